@@ -1,0 +1,331 @@
+"""Frozen TensorFlow graphs: read, cut at named tensors, training flags set for inference."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
+
+from onnxgraft.convert._tensor_option import TensorOption, Value
+from onnxgraft.convert._tensorflow import tensorflow
+from onnxgraft.errors import InputError, ModelError, nearest
+from onnxgraft.files import existing_file, sha256
+from onnxgraft.model import Source
+from onnxgraft.runtime import TensorSpec
+
+__all__ = ["FrozenGraph", "parse_graphdef", "read_graphdef", "training_flags", "variables"]
+
+VARIABLE_OPS = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable"})
+PLACEHOLDER_OPS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
+# What a graph may leave unconsumed without meaning it as an output.
+_NOT_OUTPUTS = re.compile(
+    r"Const|NoOp|Assert|Placeholder.*|Assign.*|Apply.*|Resource.*|Save.*|Restore.*|.*Summary.*|Print.*"
+)
+# Names that training code gives to the switch between training and inference; TensorFlow 1's
+# tf.layers, slim and Keras, and what is common in published graphs.
+_TRAINING = re.compile(
+    r"(?:^|[/_])(is_?train(ing)?|train(ing)?(_?(mode|phase|flag))?|phase(_train)?|learning_phase)"
+    r"(?:_\d+)?(?:$|/)",
+    re.IGNORECASE,
+)
+_KEEP = re.compile(r"(?:^|[/_])keep_?prob(?:ability)?(?:_\d+)?(?:$|/)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class FrozenGraph:
+    """A graph ready for conversion, beside the graph as it was read.
+
+    Attributes:
+        source: The file.
+        original: The GraphDef as read; it runs as the judge.
+        prepared: The same with flags baked in, selects resolved and dead branches gone.
+        inputs: What is fed.
+        outputs: What is fetched.
+        values: Placeholders that were set, by node name.
+        notes: A sentence for each thing that was decided.
+    """
+
+    source: Source
+    original: Any
+    prepared: Any
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    values: dict[str, Value]
+    notes: tuple[str, ...]
+
+
+def parse_graphdef(path: str | os.PathLike[str]) -> Any:
+    """Read a GraphDef, binary or text.
+
+    Raises:
+        ModelError: It is neither, or is cut short.
+    """
+    file = existing_file(path, "the TensorFlow graph")
+    tf = tensorflow()
+    data = file.read_bytes()
+    graph = tf.compat.v1.GraphDef()
+    try:
+        graph.ParseFromString(data)
+    except DecodeError:
+        graph.Clear()
+    if not graph.node:  # a text can pass for a message of unknown fields
+        try:
+            text_format.Parse(data.decode(), graph)
+        except (UnicodeDecodeError, text_format.ParseError, DecodeError):
+            graph.Clear()
+    if not graph.node:
+        raise ModelError(
+            f"{file}: not a TensorFlow GraphDef, neither binary nor text; it may be cut short or "
+            "be another kind of file"
+        )
+    return graph
+
+
+def read_graphdef(
+    path: str | os.PathLike[str],
+    inputs: Sequence[TensorOption] = (),
+    outputs: Sequence[TensorOption] = (),
+    values: Mapping[str, Value] | None = None,
+) -> FrozenGraph:
+    """Read a frozen graph and prepare it for conversion.
+
+    Raises:
+        ModelError: The file can't be read, or its variables are not frozen.
+        InputError: A tensor or a placeholder that was named is not in the graph.
+    """
+    original = parse_graphdef(path)
+    left = variables(original)
+    if left:
+        raise ModelError(
+            f"{path}: {len(left)} variables are not frozen ({', '.join(left[:3])}"
+            f"{', ...' if len(left) > 3 else ''}); freeze the graph first "
+            "(tf.compat.v1.graph_util.convert_variables_to_constants)"
+        )
+    graph = _import(path, original)
+    ends = [_tensor(path, graph, option) for option in outputs] or _loose_ends(original, graph)
+    if not ends:
+        raise ModelError(f"{path}: found no outputs; name them with --outputs")
+    notes: list[str] = []
+    fixed = _choose_values(path, original, values or {}, notes)
+    prepared = _prepare(original, graph, fixed, [tensor.op.name for tensor in ends])
+    starts = [_tensor(path, graph, option) for option in inputs] or [
+        graph.get_tensor_by_name(f"{node.name}:0")
+        for node in prepared.node
+        if node.op in PLACEHOLDER_OPS
+    ]
+    shapes = {option.name: option.shape for option in inputs}
+    specs = tuple(
+        _spec(tensor, shapes.get(tensor.name, shapes.get(tensor.op.name))) for tensor in starts
+    )
+    _cut(prepared, specs)
+    prepared = _reachable(prepared, [tensor.op.name for tensor in ends])
+    return FrozenGraph(
+        Source(os.fspath(path), "tensorflow", sha256(path)),
+        original,
+        prepared,
+        specs,
+        tuple(_spec(tensor, None) for tensor in ends),
+        fixed,
+        tuple(notes),
+    )
+
+
+def variables(graph_def: Any) -> list[str]:
+    """Return the names of the variables that are left in the graph."""
+    return [node.name for node in graph_def.node if node.op in VARIABLE_OPS]
+
+
+def training_flags(graph_def: Any) -> list[str]:
+    """Return the names of the placeholders that switch between training and inference."""
+    return [
+        node.name
+        for node in graph_def.node
+        if node.op in PLACEHOLDER_OPS
+        and (_is_bool(node) and _TRAINING.search(node.name) or _KEEP.search(node.name))
+    ]
+
+
+def _is_bool(node: Any) -> bool:
+    return bool(node.attr["dtype"].type == tensorflow().bool.as_datatype_enum)
+
+
+def _import(path: str | os.PathLike[str], graph_def: Any) -> Any:
+    tf = tensorflow()
+    graph = tf.Graph()
+    try:
+        with graph.as_default():
+            tf.import_graph_def(graph_def, name="")
+    except (ValueError, KeyError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{path}: TensorFlow refuses the graph: {reason}") from error
+    return graph
+
+
+def _tensor(path: str | os.PathLike[str], graph: Any, option: TensorOption) -> Any:
+    name = option.name if ":" in option.name else f"{option.name}:0"
+    try:
+        return graph.get_tensor_by_name(name)
+    except (KeyError, ValueError) as error:
+        known = [tensor.name for op in graph.get_operations() for tensor in op.outputs]
+        raise InputError(
+            f"{path}: no tensor is called {option.name!r}; {nearest(name, known)}"
+        ) from error
+
+
+def _loose_ends(graph_def: Any, graph: Any) -> list[Any]:
+    """Return the outputs of the nodes that no other node consumes."""
+    used = {_node_of(name) for node in graph_def.node for name in node.input}
+    ends = [
+        node.name
+        for node in graph_def.node
+        if node.name not in used and not _NOT_OUTPUTS.fullmatch(node.op)
+    ]
+    return [tensor for name in ends for tensor in graph.get_operation_by_name(name).outputs]
+
+
+def _node_of(name: str) -> str:
+    return name.removeprefix("^").split(":")[0]
+
+
+def _choose_values(
+    path: str | os.PathLike[str],
+    graph_def: Any,
+    asked: Mapping[str, Value],
+    notes: list[str],
+) -> dict[str, Value]:
+    """Return the value of each placeholder that inference does not feed."""
+    placeholders = {node.name: node for node in graph_def.node if node.op in PLACEHOLDER_OPS}
+    for name in asked:
+        if name not in placeholders:
+            raise InputError(
+                f"{path}: --set {name}: no placeholder is called so; {nearest(name, placeholders)}"
+            )
+    chosen = dict(asked)
+    notes.extend(f"{name} was set to {value} as asked" for name, value in asked.items())
+    for name in training_flags(graph_def):
+        if name not in chosen:
+            chosen[name] = False if _is_bool(placeholders[name]) else 1.0
+            notes.append(f"{name} was frozen to {chosen[name]} for inference")
+    return chosen
+
+
+def _prepare(original: Any, graph: Any, values: Mapping[str, Value], ends: Sequence[str]) -> Any:
+    """Return a copy with ``values`` as constants and every select that they decide resolved."""
+    tf = tensorflow()
+    prepared = tf.compat.v1.GraphDef()
+    prepared.CopyFrom(original)
+    known: dict[str, bool] = {}
+    for node in prepared.node:
+        if node.name in values:
+            dtype = tf.as_dtype(node.attr["dtype"].type)
+            constant = tf.make_tensor_proto(values[node.name], dtype, shape=())
+            node.op = "Const"
+            del node.input[:]
+            for key in [key for key in node.attr if key != "dtype"]:
+                del node.attr[key]
+            node.attr["value"].tensor.CopyFrom(constant)
+        # Order between nodes that have no side effects means nothing, and the nodes of a training
+        # branch would be kept alive by it.
+        data = [name for name in node.input if not name.startswith("^")]
+        del node.input[:]
+        node.input.extend(data)
+    while _resolve(prepared, graph, known):
+        pass
+    return _reachable(prepared, ends)
+
+
+def _resolve(graph_def: Any, graph: Any, known: dict[str, bool]) -> bool:
+    """Evaluate boolean scalars one step further and resolve the selects that they decide."""
+    tf = tensorflow()
+    changed = False
+    for node in graph_def.node:
+        if node.name in known:
+            continue
+        terms = [known.get(_node_of(name)) for name in node.input]
+        value: bool | None = None
+        if node.op == "Const" and node.attr["dtype"].type == tf.bool.as_datatype_enum:
+            array = tf.make_ndarray(node.attr["value"].tensor)
+            value = bool(array) if array.ndim == 0 else None
+        elif node.op == "Identity" and terms:
+            value = terms[0]
+        elif node.op == "LogicalNot" and terms[0] is not None:
+            value = not terms[0]
+        elif node.op == "LogicalAnd":
+            value = False if False in terms else (True if terms == [True, True] else None)
+        elif node.op == "LogicalOr":
+            value = True if True in terms else (False if terms == [False, False] else None)
+        elif node.op in ("Select", "SelectV2") and terms[0] is not None:
+            taken = node.input[1 if terms[0] else 2]
+            if node.op == "Select" or _same_shape(graph, node.name, taken):
+                dtype = node.attr["T"].type
+                node.op = "Identity"
+                node.ClearField("attr")
+                node.attr["T"].type = dtype
+                del node.input[:]
+                node.input.append(taken)
+                changed = True
+        if value is not None:
+            known[node.name] = value
+            changed = True
+    return changed
+
+
+def _same_shape(graph: Any, node: str, tensor: str) -> bool:
+    """Tell whether a SelectV2 passes ``tensor`` on without broadcasting it."""
+    name = tensor if ":" in tensor else f"{tensor}:0"
+    whole, taken = graph.get_tensor_by_name(f"{node}:0").shape, graph.get_tensor_by_name(name).shape
+    return bool(whole.is_fully_defined() and taken.is_fully_defined() and whole == taken)
+
+
+def _reachable(graph_def: Any, ends: Sequence[str]) -> Any:
+    tf = tensorflow()
+    nodes = {node.name: node for node in graph_def.node}
+    wanted, stack = set(), list(ends)
+    while stack:
+        name = stack.pop()
+        if name not in wanted and name in nodes:
+            wanted.add(name)
+            stack.extend(_node_of(source) for source in nodes[name].input)
+    kept = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
+    kept.node.extend(node for node in graph_def.node if node.name in wanted)
+    return kept
+
+
+def _cut(graph_def: Any, inputs: Sequence[TensorSpec]) -> None:
+    """Make a placeholder of each node whose output is fed."""
+    tf = tensorflow()
+    wanted = {_node_of(spec.name): spec for spec in inputs}
+    for node in graph_def.node:
+        spec = wanted.get(node.name)
+        if spec is None:
+            continue
+        if not spec.name.endswith(":0"):
+            raise InputError(f"{spec.name}: cutting at a second output of a node can't be done yet")
+        node.op = "Placeholder"
+        del node.input[:]
+        node.ClearField("attr")
+        node.attr["dtype"].type = tf.as_dtype(np.dtype(spec.dtype)).as_datatype_enum
+        shape = [dim if isinstance(dim, int) else None for dim in spec.shape]
+        node.attr["shape"].shape.CopyFrom(tf.TensorShape(shape).as_proto())
+
+
+def _spec(tensor: Any, shape: Sequence[int] | None) -> TensorSpec:
+    """Return the tensor's spec; a free dimension is called N on axis 0, else by its place."""
+    if shape is None:
+        if tensor.shape.rank is None:
+            raise InputError(
+                f"the rank of {tensor.name} is not recorded; give its shape with --inputs "
+                f"{tensor.name}[...]"
+            )
+        shape = [-1 if dim is None else dim for dim in tensor.shape.as_list()]
+    dims: tuple[int | str, ...] = tuple(
+        dim if dim >= 0 else ("N" if axis == 0 else f"{tensor.op.name}.{axis}")
+        for axis, dim in enumerate(shape)
+    )
+    return TensorSpec(tensor.name, tensor.dtype.as_numpy_dtype.__name__, dims)

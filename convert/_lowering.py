@@ -1,0 +1,120 @@
+"""The lowering of a prepared TensorFlow graph to ONNX, by tf2onnx, and the checks it needs.
+
+tf2onnx's exit status proves nothing: it can leave operators that ONNX does not have. So every
+node is held against ONNX's own schemas before anything is returned.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxgraft.convert._graphdef import FrozenGraph
+from onnxgraft.convert._tensorflow import quiet, tensorflow
+from onnxgraft.errors import ModelError, NotSupportedError
+from onnxgraft.model import Model, Origin
+from onnxgraft.optional import optional
+
+__all__ = ["lower"]
+
+_TO_NCHW = (0, 3, 1, 2)
+
+
+def lower(frozen: FrozenGraph, opset: int) -> tuple[Model, list[str]]:
+    """Return the graph as ONNX with the map of its tensors to TensorFlow's.
+
+    Raises:
+        NotSupportedError: It has operators that tf2onnx can't lower; they are named.
+    """
+    proto = _tf2onnx(frozen, opset)
+    _check_operators(frozen.source.path, proto)
+    _name_dimensions(proto, frozen)
+    names = _map_names(proto, frozen)
+    return Model.from_onnx(proto, frozen.source, names), list(frozen.notes)
+
+
+def _tf2onnx(frozen: FrozenGraph, opset: int) -> onnx.ModelProto:
+    tf = tensorflow()
+    with optional("Converting a TensorFlow graph", "tensorflow"):
+        import tf2onnx
+    fed, fetched = [s.name for s in frozen.inputs], [s.name for s in frozen.outputs]
+    with quiet(), tf.Graph().as_default():
+        try:
+            proto, _ = tf2onnx.convert.from_graph_def(
+                frozen.prepared, input_names=fed, output_names=fetched, opset=opset
+            )
+        except (tf.errors.OpError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise ModelError(
+                f"{frozen.source.path}: tf2onnx can't convert the graph: {reason}"
+            ) from error
+    assert isinstance(proto, onnx.ModelProto)
+    return proto
+
+
+def _check_operators(path: str, proto: onnx.ModelProto) -> None:
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    unknown = []
+    for node in proto.graph.node:
+        try:
+            onnx.defs.get_schema(node.op_type, versions.get(node.domain, 0), node.domain)
+        except onnx.defs.SchemaError:
+            unknown.append(f"{node.op_type} ({node.name})")
+    if unknown:
+        raise NotSupportedError(
+            f"{path}: no ONNX operators for {', '.join(unknown[:5])}"
+            f"{', ...' if len(unknown) > 5 else ''}; cut the graph before them with --outputs"
+        )
+
+
+def _name_dimensions(proto: onnx.ModelProto, frozen: FrozenGraph) -> None:
+    """Give the inputs' free dimensions the names that the specs have, and forget tf2onnx's."""
+    specs = {spec.name: spec for spec in frozen.inputs}
+    for value in proto.graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            wanted = specs[value.name].shape[axis] if value.name in specs else None
+            if isinstance(wanted, str):
+                dim.dim_param = wanted
+    for value in proto.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param.startswith("unk__"):
+                dim.ClearField("value")
+    del proto.graph.value_info[:]
+
+
+def _map_names(proto: onnx.ModelProto, frozen: FrozenGraph) -> dict[str, Origin]:
+    """Map the tensors that kept TensorFlow's name; shapes tell which are NCHW by now."""
+    tf = tensorflow()
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(frozen.original, name="")
+    inferred = onnx.shape_inference.infer_shapes(proto).graph
+    names = {}
+    for value in [*inferred.input, *inferred.output, *inferred.value_info]:
+        try:
+            tensor = graph.get_tensor_by_name(value.name)
+        except (KeyError, ValueError):
+            continue
+        theirs = tensor.shape.as_list() if tensor.shape.rank is not None else None
+        ours = [d.dim_value or None for d in value.type.tensor_type.shape.dim]
+        if theirs is None or len(theirs) != len(ours):
+            continue
+        origin = _fitting(value.name, theirs, ours)
+        if origin:
+            names[value.name] = origin
+    return names
+
+
+def _fitting(name: str, theirs: list[Any], ours: list[Any]) -> Origin | None:
+    """Return the origin if the shapes fit in exactly one layout."""
+
+    def fits(expected: list[Any]) -> bool:
+        return all(a is None or b is None or a == b for a, b in zip(expected, ours, strict=True))
+
+    as_is = fits(theirs)
+    transposed = len(theirs) == 4 and fits([theirs[axis] for axis in _TO_NCHW])
+    if as_is and not (transposed and len(np.unique(theirs[1:])) > 1):
+        return None if transposed else Origin(name)
+    return Origin(name, _TO_NCHW) if transposed and not as_is else None

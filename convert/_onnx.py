@@ -1,0 +1,53 @@
+"""An ONNX file as the original: cut at any tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.convert._tensor_option import TensorOption
+from onnxgraft.errors import InputError, nearest
+from onnxgraft.model import Model
+
+__all__ = ["cut_onnx"]
+
+
+def cut_onnx(
+    model: Model, inputs: Sequence[TensorOption], outputs: Sequence[TensorOption]
+) -> Model:
+    """Return ``model`` between the named tensors; an empty list leaves that end as it is.
+
+    Raises:
+        InputError: A tensor is not in the graph, or nothing says what type it has.
+    """
+    if not inputs and not outputs:
+        return model
+    tensors = model.graph.tensors()
+    for option in (*inputs, *outputs):
+        if option.name not in tensors:
+            raise InputError(
+                f"{model.source.path}: no tensor is called {option.name!r}; "
+                f"{nearest(option.name, tensors)}"
+            )
+    if inputs:
+        model.graph.inputs = [_as_input(tensors[o.name], o) for o in inputs]
+    if outputs:
+        model.graph.outputs = [tensors[option.name] for option in outputs]
+        for tensor in model.graph.outputs:
+            tensor.dtype = tensor.dtype or np.float32
+    model.graph.cleanup().toposort()
+    return model
+
+
+def _as_input(tensor: gs.Tensor, option: TensorOption) -> gs.Tensor:
+    if option.shape is not None:
+        tensor.shape = [
+            dim if dim >= 0 else f"{option.name}.{axis}" for axis, dim in enumerate(option.shape)
+        ]
+    if tensor.shape is None:
+        raise InputError(f"the shape of {tensor.name!r} is not known; write {tensor.name}[1,...]")
+    tensor.dtype = tensor.dtype or np.float32
+    tensor.inputs.clear()
+    return tensor

@@ -1,0 +1,97 @@
+"""TensorFlow itself: imported quietly, and running a graph as the original."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxgraft.errors import ModelError
+from onnxgraft.optional import optional
+from onnxgraft.runtime import Feeds, Outputs, Resource, check_feeds
+
+if TYPE_CHECKING:
+    from onnxgraft.convert._graphdef import FrozenGraph
+
+__all__ = ["TensorFlow", "quiet", "tensorflow"]
+
+
+def tensorflow() -> Any:
+    """Import and return TensorFlow, on the CPU and without its start-up messages."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    with optional("Reading a TensorFlow graph", "tensorflow"), quiet():
+        import tensorflow as tf
+    tf.get_logger().setLevel(logging.ERROR)
+    return tf
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the chatter of TensorFlow and tf2onnx off the screen while the block runs.
+
+    Python's loggers are switched off below CRITICAL. TensorFlow's C++ side writes its start-up
+    lines to the file descriptor of standard error whatever the log level is, so that is set
+    aside as well.
+    """
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    saved = os.dup(2)
+    void = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(void, 2)
+    os.close(void)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        logging.disable(level)
+
+
+class TensorFlow(Resource):
+    """A frozen graph in a TensorFlow session: the judge of everything made from it.
+
+    The graph runs as it was read, grappler off, with the frozen placeholders fed.
+    """
+
+    name = "tensorflow"
+
+    def __init__(self, frozen: FrozenGraph) -> None:
+        """Import the graph and open a session."""
+        tf = tensorflow()
+        from tensorflow.core.protobuf import rewriter_config_pb2
+
+        config = tf.compat.v1.ConfigProto()
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
+        config.graph_options.rewrite_options.constant_folding = (
+            rewriter_config_pb2.RewriterConfig.OFF
+        )
+        self.inputs = frozen.inputs
+        self.outputs = frozen.outputs
+        graph = tf.Graph()
+        with graph.as_default():
+            tf.import_graph_def(frozen.original, name="")
+        self._fixed = {f"{name}:0": value for name, value in frozen.values.items()}
+        with quiet():
+            self._session: Any = tf.compat.v1.Session(graph=graph, config=config)
+        self._fetches = [spec.name for spec in frozen.outputs]
+        self._error = tf.errors.OpError
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        """Return the outputs, by name, for ``feeds``, by name."""
+        checked = check_feeds(self.name, self.inputs, feeds)
+        try:
+            values = self._session.run(self._fetches, {**checked, **self._fixed})
+        except self._error as error:
+            raise ModelError(f"TensorFlow can't run the graph: {error.message}") from error
+        return {
+            name: np.asarray(value) for name, value in zip(self._fetches, values, strict=True)
+        }
+
+    def close(self) -> None:
+        """Close the session."""
+        self._session.close()

@@ -1,0 +1,67 @@
+"""Every error that a user can meet, and the exit status that it stands for.
+
+OnnxgraftError
+├── InputError                what the user gave is wrong or can't be used            exit 2
+│   ├── ModelError            a model file can't be read, or holds what can't be
+│   └── NotSupportedError     asked for something that onnxgraft does not do (yet)
+└── MissingDependencyError    an optional package is not installed                    exit 3
+
+A comparison that fails its tolerance is a result, not an exception: exit 1.
+Messages say what, where and what to do, in one sentence or two.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+__all__ = [
+    "InputError",
+    "MissingDependencyError",
+    "ModelError",
+    "NotSupportedError",
+    "OnnxgraftError",
+    "nearest",
+]
+
+
+class OnnxgraftError(Exception):
+    """Anything that onnxgraft tells the user in a sentence instead of a traceback."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class InputError(OnnxgraftError):
+    """What the user gave is wrong: a path, a name, a value."""
+
+
+class ModelError(InputError):
+    """A model file can't be read, or holds something that can't be used."""
+
+
+class NotSupportedError(InputError):
+    """The user asked for something that onnxgraft does not do (yet)."""
+
+
+class MissingDependencyError(OnnxgraftError):
+    """An optional package is not installed; the message has the line that installs it."""
+
+    exit_status: ClassVar[int] = 3
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
+    """Return a hint that names what ``name`` was probably meant to be.
+
+    >>> nearest("prob:1", ["score:0", "prob:0"])
+    'did you mean prob:0?'
+    >>> nearest("x", ["alpha", "beta"])
+    'there are: alpha, beta'
+    """
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name, names, n=most, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    if not names:
+        return "there are none"
+    return f"there are: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"

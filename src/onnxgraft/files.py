@@ -1,0 +1,88 @@
+"""Files: read with a sentence when that fails, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from onnxgraft.errors import InputError
+
+__all__ = ["atomic", "existing_file", "existing_folder", "sha256", "write_bytes", "write_json"]
+
+
+def existing_file(path: str | os.PathLike[str], what: str) -> Path:
+    """Return ``path`` if it is a file that is not empty; ``what`` names it in the error."""
+    found = Path(path)
+    if found.is_dir():
+        raise InputError(f"{found}: {what} is a folder, a file was expected")
+    if not found.is_file():
+        raise InputError(f"{found}: {what} does not exist; check the path")
+    if found.stat().st_size == 0:
+        raise InputError(f"{found}: {what} is empty")
+    return found
+
+
+def existing_folder(path: str | os.PathLike[str], what: str) -> Path:
+    """Return ``path`` if it is a folder; ``what`` names it in the error."""
+    found = Path(path)
+    if not found.is_dir():
+        raise InputError(f"{found}: {what} is not a folder; check the path")
+    return found
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` and rename it into place when the block succeeds.
+
+    An interrupted block leaves the old file, or none.
+
+    Raises:
+        InputError: The folder does not exist or can't be written, or the disk is full.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder; name a file to write")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise InputError(f"{target}: can't be written ({error.strerror})") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"{target}: can't be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``path``, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write ``value`` as indented JSON to ``path``, whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,150 @@
+"""The model on its way from a framework to an engine: graph, provenance and name map."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+
+from onnxgraft.errors import ModelError
+from onnxgraft.files import atomic, existing_file, sha256
+from onnxgraft.runtime import TensorSpec
+
+__all__ = ["Model", "Origin", "Source", "tensor_spec"]
+
+# Where a saved model carries what ONNX itself has no place for.
+SOURCE_KEY = "onnxgraft.source"
+NAMES_KEY = "onnxgraft.names"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that a model was made from.
+
+    Attributes:
+        path: As the user gave it.
+        framework: ``tensorflow``, ``caffe`` or ``onnx``.
+        sha256: Of the file's bytes.
+    """
+
+    path: str
+    framework: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The framework's tensor that a tensor of the graph holds.
+
+    Attributes:
+        name: The framework's own name, such as ``conv1_1/Relu:0``.
+        perm: If given, the graph's tensor is ``numpy.transpose(origin, perm)``.
+    """
+
+    name: str
+    perm: tuple[int, ...] | None = None
+
+
+@dataclass
+class Model:
+    """An ONNX graph, where it came from, and which of its tensors are the framework's.
+
+    Attributes:
+        graph: What passes rewrite.
+        source: The original file.
+        names: For a tensor of the graph, the framework's tensor that it holds.
+    """
+
+    graph: gs.Graph
+    source: Source
+    names: dict[str, Origin] = field(default_factory=dict)
+
+    @classmethod
+    def from_onnx(
+        cls, proto: onnx.ModelProto, source: Source, names: dict[str, Origin] | None = None
+    ) -> Model:
+        """Wrap an ONNX model; names and source that an earlier run stored in it are read back."""
+        stored = {prop.key: prop.value for prop in proto.metadata_props}
+        if names is None:
+            names = {
+                tensor: Origin(name, tuple(perm) if perm else None)
+                for tensor, (name, perm) in json.loads(stored.get(NAMES_KEY, "{}")).items()
+            }
+            if SOURCE_KEY in stored:
+                source = Source(**json.loads(stored[SOURCE_KEY]))
+        return cls(gs.import_onnx(proto), source, names)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Model:
+        """Read an ONNX file.
+
+        Raises:
+            ModelError: It is no ONNX file, or onnx.checker refuses it.
+        """
+        file = existing_file(path, "the ONNX model")
+        try:
+            proto = onnx.load(file)
+            onnx.checker.check_model(proto)
+        except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+            raise ModelError(f"{file}: not a valid ONNX file ({_first_line(error)})") from error
+        return cls.from_onnx(proto, Source(str(path), "onnx", sha256(file)))
+
+    def to_onnx(self) -> onnx.ModelProto:
+        """Return the ONNX model, with source and names in its metadata."""
+        proto = gs.export_onnx(self.graph)
+        names = {tensor: [o.name, o.perm and list(o.perm)] for tensor, o in self.names.items()}
+        onnx.helper.set_model_props(
+            proto, {SOURCE_KEY: json.dumps(vars(self.source)), NAMES_KEY: json.dumps(names)}
+        )
+        return proto
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the ONNX file, whole or not at all."""
+        proto = self.to_onnx()
+        onnx.checker.check_model(proto)
+        with atomic(path) as temporary:
+            onnx.save(proto, temporary)
+
+    def copy(self) -> Model:
+        """Return a model whose graph can be rewritten without touching this one's."""
+        return Model(self.graph.copy(), self.source, dict(self.names))
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs, in order."""
+        return tuple(tensor_spec(tensor) for tensor in self.graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs, in order."""
+        return tuple(tensor_spec(tensor) for tensor in self.graph.outputs)
+
+    def operators(self) -> dict[str, int]:
+        """Return how often each operator occurs, most frequent first."""
+        return dict(collections.Counter(node.op for node in self.graph.nodes).most_common())
+
+    @property
+    def title(self) -> str:
+        """The file name of the source."""
+        return Path(self.source.path).name
+
+
+def tensor_spec(tensor: Any) -> TensorSpec:
+    """Return the spec of a graph's tensor; a dimension without a name is called ``?``."""
+    shape = tuple(
+        dim if isinstance(dim, int) and dim >= 0 else (dim if isinstance(dim, str) and dim else "?")
+        for dim in (tensor.shape or ())
+    )
+    return TensorSpec(tensor.name, np.dtype(tensor.dtype).name, shape)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,124 @@
+"""onnxruntime as the reference: it verifies rewrites and collects calibration values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxgraft.errors import ModelError
+from onnxgraft.optional import optional
+from onnxgraft.runtime import Feeds, Outputs, Resource, TensorSpec, check_feeds
+
+__all__ = ["OnnxRuntime", "exposing", "random_feeds"]
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntime(Resource):
+    """An ONNX model in onnxruntime on the CPU.
+
+    Args:
+        model: The model, or the path of its file.
+        name: What reports call it.
+        threads: Threads within an operator; 0 leaves the choice to onnxruntime.
+        optimize: False runs every node as it stands.
+        save_optimized: Where to write the graph as onnxruntime optimized it.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto | str | os.PathLike[str],
+        *,
+        name: str = "onnxruntime",
+        threads: int = 0,
+        optimize: bool = True,
+        save_optimized: str | os.PathLike[str] | None = None,
+    ) -> None:
+        with optional("Running an ONNX model", "onnxruntime"):
+            import onnxruntime as ort
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if save_optimized is not None:
+            # EXTENDED: what "all" adds is fitted to this machine's processor, and is done again
+            # when the saved file is loaded.
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.optimized_model_filepath = os.fspath(save_optimized)
+        source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+        try:
+            self._session: Any = ort.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions have no common base
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"{name}: onnxruntime refuses the graph: {reason}") from error
+        self.name = name
+        self.inputs = tuple(_spec(entry) for entry in self._session.get_inputs())
+        self.outputs = tuple(_spec(entry) for entry in self._session.get_outputs())
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        """Return the outputs, by name, for ``feeds``, by name."""
+        checked = check_feeds(self.name, self.inputs, feeds)
+        names = [spec.name for spec in self.outputs]
+        try:
+            values = self._session.run(names, checked)
+        except Exception as error:  # its exceptions have no common base
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"{self.name}: onnxruntime can't run the graph: {reason}") from error
+        return dict(zip(names, values, strict=True))
+
+
+def _spec(entry: Any) -> TensorSpec:
+    dtype = _DTYPES.get(entry.type, entry.type.removeprefix("tensor(").removesuffix(")"))
+    shape = tuple(
+        dim if isinstance(dim, int) else (dim or f"{entry.name}.{axis}")
+        for axis, dim in enumerate(entry.shape)
+    )
+    return TensorSpec(entry.name, dtype, shape)
+
+
+def exposing(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """Return a copy of ``model`` whose only outputs are ``tensors`` (float32)."""
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    del exposed.graph.output[:]
+    exposed.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors
+    )
+    return exposed
+
+
+def random_feeds(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[str, Any]:
+    """Return seeded normal feeds; a free first dimension becomes ``batch``, any other 8.
+
+    Integers are drawn from 0 to 9, booleans are False.
+    """
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, Any] = {}
+    for spec in specs:
+        shape = [
+            dim if isinstance(dim, int) else (batch if axis == 0 else 8)
+            for axis, dim in enumerate(spec.shape)
+        ]
+        dtype = np.dtype(spec.dtype)
+        if dtype.kind == "f":
+            feeds[spec.name] = rng.standard_normal(shape).astype(dtype)
+        elif dtype.kind in "iu":
+            feeds[spec.name] = rng.integers(0, 10, shape).astype(dtype)
+        else:
+            feeds[spec.name] = np.zeros(shape, dtype)
+    return feeds

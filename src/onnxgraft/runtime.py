@@ -1,0 +1,112 @@
+"""What every engine looks like, whatever runs it: the border between all stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxgraft.errors import InputError, nearest
+
+__all__ = ["Array", "Engine", "Feeds", "Outputs", "Resource", "TensorSpec", "check_feeds"]
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+Outputs = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, numpy dtype and shape of an input or output.
+
+    A dimension is an int, or a str where it is free; equal names mean equal sizes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        """Return the form that messages use, such as ``data (N, 3, 224, 224) float32``."""
+        return f"{self.name} ({', '.join(map(str, self.shape))}) {self.dtype}"
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Tell whether an array of ``shape`` fits.
+
+        >>> TensorSpec("x", "float32", ("N", 3)).accepts((7, 3))
+        True
+        """
+        return len(shape) == len(self.shape) and all(
+            isinstance(want, str) or want == have
+            for want, have in zip(self.shape, shape, strict=True)
+        )
+
+
+class Engine(Protocol):
+    """Something that computes outputs from feeds: an original framework, or a built engine."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        """Return the outputs, by name, for ``feeds``, by name."""
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Resource:
+    """The context manager half of an engine: ``close`` at the end of the block."""
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+
+    def __enter__(self) -> Self:
+        """Return the engine itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+
+def check_feeds(engine: str, specs: Sequence[TensorSpec], feeds: Feeds) -> dict[str, Array]:
+    """Return ``feeds`` in the order and types of ``specs``.
+
+    Raises:
+        InputError: A feed is missing, unknown, or of another shape or type.
+    """
+    known = [spec.name for spec in specs]
+    for name in feeds:
+        if name not in known:
+            raise InputError(f"{engine}: no input is called {name!r}; {nearest(name, known)}")
+    checked = {}
+    for spec in specs:
+        if spec.name not in feeds:
+            raise InputError(f"{engine}: the input {spec} was not fed")
+        value = np.asarray(feeds[spec.name])
+        if not spec.accepts(value.shape):
+            raise InputError(f"{engine}: the input {spec} was fed an array of {value.shape}")
+        if value.dtype != np.dtype(spec.dtype):
+            raise InputError(f"{engine}: the input {spec} was fed an array of {value.dtype}")
+        checked[spec.name] = value
+    return checked

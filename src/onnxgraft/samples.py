@@ -1,0 +1,340 @@
+"""Samples: feeds made from images or arrays by one recorded preprocessing recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from onnxgraft.errors import InputError, nearest
+from onnxgraft.files import existing_file
+from onnxgraft.runtime import Array, TensorSpec
+
+__all__ = ["Preprocess", "Sample", "Samples", "arrange", "open_samples", "read_image"]
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# A label image stands beside its photograph under the same stem, without loss.
+LABEL_SUFFIX = ".png"
+LABELS_KEY = "labels"
+# Pixel areas beyond this are refused before they are decoded (8 bytes a pixel would be 2 GB).
+MAX_PIXELS = 1 << 28
+
+
+class Preprocess(BaseModel):
+    """From a decoded image to the array that the network was trained on.
+
+    In this order: resize, crop, colour order, float32, minus ``mean``, times ``scale``, layout.
+
+    Attributes:
+        resize: (height, width) in pixels; None keeps the image's.
+        interpolation: Of the resize.
+        crop: (top, left, height, width) in pixels after the resize; None keeps all.
+        color: Order of the channels that the network wants.
+        mean: Per channel in that order, or one for all, in 0..255.
+        scale: Factor after the mean, per channel or one for all.
+        layout: ``auto`` takes what fits the model's input.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resize: tuple[int, int] | None = None
+    interpolation: Literal["nearest", "bilinear", "area"] = "bilinear"
+    crop: tuple[int, int, int, int] | None = None
+    color: Literal["bgr", "rgb", "gray"] = "bgr"
+    mean: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    layout: Literal["auto", "nhwc", "nchw"] = "auto"
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the recipe, as hexadecimal digits."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def image(self, path: Path) -> Array:
+        """Return the image file as (height, width, channels) float32."""
+        pixels = self._geometry(read_image(path, gray=self.color == "gray"), self.interpolation)
+        if self.color == "rgb":
+            pixels = pixels[:, :, ::-1]
+        channels = pixels.shape[2]
+        for name, values in (("mean", self.mean), ("scale", self.scale)):
+            if len(values) not in (1, channels):
+                raise InputError(
+                    f"the recipe's {name} has {len(values)} values, the image {channels} channels"
+                )
+        centred = pixels.astype(np.float32) - np.asarray(self.mean, np.float32)
+        if self.scale != (1.0,):
+            centred *= np.asarray(self.scale, np.float32)
+        return centred
+
+    def label(self, path: Path) -> Array:
+        """Return the label image as (height, width) uint8, resized and cropped as the image is."""
+        return self._geometry(read_image(path, gray=True), "nearest")[:, :, 0]
+
+    def _geometry(self, pixels: Array, interpolation: str) -> Array:
+        if self.resize is not None:
+            import cv2
+
+            modes = {
+                "nearest": cv2.INTER_NEAREST,
+                "bilinear": cv2.INTER_LINEAR,
+                "area": cv2.INTER_AREA,
+            }
+            height, width = self.resize
+            pixels = cv2.resize(pixels, (width, height), interpolation=modes[interpolation])
+            pixels = pixels.reshape(height, width, -1)
+        if self.crop is not None:
+            top, left, height, width = self.crop
+            if top + height > pixels.shape[0] or left + width > pixels.shape[1]:
+                raise InputError(
+                    f"the recipe crops rows {top}..{top + height - 1} and columns "
+                    f"{left}..{left + width - 1} from an image of {pixels.shape[0]}x"
+                    f"{pixels.shape[1]} (height x width)"
+                )
+            pixels = pixels[top : top + height, left : left + width]
+        return pixels
+
+
+def read_image(path: Path, *, gray: bool = False) -> Array:
+    """Decode an image file to (height, width, 3) uint8 in BGR order, or (height, width, 1).
+
+    Raises:
+        InputError: The file is no image, or a damaged or an enormous one.
+    """
+    import cv2
+
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+    flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
+    try:
+        data = np.fromfile(path, np.uint8)
+        # imdecode asserts on an empty buffer, and returns None for what it can't read.
+        pixels = cv2.imdecode(data, flag) if data.size else None
+    except (OSError, cv2.error) as error:
+        raise InputError(f"{path}: the image can't be read ({error})") from error
+    if pixels is None:
+        raise InputError(f"{path}: not an image that can be decoded; remove or replace it")
+    return np.asarray(pixels.reshape(pixels.shape[0], pixels.shape[1], -1))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One feed of batch 1, its name and, where known, its label.
+
+    Attributes:
+        name: The image's path, or ``FILE.npz[17]``.
+        feeds: By input name.
+        label: (height, width) uint8 class indices, or a 0-d integer; None if unlabelled.
+    """
+
+    name: str
+    feeds: dict[str, Array]
+    label: Array | None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """An iterable of samples that can be run over again; nothing is kept in memory but names.
+
+    Attributes:
+        source: What the user named.
+        inputs: The inputs that are fed.
+        preprocess: The recipe of images (arrays of an ``.npz`` are fed as they are).
+        files: Image and label paths, for a folder or a list.
+        arrays: Input name -> array with the samples along axis 0, for an ``.npz``.
+        labels: Along axis 0, for an ``.npz``.
+        indices: Which samples, in which order.
+    """
+
+    source: str
+    inputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess
+    indices: tuple[int, ...]
+    files: tuple[tuple[Path, Path | None], ...] = ()
+    arrays: dict[str, Array] = field(default_factory=dict, compare=False)
+    labels: Array | None = field(default=None, compare=False)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Decode and yield one sample after the other."""
+        for index in self.indices:
+            yield self._image(index) if self.files else self._row(index)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every sample has a label."""
+        if self.files:
+            return all(self.files[i][1] is not None for i in self.indices)
+        return self.labels is not None
+
+    def head(self, count: int) -> Samples:
+        """Return the first ``count`` samples."""
+        return Samples(
+            self.source, self.inputs, self.preprocess, self.indices[:count],
+            self.files, self.arrays, self.labels,
+        )  # fmt: skip
+
+    def _image(self, index: int) -> Sample:
+        path, label = self.files[index]
+        spec = self.inputs[0]
+        pixels = self.preprocess.image(path)
+        value = arrange(pixels[np.newaxis], spec, self.preprocess.layout)
+        if value is None:
+            raise InputError(
+                f"{path}: the recipe makes an image of {'x'.join(map(str, pixels.shape))} (height "
+                f"x width x channels), the model's input is {spec}; set resize, crop, color or "
+                "layout in [preprocess]"
+            )
+        return Sample(
+            str(path),
+            {spec.name: value.astype(spec.dtype)},
+            None if label is None else self.preprocess.label(label),
+        )
+
+    def _row(self, index: int) -> Sample:
+        feeds = {}
+        for spec in self.inputs:
+            row = self.arrays[spec.name][index : index + 1].astype(spec.dtype)
+            value = row if spec.accepts(row.shape) else None
+            if value is None and row.ndim == 4:
+                value = arrange(row, spec, "auto")
+            if value is None:
+                raise InputError(f"{self.source}: rows of {row.shape} do not fit the input {spec}")
+            feeds[spec.name] = value
+        label = None if self.labels is None else np.asarray(self.labels[index])
+        return Sample(f"{self.source}[{index}]", feeds, label)
+
+
+def arrange(batch: Array, spec: TensorSpec, layout: str = "auto") -> Array | None:
+    """Return an (N, H, W, C) batch in the layout of ``spec``, or None if it fits in neither."""
+    if layout != "nchw" and spec.accepts(batch.shape):
+        return np.ascontiguousarray(batch)
+    channels_first = batch.transpose(0, 3, 1, 2)
+    if layout != "nhwc" and spec.accepts(channels_first.shape):
+        return np.ascontiguousarray(channels_first)
+    return None
+
+
+def open_samples(
+    data: str | os.PathLike[str],
+    inputs: Sequence[TensorSpec],
+    preprocess: Preprocess | None = None,
+    *,
+    images: int | None = None,
+    seed: int = 0,
+) -> Samples:
+    """Find the samples in a folder of images, a list file or an ``.npz``.
+
+    Args:
+        data: A folder; a ``.txt`` with one image path a line (relative to the file), each with a
+            label image after a tab if there is one; or an ``.npz`` with an array per input and
+            optionally ``labels``, samples along axis 0.
+        inputs: The inputs to feed.
+        preprocess: The recipe for images.
+        images: How many to take; None takes all.
+        seed: Chooses which, when ``images`` is less than there are.
+
+    Raises:
+        InputError: Nothing there, nothing readable, or nothing that fits.
+    """
+    path = Path(data)
+    recipe = preprocess or Preprocess()
+    if path.suffix == ".npz":
+        arrays, labels, total = _read_npz(path, inputs)
+        return Samples(
+            str(path), tuple(inputs), recipe, _choose(total, images, seed), (), arrays, labels
+        )
+    if path.is_dir():
+        files = _scan_folder(path)
+    else:
+        files = _read_list(existing_file(path, "the data"))
+    if not files:
+        kinds = " ".join(sorted(IMAGE_SUFFIXES))
+        raise InputError(f"{path}: there are no images in it (looked for {kinds})")
+    if len(inputs) != 1:
+        raise InputError(
+            f"{path}: images feed one input, the model has {len(inputs)} "
+            f"({', '.join(spec.name for spec in inputs)}); use an .npz with an array for each"
+        )
+    return Samples(
+        str(path), tuple(inputs), recipe, _choose(len(files), images, seed), tuple(files)
+    )
+
+
+def _choose(total: int, images: int | None, seed: int) -> tuple[int, ...]:
+    if images is not None and images < 1:
+        raise InputError(f"--images {images}: at least 1 is needed")
+    if images is None or images >= total:
+        return tuple(range(total))
+    return tuple(sorted(random.Random(seed).sample(range(total), images)))
+
+
+def _scan_folder(folder: Path) -> list[tuple[Path, Path | None]]:
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    photographs = {p.stem for p in found if p.suffix.lower() != LABEL_SUFFIX}
+    labels = {p.stem: p for p in found if p.suffix.lower() == LABEL_SUFFIX}
+    return [
+        (p, None if p is labels.get(p.stem) else labels.get(p.stem))
+        for p in found
+        if p.suffix.lower() != LABEL_SUFFIX or p.stem not in photographs
+    ]
+
+
+def _read_list(path: Path) -> list[tuple[Path, Path | None]]:
+    try:
+        lines = path.read_text().splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: is not a folder, an .npz or a text file with one image path a line"
+        ) from error
+    files: list[tuple[Path, Path | None]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        image, _, label = line.partition("\t")
+        entry = path.parent / image.strip()
+        if not entry.is_file():
+            raise InputError(f"{path}, line {number}: {entry} does not exist")
+        files.append((entry, path.parent / label.strip() if label.strip() else None))
+    return files
+
+
+def _read_npz(
+    path: Path, inputs: Sequence[TensorSpec]
+) -> tuple[dict[str, Array], Array | None, int]:
+    file = existing_file(path, "the data")
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            stored = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{file}: not a readable .npz ({error})") from error
+    labels = stored.pop(LABELS_KEY, None)
+    arrays = {}
+    for spec in inputs:
+        plain = spec.name.removesuffix(":0")
+        if spec.name in stored or plain in stored:
+            arrays[spec.name] = stored[spec.name if spec.name in stored else plain]
+        elif len(inputs) == len(stored) == 1:
+            arrays[spec.name] = next(iter(stored.values()))
+        else:
+            raise InputError(
+                f"{file}: no array for the input {spec.name!r}; {nearest(spec.name, stored)}"
+            )
+    lengths = {name: len(value) if value.ndim else 0 for name, value in arrays.items()}
+    if labels is not None:
+        lengths[LABELS_KEY] = len(labels)
+    if len(set(lengths.values())) != 1:
+        raise InputError(f"{file}: the arrays differ in length: {lengths}")
+    total = next(iter(lengths.values()))
+    if total == 0:
+        raise InputError(f"{file}: there are no samples in it")
+    return arrays, labels, total

@@ -1,0 +1,47 @@
+"""Give a Reshape whose target is computed from shapes a constant target.
+
+Given:  y = Reshape(x, Concat(Slice(Shape(x), 0, 1), [10]))      x: (N, 2, 5)
+Result: y = Reshape(x, [0, 10])
+
+The target's elements are followed symbolically through Shape, Slice, Gather, Concat, Squeeze,
+Unsqueeze, Cast and arithmetic. An element that equals x's own dimension at its place becomes 0,
+one other element may stay unknown and becomes -1. The batch stays free; the chain is then dead.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.surgery._rewrite import Context, Result
+from onnxgraft.surgery._shapes import Dim
+
+
+def apply(graph: gs.Graph, context: Context) -> Result:
+    """Make the targets of Reshapes constant where that is possible."""
+    result = Result()
+    for node in graph.nodes:
+        if node.op != "Reshape" or isinstance(node.inputs[1], gs.Constant):
+            continue
+        if node.attrs.get("allowzero", 0):
+            result.refuse(node, "with allowzero a 0 in the target is a dimension of size 0")
+            continue
+        value = context.shapes.value(node.inputs[1])
+        if value is None:
+            result.refuse(node, "the target shape is not computed from shapes and constants alone")
+            continue
+        shape = context.shapes.shape(node.inputs[0]) or ()
+        target = [
+            0 if axis < len(shape) and dim == shape[axis] and not dim.fixed else _number(dim)
+            for axis, dim in enumerate(value)
+        ]
+        if target.count(-1) > 1:
+            result.refuse(node, "more than one dimension of the target is not known")
+            continue
+        node.inputs[1] = gs.Constant(f"{node.name}/target", np.array(target, np.int64))
+        result.did(node, f"target made constant: {target}")
+    return result
+
+
+def _number(dim: Dim | None) -> int:
+    return dim.number if dim is not None and dim.fixed else -1
