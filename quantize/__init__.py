@@ -1,0 +1,25 @@
+"""Model + Samples -> Ranges; Model + Ranges -> the INT8 graph that a target wants.
+
+`calibrate` runs the model once over the samples, `quantize` places QuantizeLinear and
+DequantizeLinear by the target's table in `placement`.
+"""
+
+from __future__ import annotations
+
+from onnxgraft.quantize.calibrate import calibrate, fingerprint
+from onnxgraft.quantize.placement import PLACEMENTS, Placement
+from onnxgraft.quantize.qdq import FloatLayer, QuantizeReport, quantize
+from onnxgraft.quantize.thresholds import METHODS, Method, choose_range
+
+__all__ = [
+    "METHODS",
+    "PLACEMENTS",
+    "FloatLayer",
+    "Method",
+    "Placement",
+    "QuantizeReport",
+    "calibrate",
+    "choose_range",
+    "fingerprint",
+    "quantize",
+]

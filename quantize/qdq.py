@@ -1,0 +1,261 @@
+"""Insertion of QuantizeLinear and DequantizeLinear by a target's table.
+
+Weights are stored as int8, so that the file is about a quarter of the float one:
+
+    scale = max|w| / 127        q = round(w / scale), half to even
+
+An activation's scale is amax / 127 where the target is symmetric. Where it is not, the range is
+first widened to hold 0, then scale = (high - low) / 255 and zero point = round(-low / scale).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.errors import InputError, nearest
+from onnxgraft.model import Model
+from onnxgraft.quantize.calibrate import fingerprint
+from onnxgraft.quantize.placement import KEEPING, Placement, Point, layers, placement, points
+from onnxgraft.ranges import Range, Ranges
+from onnxgraft.runtime import Array
+
+__all__ = ["FloatLayer", "QuantizeReport", "quantize"]
+
+# Per-channel scales came with opset 13.
+_OLDEST_OPSET = 13
+_QUANTIZED_OPS = frozenset({"DequantizeLinear", "QLinearConv", "QLinearMatMul", "QuantizeLinear"})
+
+
+@dataclass(frozen=True)
+class FloatLayer:
+    """A layer with weights that stays in float, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass
+class QuantizeReport:
+    """What was quantized for a target.
+
+    Attributes:
+        target: Whose table was followed.
+        layers: The layers that run in INT8.
+        float_layers: The layers with weights that do not.
+        tensors: How many activations are quantized.
+    """
+
+    target: str
+    layers: list[str] = field(default_factory=list)
+    float_layers: list[FloatLayer] = field(default_factory=list)
+    tensors: int = 0
+
+
+def quantize(
+    model: Model,
+    ranges: Ranges,
+    target: str,
+    *,
+    keep_float: Sequence[str] = (),
+    set_range: Mapping[str, tuple[float, float]] | None = None,
+) -> tuple[Model, QuantizeReport]:
+    """Return a copy of ``model`` with explicit quantization for ``target``, and what was done.
+
+    Args:
+        model: The float graph that ``ranges`` was measured on.
+        ranges: Of `calibrate`.
+        target: ``tensorrt``, ``openvino`` or ``onnxruntime``.
+        keep_float: Layers to leave in float, by name.
+        set_range: (low, high) by tensor name, in place of the calibrated range.
+
+    Raises:
+        InputError: The ranges are of another graph, or a name is unknown.
+    """
+    table = placement(target)
+    if any(node.op in _QUANTIZED_OPS for node in model.graph.nodes):
+        raise InputError(f"{model.source.path}: the graph is quantized already")
+    if model.graph.opset < _OLDEST_OPSET:
+        raise InputError(
+            f"{model.source.path}: opset {model.graph.opset} has no scales per channel; convert "
+            f"with --opset {_OLDEST_OPSET} or later"
+        )
+    if ranges.model != fingerprint(model):
+        raise InputError(
+            f"{model.source.path}: the ranges were measured on another graph; calibrate again"
+        )
+    known = _merged(ranges, set_range or {}, model)
+    quantized = model.copy()
+    graph = quantized.graph
+    report = QuantizeReport(target)
+    chosen = _choose(graph, table, known, keep_float, report)
+    report.layers = [node.name for node in chosen]
+    found = points(graph, table, chosen)
+    scales: dict[str, tuple[float, int]] = {}
+    for point in found:
+        value = _range(known, point.tensor)
+        if value is not None and value.amax > 0.0:
+            scales[point.tensor.name] = _scale(value, table)
+    for node in chosen:
+        source = _quantized_source(node.inputs[0], found)
+        _quantize_weights(graph, node, table, scales[source][0])
+    for point in found:
+        if point.tensor.name in scales:
+            _insert(graph, point, *scales[point.tensor.name], table)
+            report.tensors += 1
+    graph.cleanup().toposort()
+    return quantized, report
+
+
+def _range(known: Mapping[str, Range], tensor: gs.Tensor) -> Range | None:
+    """Return the range of a tensor, or of the one whose values it passes on."""
+    while tensor.name not in known:
+        source = tensor.inputs[0] if tensor.inputs else None
+        if source is None or source.op not in KEEPING:
+            return None
+        tensor = source.inputs[0]
+    return known[tensor.name]
+
+
+def _merged(
+    ranges: Ranges, by_hand: Mapping[str, tuple[float, float]], model: Model
+) -> dict[str, Range]:
+    merged = dict(ranges.tensors)
+    for name, (low, high) in by_hand.items():
+        if name not in merged:
+            raise InputError(
+                f"--set-range {name}: no such tensor was calibrated; {nearest(name, merged)}"
+            )
+        seen = merged[name]
+        merged[name] = Range(low, high, seen.minimum, seen.maximum, "by hand")
+    return merged
+
+
+def _choose(
+    graph: gs.Graph,
+    table: Placement,
+    known: Mapping[str, Range],
+    keep_float: Sequence[str],
+    report: QuantizeReport,
+) -> list[gs.Node]:
+    """Return the layers to quantize; the others go into the report with their reasons."""
+    weighted = layers(graph, table)
+    names = [node.name for node in weighted]
+    for name in keep_float:
+        if name not in names:
+            raise InputError(f"--keep-float {name}: no such layer; {nearest(name, names)}")
+    for node in graph.nodes:
+        if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and node.name not in names:
+            reason = f"{table.target} has no INT8 {node.op}, or its weights are not constant"
+            report.float_layers.append(FloatLayer(node.name, reason))
+    chosen = []
+    for node in weighted:
+        value = _range(known, node.inputs[0])
+        if node.name in keep_float:
+            report.float_layers.append(FloatLayer(node.name, "asked for"))
+        elif value is None or value.amax == 0.0:
+            what = "is missing" if value is None else "is zero"
+            reason = f"the range of its input {node.inputs[0].name!r} {what}"
+            report.float_layers.append(FloatLayer(node.name, reason))
+        else:
+            chosen.append(node)
+    return chosen
+
+
+def _quantized_source(tensor: gs.Tensor, found: Sequence[Point]) -> str:
+    """Return the name of the quantized tensor whose values reach ``tensor``."""
+    names = {point.tensor.name for point in found}
+    while tensor.name not in names:
+        tensor = tensor.inputs[0].inputs[0]
+    return str(tensor.name)
+
+
+def _scale(value: Range, table: Placement) -> tuple[float, int]:
+    """Return (scale, zero point) of an activation."""
+    if table.symmetric:
+        return value.amax / 127, 0
+    low, high = min(value.low, 0.0), max(value.high, 0.0)
+    scale = (high - low) / 255
+    return scale, round(-low / scale)
+
+
+def _insert(graph: gs.Graph, point: Point, scale: float, zero: int, table: Placement) -> None:
+    """Put QuantizeLinear and DequantizeLinear between a tensor and its readers."""
+    tensor = point.tensor
+    dtype = np.int8 if table.symmetric else np.uint8
+    parameters = [
+        gs.Constant(f"{tensor.name}/scale", np.array(scale, np.float32)),
+        gs.Constant(f"{tensor.name}/zero_point", np.array(zero, dtype)),
+    ]
+    readers = tensor.outputs if point.consumers is None else point.consumers
+    readers = list({id(node): node for node in readers}.values())
+    stored = gs.Variable(f"{tensor.name}/quantized", dtype, tensor.shape)
+    again = gs.Variable(f"{tensor.name}/dequantized", np.float32, tensor.shape)
+    for node in readers:
+        for index, source in enumerate(node.inputs):
+            if source is tensor:
+                node.inputs[index] = again
+    for op, source, target in (
+        ("QuantizeLinear", tensor, stored),
+        ("DequantizeLinear", stored, again),
+    ):
+        graph.nodes.append(gs.Node(op, f"{tensor.name}/{op}", {}, [source, *parameters], [target]))
+
+
+def _quantize_weights(
+    graph: gs.Graph, node: gs.Node, table: Placement, activation_scale: float
+) -> None:
+    """Store a layer's weights, and where the target wants it its bias, as integers."""
+    weight = node.inputs[1]
+    axis = table.weights[node.op]
+    scale = weight_scale(weight.values, axis)
+    along = scale if axis is None else scale.reshape([-1 if a == axis else 1
+                                                      for a in range(weight.values.ndim)])  # fmt: skip
+    integers = np.clip(np.rint(weight.values / along), -127, 127).astype(np.int8)
+    node.inputs[1] = _dequantized(graph, node, weight.name, integers, scale, axis)
+    if table.bias and len(node.inputs) > 2 and isinstance(node.inputs[2], gs.Constant):
+        bias = node.inputs[2]
+        factor = (activation_scale * scale).astype(np.float32)
+        limit = float(np.iinfo(np.int32).max)
+        rounded = np.clip(np.rint(bias.values / factor.astype(np.float64)), -limit, limit)
+        bias_axis = 0 if factor.ndim else None
+        node.inputs[2] = _dequantized(
+            graph, node, bias.name, rounded.astype(np.int32), factor, bias_axis
+        )
+
+
+def weight_scale(values: Array, axis: int | None) -> Array:
+    """Return the float32 scale of weights: () for one, (channels,) for one a channel.
+
+    A channel of nothing but zeros has scale 1.
+    """
+    axes = tuple(a for a in range(values.ndim) if a != axis)
+    amax = np.abs(values).max(axis=axes)
+    scale = np.asarray(amax, np.float64) / 127
+    return np.asarray(np.where(scale > 0, scale, 1.0), np.float32)
+
+
+def _dequantized(
+    graph: gs.Graph, node: gs.Node, name: str, integers: Array, scale: Array, axis: int | None
+) -> gs.Variable:
+    """Return the float tensor that a DequantizeLinear makes of stored integers."""
+    label = f"{name}/{node.name}"
+    target = gs.Variable(f"{label}/dequantized", np.float32, integers.shape)
+    zero = np.zeros(scale.shape, integers.dtype)
+    graph.nodes.append(
+        gs.Node(
+            "DequantizeLinear",
+            f"{label}/DequantizeLinear",
+            {} if axis is None else {"axis": axis},
+            [
+                gs.Constant(f"{label}/integers", integers),
+                gs.Constant(f"{label}/scale", scale),
+                gs.Constant(f"{label}/zero_point", zero),
+            ],
+            [target],
+        )
+    )
+    return target

@@ -1,0 +1,130 @@
+"""From a histogram to a range: where the integers of a tensor end.
+
+``entropy`` follows Migacz, "8-bit Inference with TensorRT" (GTC 2017, S7310): 2048 bins over the
+magnitudes, every threshold from 128 bins up tried, the one kept whose 128-level distribution has
+the smallest Kullback-Leibler divergence from the clipped original.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxgraft.ranges import Histogram, Range, bin_edges
+
+__all__ = ["METHODS", "Method", "choose_range", "entropy_threshold", "linear_bins"]
+
+Method = Literal["entropy", "minmax", "percentile", "mse"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+BINS = 2048
+LEVELS = 128
+PERCENTILE = 99.99
+
+
+def choose_range(histogram: Histogram, method: Method) -> Range:
+    """Return the range that ``method`` keeps of a tensor.
+
+    The range is what was seen, cut at plus and minus the method's threshold. A tensor without a
+    finite value, or with nothing but zeros, has the range [0, 0].
+    """
+    amax = histogram.amax
+    if amax == 0.0:
+        return Range(0.0, 0.0, 0.0, 0.0, method)
+    if method == "minmax":
+        threshold = amax
+    else:
+        counts = linear_bins(histogram)
+        width = amax / BINS
+        if method == "entropy":
+            threshold = entropy_threshold(counts) * width
+        elif method == "mse":
+            threshold = _mse_threshold(counts) * width
+        else:
+            seen = np.cumsum(counts) / counts.sum()
+            threshold = (int(np.searchsorted(seen, PERCENTILE / 100)) + 1) * width
+    return Range(
+        low=max(histogram.minimum, -threshold),
+        high=min(histogram.maximum, threshold),
+        minimum=histogram.minimum,
+        maximum=histogram.maximum,
+        origin=method,
+    )
+
+
+def linear_bins(histogram: Histogram, bins: int = BINS) -> NDArray[np.float64]:
+    """Return (bins,) counts of magnitudes in equal bins from 0 to amax.
+
+    A bin of the histogram is at most 1/128 of its values wide; its count is spread evenly.
+    """
+    amax = histogram.amax
+    counts = histogram.magnitudes()
+    cumulative = np.append(0.0, np.cumsum(counts, dtype=np.float64))
+    edges = bin_edges()
+    last = int(np.searchsorted(edges, amax, side="right"))
+    edges, cumulative = np.append(edges[:last], amax), np.append(cumulative[:last], cumulative[-1])
+    wanted = np.linspace(0.0, amax, bins + 1)
+    at = np.interp(wanted, edges, cumulative)
+    at[0] = 0.0  # zeros are counted in the first bin
+    return np.diff(at)
+
+
+def entropy_threshold(counts: NDArray[np.float64]) -> float:
+    """Return the threshold, in bins, of the smallest divergence: i + 0.5 for i bins kept.
+
+    Args:
+        counts: (2048,) counts of magnitudes. The first bin, where the zeros of a ReLU are, is
+            given its neighbour's count, as NVIDIA's pytorch-quantization does: zeros cost nothing
+            at any threshold, and so many of them would hide what the others cost.
+    """
+    counts = counts.copy()
+    counts[0] = counts[1]
+    total = counts.sum()
+    if total == 0:
+        return BINS + 0.5
+    best, best_divergence = len(counts), np.inf
+    beyond = total - np.cumsum(counts)
+    for kept in range(LEVELS, len(counts) + 1):
+        reference = counts[:kept].copy()
+        reference[-1] += beyond[kept - 1]
+        divergence = _divergence(reference, _quantized(counts[:kept]))
+        if divergence < best_divergence:
+            best, best_divergence = kept, divergence
+    return best + 0.5
+
+
+def _quantized(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the counts after merging to 128 levels and spreading each over its non-empty bins."""
+    level = np.minimum(np.arange(len(counts)) // (len(counts) // LEVELS), LEVELS - 1)
+    present = counts > 0
+    sums = np.bincount(level, counts, LEVELS)
+    filled = np.bincount(level, present, LEVELS)
+    spread = np.divide(sums, filled, out=np.zeros(LEVELS), where=filled > 0)
+    return np.where(present, spread[level], 0.0)
+
+
+def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
+    """Return sum p log(p/q) of the normalized distributions; infinite where q misses a value."""
+    if q.sum() == 0:
+        return float("inf")
+    p, q = p / p.sum(), q / q.sum()
+    used = p > 0
+    if (q[used] == 0).any():
+        # Only the last bin can be so: it holds what was clipped and nothing of its own.
+        return float("inf")
+    return float(np.sum(p[used] * np.log(p[used] / q[used])))
+
+
+def _mse_threshold(counts: NDArray[np.float64]) -> float:
+    """Return the threshold, in bins, of the smallest mean squared error of 127 levels."""
+    centres = np.arange(len(counts)) + 0.5
+    best, best_error = float(len(counts)), np.inf
+    for kept in range(LEVELS, len(counts) + 1, 4):
+        step = kept / (LEVELS - 1)
+        rounded = np.minimum(np.round(centres / step), LEVELS - 1) * step
+        error = float(np.dot(counts, (centres - rounded) ** 2))
+        if error < best_error:
+            best, best_error = float(kept), error
+    return best
