@@ -15,11 +15,11 @@ from typing import Literal
 from onnxgraft.convert._inspection import Inspection, inspect_graphdef, inspect_onnx
 from onnxgraft.convert._layout import IoLayout, set_io_layout
 from onnxgraft.convert._onnx import cut_onnx
-from onnxgraft.convert._tensor_option import parse_tensors, parse_values
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.files import existing_file
 from onnxgraft.model import Model
 from onnxgraft.runtime import Engine
+from onnxgraft.tensor_option import parse_tensors, parse_values
 
 __all__ = ["Inspection", "IoLayout", "detect", "inspect", "load", "original"]
 
@@ -125,5 +125,3 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     from onnxgraft.convert._graphdef import parse_graphdef
 
     return inspect_graphdef(existing_file(path, "the model"), parse_graphdef(path))
-
-

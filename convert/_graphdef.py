@@ -12,12 +12,12 @@ import numpy as np
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from onnxgraft.convert._tensor_option import TensorOption, Value
 from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Source
 from onnxgraft.runtime import TensorSpec
+from onnxgraft.tensor_option import TensorOption, Value
 
 __all__ = ["FrozenGraph", "parse_graphdef", "read_graphdef", "training_flags", "variables"]
 
@@ -147,7 +147,7 @@ def training_flags(graph_def: Any) -> list[str]:
         node.name
         for node in graph_def.node
         if node.op in PLACEHOLDER_OPS
-        and (_is_bool(node) and _TRAINING.search(node.name) or _KEEP.search(node.name))
+        and ((_is_bool(node) and _TRAINING.search(node.name)) or _KEEP.search(node.name))
     ]
 
 

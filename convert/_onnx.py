@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.convert._tensor_option import TensorOption
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.model import Model
+from onnxgraft.tensor_option import TensorOption
 
 __all__ = ["cut_onnx"]
 

@@ -88,9 +88,7 @@ class TensorFlow(Resource):
             values = self._session.run(self._fetches, {**checked, **self._fixed})
         except self._error as error:
             raise ModelError(f"TensorFlow can't run the graph: {error.message}") from error
-        return {
-            name: np.asarray(value) for name, value in zip(self._fetches, values, strict=True)
-        }
+        return {name: np.asarray(value) for name, value in zip(self._fetches, values, strict=True)}
 
     def close(self) -> None:
         """Close the session."""

@@ -6,10 +6,10 @@ DequantizeLinear by the target's table in `placement`.
 
 from __future__ import annotations
 
-from onnxgraft.quantize.calibrate import calibrate, fingerprint
+from onnxgraft.quantize._calibrate import calibrate, fingerprint
+from onnxgraft.quantize._qdq import FloatLayer, QuantizeReport, quantize
+from onnxgraft.quantize._thresholds import METHODS, Method, choose_range
 from onnxgraft.quantize.placement import PLACEMENTS, Placement
-from onnxgraft.quantize.qdq import FloatLayer, QuantizeReport, quantize
-from onnxgraft.quantize.thresholds import METHODS, Method, choose_range
 
 __all__ = [
     "METHODS",

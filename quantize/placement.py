@@ -83,7 +83,9 @@ def placement(target: str) -> Placement:
     try:
         return PLACEMENTS[target]
     except KeyError as error:
-        raise InputError(f"no target is called {target!r}; {nearest(target, PLACEMENTS)}") from error
+        raise InputError(
+            f"no target is called {target!r}; {nearest(target, PLACEMENTS)}"
+        ) from error
 
 
 def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:

@@ -93,7 +93,8 @@ def run(
     before = cleaned.operators()
     reports = {item.name: PassReport(item.name) for item in chosen}
     for _ in range(_MOST_ROUNDS):
-        if not any([_apply(item, cleaned, reports[item.name]) for item in chosen]):
+        changed = [item for item in chosen if _apply(item, cleaned, reports[item.name])]
+        if not changed:
             break
     _refine_outputs(graph)
     alive = graph.tensors()

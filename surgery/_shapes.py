@@ -34,8 +34,8 @@ class Dim:
 
     def __str__(self) -> str:
         """Return the form in which a dimension is given to onnx's inference."""
-        parts = [*self.symbols, *([str(self.number)] if self.number != 1 or not self.symbols else [])]
-        return "*".join(parts)
+        number = [str(self.number)] if self.number != 1 or not self.symbols else []
+        return "*".join([*self.symbols, *number])
 
     @property
     def fixed(self) -> bool:

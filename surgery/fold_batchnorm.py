@@ -37,16 +37,17 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     for node in graph.nodes:
         if node.op not in _ARITHMETIC | {"BatchNormalization"} or not node.outputs:
             continue
-        layer, position = _layer(node)
-        if layer is None:
+        found = _layer(node)
+        if found is None:
             continue
+        layer, position = found
         if node.op in _ARITHMETIC and constant(node.inputs[1 - position]) is None:
             continue  # a residual addition, a gate: no part of a batch norm
         affine = _affine(node, position, layer)
         if isinstance(affine, str):
             result.refuse(node, affine)
             continue
-        if single_consumer(graph, layer.outputs[0]) is not node:
+        if single_consumer(graph, layer.outputs[0]) is None:
             result.refuse(node, f"the output of {layer.name!r} has another user")
             continue
         shared = [t.name for t in layer.inputs[1:] if len(t.outputs) > 1]
@@ -61,15 +62,16 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     return result
 
 
-def _layer(node: gs.Node) -> tuple[gs.Node | None, int]:
-    """Return the layer whose output ``node`` consumes, and as which input."""
-    for position, tensor in enumerate(node.inputs[:1] if node.op[0] == "B" else node.inputs):
+def _layer(node: gs.Node) -> tuple[gs.Node, int] | None:
+    """Return the layer whose output ``node`` consumes, and as which input; None: it does not."""
+    operands = node.inputs[:1] if node.op == "BatchNormalization" else node.inputs
+    for position, tensor in enumerate(operands):
         producer = tensor.inputs[0] if tensor.inputs else None
         if producer is not None and producer.op in LAYERS:
             weights = [constant(t) for t in producer.inputs[1:]]
             if all(value is not None for value in weights):
                 return producer, position
-    return None, 0
+    return None
 
 
 def _affine(node: gs.Node, position: int, layer: gs.Node) -> Affine | str:

@@ -79,7 +79,7 @@ def _takes(node: gs.Node, perm: Sequence[int]) -> bool:
     if node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1:
         return False
     if node.op in _UNARY:
-        return all(isinstance(t, gs.Constant) and t.values.size == 1 or not t.name
+        return all((isinstance(t, gs.Constant) and t.values.size == 1) or not t.name
                    for t in node.inputs[1:])  # fmt: skip
     if node.op in _BINARY:
         return all(_transposed(t, perm) or _rank(t) in range(len(perm) + 1) for t in node.inputs)

@@ -99,7 +99,7 @@ class Model:
 
     def to_onnx(self) -> onnx.ModelProto:
         """Return the ONNX model, with source and names in its metadata."""
-        proto = gs.export_onnx(self.graph)
+        proto: onnx.ModelProto = gs.export_onnx(self.graph)
         names = {tensor: [o.name, o.perm and list(o.perm)] for tensor, o in self.names.items()}
         onnx.helper.set_model_props(
             proto, {SOURCE_KEY: json.dumps(vars(self.source)), NAMES_KEY: json.dumps(names)}

@@ -142,9 +142,9 @@ class Ranges:
                     file,
                     names=np.array(names),
                     counts=np.stack([self.histograms[name].counts for name in names]),
-                    limits=np.array(
-                        [(self.histograms[n].minimum, self.histograms[n].maximum) for n in names]
-                    ),
+                    limits=np.array([
+                        (self.histograms[n].minimum, self.histograms[n].maximum) for n in names
+                    ]),
                 )
         document = {
             "format": "onnxgraft.ranges/1",

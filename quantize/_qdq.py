@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.model import Model
-from onnxgraft.quantize.calibrate import fingerprint
+from onnxgraft.quantize._calibrate import fingerprint
 from onnxgraft.quantize.placement import KEEPING, Placement, Point, layers, placement, points
 from onnxgraft.ranges import Range, Ranges
 from onnxgraft.runtime import Array
@@ -212,13 +212,14 @@ def _quantize_weights(
     weight = node.inputs[1]
     axis = table.weights[node.op]
     scale = weight_scale(weight.values, axis)
-    along = scale if axis is None else scale.reshape([-1 if a == axis else 1
-                                                      for a in range(weight.values.ndim)])  # fmt: skip
+    along = scale
+    if axis is not None:
+        along = scale.reshape([-1 if a == axis else 1 for a in range(weight.values.ndim)])
     integers = np.clip(np.rint(weight.values / along), -127, 127).astype(np.int8)
     node.inputs[1] = _dequantized(graph, node, weight.name, integers, scale, axis)
     if table.bias and len(node.inputs) > 2 and isinstance(node.inputs[2], gs.Constant):
         bias = node.inputs[2]
-        factor = (activation_scale * scale).astype(np.float32)
+        factor = np.asarray(activation_scale * scale, np.float32)
         limit = float(np.iinfo(np.int32).max)
         rounded = np.clip(np.rint(bias.values / factor.astype(np.float64)), -limit, limit)
         bias_axis = 0 if factor.ndim else None

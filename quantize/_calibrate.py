@@ -7,8 +7,8 @@ import hashlib
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.model import Model
 from onnxgraft.progress import track
+from onnxgraft.quantize._thresholds import Method, choose_range
 from onnxgraft.quantize.placement import activations
-from onnxgraft.quantize.thresholds import Method, choose_range
 from onnxgraft.ranges import Histogram, Ranges
 from onnxgraft.reference import OnnxRuntime, exposing
 from onnxgraft.samples import Samples

@@ -2,7 +2,9 @@
 
 ``entropy`` follows Migacz, "8-bit Inference with TensorRT" (GTC 2017, S7310): 2048 bins over the
 magnitudes, every threshold from 128 bins up tried, the one kept whose 128-level distribution has
-the smallest Kullback-Leibler divergence from the clipped original.
+the smallest Kullback-Leibler divergence from the clipped original. Two things are ours, and why
+is told in docs/decisions/0003: zeros are not counted, and no more than `MOST_CLIPPED` of the rest
+is ever clipped.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 BINS = 2048
 LEVELS = 128
 PERCENTILE = 99.99
+MOST_CLIPPED = 0.01
 
 
 def choose_range(histogram: Histogram, method: Method) -> Range:
@@ -38,10 +41,12 @@ def choose_range(histogram: Histogram, method: Method) -> Range:
     else:
         counts = linear_bins(histogram)
         width = amax / BINS
+        nonzero = counts.copy()
+        nonzero[0] -= histogram.magnitudes()[0]
         if method == "entropy":
-            threshold = entropy_threshold(counts) * width
+            threshold = entropy_threshold(nonzero) * width
         elif method == "mse":
-            threshold = _mse_threshold(counts) * width
+            threshold = _mse_threshold(nonzero) * width
         else:
             seen = np.cumsum(counts) / counts.sum()
             threshold = (int(np.searchsorted(seen, PERCENTILE / 100)) + 1) * width
@@ -75,18 +80,13 @@ def entropy_threshold(counts: NDArray[np.float64]) -> float:
     """Return the threshold, in bins, of the smallest divergence: i + 0.5 for i bins kept.
 
     Args:
-        counts: (2048,) counts of magnitudes. The first bin, where the zeros of a ReLU are, is
-            given its neighbour's count, as NVIDIA's pytorch-quantization does: zeros cost nothing
-            at any threshold, and so many of them would hide what the others cost.
+        counts: (2048,) counts of magnitudes that are not zero.
     """
-    counts = counts.copy()
-    counts[0] = counts[1]
     total = counts.sum()
-    if total == 0:
-        return BINS + 0.5
     best, best_divergence = len(counts), np.inf
     beyond = total - np.cumsum(counts)
-    for kept in range(LEVELS, len(counts) + 1):
+    first = int(np.argmax(beyond <= MOST_CLIPPED * total)) + 1
+    for kept in range(max(LEVELS, first), len(counts) + 1):
         reference = counts[:kept].copy()
         reference[-1] += beyond[kept - 1]
         divergence = _divergence(reference, _quantized(counts[:kept]))

@@ -1,0 +1,73 @@
+"""What all subcommands share: output, ``--json``, errors and exit statuses."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+
+from onnxgraft.errors import OnnxgraftError
+
+__all__ = ["Json", "Outcome", "app", "subcommand"]
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="onnxgraft",
+    help="Take a trained network to a deployable INT8 engine, and prove it at every step.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+EXIT_FAILED = 1
+
+
+@dataclass
+class Outcome:
+    """What a subcommand has to say.
+
+    Attributes:
+        data: What ``--json`` prints.
+        text: Prints it for a person.
+        passed: False if a comparison failed its tolerance: exit status 1.
+    """
+
+    data: dict[str, Any]
+    text: Callable[[Console], None] = field(default=lambda console: None)
+    passed: bool = True
+
+
+def subcommand(function: Callable[P, Outcome]) -> Callable[P, None]:
+    """Register a function as a subcommand: its parameters are flags, its docstring the help.
+
+    An `OnnxgraftError` becomes one sentence on standard error and its exit status.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            outcome = function(*args, **kwargs)
+        except OnnxgraftError as error:
+            print(f"onnxgraft {function.__name__}: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_status) from error
+        except KeyboardInterrupt:
+            print(f"onnxgraft {function.__name__}: interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+        if kwargs.get("as_json"):
+            print(json.dumps(outcome.data, indent=2))
+        else:
+            outcome.text(Console())
+        if not outcome.passed:
+            raise typer.Exit(EXIT_FAILED)
+
+    app.command(function.__name__)(run)
+    return run

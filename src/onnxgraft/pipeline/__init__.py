@@ -1,0 +1,28 @@
+"""What chains the stages: the only place that knows more than one of them."""
+
+from __future__ import annotations
+
+from onnxgraft.pipeline._bench import BenchTarget, bench, bench_targets
+from onnxgraft.pipeline._convert import Converted, convert
+from onnxgraft.pipeline._deploy import deploy
+from onnxgraft.pipeline._infer import Answer, infer
+from onnxgraft.pipeline._recipe import Recipe, make_recipe, read_preprocess, read_recipe
+from onnxgraft.pipeline._validate import open_engine, validate, write_report
+
+__all__ = [
+    "Answer",
+    "BenchTarget",
+    "Converted",
+    "Recipe",
+    "bench",
+    "bench_targets",
+    "convert",
+    "deploy",
+    "infer",
+    "make_recipe",
+    "open_engine",
+    "read_preprocess",
+    "read_recipe",
+    "validate",
+    "write_report",
+]

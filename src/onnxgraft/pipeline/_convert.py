@@ -1,0 +1,93 @@
+"""Conversion as a user wants it: lowered, cleaned, and compared with the original."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from onnxgraft import convert as stage
+from onnxgraft.compare import FLOAT_TOLERANCE, Verdict, judge
+from onnxgraft.model import Model
+from onnxgraft.progress import status
+from onnxgraft.reference import OnnxRuntime, random_feeds
+from onnxgraft.runtime import Engine
+from onnxgraft.surgery import SurgeryReport, run
+from onnxgraft.validate._stream import adapted, like
+
+__all__ = ["Converted", "convert", "parity"]
+
+
+@dataclass
+class Converted:
+    """A converted model and what is known about it.
+
+    Attributes:
+        model: The ONNX model.
+        surgery: What the clean-up did; None if it was left out.
+        verdicts: The comparison with the original; empty if it was left out.
+        notes: A sentence for each thing that was decided.
+    """
+
+    model: Model
+    surgery: SurgeryReport | None
+    verdicts: list[Verdict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every comparison that was made is within its tolerance."""
+        return all(verdict.passed for verdict in self.verdicts)
+
+
+def convert(
+    model: str | os.PathLike[str],
+    *,
+    inputs: str | None = None,
+    outputs: str | None = None,
+    values: Sequence[str] = (),
+    opset: int = stage.DEFAULT_OPSET,
+    io_layout: stage.IoLayout = "keep",
+    raw: bool = False,
+    verify: bool = True,
+) -> Converted:
+    """Convert ``model``, clean the graph and compare it with the original.
+
+    Args:
+        model: A frozen TensorFlow graph or an ONNX file.
+        inputs: Where to cut the graph's beginning; None finds the inputs.
+        outputs: Where to cut its end; None takes what nothing else consumes.
+        values: Placeholders to set, such as ``is_training=false``.
+        opset: Of the ONNX graph.
+        io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
+        raw: Stop after conversion, without surgery.
+        verify: Compare with the original, on seeded samples of batch 1 and 2.
+    """
+    with status(f"converting {os.fspath(model)}"):
+        lowered, notes = stage.load(
+            model, inputs=inputs, outputs=outputs, values=values, opset=opset, io_layout=io_layout
+        )
+        cleaned, report = (lowered, None) if raw else run(lowered)
+    result = Converted(cleaned, report, notes=notes)
+    if verify:
+        with (
+            status("comparing with the original"),
+            stage.original(model, inputs=inputs, outputs=outputs, values=values) as original,
+            OnnxRuntime(cleaned.to_onnx(), name="converted") as candidate,
+        ):
+            result.verdicts = parity(original, candidate)
+    return result
+
+
+def parity(
+    original: Engine, candidate: Engine, tolerance: float = FLOAT_TOLERANCE
+) -> list[Verdict]:
+    """Compare two engines on seeded feeds of batch 1 and, where the batch is free, 2."""
+    free = any(spec.shape and isinstance(spec.shape[0], str) for spec in original.inputs)
+    verdicts = []
+    for batch in (1, 2) if free else (1,):
+        feeds = random_feeds(original.inputs, batch)
+        expected = original.infer(feeds)
+        actual = like(expected, candidate.infer(adapted(feeds, candidate)))
+        verdicts += judge(expected, actual, tolerance)
+    return verdicts

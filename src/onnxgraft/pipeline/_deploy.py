@@ -1,0 +1,223 @@
+"""The whole road: convert, surgery, calibrate, quantize, build, validate; every stage verified."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from onnxgraft import convert, engine, quantize, surgery
+from onnxgraft.compare import FLOAT_TOLERANCE, Difference
+from onnxgraft.errors import InputError
+from onnxgraft.model import Model
+from onnxgraft.pipeline._bench import BenchTarget, bench
+from onnxgraft.pipeline._recipe import Recipe
+from onnxgraft.pipeline._validate import write_report
+from onnxgraft.progress import status
+from onnxgraft.ranges import Ranges
+from onnxgraft.reference import OnnxRuntime
+from onnxgraft.report import LatencyRow, Report, StageRow
+from onnxgraft.runtime import Engine, Outputs
+from onnxgraft.samples import Sample, Samples, open_samples
+from onnxgraft.validate import Candidate, make_metric, validate
+from onnxgraft.validate._stream import adapted, like
+
+__all__ = ["deploy"]
+
+# A stage is compared on so many samples; the engines are validated on all of them afterwards.
+STAGE_SAMPLES = 4
+
+
+def deploy(recipe: Recipe, out: str | os.PathLike[str]) -> Report:
+    """Take a model all the way and write everything into the folder ``out``.
+
+    Args:
+        recipe: What to do.
+        out: Is made if it is not there. Holds ``model.onnx``, ``ranges.json``, for each target
+            ``model.int8.TARGET.onnx`` and an engine with its passport, and the report as
+            ``report.html``, ``report.json`` and ``junit.xml``.
+
+    Returns:
+        The report; ``passed`` tells whether everything is within its tolerance.
+    """
+    with ExitStack() as stack:
+        return _Deployment(recipe, Path(out), stack).run()
+
+
+class _Deployment:
+    """The state of one run: what was measured so far."""
+
+    def __init__(self, recipe: Recipe, out: Path, stack: ExitStack) -> None:
+        self.recipe = recipe
+        self.out = out
+        self.stack = stack
+        self.report = Report(title=Path(recipe.model).name, source=recipe.model)
+
+    def run(self) -> Report:
+        recipe, report = self.recipe, self.report
+        with status(f"loading {recipe.model}"):
+            self.original = self.stack.enter_context(
+                convert.original(recipe.model, inputs=recipe.inputs, outputs=recipe.outputs,
+                                 values=recipe.set)
+            )  # fmt: skip
+        # Everything that can be wrong with the data is found before anything is written.
+        calibration, validation = self._open_data()
+        self.probe = list(validation.head(STAGE_SAMPLES))
+        self.expected = [
+            self.original.infer(adapted(sample.feeds, self.original)) for sample in self.probe
+        ]
+        self.out.mkdir(parents=True, exist_ok=True)
+
+        start = time.perf_counter()
+        with status("converting"):
+            lowered, notes = convert.load(
+                recipe.model, inputs=recipe.inputs, outputs=recipe.outputs, values=recipe.set,
+                opset=recipe.opset, io_layout=recipe.io_layout,
+            )  # fmt: skip
+        report.notes += notes
+        found = convert.inspect(recipe.model)
+        nodes = sum(found.operators.values())
+        self._graph_stage("converted", nodes, lowered, FLOAT_TOLERANCE, start)
+
+        start = time.perf_counter()
+        with status("cleaning the graph"):
+            cleaned, operation = surgery.run(lowered)
+        report.operators_before, report.operators_after = operation.before, operation.after
+        self._save(cleaned, "model.onnx", "clean graph")
+        nodes = len(lowered.graph.nodes)
+        reference = self._graph_stage("cleaned", nodes, cleaned, FLOAT_TOLERANCE, start)
+        reference.name = "onnxruntime fp32"
+
+        # The graph may have another layout than the original (io_layout).
+        fitting = replace(calibration, inputs=cleaned.inputs)
+        ranges = quantize.calibrate(cleaned, fitting, recipe.calibrate.method)
+        ranges.save(self._path("ranges.json", "ranges"))
+
+        candidates = [Candidate(reference, FLOAT_TOLERANCE)]
+        for target in recipe.targets:
+            built = self._target(cleaned, ranges, target)
+            if built is not None:
+                candidates.append(Candidate(built, None, recipe.validation.drop))
+
+        section = recipe.validation
+        metric = section.metric
+        report.samples = len(validation)
+        report.candidates = validate(
+            self.original,
+            candidates,
+            validation,
+            None if metric is None else lambda: make_metric(metric, section.classes),
+            section.output,
+        )
+        self.stack.close()  # an open runtime would disturb the timing
+        report.latency = self._latency()
+        write_report(report, self.out)
+        return report
+
+    def _open_data(self) -> tuple[Samples, Samples]:
+        recipe, inputs = self.recipe, self.original.inputs
+        calibration = open_samples(
+            recipe.calibrate.data, inputs, recipe.preprocess,
+            images=recipe.calibrate.images, seed=recipe.calibrate.seed,
+        )  # fmt: skip
+        validation = open_samples(
+            recipe.validation.data, inputs, recipe.preprocess, images=recipe.validation.images
+        )
+        if recipe.validation.metric and not validation.labelled:
+            raise InputError(
+                f"{recipe.validation.data}: the metric {recipe.validation.metric} needs labels, "
+                "and there are none"
+            )
+        return calibration, validation
+
+    def _target(self, cleaned: Model, ranges: Ranges, target: str) -> Engine | None:
+        """Quantize and build for one target; return its engine, or None if it can't run here."""
+        start = time.perf_counter()
+        quantized, done = quantize.quantize(
+            cleaned, ranges, target, keep_float=self.recipe.keep_float
+        )
+        self.report.float_layers += [
+            (target, layer.name, layer.reason) for layer in done.float_layers
+        ]
+        self._save(quantized, f"model.int8.{target}.onnx", f"INT8 graph for {target}")
+        nodes = len(cleaned.graph.nodes)
+        self._graph_stage(f"int8 graph for {target}", nodes, quantized, None, start)
+        start = time.perf_counter()
+        path = self._path(f"engine.{target}", f"{target} engine")
+        with status(f"building for {target}"):
+            engine.build(quantized, path, target, precision="int8")
+        try:
+            built = self.stack.enter_context(engine.load(path))
+        except InputError as error:
+            self.report.notes.append(f"not validated: {error}")
+            return None
+        self._stage(f"{target} engine", built, None, start)
+        return built
+
+    def _graph_stage(
+        self, stage: str, before: int, model: Model, tolerance: float | None, start: float
+    ) -> OnnxRuntime:
+        session = self.stack.enter_context(OnnxRuntime(model.to_onnx(), name=stage))
+        self._stage(stage, session, tolerance, start, before, len(model.graph.nodes))
+        return session
+
+    def _stage(
+        self,
+        stage: str,
+        candidate: Engine,
+        tolerance: float | None,
+        start: float,
+        before: int | None = None,
+        after: int | None = None,
+    ) -> None:
+        """Hold a stage against the original and note the row; ``start`` is when it began."""
+        seconds = time.perf_counter() - start
+        worst = _worst(self.probe, self.expected, candidate)
+        passed = tolerance is None or (worst.relative <= tolerance and not worst.nonfinite)
+        self.report.stages.append(
+            StageRow(
+                stage, before, after, worst.max_abs, worst.relative, tolerance, passed, seconds
+            )
+        )
+
+    def _latency(self) -> list[LatencyRow]:
+        recipe, artifacts = self.recipe, self.report.artifacts
+        targets = [
+            BenchTarget(
+                self.original.name, "original", recipe.model, recipe.inputs, recipe.outputs,
+                tuple(recipe.set),
+            ),
+            BenchTarget("onnxruntime fp32", "onnx", artifacts["clean graph"]),
+        ]  # fmt: skip
+        loaded = {row.name for row in self.report.candidates}
+        targets += [
+            BenchTarget(f"{target} int8", "engine", artifacts[f"{target} engine"])
+            for target in recipe.targets
+            if f"{target} int8" in loaded
+        ]
+        section = recipe.bench
+        return bench(targets, batches=section.batches, rounds=section.rounds, runs=section.runs)
+
+    def _path(self, name: str, role: str) -> Path:
+        path = self.out / name
+        self.report.artifacts[role] = os.fspath(path)
+        return path
+
+    def _save(self, model: Model, name: str, role: str) -> None:
+        model.save(self._path(name, role))
+
+
+def _worst(probe: list[Sample], expected: list[Outputs], candidate: Engine) -> Difference:
+    """Return the difference of the float output that is furthest off, relative to its range.
+
+    Where there are only integer outputs they are compared as numbers.
+    """
+    found: dict[str, Difference] = {}
+    for sample, right in zip(probe, expected, strict=True):
+        actual = like(right, candidate.infer(adapted(sample.feeds, candidate)))
+        floats = {name for name, value in right.items() if value.dtype.kind == "f"}
+        for name in floats or set(right):
+            found.setdefault(name, Difference()).add(right[name], actual[name])
+    return max(found.values(), key=lambda difference: difference.relative)

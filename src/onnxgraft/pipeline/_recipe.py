@@ -1,0 +1,186 @@
+"""The recipe of a deployment: one TOML file with the model, the data and the targets."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from onnxgraft.convert import IoLayout
+from onnxgraft.engine import Target
+from onnxgraft.errors import InputError
+from onnxgraft.files import existing_file
+from onnxgraft.quantize import Method
+from onnxgraft.samples import Preprocess
+
+__all__ = [
+    "BenchSection",
+    "CalibrateSection",
+    "Recipe",
+    "ValidateSection",
+    "make_recipe",
+    "read_preprocess",
+    "read_recipe",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CalibrateSection(_Section):
+    """What the network is calibrated on.
+
+    Attributes:
+        data: A folder, a list file or an ``.npz``.
+        method: How ranges are chosen.
+        images: How many samples; None takes all.
+        seed: Chooses which.
+    """
+
+    data: str
+    method: Method = "entropy"
+    images: int | None = None
+    seed: int = 0
+
+
+class ValidateSection(_Section):
+    """What the engines are validated on.
+
+    Attributes:
+        data: A folder, a list file or an ``.npz``; with labels if there is a metric.
+        metric: ``top1`` or ``miou``; None compares outputs alone.
+        classes: Of ``miou``: ``camvid`` or ``cityscapes``.
+        output: The output that the metric looks at; None takes the first.
+        drop: Points that an INT8 engine may lose.
+        images: How many samples; None takes all.
+    """
+
+    data: str
+    metric: Literal["top1", "miou"] | None = None
+    classes: str = "camvid"
+    output: str | None = None
+    drop: float = 1.0
+    images: int | None = None
+
+
+class BenchSection(_Section):
+    """How latency is measured.
+
+    Attributes:
+        batches: Images in one inference.
+        rounds: How often the engines take turns.
+        runs: Inferences in a turn.
+    """
+
+    batches: tuple[int, ...] = (1,)
+    rounds: int = 5
+    runs: int = 10
+
+
+class Recipe(_Section):
+    """A whole deployment; the fields are the parameters of the commands that it chains."""
+
+    model: str
+    inputs: str | None = None
+    outputs: str | None = None
+    set: tuple[str, ...] = ()
+    opset: int = 17
+    io_layout: IoLayout = "keep"
+    targets: tuple[Target, ...] = ("openvino", "onnxruntime")
+    keep_float: tuple[str, ...] = ()
+    preprocess: Preprocess = Field(default_factory=Preprocess)
+    calibrate: CalibrateSection
+    validation: ValidateSection = Field(alias="validate")
+    bench: BenchSection = Field(default_factory=BenchSection)
+
+
+def read_recipe(path: str | os.PathLike[str], *, images: int | None = None) -> Recipe:
+    """Read a recipe; paths in it are relative to its folder.
+
+    Args:
+        path: A TOML file.
+        images: Shortens calibration and validation to so many samples.
+
+    Raises:
+        InputError: It is not TOML, or a field is unknown, missing or wrong.
+    """
+    file = existing_file(path, "the recipe")
+    document = _toml(file)
+    try:
+        recipe = Recipe.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{file}: {_sentence(error)}") from error
+    for holder, name in (
+        (recipe, "model"), (recipe.calibrate, "data"), (recipe.validation, "data"),
+    ):  # fmt: skip
+        setattr(holder, name, os.path.normpath(file.parent / getattr(holder, name)))
+    if images is not None:
+        recipe.calibrate.images = recipe.validation.images = images
+    return recipe
+
+
+def make_recipe(
+    model: str | os.PathLike[str],
+    *,
+    data: str | None,
+    validate_on: str | None = None,
+    preprocess: Preprocess | None = None,
+    inputs: str | None = None,
+    outputs: str | None = None,
+    metric: str | None = None,
+    targets: Sequence[str] = ("openvino", "onnxruntime"),
+    images: int | None = None,
+) -> Recipe:
+    """Return the recipe of a model without one; what is not given has its default.
+
+    Raises:
+        InputError: There is no data, or a value is unknown.
+    """
+    if data is None:
+        raise InputError(f"{os.fspath(model)}: name representative data with --data, or a recipe")
+    try:
+        return Recipe.model_validate({
+            "model": os.fspath(model),
+            "inputs": inputs,
+            "outputs": outputs,
+            "targets": tuple(targets),
+            "preprocess": preprocess or Preprocess(),
+            "calibrate": {"data": data, "images": images},
+            "validate": {"data": validate_on or data, "metric": metric, "images": images},
+        })
+    except ValidationError as error:
+        raise InputError(f"{os.fspath(model)}: {_sentence(error)}") from error
+
+
+def read_preprocess(path: str | os.PathLike[str]) -> Preprocess:
+    """Read the ``[preprocess]`` table of a TOML file, or a file that is that table.
+
+    Raises:
+        InputError: It is not TOML, or a field is unknown or wrong.
+    """
+    file = existing_file(path, "the preprocessing recipe")
+    document = _toml(file)
+    try:
+        return Preprocess.model_validate(document.get("preprocess", document))
+    except ValidationError as error:
+        raise InputError(f"{file}: {_sentence(error)}") from error
+
+
+def _toml(file: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(file.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not a TOML file ({error})") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    problems = [
+        f"{'.'.join(map(str, e['loc'])) or 'the recipe'}: {e['msg'].lower()}"
+        for e in error.errors(include_url=False)
+    ]
+    return "; ".join(problems[:3])

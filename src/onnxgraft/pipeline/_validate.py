@@ -1,0 +1,129 @@
+"""Validation of any two: an original, an ONNX file, an engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnxgraft import convert, engine
+from onnxgraft.compare import FLOAT_TOLERANCE
+from onnxgraft.engine.passport import passport_path
+from onnxgraft.errors import InputError
+from onnxgraft.files import existing_file
+from onnxgraft.model import Model
+from onnxgraft.reference import OnnxRuntime
+from onnxgraft.report import Report
+from onnxgraft.runtime import Engine
+from onnxgraft.samples import Preprocess, open_samples
+from onnxgraft.validate import Candidate, make_metric, write_html, write_junit
+from onnxgraft.validate import validate as compare_all
+
+__all__ = ["open_engine", "validate", "write_report"]
+
+
+def open_engine(
+    path: str | os.PathLike[str],
+    *,
+    original: bool = False,
+    inputs: str | None = None,
+    outputs: str | None = None,
+    values: Sequence[str] = (),
+) -> Engine:
+    """Return what ``path`` is, ready to infer: a built engine, an ONNX file or an original.
+
+    Args:
+        path: A file with a passport beside it is an engine.
+        original: Take it for an original even so.
+        inputs: Of an original: where to cut its beginning.
+        outputs: Of an original: where to cut its end.
+        values: Of an original: placeholders to set.
+    """
+    file = existing_file(path, "the model or engine")
+    if not original and passport_path(file).is_file():
+        return engine.load(file)
+    if not original and file.suffix == ".onnx":
+        return OnnxRuntime(Model.load(file).to_onnx(), name=file.name)
+    return convert.original(path, inputs=inputs, outputs=outputs, values=values)
+
+
+def validate(
+    original: str | os.PathLike[str],
+    candidate: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    preprocess: Preprocess | None = None,
+    inputs: str | None = None,
+    outputs: str | None = None,
+    values: Sequence[str] = (),
+    metric: str | None = None,
+    classes: str = "camvid",
+    metric_output: str | None = None,
+    drop: float = 1.0,
+    tolerance: float = FLOAT_TOLERANCE,
+    images: int | None = None,
+) -> Report:
+    """Compare ``candidate`` with ``original`` on ``data``.
+
+    Args:
+        original: The judge: a model in its own framework.
+        candidate: An ONNX file, a built engine or another original.
+        data: A folder, a list file or an ``.npz``.
+        preprocess: The recipe for images.
+        inputs: Where the original is cut.
+        outputs: Likewise.
+        values: Placeholders of the original to set.
+        metric: ``top1`` or ``miou``; None compares outputs alone.
+        classes: Of ``miou``: ``camvid`` or ``cityscapes``.
+        metric_output: The output that the metric looks at; None takes the first.
+        drop: Points that an INT8 candidate may lose.
+        tolerance: For float candidates, as a fraction of an output's range.
+        images: How many samples; None takes all.
+    """
+    make = None if metric is None else lambda: make_metric(metric, classes)
+    with (
+        convert.original(original, inputs=inputs, outputs=outputs, values=values) as judge,
+        open_engine(candidate) as other,
+    ):
+        samples = open_samples(data, judge.inputs, preprocess, images=images)
+        quantized = _is_quantized(Path(candidate))
+        rows = compare_all(
+            judge,
+            [Candidate(other, None if quantized else tolerance, drop)],
+            samples,
+            make,
+            metric_output,
+        )
+    return Report(
+        title=Path(candidate).name,
+        source=os.fspath(original),
+        samples=len(samples),
+        candidates=rows,
+    )
+
+
+def write_report(report: Report, folder: str | os.PathLike[str]) -> Path:
+    """Write ``report`` into ``folder`` as HTML, JSON and JUnit; return the path of the page."""
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{place}: can't be made ({error.strerror})") from error
+    page = place / "report.html"
+    report.artifacts |= {
+        "report": os.fspath(page),
+        "report data": os.fspath(place / "report.json"),
+        "JUnit": os.fspath(place / "junit.xml"),
+    }
+    write_junit(report, place / "junit.xml")
+    report.save(place / "report.json")
+    write_html(report, page)
+    return page
+
+
+def _is_quantized(path: Path) -> bool:
+    if passport_path(path).is_file():
+        return engine.read_passport(path).precision == "int8"
+    if path.suffix != ".onnx":
+        return False
+    return "QuantizeLinear" in Model.load(path).operators()

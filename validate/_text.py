@@ -1,0 +1,91 @@
+"""The report for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from onnxgraft.report import Report
+
+__all__ = ["render"]
+
+
+def render(report: Report, console: Console) -> None:
+    """Print the tables of ``report``."""
+    if report.stages:
+        console.print(_stages(report))
+    if report.candidates:
+        console.print(_candidates(report))
+    if report.latency:
+        console.print(_latency(report))
+    for target, layer, reason in report.float_layers:
+        console.print(f"in float for {target}: {layer} ({reason})", highlight=False)
+    for note in report.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
+def _mark(passed: bool) -> str:
+    return "[green]pass[/]" if passed else "[red]FAIL[/]"
+
+
+def _stages(report: Report) -> Table:
+    table = _table(
+        f"\n[bold]Stages[/] of {report.title}: the largest difference from the original",
+        "stage", "nodes", "max diff", "of range", "", "s",
+    )  # fmt: skip
+    for row in report.stages:
+        table.add_row(
+            row.stage,
+            "" if row.after is None else f"{row.before} -> {row.after}",
+            f"{row.max_abs:.1e}",
+            f"{row.relative:.1e}",
+            _mark(row.passed) if row.tolerance is not None else "see below",
+            f"{row.seconds:.1f}",
+        )
+    return table
+
+
+def _candidates(report: Report) -> Table:
+    names = list(report.candidates[0].metrics)
+    table = _table(
+        f"\n[bold]Validation[/] on {report.samples} samples",
+        "engine", *names, "max diff", "cosine", "same argmax", "",
+    )  # fmt: skip
+    for row in report.candidates:
+        first = row.outputs[0] if row.outputs else None
+        agreement = None if first is None else first.agreement
+        table.add_row(
+            row.name,
+            *(f"{row.metrics[name]:.2f}" for name in names),
+            "" if first is None else f"{first.max_abs:.1e}",
+            "" if first is None else f"{first.cosine:.6f}",
+            "" if agreement is None else f"{100 * agreement:.2f} %",
+            _mark(row.passed) if row.outputs else "",
+        )
+    return table
+
+
+def _latency(report: Report) -> Table:
+    table = _table(
+        "\n[bold]Latency[/], each engine in its own process, in turn",
+        "engine", "batch", "median ms", "p90", "p99", "images/s", "speed-up",
+    )  # fmt: skip
+    reference = {row.batch: row.median_ms for row in reversed(report.latency)}
+    for row in report.latency:
+        table.add_row(
+            row.name,
+            str(row.batch),
+            f"{row.median_ms:.2f}",
+            f"{row.p90_ms:.2f}",
+            f"{row.p99_ms:.2f}",
+            f"{row.images_per_second:.1f}",
+            f"{reference[row.batch] / row.median_ms:.2f}x",
+        )
+    return table
