@@ -56,7 +56,7 @@ def _candidates(report: Report) -> Table:
     names = list(report.candidates[0].metrics)
     table = _table(
         f"\n[bold]Validation[/] on {report.samples} samples",
-        "engine", *names, "max diff", "cosine", "same argmax", "",
+        "engine", *names, "max diff", "cosine", "argmax", "",
     )  # fmt: skip
     for row in report.candidates:
         first = row.outputs[0] if row.outputs else None
@@ -65,7 +65,7 @@ def _candidates(report: Report) -> Table:
             row.name,
             *(f"{row.metrics[name]:.2f}" for name in names),
             "" if first is None else f"{first.max_abs:.1e}",
-            "" if first is None else f"{first.cosine:.6f}",
+            "" if first is None else f"{first.cosine:.4f}",
             "" if agreement is None else f"{100 * agreement:.2f} %",
             _mark(row.passed) if row.outputs else "",
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -42,16 +44,37 @@ def deploy(recipe: Recipe, out: str | os.PathLike[str]) -> Report:
     Returns:
         The report; ``passed`` tells whether everything is within its tolerance.
     """
-    with ExitStack() as stack:
-        return _Deployment(recipe, Path(out), stack).run()
+    target = Path(out)
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target}: is a file; name a folder with -o")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: can't be written ({error.strerror})") from error
+    try:
+        with ExitStack() as stack:
+            report = _Deployment(recipe, target, work, stack).run()
+        _publish(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def _publish(work: Path, out: Path) -> None:
+    """Move what was made into its place; until then nothing is there."""
+    out.mkdir(exist_ok=True)
+    for file in work.iterdir():
+        os.replace(file, out / file.name)
 
 
 class _Deployment:
     """The state of one run: what was measured so far."""
 
-    def __init__(self, recipe: Recipe, out: Path, stack: ExitStack) -> None:
+    def __init__(self, recipe: Recipe, out: Path, work: Path, stack: ExitStack) -> None:
         self.recipe = recipe
         self.out = out
+        self.work = work
         self.stack = stack
         self.report = Report(title=Path(recipe.model).name, source=recipe.model)
 
@@ -62,13 +85,11 @@ class _Deployment:
                 convert.original(recipe.model, inputs=recipe.inputs, outputs=recipe.outputs,
                                  values=recipe.set)
             )  # fmt: skip
-        # Everything that can be wrong with the data is found before anything is written.
         calibration, validation = self._open_data()
         self.probe = list(validation.head(STAGE_SAMPLES))
         self.expected = [
             self.original.infer(adapted(sample.feeds, self.original)) for sample in self.probe
         ]
-        self.out.mkdir(parents=True, exist_ok=True)
 
         start = time.perf_counter()
         with status("converting"):
@@ -113,7 +134,7 @@ class _Deployment:
         )
         self.stack.close()  # an open runtime would disturb the timing
         report.latency = self._latency()
-        write_report(report, self.out)
+        write_report(report, self.work, self.out)
         return report
 
     def _open_data(self) -> tuple[Samples, Samples]:
@@ -183,17 +204,17 @@ class _Deployment:
         )
 
     def _latency(self) -> list[LatencyRow]:
-        recipe, artifacts = self.recipe, self.report.artifacts
+        recipe = self.recipe
         targets = [
             BenchTarget(
                 self.original.name, "original", recipe.model, recipe.inputs, recipe.outputs,
                 tuple(recipe.set),
             ),
-            BenchTarget("onnxruntime fp32", "onnx", artifacts["clean graph"]),
+            BenchTarget("onnxruntime fp32", "onnx", os.fspath(self.work / "model.onnx")),
         ]  # fmt: skip
         loaded = {row.name for row in self.report.candidates}
         targets += [
-            BenchTarget(f"{target} int8", "engine", artifacts[f"{target} engine"])
+            BenchTarget(f"{target} int8", "engine", os.fspath(self.work / f"engine.{target}"))
             for target in recipe.targets
             if f"{target} int8" in loaded
         ]
@@ -201,9 +222,8 @@ class _Deployment:
         return bench(targets, batches=section.batches, rounds=section.rounds, runs=section.runs)
 
     def _path(self, name: str, role: str) -> Path:
-        path = self.out / name
-        self.report.artifacts[role] = os.fspath(path)
-        return path
+        self.report.artifacts[role] = os.fspath(self.out / name)
+        return self.work / name
 
     def _save(self, model: Model, name: str, role: str) -> None:
         model.save(self._path(name, role))

@@ -102,23 +102,29 @@ def validate(
     )
 
 
-def write_report(report: Report, folder: str | os.PathLike[str]) -> Path:
-    """Write ``report`` into ``folder`` as HTML, JSON and JUnit; return the path of the page."""
+def write_report(
+    report: Report,
+    folder: str | os.PathLike[str],
+    final: str | os.PathLike[str] | None = None,
+) -> None:
+    """Write ``report`` into ``folder`` as ``report.html``, ``report.json`` and ``junit.xml``.
+
+    Args:
+        report: Notes where it was written.
+        folder: Is made if it is not there.
+        final: Where the files will be moved to; None leaves them.
+    """
     place = Path(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{place}: can't be made ({error.strerror})") from error
-    page = place / "report.html"
-    report.artifacts |= {
-        "report": os.fspath(page),
-        "report data": os.fspath(place / "report.json"),
-        "JUnit": os.fspath(place / "junit.xml"),
-    }
-    write_junit(report, place / "junit.xml")
-    report.save(place / "report.json")
-    write_html(report, page)
-    return page
+    names = {"report": "report.html", "report data": "report.json", "JUnit": "junit.xml"}
+    home = place if final is None else Path(final)
+    report.artifacts |= {role: os.fspath(home / name) for role, name in names.items()}
+    write_junit(report, place / names["JUnit"])
+    report.save(place / names["report data"])
+    write_html(report, place / names["report"])
 
 
 def _is_quantized(path: Path) -> bool:

@@ -1,0 +1,75 @@
+"""Fixtures and small helpers that the tests of all stages share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxgraft.model import Model, Source
+from onnxgraft.reference import OnnxRuntime, random_feeds
+from onnxgraft.runtime import Array
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("ONNXGRAFT_SHARED", ROOT.parent / "shared"))
+
+
+def model_of(text: str, constants: Mapping[str, Array] | None = None) -> Model:
+    """Return the model written as ONNX text, with ``constants`` as initializers."""
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+    for name, value in (constants or {}).items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    onnx.checker.check_model(proto)
+    return Model.from_onnx(proto, Source("test.onnx", "onnx", "0" * 64))
+
+
+def outputs_of(model: Model, batch: int = 2, seed: int = 0) -> dict[str, Array]:
+    """Return what onnxruntime, without optimizations, computes for seeded normal feeds."""
+    with OnnxRuntime(model.to_onnx(), optimize=False) as session:
+        return session.infer(random_feeds(session.inputs, batch, seed))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder with real networks and images, or skip."""
+    if not (SHARED / "models").is_dir():
+        pytest.skip(f"the networks and images are not there ({SHARED})")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with LeNet-5, trained for an epoch and frozen, and its digits."""
+    folder = tmp_path_factory.mktemp("lenet")
+    subprocess.run(
+        [sys.executable, ROOT / "models/lenet5.py", folder, "--epochs", "2"],
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Return a function that runs the ``onnxgraft`` command in a process of its own."""
+
+    def run(*arguments: Any, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "onnxgraft", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, "COLUMNS": "80"},
+        )
+
+    return run
