@@ -22,6 +22,10 @@ __all__ = ["OpenVino", "build", "load"]
 # without the second line OpenVINO takes BF16 where the processor has it.
 _CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
+_NOT_A_REASON = (
+    "Check '", "Exception from", "FrontEnd API", "Model wasn't fully", "Summary:", "To facilitate",
+)  # fmt: skip
+
 
 def build(model: Model, path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
     """Compile ``model`` for the CPU and write it to ``path``.
@@ -92,6 +96,7 @@ def _openvino() -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # The first lines say where in OpenVINO's source; the last says what.
-    return lines[-1] if lines else type(error).__name__
+    """Return the line that says what is wrong; the others say where in OpenVINO's source."""
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(_NOT_A_REASON)]
+    return told[0] if told else type(error).__name__

@@ -33,16 +33,17 @@ def calibrate(model: Model, samples: Samples, method: Method = "entropy") -> Ran
     histograms = {name: Histogram() for name in names}
     fed = {spec.name for spec in model.inputs}
     inner = [name for name in names if name not in fed]
-    with OnnxRuntime(exposing(model.to_onnx(), inner), name="calibration") as session:
-        for sample in track(samples, "calibrating", len(samples)):
-            values = {**sample.feeds, **session.infer(sample.feeds)}
-            for name, histogram in histograms.items():
-                histogram.add(values[name])
-                if histogram.nonfinite:
-                    raise InputError(
-                        f"{sample.name}: the tensor {name!r} becomes NaN or infinite on this "
-                        "sample; check the preprocessing recipe, or the model"
-                    )
+    # Where inputs alone are quantized there is nothing to run.
+    session = OnnxRuntime(exposing(model.to_onnx(), inner), name="calibration") if inner else None
+    for sample in track(samples, "calibrating", len(samples)):
+        values = {**sample.feeds, **(session.infer(sample.feeds) if session else {})}
+        for name, histogram in histograms.items():
+            histogram.add(values[name])
+            if histogram.nonfinite:
+                raise InputError(
+                    f"{sample.name}: the tensor {name!r} becomes NaN or infinite on this sample; "
+                    "check the preprocessing recipe, or the model"
+                )
     return Ranges(
         method=method,
         images=len(samples),

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from onnxgraft.errors import OnnxgraftError
 
-__all__ = ["Json", "Outcome", "app", "subcommand"]
+__all__ = ["Json", "Outcome", "app", "say", "subcommand"]
 
 P = ParamSpec("P")
 
@@ -44,6 +44,11 @@ class Outcome:
     data: dict[str, Any]
     text: Callable[[Console], None] = field(default=lambda console: None)
     passed: bool = True
+
+
+def say(console: Console, text: str) -> None:
+    """Print text that comes from files and models: as it is, and in one line."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def subcommand(function: Callable[P, Outcome]) -> Callable[P, None]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from onnxgraft.cli._app import Json, Outcome, subcommand
+from onnxgraft.cli._app import Json, Outcome, say, subcommand
 from onnxgraft.errors import InputError, NotSupportedError
 
 __all__ = ["COMMANDS"]
@@ -77,7 +77,7 @@ def inspect(model: ModelFile, weights: Weights = None, as_json: Json = False) ->
     found = convert.inspect(model)
 
     def text(console: Console) -> None:
-        console.print(f"{found.path}: {found.framework}, {found.parameters:,} parameters")
+        say(console, f"{found.path}: {found.framework}, {found.parameters:,} parameters")
         for title, lines in (
             ("inputs", found.inputs),
             ("outputs", found.outputs),
@@ -87,7 +87,7 @@ def inspect(model: ModelFile, weights: Weights = None, as_json: Json = False) ->
             if lines:
                 console.print(f"[bold]{title}[/]")
                 for line in lines:
-                    console.print(f"  {line}", highlight=False, markup=False)
+                    say(console, f"  {line}")
         operators = ", ".join(f"{count} {op}" for op, count in found.operators.items())
         console.print(f"[bold]{sum(found.operators.values())} nodes[/]\n  {operators}")
 
@@ -121,9 +121,9 @@ def convert(
 
     def text(console: Console) -> None:
         for note in done.notes:
-            console.print(f"note: {note}", highlight=False)
+            say(console, f"note: {note}")
         before = "" if done.surgery is None else f", {sum(done.surgery.before.values())} before"
-        console.print(f"{out}: {nodes} nodes{before}", highlight=False)
+        say(console, f"{out}: {nodes} nodes{before}")
         _print_verdicts(console, done.verdicts)
 
     data = {
@@ -173,14 +173,14 @@ def surgery(
 
     def text(console: Console) -> None:
         before, after = sum(done.before.values()), sum(done.after.values())
-        console.print(f"{out}: {before} nodes became {after}", highlight=False)
+        say(console, f"{out}: {before} nodes became {after}")
         for item in done.passes:
             if item.done or (explain and item.refused):
                 console.print(f"[bold]{item.name}[/]: {len(item.done)} rewrites")
             for mark, findings in (("done", item.done), ("refused", item.refused)):
                 for finding in findings if explain else []:
                     line = f"  {mark}: {finding.node}: {finding.sentence}"
-                    console.print(line, highlight=False, markup=False)
+                    say(console, line)
         _print_verdicts(console, done.verdicts)
 
     return Outcome({"out": str(out), **data}, text, done.passed)
@@ -215,9 +215,9 @@ def calibrate(
     ranges.save(out)
 
     def text(console: Console) -> None:
-        console.print(
+        say(
+            console,
             f"{out}: {method} ranges of {len(ranges.tensors)} tensors, {ranges.images} samples",
-            highlight=False,
         )
 
     tensors = {name: asdict(value) for name, value in ranges.tensors.items()}
@@ -256,9 +256,9 @@ def quantize(
 
     def text(console: Console) -> None:
         total = len(done.layers) + len(done.float_layers)
-        console.print(f"{out}: {len(done.layers)} of {total} layers in INT8", highlight=False)
+        say(console, f"{out}: {len(done.layers)} of {total} layers in INT8")
         for layer in done.float_layers:
-            console.print(f"  in float: {layer.name} ({layer.reason})", highlight=False)
+            say(console, f"  in float: {layer.name} ({layer.reason})")
 
     return Outcome({"out": str(out), **asdict(done)}, text)
 
@@ -286,8 +286,7 @@ def build(
     def text(console: Console) -> None:
         with_ = ", ".join(f"{name} {version}" for name, version in passport.versions.items())
         size = out.stat().st_size / 1e6
-        console.print(f"{out}: {passport.precision} engine for {with_}, {size:.1f} MB",
-                      highlight=False)  # fmt: skip
+        say(console, f"{out}: {passport.precision} engine for {with_}, {size:.1f} MB")
 
     return Outcome({"out": str(out), **asdict(passport)}, text)
 
@@ -364,9 +363,9 @@ def infer(
 
     def text(console: Console) -> None:
         for answer in answers:
-            console.print(f"{answer.image}", highlight=False)
+            say(console, f"{answer.image}")
             for line in answer.lines():
-                console.print(f"  {line}", highlight=False, markup=False)
+                say(console, f"  {line}")
 
     return Outcome({"answers": [asdict(answer) for answer in answers]}, text)
 
@@ -401,7 +400,7 @@ def deploy(
 
     def text(console: Console) -> None:
         render(report, console)
-        console.print(f"\nreport: {report.artifacts['report']}", highlight=False, soft_wrap=True)
+        say(console, f"\nreport: {report.artifacts['report']}")
 
     return Outcome(report.to_json(), text, report.passed)
 
@@ -454,10 +453,12 @@ def _preprocess(path: Path | None) -> Any:
 
 
 def _print_verdicts(console: Console, verdicts: list[Any]) -> None:
-    for verdict in verdicts:
+    """Print the worst comparison of each output."""
+    worst: dict[str, Any] = {}
+    for verdict in sorted(verdicts, key=lambda v: v.max_abs / v.tolerance):
+        worst[verdict.output] = verdict
+    for verdict in worst.values():
         mark = "[green]pass[/]" if verdict.passed else "[red]FAIL[/]"
-        console.print(
-            f"{mark} {verdict.output}: differs by at most {verdict.max_abs:.1e}, "
-            f"{verdict.tolerance:.1e} allowed",
-            highlight=False,
-        )
+        console.print(mark, end=" ")
+        say(console, f"{verdict.output}: differs by at most {verdict.max_abs:.1e}, "
+                     f"{verdict.tolerance:.1e} allowed")  # fmt: skip

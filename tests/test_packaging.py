@@ -1,0 +1,54 @@
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from tests.conftest import ROOT
+
+import onnxgraft
+
+STAGES = ["convert", "engine", "quantize", "surgery", "validate"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+    )
+    [path] = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
+    source = ROOT / "src" / "onnxgraft"
+    wanted = {
+        f"onnxgraft/{path.relative_to(source)}"
+        for folder in [source, *(source / stage for stage in STAGES)]
+        for path in folder.rglob("*")
+        if path.suffix in {".py", ".j2", ".typed"} and "__pycache__" not in path.parts
+    }
+    assert len(wanted) > 50
+    assert wanted <= set(wheel.namelist())
+
+
+def test_the_wheel_installs_nothing_else(wheel: zipfile.ZipFile) -> None:
+    tops = {Path(name).parts[0] for name in wheel.namelist()}
+    assert tops == {"onnxgraft", f"onnxgraft-{onnxgraft.__version__}.dist-info"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_folder_is_reached_through_a_link(stage: str) -> None:
+    link = ROOT / "src" / "onnxgraft" / stage
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / stage
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert onnxgraft.__all__ == sorted(onnxgraft.__all__)
+    for name in onnxgraft.__all__:
+        assert getattr(onnxgraft, name) is not None
