@@ -10,6 +10,7 @@ first widened to hold 0, then scale = (high - low) / 255 and zero point = round(
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.model import Model
 from onnxgraft.quantize._calibrate import fingerprint
-from onnxgraft.quantize.placement import KEEPING, Placement, Point, layers, placement, points
+from onnxgraft.quantize.placement import Placement, Point, layers, origin, placement, points
 from onnxgraft.ranges import Range, Ranges
 from onnxgraft.runtime import Array
 
@@ -27,6 +28,8 @@ __all__ = ["FloatLayer", "QuantizeReport", "quantize"]
 
 # Per-channel scales came with opset 13.
 _OLDEST_OPSET = 13
+# The scale of a narrower range, and its reciprocal, would leave float32's normal numbers.
+_SMALLEST_AMAX = 255 * float(np.finfo(np.float32).tiny)
 _QUANTIZED_OPS = frozenset({"DequantizeLinear", "QLinearConv", "QLinearMatMul", "QuantizeLinear"})
 
 
@@ -97,7 +100,7 @@ def quantize(
     scales: dict[str, tuple[float, int]] = {}
     for point in found:
         value = _range(known, point.tensor)
-        if value is not None and value.amax > 0.0:
+        if value is not None and not _is_zero(value):
             scales[point.tensor.name] = _scale(value, table)
     for node in chosen:
         source = _quantized_source(node.inputs[0], found)
@@ -110,14 +113,14 @@ def quantize(
     return quantized, report
 
 
+def _is_zero(value: Range) -> bool:
+    """Tell whether a range is too narrow for a float32 scale: all its values count as zero."""
+    return value.amax < _SMALLEST_AMAX
+
+
 def _range(known: Mapping[str, Range], tensor: gs.Tensor) -> Range | None:
     """Return the range of a tensor, or of the one whose values it passes on."""
-    while tensor.name not in known:
-        source = tensor.inputs[0] if tensor.inputs else None
-        if source is None or source.op not in KEEPING:
-            return None
-        tensor = source.inputs[0]
-    return known[tensor.name]
+    return known.get(tensor.name, known.get(origin(tensor).name))
 
 
 def _merged(
@@ -129,6 +132,8 @@ def _merged(
             raise InputError(
                 f"--set-range {name}: no such tensor was calibrated; {nearest(name, merged)}"
             )
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise InputError(f"--set-range {name}: [{low}, {high}] is no range")
         seen = merged[name]
         merged[name] = Range(low, high, seen.minimum, seen.maximum, "by hand")
     return merged
@@ -156,7 +161,7 @@ def _choose(
         value = _range(known, node.inputs[0])
         if node.name in keep_float:
             report.float_layers.append(FloatLayer(node.name, "asked for"))
-        elif value is None or value.amax == 0.0:
+        elif value is None or _is_zero(value):
             what = "is missing" if value is None else "is zero"
             reason = f"the range of its input {node.inputs[0].name!r} {what}"
             report.float_layers.append(FloatLayer(node.name, reason))

@@ -50,6 +50,8 @@ def choose_range(histogram: Histogram, method: Method) -> Range:
         else:
             seen = np.cumsum(counts) / counts.sum()
             threshold = (int(np.searchsorted(seen, PERCENTILE / 100)) + 1) * width
+    # Values that all lie on one side have a smallest magnitude; nothing is cut below it.
+    threshold = max(threshold, histogram.minimum, -histogram.maximum)
     return Range(
         low=max(histogram.minimum, -threshold),
         high=min(histogram.maximum, threshold),

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, nearest
 
-__all__ = ["PLACEMENTS", "Placement", "Point", "activations", "placement", "points"]
+__all__ = ["PLACEMENTS", "Placement", "Point", "activations", "origin", "placement", "points"]
 
 # Operators whose output holds values of their input alone: quantizing before or after is the
 # same, and before is cheaper, because they then move bytes.
@@ -111,6 +111,9 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
             inner = all(id(consumer) in wanted for consumer in tensor.outputs)
             if source is None or source.op not in KEEPING or not inner or _fixed(graph, tensor):
                 break
+            if table.outputs:
+                # Its kernels run in integers only between a DequantizeLinear and a QuantizeLinear.
+                readers[id(tensor)] = (tensor, None)
             wanted.add(id(source))
             tensor, reader = source.inputs[0], source
         _, nodes = readers.setdefault(id(tensor), (tensor, []))
@@ -126,12 +129,19 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
     ]
 
 
+def origin(tensor: gs.Tensor) -> gs.Tensor:
+    """Return the tensor whose values ``tensor`` holds: the one before operators that keep them."""
+    while tensor.inputs and tensor.inputs[0].op in KEEPING:
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor
+
+
 def activations(graph: gs.Graph) -> list[str]:
     """Return the tensors whose ranges some target wants."""
     names: dict[str, None] = {}
     for table in PLACEMENTS.values():
         for point in points(graph, table, layers(graph, table)):
-            names[point.tensor.name] = None
+            names[origin(point.tensor).name] = None
     return list(names)
 
 

@@ -18,8 +18,9 @@ def _repeated(names: Iterator[str]) -> str | None:
 
 
 def _tensor_twice(graph: gs.Graph) -> str | None:
-    produced = (t.name for node in graph.nodes for t in node.outputs)
-    return _repeated(iter([*(t.name for t in graph.inputs), *produced]))
+    produced = [t for node in graph.nodes for t in node.outputs]
+    stored = {id(t): t for node in graph.nodes for t in node.inputs if isinstance(t, gs.Constant)}
+    return _repeated(t.name for t in [*graph.inputs, *produced, *stored.values()])
 
 
 def _not_produced(graph: gs.Graph) -> str | None:

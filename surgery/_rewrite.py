@@ -21,6 +21,8 @@ __all__ = [
     "Result",
     "bypass",
     "constant",
+    "free_name",
+    "inside",
     "is_output",
     "replace",
     "single_consumer",
@@ -66,8 +68,12 @@ class Context:
 
     @cached_property
     def shapes(self) -> Shapes:
-        """The symbolic shapes of the graph as it was when the pass began."""
+        """The symbolic shapes of the graph as it was when they were first asked for."""
         return Shapes(self.graph)
+
+    def forget_shapes(self) -> None:
+        """Have the shapes inferred anew when they are next asked for."""
+        self.__dict__.pop("shapes", None)
 
     def moved(self, new: gs.Tensor, old: gs.Tensor, perm: Sequence[int]) -> None:
         """Note that ``new`` is ``numpy.transpose(old, perm)``, for the map of names."""
@@ -113,10 +119,30 @@ def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
 
 
 def single_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
-    """Return the node that alone consumes the tensor, or None; an output has one more consumer."""
-    if len(tensor.outputs) != 1 or is_output(graph, tensor):
+    """Return the node of ``graph`` that alone consumes the tensor, once, or None.
+
+    An output of the graph has one more consumer, and a node in the body of an If or a Loop is none
+    that a pass could join with.
+    """
+    if len(tensor.outputs) != 1 or is_output(graph, tensor) or not inside(graph, tensor.outputs):
         return None
     return tensor.outputs[0]
+
+
+def inside(graph: gs.Graph, nodes: Sequence[gs.Node]) -> bool:
+    """Tell whether all ``nodes`` are of the graph itself, not of a body within it."""
+    own = {id(node) for node in graph.nodes}
+    return all(id(node) in own for node in nodes)
+
+
+def free_name(graph: gs.Graph, name: str) -> str:
+    """Return ``name``, or ``name_2`` and so on where a tensor is called so already."""
+    taken = graph.tensors(check_duplicates=False)
+    unique, number = name, 1
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    return unique
 
 
 def bypass(graph: gs.Graph, node: gs.Node, keep: int = 0) -> bool:

@@ -96,6 +96,8 @@ def run(
         changed = [item for item in chosen if _apply(item, cleaned, reports[item.name])]
         if not changed:
             break
+    else:
+        raise AssertionError(f"passes still change the graph: {[item.name for item in changed]}")
     _refine_outputs(graph)
     alive = graph.tensors()
     cleaned.names = {name: origin for name, origin in cleaned.names.items() if name in alive}

@@ -116,13 +116,14 @@ class Shapes:
         return self._dims.setdefault(name, Dim(1, (name,)))
 
     def _visit(self, node: gs.Node) -> None:
-        rule = _VALUE_RULES.get(node.op)
-        if rule and node.domain in (None, "", "ai.onnx"):
+        standard = node.domain in (None, "", "ai.onnx")
+        rule = _VALUE_RULES.get(node.op) if standard else None
+        if rule:
             value = rule(self, node)
             if value is not None and len(value) <= _MOST_VALUES:
                 self._value[id(node.outputs[0])] = value
         self._infer(node)
-        shape_rule = _SHAPE_RULES.get(node.op)
+        shape_rule = _SHAPE_RULES.get(node.op) if standard else None
         if shape_rule:
             shape = shape_rule(self, node)
             if shape is not None:
@@ -230,10 +231,12 @@ def _slice(shapes: Shapes, node: gs.Node) -> Value | None:
     axis, step = numbers[2] if len(numbers) > 2 else 0, numbers[3] if len(numbers) > 3 else 1
     if axis not in (0, -1) or step == 0:
         return None
-    # ONNX writes "to the end" as the largest integer, and "to before the start" as the smallest.
-    if step < 0 and stop < -len(value):
-        return value[start::step]
-    return value[start:stop:step]
+    if step > 0:
+        return value[start:stop:step]
+    # Backwards ONNX clamps the start to the first element, and a stop before it means "to the
+    # beginning"; Python would take both for something else.
+    first = max(start + len(value) if start < 0 else start, 0)
+    return value[first::step] if stop < -len(value) else value[first:stop:step]
 
 
 def _concat(shapes: Shapes, node: gs.Node) -> Value | None:

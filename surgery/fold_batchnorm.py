@@ -23,7 +23,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxgraft.runtime import Array
-from onnxgraft.surgery._rewrite import Context, Result, constant, single_consumer
+from onnxgraft.surgery._rewrite import Context, Result, constant, free_name, single_consumer
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _ARITHMETIC = frozenset({"Add", "Div", "Mul", "Sub"})
@@ -54,7 +54,12 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if shared:
             result.refuse(node, f"{shared[0]!r} of {layer.name!r} is shared with another node")
             continue
-        _fold(layer, *affine)
+        bias = layer.inputs[2].values if len(layer.inputs) > 2 else None
+        channels = len(affine[0])
+        if bias is not None and bias.size > 1 and bias.shape not in ((channels,), (1, channels)):
+            result.refuse(node, f"the bias of {layer.name!r} is not one value a channel")
+            continue
+        _fold(graph, layer, *affine)
         layer.outputs = [node.outputs[0]]
         node.outputs.clear()
         node.inputs.clear()
@@ -96,7 +101,9 @@ def _affine(node: gs.Node, position: int, layer: gs.Node) -> Affine | str:
         return one, c
     if node.op == "Sub":
         return (one, -c) if position == 0 else (-one, c)
-    return (1 / c, zero) if position == 0 else "the layer's output is the divisor"
+    if position == 1:
+        return "the layer's output is the divisor"
+    return (1 / c, zero) if c.all() else "a divisor is zero"
 
 
 def _channels(layer: gs.Node) -> int:
@@ -119,7 +126,7 @@ def _per_channel(value: Array, layer: gs.Node, channels: int) -> NDArray[np.floa
     return np.asarray(value, np.float64).ravel()
 
 
-def _fold(layer: gs.Node, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
+def _fold(graph: gs.Graph, layer: gs.Node, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
     weight = layer.inputs[1]
     dtype = weight.values.dtype
     w = np.asarray(weight.values, np.float64)
@@ -136,7 +143,8 @@ def _fold(layer: gs.Node, a: NDArray[np.float64], b: NDArray[np.float64]) -> Non
     bias: Any = layer.inputs[2].values if len(layer.inputs) > 2 else 0.0
     factor = layer.attrs.pop("beta", 1.0) if layer.op == "Gemm" else 1.0
     shift = np.broadcast_to(np.asarray(bias, np.float64).reshape(-1) * factor, a.shape) * a + b
-    name = layer.inputs[2].name if len(layer.inputs) > 2 else f"{layer.name}/bias"
+    biased = len(layer.inputs) > 2
+    name = layer.inputs[2].name if biased else free_name(graph, f"{layer.name}/bias")
     layer.inputs = [
         layer.inputs[0],
         gs.Constant(weight.name, np.ascontiguousarray(w.astype(dtype))),

@@ -21,8 +21,9 @@ from onnxgraft.surgery._rewrite import Context, Result, is_output, replace
 
 MOST_GROWTH = 1 << 20
 
+# Dropout is here for its training mode; at inference remove_identity takes it.
 _RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
      "RandomUniformLike"}
 )  # fmt: skip
 # These are constants' own form, not computations to fold away.

@@ -25,6 +25,13 @@ _LAST_AXIS = frozenset({"LogSoftmax", "Softmax"})
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Merge Reshapes that follow each other, and unwrap what stands between two."""
     result = Result()
+    while _merge_one(graph, context, result):
+        graph.cleanup()
+        context.forget_shapes()
+    return result
+
+
+def _merge_one(graph: gs.Graph, context: Context, result: Result) -> bool:
     for node in graph.nodes:
         if node.op != "Reshape" or not node.outputs:
             continue
@@ -38,7 +45,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             inner.inputs[0] = node.inputs[0]
             node.outputs.clear()
             result.did(node, f"merged into {inner.name}")
-            return result  # the shapes are no longer those of the graph
+            return True
         if _wraps(graph, context, node, inner):
             outer = inner.outputs[0].outputs[0]
             rank = len(context.shapes.shape(node.inputs[0]) or ())
@@ -49,8 +56,8 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             outer.outputs.clear()
             node.outputs.clear()
             result.did(node, f"{inner.op} works on the shape before the Reshape")
-            return result
-    return result
+            return True
+    return False
 
 
 def _wraps(graph: gs.Graph, context: Context, first: gs.Node, inner: gs.Node) -> bool:
@@ -67,5 +74,6 @@ def _wraps(graph: gs.Graph, context: Context, first: gs.Node, inner: gs.Node) ->
         return False
     if inner.op in ELEMENTWISE:
         return True
-    axis = inner.attrs.get("axis", -1)
+    # Before opset 13 a softmax flattened its operand at the axis, 1 by default.
+    axis = inner.attrs.get("axis", -1 if graph.opset >= 13 else 1)
     return axis in (-1, len(between) - 1) and before[-1] == between[-1]

@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._rewrite import Context, Finding, Result, bypass, constant, is_output
+from onnxgraft.surgery._rewrite import (
+    Context,
+    Finding,
+    Result,
+    bypass,
+    constant,
+    free_name,
+    inside,
+    is_output,
+)
 from onnxgraft.surgery.merge_reshapes import ELEMENTWISE
 
 _UNARY = ELEMENTWISE | {"DequantizeLinear", "Identity", "Not", "QuantizeLinear"}
@@ -37,6 +46,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     before = _count(graph)
     if not before:
         return result
+    _write_perms(graph, context)
     trial = graph.copy()
     names = dict(context.names)
     while _step(trial, context):
@@ -51,6 +61,14 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     return result
 
 
+def _write_perms(graph: gs.Graph, context: Context) -> None:
+    """Write the permutation of each Transpose that leaves it out: it reverses the axes."""
+    for node in graph.nodes:
+        shape = context.shapes.shape(node.inputs[0]) if node.op == "Transpose" else None
+        if "perm" not in node.attrs and shape is not None:
+            node.attrs["perm"] = list(reversed(range(len(shape))))
+
+
 def _count(graph: gs.Graph) -> int:
     return sum(node.op == "Transpose" for node in graph.nodes)
 
@@ -58,10 +76,14 @@ def _count(graph: gs.Graph) -> int:
 def _step(graph: gs.Graph, context: Context) -> bool:
     """Move one Transpose one step; return whether there was one to move."""
     for node in graph.nodes:
-        if node.op != "Transpose" or is_output(graph, node.outputs[0]):
+        fixed = is_output(graph, node.outputs[0])
+        if node.op != "Transpose" or fixed or "perm" not in node.attrs:
             continue
-        perm, consumers = list(node.attrs["perm"]), list(node.outputs[0].outputs)
-        if not consumers or not all(_takes(consumer, perm) for consumer in consumers):
+        perm = list(node.attrs["perm"])
+        consumers = list({id(user): user for user in node.outputs[0].outputs}.values())
+        if not consumers or not inside(graph, consumers):
+            continue
+        if not all(_takes(graph, consumer, perm) for consumer in consumers):
             continue
         for consumer in consumers:
             if consumer.op == "Transpose":
@@ -72,10 +94,10 @@ def _step(graph: gs.Graph, context: Context) -> bool:
     return False
 
 
-def _takes(node: gs.Node, perm: Sequence[int]) -> bool:
+def _takes(graph: gs.Graph, node: gs.Node, perm: Sequence[int]) -> bool:
     """Tell whether a Transpose by ``perm`` can move from the node's inputs to its outputs."""
     if node.op == "Transpose":
-        return True
+        return "perm" in node.attrs
     if node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1:
         return False
     if node.op in _UNARY:
@@ -86,11 +108,13 @@ def _takes(node: gs.Node, perm: Sequence[int]) -> bool:
     if node.op == "Concat":
         return all(_transposed(tensor, perm) for tensor in node.inputs)
     if node.op in _ONE_AXIS:
-        return bool(node.attrs.get("keepdims", 1))
+        # Before opset 13 a softmax flattened its operand at the axis.
+        flattens = node.op in ("LogSoftmax", "Softmax") and graph.opset < 13
+        return bool(node.attrs.get("keepdims", 1)) and not flattens
     if node.op in _REDUCTIONS:
         return bool(node.attrs.get("keepdims", 1)) and _axes(node) is not None
     if node.op == "Pad":
-        return constant(node.inputs[1]) is not None and len(node.inputs) < 4
+        return 1 < len(node.inputs) < 4 and constant(node.inputs[1]) is not None
     return False
 
 
@@ -105,7 +129,7 @@ def _transposed(tensor: gs.Tensor, perm: Sequence[int]) -> bool:
     return bool(
         producer is not None
         and producer.op == "Transpose"
-        and list(producer.attrs["perm"]) == list(perm)
+        and list(producer.attrs.get("perm", ())) == list(perm)
     )
 
 
@@ -133,12 +157,11 @@ def _push(graph: gs.Graph, node: gs.Node, perm: Sequence[int], context: Context)
             node.inputs[index] = tensor.inputs[0].inputs[0]
         elif value is not None and node.op in _BINARY and value.size > 1:
             full = value.reshape((1,) * (len(perm) - value.ndim) + value.shape)
-            node.inputs[index] = gs.Constant(
-                f"{tensor.name}/{node.name}", np.ascontiguousarray(full.transpose(inverse))
-            )
-    _permute_attributes(node, perm)
+            name = free_name(graph, f"{tensor.name}/{node.name}")
+            node.inputs[index] = gs.Constant(name, np.ascontiguousarray(full.transpose(inverse)))
+    _permute_attributes(graph, node, perm)
     target = node.outputs[0]
-    moved = gs.Variable(f"{target.name}/{node.name}", target.dtype)
+    moved = gs.Variable(free_name(graph, f"{target.name}/{node.name}"), target.dtype)
     if target.shape is not None and len(target.shape) == len(perm):
         moved.shape = [target.shape[axis] for axis in inverse]
     context.moved(moved, target, inverse)
@@ -148,7 +171,7 @@ def _push(graph: gs.Graph, node: gs.Node, perm: Sequence[int], context: Context)
     )
 
 
-def _permute_attributes(node: gs.Node, perm: Sequence[int]) -> None:
+def _permute_attributes(graph: gs.Graph, node: gs.Node, perm: Sequence[int]) -> None:
     rank = len(perm)
     if node.op in _ONE_AXIS:
         default = 0 if node.op.startswith("Arg") else -1
@@ -158,11 +181,13 @@ def _permute_attributes(node: gs.Node, perm: Sequence[int]) -> None:
         if "axes" in node.attrs:
             node.attrs["axes"] = axes
         else:
-            node.inputs[1] = gs.Constant(f"{node.name}/axes", np.array(axes, np.int64))
+            node.inputs[1] = gs.Constant(
+                free_name(graph, f"{node.name}/axes"), np.array(axes, np.int64)
+            )
     elif node.op == "Pad":
         pads = constant(node.inputs[1])
         assert pads is not None
         halves = np.asarray(pads).reshape(2, rank)
         moved = np.zeros_like(halves)
         moved[:, list(perm)] = halves
-        node.inputs[1] = gs.Constant(f"{node.name}/pads", moved.ravel())
+        node.inputs[1] = gs.Constant(free_name(graph, f"{node.name}/pads"), moved.ravel())

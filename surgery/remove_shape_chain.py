@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._rewrite import Context, Result
+from onnxgraft.surgery._rewrite import Context, Result, free_name
 from onnxgraft.surgery._shapes import Dim
 
 
@@ -38,7 +38,9 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if target.count(-1) > 1:
             result.refuse(node, "more than one dimension of the target is not known")
             continue
-        node.inputs[1] = gs.Constant(f"{node.name}/target", np.array(target, np.int64))
+        node.inputs[1] = gs.Constant(
+            free_name(graph, f"{node.name}/target"), np.array(target, np.int64)
+        )
         result.did(node, f"target made constant: {target}")
     return result
 

@@ -25,5 +25,8 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
     )
     first = {row.batch: row.median_ms for row in reversed(report.latency)}
     slowest = max((row.median_ms for row in report.latency), default=1.0)
-    page = template.render(report=report, operators=operators, first=first, slowest=slowest)
-    write_bytes(path, page.encode())
+    classes = list(dict.fromkeys(name for row in report.candidates for name in row.per_class))
+    page = template.render(
+        report=report, operators=operators, first=first, slowest=slowest, classes=classes
+    )
+    write_bytes(path, page.encode(errors="backslashreplace"))

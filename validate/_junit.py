@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from xml.etree import ElementTree
 
 from onnxgraft.files import write_bytes
 from onnxgraft.report import Report
 
 __all__ = ["write_junit"]
+
+# What XML 1.0 has no place for: most control characters, and surrogates (bytes that are no UTF-8).
+_NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def write_junit(report: Report, path: str | os.PathLike[str]) -> None:
@@ -27,4 +31,7 @@ def write_junit(report: Report, path: str | os.PathLike[str]) -> None:
         )
         if not passed:
             ElementTree.SubElement(case, "failure", message=text)
+    for element in suite.iter():
+        for key, value in element.attrib.items():
+            element.set(key, _NOT_XML.sub("?", value))
     write_bytes(path, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))

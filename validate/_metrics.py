@@ -87,7 +87,8 @@ class Top1:
 
     def add(self, output: Array, label: Array) -> None:
         """Take in one sample: (1, classes) scores and a 0-d label."""
-        if label.ndim or output.size == 1:
+        scores = [dim for dim in output.shape if dim != 1]
+        if label.ndim or len(scores) != 1:
             raise InputError("top1 wants one label a sample and one score a class")
         self._right += int(output.ravel().argmax() == int(label))
         self._total += 1
@@ -110,18 +111,20 @@ class Segmentation:
     name = "miou"
 
     def __init__(self, classes: Classes) -> None:
-        """Begin with an empty (labels, answers) matrix."""
+        """Begin with an empty (labels, answers) matrix, (classes, classes + 1)."""
         self.classes = classes
         size = len(classes.names)
-        self.confusion: NDArray[np.int64] = np.zeros((size, size), np.int64)
+        # The last column holds answers that are none of the classes.
+        self.confusion: NDArray[np.int64] = np.zeros((size, size + 1), np.int64)
 
     def add(self, output: Array, label: Array) -> None:
         """Take in one sample: (1, H, W, C) or (1, C, H, W) scores or (1, H, W) classes."""
         size = len(self.classes.names)
         answer = _classes_of(output, label, size)
-        counted = (label < size) & (answer < size)
-        pairs = label[counted].astype(np.int64) * size + answer[counted]
-        self.confusion += np.bincount(pairs, minlength=size * size).reshape(size, size)
+        answer = np.where((answer >= 0) & (answer < size), answer, size)
+        counted = label < size
+        pairs = label[counted].astype(np.int64) * (size + 1) + answer[counted]
+        self.confusion += np.bincount(pairs, minlength=size * (size + 1)).reshape(size, size + 1)
 
     def values(self) -> dict[str, float]:
         """Return class and category mean IoU in percent."""
@@ -129,8 +132,9 @@ class Segmentation:
         index = np.array([
             next(i for i, g in enumerate(groups.values()) if n in g) for n in self.classes.names
         ])
-        merged = np.zeros((len(groups), len(groups)), np.int64)
-        np.add.at(merged, (index[:, None], index[None, :]), self.confusion)
+        merged = np.zeros((len(groups), len(groups) + 1), np.int64)
+        answers = np.append(index, len(groups))
+        np.add.at(merged, (index[:, None], answers[None, :]), self.confusion)
         return {"class mIoU": _mean(_iou(self.confusion)), "category mIoU": _mean(_iou(merged))}
 
     def per_class(self) -> dict[str, float]:
@@ -146,7 +150,7 @@ class Segmentation:
 def _iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the IoU of each class, NaN for one that does not occur."""
     hits = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(0) + confusion.sum(1) - hits
+    union = confusion[:, :-1].sum(0) + confusion.sum(1) - hits
     empty = np.full(len(hits), np.nan)
     return np.asarray(np.divide(hits, union, out=empty, where=union > 0), np.float64)
 

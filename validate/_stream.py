@@ -115,8 +115,10 @@ def _in_layout(value: Array, accepts: Callable[[tuple[int, ...]], object]) -> Ar
 
 
 def _class_axis(value: Array) -> int | None:
-    """Return the axis of class scores: the last of float outputs of (N, C) or (N, H, W, C)."""
-    return -1 if value.dtype.kind == "f" and value.ndim in (2, 4) else None
+    """Return the axis of class scores of a float output: of a 4-D one the shorter of 1 and 3."""
+    if value.dtype.kind != "f" or value.ndim not in (2, 4):
+        return None
+    return 1 if value.ndim == 4 and value.shape[1] < value.shape[3] else -1
 
 
 def _score(metric: Metric | None, output: Array, label: Array | None) -> None:
@@ -144,7 +146,7 @@ def _judge(
         drop = before - scored.values()[name]
         return (
             drop <= candidate.drop,
-            f"{name} {-drop:+.2f} points, {-candidate.drop:+.2f} allowed",
+            f"{name} {0.0 - drop:+.2f} points, {0.0 - candidate.drop:+.2f} allowed",
         )
     least = min(difference.cosine for difference in found.values())
     return least >= LEAST_COSINE, f"cosine {least:.4f}, at least {LEAST_COSINE} wanted"

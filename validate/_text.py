@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from onnxgraft.report import Report
@@ -19,9 +20,9 @@ def render(report: Report, console: Console) -> None:
     if report.latency:
         console.print(_latency(report))
     for target, layer, reason in report.float_layers:
-        console.print(f"in float for {target}: {layer} ({reason})", highlight=False)
+        console.print(f"in float for {target}: {layer} ({reason})", highlight=False, markup=False)
     for note in report.notes:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}", highlight=False, markup=False)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -37,12 +38,12 @@ def _mark(passed: bool) -> str:
 
 def _stages(report: Report) -> Table:
     table = _table(
-        f"\n[bold]Stages[/] of {report.title}: the largest difference from the original",
+        f"\n[bold]Stages[/] of {escape(report.title)}: the largest difference from the original",
         "stage", "nodes", "max diff", "of range", "", "s",
     )  # fmt: skip
     for row in report.stages:
         table.add_row(
-            row.stage,
+            escape(row.stage),
             "" if row.after is None else f"{row.before} -> {row.after}",
             f"{row.max_abs:.1e}",
             f"{row.relative:.1e}",
@@ -62,7 +63,7 @@ def _candidates(report: Report) -> Table:
         first = row.outputs[0] if row.outputs else None
         agreement = None if first is None else first.agreement
         table.add_row(
-            row.name,
+            escape(row.name),
             *(f"{row.metrics[name]:.2f}" for name in names),
             "" if first is None else f"{first.max_abs:.1e}",
             "" if first is None else f"{first.cosine:.4f}",
@@ -80,7 +81,7 @@ def _latency(report: Report) -> Table:
     reference = {row.batch: row.median_ms for row in reversed(report.latency)}
     for row in report.latency:
         table.add_row(
-            row.name,
+            escape(row.name),
             str(row.batch),
             f"{row.median_ms:.2f}",
             f"{row.p90_ms:.2f}",

@@ -29,7 +29,8 @@ class Verdict:
 
     Attributes:
         output: Its name.
-        passed: Whether the largest difference is within the tolerance.
+        passed: Whether the largest difference is within the tolerance; never where a value is NaN
+            or infinite.
         max_abs: The largest absolute difference.
         mean_abs: The mean absolute difference.
         tolerance: What ``max_abs`` was held against: a fraction of the expected output's range.
@@ -57,30 +58,36 @@ def judge(expected: Outputs, actual: Outputs, tolerance: float = FLOAT_TOLERANCE
     from polygraphy.comparator.struct import IterationResult
     from polygraphy.logger import G_LOGGER
 
-    limits = {}
     for name, value in expected.items():
         check_pair(name, value, actual)
-        span = float(np.ptp(value)) if value.size else 0.0
-        # Values that are all equal have no range: their size takes its place.
-        limits[name] = tolerance * (span or float(np.abs(value).max(initial=0.0)) or 1.0)
+    pairs = {name: (_float(value), _float(actual[name])) for name, value in expected.items()}
+    limits = {name: tolerance * _span(value) for name, (value, _) in pairs.items()}
+    finite = {name: pair for name, pair in pairs.items() if all(np.isfinite(v).all() for v in pair)}
     compare = SimpleCompareFunc(rtol=0.0, atol=limits, check_error_stat="max")
-    widened = {name: _float(value) for name, value in expected.items()}
-    candidate = {name: _float(actual[name]) for name in expected}
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(divide="ignore", invalid="ignore"):
         results = compare(
-            IterationResult(widened, runner_name="expected"),
-            IterationResult(candidate, runner_name="actual"),
+            IterationResult({n: pair[0] for n, pair in finite.items()}, runner_name="expected"),
+            IterationResult({n: pair[1] for n, pair in finite.items()}, runner_name="actual"),
         )
     return [
         Verdict(
             name,
-            bool(result) and math.isfinite(float(result.max_absdiff)),
-            float(result.max_absdiff),
-            float(result.mean_absdiff),
+            bool(results[name]),
+            float(results[name].max_absdiff),
+            float(results[name].mean_absdiff),
             limits[name],
         )
-        for name, result in results.items()
+        if name in finite
+        else Verdict(name, False, math.inf, math.inf, limits[name])
+        for name in expected
     ]
+
+
+def _span(value: Array) -> float:
+    """Return the range of the finite values; where they are all equal, their size or 1."""
+    kept = value[np.isfinite(value)]
+    span = float(np.ptp(kept)) if kept.size else 0.0
+    return span or float(np.abs(kept).max(initial=0.0)) or 1.0
 
 
 def check_pair(name: str, expected: Array, actual: Mapping[str, Array]) -> None:

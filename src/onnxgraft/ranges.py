@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,7 +166,7 @@ class Ranges:
             document = json.loads(file.read_text())
             if document.pop("format") != "onnxgraft.ranges/1":
                 raise ValueError("an unknown format")
-            tensors = {name: Range(**value) for name, value in document.pop("tensors").items()}
+            tensors = {name: _range(value) for name, value in document.pop("tensors").items()}
             ranges = cls(tensors=tensors, **document)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
@@ -178,3 +178,10 @@ class Ranges:
             ):
                 raise InputError(f"{file}: the range of {name!r} is [{value.low}, {value.high}]")
         return ranges
+
+
+def _range(value: dict[str, Any]) -> Range:
+    for name in ("low", "high", "minimum", "maximum"):
+        if not isinstance(value[name], int | float):
+            raise ValueError(f"{name} is {value[name]!r}")
+    return Range(**value)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file
@@ -45,9 +45,9 @@ class Preprocess(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    resize: tuple[int, int] | None = None
+    resize: tuple[PositiveInt, PositiveInt] | None = None
     interpolation: Literal["nearest", "bilinear", "area"] = "bilinear"
-    crop: tuple[int, int, int, int] | None = None
+    crop: tuple[NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt] | None = None
     color: Literal["bgr", "rgb", "gray"] = "bgr"
     mean: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
@@ -302,9 +302,11 @@ def _read_list(path: Path) -> list[tuple[Path, Path | None]]:
             continue
         image, _, label = line.partition("\t")
         entry = path.parent / image.strip()
-        if not entry.is_file():
-            raise InputError(f"{path}, line {number}: {entry} does not exist")
-        files.append((entry, path.parent / label.strip() if label.strip() else None))
+        answer = path.parent / label.strip() if label.strip() else None
+        for wanted in (entry, answer):
+            if wanted is not None and not wanted.is_file():
+                raise InputError(f"{path}, line {number}: {wanted} does not exist")
+        files.append((entry, answer))
     return files
 
 
@@ -313,9 +315,12 @@ def _read_npz(
 ) -> tuple[dict[str, Array], Array | None, int]:
     file = existing_file(path, "the data")
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with open(file, "rb") as handle:
+            archive = np.load(handle, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it is a single array, a .npy")
             stored = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{file}: not a readable .npz ({error})") from error
     labels = stored.pop(LABELS_KEY, None)
     arrays = {}
@@ -329,9 +334,11 @@ def _read_npz(
             raise InputError(
                 f"{file}: no array for the input {spec.name!r}; {nearest(spec.name, stored)}"
             )
-    lengths = {name: len(value) if value.ndim else 0 for name, value in arrays.items()}
-    if labels is not None:
-        lengths[LABELS_KEY] = len(labels)
+    known = arrays if labels is None else {**arrays, LABELS_KEY: labels}
+    lengths = {name: len(value) if value.ndim else 0 for name, value in known.items()}
+    for name, value in known.items():
+        if value.dtype.kind not in "biuf":
+            raise InputError(f"{file}: {name!r} holds {value.dtype}, numbers are wanted")
     if len(set(lengths.values())) != 1:
         raise InputError(f"{file}: the arrays differ in length: {lengths}")
     total = next(iter(lengths.values()))

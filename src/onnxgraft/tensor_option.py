@@ -38,7 +38,8 @@ def parse_tensors(text: str | None) -> tuple[TensorOption, ...]:
             raise InputError(f"{part!r} is not a tensor; write name or name[1,224,224,3]")
         name, dims = match.groups()
         try:
-            shape = None if dims is None else tuple(_dim(dim) for dim in dims.split(",") if dim)
+            sizes = [] if dims is None or not dims.strip() else dims.split(",")
+            shape = None if dims is None else tuple(_dim(size) for size in sizes)
         except ValueError as error:
             raise InputError(
                 f"{part!r}: the shape is not a list of whole numbers, -1 or ?"
@@ -48,7 +49,10 @@ def parse_tensors(text: str | None) -> tuple[TensorOption, ...]:
 
 
 def _dim(text: str) -> int:
-    return -1 if text.strip() == "?" else int(text)
+    size = -1 if text.strip() == "?" else int(text)
+    if size < -1:
+        raise ValueError(text)
+    return size
 
 
 def parse_values(items: Iterable[str]) -> dict[str, Value]:

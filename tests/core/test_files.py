@@ -1,0 +1,148 @@
+"""Files are written whole or not at all, and read with a sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from onnxgraft.errors import InputError
+from onnxgraft.files import (
+    atomic,
+    existing_file,
+    existing_folder,
+    sha256,
+    write_bytes,
+    write_json,
+)
+
+
+def test_atomic_writes_the_new_file(tmp_path: Path) -> None:
+    target = tmp_path / "model.onnx"
+    with atomic(target) as temporary:
+        temporary.write_bytes(b"new")
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+def test_atomic_keeps_the_target_untouched_until_the_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "model.onnx"
+    target.write_bytes(b"old")
+    with atomic(target) as temporary:
+        temporary.write_bytes(b"new")
+        assert target.read_bytes() == b"old"
+    assert target.read_bytes() == b"new"
+
+
+def test_the_temporary_lies_in_the_folder_of_the_target(tmp_path: Path) -> None:
+    with atomic(tmp_path / "model.onnx") as temporary:
+        assert temporary.parent == tmp_path  # a rename across file systems is no rename
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, MemoryError])
+def test_an_exception_leaves_the_old_file_and_no_temporary(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    target = tmp_path / "model.onnx"
+    target.write_bytes(b"old")
+    with pytest.raises(error), atomic(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+def test_an_exception_leaves_no_file_where_there_was_none(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic(tmp_path / "model.onnx") as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_system_error_in_the_block_names_the_target(tmp_path: Path) -> None:
+    target = tmp_path / "model.onnx"
+    with pytest.raises(InputError, match=r"model\.onnx: can't be written \(No space left"):
+        with atomic(target):
+            raise OSError(28, "No space left on device")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    target = tmp_path / "nowhere" / "model.onnx"
+    with pytest.raises(InputError, match=r"nowhere/model\.onnx: can't be written"):
+        write_bytes(target, b"new")
+    assert not target.parent.exists()
+
+
+def test_a_folder_is_no_target(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder; name a file"):
+        write_bytes(tmp_path, b"new")
+
+
+@pytest.fixture
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Set the process's umask to the parameter."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002], ids=oct, indirect=True)
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    write_bytes(tmp_path / "model.onnx", b"new")
+    assert (tmp_path / "model.onnx").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert os.umask(umask) == umask  # asking for the umask did not change it
+
+
+def test_write_json_is_readable_and_ends_in_a_newline(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"name": "conv1", "range": [-1.5, 2]})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == {"name": "conv1", "range": [-1.5, 2]}
+    assert text.endswith("}\n")
+
+
+def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    target.write_text("old")
+    with pytest.raises(TypeError):
+        write_json(target, object())
+    assert target.read_text() == "old"
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 5000  # more than one block of a streaming reader
+    (tmp_path / "a").write_bytes(data)
+    assert sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_existing_file_returns_the_path(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    assert existing_file(str(tmp_path / "a"), "the model") == tmp_path / "a"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none", "the model does not exist; check the path"),
+        ("folder", "the model is a folder, a file was expected"),
+        ("empty", "the model is empty"),
+    ],
+    ids=["missing", "folder", "empty"],
+)
+def test_existing_file_says_what_is_wrong(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    with pytest.raises(InputError) as caught:
+        existing_file(tmp_path / name, "the model")
+    assert str(caught.value) == f"{tmp_path / name}: {message}"
+
+
+def test_existing_folder_refuses_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    assert existing_folder(tmp_path, "the data") == tmp_path
+    with pytest.raises(InputError, match="the data is not a folder"):
+        existing_folder(tmp_path / "a", "the data")

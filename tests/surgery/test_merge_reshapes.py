@@ -1,0 +1,194 @@
+"""merge_reshapes: Reshapes that follow each other, or undo each other around a node."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.conftest import model_of
+from tests.surgery.helpers import (
+    ROUNDING,
+    assert_same,
+    attributes,
+    clean,
+    model_at,
+    normal,
+    untouched,
+)
+
+PASS = "merge_reshapes"
+
+
+@pytest.mark.parametrize("second", [[-1, 24], [-1, 4, 6], [-1, 2, 2, 6]], ids=["2d", "3d", "4d"])
+def test_of_two_reshapes_the_second_stays(second: list[int]) -> None:
+    before = model_of(
+        f"""agraph (float[N,2,3,4] x) => (float[{",".join("NABC"[: len(second)])}] y) {{
+            r = Reshape(x, first)
+            y = Reshape(r, second)
+        }}""",
+        {"first": np.array([-1, 3, 8]), "second": np.array(second)},
+    )
+    after, _ = clean(before, PASS)
+    assert after.operators() == {"Reshape": 1}
+    assert_same(before, after)
+
+
+def test_a_long_chain_of_reshapes_becomes_one() -> None:
+    """Longer than any bound on the number of rounds that a list of passes may have."""
+    steps = 60
+    body = "\n".join(
+        f"t{n + 1} = Reshape(t{n}, {'wide' if n % 2 else 'tall'})" for n in range(steps)
+    )
+    before = model_of(
+        f"agraph (float[N,4] x) => (float[A,B] y) {{ t0 = Relu(x)\n {body}\n y = Neg(t{steps}) }}",
+        {"tall": np.array([-1, 2]), "wide": np.array([-1, 4])},
+    )
+    after, _ = clean(before, PASS)
+    assert after.operators() == {"Relu": 1, "Reshape": 1, "Neg": 1}
+    assert_same(before, after)
+
+
+def test_a_zero_in_the_second_target_is_a_dimension_of_the_first_and_keeps_it() -> None:
+    before = model_of(
+        """agraph (float[N,2,3,4] x) => (float[A,B,C] y) {
+            r = Reshape(x, first)
+            y = Reshape(r, second)
+        }""",
+        {"first": np.array([-1, 3, 8]), "second": np.array([-1, 0, 4])},
+    )
+    after, report = clean(before, PASS)
+    assert after.operators() == {"Reshape": 2}
+    assert untouched(report, PASS)
+    assert_same(before, after)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "tail"),
+    [
+        ("float[N,24] y, float[A,B] z", "y = Reshape(r, flat)\n z = Relu(r)"),
+        ("float[N,24] y, float[A,B] r", "y = Reshape(r, flat)"),
+    ],
+    ids=["another_user", "an_output"],
+)
+def test_a_first_reshape_that_somebody_else_wants_stays(outputs: str, tail: str) -> None:
+    before = model_of(
+        f"agraph (float[N,2,3,4] x) => ({outputs}) {{ r = Reshape(x, rows)\n {tail} }}",
+        {"rows": np.array([-1, 4]), "flat": np.array([-1, 24])},
+    )
+    after, report = clean(before, PASS)
+    assert after.operators() == before.operators()
+    assert untouched(report, PASS)
+    assert_same(before, after)
+
+
+def test_a_reshape_that_makes_the_target_of_another_is_not_merged_into_it() -> None:
+    before = model_of(
+        """agraph (float[N,2,3,4] x, int64[1,2] s) => (float[A,B] y) {
+            target = Reshape(s, flat)
+            y = Reshape(x, target)
+        }""",
+        {"flat": np.array([-1])},
+    )
+    after, report = clean(before, PASS)
+    assert after.operators() == {"Reshape": 2}
+    assert untouched(report, PASS)
+
+
+def wrapped(node: str, first: str = "rows", last: str = "back") -> str:
+    return f"""agraph (float[N,2,3,4] x) => (float[N,2,3,4] y) {{
+        r = Reshape(x, {first})
+        s = {node}
+        y = Reshape(s, {last})
+    }}"""
+
+
+SHAPES = {
+    "rows": np.array([-1, 4]),
+    "back": np.array([-1, 2, 3, 4]),
+    "three": np.array([-1, 6, 4]),
+    "wide": np.array([-1, 12]),
+    "low": np.array(-0.5, np.float32),
+    "high": np.array(0.5, np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    ("node", "op"),
+    [("Relu(r)", "Relu"), ("Clip(r, low, high)", "Clip"), ("Neg(r)", "Neg")],
+    ids=["relu", "clip", "neg"],
+)
+@pytest.mark.parametrize("first", ["rows", "three", "wide"])
+def test_an_elementwise_node_is_unwrapped_whatever_the_shape_between(
+    node: str, op: str, first: str
+) -> None:
+    before = model_of(wrapped(node, first), SHAPES)
+    after, _ = clean(before, PASS)
+    assert after.operators() == {op: 1}
+    assert_same(before, after)
+
+
+@pytest.mark.parametrize("first", ["rows", "three"])
+@pytest.mark.parametrize("axis", ["", "<axis=-1>"], ids=["default", "minus_one"])
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+def test_a_softmax_of_the_last_axis_is_unwrapped(op: str, axis: str, first: str) -> None:
+    before = model_of(wrapped(f"{op} {axis}(r)", first), SHAPES)
+    after, _ = clean(before, PASS)
+    assert after.operators() == {op: 1}
+    assert attributes(after, op)["axis"] == 3
+    assert_same(before, after)  # the same rows, in the same order
+
+
+def test_a_softmax_that_names_the_last_axis_by_its_number_is_unwrapped() -> None:
+    before = model_of(wrapped("Softmax<axis=2>(r)", "three"), SHAPES)
+    after, _ = clean(before, PASS)
+    assert after.operators() == {"Softmax": 1}
+    assert_same(before, after)
+
+
+@pytest.mark.parametrize(
+    ("node", "first"),
+    [("Softmax<axis=0>(r)", "rows"), ("Softmax<axis=1>(r)", "three"), ("Softmax(r)", "wide")],
+    ids=["first_axis", "middle_axis", "other_last_axis"],
+)
+def test_a_softmax_over_anything_else_stays_wrapped(node: str, first: str) -> None:
+    before = model_of(wrapped(node, first), SHAPES)
+    after, report = clean(before, PASS)
+    assert after.operators() == {"Reshape": 2, "Softmax": 1}
+    assert untouched(report, PASS)
+    assert_same(before, after)
+
+
+def test_the_default_softmax_of_opset_11_spans_all_axes_but_the_first_and_stays_wrapped() -> None:
+    before = model_at(11, wrapped("Softmax(r)", "three"), SHAPES)
+    after, _ = clean(before, PASS)
+    assert_same(before, after, ROUNDING)
+
+
+def test_a_node_that_comes_out_in_another_shape_stays_wrapped() -> None:
+    before = model_of(
+        """agraph (float[N,2,3,4] x) => (float[N,24] y) {
+            r = Reshape(x, rows)
+            s = Softmax(r)
+            y = Reshape(s, flat)
+        }""",
+        {"rows": np.array([-1, 4]), "flat": np.array([-1, 24])},
+    )
+    after, report = clean(before, PASS)
+    assert after.operators() == {"Reshape": 2, "Softmax": 1}
+    assert untouched(report, PASS)
+    assert_same(before, after)
+
+
+def test_a_wrapped_node_that_somebody_else_reads_stays_wrapped() -> None:
+    before = model_of(
+        """agraph (float[N,2,3,4] x) => (float[N,2,3,4] y, float[A,4] z) {
+            r = Reshape(x, rows)
+            s = Relu(r)
+            y = Reshape(s, back)
+            z = Add(s, k)
+        }""",
+        {**SHAPES, "k": normal(4)},
+    )
+    after, report = clean(before, PASS)
+    assert after.operators() == before.operators()
+    assert untouched(report, PASS)
+    assert_same(before, after)

@@ -1,0 +1,340 @@
+"""Random graphs: whatever the passes make of them, every named tensor keeps its value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from tests.surgery.helpers import infer, tensor_values
+
+from onnxgraft.model import Model, Origin, Source
+from onnxgraft.reference import random_feeds
+from onnxgraft.runtime import Array
+from onnxgraft.surgery import run
+
+# A graph has up to ten layers, each of which rounds to some 1e-6 of its values' size, and sums and
+# a softmax may magnify that; a wrong weight, axis or permutation is off by the values' own size.
+TOLERANCE = 1e-4
+
+Size = int | str
+Shape = tuple[Size, ...]
+
+
+@dataclass
+class Builder:
+    """A graph that grows node by node; every choice is drawn."""
+
+    draw: Callable[[st.SearchStrategy[Any]], Any]
+    rng: np.random.Generator
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+    tensors: list[tuple[str, Shape]] = field(default_factory=list)
+
+    def pick(self, *options: Any) -> Any:
+        return self.draw(st.sampled_from(options))
+
+    def constant(self, value: Array) -> str:
+        name = f"k{len(self.constants)}"
+        self.constants.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def normal(self, *shape: int) -> str:
+        fan = max(int(np.prod(shape[1:])), 1)
+        return self.constant((self.rng.standard_normal(shape) / np.sqrt(fan)).astype(np.float32))
+
+    def positive(self, *shape: int) -> str:
+        return self.constant(self.rng.uniform(0.5, 1.5, shape).astype(np.float32))
+
+    def integers(self, *values: int) -> str:
+        return self.constant(np.array(values, np.int64))
+
+    def node(self, op: str, *inputs: str, **attributes: Any) -> str:
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(make_node(op, list(inputs), [name], **attributes))
+        return name
+
+    def add(self, name: str, shape: Shape) -> None:
+        self.tensors.append((name, shape))
+
+
+Step = Callable[[Builder, str, Shape], None]
+
+
+def is_image(shape: Shape) -> bool:
+    return len(shape) == 4 and shape[0] == "N"
+
+
+def sizes(shape: Shape) -> tuple[int, ...]:
+    return tuple(size for size in shape if isinstance(size, int))
+
+
+def conv(b: Builder, x: str, shape: Shape) -> None:
+    if not is_image(shape):
+        return
+    channels, height, width = sizes(shape)
+    group = b.pick(*(g for g in (1, 2, channels) if channels % g == 0))
+    out = group * b.pick(1, 2)
+    kernel = b.pick(1, 3)
+    inputs = [x, b.normal(out, channels // group, kernel, kernel)]
+    if b.pick(True, False):
+        inputs.append(b.normal(out))
+    pad = kernel // 2
+    b.add(b.node("Conv", *inputs, group=group, pads=[pad] * 4), ("N", out, height, width))
+
+
+def conv_transpose(b: Builder, x: str, shape: Shape) -> None:
+    if not is_image(shape):
+        return
+    channels, height, width = sizes(shape)
+    if max(height, width) > 8:
+        return
+    group = b.pick(*(g for g in (1, 2, channels) if channels % g == 0))
+    each = b.pick(1, 2)
+    inputs = [x, b.normal(channels, each, 2, 2)]
+    if b.pick(True, False):
+        inputs.append(b.normal(group * each))
+    name = b.node("ConvTranspose", *inputs, group=group, strides=[2, 2])
+    b.add(name, ("N", group * each, 2 * height, 2 * width))
+
+
+def batch_norm(b: Builder, x: str, shape: Shape) -> None:
+    if len(shape) < 2 or not isinstance(shape[1], int):
+        return
+    c = shape[1]
+    parameters = [b.normal(c), b.normal(c), b.normal(c), b.positive(c)]
+    b.add(b.node("BatchNormalization", x, *parameters), shape)
+
+
+def arithmetic(b: Builder, x: str, shape: Shape) -> None:
+    op = b.pick("Add", "Sub", "Mul", "Div")
+    whole = tuple(1 if size == "N" else int(size) for size in shape)
+    axis = b.pick(*range(len(shape)))
+    form = b.pick("scalar", "one", "axis", "axis_short", "last", "whole")
+    dims = {
+        "scalar": (),
+        "one": (1,),
+        "axis": tuple(size if n == axis else 1 for n, size in enumerate(whole)),
+        "axis_short": tuple(size if n == 0 else 1 for n, size in enumerate(whole[axis:])),
+        "last": whole[-1:],
+        "whole": whole,
+    }[form]
+    k = b.positive(*dims)
+    # A constant over x would be as large as x comes close to 0.
+    swapped = op != "Div" and b.pick(True, False)
+    b.add(b.node(op, k, x) if swapped else b.node(op, x, k), shape)
+
+
+def unary(b: Builder, x: str, shape: Shape) -> None:
+    b.add(b.node(b.pick("Relu", "Neg", "Sigmoid", "Tanh", "Identity", "Dropout"), x), shape)
+
+
+def transpose(b: Builder, x: str, shape: Shape) -> None:
+    perm = b.draw(st.permutations(range(len(shape))))
+    b.add(b.node("Transpose", x, perm=perm), tuple(shape[axis] for axis in perm))
+
+
+def image_transpose(b: Builder, x: str, shape: Shape) -> None:
+    """The two that frameworks put in, often enough to meet."""
+    if len(shape) == 4:
+        perm = b.pick([0, 2, 3, 1], [0, 3, 1, 2])
+        b.add(b.node("Transpose", x, perm=perm), tuple(shape[axis] for axis in perm))
+
+
+def max_pool(b: Builder, x: str, shape: Shape) -> None:
+    if not is_image(shape):
+        return
+    channels, height, width = sizes(shape)
+    if min(height, width) >= 2:
+        name = b.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+        b.add(name, ("N", channels, height // 2, width // 2))
+
+
+def join(b: Builder, x: str, shape: Shape) -> None:
+    """Two tensors of the same shape, which may be the same tensor."""
+    other = b.pick(*(name for name, size in b.tensors if size == shape))
+    op = b.pick("Add", "Max", "Mul", "Concat", "Concat", "Where")
+    if op == "Concat":
+        axis = b.pick(*(n for n, size in enumerate(shape) if size != "N"))
+        if shape[axis] > 12:
+            return
+        grown = tuple(2 * size if n == axis else size for n, size in enumerate(shape))
+        b.add(b.node("Concat", x, other, axis=b.pick(axis, axis - len(shape))), grown)
+    elif op == "Where":
+        whole = tuple(1 if size == "N" else int(size) for size in shape)
+        dims = b.pick((), (1,), whole)
+        mask = b.pick(np.ones(dims, bool), np.zeros(dims, bool), b.rng.random(dims) > 0.5)
+        b.add(b.node("Where", b.constant(np.asarray(mask)), x, other), shape)
+    elif op == "Mul":  # bounded, or a chain of squares would run away
+        b.add(b.node("Mul", b.node("Tanh", x), other), shape)
+    else:
+        b.add(b.node(op, x, other), shape)
+
+
+def softmax(b: Builder, x: str, shape: Shape) -> None:
+    axis = b.pick(*range(len(shape)))
+    b.add(b.node("Softmax", x, axis=b.pick(axis, axis - len(shape))), shape)
+
+
+def reduce_mean(b: Builder, x: str, shape: Shape) -> None:
+    axes = sorted({b.pick(*(n for n, size in enumerate(shape) if size != "N")) for _ in "ab"})
+    written = [b.pick(axis, axis - len(shape)) for axis in axes]
+    reduced = tuple(1 if n in axes else size for n, size in enumerate(shape))
+    b.add(b.node("ReduceMean", x, axes=written, keepdims=1), reduced)
+
+
+def pad(b: Builder, x: str, shape: Shape) -> None:
+    before = [0 if size == "N" else b.pick(0, 0, 1) for size in shape]
+    after = [0 if size == "N" else b.pick(0, 0, 1) for size in shape]
+    inputs = [x, b.integers(*before, *after)]
+    if b.pick(True, False):
+        inputs.append(b.constant(np.array(0.5, np.float32)))
+    grown = tuple(
+        size if isinstance(size, str) else size + low + high
+        for size, low, high in zip(shape, before, after, strict=True)
+    )
+    b.add(b.node("Pad", *inputs), grown)
+
+
+def shape_chain(b: Builder, x: str, shape: Shape) -> None:
+    """Reshape by a computed target to (N, everything) and, at times, back."""
+    if shape[0] != "N":
+        return
+    whole = b.node("Shape", x)
+    batch = b.node("Slice", whole, b.integers(0), b.integers(1))
+    features = int(np.prod(sizes(shape)))
+    target = b.node("Concat", batch, b.integers(b.pick(features, -1)), axis=0)
+    flat = b.node("Reshape", x, target)
+    if b.pick(True, False):
+        b.add(flat, ("N", features))
+    else:
+        b.add(b.node("Reshape", b.node("Relu", flat), whole), shape)
+
+
+def softmax_chain(b: Builder, x: str, shape: Shape) -> None:
+    """The softmax of a tensor of any rank, as TensorFlow writes it."""
+    whole = b.node("Shape", x)
+    rank = len(shape)
+    last = b.node("Slice", whole, b.integers(rank - 1), b.integers(rank))
+    rows = b.node("Reshape", x, b.node("Concat", b.integers(-1), last, axis=0))
+    b.add(b.node("Reshape", b.node("Softmax", rows), whole), shape)
+
+
+def dense(b: Builder, x: str, shape: Shape) -> None:
+    if shape[0] != "N":
+        return
+    features = int(np.prod(sizes(shape)))
+    if len(shape) > 2:
+        if b.pick(True, False):
+            x = b.node("Flatten", x, axis=1)
+        else:
+            target = b.pick([-1, features], [0, features], [0, -1])
+            x = b.node("Reshape", x, b.integers(*target))
+    out = b.pick(2, 3, 4)
+    kind = b.pick("Gemm", "Gemm transB", "MatMul", "MatMul Add")
+    if kind.startswith("Gemm"):
+        turned = int(kind.endswith("transB"))
+        w = b.normal(*((out, features) if turned else (features, out)))
+        scale = {"alpha": 0.5, "beta": 2.0} if b.pick(True, False) else {}
+        bias = [b.normal(*b.pick((out,), (1, out), (1,)))] if b.pick(True, False) else []
+        name = b.node("Gemm", x, w, *bias, transB=turned, **scale)
+    else:
+        name = b.node("MatMul", x, b.normal(features, out))
+        if kind.endswith("Add"):
+            name = b.node("Add", *b.draw(st.permutations([name, b.normal(out)])))
+    b.add(name, ("N", out))
+
+
+def sandwich(b: Builder, x: str, shape: Shape) -> None:
+    """Some nodes in another layout, and back again: what frameworks leave behind."""
+    if len(shape) != 4:
+        return
+    perm = b.pick([0, 2, 3, 1], [0, 3, 1, 2], [0, 3, 2, 1], [1, 0, 2, 3])
+    b.add(b.node("Transpose", x, perm=perm), tuple(shape[axis] for axis in perm))
+    for _ in range(b.pick(1, 2, 3)):
+        name, size = b.tensors[-1]
+        b.pick(unary, arithmetic, join, softmax, reduce_mean, pad)(b, name, size)
+    name, size = b.tensors[-1]
+    back = [perm.index(axis) for axis in range(4)]
+    b.add(b.node("Transpose", name, perm=back), tuple(size[axis] for axis in back))
+
+
+STEPS: tuple[Step, ...] = (
+    conv, conv, conv, conv_transpose, batch_norm, batch_norm, arithmetic, arithmetic, arithmetic,
+    unary, unary, transpose, image_transpose, image_transpose, image_transpose, max_pool, join,
+    join, softmax, reduce_mean, pad, shape_chain, softmax_chain, dense, sandwich, sandwich,
+)  # fmt: skip
+
+
+@st.composite
+def models(draw: st.DrawFn) -> Model:
+    """A graph of one input (N, C, H, W) and one to three outputs."""
+    b = Builder(draw, np.random.default_rng(draw(st.integers(0, 9))))
+    first: Shape = ("N", draw(st.sampled_from([2, 4])), 3, 5)
+    b.add(b.node("Relu" if draw(st.booleans()) else "Neg", "x"), first)
+    for _ in range(draw(st.integers(2, 9))):
+        # Mostly on from the last tensor, at times from an earlier one: a branch.
+        name, shape = b.tensors[-1] if draw(st.integers(0, 3)) else b.pick(*b.tensors)
+        b.pick(*STEPS)(b, name, shape)
+    outputs = [b.tensors[-1]]
+    for extra in draw(st.lists(st.sampled_from(b.tensors), max_size=2)):
+        if extra not in outputs:
+            outputs.append(extra)
+    kind = onnx.TensorProto.FLOAT
+    graph = make_graph(
+        b.nodes, "random", [make_tensor_value_info("x", kind, first)],
+        [make_tensor_value_info(name, kind, shape) for name, shape in outputs], b.constants,
+    )  # fmt: skip
+    proto = make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(proto, full_check=True)
+    model = Model.from_onnx(proto, Source("random.onnx", "onnx", "0" * 64))
+    model.names = {name: Origin(name) for name, _ in b.tensors}
+    return model
+
+
+def assert_close(expected: Array, actual: Array, what: str) -> None:
+    assert actual.shape == expected.shape, what
+    limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    assert float(np.abs(actual - expected).max()) <= limit, what
+
+
+@settings(
+    max_examples=500, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)  # fmt: skip
+@given(models())
+def test_a_cleaned_random_graph_computes_the_same(before: Model) -> None:
+    after, report = run(before)
+    onnx.checker.check_model(after.to_onnx(), full_check=True)
+    assert after.inputs == before.inputs
+    assert [(s.name, s.dtype) for s in after.outputs] == [(s.name, s.dtype) for s in before.outputs]
+    assert report.after.get("Transpose", 0) <= report.before.get("Transpose", 0)
+    for batch in (1, 3):
+        feeds = random_feeds(before.inputs, batch)
+        expected, actual = infer(before, feeds), infer(after, feeds)
+        for name, value in expected.items():
+            assert_close(value, actual[name], f"output {name} at batch {batch}")
+
+
+@settings(
+    max_examples=250, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)  # fmt: skip
+@given(models())
+def test_a_cleaned_random_graph_knows_its_tensors_by_name(before: Model) -> None:
+    after, _ = run(before)
+    names = list(after.names)
+    assert set(names) <= set(after.graph.tensors())
+    feeds = random_feeds(before.inputs, 3)
+    found = tensor_values(after, names, feeds)
+    origins = sorted({origin.name for origin in after.names.values()})
+    wanted = tensor_values(before, origins, feeds)
+    for name, origin in after.names.items():
+        value = wanted[origin.name]
+        held = value if origin.perm is None else np.transpose(value, origin.perm)
+        assert_close(held, found[name], f"tensor {name}")

@@ -1,0 +1,414 @@
+"""run: which passes run, what stays as it was, and what the report says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from tests.conftest import model_of
+from tests.surgery.helpers import ROUNDING, assert_same, clean, normal, positive, report_of
+
+from onnxgraft.errors import InputError, ModelError
+from onnxgraft.model import Model, Origin
+from onnxgraft.surgery import PASSES, run
+from onnxgraft.surgery._rewrite import Context, Pass, Result
+
+NAMES = [item.name for item in PASSES]
+
+
+def network() -> Model:
+    """Return a graph that gives every pass but freeze_training something to do."""
+    model = model_of(
+        """agraph (float[N,3,4,5] image) => (float[N,7] scores, float[A,B] probabilities) {
+            i = Identity(image)
+            c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(i, w)
+            n = BatchNormalization(c, gamma, beta, mean, var)
+            a = Where(yes, n, c2)
+            r = Relu(a)
+            half = Mul(two, quarter)
+            m = Mul(r, half)
+            nhwc = Transpose<perm=[0,2,3,1]>(m)
+            padded = Pad(nhwc, pads)
+            s = Shape(padded)
+            b = Slice(s, zero, one)
+            t = Concat<axis=0>(b, minus)
+            f = Reshape(padded, t)
+            d = MatMul(f, dense)
+            scores = Add(d, bias)
+            p = Softmax(scores)
+            q = Reshape(p, wide)
+            probabilities = Reshape(q, seven)
+        }""",
+        {
+            "w": normal(6, 3, 3, 3, seed=1),
+            "gamma": positive(6, seed=2),
+            "beta": normal(6, seed=3),
+            "mean": normal(6, seed=4),
+            "var": positive(6, seed=5),
+            "yes": np.array(True),
+            "c2": np.array(0, np.float32),
+            "two": np.array(2, np.float32),
+            "quarter": np.array(0.25, np.float32),
+            "pads": np.zeros(8, np.int64),
+            "zero": np.array([0]),
+            "one": np.array([1]),
+            "minus": np.array([-1]),
+            "dense": normal(120, 7, seed=6),
+            "bias": normal(7, seed=7),
+            "wide": np.array([-1, 7, 1]),
+            "seven": np.array([-1, 7]),
+        },
+    )
+    tensors = ["image", "c", "n", "r", "nhwc", "m", "f", "d", "scores", "p", "probabilities"]
+    model.names = {name: Origin(f"{name}:0") for name in tensors}
+    return model
+
+
+# Which passes run -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["only", "skip"])
+def test_an_unknown_pass_is_an_error_that_names_the_nearest(option: str) -> None:
+    with pytest.raises(InputError, match=r"no pass is called 'fold_batchnom'.*fold_batchnorm"):
+        if option == "only":
+            run(network(), only=["fold_batchnom"])
+        else:
+            run(network(), skip=["fold_batchnom"])
+
+
+def test_a_name_that_resembles_none_lists_the_passes() -> None:
+    with pytest.raises(InputError, match="there are: absorb_flatten"):
+        run(network(), only=["zzz"])
+
+
+def test_all_passes_run_and_are_reported_in_the_order_of_the_list() -> None:
+    _, report = run(network())
+    assert [entry.name for entry in report.passes] == NAMES
+
+
+def test_only_the_named_passes_run_in_the_order_of_the_list() -> None:
+    after, report = run(network(), only=["fold_constants", "remove_identity"])
+    assert [entry.name for entry in report.passes] == ["remove_identity", "fold_constants"]
+    assert "Identity" not in after.operators()
+    assert after.operators()["BatchNormalization"] == 1
+
+
+def test_the_skipped_passes_do_not_run() -> None:
+    after, report = run(network(), skip=["remove_identity"])
+    assert [entry.name for entry in report.passes] == [n for n in NAMES if n != "remove_identity"]
+    assert after.operators()["Identity"] == 1
+
+
+def test_a_pass_that_is_both_named_and_skipped_does_not_run() -> None:
+    after, report = run(
+        network(), only=["remove_identity", "fold_constants"], skip=["remove_identity"]
+    )
+    assert [entry.name for entry in report.passes] == ["fold_constants"]
+    assert after.operators()["Identity"] == 1
+
+
+def test_every_pass_has_a_name_of_its_own_and_a_summary() -> None:
+    assert len(set(NAMES)) == len(NAMES)
+    for item in PASSES:
+        assert item.summary.endswith(".")
+        assert item.name == item.apply.__module__.rsplit(".", 1)[1]
+
+
+# What comes out -------------------------------------------------------------------------------
+
+
+def test_all_passes_together_leave_the_network_alone() -> None:
+    before = network()
+    after, _ = clean(before)
+    assert after.operators() == {
+        "Conv": 1, "Relu": 1, "Mul": 1, "Reshape": 1, "Gemm": 1, "Softmax": 1,
+    }  # fmt: skip
+    assert_same(before, after, ROUNDING)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_pass_alone_leaves_a_network_that_computes_the_same(name: str) -> None:
+    before = network()
+    after, _ = clean(before, name)
+    assert_same(before, after, ROUNDING)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_list_without_one_pass_leaves_a_network_that_computes_the_same(name: str) -> None:
+    before = network()
+    after, _ = run(before, skip=[name])
+    assert_same(before, after, ROUNDING)
+
+
+def test_inputs_and_outputs_keep_their_names_types_and_order() -> None:
+    before = network()
+    after, _ = run(before)
+    for old, new in ((before.inputs, after.inputs), (before.outputs, after.outputs)):
+        assert [(spec.name, spec.dtype) for spec in new] == [(s.name, s.dtype) for s in old]
+        assert [len(spec.shape) for spec in new] == [len(spec.shape) for spec in old]
+
+
+def test_shapes_that_the_file_gave_stay() -> None:
+    before = network()
+    after, _ = run(before)
+    assert after.inputs == before.inputs
+    assert after.outputs == before.outputs
+
+
+def test_dimensions_of_outputs_that_the_file_left_open_are_filled_in() -> None:
+    before = model_of(
+        """agraph (float[N,2,3] x) => (float[?,?] y) { y = Reshape(x, target) }""",
+        {"target": np.array([-1, 6])},
+    )
+    after, _ = run(before)
+    assert after.outputs[0].shape == ("N", 6)
+    assert before.outputs[0].shape == ("?", "?")
+
+
+def test_the_input_model_is_not_changed() -> None:
+    before = network()
+    text = onnx.printer.to_text(before.to_onnx())
+    names = dict(before.names)
+    run(before)
+    assert onnx.printer.to_text(before.to_onnx()) == text
+    assert before.names == names
+
+
+def test_cleaning_twice_changes_nothing_more() -> None:
+    once, _ = run(network())
+    twice, report = run(once)
+    assert twice.operators() == once.operators()
+    assert not [entry.name for entry in report.passes if entry.done]
+
+
+def test_dead_nodes_are_removed() -> None:
+    before = model_of("agraph (float[N,4] x) => (float[N,4] y) { dead = Exp(x)\n y = Relu(x) }")
+    after, report = run(before)
+    assert after.operators() == {"Relu": 1}
+    assert report.after == {"Relu": 1}
+
+
+def test_an_input_that_nobody_reads_stays() -> None:
+    before = model_of("agraph (float[N,4] x, float[N,4] z) => (float[N,4] y) { y = Relu(x) }")
+    after, _ = run(before)
+    assert [spec.name for spec in after.inputs] == ["x", "z"]
+
+
+def test_the_cleaned_model_survives_saving_and_loading(tmp_path: Path) -> None:
+    before = network()
+    after, _ = run(before)
+    path = tmp_path / "clean.onnx"
+    after.save(path)
+    loaded = Model.load(path)
+    assert loaded.names == after.names
+    assert loaded.source == after.source
+    assert_same(after, loaded)
+
+
+# Names ----------------------------------------------------------------------------------------
+
+
+def test_the_map_of_names_keeps_only_living_tensors() -> None:
+    after, _ = run(network())
+    assert set(after.names) <= set(after.graph.tensors())
+    assert "c" not in after.names  # went into the batch norm's output
+    assert after.names["scores"] == Origin("scores:0")
+
+
+def test_names_of_tensors_that_never_were_are_dropped() -> None:
+    before = network()
+    before.names["nowhere"] = Origin("nowhere:0")
+    after, _ = run(before, only=["remove_identity"])
+    assert "nowhere" not in after.names
+    assert after.names["c"] == Origin("c:0")
+
+
+# Node names -----------------------------------------------------------------------------------
+
+
+def test_nodes_without_a_name_or_of_the_same_name_get_one_of_their_own() -> None:
+    before = model_of(
+        """agraph (float[N,4] x) => (float[N,4] y) {
+            ["same"] a = Relu(x)
+            ["same"] b = Neg(a)
+            ["same_2"] c = Exp(b)
+            y = Abs(c)
+        }"""
+    )
+    after, _ = run(before)
+    names = [node.name for node in after.graph.nodes]
+    assert len(set(names)) == 4
+    assert "same" in names and "y" in names
+    assert [node.name for node in before.graph.nodes] == ["same", "same", "same_2", ""]
+
+
+# The report -----------------------------------------------------------------------------------
+
+
+def test_the_report_has_the_operators_before_and_after() -> None:
+    before = network()
+    after, report = run(before)
+    assert report.before == before.operators()
+    assert report.after == after.operators()
+    assert sum(report.after.values()) < sum(report.before.values())
+
+
+def test_what_the_passes_removed_adds_up_to_the_difference() -> None:
+    _, report = run(network())
+    removed = sum(entry.removed for entry in report.passes)
+    assert removed == sum(report.before.values()) - sum(report.after.values())
+
+
+def test_the_report_tells_what_was_done_and_refused() -> None:
+    model = model_of(
+        """agraph (float[N,3,4,5] x) => (float[N,6,4,5] y, float[N,6,4,5] c) {
+            i = Identity(x)
+            ["conv"] c = Conv<kernel_shape=[1,1]>(i, w)
+            ["norm"] y = BatchNormalization(c, gamma, beta, mean, var)
+        }""",
+        {
+            "w": normal(6, 3, 1, 1, seed=1), "gamma": positive(6, seed=2),
+            "beta": normal(6, seed=3), "mean": normal(6, seed=4), "var": positive(6, seed=5),
+        },
+    )  # fmt: skip
+    _, report = run(model)
+    (done,) = report_of(report, "remove_identity").done
+    assert (done.node, done.sentence) == ("i", "Identity removed")
+    assert report_of(report, "remove_identity").removed == 1
+    (refused,) = report_of(report, "fold_batchnorm").refused
+    assert refused.node == "norm"
+    assert "another user" in refused.sentence
+
+
+def test_a_refusal_is_reported_once_however_many_rounds_there_are() -> None:
+    model = model_of(
+        """agraph (float[N,4] x) => (float[N,4] y, float[N,4] z) {
+            z = Identity(x)
+            a = Identity(x)
+            b = Cast<to=1>(a)
+            y = Relu(b)
+        }"""
+    )
+    _, report = run(model)
+    assert len(report_of(report, "remove_identity").refused) == 1
+
+
+# Verification ---------------------------------------------------------------------------------
+
+
+def test_nothing_is_compared_unless_asked_for() -> None:
+    _, report = run(network())
+    assert report.verdicts == []
+    assert report.passed
+
+
+def test_a_verified_run_compares_each_output_at_batch_1_and_2() -> None:
+    _, report = run(network(), verify=True)
+    assert [verdict.output for verdict in report.verdicts] == ["scores", "probabilities"] * 2
+    assert report.passed
+
+
+def test_a_fixed_batch_is_compared_once() -> None:
+    model = model_of("agraph (float[2,4] x) => (float[2,4] y) { i = Identity(x)\n y = Relu(i) }")
+    _, report = run(model, verify=True)
+    assert [verdict.output for verdict in report.verdicts] == ["y"]
+    assert report.passed
+
+
+def test_a_frozen_training_flag_is_fed_to_the_original_only() -> None:
+    model = model_of(
+        """agraph (float[N,4] x, bool is_training) => (float[N,4] y) {
+            a = Relu(x)
+            b = Neg(x)
+            y = Where(is_training, a, b)
+        }"""
+    )
+    after, report = run(model, verify=True)
+    assert [spec.name for spec in after.inputs] == ["x"]
+    assert report.passed and len(report.verdicts) == 2
+
+
+def test_a_pass_that_changes_the_numbers_fails_the_verification(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def wrong(graph: gs.Graph, context: Context) -> Result:
+        result = Result()
+        for node in graph.nodes:
+            if node.op == "Relu":
+                node.op = "Abs"
+                result.did(node, "made wrong")
+        return result
+
+    monkeypatch.setattr("onnxgraft.surgery._runner.PASSES", (Pass("wrong", wrong),))
+    _, report = run(
+        model_of("agraph (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"), verify=True
+    )
+    assert not report.passed
+
+
+# Invariants -----------------------------------------------------------------------------------
+
+
+def test_a_pass_that_renames_an_output_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(graph: gs.Graph, context: Context) -> Result:
+        result = Result()
+        graph.outputs[0].name = "other"
+        result.did(graph.nodes[0], "renamed")
+        return result
+
+    monkeypatch.setattr("onnxgraft.surgery._runner.PASSES", (Pass("wrong", wrong),))
+    with pytest.raises(AssertionError, match=r"pass wrong: .*inputs and outputs stay"):
+        run(model_of("agraph (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))
+
+
+def test_only_a_pass_that_says_so_may_remove_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(graph: gs.Graph, context: Context) -> Result:
+        result = Result()
+        if len(graph.inputs) > 1:
+            graph.inputs.pop()
+            result.did(graph.nodes[0], "removed an input")
+        return result
+
+    model = model_of("agraph (float[N,4] x, float[N,4] z) => (float[N,4] y) { y = Relu(x) }")
+    monkeypatch.setattr("onnxgraft.surgery._runner.PASSES", (Pass("wrong", wrong),))
+    with pytest.raises(AssertionError, match="inputs and outputs stay"):
+        run(model)
+    monkeypatch.setattr("onnxgraft.surgery._runner.PASSES", (Pass("right", wrong, True),))
+    after, _ = run(model)
+    assert [spec.name for spec in after.inputs] == ["x"]
+
+
+def test_two_constants_of_one_name_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only one of them would be written to the file, and both nodes would read it."""
+
+    def wrong(graph: gs.Graph, context: Context) -> Result:
+        result = Result()
+        add = graph.nodes[-1]
+        if add.inputs[1].name == "l":
+            add.inputs[1] = gs.Constant("k", np.full(4, 9, np.float32))
+            result.did(add, "given a constant of a name that is taken")
+        return result
+
+    model = model_of(
+        "agraph (float[N,4] x) => (float[N,4] y) { a = Mul(x, k)\n y = Add(a, l) }",
+        {"k": normal(4), "l": normal(4, seed=1)},
+    )
+    monkeypatch.setattr("onnxgraft.surgery._runner.PASSES", (Pass("wrong", wrong),))
+    with pytest.raises(AssertionError, match="names are unique"):
+        run(model)
+
+
+@pytest.mark.parametrize("fault", ["twice", "never"])
+def test_a_graph_that_is_not_legal_to_begin_with_is_an_error(fault: str) -> None:
+    model = model_of(
+        "agraph (float[N,4] x) => (float[N,4] y) { a = Relu(x)\n b = Neg(x)\n y = Add(a, b) }"
+    )
+    if fault == "twice":
+        model.graph.nodes[1].outputs[0].name = "a"
+    else:
+        model.graph.nodes[0].inputs[0] = gs.Variable("nobody", np.float32)
+    with pytest.raises(ModelError, match=r"test.onnx: the graph is not legal"):
+        run(model)
