@@ -15,22 +15,20 @@ from typing import Literal
 from onnxgraft.convert._inspection import Inspection, inspect_graphdef, inspect_onnx
 from onnxgraft.convert._layout import IoLayout, set_io_layout
 from onnxgraft.convert._onnx import cut_onnx
-from onnxgraft.errors import NotSupportedError
+from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import existing_file
 from onnxgraft.model import Model
 from onnxgraft.runtime import Engine
-from onnxgraft.tensor_option import parse_tensors, parse_values
+from onnxgraft.tensor_option import TensorOption, parse_tensors, parse_values
 
 __all__ = ["Inspection", "IoLayout", "detect", "inspect", "load", "original"]
 
 DEFAULT_OPSET = 17
 
-Framework = Literal["onnx", "tensorflow"]
+Framework = Literal["caffe", "onnx", "tensorflow"]
 
 # Formats that are told by their name and can't be read yet, and what to use instead.
 _LATER = {
-    ".prototxt": "Caffe networks",
-    ".caffemodel": "Caffe networks",
     ".keras": "Keras files",
     ".h5": "Keras files",
     ".hdf5": "Keras files",
@@ -54,14 +52,20 @@ def detect(path: str | os.PathLike[str]) -> Framework:
     kind = _LATER.get(file.suffix.lower())
     if kind:
         raise NotSupportedError(
-            f"{file}: {kind} can't be read yet; give a frozen TensorFlow graph or an ONNX file"
+            f"{file}: {kind} can't be read yet; give a frozen TensorFlow graph, a Caffe network or "
+            "an ONNX file"
         )
+    if file.suffix.lower() == ".caffemodel":
+        raise InputError(f"{file}: name the prototxt first, and this with --weights")
+    if file.suffix.lower() == ".prototxt":
+        return "caffe"
     return "onnx" if file.suffix.lower() == ".onnx" else "tensorflow"
 
 
 def load(
     path: str | os.PathLike[str],
     *,
+    weights: str | os.PathLike[str] | None = None,
     inputs: str | None = None,
     outputs: str | None = None,
     values: Sequence[str] = (),
@@ -71,7 +75,8 @@ def load(
     """Read ``path`` and lower it to ONNX, with no clean-up.
 
     Args:
-        path: A frozen TensorFlow graph (binary or text) or an ONNX file.
+        path: A frozen TensorFlow graph (binary or text), a Caffe prototxt or an ONNX file.
+        weights: Of a Caffe network.
         inputs: Where to cut the graph's beginning, such as ``a:0,b:0[1,224,224,3]``; None finds
             them.
         outputs: Where to cut its end, such as ``c:0``; None takes what nothing else consumes.
@@ -83,9 +88,16 @@ def load(
         The model, and a sentence for each thing that was decided on the way.
     """
     options = parse_tensors(inputs), parse_tensors(outputs)
-    if detect(path) == "onnx":
+    framework = detect(path)
+    _check_weights(framework, path, weights)
+    if framework == "onnx":
         model = cut_onnx(Model.load(path), *options)
         notes = [] if not values else ["--set has no effect on an ONNX file"]
+    elif framework == "caffe":
+        from onnxgraft.convert.caffe import convert_caffe
+
+        model, notes = convert_caffe(path, weights, _shapes(options[0]), opset)
+        model = cut_onnx(model, (), options[1])
     else:
         from onnxgraft.convert._graphdef import read_graphdef
         from onnxgraft.convert._lowering import lower
@@ -99,6 +111,7 @@ def load(
 def original(
     path: str | os.PathLike[str],
     *,
+    weights: str | os.PathLike[str] | None = None,
     inputs: str | None = None,
     outputs: str | None = None,
     values: Sequence[str] = (),
@@ -108,7 +121,13 @@ def original(
     The parameters are those of `load`.
     """
     options = parse_tensors(inputs), parse_tensors(outputs)
-    if detect(path) == "onnx":
+    framework = detect(path)
+    _check_weights(framework, path, weights)
+    if framework == "caffe":
+        from onnxgraft.convert.caffe import original_caffe
+
+        return original_caffe(path, weights, _shapes(options[0]), options[1])
+    if framework == "onnx":
         from onnxgraft.reference import OnnxRuntime
 
         return OnnxRuntime(cut_onnx(Model.load(path), *options).to_onnx(), name="original")
@@ -125,3 +144,18 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     from onnxgraft.convert._graphdef import parse_graphdef
 
     return inspect_graphdef(existing_file(path, "the model"), parse_graphdef(path))
+
+
+def _check_weights(
+    framework: Framework, path: str | os.PathLike[str], weights: str | os.PathLike[str] | None
+) -> None:
+    if weights is not None and framework != "caffe":
+        raise InputError(f"{os.fspath(path)}: --weights goes with a Caffe prototxt alone")
+
+
+def _shapes(options: Sequence[TensorOption]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that the user gave for inputs of a Caffe net."""
+    for option in options:
+        if option.shape is None:
+            raise InputError(f"--inputs {option.name}: write its shape, {option.name}[1,3,224,224]")
+    return {option.name: option.shape for option in options if option.shape is not None}

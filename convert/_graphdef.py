@@ -12,6 +12,7 @@ import numpy as np
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
+from onnxgraft.convert._branches import resolve_branches
 from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.files import existing_file, sha256
@@ -25,8 +26,10 @@ VARIABLE_OPS = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoReloadVa
 PLACEHOLDER_OPS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
 # What a graph may leave unconsumed without meaning it as an output.
 _NOT_OUTPUTS = re.compile(
-    r"Const|NoOp|Assert|Placeholder.*|Assign.*|Apply.*|Resource.*|Save.*|Restore.*|.*Summary.*|Print.*"
+    r"Const|NoOp|Switch|Assert|Placeholder.*|Assign.*|Apply.*|Resource.*|Save.*|Restore.*|.*Summary.*|Print.*"
 )
+# What has further outputs for training or for the runtime's own use.
+_ONE_OUTPUT = re.compile(r"FusedBatchNorm.*|Merge")
 # Names that training code gives to the switch between training and inference; TensorFlow 1's
 # tf.layers, slim and Keras, and what is common in published graphs.
 _TRAINING = re.compile(
@@ -125,12 +128,19 @@ def read_graphdef(
     )
     _cut(prepared, specs)
     prepared = _reachable(prepared, [tensor.op.name for tensor in ends])
+    fed = {_node_of(spec.name) for spec in specs}
+    for node in prepared.node:
+        if node.op in PLACEHOLDER_OPS and node.name not in fed:
+            raise InputError(
+                f"{path}: the outputs need the placeholder {node.name!r} too; name it in --inputs, "
+                f"or give its value with --set {node.name}=..."
+            )
     return FrozenGraph(
         Source(os.fspath(path), "tensorflow", sha256(path)),
         original,
         prepared,
         specs,
-        tuple(_spec(tensor, None) for tensor in ends),
+        tuple(_output_spec(tensor) for tensor in ends),
         fixed,
         tuple(notes),
     )
@@ -181,12 +191,17 @@ def _tensor(path: str | os.PathLike[str], graph: Any, option: TensorOption) -> A
 def _loose_ends(graph_def: Any, graph: Any) -> list[Any]:
     """Return the outputs of the nodes that no other node consumes."""
     used = {_node_of(name) for node in graph_def.node for name in node.input}
-    ends = [
-        node.name
-        for node in graph_def.node
-        if node.name not in used and not _NOT_OUTPUTS.fullmatch(node.op)
-    ]
-    return [tensor for name in ends for tensor in graph.get_operation_by_name(name).outputs]
+    ops = {node.name: node.op for node in graph_def.node}
+    ends = []
+    for node in graph_def.node:
+        source = ops.get(_node_of(node.input[0])) if node.input else None
+        # The pivots of a conditional are an Identity behind a Switch that nothing may hang on.
+        pivot = node.op == "Identity" and source == "Switch"
+        if node.name in used or pivot or _NOT_OUTPUTS.fullmatch(node.op):
+            continue
+        outputs = graph.get_operation_by_name(node.name).outputs
+        ends += outputs[:1] if _ONE_OUTPUT.fullmatch(node.op) else outputs
+    return ends
 
 
 def _node_of(name: str) -> str:
@@ -216,11 +231,10 @@ def _choose_values(
 
 
 def _prepare(original: Any, graph: Any, values: Mapping[str, Value], ends: Sequence[str]) -> Any:
-    """Return a copy with ``values`` as constants and every select that they decide resolved."""
+    """Return a copy with ``values`` as constants and every branch that they decide resolved."""
     tf = tensorflow()
     prepared = tf.compat.v1.GraphDef()
     prepared.CopyFrom(original)
-    known: dict[str, bool] = {}
     for node in prepared.node:
         if node.name in values:
             dtype = tf.as_dtype(node.attr["dtype"].type)
@@ -230,57 +244,8 @@ def _prepare(original: Any, graph: Any, values: Mapping[str, Value], ends: Seque
             for key in [key for key in node.attr if key != "dtype"]:
                 del node.attr[key]
             node.attr["value"].tensor.CopyFrom(constant)
-        # Order between nodes that have no side effects means nothing, and the nodes of a training
-        # branch would be kept alive by it.
-        data = [name for name in node.input if not name.startswith("^")]
-        del node.input[:]
-        node.input.extend(data)
-    while _resolve(prepared, graph, known):
-        pass
+    resolve_branches(prepared, graph)
     return _reachable(prepared, ends)
-
-
-def _resolve(graph_def: Any, graph: Any, known: dict[str, bool]) -> bool:
-    """Evaluate boolean scalars one step further and resolve the selects that they decide."""
-    tf = tensorflow()
-    changed = False
-    for node in graph_def.node:
-        if node.name in known:
-            continue
-        terms = [known.get(_node_of(name)) for name in node.input]
-        value: bool | None = None
-        if node.op == "Const" and node.attr["dtype"].type == tf.bool.as_datatype_enum:
-            array = tf.make_ndarray(node.attr["value"].tensor)
-            value = bool(array) if array.ndim == 0 else None
-        elif node.op == "Identity" and terms:
-            value = terms[0]
-        elif node.op == "LogicalNot" and terms[0] is not None:
-            value = not terms[0]
-        elif node.op == "LogicalAnd":
-            value = False if False in terms else (True if terms == [True, True] else None)
-        elif node.op == "LogicalOr":
-            value = True if True in terms else (False if terms == [False, False] else None)
-        elif node.op in ("Select", "SelectV2") and terms[0] is not None:
-            taken = node.input[1 if terms[0] else 2]
-            if node.op == "Select" or _same_shape(graph, node.name, taken):
-                dtype = node.attr["T"].type
-                node.op = "Identity"
-                node.ClearField("attr")
-                node.attr["T"].type = dtype
-                del node.input[:]
-                node.input.append(taken)
-                changed = True
-        if value is not None:
-            known[node.name] = value
-            changed = True
-    return changed
-
-
-def _same_shape(graph: Any, node: str, tensor: str) -> bool:
-    """Tell whether a SelectV2 passes ``tensor`` on without broadcasting it."""
-    name = tensor if ":" in tensor else f"{tensor}:0"
-    whole, taken = graph.get_tensor_by_name(f"{node}:0").shape, graph.get_tensor_by_name(name).shape
-    return bool(whole.is_fully_defined() and taken.is_fully_defined() and whole == taken)
 
 
 def _reachable(graph_def: Any, ends: Sequence[str]) -> Any:
@@ -329,3 +294,10 @@ def _spec(tensor: Any, shape: Sequence[int] | None) -> TensorSpec:
         for axis, dim in enumerate(shape)
     )
     return TensorSpec(tensor.name, tensor.dtype.as_numpy_dtype.__name__, dims)
+
+
+def _output_spec(tensor: Any) -> TensorSpec:
+    """Return the spec of an output; where not even the rank is known its shape is ``...``."""
+    if tensor.shape.rank is None:
+        return TensorSpec(tensor.name, tensor.dtype.as_numpy_dtype.__name__, ("...",))
+    return _spec(tensor, None)

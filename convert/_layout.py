@@ -26,12 +26,15 @@ def set_io_layout(model: Model, layout: IoLayout) -> None:
         return
     to, back = (_TO_NCHW, _TO_NHWC) if layout == "nchw" else (_TO_NHWC, _TO_NCHW)
     graph = model.graph
+    twins: dict[int, gs.Variable] = {}
     for index, tensor in enumerate(graph.inputs):
         if tensor.shape is not None and len(tensor.shape) == 4:
-            graph.inputs[index] = _renamed(model, tensor, to)
+            graph.inputs[index] = twins[id(tensor)] = _renamed(model, tensor, to)
             graph.nodes.insert(0, _transpose(graph.inputs[index], tensor, back))
     for index, tensor in enumerate(graph.outputs):
-        if tensor.shape is not None and len(tensor.shape) == 4:
+        if id(tensor) in twins:  # an input that is an output too
+            graph.outputs[index] = twins[id(tensor)]
+        elif tensor.shape is not None and len(tensor.shape) == 4:
             graph.outputs[index] = _renamed(model, tensor, to)
             graph.nodes.append(_transpose(tensor, graph.outputs[index], to))
     graph.toposort()
@@ -51,5 +54,5 @@ def _renamed(model: Model, tensor: gs.Variable, perm: tuple[int, ...]) -> gs.Var
 
 def _transpose(source: gs.Variable, target: gs.Variable, perm: tuple[int, ...]) -> gs.Node:
     return gs.Node(
-        "Transpose", f"{target.name}/io_layout", {"perm": list(perm)}, [source], [target]
+        "Transpose", f"{source.name}->{target.name}", {"perm": list(perm)}, [source], [target]
     )

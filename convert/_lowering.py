@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import onnx
 
 from onnxgraft.convert._graphdef import FrozenGraph
@@ -115,6 +114,6 @@ def _fitting(name: str, theirs: list[Any], ours: list[Any]) -> Origin | None:
 
     as_is = fits(theirs)
     transposed = len(theirs) == 4 and fits([theirs[axis] for axis in _TO_NCHW])
-    if as_is and not (transposed and len(np.unique(theirs[1:])) > 1):
+    if as_is and not (transposed and len(set(theirs[1:])) > 1):
         return None if transposed else Origin(name)
     return Origin(name, _TO_NCHW) if transposed and not as_is else None

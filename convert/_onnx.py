@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, nearest
@@ -24,21 +25,37 @@ def cut_onnx(
     """
     if not inputs and not outputs:
         return model
-    tensors = model.graph.tensors()
+    proto = onnx.shape_inference.infer_shapes(model.to_onnx())
+    model = Model.from_onnx(proto, model.source, model.names)
+    graph = model.graph
+    tensors = graph.tensors()
     for option in (*inputs, *outputs):
         if option.name not in tensors:
             raise InputError(
                 f"{model.source.path}: no tensor is called {option.name!r}; "
                 f"{nearest(option.name, tensors)}"
             )
+    before = {id(tensor): tensor for tensor in graph.inputs}
     if inputs:
-        model.graph.inputs = [_as_input(tensors[o.name], o) for o in inputs]
+        graph.inputs = [_as_input(tensors[o.name], o) for o in inputs]
     if outputs:
-        model.graph.outputs = [tensors[option.name] for option in outputs]
-        for tensor in model.graph.outputs:
-            tensor.dtype = tensor.dtype or np.float32
-    model.graph.cleanup().toposort()
+        graph.outputs = [_as_output(tensors[option.name]) for option in outputs]
+    graph.cleanup().toposort()
+    left = before.keys() - {id(tensor) for tensor in graph.inputs}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if id(tensor) in left:
+                raise InputError(
+                    f"{model.source.path}: the outputs need the input {tensor.name!r} too; name it "
+                    "in --inputs"
+                )
     return model
+
+
+def _as_output(tensor: gs.Tensor) -> gs.Tensor:
+    if tensor.shape is None or tensor.dtype is None:
+        raise InputError(f"the type or shape of {tensor.name!r} is not known; cut elsewhere")
+    return tensor
 
 
 def _as_input(tensor: gs.Tensor, option: TensorOption) -> gs.Tensor:

@@ -1,0 +1,121 @@
+"""A net and its weights -> `Model`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.convert.caffe._emitter import FREE, BatchIsFixed, Blob, Emitter
+from onnxgraft.convert.caffe._layers import LAYERS
+from onnxgraft.convert.caffe._net import Layer, Net, read_net
+from onnxgraft.convert.caffe._wire import read_caffemodel
+from onnxgraft.errors import ModelError, NotSupportedError, nearest
+from onnxgraft.files import sha256
+from onnxgraft.model import Model, Origin, Source
+from onnxgraft.runtime import Array
+
+__all__ = ["convert_caffe"]
+
+_MOST_VALUES = 1 << 33
+
+
+def convert_caffe(
+    path: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    opset: int,
+) -> tuple[Model, list[str]]:
+    """Convert a prototxt and its caffemodel.
+
+    Args:
+        path: The prototxt.
+        weights: The caffemodel; None where the net has no weights but by fillers.
+        shapes: Of inputs for which the net gives none.
+        opset: Of the ONNX graph.
+
+    Returns:
+        The model, and a sentence for each thing that was left out.
+
+    Raises:
+        ModelError: The files are damaged or do not fit each other.
+        NotSupportedError: A layer can't be converted.
+    """
+    blobs: Mapping[str, list[Array]] = {} if weights is None else read_caffemodel(weights)
+    net = read_net(path, blobs, shapes)
+    notes = list(net.notes)
+    try:
+        try:
+            graph, names = _graph(net, opset, free=True)
+        except BatchIsFixed:
+            graph, names = _graph(net, opset, free=False)
+            notes.append("the batch is fixed: a layer of the net depends on its number")
+    except ModelError as error:
+        raise type(error)(f"{Path(path)}: {error}") from error
+    except NotSupportedError as error:
+        raise NotSupportedError(f"{Path(path)}: {error}") from error
+    source = Source(os.fspath(path), "caffe", sha256(path))
+    return Model(graph, source, names), notes
+
+
+def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin]]:
+    """Return the graph of a net and the blob of each tensor, with the batch free or as it says."""
+    out = Emitter(opset)
+    blobs: dict[str, Blob] = {}
+    for name, shape in net.inputs.items():
+        dims = (FREE, *shape[1:]) if free and len(shape) > 1 else shape
+        if -1 in dims[1:]:
+            raise ModelError(f"only the first dimension of {name!r} can be free: {list(dims)}")
+        tensor = gs.Variable(name, np.float32, ["N" if dim == FREE else dim for dim in dims])
+        blobs[name] = Blob(tensor, tuple(dims))
+    inputs = [blob.tensor for blob in blobs.values()]
+    for layer in net.layers:
+        _add(layer, blobs, out)
+    outputs = [blobs[name].tensor for name in net.outputs]
+    for name, tensor in zip(net.outputs, outputs, strict=True):
+        tensor.shape = [
+            dim if dim != FREE else (f"{name}.{axis}" if axis or not free else None)
+            for axis, dim in enumerate(blobs[name].shape)
+        ]
+        if tensor.shape and tensor.shape[0] is None:
+            tensor.shape[0] = "N" if len(blobs[name].shape) > 1 else f"{name}.0"
+    used = {name for layer in net.layers for name in layer.bottoms}
+    graph = gs.Graph(
+        out.nodes,
+        [tensor for tensor in inputs if tensor.name in used],
+        outputs,
+        name=net.name,
+        opset=opset,
+        producer_name="onnxgraft",
+    )
+    graph.ir_version = 8
+    names = {name: Origin(net.blobs[name]) for name in blobs if name in net.blobs}
+    return graph, names
+
+
+def _add(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
+    """Convert one layer and name what it makes after its tops."""
+    converter = LAYERS.get(layer.type)
+    out.layer = layer
+    if converter is None:
+        hint = nearest(layer.type, LAYERS)
+        raise out.refuse(
+            f"layers of this type can't be converted ({hint})" if "mean" in hint
+            else "layers of this type can't be converted"
+        )  # fmt: skip
+    made = converter(layer, [blobs[name] for name in layer.bottoms], out)
+    if len(made) < len(layer.tops):
+        raise ModelError(f"{layer}: it has {len(layer.tops)} tops, {len(made)} were expected")
+    for name, blob in zip(layer.tops, made, strict=False):
+        if any(blob.tensor is other.tensor for other in blobs.values()):
+            blob = out.unary("Identity", blob)  # the layer does nothing, but the top has a name
+        size = 1
+        for dim in blob.shape:
+            size *= abs(dim)
+        if size > _MOST_VALUES or (blob.shape and 0 in blob.shape):
+            raise ModelError(f"{layer}: its output {name!r} would be {blob.shape}")
+        blob.tensor.name = name
+        blobs[name] = blob

@@ -1,0 +1,247 @@
+"""BatchNorm, the forks' BN, MVN and Normalize."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.convert.caffe import reference_arithmetic as reference
+from tests.convert.caffe.net import (
+    Case,
+    assert_close,
+    case,
+    cases,
+    check,
+    inputs,
+    layer,
+    load,
+    normal,
+    positive,
+    run,
+)
+
+from onnxgraft.errors import InputError
+from onnxgraft.runtime import Array
+
+X = 2 + normal(3, 4, 5, 6)
+MEAN, VARIANCE = normal(4), positive(4)
+
+
+def norm(
+    name: str,
+    params: str = "",
+    x: Array = X,
+    mean: Array = MEAN,
+    variance: Array = VARIANCE,
+    factor: float = 1.0,
+    *,
+    opencv: str = "",
+    **how: Any,
+) -> Case:
+    """Return a BatchNorm of stored statistics."""
+    blobs = (mean, variance, np.asarray([factor], np.float32))
+    function = partial(reference.batch_norm, mean=mean, variance=variance, factor=blobs[2], **how)
+    return case(name, "BatchNorm", params, function, x, blobs=blobs, opencv=opencv)
+
+
+def batch_norm(params: str) -> str:
+    return f"batch_norm_param {{ {params} }}"
+
+
+NORMS = [
+    norm("defaults"),
+    norm("the_statistics_are_divided_by_the_factor", factor=999.98),
+    norm("a_small_factor", factor=1e-3),
+    norm("a_factor_of_0_makes_the_statistics_0", factor=0.0),
+    norm("eps", batch_norm("eps: 0.1"), eps=0.1),
+    norm("a_small_variance_shows_the_default_eps", variance=1e-5 * VARIANCE),
+    norm("global_statistics_by_name", batch_norm("use_global_stats: true")),
+    norm("two_axes", x=normal(3, 4)),
+    norm("three_axes", x=normal(3, 4, 5)),
+    norm("five_axes", x=normal(3, 4, 2, 3, 2)),
+    norm(
+        "three_params_are_not_weights",
+        "param { lr_mult: 0 } param { lr_mult: 0 } param { lr_mult: 0 }",
+    ),
+]
+
+OF_THE_BATCH = [
+    case(
+        f"{name}_{axes}",
+        "BatchNorm",
+        batch_norm(f"use_global_stats: false {params}"),
+        partial(reference.batch_norm_of_the_batch, **how),
+        x,
+        blobs=(MEAN, VARIANCE, np.ones(1, np.float32)),
+        opencv="refused beyond one sample",
+    )
+    for name, params, how in (("defaults", "", {}), ("eps", "eps: 0.5", {"eps": 0.5}))
+    for axes, x in (("four_axes", X), ("two_axes", normal(3, 4)))
+    if axes == "four_axes" or name == "eps"
+]
+
+SEGNET = [
+    case(
+        name,
+        "BN",
+        "bn_param { bn_mode: INFERENCE }",
+        partial(reference.bn_segnet, slope=slope, shift=shift),
+        X,
+        blobs=(slope, shift),
+        opencv="unknown layer",
+    )
+    for name, slope, shift in (
+        ("blobs_of_four_axes", normal(1, 4, 1, 1), normal(1, 4, 1, 1, seed=1)),
+        ("blobs_of_one_axis", normal(4), normal(4, seed=1)),
+    )
+]
+
+STATISTICS = (normal(1, 4, 1, 1), normal(1, 4, 1, 1, seed=1), normal(1, 4, 1, 1, seed=2),
+              positive(1, 4, 1, 1))  # fmt: skip
+
+PSPNET = [
+    case(
+        name,
+        "BN",
+        f"bn_param {{ {params} }}",
+        partial(
+            reference.bn_pspnet,
+            slope=STATISTICS[0],
+            bias=STATISTICS[1],
+            mean=STATISTICS[2],
+            variance=STATISTICS[3],
+            **how,
+        ),
+        X,
+        blobs=STATISTICS,
+        opencv="unknown layer",
+    )
+    for name, params, how in (
+        ("defaults", "frozen: true", {}),
+        ("eps", "eps: 0.1", {"eps": 0.1}),
+        ("params_and_fillers", "slope_filler { value: 1 } bias_filler { value: 0 }", {}),
+    )
+]
+
+MVNS = [
+    case(
+        name,
+        "MVN",
+        f"mvn_param {{ {params} }}" if params else "",
+        partial(reference.mvn, **how),
+        x,
+        opencv=opencv,
+    )
+    for name, params, how, x, opencv in (
+        ("each_plane", "", {}, X, ""),
+        ("across_channels", "across_channels: true", {"across_channels": True}, X, ""),
+        ("mean_alone", "normalize_variance: false", {"variance": False}, X, ""),
+        (
+            "mean_alone_across_channels",
+            "normalize_variance: false across_channels: true",
+            {"variance": False, "across_channels": True},
+            X,
+            "",
+        ),
+        ("eps_is_outside_the_root", "eps: 0.5", {"eps": 0.5}, X, "eps is inside the root"),
+        (
+            "an_equal_plane_is_0",
+            "",
+            {},
+            np.concatenate([X[:, :3], np.full((3, 1, 5, 6), 2, np.float32)], axis=1),
+            "",
+        ),
+    )
+]
+
+
+def normalized(
+    name: str, params: str, factor: Array | None, *, opencv: str = "", **how: Any
+) -> Case:
+    """Return an SSD Normalize."""
+    return case(
+        name,
+        "Normalize",
+        f"norm_param {{ {params} }}" if params else "",
+        partial(reference.normalize, factor=factor, **how),
+        X,
+        blobs=() if factor is None else (factor,),
+        opencv=opencv,
+    )
+
+
+SSD = "across_spatial: false channel_shared: false"
+
+NORMALIZE = [
+    normalized("ssd", SSD, positive(4), across_spatial=False),
+    normalized("defaults_with_one_factor", "", positive(1)),
+    normalized("a_factor_without_axes", "", np.asarray(1.5, np.float32),
+               opencv="a blob without axes"),
+    normalized("each_position_with_one_factor", "across_spatial: false", positive(1),
+               across_spatial=False),
+    normalized("whole_samples_with_channel_factors", "channel_shared: false", positive(4),
+        opencv="refused"),
+    normalized("eps_is_inside_the_root", f"{SSD} eps: 5", positive(4), across_spatial=False,
+               eps=5.0),
+]  # fmt: skip
+
+
+@cases(NORMS)
+def test_batch_norm(case: Case) -> None:
+    check(case)
+
+
+@cases(OF_THE_BATCH)
+def test_batch_norm_told_not_to_use_the_stored_statistics_uses_the_batch(case: Case) -> None:
+    check(case)
+
+
+@cases(SEGNET)
+def test_bn_of_segnet_has_two_blobs(case: Case) -> None:
+    check(case)
+
+
+@cases(PSPNET)
+def test_bn_of_pspnet_has_four_blobs(case: Case) -> None:
+    check(case)
+
+
+@cases(MVNS)
+def test_mvn(case: Case) -> None:
+    check(case)
+
+
+@cases(NORMALIZE)
+def test_normalize(case: Case) -> None:
+    check(case)
+
+
+def test_a_normalize_without_weights_has_those_of_its_filler() -> None:
+    x = normal(2, 4, 5, 6)
+    params = f'norm_param {{ {SSD} scale_filler {{ type: "constant" value: 20 }} }}'
+    expected = 20 * reference.normalize(x.astype(np.float64), across_spatial=False)
+    text = inputs(x=x.shape) + layer("Normalize", params=params)
+    assert_close(run(text, None, {"x": x}), {"y": expected})
+
+
+def test_bn_of_segnet_in_its_learning_mode_is_refused() -> None:
+    text = inputs(x=X.shape) + layer("BN", params="bn_param { bn_mode: LEARN }")
+    with pytest.raises(InputError, match="it"):
+        load(text, {"it": ("BN", (normal(1, 4, 1, 1), normal(1, 4, 1, 1)))})
+
+
+def test_batch_norm_then_scale() -> None:
+    factor, gamma, beta = np.asarray([2], np.float32), normal(4, seed=3), normal(4, seed=4)
+    text = (
+        inputs(x=X.shape)
+        + layer("BatchNorm", "x", "x", name="norm")
+        + layer("Scale", "x", "y", "scale_param { bias_term: true }", name="affine")
+    )
+    weights = {
+        "norm": ("BatchNorm", (MEAN, VARIANCE, factor)),
+        "affine": ("Scale", (gamma, beta)),
+    }
+    middle = reference.batch_norm(X.astype(np.float64), MEAN, VARIANCE, factor)
+    assert_close(run(text, weights, {"x": X}), {"y": reference.scale(middle, gamma, beta)})

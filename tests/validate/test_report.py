@@ -1,0 +1,337 @@
+"""The views of a report: HTML, JUnit, JSON and the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from onnxgraft.report import CandidateRow, LatencyRow, OutputRow, Report, StageRow
+from onnxgraft.validate import render, write_html, write_junit
+
+EVIL = "<script>alert('x')</script>"
+
+
+def output(name: str = "prob:0", sqnr: float = 41.25) -> OutputRow:
+    """Return what one output of a candidate measured."""
+    return OutputRow(name, 0.0125, 0.0034, 0.0175, 0.998765, sqnr, 0.9925, 0)
+
+
+def report_of(title: str = "fcn8s_camvid.pb") -> Report:
+    """Return a report as a deployment of a segmentation network fills it."""
+    metrics = {"class mIoU": 61.254, "category mIoU": 78.119}
+    per_class = {"sky": 91.5, "building": 75.25}
+    names = ["openvino fp32", "onnxruntime fp32", "openvino int8", "onnxruntime int8"]
+    return Report(
+        title=title,
+        source=f"models/{title}",
+        samples=233,
+        stages=[
+            StageRow("converted", None, 412, 1.5e-6, 2.1e-7, 1e-4, True, 3.21),
+            StageRow("cleaned", 412, 97, 1.7e-6, 2.4e-7, 1e-4, True, 0.87),
+            StageRow("int8 graph for onnxruntime", 97, 1201, 0.31, 0.044, None, True, 12.5),
+            StageRow("int8 graph for openvino", 97, 1003, 0.29, 0.041, None, True, 11.5),
+        ],
+        candidates=[
+            CandidateRow("tensorflow", [], metrics, per_class, True, "the original"),
+            *(
+                CandidateRow(
+                    name, [output()], {k: v - 0.3 for k, v in metrics.items()}, per_class,
+                    name != "onnxruntime int8", "class mIoU -0.30 points, -1.00 allowed",
+                )
+                for name in names
+            ),
+        ],
+        latency=[
+            LatencyRow(name, batch, 1234.56 * batch / (i + 1), 1300.1, 1400.2, 50)
+            for batch in (1, 16)
+            for i, name in enumerate(["tensorflow", *names])
+        ],
+        operators_before={"Conv": 16, "Transpose": 40, "Identity": 100},
+        operators_after={"Conv": 16, "Relu": 15},
+        float_layers=[("onnxruntime", "upscore/conv2d_transpose", "no INT8 ConvTranspose")],
+        notes=["is_training was frozen to False for inference"],
+        artifacts={"model": "out/model.onnx"},
+    )  # fmt: skip
+
+
+class Reader(HTMLParser):
+    """Collects the tags and the text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        assert not [name for name, _ in attrs if name.startswith("on")]
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page_of(report: Report, folder: Path) -> str:
+    """Return the HTML of a report."""
+    write_html(report, folder / "report.html")
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+# HTML.
+
+
+def test_html_is_well_formed_and_needs_nothing_else(tmp_path: Path) -> None:
+    page = page_of(report_of(), tmp_path)
+    reader = Reader(page)
+    assert reader.open == []
+    assert not {"script", "link", "img", "iframe"} & set(reader.tags)
+    assert "http" not in page
+
+
+def test_html_contains_the_numbers(tmp_path: Path) -> None:
+    text = " ".join(Reader(page_of(report_of(), tmp_path)).text.split())
+    for number in (
+        "1.50e-06", "2.10e-07", "412", "97",  # a stage
+        "61.25", "78.12", "60.95", "77.82", "233 samples",  # metrics
+        "1.25e-02", "3.40e-03", "1.75e-02", "0.998765", "41.2", "99.25 %",  # an output
+        "91.50", "75.25",  # classes
+        "1234.56", "617.28", "1300.10", "1400.20", "2.00x", "0.8",  # latency
+        "Transpose", "upscore/conv2d_transpose", "no INT8 ConvTranspose",
+        "is_training was frozen to False for inference", "out/model.onnx",
+    ):  # fmt: skip
+        assert number in text, number
+
+
+@pytest.mark.parametrize("failing", [False, True], ids=["passed", "failed"])
+def test_html_tells_the_verdict(tmp_path: Path, failing: bool) -> None:
+    report = report_of()
+    report.candidates[-1].passed = not failing
+    text = " ".join(Reader(page_of(report, tmp_path)).text.split())
+    assert f"fcn8s_camvid.pb {'failed' if failing else 'passed'}" in text
+    assert ("FAIL" in text) is failing
+
+
+def evil_report() -> Report:
+    """Return a report in which every name is a script."""
+    report = report_of(EVIL)
+    report.source = EVIL
+    report.stages[0].stage = EVIL
+    for row in report.candidates:
+        row.name = row.verdict = EVIL
+        row.metrics = {EVIL: 1.0}
+        row.per_class = {EVIL: 1.0}
+        for measured in row.outputs:
+            measured.output = EVIL
+    report.latency[0].name = EVIL
+    report.operators_before = report.operators_after = {EVIL: 1}
+    report.float_layers = [(EVIL, EVIL, EVIL)]
+    report.notes = [EVIL]
+    report.artifacts = {EVIL: EVIL}
+    report.versions = {EVIL: EVIL}
+    return report
+
+
+def test_html_escapes_whatever_comes_from_a_model(tmp_path: Path) -> None:
+    page = page_of(evil_report(), tmp_path)
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(" in page
+    assert "script" not in Reader(page).tags
+
+
+def test_html_of_a_report_with_nothing_in_it(tmp_path: Path) -> None:
+    reader = Reader(page_of(Report("empty.pb", "empty.pb"), tmp_path))
+    assert "empty.pb passed" in " ".join(reader.text.split())
+    assert reader.open == []
+
+
+def test_html_of_an_exact_candidate_has_an_infinite_ratio(tmp_path: Path) -> None:
+    report = report_of()
+    report.candidates[1].outputs = [output(sqnr=math.inf)]
+    assert "<td>inf</td>" in page_of(report, tmp_path)
+
+
+def test_html_of_a_class_that_one_candidate_lacks(tmp_path: Path) -> None:
+    report = report_of()
+    report.candidates[2].per_class = {"sky": 12.34}
+    assert "12.34" in page_of(report, tmp_path)
+
+
+def test_html_shows_a_class_that_only_a_candidate_answers(tmp_path: Path) -> None:
+    # Neither the labels nor the original have it, but a candidate wrongly answers it.
+    report = report_of()
+    report.candidates[2].per_class = {"sky": 12.34, "bicyclist": 0.0}
+    assert "bicyclist" in page_of(report, tmp_path)
+
+
+# JUnit.
+
+
+def suite_of(report: Report, folder: Path) -> ElementTree.Element:
+    """Return the parsed JUnit of a report."""
+    write_junit(report, folder / "junit.xml")
+    return ElementTree.parse(folder / "junit.xml").getroot()
+
+
+def test_junit_has_a_case_for_each_stage_and_candidate(tmp_path: Path) -> None:
+    suite = suite_of(report_of(), tmp_path)
+    assert suite.tag == "testsuite"
+    assert suite.get("name") == "fcn8s_camvid.pb"
+    assert suite.get("tests") == "9"
+    assert suite.get("failures") == "1"
+    cases = suite.findall("testcase")
+    assert [case.get("classname") for case in cases] == (
+        ["onnxgraft.stage"] * 4 + ["onnxgraft.candidate"] * 5
+    )
+    assert cases[1].get("name") == "cleaned"
+    assert cases[1].get("time") == "0.870"
+
+
+def test_junit_tells_why_a_case_failed(tmp_path: Path) -> None:
+    report = report_of()
+    report.stages[1].passed = False
+    cases = suite_of(report, tmp_path).findall("testcase")
+    failed = {case.get("name"): case.find("failure") for case in cases}
+    messages = {n: f.get("message") for n, f in failed.items() if f is not None}
+    assert messages == {
+        "cleaned": "2.40e-07 of the range",
+        "onnxruntime int8": "class mIoU -0.30 points, -1.00 allowed",
+    }
+
+
+def test_junit_keeps_any_name_as_text(tmp_path: Path) -> None:
+    suite = suite_of(evil_report(), tmp_path)
+    assert suite.get("name") == EVIL
+    assert "<script" not in (tmp_path / "junit.xml").read_text()
+
+
+# What a file may be called, but XML and UTF-8 can't hold: an escape character, and the surrogate
+# that stands for a byte of a name that is no UTF-8.
+AWKWARD = ["net\x1b.pb", "net\udcff.pb"]
+
+
+@pytest.mark.parametrize("name", AWKWARD, ids=["escape", "no_utf8"])
+def test_html_is_written_whatever_the_name(tmp_path: Path, name: str) -> None:
+    assert "fcn" not in page_of(report_of(name), tmp_path)
+
+
+@pytest.mark.parametrize("name", AWKWARD, ids=["escape", "no_utf8"])
+def test_junit_is_xml_whatever_the_name(tmp_path: Path, name: str) -> None:
+    report = report_of(name)
+    report.stages[0].stage = name
+    assert suite_of(report, tmp_path).get("tests") == "9"
+
+
+# JSON.
+
+
+def test_json_has_null_for_what_is_not_finite(tmp_path: Path) -> None:
+    report = report_of()
+    report.candidates[1].outputs = [output(sqnr=math.inf)]
+    report.stages[0].relative = math.inf
+    report.candidates[2].metrics["class mIoU"] = math.nan
+    report.save(tmp_path / "report.json")
+
+    def refuse(name: str) -> float:
+        raise AssertionError(name)
+
+    found = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    assert found["candidates"][1]["outputs"][0]["sqnr"] is None
+    assert found["stages"][0]["relative"] is None
+    assert found["candidates"][2]["metrics"]["class mIoU"] is None
+    assert found["candidates"][2]["outputs"][0]["sqnr"] == 41.25
+
+
+@pytest.mark.parametrize(
+    ("part", "passed"), [("none", True), ("stage", False), ("candidate", False)]
+)
+def test_a_report_passes_if_all_of_it_does(part: str, passed: bool) -> None:
+    report = report_of()
+    report.candidates[-1].passed = part != "candidate"
+    report.stages[-1].passed = part != "stage"
+    assert report.passed is passed
+    assert report.to_json()["passed"] is passed
+
+
+def test_json_tells_versions_and_the_time(tmp_path: Path) -> None:
+    found = report_of().to_json()
+    assert {"python", "numpy", "onnx", "onnxruntime", "onnxgraft"} <= set(found["versions"])
+    assert found["created"].endswith("+00:00")
+
+
+# The terminal.
+
+
+def screen_of(report: Report, width: int = 80) -> list[str]:
+    """Return the lines that a terminal shows."""
+    stream = io.StringIO()
+    render(report, Console(file=stream, width=width, force_terminal=False))
+    return stream.getvalue().splitlines()
+
+
+def test_a_terminal_of_80_columns_shows_everything() -> None:
+    lines = screen_of(report_of())
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    assert "…" not in text
+    for shown in (
+        "int8 graph for onnxruntime", "412 -> 97", "1.7e-06", "see below",
+        "class mIoU", "category mIoU", "onnxruntime int8", "60.95", "77.82", "0.9988", "99.25 %",
+        "FAIL", "1234.56", "617.28", "speed-up", "2.00x", "233 samples",
+        "is_training was frozen to False for inference",
+    ):  # fmt: skip
+        assert shown in text, shown
+
+
+def test_long_sentences_are_wrapped_and_not_cut() -> None:
+    report = report_of()
+    report.notes = [" ".join(f"word{i}" for i in range(60))]
+    lines = screen_of(report)
+    assert max(map(len, lines)) <= 80
+    assert all(f"word{i}" in "\n".join(lines) for i in range(60))
+
+
+def test_names_in_square_brackets_are_shown_as_they_are() -> None:
+    report = report_of("net[v2].pb")
+    report.notes = ["Print[0] was dropped", "give its shape with x:0[1,224,224,3]", "[red] stays"]
+    report.float_layers = [("tensorrt", "(Unnamed Layer* 22) [Constant]", "asked for")]
+    report.stages[0].stage = "graph [bold]"
+    report.candidates[1].name = "engine [int8]"
+    report.latency[0].name = "engine [fp32]"
+    text = "\n".join(screen_of(report))
+    for name in (
+        "net[v2].pb", "Print[0] was dropped", "x:0[1,224,224,3]", "[red] stays",
+        "(Unnamed Layer* 22) [Constant]", "graph [bold]", "engine [int8]", "engine [fp32]",
+    ):  # fmt: skip
+        assert name in text, name
+
+
+def test_a_name_that_looks_like_a_closing_tag_does_not_break_the_report() -> None:
+    report = report_of()
+    report.notes = ["[/red]"]
+    assert "[/red]" in "\n".join(screen_of(report))
+
+
+def test_a_report_of_outputs_without_a_metric() -> None:
+    report = report_of()
+    for row in report.candidates:
+        row.metrics = {}
+    lines = screen_of(report)
+    assert max(map(len, lines)) <= 80
+    assert "cosine" in "\n".join(lines)
+
+
+def test_an_empty_report_prints_nothing() -> None:
+    assert screen_of(Report("empty.pb", "empty.pb")) == []
