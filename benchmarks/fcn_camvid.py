@@ -67,7 +67,7 @@ def main() -> None:
         clean = folder / "out/model.onnx"
         openvino_fp32 = folder / "openvino_fp32"
         engine.build(Model.load(clean), openvino_fp32, "openvino")
-        cut = recipe.inputs, recipe.outputs, tuple(recipe.set)
+        cut = None, recipe.inputs, recipe.outputs, tuple(recipe.set)
         latency = bench(
             [
                 BenchTarget("TensorFlow FP32", "original", recipe.model, *cut),

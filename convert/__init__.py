@@ -137,10 +137,18 @@ def original(
     return TensorFlow(read_graphdef(path, *options, parse_values(values)))
 
 
-def inspect(path: str | os.PathLike[str]) -> Inspection:
+def inspect(
+    path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None
+) -> Inspection:
     """Return what a model file holds: inputs, outputs, operators, and what stands in the way."""
-    if detect(path) == "onnx":
+    framework = detect(path)
+    _check_weights(framework, path, weights)
+    if framework == "onnx":
         return inspect_onnx(Model.load(path))
+    if framework == "caffe":
+        from onnxgraft.convert.caffe import inspect_caffe
+
+        return inspect_caffe(path, weights)
     from onnxgraft.convert._graphdef import parse_graphdef
 
     return inspect_graphdef(existing_file(path, "the model"), parse_graphdef(path))

@@ -25,6 +25,8 @@ class Inspection:
         parameters: Number of values in constants.
         variables: Variables that are not frozen.
         training: Placeholders that switch between training and inference.
+        layers: Of a Caffe network: one line each, with the shapes of its tops.
+        notes: A sentence for each thing that is left out, or can't be converted.
     """
 
     path: str
@@ -35,6 +37,8 @@ class Inspection:
     parameters: int
     variables: list[str] = field(default_factory=list)
     training: list[str] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def inspect_onnx(model: Model) -> Inspection:

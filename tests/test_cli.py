@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+
 from tests.conftest import Cli, model_of
 
 
@@ -130,7 +131,6 @@ def test_a_wrong_recipe_names_the_field(tmp_path: Path, cli: Cli) -> None:
         ["calibrate", "--data", "images", "-o", "r.json", "--cache-out", "c"],
         ["quantize", "--cache", "c", "--target", "tensorrt", "-o", "q.onnx"],
         ["quantize", "--ranges", "r", "--budget", "top1=1", "--target", "tensorrt", "-o", "q.onnx"],
-        ["inspect", "--weights", "net.caffemodel"],
         ["build", "--target", "openvino", "--precision", "fp16", "-o", "e"],
     ],
     ids=" ".join,

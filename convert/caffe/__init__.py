@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxgraft.convert.caffe._convert import convert_caffe
 from onnxgraft.convert.caffe._emitter import Blob, Emitter
+from onnxgraft.convert.caffe._inspect import inspect_caffe
 from onnxgraft.convert.caffe._layers import LAYERS, register
 from onnxgraft.convert.caffe._net import Layer, Net, read_net
 from onnxgraft.convert.caffe._original import OpenCvDnn, original_caffe
@@ -17,6 +18,7 @@ __all__ = [
     "Net",
     "OpenCvDnn",
     "convert_caffe",
+    "inspect_caffe",
     "original_caffe",
     "read_caffemodel",
     "read_net",

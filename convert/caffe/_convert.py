@@ -18,7 +18,7 @@ from onnxgraft.files import sha256
 from onnxgraft.model import Model, Origin, Source
 from onnxgraft.runtime import Array
 
-__all__ = ["convert_caffe"]
+__all__ = ["add_layer", "convert_caffe", "input_blobs"]
 
 _MOST_VALUES = 1 << 33
 
@@ -64,16 +64,10 @@ def convert_caffe(
 def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin]]:
     """Return the graph of a net and the blob of each tensor, with the batch free or as it says."""
     out = Emitter(opset)
-    blobs: dict[str, Blob] = {}
-    for name, shape in net.inputs.items():
-        dims = (FREE, *shape[1:]) if free and len(shape) > 1 else shape
-        if -1 in dims[1:]:
-            raise ModelError(f"only the first dimension of {name!r} can be free: {list(dims)}")
-        tensor = gs.Variable(name, np.float32, ["N" if dim == FREE else dim for dim in dims])
-        blobs[name] = Blob(tensor, tuple(dims))
+    blobs = input_blobs(net, free)
     inputs = [blob.tensor for blob in blobs.values()]
     for layer in net.layers:
-        _add(layer, blobs, out)
+        add_layer(layer, blobs, out)
     outputs = [blobs[name].tensor for name in net.outputs]
     for name, tensor in zip(net.outputs, outputs, strict=True):
         tensor.shape = [
@@ -96,7 +90,19 @@ def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin
     return graph, names
 
 
-def _add(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
+def input_blobs(net: Net, free: bool) -> dict[str, Blob]:
+    """Return the inputs of a net, by name, with the batch free or as the net says."""
+    blobs: dict[str, Blob] = {}
+    for name, shape in net.inputs.items():
+        dims = (FREE, *shape[1:]) if free and len(shape) > 1 else shape
+        if -1 in dims[1:]:
+            raise ModelError(f"only the first dimension of {name!r} can be free: {list(dims)}")
+        tensor = gs.Variable(name, np.float32, ["N" if dim == FREE else dim for dim in dims])
+        blobs[name] = Blob(tensor, tuple(dims))
+    return blobs
+
+
+def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
     """Convert one layer and name what it makes after its tops."""
     converter = LAYERS.get(layer.type)
     out.layer = layer

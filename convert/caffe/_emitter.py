@@ -57,9 +57,16 @@ def axis_of(layer: Layer, axis: int, rank: int) -> int:
 class Emitter:
     """Collects the graph; the layer at hand gives nodes and constants their names."""
 
-    def __init__(self, opset: int) -> None:
-        """Begin with an empty graph."""
+    def __init__(self, opset: int, weightless: bool = False) -> None:
+        """Begin with an empty graph.
+
+        Args:
+            opset: Of the graph.
+            weightless: Take zeros for weights that are not there: only shapes are wanted.
+        """
         self.opset = opset
+        self.weightless = weightless
+        self.parameters = 0
         self.nodes: list[gs.Node] = []
         self.layer: Layer | None = None
         self._names: dict[str, int] = {}
@@ -163,6 +170,9 @@ class Emitter:
         layer = self._layer
         if FREE in shape:
             raise BatchIsFixed
+        self.parameters += math.prod(shape)
+        if self.weightless:
+            return np.broadcast_to(np.float32(0), shape)
         if index < len(layer.blobs):
             blob = layer.blobs[index]
             if [d for d in blob.shape if d != 1] != [d for d in shape if d != 1]:

@@ -14,8 +14,8 @@ from onnxgraft.convert.caffe._emitter import Blob, Emitter, axis_of
 from onnxgraft.convert.caffe._net import Layer
 
 __all__ = [
-    "absval", "bnll", "clip", "elu", "exp", "identity", "log", "power", "prelu", "python", "relu", "relu6",
-    "sigmoid", "softmax", "swish", "tanh", "threshold",
+    "absval", "bnll", "clip", "elu", "exp", "identity", "log", "power", "prelu", "python", "relu",
+    "relu6", "sigmoid", "softmax", "swish", "tanh", "threshold",
 ]  # fmt: skip
 
 

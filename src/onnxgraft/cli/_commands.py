@@ -52,7 +52,7 @@ class PrecisionName(StrEnum):
     int8 = "int8"
 
 
-ModelFile = Annotated[Path, typer.Argument(help="A frozen TensorFlow graph or an ONNX file.")]
+ModelFile = Annotated[Path, typer.Argument(help="A TensorFlow graph, a prototxt or an ONNX file.")]
 OnnxFile = Annotated[Path, typer.Argument(help="An ONNX file.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="What to write.")]
 Weights = Annotated[Path | None, typer.Option(help="A Caffe network's weights.")]
@@ -73,8 +73,7 @@ def inspect(model: ModelFile, weights: Weights = None, as_json: Json = False) ->
     """Print what a model file holds: inputs, outputs, operators, training leftovers."""
     from onnxgraft import convert
 
-    _no_weights(weights)
-    found = convert.inspect(model)
+    found = convert.inspect(model, weights)
 
     def text(console: Console) -> None:
         say(console, f"{found.path}: {found.framework}, {found.parameters:,} parameters")
@@ -83,13 +82,16 @@ def inspect(model: ModelFile, weights: Weights = None, as_json: Json = False) ->
             ("outputs", found.outputs),
             ("variables left", found.variables),
             ("training flags", found.training),
+            ("layers", found.layers),
+            ("notes", found.notes),
         ):
             if lines:
                 console.print(f"[bold]{title}[/]")
                 for line in lines:
                     say(console, f"  {line}")
         operators = ", ".join(f"{count} {op}" for op, count in found.operators.items())
-        console.print(f"[bold]{sum(found.operators.values())} nodes[/]\n  {operators}")
+        total = sum(found.operators.values())
+        console.print(f"[bold]{total} nodes[/]\n  {operators}", highlight=False)
 
     return Outcome(asdict(found), text)
 
@@ -111,9 +113,8 @@ def convert(
     """Convert a model to a clean ONNX graph and compare it with the original."""
     from onnxgraft import pipeline
 
-    _no_weights(weights)
     done = pipeline.convert(
-        model, inputs=inputs, outputs=outputs, values=values, opset=opset,
+        model, weights=weights, inputs=inputs, outputs=outputs, values=values, opset=opset,
         io_layout=io_layout.value, raw=raw, verify=not no_verify,
     )  # fmt: skip
     done.model.save(out)
@@ -314,10 +315,9 @@ def validate(
     from onnxgraft import pipeline
     from onnxgraft.validate import render
 
-    _no_weights(weights)
     _not_yet("--bisect", bisect)
     found = pipeline.validate(
-        original, candidate, data,
+        original, candidate, data, weights=weights,
         preprocess=_preprocess(preprocess), inputs=inputs, outputs=outputs, values=values,
         metric=metric, classes=classes, metric_output=metric_output, drop=drop, images=images,
     )  # fmt: skip
@@ -331,6 +331,7 @@ def bench(
     engines: Annotated[list[Path], typer.Argument(help="Engines or ONNX files.")],
     batch: Annotated[str, typer.Option(help="Batches: 1,4,16.")] = "1",
     against: Annotated[Path | None, typer.Option(help="The original, as the reference.")] = None,
+    weights: Weights = None,
     rounds: Annotated[int, typer.Option(help="How often they take turns.")] = 5,
     runs: Annotated[int, typer.Option(help="Inferences in a turn.")] = 10,
     as_json: Json = False,
@@ -341,7 +342,10 @@ def bench(
     from onnxgraft.validate import render
 
     rows = pipeline.bench(
-        pipeline.bench_targets(engines, against), batches=_numbers(batch), rounds=rounds, runs=runs
+        pipeline.bench_targets(engines, against, weights),
+        batches=_numbers(batch),
+        rounds=rounds,
+        runs=runs,
     )
     report = Report(title="latency", source=str(against or ""), latency=rows)
     data = {"latency": [{**asdict(r), "images_per_second": r.images_per_second} for r in rows]}
@@ -376,6 +380,7 @@ def deploy(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="A folder.")] = None,
     data: Annotated[str | None, typer.Option(help="Of a model file: to calibrate on.")] = None,
     validate_on: Annotated[str | None, typer.Option(help="Of a model file: to judge on.")] = None,
+    weights: Weights = None,
     preprocess: PreprocessFile = None,
     inputs: Inputs = None,
     outputs: Outputs = None,
@@ -392,8 +397,9 @@ def deploy(
         plan = pipeline.read_recipe(recipe, images=images)
     else:
         plan = pipeline.make_recipe(
-            recipe, data=data, validate_on=validate_on, preprocess=_preprocess(preprocess),
-            inputs=inputs, outputs=outputs, metric=metric, targets=_split(targets), images=images,
+            recipe, data=data, weights=weights, validate_on=validate_on,
+            preprocess=_preprocess(preprocess), inputs=inputs, outputs=outputs, metric=metric,
+            targets=_split(targets), images=images,
         )  # fmt: skip
     folder = out or Path(f"{recipe.stem}.onnxgraft")
     report = pipeline.deploy(plan, folder)
@@ -408,11 +414,6 @@ def deploy(
 COMMANDS = (
     inspect, convert, surgery, calibrate, quantize, build, validate, bench, infer, deploy,
 )  # fmt: skip
-
-
-def _no_weights(weights: Path | None) -> None:
-    if weights is not None:
-        raise NotSupportedError(f"--weights {weights}: Caffe networks can't be read yet")
 
 
 def _not_yet(option: str, used: object) -> None:

@@ -31,6 +31,7 @@ class BenchTarget:
         kind: ``original`` runs in its framework, ``engine`` is built, ``onnx`` runs in
             onnxruntime.
         path: Of the file.
+        weights: Of an original that is a Caffe network.
         inputs: Of an original: where it is cut.
         outputs: Likewise.
         values: Of an original: placeholders that are set.
@@ -39,6 +40,7 @@ class BenchTarget:
     name: str
     kind: Literal["original", "engine", "onnx"]
     path: str
+    weights: str | None = None
     inputs: str | None = None
     outputs: str | None = None
     values: tuple[str, ...] = ()
@@ -91,12 +93,16 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 
 
 def bench_targets(
-    engines: Sequence[str | os.PathLike[str]], against: str | os.PathLike[str] | None = None
+    engines: Sequence[str | os.PathLike[str]],
+    against: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
 ) -> list[BenchTarget]:
-    """Return what to time for a list of files, the original first."""
+    """Return what to time for a list of files, the original and its weights first."""
     targets = [BenchTarget(Path(path).name, _kind(path), os.fspath(path)) for path in engines]
     if against is not None:
-        targets.insert(0, BenchTarget(Path(against).name, "original", os.fspath(against)))
+        heavy = None if weights is None else os.fspath(weights)
+        original = BenchTarget(Path(against).name, "original", os.fspath(against), heavy)
+        targets.insert(0, original)
     return targets
 
 

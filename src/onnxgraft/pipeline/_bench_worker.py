@@ -31,6 +31,7 @@ def main() -> None:
                 engine = open_engine(
                     message["path"],
                     original=message["kind"] == "original",
+                    weights=message["weights"],
                     inputs=message["inputs"],
                     outputs=message["outputs"],
                     values=tuple(message["values"]),

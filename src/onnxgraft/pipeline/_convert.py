@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from onnxgraft import convert as stage
 from onnxgraft.compare import FLOAT_TOLERANCE, Verdict, judge
+from onnxgraft.errors import NotSupportedError
 from onnxgraft.model import Model
 from onnxgraft.progress import status
 from onnxgraft.reference import OnnxRuntime, random_feeds
@@ -43,6 +44,7 @@ class Converted:
 def convert(
     model: str | os.PathLike[str],
     *,
+    weights: str | os.PathLike[str] | None = None,
     inputs: str | None = None,
     outputs: str | None = None,
     values: Sequence[str] = (),
@@ -54,7 +56,8 @@ def convert(
     """Convert ``model``, clean the graph and compare it with the original.
 
     Args:
-        model: A frozen TensorFlow graph or an ONNX file.
+        model: A frozen TensorFlow graph, a Caffe prototxt or an ONNX file.
+        weights: Of a Caffe network.
         inputs: Where to cut the graph's beginning; None finds the inputs.
         outputs: Where to cut its end; None takes what nothing else consumes.
         values: Placeholders to set, such as ``is_training=false``.
@@ -65,14 +68,22 @@ def convert(
     """
     with status(f"converting {os.fspath(model)}"):
         lowered, notes = stage.load(
-            model, inputs=inputs, outputs=outputs, values=values, opset=opset, io_layout=io_layout
-        )
+            model, weights=weights, inputs=inputs, outputs=outputs, values=values, opset=opset,
+            io_layout=io_layout,
+        )  # fmt: skip
         cleaned, report = (lowered, None) if raw else run(lowered)
     result = Converted(cleaned, report, notes=notes)
     if verify:
+        try:
+            original = stage.original(
+                model, weights=weights, inputs=inputs, outputs=outputs, values=values
+            )
+        except NotSupportedError as error:
+            result.notes.append(f"not compared with the original: {error}")
+            return result
         with (
             status("comparing with the original"),
-            stage.original(model, inputs=inputs, outputs=outputs, values=values) as original,
+            original,
             OnnxRuntime(cleaned.to_onnx(), name="converted") as candidate,
         ):
             result.verdicts = parity(original, candidate)

@@ -82,8 +82,10 @@ class _Deployment:
         recipe, report = self.recipe, self.report
         with status(f"loading {recipe.model}"):
             self.original = self.stack.enter_context(
-                convert.original(recipe.model, inputs=recipe.inputs, outputs=recipe.outputs,
-                                 values=recipe.set)
+                convert.original(
+                    recipe.model, weights=recipe.weights, inputs=recipe.inputs,
+                    outputs=recipe.outputs, values=recipe.set,
+                )
             )  # fmt: skip
         calibration, validation = self._open_data()
         self.probe = list(validation.head(STAGE_SAMPLES))
@@ -94,11 +96,11 @@ class _Deployment:
         start = time.perf_counter()
         with status("converting"):
             lowered, notes = convert.load(
-                recipe.model, inputs=recipe.inputs, outputs=recipe.outputs, values=recipe.set,
-                opset=recipe.opset, io_layout=recipe.io_layout,
+                recipe.model, weights=recipe.weights, inputs=recipe.inputs, outputs=recipe.outputs,
+                values=recipe.set, opset=recipe.opset, io_layout=recipe.io_layout,
             )  # fmt: skip
         report.notes += notes
-        found = convert.inspect(recipe.model)
+        found = convert.inspect(recipe.model, recipe.weights)
         nodes = sum(found.operators.values())
         self._graph_stage("converted", nodes, lowered, FLOAT_TOLERANCE, start)
 
@@ -207,8 +209,8 @@ class _Deployment:
         recipe = self.recipe
         targets = [
             BenchTarget(
-                self.original.name, "original", recipe.model, recipe.inputs, recipe.outputs,
-                tuple(recipe.set),
+                self.original.name, "original", recipe.model, recipe.weights, recipe.inputs,
+                recipe.outputs, tuple(recipe.set),
             ),
             BenchTarget("onnxruntime fp32", "onnx", os.fspath(self.work / "model.onnx")),
         ]  # fmt: skip

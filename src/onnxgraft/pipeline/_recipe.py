@@ -86,6 +86,7 @@ class Recipe(_Section):
     """A whole deployment; the fields are the parameters of the commands that it chains."""
 
     model: str
+    weights: str | None = None
     inputs: str | None = None
     outputs: str | None = None
     set: tuple[str, ...] = ()
@@ -119,6 +120,8 @@ def read_recipe(path: str | os.PathLike[str], *, images: int | None = None) -> R
         (recipe, "model"), (recipe.calibrate, "data"), (recipe.validation, "data"),
     ):  # fmt: skip
         setattr(holder, name, os.path.normpath(file.parent / getattr(holder, name)))
+    if recipe.weights is not None:
+        recipe.weights = os.path.normpath(file.parent / recipe.weights)
     if images is not None:
         recipe.calibrate.images = recipe.validation.images = images
     return recipe
@@ -128,6 +131,7 @@ def make_recipe(
     model: str | os.PathLike[str],
     *,
     data: str | None,
+    weights: str | os.PathLike[str] | None = None,
     validate_on: str | None = None,
     preprocess: Preprocess | None = None,
     inputs: str | None = None,
@@ -146,6 +150,7 @@ def make_recipe(
     try:
         return Recipe.model_validate({
             "model": os.fspath(model),
+            "weights": None if weights is None else os.fspath(weights),
             "inputs": inputs,
             "outputs": outputs,
             "targets": tuple(targets),

@@ -26,6 +26,7 @@ def open_engine(
     path: str | os.PathLike[str],
     *,
     original: bool = False,
+    weights: str | os.PathLike[str] | None = None,
     inputs: str | None = None,
     outputs: str | None = None,
     values: Sequence[str] = (),
@@ -35,6 +36,7 @@ def open_engine(
     Args:
         path: A file with a passport beside it is an engine.
         original: Take it for an original even so.
+        weights: Of a Caffe network.
         inputs: Of an original: where to cut its beginning.
         outputs: Of an original: where to cut its end.
         values: Of an original: placeholders to set.
@@ -44,7 +46,7 @@ def open_engine(
         return engine.load(file)
     if not original and file.suffix == ".onnx":
         return OnnxRuntime(Model.load(file).to_onnx(), name=file.name)
-    return convert.original(path, inputs=inputs, outputs=outputs, values=values)
+    return convert.original(path, weights=weights, inputs=inputs, outputs=outputs, values=values)
 
 
 def validate(
@@ -52,6 +54,7 @@ def validate(
     candidate: str | os.PathLike[str],
     data: str | os.PathLike[str],
     *,
+    weights: str | os.PathLike[str] | None = None,
     preprocess: Preprocess | None = None,
     inputs: str | None = None,
     outputs: str | None = None,
@@ -69,6 +72,7 @@ def validate(
         original: The judge: a model in its own framework.
         candidate: An ONNX file, a built engine or another original.
         data: A folder, a list file or an ``.npz``.
+        weights: Of an original that is a Caffe network.
         preprocess: The recipe for images.
         inputs: Where the original is cut.
         outputs: Likewise.
@@ -82,7 +86,9 @@ def validate(
     """
     make = None if metric is None else lambda: make_metric(metric, classes)
     with (
-        convert.original(original, inputs=inputs, outputs=outputs, values=values) as judge,
+        convert.original(
+            original, weights=weights, inputs=inputs, outputs=outputs, values=values
+        ) as judge,
         open_engine(candidate) as other,
     ):
         samples = open_samples(data, judge.inputs, preprocess, images=images)
