@@ -19,7 +19,7 @@ from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import existing_file
 from onnxgraft.model import Model
 from onnxgraft.runtime import Engine
-from onnxgraft.tensor_option import TensorOption, parse_tensors, parse_values
+from onnxgraft.tensor_option import parse_tensors, parse_values
 
 __all__ = ["Inspection", "IoLayout", "detect", "inspect", "load", "original"]
 
@@ -96,8 +96,7 @@ def load(
     elif framework == "caffe":
         from onnxgraft.convert.caffe import convert_caffe
 
-        model, notes = convert_caffe(path, weights, _shapes(options[0]), opset)
-        model = cut_onnx(model, (), options[1])
+        model, notes = convert_caffe(path, weights, *options, opset)
     else:
         from onnxgraft.convert._graphdef import read_graphdef
         from onnxgraft.convert._lowering import lower
@@ -126,7 +125,7 @@ def original(
     if framework == "caffe":
         from onnxgraft.convert.caffe import original_caffe
 
-        return original_caffe(path, weights, _shapes(options[0]), options[1])
+        return original_caffe(path, weights, *options)
     if framework == "onnx":
         from onnxgraft.reference import OnnxRuntime
 
@@ -159,11 +158,3 @@ def _check_weights(
 ) -> None:
     if weights is not None and framework != "caffe":
         raise InputError(f"{os.fspath(path)}: --weights goes with a Caffe prototxt alone")
-
-
-def _shapes(options: Sequence[TensorOption]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that the user gave for inputs of a Caffe net."""
-    for option in options:
-        if option.shape is None:
-            raise InputError(f"--inputs {option.name}: write its shape, {option.name}[1,3,224,224]")
-    return {option.name: option.shape for option in options if option.shape is not None}

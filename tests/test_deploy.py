@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.conftest import ROOT, Cli
 
 from onnxgraft.pipeline import deploy, read_recipe
 from onnxgraft.report import Report
+from tests.conftest import ROOT, Cli
 
 pytest.importorskip("tensorflow")
 

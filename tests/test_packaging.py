@@ -4,9 +4,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tests.conftest import ROOT
 
 import onnxgraft
+from tests.conftest import ROOT
 
 STAGES = ["convert", "engine", "quantize", "surgery", "validate"]
 

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.convert.caffe._emitter import FREE, BatchIsFixed, Blob, Emitter
+from onnxgraft.convert.caffe._cut import cut_net
+from onnxgraft.convert.caffe._emitter import FREE, MOST_VALUES, BatchIsFixed, Blob, Emitter, count
 from onnxgraft.convert.caffe._layers import LAYERS
 from onnxgraft.convert.caffe._net import Layer, Net, read_net
 from onnxgraft.convert.caffe._wire import read_caffemodel
 from onnxgraft.errors import ModelError, NotSupportedError, nearest
 from onnxgraft.files import sha256
 from onnxgraft.model import Model, Origin, Source
-from onnxgraft.runtime import Array
+from onnxgraft.tensor_option import TensorOption
 
-__all__ = ["add_layer", "convert_caffe", "input_blobs"]
-
-_MOST_VALUES = 1 << 33
+__all__ = ["add_layer", "convert_caffe", "input_blobs", "load_net"]
 
 
 def convert_caffe(
     path: str | os.PathLike[str],
     weights: str | os.PathLike[str] | None,
-    shapes: Mapping[str, tuple[int, ...]],
+    inputs: Sequence[TensorOption],
+    outputs: Sequence[TensorOption],
     opset: int,
 ) -> tuple[Model, list[str]]:
     """Convert a prototxt and its caffemodel.
@@ -34,7 +34,8 @@ def convert_caffe(
     Args:
         path: The prototxt.
         weights: The caffemodel; None where the net has no weights but by fillers.
-        shapes: Of inputs for which the net gives none.
+        inputs: The shapes of inputs for which the net gives none, and blobs inside it to feed.
+        outputs: Blobs to end in; none takes what nothing consumes.
         opset: Of the ONNX graph.
 
     Returns:
@@ -44,8 +45,7 @@ def convert_caffe(
         ModelError: The files are damaged or do not fit each other.
         NotSupportedError: A layer can't be converted.
     """
-    blobs: Mapping[str, list[Array]] = {} if weights is None else read_caffemodel(weights)
-    net = read_net(path, blobs, shapes)
+    net = load_net(path, weights, inputs, outputs)
     notes = list(net.notes)
     try:
         try:
@@ -59,6 +59,20 @@ def convert_caffe(
         raise NotSupportedError(f"{Path(path)}: {error}") from error
     source = Source(os.fspath(path), "caffe", sha256(path))
     return Model(graph, source, names), notes
+
+
+def load_net(
+    path: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None,
+    inputs: Sequence[TensorOption] = (),
+    outputs: Sequence[TensorOption] = (),
+) -> Net:
+    """Read a net and its weights and cut it; the parameters are those of `convert_caffe`."""
+    blobs = {} if weights is None else read_caffemodel(weights)
+    shapes = {option.name: option.shape for option in inputs if option.shape is not None}
+    net = read_net(path, blobs, shapes)
+    cut_net(path, net, inputs, outputs)
+    return net
 
 
 def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin]]:
@@ -95,6 +109,8 @@ def input_blobs(net: Net, free: bool) -> dict[str, Blob]:
     blobs: dict[str, Blob] = {}
     for name, shape in net.inputs.items():
         dims = (FREE, *shape[1:]) if free and len(shape) > 1 else shape
+        if count(dims) > MOST_VALUES:
+            raise ModelError(f"the input {name!r} would be {list(dims)}")
         if -1 in dims[1:]:
             raise ModelError(f"only the first dimension of {name!r} can be free: {list(dims)}")
         tensor = gs.Variable(name, np.float32, ["N" if dim == FREE else dim for dim in dims])
@@ -116,12 +132,9 @@ def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
     if len(made) < len(layer.tops):
         raise ModelError(f"{layer}: it has {len(layer.tops)} tops, {len(made)} were expected")
     for name, blob in zip(layer.tops, made, strict=False):
-        if any(blob.tensor is other.tensor for other in blobs.values()):
+        if blob.tensor.name in blobs:
             blob = out.unary("Identity", blob)  # the layer does nothing, but the top has a name
-        size = 1
-        for dim in blob.shape:
-            size *= abs(dim)
-        if size > _MOST_VALUES or (blob.shape and 0 in blob.shape):
+        if count(blob.shape) > MOST_VALUES or 0 in blob.shape:
             raise ModelError(f"{layer}: its output {name!r} would be {blob.shape}")
         blob.tensor.name = name
         blobs[name] = blob

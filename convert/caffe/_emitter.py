@@ -16,10 +16,15 @@ from onnxgraft.convert.caffe._prototxt import Message
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.runtime import Array
 
-__all__ = ["FREE", "BatchIsFixed", "Blob", "Emitter", "Shape", "axis_of", "count"]
+__all__ = ["FREE", "MOST_VALUES", "BatchIsFixed", "Blob", "Emitter", "Shape", "axis_of", "count"]
 
 # A dimension that is not known before the net runs; only a first one can be.
 FREE = -1
+
+# Values in one blob, of one sample, and in weights that a filler makes: beyond anything that is
+# meant, and below what memory holds.
+MOST_VALUES = 1 << 31
+_MOST_FILLED = 1 << 26
 
 Shape = tuple[int, ...]
 Floats = NDArray[np.float32]
@@ -209,6 +214,7 @@ class Emitter:
     def _filled(self, filler: str, shape: Sequence[int]) -> Floats | None:
         """Return what a filler makes, or None if it is random or not given."""
         layer = self._layer
+        self.check(math.prod(shape) <= _MOST_FILLED, f"weights of {tuple(shape)} can't be filled")
         found = _find(layer.message, filler) if filler else None
         if found is None:
             # Caffe's default is a constant 0, which only a bias can mean.

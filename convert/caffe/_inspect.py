@@ -6,10 +6,9 @@ import collections
 import os
 
 from onnxgraft.convert._inspection import Inspection
-from onnxgraft.convert.caffe._convert import add_layer, input_blobs
+from onnxgraft.convert.caffe._convert import add_layer, input_blobs, load_net
 from onnxgraft.convert.caffe._emitter import FREE, BatchIsFixed, Emitter, Shape
-from onnxgraft.convert.caffe._net import Layer, Net, read_net
-from onnxgraft.convert.caffe._wire import read_caffemodel
+from onnxgraft.convert.caffe._net import Layer, Net
 from onnxgraft.errors import InputError
 
 __all__ = ["inspect_caffe"]
@@ -24,7 +23,7 @@ def inspect_caffe(
 
     Without ``weights`` the parameters are counted by what the net says.
     """
-    net = read_net(path, {} if weights is None else read_caffemodel(weights), {})
+    net = load_net(path, weights)
     try:
         return _walk(path, net, weights is None, free=True)
     except BatchIsFixed:

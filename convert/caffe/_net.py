@@ -14,6 +14,9 @@ from onnxgraft.runtime import Array
 
 __all__ = ["Layer", "Net", "read_net"]
 
+# The prototxt of ResNet-152 has 70 kB.
+_MOST_BYTES = 1 << 24
+
 # Layers that feed a net from somewhere; their first top is an input, the others are labels.
 DATA_LAYERS = frozenset(
     {"AnnotatedData", "Data", "DenseImageData", "HDF5Data", "ImageData", "ImageSegData", "Input",
@@ -95,6 +98,8 @@ def read_net(
         ModelError: The text is no net, or a layer reads what was never made.
     """
     file = existing_file(path, "the prototxt")
+    if file.stat().st_size > _MOST_BYTES:
+        raise ModelError(f"{file}: is larger than {_MOST_BYTES >> 20} MiB; is it a prototxt?")
     try:
         message = parse_prototxt(file.read_text(encoding="utf-8-sig"))
         return _SetUp(message, weights, shapes).run()
@@ -127,9 +132,6 @@ class _SetUp:
         layers = [layer for layer in layers_of(self.message) if self._runs(layer)]
         for position, layer in enumerate(layers, 1):
             self._add(layer, position, layers)
-        for name in self.shapes:
-            if name not in self.net.inputs:
-                raise InputError(f"no input is called {name!r}; {nearest(name, self.net.inputs)}")
         self.net.outputs = [
             version
             for layer in self.net.layers
@@ -261,10 +263,11 @@ class _SetUp:
 
     def _name_versions(self) -> None:
         """Let the last version of each blob carry the blob's name, and the first ones another."""
+        makers = {version: layer.name for layer in self.net.layers for version in layer.tops}
         renamed: dict[str, str] = {}
         for blob, last in self.latest.items():
             if last != blob and blob not in self.net.inputs:
-                first = f"{blob}@{self._maker(blob)}"
+                first = f"{blob}@{makers[blob]}"
                 renamed[last], renamed[blob] = blob, first
         for layer in self.net.layers:
             layer.bottoms = [renamed.get(version, version) for version in layer.bottoms]
@@ -273,9 +276,6 @@ class _SetUp:
         self.net.blobs = {
             renamed.get(version, version): blob for version, blob in self.net.blobs.items()
         }
-
-    def _maker(self, version: str) -> str:
-        return next(layer.name for layer in self.net.layers if version in layer.tops)
 
 
 def _is_data(layer: Layer, bottoms: Sequence[str]) -> bool:

@@ -20,6 +20,8 @@ from onnxgraft.errors import ModelError
 
 __all__ = ["convolution", "deconvolution", "im2col"]
 
+# Values of the kernels that Im2col becomes.
+_MOST_PICKS = 1 << 24
 _LETTERS = ("h", "w")
 
 
@@ -130,6 +132,7 @@ def im2col(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     [x] = bottoms
     window = _window(layer, layer.parameter("convolution_param"), x.rank - 2)
     positions = int(np.prod(window.kernel))
+    out.check(positions * positions * x.shape[1] <= _MOST_PICKS, "the kernel is too large")
     picks = np.eye(positions, dtype=np.float32).reshape(positions, 1, *window.kernel)
     weight = np.tile(picks, (x.shape[1], *[1] * (x.rank - 1)))
     size = [

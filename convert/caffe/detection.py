@@ -16,6 +16,8 @@ from onnxgraft.convert.caffe._prototxt import Message
 
 __all__ = ["detection_output", "prior_box"]
 
+# SSD512 has 24564.
+_MOST_PRIORS = 1 << 22
 _NEVER = float(np.finfo(np.float32).min)
 
 
@@ -36,6 +38,7 @@ def prior_box(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     step_w = settings.number("step_w", step) or img_w / width
     offset = settings.number("offset", 0.5)
     sizes = _sizes(settings, out)
+    out.check(height * width * len(sizes) <= _MOST_PRIORS, "it makes too many boxes")
     centre_x = (np.arange(width) + offset) * step_w
     centre_y = (np.arange(height) + offset) * step_h
     half = np.array(sizes, np.float64) / 2

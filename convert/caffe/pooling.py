@@ -23,6 +23,8 @@ from onnxgraft.convert.caffe._prototxt import Message
 
 __all__ = ["pooling", "spp"]
 
+# Rows or columns of an output; the factors of an average are laid out in memory.
+_LONGEST = 1 << 12
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -79,6 +81,7 @@ def _layout(
         if any(pad) and (size - 1) * stride[i] >= dim + pad[i]:
             size -= 1
         out.check(size >= 1, f"a kernel of {kernel[i]} does not fit into {dim}")
+        out.check(size <= _LONGEST, f"an output of {size} rows is impossible")
         sizes.append(size)
         after.append(max(0, (size - 1) * stride[i] + kernel[i] - dim - pad[i]))
     return sizes, after

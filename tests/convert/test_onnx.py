@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests.conftest import model_of
 
 from onnxgraft import convert
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.reference import OnnxRuntime
 from onnxgraft.runtime import Array
+from tests.conftest import model_of
 
 WEIGHTS = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
 DENSE = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)

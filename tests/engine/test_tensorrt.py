@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import model_of
 
 from onnxgraft import engine
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.model import Model
+from tests.conftest import model_of
 
 pytest.importorskip("tensorrt", reason="TensorRT is not installed")
 

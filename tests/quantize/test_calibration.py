@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests.conftest import model_of
 
 from onnxgraft.errors import InputError
 from onnxgraft.model import Model
@@ -17,6 +16,7 @@ from onnxgraft.ranges import Histogram
 from onnxgraft.reference import OnnxRuntime, exposing
 from onnxgraft.runtime import Array
 from onnxgraft.samples import Samples, open_samples
+from tests.conftest import model_of
 
 NETWORK = """
 network (float[N, 3, 8, 8] image) => (float[N, 5] score) {

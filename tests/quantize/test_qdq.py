@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from tests.conftest import model_of
 
 from onnxgraft.compare import Difference
 from onnxgraft.errors import InputError
@@ -21,6 +20,7 @@ from onnxgraft.ranges import Ranges
 from onnxgraft.reference import OnnxRuntime, random_feeds
 from onnxgraft.runtime import Array
 from onnxgraft.samples import open_samples
+from tests.conftest import model_of
 
 TARGETS = ["tensorrt", "openvino", "onnxruntime"]
 SYMMETRIC = ["tensorrt", "openvino"]

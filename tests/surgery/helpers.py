@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from tests.conftest import outputs_of
 
 from onnxgraft.model import Model, Source
 from onnxgraft.reference import OnnxRuntime, exposing
 from onnxgraft.runtime import Array
 from onnxgraft.surgery import Finding, PassReport, SurgeryReport, run
+from tests.conftest import outputs_of
 
 # float32 rounds to 6e-8 of a value; a sum of some hundred products that are rounded elsewhere,
 # or added in another order, is off by some 1e-6 of the output's range at most.

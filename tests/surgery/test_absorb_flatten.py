@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+from onnxgraft.model import Model
+from onnxgraft.runtime import Array
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,
@@ -14,9 +17,6 @@ from tests.surgery.helpers import (
     report_of,
     untouched,
 )
-
-from onnxgraft.model import Model
-from onnxgraft.runtime import Array
 
 PASS = "absorb_flatten"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from tests.conftest import model_of
-from tests.surgery.helpers import ROUNDING, infer, normal, positive
 
 from onnxgraft.model import Model
 from onnxgraft.runtime import Array
 from onnxgraft.surgery import run
+from tests.conftest import model_of
+from tests.surgery.helpers import ROUNDING, infer, normal, positive
 
 CONSTANTS: dict[str, Array] = {
     "w": normal(6, 4, 1, 1, seed=1),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+from onnxgraft.surgery.fold_constants import MOST_GROWTH
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,
@@ -15,8 +17,6 @@ from tests.surgery.helpers import (
     report_of,
     untouched,
 )
-
-from onnxgraft.surgery.fold_constants import MOST_GROWTH
 
 PASS = "fold_constants"
 

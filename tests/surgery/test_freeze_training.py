@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.conftest import model_of
 from tests.surgery.helpers import assert_same, clean, report_of, untouched
 

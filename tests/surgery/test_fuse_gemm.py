@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+
+from onnxgraft.runtime import Array
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,
@@ -13,8 +15,6 @@ from tests.surgery.helpers import (
     report_of,
     untouched,
 )
-
-from onnxgraft.runtime import Array
 
 PASS = "fuse_gemm"
 

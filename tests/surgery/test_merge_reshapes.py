@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,

@@ -6,6 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+from onnxgraft.model import Model, Origin
+from onnxgraft.reference import random_feeds
+from onnxgraft.runtime import Array
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,
@@ -19,10 +23,6 @@ from tests.surgery.helpers import (
     tensor_values,
     untouched,
 )
-
-from onnxgraft.model import Model, Origin
-from onnxgraft.reference import random_feeds
-from onnxgraft.runtime import Array
 
 PASS = "push_transposes"
 

@@ -11,12 +11,12 @@ import onnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
-from tests.surgery.helpers import infer, tensor_values
 
 from onnxgraft.model import Model, Origin, Source
 from onnxgraft.reference import random_feeds
 from onnxgraft.runtime import Array
 from onnxgraft.surgery import run
+from tests.surgery.helpers import infer, tensor_values
 
 # A graph has up to ten layers, each of which rounds to some 1e-6 of its values' size, and sums and
 # a softmax may magnify that; a wrong weight, axis or permutation is off by the values' own size.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.conftest import model_of, outputs_of
-from tests.surgery.helpers import assert_same, clean, normal, refusal, report_of
 
 from onnxgraft.runtime import Array
+from tests.conftest import model_of, outputs_of
+from tests.surgery.helpers import assert_same, clean, normal, refusal, report_of
 
 PASS = "remove_select"
 

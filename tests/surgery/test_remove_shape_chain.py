@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.conftest import model_of
-from tests.surgery.helpers import assert_same, clean, model_at, refusal, report_of, untouched
 
 from onnxgraft.model import Model
 from onnxgraft.runtime import Array
+from tests.conftest import model_of
+from tests.surgery.helpers import assert_same, clean, model_at, refusal, report_of, untouched
 
 PASS = "remove_shape_chain"
 

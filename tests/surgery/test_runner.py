@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from tests.conftest import model_of
-from tests.surgery.helpers import ROUNDING, assert_same, clean, normal, positive, report_of
 
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.model import Model, Origin
 from onnxgraft.surgery import PASSES, run
 from onnxgraft.surgery._rewrite import Context, Pass, Result
+from tests.conftest import model_of
+from tests.surgery.helpers import ROUNDING, assert_same, clean, normal, positive, report_of
 
 NAMES = [item.name for item in PASSES]
 

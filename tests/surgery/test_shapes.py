@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from tests.conftest import model_of
-from tests.surgery.helpers import infer, normal
 
 from onnxgraft.model import Model
 from onnxgraft.runtime import Array
 from onnxgraft.surgery._shapes import Dim, Shapes
+from tests.conftest import model_of
+from tests.surgery.helpers import infer, normal
 
 N, H = ("N",), ("H",)
 BATCHES = (1, 3)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models.caffemodel import Blobs, caffemodel
 
+from models.caffemodel import Blobs, caffemodel
 from onnxgraft import convert
 from onnxgraft.errors import InputError
 from onnxgraft.model import Model

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from tests.convert.caffe.reference_convolution import Axes, per_axis
 
 from onnxgraft.runtime import Array
+from tests.convert.caffe.reference_convolution import Axes, per_axis
 
 # A window of one axis: its beginning and end in the image, and how many values it counts.
 Window = tuple[int, int, int]

@@ -7,9 +7,9 @@ what the step before left is cleared.
 from __future__ import annotations
 
 import numpy as np
-from tests.convert.caffe.reference_activation import sigmoid
 
 from onnxgraft.runtime import Array
+from tests.convert.caffe.reference_activation import sigmoid
 
 
 def lstm(

@@ -6,10 +6,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from tests.convert.caffe import reference_activation as reference
-from tests.convert.caffe.net import Case, Reference, case, cases, check, normal, positive
 
 from onnxgraft.runtime import Array
+from tests.convert.caffe import reference_activation as reference
+from tests.convert.caffe.net import Case, Reference, case, cases, check, normal, positive
 
 X = 3 * normal(3, 4, 5, 6)
 ABOVE = positive(3, 4, 5, 6)

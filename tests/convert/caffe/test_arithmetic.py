@@ -6,6 +6,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
+from onnxgraft.runtime import Array
 from tests.convert.caffe import reference_arithmetic as reference
 from tests.convert.caffe.net import (
     Case,
@@ -20,8 +22,6 @@ from tests.convert.caffe.net import (
     positive,
     run,
 )
-
-from onnxgraft.runtime import Array
 
 X = normal(3, 4, 5, 6)
 ONE = np.asarray(1.5, np.float32)

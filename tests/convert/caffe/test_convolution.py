@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from onnxgraft.runtime import Array
 from tests.convert.caffe.net import (
     Case,
     assert_close,
@@ -17,8 +18,6 @@ from tests.convert.caffe.net import (
     run,
 )
 from tests.convert.caffe.reference_convolution import convolution, deconvolution, im2col
-
-from onnxgraft.runtime import Array
 
 IMAGE = normal(3, 4, 9, 11)
 

@@ -6,6 +6,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
+from onnxgraft.errors import InputError
+from onnxgraft.runtime import Array
 from tests.convert.caffe import reference_detection as reference
 from tests.convert.caffe.net import (
     Case,
@@ -21,9 +24,6 @@ from tests.convert.caffe.net import (
 )
 from tests.convert.caffe.reference_arithmetic import softmax
 from tests.convert.caffe.reference_convolution import convolution as convolved
-
-from onnxgraft.errors import InputError
-from onnxgraft.runtime import Array
 
 LAYER, IMAGE = normal(2, 8, 3, 5), normal(2, 3, 60, 80)
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from onnxgraft.errors import InputError
+from onnxgraft.runtime import Array
 from tests.convert.caffe import reference_arithmetic as reference
 from tests.convert.caffe.net import (
     Case,
@@ -21,9 +24,6 @@ from tests.convert.caffe.net import (
     positive,
     run,
 )
-
-from onnxgraft.errors import InputError
-from onnxgraft.runtime import Array
 
 X = 2 + normal(3, 4, 5, 6)
 MEAN, VARIANCE = normal(4), positive(4)

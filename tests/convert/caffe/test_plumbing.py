@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.convert.caffe.net import assert_close, inputs, layer, load, normal, run
-from tests.convert.caffe.reference_activation import relu
 
 from onnxgraft.errors import InputError
+from tests.convert.caffe.net import assert_close, inputs, layer, load, normal, run
+from tests.convert.caffe.reference_activation import relu
 
 X = normal(2, 3, 4, 5)
 WIDE = X.astype(np.float64)

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from onnxgraft.reference import OnnxRuntime
+from onnxgraft.runtime import Array
 from tests.conftest import model_of
 from tests.convert.caffe import reference_recurrent as reference
 from tests.convert.caffe.net import (
@@ -20,9 +23,6 @@ from tests.convert.caffe.net import (
     normal,
     run,
 )
-
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.runtime import Array
 
 STEPS, STREAMS, INPUTS, SIZE = 6, 3, 5, 4
 X = normal(STEPS, STREAMS, INPUTS)

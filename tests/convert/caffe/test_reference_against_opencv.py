@@ -10,7 +10,9 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+
 from models.caffemodel import caffemodel
+from onnxgraft.runtime import Array
 from tests.convert.caffe import test_activation as activation
 from tests.convert.caffe import test_arithmetic as arithmetic
 from tests.convert.caffe import test_convolution as convolution
@@ -20,8 +22,6 @@ from tests.convert.caffe import test_pooling as pooling
 from tests.convert.caffe import test_recurrent as recurrent
 from tests.convert.caffe import test_shape as shape
 from tests.convert.caffe.net import ROUNDING, Case
-
-from onnxgraft.runtime import Array
 
 FAMILIES = {
     "convolution": convolution.CONVOLUTIONS,

@@ -6,6 +6,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
+from onnxgraft.runtime import Array
 from tests.convert.caffe import reference_shape as reference
 from tests.convert.caffe.net import (
     Case,
@@ -19,8 +21,6 @@ from tests.convert.caffe.net import (
     run,
 )
 from tests.convert.caffe.reference_pooling import max_pool
-
-from onnxgraft.runtime import Array
 
 X = normal(3, 4, 5, 6)
 
