@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.convert.caffe._cut import cut_net
 from onnxgraft.convert.caffe._emitter import FREE, MOST_VALUES, BatchIsFixed, Blob, Emitter, count
-from onnxgraft.convert.caffe._layers import LAYERS
+from onnxgraft.convert.caffe._layers import INPUTS, LAYERS
 from onnxgraft.convert.caffe._net import Layer, Net, read_net
 from onnxgraft.convert.caffe._wire import read_caffemodel
 from onnxgraft.errors import ModelError, NotSupportedError, nearest
@@ -118,6 +118,12 @@ def input_blobs(net: Net, free: bool) -> dict[str, Blob]:
     return blobs
 
 
+def _or_more(fewest: int, most: int | None) -> str:
+    if most == fewest:
+        return "are "
+    return "or more are " if most is None else f"to {most} are "
+
+
 def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
     """Convert one layer and name what it makes after its tops."""
     converter = LAYERS.get(layer.type)
@@ -128,7 +134,18 @@ def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
             f"layers of this type can't be converted ({hint})" if "mean" in hint
             else "layers of this type can't be converted"
         )  # fmt: skip
-    made = converter(layer, [blobs[name] for name in layer.bottoms], out)
+    fewest, most = INPUTS.get(layer.type, (1, 1))
+    given = len(layer.bottoms)
+    if given < fewest or (most is not None and given > most):
+        raise ModelError(f"{layer}: it has {given} inputs, {fewest} {_or_more(fewest, most)}wanted")
+    bottoms = [blobs[name] for name in layer.bottoms]
+    try:
+        made = converter(layer, bottoms, out)
+    except (ArithmeticError, LookupError, ValueError) as error:
+        # Parameters that make no sense for these shapes, in a way that the converter does not ask
+        # about by name.
+        shapes = ", ".join(str(blob.shape) for blob in bottoms)
+        raise ModelError(f"{layer}: it can't work on inputs of {shapes} ({error})") from error
     if len(made) < len(layer.tops):
         raise ModelError(f"{layer}: it has {len(layer.tops)} tops, {len(made)} were expected")
     for name, blob in zip(layer.tops, made, strict=False):

@@ -114,6 +114,9 @@ class Emitter:
 
     def reduce(self, kind: str, x: Blob, axes: Sequence[int], keep: bool = True) -> Blob:
         """Add a reduction over ``axes``; where its axes stand depends on the opset."""
+        if not axes:
+            self.check(kind in ("ReduceSum", "ReduceMean", "ReduceMax"), "it reduces over nothing")
+            return x
         shape = [
             1 if axis in axes else dim
             for axis, dim in enumerate(x.shape)

@@ -18,7 +18,7 @@ from onnxgraft.convert.caffe import (
 from onnxgraft.convert.caffe._emitter import Blob, Emitter
 from onnxgraft.convert.caffe._net import Layer
 
-__all__ = ["LAYERS", "Converter", "register"]
+__all__ = ["INPUTS", "LAYERS", "Converter", "register"]
 
 # Takes the layer, its inputs and what to write with; returns a blob for each top.
 Converter = Callable[[Layer, list[Blob], Emitter], list[Blob]]
@@ -84,6 +84,32 @@ LAYERS: dict[str, Converter] = {
 }
 
 
+# How many inputs a layer takes, where it is not one: the fewest and the most.
+INPUTS: dict[str, tuple[int, int | None]] = {
+    "Axpy": (3, 3),
+    "BatchReindex": (2, 2),
+    "Bias": (1, 2),
+    "Concat": (1, None),
+    "Convolution": (1, None),
+    "ConvolutionDepthwise": (1, None),
+    "Crop": (2, 2),
+    "Deconvolution": (1, None),
+    "DeconvolutionDepthwise": (1, None),
+    "DepthwiseConvolution": (1, None),
+    "DepthwiseDeconvolution": (1, None),
+    "DetectionOutput": (3, 5),
+    "Eltwise": (1, None),
+    "Interp": (1, 2),
+    "LSTM": (2, 5),
+    "Parameter": (0, 0),
+    "PriorBox": (2, 2),
+    "RNN": (2, 4),
+    "Scale": (1, 2),
+    "Upsample": (1, 2),
+}
+
+
 def register(kind: str, converter: Converter) -> None:
     """Convert layers of type ``kind`` by ``converter``; one that was there before is replaced."""
     LAYERS[kind] = converter
+    INPUTS[kind] = (0, None)

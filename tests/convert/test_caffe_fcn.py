@@ -63,9 +63,7 @@ def test_it_agrees_with_opencv_and_has_the_published_accuracy(
         assert row.metrics["category mIoU"] == pytest.approx(78.48, abs=0.05)
 
 
-def test_tensorflow_and_caffe_give_the_same_network(
-    files: tuple[Path, Path], shared: Path
-) -> None:
+def test_tensorflow_and_caffe_give_the_same_network(files: tuple[Path, Path], shared: Path) -> None:
     pytest.importorskip("tensorflow")
     caffe, _ = surgery.run(convert.load(files[0], weights=files[1])[0])
     lowered, _ = convert.load(
