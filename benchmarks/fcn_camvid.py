@@ -1,6 +1,6 @@
 """The street-scene FCN all the way: graph, parity, accuracy and latency, beside the peers.
 
-    python benchmarks/fcn_camvid.py > benchmarks/fcn_camvid.md
+    python -m benchmarks.fcn_camvid > benchmarks/fcn_camvid.md
 
 needs the network and images that fcn_camvid.toml names, and `pip install onnxslim onnxsim` for
 the graph table's peers (a peer that is not installed has a row that says so).
@@ -81,7 +81,7 @@ def main() -> None:
         )
         converted = onnx.load(alone)
         print("# FCN-16s on CamVid, from a frozen TensorFlow graph to INT8 engines\n")
-        print(f"Made by `python benchmarks/{Path(__file__).name}` on {report.created}, with")
+        print(f"Made by `python -m benchmarks.fcn_camvid` on {report.created}, with")
         print(", ".join(f"{name} {version}" for name, version in report.versions.items()) + ".")
         print("Two cores with AVX512-VNNI, shared with others: compare ratios, not milliseconds.\n")
         print("## Graph\n\n| | nodes | " + " | ".join(COUNTED) + " |\n|---|---|---|---|---|")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from onnxgraft.convert.caffe._convert import load_net
 from onnxgraft.convert.caffe._net import Layer, Net
-from onnxgraft.errors import ModelError, NotSupportedError
+from onnxgraft.errors import NotSupportedError
 from onnxgraft.runtime import Feeds, Outputs, Resource, TensorSpec, check_feeds
 from onnxgraft.tensor_option import TensorOption
 
@@ -58,8 +58,12 @@ class OpenCvDnn(Resource):
         try:
             values = self._net.forward(list(self._makers.values()))
         except self._error as error:
-            raise ModelError(f"OpenCV can't run the net: {error.err}") from error
+            raise NotSupportedError(f"OpenCV can't run the net ({error.err})") from error
         return {name: np.array(v) for name, v in zip(self._makers, values, strict=True)}
+
+    def close(self) -> None:
+        """Give back the net and its weights."""
+        self._net = None
 
 
 def original_caffe(
@@ -91,28 +95,78 @@ def departures(net: Net) -> list[str]:
 
 
 def _departure(layer: Layer) -> str | None:
-    reasons: Mapping[str, tuple[bool, str]] = {
-        "LRN": (layer.parameter("lrn_param").number("k", 1.0) != 1.0, "it ignores k"),
-        "InnerProduct": (
-            layer.parameter("inner_product_param").flag("transpose", False),
-            "it ignores transpose",
-        ),
-        "Deconvolution": (
-            max(layer.parameter("convolution_param").integers("dilation") or [1]) > 1,
+    for applies, reason in _DEPARTURES.get(layer.type, ()):
+        if applies(layer):
+            return reason
+    return None
+
+
+def _given(parameter: str, *fields: str) -> Callable[[Layer], bool]:
+    """Return a check whether one of the fields stands in the layer's parameters."""
+    return lambda layer: any(layer.parameter(parameter).has(field) for field in fields)
+
+
+def _missing(parameter: str, *fields: str) -> Callable[[Layer], bool]:
+    """Return a check whether one of the fields does not stand in the layer's parameters."""
+    return lambda layer: not all(layer.parameter(parameter).has(field) for field in fields)
+
+
+def _number(parameter: str, field: str, default: float) -> Callable[[Layer], bool]:
+    """Return a check whether a number is another than ``default``."""
+    return lambda layer: layer.parameter(parameter).number(field, default) != default
+
+
+def _fractions(layer: Layer) -> bool:
+    settings = layer.parameter("prior_box_param")
+    return any(v % 1 for name in ("min_size", "max_size") for v in settings.numbers(name))
+
+
+def _one_pad(layer: Layer) -> bool:
+    settings = layer.parameter("pooling_param")
+    both = settings.integer("pad")
+    return bool(settings.integer("pad_h", both)) != bool(settings.integer("pad_w", both))
+
+
+def _beyond(layer: Layer) -> bool:
+    settings = layer.parameter("pooling_param")
+    return settings.integer("stride", 1) > settings.integer("kernel_size", 1)
+
+
+# What OpenCV 4.14 computes otherwise; the tests against it keep this list
+# (tests/convert/caffe/test_reference_against_opencv.py).
+_DEPARTURES: dict[str, tuple[tuple[Callable[[Layer], bool], str], ...]] = {
+    "Concat": ((_given("concat_param", "concat_dim"), "it ignores concat_dim"),),
+    "Deconvolution": (
+        (
+            lambda layer: max(layer.parameter("convolution_param").integers("dilation") or [1]) > 1,
             "it ignores dilation",
         ),
-        "Swish": (layer.parameter("swish_param").number("beta", 1.0) != 1.0, "it ignores beta"),
-        "Log": (bool(layer.parameter("log_param").fields), "it ignores the parameters"),
-        "MVN": (True, "it puts eps inside the root"),
-        "PriorBox": (
-            any(
-                value % 1
-                for name in ("min_size", "max_size")
-                for value in layer.parameter("prior_box_param").numbers(name)
-            ),
-            "it does not truncate sizes",
-        ),
-        "Scale": (len(layer.bottoms) > 1 and bool(layer.blobs), "it drops the bias"),
-    }
-    applies, reason = reasons.get(layer.type, (False, ""))
-    return reason if applies else None
+    ),
+    "DetectionOutput": (
+        (lambda layer: True, "it writes the rows in another order, and empty ones behind them"),
+    ),
+    "InnerProduct": ((_given("inner_product_param", "transpose"), "it ignores transpose"),),
+    "LRN": (
+        (_number("lrn_param", "k", 1.0), "it ignores k"),
+        (_missing("lrn_param", "alpha"), "alpha is 1 where it is not given, 0.0001 there"),
+    ),
+    "Log": ((lambda layer: bool(layer.parameter("log_param").fields), "it ignores parameters"),),
+    "MVN": ((lambda layer: True, "it puts eps inside the root"),),
+    "Pooling": (
+        (_one_pad, "a pad on one axis makes it clip that axis alone"),
+        (_beyond, "windows that begin beyond the image have another value there"),
+    ),
+    "PriorBox": (
+        (_fractions, "it does not truncate sizes"),
+        (_missing("prior_box_param", "variance", "clip"), "it has other defaults"),
+        (_given("prior_box_param", "img_size", "img_h", "img_w"), "it ignores the image's size"),
+    ),
+    "Reorg": ((_number("reorg_param", "stride", 2), "its stride is always 2"),),
+    "Reshape": ((_given("reshape_param", "num_axes"), "it counts num_axes otherwise"),),
+    "Scale": ((lambda layer: len(layer.bottoms) > 1 and bool(layer.blobs), "it drops the bias"),),
+    "Slice": (
+        (_given("slice_param", "slice_dim"), "it ignores slice_dim"),
+        (_missing("slice_param", "slice_point"), "it counts equal parts otherwise"),
+    ),
+    "Swish": ((_number("swish_param", "beta", 1.0), "it ignores beta"),),
+}

@@ -5,14 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from onnxgraft.errors import InputError
 
-__all__ = ["atomic", "existing_file", "existing_folder", "sha256", "write_bytes", "write_json"]
+__all__ = [
+    "atomic",
+    "existing_file",
+    "existing_folder",
+    "release_pages",
+    "sha256",
+    "write_bytes",
+    "write_json",
+]
 
 
 def existing_file(path: str | os.PathLike[str], what: str) -> Path:
@@ -80,6 +90,19 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Write ``value`` as indented JSON to ``path``, whole or not at all."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def release_pages(arrays: Iterable[Any]) -> None:
+    """Let the system take back the memory of arrays that are views of mapped files.
+
+    They stay valid: what is used again is read again.
+    """
+    for base in arrays:
+        while getattr(base, "base", None) is not None:
+            base = base.base
+        mapped = base.obj if isinstance(base, memoryview) else base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _umask() -> int:

@@ -15,7 +15,8 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 
 from onnxgraft.errors import ModelError
-from onnxgraft.files import atomic, existing_file, sha256
+from onnxgraft.files import atomic, existing_file, release_pages, sha256
+from onnxgraft.onnx_file import check, split_weights, write_model
 from onnxgraft.runtime import TensorSpec
 
 __all__ = ["Model", "Origin", "Source", "tensor_spec"]
@@ -99,7 +100,10 @@ class Model:
 
     def to_onnx(self) -> onnx.ModelProto:
         """Return the ONNX model, with source and names in its metadata."""
-        proto: onnx.ModelProto = gs.export_onnx(self.graph)
+        return self._export(self.graph)
+
+    def _export(self, graph: gs.Graph) -> onnx.ModelProto:
+        proto: onnx.ModelProto = gs.export_onnx(graph)
         names = {tensor: [o.name, o.perm and list(o.perm)] for tensor, o in self.names.items()}
         onnx.helper.set_model_props(
             proto, {SOURCE_KEY: json.dumps(vars(self.source)), NAMES_KEY: json.dumps(names)}
@@ -107,11 +111,13 @@ class Model:
         return proto
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the ONNX file, whole or not at all."""
-        proto = self.to_onnx()
-        onnx.checker.check_model(proto)
-        with atomic(path) as temporary:
-            onnx.save(proto, temporary)
+        """Write the ONNX file, whole or not at all; its weights are held in memory only once."""
+        light, weights = split_weights(self.graph)
+        proto = self._export(light)
+        check(proto, weights)
+        with atomic(path) as temporary, open(temporary, "wb") as file:
+            write_model(file, proto, weights)
+        release_pages(weights.values())
 
     def copy(self) -> Model:
         """Return a model whose graph can be rewritten without touching this one's."""

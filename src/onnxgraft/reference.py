@@ -81,6 +81,10 @@ class OnnxRuntime(Resource):
             raise ModelError(f"{self.name}: onnxruntime can't run the graph: {reason}") from error
         return dict(zip(names, values, strict=True))
 
+    def close(self) -> None:
+        """Give back the session and its weights."""
+        self._session = None
+
 
 def _spec(entry: Any) -> TensorSpec:
     dtype = _DTYPES.get(entry.type, entry.type.removeprefix("tensor(").removesuffix(")"))

@@ -152,7 +152,7 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in (
         "onnxgraft", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "openvino",
-        "polygraphy", "tensorflow", "tf2onnx",
+        "polygraphy", "tensorflow", "tensorflow-cpu", "tf2onnx",
     ):  # fmt: skip
         try:
             found[name] = metadata.version(name)

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from models.caffe_batchnorm import inception_v3, mobilenet_v1, mobilenet_v2, resnet
@@ -17,7 +18,7 @@ from models.caffe_builder import Recipe
 from models.caffe_classifiers import alexnet, caffenet, googlenet, lenet, squeezenet, vgg
 from models.caffe_detection import ssd300
 from models.caffe_segmentation import enet, fcn8s, pspnet, segnet_basic
-from onnxgraft import convert
+from onnxgraft import convert, surgery
 from onnxgraft.reference import OnnxRuntime
 from onnxgraft.runtime import Array
 
@@ -200,6 +201,11 @@ def test_a_network_computes_what_it_does_in_opencv(network: Case, tmp_path: Path
     channels, height, width = network.image
     shape = f"data[1,{channels},{height},{width}]" if 'type: "Data"' in text else None
     model, _ = convert.load(file, weights=blobs, inputs=shape)
+    onnx.checker.check_model(model.to_onnx(), full_check=True)  # with strict shape inference
+    cleaned, report = surgery.run(model, verify=True)
+    assert report.passed
+    onnx.checker.check_model(cleaned.to_onnx(), full_check=True)
+    assert not {"BatchNormalization", "Identity", "Dropout"} & set(cleaned.operators())
     judge = network.judge() if network.judge else (text, weights)
     with OnnxRuntime(model.to_onnx()) as session:
         assert [spec.name for spec in session.inputs] == ["data"]

@@ -115,9 +115,8 @@ def convert(
 
     done = pipeline.convert(
         model, weights=weights, inputs=inputs, outputs=outputs, values=values, opset=opset,
-        io_layout=io_layout.value, raw=raw, verify=not no_verify,
+        io_layout=io_layout.value, raw=raw, verify=not no_verify, out=out,
     )  # fmt: skip
-    done.model.save(out)
     nodes = len(done.model.graph.nodes)
 
     def text(console: Console) -> None:

@@ -6,17 +6,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import onnx
+
 from onnxgraft import convert as stage
-from onnxgraft.compare import FLOAT_TOLERANCE, Verdict, judge
+from onnxgraft.compare import Verdict, judge
 from onnxgraft.errors import NotSupportedError
+from onnxgraft.files import atomic
 from onnxgraft.model import Model
 from onnxgraft.progress import status
 from onnxgraft.reference import OnnxRuntime, random_feeds
-from onnxgraft.runtime import Engine
+from onnxgraft.runtime import Engine, Feeds, Outputs
 from onnxgraft.surgery import SurgeryReport, run
 from onnxgraft.validate._stream import adapted, like
 
-__all__ = ["Converted", "convert", "parity"]
+__all__ = ["Converted", "convert"]
+
+# Feeds, and what the original makes of them.
+Run = tuple[Feeds, Outputs]
 
 
 @dataclass
@@ -52,6 +58,7 @@ def convert(
     io_layout: stage.IoLayout = "keep",
     raw: bool = False,
     verify: bool = True,
+    out: str | os.PathLike[str] | None = None,
 ) -> Converted:
     """Convert ``model``, clean the graph and compare it with the original.
 
@@ -65,6 +72,7 @@ def convert(
         io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
         raw: Stop after conversion, without surgery.
         verify: Compare with the original, on seeded samples of batch 1 and 2.
+        out: Where to write the ONNX file; None writes none.
     """
     with status(f"converting {os.fspath(model)}"):
         lowered, notes = stage.load(
@@ -73,32 +81,39 @@ def convert(
         )  # fmt: skip
         cleaned, report = (lowered, None) if raw else run(lowered)
     result = Converted(cleaned, report, notes=notes)
+    runs: list[Run] = []
     if verify:
         try:
-            original = stage.original(
-                model, weights=weights, inputs=inputs, outputs=outputs, values=values
-            )
+            with (
+                status("running the original"),
+                stage.original(
+                    model, weights=weights, inputs=inputs, outputs=outputs, values=values
+                ) as original,
+            ):
+                runs = _expected(original)
         except NotSupportedError as error:
             result.notes.append(f"not compared with the original: {error}")
-            return result
-        with (
-            status("comparing with the original"),
-            original,
-            OnnxRuntime(cleaned.to_onnx(), name="converted") as candidate,
-        ):
-            result.verdicts = parity(original, candidate)
+    if out is None:
+        result.verdicts = _verdicts(runs, cleaned.to_onnx()) if runs else []
+        return result
+    with atomic(out) as temporary:
+        cleaned.save(temporary)
+        # From the file: a large model is not held in memory once more.
+        result.verdicts = _verdicts(runs, temporary) if runs else []
     return result
 
 
-def parity(
-    original: Engine, candidate: Engine, tolerance: float = FLOAT_TOLERANCE
-) -> list[Verdict]:
-    """Compare two engines on seeded feeds of batch 1 and, where the batch is free, 2."""
+def _expected(original: Engine) -> list[Run]:
+    """Run the original on seeded feeds of batch 1 and, where the batch is free, 2."""
     free = any(spec.shape and isinstance(spec.shape[0], str) for spec in original.inputs)
+    feeds = [random_feeds(original.inputs, batch) for batch in ((1, 2) if free else (1,))]
+    return [(feed, original.infer(feed)) for feed in feeds]
+
+
+def _verdicts(runs: list[Run], model: onnx.ModelProto | os.PathLike[str]) -> list[Verdict]:
     verdicts = []
-    for batch in (1, 2) if free else (1,):
-        feeds = random_feeds(original.inputs, batch)
-        expected = original.infer(feeds)
-        actual = like(expected, candidate.infer(adapted(feeds, candidate)))
-        verdicts += judge(expected, actual, tolerance)
+    with status("comparing with the original"), OnnxRuntime(model, name="converted") as candidate:
+        for feeds, expected in runs:
+            actual = like(expected, candidate.infer(adapted(feeds, candidate)))
+            verdicts += judge(expected, actual)
     return verdicts
