@@ -8,34 +8,36 @@ the pipeline's.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from onnxgraft.convert._inspection import Inspection, inspect_graphdef, inspect_onnx
+from onnxgraft.convert._checkpoint import checkpoint_prefix
+from onnxgraft.convert._inspection import (
+    Inspection,
+    inspect_frozen,
+    inspect_graphdef,
+    inspect_onnx,
+)
 from onnxgraft.convert._layout import IoLayout, set_io_layout
 from onnxgraft.convert._onnx import cut_onnx
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import existing_file
 from onnxgraft.model import Model
 from onnxgraft.runtime import Engine
-from onnxgraft.tensor_option import parse_tensors, parse_values
+from onnxgraft.tensor_option import TensorOption, Value, parse_tensors, parse_values
+
+if TYPE_CHECKING:
+    from onnxgraft.convert._graphdef import FrozenGraph
 
 __all__ = ["Inspection", "IoLayout", "detect", "inspect", "load", "original"]
 
 DEFAULT_OPSET = 17
+# Files that hold variables: what they hold is told of the graph that freezing makes.
+_MADE = (".keras", ".h5", ".hdf5")
 
-Framework = Literal["caffe", "onnx", "tensorflow"]
-
-# Formats that are told by their name and can't be read yet, and what to use instead.
-_LATER = {
-    ".keras": "Keras files",
-    ".h5": "Keras files",
-    ".hdf5": "Keras files",
-    ".meta": "TensorFlow checkpoints",
-    ".ckpt": "TensorFlow checkpoints",
-    ".tflite": "TFLite files",
-}
+Framework = Literal["caffe", "onnx", "tensorflow", "tflite"]
 
 
 def detect(path: str | os.PathLike[str]) -> Framework:
@@ -43,23 +45,49 @@ def detect(path: str | os.PathLike[str]) -> Framework:
 
     Raises:
         InputError: There is no such file.
-        NotSupportedError: Its format can't be read yet.
     """
     file = Path(path)
-    if file.is_dir() and (file / "saved_model.pb").is_file():
-        raise NotSupportedError(f"{file}: SavedModels can't be read yet; give a frozen graph")
+    if file.is_dir():
+        if (file / "saved_model.pb").is_file() or (file / "saved_model.pbtxt").is_file():
+            return "tensorflow"
+        raise InputError(f"{file}: is a folder, and no SavedModel (it has no saved_model.pb)")
+    if checkpoint_prefix(file) is not None:
+        return "tensorflow"
     existing_file(file, "the model")
-    kind = _LATER.get(file.suffix.lower())
-    if kind:
-        raise NotSupportedError(
-            f"{file}: {kind} can't be read yet; give a frozen TensorFlow graph, a Caffe network or "
-            "an ONNX file"
-        )
-    if file.suffix.lower() == ".caffemodel":
+    suffix = file.suffix.lower()
+    if suffix == ".caffemodel":
         raise InputError(f"{file}: name the prototxt first, and this with --weights")
-    if file.suffix.lower() == ".prototxt":
-        return "caffe"
-    return "onnx" if file.suffix.lower() == ".onnx" else "tensorflow"
+    by_suffix: dict[str, Framework] = {
+        ".onnx": "onnx", ".prototxt": "caffe", ".tflite": "tflite",
+    }  # fmt: skip
+    return by_suffix.get(suffix, "tensorflow")
+
+
+def read_tensorflow(
+    path: str | os.PathLike[str],
+    inputs: Sequence[TensorOption] = (),
+    outputs: Sequence[TensorOption] = (),
+    values: Mapping[str, Value] | None = None,
+    *,
+    signature: str | None = None,
+    trust: bool = False,
+) -> FrozenGraph:
+    """Read whatever TensorFlow writes and freeze it; the formats are told by what is there."""
+    from onnxgraft.convert._checkpoint import read_checkpoint
+    from onnxgraft.convert._functions import read_keras, read_saved_model
+    from onnxgraft.convert._graphdef import read_graphdef
+
+    file, chosen = Path(path), values or {}
+    if signature is not None and not file.is_dir():
+        raise InputError(f"{file}: --signature goes with a SavedModel alone")
+    if file.is_dir():
+        return read_saved_model(path, inputs, outputs, chosen, signature)
+    prefix = checkpoint_prefix(file)
+    if prefix is not None:
+        return read_checkpoint(prefix, inputs, outputs, chosen)
+    if file.suffix.lower() in (".keras", ".h5", ".hdf5"):
+        return read_keras(path, inputs, outputs, chosen, trust)
+    return read_graphdef(path, inputs, outputs, chosen)
 
 
 def load(
@@ -71,11 +99,14 @@ def load(
     values: Sequence[str] = (),
     opset: int = DEFAULT_OPSET,
     io_layout: IoLayout = "keep",
+    signature: str | None = None,
+    trust: bool = False,
 ) -> tuple[Model, list[str]]:
     """Read ``path`` and lower it to ONNX, with no clean-up.
 
     Args:
-        path: A frozen TensorFlow graph (binary or text), a Caffe prototxt or an ONNX file.
+        path: A frozen TensorFlow graph (binary or text), a SavedModel, a Keras or TFLite file, a
+            TensorFlow checkpoint, a Caffe prototxt or an ONNX file.
         weights: Of a Caffe network.
         inputs: Where to cut the graph's beginning, such as ``a:0,b:0[1,224,224,3]``; None finds
             them.
@@ -83,6 +114,8 @@ def load(
         values: Placeholders to set, such as ``is_training=false``.
         opset: Of the ONNX graph.
         io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
+        signature: Of a SavedModel.
+        trust: Load a Keras file that brings code of its own.
 
     Returns:
         The model, and a sentence for each thing that was decided on the way.
@@ -97,11 +130,17 @@ def load(
         from onnxgraft.convert.caffe import convert_caffe
 
         model, notes = convert_caffe(path, weights, *options, opset)
+    elif framework == "tflite":
+        from onnxgraft.convert._tflite import lower_tflite
+
+        model = cut_onnx(lower_tflite(path, opset), *options)
+        notes = [] if not values else ["--set has no effect on a TFLite file"]
     else:
-        from onnxgraft.convert._graphdef import read_graphdef
         from onnxgraft.convert._lowering import lower
 
-        frozen = read_graphdef(path, *options, parse_values(values))
+        frozen = read_tensorflow(
+            path, *options, parse_values(values), signature=signature, trust=trust
+        )
         model, notes = lower(frozen, opset)
     set_io_layout(model, io_layout)
     return model, notes
@@ -114,6 +153,8 @@ def original(
     inputs: str | None = None,
     outputs: str | None = None,
     values: Sequence[str] = (),
+    signature: str | None = None,
+    trust: bool = False,
 ) -> Engine:
     """Return ``path`` running in its own framework: what every later stage is compared with.
 
@@ -130,14 +171,24 @@ def original(
         from onnxgraft.reference import OnnxRuntime
 
         return OnnxRuntime(cut_onnx(Model.load(path), *options).to_onnx(), name="original")
-    from onnxgraft.convert._graphdef import read_graphdef
+    if framework == "tflite":
+        from onnxgraft.convert._tflite import TfLite
+
+        if any(options):
+            raise NotSupportedError(f"{os.fspath(path)}: TFLite's interpreter runs whole models")
+        return TfLite(path)
     from onnxgraft.convert._tensorflow import TensorFlow
 
-    return TensorFlow(read_graphdef(path, *options, parse_values(values)))
+    chosen = parse_values(values)
+    return TensorFlow(read_tensorflow(path, *options, chosen, signature=signature, trust=trust))
 
 
 def inspect(
-    path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    signature: str | None = None,
+    trust: bool = False,
 ) -> Inspection:
     """Return what a model file holds: inputs, outputs, operators, and what stands in the way."""
     framework = detect(path)
@@ -148,6 +199,12 @@ def inspect(
         from onnxgraft.convert.caffe import inspect_caffe
 
         return inspect_caffe(path, weights)
+    if framework == "tflite":
+        from onnxgraft.convert._tflite import lower_tflite
+
+        return replace(inspect_onnx(lower_tflite(path, DEFAULT_OPSET)), framework="tflite")
+    if Path(path).suffix.lower() in _MADE or Path(path).is_dir() or checkpoint_prefix(path):
+        return inspect_frozen(read_tensorflow(path, signature=signature, trust=trust))
     from onnxgraft.convert._graphdef import parse_graphdef
 
     return inspect_graphdef(existing_file(path, "the model"), parse_graphdef(path))

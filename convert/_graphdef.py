@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from onnxgraft.convert._branches import resolve_branches
+from onnxgraft.convert._repairs import reach_with_zeros
 from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.files import existing_file, sha256
@@ -20,13 +21,22 @@ from onnxgraft.model import Source
 from onnxgraft.runtime import TensorSpec
 from onnxgraft.tensor_option import TensorOption, Value
 
-__all__ = ["FrozenGraph", "parse_graphdef", "read_graphdef", "training_flags", "variables"]
+__all__ = [
+    "FrozenGraph",
+    "Public",
+    "loose_ends",
+    "parse_graphdef",
+    "prepare",
+    "read_graphdef",
+    "training_flags",
+    "variables",
+]
 
 VARIABLE_OPS = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable"})
 PLACEHOLDER_OPS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
 # What a graph may leave unconsumed without meaning it as an output.
 _NOT_OUTPUTS = re.compile(
-    r"Const|NoOp|Switch|Assert|Placeholder.*|Assign.*|Apply.*|Resource.*|Save.*|Restore.*|.*Summary.*|Print.*"
+    r"Const|NoOp|Switch|Shape|ShapeN|Size|Rank|BroadcastGradientArgs|Assert|Placeholder.*|Assign.*|Apply.*|Resource.*|Save.*|Restore.*|.*Summary.*|Print.*"
 )
 # What has further outputs for training or for the runtime's own use.
 _ONE_OUTPUT = re.compile(r"FusedBatchNorm.*|Merge")
@@ -41,6 +51,14 @@ _KEEP = re.compile(r"(?:^|[/_])keep_?prob(?:ability)?(?:_\d+)?(?:$|/)", re.IGNOR
 
 
 @dataclass(frozen=True)
+class Public:
+    """The names that a model itself has for its inputs and outputs: name -> tensor, in order."""
+
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True)
 class FrozenGraph:
     """A graph ready for conversion, beside the graph as it was read.
 
@@ -48,8 +66,11 @@ class FrozenGraph:
         source: The file.
         original: The GraphDef as read; it runs as the judge.
         prepared: The same with flags baked in, selects resolved and dead branches gone.
-        inputs: What is fed.
-        outputs: What is fetched.
+        inputs: What is fed, by the model's own names.
+        outputs: What is fetched, by the model's own names.
+        fed: The tensors of ``inputs`` in ``original``.
+        places: The placeholders of ``inputs`` in ``prepared``.
+        fetched: The tensors of ``outputs``.
         values: Placeholders that were set, by node name.
         notes: A sentence for each thing that was decided.
     """
@@ -59,6 +80,9 @@ class FrozenGraph:
     prepared: Any
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    fed: tuple[str, ...]
+    places: tuple[str, ...]
+    fetched: tuple[str, ...]
     values: dict[str, Value]
     notes: tuple[str, ...]
 
@@ -110,40 +134,75 @@ def read_graphdef(
             f"{', ...' if len(left) > 3 else ''}); freeze the graph first "
             "(tf.compat.v1.graph_util.convert_variables_to_constants)"
         )
+    source = Source(os.fspath(path), "tensorflow", sha256(path))
+    return prepare(source, original, inputs, outputs, values or {})
+
+
+def prepare(
+    source: Source,
+    original: Any,
+    inputs: Sequence[TensorOption],
+    outputs: Sequence[TensorOption],
+    values: Mapping[str, Value],
+    public: Public | None = None,
+) -> FrozenGraph:
+    """Cut a frozen graph and bake in what inference does not feed.
+
+    Args:
+        source: The file.
+        original: The frozen GraphDef.
+        inputs: Where to cut its beginning; none takes what is there.
+        outputs: Where to cut its end; none takes what is there.
+        values: Placeholders to set.
+        public: The names that the model itself has for its inputs and outputs.
+    """
+    path, public = source.path, public or Public({}, {})
     graph = _import(path, original)
-    ends = [_tensor(path, graph, option) for option in outputs] or _loose_ends(original, graph)
+    ends = [_tensor(path, graph, option.name, public.outputs) for option in outputs]
+    if not ends:
+        names = list(public.outputs.values())
+        ends = [graph.get_tensor_by_name(n) for n in names] or loose_ends(original, graph)
     if not ends:
         raise ModelError(f"{path}: found no outputs; name them with --outputs")
     notes: list[str] = []
-    fixed = _choose_values(path, original, values or {}, notes)
+    fixed = _choose_values(path, original, values, notes)
     prepared = _prepare(original, graph, fixed, [tensor.op.name for tensor in ends])
-    starts = [_tensor(path, graph, option) for option in inputs] or [
-        graph.get_tensor_by_name(f"{node.name}:0")
-        for node in prepared.node
-        if node.op in PLACEHOLDER_OPS
-    ]
-    shapes = {option.name: option.shape for option in inputs}
-    specs = tuple(
-        _spec(tensor, shapes.get(tensor.name, shapes.get(tensor.op.name))) for tensor in starts
-    )
-    _cut(prepared, specs)
+    starts = [
+        (_tensor(path, graph, option.name, public.inputs), option.shape) for option in inputs
+    ] or [(tensor, None) for tensor in _placeholders(prepared, graph, public)]
+    fed = [_spec(tensor, shape) for tensor, shape in starts]
+    _cut(prepared, fed)
     prepared = _reachable(prepared, [tensor.op.name for tensor in ends])
-    fed = {_node_of(spec.name) for spec in specs}
+    places = [fed_node(spec.name, fed) for spec in fed]
     for node in prepared.node:
-        if node.op in PLACEHOLDER_OPS and node.name not in fed:
+        if node.op in PLACEHOLDER_OPS and node.name not in places:
             raise InputError(
                 f"{path}: the outputs need the placeholder {node.name!r} too; name it in --inputs, "
                 f"or give its value with --set {node.name}=..."
             )
+    called_in = {tensor: name for name, tensor in public.inputs.items()}
+    called_out = {tensor: name for name, tensor in public.outputs.items()}
+    fetched = [_output_spec(tensor) for tensor in ends]
     return FrozenGraph(
-        Source(os.fspath(path), "tensorflow", sha256(path)),
+        source,
         original,
         prepared,
-        specs,
-        tuple(_output_spec(tensor) for tensor in ends),
+        tuple(replace(spec, name=called_in.get(spec.name, spec.name)) for spec in fed),
+        tuple(replace(spec, name=called_out.get(spec.name, spec.name)) for spec in fetched),
+        tuple(spec.name for spec in fed),
+        tuple(f"{place}:0" for place in places),
+        tuple(spec.name for spec in fetched),
         fixed,
         tuple(notes),
     )
+
+
+def _placeholders(prepared: Any, graph: Any, public: Public) -> list[Any]:
+    """Return the placeholders that are left, in the model's own order."""
+    left = {f"{node.name}:0" for node in prepared.node if node.op in PLACEHOLDER_OPS}
+    ordered = [tensor for tensor in public.inputs.values() if tensor in left]
+    others = [f"{n.name}:0" for n in prepared.node if f"{n.name}:0" in left - set(ordered)]
+    return [graph.get_tensor_by_name(name) for name in [*ordered, *others]]
 
 
 def variables(graph_def: Any) -> list[str]:
@@ -177,18 +236,17 @@ def _import(path: str | os.PathLike[str], graph_def: Any) -> Any:
     return graph
 
 
-def _tensor(path: str | os.PathLike[str], graph: Any, option: TensorOption) -> Any:
-    name = option.name if ":" in option.name else f"{option.name}:0"
+def _tensor(path: str, graph: Any, wanted: str, public: Mapping[str, str]) -> Any:
+    name = public.get(wanted, wanted if ":" in wanted else f"{wanted}:0")
     try:
         return graph.get_tensor_by_name(name)
     except (KeyError, ValueError) as error:
         known = [tensor.name for op in graph.get_operations() for tensor in op.outputs]
-        raise InputError(
-            f"{path}: no tensor is called {option.name!r}; {nearest(name, known)}"
-        ) from error
+        hint = nearest(wanted, [*public, *known])
+        raise InputError(f"{path}: no tensor is called {wanted!r}; {hint}") from error
 
 
-def _loose_ends(graph_def: Any, graph: Any) -> list[Any]:
+def loose_ends(graph_def: Any, graph: Any) -> list[Any]:
     """Return the outputs of the nodes that no other node consumes."""
     used = {_node_of(name) for node in graph_def.node for name in node.input}
     ops = {node.name: node.op for node in graph_def.node}
@@ -245,6 +303,7 @@ def _prepare(original: Any, graph: Any, values: Mapping[str, Value], ends: Seque
                 del node.attr[key]
             node.attr["value"].tensor.CopyFrom(constant)
     resolve_branches(prepared, graph)
+    reach_with_zeros(prepared, graph)
     return _reachable(prepared, ends)
 
 
@@ -263,21 +322,34 @@ def _reachable(graph_def: Any, ends: Sequence[str]) -> Any:
 
 
 def _cut(graph_def: Any, inputs: Sequence[TensorSpec]) -> None:
-    """Make a placeholder of each node whose output is fed."""
+    """Make a placeholder of each tensor that is fed; one of several outputs gets a node of its own.
+
+    The placeholder of a second output, ``queue:1``, is called ``queue__1``.
+    """
     tf = tensorflow()
-    wanted = {_node_of(spec.name): spec for spec in inputs}
-    for node in graph_def.node:
-        spec = wanted.get(node.name)
-        if spec is None:
-            continue
-        if not spec.name.endswith(":0"):
-            raise InputError(f"{spec.name}: cutting at a second output of a node can't be done yet")
+    nodes = {node.name: node for node in graph_def.node}
+    for spec in inputs:
+        place = fed_node(spec.name, inputs)
+        node = nodes.get(place)
+        if node is None:
+            node = graph_def.node.add(name=place)
+            for other in graph_def.node:
+                for at, source in enumerate(other.input):
+                    if (source if ":" in source else f"{source}:0") == spec.name:
+                        other.input[at] = place
         node.op = "Placeholder"
         del node.input[:]
         node.ClearField("attr")
         node.attr["dtype"].type = tf.as_dtype(np.dtype(spec.dtype)).as_datatype_enum
         shape = [dim if isinstance(dim, int) else None for dim in spec.shape]
         node.attr["shape"].shape.CopyFrom(tf.TensorShape(shape).as_proto())
+
+
+def fed_node(tensor: str, inputs: Sequence[TensorSpec]) -> str:
+    """Return the name of the placeholder that `_cut` makes of a tensor."""
+    name, index = tensor.rsplit(":", 1)
+    several = sum(_node_of(other.name) == name for other in inputs) > 1
+    return name if index == "0" and not several else f"{name}__{index}"
 
 
 def _spec(tensor: Any, shape: Sequence[int] | None) -> TensorSpec:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import collections
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from onnxgraft.model import Model
 
-__all__ = ["Inspection", "inspect_graphdef", "inspect_onnx"]
+if TYPE_CHECKING:
+    from onnxgraft.convert._graphdef import FrozenGraph
+
+__all__ = ["Inspection", "inspect_frozen", "inspect_graphdef", "inspect_onnx"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def inspect_graphdef(path: str | os.PathLike[str], graph_def: Any) -> Inspection
     from onnxgraft.convert._graphdef import (
         PLACEHOLDER_OPS,
         _import,
-        _loose_ends,
+        loose_ends,
         training_flags,
         variables,
     )
@@ -77,7 +80,7 @@ def inspect_graphdef(path: str | os.PathLike[str], graph_def: Any) -> Inspection
             for name in placeholders
             if name not in flags
         ],
-        outputs=[_line(tensor) for tensor in _loose_ends(graph_def, graph)],
+        outputs=[_line(tensor) for tensor in loose_ends(graph_def, graph)],
         operators=dict(collections.Counter(n.op for n in graph_def.node).most_common()),
         parameters=sum(
             _size([dim.size for dim in n.attr["value"].tensor.tensor_shape.dim])
@@ -86,6 +89,17 @@ def inspect_graphdef(path: str | os.PathLike[str], graph_def: Any) -> Inspection
         ),
         variables=variables(graph_def),
         training=flags,
+    )
+
+
+def inspect_frozen(frozen: FrozenGraph) -> Inspection:
+    """Return what a SavedModel, a Keras file or a checkpoint holds, by its frozen graph."""
+    found = inspect_graphdef(frozen.source.path, frozen.original)
+    return replace(
+        found,
+        inputs=[str(spec) for spec in frozen.inputs],
+        outputs=[str(spec) for spec in frozen.outputs],
+        notes=list(frozen.notes),
     )
 
 

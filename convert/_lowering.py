@@ -11,12 +11,13 @@ from typing import Any
 import onnx
 
 from onnxgraft.convert._graphdef import FrozenGraph
+from onnxgraft.convert._repairs import handlers
 from onnxgraft.convert._tensorflow import quiet, tensorflow
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.model import Model, Origin
 from onnxgraft.optional import optional
 
-__all__ = ["lower"]
+__all__ = ["check_operators", "lower"]
 
 _TO_NCHW = (0, 3, 1, 2)
 
@@ -28,9 +29,12 @@ def lower(frozen: FrozenGraph, opset: int) -> tuple[Model, list[str]]:
         NotSupportedError: It has operators that tf2onnx can't lower; they are named.
     """
     proto = _tf2onnx(frozen, opset)
-    _check_operators(frozen.source.path, proto)
+    check_operators(frozen.source.path, proto)
     _name_dimensions(proto, frozen)
     names = _map_names(proto, frozen)
+    for tensors, specs in ((frozen.places, frozen.inputs), (frozen.fetched, frozen.outputs)):
+        for tensor, spec in zip(tensors, specs, strict=True):
+            _rename(proto, tensor, spec.name, names)
     return Model.from_onnx(proto, frozen.source, names), list(frozen.notes)
 
 
@@ -38,11 +42,14 @@ def _tf2onnx(frozen: FrozenGraph, opset: int) -> onnx.ModelProto:
     tf = tensorflow()
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
-    fed, fetched = [s.name for s in frozen.inputs], [s.name for s in frozen.outputs]
     with quiet(), tf.Graph().as_default():
         try:
             proto, _ = tf2onnx.convert.from_graph_def(
-                frozen.prepared, input_names=fed, output_names=fetched, opset=opset
+                frozen.prepared,
+                input_names=list(frozen.places),
+                output_names=list(frozen.fetched),
+                opset=opset,
+                custom_op_handlers=handlers(),
             )
         except (tf.errors.OpError, ValueError, KeyError, RuntimeError, AssertionError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -53,7 +60,28 @@ def _tf2onnx(frozen: FrozenGraph, opset: int) -> onnx.ModelProto:
     return proto
 
 
-def _check_operators(path: str, proto: onnx.ModelProto) -> None:
+def _rename(proto: onnx.ModelProto, old: str, new: str, names: dict[str, Origin]) -> None:
+    """Call an input or output by the name that the model itself has for it."""
+    if old == new:
+        return
+    graph = proto.graph
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    if new in taken:  # an inner tensor that happens to be called so
+        _rename(proto, new, f"{new}/inner", names)
+    for node in graph.node:
+        for side in (node.input, node.output):
+            for index, name in enumerate(side):
+                if name == old:
+                    side[index] = new
+    for value in (*graph.input, *graph.output):
+        if value.name == old:
+            value.name = new
+    if old in names:
+        names[new] = names.pop(old)
+
+
+def check_operators(path: str, proto: onnx.ModelProto) -> None:
+    """Raise NotSupportedError unless every node is one of ONNX's operators."""
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     unknown = []
     for node in proto.graph.node:
@@ -70,7 +98,7 @@ def _check_operators(path: str, proto: onnx.ModelProto) -> None:
 
 def _name_dimensions(proto: onnx.ModelProto, frozen: FrozenGraph) -> None:
     """Give the inputs' free dimensions the names that the specs have, and forget tf2onnx's."""
-    specs = {spec.name: spec for spec in frozen.inputs}
+    specs = dict(zip(frozen.places, frozen.inputs, strict=True))
     for value in proto.graph.input:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             wanted = specs[value.name].shape[axis] if value.name in specs else None

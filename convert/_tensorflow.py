@@ -78,14 +78,16 @@ class TensorFlow(Resource):
         self._fixed = {f"{name}:0": value for name, value in frozen.values.items()}
         with quiet():
             self._session: Any = tf.compat.v1.Session(graph=graph, config=config)
-        self._fetches = [spec.name for spec in frozen.outputs]
+        self._feeds = dict(zip((s.name for s in frozen.inputs), frozen.fed, strict=True))
+        self._fetches = list(frozen.fetched)
         self._error = tf.errors.OpError
 
     def infer(self, feeds: Feeds) -> Outputs:
         """Return the outputs, by name, for ``feeds``, by name."""
         checked = check_feeds(self.name, self.inputs, feeds)
         try:
-            values = self._session.run(self._fetches, {**checked, **self._fixed})
+            fed = {self._feeds[name]: value for name, value in checked.items()}
+            values = self._session.run(self._fetches, {**fed, **self._fixed})
         except self._error as error:
             raise ModelError(f"TensorFlow can't run the graph: {error.message}") from error
         return {name: np.asarray(value) for name, value in zip(self._fetches, values, strict=True)}

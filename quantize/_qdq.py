@@ -154,7 +154,8 @@ def _choose(
             raise InputError(f"--keep-float {name}: no such layer; {nearest(name, names)}")
     for node in graph.nodes:
         if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and node.name not in names:
-            reason = f"{table.target} has no INT8 {node.op}, or its weights are not constant"
+            known_op = node.op in table.weights
+            reason = "its weights are not constant" if known_op else f"no INT8 {node.op} there"
             report.float_layers.append(FloatLayer(node.name, reason))
     chosen = []
     for node in weighted:

@@ -52,7 +52,9 @@ class PrecisionName(StrEnum):
     int8 = "int8"
 
 
-ModelFile = Annotated[Path, typer.Argument(help="A TensorFlow graph, a prototxt or an ONNX file.")]
+ModelFile = Annotated[
+    Path, typer.Argument(help="A TensorFlow or Keras model, a prototxt or an ONNX file.")
+]
 OnnxFile = Annotated[Path, typer.Argument(help="An ONNX file.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="What to write.")]
 Weights = Annotated[Path | None, typer.Option(help="A Caffe network's weights.")]
@@ -61,6 +63,8 @@ Outputs = Annotated[str | None, typer.Option(help="Where to cut the end: c:0,d:0
 Values = Annotated[
     list[str], typer.Option("--set", metavar="NAME=VALUE", help="Set a placeholder.")
 ]
+Signature = Annotated[str | None, typer.Option(help="Of a SavedModel.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load a Keras file that brings code.")]
 Data = Annotated[str, typer.Option(help="A folder of images, a list file or an .npz.")]
 PreprocessFile = Annotated[
     Path | None, typer.Option("--preprocess", help="A TOML file with a [preprocess] table.")
@@ -69,11 +73,17 @@ Images = Annotated[int | None, typer.Option(help="How many samples; all if not g
 
 
 @subcommand
-def inspect(model: ModelFile, weights: Weights = None, as_json: Json = False) -> Outcome:
+def inspect(
+    model: ModelFile,
+    weights: Weights = None,
+    signature: Signature = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> Outcome:
     """Print what a model file holds: inputs, outputs, operators, training leftovers."""
     from onnxgraft import convert
 
-    found = convert.inspect(model, weights)
+    found = convert.inspect(model, weights, signature=signature, trust=trust)
 
     def text(console: Console) -> None:
         say(console, f"{found.path}: {found.framework}, {found.parameters:,} parameters")
@@ -106,6 +116,8 @@ def convert(
     values: Values = [],  # noqa: B006  (typer copies it)
     io_layout: Annotated[Layout, typer.Option(help="Of 4-D inputs and outputs.")] = Layout.keep,
     opset: Annotated[int, typer.Option(help="Of the ONNX graph.")] = 17,
+    signature: Signature = None,
+    trust: Trust = False,
     raw: Annotated[bool, typer.Option("--raw", help="Stop before the clean-up.")] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare.")] = False,
     as_json: Json = False,
@@ -115,7 +127,8 @@ def convert(
 
     done = pipeline.convert(
         model, weights=weights, inputs=inputs, outputs=outputs, values=values, opset=opset,
-        io_layout=io_layout.value, raw=raw, verify=not no_verify, out=out,
+        io_layout=io_layout.value, signature=signature, trust=trust, raw=raw,
+        verify=not no_verify, out=out,
     )  # fmt: skip
     nodes = len(done.model.graph.nodes)
 
@@ -301,6 +314,8 @@ def validate(
     inputs: Inputs = None,
     outputs: Outputs = None,
     values: Values = [],  # noqa: B006  (typer copies it)
+    signature: Signature = None,
+    trust: Trust = False,
     metric: Annotated[str | None, typer.Option(help="top1 or miou.")] = None,
     classes: Annotated[str, typer.Option(help="Of miou: camvid or cityscapes.")] = "camvid",
     metric_output: Annotated[str | None, typer.Option(help="That the metric looks at.")] = None,
@@ -318,7 +333,8 @@ def validate(
     found = pipeline.validate(
         original, candidate, data, weights=weights,
         preprocess=_preprocess(preprocess), inputs=inputs, outputs=outputs, values=values,
-        metric=metric, classes=classes, metric_output=metric_output, drop=drop, images=images,
+        signature=signature, trust=trust, metric=metric, classes=classes,
+        metric_output=metric_output, drop=drop, images=images,
     )  # fmt: skip
     if report is not None:
         pipeline.write_report(found, report)

@@ -35,6 +35,7 @@ class BenchTarget:
         inputs: Of an original: where it is cut.
         outputs: Likewise.
         values: Of an original: placeholders that are set.
+        signature: Of an original that is a SavedModel.
     """
 
     name: str
@@ -44,6 +45,7 @@ class BenchTarget:
     inputs: str | None = None
     outputs: str | None = None
     values: tuple[str, ...] = ()
+    signature: str | None = None
 
 
 class _Worker:

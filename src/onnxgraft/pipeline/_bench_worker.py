@@ -35,6 +35,7 @@ def main() -> None:
                     inputs=message["inputs"],
                     outputs=message["outputs"],
                     values=tuple(message["values"]),
+                    signature=message["signature"],
                 )
                 feeds = random_feeds(engine.inputs, message["batch"])
                 for _ in range(_WARM_UP):

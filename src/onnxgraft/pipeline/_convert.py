@@ -56,6 +56,8 @@ def convert(
     values: Sequence[str] = (),
     opset: int = stage.DEFAULT_OPSET,
     io_layout: stage.IoLayout = "keep",
+    signature: str | None = None,
+    trust: bool = False,
     raw: bool = False,
     verify: bool = True,
     out: str | os.PathLike[str] | None = None,
@@ -70,6 +72,8 @@ def convert(
         values: Placeholders to set, such as ``is_training=false``.
         opset: Of the ONNX graph.
         io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
+        signature: Of a SavedModel.
+        trust: Load a Keras file that brings code of its own.
         raw: Stop after conversion, without surgery.
         verify: Compare with the original, on seeded samples of batch 1 and 2.
         out: Where to write the ONNX file; None writes none.
@@ -77,7 +81,7 @@ def convert(
     with status(f"converting {os.fspath(model)}"):
         lowered, notes = stage.load(
             model, weights=weights, inputs=inputs, outputs=outputs, values=values, opset=opset,
-            io_layout=io_layout,
+            io_layout=io_layout, signature=signature, trust=trust,
         )  # fmt: skip
         cleaned, report = (lowered, None) if raw else run(lowered)
     result = Converted(cleaned, report, notes=notes)
@@ -87,7 +91,13 @@ def convert(
             with (
                 status("running the original"),
                 stage.original(
-                    model, weights=weights, inputs=inputs, outputs=outputs, values=values
+                    model,
+                    weights=weights,
+                    inputs=inputs,
+                    outputs=outputs,
+                    values=values,
+                    signature=signature,
+                    trust=trust,
                 ) as original,
             ):
                 runs = _expected(original)

@@ -84,7 +84,7 @@ class _Deployment:
             self.original = self.stack.enter_context(
                 convert.original(
                     recipe.model, weights=recipe.weights, inputs=recipe.inputs,
-                    outputs=recipe.outputs, values=recipe.set,
+                    outputs=recipe.outputs, values=recipe.set, signature=recipe.signature,
                 )
             )  # fmt: skip
         calibration, validation = self._open_data()
@@ -98,9 +98,10 @@ class _Deployment:
             lowered, notes = convert.load(
                 recipe.model, weights=recipe.weights, inputs=recipe.inputs, outputs=recipe.outputs,
                 values=recipe.set, opset=recipe.opset, io_layout=recipe.io_layout,
+                signature=recipe.signature,
             )  # fmt: skip
         report.notes += notes
-        found = convert.inspect(recipe.model, recipe.weights)
+        found = convert.inspect(recipe.model, recipe.weights, signature=recipe.signature)
         nodes = sum(found.operators.values())
         self._graph_stage("converted", nodes, lowered, FLOAT_TOLERANCE, start)
 
@@ -210,7 +211,7 @@ class _Deployment:
         targets = [
             BenchTarget(
                 self.original.name, "original", recipe.model, recipe.weights, recipe.inputs,
-                recipe.outputs, tuple(recipe.set),
+                recipe.outputs, tuple(recipe.set), recipe.signature,
             ),
             BenchTarget("onnxruntime fp32", "onnx", os.fspath(self.work / "model.onnx")),
         ]  # fmt: skip

@@ -90,6 +90,7 @@ class Recipe(_Section):
     inputs: str | None = None
     outputs: str | None = None
     set: tuple[str, ...] = ()
+    signature: str | None = None
     opset: int = 17
     io_layout: IoLayout = "keep"
     targets: tuple[Target, ...] = ("openvino", "onnxruntime")

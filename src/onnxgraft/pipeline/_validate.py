@@ -10,7 +10,6 @@ from onnxgraft import convert, engine
 from onnxgraft.compare import FLOAT_TOLERANCE
 from onnxgraft.engine.passport import passport_path
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file
 from onnxgraft.model import Model
 from onnxgraft.reference import OnnxRuntime
 from onnxgraft.report import Report
@@ -30,6 +29,8 @@ def open_engine(
     inputs: str | None = None,
     outputs: str | None = None,
     values: Sequence[str] = (),
+    signature: str | None = None,
+    trust: bool = False,
 ) -> Engine:
     """Return what ``path`` is, ready to infer: a built engine, an ONNX file or an original.
 
@@ -40,13 +41,18 @@ def open_engine(
         inputs: Of an original: where to cut its beginning.
         outputs: Of an original: where to cut its end.
         values: Of an original: placeholders to set.
+        signature: Of an original that is a SavedModel.
+        trust: Load a Keras file that brings code of its own.
     """
-    file = existing_file(path, "the model or engine")
+    file = Path(path)
     if not original and passport_path(file).is_file():
         return engine.load(file)
     if not original and file.suffix == ".onnx":
         return OnnxRuntime(Model.load(file).to_onnx(), name=file.name)
-    return convert.original(path, weights=weights, inputs=inputs, outputs=outputs, values=values)
+    return convert.original(
+        path, weights=weights, inputs=inputs, outputs=outputs, values=values,
+        signature=signature, trust=trust,
+    )  # fmt: skip
 
 
 def validate(
@@ -59,6 +65,8 @@ def validate(
     inputs: str | None = None,
     outputs: str | None = None,
     values: Sequence[str] = (),
+    signature: str | None = None,
+    trust: bool = False,
     metric: str | None = None,
     classes: str = "camvid",
     metric_output: str | None = None,
@@ -77,6 +85,8 @@ def validate(
         inputs: Where the original is cut.
         outputs: Likewise.
         values: Placeholders of the original to set.
+        signature: Of an original that is a SavedModel.
+        trust: Load a Keras file that brings code of its own.
         metric: ``top1`` or ``miou``; None compares outputs alone.
         classes: Of ``miou``: ``camvid`` or ``cityscapes``.
         metric_output: The output that the metric looks at; None takes the first.
@@ -87,7 +97,13 @@ def validate(
     make = None if metric is None else lambda: make_metric(metric, classes)
     with (
         convert.original(
-            original, weights=weights, inputs=inputs, outputs=outputs, values=values
+            original,
+            weights=weights,
+            inputs=inputs,
+            outputs=outputs,
+            values=values,
+            signature=signature,
+            trust=trust,
         ) as judge,
         open_engine(candidate) as other,
     ):

@@ -1,0 +1,193 @@
+"""SavedModels and Keras files: functions with variables, frozen by TensorFlow itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxgraft.convert._graphdef import FrozenGraph, Public, prepare
+from onnxgraft.convert._tensorflow import quiet, tensorflow
+from onnxgraft.errors import InputError, ModelError, nearest
+from onnxgraft.files import existing_file, sha256
+from onnxgraft.model import Source
+from onnxgraft.tensor_option import TensorOption, Value
+
+__all__ = ["read_keras", "read_saved_model"]
+
+DEFAULT_SIGNATURE = "serving_default"
+# A Keras configuration is text; more than this is none.
+_MOST_CONFIG = 1 << 26
+
+
+def read_saved_model(
+    path: str | os.PathLike[str],
+    inputs: Sequence[TensorOption],
+    outputs: Sequence[TensorOption],
+    values: Mapping[str, Value],
+    signature: str | None,
+) -> FrozenGraph:
+    """Read a SavedModel's signature and freeze it.
+
+    Raises:
+        ModelError: The SavedModel is damaged, has custom operators, or no signature.
+        InputError: There is no such signature.
+    """
+    tf = tensorflow()
+    with quiet():
+        try:
+            loaded = tf.saved_model.load(os.fspath(path))
+        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            reason = str(getattr(error, "message", error)).strip().splitlines()[0]
+            raise ModelError(f"{path}: TensorFlow can't load the SavedModel: {reason}") from error
+    found = dict(loaded.signatures)
+    if not found:
+        raise ModelError(f"{path}: the SavedModel has no signature; export it with one")
+    name = signature or (DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in found else sorted(found)[0])
+    if name not in found:
+        raise InputError(f"{path}: no signature is called {name!r}; {nearest(name, found)}")
+    function = found[name]
+    digest = hashlib.sha256()
+    for file in sorted(p for p in Path(path).rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path)} {sha256(file)}\n".encode())
+    source = Source(os.fspath(path), "tensorflow", digest.hexdigest())
+    names = (list(function.structured_input_signature[1]), sorted(function.structured_outputs))
+    frozen = _frozen(source, function, *names, inputs, outputs, values)
+    if signature is None and len(found) > 1:
+        others = ", ".join(sorted(found.keys() - {name}))
+        note = f"the signature {name} was taken; there are also {others} (--signature)"
+        frozen = FrozenGraph(**{**vars(frozen), "notes": (note, *frozen.notes)})
+    return frozen
+
+
+def read_keras(
+    path: str | os.PathLike[str],
+    inputs: Sequence[TensorOption],
+    outputs: Sequence[TensorOption],
+    values: Mapping[str, Value],
+    trust: bool,
+) -> FrozenGraph:
+    """Read a ``.keras`` or ``.h5`` file and freeze its inference function.
+
+    Raises:
+        ModelError: The file is damaged, or its layers can't be loaded.
+        InputError: It has a Lambda layer or a custom object, which would run code from the file.
+    """
+    file = existing_file(path, "the Keras model")
+    if not trust:
+        _refuse_code(file, _configuration(file))
+    tf = tensorflow()
+    import keras
+
+    with quiet():
+        try:
+            model = keras.models.load_model(file, compile=False, safe_mode=not trust)
+        except Exception as error:  # what a damaged file raises has no common base
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"{file}: Keras can't load the model: {reason}") from error
+
+        def call(*tensors: Any) -> list[Any]:
+            one = len(tensors) == 1
+            packed = tensors[0] if one else keras.tree.pack_sequence_as(model.input, tensors)
+            return list(keras.tree.flatten(model(packed, training=False)))
+
+        names_in = _unique([tensor.name for tensor in model.inputs], "input")
+        specs = [
+            tf.TensorSpec(tensor.shape, tensor.dtype, name=f"input_{index}")
+            for index, tensor in enumerate(model.inputs)
+        ]
+        function = tf.function(call).get_concrete_function(*specs)
+    last = [layer.name for layer in model.layers[-1:]] if len(model.outputs) == 1 else None
+    names_out = getattr(model, "output_names", None) or last or [""] * len(model.outputs)
+    source = Source(os.fspath(path), "tensorflow", sha256(file))
+    frozen = _frozen(
+        source, function, names_in, _unique(names_out, "output"), inputs, outputs, values
+    )
+    return frozen
+
+
+def _unique(names: Sequence[str], kind: str) -> list[str]:
+    """Return ``names``, or numbered ones where they do not tell tensors apart."""
+    if len(set(names)) == len(names) and all(names):
+        return list(names)
+    return [f"{kind}_{index}" for index in range(len(names))]
+
+
+def _frozen(
+    source: Source,
+    function: Any,
+    names_in: Sequence[str],
+    names_out: Sequence[str],
+    inputs: Sequence[TensorOption],
+    outputs: Sequence[TensorOption],
+    values: Mapping[str, Value],
+) -> FrozenGraph:
+    """Turn a concrete function's variables into constants and prepare its graph."""
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    with quiet():
+        constant = convert_variables_to_constants_v2(function, lower_control_flow=False)
+    given = {tensor.name: tensor for tensor in constant.inputs}
+    # A signature's placeholders are called by its arguments; elsewhere the order tells.
+    by_name = [f"{name}:0" for name in names_in]
+    tensors = by_name if set(by_name) == set(given) else list(given)
+    public = Public(
+        dict(zip(names_in, tensors, strict=True)),
+        dict(zip(names_out, (tensor.name for tensor in constant.outputs), strict=True)),
+    )
+    return prepare(source, constant.graph.as_graph_def(), inputs, outputs, values, public)
+
+
+def _configuration(file: Path) -> Any:
+    """Return the configuration of a Keras file without loading anything of it."""
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                if archive.getinfo("config.json").file_size > _MOST_CONFIG:
+                    raise ValueError("its config.json is too large")
+                return json.loads(archive.read("config.json"))
+        import h5py
+
+        with h5py.File(file, "r") as archive:
+            config = archive.attrs.get("model_config")
+            if config is None:
+                raise ValueError("it holds weights alone, and no architecture")
+            return json.loads(config)
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{file}: not a Keras model ({error})") from error
+
+
+def _refuse_code(file: Path, config: Any) -> None:
+    """Raise InputError if loading the model would run code that the file brings or names."""
+    for entry in _objects(config):
+        kind, module = entry.get("class_name"), entry.get("module")
+        name = (entry.get("config") or {}).get("name", "") if isinstance(entry, dict) else ""
+        if kind == "Lambda":
+            raise InputError(
+                f"{file}: the Lambda layer {name!r} holds Python code that loading would run; "
+                "--trust allows it"
+            )
+        if isinstance(module, str) and module.split(".")[0] not in ("keras", "builtins", ""):
+            raise InputError(
+                f"{file}: {kind} {name!r} is a custom object of {module}, whose code loading would "
+                "run; --trust allows it"
+            )
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield all objects with a class within a configuration."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            if "class_name" in item:
+                yield item
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)

@@ -1,0 +1,293 @@
+"""Every export that TensorFlow writes: inputs and outputs are found, the numbers are its own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxgraft import convert, pipeline
+from onnxgraft.errors import InputError, ModelError
+from onnxgraft.pipeline import Converted
+from tests.conftest import Cli
+
+tf = pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with one small network of each kind."""
+    import keras
+    from keras import layers
+
+    folder = tmp_path_factory.mktemp("formats")
+    keras.utils.set_random_seed(0)
+    image = keras.Input((12, 12, 3), name="image")
+    x = layers.Conv2D(8, 3, padding="same", activation="gelu")(image)
+    x = layers.BatchNormalization(
+        moving_mean_initializer="ones", moving_variance_initializer=keras.initializers.Constant(2.0)
+    )(x)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, activation="relu")(layers.Dropout(0.3)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    heads = [layers.Dense(5, activation="softmax", name="probs")(x), layers.Dense(2, name="box")(x)]
+    network = keras.Model(image, heads)
+    network.save(folder / "net.keras")
+    network.save(folder / "net.h5")
+    network.export(folder / "exported", verbose=False)
+    line = keras.Sequential([
+        keras.Input((8,)),
+        layers.Dense(4, activation="tanh"),
+        layers.Dense(2),
+    ])
+    line.save(folder / "line.keras")
+    left, right = keras.Input((4,), name="left"), keras.Input((6,), name="right")
+    both = layers.Dense(3, name="sum")(layers.Concatenate()([left, right]))
+    keras.Model({"right": right, "left": left}, both).save(folder / "two.keras")
+    code = keras.Sequential([keras.Input((8,)), layers.Lambda(lambda t: t * 2, name="twice")])
+    code.save(folder / "code.keras")
+    code.save(folder / "code.h5")
+    _saved_model(folder / "signatures")
+    _checkpoint(folder / "checkpoint" / "model.ckpt")
+    (folder / "net.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(network).convert())
+    return folder
+
+
+def _saved_model(folder: Path) -> None:
+    spec = [tf.TensorSpec([None, 4], tf.float32, name="x")]
+
+    class Module(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.weight = tf.Variable(np.arange(12, dtype=np.float32).reshape(4, 3))
+
+        @tf.function(input_signature=spec)
+        def both(self, x: Any) -> dict[str, Any]:
+            return {"product": x @ self.weight, "positive": tf.nn.relu(x)}
+
+        @tf.function(input_signature=spec)
+        def one(self, x: Any) -> dict[str, Any]:
+            return {"sum": x + 1}
+
+    module = Module()
+    tf.saved_model.save(
+        module, str(folder), signatures={"serving_default": module.both, "other": module.one}
+    )
+
+
+def _checkpoint(prefix: Path) -> None:
+    """Write a training graph: labels, a loss, an optimizer and a summary."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        x = v1.placeholder(tf.float32, [None, 4], "x")
+        label = v1.placeholder(tf.int64, [None], "labels")
+        keep = v1.placeholder_with_default(1.0, [], "keep_prob")
+        weight = v1.get_variable("w", [4, 3], use_resource=False)
+        scale = v1.get_variable("scale", [3], use_resource=True)
+        logits = tf.identity(tf.matmul(x, weight) * scale * keep, name="logits")
+        tf.nn.softmax(logits, name="prob")
+        loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits)
+        )
+        v1.summary.scalar("loss", loss)
+        v1.train.AdamOptimizer().minimize(loss)
+        with v1.Session() as session:
+            session.run(v1.global_variables_initializer())
+            v1.train.Saver().save(session, str(prefix))
+
+
+def converted(path: Path, **options: Any) -> Converted:
+    """Convert and assert that the numbers are TensorFlow's, at two batch sizes."""
+    done = pipeline.convert(path, **options)
+    assert len(done.verdicts) == 2 * len(done.model.outputs)
+    assert done.passed
+    return done
+
+
+def ends(done: Converted) -> tuple[list[str], list[str]]:
+    return [str(s) for s in done.model.inputs], [str(s) for s in done.model.outputs]
+
+
+@pytest.mark.parametrize("name", ["net.keras", "net.h5"])
+def test_a_keras_file_keeps_its_names_and_their_order(files: Path, name: str) -> None:
+    assert ends(converted(files / name)) == (
+        ["image (N, 12, 12, 3) float32"],
+        ["probs (N, 5) float32", "box (N, 2) float32"],
+    )
+
+
+def test_a_sequential_model_is_named_by_its_last_layer(files: Path) -> None:
+    inputs, outputs = ends(converted(files / "line.keras"))
+    assert inputs == ["input_layer (N, 8) float32"] or inputs[0].endswith("(N, 8) float32")
+    assert outputs[0].startswith("dense")
+
+
+def test_a_keras_model_of_named_inputs_is_fed_by_name(files: Path) -> None:
+    inputs, outputs = ends(converted(files / "two.keras"))
+    assert sorted(inputs) == ["left (N, 4) float32", "right (N, 6) float32"]
+    assert outputs == ["sum (N, 3) float32"]
+
+
+def test_a_keras_model_is_cut_by_its_own_names(files: Path) -> None:
+    assert ends(converted(files / "net.keras", outputs="box"))[1] == ["box (N, 2) float32"]
+
+
+def test_nothing_of_training_is_left_of_a_keras_model(files: Path) -> None:
+    operators = converted(files / "net.keras").model.operators()
+    assert not {"BatchNormalization", "RandomUniformLike", "Dropout", "Where"} & set(operators)
+
+
+def test_an_exported_keras_model_is_a_saved_model(files: Path) -> None:
+    inputs, outputs = ends(converted(files / "exported"))
+    assert inputs == ["image (N, 12, 12, 3) float32"]
+    assert outputs == ["output_0 (N, 5) float32", "output_1 (N, 2) float32"]
+
+
+def test_a_saved_model_has_its_signature_s_names(files: Path) -> None:
+    done = converted(files / "signatures")
+    assert ends(done) == (
+        ["x (N, 4) float32"],
+        ["positive (N, 4) float32", "product (N, 3) float32"],
+    )
+    assert done.notes == [
+        "the signature serving_default was taken; there are also other (--signature)"
+    ]
+
+
+def test_another_signature_can_be_chosen(files: Path) -> None:
+    done = converted(files / "signatures", signature="other")
+    assert ends(done) == (["x (N, 4) float32"], ["sum (N, 4) float32"])
+    assert done.notes == []
+
+
+def test_an_unknown_signature_lists_those_there_are(files: Path) -> None:
+    with pytest.raises(InputError, match=r"no signature is called 'x'; .*other, serving_default"):
+        convert.load(files / "signatures", signature="x")
+
+
+@pytest.mark.parametrize("part", ["", ".meta", ".index"])
+def test_a_checkpoint_is_freed_of_training(files: Path, part: str) -> None:
+    done = converted(files / "checkpoint" / f"model.ckpt{part}")
+    assert ends(done) == (["x:0 (N, 4) float32"], ["prob:0 (N, 3) float32"])
+    assert done.notes == ["keep_prob was frozen to 1.0 for inference"]
+
+
+def test_a_checkpoint_is_cut_where_asked(files: Path) -> None:
+    done = converted(files / "checkpoint" / "model.ckpt", outputs="logits")
+    assert ends(done)[1] == ["logits:0 (N, 3) float32"]
+
+
+def test_a_checkpoint_that_a_queue_feeds_is_fed_at_the_queue(tmp_path: Path) -> None:
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        queue = tf.queue.FIFOQueue(9, [tf.float32, tf.int64], shapes=[[4], []], name="queue")
+        x, label = queue.dequeue_many(2, name="batch")
+        logits = tf.matmul(x, v1.get_variable("w", [4, 3], use_resource=False), name="logits")
+        tf.nn.softmax(logits, name="prob")
+        tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits), name="loss"
+        )
+        with v1.Session() as session:
+            session.run(v1.global_variables_initializer())
+            v1.train.Saver().save(session, str(tmp_path / "model.ckpt"))
+    done = pipeline.convert(tmp_path / "model.ckpt", inputs="batch:0[?,4]")
+    assert done.passed
+    assert ends(done) == (["batch:0 (N, 4) float32"], ["prob:0 (N, 3) float32"])
+
+
+def test_a_tflite_file_is_judged_by_its_interpreter(files: Path) -> None:
+    done = converted(files / "net.tflite")
+    assert [spec.shape for spec in done.model.inputs] == [("N", 12, 12, 3)]
+    assert sorted(spec.shape[1] for spec in done.model.outputs) == [2, 5]
+
+
+def test_inspect_tells_the_model_s_own_inputs_and_outputs(files: Path) -> None:
+    for name, outputs in (
+        ("net.keras", ["probs (N, 5) float32", "box (N, 2) float32"]),
+        ("signatures", ["positive (N, 4) float32", "product (N, 3) float32"]),
+        ("checkpoint/model.ckpt", ["prob:0 (N, 3) float32"]),
+    ):
+        assert convert.inspect(files / name).outputs == outputs
+    assert convert.inspect(files / "net.tflite").framework == "tflite"
+
+
+@pytest.mark.parametrize("name", ["code.keras", "code.h5"])
+def test_a_lambda_layer_is_refused_and_never_loaded(files: Path, name: str, cli: Cli) -> None:
+    done = cli("convert", files / name, "-o", files / "code.onnx")
+    assert done.returncode == 2
+    assert "the Lambda layer 'twice' holds Python code" in done.stderr
+    assert "--trust" in done.stderr
+    assert not (files / "code.onnx").exists()
+
+
+def test_a_lambda_layer_runs_when_it_is_trusted(files: Path) -> None:
+    assert converted(files / "code.keras", trust=True).model.operators() == {"Mul": 1}
+
+
+def test_a_custom_object_is_refused_and_never_loaded(files: Path, tmp_path: Path) -> None:
+    import json
+    import zipfile
+
+    with zipfile.ZipFile(files / "line.keras") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(parts["config.json"])
+    config["config"]["layers"][1] |= {"module": "evil.code", "class_name": "Backdoor"}
+    parts["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(tmp_path / "evil.keras", "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    with pytest.raises(InputError, match=r"Backdoor .* custom object of evil\.code"):
+        convert.load(tmp_path / "evil.keras")
+
+
+@pytest.mark.parametrize("name", ["net.keras", "net.h5", "net.tflite"])
+@pytest.mark.parametrize("damage", ["cut_short", "text"])
+def test_a_damaged_file_is_refused(files: Path, tmp_path: Path, name: str, damage: str) -> None:
+    whole = (files / name).read_bytes()
+    broken = tmp_path / name
+    broken.write_bytes(whole[: len(whole) // 2] if damage == "cut_short" else b"a letter\n" * 50)
+    with pytest.raises(ModelError, match=name):
+        convert.load(broken)
+
+
+def test_weights_without_an_architecture_are_refused(files: Path, tmp_path: Path) -> None:
+    import h5py
+
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file["w"] = np.zeros(3)
+    with pytest.raises(ModelError, match="weights alone"):
+        convert.load(tmp_path / "weights.h5")
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001", ".meta"])
+def test_a_damaged_checkpoint_is_refused(files: Path, tmp_path: Path, suffix: str) -> None:
+    shutil.copytree(files / "checkpoint", tmp_path / "c")
+    part = tmp_path / "c" / f"model.ckpt{suffix}"
+    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    with pytest.raises(ModelError, match=r"model\.ckpt: the checkpoint can't be restored"):
+        convert.load(tmp_path / "c" / "model.ckpt")
+
+
+def test_a_checkpoint_without_its_data_is_refused(files: Path, tmp_path: Path) -> None:
+    shutil.copytree(files / "checkpoint", tmp_path / "c")
+    (tmp_path / "c" / "model.ckpt.data-00000-of-00001").unlink()
+    with pytest.raises(ModelError, match=r"no \.index or no \.data file"):
+        convert.load(tmp_path / "c" / "model.ckpt")
+
+
+def test_a_damaged_saved_model_is_refused(files: Path, tmp_path: Path) -> None:
+    shutil.copytree(files / "signatures", tmp_path / "s")
+    (tmp_path / "s" / "saved_model.pb").write_bytes(b"\xff\xff\xff\xff")
+    with pytest.raises(ModelError, match="can't load the SavedModel"):
+        convert.load(tmp_path / "s")
+
+
+def test_a_folder_that_is_no_saved_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no SavedModel"):
+        convert.load(tmp_path)
+
+
+def test_a_signature_of_something_else_is_refused(files: Path) -> None:
+    with pytest.raises(InputError, match="--signature goes with a SavedModel alone"):
+        convert.load(files / "net.keras", signature="x")
