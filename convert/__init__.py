@@ -34,14 +34,19 @@ if TYPE_CHECKING:
 __all__ = ["Inspection", "IoLayout", "detect", "inspect", "load", "original"]
 
 DEFAULT_OPSET = 17
+# Before 13 a softmax flattened its operand and scales had no axis; 20 is what all of the runtimes
+# that are tested read.
+OLDEST_OPSET, NEWEST_OPSET = 13, 20
 # Files that hold variables: what they hold is told of the graph that freezing makes.
 _MADE = (".keras", ".h5", ".hdf5")
 
 Framework = Literal["caffe", "onnx", "tensorflow", "tflite"]
 
 
-def detect(path: str | os.PathLike[str]) -> Framework:
-    """Return the framework whose file ``path`` is.
+def detect(
+    path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None
+) -> Framework:
+    """Return the framework whose file ``path`` is; a caffemodel beside it tells a prototxt.
 
     Raises:
         InputError: There is no such file.
@@ -60,6 +65,8 @@ def detect(path: str | os.PathLike[str]) -> Framework:
     by_suffix: dict[str, Framework] = {
         ".onnx": "onnx", ".prototxt": "caffe", ".tflite": "tflite",
     }  # fmt: skip
+    if suffix not in (".pb", *by_suffix, *_MADE) and weights is not None:
+        return "caffe"
     return by_suffix.get(suffix, "tensorflow")
 
 
@@ -121,11 +128,17 @@ def load(
         The model, and a sentence for each thing that was decided on the way.
     """
     options = parse_tensors(inputs), parse_tensors(outputs)
-    framework = detect(path)
+    framework = detect(path, weights)
     _check_weights(framework, path, weights)
     if framework == "onnx":
         model = cut_onnx(Model.load(path), *options)
-        notes = [] if not values else ["--set has no effect on an ONNX file"]
+        notes = []
+        if opset != DEFAULT_OPSET:
+            notes.append(
+                f"--opset has no effect: the ONNX file keeps its opset {model.graph.opset}"
+            )
+    elif not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise InputError(f"--opset {opset}: from {OLDEST_OPSET} to {NEWEST_OPSET} can be written")
     elif framework == "caffe":
         from onnxgraft.convert.caffe import convert_caffe
 
@@ -134,7 +147,7 @@ def load(
         from onnxgraft.convert._tflite import lower_tflite
 
         model = cut_onnx(lower_tflite(path, opset), *options)
-        notes = [] if not values else ["--set has no effect on a TFLite file"]
+        notes = []
     else:
         from onnxgraft.convert._lowering import lower
 
@@ -142,6 +155,8 @@ def load(
             path, *options, parse_values(values), signature=signature, trust=trust
         )
         model, notes = lower(frozen, opset)
+    if values and framework != "tensorflow":
+        notes.append("--set has no effect: only TensorFlow graphs have placeholders to set")
     set_io_layout(model, io_layout)
     return model, notes
 
@@ -161,7 +176,7 @@ def original(
     The parameters are those of `load`.
     """
     options = parse_tensors(inputs), parse_tensors(outputs)
-    framework = detect(path)
+    framework = detect(path, weights)
     _check_weights(framework, path, weights)
     if framework == "caffe":
         from onnxgraft.convert.caffe import original_caffe
@@ -191,7 +206,7 @@ def inspect(
     trust: bool = False,
 ) -> Inspection:
     """Return what a model file holds: inputs, outputs, operators, and what stands in the way."""
-    framework = detect(path)
+    framework = detect(path, weights)
     _check_weights(framework, path, weights)
     if framework == "onnx":
         return inspect_onnx(Model.load(path))

@@ -167,6 +167,13 @@ def prepare(
     notes: list[str] = []
     fixed = _choose_values(path, original, values, notes)
     prepared = _prepare(original, graph, fixed, [tensor.op.name for tensor in ends])
+    own = [n.name for n in prepared.node if "FusedBatchNorm" in n.op and n.attr["is_training"].b]
+    if own:
+        notes.append(
+            f"{len(own)} batch normalizations run in training mode and use the batch's own "
+            f"statistics, as they do in TensorFlow ({', '.join(own[:3])}"
+            f"{', ...' if len(own) > 3 else ''})"
+        )
     starts = [
         (_tensor(path, graph, option.name, public.inputs), option.shape) for option in inputs
     ] or [(tensor, None) for tensor in _placeholders(prepared, graph, public)]

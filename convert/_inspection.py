@@ -50,7 +50,7 @@ def inspect_onnx(model: Model) -> Inspection:
 
     constants = [t for t in model.graph.tensors().values() if isinstance(t, Constant)]
     return Inspection(
-        path=model.source.path,
+        path=model.file,
         framework="onnx",
         inputs=[str(spec) for spec in model.inputs],
         outputs=[str(spec) for spec in model.outputs],

@@ -26,13 +26,13 @@ def cut_onnx(
     if not inputs and not outputs:
         return model
     proto = onnx.shape_inference.infer_shapes(model.to_onnx())
-    model = Model.from_onnx(proto, model.source, model.names)
+    model = Model(gs.import_onnx(proto), model.source, model.names, model.file)
     graph = model.graph
     tensors = graph.tensors()
     for option in (*inputs, *outputs):
         if option.name not in tensors:
             raise InputError(
-                f"{model.source.path}: no tensor is called {option.name!r}; "
+                f"{model.file}: no tensor is called {option.name!r}; "
                 f"{nearest(option.name, tensors)}"
             )
     before = {id(tensor): tensor for tensor in graph.inputs}
@@ -46,7 +46,7 @@ def cut_onnx(
         for tensor in node.inputs:
             if id(tensor) in left:
                 raise InputError(
-                    f"{model.source.path}: the outputs need the input {tensor.name!r} too; name it "
+                    f"{model.file}: the outputs need the input {tensor.name!r} too; name it "
                     "in --inputs"
                 )
     return model

@@ -90,7 +90,8 @@ class TensorFlow(Resource):
             values = self._session.run(self._fetches, {**fed, **self._fixed})
         except self._error as error:
             raise ModelError(f"TensorFlow can't run the graph: {error.message}") from error
-        return {name: np.asarray(value) for name, value in zip(self._fetches, values, strict=True)}
+        names = [spec.name for spec in self.outputs]
+        return dict(zip(names, map(np.asarray, values), strict=True))
 
     def close(self) -> None:
         """Close the session."""

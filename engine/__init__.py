@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, get_args
@@ -16,7 +17,7 @@ from onnxgraft.engine.passport import Passport, read_passport, write_passport
 from onnxgraft.errors import InputError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Model
-from onnxgraft.runtime import Engine
+from onnxgraft.runtime import Engine, TensorSpec
 
 __all__ = ["TARGETS", "Passport", "Precision", "Target", "build", "load", "read_passport"]
 
@@ -54,14 +55,15 @@ def build(
         raise NotSupportedError("FP16 engines can't be built yet; fp32 and int8 can")
     if precision is not None and precision != actual:
         cure = "quantize it first" if precision == "int8" else "build from the float graph"
-        raise InputError(f"{model.source.path}: the graph is {actual}, not {precision}; {cure}")
+        raise InputError(f"{model.file}: the graph is {actual}, not {precision}; {cure}")
+    inputs = _with_shapes(model, target, shapes or {})
     versions: dict[str, str] = backend.build(model, Path(path), shapes or {})
     passport = Passport(
         target=target,
         precision=actual,
         engine=sha256(path),
         source=model.source,
-        inputs=model.inputs,
+        inputs=inputs,
         outputs=model.outputs,
         versions=versions,
     )
@@ -89,6 +91,21 @@ def _backend(target: str) -> ModuleType:
     if target not in TARGETS:
         raise InputError(f"no target is called {target!r}; {nearest(target, TARGETS)}")
     return importlib.import_module(f"onnxgraft.engine.{target}")
+
+
+def _with_shapes(model: Model, target: str, shapes: Mapping[str, Shape]) -> tuple[TensorSpec, ...]:
+    """Return the inputs as the engine will have them; ``shapes`` are checked against them."""
+    known = {spec.name: spec for spec in model.inputs}
+    for name, shape in shapes.items():
+        if name not in known:
+            raise InputError(f"--shapes {name}: no input is called so; {nearest(name, known)}")
+        if not known[name].accepts(tuple(shape)):
+            raise InputError(f"--shapes {list(shape)} does not fit the input {known[name]}")
+    if shapes and target == "onnxruntime":
+        raise InputError("--shapes makes no difference to onnxruntime; leave it out")
+    return tuple(
+        replace(spec, shape=tuple(shapes.get(spec.name, spec.shape))) for spec in model.inputs
+    )
 
 
 def _precision(model: Model) -> Precision:

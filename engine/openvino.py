@@ -42,9 +42,7 @@ def build(model: Model, path: Path, shapes: Mapping[str, Sequence[int]]) -> dict
         exported = io.BytesIO()
         compiled.export_model(exported)
     except RuntimeError as error:
-        raise ModelError(
-            f"{model.source.path}: OpenVINO refuses the graph: {_reason(error)}"
-        ) from error
+        raise ModelError(f"{model.file}: OpenVINO refuses the graph: {_reason(error)}") from error
     write_bytes(path, exported.getvalue())
     return {"openvino": openvino.__version__}
 

@@ -45,8 +45,7 @@ def build(model: Model, path: Path, shapes: Mapping[str, Sequence[int]]) -> dict
         errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
         more = f"; and {len(errors) - _MOST_ERRORS} more" if len(errors) > _MOST_ERRORS else ""
         raise ModelError(
-            f"{model.source.path}: TensorRT's parser refuses {'; '.join(errors[:_MOST_ERRORS])}"
-            f"{more}"
+            f"{model.file}: TensorRT's parser refuses {'; '.join(errors[:_MOST_ERRORS])}{more}"
         )
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
@@ -58,7 +57,7 @@ def build(model: Model, path: Path, shapes: Mapping[str, Sequence[int]]) -> dict
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         reason = logger.errors[0] if logger.errors else "no reason given"
-        raise ModelError(f"{model.source.path}: TensorRT can't build the graph: {reason}")
+        raise ModelError(f"{model.file}: TensorRT can't build the graph: {reason}")
     write_bytes(path, bytes(plan))
     return {"tensorrt": trt.__version__}
 
@@ -139,8 +138,6 @@ def _profile(
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Return the smallest, the usual and the largest shape of an input."""
     if shape is not None:
-        if not spec.accepts(tuple(shape)):
-            raise InputError(f"--shapes {list(shape)} does not fit the input {spec}")
         return tuple(shape), tuple(shape), tuple(shape)
     free = [axis for axis, dim in enumerate(spec.shape) if isinstance(dim, str)]
     if free not in ([], [0]):

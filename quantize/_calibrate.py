@@ -29,7 +29,7 @@ def calibrate(model: Model, samples: Samples, method: Method = "entropy") -> Ran
     """
     names = activations(model.graph)
     if not names:
-        raise ModelError(f"{model.source.path}: there is no layer that could run in INT8")
+        raise ModelError(f"{model.file}: there is no layer that could run in INT8")
     histograms = {name: Histogram() for name in names}
     fed = {spec.name for spec in model.inputs}
     inner = [name for name in names if name not in fed]

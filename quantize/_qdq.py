@@ -80,15 +80,15 @@ def quantize(
     """
     table = placement(target)
     if any(node.op in _QUANTIZED_OPS for node in model.graph.nodes):
-        raise InputError(f"{model.source.path}: the graph is quantized already")
+        raise InputError(f"{model.file}: the graph is quantized already")
     if model.graph.opset < _OLDEST_OPSET:
         raise InputError(
-            f"{model.source.path}: opset {model.graph.opset} has no scales per channel; convert "
+            f"{model.file}: opset {model.graph.opset} has no scales per channel; convert "
             f"with --opset {_OLDEST_OPSET} or later"
         )
     if ranges.model != fingerprint(model):
         raise InputError(
-            f"{model.source.path}: the ranges were measured on another graph; calibrate again"
+            f"{model.file}: the ranges were measured on another graph; calibrate again"
         )
     known = _merged(ranges, set_range or {}, model)
     quantized = model.copy()

@@ -89,7 +89,7 @@ def run(
     graph.cleanup().toposort()
     broken = violations(graph)
     if broken:
-        raise ModelError(f"{model.source.path}: the graph is not legal: {broken[0]}")
+        raise ModelError(f"{model.file}: the graph is not legal: {broken[0]}")
     before = cleaned.operators()
     reports = {item.name: PassReport(item.name) for item in chosen}
     for _ in range(_MOST_ROUNDS):

@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit statuses, sentences, JSON; nothing written on error."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.conftest import Cli, model_of
+from onnxgraft.model import Model
+from tests.conftest import Cli, model_of, outputs_of
 
 
 @pytest.fixture
@@ -210,3 +212,170 @@ def test_a_candidate_that_differs_is_exit_status_1(
     done = cli("validate", net, tmp_path / "wrong.onnx", "--data", images)
     assert done.returncode == 1
     assert "FAIL" in done.stdout
+
+
+BILINEAR = """
+input: "data" input_dim: 1 input_dim: 2 input_dim: 4 input_dim: 4
+layer { name: "up" type: "Deconvolution" bottom: "data" top: "up" convolution_param {
+  num_output: 2 group: 2 kernel_size: 4 stride: 2 pad: 1 bias_term: false
+  weight_filler { type: "bilinear" } } }
+"""
+
+
+def test_a_net_of_fillers_converts_without_weights(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "up.prototxt").write_text(BILINEAR)
+    done = cli("convert", tmp_path / "up.prototxt", "-o", tmp_path / "up.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "not compared with the original" in done.stdout
+    assert "does not fill in weights" in done.stdout
+
+
+def test_where_nothing_runs_the_original_the_converted_graph_judges(
+    tmp_path: Path, cli: Cli
+) -> None:
+    (tmp_path / "up.prototxt").write_text(BILINEAR)
+    data = np.random.default_rng(0).standard_normal((6, 2, 4, 4)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", data=data)
+    done = cli(
+        "deploy", tmp_path / "up.prototxt", "--data", tmp_path / "d.npz", "-o", tmp_path / "out",
+        "--targets", "openvino",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the converted graph stands in for the original" in done.stdout
+
+
+def test_a_caffe_net_is_cut_at_both_ends(tmp_path: Path, cli: Cli) -> None:
+    layer = 'layer {{ name: "{0}" type: "TanH" bottom: "{1}" top: "{0}" }}\n'
+    text = 'input: "data" input_dim: 1 input_dim: 2 input_dim: 4 input_dim: 4\n'
+    text += layer.format("a", "data") + layer.format("b", "a") + layer.format("c", "b")
+    (tmp_path / "net.prototxt").write_text(text)
+    done = cli(
+        "convert", tmp_path / "net.prototxt", "-o", tmp_path / "x.onnx", "--inputs", "a[1,2,4,4]",
+        "--outputs", "b",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "OpenCV can't be fed inside the net" in done.stdout
+
+
+def test_calibrate_leaves_data_of_the_same_stem_alone(tmp_path: Path, net: Path, cli: Cli) -> None:
+    np.savez(tmp_path / "data.npz", x=np.ones((3, 3, 8, 8), np.float32))
+    before = (tmp_path / "data.npz").read_bytes()
+    done = cli("calibrate", net, "--data", tmp_path / "data.npz", "-o", tmp_path / "data.json")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("opset", ["3", "12", "99"])
+def test_an_opset_that_can_not_be_written_is_refused(
+    opset: str, tmp_path: Path, lenet: Path, cli: Cli
+) -> None:
+    (tmp_path / "up.prototxt").write_text(BILINEAR)
+    for model in (tmp_path / "up.prototxt", lenet / "lenet5.pb"):
+        done = cli("convert", model, "-o", tmp_path / "x.onnx", "--opset", opset)
+        refused(done, f"--opset {opset}: from 13 to 20")
+    assert empty(tmp_path, but={"up.prototxt"})
+
+
+@pytest.mark.parametrize("opset", ["13", "18", "20"])
+def test_caffe_in_other_opsets_computes_the_same(opset: str, tmp_path: Path, cli: Cli) -> None:
+    layers = [
+        'layer { name: "n" type: "Softmax" bottom: "data" top: "n" }',
+        'layer { name: "r" type: "Reduction" bottom: "n" top: "r" reduction_param { axis: 1 } }',
+        'layer { name: "m" type: "MVN" bottom: "n" top: "m" }',
+    ]
+    text = 'input: "data" input_dim: 1 input_dim: 2 input_dim: 4 input_dim: 4\n' + "\n".join(layers)
+    (tmp_path / "net.prototxt").write_text(text)
+    answers = []
+    for name, options in (("a", []), ("b", ["--opset", opset])):
+        out = tmp_path / f"{name}.onnx"
+        done = cli("convert", tmp_path / "net.prototxt", "-o", out, *options)
+        assert done.returncode == 0, done.stderr
+        answers.append(outputs_of(Model.load(out)))
+    for blob, value in answers[0].items():
+        np.testing.assert_allclose(answers[1][blob], value, rtol=1e-6, atol=1e-7)
+
+
+def test_a_file_that_can_not_be_read_is_a_sentence(tmp_path: Path, net: Path) -> None:
+    from onnxgraft.errors import InputError
+    from onnxgraft.files import existing_file
+
+    if os.geteuid() != 0:
+        net.chmod(0)
+        with pytest.raises(InputError, match="can't be read"):
+            existing_file(net, "the model")
+    else:
+        pytest.skip("root reads everything")
+
+
+def test_an_internal_error_has_a_status_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], net: Path
+) -> None:
+    from onnxgraft import convert
+    from onnxgraft.cli import app
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(convert, "inspect", broken)
+    with pytest.raises(SystemExit) as caught:
+        app(["inspect", str(net)])
+    assert caught.value.code == 70
+    assert "internal error, ZeroDivisionError: a bug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("foo[2]", "no input is called so"),
+        ("x[2,3,9,9]", "does not fit the input x"),
+        ("x", "write its shape"),
+    ],
+)
+def test_shapes_of_an_engine_are_checked(
+    option: str, words: str, tmp_path: Path, net: Path, cli: Cli
+) -> None:
+    done = cli("build", net, "--target", "openvino", "-o", tmp_path / "e", "--shapes", option)
+    refused(done, words)
+    assert empty(tmp_path, but={"net.onnx"})
+
+
+def test_a_recipe_takes_no_other_options(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "r.toml").write_text("")
+    refused(cli("deploy", tmp_path / "r.toml", "--metric", "top1"), "--metric goes with a model")
+
+
+@pytest.mark.parametrize("option", [["--rounds", "0"], ["--runs", "0"], ["--batch", "0"]])
+def test_nothing_can_not_be_timed(option: list[str], net: Path, cli: Cli) -> None:
+    refused(cli("bench", net, *option), "from 1 on")
+
+
+def test_damaged_metadata_of_an_onnx_file_is_refused(tmp_path: Path, net: Path, cli: Cli) -> None:
+    proto = onnx.load(net)
+    onnx.helper.set_model_props(proto, {"onnxgraft.names": '{"x": 5}'})
+    onnx.save(proto, tmp_path / "m.onnx")
+    refused(cli("inspect", tmp_path / "m.onnx"), "metadata is damaged")
+
+
+def test_json_never_holds_what_json_does_not_have(tmp_path: Path, cli: Cli) -> None:
+    model = model_of("net (float[N, 2] x) => (float[N, 2] y) { z = Div(x, zero)  y = Relu(z) }",
+                     {"zero": np.zeros(1, np.float32)})  # fmt: skip
+    model.save(tmp_path / "inf.onnx")
+    done = cli("surgery", tmp_path / "inf.onnx", "-o", tmp_path / "c.onnx", "--json")
+    json.loads(done.stdout, parse_constant=lambda name: pytest.fail(name))
+
+
+def test_a_failed_candidate_says_why(net: Path, images: Path, tmp_path: Path, cli: Cli) -> None:
+    wrong = onnx.load(net)
+    weights = -onnx.numpy_helper.to_array(wrong.graph.initializer[0])
+    wrong.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, "w"))
+    onnx.save(wrong, tmp_path / "wrong.onnx")
+    done = cli("validate", net, tmp_path / "wrong.onnx", "--data", images)
+    assert done.returncode == 1
+    assert "of the range, at most 1e-04 allowed" in done.stdout
+
+
+def test_surgery_explains_without_writing(net: Path, tmp_path: Path, cli: Cli) -> None:
+    done = cli("surgery", net, "--explain")
+    assert done.returncode == 0
+    assert "Identity removed" in done.stdout
+    assert empty(tmp_path, but={"net.onnx"})

@@ -96,8 +96,8 @@ def adapted(feeds: Feeds, engine: Engine) -> dict[str, Array]:
 
 
 def like(expected: Outputs, actual: Outputs) -> Outputs:
-    """Return ``actual`` with the names and layouts of ``expected``."""
-    if set(expected) != set(actual) and len(expected) == len(actual):
+    """Return ``actual`` in the layouts of ``expected``; a single output may have another name."""
+    if set(expected) != set(actual) and len(expected) == len(actual) == 1:
         actual = dict(zip(expected, actual.values(), strict=True))
     return {
         name: _in_layout(value, expected[name].shape.__eq__) if name in expected else value

@@ -19,6 +19,9 @@ def render(report: Report, console: Console) -> None:
         console.print(_candidates(report))
     if report.latency:
         console.print(_latency(report))
+    for row in report.candidates:
+        if not row.passed:
+            console.print(f"{row.name}: {row.verdict}", style="red", highlight=False, markup=False)
     for target, layer, reason in report.float_layers:
         console.print(f"in float for {target}: {layer} ({reason})", highlight=False, markup=False)
     for note in report.notes:

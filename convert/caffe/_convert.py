@@ -19,7 +19,9 @@ from onnxgraft.files import sha256
 from onnxgraft.model import Model, Origin, Source
 from onnxgraft.tensor_option import TensorOption
 
-__all__ = ["add_layer", "convert_caffe", "input_blobs", "load_net"]
+__all__ = ["add_layer", "convert_caffe", "filled_layers", "input_blobs", "load_net"]
+
+_ANY_OPSET = 17
 
 
 def convert_caffe(
@@ -73,6 +75,15 @@ def load_net(
     net = read_net(path, blobs, shapes)
     cut_net(path, net, inputs, outputs)
     return net
+
+
+def filled_layers(net: Net) -> list[Layer]:
+    """Return the layers whose weights are not in the caffemodel but made by a filler."""
+    out = Emitter(_ANY_OPSET)
+    blobs = input_blobs(net, free=False)
+    for layer in net.layers:
+        add_layer(layer, blobs, out)
+    return out.filled
 
 
 def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin]]:
@@ -141,7 +152,7 @@ def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
     bottoms = [blobs[name] for name in layer.bottoms]
     try:
         made = converter(layer, bottoms, out)
-    except (ArithmeticError, LookupError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         # Parameters that make no sense for these shapes, in a way that the converter does not ask
         # about by name.
         shapes = ", ".join(str(blob.shape) for blob in bottoms)

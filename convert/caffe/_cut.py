@@ -32,8 +32,11 @@ def cut_net(
     made = [version for layer in net.layers for version in layer.tops]
     for option in (*inputs, *outputs):
         if option.name not in (*made, *net.inputs):
-            hint = nearest(option.name, [*net.inputs, *made])
+            hint = nearest(option.name, {*net.inputs, *(net.blobs[name] for name in made)})
             raise InputError(f"{path}: no blob is called {option.name!r}; {hint}")
+    for option in outputs:
+        if option.name in net.inputs:
+            raise InputError(f"{path}: {option.name!r} is an input; name an output behind it")
     inner = [option for option in inputs if option.name not in net.inputs]
     for option in inner:
         if option.shape is None:

@@ -72,6 +72,7 @@ class Emitter:
         self.opset = opset
         self.weightless = weightless
         self.parameters = 0
+        self.filled: list[Layer] = []
         self.nodes: list[gs.Node] = []
         self.layer: Layer | None = None
         self._names: dict[str, int] = {}
@@ -195,6 +196,7 @@ class Emitter:
                 f"{layer}: its {what} of the shape {tuple(shape)} are not there; give the "
                 "caffemodel of this net with --weights"
             )
+        self.filled.append(layer)
         return filled
 
     def check(self, condition: bool, sentence: str) -> None:

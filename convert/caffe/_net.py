@@ -71,6 +71,7 @@ class Net:
         layers: That run at inference.
         outputs: Versions of blobs that nothing consumes, in the order of production.
         blobs: The blob's own name, by version; an in-place layer makes a new version.
+        own_inputs: The inputs that the net itself has.
         notes: What was left out, and why.
     """
 
@@ -80,6 +81,7 @@ class Net:
     outputs: list[str]
     blobs: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    own_inputs: frozenset[str] = frozenset()
 
 
 def read_net(
@@ -129,9 +131,10 @@ class _SetUp:
 
     def run(self) -> Net:
         self._declared_inputs()
-        layers = [layer for layer in layers_of(self.message) if self._runs(layer)]
-        for position, layer in enumerate(layers, 1):
-            self._add(layer, position, layers)
+        numbered = enumerate(layers_of(self.message), 1)
+        running = [(position, layer) for position, layer in numbered if self._runs(layer)]
+        for position, layer in running:
+            self._add(layer, position, [other for _, other in running])
         self.net.outputs = [
             version
             for layer in self.net.layers
@@ -141,6 +144,7 @@ class _SetUp:
         if not self.net.outputs:
             raise ModelError("the net has no outputs at inference")
         self._name_versions()
+        self.net.own_inputs = frozenset(self.net.inputs)
         return self.net
 
     def _declared_inputs(self) -> None:

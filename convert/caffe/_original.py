@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft.convert.caffe._convert import load_net
+from onnxgraft.convert.caffe._convert import filled_layers, load_net
 from onnxgraft.convert.caffe._net import Layer, Net
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.runtime import Feeds, Outputs, Resource, TensorSpec, check_feeds
@@ -32,6 +32,8 @@ class OpenCvDnn(Resource):
         """Read the net."""
         import cv2
 
+        # Its errors are raised as well.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self._error = cv2.error
         try:
             self._net: Any = cv2.dnn.readNetFromCaffe(
@@ -53,9 +55,10 @@ class OpenCvDnn(Resource):
 
     def infer(self, feeds: Feeds) -> Outputs:
         """Return the outputs, by name, for ``feeds``, by name."""
-        for name, value in check_feeds(self.name, self.inputs, feeds).items():
-            self._net.setInput(value, name)
+        checked = check_feeds(self.name, self.inputs, feeds)
         try:
+            for name, value in checked.items():
+                self._net.setInput(value, name)
             values = self._net.forward(list(self._makers.values()))
         except self._error as error:
             raise NotSupportedError(f"OpenCV can't run the net ({error.err})") from error
@@ -77,10 +80,13 @@ def original_caffe(
     Raises:
         NotSupportedError: OpenCV can't read the net, or computes one of its layers wrongly.
     """
-    whole = load_net(path, weights, [o for o in inputs if o.shape is not None])
     net = load_net(path, weights, inputs, outputs)
-    if net.inputs.keys() - whole.inputs.keys():
+    if net.inputs.keys() - net.own_inputs:
         raise NotSupportedError(f"{path}: OpenCV can't be fed inside the net")
+    filled = filled_layers(net)
+    if filled:
+        # It would crash on them.
+        raise NotSupportedError(f"{path}: OpenCV does not fill in weights, as of {filled[0]}")
     wrong = departures(net)
     if wrong:
         raise NotSupportedError(

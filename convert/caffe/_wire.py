@@ -58,7 +58,7 @@ def read_caffemodel(path: str | os.PathLike[str]) -> dict[str, list[Array]]:
     Raises:
         ModelError: The file is cut short or damaged, or a blob's shape and data don't fit.
     """
-    file = existing_file(path, "the weights")
+    file = existing_file(path, "the caffemodel")
     with open(file, "rb") as handle:
         mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
     blobs: dict[str, list[Array]] = {}

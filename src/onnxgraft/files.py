@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import mmap
 import os
 import tempfile
@@ -16,8 +17,10 @@ from onnxgraft.errors import InputError
 
 __all__ = [
     "atomic",
+    "check_place",
     "existing_file",
     "existing_folder",
+    "json_text",
     "release_pages",
     "sha256",
     "write_bytes",
@@ -34,7 +37,27 @@ def existing_file(path: str | os.PathLike[str], what: str) -> Path:
         raise InputError(f"{found}: {what} does not exist; check the path")
     if found.stat().st_size == 0:
         raise InputError(f"{found}: {what} is empty")
+    try:
+        found.open("rb").close()
+    except OSError as error:
+        raise InputError(f"{found}: {what} can't be read ({error.strerror})") from error
     return found
+
+
+def check_place(path: str | os.PathLike[str] | None) -> None:
+    """Raise InputError unless a file can be written at ``path``; None is no place to check.
+
+    Commands ask this before they begin, not after the work.
+    """
+    if path is None:
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder; name a file to write")
+    if not target.parent.is_dir():
+        raise InputError(f"{target}: can't be written, there is no folder {target.parent}")
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"{target}: can't be written, the folder is not writable")
 
 
 def existing_folder(path: str | os.PathLike[str], what: str) -> Path:
@@ -89,7 +112,20 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Write ``value`` as indented JSON to ``path``, whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_bytes(path, (json_text(value) + "\n").encode())
+
+
+def json_text(value: object) -> str:
+    """Return ``value`` as JSON that every reader takes: NaN and infinities become null."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def release_pages(arrays: Iterable[Any]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files import atomic, existing_file, release_pages, sha256
@@ -20,6 +21,9 @@ from onnxgraft.onnx_file import check, split_weights, write_model
 from onnxgraft.runtime import TensorSpec
 
 __all__ = ["Model", "Origin", "Source", "tensor_spec"]
+
+# It prints to standard output, which belongs to results.
+G_LOGGER.severity = G_LOGGER.ERROR
 
 # Where a saved model carries what ONNX itself has no place for.
 SOURCE_KEY = "onnxgraft.source"
@@ -62,11 +66,17 @@ class Model:
         graph: What passes rewrite.
         source: The original file.
         names: For a tensor of the graph, the framework's tensor that it holds.
+        file: What messages call it: where it was read from.
     """
 
     graph: gs.Graph
     source: Source
     names: dict[str, Origin] = field(default_factory=dict)
+    file: str = ""
+
+    def __post_init__(self) -> None:
+        """Take the original's path where no other is given."""
+        self.file = self.file or self.source.path
 
     @classmethod
     def from_onnx(
@@ -96,7 +106,12 @@ class Model:
             onnx.checker.check_model(proto)
         except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
             raise ModelError(f"{file}: not a valid ONNX file ({_first_line(error)})") from error
-        return cls.from_onnx(proto, Source(str(path), "onnx", sha256(file)))
+        try:
+            model = cls.from_onnx(proto, Source(str(path), "onnx", sha256(file)))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ModelError(f"{file}: its onnxgraft metadata is damaged ({error})") from error
+        model.file = str(path)
+        return model
 
     def to_onnx(self) -> onnx.ModelProto:
         """Return the ONNX model, with source and names in its metadata."""
@@ -114,14 +129,17 @@ class Model:
         """Write the ONNX file, whole or not at all; its weights are held in memory only once."""
         light, weights = split_weights(self.graph)
         proto = self._export(light)
-        check(proto, weights)
+        try:
+            check(proto, weights)
+        except onnx.checker.ValidationError as error:
+            raise ModelError(f"{path}: the graph is not valid ({_first_line(error)})") from error
         with atomic(path) as temporary, open(temporary, "wb") as file:
             write_model(file, proto, weights)
         release_pages(weights.values())
 
     def copy(self) -> Model:
         """Return a model whose graph can be rewritten without touching this one's."""
-        return Model(self.graph.copy(), self.source, dict(self.names))
+        return Model(self.graph.copy(), self.source, dict(self.names), self.file)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -149,7 +167,11 @@ def tensor_spec(tensor: Any) -> TensorSpec:
         dim if isinstance(dim, int) and dim >= 0 else (dim if isinstance(dim, str) and dim else "?")
         for dim in (tensor.shape or ())
     )
-    return TensorSpec(tensor.name, np.dtype(tensor.dtype).name, shape)
+    try:
+        dtype = np.dtype(tensor.dtype).name
+    except TypeError:  # a type that numpy does not have, such as bfloat16: onnx's own number
+        dtype = onnx.TensorProto.DataType.Name(int(tensor.dtype)).lower()
+    return TensorSpec(tensor.name, dtype, shape)
 
 
 def _first_line(error: BaseException) -> str:

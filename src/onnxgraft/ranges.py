@@ -133,11 +133,12 @@ class Ranges:
     histograms: dict[str, Histogram] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the ranges as JSON, and the histograms as ``.npz`` of the same stem beside it."""
+        """Write the ranges as JSON, and the histograms beside it, ``.histograms.npz`` appended."""
         target = Path(path)
         if self.histograms:
             names = list(self.histograms)
-            with atomic(target.with_suffix(".npz")) as temporary, open(temporary, "wb") as file:
+            beside = target.with_name(f"{target.name}.histograms.npz")
+            with atomic(beside) as temporary, open(temporary, "wb") as file:
                 np.savez_compressed(
                     file,
                     names=np.array(names),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxgraft.errors import ModelError
+from onnxgraft.errors import InputError, ModelError
 from onnxgraft.optional import optional
 from onnxgraft.runtime import Feeds, Outputs, Resource, TensorSpec, check_feeds
 
@@ -118,7 +118,10 @@ def random_feeds(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict
             dim if isinstance(dim, int) else (batch if axis == 0 else 8)
             for axis, dim in enumerate(spec.shape)
         ]
-        dtype = np.dtype(spec.dtype)
+        try:
+            dtype = np.dtype(spec.dtype)
+        except TypeError as error:
+            raise InputError(f"the input {spec} can't be fed with random numbers") from error
         if dtype.kind == "f":
             feeds[spec.name] = rng.standard_normal(shape).astype(dtype)
         elif dtype.kind in "iu":

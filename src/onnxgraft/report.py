@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from dataclasses import asdict, dataclass, field
@@ -139,8 +138,8 @@ class Report:
         return all(row.passed for row in self.stages) and all(row.passed for row in self.candidates)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values; infinities become null."""
-        return {"passed": self.passed, **_finite(asdict(self))}
+        """Return the report as plain values; written as JSON, infinities become null."""
+        return {"passed": self.passed, **asdict(self)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON."""
@@ -159,11 +158,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

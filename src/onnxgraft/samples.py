@@ -60,7 +60,11 @@ class Preprocess(BaseModel):
 
     def image(self, path: Path) -> Array:
         """Return the image file as (height, width, channels) float32."""
-        pixels = self._geometry(read_image(path, gray=self.color == "gray"), self.interpolation)
+        pixels = read_image(path, gray=self.color == "gray")
+        try:
+            pixels = self._geometry(pixels, self.interpolation)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         if self.color == "rgb":
             pixels = pixels[:, :, ::-1]
         channels = pixels.shape[2]

@@ -146,12 +146,15 @@ def test_what_is_saved_is_loaded_again(ranges: Ranges, tmp_path: Path) -> None:
         assert getattr(loaded, field) == getattr(ranges, field)
 
 
-def test_histograms_lie_beside_the_ranges_under_the_same_stem(
+def test_histograms_lie_beside_the_ranges_under_a_name_of_their_own(
     ranges: Ranges, tmp_path: Path
 ) -> None:
     ranges.save(tmp_path / "ranges.json")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ranges.json", "ranges.npz"]
-    with np.load(tmp_path / "ranges.npz", allow_pickle=False) as stored:
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ranges.json",
+        "ranges.json.histograms.npz",
+    ]
+    with np.load(tmp_path / "ranges.json.histograms.npz", allow_pickle=False) as stored:
         assert list(stored["names"]) == list(ranges.histograms)
         for index, histogram in enumerate(ranges.histograms.values()):
             assert (stored["counts"][index] == histogram.counts).all()

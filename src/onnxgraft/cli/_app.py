@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from onnxgraft.errors import OnnxgraftError
+from onnxgraft.files import json_text
 
 __all__ = ["Json", "Outcome", "app", "say", "subcommand"]
 
@@ -29,6 +30,9 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 EXIT_FAILED = 1
+# What sysexits.h calls EX_SOFTWARE: none of the statuses that mean something to a script.
+EXIT_INTERNAL = 70
+TRACEBACK = "ONNXGRAFT_TRACEBACK"
 
 
 @dataclass
@@ -67,8 +71,17 @@ def subcommand(function: Callable[P, Outcome]) -> Callable[P, None]:
         except KeyboardInterrupt:
             print(f"onnxgraft {function.__name__}: interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
+        except Exception as error:
+            if os.environ.get(TRACEBACK):
+                raise
+            print(
+                f"onnxgraft {function.__name__}: internal error, {type(error).__name__}: {error}; "
+                f"please report it with the traceback that {TRACEBACK}=1 shows",
+                file=sys.stderr,
+            )
+            raise typer.Exit(EXIT_INTERNAL) from error
         if kwargs.get("as_json"):
-            print(json.dumps(outcome.data, indent=2))
+            print(json_text(outcome.data))
         else:
             outcome.text(Console())
         if not outcome.passed:

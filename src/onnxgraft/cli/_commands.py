@@ -15,6 +15,7 @@ from rich.console import Console
 
 from onnxgraft.cli._app import Json, Outcome, say, subcommand
 from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.files import check_place
 
 __all__ = ["COMMANDS"]
 
@@ -67,7 +68,7 @@ Signature = Annotated[str | None, typer.Option(help="Of a SavedModel.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a Keras file that brings code.")]
 Data = Annotated[str, typer.Option(help="A folder of images, a list file or an .npz.")]
 PreprocessFile = Annotated[
-    Path | None, typer.Option("--preprocess", help="A TOML file with a [preprocess] table.")
+    Path | None, typer.Option("--preprocess", help="A TOML file with a \\[preprocess] table.")
 ]
 Images = Annotated[int | None, typer.Option(help="How many samples; all if not given.")]
 
@@ -125,6 +126,7 @@ def convert(
     """Convert a model to a clean ONNX graph and compare it with the original."""
     from onnxgraft import pipeline
 
+    check_place(out)
     done = pipeline.convert(
         model, weights=weights, inputs=inputs, outputs=outputs, values=values, opset=opset,
         io_layout=io_layout.value, signature=signature, trust=trust, raw=raw,
@@ -176,17 +178,20 @@ def surgery(
                 console.print(f"[bold]{name}[/]  {summary}", highlight=False)
 
         return Outcome({"passes": summaries}, names)
-    if model is None or out is None:
-        raise InputError("name an ONNX file, and what to write with -o; or use --list")
+    if model is None or (out is None and not explain):
+        raise InputError("name an ONNX file, and what to write with -o; or use --list or --explain")
+    for place in (out, report):
+        check_place(place)
     cleaned, done = stage.run(Model.load(model), only=_split(only), skip=_split(skip), verify=True)
-    cleaned.save(out)
+    if out is not None:
+        cleaned.save(out)
     data = asdict(done)
     if report is not None:
         write_json(report, data)
 
     def text(console: Console) -> None:
         before, after = sum(done.before.values()), sum(done.after.values())
-        say(console, f"{out}: {before} nodes became {after}")
+        say(console, f"{out or model}: {before} nodes became {after}")
         for item in done.passes:
             if item.done or (explain and item.refused):
                 console.print(f"[bold]{item.name}[/]: {len(item.done)} rewrites")
@@ -196,7 +201,7 @@ def surgery(
                     say(console, line)
         _print_verdicts(console, done.verdicts)
 
-    return Outcome({"out": str(out), **data}, text, done.passed)
+    return Outcome({"out": None if out is None else str(out), **data}, text, done.passed)
 
 
 @subcommand
@@ -222,6 +227,7 @@ def calibrate(
     _not_yet("--workers above 1", workers != 1)
     _not_yet("--ray", ray)
     _not_yet("--cache-out and --trt-version", cache_out or trt_version)
+    check_place(out)
     graph = Model.load(model)
     samples = open_samples(data, graph.inputs, _preprocess(preprocess), images=images, seed=seed)
     ranges = quantize.calibrate(graph, samples, method.value)
@@ -261,6 +267,7 @@ def quantize(
     _not_yet("--budget", budget or data)
     if ranges is None:
         raise InputError("name the ranges that onnxgraft calibrate wrote with --ranges")
+    check_place(out)
     quantized, done = stage.quantize(
         Model.load(model), Ranges.load(ranges), target.value,
         keep_float=_split(keep_float), set_range=dict(_range(item) for item in set_range),
@@ -290,10 +297,15 @@ def build(
     from onnxgraft.model import Model
     from onnxgraft.tensor_option import parse_tensors
 
+    check_place(out)
+    given = parse_tensors(shapes)
+    for option in given:
+        if option.shape is None:
+            raise InputError(f"--shapes {option.name}: write its shape, {option.name}[1,3,224,224]")
     passport = engine.build(
         Model.load(model), out, target.value,
         precision=None if precision is None else precision.value,
-        shapes={o.name: o.shape for o in parse_tensors(shapes) if o.shape is not None},
+        shapes={option.name: option.shape for option in given if option.shape is not None},
     )  # fmt: skip
 
     def text(console: Console) -> None:
@@ -330,6 +342,8 @@ def validate(
     from onnxgraft.validate import render
 
     _not_yet("--bisect", bisect)
+    if report is not None:
+        check_place(report / "report.html" if report.is_dir() else report)
     found = pipeline.validate(
         original, candidate, data, weights=weights,
         preprocess=_preprocess(preprocess), inputs=inputs, outputs=outputs, values=values,
@@ -378,6 +392,7 @@ def infer(
     """Run an engine on images; print the best classes and write the outputs."""
     from onnxgraft import pipeline
 
+    check_place(out)
     answers = pipeline.infer(engine, images, _preprocess(preprocess), out)
 
     def text(console: Console) -> None:
@@ -400,7 +415,9 @@ def deploy(
     inputs: Inputs = None,
     outputs: Outputs = None,
     metric: Annotated[str | None, typer.Option(help="top1 or miou.")] = None,
-    targets: Annotated[str, typer.Option(help="Of a model file.")] = "openvino,onnxruntime",
+    targets: Annotated[
+        str | None, typer.Option(help="Of a model file: openvino,onnxruntime if not given.")
+    ] = None,
     images: Images = None,
     as_json: Json = False,
 ) -> Outcome:
@@ -409,12 +426,20 @@ def deploy(
     from onnxgraft.validate import render
 
     if recipe.suffix == ".toml":
+        asked = {
+            "--data": data, "--weights": weights, "--validate-on": validate_on,
+            "--preprocess": preprocess, "--inputs": inputs, "--outputs": outputs,
+            "--metric": metric, "--targets": targets,
+        }  # fmt: skip
+        for option, value in asked.items():
+            if value is not None:
+                raise InputError(f"{option} goes with a model file; write it into {recipe} instead")
         plan = pipeline.read_recipe(recipe, images=images)
     else:
         plan = pipeline.make_recipe(
             recipe, data=data, weights=weights, validate_on=validate_on,
             preprocess=_preprocess(preprocess), inputs=inputs, outputs=outputs, metric=metric,
-            targets=_split(targets), images=images,
+            targets=_split(targets) or ["openvino", "onnxruntime"], images=images,
         )  # fmt: skip
     folder = out or Path(f"{recipe.stem}.onnxgraft")
     report = pipeline.deploy(plan, folder)

@@ -131,6 +131,8 @@ def bench(
     Raises:
         InputError: A target can't be loaded, or does not take a batch.
     """
+    if min(rounds, runs, *batches) < 1:
+        raise InputError("rounds, runs and batches are whole numbers from 1 on")
     rows = []
     for batch in batches:
         workers: list[_Worker] = []

@@ -16,7 +16,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.model import Model
 from onnxgraft.pipeline._bench import BenchTarget, bench
 from onnxgraft.pipeline._recipe import Recipe
-from onnxgraft.pipeline._validate import write_report
+from onnxgraft.pipeline._validate import open_judge, write_report
 from onnxgraft.progress import status
 from onnxgraft.ranges import Ranges
 from onnxgraft.reference import OnnxRuntime
@@ -81,12 +81,13 @@ class _Deployment:
     def run(self) -> Report:
         recipe, report = self.recipe, self.report
         with status(f"loading {recipe.model}"):
-            self.original = self.stack.enter_context(
-                convert.original(
-                    recipe.model, weights=recipe.weights, inputs=recipe.inputs,
-                    outputs=recipe.outputs, values=recipe.set, signature=recipe.signature,
-                )
+            judge, notes = open_judge(
+                recipe.model, weights=recipe.weights, inputs=recipe.inputs,
+                outputs=recipe.outputs, values=recipe.set, signature=recipe.signature,
             )  # fmt: skip
+        self.original = self.stack.enter_context(judge)
+        self.stands_in = bool(notes)
+        report.notes += notes
         calibration, validation = self._open_data()
         self.probe = list(validation.head(STAGE_SAMPLES))
         self.expected = [
@@ -175,7 +176,8 @@ class _Deployment:
         try:
             built = self.stack.enter_context(engine.load(path))
         except InputError as error:
-            self.report.notes.append(f"not validated: {error}")
+            told = str(error).replace(os.fspath(self.work), os.fspath(self.out))
+            self.report.notes.append(f"not validated: {told}")
             return None
         self._stage(f"{target} engine", built, None, start)
         return built
@@ -208,13 +210,12 @@ class _Deployment:
 
     def _latency(self) -> list[LatencyRow]:
         recipe = self.recipe
-        targets = [
-            BenchTarget(
-                self.original.name, "original", recipe.model, recipe.weights, recipe.inputs,
-                recipe.outputs, tuple(recipe.set), recipe.signature,
-            ),
-            BenchTarget("onnxruntime fp32", "onnx", os.fspath(self.work / "model.onnx")),
-        ]  # fmt: skip
+        original = BenchTarget(
+            self.original.name, "original", recipe.model, recipe.weights, recipe.inputs,
+            recipe.outputs, tuple(recipe.set), recipe.signature,
+        )  # fmt: skip
+        clean = BenchTarget("onnxruntime fp32", "onnx", os.fspath(self.work / "model.onnx"))
+        targets = [clean] if self.stands_in else [original, clean]
         loaded = {row.name for row in self.report.candidates}
         targets += [
             BenchTarget(f"{target} int8", "engine", os.fspath(self.work / f"engine.{target}"))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from onnxgraft.convert import IoLayout
 from onnxgraft.engine import Target
@@ -77,9 +77,9 @@ class BenchSection(_Section):
         runs: Inferences in a turn.
     """
 
-    batches: tuple[int, ...] = (1,)
-    rounds: int = 5
-    runs: int = 10
+    batches: tuple[PositiveInt, ...] = (1,)
+    rounds: PositiveInt = 5
+    runs: PositiveInt = 10
 
 
 class Recipe(_Section):

@@ -9,7 +9,7 @@ from pathlib import Path
 from onnxgraft import convert, engine
 from onnxgraft.compare import FLOAT_TOLERANCE
 from onnxgraft.engine.passport import passport_path
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.model import Model
 from onnxgraft.reference import OnnxRuntime
 from onnxgraft.report import Report
@@ -18,7 +18,7 @@ from onnxgraft.samples import Preprocess, open_samples
 from onnxgraft.validate import Candidate, make_metric, write_html, write_junit
 from onnxgraft.validate import validate as compare_all
 
-__all__ = ["open_engine", "validate", "write_report"]
+__all__ = ["open_engine", "open_judge", "validate", "write_report"]
 
 
 def open_engine(
@@ -53,6 +53,35 @@ def open_engine(
         path, weights=weights, inputs=inputs, outputs=outputs, values=values,
         signature=signature, trust=trust,
     )  # fmt: skip
+
+
+def open_judge(
+    path: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    inputs: str | None = None,
+    outputs: str | None = None,
+    values: Sequence[str] = (),
+    signature: str | None = None,
+    trust: bool = False,
+) -> tuple[Engine, list[str]]:
+    """Return the original running in its framework, or what stands in for it, and a note if so.
+
+    Where nothing runs the original (OpenCV departs from Caffe in some layers), the graph as it was
+    converted, before any clean-up, is the judge in onnxruntime.
+    """
+    try:
+        return convert.original(
+            path, weights=weights, inputs=inputs, outputs=outputs, values=values,
+            signature=signature, trust=trust,
+        ), []  # fmt: skip
+    except NotSupportedError as error:
+        model, _ = convert.load(
+            path, weights=weights, inputs=inputs, outputs=outputs, values=values,
+            signature=signature, trust=trust,
+        )  # fmt: skip
+        judge = OnnxRuntime(model.to_onnx(), name="converted graph")
+        return judge, [f"the converted graph stands in for the original: {error}"]
 
 
 def validate(
@@ -95,18 +124,14 @@ def validate(
         images: How many samples; None takes all.
     """
     make = None if metric is None else lambda: make_metric(metric, classes)
-    with (
-        convert.original(
-            original,
-            weights=weights,
-            inputs=inputs,
-            outputs=outputs,
-            values=values,
-            signature=signature,
-            trust=trust,
-        ) as judge,
-        open_engine(candidate) as other,
-    ):
+    judge, notes = open_judge(
+        original, weights=weights, inputs=inputs, outputs=outputs, values=values,
+        signature=signature, trust=trust,
+    )  # fmt: skip
+    with judge, open_engine(candidate) as other:
+        mine, theirs = ([spec.name for spec in side.outputs] for side in (judge, other))
+        if len(mine) == len(theirs) == 1 and mine != theirs:
+            notes.append(f"the candidate's output {theirs[0]} was taken for {mine[0]}")
         samples = open_samples(data, judge.inputs, preprocess, images=images)
         quantized = _is_quantized(Path(candidate))
         rows = compare_all(
@@ -121,6 +146,7 @@ def validate(
         source=os.fspath(original),
         samples=len(samples),
         candidates=rows,
+        notes=notes,
     )
 
 
