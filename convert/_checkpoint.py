@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxgraft.convert._graphdef import FrozenGraph, loose_ends, prepare
-from onnxgraft.convert._tensorflow import quiet, tensorflow
+from onnxgraft.convert._quiet import quiet
+from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Source

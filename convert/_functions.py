@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxgraft.convert._graphdef import FrozenGraph, Public, prepare
-from onnxgraft.convert._tensorflow import quiet, tensorflow
+from onnxgraft.convert._quiet import quiet
+from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Source

@@ -11,8 +11,9 @@ from typing import Any
 import onnx
 
 from onnxgraft.convert._graphdef import FrozenGraph
+from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._repairs import handlers
-from onnxgraft.convert._tensorflow import quiet, tensorflow
+from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.model import Model, Origin
 from onnxgraft.optional import optional

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxgraft.convert._quiet import quiet
 from onnxgraft.errors import ModelError
 from onnxgraft.optional import optional
 from onnxgraft.runtime import Feeds, Outputs, Resource, check_feeds
@@ -17,7 +16,7 @@ from onnxgraft.runtime import Feeds, Outputs, Resource, check_feeds
 if TYPE_CHECKING:
     from onnxgraft.convert._graphdef import FrozenGraph
 
-__all__ = ["TensorFlow", "quiet", "tensorflow"]
+__all__ = ["TensorFlow", "tensorflow"]
 
 
 def tensorflow() -> Any:
@@ -28,28 +27,6 @@ def tensorflow() -> Any:
         import tensorflow as tf
     tf.get_logger().setLevel(logging.ERROR)
     return tf
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the chatter of TensorFlow and tf2onnx off the screen while the block runs.
-
-    Python's loggers are switched off below CRITICAL. TensorFlow's C++ side writes its start-up
-    lines to the file descriptor of standard error whatever the log level is, so that is set
-    aside as well.
-    """
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    saved = os.dup(2)
-    void = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(void, 2)
-    os.close(void)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        logging.disable(level)
 
 
 class TensorFlow(Resource):

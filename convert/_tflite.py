@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.convert._lowering import check_operators
+from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._repairs import handlers
-from onnxgraft.convert._tensorflow import quiet, tensorflow
+from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import ModelError
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Model, Origin, Source
