@@ -142,7 +142,24 @@ def _frozen(
         dict(zip(names_in, tensors, strict=True)),
         dict(zip(names_out, (tensor.name for tensor in constant.outputs), strict=True)),
     )
-    return prepare(source, constant.graph.as_graph_def(), inputs, outputs, values, public)
+    return prepare(source, _inlinable(constant), inputs, outputs, values, public)
+
+
+def _inlinable(constant: Any) -> Any:
+    """Return the function's GraphDef with nothing that keeps its inner calls from being inlined.
+
+    Keras marks some layers' calls for XLA, which TensorFlow's optimizer then leaves as calls.
+    """
+    graph_def = constant.graph.as_graph_def()
+    for function in graph_def.library.function:
+        for key in ("_XlaMustCompile", "_noinline"):
+            function.attr.pop(key, None)
+    nodes = [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]
+    for node in nodes:
+        for key in ("_XlaMustCompile", "_noinline"):
+            if key in node.attr:
+                del node.attr[key]
+    return graph_def
 
 
 def _configuration(file: Path) -> Any:

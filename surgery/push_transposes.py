@@ -7,8 +7,7 @@ Given:  Mul(Transpose(x, p), c), c constant          Result: Transpose(Mul(x, c'
 Given:  Concat | Softmax | ReduceMean ... of axis a  Result: the same of axis p[a]
 Given:  Transpose(Transpose(x, p), q)                Result: Transpose(x, p[q]), or x
 
-A Transpose is pushed only if every one of its consumers can take it, and the whole is kept only
-if it leaves fewer Transposes than there were.
+What is kept leaves fewer Transposes than there were.
 """
 
 from __future__ import annotations
@@ -41,24 +40,35 @@ _REDUCTIONS = frozenset({"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"})
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
-    """Push and cancel Transposes on a copy, and keep it if that leaves fewer of them."""
+    """Push and cancel Transposes on a copy, and keep it if that leaves fewer of them.
+
+    First only those are pushed that all of their consumers can take. Then, where a tensor is used
+    on both sides of a gate or a residual addition, they are pushed through one consumer at a time:
+    the others follow when their own operands have arrived.
+    """
     result = Result()
     before = _count(graph)
     if not before:
         return result
     _write_perms(graph, context)
-    trial = graph.copy()
-    names = dict(context.names)
-    while _step(trial, context):
+    for one_by_one in (False, True):
+        _try(graph, context, one_by_one)
+    after = _count(graph)
+    if after < before:
+        result.done.append(Finding("graph", f"{before} Transposes became {after}"))
+    return result
+
+
+def _try(graph: gs.Graph, context: Context, one_by_one: bool) -> None:
+    """Push as far as it goes on a copy; take the copy over if it has fewer Transposes."""
+    trial, names = graph.copy(), dict(context.names)
+    while _step(trial, context, one_by_one):
         trial.cleanup().toposort()
-    after = _count(trial)
-    if after >= before:
+    if _count(trial) < _count(graph):
+        graph.nodes, graph.inputs, graph.outputs = trial.nodes, trial.inputs, trial.outputs
+    else:
         context.names.clear()
         context.names.update(names)
-        return result
-    graph.nodes, graph.inputs, graph.outputs = trial.nodes, trial.inputs, trial.outputs
-    result.done.append(Finding("graph", f"{before} Transposes became {after}"))
-    return result
 
 
 def _write_perms(graph: gs.Graph, context: Context) -> None:
@@ -73,7 +83,7 @@ def _count(graph: gs.Graph) -> int:
     return sum(node.op == "Transpose" for node in graph.nodes)
 
 
-def _step(graph: gs.Graph, context: Context) -> bool:
+def _step(graph: gs.Graph, context: Context, one_by_one: bool) -> bool:
     """Move one Transpose one step; return whether there was one to move."""
     for node in graph.nodes:
         fixed = is_output(graph, node.outputs[0])
@@ -83,9 +93,10 @@ def _step(graph: gs.Graph, context: Context) -> bool:
         consumers = list({id(user): user for user in node.outputs[0].outputs}.values())
         if not consumers or not inside(graph, consumers):
             continue
-        if not all(_takes(graph, consumer, perm) for consumer in consumers):
+        taking = [consumer for consumer in consumers if _takes(graph, consumer, perm)]
+        if not taking or (len(taking) < len(consumers) and not one_by_one):
             continue
-        for consumer in consumers:
+        for consumer in taking:
             if consumer.op == "Transpose":
                 _merge(graph, node, consumer)
             elif consumer.outputs:

@@ -155,6 +155,24 @@ def test_a_saved_model_has_its_signature_s_names(files: Path) -> None:
     ]
 
 
+def test_calls_that_are_marked_for_a_compiler_are_inlined(tmp_path: Path) -> None:
+    # Keras 3 compiles some depthwise convolutions on the CPU so.
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 2, 1)).astype(np.float32)
+
+    class Module(tf.Module):  # type: ignore[misc]
+        @tf.function(jit_compile=True)
+        def inner(self, x: Any) -> Any:
+            return tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME")
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 6, 6, 2], tf.float32, name="x")])
+        def outer(self, x: Any) -> dict[str, Any]:
+            return {"y": tf.nn.relu(self.inner(x))}
+
+    module = Module()
+    tf.saved_model.save(module, str(tmp_path / "s"), signatures=module.outer)
+    assert converted(tmp_path / "s").model.operators() == {"Transpose": 2, "Conv": 1, "Relu": 1}
+
+
 def test_another_signature_can_be_chosen(files: Path) -> None:
     done = converted(files / "signatures", signature="other")
     assert ends(done) == (["x (N, 4) float32"], ["sum (N, 4) float32"])

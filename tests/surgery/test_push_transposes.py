@@ -582,3 +582,8 @@ def test_a_graph_whose_names_are_those_of_moved_tensors_stays_right() -> None:
         }}"""
     )
     assert_cancelled(before)
+
+
+def test_a_gate_and_a_residual_addition_are_freed_of_transposes() -> None:
+    body = "s = Add(t, three)  g = Sigmoid(s)  m = Mul(t, g)  r = Add(m, t)"
+    assert_cancelled(around(body, {"three": np.array([3.0], np.float32)}))
