@@ -20,6 +20,7 @@ from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Source
 from onnxgraft.runtime import TensorSpec
 from onnxgraft.tensor_option import TensorOption, Value
+from onnxgraft.training import is_training_flag
 
 __all__ = [
     "FrozenGraph",
@@ -40,13 +41,6 @@ _NOT_OUTPUTS = re.compile(
 )
 # What has further outputs for training or for the runtime's own use.
 _ONE_OUTPUT = re.compile(r"FusedBatchNorm.*|Merge")
-# Names that training code gives to the switch between training and inference; TensorFlow 1's
-# tf.layers, slim and Keras, and what is common in published graphs.
-_TRAINING = re.compile(
-    r"(?:^|[/_])(is_?train(ing)?|train(ing)?(_?(mode|phase|flag))?|phase(_train)?|learning_phase)"
-    r"(?:_\d+)?(?:$|/)",
-    re.IGNORECASE,
-)
 _KEEP = re.compile(r"(?:^|[/_])keep_?prob(?:ability)?(?:_\d+)?(?:$|/)", re.IGNORECASE)
 
 
@@ -223,7 +217,7 @@ def training_flags(graph_def: Any) -> list[str]:
         node.name
         for node in graph_def.node
         if node.op in PLACEHOLDER_OPS
-        and ((_is_bool(node) and _TRAINING.search(node.name)) or _KEEP.search(node.name))
+        and ((_is_bool(node) and is_training_flag(node.name)) or _KEEP.search(node.name))
     ]
 
 

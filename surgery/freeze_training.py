@@ -9,18 +9,11 @@ hold False for booleans, so that before and after compute the same.
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.surgery._rewrite import Context, Finding, Result, replace
-
-_FLAG = re.compile(
-    r"(?:^|[/_])(is_?train(ing)?|train(ing)?(_?(mode|phase|flag))?|phase(_train)?|learning_phase)"
-    r"(?:_\d+)?(?::0)?$",
-    re.IGNORECASE,
-)
+from onnxgraft.training import is_training_flag
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -28,7 +21,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     result = Result()
     for tensor in list(graph.inputs):
         single = tensor.shape is not None and all(dim == 1 for dim in tensor.shape)
-        if tensor.dtype == np.bool_ and single and _FLAG.search(tensor.name):
+        if tensor.dtype == np.bool_ and single and is_training_flag(tensor.name):
             value = np.zeros([int(dim) for dim in tensor.shape], np.bool_)
             replace(tensor, gs.Constant(f"{tensor.name}/frozen", value))
             graph.inputs.remove(tensor)

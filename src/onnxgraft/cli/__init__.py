@@ -1,11 +1,24 @@
-"""The ``onnxgraft`` command: each subcommand calls one function of the package."""
+"""The ``onnxgraft`` command: each subcommand calls one function of the package.
+
+There is no logic here: a subcommand calls a function and prints what it returns. The stages are
+imported inside the functions, so that ``--help`` answers at once.
+"""
 
 from __future__ import annotations
 
 from onnxgraft.cli._app import app
-from onnxgraft.cli._commands import COMMANDS
+from onnxgraft.cli._graph import convert, inspect, surgery
+from onnxgraft.cli._int8 import calibrate, quantize
+
+# isort: split
+from onnxgraft.cli._engines import bench, build, infer
+from onnxgraft.cli._whole import deploy, validate
 
 __all__ = ["COMMANDS", "app", "main"]
+
+COMMANDS = (
+    inspect, convert, surgery, calibrate, quantize, build, validate, bench, infer, deploy,
+)  # fmt: skip
 
 
 def main() -> None:

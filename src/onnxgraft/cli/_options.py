@@ -1,0 +1,140 @@
+"""The parameters that subcommands share, and the reading of their values."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from onnxgraft.cli._app import say
+from onnxgraft.errors import InputError, NotSupportedError
+
+__all__ = [
+    "Data",
+    "Images",
+    "Inputs",
+    "Layout",
+    "MethodName",
+    "ModelFile",
+    "OnnxFile",
+    "Out",
+    "Outputs",
+    "PrecisionName",
+    "PreprocessFile",
+    "Signature",
+    "TargetName",
+    "Trust",
+    "Values",
+    "Weights",
+    "not_yet",
+    "numbers",
+    "preprocess_of",
+    "print_verdicts",
+    "range_option",
+    "split",
+]
+
+
+class Layout(StrEnum):
+    """Layouts of inputs and outputs."""
+
+    keep = "keep"
+    nchw = "nchw"
+    nhwc = "nhwc"
+
+
+class MethodName(StrEnum):
+    """Methods of choosing ranges."""
+
+    entropy = "entropy"
+    minmax = "minmax"
+    percentile = "percentile"
+    mse = "mse"
+
+
+class TargetName(StrEnum):
+    """Targets of quantization and of engines."""
+
+    tensorrt = "tensorrt"
+    openvino = "openvino"
+    onnxruntime = "onnxruntime"
+
+
+class PrecisionName(StrEnum):
+    """Precisions of engines."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+ModelFile = Annotated[
+    Path, typer.Argument(help="A TensorFlow or Keras model, a prototxt or an ONNX file.")
+]
+OnnxFile = Annotated[Path, typer.Argument(help="An ONNX file.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="What to write.")]
+Weights = Annotated[Path | None, typer.Option(help="A Caffe network's weights.")]
+Inputs = Annotated[str | None, typer.Option(help="Where to cut the beginning: a:0,b:0[1,8,8,3].")]
+Outputs = Annotated[str | None, typer.Option(help="Where to cut the end: c:0,d:0.")]
+Values = Annotated[
+    list[str], typer.Option("--set", metavar="NAME=VALUE", help="Set a placeholder.")
+]
+Signature = Annotated[str | None, typer.Option(help="Of a SavedModel.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load a Keras file that brings code.")]
+Data = Annotated[str, typer.Option(help="A folder of images, a list file or an .npz.")]
+PreprocessFile = Annotated[
+    Path | None, typer.Option("--preprocess", help="A TOML file with a \\[preprocess] table.")
+]
+Images = Annotated[int | None, typer.Option(help="How many samples; all if not given.")]
+
+
+def not_yet(option: str, used: object) -> None:
+    if used:
+        raise NotSupportedError(f"{option} can't be used yet")
+
+
+def split(text: str | None) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+
+
+def numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in split(text)]
+    except ValueError as error:
+        raise InputError(f"{text!r} is not a list of whole numbers such as 1,4,16") from error
+
+
+def range_option(item: str) -> tuple[str, tuple[float, float]]:
+    """Read ``T=LOW:HIGH``, or ``T=AMAX`` for a range from -AMAX to AMAX."""
+    name, sign, text = item.rpartition("=")
+    low, colon, high = text.partition(":")
+    try:
+        if not (name and sign):
+            raise ValueError
+        bounds = (float(low), float(high)) if colon else (-float(low), float(low))
+    except ValueError as error:
+        raise InputError(f"--set-range {item}: write T=LOW:HIGH or T=AMAX") from error
+    if not bounds[0] < bounds[1]:
+        raise InputError(f"--set-range {item}: the range is empty")
+    return name, bounds
+
+
+def preprocess_of(path: Path | None) -> Any:
+    from onnxgraft.pipeline import read_preprocess
+
+    return None if path is None else read_preprocess(path)
+
+
+def print_verdicts(console: Console, verdicts: list[Any]) -> None:
+    """Print the worst comparison of each output."""
+    worst: dict[str, Any] = {}
+    for verdict in sorted(verdicts, key=lambda v: v.max_abs / v.tolerance):
+        worst[verdict.output] = verdict
+    for verdict in worst.values():
+        mark = "[green]pass[/]" if verdict.passed else "[red]FAIL[/]"
+        console.print(mark, end=" ")
+        say(console, f"{verdict.output}: differs by at most {verdict.max_abs:.1e}, "
+                     f"{verdict.tolerance:.1e} allowed")  # fmt: skip

@@ -1,0 +1,116 @@
+"""Subcommands that chain stages: validate, deploy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from onnxgraft.cli._app import Json, Outcome, say, subcommand
+from onnxgraft.cli._options import (
+    Data,
+    Images,
+    Inputs,
+    ModelFile,
+    Outputs,
+    PreprocessFile,
+    Signature,
+    Trust,
+    Values,
+    Weights,
+    not_yet,
+    preprocess_of,
+    split,
+)
+from onnxgraft.errors import InputError
+from onnxgraft.files import check_place
+
+__all__ = ["deploy", "validate"]
+
+
+@subcommand
+def validate(
+    original: ModelFile,
+    candidate: Annotated[Path, typer.Argument(help="An ONNX file, an engine or an original.")],
+    data: Data,
+    weights: Weights = None,
+    preprocess: PreprocessFile = None,
+    inputs: Inputs = None,
+    outputs: Outputs = None,
+    values: Values = [],  # noqa: B006  (typer copies it)
+    signature: Signature = None,
+    trust: Trust = False,
+    metric: Annotated[str | None, typer.Option(help="top1 or miou.")] = None,
+    classes: Annotated[str, typer.Option(help="Of miou: camvid or cityscapes.")] = "camvid",
+    metric_output: Annotated[str | None, typer.Option(help="That the metric looks at.")] = None,
+    drop: Annotated[float, typer.Option(help="Points that INT8 may lose.")] = 1.0,
+    images: Images = None,
+    bisect: Annotated[bool, typer.Option("--bisect", help="Name the guilty layer.")] = False,
+    report: Annotated[Path | None, typer.Option(help="A folder for the report.")] = None,
+    as_json: Json = False,
+) -> Outcome:
+    """Compare a candidate with the original on data, and by a task metric."""
+    from onnxgraft import pipeline
+    from onnxgraft.validate import render
+
+    not_yet("--bisect", bisect)
+    if report is not None:
+        check_place(report / "report.html" if report.is_dir() else report)
+    found = pipeline.validate(
+        original, candidate, data, weights=weights,
+        preprocess=preprocess_of(preprocess), inputs=inputs, outputs=outputs, values=values,
+        signature=signature, trust=trust, metric=metric, classes=classes,
+        metric_output=metric_output, drop=drop, images=images,
+    )  # fmt: skip
+    if report is not None:
+        pipeline.write_report(found, report)
+    return Outcome(found.to_json(), lambda console: render(found, console), found.passed)
+
+
+@subcommand
+def deploy(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (.toml) or a model file.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="A folder.")] = None,
+    data: Annotated[str | None, typer.Option(help="Of a model file: to calibrate on.")] = None,
+    validate_on: Annotated[str | None, typer.Option(help="Of a model file: to judge on.")] = None,
+    weights: Weights = None,
+    preprocess: PreprocessFile = None,
+    inputs: Inputs = None,
+    outputs: Outputs = None,
+    metric: Annotated[str | None, typer.Option(help="top1 or miou.")] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="Of a model file: openvino,onnxruntime if not given.")
+    ] = None,
+    images: Images = None,
+    as_json: Json = False,
+) -> Outcome:
+    """Take a model all the way: convert, clean, calibrate, quantize, build, validate."""
+    from onnxgraft import pipeline
+    from onnxgraft.validate import render
+
+    if recipe.suffix == ".toml":
+        asked = {
+            "--data": data, "--weights": weights, "--validate-on": validate_on,
+            "--preprocess": preprocess, "--inputs": inputs, "--outputs": outputs,
+            "--metric": metric, "--targets": targets,
+        }  # fmt: skip
+        for option, value in asked.items():
+            if value is not None:
+                raise InputError(f"{option} goes with a model file; write it into {recipe} instead")
+        plan = pipeline.read_recipe(recipe, images=images)
+    else:
+        plan = pipeline.make_recipe(
+            recipe, data=data, weights=weights, validate_on=validate_on,
+            preprocess=preprocess_of(preprocess), inputs=inputs, outputs=outputs, metric=metric,
+            targets=split(targets) or ["openvino", "onnxruntime"], images=images,
+        )  # fmt: skip
+    folder = out or Path(f"{recipe.stem}.onnxgraft")
+    report = pipeline.deploy(plan, folder)
+
+    def text(console: Console) -> None:
+        render(report, console)
+        say(console, f"\nreport: {report.artifacts['report']}")
+
+    return Outcome(report.to_json(), text, report.passed)

@@ -1,0 +1,23 @@
+"""How training code calls the switch between training and inference."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["is_training_flag"]
+
+# TensorFlow 1's tf.layers, slim and Keras, and what is common in published graphs.
+_FLAG = re.compile(
+    r"(?:^|[/_])(is_?train(ing)?|train(ing)?(_?(mode|phase|flag))?|phase(_train)?|learning_phase)"
+    r"(?:_\d+)?(?::0)?(?:$|/)",
+    re.IGNORECASE,
+)
+
+
+def is_training_flag(name: str) -> bool:
+    """Tell whether a tensor or node is called as training flags are.
+
+    >>> is_training_flag("model/is_training:0"), is_training_flag("restraining")
+    (True, False)
+    """
+    return _FLAG.search(name) is not None
