@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["Inspection", "IoLayout", "detect", "inspect", "load", "original"]
 
 DEFAULT_OPSET = 17
-# Before 13 a softmax flattened its operand and scales had no axis; 20 is what all of the runtimes
-# that are tested read.
-OLDEST_OPSET, NEWEST_OPSET = 13, 20
+# Before 13 a softmax flattened its operand and scales had no axis. tf2onnx writes up to 18; 20 is
+# the newest that the tests of the Caffe layers run.
+OLDEST_OPSET = 13
+NEWEST_OPSET = {"caffe": 20, "tensorflow": 18, "tflite": 18}
 # Files that hold variables: what they hold is told of the graph that freezing makes.
 _MADE = (".keras", ".h5", ".hdf5")
 
@@ -92,7 +93,7 @@ def read_tensorflow(
     prefix = checkpoint_prefix(file)
     if prefix is not None:
         return read_checkpoint(prefix, inputs, outputs, chosen)
-    if file.suffix.lower() in (".keras", ".h5", ".hdf5"):
+    if file.suffix.lower() in _MADE:
         return read_keras(path, inputs, outputs, chosen, trust)
     return read_graphdef(path, inputs, outputs, chosen)
 
@@ -137,8 +138,11 @@ def load(
             notes.append(
                 f"--opset has no effect: the ONNX file keeps its opset {model.graph.opset}"
             )
-    elif not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise InputError(f"--opset {opset}: from {OLDEST_OPSET} to {NEWEST_OPSET} can be written")
+    elif not OLDEST_OPSET <= opset <= NEWEST_OPSET[framework]:
+        newest = NEWEST_OPSET[framework]
+        raise InputError(
+            f"--opset {opset}: from {OLDEST_OPSET} to {newest} can be written of {framework}"
+        )
     elif framework == "caffe":
         from onnxgraft.convert.caffe import convert_caffe
 

@@ -74,20 +74,20 @@ def linear_bins(histogram: Histogram, bins: int = BINS) -> NDArray[np.float64]:
     edges, cumulative = np.append(edges[:last], amax), np.append(cumulative[:last], cumulative[-1])
     wanted = np.linspace(0.0, amax, bins + 1)
     at = np.interp(wanted, edges, cumulative)
-    at[0] = 0.0  # zeros are counted in the first bin
     return np.diff(at)
 
 
-def entropy_threshold(counts: NDArray[np.float64]) -> float:
+def entropy_threshold(counts: NDArray[np.float64], most_clipped: float = MOST_CLIPPED) -> float:
     """Return the threshold, in bins, of the smallest divergence: i + 0.5 for i bins kept.
 
     Args:
         counts: (2048,) counts of magnitudes that are not zero.
+        most_clipped: The largest fraction of them that may lie beyond the threshold.
     """
     total = counts.sum()
     best, best_divergence = len(counts), np.inf
     beyond = total - np.cumsum(counts)
-    first = int(np.argmax(beyond <= MOST_CLIPPED * total)) + 1
+    first = int(np.argmax(beyond <= most_clipped * total)) + 1
     for kept in range(max(LEVELS, first), len(counts) + 1):
         reference = counts[:kept].copy()
         reference[-1] += beyond[kept - 1]

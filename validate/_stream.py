@@ -85,9 +85,9 @@ def validate(
 
 
 def adapted(feeds: Feeds, engine: Engine) -> dict[str, Array]:
-    """Return ``feeds`` with the names, layouts and types that ``engine`` wants."""
+    """Return ``feeds`` in the layouts that ``engine`` wants; a single one may have another name."""
     wanted = {spec.name: spec for spec in engine.inputs}
-    if set(wanted) != set(feeds) and len(wanted) == len(feeds):
+    if set(wanted) != set(feeds) and len(wanted) == len(feeds) == 1:
         feeds = dict(zip(wanted, feeds.values(), strict=True))
     return {
         name: _in_layout(value, wanted[name].accepts) if name in wanted else value

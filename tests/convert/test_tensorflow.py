@@ -587,7 +587,7 @@ def test_inputs_that_do_not_reach_all_placeholders_name_those_left(
         convert.load(pb(build), inputs="first:0", outputs="y:0")
 
 
-@pytest.mark.parametrize("opset", [13, 17])
+@pytest.mark.parametrize("opset", [13, 17, 18])
 def test_the_opset_is_the_one_asked_for(pb: Callable[..., Path], opset: int) -> None:
     model, _ = convert.load(pb(two_heads), opset=opset)
     versions = {entry.domain: entry.version for entry in model.to_onnx().opset_import}
