@@ -6,17 +6,16 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxgraft.convert._graphdef import FrozenGraph, Public, prepare
+from onnxgraft.convert._graphdef import Cut, FrozenGraph, Public, prepare
 from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Source
-from onnxgraft.tensor_option import TensorOption, Value
 
 __all__ = ["read_keras", "read_saved_model"]
 
@@ -27,9 +26,7 @@ _MOST_CONFIG = 1 << 26
 
 def read_saved_model(
     path: str | os.PathLike[str],
-    inputs: Sequence[TensorOption],
-    outputs: Sequence[TensorOption],
-    values: Mapping[str, Value],
+    cut: Cut,
     signature: str | None,
 ) -> FrozenGraph:
     """Read a SavedModel's signature and freeze it.
@@ -57,7 +54,7 @@ def read_saved_model(
         digest.update(f"{file.relative_to(path)} {sha256(file)}\n".encode())
     source = Source(os.fspath(path), "tensorflow", digest.hexdigest())
     names = (list(function.structured_input_signature[1]), sorted(function.structured_outputs))
-    frozen = _frozen(source, function, *names, inputs, outputs, values)
+    frozen = _frozen(source, function, *names, cut)
     if signature is None and len(found) > 1:
         others = ", ".join(sorted(found.keys() - {name}))
         note = f"the signature {name} was taken; there are also {others} (--signature)"
@@ -67,9 +64,7 @@ def read_saved_model(
 
 def read_keras(
     path: str | os.PathLike[str],
-    inputs: Sequence[TensorOption],
-    outputs: Sequence[TensorOption],
-    values: Mapping[str, Value],
+    cut: Cut,
     trust: bool,
 ) -> FrozenGraph:
     """Read a ``.keras`` or ``.h5`` file and freeze its inference function.
@@ -105,10 +100,7 @@ def read_keras(
     last = [layer.name for layer in model.layers[-1:]] if len(model.outputs) == 1 else None
     names_out = getattr(model, "output_names", None) or last or [""] * len(model.outputs)
     source = Source(os.fspath(path), "tensorflow", sha256(file))
-    frozen = _frozen(
-        source, function, names_in, _unique(names_out, "output"), inputs, outputs, values
-    )
-    return frozen
+    return _frozen(source, function, names_in, _unique(names_out, "output"), cut)
 
 
 def _unique(names: Sequence[str], kind: str) -> list[str]:
@@ -123,9 +115,7 @@ def _frozen(
     function: Any,
     names_in: Sequence[str],
     names_out: Sequence[str],
-    inputs: Sequence[TensorOption],
-    outputs: Sequence[TensorOption],
-    values: Mapping[str, Value],
+    cut: Cut,
 ) -> FrozenGraph:
     """Turn a concrete function's variables into constants and prepare its graph."""
     from tensorflow.python.framework.convert_to_constants import (
@@ -142,7 +132,7 @@ def _frozen(
         dict(zip(names_in, tensors, strict=True)),
         dict(zip(names_out, (tensor.name for tensor in constant.outputs), strict=True)),
     )
-    return prepare(source, _inlinable(constant), inputs, outputs, values, public)
+    return prepare(source, _inlinable(constant), cut, public)
 
 
 def _inlinable(constant: Any) -> Any:

@@ -13,12 +13,12 @@ import onnx
 from onnxgraft.convert._graphdef import FrozenGraph
 from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._repairs import handlers
-from onnxgraft.convert._tensorflow import tensorflow
+from onnxgraft.convert._tensorflow import import_graph, tensorflow
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.model import Model, Origin
 from onnxgraft.optional import optional
 
-__all__ = ["check_operators", "lower"]
+__all__ = ["check_operators", "lower", "to_onnx", "unknown_operators"]
 
 _TO_NCHW = (0, 3, 1, 2)
 
@@ -29,7 +29,7 @@ def lower(frozen: FrozenGraph, opset: int) -> tuple[Model, list[str]]:
     Raises:
         NotSupportedError: It has operators that tf2onnx can't lower; they are named.
     """
-    proto = _tf2onnx(frozen, opset)
+    proto = to_onnx(frozen, opset)
     check_operators(frozen.source.path, proto)
     _name_dimensions(proto, frozen)
     names = _map_names(proto, frozen)
@@ -39,7 +39,8 @@ def lower(frozen: FrozenGraph, opset: int) -> tuple[Model, list[str]]:
     return Model.from_onnx(proto, frozen.source, names), list(frozen.notes)
 
 
-def _tf2onnx(frozen: FrozenGraph, opset: int) -> onnx.ModelProto:
+def to_onnx(frozen: FrozenGraph, opset: int) -> onnx.ModelProto:
+    """Return what tf2onnx makes of the graph, unchecked."""
     tf = tensorflow()
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
@@ -83,18 +84,24 @@ def _rename(proto: onnx.ModelProto, old: str, new: str, names: dict[str, Origin]
 
 def check_operators(path: str, proto: onnx.ModelProto) -> None:
     """Raise NotSupportedError unless every node is one of ONNX's operators."""
+    unknown = [f"{op} ({name})" for op, name in unknown_operators(proto)]
+    if unknown:
+        raise NotSupportedError(
+            f"{path}: no ONNX operators for {', '.join(unknown[:5])}"
+            f"{', ...' if len(unknown) > 5 else ''}; cut the graph before them with --outputs"
+        )
+
+
+def unknown_operators(proto: onnx.ModelProto) -> list[tuple[str, str]]:
+    """Return type and name of each node that is none of ONNX's operators."""
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     unknown = []
     for node in proto.graph.node:
         try:
             onnx.defs.get_schema(node.op_type, versions.get(node.domain, 0), node.domain)
         except onnx.defs.SchemaError:
-            unknown.append(f"{node.op_type} ({node.name})")
-    if unknown:
-        raise NotSupportedError(
-            f"{path}: no ONNX operators for {', '.join(unknown[:5])}"
-            f"{', ...' if len(unknown) > 5 else ''}; cut the graph before them with --outputs"
-        )
+            unknown.append((node.op_type, node.name))
+    return unknown
 
 
 def _name_dimensions(proto: onnx.ModelProto, frozen: FrozenGraph) -> None:
@@ -114,10 +121,7 @@ def _name_dimensions(proto: onnx.ModelProto, frozen: FrozenGraph) -> None:
 
 def _map_names(proto: onnx.ModelProto, frozen: FrozenGraph) -> dict[str, Origin]:
     """Map the tensors that kept TensorFlow's name; shapes tell which are NCHW by now."""
-    tf = tensorflow()
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.import_graph_def(frozen.original, name="")
+    graph = import_graph(frozen.original)
     inferred = onnx.shape_inference.infer_shapes(proto).graph
     names = {}
     for value in [*inferred.input, *inferred.output, *inferred.value_info]:
