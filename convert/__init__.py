@@ -7,6 +7,7 @@ the pipeline's.
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from onnxgraft.tensor_option import TensorOption, parse_tensors, parse_values
 if TYPE_CHECKING:
     from onnxgraft.convert._graphdef import FrozenGraph
 
-__all__ = ["Inspection", "IoLayout", "Opening", "detect", "inspect", "load", "original"]
+__all__ = ["Inspection", "IoLayout", "Opened", "Opening", "detect", "inspect", "load", "original"]
 
 DEFAULT_OPSET = 17
 # Before 13 a softmax flattened its operand and scales had no axis. tf2onnx writes up to 18; 20 is
@@ -95,6 +96,100 @@ def _ends(how: Opening) -> tuple[tuple[TensorOption, ...], tuple[TensorOption, .
     return parse_tensors(how.get("inputs")), parse_tensors(how.get("outputs"))
 
 
+class Opened:
+    """A model file that was read once, to be lowered and to be run in its own framework.
+
+    Args:
+        path: A frozen TensorFlow graph (binary or text), a SavedModel, a Keras or TFLite file, a
+            TensorFlow checkpoint, a Caffe prototxt or an ONNX file.
+        how: See `Opening`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **how: Unpack[Opening]) -> None:
+        self.path = path
+        self.how = how
+        self.framework = _detect(path, how)
+        self._ends = _ends(how)
+
+    @functools.cached_property
+    def _frozen(self) -> FrozenGraph:
+        return read_tensorflow(self.path, **self.how)
+
+    def lower(
+        self, opset: int = DEFAULT_OPSET, io_layout: IoLayout = "keep"
+    ) -> tuple[Model, list[str]]:
+        """Return the model as ONNX, with no clean-up, and a sentence for each thing decided.
+
+        Args:
+            opset: Of the ONNX graph.
+            io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
+        """
+        notes: list[str] = []
+        framework = self.framework
+        if framework == "onnx":
+            model = cut_onnx(Model.load(self.path), *self._ends)
+            if opset != DEFAULT_OPSET:
+                notes.append(
+                    f"--opset has no effect: the ONNX file keeps its opset {model.graph.opset}"
+                )
+        elif not OLDEST_OPSET <= opset <= NEWEST_OPSET[framework]:
+            newest = NEWEST_OPSET[framework]
+            raise InputError(
+                f"--opset {opset}: from {OLDEST_OPSET} to {newest} can be written of {framework}"
+            )
+        elif framework == "caffe":
+            from onnxgraft.convert.caffe import convert_caffe
+
+            model, notes = convert_caffe(self.path, self.how.get("weights"), *self._ends, opset)
+        elif framework == "tflite":
+            from onnxgraft.convert._tflite import lower_tflite
+
+            model = cut_onnx(lower_tflite(self.path, opset), *self._ends)
+        else:
+            from onnxgraft.convert._lowering import lower
+
+            model, notes = lower(self._frozen, opset)
+        if framework != "tensorflow":
+            notes += [
+                f"{option} has no effect: it is for TensorFlow graphs"
+                for option, asked in (
+                    ("--set", self.how.get("values")),
+                    ("--freeze-batchnorm", self.how.get("freeze_batchnorm")),
+                )
+                if asked
+            ]
+        set_io_layout(model, io_layout)
+        return model, notes
+
+    def original(self, *, frugal: bool = False) -> Engine:
+        """Return the model running in its own framework: what later stages are compared with.
+
+        Args:
+            frugal: For a few inferences: hold the weights once, at the cost of speed.
+        """
+        framework = self.framework
+        if framework == "caffe":
+            from onnxgraft.convert.caffe import original_caffe
+
+            return original_caffe(self.path, self.how.get("weights"), *self._ends)
+        if framework == "onnx":
+            from onnxgraft.reference import OnnxRuntime
+
+            cut = cut_onnx(Model.load(self.path), *self._ends)
+            return OnnxRuntime(cut.to_onnx(), name="original")
+        if framework == "tflite":
+            from onnxgraft.convert._tflite import TfLite
+
+            if any(self._ends):
+                raise NotSupportedError(
+                    f"{os.fspath(self.path)}: TFLite's interpreter runs whole models"
+                )
+            return TfLite(self.path)
+        from onnxgraft.convert._tensorflow import TensorFlow
+
+        return TensorFlow(self._frozen, frugal=frugal)
+
+
 def load(
     path: str | os.PathLike[str],
     *,
@@ -102,82 +197,13 @@ def load(
     io_layout: IoLayout = "keep",
     **how: Unpack[Opening],
 ) -> tuple[Model, list[str]]:
-    """Read ``path`` and lower it to ONNX, with no clean-up.
-
-    Args:
-        path: A frozen TensorFlow graph (binary or text), a SavedModel, a Keras or TFLite file, a
-            TensorFlow checkpoint, a Caffe prototxt or an ONNX file.
-        opset: Of the ONNX graph.
-        io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
-        how: See `Opening`.
-
-    Returns:
-        The model, and a sentence for each thing that was decided on the way.
-    """
-    options = _ends(how)
-    framework = _detect(path, how)
-    if framework == "onnx":
-        model = cut_onnx(Model.load(path), *options)
-        notes = []
-        if opset != DEFAULT_OPSET:
-            notes.append(
-                f"--opset has no effect: the ONNX file keeps its opset {model.graph.opset}"
-            )
-    elif not OLDEST_OPSET <= opset <= NEWEST_OPSET[framework]:
-        newest = NEWEST_OPSET[framework]
-        raise InputError(
-            f"--opset {opset}: from {OLDEST_OPSET} to {newest} can be written of {framework}"
-        )
-    elif framework == "caffe":
-        from onnxgraft.convert.caffe import convert_caffe
-
-        model, notes = convert_caffe(path, how.get("weights"), *options, opset)
-    elif framework == "tflite":
-        from onnxgraft.convert._tflite import lower_tflite
-
-        model = cut_onnx(lower_tflite(path, opset), *options)
-        notes = []
-    else:
-        from onnxgraft.convert._lowering import lower
-
-        model, notes = lower(read_tensorflow(path, **how), opset)
-    if framework != "tensorflow":
-        notes += [
-            f"{option} has no effect: it is for TensorFlow graphs"
-            for option, asked in (
-                ("--set", how.get("values")),
-                ("--freeze-batchnorm", how.get("freeze_batchnorm")),
-            )
-            if asked
-        ]
-    set_io_layout(model, io_layout)
-    return model, notes
+    """Read ``path`` and lower it to ONNX, with no clean-up: see `Opened.lower`."""
+    return Opened(path, **how).lower(opset, io_layout)
 
 
 def original(path: str | os.PathLike[str], **how: Unpack[Opening]) -> Engine:
-    """Return ``path`` running in its own framework: what every later stage is compared with.
-
-    The parameters are those of `load`.
-    """
-    options = _ends(how)
-    framework = _detect(path, how)
-    if framework == "caffe":
-        from onnxgraft.convert.caffe import original_caffe
-
-        return original_caffe(path, how.get("weights"), *options)
-    if framework == "onnx":
-        from onnxgraft.reference import OnnxRuntime
-
-        return OnnxRuntime(cut_onnx(Model.load(path), *options).to_onnx(), name="original")
-    if framework == "tflite":
-        from onnxgraft.convert._tflite import TfLite
-
-        if any(options):
-            raise NotSupportedError(f"{os.fspath(path)}: TFLite's interpreter runs whole models")
-        return TfLite(path)
-    from onnxgraft.convert._tensorflow import TensorFlow
-
-    return TensorFlow(read_tensorflow(path, **how))
+    """Return ``path`` running in its own framework: see `Opened.original`."""
+    return Opened(path, **how).original()
 
 
 def inspect(path: str | os.PathLike[str], **how: Unpack[Opening]) -> Inspection:

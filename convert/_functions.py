@@ -24,6 +24,8 @@ __all__ = ["freeze_keras", "read_keras", "read_saved_model"]
 DEFAULT_SIGNATURE = "serving_default"
 # A Keras configuration is text; more than this is none.
 _MOST_CONFIG = 1 << 26
+# The modules whose objects are Keras' own.
+_KERAS = frozenset({"keras", "tf_keras", "builtins", ""})
 
 
 def read_saved_model(
@@ -139,9 +141,7 @@ def _unique(names: Sequence[str], kind: str) -> list[str]:
     return [f"{kind}_{index}" for index in range(len(names))]
 
 
-def freeze(
-    function: Any, names_in: Sequence[str], names_out: Sequence[str]
-) -> tuple[Any, Public]:
+def freeze(function: Any, names_in: Sequence[str], names_out: Sequence[str]) -> tuple[Any, Public]:
     """Turn a concrete function's variables into constants; return its GraphDef and its names."""
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
@@ -218,7 +218,7 @@ def _refuse_code(file: Path, config: Any) -> None:
                 f"{file}: the Lambda layer {name!r} holds Python code that loading would run; "
                 "--trust allows it"
             )
-        if isinstance(module, str) and module.split(".")[0] not in ("keras", "tf_keras", "builtins", ""):
+        if isinstance(module, str) and module.split(".")[0] not in _KERAS:
             raise InputError(
                 f"{file}: {kind} {name!r} is a custom object of {module}, whose code loading would "
                 "run; --trust allows it"

@@ -22,10 +22,11 @@ from onnxgraft.convert._leftovers import (
 from onnxgraft.convert._repairs import reach_with_zeros
 from onnxgraft.convert._tensorflow import import_graph, tensorflow
 from onnxgraft.convert._unshaped import shape_from_use
+from onnxgraft.convert._weights import take_weights
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Source
-from onnxgraft.runtime import TensorSpec
+from onnxgraft.runtime import Array, TensorSpec
 from onnxgraft.tensor_option import TensorOption, Value
 
 __all__ = [
@@ -83,8 +84,9 @@ class FrozenGraph:
 
     Attributes:
         source: The file.
-        original: The GraphDef as read; it runs as the judge.
+        original: The GraphDef as read, without its weights; it runs as the judge.
         prepared: The same with flags baked in, selects resolved and dead branches gone.
+        weights: The large constants of both, by node.
         inputs: What is fed, by the model's own names.
         outputs: What is fetched, by the model's own names.
         fed: The tensors of ``inputs`` in ``original``.
@@ -97,6 +99,7 @@ class FrozenGraph:
     source: Source
     original: Any
     prepared: Any
+    weights: dict[str, Array]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     fed: tuple[str, ...]
@@ -140,16 +143,8 @@ def read_graphdef(path: str | os.PathLike[str], cut: Cut) -> FrozenGraph:
         ModelError: The file can't be read, or its variables are not frozen.
         InputError: A tensor or a placeholder that was named is not in the graph.
     """
-    original = parse_graphdef(path)
-    left = variables(original)
-    if left:
-        raise ModelError(
-            f"{path}: {len(left)} variables are not frozen ({', '.join(left[:3])}"
-            f"{', ...' if len(left) > 3 else ''}); freeze the graph first "
-            "(tf.compat.v1.graph_util.convert_variables_to_constants)"
-        )
     source = Source(os.fspath(path), "tensorflow", sha256(path))
-    return prepare(source, original, cut)
+    return prepare(source, parse_graphdef(path), cut)
 
 
 def prepare(source: Source, original: Any, cut: Cut, public: Public | None = None) -> FrozenGraph:
@@ -162,7 +157,15 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
         public: The names that the model itself has for its inputs and outputs.
     """
     path, public = source.path, public or Public({}, {})
+    left = variables(original)
+    if left:
+        raise ModelError(
+            f"{path}: {len(left)} variables are not frozen ({', '.join(left[:3])}"
+            f"{', ...' if len(left) > 3 else ''}); freeze the graph first "
+            "(tf.compat.v1.graph_util.convert_variables_to_constants)"
+        )
     notes: list[str] = []
+    original, weights = take_weights(original)
     if cut.freeze_batchnorm:
         original = freeze_batchnorm(original, notes)
     graph = import_checked(path, original)
@@ -173,7 +176,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
     if not ends:
         raise ModelError(f"{path}: found no outputs; name them with --outputs")
     fixed = choose_values(path, original, cut.values, notes)
-    prepared = _prepare(original, graph, fixed, [tensor.op.name for tensor in ends])
+    prepared = _prepare(original, graph, fixed, weights, [tensor.op.name for tensor in ends])
     notes += training_notes(prepared)
     starts = [
         (_tensor(path, graph, option.name, public.inputs), option.shape) for option in cut.inputs
@@ -197,6 +200,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
         source,
         original,
         prepared,
+        weights,
         tuple(replace(spec, name=called_in.get(spec.name, spec.name)) for spec in fed),
         tuple(replace(spec, name=called_out.get(spec.name, spec.name)) for spec in fetched),
         tuple(spec.name for spec in fed),
@@ -268,7 +272,13 @@ def _node_of(name: str) -> str:
     return name.removeprefix("^").split(":")[0]
 
 
-def _prepare(original: Any, graph: Any, values: Mapping[str, Value], ends: Sequence[str]) -> Any:
+def _prepare(
+    original: Any,
+    graph: Any,
+    values: Mapping[str, Value],
+    weights: dict[str, Array],
+    ends: Sequence[str],
+) -> Any:
     """Return a copy with ``values`` as constants and every branch that they decide resolved."""
     tf = tensorflow()
     prepared = tf.compat.v1.GraphDef()
@@ -282,7 +292,7 @@ def _prepare(original: Any, graph: Any, values: Mapping[str, Value], ends: Seque
             for key in [key for key in node.attr if key != "dtype"]:
                 del node.attr[key]
             node.attr["value"].tensor.CopyFrom(constant)
-    reach_with_zeros(prepared, resolve_branches(prepared, graph))
+    reach_with_zeros(prepared, resolve_branches(prepared, graph), weights)
     return _reachable(prepared, ends)
 
 

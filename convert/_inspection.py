@@ -109,7 +109,7 @@ def inspect_frozen(frozen: FrozenGraph) -> Inspection:
     notes = list(frozen.notes)
     unsupported: list[str] = []
     try:
-        proto = to_onnx(frozen, _OPSET)
+        proto, _ = to_onnx(frozen, _OPSET)
         unsupported = [f"{told}: ONNX has none" for told in _grouped(unknown_operators(proto))]
         unsupported += _lacking((node.op_type, node.name) for node in proto.graph.node)
     except OnnxgraftError as error:

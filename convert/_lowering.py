@@ -14,6 +14,7 @@ from onnxgraft.convert._graphdef import FrozenGraph
 from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._repairs import handlers
 from onnxgraft.convert._tensorflow import import_graph, tensorflow
+from onnxgraft.convert._weights import put_into_onnx, stand_ins
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.model import Model, Origin
 from onnxgraft.optional import optional
@@ -29,26 +30,31 @@ def lower(frozen: FrozenGraph, opset: int) -> tuple[Model, list[str]]:
     Raises:
         NotSupportedError: It has operators that tf2onnx can't lower; they are named.
     """
-    proto = to_onnx(frozen, opset)
+    proto, standing = to_onnx(frozen, opset)
     check_operators(frozen.source.path, proto)
     _name_dimensions(proto, frozen)
     names = _map_names(proto, frozen)
+    for name in standing:
+        names.pop(f"{name}:0", None)
     for tensors, specs in ((frozen.places, frozen.inputs), (frozen.fetched, frozen.outputs)):
         for tensor, spec in zip(tensors, specs, strict=True):
             _rename(proto, tensor, spec.name, names)
-    return Model.from_onnx(proto, frozen.source, names), list(frozen.notes)
+    model = Model.from_onnx(proto, frozen.source, names)
+    put_into_onnx(model.graph, frozen.weights, standing)
+    return model, list(frozen.notes)
 
 
-def to_onnx(frozen: FrozenGraph, opset: int) -> onnx.ModelProto:
-    """Return what tf2onnx makes of the graph, unchecked."""
+def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]]:
+    """Return what tf2onnx makes of the graph, unchecked, and the weights that are inputs of it."""
     tf = tensorflow()
+    light, standing = stand_ins(frozen.prepared, frozen.weights)
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
     with quiet(), tf.Graph().as_default():
         try:
             proto, _ = tf2onnx.convert.from_graph_def(
-                frozen.prepared,
-                input_names=list(frozen.places),
+                light,
+                input_names=[*frozen.places, *(f"{name}:0" for name in standing)],
                 output_names=list(frozen.fetched),
                 opset=opset,
                 custom_op_handlers=handlers(),
@@ -59,7 +65,7 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> onnx.ModelProto:
                 f"{frozen.source.path}: tf2onnx can't convert the graph: {reason}"
             ) from error
     assert isinstance(proto, onnx.ModelProto)
-    return proto
+    return proto, standing
 
 
 def _rename(proto: onnx.ModelProto, old: str, new: str, names: dict[str, Origin]) -> None:

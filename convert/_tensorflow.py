@@ -43,12 +43,17 @@ class TensorFlow(Resource):
     """A frozen graph in a TensorFlow session: the judge of everything made from it.
 
     The graph runs as it was read, grappler off, with the frozen placeholders fed.
+
+    Args:
+        frozen: The graph.
+        frugal: Feed the weights instead of keeping several copies of them, at the cost of speed.
     """
 
     name = "tensorflow"
 
-    def __init__(self, frozen: FrozenGraph) -> None:
-        """Import the graph and open a session."""
+    def __init__(self, frozen: FrozenGraph, *, frugal: bool = False) -> None:
+        from onnxgraft.convert._weights import put_back
+
         tf = tensorflow()
         from tensorflow.core.protobuf import rewriter_config_pb2
 
@@ -59,8 +64,14 @@ class TensorFlow(Resource):
         )
         self.inputs = frozen.inputs
         self.outputs = frozen.outputs
-        graph = import_graph(frozen.original)
-        self._fixed = {f"{name}:0": value for name, value in frozen.values.items()}
+        held = frozen.weights if frugal else {}
+        full = frozen.original if frugal else put_back(frozen.original, frozen.weights)
+        graph = import_graph(full)
+        del full
+        fixed: dict[str, Any] = {**held, **frozen.values}
+        self._fixed = {f"{name}:0": value for name, value in fixed.items()}
+        with graph.as_default():
+            self._nothing = tf.no_op()
         with quiet():
             self._session: Any = tf.compat.v1.Session(graph=graph, config=config)
         self._feeds = dict(zip((s.name for s in frozen.inputs), frozen.fed, strict=True))
@@ -96,4 +107,7 @@ class TensorFlow(Resource):
 
     def close(self) -> None:
         """Close the session."""
+        # TensorFlow holds what a run was fed until the next one begins.
+        self._session.run(self._nothing)
         self._session.close()
+        self._fixed = {}

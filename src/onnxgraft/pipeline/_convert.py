@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Unpack
 
@@ -74,29 +73,35 @@ def convert(
         out: Where to write the ONNX file; None writes none.
         how: See `onnxgraft.convert.Opening`.
     """
+    runs: list[Run] = []
+    unjudged: list[str] = []
+    with status(f"reading {os.fspath(model)}"):
+        opened = stage.Opened(model, **how)
+    if verify:
+        # First, and closed again: original and conversion are not held in memory together.
+        try:
+            with status("running the original"), opened.original(frugal=True) as original:
+                runs = _expected(original)
+        except NotSupportedError as error:
+            unjudged.append(f"not compared with the original: {error}")
     with status(f"converting {os.fspath(model)}"):
-        lowered, notes = stage.load(model, opset=opset, io_layout=io_layout, **how)
+        lowered, notes = opened.lower(opset, io_layout)
+        del opened
         cleaned, report = (lowered, None) if raw else run(lowered)
-    result = Converted(cleaned, report, notes=notes)
-    with ExitStack() as stack:
-        runs: list[Run] = []
-        if verify:
-            try:
-                with status("running the original"):
-                    original = stack.enter_context(stage.original(model, **how))
-                    runs = _expected(original)
-            except NotSupportedError as error:
-                result.notes.append(f"not compared with the original: {error}")
-        if out is None:
-            result.verdicts = _verdicts(runs, cleaned.to_onnx()) if runs else []
-        else:
-            with atomic(out) as temporary:
-                cleaned.save(temporary)
-                # From the file: a large model is not held in memory once more.
-                result.verdicts = _verdicts(runs, temporary) if runs else []
-        if not result.passed:
-            with status("looking for the tensor where it begins"):
-                result.parting = find_parting(original, cleaned, runs[0][0])
+    result = Converted(cleaned, report, notes=[*notes, *unjudged])
+    if out is None:
+        result.verdicts = _verdicts(runs, cleaned.to_onnx()) if runs else []
+    else:
+        with atomic(out) as temporary:
+            cleaned.save(temporary)
+            # From the file: a large model is not held in memory once more.
+            result.verdicts = _verdicts(runs, temporary) if runs else []
+    if not result.passed:
+        with (
+            status("looking for the tensor where it begins"),
+            stage.original(model, **how) as original,
+        ):
+            result.parting = find_parting(original, cleaned, runs[0][0])
     return result
 
 
@@ -118,7 +123,11 @@ def _expected(original: Engine) -> list[Run]:
 
 def _verdicts(runs: list[Run], model: onnx.ModelProto | os.PathLike[str]) -> list[Verdict]:
     verdicts = []
-    with status("comparing with the original"), OnnxRuntime(model, name="converted") as candidate:
+    with (
+        status("comparing with the original"),
+        # As it stands: optimizing would hold a large model several times.
+        OnnxRuntime(model, name="converted", optimize=False) as candidate,
+    ):
         for feeds, expected in runs:
             actual = like(expected, candidate.infer(adapted(feeds, candidate)))
             verdicts += judge(expected, actual)
