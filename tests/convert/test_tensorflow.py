@@ -671,6 +671,76 @@ def test_inspect_tells_what_a_graph_holds(pb: Callable[..., Path]) -> None:
     assert list(found.operators.values()) == sorted(found.operators.values(), reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("shape", "line"),
+    [
+        ([None, 8, 8, 3], ["image:0: its batch is free"]),
+        ([None, None, 8, 3], ["image:0: its dimensions 0, 1 are free"]),
+        ([1, None, None, 3], ["image:0: its dimensions 1, 2 are free"]),
+        ([1, 8, 8, 3], []),
+    ],
+    ids=["batch", "batch_and_height", "height_and_width", "nothing"],
+)
+def test_inspect_tells_what_is_dynamic(
+    pb: Callable[..., Path], shape: list[int | None], line: list[str]
+) -> None:
+    def build() -> None:
+        tf = tensorflow()
+        tf.nn.relu(tf.compat.v1.placeholder(tf.float32, shape, "image"))
+
+    assert convert.inspect(pb(build)).dynamic == line
+
+
+def test_inspect_counts_tensors_of_unknown_rank(pb: Callable[..., Path]) -> None:
+    def build() -> None:
+        tf = tensorflow()
+        x = tf.compat.v1.placeholder(tf.float32, None, "x")
+        tf.nn.avg_pool2d(tf.identity(tf.identity(x, name="a"), name="b"), 2, 2, "SAME")
+
+    assert convert.inspect(pb(build)).dynamic == [
+        "x:0: its dimensions 0, 1, 2, 3 are free",
+        "3 tensors of unknown rank (x:0, a:0, b:0)",
+    ]
+
+
+def test_inspect_counts_layouts(pb: Callable[..., Path]) -> None:
+    def build() -> None:
+        tf = tensorflow()
+        x = conv(image(), 4, "conv1")
+        turned = tf.transpose(x, [0, 3, 1, 2])
+        tf.nn.bias_add(turned, tf.constant([1.0] * 4), data_format="NCHW")
+
+    # The convolution, its bias and, of the other layout, the second bias.
+    assert convert.inspect(pb(build)).layout == ["NHWC: 2 operators", "NCHW: 1 operators"]
+
+
+def test_inspect_names_what_onnx_and_what_tensorrt_lack(pb: Callable[..., Path]) -> None:
+    def build() -> None:
+        tf = tensorflow()
+        x = tf.compat.v1.placeholder(tf.float32, [None], "x")
+        tf.math.digamma(x, name="one")
+        tf.math.digamma(-x, name="two")
+        tf.unique(x, name="three")
+
+    assert convert.inspect(pb(build)).unsupported == [
+        "2 Digamma (one, two): ONNX has none",
+        "1 Unique (three): TensorRT has no equivalent",
+    ]
+
+
+def test_inspect_looks_at_a_graph_that_can_not_be_converted(pb: Callable[..., Path]) -> None:
+    def build() -> None:
+        tf = tensorflow()
+        tf.nn.relu(tf.compat.v1.placeholder(tf.float32, None, "x"), name="y")
+
+    found = convert.inspect(pb(build))
+    assert found.inputs == ["x:0 (unknown) float32"]
+    assert found.operators == {"Placeholder": 1, "Relu": 1}
+    assert found.notes == [
+        "can't be converted: the rank of x:0 is not recorded; give its shape with --inputs x:0[...]"
+    ]
+
+
 def test_inspect_counts_the_values_of_constants(pb: Callable[..., Path]) -> None:
     def build() -> None:
         tf = tensorflow()
