@@ -54,11 +54,11 @@ Plant = Callable[[str], None]
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
     """Return a function that makes conversion change a number of each constant of a layer."""
-    load = convert.load
+    lower = convert.Opened.lower
 
     def planted(layer: str) -> None:
         def wrong(*args: Any, **options: Any) -> tuple[Model, list[str]]:
-            model, notes = load(*args, **options)
+            model, notes = lower(*args, **options)
             constants = [
                 tensor
                 for tensor in model.graph.tensors().values()
@@ -71,7 +71,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
                 tensor.values = values
             return model, notes
 
-        monkeypatch.setattr(convert, "load", wrong)
+        monkeypatch.setattr(convert.Opened, "lower", wrong)
 
     return planted
 
