@@ -12,6 +12,7 @@ import onnx
 
 from onnxgraft.convert._graphdef import FrozenGraph
 from onnxgraft.convert._quiet import quiet
+from onnxgraft.convert._recurrent import fuse_recurrent
 from onnxgraft.convert._repairs import handlers
 from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import ModelError, NotSupportedError
@@ -29,7 +30,7 @@ def lower(frozen: FrozenGraph, opset: int) -> tuple[Model, list[str]]:
     Raises:
         NotSupportedError: It has operators that tf2onnx can't lower; they are named.
     """
-    proto = _tf2onnx(frozen, opset)
+    proto = fuse_recurrent(_tf2onnx(frozen, opset))
     check_operators(frozen.source.path, proto)
     _name_dimensions(proto, frozen)
     names = _map_names(proto, frozen)
