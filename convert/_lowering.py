@@ -6,11 +6,13 @@ node is held against ONNX's own schemas before anything is returned.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
 
 from onnxgraft.convert._graphdef import FrozenGraph
+from onnxgraft.convert._loops import convertible_loops
 from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._recurrent import fuse_recurrent
 from onnxgraft.convert._repairs import handlers
@@ -44,10 +46,11 @@ def _tf2onnx(frozen: FrozenGraph, opset: int) -> onnx.ModelProto:
     tf = tensorflow()
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
+    graph_def = convertible_loops(frozen.source.path, frozen.prepared)
     with quiet(), tf.Graph().as_default():
         try:
             proto, _ = tf2onnx.convert.from_graph_def(
-                frozen.prepared,
+                graph_def,
                 input_names=list(frozen.places),
                 output_names=list(frozen.fetched),
                 opset=opset,
@@ -86,7 +89,7 @@ def check_operators(path: str, proto: onnx.ModelProto) -> None:
     """Raise NotSupportedError unless every node is one of ONNX's operators."""
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     unknown = []
-    for node in proto.graph.node:
+    for node in _nodes(proto.graph):
         try:
             onnx.defs.get_schema(node.op_type, versions.get(node.domain, 0), node.domain)
         except onnx.defs.SchemaError:
@@ -96,6 +99,15 @@ def check_operators(path: str, proto: onnx.ModelProto) -> None:
             f"{path}: no ONNX operators for {', '.join(unknown[:5])}"
             f"{', ...' if len(unknown) > 5 else ''}; cut the graph before them with --outputs"
         )
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of the graphs within it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes(attribute.g)
 
 
 def _name_dimensions(proto: onnx.ModelProto, frozen: FrozenGraph) -> None:

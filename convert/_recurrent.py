@@ -578,6 +578,8 @@ def _recognize(loop: _Loop, ends: Sequence[gs.Tensor]) -> _Cell:
 
 def _lstm(forms: dict[int, _Form]) -> _Cell:
     for h, c in (tuple(forms), tuple(forms)[::-1]):
+        if len(forms[h].terms) != 1:  # c, a sum of two products
+            continue
         out = _product(forms[h])
         for output_form, last_form in (out, out[::-1]):
             last = _maybe_gate(last_form)
@@ -792,7 +794,7 @@ def _write(graph: gs.Graph, loop: _Loop, cell: _Cell) -> None:
         elif number >= loop.count:
             _squeezed(graph, made[0], 1, output)
             output.shape = [*loop.x.shape[:2], cell.hidden]
-        elif loop.updates[number] is loop.states[number] and output.outputs:
+        elif loop.updates[number] is loop.states[number]:
             graph.nodes.append(
                 gs.Node("Identity", f"{name}/{number}", {}, [loop.starts[number]], [output])
             )

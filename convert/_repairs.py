@@ -4,6 +4,7 @@ Select, SelectV2   Where: tf2onnx writes c x + (1 - c) y, in which a NaN of y re
 Erfc               1 - erf(x)
 Expm1              tanh(x / 2) (e^x + 1), which does not cancel near 0
 Log1p              2 atanh(x / (2 + x)) for |x| < 1/2, log(1 + x) elsewhere; likewise
+FloorMod, FloorDiv Mod, and (x - Mod(x, y)) / y, for integers: tf2onnx rounds towards 0
 Xlogy, Xdivy       0 where x is 0, whatever y is
 Xlog1py
 
@@ -35,6 +36,8 @@ def handlers() -> dict[str, tuple[Handler, list[Any]]]:
         "Log1p": lambda ctx, node, name, args: _replace(ctx, node, _log1p),
         "Xlogy": lambda ctx, node, name, args: _replace(ctx, node, _guarded("Log", "Mul")),
         "Xlog1py": lambda ctx, node, name, args: _replace(ctx, node, _xlog1py),
+        "FloorMod": _floor_mod,
+        "FloorDiv": _floor_div,
         "TFL_GELU": _tfl_gelu,
         "Xdivy": lambda ctx, node, name, args: _replace(ctx, node, _guarded("", "Div")),
     }
@@ -87,6 +90,30 @@ def _expm1(ctx: Any, node: Any, name: str, args: Any) -> None:
         return w.op("Mul", half, w.op("Add", w.op("Exp", x[0]), w.const(1)))
 
     _replace(ctx, node, formula)
+
+
+def _floor_mod(ctx: Any, node: Any, name: str, args: Any) -> None:
+    from tf2onnx.onnx_opset.math import FloorMod
+
+    if _is_float(ctx, node):
+        FloorMod.version_7(ctx, node)
+    else:
+        _replace(ctx, node, lambda w, x: w.op("Mod", *x))
+
+
+def _floor_div(ctx: Any, node: Any, name: str, args: Any) -> None:
+    from tf2onnx.onnx_opset.math import FloorDiv
+
+    if _is_float(ctx, node):
+        FloorDiv.version_6(ctx, node)
+    else:
+        _replace(ctx, node, lambda w, x: w.op("Div", w.op("Sub", x[0], w.op("Mod", *x)), x[1]))
+
+
+def _is_float(ctx: Any, node: Any) -> bool:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    return bool(np.issubdtype(tensor_dtype_to_np_dtype(ctx.get_dtype(node.input[0])), np.floating))
 
 
 def _tfl_gelu(ctx: Any, node: Any, name: str, args: Any) -> None:
