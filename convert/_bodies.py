@@ -68,7 +68,7 @@ class _Own:
         self._inline(function, depth)
         number = len(self.made)
         self.made.append(function)
-        function.signature.name = f"{name}_{number}"
+        function.signature.name = f"{name.lstrip('_')}_{number}"  # no node begins with _
         arguments = {arg.name: f"{arg.name}_{number}" for arg in function.signature.input_arg}
         for arg in function.signature.input_arg:
             arg.name = arguments[arg.name]

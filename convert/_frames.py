@@ -10,7 +10,7 @@ writing looks like is refused by the frame's name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from onnxgraft.errors import NotSupportedError
 
 __all__ = ["add_constant", "lift_frames", "tensor_arrays_to_lists"]
 
+# What TensorArraySizeV3 is, or was made.
+_SIZES = ("TensorArraySizeV3", "TensorListLength")
 _FRAME_OPS = frozenset({"Enter", "Exit", "LoopCond", "NextIteration"})
 
 
@@ -45,6 +47,8 @@ def lift_frames(path: str, graph_def: Any) -> None:
                 f"{path}: the loops {', '.join(sorted(frames))} are nested in each other; cut the "
                 "graph before them with --outputs"
             )
+    if lifted > 1:
+        _find_shapes(path, graph_def)
     left = [node for node in graph_def.node if node.op in _FRAME_OPS]
     if left:
         raise NotSupportedError(
@@ -65,6 +69,47 @@ def _imported(path: str, graph_def: Any) -> Any:
             f"{str(error).splitlines()[0]}; cut the graph before it with --outputs"
         ) from error
     return graph
+
+
+def _find_shapes(path: str, graph_def: Any) -> None:
+    """Find the shapes of loops within loops, which were lifted before those around them."""
+    functions = {function.signature.name: function for function in graph_def.library.function}
+    changed = True
+    while changed:
+        graph = _imported(path, graph_def)
+        with graph.as_default():
+            changed = _find_shapes_in(graph, graph_def.node, functions)
+
+
+def _find_shapes_in(graph: Any, nodes: Any, functions: Mapping[str, Any]) -> bool:
+    """Give the loops among ``nodes``, of ``graph``, shapes; return whether any were new."""
+    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+
+    changed = False
+    for node in nodes:
+        if node.op != "StatelessWhile" or node.attr["body"].func.name not in functions:
+            continue
+        shapes = [tensor.shape for tensor in graph.get_operation_by_name(node.name).inputs]
+        body = functions[node.attr["body"].func.name]
+        while True:
+            inner = function_def_to_graph(body, input_shapes=[s.as_proto() for s in shapes])
+            if _find_shapes_in(inner, body.node_def, functions):
+                changed = True
+                continue
+            ends = [tensor.shape for tensor in inner.outputs]
+            wider = [
+                one.most_specific_compatible_shape(two)
+                for one, two in zip(shapes, ends, strict=True)
+            ]
+            if [str(shape) for shape in wider] == [str(shape) for shape in shapes]:
+                break
+            shapes = wider
+        protos = [shape.as_proto() for shape in shapes]
+        if list(node.attr["output_shapes"].list.shape) != protos:
+            del node.attr["output_shapes"].list.shape[:]
+            node.attr["output_shapes"].list.shape.extend(protos)
+            changed = True
+    return changed
 
 
 @dataclass(frozen=True)
@@ -170,7 +215,7 @@ class _Frame:
         body = [variable.update for variable in self.variables]
         body += [node.name for node in self.captures]
         shapes = [tf.TensorShape([])] * 2
-        shapes += [graph.get_tensor_by_name(f"{node.name}:0").shape for node in entered]
+        shapes += [graph.get_operation_by_name(n.name).inputs[0].shape for n in entered]
         while True:  # until what goes round the loop has the shape that it came with
             made, ends = self._function(f"{name}_body", body, types, shapes, graph_def, True)
             wider = [
@@ -298,12 +343,13 @@ def _constant(graph_def: Any, name: str, value: Any) -> str:
 # TensorArrays ------------------------------------------------------------------------------------
 
 
-def tensor_arrays_to_lists(graph_def: Any) -> None:
+def tensor_arrays_to_lists(graph_def: Any, ends: Sequence[str]) -> None:
     """Replace in place TensorArrays by TensorLists, which travel where the arrays' flows do.
 
     TensorArrayV3 TensorListReserve; Read GetItem; Write SetItem; Scatter of everything FromTensor;
-    Gather Stack, and a GatherV2 unless it is of everything; Size the size that was asked for.
-    What is none of these stays.
+    Gather Stack, and a GatherV2 unless it is of everything; Size the size that was asked for, or
+    the list's length where it may have grown. What is none of these stays, and what ``ends`` do not
+    need goes.
     """
     nodes = {node.name: node for node in graph_def.node}
     arrays = {node.name: node for node in graph_def.node if node.op == "TensorArrayV3"}
@@ -329,6 +375,21 @@ def tensor_arrays_to_lists(graph_def: Any) -> None:
             s.removesuffix(":1") if _node_of(s) in arrays and s.endswith(":1") else s
             for s in node.input
         ]
+    _drop_unread(graph_def, ends)
+
+
+def _drop_unread(graph_def: Any, ends: Sequence[str]) -> None:
+    nodes = {node.name: node for node in graph_def.node}
+    wanted: set[str] = set()
+    stack = [_node_of(end) for end in ends]
+    while stack:
+        name = stack.pop()
+        if name in nodes and name not in wanted:
+            wanted.add(name)
+            stack.extend(map(_node_of, nodes[name].input))
+    for number in range(len(graph_def.node) - 1, -1, -1):
+        if graph_def.node[number].name not in wanted:
+            del graph_def.node[number]
 
 
 def _to_list(graph_def: Any, nodes: Mapping[str, Any], node: Any, array: Any, size: str) -> None:
@@ -347,7 +408,7 @@ def _to_list(graph_def: Any, nodes: Mapping[str, Any], node: Any, array: Any, si
         node.attr["shape_type"].type = tensorflow().int32.as_datatype_enum
     elif node.op == "TensorArrayGatherV3":
         end = _range_end(nodes, inputs[1])
-        whole = end is not None and (end == size or nodes[_node_of(end)].op == "TensorArraySizeV3")
+        whole = end is not None and (end == size or nodes[_node_of(end)].op in _SIZES)
         shape = _element_shape(graph_def, node.name, array)
         if whole:
             stack = node
@@ -359,6 +420,8 @@ def _to_list(graph_def: Any, nodes: Mapping[str, Any], node: Any, array: Any, si
                 node.attr[key].type = kind
         _become(stack, "TensorListStack", [flow, shape], element_dtype=dtype)
         stack.attr["num_elements"].i = -1
+    elif node.op == "TensorArraySizeV3" and array.attr["dynamic_size"].b:
+        _become(node, "TensorListLength", [flow])
     elif node.op == "TensorArraySizeV3":
         _become(node, "Identity", [size], T=tensorflow().int32.as_datatype_enum)
 

@@ -14,7 +14,7 @@ A list that is longer than its loop has steps is filled up with zeros, as Tensor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxgraft.convert._bodies import give_own_bodies
@@ -28,8 +28,13 @@ _CASES = ("Case", "StatelessCase", "_SwitchN")
 _LOOPS = ("While", "StatelessWhile")
 
 
-def convertible_loops(path: str, graph_def: Any) -> Any:
+def convertible_loops(path: str, graph_def: Any, ends: Sequence[str]) -> Any:
     """Return the graph with its loops, and those in its functions, ready for tf2onnx.
+
+    Args:
+        path: Of the file, for messages.
+        graph_def: The graph; it is not changed.
+        ends: The tensors that are fetched.
 
     Raises:
         NotSupportedError: A loop, or a list, is used in a way that ONNX has nothing for.
@@ -45,7 +50,7 @@ def convertible_loops(path: str, graph_def: Any) -> Any:
                 "has no operator; cut the graph before it with --outputs"
             )
     if any(node.op == "Enter" for node in result.node):
-        tensor_arrays_to_lists(result)
+        tensor_arrays_to_lists(result, ends)
         lift_frames(path, result)
     give_own_bodies(path, result)
     graphs = [_Graph(result.node), *(_Function(f) for f in result.library.function)]
@@ -124,6 +129,8 @@ class _Graph:
     def value(self, tensor: str) -> Any:
         """Return a scalar constant's value, or None."""
         node = self.source(self.real(tensor))
+        if node is not None and node.op == "Max":  # how Keras writes the length that is fixed
+            return self.value(node.input[0])
         if node is None or node.op != "Const":
             return None
         array = tensorflow().make_ndarray(node.attr["value"].tensor)
@@ -379,11 +386,12 @@ class _While:
             "Slice": {"T": int32, "Index": int32},
             "Reshape": {"T": int32, "Tshape": int32},
             "Sub": {"T": int32},
+            "Maximum": {"T": int32},
             "Fill": {"T": dtype, "index_type": int32},
         }
 
         def add(kind: str, op: str, *inputs: str) -> str:
-            label = "z" if op == "Sub" else "output"
+            label = "z" if op in ("Sub", "Maximum") else "output"
             return self.graph.add(f"{name}/{kind}", op, list(inputs), label, **types[op])
 
         def join(kind: str, one: str, two: str, of: int) -> str:
@@ -401,7 +409,8 @@ class _While:
         shape = add("shape", "Shape", rows)
         steps = add("steps", "Slice", shape, start, second)
         element = add("element", "Slice", shape, second, rest)
-        missing = add("missing", "Sub", add("count", "Reshape", count, second), steps)
+        difference = add("difference", "Sub", add("count", "Reshape", count, second), steps)
+        missing = add("missing", "Maximum", difference, start)  # none where the list has grown
         zero = self.graph.constant(f"{name}/nothing", 0, dtype)
         zeros = add("zeros", "Fill", join("zeros_shape", missing, element, int32), zero)
         return join("filled", rows, zeros, dtype)

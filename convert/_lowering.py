@@ -34,6 +34,7 @@ def lower(frozen: FrozenGraph, opset: int) -> tuple[Model, list[str]]:
     """
     proto = fuse_recurrent(_tf2onnx(frozen, opset))
     check_operators(frozen.source.path, proto)
+    _shape_outputs(proto)
     _name_dimensions(proto, frozen)
     names = _map_names(proto, frozen)
     for tensors, specs in ((frozen.places, frozen.inputs), (frozen.fetched, frozen.outputs)):
@@ -46,7 +47,7 @@ def _tf2onnx(frozen: FrozenGraph, opset: int) -> onnx.ModelProto:
     tf = tensorflow()
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
-    graph_def = convertible_loops(frozen.source.path, frozen.prepared)
+    graph_def = convertible_loops(frozen.source.path, frozen.prepared, frozen.fetched)
     with quiet(), tf.Graph().as_default():
         try:
             proto, _ = tf2onnx.convert.from_graph_def(
@@ -108,6 +109,17 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 yield from _nodes(attribute.g)
+
+
+def _shape_outputs(proto: onnx.ModelProto) -> None:
+    """Give a shape, which ONNX wants, to outputs whose rank TensorFlow itself does not know."""
+    bare = [v for v in proto.graph.output if not v.type.tensor_type.HasField("shape")]
+    if not bare:
+        return
+    inferred = onnx.shape_inference.infer_shapes(proto).graph.output
+    shapes = {value.name: value.type.tensor_type.shape for value in inferred}
+    for value in bare:
+        value.type.tensor_type.shape.CopyFrom(shapes[value.name])
 
 
 def _name_dimensions(proto: onnx.ModelProto, frozen: FrozenGraph) -> None:

@@ -62,7 +62,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _fuse_in(graph: gs.Graph) -> int:
-    """Fuse what can be fused in a graph and in the graphs within it; return how many."""
+    """Fuse what can be fused in a graph and in the graphs within it; return what was changed."""
     fused = 0
     for node in list(graph.nodes):
         if node.op == "Loop":
@@ -70,13 +70,28 @@ def _fuse_in(graph: gs.Graph) -> int:
                 loop = _Loop(node)
                 cell = _recognize(loop, graph.outputs)
             except _NotExactError:
-                pass
+                fused += _know_start(node)
             else:
                 _write(graph, loop, cell)
                 fused += 1
                 continue
         fused += sum(_fuse_in(v) for v in node.attrs.values() if isinstance(v, gs.Graph))
     return fused
+
+
+def _know_start(node: gs.Node) -> int:
+    """Make a constant of a loop's first test where it compares constants; return whether it did."""
+    if isinstance(node.inputs[1], gs.Constant):
+        return 0
+    try:
+        terms = [[_scalar(_uncast(t)) for t in term] for term in _conjunction(node.inputs[1], None)]
+    except _NotExactError:
+        return 0
+    runs = [low < high for low, high in terms if low is not None and high is not None]
+    if len(runs) < len(terms):
+        return 0
+    node.inputs[1] = gs.Constant(f"{node.name}/runs", np.array(all(runs)))
+    return 1
 
 
 class _NotExactError(Exception):
@@ -239,7 +254,8 @@ class _Loop:
     def scanned(self, tensor: gs.Tensor) -> gs.Tensor:
         """Return what is scanned before it is 0 for sequences that have ended."""
         zero, new = self._ended(tensor)
-        _require((zero is None) == (self.lengths is None) and (zero is None or _is_zero(zero)))
+        _require((zero is None) == (self.lengths is None))
+        _require(zero is None or _is_zero(self.outer(zero)))
         return new
 
     def _ended(self, tensor: gs.Tensor) -> tuple[gs.Tensor | None, gs.Tensor]:
@@ -248,9 +264,12 @@ class _Loop:
         if node is None or node.op != "Where":
             return None, tensor
         condition, old, new = (_real(source) for source in node.inputs)
-        test = _producer(condition)
-        while test is not None and test.op in ("Unsqueeze", "Reshape", "Expand"):
-            test = _producer(_real(test.inputs[0]))
+        column = _producer(condition)  # (N, 1), of the test's (N,)
+        _require(column is not None and column.op in ("Reshape", "Unsqueeze"))
+        shape = column.inputs[1]
+        wanted = ([-1, 1],) if column.op == "Reshape" else ([1], [-1])
+        _require(isinstance(shape, gs.Constant) and shape.values.tolist() in wanted)
+        test = _producer(_real(column.inputs[0]))
         _require(test is not None)
         negated = test.op == "Not"
         test = _producer(_real(test.inputs[0])) if negated else test
@@ -258,7 +277,8 @@ class _Loop:
         time, lengths = (_uncast(source) for source in test.inputs)
         lengths = self.outer(lengths)
         _require(self.is_counter(time) and lengths.shape is not None and len(lengths.shape) == 1)
-        _require(lengths.dtype == np.int32 and self.lengths in (None, lengths))
+        _require(lengths.dtype == np.int32)
+        _require(self.lengths is None or self.lengths is lengths)
         self.lengths = lengths
         return (new, old) if (test.op == "Less") != negated else (old, new)
 
@@ -773,7 +793,7 @@ def _write(graph: gs.Graph, loop: _Loop, cell: _Cell) -> None:
         gs.Constant(f"{name}/W", stacked[0][None]),
         gs.Constant(f"{name}/R", stacked[1][None]),
         gs.Constant(f"{name}/B", np.concatenate(stacked[2:])[None]),
-        loop.lengths or gs.Variable.empty(),
+        gs.Variable.empty() if loop.lengths is None else loop.lengths,
     ]
     starts = [loop.starts[number] for number in cell.states]
     if not all(_is_zero(start) for start in starts):
