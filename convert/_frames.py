@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxgraft.convert._tensorflow import tensorflow
+from onnxgraft.convert._tensorflow import import_graph, tensorflow
 from onnxgraft.errors import NotSupportedError
 
 __all__ = ["add_constant", "lift_frames", "tensor_arrays_to_lists"]
@@ -58,17 +58,13 @@ def lift_frames(path: str, graph_def: Any) -> None:
 
 
 def _imported(path: str, graph_def: Any) -> Any:
-    tf = tensorflow()
-    graph = tf.Graph()
     try:
-        with graph.as_default():
-            tf.import_graph_def(graph_def, name="")
+        return import_graph(graph_def)
     except ValueError as error:
         raise NotSupportedError(
             f"{path}: a loop uses its lists or TensorArrays in a way that can't be converted: "
             f"{str(error).splitlines()[0]}; cut the graph before it with --outputs"
         ) from error
-    return graph
 
 
 def _find_shapes(path: str, graph_def: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,35 +13,61 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from onnxgraft.convert._branches import resolve_branches
+from onnxgraft.convert._leftovers import (
+    PLACEHOLDER_OPS,
+    choose_values,
+    freeze_batchnorm,
+    training_notes,
+)
 from onnxgraft.convert._repairs import reach_with_zeros
-from onnxgraft.convert._tensorflow import tensorflow
+from onnxgraft.convert._tensorflow import import_graph, tensorflow
+from onnxgraft.convert._unshaped import shape_from_use
+from onnxgraft.convert._weights import take_weights
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Source
-from onnxgraft.runtime import TensorSpec
+from onnxgraft.runtime import Array, TensorSpec
 from onnxgraft.tensor_option import TensorOption, Value
-from onnxgraft.training import is_training_flag
 
 __all__ = [
+    "Cut",
     "FrozenGraph",
     "Public",
+    "import_checked",
     "loose_ends",
     "parse_graphdef",
     "prepare",
     "read_graphdef",
-    "training_flags",
     "variables",
 ]
 
 VARIABLE_OPS = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable"})
-PLACEHOLDER_OPS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
+# What feeds a training graph instead of a placeholder.
+QUEUES = re.compile(r"QueueDequeue.*|IteratorGetNext.*|.*Iterator.*GetNext.*")
 # What a graph may leave unconsumed without meaning it as an output.
 _NOT_OUTPUTS = re.compile(
     r"Const|NoOp|Switch|Shape|ShapeN|Size|Rank|BroadcastGradientArgs|Assert|Placeholder.*|Assign.*|Apply.*|Resource.*|Save.*|Restore.*|.*Summary.*|Print.*"
 )
 # What has further outputs for training or for the runtime's own use.
 _ONE_OUTPUT = re.compile(r"FusedBatchNorm.*|Merge")
-_KEEP = re.compile(r"(?:^|[/_])keep_?prob(?:ability)?(?:_\d+)?(?:$|/)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a user asks of a graph.
+
+    Attributes:
+        inputs: Where to cut its beginning; none takes what is there.
+        outputs: Where to cut its end; none takes what is there.
+        values: Placeholders and constants to set.
+        freeze_batchnorm: Run batch normalizations that are in training mode with the statistics
+            that they store.
+    """
+
+    inputs: Sequence[TensorOption] = ()
+    outputs: Sequence[TensorOption] = ()
+    values: Mapping[str, Value] = field(default_factory=dict)
+    freeze_batchnorm: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,8 +84,9 @@ class FrozenGraph:
 
     Attributes:
         source: The file.
-        original: The GraphDef as read; it runs as the judge.
+        original: The GraphDef as read, without its weights; it runs as the judge.
         prepared: The same with flags baked in, selects resolved and dead branches gone.
+        weights: The large constants of both, by node.
         inputs: What is fed, by the model's own names.
         outputs: What is fetched, by the model's own names.
         fed: The tensors of ``inputs`` in ``original``.
@@ -72,6 +99,7 @@ class FrozenGraph:
     source: Source
     original: Any
     prepared: Any
+    weights: dict[str, Array]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     fed: tuple[str, ...]
@@ -108,19 +136,27 @@ def parse_graphdef(path: str | os.PathLike[str]) -> Any:
     return graph
 
 
-def read_graphdef(
-    path: str | os.PathLike[str],
-    inputs: Sequence[TensorOption] = (),
-    outputs: Sequence[TensorOption] = (),
-    values: Mapping[str, Value] | None = None,
-) -> FrozenGraph:
+def read_graphdef(path: str | os.PathLike[str], cut: Cut) -> FrozenGraph:
     """Read a frozen graph and prepare it for conversion.
 
     Raises:
         ModelError: The file can't be read, or its variables are not frozen.
         InputError: A tensor or a placeholder that was named is not in the graph.
     """
-    original = parse_graphdef(path)
+    source = Source(os.fspath(path), "tensorflow", sha256(path))
+    return prepare(source, parse_graphdef(path), cut)
+
+
+def prepare(source: Source, original: Any, cut: Cut, public: Public | None = None) -> FrozenGraph:
+    """Cut a frozen graph and bake in what inference does not feed.
+
+    Args:
+        source: The file.
+        original: The frozen GraphDef.
+        cut: What the user asks.
+        public: The names that the model itself has for its inputs and outputs.
+    """
+    path, public = source.path, public or Public({}, {})
     left = variables(original)
     if left:
         raise ModelError(
@@ -128,50 +164,26 @@ def read_graphdef(
             f"{', ...' if len(left) > 3 else ''}); freeze the graph first "
             "(tf.compat.v1.graph_util.convert_variables_to_constants)"
         )
-    source = Source(os.fspath(path), "tensorflow", sha256(path))
-    return prepare(source, original, inputs, outputs, values or {})
-
-
-def prepare(
-    source: Source,
-    original: Any,
-    inputs: Sequence[TensorOption],
-    outputs: Sequence[TensorOption],
-    values: Mapping[str, Value],
-    public: Public | None = None,
-) -> FrozenGraph:
-    """Cut a frozen graph and bake in what inference does not feed.
-
-    Args:
-        source: The file.
-        original: The frozen GraphDef.
-        inputs: Where to cut its beginning; none takes what is there.
-        outputs: Where to cut its end; none takes what is there.
-        values: Placeholders to set.
-        public: The names that the model itself has for its inputs and outputs.
-    """
-    path, public = source.path, public or Public({}, {})
-    graph = _import(path, original)
-    ends = [_tensor(path, graph, option.name, public.outputs) for option in outputs]
+    notes: list[str] = []
+    original, weights = take_weights(original)
+    if cut.freeze_batchnorm:
+        original = freeze_batchnorm(original, notes)
+    graph = import_checked(path, original)
+    ends = [_tensor(path, graph, option.name, public.outputs) for option in cut.outputs]
     if not ends:
         names = list(public.outputs.values())
         ends = [graph.get_tensor_by_name(n) for n in names] or loose_ends(original, graph)
     if not ends:
         raise ModelError(f"{path}: found no outputs; name them with --outputs")
-    notes: list[str] = []
-    fixed = _choose_values(path, original, values, notes)
-    prepared = _prepare(original, graph, fixed, [tensor.op.name for tensor in ends])
-    own = [n.name for n in prepared.node if "FusedBatchNorm" in n.op and n.attr["is_training"].b]
-    if own:
-        notes.append(
-            f"{len(own)} batch normalizations run in training mode and use the batch's own "
-            f"statistics, as they do in TensorFlow ({', '.join(own[:3])}"
-            f"{', ...' if len(own) > 3 else ''})"
-        )
+    fixed = choose_values(path, original, cut.values, notes)
+    prepared = _prepare(original, graph, fixed, weights, [tensor.op.name for tensor in ends])
+    notes += training_notes(prepared)
     starts = [
-        (_tensor(path, graph, option.name, public.inputs), option.shape) for option in inputs
-    ] or [(tensor, None) for tensor in _placeholders(prepared, graph, public)]
-    fed = [_spec(tensor, shape) for tensor, shape in starts]
+        (_tensor(path, graph, option.name, public.inputs), option.shape) for option in cut.inputs
+    ] or [(tensor, None) for tensor in _fed(prepared, graph, public)]
+    if not starts:
+        raise InputError(f"{path}: the outputs need no input; name the inputs with --inputs")
+    fed = [_input_spec(tensor, shape, notes) for tensor, shape in starts]
     _cut(prepared, fed)
     prepared = _reachable(prepared, [tensor.op.name for tensor in ends])
     places = [fed_node(spec.name, fed) for spec in fed]
@@ -188,6 +200,7 @@ def prepare(
         source,
         original,
         prepared,
+        weights,
         tuple(replace(spec, name=called_in.get(spec.name, spec.name)) for spec in fed),
         tuple(replace(spec, name=called_out.get(spec.name, spec.name)) for spec in fetched),
         tuple(spec.name for spec in fed),
@@ -198,12 +211,20 @@ def prepare(
     )
 
 
-def _placeholders(prepared: Any, graph: Any, public: Public) -> list[Any]:
-    """Return the placeholders that are left, in the model's own order."""
-    left = {f"{node.name}:0" for node in prepared.node if node.op in PLACEHOLDER_OPS}
-    ordered = [tensor for tensor in public.inputs.values() if tensor in left]
-    others = [f"{n.name}:0" for n in prepared.node if f"{n.name}:0" in left - set(ordered)]
-    return [graph.get_tensor_by_name(name) for name in [*ordered, *others]]
+def _fed(prepared: Any, graph: Any, public: Public) -> list[Any]:
+    """Return what queues give and the placeholders that are left, in the model's own order."""
+    used = {name if ":" in name else f"{name}:0" for n in prepared.node for name in n.input}
+    queued = [
+        tensor
+        for node in prepared.node
+        if QUEUES.fullmatch(node.op)
+        for tensor in graph.get_operation_by_name(node.name).outputs
+        if tensor.name in used
+    ]
+    left = [f"{node.name}:0" for node in prepared.node if node.op in PLACEHOLDER_OPS]
+    first = [tensor for tensor in public.inputs.values() if tensor in left]
+    ordered = [*first, *(name for name in left if name not in first)]
+    return [*queued, *map(graph.get_tensor_by_name, ordered)]
 
 
 def variables(graph_def: Any) -> list[str]:
@@ -211,30 +232,14 @@ def variables(graph_def: Any) -> list[str]:
     return [node.name for node in graph_def.node if node.op in VARIABLE_OPS]
 
 
-def training_flags(graph_def: Any) -> list[str]:
-    """Return the names of the placeholders that switch between training and inference."""
-    return [
-        node.name
-        for node in graph_def.node
-        if node.op in PLACEHOLDER_OPS
-        and ((_is_bool(node) and is_training_flag(node.name)) or _KEEP.search(node.name))
-    ]
-
-
-def _is_bool(node: Any) -> bool:
-    return bool(node.attr["dtype"].type == tensorflow().bool.as_datatype_enum)
-
-
-def _import(path: str | os.PathLike[str], graph_def: Any) -> Any:
+def import_checked(path: str | os.PathLike[str], graph_def: Any) -> Any:
+    """Return the tf.Graph of a GraphDef, or raise ModelError saying why TensorFlow refuses it."""
     tf = tensorflow()
-    graph = tf.Graph()
     try:
-        with graph.as_default():
-            tf.import_graph_def(graph_def, name="")
+        return import_graph(graph_def)
     except (ValueError, KeyError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{path}: TensorFlow refuses the graph: {reason}") from error
-    return graph
 
 
 def _tensor(path: str, graph: Any, wanted: str, public: Mapping[str, str]) -> Any:
@@ -278,29 +283,13 @@ def _node_of(name: str) -> str:
     return name.removeprefix("^").split(":")[0]
 
 
-def _choose_values(
-    path: str | os.PathLike[str],
-    graph_def: Any,
-    asked: Mapping[str, Value],
-    notes: list[str],
-) -> dict[str, Value]:
-    """Return the value of each placeholder that inference does not feed."""
-    placeholders = {node.name: node for node in graph_def.node if node.op in PLACEHOLDER_OPS}
-    for name in asked:
-        if name not in placeholders:
-            raise InputError(
-                f"{path}: --set {name}: no placeholder is called so; {nearest(name, placeholders)}"
-            )
-    chosen = dict(asked)
-    notes.extend(f"{name} was set to {value} as asked" for name, value in asked.items())
-    for name in training_flags(graph_def):
-        if name not in chosen:
-            chosen[name] = False if _is_bool(placeholders[name]) else 1.0
-            notes.append(f"{name} was frozen to {chosen[name]} for inference")
-    return chosen
-
-
-def _prepare(original: Any, graph: Any, values: Mapping[str, Value], ends: Sequence[str]) -> Any:
+def _prepare(
+    original: Any,
+    graph: Any,
+    values: Mapping[str, Value],
+    weights: dict[str, Array],
+    ends: Sequence[str],
+) -> Any:
     """Return a copy with ``values`` as constants and every branch that they decide resolved."""
     tf = tensorflow()
     prepared = tf.compat.v1.GraphDef()
@@ -314,8 +303,7 @@ def _prepare(original: Any, graph: Any, values: Mapping[str, Value], ends: Seque
             for key in [key for key in node.attr if key != "dtype"]:
                 del node.attr[key]
             node.attr["value"].tensor.CopyFrom(constant)
-    resolve_branches(prepared, graph)
-    reach_with_zeros(prepared, graph)
+    reach_with_zeros(prepared, resolve_branches(prepared, graph), weights)
     return _reachable(prepared, ends)
 
 
@@ -364,14 +352,27 @@ def fed_node(tensor: str, inputs: Sequence[TensorSpec]) -> str:
     return name if index == "0" and not several else f"{name}__{index}"
 
 
-def _spec(tensor: Any, shape: Sequence[int] | None) -> TensorSpec:
-    """Return the tensor's spec; a free dimension is called N on axis 0, else by its place."""
-    if shape is None:
-        if tensor.shape.rank is None:
+def _input_spec(tensor: Any, shape: Sequence[int] | None, notes: list[str]) -> TensorSpec:
+    """Return the spec of an input; where no shape is recorded, what consumes it tells."""
+    if shape is None and tensor.shape.rank is None:
+        told = shape_from_use(tensor)
+        if told is None:
             raise InputError(
                 f"the rank of {tensor.name} is not recorded; give its shape with --inputs "
                 f"{tensor.name}[...]"
             )
+        shape, consumer = told
+        dims = ", ".join(str(dim) if dim >= 0 else "?" for dim in shape)
+        notes.append(
+            f"{tensor.name} has no recorded shape; {consumer} wants ({dims}); --inputs "
+            f"{tensor.name}[...] decides otherwise"
+        )
+    return _spec(tensor, shape)
+
+
+def _spec(tensor: Any, shape: Sequence[int] | None) -> TensorSpec:
+    """Return the tensor's spec; a free dimension is called N on axis 0, else by its place."""
+    if shape is None:
         shape = [-1 if dim is None else dim for dim in tensor.shape.as_list()]
     dims: tuple[int | str, ...] = tuple(
         dim if dim >= 0 else ("N" if axis == 0 else f"{tensor.op.name}.{axis}")

@@ -22,44 +22,42 @@ from onnxgraft.convert._frames import add_constant, lift_frames, tensor_arrays_t
 from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import NotSupportedError
 
-__all__ = ["convertible_loops"]
+__all__ = ["prepare_loops"]
 
 _CASES = ("Case", "StatelessCase", "_SwitchN")
 _LOOPS = ("While", "StatelessWhile")
 
 
-def convertible_loops(path: str, graph_def: Any, ends: Sequence[str]) -> Any:
-    """Return the graph with its loops, and those in its functions, ready for tf2onnx.
+def prepare_loops(path: str, graph_def: Any, ends: Sequence[str]) -> None:
+    """Make loops and conditionals, and those in functions, ready for tf2onnx.
 
     Args:
         path: Of the file, for messages.
-        graph_def: The graph; it is not changed.
+        graph_def: The graph, which is changed in place.
         ends: The tensors that are fetched.
 
     Raises:
         NotSupportedError: A loop, or a list, is used in a way that ONNX has nothing for.
     """
-    result = tensorflow().compat.v1.GraphDef()
-    result.CopyFrom(graph_def)
-    for node in _all_nodes(result):
+    for node in _all_nodes(graph_def):
         node.attr.pop("_lower_using_switch_merge", None)  # TensorFlow would make frames of it
         node.attr.pop("_class", None)
+    if any(node.op == "Enter" for node in graph_def.node):
+        tensor_arrays_to_lists(graph_def, ends)
+        lift_frames(path, graph_def)
+    give_own_bodies(path, graph_def)
+    for node in _all_nodes(graph_def):
         if node.op in _CASES:
             raise NotSupportedError(
                 f"{path}: {node.op} {node.name!r} chooses among several branches, for which ONNX "
                 "has no operator; cut the graph before it with --outputs"
             )
-    if any(node.op == "Enter" for node in result.node):
-        tensor_arrays_to_lists(result, ends)
-        lift_frames(path, result)
-    give_own_bodies(path, result)
-    graphs = [_Graph(result.node), *(_Function(f) for f in result.library.function)]
+    graphs = [_Graph(graph_def.node), *(_Function(f) for f in graph_def.library.function)]
     functions = {graph.name: graph for graph in graphs if isinstance(graph, _Function)}
     for graph in graphs:
         for node in list(graph.nodes.values()):
             if node.op in _LOOPS:
                 _While(path, graph, node, functions).prepare()
-    return result
 
 
 def _all_nodes(graph_def: Any) -> Iterator[Any]:

@@ -12,16 +12,17 @@ from typing import Any
 import onnx
 
 from onnxgraft.convert._graphdef import FrozenGraph
-from onnxgraft.convert._loops import convertible_loops
+from onnxgraft.convert._loops import prepare_loops
 from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._recurrent import fuse_recurrent
 from onnxgraft.convert._repairs import handlers
-from onnxgraft.convert._tensorflow import tensorflow
+from onnxgraft.convert._tensorflow import import_graph, tensorflow
+from onnxgraft.convert._weights import put_into_onnx, stand_ins
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.model import Model, Origin
 from onnxgraft.optional import optional
 
-__all__ = ["check_operators", "lower"]
+__all__ = ["check_operators", "lower", "to_onnx", "unknown_operators"]
 
 _TO_NCHW = (0, 3, 1, 2)
 
@@ -32,27 +33,34 @@ def lower(frozen: FrozenGraph, opset: int) -> tuple[Model, list[str]]:
     Raises:
         NotSupportedError: It has operators that tf2onnx can't lower; they are named.
     """
-    proto = fuse_recurrent(_tf2onnx(frozen, opset))
+    proto, standing = to_onnx(frozen, opset)
+    proto = fuse_recurrent(proto)
     check_operators(frozen.source.path, proto)
     _shape_outputs(proto)
     _name_dimensions(proto, frozen)
     names = _map_names(proto, frozen)
+    for name in standing:
+        names.pop(f"{name}:0", None)
     for tensors, specs in ((frozen.places, frozen.inputs), (frozen.fetched, frozen.outputs)):
         for tensor, spec in zip(tensors, specs, strict=True):
             _rename(proto, tensor, spec.name, names)
-    return Model.from_onnx(proto, frozen.source, names), list(frozen.notes)
+    model = Model.from_onnx(proto, frozen.source, names)
+    put_into_onnx(model.graph, frozen.weights, standing)
+    return model, list(frozen.notes)
 
 
-def _tf2onnx(frozen: FrozenGraph, opset: int) -> onnx.ModelProto:
+def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]]:
+    """Return what tf2onnx makes of the graph, unchecked, and the weights that are inputs of it."""
     tf = tensorflow()
+    light, standing = stand_ins(frozen.prepared, frozen.weights)
+    prepare_loops(frozen.source.path, light, frozen.fetched)
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
-    graph_def = convertible_loops(frozen.source.path, frozen.prepared, frozen.fetched)
     with quiet(), tf.Graph().as_default():
         try:
             proto, _ = tf2onnx.convert.from_graph_def(
-                graph_def,
-                input_names=list(frozen.places),
+                light,
+                input_names=[*frozen.places, *(f"{name}:0" for name in standing)],
                 output_names=list(frozen.fetched),
                 opset=opset,
                 custom_op_handlers=handlers(),
@@ -63,7 +71,7 @@ def _tf2onnx(frozen: FrozenGraph, opset: int) -> onnx.ModelProto:
                 f"{frozen.source.path}: tf2onnx can't convert the graph: {reason}"
             ) from error
     assert isinstance(proto, onnx.ModelProto)
-    return proto
+    return proto, standing
 
 
 def _rename(proto: onnx.ModelProto, old: str, new: str, names: dict[str, Origin]) -> None:
@@ -88,18 +96,24 @@ def _rename(proto: onnx.ModelProto, old: str, new: str, names: dict[str, Origin]
 
 def check_operators(path: str, proto: onnx.ModelProto) -> None:
     """Raise NotSupportedError unless every node is one of ONNX's operators."""
+    unknown = [f"{op} ({name})" for op, name in unknown_operators(proto)]
+    if unknown:
+        raise NotSupportedError(
+            f"{path}: no ONNX operators for {', '.join(unknown[:5])}"
+            f"{', ...' if len(unknown) > 5 else ''}; cut the graph before them with --outputs"
+        )
+
+
+def unknown_operators(proto: onnx.ModelProto) -> list[tuple[str, str]]:
+    """Return type and name of each node that is none of ONNX's operators."""
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     unknown = []
     for node in _nodes(proto.graph):
         try:
             onnx.defs.get_schema(node.op_type, versions.get(node.domain, 0), node.domain)
         except onnx.defs.SchemaError:
-            unknown.append(f"{node.op_type} ({node.name})")
-    if unknown:
-        raise NotSupportedError(
-            f"{path}: no ONNX operators for {', '.join(unknown[:5])}"
-            f"{', ...' if len(unknown) > 5 else ''}; cut the graph before them with --outputs"
-        )
+            unknown.append((node.op_type, node.name))
+    return unknown
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -139,10 +153,7 @@ def _name_dimensions(proto: onnx.ModelProto, frozen: FrozenGraph) -> None:
 
 def _map_names(proto: onnx.ModelProto, frozen: FrozenGraph) -> dict[str, Origin]:
     """Map the tensors that kept TensorFlow's name; shapes tell which are NCHW by now."""
-    tf = tensorflow()
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.import_graph_def(frozen.original, name="")
+    graph = import_graph(frozen.original)
     inferred = onnx.shape_inference.infer_shapes(proto).graph
     names = {}
     for value in [*inferred.input, *inferred.output, *inferred.value_info]:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.convert._tensorflow import tensorflow
+from onnxgraft.runtime import Array
 
 __all__ = ["handlers", "reach_with_zeros"]
 
@@ -157,12 +158,13 @@ def _xlog1py(w: _Writer, x: Sequence[str]) -> str:
 # Transposed convolution -----------------------------------------------------------------------
 
 
-def reach_with_zeros(graph_def: Any, graph: Any) -> None:
+def reach_with_zeros(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
     """Add zeros behind the kernels of transposed convolutions that do not reach their output.
 
     TensorFlow lets the output be larger than stride (in - 1) + kernel, as it is where the kernel is
     smaller than the stride; ONNX would want a negative pad for that. Changes ``graph_def`` in
-    place; ``graph`` is the same, imported, for static shapes.
+    place; ``graph`` is the same, imported, for static shapes; ``weights`` are the constants that
+    are empty in it.
     """
     tf = tensorflow()
     nodes = {node.name: node for node in graph_def.node}
@@ -174,7 +176,9 @@ def reach_with_zeros(graph_def: Any, graph: Any) -> None:
             filters = nodes.get(filters.input[0].split(":")[0])
         if filters is None or filters.op != "Const":
             continue
-        kernel = tf.make_ndarray(filters.attr["value"].tensor)
+        kernel = weights.get(filters.name)
+        if kernel is None:
+            kernel = tf.make_ndarray(filters.attr["value"].tensor)
         missing = _missing(node, graph, kernel.shape[:2])
         if not any(missing):
             continue
