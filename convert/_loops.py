@@ -79,10 +79,6 @@ class _Graph:
         """Return how a node's output is called."""
         return f"{node}:{number}" if number else node
 
-    def number(self, tensor: str) -> int:
-        """Return which of its node's outputs a tensor is, if the node has one list of outputs."""
-        return int(tensor.rsplit(":", 1)[1]) if ":" in tensor else 0
-
     def source(self, tensor: str) -> Any:
         """Return the node that a tensor comes from, or None for an argument of a function."""
         return self.nodes.get(tensor.removeprefix("^").split(":")[0])
@@ -178,7 +174,7 @@ class _While:
 
     def prepare(self) -> None:
         variant = tensorflow().variant.as_datatype_enum
-        self._add_counter()
+        self._check_counter()
         for number, kind in enumerate(list(self.node.attr["T"].list.type)):
             if kind != variant:
                 continue
@@ -189,22 +185,39 @@ class _While:
 
     # What tf2onnx takes a loop's first two variables for.
 
-    def _add_counter(self) -> None:
+    def _check_counter(self) -> None:
         """Refuse a loop whose first two variables are not a counter of its steps and a limit."""
         kinds = list(self.node.attr["T"].list.type)
-        arguments = self.body.arguments
         whole = tensorflow().int32.as_datatype_enum
-        if (
-            kinds[:2] != [whole, whole]
-            or not self.counts(0)
-            or self.results[1] != arguments[1]
-            or self.body.readers(arguments[0]) != self._steps(0)
-        ):
+        if kinds[:2] != [whole, whole] or not self.counts(0) or not self._limits(1):
             raise self._refusal("its first two variables are not a step counter and a limit")
+        step = self.body.source(self.results[0])
+        for node, _ in self.body.readers(self.body.arguments[0]):
+            if node is not step:
+                raise self._refusal(f"{node.op} {node.name!r} reads its step counter")
 
-    def _steps(self, number: int) -> list[tuple[Any, int]]:
-        node = self.body.source(self.results[number])
-        return [r for r in self.body.readers(self.body.arguments[number]) if r[0] is node]
+    def _limits(self, number: int) -> bool:
+        """Tell whether a variable is the most steps that the condition allows, or -1."""
+        limit = self.cond.arguments[number]
+        return self.results[number] == self.body.arguments[number] and (
+            self.graph.value(self.node.input[number]) == -1
+            or any(
+                node is not None
+                and node.op == "Less"
+                and [self.cond.real(t) for t in node.input[:2]] == [self.cond.arguments[0], limit]
+                for node in self._terms()
+            )
+        )
+
+    def _terms(self) -> Iterator[Any]:
+        """Yield the nodes that all have to be true for the loop to go on; None for an argument."""
+        stack = [self.cond.results()[0]]
+        while stack:
+            node = self.cond.source(self.cond.real(stack.pop()))
+            if node is not None and node.op == "LogicalAnd":
+                stack.extend(node.input[:2])
+            else:
+                yield node
 
     def counts(self, number: int) -> bool:
         """Tell whether a variable is 0, 1, 2 ... as the loop runs."""
@@ -300,25 +313,15 @@ class _While:
     def _runs_for(self, count: str) -> bool:
         """Tell whether the loop has exactly ``count`` steps."""
         wanted = self._size(self.graph, count)
-        bounded = False
-        stack = [self.cond.results()[0]]
-        while stack:
-            tensor = self.cond.real(stack.pop())
-            node = self.cond.source(tensor)
-            if node is None:
-                return False
-            if node.op == "LogicalAnd":
-                stack.extend(node.input[:2])
-                continue
-            if node.op != "Less":
+        for node in self._terms():
+            if node is None or node.op != "Less":
                 return False
             low, high = (self.cond.real(source) for source in node.input[:2])
             if low not in self.cond.arguments or not self.counts(self.cond.arguments.index(low)):
                 return False
             if self._bound(high) != wanted:
                 return False
-            bounded = True
-        return bounded
+        return True
 
     def _bound(self, tensor: str) -> Any:
         outer = self._outer(self.cond, tensor)

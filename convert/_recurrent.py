@@ -591,8 +591,10 @@ def _recognize(loop: _Loop, ends: Sequence[gs.Tensor]) -> _Cell:
         # A start of one row for a whole batch is not what the operator takes, and onnxruntime
         # ends sequences of length 0 with 0.
         start = loop.starts[number]
-        one_row = start.shape is None or start.shape[0] == 1
-        _require(_is_zero(start) or (loop.lengths is None and not one_row))
+        rows = start.shape is not None and len(start.shape) == 2 and start.shape[0] != 1
+        _require(_is_zero(start) or (loop.lengths is None and rows))
+    widths = {kernel[0].shape[0] for kernel in cell.kernels} - {0}  # 0: a gate without x
+    _require(len(widths) == 1)
     return cell
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from onnxgraft import convert, surgery
-from onnxgraft.errors import NotSupportedError
+from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.model import Model
 from onnxgraft.reference import OnnxRuntime
 from onnxgraft.runtime import Array
@@ -137,6 +137,24 @@ def test_a_cell_in_any_frozen_graph_is_the_operator(
     tmp_path: Path, build: Any, op: str, form: str
 ) -> None:
     assert agree(frozen(tmp_path, build, form, rank=3)) == {op: 1}
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "v1_frames"])
+def test_a_cell_in_a_branch_is_the_operator(tmp_path: Path, form: str) -> None:
+    def build(x: Any) -> Any:
+        return tf.cond(tf.reduce_sum(x) > 0, lambda: gru(x)[-1], lambda: tf.zeros_like(gru(x)[0]))
+
+    found = agree(frozen(tmp_path, build, form, rank=3))
+    assert "Loop" not in found
+    assert "GRU" in found
+
+
+def test_lists_in_a_conditional_of_tensorflow_1_are_refused(tmp_path: Path) -> None:
+    def build(x: Any) -> Any:
+        return tf.cond(tf.reduce_sum(x) > 0, lambda: gru(x)[-1], lambda: gru(-x)[-1])
+
+    with pytest.raises(ModelError, match="cond/while"):
+        convert.load(frozen(tmp_path, build, "v1_frames", rank=3))
 
 
 def lstm_until(x: Any) -> Any:
@@ -321,6 +339,20 @@ def test_a_refusal_is_exit_status_2_and_writes_nothing(tmp_path: Path, cli: Cli)
     assert "TensorListPushBack" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_loop_without_a_step_counter_is_refused(tmp_path: Path) -> None:
+    """tf2onnx would take the second variable for the most steps."""
+
+    def build(x: Any) -> Any:
+        spec = [tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32), tf.TensorSpec([None, 4])]
+        body = tf.function(lambda i, n, y: (i + 1, n, y * 2)).get_concrete_function(*spec)
+        cond = tf.function(lambda i, n, y: i < n + 3).get_concrete_function(*spec)
+        given = [tf.constant(0), tf.constant(2), x]
+        return tf.raw_ops.StatelessWhile(input=given, cond=cond, body=body)[2]
+
+    with pytest.raises(NotSupportedError, match="not a step counter and a limit"):
+        convert.load(frozen(tmp_path, build, "v1_functions"))
 
 
 def test_a_frame_that_is_no_loop_is_refused_by_its_name(tmp_path: Path, cli: Cli) -> None:
