@@ -55,7 +55,7 @@ def _evaluate(graph_def: Any, known: dict[str, bool]) -> bool:
         if node.op == "Const" and node.attr["dtype"].type == boolean:
             array = tensorflow().make_ndarray(node.attr["value"].tensor)
             value = bool(array) if array.ndim == 0 else None
-        elif node.op == "Identity":
+        elif node.op in ("Identity", "Squeeze", "Reshape"):  # of one element, all of them
             value = terms[0]
         elif node.op == "LogicalNot" and terms[0] is not None:
             value = not terms[0]

@@ -323,6 +323,7 @@ def _tensor(path: str, graph: Any, wanted: str, public: Mapping[str, str]) -> An
 
 def loose_ends(graph_def: Any, graph: Any) -> list[Any]:
     """Return the outputs of the nodes that no other node consumes."""
+    tf = tensorflow()
     used = {node_of(name) for node in graph_def.node for name in node.input}
     ops = {node.name: node.op for node in graph_def.node}
     ends = []
@@ -335,4 +336,14 @@ def loose_ends(graph_def: Any, graph: Any) -> list[Any]:
             continue
         outputs = graph.get_operation_by_name(node.name).outputs
         ends += outputs[:1] if _ONE_OUTPUT.fullmatch(node.op) else outputs
-    return ends
+    ends = [tensor for tensor in ends if tensor.dtype not in (tf.variant, tf.resource)]
+    return [tensor for tensor in ends if not _is_counter(tensor)] or ends
+
+
+def _is_counter(tensor: Any) -> bool:
+    """Tell whether a tensor is a whole number that a loop gives back, as it does all it counts."""
+    operation = tensor.op
+    loop = operation.type == "Exit" or (
+        operation.type == "Identity" and operation.inputs[0].op.type in ("While", "StatelessWhile")
+    )
+    return bool(loop and tensor.dtype.is_integer and tensor.shape.rank in (0, None))

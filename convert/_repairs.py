@@ -6,7 +6,7 @@ Expm1              tanh(x / 2) (e^x + 1), which does not cancel near 0
 Log1p              2 atanh(x / (2 + x)) for |x| < 1/2, log(1 + x) elsewhere; likewise
 Xlogy, Xdivy       0 where x is 0, whatever y is
 Xlog1py
-FloorDiv, FloorMod of whole numbers: tf2onnx rounds towards 0
+FloorDiv, FloorMod Mod, and (a - Mod(a, b)) / b, of whole numbers: tf2onnx rounds towards 0
 Rank               the size of the shape
 
 and, in the GraphDef, a transposed convolution whose output is larger than its kernels reach: zeros
