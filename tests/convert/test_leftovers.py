@@ -161,6 +161,16 @@ def call(flag: Any, value: Any, train: Branch = trained) -> Any:
     return outer(flag, value)
 
 
+def stateful_call(flag: Any, value: Any, train: Branch = trained) -> Any:
+    """Return an If that draws random numbers within a function: a call with state."""
+
+    @tf.function
+    def inner(training: Any, inside: Any) -> Any:
+        return stateful(training, inside, train)
+
+    return inner(flag, value)
+
+
 def fused(value: Any, training: bool, stored: bool = True, name: str | None = None) -> Any:
     """Return the outputs of a FusedBatchNorm with or without stored statistics."""
     mean, variance = ([0.7, -1.2], [1.5, 3.0]) if stored else ([], [])
@@ -188,6 +198,7 @@ FORKS: dict[str, Callable[..., Any]] = {
     "If_nested": nested,
     "If_of_two_outputs": two_outputs,
     "PartitionedCall": call,
+    "StatefulPartitionedCall": stateful_call,
     "FusedBatchNorm_in_If": batch_norm,
     "FusedBatchNorm_in_Switch": with_switches(batch_norm),
 }
@@ -324,11 +335,17 @@ def keep(name: str = "keep_prob", dtype: Any = None) -> Any:
 
 
 def floor_of_sum(value: Any, keep: Any, *, draws_first: bool = False, scaled: bool = False) -> Any:
-    """Return the dropout of TensorFlow 1.0 to 1.12: the floor of keep_prob plus a draw."""
+    """Return a dropout of old graphs: the floor of keep_prob plus a draw is the mask."""
     drawn = tf.raw_ops.RandomUniform(shape=tf.shape(value), dtype=tf.float32, seed=1)
     if scaled:  # tf.random_uniform with its bounds 0 and 1 as tensors
         drawn = drawn * (tf.constant(1.0) - tf.constant(0.0)) + tf.constant(0.0)
     return tf.realdiv(value, keep) * tf.floor(drawn + keep if draws_first else keep + drawn)
+
+
+def cast_mask(value: Any, rate: Any) -> Any:
+    """Return a dropout by a rate whose mask is cast and multiplied, and not selected by."""
+    drawn = tf.random.uniform(tf.shape(value), seed=1)
+    return value * (1.0 / (1.0 - rate)) * tf.cast(drawn >= rate, value.dtype)
 
 
 DROPOUTS: dict[str, tuple[Callable[[Any], Any], dict[str, float]]] = {
@@ -358,6 +375,8 @@ DROPOUTS: dict[str, tuple[Callable[[Any], Any], dict[str, float]]] = {
         lambda v: tf.nn.experimental.stateless_dropout(v, keep("dropout_rate"), seed=[1, 2]),
         {"dropout_rate": 0.0},
     ),
+    "cast_mask": (lambda v: cast_mask(v, keep("dropout_rate")), {"dropout_rate": 0.0}),
+    "cast_mask_of_keep_prob": (lambda v: cast_mask(v, 1.0 - keep()), {"keep_prob": 1.0}),
     "floor": (lambda v: floor_of_sum(v, keep()), {"keep_prob": 1.0}),
     "floor_draws_first": (
         lambda v: floor_of_sum(v, keep("dropout/keep_prob"), draws_first=True),
