@@ -6,6 +6,7 @@ node is held against ONNX's own schemas before anything is returned.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from onnxgraft.convert._loops import prepare_loops
 from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._recurrent import fuse_recurrent
 from onnxgraft.convert._repairs import handlers
-from onnxgraft.convert._tensorflow import import_graph, tensorflow
+from onnxgraft.convert._tensorflow import import_graph, reason_of, tensorflow
 from onnxgraft.convert._weights import put_into_onnx, stand_ins
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.model import Model, Origin
@@ -66,12 +67,24 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
                 custom_op_handlers=handlers(),
             )
         except (tf.errors.OpError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ModelError(
-                f"{frozen.source.path}: tf2onnx can't convert the graph: {reason}"
+                f"{frozen.source.path}: tf2onnx can't convert {_suspects(light, str(error))}: "
+                f"{reason_of(error)}"
             ) from error
     assert isinstance(proto, onnx.ModelProto)
     return proto, standing
+
+
+def _suspects(graph_def: Any, message: str) -> str:
+    """Return what a message is about: the nodes it names, or those tf2onnx has nothing for."""
+    from tf2onnx.handler import tf_op
+
+    known = {op for table in tf_op.get_opsets()[""] for op in table or ()}
+    quoted = {name.split(":")[0] for name in re.findall(r"'([^']+)'", message)}
+    named = [node for node in graph_def.node if node.name in quoted]
+    named = named or [node for node in graph_def.node if node.op not in known]
+    told = ", ".join(f"{node.op} ({node.name})" for node in named[:3])
+    return told or "the graph"
 
 
 def _rename(proto: onnx.ModelProto, old: str, new: str, names: dict[str, Origin]) -> None:
