@@ -73,20 +73,6 @@ def test_zero_times_what_is_not_finite_is_zero(tmp_path: Path, name: str, build:
     np.testing.assert_allclose(mine, theirs, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["int32", "int64", "float32"])
-@pytest.mark.parametrize("op", ["floordiv", "floormod"])
-def test_division_rounds_down_below_zero_too(tmp_path: Path, op: str, kind: str) -> None:
-    a = np.arange(-7, 8).astype(kind)[None]
-    b = np.where(np.arange(15) % 2, 3, -2).astype(kind)[None]
-    dtype = tf.as_dtype(kind)
-
-    def build() -> Any:
-        return getattr(tf.math, op)(x(None, 15, dtype=dtype), x(None, 15, dtype=dtype, name="y"))
-
-    theirs, mine = outputs(tmp_path, build, x=a, y=b)
-    np.testing.assert_array_equal(mine, theirs)
-
-
 def broken(value: Any) -> Any:
     """Return NaN wherever ``value`` is finite."""
     return tf.math.log(-tf.abs(value) - 1)
