@@ -18,7 +18,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-__all__ = ["Dim", "Shapes"]
+__all__ = ["FOLLOWED", "Dim", "Shape", "Shapes", "target_of"]
 
 # A shape tensor longer than this is data, not a shape.
 _MOST_VALUES = 64
@@ -70,7 +70,12 @@ class Shapes:
     """The symbolic shape of each tensor of a graph, and the value of each shape tensor."""
 
     def __init__(self, graph: gs.Graph) -> None:
-        """Infer both, node by node, in topological order."""
+        """Know the inputs of ``graph``; everything else is inferred when it is asked for.
+
+        What is known of a tensor stays known as long as the tensor lives: graphs may be rewritten
+        in between, as long as every tensor keeps its value.
+        """
+        self._seen: dict[int, gs.Tensor] = {}
         self._shape: dict[int, Shape] = {}
         self._value: dict[int, Value] = {}
         self._dims: dict[str, Dim] = {}
@@ -78,17 +83,13 @@ class Shapes:
         self._opset = graph.opset
         self._imports = [onnx.helper.make_opsetid("", graph.opset)]
         self._dtype: dict[int, Any] = {}
-        for tensor in graph.inputs:
-            if tensor.shape is not None:
-                self._shape[id(tensor)] = tuple(self._dim(dim) for dim in tensor.shape)
-            self._dtype[id(tensor)] = tensor.dtype
-        for node in graph.nodes:
-            self._visit(node)
+        self._inputs = {id(tensor): tensor for tensor in graph.inputs}
 
     def shape(self, tensor: gs.Tensor) -> Shape | None:
         """Return the tensor's shape, or None where not even its rank is known."""
         if isinstance(tensor, gs.Constant):
             return tuple(Dim(int(dim)) for dim in tensor.shape)
+        self._ask(tensor)
         return self._shape.get(id(tensor))
 
     def value(self, tensor: gs.Tensor) -> Value | None:
@@ -100,11 +101,69 @@ class Shapes:
             if values.dtype.kind not in "iu":
                 return None
             return tuple(Dim(int(element)) for element in values.ravel())
+        self._ask(tensor)
         return self._value.get(id(tensor))
+
+    def forget(self, *, everything: bool = False) -> None:
+        """Infer anew what is not wholly known: rewrites may have made it known."""
+        for key in list(self._seen):
+            if everything or not self._settled(key):
+                for table in (self._seen, self._shape, self._value, self._dtype):
+                    table.pop(key, None)
+
+    def _settled(self, key: int) -> bool:
+        """Tell whether nothing more can be learnt of a tensor."""
+        shape, value = self._shape.get(key), self._value.get(key)
+        if shape is None or any(s.startswith("?") for dim in shape for s in dim.symbols):
+            return False
+        if value is not None:
+            return all(
+                dim is not None and not any(s.startswith("?") for s in dim.symbols) for dim in value
+            )
+        dtype = self._dtype.get(key, np.int64)
+        return len(shape) > 1 or isinstance(dtype, int) or np.dtype(dtype).kind not in "iu"
+
+    def _ask(self, tensor: gs.Tensor) -> None:
+        """Visit the nodes that a tensor depends on, those first that the others depend on."""
+        waiting = [tensor]
+        while waiting:
+            current = waiting[-1]
+            if id(current) in self._seen or isinstance(current, gs.Constant) or not current.name:
+                waiting.pop()
+                continue
+            if not current.inputs:
+                self._begin(current)
+                continue
+            node = current.inputs[0]
+            before = [*node.inputs, *(t for body in node.subgraphs() for t in body.outputs)]
+            missing = [
+                t for t in before
+                if t.name and id(t) not in self._seen and not isinstance(t, gs.Constant)
+            ]  # fmt: skip
+            if missing:
+                waiting += missing
+                continue
+            # Before the visit: its rules ask for the node's own outputs too.
+            self._seen.update((id(output), output) for output in node.outputs)
+            self._visit(node)
+
+    def _begin(self, tensor: gs.Tensor) -> None:
+        """Take in a tensor that no node makes; the names of dimensions hold in the main graph."""
+        self._seen[id(tensor)] = tensor
+        main = id(tensor) in self._inputs
+        if tensor.shape is not None:
+            self._shape[id(tensor)] = tuple(
+                self._dim(dim if main or isinstance(dim, int) else None) for dim in tensor.shape
+            )
+        if tensor.dtype is not None:
+            self._dtype[id(tensor)] = tensor.dtype
 
     def dtype(self, tensor: gs.Tensor) -> Any:
         """Return the tensor's numpy dtype, or None."""
-        return tensor.dtype if tensor.dtype is not None else self._dtype.get(id(tensor))
+        if tensor.dtype is not None:
+            return tensor.dtype
+        self._ask(tensor)
+        return self._dtype.get(id(tensor))
 
     def _dim(self, dim: Any) -> Dim:
         if isinstance(dim, (int, np.integer)) and dim >= 0:
@@ -131,6 +190,9 @@ class Shapes:
 
     def _infer(self, node: gs.Node) -> None:
         """Ask onnx for the shapes of the node's outputs."""
+        if any(True for _ in node.subgraphs()):
+            self._branches(node)
+            return
         try:
             schema = onnx.defs.get_schema(node.op, self._opset, node.domain or "")
         except onnx.defs.SchemaError:
@@ -168,6 +230,19 @@ class Shapes:
                     for d in kind.tensor_type.shape.dim
                 )
 
+    def _branches(self, node: gs.Node) -> None:
+        """Take what both branches of an If agree on; a Loop's and a Scan's outputs are open."""
+        if node.op != "If":
+            return
+        branches = [body.outputs for body in node.subgraphs()]
+        for target, *ends in zip(node.outputs, *branches, strict=False):
+            shapes = {self.shape(end) for end in ends}
+            if len(shapes) == 1 and (shape := shapes.pop()) is not None:
+                self._shape[id(target)] = shape
+            types = [self.dtype(end) for end in ends]
+            if types[0] is not None:
+                self._dtype[id(target)] = types[0]
+
     def _type(self, tensor: gs.Tensor) -> onnx.TypeProto | None:
         dtype = self.dtype(tensor)
         if dtype is None:
@@ -184,6 +259,23 @@ class Shapes:
     def _known(self, dim: Dim) -> str:
         self._dims[str(dim)] = dim
         return str(dim)
+
+
+def target_of(source: Shape | None, wanted: Shape | None) -> list[int] | None:
+    """Return the target with which a Reshape makes ``wanted`` of ``source``, or None.
+
+    A free dimension that stays at its place is 0, one other may be -1.
+
+    >>> target_of((Dim(1, ("N",)), Dim(2), Dim(3)), (Dim(1, ("N",)), Dim(6)))
+    [0, 6]
+    """
+    if source is None or wanted is None or Dim(0) in (*source, *wanted):
+        return None
+    target = [
+        dim.number if dim.fixed else 0 if axis < len(source) and dim == source[axis] else -1
+        for axis, dim in enumerate(wanted)
+    ]
+    return None if target.count(-1) > 1 else target
 
 
 # The values of shape tensors ----------------------------------------------------------------
@@ -303,6 +395,8 @@ _VALUE_RULES: dict[str, Callable[[Shapes, gs.Node], Value | None]] = {
     "Sub": _binary(_difference),
     "ReduceProd": _product,
 }
+# The operators whose integer results are followed.
+FOLLOWED = frozenset(_VALUE_RULES)
 
 
 # The shapes that onnx's inference can't follow ------------------------------------------------

@@ -17,12 +17,12 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.reference import OnnxRuntime
 from onnxgraft.runtime import Array
-from onnxgraft.surgery._rewrite import Context, Result, is_output, replace
+from onnxgraft.surgery._rewrite import Context, Result, replace
 
 MOST_GROWTH = 1 << 20
 
 # Dropout is here for its training mode; at inference remove_identity takes it.
-_RANDOM = frozenset(
+RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
      "RandomUniformLike"}
 )  # fmt: skip
@@ -35,7 +35,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     result = Result()
     for node in graph.nodes:
         value = _stored(node)
-        if value is not None and not is_output(graph, node.outputs[0]):
+        if value is not None and not context.is_output(node.outputs[0]):
             replace(node.outputs[0], gs.Constant(node.outputs[0].name, value))
             node.outputs.clear()
             result.did(node, "Constant node made an initializer")
@@ -89,13 +89,13 @@ def _foldable(graph: gs.Graph, context: Context, result: Result) -> list[gs.Node
     chosen: list[gs.Node] = []
     folded: set[int] = set()
     for node in graph.nodes:
-        plain = node.domain in (None, "", "ai.onnx") and node.op not in _RANDOM | _KEPT
+        plain = node.domain in (None, "", "ai.onnx") and node.op not in RANDOM | _KEPT
         if not plain or not node.outputs or node.op == "Constant" or list(node.subgraphs()):
             continue
         ready = all(
             isinstance(t, gs.Constant) or id(t) in folded or not t.name for t in node.inputs
         )
-        if not ready or any(is_output(graph, tensor) for tensor in node.outputs):
+        if not ready or any(context.is_output(tensor) for tensor in node.outputs):
             continue
         size = _bytes(node, context)
         if size is None:

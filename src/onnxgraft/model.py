@@ -17,8 +17,8 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files import atomic, existing_file, release_pages, sha256
-from onnxgraft.onnx_file import check, split_weights, write_model
-from onnxgraft.runtime import TensorSpec
+from onnxgraft.onnx_file import check, reference_to, split_weights, write_model
+from onnxgraft.runtime import Array, TensorSpec
 
 __all__ = ["Model", "Origin", "Source", "tensor_spec"]
 
@@ -116,6 +116,25 @@ class Model:
     def to_onnx(self) -> onnx.ModelProto:
         """Return the ONNX model, with source and names in its metadata."""
         return self._export(self.graph)
+
+    def without_weights(self) -> tuple[onnx.ModelProto, dict[str, Array]]:
+        """Return the ONNX model with its large initializers left out, and these by name.
+
+        The model refers to them as external data; `OnnxRuntime` takes both, without a copy.
+        """
+        light, weights = split_weights(self.graph)
+        proto = self._export(light)
+        for entry in proto.graph.initializer:
+            if entry.name in weights:
+                entry.CopyFrom(reference_to(entry.name, weights[entry.name]))
+        return proto, weights
+
+    def weight_bytes(self) -> int:
+        """Return the size of all constants of the main graph, in bytes."""
+        constants = {
+            id(t): t for node in self.graph.nodes for t in node.inputs if isinstance(t, gs.Constant)
+        }
+        return sum(int(t._values.nbytes) for t in constants.values())
 
     def _export(self, graph: gs.Graph) -> onnx.ModelProto:
         proto: onnx.ModelProto = gs.export_onnx(graph)

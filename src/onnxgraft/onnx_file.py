@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import InputError
 from onnxgraft.runtime import Array
 
-__all__ = ["check", "split_weights", "write_model"]
+__all__ = ["check", "reference_to", "split_weights", "write_model"]
 
 # Smaller initializers stay in the message.
 LARGE = 1 << 16
@@ -35,6 +35,15 @@ def split_weights(graph: gs.Graph) -> tuple[gs.Graph, dict[str, Array]]:
             weights[tensor.name] = np.asarray(tensor.values)
             tensor.values = np.zeros(0, tensor.values.dtype)
     return light, weights
+
+
+def reference_to(name: str, value: Array, location: str = "weights") -> onnx.TensorProto:
+    """Return an initializer whose data are elsewhere: in the file ``location``, or in memory."""
+    element = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    tensor = onnx.TensorProto(name=name, data_type=element, dims=value.shape)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    return tensor
 
 
 def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:

@@ -44,11 +44,11 @@ def test_a_long_chain_of_reshapes_becomes_one() -> None:
         {"tall": np.array([-1, 2]), "wide": np.array([-1, 4])},
     )
     after, _ = clean(before, PASS)
-    assert after.operators() == {"Relu": 1, "Reshape": 1, "Neg": 1}
+    assert after.operators() == {"Relu": 1, "Neg": 1}
     assert_same(before, after)
 
 
-def test_a_zero_in_the_second_target_is_a_dimension_of_the_first_and_keeps_it() -> None:
+def test_a_zero_in_the_second_target_is_a_dimension_of_the_first() -> None:
     before = model_of(
         """agraph (float[N,2,3,4] x) => (float[A,B,C] y) {
             r = Reshape(x, first)
@@ -56,9 +56,9 @@ def test_a_zero_in_the_second_target_is_a_dimension_of_the_first_and_keeps_it() 
         }""",
         {"first": np.array([-1, 3, 8]), "second": np.array([-1, 0, 4])},
     )
-    after, report = clean(before, PASS)
-    assert after.operators() == {"Reshape": 2}
-    assert untouched(report, PASS)
+    after, _ = clean(before, PASS)
+    assert after.operators() == {"Reshape": 1}
+    assert after.graph.nodes[0].inputs[1].values.tolist() == [-1, 3, 4]
     assert_same(before, after)
 
 
