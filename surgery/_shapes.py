@@ -343,6 +343,8 @@ def _concat(shapes: Shapes, node: gs.Node) -> Value | None:
 
 def _binary(combine: Callable[[Dim, Dim], Dim | None]) -> Callable[[Shapes, gs.Node], Value | None]:
     def rule(shapes: Shapes, node: gs.Node) -> Value | None:
+        if len(node.inputs) != 2:
+            return None
         left, right = (shapes.value(tensor) for tensor in node.inputs)
         if left is None or right is None or not (left and right):
             return None
@@ -365,6 +367,25 @@ def _sum(a: Dim, b: Dim) -> Dim | None:
 
 def _difference(a: Dim, b: Dim) -> Dim | None:
     return Dim(a.number - b.number, a.symbols) if a.symbols == b.symbols else None
+
+
+def _larger(a: Dim, b: Dim) -> Dim | None:
+    return a if a == b else Dim(max(a.number, b.number)) if a.fixed and b.fixed else None
+
+
+def _smaller(a: Dim, b: Dim) -> Dim | None:
+    return a if a == b else Dim(min(a.number, b.number)) if a.fixed and b.fixed else None
+
+
+def _filled(shapes: Shapes, node: gs.Node) -> Value | None:
+    size, value = shapes.value(node.inputs[0]), node.attrs.get("value")
+    if size is None or len(size) > 1 or not all(dim and dim.fixed for dim in size):
+        return None
+    fill = np.zeros(1, np.float32) if value is None else np.asarray(value.values)
+    count = math.prod(dim.number for dim in size if dim is not None)
+    if fill.dtype.kind not in "iu" or count > _MOST_VALUES:
+        return None
+    return (Dim(int(fill.reshape(()))),) * count
 
 
 def _product(shapes: Shapes, node: gs.Node) -> Value | None:
@@ -393,6 +414,9 @@ _VALUE_RULES: dict[str, Callable[[Shapes, gs.Node], Value | None]] = {
     "Div": _binary(Dim.over),
     "Add": _binary(_sum),
     "Sub": _binary(_difference),
+    "Max": _binary(_larger),
+    "Min": _binary(_smaller),
+    "ConstantOfShape": _filled,
     "ReduceProd": _product,
 }
 # The operators whose integer results are followed.

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.surgery._rewrite import Context, Result, replace, standard
-from onnxgraft.surgery._shapes import FOLLOWED, Dim
+from onnxgraft.surgery._shapes import FOLLOWED, Dim, target_of
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -38,6 +38,10 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             0 if axis < len(shape) and dim == shape[axis] and not dim.fixed else _number(dim)
             for axis, dim in enumerate(value)
         ]
+        if target.count(-1) > 1:
+            # What is left to infer may be known: -1 of (N, 6) into (3*N, -1) is 2.
+            found = context.shapes.shape(node.outputs[0])
+            target = target_of(context.shapes.shape(node.inputs[0]), found) or target
         if target.count(-1) > 1:
             result.refuse(node, "more than one dimension of the target is not known")
             continue

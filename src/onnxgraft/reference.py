@@ -63,7 +63,9 @@ class OnnxRuntime(Resource):
         if weights:
             # They are not copied: without packing, kernels read them where they are.
             options.add_session_config_entry("session.disable_prepacking", "1")
-            values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
+            # Only a view of a file may be out of line with its type, and is copied.
+            aligned = [np.require(value, requirements=["A", "C"]) for value in weights.values()]
+            values = [ort.OrtValue.ortvalue_from_numpy(value) for value in aligned]
             options.add_external_initializers(list(weights), values)
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
         try:

@@ -366,7 +366,8 @@ def pad_and_pool(b: Builder, x: str, shape: Shape) -> None:
         out = 2
     else:
         more = {"count_include_pad": b.pick(0, 1)} if kind == "AveragePool" else {}
-        own = b.pick(0, 2)
+        # The lowest value must not reach the output: what comes after would overflow.
+        own = 0 if value and value[0] < 0 else b.pick(0, 2)
         name = b.node(kind, padded, kernel_shape=[3, 3], pads=[own // 2] * 4, **more)
         out = channels
     grown = low + high + own - 2
@@ -391,7 +392,8 @@ def casts(b: Builder, x: str, shape: Shape) -> None:
 STEPS: tuple[Step, ...] = (
     conv, conv, conv, conv_transpose, batch_norm, batch_norm, arithmetic, arithmetic, arithmetic,
     unary, unary, transpose, image_transpose, image_transpose, image_transpose, max_pool, join,
-    join, softmax, reduce_mean, pad, shape_chain, softmax_chain, dense, sandwich, sandwich, squeeze_excite,
+    join, softmax, reduce_mean, pad, shape_chain, softmax_chain, dense, sandwich, sandwich,
+    squeeze_excite,
     slice_and_split, view, dense_on_rows, pad_and_pool, twice, casts,
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import onnx
 
@@ -107,7 +108,7 @@ def convert(
         result.verdicts = _verdicts(runs, cleaned.to_onnx()) if runs else []
         return result
     with atomic(out) as temporary:
-        cleaned.save(temporary)
+        cleaned.save(temporary, data=f"{Path(out).name}.data")
         # From the file: a large model is not held in memory once more.
         result.verdicts = _verdicts(runs, temporary) if runs else []
     return result
