@@ -11,11 +11,16 @@ from onnxgraft.surgery import (
     fold_pad,
     freeze_training,
     fuse_gemm,
+    lower_compress,
+    lower_integer_relu,
+    lower_pool,
+    lower_qlinear,
     merge_arithmetic,
     merge_casts,
     merge_duplicates,
     merge_initializers,
     merge_reshapes,
+    name_plugins,
     push_transposes,
     remove_identity,
     remove_noop,
@@ -58,6 +63,13 @@ PASSES: tuple[Pass, ...] = (
     Pass("fold_affine_backward", fold_affine_backward.apply),
     # After fold_affine_backward, which a Conv that pads for itself would refuse.
     Pass("fold_pad", fold_pad.apply),
+    # What TensorRT lacks, for that target only. After fold_pad, whose poolings are ONNX's own.
+    Pass("lower_pool", lower_pool.apply, target="tensorrt"),
+    Pass("lower_integer_relu", lower_integer_relu.apply, target="tensorrt"),
+    Pass("lower_compress", lower_compress.apply, target="tensorrt"),
+    Pass("lower_qlinear", lower_qlinear.apply, target="tensorrt"),
     # When nothing else is left to do: nothing is folded into a constant that two layers share.
     Pass("merge_initializers", merge_initializers.apply, final=True),
+    # Last of all: onnxruntime can't verify what comes after it.
+    Pass("name_plugins", name_plugins.apply, target="tensorrt", final=True, seals=True),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ __all__ = [
     "Context",
     "Finding",
     "Pass",
+    "Plugin",
     "Result",
     "constant",
     "replace",
@@ -54,6 +55,15 @@ class Result:
         self.refused.append(Finding(node.name, sentence))
 
 
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin of TensorRT that stands for a custom operator."""
+
+    name: str
+    version: str = "1"
+    namespace: str = ""
+
+
 class Context:
     """What a pass may know beside the graph: shapes, who reads what, and the framework's names.
 
@@ -63,10 +73,12 @@ class Context:
     Attributes:
         graph: What the pass rewrites: the main graph, or the body of an If, Loop or Scan.
         names: The map of tensors to the framework's names.
+        plugins: The plugins that stand for custom operators.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, plugins: Mapping[str, Plugin] | None = None) -> None:
         """Look at ``model``; shapes are inferred when they are asked for."""
+        self.plugins = dict(plugins or {})
         self.main = self.graph = model.graph
         self.names = model.names
         self.opset = model.graph.opset
@@ -175,6 +187,8 @@ class Pass:
         changes_inputs: The pass may remove an input of the graph.
         optional: The pass runs only where it is asked for by name.
         final: The pass runs when the others change nothing more.
+        target: The pass runs only where the graph is meant for this target.
+        seals: What the pass leaves only the target runs: nothing is verified from there on.
     """
 
     name: str
@@ -182,6 +196,8 @@ class Pass:
     changes_inputs: bool = False
     optional: bool = False
     final: bool = False
+    target: str | None = None
+    seals: bool = False
 
     @property
     def summary(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from onnxgraft.model import Model
 from onnxgraft.surgery._legal import violations
 from onnxgraft.surgery._list import PASSES
 from onnxgraft.surgery._order import bodies, tidy
-from onnxgraft.surgery._rewrite import Context, Finding, Pass, Result
+from onnxgraft.surgery._rewrite import Context, Finding, Pass, Plugin, Result
 from onnxgraft.surgery._shapes import Shapes
 from onnxgraft.surgery._snapshot import Snapshot
 from onnxgraft.surgery._verify import MOST_BYTES, MOST_SECONDS, Verifier
@@ -24,6 +24,7 @@ __all__ = ["PassReport", "Step", "SurgeryReport", "run"]
 
 # A list that still changes things after so many rounds is going in circles.
 _MOST_ROUNDS = 50
+TARGETS = (None, "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def run(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     extra: Sequence[str] = (),
+    target: str | None = None,
+    plugins: Mapping[str, Plugin] | None = None,
     verify: bool | None = False,
 ) -> tuple[Model, SurgeryReport]:
     """Return a cleaned copy of ``model``, and what was done.
@@ -102,6 +105,8 @@ def run(
         only: The passes to run; all that are not optional if empty.
         skip: Passes to leave out.
         extra: Optional passes to run too.
+        target: ``tensorrt`` runs the passes that write what it lacks otherwise, too.
+        plugins: For a custom operator (``Op`` or ``domain.Op``) TensorRT's plugin.
         verify: Run every pass's result in onnxruntime beside what it was given, on seeded samples
             of batch 1 and, where the batch is free, 2. None: as long as the weights have less
             than `MOST_BYTES` and verification has taken less than `MOST_SECONDS`.
@@ -110,7 +115,7 @@ def run(
         InputError: A pass is unknown.
         ModelError: The graph is not legal to begin with.
     """
-    chosen = _choose(only, skip, extra)
+    chosen = _choose(only, skip, extra, target)
     cleaned = model.copy()
     _name_nodes(cleaned.graph)
     try:
@@ -120,19 +125,25 @@ def run(
     broken = violations(cleaned.graph)
     if broken:
         raise ModelError(f"{model.file}: the graph is not legal: {broken[0]}")
-    operation = _Operation(model, cleaned, chosen, verify)
+    operation = _Operation(model, cleaned, chosen, verify, plugins or {})
     operation.run()
     return cleaned, operation.report
 
 
-def _choose(only: Sequence[str], skip: Sequence[str], extra: Sequence[str]) -> list[Pass]:
+def _choose(
+    only: Sequence[str], skip: Sequence[str], extra: Sequence[str], target: str | None
+) -> list[Pass]:
+    if target not in TARGETS:
+        raise InputError(f"surgery knows no target {target!r}; there is: tensorrt"), ['tensorrt'])}"
+        )
     known = [item.name for item in PASSES]
     for name in (*only, *skip, *extra):
         if name not in known:
             raise InputError(f"no pass is called {name!r}; {nearest(name, known)}")
 
     def wanted(item: Pass) -> bool:
-        named = item.name in only if only else not item.optional
+        usual = not item.optional and item.target in (None, target)
+        named = item.name in only if only else usual
         return (named or item.name in extra) and item.name not in skip
 
     return [item for item in PASSES if wanted(item)]
@@ -156,17 +167,23 @@ class _Operation:
     """One run of the passes on one model."""
 
     def __init__(
-        self, original: Model, model: Model, passes: Sequence[Pass], verify: bool | None
+        self,
+        original: Model,
+        model: Model,
+        passes: Sequence[Pass],
+        verify: bool | None,
+        plugins: Mapping[str, Plugin],
     ) -> None:
         self.model = model
         self.graph = model.graph
-        self.context = Context(model)
+        self.context = Context(model, plugins)
         self.active = list(passes)
         self.reports = {item.name: PassReport(item.name) for item in passes}
         self.report = SurgeryReport(original.operators(), {}, list(self.reports.values()))
         self.report.before = model.operators()
         self.limited = verify is None
         self.unverified: list[str] = []
+        self.sealed = False
         self.verifier = self._verifier(original) if verify is None or verify else None
 
     def _verifier(self, original: Model) -> Verifier | None:
@@ -246,7 +263,8 @@ class _Operation:
         return broken[0] if broken else None
 
     def _moved(self, item: Pass) -> str | None:
-        if self.verifier is None:
+        self.sealed = self.sealed or item.seals
+        if self.verifier is None or self.sealed:
             return None
         if self.limited and self.verifier.seconds > MOST_SECONDS:
             self.unverified.append(item.name)
@@ -260,7 +278,7 @@ class _Operation:
         """Hold the outcome against the original."""
         if self.verifier is None:
             return
-        if self.unverified:
+        if self.unverified and not self.sealed:
             names = ", ".join(dict.fromkeys(self.unverified))
             self.report.notes.append(
                 f"verification took more than {MOST_SECONDS:.0f} s: these passes were verified "
