@@ -15,6 +15,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import onnx
@@ -133,9 +135,12 @@ def main(folder: Path) -> None:
     """Measure everything in one run and print it as Markdown."""
     layers = prepare(folder)
     out = folder / "out.onnx"
+    peers = {name: metadata.version(name) for name in ("onnxslim", "onnxsim")}
+    known = ", ".join(f"{name} {version}" for name, version in (versions() | peers).items())
     print("# Surgery beside its peers\n")
-    print("    python -m benchmarks.surgery > benchmarks/surgery.md\n")
-    print(f"Measured on {versions()}.\n".replace("'", ""))
+    print(
+        f"Made by `python -m benchmarks.surgery` on {datetime.now(UTC):%Y-%m-%d}, with\n{known}.\n"
+    )
     print(f"Median of {RUNS} runs, two cores; verification off everywhere.\n")
     print("| network | tool | nodes | s | of onnxslim's time | peak MB |")
     print("|---|---|---|---|---|---|")

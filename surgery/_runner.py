@@ -134,8 +134,7 @@ def _choose(
     only: Sequence[str], skip: Sequence[str], extra: Sequence[str], target: str | None
 ) -> list[Pass]:
     if target not in TARGETS:
-        raise InputError(f"surgery knows no target {target!r}; there is: tensorrt"), ['tensorrt'])}"
-        )
+        raise InputError(f"surgery knows no target {target!r}; there is: tensorrt")
     known = [item.name for item in PASSES]
     for name in (*only, *skip, *extra):
         if name not in known:
