@@ -319,3 +319,62 @@ def test_a_loop_reads_what_is_rewritten_outside(outside: str, start: str, inside
     assert before.operators()["Loop"] == 1
     after = assert_right(before, ROUNDING)
     assert after.operators()["Loop"] == 1
+
+
+# What is rewritten inside a body --------------------------------------------------------------
+
+
+def test_a_body_is_cleaned_like_a_graph() -> None:
+    before = branching(
+        "r = Relu(x)",
+        """q = Conv(r, w)
+        n = BatchNormalization(q, gamma, beta, mean, var)
+        i = Identity(n)
+        t = Relu(i)""",
+        "u = Transpose<perm=[0,2,3,1]>(x)\n v = Exp(u)\n e = Transpose<perm=[0,3,1,2]>(v)",
+    )
+    after = assert_right(before, ROUNDING)
+    (node,) = (node for node in after.graph.nodes if node.op == "If")
+    inside = [[inner.op for inner in body.nodes] for body in node.subgraphs()]
+    assert inside == [["Conv", "Relu"], ["Exp"]]
+
+
+def test_an_identity_that_hands_an_outer_tensor_out_of_a_body_stays() -> None:
+    before = branching("r = Relu(x)", "t = Identity(r)", "e = Neg(x)")
+    after = assert_right(before)
+    (node,) = (node for node in after.graph.nodes if node.op == "If")
+    assert [inner.op for inner in node.attrs["then_branch"].nodes] == ["Identity"]
+
+
+def test_the_body_of_a_loop_is_cleaned_and_keeps_what_it_carries() -> None:
+    before = model_of(
+        LOOP.format(
+            outside="",
+            start="x",
+            inside="""i = Identity(state)
+            u = Transpose<perm=[0,2,3,1]>(i)
+            v = Tanh(u)
+            next = Transpose<perm=[0,3,1,2]>(v)""",
+        ),
+        {"trips": np.array(3), "yes": np.array(True)},
+    )
+    after = assert_right(before, ROUNDING)
+    (node,) = after.graph.nodes
+    body = node.attrs["body"]
+    assert sorted(inner.op for inner in body.nodes) == ["Identity", "Tanh"]
+    assert [tensor.name for tensor in body.outputs] == ["more", "next"]
+
+
+def test_a_dead_if_takes_what_only_it_read_with_it() -> None:
+    before = model_of(
+        """agraph (float[N,4] x, bool c) => (float[N,4] y) {
+            a = Exp(x)
+            d = If (c) <
+                then_branch = yes_branch () => (float[A,B] t) { t = Neg(a) },
+                else_branch = no_branch () => (float[A,B] e) { e = Abs(a) }
+            >
+            y = Relu(x)
+        }"""
+    )
+    after, _ = run(before)
+    assert after.operators() == {"Relu": 1}
