@@ -65,6 +65,10 @@ def _same_shape(node: gs.Node, context: Context, index: int = 0) -> bool:
 
 
 def _changes_nothing(node: gs.Node, context: Context) -> bool:
+    if node.op == "Tile":
+        times = constant(node.inputs[1])
+        if times is not None and (times == 1).all():
+            return True
     if node.op in _SHAPED:
         return _same_shape(node, context)
     if node.op == "Slice":

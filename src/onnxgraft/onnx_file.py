@@ -33,6 +33,7 @@ __all__ = ["check", "read_model", "reference_to", "save_model", "split_weights"]
 LARGE = 1 << 16
 # What protobuf's readers take.
 MOST_BYTES = (1 << 31) - 1
+_UNKNOWN = "onnxgraft.unknown"
 # External data begin at multiples of this, so that they can be mapped.
 _PAGE = 4096
 # Types that pack two elements into a byte: they stay in the message.
@@ -266,7 +267,8 @@ def reference_to(name: str, value: Array, location: str = "weights") -> onnx.Ten
 def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     """Run onnx.checker on a model whose large initializers are in ``weights``.
 
-    They are declared as inputs instead, of the right types and shapes.
+    They are declared as inputs instead, of the right types and shapes. Operators and opsets that
+    this version of onnx does not know are not checked: they may be right.
     """
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
@@ -276,7 +278,28 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     for name, value in weights.items():
         element = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         whole.graph.input.append(onnx.helper.make_tensor_value_info(name, element, value.shape))
+    functions = {(function.domain, function.name) for function in whole.functions}
+    newest = onnx.defs.onnx_opset_version()
+    for entry in whole.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = min(entry.version, newest)
+    if _hide_unknown(whole.graph, functions):
+        whole.opset_import.add(domain=_UNKNOWN, version=1)
     onnx.checker.check_model(whole)
+
+
+def _hide_unknown(graph: onnx.GraphProto, functions: set[tuple[str, str]]) -> bool:
+    """Move operators that onnx does not have to a domain that its checker passes over."""
+    hidden = False
+    for node in graph.node:
+        ours = (node.domain, node.op_type) in functions
+        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type) and not ours:
+            node.domain = _UNKNOWN
+            hidden = True
+        for attribute in node.attribute:
+            for body in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                hidden = _hide_unknown(body, functions) or hidden
+    return hidden
 
 
 def save_model(
