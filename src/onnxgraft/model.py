@@ -119,7 +119,7 @@ class Model:
         proto, weights = read_model(file)
         try:
             check(proto, weights)
-        except (onnx.checker.ValidationError, ValueError) as error:
+        except (onnx.checker.ValidationError, TypeError, ValueError) as error:
             raise ModelError(f"{file}: not a valid ONNX file ({_first_line(error)})") from error
         source = Source(str(path), "onnx", sha256(file))
         try:
