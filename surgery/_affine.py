@@ -47,6 +47,8 @@ def affine_of(node: gs.Node, position: int, layout: tuple[int, int, int]) -> Aff
     if node.op == "BatchNormalization":
         if node.attrs.get("training_mode", 0) or len(node.outputs) > 1:
             return "it runs in training mode: it uses the batch's own statistics"
+        if layout[1] != 1:
+            return "its channels are not the layer's"
         terms = [constant(tensor) for tensor in node.inputs[1:]]
         if any(term is None for term in terms):
             return "its parameters are not constants"

@@ -66,7 +66,7 @@ class SurgeryReport:
     """What surgery did to a graph.
 
     Attributes:
-        before: Operators before, most frequent first.
+        before: Operators before, in bodies too, most frequent first.
         after: Operators after.
         passes: One entry a pass, in the order of the list.
         verdicts: The comparison of outputs before and after, where it was made.
@@ -178,8 +178,7 @@ class _Operation:
         self.context = Context(model, plugins)
         self.active = list(passes)
         self.reports = {item.name: PassReport(item.name) for item in passes}
-        self.report = SurgeryReport(original.operators(), {}, list(self.reports.values()))
-        self.report.before = model.operators()
+        self.report = SurgeryReport(self._operators(), {}, list(self.reports.values()))
         self.limited = verify is None
         self.unverified: list[str] = []
         self.sealed = False
@@ -216,7 +215,7 @@ class _Operation:
         names = {t.name for body in bodies(self.graph) for t in body.tensors().values()}
         for name in [name for name in self.model.names if name not in names]:
             del self.model.names[name]
-        self.report.after = self.model.operators()
+        self.report.after = self._operators()
         self._conclude()
 
     def _apply(self, item: Pass) -> bool:

@@ -165,3 +165,12 @@ def test_a_constant_that_broadcasts_the_image_is_refused() -> None:
         {"w": normal(6, 4, 3, 3, seed=1), "k": positive(4, 1, 1, seed=3)},
     )
     assert_refused(before, "not one value a channel")
+
+
+def test_a_batch_norm_of_another_axis_than_the_rows_is_refused() -> None:
+    """Its channels are axis 1, the rows of the weights the last one; both are 4 here."""
+    before = model_of(
+        f"agraph (float[N,4,4] x) => (float[N,4,3] y) {{ {BN}\n y = MatMul(n, w) }}",
+        {"w": normal(4, 3, seed=1)} | STATISTICS,
+    )
+    assert_refused(before, "channels are not the layer's")
