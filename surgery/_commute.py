@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.surgery._dims import Dim, Shape, target_of
 from onnxgraft.surgery._rewrite import Context, constant, standard
-from onnxgraft.surgery._shapes import Dim, Shape, target_of
 
 __all__ = ["ELEMENTWISE", "move", "moves_only_ones", "takes", "transposed"]
 

@@ -19,9 +19,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.surgery._commute import ELEMENTWISE
+from onnxgraft.surgery._dims import target_of
 from onnxgraft.surgery._order import detach
 from onnxgraft.surgery._rewrite import Context, Result, constant, replace, standard
-from onnxgraft.surgery._shapes import target_of
 
 _VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _LAST_AXIS = frozenset({"LogSoftmax", "Softmax"})

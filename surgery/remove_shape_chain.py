@@ -16,8 +16,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.surgery._dims import Dim, target_of
 from onnxgraft.surgery._rewrite import Context, Result, replace, standard
-from onnxgraft.surgery._shapes import FOLLOWED, Dim, target_of
+from onnxgraft.surgery._shape_rules import FOLLOWED
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
