@@ -22,6 +22,7 @@ from onnxgraft.surgery import (
     merge_reshapes,
     name_plugins,
     push_transposes,
+    remove_branch,
     remove_identity,
     remove_noop,
     remove_select,
@@ -39,6 +40,8 @@ PASSES: tuple[Pass, ...] = (
     # Before remove_select, which wants to see constant conditions.
     Pass("fold_constants", fold_constants.apply),
     Pass("remove_select", remove_select.apply),
+    # After fold_constants, like remove_select.
+    Pass("remove_branch", remove_branch.apply),
     # Before everything that asks for a single consumer: two copies have one each.
     Pass("merge_duplicates", merge_duplicates.apply),
     # Before merge_reshapes, which compares shapes that are then constants.

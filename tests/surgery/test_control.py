@@ -378,3 +378,58 @@ def test_a_dead_if_takes_what_only_it_read_with_it() -> None:
     )
     after, _ = run(before)
     assert after.operators() == {"Relu": 1}
+
+
+# Ifs that are decided -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [True, False])
+def test_the_branch_that_a_constant_takes_replaces_the_if(way: bool) -> None:
+    before = model_of(
+        """agraph (float[N,4] x) => (float[A,B] y, float[C,D] z) {
+            r = Relu(x)
+            y, z = If (c) <
+                then_branch = yes_branch () => (float[A,B] t, float[C,D] u) {
+                    t = Exp(r)
+                    u = Mul(t, k)
+                },
+                else_branch = no_branch () => (float[A,B] e, float[C,D] f) {
+                    e = Neg(x)
+                    f = Identity(r)
+                }
+            >
+        }""",
+        {"c": np.array(way), "k": positive(4)},
+    )
+    after, _ = run(before)
+    onnx.checker.check_model(after.to_onnx(), full_check=True)
+    assert after.operators() == ({"Relu": 1, "Exp": 1, "Mul": 1} if way else {"Relu": 1, "Neg": 1})
+    x = normal(3, 4)
+    for name, value in infer(before, {"x": x}).items():
+        np.testing.assert_array_equal(infer(after, {"x": x})[name], value)
+
+
+def test_branches_that_call_their_tensors_alike_are_told_apart() -> None:
+    branch = """{name} = If ({flag}) <
+        then_branch = a{name} () => (float[A,B] t) {{ s = Exp({x})\n t = Mul(s, k) }},
+        else_branch = b{name} () => (float[A,B] e) {{ e = Neg({x}) }}
+    >"""
+    first = branch.format(name="p", x="x", flag="yes")
+    second = branch.format(name="q", x="p", flag="no")
+    third = branch.format(name="y", x="q", flag="yes")
+    before = model_of(
+        f"agraph (float[N,4] x) => (float[A,B] y) {{ {first}\n {second}\n {third} }}",
+        {"k": positive(4) / 4, "yes": np.array(True), "no": np.array(False)},
+    )
+    after, report = run(before)
+    assert not [entry.rolled_back for entry in report.passes if entry.rolled_back]
+    assert after.operators() == {"Exp": 2, "Mul": 2, "Neg": 1}
+    x = normal(3, 4)
+    np.testing.assert_allclose(infer(after, {"x": x})["y"], infer(before, {"x": x})["y"], 1e-6)
+
+
+def test_an_if_that_an_input_decides_is_refused() -> None:
+    before = branching("r = Relu(x)", "t = Exp(r)")
+    _, report = run(before, only=["remove_branch"])
+    (entry,) = report.passes
+    assert [finding.sentence for finding in entry.refused] == ["the condition is not a constant"]
