@@ -91,7 +91,7 @@ class Verifier:
 
     def _run(self, model: Model) -> list[Outputs]:
         light, weights = model.without_weights()
-        with OnnxRuntime(light, name="surgery", optimize=False, weights=weights) as session:
+        with OnnxRuntime(light, name="surgery", weights=weights) as session:
             found = []
             for feeds in self._feeds:
                 known = {spec.name for spec in session.inputs}
