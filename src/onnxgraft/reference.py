@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import onnx
 
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.optional import optional
-from onnxgraft.runtime import Feeds, Outputs, Resource, TensorSpec, check_feeds
+from onnxgraft.runtime import Array, Feeds, Outputs, Resource, TensorSpec, check_feeds
 
 __all__ = ["OnnxRuntime", "exposing", "random_feeds"]
 
@@ -32,6 +32,7 @@ class OnnxRuntime(Resource):
         threads: Threads within an operator; 0 leaves the choice to onnxruntime.
         optimize: False runs every node as it stands.
         save_optimized: Where to write the graph as onnxruntime optimized it.
+        weights: Initializers that the model only refers to, as `Model.without_weights` has them.
 
     Raises:
         ModelError: onnxruntime refuses the model.
@@ -46,6 +47,7 @@ class OnnxRuntime(Resource):
         threads: int = 0,
         optimize: bool = True,
         save_optimized: str | os.PathLike[str] | None = None,
+        weights: Mapping[str, Array] | None = None,
     ) -> None:
         with optional("Running an ONNX model", "onnxruntime"):
             import onnxruntime as ort
@@ -59,6 +61,13 @@ class OnnxRuntime(Resource):
             # when the saved file is loaded.
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             options.optimized_model_filepath = os.fspath(save_optimized)
+        if weights:
+            # They are not copied: without packing, kernels read them where they are.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            # Only a view of a file may be out of line with its type, and is copied.
+            aligned = [np.require(value, requirements=["A", "C"]) for value in weights.values()]
+            values = [ort.OrtValue.ortvalue_from_numpy(value) for value in aligned]
+            options.add_external_initializers(list(weights), values)
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
         try:
             self._session: Any = ort.InferenceSession(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
@@ -99,7 +100,7 @@ def convert(
         failed = _compare(result, runs, cleaned.to_onnx())
     else:
         with atomic(out) as temporary:
-            cleaned.save(temporary)
+            cleaned.save(temporary, data=f"{Path(out).name}.data")
             # From the file: a large model is not held in memory once more.
             failed = _compare(result, runs, temporary)
     if failed is not None:
