@@ -138,11 +138,16 @@ def _count(
         for name, tally in checkpoint.begin(job, model, pending).items():
             parts[pending.pop(name)[0] >= quarter].merge(tally)
     names = {shard: name for name, shard in pending.items()}
-    results = run_shards(job, list(names), workers=workers, ray=ray)
-    for shard, packed in track(results, "calibrating", len(names)):
+    try:
+        results = run_shards(job, list(names), workers=workers, ray=ray)
+        for shard, packed in track(results, "calibrating", len(names)):
+            if checkpoint is not None:
+                checkpoint.put(names[shard], packed)
+            parts[shard[0] >= quarter].merge(Tally.from_bytes(packed))
+    except BaseException:
         if checkpoint is not None:
-            checkpoint.put(names[shard], packed)
-        parts[shard[0] >= quarter].merge(Tally.from_bytes(packed))
+            checkpoint.leave()
+        raise
     return parts
 
 

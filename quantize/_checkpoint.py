@@ -66,8 +66,13 @@ class Checkpoint:
         """Keep the packed tally of a finished shard."""
         write_bytes(self._file(name), packed)
 
+    def leave(self) -> None:
+        """Remove the folder if there is nothing in it that a later run could use."""
+        if not any(self.folder.glob("*.npz")):
+            self.clear()
+
     def clear(self) -> None:
-        """Remove the folder: the result is where it belongs."""
+        """Remove the folder: the result is where it belongs, or there is none."""
         (self.folder / PLAN).rename(self.folder / f"{PLAN}.done")
         shutil.rmtree(self.folder)
 

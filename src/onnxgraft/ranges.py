@@ -8,6 +8,7 @@ import json
 import math
 import mmap
 import os
+import tomllib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +25,7 @@ from onnxgraft.runtime import Array
 
 __all__ = [
     "BY_HAND", "Histogram", "Range", "Ranges", "bin_edges", "empty_histograms", "flat",
-    "limits_of", "pack", "unflat", "unpack",
+    "limits_of", "pack", "read_overrides", "unflat", "unpack",
 ]  # fmt: skip
 
 # A bin is what float32 values share in their upper 16 bits: sign, exponent and the 7 leading bits
@@ -354,6 +355,30 @@ def unflat(keyed: Mapping[str, Histogram]) -> dict[str, list[Histogram]]:
     for key, histogram in keyed.items():
         channels.setdefault(key.partition(":")[2], []).append(histogram)
     return channels
+
+
+def read_overrides(path: str | os.PathLike[str]) -> dict[str, tuple[float, float]]:
+    """Read (low, high) by tensor from a TOML file: ``"name" = amax`` or ``"name" = [low, high]``.
+
+    Raises:
+        InputError: It is no such file.
+    """
+    file = existing_file(path, "the file of ranges")
+    try:
+        document = tomllib.loads(file.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not a TOML file ({error})") from error
+    found = {}
+    for name, value in document.items():
+        bounds = value if isinstance(value, list) else [value, value]
+        if len(bounds) != 2 or any(type(bound) not in (int, float) for bound in bounds):
+            raise InputError(
+                f'{file}: {name} is {value!r}; write "tensor" = 6.0 or "tensor" = [-1.0, 2.5], the '
+                "name in quotation marks"
+            )
+        low, high = (float(bound) for bound in bounds)
+        found[name] = (low, high) if isinstance(value, list) else (-high, high)
+    return found
 
 
 def _range(value: dict[str, Any]) -> Range:
