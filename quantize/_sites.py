@@ -70,7 +70,7 @@ def _site(tensor: gs.Tensor, fixed: set[int]) -> gs.Tensor:
         if not up or isinstance(source.inputs[0], gs.Constant):
             break
         tensor = source.inputs[0]
-    while _goes_down(tensor, fixed):
+    while _goes_down(tensor, fixed) and not _joins(tensor):
         tensor = tensor.outputs[0].outputs[0]
     return tensor
 
