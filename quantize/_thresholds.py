@@ -25,6 +25,8 @@ BINS = 2048
 LEVELS = 128
 PERCENTILE = 99.99
 MOST_CLIPPED = 0.01
+# Of a divergence from running sums over 2048 bins: terms of up to log(1e12), in float64.
+_ROUNDING = 1e-9
 
 
 def choose_range(histogram: Histogram, method: Method) -> Range:
@@ -85,16 +87,62 @@ def entropy_threshold(counts: NDArray[np.float64], most_clipped: float = MOST_CL
         most_clipped: The largest fraction of them that may lie beyond the threshold.
     """
     total = counts.sum()
-    best, best_divergence = len(counts), np.inf
     beyond = total - np.cumsum(counts)
     first = int(np.argmax(beyond <= most_clipped * total)) + 1
-    for kept in range(max(LEVELS, first), len(counts) + 1):
-        reference = counts[:kept].copy()
-        reference[-1] += beyond[kept - 1]
-        divergence = _divergence(reference, _quantized(counts[:kept]))
+    kept = np.arange(max(LEVELS, first), len(counts) + 1)
+    estimates = _divergences(counts, beyond, kept)
+    # What is within rounding of the best is computed again, term by term; the first one wins.
+    close = kept[estimates <= estimates.min() + _ROUNDING] if total > 0 else []
+    best, best_divergence = len(counts), np.inf
+    for candidate in close:
+        reference = counts[:candidate].copy()
+        reference[-1] += beyond[candidate - 1]
+        divergence = _divergence(reference, _quantized(counts[:candidate]))
         if divergence < best_divergence:
-            best, best_divergence = kept, divergence
+            best, best_divergence = int(candidate), divergence
     return best + 0.5
+
+
+def _divergences(
+    counts: NDArray[np.float64], beyond: NDArray[np.float64], kept: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the divergence of every number of bins kept, from running sums.
+
+    With S the sum and F the filled bins of a level, p a count of the total P, and Q the sum kept:
+
+        KL = 1/P (sum p log p - sum over levels S log(S/F)) + log(Q/P)
+
+    where what lies beyond is added to the last p, and to the last level's S before the logarithm.
+    """
+    cumulative = np.append(0.0, np.cumsum(counts))
+    filled = np.append(0.0, np.cumsum(counts > 0))
+    entropy = np.append(0.0, np.cumsum(_xlogx(counts)))
+    merged = kept // LEVELS
+    inner = np.zeros(len(counts) // LEVELS + 1)
+    for width in range(1, len(inner)):
+        edges = np.arange(LEVELS) * width
+        sums, bins = np.diff(cumulative[edges]), np.diff(filled[edges])
+        inner[width] = np.sum(sums * _log(sums, bins))
+    last = (LEVELS - 1) * merged
+    sums, bins = cumulative[kept] - cumulative[last], filled[kept] - filled[last]
+    clipped, end = beyond[kept - 1], counts[kept - 1]
+    own = entropy[kept - 1] + _xlogx(end + clipped)
+    total, inside = cumulative[-1], cumulative[kept]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = (own - inner[merged] - (sums + clipped) * _log(sums, bins)) / total
+        found += np.log(inside / total)
+    # A last bin that holds only what was clipped has no value in the quantized distribution.
+    return np.where((inside > 0) & ((end > 0) | (clipped <= 0)), found, np.inf)
+
+
+def _xlogx(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values * np.log(values, out=np.zeros_like(values), where=values > 0)
+
+
+def _log(sums: NDArray[np.float64], bins: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log(sums / bins), 0 where a level is empty."""
+    safe = np.maximum(bins, 1.0)
+    return np.log(sums / safe, out=np.zeros_like(sums), where=sums > 0)
 
 
 def _quantized(counts: NDArray[np.float64]) -> NDArray[np.float64]:

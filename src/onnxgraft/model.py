@@ -171,7 +171,9 @@ class Model:
         try:
             check(proto, weights)
         except onnx.checker.ValidationError as error:
-            raise ModelError(f"{self.file}: the graph it became is not valid ({_first_line(error)})") from error
+            raise ModelError(
+                f"{self.file}: the graph it became is not valid ({_first_line(error)})"
+            ) from error
         save_model(Path(path), proto, weights, data)
         release_pages(weights.values())
 

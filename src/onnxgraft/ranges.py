@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import math
+import mmap
 import os
-from dataclasses import asdict, dataclass, field
+import tomllib
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.errors import InputError
+from onnxgraft.binning import BINS, count_bins
+from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import atomic, existing_file, write_json
 from onnxgraft.runtime import Array
 
-__all__ = ["Histogram", "Range", "Ranges", "bin_edges"]
+__all__ = [
+    "BY_HAND", "Histogram", "Range", "Ranges", "bin_edges", "empty_histograms", "flat",
+    "limits_of", "pack", "read_overrides", "unflat", "unpack",
+]  # fmt: skip
 
 # A bin is what float32 values share in their upper 16 bits: sign, exponent and the 7 leading bits
 # of the mantissa. No range is needed beforehand, and counts of any split of the data add up.
-BINS = 1 << 16
 _SIGN = 1 << 15
 _INFINITE = 0x7F80  # exponent all ones: infinities and NaN begin here, in either half
 
@@ -39,23 +48,21 @@ class Histogram:
     minimum: float = math.inf
     maximum: float = -math.inf
 
-    def add(self, values: Array) -> None:
-        """Count the values of an array of any shape."""
+    def add(self, values: Array, limits: tuple[float, float] | None = None) -> None:
+        """Count the values of an array of any shape; ``limits`` are its `limits_of`, if known."""
         flat = np.ascontiguousarray(values, np.float32).ravel()
         if not flat.size:
             return
-        # The upper half of each little-endian float32 is its second 16-bit word.
-        self.counts += np.bincount(flat.view("<u2")[1::2], minlength=BINS)
-        low, high = float(flat.min()), float(flat.max())
+        count_bins(flat, self.counts)
+        low, high = limits or limits_of(flat)
         if not (math.isfinite(low) and math.isfinite(high)):
-            finite = flat[np.isfinite(flat)]
-            low = float(finite.min(initial=math.inf))
-            high = float(finite.max(initial=-math.inf))
+            low, high = limits_of(flat[np.isfinite(flat)])
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
 
     def merge(self, other: Histogram) -> None:
         """Take in what another part of the data counted; the order does not matter."""
-        self.counts += other.counts
+        used = np.flatnonzero(other.counts)
+        self.counts[used] += other.counts[used]
         self.minimum = min(self.minimum, other.minimum)
         self.maximum = max(self.maximum, other.maximum)
 
@@ -79,11 +86,61 @@ class Histogram:
         return self.counts[:_INFINITE] + self.counts[_SIGN : _SIGN + _INFINITE]
 
 
+def empty_histograms(names: Sequence[str]) -> dict[str, Histogram]:
+    """Return a histogram for each name.
+
+    They share one large piece of memory, of which the system gives only the pages that are used:
+    about a tenth.
+    """
+    if not names:
+        return {}
+    memory = mmap.mmap(-1, len(names) * BINS * np.dtype(np.int64).itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    table = np.frombuffer(memory, np.int64).reshape(-1, BINS)
+    return {name: Histogram(row) for name, row in zip(names, table, strict=True)}
+
+
+def limits_of(values: Array) -> tuple[float, float]:
+    """Return the smallest and the largest value; NaN if there is one, infinities if it is empty."""
+    return float(values.min(initial=math.inf)), float(values.max(initial=-math.inf))
+
+
+def pack(histograms: Mapping[str, Histogram]) -> dict[str, Array]:
+    """Return histograms as a few arrays for an ``.npz``: only bins that are not empty."""
+    used = [np.flatnonzero(histogram.counts) for histogram in histograms.values()]
+    counts = [h.counts[bins] for h, bins in zip(histograms.values(), used, strict=True)]
+    return {
+        "names": np.array(list(histograms), np.str_),
+        "sizes": np.array([bins.size for bins in used], np.int64),
+        "bins": np.concatenate([np.zeros(0, np.int64), *used]).astype(np.uint16),
+        "counts": np.concatenate([np.zeros(0, np.int64), *counts]),
+        "limits": np.array(
+            [(h.minimum, h.maximum) for h in histograms.values()], np.float64
+        ).reshape(-1, 2),
+    }
+
+
+def unpack(packed: Mapping[str, Array]) -> dict[str, Histogram]:
+    """Return the histograms that `pack` packed."""
+    ends = np.cumsum(packed["sizes"])
+    found = empty_histograms([str(name) for name in packed["names"]])
+    for histogram, start, end, limits in zip(
+        found.values(), ends - packed["sizes"], ends, packed["limits"], strict=True
+    ):
+        histogram.counts[packed["bins"][start:end]] = packed["counts"][start:end]
+        histogram.minimum, histogram.maximum = float(limits[0]), float(limits[1])
+    return found
+
+
+@functools.cache
 def bin_edges() -> NDArray[np.float64]:
     """Return the (32641,) lower edges of the magnitude bins; the last is the end of the last."""
     bits = np.arange(_INFINITE, dtype=np.uint32) << 16
     edges = bits.view(np.float32).astype(np.float64)
-    return np.append(edges, 2.0**128)
+    edges = np.append(edges, 2.0**128)
+    edges.flags.writeable = False
+    return edges
 
 
 @dataclass(frozen=True)
@@ -116,12 +173,23 @@ class Ranges:
 
     Attributes:
         method: How ranges were chosen from the histograms.
-        images: How many samples were seen.
+        images: How many samples were counted.
         model: SHA-256 of the graph that ran, over its initializers and nodes.
         preprocess: Fingerprint of the recipe.
         data: What the user named.
         tensors: The ranges, by tensor name.
-        histograms: The counts, by tensor name; saved beside the ranges.
+        channels: The ranges per channel, of the tensors for which they were asked.
+        sites: Where a tensor's values were counted: at the tensor itself, at the other end of
+            an operator that keeps the range, or at the inputs of a concatenation.
+        samples: The SHA-256 of each counted sample, by name.
+        skipped: Samples that could not be used, with the reason.
+        seed: Chose the samples.
+        notes: Sentences about the data that the user should read.
+        moved: By how much of itself each range still moved over the last quarter of the data.
+        histograms: The counts, by site; saved beside the ranges.
+        early: The counts of the first three quarters.
+        channel_histograms: The counts per channel.
+        file: Where it was read from.
     """
 
     method: str
@@ -130,34 +198,78 @@ class Ranges:
     preprocess: str
     data: str
     tensors: dict[str, Range]
+    channels: dict[str, list[Range]] = field(default_factory=dict)
+    sites: dict[str, list[str]] = field(default_factory=dict)
+    samples: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+    notes: list[str] = field(default_factory=list)
+    moved: dict[str, float] = field(default_factory=dict)
     histograms: dict[str, Histogram] = field(default_factory=dict)
+    early: dict[str, Histogram] = field(default_factory=dict)
+    channel_histograms: dict[str, list[Histogram]] = field(default_factory=dict)
+    file: str = "the ranges"
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 over the samples' own, whatever their names and order."""
+        return hashlib.sha256("".join(sorted(self.samples.values())).encode()).hexdigest()
+
+    def with_overrides(self, by_hand: Mapping[str, tuple[float, float]], where: str) -> Ranges:
+        """Return the ranges with those (low, high) in place of the chosen ones, marked so.
+
+        Args:
+            by_hand: By tensor name.
+            where: What messages call them.
+
+        Raises:
+            InputError: There is no such tensor, or the range is none.
+        """
+        merged = dict(self.tensors)
+        for name, (low, high) in by_hand.items():
+            if name not in merged:
+                raise InputError(
+                    f"{where} {name}: no such tensor was calibrated; {nearest(name, merged)}"
+                )
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise InputError(f"{where} {name}: [{low}, {high}] is no range")
+            seen = merged[name]
+            merged[name] = Range(low, high, seen.minimum, seen.maximum, BY_HAND)
+        return replace(self, tensors=merged)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the ranges as JSON, and the histograms beside it, ``.histograms.npz`` appended."""
         target = Path(path)
         if self.histograms:
-            names = list(self.histograms)
-            beside = target.with_name(f"{target.name}.histograms.npz")
-            with atomic(beside) as temporary, open(temporary, "wb") as file:
+            groups = {
+                "whole": self.histograms,
+                "early": self.early,
+                "channel": flat(self.channel_histograms),
+            }
+            with atomic(_beside(target)) as temporary, open(temporary, "wb") as file:
                 np.savez_compressed(
                     file,
-                    names=np.array(names),
-                    counts=np.stack([self.histograms[name].counts for name in names]),
-                    limits=np.array([
-                        (self.histograms[n].minimum, self.histograms[n].maximum) for n in names
-                    ]),
+                    allow_pickle=False,
+                    **{
+                        f"{group}_{key}": array
+                        for group, histograms in groups.items()
+                        for key, array in pack(histograms).items()
+                    },
                 )
         document = {
-            "format": "onnxgraft.ranges/1",
-            **{key: getattr(self, key) for key in ("method", "images", "model", "preprocess")},
-            "data": self.data,
+            "format": FORMAT,
+            **{name: getattr(self, name) for name in _PLAIN},
+            "data_sha256": self.fingerprint,
             "tensors": {name: asdict(value) for name, value in self.tensors.items()},
+            "channels": {
+                name: [asdict(value) for value in values] for name, values in self.channels.items()
+            },
         }
         write_json(target, document)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read ranges that `save` wrote, without their histograms.
+    def load(cls, path: str | os.PathLike[str], *, histograms: bool = False) -> Self:
+        """Read ranges that `save` wrote; with their histograms where asked.
 
         Raises:
             InputError: The file is no ranges file, or a range in it is impossible.
@@ -165,10 +277,17 @@ class Ranges:
         file = existing_file(path, "the ranges file")
         try:
             document = json.loads(file.read_text())
-            if document.pop("format") != "onnxgraft.ranges/1":
+            if document.pop("format") != FORMAT:
                 raise ValueError("an unknown format")
+            stored = document.pop("data_sha256", None)
             tensors = {name: _range(value) for name, value in document.pop("tensors").items()}
-            ranges = cls(tensors=tensors, **document)
+            channels = {
+                name: [_range(value) for value in values]
+                for name, values in document.pop("channels", {}).items()
+            }
+            ranges = cls(tensors=tensors, channels=channels, file=str(path), **document)
+            if stored is not None and stored != ranges.fingerprint:
+                raise ValueError("its data's fingerprint is not that of its samples")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{file}: not a ranges file that onnxgraft calibrate wrote ({error})"
@@ -178,7 +297,88 @@ class Ranges:
                 value.low > value.high
             ):
                 raise InputError(f"{file}: the range of {name!r} is [{value.low}, {value.high}]")
+        if histograms:
+            ranges._load_histograms(existing_file(_beside(file), "the histograms of the ranges"))
         return ranges
+
+    def _load_histograms(self, file: Path) -> None:
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                groups = {
+                    group: unpack({
+                        key.removeprefix(f"{group}_"): stored[key]
+                        for key in stored.files
+                        if key.startswith(f"{group}_")
+                    })
+                    for group in ("whole", "early", "channel")
+                }
+        except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{file}: not the histograms that onnxgraft calibrate wrote ({error})"
+            ) from error
+        self.histograms, self.early = groups["whole"], groups["early"]
+        self.channel_histograms = unflat(groups["channel"])
+        missing = [
+            site
+            for name in self.tensors
+            for site in self.sites.get(name, [name])
+            if site not in self.histograms
+        ]
+        if missing:
+            raise InputError(f"{file}: has no histogram of {missing[0]!r}; calibrate again")
+
+
+FORMAT = "onnxgraft.ranges/1"
+BY_HAND = "by hand"
+_PLAIN = (
+    "method", "images", "model", "preprocess", "data", "seed", "samples", "skipped", "notes",
+    "moved", "sites",
+)  # fmt: skip
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f"{target.name}.histograms.npz")
+
+
+def flat(channels: Mapping[str, Sequence[Histogram]]) -> dict[str, Histogram]:
+    """Return histograms per channel in one dict, the channel before the tensor's name."""
+    return {
+        f"{index}:{name}": histogram
+        for name, histograms in channels.items()
+        for index, histogram in enumerate(histograms)
+    }
+
+
+def unflat(keyed: Mapping[str, Histogram]) -> dict[str, list[Histogram]]:
+    """Undo `flat`."""
+    channels: dict[str, list[Histogram]] = {}
+    for key, histogram in keyed.items():
+        channels.setdefault(key.partition(":")[2], []).append(histogram)
+    return channels
+
+
+def read_overrides(path: str | os.PathLike[str]) -> dict[str, tuple[float, float]]:
+    """Read (low, high) by tensor from a TOML file: ``"name" = amax`` or ``"name" = [low, high]``.
+
+    Raises:
+        InputError: It is no such file.
+    """
+    file = existing_file(path, "the file of ranges")
+    try:
+        document = tomllib.loads(file.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not a TOML file ({error})") from error
+    found = {}
+    for name, value in document.items():
+        bounds = value if isinstance(value, list) else [value, value]
+        if len(bounds) != 2 or any(type(bound) not in (int, float) for bound in bounds):
+            raise InputError(
+                f'{file}: {name} is {value!r}; write "tensor" = 6.0 or "tensor" = [-1.0, 2.5], the '
+                "name in quotation marks"
+            )
+        low, high = (float(bound) for bound in bounds)
+        found[name] = (low, high) if isinstance(value, list) else (-high, high)
+    return found
 
 
 def _range(value: dict[str, Any]) -> Range:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import existing_file
+from onnxgraft.files import existing_file, release_pages
+from onnxgraft.image_header import Form, stored_form
 from onnxgraft.runtime import Array, TensorSpec
 
-__all__ = ["Preprocess", "Sample", "Samples", "arrange", "open_samples", "read_image"]
+__all__ = [
+    "Preprocess", "Sample", "Samples", "arrange", "open_samples", "overlap", "read_image",
+]  # fmt: skip
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # A label image stands beside its photograph under the same stem, without loss.
@@ -81,6 +87,42 @@ class Preprocess(BaseModel):
     def label(self, path: Path) -> Array:
         """Return the label image as (height, width) uint8, resized and cropped as the image is."""
         return self._geometry(read_image(path, gray=True), "nearest")[:, :, 0]
+
+    def notes(self, forms: Mapping[Form, int]) -> list[str]:
+        """Return a sentence on each way in which images differ from what the recipe expects.
+
+        Args:
+            forms: How many images are stored in which form.
+        """
+        total = sum(forms.values())
+        sizes = Counter[tuple[int, int]]()
+        for form, count in forms.items():
+            sizes[form.width, form.height] += count
+        notes = []
+        if len(sizes) > 1:
+            (usual, _), *others = sizes.most_common()
+            told = ", ".join(f"{w}x{h} ({count})" for (w, h), count in others[:4])
+            told += ", ..." if len(others) > 4 else ""
+            done = "took them as they are"
+            if self.resize is not None:
+                done = f"resized all to {self.resize[1]}x{self.resize[0]}"
+            elif self.crop is not None:
+                done = "cropped all by the same rows and columns, without a resize"
+            notes.append(
+                f"{sum(count for _, count in others)} of {total} images are not {usual[0]}x"
+                f"{usual[1]} (width x height) as most are, but {told}; the recipe {done}"
+            )
+        gray = sum(n for form, n in forms.items() if form.channels < 3 and self.color != "gray")
+        alpha = sum(n for form, n in forms.items() if form.channels in (2, 4))
+        deep = sum(n for form, n in forms.items() if form.bits > 8)
+        for count, what in (
+            (gray, f"gray; the recipe wants {self.color}, so the channel was repeated"),
+            (alpha, "partly transparent; transparency was ignored"),
+            (deep, "stored with more than 8 bits a channel; they were reduced to 8"),
+        ):
+            if count:
+                notes.append(f"{count} of {total} images are {what}")
+        return notes
 
     def _geometry(self, pixels: Array, interpolation: str) -> Array:
         if self.resize is not None:
@@ -154,6 +196,7 @@ class Samples:
         arrays: Input name -> array with the samples along axis 0, for an ``.npz``.
         labels: Along axis 0, for an ``.npz``.
         indices: Which samples, in which order.
+        seed: Chose them, if they are not all.
     """
 
     source: str
@@ -163,6 +206,7 @@ class Samples:
     files: tuple[tuple[Path, Path | None], ...] = ()
     arrays: dict[str, Array] = field(default_factory=dict, compare=False)
     labels: Array | None = field(default=None, compare=False)
+    seed: int = 0
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -170,8 +214,48 @@ class Samples:
 
     def __iter__(self) -> Iterator[Sample]:
         """Decode and yield one sample after the other."""
-        for index in self.indices:
-            yield self._image(index) if self.files else self._row(index)
+        for position in range(len(self)):
+            yield self.at(position)
+
+    def at(self, position: int, *, labelled: bool = True) -> Sample:
+        """Decode and return the sample at ``position``, without its label where not wanted."""
+        index = self.indices[position]
+        return self._image(index, labelled) if self.files else self._row(index)
+
+    def name(self, position: int) -> str:
+        """Return the name of the sample at ``position`` without decoding it."""
+        index = self.indices[position]
+        return str(self.files[index][0]) if self.files else f"{self.source}[{index}]"
+
+    def identity(self, position: int) -> tuple[str, Form | None]:
+        """Return the SHA-256 of the sample as it is stored, and an image's form where known."""
+        index = self.indices[position]
+        if not self.files:
+            digest = hashlib.sha256()
+            for spec in self.inputs:
+                digest.update(np.ascontiguousarray(self.arrays[spec.name][index]).tobytes())
+            release_pages(self.arrays.values())
+            return digest.hexdigest(), None
+        path = self.files[index][0]
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: the image can't be read ({error.strerror})") from error
+        return hashlib.sha256(data).hexdigest(), stored_form(data)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the arrays of a file behind: another process opens them itself."""
+        state = dict(vars(self))
+        if self.arrays and Path(self.source).suffix == ".npz":
+            state |= {"arrays": None, "labels": None}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the arrays of a file again."""
+        if state["arrays"] is None:
+            arrays, labels, _ = _read_npz(Path(state["source"]), state["inputs"])
+            state = {**state, "arrays": arrays, "labels": labels}
+        vars(self).update(state)
 
     @property
     def labelled(self) -> bool:
@@ -182,12 +266,9 @@ class Samples:
 
     def head(self, count: int) -> Samples:
         """Return the first ``count`` samples."""
-        return Samples(
-            self.source, self.inputs, self.preprocess, self.indices[:count],
-            self.files, self.arrays, self.labels,
-        )  # fmt: skip
+        return replace(self, indices=self.indices[:count])
 
-    def _image(self, index: int) -> Sample:
+    def _image(self, index: int, labelled: bool) -> Sample:
         path, label = self.files[index]
         spec = self.inputs[0]
         pixels = self.preprocess.image(path)
@@ -201,7 +282,7 @@ class Samples:
         return Sample(
             str(path),
             {spec.name: value.astype(spec.dtype)},
-            None if label is None else self.preprocess.label(label),
+            self.preprocess.label(label) if labelled and label is not None else None,
         )
 
     def _row(self, index: int) -> Sample:
@@ -214,6 +295,7 @@ class Samples:
             if value is None:
                 raise InputError(f"{self.source}: rows of {row.shape} do not fit the input {spec}")
             feeds[spec.name] = value
+        release_pages(self.arrays.values())
         label = None if self.labels is None else np.asarray(self.labels[index])
         return Sample(f"{self.source}[{index}]", feeds, label)
 
@@ -255,7 +337,7 @@ def open_samples(
     if path.suffix == ".npz":
         arrays, labels, total = _read_npz(path, inputs)
         return Samples(
-            str(path), tuple(inputs), recipe, _choose(total, images, seed), (), arrays, labels
+            str(path), tuple(inputs), recipe, _choose(total, images, seed), (), arrays, labels, seed
         )
     if path.is_dir():
         files = _scan_folder(path)
@@ -270,8 +352,15 @@ def open_samples(
             f"({', '.join(spec.name for spec in inputs)}); use an .npz with an array for each"
         )
     return Samples(
-        str(path), tuple(inputs), recipe, _choose(len(files), images, seed), tuple(files)
-    )
+        str(path), tuple(inputs), recipe, _choose(len(files), images, seed), tuple(files),
+        seed=seed,
+    )  # fmt: skip
+
+
+def overlap(samples: Mapping[str, str], others: Samples) -> list[str]:
+    """Return the names of the ``samples`` (SHA-256 by name) that are among ``others`` too."""
+    known = {others.identity(position)[0] for position in range(len(others))}
+    return [name for name, digest in samples.items() if digest in known]
 
 
 def _choose(total: int, images: int | None, seed: int) -> tuple[int, ...]:
@@ -320,11 +409,14 @@ def _read_npz(
     file = existing_file(path, "the data")
     try:
         with open(file, "rb") as handle:
-            archive = np.load(handle, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
+            if handle.read(6) == np.lib.format.MAGIC_PREFIX:
                 raise ValueError("it is a single array, a .npy")
-            stored = {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(file) as archive:
+            stored = {
+                entry.filename.removesuffix(".npy"): _member(file, archive, entry)
+                for entry in archive.infolist()
+            }
+    except (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as error:
         raise InputError(f"{file}: not a readable .npz ({error})") from error
     labels = stored.pop(LABELS_KEY, None)
     arrays = {}
@@ -349,3 +441,53 @@ def _read_npz(
     if total == 0:
         raise InputError(f"{file}: there are no samples in it")
     return arrays, labels, total
+
+
+def _member(file: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Array:
+    """Return an array of an ``.npz`` as a mapped file, so that only the rows in use take memory.
+
+    What is compressed is unpacked into a temporary file first, piece by piece.
+    """
+    if entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1:
+        with open(file, "rb") as handle:
+            handle.seek(entry.header_offset + 26)
+            lengths = handle.read(4)
+            name, extra = (int.from_bytes(lengths[i : i + 2], "little") for i in (0, 2))
+            handle.seek(entry.header_offset + 30 + name + extra)
+            return _mapped(handle, entry.file_size)
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if entry.file_size > free:
+        raise ValueError(
+            f"{entry.filename} needs {entry.file_size >> 20} MB unpacked, {tempfile.gettempdir()} "
+            f"has {free >> 20} MB; save it with numpy.savez, not savez_compressed"
+        )
+    with tempfile.TemporaryFile() as unpacked:
+        with archive.open(entry) as packed:
+            shutil.copyfileobj(packed, unpacked, 1 << 20)
+        unpacked.seek(0)
+        return _mapped(unpacked, entry.file_size)
+
+
+def _mapped(handle: IO[bytes], size: int) -> Array:
+    """Return the ``.npy`` of ``size`` bytes that begins where ``handle`` stands, mapped."""
+    begin = handle.tell()
+    version = np.lib.format.read_magic(handle)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"an array of format {version}")
+    shape, fortran, dtype = read(handle)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    offset = handle.tell()
+    count = 1
+    for length in shape:
+        count *= length
+    if offset - begin + count * dtype.itemsize > size:
+        raise ValueError("it ends early")
+    if count == 0:
+        return np.zeros(shape, dtype)
+    order: Literal["F", "C"] = "F" if fortran else "C"
+    return np.memmap(handle, dtype, "r", offset, shape, order)

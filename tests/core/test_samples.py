@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from onnxgraft.errors import InputError
+from onnxgraft.image_header import Form
 from onnxgraft.runtime import Array, TensorSpec
 from onnxgraft.samples import Preprocess, Samples, arrange, open_samples, read_image
 
@@ -491,3 +495,49 @@ def test_rows_of_text_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([["a", "b", "c", "d"]]))
     with pytest.raises(InputError, match=r"a\.npz"):
         list(open_samples(tmp_path / "a.npz", [VECTOR]))
+
+
+# Arrays that are larger than memory, and samples that travel.
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed], ids=["stored", "compressed"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_arrays_of_an_npz_are_mapped_not_read(tmp_path: Path, save: Any, order: str) -> None:
+    x = np.asarray(np.random.default_rng(0).standard_normal((5, 4)), np.float32, order=order)
+    save(tmp_path / "a.npz", x=x, labels=np.arange(5))
+    samples = open_samples(tmp_path / "a.npz", [VECTOR])
+    assert isinstance(samples.arrays["x"], np.memmap)
+    assert [sample.feeds["x"].tolist() for sample in samples] == [[row] for row in x.tolist()]
+    (tmp_path / "a.npz").unlink()  # what is mapped stays readable
+    assert (samples.at(4).feeds["x"] == x[4]).all()
+
+
+def test_samples_of_a_file_travel_without_its_contents(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((1000, 4), np.float32), labels=np.arange(1000))
+    samples = open_samples(tmp_path / "a.npz", [VECTOR], images=3, seed=1)
+    sent = pickle.dumps(samples)
+    assert len(sent) < 2000
+    arrived = pickle.loads(sent)
+    assert arrived == samples
+    assert [sample.name for sample in arrived] == [sample.name for sample in samples]
+    assert [int(sample.label) for sample in arrived] == list(samples.indices)
+
+
+def test_a_label_is_not_decoded_where_it_is_not_wanted(tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg", pixels())
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    samples = open_samples(tmp_path, [NHWC])
+    assert samples.at(0, labelled=False).label is None
+    with pytest.raises(InputError, match=r"a\.png"):
+        samples.at(0)
+
+
+def test_the_identity_is_that_of_the_bytes(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", pixels(0))
+    write(tmp_path / "b.png", pixels(1))
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes())
+    samples = open_samples(tmp_path, [NHWC])
+    digests, forms = zip(*(samples.identity(position) for position in range(3)), strict=True)
+    assert digests[0] == digests[2] != digests[1]
+    assert digests[0] == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    assert forms == (Form(16, 12, 3, 8),) * 3

@@ -1,0 +1,57 @@
+"""Counting by the upper 16 bits: compiled and with OpenCV, held against numpy's bincount."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxgraft import binning
+from onnxgraft.binning import BINS, count_bins
+from onnxgraft.runtime import Array
+
+
+@pytest.fixture(params=["numba", "opencv"])
+def counter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Count with numba, and as if it were not installed."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(binning, "_compiled", lambda: None)
+    return str(request.param)
+
+
+def values_of(kind: str, count: int) -> Array:
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal(count).astype(np.float32)
+    bits = rng.integers(0, 1 << 32, count, np.uint32)
+    return {"normal": normal, "relu": np.maximum(normal, 0), "any": bits.view(np.float32)}[kind]
+
+
+@pytest.mark.usefixtures("counter")
+@pytest.mark.parametrize("kind", ["normal", "relu", "any"])
+@pytest.mark.parametrize("count", [0, 1, 7, 10_000, 300_001])
+def test_counts_are_those_of_bincount(kind: str, count: int) -> None:
+    values = values_of(kind, count)
+    counts = np.ones(BINS, np.int64)
+    count_bins(values, counts)
+    count_bins(values, counts)
+    expected = np.bincount(values.view(np.uint32) >> 16, minlength=BINS)
+    assert (counts == 1 + 2 * expected).all()
+
+
+@pytest.mark.usefixtures("counter")
+def test_values_that_begin_at_any_float_are_counted() -> None:
+    values = values_of("normal", 300_001)[1:]
+    counts = np.zeros(BINS, np.int64)
+    count_bins(values, counts)
+    assert (counts == np.bincount(values.view(np.uint32) >> 16, minlength=BINS)).all()
+
+
+def test_more_equal_values_than_a_float_counts_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # OpenCV counts in float32, which stops at 2**24.
+    monkeypatch.setattr(binning, "_compiled", lambda: None)
+    counts = np.zeros(BINS, np.int64)
+    count_bins(np.ones((1 << 24) + 5, np.float32), counts)
+    assert counts[0x3F80] == (1 << 24) + 5

@@ -1,0 +1,287 @@
+"""The same bits however the data is split: over shards, workers, a Ray cluster, and time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from onnxgraft.errors import InputError
+from onnxgraft.model import Model
+from onnxgraft.quantize import Checkpoint, _runners, calibrate
+from onnxgraft.quantize._measure import Job, Measurer, Shard, Tally, shards_of
+from onnxgraft.ranges import Histogram, Ranges
+from onnxgraft.samples import Samples, open_samples
+from tests.conftest import model_of
+from tests.quantize.test_calibration import NETWORK, constants, images, samples_of
+
+SITES = ("image", "small", "seen2")
+
+
+@pytest.fixture
+def model() -> Model:
+    """Return the network with its weights."""
+    return model_of(NETWORK, constants())
+
+
+@pytest.fixture
+def samples(model: Model, tmp_path: Path) -> Samples:
+    """Return 30 samples."""
+    return samples_of(tmp_path, model, image=images(30))
+
+
+def same(one: dict[str, Histogram], other: dict[str, Histogram]) -> bool:
+    """Tell whether histograms hold exactly the same."""
+    return list(one) == list(other) and all(
+        (one[name].counts == other[name].counts).all()
+        and (one[name].minimum, one[name].maximum) == (other[name].minimum, other[name].maximum)
+        for name in one
+    )
+
+
+def assert_equal(found: Ranges, expected: Ranges) -> None:
+    """Demand the same bits of two calibrations."""
+    assert same(found.histograms, expected.histograms)
+    assert same(found.early, expected.early)
+    for field in ("tensors", "moved", "samples", "channels", "images", "skipped", "sites"):
+        assert getattr(found, field) == getattr(expected, field), field
+
+
+def job_of(model: Model, samples: Samples, **changes: Any) -> Job:
+    job = Job(model.to_onnx().SerializeToString(), SITES, (), samples, False)
+    return replace(job, **changes)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 30, 100, 999, 10_000])
+def test_shards_cover_every_sample_once_and_end_where_the_last_quarter_begins(count: int) -> None:
+    shards = shards_of(count)
+    assert [p for start, end in shards for p in range(start, end)] == list(range(count))
+    assert count - count // 4 in {end for _, end in shards}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_split_into_shards_and_any_order_gives_the_same(
+    model: Model, samples: Samples, seed: int
+) -> None:
+    chance = random.Random(seed)
+    cuts = sorted({0, 30, *chance.sample(range(1, 30), chance.randrange(0, 12))})
+    shards = list(itertools.pairwise(cuts))
+    chance.shuffle(shards)
+    whole, split = Tally(), Tally()
+    with Measurer(job_of(model, samples), threads=1) as measurer:
+        whole.merge(Tally.from_bytes(measurer.tally((0, 30))))
+    with Measurer(job_of(model, samples), threads=3) as measurer:
+        for shard in shards:
+            split.merge(Tally.from_bytes(measurer.tally(shard)))
+    assert same(whole.histograms, split.histograms)
+    assert whole.samples == {name: split.samples[name] for name in whole.samples}
+
+
+def test_processes_give_the_same(model: Model, samples: Samples) -> None:
+    expected = calibrate(model, samples, per_channel=["seen2"])
+    assert_equal(calibrate(model, samples, per_channel=["seen2"], workers=3), expected)
+
+
+def test_an_error_in_a_process_is_told_as_here(model: Model, tmp_path: Path) -> None:
+    batch = images(9)
+    batch[7, 0, 0, 0] = np.nan
+    samples = samples_of(tmp_path, model, image=batch)
+    with pytest.raises(InputError, match=r"data\.npz\[7\]: of the 192 values"):
+        calibrate(model, samples, workers=2)
+
+
+def _die(shard: Shard) -> bytes:
+    os._exit(1)
+
+
+def test_a_process_that_dies_is_told(
+    model: Model, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_runners, "_tally", _die)
+    with pytest.raises(InputError, match=r"a worker process died.*--resume"):
+        calibrate(model, samples, workers=2)
+
+
+def test_a_ray_cluster_gives_the_same(
+    model: Model, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    try:
+        expected = calibrate(model, samples)
+        assert_equal(calibrate(model, samples, workers=3, ray="auto"), expected)
+        broken = images(9)
+        broken[7, 0, 0, 0] = np.inf
+        np.savez(Path(samples.source).with_name("broken.npz"), image=broken)
+        bad = open_samples(Path(samples.source).with_name("broken.npz"), model.inputs)
+        with pytest.raises(InputError, match=r"broken\.npz\[7\]: of the 192 values"):
+            calibrate(model, bad, workers=0, ray="auto")
+    finally:
+        ray.shutdown()
+
+
+def test_a_cluster_that_is_not_there_is_told(model: Model, samples: Samples) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(InputError, match="no Ray cluster can be reached"):
+        calibrate(model, samples, ray="auto")
+
+
+# Going on after a run was cut short.
+
+
+class _Cut(Exception):
+    pass
+
+
+def cut_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a calibration end after so many shards, as if it were killed."""
+    finished = Checkpoint.put
+    left = iter(range(count))
+
+    def put(self: Checkpoint, name: str, packed: bytes) -> None:
+        if next(left, None) is None:
+            raise _Cut
+        finished(self, name, packed)
+
+    monkeypatch.setattr(Checkpoint, "put", put)
+
+
+@pytest.mark.parametrize("finished", [1, 3, 7])
+def test_a_run_that_was_cut_short_goes_on_to_the_same(
+    model: Model, samples: Samples, tmp_path: Path, finished: int
+) -> None:
+    expected = calibrate(model, samples)
+    place = tmp_path / "r.json.partial"
+    with pytest.MonkeyPatch.context() as patch:
+        cut_after(finished, patch)
+        with pytest.raises(_Cut):
+            calibrate(model, samples, checkpoint=Checkpoint(place))
+    assert len(list(place.glob("*.npz"))) == finished
+    counted: list[Shard] = []
+    with pytest.MonkeyPatch.context() as patch:
+        tally = Measurer.tally
+        patch.setattr(
+            Measurer, "tally", lambda self, shard: counted.append(shard) or tally(self, shard)
+        )
+        checkpoint = Checkpoint(place, resume=True)
+        assert_equal(calibrate(model, samples, checkpoint=checkpoint), expected)
+    assert len(counted) == len(shards_of(30)) - finished
+    checkpoint.clear()
+    assert not place.exists()
+
+
+def test_what_was_damaged_or_changed_in_between_is_counted_again(
+    model: Model, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        cv2.imwrite(str(folder / f"{index:02}.png"), rng.integers(0, 255, (8, 8, 3), np.uint8))
+    place = tmp_path / "p"
+    calibrate(model, open_samples(folder, model.inputs), checkpoint=Checkpoint(place))
+    first, *_ = sorted(place.glob("*.npz"))
+    first.write_bytes(first.read_bytes()[:100])
+    cv2.imwrite(str(folder / "05.png"), rng.integers(0, 255, (8, 8, 3), np.uint8))
+    samples = open_samples(folder, model.inputs)
+    found = calibrate(model, samples, checkpoint=Checkpoint(place, resume=True))
+    assert_equal(found, calibrate(model, samples))
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [("model", "model"), ("samples", "choice of samples"), ("tensors", "set of tensors")],
+)
+def test_a_checkpoint_of_something_else_is_refused(
+    model: Model, samples: Samples, tmp_path: Path, what: str, told: str
+) -> None:
+    calibrate(model, samples, checkpoint=Checkpoint(tmp_path / "p"))
+    other = model_of(NETWORK, constants(seed=9)) if what == "model" else model
+    chosen = samples.head(29) if what == "samples" else samples
+    channels = ["seen2"] if what == "tensors" else []
+    with pytest.raises(InputError, match=f"begun with another {told}"):
+        calibrate(
+            other, chosen, per_channel=channels, checkpoint=Checkpoint(tmp_path / "p", resume=True)
+        )
+
+
+def test_without_resume_a_checkpoint_is_begun_again(
+    model: Model, samples: Samples, tmp_path: Path
+) -> None:
+    calibrate(model_of(NETWORK, constants(seed=9)), samples, checkpoint=Checkpoint(tmp_path / "p"))
+    found = calibrate(model, samples, checkpoint=Checkpoint(tmp_path / "p"))
+    assert_equal(found, calibrate(model, samples))
+
+
+def test_a_folder_that_is_no_checkpoint_is_left_alone(
+    model: Model, samples: Samples, tmp_path: Path
+) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="is in the way of the checkpoint"):
+        calibrate(model, samples, checkpoint=Checkpoint(tmp_path / "p"))
+    assert (tmp_path / "p" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_command_that_is_killed_goes_on_to_the_same_file(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "net.onnx")
+    np.savez(tmp_path / "data.npz", image=images(600))
+    command = [
+        sys.executable, "-m", "onnxgraft", "calibrate", tmp_path / "net.onnx",
+        "--data", tmp_path / "data.npz",
+    ]  # fmt: skip
+    whole, cut = tmp_path / "whole.json", tmp_path / "cut.json"
+    subprocess.run([*command, "-o", whole], check=True, capture_output=True)
+    process = subprocess.Popen([*command, "-o", cut], stdout=subprocess.DEVNULL)
+    partial = tmp_path / "cut.json.partial"
+    while process.poll() is None and len(list(partial.glob("*.npz"))) < 2:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if not cut.exists():  # it was fast enough to be killed on the way
+        assert partial.exists()
+    subprocess.run([*command, "-o", cut, "--resume"], check=True, capture_output=True)
+    assert cut.read_bytes() == whole.read_bytes()
+    assert not partial.exists()
+
+
+def test_a_full_disk_leaves_the_old_file(
+    model: Model, samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = calibrate(model, samples, "minmax")
+    ranges.save(tmp_path / "r.json")
+    before = {path: path.read_bytes() for path in tmp_path.glob("r.json*")}
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"can't be written .No space left on device"):
+        calibrate(model, samples, "mse").save(tmp_path / "r.json")
+    assert {path: path.read_bytes() for path in tmp_path.glob("r.json*")} == before
+
+
+def test_the_shared_networks_give_the_same_in_processes(shared: Path) -> None:
+    """Real convolutions: onnxruntime with one thread and with two gives the same bits."""
+    pytest.importorskip("tensorflow")
+    from onnxgraft import pipeline
+    from onnxgraft.samples import Preprocess
+
+    folder = shared / "models/mobilenet_camvid/mobilenet_camvid.pb"
+    done = pipeline.convert(str(folder), verify=False)
+    recipe = Preprocess(crop=(4, 0, 352, 480), mean=(109.56690979, 107.69937134, 104.42664337))
+    data = open_samples(shared / "data/camvid/calib", done.model.inputs, recipe, images=6)
+    assert_equal(calibrate(done.model, data, workers=2), calibrate(done.model, data))
