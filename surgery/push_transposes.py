@@ -94,7 +94,7 @@ def _push_all(graph: gs.Graph, context: Context, one_by_one: bool) -> None:
             if consumer.op == "Transpose":
                 _merge(node, consumer, context)
                 waiting.append(consumer)
-            elif consumer.outputs:
+            elif consumer.outputs and _takes(consumer, perm, context):  # still, after the others
                 others = [t.inputs[0] for t in consumer.inputs if transposed(t, perm)]
                 waiting += move(consumer, perm, context)
                 waiting += [other for other in others if other.outputs[0].outputs]

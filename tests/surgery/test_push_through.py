@@ -181,3 +181,19 @@ def test_a_thousand_transposes_cancel() -> None:
     )
     after, _ = clean(before, PASS)
     assert after.operators() == {"Tanh": 500, "Neg": 1}
+
+
+def test_a_consumer_that_another_one_feeds_is_looked_at_again() -> None:
+    before = model_of(
+        """agraph (float[N,2,3,4] x) => (float[A,B,C,D] y) {
+            t = Transpose<perm=[0,2,3,1]>(x)
+            m = ReduceMax<axes=[3], keepdims=1>(t)
+            n = Neg(t)
+            a = Add(m, n)
+            b = Mul(t, a)
+            y = Transpose<perm=[0,3,1,2]>(b)
+        }"""
+    )
+    after, _ = clean(before, PASS)
+    assert "Transpose" not in after.operators()
+    assert_same(before, after, ROUNDING)
