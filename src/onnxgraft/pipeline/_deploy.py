@@ -22,7 +22,7 @@ from onnxgraft.ranges import Ranges
 from onnxgraft.reference import OnnxRuntime
 from onnxgraft.report import LatencyRow, Report, StageRow
 from onnxgraft.runtime import Engine, Outputs
-from onnxgraft.samples import Sample, Samples, open_samples
+from onnxgraft.samples import Sample, Samples, open_samples, overlap
 from onnxgraft.validate import Candidate, make_metric, validate
 from onnxgraft.validate._stream import adapted, like
 
@@ -113,6 +113,13 @@ class _Deployment:
         # The graph may have another layout than the original (io_layout).
         fitting = replace(calibration, inputs=cleaned.inputs)
         ranges = quantize.calibrate(cleaned, fitting, recipe.calibrate.method)
+        both = overlap(ranges.samples, validation)
+        if both:
+            ranges.notes.append(
+                f"{len(both)} of {ranges.images} calibration samples are in the validation data "
+                f"too, such as {both[0]}"
+            )
+        report.notes += ranges.notes
         ranges.save(self._path("ranges.json", "ranges"))
 
         candidates = [Candidate(reference, FLOAT_TOLERANCE)]

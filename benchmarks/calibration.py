@@ -1,0 +1,242 @@
+"""What calibration costs on the street-scene networks, beside the peers: time and peak memory.
+
+    python -m benchmarks.calibration > benchmarks/calibration.md
+
+needs the networks and images that fcn_camvid.toml names, and for ModelOpt's row a Python that has
+`nvidia-modelopt[onnx]`, named by ONNXGRAFT_MODELOPT. Each row is a process of its own; they
+take turns, and the table has the median over the rounds. A peer that is not installed has a row
+that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "benchmarks/fcn_camvid.toml"
+MODELOPT = os.environ.get("ONNXGRAFT_MODELOPT")
+NETWORKS = {"fcn_camvid": "score:0,prob:0", "mobilenet_camvid": "score:0"}
+
+
+def samples_of(model: Any, images: int) -> Any:
+    """Return so many samples; those that are there again and again where there are fewer."""
+    from onnxgraft.pipeline import read_recipe
+    from onnxgraft.samples import open_samples
+
+    recipe = read_recipe(RECIPE)
+    folder = Path(recipe.calibrate.data)
+    files = sorted(path.resolve() for path in folder.iterdir())
+    listed = [str(files[index % len(files)]) for index in range(images)]
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write("\n".join(listed))
+        file.flush()
+        return open_samples(file.name, model.inputs, recipe.preprocess)
+
+
+def bare(path: str, images: int) -> None:
+    """Decode and infer, with nothing exposed."""
+    from onnxgraft.model import Model
+    from onnxgraft.reference import OnnxRuntime
+
+    model = Model.load(path)
+    samples = samples_of(model, images)
+    with OnnxRuntime(path) as session:
+        for sample in samples:
+            session.infer(sample.feeds)
+
+
+def ours(path: str, images: int, **options: Any) -> None:
+    """Calibrate with onnxgraft."""
+    from onnxgraft.model import Model
+    from onnxgraft.quantize import calibrate
+
+    model = Model.load(path)
+    calibrate(model, samples_of(model, images), "entropy", **options)
+
+
+def ours_without_numba(path: str, images: int) -> None:
+    """Calibrate with onnxgraft as it is without the extra `fast`."""
+    from onnxgraft import binning
+
+    vars(binning)["_compiled"] = lambda: None
+    ours(path, images)
+
+
+def onnxruntime(path: str, images: int, method: str) -> None:
+    """Calibrate with onnxruntime's own calibrators, one image at a time."""
+    import onnxruntime as ort
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import CalibrationDataReader, create_calibrator
+
+    from onnxgraft.model import Model
+
+    feeds = iter(samples_of(Model.load(path), images))
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, Any] | None:
+            sample = next(feeds, None)
+            return None if sample is None else dict(sample.feeds)
+
+    ort.set_default_logger_severity(3)
+    with tempfile.TemporaryDirectory() as place:
+        calibrator = create_calibrator(
+            path,
+            ["Conv", "ConvTranspose", "MatMul", "Gemm", "Add"],
+            augmented_model_path=f"{place}/augmented.onnx",
+            calibrate_method=CalibrationMethod[method],
+        )
+        calibrator.set_execution_providers(["CPUExecutionProvider"])
+        calibrator.collect_data(Reader())
+        calibrator.compute_data()
+
+
+JOBS: dict[str, tuple[str, Callable[[str, int], None]]] = {
+    "bare": ("onnxruntime FP32 inference, nothing else", bare),
+    "ours": ("**onnxgraft entropy**, for all targets", ours),
+    "plain": ("onnxgraft entropy, numba not installed", ours_without_numba),
+    "workers": (
+        "onnxgraft entropy, `--workers 2` (memory of the parent alone)",
+        lambda path, images: ours(path, images, workers=2),
+    ),
+    "every": (
+        "onnxgraft entropy, every tensor (for TensorRT's cache)",
+        lambda path, images: ours(path, images, tensors="all"),
+    ),
+    "ort_minmax": (
+        "onnxruntime minmax",
+        lambda path, images: onnxruntime(path, images, "MinMax"),
+    ),
+    "ort_entropy": (
+        "onnxruntime entropy",
+        lambda path, images: onnxruntime(path, images, "Entropy"),
+    ),
+}
+# ModelOpt calibrates and quantizes in one call, with the onnxruntime of its own environment.
+MODELOPT_CODE = """
+import json, re, sys, time
+import numpy as np
+from modelopt.onnx.quantization import quantize
+model, data, out = sys.argv[1:]
+feeds = dict(np.load(data))
+start = time.perf_counter()
+quantize(model, quantize_mode="int8", calibration_method="entropy", calibration_data=feeds,
+         calibration_eps=["cpu"], output_path=out, log_level="ERROR")
+print(json.dumps([time.perf_counter() - start,
+                  int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024]))
+"""
+
+
+def peak() -> float:
+    """Return the most memory that this process has had, in megabytes.
+
+    Not `getrusage`: a process begins there with its parent's.
+    """
+    found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+def measured(job: str, path: str, images: int) -> tuple[float, float]:
+    """Return the seconds and the peak megabytes of a job in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.calibration", "--job", job, path, str(images)],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    seconds, megabytes = json.loads(done.stdout.splitlines()[-1])
+    return seconds, megabytes
+
+
+def modelopt(path: str, images: int, folder: Path) -> tuple[float, float]:
+    """Return the same of ModelOpt, the images decoded beforehand."""
+    import numpy as np
+
+    from onnxgraft.model import Model
+
+    model = Model.load(path)
+    data = folder / "modelopt.npz"
+    batch = [next(iter(sample.feeds.values())) for sample in samples_of(model, images)]
+    np.savez(data, **{model.inputs[0].name: np.concatenate(batch)})
+    done = subprocess.run(
+        [str(MODELOPT), "-c", MODELOPT_CODE, path, data, folder / "modelopt.onnx"],
+        capture_output=True, text=True, check=True,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    )  # fmt: skip
+    seconds, megabytes = json.loads(done.stdout.splitlines()[-1])
+    return seconds, megabytes
+
+
+def table(path: str, images: int, rounds: int, folder: Path) -> None:
+    """Print the rows of a network."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        for job in ("bare", "ours", "plain", "workers", "every", "ort_minmax"):
+            found.setdefault(job, []).append(measured(job, path, images))
+    base = statistics.median(seconds for seconds, _ in found["bare"])
+    print("| | images | seconds | over bare | peak MB |\n|---|---|---|---|---|")
+    for job, runs in found.items():
+        seconds = statistics.median(run[0] for run in runs)
+        megabytes = max(run[1] for run in runs)
+        print(f"| {JOBS[job][0]} | {images} | {seconds:.1f} | {seconds / base:.2f}x | "
+              f"{megabytes:.0f} |")  # fmt: skip
+    _, megabytes = measured("ours", path, 10 * images)
+    print(f"| onnxgraft entropy, for all targets | {10 * images} | | | {megabytes:.0f} |")
+    few = max(2, images // 20)
+    _, megabytes = measured("ort_entropy", path, few)
+    print(f"| onnxruntime entropy (keeps every tensor of every image) | {few} | | | "
+          f"{megabytes:.0f} |")  # fmt: skip
+    if MODELOPT is None:
+        print("| ModelOpt entropy | not installed | | | |")
+        return
+    seconds, megabytes = modelopt(path, images, folder)
+    print(f"| ModelOpt entropy, decoded beforehand, with its quantization | {images} | "
+          f"{seconds:.1f} | {seconds / base:.1f}x | {megabytes:.0f} |")  # fmt: skip
+
+
+def main() -> None:
+    """Run everything, or with ``--job`` one job."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--job", nargs=3)
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if options.job:
+        job, path, images = options.job
+        start = time.perf_counter()
+        JOBS[job][1](path, int(images))
+        print(json.dumps([time.perf_counter() - start, peak()]))
+        return
+    from onnxgraft import pipeline
+    from onnxgraft.report import versions
+
+    shared = Path(pipeline.read_recipe(RECIPE).model).parent.parent
+    print("# Calibration\n")
+    print(f"Made by `python -m benchmarks.calibration` on {datetime.now(UTC):%Y-%m-%d}, with")
+    print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
+    print(
+        "Two cores, shared with others: compare ratios, not seconds. Each row is a process of its"
+    )
+    print(f"own with reading the model and decoding; the median of {options.rounds} rounds.")
+    with tempfile.TemporaryDirectory() as place:
+        for name, outputs in NETWORKS.items():
+            done = pipeline.convert(
+                str(shared / name / f"{name}.pb"), outputs=outputs, verify=False
+            )
+            path = f"{place}/{name}.onnx"
+            done.model.save(path)
+            print(f"\n## {name}\n", flush=True)
+            table(path, options.images, options.rounds, Path(place))
+
+
+if __name__ == "__main__":
+    main()
