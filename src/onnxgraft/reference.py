@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class OnnxRuntime(Resource):
         threads: Threads within an operator; 0 leaves the choice to onnxruntime.
         optimize: False runs every node as it stands.
         save_optimized: Where to write the graph as onnxruntime optimized it.
+        configure: Sets further fields of onnxruntime's SessionOptions.
 
     Raises:
         ModelError: onnxruntime refuses the model.
@@ -45,6 +46,7 @@ class OnnxRuntime(Resource):
         threads: int = 0,
         optimize: bool = True,
         save_optimized: str | os.PathLike[str] | None = None,
+        configure: Callable[[Any], None] | None = None,
     ) -> None:
         with optional("Running an ONNX model", "onnxruntime"):
             import onnxruntime as ort
@@ -58,6 +60,8 @@ class OnnxRuntime(Resource):
             # when the saved file is loaded.
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             options.optimized_model_filepath = os.fspath(save_optimized)
+        if configure is not None:
+            configure(options)
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
         try:
             self._session: Any = ort.InferenceSession(
@@ -73,6 +77,8 @@ class OnnxRuntime(Resource):
     def infer(self, feeds: Feeds) -> Outputs:
         """Return the outputs, by name, for ``feeds``, by name."""
         checked = check_feeds(self.name, self.inputs, feeds)
+        if self._session is None:
+            raise InputError(f"{self.name}: is closed")
         names = [spec.name for spec in self.outputs]
         try:
             values = self._session.run(names, checked)
