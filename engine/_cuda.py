@@ -63,6 +63,12 @@ class Cuda:
         # Not frombuffer(...).reshape(...): a view of this array must lead back to this very array.
         return np.ndarray(shape, kind, buffer=memoryview(block))
 
+    def is_pinned(self, array: Array) -> bool:
+        """Tell whether an array lies in page-locked memory."""
+        flags = ctypes.c_uint()
+        address = ctypes.c_void_p(array.ctypes.data)
+        return bool(self._driver.cuMemHostGetFlags(ctypes.byref(flags), address) == 0)
+
     def to_device(self, memory: Memory, array: Array) -> None:
         """Copy a contiguous array to the GPU, in the stream's order."""
         self._call(

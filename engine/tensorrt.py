@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from onnxgraft.files import atomic, write_bytes
 from onnxgraft.model import Model
 from onnxgraft.optional import optional
 from onnxgraft.progress import steps
-from onnxgraft.runtime import Engine, Feeds, Outputs, Resource, TensorSpec, check_feeds
+from onnxgraft.runtime import Array, Engine, Feeds, Outputs, Resource, TensorSpec, check_feeds
 
 __all__ = ["TensorRt", "build", "load", "profiles", "settings"]
 
@@ -79,7 +80,7 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
     if plan.timing:
         _keep(timing, plan.timing)
     flags: dict[str, Any] = {
-        "profiles": [dict(profile) for profile in how.profiles],
+        "profiles": builder.plain(how.profiles),
         "workspace": how.workspace,
     }
     if how.level is not None:
@@ -195,10 +196,18 @@ class TensorRt(Resource):
             reason = self._logger.errors[0] if self._logger.errors else "it gives no reason"
             raise InputError(f"{path}: TensorRT {trt.__version__} can't load it: {reason}")
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        if not passport.engine:
+            inputs = {trt.TensorIOMode.INPUT: True}
+            specs = [
+                (inputs.get(self._engine.get_tensor_mode(name), False), self._spec(name))
+                for name in names
+            ]
+            self.inputs = tuple(spec for fed, spec in specs if fed)
+            self.outputs = tuple(spec for fed, spec in specs if not fed)
         expected = [spec.name for spec in (*self.inputs, *self.outputs)]
         if sorted(names) != sorted(expected):
             raise InputError(f"{path}: its inputs and outputs are {names}, not {expected}")
-        self._profiles = _ranges(passport.flags.get("profiles", ()))
+        self._profiles = _ranges(passport.flags.get("profiles") or self._own_profiles())
         self._profile = 0
         self._memory = {name: Memory(self._cuda) for name in names}
         self._staging = Buffers(self._cuda.pinned, most=2)
@@ -212,9 +221,7 @@ class TensorRt(Resource):
         with self._lock, self._device():
             self._prepare({name: value.shape for name, value in checked.items()})
             for name, value in checked.items():
-                staged = self._staging.take(name, value.shape, value.dtype.str)
-                np.copyto(staged, value)
-                self._cuda.to_device(self._memory[name], staged)
+                self._cuda.to_device(self._memory[name], self._staged(name, value))
             self._enqueue()
             answers = {}
             for spec in self.outputs:
@@ -223,6 +230,12 @@ class TensorRt(Resource):
                 self._cuda.to_host(answers[spec.name], self._memory[spec.name])
             self._cuda.wait()
         return answers
+
+    def array(self, name: str, shape: Shape) -> Array:
+        """Return an array for the input ``name`` that the GPU reads without a copy on the host."""
+        dtype = next(spec.dtype for spec in self.inputs if spec.name == name)
+        with self._device():
+            return self._cuda.pinned(tuple(shape), dtype)
 
     def compute(self, shapes: Mapping[str, Shape], runs: int) -> list[float]:
         """Return the seconds that the GPU alone takes, without copies to and from it.
@@ -260,12 +273,39 @@ class TensorRt(Resource):
             self._staging = self._results = Buffers()
             self._cuda.close()
 
+    def _staged(self, name: str, value: Array) -> Array:
+        """Return ``value`` where the GPU can read it: as it is, if it lies there already."""
+        if value.flags.c_contiguous and self._cuda.is_pinned(value):
+            return value
+        staged = self._staging.take(name, value.shape, value.dtype.str)
+        np.copyto(staged, value)
+        return staged
+
     @contextmanager
     def _device(self) -> Iterator[None]:
         if self._context is None:
             raise InputError(f"{self.name}: is closed")
         self._cuda.attach()
         yield
+
+    def _spec(self, name: str) -> TensorSpec:
+        shape = (
+            dim if dim >= 0 else f"{name}.{axis}"
+            for axis, dim in enumerate(self._engine.get_tensor_shape(name))
+        )
+        kind = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
+        return TensorSpec(name, kind.name, tuple(shape))
+
+    def _own_profiles(self) -> list[dict[str, list[Shape]]]:
+        free = any(isinstance(dim, str) for spec in self.inputs for dim in spec.shape)
+        numbers = range(self._engine.num_optimization_profiles if free else 0)
+        return [
+            {
+                spec.name: [tuple(s) for s in self._engine.get_tensor_profile_shape(spec.name, n)]
+                for spec in self.inputs
+            }
+            for n in numbers
+        ]
 
     def _prepare(self, shapes: Mapping[str, Shape]) -> None:
         """Choose the profile for ``shapes`` and make room for inputs and outputs."""
@@ -399,10 +439,10 @@ def _layer(entry: Any) -> Layer:
     """Return a layer of the inspector's JSON: a name alone, or a table of what it is."""
     if not isinstance(entry, dict):
         return Layer(str(entry), "", "", ())
-    outputs = entry.get("Outputs") or [{}]
+    output = (entry.get("Outputs") or [{}])[0]
     return Layer(
         str(entry.get("Name", "")),
         str(entry.get("LayerType", "")),
-        str(outputs[0].get("Format/Datatype", "")),
-        tuple(part.strip() for part in str(entry.get("Metadata", "")).split("\x1e") if part),
+        str(output.get("Datatype") or output.get("Format/Datatype") or ""),
+        tuple(re.findall(r"\[ONNX Layer: ([^\]]*)\]", str(entry.get("Metadata", "")))),
     )

@@ -27,6 +27,7 @@ __all__ = [
     "cache_calibrator",
     "gpu",
     "major",
+    "plain",
     "quiet",
     "trtexec",
 ]
@@ -181,6 +182,11 @@ def build_plan(trt: Any, onnx: bytes, settings: Settings, progress: Progress | N
         raise BuildError(f"TensorRT can't build the graph{_because(logger)}{cure}")
     timing = bytes(config.get_timing_cache().serialize()) if timed else None
     return Plan(bytes(engine), timing, tuple(logger.warnings))
+
+
+def plain(profiles: Sequence[Profile]) -> list[dict[str, list[list[int]]]]:
+    """Return profiles as JSON has them."""
+    return [{name: [list(s) for s in shapes] for name, shapes in p.items()} for p in profiles]
 
 
 def cache_calibrator(trt: Any, cache: bytes) -> Any:

@@ -59,8 +59,10 @@ def test_outputs_are_those_of_the_graph_at_any_batch(
     expected = outputs_of(model, batch)
     assert list(found) == ["y", "z"]
     for name, value in expected.items():
-        # float32 sums of 27 and 512 terms in another order.
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5 * np.ptp(value))
+        # float32 sums of 27 and 512 terms in another order. TensorRT-RTX rounds float32 to TF32's
+        # 11 bits whatever it is told.
+        tolerance = 3e-3 if target == "tensorrt" else 1e-5
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=tolerance * np.ptp(value))
 
 
 def test_outputs_of_two_runs_do_not_share_memory(target: str, model: Model, tmp_path: Path) -> None:
@@ -286,8 +288,11 @@ def test_an_engine_tells_its_layers(target: str, model: Model, tmp_path: Path) -
     engine.build(model, tmp_path / "e", target)
     with engine.load(tmp_path / "e") as built:
         found = engine.layers(built)
-    assert found
-    assert any("conv" in f"{layer.kind} {layer.name}".lower() for layer in found)
+    assert any(
+        word in f"{layer.kind} {layer.name}".lower()
+        for layer in found
+        for word in ("conv", "correlation")
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 2])
