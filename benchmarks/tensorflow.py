@@ -42,7 +42,8 @@ def make(name: str, folder: str) -> None:
 
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
-    model = getattr(keras.applications, name)(weights=None)
+    size = 299 if name in ("InceptionV3", "Xception") else 224
+    model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3))
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             values = layer.get_weights()

@@ -1,7 +1,7 @@
-"""Functional control flow that a constant decides: If, and the calls that pass a flag on.
+"""Calls of functions, put in place; with them what a constant decides: If.
 
-Given:  If(False, x; then: f, else: g)                  Result: the nodes of g, fed x
-Given:  PartitionedCall(x, False; f), with If in f       Result: the nodes of f, fed x and False
+Given:  PartitionedCall(x; f)              Result: the nodes of f, fed x
+Given:  If(False, x; then: f, else: g)     Result: the nodes of g, fed x
 
 The nodes get the name of the call before theirs, as TensorFlow's own inlining names them.
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["inline_decided"]
+__all__ = ["inline"]
 
 _IFS = frozenset({"If", "StatelessIf"})
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 
 
-def inline_decided(graph_def: Any, graph: Any, known: Mapping[str, bool]) -> bool:
-    """Put in place the functions that ``known`` decides about; return whether there were any.
+def inline(graph_def: Any, graph: Any, known: Mapping[str, bool]) -> bool:
+    """Put in place the functions that are called; return whether there were any.
 
     Args:
         graph_def: Is changed.
@@ -36,14 +36,14 @@ def inline_decided(graph_def: Any, graph: Any, known: Mapping[str, bool]) -> boo
 
 
 def _called(node: Any, known: Mapping[str, bool]) -> tuple[str, list[str]]:
-    """Return the function that a node is known to call, and what it is given; else ``""``."""
+    """Return the function that a node is known to call, if any, and what it is given."""
     data = [name for name in node.input if not name.startswith("^")]
     if node.op in _IFS and _node_of(data[0]) in known:
         branch = "then_branch" if known[_node_of(data[0])] else "else_branch"
         return node.attr[branch].func.name, data[1:]
-    if node.op in _CALLS and any(_node_of(name) in known for name in data):
+    if node.op in _CALLS:
         return node.attr["f"].func.name, data
-    return "", []
+    return node.op, data  # TensorFlow 1 calls a function by an operator of its name
 
 
 def _inline(graph_def: Any, graph: Any, node: Any, function: Any, args: list[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxgraft.convert._graphdef import QUEUES, Cut, FrozenGraph, loose_ends, prepare
 from onnxgraft.convert._quiet import quiet
-from onnxgraft.convert._tensorflow import tensorflow
+from onnxgraft.convert._tensorflow import reason_of, tensorflow
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Source
@@ -51,8 +51,9 @@ def read_checkpoint(prefix: Path, cut: Cut) -> FrozenGraph:
                 raise ValueError("its graph has no variables")
             saver.restore(session, os.fspath(prefix))
         except Exception as error:  # damaged files raise whatever the reader meets first
-            reason = str(getattr(error, "message", error)).strip().splitlines()[0]
-            raise ModelError(f"{prefix}: the checkpoint can't be restored: {reason}") from error
+            raise ModelError(
+                f"{prefix}: the checkpoint can't be restored: {reason_of(error)}"
+            ) from error
         ends = [_named(graph, option) for option in cut.outputs] or _inference_ends(graph)
         if not ends:
             raise InputError(

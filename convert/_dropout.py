@@ -90,6 +90,8 @@ class _Masks:
             return None
         if node.op == "Const" and not node.attr["value"].tensor.tensor_shape.dim:
             return float(tensorflow().make_ndarray(node.attr["value"].tensor).item())
+        if node.op == "Cast":
+            return self._scalar(node.input[0])
         if node.op == "Sub":
             sides = [self._scalar(side) for side in node.input[:2]]
             return None if sides[0] is None or sides[1] is None else sides[0] - sides[1]

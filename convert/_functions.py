@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any, NamedTuple
 from onnxgraft.convert._graphdef import Cut, FrozenGraph, Public, prepare
 from onnxgraft.convert._keras2 import freeze_keras2
 from onnxgraft.convert._quiet import quiet
-from onnxgraft.convert._tensorflow import tensorflow
-from onnxgraft.errors import InputError, ModelError, nearest
+from onnxgraft.convert._tensorflow import reason_of, tensorflow
+from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Source
 from onnxgraft.optional import optional
@@ -43,9 +44,16 @@ def read_saved_model(
     with quiet():
         try:
             loaded = tf.saved_model.load(os.fspath(path))
-        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-            reason = str(getattr(error, "message", error)).strip().splitlines()[0]
-            raise ModelError(f"{path}: TensorFlow can't load the SavedModel: {reason}") from error
+        except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
+            unknown = re.search(r"Op type not registered '([^']*)'", str(error))
+            if unknown:
+                raise NotSupportedError(
+                    f"{path}: the SavedModel has the custom operator {unknown[1]}, which "
+                    "TensorFlow knows from a library alone; export it without"
+                ) from error
+            raise ModelError(
+                f"{path}: TensorFlow can't load the SavedModel: {reason_of(error)}"
+            ) from error
     found = dict(loaded.signatures)
     if not found:
         raise ModelError(f"{path}: the SavedModel has no signature; export it with one")
@@ -111,8 +119,7 @@ def freeze_keras(keras: Any, file: Path, trust: bool) -> tuple[Any, Public]:
         try:
             model = keras.models.load_model(file, compile=False, safe_mode=not trust)
         except Exception as error:  # what a damaged file raises has no common base
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{file}: Keras can't load the model: {reason}") from error
+            raise ModelError(f"{file}: Keras can't load the model: {reason_of(error)}") from error
         if not model.built:
             raise ModelError(f"{file}: the model was saved before it knew its input's shape")
 
@@ -147,12 +154,19 @@ def freeze(function: Any, names_in: Sequence[str], names_out: Sequence[str]) -> 
         convert_variables_to_constants_v2,
     )
 
+    tf = tensorflow()
     with quiet():
         constant = convert_variables_to_constants_v2(function, lower_control_flow=False)
-    given = {tensor.name: tensor for tensor in constant.inputs}
+    given = {tensor.name for tensor in constant.inputs}
+    if len(given) != len(names_in):
+        tables = sorted(tensor.name for tensor in constant.inputs if tensor.dtype == tf.resource)
+        raise NotSupportedError(
+            f"the model looks words up in tables ({', '.join(tables)}), which no engine has; cut "
+            "the network behind them and export that"
+        )
     # A signature's placeholders are called by its arguments; elsewhere the order tells.
     by_name = [f"{name}:0" for name in names_in]
-    tensors = by_name if set(by_name) == set(given) else list(given)
+    tensors = by_name if set(by_name) == given else [tensor.name for tensor in constant.inputs]
     public = Public(
         dict(zip(names_in, tensors, strict=True)),
         dict(zip(names_out, (tensor.name for tensor in constant.outputs), strict=True)),

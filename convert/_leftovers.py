@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.tensor_option import Value
@@ -18,6 +20,7 @@ from onnxgraft.training import is_training_flag
 
 __all__ = [
     "PLACEHOLDER_OPS",
+    "bake",
     "choose_values",
     "freeze_batchnorm",
     "training_constants",
@@ -36,14 +39,16 @@ def choose_values(
     path: str | os.PathLike[str],
     graph_def: Any,
     asked: Mapping[str, Value],
+    fed: Sequence[str],
     notes: list[str],
-) -> dict[str, Value]:
-    """Return the value of each placeholder and constant that inference sets.
+) -> dict[str, Any]:
+    """Return the value of each placeholder and constant that inference sets, in its shape.
 
     Args:
         path: What messages call the graph.
         graph_def: The graph.
         asked: What the user sets.
+        fed: The placeholders that are inputs, whatever they are called.
         notes: Gets a sentence for each.
 
     Raises:
@@ -61,7 +66,7 @@ def choose_values(
     chosen = dict(asked)
     notes.extend(f"{name} was set to {value} as asked" for name, value in asked.items())
     for name, value in training_flags(graph_def).items():
-        if name not in chosen:
+        if name not in chosen and name not in fed:
             chosen[name] = value
             notes.append(f"{name} was frozen to {value} for inference")
     notes.extend(
@@ -70,7 +75,29 @@ def choose_values(
         for name, (told, value) in trained.items()
         if name not in chosen
     )
-    return chosen
+    nodes = {node.name: node for node in graph_def.node}
+    return {name: _shaped(nodes[name], value) for name, value in chosen.items()}
+
+
+def _shaped(node: Any, value: Value) -> Any:
+    """Return ``value`` in the shape that a placeholder records; without one it is a scalar."""
+    tf = tensorflow()
+    shape = tf.TensorShape(node.attr["shape"].shape if "shape" in node.attr else None)
+    if not shape.is_fully_defined():
+        shape = tf.TensorShape([])
+    return np.full(shape.as_list(), value, tf.as_dtype(node.attr["dtype"].type).as_numpy_dtype)
+
+
+def bake(graph_def: Any, values: Mapping[str, Any]) -> None:
+    """Make constants of the nodes that ``values`` names."""
+    tf = tensorflow()
+    for node in graph_def.node:
+        if node.name in values:
+            node.op = "Const"
+            del node.input[:]
+            for key in [key for key in node.attr if key != "dtype"]:
+                del node.attr[key]
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values[node.name]))
 
 
 def training_flags(graph_def: Any) -> dict[str, Value]:
@@ -151,18 +178,17 @@ def training_lines(graph_def: Any) -> list[str]:
     return lines
 
 
-def freeze_batchnorm(graph_def: Any, notes: list[str]) -> Any:
-    """Return a copy whose batch normalizations run with the statistics that they store.
+def freeze_batchnorm(prepared: Any, original: Any, notes: list[str]) -> None:
+    """Let batch normalizations in training mode run with the statistics that they store.
 
     Args:
-        graph_def: The graph.
+        prepared: What is converted: changed where statistics are stored.
+        original: The judge: the same nodes are changed, also within its functions.
         notes: Gets a sentence about those that were frozen, and those that store none.
     """
-    copy = tensorflow().compat.v1.GraphDef()
-    copy.CopyFrom(graph_def)
-    nodes = {node.name: node for node in copy.node}
+    nodes = {node.name: node for node in prepared.node}
     frozen, empty = [], []
-    for node in copy.node:
+    for node in prepared.node:
         if not _trains(node):
             continue
         if all(_stores(nodes, node.input[index]) for index in (3, 4)):
@@ -170,6 +196,14 @@ def freeze_batchnorm(graph_def: Any, notes: list[str]) -> Any:
             frozen.append(node.name)
         else:
             empty.append(node.name)
+    for node in original.node:
+        if node.name in frozen:
+            node.attr["is_training"].b = False
+    # A node of a function was put in place under the name of the call before its own.
+    for function in original.library.function:
+        for node in function.node_def:
+            if _trains(node) and any(name.endswith(f"/{node.name}") for name in frozen):
+                node.attr["is_training"].b = False
     if frozen:
         notes.append(
             f"{len(frozen)} batch normalization(s) were in training mode and run with their stored "
@@ -181,7 +215,6 @@ def freeze_batchnorm(graph_def: Any, notes: list[str]) -> Any:
             f"{len(empty)} batch normalization(s) stay in training mode: they store no statistics "
             f"({_some(empty)})"
         )
-    return copy
 
 
 def _trains(node: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,12 @@ from onnxgraft.runtime import Array, Feeds, Outputs, Resource, check_feeds
 if TYPE_CHECKING:
     from onnxgraft.convert._graphdef import FrozenGraph
 
-__all__ = ["TensorFlow", "import_graph", "tensorflow"]
+__all__ = ["TensorFlow", "import_graph", "reason_of", "tensorflow"]
+
+# Lines of its messages that lead up to the one that counts.
+_SCENERY = re.compile(
+    r"Graph execution error|Detected at node|Node: |\[\[|File \"|.*errors? found\.|\(\d+\) .*: $"
+)
 
 
 def tensorflow() -> Any:
@@ -28,6 +34,13 @@ def tensorflow() -> Any:
         import tensorflow as tf
     tf.get_logger().setLevel(logging.ERROR)
     return tf
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the line of an error of TensorFlow's that says what is wrong."""
+    lines = [line.strip() for line in str(getattr(error, "message", error)).splitlines()]
+    told = [line for line in lines if line and not _SCENERY.match(line)]
+    return (told or [type(error).__name__])[0]
 
 
 def import_graph(graph_def: Any) -> Any:
@@ -102,7 +115,7 @@ class TensorFlow(Resource):
         try:
             values = self._session.run(list(tensors), {**fed, **self._fixed})
         except self._error as error:
-            raise ModelError(f"TensorFlow can't run the graph: {error.message}") from error
+            raise ModelError(f"TensorFlow can't run the graph: {reason_of(error)}") from error
         return list(map(np.asarray, values))
 
     def close(self) -> None:

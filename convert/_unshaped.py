@@ -11,21 +11,22 @@ from typing import Any
 
 __all__ = ["shape_from_use"]
 
-# Operators whose output has the shape of their first input, or of the other where it broadcasts.
+# Operators whose output has the rank of their first input, or of the other where it broadcasts.
 _KEEPING = frozenset(
     "Identity Cast Neg Abs Sqrt Rsqrt Square Exp Log Relu Relu6 Elu Selu LeakyRelu Sigmoid Tanh "
     "Softplus StopGradient CheckNumerics PlaceholderWithDefault Sub Add AddV2 Mul RealDiv Div "
     "Maximum Minimum ClipByValue ReverseV2 Pad PadV2 MirrorPad QuantizeV2 FakeQuantWithMinMaxVars"
     .split()
 )  # fmt: skip
-_RANKS = {
-    4: "Conv2D DepthwiseConv2dNative MaxPool MaxPoolV2 AvgPool LRN ResizeBilinear "
-       "ResizeNearestNeighbor ResizeBicubic FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 "
-       "SpaceToDepth DepthToSpace",
-    5: "Conv3D MaxPool3D AvgPool3D",
-    2: "MatMul",
-}  # fmt: skip
-_RANK_OF = {op: rank for rank, ops in _RANKS.items() for op in ops.split()}
+# Operators on images, which keep the channels.
+_IMAGES = frozenset(
+    "MaxPool MaxPoolV2 AvgPool LRN ResizeBilinear ResizeNearestNeighbor ResizeBicubic".split()
+)
+# Operators whose weights tell the rank and the channels.
+_TELLING = frozenset(
+    "Conv2D Conv3D DepthwiseConv2dNative FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 MatMul "
+    "BatchMatMulV2".split()
+)
 
 
 def shape_from_use(tensor: Any) -> tuple[list[int], str] | None:
@@ -38,41 +39,44 @@ def shape_from_use(tensor: Any) -> tuple[list[int], str] | None:
         None if no consumer tells.
     """
     queue, seen = deque([tensor]), {tensor.name}
+    image: tuple[list[int], str] | None = None
     while queue:
         current = queue.popleft()
         for consumer in current.consumers():
-            if consumer.type in _RANK_OF and consumer.inputs[0].name == current.name:
-                return _wanted(consumer), consumer.name
-            if consumer.type in _KEEPING and _decides(consumer, current):
-                for output in consumer.outputs:
-                    if output.name not in seen:
-                        seen.add(output.name)
-                        queue.append(output)
-    return None
+            first = consumer.inputs[0].name == current.name
+            if first and consumer.type in _TELLING:
+                wanted = _wanted(consumer)
+                if wanted is not None:
+                    return wanted, consumer.name
+            elif first and consumer.type in _IMAGES:
+                image = image or ([-1] * 4, consumer.name)
+            elif consumer.type not in _KEEPING or not _ranked(consumer, current):
+                continue
+            for output in consumer.outputs[:1]:
+                if output.name not in seen:
+                    seen.add(output.name)
+                    queue.append(output)
+    return image
 
 
-def _decides(consumer: Any, tensor: Any) -> bool:
-    """Tell whether the output has the tensor's rank: the other operands are no larger."""
-    return all(
-        source.name == tensor.name or (source.shape.rank is not None and source.shape.rank <= 2)
-        for source in consumer.inputs
-    )
+def _ranked(consumer: Any, tensor: Any) -> bool:
+    """Tell whether the ranks of the other operands are known: they are no larger, then."""
+    return all(s.name == tensor.name or s.shape.rank is not None for s in consumer.inputs)
 
 
-def _wanted(consumer: Any) -> list[int]:
-    rank = _RANK_OF[consumer.type]
+def _wanted(consumer: Any) -> list[int] | None:
+    weights = consumer.inputs[1]
+    if consumer.type in ("MatMul", "BatchMatMulV2"):
+        plain = consumer.type == "MatMul"
+        if weights.shape.rank != 2 or consumer.get_attr("transpose_a" if plain else "adj_x"):
+            return None
+        transposed = consumer.get_attr("transpose_b" if plain else "adj_y")
+        return [-1, _size(weights, 1 if transposed else 0)]
+    rank = 5 if consumer.type == "Conv3D" else 4
+    axis = -1 if consumer.get_attr("data_format")[-1:] == b"C" else 1
     shape = [-1] * rank
-    if consumer.type == "MatMul":
-        if not consumer.get_attr("transpose_a"):
-            shape[1] = _size(consumer.inputs[1], 1 if consumer.get_attr("transpose_b") else 0)
-    elif consumer.type in ("Conv2D", "Conv3D", "DepthwiseConv2dNative"):
-        channels = _size(consumer.inputs[1], rank - 2)
-        last = b"C" == consumer.get_attr("data_format")[-1:]
-        # Grouped convolutions began with TensorFlow 2; graphs without shapes are older.
-        shape[-1 if last else 1] = channels
-    elif consumer.type.startswith("FusedBatchNorm"):
-        last = b"C" == consumer.get_attr("data_format")[-1:]
-        shape[-1 if last else 1] = _size(consumer.inputs[1], 0)
+    # Grouped convolutions began with TensorFlow 2; graphs without shapes are older.
+    shape[axis] = _size(weights, 0 if consumer.type.startswith("Fused") else rank - 2)
     return shape
 
 

@@ -24,8 +24,8 @@ _WEIGHTS_OF = {
     "Conv2D": 1, "Conv3D": 1, "DepthwiseConv2dNative": 1, "Conv2DBackpropInput": 1,
     "MatMul": 1, "BatchMatMulV2": 1, "GatherV2": 0,
 }  # fmt: skip
-# What has functions and loops is matched as a whole, constants and all.
-_WHOLE = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Enter", "Merge"})
+# Loops and conditionals are matched as a whole, constants and all; so is what calls functions.
+_WHOLE = frozenset({"Enter", "Merge"})
 
 
 def take_weights(graph_def: Any) -> tuple[Any, dict[str, Array]]:
@@ -75,7 +75,10 @@ def stand_ins(graph_def: Any, weights: Mapping[str, Array]) -> tuple[Any, list[s
     Constants that are used for anything else than as the weights of an operator are put back.
     """
     used = _uses(graph_def)
-    whole = any(node.op in _WHOLE for node in graph_def.node) or graph_def.library.function
+    whole = any(
+        node.op in _WHOLE or any(value.HasField("func") for value in node.attr.values())
+        for node in graph_def.node
+    )
     names = [
         node.name
         for node in graph_def.node

@@ -86,7 +86,7 @@ def find_parting(
 
 
 def _seen(value: Array, origin: Origin) -> Array:
-    return value if origin.perm is None else value.transpose(origin.perm)
+    return value if origin.perm is None else np.ascontiguousarray(value.transpose(origin.perm))
 
 
 def _relative(expected: Array, actual: Array) -> float:

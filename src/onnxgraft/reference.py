@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxgraft.errors import InputError, ModelError
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.optional import optional
 from onnxgraft.runtime import Feeds, Outputs, Resource, TensorSpec, check_feeds
 
@@ -36,6 +36,7 @@ class OnnxRuntime(Resource):
 
     Raises:
         ModelError: onnxruntime refuses the model.
+        NotSupportedError: It has no kernel for an operator of these types.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class OnnxRuntime(Resource):
             )
         except Exception as error:  # its exceptions have no common base
             reason = str(error).strip().splitlines()[0]
+            if "NOT_IMPLEMENTED" in reason:
+                raise NotSupportedError(f"onnxruntime can't run the graph: {reason}") from error
             raise ModelError(f"{name}: onnxruntime refuses the graph: {reason}") from error
         self.name = name
         self.inputs = tuple(_spec(entry) for entry in self._session.get_inputs())
