@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
+from onnxgraft.engine._bundle import Bundle, pack
 from onnxgraft.engine._half import to_half
 from onnxgraft.engine._options import BuildOptions, Layer
 from onnxgraft.engine._unknown import target_of
@@ -33,12 +34,14 @@ from onnxgraft.runtime import Engine, TensorSpec
 __all__ = [
     "TARGETS",
     "BuildOptions",
+    "Bundle",
     "Evidence",
     "Layer",
     "Passport",
     "Precision",
     "Target",
     "build",
+    "bundle",
     "default_target",
     "graph_hash",
     "layers",
@@ -106,13 +109,7 @@ def build(
     options = options or BuildOptions()
     if shapes is not None:
         options = replace(options, shapes=shapes)
-    actual = "int8" if options.calibration is not None else _precision(model)
-    if precision in ("tf32", "fp16", "bf16"):
-        options = replace(options, floats=precision)
-        actual = "int8" if actual == "int8" else precision
-    elif precision is not None and precision != actual:
-        cure = "quantize it first" if precision == "int8" else "build from the float graph"
-        raise InputError(f"{model.file}: the graph is {actual}, not {precision}; {cure}")
+    actual, options = _resolved(model, precision, options)
     _check(target, options)
     inputs = _with_shapes(model, target, options)
     graph = model
@@ -138,6 +135,43 @@ def build(
     )
     write_passport(path, passport)
     return passport
+
+
+def bundle(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    precision: Precision | None = None,
+    float_model: Model | None = None,
+    options: BuildOptions | None = None,
+    evidence: Evidence | None = None,
+) -> Bundle:
+    """Pack what builds a TensorRT engine on another machine: see `onnxgraft.engine._bundle`.
+
+    Args:
+        model: A float graph, or one that `quantize` made for TensorRT.
+        path: Of the archive, usually ending in ``.pyz``.
+        precision: As of `build`.
+        float_model: For TensorRT 10, which makes INT8 of it and ``options.calibration``.
+        options: How the target builds.
+        evidence: What the passport shall say of data, ranges and recipe.
+    """
+    actual, options = _resolved(model, precision, options or BuildOptions())
+    _check("tensorrt", options)
+    passport = Passport(
+        target="tensorrt",
+        precision=actual,
+        engine="",
+        source=model.source,
+        inputs=_with_shapes(model, "tensorrt", options),
+        outputs=model.outputs,
+        versions={},
+        graph=graph_hash(model),
+        floats=options.floats,
+        hashes=dict(evidence.hashes) if evidence else {},
+        recipe=dict(evidence.recipe) if evidence else {},
+    )
+    return pack(model, path, passport, float_model=float_model, options=options)
 
 
 def load(
@@ -186,6 +220,20 @@ def layers(engine: Engine) -> list[Layer]:
 def graph_hash(model: Model) -> str:
     """Return the SHA-256 of a model's graph and weights."""
     return hashlib.sha256(model.to_onnx().SerializeToString(deterministic=True)).hexdigest()
+
+
+def _resolved(
+    model: Model, precision: Precision | None, options: BuildOptions
+) -> tuple[Precision, BuildOptions]:
+    """Return the precision of the engine, and the options with that of its float layers."""
+    actual = "int8" if options.calibration is not None else _precision(model)
+    if precision in ("tf32", "fp16", "bf16"):
+        options = replace(options, floats=precision)
+        actual = "int8" if actual == "int8" else precision
+    elif precision is not None and precision != actual:
+        cure = "quantize it first" if precision == "int8" else "build from the float graph"
+        raise InputError(f"{model.file}: the graph is {actual}, not {precision}; {cure}")
+    return actual, options
 
 
 def _backend(target: str) -> ModuleType:

@@ -132,7 +132,7 @@ def test_a_wrong_recipe_names_the_field(tmp_path: Path, cli: Cli) -> None:
         ["calibrate", "--data", "images", "-o", "r.json", "--cache-out", "c"],
         ["quantize", "--cache", "c", "--target", "tensorrt", "-o", "q.onnx"],
         ["quantize", "--ranges", "r", "--budget", "top1=1", "--target", "tensorrt", "-o", "q.onnx"],
-        ["build", "--target", "openvino", "--precision", "fp16", "-o", "e"],
+        ["build", "--target", "tensorrt", "--precision", "bf16", "-o", "e"],
     ],
     ids=" ".join,
 )

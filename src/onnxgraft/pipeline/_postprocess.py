@@ -162,13 +162,13 @@ def _class_map(value: Array, photograph: Array) -> Array | None:
 
     if value.ndim == 4 and value.shape[0] == 1:
         if value.shape[1] == 1 and value.dtype.kind in "iu" and fits(*value.shape[2:]):
-            return value[0, 0]
+            return np.asarray(value[0, 0])
         if fits(*value.shape[2:]) and value.shape[1] > 1:
             return np.asarray(value[0].argmax(0))
         if fits(*value.shape[1:3]) and value.shape[3] > 1:
             return np.asarray(value[0].argmax(2))
     if value.ndim == 3 and value.shape[0] == 1 and value.dtype.kind in "iu":
-        return value[0] if fits(*value.shape[1:]) else None
+        return np.asarray(value[0]) if fits(*value.shape[1:]) else None
     return None
 
 
@@ -269,7 +269,9 @@ def _yolo(outputs: Outputs, how: Postprocess, photograph: Array) -> list[Box]:
         if value.ndim >= 3
     ] or [np.zeros((0, 6), np.float32)])  # fmt: skip
     if rows.shape[1] < 6:
-        raise InputError(f"rows of {rows.shape[1]} values are none of YOLOv5, which has 5 + classes")
+        raise InputError(
+            f"rows of {rows.shape[1]} values are none of YOLOv5, which has 5 + classes"
+        )
     # In float64, and by class: YOLOv5 multiplies objectness and the score of the class.
     scores = rows[:, 4:5].astype(np.float64) * rows[:, 5:]
     classes = scores.argmax(1)

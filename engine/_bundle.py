@@ -24,7 +24,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import write_bytes
 from onnxgraft.model import Model
 
-__all__ = ["Bundle", "bundle"]
+__all__ = ["Bundle", "pack"]
 
 _MANIFEST = "onnxgraft.bundle/1"
 # Whatever a zip archive can't be without; always the same, so that equal contents are equal bytes.
@@ -48,7 +48,7 @@ class Bundle:
     trtexec: dict[int, str]
 
 
-def bundle(
+def pack(
     model: Model,
     path: str | os.PathLike[str],
     passport: Passport,
