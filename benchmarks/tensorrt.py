@@ -91,7 +91,8 @@ def measure(graph: Path, precision: Any, batches: list[int]) -> dict[str, Any]:
                 direct.append(time.perf_counter() - began)
             alone = built.compute({k: v.shape for k, v in feeds.items()}, RUNS)  # type: ignore[attr-defined]
             row: dict[str, Any] = {
-                "batch": batch, "whole": percentiles(whole), "own": percentiles(direct), "gpu": percentiles(alone),
+                "batch": batch, "whole": percentiles(whole), "own": percentiles(direct),
+                "gpu": percentiles(alone),
                 "device": built.memory()["device"], "host": resident() - before,  # type: ignore[attr-defined]
             }  # fmt: skip
             if batch in expected:

@@ -206,7 +206,8 @@ def colours(count: int, known: str | None = None) -> Array:
     hues[0, :, 0] = (np.arange(count) * 0.61803398875 % 1 * 180).astype(np.uint8)
     hues[0, :, 1:] = 200
     spread: Array = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[0]
-    spread[: len(published)] = published[:count]
+    if published:
+        spread[: len(published)] = published[:count]
     return spread
 
 
