@@ -30,9 +30,9 @@ def net() -> Model:
 
 
 def run(archive: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    # -I: what is installed here as onnxgraft, and this folder, are out of the way.
+    # The archive comes before everything installed: its own onnxgraft is the one imported.
     return subprocess.run(
-        [sys.executable, "-I", archive, *map(str, arguments)],
+        [sys.executable, archive, *map(str, arguments)],
         capture_output=True, text=True, cwd=archive.parent,
     )  # fmt: skip
 

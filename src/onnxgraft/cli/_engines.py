@@ -250,9 +250,12 @@ def infer(
 
 
 def _latency(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, title_justify="left")
+    table = Table(
+        box=None, pad_edge=False, title_justify="left",
+        title="Median, p90 and p99 of a batch, and how many times as fast as original and fp32",
+    )  # fmt: skip
     table.add_column("engine", overflow="fold")
-    for name in ("batch", "median ms", "p90", "p99", "images/s", "over original", "over fp32"):
+    for name in ("batch", "ms", "p90", "p99", "images/s", "original", "fp32"):
         table.add_column(name, justify="right")
     for row in rows:
         ratios = (row["over_original"], row["over_fp32"])
