@@ -128,7 +128,7 @@ def test_a_wrong_recipe_names_the_field(tmp_path: Path, cli: Cli) -> None:
     "arguments",
     [
         ["quantize", "--ranges", "r", "--budget", "top1=1", "--target", "tensorrt", "-o", "q.onnx"],
-        ["build", "--target", "openvino", "--precision", "fp16", "-o", "e"],
+        ["build", "--target", "tensorrt", "--precision", "bf16", "-o", "e"],
     ],
     ids=" ".join,
 )

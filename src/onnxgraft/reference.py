@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class OnnxRuntime(Resource):
         optimize: False runs every node as it stands.
         save_optimized: Where to write the graph as onnxruntime optimized it.
         weights: Initializers that the model only refers to, as `Model.without_weights` has them.
+        configure: Sets further fields of onnxruntime's SessionOptions.
 
     Raises:
         ModelError: onnxruntime refuses the model.
@@ -48,6 +49,7 @@ class OnnxRuntime(Resource):
         optimize: bool = True,
         save_optimized: str | os.PathLike[str] | None = None,
         weights: Mapping[str, Array] | None = None,
+        configure: Callable[[Any], None] | None = None,
     ) -> None:
         with optional("Running an ONNX model", "onnxruntime"):
             import onnxruntime as ort
@@ -68,6 +70,8 @@ class OnnxRuntime(Resource):
             aligned = [np.require(value, requirements=["A", "C"]) for value in weights.values()]
             values = [ort.OrtValue.ortvalue_from_numpy(value) for value in aligned]
             options.add_external_initializers(list(weights), values)
+        if configure is not None:
+            configure(options)
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
         try:
             self._session: Any = ort.InferenceSession(
@@ -85,6 +89,8 @@ class OnnxRuntime(Resource):
     def infer(self, feeds: Feeds) -> Outputs:
         """Return the outputs, by name, for ``feeds``, by name."""
         checked = check_feeds(self.name, self.inputs, feeds)
+        if self._session is None:
+            raise InputError(f"{self.name}: is closed")
         names = [spec.name for spec in self.outputs]
         try:
             values = self._session.run(names, checked)

@@ -68,7 +68,9 @@ class PrecisionName(StrEnum):
     """Precisions of engines."""
 
     fp32 = "fp32"
+    tf32 = "tf32"
     fp16 = "fp16"
+    bf16 = "bf16"
     int8 = "int8"
 
 
