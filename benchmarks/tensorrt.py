@@ -135,11 +135,11 @@ def peer(precision: str, batches: list[int]) -> dict[str, Any]:
 
 def apart(task: dict[str, Any]) -> dict[str, Any]:
     """Run ``measure`` or ``peer`` in a process of its own."""
+    # TensorRT-RTX rounds float32 to TF32 even with that flag off, unless CUDA forbids it.
+    exact = {"NVIDIA_TF32_OVERRIDE": "0"} if task["precision"] == "fp32" else {}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.tensorrt", "--task", json.dumps(task)],
-        stdout=subprocess.PIPE, text=True,
-        # TensorRT-RTX rounds float32 to TF32 even with that flag off, unless CUDA forbids it.
-        env={**os.environ, **({"NVIDIA_TF32_OVERRIDE": "0"} if task["precision"] == "fp32" else {})},
+        stdout=subprocess.PIPE, text=True, env={**os.environ, **exact},
     )  # fmt: skip
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
