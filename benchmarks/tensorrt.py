@@ -33,6 +33,13 @@ PRECISIONS = ("fp32", "tf32", "fp16")
 NETWORKS = {"fcn_vgg16": (1, 4), "fcn_camvid": (1, 4, 16), "resnet50": (1, 4, 16, 32, 64)}
 RUNS = 100
 PEER = "PyTorch eager"
+_LEGEND = f"""
+Median, p90 and p99 of {RUNS} runs after a warm-up. *GPU alone* is between two events around the
+engine, data on the GPU, as trtexec's GPU compute time; *from array to array* is `infer` from numpy
+to numpy, *from its own array* the same from an array that the engine's `array` made, which needs no
+copy on the host. PyTorch's time is with data on the GPU. fp32 is float32 throughout, tf32 what
+TensorRT calls FP32 unless it is told otherwise; TensorRT-RTX takes TF32 for both, unless
+NVIDIA_TF32_OVERRIDE=0 is in the environment, as it is here for the rows of fp32."""
 
 
 def percentiles(seconds: list[float]) -> list[float]:
@@ -240,16 +247,7 @@ def main() -> None:
     print(f"Made by `python -m benchmarks.tensorrt` on {stamp}, on {here['gpu']} (compute")
     print(f"capability {here['compute capability']}, driver {here['driver']}), with")
     print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
-    print(
-        f"\nMedian, p90 and p99 of {RUNS} runs after a warm-up. *GPU alone* is between two events"
-    )
-    print(
-        "around the engine, data on the GPU, as trtexec's GPU compute time; *from array to array*"
-    )
-    print("is `infer` from numpy to numpy, *from its own array* the same from an array of")
-    print(
-        "`engine.array`, which needs no copy on the host. PyTorch's time is with data on the GPU."
-    )
+    print(_LEGEND)
     with tempfile.TemporaryDirectory() as place:
         for name, graph in networks(Path(place), options.fcn, options.only).items():
             batches = list(NETWORKS[name])

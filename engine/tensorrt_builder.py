@@ -170,13 +170,15 @@ def build_plan(trt: Any, onnx: bytes, settings: Settings, progress: Progress | N
     timed = settings.timing is not None and gpu() is not None
     if timed:
         _begin_timing(config, settings.timing or b"")
-    if progress is not None:
-        monitor = _monitor(trt, progress)
+    monitor = None if progress is None else _monitor(trt, progress)
+    if monitor is not None:
         config.progress_monitor = monitor
     engine = builder.build_serialized_network(network, config)
+    if monitor is not None and monitor.stopped is not None:
+        raise monitor.stopped
     if engine is None:
         cure = ""
-        if any("OutOfMemory" in message for message in logger.errors):
+        if any("OutOfMemory" in m or "workspace" in m for m in logger.errors):
             limit = "" if settings.workspace is None else f", of {settings.workspace >> 20} MiB"
             cure = f"; allow it a larger workspace{limit}, or smaller shapes"
         raise BuildError(f"TensorRT can't build the graph{_because(logger)}{cure}")
@@ -326,7 +328,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
-            self.stopped = False
+            self.stopped: BaseException | None = None
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             self.steps[phase] = steps
@@ -334,7 +336,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 
         def step_complete(self, phase: str, step: int) -> bool:
             self._tell(phase, step + 1)
-            return not self.stopped
+            return self.stopped is None
 
         def phase_finish(self, phase: str) -> None:
             self._tell(phase, self.steps.pop(phase, 0))
@@ -343,7 +345,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             # It is called from the builder's threads: an exception must not reach them.
             try:
                 progress(phase, done, self.steps.get(phase, done))
-            except BaseException:
-                self.stopped = True
+            except BaseException as error:
+                self.stopped = error
 
     return Monitor()

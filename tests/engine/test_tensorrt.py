@@ -1,14 +1,18 @@
 """TensorRT's own parser and builder, without a GPU; running an engine needs one."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from onnxgraft import engine
+from onnxgraft import convert, engine, quantize, surgery
+from onnxgraft.engine import BuildOptions, tensorrt, tensorrt_builder
 from onnxgraft.engine.tensorrt_builder import gpu
 from onnxgraft.errors import InputError, ModelError
-from onnxgraft.model import Model
+from onnxgraft.model import Model, Origin
+from onnxgraft.samples import open_samples
 from tests.conftest import model_of
 
 pytest.importorskip("tensorrt", reason="TensorRT is not installed")
@@ -55,3 +59,178 @@ def test_loading_says_that_a_gpu_is_needed(tmp_path: Path) -> None:
         pytest.skip("there is a GPU here")
     with pytest.raises(InputError, match="NVIDIA GPU"):
         engine.load(tmp_path / "e")
+
+
+FCN, MOBILENET = "models/fcn_camvid/fcn_camvid", "models/mobilenet_camvid/mobilenet_camvid.pb"
+NETWORKS = {
+    "fcn": (f"{FCN}.prototxt", {"weights": f"{FCN}.caffemodel"}),
+    "mobilenet": (MOBILENET, {"outputs": "score:0"}),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request: pytest.FixtureRequest, shared: Path) -> Model:
+    path, how = NETWORKS[request.param]
+    if path.endswith(".pb"):
+        pytest.importorskip("tensorflow")
+    how = {key: str(shared / value) if key == "weights" else value for key, value in how.items()}
+    cleaned, _ = surgery.run(convert.load(shared / path, **how)[0])  # type: ignore[arg-type]
+    return cleaned
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_real_networks_build(network: Model, tmp_path: Path, precision: engine.Precision) -> None:
+    graph = network
+    if precision == "int8":
+        spec = network.inputs[0]
+        shape = (2, *(dim for dim in spec.shape[1:]))
+        data = np.random.default_rng(0).normal(scale=60, size=shape).astype(np.float32)
+        np.savez(tmp_path / "data.npz", **{spec.name.removesuffix(":0"): data})
+        samples = open_samples(tmp_path / "data.npz", network.inputs)
+        ranges = quantize.calibrate(network, samples, "minmax")
+        graph, _ = quantize.quantize(network, ranges, "tensorrt")
+    passport = engine.build(
+        graph, tmp_path / "e", "tensorrt", precision=precision, options=BuildOptions(batches=(1,))
+    )
+    assert passport.label == precision
+    # The weights are half or a quarter of the bytes; the MobileNet's engines are mostly code.
+    if precision != "fp32" and network.source.framework == "caffe":
+        engine.build(network, tmp_path / "f", "tensorrt", options=BuildOptions(batches=(1,)))
+        assert (tmp_path / "e").stat().st_size < 0.85 * (tmp_path / "f").stat().st_size
+
+
+def test_batches_become_profiles_without_a_gap() -> None:
+    model = conv("N, 16, 8, 8")
+    found = tensorrt.profiles(model.inputs, BuildOptions(batches=(16, 1, 4)))
+    assert [[shape[0] for shape in profile["x"]] for profile in found] == [
+        [1, 1, 1], [2, 4, 4], [5, 16, 16],
+    ]  # fmt: skip
+
+
+def test_bounds_become_one_profile(tmp_path: Path) -> None:
+    options = BuildOptions(
+        shapes={"x": (2, 16, 8, 8)}, smallest={"x": (1, 16, 4, 4)}, largest={"x": (4, 16, 32, 32)}
+    )
+    model = conv("N, 16, H, W")
+    assert tensorrt.profiles(model.inputs, options) == [
+        {"x": ((1, 16, 4, 4), (2, 16, 8, 8), (4, 16, 32, 32))}
+    ]
+    passport = engine.build(model, tmp_path / "e", "tensorrt", options=options)
+    assert passport.inputs[0].shape == ("N", 16, "H", "W")
+    with pytest.raises(InputError, match="each has to be within the next"):
+        engine.build(
+            model, tmp_path / "f", "tensorrt",
+            options=BuildOptions(shapes={"x": (2, 16, 8, 8)}, largest={"x": (1, 16, 8, 8)}),
+        )  # fmt: skip
+
+
+def test_the_first_profile_that_takes_a_shape_is_chosen() -> None:
+    stored = tensorrt._ranges([
+        {"x": [[1, 4], [1, 4], [1, 4]]}, {"x": [[2, 4], [8, 4], [8, 4]]},
+    ])  # fmt: skip
+    assert [tensorrt.choose("e", stored, {"x": (n, 4)}) for n in (1, 2, 8)] == [0, 1, 1]
+    with pytest.raises(InputError, match=r"fed x of \[9, 4\]; it was built for .*--batches"):
+        tensorrt.choose("e", stored, {"x": (9, 4)})
+
+
+def test_the_framework_s_name_and_a_pass_are_told(tmp_path: Path) -> None:
+    model = model_of("net (float[2] x) => (float[2] y) { r = Relu(x)  y = Bernoulli(r) }")
+    model.names["y"] = Origin("dropout_1/mask:0")
+    with pytest.raises(
+        ModelError, match=r"\(onnx: dropout_1/mask:0\).*unsupported.*--only freeze_training"
+    ):
+        engine.build(model, tmp_path / "e", "tensorrt")
+
+
+def test_every_pass_that_is_told_exists() -> None:
+    assert set(tensorrt._HELPS.values()) <= {item.name for item in surgery.PASSES}
+
+
+def test_onnxruntimes_form_of_int8_is_refused_with_the_cure(tmp_path: Path) -> None:
+    model = model_of(
+        "net (float[1, 4, 8, 8] x) => (float[1, 4, 6, 6] y) { b = DequantizeLinear(q, s)"
+        " y = Conv(x, w, b) }",
+        {"w": np.ones((4, 4, 3, 3), np.float32), "q": np.ones(4, np.int32),
+         "s": np.array(0.1, np.float32)},
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="onnxgraft quantize --target tensorrt"):
+        engine.build(model, tmp_path / "e", "tensorrt")
+
+
+def test_too_small_a_workspace_says_so(tmp_path: Path) -> None:
+    model = conv("N, 16, 512, 512")
+    options = BuildOptions(workspace=1)
+    with pytest.raises(ModelError, match="allow it a larger workspace"):
+        engine.build(model, tmp_path / "e", "tensorrt", options=options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_calibration_cache_is_for_tensorrt_10(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="takes no calibration cache"):
+        engine.build(
+            conv("1, 16, 8, 8"), tmp_path / "e", "tensorrt",
+            options=BuildOptions(calibration=b"TRT-101600-EntropyCalibration2\n"),
+        )  # fmt: skip
+
+
+def test_the_builders_progress_is_told() -> None:
+    import tensorrt as trt
+
+    told: list[tuple[str, int, int]] = []
+    profile = tensorrt.profiles(conv("N, 16, 8, 8").inputs, BuildOptions(batches=(1,)))
+    tensorrt_builder.build_plan(
+        trt, conv("N, 16, 8, 8").to_onnx().SerializeToString(),
+        tensorrt_builder.Settings(profile), lambda *step: told.append(step),
+    )  # fmt: skip
+    phases = {phase for phase, _, _ in told}
+    assert len(phases) > 3
+    assert all(0 <= done <= total for _, done, total in told)
+    assert all((phase, total, total) in told for phase, _, total in told)
+
+
+def test_an_interrupt_in_the_progress_ends_the_build() -> None:
+    import tensorrt as trt
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    profile = tensorrt.profiles(conv("N, 16, 8, 8").inputs, BuildOptions(batches=(1,)))
+    with pytest.raises(KeyboardInterrupt):
+        tensorrt_builder.build_plan(
+            trt, conv("N, 16, 8, 8").to_onnx().SerializeToString(),
+            tensorrt_builder.Settings(profile), stop,
+        )  # fmt: skip
+
+
+# Run by a Python that has TensorRT 10 and nothing of ours: the builder's file is all it needs.
+TEN = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("tensorrt_builder", sys.argv[1])
+builder = sys.modules["tensorrt_builder"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(builder)
+import tensorrt as trt
+base = trt.IInt8EntropyCalibrator2
+cache = builder.cache_calibrator(trt, b"TRT-101600-EntropyCalibration2")
+assert isinstance(cache, base)
+assert cache.get_algorithm() == trt.CalibrationAlgoType.ENTROPY_CALIBRATION_2
+assert base.get_batch_size(cache) == 1
+assert cache.get_batch(["x"]) is None
+assert cache.read_calibration_cache() == b"TRT-101600-EntropyCalibration2"
+assert builder.major(trt) == 10
+assert builder._strongly_typed(trt) == 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+for flag in ("INT8", "FP16", "TF32", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"):
+    getattr(trt.BuilderFlag, flag)
+for name in ("int8_calibrator", "progress_monitor", "profiling_verbosity",
+             "builder_optimization_level", "create_timing_cache", "set_memory_pool_limit"):
+    assert hasattr(trt.IBuilderConfig, name), name
+"""
+
+
+def test_what_tensorrt_10_is_asked_for_is_there() -> None:
+    python = os.environ.get("ONNXGRAFT_TENSORRT10")
+    if not python:
+        pytest.skip("ONNXGRAFT_TENSORRT10 does not name a Python with TensorRT 10")
+    done = subprocess.run(
+        [python, "-c", TEN, tensorrt_builder.__file__], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
