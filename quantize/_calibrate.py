@@ -144,9 +144,11 @@ def _count(
             if checkpoint is not None:
                 checkpoint.put(names[shard], packed)
             parts[shard[0] >= quarter].merge(Tally.from_bytes(packed))
-    except BaseException:
-        if checkpoint is not None:
-            checkpoint.leave()
+    except BaseException as error:
+        if checkpoint is not None and checkpoint.leave() and isinstance(error, InputError):
+            raise InputError(
+                f"{error}; what was counted is kept in {checkpoint.folder}, --resume goes on there"
+            ) from error
         raise
     return parts
 

@@ -66,10 +66,12 @@ class Checkpoint:
         """Keep the packed tally of a finished shard."""
         write_bytes(self._file(name), packed)
 
-    def leave(self) -> None:
-        """Remove the folder if there is nothing in it that a later run could use."""
-        if not any(self.folder.glob("*.npz")):
+    def leave(self) -> bool:
+        """Tell whether a later run can use what is in the folder; remove it if not."""
+        useful = any(self.folder.glob("*.npz"))
+        if not useful:
             self.clear()
+        return useful
 
     def clear(self) -> None:
         """Remove the folder: the result is where it belongs, or there is none."""
