@@ -129,7 +129,7 @@ def test_what_was_counted_before_a_corrupt_image_is_kept(
     (images / "9.png").write_bytes((images / "0.png").read_bytes())
     done = CliRunner().invoke(app, [*arguments, "--resume"])
     assert done.exit_code == 0
-    assert "1 samples occur more than once" in done.stdout
+    assert "1 of 9 samples occur more than once" in done.stdout
     assert not (tmp_path / "r.json.partial").exists()
 
 
