@@ -245,10 +245,9 @@ def main() -> None:
     print("# Calibration\n")
     print(f"Made by `python -m benchmarks.calibration` on {datetime.now(UTC):%Y-%m-%d}, with")
     print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
-    print(
-        "Two cores, shared with others: compare ratios, not seconds. Each row is a process of its"
-    )
-    print(f"own with reading the model and decoding; the median of {options.rounds} rounds.")
+    print("Two cores, shared with others: compare ratios, and those of processor time rather than")
+    print("those of seconds. Each row is a process of its own, with its imports, reading the model")
+    print(f"and decoding; the median of {options.rounds} rounds.")
     with tempfile.TemporaryDirectory() as place:
         for name, (outputs, many) in NETWORKS.items():
             done = pipeline.convert(
