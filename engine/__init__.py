@@ -5,27 +5,78 @@ One file a target: what a target can't do, and how its versions differ, is writt
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from onnxgraft.engine.passport import Passport, read_passport, write_passport
+from onnxgraft.engine._bundle import Bundle, pack
+from onnxgraft.engine._half import to_half
+from onnxgraft.engine._options import BuildOptions, Layer
+from onnxgraft.engine._unknown import target_of
+from onnxgraft.engine.passport import (
+    Passport,
+    passport_path,
+    read_passport,
+    record,
+    write_passport,
+)
 from onnxgraft.errors import InputError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, sha256
-from onnxgraft.model import Model
+from onnxgraft.model import Model, Source
 from onnxgraft.runtime import Engine, TensorSpec
 
-__all__ = ["TARGETS", "Passport", "Precision", "Target", "build", "load", "read_passport"]
+__all__ = [
+    "TARGETS",
+    "BuildOptions",
+    "Bundle",
+    "Evidence",
+    "Layer",
+    "Passport",
+    "Precision",
+    "Target",
+    "build",
+    "bundle",
+    "default_target",
+    "graph_hash",
+    "layers",
+    "load",
+    "read_passport",
+    "record",
+]
 
 Target = Literal["tensorrt", "openvino", "onnxruntime"]
 TARGETS: tuple[Target, ...] = get_args(Target)
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
 Shape = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a passport says of how the graph came about.
+
+    Attributes:
+        hashes: SHA-256 of ``ranges``, ``data`` and ``recipe``.
+        recipe: The tables ``preprocess`` and ``postprocess``, for whoever runs the engine.
+    """
+
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def default_target() -> Target:
+    """Return the target of this machine: TensorRT where there is one and a GPU, else OpenVINO."""
+    from onnxgraft.engine.tensorrt_builder import gpu
+
+    if gpu() is not None and importlib.util.find_spec("tensorrt") is not None:
+        return "tensorrt"
+    return "openvino"
 
 
 def build(
@@ -35,6 +86,8 @@ def build(
     *,
     precision: Precision | None = None,
     shapes: Mapping[str, Shape] | None = None,
+    options: BuildOptions | None = None,
+    evidence: Evidence | None = None,
 ) -> Passport:
     """Build an engine for ``target`` and write it to ``path`` with its passport.
 
@@ -42,22 +95,29 @@ def build(
         model: A float graph, or one that `quantize` made for this target.
         path: Of the engine; the passport is ``path`` with ``.json`` appended.
         target: One of `TARGETS`.
-        precision: What the graph is expected to be; None takes it as it is.
+        precision: None takes the graph as it is; ``fp32`` and ``int8`` say what the graph has to
+            be; ``tf32``, ``fp16`` and ``bf16`` are what its float layers will run in.
         shapes: For inputs with free dimensions, the shape to optimize for.
+        options: How, beyond that.
+        evidence: What the passport shall say of data, ranges and recipe.
 
     Raises:
         InputError: The precision is not the graph's, or the target refuses the graph.
         MissingDependencyError: The target's library is not installed.
     """
     backend = _backend(target)
-    actual = _precision(model)
-    if precision == "fp16":
-        raise NotSupportedError("FP16 engines can't be built yet; fp32 and int8 can")
-    if precision is not None and precision != actual:
-        cure = "quantize it first" if precision == "int8" else "build from the float graph"
-        raise InputError(f"{model.file}: the graph is {actual}, not {precision}; {cure}")
-    inputs = _with_shapes(model, target, shapes or {})
-    versions: dict[str, str] = backend.build(model, Path(path), shapes or {})
+    options = options or BuildOptions()
+    if shapes is not None:
+        options = replace(options, shapes=shapes)
+    actual, options = _resolved(model, precision, options)
+    _check(target, options)
+    inputs = _with_shapes(model, target, options)
+    graph = model
+    if target == "tensorrt" and options.floats == "fp16":
+        graph = to_half(model)
+    elif target == "tensorrt" and options.floats == "bf16":
+        raise NotSupportedError("BF16 graphs for TensorRT can't be written yet; fp16 can")
+    built = backend.build(graph, Path(path), options)
     passport = Passport(
         target=target,
         precision=actual,
@@ -65,26 +125,115 @@ def build(
         source=model.source,
         inputs=inputs,
         outputs=model.outputs,
-        versions=versions,
+        versions=built.versions,
+        graph=graph_hash(model),
+        floats=options.floats,
+        flags=built.flags,
+        machine=built.machine,
+        hashes=dict(evidence.hashes) if evidence else {},
+        recipe=dict(evidence.recipe) if evidence else {},
     )
     write_passport(path, passport)
     return passport
 
 
-def load(path: str | os.PathLike[str]) -> Engine:
+def bundle(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    precision: Precision | None = None,
+    float_model: Model | None = None,
+    options: BuildOptions | None = None,
+    evidence: Evidence | None = None,
+) -> Bundle:
+    """Pack what builds a TensorRT engine on another machine: see `onnxgraft.engine._bundle`.
+
+    Args:
+        model: A float graph, or one that `quantize` made for TensorRT.
+        path: Of the archive, usually ending in ``.pyz``.
+        precision: As of `build`.
+        float_model: For TensorRT 10, which makes INT8 of it and ``options.calibration``.
+        options: How the target builds.
+        evidence: What the passport shall say of data, ranges and recipe.
+    """
+    actual, options = _resolved(model, precision, options or BuildOptions())
+    _check("tensorrt", options)
+    passport = Passport(
+        target="tensorrt",
+        precision=actual,
+        engine="",
+        source=model.source,
+        inputs=_with_shapes(model, "tensorrt", options),
+        outputs=model.outputs,
+        versions={},
+        graph=graph_hash(model),
+        floats=options.floats,
+        hashes=dict(evidence.hashes) if evidence else {},
+        recipe=dict(evidence.recipe) if evidence else {},
+    )
+    return pack(model, path, passport, float_model=float_model, options=options)
+
+
+def load(
+    path: str | os.PathLike[str], *, trust: bool = False, threads: int | None = None
+) -> Engine:
     """Return the engine at ``path``, ready to infer.
 
     Loading an engine runs native code: only a file that its own passport describes is loaded.
 
+    Args:
+        path: Of the engine.
+        trust: Load an engine that has no passport, too.
+        threads: Of the CPU; None takes what the engine was built for.
+
     Raises:
-        InputError: There is no passport, or the file is not the one that it describes.
+        InputError: There is no passport, or the file is not the one that it describes, or it
+            was built for another library or GPU.
     """
     file = existing_file(path, "the engine")
-    passport = read_passport(file)
-    if sha256(file) != passport.engine:
-        raise InputError(f"{file}: is not the file that its passport describes; build it again")
-    engine: Engine = _backend(passport.target).load(file, passport)
+    if threads is not None and threads < 1:
+        raise InputError(f"threads are whole numbers from 1 on, not {threads}")
+    if trust and not passport_path(file).exists():
+        target = target_of(file)
+        passport = Passport(target, "", "", Source(str(file), "unknown", ""), (), (), {})
+    else:
+        passport = read_passport(file)
+        if sha256(file) != passport.engine:
+            raise InputError(f"{file}: is not the file that its passport describes; build it again")
+    engine: Engine = _backend(passport.target).load(file, passport, threads)
     return engine
+
+
+def layers(engine: Engine) -> list[Layer]:
+    """Return the layers of an engine as its library fused them.
+
+    Raises:
+        NotSupportedError: Its library does not say.
+    """
+    ask = getattr(engine, "layers", None)
+    if ask is None:
+        raise NotSupportedError(f"{engine.name} does not tell its layers")
+    found: list[Layer] = ask()
+    return found
+
+
+def graph_hash(model: Model) -> str:
+    """Return the SHA-256 of a model's graph and weights."""
+    return hashlib.sha256(model.to_onnx().SerializeToString(deterministic=True)).hexdigest()
+
+
+def _resolved(
+    model: Model, precision: Precision | None, options: BuildOptions
+) -> tuple[Precision, BuildOptions]:
+    """Return the precision of the engine, and the options with that of its float layers."""
+    actual = "int8" if options.calibration is not None else _precision(model)
+    if precision in ("tf32", "fp16", "bf16"):
+        options = replace(options, floats=precision)
+        actual = "int8" if actual == "int8" else precision
+    elif precision is not None and precision != actual:
+        cure = "quantize it first" if precision == "int8" else "build from the float graph"
+        raise InputError(f"{model.file}: the graph is {actual}, not {precision}; {cure}")
+    return actual, options
 
 
 def _backend(target: str) -> ModuleType:
@@ -93,18 +242,55 @@ def _backend(target: str) -> ModuleType:
     return importlib.import_module(f"onnxgraft.engine.{target}")
 
 
-def _with_shapes(model: Model, target: str, shapes: Mapping[str, Shape]) -> tuple[TensorSpec, ...]:
-    """Return the inputs as the engine will have them; ``shapes`` are checked against them."""
+def _check(target: str, options: BuildOptions) -> None:
+    """Refuse what a target does not take: an option without effect would mislead."""
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"--threads {options.threads}: from 1 on")
+    if not options.batches or min(options.batches) < 1:
+        raise InputError("batches are whole numbers from 1 on")
+    if target != "tensorrt":
+        given = {
+            "--min-shapes": options.smallest, "--max-shapes": options.largest,
+            "--calibration": options.calibration, "--level": options.level,
+            "--version-compatible": options.version_compatible,
+            "--timing-cache": options.timing_cache,
+        }  # fmt: skip
+        for option, value in given.items():
+            if value:
+                raise InputError(f"{option} is TensorRT's; leave it out for {target}")
+    if target != "tensorrt" and options.floats == "tf32":
+        raise InputError(f"TF32 is an NVIDIA GPU's; {target} has fp32")
+    if target != "openvino" and options.hint != "latency":
+        raise InputError(f"--hint is OpenVINO's; leave it out for {target}")
+    if target == "onnxruntime" and options.floats != "fp32":
+        raise NotSupportedError(
+            f"onnxruntime's CPU has no fast {options.floats}; build for openvino, or in fp32"
+        )
+
+
+def _with_shapes(model: Model, target: str, options: BuildOptions) -> tuple[TensorSpec, ...]:
+    """Return the inputs as the engine will have them; the shapes are checked against them."""
     known = {spec.name: spec for spec in model.inputs}
-    for name, shape in shapes.items():
-        if name not in known:
-            raise InputError(f"--shapes {name}: no input is called so; {nearest(name, known)}")
-        if not known[name].accepts(tuple(shape)):
-            raise InputError(f"--shapes {list(shape)} does not fit the input {known[name]}")
-    if shapes and target == "onnxruntime":
+    for option, shapes in (
+        ("--shapes", options.shapes),
+        ("--min-shapes", options.smallest),
+        ("--max-shapes", options.largest),
+    ):
+        for name, shape in shapes.items():
+            if name not in known:
+                raise InputError(f"{option} {name}: no input is called so; {nearest(name, known)}")
+            if not known[name].accepts(tuple(shape)) or min(shape, default=1) < 1:
+                raise InputError(f"{option} {list(shape)} does not fit the input {known[name]}")
+            if name not in options.shapes:
+                raise InputError(f"{option} {name}: give its usual shape with --shapes too")
+    if options.shapes and target == "onnxruntime":
         raise InputError("--shapes makes no difference to onnxruntime; leave it out")
+    bounded = {**options.smallest, **options.largest}
     return tuple(
-        replace(spec, shape=tuple(shapes.get(spec.name, spec.shape))) for spec in model.inputs
+        spec
+        if spec.name in bounded
+        else replace(spec, shape=tuple(options.shapes.get(spec.name, spec.shape)))
+        for spec in model.inputs
     )
 
 

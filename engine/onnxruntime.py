@@ -2,28 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import platform
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from onnxgraft.engine.passport import Passport
+import onnx
+
+from onnxgraft.engine._options import BuildOptions, Built, Layer
+from onnxgraft.engine.passport import Passport, refuse
+from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic
 from onnxgraft.model import Model
 from onnxgraft.optional import optional
 from onnxgraft.reference import OnnxRuntime
 from onnxgraft.runtime import Engine
 
-__all__ = ["build", "load"]
+__all__ = ["OnnxRuntimeEngine", "build", "load"]
 
 
-def build(model: Model, path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
-    """Write the optimized graph to ``path``; ``shapes`` makes no difference to it."""
-    with optional("Building for onnxruntime", "onnxruntime"):
-        import onnxruntime as ort
+def build(model: Model, path: Path, options: BuildOptions) -> Built:
+    """Write the optimized graph to ``path``; shapes make no difference to it."""
+    ort = _onnxruntime()
     with atomic(path) as temporary:
-        OnnxRuntime(model.to_onnx(), name=path.name, save_optimized=temporary).close()
-    return {"onnxruntime": ort.__version__}
+        OnnxRuntime(
+            model.to_onnx(),
+            name=path.name,
+            save_optimized=temporary,
+            configure=_configure(options.threads),
+        ).close()
+    flags = {} if options.threads is None else {"threads": options.threads}
+    machine = {"cpu": platform.processor() or platform.machine()}
+    return Built({"onnxruntime": ort.__version__}, flags, machine)
 
 
-def load(path: Path, passport: Passport) -> Engine:
+def load(path: Path, passport: Passport, threads: int | None) -> Engine:
     """Return the engine at ``path``."""
-    return OnnxRuntime(path, name=f"onnxruntime {passport.precision}")
+    refuse(path, passport, "onnxruntime", "onnxruntime", _onnxruntime().__version__)
+    return OnnxRuntimeEngine(path, passport, threads)
+
+
+class OnnxRuntimeEngine(OnnxRuntime):
+    """A graph in onnxruntime; it may be used from several threads."""
+
+    def __init__(self, path: Path, passport: Passport, threads: int | None = None) -> None:
+        """Load the graph.
+
+        Raises:
+            InputError: onnxruntime refuses it, or it is not the one that the passport describes.
+        """
+        try:
+            super().__init__(
+                path,
+                name=f"onnxruntime {passport.label}",
+                configure=_configure(threads or passport.flags.get("threads")),
+            )
+        except ModelError as error:
+            raise InputError(f"{path}: {error}; build it again") from error
+        self._path = path
+        for found, told in ((self.inputs, passport.inputs), (self.outputs, passport.outputs)):
+            names, wanted = [s.name for s in found], [s.name for s in told]
+            if told and names != wanted:
+                raise InputError(f"{path}: has {names} where its passport says {wanted}")
+
+    def layers(self) -> list[Layer]:
+        """Return the graph's nodes as onnxruntime fused them."""
+        return [Layer(node.name, node.op_type, "", ()) for node in onnx.load(self._path).graph.node]
+
+
+def _configure(threads: int | None) -> Callable[[Any], None]:
+    """Return what sets onnxruntime's options.
+
+    Its arena keeps memory from run to run, so that a run takes none from the system. Operators
+    run one after the other, each on all the threads: as many as physical cores, each pinned to
+    its own, if no number is given.
+    """
+
+    def configure(options: Any) -> None:
+        options.enable_cpu_mem_arena = True
+        options.enable_mem_pattern = True
+        if threads is not None:
+            options.intra_op_num_threads = threads
+
+    return configure
+
+
+def _onnxruntime() -> Any:
+    with optional("onnxruntime as a target", "onnxruntime"):
+        import onnxruntime as ort
+    return ort

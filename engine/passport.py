@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import write_json
+from onnxgraft.files import existing_file, write_json
 from onnxgraft.model import Source
 from onnxgraft.runtime import TensorSpec
 
-__all__ = ["Passport", "passport_path", "read_passport", "write_passport"]
+__all__ = ["Passport", "passport_path", "read_passport", "record", "refuse", "write_passport"]
+
+FORMAT = "onnxgraft.passport/1"
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,20 @@ class Passport:
 
     Attributes:
         target: The library that runs it.
-        precision: ``fp32`` or ``int8``.
-        engine: SHA-256 of the engine file.
+        precision: ``fp32``, ``tf32``, ``fp16``, ``bf16`` or ``int8``.
+        engine: SHA-256 of the engine file; empty for an engine that came without a passport.
         source: The original that it computes.
         inputs: Of the graph it was built from, in order.
         outputs: Likewise.
         versions: Of the libraries that built it.
+        graph: SHA-256 of the graph that it was built from.
+        floats: What the layers that are not INT8 run in.
+        flags: That it was built with.
+        machine: That it was built for: processor, or GPU, compute capability and driver.
+        hashes: SHA-256 of ``ranges``, ``data`` and ``recipe``, as far as they were told.
+        recipe: The tables ``preprocess`` and ``postprocess`` of the recipe.
+        accuracy: What validation measured, by name.
+        latency: Rows that a benchmark measured.
     """
 
     target: str
@@ -36,6 +48,20 @@ class Passport:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     versions: dict[str, str]
+    graph: str = ""
+    floats: str = "fp32"
+    flags: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, float] = field(default_factory=dict)
+    latency: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The precision in a word: ``int8``, or ``int8+bf16`` where both are in it."""
+        mixed = self.precision == "int8" and self.floats != "fp32"
+        return f"int8+{self.floats}" if mixed else self.precision
 
 
 def passport_path(engine: str | os.PathLike[str]) -> Path:
@@ -45,7 +71,23 @@ def passport_path(engine: str | os.PathLike[str]) -> Path:
 
 def write_passport(engine: str | os.PathLike[str], passport: Passport) -> None:
     """Write ``passport`` beside its engine."""
-    write_json(passport_path(engine), {"format": "onnxgraft.passport/1", **asdict(passport)})
+    write_json(passport_path(engine), {"format": FORMAT, **asdict(passport)})
+
+
+def record(
+    engine: str | os.PathLike[str],
+    *,
+    accuracy: Mapping[str, float] | None = None,
+    latency: list[dict[str, Any]] | None = None,
+) -> Passport:
+    """Write what was measured of an engine into its passport, and return it."""
+    passport = read_passport(engine)
+    if accuracy is not None:
+        passport = replace(passport, accuracy=dict(accuracy))
+    if latency is not None:
+        passport = replace(passport, latency=latency)
+    write_passport(engine, passport)
+    return passport
 
 
 def read_passport(engine: str | os.PathLike[str]) -> Passport:
@@ -55,14 +97,15 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
         InputError: There is none, or it is damaged.
     """
     file = passport_path(engine)
-    if not file.is_file():
+    if not file.exists():
         raise InputError(
             f"{engine}: has no passport ({file.name}); loading an engine runs native code, so only "
-            "one that onnxgraft build wrote is loaded"
+            "one that onnxgraft build wrote is loaded, or one that you --trust"
         )
+    existing_file(file, "the passport")
     try:
         document = json.loads(file.read_text())
-        if document.pop("format") != "onnxgraft.passport/1":
+        if document.pop("format") != FORMAT:
             raise ValueError("an unknown format")
         document["source"] = Source(**document["source"])
         for side in ("inputs", "outputs"):
@@ -70,6 +113,25 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
                 TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"]))
                 for entry in document[side]
             )
-        return Passport(**document)
-    except (ValueError, KeyError, TypeError) as error:
+        passport = Passport(**document)
+        for name, kind in (
+            ("target", str), ("precision", str), ("engine", str), ("versions", dict),
+            ("flags", dict), ("machine", dict), ("hashes", dict), ("recipe", dict),
+        ):  # fmt: skip
+            if not isinstance(getattr(passport, name), kind):
+                raise ValueError(f"{name} is {getattr(passport, name)!r}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: not a passport that onnxgraft wrote ({error})") from error
+    return passport
+
+
+def refuse(
+    path: str | os.PathLike[str], passport: Passport, package: str, name: str, here: str
+) -> None:
+    """Raise InputError if another version of a library built the engine than the one ``here``."""
+    built = passport.versions.get(package)
+    if built is not None and built != here:
+        raise InputError(
+            f"{os.fspath(path)}: was built with {name} {built}, here is {here}; build it again "
+            f"from its graph with onnxgraft build --target {passport.target}"
+        )

@@ -16,7 +16,7 @@ from models.caffe_batchnorm import inception_v3, mobilenet_v1, mobilenet_v2, res
 from models.caffe_builder import Recipe
 from models.caffe_classifiers import alexnet, caffenet, googlenet, lenet, squeezenet, vgg
 from models.caffe_detection import ssd300
-from models.caffe_segmentation import enet, fcn8s, pspnet, segnet_basic
+from models.caffe_segmentation import enet, fcn8s, fcn_vgg16, pspnet, segnet_basic
 
 __all__ = ["NETWORKS"]
 
@@ -25,6 +25,7 @@ NETWORKS: dict[str, Callable[[], Recipe]] = {
     "caffenet": caffenet,
     "enet": enet,
     "fcn8s": fcn8s,
+    "fcn_vgg16": fcn_vgg16,
     "googlenet": googlenet,
     "inception_v3": inception_v3,
     "lenet": lenet,

@@ -13,7 +13,7 @@ from typing import Literal
 
 from models.caffe_builder import Net, Recipe
 
-__all__ = ["enet", "fcn8s", "pspnet", "segnet_basic"]
+__all__ = ["enet", "fcn8s", "fcn_vgg16", "pspnet", "segnet_basic"]
 
 # Kind and parameter of the bottlenecks of ENet's stages two and three.
 _ENET = (
@@ -64,6 +64,35 @@ def _crop(net: Net, name: str, bottom: str, like: str, offset: int) -> str:
     return net.layer(
         "Crop", name, [bottom, like], shape=shape, crop_param={"axis": 2, "offset": offset}
     )
+
+
+def fcn_vgg16(
+    *, width: float = 1, size: tuple[int, int] = (512, 1024), classes: int = 19
+) -> Recipe:
+    """Return the street-scene network of NVIDIA's article on fast INT8 inference.
+
+    The article says: a variant of FCN for 512x1024 images, a VGG-16 encoder and two deconvolution
+    layers, 19 classes. Here the encoder is VGG-16 without its dense layers, scored after the
+    fourth and the fifth pooling as FCN-16s is, upsampled by 2 and by 16.
+
+    Args:
+        width: Of the layers.
+        size: Height and width of the image, multiples of 32.
+        classes: How many.
+    """
+    net = Net("fcn_vgg16", (3, *size), source="Input", width=width)
+    x, ends = "data", {}
+    for block, (convolutions, outputs) in enumerate(
+        ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), 1
+    ):
+        for number in range(1, convolutions + 1):
+            x = net.conv(f"conv{block}_{number}", x, net.wide(outputs), 3, pad=1)
+            net.relu(f"relu{block}_{number}", x)
+        x = ends[block] = net.pool(f"pool{block}", x, 2, 2)
+    x = net.deconv("upscore2", net.conv("score_pool5", x, classes), classes, 4, 2, pad=1)
+    x = net.add("fuse_pool4", x, net.conv("score_pool4", ends[4], classes), operation="SUM")
+    net.deconv("score", x, classes, 32, 16, pad=8)
+    return net.recipe()
 
 
 def segnet_basic(

@@ -1,13 +1,25 @@
 """Model -> Model: the clean-up of a graph, one rewrite a file.
 
 `run` applies the passes of `PASSES` until none finds anything more, and returns what each did
-and refused.
+and refused; `extract` cuts a part out of a graph.
 """
 
 from __future__ import annotations
 
+from onnxgraft.surgery._extract import extract
 from onnxgraft.surgery._list import PASSES
-from onnxgraft.surgery._rewrite import Finding, Pass, Result
-from onnxgraft.surgery._runner import PassReport, SurgeryReport, run
+from onnxgraft.surgery._rewrite import Finding, Pass, Plugin, Result
+from onnxgraft.surgery._runner import PassReport, Step, SurgeryReport, run
 
-__all__ = ["PASSES", "Finding", "Pass", "PassReport", "Result", "SurgeryReport", "run"]
+__all__ = [
+    "PASSES",
+    "Finding",
+    "Pass",
+    "PassReport",
+    "Plugin",
+    "Result",
+    "Step",
+    "SurgeryReport",
+    "extract",
+    "run",
+]

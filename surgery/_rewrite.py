@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,18 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.model import Model, Origin
 from onnxgraft.runtime import Array
+from onnxgraft.surgery._order import bodies, detach, pinned
 from onnxgraft.surgery._shapes import Shapes
 
 __all__ = [
     "Context",
     "Finding",
     "Pass",
+    "Plugin",
     "Result",
-    "bypass",
     "constant",
-    "free_name",
-    "inside",
-    "is_output",
     "replace",
-    "single_consumer",
+    "standard",
 ]
 
 
@@ -58,22 +55,119 @@ class Result:
         self.refused.append(Finding(node.name, sentence))
 
 
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin of TensorRT that stands for a custom operator."""
+
+    name: str
+    version: str = "1"
+    namespace: str = ""
+
+
 class Context:
-    """What a pass may know beside the graph: shapes, and the map to the framework's names."""
+    """What a pass may know beside the graph: shapes, who reads what, and the framework's names.
 
-    def __init__(self, model: Model) -> None:
-        """Look at ``model``; shapes are inferred when first asked for."""
-        self.graph = model.graph
+    One context serves a run: what it knows of a tensor stays true while the tensor lives, because
+    a tensor keeps its value (what gets another value is another tensor).
+
+    Attributes:
+        graph: What the pass rewrites: the main graph, or the body of an If, Loop or Scan.
+        names: The map of tensors to the framework's names.
+        plugins: The plugins that stand for custom operators.
+    """
+
+    def __init__(self, model: Model, plugins: Mapping[str, Plugin] | None = None) -> None:
+        """Look at ``model``; shapes are inferred when they are asked for."""
+        self.plugins = dict(plugins or {})
+        self.main = self.graph = model.graph
         self.names = model.names
+        self.opset = model.graph.opset
+        self.shapes = Shapes(model.graph)
+        parts = list(bodies(self.main))
+        self._taken = {t.name for body in parts for t in body.tensors().values()}
+        self._node_names = {node.name for body in parts for node in body.nodes}
+        self.enter(model.graph)
 
-    @cached_property
-    def shapes(self) -> Shapes:
-        """The symbolic shapes of the graph as it was when they were first asked for."""
-        return Shapes(self.graph)
+    def enter(self, graph: gs.Graph) -> None:
+        """Turn to a graph: the main one, or a body in it."""
+        self.graph = graph
+        self._own = {id(node) for node in graph.nodes}
+        self._outputs = pinned(self.main)
 
-    def forget_shapes(self) -> None:
-        """Have the shapes inferred anew when they are next asked for."""
-        self.__dict__.pop("shapes", None)
+    def add(
+        self, op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor],
+        **attrs: Any,
+    ) -> gs.Node:  # fmt: skip
+        """Append a node to the graph; the runner sorts afterwards."""
+        unique = _free(self._node_names, name)
+        node = gs.Node(op, unique, dict(attrs), list(inputs), list(outputs))
+        self.graph.nodes.append(node)
+        self._own.add(id(node))
+        return node
+
+    def inside(self, nodes: Iterable[gs.Node]) -> bool:
+        """Tell whether all ``nodes`` are of the graph itself, not of a body or around it."""
+        return all(id(node) in self._own for node in nodes)
+
+    def is_output(self, tensor: gs.Tensor) -> bool:
+        """Tell whether the tensor is an output of the graph, or of a body."""
+        return id(tensor) in self._outputs
+
+    def producer(self, tensor: gs.Tensor) -> gs.Node | None:
+        """Return the node of the graph that makes the tensor, or None."""
+        if tensor.inputs and id(tensor.inputs[0]) in self._own:
+            node: gs.Node = tensor.inputs[0]
+            return node
+        return None
+
+    def single_consumer(self, tensor: gs.Tensor) -> gs.Node | None:
+        """Return the node of the graph that alone consumes the tensor, once, or None.
+
+        An output of the graph has one more consumer, and a node in the body of an If or a Loop is
+        none that a pass could join with.
+        """
+        if len(tensor.outputs) != 1 or self.is_output(tensor) or not self.inside(tensor.outputs):
+            return None
+        node: gs.Node = tensor.outputs[0]
+        return node
+
+    def free_name(self, name: str) -> str:
+        """Return ``name``, or ``name_2`` and so on where a tensor is or was called so already."""
+        return _free(self._taken, name)
+
+    def variable(self, name: str, like: gs.Tensor) -> gs.Variable:
+        """Return a new tensor of the type of ``like``, called ``name`` if that is free."""
+        return gs.Variable(self.free_name(name), self.shapes.dtype(like))
+
+    def constant(self, name: str, value: Array) -> gs.Constant:
+        """Return a new constant, called ``name`` if that is free."""
+        return gs.Constant(self.free_name(name), np.ascontiguousarray(value).reshape(value.shape))
+
+    def bypass(self, node: gs.Node, keep: int = 0) -> bool:
+        """Remove a node that passes its input ``keep`` on unchanged.
+
+        An output of the graph keeps its name: the tensor before the node takes it over.
+
+        Returns:
+            False, and nothing is changed, where both ends are fixed: an input or another output
+            of the graph, a constant, or what is made outside of a body, would have to be called
+            by the output's name.
+        """
+        source, target = node.inputs[keep], node.outputs[0]
+        if self.is_output(target):
+            producer = self.producer(source)
+            if producer is None or self.is_output(source):
+                return False
+            index = next(i for i, tensor in enumerate(producer.outputs) if tensor is source)
+            for consumer in list(source.outputs):
+                if consumer is not node:
+                    _swap_input(consumer, source, target)
+            detach(node)
+            producer.outputs[index] = target
+            return True
+        replace(target, source)
+        detach(node)
+        return True
 
     def moved(self, new: gs.Tensor, old: gs.Tensor, perm: Sequence[int]) -> None:
         """Note that ``new`` is ``numpy.transpose(old, perm)``, for the map of names."""
@@ -91,11 +185,19 @@ class Pass:
         name: As ``--only`` and ``--skip`` take it.
         apply: Rewrites the graph in place.
         changes_inputs: The pass may remove an input of the graph.
+        optional: The pass runs only where it is asked for by name.
+        final: The pass runs when the others change nothing more.
+        target: The pass runs only where the graph is meant for this target.
+        seals: What the pass leaves only the target runs: nothing is verified from there on.
     """
 
     name: str
     apply: Callable[[gs.Graph, Context], Result]
     changes_inputs: bool = False
+    optional: bool = False
+    final: bool = False
+    target: str | None = None
+    seals: bool = False
 
     @property
     def summary(self) -> str:
@@ -113,74 +215,27 @@ def constant(tensor: Any) -> Array | None:
     return None
 
 
-def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    """Tell whether the tensor is an output of the graph."""
-    return any(tensor is output for output in graph.outputs)
-
-
-def single_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
-    """Return the node of ``graph`` that alone consumes the tensor, once, or None.
-
-    An output of the graph has one more consumer, and a node in the body of an If or a Loop is none
-    that a pass could join with.
-    """
-    if len(tensor.outputs) != 1 or is_output(graph, tensor) or not inside(graph, tensor.outputs):
-        return None
-    return tensor.outputs[0]
-
-
-def inside(graph: gs.Graph, nodes: Sequence[gs.Node]) -> bool:
-    """Tell whether all ``nodes`` are of the graph itself, not of a body within it."""
-    own = {id(node) for node in graph.nodes}
-    return all(id(node) in own for node in nodes)
-
-
-def free_name(graph: gs.Graph, name: str) -> str:
-    """Return ``name``, or ``name_2`` and so on where a tensor is called so already."""
-    taken = graph.tensors(check_duplicates=False)
-    unique, number = name, 1
-    while unique in taken:
-        number += 1
-        unique = f"{name}_{number}"
-    return unique
-
-
-def bypass(graph: gs.Graph, node: gs.Node, keep: int = 0) -> bool:
-    """Remove a node that passes its input ``keep`` on unchanged.
-
-    An output of the graph keeps its name: the tensor before the node takes it over.
-
-    Returns:
-        False, and nothing is changed, where both ends are fixed: an input or another output of
-        the graph, or a constant, would have to be called by the output's name.
-    """
-    source, target = node.inputs[keep], node.outputs[0]
-    if is_output(graph, target):
-        fixed = isinstance(source, gs.Constant) or not source.inputs or is_output(graph, source)
-        if fixed:
-            return False
-        producer = source.inputs[0]
-        index = next(i for i, tensor in enumerate(producer.outputs) if tensor is source)
-        for consumer in list(source.outputs):
-            if consumer is not node:
-                _swap_input(consumer, source, target)
-        node.inputs.clear()
-        node.outputs.clear()
-        producer.outputs[index] = target
-        return True
-    replace(target, source)
-    node.inputs.clear()
-    node.outputs.clear()
-    return True
-
-
 def replace(old: gs.Tensor, new: gs.Tensor) -> None:
     """Let all consumers of ``old`` consume ``new``."""
     for consumer in list(old.outputs):
         _swap_input(consumer, old, new)
 
 
+def standard(node: gs.Node) -> bool:
+    """Tell whether the node is an operator of ONNX itself."""
+    return node.domain in (None, "", "ai.onnx")
+
+
 def _swap_input(consumer: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:
     for index, tensor in enumerate(consumer.inputs):
         if tensor is old:
             consumer.inputs[index] = new
+
+
+def _free(taken: set[str], name: str) -> str:
+    unique, number = name, 1
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    taken.add(unique)
+    return unique

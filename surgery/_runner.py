@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.compare import FLOAT_TOLERANCE, Verdict, judge
+from onnxgraft.compare import Verdict
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.model import Model
-from onnxgraft.reference import OnnxRuntime, random_feeds
 from onnxgraft.surgery._legal import violations
 from onnxgraft.surgery._list import PASSES
-from onnxgraft.surgery._rewrite import Context, Finding, Pass
+from onnxgraft.surgery._order import bodies, tidy
+from onnxgraft.surgery._rewrite import Context, Finding, Pass, Plugin, Result
 from onnxgraft.surgery._shapes import Shapes
+from onnxgraft.surgery._snapshot import Snapshot
+from onnxgraft.surgery._verify import MOST_BYTES, MOST_SECONDS, Verifier
 
-__all__ = ["PassReport", "SurgeryReport", "run"]
+__all__ = ["PassReport", "Step", "SurgeryReport", "run"]
 
 # A list that still changes things after so many rounds is going in circles.
 _MOST_ROUNDS = 50
+TARGETS = (None, "tensorrt")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One time that a pass changed the graph.
+
+    Attributes:
+        before: Operators before, most frequent first.
+        after: Operators after.
+    """
+
+    before: dict[str, int]
+    after: dict[str, int]
 
 
 @dataclass
@@ -32,12 +49,16 @@ class PassReport:
         removed: Nodes that were there before it and not after it.
         done: What it did.
         refused: What it refused, as of the last round.
+        steps: The operators before and after it, each time that it changed the graph.
+        rolled_back: Why what it did was undone, if it was; it was not run again.
     """
 
     name: str
     removed: int = 0
     done: list[Finding] = field(default_factory=list)
     refused: list[Finding] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    rolled_back: str | None = None
 
 
 @dataclass
@@ -45,16 +66,18 @@ class SurgeryReport:
     """What surgery did to a graph.
 
     Attributes:
-        before: Operators before, most frequent first.
+        before: Operators before, in bodies too, most frequent first.
         after: Operators after.
         passes: One entry a pass, in the order of the list.
-        verdicts: The comparison of outputs before and after, where it was asked for.
+        verdicts: The comparison of outputs before and after, where it was made.
+        notes: What else there is to know: what was left alone, what was not verified.
     """
 
     before: dict[str, int]
     after: dict[str, int]
     passes: list[PassReport]
     verdicts: list[Verdict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -67,87 +90,226 @@ def run(
     *,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
-    verify: bool = False,
+    extra: Sequence[str] = (),
+    target: str | None = None,
+    plugins: Mapping[str, Plugin] | None = None,
+    verify: bool | None = False,
 ) -> tuple[Model, SurgeryReport]:
     """Return a cleaned copy of ``model``, and what was done.
 
+    A pass whose result is not legal, or (with ``verify``) computes something else, is rolled back
+    and named in the report; the others go on.
+
     Args:
         model: Is not changed.
-        only: The passes to run; all of them if empty.
+        only: The passes to run; all that are not optional if empty.
         skip: Passes to leave out.
-        verify: Compare the outputs before and after in onnxruntime, on seeded samples of batch 1
-            and, where the batch is free, 2.
+        extra: Optional passes to run too.
+        target: ``tensorrt`` runs the passes that write what it lacks otherwise, too.
+        plugins: For a custom operator (``Op`` or ``domain.Op``) TensorRT's plugin.
+        verify: Run every pass's result in onnxruntime beside what it was given, on seeded samples
+            of batch 1 and, where the batch is free, 2. None: as long as the weights have less
+            than `MOST_BYTES` and verification has taken less than `MOST_SECONDS`.
 
     Raises:
         InputError: A pass is unknown.
         ModelError: The graph is not legal to begin with.
     """
-    chosen = _choose(only, skip)
+    chosen = _choose(only, skip, extra, target)
     cleaned = model.copy()
-    graph = cleaned.graph
-    _name_nodes(graph)
-    graph.cleanup().toposort()
-    broken = violations(graph)
+    _name_nodes(cleaned.graph)
+    try:
+        tidy(cleaned.graph)
+    except ModelError as error:
+        raise ModelError(f"{model.file}: {error}") from error
+    broken = violations(cleaned.graph)
     if broken:
         raise ModelError(f"{model.file}: the graph is not legal: {broken[0]}")
-    before = cleaned.operators()
-    reports = {item.name: PassReport(item.name) for item in chosen}
-    for _ in range(_MOST_ROUNDS):
-        changed = [item for item in chosen if _apply(item, cleaned, reports[item.name])]
-        if not changed:
-            break
-    else:
-        raise AssertionError(f"passes still change the graph: {[item.name for item in changed]}")
-    _refine_outputs(graph)
-    alive = graph.tensors()
-    cleaned.names = {name: origin for name, origin in cleaned.names.items() if name in alive}
-    report = SurgeryReport(before, cleaned.operators(), list(reports.values()))
-    if verify:
-        report.verdicts = _verify(model, cleaned)
-    return cleaned, report
+    operation = _Operation(model, cleaned, chosen, verify, plugins or {})
+    operation.run()
+    return cleaned, operation.report
 
 
-def _choose(only: Sequence[str], skip: Sequence[str]) -> list[Pass]:
+def _choose(
+    only: Sequence[str], skip: Sequence[str], extra: Sequence[str], target: str | None
+) -> list[Pass]:
+    if target not in TARGETS:
+        raise InputError(f"surgery knows no target {target!r}; there is: tensorrt")
     known = [item.name for item in PASSES]
-    for name in (*only, *skip):
+    for name in (*only, *skip, *extra):
         if name not in known:
             raise InputError(f"no pass is called {name!r}; {nearest(name, known)}")
-    return [p for p in PASSES if (not only or p.name in only) and p.name not in skip]
+
+    def wanted(item: Pass) -> bool:
+        usual = not item.optional and item.target in (None, target)
+        named = item.name in only if only else usual
+        return (named or item.name in extra) and item.name not in skip
+
+    return [item for item in PASSES if wanted(item)]
 
 
 def _name_nodes(graph: gs.Graph) -> None:
     """Give every node a name of its own; passes and reports speak of nodes by name."""
     seen: set[str] = set()
-    for node in graph.nodes:
-        name = node.name or (node.outputs[0].name if node.outputs else node.op)
-        unique, number = name, 1
-        while unique in seen:
-            number += 1
-            unique = f"{name}_{number}"
-        node.name = unique
-        seen.add(unique)
+    for body in bodies(graph):
+        for node in body.nodes:
+            name = node.name or (node.outputs[0].name if node.outputs else node.op)
+            unique, number = name, 1
+            while unique in seen:
+                number += 1
+                unique = f"{name}_{number}"
+            node.name = unique
+            seen.add(unique)
 
 
-def _apply(item: Pass, model: Model, report: PassReport) -> bool:
-    """Apply one pass once; return whether it did anything."""
-    graph = model.graph
-    contract = _contract(graph)
-    size = len(graph.nodes)
-    result = item.apply(graph, Context(model))
-    report.refused = result.refused
-    if not result.done:
+class _Operation:
+    """One run of the passes on one model."""
+
+    def __init__(
+        self,
+        original: Model,
+        model: Model,
+        passes: Sequence[Pass],
+        verify: bool | None,
+        plugins: Mapping[str, Plugin],
+    ) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.context = Context(model, plugins)
+        self.active = list(passes)
+        self.reports = {item.name: PassReport(item.name) for item in passes}
+        self.report = SurgeryReport(self._operators(), {}, list(self.reports.values()))
+        self.limited = verify is None
+        self.unverified: list[str] = []
+        self.sealed = False
+        self.verifier = self._verifier(original) if verify is None or verify else None
+
+    def _verifier(self, original: Model) -> Verifier | None:
+        size = original.weight_bytes()
+        if self.limited and size > MOST_BYTES:
+            self.report.notes.append(
+                f"not verified: {size / 1e9:.1f} GB of weights, by itself surgery verifies up to "
+                f"{MOST_BYTES / 1e9:.1f} GB (--verify does it anyway)"
+            )
+            return None
+        try:
+            return Verifier(original)
+        except InputError as error:
+            self.report.notes.append(f"not verified: {error}")
+            return None
+
+    def run(self) -> None:
+        """Run the list until no pass changes anything."""
+        self._note_unknown()
+        final = False
+        for _ in range(_MOST_ROUNDS):
+            passes = [item for item in self.active if item.final == final]
+            changed = [item.name for item in passes if self._apply(item)]
+            if not changed and final:
+                break
+            final = not changed
+            self.context.shapes.forget()
+        else:
+            raise AssertionError(f"passes still change the graph: {changed}")
+        _refine_outputs(self.graph, self.context.shapes)
+        names = {t.name for body in bodies(self.graph) for t in body.tensors().values()}
+        for name in [name for name in self.model.names if name not in names]:
+            del self.model.names[name]
+        self.report.after = self._operators()
+        self._conclude()
+
+    def _apply(self, item: Pass) -> bool:
+        """Apply one pass once to the graph and its bodies; return whether it did anything."""
+        report = self.reports[item.name]
+        snapshot, names = Snapshot(self.graph), dict(self.model.names)
+        contract, before = _contract(self.graph), self._operators()
+        result = Result()
+        try:
+            for body in [self.graph] if item.changes_inputs else list(bodies(self.graph)):
+                self.context.enter(body)
+                found = item.apply(body, self.context)
+                result.done += found.done
+                result.refused += found.refused
+            report.refused = result.refused
+            if not result.done:
+                return False
+            tidy(self.graph)
+            wrong = self._illegal(item, contract) or self._moved(item)
+        except Exception as error:  # whatever a pass stumbles over, the graph survives it
+            wrong = f"{type(error).__name__}: {error}"
+        if wrong is None:
+            after = self._operators()
+            report.done += result.done
+            report.removed += sum(before.values()) - sum(after.values())
+            report.steps.append(Step(before, after))
+            return True
+        snapshot.restore()
+        self.model.names.clear()
+        self.model.names.update(names)
+        self.context.shapes.forget(everything=True)
+        self.active.remove(item)
+        report.rolled_back = wrong
+        report.refused = []
+        self.report.notes.append(f"the pass {item.name} was rolled back: {wrong}")
         return False
-    graph.cleanup().toposort()
-    report.done += result.done
-    report.removed += size - len(graph.nodes)
-    broken = violations(graph)
-    now = _contract(graph)
-    if now != contract and not (item.changes_inputs and now[1] == contract[1]):
-        broken.append("not true that inputs and outputs stay as they are")
-    if broken:
-        # A pass that breaks the graph is a bug of ours, not of the user's model.
-        raise AssertionError(f"pass {item.name}: {'; '.join(broken)}")
-    return True
+
+    def _illegal(self, item: Pass, contract: tuple[list[Any], list[Any]]) -> str | None:
+        now = _contract(self.graph)
+        if now != contract and not (item.changes_inputs and now[1] == contract[1]):
+            return "not true that inputs and outputs stay as they are"
+        broken = violations(self.graph)
+        return broken[0] if broken else None
+
+    def _moved(self, item: Pass) -> str | None:
+        self.sealed = self.sealed or item.seals
+        if self.verifier is None or self.sealed:
+            return None
+        if self.limited and self.verifier.seconds > MOST_SECONDS:
+            self.unverified.append(item.name)
+            return None
+        wrong = self.verifier.check(self.model)
+        if wrong is None:
+            self.verifier.accept()
+        return wrong
+
+    def _conclude(self) -> None:
+        """Hold the outcome against the original."""
+        if self.verifier is None:
+            return
+        if self.unverified and not self.sealed:
+            names = ", ".join(dict.fromkeys(self.unverified))
+            self.report.notes.append(
+                f"verification took more than {MOST_SECONDS:.0f} s: these passes were verified "
+                f"together, not one by one: {names}"
+            )
+            wrong = self.verifier.check(self.model)
+            self.verifier.accept()
+            if wrong is not None:
+                self.report.notes.append(f"one of them is wrong: {wrong}")
+        self.report.verdicts = self.verifier.verdicts()
+
+    def _operators(self) -> dict[str, int]:
+        counted = collections.Counter(node.op for body in bodies(self.graph) for node in body.nodes)
+        return dict(counted.most_common())
+
+    def _note_unknown(self) -> None:
+        """Say which operators nobody knows: they are left alone."""
+        import onnx
+
+        functions = {(function.domain, function.name) for function in self.graph.functions}
+        for op, domain in sorted({
+            (node.op, node.domain or "") for body in bodies(self.graph) for node in body.nodes
+        }):
+            if (domain, op) in functions or onnx.defs.has(op, domain):
+                continue
+            where = f" of the domain {domain!r}" if domain else ""
+            self.report.notes.append(f"the operator {op}{where} is not known; it is left alone")
+        newest = onnx.defs.onnx_opset_version()
+        if self.graph.opset > newest:
+            self.report.notes.append(
+                f"opset {self.graph.opset} is newer than what is known here ({newest}): operators "
+                "are taken for what they were then"
+            )
 
 
 def _contract(graph: gs.Graph) -> tuple[list[Any], list[Any]]:
@@ -159,9 +321,8 @@ def _contract(graph: gs.Graph) -> tuple[list[Any], list[Any]]:
     return lines(graph.inputs), lines(graph.outputs)
 
 
-def _refine_outputs(graph: gs.Graph) -> None:
+def _refine_outputs(graph: gs.Graph, shapes: Shapes) -> None:
     """Write the dimensions of outputs that the file left open, where they are known by now."""
-    shapes = Shapes(graph)
     for tensor in graph.outputs:
         found = shapes.shape(tensor)
         if found is None or isinstance(tensor, gs.Constant):
@@ -173,17 +334,3 @@ def _refine_outputs(graph: gs.Graph) -> None:
                 new if old in (None, "", -1) and not str(new).startswith("?") else old
                 for old, new in zip(present, known, strict=True)
             ]
-
-
-def _verify(before: Model, after: Model) -> list[Verdict]:
-    free = any(spec.shape and isinstance(spec.shape[0], str) for spec in after.inputs)
-    verdicts = []
-    with (
-        OnnxRuntime(before.to_onnx(), name="before") as old,
-        OnnxRuntime(after.to_onnx(), name="after") as new,
-    ):
-        for batch in (1, 2) if free else (1,):
-            feeds = random_feeds(old.inputs, batch)
-            kept = {spec.name: feeds[spec.name] for spec in new.inputs}
-            verdicts += judge(old.infer(feeds), new.infer(kept), FLOAT_TOLERANCE)
-    return verdicts

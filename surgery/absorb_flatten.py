@@ -16,7 +16,7 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._rewrite import Context, Result, constant, free_name, single_consumer
+from onnxgraft.surgery._rewrite import Context, Result, constant
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -35,7 +35,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if perm[0] != 0 or not all(dim.fixed for dim in features) or flat[0] != shape[0]:
             result.refuse(flatten, "the flatten mixes the batch or a free dimension in")
             continue
-        dense = single_consumer(graph, flatten.outputs[0])
+        dense = context.single_consumer(flatten.outputs[0])
         weight = None if dense is None else _weight(dense, flatten.outputs[0])
         if dense is None or weight is None:
             result.refuse(flatten, "what is flattened is not used by one dense layer alone")
@@ -53,14 +53,14 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         moved = np.ascontiguousarray(cube.reshape(matrix.shape))
         dense.inputs[1] = gs.Constant(weight.name, moved.T.copy() if rows_last else moved)
         # The flattened tensor holds its values in another order now: it is another tensor.
-        name = free_name(graph, f"{flatten.outputs[0].name}/{dense.name}")
+        name = context.free_name(f"{flatten.outputs[0].name}/{dense.name}")
         flattened = gs.Variable(name, flatten.outputs[0].dtype)
         dense.inputs[0] = flattened
         flatten.outputs = [flattened]
         flatten.inputs[0] = transpose.inputs[0]
         if flatten.op == "Reshape":
             target = np.array([0, matrix.shape[0]], np.int64)
-            flatten.inputs[1] = gs.Constant(free_name(graph, f"{flatten.name}/target"), target)
+            flatten.inputs[1] = gs.Constant(context.free_name(f"{flatten.name}/target"), target)
             flatten.attrs.pop("allowzero", None)
         else:
             flatten.attrs["axis"] = 1

@@ -15,14 +15,15 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxgraft.errors import ModelError
 from onnxgraft.reference import OnnxRuntime
 from onnxgraft.runtime import Array
-from onnxgraft.surgery._rewrite import Context, Result, is_output, replace
+from onnxgraft.surgery._rewrite import Context, Result, replace
 
 MOST_GROWTH = 1 << 20
 
 # Dropout is here for its training mode; at inference remove_identity takes it.
-_RANDOM = frozenset(
+RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
      "RandomUniformLike"}
 )  # fmt: skip
@@ -35,21 +36,44 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     result = Result()
     for node in graph.nodes:
         value = _stored(node)
-        if value is not None and not is_output(graph, node.outputs[0]):
+        if value is not None and not context.is_output(node.outputs[0]):
             replace(node.outputs[0], gs.Constant(node.outputs[0].name, value))
             node.outputs.clear()
             result.did(node, "Constant node made an initializer")
     foldable = _foldable(graph, context, result)
+    try:
+        _fold(foldable, graph, context)
+        folded = foldable
+    except ModelError:
+        # One of them is beyond onnxruntime: the others are folded one by one.
+        folded = []
+        for node in foldable:
+            if not all(isinstance(t, gs.Constant) or not t.name for t in node.inputs):
+                continue  # it depends on one that was not folded
+            try:
+                _fold([node], graph, context)
+                folded.append(node)
+            except ModelError as error:
+                result.refuse(node, str(error))
+    for node in folded:
+        result.did(node, f"{node.op} of constants folded")
+        node.outputs.clear()
+    return result
+
+
+def _fold(nodes: list[gs.Node], graph: gs.Graph, context: Context) -> None:
+    """Let onnxruntime compute nodes that depend on each other and constants alone."""
+    own = {id(node) for node in nodes}
     wanted = [
         tensor
-        for node in foldable
+        for node in nodes
         for tensor in node.outputs
-        if any(consumer not in foldable for consumer in tensor.outputs)
+        if any(id(consumer) not in own for consumer in tensor.outputs)
     ]
     if not wanted:
-        return result
+        return
     subgraph = gs.Graph(
-        nodes=foldable, inputs=[], outputs=wanted, opset=graph.opset,
+        nodes=nodes, inputs=[], outputs=wanted, opset=graph.opset,
         import_domains=graph.import_domains, ir_version=graph.ir_version,
     )  # fmt: skip
     proto = gs.export_onnx(subgraph, do_type_check=False)
@@ -63,11 +87,8 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     with OnnxRuntime(proto, name="fold_constants", optimize=False) as session:
         values = session.infer({})
     for tensor in wanted:
-        replace(tensor, gs.Constant(tensor.name, np.ascontiguousarray(values[tensor.name])))
-    for node in foldable:
-        result.did(node, f"{node.op} of constants folded")
-        node.outputs.clear()
-    return result
+        value = np.ascontiguousarray(values[tensor.name]).reshape(values[tensor.name].shape)
+        replace(tensor, gs.Constant(tensor.name, value))
 
 
 def _stored(node: gs.Node) -> Array | None:
@@ -89,13 +110,13 @@ def _foldable(graph: gs.Graph, context: Context, result: Result) -> list[gs.Node
     chosen: list[gs.Node] = []
     folded: set[int] = set()
     for node in graph.nodes:
-        plain = node.domain in (None, "", "ai.onnx") and node.op not in _RANDOM | _KEPT
+        plain = node.domain in (None, "", "ai.onnx") and node.op not in RANDOM | _KEPT
         if not plain or not node.outputs or node.op == "Constant" or list(node.subgraphs()):
             continue
         ready = all(
             isinstance(t, gs.Constant) or id(t) in folded or not t.name for t in node.inputs
         )
-        if not ready or any(is_output(graph, tensor) for tensor in node.outputs):
+        if not ready or any(context.is_output(tensor) for tensor in node.outputs):
             continue
         size = _bytes(node, context)
         if size is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._rewrite import Context, Result, constant, single_consumer
+from onnxgraft.surgery._rewrite import Context, Result, constant
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -21,7 +21,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         shape = context.shapes.shape(node.inputs[0])
         if weight is None or weight.ndim != 2 or shape is None or len(shape) != 2:
             continue
-        add = single_consumer(graph, node.outputs[0])
+        add = context.single_consumer(node.outputs[0])
         if add is None or add.op != "Add":
             continue
         bias = add.inputs[0 if add.inputs[1] is node.outputs[0] else 1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._rewrite import Context, Result, bypass, constant, is_output
+from onnxgraft.surgery._rewrite import Context, Result, constant
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -21,12 +21,12 @@ def apply(graph: gs.Graph, context: Context) -> Result:
                 result.refuse(node, "the Dropout is not known to be in inference mode")
                 continue
             mask = node.outputs[1] if len(node.outputs) > 1 else None
-            if mask is not None and (mask.outputs or is_output(graph, mask)):
+            if mask is not None and (mask.outputs or context.is_output(mask)):
                 result.refuse(node, "the Dropout's mask is used")
                 continue
         elif node.op != "Identity":
             continue
-        if bypass(graph, node):
+        if context.bypass(node):
             result.did(node, f"{node.op} removed")
         else:
             result.refuse(node, f"the {node.op} joins two tensors whose names are fixed")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._rewrite import Context, Result, bypass, constant
+from onnxgraft.surgery._rewrite import Context, Result, constant
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -32,7 +32,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         whole = context.shapes.shape(node.outputs[0])
         if whole is None or context.shapes.shape(node.inputs[taken]) != whole:
             result.refuse(node, "the branch taken is broadcast, or its shape is not known")
-        elif bypass(graph, node, keep=taken):
+        elif context.bypass(node, keep=taken):
             result.did(node, f"the {'first' if taken == 1 else 'second'} branch is always taken")
         else:
             result.refuse(node, "it joins two tensors whose names are fixed")

@@ -3,6 +3,9 @@
 Given:  y = Reshape(x, Concat(Slice(Shape(x), 0, 1), [10]))      x: (N, 2, 5)
 Result: y = Reshape(x, [0, 10])
 
+Given:  y = f(Shape(x)), all of whose elements are known, such as Gather(Shape(x), 1)
+Result: the constant y, whoever reads it: a Resize, Expand, Slice, Range ...
+
 The target's elements are followed symbolically through Shape, Slice, Gather, Concat, Squeeze,
 Unsqueeze, Cast and arithmetic. An element that equals x's own dimension at its place becomes 0,
 one other element may stay unknown and becomes -1. The batch stays free; the chain is then dead.
@@ -13,8 +16,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._rewrite import Context, Result, free_name
-from onnxgraft.surgery._shapes import Dim
+from onnxgraft.surgery._dims import Dim, target_of
+from onnxgraft.surgery._rewrite import Context, Result, replace, standard
+from onnxgraft.surgery._shape_rules import FOLLOWED
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -36,13 +40,37 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             for axis, dim in enumerate(value)
         ]
         if target.count(-1) > 1:
+            # What is left to infer may be known: -1 of (N, 6) into (3*N, -1) is 2.
+            found = context.shapes.shape(node.outputs[0])
+            target = target_of(context.shapes.shape(node.inputs[0]), found) or target
+        if target.count(-1) > 1:
             result.refuse(node, "more than one dimension of the target is not known")
             continue
         node.inputs[1] = gs.Constant(
-            free_name(graph, f"{node.name}/target"), np.array(target, np.int64)
+            context.free_name(f"{node.name}/target"), np.array(target, np.int64)
         )
         result.did(node, f"target made constant: {target}")
+    for node in graph.nodes:
+        if node.op in FOLLOWED and len(node.outputs) == 1 and standard(node):
+            _settle(node, context, result)
     return result
+
+
+def _settle(node: gs.Node, context: Context, result: Result) -> None:
+    """Replace a tensor of known integers by a constant."""
+    tensor = node.outputs[0]
+    value, shape = context.shapes.value(tensor), context.shapes.shape(tensor)
+    dtype = context.shapes.dtype(tensor)
+    if value is None or shape is None or len(shape) > 1 or not tensor.outputs:
+        return
+    if context.is_output(tensor) or dtype is None or np.dtype(dtype).kind not in "iu":
+        return
+    numbers = [dim.number for dim in value if dim is not None and dim.fixed]
+    if len(numbers) < len(value):
+        return
+    known = np.array(numbers, np.dtype(dtype)).reshape([dim.number for dim in shape])
+    replace(tensor, context.constant(tensor.name, known))
+    result.did(node, f"it is {numbers}, whatever the input")
 
 
 def _number(dim: Dim | None) -> int:

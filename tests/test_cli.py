@@ -128,7 +128,7 @@ def test_a_wrong_recipe_names_the_field(tmp_path: Path, cli: Cli) -> None:
     "arguments",
     [
         ["quantize", "--ranges", "r", "--budget", "top1=1", "--target", "tensorrt", "-o", "q.onnx"],
-        ["build", "--target", "openvino", "--precision", "fp16", "-o", "e"],
+        ["build", "--target", "tensorrt", "--precision", "bf16", "-o", "e"],
     ],
     ids=" ".join,
 )
@@ -369,6 +369,48 @@ def test_a_failed_candidate_says_why(net: Path, images: Path, tmp_path: Path, cl
     done = cli("validate", net, tmp_path / "wrong.onnx", "--data", images)
     assert done.returncode == 1
     assert "of the range, at most 1e-04 allowed" in done.stdout
+
+
+def test_surgery_verifies_each_pass_and_says_what_it_did_not_verify(
+    net: Path, tmp_path: Path, cli: Cli
+) -> None:
+    done = cli("surgery", net, "-o", tmp_path / "c.onnx", "--json")
+    assert json.loads(done.stdout)["verdicts"]
+    done = cli("surgery", net, "-o", tmp_path / "c.onnx", "--no-verify", "--json")
+    assert json.loads(done.stdout)["verdicts"] == []
+
+
+def test_surgery_reports_operators_before_and_after_each_pass(
+    net: Path, tmp_path: Path, cli: Cli
+) -> None:
+    done = cli("surgery", net, "-o", tmp_path / "c.onnx", "--report", tmp_path / "r.json")
+    assert done.returncode == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    steps = [step for entry in report["passes"] for step in entry["steps"]]
+    assert all(step["before"] != {} for step in steps)
+    if steps:
+        assert steps[0]["before"] == report["before"]
+        assert sum(steps[-1]["after"].values()) == sum(report["after"].values())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--plugin", "Op=Name"], "say --for tensorrt too"),
+        (["--for", "tensorrt", "--plugin", "Op"], "write OP=NAME"),
+        (["--for", "tpu"], "no target 'tpu'"),
+        (["--extra", "dense_to_con"], "did you mean dense_to_conv"),
+        (["--outputs", "nobody"], "no tensor is called 'nobody'"),
+    ],
+    ids=["plugin_alone", "plugin_form", "target", "extra", "outputs"],
+)
+def test_surgery_refuses_wrong_options_with_a_sentence(
+    options: list[str], sentence: str, net: Path, tmp_path: Path, cli: Cli
+) -> None:
+    done = cli("surgery", net, "-o", tmp_path / "c.onnx", *options)
+    assert done.returncode == 2
+    assert sentence in " ".join(done.stderr.split())
+    assert not (tmp_path / "c.onnx").exists()
 
 
 def test_surgery_explains_without_writing(net: Path, tmp_path: Path, cli: Cli) -> None:

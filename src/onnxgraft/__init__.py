@@ -13,7 +13,7 @@ from onnxgraft.errors import InputError, MissingDependencyError, OnnxgraftError
 
 if TYPE_CHECKING:
     from onnxgraft.model import Model
-    from onnxgraft.pipeline import Recipe, deploy, read_recipe
+    from onnxgraft.pipeline import LiteEngine, Recipe, deploy, read_recipe
     from onnxgraft.ranges import Ranges
     from onnxgraft.report import Report
     from onnxgraft.runtime import Engine
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Engine",
     "InputError",
+    "LiteEngine",
     "MissingDependencyError",
     "Model",
     "OnnxgraftError",
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 # Loaded when first asked for: `onnxgraft --help` must not wait for onnx.
 _HOMES = {
     "Engine": "onnxgraft.runtime",
+    "LiteEngine": "onnxgraft.pipeline",
     "Model": "onnxgraft.model",
     "Preprocess": "onnxgraft.samples",
     "Ranges": "onnxgraft.ranges",

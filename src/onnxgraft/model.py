@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxgraft.errors import ModelError
-from onnxgraft.files import atomic, existing_file, release_pages, sha256
-from onnxgraft.onnx_file import check, split_weights, write_model
-from onnxgraft.runtime import TensorSpec
+from onnxgraft.files import existing_file, release_pages, sha256
+from onnxgraft.onnx_file import check, read_model, reference_to, save_model, split_weights
+from onnxgraft.runtime import Array, TensorSpec
 
 __all__ = ["Model", "Origin", "Source", "tensor_spec"]
 
@@ -80,9 +80,20 @@ class Model:
 
     @classmethod
     def from_onnx(
-        cls, proto: onnx.ModelProto, source: Source, names: dict[str, Origin] | None = None
+        cls,
+        proto: onnx.ModelProto,
+        source: Source,
+        names: dict[str, Origin] | None = None,
+        weights: Mapping[str, Array] | None = None,
     ) -> Model:
-        """Wrap an ONNX model; names and source that an earlier run stored in it are read back."""
+        """Wrap an ONNX model; names and source that an earlier run stored in it are read back.
+
+        Args:
+            proto: The model.
+            source: The original file.
+            names: The map of tensors to the framework's names.
+            weights: The data of initializers that ``proto`` only lists.
+        """
         stored = {prop.key: prop.value for prop in proto.metadata_props}
         if names is None:
             names = {
@@ -91,7 +102,11 @@ class Model:
             }
             if SOURCE_KEY in stored:
                 source = Source(**json.loads(stored[SOURCE_KEY]))
-        return cls(gs.import_onnx(proto), source, names)
+        graph = gs.import_onnx(proto)
+        if weights:
+            for tensor in _constants(graph):
+                tensor.values = weights.get(tensor.name, tensor._values)
+        return cls(graph, source, names)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Model:
@@ -101,13 +116,14 @@ class Model:
             ModelError: It is no ONNX file, or onnx.checker refuses it.
         """
         file = existing_file(path, "the ONNX model")
+        proto, weights = read_model(file)
         try:
-            proto = onnx.load(file)
-            onnx.checker.check_model(proto)
-        except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+            check(proto, weights)
+        except (onnx.checker.ValidationError, TypeError, ValueError) as error:
             raise ModelError(f"{file}: not a valid ONNX file ({_first_line(error)})") from error
+        source = Source(str(path), "onnx", sha256(file))
         try:
-            model = cls.from_onnx(proto, Source(str(path), "onnx", sha256(file)))
+            model = cls.from_onnx(proto, source, weights=weights)
         except (AttributeError, TypeError, ValueError) as error:
             raise ModelError(f"{file}: its onnxgraft metadata is damaged ({error})") from error
         model.file = str(path)
@@ -117,6 +133,23 @@ class Model:
         """Return the ONNX model, with source and names in its metadata."""
         return self._export(self.graph)
 
+    def without_weights(self) -> tuple[onnx.ModelProto, dict[str, Array]]:
+        """Return the ONNX model with its large initializers left out, and these by name.
+
+        The model refers to them as external data; `OnnxRuntime` takes both, without a copy.
+        """
+        light, weights = split_weights(self.graph)
+        proto = self._export(light)
+        for entry in proto.graph.initializer:
+            if entry.name in weights:
+                entry.CopyFrom(reference_to(entry.name, weights[entry.name]))
+        return proto, weights
+
+    def weight_bytes(self) -> int:
+        """Return the size of all constants, in bytes."""
+        constants = {id(tensor): tensor for tensor in _constants(self.graph)}
+        return sum(int(tensor._values.nbytes) for tensor in constants.values())
+
     def _export(self, graph: gs.Graph) -> onnx.ModelProto:
         proto: onnx.ModelProto = gs.export_onnx(graph)
         names = {tensor: [o.name, o.perm and list(o.perm)] for tensor, o in self.names.items()}
@@ -125,16 +158,23 @@ class Model:
         )
         return proto
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the ONNX file, whole or not at all; its weights are held in memory only once."""
+    def save(self, path: str | os.PathLike[str], data: str | None = None) -> None:
+        """Write the ONNX file, whole or not at all; its weights are held in memory only once.
+
+        Args:
+            path: Where to write it.
+            data: The name of the file beside it for the weights, where they are more than 2 GB;
+                ``NAME.onnx.data`` if None.
+        """
         light, weights = split_weights(self.graph)
         proto = self._export(light)
         try:
             check(proto, weights)
         except onnx.checker.ValidationError as error:
-            raise ModelError(f"{path}: the graph is not valid ({_first_line(error)})") from error
-        with atomic(path) as temporary, open(temporary, "wb") as file:
-            write_model(file, proto, weights)
+            raise ModelError(
+                f"{self.file}: the graph it became is not valid ({_first_line(error)})"
+            ) from error
+        save_model(Path(path), proto, weights, data)
         release_pages(weights.values())
 
     def copy(self) -> Model:
@@ -172,6 +212,17 @@ def tensor_spec(tensor: Any) -> TensorSpec:
     except TypeError:  # a type that numpy does not have, such as bfloat16: onnx's own number
         dtype = onnx.TensorProto.DataType.Name(int(tensor.dtype)).lower()
     return TensorSpec(tensor.name, dtype, shape)
+
+
+def _constants(graph: gs.Graph) -> Iterator[gs.Constant]:
+    """Yield every constant of a graph and its bodies, at times more than once."""
+    for tensor in graph.outputs:
+        if isinstance(tensor, gs.Constant):
+            yield tensor
+    for node in graph.nodes:
+        yield from (tensor for tensor in node.inputs if isinstance(tensor, gs.Constant))
+        for body in node.subgraphs():
+            yield from _constants(body)
 
 
 def _first_line(error: BaseException) -> str:

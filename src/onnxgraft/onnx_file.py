@@ -1,29 +1,247 @@
-"""Writing ONNX files without holding their weights a second time.
+"""Reading and writing ONNX files without holding their weights a second time.
 
-Protobuf can only serialize a whole message in memory. Here the message is serialized without its
-large initializers, and these are written straight from their arrays, as the wire format has them
-(field numbers of onnx.proto: ModelProto.graph = 7, GraphProto.initializer = 5,
-TensorProto.raw_data = 9).
+Protobuf can only read and write a whole message in memory, of at most 2 GB. Here the message goes
+through it without its large initializers: these are views of the mapped file, and are written
+straight from their arrays, as the wire format has them (field numbers of onnx.proto:
+ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto.raw_data = 9). What does not fit into
+2 GB goes into a file beside the model, as ONNX's external data.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
+import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
 
-from onnxgraft.errors import InputError
+from onnxgraft.errors import ModelError
+from onnxgraft.files import atomic
 from onnxgraft.runtime import Array
 
-__all__ = ["check", "split_weights", "write_model"]
+__all__ = ["check", "read_model", "reference_to", "save_model", "split_weights"]
 
 # Smaller initializers stay in the message.
 LARGE = 1 << 16
 # What protobuf's readers take.
-_MOST_BYTES = (1 << 31) - 1
+MOST_BYTES = (1 << 31) - 1
+_UNKNOWN = "onnxgraft.unknown"
+# External data begin at multiples of this, so that they can be mapped.
+_PAGE = 4096
+# Types that pack two elements into a byte: they stay in the message.
+_PACKED = frozenset({"INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"})
+
+
+# Reading --------------------------------------------------------------------------------------
+
+
+def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """Return the model without its large initializers, and these as views of the mapped files.
+
+    The initializers are still listed in the model, with their shapes and types but no data.
+
+    Raises:
+        ModelError: It is no ONNX file, or its external data are missing or not where they may be:
+            in the model's folder or below it, in files of their own.
+    """
+    with open(path, "rb") as file:
+        whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    weights: dict[str, Array] = {}
+    try:
+        proto = onnx.ModelProto.FromString(b"".join(_model(whole, weights)))
+        for tensor in _tensors(proto.graph):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                _external(tensor, path, weights)
+    except (DecodeError, UnicodeDecodeError, _Malformed) as error:
+        raise ModelError(f"{path}: not a valid ONNX file ({error})") from error
+    return proto, weights
+
+
+class _Malformed(Exception):
+    """The bytes are no protobuf message."""
+
+
+@dataclass(frozen=True)
+class _Field:
+    number: int
+    kind: int
+    start: int
+    body: int
+    end: int
+
+
+def _fields(data: memoryview) -> Iterator[_Field]:
+    """Walk over the fields of a message."""
+    at, size = 0, len(data)
+    while at < size:
+        start = at
+        tag, at = _read_varint(data, at)
+        kind = tag & 7
+        if kind == 2:
+            length, at = _read_varint(data, at)
+        elif kind in (1, 5):
+            length = 8 if kind == 1 else 4
+        elif kind == 0:
+            _, after = _read_varint(data, at)
+            length = after - at
+        else:
+            raise _Malformed(f"byte {start} begins no field")
+        if at + length > size:
+            raise _Malformed(f"the field at byte {start} ends beyond the file")
+        yield _Field(tag >> 3, kind, start, at, at + length)
+        at += length
+
+
+def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            break
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise _Malformed(f"the number at byte {at} has no end")
+
+
+def _model(data: memoryview, weights: dict[str, Array]) -> Iterator[bytes]:
+    for field in _fields(data):
+        if field.number == 7 and field.kind == 2:
+            graph = b"".join(_graph(data[field.body : field.end], weights))
+            yield _tag(7) + _varint(len(graph)) + graph
+        else:
+            yield bytes(data[field.start : field.end])
+
+
+def _graph(data: memoryview, weights: dict[str, Array]) -> Iterator[bytes]:
+    for field in _fields(data):
+        light = None
+        if field.number == 5 and field.kind == 2 and field.end - field.body >= LARGE:
+            light = _initializer(data[field.body : field.end], weights)
+        if light is None:
+            yield bytes(data[field.start : field.end])
+        else:
+            yield _tag(5) + _varint(len(light)) + light
+
+
+def _initializer(data: memoryview, weights: dict[str, Array]) -> bytes | None:
+    """Take the data out of a large initializer; None where it has to stay as it is."""
+    raw: memoryview | None = None
+    parts = []
+    for field in _fields(data):
+        if field.number == 9 and field.kind == 2:
+            raw = data[field.body : field.end]
+        elif field.end - field.start < LARGE:
+            parts.append(bytes(data[field.start : field.end]))
+        else:
+            return None  # its data are in another field
+    if raw is None:
+        return None
+    tensor = onnx.TensorProto.FromString(b"".join(parts))
+    value = _view(tensor, raw)
+    if value is None or not tensor.name or tensor.name in weights:
+        return None
+    weights[tensor.name] = value
+    return b"".join(parts)
+
+
+def _view(tensor: onnx.TensorProto, raw: memoryview) -> Array | None:
+    """Return the bytes of a tensor as an array; None where they are not as many as they must."""
+    try:
+        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    except (KeyError, TypeError, ValueError):
+        return None
+    if kind in _PACKED or dtype.hasobject or any(dim < 0 for dim in tensor.dims):
+        return None
+    if math.prod(tensor.dims) * dtype.itemsize != len(raw):
+        return None
+    return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(tensor.dims).view(dtype)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors stored in a graph, its nodes and their bodies."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for body in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _tensors(body)
+
+
+def _external(tensor: onnx.TensorProto, model: Path, weights: dict[str, Array]) -> None:
+    """Take in a tensor that is stored in a file of its own."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    name = tensor.name or "a constant"
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
+    except ValueError as error:
+        raise ModelError(f"{model}: the external data of {name!r} are not at a place") from error
+    data = _mapped(model, entries.get("location", ""), name)
+    end = len(data) if length < 0 else offset + length
+    if not 0 <= offset <= end <= len(data):
+        raise ModelError(
+            f"{model}: {name!r} lies beyond the end of its file {entries['location']!r} "
+            f"({len(data)} bytes)"
+        )
+    raw = data[offset:end]
+    value = _view(tensor, raw)
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+    if value is not None and len(raw) >= LARGE and tensor.name and tensor.name not in weights:
+        weights[tensor.name] = value
+    else:
+        tensor.raw_data = bytes(raw)  # the checker holds it against the shape and type
+
+
+def _mapped(model: Path, location: str, name: str) -> memoryview:
+    """Map a file of external data, if it is one that the model may refer to."""
+    folder = model.resolve().parent
+    parts = Path(location).parts
+    wrong = None
+    if not parts or Path(location).is_absolute() or ".." in parts:
+        wrong = "is not in the model's folder"
+    path = folder
+    for part in parts if wrong is None else ():
+        path /= part
+        if path.is_symlink():
+            wrong = "is a link"
+            break
+    if wrong is None:
+        try:
+            found = path.stat()
+        except (OSError, ValueError):
+            wrong = "does not exist"
+        else:
+            if not stat.S_ISREG(found.st_mode):
+                wrong = "is no file"
+            elif found.st_nlink > 1:
+                wrong = "is a hard link, which other files share"
+            elif found.st_size == 0:
+                wrong = "is empty"
+    if wrong is not None:
+        raise ModelError(
+            f"{model}: the external data of {name!r} are refused: {location!r} {wrong}; keep the "
+            "file beside the model"
+        )
+    with open(path, "rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+# Writing --------------------------------------------------------------------------------------
 
 
 def split_weights(graph: gs.Graph) -> tuple[gs.Graph, dict[str, Array]]:
@@ -37,10 +255,20 @@ def split_weights(graph: gs.Graph) -> tuple[gs.Graph, dict[str, Array]]:
     return light, weights
 
 
+def reference_to(name: str, value: Array, location: str = "weights") -> onnx.TensorProto:
+    """Return an initializer whose data are elsewhere: in the file ``location``, or in memory."""
+    element = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    tensor = onnx.TensorProto(name=name, data_type=element, dims=value.shape)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
 def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     """Run onnx.checker on a model whose large initializers are in ``weights``.
 
-    They are declared as inputs instead, of the right types and shapes.
+    They are declared as inputs instead, of the right types and shapes. Operators and opsets that
+    this version of onnx does not know are not checked: they may be right.
     """
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
@@ -50,37 +278,82 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     for name, value in weights.items():
         element = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         whole.graph.input.append(onnx.helper.make_tensor_value_info(name, element, value.shape))
+    functions = {(function.domain, function.name) for function in whole.functions}
+    newest = onnx.defs.onnx_opset_version()
+    for entry in whole.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = min(entry.version, newest)
+    if _hide_unknown(whole.graph, functions):
+        whole.opset_import.add(domain=_UNKNOWN, version=1)
     onnx.checker.check_model(whole)
 
 
-def write_model(file: BinaryIO, model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
+def _hide_unknown(graph: onnx.GraphProto, functions: set[tuple[str, str]]) -> bool:
+    """Move operators that onnx does not have to a domain that its checker passes over."""
+    hidden = False
+    for node in graph.node:
+        ours = (node.domain, node.op_type) in functions
+        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type) and not ours:
+            node.domain = _UNKNOWN
+            hidden = True
+        for attribute in node.attribute:
+            for body in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                hidden = _hide_unknown(body, functions) or hidden
+    return hidden
+
+
+def save_model(
+    path: Path, model: onnx.ModelProto, weights: Mapping[str, Array], data: str | None = None
+) -> None:
     """Write ``model`` with ``weights`` for its large initializers, which are left out of it.
 
-    Raises:
-        InputError: The file would be larger than protobuf's readers take.
+    Args:
+        path: Where to write the model.
+        model: Its initializers that are in ``weights`` are ignored.
+        weights: The large initializers.
+        data: What to call the file beside the model that takes the weights if the model would be
+            larger than protobuf's readers take; ``NAME.onnx.data`` if None.
     """
-    graph = onnx.GraphProto()
-    graph.CopyFrom(model.graph)
-    small = [entry for entry in graph.initializer if entry.name not in weights]
-    del graph.initializer[:]
-    graph.initializer.extend(small)
-    rest = graph.SerializeToString()
-    heads = {name: _head(name, value) for name, value in weights.items()}
-    sizes = {name: len(heads[name]) + value.nbytes for name, value in weights.items()}
-    total = len(rest) + sum(len(_tag(5)) + len(_varint(s)) + s for s in sizes.values())
-    if total > _MOST_BYTES:
-        raise InputError(
-            f"the ONNX file would have {total / 1e9:.1f} GB; more than 2 GB can't be written yet"
-        )
+    rest = onnx.GraphProto()
+    rest.CopyFrom(model.graph)
+    small = [entry for entry in rest.initializer if entry.name not in weights]
+    del rest.initializer[:]
+    rest.initializer.extend(small)
     outer = onnx.ModelProto()
     outer.CopyFrom(model)
     outer.ClearField("graph")
-    file.write(outer.SerializeToString())
-    file.write(_tag(7) + _varint(total) + rest)
-    for name, value in weights.items():
-        file.write(_tag(5) + _varint(sizes[name]) + heads[name])
-        for piece in _pieces(value):
-            file.write(piece)
+    heads = {name: _head(name, value) for name, value in weights.items()}
+    sizes = {name: len(heads[name]) + value.nbytes for name, value in weights.items()}
+    total = rest.ByteSize() + sum(len(_tag(5)) + len(_varint(s)) + s for s in sizes.values())
+    if total + outer.ByteSize() + 16 > MOST_BYTES:
+        _save_external(path, outer, rest, weights, data or f"{path.name}.data")
+        return
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        file.write(outer.SerializeToString())
+        file.write(_tag(7) + _varint(total) + rest.SerializeToString())
+        for name, value in weights.items():
+            file.write(_tag(5) + _varint(sizes[name]) + heads[name])
+            _write(file, value)
+
+
+def _save_external(
+    path: Path, outer: onnx.ModelProto, graph: onnx.GraphProto, weights: Mapping[str, Array],
+    data: str,
+) -> None:  # fmt: skip
+    with contextlib.ExitStack() as both:
+        # The model is put into its place first, when the block ends, and the data last.
+        there = both.enter_context(atomic(path.with_name(data)))
+        here = both.enter_context(atomic(path))
+        with open(there, "wb") as file:
+            for name, value in weights.items():
+                file.write(bytes(-file.tell() % _PAGE))
+                entry = reference_to(name, value, data)
+                entry.external_data.add(key="offset", value=str(file.tell()))
+                entry.external_data.add(key="length", value=str(value.nbytes))
+                graph.initializer.append(entry)
+                _write(file, value)
+        outer.graph.CopyFrom(graph)
+        here.write_bytes(outer.SerializeToString())
 
 
 def _head(name: str, value: Array) -> bytes:
@@ -90,10 +363,10 @@ def _head(name: str, value: Array) -> bytes:
     return bytes(tensor.SerializeToString()) + _tag(9) + _varint(value.nbytes)
 
 
-def _pieces(value: Array) -> Iterator[memoryview]:
-    """Yield the array's bytes, little-endian and in C order."""
+def _write(file: BinaryIO, value: Array) -> None:
+    """Write the array's bytes, little-endian and in C order."""
     flat = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).reshape(-1)
-    yield flat.view(np.uint8).data
+    file.write(flat.view(np.uint8).data)
 
 
 def _tag(number: int) -> bytes:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-__all__ = ["console", "status", "track"]
+__all__ = ["Steps", "console", "status", "steps", "track"]
 
 T = TypeVar("T")
+# Told the phase, how many of its steps are done, and how many there are.
+Steps = Callable[[str, int, int], None]
 
 
 def console() -> Console:
@@ -21,8 +30,31 @@ def console() -> Console:
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield ``items`` under a progress bar that disappears at the end."""
+    with _progress() as bar:
+        task = bar.add_task(description, total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+@contextlib.contextmanager
+def steps(description: str) -> Iterator[Steps]:
+    """Yield a function that moves a bar for each phase of a work that tells how far it is."""
+    with _progress() as bar:
+        bar.add_task(description, total=None)
+        tasks: dict[str, TaskID] = {}
+
+        def tell(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(f"  {phase}", total=total)
+            bar.update(tasks[phase], completed=done, total=total, visible=done < total)
+
+        yield tell
+
+
+def _progress() -> Progress:
     screen = console()
-    with Progress(
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -30,11 +62,7 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
         console=screen,
         transient=True,
         disable=not screen.is_terminal,
-    ) as bar:
-        task = bar.add_task(description, total=total)
-        for item in items:
-            yield item
-            bar.advance(task)
+    )
 
 
 @contextlib.contextmanager

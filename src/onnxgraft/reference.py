@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
-from onnxgraft.errors import InputError, ModelError
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.optional import optional
-from onnxgraft.runtime import Feeds, Outputs, Resource, TensorSpec, check_feeds
+from onnxgraft.runtime import Array, Feeds, Outputs, Resource, TensorSpec, check_feeds
 
 __all__ = ["OnnxRuntime", "exposing", "random_feeds"]
 
@@ -32,9 +32,12 @@ class OnnxRuntime(Resource):
         threads: Threads within an operator; 0 leaves the choice to onnxruntime.
         optimize: False runs every node as it stands.
         save_optimized: Where to write the graph as onnxruntime optimized it.
+        weights: Initializers that the model only refers to, as `Model.without_weights` has them.
+        configure: Sets further fields of onnxruntime's SessionOptions.
 
     Raises:
         ModelError: onnxruntime refuses the model.
+        NotSupportedError: It has no kernel for an operator of these types.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class OnnxRuntime(Resource):
         threads: int = 0,
         optimize: bool = True,
         save_optimized: str | os.PathLike[str] | None = None,
+        weights: Mapping[str, Array] | None = None,
+        configure: Callable[[Any], None] | None = None,
     ) -> None:
         with optional("Running an ONNX model", "onnxruntime"):
             import onnxruntime as ort
@@ -58,6 +63,15 @@ class OnnxRuntime(Resource):
             # when the saved file is loaded.
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             options.optimized_model_filepath = os.fspath(save_optimized)
+        if weights:
+            # They are not copied: without packing, kernels read them where they are.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            # Only a view of a file may be out of line with its type, and is copied.
+            aligned = [np.require(value, requirements=["A", "C"]) for value in weights.values()]
+            values = [ort.OrtValue.ortvalue_from_numpy(value) for value in aligned]
+            options.add_external_initializers(list(weights), values)
+        if configure is not None:
+            configure(options)
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
         try:
             self._session: Any = ort.InferenceSession(
@@ -65,6 +79,8 @@ class OnnxRuntime(Resource):
             )
         except Exception as error:  # its exceptions have no common base
             reason = str(error).strip().splitlines()[0]
+            if "NOT_IMPLEMENTED" in reason:
+                raise NotSupportedError(f"onnxruntime can't run the graph: {reason}") from error
             raise ModelError(f"{name}: onnxruntime refuses the graph: {reason}") from error
         self.name = name
         self.inputs = tuple(_spec(entry) for entry in self._session.get_inputs())
@@ -73,6 +89,8 @@ class OnnxRuntime(Resource):
     def infer(self, feeds: Feeds) -> Outputs:
         """Return the outputs, by name, for ``feeds``, by name."""
         checked = check_feeds(self.name, self.inputs, feeds)
+        if self._session is None:
+            raise InputError(f"{self.name}: is closed")
         names = [spec.name for spec in self.outputs]
         try:
             values = self._session.run(names, checked)
@@ -96,26 +114,29 @@ def _spec(entry: Any) -> TensorSpec:
 
 
 def exposing(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """Return a copy of ``model`` whose only outputs are ``tensors`` (float32)."""
+    """Return a copy of ``model`` whose only outputs are ``tensors``; onnxruntime infers types."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
     del exposed.graph.output[:]
-    exposed.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors
-    )
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
     return exposed
 
 
-def random_feeds(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[str, Any]:
-    """Return seeded normal feeds; a free first dimension becomes ``batch``, any other 8.
+def random_feeds(
+    specs: Sequence[TensorSpec], batch: int, seed: int = 0, *, size: int = 8
+) -> dict[str, Any]:
+    """Return seeded normal feeds.
 
-    Integers are drawn from 0 to 9, booleans are False.
+    A free first dimension becomes ``batch``, any other ``size`` where there are four or more
+    dimensions, as images have, and 8 where there are fewer, as sequences have. Integers are drawn
+    from 0 to 9, booleans are False.
     """
     rng = np.random.default_rng(seed)
     feeds: dict[str, Any] = {}
     for spec in specs:
+        other = size if len(spec.shape) > 3 else 8
         shape = [
-            dim if isinstance(dim, int) else (batch if axis == 0 else 8)
+            dim if isinstance(dim, int) else (batch if axis == 0 else other)
             for axis, dim in enumerate(spec.shape)
         ]
         try:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError, nearest
 
-__all__ = ["Array", "Engine", "Feeds", "Outputs", "Resource", "TensorSpec", "check_feeds"]
+__all__ = [
+    "Array", "Engine", "Feeds", "Outputs", "Probing", "Resource", "TensorSpec", "check_feeds",
+]  # fmt: skip
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -69,6 +71,14 @@ class Engine(Protocol):
     ) -> None: ...
 
 
+@runtime_checkable
+class Probing(Engine, Protocol):
+    """An engine that can be asked for the tensors inside it."""
+
+    def probe(self, tensors: Sequence[str], feeds: Feeds) -> Outputs:
+        """Return those of ``tensors`` that it has, by name, for ``feeds``."""
+
+
 class Resource:
     """The context manager half of an engine: ``close`` at the end of the block."""
 
@@ -100,6 +110,7 @@ def check_feeds(engine: str, specs: Sequence[TensorSpec], feeds: Feeds) -> dict[
         if name not in known:
             raise InputError(f"{engine}: no input is called {name!r}; {nearest(name, known)}")
     checked = {}
+    sizes: dict[str, tuple[int, str]] = {}
     for spec in specs:
         if spec.name not in feeds:
             raise InputError(f"{engine}: the input {spec} was not fed")
@@ -108,5 +119,14 @@ def check_feeds(engine: str, specs: Sequence[TensorSpec], feeds: Feeds) -> dict[
             raise InputError(f"{engine}: the input {spec} was fed an array of {value.shape}")
         if value.dtype != np.dtype(spec.dtype):
             raise InputError(f"{engine}: the input {spec} was fed an array of {value.dtype}")
+        for dim, size in zip(spec.shape, value.shape, strict=True):
+            if isinstance(dim, int) or dim == "?":
+                continue
+            known_size, first = sizes.setdefault(dim, (size, spec.name))
+            if size != known_size:
+                raise InputError(
+                    f"{engine}: {dim} is {known_size} in the input {first} and {size} in "
+                    f"{spec.name}; feed the same number"
+                )
         checked[spec.name] = value
     return checked

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxgraft import convert, pipeline
-from onnxgraft.errors import InputError, ModelError
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.pipeline import Converted
 from tests.conftest import Cli
 
@@ -309,3 +309,295 @@ def test_a_folder_that_is_no_saved_model_is_refused(tmp_path: Path) -> None:
 def test_a_signature_of_something_else_is_refused(files: Path) -> None:
     with pytest.raises(InputError, match="--signature goes with a SavedModel alone"):
         convert.load(files / "net.keras", signature="x")
+
+
+# Oddities of Keras and of signatures.
+
+
+def saved(folder: Path, build: Any) -> Path:
+    """Save a Keras model of fresh names, so that they do not depend on the tests before."""
+    import keras
+
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    build().save(folder / "x.keras")
+    return folder / "x.keras"
+
+
+def line(*layers: Any) -> Any:
+    import keras
+
+    return keras.Sequential(list(layers))
+
+
+def keras_cases() -> dict[str, tuple[Any, list[str], list[str]]]:
+    """Return builders of models, and the inputs and outputs that they have."""
+    import keras
+    from keras import Input, Model, layers
+
+    def twice() -> Any:
+        x = Input((4,), name="x")
+        y = layers.Dense(3, name="y")(x)
+        return Model(x, [y, y])
+
+    def identities() -> Any:
+        x = Input((4,), name="x")
+        first = layers.Identity(name="b")(layers.Dense(3, name="a")(x))
+        return Model(x, [first, layers.Identity(name="same")(x)])
+
+    def shared() -> Any:
+        a, b, dense = Input((4,), name="b"), Input((4,), name="a"), layers.Dense(3)
+        return Model([a, b], layers.Subtract(name="difference")([dense(a), dense(b)]))
+
+    return {
+        "an_output_twice": (
+            twice, ["x (N, 4) float32"],
+            ["output_0 (N, 3) float32", "output_1 (N, 3) float32"],
+        ),
+        "identities": (
+            identities, ["x (N, 4) float32"], ["b (N, 3) float32", "same (N, 4) float32"],
+        ),
+        "inputs_out_of_order": (
+            shared, ["b (N, 4) float32", "a (N, 4) float32"], ["difference (N, 3) float32"],
+        ),
+        "fixed_batch": (
+            lambda: line(Input(batch_shape=(2, 4), name="x"), layers.Dense(3, name="y")),
+            ["x (2, 4) float32"], ["y (2, 3) float32"],
+        ),
+        "names_with_points": (
+            lambda: line(Input((4,), name="in.put-1"), layers.Dense(3, name="out.put-1")),
+            ["in.put-1 (N, 4) float32"], ["out.put-1 (N, 3) float32"],
+        ),
+        "tokens": (
+            lambda: line(
+                Input((5,), dtype="int32", name="x"), layers.Embedding(12, 4),
+                layers.GlobalAveragePooling1D(name="y"),
+            ),
+            ["x (N, 5) int32"], ["y (N, 4) float32"],
+        ),
+        "bytes": (
+            lambda: line(
+                Input((8, 8, 3), dtype="uint8", name="x"), layers.Rescaling(1 / 127.5, -1.0),
+                layers.Conv2D(4, 3, name="y"),
+            ),
+            ["x (N, 8, 8, 3) uint8"], ["y (N, 6, 6, 4) float32"],
+        ),
+        "normalization": (
+            lambda: line(
+                Input((8, 8, 3), name="x"),
+                layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0]),
+                layers.Conv2D(4, 3, name="y"),
+            ),
+            ["x (N, 8, 8, 3) float32"], ["y (N, 6, 6, 4) float32"],
+        ),
+        "augmentation": (
+            lambda: line(
+                Input((8, 8, 3), name="x"), layers.RandomFlip(), layers.RandomRotation(0.1),
+                layers.RandomContrast(0.2), layers.Conv2D(4, 3, name="y"),
+            ),
+            ["x (N, 8, 8, 3) float32"], ["y (N, 6, 6, 4) float32"],
+        ),
+        "noise": (
+            lambda: line(
+                Input((8, 8, 3), name="x"), layers.SpatialDropout2D(0.5),
+                layers.GaussianNoise(0.5), layers.GaussianDropout(0.4), layers.AlphaDropout(0.4),
+                layers.Conv2D(4, 3, name="y"),
+            ),
+            ["x (N, 8, 8, 3) float32"], ["y (N, 6, 6, 4) float32"],
+        ),
+        "a_model_in_a_model": (
+            lambda: line(
+                Input((8,), name="x"),
+                line(Input((8,)), layers.Dense(4), layers.BatchNormalization()),
+                layers.Dense(3, name="y"),
+            ),
+            ["x (N, 8) float32"], ["y (N, 3) float32"],
+        ),
+        "float64": (
+            lambda: line(
+                Input((8,), dtype="float64", name="x"),
+                layers.Dense(3, dtype="float64", name="y"),
+            ),
+            ["x (N, 8) float64"], ["y (N, 3) float64"],
+        ),
+        "true_or_false": (
+            lambda: Model(x := Input((4,), name="x"), keras.ops.greater(x, 0.0)),
+            ["x (N, 4) float32"], ["greater (N, 4) bool"],
+        ),
+        "scalar": (
+            lambda: Model(x := Input((4,), name="x"), keras.ops.mean(x)),
+            ["x (N, 4) float32"], ["mean () float32"],
+        ),
+    }  # fmt: skip
+
+
+KERAS = (
+    "an_output_twice identities inputs_out_of_order fixed_batch names_with_points tokens bytes "
+    "normalization augmentation noise a_model_in_a_model float64 true_or_false scalar"
+).split()
+
+
+@pytest.mark.parametrize("kind", KERAS)
+def test_a_keras_model_keeps_its_names_types_and_order(tmp_path: Path, kind: str) -> None:
+    build, inputs, outputs = keras_cases()[kind]
+    path = saved(tmp_path, build)
+    done = pipeline.convert(path)
+    assert ends(done) == (inputs, outputs)
+    assert done.verdicts
+    assert done.passed
+    assert done.notes == []
+    assert not [op for op in done.model.operators() if op.startswith(("Random", "Dropout"))]
+
+
+def test_the_keras_cases_are_all_tried() -> None:
+    assert list(keras_cases()) == KERAS
+
+
+class Signatures(tf.Module):  # type: ignore[misc]
+    """Signatures that a serving export may have."""
+
+    def __init__(self) -> None:
+        self.weight = tf.Variable(np.arange(12, dtype=np.float32).reshape(4, 3))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def one_tensor_twice(self, x: Any) -> dict[str, Any]:
+        product = x @ self.weight
+        return {"zeta": product, "alpha": product}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def passes_its_input(self, x: Any) -> dict[str, Any]:
+        return {"same": x, "product": x @ self.weight}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 4], tf.float32, name="used"),
+            tf.TensorSpec([None, 9], tf.float32, name="unused"),
+        ]
+    )
+    def ignores_an_input(self, used: Any, unused: Any) -> dict[str, Any]:
+        del unused
+        return {"y": used @ self.weight}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 4], tf.float32, name="x"),
+            tf.TensorSpec([], tf.bool, name="training"),
+        ]
+    )
+    def trains(self, x: Any, training: Any) -> dict[str, Any]:
+        return {
+            "y": tf.cond(training, lambda: x - tf.reduce_mean(x), lambda: x @ self.weight[:, :1])
+        }
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
+    def reads_text(self, text: Any) -> dict[str, Any]:
+        return {"length": tf.strings.length(text)}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a SavedModel with `Signatures`."""
+    module = Signatures()
+    names = ["one_tensor_twice", "passes_its_input", "ignores_an_input", "trains", "reads_text"]
+    folder = tmp_path_factory.mktemp("served") / "s"
+    signatures = {name: getattr(module, name) for name in names}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("signature", "inputs", "outputs"),
+    [
+        (
+            "one_tensor_twice", ["x (N, 4) float32"],
+            ["alpha (N, 3) float32", "zeta (N, 3) float32"],
+        ),
+        (
+            "passes_its_input", ["x (N, 4) float32"],
+            ["product (N, 3) float32", "same (N, 4) float32"],
+        ),
+        ("ignores_an_input", ["used (N, 4) float32"], ["y (N, 3) float32"]),
+    ],
+)  # fmt: skip
+def test_a_signature_keeps_its_names(
+    served: Path, signature: str, inputs: list[str], outputs: list[str]
+) -> None:
+    assert ends(converted(served, signature=signature)) == (inputs, outputs)
+
+
+def test_a_flag_of_a_signature_is_resolved(served: Path) -> None:
+    done = converted(served, signature="trains")
+    assert [spec.name for spec in done.model.inputs] == ["x"]
+    assert done.notes == ["training was frozen to False for inference"]
+    assert not {"ReduceMean", "If"} & set(done.model.operators())
+
+
+def test_a_signature_of_text_is_refused(served: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotSupportedError, match="is of type string"):
+        pipeline.convert(served, signature="reads_text", out=tmp_path / "y.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+# Damage that keeps the size of a file.
+
+
+def flip(file: Path) -> None:
+    """Change a byte in the middle."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(bytes(data))
+
+
+def test_a_flipped_byte_in_the_variables_of_a_saved_model_is_found(
+    served: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(served, tmp_path / "s")
+    flip(tmp_path / "s" / "variables" / "variables.data-00000-of-00001")
+    with pytest.raises(ModelError, match=r"can't load the SavedModel: .*Checksum does not match"):
+        convert.load(tmp_path / "s")
+
+
+def test_a_flipped_byte_in_the_data_of_a_checkpoint_is_found(files: Path, tmp_path: Path) -> None:
+    shutil.copytree(files / "checkpoint", tmp_path / "c")
+    flip(tmp_path / "c" / "model.ckpt.data-00000-of-00001")
+    with pytest.raises(ModelError, match=r"model\.ckpt: the checkpoint can't be restored"):
+        convert.load(tmp_path / "c" / "model.ckpt")
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Return the prefix of a checkpoint whose data lie in two files."""
+    (tmp_path / "sharded").mkdir()
+    prefix = tmp_path / "sharded" / "model.ckpt"
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        x = v1.placeholder(tf.float32, [None, 4], "x")
+        with tf.device("/cpu:0"):
+            x = tf.matmul(x, v1.get_variable("first", [4, 5], use_resource=False))
+        with tf.device("/cpu:1"):
+            x = tf.matmul(x, v1.get_variable("second", [5, 3], use_resource=False))
+        tf.nn.softmax(x, name="prob")
+        config = v1.ConfigProto(device_count={"CPU": 2})
+        with v1.Session(config=config) as session:
+            session.run(v1.global_variables_initializer())
+            v1.train.Saver(sharded=True).save(session, str(prefix))
+    assert len(list(prefix.parent.glob("*.data-*"))) == 2
+    return prefix
+
+
+def test_a_checkpoint_of_two_shards_is_read(shards: Path) -> None:
+    assert ends(converted(shards)) == (["x:0 (N, 4) float32"], ["prob:0 (N, 3) float32"])
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+@pytest.mark.parametrize("damage", ["flipped", "cut_short", "missing"])
+def test_a_damaged_shard_is_refused(shards: Path, shard: int, damage: str) -> None:
+    file = Path(f"{shards}.data-{shard:05d}-of-00002")
+    if damage == "flipped":
+        flip(file)
+    elif damage == "cut_short":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        file.unlink()
+    with pytest.raises(ModelError, match=r"model\.ckpt: the checkpoint can't be restored: "):
+        convert.load(shards)

@@ -9,95 +9,25 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from google.protobuf import text_format
 
 from onnxgraft import convert
 from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.model import Model
 from onnxgraft.reference import OnnxRuntime, exposing, random_feeds
-from onnxgraft.runtime import Array, Feeds, Outputs
-
-# Two runtimes that add float32 in different orders: 6e-8 a sum, over the handful of layers here.
-CLOSE = 1e-5
-
-Build = Callable[[], Any]
-
-
-def write(path: Path, build: Build, *, text: bool = False) -> Path:
-    """Write the graph that ``build`` makes, as a binary or a text GraphDef."""
-    tf = tensorflow()
-    with tf.Graph().as_default() as graph:
-        build()
-    definition = graph.as_graph_def()
-    if text:
-        path.write_text(text_format.MessageToString(definition))
-    else:
-        path.write_bytes(definition.SerializeToString())
-    return path
-
-
-@pytest.fixture
-def pb(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a graph as ``x.pb``."""
-
-    def written(build: Build, **options: Any) -> Path:
-        return write(tmp_path / "x.pb", build, **options)
-
-    return written
-
-
-def run(model: Model, feeds: Feeds) -> Outputs:
-    """Return what onnxruntime, without optimizations, computes."""
-    with OnnxRuntime(model.to_onnx(), optimize=False) as session:
-        return session.infer(feeds)
-
-
-def assert_close(expected: Outputs, actual: Outputs) -> None:
-    """Assert equal names, order and shapes, and values within `CLOSE` of the range."""
-    assert list(expected) == list(actual)
-    for name, value in expected.items():
-        assert value.shape == actual[name].shape
-        assert np.abs(value - actual[name]).max() <= CLOSE * np.ptp(value), name
-
-
-def assert_equal_to_tensorflow(path: Path, **options: Any) -> Model:
-    """Convert, and compare with TensorFlow at batch 1 and 2; return the converted model."""
-    model, _ = convert.load(path, **options)
-    with convert.original(path, **options) as judge:
-        assert [spec.name for spec in judge.inputs] == [spec.name for spec in model.inputs]
-        for batch in (1, 2):
-            feeds = random_feeds(judge.inputs, batch, seed=batch)
-            assert_close(judge.infer(feeds), run(model, feeds))
-    return model
-
+from onnxgraft.runtime import Array, Feeds
+from tests.convert.graphs import (
+    CLOSE,
+    Build,
+    assert_close,
+    assert_equal_to_tensorflow,
+    conv,
+    image,
+    run,
+    select,
+)  # fmt: skip
 
 # Graphs.
-
-
-def image(height: int = 8, width: int = 6, channels: int = 3) -> Any:
-    """Return the placeholder of an image."""
-    tf = tensorflow()
-    return tf.compat.v1.placeholder(tf.float32, [None, height, width, channels], "image")
-
-
-def conv(x: Any, filters: int, name: str, seed: int = 0) -> Any:
-    """Return a 3x3 convolution with a bias and a Relu, in the scope ``name``."""
-    tf = tensorflow()
-    rng = np.random.default_rng(seed)
-    with tf.name_scope(name):
-        weights = rng.standard_normal((3, 3, int(x.shape[-1]), filters)).astype(np.float32)
-        bias = rng.standard_normal(filters).astype(np.float32)
-        y = tf.nn.conv2d(x, tf.constant(weights, name="weights"), 1, "SAME", name="Conv2D")
-        return tf.nn.relu(tf.nn.bias_add(y, tf.constant(bias), name="BiasAdd"), name="Relu")
-
-
-def select(kind: str, flag: Any, taken: Any, other: Any, name: str | None = None) -> Any:
-    """Return ``taken`` where ``flag``, else ``other``, by the operator ``kind``."""
-    ops = tensorflow().raw_ops
-    if kind == "Select":
-        return ops.Select(condition=flag, x=taken, y=other, name=name)
-    return ops.SelectV2(condition=flag, t=taken, e=other, name=name)
 
 
 def placeholder() -> Any:
@@ -726,13 +656,89 @@ def test_inspect_tells_what_a_graph_holds(pb: Callable[..., Path]) -> None:
     found = convert.inspect(path := pb(build))
     assert found.path == str(path)
     assert found.framework == "tensorflow"
-    assert found.inputs == ["image:0 (?, 8, 6, 3) float32"]
-    assert found.outputs == ["y:0 (?, 8, 6, 4) float32"]
-    assert found.training == ["is_training", "keep_prob"]
+    assert found.inputs == ["image:0 (N, 8, 6, 3) float32"]
+    assert found.outputs == ["y:0 (N, 8, 6, 4) float32"]
+    assert found.training == [
+        "is_training: a placeholder, False at inference",
+        "keep_prob: a placeholder, 1.0 at inference",
+    ]
+    assert found.dynamic == ["image:0: its batch is free"]
+    assert found.layout == ["NHWC: 2 operators"]
+    assert found.unsupported == []
     assert found.variables == []
     assert found.operators["Select"] == 2
     assert found.operators["Conv2D"] == 1
     assert list(found.operators.values()) == sorted(found.operators.values(), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "line"),
+    [
+        ([None, 8, 8, 3], ["image:0: its batch is free"]),
+        ([None, None, 8, 3], ["image:0: its dimensions 0, 1 are free"]),
+        ([1, None, None, 3], ["image:0: its dimensions 1, 2 are free"]),
+        ([1, 8, 8, 3], []),
+    ],
+    ids=["batch", "batch_and_height", "height_and_width", "nothing"],
+)
+def test_inspect_tells_what_is_dynamic(
+    pb: Callable[..., Path], shape: list[int | None], line: list[str]
+) -> None:
+    def build() -> None:
+        tf = tensorflow()
+        tf.nn.relu(tf.compat.v1.placeholder(tf.float32, shape, "image"))
+
+    assert convert.inspect(pb(build)).dynamic == line
+
+
+def test_inspect_counts_tensors_of_unknown_rank(pb: Callable[..., Path]) -> None:
+    def build() -> None:
+        tf = tensorflow()
+        x = tf.compat.v1.placeholder(tf.float32, None, "x")
+        tf.nn.avg_pool2d(tf.identity(tf.identity(x, name="a"), name="b"), 2, 2, "SAME")
+
+    assert convert.inspect(pb(build)).dynamic == [
+        "x:0: its dimensions 0, 1, 2, 3 are free",
+        "3 tensors of unknown rank (x:0, a:0, b:0)",
+    ]
+
+
+def test_inspect_counts_layouts(pb: Callable[..., Path]) -> None:
+    def build() -> None:
+        tf = tensorflow()
+        x = conv(image(), 4, "conv1")
+        turned = tf.transpose(x, [0, 3, 1, 2])
+        tf.nn.bias_add(turned, tf.constant([1.0] * 4), data_format="NCHW")
+
+    # The convolution, its bias and, of the other layout, the second bias.
+    assert convert.inspect(pb(build)).layout == ["NHWC: 2 operators", "NCHW: 1 operators"]
+
+
+def test_inspect_names_what_onnx_and_what_tensorrt_lack(pb: Callable[..., Path]) -> None:
+    def build() -> None:
+        tf = tensorflow()
+        x = tf.compat.v1.placeholder(tf.float32, [None], "x")
+        tf.math.digamma(x, name="one")
+        tf.math.digamma(-x, name="two")
+        tf.unique(x, name="three")
+
+    assert convert.inspect(pb(build)).unsupported == [
+        "2 Digamma (one, two): ONNX has none",
+        "1 Unique (three): TensorRT has no equivalent",
+    ]
+
+
+def test_inspect_looks_at_a_graph_that_can_not_be_converted(pb: Callable[..., Path]) -> None:
+    def build() -> None:
+        tf = tensorflow()
+        tf.nn.relu(tf.compat.v1.placeholder(tf.float32, None, "x"), name="y")
+
+    found = convert.inspect(pb(build))
+    assert found.inputs == ["x:0 (unknown) float32"]
+    assert found.operators == {"Placeholder": 1, "Relu": 1}
+    assert found.notes == [
+        "can't be converted: the rank of x:0 is not recorded; give its shape with --inputs x:0[...]"
+    ]
 
 
 def test_inspect_counts_the_values_of_constants(pb: Callable[..., Path]) -> None:
@@ -757,7 +763,7 @@ def test_common_names_of_a_flag_are_known(pb: Callable[..., Path], name: str) ->
         tf = tensorflow()
         tf.compat.v1.placeholder(tf.bool, [], name)
 
-    assert convert.inspect(pb(build)).training == [name]
+    assert convert.inspect(pb(build)).training == [f"{name}: a placeholder, False at inference"]
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,34 @@
 """Saving and loading models: nothing is lost, and large weights are written as they are."""
 
 import mmap
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from onnxgraft.errors import InputError
+from onnxgraft.errors import ModelError
 from onnxgraft.files import release_pages
 from onnxgraft.model import Model, Origin
-from onnxgraft.onnx_file import LARGE, split_weights, write_model
+from onnxgraft.onnx_file import LARGE
+from onnxgraft.reference import OnnxRuntime, random_feeds
 from onnxgraft.runtime import Array
 from tests.conftest import model_of, outputs_of
 
 RNG = np.random.default_rng(0)
 BIG = RNG.standard_normal((64, 512)).astype(np.float32)
+SMALL = RNG.standard_normal(512).astype(np.float32)
 
 
 def large_model() -> Model:
     assert BIG.nbytes > LARGE
     return model_of(
         "net (float[N, 64] x) => (float[N, 512] y) { m = MatMul(x, big)  y = Add(m, small) }",
-        {"big": BIG, "small": RNG.standard_normal(512).astype(np.float32)},
+        {"big": BIG, "small": SMALL},
     )
 
 
@@ -66,12 +72,135 @@ def test_saving_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.graph.tensors()["big"].values, BIG)
 
 
-def test_more_than_two_gigabytes_are_refused(tmp_path: Path) -> None:
-    light, _ = split_weights(large_model().graph)
-    proto = Model(light, large_model().source).to_onnx()
-    endless = np.broadcast_to(np.float32(0), (1 << 16, 1 << 15))
-    with pytest.raises(InputError, match=r"8\.6 GB"), open(tmp_path / "a.onnx", "wb") as file:
-        write_model(file, proto, {"big": endless})
+# Models that do not fit into one message --------------------------------------------------------
+
+
+@pytest.fixture
+def split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a model that was saved with its weights in a file beside it."""
+    monkeypatch.setattr("onnxgraft.onnx_file.MOST_BYTES", 1000)
+    large_model().save(tmp_path / "a.onnx")
+    assert (tmp_path / "a.onnx").stat().st_size < 10_000
+    return tmp_path / "a.onnx"
+
+
+def test_what_is_too_large_for_one_file_is_written_beside_it_as_onnx_reads_it(split: Path) -> None:
+    assert sorted(path.name for path in split.parent.iterdir()) == ["a.onnx", "a.onnx.data"]
+    onnx.checker.check_model(str(split), full_check=True)
+    weights = {entry.name: entry for entry in onnx.load(split).graph.initializer}
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(weights["big"]), BIG)
+    with OnnxRuntime(split) as session:
+        feeds = random_feeds(session.inputs, 2)
+        expected = outputs_of(large_model())["y"]
+        np.testing.assert_allclose(session.infer(feeds)["y"], expected, atol=1e-4)
+
+
+def test_external_data_are_read_without_a_copy(split: Path) -> None:
+    model = Model.load(split)
+    value = model.graph.tensors()["big"].values
+    np.testing.assert_array_equal(value, BIG)
+    assert not value.flags.owndata and not value.flags.writeable
+    np.testing.assert_array_equal(outputs_of(model)["y"], outputs_of(large_model())["y"])
+
+
+def test_small_external_data_are_read_too(tmp_path: Path) -> None:
+    onnx.save(
+        large_model().to_onnx(), tmp_path / "a.onnx", save_as_external_data=True,
+        all_tensors_to_one_file=False, size_threshold=0,
+    )  # fmt: skip
+    model = Model.load(tmp_path / "a.onnx")
+    np.testing.assert_array_equal(outputs_of(model)["y"], outputs_of(large_model())["y"])
+
+
+def relocated(model: Path, **entries: str) -> Path:
+    """Change where a model says that its external data are."""
+    proto = onnx.load(model, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = entries.get(entry.key, entry.value)
+    model.write_bytes(proto.SerializeToString())
+    return model
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        ("../secret", "not in the model's folder"),
+        ("/etc/hostname", "not in the model's folder"),
+        ("sub/../../secret", "not in the model's folder"),
+        ("", "not in the model's folder"),
+        ("nowhere", "does not exist"),
+        ("folder", "is no file"),
+        ("empty", "is empty"),
+        ("link", "is a link"),
+        ("linked_folder/data", "is a link"),
+        ("hard", "is a hard link"),
+        ("a\0b", "does not exist"),
+    ],
+)  # fmt: skip
+def test_external_data_elsewhere_are_refused(split: Path, location: str, reason: str) -> None:
+    folder = split.parent
+    secret = folder.parent / "secret"
+    secret.write_bytes(bytes(BIG.nbytes))
+    (folder / "folder").mkdir()
+    (folder / "empty").touch()
+    (folder / "link").symlink_to(secret)
+    (folder / "linked_folder").symlink_to(folder.parent, target_is_directory=True)
+    os.link(secret, folder / "hard")
+    with pytest.raises(ModelError, match=f"the external data of 'big' are refused: .*{reason}"):
+        Model.load(relocated(split, location=location))
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"offset": "999999999"}, "beyond the end"),
+        ({"offset": "-4096"}, "beyond the end"),
+        ({"length": "999999999999"}, "beyond the end"),
+        ({"length": "4096"}, "the declared shape and type"),
+        ({"offset": "here"}, "not at a place"),
+    ],
+    ids=["offset", "negative", "length", "short", "word"],
+)
+def test_external_data_that_do_not_fit_are_refused(
+    split: Path, entries: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(ModelError, match=reason):
+        Model.load(relocated(split, **entries))
+
+
+@pytest.mark.parametrize("cut", [1, 50, 1000, BIG.nbytes, -1])
+def test_a_file_that_ends_too_early_is_refused(tmp_path: Path, cut: int) -> None:
+    large_model().save(tmp_path / "a.onnx")
+    whole = (tmp_path / "a.onnx").read_bytes()
+    (tmp_path / "a.onnx").write_bytes(whole[:-1] if cut < 0 else whole[:cut])
+    with pytest.raises(ModelError, match="not a valid ONNX file"):
+        Model.load(tmp_path / "a.onnx")
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused(data: st.DataObject) -> None:
+    """Bytes are changed anywhere but in the weights; nothing but a ModelError may come of it."""
+    whole = bytearray(WRITTEN)
+    at = data.draw(st.integers(0, len(whole) - BIG.nbytes - 1))
+    whole[at] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "a.onnx")
+        file.write_bytes(whole)
+        try:
+            Model.load(file)
+        except ModelError:
+            return
+
+
+def _written() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        large_model().save(Path(folder, "a.onnx"))
+        return Path(folder, "a.onnx").read_bytes()
+
+
+WRITTEN = _written()
 
 
 def test_pages_that_were_given_back_are_read_again(tmp_path: Path) -> None:

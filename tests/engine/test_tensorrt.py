@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxgraft import engine
+from onnxgraft.engine.tensorrt_builder import gpu
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.model import Model
 from tests.conftest import model_of
@@ -50,9 +51,7 @@ def test_parser_errors_name_operator_and_node(tmp_path: Path) -> None:
 
 def test_loading_says_that_a_gpu_is_needed(tmp_path: Path) -> None:
     engine.build(conv("1, 16, 8, 8"), tmp_path / "e", "tensorrt")
-    from onnxgraft.engine.tensorrt import _gpu_present
-
-    if _gpu_present():
+    if gpu() is not None:
         pytest.skip("there is a GPU here")
     with pytest.raises(InputError, match="NVIDIA GPU"):
         engine.load(tmp_path / "e")

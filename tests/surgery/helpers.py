@@ -41,6 +41,7 @@ def model_at(opset: int, text: str, constants: Mapping[str, Array] | None = None
 def clean(model: Model, *only: str) -> tuple[Model, SurgeryReport]:
     """Run the named passes, or all, and check that what comes out is a valid ONNX model."""
     after, report = run(model, only=only)
+    assert not [entry.rolled_back for entry in report.passes if entry.rolled_back]
     onnx.checker.check_model(after.to_onnx())
     return after, report
 

@@ -319,3 +319,117 @@ def test_a_loop_reads_what_is_rewritten_outside(outside: str, start: str, inside
     assert before.operators()["Loop"] == 1
     after = assert_right(before, ROUNDING)
     assert after.operators()["Loop"] == 1
+
+
+# What is rewritten inside a body --------------------------------------------------------------
+
+
+def test_a_body_is_cleaned_like_a_graph() -> None:
+    before = branching(
+        "r = Relu(x)",
+        """q = Conv(r, w)
+        n = BatchNormalization(q, gamma, beta, mean, var)
+        i = Identity(n)
+        t = Relu(i)""",
+        "u = Transpose<perm=[0,2,3,1]>(x)\n v = Exp(u)\n e = Transpose<perm=[0,3,1,2]>(v)",
+    )
+    after = assert_right(before, ROUNDING)
+    (node,) = (node for node in after.graph.nodes if node.op == "If")
+    inside = [[inner.op for inner in body.nodes] for body in node.subgraphs()]
+    assert inside == [["Conv", "Relu"], ["Exp"]]
+
+
+def test_an_identity_that_hands_an_outer_tensor_out_of_a_body_stays() -> None:
+    before = branching("r = Relu(x)", "t = Identity(r)", "e = Neg(x)")
+    after = assert_right(before)
+    (node,) = (node for node in after.graph.nodes if node.op == "If")
+    assert [inner.op for inner in node.attrs["then_branch"].nodes] == ["Identity"]
+
+
+def test_the_body_of_a_loop_is_cleaned_and_keeps_what_it_carries() -> None:
+    before = model_of(
+        LOOP.format(
+            outside="",
+            start="x",
+            inside="""i = Identity(state)
+            u = Transpose<perm=[0,2,3,1]>(i)
+            v = Tanh(u)
+            next = Transpose<perm=[0,3,1,2]>(v)""",
+        ),
+        {"trips": np.array(3), "yes": np.array(True)},
+    )
+    after = assert_right(before, ROUNDING)
+    (node,) = after.graph.nodes
+    body = node.attrs["body"]
+    assert sorted(inner.op for inner in body.nodes) == ["Identity", "Tanh"]
+    assert [tensor.name for tensor in body.outputs] == ["more", "next"]
+
+
+def test_a_dead_if_takes_what_only_it_read_with_it() -> None:
+    before = model_of(
+        """agraph (float[N,4] x, bool c) => (float[N,4] y) {
+            a = Exp(x)
+            d = If (c) <
+                then_branch = yes_branch () => (float[A,B] t) { t = Neg(a) },
+                else_branch = no_branch () => (float[A,B] e) { e = Abs(a) }
+            >
+            y = Relu(x)
+        }"""
+    )
+    after, _ = run(before)
+    assert after.operators() == {"Relu": 1}
+
+
+# Ifs that are decided -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [True, False])
+def test_the_branch_that_a_constant_takes_replaces_the_if(way: bool) -> None:
+    before = model_of(
+        """agraph (float[N,4] x) => (float[A,B] y, float[C,D] z) {
+            r = Relu(x)
+            y, z = If (c) <
+                then_branch = yes_branch () => (float[A,B] t, float[C,D] u) {
+                    t = Exp(r)
+                    u = Mul(t, k)
+                },
+                else_branch = no_branch () => (float[A,B] e, float[C,D] f) {
+                    e = Neg(x)
+                    f = Identity(r)
+                }
+            >
+        }""",
+        {"c": np.array(way), "k": positive(4)},
+    )
+    after, _ = run(before)
+    onnx.checker.check_model(after.to_onnx(), full_check=True)
+    assert after.operators() == ({"Relu": 1, "Exp": 1, "Mul": 1} if way else {"Relu": 1, "Neg": 1})
+    x = normal(3, 4)
+    for name, value in infer(before, {"x": x}).items():
+        np.testing.assert_array_equal(infer(after, {"x": x})[name], value)
+
+
+def test_branches_that_call_their_tensors_alike_are_told_apart() -> None:
+    branch = """{name} = If ({flag}) <
+        then_branch = a{name} () => (float[A,B] t) {{ s = Exp({x})\n t = Mul(s, k) }},
+        else_branch = b{name} () => (float[A,B] e) {{ e = Neg({x}) }}
+    >"""
+    first = branch.format(name="p", x="x", flag="yes")
+    second = branch.format(name="q", x="p", flag="no")
+    third = branch.format(name="y", x="q", flag="yes")
+    before = model_of(
+        f"agraph (float[N,4] x) => (float[A,B] y) {{ {first}\n {second}\n {third} }}",
+        {"k": positive(4) / 4, "yes": np.array(True), "no": np.array(False)},
+    )
+    after, report = run(before)
+    assert not [entry.rolled_back for entry in report.passes if entry.rolled_back]
+    assert after.operators() == {"Exp": 2, "Mul": 2, "Neg": 1}
+    x = normal(3, 4)
+    np.testing.assert_allclose(infer(after, {"x": x})["y"], infer(before, {"x": x})["y"], 1e-6)
+
+
+def test_an_if_that_an_input_decides_is_refused() -> None:
+    before = branching("r = Relu(x)", "t = Exp(r)")
+    _, report = run(before, only=["remove_branch"])
+    (entry,) = report.passes
+    assert [finding.sentence for finding in entry.refused] == ["the condition is not a constant"]

@@ -461,3 +461,38 @@ def test_a_layer_whose_weights_are_computed_stays() -> None:
     assert after.operators() == {"Conv": 1, "Mul": 1}
     assert untouched(report, PASS)
     assert_same(before, after)
+
+
+# MatMul ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [(6,), (1, 6), (), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("step", ["y = Mul(c, k)", "y = Div(c, k)", "y = Mul(k, c)"])
+def test_a_factor_is_folded_into_a_matmul_of_any_rank(step: str, form: tuple[int, ...]) -> None:
+    before = model_of(
+        f"agraph (float[N,5,4] x) => (float[N,5,6] y) {{ c = MatMul(x, w)\n {step} }}",
+        {"w": normal(4, 6, seed=1), "k": positive(*form, seed=3)},
+    )
+    after, _ = clean(before, PASS)
+    assert after.operators() == {"MatMul": 1}
+    assert_same(before, after, ROUNDING)
+
+
+def test_a_shift_after_a_matmul_stays() -> None:
+    before = model_of(
+        "agraph (float[N,5,4] x) => (float[N,5,6] y) { c = MatMul(x, w)\n y = Add(c, k) }",
+        {"w": normal(4, 6, seed=1), "k": positive(6, seed=3)},
+    )
+    after, report = clean(before, PASS)
+    assert after.operators() == before.operators()
+    assert untouched(report, PASS)
+
+
+def test_a_batch_norm_of_another_axis_than_the_columns_of_a_matmul_is_refused() -> None:
+    before = model_of(
+        f"agraph (float[N,8,4] x) => (float[N,8,8] y) {{ c = MatMul(x, w)\n y = {BN} }}",
+        {"w": normal(4, 8, seed=1), **statistics(8)},
+    )
+    after, report = clean(before, PASS)
+    assert after.operators() == before.operators()
+    assert "channels are not the layer's" in refusal(report, PASS)

@@ -21,7 +21,6 @@ from tests.surgery.helpers import (
     positive,
     report_of,
     tensor_values,
-    untouched,
 )
 
 PASS = "push_transposes"
@@ -58,7 +57,9 @@ def assert_cancelled(before: Model, fraction: float = 0.0) -> Model:
 def assert_kept(before: Model) -> None:
     after, report = clean(before, PASS)
     assert after.operators() == before.operators()
-    assert untouched(report, PASS)
+    entry = report_of(report, PASS)
+    assert not entry.done
+    assert all("move" in finding.sentence for finding in entry.refused)
     assert_same(before, after)
 
 
@@ -378,15 +379,12 @@ def test_a_transpose_that_would_have_to_be_doubled_stays_where_it_was() -> None:
     [
         ("r = Add(t, x2)", {}),
         ("r = Concat<axis=3>(t, x2)", {}),
-        ("r = Expand(t, ones)", {"ones": np.array([1, 1, 1, 1])}),
-        ("m = ReduceMean<axes=[1,2], keepdims=0>(t)\n r = Reshape(m, wide)",
-         {"wide": np.array([-1, 1, 1, 2])}),
         ("r = ReduceMean(t)", {}),
         ("q = QuantizeLinear<axis=3>(t, scales, zeros)\n r = DequantizeLinear(q, scale)",
          {"scales": positive(2), "zeros": np.zeros(2, np.uint8), "scale": positive()}),
     ],
     ids=[
-        "add_of_another_input", "concat_with_another_input", "unknown_node", "no_keepdims",
+        "add_of_another_input", "concat_with_another_input", 
         "reduction_of_all", "quantize_per_channel",
     ],
 )  # fmt: skip
@@ -402,7 +400,7 @@ def test_what_can_not_take_a_transpose_keeps_it(body: str, constants: dict[str, 
     assert_kept(before)
 
 
-def test_a_concat_with_a_constant_keeps_its_transposes() -> None:
+def test_a_constant_in_a_concat_is_transposed() -> None:
     before = model_of(
         f"""agraph (float[1,2,3,5] x) => (float[1,4,3,5] y) {{
             {TO_NHWC}
@@ -411,9 +409,8 @@ def test_a_concat_with_a_constant_keeps_its_transposes() -> None:
         }}""",
         {"k": normal(1, 3, 5, 2)},
     )
-    after, report = clean(before, PASS)
-    assert after.operators() == before.operators()
-    assert untouched(report, PASS)
+    after, _ = clean(before, PASS)
+    assert after.operators() == {"Concat": 1}
     assert_same(before, after, batches=(1,))
 
 

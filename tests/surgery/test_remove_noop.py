@@ -150,3 +150,70 @@ def test_a_noop_from_an_input_to_an_output_is_refused() -> None:
     assert after.operators() == {"Cast": 1}
     assert "names are fixed" in refusal(report, PASS)
     assert_same(before, after)
+
+
+# What else changes nothing --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("noop", "constants"),
+    [
+        ("n = Add(r, k)", {"k": np.float32(0)}),
+        ("n = Add(k, r)", {"k": np.zeros(1, np.float32)}),
+        ("n = Sub(r, k)", {"k": np.zeros((1, 1), np.float32)}),
+        ("n = Mul(k, r)", {"k": np.float32(1)}),
+        ("n = Div(r, k)", {"k": np.float32(1)}),
+        ("n = Pow(r, k)", {"k": np.float32(1)}),
+        ("n = Relu(r)", {}),
+        ("n = Sum(r)", {}),
+        ("n = Max(r)", {}),
+        ("n = Tile(r, k)", {"k": np.array([1, 1])}),
+        ("n = Slice(r, k, m, k)", {"k": np.array([0]), "m": np.array([(1 << 63) - 1])}),
+        ('n = Resize(r, e, k)', {"e": np.zeros(0, np.float32), "k": np.ones(2, np.float32)}),
+        ("n = Flatten(r)", {}),
+    ],
+    ids=[
+        "add_0", "0_add", "sub_0", "1_mul", "div_1", "pow_1", "relu", "sum", "max", "tile", "slice",
+        "resize", "flatten",
+    ],
+)  # fmt: skip
+def test_arithmetic_that_changes_nothing_is_removed(
+    noop: str, constants: dict[str, np.ndarray]
+) -> None:
+    before = model_of(
+        f"agraph (float[N,4] x) => (float[N,4] y) {{ r = Relu(x)\n {noop}\n y = Neg(n) }}",
+        constants,
+    )
+    after, _ = clean(before, "remove_noop")
+    assert after.operators() == {"Relu": 1, "Neg": 1}
+    assert_same(before, after)
+
+
+@pytest.mark.parametrize(
+    ("body", "constants"),
+    [
+        ("n = Sub(k, r)", {"k": np.float32(0)}),
+        ("n = Div(k, r)", {"k": np.float32(1)}),
+        ("n = Add(r, k)", {"k": np.zeros((3, 1, 1), np.float32)}),
+        ("n = Mul(r, k)", {"k": np.ones((1, 1, 1), np.float32)}),
+        ("n = Pow(k, r)", {"k": np.float32(1)}),
+        ("n = Slice(r, k, m, k, b)",
+         {"k": np.array([0]), "m": np.array([(1 << 63) - 1]), "b": np.array([2])}),
+        ("n = Mod<fmod=1>(r, k)", {"k": np.float32(1)}),
+    ],
+    ids=["0_sub", "1_div", "broadcast", "rank", "1_pow", "steps", "mod"],
+)  # fmt: skip
+def test_arithmetic_that_changes_something_stays(
+    body: str, constants: dict[str, np.ndarray]
+) -> None:
+    before = model_of(
+        f"""agraph (float[N,4] x) => (float y) {{
+            r = Exp(x)
+            {body}
+            y = ReduceMax<keepdims=0>(n)
+        }}""",
+        constants,
+    )
+    after, _ = clean(before, "remove_noop")
+    assert after.operators() == before.operators()
+    assert_same(before, after)

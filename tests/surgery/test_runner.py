@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,16 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxgraft.errors import InputError, ModelError
-from onnxgraft.model import Model, Origin
+from onnxgraft.model import Model, Origin, Source
+from onnxgraft.reference import OnnxRuntime
+from onnxgraft.runtime import Feeds, Outputs
 from onnxgraft.surgery import PASSES, run
 from onnxgraft.surgery._rewrite import Context, Pass, Result
 from tests.conftest import model_of
 from tests.surgery.helpers import ROUNDING, assert_same, clean, normal, positive, report_of
 
 NAMES = [item.name for item in PASSES]
+USUAL = [item.name for item in PASSES if not item.optional and not item.target]
 
 
 def network() -> Model:
@@ -86,7 +90,7 @@ def test_a_name_that_resembles_none_lists_the_passes() -> None:
 
 def test_all_passes_run_and_are_reported_in_the_order_of_the_list() -> None:
     _, report = run(network())
-    assert [entry.name for entry in report.passes] == NAMES
+    assert [entry.name for entry in report.passes] == USUAL
 
 
 def test_only_the_named_passes_run_in_the_order_of_the_list() -> None:
@@ -98,7 +102,7 @@ def test_only_the_named_passes_run_in_the_order_of_the_list() -> None:
 
 def test_the_skipped_passes_do_not_run() -> None:
     after, report = run(network(), skip=["remove_identity"])
-    assert [entry.name for entry in report.passes] == [n for n in NAMES if n != "remove_identity"]
+    assert [entry.name for entry in report.passes] == [n for n in USUAL if n != "remove_identity"]
     assert after.operators()["Identity"] == 1
 
 
@@ -331,37 +335,198 @@ def test_a_frozen_training_flag_is_fed_to_the_original_only() -> None:
     assert report.passed and len(report.verdicts) == 2
 
 
-def test_a_pass_that_changes_the_numbers_fails_the_verification(
+Rewrite = Callable[[gs.Graph, Context], Result]
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, *passes: Pass) -> None:
+    """Let ``passes`` be the whole list."""
+    monkeypatch.setattr("onnxgraft.surgery._runner.PASSES", passes)
+
+
+def scaling(factor: float) -> Rewrite:
+    """Return a pass that multiplies the constant of the first Mul, once."""
+
+    def wrong(graph: gs.Graph, context: Context) -> Result:
+        result = Result()
+        for node in graph.nodes:
+            if node.op == "Mul" and "scaled" not in node.inputs[1].name:
+                value = (node.inputs[1].values * factor).astype(np.float32)
+                node.inputs[1] = gs.Constant(context.free_name("scaled"), value)
+                result.did(node, "scaled")
+                break
+        return result
+
+    return wrong
+
+
+def two_steps() -> Model:
+    return model_of(
+        """agraph (float[N,4] x) => (float[N,4] y) {
+            i = Identity(x)
+            m = Mul(i, k)
+            r = Relu(m)
+            j = Identity(r)
+            y = Neg(j)
+        }""",
+        {"k": positive(4)},
+    )
+
+
+def test_a_pass_that_changes_the_numbers_is_rolled_back_and_named_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = next(item for item in PASSES if item.name == "remove_identity")
+    planted(monkeypatch, Pass("wrong", scaling(1.01)), good)
+    before = two_steps()
+    after, report = run(before, verify=True)
+    wrong, right = report.passes
+    assert wrong.rolled_back is not None and "float noise" in wrong.rolled_back
+    assert not wrong.done and not wrong.removed
+    assert right.rolled_back is None and len(right.done) == 2
+    assert any("the pass wrong was rolled back" in note for note in report.notes)
+    assert after.operators() == {"Mul": 1, "Relu": 1, "Neg": 1}
+    assert report.passed
+    assert_same(before, after)
+
+
+def test_a_pass_that_moves_the_numbers_within_float_noise_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planted(monkeypatch, Pass("rounding", scaling(1 + 1e-6)))
+    after, report = run(two_steps(), verify=True)
+    assert report.passes[0].rolled_back is None and report.passed
+    assert "scaled" in after.graph.tensors()
+
+
+def test_a_pass_that_is_wrong_at_the_second_batch_size_alone_is_rolled_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def wrong(graph: gs.Graph, context: Context) -> Result:
         result = Result()
         for node in graph.nodes:
-            if node.op == "Relu":
-                node.op = "Abs"
-                result.did(node, "made wrong")
+            if node.op == "Reshape" and node.inputs[1].values[0] == -1:
+                node.inputs[1] = context.constant("frozen", np.array([1, 4], np.int64))
+                result.did(node, "the batch written as 1")
         return result
 
-    monkeypatch.setattr("onnxgraft.surgery._runner.PASSES", (Pass("wrong", wrong),))
-    _, report = run(
-        model_of("agraph (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"), verify=True
+    planted(monkeypatch, Pass("wrong", wrong))
+    before = model_of(
+        "agraph (float[N,2,2] x) => (float[A,4] y) { r = Relu(x)\n y = Reshape(r, s) }",
+        {"s": np.array([-1, 4])},
     )
+    after, report = run(before, verify=True)
+    assert report.passes[0].rolled_back is not None
+    assert_same(before, after)
+
+
+def test_a_pass_that_fails_half_way_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(graph: gs.Graph, context: Context) -> Result:
+        context.bypass(graph.nodes[0])
+        raise KeyError("axis")
+
+    planted(monkeypatch, Pass("wrong", wrong))
+    before = two_steps()
+    after, report = run(before)
+    assert report.passes[0].rolled_back == "KeyError: 'axis'"
+    assert after.operators() == before.operators()
+    assert_same(before, after)
+
+
+def test_a_verified_pass_costs_less_than_three_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = 0
+    infer = OnnxRuntime.infer
+
+    def counting(self: OnnxRuntime, feeds: Feeds) -> Outputs:
+        nonlocal runs
+        runs += self.name == "surgery"
+        return infer(self, feeds)
+
+    monkeypatch.setattr(OnnxRuntime, "infer", counting)
+    _, report = run(network(), verify=True)
+    changing = sum(len(entry.steps) for entry in report.passes)
+    assert changing > 5
+    # Two for the model as it came, and two for each time that a pass changed something.
+    assert runs == 2 + 2 * changing < 3 * changing
+
+
+def test_weights_beyond_the_limit_are_verified_only_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("onnxgraft.surgery._runner.MOST_BYTES", 8)
+    _, report = run(network(), verify=None)
+    assert not report.verdicts
+    assert "by itself surgery verifies up to" in report.notes[0]
+    _, report = run(network(), verify=True)
+    assert report.verdicts
+
+
+def test_when_the_time_is_up_the_passes_are_verified_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("onnxgraft.surgery._runner.MOST_SECONDS", 0.0)
+    _, report = run(network(), verify=None)
+    assert len(report.verdicts) == 4 and report.passed
+    assert any("verified together" in note for note in report.notes)
+
+
+def test_what_is_wrong_when_the_time_is_up_fails_the_verification(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("onnxgraft.surgery._runner.MOST_SECONDS", 0.0)
+    planted(monkeypatch, Pass("wrong", scaling(1.01)))
+    _, report = run(two_steps(), verify=None)
     assert not report.passed
+
+
+def test_a_graph_that_onnxruntime_can_not_run_is_not_verified_and_says_so() -> None:
+    model = custom()
+    after, report = run(model, verify=None)
+    assert after.operators() == {"Mystery": 1}
+    assert not report.verdicts
+    assert any(note.startswith("not verified: ") for note in report.notes)
+
+
+def custom() -> Model:
+    """Return a graph with an operator that nobody knows, between two Identities."""
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [
+                onnx.helper.make_node("Identity", ["x"], ["i"]),
+                onnx.helper.make_node("Mystery", ["i"], ["m"], domain="acme", strength=3),
+                onnx.helper.make_node("Identity", ["m"], ["y"]),
+            ],
+            "agraph",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 4])],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 4])],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("acme", 1)],
+    )
+    return Model.from_onnx(proto, Source("test.onnx", "onnx", "0" * 64))
+
+
+def test_an_operator_that_nobody_knows_is_left_alone_and_named() -> None:
+    after, report = run(custom())
+    (node,) = after.graph.nodes
+    assert node.domain == "acme" and node.attrs["strength"] == 3
+    assert (
+        "the operator Mystery of the domain 'acme' is not known; it is left alone" in report.notes
+    )
 
 
 # Invariants -----------------------------------------------------------------------------------
 
 
-def test_a_pass_that_renames_an_output_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_that_renames_an_output_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(graph: gs.Graph, context: Context) -> Result:
         result = Result()
         graph.outputs[0].name = "other"
         result.did(graph.nodes[0], "renamed")
         return result
 
-    monkeypatch.setattr("onnxgraft.surgery._runner.PASSES", (Pass("wrong", wrong),))
-    with pytest.raises(AssertionError, match=r"pass wrong: .*inputs and outputs stay"):
-        run(model_of("agraph (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))
+    planted(monkeypatch, Pass("wrong", wrong))
+    after, report = run(model_of("agraph (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))
+    assert "inputs and outputs stay" in str(report.passes[0].rolled_back)
+    assert [spec.name for spec in after.outputs] == ["y"]
 
 
 def test_only_a_pass_that_says_so_may_remove_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,15 +538,16 @@ def test_only_a_pass_that_says_so_may_remove_an_input(monkeypatch: pytest.Monkey
         return result
 
     model = model_of("agraph (float[N,4] x, float[N,4] z) => (float[N,4] y) { y = Relu(x) }")
-    monkeypatch.setattr("onnxgraft.surgery._runner.PASSES", (Pass("wrong", wrong),))
-    with pytest.raises(AssertionError, match="inputs and outputs stay"):
-        run(model)
-    monkeypatch.setattr("onnxgraft.surgery._runner.PASSES", (Pass("right", wrong, True),))
+    planted(monkeypatch, Pass("wrong", wrong))
+    after, report = run(model)
+    assert "inputs and outputs stay" in str(report.passes[0].rolled_back)
+    assert [spec.name for spec in after.inputs] == ["x", "z"]
+    planted(monkeypatch, Pass("right", wrong, changes_inputs=True))
     after, _ = run(model)
     assert [spec.name for spec in after.inputs] == ["x"]
 
 
-def test_two_constants_of_one_name_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_constants_of_one_name_are_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only one of them would be written to the file, and both nodes would read it."""
 
     def wrong(graph: gs.Graph, context: Context) -> Result:
@@ -396,8 +562,18 @@ def test_two_constants_of_one_name_are_caught(monkeypatch: pytest.MonkeyPatch) -
         "agraph (float[N,4] x) => (float[N,4] y) { a = Mul(x, k)\n y = Add(a, l) }",
         {"k": normal(4), "l": normal(4, seed=1)},
     )
-    monkeypatch.setattr("onnxgraft.surgery._runner.PASSES", (Pass("wrong", wrong),))
-    with pytest.raises(AssertionError, match="names are unique"):
+    planted(monkeypatch, Pass("wrong", wrong))
+    after, report = run(model)
+    assert "names are unique" in str(report.passes[0].rolled_back)
+    assert_same(model, after)
+
+
+def test_a_cycle_is_an_error_that_names_a_node_in_it() -> None:
+    model = model_of(
+        "agraph (float[N,4] x) => (float[N,4] y) { a = Relu(x)\n b = Add(a, x)\n y = Neg(b) }"
+    )
+    model.graph.nodes[0].inputs[0] = model.graph.nodes[1].outputs[0]
+    with pytest.raises(ModelError, match=r"test.onnx: the graph has a cycle through the Relu"):
         run(model)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from onnxgraft.model import Model
 from onnxgraft.runtime import Array
-from onnxgraft.surgery._shapes import Dim, Shapes
+from onnxgraft.surgery._dims import Dim
+from onnxgraft.surgery._shapes import Shapes
 from tests.conftest import model_of
 from tests.surgery.helpers import infer, normal
 

@@ -11,13 +11,13 @@ from onnxgraft.cli._graph import convert, inspect, surgery
 from onnxgraft.cli._int8 import calibrate, quantize
 
 # isort: split
-from onnxgraft.cli._engines import bench, build, infer
+from onnxgraft.cli._engines import bench, build, bundle, infer
 from onnxgraft.cli._whole import deploy, validate
 
 __all__ = ["COMMANDS", "app", "main"]
 
 COMMANDS = (
-    inspect, convert, surgery, calibrate, quantize, build, validate, bench, infer, deploy,
+    inspect, convert, surgery, calibrate, quantize, build, bundle, validate, bench, infer, deploy,
 )  # fmt: skip
 
 

@@ -1,13 +1,16 @@
-"""Subcommands on engines: build, bench, infer."""
+"""Subcommands on engines: build, bundle, bench, infer."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from onnxgraft.cli._app import Json, Outcome, say, subcommand
 from onnxgraft.cli._options import (
@@ -18,71 +21,204 @@ from onnxgraft.cli._options import (
     TargetName,
     Weights,
     numbers,
-    preprocess_of,
 )
 from onnxgraft.errors import InputError
-from onnxgraft.files import check_place
+from onnxgraft.files import check_place, existing_file
 
-__all__ = ["bench", "build", "infer"]
+__all__ = ["bench", "build", "bundle", "infer"]
+
+
+class HintName(StrEnum):
+    """What OpenVINO is built for."""
+
+    latency = "latency"
+    throughput = "throughput"
+
+
+Shapes = Annotated[str | None, typer.Option(help="Shapes of free inputs: a:0[1,8,8,3].")]
+Smallest = Annotated[
+    str | None, typer.Option("--min-shapes", help="The smallest of them (TensorRT).")
+]
+Largest = Annotated[
+    str | None, typer.Option("--max-shapes", help="The largest of them (TensorRT).")
+]
+Batches = Annotated[
+    str, typer.Option(help="Of a free batch: tuned for each, run up to the largest (TensorRT).")
+]
+Workspace = Annotated[
+    int | None, typer.Option(metavar="MIB", help="GPU memory for scratch (TensorRT).")
+]
+Level = Annotated[int | None, typer.Option(min=0, max=5, help="Of optimization (TensorRT).")]
+Calibration = Annotated[
+    Path | None, typer.Option(help="A calibration cache, for INT8 of a float graph (TensorRT 10).")
+]
+RangesFile = Annotated[Path | None, typer.Option(help="The ranges used, for the passport.")]
+DataUsed = Annotated[Path | None, typer.Option(help="The data used, for the passport.")]
+RecipeFile = Annotated[
+    Path | None, typer.Option(help="A recipe, whose pre- and postprocessing infer will use.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Of the CPU; all if not given.")]
+TrustEngine = Annotated[bool, typer.Option("--trust", help="Load an engine without a passport.")]
 
 
 @subcommand
 def build(
     model: OnnxFile,
     out: Out,
-    target: Annotated[TargetName, typer.Option(help="Whose engine.")],
-    precision: Annotated[PrecisionName | None, typer.Option(help="What the graph is.")] = None,
-    shapes: Annotated[str | None, typer.Option(help="Shapes of free inputs: a:0[1,8,8,3].")] = None,
+    target: Annotated[
+        TargetName | None, typer.Option(help="TensorRT where it is, else openvino.")
+    ] = None,
+    precision: Annotated[PrecisionName | None, typer.Option(help="Of the layers.")] = None,
+    shapes: Shapes = None,
+    min_shapes: Smallest = None,
+    max_shapes: Largest = None,
+    batches: Batches = "1,16",
+    hint: Annotated[HintName, typer.Option(help="What to be fast at (OpenVINO).")] = (
+        HintName.latency
+    ),
+    threads: Threads = None,
+    workspace: Workspace = None,
+    level: Level = None,
+    timing_cache: Annotated[Path | None, typer.Option(help="Kept timings (TensorRT).")] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Runs in later versions (TensorRT).")
+    ] = False,
+    calibration: Calibration = None,
+    ranges: RangesFile = None,
+    data: DataUsed = None,
+    recipe: RecipeFile = None,
+    layers: Annotated[Path | None, typer.Option(help="Where to list the fused layers.")] = None,
     as_json: Json = False,
 ) -> Outcome:
     """Build an engine with its passport beside it."""
-    from onnxgraft import engine
+    from onnxgraft import engine, pipeline
+    from onnxgraft.files import write_json
     from onnxgraft.model import Model
-    from onnxgraft.tensor_option import parse_tensors
 
     check_place(out)
-    given = parse_tensors(shapes)
-    for option in given:
-        if option.shape is None:
-            raise InputError(f"--shapes {option.name}: write its shape, {option.name}[1,3,224,224]")
+    check_place(layers)
+    options = engine.BuildOptions(
+        shapes=_shapes("--shapes", shapes),
+        smallest=_shapes("--min-shapes", min_shapes),
+        largest=_shapes("--max-shapes", max_shapes),
+        batches=numbers(batches),
+        hint=hint.value,
+        threads=threads,
+        workspace=_bytes(workspace),
+        level=level,
+        timing_cache=timing_cache,
+        version_compatible=version_compatible,
+        calibration=_read(calibration),
+    )
+    used = pipeline.evidence(ranges=ranges or calibration, data=data, recipe=recipe)
     passport = engine.build(
-        Model.load(model), out, target.value,
+        Model.load(model), out, engine.default_target() if target is None else target.value,
         precision=None if precision is None else precision.value,
-        shapes={option.name: option.shape for option in given if option.shape is not None},
+        options=options, evidence=used,
     )  # fmt: skip
+    fused: list[Any] = []
+    if layers is not None:
+        with engine.load(out) as built:
+            fused = [asdict(layer) for layer in engine.layers(built)]
+        write_json(layers, fused)
 
     def text(console: Console) -> None:
         with_ = ", ".join(f"{name} {version}" for name, version in passport.versions.items())
         size = out.stat().st_size / 1e6
-        say(console, f"{out}: {passport.precision} engine for {with_}, {size:.1f} MB")
+        say(console, f"{out}: {passport.label} engine for {with_}, {size:.1f} MB")
+        if layers is not None:
+            say(console, f"{layers}: {len(fused)} layers")
 
     return Outcome({"out": str(out), **asdict(passport)}, text)
 
 
 @subcommand
+def bundle(
+    model: OnnxFile,
+    out: Out,
+    precision: Annotated[PrecisionName | None, typer.Option(help="Of the layers.")] = None,
+    float_model: Annotated[
+        Path | None, typer.Option("--float", help="The float graph, for TensorRT 10 and a cache.")
+    ] = None,
+    calibration: Calibration = None,
+    shapes: Shapes = None,
+    min_shapes: Smallest = None,
+    max_shapes: Largest = None,
+    batches: Batches = "1,16",
+    ranges: RangesFile = None,
+    data: DataUsed = None,
+    recipe: RecipeFile = None,
+    as_json: Json = False,
+) -> Outcome:
+    """Pack what builds a TensorRT engine on another machine, with TensorRT and Python alone."""
+    from onnxgraft import engine, pipeline
+    from onnxgraft.model import Model
+
+    check_place(out)
+    options = engine.BuildOptions(
+        shapes=_shapes("--shapes", shapes),
+        smallest=_shapes("--min-shapes", min_shapes),
+        largest=_shapes("--max-shapes", max_shapes),
+        batches=numbers(batches),
+        calibration=_read(calibration),
+    )
+    packed = engine.bundle(
+        Model.load(model), out,
+        precision=None if precision is None else precision.value,
+        float_model=None if float_model is None else Model.load(float_model),
+        options=options,
+        evidence=pipeline.evidence(ranges=ranges or calibration, data=data, recipe=recipe),
+    )  # fmt: skip
+
+    def text(console: Console) -> None:
+        say(console, f"{out}: {packed.size / 1e6:.1f} MB")
+        say(console, f"on the target: python3 {out.name} -o {out.stem}.engine")
+        say(console, f"or, after python3 {out.name} --extract .:")
+        for major, line in packed.trtexec.items():
+            say(console, f"  TensorRT {major}: {line}")
+
+    return Outcome(asdict(packed), text)
+
+
+@subcommand
 def bench(
     engines: Annotated[list[Path], typer.Argument(help="Engines or ONNX files.")],
-    batch: Annotated[str, typer.Option(help="Batches: 1,4,16.")] = "1",
+    batch: Annotated[str, typer.Option(help="Batches: 1,4,16.")] = "1,4,16,32,64",
     against: Annotated[Path | None, typer.Option(help="The original, as the reference.")] = None,
     weights: Weights = None,
     rounds: Annotated[int, typer.Option(help="How often they take turns.")] = 5,
     runs: Annotated[int, typer.Option(help="Inferences in a turn.")] = 10,
+    threads: Threads = None,
+    trust: TrustEngine = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the latency into the passports.")
+    ] = False,
     as_json: Json = False,
 ) -> Outcome:
     """Time engines, each in a process of its own, in turn."""
     from onnxgraft import pipeline
-    from onnxgraft.report import Report
-    from onnxgraft.validate import render
 
-    rows = pipeline.bench(
-        pipeline.bench_targets(engines, against, weights),
-        batches=numbers(batch),
-        rounds=rounds,
-        runs=runs,
+    targets = pipeline.bench_targets(
+        engines, against, threads=threads, trust_engines=trust, weights=weights
     )
-    report = Report(title="latency", source=str(against or ""), latency=rows)
-    data = {"latency": [{**asdict(r), "images_per_second": r.images_per_second} for r in rows]}
-    return Outcome(data, lambda console: render(report, console))
+    notes: list[str] = []
+    rows = pipeline.bench(targets, batches=numbers(batch), rounds=rounds, runs=runs, notes=notes)
+    found = [
+        {
+            **asdict(row), "images_per_second": row.images_per_second,
+            "over_original": ratio.original, "over_fp32": ratio.fp32,
+        }
+        for row, ratio in zip(rows, pipeline.speed_ups(rows, targets), strict=True)
+    ]  # fmt: skip
+    if record:
+        pipeline.record_latency(targets, rows)
+
+    def text(console: Console) -> None:
+        console.print(_latency(found))
+        for note in notes:
+            say(console, f"note: {note}")
+
+    return Outcome({"latency": found, "notes": notes}, text)
 
 
 @subcommand
@@ -90,14 +226,19 @@ def infer(
     engine: Annotated[Path, typer.Argument(help="An engine or an ONNX file.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     preprocess: PreprocessFile = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="An .npz to write.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="A folder for pictures, or an .npz.")
+    ] = None,
+    trust: TrustEngine = False,
     as_json: Json = False,
 ) -> Outcome:
-    """Run an engine on images; print the best classes and write the outputs."""
+    """Run an engine on images; print classes, draw maps and boxes, or write the outputs."""
     from onnxgraft import pipeline
 
-    check_place(out)
-    answers = pipeline.infer(engine, images, preprocess_of(preprocess), out)
+    if out is not None and out.suffix == ".npz":
+        check_place(out)
+    before, after = (None, None) if preprocess is None else pipeline.read_tables(preprocess)
+    answers = pipeline.infer(engine, images, before, out, postprocess=after, trust=trust)
 
     def text(console: Console) -> None:
         for answer in answers:
@@ -106,3 +247,42 @@ def infer(
                 say(console, f"  {line}")
 
     return Outcome({"answers": [asdict(answer) for answer in answers]}, text)
+
+
+def _latency(rows: list[dict[str, Any]]) -> Table:
+    table = Table(
+        box=None, pad_edge=False, title_justify="left",
+        title="Median, p90 and p99 of a batch, and how many times as fast as original and fp32",
+    )  # fmt: skip
+    table.add_column("engine", overflow="fold")
+    for name in ("batch", "ms", "p90", "p99", "images/s", "original", "fp32"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        ratios = (row["over_original"], row["over_fp32"])
+        table.add_row(
+            escape(row["name"]), str(row["batch"]), f"{row['median_ms']:.2f}",
+            f"{row['p90_ms']:.2f}", f"{row['p99_ms']:.2f}", f"{row['images_per_second']:.1f}",
+            *("" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
+        )  # fmt: skip
+    return table
+
+
+def _shapes(option: str, text: str | None) -> dict[str, tuple[int, ...]]:
+    from onnxgraft.tensor_option import parse_tensors
+
+    found = {}
+    for entry in parse_tensors(text):
+        if entry.shape is None:
+            raise InputError(f"{option} {entry.name}: write its shape, {entry.name}[1,3,224,224]")
+        found[entry.name] = entry.shape
+    return found
+
+
+def _bytes(mebibytes: int | None) -> int | None:
+    if mebibytes is not None and mebibytes < 1:
+        raise InputError(f"--workspace {mebibytes}: a number of MiB from 1 on")
+    return None if mebibytes is None else mebibytes << 20
+
+
+def _read(file: Path | None) -> bytes | None:
+    return None if file is None else existing_file(file, "the calibration cache").read_bytes()

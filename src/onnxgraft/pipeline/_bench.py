@@ -7,19 +7,24 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, Unpack
 
 import numpy as np
 
-from onnxgraft.engine.passport import passport_path
+from onnxgraft.convert import Opening
+from onnxgraft.engine.passport import passport_path, read_passport, record
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
+from onnxgraft.model import Model
 from onnxgraft.progress import track
 from onnxgraft.report import LatencyRow
 
-__all__ = ["BenchTarget", "bench", "bench_targets"]
+__all__ = ["BenchTarget", "SpeedUp", "bench", "bench_targets", "record_latency", "speed_ups"]
+
+# A turn ends after so many seconds, however many inferences are still to come.
+_TURN = 3.0
 
 
 @dataclass(frozen=True)
@@ -31,21 +36,19 @@ class BenchTarget:
         kind: ``original`` runs in its framework, ``engine`` is built, ``onnx`` runs in
             onnxruntime.
         path: Of the file.
-        weights: Of an original that is a Caffe network.
-        inputs: Of an original: where it is cut.
-        outputs: Likewise.
-        values: Of an original: placeholders that are set.
-        signature: Of an original that is a SavedModel.
+        how: An original is opened.
+        precision: Of what is not an original, such as ``fp32``.
+        threads: Of the CPU, for an engine; None takes what it was built for.
+        trust: Load an engine that has no passport.
     """
 
     name: str
     kind: Literal["original", "engine", "onnx"]
     path: str
-    weights: str | None = None
-    inputs: str | None = None
-    outputs: str | None = None
-    values: tuple[str, ...] = ()
-    signature: str | None = None
+    how: Opening = field(default_factory=Opening)
+    precision: str = ""
+    threads: int | None = None
+    trust: bool = False
 
 
 class _Worker:
@@ -64,7 +67,7 @@ class _Worker:
 
     def run(self, count: int) -> list[float]:
         """Return the milliseconds of ``count`` inferences."""
-        return [float(value) for value in self._ask({"run": count})["ms"]]
+        return [float(v) for v in self._ask({"run": count, "seconds": _TURN})["ms"]]
 
     def close(self) -> None:
         """End the process."""
@@ -77,7 +80,7 @@ class _Worker:
     def _ask(self, message: dict[str, object]) -> dict[str, list[float]]:
         stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
         try:
-            stdin.write(json.dumps(message) + "\n")
+            stdin.write(json.dumps(message, default=os.fspath) + "\n")
             stdin.flush()
             line = stdout.readline()
         except BrokenPipeError:
@@ -97,20 +100,38 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 def bench_targets(
     engines: Sequence[str | os.PathLike[str]],
     against: str | os.PathLike[str] | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    trust_engines: bool = False,
+    **how: Unpack[Opening],
 ) -> list[BenchTarget]:
-    """Return what to time for a list of files, the original and its weights first."""
-    targets = [BenchTarget(Path(path).name, _kind(path), os.fspath(path)) for path in engines]
+    """Return what to time for a list of files, the original ``against`` first."""
+    targets = []
+    for path in engines:
+        kind, precision = _kind(path, trust_engines)
+        mine = threads if kind == "engine" else None
+        unknown = trust_engines and not passport_path(path).is_file() and kind == "engine"
+        targets.append(
+            BenchTarget(
+                Path(path).name, kind, os.fspath(path), precision=precision, threads=mine,
+                trust=unknown,
+            )
+        )  # fmt: skip
     if against is not None:
-        heavy = None if weights is None else os.fspath(weights)
-        original = BenchTarget(Path(against).name, "original", os.fspath(against), heavy)
+        original = BenchTarget(Path(against).name, "original", os.fspath(against), how)
         targets.insert(0, original)
     return targets
 
 
-def _kind(path: str | os.PathLike[str]) -> Literal["engine", "onnx"]:
+def _kind(path: str | os.PathLike[str], trust: bool) -> tuple[Literal["engine", "onnx"], str]:
     file = existing_file(path, "the engine")
-    return "onnx" if file.suffix == ".onnx" and not passport_path(file).is_file() else "engine"
+    if passport_path(file).is_file():
+        return "engine", read_passport(file).precision
+    if file.suffix == ".onnx":
+        return "onnx", "int8" if "QuantizeLinear" in Model.load(file).operators() else "fp32"
+    if not trust:
+        read_passport(file)  # says what is missing
+    return "engine", ""
 
 
 def bench(
@@ -119,26 +140,36 @@ def bench(
     batches: Sequence[int] = (1,),
     rounds: int = 5,
     runs: int = 10,
+    notes: list[str] | None = None,
 ) -> list[LatencyRow]:
     """Time ``targets`` and return a row for each and each batch.
+
+    A turn of a slow network ends after three seconds; ``runs`` of the rows say how many there were.
 
     Args:
         targets: In the order of the table.
         batches: Images in one inference.
         rounds: How often the targets take turns.
         runs: Inferences in a turn.
+        notes: Takes a sentence for each target that can't be timed with a batch; without it that
+            is an error.
 
     Raises:
-        InputError: A target can't be loaded, or does not take a batch.
+        InputError: A target can't be loaded, or does not take a batch, or none takes any.
     """
     if min(rounds, runs, *batches) < 1:
         raise InputError("rounds, runs and batches are whole numbers from 1 on")
-    rows = []
+    rows: list[LatencyRow] = []
     for batch in batches:
         workers: list[_Worker] = []
         try:
             for target in track(targets, f"loading, batch {batch}", len(targets)):
-                workers.append(_Worker(target, batch))
+                try:
+                    workers.append(_Worker(target, batch))
+                except InputError as error:
+                    if notes is None:
+                        raise
+                    notes.append(f"batch {batch}: {error}")
             times: list[list[float]] = [[] for _ in workers]
             for _ in track(range(rounds), f"timing, batch {batch}", rounds):
                 for worker, mine in zip(workers, times, strict=True):
@@ -146,7 +177,50 @@ def bench(
         finally:
             for worker in workers:
                 worker.close()
-        for target, mine in zip(targets, times, strict=True):
+        for worker, mine in zip(workers, times, strict=True):
             median, p90, p99 = (float(v) for v in np.percentile(mine, (50, 90, 99)))
-            rows.append(LatencyRow(target.name, batch, median, p90, p99, len(mine)))
+            rows.append(LatencyRow(worker.target.name, batch, median, p90, p99, len(mine)))
+    if not rows:
+        raise InputError("; ".join(notes or ["there is nothing to time"]))
     return rows
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """How many times as fast a row is as others of its batch; None where there is none.
+
+    Attributes:
+        original: Than the original in its framework.
+        fp32: Than the first FP32 engine or graph.
+    """
+
+    original: float | None
+    fp32: float | None
+
+
+def speed_ups(rows: Sequence[LatencyRow], targets: Sequence[BenchTarget]) -> list[SpeedUp]:
+    """Return the speed-ups of rows that `bench` measured of ``targets``."""
+
+    def base(names: list[str], batch: int) -> float | None:
+        for name in names:
+            for row in rows:
+                if row.name == name and row.batch == batch:
+                    return row.median_ms
+        return None
+
+    originals = [target.name for target in targets if target.kind == "original"]
+    floats = [target.name for target in targets if target.precision == "fp32"]
+    found = []
+    for row in rows:
+        one, other = base(originals, row.batch), base(floats[:1], row.batch)
+        found.append(
+            SpeedUp(one and one / row.median_ms, other and other / row.median_ms)
+        )  # fmt: skip
+    return found
+
+
+def record_latency(targets: Sequence[BenchTarget], rows: Sequence[LatencyRow]) -> None:
+    """Write what was measured into the passports of the engines."""
+    for target in targets:
+        if target.kind == "engine" and not target.trust:
+            record(target.path, latency=[asdict(row) for row in rows if row.name == target.name])

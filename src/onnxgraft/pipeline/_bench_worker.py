@@ -9,8 +9,10 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
-from onnxgraft.errors import OnnxgraftError
+from onnxgraft.engine import load
+from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.pipeline._validate import open_engine
 from onnxgraft.reference import random_feeds
 from onnxgraft.runtime import Engine
@@ -28,30 +30,34 @@ def main() -> None:
         message = json.loads(line)
         try:
             if engine is None:
-                engine = open_engine(
-                    message["path"],
-                    original=message["kind"] == "original",
-                    weights=message["weights"],
-                    inputs=message["inputs"],
-                    outputs=message["outputs"],
-                    values=tuple(message["values"]),
-                    signature=message["signature"],
-                )
+                engine = _open(message)
                 feeds = random_feeds(engine.inputs, message["batch"])
+                found = {value.shape[0] for value in feeds.values() if value.ndim}
+                if found - {message["batch"]}:
+                    raise InputError(f"its inputs have a batch of {found.pop()}")
                 for _ in range(_WARM_UP):
                     engine.infer(feeds)
                 answer: dict[str, object] = {"ready": True}
             else:
-                times = []
-                for _ in range(message["run"]):
+                times: list[float] = []
+                began = time.perf_counter()
+                while len(times) < message["run"]:
                     start = time.perf_counter()
                     engine.infer(feeds)
                     times.append(1000 * (time.perf_counter() - start))
+                    if time.perf_counter() - began > message["seconds"]:
+                        break
                 answer = {"ms": times}
         except OnnxgraftError as error:
             answer = {"error": str(error)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _open(message: dict[str, Any]) -> Engine:
+    if message["trust"] or (message["kind"] == "engine" and message["threads"]):
+        return load(message["path"], trust=message["trust"], threads=message["threads"])
+    return open_engine(message["path"], original=message["kind"] == "original", **message["how"])
 
 
 if __name__ == "__main__":

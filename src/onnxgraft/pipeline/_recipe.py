@@ -10,10 +10,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from onnxgraft.convert import IoLayout
+from onnxgraft.convert import IoLayout, Opening
 from onnxgraft.engine import Target
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
+from onnxgraft.pipeline._postprocess import Postprocess
 from onnxgraft.quantize import Method
 from onnxgraft.samples import Preprocess
 
@@ -25,6 +26,7 @@ __all__ = [
     "make_recipe",
     "read_preprocess",
     "read_recipe",
+    "read_tables",
 ]
 
 
@@ -91,14 +93,28 @@ class Recipe(_Section):
     outputs: str | None = None
     set: tuple[str, ...] = ()
     signature: str | None = None
+    freeze_batchnorm: bool = False
     opset: int = 17
     io_layout: IoLayout = "keep"
     targets: tuple[Target, ...] = ("openvino", "onnxruntime")
     keep_float: tuple[str, ...] = ()
     preprocess: Preprocess = Field(default_factory=Preprocess)
+    postprocess: Postprocess = Field(default_factory=Postprocess)
     calibrate: CalibrateSection
     validation: ValidateSection = Field(alias="validate")
     bench: BenchSection = Field(default_factory=BenchSection)
+
+    @property
+    def how(self) -> Opening:
+        """How the model is opened."""
+        return Opening(
+            weights=self.weights,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            values=self.set,
+            signature=self.signature,
+            freeze_batchnorm=self.freeze_batchnorm,
+        )
 
 
 def read_recipe(path: str | os.PathLike[str], *, images: int | None = None) -> Recipe:
@@ -173,6 +189,24 @@ def read_preprocess(path: str | os.PathLike[str]) -> Preprocess:
     document = _toml(file)
     try:
         return Preprocess.model_validate(document.get("preprocess", document))
+    except ValidationError as error:
+        raise InputError(f"{file}: {_sentence(error)}") from error
+
+
+def read_tables(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
+    """Read the tables ``[preprocess]`` and ``[postprocess]`` of a recipe, whatever else is in it.
+
+    Raises:
+        InputError: It is not TOML, or a field is unknown or wrong.
+    """
+    file = existing_file(path, "the recipe")
+    document = _toml(file)
+    try:
+        plain = not {"preprocess", "postprocess"} & set(document)
+        return (
+            Preprocess.model_validate(document if plain else document.get("preprocess", {})),
+            Postprocess.model_validate(document.get("postprocess", {})),
+        )
     except ValidationError as error:
         raise InputError(f"{file}: {_sentence(error)}") from error
 

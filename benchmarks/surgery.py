@@ -1,0 +1,190 @@
+"""Surgery beside onnxslim, onnxsim and onnxruntime's basic optimizer: time, memory and nodes.
+
+    python -m benchmarks.surgery [FOLDER] > benchmarks/surgery.md
+
+Each tool reads an ONNX file and writes another, in a process of its own, one after the other in
+each round; the time is that of reading, rewriting and writing, without imports. Verification is
+off. FOLDER keeps the ONNX files between runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import onnx
+
+from onnxgraft.onnx_file import read_model
+from onnxgraft.report import versions
+
+NETWORKS = ("resnet152", "inception_v3", "efficientnet_b0", "convnext_tiny", "transformer")
+TOOLS = ("onnxgraft", "onnxslim", "onnxsim", "onnxruntime basic")
+RUNS = 3
+
+WORKER = """
+import contextlib, io, sys, time
+tool, source, target = sys.argv[1:]
+if tool == "onnxgraft":
+    from onnxgraft import surgery
+    from onnxgraft.model import Model
+    import onnxgraft.surgery._runner
+    def work():
+        surgery.run(Model.load(source), verify=False)[0].save(target)
+elif tool == "onnxslim":
+    import onnxslim
+    def work():
+        onnxslim.slim(source, target)
+elif tool == "onnxsim":
+    import onnx, onnxsim
+    def work():
+        onnx.save(onnxsim.simplify(source, check_n=0)[0], target)
+else:
+    import onnxruntime as ort
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = target
+    def work():
+        ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+start = time.perf_counter()
+with contextlib.redirect_stdout(io.StringIO()):
+    work()
+print(time.perf_counter() - start)
+"""
+
+
+def measure(tool: str, source: Path, target: Path) -> tuple[float, float]:
+    """Return the seconds and the peak memory in MB of one run."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, tool, str(source), str(target)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{tool} failed on {source.name}")
+    return float(printed.split()[-1]), usage.ru_maxrss / 1000
+
+
+def nodes(file: Path) -> list[onnx.NodeProto]:
+    """Return the nodes of an ONNX file, without its weights: a child begins with our memory."""
+    return list(read_model(file)[0].graph.node)
+
+
+def joined(file: Path) -> int:
+    """Count the nodes as an engine runs them: what follows a layer elementwise is part of it."""
+    graph = nodes(file)
+    uses: dict[str, int] = {}
+    for node in graph:
+        for name in node.input:
+            uses[name] = uses.get(name, 0) + 1
+    inside: set[str] = set()
+    count = 0
+    for node in graph:
+        layer = node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        after = node.op_type in ("Relu", "Clip", "LeakyRelu", "Add") and any(
+            name in inside and uses[name] == 1 for name in node.input
+        )
+        if layer or after:
+            inside.update(node.output)
+        count += not after
+    return count
+
+
+def prepare(folder: Path) -> dict[str, int]:
+    """Make the ONNX files that are not there yet; return the frameworks' layers by network."""
+    note = folder / "layers.json"
+    layers: dict[str, int] = json.loads(note.read_text()) if note.exists() else {}
+    quiet = {"check": True, "stderr": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True}
+    for name in (*NETWORKS, "vgg19"):
+        target = folder / f"{name}.onnx"
+        if target.exists():
+            continue
+        if name == "vgg19":
+            source = folder / "vgg19.prototxt"
+            subprocess.run(
+                [sys.executable, "-m", "models.caffe_networks", name, folder],
+                check=True, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+            text = source.read_text()
+            layers[name] = text.count("\nlayer {") + text.startswith("layer {")
+            weights = ["--weights", source.with_suffix(".caffemodel")]
+        else:
+            source, weights = folder / name, []
+            printed = subprocess.run(
+                [sys.executable, "-m", "models.keras_networks", name, source], **quiet
+            ).stdout  # type: ignore[call-overload]
+            layers[name] = int(printed.split()[0])
+        subprocess.run(
+            [sys.executable, "-m", "onnxgraft", "convert", source, *weights, "-o", target, "--raw",
+             "--no-verify", "--io-layout", "nchw"],
+            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        note.write_text(json.dumps(layers))
+    return layers
+
+
+def main(folder: Path) -> None:
+    """Measure everything in one run and print it as Markdown."""
+    layers = prepare(folder)
+    out = folder / "out.onnx"
+    peers = {name: metadata.version(name) for name in ("onnxslim", "onnxsim")}
+    known = ", ".join(f"{name} {version}" for name, version in (versions() | peers).items())
+    print("# Surgery beside its peers\n")
+    print(
+        f"Made by `python -m benchmarks.surgery` on {datetime.now(UTC):%Y-%m-%d}, with\n{known}.\n"
+    )
+    print(f"Median of {RUNS} runs, two cores; verification off everywhere.\n")
+    print("| network | tool | nodes | s | of onnxslim's time | peak MB |")
+    print("|---|---|---|---|---|---|")
+    after = {}
+    for name in NETWORKS:
+        source = folder / f"{name}.onnx"
+        found: dict[str, list[tuple[float, float]]] = {tool: [] for tool in TOOLS}
+        counts = {}
+        for _ in range(RUNS):
+            for tool in TOOLS:
+                found[tool].append(measure(tool, source, out))
+                counts[tool] = len(nodes(out))
+                if tool == "onnxgraft":
+                    after[name] = joined(out)
+        slim = statistics.median(seconds for seconds, _ in found["onnxslim"])
+        print(f"| {name} | as converted | {len(nodes(source))} | | | |")
+        for tool in TOOLS:
+            seconds = statistics.median(run[0] for run in found[tool])
+            memory = max(run[1] for run in found[tool])
+            print(f"| | {tool} | {counts[tool]} | {seconds:.2f} | {seconds / slim:.2f} "
+                  f"| {memory:.0f} |")  # fmt: skip
+        sys.stdout.flush()
+    measure("onnxgraft", folder / "vgg19.onnx", out)
+    print("\n## Layers before and after\n")
+    print("Layers as the framework counts them (VGG-19 in Caffe, the others in Keras), nodes as")
+    print("they come out of the conversion and of surgery, and as an engine runs them: the")
+    print("activation or addition after a layer is part of it.\n")
+    print(
+        "| network | layers | nodes converted | nodes after surgery | with what follows a layer |"
+    )
+    print("|---|---|---|---|---|")
+    rows = {"vgg19": (len(nodes(out)), joined(out))}
+    for name in ("inception_v3", "resnet152"):
+        measure("onnxgraft", folder / f"{name}.onnx", out)
+        rows[name] = len(nodes(out)), joined(out)
+    for name, (cleaned, engine) in rows.items():
+        converted = len(nodes(folder / f"{name}.onnx"))
+        print(f"| {name} | {layers[name]} | {converted} | {cleaned} | {engine} |")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            main(Path(place))

@@ -1,0 +1,128 @@
+"""Builds the engine of the bundle that this file is in, with TensorRT and Python 3.9 alone.
+
+    python3 NAME.pyz [-o NAME.engine] [--timing-cache FILE] [--workspace MIB]
+    python3 NAME.pyz --extract FOLDER      writes graph and cache, for trtexec or C++
+
+Nothing is installed, no data is needed, and the archive is not unpacked to build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from onnxgraft.engine import tensorrt_builder as builder
+
+HERE = Path(sys.argv[0])
+# The members that are data, by name: no other name of the archive is ever looked at.
+MEMBERS = ("model.onnx", "float.onnx", "calibration.cache", "recipe.json")
+
+
+def main() -> int:
+    """Build, or extract, as the arguments say; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=str(__doc__).partition("\n")[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-o", "--out", type=Path, default=Path(f"{HERE.stem}.engine"))
+    parser.add_argument("--extract", type=Path, metavar="FOLDER")
+    parser.add_argument("--timing-cache", type=Path)
+    parser.add_argument("--workspace", type=int, metavar="MIB")
+    options = parser.parse_args()
+    try:
+        manifest, files = read(HERE)
+        if options.extract is not None:
+            options.extract.mkdir(parents=True, exist_ok=True)
+            for name, data in files.items():
+                write(options.extract / name, data)
+                print(options.extract / name)
+            return 0
+        build(manifest, files, options)
+    except ModuleNotFoundError as error:
+        print(f"{HERE.name}: building needs {error.name}: install TensorRT", file=sys.stderr)
+        return 3
+    except (builder.BuildError, ValueError, OSError, zipfile.BadZipFile) as error:
+        print(f"{HERE.name}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the manifest and the members, whose hashes are the manifest's."""
+    with zipfile.ZipFile(path) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+        files = {name: archive.read(name) for name in MEMBERS if name in manifest["sha256"]}
+    for name, data in files.items():
+        if hashlib.sha256(data).hexdigest() != manifest["sha256"][name]:
+            raise ValueError(f"{name} is not the file that was packed; copy the bundle again")
+    return manifest, files
+
+
+def build(manifest: dict[str, Any], files: dict[str, bytes], options: Any) -> None:
+    """Build the engine and write it with its passport."""
+    import tensorrt as trt
+
+    # TensorRT 10 makes INT8 of the float graph by itself, as it always did; 11 needs the graph in
+    # which the precision stands.
+    implicit = "calibration.cache" in files and builder.major(trt) < 11
+    graph = "float.onnx" if implicit else "model.onnx"
+    timing = options.timing_cache
+    settings = builder.Settings(
+        profiles=[
+            {
+                name: (tuple(shapes[0]), tuple(shapes[1]), tuple(shapes[2]))
+                for name, shapes in profile.items()
+            }
+            for profile in manifest["profiles"]
+        ],
+        workspace=None if options.workspace is None else options.workspace << 20,
+        calibration=files["calibration.cache"] if implicit else None,
+        timing=None if timing is None else timing.read_bytes() if timing.is_file() else b"",
+        tf32=manifest["passport"]["floats"] == "tf32",
+    )
+    plan = builder.build_plan(trt, files[graph], settings, show)
+    write(options.out, plan.engine)
+    if plan.timing is not None:
+        write(timing, plan.timing)
+    flags = {"profiles": manifest["profiles"], "workspace": settings.workspace}
+    passport = {
+        **manifest["passport"],
+        "engine": hashlib.sha256(plan.engine).hexdigest(),
+        "versions": {"tensorrt": trt.__version__},
+        "machine": builder.gpu() or {},
+        "flags": {**flags, "calibration": "implicit"} if implicit else flags,
+    }
+    write(Path(f"{options.out}.json"), (json.dumps(passport, indent=2) + "\n").encode())
+    print(f"{options.out}: built with TensorRT {trt.__version__} from {graph}")
+    print("the same with TensorRT's own tool, after --extract:")
+    print(builder.trtexec(graph, str(options.out), settings, builder.major(trt)))
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def show(phase: str, done: int, total: int) -> None:
+    """Print a phase's progress in place, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{phase}: {done} of {total}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Nodes in the order in which they can run, and without those that nobody reads."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+import onnx_graphsurgeon as gs
+
+from onnxgraft.errors import ModelError
+
+__all__ = ["bodies", "detach", "pinned", "read_by", "tidy"]
+
+
+def bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """Yield the graph itself and the bodies of its Ifs, Loops and Scans, at any depth."""
+    yield graph
+    for node in graph.nodes:
+        for body in node.subgraphs():
+            yield from bodies(body)
+
+
+def pinned(graph: gs.Graph) -> set[int]:
+    """Return the ids of the outputs of the graph and of all bodies in it."""
+    return {id(tensor) for body in bodies(graph) for tensor in body.outputs}
+
+
+def read_by(node: gs.Node) -> Iterator[gs.Tensor]:
+    """Yield what a node reads, in its bodies too."""
+    yield from node.inputs
+    for body in node.subgraphs():
+        yield from body.outputs
+        for inner in body.nodes:
+            yield from read_by(inner)
+
+
+def detach(node: gs.Node) -> None:
+    """Take a node and its bodies off all tensors."""
+    for body in node.subgraphs():
+        for inner in body.nodes:
+            detach(inner)
+    node.inputs.clear()
+    node.outputs.clear()
+
+
+def tidy(graph: gs.Graph) -> None:
+    """Sort the nodes of the graph and its bodies, and remove those that no output depends on.
+
+    Nodes that are in order already stay where they are.
+
+    Raises:
+        ModelError: The graph has a cycle.
+    """
+    kept = pinned(graph)
+    for body in list(bodies(graph)):
+        _sort(body)
+    _prune(graph, kept)
+
+
+def _sort(graph: gs.Graph) -> None:
+    place = {id(node): index for index, node in enumerate(graph.nodes)}
+    waiting: list[set[int]] = []
+    for node in graph.nodes:
+        producers = (place.get(id(p)) for tensor in read_by(node) for p in tensor.inputs)
+        waiting.append({index for index in producers if index is not None})
+    if all(max(before, default=-1) < index for index, before in enumerate(waiting)):
+        return
+    following: list[list[int]] = [[] for _ in waiting]
+    for index, before in enumerate(waiting):
+        for earlier in before:
+            following[earlier].append(index)
+    ready = [index for index, before in enumerate(waiting) if not before]
+    order: list[int] = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(index)
+        for later in following[index]:
+            waiting[later].discard(index)
+            if not waiting[later]:
+                heapq.heappush(ready, later)
+    if len(order) < len(graph.nodes):
+        left = min(set(range(len(graph.nodes))) - set(order))
+        node = graph.nodes[left]
+        raise ModelError(f"the graph has a cycle through the {node.op} {node.name!r}")
+    nodes = list(graph.nodes)
+    graph.nodes = [nodes[index] for index in order]
+
+
+def _prune(graph: gs.Graph, kept: set[int]) -> None:
+    living = []
+    for node in reversed(graph.nodes):
+        if any(tensor.outputs or id(tensor) in kept for tensor in node.outputs):
+            living.append(node)
+        else:
+            detach(node)
+    if len(living) < len(graph.nodes):
+        graph.nodes = living[::-1]
+    for node in graph.nodes:
+        for body in node.subgraphs():
+            _prune(body, kept)

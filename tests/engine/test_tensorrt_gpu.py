@@ -1,0 +1,89 @@
+"""TensorRT's engines on a GPU, beyond what the suite of all engines asks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxgraft import engine
+from onnxgraft.engine import BuildOptions
+from onnxgraft.engine.tensorrt_builder import gpu
+from onnxgraft.errors import InputError
+from onnxgraft.model import Model
+from onnxgraft.reference import random_feeds
+from tests.conftest import model_of, outputs_of
+
+pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+pytestmark = pytest.mark.skipif(gpu() is None, reason="there is no NVIDIA GPU here")
+
+
+@pytest.fixture
+def net() -> Model:
+    rng = np.random.default_rng(0)
+    return model_of(
+        "net (float[N, 16, 32, 32] x) => (float[N, 16, 16, 16] y) {"
+        " c = Conv<pads=[1,1,1,1]>(x, w)  r = Relu(c)  d = Conv<pads=[1,1,1,1]>(r, w)"
+        " s = Add(d, x)  y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(s) }",
+        {"w": rng.normal(size=(16, 16, 3, 3)).astype(np.float32) / 12},
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
+def test_outputs_are_onnxruntimes(net: Model, tmp_path: Path, precision: engine.Precision) -> None:
+    options = BuildOptions(batches=(1, 4, 9))
+    passport = engine.build(net, tmp_path / "e", "tensorrt", precision=precision, options=options)
+    assert passport.label == precision
+    with engine.load(tmp_path / "e") as built:
+        for batch in (9, 1, 2, 4, 5, 1):  # from profile to profile and back
+            found = built.infer(random_feeds(built.inputs, batch))["y"]
+            expected = outputs_of(net, batch)["y"]
+            assert np.abs(found - expected).max() <= 3e-3 * np.ptp(expected)
+
+
+def test_a_batch_beyond_the_profiles_is_refused(net: Model, tmp_path: Path) -> None:
+    engine.build(net, tmp_path / "e", "tensorrt", options=BuildOptions(batches=(2,)))
+    with engine.load(tmp_path / "e") as built:
+        with pytest.raises(InputError, match=r"fed x of \[3, .*built for x from \[1,.*--batches"):
+            built.infer(random_feeds(built.inputs, 3))
+        built.infer(random_feeds(built.inputs, 2))
+
+
+def test_another_gpus_engine_is_refused(net: Model, tmp_path: Path) -> None:
+    from tests.engine.test_engines import edit_passport
+
+    engine.build(net, tmp_path / "e", "tensorrt")
+    edit_passport(tmp_path / "e", machine={"gpu": "Xavier", "compute capability": "7.2"})
+    with pytest.raises(InputError, match=r"built for the gpu Xavier, here is .*build it again"):
+        engine.load(tmp_path / "e")
+
+
+def test_timings_are_kept_for_the_next_build(net: Model, tmp_path: Path) -> None:
+    options = BuildOptions(timing_cache=tmp_path / "t")
+    engine.build(net, tmp_path / "e", "tensorrt", options=options)
+    first = (tmp_path / "t").read_bytes()
+    assert first
+    (tmp_path / "t").write_bytes(b"of another version")
+    engine.build(net, tmp_path / "e", "tensorrt", options=options)
+    assert len((tmp_path / "t").read_bytes()) >= len(first)
+
+
+def test_memory_and_times_are_told(net: Model, tmp_path: Path) -> None:
+    engine.build(net, tmp_path / "e", "tensorrt")
+    with engine.load(tmp_path / "e") as built:
+        feeds = random_feeds(built.inputs, 2)
+        built.infer(feeds)
+        seconds = built.compute({"x": feeds["x"].shape}, 5)  # type: ignore[attr-defined]
+        assert len(seconds) == 5
+        assert min(seconds) > 0
+        assert built.memory()["device"] > 0  # type: ignore[attr-defined]
+
+
+def test_an_array_of_the_engines_own_needs_no_copy(net: Model, tmp_path: Path) -> None:
+    engine.build(net, tmp_path / "e", "tensorrt")
+    with engine.load(tmp_path / "e") as built:
+        feeds = random_feeds(built.inputs, 2)
+        expected = built.infer(feeds)["y"].copy()
+        mine = built.array("x", feeds["x"].shape)  # type: ignore[attr-defined]
+        mine[...] = feeds["x"]
+        np.testing.assert_array_equal(built.infer({"x": mine})["y"], expected)
+        assert not built._staging._kept[("x", feeds["x"].shape, mine.dtype.str)][1:]  # type: ignore[attr-defined]

@@ -1,0 +1,212 @@
+"""What TensorRT lacks is written otherwise: its own parser judges, and onnxruntime the numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxgraft.errors import InputError
+from onnxgraft.model import Model, Source
+from onnxgraft.runtime import Array
+from onnxgraft.surgery import Plugin, SurgeryReport, run
+from tests.conftest import model_of
+from tests.surgery.helpers import ROUNDING, assert_same, infer, model_at, normal, report_of
+
+
+def parses(model: Model) -> bool:
+    """Tell whether TensorRT's parser takes the model."""
+    trt = pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    return bool(trt.OnnxParser(network, logger).parse(model.to_onnx().SerializeToString()))
+
+
+def lowered(before: Model) -> tuple[Model, SurgeryReport]:
+    after, report = run(before, target="tensorrt", verify=True)
+    assert report.passed
+    assert not [entry.rolled_back for entry in report.passes if entry.rolled_back]
+    return after, report
+
+
+CASES: dict[str, tuple[str, dict[str, Array], int]] = {
+    "max_pool_indices": (
+        ("agraph (float[N,4,9,8] x) => (float[N,4,A,B] y)"
+        " { y, i = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) }"), {}, 17,
+    ),
+    "max_pool_dilated": (
+        ("agraph (float[N,4,9,8] x) => (float[N,4,A,B] y)"
+        " { y = MaxPool<kernel_shape=[3,2], dilations=[2,3], strides=[2,1]>(x) }"), {}, 17,
+    ),
+    "max_pool_dilated_padded": (
+        ("agraph (float[N,4,9,8] x) => (float[N,4,A,B] y)"
+        " { y = MaxPool<kernel_shape=[3,3], dilations=[2,2], pads=[1,2,2,1]>(x) }"), {}, 17,
+    ),
+    "average_pool_dilated": (
+        ("agraph (float[N,4,9,8] x) => (float[N,4,A,B] y)"
+        " { y = AveragePool<kernel_shape=[3,2], dilations=[2,2], strides=[1,2]>(x) }"), {}, 19,
+    ),
+    "average_pool_dilated_padded": (
+        ("agraph (float[N,4,9,8] x) => (float[N,4,A,B] y) { y = AveragePool"
+        "<kernel_shape=[3,3], dilations=[2,2], pads=[2,2,2,2], count_include_pad=1>(x) }"), {}, 19,
+    ),
+    "relu_of_integers": (
+        ("agraph (float[N,4] x) => (float[N,4] y)"
+        " { s = Mul(x, k)\n i = Cast<to=6>(s)\n r = Relu(i)\n y = Cast<to=1>(r) }"),
+        {"k": np.float32(9)}, 17,
+    ),
+    "compress": (
+        "agraph (float[N,4,3] x) => (float[N,A,3] y) { y = Compress<axis=1>(x, c) }",
+        {"c": np.array([True, False, True])}, 17,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_tensorrt_lacks_is_written_as_it_takes_it(case: str) -> None:
+    text, constants, opset = CASES[case]
+    before = model_at(opset, text, constants)
+    after, _ = lowered(before)
+    assert_same(before, after, ROUNDING)
+    assert not parses(before)
+    assert parses(after)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_is_lowered_unless_the_graph_is_for_tensorrt(case: str) -> None:
+    text, constants, opset = CASES[case]
+    before = model_at(opset, text, constants)
+    after, report = run(before)
+    assert after.operators() == before.operators()
+    assert not any(entry.name.startswith("lower_") for entry in report.passes)
+
+
+def quantized(zero: int = 0) -> Model:
+    return model_of(
+        """agraph (float[N,4,6,5] x) => (float[N,3,A,B] y) {
+            q = QuantizeLinear(x, xs, xz)
+            c = QLinearConv<pads=[1,1,1,1]>(q, xs, xz, w, ws, wz, ys, yz, b)
+            y = DequantizeLinear(c, ys, yz)
+        }""",
+        {
+            "xs": np.float32(0.02), "xz": np.int8(zero), "ys": np.float32(0.1), "yz": np.int8(0),
+            "w": np.random.default_rng(0).integers(-127, 128, (3, 4, 3, 3)).astype(np.int8),
+            "ws": np.array([0.01, 0.02, 0.005], np.float32), "wz": np.zeros(3, np.int8),
+            "b": np.array([100, -2000, 3000], np.int32),
+        },
+    )  # fmt: skip
+
+
+def test_a_quantized_convolution_becomes_a_convolution_between_q_and_dq() -> None:
+    before = quantized()
+    # One unit of the output's scale: a sum that lies between two units may round either way.
+    after, report = run(before, target="tensorrt")
+    assert report_of(report, "lower_qlinear").done
+    feeds = {"x": normal(2, 4, 6, 5)}
+    expected, actual = infer(before, feeds)["y"], infer(after, feeds)["y"]
+    off = np.abs(expected - actual)
+    assert off.max() <= 0.1001 and (off > 0.01).mean() < 0.01
+    assert np.ptp(expected) > 10
+    assert not parses(before)
+    assert parses(after)
+
+
+def test_a_quantized_matrix_product_becomes_a_product_between_q_and_dq() -> None:
+    before = model_of(
+        """agraph (float[N,8] x) => (float[N,3] y) {
+            q = QuantizeLinear(x, xs, z)
+            c = QLinearMatMul(q, xs, z, w, ws, z, ys, z)
+            y = DequantizeLinear(c, ys, z)
+        }""",
+        {
+            "xs": np.float32(0.02), "z": np.int8(0), "ys": np.float32(0.1), "ws": np.float32(0.01),
+            "w": np.random.default_rng(0).integers(-127, 128, (8, 3)).astype(np.int8),
+        },
+    )  # fmt: skip
+    after, _ = run(before, target="tensorrt")
+    feeds = {"x": normal(20, 8)}
+    off = np.abs(infer(before, feeds)["y"] - infer(after, feeds)["y"])
+    assert off.max() <= 0.1001 and (off > 0.01).mean() < 0.05
+    assert parses(after)
+
+
+REFUSED: dict[str, tuple[Model, str, str]] = {
+    "indices_read": (
+        model_of(
+            "agraph (float[N,4,8,8] x) => (float[N,4,4,4] y, int64[N,4,4,4] i)"
+            " { y, i = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) }"
+        ), "lower_pool", "indices",
+    ),
+    "average_without_the_padding": (
+        model_at(
+            19, "agraph (float[N,4,8,8] x) => (float[N,4,A,B] y)"
+            " { y = AveragePool<kernel_shape=[3,3], dilations=[2,2], pads=[2,2,2,2]>(x) }"
+        ), "lower_pool", "leaves what is padded out",
+    ),
+    "size_not_known": (
+        model_of(
+            "agraph (float[N,4,H,W] x) => (float[N,4,A,B] y)"
+            " { y = MaxPool<kernel_shape=[3,3], dilations=[2,2]>(x) }"
+        ), "lower_pool", "is not known",
+    ),
+    "compress_by_an_input": (
+        model_of(
+            "agraph (float[N,4] x, bool[4] c) => (float[N,A] y) { y = Compress<axis=1>(x, c) }"
+        ), "lower_compress", "not by a constant",
+    ),
+    "zero_point": (quantized(3), "lower_qlinear", "no zero point but 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_can_not_be_written_otherwise_is_refused_with_a_reason(case: str) -> None:
+    before, name, reason = REFUSED[case]
+    after, report = run(before, target="tensorrt")
+    assert reason in report_of(report, name).refused[0].sentence
+    assert after.operators() == before.operators()
+
+
+# Plugins --------------------------------------------------------------------------------------
+
+
+def custom(op: str = "Mystery") -> Model:
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node(op, ["x"], ["y"], name="it", domain="acme", strength=3)],
+            "agraph",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 4, 8, 8])],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, 4, 8, 8])],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("acme", 1)],
+    )
+    return Model.from_onnx(proto, Source("test.onnx", "onnx", "0" * 64))
+
+
+@pytest.mark.parametrize("key", ["Mystery", "acme.Mystery"])
+def test_a_custom_operator_is_called_by_its_plugins_name(key: str) -> None:
+    after, report = run(
+        custom(), target="tensorrt", plugins={key: Plugin("Answer", "2", "deep")}, verify=None
+    )
+    (node,) = after.graph.nodes
+    assert (node.op, node.domain) == ("Answer", "trt.plugins")
+    assert node.attrs == {"strength": 3, "plugin_version": "2", "plugin_namespace": "deep"}
+    onnx.checker.check_model(after.to_onnx())
+    assert report_of(report, "name_plugins").done[0].node == "it"
+
+
+def test_an_operator_of_onnx_can_be_given_to_a_plugin_and_the_rest_is_verified() -> None:
+    before = model_of("agraph (float[N,4] x) => (float[N,4] y) { i = Identity(x)\n y = Relu(i) }")
+    after, report = run(before, target="tensorrt", plugins={"Relu": Plugin("Mine")}, verify=True)
+    assert after.operators() == {"Mine": 1}
+    assert report.passed and report.verdicts
+
+
+def test_operators_without_a_plugin_stay() -> None:
+    after, _ = run(custom("Other"), target="tensorrt", plugins={"Mystery": Plugin("Answer")})
+    assert after.operators() == {"Other": 1}
+
+
+def test_an_unknown_target_is_an_error() -> None:
+    with pytest.raises(InputError, match="no target 'tpu'; there is: tensorrt"):
+        run(custom(), target="tpu")
