@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -27,7 +28,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "benchmarks/fcn_camvid.toml"
 MODELOPT = os.environ.get("ONNXGRAFT_MODELOPT")
-NETWORKS = {"fcn_camvid": "score:0,prob:0", "mobilenet_camvid": "score:0"}
+# The outputs, and how many images show that memory does not grow with their number.
+NETWORKS = {"fcn_camvid": ("score:0,prob:0", 300), "mobilenet_camvid": ("score:0", 1000)}
 
 
 def samples_of(model: Any, images: int) -> Any:
@@ -125,7 +127,7 @@ JOBS: dict[str, tuple[str, Callable[[str, int], None]]] = {
 }
 # ModelOpt calibrates and quantizes in one call, with the onnxruntime of its own environment.
 MODELOPT_CODE = """
-import json, re, sys, time
+import json, re, resource, sys, time
 import numpy as np
 from modelopt.onnx.quantization import quantize
 model, data, out = sys.argv[1:]
@@ -133,7 +135,8 @@ feeds = dict(np.load(data))
 start = time.perf_counter()
 quantize(model, quantize_mode="int8", calibration_method="entropy", calibration_data=feeds,
          calibration_eps=["cpu"], output_path=out, log_level="ERROR")
-print(json.dumps([time.perf_counter() - start,
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([time.perf_counter() - start, used.ru_utime + used.ru_stime,
                   int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024]))
 """
 
@@ -147,17 +150,26 @@ def peak() -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
-def measured(job: str, path: str, images: int) -> tuple[float, float]:
-    """Return the seconds and the peak megabytes of a job in a process of its own."""
+def busy() -> float:
+    """Return the processor seconds of this process and those that it has started."""
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+Cost = tuple[float, float, float]
+
+
+def measured(job: str, path: str, images: int) -> Cost:
+    """Return the seconds, processor seconds and peak megabytes of a job in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.calibration", "--job", job, path, str(images)],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
-    seconds, megabytes = json.loads(done.stdout.splitlines()[-1])
-    return seconds, megabytes
+    seconds, processor, megabytes = json.loads(done.stdout.splitlines()[-1])
+    return seconds, processor, megabytes
 
 
-def modelopt(path: str, images: int, folder: Path) -> tuple[float, float]:
+def modelopt(path: str, images: int, folder: Path) -> Cost:
     """Return the same of ModelOpt, the images decoded beforehand."""
     import numpy as np
 
@@ -172,35 +184,45 @@ def modelopt(path: str, images: int, folder: Path) -> tuple[float, float]:
         capture_output=True, text=True, check=True,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
     )  # fmt: skip
-    seconds, megabytes = json.loads(done.stdout.splitlines()[-1])
-    return seconds, megabytes
+    seconds, processor, megabytes = json.loads(done.stdout.splitlines()[-1])
+    return seconds, processor, megabytes
 
 
-def table(path: str, images: int, rounds: int, folder: Path) -> None:
+def row(what: str, images: int, cost: Cost, bare: Cost | None = None) -> str:
+    """Return a row of the table; times where they are held against those of ``bare``."""
+    seconds, processor, megabytes = cost
+    if bare is None:
+        return f"| {what} | {images} | | | | | {megabytes:.0f} |"
+    return (
+        f"| {what} | {images} | {seconds:.1f} | {seconds / bare[0]:.2f}x | {processor:.1f} | "
+        f"{processor / bare[1]:.2f}x | {megabytes:.0f} |"
+    )
+
+
+def table(path: str, images: int, many: int, rounds: int, folder: Path) -> None:
     """Print the rows of a network."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[Cost]] = {}
     for _ in range(rounds):
         for job in ("bare", "ours", "plain", "workers", "every", "ort_minmax"):
             found.setdefault(job, []).append(measured(job, path, images))
-    base = statistics.median(seconds for seconds, _ in found["bare"])
-    print("| | images | seconds | over bare | peak MB |\n|---|---|---|---|---|")
-    for job, runs in found.items():
-        seconds = statistics.median(run[0] for run in runs)
-        megabytes = max(run[1] for run in runs)
-        print(f"| {JOBS[job][0]} | {images} | {seconds:.1f} | {seconds / base:.2f}x | "
-              f"{megabytes:.0f} |")  # fmt: skip
-    _, megabytes = measured("ours", path, 10 * images)
-    print(f"| onnxgraft entropy, for all targets | {10 * images} | | | {megabytes:.0f} |")
+    print("| | images | seconds | over bare | processor s | over bare | peak MB |")
+    print("|---|---|---|---|---|---|---|")
+    costs = {
+        job: (statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs),
+              max(run[2] for run in runs))
+        for job, runs in found.items()
+    }  # fmt: skip
+    for job, cost in costs.items():
+        print(row(JOBS[job][0], images, cost, costs["bare"]))
+    print(row(JOBS["ours"][0], many, measured("ours", path, many)))
     few = max(2, images // 20)
-    _, megabytes = measured("ort_entropy", path, few)
-    print(f"| onnxruntime entropy (keeps every tensor of every image) | {few} | | | "
-          f"{megabytes:.0f} |")  # fmt: skip
+    entropy = "onnxruntime entropy (keeps every tensor of every image)"
+    print(row(entropy, few, measured("ort_entropy", path, few)))
     if MODELOPT is None:
-        print("| ModelOpt entropy | not installed | | | |")
-        return
-    seconds, megabytes = modelopt(path, images, folder)
-    print(f"| ModelOpt entropy, decoded beforehand, with its quantization | {images} | "
-          f"{seconds:.1f} | {seconds / base:.1f}x | {megabytes:.0f} |")  # fmt: skip
+        print("| ModelOpt entropy | not installed | | | | | |")
+    else:
+        told = "ModelOpt entropy, images decoded beforehand, with its quantization"
+        print(row(told, images, modelopt(path, images, folder), costs["bare"]), flush=True)
 
 
 def main() -> None:
@@ -214,7 +236,7 @@ def main() -> None:
         job, path, images = options.job
         start = time.perf_counter()
         JOBS[job][1](path, int(images))
-        print(json.dumps([time.perf_counter() - start, peak()]))
+        print(json.dumps([time.perf_counter() - start, busy(), peak()]))
         return
     from onnxgraft import pipeline
     from onnxgraft.report import versions
@@ -223,19 +245,18 @@ def main() -> None:
     print("# Calibration\n")
     print(f"Made by `python -m benchmarks.calibration` on {datetime.now(UTC):%Y-%m-%d}, with")
     print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
-    print(
-        "Two cores, shared with others: compare ratios, not seconds. Each row is a process of its"
-    )
-    print(f"own with reading the model and decoding; the median of {options.rounds} rounds.")
+    print("Two cores, shared with others: compare ratios, and those of processor time rather than")
+    print("those of seconds. Each row is a process of its own, with its imports, reading the model")
+    print(f"and decoding; the median of {options.rounds} rounds.")
     with tempfile.TemporaryDirectory() as place:
-        for name, outputs in NETWORKS.items():
+        for name, (outputs, many) in NETWORKS.items():
             done = pipeline.convert(
                 str(shared / name / f"{name}.pb"), outputs=outputs, verify=False
             )
             path = f"{place}/{name}.onnx"
             done.model.save(path)
             print(f"\n## {name}\n", flush=True)
-            table(path, options.images, options.rounds, Path(place))
+            table(path, options.images, many, options.rounds, Path(place))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ was killed can go on.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -81,7 +80,7 @@ def calibrate(
     whole = Tally()
     whole.merge(early)
     whole.merge(late)
-    if not whole.samples:
+    if not whole.count:
         name, reason = next(iter(whole.skipped.items()))
         raise InputError(
             f"{samples.source}: none of the {len(whole.skipped)} samples can be used; "
@@ -89,7 +88,7 @@ def calibrate(
         )
     ranges = Ranges(
         method=method,
-        images=len(whole.samples),
+        images=whole.count,
         model=identity,
         preprocess=samples.preprocess.fingerprint,
         data=samples.source,
@@ -144,9 +143,11 @@ def _count(
             if checkpoint is not None:
                 checkpoint.put(names[shard], packed)
             parts[shard[0] >= quarter].merge(Tally.from_bytes(packed))
-    except BaseException:
-        if checkpoint is not None:
-            checkpoint.leave()
+    except BaseException as error:
+        if checkpoint is not None and checkpoint.leave() and isinstance(error, InputError):
+            raise InputError(
+                f"{error}; what was counted is kept in {checkpoint.folder}, --resume goes on there"
+            ) from error
         raise
     return parts
 
@@ -186,11 +187,17 @@ def _in_order(samples: Samples, entries: Mapping[str, str]) -> dict[str, str]:
 
 def _notes(samples: Samples, whole: Tally) -> list[str]:
     notes = samples.preprocess.notes(whole.forms)
-    twice = [digest for digest, count in Counter(whole.samples.values()).items() if count > 1]
-    if twice:
-        names = [name for name, digest in whole.samples.items() if digest == twice[0]]
+    seen: set[str] = set()
+    again = []
+    for name in (samples.name(position) for position in range(len(samples))):
+        digest = whole.samples.get(name)
+        if digest in seen:
+            again.append(name)
+        if digest is not None:
+            seen.add(digest)
+    if again:
         notes.append(
-            f"{len(twice)} samples occur more than once, such as {' and '.join(sorted(names)[:2])}"
+            f"{len(again)} of {whole.count} samples occur more than once, such as {again[0]}"
         )
     if whole.skipped:
         name, reason = next(iter(_in_order(samples, whole.skipped).items()))

@@ -43,8 +43,9 @@ class Checkpoint:
             InputError: It was begun with another model, data, recipe or version.
         """
         plan, place = _plan(job, model, shards), self.folder / PLAN
-        if self.folder.exists() and not place.is_file():
-            raise InputError(f"{self.folder}: is in the way of the checkpoint; remove or rename it")
+        if self._finished.exists():
+            shutil.rmtree(self.folder)  # a run was killed when it had its result
+        self._check_folder()
         if place.is_file() and not self.resume:
             self.clear()
         if place.is_file():
@@ -56,7 +57,7 @@ class Checkpoint:
                 if tally is not None and _unchanged(job, shards[name], tally)
             }
         try:
-            self.folder.mkdir()
+            self.folder.mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.folder}: can't be made ({error.strerror})") from error
         write_json(place, plan)
@@ -66,15 +67,33 @@ class Checkpoint:
         """Keep the packed tally of a finished shard."""
         write_bytes(self._file(name), packed)
 
-    def leave(self) -> None:
-        """Remove the folder if there is nothing in it that a later run could use."""
-        if not any(self.folder.glob("*.npz")):
+    def leave(self) -> bool:
+        """Tell whether a later run can use what is in the folder; remove it if not."""
+        useful = any(self.folder.glob("*.npz"))
+        if not useful:
             self.clear()
+        return useful
 
     def clear(self) -> None:
         """Remove the folder: the result is where it belongs, or there is none."""
-        (self.folder / PLAN).rename(self.folder / f"{PLAN}.done")
+        (self.folder / PLAN).rename(self._finished)
         shutil.rmtree(self.folder)
+
+    @property
+    def _finished(self) -> Path:
+        return self.folder / f"{PLAN}.finished"
+
+    def _check_folder(self) -> None:
+        """Refuse what is no checkpoint; a run may have been killed before it wrote the plan."""
+        place = self.folder
+        if place.is_dir():
+            strange = not (place / PLAN).is_file() and any(
+                not entry.name.startswith(".") for entry in place.iterdir()
+            )
+        else:
+            strange = place.exists()
+        if strange:
+            raise InputError(f"{place}: is in the way of the checkpoint; remove or rename it")
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.npz"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ from onnxgraft.reference import OnnxRuntime, exposing
 from onnxgraft.runtime import Array, Resource
 from onnxgraft.samples import Sample, Samples
 
-__all__ = ["Job", "Measurer", "Shard", "Tally", "last_quarter", "numbered", "shards_of"]
+__all__ = ["Job", "Measurer", "Shard", "Tally", "cores", "last_quarter", "numbered", "shards_of"]
 
 Shard = tuple[int, int]
 
@@ -36,6 +37,7 @@ class Tally:
     Attributes:
         histograms: By site.
         channels: By site, one histogram a channel.
+        count: How many samples were counted.
         samples: The SHA-256 of the samples that were counted, by name.
         skipped: The reasons for which others were not, by name.
         forms: How images are stored.
@@ -43,6 +45,7 @@ class Tally:
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
     channels: dict[str, list[Histogram]] = field(default_factory=dict)
+    count: int = 0
     samples: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     forms: Counter[Form] = field(default_factory=Counter)
@@ -62,6 +65,7 @@ class Tally:
                 )
             for one, another in zip(mine, histograms, strict=True):
                 one.merge(another)
+        self.count += other.count
         self.samples.update(other.samples)
         self.skipped.update(other.skipped)
         self.forms.update(other.forms)
@@ -69,6 +73,7 @@ class Tally:
     def to_bytes(self) -> bytes:
         """Return the tally as the bytes of an ``.npz``."""
         told = {
+            "count": self.count,
             "samples": self.samples,
             "skipped": self.skipped,
             "forms": [[*form, count] for form, count in self.forms.items()],
@@ -97,8 +102,9 @@ class Tally:
             }
         forms = Counter({Form(*entry[:4]): entry[4] for entry in told["forms"]})
         return cls(
-            groups["whole"], unflat(groups["channel"]), told["samples"], told["skipped"], forms
-        )
+            groups["whole"], unflat(groups["channel"]), told["count"], told["samples"],
+            told["skipped"], forms,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,8 @@ class Measurer(Resource):
 
     Args:
         job: What is counted.
-        threads: Of onnxruntime and of counting. Results do not depend on it: onnxruntime divides
-            the outputs of an operator among threads, not its sums.
+        threads: Of onnxruntime and of counting; 0 takes all. Results do not depend on it:
+            onnxruntime divides the outputs of an operator among threads, not its sums.
         ahead: Whether the sample after a shard is decoded too, because it comes next.
     """
 
@@ -142,7 +148,7 @@ class Measurer(Resource):
             proto = exposing(onnx.ModelProto.FromString(job.model), inner)
             self.session = OnnxRuntime(proto, name="calibration", threads=threads)
         self.decoding = ThreadPoolExecutor(1)
-        self.counting = ThreadPoolExecutor(threads)
+        self.counting = ThreadPoolExecutor(threads or cores())
         self.decoded: dict[int, Future[_Decoded]] = {}
 
     def close(self) -> None:
@@ -169,6 +175,7 @@ class Measurer(Resource):
                 tally.skipped[name] = str(error).removeprefix(f"{name}: ")
                 continue
             self._count(tally, values, limits)
+            tally.count += 1
             tally.samples[name] = digest
             if form is not None:
                 tally.forms[form] += 1
@@ -241,6 +248,13 @@ def _add_channels(histograms: list[Histogram], site: str, value: Array) -> None:
 
 def _channels(count: int) -> list[Histogram]:
     return list(empty_histograms([str(channel) for channel in range(count)]).values())
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def shards_of(count: int) -> list[Shard]:

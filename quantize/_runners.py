@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -17,7 +16,7 @@ from typing import Any
 
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.optional import optional
-from onnxgraft.quantize._measure import Job, Measurer, Shard
+from onnxgraft.quantize._measure import Job, Measurer, Shard, cores
 
 __all__ = ["run_shards"]
 
@@ -47,22 +46,15 @@ def run_shards(
     return _here(job, shards)
 
 
-def _cores() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _here(job: Job, shards: Sequence[Shard]) -> Results:
-    with Measurer(job, _cores(), ahead=True) as measurer:
+    with Measurer(job, 0, ahead=True) as measurer:
         for shard in shards:
             yield shard, measurer.tally(shard)
 
 
 def _in_processes(job: Job, shards: Sequence[Shard], workers: int) -> Results:
     workers = min(workers, len(shards))
-    threads = max(1, _cores() // workers)
+    threads = max(1, cores() // workers)
     # Not forked: onnxruntime and OpenCV have threads, which a fork does not copy.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _begin, (job, threads))

@@ -11,8 +11,8 @@ from onnxgraft.cli import COMMANDS
 
 # What is imported inside functions alone: the extras, and what is slow to load.
 LATE = [
-    "cv2", "jinja2", "keras", "onnxruntime", "openvino", "polygraphy", "sklearn", "tensorflow",
-    "tensorrt", "tf2onnx",
+    "cv2", "jinja2", "keras", "numba", "onnxruntime", "openvino", "polygraphy", "ray",
+    "sklearn", "tensorflow", "tensorrt", "tf2onnx",
 ]  # fmt: skip
 BLOCK = f"""
 import sys, importlib.abc

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.binning import BINS, count_bins
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import atomic, existing_file, write_json
+from onnxgraft.files import atomic, existing_file, sha256, write_json
 from onnxgraft.runtime import Array
 
 __all__ = [
@@ -240,6 +240,7 @@ class Ranges:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the ranges as JSON, and the histograms beside it, ``.histograms.npz`` appended."""
         target = Path(path)
+        stored = None
         if self.histograms:
             groups = {
                 "whole": self.histograms,
@@ -256,10 +257,12 @@ class Ranges:
                         for key, array in pack(histograms).items()
                     },
                 )
+            stored = sha256(_beside(target))
         document = {
             "format": FORMAT,
             **{name: getattr(self, name) for name in _PLAIN},
             "data_sha256": self.fingerprint,
+            "histograms_sha256": stored,
             "tensors": {name: asdict(value) for name, value in self.tensors.items()},
             "channels": {
                 name: [asdict(value) for value in values] for name, values in self.channels.items()
@@ -280,6 +283,7 @@ class Ranges:
             if document.pop("format") != FORMAT:
                 raise ValueError("an unknown format")
             stored = document.pop("data_sha256", None)
+            beside = document.pop("histograms_sha256", None)
             tensors = {name: _range(value) for name, value in document.pop("tensors").items()}
             channels = {
                 name: [_range(value) for value in values]
@@ -298,7 +302,10 @@ class Ranges:
             ):
                 raise InputError(f"{file}: the range of {name!r} is [{value.low}, {value.high}]")
         if histograms:
-            ranges._load_histograms(existing_file(_beside(file), "the histograms of the ranges"))
+            counts = existing_file(_beside(file), "the histograms of the ranges")
+            if beside != sha256(counts):
+                raise InputError(f"{counts}: is not what was written with {file}; calibrate again")
+            ranges._load_histograms(counts)
         return ranges
 
     def _load_histograms(self, file: Path) -> None:

@@ -393,9 +393,30 @@ def test_samples_that_occur_twice_or_in_the_validation_are_told(
     data = folder_of(tmp_path / "d", a=one, b=two, c=one)
     ranges = calibrate(model, open_samples(data, model.inputs))
     (note,) = ranges.notes
-    assert "1 samples occur more than once, such as" in note
+    assert note.startswith("1 of 3 samples occur more than once, such as")
+    assert note.endswith("c.png")
     others = open_samples(folder_of(tmp_path / "v", x=two, y=three), model.inputs)
     assert [Path(name).name for name in overlap(ranges.samples, others)] == ["b.png"]
+
+
+def test_an_image_that_is_listed_twice_counts_twice_and_is_told(
+    model: Model, tmp_path: Path
+) -> None:
+    folder_of(tmp_path / "d", a=noise(8, 8), b=noise(8, 8, seed=1))
+    (tmp_path / "list.txt").write_text("d/a.png\nd/b.png\nd/a.png\n")
+    ranges = calibrate(model, open_samples(tmp_path / "list.txt", model.inputs))
+    assert ranges.images == 3
+    assert ranges.histograms["image"].total == 3 * 192
+    assert ranges.notes[0].startswith("1 of 3 samples occur more than once")
+
+
+def test_histograms_of_another_run_are_refused(model: Model, tmp_path: Path) -> None:
+    # A run that is killed between its two files leaves new counts beside old ranges.
+    calibrate(model, samples_of(tmp_path, model, image=images(3))).save(tmp_path / "old.json")
+    calibrate(model, samples_of(tmp_path, model, image=images(4))).save(tmp_path / "new.json")
+    (tmp_path / "new.json.histograms.npz").replace(tmp_path / "old.json.histograms.npz")
+    with pytest.raises(InputError, match=r"old\.json\.histograms\.npz: is not what was written"):
+        Ranges.load(tmp_path / "old.json", histograms=True)
 
 
 def test_the_datas_fingerprint_is_that_of_its_contents(model: Model, tmp_path: Path) -> None:

@@ -96,7 +96,6 @@ def test_the_method_changes_without_the_data(
         (["-o", "r.json", "--data", "images", "--cache-out", "c", "--trt-version", "x"],
          "such as 10.3.0"),
         (["-o", "r.json", "--data", "images", "--workers", "-1"], "at least 1 is needed"),
-        (["-o", "r.json", "--data", "images"], "9.png"),
         (["-o", "r.json", "--data", "none"], "no images"),
         (["-o", "r.json", "--ranges", "net.onnx"], "not a ranges file"),
         (["-o", "r.json", "--data", "images", "--overrides", "none.toml"], "does not exist"),
@@ -117,6 +116,21 @@ def test_what_is_wrong_is_told_in_a_sentence_and_nothing_is_left(
     assert told in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "images", "none"}
+
+
+def test_what_was_counted_before_a_corrupt_image_is_kept(
+    net: Path, images: Path, tmp_path: Path
+) -> None:
+    arguments = ["calibrate", str(net), "--data", str(images), "-o", str(tmp_path / "r.json")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "9.png" in done.stderr
+    assert "r.json.partial, --resume goes on there" in done.stderr
+    (images / "9.png").write_bytes((images / "0.png").read_bytes())
+    done = CliRunner().invoke(app, [*arguments, "--resume"])
+    assert done.exit_code == 0
+    assert "1 of 9 samples occur more than once" in done.stdout
+    assert not (tmp_path / "r.json.partial").exists()
 
 
 def test_a_cache_with_a_bad_line_and_one_of_another_network_are_refused(

@@ -236,6 +236,22 @@ def test_a_folder_that_is_no_checkpoint_is_left_alone(
     assert (tmp_path / "p" / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("left", ["nothing", "temporary", "finished"])
+def test_a_run_that_was_killed_as_it_began_or_ended_is_no_obstacle(
+    model: Model, samples: Samples, tmp_path: Path, left: str
+) -> None:
+    place = tmp_path / "p"
+    if left == "finished":
+        calibrate(model, samples, checkpoint=Checkpoint(place))
+        (place / "plan.json").rename(place / "plan.json.finished")
+    else:
+        place.mkdir()
+        if left == "temporary":
+            (place / ".plan.json.x7f").write_text('{"mod')
+    found = calibrate(model, samples, checkpoint=Checkpoint(place, resume=True))
+    assert_equal(found, calibrate(model, samples))
+
+
 def test_a_command_that_is_killed_goes_on_to_the_same_file(model: Model, tmp_path: Path) -> None:
     model.save(tmp_path / "net.onnx")
     np.savez(tmp_path / "data.npz", image=images(600))
