@@ -347,3 +347,23 @@ def test_a_keras_model_that_looks_words_up_is_refused(tmp_path: Path) -> None:
     model.save(tmp_path / "m.keras")
     with pytest.raises(NotSupportedError, match="looks words up in tables"):
         convert.load(tmp_path / "m.keras")
+
+
+def test_a_class_map_may_differ_where_scores_tie(pb: Pb) -> None:
+    def build() -> None:
+        x = place(None, 64, 64, 3)
+        tf.argmax(tf.nn.conv2d(x, weights(3, 3, 3, 4), 1, "SAME"), -1, tf.int32, name="labels")
+
+    assert_passes(pb(build))
+
+
+@pytest.mark.parametrize(("share", "passed"), [(0.0005, True), (0.002, False)])
+def test_of_a_class_map_a_thousandth_may_differ(share: float, passed: bool) -> None:
+    from onnxgraft.pipeline._convert import _judged
+
+    expected = np.zeros((100, 100), np.int32)
+    actual = expected.copy()
+    actual.flat[: int(share * actual.size)] = 7
+    (verdict,) = _judged({"labels": expected}, {"labels": actual}, 1e-4, [])
+    assert verdict.passed == passed
+    assert verdict.max_abs == share

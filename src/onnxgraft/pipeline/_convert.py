@@ -27,6 +27,9 @@ __all__ = ["Converted", "convert"]
 
 # Feeds, and what the original makes of them.
 Run = tuple[Feeds, Outputs]
+# Of the positions of a whole-number output, such as an argmax over classes: where two scores are as
+# good as equal, rounding decides which is the larger.
+TIES = 1e-3
 # The numbers by which onnx and onnx-graphsurgeon call float16.
 _HALF = (onnx.TensorProto.FLOAT16, np.float16)
 # Sizes that are tried for an image's free dimensions.
@@ -169,6 +172,10 @@ def _judged(
             verdicts.append(Verdict(name, False, math.inf, math.inf, tolerance))
             continue
         ours = actual[name]
+        if value.dtype.kind in "iu":
+            share = float(np.mean(value != ours))
+            verdicts.append(Verdict(name, share <= TIES, share, share, TIES))
+            continue
         if value.dtype.kind == "f":
             odd = ~np.isfinite(value)
             if odd.any() and np.array_equal(value[odd], ours[odd], equal_nan=True):
