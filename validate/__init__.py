@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from onnxgraft.validate._html import write_html
 from onnxgraft.validate._junit import write_junit
+from onnxgraft.validate._layout import adapted, like
 from onnxgraft.validate._metrics import METRICS, Metric, make_metric
-from onnxgraft.validate._parting import Parting, find_parting
+from onnxgraft.validate._parting import Bisection, Layer, Parting, bisect, find_parting
 from onnxgraft.validate._stream import Candidate, validate
 from onnxgraft.validate._text import render
 
 __all__ = [
     "METRICS",
+    "Bisection",
     "Candidate",
+    "Layer",
     "Metric",
     "Parting",
+    "adapted",
+    "bisect",
     "find_parting",
+    "like",
     "make_metric",
     "render",
     "validate",

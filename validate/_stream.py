@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from onnxgraft.compare import Difference, check_pair
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.progress import track
 from onnxgraft.report import CandidateRow, OutputRow
-from onnxgraft.runtime import Array, Engine, Feeds, Outputs
+from onnxgraft.runtime import Array, Engine
 from onnxgraft.samples import Samples
+from onnxgraft.validate._layout import adapted, like
 from onnxgraft.validate._metrics import Metric
 
-__all__ = ["Candidate", "adapted", "validate"]
+__all__ = ["Candidate", "validate"]
 
 # INT8 answers are judged by what they are used for where a metric is there, else by direction:
 # 0.99 is an angle of 8 degrees between the two outputs.
@@ -82,36 +81,6 @@ def validate(
         passed, verdict = _judge(candidate, found, metrics[0], scored)
         rows.append(_row(candidate.engine.name, found, scored, passed, verdict))
     return rows
-
-
-def adapted(feeds: Feeds, engine: Engine) -> dict[str, Array]:
-    """Return ``feeds`` in the layouts that ``engine`` wants; a single one may have another name."""
-    wanted = {spec.name: spec for spec in engine.inputs}
-    if set(wanted) != set(feeds) and len(wanted) == len(feeds) == 1:
-        feeds = dict(zip(wanted, feeds.values(), strict=True))
-    return {
-        name: _in_layout(value, wanted[name].accepts) if name in wanted else value
-        for name, value in feeds.items()
-    }
-
-
-def like(expected: Outputs, actual: Outputs) -> Outputs:
-    """Return ``actual`` in the layouts of ``expected``; a single output may have another name."""
-    if set(expected) != set(actual) and len(expected) == len(actual) == 1:
-        actual = dict(zip(expected, actual.values(), strict=True))
-    return {
-        name: _in_layout(value, expected[name].shape.__eq__) if name in expected else value
-        for name, value in actual.items()
-    }
-
-
-def _in_layout(value: Array, accepts: Callable[[tuple[int, ...]], object]) -> Array:
-    """Return a 4-D array as it is, as NCHW or as NHWC, whichever is accepted."""
-    if value.ndim == 4 and not accepts(value.shape):
-        for perm in ((0, 3, 1, 2), (0, 2, 3, 1)):
-            if accepts(tuple(value.shape[axis] for axis in perm)):
-                return np.ascontiguousarray(value.transpose(perm))
-    return value
 
 
 def _class_axis(value: Array) -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 from onnxgraft.errors import InputError
 from onnxgraft.runtime import Array, Outputs
 
-__all__ = ["FLOAT_TOLERANCE", "Difference", "Verdict", "judge"]
+__all__ = ["FLOAT_TOLERANCE", "Difference", "Verdict", "judge", "relative_error", "sqnr"]
 
 # Two float32 runtimes that sum in different orders differ by some 1e-6 of an output's range per
 # layer; measured on the networks of benchmarks/ it stays under 2e-5 of the range. 1e-4 is what a
@@ -81,6 +81,44 @@ def judge(expected: Outputs, actual: Outputs, tolerance: float = FLOAT_TOLERANCE
         else Verdict(name, False, math.inf, math.inf, limits[name])
         for name in expected
     ]
+
+
+def relative_error(expected: Array, actual: Array) -> float:
+    """Return the largest difference as a fraction of the expected values' range.
+
+    Infinite where the shapes differ, or values are NaN or infinite on one side alone.
+
+    >>> relative_error(np.array([0.0, 4.0]), np.array([0.0, 5.0]))
+    0.25
+    """
+    if expected.shape != actual.shape:
+        return math.inf
+    fine = np.isfinite(expected)
+    if not np.array_equal(fine, np.isfinite(actual)):
+        return math.inf
+    if not fine.any():
+        return 0.0
+    if not fine.all():
+        expected, actual = expected[fine], actual[fine]
+    error = float(np.abs(_float(expected) - _float(actual)).max())
+    return error / _span(_float(expected)) if error else 0.0
+
+
+def sqnr(expected: Array, actual: Array) -> float:
+    """Return the signal-to-noise ratio in dB: 10 log10(sum e^2 / sum (e - a)^2).
+
+    >>> sqnr(np.array([3.0, 1.0]), np.array([3.0, 2.0]))
+    10.0
+    """
+    if expected.shape != actual.shape or not np.isfinite(actual).all():
+        return -math.inf
+    signal, noise = (
+        float(np.square(value, dtype=np.float64).sum())
+        for value in (_float(expected), _float(expected) - _float(actual))
+    )
+    if noise == 0.0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
 def _span(value: Array) -> float:

@@ -23,8 +23,7 @@ from onnxgraft.reference import OnnxRuntime
 from onnxgraft.report import LatencyRow, Report, StageRow
 from onnxgraft.runtime import Engine, Outputs
 from onnxgraft.samples import Sample, Samples, open_samples
-from onnxgraft.validate import Candidate, make_metric, validate
-from onnxgraft.validate._stream import adapted, like
+from onnxgraft.validate import Candidate, adapted, like, make_metric, validate
 
 __all__ = ["deploy"]
 
