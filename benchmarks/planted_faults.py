@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def networks(folder: Path) -> list[Healthy]:
 def main() -> None:
     """Plant, search, and print what was found as Markdown."""
     print("# Faults planted at random layers\n")
-    print("Made by `python -m benchmarks.planted_faults`, with")
+    print(f"Made by `python -m benchmarks.planted_faults` on {date.today()}, with")
     print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".\n")
     rng = np.random.default_rng(0)
     named: Counter[tuple[str, str]] = Counter()

@@ -57,6 +57,8 @@ class Parting:
         nodes: Every node that may be to blame: those between the tensors that both have.
         reason: What was seen, in words.
         quantizer: Whether it is the range of ``tensor`` that is to blame, and no layer.
+        first: Whether it works on what the network is fed, so that a mistake in preparing that may
+            be the cause.
     """
 
     tensor: str
@@ -67,6 +69,7 @@ class Parting:
     nodes: tuple[str, ...] = ()
     reason: str = ""
     quantizer: bool = False
+    first: bool = False
 
     def __str__(self) -> str:
         """Return the sentence that a person reads."""
@@ -348,6 +351,10 @@ class _Search:
             else:
                 self._agreed.append(entry)
         return found
+
+    def _is_first(self, segment: Segment) -> bool:
+        fed = set(self.graph.inputs) - set(self.graph.constants)
+        return any(name in fed for node in segment.nodes for name in node.input)
 
     def _broken(
         self, precision: str, relative: float, kept: float, expected: Array, actual: Array

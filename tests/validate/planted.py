@@ -18,7 +18,7 @@ from models.caffe_segmentation import fcn8s
 from onnxgraft import convert, quantize, surgery
 from onnxgraft.compare import FLOAT_TOLERANCE, relative_error, sqnr
 from onnxgraft.model import Model
-from onnxgraft.reference import OnnxRuntime
+from onnxgraft.reference import OnnxRuntime, exposing
 from onnxgraft.runtime import Engine, Feeds, Outputs
 from onnxgraft.samples import Samples, open_samples
 from onnxgraft.validate import adapted, like
@@ -204,7 +204,7 @@ def _overflow(network: Healthy, model: Model, rng: np.random.Generator) -> Plant
     nodes = [n for n in model.graph.nodes if _suits(n, "weight")]
     node = nodes[rng.integers(len(nodes))]
     made = node.outputs[0]
-    with OnnxRuntime(_showing(model, made.name).to_onnx(), optimize=False) as session:
+    with OnnxRuntime(exposing(model.to_onnx(), [made.name]), optimize=False) as session:
         value = session.infer(adapted(network.feeds, session))[made.name]
     largest = float(np.abs(value).max())
     if largest == 0:
@@ -219,10 +219,3 @@ def _overflow(network: Healthy, model: Model, rng: np.random.Generator) -> Plant
     model.graph.nodes.append(gs.Node("Mul", f"{node.name}/again", {}, [large, down], [made]))
     model.graph.toposort()
     return Planted(to_half(model), node.name)
-
-
-def _showing(model: Model, tensor: str) -> Model:
-    shown = model.copy()
-    shown.graph.outputs = [shown.graph.tensors()[tensor]]
-    shown.graph.cleanup()
-    return shown

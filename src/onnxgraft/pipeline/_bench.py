@@ -140,5 +140,5 @@ def bench(
                 worker.close()
         for target, mine in zip(targets, times, strict=True):
             median, p90, p99 = (float(v) for v in np.percentile(mine, (50, 90, 99)))
-            rows.append(LatencyRow(target.name, batch, median, p90, p99, len(mine)))
+            rows.append(LatencyRow(target.name, batch, median, p90, p99, len(mine), mine))
     return rows
