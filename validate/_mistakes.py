@@ -128,20 +128,27 @@ def _orders(axis: int | None) -> Iterator[tuple[str, Change]]:
 
 
 def _layouts(value: Array) -> Iterator[tuple[str, Change]]:
-    """Yield the memory of one layout taken for another, and height for width."""
-    if value.ndim != 4:
+    """Yield the memory of one layout taken for the other, and height for width."""
+    axis = _channel_axis(value)
+    if axis is None:
         return
     shape = value.shape
-    for said, perm in (("NCHW", (0, 3, 1, 2)), ("NHWC", (0, 2, 3, 1))):
-        yield (
-            f"its values are laid out as {said} within the same shape",
-            lambda v, p=perm: np.ascontiguousarray(v.transpose(p)).reshape(shape),  # type: ignore[misc]
-        )
-    axis = _channel_axis(value)
-    if axis is not None:
-        rows, columns = [a for a in (1, 2, 3) if a != axis]
-        if shape[rows] == shape[columns]:
-            yield "height and width are exchanged", lambda v: v.swapaxes(rows, columns)
+    mine, other, perm = ("NHWC", "NCHW", (0, 3, 1, 2)) if axis == 3 else (
+        "NCHW", "NHWC", (0, 2, 3, 1)
+    )  # fmt: skip
+    back = tuple(perm.index(place) for place in range(4))
+    turned = tuple(shape[place] for place in perm)
+    yield (
+        f"its values lie in memory as {other} under the shape of {mine}",
+        lambda v: np.ascontiguousarray(v.transpose(perm)).reshape(shape),
+    )
+    yield (
+        f"its values, which lie in memory as {other}, are no longer taken for {mine}",
+        lambda v: np.ascontiguousarray(v.reshape(turned).transpose(back)),
+    )
+    rows, columns = (place for place in (1, 2, 3) if place != axis)
+    if shape[rows] == shape[columns]:
+        yield "height and width are exchanged", lambda v: v.swapaxes(rows, columns)
 
 
 def _along(values: Sequence[float], rank: int, axis: int) -> Array:

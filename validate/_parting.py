@@ -347,7 +347,12 @@ class _Search:
                     relative = np.inf
             if reason is not None:
                 nodes = tuple(label(node) for node in segment.nodes)
-                found.append(Parting(name, entry.origin, operator, relative, None, nodes, reason))
+                found.append(
+                    Parting(
+                        name, entry.origin, operator, relative, None, nodes, reason,
+                        first=self._is_first(segment),
+                    )
+                )  # fmt: skip
             else:
                 self._agreed.append(entry)
         return found

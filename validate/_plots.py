@@ -58,11 +58,12 @@ class LayerPlot:
 
 
 _WIDTH, _HEIGHT, _LEFT = 900.0, 220.0, 56.0
+_FOOT = 8.0  # below the axis, for the last label
 
 
 def layer_plot(rows: Sequence[LayerRow], what: str) -> LayerPlot:
     """Return a plot of ``sqnr`` in dB, with what arrives as a line, or of the ``error``."""
-    plot = LayerPlot(_WIDTH, _HEIGHT)
+    plot = LayerPlot(_WIDTH, _HEIGHT + _FOOT)
     step = (_WIDTH - _LEFT) / max(len(rows), 1)
     if what == "sqnr":
         limits = (0.0, _MOST_DB)

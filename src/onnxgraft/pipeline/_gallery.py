@@ -20,6 +20,7 @@ __all__ = ["gallery_rows", "range_rows"]
 
 # Pictures are shrunk to so many columns: eight rows of four take less than a megabyte.
 _WIDTH = 320
+_MOST = 12
 
 
 def gallery_rows(
@@ -38,8 +39,9 @@ def gallery_rows(
         for answer in answers:
             index = samples.indices[answer.position]
             name = samples.files[index][0].name if samples.files else f"sample {index}"
-            shown.append(_row(row.name, name, answer, samples, index, classes))
-    return shown
+            if answer.apart:
+                shown.append(_row(row.name, name, answer, samples, index, classes))
+    return sorted(shown, key=lambda row: -row.apart)[:_MOST]
 
 
 def _row(
