@@ -62,6 +62,19 @@ def test_nobody_is_blamed_where_nothing_is_wrong(files: Path) -> None:
     assert "every layer does what the original's does" in told
 
 
+def test_two_without_a_name_in_common_are_not_looked_into(files: Path) -> None:
+    other = NET.replace("a = Conv", "b = Conv").replace("Relu(a)", "Relu(b)").replace("y", "z")
+    weights = onnx.numpy_helper.to_array(onnx.load(files / "right.onnx").graph.initializer[0])
+    onnx.save(model_of(other, {"w": weights}).to_onnx(), files / "other.onnx")
+    report = pipeline.validate(
+        files / "right.onnx", files / "other.onnx", files / "data.npz", bisect=True
+    )
+    assert report.passed
+    told = "\n".join(report.notes)
+    assert "not looked inside: the two have no tensor under the same name" in told
+    assert "every layer" not in told
+
+
 def test_the_tolerance_is_explained(files: Path) -> None:
     told = notes(files, "right.onnx")
     assert "the tolerance is 1e-04 of an output's range" in told

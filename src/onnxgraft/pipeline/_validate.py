@@ -252,7 +252,7 @@ class _Validation:
             with status("looking into every layer"):
                 found = bisect(self._inner_original(), model, feeds)
         passed = self.report.candidates[-1].passed
-        if found is not None and not found.shared:
+        if found is not None and not found.layers:
             self.notes.append("not looked inside: the two have no tensor under the same name")
             found = None
         if found is not None and model is not None:
