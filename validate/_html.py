@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from itertools import groupby
 from pathlib import Path
 
 from onnxgraft.files import write_bytes
-from onnxgraft.report import Report
+from onnxgraft.report import RangeRow, Report
+from onnxgraft.validate._plots import histogram_path, latency_strip, layer_plot
 
 __all__ = ["write_html"]
+
+# As wide as the histograms' SVG.
+_HISTOGRAM = 260.0
 
 
 def write_html(report: Report, path: str | os.PathLike[str]) -> None:
@@ -23,10 +28,37 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
         {*report.operators_before, *report.operators_after},
         key=lambda op: (-report.operators_before.get(op, 0), op),
     )
-    first = {row.batch: row.median_ms for row in reversed(report.latency)}
-    slowest = max((row.median_ms for row in report.latency), default=1.0)
-    classes = list(dict.fromkeys(name for row in report.candidates for name in row.per_class))
+    longest = max((max(row.times_ms, default=row.p99_ms) for row in report.latency), default=1.0)
+    longest = min(longest, 2 * max((row.p99_ms for row in report.latency), default=1.0))
     page = template.render(
-        report=report, operators=operators, first=first, slowest=slowest, classes=classes
+        report=report,
+        operators=operators,
+        most=max([1, *report.operators_before.values(), *report.operators_after.values()]),
+        first={row.batch: row.median_ms for row in reversed(report.latency)},
+        classes=list(dict.fromkeys(name for row in report.candidates for name in row.per_class)),
+        layers=[
+            (name, rows, [("sqnr", layer_plot(rows, "sqnr")), ("error", layer_plot(rows, "error"))])
+            for name, rows in (
+                (key, list(group)) for key, group in groupby(report.layers, lambda r: r.candidate)
+            )
+        ],
+        latency=[(row, latency_strip(row, longest)) for row in report.latency],
+        ranges=[(row, histogram_path(row), _marks(row)) for row in report.ranges],
+        shares=_shares,
     )
     write_bytes(path, page.encode(errors="backslashreplace"))
+
+
+def _marks(row: RangeRow) -> list[float]:
+    """Return where the range's ends stand in the histogram, in its units."""
+    span = row.maximum - row.minimum
+    if not span:
+        return []
+    places = ((end - row.minimum) / span * _HISTOGRAM for end in (row.low, row.high))
+    return [round(place, 1) for place in places if -1 <= place <= _HISTOGRAM + 1]
+
+
+def _shares(counts: list[int]) -> list[float]:
+    """Return a row of the confusion in percent."""
+    total = sum(counts) or 1
+    return [100 * count / total for count in counts]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from onnxgraft.compare import Difference, check_pair
+from onnxgraft.compare import Difference
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.progress import track
 from onnxgraft.report import CandidateRow, OutputRow
-from onnxgraft.runtime import Array, Engine, Feeds, Outputs
+from onnxgraft.runtime import Array, Engine
 from onnxgraft.samples import Samples
 from onnxgraft.validate._metrics import Metric
+from onnxgraft.validate._spread import Job, Opener, run_here, run_parts
+from onnxgraft.validate._tally import Tally
 
-__all__ = ["Candidate", "adapted", "validate"]
+__all__ = ["Candidate", "measure", "rows", "validate"]
 
 # INT8 answers are judged by what they are used for where a metric is there, else by direction:
 # 0.99 is an angle of 8 degrees between the two outputs.
@@ -44,6 +44,11 @@ def validate(
     samples: Samples,
     metric: Callable[[], Metric] | None = None,
     output: str | None = None,
+    *,
+    labels: Mapping[str, Array] | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    openers: Sequence[Opener] = (),
 ) -> list[CandidateRow]:
     """Run everything on every sample and return a row each, the original's first.
 
@@ -53,77 +58,72 @@ def validate(
         samples: Fed to all of them; layouts are adapted to each.
         metric: Makes a fresh metric; None leaves task metrics out.
         output: The output that the metric looks at; None takes the first.
+        labels: By the images' file names, where they do not come with the samples.
+        workers: Processes; with ``ray`` actors, 0 for all of the cluster's CPUs.
+        ray: Address of a Ray cluster whose machines see the same paths.
+        openers: With more than one worker: open the original and each candidate in another process.
 
     Raises:
         InputError: A label is missing, or outputs do not correspond.
     """
+    tally = measure(
+        original, [c.engine for c in candidates], samples, metric, output,
+        labels=labels, workers=workers, ray=ray, openers=openers,
+    )  # fmt: skip
+    return rows(original, candidates, tally)
+
+
+def measure(
+    original: Engine,
+    candidates: Sequence[Engine],
+    samples: Samples,
+    metric: Callable[[], Metric] | None = None,
+    output: str | None = None,
+    *,
+    labels: Mapping[str, Array] | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    openers: Sequence[Opener] = (),
+) -> Tally:
+    """Return the sums over the samples; the parameters are those of `validate`."""
     known = [spec.name for spec in original.outputs]
     judged = output if output is not None else known[0]
     if judged not in known:
         raise InputError(f"no output is called {judged!r}; {nearest(judged, known)}")
-    if metric is not None and not samples.labelled:
-        raise InputError(f"{samples.source}: the metric needs labels, and there are none")
-    engines = [original, *(candidate.engine for candidate in candidates)]
-    metrics = [metric() if metric else None for _ in engines]
-    differences: list[dict[str, Difference]] = [{} for _ in candidates]
-    for sample in track(samples, "validating", len(samples)):
-        expected = original.infer(adapted(sample.feeds, original))
-        _score(metrics[0], expected[judged], sample.label)
-        for index, candidate in enumerate(candidates):
-            actual = candidate.engine.infer(adapted(sample.feeds, candidate.engine))
-            actual = like(expected, actual)
-            for name, value in expected.items():
-                check_pair(name, value, actual)
-                difference = differences[index].setdefault(name, Difference(_class_axis(value)))
-                difference.add(value, actual[name])
-            _score(metrics[index + 1], actual[judged], sample.label)
-    rows = [_row(original.name, {}, metrics[0], True, "the original")]
-    for candidate, found, scored in zip(candidates, differences, metrics[1:], strict=True):
-        passed, verdict = _judge(candidate, found, metrics[0], scored)
-        rows.append(_row(candidate.engine.name, found, scored, passed, verdict))
-    return rows
+    if metric is not None and not labels and not samples.labelled:
+        raise InputError(f"{samples.source}: the metric needs labels, and {_unlabelled(samples)}")
+    if workers < (0 if ray else 1):
+        raise InputError(f"--workers {workers}: at least 1 is needed")
+    job = Job(samples, judged, len(candidates), metric, labels or {}, tuple(openers))
+    total = Tally.empty(len(candidates), metric)
+    if ray is None and workers == 1:
+        running = run_here(job, total, [original, *candidates], 0, len(samples))
+        for _ in track(running, "validating", len(samples)):
+            pass
+        return total
+    for _, tally in track(run_parts(job, workers, ray), "validating", len(samples)):
+        total.merge(tally)
+    return total
 
 
-def adapted(feeds: Feeds, engine: Engine) -> dict[str, Array]:
-    """Return ``feeds`` in the layouts that ``engine`` wants; a single one may have another name."""
-    wanted = {spec.name: spec for spec in engine.inputs}
-    if set(wanted) != set(feeds) and len(wanted) == len(feeds) == 1:
-        feeds = dict(zip(wanted, feeds.values(), strict=True))
-    return {
-        name: _in_layout(value, wanted[name].accepts) if name in wanted else value
-        for name, value in feeds.items()
-    }
+def _unlabelled(samples: Samples) -> str:
+    bare = [samples.files[i][0] for i in samples.indices if samples.files]
+    bare = [path for path in bare if dict(samples.files)[path] is None]
+    if not bare or len(bare) == len(samples):
+        return "there are none"
+    return f"{len(bare)} of {len(samples)} images have none, the first is {bare[0].name}"
 
 
-def like(expected: Outputs, actual: Outputs) -> Outputs:
-    """Return ``actual`` in the layouts of ``expected``; a single output may have another name."""
-    if set(expected) != set(actual) and len(expected) == len(actual) == 1:
-        actual = dict(zip(expected, actual.values(), strict=True))
-    return {
-        name: _in_layout(value, expected[name].shape.__eq__) if name in expected else value
-        for name, value in actual.items()
-    }
-
-
-def _in_layout(value: Array, accepts: Callable[[tuple[int, ...]], object]) -> Array:
-    """Return a 4-D array as it is, as NCHW or as NHWC, whichever is accepted."""
-    if value.ndim == 4 and not accepts(value.shape):
-        for perm in ((0, 3, 1, 2), (0, 2, 3, 1)):
-            if accepts(tuple(value.shape[axis] for axis in perm)):
-                return np.ascontiguousarray(value.transpose(perm))
-    return value
-
-
-def _class_axis(value: Array) -> int | None:
-    """Return the axis of class scores of a float output: of a 4-D one the shorter of 1 and 3."""
-    if value.dtype.kind != "f" or value.ndim not in (2, 4):
-        return None
-    return 1 if value.ndim == 4 and value.shape[1] < value.shape[3] else -1
-
-
-def _score(metric: Metric | None, output: Array, label: Array | None) -> None:
-    if metric is not None and label is not None:
-        metric.add(output, label)
+def rows(original: Engine, candidates: Sequence[Candidate], tally: Tally) -> list[CandidateRow]:
+    """Return what was measured of the original and each candidate, and whether it passes."""
+    metrics = tally.metrics
+    found = [_row(original.name, {}, metrics[0], True, "the original")]
+    for index, candidate in enumerate(candidates):
+        differences, scored = tally.differences[index], metrics[index + 1]
+        broken = tally.broken[index]
+        passed, verdict = _judge(candidate, differences, metrics[0], scored, broken)
+        found.append(_row(candidate.engine.name, differences, scored, passed, verdict))
+    return found
 
 
 def _judge(
@@ -131,10 +131,17 @@ def _judge(
     found: dict[str, Difference],
     original: Metric | None,
     scored: Metric | None,
+    broken: Mapping[str, tuple[int, str, str]],
 ) -> tuple[bool, str]:
-    broken = sum(difference.nonfinite for difference in found.values())
     if broken:
-        return False, f"{broken} values are NaN or infinite"
+        count = sum(difference.nonfinite for difference in found.values())
+        _, name, output, whose = min(
+            (position, name, output, whose) for output, (position, name, whose) in broken.items()
+        )
+        return False, (
+            f"{count} values are NaN or infinite; the first are in the {whose}'s {output}, of "
+            f"{name}"
+        )
     if candidate.tolerance is not None:
         worst = max(difference.relative for difference in found.values())
         return (
@@ -165,8 +172,11 @@ def _row(
             difference.max_abs,
             difference.mean_abs,
             difference.relative,
+            difference.max_rel,
+            difference.mean_rel,
             difference.cosine,
             difference.sqnr,
+            difference.psnr,
             difference.agreement,
             difference.nonfinite,
         )
@@ -174,5 +184,6 @@ def _row(
     ]
     values = metric.values() if metric else {}
     return CandidateRow(
-        name, outputs, values, metric.per_class() if metric else {}, passed, verdict
-    )
+        name, outputs, values, metric.per_class() if metric else {}, passed, verdict,
+        metric.confusion_table() if metric else {},
+    )  # fmt: skip

@@ -17,6 +17,10 @@ def render(report: Report, console: Console) -> None:
         console.print(_stages(report))
     if report.candidates:
         console.print(_candidates(report))
+        _print_outputs(report, console)
+        # More would not fit; the report has them all.
+        if report.candidates[0].per_class and len(report.candidates) <= 2:
+            console.print(_classes(report))
     if report.latency:
         console.print(_latency(report))
     for row in report.candidates:
@@ -60,7 +64,7 @@ def _candidates(report: Report) -> Table:
     names = list(report.candidates[0].metrics)
     table = _table(
         f"\n[bold]Validation[/] on {report.samples} samples",
-        "engine", *names, "max diff", "cosine", "argmax", "",
+        "engine", *names, "argmax", "",
     )  # fmt: skip
     for row in report.candidates:
         first = row.outputs[0] if row.outputs else None
@@ -68,11 +72,36 @@ def _candidates(report: Report) -> Table:
         table.add_row(
             escape(row.name),
             *(f"{row.metrics[name]:.2f}" for name in names),
-            "" if first is None else f"{first.max_abs:.1e}",
-            "" if first is None else f"{first.cosine:.4f}",
             "" if agreement is None else f"{100 * agreement:.2f} %",
             _mark(row.passed) if row.outputs else "",
         )
+    return table
+
+
+def _print_outputs(report: Report, console: Console) -> None:
+    console.print("\n[bold]Outputs[/] against the original's")
+    for row in report.candidates:
+        for output in row.outputs:
+            console.print(f"{row.name}, {output.output}", highlight=False, markup=False)
+            agreement = (
+                "" if output.agreement is None else f", same argmax {100 * output.agreement:.2f} %"
+            )
+            console.print(
+                f"  max {output.max_abs:.1e} ({output.relative:.1e} of the range), "
+                f"mean {output.mean_abs:.1e}\n"
+                f"  relative to each value: max {output.max_rel:.1e}, mean {output.mean_rel:.1e}\n"
+                f"  cosine {output.cosine:.6f}, SQNR {output.sqnr:.1f} dB, "
+                f"PSNR {output.psnr:.1f} dB{agreement}",
+                highlight=False,
+                markup=False,
+            )
+
+
+def _classes(report: Report) -> Table:
+    table = _table("\n[bold]Classes[/]", "class", *(escape(row.name) for row in report.candidates))
+    for name in report.candidates[0].per_class:
+        values = (row.per_class.get(name) for row in report.candidates)
+        table.add_row(escape(name), *("" if v is None else f"{v:.2f}" for v in values))
     return table
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,39 +36,65 @@ class OpenCvDnn(Resource):
         # Its errors are raised as well.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self._error = cv2.error
-        try:
-            with quiet():
-                self._net: Any = cv2.dnn.readNetFromCaffe(
-                    os.fspath(prototxt), "" if weights is None else os.fspath(weights)
-                )
-        except cv2.error as error:
-            raise NotSupportedError(
-                f"{prototxt}: OpenCV can't read the net ({error.err})"
-            ) from error
-        # Its Winograd convolutions are off by up to 3e-4 of the range.
-        self._net.enableWinograd(False)
+        self._files = os.fspath(prototxt), "" if weights is None else os.fspath(weights)
+        self._net = self._read()
+        self._unfused: Any = None
         self.inputs = tuple(
             TensorSpec(name, "float32", ("N", *shape[1:]) if len(shape) > 1 else shape)
             for name, shape in net.inputs.items()
         )
+        self._makers = {top: layer.name for layer in net.layers for top in layer.tops[:1]}
+        self._layers = set(self._net.getLayerNames())
         makers = {top: layer.name for layer in net.layers for top in layer.tops}
-        self._makers = {output: makers[output] for output in net.outputs}
+        self._fetched = {output: makers[output] for output in net.outputs}
         self.outputs = tuple(TensorSpec(name, "float32", ()) for name in net.outputs)
 
     def infer(self, feeds: Feeds) -> Outputs:
         """Return the outputs, by name, for ``feeds``, by name."""
+        return self._forward(self._net, self._fetched, feeds)
+
+    def probe(self, tensors: Sequence[str], feeds: Feeds) -> Outputs:
+        """Return those of ``tensors`` that are the first top of a layer, by version of the blob."""
+        known = {
+            name: self._makers[name] for name in tensors if self._makers.get(name) in self._layers
+        }
+        if not known:
+            return {}
+        if self._unfused is None:
+            # Fused layers write into each other's memory, and leave other values than their own.
+            # A net that has run can't be switched.
+            self._unfused = self._read()
+            self._unfused.enableFusion(False)
+        return self._forward(self._unfused, known, feeds)
+
+    def _read(self) -> Any:
+        import cv2
+
+        try:
+            with quiet():
+                net = cv2.dnn.readNetFromCaffe(*self._files)
+        except cv2.error as error:
+            raise NotSupportedError(
+                f"{self._files[0]}: OpenCV can't read the net ({error.err})"
+            ) from error
+        # Its Winograd convolutions are off by up to 3e-4 of the range.
+        net.enableWinograd(False)
+        return net
+
+    def _forward(self, net: Any, makers: Mapping[str, str], feeds: Feeds) -> Outputs:
+        """Return what layers make, by the name that each has in ``makers``."""
         checked = check_feeds(self.name, self.inputs, feeds)
         try:
             for name, value in checked.items():
-                self._net.setInput(value, name)
-            values = self._net.forward(list(self._makers.values()))
+                net.setInput(value, name)
+            values = net.forward(list(makers.values()))
         except self._error as error:
             raise NotSupportedError(f"OpenCV can't run the net ({error.err})") from error
-        return {name: np.array(v) for name, v in zip(self._makers, values, strict=True)}
+        return {name: np.array(v) for name, v in zip(makers, values, strict=True)}
 
     def close(self) -> None:
         """Give back the net and its weights."""
-        self._net = None
+        self._net = self._unfused = None
 
 
 def original_caffe(

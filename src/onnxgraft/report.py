@@ -11,7 +11,17 @@ from typing import Any
 
 from onnxgraft.files import write_json
 
-__all__ = ["CandidateRow", "LatencyRow", "OutputRow", "Report", "StageRow", "versions"]
+__all__ = [
+    "CandidateRow",
+    "GalleryRow",
+    "LatencyRow",
+    "LayerRow",
+    "OutputRow",
+    "RangeRow",
+    "Report",
+    "StageRow",
+    "versions",
+]
 
 
 @dataclass
@@ -41,14 +51,32 @@ class StageRow:
 
 @dataclass
 class OutputRow:
-    """One output of a candidate against the original's, over all samples."""
+    """One output of a candidate against the original's, over all samples.
+
+    Attributes:
+        output: Its name in the original.
+        max_abs: The largest absolute difference.
+        mean_abs: The mean absolute difference.
+        relative: ``max_abs`` as a fraction of the output's range.
+        max_rel: The largest difference relative to the value itself, of values of at least a
+            thousandth of their sample's largest.
+        mean_rel: The mean of the same.
+        cosine: Of the angle between the two.
+        sqnr: Signal-to-quantization-noise ratio in dB.
+        psnr: Peak signal-to-noise ratio in dB; the peak is the output's range.
+        agreement: The fraction of positions whose argmax is the same; None without classes.
+        nonfinite: How many values are NaN or infinite on either side.
+    """
 
     output: str
     max_abs: float
     mean_abs: float
     relative: float
+    max_rel: float
+    mean_rel: float
     cosine: float
     sqnr: float
+    psnr: float
     agreement: float | None
     nonfinite: int
 
@@ -64,6 +92,8 @@ class CandidateRow:
         per_class: For a metric with classes, the value of each.
         passed: Whether it is within its tolerance.
         verdict: What it was held against, in words.
+        confusion: For a metric with classes: how often each labelled class was answered with each,
+            and at the end with none of them.
     """
 
     name: str
@@ -72,6 +102,7 @@ class CandidateRow:
     per_class: dict[str, float]
     passed: bool
     verdict: str
+    confusion: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -85,6 +116,7 @@ class LatencyRow:
         p90_ms: Likewise.
         p99_ms: Likewise.
         runs: How many inferences were timed.
+        times_ms: Of each of them; empty where only the summary is known.
     """
 
     name: str
@@ -93,11 +125,85 @@ class LatencyRow:
     p90_ms: float
     p99_ms: float
     runs: int
+    times_ms: list[float] = field(default_factory=list)
 
     @property
     def images_per_second(self) -> float:
         """Images per second at the median."""
         return self.batch * 1000 / self.median_ms
+
+
+@dataclass
+class LayerRow:
+    """One tensor that original and candidate share, looked at on one sample.
+
+    Attributes:
+        candidate: Whose it is.
+        tensor: Its name in the ONNX graph.
+        origin: The framework's name.
+        operator: What makes it.
+        precision: ``fp32``, ``fp16`` or ``int8``: what it is made in.
+        relative: The largest difference that its own layer adds, as a fraction of its range.
+        sqnr: What its own layer leaves of the signal, in dB.
+        arrived: What all layers up to it leave, in dB; None where that was not looked at.
+        guilty: Why it is where the two part; empty where they do not.
+    """
+
+    candidate: str
+    tensor: str
+    origin: str
+    operator: str
+    precision: str
+    relative: float
+    sqnr: float
+    arrived: float | None
+    guilty: str = ""
+
+
+@dataclass
+class RangeRow:
+    """The values that one quantized tensor took in calibration, and the range that was chosen.
+
+    Attributes:
+        tensor: Its name in the ONNX graph.
+        low: Of the range that is kept.
+        high: Likewise.
+        minimum: Smallest value seen.
+        maximum: Largest value seen.
+        counts: Of values in bins of equal width from ``minimum`` to ``maximum``.
+    """
+
+    tensor: str
+    low: float
+    high: float
+    minimum: float
+    maximum: float
+    counts: list[float]
+
+
+@dataclass
+class GalleryRow:
+    """One sample whose answers differ, with pictures as data URIs or answers in words.
+
+    Attributes:
+        candidate: Whose answer it is.
+        sample: Name of the sample.
+        apart: The fraction of positions where the answers differ.
+        photograph: Empty where the samples are no images.
+        expected: The original's answer.
+        actual: The candidate's answer.
+        difference: Where they differ; empty for answers in words.
+        label: The right answer in words, where it is known.
+    """
+
+    candidate: str
+    sample: str
+    apart: float
+    photograph: str
+    expected: str
+    actual: str
+    difference: str
+    label: str = ""
 
 
 @dataclass
@@ -113,6 +219,9 @@ class Report:
         latency: By engine and batch.
         operators_before: Of the converted graph.
         operators_after: Of the cleaned graph.
+        layers: Of each candidate that was looked into.
+        ranges: Of the quantized tensors.
+        gallery: The samples whose answers differ most, by candidate.
         float_layers: (target, layer, reason) of each layer that stayed in float.
         notes: A sentence for each thing that was decided, or could not be measured.
         artifacts: What was written, by role.
@@ -126,6 +235,9 @@ class Report:
     latency: list[LatencyRow] = field(default_factory=list)
     operators_before: dict[str, int] = field(default_factory=dict)
     operators_after: dict[str, int] = field(default_factory=dict)
+    layers: list[LayerRow] = field(default_factory=list)
+    ranges: list[RangeRow] = field(default_factory=list)
+    gallery: list[GalleryRow] = field(default_factory=list)
     float_layers: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     artifacts: dict[str, str] = field(default_factory=dict)
@@ -139,7 +251,13 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values; written as JSON, infinities become null."""
-        return {"passed": self.passed, **asdict(self)}
+        document = asdict(self)
+        # Pictures are for people; how far the answers are apart is for everyone.
+        for row in document["gallery"]:
+            for name in ("photograph", "expected", "actual", "difference"):
+                if row[name].startswith("data:"):
+                    row[name] = ""
+        return {"passed": self.passed, **document}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON."""

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from onnxgraft.errors import InputError
 from onnxgraft.runtime import Array
 from onnxgraft.validate import METRICS, make_metric
-from onnxgraft.validate._metrics import CAMVID, CITYSCAPES, Classes, Segmentation, Top1
+from onnxgraft.validate._classes import CAMVID, CITYSCAPES, Classes
+from onnxgraft.validate._metrics import Answered, Segmentation, TopK
 
 THREE = Classes(("road", "pavement", "car"), {"flat": ("road", "pavement"), "vehicle": ("car",)})
 
@@ -65,7 +66,7 @@ def test_miou_is_that_of_a_loop_over_the_pixels(classes: Classes, seed: int) -> 
     for _ in range(3):
         label = rng.integers(0, len(classes.names) + 2, (7, 9)).astype(np.uint8)
         scores = rng.standard_normal((1, 7, 9, len(classes.names))).astype(np.float32)
-        metric.add(scores, label)
+        metric.add(Answered(scores), label)
         pairs += pixels(label, scores[0].argmax(-1), classes)
     assert metric.values() == pytest.approx(slow_values(pairs, classes), rel=1e-12)
     each = {n: slow_iou(pairs, i) for i, n in enumerate(classes.names)}
@@ -79,20 +80,20 @@ def test_miou_of_any_few_pixels_is_that_of_the_loop(given_pairs: list[tuple[int,
     label = np.array([[label for label, _ in given_pairs]], np.uint8)
     answer = np.array([[[answer for _, answer in given_pairs]]], np.int64)
     metric = Segmentation(THREE)
-    metric.add(answer, label)
+    metric.add(Answered(answer), label)
     pairs = pixels(label, answer, THREE)
     assert metric.values() == pytest.approx(slow_values(pairs, THREE), rel=1e-12)
 
 
 def test_the_confusion_has_labels_in_rows_and_answers_in_columns() -> None:
     metric = Segmentation(THREE)
-    metric.add(np.array([[[0, 1, 1, 2]]]), np.array([[0, 0, 0, 1]], np.uint8))
+    metric.add(Answered(np.array([[[0, 1, 1, 2]]])), np.array([[0, 0, 0, 1]], np.uint8))
     assert metric.confusion[:, :3].tolist() == [[1, 2, 0], [0, 0, 1], [0, 0, 0]]
 
 
 def test_a_confusion_within_a_category_costs_the_class_and_not_the_category() -> None:
     metric = Segmentation(THREE)
-    metric.add(np.array([[[1, 0, 2]]]), np.array([[0, 1, 2]], np.uint8))
+    metric.add(Answered(np.array([[[1, 0, 2]]])), np.array([[0, 1, 2]], np.uint8))
     assert metric.values() == {"class mIoU": pytest.approx(100 / 3), "category mIoU": 100.0}
 
 
@@ -100,9 +101,9 @@ def test_labels_beyond_the_classes_are_ignored() -> None:
     label = np.array([[0, 1, 2, 2]], np.uint8)
     answer = np.array([[[0, 1, 2, 0]]])
     plain, ignoring = Segmentation(THREE), Segmentation(THREE)
-    plain.add(answer, label)
+    plain.add(Answered(answer), label)
     ignoring.add(
-        np.concatenate([answer, [[[2, 1]]]], -1),
+        Answered(np.concatenate([answer, [[[2, 1]]]], -1)),
         np.concatenate([label, [[3, 255]]], -1).astype(np.uint8),
     )
     assert (plain.confusion == ignoring.confusion).all()
@@ -111,19 +112,19 @@ def test_labels_beyond_the_classes_are_ignored() -> None:
 def test_an_answer_beyond_the_classes_is_a_miss() -> None:
     # A class map from a network with more classes: those pixels are wrong, not absent.
     metric = Segmentation(THREE)
-    metric.add(np.array([[[0, 7, 7, 7]]]), np.array([[0, 0, 0, 0]], np.uint8))
+    metric.add(Answered(np.array([[[0, 7, 7, 7]]])), np.array([[0, 0, 0, 0]], np.uint8))
     assert metric.per_class()["road"] == pytest.approx(25.0)
 
 
 def test_a_negative_answer_is_never_a_hit() -> None:
     metric = Segmentation(THREE)
-    metric.add(np.array([[[0, -1, -1, -1]]]), np.array([[0, 0, 0, 0]], np.uint8))
+    metric.add(Answered(np.array([[[0, -1, -1, -1]]])), np.array([[0, 0, 0, 0]], np.uint8))
     assert metric.per_class()["road"] == pytest.approx(25.0)
 
 
 def test_classes_that_do_not_occur_do_not_count() -> None:
     metric = Segmentation(THREE)
-    metric.add(np.array([[[0, 0]]]), np.array([[0, 0]], np.uint8))
+    metric.add(Answered(np.array([[[0, 0]]])), np.array([[0, 0]], np.uint8))
     assert metric.values() == {"class mIoU": 100.0, "category mIoU": 100.0}
     assert metric.per_class() == {"road": 100.0}
 
@@ -132,7 +133,7 @@ def test_classes_that_do_not_occur_do_not_count() -> None:
 def test_nothing_counted_is_zero(seen: bool) -> None:
     metric = Segmentation(THREE)
     if seen:
-        metric.add(np.array([[[0, 1]]]), np.array([[255, 255]], np.uint8))
+        metric.add(Answered(np.array([[[0, 1]]])), np.array([[255, 255]], np.uint8))
     assert metric.values() == {"class mIoU": 0.0, "category mIoU": 0.0}
     assert metric.per_class() == {}
 
@@ -145,7 +146,7 @@ def test_scores_in_either_layout_and_class_maps_agree(dtype: str) -> None:
     results = []
     for output in (scores, scores.transpose(0, 3, 1, 2), scores.argmax(-1).astype(dtype)):
         metric = Segmentation(THREE)
-        metric.add(output, label)
+        metric.add(Answered(output), label)
         results.append(metric.confusion)
     assert (results[0] == results[1]).all()
     assert (results[0] == results[2]).all()
@@ -158,7 +159,7 @@ def test_scores_in_either_layout_and_class_maps_agree(dtype: str) -> None:
 )
 def test_an_output_that_is_no_answer_to_the_label_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"miou over 3 classes wants scores for the \(5, 4\)"):
-        Segmentation(THREE).add(np.zeros(shape, np.float32), np.zeros((5, 4), np.uint8))
+        Segmentation(THREE).add(Answered(np.zeros(shape, np.float32)), np.zeros((5, 4), np.uint8))
 
 
 @settings(deadline=None, derandomize=True)
@@ -167,25 +168,25 @@ def test_top1_is_the_share_of_right_answers(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.standard_normal((20, 1, 3)).astype(np.float32)
     labels = rng.integers(0, 3, 20)
-    metric = Top1()
+    metric = TopK(1)
     right = 0
     for row, label in zip(scores, labels, strict=True):
-        metric.add(row, np.asarray(label))
+        metric.add(Answered(row), np.asarray(label))
         right += max(range(3), key=lambda i: row[0, i]) == label
     assert metric.values() == {"top1": pytest.approx(100 * right / 20)}
     assert metric.per_class() == {}
 
 
 def test_top1_of_nothing_is_zero() -> None:
-    assert Top1().values() == {"top1": 0.0}
+    assert TopK(1).values() == {"top1": 0.0}
 
 
 @pytest.mark.parametrize("shape", [(1, 10), (1, 10, 1, 1), (1, 1, 1, 10)], ids=str)
 def test_top1_takes_scores_with_spatial_axes_of_one(shape: tuple[int, ...]) -> None:
     scores = np.zeros(10, np.float32)
     scores[7] = 1
-    metric = Top1()
-    metric.add(scores.reshape(shape), np.asarray(7))
+    metric = TopK(1)
+    metric.add(Answered(scores.reshape(shape)), np.asarray(7))
     assert metric.values() == {"top1": 100.0}
 
 
@@ -196,12 +197,12 @@ def test_top1_takes_scores_with_spatial_axes_of_one(shape: tuple[int, ...]) -> N
 )
 def test_top1_refuses_what_is_no_classification(shape: tuple[int, ...], label: Array) -> None:
     with pytest.raises(InputError, match="one label a sample and one score a class"):
-        Top1().add(np.zeros(shape, np.float32), label)
+        TopK(1).add(Answered(np.zeros(shape, np.float32)), label)
 
 
 def test_top1_refuses_more_than_one_answer() -> None:
     with pytest.raises(InputError, match="top1"):
-        Top1().add(np.zeros((1, 5, 4, 3), np.float32), np.asarray(0))
+        TopK(1).add(Answered(np.zeros((1, 5, 4, 3), np.float32)), np.asarray(0))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -217,7 +218,7 @@ def test_the_first_value_of_miou_is_that_of_the_classes() -> None:
 @pytest.mark.parametrize(
     ("name", "classes", "message"),
     [
-        ("top5", "camvid", r"'top5'; did you mean top1\?"),
+        ("top2", "camvid", r"'top2'; did you mean top"),
         ("miou", "cityscape", r"'cityscape'; did you mean cityscapes\?"),
     ],
     ids=["metric", "classes"],

@@ -14,7 +14,8 @@ from onnxgraft.report import CandidateRow
 from onnxgraft.runtime import Array, Feeds, Outputs, Resource, TensorSpec
 from onnxgraft.samples import Samples, open_samples
 from onnxgraft.validate import Candidate, make_metric, validate
-from onnxgraft.validate._metrics import Classes, Segmentation
+from onnxgraft.validate._classes import Classes
+from onnxgraft.validate._metrics import Segmentation
 
 Compute = Callable[[Array], Outputs]
 
@@ -150,7 +151,9 @@ def test_a_value_that_is_not_finite_fails_whatever_is_allowed(
 
     row = candidate_row(samples, Candidate(Fake("nan", broken), tolerance, drop=100.0), metric)
     assert not row.passed
-    assert row.verdict == "6 values are NaN or infinite"
+    first = "; the first are in the candidate's score, of "
+    assert row.verdict.startswith(f"6 values are NaN or infinite{first}")
+    assert row.verdict.endswith("data.npz[0]")
     assert row.outputs[0].nonfinite == 6
 
 

@@ -21,7 +21,6 @@ from onnxgraft.cli._options import (
     Trust,
     Values,
     Weights,
-    not_yet,
     preprocess_of,
     split,
 )
@@ -29,6 +28,10 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import check_place
 
 __all__ = ["deploy", "validate"]
+
+MetricName = Annotated[
+    str | None, typer.Option(help="top1, top5, miou, auc, map, or FILE.py:FUNCTION.")
+]
 
 
 @subcommand
@@ -44,12 +47,38 @@ def validate(
     signature: Signature = None,
     freeze_batchnorm: FreezeBatchnorm = False,
     trust: Trust = False,
-    metric: Annotated[str | None, typer.Option(help="top1 or miou.")] = None,
-    classes: Annotated[str, typer.Option(help="Of miou: camvid or cityscapes.")] = "camvid",
+    metric: MetricName = None,
+    classes: Annotated[
+        str, typer.Option(help="Of miou: camvid, cityscapes or a file with names and categories.")
+    ] = "camvid",
     metric_output: Annotated[str | None, typer.Option(help="That the metric looks at.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A file of labels by image, where none stand beside them.")
+    ] = None,
     drop: Annotated[float, typer.Option(help="Points that INT8 may lose.")] = 1.0,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Of float candidates, as a fraction of an output's range."),
+    ] = None,
     images: Images = None,
     bisect: Annotated[bool, typer.Option("--bisect", help="Name the guilty layer.")] = False,
+    graph: Annotated[
+        Path | None, typer.Option(help="The ONNX file that the engine was built from.")
+    ] = None,
+    candidate_weights: Annotated[
+        Path | None, typer.Option(help="Weights of a candidate that is a Caffe network too.")
+    ] = None,
+    candidate_outputs: Annotated[
+        str | None, typer.Option(help="Where to cut a candidate that is a framework's model.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the samples.")] = 1,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
+    save_inputs: Annotated[
+        Path | None, typer.Option(help="For polygraphy run --load-inputs.")
+    ] = None,
+    save_outputs: Annotated[
+        Path | None, typer.Option(help="For polygraphy run --load-outputs.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="A folder for the report.")] = None,
     as_json: Json = False,
 ) -> Outcome:
@@ -57,14 +86,21 @@ def validate(
     from onnxgraft import pipeline
     from onnxgraft.validate import render
 
-    not_yet("--bisect", bisect)
     if report is not None:
         check_place(report / "report.html" if report.is_dir() else report)
+    for place in (save_inputs, save_outputs):
+        check_place(place)
+    if candidate.suffix == ".prototxt" and original.suffix != ".prototxt":
+        # There is one network that --weights can be meant for.
+        weights, candidate_weights = None, candidate_weights or weights
     found = pipeline.validate(
         original, candidate, data, weights=weights,
         preprocess=preprocess_of(preprocess), inputs=inputs, outputs=outputs, values=values,
         signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust,
-        metric=metric, classes=classes, metric_output=metric_output, drop=drop, images=images,
+        candidate_how={"weights": candidate_weights, "outputs": candidate_outputs},
+        metric=metric, classes=classes, metric_output=metric_output, labels=labels, drop=drop,
+        tolerance=tolerance, images=images, bisect=bisect, graph=graph, workers=workers, ray=ray,
+        save_inputs=save_inputs, save_outputs=save_outputs,
     )  # fmt: skip
     if report is not None:
         pipeline.write_report(found, report)
@@ -81,11 +117,15 @@ def deploy(
     preprocess: PreprocessFile = None,
     inputs: Inputs = None,
     outputs: Outputs = None,
-    metric: Annotated[str | None, typer.Option(help="top1 or miou.")] = None,
+    metric: MetricName = None,
     targets: Annotated[
         str | None, typer.Option(help="Of a model file: openvino,onnxruntime if not given.")
     ] = None,
     images: Images = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Go on after a stage that breaks its tolerance.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Processes that share the samples.")] = 1,
     as_json: Json = False,
 ) -> Outcome:
     """Take a model all the way: convert, clean, calibrate, quantize, build, validate."""
@@ -109,7 +149,7 @@ def deploy(
             targets=split(targets) or ["openvino", "onnxruntime"], images=images,
         )  # fmt: skip
     folder = out or Path(f"{recipe.stem}.onnxgraft")
-    report = pipeline.deploy(plan, folder)
+    report = pipeline.deploy(plan, folder, keep_going=keep_going, workers=workers)
 
     def text(console: Console) -> None:
         render(report, console)

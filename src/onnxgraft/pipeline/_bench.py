@@ -179,7 +179,7 @@ def bench(
                 worker.close()
         for worker, mine in zip(workers, times, strict=True):
             median, p90, p99 = (float(v) for v in np.percentile(mine, (50, 90, 99)))
-            rows.append(LatencyRow(worker.target.name, batch, median, p90, p99, len(mine)))
+            rows.append(LatencyRow(worker.target.name, batch, median, p90, p99, len(mine), mine))
     if not rows:
         raise InputError("; ".join(notes or ["there is nothing to time"]))
     return rows

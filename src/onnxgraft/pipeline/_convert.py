@@ -20,8 +20,7 @@ from onnxgraft.progress import status
 from onnxgraft.reference import OnnxRuntime, random_feeds
 from onnxgraft.runtime import Engine, Feeds, Outputs
 from onnxgraft.surgery import SurgeryReport, run
-from onnxgraft.validate import Parting, find_parting
-from onnxgraft.validate._stream import adapted, like
+from onnxgraft.validate import Parting, adapted, find_parting, like
 
 __all__ = ["Converted", "convert"]
 

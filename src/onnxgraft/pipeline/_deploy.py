@@ -8,6 +8,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from onnxgraft import convert, engine, quantize, surgery
@@ -15,16 +16,26 @@ from onnxgraft.compare import FLOAT_TOLERANCE, Difference
 from onnxgraft.errors import InputError
 from onnxgraft.model import Model
 from onnxgraft.pipeline._bench import BenchTarget, bench
+from onnxgraft.pipeline._blame import guilty_pass
+from onnxgraft.pipeline._gallery import gallery_rows, range_rows
 from onnxgraft.pipeline._recipe import Recipe
-from onnxgraft.pipeline._validate import open_judge, write_report
+from onnxgraft.pipeline._validate import layer_rows, open_judge, write_report
 from onnxgraft.progress import status
 from onnxgraft.ranges import Ranges
 from onnxgraft.reference import OnnxRuntime
 from onnxgraft.report import LatencyRow, Report, StageRow
 from onnxgraft.runtime import Engine, Outputs
 from onnxgraft.samples import Sample, Samples, open_samples, overlap
-from onnxgraft.validate import Candidate, make_metric, validate
-from onnxgraft.validate._stream import adapted, like
+from onnxgraft.validate import (
+    Candidate,
+    adapted,
+    bisect,
+    find_parting,
+    like,
+    make_metric,
+    measure,
+    rows,
+)
 
 __all__ = ["deploy"]
 
@@ -32,7 +43,9 @@ __all__ = ["deploy"]
 STAGE_SAMPLES = 4
 
 
-def deploy(recipe: Recipe, out: str | os.PathLike[str]) -> Report:
+def deploy(
+    recipe: Recipe, out: str | os.PathLike[str], *, keep_going: bool = False, workers: int = 1
+) -> Report:
     """Take a model all the way and write everything into the folder ``out``.
 
     Args:
@@ -40,6 +53,9 @@ def deploy(recipe: Recipe, out: str | os.PathLike[str]) -> Report:
         out: Is made if it is not there. Holds ``model.onnx``, ``ranges.json``, for each target
             ``model.int8.TARGET.onnx`` and an engine with its passport, and the report as
             ``report.html``, ``report.json`` and ``junit.xml``.
+        keep_going: Go on after a stage that breaks its tolerance; otherwise nothing after it is
+            made, and the report tells where the two part.
+        workers: Processes that share the validation samples.
 
     Returns:
         The report; ``passed`` tells whether everything is within its tolerance.
@@ -54,7 +70,7 @@ def deploy(recipe: Recipe, out: str | os.PathLike[str]) -> Report:
         raise InputError(f"{target}: can't be written ({error.strerror})") from error
     try:
         with ExitStack() as stack:
-            report = _Deployment(recipe, target, work, stack).run()
+            report = _Deployment(recipe, target, work, stack, keep_going, workers).run()
         _publish(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -68,17 +84,52 @@ def _publish(work: Path, out: Path) -> None:
         os.replace(file, out / file.name)
 
 
+class _Broken(Exception):
+    """A stage breaks its tolerance, and nothing after it is made."""
+
+
+def _judge(path: str, how: convert.Opening) -> Engine:
+    return open_judge(path, **how)[0]
+
+
+def _graph(path: str) -> Engine:
+    return OnnxRuntime(path, name="onnxruntime fp32")
+
+
 class _Deployment:
     """The state of one run: what was measured so far."""
 
-    def __init__(self, recipe: Recipe, out: Path, work: Path, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        work: Path,
+        stack: ExitStack,
+        keep_going: bool,
+        workers: int,
+    ) -> None:
         self.recipe = recipe
+        self.keep_going, self.workers = keep_going, workers
         self.out = out
         self.work = work
         self.stack = stack
         self.report = Report(title=Path(recipe.model).name, source=recipe.model)
+        # Engines that run here, and the graphs they were built from.
+        self.built: list[tuple[str, tuple[str, Model]]] = []
 
     def run(self) -> Report:
+        try:
+            self._run()
+        except _Broken as broken:
+            self.report.notes.append(
+                f"stopped after the stage {broken}, which breaks its tolerance; --keep-going goes "
+                "on all the same"
+            )
+        self.stack.close()
+        write_report(self.report, self.work, self.out)
+        return self.report
+
+    def _run(self) -> None:
         recipe, report = self.recipe, self.report
         with status(f"loading {recipe.model}"):
             judge, notes = open_judge(recipe.model, **recipe.how)
@@ -99,6 +150,7 @@ class _Deployment:
         report.notes += notes
         found = convert.inspect(recipe.model, **recipe.how)
         nodes = sum(found.operators.values())
+        self.lowered = lowered
         self._graph_stage("converted", nodes, lowered, FLOAT_TOLERANCE, start)
 
         start = time.perf_counter()
@@ -131,17 +183,30 @@ class _Deployment:
         section = recipe.validation
         metric = section.metric
         report.samples = len(validation)
-        report.candidates = validate(
+        openers = [
+            partial(_judge, recipe.model, recipe.how),
+            partial(_graph, os.fspath(self.work / "model.onnx")),
+            *(
+                partial(engine.load, self.work / f"engine.{target}")
+                for target in recipe.targets
+                if f"engine.{target}" in {opened for opened, _ in self.built}
+            ),
+        ]
+        tally = measure(
             self.original,
-            candidates,
+            [candidate.engine for candidate in candidates],
             validation,
-            None if metric is None else lambda: make_metric(metric, section.classes),
+            None if metric is None else partial(make_metric, metric, section.classes),
             section.output,
+            workers=self.workers,
+            openers=openers,
         )
+        report.candidates = rows(self.original, candidates, tally)
+        report.gallery = gallery_rows(tally, report.candidates, validation, section.classes)
+        self._look_inside(lowered if self.stands_in else self.original)
+        report.ranges = range_rows(ranges)
         self.stack.close()  # an open runtime would disturb the timing
         report.latency = self._latency()
-        write_report(report, self.work, self.out)
-        return report
 
     def _open_data(self) -> tuple[Samples, Samples]:
         recipe, inputs = self.recipe, self.original.inputs
@@ -182,14 +247,39 @@ class _Deployment:
             self.report.notes.append(f"not validated: {told}")
             return None
         self._stage(f"{target} engine", built, None, start)
+        self.built.append((f"engine.{target}", (built.name, quantized)))
         return built
+
+    def _look_inside(self, original: Engine | Model) -> None:
+        """Note what each layer of the INT8 graphs that were built does, on one sample."""
+        with status("looking into every layer"):
+            for _, (name, model) in self.built:
+                found = bisect(original, model, self.probe[0].feeds)
+                if found is not None:
+                    self.report.layers += layer_rows(name, found)
+                    self.report.notes += [f"{name}: {parting}" for parting in found.partings[:3]]
 
     def _graph_stage(
         self, stage: str, before: int, model: Model, tolerance: float | None, start: float
     ) -> OnnxRuntime:
         session = self.stack.enter_context(OnnxRuntime(model.to_onnx(), name=stage))
         self._stage(stage, session, tolerance, start, before, len(model.graph.nodes))
+        if not self.report.stages[-1].passed:
+            self._explain(stage, model)
+            if not self.keep_going:
+                raise _Broken(stage)
         return session
+
+    def _explain(self, stage: str, model: Model) -> None:
+        """Note the layer, and for the clean-up the pass, at which a stage parts."""
+        feeds = self.probe[0].feeds
+        parting = find_parting(self.original, model, feeds)
+        if parting is not None:
+            self.report.notes.append(f"{stage}: {parting}")
+        if stage == "cleaned":
+            guilty = guilty_pass(self.original, self.lowered, feeds)
+            if guilty is not None:
+                self.report.notes.append(f"{stage}: made in the pass {guilty}")
 
     def _stage(
         self,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.runtime import Array, Outputs
-from onnxgraft.validate._metrics import CAMVID, CITYSCAPES
+from onnxgraft.validate._classes import CAMVID, CITYSCAPES
 
 __all__ = ["Box", "Postprocess", "Seen", "colours", "see"]
 

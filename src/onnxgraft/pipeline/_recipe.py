@@ -6,7 +6,6 @@ import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
@@ -55,15 +54,16 @@ class ValidateSection(_Section):
 
     Attributes:
         data: A folder, a list file or an ``.npz``; with labels if there is a metric.
-        metric: ``top1`` or ``miou``; None compares outputs alone.
-        classes: Of ``miou``: ``camvid`` or ``cityscapes``.
+        metric: One of `onnxgraft.validate.METRICS` or ``FILE.py:FUNCTION``; None compares outputs
+            alone.
+        classes: Of ``miou``: ``camvid``, ``cityscapes`` or a file.
         output: The output that the metric looks at; None takes the first.
         drop: Points that an INT8 engine may lose.
         images: How many samples; None takes all.
     """
 
     data: str
-    metric: Literal["top1", "miou"] | None = None
+    metric: str | None = None
     classes: str = "camvid"
     output: str | None = None
     drop: float = 1.0

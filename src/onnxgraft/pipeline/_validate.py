@@ -1,33 +1,67 @@
-"""Validation of any two: an original, an ONNX file, an engine."""
+"""Validation of any two: an original, an ONNX file, an engine, a recorded run of Polygraphy."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
+import numpy as np
+
 from onnxgraft import convert, engine
-from onnxgraft.compare import FLOAT_TOLERANCE
+from onnxgraft.convert import Opening
 from onnxgraft.engine.passport import passport_path
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.model import Model
+from onnxgraft.pipeline._blame import blame
+from onnxgraft.pipeline._gallery import gallery_rows
+from onnxgraft.progress import status
 from onnxgraft.reference import OnnxRuntime
-from onnxgraft.report import Report
-from onnxgraft.runtime import Engine
-from onnxgraft.samples import Preprocess, open_samples
-from onnxgraft.validate import Candidate, make_metric, write_html, write_junit
-from onnxgraft.validate import validate as compare_all
+from onnxgraft.report import LayerRow, Report
+from onnxgraft.runtime import Engine, Feeds, Outputs
+from onnxgraft.samples import Preprocess, Samples, open_samples
+from onnxgraft.validate import (
+    Bisection,
+    Candidate,
+    Metric,
+    Recorded,
+    Tally,
+    Tolerance,
+    adapted,
+    bisect,
+    check_labels,
+    find_mistake,
+    like,
+    make_metric,
+    measure,
+    measured_tolerance,
+    read_inputs,
+    read_labels,
+    rows,
+    save_inputs,
+    save_outputs,
+    users_tolerance,
+    write_html,
+    write_junit,
+)
 
-__all__ = ["open_engine", "open_judge", "validate", "write_report"]
+__all__ = ["layer_rows", "open_engine", "open_judge", "validate", "write_report"]
+
+# Float noise is measured on so many samples.
+_NOISE_SAMPLES = 2
 
 
 def open_engine(
-    path: str | os.PathLike[str], *, original: bool = False, **how: Unpack[convert.Opening]
+    path: str | os.PathLike[str], *, original: bool = False, **how: Unpack[Opening]
 ) -> Engine:
     """Return what ``path`` is, ready to infer: a built engine, an ONNX file or an original.
 
     Args:
-        path: A file with a passport beside it is an engine.
+        path: A file with a passport beside it is an engine; a ``.json`` holds outputs that
+            `polygraphy run --save-outputs` wrote.
         original: Take it for an original even so.
         how: Of an original, see `convert.Opening`.
     """
@@ -36,23 +70,33 @@ def open_engine(
         return engine.load(file)
     if not original and file.suffix == ".onnx":
         return OnnxRuntime(Model.load(file).to_onnx(), name=file.name)
+    if not original and file.suffix == ".json":
+        return Recorded(file)
     return convert.original(path, **how)
 
 
-def open_judge(
-    path: str | os.PathLike[str], **how: Unpack[convert.Opening]
-) -> tuple[Engine, list[str]]:
+def open_judge(path: str | os.PathLike[str], **how: Unpack[Opening]) -> tuple[Engine, list[str]]:
     """Return the original running in its framework, or what stands in for it, and a note if so.
 
     Where nothing runs the original (OpenCV departs from Caffe in some layers), the graph as it was
     converted, before any clean-up, is the judge in onnxruntime.
     """
+    if passport_path(path).is_file():
+        return engine.load(path), []
     try:
         return convert.original(path, **how), []
     except NotSupportedError as error:
         model, _ = convert.load(path, **how)
         judge = OnnxRuntime(model.to_onnx(), name="converted graph")
         return judge, [f"the converted graph stands in for the original: {error}"]
+
+
+def _judge(path: str, how: Opening) -> Engine:
+    return open_judge(path, **how)[0]
+
+
+def _other(path: str, how: Opening) -> Engine:
+    return open_engine(path, **how)
 
 
 def validate(
@@ -64,48 +108,283 @@ def validate(
     metric: str | None = None,
     classes: str = "camvid",
     metric_output: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
     drop: float = 1.0,
-    tolerance: float = FLOAT_TOLERANCE,
+    tolerance: float | None = None,
     images: int | None = None,
-    **how: Unpack[convert.Opening],
+    bisect: bool = False,
+    graph: str | os.PathLike[str] | None = None,
+    candidate_how: Opening | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    save_inputs: str | os.PathLike[str] | None = None,
+    save_outputs: str | os.PathLike[str] | None = None,
+    **how: Unpack[Opening],
 ) -> Report:
     """Compare ``candidate`` with ``original`` on ``data``.
 
     Args:
-        original: The judge: a model in its own framework.
-        candidate: An ONNX file, a built engine or another original.
-        data: A folder, a list file or an ``.npz``.
+        original: The judge: a model in its own framework, an ONNX file or an engine.
+        candidate: An ONNX file, a built engine, another original, or the JSON of outputs that
+            `polygraphy run --save-outputs` wrote.
+        data: A folder, a list file, an ``.npz``, or a JSON of inputs as Polygraphy writes it.
         preprocess: The recipe for images.
-        metric: ``top1`` or ``miou``; None compares outputs alone.
-        classes: Of ``miou``: ``camvid`` or ``cityscapes``.
+        metric: One of `onnxgraft.validate.METRICS`, or ``FILE.py:FUNCTION``; None compares outputs
+            alone.
+        classes: Of ``miou``: ``camvid``, ``cityscapes`` or a file.
         metric_output: The output that the metric looks at; None takes the first.
+        labels: A file of labels by image, where they do not stand beside the images.
         drop: Points that an INT8 candidate may lose.
-        tolerance: For float candidates, as a fraction of an output's range.
+        tolerance: For float candidates, as a fraction of an output's range; None measures what
+            float noise explains.
         images: How many samples; None takes all.
+        bisect: Look into both, and name the layer where they part.
+        graph: The ONNX file that the candidate, an engine, was built from; None looks for the one
+            that `deploy` leaves beside it.
+        candidate_how: The candidate, another original, is opened.
+        workers: Processes that share the samples; with ``ray`` actors.
+        ray: Address of a Ray cluster.
+        save_inputs: Where to write what was fed, for `polygraphy run --load-inputs`.
+        save_outputs: Where to write both sides' outputs, for `polygraphy run --load-outputs`.
         how: Of the original, see `convert.Opening`.
     """
-    make = None if metric is None else lambda: make_metric(metric, classes)
-    judge, notes = open_judge(original, **how)
-    with judge, open_engine(candidate) as other:
-        mine, theirs = ([spec.name for spec in side.outputs] for side in (judge, other))
-        if len(mine) == len(theirs) == 1 and mine != theirs:
-            notes.append(f"the candidate's output {theirs[0]} was taken for {mine[0]}")
-        samples = open_samples(data, judge.inputs, preprocess, images=images)
-        quantized = _is_quantized(Path(candidate))
-        rows = compare_all(
-            judge,
-            [Candidate(other, None if quantized else tolerance, drop)],
-            samples,
-            make,
-            metric_output,
-        )
-    return Report(
-        title=Path(candidate).name,
-        source=os.fspath(original),
-        samples=len(samples),
-        candidates=rows,
-        notes=notes,
+    run = _Validation(
+        os.fspath(original), os.fspath(candidate), how, candidate_how or Opening(), preprocess
     )
+    run.open()
+    try:
+        run.read(os.fspath(data), images, labels)
+        make: Callable[[], Metric] | None = None
+        if metric is not None:
+            make = partial(make_metric, metric, classes)
+            make()  # an unknown name is told before anything runs
+        run.set_tolerance(tolerance, drop)
+        report = run.compare(make, metric_output, workers, ray)
+        if bisect:
+            run.look_inside(graph)
+        if save_inputs is not None or save_outputs is not None:
+            run.save(save_inputs, save_outputs)
+        report.gallery = gallery_rows(run.tally, report.candidates, run.samples, classes)
+    finally:
+        run.close()
+    return report
+
+
+@dataclass
+class _Validation:
+    """The state of one comparison."""
+
+    original: str
+    candidate: str
+    how: Opening
+    candidate_how: Opening
+    preprocess: Preprocess | None
+    notes: list[str] = field(default_factory=list)
+
+    def open(self) -> None:
+        self.judge, notes = open_judge(self.original, **self.how)
+        self.notes += notes
+        try:
+            self.other = open_engine(self.candidate, **self.candidate_how)
+        except BaseException:
+            self.judge.close()
+            raise
+        mine, theirs = ([spec.name for spec in side.outputs] for side in (self.judge, self.other))
+        if len(mine) == len(theirs) == 1 and mine != theirs:
+            self.notes.append(f"the candidate's output {theirs[0]} was taken for {mine[0]}")
+
+    def close(self) -> None:
+        self.judge.close()
+        self.other.close()
+
+    def read(self, data: str, images: int | None, labels: str | os.PathLike[str] | None) -> None:
+        if Path(data).suffix == ".json":
+            self.samples = _polygraphy_samples(data, self.judge, images)
+        else:
+            self.samples = open_samples(data, self.judge.inputs, self.preprocess, images=images)
+        self.labels = {} if labels is None else read_labels(labels)
+        if labels is not None:
+            check_labels(self.samples, self.labels, labels)
+        if isinstance(self.other, Recorded) and len(self.other) != len(self.samples):
+            raise InputError(
+                f"{self.candidate}: holds outputs for {len(self.other)} samples, the data are "
+                f"{len(self.samples)}"
+            )
+
+    def set_tolerance(self, tolerance: float | None, drop: float) -> None:
+        quantized = _is_quantized(Path(self.candidate))
+        found: Tolerance | None = None
+        if tolerance is not None:
+            found = users_tolerance(tolerance)
+        elif not quantized:
+            with status("measuring float noise"):
+                found = measured_tolerance(self.judge, self.samples.head(_NOISE_SAMPLES))
+        self.held = Candidate(self.other, None if found is None else found.value, drop)
+        if found is not None:
+            self.notes.append(found.reason)
+
+    def compare(
+        self, make: Callable[[], Metric] | None, output: str | None, workers: int, ray: str | None
+    ) -> Report:
+        openers = (
+            partial(_judge, self.original, self.how),
+            partial(_other, self.candidate, self.candidate_how),
+        )
+        self.tally: Tally = measure(
+            self.judge, [self.other], self.samples, make, output,
+            labels=self.labels, workers=workers, ray=ray, openers=openers,
+        )  # fmt: skip
+        self.report = Report(
+            title=Path(self.candidate).name,
+            source=self.original,
+            samples=len(self.samples),
+            candidates=rows(self.judge, [self.held], self.tally),
+            notes=self.notes,
+        )
+        return self.report
+
+    def look_inside(self, graph: str | os.PathLike[str] | None) -> None:
+        """Bisect on the first sample that fails, or the first; notes say what was found."""
+        feeds = self._worst_feeds()
+        model = self._graph_of_candidate(graph)
+        found: Bisection | None = None
+        if model is not None:
+            with status("looking into every layer"):
+                found = bisect(self._inner_original(), model, feeds)
+        passed = self.report.candidates[-1].passed
+        if found is not None and not found.layers:
+            self.notes.append("not looked inside: the two have no tensor under the same name")
+            found = None
+        if found is not None and model is not None:
+            self.report.layers = layer_rows(self.other.name, found)
+            self.notes.append(
+                f"looked into {len(found.layers)} tensors that both have, in {found.runs} "
+                f"run{'s' if found.runs > 1 else ''}"
+            )
+            for parting in found.partings[:1]:
+                whose = blame(self.original, self.judge, parting, feeds, **self.how)
+                self.notes.append(f"{parting}; {whose}")
+            self.notes += [f"further on: {parting}" for parting in found.partings[1:4]]
+            if not found.partings:
+                self.notes.append("every layer does what the original's does")
+                self._engine_against_graph(model, feeds)
+        if not passed and (found is None or not found.partings or found.partings[0].first):
+            recipe = self.samples.preprocess
+            with status("trying layouts and preprocessing"):
+                mistake = find_mistake(
+                    self.judge, self.other, feeds, self.held.tolerance, recipe.mean, recipe.scale
+                )
+            if mistake is not None:
+                self.notes.append(mistake)
+
+    def _worst_feeds(self) -> Feeds:
+        broken = [position for position, _, _ in self.tally.broken[0].values()]
+        shown = [answer.position for answer in self.tally.gallery[0]]
+        position = min(broken) if broken else shown[0] if shown else 0
+        one = replace(self.samples, indices=self.samples.indices[position : position + 1])
+        return next(iter(one)).feeds
+
+    def _inner_original(self) -> Engine | Model:
+        """Return what can be asked for the tensors inside the original."""
+        if Path(self.original).suffix == ".onnx":
+            return Model.load(self.original)
+        if passport_path(self.original).is_file():
+            return _graph_beside(Path(self.original)) or self.judge
+        if isinstance(self.judge, OnnxRuntime):  # it stands in for the original
+            return convert.load(self.original, **self.how)[0]
+        return self.judge
+
+    def _graph_of_candidate(self, graph: str | os.PathLike[str] | None) -> Model | None:
+        path = Path(self.candidate)
+        if graph is not None:
+            return Model.load(graph)
+        if passport_path(path).is_file():
+            model = _graph_beside(path)
+            if model is None:
+                self.notes.append(
+                    f"not looked inside: the graph that {path.name} was built from is not beside "
+                    "it; name it with --graph"
+                )
+            return model
+        if path.suffix == ".onnx":
+            return Model.load(path)
+        if path.suffix == ".json":
+            self.notes.append("not looked inside: the candidate is a recording; use --graph")
+            return None
+        return convert.load(path, **self.candidate_how)[0]
+
+    def _engine_against_graph(self, model: Model, feeds: Feeds) -> None:
+        """Note how far an engine is from the graph it was built from."""
+        if not passport_path(self.candidate).is_file():
+            return
+        with OnnxRuntime(model.to_onnx(), optimize=False) as session:
+            expected = session.infer(adapted(feeds, session))
+        actual = like(expected, self.other.infer(adapted(feeds, self.other)))
+        from onnxgraft.compare import sqnr
+
+        for name, value in expected.items():
+            if value.dtype.kind == "f" and name in actual:
+                self.notes.append(
+                    f"{name} of the engine keeps {sqnr(value, actual[name]):.1f} dB of what its "
+                    "graph computes in onnxruntime"
+                )
+
+    def save(
+        self,
+        inputs: str | os.PathLike[str] | None,
+        outputs: str | os.PathLike[str] | None,
+    ) -> None:
+        """Write inputs and outputs for Polygraphy, under the candidate's names and layouts."""
+        fed: list[Feeds] = [adapted(sample.feeds, self.other) for sample in self.samples]
+        if inputs is not None:
+            save_inputs(inputs, fed)
+        if outputs is not None:
+            runs: dict[str, list[Outputs]] = {self.judge.name: [], self.other.name: []}
+            for sample, feeds in zip(self.samples, fed, strict=True):
+                theirs = self.other.infer(feeds)
+                mine = like(theirs, self.judge.infer(adapted(sample.feeds, self.judge)))
+                runs[self.judge.name].append(mine)
+                runs[self.other.name].append(theirs)
+            save_outputs(outputs, runs)
+
+
+def layer_rows(candidate: str, found: Bisection) -> list[LayerRow]:
+    """Return the rows of a report for what a bisection saw."""
+    guilty = {p.tensor: p.reason for p in found.partings}
+    return [
+        LayerRow(
+            candidate, layer.tensor, layer.origin, layer.operator, layer.precision,
+            layer.relative, layer.sqnr, layer.arrived, guilty.get(layer.tensor, ""),
+        )
+        for layer in found.layers
+    ]  # fmt: skip
+
+
+def _polygraphy_samples(path: str, judge: Engine, images: int | None) -> Samples:
+    """Return the inputs of a Polygraphy JSON as samples of batch 1."""
+    feeds = [adapted(entry, judge) for entry in read_inputs(path)][:images]
+    names = [spec.name for spec in judge.inputs]
+    for entry in feeds:
+        if set(entry) != set(names):
+            raise InputError(
+                f"{path}: has inputs {', '.join(entry)}, the original's are {', '.join(names)}"
+            )
+        if any(value.shape[:1] != (1,) for value in entry.values()):
+            raise InputError(f"{path}: samples are of batch 1, these are of another")
+    arrays = {name: np.concatenate([entry[name] for entry in feeds]) for name in names}
+    indices = tuple(range(len(feeds)))
+    return Samples(path, judge.inputs, Preprocess(), indices, (), arrays, None)
+
+
+def _graph_beside(path: Path) -> Model | None:
+    """Return the ONNX graph that `deploy` left beside an engine."""
+    passport = engine.read_passport(path)
+    name = f"model.int8.{passport.target}.onnx" if passport.precision == "int8" else "model.onnx"
+    file = path.with_name(name)
+    if not file.is_file():
+        return None
+    model = Model.load(file)
+    return model if model.source.sha256 == passport.source.sha256 else None
 
 
 def write_report(

@@ -1,0 +1,202 @@
+"""Validation of files: bisect with stage and pass, explained tolerance, what is wrong with data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+
+from onnxgraft import convert, pipeline, surgery
+from onnxgraft.errors import InputError
+from onnxgraft.model import Model
+from onnxgraft.pipeline._blame import guilty_pass
+from onnxgraft.surgery import Pass, Result
+from onnxgraft.surgery._rewrite import Context
+from tests.conftest import Cli, model_of
+from tests.validate.planted import THIN, plant, thin
+
+NET = "net (float[N, 3, 4, 4] x) => (float[N, 2, 4, 4] y) { a = Conv(x, w)  y = Relu(a) }"
+
+
+def net(path: Path, weights: np.ndarray) -> Path:  # type: ignore[type-arg]
+    onnx.save(model_of(NET, {"w": weights.astype(np.float32)}).to_onnx(), path)
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((2, 3, 1, 1))
+    net(tmp_path / "right.onnx", weights)
+    net(tmp_path / "wrong.onnx", weights * np.array([1.5, 1, 1]).reshape(1, 3, 1, 1))
+    net(tmp_path / "bgr.onnx", weights[:, ::-1])
+    np.savez(tmp_path / "data.npz", x=rng.standard_normal((5, 3, 4, 4)).astype(np.float32))
+    return tmp_path
+
+
+def notes(folder: Path, candidate: str) -> str:
+    report = pipeline.validate(
+        folder / "right.onnx", folder / candidate, folder / "data.npz", bisect=True
+    )
+    assert report.passed is (candidate == "right.onnx")
+    return "\n".join(report.notes)
+
+
+def test_the_guilty_layer_and_its_stage_are_told(files: Path) -> None:
+    told = notes(files, "wrong.onnx")
+    assert "they part at a (Conv 'a' of the ONNX graph)" in told
+    assert "made after conversion and surgery" in told
+    assert "prepared otherwise" not in told
+
+
+def test_the_order_of_channels_is_told_from_a_wrong_layer(files: Path) -> None:
+    assert "both agree once its channels are reversed (BGR for RGB)" in notes(files, "bgr.onnx")
+
+
+def test_nobody_is_blamed_where_nothing_is_wrong(files: Path) -> None:
+    told = notes(files, "right.onnx")
+    assert "they part" not in told
+    assert "every layer does what the original's does" in told
+
+
+def test_two_without_a_name_in_common_are_not_looked_into(files: Path) -> None:
+    other = NET.replace("a = Conv", "b = Conv").replace("Relu(a)", "Relu(b)").replace("y", "z")
+    weights = onnx.numpy_helper.to_array(onnx.load(files / "right.onnx").graph.initializer[0])
+    onnx.save(model_of(other, {"w": weights}).to_onnx(), files / "other.onnx")
+    report = pipeline.validate(
+        files / "right.onnx", files / "other.onnx", files / "data.npz", bisect=True
+    )
+    assert report.passed
+    told = "\n".join(report.notes)
+    assert "not looked inside: the two have no tensor under the same name" in told
+    assert "every layer" not in told
+
+
+def test_the_tolerance_is_explained(files: Path) -> None:
+    told = notes(files, "right.onnx")
+    assert "the tolerance is 1e-04 of an output's range" in told
+    assert "when run twice" in told
+    asked = pipeline.validate(
+        files / "right.onnx", files / "wrong.onnx", files / "data.npz", tolerance=10.0
+    )
+    assert asked.passed
+    assert "as was asked for" in "\n".join(asked.notes)
+
+
+def test_a_noisy_network_is_given_more(tmp_path: Path) -> None:
+    # The sine of 3000 x makes 3000 times as much of an input's rounding as it was.
+    text = "net (float[1, 4] x) => (float[1, 4] y) { a = Mul(x, k)  y = Sin(a) }"
+    for name in ("one.onnx", "two.onnx"):
+        model = model_of(text, {"k": np.array(3000.0, np.float32)})
+        onnx.save(model.to_onnx(), tmp_path / name)
+    np.savez(tmp_path / "data.npz", x=np.linspace(0.9, 1, 12, dtype=np.float32).reshape(3, 4))
+    report = pipeline.validate(tmp_path / "one.onnx", tmp_path / "two.onnx", tmp_path / "data.npz")
+    assert "10 times its noise" in "\n".join(report.notes)
+
+
+# The pass that made it.
+
+
+def break_relu(graph: gs.Graph, context: Context) -> Result:
+    """A pass with a bug."""
+    result = Result()
+    for node in graph.nodes:
+        if node.op == "Relu" and not node.attrs.get("spoilt"):
+            node.op = "Elu"
+            result.did(node, "spoilt")
+    return result
+
+
+@pytest.mark.parametrize("place", [0, 3, 99])
+def test_the_guilty_pass_is_named(place: int, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = list(surgery.PASSES)
+    names.insert(place, Pass("break-relu", break_relu))
+    for module in ("onnxgraft.surgery._runner", "onnxgraft.pipeline._blame"):
+        monkeypatch.setattr(f"{module}.PASSES", tuple(names))
+    model = Model.load(files / "right.onnx")
+    feeds = {"x": np.random.default_rng(0).standard_normal((1, 3, 4, 4)).astype(np.float32)}
+    with convert.original(files / "right.onnx") as original:
+        assert guilty_pass(original, model, feeds) == "break-relu"
+        monkeypatch.undo()
+        assert guilty_pass(original, model, feeds) is None
+
+
+# From the command line, on a Caffe network.
+
+
+def test_a_planted_fault_is_told_on_the_command_line(tmp_path: Path, cli: Cli) -> None:
+    assert "squeezenet" in THIN
+    network = thin("squeezenet", tmp_path)
+    planted = plant(network, "channels", np.random.default_rng(4))
+    planted.model.save(tmp_path / "wrong.onnx")
+    done = cli(
+        "validate", tmp_path / "squeezenet.prototxt", tmp_path / "wrong.onnx",
+        "--weights", tmp_path / "squeezenet.caffemodel", "--data", tmp_path / "squeezenet.npz",
+        "--bisect", "--report", tmp_path / "report",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "they part at" in text
+    assert planted.node.split("/")[0] in text
+    assert "made after conversion and surgery" in text
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+# Bad data.
+
+
+def test_missing_labels_are_counted_and_the_first_is_named(tmp_path: Path, files: Path) -> None:
+    import cv2
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        cv2.imwrite(str(folder / f"{name}.jpg"), np.zeros((4, 4, 3), np.uint8))
+    cv2.imwrite(str(folder / "a.png"), np.zeros((4, 4), np.uint8))
+    with pytest.raises(InputError, match=r"2 of 3 images have none, the first is b\.jpg"):
+        pipeline.validate(files / "right.onnx", files / "wrong.onnx", folder, metric="miou")
+    (tmp_path / "labels.csv").write_text("a.jpg,0\n")
+    with pytest.raises(InputError, match="no label for 2 of 3 images"):
+        pipeline.validate(
+            files / "right.onnx", files / "wrong.onnx", folder, metric="top1",
+            labels=tmp_path / "labels.csv",
+        )  # fmt: skip
+
+
+def test_a_nan_is_told_with_its_sample_and_its_first_tensor(tmp_path: Path) -> None:
+    text = "net (float[1, 2] x) => (float[1, 2] y) {{ a = {}(x)  y = Neg(a) }}"
+    for name, op in (("right", "Abs"), ("wrong", "Sqrt")):
+        onnx.save(model_of(text.format(op)).to_onnx(), tmp_path / f"{name}.onnx")
+    np.savez(tmp_path / "data.npz", x=np.array([[1, 1], [1, 1], [1, -1]], np.float32))
+    report = pipeline.validate(
+        tmp_path / "right.onnx", tmp_path / "wrong.onnx", tmp_path / "data.npz", bisect=True
+    )
+    assert not report.passed
+    assert "the candidate's y, of " in report.candidates[1].verdict
+    assert report.candidates[1].verdict.endswith("data.npz[2]")
+    assert any("they part at a (Sqrt 'a'" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "cause"),
+    [("1, 4, 3, 2", "the layout"), ("1, 24", "the same values reshaped"),
+     ("1, 2, 3, 5", "number of classes or channels")],
+    ids=["layout", "reshaped", "classes"],
+)  # fmt: skip
+def test_another_shape_has_a_likely_cause(shape: str, cause: str, tmp_path: Path) -> None:
+    rank = len(shape.split(","))
+    size = np.prod([int(n) for n in shape.split(",")])
+    right = "net (float[1, 24] x) => (float[1, 2, 3, 4] y) { y = Reshape(x, s) }"
+    other = f"net (float[1, {size}] x) => (float[{shape}] y) {{ y = Reshape(x, s) }}"
+    for name, text, dims in (("a", right, "1, 2, 3, 4"), ("b", other, shape)):
+        target = np.array([int(n) for n in dims.split(",")], np.int64)
+        onnx.save(model_of(text, {"s": target}).to_onnx(), tmp_path / f"{name}.onnx")
+    assert rank
+    if size != 24:
+        pytest.skip("the inputs would not fit either")
+    np.savez(tmp_path / "data.npz", x=np.zeros((1, 24), np.float32))
+    with pytest.raises(InputError, match=cause):
+        pipeline.validate(tmp_path / "a.onnx", tmp_path / "b.onnx", tmp_path / "data.npz")
