@@ -67,10 +67,9 @@ def main() -> None:
         clean = folder / "out/model.onnx"
         openvino_fp32 = folder / "openvino_fp32"
         engine.build(Model.load(clean), openvino_fp32, "openvino")
-        cut = None, recipe.inputs, recipe.outputs, tuple(recipe.set)
         latency = bench(
             [
-                BenchTarget("TensorFlow FP32", "original", recipe.model, *cut),
+                BenchTarget("TensorFlow FP32", "original", recipe.model, recipe.how),
                 BenchTarget("onnxruntime FP32", "onnx", str(clean)),
                 BenchTarget("OpenVINO FP32", "engine", str(openvino_fp32)),
                 BenchTarget("onnxruntime INT8", "engine", str(folder / "out/engine.onnxruntime")),

@@ -7,11 +7,11 @@ the pipeline's.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from onnxgraft.convert._checkpoint import checkpoint_prefix
 from onnxgraft.convert._inspection import (
@@ -22,16 +22,17 @@ from onnxgraft.convert._inspection import (
 )
 from onnxgraft.convert._layout import IoLayout, set_io_layout
 from onnxgraft.convert._onnx import cut_onnx
-from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.convert._opening import Opening
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.files import existing_file
 from onnxgraft.model import Model
 from onnxgraft.runtime import Engine
-from onnxgraft.tensor_option import TensorOption, Value, parse_tensors, parse_values
+from onnxgraft.tensor_option import TensorOption, parse_tensors, parse_values
 
 if TYPE_CHECKING:
     from onnxgraft.convert._graphdef import FrozenGraph
 
-__all__ = ["Inspection", "IoLayout", "detect", "inspect", "load", "original"]
+__all__ = ["Inspection", "IoLayout", "Opened", "Opening", "detect", "inspect", "load", "original"]
 
 DEFAULT_OPSET = 17
 # Before 13 a softmax flattened its operand and scales had no axis. tf2onnx writes up to 18; 20 is
@@ -71,166 +72,167 @@ def detect(
     return by_suffix.get(suffix, "tensorflow")
 
 
-def read_tensorflow(
-    path: str | os.PathLike[str],
-    inputs: Sequence[TensorOption] = (),
-    outputs: Sequence[TensorOption] = (),
-    values: Mapping[str, Value] | None = None,
-    *,
-    signature: str | None = None,
-    trust: bool = False,
-) -> FrozenGraph:
+def read_tensorflow(path: str | os.PathLike[str], **how: Unpack[Opening]) -> FrozenGraph:
     """Read whatever TensorFlow writes and freeze it; the formats are told by what is there."""
     from onnxgraft.convert._checkpoint import read_checkpoint
     from onnxgraft.convert._functions import read_keras, read_saved_model
-    from onnxgraft.convert._graphdef import read_graphdef
+    from onnxgraft.convert._graphdef import Cut, read_graphdef
 
-    file, chosen = Path(path), values or {}
+    file, signature = Path(path), how.get("signature")
+    cut = Cut(*_ends(how), parse_values(how.get("values", ())), how.get("freeze_batchnorm", False))
     if signature is not None and not file.is_dir():
         raise InputError(f"{file}: --signature goes with a SavedModel alone")
     if file.is_dir():
-        return read_saved_model(path, inputs, outputs, chosen, signature)
+        return read_saved_model(path, cut, signature)
     prefix = checkpoint_prefix(file)
     if prefix is not None:
-        return read_checkpoint(prefix, inputs, outputs, chosen)
+        return read_checkpoint(prefix, cut)
     if file.suffix.lower() in _MADE:
-        return read_keras(path, inputs, outputs, chosen, trust)
-    return read_graphdef(path, inputs, outputs, chosen)
+        return read_keras(path, cut, how.get("trust", False))
+    return read_graphdef(path, cut)
+
+
+def _ends(how: Opening) -> tuple[tuple[TensorOption, ...], tuple[TensorOption, ...]]:
+    return parse_tensors(how.get("inputs")), parse_tensors(how.get("outputs"))
+
+
+class Opened:
+    """A model file that was read once, to be lowered and to be run in its own framework.
+
+    Args:
+        path: A frozen TensorFlow graph (binary or text), a SavedModel, a Keras or TFLite file, a
+            TensorFlow checkpoint, a Caffe prototxt or an ONNX file.
+        how: See `Opening`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **how: Unpack[Opening]) -> None:
+        self.path = path
+        self.how = how
+        self.framework = _detect(path, how)
+        self._ends = _ends(how)
+
+    @functools.cached_property
+    def _frozen(self) -> FrozenGraph:
+        return read_tensorflow(self.path, **self.how)
+
+    def lower(
+        self, opset: int = DEFAULT_OPSET, io_layout: IoLayout = "keep"
+    ) -> tuple[Model, list[str]]:
+        """Return the model as ONNX, with no clean-up, and a sentence for each thing decided.
+
+        Args:
+            opset: Of the ONNX graph.
+            io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
+        """
+        notes: list[str] = []
+        framework = self.framework
+        if framework == "onnx":
+            model = cut_onnx(Model.load(self.path), *self._ends)
+            if opset != DEFAULT_OPSET:
+                notes.append(
+                    f"--opset has no effect: the ONNX file keeps its opset {model.graph.opset}"
+                )
+        elif not OLDEST_OPSET <= opset <= NEWEST_OPSET[framework]:
+            newest = NEWEST_OPSET[framework]
+            raise InputError(
+                f"--opset {opset}: from {OLDEST_OPSET} to {newest} can be written of {framework}"
+            )
+        elif framework == "caffe":
+            from onnxgraft.convert.caffe import convert_caffe
+
+            model, notes = convert_caffe(self.path, self.how.get("weights"), *self._ends, opset)
+        elif framework == "tflite":
+            from onnxgraft.convert._tflite import lower_tflite
+
+            model = cut_onnx(lower_tflite(self.path, opset), *self._ends)
+        else:
+            from onnxgraft.convert._lowering import lower
+
+            model, notes = lower(self._frozen, opset)
+        if framework != "tensorflow":
+            notes += [
+                f"{option} has no effect: it is for TensorFlow graphs"
+                for option, asked in (
+                    ("--set", self.how.get("values")),
+                    ("--freeze-batchnorm", self.how.get("freeze_batchnorm")),
+                )
+                if asked
+            ]
+        set_io_layout(model, io_layout)
+        return model, notes
+
+    def original(self, *, frugal: bool = False) -> Engine:
+        """Return the model running in its own framework: what later stages are compared with.
+
+        Args:
+            frugal: For a few inferences: hold the weights once, at the cost of speed.
+        """
+        framework = self.framework
+        if framework == "caffe":
+            from onnxgraft.convert.caffe import original_caffe
+
+            return original_caffe(self.path, self.how.get("weights"), *self._ends)
+        if framework == "onnx":
+            from onnxgraft.reference import OnnxRuntime
+
+            cut = cut_onnx(Model.load(self.path), *self._ends)
+            return OnnxRuntime(cut.to_onnx(), name="original")
+        if framework == "tflite":
+            from onnxgraft.convert._tflite import TfLite
+
+            if any(self._ends):
+                raise NotSupportedError(
+                    f"{os.fspath(self.path)}: TFLite's interpreter runs whole models"
+                )
+            return TfLite(self.path)
+        from onnxgraft.convert._tensorflow import TensorFlow
+
+        return TensorFlow(self._frozen, frugal=frugal)
 
 
 def load(
     path: str | os.PathLike[str],
     *,
-    weights: str | os.PathLike[str] | None = None,
-    inputs: str | None = None,
-    outputs: str | None = None,
-    values: Sequence[str] = (),
     opset: int = DEFAULT_OPSET,
     io_layout: IoLayout = "keep",
-    signature: str | None = None,
-    trust: bool = False,
+    **how: Unpack[Opening],
 ) -> tuple[Model, list[str]]:
-    """Read ``path`` and lower it to ONNX, with no clean-up.
-
-    Args:
-        path: A frozen TensorFlow graph (binary or text), a SavedModel, a Keras or TFLite file, a
-            TensorFlow checkpoint, a Caffe prototxt or an ONNX file.
-        weights: Of a Caffe network.
-        inputs: Where to cut the graph's beginning, such as ``a:0,b:0[1,224,224,3]``; None finds
-            them.
-        outputs: Where to cut its end, such as ``c:0``; None takes what nothing else consumes.
-        values: Placeholders to set, such as ``is_training=false``.
-        opset: Of the ONNX graph.
-        io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
-        signature: Of a SavedModel.
-        trust: Load a Keras file that brings code of its own.
-
-    Returns:
-        The model, and a sentence for each thing that was decided on the way.
-    """
-    options = parse_tensors(inputs), parse_tensors(outputs)
-    framework = detect(path, weights)
-    _check_weights(framework, path, weights)
-    if framework == "onnx":
-        model = cut_onnx(Model.load(path), *options)
-        notes = []
-        if opset != DEFAULT_OPSET:
-            notes.append(
-                f"--opset has no effect: the ONNX file keeps its opset {model.graph.opset}"
-            )
-    elif not OLDEST_OPSET <= opset <= NEWEST_OPSET[framework]:
-        newest = NEWEST_OPSET[framework]
-        raise InputError(
-            f"--opset {opset}: from {OLDEST_OPSET} to {newest} can be written of {framework}"
-        )
-    elif framework == "caffe":
-        from onnxgraft.convert.caffe import convert_caffe
-
-        model, notes = convert_caffe(path, weights, *options, opset)
-    elif framework == "tflite":
-        from onnxgraft.convert._tflite import lower_tflite
-
-        model = cut_onnx(lower_tflite(path, opset), *options)
-        notes = []
-    else:
-        from onnxgraft.convert._lowering import lower
-
-        frozen = read_tensorflow(
-            path, *options, parse_values(values), signature=signature, trust=trust
-        )
-        model, notes = lower(frozen, opset)
-    if values and framework != "tensorflow":
-        notes.append("--set has no effect: only TensorFlow graphs have placeholders to set")
-    set_io_layout(model, io_layout)
-    return model, notes
+    """Read ``path`` and lower it to ONNX, with no clean-up: see `Opened.lower`."""
+    return Opened(path, **how).lower(opset, io_layout)
 
 
-def original(
-    path: str | os.PathLike[str],
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    inputs: str | None = None,
-    outputs: str | None = None,
-    values: Sequence[str] = (),
-    signature: str | None = None,
-    trust: bool = False,
-) -> Engine:
-    """Return ``path`` running in its own framework: what every later stage is compared with.
-
-    The parameters are those of `load`.
-    """
-    options = parse_tensors(inputs), parse_tensors(outputs)
-    framework = detect(path, weights)
-    _check_weights(framework, path, weights)
-    if framework == "caffe":
-        from onnxgraft.convert.caffe import original_caffe
-
-        return original_caffe(path, weights, *options)
-    if framework == "onnx":
-        from onnxgraft.reference import OnnxRuntime
-
-        return OnnxRuntime(cut_onnx(Model.load(path), *options).to_onnx(), name="original")
-    if framework == "tflite":
-        from onnxgraft.convert._tflite import TfLite
-
-        if any(options):
-            raise NotSupportedError(f"{os.fspath(path)}: TFLite's interpreter runs whole models")
-        return TfLite(path)
-    from onnxgraft.convert._tensorflow import TensorFlow
-
-    chosen = parse_values(values)
-    return TensorFlow(read_tensorflow(path, *options, chosen, signature=signature, trust=trust))
+def original(path: str | os.PathLike[str], **how: Unpack[Opening]) -> Engine:
+    """Return ``path`` running in its own framework: see `Opened.original`."""
+    return Opened(path, **how).original()
 
 
-def inspect(
-    path: str | os.PathLike[str],
-    weights: str | os.PathLike[str] | None = None,
-    *,
-    signature: str | None = None,
-    trust: bool = False,
-) -> Inspection:
+def inspect(path: str | os.PathLike[str], **how: Unpack[Opening]) -> Inspection:
     """Return what a model file holds: inputs, outputs, operators, and what stands in the way."""
-    framework = detect(path, weights)
-    _check_weights(framework, path, weights)
+    framework = _detect(path, how)
     if framework == "onnx":
         return inspect_onnx(Model.load(path))
     if framework == "caffe":
         from onnxgraft.convert.caffe import inspect_caffe
 
-        return inspect_caffe(path, weights)
+        return inspect_caffe(path, how.get("weights"))
     if framework == "tflite":
         from onnxgraft.convert._tflite import lower_tflite
 
         return replace(inspect_onnx(lower_tflite(path, DEFAULT_OPSET)), framework="tflite")
-    if Path(path).suffix.lower() in _MADE or Path(path).is_dir() or checkpoint_prefix(path):
-        return inspect_frozen(read_tensorflow(path, signature=signature, trust=trust))
-    from onnxgraft.convert._graphdef import parse_graphdef
+    try:
+        return inspect_frozen(read_tensorflow(path, **how))
+    except (InputError, ModelError) as error:
+        if Path(path).suffix.lower() in _MADE or Path(path).is_dir() or checkpoint_prefix(path):
+            raise
+        # A GraphDef that can't be converted as it is can still be looked at.
+        from onnxgraft.convert._graphdef import parse_graphdef
 
-    return inspect_graphdef(existing_file(path, "the model"), parse_graphdef(path))
+        found = inspect_graphdef(path, parse_graphdef(path))
+        return replace(found, notes=[f"can't be converted: {error}"])
 
 
-def _check_weights(
-    framework: Framework, path: str | os.PathLike[str], weights: str | os.PathLike[str] | None
-) -> None:
-    if weights is not None and framework != "caffe":
+def _detect(path: str | os.PathLike[str], how: Opening) -> Framework:
+    framework = detect(path, how.get("weights"))
+    if how.get("weights") is not None and framework != "caffe":
         raise InputError(f"{os.fspath(path)}: --weights goes with a Caffe prototxt alone")
+    return framework

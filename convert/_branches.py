@@ -1,4 +1,4 @@
-"""Branches of a TensorFlow graph that a constant decides: selects, and Switch with Merge.
+"""Branches of a TensorFlow graph that a constant decides: selects, If, and Switch with Merge.
 
 Given:  Select(False, a, b)                                       Result: b
 Given:  Merge(f(Switch(x, False):0), g(Switch(x, False):1))       Result: f(x)
@@ -8,9 +8,12 @@ A branch that is not taken is gone, whatever it holds; nothing is rewritten as a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from onnxgraft.convert._tensorflow import tensorflow
+from onnxgraft.convert._calls import inline
+from onnxgraft.convert._dropout import resolve_dropouts
+from onnxgraft.convert._tensorflow import import_graph, tensorflow
 
 __all__ = ["resolve_branches"]
 
@@ -18,16 +21,20 @@ __all__ = ["resolve_branches"]
 _LOOPS = frozenset({"Enter", "Exit", "NextIteration", "RefEnter", "RefExit"})
 
 
-def resolve_branches(graph_def: Any, graph: Any) -> None:
+def resolve_branches(graph_def: Any) -> None:
     """Resolve in place what constants decide, and drop all order between nodes.
 
-    Args:
-        graph_def: The GraphDef to change.
-        graph: The same, imported, for static shapes.
+    Calls of functions are put in place on the way.
     """
     known: dict[str, bool] = {}
-    while _evaluate(graph_def, known) or _resolve_selects(graph_def, graph, known):
-        pass
+    changed = True
+    while changed:
+        graph = import_graph(graph_def)
+        masks = resolve_dropouts(graph_def, _make_identity)
+        changed = inline(graph_def, graph, known)
+        known |= masks
+        while _evaluate(graph_def, known) or _resolve_selects(graph_def, graph, known, masks):
+            changed = True
     if not any(node.op in _LOOPS for node in graph_def.node):
         _resolve_switches(graph_def, known)
     for node in graph_def.node:
@@ -62,30 +69,47 @@ def _evaluate(graph_def: Any, known: dict[str, bool]) -> bool:
     return changed
 
 
-def _resolve_selects(graph_def: Any, graph: Any, known: dict[str, bool]) -> bool:
-    """Make an Identity of each select that is decided; return whether there were any."""
+def _resolve_selects(
+    graph_def: Any, graph: Any, known: Mapping[str, bool], masks: Mapping[str, bool]
+) -> bool:
+    """Make an Identity of each select that is decided; return whether there were any.
+
+    Args:
+        graph_def: Is changed.
+        graph: What it was, imported, for static shapes.
+        known: The values of boolean nodes.
+        masks: Those that are no scalars.
+    """
     changed = False
     for node in graph_def.node:
-        if node.op not in ("Select", "SelectV2") or _node_of(node.input[0]) not in known:
+        flag = _node_of(node.input[0]) if node.op in ("Select", "SelectV2") else ""
+        if flag not in known:
             continue
-        taken, other = node.input[1:3] if known[_node_of(node.input[0])] else node.input[2:0:-1]
-        if node.op == "Select" or _same_shape(graph, taken, other):
+        taken, other = node.input[1:3] if known[flag] else node.input[2:0:-1]
+        broadcast_to = [other, flag] if flag in masks else [other]
+        if node.op == "Select" or _same_shape(graph, taken, *broadcast_to):
             _make_identity(node, taken)
             changed = True
     return changed
 
 
-def _same_shape(graph: Any, taken: str, other: str) -> bool:
-    """Tell whether a SelectV2 passes ``taken`` on without broadcasting it to ``other``.
+def _same_shape(graph: Any, taken: str, *others: str) -> bool:
+    """Tell whether a SelectV2 passes ``taken`` on without broadcasting it to ``others``.
 
-    A dimension that is unknown in both is taken for the same: the batch. Should a graph broadcast
+    A dimension that is unknown in all is taken for the same: the batch. Should a graph broadcast
     a batch of 1 to another, the comparison with TensorFlow at batch 2 tells.
     """
-    shapes = [graph.get_tensor_by_name(_full(name)).shape for name in (taken, other)]
-    if shapes[0].rank is None or shapes[1].rank is None or shapes[1].rank > shapes[0].rank:
+    try:
+        mine, *theirs = (graph.get_tensor_by_name(_full(name)).shape for name in (taken, *others))
+    except KeyError:  # was inlined since, and is looked at again
         return False
-    pairs = zip(shapes[0].as_list()[::-1], shapes[1].as_list()[::-1], strict=False)
-    return all(mine == theirs or theirs == 1 for mine, theirs in pairs)
+    if mine.rank is None or any(shape.rank is None or shape.rank > mine.rank for shape in theirs):
+        return False
+    return all(
+        dim == own or dim == 1
+        for shape in theirs
+        for own, dim in zip(mine.as_list()[::-1], shape.as_list()[::-1], strict=False)
+    )
 
 
 def _resolve_switches(graph_def: Any, known: dict[str, bool]) -> None:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxgraft.convert._graphdef import FrozenGraph, loose_ends, prepare
+from onnxgraft.convert._graphdef import QUEUES, Cut, FrozenGraph, loose_ends, prepare
 from onnxgraft.convert._quiet import quiet
-from onnxgraft.convert._tensorflow import tensorflow
+from onnxgraft.convert._tensorflow import reason_of, tensorflow
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Source
-from onnxgraft.tensor_option import TensorOption, Value
+from onnxgraft.tensor_option import TensorOption
 
 __all__ = ["checkpoint_prefix", "read_checkpoint"]
 
 # What optimizers, savers and summaries add to a graph.
 _TRAINING = re.compile(r"(^|/)(gradients|save|report_uninitialized_variables|init)(_\d+)?/")
-# What feeds a training graph instead of a placeholder.
-_QUEUES = re.compile(r"QueueDequeue.*|IteratorGetNext.*|.*Iterator.*GetNext.*")
 
 
 def checkpoint_prefix(path: str | os.PathLike[str]) -> Path | None:
@@ -32,12 +30,7 @@ def checkpoint_prefix(path: str | os.PathLike[str]) -> Path | None:
     return Path(text) if Path(f"{text}.meta").is_file() else None
 
 
-def read_checkpoint(
-    prefix: Path,
-    inputs: Sequence[TensorOption],
-    outputs: Sequence[TensorOption],
-    values: Mapping[str, Value],
-) -> FrozenGraph:
+def read_checkpoint(prefix: Path, cut: Cut) -> FrozenGraph:
     """Restore a checkpoint and freeze the part of it that inference needs.
 
     Raises:
@@ -58,9 +51,10 @@ def read_checkpoint(
                 raise ValueError("its graph has no variables")
             saver.restore(session, os.fspath(prefix))
         except Exception as error:  # damaged files raise whatever the reader meets first
-            reason = str(getattr(error, "message", error)).strip().splitlines()[0]
-            raise ModelError(f"{prefix}: the checkpoint can't be restored: {reason}") from error
-        ends = [_named(graph, option) for option in outputs] or _inference_ends(graph)
+            raise ModelError(
+                f"{prefix}: the checkpoint can't be restored: {reason_of(error)}"
+            ) from error
+        ends = [_named(graph, option) for option in cut.outputs] or _inference_ends(graph)
         if not ends:
             raise InputError(
                 f"{prefix}: nothing but losses and training is left at the graph's end; name the "
@@ -74,7 +68,7 @@ def read_checkpoint(
         digest.update(sha256(file).encode())
     source = Source(os.fspath(prefix), "tensorflow", digest.hexdigest())
     options = [TensorOption(tensor.name, None) for tensor in ends]
-    return prepare(source, frozen, inputs or _queues(frozen, graph), options, values)
+    return prepare(source, frozen, replace(cut, outputs=options))
 
 
 def _named(graph: Any, option: TensorOption) -> Any:
@@ -102,29 +96,7 @@ def _computes(tensor: Any) -> bool:
         if operation.name in seen:
             continue
         seen.add(operation.name)
-        if operation.type.startswith("Placeholder") or _QUEUES.fullmatch(operation.type):
+        if operation.type.startswith("Placeholder") or QUEUES.fullmatch(operation.type):
             return tensor.op.type not in ("Identity", "ReadVariableOp") or len(seen) > 2
         stack.extend(source.op for source in operation.inputs)
     return False
-
-
-def _queues(frozen: Any, graph: Any) -> list[TensorOption]:
-    """Return the tensors that a queue or an iterator feeds, to be fed by the user instead."""
-    found = []
-    for node in frozen.node:
-        if _QUEUES.fullmatch(node.op):
-            used = {
-                name if ":" in name else f"{name}:0"
-                for other in frozen.node
-                for name in other.input
-                if name.split(":")[0] == node.name
-            }
-            found += [
-                TensorOption(tensor.name, None)
-                for tensor in graph.get_operation_by_name(node.name).outputs
-                if tensor.name in used
-            ]
-    if not found:
-        return []
-    placeholders = [n.name for n in frozen.node if n.op.startswith("Placeholder")]
-    return [*found, *(TensorOption(f"{name}:0", None) for name in placeholders)]

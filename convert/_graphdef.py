@@ -4,44 +4,81 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from onnxgraft.convert._branches import resolve_branches
-from onnxgraft.convert._repairs import reach_with_zeros
-from onnxgraft.convert._tensorflow import tensorflow
-from onnxgraft.errors import InputError, ModelError, nearest
+from onnxgraft.convert._cutting import (
+    fits,
+    input_spec,
+    make_placeholders,
+    node_of,
+    output_spec,
+    reachable,
+    without_clashes,
+)
+from onnxgraft.convert._leftovers import (
+    PLACEHOLDER_OPS,
+    bake,
+    choose_values,
+    freeze_batchnorm,
+    training_notes,
+)
+from onnxgraft.convert._repairs import repair
+from onnxgraft.convert._tensorflow import import_graph, reason_of, tensorflow
+from onnxgraft.convert._weights import take_weights
+from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.model import Source
-from onnxgraft.runtime import TensorSpec
+from onnxgraft.runtime import Array, TensorSpec
 from onnxgraft.tensor_option import TensorOption, Value
-from onnxgraft.training import is_training_flag
 
 __all__ = [
+    "Cut",
     "FrozenGraph",
     "Public",
+    "import_checked",
     "loose_ends",
     "parse_graphdef",
     "prepare",
     "read_graphdef",
-    "training_flags",
     "variables",
 ]
 
 VARIABLE_OPS = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable"})
-PLACEHOLDER_OPS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
+# What feeds a training graph instead of a placeholder.
+QUEUES = re.compile(r"QueueDequeue.*|IteratorGetNext.*|.*Iterator.*GetNext.*")
 # What a graph may leave unconsumed without meaning it as an output.
 _NOT_OUTPUTS = re.compile(
     r"Const|NoOp|Switch|Shape|ShapeN|Size|Rank|BroadcastGradientArgs|Assert|Placeholder.*|Assign.*|Apply.*|Resource.*|Save.*|Restore.*|.*Summary.*|Print.*"
 )
+# What an assertion leaves behind.
+_ASSERTION = re.compile(r"(?:^|/)AssertGuard(?:_\d+)?/")
 # What has further outputs for training or for the runtime's own use.
 _ONE_OUTPUT = re.compile(r"FusedBatchNorm.*|Merge")
-_KEEP = re.compile(r"(?:^|[/_])keep_?prob(?:ability)?(?:_\d+)?(?:$|/)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a user asks of a graph.
+
+    Attributes:
+        inputs: Where to cut its beginning; none takes what is there.
+        outputs: Where to cut its end; none takes what is there.
+        values: Placeholders and constants to set.
+        freeze_batchnorm: Run batch normalizations that are in training mode with the statistics
+            that they store.
+    """
+
+    inputs: Sequence[TensorOption] = ()
+    outputs: Sequence[TensorOption] = ()
+    values: Mapping[str, Value] = field(default_factory=dict)
+    freeze_batchnorm: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,8 +95,9 @@ class FrozenGraph:
 
     Attributes:
         source: The file.
-        original: The GraphDef as read; it runs as the judge.
+        original: The GraphDef as read, without its weights; it runs as the judge.
         prepared: The same with flags baked in, selects resolved and dead branches gone.
+        weights: The large constants of both, by node.
         inputs: What is fed, by the model's own names.
         outputs: What is fetched, by the model's own names.
         fed: The tensors of ``inputs`` in ``original``.
@@ -72,6 +110,7 @@ class FrozenGraph:
     source: Source
     original: Any
     prepared: Any
+    weights: dict[str, Array]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     fed: tuple[str, ...]
@@ -108,89 +147,83 @@ def parse_graphdef(path: str | os.PathLike[str]) -> Any:
     return graph
 
 
-def read_graphdef(
-    path: str | os.PathLike[str],
-    inputs: Sequence[TensorOption] = (),
-    outputs: Sequence[TensorOption] = (),
-    values: Mapping[str, Value] | None = None,
-) -> FrozenGraph:
+def read_graphdef(path: str | os.PathLike[str], cut: Cut) -> FrozenGraph:
     """Read a frozen graph and prepare it for conversion.
 
     Raises:
         ModelError: The file can't be read, or its variables are not frozen.
         InputError: A tensor or a placeholder that was named is not in the graph.
     """
-    original = parse_graphdef(path)
-    left = variables(original)
-    if left:
-        raise ModelError(
-            f"{path}: {len(left)} variables are not frozen ({', '.join(left[:3])}"
-            f"{', ...' if len(left) > 3 else ''}); freeze the graph first "
-            "(tf.compat.v1.graph_util.convert_variables_to_constants)"
-        )
     source = Source(os.fspath(path), "tensorflow", sha256(path))
-    return prepare(source, original, inputs, outputs, values or {})
+    return prepare(source, parse_graphdef(path), cut)
 
 
-def prepare(
-    source: Source,
-    original: Any,
-    inputs: Sequence[TensorOption],
-    outputs: Sequence[TensorOption],
-    values: Mapping[str, Value],
-    public: Public | None = None,
-) -> FrozenGraph:
+def prepare(source: Source, original: Any, cut: Cut, public: Public | None = None) -> FrozenGraph:
     """Cut a frozen graph and bake in what inference does not feed.
 
     Args:
         source: The file.
         original: The frozen GraphDef.
-        inputs: Where to cut its beginning; none takes what is there.
-        outputs: Where to cut its end; none takes what is there.
-        values: Placeholders to set.
+        cut: What the user asks.
         public: The names that the model itself has for its inputs and outputs.
     """
     path, public = source.path, public or Public({}, {})
-    graph = _import(path, original)
-    ends = [_tensor(path, graph, option.name, public.outputs) for option in outputs]
+    _check_frozen(path, original)
+    notes: list[str] = []
+    original, weights = take_weights(original)
+    graph = import_checked(path, original)
+    ends = [_tensor(path, graph, option.name, public.outputs) for option in cut.outputs]
     if not ends:
         names = list(public.outputs.values())
         ends = [graph.get_tensor_by_name(n) for n in names] or loose_ends(original, graph)
     if not ends:
         raise ModelError(f"{path}: found no outputs; name them with --outputs")
-    notes: list[str] = []
-    fixed = _choose_values(path, original, values, notes)
-    prepared = _prepare(original, graph, fixed, [tensor.op.name for tensor in ends])
-    own = [n.name for n in prepared.node if "FusedBatchNorm" in n.op and n.attr["is_training"].b]
-    if own:
-        notes.append(
-            f"{len(own)} batch normalizations run in training mode and use the batch's own "
-            f"statistics, as they do in TensorFlow ({', '.join(own[:3])}"
-            f"{', ...' if len(own) > 3 else ''})"
-        )
-    starts = [
-        (_tensor(path, graph, option.name, public.inputs), option.shape) for option in inputs
-    ] or [(tensor, None) for tensor in _placeholders(prepared, graph, public)]
-    fed = [_spec(tensor, shape) for tensor, shape in starts]
-    _cut(prepared, fed)
-    prepared = _reachable(prepared, [tensor.op.name for tensor in ends])
-    places = [fed_node(spec.name, fed) for spec in fed]
-    for node in prepared.node:
-        if node.op in PLACEHOLDER_OPS and node.name not in places:
-            raise InputError(
-                f"{path}: the outputs need the placeholder {node.name!r} too; name it in --inputs, "
-                f"or give its value with --set {node.name}=..."
-            )
-    called_in = {tensor: name for name, tensor in public.inputs.items()}
+    named = [_tensor(path, graph, option.name, public.inputs) for option in cut.inputs]
+    if not public.outputs:
+        _check_twice("--outputs", ends)
+    _check_twice("--inputs", named)
+
+    prepared = tensorflow().compat.v1.GraphDef()
+    prepared.CopyFrom(original)
+    fed = [
+        input_spec(tensor, option.shape, notes)
+        for tensor, option in zip(named, cut.inputs, strict=True)
+    ]
+    places = make_placeholders(prepared, fed)
+    if not all(map(fits, named, fed)):  # TensorFlow feeds a recorded shape alone
+        original = tensorflow().compat.v1.GraphDef()
+        original.CopyFrom(prepared)
+    fixed = choose_values(path, prepared, cut.values, places, notes)
+    bake(prepared, fixed)
+    resolve_branches(prepared)
+    prepared = reachable(prepared, [tensor.op.name for tensor in ends])
+    if cut.freeze_batchnorm:
+        freeze_batchnorm(prepared, original, notes)
+    if not named:
+        fed = [input_spec(tensor, None, notes) for tensor in _fed(prepared, graph, public)]
+        places = make_placeholders(prepared, fed)
+        prepared = reachable(prepared, [tensor.op.name for tensor in ends])
+    notes += training_notes(prepared)
+    _check_types(path, prepared)
+    repair(prepared, import_checked(path, prepared), weights)
+    _check_inputs(path, prepared, fed, places)
+    judged = {node.name for node in original.node}
     called_out = {tensor: name for name, tensor in public.outputs.items()}
-    fetched = [_output_spec(tensor) for tensor in ends]
+    called_in = without_clashes(
+        {tensor: name for name, tensor in public.inputs.items()}, called_out, notes
+    )
+    fetched = [output_spec(tensor) for tensor in ends]
     return FrozenGraph(
         source,
         original,
         prepared,
+        weights,
         tuple(replace(spec, name=called_in.get(spec.name, spec.name)) for spec in fed),
         tuple(replace(spec, name=called_out.get(spec.name, spec.name)) for spec in fetched),
-        tuple(spec.name for spec in fed),
+        tuple(
+            f"{place}:0" if place in judged else spec.name
+            for spec, place in zip(fed, places, strict=True)
+        ),
         tuple(f"{place}:0" for place in places),
         tuple(spec.name for spec in fetched),
         fixed,
@@ -198,12 +231,70 @@ def prepare(
     )
 
 
-def _placeholders(prepared: Any, graph: Any, public: Public) -> list[Any]:
-    """Return the placeholders that are left, in the model's own order."""
-    left = {f"{node.name}:0" for node in prepared.node if node.op in PLACEHOLDER_OPS}
-    ordered = [tensor for tensor in public.inputs.values() if tensor in left]
-    others = [f"{n.name}:0" for n in prepared.node if f"{n.name}:0" in left - set(ordered)]
-    return [graph.get_tensor_by_name(name) for name in [*ordered, *others]]
+def _check_frozen(path: str, graph_def: Any) -> None:
+    left = variables(graph_def)
+    if left:
+        raise ModelError(
+            f"{path}: {len(left)} variables are not frozen ({', '.join(left[:3])}"
+            f"{', ...' if len(left) > 3 else ''}); freeze the graph first "
+            "(tf.compat.v1.graph_util.convert_variables_to_constants)"
+        )
+
+
+def _check_twice(option: str, tensors: Sequence[Any]) -> None:
+    for name, count in Counter(tensor.name for tensor in tensors).items():
+        if count > 1:
+            raise InputError(f"{option}: {name} is named twice")
+
+
+def _check_types(path: str, prepared: Any) -> None:
+    """Raise NotSupportedError for types that no engine has."""
+    tf = tensorflow()
+    for node in prepared.node:
+        for key in ("dtype", "T", "DstT", "Tparams"):
+            kind = node.attr[key].type if key in node.attr else 0
+            if kind in (tf.string.as_datatype_enum, tf.bfloat16.as_datatype_enum):
+                name = tf.as_dtype(kind).name
+                raise NotSupportedError(
+                    f"{path}: {node.name} ({node.op}) is of type {name}, which can't be converted; "
+                    "cut the graph with --inputs and --outputs so that it is left out"
+                    + (", or export it as float32" if name == "bfloat16" else "")
+                )
+
+
+def _check_inputs(path: str, prepared: Any, fed: Sequence[TensorSpec], places: list[str]) -> None:
+    """Raise InputError unless the placeholders that are left are those that are fed."""
+    if not fed:
+        raise InputError(f"{path}: the outputs need no input; name the inputs with --inputs")
+    left = [node.name for node in prepared.node if node.op in PLACEHOLDER_OPS]
+    for spec, place in zip(fed, places, strict=True):
+        if place not in left:
+            raise InputError(
+                f"{path}: no output needs {spec.name}, once training is left out; do not name it "
+                "in --inputs"
+            )
+    for name in left:
+        if name not in places:
+            raise InputError(
+                f"{path}: the outputs need the placeholder {name!r} too; name it in --inputs, "
+                f"or give its value with --set {name}=..."
+            )
+
+
+def _fed(prepared: Any, graph: Any, public: Public) -> list[Any]:
+    """Return what queues give and the placeholders that are left, in the model's own order."""
+    used = {name if ":" in name else f"{name}:0" for n in prepared.node for name in n.input}
+    queued = [
+        tensor
+        for node in prepared.node
+        if QUEUES.fullmatch(node.op)
+        for tensor in graph.get_operation_by_name(node.name).outputs
+        if tensor.name in used
+    ]
+    left = [f"{node.name}:0" for node in prepared.node if node.op in PLACEHOLDER_OPS]
+    first = [tensor for tensor in public.inputs.values() if tensor in left]
+    ordered = [*first, *(name for name in left if name not in first)]
+    return [*queued, *map(graph.get_tensor_by_name, ordered)]
 
 
 def variables(graph_def: Any) -> list[str]:
@@ -211,30 +302,13 @@ def variables(graph_def: Any) -> list[str]:
     return [node.name for node in graph_def.node if node.op in VARIABLE_OPS]
 
 
-def training_flags(graph_def: Any) -> list[str]:
-    """Return the names of the placeholders that switch between training and inference."""
-    return [
-        node.name
-        for node in graph_def.node
-        if node.op in PLACEHOLDER_OPS
-        and ((_is_bool(node) and is_training_flag(node.name)) or _KEEP.search(node.name))
-    ]
-
-
-def _is_bool(node: Any) -> bool:
-    return bool(node.attr["dtype"].type == tensorflow().bool.as_datatype_enum)
-
-
-def _import(path: str | os.PathLike[str], graph_def: Any) -> Any:
+def import_checked(path: str | os.PathLike[str], graph_def: Any) -> Any:
+    """Return the tf.Graph of a GraphDef, or raise ModelError saying why TensorFlow refuses it."""
     tf = tensorflow()
-    graph = tf.Graph()
     try:
-        with graph.as_default():
-            tf.import_graph_def(graph_def, name="")
+        return import_graph(graph_def)
     except (ValueError, KeyError, tf.errors.OpError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{path}: TensorFlow refuses the graph: {reason}") from error
-    return graph
+        raise ModelError(f"{path}: TensorFlow refuses the graph: {reason_of(error)}") from error
 
 
 def _tensor(path: str, graph: Any, wanted: str, public: Mapping[str, str]) -> Any:
@@ -249,128 +323,16 @@ def _tensor(path: str, graph: Any, wanted: str, public: Mapping[str, str]) -> An
 
 def loose_ends(graph_def: Any, graph: Any) -> list[Any]:
     """Return the outputs of the nodes that no other node consumes."""
-    used = {_node_of(name) for node in graph_def.node for name in node.input}
+    used = {node_of(name) for node in graph_def.node for name in node.input}
     ops = {node.name: node.op for node in graph_def.node}
     ends = []
     for node in graph_def.node:
-        source = ops.get(_node_of(node.input[0])) if node.input else None
+        source = ops.get(node_of(node.input[0])) if node.input else None
         # The pivots of a conditional are an Identity behind a Switch that nothing may hang on.
         pivot = node.op == "Identity" and source == "Switch"
-        if node.name in used or pivot or _NOT_OUTPUTS.fullmatch(node.op):
+        guard = _ASSERTION.search(node.name)
+        if node.name in used or pivot or guard or _NOT_OUTPUTS.fullmatch(node.op):
             continue
         outputs = graph.get_operation_by_name(node.name).outputs
         ends += outputs[:1] if _ONE_OUTPUT.fullmatch(node.op) else outputs
     return ends
-
-
-def _node_of(name: str) -> str:
-    return name.removeprefix("^").split(":")[0]
-
-
-def _choose_values(
-    path: str | os.PathLike[str],
-    graph_def: Any,
-    asked: Mapping[str, Value],
-    notes: list[str],
-) -> dict[str, Value]:
-    """Return the value of each placeholder that inference does not feed."""
-    placeholders = {node.name: node for node in graph_def.node if node.op in PLACEHOLDER_OPS}
-    for name in asked:
-        if name not in placeholders:
-            raise InputError(
-                f"{path}: --set {name}: no placeholder is called so; {nearest(name, placeholders)}"
-            )
-    chosen = dict(asked)
-    notes.extend(f"{name} was set to {value} as asked" for name, value in asked.items())
-    for name in training_flags(graph_def):
-        if name not in chosen:
-            chosen[name] = False if _is_bool(placeholders[name]) else 1.0
-            notes.append(f"{name} was frozen to {chosen[name]} for inference")
-    return chosen
-
-
-def _prepare(original: Any, graph: Any, values: Mapping[str, Value], ends: Sequence[str]) -> Any:
-    """Return a copy with ``values`` as constants and every branch that they decide resolved."""
-    tf = tensorflow()
-    prepared = tf.compat.v1.GraphDef()
-    prepared.CopyFrom(original)
-    for node in prepared.node:
-        if node.name in values:
-            dtype = tf.as_dtype(node.attr["dtype"].type)
-            constant = tf.make_tensor_proto(values[node.name], dtype, shape=())
-            node.op = "Const"
-            del node.input[:]
-            for key in [key for key in node.attr if key != "dtype"]:
-                del node.attr[key]
-            node.attr["value"].tensor.CopyFrom(constant)
-    resolve_branches(prepared, graph)
-    reach_with_zeros(prepared, graph)
-    return _reachable(prepared, ends)
-
-
-def _reachable(graph_def: Any, ends: Sequence[str]) -> Any:
-    tf = tensorflow()
-    nodes = {node.name: node for node in graph_def.node}
-    wanted, stack = set(), list(ends)
-    while stack:
-        name = stack.pop()
-        if name not in wanted and name in nodes:
-            wanted.add(name)
-            stack.extend(_node_of(source) for source in nodes[name].input)
-    kept = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
-    kept.node.extend(node for node in graph_def.node if node.name in wanted)
-    return kept
-
-
-def _cut(graph_def: Any, inputs: Sequence[TensorSpec]) -> None:
-    """Make a placeholder of each tensor that is fed; one of several outputs gets a node of its own.
-
-    The placeholder of a second output, ``queue:1``, is called ``queue__1``.
-    """
-    tf = tensorflow()
-    nodes = {node.name: node for node in graph_def.node}
-    for spec in inputs:
-        place = fed_node(spec.name, inputs)
-        node = nodes.get(place)
-        if node is None:
-            node = graph_def.node.add(name=place)
-            for other in graph_def.node:
-                for at, source in enumerate(other.input):
-                    if (source if ":" in source else f"{source}:0") == spec.name:
-                        other.input[at] = place
-        node.op = "Placeholder"
-        del node.input[:]
-        node.ClearField("attr")
-        node.attr["dtype"].type = tf.as_dtype(np.dtype(spec.dtype)).as_datatype_enum
-        shape = [dim if isinstance(dim, int) else None for dim in spec.shape]
-        node.attr["shape"].shape.CopyFrom(tf.TensorShape(shape).as_proto())
-
-
-def fed_node(tensor: str, inputs: Sequence[TensorSpec]) -> str:
-    """Return the name of the placeholder that `_cut` makes of a tensor."""
-    name, index = tensor.rsplit(":", 1)
-    several = sum(_node_of(other.name) == name for other in inputs) > 1
-    return name if index == "0" and not several else f"{name}__{index}"
-
-
-def _spec(tensor: Any, shape: Sequence[int] | None) -> TensorSpec:
-    """Return the tensor's spec; a free dimension is called N on axis 0, else by its place."""
-    if shape is None:
-        if tensor.shape.rank is None:
-            raise InputError(
-                f"the rank of {tensor.name} is not recorded; give its shape with --inputs "
-                f"{tensor.name}[...]"
-            )
-        shape = [-1 if dim is None else dim for dim in tensor.shape.as_list()]
-    dims: tuple[int | str, ...] = tuple(
-        dim if dim >= 0 else ("N" if axis == 0 else f"{tensor.op.name}.{axis}")
-        for axis, dim in enumerate(shape)
-    )
-    return TensorSpec(tensor.name, tensor.dtype.as_numpy_dtype.__name__, dims)
-
-
-def _output_spec(tensor: Any) -> TensorSpec:
-    """Return the spec of an output; where not even the rank is known its shape is ``...``."""
-    if tensor.shape.rank is None:
-        return TensorSpec(tensor.name, tensor.dtype.as_numpy_dtype.__name__, ("...",))
-    return _spec(tensor, None)

@@ -6,6 +6,7 @@ node is held against ONNX's own schemas before anything is returned.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import onnx
@@ -13,12 +14,13 @@ import onnx
 from onnxgraft.convert._graphdef import FrozenGraph
 from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._repairs import handlers
-from onnxgraft.convert._tensorflow import tensorflow
+from onnxgraft.convert._tensorflow import import_graph, reason_of, tensorflow
+from onnxgraft.convert._weights import put_into_onnx, stand_ins
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.model import Model, Origin
 from onnxgraft.optional import optional
 
-__all__ = ["check_operators", "lower"]
+__all__ = ["check_operators", "lower", "to_onnx", "unknown_operators"]
 
 _TO_NCHW = (0, 3, 1, 2)
 
@@ -29,36 +31,54 @@ def lower(frozen: FrozenGraph, opset: int) -> tuple[Model, list[str]]:
     Raises:
         NotSupportedError: It has operators that tf2onnx can't lower; they are named.
     """
-    proto = _tf2onnx(frozen, opset)
+    proto, standing = to_onnx(frozen, opset)
     check_operators(frozen.source.path, proto)
     _name_dimensions(proto, frozen)
     names = _map_names(proto, frozen)
+    for name in standing:
+        names.pop(f"{name}:0", None)
     for tensors, specs in ((frozen.places, frozen.inputs), (frozen.fetched, frozen.outputs)):
         for tensor, spec in zip(tensors, specs, strict=True):
             _rename(proto, tensor, spec.name, names)
-    return Model.from_onnx(proto, frozen.source, names), list(frozen.notes)
+    model = Model.from_onnx(proto, frozen.source, names)
+    put_into_onnx(model.graph, frozen.weights, standing)
+    return model, list(frozen.notes)
 
 
-def _tf2onnx(frozen: FrozenGraph, opset: int) -> onnx.ModelProto:
+def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]]:
+    """Return what tf2onnx makes of the graph, unchecked, and the weights that are inputs of it."""
     tf = tensorflow()
+    light, standing = stand_ins(frozen.prepared, frozen.weights)
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
     with quiet(), tf.Graph().as_default():
         try:
             proto, _ = tf2onnx.convert.from_graph_def(
-                frozen.prepared,
-                input_names=list(frozen.places),
+                light,
+                input_names=[*frozen.places, *(f"{name}:0" for name in standing)],
                 output_names=list(frozen.fetched),
                 opset=opset,
                 custom_op_handlers=handlers(),
             )
         except (tf.errors.OpError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ModelError(
-                f"{frozen.source.path}: tf2onnx can't convert the graph: {reason}"
+                f"{frozen.source.path}: tf2onnx can't convert {_suspects(light, str(error))}: "
+                f"{reason_of(error)}"
             ) from error
     assert isinstance(proto, onnx.ModelProto)
-    return proto
+    return proto, standing
+
+
+def _suspects(graph_def: Any, message: str) -> str:
+    """Return what a message is about: the nodes it names, or those tf2onnx has nothing for."""
+    from tf2onnx.handler import tf_op
+
+    known = {op for table in tf_op.get_opsets()[""] for op in table or ()}
+    quoted = {name.split(":")[0] for name in re.findall(r"'([^']+)'", message)}
+    named = [node for node in graph_def.node if node.name in quoted]
+    named = named or [node for node in graph_def.node if node.op not in known]
+    told = ", ".join(f"{node.op} ({node.name})" for node in named[:3])
+    return told or "the graph"
 
 
 def _rename(proto: onnx.ModelProto, old: str, new: str, names: dict[str, Origin]) -> None:
@@ -83,18 +103,24 @@ def _rename(proto: onnx.ModelProto, old: str, new: str, names: dict[str, Origin]
 
 def check_operators(path: str, proto: onnx.ModelProto) -> None:
     """Raise NotSupportedError unless every node is one of ONNX's operators."""
+    unknown = [f"{op} ({name})" for op, name in unknown_operators(proto)]
+    if unknown:
+        raise NotSupportedError(
+            f"{path}: no ONNX operators for {', '.join(unknown[:5])}"
+            f"{', ...' if len(unknown) > 5 else ''}; cut the graph before them with --outputs"
+        )
+
+
+def unknown_operators(proto: onnx.ModelProto) -> list[tuple[str, str]]:
+    """Return type and name of each node that is none of ONNX's operators."""
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     unknown = []
     for node in proto.graph.node:
         try:
             onnx.defs.get_schema(node.op_type, versions.get(node.domain, 0), node.domain)
         except onnx.defs.SchemaError:
-            unknown.append(f"{node.op_type} ({node.name})")
-    if unknown:
-        raise NotSupportedError(
-            f"{path}: no ONNX operators for {', '.join(unknown[:5])}"
-            f"{', ...' if len(unknown) > 5 else ''}; cut the graph before them with --outputs"
-        )
+            unknown.append((node.op_type, node.name))
+    return unknown
 
 
 def _name_dimensions(proto: onnx.ModelProto, frozen: FrozenGraph) -> None:
@@ -114,10 +140,7 @@ def _name_dimensions(proto: onnx.ModelProto, frozen: FrozenGraph) -> None:
 
 def _map_names(proto: onnx.ModelProto, frozen: FrozenGraph) -> dict[str, Origin]:
     """Map the tensors that kept TensorFlow's name; shapes tell which are NCHW by now."""
-    tf = tensorflow()
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.import_graph_def(frozen.original, name="")
+    graph = import_graph(frozen.original)
     inferred = onnx.shape_inference.infer_shapes(proto).graph
     names = {}
     for value in [*inferred.input, *inferred.output, *inferred.value_info]:

@@ -6,9 +6,11 @@ Expm1              tanh(x / 2) (e^x + 1), which does not cancel near 0
 Log1p              2 atanh(x / (2 + x)) for |x| < 1/2, log(1 + x) elsewhere; likewise
 Xlogy, Xdivy       0 where x is 0, whatever y is
 Xlog1py
+FloorDiv, FloorMod of whole numbers: tf2onnx rounds towards 0
+Rank               the size of the shape
 
 and, in the GraphDef, a transposed convolution whose output is larger than its kernels reach: zeros
-are added behind the kernel.
+are added behind the kernel; and batch normalizations in training mode as Keras writes them.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxgraft.convert._tensorflow import tensorflow
+from onnxgraft.runtime import Array
 
-__all__ = ["handlers", "reach_with_zeros"]
+__all__ = ["handlers", "repair"]
 
 Handler = Callable[[Any, Any, str, Any], None]
 
@@ -36,6 +40,9 @@ def handlers() -> dict[str, tuple[Handler, list[Any]]]:
         "Xlogy": lambda ctx, node, name, args: _replace(ctx, node, _guarded("Log", "Mul")),
         "Xlog1py": lambda ctx, node, name, args: _replace(ctx, node, _xlog1py),
         "TFL_GELU": _tfl_gelu,
+        "FloorDiv": _floor_div,
+        "FloorMod": _floor_mod,
+        "Rank": _rank,
         "Xdivy": lambda ctx, node, name, args: _replace(ctx, node, _guarded("", "Div")),
     }
     return {op: (handler, []) for op, handler in table.items()}
@@ -56,8 +63,15 @@ class _Writer:
         self.scope = node.name
         self.dtype = ctx.get_dtype(node.input[0])
 
-    def op(self, kind: str, *inputs: str) -> str:
-        made = self.ctx.make_node(kind, list(inputs), op_name_scope=self.scope)
+    @property
+    def whole(self) -> bool:
+        """Whether the numbers are whole."""
+        from onnx.helper import tensor_dtype_to_np_dtype
+
+        return bool(tensor_dtype_to_np_dtype(self.dtype).kind in "iu")
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        made = self.ctx.make_node(kind, list(inputs), attr=attributes, op_name_scope=self.scope)
         return str(made.output[0])
 
     def const(self, value: float) -> str:
@@ -85,6 +99,37 @@ def _expm1(ctx: Any, node: Any, name: str, args: Any) -> None:
     def formula(w: _Writer, x: Sequence[str]) -> str:
         half = w.op("Tanh", w.op("Mul", x[0], w.const(0.5)))
         return w.op("Mul", half, w.op("Add", w.op("Exp", x[0]), w.const(1)))
+
+    _replace(ctx, node, formula)
+
+
+def _floor_div(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Write floor(a / b); whole numbers, which ONNX divides towards 0, as (a - a mod b) / b."""
+
+    def formula(w: _Writer, x: Sequence[str]) -> str:
+        if w.whole:
+            return w.op("Div", w.op("Sub", x[0], w.op("Mod", x[0], x[1])), x[1])
+        return w.op("Floor", w.op("Div", x[0], x[1]))
+
+    _replace(ctx, node, formula)
+
+
+def _floor_mod(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Write a - b floor(a / b); of whole numbers that is ONNX's Mod, with the sign of b."""
+
+    def formula(w: _Writer, x: Sequence[str]) -> str:
+        if w.whole:
+            return w.op("Mod", x[0], x[1])
+        return w.op("Sub", x[0], w.op("Mul", x[1], w.op("Floor", w.op("Div", x[0], x[1]))))
+
+    _replace(ctx, node, formula)
+
+
+def _rank(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Write the number of dimensions: the size of the shape."""
+
+    def formula(w: _Writer, x: Sequence[str]) -> str:
+        return w.op("Cast", w.op("Size", w.op("Shape", x[0])), to=TensorProto.INT32)
 
     _replace(ctx, node, formula)
 
@@ -127,15 +172,39 @@ def _xlog1py(w: _Writer, x: Sequence[str]) -> str:
     return w.op("Where", w.op("Equal", x[0], w.const(0)), w.const(0), value)
 
 
-# Transposed convolution -----------------------------------------------------------------------
+# In the GraphDef ------------------------------------------------------------------------------
 
 
-def reach_with_zeros(graph_def: Any, graph: Any) -> None:
+def repair(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
+    """Repair in place what a handler would see too late.
+
+    Args:
+        graph_def: Is changed.
+        graph: The same, imported, for static shapes.
+        weights: The constants that are empty in it.
+    """
+    for node in graph_def.node:
+        if node.op == "Rank":
+            rank = graph.get_operation_by_name(node.name).inputs[0].shape.rank
+            if rank is not None:
+                node.op = "Const"
+                node.ClearField("attr")
+                del node.input[:]
+                value = tensorflow().make_tensor_proto(rank, "int32")
+                node.attr["dtype"].type = value.dtype
+                node.attr["value"].tensor.CopyFrom(value)
+        # It weighs the statistics that training would keep; with it tf2onnx takes the node for one
+        # of inference.
+        if node.op.startswith("FusedBatchNorm") and "exponential_avg_factor" in node.attr:
+            node.attr["exponential_avg_factor"].f = 1.0
+    _reach_with_zeros(graph_def, graph, weights)
+
+
+def _reach_with_zeros(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
     """Add zeros behind the kernels of transposed convolutions that do not reach their output.
 
     TensorFlow lets the output be larger than stride (in - 1) + kernel, as it is where the kernel is
-    smaller than the stride; ONNX would want a negative pad for that. Changes ``graph_def`` in
-    place; ``graph`` is the same, imported, for static shapes.
+    smaller than the stride; ONNX would want a negative pad for that.
     """
     tf = tensorflow()
     nodes = {node.name: node for node in graph_def.node}
@@ -147,7 +216,9 @@ def reach_with_zeros(graph_def: Any, graph: Any) -> None:
             filters = nodes.get(filters.input[0].split(":")[0])
         if filters is None or filters.op != "Const":
             continue
-        kernel = tf.make_ndarray(filters.attr["value"].tensor)
+        kernel = weights.get(filters.name)
+        if kernel is None:
+            kernel = tf.make_ndarray(filters.attr["value"].tensor)
         missing = _missing(node, graph, kernel.shape[:2])
         if not any(missing):
             continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +13,17 @@ import numpy as np
 from onnxgraft.convert._quiet import quiet
 from onnxgraft.errors import ModelError
 from onnxgraft.optional import optional
-from onnxgraft.runtime import Feeds, Outputs, Resource, check_feeds
+from onnxgraft.runtime import Array, Feeds, Outputs, Resource, check_feeds
 
 if TYPE_CHECKING:
     from onnxgraft.convert._graphdef import FrozenGraph
 
-__all__ = ["TensorFlow", "tensorflow"]
+__all__ = ["TensorFlow", "import_graph", "reason_of", "tensorflow"]
+
+# Lines of its messages that lead up to the one that counts.
+_SCENERY = re.compile(
+    r"Graph execution error|Detected at node|Node: |\[\[|File \"|.*errors? found\.|\(\d+\) .*: $"
+)
 
 
 def tensorflow() -> Any:
@@ -29,16 +36,37 @@ def tensorflow() -> Any:
     return tf
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the line of an error of TensorFlow's that says what is wrong."""
+    lines = [line.strip() for line in str(getattr(error, "message", error)).splitlines()]
+    told = [line for line in lines if line and not _SCENERY.match(line)]
+    return (told or [type(error).__name__])[0]
+
+
+def import_graph(graph_def: Any) -> Any:
+    """Return the tf.Graph of a GraphDef; its tensors have static shapes."""
+    tf = tensorflow()
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(graph_def, name="")
+    return graph
+
+
 class TensorFlow(Resource):
     """A frozen graph in a TensorFlow session: the judge of everything made from it.
 
     The graph runs as it was read, grappler off, with the frozen placeholders fed.
+
+    Args:
+        frozen: The graph.
+        frugal: Feed the weights instead of keeping several copies of them, at the cost of speed.
     """
 
     name = "tensorflow"
 
-    def __init__(self, frozen: FrozenGraph) -> None:
-        """Import the graph and open a session."""
+    def __init__(self, frozen: FrozenGraph, *, frugal: bool = False) -> None:
+        from onnxgraft.convert._weights import put_back
+
         tf = tensorflow()
         from tensorflow.core.protobuf import rewriter_config_pb2
 
@@ -49,10 +77,14 @@ class TensorFlow(Resource):
         )
         self.inputs = frozen.inputs
         self.outputs = frozen.outputs
-        graph = tf.Graph()
+        held = frozen.weights if frugal else {}
+        full = frozen.original if frugal else put_back(frozen.original, frozen.weights)
+        graph = import_graph(full)
+        del full
+        fixed: dict[str, Any] = {**held, **frozen.values}
+        self._fixed = {f"{name}:0": value for name, value in fixed.items()}
         with graph.as_default():
-            tf.import_graph_def(frozen.original, name="")
-        self._fixed = {f"{name}:0": value for name, value in frozen.values.items()}
+            self._nothing = tf.no_op()
         with quiet():
             self._session: Any = tf.compat.v1.Session(graph=graph, config=config)
         self._feeds = dict(zip((s.name for s in frozen.inputs), frozen.fed, strict=True))
@@ -61,15 +93,34 @@ class TensorFlow(Resource):
 
     def infer(self, feeds: Feeds) -> Outputs:
         """Return the outputs, by name, for ``feeds``, by name."""
-        checked = check_feeds(self.name, self.inputs, feeds)
+        values = self._run(self._fetches, feeds)
+        return dict(zip((spec.name for spec in self.outputs), values, strict=True))
+
+    def probe(self, tensors: Sequence[str], feeds: Feeds) -> Outputs:
+        """Return those of ``tensors`` that the graph has, by name."""
+        known = [name for name in tensors if self._has(name)]
+        return dict(zip(known, self._run(known, feeds), strict=True))
+
+    def _has(self, tensor: str) -> bool:
         try:
-            fed = {self._feeds[name]: value for name, value in checked.items()}
-            values = self._session.run(self._fetches, {**fed, **self._fixed})
+            return bool(
+                self._session.graph.is_fetchable(self._session.graph.get_tensor_by_name(tensor))
+            )
+        except (KeyError, ValueError):
+            return False
+
+    def _run(self, tensors: Sequence[str], feeds: Feeds) -> list[Array]:
+        checked = check_feeds(self.name, self.inputs, feeds)
+        fed = {self._feeds[name]: value for name, value in checked.items()}
+        try:
+            values = self._session.run(list(tensors), {**fed, **self._fixed})
         except self._error as error:
-            raise ModelError(f"TensorFlow can't run the graph: {error.message}") from error
-        names = [spec.name for spec in self.outputs]
-        return dict(zip(names, map(np.asarray, values), strict=True))
+            raise ModelError(f"TensorFlow can't run the graph: {reason_of(error)}") from error
+        return list(map(np.asarray, values))
 
     def close(self) -> None:
         """Close the session."""
+        # TensorFlow holds what a run was fed until the next one begins.
+        self._session.run(self._nothing)
         self._session.close()
+        self._fixed = {}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxgraft.errors import InputError, ModelError
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.optional import optional
 from onnxgraft.runtime import Feeds, Outputs, Resource, TensorSpec, check_feeds
 
@@ -35,6 +35,7 @@ class OnnxRuntime(Resource):
 
     Raises:
         ModelError: onnxruntime refuses the model.
+        NotSupportedError: It has no kernel for an operator of these types.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class OnnxRuntime(Resource):
             )
         except Exception as error:  # its exceptions have no common base
             reason = str(error).strip().splitlines()[0]
+            if "NOT_IMPLEMENTED" in reason:
+                raise NotSupportedError(f"onnxruntime can't run the graph: {reason}") from error
             raise ModelError(f"{name}: onnxruntime refuses the graph: {reason}") from error
         self.name = name
         self.inputs = tuple(_spec(entry) for entry in self._session.get_inputs())
@@ -96,26 +99,29 @@ def _spec(entry: Any) -> TensorSpec:
 
 
 def exposing(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """Return a copy of ``model`` whose only outputs are ``tensors`` (float32)."""
+    """Return a copy of ``model`` whose only outputs are ``tensors``; onnxruntime infers types."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
     del exposed.graph.output[:]
-    exposed.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors
-    )
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
     return exposed
 
 
-def random_feeds(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[str, Any]:
-    """Return seeded normal feeds; a free first dimension becomes ``batch``, any other 8.
+def random_feeds(
+    specs: Sequence[TensorSpec], batch: int, seed: int = 0, *, size: int = 8
+) -> dict[str, Any]:
+    """Return seeded normal feeds.
 
-    Integers are drawn from 0 to 9, booleans are False.
+    A free first dimension becomes ``batch``, any other ``size`` where there are four or more
+    dimensions, as images have, and 8 where there are fewer, as sequences have. Integers are drawn
+    from 0 to 9, booleans are False.
     """
     rng = np.random.default_rng(seed)
     feeds: dict[str, Any] = {}
     for spec in specs:
+        other = size if len(spec.shape) > 3 else 8
         shape = [
-            dim if isinstance(dim, int) else (batch if axis == 0 else 8)
+            dim if isinstance(dim, int) else (batch if axis == 0 else other)
             for axis, dim in enumerate(spec.shape)
         ]
         try:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError, nearest
 
-__all__ = ["Array", "Engine", "Feeds", "Outputs", "Resource", "TensorSpec", "check_feeds"]
+__all__ = [
+    "Array", "Engine", "Feeds", "Outputs", "Probing", "Resource", "TensorSpec", "check_feeds",
+]  # fmt: skip
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -67,6 +69,14 @@ class Engine(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class Probing(Engine, Protocol):
+    """An engine that can be asked for the tensors inside it."""
+
+    def probe(self, tensors: Sequence[str], feeds: Feeds) -> Outputs:
+        """Return those of ``tensors`` that it has, by name, for ``feeds``."""
 
 
 class Resource:

@@ -726,9 +726,15 @@ def test_inspect_tells_what_a_graph_holds(pb: Callable[..., Path]) -> None:
     found = convert.inspect(path := pb(build))
     assert found.path == str(path)
     assert found.framework == "tensorflow"
-    assert found.inputs == ["image:0 (?, 8, 6, 3) float32"]
-    assert found.outputs == ["y:0 (?, 8, 6, 4) float32"]
-    assert found.training == ["is_training", "keep_prob"]
+    assert found.inputs == ["image:0 (N, 8, 6, 3) float32"]
+    assert found.outputs == ["y:0 (N, 8, 6, 4) float32"]
+    assert found.training == [
+        "is_training: a placeholder, False at inference",
+        "keep_prob: a placeholder, 1.0 at inference",
+    ]
+    assert found.dynamic == ["image:0: its batch is free"]
+    assert found.layout == ["NHWC: 2 operators"]
+    assert found.unsupported == []
     assert found.variables == []
     assert found.operators["Select"] == 2
     assert found.operators["Conv2D"] == 1
@@ -757,7 +763,7 @@ def test_common_names_of_a_flag_are_known(pb: Callable[..., Path], name: str) ->
         tf = tensorflow()
         tf.compat.v1.placeholder(tf.bool, [], name)
 
-    assert convert.inspect(pb(build)).training == [name]
+    assert convert.inspect(pb(build)).training == [f"{name}: a placeholder, False at inference"]
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def bench(
     from onnxgraft.validate import render
 
     rows = pipeline.bench(
-        pipeline.bench_targets(engines, against, weights),
+        pipeline.bench_targets(engines, against, weights=weights),
         batches=numbers(batch),
         rounds=rounds,
         runs=runs,

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from onnxgraft.cli._app import Json, Outcome, say, subcommand
 from onnxgraft.cli._options import (
+    FreezeBatchnorm,
     Inputs,
     Layout,
     ModelFile,
@@ -40,7 +41,7 @@ def inspect(
     """Print what a model file holds: inputs, outputs, operators, training leftovers."""
     from onnxgraft import convert
 
-    found = convert.inspect(model, weights, signature=signature, trust=trust)
+    found = convert.inspect(model, weights=weights, signature=signature, trust=trust)
 
     def text(console: Console) -> None:
         say(console, f"{found.path}: {found.framework}, {found.parameters:,} parameters")
@@ -48,7 +49,10 @@ def inspect(
             ("inputs", found.inputs),
             ("outputs", found.outputs),
             ("variables left", found.variables),
-            ("training flags", found.training),
+            ("left of training", found.training),
+            ("dynamic shapes", found.dynamic),
+            ("layout", found.layout),
+            ("operators in the way", found.unsupported),
             ("layers", found.layers),
             ("notes", found.notes),
         ):
@@ -74,6 +78,7 @@ def convert(
     io_layout: Annotated[Layout, typer.Option(help="Of 4-D inputs and outputs.")] = Layout.keep,
     opset: Annotated[int, typer.Option(help="Of the ONNX graph.")] = 17,
     signature: Signature = None,
+    freeze_batchnorm: FreezeBatchnorm = False,
     trust: Trust = False,
     raw: Annotated[bool, typer.Option("--raw", help="Stop before the clean-up.")] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare.")] = False,
@@ -85,8 +90,8 @@ def convert(
     check_place(out)
     done = pipeline.convert(
         model, weights=weights, inputs=inputs, outputs=outputs, values=values, opset=opset,
-        io_layout=io_layout.value, signature=signature, trust=trust, raw=raw,
-        verify=not no_verify, out=out,
+        io_layout=io_layout.value, signature=signature, freeze_batchnorm=freeze_batchnorm,
+        trust=trust, raw=raw, verify=not no_verify, out=out,
     )  # fmt: skip
     nodes = len(done.model.graph.nodes)
 
@@ -95,7 +100,12 @@ def convert(
             say(console, f"note: {note}")
         before = "" if done.surgery is None else f", {sum(done.surgery.before.values())} before"
         say(console, f"{out}: {nodes} nodes{before}")
+        for kind, specs in (("input", done.model.inputs), ("output", done.model.outputs)):
+            for spec in specs:
+                say(console, f"  {kind} {spec}")
         print_verdicts(console, done.verdicts)
+        if done.parting is not None:
+            say(console, f"{done.parting}")
 
     data = {
         "out": str(out),
@@ -106,6 +116,7 @@ def convert(
         "notes": done.notes,
         "verified": not no_verify,
         "verdicts": [asdict(verdict) for verdict in done.verdicts],
+        "parting": None if done.parting is None else asdict(done.parting),
     }
     return Outcome(data, text, done.passed)
 

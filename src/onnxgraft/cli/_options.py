@@ -14,6 +14,7 @@ from onnxgraft.errors import InputError, NotSupportedError
 
 __all__ = [
     "Data",
+    "FreezeBatchnorm",
     "Images",
     "Inputs",
     "Layout",
@@ -80,9 +81,13 @@ Weights = Annotated[Path | None, typer.Option(help="A Caffe network's weights.")
 Inputs = Annotated[str | None, typer.Option(help="Where to cut the beginning: a:0,b:0[1,8,8,3].")]
 Outputs = Annotated[str | None, typer.Option(help="Where to cut the end: c:0,d:0.")]
 Values = Annotated[
-    list[str], typer.Option("--set", metavar="NAME=VALUE", help="Set a placeholder.")
+    list[str], typer.Option("--set", metavar="NAME=VALUE", help="Set a placeholder or a constant.")
 ]
 Signature = Annotated[str | None, typer.Option(help="Of a SavedModel.")]
+FreezeBatchnorm = Annotated[
+    bool,
+    typer.Option("--freeze-batchnorm", help="Let batch norms in training mode use stored values."),
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a Keras file that brings code.")]
 Data = Annotated[str, typer.Option(help="A folder of images, a list file or an .npz.")]
 PreprocessFile = Annotated[

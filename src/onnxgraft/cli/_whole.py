@@ -11,6 +11,7 @@ from rich.console import Console
 from onnxgraft.cli._app import Json, Outcome, say, subcommand
 from onnxgraft.cli._options import (
     Data,
+    FreezeBatchnorm,
     Images,
     Inputs,
     ModelFile,
@@ -41,6 +42,7 @@ def validate(
     outputs: Outputs = None,
     values: Values = [],  # noqa: B006  (typer copies it)
     signature: Signature = None,
+    freeze_batchnorm: FreezeBatchnorm = False,
     trust: Trust = False,
     metric: Annotated[str | None, typer.Option(help="top1 or miou.")] = None,
     classes: Annotated[str, typer.Option(help="Of miou: camvid or cityscapes.")] = "camvid",
@@ -61,8 +63,8 @@ def validate(
     found = pipeline.validate(
         original, candidate, data, weights=weights,
         preprocess=preprocess_of(preprocess), inputs=inputs, outputs=outputs, values=values,
-        signature=signature, trust=trust, metric=metric, classes=classes,
-        metric_output=metric_output, drop=drop, images=images,
+        signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust,
+        metric=metric, classes=classes, metric_output=metric_output, drop=drop, images=images,
     )  # fmt: skip
     if report is not None:
         pipeline.write_report(found, report)

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, Unpack
 
 import numpy as np
 
+from onnxgraft.convert import Opening
 from onnxgraft.engine.passport import passport_path
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
@@ -31,21 +32,13 @@ class BenchTarget:
         kind: ``original`` runs in its framework, ``engine`` is built, ``onnx`` runs in
             onnxruntime.
         path: Of the file.
-        weights: Of an original that is a Caffe network.
-        inputs: Of an original: where it is cut.
-        outputs: Likewise.
-        values: Of an original: placeholders that are set.
-        signature: Of an original that is a SavedModel.
+        how: An original is opened.
     """
 
     name: str
     kind: Literal["original", "engine", "onnx"]
     path: str
-    weights: str | None = None
-    inputs: str | None = None
-    outputs: str | None = None
-    values: tuple[str, ...] = ()
-    signature: str | None = None
+    how: Opening = field(default_factory=Opening)
 
 
 class _Worker:
@@ -77,7 +70,7 @@ class _Worker:
     def _ask(self, message: dict[str, object]) -> dict[str, list[float]]:
         stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
         try:
-            stdin.write(json.dumps(message) + "\n")
+            stdin.write(json.dumps(message, default=os.fspath) + "\n")
             stdin.flush()
             line = stdout.readline()
         except BrokenPipeError:
@@ -97,13 +90,12 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 def bench_targets(
     engines: Sequence[str | os.PathLike[str]],
     against: str | os.PathLike[str] | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    **how: Unpack[Opening],
 ) -> list[BenchTarget]:
-    """Return what to time for a list of files, the original and its weights first."""
+    """Return what to time for a list of files, the original ``against`` first."""
     targets = [BenchTarget(Path(path).name, _kind(path), os.fspath(path)) for path in engines]
     if against is not None:
-        heavy = None if weights is None else os.fspath(weights)
-        original = BenchTarget(Path(against).name, "original", os.fspath(against), heavy)
+        original = BenchTarget(Path(against).name, "original", os.fspath(against), how)
         targets.insert(0, original)
     return targets
 

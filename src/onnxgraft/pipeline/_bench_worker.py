@@ -29,13 +29,7 @@ def main() -> None:
         try:
             if engine is None:
                 engine = open_engine(
-                    message["path"],
-                    original=message["kind"] == "original",
-                    weights=message["weights"],
-                    inputs=message["inputs"],
-                    outputs=message["outputs"],
-                    values=tuple(message["values"]),
-                    signature=message["signature"],
+                    message["path"], original=message["kind"] == "original", **message["how"]
                 )
                 feeds = random_feeds(engine.inputs, message["batch"])
                 for _ in range(_WARM_UP):

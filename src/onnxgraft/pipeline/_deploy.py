@@ -81,10 +81,7 @@ class _Deployment:
     def run(self) -> Report:
         recipe, report = self.recipe, self.report
         with status(f"loading {recipe.model}"):
-            judge, notes = open_judge(
-                recipe.model, weights=recipe.weights, inputs=recipe.inputs,
-                outputs=recipe.outputs, values=recipe.set, signature=recipe.signature,
-            )  # fmt: skip
+            judge, notes = open_judge(recipe.model, **recipe.how)
         self.original = self.stack.enter_context(judge)
         self.stands_in = bool(notes)
         report.notes += notes
@@ -97,12 +94,10 @@ class _Deployment:
         start = time.perf_counter()
         with status("converting"):
             lowered, notes = convert.load(
-                recipe.model, weights=recipe.weights, inputs=recipe.inputs, outputs=recipe.outputs,
-                values=recipe.set, opset=recipe.opset, io_layout=recipe.io_layout,
-                signature=recipe.signature,
-            )  # fmt: skip
+                recipe.model, opset=recipe.opset, io_layout=recipe.io_layout, **recipe.how
+            )
         report.notes += notes
-        found = convert.inspect(recipe.model, recipe.weights, signature=recipe.signature)
+        found = convert.inspect(recipe.model, **recipe.how)
         nodes = sum(found.operators.values())
         self._graph_stage("converted", nodes, lowered, FLOAT_TOLERANCE, start)
 
@@ -210,10 +205,7 @@ class _Deployment:
 
     def _latency(self) -> list[LatencyRow]:
         recipe = self.recipe
-        original = BenchTarget(
-            self.original.name, "original", recipe.model, recipe.weights, recipe.inputs,
-            recipe.outputs, tuple(recipe.set), recipe.signature,
-        )  # fmt: skip
+        original = BenchTarget(self.original.name, "original", recipe.model, recipe.how)
         clean = BenchTarget("onnxruntime fp32", "onnx", os.fspath(self.work / "model.onnx"))
         targets = [clean] if self.stands_in else [original, clean]
         loaded = {row.name for row in self.report.candidates}

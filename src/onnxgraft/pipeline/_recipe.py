@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from onnxgraft.convert import IoLayout
+from onnxgraft.convert import IoLayout, Opening
 from onnxgraft.engine import Target
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
@@ -91,6 +91,7 @@ class Recipe(_Section):
     outputs: str | None = None
     set: tuple[str, ...] = ()
     signature: str | None = None
+    freeze_batchnorm: bool = False
     opset: int = 17
     io_layout: IoLayout = "keep"
     targets: tuple[Target, ...] = ("openvino", "onnxruntime")
@@ -99,6 +100,18 @@ class Recipe(_Section):
     calibrate: CalibrateSection
     validation: ValidateSection = Field(alias="validate")
     bench: BenchSection = Field(default_factory=BenchSection)
+
+    @property
+    def how(self) -> Opening:
+        """How the model is opened."""
+        return Opening(
+            weights=self.weights,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            values=self.set,
+            signature=self.signature,
+            freeze_batchnorm=self.freeze_batchnorm,
+        )
 
 
 def read_recipe(path: str | os.PathLike[str], *, images: int | None = None) -> Recipe:

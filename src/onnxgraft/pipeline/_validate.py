@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 from onnxgraft import convert, engine
 from onnxgraft.compare import FLOAT_TOLERANCE
@@ -22,48 +22,25 @@ __all__ = ["open_engine", "open_judge", "validate", "write_report"]
 
 
 def open_engine(
-    path: str | os.PathLike[str],
-    *,
-    original: bool = False,
-    weights: str | os.PathLike[str] | None = None,
-    inputs: str | None = None,
-    outputs: str | None = None,
-    values: Sequence[str] = (),
-    signature: str | None = None,
-    trust: bool = False,
+    path: str | os.PathLike[str], *, original: bool = False, **how: Unpack[convert.Opening]
 ) -> Engine:
     """Return what ``path`` is, ready to infer: a built engine, an ONNX file or an original.
 
     Args:
         path: A file with a passport beside it is an engine.
         original: Take it for an original even so.
-        weights: Of a Caffe network.
-        inputs: Of an original: where to cut its beginning.
-        outputs: Of an original: where to cut its end.
-        values: Of an original: placeholders to set.
-        signature: Of an original that is a SavedModel.
-        trust: Load a Keras file that brings code of its own.
+        how: Of an original, see `convert.Opening`.
     """
     file = Path(path)
     if not original and passport_path(file).is_file():
         return engine.load(file)
     if not original and file.suffix == ".onnx":
         return OnnxRuntime(Model.load(file).to_onnx(), name=file.name)
-    return convert.original(
-        path, weights=weights, inputs=inputs, outputs=outputs, values=values,
-        signature=signature, trust=trust,
-    )  # fmt: skip
+    return convert.original(path, **how)
 
 
 def open_judge(
-    path: str | os.PathLike[str],
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    inputs: str | None = None,
-    outputs: str | None = None,
-    values: Sequence[str] = (),
-    signature: str | None = None,
-    trust: bool = False,
+    path: str | os.PathLike[str], **how: Unpack[convert.Opening]
 ) -> tuple[Engine, list[str]]:
     """Return the original running in its framework, or what stands in for it, and a note if so.
 
@@ -71,15 +48,9 @@ def open_judge(
     converted, before any clean-up, is the judge in onnxruntime.
     """
     try:
-        return convert.original(
-            path, weights=weights, inputs=inputs, outputs=outputs, values=values,
-            signature=signature, trust=trust,
-        ), []  # fmt: skip
+        return convert.original(path, **how), []
     except NotSupportedError as error:
-        model, _ = convert.load(
-            path, weights=weights, inputs=inputs, outputs=outputs, values=values,
-            signature=signature, trust=trust,
-        )  # fmt: skip
+        model, _ = convert.load(path, **how)
         judge = OnnxRuntime(model.to_onnx(), name="converted graph")
         return judge, [f"the converted graph stands in for the original: {error}"]
 
@@ -89,19 +60,14 @@ def validate(
     candidate: str | os.PathLike[str],
     data: str | os.PathLike[str],
     *,
-    weights: str | os.PathLike[str] | None = None,
     preprocess: Preprocess | None = None,
-    inputs: str | None = None,
-    outputs: str | None = None,
-    values: Sequence[str] = (),
-    signature: str | None = None,
-    trust: bool = False,
     metric: str | None = None,
     classes: str = "camvid",
     metric_output: str | None = None,
     drop: float = 1.0,
     tolerance: float = FLOAT_TOLERANCE,
     images: int | None = None,
+    **how: Unpack[convert.Opening],
 ) -> Report:
     """Compare ``candidate`` with ``original`` on ``data``.
 
@@ -109,25 +75,17 @@ def validate(
         original: The judge: a model in its own framework.
         candidate: An ONNX file, a built engine or another original.
         data: A folder, a list file or an ``.npz``.
-        weights: Of an original that is a Caffe network.
         preprocess: The recipe for images.
-        inputs: Where the original is cut.
-        outputs: Likewise.
-        values: Placeholders of the original to set.
-        signature: Of an original that is a SavedModel.
-        trust: Load a Keras file that brings code of its own.
         metric: ``top1`` or ``miou``; None compares outputs alone.
         classes: Of ``miou``: ``camvid`` or ``cityscapes``.
         metric_output: The output that the metric looks at; None takes the first.
         drop: Points that an INT8 candidate may lose.
         tolerance: For float candidates, as a fraction of an output's range.
         images: How many samples; None takes all.
+        how: Of the original, see `convert.Opening`.
     """
     make = None if metric is None else lambda: make_metric(metric, classes)
-    judge, notes = open_judge(
-        original, weights=weights, inputs=inputs, outputs=outputs, values=values,
-        signature=signature, trust=trust,
-    )  # fmt: skip
+    judge, notes = open_judge(original, **how)
     with judge, open_engine(candidate) as other:
         mine, theirs = ([spec.name for spec in side.outputs] for side in (judge, other))
         if len(mine) == len(theirs) == 1 and mine != theirs:
