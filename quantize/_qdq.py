@@ -10,7 +10,6 @@ first widened to hold 0, then scale = (high - low) / 255 and zero point = round(
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -88,9 +87,9 @@ def quantize(
         )
     if ranges.model != fingerprint(model):
         raise InputError(
-            f"{model.file}: the ranges were measured on another graph; calibrate again"
+            f"{ranges.file}: was measured on another graph than {model.file}; calibrate again"
         )
-    known = _merged(ranges, set_range or {}, model)
+    known = ranges.with_overrides(set_range or {}, "--set-range").tensors
     quantized = model.copy()
     graph = quantized.graph
     report = QuantizeReport(target)
@@ -121,22 +120,6 @@ def _is_zero(value: Range) -> bool:
 def _range(known: Mapping[str, Range], tensor: gs.Tensor) -> Range | None:
     """Return the range of a tensor, or of the one whose values it passes on."""
     return known.get(tensor.name, known.get(origin(tensor).name))
-
-
-def _merged(
-    ranges: Ranges, by_hand: Mapping[str, tuple[float, float]], model: Model
-) -> dict[str, Range]:
-    merged = dict(ranges.tensors)
-    for name, (low, high) in by_hand.items():
-        if name not in merged:
-            raise InputError(
-                f"--set-range {name}: no such tensor was calibrated; {nearest(name, merged)}"
-            )
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise InputError(f"--set-range {name}: [{low}, {high}] is no range")
-        seen = merged[name]
-        merged[name] = Range(low, high, seen.minimum, seen.maximum, "by hand")
-    return merged
 
 
 def _choose(

@@ -127,10 +127,6 @@ def test_a_wrong_recipe_names_the_field(tmp_path: Path, cli: Cli) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["calibrate", "--data", "images", "-o", "r.json", "--workers", "2"],
-        ["calibrate", "--data", "images", "-o", "r.json", "--ray", "auto"],
-        ["calibrate", "--data", "images", "-o", "r.json", "--cache-out", "c"],
-        ["quantize", "--cache", "c", "--target", "tensorrt", "-o", "q.onnx"],
         ["quantize", "--ranges", "r", "--budget", "top1=1", "--target", "tensorrt", "-o", "q.onnx"],
         ["build", "--target", "openvino", "--precision", "fp16", "-o", "e"],
     ],

@@ -69,20 +69,22 @@ def _count_with_opencv(values: NDArray[np.float32], counts: Counts) -> None:
 def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
     """Return the loops over single values and over pairs, or None without numba."""
     try:
-        from numba import njit
+        import numba
     except ImportError:
         return None
+    return (
+        numba.njit("void(uint32[::1], int64[::1])", nogil=True)(_count_single),
+        numba.njit("void(uint64[::1], int64[::1], int64[::1])", nogil=True)(_count_pairs),
+    )
 
-    @njit("void(uint32[::1], int64[::1])", nogil=True)  # type: ignore[untyped-decorator]
-    def one(bits: Any, counts: Any) -> None:
-        for i in range(bits.size):
-            counts[bits[i] >> 16] += 1
 
-    @njit("void(uint64[::1], int64[::1], int64[::1])", nogil=True)  # type: ignore[untyped-decorator]
-    def two(bits: Any, counts: Any, others: Any) -> None:
-        for i in range(bits.size):
-            pair = bits[i]
-            counts[(pair >> 16) & 0xFFFF] += 1
-            others[pair >> 48] += 1
+def _count_single(bits: Any, counts: Any) -> None:
+    for i in range(bits.size):
+        counts[bits[i] >> 16] += 1
 
-    return one, two
+
+def _count_pairs(bits: Any, counts: Any, others: Any) -> None:
+    for i in range(bits.size):
+        pair = bits[i]
+        counts[(pair >> 16) & 0xFFFF] += 1
+        others[pair >> 48] += 1

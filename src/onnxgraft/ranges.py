@@ -6,7 +6,9 @@ import functools
 import hashlib
 import json
 import math
+import mmap
 import os
+import tomllib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,8 +24,8 @@ from onnxgraft.files import atomic, existing_file, write_json
 from onnxgraft.runtime import Array
 
 __all__ = [
-    "BY_HAND", "Histogram", "Range", "Ranges", "bin_edges", "flat", "limits_of", "pack", "unflat",
-    "unpack",
+    "BY_HAND", "Histogram", "Range", "Ranges", "bin_edges", "empty_histograms", "flat",
+    "limits_of", "pack", "read_overrides", "unflat", "unpack",
 ]  # fmt: skip
 
 # A bin is what float32 values share in their upper 16 bits: sign, exponent and the 7 leading bits
@@ -84,6 +86,21 @@ class Histogram:
         return self.counts[:_INFINITE] + self.counts[_SIGN : _SIGN + _INFINITE]
 
 
+def empty_histograms(names: Sequence[str]) -> dict[str, Histogram]:
+    """Return a histogram for each name.
+
+    They share one large piece of memory, of which the system gives only the pages that are used:
+    about a tenth.
+    """
+    if not names:
+        return {}
+    memory = mmap.mmap(-1, len(names) * BINS * np.dtype(np.int64).itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    table = np.frombuffer(memory, np.int64).reshape(-1, BINS)
+    return {name: Histogram(row) for name, row in zip(names, table, strict=True)}
+
+
 def limits_of(values: Array) -> tuple[float, float]:
     """Return the smallest and the largest value; NaN if there is one, infinities if it is empty."""
     return float(values.min(initial=math.inf)), float(values.max(initial=-math.inf))
@@ -107,13 +124,12 @@ def pack(histograms: Mapping[str, Histogram]) -> dict[str, Array]:
 def unpack(packed: Mapping[str, Array]) -> dict[str, Histogram]:
     """Return the histograms that `pack` packed."""
     ends = np.cumsum(packed["sizes"])
-    found = {}
-    for name, start, end, limits in zip(
-        packed["names"], ends - packed["sizes"], ends, packed["limits"], strict=True
+    found = empty_histograms([str(name) for name in packed["names"]])
+    for histogram, start, end, limits in zip(
+        found.values(), ends - packed["sizes"], ends, packed["limits"], strict=True
     ):
-        histogram = Histogram(minimum=float(limits[0]), maximum=float(limits[1]))
         histogram.counts[packed["bins"][start:end]] = packed["counts"][start:end]
-        found[str(name)] = histogram
+        histogram.minimum, histogram.maximum = float(limits[0]), float(limits[1])
     return found
 
 
@@ -163,8 +179,8 @@ class Ranges:
         data: What the user named.
         tensors: The ranges, by tensor name.
         channels: The ranges per channel, of the tensors for which they were asked.
-        sites: Where a tensor's values were counted, if that was not the tensor itself: at an
-            operator's other end that keeps the range, or at the inputs of a concatenation.
+        sites: Where a tensor's values were counted: at the tensor itself, at the other end of
+            an operator that keeps the range, or at the inputs of a concatenation.
         samples: The SHA-256 of each counted sample, by name.
         skipped: Samples that could not be used, with the reason.
         seed: Chose the samples.
@@ -339,6 +355,30 @@ def unflat(keyed: Mapping[str, Histogram]) -> dict[str, list[Histogram]]:
     for key, histogram in keyed.items():
         channels.setdefault(key.partition(":")[2], []).append(histogram)
     return channels
+
+
+def read_overrides(path: str | os.PathLike[str]) -> dict[str, tuple[float, float]]:
+    """Read (low, high) by tensor from a TOML file: ``"name" = amax`` or ``"name" = [low, high]``.
+
+    Raises:
+        InputError: It is no such file.
+    """
+    file = existing_file(path, "the file of ranges")
+    try:
+        document = tomllib.loads(file.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not a TOML file ({error})") from error
+    found = {}
+    for name, value in document.items():
+        bounds = value if isinstance(value, list) else [value, value]
+        if len(bounds) != 2 or any(type(bound) not in (int, float) for bound in bounds):
+            raise InputError(
+                f'{file}: {name} is {value!r}; write "tensor" = 6.0 or "tensor" = [-1.0, 2.5], the '
+                "name in quotation marks"
+            )
+        low, high = (float(bound) for bound in bounds)
+        found[name] = (low, high) if isinstance(value, list) else (-high, high)
+    return found
 
 
 def _range(value: dict[str, Any]) -> Range:

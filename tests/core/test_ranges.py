@@ -154,11 +154,21 @@ def test_histograms_lie_beside_the_ranges_under_a_name_of_their_own(
         "ranges.json",
         "ranges.json.histograms.npz",
     ]
-    with np.load(tmp_path / "ranges.json.histograms.npz", allow_pickle=False) as stored:
-        assert list(stored["names"]) == list(ranges.histograms)
-        for index, histogram in enumerate(ranges.histograms.values()):
-            assert (stored["counts"][index] == histogram.counts).all()
-            assert tuple(stored["limits"][index]) == (histogram.minimum, histogram.maximum)
+
+
+def test_histograms_are_loaded_again_where_asked(ranges: Ranges, tmp_path: Path) -> None:
+    ranges.early = {"relu": ranges.histograms["relu"]}
+    ranges.channel_histograms = {"relu": list(ranges.histograms.values())}
+    ranges.save(tmp_path / "ranges.json")
+    loaded = Ranges.load(tmp_path / "ranges.json", histograms=True)
+    assert list(loaded.histograms) == list(ranges.histograms)
+    for name, histogram in ranges.histograms.items():
+        assert same(loaded.histograms[name], histogram)
+    assert same(loaded.early["relu"], ranges.early["relu"])
+    for one, other in zip(
+        loaded.channel_histograms["relu"], ranges.histograms.values(), strict=True
+    ):
+        assert same(one, other)
 
 
 def test_ranges_without_histograms_are_one_file(ranges: Ranges, tmp_path: Path) -> None:

@@ -735,7 +735,7 @@ def test_a_product_of_two_activations_stays_in_float_with_the_reason(
 @pytest.mark.parametrize("target", TARGETS)
 def test_ranges_of_another_model_are_refused(tmp_path: Path, target: str) -> None:
     ranges = ranges_of(chain(), tmp_path)
-    with pytest.raises(InputError, match="measured on another graph; calibrate again"):
+    with pytest.raises(InputError, match="measured on another graph than"):
         quantize(built(CHAIN, CHAIN_SHAPES, seed=1), ranges, target)
 
 
