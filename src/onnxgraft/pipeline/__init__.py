@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from onnxgraft.pipeline._bench import BenchTarget, bench, bench_targets
+from onnxgraft.pipeline._budget import Budget, BudgetReport, read_budget, within_budget
 from onnxgraft.pipeline._convert import Converted, convert
 from onnxgraft.pipeline._deploy import deploy
 from onnxgraft.pipeline._infer import Answer, infer
+from onnxgraft.pipeline._quantize import Quantized, QuantizeOptions, quantize_model
 from onnxgraft.pipeline._recipe import Recipe, make_recipe, read_preprocess, read_recipe
 from onnxgraft.pipeline._validate import open_engine, validate, write_report
 
 __all__ = [
     "Answer",
     "BenchTarget",
+    "Budget",
+    "BudgetReport",
     "Converted",
+    "QuantizeOptions",
+    "Quantized",
     "Recipe",
     "bench",
     "bench_targets",
@@ -21,8 +27,11 @@ __all__ = [
     "infer",
     "make_recipe",
     "open_engine",
+    "quantize_model",
+    "read_budget",
     "read_preprocess",
     "read_recipe",
     "validate",
+    "within_budget",
     "write_report",
 ]

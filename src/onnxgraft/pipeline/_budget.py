@@ -30,7 +30,7 @@ from onnxgraft.quantize.costs import Estimate, int8_share
 from onnxgraft.quantize.placement import placement_text
 from onnxgraft.quantize.search import Trial, mixed, noise, order, search, sensitivities
 from onnxgraft.reference import OnnxRuntime
-from onnxgraft.runtime import Engine, Outputs
+from onnxgraft.runtime import Array, Engine
 from onnxgraft.samples import Samples
 from onnxgraft.validate import METRICS, make_metric
 
@@ -41,7 +41,8 @@ SENSITIVITY_SAMPLES = 4
 _OUTPUT_METRICS = ("cosine", "sqnr")
 _FORMAT = "onnxgraft.search/1"
 
-Score = Callable[[Engine, Samples], float]
+# Of an output of batch 1 and its label, None where there is none; the mean over samples counts.
+Score = Callable[[Array, Array | None], float]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Budget:
     """What may be lost.
 
     Attributes:
-        metric: ``miou``, ``top1``, ``cosine``, ``sqnr`` or ``FILE.py:FUNCTION``.
+        metric: ``miou``, ``top1``, ``cosine``, ``sqnr``, or ``FILE.py:FUNCTION``: of an output
+            and its label, the mean of which counts, the more the better.
         drop: In the metric's unit: points of ``miou`` and ``top1``, what cosine may be less than
             1; for ``sqnr`` the dB that there have to be at least.
     """
@@ -275,7 +277,7 @@ class _Judge:
                 "sqnr do without"
             )
         self.score = _own_function(budget.metric) if ".py:" in budget.metric else None
-        self.expected: list[Outputs] = []
+        self.expected: list[Array] = []
         with OnnxRuntime(prepared.model.to_onnx(), name="FP32") as session:
             self.nothing_lost = 0.0
             self.before = self._measure(session, "the float graph")
@@ -310,36 +312,52 @@ class _Judge:
         return self.before - loss
 
     def _measure(self, engine: Engine, what: str) -> float:
-        if self.score is not None:
-            try:
-                return float(self.score(engine, self.samples))
-            except Exception as error:
-                raise InputError(
-                    f"--budget {self.budget.metric}: the function raised {type(error).__name__}: "
-                    f"{error}"
-                ) from error
-        metric = (
-            make_metric(self.budget.metric, self.classes) if self.budget.metric in METRICS else None
-        )
-        difference = Difference()
-        first = metric is None and len(self.expected) == 0
+        """Return the metric over all samples; NaN where an output or a score is not finite."""
+        add, result = self._meter()
         for index, sample in enumerate(track(self.samples, what, len(self.samples))):
             value = engine.infer(sample.feeds)[self.output]
-            if metric is not None and sample.label is not None:
-                if value.dtype.kind == "f" and not np.isfinite(value).all():
-                    return math.nan
-                metric.add(value, sample.label)
-            elif first:
-                self.expected.append({self.output: value})
-            else:
-                difference.add(self.expected[index][self.output], value)
-        if metric is not None:
-            return next(iter(metric.values().values()))
-        if difference.nonfinite:
-            return math.nan
-        if self.budget.metric == "cosine":
-            return 1.0 if first else difference.cosine
-        return math.inf if first else difference.sqnr
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                return math.nan
+            add(index, value, sample.label)
+        return result()
+
+    def _meter(self) -> tuple[Callable[[int, Array, Array | None], None], Callable[[], float]]:
+        """Return a function that takes in a sample, and one that returns the metric."""
+        budget = self.budget
+        if self.score is not None:
+            scores: list[float] = []
+            score = self.score
+
+            def add_score(index: int, value: Array, label: Array | None) -> None:
+                try:
+                    scores.append(float(score(value, label)))
+                except Exception as error:  # it is the user's own
+                    raise InputError(
+                        f"--budget {budget.metric}: the function failed on an output of "
+                        f"{value.shape}: {type(error).__name__}: {error}"
+                    ) from error
+
+            return add_score, lambda: float(np.mean(scores))
+        if budget.metric in METRICS:
+            metric = make_metric(budget.metric, self.classes)
+
+            def add_label(index: int, value: Array, label: Array | None) -> None:
+                if label is not None:
+                    metric.add(value, label)
+
+            return add_label, lambda: next(iter(metric.values().values()))
+        if len(self.expected) < len(self.samples):  # the float graph itself
+
+            def remember(index: int, value: Array, label: Array | None) -> None:
+                self.expected.append(value)
+
+            return remember, lambda: 1.0 if budget.metric == "cosine" else math.inf
+        difference = Difference()
+
+        def compare(index: int, value: Array, label: Array | None) -> None:
+            difference.add(self.expected[index], value)
+
+        return compare, lambda: getattr(difference, budget.metric)
 
 
 def _own_function(name: str) -> Score:
