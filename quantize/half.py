@@ -161,7 +161,8 @@ def _typed(model: Model) -> Model:
                 f"raised to it ({error}); convert with --opset {_OPSET}"
             ) from error
     typed = onnx.shape_inference.infer_shapes(proto)
-    return Model(gs.import_onnx(typed), model.source, dict(model.names), model.file)
+    names, metadata = dict(model.names), dict(model.metadata)
+    return Model(gs.import_onnx(typed), model.source, names, model.file, metadata)
 
 
 def _definition(node: gs.Node) -> str | None:

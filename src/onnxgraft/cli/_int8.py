@@ -162,8 +162,8 @@ def calibrate(
 @subcommand
 def quantize(
     model: OnnxFile,
+    target: Annotated[TargetName, typer.Option(help="Whose form of graph.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="What to write.")] = None,
-    target: Annotated[TargetName, typer.Option(help="Whose form of graph.")] = TargetName.tensorrt,
     ranges: Annotated[Path | None, typer.Option(help="What calibrate wrote.")] = None,
     cache: Annotated[Path | None, typer.Option(help="A TensorRT calibration cache.")] = None,
     set_range: Annotated[

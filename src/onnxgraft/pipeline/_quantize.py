@@ -188,7 +188,8 @@ def quantize_model(model: Model, ranges: Ranges | None, options: QuantizeOptions
 
 
 def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Quantized:
-    prepared, notes = Prepared(model, ranges), []
+    prepared = Prepared(model, ranges)
+    notes: list[str] = []
     if options.improvements:
         if options.calibration is None:
             raise InputError("the methods that improve accuracy need the calibration data")
