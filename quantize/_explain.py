@@ -47,9 +47,7 @@ class Remark:
 
 def explain(graph: gs.Graph, table: Placement) -> list[Remark]:
     """Return why the quantized ``graph`` may be slower than its bytes promise on the target."""
-    int8 = [
-        node for node in graph.nodes if node.op in WEIGHTED and _from(node) == "DequantizeLinear"
-    ]
+    int8 = [node for node in graph.nodes if node.op in WEIGHTED and _stored_in_int8(node)]
     remarks = [
         *_ends(graph, int8),
         *_channels(int8),
@@ -157,8 +155,9 @@ def _unfused(graph: gs.Graph, table: Placement) -> list[Remark]:
     ]  # fmt: skip
 
 
-def _from(node: gs.Node) -> str:
-    return str(node.inputs[0].inputs[0].op) if node.inputs[0].inputs else ""
+def _stored_in_int8(node: gs.Node) -> bool:
+    weight = node.inputs[1]
+    return bool(weight.inputs) and weight.inputs[0].op == "DequantizeLinear"
 
 
 def _weights(node: gs.Node) -> gs.Tensor | None:

@@ -65,9 +65,7 @@ def test_the_outputs_stay_the_same(network: object, tmp_path: Path) -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(
-    ("network", "tensor"), [(pair, "b"), (residual, "c"), (depthwise, "c")]
-)
+@pytest.mark.parametrize(("network", "tensor"), [(pair, "b"), (residual, "c"), (depthwise, "c")])
 def test_the_channels_become_even(network: object, tensor: str, tmp_path: Path) -> None:
     model = network()  # type: ignore[operator]
     equalized, done = equalize(model, samples_of(model, tmp_path))

@@ -34,7 +34,7 @@ def test_a_convolution(case: str) -> None:
     x = rng.standard_normal((2, 4, *sizes)).astype(np.float32)
     dims = ", ".join(map(str, x.shape))
     model = model_of(
-        f"g (float[{dims}] x) => (float[{', '.join('abcde'[:x.ndim])}] y) "
+        f"g (float[{dims}] x) => (float[{', '.join('abcde'[: x.ndim])}] y) "
         f"{{ [conv] y = Conv {f'<{attributes}>' if attributes else ''} (x, w) }}",
         {"w": rng.standard_normal(shape).astype(np.float32)},
     )

@@ -159,7 +159,8 @@ def within_budget(
         floats: What layers that are not INT8 run in, for the estimated latency.
         keep_float: Layers that stay in float whatever happens.
         calibration: On which sensitivities are measured; None takes the first of ``samples``.
-        state: Where verdicts are kept until the search is done; None keeps none.
+        state: Where verdicts are kept, for the caller to remove when the result is safe; None
+            keeps none.
         resume: Whether to go on with what is there.
         most: How many mixes are judged at most.
 
@@ -198,7 +199,6 @@ def within_budget(
     mix = search(
         ranked, loss, seconds, judge.limit, always=fixed, most=most, tell=trials.append
     )  # fmt: skip
-    memory.clear()
     chosen = mix.best.float_layers
     reasons = {
         name: _reason(name, found, slower, ranked) if name not in fixed else "asked for"
@@ -430,11 +430,6 @@ class _Memory:
                     "sensitivity": self.sensitivity, "verdicts": self._verdicts,
                 },
             )  # fmt: skip
-
-    def clear(self) -> None:
-        """Forget what was kept: the search is done."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
 
 
 def _identity(
