@@ -10,7 +10,8 @@ first widened to hold 0, then scale = (high - low) / 255 and zero point = round(
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,12 +19,22 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.model import Model
+from onnxgraft.quantize._activations import activation_scale
 from onnxgraft.quantize._calibrate import fingerprint
-from onnxgraft.quantize.placement import Placement, Point, layers, origin, placement, points
+from onnxgraft.quantize._rounding import Stored, store
+from onnxgraft.quantize.placement import (
+    WEIGHTED,
+    Placement,
+    Point,
+    layers,
+    origin,
+    placement,
+    points,
+)
 from onnxgraft.ranges import Range, Ranges
 from onnxgraft.runtime import Array
 
-__all__ = ["FloatLayer", "QuantizeReport", "quantize"]
+__all__ = ["FloatLayer", "Improved", "QuantizeReport", "quantize"]
 
 # Per-channel scales came with opset 13.
 _OLDEST_OPSET = 13
@@ -38,6 +49,19 @@ class FloatLayer:
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Improved:
+    """What `improve` found, by the names of layers.
+
+    Attributes:
+        weights: In place of the nearest integers.
+        bias: (channels,) to be added to the bias of the layer in INT8.
+    """
+
+    weights: Mapping[str, Stored] = field(default_factory=dict)
+    bias: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass
@@ -60,24 +84,27 @@ class QuantizeReport:
 def quantize(
     model: Model,
     ranges: Ranges,
-    target: str,
+    target: str | Placement,
     *,
-    keep_float: Sequence[str] = (),
+    keep_float: Iterable[str] = (),
     set_range: Mapping[str, tuple[float, float]] | None = None,
+    improved: Improved | None = None,
 ) -> tuple[Model, QuantizeReport]:
     """Return a copy of ``model`` with explicit quantization for ``target``, and what was done.
 
     Args:
         model: The float graph that ``ranges`` was measured on.
         ranges: Of `calibrate`.
-        target: ``tensorrt``, ``openvino`` or ``onnxruntime``.
-        keep_float: Layers to leave in float, by name.
+        target: ``tensorrt``, ``openvino`` or ``onnxruntime``, or a table of one's own.
+        keep_float: Layers to leave in float, by name; a mapping gives each its reason.
         set_range: (low, high) by tensor name, in place of the calibrated range.
+        improved: What `improve` found, for this model and these ranges.
 
     Raises:
         InputError: The ranges are of another graph, or a name is unknown.
     """
-    table = placement(target)
+    table = placement(target) if isinstance(target, str) else target
+    improved = improved or Improved()
     if any(node.op in _QUANTIZED_OPS for node in model.graph.nodes):
         raise InputError(f"{model.file}: the graph is quantized already")
     if model.graph.opset < _OLDEST_OPSET:
@@ -92,18 +119,18 @@ def quantize(
     known = ranges.with_overrides(set_range or {}, "--set-range").tensors
     quantized = model.copy()
     graph = quantized.graph
-    report = QuantizeReport(target)
+    report = QuantizeReport(table.target)
     chosen = _choose(graph, table, known, keep_float, report)
     report.layers = [node.name for node in chosen]
     found = points(graph, table, chosen)
     scales: dict[str, tuple[float, int]] = {}
     for point in found:
         value = _range(known, point.tensor)
-        if value is not None and not _is_zero(value):
-            scales[point.tensor.name] = _scale(value, table)
+        if value is not None and _wrong(value) is None:
+            scales[point.tensor.name] = activation_scale(value, table)
     for node in chosen:
         source = _quantized_source(node.inputs[0], found)
-        _quantize_weights(graph, node, table, scales[source][0])
+        _quantize_weights(graph, node, table, scales[source][0], improved)
     for point in found:
         if point.tensor.name in scales:
             _insert(graph, point, *scales[point.tensor.name], table)
@@ -112,9 +139,16 @@ def quantize(
     return quantized, report
 
 
-def _is_zero(value: Range) -> bool:
-    """Tell whether a range is too narrow for a float32 scale: all its values count as zero."""
-    return value.amax < _SMALLEST_AMAX
+def _wrong(value: Range | None) -> str | None:
+    """Return why no scale can be made of a range; None where it can.
+
+    One too narrow for a float32 scale is zero: so are all its values, for eight bits.
+    """
+    if value is None:
+        return "is missing"
+    if not (math.isfinite(value.low) and math.isfinite(value.high)):
+        return f"is infinite, [{value.low}, {value.high}]"
+    return "is zero" if value.amax < _SMALLEST_AMAX else None
 
 
 def _range(known: Mapping[str, Range], tensor: gs.Tensor) -> Range | None:
@@ -126,28 +160,33 @@ def _choose(
     graph: gs.Graph,
     table: Placement,
     known: Mapping[str, Range],
-    keep_float: Sequence[str],
+    keep_float: Iterable[str],
     report: QuantizeReport,
 ) -> list[gs.Node]:
     """Return the layers to quantize; the others go into the report with their reasons."""
     weighted = layers(graph, table)
     names = [node.name for node in weighted]
-    for name in keep_float:
+    reasons = (
+        dict(keep_float)
+        if isinstance(keep_float, Mapping)
+        else dict.fromkeys(keep_float, "asked for")
+    )
+    for name in reasons:
         if name not in names:
             raise InputError(f"--keep-float {name}: no such layer; {nearest(name, names)}")
     for node in graph.nodes:
-        if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and node.name not in names:
+        if node.op in WEIGHTED and node.name not in names:
             known_op = node.op in table.weights
             reason = "its weights are not constant" if known_op else f"no INT8 {node.op} there"
             report.float_layers.append(FloatLayer(node.name, reason))
     chosen = []
     for node in weighted:
         value = _range(known, node.inputs[0])
-        if node.name in keep_float:
-            report.float_layers.append(FloatLayer(node.name, "asked for"))
-        elif value is None or _is_zero(value):
-            what = "is missing" if value is None else "is zero"
-            reason = f"the range of its input {node.inputs[0].name!r} {what}"
+        wrong = _wrong(value)
+        if node.name in reasons:
+            report.float_layers.append(FloatLayer(node.name, reasons[node.name]))
+        elif wrong is not None:
+            reason = f"the range of its input {node.inputs[0].name!r} {wrong}"
             report.float_layers.append(FloatLayer(node.name, reason))
         else:
             chosen.append(node)
@@ -160,15 +199,6 @@ def _quantized_source(tensor: gs.Tensor, found: Sequence[Point]) -> str:
     while tensor.name not in names:
         tensor = tensor.inputs[0].inputs[0]
     return str(tensor.name)
-
-
-def _scale(value: Range, table: Placement) -> tuple[float, int]:
-    """Return (scale, zero point) of an activation."""
-    if table.symmetric:
-        return value.amax / 127, 0
-    low, high = min(value.low, 0.0), max(value.high, 0.0)
-    scale = (high - low) / 255
-    return scale, round(-low / scale)
 
 
 def _insert(graph: gs.Graph, point: Point, scale: float, zero: int, table: Placement) -> None:
@@ -195,20 +225,19 @@ def _insert(graph: gs.Graph, point: Point, scale: float, zero: int, table: Place
 
 
 def _quantize_weights(
-    graph: gs.Graph, node: gs.Node, table: Placement, activation_scale: float
+    graph: gs.Graph, node: gs.Node, table: Placement, activation_scale: float, improved: Improved
 ) -> None:
     """Store a layer's weights, and where the target wants it its bias, as integers."""
     weight = node.inputs[1]
-    axis = table.weights[node.op]
-    scale = weight_scale(weight.values, axis)
-    along = scale
-    if axis is not None:
-        along = scale.reshape([-1 if a == axis else 1 for a in range(weight.values.ndim)])
-    integers = np.clip(np.rint(weight.values / along), -127, 127).astype(np.int8)
-    node.inputs[1] = _dequantized(graph, node, weight.name, integers, scale, axis)
+    stored = improved.weights.get(node.name) or store(weight.values, table.weights[node.op])
+    if node.name in improved.bias:
+        _add_to_bias(node, improved.bias[node.name])
+    node.inputs[1] = _dequantized(
+        graph, node, weight.name, stored.integers, stored.scale, stored.axis
+    )
     if table.bias and len(node.inputs) > 2 and isinstance(node.inputs[2], gs.Constant):
         bias = node.inputs[2]
-        factor = np.asarray(activation_scale * scale, np.float32)
+        factor = np.asarray(activation_scale * stored.scale, np.float32)
         limit = float(np.iinfo(np.int32).max)
         rounded = np.clip(np.rint(bias.values / factor.astype(np.float64)), -limit, limit)
         bias_axis = 0 if factor.ndim else None
@@ -217,15 +246,14 @@ def _quantize_weights(
         )
 
 
-def weight_scale(values: Array, axis: int | None) -> Array:
-    """Return the float32 scale of weights: () for one, (channels,) for one a channel.
-
-    A channel of nothing but zeros has scale 1.
-    """
-    axes = tuple(a for a in range(values.ndim) if a != axis)
-    amax = np.abs(values).max(axis=axes)
-    scale = np.asarray(amax, np.float64) / 127
-    return np.asarray(np.where(scale > 0, scale, 1.0), np.float32)
+def _add_to_bias(node: gs.Node, correction: Array) -> None:
+    """Add to a layer's bias; one that has none gets it."""
+    name = f"{node.name}/corrected_bias"
+    if len(node.inputs) < 3:
+        node.inputs.append(gs.Constant(name, correction.astype(np.float32)))
+    else:
+        values = node.inputs[2].values + correction
+        node.inputs[2] = gs.Constant(name, values.astype(np.float32))
 
 
 def _dequantized(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import os
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, nearest
+from onnxgraft.files import existing_file
 
-__all__ = ["PLACEMENTS", "Placement", "Point", "activations", "origin", "placement", "points"]
+__all__ = [
+    "PLACEMENTS", "Placement", "Point", "activations", "origin", "placement", "placement_text",
+    "points", "read_placement",
+]  # fmt: skip
 
 # Operators whose output holds values of their input alone: quantizing before or after is the
 # same, and before is cheaper, because they then move bytes.
 KEEPING = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,6 @@ PLACEMENTS: dict[str, Placement] = {
     ),
 }
 
-Kind = Literal["input", "output"]
-
 
 @dataclass(frozen=True)
 class Point:
@@ -86,6 +91,73 @@ def placement(target: str) -> Placement:
         raise InputError(
             f"no target is called {target!r}; {nearest(target, PLACEMENTS)}"
         ) from error
+
+
+def placement_text(table: Placement) -> str:
+    """Return a table as the TOML that `read_placement` reads."""
+    axes = {op: f'"{_TENSOR}"' if axis is None else axis for op, axis in table.weights.items()}
+    weights = ", ".join(f"{op} = {axis}" for op, axis in axes.items())
+    also = ", ".join(f'"{op}"' for op in sorted(table.also))
+    flags = "\n".join(
+        f"{name} = {str(getattr(table, name)).lower()}" for name in ("symmetric", "outputs", "bias")
+    )
+    return (
+        "# What runs in INT8, with the axis of its weights' scales per channel.\n"
+        f'target = "{table.target}"\nweights = {{ {weights} }}\n'
+        "# int8 around zero, or uint8 with a zero point; whether outputs are quantized too;\n"
+        f"# whether biases become int32.\n{flags}\n"
+        "# Operators without weights that run in INT8 between quantized tensors.\n"
+        f"also = [{also}]\n"
+    )
+
+
+def read_placement(path: str | os.PathLike[str], target: str) -> Placement:
+    """Return the table of ``target`` with what a TOML file changes in it.
+
+    The keys are the attributes of `Placement`; an operator of ``weights`` has the axis of its
+    scales, or ``"tensor"`` for one scale.
+
+    Raises:
+        InputError: It is no TOML file, or a key or value in it is not one of a table.
+    """
+    file = existing_file(path, "the placement table")
+    try:
+        given = tomllib.loads(file.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not a TOML file ({error})") from error
+    table = placement(target)
+    known = {entry.name for entry in fields(Placement)}
+    for key, value in given.items():
+        if key not in known:
+            raise InputError(f"{file}: {key} is no part of a table; {nearest(key, known)}")
+        if key == "target" and value != target:
+            raise InputError(f"{file}: is a table for {value}, not for {target}")
+        if key in ("symmetric", "outputs", "bias") and not isinstance(value, bool):
+            raise InputError(f"{file}: {key} is {value!r}; write true or false")
+    if "weights" in given:
+        given["weights"] = _axes(file, given["weights"])
+    if "also" in given:
+        operators = given["also"]
+        if not isinstance(operators, list) or not all(isinstance(op, str) for op in operators):
+            raise InputError(f"{file}: also is {operators!r}; write a list of operators")
+        given["also"] = frozenset(operators)
+    return replace(table, **given)
+
+
+_TENSOR = "tensor"
+
+
+def _axes(file: Path, weights: object) -> dict[str, int | None]:
+    if not isinstance(weights, dict):
+        raise InputError(f"{file}: weights is {weights!r}; write {{ Conv = 0 }}")
+    axes: dict[str, int | None] = {}
+    for op, axis in weights.items():
+        if op not in WEIGHTED:
+            raise InputError(f"{file}: {op} has no weights; {nearest(op, WEIGHTED)}")
+        if axis != _TENSOR and (isinstance(axis, bool) or not isinstance(axis, int) or axis < 0):
+            raise InputError(f'{file}: the axis of {op} is {axis!r}; write a number or "{_TENSOR}"')
+        axes[op] = None if axis == _TENSOR else axis
+    return axes
 
 
 def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:

@@ -67,12 +67,14 @@ class Model:
         source: The original file.
         names: For a tensor of the graph, the framework's tensor that it holds.
         file: What messages call it: where it was read from.
+        metadata: What else the file shall say, by keys that begin with ``onnxgraft.``.
     """
 
     graph: gs.Graph
     source: Source
     names: dict[str, Origin] = field(default_factory=dict)
     file: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Take the original's path where no other is given."""
@@ -102,11 +104,16 @@ class Model:
             }
             if SOURCE_KEY in stored:
                 source = Source(**json.loads(stored[SOURCE_KEY]))
+        metadata = {
+            key: value
+            for key, value in stored.items()
+            if key.startswith("onnxgraft.") and key not in (SOURCE_KEY, NAMES_KEY)
+        }
         graph = gs.import_onnx(proto)
         if weights:
             for tensor in _constants(graph):
                 tensor.values = weights.get(tensor.name, tensor._values)
-        return cls(graph, source, names)
+        return cls(graph, source, names, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Model:
@@ -154,7 +161,12 @@ class Model:
         proto: onnx.ModelProto = gs.export_onnx(graph)
         names = {tensor: [o.name, o.perm and list(o.perm)] for tensor, o in self.names.items()}
         onnx.helper.set_model_props(
-            proto, {SOURCE_KEY: json.dumps(vars(self.source)), NAMES_KEY: json.dumps(names)}
+            proto,
+            {
+                SOURCE_KEY: json.dumps(vars(self.source)),
+                NAMES_KEY: json.dumps(names),
+                **self.metadata,
+            },
         )
         return proto
 
@@ -179,7 +191,9 @@ class Model:
 
     def copy(self) -> Model:
         """Return a model whose graph can be rewritten without touching this one's."""
-        return Model(self.graph.copy(), self.source, dict(self.names), self.file)
+        return Model(
+            self.graph.copy(), self.source, dict(self.names), self.file, dict(self.metadata)
+        )
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

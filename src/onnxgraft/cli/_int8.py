@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,6 @@ from onnxgraft.cli._options import (
     Out,
     PreprocessFile,
     TargetName,
-    not_yet,
     preprocess_of,
     range_option,
     split,
@@ -26,6 +26,22 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import check_place
 
 __all__ = ["calibrate", "quantize"]
+
+
+class FloatName(StrEnum):
+    """Precisions of what is not INT8."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class OverflowName(StrEnum):
+    """What becomes of tensors that FP16 does not hold."""
+
+    keep = "keep"
+    rescale = "rescale"
+    ignore = "ignore"
 
 
 Overrides = Annotated[
@@ -146,8 +162,8 @@ def calibrate(
 @subcommand
 def quantize(
     model: OnnxFile,
-    out: Out,
-    target: Annotated[TargetName, typer.Option(help="Whose form of INT8 graph.")],
+    target: Annotated[TargetName, typer.Option(help="Whose form of graph.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="What to write.")] = None,
     ranges: Annotated[Path | None, typer.Option(help="What calibrate wrote.")] = None,
     cache: Annotated[Path | None, typer.Option(help="A TensorRT calibration cache.")] = None,
     set_range: Annotated[
@@ -155,47 +171,129 @@ def quantize(
     ] = [],  # noqa: B006  (typer copies it)
     overrides: Overrides = None,
     keep_float: Annotated[str | None, typer.Option(help="Layers to leave in float: a,b.")] = None,
+    floats: Annotated[
+        FloatName | None, typer.Option("--float", help="What is not INT8: fp32, fp16 or bf16.")
+    ] = None,
+    only_float: Annotated[
+        bool, typer.Option("--no-int8", help="No INT8 at all: with --float fp16 an FP16 graph.")
+    ] = False,
+    on_overflow: Annotated[
+        OverflowName, typer.Option(help="What becomes of tensors that FP16 does not hold.")
+    ] = OverflowName.keep,
+    samples: Annotated[str | None, typer.Option(help="Calibration data, for --improve.")] = None,
+    improve: Annotated[
+        str | None,
+        typer.Option(help="Methods: equalize,activations,weights,rounding,bias; all or none."),
+    ] = None,
     budget: Annotated[str | None, typer.Option(metavar="METRIC=DROP", help="To stay in.")] = None,
-    data: Annotated[str | None, typer.Option(help="For --budget.")] = None,
+    data: Annotated[str | None, typer.Option(help="Validation data, for --budget.")] = None,
+    preprocess: PreprocessFile = None,
+    classes: Annotated[str, typer.Option(help="Of miou: camvid or cityscapes.")] = "camvid",
+    metric_output: Annotated[str | None, typer.Option(help="The metric's output.")] = None,
+    trials: Annotated[int, typer.Option(help="Mixes that --budget may judge.")] = 24,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a search cut short.")
+    ] = False,
+    images: Images = None,
+    seed: Annotated[int, typer.Option(help="Chooses samples and positions.")] = 0,
+    placement: Annotated[
+        Path | None, typer.Option(help="A TOML file that changes the target's table.")
+    ] = None,
+    show_placement: Annotated[
+        bool, typer.Option("--show-placement", help="Print the target's table and stop.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Tell why INT8 may not be faster.")
+    ] = False,
     as_json: Json = False,
 ) -> Outcome:
-    """Write the INT8 graph that a target wants."""
+    """Write the INT8 graph that a target wants, or a mix of INT8 and float within a budget."""
     from onnxgraft import quantize as stage
     from onnxgraft.model import Model
+    from onnxgraft.pipeline import QuantizeOptions, quantize_model, read_budget
     from onnxgraft.ranges import Ranges, read_overrides
+    from onnxgraft.samples import open_samples
 
-    not_yet("--budget", budget or data)
-    if (ranges is None) == (cache is None):
+    name = target.value
+    table = stage.read_placement(placement, name) if placement else stage.placement(name)
+    if show_placement:
+        text_of = stage.placement_text(table)
+        return Outcome({"placement": text_of}, lambda console: say(console, text_of.rstrip()))
+    if out is None:
+        raise InputError("name the file to write with -o")
+    if (ranges is None) == (cache is None) and not only_float:
         raise InputError(
             "name either the ranges that onnxgraft calibrate wrote with --ranges, or a TensorRT "
             "cache with --cache"
         )
+    wanted = read_budget(budget) if budget else None
+    if (wanted is None) != (data is None):
+        raise InputError("--budget and --data go together: what is lost is measured on data")
     check_place(out)
     by_hand = read_overrides(overrides) if overrides else {}
     graph = Model.load(model)
     unknown: dict[str, str] = {}
     notes: list[str] = []
+    known: Ranges | None = None
     if cache is not None:
         mapped = stage.ranges_from_cache(graph, stage.read_cache(cache))
         known, unknown, notes = mapped.ranges, mapped.unknown, list(mapped.ranges.notes)
-        notes += [f"{name!r} has no range in the cache" for name in mapped.missing]
-    else:
-        known = Ranges.load(str(ranges))
-    known = known.with_overrides(by_hand, f"{overrides}:")
-    quantized, done = stage.quantize(
-        graph, known, target.value,
-        keep_float=split(keep_float), set_range=dict(range_option(item) for item in set_range),
+        notes += [f"{tensor!r} has no range in the cache" for tensor in mapped.missing]
+    elif ranges is not None:
+        known = Ranges.load(ranges, histograms=samples is not None)
+    if known is not None:
+        known = known.with_overrides(by_hand, f"{overrides}:")
+        known = known.with_overrides(dict(map(range_option, set_range)), "--set-range")
+    recipe = preprocess_of(preprocess)
+    methods = _methods(improve, samples)
+    done = quantize_model(
+        graph, known,
+        QuantizeOptions(
+            table=table,
+            int8=not only_float,
+            floats=(floats or FloatName.fp32).value,
+            keep_float=tuple(split(keep_float)),
+            improvements=methods,
+            calibration=open_samples(samples, graph.inputs, recipe) if samples else None,
+            budget=wanted,
+            validation=open_samples(data, graph.inputs, recipe, images=images, seed=seed)
+            if data else None,
+            classes=classes,
+            metric_output=metric_output,
+            trials=trials,
+            state=f"{out}.search",
+            resume=resume,
+            on_overflow=on_overflow.value,
+            explain=explain,
+            seed=seed,
+        ),
     )  # fmt: skip
-    quantized.save(out)
+    done.model.save(out)
+    done.forget()
+    notes += done.notes
 
     def text(console: Console) -> None:
-        total = len(done.layers) + len(done.float_layers)
-        say(console, f"{out}: {len(done.layers)} of {total} layers in INT8")
-        for layer in done.float_layers:
-            say(console, f"  in float: {layer.name} ({layer.reason})")
+        for line in done.lines(str(out)):
+            say(console, line)
         for note in notes:
             say(console, f"  note: {note}")
-        for name, reason in unknown.items():
-            say(console, f"  no partner in the model: {name} ({reason})")
+        for tensor, reason in unknown.items():
+            say(console, f"  no partner in the model: {tensor} ({reason})")
 
-    return Outcome({"out": str(out), **asdict(done), "notes": notes, "unknown": unknown}, text)
+    result = {"out": str(out), **done.to_json(), "notes": notes, "unknown": unknown}
+    return Outcome(result, text, passed=done.passed)
+
+
+def _methods(improve: str | None, samples: str | None) -> tuple[str, ...]:
+    """Return the methods to apply: the usual ones where there are samples and nothing is asked."""
+    from onnxgraft.quantize import DEFAULT_IMPROVEMENTS, IMPROVEMENTS
+
+    if improve is None:
+        return DEFAULT_IMPROVEMENTS if samples else ()
+    methods = {"all": IMPROVEMENTS, "none": ()}.get(improve, tuple(split(improve)))
+    if methods and samples is None:
+        raise InputError(
+            f"--improve {improve} looks at what layers meet: name the calibration data with "
+            "--samples"
+        )
+    return tuple(methods)

@@ -1,0 +1,91 @@
+"""Small networks with seeded weights, and what tests of quantization do with them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from onnxgraft.model import Model
+from onnxgraft.quantize import calibrate
+from onnxgraft.ranges import Ranges
+from onnxgraft.reference import OnnxRuntime, random_feeds
+from onnxgraft.runtime import Array
+from onnxgraft.samples import Samples, open_samples
+from tests.conftest import model_of
+
+# Two channels of every eight are far larger than the others, as after folded batch norms.
+_SPREAD = np.array([1, 0.2, 3, 0.5, 12, 0.1, 1, 2])
+
+PAIR = """
+network (float[N, 3, 16, 16] image) => (float[N, 5, 8, 8] y) {
+    [first] a = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
+    [relu] b = Relu (a)
+    [pool] c = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (b)
+    [second] d = Conv <pads = [1, 1, 1, 1]> (c, w2, b2)
+    [relu2] e = Relu (d)
+    [third] y = Conv (e, w3, b3)
+}
+"""
+PAIR_SHAPES = {
+    "w1": (8, 3, 3, 3), "b1": (8,), "w2": (16, 8, 3, 3), "b2": (16,), "w3": (5, 16, 1, 1),
+    "b3": (5,),
+}  # fmt: skip
+
+RESIDUAL = """
+network (float[N, 3, 8, 8] image) => (float[N, 4, 8, 8] y) {
+    [stem] a = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
+    [inner] b = Conv <pads = [1, 1, 1, 1]> (a, w2, b2)
+    [add] c = Add (a, b)
+    [last] y = Conv (c, w3, b3)
+}
+"""
+RESIDUAL_SHAPES = {
+    "w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 3, 3), "b2": (8,), "w3": (4, 8, 1, 1), "b3": (4,),
+}  # fmt: skip
+
+
+def weights(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, Array]:
+    """Return normal weights whose output channels differ in size."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, shape in shapes.items():
+        values = rng.standard_normal(shape) / math.sqrt(max(math.prod(shape[1:]), 1))
+        if len(shape) > 1 and shape[0] % 8 == 0:
+            values *= np.resize(_SPREAD, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+        found[name] = values.astype(np.float32)
+    return found
+
+
+def pair() -> Model:
+    """Return three convolutions in a row, with Relu and MaxPool between."""
+    return model_of(PAIR, weights(PAIR_SHAPES))
+
+
+def residual() -> Model:
+    """Return convolutions around an addition."""
+    return model_of(RESIDUAL, weights(RESIDUAL_SHAPES))
+
+
+def samples_of(model: Model, folder: Path, count: int = 24, seed: int = 5) -> Samples:
+    """Return seeded normal samples."""
+    np.savez(folder / "data.npz", **random_feeds(model.inputs, count, seed=seed))
+    return open_samples(folder / "data.npz", model.inputs)
+
+
+def ranges_of(model: Model, samples: Samples) -> Ranges:
+    """Return the calibrated ranges."""
+    return calibrate(model, samples, "minmax")
+
+
+def infer(model: Model, feeds: dict[str, Array], *, optimize: bool = False) -> dict[str, Array]:
+    """Return what onnxruntime computes, every node as it stands."""
+    with OnnxRuntime(model.to_onnx(), optimize=optimize) as session:
+        return session.infer(feeds)
+
+
+def sqnr(expected: Array, actual: Array) -> float:
+    """Return the signal-to-noise ratio in dB."""
+    noise = float(np.square(expected - actual, dtype=np.float64).sum())
+    return 10 * math.log10(float(np.square(expected, dtype=np.float64).sum()) / max(noise, 1e-30))

@@ -1,0 +1,69 @@
+"""Multiplications and the latency estimated from them."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxgraft.model import Model
+from onnxgraft.quantize import placement
+from onnxgraft.quantize.costs import BYTES, MACHINES, Estimate, costs, int8_share
+from tests.conftest import model_of
+from tests.quantize.networks import pair, weights
+
+OPERATORS = """
+g (float[N, 4, 10, 10] x) => (float[a, b] y, float[c, d] z, float[e, f, g, h] u) {
+    [conv] a = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w1)
+    [depthwise] b = Conv <pads = [1, 1, 1, 1], group = 6> (a, w2)
+    [up] u = ConvTranspose <strides = [2, 2]> (b, w3)
+    f = Flatten (b)
+    [dense] y = Gemm <transB = 1> (f, w4)
+    [matmul] z = MatMul (f, w5)
+}
+"""
+SHAPES = {
+    "w1": (6, 4, 3, 3), "w2": (6, 1, 3, 3), "w3": (6, 5, 2, 2), "w4": (7, 150), "w5": (150, 9),
+}  # fmt: skip
+
+
+def operators() -> Model:
+    return model_of(OPERATORS, weights(SHAPES))
+
+
+def test_multiplications_are_those_of_the_definitions() -> None:
+    found = {name: cost.macs for name, cost in costs(operators()).items()}
+    assert found == {
+        "conv": 5 * 5 * 6 * 4 * 9,
+        "depthwise": 5 * 5 * 6 * 9,
+        "up": 5 * 5 * 6 * 5 * 4,
+        "dense": 150 * 7,
+        "matmul": 150 * 9,
+    }
+
+
+def test_values_are_counted_at_batch_one() -> None:
+    cost = costs(operators())["conv"]
+    assert (cost.inputs, cost.weights, cost.outputs) == (400, 216, 150)
+
+
+def test_the_share_is_of_multiplications() -> None:
+    found = costs(operators())
+    assert int8_share(found, []) == 0
+    assert int8_share(found, found) == 1
+    assert int8_share(found, ["conv"]) == found["conv"].macs / sum(c.macs for c in found.values())
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "openvino", "onnxruntime"])
+def test_more_int8_is_estimated_to_be_faster(target: str) -> None:
+    model = pair()
+    estimate = Estimate(model, placement(target))
+    steps = [[], ["second"], ["first", "second", "third"]]
+    times = [estimate(int8) for int8 in steps]
+    assert times == sorted(times, reverse=True)
+    assert Estimate(model, placement("tensorrt"), "fp16")([]) < Estimate(
+        model, placement("tensorrt")
+    )([])
+
+
+def test_every_machine_knows_every_precision() -> None:
+    for machine in MACHINES.values():
+        assert set(machine.macs) == set(BYTES)

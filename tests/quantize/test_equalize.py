@@ -1,0 +1,124 @@
+"""Scales moved between channels: the same outputs, evener channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxgraft.model import Model
+from onnxgraft.quantize._equalize import equalize
+from onnxgraft.reference import OnnxRuntime, exposing, random_feeds
+from onnxgraft.runtime import Array
+from tests.conftest import model_of
+from tests.quantize.networks import (
+    PAIR,
+    PAIR_SHAPES,
+    infer,
+    pair,
+    residual,
+    samples_of,
+    weights,
+)
+
+
+def channels(model: Model, tensor: str) -> Array:
+    """Return the largest magnitude of each channel of a tensor."""
+    with OnnxRuntime(exposing(model.to_onnx(), [tensor]), optimize=False) as session:
+        value = session.infer(random_feeds(model.inputs, 8, seed=3))[tensor]
+    return np.asarray(np.abs(value).max(axis=(0, 2, 3)))
+
+
+def spread(model: Model, tensor: str) -> float:
+    """Return the largest channel over the median one."""
+    sizes = channels(model, tensor)
+    return float(sizes.max() / np.median(sizes))
+
+
+def relu6() -> Model:
+    text = PAIR.replace("Relu (a)", "Clip (a, zero, six)")
+    limits = {"zero": np.float32(0), "six": np.float32(6)}
+    return model_of(text, {**weights(PAIR_SHAPES), **limits})
+
+
+def depthwise() -> Model:
+    text = PAIR.replace("Conv <pads = [1, 1, 1, 1]> (c", "Conv <pads = [1, 1, 1, 1], group = 8> (c")
+    return model_of(text, weights({**PAIR_SHAPES, "w2": (16, 1, 3, 3)}))
+
+
+def upsampling() -> Model:
+    text = PAIR.replace("float[N, 5, 8, 8] y", "float[N, 5, H, W] y").replace(
+        "Conv <pads = [1, 1, 1, 1]> (c", "ConvTranspose <strides = [2, 2]> (c"
+    )
+    return model_of(text, weights({**PAIR_SHAPES, "w2": (8, 16, 2, 2)}))
+
+
+@pytest.mark.parametrize("network", [pair, residual, relu6, depthwise, upsampling])
+def test_the_outputs_stay_the_same(network: object, tmp_path: Path) -> None:
+    model = network()  # type: ignore[operator]
+    equalized, done = equalize(model, samples_of(model, tmp_path))
+    assert done
+    feeds = random_feeds(model.inputs, 4, seed=9)
+    expected, actual = infer(model, feeds)["y"], infer(equalized, feeds)["y"]
+    # Factors are powers of two, so nothing is rounded; sums may run in another order.
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("network", "tensor"), [(pair, "b"), (residual, "c"), (depthwise, "c")])
+def test_the_channels_become_even(network: object, tensor: str, tmp_path: Path) -> None:
+    model = network()  # type: ignore[operator]
+    equalized, done = equalize(model, samples_of(model, tmp_path))
+    assert tensor in done
+    assert spread(equalized, tensor) < spread(model, tensor)
+
+
+def test_inputs_and_outputs_of_the_graph_are_left(tmp_path: Path) -> None:
+    model = pair()
+    _, done = equalize(model, samples_of(model, tmp_path))
+    assert not {"image", "y"} & set(done)
+
+
+def test_a_tensor_that_something_else_reads_is_left(tmp_path: Path) -> None:
+    text = PAIR.replace("[third]", "[extra] t = Sigmoid (b)  [third]").replace(
+        "float[N, 5, 8, 8] y)", "float[N, 5, 8, 8] y, float[N, 8, 16, 16] t)"
+    )
+    model = model_of(text, weights(PAIR_SHAPES))
+    _, done = equalize(model, samples_of(model, tmp_path))
+    assert "b" not in done
+    assert "d" in done
+
+
+def test_shared_weights_are_left(tmp_path: Path) -> None:
+    text = """
+    g (float[N, 4, 8, 8] image) => (float[N, 4, 8, 8] y) {
+        a = Conv <pads = [1, 1, 1, 1]> (image, w)
+        b = Conv <pads = [1, 1, 1, 1]> (a, w)
+        y = Conv <pads = [1, 1, 1, 1]> (b, w)
+    }
+    """
+    model = model_of(text, weights({"w": (4, 4, 3, 3)}))
+    assert equalize(model, samples_of(model, tmp_path))[1] == []
+
+
+def test_a_branch_that_is_broadcast_is_left(tmp_path: Path) -> None:
+    text = """
+    g (float[N, 8, 8, 8] image) => (float[N, 4, 8, 8] y) {
+        a = Conv <pads = [1, 1, 1, 1]> (image, w1)
+        p = GlobalAveragePool (a)
+        c = Add (a, p)
+        y = Conv (c, w3)
+    }
+    """
+    model = model_of(text, weights({"w1": (8, 8, 3, 3), "w3": (4, 8, 1, 1)}))
+    assert equalize(model, samples_of(model, tmp_path))[1] == []
+
+
+def test_a_channel_that_is_always_zero_keeps_its_weights(tmp_path: Path) -> None:
+    constants = weights(PAIR_SHAPES)
+    constants["w1"][3] = 0
+    constants["b1"][3] = 0
+    model = model_of(PAIR, constants)
+    equalized, _ = equalize(model, samples_of(model, tmp_path))
+    feeds = random_feeds(model.inputs, 2)
+    assert np.isfinite(infer(equalized, feeds)["y"]).all()

@@ -1,0 +1,69 @@
+"""The tables of targets, as a user reads and changes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxgraft.errors import InputError
+from onnxgraft.quantize import (
+    PLACEMENTS,
+    placement,
+    placement_text,
+    quantize,
+    read_placement,
+)
+from tests.quantize.networks import pair, ranges_of, samples_of
+
+
+@pytest.mark.parametrize("target", PLACEMENTS)
+def test_a_table_that_was_printed_is_read_as_the_same(target: str, tmp_path: Path) -> None:
+    file = tmp_path / "table.toml"
+    file.write_text(placement_text(placement(target)))
+    assert read_placement(file, target) == placement(target)
+
+
+def test_a_file_changes_only_what_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "table.toml"
+    file.write_text('weights = { Conv = 0, ConvTranspose = 1 }\nalso = ["Concat"]\n')
+    changed = read_placement(file, "tensorrt")
+    assert changed.weights == {"Conv": 0, "ConvTranspose": 1}
+    assert changed.also == {"Concat"}
+    assert changed.symmetric
+    assert changed.target == "tensorrt"
+
+
+def test_a_changed_table_is_followed(tmp_path: Path) -> None:
+    file = tmp_path / "table.toml"
+    file.write_text('weights = { Conv = "tensor" }\n')
+    model = pair()
+    ranges = ranges_of(model, samples_of(model, tmp_path))
+    graph, _ = quantize(model, ranges, read_placement(file, "tensorrt"))
+    layer = next(node for node in graph.graph.nodes if node.name == "second")
+    assert np.shape(layer.inputs[1].inputs[0].inputs[1].values) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("weight = 3", "weight is no part of a table; did you mean weights?"),
+        ("weights = 3", "weights is 3"),
+        ("weights = { Relu = 0 }", "Relu has no weights"),
+        ("weights = { Conv = -1 }", "the axis of Conv is -1"),
+        ('weights = { Conv = "channel" }', "the axis of Conv is 'channel'"),
+        ('symmetric = "yes"', "symmetric is 'yes'; write true or false"),
+        ('also = "Add"', "also is 'Add'; write a list"),
+        ('target = "openvino"', "is a table for openvino, not for tensorrt"),
+        ("= 3", "not a TOML file"),
+    ],
+    ids=lambda value: value if " " not in value else None,
+)
+def test_a_wrong_table_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "table.toml"
+    file.write_text(text)
+    with pytest.raises(InputError) as refused:
+        read_placement(file, "tensorrt")
+    assert said in str(refused.value)
+    assert str(file) in str(refused.value)
