@@ -117,13 +117,11 @@ class Bisection:
         partings: Every layer that makes something else, in the order of the graph.
         layers: Everything that was looked at, in the order of the graph.
         runs: How often the candidate was run.
-        shared: How many tensors both have.
     """
 
     partings: list[Parting] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     runs: int = 0
-    shared: int = 0
 
 
 def find_parting(
@@ -198,7 +196,7 @@ class _Search:
         self._readable = list(self.shared)
         self._agreed: list[Shared] = []
         self.order = {name: index for index, name in enumerate(graph.makers)}
-        self.result = Bisection(shared=len(self.shared))
+        self.result = Bisection()
         self.budget = (available_memory() // 2 if memory is None else memory) // _COPIES
         self.sizes = tensor_sizes(graph.proto, adapted(feeds, model))
 

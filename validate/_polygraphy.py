@@ -27,7 +27,7 @@ def save_inputs(path: str | os.PathLike[str], feeds: Sequence[Feeds]) -> None:
 
     _check_size(path, feeds)
     with atomic(path) as temporary:
-        temporary.write_text(to_json([dict(entry) for entry in feeds]))
+        temporary.write_text(to_json([_arrays(path, entry) for entry in feeds]))
 
 
 def save_outputs(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Outputs]]) -> None:
@@ -43,7 +43,10 @@ def save_outputs(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Outpu
 
     _check_size(path, [entry for outputs in runs.values() for entry in outputs])
     results = RunResults([
-        (name, [IterationResult(dict(outputs), runner_name=name) for outputs in iterations])
+        (
+            name,
+            [IterationResult(_arrays(path, outputs), runner_name=name) for outputs in iterations],
+        )
         for name, iterations in runs.items()
     ])
     with atomic(path) as temporary:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxgraft.compare import FLOAT_TOLERANCE, Difference, judge
+from onnxgraft.compare import FLOAT_TOLERANCE, Difference, Sum, judge
 from onnxgraft.errors import InputError
 from onnxgraft.runtime import Array
 
@@ -187,3 +188,73 @@ def test_large_sums_do_not_drown_small_pieces() -> None:
     for _ in range(10):
         difference.add(np.zeros(1, np.float32), np.ones(1, np.float32))
     assert difference.sqnr == pytest.approx(10 * math.log10(4 * 4096**2 / 10), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "cause"),
+    [
+        ((1, 10), (1, 12), "the number of classes or channels"),
+        ((1, 3, 8, 8), (1, 3, 9, 9), "a pad, a stride or an upsampling"),
+        ((1, 10), (2, 10), "the batch"),
+        ((1, 10), (1, 5, 3), "it is another tensor"),
+    ],
+    ids=["classes", "size", "batch", "rank"],
+)
+def test_another_shape_has_a_likely_cause(
+    expected: tuple[int, ...], actual: tuple[int, ...], cause: str
+) -> None:
+    with pytest.raises(InputError, match=cause):
+        judge({"y": np.zeros(expected)}, {"y": np.zeros(actual)})
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.floats(-1e12, 1e12), max_size=20), st.randoms())
+def test_a_sum_is_exact_in_any_order_and_split(values: list[float], random: Random) -> None:
+    parts = [Sum(), Sum(), Sum()]
+    shuffled = list(values)
+    random.shuffle(shuffled)
+    for value in shuffled:
+        random.choice(parts).add(value)
+    total = Sum()
+    for part in parts:
+        total.merge(part)
+    assert total.value == math.fsum(values)
+
+
+def test_parts_of_a_difference_merge_to_the_same_bits() -> None:
+    rng = np.random.default_rng(0)
+    e, a = rng.standard_normal((2, 9, 20_000)).astype(np.float32)
+    whole, first, second = Difference(), Difference(), Difference()
+    for index in range(9):
+        for difference in (whole, first if index % 2 else second):
+            difference.add(e[index], a[index])
+            difference.add_answers(e[index] > 0, a[index] > 0)
+    first.merge(second)
+    for name in (
+        "max_abs", "mean_abs", "relative", "max_rel", "mean_rel", "cosine", "sqnr", "psnr",
+        "agreement", "nonfinite",
+    ):  # fmt: skip
+        assert getattr(first, name) == getattr(whole, name), name
+
+
+def test_relative_errors_are_of_values_that_are_not_small() -> None:
+    difference = Difference()
+    difference.add(
+        np.array([100.0, -50.0, 0.01, 0.0], np.float32),
+        np.array([101.0, -49.0, 0.02, 1.0], np.float32),
+    )
+    assert difference.max_rel == pytest.approx(0.02)
+    assert difference.mean_rel == pytest.approx((0.01 + 0.02) / 2)
+
+
+def test_the_peak_of_psnr_is_the_range() -> None:
+    difference = Difference()
+    difference.add(np.array([0.0, 10.0], np.float32), np.array([1.0, 10.0], np.float32))
+    assert difference.psnr == pytest.approx(10 * math.log10(100 / 0.5))
+
+
+def test_squares_beyond_float32_are_summed() -> None:
+    difference = Difference()
+    difference.add(np.full(3, 1e30, np.float32), np.full(3, 2e30, np.float32))
+    assert difference.nonfinite == 0
+    assert difference.sqnr == pytest.approx(0.0, abs=1e-5)
