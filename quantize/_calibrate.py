@@ -77,9 +77,9 @@ def calibrate(
     job = Job(model.to_onnx().SerializeToString(), needed, tuple(per_channel), samples, skip_bad)
     identity = fingerprint(model)
     early, late = _count(job, identity, checkpoint, workers, ray)
-    whole = Tally()
-    whole.merge(early)
-    whole.merge(late)
+    whole = Tally.from_bytes(early.to_bytes())
+    if late.count or late.skipped:
+        whole.merge(late.to_bytes())
     if not whole.count:
         name, reason = next(iter(whole.skipped.items()))
         raise InputError(
@@ -134,15 +134,15 @@ def _count(
     parts = Tally(), Tally()
     pending = numbered(shards_of(len(job.samples)))
     if checkpoint is not None:
-        for name, tally in checkpoint.begin(job, model, pending).items():
-            parts[pending.pop(name)[0] >= quarter].merge(tally)
+        for name, packed in checkpoint.begin(job, model, pending).items():
+            parts[pending.pop(name)[0] >= quarter].merge(packed)
     names = {shard: name for name, shard in pending.items()}
     try:
         results = run_shards(job, list(names), workers=workers, ray=ray)
         for shard, packed in track(results, "calibrating", len(names)):
             if checkpoint is not None:
                 checkpoint.put(names[shard], packed)
-            parts[shard[0] >= quarter].merge(Tally.from_bytes(packed))
+            parts[shard[0] >= quarter].merge(packed)
     except BaseException as error:
         if checkpoint is not None and checkpoint.leave() and isinstance(error, InputError):
             raise InputError(

@@ -34,8 +34,8 @@ class Checkpoint:
         self.folder = Path(folder)
         self.resume = resume
 
-    def begin(self, job: Job, model: str, shards: Mapping[str, Shard]) -> dict[str, Tally]:
-        """Return what is there of the shards, by their names.
+    def begin(self, job: Job, model: str, shards: Mapping[str, Shard]) -> dict[str, bytes]:
+        """Return the packed tallies that are there of the shards, by their names.
 
         A shard whose samples have changed since, or were skipped, is left out: it is counted again.
 
@@ -50,12 +50,8 @@ class Checkpoint:
             self.clear()
         if place.is_file():
             self._compare(plan)
-            found = {name: self._tally(name) for name in shards}
-            return {
-                name: tally
-                for name, tally in found.items()
-                if tally is not None and _unchanged(job, shards[name], tally)
-            }
+            found = {name: self._usable(name, job, shard) for name, shard in shards.items()}
+            return {name: packed for name, packed in found.items() if packed is not None}
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
@@ -98,11 +94,13 @@ class Checkpoint:
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
 
-    def _tally(self, name: str) -> Tally | None:
+    def _usable(self, name: str, job: Job, shard: Shard) -> bytes | None:
         try:
-            return Tally.from_bytes(self._file(name).read_bytes())
+            packed = self._file(name).read_bytes()
+            tally = Tally.from_bytes(packed)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
+        return packed if _unchanged(job, shard, tally) else None
 
     def _compare(self, plan: Mapping[str, object]) -> None:
         try:

@@ -20,7 +20,15 @@ import onnx
 
 from onnxgraft.errors import InputError
 from onnxgraft.image_header import Form
-from onnxgraft.ranges import Histogram, empty_histograms, flat, limits_of, pack, unflat, unpack
+from onnxgraft.ranges import (
+    Histogram,
+    empty_histograms,
+    flat,
+    limits_of,
+    merge_packed,
+    pack,
+    unflat,
+)
 from onnxgraft.reference import OnnxRuntime, exposing
 from onnxgraft.runtime import Array, Resource
 from onnxgraft.samples import Sample, Samples
@@ -28,6 +36,7 @@ from onnxgraft.samples import Sample, Samples
 __all__ = ["Job", "Measurer", "Shard", "Tally", "cores", "last_quarter", "numbered", "shards_of"]
 
 Shard = tuple[int, int]
+PACKED = ("names", "sizes", "bins", "counts", "limits")
 
 
 @dataclass
@@ -50,25 +59,34 @@ class Tally:
     skipped: dict[str, str] = field(default_factory=dict)
     forms: Counter[Form] = field(default_factory=Counter)
 
-    def merge(self, other: Tally) -> None:
-        """Take in what was counted in other samples."""
+    def merge(self, packed: bytes) -> None:
+        """Take in what was counted in other samples, as `to_bytes` gives it.
+
+        Raises:
+            ValueError: It is something else.
+            InputError: A tensor has another number of channels there.
+        """
+        with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
+            told = json.loads(str(stored["told"]))
+            whole, channels = (
+                {key: stored[f"{group}_{key}"] for key in PACKED} for group in ("whole", "channel")
+            )
         if not self.histograms:
-            self.histograms = empty_histograms(list(other.histograms))
-        for site, histogram in other.histograms.items():
-            self.histograms[site].merge(histogram)
-        for site, histograms in other.channels.items():
-            mine = self.channels.setdefault(site, _channels(len(histograms)))
-            if len(mine) != len(histograms):
-                raise InputError(
-                    f"the tensor {site!r} has {len(histograms)} channels on some samples and "
-                    f"{len(mine)} on others; it can't be measured per channel"
-                )
-            for one, another in zip(mine, histograms, strict=True):
-                one.merge(another)
-        self.count += other.count
-        self.samples.update(other.samples)
-        self.skipped.update(other.skipped)
-        self.forms.update(other.forms)
+            self.histograms = empty_histograms([str(name) for name in whole["names"]])
+        merge_packed(self.histograms, whole)
+        mine = flat(self.channels)
+        names = [str(name) for name in channels["names"]]
+        if not mine:
+            mine = empty_histograms(names)
+            self.channels = unflat(mine)
+        if names and set(names) != set(mine):
+            (site, *_) = {name.partition(":")[2] for name in set(names) ^ set(mine)}
+            raise InputError(_uneven(site))
+        merge_packed(mine, channels)
+        self.count += told["count"]
+        self.samples.update(told["samples"])
+        self.skipped.update(told["skipped"])
+        self.forms.update({Form(*entry[:4]): entry[4] for entry in told["forms"]})
 
     def to_bytes(self) -> bytes:
         """Return the tally as the bytes of an ``.npz``."""
@@ -89,22 +107,11 @@ class Tally:
         return file.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Tally:
-        """Return the tally of `to_bytes`; ValueError if it is none."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            told = json.loads(str(stored["told"]))
-            groups = {
-                group: unpack({
-                    key: stored[f"{group}_{key}"]
-                    for key in ("names", "sizes", "bins", "counts", "limits")
-                })
-                for group in ("whole", "channel")
-            }
-        forms = Counter({Form(*entry[:4]): entry[4] for entry in told["forms"]})
-        return cls(
-            groups["whole"], unflat(groups["channel"]), told["count"], told["samples"],
-            told["skipped"], forms,
-        )  # fmt: skip
+    def from_bytes(cls, packed: bytes) -> Tally:
+        """Return the tally that `to_bytes` packed; ValueError if it is none."""
+        tally = cls()
+        tally.merge(packed)
+        return tally
 
 
 @dataclass(frozen=True)
@@ -236,18 +243,19 @@ def _add_channels(histograms: list[Histogram], site: str, value: Array) -> None:
     if value.ndim < 2:
         raise InputError(f"the tensor {site!r} of {value.ndim} dimensions has no channels")
     if not histograms:
-        histograms += _channels(value.shape[1])
+        names = [str(channel) for channel in range(value.shape[1])]
+        histograms += empty_histograms(names).values()
     if len(histograms) != value.shape[1]:
-        raise InputError(
-            f"the tensor {site!r} has {value.shape[1]} channels on some samples and "
-            f"{len(histograms)} on others; it can't be measured per channel"
-        )
+        raise InputError(_uneven(site))
     for channel, histogram in enumerate(histograms):
         histogram.add(value[:, channel])
 
 
-def _channels(count: int) -> list[Histogram]:
-    return list(empty_histograms([str(channel) for channel in range(count)]).values())
+def _uneven(site: str) -> str:
+    return (
+        f"the tensor {site!r} has more channels on some samples than on others; it can't be "
+        "measured per channel"
+    )
 
 
 def cores() -> int:
@@ -262,7 +270,7 @@ def shards_of(count: int) -> list[Shard]:
 
     They depend on nothing but the number of samples.
     """
-    size = min(max(count // 50, 4), 32)
+    size = min(max(count // 10, 4), 32)
     quarter = last_quarter(count)
     return [
         (start, min(start + size, end))

@@ -25,7 +25,7 @@ from onnxgraft.runtime import Array
 
 __all__ = [
     "BY_HAND", "Histogram", "Range", "Ranges", "bin_edges", "empty_histograms", "flat",
-    "limits_of", "pack", "read_overrides", "unflat", "unpack",
+    "limits_of", "merge_packed", "pack", "read_overrides", "unflat", "unpack",
 ]  # fmt: skip
 
 # A bin is what float32 values share in their upper 16 bits: sign, exponent and the 7 leading bits
@@ -108,7 +108,7 @@ def limits_of(values: Array) -> tuple[float, float]:
 
 def pack(histograms: Mapping[str, Histogram]) -> dict[str, Array]:
     """Return histograms as a few arrays for an ``.npz``: only bins that are not empty."""
-    used = [np.flatnonzero(histogram.counts) for histogram in histograms.values()]
+    used = [_used(histogram) for histogram in histograms.values()]
     counts = [h.counts[bins] for h, bins in zip(histograms.values(), used, strict=True)]
     return {
         "names": np.array(list(histograms), np.str_),
@@ -123,14 +123,37 @@ def pack(histograms: Mapping[str, Histogram]) -> dict[str, Array]:
 
 def unpack(packed: Mapping[str, Array]) -> dict[str, Histogram]:
     """Return the histograms that `pack` packed."""
-    ends = np.cumsum(packed["sizes"])
     found = empty_histograms([str(name) for name in packed["names"]])
-    for histogram, start, end, limits in zip(
-        found.values(), ends - packed["sizes"], ends, packed["limits"], strict=True
-    ):
-        histogram.counts[packed["bins"][start:end]] = packed["counts"][start:end]
-        histogram.minimum, histogram.maximum = float(limits[0]), float(limits[1])
+    merge_packed(found, packed)
     return found
+
+
+def merge_packed(histograms: Mapping[str, Histogram], packed: Mapping[str, Array]) -> None:
+    """Add what `pack` packed to ``histograms`` of the same names."""
+    ends = np.cumsum(packed["sizes"])
+    for name, start, end, (low, high) in zip(
+        packed["names"], ends - packed["sizes"], ends, packed["limits"].tolist(), strict=True
+    ):
+        histogram = histograms[str(name)]
+        histogram.counts[packed["bins"][start:end]] += packed["counts"][start:end]
+        histogram.minimum = min(histogram.minimum, low)
+        histogram.maximum = max(histogram.maximum, high)
+
+
+def _used(histogram: Histogram) -> NDArray[np.int64]:
+    """Return the bins that are not empty, without touching those that must be."""
+    ends = [
+        int(np.float32(max(bound, 0.0)).view(np.uint32) >> 16) + 1 if math.isfinite(bound) else 0
+        for bound in (histogram.maximum, -histogram.minimum)
+    ]
+    parts = []
+    for side, end in zip((0, _SIGN), ends, strict=True):
+        # -0.0 is below no limit, and NaN and infinities are beyond them.
+        for start, stop in ((0, max(end, 1)), (_INFINITE, _SIGN)):
+            parts.append(
+                np.flatnonzero(histogram.counts[side + start : side + stop]) + side + start
+            )
+    return np.concatenate(parts)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxgraft.errors import InputError
-from onnxgraft.ranges import Histogram, Range, Ranges, bin_edges
+from onnxgraft.ranges import Histogram, Range, Ranges, bin_edges, merge_packed, pack, unpack
 from onnxgraft.runtime import Array
 
 FLOATS = st.floats(width=32)  # NaN, infinities, zeros of both signs and subnormals among them
@@ -67,6 +67,20 @@ def test_counts_are_those_of_a_loop_over_the_values(values: Array) -> None:
         slow[bits >> 16] += 1
     counts = histogram_of(values).counts
     assert {int(i): int(counts[i]) for i in np.flatnonzero(counts)} == slow
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.dictionaries(st.text(max_size=5).map(lambda t: t.rstrip("\0")), ARRAYS, max_size=4))
+def test_what_is_packed_is_unpacked_and_merged_again(values: dict[str, Array]) -> None:
+    histograms = {name: histogram_of(array) for name, array in values.items()}
+    packed = pack(histograms)
+    assert packed["counts"].all()  # no bin that is empty
+    found = unpack(packed)
+    assert list(found) == list(histograms)
+    assert all(same(found[name], histograms[name]) for name in histograms)
+    merge_packed(found, packed)
+    for name, array in values.items():
+        assert same(found[name], histogram_of(array, array))
 
 
 @settings(deadline=None, derandomize=True)
