@@ -110,7 +110,6 @@ def check_feeds(engine: str, specs: Sequence[TensorSpec], feeds: Feeds) -> dict[
         if name not in known:
             raise InputError(f"{engine}: no input is called {name!r}; {nearest(name, known)}")
     checked = {}
-    sizes: dict[str, tuple[int, str]] = {}
     for spec in specs:
         if spec.name not in feeds:
             raise InputError(f"{engine}: the input {spec} was not fed")
@@ -119,14 +118,5 @@ def check_feeds(engine: str, specs: Sequence[TensorSpec], feeds: Feeds) -> dict[
             raise InputError(f"{engine}: the input {spec} was fed an array of {value.shape}")
         if value.dtype != np.dtype(spec.dtype):
             raise InputError(f"{engine}: the input {spec} was fed an array of {value.dtype}")
-        for dim, size in zip(spec.shape, value.shape, strict=True):
-            if isinstance(dim, int) or dim == "?":
-                continue
-            known_size, first = sizes.setdefault(dim, (size, spec.name))
-            if size != known_size:
-                raise InputError(
-                    f"{engine}: {dim} is {known_size} in the input {first} and {size} in "
-                    f"{spec.name}; feed the same number"
-                )
         checked[spec.name] = value
     return checked
