@@ -128,7 +128,6 @@ def test_a_wrong_recipe_names_the_field(tmp_path: Path, cli: Cli) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["quantize", "--ranges", "r", "--budget", "top1=1", "--target", "tensorrt", "-o", "q.onnx"],
         ["build", "--target", "tensorrt", "--precision", "bf16", "-o", "e"],
     ],
     ids=" ".join,
