@@ -20,6 +20,8 @@ __all__ = [
 # Operators whose output holds values of their input alone: quantizing before or after is the
 # same, and before is cheaper, because they then move bytes.
 KEEPING = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+# Whose kernels add a second tensor to their result.
+_ADDING = ("Conv", "ConvTranspose")
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -34,6 +36,8 @@ class Placement:
         symmetric: int8 with zero point 0, or else uint8 with one.
         outputs: Whether the outputs of layers are quantized too.
         bias: Whether the bias becomes int32 with a DequantizeLinear.
+        residual: Whether, of an Add behind a layer, the other input is quantized: the layer's
+            kernel then reads eight bits of the shortcut where there were 32.
         also: Operators without weights that run in integers when inputs and output are quantized.
     """
 
@@ -42,16 +46,19 @@ class Placement:
     symmetric: bool
     outputs: bool = False
     bias: bool = False
+    residual: bool = False
     also: frozenset[str] = field(default_factory=frozenset)
 
 
 # TensorRT, by NVIDIA's guide "Working with Quantized Types": inputs of layers with weights, not
-# their outputs; symmetric; weights per channel; no bias. A ConvTranspose gets one scale: its
-# kernels disagree on the axis (TensorRT#1694), and its last axis order is theirs.
+# their outputs; symmetric; weights per channel; no bias; the shortcut of a residual Add, not the
+# layer's own result. A ConvTranspose gets one scale: its kernels disagree on the axis
+# (TensorRT#1694), and its last axis order is theirs.
 _TENSORRT = Placement(
     target="tensorrt",
     weights={"Conv": 0, "ConvTranspose": None, "Gemm": None, "MatMul": None},
     symmetric=True,
+    residual=True,
 )
 PLACEMENTS: dict[str, Placement] = {
     "tensorrt": _TENSORRT,
@@ -98,14 +105,13 @@ def placement_text(table: Placement) -> str:
     axes = {op: f'"{_TENSOR}"' if axis is None else axis for op, axis in table.weights.items()}
     weights = ", ".join(f"{op} = {axis}" for op, axis in axes.items())
     also = ", ".join(f'"{op}"' for op in sorted(table.also))
-    flags = "\n".join(
-        f"{name} = {str(getattr(table, name)).lower()}" for name in ("symmetric", "outputs", "bias")
-    )
+    flags = "\n".join(f"{name} = {str(getattr(table, name)).lower()}" for name in _FLAGS)
     return (
         "# What runs in INT8, with the axis of its weights' scales per channel.\n"
         f'target = "{table.target}"\nweights = {{ {weights} }}\n'
         "# int8 around zero, or uint8 with a zero point; whether outputs are quantized too;\n"
-        f"# whether biases become int32.\n{flags}\n"
+        "# whether biases become int32; whether the shortcut of a residual Add is quantized.\n"
+        f"{flags}\n"
         "# Operators without weights that run in INT8 between quantized tensors.\n"
         f"also = [{also}]\n"
     )
@@ -132,7 +138,7 @@ def read_placement(path: str | os.PathLike[str], target: str) -> Placement:
             raise InputError(f"{file}: {key} is no part of a table; {nearest(key, known)}")
         if key == "target" and value != target:
             raise InputError(f"{file}: is a table for {value}, not for {target}")
-        if key in ("symmetric", "outputs", "bias") and not isinstance(value, bool):
+        if key in _FLAGS and not isinstance(value, bool):
             raise InputError(f"{file}: {key} is {value!r}; write true or false")
     if "weights" in given:
         given["weights"] = _axes(file, given["weights"])
@@ -145,6 +151,7 @@ def read_placement(path: str | os.PathLike[str], target: str) -> Placement:
 
 
 _TENSOR = "tensor"
+_FLAGS = ("symmetric", "outputs", "bias", "residual")
 
 
 def _axes(file: Path, weights: object) -> dict[str, int | None]:
@@ -191,6 +198,11 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
         _, nodes = readers.setdefault(id(tensor), (tensor, []))
         if nodes is not None and all(reader is not other for other in nodes):
             nodes.append(reader)
+    if table.residual:
+        for node, tensor in _shortcuts(graph, chosen):
+            _, nodes = readers.setdefault(id(tensor), (tensor, []))
+            if nodes is not None:
+                nodes.append(node)
     if table.outputs:
         for node in [*chosen, *_joining(graph, table, chosen)]:
             for tensor in [*(node.inputs if node.op in table.also else []), _result(graph, node)]:
@@ -215,6 +227,29 @@ def activations(graph: gs.Graph) -> list[str]:
         for point in points(graph, table, layers(graph, table)):
             names[origin(point.tensor).name] = None
     return list(names)
+
+
+def _shortcuts(graph: gs.Graph, chosen: list[gs.Node]) -> list[tuple[gs.Node, gs.Tensor]]:
+    """Return each Add that a chosen layer's kernel can do, with the input that is not the layer's.
+
+    Where both are layers', the later one adds the earlier one's result.
+    """
+    order = {id(node.outputs[0]): index for index, node in enumerate(graph.nodes)}
+    results = {
+        id(node.outputs[0])
+        for node in chosen
+        if node.op in _ADDING and len(node.outputs[0].outputs) == 1
+    }
+    found = []
+    for node in graph.nodes:
+        if node.op != "Add" or any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
+            continue
+        made = [tensor for tensor in node.inputs if id(tensor) in results]
+        left, right = node.inputs
+        if made and left is not right:
+            last = max(made, key=lambda tensor: order[id(tensor)])
+            found.append((node, right if last is left else left))
+    return found
 
 
 def _joining(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[gs.Node]:

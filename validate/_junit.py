@@ -20,7 +20,9 @@ def write_junit(report: Report, path: str | os.PathLike[str]) -> None:
     cases = [
         ("stage", row.stage, row.passed, f"{row.relative:.2e} of the range", row.seconds)
         for row in report.stages
-    ] + [("candidate", row.name, row.passed, row.verdict, 0.0) for row in report.candidates]
+    ]
+    cases += [("candidate", row.name, row.passed, row.verdict, 0.0) for row in report.candidates]
+    cases += [("goal", sentence, False, sentence, 0.0) for sentence in report.missed]
     failures = sum(not passed for _, _, passed, _, _ in cases)
     suite = ElementTree.Element(
         "testsuite", name=report.title, tests=str(len(cases)), failures=str(failures)

@@ -26,6 +26,8 @@ def render(report: Report, console: Console) -> None:
     for row in report.candidates:
         if not row.passed:
             console.print(f"{row.name}: {row.verdict}", style="red", highlight=False, markup=False)
+    for sentence in report.missed:
+        console.print(sentence, style="red", highlight=False, markup=False)
     for target, layer, reason in report.float_layers:
         console.print(f"in float for {target}: {layer} ({reason})", highlight=False, markup=False)
     for note in report.notes:

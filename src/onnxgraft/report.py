@@ -224,6 +224,7 @@ class Report:
         gallery: The samples whose answers differ most, by candidate.
         float_layers: (target, layer, reason) of each layer that stayed in float.
         notes: A sentence for each thing that was decided, or could not be measured.
+        missed: A sentence for each thing that was asked for beyond tolerances and not reached.
         artifacts: What was written, by role.
     """
 
@@ -240,14 +241,16 @@ class Report:
     gallery: list[GalleryRow] = field(default_factory=list)
     float_layers: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
     artifacts: dict[str, str] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str] = field(default_factory=lambda: versions())
 
     @property
     def passed(self) -> bool:
-        """Whether every stage and every candidate is within its tolerance."""
-        return all(row.passed for row in self.stages) and all(row.passed for row in self.candidates)
+        """Whether every stage and every candidate is within its tolerance, and nothing missed."""
+        rows = [row.passed for row in self.stages] + [row.passed for row in self.candidates]
+        return all(rows) and not self.missed
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values; written as JSON, infinities become null."""

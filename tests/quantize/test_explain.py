@@ -53,7 +53,7 @@ def test_what_fuses_is_not_told(tmp_path: Path) -> None:
 
 
 def test_quantization_of_what_others_read_in_float(tmp_path: Path) -> None:
-    model = middle("[inner] c = Conv <pads = [1, 1, 1, 1]> (a, w2)  [add] b = Add (a, c)",
+    model = middle("[inner] c = Conv <pads = [1, 1, 1, 1]> (a, w2)  [gate] b = Mul (a, c)",
                    w2=(32, 32, 3, 3))  # fmt: skip
     assert remarks(model, tmp_path)["unfused Q/DQ"] == {"a/QuantizeLinear"}
 

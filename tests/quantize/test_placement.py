@@ -15,7 +15,8 @@ from onnxgraft.quantize import (
     quantize,
     read_placement,
 )
-from tests.quantize.networks import pair, ranges_of, samples_of
+from tests.conftest import model_of
+from tests.quantize.networks import pair, ranges_of, samples_of, weights
 
 
 @pytest.mark.parametrize("target", PLACEMENTS)
@@ -67,3 +68,47 @@ def test_a_wrong_table_is_refused(text: str, said: str, tmp_path: Path) -> None:
         read_placement(file, "tensorrt")
     assert said in str(refused.value)
     assert str(file) in str(refused.value)
+
+
+SHORTCUT = """
+network (float[N, 8, 6, 6] image) => (float[N, 8, 6, 6] y) {
+    [first] a = Conv <pads = [1, 1, 1, 1]> (image, w1)
+    [relu] b = Relu (a)
+    [second] c = Conv <pads = [1, 1, 1, 1]> (b, w2)
+    [add] d = Add (c, b)
+    [last] y = Conv (d, w3)
+}
+"""
+SHORTCUT_SHAPES = {"w1": (8, 8, 3, 3), "w2": (8, 8, 3, 3), "w3": (8, 8, 1, 1)}
+
+
+def shortcut(text: str, tmp_path: Path, target: str = "tensorrt") -> list[str]:
+    """Return the producers of the inputs of the node ``add`` when ``text`` is quantized."""
+    model = model_of(text, weights(SHORTCUT_SHAPES))
+    graph, _ = quantize(model, ranges_of(model, samples_of(model, tmp_path)), target)
+    (node,) = (node for node in graph.graph.nodes if node.name == "add")
+    return [source.inputs[0].name if source.inputs else source.name for source in node.inputs]
+
+
+def test_of_a_residual_add_the_shortcut_alone_is_quantized(tmp_path: Path) -> None:
+    assert shortcut(SHORTCUT, tmp_path) == ["second", "b/DequantizeLinear"]
+
+
+def test_of_two_layers_that_are_added_the_later_one_adds_the_other(tmp_path: Path) -> None:
+    both = (
+        SHORTCUT
+        .replace("(b, w2)", "(image, w2)")
+        .replace("Relu (a)", "Identity (a)")
+        .replace("Add (c, b)", "Add (a, c)")
+        .replace("    [relu] b = Identity (a)\n", "")
+    )
+    assert shortcut(both, tmp_path) == ["a/DequantizeLinear", "second"]
+
+
+def test_a_layer_whose_result_others_read_too_does_not_add(tmp_path: Path) -> None:
+    read_twice = SHORTCUT.replace("Conv (d, w3)", "Mul (d, c)")
+    assert shortcut(read_twice, tmp_path) == ["second", "relu"]
+
+
+def test_openvino_gets_no_quantized_shortcut(tmp_path: Path) -> None:
+    assert shortcut(SHORTCUT, tmp_path, "openvino") == ["second", "relu"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from onnxgraft import pipeline
 from onnxgraft.model import Model
-from onnxgraft.quantize import calibrate, quantize, to_half
+from onnxgraft.quantize import calibrate, placement, quantize, to_half
 from onnxgraft.ranges import Ranges
 from onnxgraft.samples import Preprocess, open_samples
 from tests.conftest import model_of
@@ -49,9 +50,28 @@ def network(
     yield Network(model, calibrate(model, samples, "minmax", tensors="all"), layers, file)
 
 
-def built(model: Model) -> int:
+class Log(trt.ILogger):  # type: ignore[misc]
+    """Keeps what TensorRT says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def log(self, severity: Any, message: str) -> None:
+        self.lines.append(message)
+
+
+def scratch(model: Model) -> int:
+    """Return the bytes of scratch memory that the builder plans for an engine."""
+    log = Log()
+    built(model, log)
+    found = [re.search(r"Scratch Memory: (\d+) bytes", line) for line in log.lines]
+    return max(int(match[1]) for match in found if match)
+
+
+def built(model: Model, log: Any = None) -> int:
     """Return the bytes of the engine that TensorRT builds for batch 1."""
-    logger = trt.Logger(trt.Logger.ERROR)
+    logger = log or trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(_flags())
     parser = trt.OnnxParser(network, logger)
@@ -111,3 +131,22 @@ def test_a_layer_of_every_kind(op: str, tmp_path: Path) -> None:
     model = model_of(text, weights(shapes))
     ranges = ranges_of(model, samples_of(model, tmp_path, 4))
     assert built(quantize(model, ranges, "tensorrt")[0]) > 0
+
+
+def test_a_quantized_shortcut_is_kept_in_bytes(tmp_path: Path) -> None:
+    """The builder's scratch memory holds 64 x 32 x 32 values of one byte, not of four."""
+    text = """network (float[1, 64, 32, 32] image) => (float[1, 64, 32, 32] y) {
+        [first] a = Conv <pads = [1, 1, 1, 1]> (image, w1)
+        [relu] b = Relu (a)
+        [second] c = Conv <pads = [1, 1, 1, 1]> (b, w2)
+        [add] d = Add (c, b)
+        [last] y = Conv <pads = [1, 1, 1, 1]> (d, w3)
+    }"""
+    model = model_of(text, weights(dict.fromkeys(("w1", "w2", "w3"), (64, 64, 3, 3))))
+    ranges = ranges_of(model, samples_of(model, tmp_path))
+    table = placement("tensorrt")
+    plain, quantized = (
+        scratch(quantize(model, ranges, replace(table, residual=residual))[0])
+        for residual in (False, True)
+    )
+    assert plain - quantized == 3 * 64 * 32 * 32

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.compare import Difference
-from onnxgraft.errors import InputError, nearest
+from onnxgraft.errors import InputError, OnnxgraftError, nearest
 from onnxgraft.files import existing_file, write_json
+from onnxgraft.pipeline._mix_latency import Floats, measured_latency
 from onnxgraft.progress import track
 from onnxgraft.quantize import Placement, Prepared, fingerprint, quantize
 from onnxgraft.quantize._improve import spread
@@ -71,7 +72,7 @@ class MixRow:
         macs_int8: The part of the multiplications that INT8 layers do.
         metric: Its value; None where it was not measured.
         loss: Against float, in the unit of the budget.
-        latency: Relative to FP32, estimated.
+        latency: Relative to FP32.
     """
 
     name: str
@@ -96,6 +97,7 @@ class BudgetReport:
         all_int8: Noise over signal with all layers in INT8, on the same samples.
         trials: How many mixes were judged.
         seconds: That the search took, in this run.
+        latency: How the rows' latencies were found.
         notes: Sentences that the user should read.
     """
 
@@ -108,7 +110,19 @@ class BudgetReport:
     all_int8: float
     trials: int
     seconds: float
+    latency: str
     notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return the outcome as a sentence."""
+        best, verdict = self.rows[-1], "is kept" if self.passed else "is NOT kept, at best"
+        inside = best.layers.get("int8", 0)
+        return (
+            f"the budget {self.budget.metric}={self.budget.drop:g} {verdict} with {inside} of "
+            f"{sum(best.layers.values())} layers ({100 * best.macs_int8:.1f} % of the MACs) in "
+            f"INT8: {self.budget.metric} {best.metric:.4g} against {self.rows[0].metric:.4g}, "
+            f"{self.trials} mixes judged in {self.seconds:.0f} s"
+        )
 
 
 def read_budget(text: str) -> Budget:
@@ -141,7 +155,7 @@ def within_budget(
     *,
     classes: str = "camvid",
     output: str | None = None,
-    floats: str = "fp32",
+    floats: Floats = "fp32",
     keep_float: tuple[str, ...] = (),
     calibration: Samples | None = None,
     state: str | os.PathLike[str] | None = None,
@@ -157,7 +171,7 @@ def within_budget(
         samples: On which the metric is computed.
         classes: Of ``miou``.
         output: The output that the metric looks at; None takes the first.
-        floats: What layers that are not INT8 run in, for the estimated latency.
+        floats: What layers that are not INT8 run in.
         keep_float: Layers that stay in float whatever happens.
         calibration: On which sensitivities are measured; None takes the first of ``samples``.
         state: Where verdicts are kept, for the caller to remove when the result is safe; None
@@ -219,13 +233,23 @@ def within_budget(
     rows = [row("FP32", frozenset(everything), judge.nothing_lost)]
     rows[0] = replace(rows[0], layers={"fp32": len(layers), "int8": 0}, latency=1.0)
     rows += [row("all INT8", fixed, trials[0].loss)]
+    models = {"FP32": prepared.model, "all INT8": mixed(prepared, table, fixed)}
     if chosen != fixed:
         rows += [row("mix", chosen, mix.best.loss)]
-    with OnnxRuntime(mixed(prepared, table, fixed).to_onnx(), name="INT8") as int8:
+        models["mix"] = mixed(prepared, table, chosen)
+    with OnnxRuntime(models["all INT8"].to_onnx(), name="INT8") as int8:
         measured = _noise(prepared, int8, few)
+    elapsed = time.perf_counter() - start
+    try:
+        found_ms = measured_latency(models, table.target, floats)
+    except OnnxgraftError as error:
+        told = f"estimated from MACs and bytes for {estimate.machine.name}: {error}"
+    else:
+        told = f"measured here on {table.target}: FP32 takes {found_ms['FP32']:.2f} ms"
+        rows = [replace(r, latency=found_ms[r.name] / found_ms["FP32"]) for r in rows]
     report = BudgetReport(
         budget, mix.found, rows, reasons, found, sum(found[name] for name in free), measured,
-        len(mix.trials), time.perf_counter() - start, judge.notes,
+        len(mix.trials), elapsed, told, judge.notes,
     )  # fmt: skip
     return reasons, report
 

@@ -17,7 +17,9 @@ from onnxgraft.errors import InputError
 from onnxgraft.model import Model
 from onnxgraft.pipeline._bench import BenchTarget, bench
 from onnxgraft.pipeline._blame import guilty_pass
+from onnxgraft.pipeline._budget import read_budget
 from onnxgraft.pipeline._gallery import gallery_rows, range_rows
+from onnxgraft.pipeline._quantize import QuantizeOptions, quantize_model
 from onnxgraft.pipeline._recipe import Recipe
 from onnxgraft.pipeline._validate import layer_rows, open_judge, write_report
 from onnxgraft.progress import status
@@ -176,7 +178,7 @@ class _Deployment:
 
         candidates = [Candidate(reference, FLOAT_TOLERANCE)]
         for target in recipe.targets:
-            built = self._target(cleaned, ranges, target)
+            built = self._target(cleaned, ranges, target, fitting, validation)
             if built is not None:
                 candidates.append(Candidate(built, None, recipe.validation.drop))
 
@@ -224,15 +226,41 @@ class _Deployment:
             )
         return calibration, validation
 
-    def _target(self, cleaned: Model, ranges: Ranges, target: str) -> Engine | None:
+    def _target(
+        self,
+        cleaned: Model,
+        ranges: Ranges,
+        target: engine.Target,
+        calibration: Samples,
+        validation: Samples,
+    ) -> Engine | None:
         """Quantize and build for one target; return its engine, or None if it can't run here."""
         start = time.perf_counter()
-        quantized, done = quantize.quantize(
-            cleaned, ranges, target, keep_float=self.recipe.keep_float
-        )
+        section = self.recipe.quantize
+        floats = section.float.get(target, "fp32")
+        done = quantize_model(
+            cleaned, ranges,
+            QuantizeOptions(
+                table=quantize.placement(target),
+                floats=floats,
+                keep_float=self.recipe.keep_float,
+                improvements=section.improve,
+                calibration=calibration,
+                budget=None if section.budget is None else read_budget(section.budget),
+                validation=replace(validation, inputs=cleaned.inputs),
+                classes=self.recipe.validation.classes,
+                metric_output=self.recipe.validation.output,
+                trials=section.trials,
+            ),
+        )  # fmt: skip
+        quantized = done.model
         self.report.float_layers += [
-            (target, layer.name, layer.reason) for layer in done.float_layers
+            (target, layer.name, layer.reason) for layer in done.report.float_layers
         ]
+        self.report.notes += [f"{target}: {note}" for note in done.notes]
+        if done.search is not None:
+            where = self.report.notes if done.passed else self.report.missed
+            where.append(f"{target}: {done.search}")
         self._save(quantized, f"model.int8.{target}.onnx", f"INT8 graph for {target}")
         nodes = len(cleaned.graph.nodes)
         self._graph_stage(f"int8 graph for {target}", nodes, quantized, None, start)

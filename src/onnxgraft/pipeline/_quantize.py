@@ -12,6 +12,7 @@ from typing import Any
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.model import Model
 from onnxgraft.pipeline._budget import Budget, BudgetReport, within_budget
+from onnxgraft.pipeline._mix_latency import Floats
 from onnxgraft.quantize import (
     HalfReport,
     Placement,
@@ -59,7 +60,7 @@ class QuantizeOptions:
 
     table: Placement
     int8: bool = True
-    floats: str = "fp32"
+    floats: Floats = "fp32"
     keep_float: tuple[str, ...] = ()
     improvements: tuple[str, ...] = ()
     calibration: Samples | None = None
@@ -221,7 +222,7 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Quantized:
 def _table(search: BudgetReport) -> list[str]:
     """Return the table of mixes, and how the search went."""
     floats = list(dict.fromkeys(kind for row in search.rows for kind in row.layers))
-    head = ["", *floats, "MACs in INT8", search.budget.metric, "loss", "latency (estimated)"]
+    head = ["", *floats, "MACs in INT8", search.budget.metric, "loss", "latency"]
     rows = [head]
     for row in search.rows:
         rows.append([
@@ -242,6 +243,7 @@ def _table(search: BudgetReport) -> list[str]:
         f"  the budget {search.budget.metric}={search.budget.drop:g} is {verdict}: "
         f"{search.trials} mixes judged in {search.seconds:.0f} s"
     )
+    lines.append(f"  latency: {search.latency}")
     if search.all_int8 > 0 and search.predicted > 0:
         lines.append(
             f"  sensitivity: the layers' noise adds up to {10 * math.log10(search.predicted):.1f} "

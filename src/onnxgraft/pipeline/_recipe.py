@@ -13,13 +13,15 @@ from onnxgraft.convert import IoLayout, Opening
 from onnxgraft.engine import Target
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
+from onnxgraft.pipeline._mix_latency import Floats
 from onnxgraft.pipeline._postprocess import Postprocess
-from onnxgraft.quantize import Method
+from onnxgraft.quantize import DEFAULT_IMPROVEMENTS, Improvement, Method
 from onnxgraft.samples import Preprocess
 
 __all__ = [
     "BenchSection",
     "CalibrateSection",
+    "QuantizeSection",
     "Recipe",
     "ValidateSection",
     "make_recipe",
@@ -47,6 +49,23 @@ class CalibrateSection(_Section):
     method: Method = "entropy"
     images: int | None = None
     seed: int = 0
+
+
+class QuantizeSection(_Section):
+    """How the INT8 graphs are made.
+
+    Attributes:
+        improve: Methods of `onnxgraft.quantize.improve`, on the calibration data.
+        budget: ``METRIC=DROP`` to stay in, on the validation data; None keeps everything in INT8.
+        trials: How many mixes a search within the budget may judge.
+        float: What each target's float layers run in, where not ``fp32``: ``fp16`` for tensorrt,
+            ``bf16`` for openvino.
+    """
+
+    improve: tuple[Improvement, ...] = DEFAULT_IMPROVEMENTS
+    budget: str | None = None
+    trials: PositiveInt = 24
+    float: dict[Target, Floats] = Field(default_factory=dict)
 
 
 class ValidateSection(_Section):
@@ -101,6 +120,7 @@ class Recipe(_Section):
     preprocess: Preprocess = Field(default_factory=Preprocess)
     postprocess: Postprocess = Field(default_factory=Postprocess)
     calibrate: CalibrateSection
+    quantize: QuantizeSection = Field(default_factory=QuantizeSection)
     validation: ValidateSection = Field(alias="validate")
     bench: BenchSection = Field(default_factory=BenchSection)
 
