@@ -2,8 +2,8 @@
 
     python -m benchmarks.tensorflow > benchmarks/tensorflow.md
 
-Networks have no trained weights; the statistics of their batch normalizations are made plausible,
-so that folding them matters. Times and memory are those of whole commands, each in a process of
+Networks have no trained weights; the statistics of their batch normalizations are those of a batch
+of noise, so that folding them matters. Times and memory are those of whole commands, each in a process of
 its own, the two taking turns. Each ONNX file is held against Keras' own answers.
 """
 
@@ -13,7 +13,9 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,8 @@ def make(name: str, folder: str) -> None:
     model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3))
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            values = layer.get_weights()
-            values[-2] = rng.normal(size=values[-2].shape) * 0.1
-            values[-1] = rng.uniform(0.5, 1.5, values[-1].shape)
-            layer.set_weights(values)
+            layer.momentum = 0.0  # one batch in training mode leaves its statistics
+    model(rng.standard_normal((8, *model.input_shape[1:])).astype(np.float32), training=True)
     model.save(f"{folder}/{name}.keras")
     model.export(f"{folder}/{name}", verbose=False)
     images = rng.standard_normal((2, *model.input_shape[1:])).astype(np.float32)
@@ -57,19 +57,19 @@ def make(name: str, folder: str) -> None:
     np.savez(f"{folder}/{name}.npz", images=images, answers=answers)
 
 
-def make_graph(path: Path, channels: list[int]) -> None:
+def make_graph(path: str, *channels: str) -> None:
     """Write a frozen chain of convolutions."""
     tf = tensorflow()
     rng = np.random.default_rng(0)
     with tf.Graph().as_default() as graph:
         x = tf.compat.v1.placeholder(tf.float32, [None, 64, 64, 3], "x")
-        for index, count in enumerate(channels):
+        for index, count in enumerate(map(int, channels)):
             shape = (3, 3, int(x.shape[-1]), count)
             weights = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:3]))
             x = tf.nn.conv2d(x, weights.astype(np.float32), 1 + index % 2, "SAME")
             x = tf.nn.relu(tf.nn.bias_add(x, np.zeros(count, np.float32)))
         tf.reduce_mean(x, [1, 2], name="y")
-    path.write_bytes(graph.as_graph_def().SerializeToString())
+    Path(path).write_bytes(graph.as_graph_def().SerializeToString())
 
 
 def judged(path: Path, expected: Any) -> str:
@@ -106,8 +106,9 @@ def applications(folder: Path) -> list[str]:
 def costs(folder: Path) -> list[str]:
     """Return the rows of the table of seconds and memory."""
     small, large = folder / "small.pb", folder / "large.pb"
-    make_graph(small, [8, 16, 16])
-    make_graph(large, [64, 128, 512, 1024, 1024, 1024])
+    # In processes of their own: a child's peak memory begins with that of its parent.
+    for path, channels in ((small, "8 16 16"), (large, "64 128 512 1024 1024 1024")):
+        command("-m", "benchmarks.tensorflow", "graph", path, *channels.split())
     out = folder / "out.onnx"
     imports = ("-c", "import tensorflow, tf2onnx")
     commands = [("import of TensorFlow and tf2onnx", imports, None)]
@@ -143,7 +144,7 @@ def main() -> None:
         cost = costs(Path(place))
         rows = applications(Path(place))
     print("# TensorFlow\n")
-    print("Made by `python -m benchmarks.tensorflow`, with")
+    print(f"Made by `python -m benchmarks.tensorflow` on {time.strftime('%Y-%m-%d')}, with")
     print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".\n")
     print("## keras.applications, 224 or 299 pixels, without trained weights\n")
     print("Right: within 1e-4 of the range of Keras' answers (largest difference).\n")
@@ -159,7 +160,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["make"]:
-        make(*sys.argv[2:])
+    jobs: dict[str, Callable[..., None]] = {"make": make, "graph": make_graph}
+    if sys.argv[1:]:
+        jobs[sys.argv[1]](*sys.argv[2:])
     else:
         main()
