@@ -3,8 +3,8 @@
     python -m benchmarks.tensorflow > benchmarks/tensorflow.md
 
 Networks have no trained weights; the statistics of their batch normalizations are those of a batch
-of noise, so that folding them matters. Times and memory are those of whole commands, each in a process of
-its own, the two taking turns. Each ONNX file is held against Keras' own answers.
+of noise, so that folding them matters. Times and memory are those of whole commands, each in a
+process of its own, the two taking turns. Each ONNX file is held against Keras' own answers.
 """
 
 from __future__ import annotations
