@@ -7,6 +7,7 @@ was killed can go on.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -17,6 +18,7 @@ from onnxgraft.progress import track
 from onnxgraft.quantize._checkpoint import Checkpoint
 from onnxgraft.quantize._measure import Job, Tally, last_quarter, numbered, shards_of
 from onnxgraft.quantize._runners import run_shards
+from onnxgraft.quantize._shapes import shapes_of
 from onnxgraft.quantize._sites import every_tensor, find_sites
 from onnxgraft.quantize._thresholds import Method, choose_range
 from onnxgraft.quantize.placement import activations
@@ -34,6 +36,7 @@ def calibrate(
     method: Method = "entropy",
     *,
     tensors: Tensors = "targets",
+    targets: Sequence[str] = (),
     per_channel: Sequence[str] = (),
     workers: int = 1,
     ray: str | None = None,
@@ -50,6 +53,7 @@ def calibrate(
         method: How ranges are chosen; `rechoose` changes it afterwards.
         tensors: ``targets``: what some target's placement needs; ``all``: every float tensor, as
             TensorRT's implicit quantization wants them.
+        targets: Those whose placements count; none means all. Ranges for fewer cost less.
         per_channel: Tensors that get a range per channel (axis 1) too.
         workers: Processes on this machine; with ``ray`` actors, 0 for all of the cluster's CPUs.
         ray: Address of a Ray cluster whose machines see the data under the same paths.
@@ -61,7 +65,7 @@ def calibrate(
     """
     if workers < (0 if ray else 1):
         raise InputError(f"--workers {workers}: at least 1 is needed")
-    wanted = list(activations(model.graph))
+    wanted = list(activations(model.graph, targets))
     if tensors == "all":
         wanted = list(dict.fromkeys([*wanted, *every_tensor(model)]))
     if not wanted:
@@ -74,7 +78,10 @@ def calibrate(
     sites = find_sites(model.graph, wanted)
     sites |= {name: (name,) for name in per_channel}
     needed = tuple(dict.fromkeys(site for found in sites.values() for site in found))
-    job = Job(model.to_onnx().SerializeToString(), needed, tuple(per_channel), samples, skip_bad)
+    job = Job(
+        model.to_onnx().SerializeToString(), needed, tuple(per_channel), samples, skip_bad,
+        _size(model, needed),
+    )  # fmt: skip
     identity = fingerprint(model)
     early, late = _count(job, identity, checkpoint, workers, ray)
     whole = Tally.from_bytes(early.to_bytes())
@@ -97,6 +104,7 @@ def calibrate(
         samples=_in_order(samples, whole.samples),
         skipped=_in_order(samples, whole.skipped),
         seed=samples.seed,
+        targets=sorted(targets),
         notes=_notes(samples, whole),
         histograms={site: whole.histograms[site] for site in needed},
         early={site: early.histograms[site] for site in needed if site in early.histograms},
@@ -124,6 +132,14 @@ def fingerprint(model: Model) -> str:
     for part in (*graph.input, *graph.node, *sorted(graph.initializer, key=lambda i: i.name)):
         digest.update(part.SerializeToString(deterministic=True))
     return digest.hexdigest()
+
+
+def _size(model: Model, sites: Sequence[str]) -> int | None:
+    """Return the bytes of the sites' values at batch 1, None where a shape is not known."""
+    shapes = shapes_of(model)
+    if not all(site in shapes for site in sites):
+        return None
+    return 4 * sum(math.prod(shapes[site]) for site in sites)
 
 
 def _count(

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import onnx
 
+from onnxgraft.binning import prepare
 from onnxgraft.errors import InputError
 from onnxgraft.image_header import Form
 from onnxgraft.ranges import (
     Histogram,
     empty_histograms,
     flat,
-    limits_of,
     merge_packed,
     pack,
     unflat,
@@ -124,6 +125,7 @@ class Job:
         per_channel: Those of them that are counted per channel too, along axis 1.
         samples: The data.
         skip_bad: Whether samples that can't be used are left out; otherwise they are an error.
+        size: Bytes of the counted values of one sample; None where it is not known.
     """
 
     model: bytes
@@ -131,37 +133,50 @@ class Job:
     per_channel: tuple[str, ...]
     samples: Samples
     skip_bad: bool
+    size: int | None = None
 
 
 class Measurer(Resource):
     """Runs a job's model over shards; used as a context manager.
 
-    One sample's values are in memory at a time. While onnxruntime computes them with all threads
-    the next sample is decoded; then they are counted with all threads.
+    While onnxruntime computes a sample's values the next one is decoded; then they are counted. In
+    more than one lane that happens to so many samples at a time, with a part of the threads each:
+    small networks do not gain from many threads. One sample a lane is in memory.
 
     Args:
         job: What is counted.
-        threads: Of onnxruntime and of counting; 0 takes all. Results do not depend on it:
+        threads: Of onnxruntime and of counting, together; 0 takes all. Results do not depend on it:
             onnxruntime divides the outputs of an operator among threads, not its sums.
+        lanes: At most so many samples at a time.
         ahead: Whether the sample after a shard is decoded too, because it comes next.
     """
 
-    def __init__(self, job: Job, threads: int, *, ahead: bool = False) -> None:
+    def __init__(self, job: Job, threads: int, *, lanes: int = 1, ahead: bool = False) -> None:
         self.job, self.ahead = job, ahead
+        threads = threads or cores()
+        self.lanes = min(lanes, threads)
+        self.counting = ThreadPoolExecutor(threads)
+        self.counting.submit(prepare)  # while the session is made and runs for the first time
         fed = {spec.name for spec in job.samples.inputs}
         inner = [site for site in job.sites if site not in fed]
         self.session: OnnxRuntime | None = None
         if inner:  # where inputs alone are quantized there is nothing to run
             proto = exposing(onnx.ModelProto.FromString(job.model), inner)
-            self.session = OnnxRuntime(proto, name="calibration", threads=threads)
-        self.decoding = ThreadPoolExecutor(1)
-        self.counting = ThreadPoolExecutor(threads or cores())
+            self.session = OnnxRuntime(
+                proto, name="calibration", threads=threads // self.lanes, configure=_at_rest
+            )
+        self.running = ThreadPoolExecutor(self.lanes)
+        self.decoding = ThreadPoolExecutor(self.lanes)
         self.decoded: dict[int, Future[_Decoded]] = {}
+        self.begun = -1  # the last position that is decoded ahead of its turn
+        # A site's histogram is one lane's at a time; this one guards what is beside them.
+        self.locks = {site: Lock() for site in job.sites}
+        self.lock = Lock()
 
     def close(self) -> None:
         """End the threads."""
-        self.decoding.shutdown(cancel_futures=True)
-        self.counting.shutdown(cancel_futures=True)
+        for pool in (self.running, self.decoding, self.counting):
+            pool.shutdown(cancel_futures=True)
 
     def tally(self, shard: Shard) -> bytes:
         """Return what is counted in the samples of a shard, packed.
@@ -170,32 +185,40 @@ class Measurer(Resource):
             InputError: A sample can't be used and is not to be skipped.
         """
         job, tally = self.job, Tally(empty_histograms(self.job.sites))
-        for position in range(*shard):
-            name = job.samples.name(position)
+        positions = range(*shard)
+
+        def run(position: int) -> tuple[str, Form | None] | InputError:
             try:
                 sample, digest, form = self._decoded(position, shard[1])
-                values = self._values(sample)
-                limits = self._limits(sample.name, values)
+                self._count(tally, sample)
             except InputError as error:
                 if not job.skip_bad:
                     raise
-                tally.skipped[name] = str(error).removeprefix(f"{name}: ")
+                return error
+            return digest, form
+
+        for position, outcome in zip(positions, self.running.map(run, positions), strict=True):
+            name = job.samples.name(position)
+            if isinstance(outcome, InputError):
+                tally.skipped[name] = str(outcome).removeprefix(f"{name}: ")
                 continue
-            self._count(tally, values, limits)
+            tally.samples[name], form = outcome
             tally.count += 1
-            tally.samples[name] = digest
             if form is not None:
                 tally.forms[form] += 1
         return tally.to_bytes()
 
     def _decoded(self, position: int, end: int) -> _Decoded:
-        """Return the sample at ``position``, and begin to decode the next one."""
-        current = self.decoded.pop(position, None)
-        if current is None:
-            current = self.decoding.submit(self._decode, position)
-        following = position + 1
-        if following < (len(self.job.samples) if self.ahead else end):
-            self.decoded[following] = self.decoding.submit(self._decode, following)
+        """Return the sample at ``position``, and begin to decode those that come next."""
+        last = min(position + self.lanes, (len(self.job.samples) if self.ahead else end) - 1)
+        with self.lock:
+            current = self.decoded.pop(position, None)
+            if current is None:
+                current = self.decoding.submit(self._decode, position)
+            self.begun = max(self.begun, position)
+            for following in range(self.begun + 1, last + 1):
+                self.decoded[following] = self.decoding.submit(self._decode, following)
+                self.begun = following
         return current.result()
 
     def _decode(self, position: int) -> _Decoded:
@@ -207,33 +230,52 @@ class Measurer(Resource):
         found |= {name: value for name, value in sample.feeds.items() if name in self.job.sites}
         return {site: found[site] for site in self.job.sites}
 
-    def _limits(self, name: str, values: Mapping[str, Array]) -> dict[str, tuple[float, float]]:
-        """Return the sites' smallest and largest values, all of them finite."""
-        limits = dict(zip(values, self.counting.map(limits_of, values.values()), strict=True))
-        for site, (low, high) in limits.items():
-            value = values[site]
-            if value.size and not (math.isfinite(low) and math.isfinite(high)):
-                nan, infinite = int(np.isnan(value).sum()), int(np.isinf(value).sum())
-                raise InputError(
-                    f"{name}: of the {value.size} values of the tensor {site!r} {nan} become NaN "
-                    f"and {infinite} infinite on this sample; check the preprocessing recipe or "
-                    "the model, or leave such samples out with --skip-bad"
-                )
-        return limits
+    def _count(self, tally: Tally, sample: Sample) -> None:
+        """Count a sample's values; where one is not finite, nothing of the sample stays counted."""
+        values = self._values(sample)
 
-    def _count(
-        self, tally: Tally, values: dict[str, Array], limits: Mapping[str, tuple[float, float]]
-    ) -> None:
-        def count(site: str) -> None:
-            value = values.pop(site)  # its memory is free again when it is counted
-            tally.histograms[site].add(value, limits[site])
-            if site in self.job.per_channel:
-                _add_channels(tally.channels.setdefault(site, []), site, value)
+        def count(site: str) -> tuple[float, float]:
+            with self.locks[site]:
+                return tally.histograms[site].count(values[site])
 
         # The largest first, so that the threads end together.
         largest = sorted(values, key=lambda site: -values[site].size)
-        for _ in self.counting.map(count, largest):
-            pass
+        limits = dict(zip(largest, self.counting.map(count, largest), strict=True))
+        wrong = {
+            site for site in values if values[site].size and not np.isfinite(limits[site]).all()
+        }
+        if wrong:
+            for site, value in values.items():
+                counted = Histogram()
+                counted.count(value)
+                with self.locks[site]:
+                    tally.histograms[site].counts -= counted.counts
+            raise InputError(_nonfinite(sample.name, values, wrong))
+        with self.lock:
+            for site, (low, high) in limits.items():
+                tally.histograms[site].widen(low, high)
+            for site in self.job.per_channel:
+                _add_channels(tally.channels.setdefault(site, []), site, values[site])
+
+
+def _nonfinite(name: str, values: Mapping[str, Array], wrong: Collection[str]) -> str:
+    """Return what is to be said of a sample on which some sites are not finite."""
+    site = next(site for site in values if site in wrong)
+    nan, infinite = int(np.isnan(values[site]).sum()), int(np.isinf(values[site]).sum())
+    return (
+        f"{name}: of the {values[site].size} values of the tensor {site!r} {nan} become NaN and "
+        f"{infinite} infinite on this sample; check the preprocessing recipe or the model, or "
+        "leave such samples out with --skip-bad"
+    )
+
+
+def _at_rest(options: Any) -> None:
+    """Let onnxruntime's threads sleep between two runs, and its memory not be planned at once.
+
+    Counting needs the cores, and the plan takes a third more memory than what is then used.
+    """
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.enable_mem_pattern = False
 
 
 _Decoded = tuple[Sample, str, Form | None]

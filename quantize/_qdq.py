@@ -116,6 +116,11 @@ def quantize(
         raise InputError(
             f"{ranges.file}: was measured on another graph than {model.file}; calibrate again"
         )
+    if ranges.targets and table.target not in ranges.targets:
+        raise InputError(
+            f"{ranges.file}: was measured for {' and '.join(ranges.targets)}, not for "
+            f"{table.target}; calibrate with --target {table.target}"
+        )
     known = ranges.with_overrides(set_range or {}, "--set-range").tensors
     quantized = model.copy()
     graph = quantized.graph

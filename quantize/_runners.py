@@ -20,6 +20,8 @@ from onnxgraft.quantize._measure import Job, Measurer, Shard, cores
 
 __all__ = ["run_shards"]
 
+# Bytes of values that lanes may hold together, if there is more than one.
+_LANES_HOLD = 192 << 20
 Results = Iterator[tuple[Shard, bytes]]
 
 
@@ -47,7 +49,8 @@ def run_shards(
 
 
 def _here(job: Job, shards: Sequence[Shard]) -> Results:
-    with Measurer(job, 0, ahead=True) as measurer:
+    lanes = 1 if not job.size else max(1, _LANES_HOLD // job.size)
+    with Measurer(job, 0, lanes=lanes, ahead=True) as measurer:
         for shard in shards:
             yield shard, measurer.tally(shard)
 

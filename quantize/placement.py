@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -220,10 +221,10 @@ def origin(tensor: gs.Tensor) -> gs.Tensor:
     return tensor
 
 
-def activations(graph: gs.Graph) -> list[str]:
-    """Return the tensors whose ranges some target wants."""
+def activations(graph: gs.Graph, targets: Collection[str] = ()) -> list[str]:
+    """Return the tensors whose ranges some of the targets want; of all targets if none is named."""
     names: dict[str, None] = {}
-    for table in PLACEMENTS.values():
+    for table in map(placement, targets or PLACEMENTS):
         for point in points(graph, table, layers(graph, table)):
             names[origin(point.tensor).name] = None
     return list(names)

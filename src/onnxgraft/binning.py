@@ -1,12 +1,13 @@
 """Counting float32 values by their upper 16 bits, as fast as the installed packages allow.
 
-With numba (``pip install 'onnxgraft[fast]'``) a value takes 0.4 to 0.5 ns, without it OpenCV's
-histogram of the two upper bytes 1.1 ns; the counts are the same. ``numpy.bincount`` takes 2.5 ns.
+With numba (``pip install 'onnxgraft[fast]'``) a value takes 0.55 ns, its part in the smallest and
+largest value included; without it OpenCV's histogram of the two upper bytes takes 1.1 ns and
+numpy's minimum and maximum 0.25 ns. The results are the same. ``numpy.bincount`` takes 2.5 ns.
 """
 
 from __future__ import annotations
 
-import functools
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BINS", "count_bins"]
+__all__ = ["BINS", "count_bins", "limits_of", "prepare"]
 
 BINS = 1 << 16
 # OpenCV counts in float32, which holds every whole number up to here.
@@ -24,35 +25,59 @@ _EXACT = 1 << 24
 _TWO_TABLES = 1 << 17
 # Fewer values than this are sorted: a histogram of all bins would take longer.
 _FEW = 1 << 13
+# Values whose limits are looked for before they are counted: as many as the first cache holds.
+_BLOCK = 1 << 12
+# Bins of values between two powers of two.
+_BINADE = 1 << 7
 _scratch = threading.local()
 
 Counts = NDArray[np.int64]
 
 
-def count_bins(values: NDArray[np.float32], counts: Counts) -> None:
-    """Add the values, contiguous and flat, to (65536,) ``counts`` by their upper 16 bits."""
-    kernels = _compiled()
-    if kernels is None and values.size < _FEW:
+def count_bins(values: NDArray[np.float32], counts: Counts) -> tuple[float, float]:
+    """Add the values, contiguous and flat, to (65536,) ``counts`` by their upper 16 bits.
+
+    Returns:
+        The same as `limits_of`.
+    """
+    kernels = _kernels()
+    if kernels is None:
+        _count_plainly(values, counts)
+        return limits_of(values)
+    one, two = kernels
+    paired = 0
+    found: list[int] = []
+    if values.size >= _TWO_TABLES and values.ctypes.data % 8 == 0:
+        paired = values.size // 2 * 2
+        tables = getattr(_scratch, "tables", None)
+        if tables is None:
+            tables = _scratch.tables = np.zeros((2, BINS), np.uint32)
+        pairs = values[:paired]
+        found += two(pairs.view(np.uint64), pairs.view(np.int32), counts, *tables)
+    if values.size > paired:
+        rest = values[paired:]
+        found += one(rest.view(np.uint32), rest.view(np.int32), counts)
+    return _limits(min(found), max(found)) if found else (math.inf, -math.inf)
+
+
+def limits_of(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the smallest and the largest value; NaN if there is one, infinities if it is empty."""
+    # Without the sign of a zero, which would depend on the order of the values.
+    return float(values.min(initial=math.inf)) + 0.0, float(values.max(initial=-math.inf)) + 0.0
+
+
+def prepare() -> None:
+    """Compile the loops, if numba is installed, so that counting need not wait for it."""
+    _kernels()
+
+
+def _count_plainly(values: NDArray[np.float32], counts: Counts) -> None:
+    if values.size < _FEW:
         used, found = np.unique(values.view("<u2")[1::2], return_counts=True)
         counts[used] += found
         return
-    if kernels is None:
-        for start in range(0, values.size, _EXACT):
-            _count_with_opencv(values[start : start + _EXACT], counts)
-        return
-    one, two = kernels
-    pairs = values[: values.size // 2 * 2]
-    if values.size < _TWO_TABLES or values.ctypes.data % 8:
-        one(values.view(np.uint32), counts)
-        return
-    table = getattr(_scratch, "table", None)
-    if table is None:
-        table = _scratch.table = np.zeros(BINS, np.int64)
-    two(pairs.view(np.uint64), counts, table)
-    one(values[pairs.size :].view(np.uint32), counts)
-    used = np.flatnonzero(table)
-    counts[used] += table[used]
-    table[used] = 0
+    for start in range(0, values.size, _EXACT):
+        _count_with_opencv(values[start : start + _EXACT], counts)
 
 
 def _count_with_opencv(values: NDArray[np.float32], counts: Counts) -> None:
@@ -65,26 +90,75 @@ def _count_with_opencv(values: NDArray[np.float32], counts: Counts) -> None:
     counts[used] += found[used].astype(np.int64)
 
 
-@functools.cache
-def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
-    """Return the loops over single values and over pairs, or None without numba."""
+def _limits(low: int, high: int) -> tuple[float, float]:
+    """Return the limits that two keys stand for; NaN lies beyond the keys of the infinities."""
+    keys = np.array([low, high], np.int32)
+    found = np.where(keys < 0, keys ^ np.int32(0x7FFFFFFF), keys).view(np.float32)
+    if np.isnan(found).any():
+        return math.nan, math.nan
+    return float(found[0]) + 0.0, float(found[1]) + 0.0
+
+
+Kernels = tuple[Callable[..., Any], Callable[..., Any]] | None
+_lock = threading.Lock()
+_known: list[Kernels] = []
+
+
+def _kernels() -> Kernels:
+    """Return the loops with one table and with two, compiled once; None without numba."""
+    with _lock:
+        if not _known:
+            _known.append(_compiled())
+        return _known[0]
+
+
+def _compiled() -> Kernels:
     try:
         import numba
     except ImportError:
         return None
+    limits = numba.njit("UniTuple(int32, 2)(int32[::1], int32, int32)", nogil=True)(_block_limits)
+
+    def one(bits: Any, keys: Any, counts: Any) -> Any:
+        low, high = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+        for start in range(0, bits.size, _BLOCK):
+            low, high = limits(keys[start : start + _BLOCK], low, high)
+            block = bits[start : start + _BLOCK]
+            for i in range(block.size):
+                counts[block[i] >> np.uint32(16)] += 1
+        return low, high
+
+    def two(pairs: Any, keys: Any, counts: Any, even: Any, odd: Any) -> Any:
+        low, high = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+        for start in range(0, pairs.size, _BLOCK // 2):
+            low, high = limits(keys[2 * start : 2 * start + _BLOCK], low, high)
+            block = pairs[start : start + _BLOCK // 2]
+            for i in range(block.size):
+                even[(block[i] >> np.uint64(16)) & np.uint64(0xFFFF)] += np.uint32(1)
+                odd[block[i] >> np.uint64(48)] += np.uint32(1)
+        for start in range(0, even.size, _BINADE):
+            some = np.uint32(0)
+            for i in range(start, start + _BINADE):
+                some |= even[i] | odd[i]
+            if some:  # where not, the counters need not come into the cache
+                for i in range(start, start + _BINADE):
+                    counts[i] += np.int64(even[i]) + np.int64(odd[i])
+                    even[i] = odd[i] = 0
+        return low, high
+
     return (
-        numba.njit("void(uint32[::1], int64[::1])", nogil=True)(_count_single),
-        numba.njit("void(uint64[::1], int64[::1], int64[::1])", nogil=True)(_count_pairs),
+        numba.njit("UniTuple(int32, 2)(uint32[::1], int32[::1], int64[::1])", nogil=True)(one),
+        numba.njit(
+            "UniTuple(int32, 2)(uint64[::1], int32[::1], int64[::1], uint32[::1], uint32[::1])",
+            nogil=True,
+        )(two),
     )
 
 
-def _count_single(bits: Any, counts: Any) -> None:
-    for i in range(bits.size):
-        counts[bits[i] >> 16] += 1
-
-
-def _count_pairs(bits: Any, counts: Any, others: Any) -> None:
-    for i in range(bits.size):
-        pair = bits[i]
-        counts[(pair >> 16) & 0xFFFF] += 1
-        others[pair >> 48] += 1
+def _block_limits(values: Any, low: Any, high: Any) -> Any:
+    """Return the smallest and largest key; keys order the bits of floats as the floats are."""
+    for i in range(values.size):
+        value = values[i]
+        key = value ^ ((value >> np.int32(31)) & np.int32(0x7FFFFFFF))
+        low, high = min(low, key), max(high, key)
+    return low, high

@@ -18,14 +18,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.binning import BINS, count_bins
+from onnxgraft.binning import BINS, count_bins, limits_of
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import atomic, existing_file, sha256, write_json
 from onnxgraft.runtime import Array
 
 __all__ = [
     "BY_HAND", "Histogram", "Range", "Ranges", "bin_edges", "empty_histograms", "flat",
-    "limits_of", "merge_packed", "pack", "read_overrides", "unflat", "unpack",
+    "merge_packed", "pack", "read_overrides", "unflat", "unpack",
 ]  # fmt: skip
 
 # A bin is what float32 values share in their upper 16 bits: sign, exponent and the 7 leading bits
@@ -48,15 +48,19 @@ class Histogram:
     minimum: float = math.inf
     maximum: float = -math.inf
 
-    def add(self, values: Array, limits: tuple[float, float] | None = None) -> None:
-        """Count the values of an array of any shape; ``limits`` are its `limits_of`, if known."""
-        flat = np.ascontiguousarray(values, np.float32).ravel()
-        if not flat.size:
-            return
-        count_bins(flat, self.counts)
-        low, high = limits or limits_of(flat)
-        if not (math.isfinite(low) and math.isfinite(high)):
-            low, high = limits_of(flat[np.isfinite(flat)])
+    def add(self, values: Array) -> None:
+        """Count the values of an array of any shape."""
+        low, high = self.count(values)
+        if values.size and not (math.isfinite(low) and math.isfinite(high)):
+            low, high = limits_of(values[np.isfinite(values)].astype(np.float32, copy=False))
+        self.widen(low, high)
+
+    def count(self, values: Array) -> tuple[float, float]:
+        """Count the values, and return their `limits_of` for `widen`."""
+        return count_bins(np.ascontiguousarray(values, np.float32).ravel(), self.counts)
+
+    def widen(self, low: float, high: float) -> None:
+        """Take in the smallest and largest of values that were counted."""
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
 
     def merge(self, other: Histogram) -> None:
@@ -99,11 +103,6 @@ def empty_histograms(names: Sequence[str]) -> dict[str, Histogram]:
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     table = np.frombuffer(memory, np.int64).reshape(-1, BINS)
     return {name: Histogram(row) for name, row in zip(names, table, strict=True)}
-
-
-def limits_of(values: Array) -> tuple[float, float]:
-    """Return the smallest and the largest value; NaN if there is one, infinities if it is empty."""
-    return float(values.min(initial=math.inf)), float(values.max(initial=-math.inf))
 
 
 def pack(histograms: Mapping[str, Histogram]) -> dict[str, Array]:
@@ -207,6 +206,7 @@ class Ranges:
         samples: The SHA-256 of each counted sample, by name.
         skipped: Samples that could not be used, with the reason.
         seed: Chose the samples.
+        targets: Those that the ranges are for; empty means all.
         notes: Sentences about the data that the user should read.
         moved: By how much of itself each range still moved over the last quarter of the data.
         histograms: The counts, by site; saved beside the ranges.
@@ -226,6 +226,7 @@ class Ranges:
     samples: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     seed: int = 0
+    targets: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     moved: dict[str, float] = field(default_factory=dict)
     histograms: dict[str, Histogram] = field(default_factory=dict)
@@ -361,8 +362,8 @@ class Ranges:
 FORMAT = "onnxgraft.ranges/1"
 BY_HAND = "by hand"
 _PLAIN = (
-    "method", "images", "model", "preprocess", "data", "seed", "samples", "skipped", "notes",
-    "moved", "sites",
+    "method", "images", "model", "preprocess", "data", "seed", "targets", "samples", "skipped",
+    "notes", "moved", "sites",
 )  # fmt: skip
 
 

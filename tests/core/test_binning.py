@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxgraft import binning
-from onnxgraft.binning import BINS, count_bins
+from onnxgraft.binning import BINS, count_bins, limits_of
 from onnxgraft.runtime import Array
 
 
@@ -16,7 +16,7 @@ def counter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "numba":
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(binning, "_compiled", lambda: None)
+        monkeypatch.setattr(binning, "_kernels", lambda: None)
     return str(request.param)
 
 
@@ -34,9 +34,33 @@ def test_counts_are_those_of_bincount(kind: str, count: int) -> None:
     values = values_of(kind, count)
     counts = np.ones(BINS, np.int64)
     count_bins(values, counts)
-    count_bins(values, counts)
+    limits = count_bins(values, counts)
+    assert repr(limits) == repr(limits_of(values))  # NaN, too
     expected = np.bincount(values.view(np.uint32) >> 16, minlength=BINS)
     assert (counts == 1 + 2 * expected).all()
+
+
+@pytest.mark.usefixtures("counter")
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [
+        ([1.5, -2.0, 0.25], (-2.0, 1.5)),
+        ([-3.0, -2.0], (-3.0, -2.0)),
+        ([0.0, -0.0], (0.0, 0.0)),
+        ([-0.0], (0.0, 0.0)),
+        ([np.inf, 1.0, -np.inf], (-np.inf, np.inf)),
+        ([1.0, np.nan], (np.nan, np.nan)),
+        ([1.0, -np.nan], (np.nan, np.nan)),
+        ([1e-45, -1e-45], (-1e-45, 1e-45)),
+        ([], (np.inf, -np.inf)),
+    ],
+)
+def test_the_smallest_and_the_largest_value(
+    values: list[float], limits: tuple[float, float]
+) -> None:
+    array = np.array(values, np.float32)
+    found = count_bins(array, np.zeros(BINS, np.int64))
+    assert repr(found) == repr(tuple(float(np.float32(limit)) for limit in limits))
 
 
 @pytest.mark.usefixtures("counter")
@@ -51,7 +75,7 @@ def test_more_equal_values_than_a_float_counts_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # OpenCV counts in float32, which stops at 2**24.
-    monkeypatch.setattr(binning, "_compiled", lambda: None)
+    monkeypatch.setattr(binning, "_kernels", lambda: None)
     counts = np.zeros(BINS, np.int64)
     count_bins(np.ones((1 << 24) + 5, np.float32), counts)
     assert counts[0x3F80] == (1 << 24) + 5

@@ -12,7 +12,15 @@ import pytest
 
 from onnxgraft.errors import InputError
 from onnxgraft.model import Model
-from onnxgraft.quantize import METHODS, Method, calibrate, choose_range, fingerprint, rechoose
+from onnxgraft.quantize import (
+    METHODS,
+    Method,
+    calibrate,
+    choose_range,
+    fingerprint,
+    quantize,
+    rechoose,
+)
 from onnxgraft.ranges import Histogram, Ranges, read_overrides
 from onnxgraft.reference import OnnxRuntime, exposing
 from onnxgraft.runtime import Array
@@ -96,6 +104,18 @@ def test_ranges_are_chosen_from_the_histograms_by_the_method(
 def test_only_the_tensors_that_a_target_wants_are_measured(model: Model, tmp_path: Path) -> None:
     ranges = calibrate(model, samples_of(tmp_path, model, image=images(2)))
     assert not {"made1", "seen1", "flat", "weights1", "score"} & set(ranges.histograms)
+
+
+def test_ranges_for_one_target_are_fewer_and_serve_no_other(model: Model, tmp_path: Path) -> None:
+    samples = samples_of(tmp_path, model, image=images(2))
+    every, some = calibrate(model, samples), calibrate(model, samples, targets=["tensorrt"])
+    assert set(some.tensors) < set(every.tensors)
+    assert all(every.tensors[name] == value for name, value in some.tensors.items())
+    some.save(tmp_path / "some.json")
+    loaded = Ranges.load(tmp_path / "some.json")
+    assert quantize(model, loaded, "tensorrt")[1].float_layers == []
+    with pytest.raises(InputError, match="for tensorrt, not for onnxruntime; calibrate with --t"):
+        quantize(model, loaded, "onnxruntime")
 
 
 def test_what_it_was_made_from_is_recorded(model: Model, tmp_path: Path) -> None:

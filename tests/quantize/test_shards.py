@@ -81,11 +81,25 @@ def test_any_split_into_shards_and_any_order_gives_the_same(
     whole, split = Tally(), Tally()
     with Measurer(job_of(model, samples), threads=1) as measurer:
         whole.merge(measurer.tally((0, 30)))
-    with Measurer(job_of(model, samples), threads=3) as measurer:
+    with Measurer(job_of(model, samples), threads=3, lanes=3) as measurer:
         for shard in shards:
             split.merge(measurer.tally(shard))
     assert same(whole.histograms, split.histograms)
     assert whole.samples == {name: split.samples[name] for name in whole.samples}
+
+
+def test_bad_samples_leave_nothing_behind_in_several_lanes(model: Model, tmp_path: Path) -> None:
+    batch = images(24)
+    batch[[3, 4, 17], 0, 0, 0] = np.nan
+    bad = samples_of(tmp_path, model, image=batch)
+    good = replace(bad, indices=tuple(i for i in range(24) if i not in (3, 4, 17)))
+    whole, rest = Tally(), Tally()
+    with Measurer(job_of(model, bad, skip_bad=True), threads=3, lanes=3) as measurer:
+        whole.merge(measurer.tally((0, 24)))
+    with Measurer(job_of(model, good), threads=1) as measurer:
+        rest.merge(measurer.tally((0, 21)))
+    assert same(whole.histograms, rest.histograms)
+    assert set(whole.skipped) == {bad.name(3), bad.name(4), bad.name(17)}
 
 
 def test_processes_give_the_same(model: Model, samples: Samples) -> None:

@@ -58,6 +58,9 @@ def calibrate(
     ] = None,
     preprocess: PreprocessFile = None,
     method: Annotated[MethodName, typer.Option(help="How ranges are chosen.")] = MethodName.entropy,
+    target: Annotated[
+        list[TargetName], typer.Option(help="Measure for these alone, which costs less.")
+    ] = [],  # noqa: B006  (typer copies it)
     images: Images = None,
     seed: Annotated[int, typer.Option(help="Chooses which samples.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; with --ray actors.")] = None,
@@ -113,8 +116,8 @@ def calibrate(
         checkpoint = quantize.Checkpoint(f"{out}.partial", resume=resume)
         chosen = quantize.calibrate(
             graph, samples, method.value, tensors="all" if cache_out else "targets",
-            per_channel=split(per_channel), workers=workers or (0 if ray else 1), ray=ray,
-            skip_bad=skip_bad, checkpoint=checkpoint,
+            targets=[name.value for name in target], per_channel=split(per_channel),
+            workers=workers or (0 if ray else 1), ray=ray, skip_bad=skip_bad, checkpoint=checkpoint,
         )  # fmt: skip
         if others is not None:
             both = overlap(chosen.samples, others)
