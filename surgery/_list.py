@@ -74,5 +74,5 @@ PASSES: tuple[Pass, ...] = (
     # When nothing else is left to do: nothing is folded into a constant that two layers share.
     Pass("merge_initializers", merge_initializers.apply, final=True),
     # Last of all: onnxruntime can't verify what comes after it.
-    Pass("name_plugins", name_plugins.apply, target="tensorrt", final=True, seals=True),
+    Pass("name_plugins", name_plugins.apply, target="tensorrt", seals=True),
 )

@@ -94,6 +94,15 @@ class Context:
         self._own = {id(node) for node in graph.nodes}
         self._outputs = pinned(self.main)
 
+    def taken(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the names of tensors and of nodes that are or were in use."""
+        return frozenset(self._taken), frozenset(self._node_names)
+
+    def start_from(self, tensors: frozenset[str], nodes: frozenset[str]) -> None:
+        """Take these names as in use, and infer anew: the graph is one that it was before."""
+        self._taken, self._node_names = set(tensors), set(nodes)
+        self.shapes.forget(everything=True)
+
     def add(
         self, op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor],
         **attrs: Any,
@@ -188,7 +197,7 @@ class Pass:
         optional: The pass runs only where it is asked for by name.
         final: The pass runs when the others change nothing more.
         target: The pass runs only where the graph is meant for this target.
-        seals: What the pass leaves only the target runs: nothing is verified from there on.
+        seals: What the pass leaves only the target runs: it is run last, and not verified.
     """
 
     name: str
