@@ -6,7 +6,7 @@ and refused; `extract` cuts a part out of a graph.
 
 from __future__ import annotations
 
-from onnxgraft.surgery._extract import extract
+from onnxgraft.cut import extract
 from onnxgraft.surgery._history import Step
 from onnxgraft.surgery._list import PASSES
 from onnxgraft.surgery._rewrite import Finding, Pass, Plugin, Result

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph import detach
 from onnxgraft.runtime import Array
-from onnxgraft.surgery._order import detach
 from onnxgraft.surgery._rewrite import Context
 
 __all__ = ["Builder"]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph import bodies, detach, pinned
 from onnxgraft.model import Model, Origin
 from onnxgraft.runtime import Array
-from onnxgraft.surgery._order import bodies, detach, pinned
 from onnxgraft.surgery._shapes import Shapes
 
 __all__ = [

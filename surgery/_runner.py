@@ -11,11 +11,11 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.compare import Verdict
 from onnxgraft.errors import InputError, ModelError, nearest
+from onnxgraft.graph import bodies, tidy
 from onnxgraft.model import Model
 from onnxgraft.surgery._history import Change, History, Point, Step
 from onnxgraft.surgery._legal import violations
 from onnxgraft.surgery._list import PASSES
-from onnxgraft.surgery._order import bodies, tidy
 from onnxgraft.surgery._rewrite import Context, Finding, Pass, Plugin, Result
 from onnxgraft.surgery._shapes import Shapes
 from onnxgraft.surgery._verify import MOST_BYTES, MOST_SECONDS, Verifier

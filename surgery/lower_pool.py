@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._order import detach
+from onnxgraft.graph import detach
 from onnxgraft.surgery._rewrite import Context, Result, standard
 
 

@@ -1,13 +1,13 @@
-"""extract: the part of a graph between named tensors."""
+"""cut.extract: the part of a graph between named tensors."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from onnxgraft.cut import extract
 from onnxgraft.errors import InputError
 from onnxgraft.model import Model, Origin
-from onnxgraft.surgery import extract
 from onnxgraft.tensor_option import parse_tensors
 from tests.conftest import model_of
 from tests.surgery.helpers import infer, normal, tensor_values
