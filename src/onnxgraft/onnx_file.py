@@ -27,7 +27,7 @@ from onnxgraft.errors import ModelError
 from onnxgraft.files import atomic
 from onnxgraft.runtime import Array
 
-__all__ = ["check", "read_model", "reference_to", "save_model", "split_weights"]
+__all__ = ["check", "fed", "read_model", "reference_to", "save_model", "split_weights"]
 
 # Smaller initializers stay in the message.
 LARGE = 1 << 16
@@ -264,12 +264,8 @@ def reference_to(name: str, value: Array, location: str = "weights") -> onnx.Ten
     return tensor
 
 
-def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
-    """Run onnx.checker on a model whose large initializers are in ``weights``.
-
-    They are declared as inputs instead, of the right types and shapes. Operators and opsets that
-    this version of onnx does not know are not checked: they may be right.
-    """
+def fed(model: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
+    """Return a copy of ``model`` that gets the initializers in ``weights`` as further inputs."""
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
     small = [entry for entry in whole.graph.initializer if entry.name not in weights]
@@ -278,6 +274,16 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     for name, value in weights.items():
         element = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         whole.graph.input.append(onnx.helper.make_tensor_value_info(name, element, value.shape))
+    return whole
+
+
+def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
+    """Run onnx.checker on a model whose large initializers are in ``weights``.
+
+    They are declared as inputs instead, of the right types and shapes. Operators and opsets that
+    this version of onnx does not know are not checked: they may be right.
+    """
+    whole = fed(model, weights)
     functions = {(function.domain, function.name) for function in whole.functions}
     newest = onnx.defs.onnx_opset_version()
     for entry in whole.opset_import:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -453,6 +454,30 @@ def test_passes_are_verified_together_in_four_runs(monkeypatch: pytest.MonkeyPat
     assert sum(len(entry.steps) for entry in report.passes) > 5
     # At two batch sizes, the model as it came and what became of it.
     assert len(runs) == 4 and report.passed
+
+
+def test_large_weights_are_read_in_place_and_handed_over_where_a_kernel_wants_constants(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fed: list[int] = []
+    start = OnnxRuntime.__init__
+
+    def picky(self: OnnxRuntime, model: onnx.ModelProto, **how: Any) -> None:
+        fed.append(len(model.graph.input))
+        if refuse and len(model.graph.input) > 1:
+            raise ModelError("the weights are no constants")
+        start(self, model, **how)
+
+    monkeypatch.setattr(OnnxRuntime, "__init__", picky)
+    before = model_of(
+        "agraph (float[N,256] x) => (float[N,64] y) { i = Identity(x)\n y = MatMul(i, w) }",
+        {"w": normal(256, 64)},
+    )
+    for refuse, expected in ((False, [2, 2]), (True, [2, 1, 2, 1])):
+        fed.clear()
+        _, report = run(before, verify=True)
+        assert report.passed and len(report.verdicts) == 2
+        assert fed == expected
 
 
 def test_what_changes_nothing_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
