@@ -21,6 +21,7 @@ __all__ = [
     "Plugin",
     "Result",
     "constant",
+    "nodes_of",
     "replace",
     "standard",
 ]
@@ -233,6 +234,11 @@ def replace(old: gs.Tensor, new: gs.Tensor) -> None:
 def standard(node: gs.Node) -> bool:
     """Tell whether the node is an operator of ONNX itself."""
     return node.domain in (None, "", "ai.onnx")
+
+
+def nodes_of(graph: gs.Graph, *ops: str) -> list[gs.Node]:
+    """Return the nodes of some operators of ONNX itself, without those that were taken out."""
+    return [node for node in graph.nodes if node.op in ops and node.outputs and standard(node)]
 
 
 def _swap_input(consumer: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:

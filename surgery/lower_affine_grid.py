@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.runtime import Array
 from onnxgraft.surgery._build import Builder
-from onnxgraft.surgery._rewrite import Context, Result, standard
+from onnxgraft.surgery._rewrite import Context, Result, nodes_of
 
 _MOST_PLACES = 1 << 22
 
@@ -26,9 +26,7 @@ _MOST_PLACES = 1 << 22
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Rewrite every AffineGrid whose size is known."""
     result = Result()
-    for node in list(graph.nodes):
-        if node.op != "AffineGrid" or not node.outputs or not standard(node):
-            continue
+    for node in nodes_of(graph, "AffineGrid"):
         size = context.shapes.value(node.inputs[1])
         dims = [dim.number for dim in (size or ())[2:] if dim is not None and dim.fixed]
         dtype = context.shapes.dtype(node.inputs[0])

@@ -16,15 +16,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.surgery._build import Builder
-from onnxgraft.surgery._rewrite import Context, Result, constant, standard
+from onnxgraft.surgery._rewrite import Context, Result, constant, nodes_of
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Rewrite every Col2Im of known sizes."""
     result = Result()
-    for node in list(graph.nodes):
-        if node.op != "Col2Im" or not node.outputs or not standard(node):
-            continue
+    for node in nodes_of(graph, "Col2Im"):
         shape, dtype = context.shapes.shape(node.inputs[0]), context.shapes.dtype(node.inputs[0])
         image, block = (constant(tensor) for tensor in node.inputs[1:3])
         if image is None or block is None or shape is None or not shape[1].fixed or dtype is None:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.surgery._build import Builder
-from onnxgraft.surgery._rewrite import Context, Result, standard
+from onnxgraft.surgery._rewrite import Context, Result, nodes_of
 
 _MOST = 4
 
@@ -20,9 +20,7 @@ _MOST = 4
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Rewrite every Det of matrices up to 4 x 4."""
     result = Result()
-    for node in list(graph.nodes):
-        if node.op != "Det" or not node.outputs or not standard(node):
-            continue
+    for node in nodes_of(graph, "Det"):
         shape = context.shapes.shape(node.inputs[0])
         if shape is None or not shape[-1].fixed or shape[-1].number > _MOST:
             result.refuse(node, f"TensorRT has no Det, and this one is not up to {_MOST} x {_MOST}")

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.runtime import Array
 from onnxgraft.surgery._build import Builder
-from onnxgraft.surgery._rewrite import Context, Result, constant, standard
+from onnxgraft.surgery._rewrite import Context, Result, constant, nodes_of
 
 _MOST = 1024
 
@@ -24,9 +24,7 @@ _MOST = 1024
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Rewrite every DFT whose length is known."""
     result = Result()
-    for node in list(graph.nodes):
-        if node.op != "DFT" or not node.outputs or not standard(node):
-            continue
+    for node in nodes_of(graph, "DFT"):
         shape, dtype = context.shapes.shape(node.inputs[0]), context.shapes.dtype(node.inputs[0])
         axis = _axis(node, context)
         if shape is None or dtype is None or axis is None:

@@ -19,8 +19,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.surgery._build import Builder
-from onnxgraft.surgery._rewrite import Context, Result, constant, standard
+from onnxgraft.surgery._rewrite import Context, Result, constant, nodes_of
 
+_OPERATORS = "DynamicQuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger"
 # onnx.TensorProto's numbers of the types.
 _FLOAT, _UINT8, _INT32 = 1, 2, 6
 
@@ -29,16 +30,14 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     """Rewrite the products of integers and the quantizers before them."""
     result = Result()
     floats: dict[int, gs.Tensor] = {}
-    for node in list(graph.nodes):
-        if not node.outputs or not standard(node):
-            continue
+    for node in nodes_of(graph, *_OPERATORS):
         if node.op == "DynamicQuantizeLinear":
             _quantize(Builder(context, node), floats)
             result.did(node, "written with Round and Clip")
         elif node.op == "DequantizeLinear" and id(node.inputs[0]) in floats:
             _dequantize(Builder(context, node), floats)
             result.did(node, "reads the whole numbers as floats")
-        elif node.op in ("MatMulInteger", "ConvInteger"):
+        elif node.op != "DequantizeLinear":
             reason = _unknown(node, context)
             if reason is None:
                 _multiply(node.op.removesuffix("Integer"), Builder(context, node), floats)

@@ -304,8 +304,8 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
 
 def unmade(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> str | None:
     """Say what a graph reads that nothing makes, or that is made of what depends on it."""
-    known = {"", *weights, *(entry.name for entry in (*graph.input, *graph.initializer))}
-    known |= {entry.values.name for entry in graph.sparse_initializer}  # type: ignore[attr-defined]
+    known = {"", *weights, *(entry.name for entry in graph.input)}
+    known |= {tensor.name for tensor in _tensors(graph)}
     made = {name for node in graph.node for name in node.output}
     waiting = list(graph.node)
     for node in waiting:
