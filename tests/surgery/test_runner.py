@@ -527,6 +527,29 @@ def test_a_wrong_pass_among_all_others_alone_is_undone(
     assert removed == sum(report.before.values()) - sum(report.after.values())
 
 
+def test_a_wrong_pass_that_never_comes_to_an_end_is_undone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def endless(graph: gs.Graph, context: Context) -> Result:
+        result = Result()
+        for node in graph.nodes:
+            if node.op == "Mul":
+                value = (node.inputs[1].values * 1.01).astype(np.float32)
+                node.inputs[1] = context.constant("scaled", value)
+                result.did(node, "scaled")
+        return result
+
+    good = next(item for item in PASSES if item.name == "remove_identity")
+    planted(monkeypatch, Pass("endless", endless), good)
+    before = two_steps()
+    after, report = run(before, verify=True)
+    assert report_of(report, "endless").rolled_back and report.passed
+    assert after.operators() == {"Mul": 1, "Relu": 1, "Neg": 1}
+    assert_same(before, after)
+    with pytest.raises(AssertionError, match="passes still change the graph"):
+        run(before, verify=False)
+
+
 def test_every_wrong_pass_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = run(network())
     wrong = [Pass("no_relu", dropping("Relu")), Pass("no_norm", dropping("BatchNormalization"))]
