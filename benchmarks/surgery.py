@@ -181,7 +181,7 @@ def main(folder: Path) -> None:
     print(
         f"Made by `python -m benchmarks.surgery` on {datetime.now(UTC):%Y-%m-%d}, with\n{known}.\n"
     )
-    print(f"Median of {RUNS} runs, two cores; verification off everywhere.\n")
+    print(f"Median of {RUNS} runs, two cores; verification off in this table.\n")
     print("| network | tool | nodes | s | of onnxslim's time | peak MB |")
     print("|---|---|---|---|---|---|")
     after = {}
