@@ -1,10 +1,12 @@
 """Surgery beside onnxslim, onnxsim and onnxruntime's basic optimizer: time, memory and nodes.
 
+What verification costs, and the layers before and after, stand in tables of their own.
+
     python -m benchmarks.surgery [FOLDER] > benchmarks/surgery.md
 
 Each tool reads an ONNX file and writes another, in a process of its own, one after the other in
 each round; the time is that of reading, rewriting and writing, without imports. Verification is
-off. FOLDER keeps the ONNX files between runs.
+off there. FOLDER keeps the ONNX files between runs.
 """
 
 from __future__ import annotations
@@ -59,6 +61,33 @@ with contextlib.redirect_stdout(io.StringIO()):
 print(time.perf_counter() - start)
 """
 
+VERIFYING = """
+import statistics, sys, time
+import onnxruntime
+from onnxgraft import surgery
+from onnxgraft.model import Model
+from onnxgraft.reference import OnnxRuntime, random_feeds
+source, runs = sys.argv[1], int(sys.argv[2])
+model = Model.load(source)
+def timed(work):
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+surgery.run(model, verify=True)
+without, verified, inference = [], [], []
+with OnnxRuntime(source) as session:
+    feeds = [random_feeds(session.inputs, batch) for batch in (1, 2)]
+    for _ in range(runs):
+        without.append(timed(lambda: surgery.run(model, verify=False))[0])
+        seconds, (_, report) = timed(lambda: surgery.run(model, verify=True))
+        verified.append(seconds)
+        inference.append(timed(lambda: [session.infer(each) for each in feeds])[0] / 2)
+assert report.passed and not any(entry.rolled_back for entry in report.passes)
+changing = sum(len(entry.steps) for entry in report.passes)
+cost = statistics.median(verified) - statistics.median(without)
+print(changing, statistics.median(inference), cost)
+"""
+
 
 def measure(tool: str, source: Path, target: Path) -> tuple[float, float]:
     """Return the seconds and the peak memory in MB of one run."""
@@ -72,6 +101,16 @@ def measure(tool: str, source: Path, target: Path) -> tuple[float, float]:
     if status:
         raise SystemExit(f"{tool} failed on {source.name}")
     return float(printed.split()[-1]), usage.ru_maxrss / 1000
+
+
+def verification(source: Path) -> tuple[int, float, float]:
+    """Return the changing passes, the seconds of an inference, and those of all verification."""
+    printed = subprocess.run(
+        [sys.executable, "-c", VERIFYING, str(source), str(RUNS + 2)],
+        check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ).stdout  # fmt: skip
+    changing, inference, cost = printed.split()
+    return int(changing), float(inference), float(cost)
 
 
 def nodes(file: Path) -> list[onnx.NodeProto]:
@@ -142,7 +181,7 @@ def main(folder: Path) -> None:
     print(
         f"Made by `python -m benchmarks.surgery` on {datetime.now(UTC):%Y-%m-%d}, with\n{known}.\n"
     )
-    print(f"Median of {RUNS} runs, two cores; verification off everywhere.\n")
+    print(f"Median of {RUNS} runs, two cores; verification off in this table.\n")
     print("| network | tool | nodes | s | of onnxslim's time | peak MB |")
     print("|---|---|---|---|---|---|")
     after = {}
@@ -163,6 +202,19 @@ def main(folder: Path) -> None:
             memory = max(run[1] for run in found[tool])
             print(f"| | {tool} | {counts[tool]} | {seconds:.2f} | {seconds / slim:.2f} "
                   f"| {memory:.0f} |")  # fmt: skip
+        sys.stdout.flush()
+    print("\n## What verification costs\n")
+    print("The time with verification less that without, over the times that a pass changed the")
+    print("graph, in inferences of the network as it came by an optimized session of onnxruntime")
+    print("(the mean of batch 1 and batch 2, as verification runs both). Building the sessions and")
+    print(f"comparing the outputs are in it. Medians of {RUNS + 2}.\n")
+    print("| network | changing passes | an inference, ms | verification, s "
+          "| inferences a changing pass |")  # fmt: skip
+    print("|---|---|---|---|---|")
+    for name in NETWORKS:
+        changing, inference, cost = verification(folder / f"{name}.onnx")
+        print(f"| {name} | {changing} | {inference * 1000:.0f} | {cost:.2f} "
+              f"| {cost / changing / inference:.1f} |")  # fmt: skip
         sys.stdout.flush()
     measure("onnxgraft", folder / "vgg19.onnx", out)
     print("\n## Layers before and after\n")

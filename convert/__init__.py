@@ -21,8 +21,8 @@ from onnxgraft.convert._inspection import (
     inspect_onnx,
 )
 from onnxgraft.convert._layout import IoLayout, set_io_layout
-from onnxgraft.convert._onnx import cut_onnx
 from onnxgraft.convert._opening import Opening
+from onnxgraft.cut import extract
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.files import existing_file
 from onnxgraft.model import Model
@@ -127,7 +127,7 @@ class Opened:
         notes: list[str] = []
         framework = self.framework
         if framework == "onnx":
-            model = cut_onnx(Model.load(self.path), *self._ends)
+            model = extract(Model.load(self.path), *self._ends)
             if opset != DEFAULT_OPSET:
                 notes.append(
                     f"--opset has no effect: the ONNX file keeps its opset {model.graph.opset}"
@@ -144,7 +144,7 @@ class Opened:
         elif framework == "tflite":
             from onnxgraft.convert._tflite import lower_tflite
 
-            model = cut_onnx(lower_tflite(self.path, opset), *self._ends)
+            model = extract(lower_tflite(self.path, opset), *self._ends)
         else:
             from onnxgraft.convert._lowering import lower
 
@@ -175,7 +175,7 @@ class Opened:
         if framework == "onnx":
             from onnxgraft.reference import OnnxRuntime
 
-            cut = cut_onnx(Model.load(self.path), *self._ends)
+            cut = extract(Model.load(self.path), *self._ends)
             return OnnxRuntime(cut.to_onnx(), name="original")
         if framework == "tflite":
             from onnxgraft.convert._tflite import TfLite

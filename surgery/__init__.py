@@ -6,10 +6,11 @@ and refused; `extract` cuts a part out of a graph.
 
 from __future__ import annotations
 
-from onnxgraft.surgery._extract import extract
+from onnxgraft.cut import extract
+from onnxgraft.surgery._history import Step
 from onnxgraft.surgery._list import PASSES
 from onnxgraft.surgery._rewrite import Finding, Pass, Plugin, Result
-from onnxgraft.surgery._runner import PassReport, Step, SurgeryReport, run
+from onnxgraft.surgery._runner import PassReport, SurgeryReport, run
 
 __all__ = [
     "PASSES",

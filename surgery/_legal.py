@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._order import bodies
+from onnxgraft.graph import bodies
 
 __all__ = ["RULES", "violations"]
 

@@ -11,7 +11,12 @@ from onnxgraft.surgery import (
     fold_pad,
     freeze_training,
     fuse_gemm,
+    lower_affine_grid,
+    lower_col2im,
     lower_compress,
+    lower_det,
+    lower_dft,
+    lower_integer,
     lower_integer_relu,
     lower_pool,
     lower_qlinear,
@@ -71,8 +76,13 @@ PASSES: tuple[Pass, ...] = (
     Pass("lower_integer_relu", lower_integer_relu.apply, target="tensorrt"),
     Pass("lower_compress", lower_compress.apply, target="tensorrt"),
     Pass("lower_qlinear", lower_qlinear.apply, target="tensorrt"),
+    Pass("lower_integer", lower_integer.apply, target="tensorrt"),
+    Pass("lower_affine_grid", lower_affine_grid.apply, target="tensorrt"),
+    Pass("lower_col2im", lower_col2im.apply, target="tensorrt"),
+    Pass("lower_det", lower_det.apply, target="tensorrt"),
+    Pass("lower_dft", lower_dft.apply, target="tensorrt"),
     # When nothing else is left to do: nothing is folded into a constant that two layers share.
     Pass("merge_initializers", merge_initializers.apply, final=True),
     # Last of all: onnxruntime can't verify what comes after it.
-    Pass("name_plugins", name_plugins.apply, target="tensorrt", final=True, seals=True),
+    Pass("name_plugins", name_plugins.apply, target="tensorrt", seals=True),
 )

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph import bodies, detach, pinned
 from onnxgraft.model import Model, Origin
 from onnxgraft.runtime import Array
-from onnxgraft.surgery._order import bodies, detach, pinned
 from onnxgraft.surgery._shapes import Shapes
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Plugin",
     "Result",
     "constant",
+    "nodes_of",
     "replace",
     "standard",
 ]
@@ -93,6 +94,15 @@ class Context:
         self.graph = graph
         self._own = {id(node) for node in graph.nodes}
         self._outputs = pinned(self.main)
+
+    def taken(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the names of tensors and of nodes that are or were in use."""
+        return frozenset(self._taken), frozenset(self._node_names)
+
+    def start_from(self, tensors: frozenset[str], nodes: frozenset[str]) -> None:
+        """Take these names as in use, and infer anew: the graph is one that it was before."""
+        self._taken, self._node_names = set(tensors), set(nodes)
+        self.shapes.forget(everything=True)
 
     def add(
         self, op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor],
@@ -188,7 +198,7 @@ class Pass:
         optional: The pass runs only where it is asked for by name.
         final: The pass runs when the others change nothing more.
         target: The pass runs only where the graph is meant for this target.
-        seals: What the pass leaves only the target runs: nothing is verified from there on.
+        seals: What the pass leaves only the target runs: it is run last, and not verified.
     """
 
     name: str
@@ -224,6 +234,11 @@ def replace(old: gs.Tensor, new: gs.Tensor) -> None:
 def standard(node: gs.Node) -> bool:
     """Tell whether the node is an operator of ONNX itself."""
     return node.domain in (None, "", "ai.onnx")
+
+
+def nodes_of(graph: gs.Graph, *ops: str) -> list[gs.Node]:
+    """Return the nodes of some operators of ONNX itself, without those that were taken out."""
+    return [node for node in graph.nodes if node.op in ops and node.outputs and standard(node)]
 
 
 def _swap_input(consumer: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:

@@ -11,33 +11,20 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.compare import Verdict
 from onnxgraft.errors import InputError, ModelError, nearest
+from onnxgraft.graph import bodies, tidy
 from onnxgraft.model import Model
+from onnxgraft.surgery._history import Change, History, Point, Step
 from onnxgraft.surgery._legal import violations
 from onnxgraft.surgery._list import PASSES
-from onnxgraft.surgery._order import bodies, tidy
 from onnxgraft.surgery._rewrite import Context, Finding, Pass, Plugin, Result
 from onnxgraft.surgery._shapes import Shapes
-from onnxgraft.surgery._snapshot import Snapshot
 from onnxgraft.surgery._verify import MOST_BYTES, MOST_SECONDS, Verifier
 
-__all__ = ["PassReport", "Step", "SurgeryReport", "run"]
+__all__ = ["PassReport", "SurgeryReport", "run"]
 
 # A list that still changes things after so many rounds is going in circles.
 _MOST_ROUNDS = 50
 TARGETS = (None, "tensorrt")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One time that a pass changed the graph.
-
-    Attributes:
-        before: Operators before, most frequent first.
-        after: Operators after.
-    """
-
-    before: dict[str, int]
-    after: dict[str, int]
 
 
 @dataclass
@@ -107,9 +94,9 @@ def run(
         extra: Optional passes to run too.
         target: ``tensorrt`` runs the passes that write what it lacks otherwise, too.
         plugins: For a custom operator (``Op`` or ``domain.Op``) TensorRT's plugin.
-        verify: Run every pass's result in onnxruntime beside what it was given, on seeded samples
-            of batch 1 and, where the batch is free, 2. None: as long as the weights have less
-            than `MOST_BYTES` and verification has taken less than `MOST_SECONDS`.
+        verify: Hold what the passes made in onnxruntime against what they were given, on seeded
+            samples of batch 1 and, where the batch is free, 2. None: as long as the weights have
+            less than `MOST_BYTES` and verification takes less than `MOST_SECONDS`.
 
     Raises:
         InputError: A pass is unknown.
@@ -179,50 +166,51 @@ class _Operation:
         self.active = list(passes)
         self.reports = {item.name: PassReport(item.name) for item in passes}
         self.report = SurgeryReport(self._operators(), {}, list(self.reports.values()))
+        self.history = History(model, self.context)
         self.limited = verify is None
-        self.unverified: list[str] = []
-        self.sealed = False
         self.verifier = self._verifier(original) if verify is None or verify else None
 
     def _verifier(self, original: Model) -> Verifier | None:
         size = original.weight_bytes()
         if self.limited and size > MOST_BYTES:
-            self.report.notes.append(
-                f"not verified: {size / 1e9:.1f} GB of weights, by itself surgery verifies up to "
+            self._not_verified(
+                f"{size / 1e9:.1f} GB of weights, by itself surgery verifies up to "
                 f"{MOST_BYTES / 1e9:.1f} GB (--verify does it anyway)"
             )
             return None
-        try:
-            return Verifier(original)
-        except InputError as error:
-            self.report.notes.append(f"not verified: {error}")
-            return None
+        return Verifier(original)
 
     def run(self) -> None:
-        """Run the list until no pass changes anything."""
+        """Run the list until no pass changes anything, and at the end what seals the graph."""
         self._note_unknown()
-        final = False
-        for _ in range(_MOST_ROUNDS):
-            passes = [item for item in self.active if item.final == final]
-            changed = [item.name for item in passes if self._apply(item)]
-            if not changed and final:
+        final, rounds = False, 0
+        while True:
+            passes = [item for item in self.active if item.final == final and not item.seals]
+            changed = [item.name for item in passes if item in self.active and self._apply(item)]
+            rounds += 1
+            settled = not changed and final
+            if (settled or rounds == _MOST_ROUNDS) and self._verify():
+                # What came after the wrong change is done again without it.
+                final, rounds = False, 0
+            elif settled:
                 break
-            final = not changed
+            elif rounds == _MOST_ROUNDS:
+                raise AssertionError(f"passes still change the graph: {changed}")
+            else:
+                final = not changed
             self.context.shapes.forget()
-        else:
-            raise AssertionError(f"passes still change the graph: {changed}")
+        for item in [item for item in self.active if item.seals]:
+            self._apply(item)
         _refine_outputs(self.graph, self.context.shapes)
         names = {t.name for body in bodies(self.graph) for t in body.tensors().values()}
         for name in [name for name in self.model.names if name not in names]:
             del self.model.names[name]
-        self.report.after = self._operators()
         self._conclude()
 
     def _apply(self, item: Pass) -> bool:
         """Apply one pass once to the graph and its bodies; return whether it did anything."""
-        report = self.reports[item.name]
-        snapshot, names = Snapshot(self.graph), dict(self.model.names)
-        contract, before = _contract(self.graph), self._operators()
+        point, contract = Point(self.model, self.context), _contract(self.graph)
+        before = self._operators()
         result = Result()
         try:
             for body in [self.graph] if item.changes_inputs else list(bodies(self.graph)):
@@ -230,28 +218,22 @@ class _Operation:
                 found = item.apply(body, self.context)
                 result.done += found.done
                 result.refused += found.refused
-            report.refused = result.refused
+            self.reports[item.name].refused = result.refused
             if not result.done:
                 return False
             tidy(self.graph)
-            wrong = self._illegal(item, contract) or self._moved(item)
+            wrong = self._illegal(item, contract)
         except Exception as error:  # whatever a pass stumbles over, the graph survives it
             wrong = f"{type(error).__name__}: {error}"
-        if wrong is None:
-            after = self._operators()
-            report.done += result.done
-            report.removed += sum(before.values()) - sum(after.values())
-            report.steps.append(Step(before, after))
-            return True
-        snapshot.restore()
-        self.model.names.clear()
-        self.model.names.update(names)
-        self.context.shapes.forget(everything=True)
-        self.active.remove(item)
-        report.rolled_back = wrong
-        report.refused = []
-        self.report.notes.append(f"the pass {item.name} was rolled back: {wrong}")
-        return False
+        if wrong is not None:
+            point.restore()
+            self._give_up(item, wrong)
+            return False
+        step = Step(before, self._operators())
+        self.history.add(Change(item, result.done, step, point if self.verifier else None))
+        if self.history.heavy and not item.seals:
+            self._verify()
+        return True
 
     def _illegal(self, item: Pass, contract: tuple[list[Any], list[Any]]) -> str | None:
         now = _contract(self.graph)
@@ -260,33 +242,44 @@ class _Operation:
         broken = violations(self.graph)
         return broken[0] if broken else None
 
-    def _moved(self, item: Pass) -> str | None:
-        self.sealed = self.sealed or item.seals
-        if self.verifier is None or self.sealed:
-            return None
-        if self.limited and self.verifier.seconds > MOST_SECONDS:
-            self.unverified.append(item.name)
-            return None
-        wrong = self.verifier.check(self.model)
-        if wrong is None:
-            self.verifier.accept()
-        return wrong
+    def _give_up(self, item: Pass, wrong: str) -> None:
+        """Name a pass that was undone; it is not run again."""
+        if item in self.active:
+            self.active.remove(item)
+        report = self.reports[item.name]
+        report.rolled_back = wrong
+        report.refused = []
+        self.report.notes.append(f"the pass {item.name} was rolled back: {wrong}")
+
+    def _verify(self) -> bool:
+        """Verify what was changed since the last time; return whether something was undone."""
+        if self.verifier is None:
+            return False
+        try:
+            blamed = self.history.verify(self.verifier, MOST_SECONDS if self.limited else None)
+        except InputError as error:
+            self._not_verified(str(error))
+            self.verifier = None
+            return False
+        for blame in blamed:
+            self._give_up(blame.item, blame.reason)
+        return bool(blamed)
+
+    def _not_verified(self, why: str) -> None:
+        self.report.notes.append(f"not verified: {why}")
 
     def _conclude(self) -> None:
-        """Hold the outcome against the original."""
-        if self.verifier is None:
-            return
-        if self.unverified and not self.sealed:
-            names = ", ".join(dict.fromkeys(self.unverified))
-            self.report.notes.append(
-                f"verification took more than {MOST_SECONDS:.0f} s: these passes were verified "
-                f"together, not one by one: {names}"
-            )
-            wrong = self.verifier.check(self.model)
-            self.verifier.accept()
-            if wrong is not None:
-                self.report.notes.append(f"one of them is wrong: {wrong}")
-        self.report.verdicts = self.verifier.verdicts()
+        """Write down what stayed, and hold the outcome against the original."""
+        for change in self.history.changes:
+            report = self.reports[change.item.name]
+            report.done += change.done
+            report.steps.append(change.step)
+            report.removed += sum(change.step.before.values()) - sum(change.step.after.values())
+        self.report.after = self._operators()
+        if self.verifier is not None:
+            self.report.verdicts = self.verifier.verdicts()
+            if not self.history.changes:
+                self._not_verified("nothing was changed")
 
     def _operators(self) -> dict[str, int]:
         counted = collections.Counter(node.op for body in bodies(self.graph) for node in body.nodes)

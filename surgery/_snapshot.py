@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._order import bodies
+from onnxgraft.graph import bodies
 
 __all__ = ["Snapshot"]
 

@@ -15,9 +15,9 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph import detach
 from onnxgraft.runtime import Array
 from onnxgraft.surgery._commute import ELEMENTWISE
-from onnxgraft.surgery._order import detach
 from onnxgraft.surgery._rewrite import Context, Result, constant, standard
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph import detach
 from onnxgraft.surgery._affine import (
     Vector,
     affine_of,
@@ -27,7 +28,6 @@ from onnxgraft.surgery._affine import (
     put_weights,
     shift_out,
 )
-from onnxgraft.surgery._order import detach
 from onnxgraft.surgery._rewrite import Context, Result, constant
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

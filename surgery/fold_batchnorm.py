@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph import detach
 from onnxgraft.surgery._affine import (
     affine_of,
     channels_out,
@@ -27,7 +28,6 @@ from onnxgraft.surgery._affine import (
     scale_out,
     shift_out,
 )
-from onnxgraft.surgery._order import detach
 from onnxgraft.surgery._rewrite import Context, Result, constant
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

@@ -10,15 +10,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._rewrite import Context, Result, constant, standard
+from onnxgraft.surgery._rewrite import Context, Result, constant, nodes_of
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Rewrite every Compress along an axis by a constant."""
     result = Result()
-    for node in graph.nodes:
-        if node.op != "Compress" or not node.outputs or not standard(node):
-            continue
+    for node in nodes_of(graph, "Compress"):
         condition = constant(node.inputs[1])
         if condition is None or "axis" not in node.attrs:
             result.refuse(node, "TensorRT has no Compress, and this one is not by a constant")

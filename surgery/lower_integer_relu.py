@@ -10,15 +10,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._rewrite import Context, Result, standard
+from onnxgraft.surgery._rewrite import Context, Result, nodes_of
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Rewrite every Relu of integers."""
     result = Result()
-    for node in graph.nodes:
-        if node.op != "Relu" or not node.outputs or not standard(node):
-            continue
+    for node in nodes_of(graph, "Relu"):
         dtype = context.shapes.dtype(node.inputs[0])
         if dtype in (np.dtype(np.int32), np.dtype(np.int64)):
             node.op = "Max"

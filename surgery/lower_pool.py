@@ -13,21 +13,18 @@ support dilations other than 1").
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._order import detach
-from onnxgraft.surgery._rewrite import Context, Result, standard
+from onnxgraft.surgery._build import Builder
+from onnxgraft.surgery._rewrite import Context, Result, nodes_of
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Rewrite the poolings that TensorRT does not take."""
     result = Result()
-    for node in list(graph.nodes):
-        if node.op not in ("AveragePool", "MaxPool") or not node.outputs or not standard(node):
-            continue
+    for node in nodes_of(graph, "AveragePool", "MaxPool"):
         if len(node.outputs) > 1:
             indices = node.outputs[1]
             if indices.name and (indices.outputs or context.is_output(indices)):
@@ -87,22 +84,12 @@ def _maximum(node: gs.Node, context: Context) -> str | None:
     dtype = np.dtype(context.shapes.dtype(node.inputs[0]))
     if dtype.kind != "f":
         return "this one is of integers"
-    x, output, name = node.inputs[0], node.outputs[0], node.name
     rank = len(kernel)
-
-    def integers(what: str, *values: int) -> gs.Constant:
-        return context.constant(f"{name}/{what}", np.array(values, np.int64))
-
-    def then(op: str, inputs: list[Any], last: bool = False) -> gs.Tensor:
-        made = output if last else context.variable(f"{name}/{op}", output)
-        context.add(op, f"{name}/{op}", inputs, [made])
-        return made
-
-    detach(node)
+    build = Builder(context, node)
+    x = build.inputs[0]
     if any(pads):
-        amounts = integers("pads", 0, 0, *pads[:rank], 0, 0, *pads[rank:])
-        lowest = context.constant(f"{name}/lowest", np.array(-np.inf, dtype))
-        x = then("Pad", [x, amounts, lowest])
+        amounts = build.integers("pads", 0, 0, *pads[:rank], 0, 0, *pads[rank:])
+        x = build.add("Pad", x, amounts, build.constant("lowest", np.array(-np.inf, dtype)))
     for axis in range(rank):
         size = sizes[axis] + pads[axis] + pads[axis + rank]
         count = (size - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis] + 1
@@ -111,6 +98,6 @@ def _maximum(node: gs.Node, context: Context) -> str | None:
             start = tap * dilations[axis]
             end = start + (count - 1) * strides[axis] + 1
             ends = [("start", start), ("end", end), ("axis", axis + 2), ("step", strides[axis])]
-            taps.append(then("Slice", [x, *(integers(what, n) for what, n in ends)]))
-        x = then("Max", taps, last=axis == rank - 1)
+            taps.append(build.add("Slice", x, *(build.integers(what, n) for what, n in ends)))
+        x = build.add("Max", *taps, output=build.outputs[0] if axis == rank - 1 else None)
     return None

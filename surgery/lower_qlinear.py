@@ -14,18 +14,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._order import detach
-from onnxgraft.surgery._rewrite import Context, Result, constant, standard
+from onnxgraft.graph import detach
+from onnxgraft.surgery._rewrite import Context, Result, constant, nodes_of
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Rewrite every quantized convolution and matrix product."""
     result = Result()
-    for node in list(graph.nodes):
-        if node.op not in ("QLinearConv", "QLinearMatMul") or not node.outputs:
-            continue
-        if not standard(node):
-            continue
+    for node in nodes_of(graph, "QLinearConv", "QLinearMatMul"):
         parameters = [constant(tensor) for tensor in (*node.inputs[1:3], *node.inputs[4:8])]
         if any(value is None for value in parameters):
             result.refuse(node, "its scales are not constants")

@@ -16,8 +16,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxgraft.graph import detach
 from onnxgraft.surgery._affine import layer_weights
-from onnxgraft.surgery._order import detach
 from onnxgraft.surgery._rewrite import Context, Result, constant, standard
 
 _SUMS = frozenset({"Add", "Sub"})

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._order import detach
+from onnxgraft.graph import detach
 from onnxgraft.surgery._rewrite import Context, Result, constant, replace, standard
 from onnxgraft.surgery.fold_constants import RANDOM
 

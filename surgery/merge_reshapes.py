@@ -18,9 +18,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph import detach
 from onnxgraft.surgery._commute import ELEMENTWISE
 from onnxgraft.surgery._dims import target_of
-from onnxgraft.surgery._order import detach
 from onnxgraft.surgery._rewrite import Context, Result, constant, replace, standard
 
 _VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})

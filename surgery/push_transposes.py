@@ -20,8 +20,8 @@ from collections import deque
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph import tidy
 from onnxgraft.surgery._commute import move, takes, transposed
-from onnxgraft.surgery._order import tidy
 from onnxgraft.surgery._rewrite import Context, Finding, Result
 from onnxgraft.surgery._snapshot import Snapshot
 

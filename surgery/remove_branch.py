@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.surgery._order import detach
+from onnxgraft.graph import detach
 from onnxgraft.surgery._rewrite import Context, Result, constant, standard
 
 

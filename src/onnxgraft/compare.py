@@ -73,7 +73,7 @@ def judge(expected: Outputs, actual: Outputs, tolerance: float = FLOAT_TOLERANCE
         check_pair(name, value, actual)
     pairs = {name: (_float(value), _float(actual[name])) for name, value in expected.items()}
     limits = {name: tolerance * _span(value) for name, (value, _) in pairs.items()}
-    finite = {name: pair for name, pair in pairs.items() if all(np.isfinite(v).all() for v in pair)}
+    finite = {name: pair for name, pair in pairs.items() if _finite(*pair)}
     compare = SimpleCompareFunc(rtol=0.0, atol=limits, check_error_stat="max")
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(divide="ignore", invalid="ignore"):
         results = compare(
@@ -92,6 +92,35 @@ def judge(expected: Outputs, actual: Outputs, tolerance: float = FLOAT_TOLERANCE
         else Verdict(name, False, math.inf, math.inf, limits[name])
         for name in expected
     ]
+
+
+def distance(
+    expected: Outputs, actual: Outputs, tolerance: float = FLOAT_TOLERANCE
+) -> list[Verdict]:
+    """Return the verdicts of `judge` in a fraction of the time: without Polygraphy's statistics.
+
+    Args:
+        expected: The original's outputs.
+        actual: The candidate's outputs, of the same names and shapes.
+        tolerance: As a fraction of each expected output's range.
+
+    Raises:
+        InputError: An output is missing or of another shape.
+    """
+    found = []
+    for name, value in expected.items():
+        check_pair(name, value, actual)
+        left, right = _float(value), _float(actual[name])
+        limit = tolerance * _span(left)
+        error = np.abs(left - right) if _finite(left, right) else np.full(1, np.inf)
+        largest = float(error.max(initial=0.0))
+        mean = float(error.mean()) if error.size else 0.0
+        found.append(Verdict(name, largest <= limit, largest, mean, limit))
+    return found
+
+
+def _finite(*values: Array) -> bool:
+    return all(bool(np.isfinite(value).all()) for value in values)
 
 
 def relative_error(expected: Array, actual: Array) -> float:

@@ -15,9 +15,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnxgraft.errors import ModelError
+from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.files import existing_file, release_pages, sha256
-from onnxgraft.onnx_file import check, read_model, reference_to, save_model, split_weights
+from onnxgraft.onnx_file import check, read_model, reference_to, save_model, split_weights, unmade
 from onnxgraft.runtime import Array, TensorSpec
 
 __all__ = ["Model", "Origin", "Source", "tensor_spec"]
@@ -121,13 +121,22 @@ class Model:
 
         Raises:
             ModelError: It is no ONNX file, or onnx.checker refuses it.
+            NotSupportedError: An input or output is no tensor.
         """
         file = existing_file(path, "the ONNX model")
         proto, weights = read_model(file)
         try:
             check(proto, weights)
         except (onnx.checker.ValidationError, TypeError, ValueError) as error:
-            raise ModelError(f"{file}: not a valid ONNX file ({_first_line(error)})") from error
+            reason = unmade(proto.graph, weights) or _first_line(error)
+            raise ModelError(f"{file}: not a valid ONNX file ({reason})") from error
+        for kind, entries in (("input", proto.graph.input), ("output", proto.graph.output)):
+            for entry in entries:
+                if not entry.type.HasField("tensor_type"):
+                    raise NotSupportedError(
+                        f"{file}: the {kind} {entry.name!r} is a sequence, a map or optional: only "
+                        "tensors can be handled; export the model without it"
+                    )
         source = Source(str(path), "onnx", sha256(file))
         try:
             model = cls.from_onnx(proto, source, weights=weights)

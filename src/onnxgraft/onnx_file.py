@@ -27,7 +27,15 @@ from onnxgraft.errors import ModelError
 from onnxgraft.files import atomic
 from onnxgraft.runtime import Array
 
-__all__ = ["check", "read_model", "reference_to", "save_model", "split_weights"]
+__all__ = [
+    "check",
+    "fed",
+    "read_model",
+    "reference_to",
+    "save_model",
+    "split_weights",
+    "unmade",
+]
 
 # Smaller initializers stay in the message.
 LARGE = 1 << 16
@@ -264,12 +272,8 @@ def reference_to(name: str, value: Array, location: str = "weights") -> onnx.Ten
     return tensor
 
 
-def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
-    """Run onnx.checker on a model whose large initializers are in ``weights``.
-
-    They are declared as inputs instead, of the right types and shapes. Operators and opsets that
-    this version of onnx does not know are not checked: they may be right.
-    """
+def fed(model: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
+    """Return a copy of ``model`` that gets the initializers in ``weights`` as further inputs."""
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
     small = [entry for entry in whole.graph.initializer if entry.name not in weights]
@@ -278,6 +282,16 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     for name, value in weights.items():
         element = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         whole.graph.input.append(onnx.helper.make_tensor_value_info(name, element, value.shape))
+    return whole
+
+
+def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
+    """Run onnx.checker on a model whose large initializers are in ``weights``.
+
+    They are declared as inputs instead, of the right types and shapes. Operators and opsets that
+    this version of onnx does not know are not checked: they may be right.
+    """
+    whole = fed(model, weights)
     functions = {(function.domain, function.name) for function in whole.functions}
     newest = onnx.defs.onnx_opset_version()
     for entry in whole.opset_import:
@@ -286,6 +300,30 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     if _hide_unknown(whole.graph, functions):
         whole.opset_import.add(domain=_UNKNOWN, version=1)
     onnx.checker.check_model(whole)
+
+
+def unmade(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> str | None:
+    """Say what a graph reads that nothing makes, or that is made of what depends on it."""
+    known = {"", *weights, *(entry.name for entry in graph.input)}
+    known |= {tensor.name for tensor in _tensors(graph)}
+    made = {name for node in graph.node for name in node.output}
+    waiting = list(graph.node)
+    for node in waiting:
+        for name in node.input:
+            if name not in known and name not in made:
+                return (
+                    f"the {node.op_type} {node.name or node.output[0]!r} reads {name!r}, which no "
+                    "node makes: its initializer is missing"
+                )
+    while waiting:
+        left = [node for node in waiting if not known.issuperset(node.input)]
+        if len(left) == len(waiting):
+            node = left[0]
+            return f"a cycle: the {node.op_type} {node.name or node.output[0]!r} can never run"
+        ready = {id(node) for node in left}
+        known |= {name for node in waiting if id(node) not in ready for name in node.output}
+        waiting = left
+    return None
 
 
 def _hide_unknown(graph: onnx.GraphProto, functions: set[tuple[str, str]]) -> bool:

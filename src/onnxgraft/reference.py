@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -78,8 +79,8 @@ class OnnxRuntime(Resource):
                 source, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions have no common base
-            reason = str(error).strip().splitlines()[0]
-            if "NOT_IMPLEMENTED" in reason:
+            reason = _reason(error)
+            if "NOT_IMPLEMENTED" in str(error):
                 raise NotSupportedError(f"onnxruntime can't run the graph: {reason}") from error
             raise ModelError(f"{name}: onnxruntime refuses the graph: {reason}") from error
         self.name = name
@@ -95,13 +96,22 @@ class OnnxRuntime(Resource):
         try:
             values = self._session.run(names, checked)
         except Exception as error:  # its exceptions have no common base
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{self.name}: onnxruntime can't run the graph: {reason}") from error
+            raise ModelError(
+                f"{self.name}: onnxruntime can't run the graph: {_reason(error)}"
+            ) from error
         return dict(zip(names, values, strict=True))
 
     def close(self) -> None:
         """Give back the session and its weights."""
         self._session = None
+
+
+def _reason(error: Exception) -> str:
+    """Return onnxruntime's message without its code and the place in its sources."""
+    line = str(error).strip().splitlines()[0]
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : ", "", line)
+    # The path, the line, and the function's signature up to its closing parenthesis.
+    return re.sub(r"/\S+\.(?:cc|h):\d+ [^()]*\([^()]*(?:\(\)[^()]*)*\) (?:const )?", "", line)
 
 
 def _spec(entry: Any) -> TensorSpec:

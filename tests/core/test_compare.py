@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxgraft.compare import FLOAT_TOLERANCE, Difference, Sum, judge
+from onnxgraft.compare import FLOAT_TOLERANCE, Difference, Sum, distance, judge
 from onnxgraft.errors import InputError
 from onnxgraft.runtime import Array
 
@@ -39,6 +39,33 @@ def test_the_tolerance_is_a_fraction_of_the_range(step: float, passed: bool) -> 
     # float32 keeps 2.99 to 1.2e-7.
     assert verdict.max_abs == pytest.approx(abs(step), abs=3e-7)
     assert verdict.mean_abs == pytest.approx(abs(step) / 4, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.float16, np.float32, np.float64, np.int32, np.uint8, np.bool_]
+)
+@pytest.mark.parametrize("case", ["noise", "wrong", "equal", "constant", "nan", "inf"])
+def test_distance_says_what_polygraphy_says(dtype: type, case: str) -> None:
+    rng = np.random.default_rng(0)
+    value = rng.uniform(0, 100, (3, 50))
+    moved = value + {"noise": 1e-3, "wrong": 1.5}.get(case, 0) * rng.standard_normal(value.shape)
+    if case == "constant":
+        value = np.full_like(value, 7)
+    if case in ("nan", "inf") and np.issubdtype(dtype, np.floating):
+        moved[1, 2] = math.nan if case == "nan" else math.inf
+    expected, actual = {"y": value.astype(dtype)}, {"y": np.abs(moved).astype(dtype)}
+    (ours,), (theirs,) = distance(expected, actual), judge(expected, actual)
+    assert (ours.output, ours.passed, ours.tolerance) == ("y", theirs.passed, theirs.tolerance)
+    # Their mean is of float16 differences in float16; one unit of its last place is 1e-3.
+    close = 1e-2 if dtype is np.float16 else 1e-5
+    assert ours.max_abs == pytest.approx(theirs.max_abs, rel=close)
+    assert ours.mean_abs == pytest.approx(theirs.mean_abs, rel=close)
+
+
+def test_an_output_without_elements_differs_by_nothing() -> None:
+    empty: Array = np.zeros((0, 4), np.float32)
+    (verdict,) = distance({"y": empty}, {"y": empty})
+    assert verdict.passed and verdict.max_abs == verdict.mean_abs == 0.0
 
 
 def test_each_output_has_its_own_range() -> None:

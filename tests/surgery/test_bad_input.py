@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from onnxgraft.errors import ModelError
+from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.model import Model
 from onnxgraft.surgery import run
 
@@ -30,26 +30,50 @@ def file_of(path: Path, nodes: list[onnx.NodeProto], *more: str, opset: int = 17
     return path
 
 
-BAD: dict[str, Callable[[Path], Path]] = {
-    "not_onnx": lambda p: (p.write_text("no model") and p) or p,
-    "cycle": lambda p: file_of(
-        p, [make_node("Add", ["x", "b"], ["a"]), make_node("Relu", ["a"], ["b"]),
-            make_node("Neg", ["b"], ["y"])]
+BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "not_onnx": (lambda p: (p.write_text("no model") and p) or p, "not a valid ONNX file"),
+    "cycle": (
+        lambda p: file_of(
+            p, [make_node("Add", ["x", "b"], ["a"], name="sum"), make_node("Relu", ["a"], ["b"]),
+                make_node("Neg", ["b"], ["y"])]
+        ), "a cycle: the Add 'sum' can never run",
     ),
-    "produced_twice": lambda p: file_of(
-        p, [make_node("Relu", ["x"], ["y"]), make_node("Neg", ["x"], ["y"])]
+    "produced_twice": (
+        lambda p: file_of(p, [make_node("Relu", ["x"], ["y"]), make_node("Neg", ["x"], ["y"])]),
+        "'y' has been used as output names multiple times",
     ),
-    "missing_initializer": lambda p: file_of(p, [make_node("MatMul", ["x", "w"], ["y"])]),
-    "initializer_twice": lambda p: file_of(p, [make_node("MatMul", ["x", "w"], ["y"])], "w", "w"),
-    "missing_attribute": lambda p: file_of(p, [make_node("Concat", ["x"], ["y"])]),
+    "missing_initializer": (
+        lambda p: file_of(p, [make_node("MatMul", ["x", "w"], ["y"])]),
+        "the MatMul 'y' reads 'w', which no node makes: its initializer is missing",
+    ),
+    "initializer_twice": (
+        lambda p: file_of(p, [make_node("MatMul", ["x", "w"], ["y"])], "w", "w"),
+        "w initializer name is not unique",
+    ),
+    "missing_attribute": (
+        lambda p: file_of(p, [make_node("Concat", ["x"], ["y"])]), "axis",
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_an_invalid_file_is_refused_with_its_name(case: str, tmp_path: Path) -> None:
-    file = BAD[case](tmp_path / "bad.onnx")
-    with pytest.raises(ModelError, match=r"bad\.onnx"):
+def test_an_invalid_file_is_refused_with_its_name_and_what_is_wrong(
+    case: str, tmp_path: Path
+) -> None:
+    make, wrong = BAD[case]
+    file = make(tmp_path / "bad.onnx")
+    with pytest.raises(ModelError, match=rf"bad\.onnx.*{wrong}"):
         run(Model.load(file))
+
+
+def test_an_output_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
+    file = file_of(tmp_path / "a.onnx", [make_node("SequenceConstruct", ["x"], ["y"])])
+    proto = onnx.load(file)
+    kind = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, ["N", 4])
+    proto.graph.output[0].type.CopyFrom(onnx.helper.make_sequence_type_proto(kind))
+    file.write_bytes(proto.SerializeToString())
+    with pytest.raises(NotSupportedError, match="the output 'y' is a sequence"):
+        Model.load(file)
 
 
 def test_an_opset_that_nobody_knows_is_left_alone_and_said_so(tmp_path: Path) -> None:

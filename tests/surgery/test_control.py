@@ -365,6 +365,83 @@ def test_the_body_of_a_loop_is_cleaned_and_keeps_what_it_carries() -> None:
     assert [tensor.name for tensor in body.outputs] == ["more", "next"]
 
 
+SCAN = """agraph (float[T,4,3,5] x) => (float[A,B,C] last, float[D,E,F,G] all) {{
+    {outside}
+    start = Identity(zeros)
+    last, all = Scan <num_scan_inputs=1, body = step (float[6,3,5] state, float[4,3,5] row)
+        => (float[6,3,5] next, float[3,5,6] out) {{ {inside} }}> (start, x)
+}}"""
+
+
+def scanning(inside: str, outside: str = "") -> tuple[Model, Model]:
+    """Return a Scan along x before and after the clean-up, which computes the same."""
+    extra: dict[str, Array] = {"zeros": np.zeros((6, 3, 5), np.float32), "axes": np.array([0])}
+    extra = {name: value for name, value in (CONSTANTS | extra).items()
+             if name in (inside + outside + " zeros").replace("(", " ").replace(")", " ")
+             .replace(",", " ").split()}  # fmt: skip
+    before = model_of(SCAN.format(inside=inside, outside=outside), extra)
+    after, report = run(before, verify=True)
+    onnx.checker.check_model(after.to_onnx())
+    assert report.passed and not [e for e in report.passes if e.rolled_back]
+    for steps in (1, 4):
+        feeds = {"x": normal(steps, 4, 3, 5)}
+        expected, actual = infer(before, feeds), infer(after, feeds)
+        assert list(actual) == list(expected)
+        for name, value in expected.items():
+            assert actual[name].shape == value.shape
+            assert float(np.abs(actual[name] - value).max()) <= ROUNDING * float(np.ptp(value))
+    return before, after
+
+
+def test_the_body_of_a_scan_is_cleaned_and_keeps_what_it_carries() -> None:
+    _, after = scanning(
+        """image = Unsqueeze(row, axes)
+        c = Conv(image, w)
+        n = BatchNormalization(c, gamma, beta, mean, var)
+        i = Identity(n)
+        plane = Squeeze(i, axes)
+        next = Add(plane, state)
+        u = Transpose<perm=[1,2,0]>(next)
+        v = Tanh(u)
+        j = Identity(v)
+        out = Relu(j)"""
+    )
+    (node,) = after.graph.nodes
+    body = node.attrs["body"]
+    assert sorted(inner.op for inner in body.nodes) == [
+        "Add", "Conv", "Relu", "Squeeze", "Tanh", "Transpose", "Unsqueeze",
+    ]  # fmt: skip
+    assert [tensor.name for tensor in body.inputs] == ["state", "row"]
+    assert [tensor.name for tensor in body.outputs] == ["next", "out"]
+
+
+def test_a_scan_reads_what_is_rewritten_outside() -> None:
+    _, after = scanning(
+        """image = Unsqueeze(row, axes)
+        c = Conv(image, scaled)
+        plane = Squeeze(c, axes)
+        next = Add(plane, state)
+        out = Transpose<perm=[1,2,0]>(next)""",
+        "half = Mul(k, k)\n same = Identity(w)\n k4 = Unsqueeze(half, axes)\n"
+        " k5 = Transpose<perm=[1,0,2,3]>(k4)\n scaled = Mul(same, k5)",
+    )
+    assert [node.op for node in after.graph.nodes] == ["Scan"]
+
+
+def test_what_a_scan_carries_and_hands_out_unchanged_keeps_its_names() -> None:
+    _, after = scanning(
+        """image = Unsqueeze(row, axes)
+        c = Conv(image, w)
+        plane = Squeeze(c, axes)
+        next = Identity(plane)
+        o = Add(state, plane)
+        out = Transpose<perm=[1,2,0]>(o)"""
+    )
+    (node,) = after.graph.nodes
+    assert [tensor.name for tensor in node.attrs["body"].outputs] == ["next", "out"]
+    assert "Identity" not in {inner.op for inner in node.attrs["body"].nodes}
+
+
 def test_a_dead_if_takes_what_only_it_read_with_it() -> None:
     before = model_of(
         """agraph (float[N,4] x, bool c) => (float[N,4] y) {

@@ -30,6 +30,14 @@ def lowered(before: Model) -> tuple[Model, SurgeryReport]:
     return after, report
 
 
+def bytes_of(*shape: int) -> Array:
+    return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+
+
+def signed_of(*shape: int) -> Array:
+    return np.random.default_rng(0).integers(-128, 128, shape).astype(np.int8)
+
+
 CASES: dict[str, tuple[str, dict[str, Array], int]] = {
     "max_pool_indices": (
         ("agraph (float[N,4,9,8] x) => (float[N,4,A,B] y)"
@@ -59,6 +67,86 @@ CASES: dict[str, tuple[str, dict[str, Array], int]] = {
     "compress": (
         "agraph (float[N,4,3] x) => (float[N,A,3] y) { y = Compress<axis=1>(x, c) }",
         {"c": np.array([True, False, True])}, 17,
+    ),
+    "matmul_of_integers": (
+        """agraph (float[N,8] x) => (float[N,3] y) {
+            q, s, z = DynamicQuantizeLinear(x)
+            p = MatMulInteger(q, w, z, wz)
+            f = Cast<to=1>(p)
+            t = Mul(s, ws)
+            y = Mul(f, t)
+        }""",
+        {"w": bytes_of(8, 3), "wz": np.uint8(131), "ws": np.float32(0.01)}, 17,
+    ),
+    "matmul_of_integers_by_columns": (
+        """agraph (float[N,8] x) => (float[N,3] y) {
+            q, s, z = DynamicQuantizeLinear(x)
+            p = MatMulInteger(q, w, z, wz)
+            f = Cast<to=1>(p)
+            y = Mul(f, s)
+        }""",
+        {"w": signed_of(8, 3), "wz": np.array([1, -2, 3], np.int8)}, 17,
+    ),
+    "convolution_of_integers": (
+        """agraph (float[N,4,6,5] x) => (float[N,3,A,B] y) {
+            q, s, z = DynamicQuantizeLinear(x)
+            p = ConvInteger<pads=[1,1,1,1], strides=[2,1]>(q, w, z, wz)
+            f = Cast<to=1>(p)
+            y = Mul(f, s)
+        }""",
+        {"w": bytes_of(3, 4, 3, 3), "wz": np.array([120], np.uint8)}, 17,
+    ),
+    "convolution_of_integers_without_zero_points": (
+        """agraph (uint8[N,4,6,5] q) => (float[N,2,A,B] y) {
+            p = ConvInteger<group=2>(q, w)
+            y = Cast<to=1>(p)
+        }""",
+        {"w": bytes_of(2, 2, 3, 3)}, 17,
+    ),
+    "dynamic_quantization": (
+        """agraph (float[N,4] x) => (float[N,4] y) {
+            q, s, z = DynamicQuantizeLinear(x)
+            y = DequantizeLinear(q, s, z)
+        }""", {}, 17,
+    ),
+    "affine_grid": (
+        "agraph (float[2,2,3] t) => (float[A,B,C,D] y) { y = AffineGrid(t, size) }",
+        {"size": np.array([2, 3, 5, 4])}, 20,
+    ),
+    "affine_grid_corners": (
+        ("agraph (float[2,2,3] t) => (float[A,B,C,D] y)"
+        " { y = AffineGrid<align_corners=1>(t, size) }"),
+        {"size": np.array([2, 3, 5, 4])}, 20,
+    ),
+    "affine_grid_of_volumes": (
+        "agraph (float[2,3,4] t) => (float[A,B,C,D,E] y) { y = AffineGrid(t, size) }",
+        {"size": np.array([2, 3, 5, 4, 3])}, 20,
+    ),
+    "det_1": ("agraph (float[N,5,1,1] x) => (float[N,5] y) { y = Det(x) }", {}, 17),
+    "det_2": ("agraph (float[N,5,2,2] x) => (float[N,5] y) { y = Det(x) }", {}, 17),
+    "det_3": ("agraph (float[N,5,3,3] x) => (float[N,5] y) { y = Det(x) }", {}, 17),
+    "det_4": ("agraph (float[N,5,4,4] x) => (float[N,5] y) { y = Det(x) }", {}, 17),
+    "col2im": (
+        "agraph (float[N,12,20] x) => (float[N,A,B,C] y) { y = Col2Im(x, image, block) }",
+        {"image": np.array([5, 7]), "block": np.array([2, 3])}, 18,
+    ),
+    "col2im_strided": (
+        """agraph (float[N,12,9] x) => (float[N,A,B,C] y) {
+            y = Col2Im<strides=[2,3], dilations=[2,1], pads=[1,2,0,1]>(x, image, block)
+        }""",
+        {"image": np.array([7, 8]), "block": np.array([2, 3])}, 18,
+    ),
+    "dft": ("agraph (float[N,6,1] x) => (float[N,6,2] y) { y = DFT(x) }", {}, 17),
+    "dft_complex": ("agraph (float[N,7,2] x) => (float[N,7,2] y) { y = DFT(x) }", {}, 17),
+    "dft_inverse": (
+        "agraph (float[N,4,3,2] x) => (float[N,4,3,2] y) { y = DFT<inverse=1, axis=1>(x) }", {}, 17,
+    ),
+    "dft_one_sided": (
+        "agraph (float[N,9,3,1] x) => (float[N,A,B,2] y) { y = DFT<onesided=1>(x) }", {}, 17,
+    ),
+    "dft_axis_as_input": (
+        "agraph (float[N,4,6,1] x) => (float[N,A,B,2] y) { y = DFT<onesided=1>(x, , axis) }",
+        {"axis": np.array(1)}, 20,
     ),
 }  # fmt: skip
 
@@ -154,6 +242,38 @@ REFUSED: dict[str, tuple[Model, str, str]] = {
         model_of(
             "agraph (float[N,4] x, bool[4] c) => (float[N,A] y) { y = Compress<axis=1>(x, c) }"
         ), "lower_compress", "not by a constant",
+    ),
+    "convolution_by_channels": (
+        model_of(
+            """agraph (uint8[N,4,6,5] q) => (int32[N,2,A,B] y) { y = ConvInteger(q, w, z, wz) }""",
+            {"w": bytes_of(2, 4, 3, 3), "z": np.uint8(3), "wz": np.array([1, 2], np.uint8)},
+        ), "lower_integer", "zero points of their own",
+    ),
+    "grid_of_unknown_size": (
+        model_at(
+            20, "agraph (float[2,2,3] t, int64[4] size) => (float[A,B,C,D] y)"
+            " { y = AffineGrid(t, size) }"
+        ), "lower_affine_grid", "size of this one is not known",
+    ),
+    "grid_of_one_row_from_corner_to_corner": (
+        model_at(
+            20, "agraph (float[2,2,3] t) => (float[A,B,C,D] y)"
+            " { y = AffineGrid<align_corners=1>(t, size) }", {"size": np.array([2, 3, 1, 4])}
+        ), "lower_affine_grid", "none is written for size",
+    ),
+    "det_of_large_matrices": (
+        model_of("agraph (float[N,9,9] x) => (float[N] y) { y = Det(x) }"), "lower_det",
+        "not up to 4 x 4",
+    ),
+    "col2im_of_unknown_size": (
+        model_at(
+            18, "agraph (float[N,12,20] x, int64[2] image) => (float[N,A,B,C] y)"
+            " { y = Col2Im(x, image, block) }", {"block": np.array([2, 3])}
+        ), "lower_col2im", "sizes of this one are not known",
+    ),
+    "dft_of_unknown_length": (
+        model_of("agraph (float[N,L,1] x) => (float[N,L,2] y) { y = DFT(x) }"), "lower_dft",
+        "not of a length",
     ),
     "zero_point": (quantized(3), "lower_qlinear", "no zero point but 0"),
 }  # fmt: skip

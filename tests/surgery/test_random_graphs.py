@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
@@ -15,7 +17,9 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from onnxgraft.model import Model, Origin, Source
 from onnxgraft.reference import random_feeds
 from onnxgraft.runtime import Array
-from onnxgraft.surgery import run
+from onnxgraft.surgery import PASSES, run
+from onnxgraft.surgery._history import Change, History, Point
+from onnxgraft.surgery._rewrite import Context, Pass, Result
 from tests.surgery.helpers import infer, tensor_values
 
 # A graph has up to ten layers, each of which rounds to some 1e-6 of its values' size, and sums and
@@ -466,3 +470,61 @@ def test_a_cleaned_random_graph_knows_its_tensors_by_name(before: Model) -> None
         value = wanted[origin.name]
         held = value if origin.perm is None else np.transpose(value, origin.perm)
         assert_close(held, found[name], f"tensor {name}")
+
+
+def shift() -> Pass:
+    """Return a pass that adds 1 to an output of the graph, once."""
+    fired: list[str] = []
+
+    def apply(graph: gs.Graph, context: Context) -> Result:
+        result = Result()
+        output = graph.outputs[0]
+        if fired or not output.inputs:
+            return result
+        node = output.inputs[0]
+        fired.append(node.name)
+        before = context.variable("before_the_shift", output)
+        for consumer in list(output.outputs):
+            consumer.inputs = [before if t is output else t for t in consumer.inputs]
+        node.outputs = [before if t is output else t for t in node.outputs]
+        one = context.constant("one", np.ones((), np.float32))
+        context.add("Add", "shift", [before, one], [output])
+        result.did(node, "shifted")
+        return result
+
+    return Pass("shift", apply)
+
+
+def text_of(model: Model) -> str:
+    return str(onnx.printer.to_text(model.to_onnx()))
+
+
+@settings(
+    max_examples=60, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)  # fmt: skip
+@given(models(), st.integers(0, len(PASSES)))
+def test_a_wrong_pass_leaves_no_trace_in_a_random_graph(before: Model, place: int) -> None:
+    expected, _ = run(before)
+    states: list[tuple[str, Point]] = []
+
+    class Watched(History):
+        def add(self, change: Change) -> None:
+            assert change.before is not None
+            now = text_of(self._model)
+            states.append((now, Point(self._model, self._context)))
+            super().add(change)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxgraft.surgery._runner.History", Watched)
+        patch.setattr(
+            "onnxgraft.surgery._runner.PASSES", (*PASSES[:place], shift(), *PASSES[place:])
+        )
+        after, report = run(before, verify=True)
+    assert [entry.name for entry in report.passes if entry.rolled_back] == ["shift"]
+    assert text_of(after) == text_of(expected)
+    assert after.names == expected.names
+    # Every state that was passed through can be gone back to, in any order.
+    for text, point in (*states[::2], *states[::-1]):
+        point.restore()
+        assert text_of(after) == text

@@ -142,14 +142,14 @@ def surgery(
         bool | None,
         typer.Option(
             "--verify/--no-verify",
-            help="Run each pass's result beside its input; if not said, up to 1 GB and 60 s.",
+            help="Run what the passes made beside what they got; if not said, up to 1 GB and 60 s.",
         ),
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say why, node by node.")] = False,
     report: Annotated[Path | None, typer.Option(help="Where to write it as JSON.")] = None,
     as_json: Json = False,
 ) -> Outcome:
-    """Clean an ONNX graph; each rewrite is compared with what it rewrote."""
+    """Clean an ONNX graph; what the passes made is compared with what they were given."""
     from onnxgraft import surgery as stage
     from onnxgraft.files import write_json
     from onnxgraft.model import Model

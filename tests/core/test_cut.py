@@ -1,13 +1,14 @@
-"""extract: the part of a graph between named tensors."""
+"""cut.extract: the part of a graph between named tensors."""
 
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
+from onnxgraft.cut import extract
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model, Origin
-from onnxgraft.surgery import extract
+from onnxgraft.model import Model, Origin, Source
 from onnxgraft.tensor_option import parse_tensors
 from tests.conftest import model_of
 from tests.surgery.helpers import infer, normal, tensor_values
@@ -69,3 +70,48 @@ def test_the_model_is_not_changed() -> None:
     extract(model, parse_tensors("c"), parse_tensors("r"))
     assert model.operators() == network().operators()
     assert [spec.name for spec in model.inputs] == ["x", "z"]
+
+
+def custom() -> Model:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "acme" : 1]>
+        agraph (float[N,4] x) => (float[?,4] y) { m = acme.Mystery(x)\n y = Relu(m) }"""
+    )
+    return Model.from_onnx(proto, Source("test.onnx", "onnx", "0" * 64))
+
+
+def test_what_an_unknown_operator_makes_is_a_float_input_where_its_shape_is_given() -> None:
+    after = extract(custom(), parse_tensors("m[?,4]"))
+    assert [str(spec) for spec in after.inputs] == ["m (m.0, 4) float32"]
+    assert infer(after, {"m": normal(2, 4)})["y"].shape == (2, 4)
+
+
+def test_what_an_unknown_operator_makes_can_not_be_an_output() -> None:
+    with pytest.raises(InputError, match="shape of 'm' is not known"):
+        extract(custom(), outputs=parse_tensors("m"))
+    with pytest.raises(InputError, match="type of 'm' is not known; cut elsewhere"):
+        extract(custom(), outputs=parse_tensors("m[?,4]"))
+
+
+def test_an_opset_that_nobody_knows_can_be_cut_where_the_shape_is_given() -> None:
+    model = model_of("agraph (float[N,4] x) => (float[N,4] y) { a = Relu(x)\n y = Neg(a) }")
+    model.graph.opset = 999
+    assert extract(model, parse_tensors("a[?,4]")).operators() == {"Neg": 1}
+
+
+def test_what_a_branch_reads_stays() -> None:
+    model = model_of(
+        """agraph (float[N,4] x, bool c) => (float[N,4] y) {
+            a = Relu(x)
+            b = Exp(a)
+            i = If (c) <
+                then_branch = yes () => (float[N,4] t) { t = Neg(b) },
+                else_branch = no () => (float[N,4] e) { e = Abs(a) }
+            >
+            y = Relu(i)
+        }"""
+    )
+    after = extract(model, parse_tensors("a,c"), parse_tensors("i[?,4]"))
+    assert after.operators() == {"Exp": 1, "If": 1}
+    with pytest.raises(InputError, match="need the input 'x' too"):
+        extract(model, parse_tensors("b,c"), parse_tensors("i[?,4]"))
