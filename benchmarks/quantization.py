@@ -257,16 +257,19 @@ def tables(name: str, folder: Path, rounds: int) -> None:
     start = time.perf_counter()
     ranges = quantize.calibrate(network.model, network.calibration)
     calibrated = time.perf_counter() - start
-    form = "TensorRT's form"
     for method in quantize.METHODS:
         chosen = quantize.rechoose(ranges, method)
-        timed(f"ours, {form}, {method}", lambda r=chosen: ours(network, r, "tensorrt", ()).model)
+        timed(
+            f"ours, TensorRT's form, {method}",
+            lambda r=chosen: ours(network, r, "tensorrt", ()).model,
+        )
     best = timed(
-        f"**ours, {form}, entropy and the usual methods**",
+        "**ours, TensorRT's form, entropy and the usual methods**",
         lambda: ours(network, ranges, "tensorrt", quantize.DEFAULT_IMPROVEMENTS).model,
     )
-    graphs["**ours, all INT8**"] = (best, "openvino", "int8")
-    graphs["**ours, INT8, the rest in BF16**"] = (best, "openvino", "bf16")
+    form = ours(network, ranges, "openvino", quantize.DEFAULT_IMPROVEMENTS).model
+    graphs["**ours, all INT8**"] = (form, "openvino", "int8")
+    graphs["**ours, INT8, the rest in BF16**"] = (form, "openvino", "bf16")
     own = timed(
         "**ours, onnxruntime's form, entropy and the usual methods**",
         lambda: ours(network, ranges, "onnxruntime", quantize.DEFAULT_IMPROVEMENTS).model,
@@ -276,7 +279,7 @@ def tables(name: str, folder: Path, rounds: int) -> None:
     best.save(folder / "best.onnx")
     print(f"\nCalibration, once for all of ours: {calibrated:.0f} s. The INT8 graph's file is "
           f"{(folder / 'best.onnx').stat().st_size / size:.2f} of the float one's.")  # fmt: skip
-    print(f"\n### The methods, {form}, ranges by entropy\n")
+    print("\n### The methods, TensorRT's form, ranges by entropy\n")
     table = Accuracy(network)
     for what, methods in ablation():
         timed(what, lambda m=methods: ours(network, ranges, "tensorrt", m).model)
