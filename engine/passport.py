@@ -35,7 +35,8 @@ class Passport:
         floats: What the layers that are not INT8 run in.
         flags: That it was built with.
         machine: That it was built for: processor, or GPU, compute capability and driver.
-        hashes: SHA-256 of ``ranges``, ``data`` and ``recipe``, as far as they were told.
+        hashes: SHA-256 of ``ranges``, ``data`` and ``recipe``, as far as they were told, and of the
+            ``validation`` data once accuracy was measured.
         recipe: The tables ``preprocess`` and ``postprocess`` of the recipe.
         accuracy: What validation measured, by name.
         latency: Rows that a benchmark measured.
@@ -79,9 +80,19 @@ def record(
     *,
     accuracy: Mapping[str, float] | None = None,
     latency: list[dict[str, Any]] | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> Passport:
-    """Write what was measured of an engine into its passport, and return it."""
+    """Write what was measured of an engine into its passport, and return it.
+
+    Args:
+        engine: Has a passport.
+        accuracy: In place of what it says of accuracy.
+        latency: In place of what it says of latency.
+        hashes: Beside those that it has, such as that of the data on which accuracy was measured.
+    """
     passport = read_passport(engine)
+    if hashes is not None:
+        passport = replace(passport, hashes={**passport.hashes, **hashes})
     if accuracy is not None:
         passport = replace(passport, accuracy=dict(accuracy))
     if latency is not None:

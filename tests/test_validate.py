@@ -9,10 +9,12 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxgraft import convert, pipeline, surgery
+from onnxgraft import convert, engine, pipeline, surgery
 from onnxgraft.errors import InputError
+from onnxgraft.files import sha256
 from onnxgraft.model import Model
 from onnxgraft.pipeline._blame import guilty_pass
+from onnxgraft.pipeline._evidence import hash_of_data
 from onnxgraft.surgery import Pass, Result
 from onnxgraft.surgery._rewrite import Context
 from tests.conftest import Cli, model_of
@@ -143,6 +145,34 @@ def test_a_planted_fault_is_told_on_the_command_line(tmp_path: Path, cli: Cli) -
     assert planted.node.split("/")[0] in text
     assert "made after conversion and surgery" in text
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+# What the passport says afterwards.
+
+
+def test_the_passport_of_an_engine_takes_its_accuracy(files: Path) -> None:
+    model = Model.load(files / "right.onnx")
+    engine.build(model, files / "right.engine", "onnxruntime")
+    report = pipeline.validate(files / "right.onnx", files / "right.engine", files / "data.npz")
+    passport = engine.read_passport(files / "right.engine")
+    (row,) = report.candidates[1].outputs
+    assert passport.accuracy == {
+        "samples": 5.0, "y: largest difference of its range": row.relative,
+        "y: cosine": row.cosine, **({"y: SQNR in dB": row.sqnr} if np.isfinite(row.sqnr) else {}),
+        "y: same argmax in percent": 100.0,
+    }  # fmt: skip
+    assert passport.hashes == {"validation": sha256(files / "data.npz")}
+    with engine.load(files / "right.engine"):
+        pass  # it is still the passport of this engine
+
+
+def test_a_list_file_is_known_by_what_it_lists(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").write_bytes(name.encode())
+    (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\n")
+    before = hash_of_data(tmp_path / "list.txt")
+    (tmp_path / "b.jpg").write_bytes(b"c")
+    assert hash_of_data(tmp_path / "list.txt") != before
 
 
 # Bad data.

@@ -17,6 +17,7 @@ from onnxgraft.engine.passport import passport_path
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.model import Model
 from onnxgraft.pipeline._blame import blame
+from onnxgraft.pipeline._evidence import record_accuracy
 from onnxgraft.pipeline._gallery import gallery_rows
 from onnxgraft.progress import status
 from onnxgraft.reference import OnnxRuntime
@@ -121,7 +122,7 @@ def validate(
     save_outputs: str | os.PathLike[str] | None = None,
     **how: Unpack[Opening],
 ) -> Report:
-    """Compare ``candidate`` with ``original`` on ``data``.
+    """Compare ``candidate`` with ``original`` on ``data``; an engine's passport takes the result.
 
     Args:
         original: The judge: a model in its own framework, an ONNX file or an engine.
@@ -160,6 +161,7 @@ def validate(
             make()  # an unknown name is told before anything runs
         run.set_tolerance(tolerance, drop)
         report = run.compare(make, metric_output, workers, ray)
+        run.record(data)
         if bisect:
             run.look_inside(graph)
         if save_inputs is not None or save_outputs is not None:
@@ -242,6 +244,14 @@ class _Validation:
             notes=self.notes,
         )
         return self.report
+
+    def record(self, data: str | os.PathLike[str]) -> None:
+        """Write what was measured into the passport of a candidate that has one."""
+        if passport_path(self.candidate).is_file():
+            try:
+                record_accuracy(self.candidate, self.report.candidates[-1], len(self.samples), data)
+            except InputError as error:
+                self.notes.append(f"the accuracy is not in the passport: {error}")
 
     def look_inside(self, graph: str | os.PathLike[str] | None) -> None:
         """Bisect on the first sample that fails, or the first; notes say what was found."""
