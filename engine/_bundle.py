@@ -15,6 +15,7 @@ import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from onnxgraft import tensorrt_calibrator
 from onnxgraft.engine import tensorrt_builder
 from onnxgraft.engine._half import to_half
 from onnxgraft.engine._options import BuildOptions
@@ -96,6 +97,7 @@ def pack(
         "onnxgraft/__init__.py": b"",
         "onnxgraft/engine/__init__.py": b"",
         "onnxgraft/engine/tensorrt_builder.py": Path(tensorrt_builder.__file__).read_bytes(),
+        "onnxgraft/tensorrt_calibrator.py": Path(tensorrt_calibrator.__file__).read_bytes(),
         "manifest.json": json.dumps(manifest, indent=2).encode(),
     }
     archive = io.BytesIO()
