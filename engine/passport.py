@@ -33,7 +33,8 @@ class Passport:
         versions: Of the libraries that built it.
         graph: SHA-256 of the graph that it was built from.
         floats: What the layers that are not INT8 run in.
-        flags: That it was built with.
+        flags: That it was built with; ``float32`` has the layers that FP16 does not hold, and why,
+            ``unchecked`` counts the tensors of which no range was known.
         machine: That it was built for: processor, or GPU, compute capability and driver.
         hashes: SHA-256 of ``ranges``, ``data`` and ``recipe``, as far as they were told, and of the
             ``validation`` data once accuracy was measured.
