@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from onnxgraft.engine._bundle import Bundle, pack
 from onnxgraft.engine._options import BuildOptions, Layer
-from onnxgraft.engine._unknown import target_of
+from onnxgraft.engine._unknown import is_engine, target_of
 from onnxgraft.engine.passport import (
     Passport,
     passport_path,
@@ -45,6 +45,8 @@ __all__ = [
     "bundle",
     "default_target",
     "graph_hash",
+    "graph_precision",
+    "is_engine",
     "layers",
     "load",
     "read_passport",
@@ -225,11 +227,18 @@ def graph_hash(model: Model) -> str:
     return hashlib.sha256(model.to_onnx().SerializeToString(deterministic=True)).hexdigest()
 
 
+def graph_precision(model: Model) -> Precision:
+    """Return the precision that stands in a graph."""
+    if any(node.op == "QuantizeLinear" for node in model.graph.nodes):
+        return "int8"
+    return "fp16" if computes_in_half(model) else "fp32"
+
+
 def _resolved(
     model: Model, precision: Precision | None, options: BuildOptions
 ) -> tuple[Precision, BuildOptions]:
     """Return the precision of the engine, and the options with that of its float layers."""
-    actual = "int8" if options.calibration is not None else _precision(model)
+    actual = "int8" if options.calibration is not None else graph_precision(model)
     if precision in ("tf32", "fp16", "bf16") and precision != actual:
         if actual == "fp16":
             raise InputError(f"{model.file}: the graph is fp16; build from the float32 graph")
@@ -309,9 +318,3 @@ def _with_shapes(model: Model, target: str, options: BuildOptions) -> tuple[Tens
         else replace(spec, shape=tuple(options.shapes.get(spec.name, spec.shape)))
         for spec in model.inputs
     )
-
-
-def _precision(model: Model) -> Precision:
-    if any(node.op == "QuantizeLinear" for node in model.graph.nodes):
-        return "int8"
-    return "fp16" if computes_in_half(model) else "fp32"

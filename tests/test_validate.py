@@ -12,6 +12,7 @@ import pytest
 from onnxgraft import convert, engine, pipeline, surgery
 from onnxgraft.errors import InputError
 from onnxgraft.files import sha256
+from onnxgraft.half import to_half
 from onnxgraft.model import Model
 from onnxgraft.pipeline._blame import guilty_pass
 from onnxgraft.pipeline._evidence import hash_of_data
@@ -97,6 +98,46 @@ def test_a_noisy_network_is_given_more(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.linspace(0.9, 1, 12, dtype=np.float32).reshape(3, 4))
     report = pipeline.validate(tmp_path / "one.onnx", tmp_path / "two.onnx", tmp_path / "data.npz")
     assert "10 times its noise" in "\n".join(report.notes)
+
+
+def test_the_tolerance_follows_the_precision(files: Path) -> None:
+    half, _ = to_half(Model.load(files / "right.onnx"))
+    half.save(files / "half.onnx")
+    report = pipeline.validate(files / "right.onnx", files / "half.onnx", files / "data.npz")
+    assert report.passed
+    # Rounded to 11 bits: within FP16's tolerance and beyond float32's.
+    assert 1e-4 < report.candidates[1].outputs[0].relative < 1e-2
+    told = "\n".join(report.notes)
+    assert "the tolerance is 1e-02 of an output's range, the least for fp16" in told
+    assert "when its inputs are rounded otherwise to the 11 bits of fp16" in told
+    wrong, _ = to_half(Model.load(files / "wrong.onnx"))
+    wrong.save(files / "half.onnx")
+    assert not pipeline.validate(
+        files / "right.onnx", files / "half.onnx", files / "data.npz"
+    ).passed
+
+
+def test_the_precision_is_the_passports(files: Path) -> None:
+    half, _ = to_half(Model.load(files / "right.onnx"))
+    engine.build(half, files / "half.engine", "onnxruntime")
+    report = pipeline.validate(files / "right.onnx", files / "half.engine", files / "data.npz")
+    assert report.passed
+    assert "the least for fp16" in "\n".join(report.notes)
+
+
+def test_an_engine_without_a_passport_wants_trust(files: Path) -> None:
+    engine.build(Model.load(files / "right.onnx"), files / "right.engine", "onnxruntime")
+    (files / "right.engine.json").unlink()
+    both = (files / "right.onnx", files / "right.engine")
+    for first, second in (both, both[::-1]):
+        with pytest.raises(InputError, match=r"has no passport .* or one that you --trust"):
+            pipeline.validate(first, second, files / "data.npz")
+    how = {"candidate_how": {"trust": True}, "trust": True}
+    report = pipeline.validate(*both, files / "data.npz", **how)  # type: ignore[arg-type]
+    assert report.passed
+    assert any("held to that of float32" in note for note in report.notes)
+    assert pipeline.validate(*both[::-1], files / "data.npz", **how).passed  # type: ignore[arg-type]
+    assert not (files / "right.engine.json").exists()
 
 
 # The pass that made it.

@@ -51,6 +51,11 @@ from onnxgraft.validate import (
 
 __all__ = ["layer_rows", "open_engine", "open_judge", "validate", "write_report"]
 
+# What files of frameworks are called; a frozen graph may begin as an engine does.
+_MODELS = frozenset({
+    ".caffemodel", ".h5", ".hdf5", ".json", ".keras", ".onnx", ".pb", ".pbtxt", ".prototxt",
+    ".tflite",
+})  # fmt: skip
 # Float noise is measured on so many samples.
 _NOISE_SAMPLES = 2
 
@@ -67,8 +72,8 @@ def open_engine(
         how: Of an original, see `convert.Opening`.
     """
     file = Path(path)
-    if not original and passport_path(file).is_file():
-        return engine.load(file)
+    if not original and _is_engine(file):
+        return engine.load(file, trust=how.get("trust", False))
     if not original and file.suffix == ".onnx":
         return OnnxRuntime(Model.load(file).to_onnx(), name=file.name)
     if not original and file.suffix == ".json":
@@ -82,14 +87,21 @@ def open_judge(path: str | os.PathLike[str], **how: Unpack[Opening]) -> tuple[En
     Where nothing runs the original (OpenCV departs from Caffe in some layers), the graph as it was
     converted, before any clean-up, is the judge in onnxruntime.
     """
-    if passport_path(path).is_file():
-        return engine.load(path), []
+    if _is_engine(Path(path)):
+        return engine.load(path, trust=how.get("trust", False)), []
     try:
         return convert.original(path, **how), []
     except NotSupportedError as error:
         model, _ = convert.load(path, **how)
         judge = OnnxRuntime(model.to_onnx(), name="converted graph")
         return judge, [f"the converted graph stands in for the original: {error}"]
+
+
+def _is_engine(file: Path) -> bool:
+    """Tell whether a file is an engine, with a passport or, by how it begins, without."""
+    if passport_path(file).is_file():
+        return True
+    return file.is_file() and file.suffix.lower() not in _MODELS and engine.is_engine(file)
 
 
 def _judge(path: str, how: Opening) -> Engine:
@@ -137,7 +149,7 @@ def validate(
         labels: A file of labels by image, where they do not stand beside the images.
         drop: Points that an INT8 candidate may lose.
         tolerance: For float candidates, as a fraction of an output's range; None measures what
-            float noise explains.
+            noise of the candidate's precision explains.
         images: How many samples; None takes all.
         bisect: Look into both, and name the layer where they part.
         graph: The ONNX file that the candidate, an engine, was built from; None looks for the one
@@ -214,13 +226,19 @@ class _Validation:
             )
 
     def set_tolerance(self, tolerance: float | None, drop: float) -> None:
-        quantized = _is_quantized(Path(self.candidate))
+        precision = _precision(Path(self.candidate))
         found: Tolerance | None = None
         if tolerance is not None:
             found = users_tolerance(tolerance)
-        elif not quantized:
+        elif precision != "int8":
             with status("measuring float noise"):
-                found = measured_tolerance(self.judge, self.samples.head(_NOISE_SAMPLES))
+                samples = self.samples.head(_NOISE_SAMPLES)
+                found = measured_tolerance(self.judge, samples, precision or "fp32")
+        if not precision:
+            self.notes.append(
+                f"{self.candidate} has no passport that tells its precision; it is held to that of "
+                "float32 where --tolerance does not say otherwise"
+            )
         self.held = Candidate(self.other, None if found is None else found.value, drop)
         if found is not None:
             self.notes.append(found.reason)
@@ -422,9 +440,10 @@ def write_report(
     write_html(report, place / names["report"])
 
 
-def _is_quantized(path: Path) -> bool:
+def _precision(path: Path) -> str:
+    """Return the precision of a candidate; empty for an engine that has no passport."""
     if passport_path(path).is_file():
-        return engine.read_passport(path).precision == "int8"
-    if path.suffix != ".onnx":
-        return False
-    return "QuantizeLinear" in Model.load(path).operators()
+        return engine.read_passport(path).precision
+    if path.suffix == ".onnx":
+        return engine.graph_precision(Model.load(path))
+    return "" if _is_engine(path) else "fp32"
