@@ -11,12 +11,12 @@ from typing import Unpack
 
 import numpy as np
 
-from onnxgraft import convert, engine
+from onnxgraft import convert, engine, surgery
 from onnxgraft.convert import Opening
 from onnxgraft.engine.passport import passport_path
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.model import Model
-from onnxgraft.pipeline._blame import blame
+from onnxgraft.pipeline._blame import blame, parts
 from onnxgraft.pipeline._evidence import record_accuracy
 from onnxgraft.pipeline._gallery import gallery_rows
 from onnxgraft.progress import status
@@ -27,6 +27,7 @@ from onnxgraft.samples import Preprocess, Samples, open_samples
 from onnxgraft.validate import (
     Bisection,
     Candidate,
+    MatchedGraph,
     Metric,
     Recorded,
     Tally,
@@ -280,9 +281,10 @@ class _Validation:
             with status("looking into every layer"):
                 found = bisect(self._inner_original(), model, feeds)
         passed = self.report.candidates[-1].passed
-        if found is not None and not found.layers:
-            self.notes.append("not looked inside: the two have no tensor under the same name")
-            found = None
+        matched = False
+        if found is not None and model is not None and not found.layers:
+            found, model = self._by_value(model, feeds)
+            matched = found is not None
         if found is not None and model is not None:
             self.report.layers = layer_rows(self.other.name, found)
             self.notes.append(
@@ -290,7 +292,11 @@ class _Validation:
                 f"run{'s' if found.runs > 1 else ''}"
             )
             for parting in found.partings[:1]:
-                whose = blame(self.original, self.judge, parting, feeds, **self.how)
+                whose = (
+                    "both graphs give here what the two models give: it is the models that differ"
+                    if matched
+                    else blame(self.original, self.judge, parting, feeds, **self.how)
+                )
                 self.notes.append(f"{parting}; {whose}")
             self.notes += [f"further on: {parting}" for parting in found.partings[1:4]]
             if not found.partings:
@@ -304,6 +310,38 @@ class _Validation:
                 )
             if mistake is not None:
                 self.notes.append(mistake)
+
+    def _by_value(self, model: Model, feeds: Feeds) -> tuple[Bisection | None, Model]:
+        """Look into two that share no names, as exports of two frameworks; notes say if not."""
+        original = self._inner_original()
+        if not isinstance(original, Model):
+            original = convert.load(self.original, **self.how)[0]
+        sides = [(self.original, self.judge, original), (self.candidate, self.other, model)]
+        graphs = []
+        for path, running, graph in sides:
+            # Made alike by the same clean-up; what was built or quantized stays as it is.
+            if Path(path).suffix != ".onnx" and not _is_engine(Path(path)):
+                graph = surgery.run(graph)[0]
+                if parts(running, graph, feeds):
+                    self.notes.append(
+                        f"not looked inside: the two have no names in common, and {path} as it "
+                        "was converted gives other answers than the model itself"
+                    )
+                    return None, model
+            graphs.append(graph)
+        with status("matching the tensors of both"):
+            inside = MatchedGraph(graphs[0], graphs[1], feeds)
+        if not inside.pairs:
+            self.notes.append(
+                "not looked inside: the two have no names in common, and no tensor of one holds "
+                "what one of the other does"
+            )
+            return None, model
+        self.notes.append(
+            f"the two have no names in common: {len(inside.pairs)} tensors were paired by what "
+            "they hold and what they are made of"
+        )
+        return bisect(inside, graphs[1], feeds), graphs[1]
 
     def _worst_feeds(self) -> Feeds:
         broken = [position for position, _, _ in self.tally.broken[0].values()]
