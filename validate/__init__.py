@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxgraft.validate._classes import Classes, find_classes
+from onnxgraft.classes import Classes, find_classes
 from onnxgraft.validate._html import write_html
 from onnxgraft.validate._junit import write_junit
 from onnxgraft.validate._labels import check_labels, read_labels
