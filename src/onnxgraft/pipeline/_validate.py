@@ -292,11 +292,12 @@ class _Validation:
                 f"run{'s' if found.runs > 1 else ''}"
             )
             for parting in found.partings[:1]:
-                whose = (
-                    "both graphs give here what the two models give: it is the models that differ"
-                    if matched
-                    else blame(self.original, self.judge, parting, feeds, **self.how)
-                )
+                if not matched or parting.quantizer:
+                    whose = blame(self.original, self.judge, parting, feeds, **self.how)
+                elif self._is_converted(self.candidate):
+                    whose = "each converts to what gives its own answers: the models differ"
+                else:
+                    whose = "what the candidate was made from is not known here"
                 self.notes.append(f"{parting}; {whose}")
             self.notes += [f"further on: {parting}" for parting in found.partings[1:4]]
             if not found.partings:
@@ -320,7 +321,7 @@ class _Validation:
         graphs = []
         for path, running, graph in sides:
             # Made alike by the same clean-up; what was built or quantized stays as it is.
-            if Path(path).suffix != ".onnx" and not _is_engine(Path(path)):
+            if self._is_converted(path):
                 graph = surgery.run(graph)[0]
                 if parts(running, graph, feeds):
                     self.notes.append(
@@ -342,6 +343,10 @@ class _Validation:
             "they hold and what they are made of"
         )
         return bisect(inside, graphs[1], feeds), graphs[1]
+
+    def _is_converted(self, path: str) -> bool:
+        """Tell whether the graph of a side is the conversion of a framework's model."""
+        return Path(path).suffix not in (".onnx", ".json") and not _is_engine(Path(path))
 
     def _worst_feeds(self) -> Feeds:
         broken = [position for position, _, _ in self.tally.broken[0].values()]
