@@ -16,9 +16,8 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from onnxgraft.engine._bundle import Bundle, pack
-from onnxgraft.engine._half import to_half
 from onnxgraft.engine._options import BuildOptions, Layer
-from onnxgraft.engine._unknown import target_of
+from onnxgraft.engine._unknown import is_engine, target_of
 from onnxgraft.engine.passport import (
     Passport,
     passport_path,
@@ -28,7 +27,9 @@ from onnxgraft.engine.passport import (
 )
 from onnxgraft.errors import InputError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, sha256
+from onnxgraft.half import computes_in_half, to_half
 from onnxgraft.model import Model, Source
+from onnxgraft.ranges import Ranges
 from onnxgraft.runtime import Engine, TensorSpec
 
 __all__ = [
@@ -44,6 +45,8 @@ __all__ = [
     "bundle",
     "default_target",
     "graph_hash",
+    "graph_precision",
+    "is_engine",
     "layers",
     "load",
     "read_passport",
@@ -88,6 +91,7 @@ def build(
     shapes: Mapping[str, Shape] | None = None,
     options: BuildOptions | None = None,
     evidence: Evidence | None = None,
+    ranges: Ranges | None = None,
 ) -> Passport:
     """Build an engine for ``target`` and write it to ``path`` with its passport.
 
@@ -100,6 +104,7 @@ def build(
         shapes: For inputs with free dimensions, the shape to optimize for.
         options: How, beyond that.
         evidence: What the passport shall say of data, ranges and recipe.
+        ranges: Of the float graph: what FP16 does not hold of them stays in float32 (TensorRT).
 
     Raises:
         InputError: The precision is not the graph's, or the target refuses the graph.
@@ -112,11 +117,7 @@ def build(
     actual, options = _resolved(model, precision, options)
     _check(target, options)
     inputs = _with_shapes(model, target, options)
-    graph = model
-    if target == "tensorrt" and options.floats == "fp16":
-        graph = to_half(model)
-    elif target == "tensorrt" and options.floats == "bf16":
-        raise NotSupportedError("BF16 graphs for TensorRT can't be written yet; fp16 can")
+    graph, halved = _written(model, target, options, ranges)
     built = backend.build(graph, Path(path), options)
     passport = Passport(
         target=target,
@@ -127,8 +128,8 @@ def build(
         outputs=model.outputs,
         versions=built.versions,
         graph=graph_hash(model),
-        floats=options.floats,
-        flags=built.flags,
+        floats="fp16" if computes_in_half(graph) else options.floats,
+        flags=built.flags | halved,
         machine=built.machine,
         hashes=dict(evidence.hashes) if evidence else {},
         recipe=dict(evidence.recipe) if evidence else {},
@@ -145,6 +146,7 @@ def bundle(
     float_model: Model | None = None,
     options: BuildOptions | None = None,
     evidence: Evidence | None = None,
+    ranges: Ranges | None = None,
 ) -> Bundle:
     """Pack what builds a TensorRT engine on another machine: see `onnxgraft.engine._bundle`.
 
@@ -155,9 +157,11 @@ def bundle(
         float_model: For TensorRT 10, which makes INT8 of it and ``options.calibration``.
         options: How the target builds.
         evidence: What the passport shall say of data, ranges and recipe.
+        ranges: As of `build`.
     """
     actual, options = _resolved(model, precision, options or BuildOptions())
     _check("tensorrt", options)
+    graph, halved = _written(model, "tensorrt", options, ranges)
     passport = Passport(
         target="tensorrt",
         precision=actual,
@@ -167,11 +171,12 @@ def bundle(
         outputs=model.outputs,
         versions={},
         graph=graph_hash(model),
-        floats=options.floats,
+        floats="fp16" if computes_in_half(graph) else options.floats,
+        flags=halved,
         hashes=dict(evidence.hashes) if evidence else {},
         recipe=dict(evidence.recipe) if evidence else {},
     )
-    return pack(model, path, passport, float_model=float_model, options=options)
+    return pack(graph, path, passport, float_model=float_model, options=options)
 
 
 def load(
@@ -222,18 +227,39 @@ def graph_hash(model: Model) -> str:
     return hashlib.sha256(model.to_onnx().SerializeToString(deterministic=True)).hexdigest()
 
 
+def graph_precision(model: Model) -> Precision:
+    """Return the precision that stands in a graph."""
+    if any(node.op == "QuantizeLinear" for node in model.graph.nodes):
+        return "int8"
+    return "fp16" if computes_in_half(model) else "fp32"
+
+
 def _resolved(
     model: Model, precision: Precision | None, options: BuildOptions
 ) -> tuple[Precision, BuildOptions]:
     """Return the precision of the engine, and the options with that of its float layers."""
-    actual = "int8" if options.calibration is not None else _precision(model)
-    if precision in ("tf32", "fp16", "bf16"):
+    actual = "int8" if options.calibration is not None else graph_precision(model)
+    if precision in ("tf32", "fp16", "bf16") and precision != actual:
+        if actual == "fp16":
+            raise InputError(f"{model.file}: the graph is fp16; build from the float32 graph")
         options = replace(options, floats=precision)
         actual = "int8" if actual == "int8" else precision
     elif precision is not None and precision != actual:
         cure = "quantize it first" if precision == "int8" else "build from the float graph"
         raise InputError(f"{model.file}: the graph is {actual}, not {precision}; {cure}")
     return actual, options
+
+
+def _written(
+    model: Model, target: str, options: BuildOptions, ranges: Ranges | None
+) -> tuple[Model, dict[str, Any]]:
+    """Return the graph in which the precision stands, and what flags say of FP16 in it."""
+    if target != "tensorrt" or options.floats not in ("fp16", "bf16") or computes_in_half(model):
+        return model, {}
+    if options.floats == "bf16":
+        raise NotSupportedError("BF16 graphs for TensorRT can't be written yet; fp16 can")
+    graph, report = to_half(model, None if ranges is None else ranges.sizes())
+    return graph, {"float32": report.single, "unchecked": len(report.unchecked)}
 
 
 def _backend(target: str) -> ModuleType:
@@ -292,8 +318,3 @@ def _with_shapes(model: Model, target: str, options: BuildOptions) -> tuple[Tens
         else replace(spec, shape=tuple(options.shapes.get(spec.name, spec.shape)))
         for spec in model.inputs
     )
-
-
-def _precision(model: Model) -> Precision:
-    quantized = any(node.op == "QuantizeLinear" for node in model.graph.nodes)
-    return "int8" if quantized else "fp32"

@@ -14,9 +14,10 @@ import os
 import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from onnxgraft import tensorrt_calibrator
 from onnxgraft.engine import tensorrt_builder
-from onnxgraft.engine._half import to_half
 from onnxgraft.engine._options import BuildOptions
 from onnxgraft.engine.passport import FORMAT, Passport
 from onnxgraft.engine.tensorrt import settings
@@ -40,12 +41,14 @@ class Bundle:
         size: In bytes.
         members: The names of the files in it.
         trtexec: For each major version of TensorRT, the line that does the same.
+        flags: As in the passport.
     """
 
     path: str
     size: int
     members: tuple[str, ...]
     trtexec: dict[int, str]
+    flags: dict[str, Any]
 
 
 def pack(
@@ -71,8 +74,6 @@ def pack(
     options = options or BuildOptions()
     if (float_model is None) != (options.calibration is None):
         raise InputError("TensorRT 10 needs both the float graph and the calibration cache")
-    if options.floats == "fp16":
-        model = to_half(model)
     explicit = settings(model.inputs, replace(options, calibration=None))
     files = {"model.onnx": model.to_onnx().SerializeToString(deterministic=True)}
     lines = {major: _line("model.onnx", path, explicit, major) for major in (10, 11)}
@@ -96,6 +97,7 @@ def pack(
         "onnxgraft/__init__.py": b"",
         "onnxgraft/engine/__init__.py": b"",
         "onnxgraft/engine/tensorrt_builder.py": Path(tensorrt_builder.__file__).read_bytes(),
+        "onnxgraft/tensorrt_calibrator.py": Path(tensorrt_calibrator.__file__).read_bytes(),
         "manifest.json": json.dumps(manifest, indent=2).encode(),
     }
     archive = io.BytesIO()
@@ -104,7 +106,8 @@ def pack(
         for name, data in {**code, **files}.items():
             packed.writestr(zipfile.ZipInfo(name, _DATE), data, zipfile.ZIP_DEFLATED)
     write_bytes(path, archive.getvalue())
-    return Bundle(os.fspath(path), len(archive.getvalue()), (*code, *files), lines)
+    size = len(archive.getvalue())
+    return Bundle(os.fspath(path), size, (*code, *files), lines, passport.flags)
 
 
 def _line(

@@ -91,7 +91,8 @@ def build(manifest: dict[str, Any], files: dict[str, bytes], options: Any) -> No
     write(options.out, plan.engine)
     if plan.timing is not None:
         write(timing, plan.timing)
-    flags = {"profiles": manifest["profiles"], "workspace": settings.workspace}
+    told = {} if implicit else manifest["passport"].get("flags", {})
+    flags = {"profiles": manifest["profiles"], "workspace": settings.workspace, **told}
     passport = {
         **manifest["passport"],
         "engine": hashlib.sha256(plan.engine).hexdigest(),

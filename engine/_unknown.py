@@ -6,7 +6,7 @@ from pathlib import Path
 
 from onnxgraft.errors import InputError
 
-__all__ = ["target_of"]
+__all__ = ["is_engine", "target_of"]
 
 
 def target_of(path: Path) -> str:
@@ -24,3 +24,12 @@ def target_of(path: Path) -> str:
     if head[:1] == b"\x08":  # ModelProto's first field, the version, as a number
         return "onnxruntime"
     raise InputError(f"{path}: not an engine of TensorRT, OpenVINO or onnxruntime")
+
+
+def is_engine(path: Path) -> bool:
+    """Tell whether a file begins as the engines of one of the targets do."""
+    try:
+        target_of(path)
+    except InputError:
+        return False
+    return True

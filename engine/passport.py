@@ -33,9 +33,11 @@ class Passport:
         versions: Of the libraries that built it.
         graph: SHA-256 of the graph that it was built from.
         floats: What the layers that are not INT8 run in.
-        flags: That it was built with.
+        flags: That it was built with; ``float32`` has the layers that FP16 does not hold, and why,
+            ``unchecked`` counts the tensors of which no range was known.
         machine: That it was built for: processor, or GPU, compute capability and driver.
-        hashes: SHA-256 of ``ranges``, ``data`` and ``recipe``, as far as they were told.
+        hashes: SHA-256 of ``ranges``, ``data`` and ``recipe``, as far as they were told, and of the
+            ``validation`` data once accuracy was measured.
         recipe: The tables ``preprocess`` and ``postprocess`` of the recipe.
         accuracy: What validation measured, by name.
         latency: Rows that a benchmark measured.
@@ -79,9 +81,19 @@ def record(
     *,
     accuracy: Mapping[str, float] | None = None,
     latency: list[dict[str, Any]] | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> Passport:
-    """Write what was measured of an engine into its passport, and return it."""
+    """Write what was measured of an engine into its passport, and return it.
+
+    Args:
+        engine: Has a passport.
+        accuracy: In place of what it says of accuracy.
+        latency: In place of what it says of latency.
+        hashes: Beside those that it has, such as that of the data on which accuracy was measured.
+    """
     passport = read_passport(engine)
+    if hashes is not None:
+        passport = replace(passport, hashes={**passport.hashes, **hashes})
     if accuracy is not None:
         passport = replace(passport, accuracy=dict(accuracy))
     if latency is not None:

@@ -1,7 +1,7 @@
 """From an ONNX graph to a serialized TensorRT engine, with the standard library and TensorRT alone.
 
-A bundle carries this very file to its target, so nothing of onnxgraft is imported here. All
-differences between TensorRT's versions are in this file:
+A bundle carries this very file to its target, so of onnxgraft nothing but the calibrator, which it
+carries too, is imported here. All differences between TensorRT's versions are in this file:
 
 * 11 and RTX know strongly typed networks alone: the precision is in the graph.
 * 10 takes the same graphs with a flag, and INT8 also the implicit way: a float graph and a
@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxgraft.tensorrt_calibrator import cache_calibrator
+
 __all__ = [
     "BuildError",
     "ParseError",
@@ -24,7 +26,6 @@ __all__ = [
     "Profile",
     "Settings",
     "build_plan",
-    "cache_calibrator",
     "gpu",
     "major",
     "plain",
@@ -189,32 +190,6 @@ def build_plan(trt: Any, onnx: bytes, settings: Settings, progress: Progress | N
 def plain(profiles: Sequence[Profile]) -> list[dict[str, list[list[int]]]]:
     """Return profiles as JSON has them."""
     return [{name: [list(s) for s in shapes] for name, shapes in p.items()} for p in profiles]
-
-
-def cache_calibrator(trt: Any, cache: bytes) -> Any:
-    """Return a calibrator that has no data, only what an earlier calibration found.
-
-    TensorRT 10 asks it for the cache and, if it takes it, for nothing else.
-    """
-    base = trt.IInt8EntropyCalibrator2
-
-    class CacheCalibrator(base):  # type: ignore[misc, valid-type]
-        def __init__(self) -> None:
-            base.__init__(self)
-
-        def get_batch_size(self) -> int:
-            return 1
-
-        def get_batch(self, names: Sequence[str]) -> None:
-            return None
-
-        def read_calibration_cache(self) -> bytes:
-            return cache
-
-        def write_calibration_cache(self, cache: object) -> None:
-            """Nothing: the cache is what it was."""
-
-    return CacheCalibrator()
 
 
 def trtexec(onnx: str, engine: str, settings: Settings, version: int) -> str:

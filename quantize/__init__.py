@@ -8,6 +8,7 @@ that lose less, `explain` tells what may slow it down, and `to_half` writes what
 
 from __future__ import annotations
 
+from onnxgraft.half import HalfReport
 from onnxgraft.quantize._calibrate import calibrate, fingerprint, rechoose
 from onnxgraft.quantize._checkpoint import Checkpoint
 from onnxgraft.quantize._explain import Remark, explain
@@ -21,7 +22,7 @@ from onnxgraft.quantize._improve import (
 from onnxgraft.quantize._qdq import FloatLayer, Improved, QuantizeReport, quantize
 from onnxgraft.quantize._thresholds import METHODS, Method, choose_range
 from onnxgraft.quantize.calibrators import adapt_calibrator, cache_calibrator
-from onnxgraft.quantize.half import HalfReport, to_half
+from onnxgraft.quantize.half import to_half
 from onnxgraft.quantize.placement import (
     PLACEMENTS,
     Placement,

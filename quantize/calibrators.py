@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from onnxgraft import tensorrt_calibrator
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import existing_file
 from onnxgraft.optional import optional
@@ -47,25 +48,7 @@ def cache_calibrator(path: str | os.PathLike[str]) -> Any:
         NotSupportedError: It is TensorRT 11 or later.
     """
     content = existing_file(path, "the calibration cache").read_bytes()
-    base = _base()
-
-    class CacheCalibrator(base):  # type: ignore[misc, valid-type]
-        def __init__(self) -> None:
-            base.__init__(self)
-
-        def get_batch_size(self) -> int:
-            return 1
-
-        def get_batch(self, names: Sequence[str]) -> None:
-            return None
-
-        def read_calibration_cache(self) -> bytes:
-            return content
-
-        def write_calibration_cache(self, cache: Any) -> None:
-            """TensorRT has calibrated again: without data there is nothing worth keeping."""
-
-    return CacheCalibrator()
+    return tensorrt_calibrator.cache_calibrator(_tensorrt(), content)
 
 
 def adapt_calibrator(calibrator: UserCalibrator) -> Any:
@@ -85,7 +68,7 @@ def adapt_calibrator(calibrator: UserCalibrator) -> Any:
             raise InputError(
                 f"{type(calibrator).__name__} has no method {method}; a calibrator has four"
             )
-    base = _base()
+    base = _tensorrt().IInt8EntropyCalibrator2
 
     class AdaptedCalibrator(base):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
@@ -127,13 +110,13 @@ def _parameters(method: Any) -> int:
     return sum(p.kind in kinds for p in inspect.signature(method).parameters.values())
 
 
-def _base() -> Any:
+def _tensorrt() -> Any:
+    """Return the module of a TensorRT that has calibrators."""
     with optional("A calibrator for TensorRT", "tensorrt"):
         import tensorrt
-    try:
-        return tensorrt.IInt8EntropyCalibrator2
-    except AttributeError as error:
+    if not hasattr(tensorrt, "IInt8EntropyCalibrator2"):
         raise NotSupportedError(
             f"TensorRT {tensorrt.__version__} has no calibrators any more; give it the graph that "
             "onnxgraft quantize --target tensorrt writes"
-        ) from error
+        )
+    return tensorrt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,27 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def tensorrt10() -> Callable[..., None]:
+    """Return a function that runs code in a Python with TensorRT 10, or skip.
+
+    That Python needs nothing else: packages come from this one, behind its own.
+    """
+    python = os.environ.get("ONNXGRAFT_TENSORRT10")
+    if not python:
+        pytest.skip("ONNXGRAFT_TENSORRT10 names no Python with TensorRT 10; .ci/run makes one")
+    packages = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
+    begin = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); sys.path += {packages!r}\n"
+
+    def run(code: str, *arguments: object) -> None:
+        done = subprocess.run(
+            [python, "-c", begin + code, *map(str, arguments)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+    return run
 
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from onnxgraft.engine import read_passport
+from onnxgraft.files import sha256
 from onnxgraft.pipeline import deploy, read_recipe
 from onnxgraft.report import Report
 from tests.conftest import ROOT, Cli
@@ -49,6 +51,25 @@ def test_lenet_is_clean_and_equal_to_tensorflow(deployed: tuple[Path, str]) -> N
     assert not {"Where", "Slice", "Concat", "Shape", "BatchNormalization", "ReduceMean"} & set(left)
     assert left.get("Transpose", 0) == 0
     assert sum(left.values()) <= 13
+
+
+def test_the_passports_say_what_was_measured_and_on_what(
+    deployed: tuple[Path, str], lenet: Path
+) -> None:
+    report = json.loads((deployed[0] / "report.json").read_text())
+    rows = {row["name"]: row for row in report["candidates"]}
+    times = {row["name"]: row for row in report["latency"]}
+    for target in ("openvino", "onnxruntime"):
+        passport = read_passport(deployed[0] / f"engine.{target}")
+        name = f"{target} int8"
+        assert passport.accuracy["top1"] == rows[name]["metrics"]["top1"]
+        assert passport.accuracy["samples"] == report["samples"]
+        assert passport.accuracy["fc2/BiasAdd:0: cosine"] == rows[name]["outputs"][0]["cosine"]
+        assert [row["median_ms"] for row in passport.latency] == [times[name]["median_ms"]]
+        assert passport.hashes["ranges"] == sha256(deployed[0] / "ranges.json")
+        assert passport.hashes["recipe"] == sha256(lenet / "lenet5.toml")
+        assert set(passport.hashes) == {"ranges", "recipe", "data", "validation"}
+        assert set(passport.recipe) == {"preprocess", "postprocess"}
 
 
 def test_the_table_fits_80_columns_and_ends_with_the_report(deployed: tuple[Path, str]) -> None:

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from onnxgraft.classes import CAMVID, palette
 from onnxgraft.errors import InputError
 from onnxgraft.pipeline import Postprocess, infer
-from onnxgraft.pipeline._postprocess import colours, see
+from onnxgraft.pipeline._postprocess import see
 from onnxgraft.samples import Preprocess
 from tests.conftest import Cli, model_of
 
@@ -41,7 +42,7 @@ def test_a_map_is_coloured_over_the_photograph(layout: str) -> None:
     assert seen is not None
     assert seen.shares == (("sky", 0.5), ("road", 0.5))
     assert seen.picture is not None
-    assert tuple(seen.picture[0, 0][::-1]) == tuple(colours(11, "camvid")[3]) == (128, 64, 128)
+    assert tuple(seen.picture[0, 0][::-1]) == tuple(palette(11, CAMVID)[3]) == (128, 64, 128)
     assert tuple(seen.picture[7, 0][::-1]) == (128, 128, 128)
     # The legend beside it: the two colours, each with a name in black.
     legend = seen.picture[:, 12:].reshape(-1, 3)
@@ -58,7 +59,7 @@ def test_the_photograph_shows_through() -> None:
 
 
 def test_classes_without_published_colours_get_their_own() -> None:
-    found = colours(40)
+    found = palette(40)
     assert len({tuple(colour) for colour in found.tolist()}) == 40
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import onnxgraft
+from onnxgraft.classes import palette
 from onnxgraft.errors import InputError
-from onnxgraft.pipeline._postprocess import colours
 from onnxgraft.reference import OnnxRuntime, random_feeds
 from tests.conftest import model_of
 
@@ -21,7 +21,7 @@ def test_a_caffe_network_in_one_call(shared: Path) -> None:
     with onnxgraft.LiteEngine(
         folder / "fcn_camvid.prototxt", weights=folder / "fcn_camvid.caffemodel",
         target="openvino", preprocessors={"data": lambda image: image - MEAN},
-        postprocessors={"score": lambda score: colours(11)[score.argmax(0)]},
+        postprocessors={"score": lambda score: palette(11)[score.argmax(0)]},
     ) as engine:  # fmt: skip
         assert engine.passport.precision == "fp32"
         one = engine.infer(photo)["score"]
@@ -34,7 +34,7 @@ def test_a_caffe_network_in_one_call(shared: Path) -> None:
         str(folder / "fcn_camvid.prototxt"), str(folder / "fcn_camvid.caffemodel")
     )
     net.setInput((photo - MEAN)[np.newaxis])
-    expected = colours(11)[net.forward("score")[0].argmax(0)]
+    expected = palette(11)[net.forward("score")[0].argmax(0)]
     # A pixel whose two best classes are equal to float32's last digits may go either way.
     assert np.mean(one[0] == expected) > 0.9999
 

@@ -9,10 +9,13 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxgraft import convert, pipeline, surgery
+from onnxgraft import convert, engine, pipeline, surgery
 from onnxgraft.errors import InputError
+from onnxgraft.files import sha256
+from onnxgraft.half import to_half
 from onnxgraft.model import Model
 from onnxgraft.pipeline._blame import guilty_pass
+from onnxgraft.pipeline._evidence import hash_of_data
 from onnxgraft.surgery import Pass, Result
 from onnxgraft.surgery._rewrite import Context
 from tests.conftest import Cli, model_of
@@ -37,11 +40,11 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def notes(folder: Path, candidate: str) -> str:
+def notes(folder: Path, candidate: str, *, passed: bool = False) -> str:
     report = pipeline.validate(
         folder / "right.onnx", folder / candidate, folder / "data.npz", bisect=True
     )
-    assert report.passed is (candidate == "right.onnx")
+    assert report.passed is (passed or candidate == "right.onnx")
     return "\n".join(report.notes)
 
 
@@ -62,17 +65,29 @@ def test_nobody_is_blamed_where_nothing_is_wrong(files: Path) -> None:
     assert "every layer does what the original's does" in told
 
 
-def test_two_without_a_name_in_common_are_not_looked_into(files: Path) -> None:
+def test_two_without_a_name_in_common_are_paired_by_what_they_hold(files: Path) -> None:
     other = NET.replace("a = Conv", "b = Conv").replace("Relu(a)", "Relu(b)").replace("y", "z")
     weights = onnx.numpy_helper.to_array(onnx.load(files / "right.onnx").graph.initializer[0])
     onnx.save(model_of(other, {"w": weights}).to_onnx(), files / "other.onnx")
-    report = pipeline.validate(
-        files / "right.onnx", files / "other.onnx", files / "data.npz", bisect=True
+    told = notes(files, "other.onnx", passed=True)
+    assert "the two have no names in common: 2 tensors were paired" in told
+    assert "every layer does what the original's does" in told
+    onnx.save(model_of(other, {"w": 2 * weights}).to_onnx(), files / "other.onnx")
+    told = notes(files, "other.onnx")
+    assert "they part at a, which is b in the candidate (Conv 'b' of the ONNX graph)" in told
+    assert "what the candidate was made from is not known here" in told
+
+
+def test_two_that_hold_nothing_alike_are_not_looked_into(files: Path) -> None:
+    text = (
+        "net (float[N, 3, 4, 4] x) => (float[N, 2, 4, 4] z) {"
+        " p = AveragePool<kernel_shape=[1,1]>(x)  q = Neg(p)  z = Conv(q, w) }"
     )
-    assert report.passed
-    told = "\n".join(report.notes)
-    assert "not looked inside: the two have no tensor under the same name" in told
-    assert "every layer" not in told
+    weights = np.random.default_rng(9).standard_normal((2, 3, 1, 1)).astype(np.float32)
+    onnx.save(model_of(text, {"w": weights}).to_onnx(), files / "other.onnx")
+    told = notes(files, "other.onnx")
+    assert "no tensor of one holds what one of the other does" in told
+    assert "they part" not in told
 
 
 def test_the_tolerance_is_explained(files: Path) -> None:
@@ -95,6 +110,46 @@ def test_a_noisy_network_is_given_more(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.linspace(0.9, 1, 12, dtype=np.float32).reshape(3, 4))
     report = pipeline.validate(tmp_path / "one.onnx", tmp_path / "two.onnx", tmp_path / "data.npz")
     assert "10 times its noise" in "\n".join(report.notes)
+
+
+def test_the_tolerance_follows_the_precision(files: Path) -> None:
+    half, _ = to_half(Model.load(files / "right.onnx"))
+    half.save(files / "half.onnx")
+    report = pipeline.validate(files / "right.onnx", files / "half.onnx", files / "data.npz")
+    assert report.passed
+    # Rounded to 11 bits: within FP16's tolerance and beyond float32's.
+    assert 1e-4 < report.candidates[1].outputs[0].relative < 1e-2
+    told = "\n".join(report.notes)
+    assert "the tolerance is 1e-02 of an output's range, the least for fp16" in told
+    assert "when its inputs are rounded otherwise to the 11 bits of fp16" in told
+    wrong, _ = to_half(Model.load(files / "wrong.onnx"))
+    wrong.save(files / "half.onnx")
+    assert not pipeline.validate(
+        files / "right.onnx", files / "half.onnx", files / "data.npz"
+    ).passed
+
+
+def test_the_precision_is_the_passports(files: Path) -> None:
+    half, _ = to_half(Model.load(files / "right.onnx"))
+    engine.build(half, files / "half.engine", "onnxruntime")
+    report = pipeline.validate(files / "right.onnx", files / "half.engine", files / "data.npz")
+    assert report.passed
+    assert "the least for fp16" in "\n".join(report.notes)
+
+
+def test_an_engine_without_a_passport_wants_trust(files: Path) -> None:
+    engine.build(Model.load(files / "right.onnx"), files / "right.engine", "onnxruntime")
+    (files / "right.engine.json").unlink()
+    both = (files / "right.onnx", files / "right.engine")
+    for first, second in (both, both[::-1]):
+        with pytest.raises(InputError, match=r"has no passport .* or one that you --trust"):
+            pipeline.validate(first, second, files / "data.npz")
+    how = {"candidate_how": {"trust": True}, "trust": True}
+    report = pipeline.validate(*both, files / "data.npz", **how)  # type: ignore[arg-type]
+    assert report.passed
+    assert any("held to that of float32" in note for note in report.notes)
+    assert pipeline.validate(*both[::-1], files / "data.npz", **how).passed  # type: ignore[arg-type]
+    assert not (files / "right.engine.json").exists()
 
 
 # The pass that made it.
@@ -143,6 +198,34 @@ def test_a_planted_fault_is_told_on_the_command_line(tmp_path: Path, cli: Cli) -
     assert planted.node.split("/")[0] in text
     assert "made after conversion and surgery" in text
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+# What the passport says afterwards.
+
+
+def test_the_passport_of_an_engine_takes_its_accuracy(files: Path) -> None:
+    model = Model.load(files / "right.onnx")
+    engine.build(model, files / "right.engine", "onnxruntime")
+    report = pipeline.validate(files / "right.onnx", files / "right.engine", files / "data.npz")
+    passport = engine.read_passport(files / "right.engine")
+    (row,) = report.candidates[1].outputs
+    assert passport.accuracy == {
+        "samples": 5.0, "y: largest difference of its range": row.relative,
+        "y: cosine": row.cosine, **({"y: SQNR in dB": row.sqnr} if np.isfinite(row.sqnr) else {}),
+        "y: same argmax in percent": 100.0,
+    }  # fmt: skip
+    assert passport.hashes == {"validation": sha256(files / "data.npz")}
+    with engine.load(files / "right.engine"):
+        pass  # it is still the passport of this engine
+
+
+def test_a_list_file_is_known_by_what_it_lists(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").write_bytes(name.encode())
+    (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\n")
+    before = hash_of_data(tmp_path / "list.txt")
+    (tmp_path / "b.jpg").write_bytes(b"c")
+    assert hash_of_data(tmp_path / "list.txt") != before
 
 
 # Bad data.

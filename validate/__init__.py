@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from onnxgraft.validate._classes import Classes, find_classes
+from onnxgraft.classes import Classes, find_classes
 from onnxgraft.validate._html import write_html
 from onnxgraft.validate._junit import write_junit
 from onnxgraft.validate._labels import check_labels, read_labels
 from onnxgraft.validate._layout import adapted, like
+from onnxgraft.validate._matching import MatchedGraph
 from onnxgraft.validate._metrics import METRICS, Answered, Metric, make_metric
 from onnxgraft.validate._mistakes import find_mistake
 from onnxgraft.validate._noise import Tolerance, measured_tolerance, users_tolerance
@@ -25,6 +26,7 @@ __all__ = [
     "Candidate",
     "Classes",
     "Layer",
+    "MatchedGraph",
     "Metric",
     "Opener",
     "Parting",

@@ -11,11 +11,11 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.classes import Classes, find_classes
 from onnxgraft.compare import Sum
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file
 from onnxgraft.runtime import Array
-from onnxgraft.validate._classes import Classes, find_classes
 from onnxgraft.validate._detection import Detection
 
 __all__ = ["METRICS", "Answered", "Metric", "Segmentation", "TopK", "make_metric"]

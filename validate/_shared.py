@@ -11,7 +11,7 @@ from onnxgraft.reference import OnnxRuntime, exposing
 from onnxgraft.runtime import Array, Engine, Feeds, Outputs, Probing
 from onnxgraft.validate._layout import adapted
 
-__all__ = ["Inside", "Shared", "inside_of", "shared_tensors"]
+__all__ = ["Inside", "InsideGraph", "Shared", "inside_of", "shared_tensors"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class Shared:
         asked: What the original is asked for.
         perm: If given, the candidate's is ``numpy.transpose(the original's, perm)``.
         origin: The framework's name, for people.
+        own: The candidate's framework's name, where that is another.
     """
 
     tensor: str
     asked: str
     perm: tuple[int, ...] | None
     origin: str
+    own: str = ""
 
     def seen(self, value: Array) -> Array:
         """Return the original's value in the candidate's layout."""
@@ -101,8 +103,10 @@ def _between(
     return tuple(theirs.index(axis) for axis in ours)
 
 
-def inside_of(original: Engine | Model) -> Inside | None:
+def inside_of(original: Engine | Model | Inside) -> Inside | None:
     """Return the tensors inside the original, or None if it can't be asked for them."""
+    if isinstance(original, Inside):
+        return original
     if isinstance(original, Model):
         return InsideGraph(original)
     return Inside(original) if isinstance(original, Probing) else None

@@ -234,6 +234,10 @@ class Ranges:
     channel_histograms: dict[str, list[Histogram]] = field(default_factory=dict)
     file: str = "the ranges"
 
+    def sizes(self) -> dict[str, float]:
+        """Return the largest magnitude that was seen of each tensor."""
+        return {n: max(abs(r.minimum), abs(r.maximum)) for n, r in self.tensors.items()}
+
     @property
     def fingerprint(self) -> str:
         """The SHA-256 over the samples' own, whatever their names and order."""

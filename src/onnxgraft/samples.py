@@ -342,7 +342,7 @@ def open_samples(
     if path.is_dir():
         files = _scan_folder(path)
     else:
-        files = _read_list(existing_file(path, "the data"))
+        files = read_list(existing_file(path, "the data"))
     if not files:
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"{path}: there are no images in it (looked for {kinds})")
@@ -382,7 +382,8 @@ def _scan_folder(folder: Path) -> list[tuple[Path, Path | None]]:
     ]
 
 
-def _read_list(path: Path) -> list[tuple[Path, Path | None]]:
+def read_list(path: Path) -> list[tuple[Path, Path | None]]:
+    """Return the images of a list file, each with its label image if there is one."""
     try:
         lines = path.read_text().splitlines()
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
 """TensorRT's own parser and builder, without a GPU; running an engine needs one."""
 
-import os
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from onnxgraft import convert, engine, quantize, surgery
 from onnxgraft.engine import BuildOptions, tensorrt, tensorrt_builder
 from onnxgraft.engine.tensorrt_builder import gpu
 from onnxgraft.errors import InputError, ModelError
+from onnxgraft.half import to_half
 from onnxgraft.model import Model, Origin
 from onnxgraft.samples import open_samples
 from tests.conftest import model_of
@@ -78,25 +79,63 @@ def network(request: pytest.FixtureRequest, shared: Path) -> Model:
     return cleaned
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_real_networks_build(network: Model, tmp_path: Path, precision: engine.Precision) -> None:
+@pytest.mark.parametrize("label", ["fp32", "fp16", "int8", "int8+fp16"])
+def test_real_networks_build(network: Model, tmp_path: Path, label: str) -> None:
     graph = network
-    if precision == "int8":
+    precision: Any = label.rpartition("+")[2]
+    ranges = None
+    if label.startswith("int8"):
         spec = network.inputs[0]
         shape = (2, *(dim for dim in spec.shape[1:]))
         data = np.random.default_rng(0).normal(scale=60, size=shape).astype(np.float32)
         np.savez(tmp_path / "data.npz", **{spec.name.removesuffix(":0"): data})
         samples = open_samples(tmp_path / "data.npz", network.inputs)
-        ranges = quantize.calibrate(network, samples, "minmax")
-        graph, _ = quantize.quantize(network, ranges, "tensorrt")
+        tensors: Any = "all" if precision == "fp16" else "targets"
+        ranges = quantize.calibrate(network, samples, "minmax", tensors=tensors)
+        graph, report = quantize.quantize(network, ranges, "tensorrt")
+        if precision == "fp16":
+            kept = report.layers[::3]
+            graph, _ = quantize.quantize(network, ranges, "tensorrt", keep_float=kept)
     passport = engine.build(
-        graph, tmp_path / "e", "tensorrt", precision=precision, options=BuildOptions(batches=(1,))
-    )
-    assert passport.label == precision
+        graph, tmp_path / "e", "tensorrt", precision=precision, ranges=ranges,
+        options=BuildOptions(batches=(1,)),
+    )  # fmt: skip
+    assert passport.label == label
+    if label == "int8+fp16":
+        assert passport.flags["unchecked"] == 0
     # The weights are half or a quarter of the bytes; the MobileNet's engines are mostly code.
-    if precision != "fp32" and network.source.framework == "caffe":
+    if label != "fp32" and network.source.framework == "caffe":
         engine.build(network, tmp_path / "f", "tensorrt", options=BuildOptions(batches=(1,)))
         assert (tmp_path / "e").stat().st_size < 0.85 * (tmp_path / "f").stat().st_size
+
+
+def test_what_would_overflow_in_fp16_stays_float32_and_is_told(tmp_path: Path) -> None:
+    model = model_of(
+        "net (float[1, 4] x) => (float[1, 4] y) { [up] a = Mul(x, k)  [act] b = Relu(a)"
+        " [down] y = Mul(b, r) }",
+        {"k": np.array(1e4, np.float32), "r": np.array(1e-3, np.float32)},
+    )
+    np.savez(tmp_path / "data.npz", x=np.full((2, 4), 20, np.float32))
+    samples = open_samples(tmp_path / "data.npz", model.inputs)
+    ranges = quantize.calibrate(model, samples, "minmax", tensors="all")
+    known = engine.build(model, tmp_path / "e", "tensorrt", precision="fp16", ranges=ranges)
+    assert known.flags["float32"] == {
+        "up": "'a' overflows in FP16", "act": "'a' overflows in FP16",
+        "down": "'b' overflows in FP16",
+    }  # fmt: skip
+    unknown = engine.build(model, tmp_path / "f", "tensorrt", precision="fp16")
+    assert unknown.flags["float32"] == {}
+    assert unknown.flags["unchecked"] == 3
+    assert unknown.precision == known.precision == "fp16"
+
+
+def test_a_graph_that_is_half_already_is_built_as_it_is(tmp_path: Path) -> None:
+    half, _ = to_half(conv("1, 16, 8, 8"))
+    passport = engine.build(half, tmp_path / "e", "tensorrt")
+    assert passport.label == "fp16"
+    assert engine.build(half, tmp_path / "e", "tensorrt", precision="fp16").label == "fp16"
+    with pytest.raises(InputError, match="the graph is fp16"):
+        engine.build(half, tmp_path / "f", "tensorrt", precision="fp32")
 
 
 def test_batches_become_profiles_without_a_gap() -> None:
@@ -202,13 +241,10 @@ def test_an_interrupt_in_the_progress_ends_the_build() -> None:
         )  # fmt: skip
 
 
-# Run by a Python that has TensorRT 10 and nothing of ours: the builder's file is all it needs.
+# Run by a Python that has TensorRT 10.
 TEN = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("tensorrt_builder", sys.argv[1])
-builder = sys.modules["tensorrt_builder"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(builder)
 import tensorrt as trt
+from onnxgraft.engine import tensorrt_builder as builder
 base = trt.IInt8EntropyCalibrator2
 cache = builder.cache_calibrator(trt, b"TRT-101600-EntropyCalibration2")
 assert isinstance(cache, base)
@@ -226,11 +262,5 @@ for name in ("int8_calibrator", "progress_monitor", "profiling_verbosity",
 """
 
 
-def test_what_tensorrt_10_is_asked_for_is_there() -> None:
-    python = os.environ.get("ONNXGRAFT_TENSORRT10")
-    if not python:
-        pytest.skip("ONNXGRAFT_TENSORRT10 does not name a Python with TensorRT 10")
-    done = subprocess.run(
-        [python, "-c", TEN, tensorrt_builder.__file__], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_what_tensorrt_10_is_asked_for_is_there(tensorrt10: Callable[..., None]) -> None:
+    tensorrt10(TEN)

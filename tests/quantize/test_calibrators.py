@@ -6,11 +6,9 @@ With ``ONNXGRAFT_TENSORRT10`` naming a Python that has TensorRT 10, with the rea
 from __future__ import annotations
 
 import ctypes
-import os
-import subprocess
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ class Base:
 
 
 @pytest.fixture
-def tensorrt10(monkeypatch: pytest.MonkeyPatch) -> None:
+def base_class(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a TensorRT 10 that has nothing but the base class where it is imported from."""
     module = types.ModuleType("tensorrt")
     vars(module).update(IInt8EntropyCalibrator2=Base, __version__="10.3.0")
@@ -82,7 +80,7 @@ class OfTensorRT10:
         self.written = bytes(cache)
 
 
-@pytest.mark.usefixtures("tensorrt10")
+@pytest.mark.usefixtures("base_class")
 def test_a_cache_alone_calibrates_without_data(tmp_path: Path) -> None:
     (tmp_path / "t.cache").write_bytes(CACHE)
     calibrator = cache_calibrator(tmp_path / "t.cache")
@@ -95,7 +93,7 @@ def test_a_cache_alone_calibrates_without_data(tmp_path: Path) -> None:
     assert (tmp_path / "t.cache").read_bytes() == CACHE
 
 
-@pytest.mark.usefixtures("tensorrt10")
+@pytest.mark.usefixtures("base_class")
 def test_a_calibrator_of_old_examples_is_adapted() -> None:
     own = OfTensorRT5()
     calibrator = adapt_calibrator(own)
@@ -108,7 +106,7 @@ def test_a_calibrator_of_old_examples_is_adapted() -> None:
     assert own.written == CACHE
 
 
-@pytest.mark.usefixtures("tensorrt10")
+@pytest.mark.usefixtures("base_class")
 def test_a_calibrator_of_today_is_adapted() -> None:
     own = OfTensorRT10()
     calibrator = adapt_calibrator(own)
@@ -119,7 +117,7 @@ def test_a_calibrator_of_today_is_adapted() -> None:
     assert own.written == CACHE
 
 
-@pytest.mark.usefixtures("tensorrt10")
+@pytest.mark.usefixtures("base_class")
 def test_a_missing_method_is_named() -> None:
     class Half:
         def get_batch_size(self) -> int:
@@ -174,12 +172,8 @@ assert own.written == b"TRT-1"
 """
 
 
-def test_the_real_base_class_of_tensorrt_10_calls_them(tmp_path: Path) -> None:
-    python = os.environ.get("ONNXGRAFT_TENSORRT10")
-    if not python:
-        pytest.skip("ONNXGRAFT_TENSORRT10 does not name a Python with TensorRT 10")
+def test_the_real_base_class_of_tensorrt_10_calls_them(
+    tensorrt10: Callable[..., None], tmp_path: Path
+) -> None:
     (tmp_path / "t.cache").write_bytes(CACHE)
-    done = subprocess.run(
-        [python, "-c", REAL, tmp_path / "t.cache"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    tensorrt10(REAL, tmp_path / "t.cache")

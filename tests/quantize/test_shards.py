@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 import pytest
 
+from onnxgraft import workers
 from onnxgraft.errors import InputError
 from onnxgraft.model import Model
-from onnxgraft.quantize import Checkpoint, _runners, calibrate
+from onnxgraft.quantize import Checkpoint, calibrate
 from onnxgraft.quantize._measure import Job, Measurer, Shard, Tally, shards_of
 from onnxgraft.ranges import Histogram, Ranges
 from onnxgraft.samples import Samples, open_samples
@@ -122,7 +123,7 @@ def _die(shard: Shard) -> bytes:
 def test_a_process_that_dies_is_told(
     model: Model, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_runners, "_tally", _die)
+    monkeypatch.setattr(workers, "_do", _die)
     with pytest.raises(InputError, match=r"a worker process died.*--resume"):
         calibrate(model, samples, workers=2)
 

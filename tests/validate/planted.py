@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Healthy:
         fp32: The cleaned graph.
         fp16: The same in half precision.
         int8: The same, quantized.
+        quantize: Quantizes a faulty one likewise.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Healthy:
     fp32: Model
     fp16: Model
     int8: Model
+    quantize: Callable[[Model], Model]
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,12 @@ def healthy(
     samples = data if isinstance(data, Samples) else open_samples(data, original.inputs)
     feeds = next(iter(samples)).feeds
     ranges = quantize.calibrate(fp32, samples.head(4), "minmax")
-    int8, _ = quantize.quantize(fp32, ranges, target)
-    return Healthy(name, original, feeds, fp32, to_half(fp32), int8)
+
+    def quantized(model: Model) -> Model:
+        own = replace(ranges, model=quantize.fingerprint(model))
+        return quantize.quantize(model, own, target)[0]
+
+    return Healthy(name, original, feeds, fp32, to_half(fp32), quantized(fp32), quantized)
 
 
 THIN: dict[str, Callable[[], Recipe]] = {

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxgraft.classes import CAMVID, CITYSCAPES, Classes
 from onnxgraft.errors import InputError
 from onnxgraft.runtime import Array
 from onnxgraft.validate import METRICS, make_metric
-from onnxgraft.validate._classes import CAMVID, CITYSCAPES, Classes
 from onnxgraft.validate._metrics import Answered, Segmentation, TopK
 
 THREE = Classes(("road", "pavement", "car"), {"flat": ("road", "pavement"), "vehicle": ("car",)})

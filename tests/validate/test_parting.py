@@ -43,6 +43,14 @@ def test_the_layer_with_the_fault_is_named(network: Healthy, kind: str) -> None:
         assert found.quantizer == (kind == "saturation")
 
 
+@pytest.mark.parametrize("kind", ["pad", "channels", "bias"])
+def test_what_int8_does_not_hide_is_named_in_int8_too(network: Healthy, kind: str) -> None:
+    planted = plant(network, kind, np.random.default_rng(KINDS.index(kind)))
+    found = find_parting(network.original, network.quantize(planted.model), network.feeds)
+    assert found is not None, planted.node
+    assert planted.node in found.nodes, (planted.node, str(found))
+
+
 def test_halves_name_the_same_layer_as_one_run(network: Healthy) -> None:
     planted = plant(network, "weight", np.random.default_rng(1))
     whole = find_parting(network.original, planted.model, network.feeds)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxgraft.classes import Classes
 from onnxgraft.errors import InputError
 from onnxgraft.report import CandidateRow
 from onnxgraft.runtime import Array, Feeds, Outputs, Resource, TensorSpec
 from onnxgraft.samples import Samples, open_samples
 from onnxgraft.validate import Candidate, make_metric, validate
-from onnxgraft.validate._classes import Classes
 from onnxgraft.validate._metrics import Segmentation
 
 Compute = Callable[[Array], Outputs]

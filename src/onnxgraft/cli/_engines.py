@@ -52,7 +52,9 @@ Level = Annotated[int | None, typer.Option(min=0, max=5, help="Of optimization (
 Calibration = Annotated[
     Path | None, typer.Option(help="A calibration cache, for INT8 of a float graph (TensorRT 10).")
 ]
-RangesFile = Annotated[Path | None, typer.Option(help="The ranges used, for the passport.")]
+RangesFile = Annotated[
+    Path | None, typer.Option(help="The ranges used: for the passport, and FP16's overflow check.")
+]
 DataUsed = Annotated[Path | None, typer.Option(help="The data used, for the passport.")]
 RecipeFile = Annotated[
     Path | None, typer.Option(help="A recipe, whose pre- and postprocessing infer will use.")
@@ -114,7 +116,7 @@ def build(
     passport = engine.build(
         Model.load(model), out, engine.default_target() if target is None else target.value,
         precision=None if precision is None else precision.value,
-        options=options, evidence=used,
+        options=options, evidence=used, ranges=_ranges(ranges, precision),
     )  # fmt: skip
     fused: list[Any] = []
     if layers is not None:
@@ -126,6 +128,7 @@ def build(
         with_ = ", ".join(f"{name} {version}" for name, version in passport.versions.items())
         size = out.stat().st_size / 1e6
         say(console, f"{out}: {passport.label} engine for {with_}, {size:.1f} MB")
+        _say_float32(console, passport.flags)
         if layers is not None:
             say(console, f"{layers}: {len(fused)} layers")
 
@@ -168,10 +171,12 @@ def bundle(
         float_model=None if float_model is None else Model.load(float_model),
         options=options,
         evidence=pipeline.evidence(ranges=ranges or calibration, data=data, recipe=recipe),
+        ranges=_ranges(ranges, precision),
     )  # fmt: skip
 
     def text(console: Console) -> None:
         say(console, f"{out}: {packed.size / 1e6:.1f} MB")
+        _say_float32(console, packed.flags)
         say(console, f"on the target: python3 {out.name} -o {out.stem}.engine")
         say(console, f"or, after python3 {out.name} --extract .:")
         for major, line in packed.trtexec.items():
@@ -276,6 +281,22 @@ def _shapes(option: str, text: str | None) -> dict[str, tuple[int, ...]]:
             raise InputError(f"{option} {entry.name}: write its shape, {entry.name}[1,3,224,224]")
         found[entry.name] = entry.shape
     return found
+
+
+def _ranges(file: Path | None, precision: PrecisionName | None) -> Any:
+    """Return the ranges to look for FP16's overflow with, if that is to be done."""
+    from onnxgraft.ranges import Ranges
+
+    return Ranges.load(file) if file is not None and precision == "fp16" else None
+
+
+def _say_float32(console: Console, flags: dict[str, Any]) -> None:
+    """Tell what FP16 does not hold."""
+    for name, reason in flags.get("float32", {}).items():
+        say(console, f"  in FP32: {name} ({reason})")
+    if flags.get("unchecked"):
+        say(console, f"  FP16: {flags['unchecked']} tensors have no range, so their overflow "
+                     "could not be checked; name the calibrated ones with --ranges")  # fmt: skip
 
 
 def _bytes(mebibytes: int | None) -> int | None:

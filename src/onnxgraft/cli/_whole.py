@@ -18,7 +18,6 @@ from onnxgraft.cli._options import (
     Outputs,
     PreprocessFile,
     Signature,
-    Trust,
     Values,
     Weights,
     preprocess_of,
@@ -46,7 +45,12 @@ def validate(
     values: Values = [],  # noqa: B006  (typer copies it)
     signature: Signature = None,
     freeze_batchnorm: FreezeBatchnorm = False,
-    trust: Trust = False,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Load engines without a passport, and Keras files that bring code."
+        ),
+    ] = False,
     metric: MetricName = None,
     classes: Annotated[
         str, typer.Option(help="Of miou: camvid, cityscapes or a file with names and categories.")
@@ -97,7 +101,9 @@ def validate(
         original, candidate, data, weights=weights,
         preprocess=preprocess_of(preprocess), inputs=inputs, outputs=outputs, values=values,
         signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust,
-        candidate_how={"weights": candidate_weights, "outputs": candidate_outputs},
+        candidate_how={
+            "weights": candidate_weights, "outputs": candidate_outputs, "trust": trust,
+        },
         metric=metric, classes=classes, metric_output=metric_output, labels=labels, drop=drop,
         tolerance=tolerance, images=images, bisect=bisect, graph=graph, workers=workers, ray=ray,
         save_inputs=save_inputs, save_outputs=save_outputs,

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Literal, Unpack
 
 import numpy as np
 
 from onnxgraft.convert import Opening
+from onnxgraft.engine import graph_precision
 from onnxgraft.engine.passport import passport_path, read_passport, record
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
@@ -128,7 +129,7 @@ def _kind(path: str | os.PathLike[str], trust: bool) -> tuple[Literal["engine", 
     if passport_path(file).is_file():
         return "engine", read_passport(file).precision
     if file.suffix == ".onnx":
-        return "onnx", "int8" if "QuantizeLinear" in Model.load(file).operators() else "fp32"
+        return "onnx", graph_precision(Model.load(file))
     if not trust:
         read_passport(file)  # says what is missing
     return "engine", ""
@@ -223,4 +224,5 @@ def record_latency(targets: Sequence[BenchTarget], rows: Sequence[LatencyRow]) -
     """Write what was measured into the passports of the engines."""
     for target in targets:
         if target.kind == "engine" and not target.trust:
-            record(target.path, latency=[asdict(row) for row in rows if row.name == target.name])
+            mine = (row for row in rows if row.name == target.name)
+            record(target.path, latency=[asdict(replace(row, times_ms=[])) for row in mine])

@@ -15,6 +15,7 @@ from onnxgraft import convert as stage
 from onnxgraft.compare import FLOAT_TOLERANCE, HALF_TOLERANCE, Verdict, check_pair, judge
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.files import atomic
+from onnxgraft.half import computes_in_half
 from onnxgraft.model import Model
 from onnxgraft.progress import status
 from onnxgraft.reference import OnnxRuntime, random_feeds
@@ -29,8 +30,6 @@ Run = tuple[Feeds, Outputs]
 # Of the positions of a whole-number output, such as an argmax over classes: where two scores are as
 # good as equal, rounding decides which is the larger.
 TIES = 1e-3
-# The numbers by which onnx and onnx-graphsurgeon call float16.
-_HALF = (onnx.TensorProto.FLOAT16, np.float16)
 # Sizes that are tried for an image's free dimensions.
 _SIZES = (64, 224)
 
@@ -136,7 +135,7 @@ def _compare(
     """Add the verdicts on ``runs`` to the result; return the feeds of the first that fails."""
     if not runs:
         return None
-    tolerance = HALF_TOLERANCE if _halves(result.model) else FLOAT_TOLERANCE
+    tolerance = HALF_TOLERANCE if computes_in_half(result.model) else FLOAT_TOLERANCE
     failed = None
     try:
         with (
@@ -185,12 +184,3 @@ def _judged(
                 value, ours = np.where(odd, 0, value), np.where(odd, 0, ours)
         verdicts += judge({name: value}, {name: ours}, tolerance)
     return verdicts
-
-
-def _halves(model: Model) -> bool:
-    """Tell whether anything in the graph is computed in float16."""
-    return any(
-        getattr(tensor, "dtype", None) == np.float16
-        for node in model.graph.nodes
-        for tensor in (*node.inputs, *node.outputs)
-    ) or any(node.op == "Cast" and node.attrs.get("to") in _HALF for node in model.graph.nodes)

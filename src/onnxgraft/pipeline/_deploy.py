@@ -15,9 +15,10 @@ from onnxgraft import convert, engine, quantize, surgery
 from onnxgraft.compare import FLOAT_TOLERANCE, Difference
 from onnxgraft.errors import InputError
 from onnxgraft.model import Model
-from onnxgraft.pipeline._bench import BenchTarget, bench
+from onnxgraft.pipeline._bench import BenchTarget, bench, record_latency
 from onnxgraft.pipeline._blame import guilty_pass
 from onnxgraft.pipeline._budget import read_budget
+from onnxgraft.pipeline._evidence import evidence, record_accuracy
 from onnxgraft.pipeline._gallery import gallery_rows, range_rows
 from onnxgraft.pipeline._quantize import QuantizeOptions, quantize_model
 from onnxgraft.pipeline._recipe import Recipe
@@ -175,6 +176,10 @@ class _Deployment:
             )
         report.notes += ranges.notes
         ranges.save(self._path("ranges.json", "ranges"))
+        self.evidence = evidence(
+            ranges=self.work / "ranges.json", data=recipe.calibrate.data, recipe=recipe.file,
+            tables=(recipe.preprocess, recipe.postprocess),
+        )  # fmt: skip
 
         candidates = [Candidate(reference, FLOAT_TOLERANCE)]
         for target in recipe.targets:
@@ -204,6 +209,8 @@ class _Deployment:
             openers=openers,
         )
         report.candidates = rows(self.original, candidates, tally)
+        for (name, _), row in zip(self.built, report.candidates[2:], strict=True):
+            record_accuracy(self.work / name, row, report.samples, section.data)
         report.gallery = gallery_rows(tally, report.candidates, validation, section.classes)
         self._look_inside(lowered if self.stands_in else self.original)
         report.ranges = range_rows(ranges)
@@ -267,7 +274,7 @@ class _Deployment:
         start = time.perf_counter()
         path = self._path(f"engine.{target}", f"{target} engine")
         with status(f"building for {target}"):
-            engine.build(quantized, path, target, precision="int8")
+            engine.build(quantized, path, target, precision="int8", evidence=self.evidence)
         try:
             built = self.stack.enter_context(engine.load(path))
         except InputError as error:
@@ -340,7 +347,9 @@ class _Deployment:
             if f"{target} int8" in loaded
         ]
         section = recipe.bench
-        return bench(targets, batches=section.batches, rounds=section.rounds, runs=section.runs)
+        timed = bench(targets, batches=section.batches, rounds=section.rounds, runs=section.runs)
+        record_latency(targets, timed)
+        return timed
 
     def _path(self, name: str, role: str) -> Path:
         self.report.artifacts[role] = os.fspath(self.out / name)

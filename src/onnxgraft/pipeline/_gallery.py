@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.classes import find_classes, palette
 from onnxgraft.errors import InputError
 from onnxgraft.ranges import Histogram, Ranges
 from onnxgraft.report import CandidateRow, GalleryRow, RangeRow
 from onnxgraft.runtime import Array
 from onnxgraft.samples import Sample, Samples
-from onnxgraft.validate import Answer, Tally, find_classes
+from onnxgraft.validate import Answer, Tally
 
 __all__ = ["gallery_rows", "range_rows"]
 
@@ -69,19 +70,12 @@ def _class(index: int, classes: str) -> str:
 
 
 def _colors(classes: str, count: int) -> NDArray[np.uint8]:
-    """Return (classes, 3) colours in blue, green, red order."""
+    """Return (count, 3) colours in blue, green, red order."""
     try:
-        known = np.array(find_classes(classes).colors, np.uint8)
+        known = find_classes(classes)
     except InputError:
-        known = np.zeros((0, 3), np.uint8)
-    if len(known) >= count:
-        return known[:, ::-1]
-    import cv2
-
-    # Hues a golden angle apart are told from each other, however many there are.
-    hues = (np.arange(count) * 0.618034 % 1 * 180).astype(np.uint8)
-    hsv = np.stack([hues, np.full(count, 170, np.uint8), np.full(count, 220, np.uint8)], -1)
-    return np.asarray(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0], np.uint8)
+        return palette(count)[:, ::-1]
+    return palette(count, known if len(known.colors) >= count else None)[:, ::-1]
 
 
 def _photograph(samples: Samples, index: int) -> str:

@@ -11,8 +11,10 @@ from typing import Unpack
 import numpy as np
 
 from onnxgraft import convert, engine, quantize, surgery
-from onnxgraft.engine import BuildOptions, Evidence, Precision
+from onnxgraft.engine import BuildOptions, Precision
 from onnxgraft.errors import InputError, nearest
+from onnxgraft.pipeline._evidence import evidence
+from onnxgraft.pipeline._postprocess import Postprocess
 from onnxgraft.runtime import Array, Outputs, Resource, TensorSpec
 from onnxgraft.samples import Preprocess, open_samples
 
@@ -70,12 +72,15 @@ class LiteEngine(Resource):
                 raise InputError("INT8 needs representative data: name it with calibration")
             samples = open_samples(calibration, graph.inputs, preprocess, images=images)
             graph, _ = quantize.quantize(graph, quantize.calibrate(graph, samples), target)
-        recipe = {} if preprocess is None else {"preprocess": preprocess.model_dump(mode="json")}
+        made = evidence(
+            data=calibration if precision == "int8" else None,
+            tables=None if preprocess is None else (preprocess, Postprocess()),
+        )
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "engine" if path is None else Path(path)
             self.passport = engine.build(
                 graph, file, target, precision=precision, options=options,
-                evidence=Evidence({}, recipe),
+                evidence=made,
             )  # fmt: skip
             self._engine = engine.load(file)
         self.name = self._engine.name

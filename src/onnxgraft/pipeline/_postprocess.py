@@ -9,25 +9,12 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from onnxgraft.classes import CLASS_SETS, classes_of, palette
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.runtime import Array, Outputs
-from onnxgraft.validate._classes import CAMVID, CITYSCAPES
 
-__all__ = ["Box", "Postprocess", "Seen", "colours", "see"]
+__all__ = ["Box", "Postprocess", "Seen", "see"]
 
-# The colours in which the two sets are published, RGB, in the order of their classes.
-_CAMVID = (
-    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0),
-    (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
-)  # fmt: skip
-_CITYSCAPES = (
-    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153),
-    (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152),
-    (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100),
-    (0, 0, 230), (119, 11, 32),
-)  # fmt: skip
-_SETS = {"camvid": (CAMVID.names, _CAMVID), "cityscapes": (CITYSCAPES.names, _CITYSCAPES)}
-_BY_SIZE = {len(names): name for name, (names, _) in _SETS.items()}
 # YOLOv5's anchors for strides 8, 16 and 32, width and height in pixels.
 _ANCHORS = {
     8: ((10, 13), (16, 30), (33, 23)),
@@ -68,11 +55,11 @@ class Postprocess(BaseModel):
     def labels(self, count: int | None = None) -> tuple[str, ...]:
         """Return the names of the classes; those of a known set where only their number fits."""
         if isinstance(self.names, str):
-            return _SETS[self.names][0]
+            return CLASS_SETS[self.names].names
         if self.names or count is None:
             return self.names
-        known = _BY_SIZE.get(count)
-        return _SETS[known][0] if known and self.kind != "classes" else ()
+        known = classes_of(count)
+        return known.names if known and self.kind != "classes" else ()
 
     def name(self, index: int, count: int | None = None) -> str:
         """Return the name of a class, or its number where it has none."""
@@ -180,35 +167,20 @@ def _segmentation(name: str, value: Array, how: Postprocess, photograph: Array) 
         raise InputError(f"{name} {value.shape} is no map of classes of {photograph.shape[:2]}")
     channels = [n for n in value.shape[1:] if n not in found.shape]
     count = channels[0] if value.dtype.kind == "f" and channels else int(found.max()) + 1
-    known = how.names if isinstance(how.names, str) else _BY_SIZE.get(count)
-    palette = colours(max(count, int(found.max()) + 1), known)
+    known = CLASS_SETS[how.names] if isinstance(how.names, str) else classes_of(count)
+    colors = palette(max(count, int(found.max()) + 1), known)
     height, width = photograph.shape[:2]
-    small = palette[found.astype(np.int64)][:, :, ::-1]
+    small = colors[found.astype(np.int64)][:, :, ::-1]
     layer = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
     mixed = cv2.addWeighted(photograph, 1 - how.opacity, layer, how.opacity, 0)
     present, pixels = np.unique(found, return_counts=True)
     order = np.argsort(-pixels, kind="stable")
     shares = [(int(present[i]), float(pixels[i] / found.size)) for i in order]
-    legend = [(how.name(index, count), palette[index]) for index, _ in shares]
+    legend = [(how.name(index, count), colors[index]) for index, _ in shares]
     return Seen(
         shares=tuple((how.name(index, count), share) for index, share in shares),
         picture=_with_legend(mixed, legend),
     )
-
-
-def colours(count: int, known: str | None = None) -> Array:
-    """Return (count, 3) uint8 RGB: the published ones of a known set, else spread hues."""
-    import cv2
-
-    published = _SETS[known][1] if known else ()
-    hues = np.zeros((1, count, 3), np.uint8)
-    # Steps of the golden ratio: neighbours in number are far apart in hue.
-    hues[0, :, 0] = (np.arange(count) * 0.61803398875 % 1 * 180).astype(np.uint8)
-    hues[0, :, 1:] = 200
-    spread: Array = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[0]
-    if published:
-        spread[: len(published)] = published[:count]
-    return spread
 
 
 def _with_legend(picture: Array, legend: Sequence[tuple[str, Array]]) -> Array:
@@ -239,9 +211,9 @@ def _boxes(outputs: Outputs, name: str, how: Postprocess, photograph: Array) -> 
     picture = photograph.copy()
     height, width = picture.shape[:2]
     names = list(dict.fromkeys(box.label for box in boxes))
-    palette = colours(max(len(names), 1))
+    colors = palette(max(len(names), 1))
     for box in boxes:
-        colour = tuple(int(v) for v in palette[names.index(box.label)][::-1])
+        colour = tuple(int(v) for v in colors[names.index(box.label)][::-1])
         left, top, right, bottom = (
             round(edge * side)
             for edge, side in zip(box.edges, (width, height) * 2, strict=True)

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, ValidationError
 
 from onnxgraft.convert import IoLayout, Opening
 from onnxgraft.engine import Target
@@ -123,6 +123,12 @@ class Recipe(_Section):
     quantize: QuantizeSection = Field(default_factory=QuantizeSection)
     validation: ValidateSection = Field(alias="validate")
     bench: BenchSection = Field(default_factory=BenchSection)
+    _file: Path | None = PrivateAttr(None)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it was read from, if there is one."""
+        return self._file
 
     @property
     def how(self) -> Opening:
@@ -153,6 +159,7 @@ def read_recipe(path: str | os.PathLike[str], *, images: int | None = None) -> R
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
         raise InputError(f"{file}: {_sentence(error)}") from error
+    recipe._file = file
     for holder, name in (
         (recipe, "model"), (recipe.calibrate, "data"), (recipe.validation, "data"),
     ):  # fmt: skip

@@ -11,12 +11,13 @@ from typing import Unpack
 
 import numpy as np
 
-from onnxgraft import convert, engine
+from onnxgraft import convert, engine, surgery
 from onnxgraft.convert import Opening
 from onnxgraft.engine.passport import passport_path
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.model import Model
-from onnxgraft.pipeline._blame import blame
+from onnxgraft.pipeline._blame import blame, parts
+from onnxgraft.pipeline._evidence import record_accuracy
 from onnxgraft.pipeline._gallery import gallery_rows
 from onnxgraft.progress import status
 from onnxgraft.reference import OnnxRuntime
@@ -26,6 +27,7 @@ from onnxgraft.samples import Preprocess, Samples, open_samples
 from onnxgraft.validate import (
     Bisection,
     Candidate,
+    MatchedGraph,
     Metric,
     Recorded,
     Tally,
@@ -50,6 +52,11 @@ from onnxgraft.validate import (
 
 __all__ = ["layer_rows", "open_engine", "open_judge", "validate", "write_report"]
 
+# What files of frameworks are called; a frozen graph may begin as an engine does.
+_MODELS = frozenset({
+    ".caffemodel", ".h5", ".hdf5", ".json", ".keras", ".onnx", ".pb", ".pbtxt", ".prototxt",
+    ".tflite",
+})  # fmt: skip
 # Float noise is measured on so many samples.
 _NOISE_SAMPLES = 2
 
@@ -66,8 +73,8 @@ def open_engine(
         how: Of an original, see `convert.Opening`.
     """
     file = Path(path)
-    if not original and passport_path(file).is_file():
-        return engine.load(file)
+    if not original and _is_engine(file):
+        return engine.load(file, trust=how.get("trust", False))
     if not original and file.suffix == ".onnx":
         return OnnxRuntime(Model.load(file).to_onnx(), name=file.name)
     if not original and file.suffix == ".json":
@@ -81,14 +88,21 @@ def open_judge(path: str | os.PathLike[str], **how: Unpack[Opening]) -> tuple[En
     Where nothing runs the original (OpenCV departs from Caffe in some layers), the graph as it was
     converted, before any clean-up, is the judge in onnxruntime.
     """
-    if passport_path(path).is_file():
-        return engine.load(path), []
+    if _is_engine(Path(path)):
+        return engine.load(path, trust=how.get("trust", False)), []
     try:
         return convert.original(path, **how), []
     except NotSupportedError as error:
         model, _ = convert.load(path, **how)
         judge = OnnxRuntime(model.to_onnx(), name="converted graph")
         return judge, [f"the converted graph stands in for the original: {error}"]
+
+
+def _is_engine(file: Path) -> bool:
+    """Tell whether a file is an engine, with a passport or, by how it begins, without."""
+    if passport_path(file).is_file():
+        return True
+    return file.is_file() and file.suffix.lower() not in _MODELS and engine.is_engine(file)
 
 
 def _judge(path: str, how: Opening) -> Engine:
@@ -121,7 +135,7 @@ def validate(
     save_outputs: str | os.PathLike[str] | None = None,
     **how: Unpack[Opening],
 ) -> Report:
-    """Compare ``candidate`` with ``original`` on ``data``.
+    """Compare ``candidate`` with ``original`` on ``data``; an engine's passport takes the result.
 
     Args:
         original: The judge: a model in its own framework, an ONNX file or an engine.
@@ -136,7 +150,7 @@ def validate(
         labels: A file of labels by image, where they do not stand beside the images.
         drop: Points that an INT8 candidate may lose.
         tolerance: For float candidates, as a fraction of an output's range; None measures what
-            float noise explains.
+            noise of the candidate's precision explains.
         images: How many samples; None takes all.
         bisect: Look into both, and name the layer where they part.
         graph: The ONNX file that the candidate, an engine, was built from; None looks for the one
@@ -160,6 +174,7 @@ def validate(
             make()  # an unknown name is told before anything runs
         run.set_tolerance(tolerance, drop)
         report = run.compare(make, metric_output, workers, ray)
+        run.record(data)
         if bisect:
             run.look_inside(graph)
         if save_inputs is not None or save_outputs is not None:
@@ -212,13 +227,19 @@ class _Validation:
             )
 
     def set_tolerance(self, tolerance: float | None, drop: float) -> None:
-        quantized = _is_quantized(Path(self.candidate))
+        precision = _precision(Path(self.candidate))
         found: Tolerance | None = None
         if tolerance is not None:
             found = users_tolerance(tolerance)
-        elif not quantized:
+        elif precision != "int8":
             with status("measuring float noise"):
-                found = measured_tolerance(self.judge, self.samples.head(_NOISE_SAMPLES))
+                samples = self.samples.head(_NOISE_SAMPLES)
+                found = measured_tolerance(self.judge, samples, precision or "fp32")
+        if not precision:
+            self.notes.append(
+                f"{self.candidate} has no passport that tells its precision; it is held to that of "
+                "float32 where --tolerance does not say otherwise"
+            )
         self.held = Candidate(self.other, None if found is None else found.value, drop)
         if found is not None:
             self.notes.append(found.reason)
@@ -243,6 +264,14 @@ class _Validation:
         )
         return self.report
 
+    def record(self, data: str | os.PathLike[str]) -> None:
+        """Write what was measured into the passport of a candidate that has one."""
+        if passport_path(self.candidate).is_file():
+            try:
+                record_accuracy(self.candidate, self.report.candidates[-1], len(self.samples), data)
+            except InputError as error:
+                self.notes.append(f"the accuracy is not in the passport: {error}")
+
     def look_inside(self, graph: str | os.PathLike[str] | None) -> None:
         """Bisect on the first sample that fails, or the first; notes say what was found."""
         feeds = self._worst_feeds()
@@ -252,9 +281,10 @@ class _Validation:
             with status("looking into every layer"):
                 found = bisect(self._inner_original(), model, feeds)
         passed = self.report.candidates[-1].passed
-        if found is not None and not found.layers:
-            self.notes.append("not looked inside: the two have no tensor under the same name")
-            found = None
+        matched = False
+        if found is not None and model is not None and not found.layers:
+            found, model = self._by_value(model, feeds)
+            matched = found is not None
         if found is not None and model is not None:
             self.report.layers = layer_rows(self.other.name, found)
             self.notes.append(
@@ -262,7 +292,12 @@ class _Validation:
                 f"run{'s' if found.runs > 1 else ''}"
             )
             for parting in found.partings[:1]:
-                whose = blame(self.original, self.judge, parting, feeds, **self.how)
+                if not matched or parting.quantizer:
+                    whose = blame(self.original, self.judge, parting, feeds, **self.how)
+                elif self._is_converted(self.candidate):
+                    whose = "each converts to what gives its own answers: the models differ"
+                else:
+                    whose = "what the candidate was made from is not known here"
                 self.notes.append(f"{parting}; {whose}")
             self.notes += [f"further on: {parting}" for parting in found.partings[1:4]]
             if not found.partings:
@@ -276,6 +311,42 @@ class _Validation:
                 )
             if mistake is not None:
                 self.notes.append(mistake)
+
+    def _by_value(self, model: Model, feeds: Feeds) -> tuple[Bisection | None, Model]:
+        """Look into two that share no names, as exports of two frameworks; notes say if not."""
+        original = self._inner_original()
+        if not isinstance(original, Model):
+            original = convert.load(self.original, **self.how)[0]
+        sides = [(self.original, self.judge, original), (self.candidate, self.other, model)]
+        graphs = []
+        for path, running, graph in sides:
+            # Made alike by the same clean-up; what was built or quantized stays as it is.
+            if self._is_converted(path):
+                graph = surgery.run(graph)[0]
+                if parts(running, graph, feeds):
+                    self.notes.append(
+                        f"not looked inside: the two have no names in common, and {path} as it "
+                        "was converted gives other answers than the model itself"
+                    )
+                    return None, model
+            graphs.append(graph)
+        with status("matching the tensors of both"):
+            inside = MatchedGraph(graphs[0], graphs[1], feeds)
+        if not inside.pairs:
+            self.notes.append(
+                "not looked inside: the two have no names in common, and no tensor of one holds "
+                "what one of the other does"
+            )
+            return None, model
+        self.notes.append(
+            f"the two have no names in common: {len(inside.pairs)} tensors were paired by what "
+            "they hold and what they are made of"
+        )
+        return bisect(inside, graphs[1], feeds), graphs[1]
+
+    def _is_converted(self, path: str) -> bool:
+        """Tell whether the graph of a side is the conversion of a framework's model."""
+        return Path(path).suffix not in (".onnx", ".json") and not _is_engine(Path(path))
 
     def _worst_feeds(self) -> Feeds:
         broken = [position for position, _, _ in self.tally.broken[0].values()]
@@ -412,9 +483,10 @@ def write_report(
     write_html(report, place / names["report"])
 
 
-def _is_quantized(path: Path) -> bool:
+def _precision(path: Path) -> str:
+    """Return the precision of a candidate; empty for an engine that has no passport."""
     if passport_path(path).is_file():
-        return engine.read_passport(path).precision == "int8"
-    if path.suffix != ".onnx":
-        return False
-    return "QuantizeLinear" in Model.load(path).operators()
+        return engine.read_passport(path).precision
+    if path.suffix == ".onnx":
+        return engine.graph_precision(Model.load(path))
+    return "" if _is_engine(path) else "fp32"

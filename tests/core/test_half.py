@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft.engine._half import to_half
 from onnxgraft.errors import NotSupportedError
+from onnxgraft.half import to_half
 from onnxgraft.model import Model
 from tests.conftest import model_of, outputs_of
 
@@ -54,7 +54,7 @@ CONSTANTS = {
 def test_outputs_and_their_types_stay(name: str) -> None:
     used = {key: value for key, value in CONSTANTS.items() if f" {key})" in GRAPHS[name]}
     model = model_of(GRAPHS[name], used)
-    half = to_half(model)
+    half, _ = to_half(model)
     onnx.checker.check_model(half.to_onnx(), full_check=True)
     assert half.inputs == model.inputs
     assert half.outputs == model.outputs
@@ -69,14 +69,16 @@ def test_outputs_and_their_types_stay(name: str) -> None:
 
 def test_layers_are_half_and_what_half_can_not_hold_is_not() -> None:
     model = model_of(GRAPHS["kept_in_the_middle"], {"w": W})
-    found = kinds(to_half(model))
-    by_node = {node.op_type: found[node.input[0]] for node in to_half(model).to_onnx().graph.node}
+    found = kinds(to_half(model)[0])
+    by_node = {
+        node.op_type: found[node.input[0]] for node in to_half(model)[0].to_onnx().graph.node
+    }
     assert by_node["Conv"] == by_node["Relu"] == "float16"
     assert by_node["ReduceMean"] == "float32"
 
 
 def test_values_beyond_half_stay_float_between_the_layers_that_need_it() -> None:
-    half = to_half(model_of(GRAPHS["constant_beyond_fp16"],
+    half, _ = to_half(model_of(GRAPHS["constant_beyond_fp16"],
                             {key: CONSTANTS[key] for key in ("huge", "tiny")}))  # fmt: skip
     assert kinds(half)["s"] == "float32"
 
@@ -87,9 +89,9 @@ def test_weights_become_half_once() -> None:
         " a = Conv(x, w)  b = Conv(x, w)  y = Add(a, b) }",
         {"w": W},
     )
-    stored = to_half(model).to_onnx().graph.initializer
+    stored = to_half(model)[0].to_onnx().graph.initializer
     assert [(entry.name, entry.data_type) for entry in stored] == [
-        ("w.fp16", onnx.TensorProto.FLOAT16)
+        ("w/float16", onnx.TensorProto.FLOAT16)
     ]
 
 

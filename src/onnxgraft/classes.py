@@ -1,4 +1,4 @@
-"""The classes of a data set: those that are built in, and those of a small file."""
+"""The classes of a data set, with the colours they are drawn in: built in, or of a small file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file
 
-__all__ = ["CAMVID", "CITYSCAPES", "Classes", "find_classes"]
+__all__ = ["CAMVID", "CITYSCAPES", "CLASS_SETS", "Classes", "classes_of", "find_classes", "palette"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,25 @@ CITYSCAPES = Classes(
      (0, 80, 100), (0, 0, 230), (119, 11, 32)),
 )  # fmt: skip
 CLASS_SETS = {"camvid": CAMVID, "cityscapes": CITYSCAPES}
+
+
+def classes_of(count: int) -> Classes | None:
+    """Return the built-in set that has so many classes, if there is one."""
+    return next((known for known in CLASS_SETS.values() if len(known.names) == count), None)
+
+
+def palette(count: int, known: Classes | None = None) -> NDArray[np.uint8]:
+    """Return (count, 3) RGB: the published colours of a known set, and spread hues beyond them."""
+    import cv2
+
+    hsv = np.full((1, count, 3), 200, np.uint8)
+    # Steps of the golden ratio: neighbours in number are far apart in hue.
+    hsv[0, :, 0] = (np.arange(count) * 0.61803398875 % 1 * 180).astype(np.uint8)
+    colors = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0], np.uint8)
+    published = known.colors[:count] if known else ()
+    if published:
+        colors[: len(published)] = published
+    return colors
 
 
 def find_classes(name: str) -> Classes:
