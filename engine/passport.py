@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, write_json
+from onnxgraft.files import existing_file, parse_json, write_json
 from onnxgraft.model import Source
 from onnxgraft.runtime import TensorSpec
 
@@ -104,7 +103,7 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
         )
     existing_file(file, "the passport")
     try:
-        document = json.loads(file.read_text())
+        document = parse_json(file.read_text())
         if document.pop("format") != FORMAT:
             raise ValueError("an unknown format")
         document["source"] = Source(**document["source"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import existing_file
+from onnxgraft.files import existing_file, parse_toml
 
 __all__ = [
     "PLACEMENTS", "Placement", "Point", "activations", "origin", "placement", "placement_text",
@@ -122,8 +121,8 @@ def read_placement(path: str | os.PathLike[str], target: str) -> Placement:
     """
     file = existing_file(path, "the placement table")
     try:
-        given = tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        given = parse_toml(file.read_text())
+    except ValueError as error:
         raise InputError(f"{file}: not a TOML file ({error})") from error
     table = placement(target)
     known = {entry.name for entry in fields(Placement)}

@@ -13,7 +13,6 @@ algorithm. The version is therefore chosen by the user; the scales do not depend
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -25,7 +24,7 @@ from pathlib import Path
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, sha256, write_bytes, write_json
+from onnxgraft.files import existing_file, parse_json, sha256, write_bytes, write_json
 from onnxgraft.model import Model
 from onnxgraft.quantize._calibrate import fingerprint
 from onnxgraft.quantize._sites import find_sites
@@ -305,7 +304,7 @@ def _check_passport(cache: Cache, model: Model) -> None:
     """Refuse a cache that `write_cache` wrote for another model."""
     beside = Path(f"{cache.file}.json")
     try:
-        told = json.loads(beside.read_text())
+        told = parse_json(beside.read_text())
         same = told["cache_sha256"] == sha256(cache.file)
     except (OSError, ValueError, KeyError, TypeError):
         return

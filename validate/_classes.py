@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import existing_file
+from onnxgraft.files import existing_file, parse_json, parse_toml
 
 __all__ = ["CAMVID", "CITYSCAPES", "Classes", "find_classes"]
 
@@ -92,7 +90,7 @@ def find_classes(name: str) -> Classes:
         if path.suffix == ".txt":
             document: Any = {"names": [line.strip() for line in text.splitlines() if line.strip()]}
         else:
-            document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+            document = parse_json(text) if path.suffix == ".json" else parse_toml(text)
         return _classes(document)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(

@@ -6,6 +6,7 @@ Its files hold arrays as base64 of numpy's own format; nothing in them is execut
 from __future__ import annotations
 
 import os
+import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -71,7 +72,11 @@ def _parse(path: str | os.PathLike[str], what: str) -> object:
     try:
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
             return from_json(file.read_text())
-    except (ValueError, KeyError, TypeError, EOFError, PolygraphyException) as error:
+    except (
+        ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError,
+        PolygraphyException, RecursionError, SyntaxError, TypeError, ValueError,
+        tokenize.TokenError,
+    ) as error:  # fmt: skip
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{file}: not a JSON that Polygraphy wrote ({reason})") from error
 

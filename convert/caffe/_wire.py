@@ -143,9 +143,7 @@ def _blob(data: View, layer: str) -> Array:
 def _values(entry: _Field, dtype: str) -> Array:
     """Return the values of a repeated field, packed or one by one."""
     size = np.dtype(dtype).itemsize
-    if entry.kind in (_FIXED32, _FIXED64):
-        return np.frombuffer(entry.data, dtype)
-    if entry.kind != _BYTES or len(entry.data) % size:
+    if entry.kind == _VARINT or len(entry.data) % size:
         raise _WireError(f"{len(entry.data)} bytes are no list of {dtype} values")
     return np.frombuffer(entry.data, dtype)
 

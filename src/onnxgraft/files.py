@@ -8,7 +8,9 @@ import json
 import math
 import mmap
 import os
+import re
 import tempfile
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ __all__ = [
     "existing_file",
     "existing_folder",
     "json_text",
+    "parse_json",
+    "parse_toml",
     "release_pages",
     "sha256",
     "write_bytes",
@@ -31,9 +35,10 @@ __all__ = [
 def existing_file(path: str | os.PathLike[str], what: str) -> Path:
     """Return ``path`` if it is a file that is not empty; ``what`` names it in the error."""
     found = Path(path)
-    if found.is_dir():
+    # Not Path's own: they raise at a name that the system does not take.
+    if os.path.isdir(found):
         raise InputError(f"{found}: {what} is a folder, a file was expected")
-    if not found.is_file():
+    if not os.path.isfile(found):
         raise InputError(f"{found}: {what} does not exist; check the path")
     if found.stat().st_size == 0:
         raise InputError(f"{found}: {what} is empty")
@@ -52,9 +57,9 @@ def check_place(path: str | os.PathLike[str] | None) -> None:
     if path is None:
         return
     target = Path(path)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise InputError(f"{target}: is a folder; name a file to write")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise InputError(f"{target}: can't be written, there is no folder {target.parent}")
     if not os.access(target.parent, os.W_OK):
         raise InputError(f"{target}: can't be written, the folder is not writable")
@@ -63,7 +68,7 @@ def check_place(path: str | os.PathLike[str] | None) -> None:
 def existing_folder(path: str | os.PathLike[str], what: str) -> Path:
     """Return ``path`` if it is a folder; ``what`` names it in the error."""
     found = Path(path)
-    if not found.is_dir():
+    if not os.path.isdir(found):
         raise InputError(f"{found}: {what} is not a folder; check the path")
     return found
 
@@ -84,7 +89,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: The folder does not exist or can't be written, or the disk is full.
     """
     target = Path(path)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise InputError(f"{target}: is a folder; name a file to write")
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -118,6 +123,32 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
 def json_text(value: object) -> str:
     """Return ``value`` as JSON that every reader takes: NaN and infinities become null."""
     return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text holds; ValueError where it is none.
+
+    That is also said of one nested deeper than Python's stack, and of half a surrogate pair, which
+    no output would take.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return what a TOML text holds; ValueError where it is none, or nested too deep."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def _finite(value: Any) -> Any:

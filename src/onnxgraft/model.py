@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxgraft.errors import ModelError
-from onnxgraft.files import existing_file, release_pages, sha256
+from onnxgraft.files import existing_file, parse_json, release_pages, sha256
 from onnxgraft.onnx_file import check, read_model, reference_to, save_model, split_weights
 from onnxgraft.runtime import Array, TensorSpec
 
@@ -100,16 +100,22 @@ class Model:
         if names is None:
             names = {
                 tensor: Origin(name, tuple(perm) if perm else None)
-                for tensor, (name, perm) in json.loads(stored.get(NAMES_KEY, "{}")).items()
+                for tensor, (name, perm) in parse_json(stored.get(NAMES_KEY, "{}")).items()
             }
             if SOURCE_KEY in stored:
-                source = Source(**json.loads(stored[SOURCE_KEY]))
+                source = Source(**parse_json(stored[SOURCE_KEY]))
         metadata = {
             key: value
             for key, value in stored.items()
             if key.startswith("onnxgraft.") and key not in (SOURCE_KEY, NAMES_KEY)
         }
-        graph = gs.import_onnx(proto)
+        try:
+            graph = gs.import_onnx(proto)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{source.path}: the graph can't be taken in ({type(error).__name__}: "
+                f"{_first_line(error)})"
+            ) from error
         if weights:
             for tensor in _constants(graph):
                 tensor.values = weights.get(tensor.name, tensor._values)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
 import mmap
 import os
-import tomllib
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,9 +15,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.arrays import read_arrays
 from onnxgraft.binning import BINS, count_bins
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import atomic, existing_file, sha256, write_json
+from onnxgraft.files import atomic, existing_file, parse_json, parse_toml, sha256, write_json
 from onnxgraft.runtime import Array
 
 __all__ = [
@@ -302,7 +300,7 @@ class Ranges:
         """
         file = existing_file(path, "the ranges file")
         try:
-            document = json.loads(file.read_text())
+            document = parse_json(file.read_text())
             if document.pop("format") != FORMAT:
                 raise ValueError("an unknown format")
             stored = document.pop("data_sha256", None)
@@ -333,16 +331,16 @@ class Ranges:
 
     def _load_histograms(self, file: Path) -> None:
         try:
-            with np.load(file, allow_pickle=False) as stored:
-                groups = {
-                    group: unpack({
-                        key.removeprefix(f"{group}_"): stored[key]
-                        for key in stored.files
-                        if key.startswith(f"{group}_")
-                    })
-                    for group in ("whole", "early", "channel")
-                }
-        except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
+            stored = read_arrays(file)
+            groups = {
+                group: unpack({
+                    key.removeprefix(f"{group}_"): array
+                    for key, array in stored.items()
+                    if key.startswith(f"{group}_")
+                })
+                for group in ("whole", "early", "channel")
+            }
+        except (ValueError, KeyError, IndexError) as error:
             raise InputError(
                 f"{file}: not the histograms that onnxgraft calibrate wrote ({error})"
             ) from error
@@ -395,8 +393,8 @@ def read_overrides(path: str | os.PathLike[str]) -> dict[str, tuple[float, float
     """
     file = existing_file(path, "the file of ranges")
     try:
-        document = tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = parse_toml(file.read_text())
+    except ValueError as error:
         raise InputError(f"{file}: not a TOML file ({error})") from error
     found = {}
     for name, value in document.items():

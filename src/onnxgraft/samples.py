@@ -8,6 +8,7 @@ import random
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
+from onnxgraft.arrays import read_array_header
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, release_pages
 from onnxgraft.image_header import Form, stored_form
@@ -339,7 +341,7 @@ def open_samples(
         return Samples(
             str(path), tuple(inputs), recipe, _choose(total, images, seed), (), arrays, labels, seed
         )
-    if path.is_dir():
+    if os.path.isdir(path):
         files = _scan_folder(path)
     else:
         files = _read_list(existing_file(path, "the data"))
@@ -397,7 +399,7 @@ def _read_list(path: Path) -> list[tuple[Path, Path | None]]:
         entry = path.parent / image.strip()
         answer = path.parent / label.strip() if label.strip() else None
         for wanted in (entry, answer):
-            if wanted is not None and not wanted.is_file():
+            if wanted is not None and not os.path.isfile(wanted):
                 raise InputError(f"{path}, line {number}: {wanted} does not exist")
         files.append((entry, answer))
     return files
@@ -416,7 +418,7 @@ def _read_npz(
                 entry.filename.removesuffix(".npy"): _member(file, archive, entry)
                 for entry in archive.infolist()
             }
-    except (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, LookupError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{file}: not a readable .npz ({error})") from error
     labels = stored.pop(LABELS_KEY, None)
     arrays = {}
@@ -470,24 +472,9 @@ def _member(file: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Arr
 
 def _mapped(handle: IO[bytes], size: int) -> Array:
     """Return the ``.npy`` of ``size`` bytes that begins where ``handle`` stands, mapped."""
-    begin = handle.tell()
-    version = np.lib.format.read_magic(handle)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"an array of format {version}")
-    shape, fortran, dtype = read(handle)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects")
+    shape, fortran, dtype = read_array_header(handle, size)
     offset = handle.tell()
-    count = 1
-    for length in shape:
-        count *= length
-    if offset - begin + count * dtype.itemsize > size:
-        raise ValueError("it ends early")
-    if count == 0:
+    if 0 in shape:
         return np.zeros(shape, dtype)
     order: Literal["F", "C"] = "F" if fortran else "C"
     return np.memmap(handle, dtype, "r", offset, shape, order)

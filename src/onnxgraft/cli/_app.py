@@ -12,7 +12,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 
-from onnxgraft.errors import OnnxgraftError
+from onnxgraft.errors import OnnxgraftError, printable
 from onnxgraft.files import json_text
 
 __all__ = ["Json", "Outcome", "app", "say", "subcommand"]
@@ -51,8 +51,8 @@ class Outcome:
 
 
 def say(console: Console, text: str) -> None:
-    """Print text that comes from files and models: as it is, and in one line."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print text that comes from files and models: in one line, without markup or control codes."""
+    console.print(printable(text, len(text)), highlight=False, markup=False, soft_wrap=True)
 
 
 def subcommand(function: Callable[P, Outcome]) -> Callable[P, None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from onnxgraft.convert import IoLayout, Opening
 from onnxgraft.engine import Target
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file
+from onnxgraft.files import existing_file, parse_toml
 from onnxgraft.pipeline._postprocess import Postprocess
 from onnxgraft.quantize import Method
 from onnxgraft.samples import Preprocess
@@ -213,8 +212,8 @@ def read_tables(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
 
 def _toml(file: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(file.read_text())
+    except ValueError as error:
         raise InputError(f"{file}: not a TOML file ({error})") from error
 
 
