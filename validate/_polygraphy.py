@@ -118,10 +118,13 @@ class Recorded(Resource):
             raise InputError(
                 f"{os.fspath(path)}: holds no outputs that `polygraphy run --save-outputs` wrote"
             )
-        runner, iterations = list(found.items())[-1]
         self.file = Path(path)
-        self.name = str(runner)
-        self._runs = [_arrays(path, dict(iteration.items())) for iteration in iterations]
+        try:
+            runner, iterations = list(found.items())[-1]
+            self.name = str(runner)
+            self._runs = [_arrays(path, dict(iteration.items())) for iteration in iterations]
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{os.fspath(path)}: its outputs are damaged ({error})") from error
         if not self._runs:
             raise InputError(f"{os.fspath(path)}: {runner} has no outputs in it")
         self.inputs: tuple[TensorSpec, ...] = ()

@@ -62,12 +62,10 @@ def printable(text: str, most: int = 2000) -> str:
     >>> printable("a\x1b[2Jb\nc")
     'a\\x1b[2Jb c'
     """
-    if len(text) > most:
-        text = f"{text[: most * 2 // 3]} ... {text[-most // 4 :]}"
-    if text.isprintable():
-        return text
-    line = " ".join(text.splitlines())
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    if not text.isprintable():
+        line = " ".join(text.splitlines())
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 4 :]}"
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:

@@ -340,7 +340,7 @@ class Ranges:
                 })
                 for group in ("whole", "early", "channel")
             }
-        except (ValueError, KeyError, IndexError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise InputError(
                 f"{file}: not the histograms that onnxgraft calibrate wrote ({error})"
             ) from error

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of one reader, by atheris (libFuzzer).
 
-    python -m tests.fuzz.run READER --seconds 600 [--runs N] [--seed S]
+    python -m tests.fuzz.run READER --seconds 600 [--runs N] [--seed S] [--found FOLDER]
 
 begins with the reader's corpus. An input that breaks what `readers` demands is written to the
 folder ``crashes``, ends the run with a traceback and the exit status 77, and belongs into the
@@ -32,12 +32,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=-1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--crashes", type=Path, default=Path("crashes"))
+    parser.add_argument("--found", type=Path, help="Inputs of an earlier run, to go on with.")
     options = parser.parse_args()
     options.crashes.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
-        work, found = Path(place, "work"), Path(place, "found")
+        work, found = Path(place, "work"), options.found or Path(place, "found")
         work.mkdir()
-        found.mkdir()
+        found.mkdir(exist_ok=True)
         # What is imported inside functions is imported before anything is counted or watched.
         for path in seeds(options.reader):
             outcome(options.reader, path.read_bytes(), work)

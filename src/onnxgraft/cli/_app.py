@@ -52,7 +52,7 @@ class Outcome:
 
 def say(console: Console, text: str) -> None:
     """Print text that comes from files and models: in one line, without markup or control codes."""
-    console.print(printable(text, len(text)), highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(text, sys.maxsize), highlight=False, markup=False, soft_wrap=True)
 
 
 def subcommand(function: Callable[P, Outcome]) -> Callable[P, None]:
