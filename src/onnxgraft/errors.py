@@ -55,7 +55,7 @@ class MissingDependencyError(OnnxgraftError):
 
 
 def printable(text: str, most: int = 2000) -> str:
-    """Return ``text`` for a terminal: one line, no control characters, not endless.
+    r"""Return ``text`` for a terminal: one line, no control characters, not endless.
 
     What messages tell of files are a stranger's words.
 

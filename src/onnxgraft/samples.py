@@ -418,7 +418,9 @@ def _read_npz(
                 entry.filename.removesuffix(".npy"): _member(file, archive, entry)
                 for entry in archive.infolist()
             }
-    except (ValueError, EOFError, LookupError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        EOFError, LookupError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         raise InputError(f"{file}: not a readable .npz ({error})") from error
     labels = stored.pop(LABELS_KEY, None)
     arrays = {}

@@ -18,7 +18,10 @@ from pathlib import Path
 from tests.figures import part, put, today, versions
 from tests.fuzz.readers import READERS
 
-_HEAD = ["| reader | inputs tried | seconds | crashes | peak MB | on |", "|---|---|---|---|---|---|"]
+_HEAD = [
+    "| reader | inputs tried | seconds | crashes | peak MB | on |",
+    "|---|---|---|---|---|---|",
+]
 
 
 def fuzz(reader: str, seconds: int, crashes: Path) -> str:
