@@ -9,7 +9,7 @@ import math
 import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ __all__ = [
     "write_bytes",
     "write_json",
 ]
+
+# Told of each temporary file and folder that is made beside its target: whoever watches this
+# process removes what it leaves when it is killed.
+tell_temporary: Callable[[Path], None] = lambda path: None
 
 
 def existing_file(path: str | os.PathLike[str], what: str) -> Path:
@@ -92,6 +96,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"{target}: can't be written ({error.strerror})") from error
     os.close(handle)
     temporary = Path(name)
+    tell_temporary(temporary)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
