@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, write_json
+from onnxgraft.files import existing_file, read_json, write_json
+from onnxgraft.limits import PASSPORT_BYTES
 from onnxgraft.model import Source
 from onnxgraft.runtime import TensorSpec
 
@@ -102,9 +102,9 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
             f"{engine}: has no passport ({file.name}); loading an engine runs native code, so only "
             "one that onnxgraft build wrote is loaded, or one that you --trust"
         )
-    existing_file(file, "the passport")
+    existing_file(file, "the passport", PASSPORT_BYTES)
     try:
-        document = json.loads(file.read_text())
+        document = read_json(file)
         if document.pop("format") != FORMAT:
             raise ValueError("an unknown format")
         document["source"] = Source(**document["source"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import zipfile
@@ -12,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import write_bytes, write_json
+from onnxgraft.files import read_json, write_bytes, write_json
 from onnxgraft.quantize._measure import Job, Shard, Tally
 
 __all__ = ["Checkpoint"]
@@ -104,7 +103,7 @@ class Checkpoint:
 
     def _compare(self, plan: Mapping[str, object]) -> None:
         try:
-            begun = json.loads((self.folder / PLAN).read_text())
+            begun = read_json(self.folder / PLAN)
         except ValueError as error:
             raise InputError(f"{self.folder / PLAN}: is damaged; run without --resume") from error
         for key, value in plan.items():

@@ -119,7 +119,8 @@ def begun(place: Path) -> subprocess.Popen[str]:
     (place / "own.py").write_text(LOOP)
     process = subprocess.Popen(
         [sys.executable, "-m", "onnxgraft", *arguments(place, "loop")],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=place, start_new_session=True,
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=place, start_new_session=True,
         # What runs the tests in the background may have it ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip

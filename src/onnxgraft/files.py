@@ -9,11 +9,13 @@ import math
 import mmap
 import os
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from onnxgraft.errors import InputError
+from onnxgraft.limits import MODEL_BYTES, Limit
 
 __all__ = [
     "atomic",
@@ -21,19 +23,35 @@ __all__ = [
     "existing_file",
     "existing_folder",
     "json_text",
+    "read_json",
+    "read_toml",
     "release_pages",
     "sha256",
+    "tell_temporary",
+    "watchers",
     "write_bytes",
     "write_json",
 ]
 
 # Told of each temporary file and folder that is made beside its target: whoever watches this
 # process removes what it leaves when it is killed.
-tell_temporary: Callable[[Path], None] = lambda path: None
+watchers: list[Callable[[Path], None]] = []
 
 
-def existing_file(path: str | os.PathLike[str], what: str) -> Path:
-    """Return ``path`` if it is a file that is not empty; ``what`` names it in the error."""
+def tell_temporary(path: Path) -> None:
+    """Tell the watchers of a temporary file or folder that was made."""
+    for tell in watchers:
+        tell(path)
+
+
+def existing_file(path: str | os.PathLike[str], what: str, most: Limit = MODEL_BYTES) -> Path:
+    """Return ``path`` if it is a file that is not empty and not too large.
+
+    Args:
+        path: Of the file.
+        what: Names it in the error.
+        most: It may have.
+    """
     found = Path(path)
     if found.is_dir():
         raise InputError(f"{found}: {what} is a folder, a file was expected")
@@ -41,6 +59,7 @@ def existing_file(path: str | os.PathLike[str], what: str) -> Path:
         raise InputError(f"{found}: {what} does not exist; check the path")
     if found.stat().st_size == 0:
         raise InputError(f"{found}: {what} is empty")
+    most.check(found.stat().st_size, f"{found}: {what}")
     try:
         found.open("rb").close()
     except OSError as error:
@@ -70,6 +89,30 @@ def existing_folder(path: str | os.PathLike[str], what: str) -> Path:
     if not found.is_dir():
         raise InputError(f"{found}: {what} is not a folder; check the path")
     return found
+
+
+def read_json(file: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        ValueError: It is no JSON, or its values are nested a thousand deep.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except RecursionError:
+        raise ValueError("its values are nested too deep") from None
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return what a TOML file holds.
+
+    Raises:
+        ValueError: It is no TOML, or its values are nested hundreds deep.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("its values are nested too deep") from None
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

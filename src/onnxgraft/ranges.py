@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
 import mmap
 import os
-import tomllib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,9 +16,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.archives import check_archive
 from onnxgraft.binning import BINS, count_bins
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import atomic, existing_file, sha256, write_json
+from onnxgraft.files import atomic, existing_file, read_json, read_toml, sha256, write_json
+from onnxgraft.limits import DOCUMENT_BYTES, HISTOGRAM_BYTES, SETTINGS_BYTES
 from onnxgraft.runtime import Array
 
 __all__ = [
@@ -300,9 +300,9 @@ class Ranges:
         Raises:
             InputError: The file is no ranges file, or a range in it is impossible.
         """
-        file = existing_file(path, "the ranges file")
+        file = existing_file(path, "the ranges file", DOCUMENT_BYTES)
         try:
-            document = json.loads(file.read_text())
+            document = read_json(file)
             if document.pop("format") != FORMAT:
                 raise ValueError("an unknown format")
             stored = document.pop("data_sha256", None)
@@ -333,6 +333,10 @@ class Ranges:
 
     def _load_histograms(self, file: Path) -> None:
         try:
+            with zipfile.ZipFile(file) as archive:
+                check_archive(archive, file, growth=False)
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+                HISTOGRAM_BYTES.check(unpacked, f"{file}:")
             with np.load(file, allow_pickle=False) as stored:
                 groups = {
                     group: unpack({
@@ -393,10 +397,10 @@ def read_overrides(path: str | os.PathLike[str]) -> dict[str, tuple[float, float
     Raises:
         InputError: It is no such file.
     """
-    file = existing_file(path, "the file of ranges")
+    file = existing_file(path, "the file of ranges", SETTINGS_BYTES)
     try:
-        document = tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = read_toml(file)
+    except ValueError as error:
         raise InputError(f"{file}: not a TOML file ({error})") from error
     found = {}
     for name, value in document.items():

@@ -77,7 +77,6 @@ def subcommand(function: Callable[P, Outcome]) -> Callable[P, None]:
 
     An `OnnxgraftError` becomes one sentence on standard error and its exit status.
     """
-
     name = function.__name__
 
     @functools.wraps(function)

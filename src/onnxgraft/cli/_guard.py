@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import math
 import os
 import re
@@ -22,9 +23,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnxgraft.files
 from onnxgraft.cli._sandbox import enter_sandbox
 from onnxgraft.errors import InputError
+from onnxgraft.files import watchers
 
 __all__ = ["Allowance", "Killed", "byte_size", "guarded"]
 
@@ -138,7 +139,7 @@ def _begin(allowance: Allowance, into: int, scratch: str | None) -> None:
     if allowance.memory is not None:
         most = allowance.memory + _RESERVED
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-    onnxgraft.files.tell_temporary = lambda path: _tell(into, path)
+    watchers.append(functools.partial(_tell, into))
     last = -math.inf
 
     def interrupt(*_: object) -> None:
