@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, parse_json, write_json
+from onnxgraft.files import existing_file, read_json, write_json
+from onnxgraft.limits import PASSPORT_BYTES
 from onnxgraft.model import Source
 from onnxgraft.runtime import TensorSpec
 
@@ -101,9 +102,9 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
             f"{engine}: has no passport ({file.name}); loading an engine runs native code, so only "
             "one that onnxgraft build wrote is loaded, or one that you --trust"
         )
-    existing_file(file, "the passport")
+    existing_file(file, "the passport", PASSPORT_BYTES)
     try:
-        document = parse_json(file.read_text())
+        document = read_json(file)
         if document.pop("format") != FORMAT:
             raise ValueError("an unknown format")
         document["source"] = Source(**document["source"])

@@ -20,7 +20,6 @@ import onnx
 
 from onnxgraft.arrays import read_arrays
 from onnxgraft.errors import InputError
-from onnxgraft.files import parse_json
 from onnxgraft.image_header import Form
 from onnxgraft.ranges import (
     Histogram,
@@ -68,8 +67,8 @@ class Tally:
             ValueError: It is something else.
             InputError: A tensor has another number of channels there.
         """
-        stored = read_arrays(io.BytesIO(packed))
-        told = parse_json(str(stored["told"]))
+        stored = read_arrays(io.BytesIO(packed), "the shard")
+        told = json.loads(str(stored["told"]))
         whole, channels = (
             {key: stored[f"{group}_{key}"] for key in PACKED} for group in ("whole", "channel")
         )

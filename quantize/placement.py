@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import existing_file, parse_toml
+from onnxgraft.files import existing_file, read_toml
+from onnxgraft.limits import SETTINGS_BYTES
 
 __all__ = [
     "PLACEMENTS", "Placement", "Point", "activations", "origin", "placement", "placement_text",
@@ -119,9 +120,9 @@ def read_placement(path: str | os.PathLike[str], target: str) -> Placement:
     Raises:
         InputError: It is no TOML file, or a key or value in it is not one of a table.
     """
-    file = existing_file(path, "the placement table")
+    file = existing_file(path, "the placement table", SETTINGS_BYTES)
     try:
-        given = parse_toml(file.read_text())
+        given = read_toml(file)
     except ValueError as error:
         raise InputError(f"{file}: not a TOML file ({error})") from error
     table = placement(target)

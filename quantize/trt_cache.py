@@ -24,7 +24,8 @@ from pathlib import Path
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, parse_json, sha256, write_bytes, write_json
+from onnxgraft.files import existing_file, read_json, sha256, write_bytes, write_json
+from onnxgraft.limits import CACHE_BYTES, PASSPORT_BYTES
 from onnxgraft.model import Model
 from onnxgraft.quantize._calibrate import fingerprint
 from onnxgraft.quantize._sites import find_sites
@@ -91,7 +92,7 @@ def read_cache(path: str | os.PathLike[str]) -> Cache:
     Raises:
         InputError: It is no cache, or a line is none; the line's number is told.
     """
-    file = existing_file(path, "the calibration cache")
+    file = existing_file(path, "the calibration cache", CACHE_BYTES)
     try:
         lines = file.read_bytes().decode().rstrip("\0").splitlines()
     except UnicodeDecodeError as error:
@@ -304,9 +305,9 @@ def _check_passport(cache: Cache, model: Model) -> None:
     """Refuse a cache that `write_cache` wrote for another model."""
     beside = Path(f"{cache.file}.json")
     try:
-        told = parse_json(beside.read_text())
+        told = read_json(existing_file(beside, "what the cache belongs to", PASSPORT_BYTES))
         same = told["cache_sha256"] == sha256(cache.file)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, OSError, ValueError, KeyError, TypeError):
         return
     if same and told.get("model") != fingerprint(model):
         raise InputError(

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, parse_json
+from onnxgraft.files import existing_file, read_json
+from onnxgraft.limits import DOCUMENT_BYTES
 from onnxgraft.runtime import Array
 from onnxgraft.samples import Samples
 
@@ -29,10 +30,10 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, Array]:
     Raises:
         InputError: The file says something else.
     """
-    file = existing_file(path, "the file of labels")
+    file = existing_file(path, "the file of labels", DOCUMENT_BYTES)
     try:
         if file.suffix == ".json":
-            document = parse_json(file.read_text())
+            document = read_json(file)
             return {Path(name).name: _label(value) for name, value in document.items()}
         labels = {}
         for line in file.read_text().splitlines():

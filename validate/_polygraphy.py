@@ -14,12 +14,12 @@ import numpy as np
 
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic, existing_file
+from onnxgraft.limits import RECORDING_BYTES
 from onnxgraft.runtime import Array, Feeds, Outputs, Resource, TensorSpec
 
 __all__ = ["Recorded", "read_inputs", "save_inputs", "save_outputs"]
 
 # A JSON is read whole; base64 makes a third more of it.
-_MOST_BYTES = 1 << 30
 
 
 def save_inputs(path: str | os.PathLike[str], feeds: Sequence[Feeds]) -> None:
@@ -56,7 +56,7 @@ def save_outputs(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Outpu
 
 def _check_size(path: str | os.PathLike[str], entries: Iterable[Mapping[str, Array]]) -> None:
     total = sum(value.nbytes for entry in entries for value in entry.values())
-    if total > _MOST_BYTES:
+    if total > RECORDING_BYTES.most:
         raise InputError(
             f"{os.fspath(path)}: {total / 1e9:.1f} GB in a JSON are more than can be read again; "
             "take fewer samples with --images"
@@ -68,7 +68,7 @@ def _parse(path: str | os.PathLike[str], what: str) -> object:
     from polygraphy.json import from_json
     from polygraphy.logger import G_LOGGER
 
-    file = existing_file(path, what)
+    file = existing_file(path, what, RECORDING_BYTES)
     try:
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
             return from_json(file.read_text())

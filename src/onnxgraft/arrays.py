@@ -15,10 +15,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["read_array_header", "read_arrays"]
+from onnxgraft.archives import check_archive
+from onnxgraft.limits import HISTOGRAM_BYTES
 
-# What all arrays of a file may have, unpacked.
-_MOST_BYTES = 1 << 30
+__all__ = ["read_array_header", "read_arrays"]
 
 
 def read_array_header(handle: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -58,17 +58,22 @@ def read_array_header(handle: IO[bytes], size: int) -> tuple[tuple[int, ...], bo
     return shape, fortran, dtype
 
 
-def read_arrays(file: Path | IO[bytes]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an ``.npz`` by name.
+def read_arrays(file: Path | IO[bytes], where: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an ``.npz`` of histograms, by name.
+
+    Args:
+        file: The archive.
+        where: Begins the sentence that refuses it.
 
     Raises:
-        ValueError: It is none, or damaged, or larger than may be.
+        ValueError: It is none, or damaged.
+        InputError: Its arrays are larger than may be.
     """
     try:
         with zipfile.ZipFile(file) as archive:
+            check_archive(archive, Path(), growth=False)
             entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > _MOST_BYTES:
-                raise ValueError(f"its arrays have more than {_MOST_BYTES >> 20} MiB")
+            HISTOGRAM_BYTES.check(sum(entry.file_size for entry in entries), where)
             return {
                 entry.filename.removesuffix(".npy"): _array(archive.read(entry))
                 for entry in entries

@@ -11,11 +11,12 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from onnxgraft.errors import InputError
+from onnxgraft.limits import MODEL_BYTES, Limit
 
 __all__ = [
     "atomic",
@@ -23,17 +24,35 @@ __all__ = [
     "existing_file",
     "existing_folder",
     "json_text",
-    "parse_json",
-    "parse_toml",
+    "read_json",
+    "read_toml",
     "release_pages",
     "sha256",
+    "tell_temporary",
+    "watchers",
     "write_bytes",
     "write_json",
 ]
 
+# Told of each temporary file and folder that is made beside its target: whoever watches this
+# process removes what it leaves when it is killed.
+watchers: list[Callable[[Path], None]] = []
 
-def existing_file(path: str | os.PathLike[str], what: str) -> Path:
-    """Return ``path`` if it is a file that is not empty; ``what`` names it in the error."""
+
+def tell_temporary(path: Path) -> None:
+    """Tell the watchers of a temporary file or folder that was made."""
+    for tell in watchers:
+        tell(path)
+
+
+def existing_file(path: str | os.PathLike[str], what: str, most: Limit = MODEL_BYTES) -> Path:
+    """Return ``path`` if it is a file that is not empty and not too large.
+
+    Args:
+        path: Of the file.
+        what: Names it in the error.
+        most: It may have.
+    """
     found = Path(path)
     # Not Path's own: they raise at a name that the system does not take.
     if os.path.isdir(found):
@@ -42,6 +61,7 @@ def existing_file(path: str | os.PathLike[str], what: str) -> Path:
         raise InputError(f"{found}: {what} does not exist; check the path")
     if found.stat().st_size == 0:
         raise InputError(f"{found}: {what} is empty")
+    most.check(found.stat().st_size, f"{found}: {what}")
     try:
         found.open("rb").close()
     except OSError as error:
@@ -73,6 +93,38 @@ def existing_folder(path: str | os.PathLike[str], what: str) -> Path:
     return found
 
 
+def read_json(file: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        ValueError: It is no JSON, or its values are nested a thousand deep, or it holds half a
+            surrogate pair, which no output takes.
+    """
+    text = file.read_bytes().decode()
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("its values are nested too deep") from None
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return what a TOML file holds.
+
+    Raises:
+        ValueError: It is no TOML, or its values are nested hundreds deep.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("its values are nested too deep") from None
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with open(path, "rb") as file:
@@ -97,6 +149,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"{target}: can't be written ({error.strerror})") from error
     os.close(handle)
     temporary = Path(name)
+    tell_temporary(temporary)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
@@ -123,32 +176,6 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
 def json_text(value: object) -> str:
     """Return ``value`` as JSON that every reader takes: NaN and infinities become null."""
     return json.dumps(_finite(value), indent=2, allow_nan=False)
-
-
-def parse_json(text: str) -> Any:
-    """Return what a JSON text holds; ValueError where it is none.
-
-    That is also said of one nested deeper than Python's stack, and of half a surrogate pair, which
-    no output would take.
-    """
-    try:
-        value = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
-    if _SURROGATE.search(text):
-        json.dumps(value, ensure_ascii=False).encode()
-    return value
-
-
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-def parse_toml(text: str) -> dict[str, Any]:
-    """Return what a TOML text holds; ValueError where it is none, or nested too deep."""
-    try:
-        return tomllib.loads(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
 
 
 def _finite(value: Any) -> Any:

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxgraft.errors import ModelError
-from onnxgraft.files import existing_file, parse_json, release_pages, sha256
+from onnxgraft.files import existing_file, release_pages, sha256
 from onnxgraft.onnx_file import check, read_model, reference_to, save_model, split_weights
 from onnxgraft.runtime import Array, TensorSpec
 
@@ -100,10 +100,10 @@ class Model:
         if names is None:
             names = {
                 tensor: Origin(name, tuple(perm) if perm else None)
-                for tensor, (name, perm) in parse_json(stored.get(NAMES_KEY, "{}")).items()
+                for tensor, (name, perm) in json.loads(stored.get(NAMES_KEY, "{}")).items()
             }
             if SOURCE_KEY in stored:
-                source = Source(**parse_json(stored[SOURCE_KEY]))
+                source = Source(**json.loads(stored[SOURCE_KEY]))
         metadata = {
             key: value
             for key, value in stored.items()
@@ -137,7 +137,7 @@ class Model:
         source = Source(str(path), "onnx", sha256(file))
         try:
             model = cls.from_onnx(proto, source, weights=weights)
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(f"{file}: its onnxgraft metadata is damaged ({error})") from error
         model.file = str(path)
         return model

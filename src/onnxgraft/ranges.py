@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from onnxgraft.arrays import read_arrays
 from onnxgraft.binning import BINS, count_bins
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import atomic, existing_file, parse_json, parse_toml, sha256, write_json
+from onnxgraft.files import atomic, existing_file, read_json, read_toml, sha256, write_json
+from onnxgraft.limits import DOCUMENT_BYTES, SETTINGS_BYTES
 from onnxgraft.runtime import Array
 
 __all__ = [
@@ -298,9 +299,9 @@ class Ranges:
         Raises:
             InputError: The file is no ranges file, or a range in it is impossible.
         """
-        file = existing_file(path, "the ranges file")
+        file = existing_file(path, "the ranges file", DOCUMENT_BYTES)
         try:
-            document = parse_json(file.read_text())
+            document = read_json(file)
             if document.pop("format") != FORMAT:
                 raise ValueError("an unknown format")
             stored = document.pop("data_sha256", None)
@@ -331,7 +332,7 @@ class Ranges:
 
     def _load_histograms(self, file: Path) -> None:
         try:
-            stored = read_arrays(file)
+            stored = read_arrays(file, f"{file}:")
             groups = {
                 group: unpack({
                     key.removeprefix(f"{group}_"): array
@@ -391,9 +392,9 @@ def read_overrides(path: str | os.PathLike[str]) -> dict[str, tuple[float, float
     Raises:
         InputError: It is no such file.
     """
-    file = existing_file(path, "the file of ranges")
+    file = existing_file(path, "the file of ranges", SETTINGS_BYTES)
     try:
-        document = parse_toml(file.read_text())
+        document = read_toml(file)
     except ValueError as error:
         raise InputError(f"{file}: not a TOML file ({error})") from error
     found = {}

@@ -18,10 +18,12 @@ from typing import IO, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
+from onnxgraft.archives import check_archive
 from onnxgraft.arrays import read_array_header
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, release_pages
 from onnxgraft.image_header import Form, stored_form
+from onnxgraft.limits import AXES, IMAGE_BYTES, IMAGE_PIXELS, UNPACKED_BYTES
 from onnxgraft.runtime import Array, TensorSpec
 
 __all__ = [
@@ -32,8 +34,8 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".t
 # A label image stands beside its photograph under the same stem, without loss.
 LABEL_SUFFIX = ".png"
 LABELS_KEY = "labels"
-# Pixel areas beyond this are refused before they are decoded (8 bytes a pixel would be 2 GB).
-MAX_PIXELS = 1 << 28
+# Of an image file, so much is looked at for its size.
+_HEADER = 1 << 20
 
 
 class Preprocess(BaseModel):
@@ -158,10 +160,16 @@ def read_image(path: Path, *, gray: bool = False) -> Array:
     """
     import cv2
 
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS.most))
     flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
     try:
+        if not path.is_file():
+            raise InputError(f"{path}: is no file")
+        IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
         data = np.fromfile(path, np.uint8)
+        form = stored_form(data[:_HEADER].tobytes())
+        if form is not None:
+            IMAGE_PIXELS.check(form.width * form.height, f"{path}: the image")
         # imdecode asserts on an empty buffer, and returns None for what it can't read.
         pixels = cv2.imdecode(data, flag) if data.size else None
     except (OSError, cv2.error) as error:
@@ -240,6 +248,7 @@ class Samples:
             return digest.hexdigest(), None
         path = self.files[index][0]
         try:
+            IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
             data = path.read_bytes()
         except OSError as error:
             raise InputError(f"{path}: the image can't be read ({error.strerror})") from error
@@ -414,6 +423,9 @@ def _read_npz(
             if handle.read(6) == np.lib.format.MAGIC_PREFIX:
                 raise ValueError("it is a single array, a .npy")
         with zipfile.ZipFile(file) as archive:
+            check_archive(archive, file, growth=False)
+            packed = [e for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]
+            UNPACKED_BYTES.check(sum(e.file_size for e in packed), f"{file}: the .npz")
             stored = {
                 entry.filename.removesuffix(".npy"): _member(file, archive, entry)
                 for entry in archive.infolist()
@@ -476,6 +488,8 @@ def _mapped(handle: IO[bytes], size: int) -> Array:
     """Return the ``.npy`` of ``size`` bytes that begins where ``handle`` stands, mapped."""
     shape, fortran, dtype = read_array_header(handle, size)
     offset = handle.tell()
+    if len(shape) > AXES.most:
+        raise ValueError(f"an array of the shape {shape}")
     if 0 in shape:
         return np.zeros(shape, dtype)
     order: Literal["F", "C"] = "F" if fortran else "C"

@@ -38,12 +38,12 @@ def fuzz(reader: str, seconds: int, crashes: Path) -> str:
                     sys.executable, "-m", "tests.fuzz.run", reader, "--seconds", str(left),
                     "--seed", str(number), "--crashes", crashes, "--found", found,
                 ],
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
             )  # fmt: skip
-            tried += _statistic(done.stderr, "number_of_executed_units")
-            peak = max(peak, _statistic(done.stderr, "peak_rss_mb"))
+            tried += _statistic(done.stdout, "number_of_executed_units")
+            peak = max(peak, _statistic(done.stdout, "peak_rss_mb"))
             if done.returncode:
-                print(done.stderr[-4000:], file=sys.stderr)
+                print(done.stdout[-4000:], file=sys.stderr)
     spent = time.monotonic() - begin
     broken = len(set(crashes.glob("*")) - before)
     return f"| {reader} | {tried:,} | {spent:.0f} | {broken} | {peak} | {today()} |"

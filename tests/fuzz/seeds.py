@@ -127,6 +127,7 @@ def _onnx(text: str, weights: Mapping[str, Any], external: bool = False) -> byte
         tensor.data_location = onnx.TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value="net.onnx")
         tensor.external_data.add(key="offset", value="0")
+        tensor.external_data.add(key="length", value="8")
     onnx.helper.set_model_props(
         proto,
         {

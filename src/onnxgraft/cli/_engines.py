@@ -24,6 +24,7 @@ from onnxgraft.cli._options import (
 )
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_place, existing_file
+from onnxgraft.limits import CACHE_BYTES
 
 __all__ = ["bench", "build", "bundle", "infer"]
 
@@ -285,4 +286,6 @@ def _bytes(mebibytes: int | None) -> int | None:
 
 
 def _read(file: Path | None) -> bytes | None:
-    return None if file is None else existing_file(file, "the calibration cache").read_bytes()
+    if file is None:
+        return None
+    return existing_file(file, "the calibration cache", CACHE_BYTES).read_bytes()

@@ -22,7 +22,8 @@ import numpy as np
 
 from onnxgraft.compare import Difference
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import existing_file, parse_json, write_json
+from onnxgraft.files import existing_file, read_json, write_json
+from onnxgraft.limits import DOCUMENT_BYTES
 from onnxgraft.progress import track
 from onnxgraft.quantize import Placement, Prepared, fingerprint, quantize
 from onnxgraft.quantize._improve import spread
@@ -392,7 +393,7 @@ class _Memory:
         self._verdicts: dict[str, float] = {}
         if resume and self.path is not None and self.path.is_file():
             try:
-                stored = parse_json(self.path.read_text())
+                stored = read_json(existing_file(self.path, "the search", DOCUMENT_BYTES))
                 if stored["format"] != _FORMAT:
                     raise ValueError("an unknown format")
                 if stored["identity"] != identity:

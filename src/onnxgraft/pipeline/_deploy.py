@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from onnxgraft import convert, engine, quantize, surgery
+from onnxgraft import convert, engine, files, quantize, surgery
 from onnxgraft.compare import FLOAT_TOLERANCE, Difference
 from onnxgraft.errors import InputError
 from onnxgraft.model import Model
@@ -68,6 +68,7 @@ def deploy(
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise InputError(f"{target}: can't be written ({error.strerror})") from error
+    files.tell_temporary(work)
     try:
         with ExitStack() as stack:
             report = _Deployment(recipe, target, work, stack, keep_going, workers).run()

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from onnxgraft.convert import IoLayout, Opening
 from onnxgraft.engine import Target
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, parse_toml
+from onnxgraft.files import existing_file, read_toml
+from onnxgraft.limits import SETTINGS_BYTES
 from onnxgraft.pipeline._postprocess import Postprocess
 from onnxgraft.quantize import Method
 from onnxgraft.samples import Preprocess
@@ -126,7 +127,7 @@ def read_recipe(path: str | os.PathLike[str], *, images: int | None = None) -> R
     Raises:
         InputError: It is not TOML, or a field is unknown, missing or wrong.
     """
-    file = existing_file(path, "the recipe")
+    file = existing_file(path, "the recipe", SETTINGS_BYTES)
     document = _toml(file)
     try:
         recipe = Recipe.model_validate(document)
@@ -184,7 +185,7 @@ def read_preprocess(path: str | os.PathLike[str]) -> Preprocess:
     Raises:
         InputError: It is not TOML, or a field is unknown or wrong.
     """
-    file = existing_file(path, "the preprocessing recipe")
+    file = existing_file(path, "the preprocessing recipe", SETTINGS_BYTES)
     document = _toml(file)
     try:
         return Preprocess.model_validate(document.get("preprocess", document))
@@ -198,7 +199,7 @@ def read_tables(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
     Raises:
         InputError: It is not TOML, or a field is unknown or wrong.
     """
-    file = existing_file(path, "the recipe")
+    file = existing_file(path, "the recipe", SETTINGS_BYTES)
     document = _toml(file)
     try:
         plain = not {"preprocess", "postprocess"} & set(document)
@@ -212,7 +213,7 @@ def read_tables(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
 
 def _toml(file: Path) -> dict[str, object]:
     try:
-        return parse_toml(file.read_text())
+        return read_toml(file)
     except ValueError as error:
         raise InputError(f"{file}: not a TOML file ({error})") from error
 
