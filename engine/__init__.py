@@ -11,7 +11,6 @@ import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -21,13 +20,13 @@ from onnxgraft.engine._options import BuildOptions, Layer
 from onnxgraft.engine._unknown import target_of
 from onnxgraft.engine.passport import (
     Passport,
+    passport_json,
     passport_path,
     read_passport,
     record,
-    write_passport,
 )
 from onnxgraft.errors import InputError, NotSupportedError, nearest
-from onnxgraft.files import existing_file, sha256
+from onnxgraft.files import existing_file, sha256, together, write_json
 from onnxgraft.model import Model, Source
 from onnxgraft.runtime import Engine, TensorSpec
 
@@ -117,23 +116,24 @@ def build(
         graph = to_half(model)
     elif target == "tensorrt" and options.floats == "bf16":
         raise NotSupportedError("BF16 graphs for TensorRT can't be written yet; fp16 can")
-    built = backend.build(graph, Path(path), options)
-    passport = Passport(
-        target=target,
-        precision=actual,
-        engine=sha256(path),
-        source=model.source,
-        inputs=inputs,
-        outputs=model.outputs,
-        versions=built.versions,
-        graph=graph_hash(model),
-        floats=options.floats,
-        flags=built.flags,
-        machine=built.machine,
-        hashes=dict(evidence.hashes) if evidence else {},
-        recipe=dict(evidence.recipe) if evidence else {},
-    )
-    write_passport(path, passport)
+    with together(path, passport_path(path)) as (made, beside):
+        built = backend.build(graph, made, options)
+        passport = Passport(
+            target=target,
+            precision=actual,
+            engine=sha256(made),
+            source=model.source,
+            inputs=inputs,
+            outputs=model.outputs,
+            versions=built.versions,
+            graph=graph_hash(model),
+            floats=options.floats,
+            flags=built.flags,
+            machine=built.machine,
+            hashes=dict(evidence.hashes) if evidence else {},
+            recipe=dict(evidence.recipe) if evidence else {},
+        )
+        write_json(beside, passport_json(passport))
     return passport
 
 

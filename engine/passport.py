@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, read_json, write_json
+from onnxgraft.files import claimed, existing_file, read_json, write_json
 from onnxgraft.limits import PASSPORT_BYTES
 from onnxgraft.model import Source
 from onnxgraft.runtime import TensorSpec
 
-__all__ = ["Passport", "passport_path", "read_passport", "record", "refuse", "write_passport"]
+__all__ = ["Passport", "passport_json", "passport_path", "read_passport", "record", "refuse"]
 
 FORMAT = "onnxgraft.passport/1"
 
@@ -69,9 +69,9 @@ def passport_path(engine: str | os.PathLike[str]) -> Path:
     return Path(f"{os.fspath(engine)}.json")
 
 
-def write_passport(engine: str | os.PathLike[str], passport: Passport) -> None:
-    """Write ``passport`` beside its engine."""
-    write_json(passport_path(engine), {"format": FORMAT, **asdict(passport)})
+def passport_json(passport: Passport) -> dict[str, Any]:
+    """Return what is written beside an engine."""
+    return {"format": FORMAT, **asdict(passport)}
 
 
 def record(
@@ -81,12 +81,13 @@ def record(
     latency: list[dict[str, Any]] | None = None,
 ) -> Passport:
     """Write what was measured of an engine into its passport, and return it."""
-    passport = read_passport(engine)
-    if accuracy is not None:
-        passport = replace(passport, accuracy=dict(accuracy))
-    if latency is not None:
-        passport = replace(passport, latency=latency)
-    write_passport(engine, passport)
+    with claimed(engine):
+        passport = read_passport(engine)
+        if accuracy is not None:
+            passport = replace(passport, accuracy=dict(accuracy))
+        if latency is not None:
+            passport = replace(passport, latency=latency)
+        write_json(passport_path(engine), passport_json(passport))
     return passport
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, read_json, sha256, write_bytes, write_json
+from onnxgraft.files import existing_file, read_json, sha256, together, write_bytes, write_json
 from onnxgraft.limits import CACHE_BYTES, PASSPORT_BYTES
 from onnxgraft.model import Model
 from onnxgraft.quantize._calibrate import fingerprint
@@ -189,11 +189,11 @@ def write_cache(
     scales = {name: tensorrt_scale(value) for name, value in ranges.tensors.items()}
     added = parser_tensors(model)
     scales |= {name: scales[source] for name, source in (added or {}).items() if source in scales}
-    write_bytes(path, cache_text(scales, version).encode())
-    write_json(
-        f"{os.fspath(path)}.json",
-        {"model": ranges.model, "cache_sha256": sha256(path), "data_sha256": ranges.fingerprint},
-    )
+    text = cache_text(scales, version).encode()
+    with together(path, f"{os.fspath(path)}.json") as (cache, beside):
+        write_bytes(cache, text)
+        about = {"model": ranges.model, "cache_sha256": sha256(cache)}
+        write_json(beside, {**about, "data_sha256": ranges.fingerprint})
     if added is None:
         told = "tensorrt is not installed here, or does not take the graph, so tensors that its "
         return [told + "parser adds have no line; the layers that they feed may stay in float"]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxgraft.arrays import read_arrays
 from onnxgraft.binning import BINS, count_bins
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import atomic, existing_file, read_json, read_toml, sha256, write_json
+from onnxgraft.files import existing_file, read_json, read_toml, sha256, together, write_json
 from onnxgraft.limits import DOCUMENT_BYTES, SETTINGS_BYTES
 from onnxgraft.runtime import Array
 
@@ -262,14 +262,16 @@ class Ranges:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the ranges as JSON, and the histograms beside it, ``.histograms.npz`` appended."""
         target = Path(path)
-        stored = None
-        if self.histograms:
+        if not self.histograms:
+            write_json(target, self._document(None))
+            return
+        with together(target, _beside(target)) as (document, beside):
             groups = {
                 "whole": self.histograms,
                 "early": self.early,
                 "channel": flat(self.channel_histograms),
             }
-            with atomic(_beside(target)) as temporary, open(temporary, "wb") as file:
+            with open(beside, "wb") as file:
                 np.savez_compressed(
                     file,
                     allow_pickle=False,
@@ -279,18 +281,19 @@ class Ranges:
                         for key, array in pack(histograms).items()
                     },
                 )
-            stored = sha256(_beside(target))
-        document = {
+            write_json(document, self._document(sha256(beside)))
+
+    def _document(self, histograms_sha256: str | None) -> dict[str, Any]:
+        return {
             "format": FORMAT,
             **{name: getattr(self, name) for name in _PLAIN},
             "data_sha256": self.fingerprint,
-            "histograms_sha256": stored,
+            "histograms_sha256": histograms_sha256,
             "tensors": {name: asdict(value) for name, value in self.tensors.items()},
             "channels": {
                 name: [asdict(value) for value in values] for name, values in self.channels.items()
             },
         }
-        write_json(target, document)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, histograms: bool = False) -> Self:

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError, printable
-from onnxgraft.files import json_text
+from onnxgraft.files import json_text, places
 
 __all__ = ["Json", "Outcome", "app", "main", "say", "subcommand"]
 
@@ -84,7 +84,8 @@ def subcommand(function: Callable[P, Outcome]) -> Callable[P, None]:
         limits = {option: kwargs.pop(option, None) for option in _LIMITS}
         try:
             status = _guard(name, limits, kwargs)
-            outcome = function(*args, **kwargs) if status is None else None
+            with places():
+                outcome = function(*args, **kwargs) if status is None else None
         except OnnxgraftError as error:
             print(f"onnxgraft {name}: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_status) from error

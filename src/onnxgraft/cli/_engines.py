@@ -23,7 +23,7 @@ from onnxgraft.cli._options import (
     numbers,
 )
 from onnxgraft.errors import InputError
-from onnxgraft.files import check_place, existing_file
+from onnxgraft.files import check_folder, check_place, existing_file
 from onnxgraft.limits import CACHE_BYTES
 
 __all__ = ["bench", "build", "bundle", "infer"]
@@ -238,6 +238,8 @@ def infer(
 
     if out is not None and out.suffix == ".npz":
         check_place(out)
+    elif out is not None:
+        check_folder(out)
     before, after = (None, None) if preprocess is None else pipeline.read_tables(preprocess)
     answers = pipeline.infer(engine, images, before, out, postprocess=after, trust=trust)
 
