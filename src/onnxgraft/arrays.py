@@ -6,7 +6,9 @@ Nothing is unpickled, and no more memory is taken than the file has bytes.
 from __future__ import annotations
 
 import io
+import sys
 import tokenize
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -42,7 +44,9 @@ def read_array_header(handle: IO[bytes], size: int) -> tuple[tuple[int, ...], bo
     if read is None:
         raise ValueError(f"an array of format {version}")
     try:
-        shape, fortran, dtype = read(handle)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, of files that Python 2 wrote
+            shape, fortran, dtype = read(handle)
     except (
         LookupError, MemoryError, OverflowError, RecursionError, SyntaxError, TypeError,
         tokenize.TokenError,
@@ -90,4 +94,9 @@ def _array(data: bytes) -> NDArray[Any]:
     shape, fortran, dtype = read_array_header(handle, len(data))
     count = int(np.prod(shape, dtype=np.int64))
     flat = np.frombuffer(data, dtype, count, handle.tell()) if count else np.empty(0, dtype)
+    if dtype.kind == "U":
+        # numpy would make strings of anything; Python ends at some numbers with a SystemError.
+        codes = np.frombuffer(flat.tobytes(), np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+        if ((codes > sys.maxunicode) | (codes >> 11 == 0xD800 >> 11)).any():
+            raise ValueError("a string in it is none")
     return flat.reshape(shape, order="F" if fortran else "C")

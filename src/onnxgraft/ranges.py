@@ -344,7 +344,7 @@ class Ranges:
                 })
                 for group in ("whole", "early", "channel")
             }
-        except (ValueError, LookupError, TypeError) as error:
+        except (LookupError, MemoryError, OSError, TypeError, ValueError) as error:
             raise InputError(
                 f"{file}: not the histograms that onnxgraft calibrate wrote ({error})"
             ) from error
