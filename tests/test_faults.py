@@ -76,8 +76,8 @@ def test_a_full_disk_is_told_and_leaves_what_was_there() -> None:
         "        told = (place.folder / f'{name}.log').read_text()\n"
         "        after = sorted((p.name, p.stat().st_size) for p in out.rglob('*'))\n"
         "        assert status == 2, (name, status, told)\n"
-        "        assert 'File too large' in told and 'internal error' not in told, (name, told)\n"
-        "        after = [entry for entry in after if not entry[0].endswith('.partial')]\n"
+        "        assert \"can't be written\" in told and 'internal error' not in told, (name, told)\n"
+        "        after = [entry for entry in after if not entry[0].endswith(('.partial', '.search'))]\n"
         "        assert after == before, (name, before, after)\n"
     )
     done = subprocess.run(
@@ -235,12 +235,13 @@ def test_a_validation_that_loses_a_worker_says_so(inputs: Path, many: Path, tmp_
 
 def test_a_benchmark_that_loses_an_engine_says_so(inputs: Path) -> None:
     process = begin(
-        "bench", inputs / "ma.onnx", inputs / "mb.onnx", "--batch", "1", "--rounds", "5000"
+        "bench", inputs / "ma.onnx", inputs / "mb.onnx", "--batch", "1", "--rounds", "3000"
     )
     kill_one(process, "_bench_worker", 2)
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 2, told
-    assert re.search(r"m[ab]\.onnx can't be timed: its process ended", told)
+    printed, told = process.communicate(timeout=300)
+    # While it was loading the other one is timed, with a note; later there is no table.
+    assert process.returncode in (0, 2), told
+    assert re.search(r"m[ab]\.onnx can't be timed: its process ended", printed + told)
 
 
 # Two at once -------------------------------------------------------------------------------------
@@ -284,4 +285,5 @@ def test_a_build_waits_for_another_one_s_timings(inputs: Path, tmp_path: Path) -
         with pytest.raises(subprocess.TimeoutExpired):
             run.wait(15)
         assert not (tmp_path / "a.engine").exists()
-    assert run.wait(300) == 0
+    _, told = run.communicate(timeout=300)
+    assert run.returncode == 0, told

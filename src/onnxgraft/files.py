@@ -34,6 +34,7 @@ __all__ = [
     "read_json",
     "read_toml",
     "release_pages",
+    "remove_left",
     "sha256",
     "tell_temporary",
     "together",
@@ -332,6 +333,7 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
     lock = target.parent / f".{target.name}.lock"
     busy = f"{target}: another onnxgraft is writing it; wait until it is done, or write elsewhere"
     with locked(lock, busy=busy):
+        tell_temporary(lock)
         for folder in (target.parent, target):
             if os.path.lexists(folder / _JOURNAL):
                 with locked(folder / _JOURNAL) as handle:
@@ -340,21 +342,31 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
 
 
+def remove_left(path: Path) -> None:
+    """Remove a temporary file, folder or lock of a process that died."""
+    if path.name.endswith(".lock"):
+        with contextlib.suppress(InputError), locked(path, busy="another process has it"):
+            return
+    if path.name in dict(_journal(path.parent)):
+        return  # it is on its way into place, and its companions are there; the next run ends it
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def _sweep(target: Path) -> None:
     """Remove the temporary files and folders of a target that no process writes any more."""
     name = re.escape(target.name)
-    beside = re.compile(rf"\.{name}(\.json|\.data|\.histograms\.npz)?\.[^.]*{_TEMPORARY}")
+    beside = re.compile(rf"\.{name}(\.json|\.data|\.histograms\.npz|\.search)?\.[^.]*{_TEMPORARY}")
     for folder, wanted in ((target.parent, beside), (target, re.compile(rf"\..*{_TEMPORARY}"))):
         if not os.path.isdir(folder):
             continue
         for entry in os.scandir(folder):
             if not wanted.fullmatch(entry.name) or Path(entry.path) in _writing:
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
+            remove_left(Path(entry.path))
 
 
 # Of the command that runs: what it claims is given back when it ends.

@@ -21,6 +21,7 @@ from onnxgraft.files import (
     claimed,
     existing_file,
     places,
+    remove_left,
     together,
 )
 from onnxgraft.locks import locked
@@ -108,7 +109,7 @@ def test_a_lock_is_not_in_its_own_way(tmp_path: Path) -> None:
 
 
 def test_a_claim_removes_the_temporary_files_of_killed_runs_and_no_others(tmp_path: Path) -> None:
-    mine = [".a.onnx.x1_b.onnxgraft-tmp", ".a.onnx.json.abc.onnxgraft-tmp"]
+    mine = [".a.onnx.x1_b.onnxgraft-tmp", ".a.onnx.search.abc.onnxgraft-tmp"]
     foreign = ["a.onnx", ".a.onnx.settings", ".b.onnx.abc.onnxgraft-tmp", "a.onnx.abc"]
     for name in [*mine, *foreign]:
         (tmp_path / name).write_text("x")
@@ -167,6 +168,17 @@ def test_files_that_are_half_in_place_are_refused_until_a_run_finishes_that(tmp_
         existing_file(targets[0], "the file")
     with claimed(targets[0]):
         assert [target.read_text() for target in targets] == ["new", "new"]
+    assert sorted(os.listdir(tmp_path)) == ["0.txt", "1.txt"]
+
+
+def test_what_is_on_its_way_into_place_is_not_removed_with_the_rest(tmp_path: Path) -> None:
+    moves(tmp_path, True, False)
+    (tmp_path / ".2.txt.x.onnxgraft-tmp").write_text("torn")
+    for path in list(tmp_path.iterdir()):
+        if path.name.endswith("-tmp"):
+            remove_left(path)
+    with claimed(tmp_path / "0.txt"):
+        assert (tmp_path / "1.txt").read_text() == "new"
     assert sorted(os.listdir(tmp_path)) == ["0.txt", "1.txt"]
 
 

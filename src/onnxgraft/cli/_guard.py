@@ -25,7 +25,7 @@ from pathlib import Path
 
 from onnxgraft.cli._sandbox import enter_sandbox
 from onnxgraft.errors import InputError
-from onnxgraft.files import watchers
+from onnxgraft.files import remove_left, watchers
 
 __all__ = ["Allowance", "Killed", "byte_size", "guarded"]
 
@@ -196,12 +196,7 @@ class _Watch:
     def clean(self) -> None:
         """Remove what the process was writing when it died."""
         for name in filter(None, self._told.split(b"\0")):
-            path = Path(os.fsdecode(name))
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            remove_left(Path(os.fsdecode(name)))
 
     def _listen(self) -> None:
         with contextlib.suppress(BlockingIOError):
