@@ -76,7 +76,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there() -> None:
         "        told = (place.folder / f'{name}.log').read_text()\n"
         "        after = sorted((p.name, p.stat().st_size) for p in out.rglob('*'))\n"
         "        assert status == 2, (name, status, told)\n"
-        "        assert \"can't be written\" in told, (name, told)\n"
+        '        assert "can\'t be written" in told, (name, told)\n'
         "        kept = ('.partial', '.search')\n"
         "        after = [entry for entry in after if not entry[0].endswith(kept)]\n"
         "        assert after == before, (name, before, after)\n"
