@@ -11,12 +11,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
+
+from onnxgraft.convert._forbidden import check_constants, check_operators, check_restore, is_message
 from onnxgraft.convert._graphdef import Cut, FrozenGraph, Public, prepare
 from onnxgraft.convert._keras2 import freeze_keras2
 from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._tensorflow import reason_of, tensorflow
 from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, sha256
+from onnxgraft.limits import BUFFER_BYTES
 from onnxgraft.model import Source
 from onnxgraft.optional import optional
 
@@ -40,6 +44,7 @@ def read_saved_model(
         ModelError: The SavedModel is damaged, has custom operators, or no signature.
         InputError: There is no such signature.
     """
+    _check_saved_model(Path(path))
     tf = tensorflow()
     with quiet():
         try:
@@ -73,6 +78,34 @@ def read_saved_model(
         note = f"the signature {name} was taken; there are also {others} (--signature)"
         frozen = FrozenGraph(**{**vars(frozen), "notes": (note, *frozen.notes)})
     return frozen
+
+
+def _check_saved_model(folder: Path) -> None:
+    """Raise ModelError if a SavedModel would do more than compute, or leads out of its folder."""
+    inside = folder.resolve()
+    for file in folder.rglob("*"):
+        if file.is_symlink() and not file.resolve().is_relative_to(inside):
+            raise ModelError(f"{file}: is a link out of the SavedModel; copy the file into it")
+    file = folder / "saved_model.pb"
+    if not file.is_file():
+        raise ModelError(f"{folder}: the SavedModel is text (saved_model.pbtxt); save it as binary")
+    data = existing_file(file, "the SavedModel", BUFFER_BYTES).read_bytes()
+    if not is_message(data, "SavedModel", f"{file}:"):
+        raise ModelError(f"{file}: TensorFlow can't load the SavedModel: it is cut short")
+    tensorflow()
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    saved = SavedModel()
+    try:
+        saved.ParseFromString(data)
+    except DecodeError as error:
+        raise ModelError(f"{file}: TensorFlow can't load the SavedModel: {error}") from error
+    for meta_graph in saved.meta_graphs:
+        check_constants(str(file), meta_graph.graph_def)
+        check_operators(str(file), meta_graph.graph_def)
+        if meta_graph.HasField("saver_def"):
+            restore = meta_graph.saver_def.restore_op_name
+            check_restore(str(file), meta_graph.graph_def, restore)
 
 
 def read_keras(
