@@ -85,7 +85,9 @@ def _check_meta(file: Path) -> None:
             raise DecodeError("it is cut short, or another kind of file")
         definition.ParseFromString(data)
     except DecodeError as error:
-        raise ModelError(f"{file}: the checkpoint can't be restored: {error}") from error
+        raise ModelError(
+            f"{file.with_suffix('')}: the checkpoint can't be restored: {error}"
+        ) from error
     graph = definition.graph_def
     check_constants(str(file), graph)
     reads = [f"{node.name}/Read/ReadVariableOp" for node in graph.node if node.op == "VarHandleOp"]

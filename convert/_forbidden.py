@@ -11,10 +11,23 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from onnxgraft.errors import ModelError
-from onnxgraft.limits import AXES, CONSTANT_BYTES, TENSOR_VALUES
+from onnxgraft.limits import (
+    AXES,
+    CONSTANT_BYTES,
+    TENSOR_VALUES,
+    TEXT_GRAPH_BYTES,
+    TEXT_GRAPH_MESSAGES,
+)
 from onnxgraft.wire import WireError, survey
 
-__all__ = ["check_constants", "check_operators", "check_restore", "check_text", "is_message"]
+__all__ = [
+    "check_constants",
+    "check_operators",
+    "check_restore",
+    "check_text",
+    "check_text_size",
+    "is_message",
+]
 
 # By what they would do.
 _FORBIDDEN = {
@@ -24,9 +37,9 @@ _FORBIDDEN = {
         "reads or writes files": (
             "ReadFile", "WriteFile", "MatchingFiles", "FileSystem.*", "DumpTensor",
             "(Identity|LMDB|FixedLengthRecord|TFRecord|TextLine|WholeFile)Reader(V2)?", "Reader.*",
-            ".*(TextLine|TFRecord|FixedLengthRecord|CSV|Sql|LMDB|MatchingFiles|Cache|Load|Save)"
-            "Dataset(V[0-9])?", ".*Snapshot.*", "DatasetFromGraph", "DatasetToTFRecord",
-            "ExperimentalDatasetToTFRecord", "InitializeTableFromTextFile(V2)?",
+            ".*(TextLine|TFRecord|FixedLengthRecord|CSV|Sql|LMDB)Dataset(V[0-9])?",
+            ".*(MatchingFiles|Cache|Load|Save)Dataset(V[0-9])?", ".*Snapshot.*", "DatasetFromGraph",
+            "(Experimental)?DatasetToTFRecord", "InitializeTableFromTextFile(V2)?",
             "LoadAndRemapMatrix", "GenerateVocabRemapping", "SummaryWriter",
             "CreateSummary(File|Db)Writer", "Write.*Summary", "ImportEvent",
             "Debug(Identity|NanCount|NumericSummary)(V[0-9])?", "Print(V2)?",
@@ -110,6 +123,12 @@ def is_message(data: bytes, root: str, where: str) -> bool:
     except WireError:
         return False
     return True
+
+
+def check_text_size(data: bytes, where: str) -> None:
+    """Raise InputError if protobuf's text format would take too long, or too much memory."""
+    TEXT_GRAPH_BYTES.check(len(data), where)
+    TEXT_GRAPH_MESSAGES.check(data.count(b"{") + data.count(b"<"), where)
 
 
 def check_text(path: str, data: bytes, prefix: bytes) -> None:

@@ -22,7 +22,12 @@ from onnxgraft.convert._cutting import (
     reachable,
     without_clashes,
 )
-from onnxgraft.convert._forbidden import check_constants, check_operators, is_message
+from onnxgraft.convert._forbidden import (
+    check_constants,
+    check_operators,
+    check_text_size,
+    is_message,
+)
 from onnxgraft.convert._leftovers import (
     PLACEHOLDER_OPS,
     bake,
@@ -35,7 +40,7 @@ from onnxgraft.convert._tensorflow import import_graph, reason_of, tensorflow
 from onnxgraft.convert._weights import take_weights
 from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, sha256
-from onnxgraft.limits import BUFFER_BYTES, TEXT_GRAPH_BYTES, TEXT_GRAPH_MESSAGES
+from onnxgraft.limits import BUFFER_BYTES
 from onnxgraft.model import Source
 from onnxgraft.runtime import Array, TensorSpec
 from onnxgraft.tensor_option import TensorOption, Value
@@ -139,8 +144,7 @@ def parse_graphdef(path: str | os.PathLike[str]) -> Any:
     except DecodeError:
         graph.Clear()
     if not graph.node:  # a text can pass for a message of unknown fields
-        TEXT_GRAPH_BYTES.check(len(data), f"{file}:")
-        TEXT_GRAPH_MESSAGES.check(data.count(b"{") + data.count(b"<"), f"{file}:")
+        check_text_size(data, f"{file}:")
         try:
             text_format.Parse(data.decode(), graph)
         except (UnicodeDecodeError, RecursionError, text_format.ParseError, DecodeError):
