@@ -238,7 +238,7 @@ def infer(
 
     if out is not None and out.suffix == ".npz":
         check_place(out)
-    elif out is not None:
+    elif out is not None and out.parent.is_dir():
         check_folder(out)
     before, after = (None, None) if preprocess is None else pipeline.read_tables(preprocess)
     answers = pipeline.infer(engine, images, before, out, postprocess=after, trust=trust)
