@@ -4,7 +4,11 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test check clean
+# What looks at the supply chain; an environment of its own, for it is no part of the product.
+TOOLS = .venv-tools
+AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
+
+.PHONY: demo test check audit sbom constraints clean
 
 demo: $(READY)
 	$(BIN)/python models/lenet5.py demo 2>$(VENV)/lenet5.log || (cat $(VENV)/lenet5.log; exit 1)
@@ -19,10 +23,34 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Asks the advisory service, so it needs the network.
+audit: $(TOOLS)/.ready
+	$(TOOLS)/bin/pip-audit --requirement constraints.txt --disable-pip --require-hashes
+
+# The software bill of materials of what is installed, as CycloneDX 1.6.
+sbom: $(READY) $(TOOLS)/.ready
+	mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --spec-version 1.6 \
+		--output-reproducible --output-file build/sbom.json $(BIN)/python
+
+# After new versions were installed and tested.
+constraints: $(TOOLS)/.ready
+	head -2 constraints.txt > build.lock
+	($(BIN)/pip freeze --exclude-editable; grep -o '^setuptools==[0-9.]*' constraints.txt) \
+		| $(TOOLS)/bin/uv pip compile --quiet --no-deps --no-annotate --no-header \
+		--generate-hashes --python-version 3.11 - >> build.lock
+	mv build.lock constraints.txt
+
+$(TOOLS)/.ready: Makefile
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet $(AUDIT)
+	touch $@
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+		$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build
+	rm -rf $(VENV) $(TOOLS) demo build
