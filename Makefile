@@ -36,9 +36,8 @@ sbom: $(READY) $(TOOLS)/.ready
 # After new versions were installed and tested.
 constraints: $(TOOLS)/.ready
 	head -2 constraints.txt > build.lock
-	($(BIN)/pip freeze --exclude-editable; grep -o '^setuptools==[0-9.]*' constraints.txt) \
-		| $(TOOLS)/bin/uv pip compile --quiet --no-deps --no-annotate --no-header \
-		--generate-hashes --python-version 3.11 - >> build.lock
+	$(BIN)/pip freeze --all --exclude pip --exclude-editable | $(TOOLS)/bin/uv pip compile --quiet \
+		--no-deps --no-annotate --no-header --generate-hashes --python-version 3.11 - >> build.lock
 	mv build.lock constraints.txt
 
 $(TOOLS)/.ready: Makefile
@@ -48,8 +47,9 @@ $(TOOLS)/.ready: Makefile
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-		$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	touch $@
 
 clean:
