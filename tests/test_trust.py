@@ -60,8 +60,8 @@ def test_a_hostile_model_is_refused_in_a_sentence(name: str, answers: dict[str, 
 
 def test_refusing_takes_little_memory_and_time(answers: dict[str, Any]) -> None:
     assert answers["peak"] < MOST_KILOBYTES
-    slow = {name: s for name, (_, s) in answers["answers"].items() if s > 2 * MOST_SECONDS}
-    assert not slow  # twice as much: other processes may run beside the tests
+    # Of processor time: other processes may run beside the tests.
+    assert not {name: s for name, (_, s) in answers["answers"].items() if s > MOST_SECONDS}
 
 
 def test_no_hostile_model_leads_to_another_file(answers: dict[str, Any]) -> None:
