@@ -184,7 +184,9 @@ def _harmless(node: Any) -> bool:
     """Tell whether a node that prints does it to the screen, as left-over debugging does."""
     if node.op == "Print":
         return True
-    stream = node.attr["output_stream"].s if node.op == "PrintV2" else b"file://"
+    if node.op != "PrintV2":
+        return False
+    stream = node.attr["output_stream"].s if "output_stream" in node.attr else b"stderr"
     return stream in (b"stderr", b"stdout", b"log(info)", b"log(warning)", b"log(error)")
 
 

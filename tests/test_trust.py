@@ -60,8 +60,8 @@ def test_a_hostile_model_is_refused_in_a_sentence(name: str, answers: dict[str, 
 
 def test_refusing_takes_little_memory_and_time(answers: dict[str, Any]) -> None:
     assert answers["peak"] < MOST_KILOBYTES
-    slow = {name: s for name, (_, s) in answers["answers"].items() if s > 2 * MOST_SECONDS}
-    assert not slow  # twice as much: other processes may run beside the tests
+    # Of processor time: other processes may run beside the tests.
+    assert not {name: s for name, (_, s) in answers["answers"].items() if s > MOST_SECONDS}
 
 
 def test_no_hostile_model_leads_to_another_file(answers: dict[str, Any]) -> None:
@@ -301,7 +301,7 @@ def test_no_library_opens_a_socket_to_another_machine(work: Path) -> None:
     trace = work / "trace"
     for command in (deployment(work), [sys.executable, "-c", code]):
         done = subprocess.run(
-            ["strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=socket,connect", "-o", trace, *command],
+            ["strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=socket", "-o", trace, *command],
             cwd=work, capture_output=True, text=True, timeout=900,
             env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         )  # fmt: skip
