@@ -4,7 +4,11 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test check clean
+# What looks at the supply chain; an environment of its own, for it is no part of the product.
+TOOLS = .venv-tools
+AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
+
+.PHONY: demo test check audit sbom constraints clean
 
 demo: $(READY)
 	$(BIN)/python models/lenet5.py demo 2>$(VENV)/lenet5.log || (cat $(VENV)/lenet5.log; exit 1)
@@ -19,10 +23,54 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+# Asks the advisory service, so it needs the network.
+audit: $(TOOLS)/.ready
+	$(TOOLS)/bin/pip-audit --requirement constraints.txt --disable-pip --require-hashes
+
+# The software bill of materials of what is installed, as CycloneDX 1.6.
+sbom: $(READY) $(TOOLS)/.ready
+	mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --spec-version 1.6 \
+		--output-reproducible --output-file build/sbom.json $(BIN)/python
+
+# After new versions were installed and tested.
+constraints: $(TOOLS)/.ready
+	head -2 constraints.txt > build.lock
+	$(BIN)/pip freeze --all --exclude pip --exclude-editable | $(TOOLS)/bin/uv pip compile --quiet \
+		--no-deps --no-annotate --no-header --generate-hashes --python-version 3.11 - >> build.lock
+	mv build.lock constraints.txt
+
+$(TOOLS)/.ready: Makefile
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet $(AUDIT)
 	touch $@
 
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
+	touch $@
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
+	touch $@
+
+# The long tests; each writes its figures into docs/security-figures.md.
+fuzz: $(READY)
+	PYTHONPATH=src $(BIN)/python -m tests.fuzz.long --seconds 600
+	PYTHONPATH=src $(BIN)/python -m tests.fuzz.mutants onnx 2000
+	PYTHONPATH=src $(BIN)/python -m tests.fuzz.mutants tensorflow 500
+	PYTHONPATH=src $(BIN)/python -m tests.faults --kills 200
+
+faults: $(READY)
+	PYTHONPATH=src $(BIN)/python -m tests.faults --kills 200
+
+load: $(READY)
+	PYTHONPATH=src $(BIN)/python -m benchmarks.load > benchmarks/load.md
+
 clean:
-	rm -rf $(VENV) demo build
+	rm -rf $(VENV) $(TOOLS) demo build

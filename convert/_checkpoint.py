@@ -9,11 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
+from onnxgraft.convert._forbidden import check_constants, check_restore, is_message
 from onnxgraft.convert._graphdef import QUEUES, Cut, FrozenGraph, loose_ends, prepare
 from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._tensorflow import reason_of, tensorflow
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import existing_file, sha256
+from onnxgraft.limits import BUFFER_BYTES
 from onnxgraft.model import Source
 from onnxgraft.tensor_option import TensorOption
 
@@ -37,7 +41,8 @@ def read_checkpoint(prefix: Path, cut: Cut) -> FrozenGraph:
         ModelError: A part is missing or damaged, or no output is to be found.
     """
     tf = tensorflow()
-    meta = existing_file(f"{prefix}.meta", "the checkpoint's graph")
+    meta = existing_file(f"{prefix}.meta", "the checkpoint's graph", BUFFER_BYTES)
+    _check_meta(meta)
     parts = sorted(prefix.parent.glob(f"{prefix.name}.data-*"))
     if not Path(f"{prefix}.index").is_file() or not parts:
         raise ModelError(
@@ -69,6 +74,25 @@ def read_checkpoint(prefix: Path, cut: Cut) -> FrozenGraph:
     source = Source(os.fspath(prefix), "tensorflow", digest.hexdigest())
     options = [TensorOption(tensor.name, None) for tensor in ends]
     return prepare(source, frozen, replace(cut, outputs=options))
+
+
+def _check_meta(file: Path) -> None:
+    """Raise ModelError if restoring the variables of a graph would do more than that."""
+    data = file.read_bytes()
+    definition = tensorflow().compat.v1.MetaGraphDef()
+    try:
+        if not is_message(data, "MetaGraph", f"{file}:"):
+            raise DecodeError("it is cut short, or another kind of file")
+        definition.ParseFromString(data)
+    except DecodeError as error:
+        raise ModelError(
+            f"{file.with_suffix('')}: the checkpoint can't be restored: {error}"
+        ) from error
+    graph = definition.graph_def
+    check_constants(str(file), graph)
+    reads = [f"{node.name}/Read/ReadVariableOp" for node in graph.node if node.op == "VarHandleOp"]
+    for operation in (definition.saver_def.restore_op_name, *reads):
+        check_restore(str(file), graph, operation)
 
 
 def _named(graph: Any, option: TensorOption) -> Any:

@@ -7,16 +7,29 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
+
+from onnxgraft.archives import check_archive
+from onnxgraft.convert._forbidden import (
+    check_constants,
+    check_operators,
+    check_restore,
+    check_text_size,
+    is_message,
+)
 from onnxgraft.convert._graphdef import Cut, FrozenGraph, Public, prepare
 from onnxgraft.convert._keras2 import freeze_keras2
 from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._tensorflow import reason_of, tensorflow
 from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, sha256
+from onnxgraft.limits import ARCHIVE_GROWTH, BUFFER_BYTES
 from onnxgraft.model import Source
 from onnxgraft.optional import optional
 
@@ -25,8 +38,21 @@ __all__ = ["freeze_keras", "read_keras", "read_saved_model"]
 DEFAULT_SIGNATURE = "serving_default"
 # A Keras configuration is text; more than this is none.
 _MOST_CONFIG = 1 << 26
-# The modules whose objects are Keras' own.
+# The modules whose objects are Keras' own, and those within whose classes do nothing but compute.
 _KERAS = frozenset({"keras", "tf_keras", "builtins", ""})
+_COMPUTING = frozenset({
+    "activations", "constraints", "dtype_policies", "engine", "initializers", "layers", "losses",
+    "metrics", "mixed_precision", "models", "ops", "optimizers", "quantizers", "random",
+    "regularizers", "backend", "legacy",
+})  # fmt: skip
+# Layers that run what the file brings: Python code, a pickle, another framework's program or
+# another SavedModel.
+_RUNNING = frozenset({"FlaxLayer", "JaxLayer", "Lambda", "TFSMLayer", "TorchModuleWrapper"})
+# What the weights' file may hold beside its own size (HDF5 need not store what is all one value).
+_FREE = 64 << 20
+_MOST_OBJECTS = 100_000
+# Tells HDF5 to load no filter from a library.
+_NO_PLUGINS = {"HDF5_PLUGIN_PRELOAD": "::"}
 
 
 def read_saved_model(
@@ -40,6 +66,7 @@ def read_saved_model(
         ModelError: The SavedModel is damaged, has custom operators, or no signature.
         InputError: There is no such signature.
     """
+    _check_saved_model(Path(path))
     tf = tensorflow()
     with quiet():
         try:
@@ -73,6 +100,38 @@ def read_saved_model(
         note = f"the signature {name} was taken; there are also {others} (--signature)"
         frozen = FrozenGraph(**{**vars(frozen), "notes": (note, *frozen.notes)})
     return frozen
+
+
+def _check_saved_model(folder: Path) -> None:
+    """Raise ModelError if a SavedModel would do more than compute, or leads out of its folder."""
+    inside = folder.resolve()
+    for file in folder.rglob("*"):
+        if file.is_symlink() and not file.resolve().is_relative_to(inside):
+            raise ModelError(f"{file}: is a link out of the SavedModel; copy the file into it")
+    binary = (folder / "saved_model.pb").is_file()
+    file = folder / ("saved_model.pb" if binary else "saved_model.pbtxt")
+    data = existing_file(file, "the SavedModel", BUFFER_BYTES).read_bytes()
+    if binary and not is_message(data, "SavedModel", f"{file}:"):
+        raise ModelError(f"{file}: TensorFlow can't load the SavedModel: it is cut short")
+    if not binary:
+        check_text_size(data, f"{file}:")
+    tensorflow()
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    saved = SavedModel()
+    try:
+        if binary:
+            saved.ParseFromString(data)
+        else:
+            text_format.Parse(data.decode(), saved)
+    except (DecodeError, RecursionError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise ModelError(f"{file}: TensorFlow can't load the SavedModel: {error}") from error
+    for meta_graph in saved.meta_graphs:
+        check_constants(str(file), meta_graph.graph_def)
+        check_operators(str(file), meta_graph.graph_def)
+        if not meta_graph.HasField("object_graph_def"):  # TensorFlow 1 runs its own restoring
+            restore = meta_graph.saver_def.restore_op_name
+            check_restore(str(file), meta_graph.graph_def, restore)
 
 
 def read_keras(
@@ -199,20 +258,32 @@ class _Configuration(NamedTuple):
 def _configuration(file: Path) -> _Configuration:
     """Return the configuration of a Keras file without loading anything of it."""
     try:
+        os.environ.update(_NO_PLUGINS)
+        import h5py
+
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
+                check_archive(archive, file)
+                for entry in archive.infolist():
+                    if entry.filename.endswith(".h5"):
+                        with archive.open(entry) as member, h5py.File(member, "r") as weights:
+                            _check_weights(weights, entry.file_size)
                 about = json.loads(_member(archive, "metadata.json"))
                 return _Configuration(
                     json.loads(_member(archive, "config.json")), str(about.get("keras_version"))
                 )
-        import h5py
-
         with h5py.File(file, "r") as archive:
+            _check_weights(archive, file.stat().st_size)
             config = archive.attrs.get("model_config")
             if config is None:
                 raise ValueError("it holds weights alone, and no architecture")
             return _Configuration(json.loads(config), str(archive.attrs.get("keras_version", "")))
-    except (AttributeError, KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+    except RecursionError as error:
+        raise ModelError(f"{file}: not a Keras model (its layers are nested too deep)") from error
+    except (
+        AttributeError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError,
+        zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         raise ModelError(f"{file}: not a Keras model ({error})") from error
 
 
@@ -222,15 +293,64 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(name)
 
 
+def _check_weights(archive: Any, size: int) -> None:
+    """Raise ValueError if an HDF5 file leads to other files, or says to hold far more than it does.
+
+    Args:
+        archive: The open file.
+        size: In bytes.
+    """
+    import h5py
+
+    total = count = 0
+    left = [archive]
+    while left:
+        group = left.pop()
+        for name in group:
+            count += 1
+            if count > _MOST_OBJECTS:
+                raise ValueError(f"it has more than {_MOST_OBJECTS:,} objects")
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise ValueError(f"{name!r} in it is a link to another file")
+            if isinstance(link, h5py.SoftLink):
+                raise ValueError(f"{name!r} in it is a link")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                left.append(item)
+            elif isinstance(item, h5py.Dataset):
+                if item.external or item.is_virtual:
+                    raise ValueError(f"the values of {name!r} are in another file")
+                total += item.size * item.dtype.itemsize if item.size else 0
+    if total > ARCHIVE_GROWTH.most * size + _FREE:
+        raise ValueError(
+            f"its weights are {total / size:.0f} times its own size, at most "
+            f"{ARCHIVE_GROWTH.most} times are read"
+        )
+
+
 def _refuse_code(file: Path, config: Any) -> None:
     """Raise InputError if loading the model would run code that the file brings or names."""
     for entry in _objects(config):
-        kind, module = entry.get("class_name"), entry.get("module")
-        name = (entry.get("config") or {}).get("name", "") if isinstance(entry, dict) else ""
-        if kind == "Lambda":
+        kind, module, own = entry.get("class_name"), entry.get("module"), entry.get("config")
+        name = own.get("name", "") if isinstance(own, dict) else ""
+        if kind in _RUNNING:
             raise InputError(
-                f"{file}: the Lambda layer {name!r} holds Python code that loading would run; "
-                "--trust allows it"
+                f"{file}: the {kind} layer {name!r} holds Python code or a program that loading "
+                "would run; --trust allows it"
+            )
+        if isinstance(own, dict) and isinstance(own.get("vocabulary"), str):
+            raise InputError(
+                f"{file}: {kind} {name!r} would read the file {own['vocabulary']!r}; --trust "
+                "allows it"
+            )
+        parts = [part for part in str(module or "").split(".") if part != "src"]
+        inner = parts[1:2] if parts[0] in ("keras", "tf_keras") else []
+        named = [kind, own if kind == "function" else entry.get("registered_name")]
+        if not set(inner) <= _COMPUTING or any("." in str(word or "") for word in named):
+            raise InputError(
+                f"{file}: {kind} {name!r} is {module}'s, which does more than compute; --trust "
+                "allows it"
             )
         if isinstance(module, str) and module.split(".")[0] not in _KERAS:
             raise InputError(

@@ -22,6 +22,12 @@ from onnxgraft.convert._cutting import (
     reachable,
     without_clashes,
 )
+from onnxgraft.convert._forbidden import (
+    check_constants,
+    check_operators,
+    check_text_size,
+    is_message,
+)
 from onnxgraft.convert._leftovers import (
     PLACEHOLDER_OPS,
     bake,
@@ -34,6 +40,7 @@ from onnxgraft.convert._tensorflow import import_graph, reason_of, tensorflow
 from onnxgraft.convert._weights import take_weights
 from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, sha256
+from onnxgraft.limits import BUFFER_BYTES
 from onnxgraft.model import Source
 from onnxgraft.runtime import Array, TensorSpec
 from onnxgraft.tensor_option import TensorOption, Value
@@ -126,18 +133,21 @@ def parse_graphdef(path: str | os.PathLike[str]) -> Any:
     Raises:
         ModelError: It is neither, or is cut short.
     """
-    file = existing_file(path, "the TensorFlow graph")
-    tf = tensorflow()
+    file = existing_file(path, "the TensorFlow graph", BUFFER_BYTES)
     data = file.read_bytes()
+    binary = is_message(data, "Graph", f"{file}:")
+    tf = tensorflow()
     graph = tf.compat.v1.GraphDef()
     try:
-        graph.ParseFromString(data)
+        if binary:
+            graph.ParseFromString(data)
     except DecodeError:
         graph.Clear()
     if not graph.node:  # a text can pass for a message of unknown fields
+        check_text_size(data, f"{file}:")
         try:
             text_format.Parse(data.decode(), graph)
-        except (UnicodeDecodeError, text_format.ParseError, DecodeError):
+        except (UnicodeDecodeError, RecursionError, text_format.ParseError, DecodeError):
             graph.Clear()
     if not graph.node:
         raise ModelError(
@@ -169,6 +179,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
     """
     path, public = source.path, public or Public({}, {})
     _check_frozen(path, original)
+    check_constants(path, original)
     notes: list[str] = []
     original, weights = take_weights(original)
     graph = import_checked(path, original)
@@ -213,6 +224,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
         {tensor: name for name, tensor in public.inputs.items()}, called_out, notes
     )
     fetched = [output_spec(tensor) for tensor in ends]
+    check_operators(path, original, [s.name for s in fetched], [node_of(s.name) for s in fed])
     return FrozenGraph(
         source,
         original,

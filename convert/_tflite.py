@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnxgraft.convert._forbidden import check_text
 from onnxgraft.convert._lowering import check_operators
 from onnxgraft.convert._quiet import quiet
 from onnxgraft.convert._repairs import handlers
 from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import ModelError
 from onnxgraft.files import existing_file, sha256
+from onnxgraft.limits import BUFFER_BYTES
 from onnxgraft.model import Model, Origin, Source
 from onnxgraft.optional import optional
 from onnxgraft.runtime import Feeds, Outputs, Resource, TensorSpec, check_feeds
@@ -30,8 +33,8 @@ def lower_tflite(path: str | os.PathLike[str], opset: int) -> Model:
     Raises:
         ModelError: The file is damaged, or tf2onnx can't convert it.
     """
-    file = existing_file(path, "the TFLite model")
-    _check_magic(path)
+    file = existing_file(path, "the TFLite model", BUFFER_BYTES)
+    _check(file)
     with optional("Converting a TFLite model", "tensorflow"):
         tensorflow()
         import tf2onnx
@@ -64,8 +67,8 @@ class TfLite(Resource):
         Raises:
             ModelError: TensorFlow refuses it.
         """
-        file = existing_file(path, "the TFLite model")
-        _check_magic(path)
+        file = existing_file(path, "the TFLite model", BUFFER_BYTES)
+        _check(file)
         tf = tensorflow()
         with quiet(), warnings.catch_warnings():
             # TensorFlow says that its interpreter will move to another package.
@@ -101,10 +104,12 @@ class TfLite(Resource):
         self._interpreter = None
 
 
-def _check_magic(path: str | os.PathLike[str]) -> None:
-    with open(path, "rb") as handle:
-        if handle.read(8)[4:] != _MAGIC:
-            raise ModelError(f"{os.fspath(path)}: not a TFLite model")
+def _check(file: Path) -> None:
+    """Raise ModelError if it is no TFLite model, or has operators that reach out of it."""
+    data = file.read_bytes()
+    if data[4:8] != _MAGIC:
+        raise ModelError(f"{file}: not a TFLite model")
+    check_text(str(file), data, b"Flex")  # TensorFlow's own operators in it
 
 
 def _spec(entry: dict[str, Any]) -> TensorSpec:

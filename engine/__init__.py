@@ -11,7 +11,6 @@ import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -20,13 +19,13 @@ from onnxgraft.engine._options import BuildOptions, Layer
 from onnxgraft.engine._unknown import is_engine, target_of
 from onnxgraft.engine.passport import (
     Passport,
+    passport_json,
     passport_path,
     read_passport,
     record,
-    write_passport,
 )
 from onnxgraft.errors import InputError, NotSupportedError, nearest
-from onnxgraft.files import existing_file, sha256
+from onnxgraft.files import existing_file, sha256, together, write_json
 from onnxgraft.half import computes_in_half, to_half
 from onnxgraft.model import Model, Source
 from onnxgraft.ranges import Ranges
@@ -118,23 +117,24 @@ def build(
     _check(target, options)
     inputs = _with_shapes(model, target, options)
     graph, halved = _written(model, target, options, ranges)
-    built = backend.build(graph, Path(path), options)
-    passport = Passport(
-        target=target,
-        precision=actual,
-        engine=sha256(path),
-        source=model.source,
-        inputs=inputs,
-        outputs=model.outputs,
-        versions=built.versions,
-        graph=graph_hash(model),
-        floats="fp16" if computes_in_half(graph) else options.floats,
-        flags=built.flags | halved,
-        machine=built.machine,
-        hashes=dict(evidence.hashes) if evidence else {},
-        recipe=dict(evidence.recipe) if evidence else {},
-    )
-    write_passport(path, passport)
+    with together(path, passport_path(path)) as (made, beside):
+        built = backend.build(graph, made, options)
+        passport = Passport(
+            target=target,
+            precision=actual,
+            engine=sha256(made),
+            source=model.source,
+            inputs=inputs,
+            outputs=model.outputs,
+            versions=built.versions,
+            graph=graph_hash(model),
+            floats="fp16" if computes_in_half(graph) else options.floats,
+            flags=built.flags | halved,
+            machine=built.machine,
+            hashes=dict(evidence.hashes) if evidence else {},
+            recipe=dict(evidence.recipe) if evidence else {},
+        )
+        write_json(beside, passport_json(passport))
     return passport
 
 

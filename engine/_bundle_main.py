@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +49,50 @@ def main() -> int:
     except ModuleNotFoundError as error:
         print(f"{HERE.name}: building needs {error.name}: install TensorRT", file=sys.stderr)
         return 3
-    except (builder.BuildError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (builder.BuildError, ValueError, OSError) as error:
         print(f"{HERE.name}: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the manifest and the members, whose hashes are the manifest's."""
-    with zipfile.ZipFile(path) as archive:
-        manifest = json.loads(archive.read("manifest.json"))
-        files = {name: archive.read(name) for name in MEMBERS if name in manifest["sha256"]}
-    for name, data in files.items():
-        if hashlib.sha256(data).hexdigest() != manifest["sha256"][name]:
-            raise ValueError(f"{name} is not the file that was packed; copy the bundle again")
+    """Return the manifest and the members, whose hashes are the manifest's.
+
+    Raises:
+        ValueError: It is no bundle, or a damaged one.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(archive.read("manifest.json"))
+            hashes = manifest["sha256"]
+            files = {name: archive.read(name) for name in MEMBERS if name in hashes}
+        changed = [
+            name for name, data in files.items() if hashlib.sha256(data).hexdigest() != hashes[name]
+        ]
+        pair = ("float.onnx" in files) == ("calibration.cache" in files)
+        str(manifest["passport"]["floats"])
+        _profiles(manifest)
+    except (
+        ArithmeticError, AttributeError, EOFError, LookupError, RuntimeError, TypeError,
+        ValueError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
+        raise ValueError(f"is not a bundle that onnxgraft wrote ({error})") from error
+    if changed or not pair or "model.onnx" not in files:
+        what = f"{changed[0]} is not the file that was packed" if changed else "a file is missing"
+        raise ValueError(f"{what}; copy the bundle again")
     return manifest, files
+
+
+def _profiles(manifest: dict[str, Any]) -> list[builder.Profile]:
+    """Return the profiles; ValueError, TypeError or LookupError if they are none."""
+    profiles: list[builder.Profile] = []
+    for profile in manifest["profiles"]:
+        made = {}
+        for name, shapes in profile.items():
+            low, usual, high = (tuple(int(dim) for dim in shape) for shape in shapes)
+            made[str(name)] = (low, usual, high)
+        profiles.append(made)
+    return profiles
 
 
 def build(manifest: dict[str, Any], files: dict[str, bytes], options: Any) -> None:
@@ -75,13 +105,7 @@ def build(manifest: dict[str, Any], files: dict[str, bytes], options: Any) -> No
     graph = "float.onnx" if implicit else "model.onnx"
     timing = options.timing_cache
     settings = builder.Settings(
-        profiles=[
-            {
-                name: (tuple(shapes[0]), tuple(shapes[1]), tuple(shapes[2]))
-                for name, shapes in profile.items()
-            }
-            for profile in manifest["profiles"]
-        ],
+        profiles=_profiles(manifest),
         workspace=None if options.workspace is None else options.workspace << 20,
         calibration=files["calibration.cache"] if implicit else None,
         timing=None if timing is None else timing.read_bytes() if timing.is_file() else b"",

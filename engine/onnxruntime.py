@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +26,16 @@ __all__ = ["OnnxRuntimeEngine", "build", "load"]
 def build(model: Model, path: Path, options: BuildOptions) -> Built:
     """Write the optimized graph to ``path``; shapes make no difference to it."""
     ort = _onnxruntime()
+    graph, configure = model.to_onnx(), _configure(options.threads)
     with atomic(path) as temporary:
-        OnnxRuntime(
-            model.to_onnx(),
-            name=path.name,
-            save_optimized=temporary,
-            configure=_configure(options.threads),
-        ).close()
+        try:
+            OnnxRuntime(
+                graph, name=model.title, save_optimized=temporary, configure=configure
+            ).close()
+        except ModelError as error:
+            # It says the same of a graph that it does not take and of a disk that is full.
+            OnnxRuntime(graph, name=model.title, configure=configure).close()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
     flags = {} if options.threads is None else {"threads": options.threads}
     machine = {"cpu": platform.processor() or platform.machine()}
     return Built({"onnxruntime": ort.__version__}, flags, machine)

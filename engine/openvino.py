@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +203,26 @@ def _spec(port: Any) -> TensorSpec:
 
 
 def _openvino() -> Any:
-    with optional("OpenVINO as a target", "openvino"):
+    with optional("OpenVINO as a target", "openvino"), _no_telemetry():
         import openvino
     return openvino
+
+
+@contextlib.contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """Keep OpenVINO from telling its makers that it was imported, as it does by itself.
+
+    Where its package for that is missing, it goes without.
+    """
+    name = "openvino_telemetry"
+    missing = name not in sys.modules
+    if missing:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if missing:
+            del sys.modules[name]
 
 
 def _reason(error: BaseException) -> str:

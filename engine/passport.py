@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, write_json
+from onnxgraft.files import claimed, existing_file, read_json, write_json
+from onnxgraft.limits import PASSPORT_BYTES
 from onnxgraft.model import Source
 from onnxgraft.runtime import TensorSpec
 
-__all__ = ["Passport", "passport_path", "read_passport", "record", "refuse", "write_passport"]
+__all__ = ["Passport", "passport_json", "passport_path", "read_passport", "record", "refuse"]
 
 FORMAT = "onnxgraft.passport/1"
 
@@ -71,9 +71,9 @@ def passport_path(engine: str | os.PathLike[str]) -> Path:
     return Path(f"{os.fspath(engine)}.json")
 
 
-def write_passport(engine: str | os.PathLike[str], passport: Passport) -> None:
-    """Write ``passport`` beside its engine."""
-    write_json(passport_path(engine), {"format": FORMAT, **asdict(passport)})
+def passport_json(passport: Passport) -> dict[str, Any]:
+    """Return what is written beside an engine."""
+    return {"format": FORMAT, **asdict(passport)}
 
 
 def record(
@@ -91,14 +91,15 @@ def record(
         latency: In place of what it says of latency.
         hashes: Beside those that it has, such as that of the data on which accuracy was measured.
     """
-    passport = read_passport(engine)
-    if hashes is not None:
-        passport = replace(passport, hashes={**passport.hashes, **hashes})
-    if accuracy is not None:
-        passport = replace(passport, accuracy=dict(accuracy))
-    if latency is not None:
-        passport = replace(passport, latency=latency)
-    write_passport(engine, passport)
+    with claimed(engine):
+        passport = read_passport(engine)
+        if hashes is not None:
+            passport = replace(passport, hashes={**passport.hashes, **hashes})
+        if accuracy is not None:
+            passport = replace(passport, accuracy=dict(accuracy))
+        if latency is not None:
+            passport = replace(passport, latency=latency)
+        write_json(passport_path(engine), passport_json(passport))
     return passport
 
 
@@ -114,9 +115,9 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
             f"{engine}: has no passport ({file.name}); loading an engine runs native code, so only "
             "one that onnxgraft build wrote is loaded, or one that you --trust"
         )
-    existing_file(file, "the passport")
+    existing_file(file, "the passport", PASSPORT_BYTES)
     try:
-        document = json.loads(file.read_text())
+        document = read_json(file)
         if document.pop("format") != FORMAT:
             raise ValueError("an unknown format")
         document["source"] = Source(**document["source"])

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from onnxgraft.engine._options import BuildOptions, Built, Layer, Shape
 from onnxgraft.engine.passport import Passport, refuse
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic, write_bytes
+from onnxgraft.locks import locked
 from onnxgraft.model import Model
 from onnxgraft.optional import optional
 from onnxgraft.progress import steps
@@ -69,16 +70,16 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
     timing = _timing_file(trt, options)
     try:
         how = settings(model.inputs, options)
-        how = replace(how, timing=timing.read_bytes() if timing.is_file() else b"")
-        with steps(f"TensorRT builds {path.name}") as bar:
+        with _kept(timing, options) as kept, steps(f"TensorRT builds {model.title}") as bar:
+            how = replace(how, timing=kept)
             plan = builder.build_plan(trt, model.to_onnx().SerializeToString(), how, bar)
+            if plan.timing:
+                _keep(timing, plan.timing)
     except builder.ParseError as error:
         raise ModelError(f"{model.file}: {_told(model, error)}") from error
     except builder.BuildError as error:
         raise ModelError(f"{model.file}: {error}") from error
     write_bytes(path, plan.engine)
-    if plan.timing:
-        _keep(timing, plan.timing)
     flags: dict[str, Any] = {
         "profiles": builder.plain(how.profiles),
         "workspace": how.workspace,
@@ -423,6 +424,20 @@ def _timing_file(trt: Any, options: BuildOptions) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     device = (builder.gpu() or {"gpu": "no GPU"})["gpu"].replace(" ", "-")
     return home / "onnxgraft" / f"tensorrt-{trt.__version__}-{device}.timing"
+
+
+@contextmanager
+def _kept(file: Path, options: BuildOptions) -> Iterator[bytes]:
+    """Yield the timings so far, and keep other builds from them until the block ends.
+
+    Two that ran at once would time each other's kernels, and the later one lose the other's.
+    """
+    with ExitStack() as stack:
+        if options.timing_cache is not None or builder.gpu() is not None:
+            with suppress(InputError, OSError):  # where it can't be written nothing is kept
+                file.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(file.with_name(f".{file.name}.lock")))
+        yield file.read_bytes() if file.is_file() else b""
 
 
 def _keep(file: Path, data: bytes) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-import zipfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import write_bytes, write_json
+from onnxgraft.files import read_json, write_bytes, write_json
 from onnxgraft.quantize._measure import Job, Shard, Tally
 
 __all__ = ["Checkpoint"]
@@ -98,13 +96,13 @@ class Checkpoint:
         try:
             packed = self._file(name).read_bytes()
             tally = Tally.from_bytes(packed)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (InputError, OSError, RecursionError, ValueError, LookupError, TypeError):
             return None
         return packed if _unchanged(job, shard, tally) else None
 
     def _compare(self, plan: Mapping[str, object]) -> None:
         try:
-            begun = json.loads((self.folder / PLAN).read_text())
+            begun = read_json(self.folder / PLAN)
         except ValueError as error:
             raise InputError(f"{self.folder / PLAN}: is damaged; run without --resume") from error
         for key, value in plan.items():

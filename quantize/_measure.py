@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxgraft.arrays import read_arrays
 from onnxgraft.binning import prepare
 from onnxgraft.errors import InputError
 from onnxgraft.image_header import Form
@@ -67,11 +68,11 @@ class Tally:
             ValueError: It is something else.
             InputError: A tensor has another number of channels there.
         """
-        with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
-            told = json.loads(str(stored["told"]))
-            whole, channels = (
-                {key: stored[f"{group}_{key}"] for key in PACKED} for group in ("whole", "channel")
-            )
+        stored = read_arrays(io.BytesIO(packed), "the shard")
+        told = json.loads(str(stored["told"]))
+        whole, channels = (
+            {key: stored[f"{group}_{key}"] for key in PACKED} for group in ("whole", "channel")
+        )
         if not self.histograms:
             self.histograms = empty_histograms([str(name) for name in whole["names"]])
         merge_packed(self.histograms, whole)

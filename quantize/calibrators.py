@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from onnxgraft import tensorrt_calibrator
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import existing_file
+from onnxgraft.limits import CACHE_BYTES
 from onnxgraft.optional import optional
 
 __all__ = ["UserCalibrator", "adapt_calibrator", "cache_calibrator"]
@@ -47,7 +48,7 @@ def cache_calibrator(path: str | os.PathLike[str]) -> Any:
         MissingDependencyError: tensorrt is not installed.
         NotSupportedError: It is TensorRT 11 or later.
     """
-    content = existing_file(path, "the calibration cache").read_bytes()
+    content = existing_file(path, "the calibration cache", CACHE_BYTES).read_bytes()
     return tensorrt_calibrator.cache_calibrator(_tensorrt(), content)
 
 

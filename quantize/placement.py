@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import existing_file
+from onnxgraft.files import existing_file, read_toml
+from onnxgraft.limits import SETTINGS_BYTES
 
 __all__ = [
     "PLACEMENTS", "Placement", "Point", "activations", "origin", "placement", "placement_text",
@@ -127,10 +127,10 @@ def read_placement(path: str | os.PathLike[str], target: str) -> Placement:
     Raises:
         InputError: It is no TOML file, or a key or value in it is not one of a table.
     """
-    file = existing_file(path, "the placement table")
+    file = existing_file(path, "the placement table", SETTINGS_BYTES)
     try:
-        given = tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        given = read_toml(file)
+    except ValueError as error:
         raise InputError(f"{file}: not a TOML file ({error})") from error
     table = placement(target)
     known = {entry.name for entry in fields(Placement)}

@@ -13,7 +13,6 @@ algorithm. The version is therefore chosen by the user; the scales do not depend
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -25,7 +24,8 @@ from pathlib import Path
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, sha256, write_bytes, write_json
+from onnxgraft.files import existing_file, read_json, sha256, together, write_bytes, write_json
+from onnxgraft.limits import CACHE_BYTES, PASSPORT_BYTES
 from onnxgraft.model import Model
 from onnxgraft.quantize._calibrate import fingerprint
 from onnxgraft.quantize._sites import find_sites
@@ -92,7 +92,7 @@ def read_cache(path: str | os.PathLike[str]) -> Cache:
     Raises:
         InputError: It is no cache, or a line is none; the line's number is told.
     """
-    file = existing_file(path, "the calibration cache")
+    file = existing_file(path, "the calibration cache", CACHE_BYTES)
     try:
         lines = file.read_bytes().decode().rstrip("\0").splitlines()
     except UnicodeDecodeError as error:
@@ -189,11 +189,11 @@ def write_cache(
     scales = {name: tensorrt_scale(value) for name, value in ranges.tensors.items()}
     added = parser_tensors(model)
     scales |= {name: scales[source] for name, source in (added or {}).items() if source in scales}
-    write_bytes(path, cache_text(scales, version).encode())
-    write_json(
-        f"{os.fspath(path)}.json",
-        {"model": ranges.model, "cache_sha256": sha256(path), "data_sha256": ranges.fingerprint},
-    )
+    text = cache_text(scales, version).encode()
+    with together(path, f"{os.fspath(path)}.json") as (cache, beside):
+        write_bytes(cache, text)
+        about = {"model": ranges.model, "cache_sha256": sha256(cache)}
+        write_json(beside, {**about, "data_sha256": ranges.fingerprint})
     if added is None:
         told = "tensorrt is not installed here, or does not take the graph, so tensors that its "
         return [told + "parser adds have no line; the layers that they feed may stay in float"]
@@ -305,9 +305,9 @@ def _check_passport(cache: Cache, model: Model) -> None:
     """Refuse a cache that `write_cache` wrote for another model."""
     beside = Path(f"{cache.file}.json")
     try:
-        told = json.loads(beside.read_text())
+        told = read_json(existing_file(beside, "what the cache belongs to", PASSPORT_BYTES))
         same = told["cache_sha256"] == sha256(cache.file)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, OSError, ValueError, KeyError, TypeError):
         return
     if same and told.get("model") != fingerprint(model):
         raise InputError(

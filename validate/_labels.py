@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file
+from onnxgraft.files import existing_file, read_json
+from onnxgraft.limits import DOCUMENT_BYTES
 from onnxgraft.runtime import Array
 from onnxgraft.samples import Samples
 
@@ -30,10 +30,10 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, Array]:
     Raises:
         InputError: The file says something else.
     """
-    file = existing_file(path, "the file of labels")
+    file = existing_file(path, "the file of labels", DOCUMENT_BYTES)
     try:
         if file.suffix == ".json":
-            document = json.loads(file.read_text())
+            document = read_json(file)
             return {Path(name).name: _label(value) for name, value in document.items()}
         labels = {}
         for line in file.read_text().splitlines():
@@ -41,7 +41,7 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, Array]:
                 name, _, value = line.strip().replace(",", " ").replace("\t", " ").rpartition(" ")
                 labels[Path(name.strip()).name] = _label(int(value))
         return labels
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{file}: not a file of labels ({error}); it wants an image and its class a line, or a "
             "JSON object of classes or of boxes [class, x1, y1, x2, y2] by image"

@@ -6,6 +6,7 @@ Its files hold arrays as base64 of numpy's own format; nothing in them is execut
 from __future__ import annotations
 
 import os
+import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,12 +14,12 @@ import numpy as np
 
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic, existing_file
+from onnxgraft.limits import RECORDING_BYTES
 from onnxgraft.runtime import Array, Feeds, Outputs, Resource, TensorSpec
 
 __all__ = ["Recorded", "read_inputs", "save_inputs", "save_outputs"]
 
 # A JSON is read whole; base64 makes a third more of it.
-_MOST_BYTES = 1 << 30
 
 
 def save_inputs(path: str | os.PathLike[str], feeds: Sequence[Feeds]) -> None:
@@ -55,7 +56,7 @@ def save_outputs(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Outpu
 
 def _check_size(path: str | os.PathLike[str], entries: Iterable[Mapping[str, Array]]) -> None:
     total = sum(value.nbytes for entry in entries for value in entry.values())
-    if total > _MOST_BYTES:
+    if total > RECORDING_BYTES.most:
         raise InputError(
             f"{os.fspath(path)}: {total / 1e9:.1f} GB in a JSON are more than can be read again; "
             "take fewer samples with --images"
@@ -67,11 +68,15 @@ def _parse(path: str | os.PathLike[str], what: str) -> object:
     from polygraphy.json import from_json
     from polygraphy.logger import G_LOGGER
 
-    file = existing_file(path, what)
+    file = existing_file(path, what, RECORDING_BYTES)
     try:
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
             return from_json(file.read_text())
-    except (ValueError, KeyError, TypeError, EOFError, PolygraphyException) as error:
+    except (
+        ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError,
+        PolygraphyException, RecursionError, SyntaxError, TypeError, ValueError,
+        tokenize.TokenError,
+    ) as error:  # fmt: skip
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{file}: not a JSON that Polygraphy wrote ({reason})") from error
 
@@ -113,10 +118,13 @@ class Recorded(Resource):
             raise InputError(
                 f"{os.fspath(path)}: holds no outputs that `polygraphy run --save-outputs` wrote"
             )
-        runner, iterations = list(found.items())[-1]
         self.file = Path(path)
-        self.name = str(runner)
-        self._runs = [_arrays(path, dict(iteration.items())) for iteration in iterations]
+        try:
+            runner, iterations = list(found.items())[-1]
+            self.name = str(runner)
+            self._runs = [_arrays(path, dict(iteration.items())) for iteration in iterations]
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{os.fspath(path)}: its outputs are damaged ({error})") from error
         if not self._runs:
             raise InputError(f"{os.fspath(path)}: {runner} has no outputs in it")
         self.inputs: tuple[TensorSpec, ...] = ()

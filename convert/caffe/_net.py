@@ -10,12 +10,12 @@ from onnxgraft.convert.caffe._prototxt import Message, parse_prototxt
 from onnxgraft.convert.caffe._upgrade import layers_of
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.files import existing_file
+from onnxgraft.limits import PROTOTXT_BYTES
 from onnxgraft.runtime import Array
 
 __all__ = ["Layer", "Net", "read_net"]
 
 # The prototxt of ResNet-152 has 70 kB.
-_MOST_BYTES = 1 << 24
 
 # Layers that feed a net from somewhere; their first top is an input, the others are labels.
 DATA_LAYERS = frozenset(
@@ -99,9 +99,7 @@ def read_net(
     Raises:
         ModelError: The text is no net, or a layer reads what was never made.
     """
-    file = existing_file(path, "the prototxt")
-    if file.stat().st_size > _MOST_BYTES:
-        raise ModelError(f"{file}: is larger than {_MOST_BYTES >> 20} MiB; is it a prototxt?")
+    file = existing_file(path, "the prototxt", PROTOTXT_BYTES)
     try:
         message = parse_prototxt(file.read_text(encoding="utf-8-sig"))
         return _SetUp(message, weights, shapes).run()

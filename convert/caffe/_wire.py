@@ -21,33 +21,39 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files import existing_file
+from onnxgraft.limits import AXES
 from onnxgraft.runtime import Array
+from onnxgraft.wire import (
+    BYTES,
+    VARINT,
+    Field,
+    WireError,
+    fields,
+    read_varint,
+    survey,
+)
 
 __all__ = ["read_caffemodel"]
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MOST_AXES = 32
+# The messages within each message, by field number; see `onnxgraft.wire.survey`.
+_SCHEMA = {
+    "Net": {1: "Name", 2: "V1Layer", 3: "Name", 100: "Layer"},
+    "Layer": {1: "Name", 2: "Name", 3: "Name", 4: "Name", 7: "Tensor"},
+    "V1Layer": {1: "V0Layer", 2: "Name", 3: "Name", 4: "Name", 6: "Tensor"},
+    "V0Layer": {1: "Name", 2: "Name", 50: "Tensor"},
+}
 # Values of NVCaffe's enum Type.
 _RAW_TYPES: dict[int, np.dtype[np.generic]] = {
     0: np.dtype("<f8"), 1: np.dtype("<f4"), 2: np.dtype("<f2"),
 }  # fmt: skip
 
 View = memoryview
-
-
-@dataclass(frozen=True)
-class _Field:
-    number: int
-    kind: int
-    value: int
-    data: View
 
 
 def read_caffemodel(path: str | os.PathLike[str]) -> dict[str, list[Array]]:
@@ -63,46 +69,43 @@ def read_caffemodel(path: str | os.PathLike[str]) -> dict[str, list[Array]]:
         mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
     blobs: dict[str, list[Array]] = {}
     try:
-        for entry in _fields(memoryview(mapped)):
-            if entry.kind == _BYTES and entry.number in (2, 100):
+        survey(memoryview(mapped), _SCHEMA, "Net", f"{file}:")
+        for entry in fields(memoryview(mapped)):
+            if entry.kind == BYTES and entry.number in (2, 100):
                 name, found = _layer(entry.data) if entry.number == 100 else _v1_layer(entry.data)
                 if found:
                     blobs[name] = found
-    except (_WireError, UnicodeDecodeError) as error:
+    except (WireError, UnicodeDecodeError) as error:
         raise ModelError(f"{file}: not a readable caffemodel ({error})") from error
     if not blobs:
         raise ModelError(f"{file}: there are no weights in it; is it a caffemodel?")
     return blobs
 
 
-class _WireError(Exception):
-    """The bytes are not what protobuf writes."""
-
-
 def _layer(data: View) -> tuple[str, list[Array]]:
     name, blobs = "", []
-    for entry in _fields(data):
-        if entry.number == 1 and entry.kind == _BYTES:
+    for entry in fields(data):
+        if entry.number == 1 and entry.kind == BYTES:
             name = bytes(entry.data).decode()
-        elif entry.number == 7 and entry.kind == _BYTES:
+        elif entry.number == 7 and entry.kind == BYTES:
             blobs.append(_blob(entry.data, name))
     return name, blobs
 
 
 def _v1_layer(data: View) -> tuple[str, list[Array]]:
     name, blobs = "", []
-    for entry in _fields(data):
-        if entry.kind != _BYTES:
+    for entry in fields(data):
+        if entry.kind != BYTES:
             continue
         if entry.number == 4:
             name = bytes(entry.data).decode()
         elif entry.number == 6:
             blobs.append(_blob(entry.data, name))
         elif entry.number == 1:
-            for inner in _fields(entry.data):
-                if inner.number == 1 and inner.kind == _BYTES:
+            for inner in fields(entry.data):
+                if inner.number == 1 and inner.kind == BYTES:
                     name = bytes(inner.data).decode()
-                elif inner.number == 50 and inner.kind == _BYTES:
+                elif inner.number == 50 and inner.kind == BYTES:
                     blobs.append(_blob(inner.data, name))
     return name, blobs
 
@@ -113,93 +116,55 @@ def _blob(data: View, layer: str) -> Array:
     pieces: list[Array] = []
     raw: View | None = None
     raw_type = 1
-    for entry in _fields(data):
-        if entry.number == 7 and entry.kind == _BYTES:
+    for entry in fields(data):
+        if entry.number == 7 and entry.kind == BYTES:
             shape = _dims(entry.data)
         elif entry.number in (5, 8):
             pieces.append(_values(entry, "<f4" if entry.number == 5 else "<f8"))
-        elif entry.number in (1, 2, 3, 4) and entry.kind == _VARINT:
+        elif entry.number in (1, 2, 3, 4) and entry.kind == VARINT:
             legacy[entry.number] = entry.value
-        elif entry.number == 10 and entry.kind == _VARINT:
+        elif entry.number == 10 and entry.kind == VARINT:
             raw_type = entry.value
-        elif entry.number == 12 and entry.kind == _BYTES:
+        elif entry.number == 12 and entry.kind == BYTES:
             raw = entry.data
     if raw is not None:
         dtype = _RAW_TYPES.get(raw_type)
         if dtype is None or len(raw) % dtype.itemsize:
-            raise _WireError(f"a blob of {layer!r} has raw data of an unknown type {raw_type}")
+            raise WireError(f"a blob of {layer!r} has raw data of an unknown type {raw_type}")
         pieces = [np.frombuffer(raw, dtype)]
     values = pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.float32), *pieces])
     if shape is None:
         shape = [legacy.get(n, 1) for n in (1, 2, 3, 4)] if legacy else [values.size]
-    bad = len(shape) > _MOST_AXES or any(not 0 <= dim < 1 << 31 for dim in shape)
+    bad = len(shape) > AXES.most or any(not 0 <= dim < 1 << 31 for dim in shape)
     if bad or math.prod(shape) != values.size:
-        raise _WireError(
+        raise WireError(
             f"a blob of {layer!r} says the shape {_signed(shape)} and holds {values.size} values"
         )
     return values.reshape(shape)
 
 
-def _values(entry: _Field, dtype: str) -> Array:
+def _values(entry: Field, dtype: str) -> Array:
     """Return the values of a repeated field, packed or one by one."""
     size = np.dtype(dtype).itemsize
-    if entry.kind in (_FIXED32, _FIXED64):
-        return np.frombuffer(entry.data, dtype)
-    if entry.kind != _BYTES or len(entry.data) % size:
-        raise _WireError(f"{len(entry.data)} bytes are no list of {dtype} values")
+    if entry.kind == VARINT or len(entry.data) % size:
+        raise WireError(f"{len(entry.data)} bytes are no list of {dtype} values")
     return np.frombuffer(entry.data, dtype)
 
 
 def _dims(data: View) -> list[int]:
     dims: list[int] = []
-    for entry in _fields(data):
-        if entry.number == 1 and entry.kind == _VARINT:
+    for entry in fields(data):
+        if entry.number == 1 and entry.kind == VARINT:
             dims.append(entry.value)
-        elif entry.number == 1 and entry.kind == _BYTES:
+        elif entry.number == 1 and entry.kind == BYTES:
             at = 0
             while at < len(entry.data):
-                value, at = _varint(entry.data, at)
+                value, at = read_varint(entry.data, at)
                 dims.append(value)
-        if len(dims) > _MOST_AXES:
-            raise _WireError(f"a blob has more than {_MOST_AXES} axes")
+        if len(dims) > AXES.most:
+            raise WireError(f"a blob has more than {AXES.most} axes")
     return dims
 
 
 def _signed(dims: Sequence[int]) -> list[int]:
     return [dim - (1 << 64) if dim >= 1 << 63 else dim for dim in dims]
-
-
-def _fields(data: View) -> Iterator[_Field]:
-    """Yield the fields of a message."""
-    at, end = 0, len(data)
-    while at < end:
-        key, at = _varint(data, at)
-        number, kind = key >> 3, key & 7
-        if number == 0:
-            raise _WireError("a field has the number 0")
-        value, size = 0, 0
-        if kind == _VARINT:
-            value, at = _varint(data, at)
-        elif kind == _BYTES:
-            size, at = _varint(data, at)
-        elif kind in (_FIXED32, _FIXED64):
-            size = 4 if kind == _FIXED32 else 8
-        else:
-            raise _WireError(f"the wire type {kind} is unknown")
-        if size > end - at:
-            raise _WireError("it is cut short, or damaged")
-        yield _Field(number, kind, value, data[at : at + size])
-        at += size
-
-
-def _varint(data: View, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(data) or shift > 63:
-            raise _WireError("it is cut short, or damaged")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & ((1 << 64) - 1), at
-        shift += 7

@@ -7,6 +7,7 @@ The stages are ``onnxgraft.convert``, ``onnxgraft.surgery``, ``onnxgraft.quantiz
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from onnxgraft.errors import InputError, MissingDependencyError, OnnxgraftError
@@ -36,6 +37,9 @@ __all__ = [
     "read_recipe",
 ]
 __version__ = "0.1.0"
+
+# Nothing is told to anyone: from its version 1.31 on, onnxruntime would send events to its makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Loaded when first asked for: `onnxgraft --help` must not wait for onnx.
 _HOMES = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import existing_file
+from onnxgraft.files import existing_file, read_json, read_toml
+from onnxgraft.limits import SETTINGS_BYTES
 
 __all__ = ["CAMVID", "CITYSCAPES", "CLASS_SETS", "Classes", "classes_of", "find_classes", "palette"]
 
@@ -108,13 +107,13 @@ def find_classes(name: str) -> Classes:
             f"no classes are called {name!r}; {nearest(name, CLASS_SETS)}, or name a .toml, .json "
             "or .txt file"
         )
-    file = existing_file(path, "the file of classes")
+    file = existing_file(path, "the file of classes", SETTINGS_BYTES)
     try:
-        text = file.read_text()
         if path.suffix == ".txt":
-            document: Any = {"names": [line.strip() for line in text.splitlines() if line.strip()]}
+            lines = map(str.strip, file.read_text().splitlines())
+            document: Any = {"names": [line for line in lines if line]}
         else:
-            document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+            document = read_json(file) if path.suffix == ".json" else read_toml(file)
         return _classes(document)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(

@@ -23,6 +23,7 @@ __all__ = [
     "NotSupportedError",
     "OnnxgraftError",
     "nearest",
+    "printable",
 ]
 
 
@@ -30,6 +31,9 @@ class OnnxgraftError(Exception):
     """Anything that onnxgraft tells the user in a sentence instead of a traceback."""
 
     exit_status: ClassVar[int] = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class InputError(OnnxgraftError):
@@ -48,6 +52,20 @@ class MissingDependencyError(OnnxgraftError):
     """An optional package is not installed; the message has the line that installs it."""
 
     exit_status: ClassVar[int] = 3
+
+
+def printable(text: str, most: int = 2000) -> str:
+    r"""Return ``text`` for a terminal: one line, no control characters, not endless.
+
+    What messages tell of files are a stranger's words.
+
+    >>> printable("a\x1b[2Jb\nc")
+    'a\\x1b[2Jb c'
+    """
+    if not text.isprintable():
+        line = " ".join(text.splitlines())
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 4 :]}"
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:

@@ -109,7 +109,13 @@ class Model:
             for key, value in stored.items()
             if key.startswith("onnxgraft.") and key not in (SOURCE_KEY, NAMES_KEY)
         }
-        graph = gs.import_onnx(proto)
+        try:
+            graph = gs.import_onnx(proto)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{source.path}: the graph can't be taken in ({type(error).__name__}: "
+                f"{_first_line(error)})"
+            ) from error
         if weights:
             for tensor in _constants(graph):
                 tensor.values = weights.get(tensor.name, tensor._values)
@@ -140,7 +146,7 @@ class Model:
         source = Source(str(path), "onnx", sha256(file))
         try:
             model = cls.from_onnx(proto, source, weights=weights)
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(f"{file}: its onnxgraft metadata is damaged ({error})") from error
         model.file = str(path)
         return model

@@ -13,8 +13,7 @@ import contextlib
 import math
 import mmap
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +24,9 @@ from google.protobuf.message import DecodeError
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files import atomic
+from onnxgraft.limits import AXES, TENSOR_VALUES
 from onnxgraft.runtime import Array
+from onnxgraft.wire import WireError, fields, survey
 
 __all__ = [
     "check",
@@ -48,6 +49,31 @@ _PAGE = 4096
 _PACKED = frozenset({"INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"})
 
 
+# The messages within each message of onnx.proto, by field number; see `onnxgraft.wire.survey`.
+_SCHEMA = {
+    "Model": {7: "Graph", 8: "Opset", 14: "Entry", 20: "Training", 25: "Function"},
+    "Graph": {1: "Node", 2: "Name", 5: "Tensor", 10: "Text", 11: "Value", 12: "Value", 13: "Value",
+              14: "Annotation", 15: "Sparse", 16: "Entry"},
+    "Node": {1: "Name", 2: "Name", 3: "Name", 4: "Name", 5: "Attribute", 6: "Text", 7: "Name",
+             9: "Entry"},
+    "Attribute": {1: "Name", 4: "Text", 5: "Tensor", 6: "Graph", 9: "Text", 10: "Tensor",
+                  11: "Graph", 13: "Text", 14: "Type", 15: "Type", 22: "Sparse", 23: "Sparse"},
+    "Tensor": {8: "Name", 12: "Text", 13: "Entry", 16: "Entry"},
+    "Sparse": {1: "Tensor", 2: "Tensor"},
+    "Value": {1: "Name", 2: "Type", 3: "Text", 4: "Entry"},
+    "Type": {1: "TensorType", 4: "Sequence", 5: "Map", 8: "TensorType", 9: "Sequence"},
+    "TensorType": {2: "Shape"},
+    "Shape": {1: "Dim"},
+    "Dim": {2: "Name"},
+    "Sequence": {1: "Type"},
+    "Map": {2: "Type"},
+    "Function": {1: "Name", 4: "Name", 5: "Name", 6: "Name", 7: "Node", 8: "Text", 9: "Opset",
+                 10: "Name", 11: "Attribute", 12: "Value", 14: "Entry"},
+    "Training": {1: "Graph", 2: "Graph", 3: "Entry", 4: "Entry"},
+    "Annotation": {1: "Name", 2: "Entry"},
+    "Entry": {1: "Name", 2: "Text"},
+}  # fmt: skip
+
 # Reading --------------------------------------------------------------------------------------
 
 
@@ -64,77 +90,33 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
         whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     weights: dict[str, Array] = {}
     try:
+        survey(whole, _SCHEMA, "Model", f"{path}:")
         proto = onnx.ModelProto.FromString(b"".join(_model(whole, weights)))
-        for tensor in _tensors(proto.graph):
+        for tensor in _stored(proto):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 _external(tensor, path, weights)
-    except (DecodeError, UnicodeDecodeError, _Malformed) as error:
+            if tensor.name not in weights:
+                _check_values(tensor, path)
+        _check_declared(proto, path)
+    except (DecodeError, UnicodeDecodeError, WireError) as error:
         raise ModelError(f"{path}: not a valid ONNX file ({error})") from error
     return proto, weights
 
 
-class _Malformed(Exception):
-    """The bytes are no protobuf message."""
-
-
-@dataclass(frozen=True)
-class _Field:
-    number: int
-    kind: int
-    start: int
-    body: int
-    end: int
-
-
-def _fields(data: memoryview) -> Iterator[_Field]:
-    """Walk over the fields of a message."""
-    at, size = 0, len(data)
-    while at < size:
-        start = at
-        tag, at = _read_varint(data, at)
-        kind = tag & 7
-        if kind == 2:
-            length, at = _read_varint(data, at)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        elif kind == 0:
-            _, after = _read_varint(data, at)
-            length = after - at
-        else:
-            raise _Malformed(f"byte {start} begins no field")
-        if at + length > size:
-            raise _Malformed(f"the field at byte {start} ends beyond the file")
-        yield _Field(tag >> 3, kind, start, at, at + length)
-        at += length
-
-
-def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            break
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise _Malformed(f"the number at byte {at} has no end")
-
-
 def _model(data: memoryview, weights: dict[str, Array]) -> Iterator[bytes]:
-    for field in _fields(data):
+    for field in fields(data):
         if field.number == 7 and field.kind == 2:
-            graph = b"".join(_graph(data[field.body : field.end], weights))
+            graph = b"".join(_graph(field.data, weights))
             yield _tag(7) + _varint(len(graph)) + graph
         else:
             yield bytes(data[field.start : field.end])
 
 
 def _graph(data: memoryview, weights: dict[str, Array]) -> Iterator[bytes]:
-    for field in _fields(data):
+    for field in fields(data):
         light = None
-        if field.number == 5 and field.kind == 2 and field.end - field.body >= LARGE:
-            light = _initializer(data[field.body : field.end], weights)
+        if field.number == 5 and field.kind == 2 and len(field.data) >= LARGE:
+            light = _initializer(field.data, weights)
         if light is None:
             yield bytes(data[field.start : field.end])
         else:
@@ -145,9 +127,9 @@ def _initializer(data: memoryview, weights: dict[str, Array]) -> bytes | None:
     """Take the data out of a large initializer; None where it has to stay as it is."""
     raw: memoryview | None = None
     parts = []
-    for field in _fields(data):
+    for field in fields(data):
         if field.number == 9 and field.kind == 2:
-            raw = data[field.body : field.end]
+            raw = field.data
         elif field.end - field.start < LARGE:
             parts.append(bytes(data[field.start : field.end]))
         else:
@@ -176,18 +158,95 @@ def _view(tensor: onnx.TensorProto, raw: memoryview) -> Array | None:
     return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(tensor.dims).view(dtype)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors stored in a graph, its nodes and their bodies."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for body in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from _tensors(body)
+def _stored(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield all tensors that a model stores, in its graphs, bodies and functions."""
+    for graph in _graphs(model):
+        yield from graph.initializer
+        yield from _sparse(graph.sparse_initializer)
+    for attribute in _attributes(model):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from _sparse([attribute.sparse_tensor])
+        yield from _sparse(attribute.sparse_tensors)
+
+
+def _sparse(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
+    for tensor in tensors:
+        yield from (tensor.values, tensor.indices)
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    yield model.graph
+    for training in model.training_info:
+        yield from (training.initialization, training.algorithm)
+    for attribute in _attributes(model):
+        yield from _bodies(attribute)
+
+
+def _attributes(model: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
+    """Yield the attributes of all nodes, wherever they are."""
+    training = [g for t in model.training_info for g in (t.initialization, t.algorithm)]
+    left = [node for graph in (model.graph, *training) for node in graph.node]
+    for function in model.functions:
+        left += function.node
+        yield from function.attribute_proto
+    while left:
+        for attribute in left.pop().attribute:
+            yield attribute
+            left += [node for body in _bodies(attribute) for node in body.node]
+
+
+def _bodies(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
+    if attribute.HasField("g"):
+        yield attribute.g
+    yield from attribute.graphs
+
+
+def _check_values(tensor: onnx.TensorProto, model: Path) -> None:
+    """Raise ModelError unless a tensor stores as many values as its dimensions say."""
+    name = tensor.name or "a constant"
+    dims = list(tensor.dims)
+    if len(dims) > AXES.most:
+        raise ModelError(f"{model}: {name!r} {AXES.refusal(len(dims))}")
+    count = math.prod(dims)
+    stored = sum(
+        len(getattr(tensor, field))
+        for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data",
+                      "string_data")
+    )  # fmt: skip
+    kind = tensor.data_type
+    if tensor.raw_data:
+        try:
+            width = 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+            kind_name = onnx.TensorProto.DataType.Name(kind)
+        except (KeyError, TypeError, ValueError):
+            return  # the checker has a sentence for it
+        if kind_name in _PACKED:
+            width = 2 if kind_name.endswith("INT2") else 4
+        fits = len(tensor.raw_data) == (count * width + 7) // 8
+    elif kind in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
+        fits = stored == 2 * count
+    else:
+        fits = stored == count or 0 < stored < count <= 8 * stored  # several in a number
+    if min(dims, default=0) < 0 or not fits:
+        raise ModelError(
+            f"{model}: {name!r} does not store as many values as the declared shape and type have "
+            f"({dims})"
+        )
+
+
+def _check_declared(model: onnx.ModelProto, path: Path) -> None:
+    """Raise ModelError if a tensor is declared that no machine holds."""
+    for graph in _graphs(model):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            if len(dims) > AXES.most:
+                raise ModelError(f"{path}: {value.name!r} {AXES.refusal(len(dims))}")
+            count = math.prod(dim for dim in dims if dim > 0)
+            if count > TENSOR_VALUES.most:
+                raise ModelError(f"{path}: {value.name!r} {TENSOR_VALUES.refusal(count)}")
 
 
 def _external(tensor: onnx.TensorProto, model: Path, weights: dict[str, Array]) -> None:
@@ -305,25 +364,32 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
 def unmade(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> str | None:
     """Say what a graph reads that nothing makes, or that is made of what depends on it."""
     known = {"", *weights, *(entry.name for entry in graph.input)}
-    known |= {tensor.name for tensor in _tensors(graph)}
+    known |= {tensor.name for tensor in graph.initializer}
+    known |= {tensor.values.name for tensor in graph.sparse_initializer}
     made = {name for node in graph.node for name in node.output}
-    waiting = list(graph.node)
-    for node in waiting:
-        for name in node.input:
-            if name not in known and name not in made:
+    readers: dict[str, list[int]] = {}  # of what is not known yet
+    missing: list[int] = []  # how many such inputs each node has
+    for index, node in enumerate(graph.node):
+        unknown = set(node.input) - known
+        missing.append(len(unknown))
+        for name in unknown:
+            if name not in made:
                 return (
                     f"the {node.op_type} {node.name or node.output[0]!r} reads {name!r}, which no "
                     "node makes: its initializer is missing"
                 )
-    while waiting:
-        left = [node for node in waiting if not known.issuperset(node.input)]
-        if len(left) == len(waiting):
-            node = left[0]
-            return f"a cycle: the {node.op_type} {node.name or node.output[0]!r} can never run"
-        ready = {id(node) for node in left}
-        known |= {name for node in waiting if id(node) not in ready for name in node.output}
-        waiting = left
-    return None
+            readers.setdefault(name, []).append(index)
+    ready = [index for index, count in enumerate(missing) if count == 0]
+    for index in ready:
+        for name in graph.node[index].output:
+            for reader in readers.pop(name, ()):
+                missing[reader] -= 1
+                if missing[reader] == 0:
+                    ready.append(reader)
+    if len(ready) == len(missing):
+        return None
+    node = graph.node[next(index for index, count in enumerate(missing) if count)]
+    return f"a cycle: the {node.op_type} {node.name or node.output[0]!r} can never run"
 
 
 def _hide_unknown(graph: onnx.GraphProto, functions: set[tuple[str, str]]) -> bool:

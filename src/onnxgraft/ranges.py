@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
 import mmap
 import os
-import tomllib
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,9 +15,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.arrays import read_arrays
 from onnxgraft.binning import BINS, count_bins, limits_of
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import atomic, existing_file, sha256, write_json
+from onnxgraft.files import existing_file, read_json, read_toml, sha256, together, write_json
+from onnxgraft.limits import DOCUMENT_BYTES, SETTINGS_BYTES
 from onnxgraft.runtime import Array
 
 __all__ = [
@@ -268,14 +267,16 @@ class Ranges:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the ranges as JSON, and the histograms beside it, ``.histograms.npz`` appended."""
         target = Path(path)
-        stored = None
-        if self.histograms:
+        if not self.histograms:
+            write_json(target, self._document(None))
+            return
+        with together(target, _beside(target)) as (document, beside):
             groups = {
                 "whole": self.histograms,
                 "early": self.early,
                 "channel": flat(self.channel_histograms),
             }
-            with atomic(_beside(target)) as temporary, open(temporary, "wb") as file:
+            with open(beside, "wb") as file:
                 np.savez_compressed(
                     file,
                     allow_pickle=False,
@@ -285,18 +286,19 @@ class Ranges:
                         for key, array in pack(histograms).items()
                     },
                 )
-            stored = sha256(_beside(target))
-        document = {
+            write_json(document, self._document(sha256(beside)))
+
+    def _document(self, histograms_sha256: str | None) -> dict[str, Any]:
+        return {
             "format": FORMAT,
             **{name: getattr(self, name) for name in _PLAIN},
             "data_sha256": self.fingerprint,
-            "histograms_sha256": stored,
+            "histograms_sha256": histograms_sha256,
             "tensors": {name: asdict(value) for name, value in self.tensors.items()},
             "channels": {
                 name: [asdict(value) for value in values] for name, values in self.channels.items()
             },
         }
-        write_json(target, document)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, histograms: bool = False) -> Self:
@@ -305,9 +307,9 @@ class Ranges:
         Raises:
             InputError: The file is no ranges file, or a range in it is impossible.
         """
-        file = existing_file(path, "the ranges file")
+        file = existing_file(path, "the ranges file", DOCUMENT_BYTES)
         try:
-            document = json.loads(file.read_text())
+            document = read_json(file)
             if document.pop("format") != FORMAT:
                 raise ValueError("an unknown format")
             stored = document.pop("data_sha256", None)
@@ -338,16 +340,16 @@ class Ranges:
 
     def _load_histograms(self, file: Path) -> None:
         try:
-            with np.load(file, allow_pickle=False) as stored:
-                groups = {
-                    group: unpack({
-                        key.removeprefix(f"{group}_"): stored[key]
-                        for key in stored.files
-                        if key.startswith(f"{group}_")
-                    })
-                    for group in ("whole", "early", "channel")
-                }
-        except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
+            stored = read_arrays(file, f"{file}:")
+            groups = {
+                group: unpack({
+                    key.removeprefix(f"{group}_"): array
+                    for key, array in stored.items()
+                    if key.startswith(f"{group}_")
+                })
+                for group in ("whole", "early", "channel")
+            }
+        except (LookupError, MemoryError, OSError, TypeError, ValueError) as error:
             raise InputError(
                 f"{file}: not the histograms that onnxgraft calibrate wrote ({error})"
             ) from error
@@ -398,10 +400,10 @@ def read_overrides(path: str | os.PathLike[str]) -> dict[str, tuple[float, float
     Raises:
         InputError: It is no such file.
     """
-    file = existing_file(path, "the file of ranges")
+    file = existing_file(path, "the file of ranges", SETTINGS_BYTES)
     try:
-        document = tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = read_toml(file)
+    except ValueError as error:
         raise InputError(f"{file}: not a TOML file ({error})") from error
     found = {}
     for name, value in document.items():

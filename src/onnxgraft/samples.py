@@ -8,6 +8,7 @@ import random
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,9 +18,12 @@ from typing import IO, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
+from onnxgraft.archives import check_archive
+from onnxgraft.arrays import read_array_header
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, release_pages
 from onnxgraft.image_header import Form, stored_form
+from onnxgraft.limits import AXES, IMAGE_BYTES, IMAGE_PIXELS, UNPACKED_BYTES
 from onnxgraft.runtime import Array, TensorSpec
 
 __all__ = [
@@ -30,8 +34,8 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".t
 # A label image stands beside its photograph under the same stem, without loss.
 LABEL_SUFFIX = ".png"
 LABELS_KEY = "labels"
-# Pixel areas beyond this are refused before they are decoded (8 bytes a pixel would be 2 GB).
-MAX_PIXELS = 1 << 28
+# Of an image file, so much is looked at for its size.
+_HEADER = 1 << 20
 
 
 class Preprocess(BaseModel):
@@ -156,10 +160,16 @@ def read_image(path: Path, *, gray: bool = False) -> Array:
     """
     import cv2
 
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS.most))
     flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
     try:
+        if not path.is_file():
+            raise InputError(f"{path}: is no file")
+        IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
         data = np.fromfile(path, np.uint8)
+        form = stored_form(data[:_HEADER].tobytes())
+        if form is not None:
+            IMAGE_PIXELS.check(form.width * form.height, f"{path}: the image")
         # imdecode asserts on an empty buffer, and returns None for what it can't read.
         pixels = cv2.imdecode(data, flag) if data.size else None
     except (OSError, cv2.error) as error:
@@ -238,6 +248,7 @@ class Samples:
             return digest.hexdigest(), None
         path = self.files[index][0]
         try:
+            IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
             data = path.read_bytes()
         except OSError as error:
             raise InputError(f"{path}: the image can't be read ({error.strerror})") from error
@@ -339,7 +350,7 @@ def open_samples(
         return Samples(
             str(path), tuple(inputs), recipe, _choose(total, images, seed), (), arrays, labels, seed
         )
-    if path.is_dir():
+    if os.path.isdir(path):
         files = _scan_folder(path)
     else:
         files = read_list(existing_file(path, "the data"))
@@ -398,7 +409,7 @@ def read_list(path: Path) -> list[tuple[Path, Path | None]]:
         entry = path.parent / image.strip()
         answer = path.parent / label.strip() if label.strip() else None
         for wanted in (entry, answer):
-            if wanted is not None and not wanted.is_file():
+            if wanted is not None and not os.path.isfile(wanted):
                 raise InputError(f"{path}, line {number}: {wanted} does not exist")
         files.append((entry, answer))
     return files
@@ -413,11 +424,16 @@ def _read_npz(
             if handle.read(6) == np.lib.format.MAGIC_PREFIX:
                 raise ValueError("it is a single array, a .npy")
         with zipfile.ZipFile(file) as archive:
+            check_archive(archive, file, growth=False)
+            packed = [e for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]
+            UNPACKED_BYTES.check(sum(e.file_size for e in packed), f"{file}: the .npz")
             stored = {
                 entry.filename.removesuffix(".npy"): _member(file, archive, entry)
                 for entry in archive.infolist()
             }
-    except (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as error:
+    except (
+        EOFError, LookupError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         raise InputError(f"{file}: not a readable .npz ({error})") from error
     labels = stored.pop(LABELS_KEY, None)
     arrays = {}
@@ -471,24 +487,11 @@ def _member(file: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Arr
 
 def _mapped(handle: IO[bytes], size: int) -> Array:
     """Return the ``.npy`` of ``size`` bytes that begins where ``handle`` stands, mapped."""
-    begin = handle.tell()
-    version = np.lib.format.read_magic(handle)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"an array of format {version}")
-    shape, fortran, dtype = read(handle)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects")
+    shape, fortran, dtype = read_array_header(handle, size)
     offset = handle.tell()
-    count = 1
-    for length in shape:
-        count *= length
-    if offset - begin + count * dtype.itemsize > size:
-        raise ValueError("it ends early")
-    if count == 0:
+    if len(shape) > AXES.most:
+        raise ValueError(f"an array of the shape {shape}")
+    if 0 in shape:
         return np.zeros(shape, dtype)
     order: Literal["F", "C"] = "F" if fortran else "C"
     return np.memmap(handle, dtype, "r", offset, shape, order)

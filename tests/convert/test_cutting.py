@@ -531,7 +531,6 @@ def test_two_identities_of_one_tensor_are_two_outputs(pb: Pb) -> None:
 # Refused.
 
 LACKING: dict[str, tuple[Callable[[], Any], str]] = {
-    "python": (lambda: tf.numpy_function(abs, [x(None, 3)], tf.float32), "PyFunc"),
     "decomposition": (lambda: tf.linalg.qr(x(None, 3, 3))[1], "Qr"),
     "inverse": (lambda: tf.linalg.inv(x(None, 3, 3)), "MatrixInverse"),
     "special": (lambda: tf.math.lgamma(x(None, 3)), "Lgamma"),

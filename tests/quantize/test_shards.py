@@ -128,7 +128,7 @@ def test_a_process_that_dies_is_told(
         calibrate(model, samples, workers=2)
 
 
-def test_a_ray_cluster_gives_the_same(
+def test_a_ray_cluster_gives_the_same_though_it_loses_a_worker(
     model: Model, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = pytest.importorskip("ray")
@@ -138,6 +138,24 @@ def test_a_ray_cluster_gives_the_same(
     try:
         expected = calibrate(model, samples)
         assert_equal(calibrate(model, samples, workers=3, ray="auto"), expected)
+
+        @ray.remote  # type: ignore[untyped-decorator]
+        class Mortal(workers._Worker):
+            """The worker of the cluster; the first process that counts a shard dies of it."""
+
+            def do(self, part: Any) -> Any:
+                try:
+                    os.close(os.open(died, os.O_CREAT | os.O_EXCL))
+                except FileExistsError:
+                    return super().do(part)
+                os.kill(os.getpid(), signal.SIGKILL)
+                raise AssertionError
+
+        died = Path(samples.source).with_name("died")
+        monkeypatch.setattr(ray, "remote", lambda **how: lambda worker: Mortal.options(**how))
+        assert_equal(calibrate(model, samples, workers=3, ray="auto"), expected)
+        assert died.exists()
+        monkeypatch.undo()
         broken = images(9)
         broken[7, 0, 0, 0] = np.inf
         np.savez(Path(samples.source).with_name("broken.npz"), image=broken)

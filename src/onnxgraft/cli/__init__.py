@@ -6,7 +6,7 @@ imported inside the functions, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-from onnxgraft.cli._app import app
+from onnxgraft.cli._app import app, main
 from onnxgraft.cli._graph import convert, inspect, surgery
 from onnxgraft.cli._int8 import calibrate, quantize
 
@@ -19,8 +19,3 @@ __all__ = ["COMMANDS", "app", "main"]
 COMMANDS = (
     inspect, convert, surgery, calibrate, quantize, build, bundle, validate, bench, infer, deploy,
 )  # fmt: skip
-
-
-def main() -> None:
-    """Run the command line."""
-    app()

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
 
-from onnxgraft.errors import OnnxgraftError
-from onnxgraft.files import json_text
+from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError, printable
+from onnxgraft.files import json_text, places
 
-__all__ = ["Json", "Outcome", "app", "say", "subcommand"]
+__all__ = ["Json", "Outcome", "app", "main", "say", "subcommand"]
 
 P = ParamSpec("P")
 
@@ -34,6 +36,21 @@ EXIT_FAILED = 1
 EXIT_INTERNAL = 70
 TRACEBACK = "ONNXGRAFT_TRACEBACK"
 
+# What every subcommand takes beside its own parameters.
+_LIMITS = {
+    "max_memory": Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Stop beyond so much: 2GB, 512MB.")
+    ],
+    "max_seconds": Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Stop after so long.")
+    ],
+}
+# The parameters that name what is written.
+_WRITTEN = (
+    "cache_out", "layers", "out", "report", "save_inputs", "save_outputs", "timing_cache",
+)  # fmt: skip
+_guarding = False
+
 
 @dataclass
 class Outcome:
@@ -51,8 +68,8 @@ class Outcome:
 
 
 def say(console: Console, text: str) -> None:
-    """Print text that comes from files and models: as it is, and in one line."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print text that comes from files and models: in one line, without markup or control codes."""
+    console.print(printable(text, sys.maxsize), highlight=False, markup=False, soft_wrap=True)
 
 
 def subcommand(function: Callable[P, Outcome]) -> Callable[P, None]:
@@ -60,26 +77,38 @@ def subcommand(function: Callable[P, Outcome]) -> Callable[P, None]:
 
     An `OnnxgraftError` becomes one sentence on standard error and its exit status.
     """
+    name = function.__name__
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        limits = {option: kwargs.pop(option, None) for option in _LIMITS}
         try:
-            outcome = function(*args, **kwargs)
+            status = _guard(name, limits, kwargs)
+            with places():
+                outcome = function(*args, **kwargs) if status is None else None
         except OnnxgraftError as error:
-            print(f"onnxgraft {function.__name__}: {error}", file=sys.stderr)
+            print(f"onnxgraft {name}: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_status) from error
         except KeyboardInterrupt:
-            print(f"onnxgraft {function.__name__}: interrupted", file=sys.stderr)
+            print(f"onnxgraft {name}: interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
+        except MemoryError as error:
+            print(
+                f"onnxgraft {name}: memory ran out; allow more with --max-memory, or take a "
+                "smaller model, batch or --workers", file=sys.stderr,
+            )  # fmt: skip
+            raise typer.Exit(InputError.exit_status) from error
         except Exception as error:
             if os.environ.get(TRACEBACK):
                 raise
             print(
-                f"onnxgraft {function.__name__}: internal error, {type(error).__name__}: {error}; "
+                f"onnxgraft {name}: internal error, {type(error).__name__}: {error}; "
                 f"please report it with the traceback that {TRACEBACK}=1 shows",
                 file=sys.stderr,
             )
             raise typer.Exit(EXIT_INTERNAL) from error
+        if outcome is None:
+            raise typer.Exit(status or 0)
         if kwargs.get("as_json"):
             print(json_text(outcome.data))
         else:
@@ -87,5 +116,51 @@ def subcommand(function: Callable[P, Outcome]) -> Callable[P, None]:
         if not outcome.passed:
             raise typer.Exit(EXIT_FAILED)
 
-    app.command(function.__name__)(run)
+    more = [
+        inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for option, kind in _LIMITS.items()
+    ]
+    signature = inspect.signature(function, eval_str=True)
+    parameters = [*signature.parameters.values(), *more]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    app.command(name)(run)
     return run
+
+
+def main() -> None:
+    """Run the command line, the subcommand in a process of its own."""
+    global _guarding
+    _guarding = True
+    app()
+
+
+def _guard(name: str, limits: Mapping[str, Any], given: Mapping[str, Any]) -> int | None:
+    """Go on in a process that is watched; where it was, return its exit status when it ended."""
+    memory, seconds = limits["max_memory"], limits["max_seconds"]
+    if not _guarding or sys.platform != "linux":
+        if memory is not None or seconds is not None:
+            raise NotSupportedError("--max-memory and --max-seconds work on Linux alone")
+        return None
+    from onnxgraft.cli._guard import Allowance, byte_size, guarded
+
+    if seconds is not None and not seconds > 0:
+        raise InputError(f"--max-seconds {seconds:g}: a number of seconds above 0")
+    size = None if memory is None else byte_size(memory)
+    return guarded(Allowance(size, seconds, _places(name, given)))
+
+
+def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:
+    """Return what a subcommand was told to write; None where it may write anything.
+
+    The user's own code may, and a cluster's processes have to connect.
+    """
+    texts = [value for value in given.values() if isinstance(value, str)]
+    if given.get("ray") or any(".py:" in text for text in texts):
+        return None
+    places = [given[key] for key in _WRITTEN if isinstance(given.get(key), Path)]
+    if name == "bench" and given.get("record"):
+        places += given["engines"]
+    if name == "deploy" and given.get("out") is None:
+        places.append(Path("here"))
+    return tuple(places)

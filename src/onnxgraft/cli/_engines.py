@@ -23,7 +23,8 @@ from onnxgraft.cli._options import (
     numbers,
 )
 from onnxgraft.errors import InputError
-from onnxgraft.files import check_place, existing_file
+from onnxgraft.files import check_folder, check_place, existing_file
+from onnxgraft.limits import CACHE_BYTES
 
 __all__ = ["bench", "build", "bundle", "infer"]
 
@@ -242,6 +243,8 @@ def infer(
 
     if out is not None and out.suffix == ".npz":
         check_place(out)
+    elif out is not None and out.parent.is_dir():
+        check_folder(out)
     before, after = (None, None) if preprocess is None else pipeline.read_tables(preprocess)
     answers = pipeline.infer(engine, images, before, out, postprocess=after, trust=trust)
 
@@ -306,4 +309,6 @@ def _bytes(mebibytes: int | None) -> int | None:
 
 
 def _read(file: Path | None) -> bytes | None:
-    return None if file is None else existing_file(file, "the calibration cache").read_bytes()
+    if file is None:
+        return None
+    return existing_file(file, "the calibration cache", CACHE_BYTES).read_bytes()

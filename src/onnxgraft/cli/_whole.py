@@ -24,7 +24,7 @@ from onnxgraft.cli._options import (
     split,
 )
 from onnxgraft.errors import InputError
-from onnxgraft.files import check_place
+from onnxgraft.files import check_folder, check_place
 
 __all__ = ["deploy", "validate"]
 
@@ -91,7 +91,7 @@ def validate(
     from onnxgraft.validate import render
 
     if report is not None:
-        check_place(report / "report.html" if report.is_dir() else report)
+        check_folder(report)
     for place in (save_inputs, save_outputs):
         check_place(place)
     if candidate.suffix == ".prototxt" and original.suffix != ".prototxt":

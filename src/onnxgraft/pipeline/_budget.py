@@ -22,7 +22,8 @@ import numpy as np
 
 from onnxgraft.compare import Difference
 from onnxgraft.errors import InputError, OnnxgraftError, nearest
-from onnxgraft.files import existing_file, write_json
+from onnxgraft.files import existing_file, read_json, write_json
+from onnxgraft.limits import DOCUMENT_BYTES
 from onnxgraft.pipeline._mix_latency import Floats, measured_latency
 from onnxgraft.progress import track
 from onnxgraft.quantize import Placement, Prepared, fingerprint, quantize
@@ -416,7 +417,7 @@ class _Memory:
         self._verdicts: dict[str, float] = {}
         if resume and self.path is not None and self.path.is_file():
             try:
-                stored = json.loads(self.path.read_text())
+                stored = read_json(existing_file(self.path, "the search", DOCUMENT_BYTES))
                 if stored["format"] != _FORMAT:
                     raise ValueError("an unknown format")
                 if stored["identity"] != identity:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,6 +12,7 @@ from pathlib import Path
 from onnxgraft import convert, engine, quantize, surgery
 from onnxgraft.compare import FLOAT_TOLERANCE, Difference
 from onnxgraft.errors import InputError
+from onnxgraft.files import atomic_folder
 from onnxgraft.model import Model
 from onnxgraft.pipeline._bench import BenchTarget, bench, record_latency
 from onnxgraft.pipeline._blame import guilty_pass
@@ -63,28 +62,8 @@ def deploy(
     Returns:
         The report; ``passed`` tells whether everything is within its tolerance.
     """
-    target = Path(out)
-    if target.exists() and not target.is_dir():
-        raise InputError(f"{target}: is a file; name a folder with -o")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target}: can't be written ({error.strerror})") from error
-    try:
-        with ExitStack() as stack:
-            report = _Deployment(recipe, target, work, stack, keep_going, workers).run()
-        _publish(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return report
-
-
-def _publish(work: Path, out: Path) -> None:
-    """Move what was made into its place; until then nothing is there."""
-    out.mkdir(exist_ok=True)
-    for file in work.iterdir():
-        os.replace(file, out / file.name)
+    with atomic_folder(out) as work, ExitStack() as stack:
+        return _Deployment(recipe, Path(out), work, stack, keep_going, workers).run()
 
 
 class _Broken(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, Val
 from onnxgraft.convert import IoLayout, Opening
 from onnxgraft.engine import Target
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file
+from onnxgraft.files import existing_file, read_toml
+from onnxgraft.limits import SETTINGS_BYTES
 from onnxgraft.pipeline._mix_latency import Floats
 from onnxgraft.pipeline._postprocess import Postprocess
 from onnxgraft.quantize import DEFAULT_IMPROVEMENTS, Improvement, Method
@@ -153,7 +153,7 @@ def read_recipe(path: str | os.PathLike[str], *, images: int | None = None) -> R
     Raises:
         InputError: It is not TOML, or a field is unknown, missing or wrong.
     """
-    file = existing_file(path, "the recipe")
+    file = existing_file(path, "the recipe", SETTINGS_BYTES)
     document = _toml(file)
     try:
         recipe = Recipe.model_validate(document)
@@ -212,7 +212,7 @@ def read_preprocess(path: str | os.PathLike[str]) -> Preprocess:
     Raises:
         InputError: It is not TOML, or a field is unknown or wrong.
     """
-    file = existing_file(path, "the preprocessing recipe")
+    file = existing_file(path, "the preprocessing recipe", SETTINGS_BYTES)
     document = _toml(file)
     try:
         return Preprocess.model_validate(document.get("preprocess", document))
@@ -226,7 +226,7 @@ def read_tables(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
     Raises:
         InputError: It is not TOML, or a field is unknown or wrong.
     """
-    file = existing_file(path, "the recipe")
+    file = existing_file(path, "the recipe", SETTINGS_BYTES)
     document = _toml(file)
     try:
         plain = not {"preprocess", "postprocess"} & set(document)
@@ -240,8 +240,8 @@ def read_tables(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
 
 def _toml(file: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return read_toml(file)
+    except ValueError as error:
         raise InputError(f"{file}: not a TOML file ({error})") from error
 
 

@@ -15,6 +15,7 @@ from onnxgraft import convert, engine, surgery
 from onnxgraft.convert import Opening
 from onnxgraft.engine.passport import passport_path
 from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.files import atomic_folder
 from onnxgraft.model import Model
 from onnxgraft.pipeline._blame import blame, parts
 from onnxgraft.pipeline._evidence import record_accuracy
@@ -468,15 +469,15 @@ def write_report(
     Args:
         report: Notes where it was written.
         folder: Is made if it is not there.
-        final: Where the files will be moved to; None leaves them.
+        final: Where the caller will move the files to; None puts them into place, all or none.
     """
+    if final is None:
+        with atomic_folder(folder) as work:
+            write_report(report, work, folder)
+        return
     place = Path(folder)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{place}: can't be made ({error.strerror})") from error
     names = {"report": "report.html", "report data": "report.json", "JUnit": "junit.xml"}
-    home = place if final is None else Path(final)
+    home = Path(final)
     report.artifacts |= {role: os.fspath(home / name) for role, name in names.items()}
     write_junit(report, place / names["JUnit"])
     report.save(place / names["report data"])

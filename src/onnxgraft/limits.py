@@ -1,0 +1,138 @@
+"""What a file may hold: checked before memory is taken, whoever wrote it.
+
+A limit stands well above anything that is in use (the reason says what was looked at) and low
+enough that refusing a file takes less than 2 GB and 30 s. What a sound file demands when it is run
+is bounded by ``--max-memory`` and ``--max-seconds``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from onnxgraft.errors import InputError
+
+__all__ = [
+    "ARCHIVE_GROWTH", "ARCHIVE_MEMBERS", "AXES", "BUFFER_BYTES", "CACHE_BYTES", "CONSTANT_BYTES",
+    "DEPTH", "DOCUMENT_BYTES", "HISTOGRAM_BYTES", "IMAGE_BYTES", "IMAGE_PIXELS", "MODEL_BYTES",
+    "NAME_BYTES", "NODES", "PASSPORT_BYTES", "PROTOTXT_BYTES", "RECORDING_BYTES", "SETTINGS_BYTES",
+    "STRUCTURE_BYTES", "TENSORS", "TENSOR_VALUES", "TEXT_GRAPH_BYTES",
+    "TEXT_GRAPH_MESSAGES", "UNPACKED_BYTES", "Limit", "table",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most that is taken of something.
+
+    Attributes:
+        what: Is counted, as a sentence says it.
+        most: Of it.
+        reason: For the number.
+    """
+
+    what: str
+    most: int
+    reason: str
+
+    def check(self, count: int, where: str) -> None:
+        """Raise InputError if ``count`` is more; ``where`` begins the sentence."""
+        if count > self.most:
+            raise InputError(f"{where} {self.refusal(count)}")
+
+    def refusal(self, count: int) -> str:
+        """Return what is wrong with ``count``, as the end of a sentence."""
+        if self.bytes:
+            return f"has {_size(count)}, at most {_size(self.most)} of {self.what} are read"
+        return f"has {count:,} {self.what}, at most {self.most:,} are read"
+
+    @property
+    def bytes(self) -> bool:
+        """Whether bytes are counted."""
+        return self.reason.startswith("Bytes: ")
+
+
+NODES = Limit(
+    "nodes", 250_000,
+    "Reading one takes 4 KB and 0.1 ms (measured); graphs in use have thousands.",
+)  # fmt: skip
+TENSORS = Limit("stored tensors", 250_000, "In use is less than one for each node.")
+DEPTH = Limit(
+    "levels of nested messages",
+    100,
+    "What protobuf's own readers take: 30 subgraphs in each other.",
+)
+STRUCTURE_BYTES = Limit(
+    "structure (all but the values of tensors)", 32 << 20,
+    "Bytes: a node takes some 120; as objects they took up to 18 times so much (measured).",
+)  # fmt: skip
+MODEL_BYTES = Limit(
+    "a model file with views of its weights", 1 << 36, "Bytes: they are mapped, not read at once."
+)
+BUFFER_BYTES = Limit(
+    "a model file", (1 << 31) - 1, "Bytes: what protobuf and FlatBuffers can hold in one message."
+)
+TEXT_GRAPH_BYTES = Limit(
+    "a graph as text", 1 << 28, "Bytes: weights as text take four times their size."
+)
+TEXT_GRAPH_MESSAGES = Limit(
+    "messages in text", 1 << 19, "A node is some ten; reading so many takes 10 s (measured)."
+)
+NAME_BYTES = Limit("a name", 1 << 14, "Bytes: nested scopes make hundreds; names are printed.")
+AXES = Limit("axes of a tensor", 32, "numpy's limit before its version 2; networks have up to 8.")
+TENSOR_VALUES = Limit(
+    "values in a tensor", 1 << 33, "32 GB of float32; what a graph declares is what it will take."
+)
+CONSTANT_BYTES = Limit(
+    "constants that are stored as one value", 1 << 29,
+    "Bytes: a few bytes can say a tensor of any size; masks and zeros take some MB.",
+)  # fmt: skip
+PROTOTXT_BYTES = Limit("a prototxt", 1 << 23, "Bytes: a layer takes some 200.")
+ARCHIVE_MEMBERS = Limit("members in an archive", 10_000, "A Keras file has three, and its assets.")
+ARCHIVE_GROWTH = Limit(
+    "times its own size when unpacked", 4, "Weights hardly shrink; 64 MB more are allowed."
+)
+UNPACKED_BYTES = Limit(
+    "packed arrays", 1 << 32, "Bytes: they are unpacked to the disk; what is not packed is mapped."
+)
+DOCUMENT_BYTES = Limit(
+    "JSON or text",
+    1 << 26,
+    "Bytes: a range takes 160; as objects a byte takes up to 22 (measured).",
+)
+HISTOGRAM_BYTES = Limit("unpacked histograms", 1 << 30, "Bytes: a bin that is not empty takes 10.")
+SETTINGS_BYTES = Limit("TOML", 1 << 20, "Bytes: a recipe is a page of text.")
+PASSPORT_BYTES = Limit(
+    "a passport", 1 << 22, "Bytes: a passport is a page of text and a row for each latency."
+)
+RECORDING_BYTES = Limit(
+    "a Polygraphy recording",
+    1 << 30,
+    "Bytes: what is written for later is no larger, either.",
+)
+CACHE_BYTES = Limit(
+    "a calibration cache",
+    1 << 26,
+    "Bytes: a line is a name and eight digits; a million of 60 characters.",
+)
+IMAGE_BYTES = Limit("an image file", 1 << 29, "Bytes: the most pixels, in 16 bits and not packed.")
+IMAGE_PIXELS = Limit(
+    "pixels in an image", 1 << 26, "8192 x 8192; as float32 they take 800 MB, twice while made."
+)
+
+
+def table() -> Iterator[tuple[str, str, str]]:
+    """Yield what is limited, to how much, and why."""
+    for name in __all__:
+        entry = globals()[name]
+        if isinstance(entry, Limit):
+            most = _size(entry.most) if entry.bytes else f"{entry.most:,}"
+            reason = entry.reason.removeprefix("Bytes: ")
+            yield entry.what, most, reason[0].upper() + reason[1:]
+
+
+def _size(count: int) -> str:
+    for unit, shift in (("GB", 30), ("MB", 20), ("KB", 10)):
+        if count >= 1 << shift:
+            return f"{count / (1 << shift):.3g} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,68 @@
+"""Locks between processes: a file that one of them has locked, until it ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from onnxgraft.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # no POSIX system: nothing is locked there
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["locked"]
+
+# What this process holds: it does not wait for itself.
+_held: dict[Path, int] = {}
+
+
+@contextlib.contextmanager
+def locked(file: Path, *, busy: str | None = None) -> Iterator[int]:
+    """Hold ``file`` locked, and yield its descriptor; it is made, and removed at the end.
+
+    Args:
+        file: Of a process that was killed it may be left; that is no lock.
+        busy: What is said where another process holds it; None waits for that one.
+
+    Raises:
+        InputError: Another process holds it, or it can't be made.
+    """
+    place = Path(os.path.abspath(file))
+    if place in _held:
+        yield _held[place]
+        return
+    try:
+        handle = _acquired(place, busy)
+    except OSError as error:
+        raise InputError(f"{file}: can't be written ({error.strerror})") from error
+    _held[place] = handle
+    try:
+        yield handle
+    finally:
+        del _held[place]
+        place.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _acquired(file: Path, busy: str | None) -> int:
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
+            # Whoever held it before may have removed it meanwhile.
+            if os.fstat(handle).st_nlink and os.path.samestat(os.fstat(handle), os.stat(file)):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            raise InputError(str(busy)) from None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)

@@ -1,0 +1,373 @@
+"""The readers that are fuzzed, and what is demanded of each input.
+
+Whatever the bytes: an object, or one of our own errors in one line, within a time limit; nothing is
+written, no process is started, nothing is connected to, unpickled or executed, and no file is read
+but those that were named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+import types
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxgraft.convert.caffe._net import read_net
+from onnxgraft.convert.caffe._wire import read_caffemodel
+from onnxgraft.engine import _bundle_main, passport, tensorrt_builder
+from onnxgraft.engine.passport import read_passport
+from onnxgraft.errors import OnnxgraftError
+from onnxgraft.image_header import stored_form
+from onnxgraft.model import Model
+from onnxgraft.pipeline import read_preprocess, read_recipe, read_tables
+from onnxgraft.quantize import read_cache, read_placement
+from onnxgraft.quantize._measure import Tally
+from onnxgraft.quantize.trt_cache import cache_text
+from onnxgraft.ranges import Ranges, read_overrides
+from onnxgraft.runtime import TensorSpec
+from onnxgraft.samples import open_samples
+from onnxgraft.validate._classes import find_classes
+from onnxgraft.validate._labels import read_labels
+from onnxgraft.validate._polygraphy import Recorded, read_inputs
+
+__all__ = ["CORPUS", "LIMIT", "READERS", "Reader", "Wrong", "outcome", "seeds"]
+
+CORPUS = Path(__file__).parent / "corpus"
+# Seconds of processor time for one input, and MiB that it may take beyond what is there before.
+LIMIT, MEMORY = 10.0, 1024
+# Between the parts of an input that becomes several files; a NUL is in no text.
+BETWEEN = b"\0\0~\0\0"
+_MOST_WORDS = 2100
+# Audit events of which a reader may raise none.
+_FORBIDDEN = frozenset(
+    {"os.exec", "os.fork", "os.forkpty", "os.link", "os.mkdir", "os.posix_spawn", "os.remove",
+     "os.rename", "os.rmdir", "os.spawn", "os.symlink", "os.system", "os.truncate",
+     "pickle.find_class", "socket.bind", "socket.connect", "subprocess.Popen", "ctypes.dlopen"}
+)  # fmt: skip
+
+
+class Wrong(AssertionError):
+    """An input did what no input may do."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader and how an input becomes its file.
+
+    Attributes:
+        file: What the file is called.
+        read: Gets its path.
+        write: Makes the files of an input: the bytes themselves if None.
+        writes: Whether it may write into the folder ``out`` beside the file.
+    """
+
+    file: str
+    read: Callable[[Path], object]
+    write: Callable[[Path, bytes], None] | None = None
+    writes: bool = False
+
+
+def outcome(name: str, data: bytes, folder: Path) -> str:
+    """Return ``read`` or ``refused``.
+
+    Args:
+        name: Of the reader.
+        data: The input.
+        folder: An empty one.
+
+    Raises:
+        Wrong: Something happened that may not, as the module says.
+    """
+    reader = READERS[name]
+    path = folder / reader.file
+    (reader.write or Path.write_bytes)(path, data)
+    before = _tree(folder)
+    start = time.process_time()
+    try:
+        with _watched(folder, reader.writes) as seen, _memory(), _hurried():
+            reader.read(path)
+        result = "read"
+    except OnnxgraftError as error:
+        result = "refused"
+        words = str(error)
+        if not words or len(words.splitlines()) > 1 or len(words) > _MOST_WORDS:
+            raise Wrong(f"{len(words)} characters are no sentence: {words[:300]!r}") from error
+    spent = time.process_time() - start
+    if seen:
+        raise Wrong(f"{seen[0]} happened")
+    if not reader.writes and _tree(folder) != before:
+        raise Wrong(f"it wrote {sorted(set(_tree(folder)) ^ set(before))}")
+    if spent > LIMIT:
+        raise Wrong(f"it took {spent:.0f} s")
+    for place in folder.iterdir():
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    return result
+
+
+def seeds(name: str) -> list[Path]:
+    """Return the inputs in the repository for a reader: the corpus, and what once broke it."""
+    return sorted(path for path in (CORPUS / name).rglob("*") if path.is_file())
+
+
+def _tree(folder: Path) -> list[tuple[str, int]]:
+    return sorted((path.name, path.stat().st_size) for path in folder.rglob("*"))
+
+
+# What the process does, by Python's audit events; a hook can't be removed, so there is one.
+_watching: list[tuple[Path, bool, list[str]]] = []
+
+
+@contextlib.contextmanager
+def _watched(folder: Path, writes: bool) -> Iterator[list[str]]:
+    if not _HOOKED:
+        _HOOKED.append(True)
+        sys.addaudithook(_hook)
+    seen: list[str] = []
+    _watching.append((folder, writes, seen))
+    try:
+        yield seen
+    finally:
+        _watching.pop()
+
+
+_HOOKED: list[bool] = []
+_CODE = tuple(
+    os.path.realpath(place)
+    for place in (sys.prefix, sys.base_prefix, Path(__file__).parent.parent.parent)
+)
+_SYSTEM = ("/proc/", "/sys/", "/usr/", "/etc/", "/dev/null", "/dev/urandom")
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _watching:
+        return
+    folder, writes, seen = _watching[-1]
+    if event in _FORBIDDEN and not (writes and event in ("os.mkdir", "os.rename", "os.remove")):
+        seen.append(f"{event}{arguments!r}"[:300])
+    elif event == "open":
+        path, _, flags = arguments
+        if not isinstance(path, str | bytes | os.PathLike):
+            return  # a descriptor
+        name = os.path.realpath(os.fsdecode(path))
+        written = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
+        inside = name.startswith(f"{folder}/")
+        known = inside if not written else inside and writes
+        if os.path.isdir(name):
+            return  # a file without a name is made in it
+        if not known and (written or not name.startswith((*_CODE, *_SYSTEM))):
+            seen.append(f"{'writing' if written else 'reading'} {name}")
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[None]:
+    """Let what an input takes be no more than MEMORY: then it is a MemoryError."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (MEMORY << 20), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextlib.contextmanager
+def _hurried() -> Iterator[None]:
+    """Raise Wrong in Python code that does not end; processor time, as the machine may be busy."""
+
+    def late(*_: object) -> None:
+        raise Wrong(f"it does not end in {LIMIT:.0f} s")
+
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+# The readers -----------------------------------------------------------------------------------
+
+
+def _prototxt(path: Path) -> None:
+    read_net(path, {}, {"data": (1, 3, 8, 8)})
+
+
+def _cache(path: Path) -> None:
+    """What was read and is written is read the same again."""
+    cache = read_cache(path)
+    if cache.version.isdigit() and len(cache.version) > 3:
+        path.write_text(cache_text(cache.scales, cache.version, cache.algorithm))
+        again = read_cache(path)
+        if (again.scales, again.version) != (cache.scales, cache.version):
+            raise Wrong("what was written is read otherwise")
+
+
+def _recipe(path: Path) -> None:
+    errors = []
+    for read in (read_recipe, read_preprocess, read_tables):
+        try:
+            read(path)
+        except OnnxgraftError as error:
+            errors.append(error)
+    if len(errors) == 3:
+        raise errors[0]
+
+
+def _ranges(path: Path) -> None:
+    """Ranges that were read can be used: changed by hand, and asked for what they say."""
+    ranges = Ranges.load(path)
+    ranges.with_overrides(dict.fromkeys(ranges.tensors, (-1.0, 1.0)), "--set-range")
+    for value in ranges.tensors.values():
+        float(value.amax)
+
+
+def _write_histograms(path: Path, data: bytes) -> None:
+    """Write histograms with the arrays of the input in them, and the ranges that they belong to."""
+    beside = path.with_name(f"{path.name}.histograms.npz")
+    kinds = ("names", "sizes", "bins", "counts", "limits")
+    names = [f"{group}_{kind}" for group in ("whole", "early", "channel") for kind in kinds]
+    _zip(beside, dict(zip(names, data.split(BETWEEN), strict=False)))
+    document = json.loads((CORPUS / "ranges" / "plain.json").read_text())
+    document["histograms_sha256"] = hashlib.sha256(beside.read_bytes()).hexdigest()
+    path.write_text(json.dumps(document))
+
+
+def _passport(path: Path) -> None:
+    found = read_passport(path.with_suffix(""))
+    str(found.label)
+    passport.refuse(path, found, "onnxruntime", "onnxruntime", "1.0")
+    for spec in (*found.inputs, *found.outputs):
+        spec.accepts((1, 2))
+        str(spec)
+
+
+def _bundle(path: Path) -> None:
+    """Run the bundle's own program, to extract and to build; TensorRT is not there."""
+    stub: Any = types.ModuleType("tensorrt")
+    stub.__version__ = "10.3.0"
+    there, sys.modules["tensorrt"] = sys.modules.get("tensorrt"), stub
+    builder = tensorrt_builder.build_plan, tensorrt_builder.gpu
+    tensorrt_builder.build_plan, tensorrt_builder.gpu = _no_plan, dict
+    arguments, place = sys.argv, _bundle_main.HERE
+    _bundle_main.HERE = path
+    errors = io.StringIO()
+    out = path.with_name("out")
+    try:
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+            sys.argv = [str(path), "--extract", str(out)]
+            status = _bundle_main.main()
+            out.mkdir(exist_ok=True)
+            sys.argv = [str(path), "-o", str(out / "x.engine")]
+            status = max(status, _bundle_main.main())
+    finally:
+        sys.argv, _bundle_main.HERE = arguments, place
+        tensorrt_builder.build_plan, tensorrt_builder.gpu = builder
+        if there is None:
+            del sys.modules["tensorrt"]
+        else:
+            sys.modules["tensorrt"] = there
+    written = {entry.relative_to(out).as_posix() for entry in out.rglob("*")}
+    if not written <= {*_bundle_main.MEMBERS, "x.engine", "x.engine.json"}:
+        raise Wrong(f"it wrote {written}")
+    if status == 2:
+        raise OnnxgraftError(errors.getvalue().strip().splitlines()[0])
+
+
+def _no_plan(*_: object) -> tensorrt_builder.Plan:
+    return tensorrt_builder.Plan(b"engine", None)
+
+
+def _write_manifest(path: Path, data: bytes) -> None:
+    """Write a bundle with the input for its manifest; ``@MEMBER`` in it becomes its SHA-256."""
+    members = {"model.onnx": b"graph", "float.onnx": b"float", "calibration.cache": b"cache"}
+    for name, body in members.items():
+        data = data.replace(f"@{name}".encode(), hashlib.sha256(body).hexdigest().encode())
+    _zip(path, {"manifest.json": data, **members})
+
+
+def _inputs() -> Sequence[TensorSpec]:
+    return (TensorSpec("x", "float32", ("N", 2, 2, 1)),)
+
+
+def _samples(path: Path) -> None:
+    """Open the data and take the first samples."""
+    samples = open_samples(path, _inputs(), images=2)
+    for position in range(len(samples)):
+        samples.identity(position)
+        samples.at(position)
+
+
+def _write_npz(path: Path, data: bytes) -> None:
+    _zip(path, dict(zip(("x.npy", "labels.npy"), data.split(BETWEEN), strict=False)))
+
+
+def _zip(path: Path, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, body in members.items():
+            archive.writestr(name if "." in name else f"{name}.npy", body)
+
+
+def _onnx(path: Path) -> None:
+    Model.load(path)
+
+
+def _tally(path: Path) -> None:
+    """Read a shard of an earlier run; the errors are those that make it be counted again."""
+    try:
+        Tally.from_bytes(path.read_bytes())
+    except (RecursionError, ValueError, LookupError, TypeError) as error:
+        raise OnnxgraftError(type(error).__name__) from error
+
+
+def _classes(path: Path) -> None:
+    find_classes(str(path))
+
+
+def _polygraphy(path: Path) -> None:
+    errors = []
+    for read in (read_inputs, Recorded):
+        try:
+            read(path)
+        except OnnxgraftError as error:
+            errors.append(error)
+    if len(errors) == 2:
+        raise errors[0]
+
+
+READERS: dict[str, Reader] = {
+    "prototxt": Reader("net.prototxt", _prototxt),
+    "caffemodel": Reader("net.caffemodel", read_caffemodel),
+    "cache": Reader("calibration.cache", _cache, writes=True),
+    "recipe": Reader("recipe.toml", _recipe),
+    "ranges": Reader("ranges.json", _ranges),
+    "histograms": Reader(
+        "ranges.json", lambda path: Ranges.load(path, histograms=True), _write_histograms
+    ),
+    "overrides": Reader("ranges.toml", read_overrides),
+    "passport": Reader("net.engine.json", _passport),
+    "bundle": Reader("net.pyz", _bundle, writes=True),
+    "manifest": Reader("net.pyz", _bundle, _write_manifest, writes=True),
+    "npz": Reader("data.npz", _samples),
+    "arrays": Reader("data.npz", _samples, _write_npz),
+    "list": Reader("data.txt", lambda path: open_samples(path, _inputs())),
+    "image": Reader("image.png", lambda path: stored_form(path.read_bytes())),
+    "onnx": Reader("net.onnx", _onnx),
+    "shard": Reader("shard.npz", _tally),
+    "labels": Reader("labels.json", read_labels),
+    "classes": Reader("classes.json", _classes),
+    "placement": Reader("table.toml", lambda path: read_placement(path, "tensorrt")),
+    "polygraphy": Reader("run.json", _polygraphy),
+}

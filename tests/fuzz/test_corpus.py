@@ -1,0 +1,24 @@
+"""Every input in the repository, and what once broke a reader, without atheris."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.readers import CORPUS, READERS, outcome, seeds
+
+INPUTS = [(name, path) for name in READERS for path in seeds(name)]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), INPUTS, ids=[str(path.relative_to(CORPUS)) for _, path in INPUTS]
+)
+def test_an_input_is_read_or_refused_in_a_sentence(name: str, path: Path, tmp_path: Path) -> None:
+    found = outcome(name, path.read_bytes(), tmp_path)
+    # What is beside the crashers is a good file, or the fuzzing would begin with nothing.
+    assert found == "read" or path.parent.name == "crashers"
+
+
+def test_every_reader_has_a_seed() -> None:
+    assert all(any(path.parent.name == name for path in seeds(name)) for name in READERS)

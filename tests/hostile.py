@@ -1,0 +1,313 @@
+"""Files that a stranger made to do harm: each is a few bytes to a few megabytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import onnx
+
+__all__ = ["FILES", "keras_archive"]
+
+
+def field(number: int, data: bytes) -> bytes:
+    """Return a field of a protobuf message that is bytes or a message."""
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+def onnx_nodes(count: int) -> bytes:
+    """Return a model of empty nodes, two bytes each."""
+    return b"\x08\x08" + field(7, field(1, b"") * count)
+
+
+def onnx_attributes(count: int) -> bytes:
+    return b"\x08\x08" + field(7, field(1, field(5, b"") * count))
+
+
+def onnx_nested(depth: int) -> bytes:
+    graph = field(1, field(4, b"Relu") + field(6, bytes(300)))
+    for _ in range(depth):
+        graph = field(1, field(5, field(1, b"body") + field(6, graph)))
+    return b"\x08\x08" + field(7, graph)
+
+
+def onnx_model(
+    values: list[onnx.TensorProto] = [],  # noqa: B006
+    shape: list[int] = [2],  # noqa: B006
+    function: onnx.TensorProto | None = None,
+) -> bytes:
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "net",
+        [onnx.helper.make_tensor_value_info("x", 1, shape)],
+        [onnx.helper.make_tensor_value_info("y", 1, shape)],
+        values,
+    )
+    functions = []
+    if function is not None:
+        node = onnx.helper.make_node("Constant", [], ["c"], value=function)
+        functions = [
+            onnx.helper.make_function(
+                "own", "F", [], ["c"], [node], [onnx.helper.make_opsetid("", 17)]
+            )
+        ]
+    model = onnx.helper.make_model(
+        graph, functions=functions, opset_imports=[onnx.helper.make_opsetid("", 17)]
+    )
+    return bytes(model.SerializeToString())
+
+
+def external(location: str, name: str = "w") -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name=name, data_type=1, dims=[2], data_location=1)
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def graph_def(*nodes: bytes) -> bytes:
+    return b"".join(field(1, node) for node in nodes)
+
+
+def attr(key: str, value: bytes) -> bytes:
+    return field(5, field(1, key.encode()) + field(2, value))
+
+
+def node(name: str, op: str, inputs: list[str], *attrs: bytes) -> bytes:
+    return (
+        field(1, name.encode()) + field(2, op.encode())
+        + b"".join(field(3, i.encode()) for i in inputs) + b"".join(attrs)
+    )  # fmt: skip
+
+
+FLOAT = b"\x30\x01"  # AttrValue.type = DT_FLOAT
+STRING = b"\x30\x07"
+SHAPE = field(7, field(2, b"\x08\x02"))
+X = node("x", "Placeholder", [], attr("dtype", FLOAT), attr("shape", SHAPE))
+TYPES = field(1, field(6, b"\x01"))
+
+
+def text_constant(name: str, value: str) -> bytes:
+    tensor = b"\x08\x07" + field(2, b"") + field(8, value.encode())
+    return node(name, "Const", [], attr("dtype", STRING), attr("value", field(8, tensor)))
+
+
+def splat(size: int) -> bytes:
+    """Return a constant of ``size`` x ``size`` that stores one value."""
+    dim = field(2, b"\x08" + varint(size))
+    tensor = b"\x08\x01" + field(2, dim + dim) + field(5, struct.pack("<f", 1))
+    return node("big", "Const", [], attr("dtype", FLOAT), attr("value", field(8, tensor)))
+
+
+def with_operator(op: str, inputs: list[str], *before: bytes, attrs: bytes = b"") -> bytes:
+    """Return a graph whose output waits for an operator."""
+    harm = node("harm", op, inputs, attrs)
+    return graph_def(X, *before, harm, node("y", "Relu", ["x", "^harm"], attr("T", FLOAT)))
+
+
+def keras_archive(
+    layers: list[dict[str, object]] = [],  # noqa: B006
+    weights: bytes | None = None,
+    **members: bytes,
+) -> bytes:
+    inner = {"name": "s", "layers": layers}
+    config = {"module": "keras", "class_name": "Sequential", "config": inner}
+    file = io.BytesIO()
+    if weights is None:
+        empty = io.BytesIO()
+        with h5py.File(empty, "w"):
+            pass
+        weights = empty.getvalue()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights)
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def layer(
+    name: str, config: dict[str, object] | None = None, module: str = "keras.layers"
+) -> bytes:
+    own = {"name": "l", **(config or {})}
+    return keras_archive([
+        {"module": module, "class_name": name, "config": own, "registered_name": None}
+    ])
+
+
+def h5(fill: Callable[[h5py.File], object]) -> bytes:
+    data = io.BytesIO()
+    with h5py.File(data, "w") as file:
+        fill(file)
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {}})
+        file.attrs["keras_version"] = "3.15.1"
+    return data.getvalue()
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((4,), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "w", (4,))
+    file.create_virtual_dataset("w", layout)
+
+
+def png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(
+            ">I", zlib.crc32(kind + data)
+        )  # fmt: skip
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(bytes(3 * width + 1))) + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+def npz(**members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return file.getvalue()
+
+
+def npy(shape: str, descr: str = "'<f4'") -> bytes:
+    head = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return np.lib.format.MAGIC_PREFIX + b"\x01\x00" + struct.pack("<H", len(head)) + head
+
+
+def pickled() -> bytes:
+    data = io.BytesIO()
+    np.save(data, np.array([{"a": 1}], object), allow_pickle=True)
+    return data.getvalue()
+
+
+PROTOTXT = 'input: "data" input_dim: 1 input_dim: 2 input_dim: 4 input_dim: 4\n'
+BLOB_DIMS = b"".join(b"\x08" + varint(1 << 30) for _ in range(4))
+
+# File name -> content, and what the refusal says.
+FILES: dict[str, tuple[bytes, str]] = {
+    "nodes.onnx": (onnx_nodes(2_000_000), "nodes, at most 250,000"),
+    "attributes.onnx": (onnx_attributes(4_000_000), "of structure"),
+    "nested.onnx": (onnx_nested(40), "levels of nested messages"),
+    "name.onnx": (
+        b"\x08\x08" + field(7, field(1, field(3, b"n" * 100_000))), "of a name are read"),
+    "declared.onnx": (onnx_model(shape=[1 << 40, 1 << 40]), "values in a tensor"),
+    "axes.onnx": (onnx_model(shape=[1] * 100), "axes of a tensor"),
+    "product.onnx": (
+        onnx_model([onnx.TensorProto(name="w", data_type=1, dims=[1 << 31, 1 << 31],
+                                     raw_data=bytes(8))]),
+        "declared shape and type"),
+    "negative.onnx": (
+        onnx_model([onnx.TensorProto(name="w", data_type=1, dims=[-1, -2], raw_data=bytes(8))]),
+        "declared shape and type"),
+    "dotted.onnx": (onnx_model([external("../../etc/passwd")]), "is not in the model's folder"),
+    "absolute.onnx": (onnx_model([external("/etc/passwd")]), "is not in the model's folder"),
+    "function.onnx": (onnx_model(function=external("/etc/passwd")), "is not in the model's folder"),
+    "writes.pb": (
+        with_operator("WriteFile", ["path", "path"], text_constant("path", "written")),
+        "is a WriteFile, which reads or writes files"),
+    "reads.pb": (
+        with_operator("ReadFile", ["path"], text_constant("path", "/etc/passwd")),
+        "is a ReadFile, which reads or writes files"),
+    "python.pb": (
+        with_operator(
+            "PyFunc", [],
+            attrs=attr("token", field(2, b"t")) + attr("Tin", field(1, b"")) + attr("Tout", TYPES),
+        ),
+        "is a PyFunc, which runs Python code"),
+    "restores.pb": (
+        with_operator(
+            "RestoreV2", ["path", "names", "names"], text_constant("path", "/etc/x"),
+            node("names", "Placeholder", [], attr("dtype", STRING)), attrs=attr("dtypes", TYPES),
+        ),
+        "is a RestoreV2, which reads or writes files"),
+    "nodes.pb": (graph_def(node("", "", [])) * 2_000_000, "nodes, at most 250,000"),
+    "splat.pb": (
+        graph_def(X, splat(60_000), node("y", "Relu", ["x"], attr("T", FLOAT))),
+        "constants that are stored as one value"),
+    "text.pb": (b"node {} " * 1_000_000, "messages in text"),
+    "deep.pb": (b"node { attr { value { func { " * 3000, "not a TensorFlow GraphDef"),
+    "flex.tflite": (bytes(4) + b"TFL3" + bytes(50) + b"FlexWriteFile" + bytes(50),
+                    "FlexWriteFile, which reads or writes files"),
+    "garbage.tflite": (b"\x10\x00\x00\x00TFL3" + bytes(range(256)) * 4, "can't convert the model"),
+    "lambda.keras": (layer("Lambda"), "the Lambda layer 'l' holds Python code"),
+    "torch.keras": (layer("TorchModuleWrapper"), "holds Python code or a program"),
+    "saved.keras": (layer("TFSMLayer", {"filepath": "/x"}), "holds Python code or a program"),
+    "vocabulary.keras": (
+        layer("StringLookup", {"vocabulary": "/etc/passwd"}), "would read the file '/etc/passwd'"),
+    "foreign.keras": (layer("system", module="os"), "is a custom object of os"),
+    "utility.keras": (layer("get_file", module="keras.utils"), "does more than compute"),
+    "reached.keras": (layer("utils.get_file", module="keras"), "does more than compute"),
+    "bomb.keras": (keras_archive(asset=bytes(300 << 20)), "times its own size"),
+    "absolute.keras": (keras_archive(**{"/etc/x": b"x"}), "lies outside of it"),
+    "dotted.keras": (keras_archive(**{"a/../../x": b"x"}), "lies outside of it"),
+    "links.h5": (
+        h5(lambda f: f.__setitem__("w", h5py.ExternalLink("/etc/passwd", "w"))),
+        "is a link to another file"),
+    "virtual.h5": (h5(virtual), "are in another file"),
+    "external.h5": (
+        h5(lambda f: f.create_dataset("w", (4,), "f4", external=[("/etc/passwd", 0, 16)])),
+        "are in another file"),
+    "fill.h5": (
+        h5(lambda f: f.create_dataset("w", (1 << 20, 1 << 20), "f4", chunks=(1024, 1024))),
+        "times its own size"),
+    "nested.prototxt": (PROTOTXT.encode() + b"layer { " * 5000, "nested more than 32 deep"),
+    "long.prototxt": (b"#" * (9 << 20), "at most 8 MB of a prototxt"),
+}  # fmt: skip
+
+
+def attempt(folder: Path) -> None:
+    """Read every file of a folder; print what came of each, and what was opened meanwhile."""
+    import resource
+    import sys
+    import time
+
+    from onnxgraft import convert
+    from onnxgraft.errors import OnnxgraftError
+
+    opened: list[tuple[str, bool]] = []
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str | bytes):
+            path = arguments[0] if isinstance(arguments[0], str) else arguments[0].decode()
+            flags = arguments[2] if isinstance(arguments[2], int) else 0
+            opened.append((path, bool(flags & 0b11)))
+        elif event in ("socket.connect", "pickle.find_class", "os.system", "subprocess.Popen"):
+            opened.append((event, True))
+
+    answers = {}
+    for name in FILES:
+        if name == next(iter(FILES)):
+            sys.addaudithook(hook)
+        begin = time.process_time()
+        try:
+            convert.load(folder / name)
+            told = "read"
+        except OnnxgraftError as error:
+            told = f"{error.exit_status}: {error}"
+        except Exception as error:  # what a test will show
+            told = f"{type(error).__name__}: {error}"
+        answers[name] = (told, time.process_time() - begin)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"answers": answers, "opened": opened, "peak": peak}))
+
+
+if __name__ == "__main__":
+    import sys
+
+    attempt(Path(sys.argv[1]))

@@ -1,0 +1,290 @@
+"""Killed, out of disk, without rights, on a file that changes, and with a worker lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxgraft.ranges import Ranges
+from tests.conftest import ROOT
+from tests.faults import COMMANDS, prepare
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+KILLS = 16
+# Above what a command prints here, below every file that it writes.
+FULL = 1000
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two versions of every input."""
+    folder = tmp_path_factory.mktemp("inputs")
+    prepare(folder)
+    return folder
+
+
+def words(name: str, version: str, inputs: Path, out: Path) -> list[str]:
+    return COMMANDS[name].words.format(v=version, here=inputs, out=out).split()
+
+
+def begin(*words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "onnxgraft", *map(str, words)],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_random_kills_leave_the_old_result_or_the_new_one() -> None:
+    # In a process of its own: it forks, which those of a test run should not.
+    code = (
+        "import cv2; cv2.setNumThreads(0)\n"
+        "from tests.faults import *\n"
+        "with bench() as place:\n"
+        "    for name in COMMANDS: place.first(name)\n"
+        f"    for number in range({KILLS}): place.kill(list(COMMANDS)[number % len(COMMANDS)])\n"
+        "    for name in COMMANDS: place.last(name)\n"
+        "    print(place.trials); assert not place.trials.torn\n"
+        f"    assert sum(place.trials.kills.values()) == {KILLS}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
+        timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_there() -> None:
+    code = (
+        "import cv2; cv2.setNumThreads(0)\n"
+        "from tests.faults import *\n"
+        "with bench() as place:\n"
+        "    for name, command in COMMANDS.items():\n"
+        "        place.first(name)\n"
+        "        out = place.out(name)\n"
+        "        before = sorted((p.name, p.stat().st_size) for p in out.rglob('*'))\n"
+        f"        status = place.run(name, 'b', most_bytes={FULL})\n"
+        "        told = (place.folder / f'{name}.log').read_text()\n"
+        "        after = sorted((p.name, p.stat().st_size) for p in out.rglob('*'))\n"
+        "        assert status == 2, (name, status, told)\n"
+        '        assert "can\'t be written" in told, (name, told)\n'
+        "        kept = ('.partial', '.search')\n"
+        "        after = [entry for entry in after if not entry[0].endswith(kept)]\n"
+        "        assert after == before, (name, before, after)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
+        timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become who may not write")
+@pytest.mark.parametrize("name", ["convert", "build", "validate", "deploy"])
+def test_a_folder_without_rights_is_told_before_the_work(
+    name: str, inputs: Path, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o555)
+    code = (
+        "import os, sys, cv2\n"
+        "from tests.faults import app\n"
+        "from onnxgraft import convert, engine, pipeline, quantize\n"
+        "os.setegid(65534); os.seteuid(65534)\n"
+        f"app({words(name, 'a', inputs, tmp_path)!r})\n"
+    )
+    for folder in [inputs, *inputs.parents][:3]:
+        folder.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert "can't be written" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def changing() -> Iterator[Callable[[Path], None]]:
+    """Return a function that goes on rewriting a file in place: shorter, and whole again."""
+    ended = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def change(path: Path) -> None:
+        data = path.read_bytes()
+
+        def rewrite() -> None:
+            while not ended.wait(0.003):
+                with open(path, "r+b") as file:
+                    file.truncate(len(data) // 3)
+                    file.seek(0)
+                    file.write(data)
+
+        threads.append(threading.Thread(target=rewrite))
+        threads[-1].start()
+
+    yield change
+    ended.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("convert", "neta.caffemodel"), ("build", "ma.onnx"), ("calibrate", "dataa.npz")],
+)
+def test_a_file_that_changes_while_it_is_read_is_refused_or_read(
+    name: str, file: str, tmp_path: Path, changing: Callable[[Path], None]
+) -> None:
+    inputs, out = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    out.mkdir()
+    prepare(inputs)
+    changing(inputs / file)
+    process = begin(*words(name, "a", inputs, out))
+    _, told = process.communicate(timeout=300)
+    assert process.returncode in (0, 1, 2), told
+    assert "internal error" not in told
+    if process.returncode == 2:
+        assert len(told.strip().splitlines()) == 1
+        assert not [path for path in out.iterdir() if not path.name.endswith(".partial")]
+    else:
+        COMMANDS[name].version(out)
+
+
+# Workers -----------------------------------------------------------------------------------------
+
+
+def children(process: int) -> list[int]:
+    """Return the processes below one, the nearest first."""
+    found, waiting = [], [process]
+    while waiting:
+        told = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(waiting.pop(0))], capture_output=True, text=True
+        )
+        found += (nearer := [int(pid) for pid in told.stdout.split()])
+        waiting += nearer
+    return found
+
+
+def kill_one(process: subprocess.Popen[str], words: str, among: int) -> None:
+    """Kill a child whose command line has ``words``, when there are so many of them."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        mine = [pid for pid in children(process.pid) if words in command_of(pid)]
+        if len(mine) >= among:
+            time.sleep(0.3)
+            os.kill(mine[-1], signal.SIGKILL)
+            return
+        time.sleep(0.02)
+    raise AssertionError("there was no such child")
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+@pytest.fixture
+def many(inputs: Path, tmp_path: Path) -> Path:
+    """Return the data of many samples, so that there is time to kill."""
+    images = np.random.default_rng(0).normal(size=(3000, 3, 12, 12)).astype(np.float32)
+    np.savez(tmp_path / "many.npz", data=images, labels=np.zeros(3000, np.int64))
+    return tmp_path / "many.npz"
+
+
+def test_a_calibration_that_loses_a_worker_says_so_and_goes_on(
+    inputs: Path, many: Path, tmp_path: Path
+) -> None:
+    call = ["calibrate", inputs / "ma.onnx", "--data", many, "-o", tmp_path / "r.json"]
+    process = begin(*call, "--workers", "2")
+    kill_one(process, "spawn_main", 2)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 2, told
+    assert "a worker process died" in told
+    assert not (tmp_path / "r.json").exists()
+    again = begin(*call, "--resume")
+    _, told = again.communicate(timeout=300)
+    assert again.returncode == 0, told
+    whole = begin(*call[:-1], tmp_path / "whole.json")
+    whole.communicate(timeout=300)
+    found, expected = Ranges.load(tmp_path / "r.json"), Ranges.load(tmp_path / "whole.json")
+    assert found.tensors == expected.tensors
+    assert found.samples == expected.samples
+
+
+def test_a_validation_that_loses_a_worker_says_so(inputs: Path, many: Path, tmp_path: Path) -> None:
+    process = begin(
+        "validate", inputs / "ma.onnx", inputs / "qa.onnx", "--data", many, "--workers", "2",
+        "--report", tmp_path / "report",
+    )  # fmt: skip
+    kill_one(process, "spawn_main", 2)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 2, told
+    assert "a worker process died" in told
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_benchmark_that_loses_an_engine_says_so(inputs: Path) -> None:
+    process = begin(
+        "bench", inputs / "ma.onnx", inputs / "mb.onnx", "--batch", "1", "--rounds", "3000"
+    )
+    kill_one(process, "_bench_worker", 2)
+    printed, told = process.communicate(timeout=300)
+    # While it was loading the other one is timed, with a note; later there is no table.
+    assert process.returncode in (0, 2), told
+    assert re.search(r"m[ab]\.onnx can't be timed: its process ended", printed + told)
+
+
+# Two at once -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["calibrate", "deploy"])
+def test_two_runs_to_one_place_are_one(name: str, inputs: Path, tmp_path: Path) -> None:
+    runs = [begin(*words(name, version, inputs, tmp_path)) for version in ("a", "b")]
+    told = [run.communicate(timeout=300)[1] for run in runs]
+    assert sorted(run.returncode for run in runs) in ([0, 0], [0, 2])
+    for run, text in zip(runs, told, strict=True):
+        assert run.returncode == 0 or "another onnxgraft is writing it" in text
+    winner = ["a", "b"][[run.returncode for run in runs].index(0)]
+    found = COMMANDS[name].version(tmp_path)
+    assert found == winner or all(run.returncode == 0 for run in runs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(COMMANDS[name].made)
+
+
+def test_two_builds_that_share_timings_take_turns(inputs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt")
+    timings = tmp_path / "kept.timing"
+    runs = [
+        begin("build", inputs / f"m{version}.onnx", "--target", "tensorrt", "--timing-cache",
+              timings, "-o", tmp_path / f"{version}.engine")
+        for version in ("a", "b")
+    ]  # fmt: skip
+    for run in runs:
+        told = run.communicate(timeout=300)[1]
+        assert run.returncode == 0, told
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_build_waits_for_another_one_s_timings(inputs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt")
+    from onnxgraft.locks import locked
+
+    timings = tmp_path / "kept.timing"
+    with locked(tmp_path / ".kept.timing.lock"):
+        run = begin("build", inputs / "ma.onnx", "--target", "tensorrt", "--timing-cache", timings,
+                    "-o", tmp_path / "a.engine")  # fmt: skip
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(15)
+        assert not (tmp_path / "a.engine").exists()
+    _, told = run.communicate(timeout=300)
+    assert run.returncode == 0, told

@@ -1,0 +1,312 @@
+"""Promises of docs/security.md: each test fails when one is broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxgraft import limits
+from onnxgraft.engine.passport import read_passport
+from onnxgraft.errors import InputError
+from onnxgraft.pipeline import read_recipe
+from onnxgraft.quantize import read_cache
+from onnxgraft.ranges import Ranges, read_overrides
+from onnxgraft.runtime import TensorSpec
+from onnxgraft.samples import open_samples, read_image
+from tests import hostile
+from tests.conftest import ROOT, Cli, model_of
+
+# What is refused takes less: TensorFlow alone is half a gigabyte.
+MOST_KILOBYTES = 2_000_000
+MOST_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what came of reading each hostile file, all in one process."""
+    folder = tmp_path_factory.mktemp("hostile")
+    for name, (content, _) in hostile.FILES.items():
+        (folder / name).write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.hostile", folder],
+        cwd=folder, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {path.name for path in folder.iterdir()} == set(hostile.FILES)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {**found, "folder": str(folder)}
+
+
+@pytest.mark.parametrize("name", hostile.FILES)
+def test_a_hostile_model_is_refused_in_a_sentence(name: str, answers: dict[str, Any]) -> None:
+    told, _ = answers["answers"][name]
+    assert told.startswith("2: ")
+    assert hostile.FILES[name][1] in told
+    assert "\n" not in told
+    assert len(told) < 1000
+
+
+def test_refusing_takes_little_memory_and_time(answers: dict[str, Any]) -> None:
+    assert answers["peak"] < MOST_KILOBYTES
+    # Of processor time: other processes may run beside the tests.
+    assert not {name: s for name, (_, s) in answers["answers"].items() if s > MOST_SECONDS}
+
+
+def test_no_hostile_model_leads_to_another_file(answers: dict[str, Any]) -> None:
+    folder, opened = answers["folder"], answers["opened"]
+    assert any(path.startswith(folder) for path, _ in opened)
+    assert not [path for path, _ in opened if path.startswith("/etc") or path == "socket.connect"]
+    written = {path for path, writes in opened if writes and not path.endswith(".pyc")}
+    own = (folder, "/dev/", "/proc/", tempfile.gettempdir())
+    assert not {path for path in written if not path.startswith(own) and ".pyc." not in path}
+
+
+@pytest.mark.parametrize("name", ["nodes.onnx", "writes.pb", "lambda.keras"])
+def test_the_command_ends_with_status_2(name: str, tmp_path: Path, cli: Cli) -> None:
+    content, words = hostile.FILES[name]
+    (tmp_path / name).write_bytes(content)
+    done = cli("convert", tmp_path / name, "-o", tmp_path / "out.onnx", cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+# Data and documents --------------------------------------------------------------------------
+
+SPEC = [TensorSpec("x", "float32", ("N", 3))]
+
+
+def _ranges(path: Path) -> object:
+    return Ranges.load(path)
+
+
+def _arrays(path: Path) -> object:
+    return open_samples(path, SPEC)
+
+
+def _passport(path: Path) -> object:
+    return read_passport(path.with_suffix(""))
+
+
+DOCUMENTS: dict[str, tuple[Callable[[Path], object], Callable[[], bytes], str]] = {
+    "deep_ranges.json": (_ranges, lambda: b"[" * 100_000, "nested too deep"),
+    "large_ranges.json": (_ranges, lambda: b" " * (65 << 20), "at most 64 MB of JSON"),
+    "deep_passport.json": (_passport, lambda: b'{"a":' * 100_000, "nested too deep"),
+    "large_passport.json": (_passport, lambda: b" " * (5 << 20), "at most 4 MB of a passport"),
+    "deep_recipe.toml": (read_recipe, lambda: b"a = " + b"[" * 50_000, "nested too deep"),
+    "large_recipe.toml": (read_recipe, lambda: b"#" * (2 << 20), "at most 1 MB of TOML"),
+    "deep_overrides.toml": (read_overrides, lambda: b"a = " + b"[" * 50_000, "nested too deep"),
+    "large.cache": (read_cache, lambda: b"a: 0\n" * (14 << 20), "at most 64 MB of a calibration"),
+    "pixels.png": (read_image, lambda: hostile.png(60_000, 60_000), "pixels in an image"),
+    "pickle.npz": (
+        _arrays, lambda: hostile.npz(x=hostile.pickled()), "it holds Python objects"),
+    "shape.npz": (
+        _arrays, lambda: hostile.npz(x=hostile.npy(f"({1 << 40}, 3)")), "it ends early"),
+    "negative.npz": (
+        _arrays, lambda: hostile.npz(x=hostile.npy("(-2, -3)") + bytes(24)),
+        "of the shape (-2, -3)"),
+    "members.npz": (
+        _arrays, lambda: hostile.npz(**{f"a{i}": b"" for i in range(10_001)}),
+        "members in an archive"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_hostile_data_are_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
+    read, content, words = DOCUMENTS[name]
+    (tmp_path / name).write_bytes(content())
+    with pytest.raises(InputError) as refused:
+        read(tmp_path / name)
+    assert words in str(refused.value)
+    assert name.partition(".")[0] in str(refused.value)
+
+
+def test_a_packed_array_that_fills_the_disk_is_refused(tmp_path: Path) -> None:
+    data = bytearray(hostile.npz(x=hostile.npy("(1073741824, 3)")))
+    entry = data.rindex(b"PK\x01\x02")  # where the directory tells the size
+    data[entry + 24 : entry + 28] = struct.pack("<I", 0xFFFF_FF00)
+    two = bytes(data[:entry]) + 2 * bytes(data[entry : data.rindex(b"PK\x05\x06")])
+    two = two.replace(b"x.npy", b"y.npy", 2) if two.count(b"x.npy") == 3 else two
+    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 2, 2, len(two) - entry, entry, 0)
+    (tmp_path / "bomb.npz").write_bytes(two + end)
+    with pytest.raises(InputError, match="of packed arrays are read"):
+        open_samples(tmp_path / "bomb.npz", SPEC)
+
+
+def test_an_image_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")  # reading it would wait for ever
+    with pytest.raises(InputError, match="is no file"):
+        read_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_external_data_that_are_links_are_refused(link: str, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "secret").write_bytes(bytes(8))
+    if link == "symbolic":
+        (tmp_path / "w.bin").symlink_to(tmp_path / "secret")
+    else:
+        os.link(tmp_path / "secret", tmp_path / "w.bin")
+    (tmp_path / "m.onnx").write_bytes(hostile.onnx_model([hostile.external("w.bin")]))
+    done = cli("inspect", tmp_path / "m.onnx")
+    assert done.returncode == 2
+    assert "are refused" in done.stderr
+
+
+def test_a_link_out_of_a_saved_model_is_refused(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "secret").write_bytes(b"x")
+    folder = tmp_path / "saved"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"\x08\x01")
+    (folder / "variables" / "variables.index").symlink_to(tmp_path / "secret")
+    done = cli("inspect", folder)
+    assert done.returncode == 2
+    assert "is a link out of the SavedModel" in done.stderr
+
+
+# What a library is never told ------------------------------------------------------------------
+
+NEVER = {
+    "allow_pickle=True": "numpy would run a pickle",
+    "register_custom_ops_library": "onnxruntime would load a library",
+    "load_op_library": "TensorFlow would load a library",
+    "add_extension": "OpenVINO would load a library",
+    "load_library": "TensorRT's registry would load a library",
+    "init_libnvinfer_plugins": "TensorRT's plugins would be registered",
+    "engine_host_code_allowed = True": "an engine's host code would run",
+    "import pickle": "a pickle runs code",
+    "import marshal": "so does this",
+    "yaml.load": "so does this",
+    "shell=True": "a name would reach a shell",
+    "safe_mode=False": "Keras would run a Lambda",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", NEVER)
+def test_the_product_never_says(words: str) -> None:
+    files = [
+        path
+        for folder in ("src/onnxgraft", "convert", "surgery", "quantize", "engine", "validate")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert len(files) > 100
+    assert not [path for path in files if words in path.read_text()], NEVER[words]
+
+
+def test_the_page_has_the_limits_that_are_kept() -> None:
+    rows = [f"| {what} | {most} | {reason} |" for what, most, reason in limits.table()]
+    page = (ROOT / "docs" / "security.md").read_text()
+    missing = [row for row in rows if row not in page]
+    assert not missing, "\n".join(missing)
+
+
+# No network, and no place that was not named ----------------------------------------------------
+
+# Every Python process of a run tells what it writes and whom it asks.
+WATCHED = """
+import json, os, sys
+log = os.environ["ONNXGRAFT_TEST_LOG"]
+def hook(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        if not str(arguments[1] if event == "socket.connect" else "").startswith("/"):
+            tell(["network", str(arguments)])
+    elif event == "open" and isinstance(arguments[0], (str, bytes)) and arguments[0] != log:
+        if isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            tell(["write", os.path.abspath(os.fsdecode(arguments[0]))])
+    elif event in ("os.rename", "os.mkdir", "os.symlink", "os.link"):
+        tell(["write", os.path.abspath(os.fsdecode(arguments[0]))])
+def tell(what):
+    handle = os.open(log, os.O_APPEND | os.O_CREAT | os.O_RDWR)
+    os.write(handle, (json.dumps(what) + "\\n").encode())
+    os.close(handle)
+sys.addaudithook(hook)
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Return a folder with a small network and its data."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    model_of(
+        "net (float[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y) {"
+        " c = Conv<pads=[1,1,1,1]>(x, w)  y = Relu(c) }",
+        {"w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32)},
+    ).save(folder / "net.onnx")
+    np.savez(folder / "data.npz", x=rng.normal(size=(4, 3, 8, 8)).astype(np.float32))
+    return folder
+
+
+def deployment(work: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "onnxgraft", "deploy", str(work / "net.onnx"), "--data",
+        str(work / "data.npz"), "-o", str(work / "out"),
+    ]  # fmt: skip
+
+
+def _cut_off() -> list[str]:
+    """Return the words before a command that take all networks from it, where that is allowed."""
+    command = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
+    try:
+        done = subprocess.run([*command, "true"], capture_output=True, check=False)
+    except FileNotFoundError:
+        return []
+    return command if done.returncode == 0 else []
+
+
+def test_a_deployment_needs_no_network_and_writes_where_it_was_told(work: Path) -> None:
+    hook, log = work.parent / "hook", work / "log"  # where it may be written
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(WATCHED)
+    before = {path.name for path in work.parent.iterdir()}
+    done = subprocess.run(
+        [*_cut_off(), *deployment(work)], cwd=work.parent,
+        env={
+            **os.environ, "PYTHONPATH": f"{hook}:{ROOT / 'src'}", "ONNXGRAFT_TEST_LOG": str(log),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (work / "out" / "report.json").is_file()
+    assert {path.name for path in work.parent.iterdir()} == before
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    assert not [what for what in told if what[0] == "network"]
+    written = {Path(path) for kind, path in told if kind == "write"}
+    assert any(path.is_relative_to(work) for path in written)
+    # Python tries out whether its folder for temporary files can be written.
+    scratch = Path(tempfile.gettempdir())
+    tried = {path for path in written if path.parent == scratch and len(path.name) == 8}
+    named = (work, Path("/dev"), Path("/proc"))
+    others = {path for path in written - tried if not any(map(path.is_relative_to, named))}
+    assert not {p for p in others if not str(p).startswith(f"{scratch}/onnxgraft.")}
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_no_library_opens_a_socket_to_another_machine(work: Path) -> None:
+    # Native code is seen by the system alone: onnxruntime sends events to its makers by itself.
+    code = "import time, onnxgraft.reference as r; r.OnnxRuntime('net.onnx'); time.sleep(15)"
+    trace = work / "trace"
+    for command in (deployment(work), [sys.executable, "-c", code]):
+        done = subprocess.run(
+            ["strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=socket", "-o", trace, *command],
+            cwd=work, capture_output=True, text=True, timeout=900,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        )  # fmt: skip
+        if "ptrace" in done.stderr:
+            pytest.skip("tracing is not allowed here")
+        assert done.returncode == 0, done.stdout + done.stderr
+        lines = [line for line in trace.read_text().splitlines() if "AF_INET" in line]
+        assert not lines
