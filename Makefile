@@ -8,7 +8,7 @@ READY = $(VENV)/.ready
 TOOLS = .venv-tools
 AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
 
-.PHONY: demo test check audit sbom constraints clean
+.PHONY: demo test check audit sbom constraints faults fuzz load clean
 
 demo: $(READY)
 	$(BIN)/python models/lenet5.py demo 2>$(VENV)/lenet5.log || (cat $(VENV)/lenet5.log; exit 1)
