@@ -52,13 +52,6 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip check
 	touch $@
 
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints.txt
-	$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m pip check
-	touch $@
-
 # The long tests; each writes its figures into docs/security-figures.md.
 fuzz: $(READY)
 	PYTHONPATH=src $(BIN)/python -m tests.fuzz.long --seconds 600
