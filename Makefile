@@ -8,7 +8,7 @@ READY = $(VENV)/.ready
 TOOLS = .venv-tools
 AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
 
-.PHONY: demo test check audit sbom constraints clean
+.PHONY: demo test check audit sbom constraints faults fuzz load clean
 
 demo: $(READY)
 	$(BIN)/python models/lenet5.py demo 2>$(VENV)/lenet5.log || (cat $(VENV)/lenet5.log; exit 1)
@@ -43,13 +43,6 @@ constraints: $(TOOLS)/.ready
 $(TOOLS)/.ready: Makefile
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet $(AUDIT)
-	touch $@
-
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints.txt
-	$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m pip check
 	touch $@
 
 $(READY): pyproject.toml constraints.txt
