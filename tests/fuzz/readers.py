@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxgraft.classes import find_classes
 from onnxgraft.convert.caffe._net import read_net
 from onnxgraft.convert.caffe._wire import read_caffemodel
 from onnxgraft.engine import _bundle_main, passport, tensorrt_builder
@@ -38,7 +39,6 @@ from onnxgraft.quantize.trt_cache import cache_text
 from onnxgraft.ranges import Ranges, read_overrides
 from onnxgraft.runtime import TensorSpec
 from onnxgraft.samples import open_samples
-from onnxgraft.validate._classes import find_classes
 from onnxgraft.validate._labels import read_labels
 from onnxgraft.validate._polygraphy import Recorded, read_inputs
 
