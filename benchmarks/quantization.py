@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -139,12 +140,13 @@ model, data, out = sys.argv[1:]
 quantize(model, quantize_mode="int8", calibration_method="entropy", calibration_eps=["cpu"],
          calibration_data=dict(np.load(data)), output_path=out, log_level="ERROR")
 """
-    data = path.with_suffix(".npz")
+    data, copy = path.with_suffix(".npz"), path.with_suffix(".copy.onnx")
+    shutil.copy(network.model.file, copy)  # it writes into the file that it is given
     (name,) = (spec.name for spec in network.model.inputs)
     images = [sample.feeds[name] for sample in network.calibration]
     np.savez(data, **{name: np.concatenate(images)})
     subprocess.run(
-        [str(MODELOPT), "-c", code, str(network.model.file), data, path],
+        [str(MODELOPT), "-c", code, copy, data, path],
         check=True, capture_output=True,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
     )  # fmt: skip
