@@ -7,7 +7,6 @@ DequantizeLinear stand. How TensorRT's versions differ is in `tensorrt_builder` 
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from onnxgraft.engine._cuda import Cuda, Memory
 from onnxgraft.engine._options import BuildOptions, Built, Layer, Shape
 from onnxgraft.engine.passport import Passport, refuse
 from onnxgraft.errors import InputError, ModelError
-from onnxgraft.files import atomic, write_bytes
+from onnxgraft.files import atomic, cache_folder, write_bytes
 from onnxgraft.locks import locked
 from onnxgraft.model import Model
 from onnxgraft.optional import optional
@@ -421,9 +420,8 @@ def _timing_file(trt: Any, options: BuildOptions) -> Path:
     """Return where the timings of this TensorRT on this GPU are kept."""
     if options.timing_cache is not None:
         return options.timing_cache
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     device = (builder.gpu() or {"gpu": "no GPU"})["gpu"].replace(" ", "-")
-    return home / "onnxgraft" / f"tensorrt-{trt.__version__}-{device}.timing"
+    return cache_folder() / f"tensorrt-{trt.__version__}-{device}.timing"
 
 
 @contextmanager

@@ -70,6 +70,21 @@ def test_a_wide_budget_takes_all_int8(run: Quantize, place: Path, tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {"out.onnx"}
 
 
+@pytest.mark.parametrize(("target", "told"), [("onnxruntime", "measured"), ("tensorrt", "estim")])
+def test_the_latency_is_measured_where_the_target_is_here(
+    run: Quantize, place: Path, target: str, told: str
+) -> None:
+    if target == "tensorrt" and Path("/dev/nvidia0").exists():
+        pytest.skip("TensorRT's engines run here")
+    done = run("--budget", "top1=50", "--data", str(place / "val.npz"), "--json", target=target)
+    assert done.returncode == 0, done.stderr
+    search = json.loads(done.stdout)["search"]
+    assert search["latency"].startswith(told)
+    fp32, *others = (row["latency"] for row in search["rows"])
+    assert fp32 == 1
+    assert all(latency > 0 for latency in others)
+
+
 def test_a_narrow_budget_finds_a_mix_and_every_float_layer_has_its_reason(
     run: Quantize, place: Path
 ) -> None:

@@ -116,7 +116,7 @@ DOCUMENTS: dict[str, tuple[Callable[[Path], object], Callable[[], bytes], str]] 
         _arrays, lambda: hostile.npz(x=hostile.npy(f"({1 << 40}, 3)")), "it ends early"),
     "negative.npz": (
         _arrays, lambda: hostile.npz(x=hostile.npy("(-2, -3)") + bytes(24)),
-        "of the shape (-2, -3)"),
+        "an array of the shape (-2, -3)"),
     "members.npz": (
         _arrays, lambda: hostile.npz(**{f"a{i}": b"" for i in range(10_001)}),
         "members in an archive"),

@@ -219,6 +219,15 @@ def test_the_passport_of_an_engine_takes_its_accuracy(files: Path) -> None:
         pass  # it is still the passport of this engine
 
 
+def test_the_command_may_write_into_the_passport(files: Path, cli: Cli) -> None:
+    built = files / "commanded" / "right.engine"
+    built.parent.mkdir()
+    engine.build(Model.load(files / "right.onnx"), built, "onnxruntime")
+    done = cli("validate", files / "right.onnx", built, "--data", files / "data.npz")
+    assert done.returncode == 0, done.stderr
+    assert engine.read_passport(built).accuracy["samples"] == 5
+
+
 def test_a_list_file_is_known_by_what_it_lists(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.jpg").write_bytes(name.encode())

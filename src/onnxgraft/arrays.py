@@ -54,10 +54,12 @@ def read_array_header(handle: IO[bytes], size: int) -> tuple[tuple[int, ...], bo
         raise ValueError("an array whose header can't be read") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array of the shape {shape}")
     count = 1
     for length in shape:
         count *= length
-    if min(shape, default=0) < 0 or handle.tell() - begin + count * dtype.itemsize > size:
+    if handle.tell() - begin + count * dtype.itemsize > size:
         raise ValueError("it ends early")
     return shape, fortran, dtype
 

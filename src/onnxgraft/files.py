@@ -24,6 +24,7 @@ from onnxgraft.locks import locked
 __all__ = [
     "atomic",
     "atomic_folder",
+    "cache_folder",
     "check_folder",
     "check_place",
     "claimed",
@@ -96,6 +97,12 @@ def check_place(path: str | os.PathLike[str] | None) -> None:
         raise InputError(f"{target}: can't be written, the folder is not writable")
     if _claims:
         _claims[-1].enter_context(claimed(target))
+
+
+def cache_folder() -> Path:
+    """Return where what one run learns is kept for the next: the user's cache, by XDG."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "onnxgraft"
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:

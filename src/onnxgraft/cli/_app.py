@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
@@ -15,7 +16,7 @@ import typer
 from rich.console import Console
 
 from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError, printable
-from onnxgraft.files import json_text, places
+from onnxgraft.files import cache_folder, json_text, places
 
 __all__ = ["Json", "Outcome", "app", "main", "say", "subcommand"]
 
@@ -161,6 +162,14 @@ def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:
     places = [given[key] for key in _WRITTEN if isinstance(given.get(key), Path)]
     if name == "bench" and given.get("record"):
         places += given["engines"]
+    if name == "validate":  # an engine's passport takes the result
+        places.append(given["candidate"])
+    if name in ("build", "deploy") and Path("/dev/nvidia0").exists():
+        # TensorRT's timings, which have to have their folder before the sandbox closes.
+        folder = cache_folder()
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            places.append(folder / "timings")
     if name == "deploy" and given.get("out") is None:
         places.append(Path("here"))
     return tuple(places)
