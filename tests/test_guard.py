@@ -115,6 +115,11 @@ while True: pass
 """
 
 
+def _usual_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def begun(place: Path) -> subprocess.Popen[str]:
     (place / "own.py").write_text(LOOP)
     process = subprocess.Popen(
@@ -122,7 +127,7 @@ def begun(place: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         cwd=place, start_new_session=True,
         # What runs the tests in the background may have it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_usual_signals,
     )  # fmt: skip
     end = time.monotonic() + 120
     while not (place / "begun").exists() and time.monotonic() < end:

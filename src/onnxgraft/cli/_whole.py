@@ -159,6 +159,7 @@ def deploy(
 
     def text(console: Console) -> None:
         render(report, console)
-        say(console, f"\nreport: {report.artifacts['report']}")
+        console.print()
+        say(console, f"report: {report.artifacts['report']}")
 
     return Outcome(report.to_json(), text, report.passed)
