@@ -39,7 +39,7 @@ __all__ = ["DEFAULT_IMPROVEMENTS", "IMPROVEMENTS", "Improvement", "Prepared", "i
 
 Improvement = Literal["equalize", "activations", "weights", "rounding", "bias"]
 IMPROVEMENTS: tuple[Improvement, ...] = get_args(Improvement)
-# The others cost time and were not seen to help on top of these: benchmarks/quantization.md.
+# The others take minutes; what each is worth is in benchmarks/quantization.md.
 DEFAULT_IMPROVEMENTS: tuple[Improvement, ...] = ("activations", "weights", "rounding")
 
 # How many samples are run to look at layers, and for each layer to correct its bias.
