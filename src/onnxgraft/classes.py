@@ -115,7 +115,7 @@ def find_classes(name: str) -> Classes:
         else:
             document = read_json(file) if path.suffix == ".json" else read_toml(file)
         return _classes(document)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:
         raise InputError(
             f"{file}: not a file of classes ({error}); it wants names = [...] and, if there are "
             "any, [categories] with a list of names each"
