@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import struct
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -34,7 +37,9 @@ _NOT_A_REASON = (
 def build(model: Model, path: Path, options: BuildOptions) -> Built:
     """Compile ``model`` for the CPU and write it to ``path``.
 
-    Free dimensions stay free unless ``options.shapes`` fixes them.
+    Free dimensions stay free unless ``options.shapes`` fixes them. Where only the batch is free,
+    a second model for a batch of one stands beside the first: with its shapes known, OpenVINO
+    drops transposes and plans its memory.
     """
     openvino = _openvino()
     core = openvino.Core()
@@ -52,12 +57,13 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
         network = core.read_model(model.to_onnx().SerializeToString())
         if options.shapes:
             network.reshape({name: list(shape) for name, shape in options.shapes.items()})
-        compiled = core.compile_model(network, "CPU", _config(flags))
-        exported = io.BytesIO()
-        compiled.export_model(exported)
+        parts = [_compiled(core, network, flags)]
+        if _made_single(network):
+            parts.append(_compiled(core, network, flags))
     except RuntimeError as error:
         raise ModelError(f"{model.file}: OpenVINO refuses the graph: {_reason(error)}") from error
-    write_bytes(path, exported.getvalue())
+    write_bytes(path, _joined(parts))
+    flags["models"] = len(parts)
     machine = {"cpu": str(core.get_property("CPU", "FULL_DEVICE_NAME"))}
     return Built({"openvino": openvino.__version__}, flags, machine)
 
@@ -67,6 +73,50 @@ def load(path: Path, passport: Passport, threads: int | None) -> Engine:
     openvino = _openvino()
     refuse(path, passport, "openvino", "OpenVINO", openvino.__version__)
     return OpenVino(path, passport, threads)
+
+
+def _compiled(core: Any, network: Any, flags: dict[str, Any]) -> bytes:
+    exported = io.BytesIO()
+    core.compile_model(network, "CPU", _config(flags)).export_model(exported)
+    return exported.getvalue()
+
+
+def _made_single(network: Any) -> bool:
+    """Fix the batch at one, if nothing else is free and the graph can have such a batch."""
+    shapes = {port.get_any_name(): port.get_partial_shape() for port in network.inputs}
+    for shape in shapes.values():
+        if shape.rank.is_dynamic or len(shape) == 0 or shape[0].is_static:
+            return False
+        if any(dim.is_dynamic for dim in list(shape)[1:]):
+            return False
+    try:
+        network.reshape({
+            name: [1, *(dim.get_length() for dim in list(shape)[1:])]
+            for name, shape in shapes.items()
+        })
+    except RuntimeError:
+        return False
+    return bool(shapes)
+
+
+# Behind two models stand the length of the first and this.
+_END = struct.Struct("<Q8s")
+_TWO = b"OVx2\r\n\x1a\n"
+
+
+def _joined(parts: list[bytes]) -> bytes:
+    return parts[0] if len(parts) == 1 else b"".join((*parts, _END.pack(len(parts[0]), _TWO)))
+
+
+def _places(file: BinaryIO) -> list[tuple[int, int]]:
+    """Return where the models are in an engine file, as (offset, bytes)."""
+    size = file.seek(0, os.SEEK_END)
+    if size > _END.size:
+        file.seek(-_END.size, os.SEEK_END)
+        first, mark = _END.unpack(file.read(_END.size))
+        if mark == _TWO and first <= size - _END.size:
+            return [(0, first), (first, size - _END.size - first)]
+    return [(0, size)]
 
 
 def _config(flags: dict[str, Any]) -> dict[str, Any]:
@@ -86,6 +136,16 @@ def _config(flags: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+@dataclass
+class _Part:
+    """One of the models in an engine file, and the requests that wait for work."""
+
+    offset: int
+    size: int
+    compiled: Any = None
+    requests: list[Any] = field(default_factory=list)
+
+
 class OpenVino(Resource):
     """An exported model in OpenVINO.
 
@@ -94,37 +154,43 @@ class OpenVino(Resource):
     """
 
     def __init__(self, path: Path, passport: Passport, threads: int | None = None) -> None:
-        """Import the compiled model.
+        """Import the model that is likely to be asked for; the other one waits for its turn.
 
         Raises:
             InputError: OpenVINO refuses it, as it does one of another version or processor.
         """
         self._openvino = _openvino()
         flags = passport.flags if threads is None else {**passport.flags, "threads": threads}
-        try:
-            self._compiled: Any = self._openvino.Core().import_model(
-                path.read_bytes(), "CPU", _config(flags)
-            )
-        except RuntimeError as error:
-            raise InputError(
-                f"{path}: OpenVINO can't load it: {_reason(error)}; build it again on this machine"
-            ) from error
         self.name = f"openvino {passport.label}"
-        self.inputs = passport.inputs or tuple(map(_spec, self._compiled.inputs))
-        self.outputs = passport.outputs or tuple(map(_spec, self._compiled.outputs))
-        self._check(path)
-        self._requests: list[Any] = []
+        self._path, self._config = path, _config(flags)
         self._lock = threading.Lock()
         self._results = Buffers()
+        # It stays open, so that a model is the one it was even if the path has another by then.
+        self._file: BinaryIO | None = path.open("rb")
+        self._parts: list[_Part] = []
+        try:
+            self._parts = [_Part(*place) for place in _places(self._file)]
+            if len(self._parts) != passport.flags.get("models", len(self._parts)):
+                raise InputError(f"{path}: OpenVINO can't load it: it ends early; build it again")
+            ports = self._model(self._parts[-1] if passport.inputs else self._parts[0])
+            self.inputs = passport.inputs or tuple(map(_spec, ports.inputs))
+            self.outputs = passport.outputs or tuple(map(_spec, ports.outputs))
+            self._check(ports)
+        except BaseException:
+            self.close()
+            raise
 
     def infer(self, feeds: Feeds) -> Outputs:
         """Return the outputs, by name, for ``feeds``, by name."""
         checked = check_feeds(self.name, self.inputs, feeds)
         values = [np.ascontiguousarray(value) for value in checked.values()]
-        request = self._request()
+        single = all(value.shape[:1] == (1,) for value in values)
+        part = self._parts[-1] if single else self._parts[0]
+        request = self._request(part)
         try:
+            bound = self._bind(request)
             request.infer(values, share_inputs=True)
-            return {
+            return bound or {
                 spec.name: self._copy(spec.name, request.get_output_tensor(index).data)
                 for index, spec in enumerate(self.outputs)
             }
@@ -132,12 +198,12 @@ class OpenVino(Resource):
             raise ModelError(f"{self.name}: OpenVINO can't run it: {_reason(error)}") from error
         finally:
             with self._lock:
-                self._requests.append(request)
+                part.requests.append(request)
 
     def layers(self) -> list[Layer]:
         """Return the model's layers as OpenVINO fused them."""
         found = []
-        for operation in self._model().get_runtime_model().get_ordered_ops():
+        for operation in self._model(self._parts[-1]).get_runtime_model().get_ordered_ops():
             about = operation.get_rt_info()
             said = {
                 key: str(about[key].astype(str)) if hasattr(about[key], "astype") else about[key]
@@ -155,43 +221,70 @@ class OpenVino(Resource):
 
     def setting(self, name: str) -> Any:
         """Return what OpenVINO made of a setting, such as ``NUM_STREAMS``."""
-        return self._model().get_property(name)
+        return self._model(self._parts[-1]).get_property(name)
 
     def close(self) -> None:
-        """Give back the model and its memory."""
+        """Give back the models and their memory."""
         with self._lock:
-            self._requests = []
-            self._compiled = None
+            for part in self._parts:
+                part.compiled, part.requests = None, []
             self._results = Buffers()
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
-    def _model(self) -> Any:
-        if self._compiled is None:
-            raise InputError(f"{self.name}: is closed")
-        return self._compiled
-
-    def _request(self) -> Any:
+    def _model(self, part: _Part) -> Any:
+        """Return a model, imported when it is first asked for."""
         with self._lock:
-            if self._requests and self._compiled is not None:
-                return self._requests.pop()
-        return self._model().create_infer_request()
+            if self._file is None:
+                raise InputError(f"{self.name}: is closed")
+            if part.compiled is None:
+                self._file.seek(part.offset)
+                try:
+                    part.compiled = self._openvino.Core().import_model(
+                        self._file.read(part.size), "CPU", self._config
+                    )
+                except RuntimeError as error:
+                    raise InputError(
+                        f"{self._path}: OpenVINO can't load it: {_reason(error)}; build it again "
+                        "on this machine"
+                    ) from error
+            return part.compiled
+
+    def _request(self, part: _Part) -> Any:
+        with self._lock:
+            if part.requests and self._file is not None:
+                return part.requests.pop()
+        return self._model(part).create_infer_request()
+
+    def _bind(self, request: Any) -> Outputs:
+        """Let a request write to arrays of ours; nothing where a shape is not known before."""
+        ports = request.model_outputs
+        if any(port.get_partial_shape().is_dynamic or 0 in port.shape for port in ports):
+            return {}
+        bound = {}
+        for index, (spec, port) in enumerate(zip(self.outputs, ports, strict=True)):
+            dtype = np.dtype(port.get_element_type().to_dtype())
+            bound[spec.name] = self._results.take(spec.name, tuple(port.shape), dtype.str)
+            request.set_output_tensor(
+                index, self._openvino.Tensor(bound[spec.name], shared_memory=True)
+            )
+        return bound
 
     def _copy(self, name: str, value: Array) -> Array:
         result = self._results.take(name, value.shape, value.dtype.str)
         np.copyto(result, value)
         return result
 
-    def _check(self, path: Path) -> None:
+    def _check(self, model: Any) -> None:
         """Refuse a model that is not the one the passport describes."""
-        for specs, ports in (
-            (self.inputs, self._compiled.inputs),
-            (self.outputs, self._compiled.outputs),
-        ):
+        for specs, ports in ((self.inputs, model.inputs), (self.outputs, model.outputs)):
             wanted = [spec.name for spec in specs]
             if len(ports) != len(wanted) or any(
                 name not in port.get_names() for name, port in zip(wanted, ports, strict=True)
             ):
                 found = [port.get_any_name() for port in ports]
-                raise InputError(f"{path}: has {found} where its passport says {wanted}")
+                raise InputError(f"{self._path}: has {found} where its passport says {wanted}")
 
 
 def _spec(port: Any) -> TensorSpec:

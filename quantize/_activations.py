@@ -10,7 +10,7 @@ what the methods of `calibrate` choose, and steps between the largest value seen
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -22,7 +22,7 @@ from onnxgraft.quantize.placement import Placement, origin
 from onnxgraft.ranges import BY_HAND, Histogram, Range, Ranges
 from onnxgraft.runtime import Array
 
-__all__ = ["activation_scale", "choose_activations", "fake_quantized"]
+__all__ = ["Grid", "activation_grid", "choose_activations", "fake_quantized"]
 
 # Of the largest magnitude seen.
 _FACTORS = np.geomspace(1.0, 0.05, 20)
@@ -30,21 +30,32 @@ _FACTORS = np.geomspace(1.0, 0.05, 20)
 _VECTORS = 512
 
 
-def activation_scale(value: Range, table: Placement) -> tuple[float, int]:
-    """Return (scale, zero point) of an activation with that range."""
-    if table.symmetric:
-        return value.amax / 127, 0
+@dataclass(frozen=True)
+class Grid:
+    """The values that eight bits stand for: ``scale * (integer - zero_point)``."""
+
+    scale: float
+    zero_point: int
+    dtype: type[np.int8 | np.uint8]
+
+
+def activation_grid(value: Range, table: Placement) -> Grid:
+    """Return how the target stores an activation with that range."""
+    if table.symmetric and not (table.unsigned and value.low >= 0):
+        return Grid(value.amax / 127, 0, np.int8)
     low, high = min(value.low, 0.0), max(value.high, 0.0)
     scale = (high - low) / 255
-    return scale, round(-low / scale)
+    return Grid(scale, round(-low / scale), np.uint8)
 
 
 def fake_quantized(x: Array, value: Range, table: Placement) -> Array:
     """Return what the integers of ``x`` stand for, as float32."""
-    scale, zero = activation_scale(value, table)
-    low, high = (-128, 127) if table.symmetric else (0, 255)
-    integers = np.clip(np.rint(x / np.float32(scale)) + zero, low, high)
-    return np.asarray((integers - zero) * np.float32(scale), np.float32)
+    grid = activation_grid(value, table)
+    limits = np.iinfo(grid.dtype)
+    integers = np.clip(
+        np.rint(x / np.float32(grid.scale)) + grid.zero_point, limits.min, limits.max
+    )
+    return np.asarray((integers - grid.zero_point) * np.float32(grid.scale), np.float32)
 
 
 def choose_activations(

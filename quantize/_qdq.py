@@ -5,7 +5,8 @@ Weights are stored as int8, so that the file is about a quarter of the float one
     scale = max|w| / 127        q = round(w / scale), half to even
 
 An activation's scale is amax / 127 where the target is symmetric. Where it is not, the range is
-first widened to hold 0, then scale = (high - low) / 255 and zero point = round(-low / scale).
+first widened to hold 0, then scale = (high - low) / 255 and zero point = round(-low / scale); so
+is it where a symmetric target takes uint8 for what is never negative, with a zero point of 0.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.model import Model
-from onnxgraft.quantize._activations import activation_scale
+from onnxgraft.quantize._activations import Grid, activation_grid
 from onnxgraft.quantize._calibrate import fingerprint
 from onnxgraft.quantize._rounding import Stored, store
 from onnxgraft.quantize.placement import (
@@ -128,17 +129,17 @@ def quantize(
     chosen = _choose(graph, table, known, keep_float, report)
     report.layers = [node.name for node in chosen]
     found = points(graph, table, chosen)
-    scales: dict[str, tuple[float, int]] = {}
+    grids: dict[str, Grid] = {}
     for point in found:
         value = _range(known, point.tensor)
         if value is not None and _wrong(value) is None:
-            scales[point.tensor.name] = activation_scale(value, table)
+            grids[point.tensor.name] = activation_grid(value, table)
     for node in chosen:
         source = _quantized_source(node.inputs[0], found)
-        _quantize_weights(graph, node, table, scales[source][0], improved)
+        _quantize_weights(graph, node, table, grids[source].scale, improved)
     for point in found:
-        if point.tensor.name in scales:
-            _insert(graph, point, *scales[point.tensor.name], table)
+        if point.tensor.name in grids:
+            _insert(graph, point, grids[point.tensor.name])
             report.tensors += 1
     graph.cleanup().toposort()
     return quantized, report
@@ -206,17 +207,16 @@ def _quantized_source(tensor: gs.Tensor, found: Sequence[Point]) -> str:
     return str(tensor.name)
 
 
-def _insert(graph: gs.Graph, point: Point, scale: float, zero: int, table: Placement) -> None:
+def _insert(graph: gs.Graph, point: Point, grid: Grid) -> None:
     """Put QuantizeLinear and DequantizeLinear between a tensor and its readers."""
     tensor = point.tensor
-    dtype = np.int8 if table.symmetric else np.uint8
     parameters = [
-        gs.Constant(f"{tensor.name}/scale", np.array(scale, np.float32)),
-        gs.Constant(f"{tensor.name}/zero_point", np.array(zero, dtype)),
+        gs.Constant(f"{tensor.name}/scale", np.array(grid.scale, np.float32)),
+        gs.Constant(f"{tensor.name}/zero_point", np.array(grid.zero_point, grid.dtype)),
     ]
     readers = tensor.outputs if point.consumers is None else point.consumers
     readers = list({id(node): node for node in readers}.values())
-    stored = gs.Variable(f"{tensor.name}/quantized", dtype, tensor.shape)
+    stored = gs.Variable(f"{tensor.name}/quantized", grid.dtype, tensor.shape)
     again = gs.Variable(f"{tensor.name}/dequantized", np.float32, tensor.shape)
     for node in readers:
         for index, source in enumerate(node.inputs):

@@ -35,6 +35,8 @@ class Placement:
         weights: For each operator with weights, the axis of a scale per channel, or None for
             one scale.
         symmetric: int8 with zero point 0, or else uint8 with one.
+        unsigned: Where symmetric, whether a tensor that is never negative is uint8 with zero
+            point 0: twice the steps over the same range.
         outputs: Whether the outputs of layers are quantized too.
         bias: Whether the bias becomes int32 with a DequantizeLinear.
         residual: Whether, of an Add behind a layer, the other input is quantized: the layer's
@@ -45,6 +47,7 @@ class Placement:
     target: str
     weights: dict[str, int | None]
     symmetric: bool
+    unsigned: bool = False
     outputs: bool = False
     bias: bool = False
     residual: bool = False
@@ -63,8 +66,9 @@ _TENSORRT = Placement(
 )
 PLACEMENTS: dict[str, Placement] = {
     "tensorrt": _TENSORRT,
-    # OpenVINO runs TensorRT's form fast on a CPU, and finds the rest of the fusions by itself.
-    "openvino": Placement("openvino", _TENSORRT.weights, symmetric=True),
+    # OpenVINO runs TensorRT's form fast on a CPU, and finds the rest of the fusions by itself. The
+    # CPU multiplies unsigned by signed bytes, so unsigned activations save it a correction.
+    "openvino": Placement("openvino", _TENSORRT.weights, symmetric=True, unsigned=True),
     # onnxruntime's CPU kernels want uint8 activations on both sides of a layer and an int32 bias,
     # or they do not fuse (QLinearConv). It has no integer ConvTranspose.
     "onnxruntime": Placement(
@@ -110,8 +114,9 @@ def placement_text(table: Placement) -> str:
     return (
         "# What runs in INT8, with the axis of its weights' scales per channel.\n"
         f'target = "{table.target}"\nweights = {{ {weights} }}\n'
-        "# int8 around zero, or uint8 with a zero point; whether outputs are quantized too;\n"
-        "# whether biases become int32; whether the shortcut of a residual Add is quantized.\n"
+        "# int8 around zero, or uint8 with a zero point; whether what is never negative is uint8\n"
+        "# all the same; whether outputs are quantized too; whether biases become int32; whether\n"
+        "# the shortcut of a residual Add is quantized.\n"
         f"{flags}\n"
         "# Operators without weights that run in INT8 between quantized tensors.\n"
         f"also = [{also}]\n"
@@ -152,7 +157,7 @@ def read_placement(path: str | os.PathLike[str], target: str) -> Placement:
 
 
 _TENSOR = "tensor"
-_FLAGS = ("symmetric", "outputs", "bias", "residual")
+_FLAGS = ("symmetric", "unsigned", "outputs", "bias", "residual")
 
 
 def _axes(file: Path, weights: object) -> dict[str, int | None]:

@@ -82,3 +82,61 @@ def test_what_is_another_targets_is_refused(net: Model, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=words):
             engine.build(net, tmp_path / "e", "openvino", options=options)
     assert not list(tmp_path.iterdir())
+
+
+def transposed() -> Model:
+    """Return a network that takes and gives images channels last, as TensorFlow's do."""
+    rng = np.random.default_rng(0)
+    return model_of(
+        "net (float[N, 8, 8, 3] x) => (float[N, 8, 8, 4] y) {"
+        " a = Transpose<perm=[0,3,1,2]>(x)  c = Conv<pads=[1,1,1,1]>(a, w)"
+        " y = Transpose<perm=[0,2,3,1]>(c) }",
+        {"w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32)},
+    )
+
+
+def test_one_image_runs_in_a_model_of_its_own_without_transposes(tmp_path: Path) -> None:
+    passport = engine.build(transposed(), tmp_path / "e", "openvino")
+    assert passport.flags["models"] == 2
+    with engine.load(tmp_path / "e") as built:
+        assert "Transpose" not in {layer.kind for layer in engine.layers(built)}
+        # Back and forth, so that each model is asked after the other.
+        for batch in (1, 3, 1, 2, 1):
+            feeds = random_feeds(built.inputs, batch)
+            expected = outputs_of(transposed(), batch)["y"]
+            np.testing.assert_allclose(built.infer(feeds)["y"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_answer_does_not_change_when_the_next_is_asked_for(net: Model, tmp_path: Path) -> None:
+    engine.build(net, tmp_path / "e", "openvino")
+    with engine.load(tmp_path / "e") as built:
+        answers = [built.infer(random_feeds(built.inputs, 1, seed))["y"] for seed in range(20)]
+    for seed, answer in enumerate(answers):
+        np.testing.assert_allclose(answer, outputs_of(net, 1, seed)["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_shapes_that_are_given_make_one_model(net: Model, tmp_path: Path) -> None:
+    passport = engine.build(net, tmp_path / "e", "openvino", shapes={"x": (1, 16, 16, 16)})
+    assert passport.flags["models"] == 1
+    with engine.load(tmp_path / "e") as built, pytest.raises(InputError, match="x"):
+        built.infer(random_feeds(net.inputs, 2))
+
+
+def test_a_graph_that_has_no_batch_of_one_is_built_for_those_it_has(tmp_path: Path) -> None:
+    fours = model_of(
+        "net (float[N, 3] x) => (float[2, 2, 3] y) { y = Reshape(x, to) }",
+        {"to": np.array([2, 2, 3], np.int64)},
+    )
+    assert engine.build(fours, tmp_path / "e", "openvino").flags["models"] == 1
+    with engine.load(tmp_path / "e") as built:
+        x = np.arange(12, dtype=np.float32).reshape(4, 3)
+        np.testing.assert_array_equal(built.infer({"x": x})["y"], x.reshape(2, 2, 3))
+
+
+def test_a_model_is_the_one_that_was_loaded_whatever_the_file_has_later(tmp_path: Path) -> None:
+    engine.build(transposed(), tmp_path / "e", "openvino")
+    with engine.load(tmp_path / "e") as built:
+        (tmp_path / "e").unlink()
+        (tmp_path / "e").write_bytes(b"another")
+        answer = built.infer(random_feeds(built.inputs, 2))["y"]
+        np.testing.assert_allclose(answer, outputs_of(transposed())["y"], rtol=1e-5, atol=1e-5)

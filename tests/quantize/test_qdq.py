@@ -20,10 +20,12 @@ from onnxgraft.ranges import Ranges
 from onnxgraft.reference import OnnxRuntime, random_feeds
 from onnxgraft.runtime import Array
 from onnxgraft.samples import open_samples
-from tests.conftest import model_of
+from tests.conftest import model_of, outputs_of
 
 TARGETS = ["tensorrt", "openvino", "onnxruntime"]
 SYMMETRIC = ["tensorrt", "openvino"]
+# That a tensor which is never negative has above 0.
+STEPS = {"tensorrt": 127, "openvino": 255}
 
 # A step of 8 bits over normal values cut at 4 sigma is 8/255 sigma: its noise, step^2 / 12, is
 # 41 dB below the signal. Three layers with two such roundings each lose about 10 dB of that; a
@@ -252,16 +254,42 @@ def test_a_tensor_that_is_read_in_float_too_keeps_its_float_reader(
     assert node(model, "tanh").inputs[0].name == "x"
 
 
-@pytest.mark.parametrize("target", SYMMETRIC)
-def test_activations_are_int8_around_zero(tmp_path: Path, target: str) -> None:
+def test_activations_are_int8_around_zero(tmp_path: Path) -> None:
     ranges = ranges_of(chain(), tmp_path)
-    model, _ = quantize(chain(), ranges, target)
+    model, _ = quantize(chain(), ranges, "tensorrt")
     for name in quantized_tensors(model):
         for end in pair(model, name):
             _, scale, zero = end.inputs
             assert zero.values.dtype == np.int8
             assert zero.values == 0
             assert scale.values == np.float32(ranges.tensors[name].amax / 127)
+
+
+def test_what_is_never_negative_is_uint8_for_openvino(tmp_path: Path) -> None:
+    ranges = ranges_of(chain(), tmp_path)
+    model, _ = quantize(chain(), ranges, "openvino")
+    assert ranges.tensors["image"].low < 0 == ranges.tensors["seen1"].low
+    for name, dtype, steps in (("image", np.int8, 127), ("seen1", np.uint8, 255)):
+        for end in pair(model, name):
+            _, scale, zero = end.inputs
+            assert zero.values.dtype == dtype
+            assert zero.values == 0
+            assert scale.values == np.float32(ranges.tensors[name].amax / steps)
+
+
+def test_uint8_halves_the_error_of_what_is_never_negative(tmp_path: Path) -> None:
+    text = """
+    network (float[N, 4, 8, 8] x) => (float[N, 4, 8, 8] y) { seen = Relu (x)  y = Conv (seen, w) }
+    """
+    # Weights that int8 holds without error.
+    original = model_of(text, {"w": np.eye(4, dtype=np.float32)[:, :, None, None]})
+    expected = outputs_of(original)["y"]
+    errors = {}
+    for target in SYMMETRIC:
+        # A range that cuts nothing off.
+        model = quantized(original, tmp_path, target, set_range={"seen": (0.0, 8.0)})
+        errors[target] = np.abs(outputs_of(model)["y"] - expected).mean()
+    assert errors["openvino"] == pytest.approx(errors["tensorrt"] * 127 / 255, rel=0.1)
 
 
 def test_activations_are_uint8_with_a_zero_point_for_onnxruntime(tmp_path: Path) -> None:
@@ -630,7 +658,7 @@ def test_the_range_before_a_max_pool_holds_behind_it(tmp_path: Path, target: str
     assert report.layers == ["one"]
     assert quantized_tensors(model) == {"small"}
     scale = pair(model, "small")[0].inputs[1].values
-    assert scale == np.float32(ranges.tensors["seen"].amax / 127)
+    assert scale == np.float32(ranges.tensors["seen"].amax / STEPS[target])
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -643,7 +671,7 @@ def test_keeping_an_unknown_layer_names_the_nearest(tmp_path: Path, target: str)
 def test_a_range_can_be_set_by_hand(tmp_path: Path, target: str) -> None:
     ranges = ranges_of(chain(), tmp_path)
     model, _ = quantize(chain(), ranges, target, set_range={"seen1": (0.0, 12.7)})
-    assert pair(model, "seen1")[0].inputs[1].values == np.float32(12.7 / 127)
+    assert pair(model, "seen1")[0].inputs[1].values == np.float32(12.7 / STEPS[target])
     # The others stay as calibrated, and so does what was handed in.
     amax = ranges.tensors["image"].amax
     assert pair(model, "image")[0].inputs[1].values == np.float32(amax / 127)
