@@ -30,7 +30,7 @@ from onnxgraft.quantize._rounding import (
     weight_scale,
 )
 from onnxgraft.quantize._thresholds import METHODS
-from onnxgraft.quantize.placement import Placement, layers, origin, placement
+from onnxgraft.quantize.placement import Placement, layers, origin, placement, scale_axis
 from onnxgraft.ranges import Ranges
 from onnxgraft.runtime import Array
 from onnxgraft.samples import Samples
@@ -141,7 +141,7 @@ def spread(samples: Samples, count: int) -> Samples:
 
 
 def _stored(product: Product, ranges: Ranges, table: Placement, methods: Collection[str]) -> Stored:
-    values, axis = product.weights, table.weights[product.node.op]
+    values, axis = product.weights, scale_axis(table, product.node)
     scale = (mse_scale if "weights" in methods else weight_scale)(values, axis)
     tensor = product.node.inputs[0]
     value = ranges.tensors.get(tensor.name) or ranges.tensors.get(origin(tensor).name)

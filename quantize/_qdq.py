@@ -27,10 +27,15 @@ from onnxgraft.quantize.placement import (
     WEIGHTED,
     Placement,
     Point,
+    bounds,
+    data,
+    joined,
     layers,
+    number,
     origin,
     placement,
     points,
+    scale_axis,
 )
 from onnxgraft.ranges import Range, Ranges
 from onnxgraft.runtime import Array
@@ -129,6 +134,7 @@ def quantize(
     chosen = _choose(graph, table, known, keep_float, report)
     report.layers = [node.name for node in chosen]
     found = points(graph, table, chosen)
+    between = joined(graph, table, chosen)
     grids: dict[str, Grid] = {}
     for point in found:
         value = _range(known, point.tensor)
@@ -141,6 +147,10 @@ def quantize(
         if point.tensor.name in grids:
             _insert(graph, point, grids[point.tensor.name])
             report.tensors += 1
+    for node in between.nodes:
+        _quantize_numbers(graph, node)
+    for node in between.scaled.values():
+        _scale(graph, node)
     graph.cleanup().toposort()
     return quantized, report
 
@@ -158,8 +168,11 @@ def _wrong(value: Range | None) -> str | None:
 
 
 def _range(known: Mapping[str, Range], tensor: gs.Tensor) -> Range | None:
-    """Return the range of a tensor, or of the one whose values it passes on."""
-    return known.get(tensor.name, known.get(origin(tensor).name))
+    """Return the range of a tensor, or of the one whose values it passes on, or of its Clip."""
+    first = origin(tensor)
+    held = bounds(first)
+    bounded = None if held is None else Range(*held, *held, "clip")
+    return known.get(tensor.name, known.get(first.name, bounded))
 
 
 def _choose(
@@ -229,12 +242,60 @@ def _insert(graph: gs.Graph, point: Point, grid: Grid) -> None:
         graph.nodes.append(gs.Node(op, f"{tensor.name}/{op}", {}, [source, *parameters], [target]))
 
 
+def _pair(tensor: gs.Tensor) -> gs.Node | None:
+    """Return the DequantizeLinear that makes a tensor of integers that a node before it made."""
+    maker = tensor.inputs[0] if tensor.inputs else None
+    return maker if maker is not None and maker.op == "DequantizeLinear" else None
+
+
+def _quantize_numbers(graph: gs.Graph, node: gs.Node) -> None:
+    """Store the numbers among the inputs of a node as one step of a scale: exactly."""
+    pairs = [pair for pair in map(_pair, data(node)) if pair is not None]
+    if not pairs:
+        return
+    dtype = pairs[0].inputs[2].values.dtype
+    for index, tensor in enumerate(node.inputs):
+        value = number(tensor)
+        if value is not None:
+            integer, zero = (int(np.sign(value)), 0)
+            if dtype == np.uint8 and integer < 0:
+                integer, zero = 0, 1
+            node.inputs[index] = _dequantized(
+                graph, node, tensor.name, np.full(tensor.values.shape, integer, dtype),
+                np.array(abs(value) or 1, np.float32), None, zero,
+            )  # fmt: skip
+
+
+def _scale(graph: gs.Graph, node: gs.Node) -> None:
+    """Let a second DequantizeLinear do what a Mul by a number does."""
+    (source,) = data(node)
+    pair = _pair(source)
+    if pair is None:
+        return
+    factor = next(value for value in map(number, node.inputs) if value is not None)
+    stored, scale, zero = pair.inputs
+    scaled = gs.Constant(
+        f"{node.name}/scale", np.asarray(scale.values * np.float64(factor), np.float32)
+    )
+    result = node.outputs[0]
+    node.outputs = []
+    graph.nodes.append(
+        gs.Node(
+            "DequantizeLinear",
+            f"{node.name}/DequantizeLinear",
+            {},
+            [stored, scaled, zero],
+            [result],
+        )
+    )
+
+
 def _quantize_weights(
     graph: gs.Graph, node: gs.Node, table: Placement, activation_scale: float, improved: Improved
 ) -> None:
     """Store a layer's weights, and where the target wants it its bias, as integers."""
     weight = node.inputs[1]
-    stored = improved.weights.get(node.name) or store(weight.values, table.weights[node.op])
+    stored = improved.weights.get(node.name) or store(weight.values, scale_axis(table, node))
     if node.name in improved.bias:
         _add_to_bias(node, improved.bias[node.name])
     node.inputs[1] = _dequantized(
@@ -262,12 +323,18 @@ def _add_to_bias(node: gs.Node, correction: Array) -> None:
 
 
 def _dequantized(
-    graph: gs.Graph, node: gs.Node, name: str, integers: Array, scale: Array, axis: int | None
+    graph: gs.Graph,
+    node: gs.Node,
+    name: str,
+    integers: Array,
+    scale: Array,
+    axis: int | None,
+    zero_point: int = 0,
 ) -> gs.Variable:
     """Return the float tensor that a DequantizeLinear makes of stored integers."""
     label = f"{name}/{node.name}"
     target = gs.Variable(f"{label}/dequantized", np.float32, integers.shape)
-    zero = np.zeros(scale.shape, integers.dtype)
+    zero = np.full(scale.shape, zero_point, integers.dtype)
     graph.nodes.append(
         gs.Node(
             "DequantizeLinear",

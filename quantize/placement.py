@@ -14,8 +14,9 @@ from onnxgraft.files import existing_file, read_toml
 from onnxgraft.limits import SETTINGS_BYTES
 
 __all__ = [
-    "PLACEMENTS", "Placement", "Point", "activations", "origin", "placement", "placement_text",
-    "points", "read_placement",
+    "PLACEMENTS", "Joined", "Placement", "Point", "activations", "bounds", "data", "joined",
+    "layers", "number", "origin", "placement", "placement_text", "points", "read_placement",
+    "scale_axis",
 ]  # fmt: skip
 
 # Operators whose output holds values of their input alone: quantizing before or after is the
@@ -33,7 +34,7 @@ class Placement:
     Attributes:
         target: Its name.
         weights: For each operator with weights, the axis of a scale per channel, or None for
-            one scale.
+            one scale. A Gemm's is of its weights as (inputs, outputs), whatever its transB.
         symmetric: int8 with zero point 0, or else uint8 with one.
         unsigned: Where symmetric, whether a tensor that is never negative is uint8 with zero
             point 0: twice the steps over the same range.
@@ -42,6 +43,8 @@ class Placement:
         residual: Whether, of an Add behind a layer, the other input is quantized: the layer's
             kernel then reads eight bits of the shortcut where there were 32.
         also: Operators without weights that run in integers when inputs and output are quantized.
+            A Mul among them, by a positive number and read by such operators alone, costs nothing:
+            its result has the integers of its input, and a scale of its own.
     """
 
     target: str
@@ -60,7 +63,7 @@ class Placement:
 # (TensorRT#1694), and its last axis order is theirs.
 _TENSORRT = Placement(
     target="tensorrt",
-    weights={"Conv": 0, "ConvTranspose": None, "Gemm": None, "MatMul": None},
+    weights={"Conv": 0, "ConvTranspose": None, "Gemm": 1, "MatMul": 1},
     symmetric=True,
     residual=True,
 )
@@ -73,11 +76,11 @@ PLACEMENTS: dict[str, Placement] = {
     # or they do not fuse (QLinearConv). It has no integer ConvTranspose.
     "onnxruntime": Placement(
         target="onnxruntime",
-        weights={"Conv": 0, "Gemm": None, "MatMul": None},
+        weights={"Conv": 0, "Gemm": 1, "MatMul": 1},
         symmetric=False,
         outputs=True,
         bias=True,
-        also=frozenset({"Add"}),
+        also=frozenset({"Add", "GlobalAveragePool", "Mul"}),
     ),
 }
 
@@ -185,6 +188,16 @@ def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:
     ]
 
 
+def scale_axis(table: Placement, node: gs.Node) -> int | None:
+    """Return the axis of a layer's weights along which it has its scales; None for one scale."""
+    axis = table.weights[node.op]
+    if node.op in ("Gemm", "MatMul") and axis is not None:
+        if node.inputs[1].values.ndim != 2:
+            return None  # a MatMul of stacked matrices
+        return 1 - axis if node.attrs.get("transB", 0) else axis
+    return axis
+
+
 def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Point]:
     """Return what has to be quantized for the ``chosen`` layers, in the order of the graph."""
     wanted = {id(node) for node in chosen}
@@ -210,10 +223,11 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
             if nodes is not None:
                 nodes.append(node)
     if table.outputs:
-        for node in [*chosen, *_joining(graph, table, chosen)]:
-            for tensor in [*(node.inputs if node.op in table.also else []), _result(graph, node)]:
-                if not _fixed(graph, tensor) and not isinstance(tensor, gs.Constant):
-                    readers[id(tensor)] = (tensor, None)
+        between = joined(graph, table, chosen)
+        results = [_result(graph, node) for node in [*chosen, *between.nodes]]
+        for tensor in [*(tensor for node in between.nodes for tensor in data(node)), *results]:
+            if not _fixed(graph, tensor) and id(tensor) not in between.scaled:
+                readers[id(tensor)] = (tensor, None)
     return [
         Point(tensor, None if nodes is None else tuple(nodes)) for tensor, nodes in readers.values()
     ]
@@ -227,12 +241,33 @@ def origin(tensor: gs.Tensor) -> gs.Tensor:
 
 
 def activations(graph: gs.Graph, targets: Collection[str] = ()) -> list[str]:
-    """Return the tensors whose ranges some of the targets want; of all targets if none is named."""
+    """Return the tensors whose ranges some of the targets want; of all targets if none is named.
+
+    What a Clip bounds, and no layer with weights reads, has its range without being measured.
+    """
     names: dict[str, None] = {}
     for table in map(placement, targets or PLACEMENTS):
         for point in points(graph, table, layers(graph, table)):
-            names[origin(point.tensor).name] = None
+            tensor = origin(point.tensor)
+            if bounds(tensor) is None or any(node.op in WEIGHTED for node in tensor.outputs):
+                names[tensor.name] = None
     return list(names)
+
+
+def bounds(tensor: gs.Tensor) -> tuple[float, float] | None:
+    """Return between what a Clip holds a tensor; None where there is none, or one side is open."""
+    node = tensor.inputs[0] if tensor.inputs else None
+    if node is None or node.op != "Clip" or len(node.inputs) != 3:
+        return None
+    values = [number(limit) for limit in node.inputs[1:]]
+    return None if None in values else (values[0], values[1])  # type: ignore[return-value]
+
+
+def number(tensor: gs.Tensor) -> float | None:
+    """Return the value of a constant that has one."""
+    if isinstance(tensor, gs.Constant) and tensor.values.size == 1:
+        return float(tensor.values.item())
+    return None
 
 
 def _shortcuts(graph: gs.Graph, chosen: list[gs.Node]) -> list[tuple[gs.Node, gs.Tensor]]:
@@ -258,23 +293,64 @@ def _shortcuts(graph: gs.Graph, chosen: list[gs.Node]) -> list[tuple[gs.Node, gs
     return found
 
 
-def _joining(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[gs.Node]:
-    """Return the operators without weights all of whose inputs come from chosen layers."""
+@dataclass(frozen=True)
+class Joined:
+    """Operators without weights that run in integers between quantized tensors.
+
+    Attributes:
+        nodes: Those that compute.
+        scaled: The nodes that only change the scale, by the id of the tensor that they make.
+    """
+
+    nodes: list[gs.Node]
+    scaled: dict[int, gs.Node]
+
+
+def joined(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> Joined:
+    """Return the operators of the table that read results of layers, or each other's, and numbers.
+
+    At least one input is no number.
+    """
     results = {id(_result(graph, node)) for node in chosen}
-    joined = []
+    found = []
     for node in graph.nodes:
-        if node.op in table.also and all(id(tensor) in results for tensor in node.inputs):
-            joined.append(node)
+        if node.op not in table.also or not data(node):
+            continue
+        if all(id(tensor) in results or number(tensor) is not None for tensor in node.inputs):
+            found.append(node)
             results.add(id(_result(graph, node)))
-    return joined
+    names = {id(node) for node in found}
+    scaled = {
+        id(node.outputs[0]): node
+        for node in found
+        if node.op == "Mul"
+        and any((number(tensor) or 0) > 0 for tensor in node.inputs)
+        and node.outputs[0].outputs
+        and all(id(reader) in names for reader in node.outputs[0].outputs)
+        and not _fixed(graph, node.outputs[0])
+    }
+    computing = [node for node in found if id(node.outputs[0]) not in scaled]
+    return Joined(computing, scaled)
+
+
+def data(node: gs.Node) -> list[gs.Tensor]:
+    """Return the inputs of a node that are not constant."""
+    return [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
 
 
 def _result(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
-    """Return the tensor in which a layer ends: that of the Relu after it, if there is one."""
+    """Return the tensor in which a layer ends: that of the Relu or Clip after it, if there is one.
+
+    A Clip that holds back 0 is none: eight bits always hold 0.
+    """
     tensor = node.outputs[0]
-    if len(tensor.outputs) == 1 and tensor.outputs[0].op == "Relu" and not _fixed(graph, tensor):
-        return tensor.outputs[0].outputs[0]
-    return tensor
+    if len(tensor.outputs) != 1 or _fixed(graph, tensor):
+        return tensor
+    after = tensor.outputs[0].outputs[0]
+    if tensor.outputs[0].op == "Relu":
+        return after
+    low, high = bounds(after) or (1.0, -1.0)
+    return after if low <= 0 <= high else tensor
 
 
 def _fixed(graph: gs.Graph, tensor: gs.Tensor) -> bool:

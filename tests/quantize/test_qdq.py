@@ -16,6 +16,7 @@ from onnxgraft.compare import Difference
 from onnxgraft.errors import InputError
 from onnxgraft.model import Model, Source
 from onnxgraft.quantize import calibrate, quantize
+from onnxgraft.quantize._calibrate import fingerprint
 from onnxgraft.ranges import Ranges
 from onnxgraft.reference import OnnxRuntime, random_feeds
 from onnxgraft.runtime import Array
@@ -361,11 +362,47 @@ def test_a_conv_has_a_scale_for_each_output_channel(tmp_path: Path, target: str)
     assert (np.abs(integers).max(axis=(1, 2, 3)) == 127).all()
 
 
+@pytest.mark.parametrize(
+    ("dense", "shape", "axis"),
+    [
+        ("Gemm (flat, weights)", (8, 5), 1),
+        ("Gemm <transB = 1> (flat, weights)", (5, 8), 0),
+        ("MatMul (flat, weights)", (8, 5), 1),
+    ],
+    ids=["gemm", "transposed", "matmul"],
+)
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_gemm_has_one_scale(tmp_path: Path, target: str) -> None:
-    _, integers, scale, _ = weight(quantized(chain(), tmp_path, target), "dense")
-    assert scale.shape == ()
-    assert np.abs(integers).max() == 127
+def test_a_dense_layer_has_a_scale_for_each_output(
+    tmp_path: Path, target: str, dense: str, shape: tuple[int, int], axis: int
+) -> None:
+    original = built(
+        f"network (float[N, 8] x) => (float[N, 5] y) {{ flat = Relu (x) [dense] y = {dense} }}",
+        {"weights": shape},
+    )
+    model = quantized(original, tmp_path, target)
+    dequantize, integers, scale, _ = weight(model, "dense")
+    assert dequantize.attrs["axis"] == axis
+    assert scale.shape == (5,)
+    assert (np.abs(integers).max(axis=1 - axis) == 127).all()
+    feeds = random_feeds(original.inputs, 8)
+    for optimize in (False, True):
+        difference = Difference()
+        difference.add(infer(original, feeds)["y"], infer(model, feeds, optimize=optimize)["y"])
+        assert difference.sqnr > LEAST_SQNR
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_stacked_matrices_have_one_scale(tmp_path: Path, target: str) -> None:
+    original = built(
+        "network (float[2, N, 8] x) => (float[2, N, 5] y) { [dense] y = MatMul (x, weights) }",
+        {"weights": (2, 8, 5)},
+    )
+    # The batch is not the first axis here, so the samples are given.
+    ranges = ranges_of(chain(), tmp_path)
+    ranges = replace(ranges, model=fingerprint(original), tensors={"x": ranges.tensors["image"]})
+    model, report = quantize(original, ranges, target)
+    assert report.layers == ["dense"]
+    assert weight(model, "dense")[2].shape == ()
 
 
 @pytest.mark.parametrize("target", SYMMETRIC)
