@@ -189,7 +189,7 @@ class OpenVino(Resource):
         request = self._request(part)
         try:
             bound = self._bind(request)
-            request.infer(values, share_inputs=True)
+            request.infer(values, share_inputs=True, share_outputs=True)
             return bound or {
                 spec.name: self._copy(spec.name, request.get_output_tensor(index).data)
                 for index, spec in enumerate(self.outputs)
