@@ -27,8 +27,8 @@ from onnxgraft.quantize.placement import (
     WEIGHTED,
     Placement,
     Point,
-    bounds,
     data,
+    gate,
     joined,
     layers,
     number,
@@ -147,10 +147,10 @@ def quantize(
         if point.tensor.name in grids:
             _insert(graph, point, grids[point.tensor.name])
             report.tensors += 1
-    for node in between.nodes:
-        _quantize_numbers(graph, node)
     for node in between.scaled.values():
         _scale(graph, node)
+    for node in between.nodes:
+        _quantize_numbers(graph, node)
     graph.cleanup().toposort()
     return quantized, report
 
@@ -168,11 +168,11 @@ def _wrong(value: Range | None) -> str | None:
 
 
 def _range(known: Mapping[str, Range], tensor: gs.Tensor) -> Range | None:
-    """Return the range of a tensor, or of the one whose values it passes on, or of its Clip."""
+    """Return the range of a tensor, or of the one whose values it passes on, or of a gate."""
     first = origin(tensor)
-    held = bounds(first)
-    bounded = None if held is None else Range(*held, *held, "clip")
-    return known.get(tensor.name, known.get(first.name, bounded))
+    held = gate(first)
+    clipped = None if held is None else Range(*held, *held, "clip")
+    return known.get(tensor.name, known.get(first.name, clipped))
 
 
 def _choose(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
@@ -14,7 +15,7 @@ from onnxgraft.files import existing_file, read_toml
 from onnxgraft.limits import SETTINGS_BYTES
 
 __all__ = [
-    "PLACEMENTS", "Joined", "Placement", "Point", "activations", "bounds", "data", "joined",
+    "PLACEMENTS", "Joined", "Placement", "Point", "activations", "data", "gate", "joined",
     "layers", "number", "origin", "placement", "placement_text", "points", "read_placement",
     "scale_axis",
 ]  # fmt: skip
@@ -24,6 +25,8 @@ __all__ = [
 KEEPING = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 # Whose kernels add a second tensor to their result.
 _ADDING = ("Conv", "ConvTranspose")
+# The widest Clip that is taken for a gate: relu6 has 6.
+_GATE = 8
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -243,13 +246,13 @@ def origin(tensor: gs.Tensor) -> gs.Tensor:
 def activations(graph: gs.Graph, targets: Collection[str] = ()) -> list[str]:
     """Return the tensors whose ranges some of the targets want; of all targets if none is named.
 
-    What a Clip bounds, and no layer with weights reads, has its range without being measured.
+    A gate between layers (see `gate`) that no layer with weights reads is not measured.
     """
     names: dict[str, None] = {}
     for table in map(placement, targets or PLACEMENTS):
         for point in points(graph, table, layers(graph, table)):
             tensor = origin(point.tensor)
-            if bounds(tensor) is None or any(node.op in WEIGHTED for node in tensor.outputs):
+            if gate(tensor) is None or any(node.op in WEIGHTED for node in tensor.outputs):
                 names[tensor.name] = None
     return list(names)
 
@@ -259,15 +262,28 @@ def bounds(tensor: gs.Tensor) -> tuple[float, float] | None:
     node = tensor.inputs[0] if tensor.inputs else None
     if node is None or node.op != "Clip" or len(node.inputs) != 3:
         return None
-    values = [number(limit) for limit in node.inputs[1:]]
-    return None if None in values else (values[0], values[1])  # type: ignore[return-value]
+    low, high = map(_value, node.inputs[1:])
+    return None if low is None or high is None else (low, high)
+
+
+def gate(tensor: gs.Tensor) -> tuple[float, float] | None:
+    """Return the range of what a narrow Clip makes, such as the relu6 in a hard swish.
+
+    A wider Clip may never be reached: its result has to be measured.
+    """
+    held = bounds(tensor)
+    return held if held is not None and 0 < held[1] - held[0] <= _GATE else None
 
 
 def number(tensor: gs.Tensor) -> float | None:
-    """Return the value of a constant that has one."""
-    if isinstance(tensor, gs.Constant) and tensor.values.size == 1:
-        return float(tensor.values.item())
-    return None
+    """Return the value of a constant that has one, and is finite."""
+    value = _value(tensor)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _value(tensor: gs.Tensor) -> float | None:
+    constant = isinstance(tensor, gs.Constant) and tensor.values.size == 1
+    return float(tensor.values.item()) if constant else None
 
 
 def _shortcuts(graph: gs.Graph, chosen: list[gs.Node]) -> list[tuple[gs.Node, gs.Tensor]]:

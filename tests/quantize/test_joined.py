@@ -144,6 +144,32 @@ def test_the_range_behind_a_clip_needs_no_measuring(tmp_path: Path) -> None:
     assert set(ranges_of(model, tmp_path).tensors) == {"image", "made", "seen"}
 
 
+@pytest.mark.parametrize("most", [100.0, np.inf, np.finfo(np.float32).max])
+def test_a_clip_that_may_never_be_reached_is_measured(most: float, tmp_path: Path) -> None:
+    model = model_of(HARD_SWISH, WEIGHTS | NUMBERS | {"six": np.float32(most)})
+    held = ranges_of(model, tmp_path).tensors["held"]
+    assert 0 < held.high < 20
+    difference = Difference()
+    difference.add(answer(model, optimize=False), answer(quantized(model, tmp_path), optimize=True))
+    assert difference.sqnr > 25
+
+
+def test_a_number_that_is_added_to_scaled_integers_is_stored_too(tmp_path: Path) -> None:
+    # x (relu6(x) / 6 + 3): what is added meets a tensor that is itself only a scale.
+    text = (
+        HARD_SWISH
+        .replace("Add (made, three)", "Add (made, minus)")
+        .replace("Mul (made, gate)", "Mul (made, more)")
+        .replace("[times]", "[more] more = Add (gate, three)  [times]")
+    )
+    model = network(text)
+    graph = quantized(model, tmp_path)
+    assert not run_operators(graph, tmp_path) & {"Add", "Clip", "Mul"}
+    difference = Difference()
+    difference.add(answer(model, optimize=False), answer(graph, optimize=True))
+    assert difference.sqnr > 25
+
+
 def test_behind_a_layer_that_stays_float_everything_does(tmp_path: Path) -> None:
     graph = quantized(network(HARD_SWISH), tmp_path, keep_float=["first"]).graph
     quantizers = [n.inputs[0].name for n in graph.nodes if n.op == "QuantizeLinear"]
