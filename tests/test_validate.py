@@ -272,6 +272,62 @@ def test_a_nan_is_told_with_its_sample_and_its_first_tensor(tmp_path: Path) -> N
     assert any("they part at a (Sqrt 'a'" in note for note in report.notes)
 
 
+def test_a_nan_of_the_original_is_told_with_its_first_tensor(tmp_path: Path) -> None:
+    text = "net (float[1, 2] x) => (float[1, 2] y) { a = Abs(x)  b = Sqrt(x)  y = Add(a, b) }"
+    onnx.save(model_of(text).to_onnx(), tmp_path / "net.onnx")
+    np.savez(tmp_path / "data.npz", x=np.array([[1, 1], [1, -1]], np.float32))
+    report = pipeline.validate(
+        tmp_path / "net.onnx", tmp_path / "net.onnx", tmp_path / "data.npz", bisect=True
+    )
+    assert "the original's y, of " in report.candidates[1].verdict
+    assert any(note.endswith("the first of them is b") for note in report.notes)
+
+
+def test_where_shapes_part_the_layer_is_named(tmp_path: Path) -> None:
+    text = (
+        "net (float[1, 1, 8, 8] x) => (float[1, 1, {size}, {size}] y)"
+        " {{ a = Conv<pads = [{pads}]>(x, w)  b = Relu(a)  y = Conv(b, w) }}"
+    )
+    weights = {"w": np.ones((1, 1, 3, 3), np.float32)}
+    for name, size, pads in (("right", 6, "1, 1, 1, 1"), ("wrong", 4, "0, 0, 0, 0")):
+        made = model_of(text.format(size=size, pads=pads), weights)
+        onnx.save(made.to_onnx(), tmp_path / f"{name}.onnx")
+    np.savez(tmp_path / "data.npz", x=np.ones((2, 1, 8, 8), np.float32))
+    files = [tmp_path / name for name in ("right.onnx", "wrong.onnx", "data.npz")]
+    with pytest.raises(InputError, match=r"--bisect names the layer$"):
+        pipeline.validate(*files)
+    with pytest.raises(InputError, match=r"they part at a \(Conv 'a'.*it is \(1, 1, 6, 6\) there"):
+        pipeline.validate(*files, bisect=True)
+
+
+def test_an_output_before_its_softmax_is_told_and_no_layer_blamed(tmp_path: Path) -> None:
+    begin = "net (float[1, 4] x) => (float[1, 4] {}) {{ s = Mul(x, x) "
+    for name, text in (
+        ("soft", begin.format("p") + " p = Softmax(s) }"), ("bare", begin.format("s") + "}"),
+    ):  # fmt: skip
+        onnx.save(model_of(text).to_onnx(), tmp_path / f"{name}.onnx")
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x)
+    report = pipeline.validate(
+        tmp_path / "soft.onnx", tmp_path / "bare.onnx", tmp_path / "data.npz", bisect=True
+    )
+    assert not report.passed
+    told = "\n".join(report.notes)
+    assert "the original's 'p' is the softmax of what the candidate gives for it" in told
+    assert "they part" not in told
+
+
+def test_a_recording_is_not_spread_over_workers(files: Path) -> None:
+    pipeline.validate(
+        files / "right.onnx", files / "right.onnx", files / "data.npz",
+        save_outputs=files / "outputs.json",
+    )  # fmt: skip
+    both = (files / "right.onnx", files / "outputs.json", files / "data.npz")
+    assert pipeline.validate(*both).passed
+    with pytest.raises(InputError, match="leave out --workers"):
+        pipeline.validate(*both, workers=2)
+
+
 @pytest.mark.parametrize(
     ("shape", "cause"),
     [

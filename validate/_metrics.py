@@ -18,7 +18,7 @@ from onnxgraft.files import existing_file
 from onnxgraft.runtime import Array
 from onnxgraft.validate._detection import Detection
 
-__all__ = ["METRICS", "Answered", "Metric", "Segmentation", "TopK", "make_metric"]
+__all__ = ["METRICS", "Answered", "Metric", "Segmentation", "TopK", "make_metric", "own_function"]
 
 METRICS = ("top1", "top5", "miou", "auc", "map")
 
@@ -339,17 +339,21 @@ def make_metric(name: str, classes: str = "camvid") -> Metric:
         return Segmentation(find_classes(classes))
     if name == "map":
         return Detection(find_classes(classes).names if Path(classes).suffix else ())
-    path, colon, function = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        return Own(_function(path, function), function)
+    if ".py:" in name:
+        return Own(own_function(name), name.rpartition(":")[2])
     raise InputError(
         f"no metric is called {name!r}; {nearest(name, METRICS)}, or name a function of your own "
         "as FILE.py:FUNCTION"
     )
 
 
-def _function(path: str, name: str) -> Callable[[Array, Array], Any]:
-    """Return a function of the user's own file, which is run."""
+def own_function(name: str) -> Callable[..., Any]:
+    """Return the function ``FILE.py:FUNCTION`` of the user's own; the file is run.
+
+    Raises:
+        InputError: The file is not there or can't be run, or has no such function.
+    """
+    path, _, function = name.rpartition(":")
     file = existing_file(path, "the metric's file")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
@@ -359,8 +363,8 @@ def _function(path: str, name: str) -> Callable[[Array, Array], Any]:
         spec.loader.exec_module(module)
     except Exception as error:  # it is the user's own
         raise InputError(f"{file}: can't be run ({type(error).__name__}: {error})") from error
-    function = getattr(module, name, None)
-    if not callable(function):
+    found = getattr(module, function, None)
+    if not callable(found):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise InputError(f"{file}: has no function {name!r}; {nearest(name, known)}")
-    return function  # type: ignore[no-any-return]
+        raise InputError(f"{file}: has no function {function!r}; {nearest(function, known)}")
+    return found  # type: ignore[no-any-return]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -27,13 +26,6 @@ from onnxgraft.files import check_folder, check_place, existing_file
 from onnxgraft.limits import CACHE_BYTES
 
 __all__ = ["bench", "build", "bundle", "infer"]
-
-
-class HintName(StrEnum):
-    """What OpenVINO is built for."""
-
-    latency = "latency"
-    throughput = "throughput"
 
 
 Shapes = Annotated[str | None, typer.Option(help="Shapes of free inputs: a:0[1,8,8,3].")]
@@ -76,9 +68,9 @@ def build(
     min_shapes: Smallest = None,
     max_shapes: Largest = None,
     batches: Batches = "1,16",
-    hint: Annotated[HintName, typer.Option(help="What to be fast at (OpenVINO).")] = (
-        HintName.latency
-    ),
+    hint: Annotated[
+        Literal["latency", "throughput"], typer.Option(help="What to be fast at (OpenVINO).")
+    ] = "latency",
     threads: Threads = None,
     workspace: Workspace = None,
     level: Level = None,
@@ -105,7 +97,7 @@ def build(
         smallest=_shapes("--min-shapes", min_shapes),
         largest=_shapes("--max-shapes", max_shapes),
         batches=numbers(batches),
-        hint=hint.value,
+        hint=hint,
         threads=threads,
         workspace=_bytes(workspace),
         level=level,
@@ -115,8 +107,8 @@ def build(
     )
     used = pipeline.evidence(ranges=ranges or calibration, data=data, recipe=recipe)
     passport = engine.build(
-        Model.load(model), out, engine.default_target() if target is None else target.value,
-        precision=None if precision is None else precision.value,
+        Model.load(model), out, target or engine.default_target(),
+        precision=precision,
         options=options, evidence=used, ranges=_ranges(ranges, precision),
     )  # fmt: skip
     fused: list[Any] = []
@@ -168,7 +160,7 @@ def bundle(
     )
     packed = engine.bundle(
         Model.load(model), out,
-        precision=None if precision is None else precision.value,
+        precision=precision,
         float_model=None if float_model is None else Model.load(float_model),
         options=options,
         evidence=pipeline.evidence(ranges=ranges or calibration, data=data, recipe=recipe),

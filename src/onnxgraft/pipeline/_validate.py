@@ -12,6 +12,7 @@ from typing import Unpack
 import numpy as np
 
 from onnxgraft import convert, engine, surgery
+from onnxgraft.compare import check_pair
 from onnxgraft.convert import Opening
 from onnxgraft.engine.passport import passport_path
 from onnxgraft.errors import InputError, NotSupportedError
@@ -41,6 +42,7 @@ from onnxgraft.validate import (
     make_metric,
     measure,
     measured_tolerance,
+    partners,
     read_inputs,
     read_labels,
     rows,
@@ -174,6 +176,8 @@ def validate(
             make = partial(make_metric, metric, classes)
             make()  # an unknown name is told before anything runs
         run.set_tolerance(tolerance, drop)
+        if bisect:
+            run.check_outputs(graph)
         report = run.compare(make, metric_output, workers, ray)
         run.record(data)
         if bisect:
@@ -205,9 +209,12 @@ class _Validation:
         except BaseException:
             self.judge.close()
             raise
-        mine, theirs = ([spec.name for spec in side.outputs] for side in (self.judge, self.other))
-        if len(mine) == len(theirs) == 1 and mine != theirs:
-            self.notes.append(f"the candidate's output {theirs[0]} was taken for {mine[0]}")
+        sides = ([spec.name for spec in side.outputs] for side in (self.judge, self.other))
+        self.notes += [
+            f"the candidate's output {theirs} was taken for {mine}"
+            for mine, theirs in partners(*sides).items()
+            if mine != theirs
+        ]
 
     def close(self) -> None:
         self.judge.close()
@@ -226,6 +233,25 @@ class _Validation:
                 f"{self.candidate}: holds outputs for {len(self.other)} samples, the data are "
                 f"{len(self.samples)}"
             )
+
+    def check_outputs(self, graph: str | os.PathLike[str] | None) -> None:
+        """Refuse outputs that do not correspond, naming the layer where their shapes part."""
+        if isinstance(self.other, Recorded):
+            return
+        feeds = next(iter(self.samples.head(1))).feeds
+        expected, actual = (
+            side.infer(adapted(feeds, side)) for side in (self.judge, self.other)
+        )  # fmt: skip
+        actual = like(expected, actual)
+        try:
+            for name, value in expected.items():
+                check_pair(name, value, actual)
+        except InputError as error:
+            model = self._graph_of_candidate(graph)
+            found = None if model is None else bisect(self._inner_original(), model, feeds)
+            if found is None or not found.partings:
+                raise
+            raise InputError(f"{error}; {found.partings[0]}") from error
 
     def set_tolerance(self, tolerance: float | None, drop: float) -> None:
         precision = _precision(Path(self.candidate))
@@ -248,6 +274,11 @@ class _Validation:
     def compare(
         self, make: Callable[[], Metric] | None, output: str | None, workers: int, ray: str | None
     ) -> Report:
+        if isinstance(self.other, Recorded) and (workers != 1 or ray is not None):
+            raise InputError(
+                f"{self.candidate}: is a recording, which is read from the beginning on; leave out "
+                f"{'--workers' if ray is None else '--ray'}"
+            )
         openers = (
             partial(_judge, self.original, self.how),
             partial(_other, self.candidate, self.candidate_how),
@@ -301,6 +332,11 @@ class _Validation:
                     whose = "what the candidate was made from is not known here"
                 self.notes.append(f"{parting}; {whose}")
             self.notes += [f"further on: {parting}" for parting in found.partings[1:4]]
+            if found.nonfinite is not None:
+                self.notes.append(
+                    "tensors of the original's own hold NaN or infinite values; the first of them "
+                    f"is {found.nonfinite}"
+                )
             if not found.partings:
                 self.notes.append("every layer does what the original's does")
                 self._engine_against_graph(model, feeds)
@@ -424,12 +460,9 @@ def layer_rows(candidate: str, found: Bisection) -> list[LayerRow]:
     """Return the rows of a report for what a bisection saw."""
     guilty = {p.tensor: p.reason for p in found.partings}
     return [
-        LayerRow(
-            candidate, layer.tensor, layer.origin, layer.operator, layer.precision,
-            layer.relative, layer.sqnr, layer.arrived, guilty.get(layer.tensor, ""),
-        )
+        replace(layer, candidate=candidate, guilty=guilty.get(layer.tensor, ""))
         for layer in found.layers
-    ]  # fmt: skip
+    ]
 
 
 def _polygraphy_samples(path: str, judge: Engine, images: int | None) -> Samples:
