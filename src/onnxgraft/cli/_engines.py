@@ -92,6 +92,8 @@ def build(
 
     check_place(out)
     check_place(layers)
+    if layers is not None:
+        engine.check_layers(target or engine.default_target())
     options = engine.BuildOptions(
         shapes=_shapes("--shapes", shapes),
         smallest=_shapes("--min-shapes", min_shapes),
@@ -212,6 +214,7 @@ def bench(
         pipeline.record_latency(targets, rows)
 
     def text(console: Console) -> None:
+        say(console, "Milliseconds of a batch; how many times as fast as the original and as FP32")
         console.print(_latency(found))
         for note in notes:
             say(console, f"note: {note}")
@@ -245,15 +248,14 @@ def infer(
             say(console, f"{answer.image}")
             for line in answer.lines():
                 say(console, f"  {line}")
+        if out is not None and out.suffix == ".npz":
+            say(console, f"{out}: the outputs, images along axis 0")
 
     return Outcome({"answers": [asdict(answer) for answer in answers]}, text)
 
 
 def _latency(rows: list[dict[str, Any]]) -> Table:
-    table = Table(
-        box=None, pad_edge=False, title_justify="left",
-        title="Median, p90 and p99 of a batch, and how many times as fast as original and fp32",
-    )  # fmt: skip
+    table = Table(box=None, pad_edge=False)
     table.add_column("engine", overflow="fold")
     for name in ("batch", "ms", "p90", "p99", "images/s", "original", "fp32"):
         table.add_column(name, justify="right")
