@@ -78,7 +78,7 @@ class TopK:
         if label.ndim or len(scores) != 1:
             raise InputError(
                 f"{self.name} wants one label a sample and one score a class; the label is of "
-                f"shape {label.shape}, the output {output.shape}"
+                f"shape {label.shape}, the output {output.shape}{_other_metric(label)}"
             )
         flat, right = output.ravel(), int(label)
         if not 0 <= right < flat.size:
@@ -108,6 +108,14 @@ class TopK:
     def confusion_table(self) -> dict[str, list[int]]:
         """Return nothing."""
         return {}
+
+
+def _other_metric(label: Array) -> str:
+    """Return what else a label that is no class may be for."""
+    if label.ndim != 2:
+        return "; name the output with the scores with output in [validate] or --metric-output"
+    other = "map" if label.shape[1] == 5 and label.dtype.kind == "f" else "miou"
+    return f"; such labels are for --metric {other}"
 
 
 class Segmentation:
@@ -215,7 +223,7 @@ class AreaUnderCurve:
         if label.ndim or max(answered.output.shape, default=1) != scores.size:
             raise InputError(
                 "auc wants one label a sample and one score a class; the label is of shape "
-                f"{label.shape}, the output {answered.output.shape}"
+                f"{label.shape}, the output {answered.output.shape}{_other_metric(label)}"
             )
         self._scores.append(scores)
         self._labels.append(int(label))

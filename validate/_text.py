@@ -109,6 +109,8 @@ def _print_outputs(report: Report, console: Console) -> None:
                 highlight=False,
                 markup=False,
             )
+            if output.nonfinite:
+                _say(console, f"  {output.nonfinite} values are NaN or infinite, and left out here")
 
 
 def _classes(report: Report) -> Table:

@@ -346,6 +346,12 @@ def test_control_codes_of_a_strangers_names_do_not_reach_the_terminal() -> None:
     assert all(character.isprintable() or character == "\n" for character in text)
 
 
+def test_values_that_are_left_out_are_told() -> None:
+    report = report_of()
+    report.candidates[1].outputs[0].nonfinite = 12345
+    assert "  12345 values are NaN or infinite, and left out here" in screen_of(report)
+
+
 def test_every_candidate_says_what_it_was_held_against() -> None:
     report = report_of()
     lines = screen_of(report)

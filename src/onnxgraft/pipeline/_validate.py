@@ -312,12 +312,18 @@ class _Validation:
         if model is not None:
             with status("looking into every layer"):
                 found = bisect(self._inner_original(), model, feeds)
-        passed = self.report.candidates[-1].passed
         matched = False
         if found is not None and model is not None and not found.layers:
             found, model = self._by_value(model, feeds)
             matched = found is not None
+        mistake = self._mistake(feeds, found)
+        if mistake is not None:
+            first = found.partings[0].origin if found is not None and found.partings else None
+            unless = f", unless {first}, which reads it, was changed so" if first else ""
+            self.notes.append(f"{mistake}{unless}")
         if found is not None and model is not None:
+            if mistake is not None:
+                found.partings.clear()
             self.report.layers = layer_rows(self.other.name, found)
             self.notes.append(
                 f"looked into {len(found.layers)} tensors that both have, in {found.runs} "
@@ -337,17 +343,20 @@ class _Validation:
                     "tensors of the original's own hold NaN or infinite values; the first of them "
                     f"is {found.nonfinite}"
                 )
-            if not found.partings:
+            if not found.partings and mistake is None:
                 self.notes.append("every layer does what the original's does")
                 self._engine_against_graph(model, feeds)
-        if not passed and (found is None or not found.partings or found.partings[0].first):
-            recipe = self.samples.preprocess
-            with status("trying layouts and preprocessing"):
-                mistake = find_mistake(
-                    self.judge, self.other, feeds, self.held.tolerance, recipe.mean, recipe.scale
-                )
-            if mistake is not None:
-                self.notes.append(mistake)
+
+    def _mistake(self, feeds: Feeds, found: Bisection | None) -> str | None:
+        """Return what was prepared or named otherwise, if that is why the candidate fails."""
+        beyond = found is not None and found.partings and not found.partings[0].first
+        if self.report.candidates[-1].passed or beyond:
+            return None
+        recipe = self.samples.preprocess
+        with status("trying layouts and preprocessing"):
+            return find_mistake(
+                self.judge, self.other, feeds, self.held.tolerance, recipe.mean, recipe.scale
+            )
 
     def _by_value(self, model: Model, feeds: Feeds) -> tuple[Bisection | None, Model]:
         """Look into two that share no names, as exports of two frameworks; notes say if not."""
