@@ -304,6 +304,33 @@ def test_where_shapes_part_the_layer_is_named(tmp_path: Path) -> None:
         pipeline.validate(*files, bisect=True)
 
 
+def test_other_numbers_of_boxes_are_no_reason_to_stop_before_their_metric(tmp_path: Path) -> None:
+    text = (
+        "net (float[1, 4] x) => (float[1, 1, n, 7] y)"
+        " {{ s = ReduceMean<keepdims = 1>(x)  z = Mul(s, zero)  a = Add(z, rows)"
+        "  y = Slice(a, from, {}, axis) }}"
+    )
+    rows = np.array([[0, 1, 0.9, 0, 0, 5, 5], [0, 1, 0.1, 6, 6, 9, 9]], np.float32)
+    for name, count in (("two", "two"), ("one", "one")):
+        made = model_of(
+            text.format(count),
+            {
+                "zero": np.zeros(1, np.float32), "rows": rows.reshape(1, 1, 2, 7),
+                "from": np.array([0]), "one": np.array([1]), "two": np.array([2]),
+                "axis": np.array([2]),
+            },
+        )  # fmt: skip
+        onnx.save(made.to_onnx(), tmp_path / f"{name}.onnx")
+    labels = np.array([[[1, 0, 0, 5, 5]]], np.float32)
+    np.savez(tmp_path / "data.npz", x=np.ones((1, 4), np.float32), labels=labels)
+    files = [tmp_path / name for name in ("two.onnx", "one.onnx", "data.npz")]
+    report = pipeline.validate(*files, metric="map", bisect=True)
+    assert report.passed
+    assert "y has other numbers of boxes on a sample" in report.candidates[1].verdict
+    with pytest.raises(InputError, match="one found more boxes, which --metric map is for"):
+        pipeline.validate(*files)
+
+
 def test_an_output_before_its_softmax_is_told_and_no_layer_blamed(tmp_path: Path) -> None:
     begin = "net (float[1, 4] x) => (float[1, 4] {}) {{ s = Mul(x, x) "
     for name, text in (

@@ -104,7 +104,8 @@ def rows(original: Engine, candidates: Sequence[Candidate], tally: Tally) -> lis
         broken = tally.broken[index]
         passed, verdict = _judge(candidate, differences, metrics[0], scored, broken)
         for name, count in boxes.items():
-            verdict += f"; {name} has other numbers of boxes on {count} samples, and no differences"
+            some = "a sample" if count == 1 else f"{count} samples"
+            verdict += f"; {name} has other numbers of boxes on {some}, and no differences"
         found.append(_row(candidate.engine.name, differences, scored, passed, verdict))
     return found
 
