@@ -92,12 +92,8 @@ def _find_shapes_in(graph: Any, nodes: Any, functions: Mapping[str, Any]) -> boo
             if _find_shapes_in(inner, body.node_def, functions):
                 changed = True
                 continue
-            ends = [tensor.shape for tensor in inner.outputs]
-            wider = [
-                one.most_specific_compatible_shape(two)
-                for one, two in zip(shapes, ends, strict=True)
-            ]
-            if [str(shape) for shape in wider] == [str(shape) for shape in shapes]:
+            wider = _wider(shapes, [tensor.shape for tensor in inner.outputs])
+            if wider is None:
                 break
             shapes = wider
         protos = [shape.as_proto() for shape in shapes]
@@ -106,6 +102,12 @@ def _find_shapes_in(graph: Any, nodes: Any, functions: Mapping[str, Any]) -> boo
             node.attr["output_shapes"].list.shape.extend(protos)
             changed = True
     return changed
+
+
+def _wider(shapes: Sequence[Any], ends: Sequence[Any]) -> list[Any] | None:
+    """Return shapes that hold what enters a loop and what comes round; None where they do."""
+    wider = [one.most_specific_compatible_shape(two) for one, two in zip(shapes, ends, strict=True)]
+    return None if list(map(str, wider)) == list(map(str, shapes)) else wider
 
 
 @dataclass(frozen=True)
@@ -214,11 +216,8 @@ class _Frame:
         shapes += [graph.get_operation_by_name(n.name).inputs[0].shape for n in entered]
         while True:  # until what goes round the loop has the shape that it came with
             made, ends = self._function(f"{name}_body", body, types, shapes, graph_def, True)
-            wider = [
-                one.most_specific_compatible_shape(two)
-                for one, two in zip(shapes, ends, strict=True)
-            ]
-            if [str(shape) for shape in wider] == [str(shape) for shape in shapes]:
+            wider = _wider(shapes, ends)
+            if wider is None:
                 break
             shapes = wider
         condition, _ = self._function(f"{name}_cond", [self.condition], types, shapes, graph_def)

@@ -42,6 +42,7 @@ __all__ = [
     "Target",
     "build",
     "bundle",
+    "check_layers",
     "default_target",
     "graph_hash",
     "graph_precision",
@@ -220,6 +221,17 @@ def layers(engine: Engine) -> list[Layer]:
         raise NotSupportedError(f"{engine.name} does not tell its layers")
     found: list[Layer] = ask()
     return found
+
+
+def check_layers(target: str) -> None:
+    """Raise InputError if an engine for ``target`` could not tell its layers on this machine."""
+    from onnxgraft.engine.tensorrt_builder import gpu
+
+    if target == "tensorrt" and gpu() is None:
+        raise InputError(
+            "--layers: a TensorRT engine tells its layers where there is an NVIDIA GPU, and there "
+            "is none here; leave it out"
+        )
 
 
 def graph_hash(model: Model) -> str:

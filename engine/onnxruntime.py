@@ -59,7 +59,7 @@ class OnnxRuntimeEngine(OnnxRuntime):
         try:
             super().__init__(
                 path,
-                name=f"onnxruntime {passport.label}",
+                name=passport.name,
                 configure=_configure(threads or passport.flags.get("threads")),
             )
         except ModelError as error:

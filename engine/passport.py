@@ -65,6 +65,11 @@ class Passport:
         mixed = self.precision == "int8" and self.floats != "fp32"
         return f"int8+{self.floats}" if mixed else self.precision
 
+    @property
+    def name(self) -> str:
+        """What the engine is called in tables: ``openvino int8``."""
+        return f"{self.target} {self.label}".rstrip()
+
 
 def passport_path(engine: str | os.PathLike[str]) -> Path:
     """Return where the passport of an engine is."""

@@ -181,7 +181,7 @@ class TensorRt(Resource):
 
     def __init__(self, trt: Any, path: Path, passport: Passport) -> None:
         """Deserialize the engine; host code in it is not run."""
-        self.name = f"tensorrt {passport.label}"
+        self.name = passport.name
         self.inputs = passport.inputs
         self.outputs = passport.outputs
         self._trt = trt

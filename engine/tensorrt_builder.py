@@ -180,8 +180,9 @@ def build_plan(trt: Any, onnx: bytes, settings: Settings, progress: Progress | N
     if engine is None:
         cure = ""
         if any("OutOfMemory" in m or "workspace" in m for m in logger.errors):
-            limit = "" if settings.workspace is None else f", of {settings.workspace >> 20} MiB"
-            cure = f"; allow it a larger workspace{limit}, or smaller shapes"
+            cure = "; give it smaller shapes or batches"
+            if settings.workspace is not None:
+                cure += f", or a larger workspace than {settings.workspace >> 20} MiB"
         raise BuildError(f"TensorRT can't build the graph{_because(logger)}{cure}")
     timing = bytes(config.get_timing_cache().serialize()) if timed else None
     return Plan(bytes(engine), timing, tuple(logger.warnings))

@@ -33,6 +33,13 @@ def test_a_batch_that_an_engine_does_not_take_is_a_note(files: Path) -> None:
         bench(targets, batches=(4,), rounds=1, runs=1)
 
 
+def test_the_same_reason_is_told_once_for_all_batches(files: Path) -> None:
+    notes: list[str] = []
+    targets = bench_targets([files / "free", files / "fixed"])
+    bench(targets, batches=(1, 2, 4), rounds=1, runs=1, notes=notes)
+    assert notes == ["batches 2, 4: fixed can't be timed: its inputs have a batch of 1"]
+
+
 def test_nothing_that_can_be_timed_is_an_error(files: Path) -> None:
     with pytest.raises(InputError, match="its inputs have a batch of 1"):
         bench(bench_targets([files / "fixed"]), batches=(2,), notes=[])

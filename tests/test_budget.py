@@ -137,7 +137,7 @@ def test_a_function_of_ones_own_is_the_metric(run: Quantize, place: Path, tmp_pa
         ("def right(output, label):\n    return float('nan')\n", "is NaN"),
         ("def right(output, label):\n    return 1 / 0\n", "ZeroDivisionError"),
         ("def rigth(output, label):\n    return 1.0\n", "did you mean rigth?"),
-        ("right = = 1\n", "can't be imported"),
+        ("right = = 1\n", "can't be run"),
     ],
     ids=["nan", "raises", "misspelt", "syntax"],
 )

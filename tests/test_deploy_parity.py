@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onnxgraft import surgery
-from onnxgraft.pipeline import deploy, make_recipe
+from onnxgraft.engine import read_passport
+from onnxgraft.errors import InputError
+from onnxgraft.pipeline import deploy, make_recipe, read_recipe
+from onnxgraft.pipeline._deploy import _worst
 from onnxgraft.report import Report
+from onnxgraft.samples import Sample
 from onnxgraft.surgery import Pass
+from tests.conftest import model_of
 from tests.test_validate import break_relu
 from tests.validate.planted import THIN
+from tests.validate.test_stream import Fake
 
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import numpy as np
-
     folder = tmp_path_factory.mktemp("net")
     text, weights = THIN["squeezenet"]()
     (folder / "net.prototxt").write_text(text)
@@ -87,3 +92,87 @@ def test_it_goes_on_when_asked(net: Path, tmp_path: Path) -> None:
     assert not report.passed
     assert (tmp_path / "out" / "engine.onnxruntime").is_file()
     assert any("onnxruntime int8: they part at" in note for note in report.notes)
+
+
+def test_a_metric_that_does_not_exist_is_told_before_anything_runs(
+    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(
+        net / "net.prototxt", weights=net / "net.caffemodel", data=str(net / "data.npz"),
+        metric="top6", targets=["onnxruntime"],
+    )  # fmt: skip
+    monkeypatch.setattr("onnxgraft.convert.load", None)
+    with pytest.raises(InputError, match="no metric is called 'top6'; did you mean top5"):
+        deploy(recipe, tmp_path / "out")
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Return a folder of images, a file of labels beside it, and a recipe that names both."""
+    import cv2
+
+    text = "net (float[N, 3, 8, 8] data) => (float[N, 4] y) { c = Conv(data, w)  y = Flatten(c) }"
+    weights = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    model_of(text, {"w": weights}).save(tmp_path / "net.onnx")
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / f"images/{number}.png"), pixels)
+    (tmp_path / "labels.txt").write_text("".join(f"{n}.png {n}\n" for n in range(4)))
+    (tmp_path / "own.py").write_text("def hits(output, label): return output.argmax() == label\n")
+    (tmp_path / "recipe.toml").write_text("""
+model = "net.onnx"
+targets = ["openvino"]
+[calibrate]
+data = "images"
+method = "minmax"
+[validate]
+data = "images"
+labels = "labels.txt"
+metric = "own.py:hits"
+drop = 100.0
+[bench]
+rounds = 1
+runs = 1
+""")
+    return tmp_path
+
+
+def test_labels_and_metric_of_a_recipe_are_files_beside_it(photographs: Path) -> None:
+    recipe = read_recipe(photographs / "recipe.toml")
+    report = deploy(recipe, photographs / "out")
+    from onnxgraft.model import Model
+    from onnxgraft.reference import OnnxRuntime
+    from onnxgraft.samples import open_samples
+
+    with OnnxRuntime(Model.load(photographs / "net.onnx").to_onnx()) as session:
+        samples = open_samples(photographs / "images", session.inputs)
+        hits = [int(session.infer(s.feeds)["y"].argmax()) == n for n, s in enumerate(samples)]
+    assert report.candidates[0].metrics == {"hits": np.mean(hits)}
+    (photographs / "labels.txt").write_text("0.png 0\n")
+    with pytest.raises(InputError, match="no label for 3 of 4 images"):
+        deploy(recipe, photographs / "out")
+
+
+def test_the_float_layers_of_an_openvino_engine_run_in_what_the_recipe_says(
+    photographs: Path,
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this machine's processor has no BF16")
+    file = photographs / "recipe.toml"
+    file.write_text(file.read_text() + '[quantize]\nfloat = { openvino = "bf16" }\n')
+    report = deploy(read_recipe(file), photographs / "out")
+    assert read_passport(photographs / "out/engine.openvino").floats == "bf16"
+    assert [row.name for row in report.candidates][-1] == "openvino int8+bf16"
+    assert [row.name for row in report.latency][-1] == "openvino int8+bf16"
+
+
+def test_other_numbers_of_boxes_are_infinitely_far_in_a_stage() -> None:
+    def finder(count: int) -> Fake:
+        return Fake("boxes", lambda x: {"y": np.ones((1, 1, count, 7), np.float32)})
+
+    probe = [Sample("one", {"x": np.ones((1, 4), np.float32)}, None)]
+    expected = [finder(3).infer(probe[0].feeds)]
+    assert _worst(probe, expected, finder(3)).relative == 0.0
+    assert _worst(probe, expected, finder(2)).relative == np.inf

@@ -173,6 +173,27 @@ def test_a_given_recipe_comes_before_the_passports(segmenter: Path) -> None:
     assert answers[0].shares[0] == ("sky", 1.0)
 
 
+def test_pictures_of_images_with_one_name_are_kept_apart(segmenter: Path) -> None:
+    (segmenter / "more").mkdir()
+    blue = np.full((10, 12, 3), (255, 0, 0), np.uint8)
+    cv2.imwrite(str(segmenter / "more/photo.png"), blue)
+    photographs = [segmenter / "photo.png", segmenter / "more/photo.png"]
+    how = {"preprocess": Preprocess(resize=(8, 12)), "postprocess": Postprocess()}
+    answers = infer(segmenter / "net.onnx", photographs, out=segmenter / "out", **how)  # type: ignore[arg-type]
+    assert [Path(answer.picture).name for answer in answers] == ["photo.png", "photo-2.png"]
+    one, two = (cv2.imread(answer.picture) for answer in answers)
+    assert (one[:8, :12] != two[:8, :12]).any()
+
+
+def test_no_picture_takes_the_place_of_a_photograph(segmenter: Path, cli: Cli) -> None:
+    before = (segmenter / "photo.png").read_bytes()
+    done = cli("infer", segmenter / "net.onnx", segmenter / "photo.png", "-o", segmenter,
+               "--preprocess", segmenter / "recipe.toml")  # fmt: skip
+    assert done.returncode == 2
+    assert "photo.png: is one of the images; name another folder with -o" in done.stderr
+    assert (segmenter / "photo.png").read_bytes() == before
+
+
 def test_an_image_that_does_not_fit_names_the_cure(segmenter: Path, cli: Cli) -> None:
     done = cli("infer", segmenter / "net.onnx", segmenter / "photo.png")
     assert done.returncode == 2

@@ -56,7 +56,10 @@ def test_the_guilty_layer_and_its_stage_are_told(files: Path) -> None:
 
 
 def test_the_order_of_channels_is_told_from_a_wrong_layer(files: Path) -> None:
-    assert "both agree once its channels are reversed (BGR for RGB)" in notes(files, "bgr.onnx")
+    told = notes(files, "bgr.onnx")
+    assert "both agree once its channels are reversed (BGR for RGB); no layer is to blame" in told
+    assert "to blame, unless a, which reads it, was changed so" in told
+    assert "they part" not in told
 
 
 def test_nobody_is_blamed_where_nothing_is_wrong(files: Path) -> None:
@@ -72,7 +75,8 @@ def test_two_without_a_name_in_common_are_paired_by_what_they_hold(files: Path) 
     told = notes(files, "other.onnx", passed=True)
     assert "the two have no names in common: 2 tensors were paired" in told
     assert "every layer does what the original's does" in told
-    onnx.save(model_of(other, {"w": 2 * weights}).to_onnx(), files / "other.onnx")
+    factors = np.array([1.5, 1, 1], np.float32).reshape(1, 3, 1, 1)
+    onnx.save(model_of(other, {"w": weights * factors}).to_onnx(), files / "other.onnx")
     told = notes(files, "other.onnx")
     assert "they part at a, which is b in the candidate (Conv 'b' of the ONNX graph)" in told
     assert "what the candidate was made from is not known here" in told
@@ -270,6 +274,89 @@ def test_a_nan_is_told_with_its_sample_and_its_first_tensor(tmp_path: Path) -> N
     assert "the candidate's y, of " in report.candidates[1].verdict
     assert report.candidates[1].verdict.endswith("data.npz[2]")
     assert any("they part at a (Sqrt 'a'" in note for note in report.notes)
+
+
+def test_a_nan_of_the_original_is_told_with_its_first_tensor(tmp_path: Path) -> None:
+    text = "net (float[1, 2] x) => (float[1, 2] y) { a = Abs(x)  b = Sqrt(x)  y = Add(a, b) }"
+    onnx.save(model_of(text).to_onnx(), tmp_path / "net.onnx")
+    np.savez(tmp_path / "data.npz", x=np.array([[1, 1], [1, -1]], np.float32))
+    report = pipeline.validate(
+        tmp_path / "net.onnx", tmp_path / "net.onnx", tmp_path / "data.npz", bisect=True
+    )
+    assert "the original's y, of " in report.candidates[1].verdict
+    assert any(note.endswith("the first of them is b") for note in report.notes)
+
+
+def test_where_shapes_part_the_layer_is_named(tmp_path: Path) -> None:
+    text = (
+        "net (float[1, 1, 8, 8] x) => (float[1, 1, {size}, {size}] y)"
+        " {{ a = Conv<pads = [{pads}]>(x, w)  b = Relu(a)  y = Conv(b, w) }}"
+    )
+    weights = {"w": np.ones((1, 1, 3, 3), np.float32)}
+    for name, size, pads in (("right", 6, "1, 1, 1, 1"), ("wrong", 4, "0, 0, 0, 0")):
+        made = model_of(text.format(size=size, pads=pads), weights)
+        onnx.save(made.to_onnx(), tmp_path / f"{name}.onnx")
+    np.savez(tmp_path / "data.npz", x=np.ones((2, 1, 8, 8), np.float32))
+    files = [tmp_path / name for name in ("right.onnx", "wrong.onnx", "data.npz")]
+    with pytest.raises(InputError, match=r"--bisect names the layer$"):
+        pipeline.validate(*files)
+    with pytest.raises(InputError, match=r"they part at a \(Conv 'a'.*it is \(1, 1, 6, 6\) there"):
+        pipeline.validate(*files, bisect=True)
+
+
+def test_other_numbers_of_boxes_are_no_reason_to_stop_before_their_metric(tmp_path: Path) -> None:
+    text = (
+        "net (float[1, 4] x) => (float[1, 1, n, 7] y)"
+        " {{ s = ReduceMean<keepdims = 1>(x)  z = Mul(s, zero)  a = Add(z, rows)"
+        "  y = Slice(a, from, {}, axis) }}"
+    )
+    rows = np.array([[0, 1, 0.9, 0, 0, 5, 5], [0, 1, 0.1, 6, 6, 9, 9]], np.float32)
+    for name, count in (("two", "two"), ("one", "one")):
+        made = model_of(
+            text.format(count),
+            {
+                "zero": np.zeros(1, np.float32), "rows": rows.reshape(1, 1, 2, 7),
+                "from": np.array([0]), "one": np.array([1]), "two": np.array([2]),
+                "axis": np.array([2]),
+            },
+        )  # fmt: skip
+        onnx.save(made.to_onnx(), tmp_path / f"{name}.onnx")
+    labels = np.array([[[1, 0, 0, 5, 5]]], np.float32)
+    np.savez(tmp_path / "data.npz", x=np.ones((1, 4), np.float32), labels=labels)
+    files = [tmp_path / name for name in ("two.onnx", "one.onnx", "data.npz")]
+    report = pipeline.validate(*files, metric="map", bisect=True)
+    assert report.passed
+    assert "y has other numbers of boxes on a sample" in report.candidates[1].verdict
+    with pytest.raises(InputError, match="one found more boxes, which --metric map is for"):
+        pipeline.validate(*files)
+
+
+def test_an_output_before_its_softmax_is_told_and_no_layer_blamed(tmp_path: Path) -> None:
+    begin = "net (float[1, 4] x) => (float[1, 4] {}) {{ s = Mul(x, x) "
+    for name, text in (
+        ("soft", begin.format("p") + " p = Softmax(s) }"), ("bare", begin.format("s") + "}"),
+    ):  # fmt: skip
+        onnx.save(model_of(text).to_onnx(), tmp_path / f"{name}.onnx")
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x)
+    report = pipeline.validate(
+        tmp_path / "soft.onnx", tmp_path / "bare.onnx", tmp_path / "data.npz", bisect=True
+    )
+    assert not report.passed
+    told = "\n".join(report.notes)
+    assert "the original's 'p' is the softmax of what the candidate gives for it" in told
+    assert "they part" not in told
+
+
+def test_a_recording_is_not_spread_over_workers(files: Path) -> None:
+    pipeline.validate(
+        files / "right.onnx", files / "right.onnx", files / "data.npz",
+        save_outputs=files / "outputs.json",
+    )  # fmt: skip
+    both = (files / "right.onnx", files / "outputs.json", files / "data.npz")
+    assert pipeline.validate(*both).passed
+    with pytest.raises(InputError, match="leave out --workers"):
+        pipeline.validate(*both, workers=2)
 
 
 @pytest.mark.parametrize(

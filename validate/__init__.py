@@ -6,15 +6,15 @@ from onnxgraft.classes import Classes, find_classes
 from onnxgraft.validate._html import write_html
 from onnxgraft.validate._junit import write_junit
 from onnxgraft.validate._labels import check_labels, read_labels
-from onnxgraft.validate._layout import adapted, like
+from onnxgraft.validate._layout import adapted, like, partners
 from onnxgraft.validate._matching import MatchedGraph
-from onnxgraft.validate._metrics import METRICS, Answered, Metric, make_metric
+from onnxgraft.validate._metrics import METRICS, Answered, Metric, make_metric, own_function
 from onnxgraft.validate._mistakes import find_mistake
 from onnxgraft.validate._noise import Tolerance, measured_tolerance, users_tolerance
-from onnxgraft.validate._parting import Bisection, Layer, Parting, bisect, find_parting
+from onnxgraft.validate._parting import Bisection, Parting, bisect, find_parting
 from onnxgraft.validate._polygraphy import Recorded, read_inputs, save_inputs, save_outputs
 from onnxgraft.validate._spread import Opener
-from onnxgraft.validate._stream import Candidate, measure, rows, validate
+from onnxgraft.validate._stream import Candidate, measure, rows
 from onnxgraft.validate._tally import Answer, Tally
 from onnxgraft.validate._text import render
 
@@ -25,7 +25,6 @@ __all__ = [
     "Bisection",
     "Candidate",
     "Classes",
-    "Layer",
     "MatchedGraph",
     "Metric",
     "Opener",
@@ -43,6 +42,8 @@ __all__ = [
     "make_metric",
     "measure",
     "measured_tolerance",
+    "own_function",
+    "partners",
     "read_inputs",
     "read_labels",
     "render",
@@ -50,7 +51,6 @@ __all__ = [
     "save_inputs",
     "save_outputs",
     "users_tolerance",
-    "validate",
     "write_html",
     "write_junit",
 ]

@@ -28,8 +28,7 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
         {*report.operators_before, *report.operators_after},
         key=lambda op: (-report.operators_before.get(op, 0), op),
     )
-    longest = max((max(row.times_ms, default=row.p99_ms) for row in report.latency), default=1.0)
-    longest = min(longest, 2 * max((row.p99_ms for row in report.latency), default=1.0))
+    ends = {row.batch: _longest(report, row.batch) for row in report.latency}
     page = template.render(
         report=report,
         operators=operators,
@@ -42,11 +41,20 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
                 (key, list(group)) for key, group in groupby(report.layers, lambda r: r.candidate)
             )
         ],
-        latency=[(row, latency_strip(row, longest)) for row in report.latency],
+        latency=[
+            (row, latency_strip(row, ends[row.batch]), ends[row.batch]) for row in report.latency
+        ],
         ranges=[(row, histogram_path(row), _marks(row)) for row in report.ranges],
         shares=_shares,
     )
     write_bytes(path, page.encode(errors="backslashreplace"))
+
+
+def _longest(report: Report, batch: int) -> float:
+    """Return where the plots of a batch's times end, in ms; single runs may lie beyond."""
+    rows = [row for row in report.latency if row.batch == batch]
+    longest = max(max(row.times_ms, default=row.p99_ms) for row in rows)
+    return min(longest, 2 * max(row.p99_ms for row in rows))
 
 
 def _marks(row: RangeRow) -> list[float]:

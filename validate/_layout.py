@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from onnxgraft.runtime import Array, Feeds, Outputs, TensorSpec
 
-__all__ = ["adapted", "like"]
+__all__ = ["adapted", "like", "partners"]
 
 
 class Fed(Protocol):
@@ -21,24 +21,42 @@ class Fed(Protocol):
 
 
 def adapted(feeds: Feeds, engine: Fed) -> dict[str, Array]:
-    """Return ``feeds`` in the layouts that ``engine`` wants; a single one may have another name."""
+    """Return ``feeds`` in the layouts, and under the names, that ``engine`` wants."""
     wanted = {spec.name: spec for spec in engine.inputs}
-    if set(wanted) != set(feeds) and len(wanted) == len(feeds) == 1:
-        feeds = dict(zip(wanted, feeds.values(), strict=True))
     return {
         name: _in_layout(value, wanted[name].accepts) if name in wanted else value
-        for name, value in feeds.items()
+        for name, value in _renamed(feeds, wanted).items()
     }
 
 
 def like(expected: Outputs, actual: Outputs) -> Outputs:
-    """Return ``actual`` in the layouts of ``expected``; a single output may have another name."""
-    if set(expected) != set(actual) and len(expected) == len(actual) == 1:
-        actual = dict(zip(expected, actual.values(), strict=True))
+    """Return ``actual`` in the layouts, and under the names, of ``expected``."""
     return {
         name: _in_layout(value, expected[name].shape.__eq__) if name in expected else value
-        for name, value in actual.items()
+        for name, value in _renamed(actual, expected).items()
     }
+
+
+def partners(wanted: Collection[str], there: Collection[str]) -> dict[str, str]:
+    """Return which of the names ``there`` stands for each of ``wanted``, where that can be told.
+
+    Its own; or the same without the output's number, which TensorFlow alone has; or, where there is
+    only one on each side, that.
+
+    >>> partners(["score"], ["prob:0", "score:0"])
+    {'score': 'score:0'}
+    """
+    if len(wanted) == len(there) == 1:
+        return dict(zip(wanted, there, strict=True))
+    free = {name.removesuffix(":0"): name for name in there if name not in wanted}
+    found = {name: name if name in there else free.get(name.removesuffix(":0")) for name in wanted}
+    return {mine: theirs for mine, theirs in found.items() if theirs is not None}
+
+
+def _renamed(values: Mapping[str, Array], wanted: Collection[str]) -> Mapping[str, Array]:
+    """Return ``values`` under the names of ``wanted`` that they stand for, or under their own."""
+    names = {theirs: mine for mine, theirs in partners(wanted, values).items()}
+    return {names.get(name, name): value for name, value in values.items()}
 
 
 def _in_layout(value: Array, accepts: Callable[[tuple[int, ...]], object]) -> Array:

@@ -18,7 +18,7 @@ from onnxgraft.files import existing_file
 from onnxgraft.runtime import Array
 from onnxgraft.validate._detection import Detection
 
-__all__ = ["METRICS", "Answered", "Metric", "Segmentation", "TopK", "make_metric"]
+__all__ = ["METRICS", "Answered", "Metric", "Segmentation", "TopK", "make_metric", "own_function"]
 
 METRICS = ("top1", "top5", "miou", "auc", "map")
 
@@ -78,7 +78,7 @@ class TopK:
         if label.ndim or len(scores) != 1:
             raise InputError(
                 f"{self.name} wants one label a sample and one score a class; the label is of "
-                f"shape {label.shape}, the output {output.shape}"
+                f"shape {label.shape}, the output {output.shape}{_other_metric(label)}"
             )
         flat, right = output.ravel(), int(label)
         if not 0 <= right < flat.size:
@@ -108,6 +108,14 @@ class TopK:
     def confusion_table(self) -> dict[str, list[int]]:
         """Return nothing."""
         return {}
+
+
+def _other_metric(label: Array) -> str:
+    """Return what else a label that is no class may be for."""
+    if label.ndim != 2:
+        return "; name the output with the scores with output in [validate] or --metric-output"
+    other = "map" if label.shape[1] == 5 and label.dtype.kind == "f" else "miou"
+    return f"; such labels are for --metric {other}"
 
 
 class Segmentation:
@@ -215,7 +223,7 @@ class AreaUnderCurve:
         if label.ndim or max(answered.output.shape, default=1) != scores.size:
             raise InputError(
                 "auc wants one label a sample and one score a class; the label is of shape "
-                f"{label.shape}, the output {answered.output.shape}"
+                f"{label.shape}, the output {answered.output.shape}{_other_metric(label)}"
             )
         self._scores.append(scores)
         self._labels.append(int(label))
@@ -339,17 +347,21 @@ def make_metric(name: str, classes: str = "camvid") -> Metric:
         return Segmentation(find_classes(classes))
     if name == "map":
         return Detection(find_classes(classes).names if Path(classes).suffix else ())
-    path, colon, function = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        return Own(_function(path, function), function)
+    if ".py:" in name:
+        return Own(own_function(name), name.rpartition(":")[2])
     raise InputError(
         f"no metric is called {name!r}; {nearest(name, METRICS)}, or name a function of your own "
         "as FILE.py:FUNCTION"
     )
 
 
-def _function(path: str, name: str) -> Callable[[Array, Array], Any]:
-    """Return a function of the user's own file, which is run."""
+def own_function(name: str) -> Callable[..., Any]:
+    """Return the function ``FILE.py:FUNCTION`` of the user's own; the file is run.
+
+    Raises:
+        InputError: The file is not there or can't be run, or has no such function.
+    """
+    path, _, function = name.rpartition(":")
     file = existing_file(path, "the metric's file")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
@@ -359,8 +371,8 @@ def _function(path: str, name: str) -> Callable[[Array, Array], Any]:
         spec.loader.exec_module(module)
     except Exception as error:  # it is the user's own
         raise InputError(f"{file}: can't be run ({type(error).__name__}: {error})") from error
-    function = getattr(module, name, None)
-    if not callable(function):
+    found = getattr(module, function, None)
+    if not callable(found):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise InputError(f"{file}: has no function {name!r}; {nearest(name, known)}")
-    return function  # type: ignore[no-any-return]
+        raise InputError(f"{file}: has no function {function!r}; {nearest(function, known)}")
+    return found  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Layout and preprocessing mistakes, told from numeric ones by trying them.
+"""Layout and preprocessing mistakes, and outputs mistaken, told from numeric ones by trying them.
 
 If the candidate gives the original's answers as soon as its input has, say, the channels reversed,
 then no layer is to blame.
@@ -15,6 +15,7 @@ from onnxgraft.compare import relative_error, sqnr
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.runtime import Array, Engine, Feeds, Outputs, TensorSpec
 from onnxgraft.validate._layout import adapted, like
+from onnxgraft.validate._tally import class_axis
 
 __all__ = ["find_mistake"]
 
@@ -38,7 +39,9 @@ def find_mistake(
     mean: Sequence[float] = (),
     scale: Sequence[float] = (),
 ) -> str | None:
-    """Return what is wrong with what the candidate is fed, or None if no change explains it.
+    """Return what is wrong with what the candidate is fed, or which of its outputs was taken.
+
+    None if no change explains it.
 
     Args:
         original: The judge.
@@ -60,9 +63,14 @@ def find_mistake(
         return _agree(expected, actual, tolerance, before)
 
     try:
-        before = _kept(expected, like(expected, candidate.infer(given)))
+        actual = like(expected, candidate.infer(given))
     except OnnxgraftError:
         before = -np.inf
+    else:
+        before = _kept(expected, actual)
+        mistaken = _mistaken(expected, actual, tolerance, before)
+        if mistaken is not None:
+            return mistaken
     for name, value in given.items():
         spec = next(spec for spec in candidate.inputs if spec.name == name)
         for said, change in _changes(value, spec, tuple(mean), tuple(scale)):
@@ -72,8 +80,7 @@ def find_mistake(
                     f"the candidate's input{which} is prepared otherwise than the original's: "
                     f"both agree once {said}; no layer is to blame"
                 )
-    turned = _turned(expected, like(expected, candidate.infer(given)))
-    return turned
+    return None
 
 
 def _changes(
@@ -186,13 +193,41 @@ def _agree(expected: Outputs, actual: Outputs, tolerance: float | None, before: 
     )
 
 
-def _turned(expected: Outputs, actual: Outputs) -> str | None:
-    """Return the output that has its channels the other way round, if that explains everything."""
+def _mistaken(
+    expected: Outputs, actual: Outputs, tolerance: float | None, before: float
+) -> str | None:
+    """Return which output is another than the original's, if that explains why it differs."""
     for name, value in expected.items():
         other = actual.get(name)
         if other is None or value.dtype.kind != "f" or value.shape != other.shape:
             continue
+
+        def same(one: Array, two: Array, name: str = name) -> bool:
+            return _agree({name: one}, {name: two}, tolerance, before)
+
+        if same(value, other):
+            continue
         for axis in (1, value.ndim - 1):
             if value.ndim in (2, 4) and sqnr(value, np.flip(other, axis)) > 60:
                 return f"the candidate's output {name!r} has its classes in reverse order"
+        for kind, function in (("softmax", _softmax), ("sigmoid", _sigmoid)):
+            if same(value, function(other)):
+                said = f"the original's {name!r} is the {kind} of what the candidate gives for it"
+            elif same(function(value), other):
+                said = f"what the candidate gives for {name!r} is the {kind} of the original's"
+            else:
+                continue
+            return f"{said}: name the same tensor of both with --outputs and --candidate-outputs"
     return None
+
+
+def _softmax(value: Array) -> Array:
+    axis = class_axis(value)
+    axis = -1 if axis is None else axis
+    shifted = np.exp(value.astype(np.float64) - value.max(axis, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis, keepdims=True))
+
+
+def _sigmoid(value: Array) -> Array:
+    # In this form nothing overflows.
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * value.astype(np.float64))))

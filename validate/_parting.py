@@ -17,13 +17,14 @@ from onnxgraft.compare import relative_error, sqnr
 from onnxgraft.errors import ModelError
 from onnxgraft.model import Model
 from onnxgraft.reference import OnnxRuntime, exposing
+from onnxgraft.report import LayerRow
 from onnxgraft.runtime import Array, Engine, Feeds, Outputs
 from onnxgraft.validate._forced import HALF_TYPES, ForcedGraph, Quantizer, Segment, label
 from onnxgraft.validate._layout import adapted
 from onnxgraft.validate._memory import available_memory, tensor_sizes
 from onnxgraft.validate._shared import Inside, Shared, inside_of, shared_tensors
 
-__all__ = ["Bisection", "Layer", "Parting", "bisect", "find_parting"]
+__all__ = ["Bisection", "Parting", "bisect", "find_parting"]
 
 # What one float32 layer adds: measured on whole networks at most 1e-6 of its tensor's range.
 LAYER_TOLERANCE = 2e-5
@@ -89,29 +90,6 @@ class Parting:
         return f"they part at {self.origin}{own} ({which}{among}), {by}{why}{after}"
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One tensor that both have, and what was seen of it.
-
-    Attributes:
-        tensor: Its name in the candidate's graph.
-        origin: The framework's name.
-        operator: What makes it.
-        precision: ``fp32``, ``fp16`` or ``int8``: what it is made in.
-        relative: The largest difference that its own layer adds, as a fraction of its range.
-        sqnr: What its own layer leaves of the signal, in dB.
-        arrived: What all layers up to it leave, in dB; None where that was not looked at.
-    """
-
-    tensor: str
-    origin: str
-    operator: str
-    precision: str
-    relative: float
-    sqnr: float
-    arrived: float | None = None
-
-
 @dataclass
 class Bisection:
     """What a search found.
@@ -120,11 +98,13 @@ class Bisection:
         partings: Every layer that makes something else, in the order of the graph.
         layers: Everything that was looked at, in the order of the graph.
         runs: How often the candidate was run.
+        nonfinite: The original's name of its first tensor that holds NaN or infinity, if one does.
     """
 
     partings: list[Parting] = field(default_factory=list)
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[LayerRow] = field(default_factory=list)
     runs: int = 0
+    nonfinite: str | None = None
 
 
 def find_parting(
@@ -335,8 +315,10 @@ class _Search:
             expected, actual = theirs[name], ours[name]
             operator = segment.nodes[0].op_type
             relative, kept = relative_error(expected, actual), sqnr(expected, actual)
+            if self.result.nonfinite is None and not np.isfinite(expected).all():
+                self.result.nonfinite = entry.origin
             self.result.layers.append(
-                Layer(
+                LayerRow(
                     name, entry.origin, operator, segment.precision, relative, kept,
                     sqnr(expected, free[name]) if name in free else None,
                 )

@@ -15,7 +15,7 @@ from onnxgraft.validate._metrics import Metric
 from onnxgraft.validate._spread import Job, Opener, run_here, run_parts
 from onnxgraft.validate._tally import Tally
 
-__all__ = ["Candidate", "measure", "rows", "validate"]
+__all__ = ["Candidate", "measure", "rows"]
 
 # INT8 answers are judged by what they are used for where a metric is there, else by direction:
 # 0.99 is an angle of 8 degrees between the two outputs.
@@ -38,9 +38,9 @@ class Candidate:
     drop: float = 1.0
 
 
-def validate(
+def measure(
     original: Engine,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Engine],
     samples: Samples,
     metric: Callable[[], Metric] | None = None,
     output: str | None = None,
@@ -49,8 +49,8 @@ def validate(
     workers: int = 1,
     ray: str | None = None,
     openers: Sequence[Opener] = (),
-) -> list[CandidateRow]:
-    """Run everything on every sample and return a row each, the original's first.
+) -> Tally:
+    """Run everything on every sample and return the sums, which `rows` makes rows of.
 
     Args:
         original: The judge.
@@ -66,26 +66,6 @@ def validate(
     Raises:
         InputError: A label is missing, or outputs do not correspond.
     """
-    tally = measure(
-        original, [c.engine for c in candidates], samples, metric, output,
-        labels=labels, workers=workers, ray=ray, openers=openers,
-    )  # fmt: skip
-    return rows(original, candidates, tally)
-
-
-def measure(
-    original: Engine,
-    candidates: Sequence[Engine],
-    samples: Samples,
-    metric: Callable[[], Metric] | None = None,
-    output: str | None = None,
-    *,
-    labels: Mapping[str, Array] | None = None,
-    workers: int = 1,
-    ray: str | None = None,
-    openers: Sequence[Opener] = (),
-) -> Tally:
-    """Return the sums over the samples; the parameters are those of `validate`."""
     known = [spec.name for spec in original.outputs]
     judged = output if output is not None else known[0]
     if judged not in known:
@@ -115,13 +95,17 @@ def _unlabelled(samples: Samples) -> str:
 
 
 def rows(original: Engine, candidates: Sequence[Candidate], tally: Tally) -> list[CandidateRow]:
-    """Return what was measured of the original and each candidate, and whether it passes."""
+    """Return a row each, the original's first: what was measured, and whether it passes."""
     metrics = tally.metrics
     found = [_row(original.name, {}, metrics[0], True, "the original")]
     for index, candidate in enumerate(candidates):
-        differences, scored = tally.differences[index], metrics[index + 1]
+        boxes, scored = tally.other_boxes[index], metrics[index + 1]
+        differences = {n: d for n, d in tally.differences[index].items() if n not in boxes}
         broken = tally.broken[index]
         passed, verdict = _judge(candidate, differences, metrics[0], scored, broken)
+        for name, count in boxes.items():
+            some = "a sample" if count == 1 else f"{count} samples"
+            verdict += f"; {name} has other numbers of boxes on {some}, and no differences"
         found.append(_row(candidate.engine.name, differences, scored, passed, verdict))
     return found
 
@@ -142,7 +126,7 @@ def _judge(
             f"{count} values are NaN or infinite; the first are in the {whose}'s {output}, of "
             f"{name}"
         )
-    if candidate.tolerance is not None:
+    if candidate.tolerance is not None and found:
         worst = max(difference.relative for difference in found.values())
         return (
             worst <= candidate.tolerance,

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.compare import Difference, check_pair
+from onnxgraft.compare import Difference, check_pair, other_boxes
 from onnxgraft.runtime import Array, Engine, Outputs
 from onnxgraft.samples import Sample
+from onnxgraft.validate._detection import Detection
 from onnxgraft.validate._layout import adapted, like
 from onnxgraft.validate._metrics import Answered, Metric
 
@@ -52,12 +53,15 @@ class Tally:
         broken: Of each candidate: output -> position of the first sample with values that are NaN
             or infinite, its name, and whose they are.
         gallery: Of each candidate, the samples whose answers differ most.
+        other_boxes: Of each candidate: output -> on how many samples it found more or fewer boxes
+            than the original; such an output has no differences.
     """
 
     metrics: list[Metric | None]
     differences: list[dict[str, Difference]]
     broken: list[dict[str, tuple[int, str, str]]] = field(default_factory=list)
     gallery: list[list[Answer]] = field(default_factory=list)
+    other_boxes: list[dict[str, int]] = field(default_factory=list)
 
     @classmethod
     def empty(cls, candidates: int, metric: Callable[[], Metric] | None) -> Tally:
@@ -65,7 +69,7 @@ class Tally:
         metrics = [metric() if metric else None for _ in range(candidates + 1)]
         return cls(
             metrics, [{} for _ in range(candidates)], [{} for _ in range(candidates)],
-            [[] for _ in range(candidates)],
+            [[] for _ in range(candidates)], [{} for _ in range(candidates)],
         )  # fmt: skip
 
     def add(self, position: int, sample: Sample, judged: str, results: Sequence[Outputs]) -> None:
@@ -83,6 +87,12 @@ class Tally:
         for index, outputs in enumerate(others):
             actual = like(expected, outputs)
             for name, value in expected.items():
+                boxes = name == judged and isinstance(self.metrics[0], Detection)
+                if boxes and name in actual and other_boxes(value, actual[name]):
+                    counts = self.other_boxes[index]
+                    counts[name] = counts.get(name, 0) + 1
+                    self._score(index + 1, Answered(actual[name]), sample)
+                    continue
                 check_pair(name, value, actual)
                 difference = self.differences[index].setdefault(name, Difference())
                 other = Answered(actual[name])
@@ -131,6 +141,9 @@ class Tally:
         for first, second in zip(self.broken, other.broken, strict=True):
             for name, entry in second.items():
                 first[name] = min(first.get(name, entry), entry)
+        for counts, others in zip(self.other_boxes, other.other_boxes, strict=True):
+            for name, count in others.items():
+                counts[name] = counts.get(name, 0) + count
         for shown, extra in zip(self.gallery, other.gallery, strict=True):
             shown += extra
             shown.sort(key=lambda answer: answer.rank)
@@ -143,7 +156,11 @@ def infer_all(engines: Sequence[Engine], sample: Sample) -> list[Outputs]:
 
 
 def class_axis(value: Array) -> int | None:
-    """Return the axis of class scores of a float output: of a 4-D one the shorter of 1 and 3."""
+    """Return the axis of class scores of a float output: of a 4-D one the shorter of 1 and 3.
+
+    A single score is of no class.
+    """
     if value.dtype.kind != "f" or value.ndim not in (2, 4):
         return None
-    return 1 if value.ndim == 4 and value.shape[1] < value.shape[3] else -1
+    axis = 1 if value.ndim == 4 and value.shape[1] < value.shape[3] else -1
+    return axis if value.shape[axis] > 1 else None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from onnxgraft.errors import printable
 from onnxgraft.report import Report
 
 __all__ = ["render"]
@@ -23,15 +26,24 @@ def render(report: Report, console: Console) -> None:
             console.print(_classes(report))
     if report.latency:
         console.print(_latency(report))
-    for row in report.candidates:
-        if not row.passed:
-            console.print(f"{row.name}: {row.verdict}", style="red", highlight=False, markup=False)
+    for row in report.candidates[1:]:
+        _say(console, f"{row.name}: {row.verdict}", None if row.passed else "red")
     for sentence in report.missed:
-        console.print(sentence, style="red", highlight=False, markup=False)
+        _say(console, sentence, "red")
     for target, layer, reason in report.float_layers:
-        console.print(f"in float for {target}: {layer} ({reason})", highlight=False, markup=False)
+        _say(console, f"in float for {target}: {layer} ({reason})")
     for note in report.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        _say(console, f"note: {note}")
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    """Print text in which a stranger's names may stand: without markup or control codes."""
+    console.print(printable(text, sys.maxsize), style=style, highlight=False, markup=False)
+
+
+def _cell(text: str) -> str:
+    """Return a stranger's name for a table."""
+    return escape(printable(text))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -47,12 +59,12 @@ def _mark(passed: bool) -> str:
 
 def _stages(report: Report) -> Table:
     table = _table(
-        f"\n[bold]Stages[/] of {escape(report.title)}: the largest difference from the original",
+        f"\n[bold]Stages[/] of {_cell(report.title)}: the largest difference from the original",
         "stage", "nodes", "max diff", "of range", "", "s",
     )  # fmt: skip
     for row in report.stages:
         table.add_row(
-            escape(row.stage),
+            _cell(row.stage),
             "" if row.after is None else f"{row.before} -> {row.after}",
             f"{row.max_abs:.1e}",
             f"{row.relative:.1e}",
@@ -68,14 +80,14 @@ def _candidates(report: Report) -> Table:
         f"\n[bold]Validation[/] on {report.samples} samples",
         "engine", *names, "argmax", "",
     )  # fmt: skip
-    for row in report.candidates:
+    for number, row in enumerate(report.candidates):
         first = row.outputs[0] if row.outputs else None
         agreement = None if first is None else first.agreement
         table.add_row(
-            escape(row.name),
+            _cell(row.name),
             *(f"{row.metrics[name]:.2f}" for name in names),
             "" if agreement is None else f"{100 * agreement:.2f} %",
-            _mark(row.passed) if row.outputs else "",
+            _mark(row.passed) if number else "",
         )
     return table
 
@@ -84,7 +96,7 @@ def _print_outputs(report: Report, console: Console) -> None:
     console.print("\n[bold]Outputs[/] against the original's")
     for row in report.candidates:
         for output in row.outputs:
-            console.print(f"{row.name}, {output.output}", highlight=False, markup=False)
+            _say(console, f"{row.name}, {output.output}")
             agreement = (
                 "" if output.agreement is None else f", same argmax {100 * output.agreement:.2f} %"
             )
@@ -97,13 +109,15 @@ def _print_outputs(report: Report, console: Console) -> None:
                 highlight=False,
                 markup=False,
             )
+            if output.nonfinite:
+                _say(console, f"  {output.nonfinite} values are NaN or infinite, and left out here")
 
 
 def _classes(report: Report) -> Table:
-    table = _table("\n[bold]Classes[/]", "class", *(escape(row.name) for row in report.candidates))
+    table = _table("\n[bold]Classes[/]", "class", *(_cell(row.name) for row in report.candidates))
     for name in report.candidates[0].per_class:
         values = (row.per_class.get(name) for row in report.candidates)
-        table.add_row(escape(name), *("" if v is None else f"{v:.2f}" for v in values))
+        table.add_row(_cell(name), *("" if v is None else f"{v:.2f}" for v in values))
     return table
 
 
@@ -115,7 +129,7 @@ def _latency(report: Report) -> Table:
     reference = {row.batch: row.median_ms for row in reversed(report.latency)}
     for row in report.latency:
         table.add_row(
-            escape(row.name),
+            _cell(row.name),
             str(row.batch),
             f"{row.median_ms:.2f}",
             f"{row.p90_ms:.2f}",

@@ -20,7 +20,9 @@ __all__ = [
     "HALF_TOLERANCE",
     "Difference",
     "Verdict",
+    "check_pair",
     "judge",
+    "other_boxes",
     "relative_error",
     "sqnr",
 ]
@@ -174,10 +176,25 @@ def check_pair(name: str, expected: Array, actual: Mapping[str, Array]) -> None:
             "convert it with the same --outputs"
         )
     if actual[name].shape != expected.shape:
+        cause = (
+            "one found more boxes, which --metric map is for"
+            if other_boxes(expected, actual[name])
+            else _likely_cause(expected.shape, actual[name].shape)
+        )
         raise InputError(
             f"output {name!r} is {expected.shape} in the original and {actual[name].shape} in the "
-            f"candidate: {_likely_cause(expected.shape, actual[name].shape)}"
+            f"candidate: {cause}"
         )
+
+
+def other_boxes(expected: Array, actual: Array) -> bool:
+    """Tell whether both are rows of a DetectionOutput, (..., boxes, 7), and one has more of them.
+
+    What was found by one alone has no counterpart: such outputs are compared by a metric.
+    """
+    one, other = expected.shape, actual.shape
+    rows = len(one) == len(other) > 1 and one[-1] == other[-1] == 7
+    return rows and one[-2] != other[-2] and one[:-2] == other[:-2]
 
 
 def _likely_cause(expected: tuple[int, ...], actual: tuple[int, ...]) -> str:

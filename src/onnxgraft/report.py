@@ -138,8 +138,7 @@ class LayerRow:
     """One tensor that original and candidate share, looked at on one sample.
 
     Attributes:
-        candidate: Whose it is.
-        tensor: Its name in the ONNX graph.
+        tensor: Its name in the candidate's ONNX graph.
         origin: The framework's name.
         operator: What makes it.
         precision: ``fp32``, ``fp16`` or ``int8``: what it is made in.
@@ -147,9 +146,9 @@ class LayerRow:
         sqnr: What its own layer leaves of the signal, in dB.
         arrived: What all layers up to it leave, in dB; None where that was not looked at.
         guilty: Why it is where the two part; empty where they do not.
+        candidate: Whose it is; empty where that is clear.
     """
 
-    candidate: str
     tensor: str
     origin: str
     operator: str
@@ -158,6 +157,7 @@ class LayerRow:
     sqnr: float
     arrived: float | None
     guilty: str = ""
+    candidate: str = ""
 
 
 @dataclass

@@ -14,7 +14,7 @@ from onnxgraft.errors import InputError, ModelError
 from onnxgraft.half import to_half
 from onnxgraft.model import Model, Origin
 from onnxgraft.samples import open_samples
-from tests.conftest import model_of
+from tests.conftest import Cli, model_of
 
 pytest.importorskip("tensorrt", reason="TensorRT is not installed")
 
@@ -199,7 +199,7 @@ def test_onnxruntimes_form_of_int8_is_refused_with_the_cure(tmp_path: Path) -> N
 def test_too_small_a_workspace_says_so(tmp_path: Path) -> None:
     model = conv("N, 16, 512, 512")
     options = BuildOptions(workspace=1)
-    with pytest.raises(ModelError, match="allow it a larger workspace"):
+    with pytest.raises(ModelError, match="smaller shapes or batches, or a larger workspace than"):
         engine.build(model, tmp_path / "e", "tensorrt", options=options)
     assert not list(tmp_path.iterdir())
 
@@ -264,3 +264,18 @@ for name in ("int8_calibrator", "progress_monitor", "profiling_verbosity",
 
 def test_what_tensorrt_10_is_asked_for_is_there(tensorrt10: Callable[..., None]) -> None:
     tensorrt10(TEN)
+
+
+def test_layers_that_could_not_be_told_are_refused_before_anything_is_built(
+    tmp_path: Path, cli: Cli
+) -> None:
+    if gpu() is not None:
+        pytest.skip("there is a GPU, which tells layers")
+    conv("1, 16, 8, 8").save(tmp_path / "net.onnx")
+    done = cli("build", tmp_path / "net.onnx", "--target", "tensorrt", "-o", tmp_path / "e",
+               "--layers", tmp_path / "layers.json")  # fmt: skip
+    assert done.returncode == 2
+    assert (
+        "--layers: a TensorRT engine tells its layers where there is an NVIDIA GPU" in done.stderr
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]

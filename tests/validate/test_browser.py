@@ -37,9 +37,10 @@ window.addEventListener("load", () => {
   seen.links = [...document.querySelectorAll("nav a")].map((a) => !!one(a.getAttribute("href")));
   const before = paper(); one("#theme").click(); const after = paper(); one("#theme").click();
   seen.theme = [before, after, paper()];
-  seen.sqnr = [shown(one(".plot[data-plot=sqnr]")), shown(one(".plot[data-plot=error]"))];
+  const plots = () => ["sqnr", "error"].map((what) => shown(one(`.plot-of[data-plot=${what}]`)));
+  seen.sqnr = plots();
   one(".plot-choice[data-plot=error]").click();
-  seen.error_plot = [shown(one(".plot[data-plot=sqnr]")), shown(one(".plot[data-plot=error]"))];
+  seen.error_plot = plots();
   const choice = one("#layer-candidate");
   choice.value = "1"; choice.dispatchEvent(new Event("change"));
   seen.candidates = [...document.querySelectorAll(".layer-candidate")].map(shown);
@@ -70,8 +71,8 @@ def full_report() -> Report:
     report = report_of()
     report.layers = [
         LayerRow(
-            name, f"t{i}", f"block{i}/Relu:0", "Relu", ("fp32", "fp16", "int8")[i % 3],
-            10.0 ** -i, 40.0 + i, 30.0 - i, "20 dB are wanted" if i == 4 else "",
+            f"t{i}", f"block{i}/Relu:0", "Relu", ("fp32", "fp16", "int8")[i % 3],
+            10.0 ** -i, 40.0 + i, 30.0 - i, "20 dB are wanted" if i == 4 else "", name,
         )
         for name in ("openvino int8", "onnxruntime int8")
         for i in range(9)

@@ -62,6 +62,38 @@ def test_classes_in_reverse_order_are_named() -> None:
     assert found == "the candidate's output 'map' has its classes in reverse order"
 
 
+def softmax(x: Array) -> Array:
+    powers = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
+
+
+def sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x.astype(np.float64))), np.float32)
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, None], ids=["float", "lower"])
+@pytest.mark.parametrize("activation", [softmax, sigmoid], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("whose", ["original", "candidate"])
+def test_an_output_before_its_activation_is_named(
+    whose: str, activation: Callable[[Array], Array], tolerance: float | None
+) -> None:
+    def behind(x: Array) -> dict[str, Array]:
+        return {"map": activation(network(x)["map"] / np.float32(50))}
+
+    def ahead(x: Array) -> dict[str, Array]:
+        return {"map": network(x)["map"] / np.float32(50)}
+
+    pair = (behind, ahead) if whose == "original" else (ahead, behind)
+    sides = [Fake(name, net, IMAGE, MADE) for name, net in zip("oc", pair, strict=True)]
+    found = find_mistake(*sides, feeds(), tolerance)
+    kind = activation.__name__
+    assert found is not None
+    assert found.startswith({
+        "original": f"the original's 'map' is the {kind} of what the candidate gives for it: ",
+        "candidate": f"what the candidate gives for 'map' is the {kind} of the original's: ",
+    }[whose])  # fmt: skip
+
+
 @pytest.mark.parametrize("tolerance", [1e-4, None])
 def test_a_numeric_fault_is_no_such_mistake(tolerance: float | None) -> None:
     original = Fake("original", network, IMAGE, MADE)

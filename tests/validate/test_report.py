@@ -147,7 +147,7 @@ def evil_report() -> Report:
             measured.output = EVIL
     report.latency[0].name = EVIL
     report.operators_before = report.operators_after = {EVIL: 1}
-    report.layers = [LayerRow(EVIL, EVIL, EVIL, EVIL, EVIL, 1e-7, 120.0, 90.0, EVIL)]
+    report.layers = [LayerRow(EVIL, EVIL, EVIL, EVIL, 1e-7, 120.0, 90.0, EVIL, EVIL)]
     report.ranges = [RangeRow(EVIL, -1.0, 1.0, -2.0, 2.0, [1.0, 5.0])]
     report.gallery = [GalleryRow(EVIL, EVIL, 0.1, EVIL, EVIL, EVIL, EVIL, EVIL)]
     report.float_layers = [(EVIL, EVIL, EVIL)]
@@ -329,6 +329,34 @@ def test_names_in_square_brackets_are_shown_as_they_are() -> None:
         "(Unnamed Layer* 22) [Constant]", "graph [bold]", "engine [int8]", "engine [fp32]",
     ):  # fmt: skip
         assert name in text, name
+
+
+def test_control_codes_of_a_strangers_names_do_not_reach_the_terminal() -> None:
+    report = report_of("net\x1b[2J.pb")
+    report.notes = report.missed = ["they part at a\x1b[2Jb"]
+    report.float_layers = [("tensorrt", "\x1b]0;title\x07", "asked for")]
+    for row in report.candidates:
+        row.name = row.verdict = "\x1b[8mhidden"
+        row.per_class = {"\x1b[31msky": 1.0}
+        for found in row.outputs:
+            found.output = "\x9b2J"
+    report.stages[0].stage = report.latency[0].name = "\x1b[1A"
+    text = "\n".join(screen_of(report, 200))
+    assert "\\x1b[2J" in text
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_values_that_are_left_out_are_told() -> None:
+    report = report_of()
+    report.candidates[1].outputs[0].nonfinite = 12345
+    assert "  12345 values are NaN or infinite, and left out here" in screen_of(report)
+
+
+def test_every_candidate_says_what_it_was_held_against() -> None:
+    report = report_of()
+    lines = screen_of(report)
+    verdicts = [line for line in lines if line.endswith("class mIoU -0.30 points, -1.00 allowed")]
+    assert [line.split(":")[0] for line in verdicts] == [row.name for row in report.candidates[1:]]
 
 
 def test_a_name_that_looks_like_a_closing_tag_does_not_break_the_report() -> None:

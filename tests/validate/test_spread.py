@@ -15,7 +15,7 @@ from onnxgraft.reference import OnnxRuntime
 from onnxgraft.report import CandidateRow
 from onnxgraft.runtime import Engine
 from onnxgraft.samples import Samples, open_samples
-from onnxgraft.validate import Candidate, make_metric, validate
+from onnxgraft.validate import Candidate, make_metric, measure, rows
 from tests.conftest import model_of
 
 NET = """
@@ -55,10 +55,11 @@ def run(
     classes.write_text("a\nb\nc\nd\n")
     openers: list[Callable[[], Engine]] = [partial(OnnxRuntime, path) for path in (first, second)]
     with OnnxRuntime(first) as one, OnnxRuntime(second) as other:
-        return validate(
-            one, [Candidate(other, 1e-4)], samples, partial(make_metric, "miou", str(classes)),
+        tally = measure(
+            one, [other], samples, partial(make_metric, "miou", str(classes)),
             workers=workers, ray=ray, openers=openers,
         )  # fmt: skip
+        return rows(one, [Candidate(other, 1e-4)], tally)
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -89,7 +90,7 @@ def test_a_ray_cluster_gives_the_same_bits(
 def test_what_a_worker_meets_is_told(models: tuple[str, str, Samples], tmp_path: Path) -> None:
     first, _, samples = models
     with OnnxRuntime(first) as one, pytest.raises(InputError, match="miou over 11 classes"):
-        validate(
+        measure(
             one, [], samples, partial(make_metric, "miou"), workers=2,
             openers=[partial(OnnxRuntime, first)],
         )  # fmt: skip
@@ -98,4 +99,4 @@ def test_what_a_worker_meets_is_told(models: tuple[str, str, Samples], tmp_path:
 def test_no_workers_are_too_few(models: tuple[str, str, Samples]) -> None:
     first, _, samples = models
     with OnnxRuntime(first) as one, pytest.raises(InputError, match="--workers 0"):
-        validate(one, [], samples, workers=0)
+        measure(one, [], samples, workers=0)

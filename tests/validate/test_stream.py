@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,9 @@ import pytest
 from onnxgraft.classes import Classes
 from onnxgraft.errors import InputError
 from onnxgraft.report import CandidateRow
-from onnxgraft.runtime import Array, Feeds, Outputs, Resource, TensorSpec
+from onnxgraft.runtime import Array, Engine, Feeds, Outputs, Resource, TensorSpec
 from onnxgraft.samples import Samples, open_samples
-from onnxgraft.validate import Candidate, make_metric, validate
+from onnxgraft.validate import Candidate, Metric, make_metric, measure, rows
 from onnxgraft.validate._metrics import Segmentation
 
 Compute = Callable[[Array], Outputs]
@@ -79,6 +79,18 @@ def images(tmp_path: Path) -> Samples:
     return open_samples(tmp_path / "images.npz", [NHWC])
 
 
+def validate(
+    judge: Engine,
+    candidates: Sequence[Candidate],
+    samples: Samples,
+    metric: Callable[[], Metric] | None = None,
+    output: str | None = None,
+) -> list[CandidateRow]:
+    """Return the rows of a report, the original's first."""
+    tally = measure(judge, [c.engine for c in candidates], samples, metric, output)
+    return rows(judge, candidates, tally)
+
+
 def candidate_row(samples: Samples, candidate: Candidate, metric: bool = False) -> CandidateRow:
     """Return the row of one candidate against the dense original."""
     make = (lambda: make_metric("top1")) if metric else None
@@ -104,9 +116,9 @@ def test_an_identical_engine_passes_without_a_difference(samples: Samples) -> No
 
 
 def test_the_original_has_the_first_row_and_no_outputs(samples: Samples) -> None:
-    rows = validate(original(), [Candidate(Fake("twin", dense), 1e-4)], samples)
-    assert [row.name for row in rows] == ["tensorflow", "twin"]
-    assert (rows[0].outputs, rows[0].passed, rows[0].verdict) == ([], True, "the original")
+    found = validate(original(), [Candidate(Fake("twin", dense), 1e-4)], samples)
+    assert [row.name for row in found] == ["tensorflow", "twin"]
+    assert (found[0].outputs, found[0].passed, found[0].verdict) == ([], True, "the original")
 
 
 def test_every_engine_sees_every_sample_once(samples: Samples) -> None:
@@ -175,6 +187,15 @@ def test_an_output_of_another_shape_is_named(samples: Samples) -> None:
 def test_the_only_output_may_have_another_name(samples: Samples) -> None:
     other = Fake("renamed", lambda x: {"Identity:0": x @ WEIGHTS})
     assert candidate_row(samples, Candidate(other, 1e-4)).passed
+
+
+def test_tensorflows_output_numbers_make_no_other_name(samples: Samples) -> None:
+    def numbered(x: Array) -> Outputs:
+        return {"other:0": x, "score:0": x @ WEIGHTS}
+
+    _, row = validate(original(), [Candidate(Fake("tf", numbered), 1e-6)], samples)
+    assert row.passed
+    assert [output.output for output in row.outputs] == ["score"]
 
 
 def test_the_only_input_may_have_another_name(samples: Samples) -> None:
@@ -255,8 +276,8 @@ def test_the_worst_output_decides(samples: Samples) -> None:
 
 def test_one_failing_candidate_does_not_fail_another(samples: Samples) -> None:
     candidates = [Candidate(Fake("off", scaled(2.0)), 1e-4), Candidate(Fake("twin", dense), 1e-4)]
-    rows = validate(original(), candidates, samples)
-    assert [row.passed for row in rows] == [True, False, True]
+    found = validate(original(), candidates, samples)
+    assert [row.passed for row in found] == [True, False, True]
 
 
 # Layouts.
@@ -286,12 +307,12 @@ def test_layouts_are_adapted_to_each_engine(
     first = Fake("nchw", transposed(mapped), NCHW, MAP_NCHW)
     judge, other = (first, last) if original_first else (last, first)
     make = (lambda: Segmentation(classes)) if metric else None
-    rows = validate(judge, [Candidate(other, 1e-6)], images, make)
-    assert rows[1].passed
-    assert rows[1].outputs[0].max_abs == 0.0
-    assert rows[1].outputs[0].agreement == 1.0
-    assert rows[0].metrics == rows[1].metrics
-    assert bool(rows[0].metrics) is metric
+    found = validate(judge, [Candidate(other, 1e-6)], images, make)
+    assert found[1].passed
+    assert found[1].outputs[0].max_abs == 0.0
+    assert found[1].outputs[0].agreement == 1.0
+    assert found[0].metrics == found[1].metrics
+    assert bool(found[0].metrics) is metric
 
 
 @pytest.mark.parametrize("original_first", [False, True], ids=["nhwc_original", "nchw_original"])
@@ -317,6 +338,57 @@ def test_the_agreement_is_over_the_classes_in_either_layout(
     assert 0.4 < expected < 1.0
     _, row = validate(judge, [Candidate(other, 1.0)], images)
     assert row.outputs[0].agreement == pytest.approx(expected)
+
+
+# Boxes.
+
+BOXES = TensorSpec("boxes", "float32", (1, 1, "count", 7))
+
+
+def finder(count: int) -> Compute:
+    """Return what finds so many boxes, of which the first is the one that is labelled."""
+    rows = np.array([[0, 1, 0.9 - 0.1 * i, 10 * i, 0, 10 * i + 5, 5] for i in range(count)])
+    return lambda x: {"boxes": rows.astype(np.float32).reshape(1, 1, count, 7)}
+
+
+@pytest.fixture
+def boxed(tmp_path: Path) -> Samples:
+    """Return two samples with a labelled box each."""
+    labels = np.tile(np.array([1, 0, 0, 5, 5], np.float32), (2, 1, 1))
+    np.savez(tmp_path / "boxes.npz", x=np.ones((2, 4), np.float32), labels=labels)
+    return open_samples(tmp_path / "boxes.npz", [VECTOR])
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, None], ids=["float", "int8"])
+def test_another_number_of_boxes_is_judged_by_their_metric(
+    boxed: Samples, tolerance: float | None
+) -> None:
+    judge = Fake("original", finder(3), made=BOXES)
+    candidate = Candidate(Fake("engine", finder(2), made=BOXES), tolerance)
+    first, row = validate(judge, [candidate], boxed, lambda: make_metric("map"))
+    assert (first.metrics["mAP50"], row.metrics["mAP50"]) == (100.0, 100.0)
+    assert row.passed
+    assert row.outputs == []
+    assert row.verdict.startswith("mAP50 +0.00 points, -1.00 allowed; boxes has other numbers of ")
+    assert "on 2 samples" in row.verdict
+    blind = Candidate(Fake("blind", finder(0), made=BOXES), tolerance)
+    _, row = validate(judge, [blind], boxed, lambda: make_metric("map"))
+    assert not row.passed
+    assert row.metrics["mAP50"] == 0.0
+
+
+def test_another_number_of_boxes_without_a_metric_names_it(boxed: Samples) -> None:
+    candidate = Candidate(Fake("engine", finder(2), made=BOXES), None)
+    with pytest.raises(InputError, match="one found more boxes, which --metric map is for"):
+        validate(Fake("original", finder(3), made=BOXES), [candidate], boxed)
+
+
+def test_one_score_is_of_no_class(samples: Samples) -> None:
+    def one(x: Array) -> Outputs:
+        return {"score": x[:, :1]}
+
+    _, row = validate(Fake("one", one), [Candidate(Fake("two", one), 1e-4)], samples)
+    assert row.outputs[0].agreement is None
 
 
 # Wrong questions.

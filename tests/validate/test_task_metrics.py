@@ -164,7 +164,9 @@ def test_what_is_no_detection_is_refused(output: Array, label: Array, message: s
 
 
 def test_auc_refuses_pixels() -> None:
-    with pytest.raises(InputError, match="auc wants one label a sample"):
+    with pytest.raises(
+        InputError, match=r"auc wants one label a sample.*such labels are for --metric miou"
+    ):
         make_metric("auc").add(Answered(np.zeros((1, 4, 4, 3))), np.zeros((4, 4), np.uint8))
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -27,13 +26,6 @@ from onnxgraft.files import check_folder, check_place, existing_file
 from onnxgraft.limits import CACHE_BYTES
 
 __all__ = ["bench", "build", "bundle", "infer"]
-
-
-class HintName(StrEnum):
-    """What OpenVINO is built for."""
-
-    latency = "latency"
-    throughput = "throughput"
 
 
 Shapes = Annotated[str | None, typer.Option(help="Shapes of free inputs: a:0[1,8,8,3].")]
@@ -76,9 +68,9 @@ def build(
     min_shapes: Smallest = None,
     max_shapes: Largest = None,
     batches: Batches = "1,16",
-    hint: Annotated[HintName, typer.Option(help="What to be fast at (OpenVINO).")] = (
-        HintName.latency
-    ),
+    hint: Annotated[
+        Literal["latency", "throughput"], typer.Option(help="What to be fast at (OpenVINO).")
+    ] = "latency",
     threads: Threads = None,
     workspace: Workspace = None,
     level: Level = None,
@@ -100,12 +92,14 @@ def build(
 
     check_place(out)
     check_place(layers)
+    if layers is not None:
+        engine.check_layers(target or engine.default_target())
     options = engine.BuildOptions(
         shapes=_shapes("--shapes", shapes),
         smallest=_shapes("--min-shapes", min_shapes),
         largest=_shapes("--max-shapes", max_shapes),
         batches=numbers(batches),
-        hint=hint.value,
+        hint=hint,
         threads=threads,
         workspace=_bytes(workspace),
         level=level,
@@ -115,8 +109,8 @@ def build(
     )
     used = pipeline.evidence(ranges=ranges or calibration, data=data, recipe=recipe)
     passport = engine.build(
-        Model.load(model), out, engine.default_target() if target is None else target.value,
-        precision=None if precision is None else precision.value,
+        Model.load(model), out, target or engine.default_target(),
+        precision=precision,
         options=options, evidence=used, ranges=_ranges(ranges, precision),
     )  # fmt: skip
     fused: list[Any] = []
@@ -168,7 +162,7 @@ def bundle(
     )
     packed = engine.bundle(
         Model.load(model), out,
-        precision=None if precision is None else precision.value,
+        precision=precision,
         float_model=None if float_model is None else Model.load(float_model),
         options=options,
         evidence=pipeline.evidence(ranges=ranges or calibration, data=data, recipe=recipe),
@@ -220,6 +214,7 @@ def bench(
         pipeline.record_latency(targets, rows)
 
     def text(console: Console) -> None:
+        say(console, "Milliseconds of a batch; how many times as fast as the original and as FP32")
         console.print(_latency(found))
         for note in notes:
             say(console, f"note: {note}")
@@ -253,15 +248,14 @@ def infer(
             say(console, f"{answer.image}")
             for line in answer.lines():
                 say(console, f"  {line}")
+        if out is not None and out.suffix == ".npz":
+            say(console, f"{out}: the outputs, images along axis 0")
 
     return Outcome({"answers": [asdict(answer) for answer in answers]}, text)
 
 
 def _latency(rows: list[dict[str, Any]]) -> Table:
-    table = Table(
-        box=None, pad_edge=False, title_justify="left",
-        title="Median, p90 and p99 of a batch, and how many times as fast as original and fp32",
-    )  # fmt: skip
+    table = Table(box=None, pad_edge=False)
     table.add_column("engine", overflow="fold")
     for name in ("batch", "ms", "p90", "p99", "images/s", "original", "fp32"):
         table.add_column(name, justify="right")

@@ -75,7 +75,7 @@ def convert(
     inputs: Inputs = None,
     outputs: Outputs = None,
     values: Values = [],  # noqa: B006  (typer copies it)
-    io_layout: Annotated[Layout, typer.Option(help="Of 4-D inputs and outputs.")] = Layout.keep,
+    io_layout: Annotated[Layout, typer.Option(help="Of 4-D inputs and outputs.")] = "keep",
     opset: Annotated[int, typer.Option(help="Of the ONNX graph.")] = 17,
     signature: Signature = None,
     freeze_batchnorm: FreezeBatchnorm = False,
@@ -90,7 +90,7 @@ def convert(
     check_place(out)
     done = pipeline.convert(
         model, weights=weights, inputs=inputs, outputs=outputs, values=values, opset=opset,
-        io_layout=io_layout.value, signature=signature, freeze_batchnorm=freeze_batchnorm,
+        io_layout=io_layout, signature=signature, freeze_batchnorm=freeze_batchnorm,
         trust=trust, raw=raw, verify=not no_verify, out=out,
     )  # fmt: skip
     nodes = len(done.model.graph.nodes)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -28,22 +27,6 @@ from onnxgraft.files import check_place
 __all__ = ["calibrate", "quantize"]
 
 
-class FloatName(StrEnum):
-    """Precisions of what is not INT8."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    bf16 = "bf16"
-
-
-class OverflowName(StrEnum):
-    """What becomes of tensors that FP16 does not hold."""
-
-    keep = "keep"
-    rescale = "rescale"
-    ignore = "ignore"
-
-
 Overrides = Annotated[
     Path | None, typer.Option(help='A TOML file of ranges by hand: "tensor" = [low, high].')
 ]
@@ -57,9 +40,9 @@ def calibrate(
         str | None, typer.Option(help="A folder of images, a list file or an .npz.")
     ] = None,
     preprocess: PreprocessFile = None,
-    method: Annotated[MethodName, typer.Option(help="How ranges are chosen.")] = MethodName.entropy,
+    method: Annotated[MethodName, typer.Option(help="How ranges are chosen.")] = "entropy",
     target: Annotated[
-        list[TargetName], typer.Option(help="Measure for these alone, which costs less.")
+        list[str], typer.Option(metavar="TARGET", help="Measure for it alone, which costs less.")
     ] = [],  # noqa: B006  (typer copies it)
     images: Images = None,
     seed: Annotated[int, typer.Option(help="Chooses which samples.")] = 0,
@@ -108,15 +91,15 @@ def calibrate(
         chosen = Ranges.load(ranges, histograms=True)
         if chosen.model != quantize.fingerprint(graph):
             raise InputError(f"{ranges}: was measured on another graph than {model}")
-        chosen = quantize.rechoose(chosen, method.value)
+        chosen = quantize.rechoose(chosen, method)
     else:
         recipe = preprocess_of(preprocess)
         samples = open_samples(str(data), graph.inputs, recipe, images=images, seed=seed)
         others = open_samples(validation, graph.inputs, recipe) if validation else None
         checkpoint = quantize.Checkpoint(f"{out}.partial", resume=resume)
         chosen = quantize.calibrate(
-            graph, samples, method.value, tensors="all" if cache_out else "targets",
-            targets=[name.value for name in target], per_channel=split(per_channel),
+            graph, samples, method, tensors="all" if cache_out else "targets",
+            targets=target, per_channel=split(per_channel),
             workers=workers or (0 if ray else 1), ray=ray, skip_bad=skip_bad, checkpoint=checkpoint,
         )  # fmt: skip
         if others is not None:
@@ -142,8 +125,8 @@ def calibrate(
             say(
                 console,
                 f"  over the last quarter of the data the ranges moved by "
-                f"{100 * moved[len(moved) // 2][1]:.2g} % (median), that of {moved[0][0]!r} most, "
-                f"by {100 * moved[0][1]:.2g} %",
+                f"{100 * moved[len(moved) // 2][1]:.1f} % (median), that of {moved[0][0]!r} most, "
+                f"by {100 * moved[0][1]:.1f} %",
             )
         for note in notes:
             say(console, f"  note: {note}")
@@ -175,14 +158,16 @@ def quantize(
     overrides: Overrides = None,
     keep_float: Annotated[str | None, typer.Option(help="Layers to leave in float: a,b.")] = None,
     floats: Annotated[
-        FloatName | None, typer.Option("--float", help="What is not INT8: fp32, fp16 or bf16.")
-    ] = None,
+        Literal["fp32", "fp16", "bf16"],
+        typer.Option("--float", help="What the layers that are not INT8 run in."),
+    ] = "fp32",
     only_float: Annotated[
         bool, typer.Option("--no-int8", help="No INT8 at all: with --float fp16 an FP16 graph.")
     ] = False,
     on_overflow: Annotated[
-        OverflowName, typer.Option(help="What becomes of tensors that FP16 does not hold.")
-    ] = OverflowName.keep,
+        Literal["keep", "rescale", "ignore"],
+        typer.Option(help="What becomes of tensors that FP16 does not hold."),
+    ] = "keep",
     samples: Annotated[str | None, typer.Option(help="Calibration data, for --improve.")] = None,
     improve: Annotated[
         str | None,
@@ -217,8 +202,7 @@ def quantize(
     from onnxgraft.ranges import Ranges, read_overrides
     from onnxgraft.samples import open_samples
 
-    name = target.value
-    table = stage.read_placement(placement, name) if placement else stage.placement(name)
+    table = stage.read_placement(placement, target) if placement else stage.placement(target)
     if show_placement:
         text_of = stage.placement_text(table)
         return Outcome({"placement": text_of}, lambda console: say(console, text_of.rstrip()))
@@ -254,7 +238,7 @@ def quantize(
         QuantizeOptions(
             table=table,
             int8=not only_float,
-            floats=(floats or FloatName.fp32).value,
+            floats=floats,
             keep_float=tuple(split(keep_float)),
             improvements=methods,
             calibration=open_samples(samples, graph.inputs, recipe) if samples else None,
@@ -266,7 +250,7 @@ def quantize(
             trials=trials,
             state=f"{out}.search",
             resume=resume,
-            on_overflow=on_overflow.value,
+            on_overflow=on_overflow,
             explain=explain,
             seed=seed,
         ),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -39,40 +38,11 @@ __all__ = [
 ]
 
 
-class Layout(StrEnum):
-    """Layouts of inputs and outputs."""
-
-    keep = "keep"
-    nchw = "nchw"
-    nhwc = "nhwc"
-
-
-class MethodName(StrEnum):
-    """Methods of choosing ranges."""
-
-    entropy = "entropy"
-    minmax = "minmax"
-    percentile = "percentile"
-    mse = "mse"
-
-
-class TargetName(StrEnum):
-    """Targets of quantization and of engines."""
-
-    tensorrt = "tensorrt"
-    openvino = "openvino"
-    onnxruntime = "onnxruntime"
-
-
-class PrecisionName(StrEnum):
-    """Precisions of engines."""
-
-    fp32 = "fp32"
-    tf32 = "tf32"
-    fp16 = "fp16"
-    bf16 = "bf16"
-    int8 = "int8"
-
+# As the stages have them, which would take long to import.
+Layout = Literal["keep", "nchw", "nhwc"]
+MethodName = Literal["entropy", "minmax", "percentile", "mse"]
+TargetName = Literal["tensorrt", "openvino", "onnxruntime"]
+PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
 ModelFile = Annotated[
     Path, typer.Argument(help="A TensorFlow or Keras model, a prototxt or an ONNX file.")

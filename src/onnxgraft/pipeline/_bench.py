@@ -161,6 +161,7 @@ def bench(
     if min(rounds, runs, *batches) < 1:
         raise InputError("rounds, runs and batches are whole numbers from 1 on")
     rows: list[LatencyRow] = []
+    refused: dict[str, list[int]] = {}  # why -> with which batches
     for batch in batches:
         workers: list[_Worker] = []
         try:
@@ -170,7 +171,7 @@ def bench(
                 except InputError as error:
                     if notes is None:
                         raise
-                    notes.append(f"batch {batch}: {error}")
+                    refused.setdefault(str(error), []).append(batch)
             times: list[list[float]] = [[] for _ in workers]
             for _ in track(range(rounds), f"timing, batch {batch}", rounds):
                 for worker, mine in zip(workers, times, strict=True):
@@ -181,8 +182,14 @@ def bench(
         for worker, mine in zip(workers, times, strict=True):
             median, p90, p99 = (float(v) for v in np.percentile(mine, (50, 90, 99)))
             rows.append(LatencyRow(worker.target.name, batch, median, p90, p99, len(mine), mine))
+    told = [
+        f"batch{'es' if len(which) > 1 else ''} {', '.join(map(str, which))}: {why}"
+        for why, which in refused.items()
+    ]
     if not rows:
-        raise InputError("; ".join(notes or ["there is nothing to time"]))
+        raise InputError("; ".join(told) or "there is nothing to time")
+    if notes is not None:
+        notes += told
     return rows
 
 

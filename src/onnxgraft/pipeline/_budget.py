@@ -8,7 +8,6 @@ that a search that was cut short goes on.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -34,8 +33,7 @@ from onnxgraft.quantize.search import Trial, mixed, noise, order, search, sensit
 from onnxgraft.reference import OnnxRuntime
 from onnxgraft.runtime import Array, Engine
 from onnxgraft.samples import Samples
-from onnxgraft.validate import METRICS, make_metric
-from onnxgraft.validate._metrics import Answered
+from onnxgraft.validate import METRICS, Answered, make_metric, own_function
 
 __all__ = ["Budget", "BudgetReport", "MixRow", "read_budget", "within_budget"]
 
@@ -302,7 +300,7 @@ class _Judge:
                 f"{samples.source}: {budget.metric} needs labels, and there are none; cosine and "
                 "sqnr do without"
             )
-        self.score = _own_function(budget.metric) if ".py:" in budget.metric else None
+        self.score = own_function(budget.metric) if ".py:" in budget.metric else None
         self.expected: list[Array] = []
         with OnnxRuntime(prepared.model.to_onnx(), name="FP32") as session:
             self.nothing_lost = 0.0
@@ -384,27 +382,6 @@ class _Judge:
             difference.add(self.expected[index], value)
 
         return compare, lambda: getattr(difference, budget.metric)
-
-
-def _own_function(name: str) -> Score:
-    """Import ``FILE.py:FUNCTION``, which the user named: it is run as it is."""
-    path, _, function = name.rpartition(":")
-    file = existing_file(path, "the metric's file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"{file}: can't be imported, {type(error).__name__}: {error}") from error
-    found = getattr(module, function, None)
-    if not callable(found):
-        raise InputError(
-            f"{file}: has no function {function!r}; "
-            f"{nearest(function, [n for n in vars(module) if callable(getattr(module, n))])}"
-        )
-    return found  # type: ignore[no-any-return]
 
 
 class _Memory:

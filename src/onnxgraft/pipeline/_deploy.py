@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from onnxgraft import convert, engine, quantize, surgery
-from onnxgraft.compare import FLOAT_TOLERANCE, Difference
+from onnxgraft.compare import FLOAT_TOLERANCE, Difference, check_pair, other_boxes
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder
 from onnxgraft.model import Model
@@ -26,16 +28,18 @@ from onnxgraft.progress import status
 from onnxgraft.ranges import Ranges
 from onnxgraft.reference import OnnxRuntime
 from onnxgraft.report import LatencyRow, Report, StageRow
-from onnxgraft.runtime import Engine, Outputs
+from onnxgraft.runtime import Array, Engine, Outputs
 from onnxgraft.samples import Sample, Samples, open_samples, overlap
 from onnxgraft.validate import (
     Candidate,
     adapted,
     bisect,
+    check_labels,
     find_parting,
     like,
     make_metric,
     measure,
+    read_labels,
     rows,
 )
 
@@ -118,7 +122,14 @@ class _Deployment:
         self.original = self.stack.enter_context(judge)
         self.stands_in = bool(notes)
         report.notes += notes
-        calibration, validation = self._open_data()
+        section = recipe.validation
+        metric = None if section.metric is None else partial(
+            make_metric, section.metric, section.classes
+        )  # fmt: skip
+        if metric is not None:
+            metric()  # an unknown name is told before anything runs
+        labels = {} if section.labels is None else read_labels(section.labels)
+        calibration, validation = self._open_data(labels)
         self.probe = list(validation.head(STAGE_SAMPLES))
         self.expected = [
             self.original.infer(adapted(sample.feeds, self.original)) for sample in self.probe
@@ -166,8 +177,6 @@ class _Deployment:
             if built is not None:
                 candidates.append(Candidate(built, None, recipe.validation.drop))
 
-        section = recipe.validation
-        metric = section.metric
         report.samples = len(validation)
         openers = [
             partial(_judge, recipe.model, recipe.how),
@@ -182,8 +191,9 @@ class _Deployment:
             self.original,
             [candidate.engine for candidate in candidates],
             validation,
-            None if metric is None else partial(make_metric, metric, section.classes),
+            metric,
             section.output,
+            labels=labels,
             workers=self.workers,
             openers=openers,
         )
@@ -196,7 +206,7 @@ class _Deployment:
         self.stack.close()  # an open runtime would disturb the timing
         report.latency = self._latency()
 
-    def _open_data(self) -> tuple[Samples, Samples]:
+    def _open_data(self, labels: Mapping[str, Array]) -> tuple[Samples, Samples]:
         recipe, inputs = self.recipe, self.original.inputs
         calibration = open_samples(
             recipe.calibrate.data, inputs, recipe.preprocess,
@@ -205,7 +215,9 @@ class _Deployment:
         validation = open_samples(
             recipe.validation.data, inputs, recipe.preprocess, images=recipe.validation.images
         )
-        if recipe.validation.metric and not validation.labelled:
+        if recipe.validation.labels is not None:
+            check_labels(validation, labels, recipe.validation.labels)
+        elif recipe.validation.metric and not validation.labelled:
             raise InputError(
                 f"{recipe.validation.data}: the metric {recipe.validation.metric} needs labels, "
                 "and there are none"
@@ -253,7 +265,10 @@ class _Deployment:
         start = time.perf_counter()
         path = self._path(f"engine.{target}", f"{target} engine")
         with status(f"building for {target}"):
-            engine.build(quantized, path, target, precision="int8", evidence=self.evidence)
+            engine.build(
+                quantized, path, target, precision="bf16" if floats == "bf16" else "int8",
+                evidence=self.evidence,
+            )  # fmt: skip
         try:
             built = self.stack.enter_context(engine.load(path))
         except InputError as error:
@@ -319,11 +334,9 @@ class _Deployment:
         original = BenchTarget(self.original.name, "original", recipe.model, recipe.how)
         clean = BenchTarget("onnxruntime fp32", "onnx", os.fspath(self.work / "model.onnx"))
         targets = [clean] if self.stands_in else [original, clean]
-        loaded = {row.name for row in self.report.candidates}
         targets += [
-            BenchTarget(f"{target} int8", "engine", os.fspath(self.work / f"engine.{target}"))
-            for target in recipe.targets
-            if f"{target} int8" in loaded
+            BenchTarget(name, "engine", os.fspath(self.work / file))
+            for file, (name, _) in self.built
         ]
         section = recipe.bench
         timed = bench(targets, batches=section.batches, rounds=section.rounds, runs=section.runs)
@@ -341,12 +354,18 @@ class _Deployment:
 def _worst(probe: list[Sample], expected: list[Outputs], candidate: Engine) -> Difference:
     """Return the difference of the float output that is furthest off, relative to its range.
 
-    Where there are only integer outputs they are compared as numbers.
+    Where there are only integer outputs they are compared as numbers; other numbers of boxes are
+    an infinite difference.
     """
     found: dict[str, Difference] = {}
     for sample, right in zip(probe, expected, strict=True):
         actual = like(right, candidate.infer(adapted(sample.feeds, candidate)))
         floats = {name for name, value in right.items() if value.dtype.kind == "f"}
         for name in floats or set(right):
-            found.setdefault(name, Difference()).add(right[name], actual[name])
+            difference = found.setdefault(name, Difference())
+            if name in actual and other_boxes(right[name], actual[name]):
+                difference.max_abs = math.inf
+                continue
+            check_pair(name, right[name], actual)
+            difference.add(right[name], actual[name])
     return max(found.values(), key=lambda difference: difference.relative)

@@ -84,13 +84,15 @@ def infer(
     before, after = preprocess or stored[0], postprocess or stored[1]
     arrays = out is not None and Path(out).suffix == ".npz"
     folder = None if out is None or arrays else Path(out)
+    pictures = None
     if folder is not None:
+        pictures = _pictures(folder, [Path(image) for image in images])
         _make(folder)
     answers = []
     collected: dict[str, list[Array]] = {}
     loaded = stage.load(path, trust=True) if trust else open_engine(path)
     with loaded as engine:
-        for image in images:
+        for number, image in enumerate(images):
             file = existing_file(image, "the image")
             outputs = engine.infer(feed_of(engine, file, before))
             if arrays:
@@ -102,8 +104,8 @@ def infer(
                 answers.append(Answer(str(file), shapes))
                 continue
             picture = ""
-            if folder is not None and seen.picture is not None:
-                picture = str(folder / f"{file.stem}.png")
+            if pictures is not None and seen.picture is not None:
+                picture = str(pictures[number])
                 write_bytes(picture, _png(seen.picture))
             answers.append(
                 Answer(str(file), shapes, seen.best, seen.shares, seen.boxes, picture)
@@ -156,6 +158,26 @@ def _photograph(file: Path, recipe: Preprocess) -> Array:
     """Return (height, width, 3) uint8 BGR: what the network saw, before means and scales."""
     plain = recipe.model_copy(update={"color": "bgr", "mean": (0.0,), "scale": (1.0,)})
     return plain.image(file).astype(np.uint8)
+
+
+def _pictures(folder: Path, images: Sequence[Path]) -> list[Path]:
+    """Return where the picture of each image goes.
+
+    Raises:
+        InputError: That is where one of the images is.
+    """
+    places: list[Path] = []
+    for image in images:
+        place, number = folder / f"{image.stem}.png", 1
+        while place in places:  # of another folder, with the same name
+            number += 1
+            place = folder / f"{image.stem}-{number}.png"
+        places.append(place)
+    theirs = {image.resolve() for image in images}
+    for place in places:
+        if place.resolve() in theirs:
+            raise InputError(f"{place}: is one of the images; name another folder with -o")
+    return places
 
 
 def _make(folder: Path) -> None:

@@ -77,6 +77,7 @@ class ValidateSection(_Section):
             alone.
         classes: Of ``miou``: ``camvid``, ``cityscapes`` or a file.
         output: The output that the metric looks at; None takes the first.
+        labels: A file of labels by image, where they do not stand beside the images.
         drop: Points that an INT8 engine may lose.
         images: How many samples; None takes all.
     """
@@ -85,6 +86,7 @@ class ValidateSection(_Section):
     metric: str | None = None
     classes: str = "camvid"
     output: str | None = None
+    labels: str | None = None
     drop: float = 1.0
     images: int | None = None
 
@@ -160,12 +162,18 @@ def read_recipe(path: str | os.PathLike[str], *, images: int | None = None) -> R
     except ValidationError as error:
         raise InputError(f"{file}: {_sentence(error)}") from error
     recipe._file = file
-    for holder, name in (
-        (recipe, "model"), (recipe.calibrate, "data"), (recipe.validation, "data"),
-    ):  # fmt: skip
-        setattr(holder, name, os.path.normpath(file.parent / getattr(holder, name)))
-    if recipe.weights is not None:
-        recipe.weights = os.path.normpath(file.parent / recipe.weights)
+    section = recipe.validation
+    paths: list[tuple[_Section, str]] = [
+        (recipe, "model"), (recipe, "weights"), (recipe.calibrate, "data"), (section, "data"),
+        (section, "labels"),
+    ]  # fmt: skip
+    functions = ((section, "metric"), (recipe.quantize, "budget"))
+    paths += [pair for pair in functions if ".py:" in (getattr(*pair) or "")]
+    if Path(section.classes).suffix:
+        paths.append((section, "classes"))
+    for holder, name in paths:
+        if getattr(holder, name) is not None:
+            setattr(holder, name, os.path.normpath(file.parent / getattr(holder, name)))
     if images is not None:
         recipe.calibrate.images = recipe.validation.images = images
     return recipe

@@ -12,6 +12,7 @@ from typing import Unpack
 import numpy as np
 
 from onnxgraft import convert, engine, surgery
+from onnxgraft.compare import check_pair, other_boxes
 from onnxgraft.convert import Opening
 from onnxgraft.engine.passport import passport_path
 from onnxgraft.errors import InputError, NotSupportedError
@@ -41,6 +42,7 @@ from onnxgraft.validate import (
     make_metric,
     measure,
     measured_tolerance,
+    partners,
     read_inputs,
     read_labels,
     rows,
@@ -174,6 +176,8 @@ def validate(
             make = partial(make_metric, metric, classes)
             make()  # an unknown name is told before anything runs
         run.set_tolerance(tolerance, drop)
+        if bisect:
+            run.check_outputs(graph)
         report = run.compare(make, metric_output, workers, ray)
         run.record(data)
         if bisect:
@@ -205,9 +209,12 @@ class _Validation:
         except BaseException:
             self.judge.close()
             raise
-        mine, theirs = ([spec.name for spec in side.outputs] for side in (self.judge, self.other))
-        if len(mine) == len(theirs) == 1 and mine != theirs:
-            self.notes.append(f"the candidate's output {theirs[0]} was taken for {mine[0]}")
+        sides = ([spec.name for spec in side.outputs] for side in (self.judge, self.other))
+        self.notes += [
+            f"the candidate's output {theirs} was taken for {mine}"
+            for mine, theirs in partners(*sides).items()
+            if mine != theirs
+        ]
 
     def close(self) -> None:
         self.judge.close()
@@ -226,6 +233,26 @@ class _Validation:
                 f"{self.candidate}: holds outputs for {len(self.other)} samples, the data are "
                 f"{len(self.samples)}"
             )
+
+    def check_outputs(self, graph: str | os.PathLike[str] | None) -> None:
+        """Refuse outputs that do not correspond, naming the layer where their shapes part."""
+        if isinstance(self.other, Recorded):
+            return
+        feeds = next(iter(self.samples.head(1))).feeds
+        expected, actual = (
+            side.infer(adapted(feeds, side)) for side in (self.judge, self.other)
+        )  # fmt: skip
+        actual = like(expected, actual)
+        try:
+            for name, value in expected.items():
+                if name not in actual or not other_boxes(value, actual[name]):
+                    check_pair(name, value, actual)
+        except InputError as error:
+            model = self._graph_of_candidate(graph)
+            found = None if model is None else bisect(self._inner_original(), model, feeds)
+            if found is None or not found.partings:
+                raise
+            raise InputError(f"{error}; {found.partings[0]}") from error
 
     def set_tolerance(self, tolerance: float | None, drop: float) -> None:
         precision = _precision(Path(self.candidate))
@@ -248,6 +275,11 @@ class _Validation:
     def compare(
         self, make: Callable[[], Metric] | None, output: str | None, workers: int, ray: str | None
     ) -> Report:
+        if isinstance(self.other, Recorded) and (workers != 1 or ray is not None):
+            raise InputError(
+                f"{self.candidate}: is a recording, which is read from the beginning on; leave out "
+                f"{'--workers' if ray is None else '--ray'}"
+            )
         openers = (
             partial(_judge, self.original, self.how),
             partial(_other, self.candidate, self.candidate_how),
@@ -281,12 +313,18 @@ class _Validation:
         if model is not None:
             with status("looking into every layer"):
                 found = bisect(self._inner_original(), model, feeds)
-        passed = self.report.candidates[-1].passed
         matched = False
         if found is not None and model is not None and not found.layers:
             found, model = self._by_value(model, feeds)
             matched = found is not None
+        mistake = self._mistake(feeds, found)
+        if mistake is not None:
+            first = found.partings[0].origin if found is not None and found.partings else None
+            unless = f", unless {first}, which reads it, was changed so" if first else ""
+            self.notes.append(f"{mistake}{unless}")
         if found is not None and model is not None:
+            if mistake is not None:
+                found.partings.clear()
             self.report.layers = layer_rows(self.other.name, found)
             self.notes.append(
                 f"looked into {len(found.layers)} tensors that both have, in {found.runs} "
@@ -301,17 +339,25 @@ class _Validation:
                     whose = "what the candidate was made from is not known here"
                 self.notes.append(f"{parting}; {whose}")
             self.notes += [f"further on: {parting}" for parting in found.partings[1:4]]
-            if not found.partings:
+            if found.nonfinite is not None:
+                self.notes.append(
+                    "tensors of the original's own hold NaN or infinite values; the first of them "
+                    f"is {found.nonfinite}"
+                )
+            if not found.partings and mistake is None:
                 self.notes.append("every layer does what the original's does")
                 self._engine_against_graph(model, feeds)
-        if not passed and (found is None or not found.partings or found.partings[0].first):
-            recipe = self.samples.preprocess
-            with status("trying layouts and preprocessing"):
-                mistake = find_mistake(
-                    self.judge, self.other, feeds, self.held.tolerance, recipe.mean, recipe.scale
-                )
-            if mistake is not None:
-                self.notes.append(mistake)
+
+    def _mistake(self, feeds: Feeds, found: Bisection | None) -> str | None:
+        """Return what was prepared or named otherwise, if that is why the candidate fails."""
+        beyond = found is not None and found.partings and not found.partings[0].first
+        if self.report.candidates[-1].passed or beyond:
+            return None
+        recipe = self.samples.preprocess
+        with status("trying layouts and preprocessing"):
+            return find_mistake(
+                self.judge, self.other, feeds, self.held.tolerance, recipe.mean, recipe.scale
+            )
 
     def _by_value(self, model: Model, feeds: Feeds) -> tuple[Bisection | None, Model]:
         """Look into two that share no names, as exports of two frameworks; notes say if not."""
@@ -424,12 +470,9 @@ def layer_rows(candidate: str, found: Bisection) -> list[LayerRow]:
     """Return the rows of a report for what a bisection saw."""
     guilty = {p.tensor: p.reason for p in found.partings}
     return [
-        LayerRow(
-            candidate, layer.tensor, layer.origin, layer.operator, layer.precision,
-            layer.relative, layer.sqnr, layer.arrived, guilty.get(layer.tensor, ""),
-        )
+        replace(layer, candidate=candidate, guilty=guilty.get(layer.tensor, ""))
         for layer in found.layers
-    ]  # fmt: skip
+    ]
 
 
 def _polygraphy_samples(path: str, judge: Engine, images: int | None) -> Samples:
