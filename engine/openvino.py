@@ -161,7 +161,7 @@ class OpenVino(Resource):
         """
         self._openvino = _openvino()
         flags = passport.flags if threads is None else {**passport.flags, "threads": threads}
-        self.name = f"openvino {passport.label}"
+        self.name = passport.name
         self._path, self._config = path, _config(flags)
         self._lock = threading.Lock()
         self._results = Buffers()
