@@ -73,6 +73,20 @@ def onnx_model(
     return bytes(model.SerializeToString())
 
 
+def onnx_program(op: str, domain: str, within: bool) -> bytes:
+    """Return a model of one operator, or one that has it in a branch."""
+    node = onnx.helper.make_node(op, ["x"], ["y"], "harm", domain=domain)
+    value = onnx.helper.make_tensor_value_info("y", 1, [2])
+    if within:
+        body = onnx.helper.make_graph([node], "body", [], [value])
+        node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body)
+    inputs = [onnx.helper.make_tensor_value_info("x", 1, [2])]
+    inputs += [onnx.helper.make_tensor_value_info("c", 9, [])] if within else []
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid(domain, 1)]
+    graph = onnx.helper.make_graph([node], "net", inputs, [value])
+    return bytes(onnx.helper.make_model(graph, opset_imports=opsets).SerializeToString())
+
+
 def external(location: str, name: str = "w") -> onnx.TensorProto:
     tensor = onnx.TensorProto(name=name, data_type=1, dims=[2], data_location=1)
     tensor.external_data.add(key="location", value=location)
@@ -139,6 +153,14 @@ def keras_archive(
         for name, data in members.items():
             archive.writestr(name, data)
     return file.getvalue()
+
+
+def packed_by_lzma() -> bytes:
+    """Return an archive whose first member says that it is packed by LZMA, and is not."""
+    data = bytearray(keras_archive())
+    entry = data.index(b"PK\x01\x02")
+    data[entry + 10 : entry + 12] = struct.pack("<H", zipfile.ZIP_LZMA)
+    return bytes(data)
 
 
 def layer(
@@ -219,6 +241,12 @@ FILES: dict[str, tuple[bytes, str]] = {
     "dotted.onnx": (onnx_model([external("../../etc/passwd")]), "is not in the model's folder"),
     "absolute.onnx": (onnx_model([external("/etc/passwd")]), "is not in the model's folder"),
     "function.onnx": (onnx_model(function=external("/etc/passwd")), "is not in the model's folder"),
+    "compiled.onnx": (
+        onnx_program("EPContext", "com.microsoft", False),
+        "'harm' is of the type EPContext, which holds or names an engine"),
+    "python.onnx": (
+        onnx_program("PyOp", "ai.onnx.contrib", True),
+        "'harm' is of the type PyOp, which runs Python code"),
     "writes.pb": (
         with_operator("WriteFile", ["path", "path"], text_constant("path", "written")),
         "is a WriteFile, which reads or writes files"),
@@ -255,6 +283,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "utility.keras": (layer("get_file", module="keras.utils"), "does more than compute"),
     "reached.keras": (layer("utils.get_file", module="keras"), "does more than compute"),
     "bomb.keras": (keras_archive(asset=bytes(300 << 20)), "times its own size"),
+    "lzma.keras": (packed_by_lzma(), "is packed otherwise than by deflation"),
     "absolute.keras": (keras_archive(**{"/etc/x": b"x"}), "lies outside of it"),
     "dotted.keras": (keras_archive(**{"a/../../x": b"x"}), "lies outside of it"),
     "links.h5": (
