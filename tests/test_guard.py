@@ -69,7 +69,7 @@ def arguments(place: Path, metric: str, *more: str) -> list[str]:
 def test_a_crash_and_a_limit_are_a_sentence(
     metric: str, limits: list[str], words: list[str], place: Path, cli: Cli
 ) -> None:
-    done = cli(*arguments(place, metric, *limits), cwd=place)
+    done = cli(*arguments(place, metric, *limits), cwd=place, timeout=120)
     assert done.returncode == 2, done.stderr
     [line] = done.stderr.strip().splitlines()
     assert line.startswith("onnxgraft validate: ")

@@ -103,10 +103,9 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
         for node in _nodes(proto):
             reason = _PROGRAMS.get((node.domain, node.op_type))
             if reason is not None:
-                name = node.name or ", ".join(node.output)
                 raise ModelError(
-                    f"{path}: {name!r} is of the type {node.op_type}, which {reason}; take the "
-                    "graph without it"
+                    f"{path}: {_called(node)!r} is of the type {node.op_type}, which {reason}; "
+                    "take the graph without it"
                 )
         for tensor in _stored(proto):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -280,7 +279,10 @@ def _external(tensor: onnx.TensorProto, model: Path, weights: dict[str, Array]) 
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
     except ValueError as error:
         raise ModelError(f"{model}: the external data of {name!r} are not at a place") from error
-    data = _mapped(model, entries.get("location", ""), name)
+    location: str | bytes = entries.get("location", "")
+    if isinstance(location, bytes):  # protobuf's way with what is no UTF-8
+        raise ModelError(f"{model}: the external data of {name!r} are not at a place")
+    data = _mapped(model, location, name)
     end = len(data) if length < 0 else offset + length
     if not 0 <= offset <= end <= len(data):
         raise ModelError(
@@ -398,8 +400,8 @@ def unmade(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> str | None:
         for name in unknown:
             if name not in made:
                 return (
-                    f"the {node.op_type} {node.name or node.output[0]!r} reads {name!r}, which no "
-                    "node makes: its initializer is missing"
+                    f"the {node.op_type} {_called(node)!r} reads {name!r}, which no node makes: "
+                    "its initializer is missing"
                 )
             readers.setdefault(name, []).append(index)
     ready = [index for index, count in enumerate(missing) if count == 0]
@@ -412,7 +414,11 @@ def unmade(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> str | None:
     if len(ready) == len(missing):
         return None
     node = graph.node[next(index for index, count in enumerate(missing) if count)]
-    return f"a cycle: the {node.op_type} {node.name or node.output[0]!r} can never run"
+    return f"a cycle: the {node.op_type} {_called(node)!r} can never run"
+
+
+def _called(node: onnx.NodeProto) -> str:
+    return node.name or ", ".join(map(str, node.output))
 
 
 def _hide_unknown(graph: onnx.GraphProto, functions: set[tuple[str, str]]) -> bool:

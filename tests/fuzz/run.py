@@ -12,6 +12,7 @@ What takes longest is imported and instrumented once: each reader has a process 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import sys
 import tempfile
@@ -63,9 +64,15 @@ def _forked(reader: str, options: argparse.Namespace, place: Path) -> int:
             os.dup2(handle, 1)
             os.dup2(handle, 2)
         _fuzz(reader, options, place / reader)
+    except SystemExit:
+        pass  # atheris has told of the exception
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
-    os._exit(1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not Python's, which would remove what is temporary; libFuzzer keeps the input when C ends.
+    ctypes.CDLL(None).exit(1)
+    raise AssertionError
 
 
 def _fuzz(reader: str, options: argparse.Namespace, place: Path) -> None:
