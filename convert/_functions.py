@@ -32,6 +32,7 @@ from onnxgraft.files import existing_file, sha256
 from onnxgraft.limits import ARCHIVE_GROWTH, BUFFER_BYTES
 from onnxgraft.model import Source
 from onnxgraft.optional import optional
+from onnxgraft.trust import Trust, offer, trusts
 
 __all__ = ["freeze_keras", "read_keras", "read_saved_model"]
 
@@ -47,7 +48,9 @@ _COMPUTING = frozenset({
 })  # fmt: skip
 # Layers that run what the file brings: Python code, a pickle, another framework's program or
 # another SavedModel.
-_RUNNING = frozenset({"FlaxLayer", "JaxLayer", "Lambda", "TFSMLayer", "TorchModuleWrapper"})
+_RUNNING = frozenset({
+    "FlaxLayer", "JaxLayer", "Lambda", "TFSMLayer", "TorchModuleWrapper", "__lambda__",
+})  # fmt: skip
 # What the weights' file may hold beside its own size (HDF5 need not store what is all one value).
 _FREE = 64 << 20
 _MOST_OBJECTS = 100_000
@@ -137,35 +140,35 @@ def _check_saved_model(folder: Path) -> None:
 def read_keras(
     path: str | os.PathLike[str],
     cut: Cut,
-    trust: bool,
+    trust: Trust,
 ) -> FrozenGraph:
     """Read a ``.keras`` or ``.h5`` file and freeze its inference function.
 
     Raises:
         ModelError: The file is damaged, or its layers can't be loaded.
-        InputError: It has a Lambda layer or a custom object, which would run code from the file.
+        InputError: It has a Lambda layer or a custom object, which would run code from the file,
+            and which is not trusted.
     """
     file = existing_file(path, "the Keras model")
     config = _configuration(file)
-    if not trust:
-        _refuse_code(file, config.model)
+    runs = _brings_code(file, config.model, trust)
     source = Source(os.fspath(path), "tensorflow", sha256(file))
     if not config.version.startswith("3."):
-        graph_def, public = freeze_keras2(file, trust)
+        graph_def, public = freeze_keras2(file, runs)
         return prepare(source, graph_def, cut, public)
     with optional("Reading a Keras model", "tensorflow"):
         import keras
-    graph_def, public = freeze_keras(keras, file, trust)
+    graph_def, public = freeze_keras(keras, file, runs)
     return prepare(source, graph_def, cut, public)
 
 
-def freeze_keras(keras: Any, file: Path, trust: bool) -> tuple[Any, Public]:
+def freeze_keras(keras: Any, file: Path, runs: bool) -> tuple[Any, Public]:
     """Load a Keras file and freeze its inference function.
 
     Args:
         keras: The library: Keras 3, or ``tf_keras`` for what Keras 2 wrote.
         file: A ``.keras`` or ``.h5`` file.
-        trust: Load Python code that the file brings.
+        runs: Whether code that the file brings may run.
 
     Returns:
         The GraphDef, and the model's own names.
@@ -176,7 +179,7 @@ def freeze_keras(keras: Any, file: Path, trust: bool) -> tuple[Any, Public]:
     tf = tensorflow()
     with quiet():
         try:
-            model = keras.models.load_model(file, compile=False, safe_mode=not trust)
+            model = keras.models.load_model(file, compile=False, safe_mode=not runs)
         except Exception as error:  # what a damaged file raises has no common base
             raise ModelError(f"{file}: Keras can't load the model: {reason_of(error)}") from error
         if not model.built:
@@ -329,44 +332,70 @@ def _check_weights(archive: Any, size: int) -> None:
         )
 
 
-def _refuse_code(file: Path, config: Any) -> None:
-    """Raise InputError if loading the model would run code that the file brings or names."""
-    for entry in _objects(config):
-        kind, module, own = entry.get("class_name"), entry.get("module"), entry.get("config")
-        name = own.get("name", "") if isinstance(own, dict) else ""
-        if kind in _RUNNING:
-            raise InputError(
-                f"{file}: the {kind} layer {name!r} holds Python code or a program that loading "
-                "would run; --trust allows it"
-            )
-        if isinstance(own, dict) and isinstance(own.get("vocabulary"), str):
-            raise InputError(
-                f"{file}: {kind} {name!r} would read the file {own['vocabulary']!r}; --trust "
-                "allows it"
-            )
-        parts = [part for part in str(module or "").split(".") if part != "src"]
-        inner = parts[1:2] if parts[0] in ("keras", "tf_keras") else []
-        named = [kind, own if kind == "function" else entry.get("registered_name")]
-        if not set(inner) <= _COMPUTING or any("." in str(word or "") for word in named):
-            raise InputError(
-                f"{file}: {kind} {name!r} is {module}'s, which does more than compute; --trust "
-                "allows it"
-            )
-        if isinstance(module, str) and module.split(".")[0] not in _KERAS:
-            raise InputError(
-                f"{file}: {kind} {name!r} is a custom object of {module}, whose code loading would "
-                "run; --trust allows it"
-            )
+def _brings_code(file: Path, config: Any, trust: Trust) -> bool:
+    """Tell whether loading a model runs code that the file brings or names.
+
+    Raises:
+        InputError: It would, and that is not trusted.
+    """
+    found = trust is True
+    refused = []
+    for entry, owner in _objects(config):
+        does = _does(entry)
+        if does is None:
+            continue
+        found = True
+        # A lambda has no name of its own: whoever trusts a layer trusts those in it.
+        called = _names(owner if entry["class_name"] == "__lambda__" else entry)
+        if not trusts(trust, *called):
+            refused.append((entry["class_name"], called[0] or called[1], does))
+    if not refused:
+        return found
+    kind, name, does = refused[0]
+    what = f"the {kind} layer {name!r}" if kind in _RUNNING else f"{kind} {name!r}"
+    others = dict.fromkeys(f"{kind} {name!r}" for kind, name, _ in refused[1:])
+    others.pop(f"{kind} {name!r}", None)
+    rest = f", and there are {', '.join(others)}" if others else ""
+    raise InputError(f"{file}: {what} {does}{rest}; {offer(name)}")
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield all objects with a class within a configuration."""
-    stack = [value]
+def _names(entry: dict[str, Any]) -> tuple[str, str, str]:
+    """Return what an object goes by: its name, which may be empty, its class, and both modules'."""
+    kind, own = str(entry.get("class_name")), entry.get("config")
+    name = own.get("name") if isinstance(own, dict) else own if kind == "function" else None
+    return str(name or ""), kind, f"{entry.get('module')}.{kind}"
+
+
+def _does(entry: dict[str, Any]) -> str | None:
+    """Say what loading an object would do beside computing; None if nothing."""
+    kind, own = str(entry.get("class_name")), entry.get("config")
+    code = isinstance(own, dict) and any(
+        str(key).endswith("_type") and value == "lambda" for key, value in own.items()
+    )
+    if kind in _RUNNING or code:
+        return "holds Python code or a program that loading would run"
+    if isinstance(own, dict) and isinstance(own.get("vocabulary"), str):
+        return f"would read the file {own['vocabulary']!r}"
+    module = str(entry.get("module") or "")
+    parts = [part for part in module.split(".") if part != "src"]
+    inner = parts[1:2] if parts[:1] in (["keras"], ["tf_keras"]) else []
+    named = [kind, own if kind == "function" else entry.get("registered_name")]
+    if not set(inner) <= _COMPUTING or any("." in str(word or "") for word in named):
+        return f"is {module}'s, which does more than compute"
+    if module.split(".")[0] not in _KERAS:
+        return f"is a custom object of {module}, whose code loading would run"
+    return None
+
+
+def _objects(value: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield all objects with a class within a configuration, each with the one that it is in."""
+    stack: list[tuple[Any, dict[str, Any]]] = [(value, {})]
     while stack:
-        item = stack.pop()
+        item, owner = stack.pop()
         if isinstance(item, dict):
             if "class_name" in item:
-                yield item
-            stack.extend(item.values())
+                yield item, owner
+                owner = item
+            stack.extend((inner, owner) for inner in item.values())
         elif isinstance(item, list):
-            stack.extend(item)
+            stack.extend((inner, owner) for inner in item)

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import TypedDict
 
+from onnxgraft.trust import Trust
+
 __all__ = ["Opening"]
 
 
@@ -21,7 +23,8 @@ class Opening(TypedDict, total=False):
         signature: Of a SavedModel.
         freeze_batchnorm: Run batch normalizations that are in training mode with the statistics
             that they store, which changes what the network computes.
-        trust: Load a Keras file that brings code of its own.
+        trust: Load a Keras file that brings code of its own: True, or the names of its layers or
+            classes that may.
     """
 
     weights: str | os.PathLike[str] | None
@@ -30,4 +33,4 @@ class Opening(TypedDict, total=False):
     values: Sequence[str]
     signature: str | None
     freeze_batchnorm: bool
-    trust: bool
+    trust: Trust

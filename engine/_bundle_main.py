@@ -24,6 +24,10 @@ from onnxgraft.engine import tensorrt_builder as builder
 HERE = Path(sys.argv[0])
 # The members that are data, by name: no other name of the archive is ever looked at.
 MEMBERS = ("model.onnx", "float.onnx", "calibration.cache", "recipe.json")
+# Bytes of one unpacked: what protobuf reads, and pages of text.
+MOST, MOST_MANIFEST = (1 << 31) - 1, 1 << 26
+# The others raise errors of their own on what is damaged.
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def main() -> int:
@@ -63,9 +67,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(archive.read("manifest.json"))
+            manifest = json.loads(_member(archive, "manifest.json", MOST_MANIFEST))
             hashes = manifest["sha256"]
-            files = {name: archive.read(name) for name in MEMBERS if name in hashes}
+            files = {name: _member(archive, name, MOST) for name in MEMBERS if name in hashes}
         changed = [
             name for name, data in files.items() if hashlib.sha256(data).hexdigest() != hashes[name]
         ]
@@ -81,6 +85,14 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         what = f"{changed[0]} is not the file that was packed" if changed else "a file is missing"
         raise ValueError(f"{what}; copy the bundle again")
     return manifest, files
+
+
+def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """Return a member; LookupError or ValueError if it is none that onnxgraft packed."""
+    entry = archive.getinfo(name)
+    if entry.file_size > most or entry.compress_type not in PACKED:
+        raise ValueError(f"{name} is too large, or packed otherwise")
+    return archive.read(entry)
 
 
 def _profiles(manifest: dict[str, Any]) -> list[builder.Profile]:

@@ -85,12 +85,15 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 def cli() -> Cli:
     """Return a function that runs the ``onnxgraft`` command in a process of its own."""
 
-    def run(*arguments: Any, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: Any, cwd: Path | None = None, timeout: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "onnxgraft", *map(str, arguments)],
             capture_output=True,
             text=True,
             cwd=cwd,
+            timeout=timeout,
             env={**os.environ, "COLUMNS": "80"},
         )
 

@@ -49,8 +49,10 @@ layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip"
 """
 VERSIONS = ("a", "b")
 IMAGES = 48
-# Beyond this a command that was not killed hangs.
-_HANGS = 300
+# A full disk has so many bytes left: above what a command prints, below every file that it writes.
+FULL = 1000
+# What a command keeps to go on with.
+_KEPT = (".partial", ".search")
 
 
 @dataclass(frozen=True)
@@ -275,12 +277,14 @@ class Trials:
         old: How often the old version lay there, by command.
         new: How often the new one did.
         torn: Sentences about what was neither.
+        full: What was wrong after a full disk, by command; empty if nothing.
     """
 
     kills: dict[str, int] = field(default_factory=dict)
     old: dict[str, int] = field(default_factory=dict)
     new: dict[str, int] = field(default_factory=dict)
     torn: list[str] = field(default_factory=list)
+    full: dict[str, str] = field(default_factory=dict)
 
 
 class Bench:
@@ -323,6 +327,16 @@ class Bench:
         if status or command.version(self.out(name)) not in VERSIONS:
             raise AssertionError(f"{name} ended with {status}: {log}")
         self.trials.kills[name] = self.trials.old[name] = self.trials.new[name] = 0
+
+    def fill(self, name: str) -> None:
+        """Let a command that would write the other version run out of disk."""
+        out = self.out(name)
+        before = _listed(out)
+        status = self.run(name, "b", most_bytes=FULL)
+        told = (self.folder / f"{name}.log").read_text()
+        after = [entry for entry in _listed(out) if not entry[0].endswith(_KEPT)]
+        good = status == 2 and "can't be written" in told and after == before
+        self.trials.full[name] = "" if good else f"{status}: {told}; {before} became {after}"
 
     def kill(self, name: str) -> None:
         """Kill a run that would write the other version, and look at what lies there."""
@@ -384,11 +398,30 @@ class Bench:
                 raise AssertionError(f"{name} left {strays} in {made}")
 
 
+def _listed(folder: Path) -> list[tuple[str, int]]:
+    return sorted((path.name, path.stat().st_size) for path in folder.rglob("*"))
+
+
 @contextlib.contextmanager
 def bench(seed: int = 0) -> Iterator[Bench]:
     """Yield a place for trials, which is removed."""
     with tempfile.TemporaryDirectory() as folder:
         yield Bench(Path(folder), seed)
+
+
+def tried(kills: int, seed: int = 0) -> Trials:
+    """Fill the disk for every command, kill so often, and let every command go on."""
+    cv2.setNumThreads(0)  # threads would not be there in what is forked
+    with bench(seed) as place:
+        names = list(COMMANDS)
+        for name in names:
+            place.first(name)
+            place.fill(name)
+        for number in range(kills):
+            place.kill(names[number % len(names)])
+        for name in names:
+            place.last(name)
+        return place.trials
 
 
 def main() -> None:
@@ -398,20 +431,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     begin = time.monotonic()
-    cv2.setNumThreads(0)  # threads would not be there in what is forked
-    with bench(options.seed) as place:
-        names = list(COMMANDS)
-        for name in names:
-            place.first(name)
-        for number in range(options.kills):
-            place.kill(names[number % len(names)])
-        for name in names:
-            place.last(name)
-        trials = place.trials
+    trials = tried(options.kills, options.seed)
     rows = [
         f"| {name} | {trials.kills[name]} | {trials.old[name]} | {trials.new[name]} | "
         f"{sum(told.startswith(f'{name}:') for told in trials.torn)} |"
-        for name in names
+        for name in COMMANDS
     ]
     put("faults", [
         f"{options.kills} kills, {time.monotonic() - begin:.0f} s, {versions('onnxruntime')}",
@@ -421,7 +445,9 @@ def main() -> None:
         *rows,
         *trials.torn,
     ])  # fmt: skip
-    sys.exit(1 if trials.torn else 0)
+    full = [f"{name}, full disk: {wrong}" for name, wrong in trials.full.items() if wrong]
+    print("\n".join(full), file=sys.stderr)
+    sys.exit(1 if trials.torn or full else 0)
 
 
 if __name__ == "__main__":

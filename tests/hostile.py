@@ -40,6 +40,10 @@ def onnx_attributes(count: int) -> bytes:
     return b"\x08\x08" + field(7, field(1, field(5, b"") * count))
 
 
+def onnx_tensors(count: int) -> bytes:
+    return b"\x08\x08" + field(7, field(5, b"") * count)
+
+
 def onnx_nested(depth: int) -> bytes:
     graph = field(1, field(4, b"Relu") + field(6, bytes(300)))
     for _ in range(depth):
@@ -71,6 +75,20 @@ def onnx_model(
         graph, functions=functions, opset_imports=[onnx.helper.make_opsetid("", 17)]
     )
     return bytes(model.SerializeToString())
+
+
+def onnx_program(op: str, domain: str, within: bool) -> bytes:
+    """Return a model of one operator, or one that has it in a branch."""
+    node = onnx.helper.make_node(op, ["x"], ["y"], "harm", domain=domain)
+    value = onnx.helper.make_tensor_value_info("y", 1, [2])
+    if within:
+        body = onnx.helper.make_graph([node], "body", [], [value])
+        node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body)
+    inputs = [onnx.helper.make_tensor_value_info("x", 1, [2])]
+    inputs += [onnx.helper.make_tensor_value_info("c", 9, [])] if within else []
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid(domain, 1)]
+    graph = onnx.helper.make_graph([node], "net", inputs, [value])
+    return bytes(onnx.helper.make_model(graph, opset_imports=opsets).SerializeToString())
 
 
 def external(location: str, name: str = "w") -> onnx.TensorProto:
@@ -141,6 +159,14 @@ def keras_archive(
     return file.getvalue()
 
 
+def directory(data: bytes, offset: int, value: bytes) -> bytes:
+    """Return an archive with something else in the directory's entry of its first member."""
+    changed = bytearray(data)
+    place = data.index(b"PK\x01\x02") + offset
+    changed[place : place + len(value)] = value
+    return bytes(changed)
+
+
 def layer(
     name: str, config: dict[str, object] | None = None, module: str = "keras.layers"
 ) -> bytes:
@@ -203,6 +229,7 @@ BLOB_DIMS = b"".join(b"\x08" + varint(1 << 30) for _ in range(4))
 # File name -> content, and what the refusal says.
 FILES: dict[str, tuple[bytes, str]] = {
     "nodes.onnx": (onnx_nodes(2_000_000), "nodes, at most 250,000"),
+    "tensors.onnx": (onnx_tensors(250_001), "stored tensors, at most 250,000"),
     "attributes.onnx": (onnx_attributes(4_000_000), "of structure"),
     "nested.onnx": (onnx_nested(40), "levels of nested messages"),
     "name.onnx": (
@@ -219,6 +246,12 @@ FILES: dict[str, tuple[bytes, str]] = {
     "dotted.onnx": (onnx_model([external("../../etc/passwd")]), "is not in the model's folder"),
     "absolute.onnx": (onnx_model([external("/etc/passwd")]), "is not in the model's folder"),
     "function.onnx": (onnx_model(function=external("/etc/passwd")), "is not in the model's folder"),
+    "compiled.onnx": (
+        onnx_program("EPContext", "com.microsoft", False),
+        "'harm' is of the type EPContext, which holds or names an engine"),
+    "python.onnx": (
+        onnx_program("PyOp", "ai.onnx.contrib", True),
+        "'harm' is of the type PyOp, which runs Python code"),
     "writes.pb": (
         with_operator("WriteFile", ["path", "path"], text_constant("path", "written")),
         "is a WriteFile, which reads or writes files"),
@@ -255,11 +288,20 @@ FILES: dict[str, tuple[bytes, str]] = {
     "utility.keras": (layer("get_file", module="keras.utils"), "does more than compute"),
     "reached.keras": (layer("utils.get_file", module="keras"), "does more than compute"),
     "bomb.keras": (keras_archive(asset=bytes(300 << 20)), "times its own size"),
+    "lzma.keras": (
+        directory(keras_archive(), 10, struct.pack("<H", zipfile.ZIP_LZMA)),
+        "is packed otherwise than by deflation"),
+    "link.keras": (
+        directory(keras_archive(), 38, struct.pack("<I", 0o120777 << 16)), "is a link or a device"),
+    "twins.keras": (
+        keras_archive(a1=b"x", a2=b"y").replace(b"a2", b"a1"), "two of its members have one name"),
     "absolute.keras": (keras_archive(**{"/etc/x": b"x"}), "lies outside of it"),
     "dotted.keras": (keras_archive(**{"a/../../x": b"x"}), "lies outside of it"),
     "links.h5": (
         h5(lambda f: f.__setitem__("w", h5py.ExternalLink("/etc/passwd", "w"))),
         "is a link to another file"),
+    "inner.h5": (
+        h5(lambda f: f.__setitem__("w", h5py.SoftLink("/elsewhere"))), "in it is a link"),
     "virtual.h5": (h5(virtual), "are in another file"),
     "external.h5": (
         h5(lambda f: f.create_dataset("w", (4,), "f4", external=[("/etc/passwd", 0, 16)])),

@@ -72,6 +72,9 @@ def test_an_engine_without_a_passport_needs_trust(files: Path, cli: Cli) -> None
     refused = cli(*arguments)
     assert refused.returncode == 2
     assert "--trust" in refused.stderr
+    assert cli(*arguments, "--trust=another").returncode == 2
+    done = cli(*arguments, "--trust=free")
+    assert done.returncode == 0, done.stderr
     done = cli(*arguments, "--trust")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["latency"][0]["batch"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -16,7 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft import limits
+from onnxgraft import convert, limits
+from onnxgraft.arrays import read_arrays
+from onnxgraft.convert._forbidden import check_text_size
+from onnxgraft.convert.caffe._wire import read_caffemodel
 from onnxgraft.engine.passport import read_passport
 from onnxgraft.errors import InputError
 from onnxgraft.pipeline import read_recipe
@@ -24,6 +28,7 @@ from onnxgraft.quantize import read_cache
 from onnxgraft.ranges import Ranges, read_overrides
 from onnxgraft.runtime import TensorSpec
 from onnxgraft.samples import open_samples, read_image
+from onnxgraft.validate._polygraphy import Recorded
 from tests import hostile
 from tests.conftest import ROOT, Cli, model_of
 
@@ -110,6 +115,10 @@ DOCUMENTS: dict[str, tuple[Callable[[Path], object], Callable[[], bytes], str]] 
     "deep_overrides.toml": (read_overrides, lambda: b"a = " + b"[" * 50_000, "nested too deep"),
     "large.cache": (read_cache, lambda: b"a: 0\n" * (14 << 20), "at most 64 MB of a calibration"),
     "pixels.png": (read_image, lambda: hostile.png(60_000, 60_000), "pixels in an image"),
+    "histograms.npz": (
+        lambda path: read_arrays(path, str(path)),
+        lambda: hostile.directory(hostile.npz(x=b""), 24, struct.pack("<I", (1 << 30) + 1)),
+        "at most 1 GB of unpacked histograms"),
     "pickle.npz": (
         _arrays, lambda: hostile.npz(x=hostile.pickled()), "it holds Python objects"),
     "shape.npz": (
@@ -131,6 +140,70 @@ def test_hostile_data_are_refused_in_a_sentence(name: str, tmp_path: Path) -> No
         read(tmp_path / name)
     assert words in str(refused.value)
     assert name.partition(".")[0] in str(refused.value)
+
+
+# Of a size that is only said: the disk holds none of it.
+TOO_LARGE: dict[str, tuple[Callable[[Path], object], limits.Limit]] = {
+    "net.onnx": (convert.load, limits.MODEL_BYTES),
+    "net.caffemodel": (read_caffemodel, limits.MODEL_BYTES),
+    "net.pb": (convert.load, limits.BUFFER_BYTES),
+    "net.tflite": (convert.load, limits.BUFFER_BYTES),
+    "saved_model.pb": (lambda path: convert.load(path.parent), limits.BUFFER_BYTES),
+    "net.ckpt.meta": (convert.load, limits.BUFFER_BYTES),
+    "image.png": (read_image, limits.IMAGE_BYTES),
+    "outputs.json": (Recorded, limits.RECORDING_BYTES),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_a_file_that_is_too_large_is_not_read(name: str, tmp_path: Path) -> None:
+    read, limit = TOO_LARGE[name]
+    (tmp_path / name).touch()
+    os.truncate(tmp_path / name, limit.most + 1)
+    if name.endswith(".meta"):
+        (tmp_path / "net.ckpt.index").touch()
+    with pytest.raises(InputError, match=f"of {re.escape(limit.what)} are read"):
+        read(tmp_path / name)
+
+
+def test_a_graph_as_text_is_not_parsed_beyond_its_limit() -> None:
+    class Long(bytes):
+        def __len__(self) -> int:
+            return limits.TEXT_GRAPH_BYTES.most + 1
+
+    with pytest.raises(InputError, match="of a graph as text are read"):
+        check_text_size(Long(), "net.pbtxt:")
+
+
+def test_weights_of_too_many_objects_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxgraft.convert._functions._MOST_OBJECTS", 2)
+    (tmp_path / "many.h5").write_bytes(
+        hostile.h5(lambda file: [file.create_group(f"{number}") for number in range(3)])
+    )
+    with pytest.raises(InputError, match="it has more than 2 objects"):
+        convert.load(tmp_path / "many.h5")
+
+
+def test_hdf5_loads_no_filter_from_a_library(tmp_path: Path) -> None:
+    (tmp_path / "net.h5").write_bytes(hostile.h5(lambda file: file.create_group("a")))
+    # The library looks when it is loaded first.
+    code = (
+        "import builtins, os, sys\n"
+        "def hook(event, arguments):\n"
+        "    if event == 'import' and arguments[0] == 'h5py':\n"
+        "        print(os.environ.get('HDF5_PLUGIN_PRELOAD'))\n"
+        "sys.addaudithook(hook)\n"
+        "from onnxgraft import convert\n"
+        "try: convert.load('net.h5')\n"
+        "except Exception: pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    assert done.stdout.split()[0] == "::", done.stderr
 
 
 def test_a_packed_array_that_fills_the_disk_is_refused(tmp_path: Path) -> None:

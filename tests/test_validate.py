@@ -148,6 +148,10 @@ def test_an_engine_without_a_passport_wants_trust(files: Path) -> None:
     for first, second in (both, both[::-1]):
         with pytest.raises(InputError, match=r"has no passport .* or one that you --trust"):
             pipeline.validate(first, second, files / "data.npz")
+    with pytest.raises(InputError, match="has no passport"):
+        pipeline.validate(*both, files / "data.npz", candidate_how={"trust": "another.engine"})
+    named = {"trust": ["right.engine"]}
+    assert pipeline.validate(*both, files / "data.npz", candidate_how=named).passed  # type: ignore[arg-type]
     how = {"candidate_how": {"trust": True}, "trust": True}
     report = pipeline.validate(*both, files / "data.npz", **how)  # type: ignore[arg-type]
     assert report.passed

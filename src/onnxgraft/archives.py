@@ -10,6 +10,8 @@ from onnxgraft.limits import ARCHIVE_GROWTH, ARCHIVE_MEMBERS
 
 __all__ = ["check_archive"]
 
+# What is written with; the others raise errors of their own on what is damaged.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # So much more than its own size an archive may always hold.
 _FREE = 64 << 20
 
@@ -23,8 +25,9 @@ def check_archive(archive: zipfile.ZipFile, file: Path, *, growth: bool = True) 
         growth: Refuse what holds many times its own size.
 
     Raises:
-        ValueError: There are too many, two have one name, one lies outside of the archive or is
-            no plain file, or together they are many times as large as the archive.
+        ValueError: There are too many, two have one name, one lies outside of the archive, is no
+            plain file or is packed in an unusual way, or together they are many times as large as
+            the archive.
     """
     members = archive.infolist()
     if len(members) > ARCHIVE_MEMBERS.most:
@@ -38,6 +41,8 @@ def check_archive(archive: zipfile.ZipFile, file: Path, *, growth: bool = True) 
             raise ValueError(f"its member {entry.filename!r} lies outside of it")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise ValueError(f"its member {entry.filename!r} is a link or a device")
+        if entry.compress_type not in _METHODS:
+            raise ValueError(f"its member {entry.filename!r} is packed otherwise than by deflation")
     if growth:
         size = file.stat().st_size
         times = sum(entry.file_size for entry in members) / size

@@ -45,6 +45,14 @@ MOST_BYTES = (1 << 31) - 1
 _UNKNOWN = "onnxgraft.unknown"
 # External data begin at multiples of this, so that they can be mapped.
 _PAGE = 4096
+# Operators that are programs, by domain and type, and what each does.
+_PROGRAMS = {
+    ("com.microsoft", "EPContext"): "holds or names an engine that was compiled, native code",
+    ("com.microsoft", "Snpe"): "holds an engine that was compiled, native code",
+    ("com.microsoft", "PythonOp"): "runs Python code",
+    ("com.microsoft", "PythonOpGrad"): "runs Python code",
+    ("ai.onnx.contrib", "PyOp"): "runs Python code",
+}
 # Types that pack two elements into a byte: they stay in the message.
 _PACKED = frozenset({"INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"})
 
@@ -84,7 +92,7 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
 
     Raises:
         ModelError: It is no ONNX file, or its external data are missing or not where they may be:
-            in the model's folder or below it, in files of their own.
+            in the model's folder or below it, in files of their own; or an operator is a program.
     """
     with open(path, "rb") as file:
         whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -92,6 +100,13 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
     try:
         survey(whole, _SCHEMA, "Model", f"{path}:")
         proto = onnx.ModelProto.FromString(b"".join(_model(whole, weights)))
+        for node in _nodes(proto):
+            reason = _PROGRAMS.get((node.domain, node.op_type))
+            if reason is not None:
+                raise ModelError(
+                    f"{path}: {_called(node)!r} is of the type {node.op_type}, which {reason}; "
+                    "take the graph without it"
+                )
         for tensor in _stored(proto):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 _external(tensor, path, weights)
@@ -185,17 +200,24 @@ def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
         yield from _bodies(attribute)
 
 
-def _attributes(model: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
-    """Yield the attributes of all nodes, wherever they are."""
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield all nodes, in graphs, bodies and functions."""
     training = [g for t in model.training_info for g in (t.initialization, t.algorithm)]
     left = [node for graph in (model.graph, *training) for node in graph.node]
-    for function in model.functions:
-        left += function.node
-        yield from function.attribute_proto
+    left += [node for function in model.functions for node in function.node]
     while left:
-        for attribute in left.pop().attribute:
-            yield attribute
-            left += [node for body in _bodies(attribute) for node in body.node]
+        node = left.pop()
+        yield node
+        for attribute in node.attribute:
+            left += [inner for body in _bodies(attribute) for inner in body.node]
+
+
+def _attributes(model: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
+    """Yield the attributes of all nodes, and of functions."""
+    for function in model.functions:
+        yield from function.attribute_proto
+    for node in _nodes(model):
+        yield from node.attribute
 
 
 def _bodies(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
@@ -257,7 +279,10 @@ def _external(tensor: onnx.TensorProto, model: Path, weights: dict[str, Array]) 
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
     except ValueError as error:
         raise ModelError(f"{model}: the external data of {name!r} are not at a place") from error
-    data = _mapped(model, entries.get("location", ""), name)
+    location: str | bytes = entries.get("location", "")
+    if isinstance(location, bytes):  # protobuf's way with what is no UTF-8
+        raise ModelError(f"{model}: the external data of {name!r} are not at a place")
+    data = _mapped(model, location, name)
     end = len(data) if length < 0 else offset + length
     if not 0 <= offset <= end <= len(data):
         raise ModelError(
@@ -375,8 +400,8 @@ def unmade(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> str | None:
         for name in unknown:
             if name not in made:
                 return (
-                    f"the {node.op_type} {node.name or node.output[0]!r} reads {name!r}, which no "
-                    "node makes: its initializer is missing"
+                    f"the {node.op_type} {_called(node)!r} reads {name!r}, which no node makes: "
+                    "its initializer is missing"
                 )
             readers.setdefault(name, []).append(index)
     ready = [index for index, count in enumerate(missing) if count == 0]
@@ -389,7 +414,11 @@ def unmade(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> str | None:
     if len(ready) == len(missing):
         return None
     node = graph.node[next(index for index, count in enumerate(missing) if count)]
-    return f"a cycle: the {node.op_type} {node.name or node.output[0]!r} can never run"
+    return f"a cycle: the {node.op_type} {_called(node)!r} can never run"
+
+
+def _called(node: onnx.NodeProto) -> str:
+    return node.name or ", ".join(map(str, node.output))
 
 
 def _hide_unknown(graph: onnx.GraphProto, functions: set[tuple[str, str]]) -> bool:

@@ -26,7 +26,7 @@ _HEAD = [
 
 def fuzz(reader: str, seconds: int, crashes: Path) -> str:
     """Return the row of a reader."""
-    tried = peak = 0
+    tried = peak = failed = 0
     begin = time.monotonic()
     before = set(crashes.glob("*"))
     number = 0
@@ -43,9 +43,10 @@ def fuzz(reader: str, seconds: int, crashes: Path) -> str:
             tried += _statistic(done.stdout, "number_of_executed_units")
             peak = max(peak, _statistic(done.stdout, "peak_rss_mb"))
             if done.returncode:
+                failed += 1
                 print(done.stdout[-4000:], file=sys.stderr)
     spent = time.monotonic() - begin
-    broken = len(set(crashes.glob("*")) - before)
+    broken = max(failed, len(set(crashes.glob("*")) - before))
     return f"| {reader} | {tried:,} | {spent:.0f} | {broken} | {peak} | {today()} |"
 
 

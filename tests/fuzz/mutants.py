@@ -1,10 +1,10 @@
-"""Mutated ONNX files and frozen TensorFlow graphs through the whole conversion.
+"""Mutated ONNX files, frozen TensorFlow graphs and Caffe nets through the whole conversion.
 
     python -m tests.fuzz.mutants KIND COUNT [--seed S]
 
-KIND is ``onnx`` or ``tensorflow``. Each mutant goes through the conversion, the clean-up and the
-comparison in a process that was forked for it, with limits on memory and time. It ends in a model,
-in one of our own errors, or in a crash or a limit of a library, which the command line turns into
+KIND is ``onnx``, ``tensorflow`` or ``caffe``. Each mutant goes through the conversion, the clean-up
+and the comparison in a process that was forked for it, with limits on memory and time. It ends in a
+model, in one of our own errors, or in a crash or a limit of a library, which the command line makes
 a sentence, as it runs everything in a process of its own: those are counted, and told by name.
 Anything else is a traceback, and an error.
 """
@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import collections
+import importlib
 import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -22,6 +24,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +32,17 @@ import numpy as np
 import onnx
 
 from onnxgraft import pipeline
+from onnxgraft.convert.caffe import LAYERS
 from onnxgraft.errors import OnnxgraftError
 from tests.figures import part, put, today, versions
 
-__all__ = ["KINDS", "Outcomes", "tried"]
+__all__ = ["KINDS", "Tried", "tried"]
 
 SECONDS, MEMORY = 30, 4 << 30
 # The status by which a forked process tells what came of its mutant.
 _CONVERTED, _REFUSED, _WRONG, _MEMORY = 0, 2, 70, 71
-Outcomes = collections.Counter[str]
+# The files of a network by their names: that of the model is the first.
+Files = dict[str, bytes]
 
 _ONNX = [
     """n (float[N,3,8,8] x) => (float[N,4] y) {
@@ -63,7 +68,7 @@ _ONNX = [
 ]
 
 
-def onnx_seeds() -> list[bytes]:
+def onnx_seeds() -> list[Files]:
     """Return small ONNX models that the clean-up has something to do in."""
     rng = np.random.default_rng(0)
     constants: dict[str, Any] = {
@@ -79,7 +84,7 @@ def onnx_seeds() -> list[bytes]:
         for name, value in constants.items():
             if name in used:
                 proto.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
-        made.append(proto.SerializeToString())
+        made.append({"net.onnx": proto.SerializeToString()})
     return made
 
 
@@ -88,7 +93,7 @@ def _sorted(text: str) -> str:
     return "\n".join([head, *reversed(lines), "}"])
 
 
-def tensorflow_seeds() -> list[bytes]:
+def tensorflow_seeds() -> list[Files]:
     """Return frozen graphs: convolution, batch norm in primitive operators, a select, a shape."""
     import tensorflow as tf
 
@@ -107,8 +112,22 @@ def tensorflow_seeds() -> list[bytes]:
             y = tf.nn.max_pool2d(tf.nn.relu(y), 2, 2, "VALID")
             y = tf.reshape(y, tf.stack([tf.shape(y)[0], 64]))
             tf.nn.softmax(tf.matmul(y, tf.constant(rng.normal(size=(64, 5)), tf.float32)), name="y")
-        made.append(graph.as_graph_def().SerializeToString())
+        made.append({"net.pb": graph.as_graph_def().SerializeToString()})
     return made
+
+
+def caffe_seeds() -> list[Files]:
+    """Return narrow networks of every sort that Caffe was used for."""
+    from models.caffe_batchnorm import mobilenet_v2
+    from models.caffe_classifiers import googlenet, lenet
+    from models.caffe_detection import ssd300
+    from models.caffe_segmentation import segnet_basic
+
+    networks = (
+        lenet(width=0.1), googlenet(width=0.05, size=64, classes=5),
+        mobilenet_v2(width=0.1, size=32, classes=5), segnet_basic(width=0.1), ssd300(width=0.05),
+    )  # fmt: skip
+    return [{"net.prototxt": text.encode(), "net.caffemodel": blobs} for text, blobs in networks]
 
 
 NUMBERS = (0, 1, -1, 2, 3, 7, 65536, 2**31 - 1, 2**40, -(2**63))
@@ -184,59 +203,135 @@ def _other(value: Any, rng: random.Random, message: Any) -> Any:
     return rng.choice(words)
 
 
-def onnx_mutant(data: bytes, rng: random.Random) -> bytes:
+def onnx_mutant(files: Files, rng: random.Random) -> Files:
     """Return an ONNX file with something changed."""
-    if rng.random() < 0.3:
-        return damaged(data, rng)
-    proto = onnx.ModelProto.FromString(data)
-    for _ in range(rng.randint(1, 3)):
-        changed(proto.graph if rng.random() < 0.9 else proto, rng)
-    return bytes(proto.SerializeToString())
+    return _message_mutant(files, onnx.ModelProto, rng)
 
 
-def tensorflow_mutant(data: bytes, rng: random.Random) -> bytes:
+def tensorflow_mutant(files: Files, rng: random.Random) -> Files:
     """Return a frozen graph with something changed."""
     from tensorflow.core.framework import graph_pb2
 
+    return _message_mutant(files, graph_pb2.GraphDef, rng)
+
+
+def _message_mutant(files: Files, kind: Any, rng: random.Random) -> Files:
+    [(name, data)] = files.items()
     if rng.random() < 0.3:
-        return damaged(data, rng)
-    proto = graph_pb2.GraphDef.FromString(data)
+        return {name: damaged(data, rng)}
+    message = kind.FromString(data)
     for _ in range(rng.randint(1, 3)):
-        changed(proto, rng)
-    return bytes(proto.SerializeToString())
+        whole = kind is not onnx.ModelProto or rng.random() < 0.1
+        changed(message if whole else message.graph, rng)
+    return {name: message.SerializeToString()}
 
 
-KINDS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[bytes, random.Random], bytes]]] = {
-    "onnx": ("net.onnx", onnx_seeds, onnx_mutant),
-    "tensorflow": ("net.pb", tensorflow_seeds, tensorflow_mutant),
+def caffe_mutant(files: Files, rng: random.Random) -> Files:
+    """Return a net or its weights with something changed."""
+    (net, text), (weights, blobs) = files.items()
+    kind = rng.random()
+    if kind < 0.6:
+        for _ in range(rng.randint(1, 3)):
+            text = _other_net(text.decode(), rng).encode()
+    elif kind < 0.8:
+        text = damaged(text, rng)
+    else:
+        blobs = damaged(blobs, rng)
+    return {net: text, weights: blobs}
+
+
+FIELDS = ("axis: -1", "axis: 3", "num_axes: -1", "stride: 3", "pad: 1", "kernel_size: 2",
+          "offset: 1", "global_pooling: true", "num_output: 3", "group: 2")  # fmt: skip
+
+
+def _other_net(text: str, rng: random.Random) -> str:
+    """Return a net with a type, a number, a blob or a whole line changed."""
+    blobs = re.findall(r'(?<=bottom: ")[^"]+', text) or [""]
+    numbers = (*NUMBERS, 100, 99999999999, "1e38", "nan")
+    pattern, make = rng.choice((
+        (r'(?<=type: ")\w+(?=")', lambda old: rng.choice(list(LAYERS))),
+        (r"\b\d+\b", lambda old: str(rng.choice(numbers))),
+        (r'(?<=bottom: ")[^"]+', lambda old: rng.choice(blobs)),
+        (r"(?m)^\s*\w+: .*$", lambda old: ""),
+        (r"(?m)^\s*\w+: .*$", lambda old: f"{old}\n{old}"),
+        (r"_param \{", lambda old: f"{old} {rng.choice(FIELDS)} "),
+    ))  # fmt: skip
+    found = list(re.finditer(pattern, text))
+    if not found:
+        return text
+    place = rng.choice(found)
+    return text[: place.start()] + make(place.group()) + text[place.end() :]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Networks of a framework.
+
+    Attributes:
+        seeds: Makes sound ones.
+        mutate: Returns one with something changed.
+        imports: What is imported before a process is forked, as each would do it again.
+    """
+
+    seeds: Callable[[], list[Files]]
+    mutate: Callable[[Files, random.Random], Files]
+    imports: tuple[str, ...] = ("onnxruntime",)
+
+
+KINDS = {
+    "onnx": Kind(onnx_seeds, onnx_mutant),
+    "tensorflow": Kind(tensorflow_seeds, tensorflow_mutant, ("onnxruntime", "tf2onnx")),
+    "caffe": Kind(caffe_seeds, caffe_mutant, ("onnxruntime", "cv2")),
 }
 
 
-def tried(kind: str, count: int, seed: int = 0) -> tuple[Outcomes, list[str]]:
-    """Convert so many mutants; return how often which outcome was, and what was wrong."""
-    name, make, mutate = KINDS[kind]
-    seeds, rng = make(), random.Random(seed)
-    outcomes: Outcomes = collections.Counter()
-    wrong = []
+@dataclass
+class Tried:
+    """What came of mutants.
+
+    Attributes:
+        outcomes: How often which was.
+        wrong: Sentences about what may not be.
+        peak: Kilobytes that the largest of the processes took.
+    """
+
+    outcomes: collections.Counter[str] = field(default_factory=collections.Counter)
+    wrong: list[str] = field(default_factory=list)
+    peak: int = 0
+
+
+def tried(kind: str, count: int, seed: int = 0) -> Tried:
+    """Convert so many mutants."""
+    how = KINDS[kind]
+    seeds, rng = how.seeds(), random.Random(seed)
+    for module in how.imports:
+        importlib.import_module(module)
+    found = Tried()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for number in range(count):
-            data = seeds[number % len(seeds)]
-            (folder / name).write_bytes(data if number < len(seeds) else mutate(data, rng))
+            sound = number < len(seeds)
+            files = seeds[number % len(seeds)]
+            files = files if sound else how.mutate(files, rng)
+            for name, data in files.items():
+                (folder / name).write_bytes(data)
             log = folder.parent / f"{folder.name}.log"
-            status = _forked(folder / name, log)
+            status, peak = _forked([folder / name for name in files], log)
+            found.peak = max(found.peak, peak)
             told = log.read_text(errors="replace").strip()
             log.unlink()
             outcome = _outcome(status)
-            outcomes[outcome] += 1
-            left = {path.name for path in folder.iterdir()} - {name}
-            if outcome == "wrong" or left or (number < len(seeds) and outcome != "converted"):
-                wrong.append(f"mutant {number} of seed {seed}: {outcome} {left or ''}\n{told}")
-            if outcome == "crashed" and os.environ.get("MUTANTS"):
-                Path(os.environ["MUTANTS"], f"{kind}-{seed}-{number}").write_bytes(
-                    (folder / name).read_bytes()
+            found.outcomes[outcome] += 1
+            left = {path.name for path in folder.iterdir()} - set(files)
+            if outcome == "wrong" or left or (sound and outcome != "converted"):
+                found.wrong.append(
+                    f"mutant {number} of seed {seed}: {outcome} {left or ''}\n{told}"
                 )
-    return outcomes, wrong
+            if outcome == "crashed" and os.environ.get("MUTANTS"):
+                for name, data in files.items():
+                    kept = f"{kind}-{seed}-{number}-{name}"
+                    Path(os.environ["MUTANTS"], kept).write_bytes(data)
+    return found
 
 
 def _outcome(status: int) -> str:
@@ -246,11 +341,12 @@ def _outcome(status: int) -> str:
     return {_CONVERTED: "converted", _REFUSED: "refused", _MEMORY: "too large"}.get(status, "wrong")
 
 
-def _forked(path: Path, log: Path) -> int:
+def _forked(files: list[Path], log: Path) -> tuple[int, int]:
+    """Convert in a process of its own; return its exit status and the kilobytes that it took."""
     child = os.fork()
     if child:
-        _, status = os.waitpid(child, 0)
-        return os.waitstatus_to_exitcode(status)
+        _, status, usage = os.wait4(child, 0)
+        return os.waitstatus_to_exitcode(status), usage.ru_maxrss
     status = _WRONG
     try:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -260,7 +356,7 @@ def _forked(path: Path, log: Path) -> int:
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.alarm(20 * SECONDS)
-        pipeline.convert(path)
+        pipeline.convert(files[0], weights=files[1] if files[1:] else None)
         status = _CONVERTED
     except OnnxgraftError as error:
         status = _REFUSED if len(str(error).splitlines()) == 1 else _WRONG
@@ -283,11 +379,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     begin = time.monotonic()
-    outcomes, wrong = tried(options.kind, options.count, options.seed)
-    for text in wrong:
+    found = tried(options.kind, options.count, options.seed)
+    for text in found.wrong:
         print(text, file=sys.stderr)
     columns = ("converted", "refused", "too large", "too long", "crashed", "wrong")
-    row = " | ".join(str(outcomes[name]) for name in columns)
+    row = " | ".join(str(found.outcomes[name]) for name in columns)
     table = {
         line.split(" | ")[0].removeprefix("| "): line
         for line in part("mutants").splitlines()
@@ -302,7 +398,7 @@ def main() -> None:
         f"|---|---|{'---|' * len(columns)}---|---|",
         *table.values(),
     ])  # fmt: skip
-    sys.exit(1 if wrong else 0)
+    sys.exit(1 if found.wrong else 0)
 
 
 if __name__ == "__main__":

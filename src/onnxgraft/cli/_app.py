@@ -14,11 +14,12 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError, printable
 from onnxgraft.files import cache_folder, json_text, places
 
-__all__ = ["Json", "Outcome", "app", "main", "say", "subcommand"]
+__all__ = ["EVERYTHING", "Json", "Outcome", "app", "main", "say", "subcommand"]
 
 P = ParamSpec("P")
 
@@ -36,6 +37,8 @@ EXIT_FAILED = 1
 # What sysexits.h calls EX_SOFTWARE: none of the statuses that mean something to a script.
 EXIT_INTERNAL = 70
 TRACEBACK = "ONNXGRAFT_TRACEBACK"
+# What --trust without a name stands for; no word of a command line has a NUL in it.
+EVERYTHING = "\0"
 
 # What every subcommand takes beside its own parameters.
 _LIMITS = {
@@ -125,8 +128,20 @@ def subcommand(function: Callable[P, Outcome]) -> Callable[P, None]:
     parameters = [*signature.parameters.values(), *more]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
-    app.command(name)(run)
+    app.command(name, cls=_Command)(run)
     return run
+
+
+class _Command(TyperCommand):
+    """A subcommand whose ``--trust`` may have a name, as GNU's optional arguments do: after ``=``.
+
+    The word that follows a ``--trust`` alone is what it was without: a file, or another option.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        words = [f"{word}={EVERYTHING}" if word == "--trust" else word for word in args[:end]]
+        return super().parse_args(ctx, words + args[end:])
 
 
 def main() -> None:

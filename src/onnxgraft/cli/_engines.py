@@ -18,8 +18,10 @@ from onnxgraft.cli._options import (
     PrecisionName,
     PreprocessFile,
     TargetName,
+    Trusted,
     Weights,
     numbers,
+    trust_of,
 )
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_folder, check_place, existing_file
@@ -53,7 +55,6 @@ RecipeFile = Annotated[
     Path | None, typer.Option(help="A recipe, whose pre- and postprocessing infer will use.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Of the CPU; all if not given.")]
-TrustEngine = Annotated[bool, typer.Option("--trust", help="Load an engine without a passport.")]
 
 
 @subcommand
@@ -189,7 +190,7 @@ def bench(
     rounds: Annotated[int, typer.Option(help="How often they take turns.")] = 5,
     runs: Annotated[int, typer.Option(help="Inferences in a turn.")] = 10,
     threads: Threads = None,
-    trust: TrustEngine = False,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
     record: Annotated[
         bool, typer.Option("--record", help="Write the latency into the passports.")
     ] = False,
@@ -199,7 +200,12 @@ def bench(
     from onnxgraft import pipeline
 
     targets = pipeline.bench_targets(
-        engines, against, threads=threads, trust_engines=trust, weights=weights
+        engines,
+        against,
+        threads=threads,
+        trust_engines=trust_of(trust),
+        weights=weights,
+        trust=trust_of(trust),
     )
     notes: list[str] = []
     rows = pipeline.bench(targets, batches=numbers(batch), rounds=rounds, runs=runs, notes=notes)
@@ -230,7 +236,7 @@ def infer(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="A folder for pictures, or an .npz.")
     ] = None,
-    trust: TrustEngine = False,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
     as_json: Json = False,
 ) -> Outcome:
     """Run an engine on images; print classes, draw maps and boxes, or write the outputs."""
@@ -241,7 +247,7 @@ def infer(
     elif out is not None and out.parent.is_dir():
         check_folder(out)
     before, after = (None, None) if preprocess is None else pipeline.read_tables(preprocess)
-    answers = pipeline.infer(engine, images, before, out, postprocess=after, trust=trust)
+    answers = pipeline.infer(engine, images, before, out, postprocess=after, trust=trust_of(trust))
 
     def text(console: Console) -> None:
         for answer in answers:

@@ -18,11 +18,12 @@ from onnxgraft.cli._options import (
     Out,
     Outputs,
     Signature,
-    Trust,
+    Trusted,
     Values,
     Weights,
     print_verdicts,
     split,
+    trust_of,
 )
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_place
@@ -35,13 +36,13 @@ def inspect(
     model: ModelFile,
     weights: Weights = None,
     signature: Signature = None,
-    trust: Trust = False,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
     as_json: Json = False,
 ) -> Outcome:
     """Print what a model file holds: inputs, outputs, operators, training leftovers."""
     from onnxgraft import convert
 
-    found = convert.inspect(model, weights=weights, signature=signature, trust=trust)
+    found = convert.inspect(model, weights=weights, signature=signature, trust=trust_of(trust))
 
     def text(console: Console) -> None:
         say(console, f"{found.path}: {found.framework}, {found.parameters:,} parameters")
@@ -79,7 +80,7 @@ def convert(
     opset: Annotated[int, typer.Option(help="Of the ONNX graph.")] = 17,
     signature: Signature = None,
     freeze_batchnorm: FreezeBatchnorm = False,
-    trust: Trust = False,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
     raw: Annotated[bool, typer.Option("--raw", help="Stop before the clean-up.")] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare.")] = False,
     as_json: Json = False,
@@ -90,8 +91,13 @@ def convert(
     check_place(out)
     done = pipeline.convert(
         model, weights=weights, inputs=inputs, outputs=outputs, values=values, opset=opset,
+<<<<<<< HEAD
         io_layout=io_layout, signature=signature, freeze_batchnorm=freeze_batchnorm,
         trust=trust, raw=raw, verify=not no_verify, out=out,
+=======
+        io_layout=io_layout.value, signature=signature, freeze_batchnorm=freeze_batchnorm,
+        trust=trust_of(trust), raw=raw, verify=not no_verify, out=out,
+>>>>>>> trust
     )  # fmt: skip
     nodes = len(done.model.graph.nodes)
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from onnxgraft.cli._app import say
+from onnxgraft.cli._app import EVERYTHING, say
 from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.trust import Trust
 
 __all__ = [
     "Data",
@@ -26,7 +27,7 @@ __all__ = [
     "PreprocessFile",
     "Signature",
     "TargetName",
-    "Trust",
+    "Trusted",
     "Values",
     "Weights",
     "not_yet",
@@ -35,6 +36,7 @@ __all__ = [
     "print_verdicts",
     "range_option",
     "split",
+    "trust_of",
 ]
 
 
@@ -60,7 +62,15 @@ FreezeBatchnorm = Annotated[
     bool,
     typer.Option("--freeze-batchnorm", help="Let batch norms in training mode use stored values."),
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Load a Keras file that brings code.")]
+Trusted = Annotated[
+    list[str],
+    typer.Option(
+        "--trust",
+        metavar="[=NAME]",
+        help="Load a Keras file that brings code, or an engine without a passport; --trust=NAME "
+        "allows what is called so and nothing else.",
+    ),
+]
 Data = Annotated[str, typer.Option(help="A folder of images, a list file or an .npz.")]
 PreprocessFile = Annotated[
     Path | None, typer.Option("--preprocess", help="A TOML file with a \\[preprocess] table.")
@@ -97,6 +107,13 @@ def range_option(item: str) -> tuple[str, tuple[float, float]]:
     if not bounds[0] < bounds[1]:
         raise InputError(f"--set-range {item}: the range is empty")
     return name, bounds
+
+
+def trust_of(given: list[str]) -> Trust:
+    """Return what ``--trust`` and ``--trust=NAME`` say."""
+    if "" in given:
+        raise InputError("--trust= names nothing; write --trust, or --trust=NAME")
+    return EVERYTHING in given or tuple(given)
 
 
 def preprocess_of(path: Path | None) -> Any:

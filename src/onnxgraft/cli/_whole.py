@@ -18,10 +18,12 @@ from onnxgraft.cli._options import (
     Outputs,
     PreprocessFile,
     Signature,
+    Trusted,
     Values,
     Weights,
     preprocess_of,
     split,
+    trust_of,
 )
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_folder, check_place
@@ -45,12 +47,7 @@ def validate(
     values: Values = [],  # noqa: B006  (typer copies it)
     signature: Signature = None,
     freeze_batchnorm: FreezeBatchnorm = False,
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust", help="Load engines without a passport, and Keras files that bring code."
-        ),
-    ] = False,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
     metric: MetricName = None,
     classes: Annotated[
         str, typer.Option(help="Of miou: camvid, cityscapes or a file with names and categories.")
@@ -100,9 +97,9 @@ def validate(
     found = pipeline.validate(
         original, candidate, data, weights=weights,
         preprocess=preprocess_of(preprocess), inputs=inputs, outputs=outputs, values=values,
-        signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust,
+        signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust_of(trust),
         candidate_how={
-            "weights": candidate_weights, "outputs": candidate_outputs, "trust": trust,
+            "weights": candidate_weights, "outputs": candidate_outputs, "trust": trust_of(trust),
         },
         metric=metric, classes=classes, metric_output=metric_output, labels=labels, drop=drop,
         tolerance=tolerance, images=images, bisect=bisect, graph=graph, workers=workers, ray=ray,
@@ -128,6 +125,7 @@ def deploy(
         str | None, typer.Option(help="Of a model file: openvino,onnxruntime if not given.")
     ] = None,
     images: Images = None,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Go on after a stage that breaks its tolerance.")
     ] = False,
@@ -147,12 +145,13 @@ def deploy(
         for option, value in asked.items():
             if value is not None:
                 raise InputError(f"{option} goes with a model file; write it into {recipe} instead")
-        plan = pipeline.read_recipe(recipe, images=images)
+        plan = pipeline.read_recipe(recipe, images=images, trust=trust_of(trust))
     else:
         plan = pipeline.make_recipe(
             recipe, data=data, weights=weights, validate_on=validate_on,
             preprocess=preprocess_of(preprocess), inputs=inputs, outputs=outputs, metric=metric,
             targets=split(targets) or ["openvino", "onnxruntime"], images=images,
+            trust=trust_of(trust),
         )  # fmt: skip
     folder = out or Path(f"{recipe.stem}.onnxgraft")
     report = pipeline.deploy(plan, folder, keep_going=keep_going, workers=workers)

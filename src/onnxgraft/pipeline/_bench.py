@@ -21,6 +21,7 @@ from onnxgraft.files import existing_file
 from onnxgraft.model import Model
 from onnxgraft.progress import track
 from onnxgraft.report import LatencyRow
+from onnxgraft.trust import Trust, trusts
 
 __all__ = ["BenchTarget", "SpeedUp", "bench", "bench_targets", "record_latency", "speed_ups"]
 
@@ -103,15 +104,16 @@ def bench_targets(
     against: str | os.PathLike[str] | None = None,
     *,
     threads: int | None = None,
-    trust_engines: bool = False,
+    trust_engines: Trust = False,
     **how: Unpack[Opening],
 ) -> list[BenchTarget]:
     """Return what to time for a list of files, the original ``against`` first."""
     targets = []
     for path in engines:
-        kind, precision = _kind(path, trust_engines)
+        trusted = trusts(trust_engines, Path(path).name, str(path))
+        kind, precision = _kind(path, trusted)
         mine = threads if kind == "engine" else None
-        unknown = trust_engines and not passport_path(path).is_file() and kind == "engine"
+        unknown = trusted and not passport_path(path).is_file() and kind == "engine"
         targets.append(
             BenchTarget(
                 Path(path).name, kind, os.fspath(path), precision=precision, threads=mine,

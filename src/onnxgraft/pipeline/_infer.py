@@ -20,6 +20,7 @@ from onnxgraft.pipeline._postprocess import Box, Postprocess, see
 from onnxgraft.pipeline._validate import open_engine
 from onnxgraft.runtime import Array, Engine
 from onnxgraft.samples import Preprocess, arrange
+from onnxgraft.trust import Trust, trusts
 
 __all__ = ["Answer", "feed_of", "infer", "recipe_of"]
 
@@ -64,7 +65,7 @@ def infer(
     out: str | os.PathLike[str] | None = None,
     *,
     postprocess: Postprocess | None = None,
-    trust: bool = False,
+    trust: Trust = False,
 ) -> list[Answer]:
     """Run an engine on images.
 
@@ -75,7 +76,7 @@ def infer(
         out: A folder for a picture of each image (coloured map or boxes), or an ``.npz`` for the
             outputs, with images along axis 0.
         postprocess: What to make of the outputs; None takes the passport's.
-        trust: Load an engine that has no passport, too.
+        trust: Load an engine that has no passport, too: True, or its name.
 
     Raises:
         InputError: An image can't be read, or does not fit the engine's input.
@@ -90,7 +91,8 @@ def infer(
         _make(folder)
     answers = []
     collected: dict[str, list[Array]] = {}
-    loaded = stage.load(path, trust=True) if trust else open_engine(path)
+    trusted = trusts(trust, Path(path).name, str(path))
+    loaded = stage.load(path, trust=True) if trusted else open_engine(path)
     with loaded as engine:
         for number, image in enumerate(images):
             file = existing_file(image, "the image")

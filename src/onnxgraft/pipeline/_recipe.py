@@ -17,6 +17,7 @@ from onnxgraft.pipeline._mix_latency import Floats
 from onnxgraft.pipeline._postprocess import Postprocess
 from onnxgraft.quantize import DEFAULT_IMPROVEMENTS, Improvement, Method
 from onnxgraft.samples import Preprocess
+from onnxgraft.trust import Trust
 
 __all__ = [
     "BenchSection",
@@ -126,6 +127,8 @@ class Recipe(_Section):
     validation: ValidateSection = Field(alias="validate")
     bench: BenchSection = Field(default_factory=BenchSection)
     _file: Path | None = PrivateAttr(None)
+    # No field: what is trusted is named on the command line, and not by a file.
+    _trust: Trust = PrivateAttr(False)
 
     @property
     def file(self) -> Path | None:
@@ -142,15 +145,19 @@ class Recipe(_Section):
             values=self.set,
             signature=self.signature,
             freeze_batchnorm=self.freeze_batchnorm,
+            trust=self._trust,
         )
 
 
-def read_recipe(path: str | os.PathLike[str], *, images: int | None = None) -> Recipe:
+def read_recipe(
+    path: str | os.PathLike[str], *, images: int | None = None, trust: Trust = False
+) -> Recipe:
     """Read a recipe; paths in it are relative to its folder.
 
     Args:
         path: A TOML file.
         images: Shortens calibration and validation to so many samples.
+        trust: Of what the model brings; see `convert.Opening`.
 
     Raises:
         InputError: It is not TOML, or a field is unknown, missing or wrong.
@@ -161,7 +168,7 @@ def read_recipe(path: str | os.PathLike[str], *, images: int | None = None) -> R
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
         raise InputError(f"{file}: {_sentence(error)}") from error
-    recipe._file = file
+    recipe._file, recipe._trust = file, trust
     section = recipe.validation
     paths: list[tuple[_Section, str]] = [
         (recipe, "model"), (recipe, "weights"), (recipe.calibrate, "data"), (section, "data"),
@@ -191,6 +198,7 @@ def make_recipe(
     metric: str | None = None,
     targets: Sequence[str] = ("openvino", "onnxruntime"),
     images: int | None = None,
+    trust: Trust = False,
 ) -> Recipe:
     """Return the recipe of a model without one; what is not given has its default.
 
@@ -200,7 +208,7 @@ def make_recipe(
     if data is None:
         raise InputError(f"{os.fspath(model)}: name representative data with --data, or a recipe")
     try:
-        return Recipe.model_validate({
+        recipe = Recipe.model_validate({
             "model": os.fspath(model),
             "weights": None if weights is None else os.fspath(weights),
             "inputs": inputs,
@@ -212,6 +220,8 @@ def make_recipe(
         })
     except ValidationError as error:
         raise InputError(f"{os.fspath(model)}: {_sentence(error)}") from error
+    recipe._trust = trust
+    return recipe
 
 
 def read_preprocess(path: str | os.PathLike[str]) -> Preprocess:

@@ -26,6 +26,7 @@ from onnxgraft.reference import OnnxRuntime
 from onnxgraft.report import LayerRow, Report
 from onnxgraft.runtime import Engine, Feeds, Outputs
 from onnxgraft.samples import Preprocess, Samples, open_samples
+from onnxgraft.trust import trusts
 from onnxgraft.validate import (
     Bisection,
     Candidate,
@@ -77,7 +78,7 @@ def open_engine(
     """
     file = Path(path)
     if not original and _is_engine(file):
-        return engine.load(file, trust=how.get("trust", False))
+        return engine.load(file, trust=_trusted(file, how))
     if not original and file.suffix == ".onnx":
         return OnnxRuntime(Model.load(file).to_onnx(), name=file.name)
     if not original and file.suffix == ".json":
@@ -92,7 +93,7 @@ def open_judge(path: str | os.PathLike[str], **how: Unpack[Opening]) -> tuple[En
     converted, before any clean-up, is the judge in onnxruntime.
     """
     if _is_engine(Path(path)):
-        return engine.load(path, trust=how.get("trust", False)), []
+        return engine.load(path, trust=_trusted(Path(path), how)), []
     try:
         return convert.original(path, **how), []
     except NotSupportedError as error:
@@ -106,6 +107,10 @@ def _is_engine(file: Path) -> bool:
     if passport_path(file).is_file():
         return True
     return file.is_file() and file.suffix.lower() not in _MODELS and engine.is_engine(file)
+
+
+def _trusted(file: Path, how: Opening) -> bool:
+    return trusts(how.get("trust", False), file.name, str(file))
 
 
 def _judge(path: str, how: Opening) -> Engine:

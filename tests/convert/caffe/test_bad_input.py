@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +11,6 @@ from models.caffemodel import caffemodel
 from onnxgraft import convert
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.reference import OnnxRuntime, random_feeds
-from tests.conftest import ROOT
 
 NET = """
 name: "net"
@@ -222,34 +217,3 @@ def test_a_registered_converter_is_used(tmp_path: Path) -> None:
         half = session.infer(feeds)["half"]
     with OnnxRuntime(load(tmp_path).to_onnx()) as session:
         np.testing.assert_allclose(half, session.infer(feeds)["ip"] / 2, rtol=1e-6)
-
-
-# Mutations -----------------------------------------------------------------------------------
-
-MUTANTS = 600
-
-
-def test_mutated_files_end_in_a_sentence_or_in_a_model_that_runs() -> None:
-    # In a process of its own: a crash of a library, a hang and the memory taken are seen.
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.convert.caffe.mutants", str(MUTANTS)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    timer = threading.Timer(300, process.kill)
-    timer.start()
-    assert process.stdout is not None
-    with process.stdout as stream:
-        told = stream.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    timer.cancel()
-    assert process.returncode == 0, told[-2000:]
-    converted, refused_ = map(int, told.split()[-2:])
-    assert converted + refused_ == MUTANTS
-    assert converted > MUTANTS / 20
-    assert refused_ > MUTANTS / 20
-    assert usage.ru_maxrss < 1_000_000  # kilobytes
