@@ -29,7 +29,7 @@ def stop(output, label): os.abort()
 def killed(output, label): os.kill(os.getpid(), signal.SIGKILL)
 def hoard(output, label):
     while True: kept.append(np.ones(1 << 22, np.uint8))
-def grab(output, label): return float(np.ones(1 << 36, np.uint8)[0])
+def grab(output, label): return float(np.ones(6 << 30, np.uint8)[0])
 def sleep(output, label): time.sleep(600)
 def loop(output, label):
     while True: pass
@@ -60,7 +60,7 @@ def arguments(place: Path, metric: str, *more: str) -> list[str]:
         ("stop", [], ["a library crashed on it (SIGABRT)"]),
         ("killed", [], ["it was killed (SIGKILL)", "when memory runs out"]),
         ("hoard", ["--max-memory", "800MB"], ["it took 8", "the 800 MB that --max-memory allows"]),
-        ("grab", ["--max-memory", "800MB"], ["Unable to allocate", "64.0 GiB"]),
+        ("grab", ["--max-memory", "800MB"], ["Unable to allocate", "6.00 GiB"]),
         ("sleep", ["--max-seconds", "4"], ["within the 4 s that --max-seconds allows"]),
         ("loop", ["--max-seconds", "4"], ["within the 4 s that --max-seconds allows"]),
     ],

@@ -96,7 +96,13 @@ def read_inputs(path: str | os.PathLike[str]) -> list[dict[str, Array]]:
 def _arrays(path: str | os.PathLike[str], entry: object) -> dict[str, Array]:
     if not isinstance(entry, Mapping):
         raise InputError(f"{os.fspath(path)}: an entry is no dictionary of arrays")
-    return {str(name): np.asarray(value) for name, value in entry.items()}
+    arrays: dict[str, Array] = {}
+    for name, value in entry.items():
+        try:
+            arrays[str(name)] = np.asarray(value)
+        except (TypeError, ValueError) as error:  # lists in each other of unequal lengths
+            raise InputError(f"{os.fspath(path)}: {str(name)!r} is no array") from error
+    return arrays
 
 
 class Recorded(Resource):
