@@ -1,0 +1,69 @@
+"""What make installs is what constraints.txt pins, by its hashes, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+# Installed beside it: NVIDIA's, whose packages are made by its own index or its user's.
+ELSEWHERE = {"tensorrt"}
+
+
+def pins() -> dict[str, tuple[str, list[str]]]:
+    """Return the version and the hashes of each package, by its name."""
+    text = (ROOT / "constraints.txt").read_text().replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            requirement, *hashes = line.split("--hash=")
+            parsed = Requirement(requirement.strip())
+            (pin,) = parsed.specifier
+            assert pin.operator == "==", line
+            found[canonicalize_name(parsed.name)] = (pin.version, [h.strip() for h in hashes])
+    return found
+
+
+def declared() -> list[Requirement]:
+    """Return what pyproject.toml asks for, in all extras, and to build."""
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = document["project"]
+    texts = [*project["dependencies"], *document["build-system"]["requires"]]
+    texts += [text for extra in project["optional-dependencies"].values() for text in extra]
+    return [found for found in map(Requirement, texts) if found.name != "onnxgraft"]
+
+
+def test_every_package_is_pinned_by_sha256() -> None:
+    for name, (_, hashes) in pins().items():
+        assert hashes, name
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", value) for value in hashes), name
+
+
+# tensorflow is there as its build for the CPU.
+@pytest.mark.parametrize("requirement", declared(), ids=lambda found: found.name)
+def test_what_is_asked_for_is_pinned_at_a_version_that_will_do(requirement: Requirement) -> None:
+    if requirement.name in ELSEWHERE:
+        pytest.skip("its maker's own index has it")
+    known = pins()
+    name = canonicalize_name(requirement.name)
+    version, _ = known.get(name) or known[f"{name}-cpu"]
+    assert version in requirement.specifier
+
+
+def test_make_installs_by_hash_alone() -> None:
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    installs = [line for line in lines if "pip install" in line]
+    (locked,) = [line for line in installs if "constraints.txt" in line]
+    assert "--require-hashes --no-deps" in locked
+    (own,) = [line for line in installs if "--editable ." in line]
+    assert "--no-index --no-deps --no-build-isolation" in own
+    # The tools that only look at the supply chain are pinned, too.
+    (tools,) = [line for line in installs if line not in (locked, own)]
+    assert "$(AUDIT)" in tools
+    (audit,) = [line for line in lines if line.startswith("AUDIT =")]
+    assert all("==" in word for word in audit.split()[2:])
