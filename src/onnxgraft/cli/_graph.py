@@ -91,13 +91,8 @@ def convert(
     check_place(out)
     done = pipeline.convert(
         model, weights=weights, inputs=inputs, outputs=outputs, values=values, opset=opset,
-<<<<<<< HEAD
         io_layout=io_layout, signature=signature, freeze_batchnorm=freeze_batchnorm,
-        trust=trust, raw=raw, verify=not no_verify, out=out,
-=======
-        io_layout=io_layout.value, signature=signature, freeze_batchnorm=freeze_batchnorm,
         trust=trust_of(trust), raw=raw, verify=not no_verify, out=out,
->>>>>>> trust
     )  # fmt: skip
     nodes = len(done.model.graph.nodes)
 
