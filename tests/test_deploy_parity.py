@@ -53,6 +53,7 @@ def test_every_stage_has_a_line_on_the_same_samples(net: Path, tmp_path: Path) -
     assert {row.precision for row in report.layers} == {"fp32", "int8"}
     assert report.ranges
     assert sum(report.ranges[0].counts) == 6 * 3 * 67 * 67
+    assert set(report.ranges[0].kept) == {"onnxruntime"}
     assert not [note for note in report.notes if "they part" in note]
 
 

@@ -44,7 +44,7 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
         latency=[
             (row, latency_strip(row, ends[row.batch]), ends[row.batch]) for row in report.latency
         ],
-        ranges=[(row, histogram_path(row), _marks(row)) for row in report.ranges],
+        ranges=[(row, histogram_path(row), _marks(row), _kept(row)) for row in report.ranges],
         shares=_shares,
     )
     write_bytes(path, page.encode(errors="backslashreplace"))
@@ -57,13 +57,28 @@ def _longest(report: Report, batch: int) -> float:
     return min(longest, 2 * max(row.p99_ms for row in rows))
 
 
-def _marks(row: RangeRow) -> list[float]:
-    """Return where the range's ends stand in the histogram, in its units."""
+def _marks(row: RangeRow) -> list[tuple[float, str]]:
+    """Return where the ranges' ends stand in the histogram, in its units, and whose they are."""
     span = row.maximum - row.minimum
     if not span:
         return []
-    places = ((end - row.minimum) / span * _HISTOGRAM for end in (row.low, row.high))
-    return [round(place, 1) for place in places if -1 <= place <= _HISTOGRAM + 1]
+    whose: dict[float, list[str]] = {}
+    for target, ends in row.kept.items():
+        for end in ends:
+            place = round((end - row.minimum) / span * _HISTOGRAM, 1)
+            if -1 <= place <= _HISTOGRAM + 1:
+                whose.setdefault(place, []).append(target)
+    return [(place, ", ".join(dict.fromkeys(targets))) for place, targets in whose.items()]
+
+
+def _kept(row: RangeRow) -> list[str]:
+    """Return what is kept of a tensor, a line for each range that differs."""
+    targets: dict[str, list[str]] = {}
+    for target, (low, high) in row.kept.items():
+        targets.setdefault(f"{low:.4g} to {high:.4g}", []).append(target)
+    if len(targets) == 1:
+        return list(targets)
+    return [f"{text} for {' and '.join(names)}" for text, names in targets.items()]
 
 
 def _shares(counts: list[int]) -> list[float]:

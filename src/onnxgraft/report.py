@@ -162,20 +162,18 @@ class LayerRow:
 
 @dataclass
 class RangeRow:
-    """The values that one quantized tensor took in calibration, and the range that was chosen.
+    """The values that one quantized tensor took in calibration, and what each target keeps of them.
 
     Attributes:
         tensor: Its name in the ONNX graph.
-        low: Of the range that is kept.
-        high: Likewise.
+        kept: (low, high) by target.
         minimum: Smallest value seen.
         maximum: Largest value seen.
         counts: Of values in bins of equal width from ``minimum`` to ``maximum``.
     """
 
     tensor: str
-    low: float
-    high: float
+    kept: dict[str, tuple[float, float]]
     minimum: float
     maximum: float
     counts: list[float]

@@ -77,7 +77,9 @@ def full_report() -> Report:
         for name in ("openvino int8", "onnxruntime int8")
         for i in range(9)
     ]  # fmt: skip
-    report.ranges = [RangeRow("conv1", -1.0, 1.0, -2.0, 2.0, [1.0, 50.0, 900.0, 50.0])]
+    report.ranges = [
+        RangeRow("conv1", {"openvino": (-1.0, 1.0)}, -2.0, 2.0, [1.0, 50.0, 900.0, 50.0])
+    ]
     report.gallery = [
         GalleryRow(
             "openvino int8", f"image{i}.png", 0.1 / (i + 1), picture(20), picture(90),

@@ -148,7 +148,7 @@ def evil_report() -> Report:
     report.latency[0].name = EVIL
     report.operators_before = report.operators_after = {EVIL: 1}
     report.layers = [LayerRow(EVIL, EVIL, EVIL, EVIL, 1e-7, 120.0, 90.0, EVIL, EVIL)]
-    report.ranges = [RangeRow(EVIL, -1.0, 1.0, -2.0, 2.0, [1.0, 5.0])]
+    report.ranges = [RangeRow(EVIL, {EVIL: (-1.0, 1.0)}, -2.0, 2.0, [1.0, 5.0])]
     report.gallery = [GalleryRow(EVIL, EVIL, 0.1, EVIL, EVIL, EVIL, EVIL, EVIL)]
     report.float_layers = [(EVIL, EVIL, EVIL)]
     report.notes = [EVIL]
@@ -162,6 +162,26 @@ def test_html_escapes_whatever_comes_from_a_model(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(" in page
     assert Reader(page).tags.count("script") == 1  # the page's own, in which nothing is filled in
     assert "alert" not in page.rpartition("<script>")[2]
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"openvino": (-1, 1), "onnxruntime": (-1, 1)}, "kept -1 to 1 of -2 to 2"),
+        (
+            {"openvino": (-1, 1), "tensorrt": (-1, 1), "onnxruntime": (-2, 1.5)},
+            "kept -1 to 1 for openvino and tensorrt, -2 to 1.5 for onnxruntime of -2 to 2",
+        ),
+    ],
+    ids=["the_same", "others"],
+)
+def test_html_tells_what_each_target_keeps(
+    kept: dict[str, tuple[float, float]], said: str, tmp_path: Path
+) -> None:
+    report = report_of()
+    report.ranges = [RangeRow("relu1", kept, -2.0, 2.0, [1.0, 5.0])]
+    reader = Reader(page_of(report, tmp_path))
+    assert said in " ".join(" ".join(reader.text.split()).split())
 
 
 def test_html_of_a_report_with_nothing_in_it(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ class _Deployment:
         self.report = Report(title=Path(recipe.model).name, source=recipe.model)
         # Engines that run here, and the graphs they were built from.
         self.built: list[tuple[str, tuple[str, Model]]] = []
+        self.kept: dict[str, Ranges] = {}
 
     def run(self) -> Report:
         try:
@@ -202,7 +203,7 @@ class _Deployment:
             record_accuracy(self.work / name, row, report.samples, section.data)
         report.gallery = gallery_rows(tally, report.candidates, validation, section.classes)
         self._look_inside(lowered if self.stands_in else self.original)
-        report.ranges = range_rows(ranges)
+        report.ranges = range_rows(ranges, self.kept)
         self.stack.close()  # an open runtime would disturb the timing
         report.latency = self._latency()
 
@@ -252,6 +253,8 @@ class _Deployment:
             ),
         )  # fmt: skip
         quantized = done.model
+        if done.ranges is not None:
+            self.kept[target] = done.ranges
         self.report.float_layers += [
             (target, layer.name, layer.reason) for layer in done.report.float_layers
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -134,11 +134,19 @@ def _encoded(suffix: str, kind: str, pixels: Array) -> str:
 _BINS = 80
 
 
-def range_rows(ranges: Ranges) -> list[RangeRow]:
-    """Return the histograms of the tensors that were calibrated, in bins of equal width."""
+def range_rows(ranges: Ranges, kept: Mapping[str, Ranges]) -> list[RangeRow]:
+    """Return the histograms of the tensors that were calibrated, in bins of equal width.
+
+    Args:
+        ranges: Of calibration.
+        kept: By target, those that its graph was made with; left out where they are of another
+            graph, as those of an equalized one are.
+    """
+    same = {target: of.tensors for target, of in kept.items() if of.model == ranges.model}
     return [
         RangeRow(
-            name, chosen.low, chosen.high, chosen.minimum, chosen.maximum,
+            name, {target: (of[name].low, of[name].high) for target, of in same.items()},
+            chosen.minimum, chosen.maximum,
             _bins(ranges.histograms[name], chosen.minimum, chosen.maximum),
         )
         for name, chosen in ranges.tensors.items()

@@ -88,6 +88,7 @@ class Quantized:
         remarks: Why INT8 may not be faster, if that was asked.
         notes: Sentences that the user should read.
         state: The search's file, to be removed when the model is saved.
+        ranges: That the INT8 layers were made with.
     """
 
     model: Model
@@ -97,6 +98,7 @@ class Quantized:
     remarks: list[Remark] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     state: Path | None = None
+    ranges: Ranges | None = None
 
     @property
     def passed(self) -> bool:
@@ -216,7 +218,7 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Quantized:
         keep_float=reasons, improved=prepared.improved,
     )  # fmt: skip
     state = None if options.state is None or search is None else Path(options.state)
-    return Quantized(graph, report, search, notes=notes, state=state)
+    return Quantized(graph, report, search, notes=notes, state=state, ranges=prepared.ranges)
 
 
 def _table(search: BudgetReport) -> list[str]:
