@@ -144,6 +144,8 @@ class _Part:
     size: int
     compiled: Any = None
     requests: list[Any] = field(default_factory=list)
+    # Of each output, shape and dtype; none where one is only known when it was computed.
+    results: list[tuple[tuple[int, ...], str]] = field(default_factory=list)
 
 
 class OpenVino(Resource):
@@ -188,7 +190,7 @@ class OpenVino(Resource):
         part = self._parts[-1] if single else self._parts[0]
         request = self._request(part)
         try:
-            bound = self._bind(request)
+            bound = self._bind(request, part)
             request.infer(values, share_inputs=True, share_outputs=True)
             return bound or {
                 spec.name: self._copy(spec.name, request.get_output_tensor(index).data)
@@ -249,6 +251,7 @@ class OpenVino(Resource):
                         f"{self._path}: OpenVINO can't load it: {_reason(error)}; build it again "
                         "on this machine"
                     ) from error
+                part.results = _known(part.compiled.outputs)
             return part.compiled
 
     def _request(self, part: _Part) -> Any:
@@ -257,18 +260,13 @@ class OpenVino(Resource):
                 return part.requests.pop()
         return self._model(part).create_infer_request()
 
-    def _bind(self, request: Any) -> Outputs:
-        """Let a request write to arrays of ours; nothing where a shape is not known before."""
-        ports = request.model_outputs
-        if any(port.get_partial_shape().is_dynamic or 0 in port.shape for port in ports):
-            return {}
+    def _bind(self, request: Any, part: _Part) -> Outputs:
+        """Let a request write to arrays of ours, where their shapes are known before."""
         bound = {}
-        for index, (spec, port) in enumerate(zip(self.outputs, ports, strict=True)):
-            dtype = np.dtype(port.get_element_type().to_dtype())
-            bound[spec.name] = self._results.take(spec.name, tuple(port.shape), dtype.str)
-            request.set_output_tensor(
-                index, self._openvino.Tensor(bound[spec.name], shared_memory=True)
-            )
+        for index, (spec, known) in enumerate(zip(self.outputs, part.results, strict=False)):
+            bound[spec.name] = self._results.take(spec.name, *known)
+            tensor = self._openvino.Tensor(bound[spec.name], shared_memory=True)
+            request.set_output_tensor(index, tensor)
         return bound
 
     def _copy(self, name: str, value: Array) -> Array:
@@ -285,6 +283,12 @@ class OpenVino(Resource):
             ):
                 found = [port.get_any_name() for port in ports]
                 raise InputError(f"{self._path}: has {found} where its passport says {wanted}")
+
+
+def _known(ports: list[Any]) -> list[tuple[tuple[int, ...], str]]:
+    if any(port.get_partial_shape().is_dynamic or 0 in port.shape for port in ports):
+        return []
+    return [(tuple(port.shape), np.dtype(port.get_element_type().to_dtype()).str) for port in ports]
 
 
 def _spec(port: Any) -> TensorSpec:
