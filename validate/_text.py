@@ -26,7 +26,8 @@ def render(report: Report, console: Console) -> None:
             console.print(_classes(report))
     if report.latency:
         console.print(_latency(report))
-    console.print()
+    if report.candidates:
+        console.print()
     for row in report.candidates[1:]:
         _say(console, f"{row.name}: {row.verdict}", None if row.passed else "red")
     for sentence in report.missed:
