@@ -257,11 +257,12 @@ def _quantize_numbers(graph: gs.Graph, node: gs.Node) -> None:
     for index, tensor in enumerate(node.inputs):
         value = number(tensor)
         if value is not None:
+            name = f"{tensor.name}/{node.outputs[0].name}"
             integer, zero = (int(np.sign(value)), 0)
             if dtype == np.uint8 and integer < 0:
                 integer, zero = 0, 1
             node.inputs[index] = _dequantized(
-                graph, node, tensor.name, np.full(tensor.values.shape, integer, dtype),
+                graph, node, name, np.full(tensor.values.shape, integer, dtype),
                 np.array(abs(value) or 1, np.float32), None, zero,
             )  # fmt: skip
 
@@ -274,20 +275,11 @@ def _scale(graph: gs.Graph, node: gs.Node) -> None:
         return
     factor = next(value for value in map(number, node.inputs) if value is not None)
     stored, scale, zero = pair.inputs
-    scaled = gs.Constant(
-        f"{node.name}/scale", np.asarray(scale.values * np.float64(factor), np.float32)
-    )
     result = node.outputs[0]
+    name = f"{result.name}/scaled"
+    scaled = gs.Constant(name, np.asarray(scale.values * np.float64(factor), np.float32))
     node.outputs = []
-    graph.nodes.append(
-        gs.Node(
-            "DequantizeLinear",
-            f"{node.name}/DequantizeLinear",
-            {},
-            [stored, scaled, zero],
-            [result],
-        )
-    )
+    graph.nodes.append(gs.Node("DequantizeLinear", name, {}, [stored, scaled, zero], [result]))
 
 
 def _quantize_weights(

@@ -340,13 +340,20 @@ def joined(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> Joined:
         id(node.outputs[0]): node
         for node in found
         if node.op == "Mul"
-        and any((number(tensor) or 0) > 0 for tensor in node.inputs)
+        and any(_scales(factor, data(node)[0]) for factor in node.inputs)
         and node.outputs[0].outputs
         and all(id(reader) in names for reader in node.outputs[0].outputs)
         and not _fixed(graph, node.outputs[0])
     }
     computing = [node for node in found if id(node.outputs[0]) not in scaled]
     return Joined(computing, scaled)
+
+
+def _scales(factor: gs.Tensor, tensor: gs.Tensor) -> bool:
+    """Tell whether a Mul by ``factor`` gives ``tensor`` another scale and leaves its shape."""
+    if (number(factor) or 0) <= 0:
+        return False
+    return bool(factor.values.ndim <= (0 if tensor.shape is None else len(tensor.shape)))
 
 
 def data(node: gs.Node) -> list[gs.Tensor]:

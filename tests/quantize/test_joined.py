@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 
 from onnxgraft.compare import Difference
@@ -118,6 +119,38 @@ def test_a_mul_by_a_number_leaves_the_integers_as_they_are(tmp_path: Path) -> No
     assert gate.inputs[0].inputs[0].inputs[0].name == "held"
     # What relu6 lets through is 255 steps wide, and a sixth of that.
     assert gate.inputs[1].values == pytest.approx(1 / 255, rel=1e-6)
+
+
+def test_a_mul_that_adds_dimensions_is_a_mul(tmp_path: Path) -> None:
+    # 'minus' has four dimensions, what a dense layer makes has two: so has the product four.
+    model = model_of(
+        "net (float[N, 6] x) => (float[M, K, N, 6] y) { a = MatMul (x, w)  b = Relu (a)"
+        " c = Mul (b, half)  y = Mul (c, b) }",
+        {"w": np.eye(6, dtype=np.float32), "half": np.full((1, 1, 1, 1), 0.5, np.float32)},
+    )
+    graph = quantized(model, tmp_path)
+    assert answer(graph, optimize=False).shape == (1, 1, 4, 6)
+    assert [node.op for node in graph.graph.nodes].count("Mul") == 2
+
+
+def test_nodes_without_names_are_told_apart(tmp_path: Path) -> None:
+    text = """
+    network (float[N, 3, 8, 8] image) => (float[N, 8, 8, 8] y) {
+        made = Conv <pads = [1, 1, 1, 1]> (image, w1)
+        one = Mul (made, sixth)  two = Mul (made, three)
+        more = Add (one, three)  less = Add (two, three)
+        sum = Add (more, less)
+        y = Conv (sum, w2)
+    }
+    """
+    model = network(text)
+    for node in model.graph.nodes:
+        node.name = ""
+    model = Model(gs.import_onnx(model.to_onnx()), model.source)
+    graph = quantized(model, tmp_path)
+    difference = Difference()
+    difference.add(answer(model, optimize=False), answer(graph, optimize=False))
+    assert difference.sqnr > 25
 
 
 def test_a_mul_that_a_layer_reads_is_a_mul(tmp_path: Path) -> None:
