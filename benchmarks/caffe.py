@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from onnxgraft import pipeline
-from onnxgraft.report import versions
+from onnxgraft import commands
+from onnxgraft.stages.validate.report import versions
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
 RUNS = 5
@@ -41,7 +41,7 @@ def timed(*arguments: str | Path) -> tuple[float, float]:
 
 def main() -> None:
     """Measure everything in one run and print it as Markdown."""
-    recipe = pipeline.read_recipe(RECIPE)
+    recipe = commands.read_recipe(RECIPE)
     prototxt = Path(recipe.model).with_suffix(".prototxt")
     weights = prototxt.with_suffix(".caffemodel")
     with tempfile.TemporaryDirectory() as place:
@@ -66,8 +66,8 @@ def main() -> None:
                     f"| {name} | {size:.1f} | {verified} | {seconds - start:.2f} | {memory:.0f} | "
                     f"{memory / size:.1f} |"
                 )
-        pipeline.convert(prototxt, weights=weights, out=fcn)
-        report = pipeline.validate(
+        commands.convert(prototxt, weights=weights, out=fcn)
+        report = commands.validate(
             prototxt, fcn, recipe.validation.data, weights=weights, preprocess=recipe.preprocess,
             metric="miou",
         )  # fmt: skip

@@ -34,8 +34,8 @@ NETWORKS = {"fcn_camvid": ("score:0,prob:0", 300), "mobilenet_camvid": ("score:0
 
 def samples_of(model: Any, images: int) -> Any:
     """Return so many samples; those that are there again and again where there are fewer."""
-    from onnxgraft.pipeline import read_recipe
-    from onnxgraft.samples import open_samples
+    from onnxgraft.commands import read_recipe
+    from onnxgraft.data.samples import open_samples
 
     recipe = read_recipe(RECIPE)
     folder = Path(recipe.calibrate.data)
@@ -49,8 +49,8 @@ def samples_of(model: Any, images: int) -> Any:
 
 def bare(path: str, images: int) -> None:
     """Decode and infer, with nothing exposed."""
-    from onnxgraft.model import Model
-    from onnxgraft.reference import OnnxRuntime
+    from onnxgraft.graph.model import Model
+    from onnxgraft.run.session import OnnxRuntime
 
     model = Model.load(path)
     samples = samples_of(model, images)
@@ -61,8 +61,8 @@ def bare(path: str, images: int) -> None:
 
 def ours(path: str, images: int, **options: Any) -> None:
     """Calibrate with onnxgraft."""
-    from onnxgraft.model import Model
-    from onnxgraft.quantize import calibrate
+    from onnxgraft.graph.model import Model
+    from onnxgraft.stages.quantize import calibrate
 
     model = Model.load(path)
     calibrate(model, samples_of(model, images), "entropy", **options)
@@ -70,7 +70,7 @@ def ours(path: str, images: int, **options: Any) -> None:
 
 def ours_without_numba(path: str, images: int) -> None:
     """Calibrate with onnxgraft as it is without the extra `fast`."""
-    from onnxgraft import binning
+    from onnxgraft.data import binning
 
     vars(binning)["_kernels"] = lambda: None
     ours(path, images)
@@ -82,7 +82,7 @@ def onnxruntime(path: str, images: int, method: str) -> None:
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import CalibrationDataReader, create_calibrator
 
-    from onnxgraft.model import Model
+    from onnxgraft.graph.model import Model
 
     feeds = iter(samples_of(Model.load(path), images))
 
@@ -177,7 +177,7 @@ def modelopt(path: str, images: int, folder: Path) -> Cost:
     """Return the same of ModelOpt, the images decoded beforehand."""
     import numpy as np
 
-    from onnxgraft.model import Model
+    from onnxgraft.graph.model import Model
 
     model = Model.load(path)
     data = folder / "modelopt.npz"
@@ -243,10 +243,10 @@ def main() -> None:
         JOBS[job][1](path, int(images))
         print(json.dumps([time.perf_counter() - start, busy(), peak()]))
         return
-    from onnxgraft import pipeline
-    from onnxgraft.report import versions
+    from onnxgraft import commands
+    from onnxgraft.stages.validate.report import versions
 
-    shared = Path(pipeline.read_recipe(RECIPE).model).parent.parent
+    shared = Path(commands.read_recipe(RECIPE).model).parent.parent
     print("# Calibration\n")
     print(f"Made by `python -m benchmarks.calibration` on {datetime.now(UTC):%Y-%m-%d}, with")
     print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
@@ -255,7 +255,7 @@ def main() -> None:
     print(f"and decoding; the median of {options.rounds} rounds.")
     with tempfile.TemporaryDirectory() as place:
         for name, (outputs, many) in NETWORKS.items():
-            done = pipeline.convert(
+            done = commands.convert(
                 str(shared / name / f"{name}.pb"), outputs=outputs, verify=False
             )
             path = f"{place}/{name}.onnx"

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft import convert, engine, quantize, surgery
+from onnxgraft.commands import read_recipe
+from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model
-from onnxgraft.pipeline import read_recipe
-from onnxgraft.reference import random_feeds
-from onnxgraft.report import versions
-from onnxgraft.samples import open_samples
+from onnxgraft.graph.model import Model
+from onnxgraft.run.session import random_feeds
+from onnxgraft.stages import convert, engine, quantize, surgery
+from onnxgraft.stages.validate.report import versions
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
 IMAGES = 40

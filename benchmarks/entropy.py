@@ -13,12 +13,12 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from onnxgraft import pipeline
-from onnxgraft.quantize import calibrate
-from onnxgraft.quantize._thresholds import entropy_threshold, linear_bins
-from onnxgraft.ranges import Histogram
-from onnxgraft.report import versions
-from onnxgraft.samples import open_samples
+from onnxgraft import commands
+from onnxgraft.data.ranges import Histogram
+from onnxgraft.data.samples import open_samples
+from onnxgraft.stages.quantize import calibrate
+from onnxgraft.stages.quantize.measure.thresholds import entropy_threshold, linear_bins
+from onnxgraft.stages.validate.report import versions
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,8 +51,8 @@ def main() -> None:
         text = (ROOT / "models/lenet5.toml").read_text().replace("../demo/", "")
         (folder / "lenet5.toml").write_text(text)
         for recipe_file in (ROOT / "benchmarks/fcn_camvid.toml", folder / "lenet5.toml"):
-            recipe = pipeline.read_recipe(recipe_file)
-            done = pipeline.convert(recipe.model, outputs=recipe.outputs, verify=False)
+            recipe = commands.read_recipe(recipe_file)
+            done = commands.convert(recipe.model, outputs=recipe.outputs, verify=False)
             samples = open_samples(recipe.calibrate.data, done.model.inputs, recipe.preprocess)
             ranges = calibrate(done.model, samples)
             rows += [row(recipe_file.stem, n, h) for n, h in ranges.histograms.items()]

@@ -20,9 +20,9 @@ from typing import Any
 
 import onnx
 
-from onnxgraft import engine
-from onnxgraft.model import Model
-from onnxgraft.pipeline import BenchTarget, bench, deploy, read_recipe
+from onnxgraft.commands import BenchTarget, bench, deploy, read_recipe
+from onnxgraft.graph.model import Model
+from onnxgraft.stages import engine
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
 COUNTED = ("Transpose", "ReduceMean", "Reshape")

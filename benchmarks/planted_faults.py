@@ -19,10 +19,11 @@ import numpy as np
 
 from models.caffe_batchnorm import resnet
 from models.caffe_classifiers import googlenet
-from onnxgraft import convert, pipeline
-from onnxgraft.report import versions
-from onnxgraft.samples import open_samples
-from onnxgraft.validate import find_parting
+from onnxgraft import commands
+from onnxgraft.data.samples import open_samples
+from onnxgraft.stages import convert
+from onnxgraft.stages.validate import find_parting
+from onnxgraft.stages.validate.report import versions
 from tests.validate.planted import KINDS, Healthy, healthy, plant
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
@@ -32,7 +33,7 @@ IMAGES = 4
 
 def networks(folder: Path) -> list[Healthy]:
     """Return the five networks, in their frameworks and as graphs."""
-    recipe = pipeline.read_recipe(RECIPE)
+    recipe = commands.read_recipe(RECIPE)
     fcn = Path(recipe.model)
     mobilenet = fcn.parents[1] / "mobilenet_camvid/mobilenet_camvid.pb"
     found = []

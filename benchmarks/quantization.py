@@ -25,19 +25,20 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft import engine, pipeline, quantize
-from onnxgraft.compare import Difference
-from onnxgraft.model import Model
-from onnxgraft.pipeline._bench import BenchTarget, bench
-from onnxgraft.pipeline._budget import SENSITIVITY_SAMPLES
-from onnxgraft.quantize._improve import spread
-from onnxgraft.quantize.search import mixed, noise, sensitivities
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.report import versions
-from onnxgraft.runtime import Outputs
-from onnxgraft.samples import Samples, open_samples
-from onnxgraft.validate import make_metric
-from onnxgraft.validate._metrics import Answered
+from onnxgraft import commands
+from onnxgraft.commands._bench import BenchTarget, bench
+from onnxgraft.commands._budget import SENSITIVITY_SAMPLES
+from onnxgraft.data.samples import Samples, open_samples
+from onnxgraft.graph.model import Model
+from onnxgraft.run.compare import Difference
+from onnxgraft.run.engine import Outputs
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages import engine, quantize
+from onnxgraft.stages.quantize.budget.search import mixed, noise, sensitivities
+from onnxgraft.stages.quantize.improve.improve import spread
+from onnxgraft.stages.validate import make_metric
+from onnxgraft.stages.validate.metrics.metrics import Answered
+from onnxgraft.stages.validate.report import versions
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
 MODELOPT = os.environ.get("ONNXGRAFT_MODELOPT")
@@ -60,10 +61,10 @@ class Network:
 
 def load(name: str, folder: Path) -> Network:
     """Convert and clean a network; run its float graph on the validation images."""
-    recipe = pipeline.read_recipe(RECIPE)
+    recipe = commands.read_recipe(RECIPE)
     path = Path(recipe.model).parent.parent / name / f"{name}.pb"
     file = folder / f"{name}.onnx"
-    pipeline.convert(str(path), outputs=OUTPUT, verify=False).model.save(file)
+    commands.convert(str(path), outputs=OUTPUT, verify=False).model.save(file)
     model = Model.load(file)
     calibration = open_samples(recipe.calibrate.data, model.inputs, recipe.preprocess)
     validation = open_samples(recipe.validation.data, model.inputs, recipe.preprocess)
@@ -155,11 +156,11 @@ quantize(model, quantize_mode="int8", calibration_method="entropy", calibration_
 
 def ours(
     network: Network, ranges: Any, target: str, methods: Collection[str], **options: Any
-) -> pipeline.Quantized:
+) -> commands.Quantized:
     """Quantize with onnxgraft."""
-    return pipeline.quantize_model(
+    return commands.quantize_model(
         network.model, ranges,
-        pipeline.QuantizeOptions(
+        commands.QuantizeOptions(
             quantize.placement(target), improvements=tuple(methods),
             calibration=network.calibration, **options,
         ),
@@ -291,7 +292,7 @@ def tables(name: str, folder: Path, rounds: int) -> None:
         start = time.perf_counter()
         done = ours(
             network, ranges, "openvino", quantize.DEFAULT_IMPROVEMENTS, floats="bf16",
-            budget=pipeline.read_budget(budget), validation=network.validation,
+            budget=commands.read_budget(budget), validation=network.validation,
         )  # fmt: skip
         seconds = time.perf_counter() - start
         assert done.search is not None

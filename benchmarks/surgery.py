@@ -23,8 +23,8 @@ from pathlib import Path
 
 import onnx
 
-from onnxgraft.onnx_file import read_model
-from onnxgraft.report import versions
+from onnxgraft.graph.onnx_file import read_model
+from onnxgraft.stages.validate.report import versions
 
 NETWORKS = ("resnet152", "inception_v3", "efficientnet_b0", "convnext_tiny", "transformer")
 TOOLS = ("onnxgraft", "onnxslim", "onnxsim", "onnxruntime basic")
@@ -35,8 +35,8 @@ import contextlib, io, sys, time
 tool, source, target = sys.argv[1:]
 if tool == "onnxgraft":
     from onnxgraft import surgery
-    from onnxgraft.model import Model
-    import onnxgraft.surgery._runner
+    from onnxgraft.graph.model import Model
+    import onnxgraft.stages.surgery.running.runner
     def work():
         surgery.run(Model.load(source), verify=False)[0].save(target)
 elif tool == "onnxslim":
@@ -65,8 +65,8 @@ VERIFYING = """
 import statistics, sys, time
 import onnxruntime
 from onnxgraft import surgery
-from onnxgraft.model import Model
-from onnxgraft.reference import OnnxRuntime, random_feeds
+from onnxgraft.graph.model import Model
+from onnxgraft.run.session import OnnxRuntime, random_feeds
 source, runs = sys.argv[1], int(sys.argv[2])
 model = Model.load(source)
 def timed(work):

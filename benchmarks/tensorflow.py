@@ -23,9 +23,9 @@ import numpy as np
 import onnx
 from benchmarks.caffe import command
 
-from onnxgraft.convert._tensorflow import tensorflow
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.report import versions
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages.convert.tensorflow.running import tensorflow
+from onnxgraft.stages.validate.report import versions
 
 NETWORKS = (
     "MobileNet", "MobileNetV2", "MobileNetV3Small", "EfficientNetB0", "EfficientNetV2B0",

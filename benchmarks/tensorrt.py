@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft import engine
-from onnxgraft.engine import BuildOptions
-from onnxgraft.engine.tensorrt_builder import gpu
-from onnxgraft.model import Model
-from onnxgraft.reference import OnnxRuntime, random_feeds
-from onnxgraft.report import versions
+from onnxgraft.graph.model import Model
+from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.stages import engine
+from onnxgraft.stages.engine import BuildOptions
+from onnxgraft.stages.engine.tensorrt.builder import gpu
+from onnxgraft.stages.validate.report import versions
 
 PRECISIONS = ("fp32", "tf32", "fp16")
 NETWORKS = {"fcn_vgg16": (1, 4), "fcn_camvid": (1, 4, 16), "resnet50": (1, 4, 16, 32, 64)}

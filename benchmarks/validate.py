@@ -16,11 +16,12 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 
-from onnxgraft import convert, engine, pipeline, quantize, surgery
-from onnxgraft.model import Model
-from onnxgraft.report import Report, versions
-from onnxgraft.samples import Samples, open_samples
-from onnxgraft.validate import adapted, make_metric, measure
+from onnxgraft import commands
+from onnxgraft.data.samples import Samples, open_samples
+from onnxgraft.graph.model import Model
+from onnxgraft.stages import convert, engine, quantize, surgery
+from onnxgraft.stages.validate import adapted, make_metric, measure
+from onnxgraft.stages.validate.report import Report, versions
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
 ROUNDS = 5
@@ -46,7 +47,7 @@ def table(title: str, report: Report) -> None:
         print(f"\n- {note}")
 
 
-def cost(recipe: pipeline.Recipe, int8: Path, samples: Samples) -> tuple[float, float, float]:
+def cost(recipe: commands.Recipe, int8: Path, samples: Samples) -> tuple[float, float, float]:
     """Return the median seconds of inference and of validation a round, and their median ratio."""
     ratios, alone, whole = [], [], []
     with convert.original(recipe.model, **recipe.how) as first, engine.load(int8) as second:
@@ -73,7 +74,7 @@ def cost(recipe: pipeline.Recipe, int8: Path, samples: Samples) -> tuple[float, 
 
 def main() -> None:
     """Measure everything in one run and print it as Markdown."""
-    recipe = pipeline.read_recipe(RECIPE)
+    recipe = commands.read_recipe(RECIPE)
     caffe = Path(recipe.model).with_suffix(".prototxt")
     weights = caffe.with_suffix(".caffemodel")
     print("# Validation of the FCN on CamVid\n")
@@ -90,7 +91,7 @@ def main() -> None:
         int8.save(folder / "model.int8.openvino.onnx")
         engine.build(int8, folder / "engine.openvino", "openvino")
         against = partial(
-            pipeline.validate, data=recipe.validation.data, preprocess=recipe.preprocess,
+            commands.validate, data=recipe.validation.data, preprocess=recipe.preprocess,
             metric="miou", metric_output=None, bisect=True,
         )  # fmt: skip
         how = {"weights": weights}

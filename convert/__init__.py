@@ -13,24 +13,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from onnxgraft.convert._checkpoint import checkpoint_prefix
-from onnxgraft.convert._inspection import (
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
+from onnxgraft.files import existing_file
+from onnxgraft.graph.cut import extract
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensor_option import TensorOption, parse_tensors, parse_values
+from onnxgraft.run.engine import Engine
+from onnxgraft.stages.convert.inspection import (
     Inspection,
     inspect_frozen,
     inspect_graphdef,
     inspect_onnx,
 )
-from onnxgraft.convert._layout import IoLayout, set_io_layout
-from onnxgraft.convert._opening import Opening
-from onnxgraft.cut import extract
-from onnxgraft.errors import InputError, ModelError, NotSupportedError
-from onnxgraft.files import existing_file
-from onnxgraft.model import Model
-from onnxgraft.runtime import Engine
-from onnxgraft.tensor_option import TensorOption, parse_tensors, parse_values
+from onnxgraft.stages.convert.io_layout import IoLayout, set_io_layout
+from onnxgraft.stages.convert.opening import Opening
+from onnxgraft.stages.convert.tensorflow.reading.checkpoint import checkpoint_prefix
 
 if TYPE_CHECKING:
-    from onnxgraft.convert._graphdef import FrozenGraph
+    from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
 
 __all__ = ["Inspection", "IoLayout", "Opened", "Opening", "detect", "inspect", "load", "original"]
 
@@ -74,9 +74,9 @@ def detect(
 
 def read_tensorflow(path: str | os.PathLike[str], **how: Unpack[Opening]) -> FrozenGraph:
     """Read whatever TensorFlow writes and freeze it; the formats are told by what is there."""
-    from onnxgraft.convert._checkpoint import read_checkpoint
-    from onnxgraft.convert._functions import read_keras, read_saved_model
-    from onnxgraft.convert._graphdef import Cut, read_graphdef
+    from onnxgraft.stages.convert.tensorflow.reading.checkpoint import read_checkpoint
+    from onnxgraft.stages.convert.tensorflow.reading.functions import read_keras, read_saved_model
+    from onnxgraft.stages.convert.tensorflow.reading.graphdef import Cut, read_graphdef
 
     file, signature = Path(path), how.get("signature")
     cut = Cut(*_ends(how), parse_values(how.get("values", ())), how.get("freeze_batchnorm", False))
@@ -138,15 +138,15 @@ class Opened:
                 f"--opset {opset}: from {OLDEST_OPSET} to {newest} can be written of {framework}"
             )
         elif framework == "caffe":
-            from onnxgraft.convert.caffe import convert_caffe
+            from onnxgraft.stages.convert.caffe import convert_caffe
 
             model, notes = convert_caffe(self.path, self.how.get("weights"), *self._ends, opset)
         elif framework == "tflite":
-            from onnxgraft.convert._tflite import lower_tflite
+            from onnxgraft.stages.convert.tflite import lower_tflite
 
             model = extract(lower_tflite(self.path, opset), *self._ends)
         else:
-            from onnxgraft.convert._lowering import lower
+            from onnxgraft.stages.convert.tensorflow.lower.lowering import lower
 
             model, notes = lower(self._frozen, opset)
         if framework != "tensorflow":
@@ -169,23 +169,23 @@ class Opened:
         """
         framework = self.framework
         if framework == "caffe":
-            from onnxgraft.convert.caffe import original_caffe
+            from onnxgraft.stages.convert.caffe import original_caffe
 
             return original_caffe(self.path, self.how.get("weights"), *self._ends)
         if framework == "onnx":
-            from onnxgraft.reference import OnnxRuntime
+            from onnxgraft.run.session import OnnxRuntime
 
             cut = extract(Model.load(self.path), *self._ends)
             return OnnxRuntime(cut.to_onnx(), name="original")
         if framework == "tflite":
-            from onnxgraft.convert._tflite import TfLite
+            from onnxgraft.stages.convert.tflite import TfLite
 
             if any(self._ends):
                 raise NotSupportedError(
                     f"{os.fspath(self.path)}: TFLite's interpreter runs whole models"
                 )
             return TfLite(self.path)
-        from onnxgraft.convert._tensorflow import TensorFlow
+        from onnxgraft.stages.convert.tensorflow.running import TensorFlow
 
         return TensorFlow(self._frozen, frugal=frugal)
 
@@ -212,11 +212,11 @@ def inspect(path: str | os.PathLike[str], **how: Unpack[Opening]) -> Inspection:
     if framework == "onnx":
         return inspect_onnx(Model.load(path))
     if framework == "caffe":
-        from onnxgraft.convert.caffe import inspect_caffe
+        from onnxgraft.stages.convert.caffe import inspect_caffe
 
         return inspect_caffe(path, how.get("weights"))
     if framework == "tflite":
-        from onnxgraft.convert._tflite import lower_tflite
+        from onnxgraft.stages.convert.tflite import lower_tflite
 
         return replace(inspect_onnx(lower_tflite(path, DEFAULT_OPSET)), framework="tflite")
     try:
@@ -225,7 +225,7 @@ def inspect(path: str | os.PathLike[str], **how: Unpack[Opening]) -> Inspection:
         if Path(path).suffix.lower() in _MADE or Path(path).is_dir() or checkpoint_prefix(path):
             raise
         # A GraphDef that can't be converted as it is can still be looked at.
-        from onnxgraft.convert._graphdef import parse_graphdef
+        from onnxgraft.stages.convert.tensorflow.reading.graphdef import parse_graphdef
 
         found = inspect_graphdef(path, parse_graphdef(path))
         return replace(found, notes=[f"can't be converted: {error}"])

@@ -14,22 +14,22 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from onnxgraft.engine._bundle import Bundle, pack
-from onnxgraft.engine._options import BuildOptions, Layer
-from onnxgraft.engine._unknown import is_engine, target_of
-from onnxgraft.engine.passport import (
+from onnxgraft.data.ranges import Ranges
+from onnxgraft.errors import InputError, NotSupportedError, nearest
+from onnxgraft.files import existing_file, sha256, together, write_json
+from onnxgraft.graph.half import computes_in_half, to_half
+from onnxgraft.graph.model import Model, Source
+from onnxgraft.run.engine import Engine, TensorSpec
+from onnxgraft.stages.engine.options import BuildOptions, Layer
+from onnxgraft.stages.engine.passport import (
     Passport,
     passport_json,
     passport_path,
     read_passport,
     record,
 )
-from onnxgraft.errors import InputError, NotSupportedError, nearest
-from onnxgraft.files import existing_file, sha256, together, write_json
-from onnxgraft.half import computes_in_half, to_half
-from onnxgraft.model import Model, Source
-from onnxgraft.ranges import Ranges
-from onnxgraft.runtime import Engine, TensorSpec
+from onnxgraft.stages.engine.tensorrt.bundle import Bundle, pack
+from onnxgraft.stages.engine.unknown import is_engine, target_of
 
 __all__ = [
     "TARGETS",
@@ -75,7 +75,7 @@ class Evidence:
 
 def default_target() -> Target:
     """Return the target of this machine: TensorRT where there is one and a GPU, else OpenVINO."""
-    from onnxgraft.engine.tensorrt_builder import gpu
+    from onnxgraft.stages.engine.tensorrt.builder import gpu
 
     if gpu() is not None and importlib.util.find_spec("tensorrt") is not None:
         return "tensorrt"
@@ -149,7 +149,7 @@ def bundle(
     evidence: Evidence | None = None,
     ranges: Ranges | None = None,
 ) -> Bundle:
-    """Pack what builds a TensorRT engine on another machine: see `onnxgraft.engine._bundle`.
+    """Pack what builds a TensorRT engine on another machine: see `tensorrt.bundle`.
 
     Args:
         model: A float graph, or one that `quantize` made for TensorRT.
@@ -225,7 +225,7 @@ def layers(engine: Engine) -> list[Layer]:
 
 def check_layers(target: str) -> None:
     """Raise InputError if an engine for ``target`` could not tell its layers on this machine."""
-    from onnxgraft.engine.tensorrt_builder import gpu
+    from onnxgraft.stages.engine.tensorrt.builder import gpu
 
     if target == "tensorrt" and gpu() is None:
         raise InputError(
@@ -277,7 +277,7 @@ def _written(
 def _backend(target: str) -> ModuleType:
     if target not in TARGETS:
         raise InputError(f"no target is called {target!r}; {nearest(target, TARGETS)}")
-    return importlib.import_module(f"onnxgraft.engine.{target}")
+    return importlib.import_module(f"onnxgraft.stages.engine.{target}")
 
 
 def _check(target: str, options: BuildOptions) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 
 import onnx
 
-from onnxgraft.engine._options import BuildOptions, Built, Layer
-from onnxgraft.engine.passport import Passport, refuse
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic
-from onnxgraft.model import Model
+from onnxgraft.graph.model import Model
 from onnxgraft.optional import optional
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.runtime import Engine
+from onnxgraft.run.engine import Engine
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
+from onnxgraft.stages.engine.passport import Passport, refuse
 
 __all__ = ["OnnxRuntimeEngine", "build", "load"]
 

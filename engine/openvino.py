@@ -15,14 +15,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from onnxgraft.engine._buffers import Buffers
-from onnxgraft.engine._options import BuildOptions, Built, Layer
-from onnxgraft.engine.passport import Passport, refuse
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import write_bytes
-from onnxgraft.model import Model
+from onnxgraft.graph.model import Model
 from onnxgraft.optional import optional
-from onnxgraft.runtime import Array, Engine, Feeds, Outputs, Resource, TensorSpec, check_feeds
+from onnxgraft.run.engine import Array, Engine, Feeds, Outputs, Resource, TensorSpec, check_feeds
+from onnxgraft.stages.engine.buffers import Buffers
+from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
+from onnxgraft.stages.engine.passport import Passport, refuse
 
 __all__ = ["OpenVino", "build", "load"]
 

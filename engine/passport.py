@@ -10,9 +10,9 @@ from typing import Any
 
 from onnxgraft.errors import InputError
 from onnxgraft.files import claimed, existing_file, read_json, write_json
-from onnxgraft.limits import PASSPORT_BYTES
-from onnxgraft.model import Source
-from onnxgraft.runtime import TensorSpec
+from onnxgraft.files.limits import PASSPORT_BYTES
+from onnxgraft.graph.model import Source
+from onnxgraft.run.engine import TensorSpec
 
 __all__ = ["Passport", "passport_json", "passport_path", "read_passport", "record", "refuse"]
 

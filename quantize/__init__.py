@@ -8,29 +8,34 @@ that lose less, `explain` tells what may slow it down, and `to_half` writes what
 
 from __future__ import annotations
 
-from onnxgraft.half import HalfReport
-from onnxgraft.quantize._calibrate import calibrate, fingerprint, rechoose
-from onnxgraft.quantize._checkpoint import Checkpoint
-from onnxgraft.quantize._explain import Remark, explain
-from onnxgraft.quantize._improve import (
+from onnxgraft.graph.half import HalfReport
+from onnxgraft.stages.quantize.improve.improve import (
     DEFAULT_IMPROVEMENTS,
     IMPROVEMENTS,
     Improvement,
     Prepared,
     improve,
 )
-from onnxgraft.quantize._qdq import FloatLayer, Improved, QuantizeReport, quantize
-from onnxgraft.quantize._thresholds import METHODS, Method, choose_range
-from onnxgraft.quantize.calibrators import adapt_calibrator, cache_calibrator
-from onnxgraft.quantize.half import to_half
-from onnxgraft.quantize.placement import (
+from onnxgraft.stages.quantize.measure.calibrate import calibrate, fingerprint, rechoose
+from onnxgraft.stages.quantize.measure.checkpoint import Checkpoint
+from onnxgraft.stages.quantize.measure.thresholds import METHODS, Method, choose_range
+from onnxgraft.stages.quantize.place.explain import Remark, explain
+from onnxgraft.stages.quantize.place.half import to_half
+from onnxgraft.stages.quantize.place.placement import (
     PLACEMENTS,
     Placement,
     placement,
     placement_text,
     read_placement,
 )
-from onnxgraft.quantize.trt_cache import header_version, ranges_from_cache, read_cache, write_cache
+from onnxgraft.stages.quantize.place.qdq import FloatLayer, Improved, QuantizeReport, quantize
+from onnxgraft.stages.quantize.tensorrt.cache import (
+    header_version,
+    ranges_from_cache,
+    read_cache,
+    write_cache,
+)
+from onnxgraft.stages.quantize.tensorrt.calibrators import adapt_calibrator, cache_calibrator
 
 __all__ = [
     "DEFAULT_IMPROVEMENTS",

@@ -6,11 +6,11 @@ and refused; `extract` cuts a part out of a graph.
 
 from __future__ import annotations
 
-from onnxgraft.cut import extract
-from onnxgraft.surgery._history import Step
-from onnxgraft.surgery._list import PASSES
-from onnxgraft.surgery._rewrite import Finding, Pass, Plugin, Result
-from onnxgraft.surgery._runner import PassReport, SurgeryReport, run
+from onnxgraft.graph.cut import extract
+from onnxgraft.stages.surgery.list import PASSES
+from onnxgraft.stages.surgery.running.history import Step
+from onnxgraft.stages.surgery.running.rewrite import Finding, Pass, Plugin, Result
+from onnxgraft.stages.surgery.running.runner import PassReport, SurgeryReport, run
 
 __all__ = [
     "PASSES",

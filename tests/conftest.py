@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft.model import Model, Source
-from onnxgraft.reference import OnnxRuntime, random_feeds
-from onnxgraft.runtime import Array
+from onnxgraft.graph.model import Model, Source
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime, random_feeds
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("ONNXGRAFT_SHARED", ROOT.parent / "shared"))

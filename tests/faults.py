@@ -29,13 +29,14 @@ import cv2
 import numpy as np
 
 from models.caffemodel import caffemodel
-from onnxgraft import engine, pipeline, quantize
+from onnxgraft import commands
 from onnxgraft.cli import app
-from onnxgraft.engine import _bundle_main
+from onnxgraft.data.ranges import Ranges
+from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model
-from onnxgraft.ranges import Ranges
-from onnxgraft.samples import open_samples
+from onnxgraft.graph.model import Model
+from onnxgraft.stages import engine, quantize
+from onnxgraft.stages.engine.tensorrt import bundle_main as _bundle_main
 from tests.figures import put, versions
 
 NET = """
@@ -193,7 +194,7 @@ def prepare(here: Path) -> None:
         images = rng.normal(size=(IMAGES, 3, 12, 12)).astype(np.float32)
         np.savez(here / f"data{version}.npz", data=images, labels=rng.integers(0, 4, IMAGES))
         with contextlib.chdir(here):
-            model = pipeline.convert(
+            model = commands.convert(
                 f"net{version}.prototxt", weights=f"net{version}.caffemodel"
             ).model
         model.save(here / f"m{version}.onnx")

@@ -319,8 +319,8 @@ def attempt(folder: Path) -> None:
     import sys
     import time
 
-    from onnxgraft import convert
     from onnxgraft.errors import OnnxgraftError
+    from onnxgraft.stages import convert
 
     opened: list[tuple[str, bool]] = []
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft.ranges import Ranges
+from onnxgraft.data.ranges import Ranges
 from tests.conftest import ROOT
 from tests.faults import COMMANDS, prepare
 
@@ -266,7 +266,7 @@ def waiting(process: subprocess.Popen[str]) -> bool:
 
 def test_a_build_waits_for_another_one_s_timings(inputs: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt")
-    from onnxgraft.locks import locked
+    from onnxgraft.files.locks import locked
 
     timings = tmp_path / "kept.timing"
     with locked(tmp_path / ".kept.timing.lock"):

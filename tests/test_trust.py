@@ -17,18 +17,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft import convert, limits
-from onnxgraft.arrays import read_arrays
-from onnxgraft.convert._forbidden import check_text_size
-from onnxgraft.convert.caffe._wire import read_caffemodel
-from onnxgraft.engine.passport import read_passport
+from onnxgraft.commands import read_recipe
+from onnxgraft.data.arrays import read_arrays
+from onnxgraft.data.ranges import Ranges, read_overrides
+from onnxgraft.data.samples import open_samples, read_image
 from onnxgraft.errors import InputError
-from onnxgraft.pipeline import read_recipe
-from onnxgraft.quantize import read_cache
-from onnxgraft.ranges import Ranges, read_overrides
-from onnxgraft.runtime import TensorSpec
-from onnxgraft.samples import open_samples, read_image
-from onnxgraft.validate._polygraphy import Recorded
+from onnxgraft.files import limits
+from onnxgraft.run.engine import TensorSpec
+from onnxgraft.stages import convert
+from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_text_size
+from onnxgraft.stages.engine.passport import read_passport
+from onnxgraft.stages.quantize import read_cache
+from onnxgraft.stages.validate.polygraphy import Recorded
 from tests import hostile
 from tests.conftest import ROOT, Cli, model_of
 
@@ -178,7 +179,7 @@ def test_a_graph_as_text_is_not_parsed_beyond_its_limit() -> None:
 def test_weights_of_too_many_objects_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxgraft.convert._functions._MOST_OBJECTS", 2)
+    monkeypatch.setattr("onnxgraft.stages.convert.tensorflow.reading.functions._MOST_OBJECTS", 2)
     (tmp_path / "many.h5").write_bytes(
         hostile.h5(lambda file: [file.create_group(f"{number}") for number in range(3)])
     )
@@ -370,7 +371,7 @@ def test_a_deployment_needs_no_network_and_writes_where_it_was_told(work: Path) 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_no_library_opens_a_socket_to_another_machine(work: Path) -> None:
     # Native code is seen by the system alone: onnxruntime sends events to its makers by itself.
-    code = "import time, onnxgraft.reference as r; r.OnnxRuntime('net.onnx'); time.sleep(15)"
+    code = "import time, onnxgraft.run.session as r; r.OnnxRuntime('net.onnx'); time.sleep(15)"
     trace = work / "trace"
     for command in (deployment(work), [sys.executable, "-c", code]):
         done = subprocess.run(

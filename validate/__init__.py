@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from onnxgraft.classes import Classes, find_classes
-from onnxgraft.validate._html import write_html
-from onnxgraft.validate._junit import write_junit
-from onnxgraft.validate._labels import check_labels, read_labels
-from onnxgraft.validate._layout import adapted, like, partners
-from onnxgraft.validate._matching import MatchedGraph
-from onnxgraft.validate._metrics import METRICS, Answered, Metric, make_metric, own_function
-from onnxgraft.validate._mistakes import find_mistake
-from onnxgraft.validate._noise import Tolerance, measured_tolerance, users_tolerance
-from onnxgraft.validate._parting import Bisection, Parting, bisect, find_parting
-from onnxgraft.validate._polygraphy import Recorded, read_inputs, save_inputs, save_outputs
-from onnxgraft.validate._spread import Opener
-from onnxgraft.validate._stream import Candidate, measure, rows
-from onnxgraft.validate._tally import Answer, Tally
-from onnxgraft.validate._text import render
+from onnxgraft.data.classes import Classes, find_classes
+from onnxgraft.data.labels import check_labels, read_labels
+from onnxgraft.run.layout import adapted, like, partners
+from onnxgraft.stages.validate.divergence.divergence import Bisection, Parting, bisect, find_parting
+from onnxgraft.stages.validate.divergence.matching import MatchedGraph
+from onnxgraft.stages.validate.divergence.mistakes import find_mistake
+from onnxgraft.stages.validate.measure.noise import Tolerance, measured_tolerance, users_tolerance
+from onnxgraft.stages.validate.measure.spread import Opener
+from onnxgraft.stages.validate.measure.stream import Candidate, measure, rows
+from onnxgraft.stages.validate.measure.tally import Answer, Tally
+from onnxgraft.stages.validate.metrics.metrics import (
+    METRICS,
+    Answered,
+    Metric,
+    make_metric,
+    own_function,
+)
+from onnxgraft.stages.validate.polygraphy import Recorded, read_inputs, save_inputs, save_outputs
+from onnxgraft.stages.validate.views.html import write_html
+from onnxgraft.stages.validate.views.junit import write_junit
+from onnxgraft.stages.validate.views.text import render
 
 __all__ = [
     "METRICS",

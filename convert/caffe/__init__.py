@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from onnxgraft.convert.caffe._convert import convert_caffe
-from onnxgraft.convert.caffe._emitter import Blob, Emitter
-from onnxgraft.convert.caffe._inspect import inspect_caffe
-from onnxgraft.convert.caffe._layers import LAYERS, register
-from onnxgraft.convert.caffe._net import Layer, Net, read_net
-from onnxgraft.convert.caffe._original import OpenCvDnn, original_caffe
-from onnxgraft.convert.caffe._wire import read_caffemodel
+from onnxgraft.stages.convert.caffe.converting import convert_caffe
+from onnxgraft.stages.convert.caffe.inspecting import inspect_caffe
+from onnxgraft.stages.convert.caffe.layers.emitter import Blob, Emitter
+from onnxgraft.stages.convert.caffe.layers.table import LAYERS, register
+from onnxgraft.stages.convert.caffe.reading.net import Layer, Net, read_net
+from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
+from onnxgraft.stages.convert.caffe.running import OpenCvDnn, original_caffe
 
 __all__ = [
     "LAYERS",

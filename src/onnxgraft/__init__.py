@@ -1,7 +1,7 @@
 """onnxgraft: take a trained network to a deployable INT8 engine, and prove it at every step.
 
-The stages are ``onnxgraft.convert``, ``onnxgraft.surgery``, ``onnxgraft.quantize``,
-``onnxgraft.engine`` and ``onnxgraft.validate``; ``onnxgraft.deploy`` chains them.
+The commands are functions: ``onnxgraft.convert``, ``onnxgraft.deploy`` and so on. The stages that
+they chain are packages in ``onnxgraft.stages``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from onnxgraft.errors import InputError, MissingDependencyError, OnnxgraftError
 
 if TYPE_CHECKING:
-    from onnxgraft.model import Model
-    from onnxgraft.pipeline import LiteEngine, Recipe, deploy, read_recipe
-    from onnxgraft.ranges import Ranges
-    from onnxgraft.report import Report
-    from onnxgraft.runtime import Engine
-    from onnxgraft.samples import Preprocess, Samples, open_samples
+    from onnxgraft.commands import LiteEngine, Recipe, deploy, read_recipe
+    from onnxgraft.data.ranges import Ranges
+    from onnxgraft.data.samples import Preprocess, Samples, open_samples
+    from onnxgraft.graph.model import Model
+    from onnxgraft.run.engine import Engine
+    from onnxgraft.stages.validate.report import Report
 
 __all__ = [
     "Engine",
@@ -43,17 +43,17 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Loaded when first asked for: `onnxgraft --help` must not wait for onnx.
 _HOMES = {
-    "Engine": "onnxgraft.runtime",
-    "LiteEngine": "onnxgraft.pipeline",
-    "Model": "onnxgraft.model",
-    "Preprocess": "onnxgraft.samples",
-    "Ranges": "onnxgraft.ranges",
-    "Recipe": "onnxgraft.pipeline",
-    "Report": "onnxgraft.report",
-    "Samples": "onnxgraft.samples",
-    "deploy": "onnxgraft.pipeline",
-    "open_samples": "onnxgraft.samples",
-    "read_recipe": "onnxgraft.pipeline",
+    "Engine": "onnxgraft.run.engine",
+    "LiteEngine": "onnxgraft.commands",
+    "Model": "onnxgraft.graph.model",
+    "Preprocess": "onnxgraft.data.samples",
+    "Ranges": "onnxgraft.data.ranges",
+    "Recipe": "onnxgraft.commands",
+    "Report": "onnxgraft.stages.validate.report",
+    "Samples": "onnxgraft.data.samples",
+    "deploy": "onnxgraft.commands",
+    "open_samples": "onnxgraft.data.samples",
+    "read_recipe": "onnxgraft.commands",
 }
 _STAGES = ("convert", "engine", "quantize", "surgery", "validate")
 
@@ -62,5 +62,5 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     if name in _STAGES:
-        return importlib.import_module(f"onnxgraft.{name}")
+        return importlib.import_module(f"onnxgraft.stages.{name}")
     raise AttributeError(f"module 'onnxgraft' has no attribute {name!r}")

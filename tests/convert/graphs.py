@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from google.protobuf import text_format
 
-from onnxgraft import convert
-from onnxgraft.convert._tensorflow import tensorflow
-from onnxgraft.model import Model
-from onnxgraft.reference import OnnxRuntime, random_feeds
-from onnxgraft.runtime import Array, Feeds, Outputs
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Array, Feeds, Outputs
+from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.stages import convert
+from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
 # Two runtimes that add float32 in different orders: 6e-8 a sum, over the handful of layers here.
 CLOSE = 1e-5

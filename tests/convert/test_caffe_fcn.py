@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft import convert, pipeline, surgery
-from onnxgraft.model import Model
-from onnxgraft.samples import Preprocess
+from onnxgraft import commands
+from onnxgraft.data.samples import Preprocess
+from onnxgraft.graph.model import Model
+from onnxgraft.stages import convert, surgery
 from tests.conftest import Cli
 
 CROP = Preprocess(crop=(4, 0, 352, 480), mean=(109.56690979, 107.69937134, 104.42664337))
@@ -46,7 +47,7 @@ def test_strict_shape_inference_passes(clean: Path) -> None:
 def test_it_agrees_with_opencv_and_has_the_published_accuracy(
     files: tuple[Path, Path], clean: Path, shared: Path
 ) -> None:
-    report = pipeline.validate(
+    report = commands.validate(
         files[0],
         clean,
         shared / "data/camvid/val",

@@ -18,9 +18,9 @@ from models.caffe_builder import Recipe
 from models.caffe_classifiers import alexnet, caffenet, googlenet, lenet, squeezenet, vgg
 from models.caffe_detection import ssd300
 from models.caffe_segmentation import enet, fcn8s, pspnet, segnet_basic
-from onnxgraft import convert, surgery
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages import convert, surgery
 
 # Of an output's range. Both runtimes add in float32, in different orders: some 1e-6 of the largest
 # value of each layer, which up to 150 layers carry on. What a converter gets wrong (a divisor, a

@@ -12,12 +12,12 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from onnxgraft import convert
 from onnxgraft.cli import app
 from onnxgraft.errors import InputError, NotSupportedError
-from onnxgraft.model import Model
-from onnxgraft.reference import random_feeds
-from onnxgraft.runtime import Array, TensorSpec
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Array, TensorSpec
+from onnxgraft.run.session import random_feeds
+from onnxgraft.stages import convert
 from tests.convert.graphs import ask_tensorflow, assert_close, run
 
 tf = pytest.importorskip("tensorflow")
@@ -588,11 +588,11 @@ def test_an_operator_that_nobody_knows_is_named(pb: Pb, tmp_path: Path) -> None:
 
 
 def test_every_file_that_is_written_is_valid(pb: Pb, tmp_path: Path) -> None:
-    from onnxgraft import pipeline
+    from onnxgraft import commands
 
     for kind, (build, _, _) in GRAPHS.items():
         path = pb(lambda build=build: tf.identity(build(), name="y"))
-        done = pipeline.convert(path, out=tmp_path / "y.onnx")
+        done = commands.convert(path, out=tmp_path / "y.onnx")
         assert done.passed, kind
         onnx.checker.check_model(onnx.load(tmp_path / "y.onnx"), full_check=True)
 

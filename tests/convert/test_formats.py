@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft import convert, pipeline
+from onnxgraft import commands
+from onnxgraft.commands import Converted
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
-from onnxgraft.pipeline import Converted
+from onnxgraft.stages import convert
 from tests.conftest import Cli
 
 tf = pytest.importorskip("tensorflow")
@@ -99,7 +100,7 @@ def _checkpoint(prefix: Path) -> None:
 
 def converted(path: Path, **options: Any) -> Converted:
     """Convert and assert that the numbers are TensorFlow's, at two batch sizes."""
-    done = pipeline.convert(path, **options)
+    done = commands.convert(path, **options)
     assert len(done.verdicts) == 2 * len(done.model.outputs)
     assert done.passed
     return done
@@ -209,7 +210,7 @@ def test_a_checkpoint_that_a_queue_feeds_is_fed_at_the_queue(tmp_path: Path) -> 
         with v1.Session() as session:
             session.run(v1.global_variables_initializer())
             v1.train.Saver().save(session, str(tmp_path / "model.ckpt"))
-    done = pipeline.convert(tmp_path / "model.ckpt", inputs="batch:0[?,4]")
+    done = commands.convert(tmp_path / "model.ckpt", inputs="batch:0[?,4]")
     assert done.passed
     assert ends(done) == (["batch:0 (N, 4) float32"], ["prob:0 (N, 3) float32"])
 
@@ -441,7 +442,7 @@ KERAS = (
 def test_a_keras_model_keeps_its_names_types_and_order(tmp_path: Path, kind: str) -> None:
     build, inputs, outputs = keras_cases()[kind]
     path = saved(tmp_path, build)
-    done = pipeline.convert(path)
+    done = commands.convert(path)
     assert ends(done) == (inputs, outputs)
     assert done.verdicts
     assert done.passed
@@ -534,7 +535,7 @@ def test_a_flag_of_a_signature_is_resolved(served: Path) -> None:
 
 def test_a_signature_of_text_is_refused(served: Path, tmp_path: Path) -> None:
     with pytest.raises(NotSupportedError, match="is of type string"):
-        pipeline.convert(served, signature="reads_text", out=tmp_path / "y.onnx")
+        commands.convert(served, signature="reads_text", out=tmp_path / "y.onnx")
     assert not list(tmp_path.iterdir())
 
 

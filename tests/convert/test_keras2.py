@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from onnxgraft import convert, pipeline
+from onnxgraft import commands
 from onnxgraft.errors import InputError, MissingDependencyError
+from onnxgraft.stages import convert
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tf_keras") is None, reason="tf_keras is not installed"
@@ -51,7 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["functional.h5", "functional.keras"])
 def test_names_and_their_order_are_the_model_s_own(files: Path, name: str) -> None:
-    done = pipeline.convert(files / name)
+    done = commands.convert(files / name)
     assert done.passed
     assert done.verdicts
     assert [spec.name for spec in done.model.inputs] == ["image", "extra"]
@@ -60,7 +61,7 @@ def test_names_and_their_order_are_the_model_s_own(files: Path, name: str) -> No
 
 
 def test_a_layer_that_keras_3_can_not_read_is_converted(files: Path) -> None:
-    done = pipeline.convert(files / "lstm.h5")  # its time_major is unknown to Keras 3
+    done = commands.convert(files / "lstm.h5")  # its time_major is unknown to Keras 3
     assert done.passed
     assert done.verdicts
 

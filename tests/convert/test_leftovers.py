@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft import convert
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model
-from onnxgraft.reference import random_feeds
-from onnxgraft.runtime import Feeds, TensorSpec
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Feeds, TensorSpec
+from onnxgraft.run.session import random_feeds
+from onnxgraft.stages import convert
 from tests.convert.graphs import ask_tensorflow, assert_close, run
 
 tf = pytest.importorskip("tensorflow")

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft import convert, surgery
 from onnxgraft.errors import ModelError, NotSupportedError
-from onnxgraft.model import Model
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.runtime import Array
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages import convert, surgery
 from tests.conftest import Cli
 from tests.convert.test_recurrent import operators
 

@@ -14,10 +14,11 @@ from click.testing import Result
 from onnx_graphsurgeon import Constant
 from typer.testing import CliRunner
 
-from onnxgraft import convert, pipeline
+from onnxgraft import commands
 from onnxgraft.cli import app
-from onnxgraft.model import Model
-from onnxgraft.reference import random_feeds
+from onnxgraft.graph.model import Model
+from onnxgraft.run.session import random_feeds
+from onnxgraft.stages import convert
 from tests.convert.graphs import assert_equal_to_tensorflow, run, write
 
 tf = pytest.importorskip("tensorflow")
@@ -139,7 +140,7 @@ def test_a_person_reads_where_it_begins(file: Path, tmp_path: Path, plant: Plant
 
 def test_only_the_output_behind_the_mistake_fails(file: Path, plant: Plant) -> None:
     plant("fc4")
-    done = pipeline.convert(file, outputs="inner,y")
+    done = commands.convert(file, outputs="inner,y")
     assert [(v.output, v.passed) for v in done.verdicts] == [
         ("inner:0", True), ("y:0", False), ("inner:0", True), ("y:0", False),
     ]  # fmt: skip
@@ -168,7 +169,7 @@ def test_where_it_begins_is_named_between_cuts(file: Path, tmp_path: Path, plant
 
 def test_a_mistake_at_the_input_has_nothing_that_agrees_before_it(file: Path, plant: Plant) -> None:
     plant("fc1")
-    parting = pipeline.convert(file, outputs="y").parting
+    parting = commands.convert(file, outputs="y").parting
     assert parting is not None
     assert parting.agreed is None
     assert "still the same" not in str(parting)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft import convert, pipeline
-from onnxgraft.convert._tensorflow import tensorflow
+from onnxgraft import commands
 from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.stages import convert
+from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from tests.convert.graphs import Build, assert_equal_to_tensorflow, write
 
 Pb = Callable[..., Path]
@@ -43,7 +44,7 @@ def trained_norm(x: Any, **options: Any) -> Any:
 
 def assert_passes(path: Path, **options: Any) -> Any:
     """Convert and assert that the comparison with TensorFlow passes; return what was done."""
-    done = pipeline.convert(path, **options)
+    done = commands.convert(path, **options)
     assert done.verdicts
     assert done.passed
     return done
@@ -256,7 +257,7 @@ def test_what_onnxruntime_has_no_kernel_for_is_written_and_not_compared(
     path = pb(
         lambda: tf.nn.conv2d(place(None, 8, 8, 3, dtype=tf.float64), kernel, 1, "SAME", name="y")
     )
-    done = pipeline.convert(path, out=tmp_path / "y.onnx")
+    done = commands.convert(path, out=tmp_path / "y.onnx")
     assert (tmp_path / "y.onnx").is_file()
     assert not done.verdicts
     assert any("not compared with the original: onnxruntime" in note for note in done.notes)
@@ -269,7 +270,7 @@ def test_other_shapes_are_a_mismatch_and_the_file_is_kept(tmp_path: Path) -> Non
         tf.raw_ops.SelectV2(condition=flag(), t=x, e=x[: tf.shape(x)[1] // 3], name="y")
 
     out = tmp_path / "y.onnx"
-    done = pipeline.convert(write(tmp_path / "x.pb", build), out=out)
+    done = commands.convert(write(tmp_path / "x.pb", build), out=out)
     assert not done.passed
     assert out.is_file()
     assert any("is (2, 3) in the original and (1, 3)" in note for note in done.notes)
@@ -291,7 +292,7 @@ def test_a_mismatch_at_batch_2_alone_is_located(pb: Pb, monkeypatch: pytest.Monk
         tf.matmul(centred, tf.constant(np.eye(4, dtype=np.float32)), name="y")
 
     monkeypatch.setattr(convert.Opened, "lower", wrong)
-    done = pipeline.convert(pb(build))
+    done = commands.convert(pb(build))
     assert [verdict.passed for verdict in done.verdicts] == [True, False]
     assert done.parting is not None
     assert done.parting.origin == "y:0"
@@ -359,7 +360,7 @@ def test_a_class_map_may_differ_where_scores_tie(pb: Pb) -> None:
 
 @pytest.mark.parametrize(("share", "passed"), [(0.0005, True), (0.002, False)])
 def test_of_a_class_map_a_thousandth_may_differ(share: float, passed: bool) -> None:
-    from onnxgraft.pipeline._convert import _judged
+    from onnxgraft.commands._convert import _judged
 
     expected = np.zeros((100, 100), np.int32)
     actual = expected.copy()

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft import convert
 from onnxgraft.errors import InputError, ModelError
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages import convert
 from tests.conftest import model_of
 
 WEIGHTS = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from onnxgraft import convert
-from onnxgraft.convert._forbidden import _reason
 from onnxgraft.errors import ModelError
+from onnxgraft.stages import convert
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import _reason
 
 tf = pytest.importorskip("tensorflow")
 v1 = tf.compat.v1

@@ -11,10 +11,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxgraft import convert, surgery
-from onnxgraft.model import Model
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.runtime import Array
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages import convert, surgery
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft import convert
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages import convert
 
 tf = pytest.importorskip("tensorflow")
 

@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft import convert
-from onnxgraft.convert._tensorflow import tensorflow
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
-from onnxgraft.model import Model
-from onnxgraft.reference import OnnxRuntime, exposing, random_feeds
-from onnxgraft.runtime import Array, Feeds
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Array, Feeds
+from onnxgraft.run.session import OnnxRuntime, exposing, random_feeds
+from onnxgraft.stages import convert
+from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from tests.convert.graphs import (
     CLOSE,
     Build,

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from onnxgraft import convert, pipeline
+from onnxgraft import commands
 from onnxgraft.errors import InputError
-from onnxgraft.trust import Trust
+from onnxgraft.files.trust import Trust
+from onnxgraft.stages import convert
 from tests.conftest import Cli
 from tests.hostile import keras_archive
 
@@ -93,7 +94,9 @@ def test_without_trust_keras_is_told_to_refuse_too(
     doubling: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Should the configuration be read otherwise by Keras than by us.
-    monkeypatch.setattr("onnxgraft.convert._functions._objects", lambda value: iter(()))
+    monkeypatch.setattr(
+        "onnxgraft.stages.convert.tensorflow.reading.functions._objects", lambda value: iter(())
+    )
     with pytest.raises(InputError, match=r"Keras can't load the model: .*unsafe"):
         convert.load(doubling, trust=["another"])
 
@@ -117,8 +120,8 @@ def test_a_recipe_trusts_nothing_but_a_command_line_does(doubling: Path, tmp_pat
     recipe = tmp_path / "recipe.toml"
     text = f'model = "{doubling}"\n[calibrate]\ndata = "d"\n[validate]\ndata = "d"\n'
     recipe.write_text(text)
-    how: Any = pipeline.read_recipe(recipe, trust=["twice"]).how
+    how: Any = commands.read_recipe(recipe, trust=["twice"]).how
     assert convert.load(doubling, **how)[0].operators() == {"Mul": 1}
     recipe.write_text(f"trust = true\n{text}")
     with pytest.raises(InputError, match="trust: extra inputs are not permitted"):
-        pipeline.read_recipe(recipe)
+        commands.read_recipe(recipe)

@@ -5,8 +5,8 @@ import ctypes
 import numpy as np
 import pytest
 
-from onnxgraft.engine._buffers import Buffers
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
+from onnxgraft.stages.engine.buffers import Buffers
 
 
 def of_foreign_memory(shape: tuple[int, ...], dtype: str) -> Array:

@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft import engine
-from onnxgraft.engine.passport import Passport
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model
+from onnxgraft.graph.model import Model
+from onnxgraft.stages import engine
+from onnxgraft.stages.engine.passport import Passport
 from tests.conftest import model_of
 
 CACHE = b"TRT-101600-EntropyCalibration2\nx: 3c010a14\n"

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxgraft import engine
-from onnxgraft.engine.passport import passport_path
-from onnxgraft.engine.tensorrt_builder import gpu
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import sha256
-from onnxgraft.model import Model
+from onnxgraft.graph.model import Model
+from onnxgraft.stages import engine
+from onnxgraft.stages.engine.passport import passport_path
+from onnxgraft.stages.engine.tensorrt.builder import gpu
 from tests.conftest import model_of, outputs_of
 
 

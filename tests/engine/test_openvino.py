@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxgraft import engine
-from onnxgraft.engine import BuildOptions
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model
-from onnxgraft.reference import random_feeds
+from onnxgraft.graph.model import Model
+from onnxgraft.run.session import random_feeds
+from onnxgraft.stages import engine
+from onnxgraft.stages.engine import BuildOptions
 from tests.conftest import model_of, outputs_of
 
 openvino = pytest.importorskip("openvino")

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft import convert, engine, quantize, surgery
-from onnxgraft.engine import BuildOptions, tensorrt, tensorrt_builder
-from onnxgraft.engine.tensorrt_builder import gpu
+from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError, ModelError
-from onnxgraft.half import to_half
-from onnxgraft.model import Model, Origin
-from onnxgraft.samples import open_samples
+from onnxgraft.graph.half import to_half
+from onnxgraft.graph.model import Model, Origin
+from onnxgraft.stages import convert, engine, quantize, surgery
+from onnxgraft.stages.engine import BuildOptions, tensorrt
+from onnxgraft.stages.engine.tensorrt import builder as tensorrt_builder
+from onnxgraft.stages.engine.tensorrt.builder import gpu
 from tests.conftest import Cli, model_of
 
 pytest.importorskip("tensorrt", reason="TensorRT is not installed")
@@ -244,7 +245,7 @@ def test_an_interrupt_in_the_progress_ends_the_build() -> None:
 # Run by a Python that has TensorRT 10.
 TEN = """
 import tensorrt as trt
-from onnxgraft.engine import tensorrt_builder as builder
+from onnxgraft.stages.engine import tensorrt_builder as builder
 base = trt.IInt8EntropyCalibrator2
 cache = builder.cache_calibrator(trt, b"TRT-101600-EntropyCalibration2")
 assert isinstance(cache, base)

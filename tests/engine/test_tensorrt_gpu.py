@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxgraft import engine
-from onnxgraft.engine import BuildOptions
-from onnxgraft.engine.tensorrt_builder import gpu
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model
-from onnxgraft.reference import random_feeds
+from onnxgraft.graph.model import Model
+from onnxgraft.run.session import random_feeds
+from onnxgraft.stages import engine
+from onnxgraft.stages.engine import BuildOptions
+from onnxgraft.stages.engine.tensorrt.builder import gpu
 from tests.conftest import model_of, outputs_of
 
 pytest.importorskip("tensorrt", reason="TensorRT is not installed")

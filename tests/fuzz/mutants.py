@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxgraft import pipeline
-from onnxgraft.convert.caffe import LAYERS
+from onnxgraft import commands
 from onnxgraft.errors import OnnxgraftError
+from onnxgraft.stages.convert.caffe import LAYERS
 from tests.figures import part, put, today, versions
 
 __all__ = ["KINDS", "Tried", "tried"]
@@ -356,7 +356,7 @@ def _forked(files: list[Path], log: Path) -> tuple[int, int]:
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.alarm(20 * SECONDS)
-        pipeline.convert(files[0], weights=files[1] if files[1:] else None)
+        commands.convert(files[0], weights=files[1] if files[1:] else None)
         status = _CONVERTED
     except OnnxgraftError as error:
         status = _REFUSED if len(str(error).splitlines()) == 1 else _WRONG

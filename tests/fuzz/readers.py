@@ -24,23 +24,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxgraft.classes import find_classes
-from onnxgraft.convert.caffe._net import read_net
-from onnxgraft.convert.caffe._wire import read_caffemodel
-from onnxgraft.engine import _bundle_main, passport, tensorrt_builder
-from onnxgraft.engine.passport import read_passport
+from onnxgraft.commands import read_preprocess, read_recipe, read_tables
+from onnxgraft.data.classes import find_classes
+from onnxgraft.data.image_header import stored_form
+from onnxgraft.data.labels import read_labels
+from onnxgraft.data.ranges import Ranges, read_overrides
+from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import OnnxgraftError
-from onnxgraft.image_header import stored_form
-from onnxgraft.model import Model
-from onnxgraft.pipeline import read_preprocess, read_recipe, read_tables
-from onnxgraft.quantize import read_cache, read_placement
-from onnxgraft.quantize._measure import Tally
-from onnxgraft.quantize.trt_cache import cache_text
-from onnxgraft.ranges import Ranges, read_overrides
-from onnxgraft.runtime import TensorSpec
-from onnxgraft.samples import open_samples
-from onnxgraft.validate._labels import read_labels
-from onnxgraft.validate._polygraphy import Recorded, read_inputs
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import TensorSpec
+from onnxgraft.stages.convert.caffe.reading.net import read_net
+from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
+from onnxgraft.stages.engine import passport
+from onnxgraft.stages.engine.passport import read_passport
+from onnxgraft.stages.engine.tensorrt import (
+    builder as tensorrt_builder,
+)
+from onnxgraft.stages.engine.tensorrt import (
+    bundle_main as _bundle_main,
+)
+from onnxgraft.stages.quantize import read_cache, read_placement
+from onnxgraft.stages.quantize.measure.measurer import Tally
+from onnxgraft.stages.quantize.tensorrt.cache import cache_text
+from onnxgraft.stages.validate.polygraphy import Recorded, read_inputs
 
 __all__ = ["CORPUS", "LIMIT", "READERS", "Reader", "Wrong", "outcome", "seeds"]
 

@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 
 from models.caffemodel import caffemodel
-from onnxgraft.image_header import Form
-from onnxgraft.quantize._measure import Tally
-from onnxgraft.ranges import Histogram, pack
+from onnxgraft.data.image_header import Form
+from onnxgraft.data.ranges import Histogram, pack
+from onnxgraft.stages.quantize.measure.measurer import Tally
 from tests.fuzz.readers import BETWEEN, CORPUS
 
 

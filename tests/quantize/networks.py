@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxgraft.model import Model
-from onnxgraft.quantize import calibrate
-from onnxgraft.ranges import Ranges
-from onnxgraft.reference import OnnxRuntime, random_feeds
-from onnxgraft.runtime import Array
-from onnxgraft.samples import Samples, open_samples
+from onnxgraft.data.ranges import Ranges
+from onnxgraft.data.samples import Samples, open_samples
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.stages.quantize import calibrate
 from tests.conftest import model_of
 
 # Two channels of every eight are far larger than the others, as after folded batch norms.

@@ -10,9 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxgraft.data.ranges import Histogram, Ranges, read_overrides
+from onnxgraft.data.samples import Preprocess, Samples, open_samples, overlap
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model
-from onnxgraft.quantize import (
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime, exposing
+from onnxgraft.stages.quantize import (
     METHODS,
     Method,
     calibrate,
@@ -21,10 +25,6 @@ from onnxgraft.quantize import (
     quantize,
     rechoose,
 )
-from onnxgraft.ranges import Histogram, Ranges, read_overrides
-from onnxgraft.reference import OnnxRuntime, exposing
-from onnxgraft.runtime import Array
-from onnxgraft.samples import Preprocess, Samples, open_samples, overlap
 from tests.conftest import model_of
 
 NETWORK = """

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError, NotSupportedError
-from onnxgraft.quantize import adapt_calibrator, cache_calibrator
+from onnxgraft.stages.quantize import adapt_calibrator, cache_calibrator
 
 CACHE = b"TRT-100300-EntropyCalibration2\nx: 3c010a14\n"
 
@@ -141,7 +141,7 @@ def test_a_tensorrt_without_calibrators_is_told(
 REAL = """
 import ctypes, sys
 import tensorrt as trt
-from onnxgraft.quantize.calibrators import adapt_calibrator, cache_calibrator
+from onnxgraft.stages.quantize.tensorrt.calibrators import adapt_calibrator, cache_calibrator
 assert trt.__version__.startswith("10."), trt.__version__
 cache = cache_calibrator(sys.argv[1])
 base = trt.IInt8EntropyCalibrator2

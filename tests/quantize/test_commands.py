@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from onnxgraft.cli import app
-from onnxgraft.quantize import read_cache
+from onnxgraft.stages.quantize import read_cache
 from tests.conftest import Cli, model_of
 from tests.quantize.test_calibration import NETWORK, constants
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from onnxgraft.model import Model
-from onnxgraft.quantize import placement
-from onnxgraft.quantize.costs import BYTES, MACHINES, Estimate, costs, int8_share
+from onnxgraft.graph.model import Model
+from onnxgraft.stages.quantize.place import placement
+from onnxgraft.stages.quantize.place.costs import BYTES, MACHINES, Estimate, costs, int8_share
 from tests.conftest import model_of
 from tests.quantize.networks import pair, weights
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxgraft.model import Model
-from onnxgraft.quantize._equalize import equalize
-from onnxgraft.reference import OnnxRuntime, exposing, random_feeds
-from onnxgraft.runtime import Array
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime, exposing, random_feeds
+from onnxgraft.stages.quantize.improve.equalize import equalize
 from tests.conftest import model_of
 from tests.quantize.networks import (
     PAIR,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxgraft.model import Model
-from onnxgraft.quantize import explain, placement, quantize
+from onnxgraft.graph.model import Model
+from onnxgraft.stages.quantize import explain, quantize
+from onnxgraft.stages.quantize.place import placement
 from tests.conftest import model_of
 from tests.quantize.networks import pair, ranges_of, samples_of, weights
 

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft.compare import HALF_TOLERANCE, judge
+from onnxgraft.data.ranges import Ranges
 from onnxgraft.errors import InputError, NotSupportedError
-from onnxgraft.model import Model
-from onnxgraft.quantize import calibrate, quantize, to_half
-from onnxgraft.ranges import Ranges
-from onnxgraft.reference import random_feeds
+from onnxgraft.graph.model import Model
+from onnxgraft.run.compare import HALF_TOLERANCE, judge
+from onnxgraft.run.session import random_feeds
+from onnxgraft.stages.quantize import calibrate, quantize, to_half
 from tests.conftest import model_of
 from tests.quantize.networks import infer, pair, samples_of, sqnr
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxgraft.data.ranges import BY_HAND, Ranges
+from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model
-from onnxgraft.quantize import IMPROVEMENTS, improve, quantize
-from onnxgraft.ranges import BY_HAND, Ranges
-from onnxgraft.reference import random_feeds
-from onnxgraft.samples import Samples
+from onnxgraft.graph.model import Model
+from onnxgraft.run.session import random_feeds
+from onnxgraft.stages.quantize import IMPROVEMENTS, improve, quantize
 from tests.quantize.networks import infer, pair, ranges_of, residual, samples_of, sqnr
 
 

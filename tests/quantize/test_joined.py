@@ -10,13 +10,13 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxgraft.compare import Difference
-from onnxgraft.model import Model
-from onnxgraft.quantize import calibrate, quantize
-from onnxgraft.ranges import Ranges
-from onnxgraft.reference import OnnxRuntime, random_feeds
-from onnxgraft.runtime import Array
-from onnxgraft.samples import open_samples
+from onnxgraft.data.ranges import Ranges
+from onnxgraft.data.samples import open_samples
+from onnxgraft.graph.model import Model
+from onnxgraft.run.compare import Difference
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.stages.quantize import calibrate, quantize
 from tests.conftest import model_of
 
 RNG = np.random.default_rng(0)

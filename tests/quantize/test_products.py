@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxgraft.quantize._products import Product
+from onnxgraft.stages.quantize.improve.products import Product
 from tests.conftest import model_of
 from tests.quantize.networks import infer
 

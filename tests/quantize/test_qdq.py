@@ -12,15 +12,15 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxgraft.compare import Difference
+from onnxgraft.data.ranges import Ranges
+from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model, Source
-from onnxgraft.quantize import calibrate, quantize
-from onnxgraft.quantize._calibrate import fingerprint
-from onnxgraft.ranges import Ranges
-from onnxgraft.reference import OnnxRuntime, random_feeds
-from onnxgraft.runtime import Array
-from onnxgraft.samples import open_samples
+from onnxgraft.graph.model import Model, Source
+from onnxgraft.run.compare import Difference
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.stages.quantize import calibrate, quantize
+from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from tests.conftest import model_of, outputs_of
 
 TARGETS = ["tensorrt", "openvino", "onnxruntime"]

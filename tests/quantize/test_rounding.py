@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from onnxgraft.quantize._rounding import (
+from onnxgraft.stages.quantize.improve.rounding import (
     Stored,
     along,
     mse_scale,

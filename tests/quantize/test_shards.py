@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 import pytest
 
-from onnxgraft import workers
+from onnxgraft.data.ranges import Histogram, Ranges
+from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model
-from onnxgraft.quantize import Checkpoint, calibrate
-from onnxgraft.quantize._measure import Job, Measurer, Shard, Tally, shards_of
-from onnxgraft.ranges import Histogram, Ranges
-from onnxgraft.samples import Samples, open_samples
+from onnxgraft.graph.model import Model
+from onnxgraft.run import workers
+from onnxgraft.stages.quantize import Checkpoint, calibrate
+from onnxgraft.stages.quantize.measure.measurer import Job, Measurer, Shard, Tally, shards_of
 from tests.conftest import model_of
 from tests.quantize.test_calibration import NETWORK, constants, images, samples_of
 
@@ -326,11 +326,11 @@ def test_a_full_disk_leaves_the_old_file(
 def test_the_shared_networks_give_the_same_in_processes(shared: Path) -> None:
     """Real convolutions: onnxruntime with one thread and with two gives the same bits."""
     pytest.importorskip("tensorflow")
-    from onnxgraft import pipeline
-    from onnxgraft.samples import Preprocess
+    from onnxgraft import commands
+    from onnxgraft.data.samples import Preprocess
 
     folder = shared / "models/mobilenet_camvid/mobilenet_camvid.pb"
-    done = pipeline.convert(str(folder), verify=False)
+    done = commands.convert(str(folder), verify=False)
     recipe = Preprocess(crop=(4, 0, 352, 480), mean=(109.56690979, 107.69937134, 104.42664337))
     data = open_samples(shared / "data/camvid/calib", done.model.inputs, recipe, images=6)
     assert_equal(calibrate(done.model, data, workers=2), calibrate(done.model, data))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxgraft.quantize._sites import every_tensor, find_sites
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
+from onnxgraft.stages.quantize.measure.observers import every_tensor, find_sites
 from tests.conftest import model_of
 
 WEIGHTS: dict[str, Array] = {

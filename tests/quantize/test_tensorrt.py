@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from onnxgraft import pipeline
-from onnxgraft.model import Model
-from onnxgraft.quantize import calibrate, placement, quantize, to_half
-from onnxgraft.ranges import Ranges
-from onnxgraft.samples import Preprocess, open_samples
+from onnxgraft import commands
+from onnxgraft.data.ranges import Ranges
+from onnxgraft.data.samples import Preprocess, open_samples
+from onnxgraft.graph.model import Model
+from onnxgraft.stages.quantize import calibrate, quantize, to_half
+from onnxgraft.stages.quantize.place import placement
 from tests.conftest import model_of
 from tests.quantize.networks import PAIR, PAIR_SHAPES, ranges_of, samples_of, weights
 
@@ -42,7 +43,7 @@ def network(
     request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Network]:
     name, layers = NETWORKS[request.param]
-    model = pipeline.convert(shared / "models" / name, outputs="score:0", verify=False).model
+    model = commands.convert(shared / "models" / name, outputs="score:0", verify=False).model
     file = tmp_path_factory.mktemp("networks") / "model.onnx"
     model.save(file)
     recipe = Preprocess(crop=(4, 0, 352, 480), color="bgr", mean=MEAN)

@@ -11,16 +11,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxgraft.quantize import METHODS, Method, choose_range
-from onnxgraft.quantize._thresholds import (
+from onnxgraft.data.ranges import Histogram, bin_edges
+from onnxgraft.run.engine import Array
+from onnxgraft.stages.quantize import METHODS, Method, choose_range
+from onnxgraft.stages.quantize.measure.thresholds import (
     LEVELS,
     MOST_CLIPPED,
     PERCENTILE,
     entropy_threshold,
     linear_bins,
 )
-from onnxgraft.ranges import Histogram, bin_edges
-from onnxgraft.runtime import Array
 
 BINS = 2048
 

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxgraft.data.ranges import Range
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model, Origin
-from onnxgraft.quantize import (
+from onnxgraft.graph.model import Model, Origin
+from onnxgraft.stages.quantize import (
     calibrate,
     header_version,
     quantize,
@@ -21,8 +22,7 @@ from onnxgraft.quantize import (
     read_cache,
     write_cache,
 )
-from onnxgraft.quantize.trt_cache import cache_text, tensorrt_scale
-from onnxgraft.ranges import Range
+from onnxgraft.stages.quantize.tensorrt.cache import cache_text, tensorrt_scale
 from tests.conftest import model_of
 from tests.quantize.test_calibration import NETWORK, constants, images, samples_of
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxgraft.model import Model, Source
-from onnxgraft.reference import OnnxRuntime, exposing
-from onnxgraft.runtime import Array
-from onnxgraft.surgery import Finding, PassReport, SurgeryReport, run
+from onnxgraft.graph.model import Model, Source
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime, exposing
+from onnxgraft.stages.surgery import Finding, PassReport, SurgeryReport, run
 from tests.conftest import outputs_of
 
 # float32 rounds to 6e-8 of a value; a sum of some hundred products that are rounded elsewhere,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxgraft.model import Model
-from onnxgraft.runtime import Array
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Array
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,

@@ -12,8 +12,8 @@ import pytest
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from onnxgraft.errors import ModelError, NotSupportedError
-from onnxgraft.model import Model
-from onnxgraft.surgery import run
+from onnxgraft.graph.model import Model
+from onnxgraft.stages.surgery import run
 
 
 def file_of(path: Path, nodes: list[onnx.NodeProto], *more: str, opset: int = 17) -> Path:

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft.model import Model
-from onnxgraft.runtime import Array
-from onnxgraft.surgery import run
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Array
+from onnxgraft.stages.surgery import run
 from tests.conftest import model_of
 from tests.surgery.helpers import ROUNDING, infer, normal, positive
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxgraft.surgery.fold_constants import MOST_GROWTH
+from onnxgraft.stages.surgery.passes.fold.fold_constants import MOST_GROWTH
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,

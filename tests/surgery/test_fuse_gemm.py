@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,

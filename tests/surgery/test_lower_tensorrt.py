@@ -7,9 +7,9 @@ import onnx
 import pytest
 
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model, Source
-from onnxgraft.runtime import Array
-from onnxgraft.surgery import Plugin, SurgeryReport, run
+from onnxgraft.graph.model import Model, Source
+from onnxgraft.run.engine import Array
+from onnxgraft.stages.surgery import Plugin, SurgeryReport, run
 from tests.conftest import model_of
 from tests.surgery.helpers import ROUNDING, assert_same, infer, model_at, normal, report_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxgraft.surgery import run
+from onnxgraft.stages.surgery import run
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,

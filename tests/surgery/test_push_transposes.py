@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxgraft.model import Model, Origin
-from onnxgraft.reference import random_feeds
-from onnxgraft.runtime import Array
+from onnxgraft.graph.model import Model, Origin
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import random_feeds
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from onnxgraft.model import Model, Origin, Source
-from onnxgraft.reference import random_feeds
-from onnxgraft.runtime import Array
-from onnxgraft.surgery import PASSES, run
-from onnxgraft.surgery._history import Change, History, Point
-from onnxgraft.surgery._rewrite import Context, Pass, Result
+from onnxgraft.graph.model import Model, Origin, Source
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import random_feeds
+from onnxgraft.stages.surgery import PASSES, run
+from onnxgraft.stages.surgery.running.history import Change, History, Point
+from onnxgraft.stages.surgery.running.rewrite import Context, Pass, Result
 from tests.surgery.helpers import infer, tensor_values
 
 # A graph has up to ten layers, each of which rounds to some 1e-6 of its values' size, and sums and
@@ -516,9 +516,10 @@ def test_a_wrong_pass_leaves_no_trace_in_a_random_graph(before: Model, place: in
             super().add(change)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("onnxgraft.surgery._runner.History", Watched)
+        patch.setattr("onnxgraft.stages.surgery.running.runner.History", Watched)
         patch.setattr(
-            "onnxgraft.surgery._runner.PASSES", (*PASSES[:place], shift(), *PASSES[place:])
+            "onnxgraft.stages.surgery.running.runner.PASSES",
+            (*PASSES[:place], shift(), *PASSES[place:]),
         )
         after, report = run(before, verify=True)
     assert [entry.name for entry in report.passes if entry.rolled_back] == ["shift"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxgraft import convert
-from onnxgraft.surgery import run
+from onnxgraft.stages import convert
+from onnxgraft.stages.surgery import run
 
 
 @pytest.mark.parametrize(("layout", "most", "transposes"), [("keep", 39, 2), ("nchw", 37, 0)])

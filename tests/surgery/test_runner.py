@@ -12,12 +12,12 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxgraft.errors import InputError, ModelError
-from onnxgraft.model import Model, Origin, Source
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.runtime import Feeds, Outputs
-from onnxgraft.surgery import PASSES, run
-from onnxgraft.surgery._rewrite import Context, Pass, Result
-from onnxgraft.surgery._verify import Verifier
+from onnxgraft.graph.model import Model, Origin, Source
+from onnxgraft.run.engine import Feeds, Outputs
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages.surgery import PASSES, run
+from onnxgraft.stages.surgery.running.rewrite import Context, Pass, Result
+from onnxgraft.stages.surgery.running.verify import Verifier
 from tests.conftest import model_of
 from tests.surgery.helpers import ROUNDING, assert_same, clean, infer, normal, positive, report_of
 
@@ -342,7 +342,7 @@ Rewrite = Callable[[gs.Graph, Context], Result]
 
 def planted(monkeypatch: pytest.MonkeyPatch, *passes: Pass) -> None:
     """Let ``passes`` be the whole list."""
-    monkeypatch.setattr("onnxgraft.surgery._runner.PASSES", passes)
+    monkeypatch.setattr("onnxgraft.stages.surgery.running.runner.PASSES", passes)
 
 
 def scaling(factor: float) -> Rewrite:
@@ -512,7 +512,7 @@ def test_a_wrong_pass_among_all_others_alone_is_undone(
     place: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, _ = run(network())
-    monkeypatch.setattr("onnxgraft.surgery._history._MOST_KEPT", kept)
+    monkeypatch.setattr("onnxgraft.stages.surgery.running.history._MOST_KEPT", kept)
     wrong = Pass("wrong", dropping("Relu"))
     planted(monkeypatch, *PASSES[:place], wrong, *PASSES[place:])
     before = network()
@@ -667,7 +667,7 @@ def test_classes_that_are_equal_but_for_float_noise_may_change_places(
 def test_weights_beyond_the_limit_are_verified_only_where_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("onnxgraft.surgery._runner.MOST_BYTES", 8)
+    monkeypatch.setattr("onnxgraft.stages.surgery.running.runner.MOST_BYTES", 8)
     _, report = run(network(), verify=None)
     assert not report.verdicts
     assert "by itself surgery verifies up to" in report.notes[0]
@@ -678,7 +678,7 @@ def test_weights_beyond_the_limit_are_verified_only_where_it_is_asked_for(
 def test_a_model_that_runs_for_too_long_is_not_verified_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("onnxgraft.surgery._runner.MOST_SECONDS", 0.0)
+    monkeypatch.setattr("onnxgraft.stages.surgery.running.runner.MOST_SECONDS", 0.0)
     after, report = run(network(), verify=None)
     assert not report.verdicts and "Identity" not in after.operators()
     assert any("by itself surgery verifies for up to 0 s" in note for note in report.notes)

@@ -15,13 +15,13 @@ from models.caffe_batchnorm import mobilenet_v2, resnet
 from models.caffe_builder import Recipe
 from models.caffe_classifiers import googlenet, squeezenet
 from models.caffe_segmentation import fcn8s
-from onnxgraft import convert, quantize, surgery
-from onnxgraft.compare import FLOAT_TOLERANCE, relative_error, sqnr
-from onnxgraft.model import Model
-from onnxgraft.reference import OnnxRuntime, exposing
-from onnxgraft.runtime import Engine, Feeds, Outputs
-from onnxgraft.samples import Samples, open_samples
-from onnxgraft.validate import adapted, like
+from onnxgraft.data.samples import Samples, open_samples
+from onnxgraft.graph.model import Model
+from onnxgraft.run.compare import FLOAT_TOLERANCE, relative_error, sqnr
+from onnxgraft.run.engine import Engine, Feeds, Outputs
+from onnxgraft.run.session import OnnxRuntime, exposing
+from onnxgraft.stages import convert, quantize, surgery
+from onnxgraft.stages.validate import adapted, like
 
 __all__ = ["KINDS", "THIN", "Healthy", "Planted", "healthy", "plant", "thin"]
 

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from onnxgraft.report import GalleryRow, LayerRow, RangeRow, Report
-from onnxgraft.validate import write_html
+from onnxgraft.stages.validate import write_html
+from onnxgraft.stages.validate.report import GalleryRow, LayerRow, RangeRow, Report
 from tests.validate.test_report import report_of
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

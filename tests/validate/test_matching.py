@@ -8,8 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxgraft.model import Model
-from onnxgraft.validate import MatchedGraph, bisect
+from onnxgraft.graph.model import Model
+from onnxgraft.stages.validate import MatchedGraph, bisect
 from tests.conftest import model_of
 from tests.validate.planted import Healthy, plant, thin
 

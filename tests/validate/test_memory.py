@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxgraft.validate._memory import available_memory, tensor_sizes
+from onnxgraft.stages.validate.divergence.memory import available_memory, tensor_sizes
 from tests.conftest import model_of
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxgraft.classes import CAMVID, CITYSCAPES, Classes
+from onnxgraft.data.classes import CAMVID, CITYSCAPES, Classes
 from onnxgraft.errors import InputError
-from onnxgraft.runtime import Array
-from onnxgraft.validate import METRICS, make_metric
-from onnxgraft.validate._metrics import Answered, Segmentation, TopK
+from onnxgraft.run.engine import Array
+from onnxgraft.stages.validate import METRICS, make_metric
+from onnxgraft.stages.validate.metrics.metrics import Answered, Segmentation, TopK
 
 THREE = Classes(("road", "pavement", "car"), {"flat": ("road", "pavement"), "vehicle": ("car",)})
 

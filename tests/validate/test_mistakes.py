@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from onnxgraft.runtime import Array, TensorSpec
-from onnxgraft.validate import find_mistake
+from onnxgraft.run.engine import Array, TensorSpec
+from onnxgraft.stages.validate import find_mistake
 from tests.validate.test_stream import Fake
 
 IMAGE = TensorSpec("image", "float32", ("N", 6, 6, 3))

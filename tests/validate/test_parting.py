@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxgraft.model import Model, Origin
-from onnxgraft.validate import bisect, find_parting
+from onnxgraft.graph.model import Model, Origin
+from onnxgraft.stages.validate import bisect, find_parting
 from tests.conftest import model_of
 from tests.validate.planted import KINDS, THIN, Healthy, plant, thin
 

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxgraft.commands import validate
 from onnxgraft.errors import InputError
-from onnxgraft.pipeline import validate
-from onnxgraft.validate import Recorded, read_inputs, save_outputs
+from onnxgraft.stages.validate import Recorded, read_inputs, save_outputs
 from tests.conftest import model_of
 
 NET = "net (float[1, 3] x) => (float[1, 3] y) { a = Mul(x, s)  y = Softmax(a) }"

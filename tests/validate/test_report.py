@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from onnxgraft.report import (
+from onnxgraft.stages.validate import render, write_html, write_junit
+from onnxgraft.stages.validate.report import (
     CandidateRow,
     GalleryRow,
     LatencyRow,
@@ -22,7 +23,6 @@ from onnxgraft.report import (
     Report,
     StageRow,
 )
-from onnxgraft.validate import render, write_html, write_junit
 
 EVIL = "<script>alert('x')</script>"
 

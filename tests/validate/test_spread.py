@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.report import CandidateRow
-from onnxgraft.runtime import Engine
-from onnxgraft.samples import Samples, open_samples
-from onnxgraft.validate import Candidate, make_metric, measure, rows
+from onnxgraft.run.engine import Engine
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages.validate import Candidate, make_metric, measure, rows
+from onnxgraft.stages.validate.report import CandidateRow
 from tests.conftest import model_of
 
 NET = """

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxgraft.classes import Classes
+from onnxgraft.data.classes import Classes
+from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.report import CandidateRow
-from onnxgraft.runtime import Array, Engine, Feeds, Outputs, Resource, TensorSpec
-from onnxgraft.samples import Samples, open_samples
-from onnxgraft.validate import Candidate, Metric, make_metric, measure, rows
-from onnxgraft.validate._metrics import Segmentation
+from onnxgraft.run.engine import Array, Engine, Feeds, Outputs, Resource, TensorSpec
+from onnxgraft.stages.validate import Candidate, Metric, make_metric, measure, rows
+from onnxgraft.stages.validate.metrics.metrics import Segmentation
+from onnxgraft.stages.validate.report import CandidateRow
 
 Compute = Callable[[Array], Outputs]
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxgraft.errors import InputError
-from onnxgraft.runtime import Array
-from onnxgraft.validate import Answered, Metric, find_classes, make_metric, read_labels
+from onnxgraft.run.engine import Array
+from onnxgraft.stages.validate import Answered, Metric, find_classes, make_metric, read_labels
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=30)
 

@@ -158,7 +158,7 @@ def _guard(name: str, limits: Mapping[str, Any], given: Mapping[str, Any]) -> in
         if memory is not None or seconds is not None:
             raise NotSupportedError("--max-memory and --max-seconds work on Linux alone")
         return None
-    from onnxgraft.cli._guard import Allowance, byte_size, guarded
+    from onnxgraft.sandbox.guard import Allowance, byte_size, guarded
 
     if seconds is not None and not seconds > 0:
         raise InputError(f"--max-seconds {seconds:g}: a number of seconds above 0")

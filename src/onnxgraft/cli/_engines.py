@@ -25,7 +25,7 @@ from onnxgraft.cli._options import (
 )
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_folder, check_place, existing_file
-from onnxgraft.limits import CACHE_BYTES
+from onnxgraft.files.limits import CACHE_BYTES
 
 __all__ = ["bench", "build", "bundle", "infer"]
 
@@ -87,9 +87,10 @@ def build(
     as_json: Json = False,
 ) -> Outcome:
     """Build an engine with its passport beside it."""
-    from onnxgraft import engine, pipeline
+    from onnxgraft import commands
     from onnxgraft.files import write_json
-    from onnxgraft.model import Model
+    from onnxgraft.graph.model import Model
+    from onnxgraft.stages import engine
 
     check_place(out)
     check_place(layers)
@@ -108,7 +109,7 @@ def build(
         version_compatible=version_compatible,
         calibration=_read(calibration),
     )
-    used = pipeline.evidence(ranges=ranges or calibration, data=data, recipe=recipe)
+    used = commands.evidence(ranges=ranges or calibration, data=data, recipe=recipe)
     passport = engine.build(
         Model.load(model), out, target or engine.default_target(),
         precision=precision,
@@ -150,8 +151,9 @@ def bundle(
     as_json: Json = False,
 ) -> Outcome:
     """Pack what builds a TensorRT engine on another machine, with TensorRT and Python alone."""
-    from onnxgraft import engine, pipeline
-    from onnxgraft.model import Model
+    from onnxgraft import commands
+    from onnxgraft.graph.model import Model
+    from onnxgraft.stages import engine
 
     check_place(out)
     options = engine.BuildOptions(
@@ -166,7 +168,7 @@ def bundle(
         precision=precision,
         float_model=None if float_model is None else Model.load(float_model),
         options=options,
-        evidence=pipeline.evidence(ranges=ranges or calibration, data=data, recipe=recipe),
+        evidence=commands.evidence(ranges=ranges or calibration, data=data, recipe=recipe),
         ranges=_ranges(ranges, precision),
     )  # fmt: skip
 
@@ -197,9 +199,9 @@ def bench(
     as_json: Json = False,
 ) -> Outcome:
     """Time engines, each in a process of its own, in turn."""
-    from onnxgraft import pipeline
+    from onnxgraft import commands
 
-    targets = pipeline.bench_targets(
+    targets = commands.bench_targets(
         engines,
         against,
         threads=threads,
@@ -208,16 +210,16 @@ def bench(
         trust=trust_of(trust),
     )
     notes: list[str] = []
-    rows = pipeline.bench(targets, batches=numbers(batch), rounds=rounds, runs=runs, notes=notes)
+    rows = commands.bench(targets, batches=numbers(batch), rounds=rounds, runs=runs, notes=notes)
     found = [
         {
             **asdict(row), "images_per_second": row.images_per_second,
             "over_original": ratio.original, "over_fp32": ratio.fp32,
         }
-        for row, ratio in zip(rows, pipeline.speed_ups(rows, targets), strict=True)
+        for row, ratio in zip(rows, commands.speed_ups(rows, targets), strict=True)
     ]  # fmt: skip
     if record:
-        pipeline.record_latency(targets, rows)
+        commands.record_latency(targets, rows)
 
     def text(console: Console) -> None:
         say(console, "Milliseconds of a batch; how many times as fast as the original and as FP32")
@@ -240,14 +242,14 @@ def infer(
     as_json: Json = False,
 ) -> Outcome:
     """Run an engine on images; print classes, draw maps and boxes, or write the outputs."""
-    from onnxgraft import pipeline
+    from onnxgraft import commands
 
     if out is not None and out.suffix == ".npz":
         check_place(out)
     elif out is not None and out.parent.is_dir():
         check_folder(out)
-    before, after = (None, None) if preprocess is None else pipeline.read_tables(preprocess)
-    answers = pipeline.infer(engine, images, before, out, postprocess=after, trust=trust_of(trust))
+    before, after = (None, None) if preprocess is None else commands.read_tables(preprocess)
+    answers = commands.infer(engine, images, before, out, postprocess=after, trust=trust_of(trust))
 
     def text(console: Console) -> None:
         for answer in answers:
@@ -276,7 +278,7 @@ def _latency(rows: list[dict[str, Any]]) -> Table:
 
 
 def _shapes(option: str, text: str | None) -> dict[str, tuple[int, ...]]:
-    from onnxgraft.tensor_option import parse_tensors
+    from onnxgraft.graph.tensor_option import parse_tensors
 
     found = {}
     for entry in parse_tensors(text):
@@ -288,7 +290,7 @@ def _shapes(option: str, text: str | None) -> dict[str, tuple[int, ...]]:
 
 def _ranges(file: Path | None, precision: PrecisionName | None) -> Any:
     """Return the ranges to look for FP16's overflow with, if that is to be done."""
-    from onnxgraft.ranges import Ranges
+    from onnxgraft.data.ranges import Ranges
 
     return Ranges.load(file) if file is not None and precision == "fp16" else None
 

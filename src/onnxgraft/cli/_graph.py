@@ -40,7 +40,7 @@ def inspect(
     as_json: Json = False,
 ) -> Outcome:
     """Print what a model file holds: inputs, outputs, operators, training leftovers."""
-    from onnxgraft import convert
+    from onnxgraft.stages import convert
 
     found = convert.inspect(model, weights=weights, signature=signature, trust=trust_of(trust))
 
@@ -86,10 +86,10 @@ def convert(
     as_json: Json = False,
 ) -> Outcome:
     """Convert a model to a clean ONNX graph and compare it with the original."""
-    from onnxgraft import pipeline
+    from onnxgraft import commands
 
     check_place(out)
-    done = pipeline.convert(
+    done = commands.convert(
         model, weights=weights, inputs=inputs, outputs=outputs, values=values, opset=opset,
         io_layout=io_layout, signature=signature, freeze_batchnorm=freeze_batchnorm,
         trust=trust_of(trust), raw=raw, verify=not no_verify, out=out,
@@ -151,10 +151,10 @@ def surgery(
     as_json: Json = False,
 ) -> Outcome:
     """Clean an ONNX graph; what the passes made is compared with what they were given."""
-    from onnxgraft import surgery as stage
     from onnxgraft.files import write_json
-    from onnxgraft.model import Model
-    from onnxgraft.tensor_option import parse_tensors
+    from onnxgraft.graph.model import Model
+    from onnxgraft.graph.tensor_option import parse_tensors
+    from onnxgraft.stages import surgery as stage
 
     if list_passes:
         summaries = {item.name: item.summary for item in stage.PASSES}
@@ -210,7 +210,7 @@ def _condition(item: Any) -> str:
 
 def _plugin(item: str) -> tuple[str, Any]:
     """Read ``OP=NAME``, ``OP=NAME:VERSION`` or ``OP=NAME:VERSION:NAMESPACE``."""
-    from onnxgraft.surgery import Plugin
+    from onnxgraft.stages.surgery import Plugin
 
     op, sign, text = item.partition("=")
     parts = text.split(":")

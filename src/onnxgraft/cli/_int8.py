@@ -69,10 +69,10 @@ def calibrate(
     as_json: Json = False,
 ) -> Outcome:
     """Measure the ranges of a float graph's tensors on representative data."""
-    from onnxgraft import quantize
-    from onnxgraft.model import Model
-    from onnxgraft.ranges import Ranges, read_overrides
-    from onnxgraft.samples import open_samples, overlap
+    from onnxgraft.data.ranges import Ranges, read_overrides
+    from onnxgraft.data.samples import open_samples, overlap
+    from onnxgraft.graph.model import Model
+    from onnxgraft.stages import quantize
 
     if (data is None) == (ranges is None):
         raise InputError(
@@ -196,11 +196,11 @@ def quantize(
     as_json: Json = False,
 ) -> Outcome:
     """Write the INT8 graph that a target wants, or a mix of INT8 and float within a budget."""
-    from onnxgraft import quantize as stage
-    from onnxgraft.model import Model
-    from onnxgraft.pipeline import QuantizeOptions, quantize_model, read_budget
-    from onnxgraft.ranges import Ranges, read_overrides
-    from onnxgraft.samples import open_samples
+    from onnxgraft.commands import QuantizeOptions, quantize_model, read_budget
+    from onnxgraft.data.ranges import Ranges, read_overrides
+    from onnxgraft.data.samples import open_samples
+    from onnxgraft.graph.model import Model
+    from onnxgraft.stages import quantize as stage
 
     table = stage.read_placement(placement, target) if placement else stage.placement(target)
     if show_placement:
@@ -273,7 +273,7 @@ def quantize(
 
 def _methods(improve: str | None, samples: str | None) -> tuple[str, ...]:
     """Return the methods to apply: the usual ones where there are samples and nothing is asked."""
-    from onnxgraft.quantize import DEFAULT_IMPROVEMENTS, IMPROVEMENTS
+    from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, IMPROVEMENTS
 
     if improve is None:
         return DEFAULT_IMPROVEMENTS if samples else ()

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from onnxgraft.cli._app import EVERYTHING, say
 from onnxgraft.errors import InputError, NotSupportedError
-from onnxgraft.trust import Trust
+from onnxgraft.files.trust import Trust
 
 __all__ = [
     "Data",
@@ -117,7 +117,7 @@ def trust_of(given: list[str]) -> Trust:
 
 
 def preprocess_of(path: Path | None) -> Any:
-    from onnxgraft.pipeline import read_preprocess
+    from onnxgraft.commands import read_preprocess
 
     return None if path is None else read_preprocess(path)
 

@@ -84,8 +84,8 @@ def validate(
     as_json: Json = False,
 ) -> Outcome:
     """Compare a candidate with the original on data, and by a task metric."""
-    from onnxgraft import pipeline
-    from onnxgraft.validate import render
+    from onnxgraft import commands
+    from onnxgraft.stages.validate import render
 
     if report is not None:
         check_folder(report)
@@ -94,7 +94,7 @@ def validate(
     if candidate.suffix == ".prototxt" and original.suffix != ".prototxt":
         # There is one network that --weights can be meant for.
         weights, candidate_weights = None, candidate_weights or weights
-    found = pipeline.validate(
+    found = commands.validate(
         original, candidate, data, weights=weights,
         preprocess=preprocess_of(preprocess), inputs=inputs, outputs=outputs, values=values,
         signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust_of(trust),
@@ -106,7 +106,7 @@ def validate(
         save_inputs=save_inputs, save_outputs=save_outputs,
     )  # fmt: skip
     if report is not None:
-        pipeline.write_report(found, report)
+        commands.write_report(found, report)
     return Outcome(found.to_json(), lambda console: render(found, console), found.passed)
 
 
@@ -133,8 +133,8 @@ def deploy(
     as_json: Json = False,
 ) -> Outcome:
     """Take a model all the way: convert, clean, calibrate, quantize, build, validate."""
-    from onnxgraft import pipeline
-    from onnxgraft.validate import render
+    from onnxgraft import commands
+    from onnxgraft.stages.validate import render
 
     if recipe.suffix == ".toml":
         asked = {
@@ -145,16 +145,16 @@ def deploy(
         for option, value in asked.items():
             if value is not None:
                 raise InputError(f"{option} goes with a model file; write it into {recipe} instead")
-        plan = pipeline.read_recipe(recipe, images=images, trust=trust_of(trust))
+        plan = commands.read_recipe(recipe, images=images, trust=trust_of(trust))
     else:
-        plan = pipeline.make_recipe(
+        plan = commands.make_recipe(
             recipe, data=data, weights=weights, validate_on=validate_on,
             preprocess=preprocess_of(preprocess), inputs=inputs, outputs=outputs, metric=metric,
             targets=split(targets) or ["openvino", "onnxruntime"], images=images,
             trust=trust_of(trust),
         )  # fmt: skip
     folder = out or Path(f"{recipe.stem}.onnxgraft")
-    report = pipeline.deploy(plan, folder, keep_going=keep_going, workers=workers)
+    report = commands.deploy(plan, folder, keep_going=keep_going, workers=workers)
 
     def text(console: Console) -> None:
         render(report, console)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from models.caffemodel import Blobs, caffemodel
-from onnxgraft import convert
 from onnxgraft.errors import InputError
-from onnxgraft.model import Model
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.runtime import Array
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages import convert
 
 # float32 rounds to 6e-8 of a value. Sums of some hundred products that are added in another order,
 # and the runtimes' own exp, log and pow, are off by some 1e-6 of the largest output.

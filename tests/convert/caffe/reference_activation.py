@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
 
 
 def relu(x: Array, negative_slope: float = 0.0) -> Array:

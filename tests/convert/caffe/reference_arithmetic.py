@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
 
 
 def inner_product(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
 
 Box = Array  # (xmin, ymin, xmax, ymax)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
 from tests.convert.caffe.reference_activation import sigmoid
 
 

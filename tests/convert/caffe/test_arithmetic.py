@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
 from tests.convert.caffe import reference_arithmetic as reference
 from tests.convert.caffe.net import (
     Case,

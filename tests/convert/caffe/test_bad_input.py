@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from models.caffemodel import caffemodel
-from onnxgraft import convert
 from onnxgraft.errors import InputError, NotSupportedError
-from onnxgraft.reference import OnnxRuntime, random_feeds
+from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.stages import convert
 
 NET = """
 name: "net"
@@ -204,7 +204,7 @@ def test_an_unknown_blob_suggests_the_nearest(tmp_path: Path) -> None:
 
 
 def test_a_registered_converter_is_used(tmp_path: Path) -> None:
-    from onnxgraft.convert import caffe
+    from onnxgraft.stages.convert import caffe
 
     text = NET + 'layer { name: "half" type: "Half" bottom: "ip" top: "half" }'
     caffe.register("Half", lambda layer, bottoms, out: [out.binary("Mul", bottoms[0], 0.5)])

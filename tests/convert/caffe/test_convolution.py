@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
 from tests.convert.caffe.net import (
     Case,
     assert_close,

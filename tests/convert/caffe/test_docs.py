@@ -1,6 +1,6 @@
 import re
 
-from onnxgraft.convert.caffe import LAYERS
+from onnxgraft.stages.convert.caffe import LAYERS
 from tests.conftest import ROOT
 
 

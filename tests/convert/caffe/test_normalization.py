@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
 from tests.convert.caffe import reference_arithmetic as reference
 from tests.convert.caffe.net import (
     Case,

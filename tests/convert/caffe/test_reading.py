@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from models.caffemodel import caffemodel
-from onnxgraft import convert
-from onnxgraft.convert.caffe import Net, read_caffemodel, read_net
 from onnxgraft.errors import InputError, ModelError
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
+from onnxgraft.stages import convert
+from onnxgraft.stages.convert.caffe import Net, read_caffemodel, read_net
 
 WEIGHT = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
 

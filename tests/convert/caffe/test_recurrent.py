@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft.reference import OnnxRuntime
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import model_of
 from tests.convert.caffe import reference_recurrent as reference
 from tests.convert.caffe.net import (

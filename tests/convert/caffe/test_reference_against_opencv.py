@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from models.caffemodel import caffemodel
-from onnxgraft.runtime import Array
+from onnxgraft.run.engine import Array
 from tests.convert.caffe import test_activation as activation
 from tests.convert.caffe import test_arithmetic as arithmetic
 from tests.convert.caffe import test_convolution as convolution

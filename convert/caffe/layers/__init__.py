@@ -1,0 +1,1 @@
+"""How each type of layer is converted; one family a file."""

@@ -1,0 +1,115 @@
+"""Which function converts which type of layer; what is not here is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onnxgraft.stages.convert.caffe.layers import (
+    activation,
+    combining,
+    convolution,
+    detection,
+    normalization,
+    pooling,
+    recurrent,
+    reshaping,
+    upsampling,
+)
+from onnxgraft.stages.convert.caffe.layers.emitter import Blob, Emitter
+from onnxgraft.stages.convert.caffe.reading.net import Layer
+
+__all__ = ["INPUTS", "LAYERS", "Converter", "register"]
+
+# Takes the layer, its inputs and what to write with; returns a blob for each top.
+Converter = Callable[[Layer, list[Blob], Emitter], list[Blob]]
+
+LAYERS: dict[str, Converter] = {
+    "AbsVal": activation.absval,
+    "ArgMax": reshaping.argmax,
+    "Axpy": combining.axpy,
+    "BN": normalization.bn,
+    "BNLL": activation.bnll,
+    "BatchNorm": normalization.batch_norm,
+    "BatchReindex": reshaping.batch_reindex,
+    "Bias": normalization.bias,
+    "Clip": activation.clip,
+    "Concat": reshaping.concat,
+    "Convolution": convolution.convolution,
+    "ConvolutionDepthwise": convolution.convolution,
+    "Crop": reshaping.crop,
+    "Deconvolution": convolution.deconvolution,
+    "DeconvolutionDepthwise": convolution.deconvolution,
+    "DepthwiseConvolution": convolution.convolution,
+    "DepthwiseDeconvolution": convolution.deconvolution,
+    "DetectionOutput": detection.detection_output,
+    "Dropout": activation.identity,
+    "ELU": activation.elu,
+    "Eltwise": combining.eltwise,
+    "Embed": combining.embed,
+    "Exp": activation.exp,
+    "Flatten": reshaping.flatten,
+    "Im2col": convolution.im2col,
+    "InnerProduct": combining.inner_product,
+    "Interp": upsampling.interp,
+    "LRN": normalization.lrn,
+    "LSTM": recurrent.lstm,
+    "Log": activation.log,
+    "MVN": normalization.mvn,
+    "Normalize": normalization.normalize,
+    "PReLU": activation.prelu,
+    "Parameter": reshaping.parameter,
+    "Permute": reshaping.permute,
+    "Pooling": pooling.pooling,
+    "Power": activation.power,
+    "PriorBox": detection.prior_box,
+    "Python": activation.python,
+    "RNN": recurrent.rnn,
+    "ReLU": activation.relu,
+    "ReLU6": activation.relu6,
+    "Reduction": reshaping.reduction,
+    "Reorg": upsampling.reorg,
+    "Reshape": reshaping.reshape,
+    "SPP": pooling.spp,
+    "Scale": normalization.scale,
+    "ShuffleChannel": reshaping.shuffle_channel,
+    "Sigmoid": activation.sigmoid,
+    "Slice": reshaping.slice_,
+    "Softmax": activation.softmax,
+    "Split": activation.identity,
+    "Swish": activation.swish,
+    "TanH": activation.tanh,
+    "Threshold": activation.threshold,
+    "Tile": reshaping.tile,
+    "Upsample": upsampling.upsample,
+}
+
+
+# How many inputs a layer takes, where it is not one: the fewest and the most.
+INPUTS: dict[str, tuple[int, int | None]] = {
+    "Axpy": (3, 3),
+    "BatchReindex": (2, 2),
+    "Bias": (1, 2),
+    "Concat": (1, None),
+    "Convolution": (1, None),
+    "ConvolutionDepthwise": (1, None),
+    "Crop": (2, 2),
+    "Deconvolution": (1, None),
+    "DeconvolutionDepthwise": (1, None),
+    "DepthwiseConvolution": (1, None),
+    "DepthwiseDeconvolution": (1, None),
+    "DetectionOutput": (3, 5),
+    "Eltwise": (1, None),
+    "Interp": (1, 2),
+    "LSTM": (2, 5),
+    "Parameter": (0, 0),
+    "PriorBox": (2, 2),
+    "RNN": (2, 4),
+    "Scale": (1, 2),
+    "Upsample": (1, 2),
+}
+
+
+def register(kind: str, converter: Converter) -> None:
+    """Convert layers of type ``kind`` by ``converter``; one that was there before is replaced."""
+    LAYERS[kind] = converter
+    INPUTS[kind] = (0, None)

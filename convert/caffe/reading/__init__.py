@@ -1,0 +1,1 @@
+"""Prototxts and caffemodels, read without Caffe."""

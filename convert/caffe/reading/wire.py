@@ -1,0 +1,162 @@
+"""Caffemodels, read by protobuf's wire format: layer names, types and blobs, and nothing else.
+
+Forks reuse field numbers for their parameters, so no schema fits all files; the numbers of what is
+read here never changed (caffe.proto):
+
+    NetParameter    .layers = 2 (V0 and V1), .layer = 100
+    LayerParameter  .name = 1, .type = 2, .blobs = 7
+    V1LayerParameter .layer = 1 (V0), .bottom = 2, .name = 4, .type = 5, .blobs = 6
+    V0LayerParameter .name = 1, .type = 2, .blobs = 50
+    BlobProto       .num = 1, .channels = 2, .height = 3, .width = 4, .data = 5, .shape = 7,
+                    .double_data = 8
+    BlobShape       .dim = 1
+
+Forks' own: NVCaffe stores half precision in .raw_data_type = 10 and .raw_data = 12.
+
+Arrays are views of the file, which is mapped and not read.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxgraft.errors import ModelError
+from onnxgraft.files import existing_file
+from onnxgraft.files.limits import AXES
+from onnxgraft.files.wire import BYTES, VARINT, Field, WireError, fields, read_varint, survey
+from onnxgraft.run.engine import Array
+
+__all__ = ["read_caffemodel"]
+
+# The messages within each message, by field number; see `onnxgraft.files.wire.survey`.
+_SCHEMA = {
+    "Net": {1: "Name", 2: "V1Layer", 3: "Name", 100: "Layer"},
+    "Layer": {1: "Name", 2: "Name", 3: "Name", 4: "Name", 7: "Tensor"},
+    "V1Layer": {1: "V0Layer", 2: "Name", 3: "Name", 4: "Name", 6: "Tensor"},
+    "V0Layer": {1: "Name", 2: "Name", 50: "Tensor"},
+}
+# Values of NVCaffe's enum Type.
+_RAW_TYPES: dict[int, np.dtype[np.generic]] = {
+    0: np.dtype("<f8"), 1: np.dtype("<f4"), 2: np.dtype("<f2"),
+}  # fmt: skip
+
+View = memoryview
+
+
+def read_caffemodel(path: str | os.PathLike[str]) -> dict[str, list[Array]]:
+    """Return the blobs of each layer that has any, by layer name.
+
+    Arrays are float32 or the file's own type, in the shape that the file gives them.
+
+    Raises:
+        ModelError: The file is cut short or damaged, or a blob's shape and data don't fit.
+    """
+    file = existing_file(path, "the caffemodel")
+    with open(file, "rb") as handle:
+        mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+    blobs: dict[str, list[Array]] = {}
+    try:
+        survey(memoryview(mapped), _SCHEMA, "Net", f"{file}:")
+        for entry in fields(memoryview(mapped)):
+            if entry.kind == BYTES and entry.number in (2, 100):
+                name, found = _layer(entry.data) if entry.number == 100 else _v1_layer(entry.data)
+                if found:
+                    blobs[name] = found
+    except (WireError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file}: not a readable caffemodel ({error})") from error
+    if not blobs:
+        raise ModelError(f"{file}: there are no weights in it; is it a caffemodel?")
+    return blobs
+
+
+def _layer(data: View) -> tuple[str, list[Array]]:
+    name, blobs = "", []
+    for entry in fields(data):
+        if entry.number == 1 and entry.kind == BYTES:
+            name = bytes(entry.data).decode()
+        elif entry.number == 7 and entry.kind == BYTES:
+            blobs.append(_blob(entry.data, name))
+    return name, blobs
+
+
+def _v1_layer(data: View) -> tuple[str, list[Array]]:
+    name, blobs = "", []
+    for entry in fields(data):
+        if entry.kind != BYTES:
+            continue
+        if entry.number == 4:
+            name = bytes(entry.data).decode()
+        elif entry.number == 6:
+            blobs.append(_blob(entry.data, name))
+        elif entry.number == 1:
+            for inner in fields(entry.data):
+                if inner.number == 1 and inner.kind == BYTES:
+                    name = bytes(inner.data).decode()
+                elif inner.number == 50 and inner.kind == BYTES:
+                    blobs.append(_blob(inner.data, name))
+    return name, blobs
+
+
+def _blob(data: View, layer: str) -> Array:
+    shape: list[int] | None = None
+    legacy: dict[int, int] = {}
+    pieces: list[Array] = []
+    raw: View | None = None
+    raw_type = 1
+    for entry in fields(data):
+        if entry.number == 7 and entry.kind == BYTES:
+            shape = _dims(entry.data)
+        elif entry.number in (5, 8):
+            pieces.append(_values(entry, "<f4" if entry.number == 5 else "<f8"))
+        elif entry.number in (1, 2, 3, 4) and entry.kind == VARINT:
+            legacy[entry.number] = entry.value
+        elif entry.number == 10 and entry.kind == VARINT:
+            raw_type = entry.value
+        elif entry.number == 12 and entry.kind == BYTES:
+            raw = entry.data
+    if raw is not None:
+        dtype = _RAW_TYPES.get(raw_type)
+        if dtype is None or len(raw) % dtype.itemsize:
+            raise WireError(f"a blob of {layer!r} has raw data of an unknown type {raw_type}")
+        pieces = [np.frombuffer(raw, dtype)]
+    values = pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.float32), *pieces])
+    if shape is None:
+        shape = [legacy.get(n, 1) for n in (1, 2, 3, 4)] if legacy else [values.size]
+    bad = len(shape) > AXES.most or any(not 0 <= dim < 1 << 31 for dim in shape)
+    if bad or math.prod(shape) != values.size:
+        raise WireError(
+            f"a blob of {layer!r} says the shape {_signed(shape)} and holds {values.size} values"
+        )
+    return values.reshape(shape)
+
+
+def _values(entry: Field, dtype: str) -> Array:
+    """Return the values of a repeated field, packed or one by one."""
+    size = np.dtype(dtype).itemsize
+    if entry.kind == VARINT or len(entry.data) % size:
+        raise WireError(f"{len(entry.data)} bytes are no list of {dtype} values")
+    return np.frombuffer(entry.data, dtype)
+
+
+def _dims(data: View) -> list[int]:
+    dims: list[int] = []
+    for entry in fields(data):
+        if entry.number == 1 and entry.kind == VARINT:
+            dims.append(entry.value)
+        elif entry.number == 1 and entry.kind == BYTES:
+            at = 0
+            while at < len(entry.data):
+                value, at = read_varint(entry.data, at)
+                dims.append(value)
+        if len(dims) > AXES.most:
+            raise WireError(f"a blob has more than {AXES.most} axes")
+    return dims
+
+
+def _signed(dims: Sequence[int]) -> list[int]:
+    return [dim - (1 << 64) if dim >= 1 << 63 else dim for dim in dims]

@@ -1,0 +1,214 @@
+"""The Caffe net in OpenCV DNN, which runs it without Caffe: the judge, where it is right."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxgraft.errors import NotSupportedError
+from onnxgraft.graph.tensor_option import TensorOption
+from onnxgraft.run.engine import Feeds, Outputs, Resource, TensorSpec, check_feeds
+from onnxgraft.stages.convert.caffe.converting import filled_layers, load_net
+from onnxgraft.stages.convert.caffe.reading.net import Layer, Net
+from onnxgraft.stages.convert.tensorflow.quiet import quiet
+
+__all__ = ["OpenCvDnn", "departures", "original_caffe"]
+
+
+class OpenCvDnn(Resource):
+    """A Caffe net in OpenCV DNN 4.x.
+
+    Raises:
+        NotSupportedError: OpenCV can't read the net.
+    """
+
+    name = "opencv"
+
+    def __init__(
+        self, net: Net, prototxt: str | os.PathLike[str], weights: str | os.PathLike[str] | None
+    ) -> None:
+        """Read the net."""
+        import cv2
+
+        # Its errors are raised as well.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        self._error = cv2.error
+        self._files = os.fspath(prototxt), "" if weights is None else os.fspath(weights)
+        self._net = self._read()
+        self._unfused: Any = None
+        self.inputs = tuple(
+            TensorSpec(name, "float32", ("N", *shape[1:]) if len(shape) > 1 else shape)
+            for name, shape in net.inputs.items()
+        )
+        self._makers = {top: layer.name for layer in net.layers for top in layer.tops[:1]}
+        self._layers = set(self._net.getLayerNames())
+        makers = {top: layer.name for layer in net.layers for top in layer.tops}
+        self._fetched = {output: makers[output] for output in net.outputs}
+        self.outputs = tuple(TensorSpec(name, "float32", ()) for name in net.outputs)
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        """Return the outputs, by name, for ``feeds``, by name."""
+        return self._forward(self._net, self._fetched, feeds)
+
+    def probe(self, tensors: Sequence[str], feeds: Feeds) -> Outputs:
+        """Return those of ``tensors`` that are the first top of a layer, by version of the blob."""
+        known = {
+            name: self._makers[name] for name in tensors if self._makers.get(name) in self._layers
+        }
+        if not known:
+            return {}
+        if self._unfused is None:
+            # Fused layers write into each other's memory, and leave other values than their own.
+            # A net that has run can't be switched.
+            self._unfused = self._read()
+            self._unfused.enableFusion(False)
+        return self._forward(self._unfused, known, feeds)
+
+    def _read(self) -> Any:
+        import cv2
+
+        try:
+            with quiet():
+                net = cv2.dnn.readNetFromCaffe(*self._files)
+        except cv2.error as error:
+            raise NotSupportedError(
+                f"{self._files[0]}: OpenCV can't read the net ({error.err})"
+            ) from error
+        # Its Winograd convolutions are off by up to 3e-4 of the range.
+        net.enableWinograd(False)
+        return net
+
+    def _forward(self, net: Any, makers: Mapping[str, str], feeds: Feeds) -> Outputs:
+        """Return what layers make, by the name that each has in ``makers``."""
+        checked = check_feeds(self.name, self.inputs, feeds)
+        try:
+            for name, value in checked.items():
+                net.setInput(value, name)
+            values = net.forward(list(makers.values()))
+        except self._error as error:
+            raise NotSupportedError(f"OpenCV can't run the net ({error.err})") from error
+        return {name: np.array(v) for name, v in zip(makers, values, strict=True)}
+
+    def close(self) -> None:
+        """Give back the net and its weights."""
+        self._net = self._unfused = None
+
+
+def original_caffe(
+    path: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None,
+    inputs: Sequence[TensorOption] = (),
+    outputs: Sequence[TensorOption] = (),
+) -> OpenCvDnn:
+    """Return a Caffe net running in OpenCV.
+
+    Raises:
+        NotSupportedError: OpenCV can't read the net, or computes one of its layers wrongly.
+    """
+    net = load_net(path, weights, inputs, outputs)
+    if net.inputs.keys() - net.own_inputs:
+        raise NotSupportedError(f"{path}: OpenCV can't be fed inside the net")
+    filled = filled_layers(net)
+    if filled:
+        # It would crash on them.
+        raise NotSupportedError(f"{path}: OpenCV does not fill in weights, as of {filled[0]}")
+    wrong = departures(net)
+    if wrong:
+        raise NotSupportedError(
+            f"{path}: OpenCV can't be the judge of this net, it departs from Caffe: {wrong[0]}"
+        )
+    return OpenCvDnn(net, path, weights)
+
+
+def departures(net: Net) -> list[str]:
+    """Return the layers that OpenCV computes otherwise than Caffe; there Caffe is right."""
+    return [f"{layer} ({reason})" for layer in net.layers if (reason := _departure(layer))]
+
+
+def _departure(layer: Layer) -> str | None:
+    for applies, reason in _DEPARTURES.get(layer.type, ()):
+        if applies(layer):
+            return reason
+    return None
+
+
+def _given(parameter: str, *fields: str) -> Callable[[Layer], bool]:
+    """Return a check whether one of the fields stands in the layer's parameters."""
+    return lambda layer: any(layer.parameter(parameter).has(field) for field in fields)
+
+
+def _missing(parameter: str, *fields: str) -> Callable[[Layer], bool]:
+    """Return a check whether one of the fields does not stand in the layer's parameters."""
+    return lambda layer: not all(layer.parameter(parameter).has(field) for field in fields)
+
+
+def _number(parameter: str, field: str, default: float) -> Callable[[Layer], bool]:
+    """Return a check whether a number is another than ``default``."""
+    return lambda layer: layer.parameter(parameter).number(field, default) != default
+
+
+def _fractions(layer: Layer) -> bool:
+    settings = layer.parameter("prior_box_param")
+    return any(v % 1 for name in ("min_size", "max_size") for v in settings.numbers(name))
+
+
+def _dilated_groups(layer: Layer) -> bool:
+    settings = layer.parameter("convolution_param")
+    grouped = settings.integer("group", 1) > 1 or layer.type != "Convolution"
+    return grouped and max(settings.integers("dilation") or [1]) > 1
+
+
+def _one_pad(layer: Layer) -> bool:
+    settings = layer.parameter("pooling_param")
+    both = settings.integer("pad")
+    return bool(settings.integer("pad_h", both)) != bool(settings.integer("pad_w", both))
+
+
+def _beyond(layer: Layer) -> bool:
+    settings = layer.parameter("pooling_param")
+    return settings.integer("stride", 1) > settings.integer("kernel_size", 1)
+
+
+# What OpenCV 4.14 computes otherwise; the tests against it keep this list
+# (tests/convert/caffe/test_reference_against_opencv.py).
+_DEPARTURES: dict[str, tuple[tuple[Callable[[Layer], bool], str], ...]] = {
+    "Concat": ((_given("concat_param", "concat_dim"), "it ignores concat_dim"),),
+    "Convolution": ((_dilated_groups, "it computes dilated convolutions of groups wrongly"),),
+    "ConvolutionDepthwise": ((_dilated_groups, "it computes dilated convolutions wrongly"),),
+    "Deconvolution": (
+        (
+            lambda layer: max(layer.parameter("convolution_param").integers("dilation") or [1]) > 1,
+            "it ignores dilation",
+        ),
+    ),
+    "DetectionOutput": (
+        (lambda layer: True, "it writes the rows in another order, and empty ones behind them"),
+    ),
+    "InnerProduct": ((_given("inner_product_param", "transpose"), "it ignores transpose"),),
+    "LRN": (
+        (_number("lrn_param", "k", 1.0), "it ignores k"),
+        (_missing("lrn_param", "alpha"), "alpha is 1 where it is not given, 0.0001 there"),
+    ),
+    "Log": ((lambda layer: bool(layer.parameter("log_param").fields), "it ignores parameters"),),
+    "MVN": ((lambda layer: True, "it puts eps inside the root"),),
+    "Pooling": (
+        (_one_pad, "a pad on one axis makes it clip that axis alone"),
+        (_beyond, "windows that begin beyond the image have another value there"),
+    ),
+    "PriorBox": (
+        (_fractions, "it does not truncate sizes"),
+        (_missing("prior_box_param", "variance", "clip"), "it has other defaults"),
+        (_given("prior_box_param", "img_size", "img_h", "img_w"), "it ignores the image's size"),
+    ),
+    "Reorg": ((_number("reorg_param", "stride", 2), "its stride is always 2"),),
+    "Reshape": ((_given("reshape_param", "num_axes"), "it counts num_axes otherwise"),),
+    "Scale": ((lambda layer: len(layer.bottoms) > 1 and bool(layer.blobs), "it drops the bias"),),
+    "Slice": (
+        (_given("slice_param", "slice_dim"), "it ignores slice_dim"),
+        (_missing("slice_param", "slice_point"), "it counts equal parts otherwise"),
+    ),
+    "Swish": ((_number("swish_param", "beta", 1.0), "it ignores beta"),),
+}

@@ -1,0 +1,197 @@
+"""The lowering of a prepared TensorFlow graph to ONNX, by tf2onnx, and the checks it needs.
+
+tf2onnx's exit status proves nothing: it can leave operators that ONNX does not have. So every
+node is held against ONNX's own schemas before anything is returned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+
+from onnxgraft.errors import ModelError, NotSupportedError
+from onnxgraft.graph.model import Model, Origin
+from onnxgraft.optional import optional
+from onnxgraft.stages.convert.tensorflow.loops.loops import prepare_loops
+from onnxgraft.stages.convert.tensorflow.loops.recurrent import fuse_recurrent
+from onnxgraft.stages.convert.tensorflow.lower.repairs import handlers
+from onnxgraft.stages.convert.tensorflow.lower.weights import put_into_onnx, stand_ins
+from onnxgraft.stages.convert.tensorflow.quiet import quiet
+from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
+from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
+
+__all__ = ["check_operators", "lower", "to_onnx", "unknown_operators"]
+
+_TO_NCHW = (0, 3, 1, 2)
+
+
+def lower(frozen: FrozenGraph, opset: int) -> tuple[Model, list[str]]:
+    """Return the graph as ONNX with the map of its tensors to TensorFlow's.
+
+    Raises:
+        NotSupportedError: It has operators that tf2onnx can't lower; they are named.
+    """
+    proto, standing = to_onnx(frozen, opset)
+    proto = fuse_recurrent(proto)
+    check_operators(frozen.source.path, proto)
+    _shape_outputs(proto)
+    _name_dimensions(proto, frozen)
+    names = _map_names(proto, frozen)
+    for name in standing:
+        names.pop(f"{name}:0", None)
+    for tensors, specs in ((frozen.places, frozen.inputs), (frozen.fetched, frozen.outputs)):
+        for tensor, spec in zip(tensors, specs, strict=True):
+            _rename(proto, tensor, spec.name, names)
+    model = Model.from_onnx(proto, frozen.source, names)
+    put_into_onnx(model.graph, frozen.weights, standing)
+    return model, list(frozen.notes)
+
+
+def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]]:
+    """Return what tf2onnx makes of the graph, unchecked, and the weights that are inputs of it."""
+    tf = tensorflow()
+    light, standing = stand_ins(frozen.prepared, frozen.weights)
+    prepare_loops(frozen.source.path, light, frozen.fetched)
+    with optional("Converting a TensorFlow graph", "tensorflow"):
+        import tf2onnx
+    with quiet(), tf.Graph().as_default():
+        try:
+            proto, _ = tf2onnx.convert.from_graph_def(
+                light,
+                input_names=[*frozen.places, *(f"{name}:0" for name in standing)],
+                output_names=list(frozen.fetched),
+                opset=opset,
+                custom_op_handlers=handlers(),
+            )
+        except (tf.errors.OpError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+            raise ModelError(
+                f"{frozen.source.path}: tf2onnx can't convert {_suspects(light, str(error))}: "
+                f"{reason_of(error)}"
+            ) from error
+    assert isinstance(proto, onnx.ModelProto)
+    return proto, standing
+
+
+def _suspects(graph_def: Any, message: str) -> str:
+    """Return what a message is about: the nodes it names, or those tf2onnx has nothing for."""
+    from tf2onnx.handler import tf_op
+
+    known = {op for table in tf_op.get_opsets()[""] for op in table or ()}
+    quoted = {name.split(":")[0] for name in re.findall(r"'([^']+)'", message)}
+    named = [node for node in graph_def.node if node.name in quoted]
+    named = named or [node for node in graph_def.node if node.op not in known]
+    told = ", ".join(f"{node.op} ({node.name})" for node in named[:3])
+    return told or "the graph"
+
+
+def _rename(proto: onnx.ModelProto, old: str, new: str, names: dict[str, Origin]) -> None:
+    """Call an input or output by the name that the model itself has for it."""
+    if old == new:
+        return
+    graph = proto.graph
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    if new in taken:  # an inner tensor that happens to be called so
+        _rename(proto, new, f"{new}/inner", names)
+    for node in graph.node:
+        for side in (node.input, node.output):
+            for index, name in enumerate(side):
+                if name == old:
+                    side[index] = new
+    for value in (*graph.input, *graph.output):
+        if value.name == old:
+            value.name = new
+    if old in names:
+        names[new] = names.pop(old)
+
+
+def check_operators(path: str, proto: onnx.ModelProto) -> None:
+    """Raise NotSupportedError unless every node is one of ONNX's operators."""
+    unknown = [f"{op} ({name})" for op, name in unknown_operators(proto)]
+    if unknown:
+        raise NotSupportedError(
+            f"{path}: no ONNX operators for {', '.join(unknown[:5])}"
+            f"{', ...' if len(unknown) > 5 else ''}; cut the graph before them with --outputs"
+        )
+
+
+def unknown_operators(proto: onnx.ModelProto) -> list[tuple[str, str]]:
+    """Return type and name of each node that is none of ONNX's operators."""
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    unknown = []
+    for node in _nodes(proto.graph):
+        try:
+            onnx.defs.get_schema(node.op_type, versions.get(node.domain, 0), node.domain)
+        except onnx.defs.SchemaError:
+            unknown.append((node.op_type, node.name))
+    return unknown
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of the graphs within it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes(attribute.g)
+
+
+def _shape_outputs(proto: onnx.ModelProto) -> None:
+    """Give a shape, which ONNX wants, to outputs whose rank TensorFlow itself does not know."""
+    bare = [v for v in proto.graph.output if not v.type.tensor_type.HasField("shape")]
+    if not bare:
+        return
+    inferred = onnx.shape_inference.infer_shapes(proto).graph.output
+    shapes = {value.name: value.type.tensor_type.shape for value in inferred}
+    for value in bare:
+        value.type.tensor_type.shape.CopyFrom(shapes[value.name])
+
+
+def _name_dimensions(proto: onnx.ModelProto, frozen: FrozenGraph) -> None:
+    """Give the inputs' free dimensions the names that the specs have, and forget tf2onnx's."""
+    specs = dict(zip(frozen.places, frozen.inputs, strict=True))
+    for value in proto.graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            wanted = specs[value.name].shape[axis] if value.name in specs else None
+            if isinstance(wanted, str):
+                dim.dim_param = wanted
+    for value in proto.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param.startswith("unk__"):
+                dim.ClearField("value")
+    del proto.graph.value_info[:]
+
+
+def _map_names(proto: onnx.ModelProto, frozen: FrozenGraph) -> dict[str, Origin]:
+    """Map the tensors that kept TensorFlow's name; shapes tell which are NCHW by now."""
+    graph = import_graph(frozen.original)
+    inferred = onnx.shape_inference.infer_shapes(proto).graph
+    names = {}
+    for value in [*inferred.input, *inferred.output, *inferred.value_info]:
+        try:
+            tensor = graph.get_tensor_by_name(value.name)
+        except (KeyError, ValueError):
+            continue
+        theirs = tensor.shape.as_list() if tensor.shape.rank is not None else None
+        ours = [d.dim_value or None for d in value.type.tensor_type.shape.dim]
+        if theirs is None or len(theirs) != len(ours):
+            continue
+        origin = _fitting(value.name, theirs, ours)
+        if origin:
+            names[value.name] = origin
+    return names
+
+
+def _fitting(name: str, theirs: list[Any], ours: list[Any]) -> Origin | None:
+    """Return the origin if the shapes fit in exactly one layout."""
+
+    def fits(expected: list[Any]) -> bool:
+        return all(a is None or b is None or a == b for a, b in zip(expected, ours, strict=True))
+
+    as_is = fits(theirs)
+    transposed = len(theirs) == 4 and fits([theirs[axis] for axis in _TO_NCHW])
+    if as_is and not (transposed and len(set(theirs[1:])) > 1):
+        return None if transposed else Origin(name)
+    return Origin(name, _TO_NCHW) if transposed and not as_is else None

@@ -1,0 +1,1 @@
+"""A frozen graph as it is at inference: branches decided, calls put in place, dropout gone."""

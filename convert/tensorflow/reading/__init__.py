@@ -1,0 +1,1 @@
+"""From what TensorFlow and Keras write to a frozen graph."""

@@ -1,0 +1,202 @@
+"""What a TensorFlow graph must not do: a graph is a program, and it comes from a stranger.
+
+TensorFlow's own words: "TensorFlow models are programs" (SECURITY.md). The operators that compute
+can do nothing else; those that reach out of the graph are refused by name, wherever they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from onnxgraft.errors import ModelError
+from onnxgraft.files.limits import (
+    AXES,
+    CONSTANT_BYTES,
+    TENSOR_VALUES,
+    TEXT_GRAPH_BYTES,
+    TEXT_GRAPH_MESSAGES,
+)
+from onnxgraft.files.wire import WireError, survey
+
+__all__ = [
+    "check_constants",
+    "check_operators",
+    "check_restore",
+    "check_text",
+    "check_text_size",
+    "is_message",
+]
+
+# By what they would do.
+_FORBIDDEN = {
+    reason: re.compile("|".join(patterns))
+    for reason, patterns in {
+        "runs Python code": ("(Eager)?PyFunc(Stateless)?",),
+        "reads or writes files": (
+            "ReadFile", "WriteFile", "MatchingFiles", "FileSystem.*", "DumpTensor",
+            "(Identity|LMDB|FixedLengthRecord|TFRecord|TextLine|WholeFile)Reader(V2)?", "Reader.*",
+            ".*(TextLine|TFRecord|FixedLengthRecord|CSV|Sql|LMDB)Dataset(V[0-9])?",
+            ".*(MatchingFiles|Cache|Load|Save)Dataset(V[0-9])?", ".*Snapshot.*", "DatasetFromGraph",
+            "(Experimental)?DatasetToTFRecord", "InitializeTableFromTextFile(V2)?",
+            "LoadAndRemapMatrix", "GenerateVocabRemapping", "SummaryWriter",
+            "CreateSummary(File|Db)Writer", "Write.*Summary", "ImportEvent",
+            "Debug(Identity|NanCount|NumericSummary)(V[0-9])?", "Print(V2)?",
+            "MergeV2Checkpoints", "Save(V2|Slices)?", "Restore(V2|Slice)?", "DistributedSave",
+            "DTensorRestoreV2", "CalibrationStatisticsSaver",
+        ),
+        "talks to other machines": (
+            "_?(Host|Xla)?(Send|Recv)(ToHost|FromHost)?", "_HostSend", "_HostRecv", "Rpc.*",
+            "DeleteRpcFutureResource", "DataService.*", "Collective.*", "_Nccl.*", ".*TPU.*",
+            "RegisterDataset(V2)?", "RemoteCall", "_XlaSend.*", "_XlaRecv.*", "XlaHostCompute",
+        ),
+        "runs native code of its own": (
+            "Xla(Launch|LaunchV2|CustomCall|CustomCallV2|CallModule|Compile|Run)", "TRTEngineOp",
+        ),
+    }.items()
+}  # fmt: skip
+# What restoring variables takes; their files are the checkpoint's own.
+_RESTORING = frozenset({
+    "Assign", "AssignVariableOp", "Const", "Identity", "NoOp", "Placeholder",
+    "PlaceholderWithDefault", "ReadVariableOp", "Reshape", "RestoreV2", "ShardedFilename",
+    "VarHandleOp", "VarIsInitializedOp", "Variable", "VariableV2", "AutoReloadVariable",
+})  # fmt: skip
+_SAVING = frozenset({"MergeV2Checkpoints", "RestoreV2", "SaveV2"})
+
+# The messages within each message of graph.proto and its like; see `onnxgraft.files.wire.survey`.
+_SCHEMA = {
+    "Graph": {1: "Node", 2: "Library", 4: "Versions"},
+    "Node": {1: "Name", 2: "Name", 3: "Name", 4: "Name", 5: "AttrEntry", 6: "DebugInfo",
+             7: "FullType"},
+    "AttrEntry": {1: "Name", 2: "Attr"},
+    "Attr": {1: "List", 2: "Text", 7: "Shape", 8: "Tensor", 9: "Name", 10: "Function"},
+    "List": {2: "Text", 7: "Shape", 8: "Tensor", 9: "Function"},
+    "Function": {1: "Name", 2: "AttrEntry"},
+    "Shape": {2: "Dim"},
+    "Dim": {2: "Name"},
+    "Tensor": {2: "Shape", 8: "Text", 14: "Handle", 15: "Variant"},
+    "Variant": {1: "Name", 2: "Text", 3: "Tensor"},
+    "Library": {1: "FunctionDef", 2: "Gradient"},
+    "FunctionDef": {1: "OpDef", 3: "Node", 4: "Entry", 5: "AttrEntry", 6: "Entry", 7: "ArgEntry",
+                    8: "Entry"},
+    "OpDef": {1: "Name", 2: "Arg", 3: "Arg", 4: "OpAttr", 5: "Text", 6: "Text"},
+    "Entry": {1: "Name", 2: "Text"},
+    "SavedModel": {2: "MetaGraph"},
+    "MetaGraph": {1: "MetaInfo", 2: "Graph", 3: "Saver", 4: "CollectionEntry", 5: "SignatureEntry",
+                  6: "Asset", 7: "ObjectGraph"},
+    "CollectionEntry": {1: "Name", 2: "Collection"},
+    "ObjectGraph": {1: "Object", 2: "FunctionEntry"},
+}  # fmt: skip
+
+
+def check_operators(
+    path: str, graph_def: Any, ends: Iterable[str] = (), fed: Iterable[str] = ()
+) -> None:
+    """Raise ModelError if an operator that would run reaches out of the graph.
+
+    Args:
+        path: Of the file, for the message.
+        graph_def: The GraphDef.
+        ends: The nodes that are fetched; none stands for a graph that is loaded as a whole, with
+            operators that save and restore its variables.
+        fed: The nodes in whose place values are fed.
+    """
+    ends = list(ends)
+    nodes = _before(graph_def, ends, set(fed)) if ends else graph_def.node
+    functions = [node for f in graph_def.library.function for node in f.node_def]
+    for node in (*nodes, *functions):
+        if not ends and node.op in _SAVING:
+            continue
+        reason = _reason(node.op)
+        if reason is not None and not _harmless(node):
+            raise ModelError(
+                f"{path}: {node.name!r} is a {node.op}, which {reason}; a network has no need of "
+                "it: cut it off, and freeze the graph again"
+            )
+
+
+def is_message(data: bytes, root: str, where: str) -> bool:
+    """Tell whether ``data`` may be a message; ModelError if it holds more than is read."""
+    try:
+        survey(memoryview(data), _SCHEMA, root, where)
+    except WireError:
+        return False
+    return True
+
+
+def check_text_size(data: bytes, where: str) -> None:
+    """Raise InputError if protobuf's text format would take too long, or too much memory."""
+    TEXT_GRAPH_BYTES.check(len(data), where)
+    TEXT_GRAPH_MESSAGES.check(data.count(b"{") + data.count(b"<"), where)
+
+
+def check_text(path: str, data: bytes, prefix: bytes) -> None:
+    """Raise ModelError if ``data`` has the name of such an operator after ``prefix``."""
+    for found in re.finditer(re.escape(prefix) + rb"(\w{3,60})", data):
+        reason = _reason(found[1].decode())
+        if reason is not None:
+            raise ModelError(f"{path}: has a {found[0].decode()}, which {reason}")
+
+
+def check_restore(path: str, graph_def: Any, operation: str) -> None:
+    """Raise ModelError if restoring variables does anything else."""
+    for node in _before(graph_def, [operation], set()):
+        if node.op not in _RESTORING:
+            raise ModelError(
+                f"{path}: restoring its variables would run {node.name!r}, a {node.op}; save the "
+                "checkpoint again with tf.compat.v1.train.Saver"
+            )
+
+
+def check_constants(path: str, graph_def: Any) -> None:
+    """Raise ModelError for constants that are larger than what is stored of them."""
+    total = 0
+    functions = [node for f in graph_def.library.function for node in f.node_def]
+    for node in (*graph_def.node, *functions):
+        for key in ("value", "shape"):
+            if key not in node.attr:
+                continue
+            value = node.attr[key]
+            shape = value.tensor.tensor_shape if value.HasField("tensor") else value.shape
+            dims = [dim.size for dim in shape.dim]
+            if len(dims) > AXES.most:
+                raise ModelError(f"{path}: {node.name!r} {AXES.refusal(len(dims))}")
+            count = 1
+            for dim in dims:
+                count *= max(dim, 1)
+            if count > TENSOR_VALUES.most:
+                raise ModelError(f"{path}: {node.name!r} {TENSOR_VALUES.refusal(count)}")
+            if value.HasField("tensor") and not value.tensor.tensor_content:
+                total += 8 * count  # of at most 8 bytes each
+    if total > CONSTANT_BYTES.most:
+        raise ModelError(f"{path}: {CONSTANT_BYTES.refusal(total)}")
+
+
+def _reason(operator: str) -> str | None:
+    for reason, pattern in _FORBIDDEN.items():
+        if pattern.fullmatch(operator):
+            return reason
+    return None
+
+
+def _harmless(node: Any) -> bool:
+    """Tell whether a node that prints does it to the screen, as left-over debugging does."""
+    if node.op == "Print":
+        return True
+    if node.op != "PrintV2":
+        return False
+    stream = node.attr["output_stream"].s if "output_stream" in node.attr else b"stderr"
+    return stream in (b"stderr", b"stdout", b"log(info)", b"log(warning)", b"log(error)")
+
+
+def _before(graph_def: Any, ends: Iterable[str], fed: set[str]) -> Iterator[Any]:
+    """Yield the nodes that run when ``ends`` are fetched."""
+    nodes = {node.name: node for node in graph_def.node}
+    left, seen = list(ends), set(fed)
+    while left:
+        name = left.pop().lstrip("^").partition(":")[0]
+        if name not in seen and name in nodes:
+            seen.add(name)
+            yield nodes[name]
+            left += nodes[name].input

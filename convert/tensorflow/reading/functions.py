@@ -1,0 +1,401 @@
+"""SavedModels and Keras files: functions with variables, frozen by TensorFlow itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
+
+from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
+from onnxgraft.files import existing_file, sha256
+from onnxgraft.files.archives import check_archive
+from onnxgraft.files.limits import ARCHIVE_GROWTH, BUFFER_BYTES
+from onnxgraft.files.trust import Trust, offer, trusts
+from onnxgraft.graph.model import Source
+from onnxgraft.optional import optional
+from onnxgraft.stages.convert.tensorflow.quiet import quiet
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
+    check_constants,
+    check_operators,
+    check_restore,
+    check_text_size,
+    is_message,
+)
+from onnxgraft.stages.convert.tensorflow.reading.graphdef import Cut, FrozenGraph, Public, prepare
+from onnxgraft.stages.convert.tensorflow.reading.keras2 import freeze_keras2
+from onnxgraft.stages.convert.tensorflow.running import reason_of, tensorflow
+
+__all__ = ["freeze_keras", "read_keras", "read_saved_model"]
+
+DEFAULT_SIGNATURE = "serving_default"
+# A Keras configuration is text; more than this is none.
+_MOST_CONFIG = 1 << 26
+# The modules whose objects are Keras' own, and those within whose classes do nothing but compute.
+_KERAS = frozenset({"keras", "tf_keras", "builtins", ""})
+_COMPUTING = frozenset({
+    "activations", "constraints", "dtype_policies", "engine", "initializers", "layers", "losses",
+    "metrics", "mixed_precision", "models", "ops", "optimizers", "quantizers", "random",
+    "regularizers", "backend", "legacy",
+})  # fmt: skip
+# Layers that run what the file brings: Python code, a pickle, another framework's program or
+# another SavedModel.
+_RUNNING = frozenset({
+    "FlaxLayer", "JaxLayer", "Lambda", "TFSMLayer", "TorchModuleWrapper", "__lambda__",
+})  # fmt: skip
+# What the weights' file may hold beside its own size (HDF5 need not store what is all one value).
+_FREE = 64 << 20
+_MOST_OBJECTS = 100_000
+# Tells HDF5 to load no filter from a library.
+_NO_PLUGINS = {"HDF5_PLUGIN_PRELOAD": "::"}
+
+
+def read_saved_model(
+    path: str | os.PathLike[str],
+    cut: Cut,
+    signature: str | None,
+) -> FrozenGraph:
+    """Read a SavedModel's signature and freeze it.
+
+    Raises:
+        ModelError: The SavedModel is damaged, has custom operators, or no signature.
+        InputError: There is no such signature.
+    """
+    _check_saved_model(Path(path))
+    tf = tensorflow()
+    with quiet():
+        try:
+            loaded = tf.saved_model.load(os.fspath(path))
+        except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
+            unknown = re.search(r"Op type not registered '([^']*)'", str(error))
+            if unknown:
+                raise NotSupportedError(
+                    f"{path}: the SavedModel has the custom operator {unknown[1]}, which "
+                    "TensorFlow knows from a library alone; export it without"
+                ) from error
+            raise ModelError(
+                f"{path}: TensorFlow can't load the SavedModel: {reason_of(error)}"
+            ) from error
+    found = dict(loaded.signatures)
+    if not found:
+        raise ModelError(f"{path}: the SavedModel has no signature; export it with one")
+    name = signature or (DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in found else sorted(found)[0])
+    if name not in found:
+        raise InputError(f"{path}: no signature is called {name!r}; {nearest(name, found)}")
+    function = found[name]
+    digest = hashlib.sha256()
+    for file in sorted(p for p in Path(path).rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path)} {sha256(file)}\n".encode())
+    source = Source(os.fspath(path), "tensorflow", digest.hexdigest())
+    names = (list(function.structured_input_signature[1]), sorted(function.structured_outputs))
+    graph_def, public = freeze(function, *names)
+    frozen = prepare(source, graph_def, cut, public)
+    if signature is None and len(found) > 1:
+        others = ", ".join(sorted(found.keys() - {name}))
+        note = f"the signature {name} was taken; there are also {others} (--signature)"
+        frozen = FrozenGraph(**{**vars(frozen), "notes": (note, *frozen.notes)})
+    return frozen
+
+
+def _check_saved_model(folder: Path) -> None:
+    """Raise ModelError if a SavedModel would do more than compute, or leads out of its folder."""
+    inside = folder.resolve()
+    for file in folder.rglob("*"):
+        if file.is_symlink() and not file.resolve().is_relative_to(inside):
+            raise ModelError(f"{file}: is a link out of the SavedModel; copy the file into it")
+    binary = (folder / "saved_model.pb").is_file()
+    file = folder / ("saved_model.pb" if binary else "saved_model.pbtxt")
+    data = existing_file(file, "the SavedModel", BUFFER_BYTES).read_bytes()
+    if binary and not is_message(data, "SavedModel", f"{file}:"):
+        raise ModelError(f"{file}: TensorFlow can't load the SavedModel: it is cut short")
+    if not binary:
+        check_text_size(data, f"{file}:")
+    tensorflow()
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    saved = SavedModel()
+    try:
+        if binary:
+            saved.ParseFromString(data)
+        else:
+            text_format.Parse(data.decode(), saved)
+    except (DecodeError, RecursionError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise ModelError(f"{file}: TensorFlow can't load the SavedModel: {error}") from error
+    for meta_graph in saved.meta_graphs:
+        check_constants(str(file), meta_graph.graph_def)
+        check_operators(str(file), meta_graph.graph_def)
+        if not meta_graph.HasField("object_graph_def"):  # TensorFlow 1 runs its own restoring
+            restore = meta_graph.saver_def.restore_op_name
+            check_restore(str(file), meta_graph.graph_def, restore)
+
+
+def read_keras(
+    path: str | os.PathLike[str],
+    cut: Cut,
+    trust: Trust,
+) -> FrozenGraph:
+    """Read a ``.keras`` or ``.h5`` file and freeze its inference function.
+
+    Raises:
+        ModelError: The file is damaged, or its layers can't be loaded.
+        InputError: It has a Lambda layer or a custom object, which would run code from the file,
+            and which is not trusted.
+    """
+    file = existing_file(path, "the Keras model")
+    config = _configuration(file)
+    runs = _brings_code(file, config.model, trust)
+    source = Source(os.fspath(path), "tensorflow", sha256(file))
+    if not config.version.startswith("3."):
+        graph_def, public = freeze_keras2(file, runs)
+        return prepare(source, graph_def, cut, public)
+    with optional("Reading a Keras model", "tensorflow"):
+        import keras
+    graph_def, public = freeze_keras(keras, file, runs)
+    return prepare(source, graph_def, cut, public)
+
+
+def freeze_keras(keras: Any, file: Path, runs: bool) -> tuple[Any, Public]:
+    """Load a Keras file and freeze its inference function.
+
+    Args:
+        keras: The library: Keras 3, or ``tf_keras`` for what Keras 2 wrote.
+        file: A ``.keras`` or ``.h5`` file.
+        runs: Whether code that the file brings may run.
+
+    Returns:
+        The GraphDef, and the model's own names.
+
+    Raises:
+        ModelError: The library can't load the model.
+    """
+    tf = tensorflow()
+    with quiet():
+        try:
+            model = keras.models.load_model(file, compile=False, safe_mode=not runs)
+        except Exception as error:  # what a damaged file raises has no common base
+            raise ModelError(f"{file}: Keras can't load the model: {reason_of(error)}") from error
+        if not model.built:
+            raise ModelError(f"{file}: the model was saved before it knew its input's shape")
+
+        tree = getattr(keras, "tree", tf.nest)
+
+        def call(*tensors: Any) -> list[Any]:
+            one = len(tensors) == 1
+            packed = tensors[0] if one else tree.pack_sequence_as(model.input, tensors)
+            return list(tree.flatten(model(packed, training=False)))
+
+        names = getattr(model, "input_names", None) or [tensor.name for tensor in model.inputs]
+        specs = [
+            tf.TensorSpec(tensor.shape, tensor.dtype, name=f"input_{index}")
+            for index, tensor in enumerate(model.inputs)
+        ]
+        function = tf.function(call).get_concrete_function(*specs)
+    last = [layer.name for layer in model.layers[-1:]] if len(model.outputs) == 1 else None
+    names_out = getattr(model, "output_names", None) or last or [""] * len(model.outputs)
+    return freeze(function, _unique(names, "input"), _unique(names_out, "output"))
+
+
+def _unique(names: Sequence[str], kind: str) -> list[str]:
+    """Return ``names``, or numbered ones where they do not tell tensors apart."""
+    if len(set(names)) == len(names) and all(names):
+        return list(names)
+    return [f"{kind}_{index}" for index in range(len(names))]
+
+
+def freeze(function: Any, names_in: Sequence[str], names_out: Sequence[str]) -> tuple[Any, Public]:
+    """Turn a concrete function's variables into constants; return its GraphDef and its names."""
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    tf = tensorflow()
+    with quiet():
+        constant = convert_variables_to_constants_v2(function, lower_control_flow=False)
+    given = {tensor.name for tensor in constant.inputs}
+    if len(given) != len(names_in):
+        tables = sorted(tensor.name for tensor in constant.inputs if tensor.dtype == tf.resource)
+        raise NotSupportedError(
+            f"the model looks words up in tables ({', '.join(tables)}), which no engine has; cut "
+            "the network behind them and export that"
+        )
+    # A signature's placeholders are called by its arguments; elsewhere the order tells.
+    by_name = [f"{name}:0" for name in names_in]
+    tensors = by_name if set(by_name) == given else [tensor.name for tensor in constant.inputs]
+    public = Public(
+        dict(zip(names_in, tensors, strict=True)),
+        dict(zip(names_out, (tensor.name for tensor in constant.outputs), strict=True)),
+    )
+    return _inlinable(constant), public
+
+
+def _inlinable(constant: Any) -> Any:
+    """Return the function's GraphDef with nothing that keeps its inner calls from being inlined.
+
+    Keras marks some layers' calls for XLA, which TensorFlow's optimizer then leaves as calls.
+    """
+    graph_def = constant.graph.as_graph_def()
+    for function in graph_def.library.function:
+        for key in ("_XlaMustCompile", "_noinline"):
+            function.attr.pop(key, None)
+    nodes = [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]
+    for node in nodes:
+        for key in ("_XlaMustCompile", "_noinline"):
+            if key in node.attr:
+                del node.attr[key]
+    return graph_def
+
+
+class _Configuration(NamedTuple):
+    model: Any
+    version: str
+
+
+def _configuration(file: Path) -> _Configuration:
+    """Return the configuration of a Keras file without loading anything of it."""
+    try:
+        os.environ.update(_NO_PLUGINS)
+        import h5py
+
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                check_archive(archive, file)
+                for entry in archive.infolist():
+                    if entry.filename.endswith(".h5"):
+                        with archive.open(entry) as member, h5py.File(member, "r") as weights:
+                            _check_weights(weights, entry.file_size)
+                about = json.loads(_member(archive, "metadata.json"))
+                return _Configuration(
+                    json.loads(_member(archive, "config.json")), str(about.get("keras_version"))
+                )
+        with h5py.File(file, "r") as archive:
+            _check_weights(archive, file.stat().st_size)
+            config = archive.attrs.get("model_config")
+            if config is None:
+                raise ValueError("it holds weights alone, and no architecture")
+            return _Configuration(json.loads(config), str(archive.attrs.get("keras_version", "")))
+    except RecursionError as error:
+        raise ModelError(f"{file}: not a Keras model (its layers are nested too deep)") from error
+    except (
+        AttributeError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError,
+        zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
+        raise ModelError(f"{file}: not a Keras model ({error})") from error
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > _MOST_CONFIG:
+        raise ValueError(f"its {name} is too large")
+    return archive.read(name)
+
+
+def _check_weights(archive: Any, size: int) -> None:
+    """Raise ValueError if an HDF5 file leads to other files, or says to hold far more than it does.
+
+    Args:
+        archive: The open file.
+        size: In bytes.
+    """
+    import h5py
+
+    total = count = 0
+    left = [archive]
+    while left:
+        group = left.pop()
+        for name in group:
+            count += 1
+            if count > _MOST_OBJECTS:
+                raise ValueError(f"it has more than {_MOST_OBJECTS:,} objects")
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise ValueError(f"{name!r} in it is a link to another file")
+            if isinstance(link, h5py.SoftLink):
+                raise ValueError(f"{name!r} in it is a link")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                left.append(item)
+            elif isinstance(item, h5py.Dataset):
+                if item.external or item.is_virtual:
+                    raise ValueError(f"the values of {name!r} are in another file")
+                total += item.size * item.dtype.itemsize if item.size else 0
+    if total > ARCHIVE_GROWTH.most * size + _FREE:
+        raise ValueError(
+            f"its weights are {total / size:.0f} times its own size, at most "
+            f"{ARCHIVE_GROWTH.most} times are read"
+        )
+
+
+def _brings_code(file: Path, config: Any, trust: Trust) -> bool:
+    """Tell whether loading a model runs code that the file brings or names.
+
+    Raises:
+        InputError: It would, and that is not trusted.
+    """
+    found = trust is True
+    refused = []
+    for entry, owner in _objects(config):
+        does = _does(entry)
+        if does is None:
+            continue
+        found = True
+        # A lambda has no name of its own: whoever trusts a layer trusts those in it.
+        called = _names(owner if entry["class_name"] == "__lambda__" else entry)
+        if not trusts(trust, *called):
+            refused.append((entry["class_name"], called[0] or called[1], does))
+    if not refused:
+        return found
+    kind, name, does = refused[0]
+    what = f"the {kind} layer {name!r}" if kind in _RUNNING else f"{kind} {name!r}"
+    others = dict.fromkeys(f"{kind} {name!r}" for kind, name, _ in refused[1:])
+    others.pop(f"{kind} {name!r}", None)
+    rest = f", and there are {', '.join(others)}" if others else ""
+    raise InputError(f"{file}: {what} {does}{rest}; {offer(name)}")
+
+
+def _names(entry: dict[str, Any]) -> tuple[str, str, str]:
+    """Return what an object goes by: its name, which may be empty, its class, and both modules'."""
+    kind, own = str(entry.get("class_name")), entry.get("config")
+    name = own.get("name") if isinstance(own, dict) else own if kind == "function" else None
+    return str(name or ""), kind, f"{entry.get('module')}.{kind}"
+
+
+def _does(entry: dict[str, Any]) -> str | None:
+    """Say what loading an object would do beside computing; None if nothing."""
+    kind, own = str(entry.get("class_name")), entry.get("config")
+    code = isinstance(own, dict) and any(
+        str(key).endswith("_type") and value == "lambda" for key, value in own.items()
+    )
+    if kind in _RUNNING or code:
+        return "holds Python code or a program that loading would run"
+    if isinstance(own, dict) and isinstance(own.get("vocabulary"), str):
+        return f"would read the file {own['vocabulary']!r}"
+    module = str(entry.get("module") or "")
+    parts = [part for part in module.split(".") if part != "src"]
+    inner = parts[1:2] if parts[:1] in (["keras"], ["tf_keras"]) else []
+    named = [kind, own if kind == "function" else entry.get("registered_name")]
+    if not set(inner) <= _COMPUTING or any("." in str(word or "") for word in named):
+        return f"is {module}'s, which does more than compute"
+    if module.split(".")[0] not in _KERAS:
+        return f"is a custom object of {module}, whose code loading would run"
+    return None
+
+
+def _objects(value: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield all objects with a class within a configuration, each with the one that it is in."""
+    stack: list[tuple[Any, dict[str, Any]]] = [(value, {})]
+    while stack:
+        item, owner = stack.pop()
+        if isinstance(item, dict):
+            if "class_name" in item:
+                yield item, owner
+                owner = item
+            stack.extend((inner, owner) for inner in item.values())
+        elif isinstance(item, list):
+            stack.extend((inner, owner) for inner in item)

@@ -1,0 +1,117 @@
+"""Deploying elsewhere: one archive that builds the engine on the machine that will run it.
+
+An engine belongs to one GPU and one version of TensorRT, a calibration to neither. So what
+travels is the graph, or the float graph with its calibration cache, and a script; the target
+needs TensorRT and Python, and no data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onnxgraft.errors import InputError
+from onnxgraft.files import write_bytes
+from onnxgraft.graph.model import Model
+from onnxgraft.stages.engine.options import BuildOptions
+from onnxgraft.stages.engine.passport import FORMAT, Passport
+from onnxgraft.stages.engine.tensorrt import builder, settings
+from onnxgraft.targets import tensorrt_calibrator
+
+__all__ = ["Bundle", "pack"]
+
+_MANIFEST = "onnxgraft.bundle/1"
+# Whatever a zip archive can't be without; always the same, so that equal contents are equal bytes.
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+_PACKAGES = (
+    "onnxgraft", "onnxgraft/stages", "onnxgraft/stages/engine", "onnxgraft/stages/engine/tensorrt",
+    "onnxgraft/targets",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What was packed.
+
+    Attributes:
+        path: Of the archive.
+        size: In bytes.
+        members: The names of the files in it.
+        trtexec: For each major version of TensorRT, the line that does the same.
+        flags: As in the passport.
+    """
+
+    path: str
+    size: int
+    members: tuple[str, ...]
+    trtexec: dict[int, str]
+    flags: dict[str, Any]
+
+
+def pack(
+    model: Model,
+    path: str | os.PathLike[str],
+    passport: Passport,
+    *,
+    float_model: Model | None = None,
+    options: BuildOptions | None = None,
+) -> Bundle:
+    """Pack what the target needs into one archive, which Python runs.
+
+    Args:
+        model: The graph in which the precision stands: with QuantizeLinear, or float.
+        path: Of the archive, usually ending in ``.pyz``.
+        passport: What the engine's passport shall say; the target fills in what it builds with.
+        float_model: For TensorRT 10, which makes INT8 of this and ``options.calibration``.
+        options: How the target builds.
+
+    Raises:
+        InputError: Of float graph and calibration cache there is only one.
+    """
+    options = options or BuildOptions()
+    if (float_model is None) != (options.calibration is None):
+        raise InputError("TensorRT 10 needs both the float graph and the calibration cache")
+    explicit = settings(model.inputs, replace(options, calibration=None))
+    files = {"model.onnx": model.to_onnx().SerializeToString(deterministic=True)}
+    lines = {major: _line("model.onnx", path, explicit, major) for major in (10, 11)}
+    if float_model is not None and options.calibration is not None:
+        files["float.onnx"] = float_model.to_onnx().SerializeToString(deterministic=True)
+        files["calibration.cache"] = options.calibration
+        implicit = settings(float_model.inputs, options)
+        lines[10] = _line("float.onnx", path, implicit, 10)
+    if passport.recipe:
+        files["recipe.json"] = json.dumps(passport.recipe, indent=2).encode()
+    manifest = {
+        "format": _MANIFEST,
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "profiles": builder.plain(explicit.profiles),
+        "passport": {"format": FORMAT, **asdict(passport)},
+    }
+    folder = Path(__file__).parent
+    # The package's name, so that the script is the same here and there; the packages are empty.
+    code = {
+        "__main__.py": (folder / "bundle_main.py").read_bytes(),
+        **{f"{package}/__init__.py": b"" for package in _PACKAGES},
+        "onnxgraft/stages/engine/tensorrt/builder.py": Path(builder.__file__).read_bytes(),
+        "onnxgraft/targets/tensorrt_calibrator.py": Path(tensorrt_calibrator.__file__).read_bytes(),
+        "manifest.json": json.dumps(manifest, indent=2).encode(),
+    }
+    archive = io.BytesIO()
+    archive.write(b"#!/usr/bin/env python3\n")
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
+        for name, data in {**code, **files}.items():
+            packed.writestr(zipfile.ZipInfo(name, _DATE), data, zipfile.ZIP_DEFLATED)
+    write_bytes(path, archive.getvalue())
+    size = len(archive.getvalue())
+    return Bundle(os.fspath(path), size, (*code, *files), lines, passport.flags)
+
+
+def _line(graph: str, path: str | os.PathLike[str], how: builder.Settings, major: int) -> str:
+    return builder.trtexec(graph, f"{Path(path).stem}.engine", how, major)

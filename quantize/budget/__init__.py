@@ -1,0 +1,1 @@
+"""Which layers to leave in float, so that a budget is kept."""

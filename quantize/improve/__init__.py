@@ -1,0 +1,1 @@
+"""Methods that make an INT8 graph lose less."""

@@ -1,0 +1,250 @@
+"""Scales moved between channels, so that one scale a tensor serves all of them.
+
+    conv -> Relu -> conv        W1 / s over its outputs, b1 / s        W2 s over its inputs
+
+computes the same for any s > 0 a channel (Nagel et al., "Data-free quantization through weight
+equalization and bias correction", 2019). With a the largest value of a channel and w the largest
+weight that reads it, s = sqrt(a / w) evens both out (normalized to mean 1 in the logarithm).
+
+The channels of tensors that are added belong together, so residual chains are scaled as one.
+Operators that commute with a factor per channel are passed; Clip(0, c), which is Relu6, becomes
+Relu and Min(c / s) where it must. What anything else reads or writes stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.data.samples import Samples
+from onnxgraft.graph.model import Model
+from onnxgraft.progress import track
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime, exposing
+from onnxgraft.stages.quantize.place.shapes import shapes_of
+
+__all__ = ["Group", "equalize", "scale_groups"]
+
+# f(s x) = s f(x) for every channel.
+_COMMUTING = frozenset({
+    "AveragePool", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu",
+    "MaxPool", "Relu",
+})  # fmt: skip
+_WEIGHTED = ("Conv", "ConvTranspose")
+# Factors beyond this would make single weights tiny, for channels that are hardly ever used.
+_LARGEST_FACTOR = 64.0
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass
+class Group:
+    """Tensors whose channels share their factors, and the nodes that have to know of them.
+
+    Attributes:
+        tensors: Whose values change.
+        producers: Layers that make some of them.
+        consumers: Layers that read some of them.
+        clips: Clip nodes among them, whose limit changes.
+    """
+
+    tensors: list[gs.Tensor] = field(default_factory=list)
+    producers: list[gs.Node] = field(default_factory=list)
+    consumers: list[gs.Node] = field(default_factory=list)
+    clips: list[gs.Node] = field(default_factory=list)
+
+    @property
+    def channels(self) -> int:
+        """How many channels the tensors have."""
+        node = self.producers[0]
+        return int(node.inputs[1].values.shape[1 if node.op == "ConvTranspose" else 0])
+
+    def divide(self, graph: gs.Graph, factors: Array, shapes: Shapes) -> None:
+        """Divide the channels of all tensors by ``factors``; what follows stays the same."""
+        for node in self.producers:
+            _scale_outputs(node, 1 / factors)
+        for node in self.consumers:
+            _scale_inputs(node, factors)
+        for node in self.clips:
+            _clip_by_channel(graph, node, factors, len(shapes[node.inputs[0].name]))
+
+
+def equalize(model: Model, samples: Samples) -> tuple[Model, list[str]]:
+    """Return a model that computes the same with evened channels, and the tensors concerned.
+
+    Args:
+        model: A float graph.
+        samples: Tell how large each channel gets.
+    """
+    equalized = model.copy()
+    shapes = shapes_of(model)
+    groups = scale_groups(equalized.graph, shapes)
+    if not groups:
+        return equalized, []
+    largest = _largest(model, [t.name for group in groups for t in group.tensors], samples)
+    done: list[str] = []
+    for group in groups:
+        group.divide(equalized.graph, _factors(group, largest), shapes)
+        done += [tensor.name for tensor in group.tensors]
+    equalized.graph.cleanup().toposort()
+    return equalized, done
+
+
+def scale_groups(graph: gs.Graph, shapes: Shapes) -> list[Group]:
+    """Return the tensors that can be scaled, those with common channels together."""
+    parent: dict[int, int] = {}
+    tensors: dict[int, gs.Tensor] = {}
+
+    def find(key: int) -> int:
+        while parent.setdefault(key, key) != key:
+            key = parent[key]
+        return key
+
+    def join(*some: gs.Tensor) -> None:
+        for tensor in some:
+            tensors[id(tensor)] = tensor
+            parent[find(id(tensor))] = find(id(some[0]))
+
+    fixed = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
+    uses: dict[int, int] = {}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            uses[id(tensor)] = uses.get(id(tensor), 0) + 1
+    for node in graph.nodes:
+        if _own(node, uses):
+            join(node.inputs[0])
+            join(node.outputs[0])
+        elif _passes(node, shapes):
+            join(node.outputs[0], *[t for t in node.inputs if isinstance(t, gs.Variable)][:2])
+        else:
+            fixed |= {id(tensor) for tensor in [*node.inputs, *node.outputs]}
+    frozen = {find(key) for key in tensors if key in fixed}
+    groups: dict[int, Group] = {}
+    for key, tensor in tensors.items():
+        if find(key) not in frozen:
+            groups.setdefault(find(key), Group()).tensors.append(tensor)
+    for node in graph.nodes:
+        weighted = _own(node, uses)
+        into, out = find(id(node.outputs[0])), find(id(node.inputs[0])) if node.inputs else -1
+        if weighted and into in groups:
+            groups[into].producers.append(node)
+        if weighted and out in groups:
+            groups[out].consumers.append(node)
+        if node.op == "Clip" and into in groups:
+            groups[into].clips.append(node)
+    return [group for group in groups.values() if group.producers and group.consumers]
+
+
+def _own(node: gs.Node, uses: dict[int, int]) -> bool:
+    """Tell whether a layer has constant weights that it shares with none."""
+    parameters = node.inputs[1:]
+    return (
+        node.op in _WEIGHTED
+        and len(parameters) > 0
+        and all(isinstance(p, gs.Constant) and uses[id(p)] == 1 for p in parameters)
+        # A ConvTranspose of several groups has its output channels on two axes.
+        and (node.op == "Conv" or node.attrs.get("group", 1) == 1)
+    )
+
+
+def _passes(node: gs.Node, shapes: Shapes) -> bool:
+    """Tell whether a factor per channel passes through an operator."""
+    if node.op == "Add":
+        # With equal shapes, or they would broadcast: a squeezed branch has one value a channel.
+        left, right = (shapes.get(tensor.name) for tensor in node.inputs)
+        both = all(isinstance(tensor, gs.Variable) for tensor in node.inputs)
+        return both and left is not None and left == right
+    if node.op == "Clip":
+        bounds = node.inputs[1:]
+        return (
+            len(bounds) == 2
+            and all(isinstance(bound, gs.Constant) for bound in bounds)
+            and float(bounds[0].values) == 0.0
+            and node.inputs[0].name in shapes
+        )
+    if node.op == "Pad":
+        value = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+        return node.attrs.get("mode", "constant") != "constant" or (
+            value is None or (isinstance(value, gs.Constant) and not np.any(value.values))
+        )
+    # Of MaxPool's second output, the positions, nothing is known.
+    return node.op in _COMMUTING and len(node.outputs) == 1
+
+
+def _largest(model: Model, names: Sequence[str], samples: Samples) -> dict[str, Array]:
+    """Return the largest magnitude of each channel (axis 1) of tensors, (channels,)."""
+    found: dict[str, Array] = {}
+    with OnnxRuntime(exposing(model.to_onnx(), names), name="equalization") as session:
+        for sample in track(samples, "measuring channels", len(samples)):
+            for name, value in session.infer(sample.feeds).items():
+                axes = tuple(axis for axis in range(value.ndim) if axis != 1)
+                amax = np.abs(value).max(axis=axes, initial=0.0)
+                found[name] = np.maximum(found.get(name, amax), amax)
+    return found
+
+
+def _factors(group: Group, largest: dict[str, Array]) -> Array:
+    """Return (channels,) float64 powers of two near sqrt(a / w), so that no weight is rounded."""
+    values = np.max([largest[tensor.name] for tensor in group.tensors], axis=0).astype(np.float64)
+    weights = np.max([_reading(node, len(values)) for node in group.consumers], axis=0)
+    used = (values > 0) & (weights > 0)
+    ratio = np.sqrt(np.divide(values, weights, out=np.ones_like(values), where=used))
+    if used.any():
+        ratio[used] /= np.exp(np.mean(np.log(ratio[used])))
+    ratio[~used] = 1.0
+    exact = np.exp2(np.rint(np.log2(np.clip(ratio, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR))))
+    return np.asarray(exact)
+
+
+def _reading(node: gs.Node, channels: int) -> Array:
+    """Return (channels,) the largest weight that reads each input channel."""
+    largest = np.abs(_by_input(node, channels)).max(axis=(1, 3))
+    return np.asarray(largest.reshape(-1), np.float64)
+
+
+def _by_input(node: gs.Node, channels: int) -> Array:
+    """Return a view of the weights as (groups, outputs, inputs, taps)."""
+    weights = np.asarray(node.inputs[1].values)
+    if node.op == "ConvTranspose":
+        return weights.reshape(1, channels, -1, 1).swapaxes(1, 2)
+    groups = int(node.attrs.get("group", 1))
+    return weights.reshape(groups, weights.shape[0] // groups, channels // groups, -1)
+
+
+def _scale_inputs(node: gs.Node, factors: Array) -> None:
+    weights = node.inputs[1].values
+    if node.op == "ConvTranspose":
+        scaled = weights * factors.reshape([-1] + [1] * (weights.ndim - 1))
+    else:
+        groups = int(node.attrs.get("group", 1))
+        scaled = _by_input(node, len(factors)) * factors.reshape(groups, 1, -1, 1)
+    node.inputs[1] = _renamed(node.inputs[1], scaled.reshape(weights.shape))
+
+
+def _scale_outputs(node: gs.Node, factors: Array) -> None:
+    weights = node.inputs[1].values
+    axis = 1 if node.op == "ConvTranspose" else 0
+    shape = [-1 if a == axis else 1 for a in range(weights.ndim)]
+    node.inputs[1] = _renamed(node.inputs[1], weights * factors.reshape(shape))
+    if len(node.inputs) > 2:
+        node.inputs[2] = _renamed(node.inputs[2], node.inputs[2].values * factors)
+
+
+def _renamed(constant: gs.Constant, values: Array) -> gs.Constant:
+    return gs.Constant(constant.name, np.asarray(values, np.float32))
+
+
+def _clip_by_channel(graph: gs.Graph, node: gs.Node, factors: Array, rank: int) -> None:
+    """Give each channel its own upper limit, which Clip has not."""
+    if np.all(factors == 1):
+        return
+    source, _, limit = node.inputs
+    limits = (float(limit.values) / factors).reshape([1, -1] + [1] * (rank - 2))
+    positive = gs.Variable(f"{node.outputs[0].name}/positive", np.float32, source.shape)
+    graph.nodes.append(gs.Node("Relu", f"{node.name}/Relu", {}, [source], [positive]))
+    node.op, node.attrs = "Min", {}
+    node.inputs = [
+        positive, gs.Constant(f"{node.outputs[0].name}/limits", limits.astype(np.float32)),
+    ]  # fmt: skip

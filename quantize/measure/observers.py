@@ -1,0 +1,106 @@
+"""Where the values of a tensor are counted, so that as few tensors as possible are exposed.
+
+Operators that keep values, or keep their order, keep the range too:
+
+    relu (kept nowhere) -> MaxPool -> pooled        relu has the range of pooled
+    image -> Transpose -> moved                     moved has the range of image
+    act -> Pad(0) -> padded                         padded has the range of act
+    a, b -> Concat -> both                          the counts of both are those of a plus b's
+
+Going down through MaxPool, Relu and Clip is right because they are monotone: cutting a value off
+before or after them is the same, and what they throw away need not be kept. It is also what leaves
+onnxruntime its fusions of a layer with its activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxgraft.graph.model import Model
+
+__all__ = ["every_tensor", "find_sites"]
+
+_SAME = frozenset({
+    "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
+})  # fmt: skip
+_MONOTONE = frozenset({"Clip", "MaxPool", "Relu"})
+
+
+def find_sites(graph: gs.Graph, wanted: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return for each ``wanted`` tensor the tensors whose values together are counted for it."""
+    tensors = graph.tensors()
+    fixed = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
+    found = {name: _site(tensors[name], fixed) for name in wanted}
+    counted = {site.name for site in found.values() if not _joins(site)}
+    sites = {}
+    for name, site in found.items():
+        parts = _parts(site, fixed)
+        joined = all(part in counted for part in parts)
+        sites[name] = tuple(dict.fromkeys(parts)) if joined else (site.name,)
+        if joined and len(set(parts)) != len(parts):
+            sites[name] = (site.name,)  # one tensor twice would have to be counted twice
+    return sites
+
+
+def every_tensor(model: Model) -> list[str]:
+    """Return all float32 tensors that the graph computes, and its inputs."""
+    proto = onnx.shape_inference.infer_shapes(model.to_onnx())
+    floats = {
+        value.name
+        for value in [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+    constant = {node.output[0] for node in proto.graph.node if node.op_type == "Constant"}
+    made = [name for node in proto.graph.node for name in node.output if name not in constant]
+    inputs = [tensor.name for tensor in model.graph.inputs]
+    return [name for name in [*inputs, *made] if name in floats]
+
+
+def _site(tensor: gs.Tensor, fixed: set[int]) -> gs.Tensor:
+    """Return the tensor that stands for the range of ``tensor``."""
+    while tensor.inputs:
+        source = tensor.inputs[0]
+        up = source.op in _SAME or _pads_with_zero(source)
+        if source.op == "MaxPool" and tensor is source.outputs[0]:
+            up = not _goes_down(source.inputs[0], fixed)
+        if not up or isinstance(source.inputs[0], gs.Constant):
+            break
+        tensor = source.inputs[0]
+    while _goes_down(tensor, fixed) and not _joins(tensor):
+        tensor = tensor.outputs[0].outputs[0]
+    return tensor
+
+
+def _goes_down(tensor: gs.Tensor, fixed: set[int]) -> bool:
+    """Tell whether a monotone operator alone reads a tensor that is neither fed nor an output."""
+    if id(tensor) in fixed or len(tensor.outputs) != 1:
+        return False
+    reader = tensor.outputs[0]
+    return (
+        reader.op in _MONOTONE
+        and reader.inputs[0] is tensor
+        and all(isinstance(bound, gs.Constant) for bound in reader.inputs[1:] if bound.name)
+    )
+
+
+def _pads_with_zero(node: gs.Node) -> bool:
+    if node.op != "Pad" or node.attrs.get("mode", "constant") != "constant":
+        return False
+    value = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+    return value is None or (isinstance(value, gs.Constant) and not np.any(value.values))
+
+
+def _joins(tensor: gs.Tensor) -> bool:
+    return bool(tensor.inputs) and tensor.inputs[0].op == "Concat"
+
+
+def _parts(tensor: gs.Tensor, fixed: set[int]) -> list[str]:
+    """Return the sites of what a tensor is joined from; its own name if it is not."""
+    if not _joins(tensor):
+        return [tensor.name]
+    parts = [_site(source, fixed) for source in tensor.inputs[0].inputs]
+    return [name for part in parts for name in _parts(part, fixed)]

@@ -1,0 +1,380 @@
+"""Where each target wants QuantizeLinear and DequantizeLinear, as a table to read and change."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import onnx_graphsurgeon as gs
+
+from onnxgraft.errors import InputError, nearest
+from onnxgraft.files import existing_file, read_toml
+from onnxgraft.files.limits import SETTINGS_BYTES
+
+__all__ = [
+    "PLACEMENTS", "Joined", "Placement", "Point", "activations", "data", "gate", "joined",
+    "layers", "number", "origin", "placement", "placement_text", "points", "read_placement",
+    "scale_axis",
+]  # fmt: skip
+
+# Operators whose output holds values of their input alone: quantizing before or after is the
+# same, and before is cheaper, because they then move bytes.
+KEEPING = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+# Whose kernels add a second tensor to their result.
+_ADDING = ("Conv", "ConvTranspose")
+# The widest Clip that is taken for a gate: relu6 has 6.
+_GATE = 8
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What one target wants.
+
+    Attributes:
+        target: Its name.
+        weights: For each operator with weights, the axis of a scale per channel, or None for
+            one scale. A Gemm's is of its weights as (inputs, outputs), whatever its transB.
+        symmetric: int8 with zero point 0, or else uint8 with one.
+        unsigned: Where symmetric, whether a tensor that is never negative is uint8 with zero
+            point 0: twice the steps over the same range.
+        outputs: Whether the outputs of layers are quantized too.
+        bias: Whether the bias becomes int32 with a DequantizeLinear.
+        residual: Whether, of an Add behind a layer, the other input is quantized: the layer's
+            kernel then reads eight bits of the shortcut where there were 32.
+        also: Operators without weights that run in integers when inputs and output are quantized.
+            A Mul among them, by a positive number and read by such operators alone, costs nothing:
+            its result has the integers of its input, and a scale of its own.
+    """
+
+    target: str
+    weights: dict[str, int | None]
+    symmetric: bool
+    unsigned: bool = False
+    outputs: bool = False
+    bias: bool = False
+    residual: bool = False
+    also: frozenset[str] = field(default_factory=frozenset)
+
+
+# TensorRT, by NVIDIA's guide "Working with Quantized Types": inputs of layers with weights, not
+# their outputs; symmetric; weights per channel; no bias; the shortcut of a residual Add, not the
+# layer's own result. A ConvTranspose gets one scale: its kernels disagree on the axis
+# (TensorRT#1694), and its last axis order is theirs.
+_TENSORRT = Placement(
+    target="tensorrt",
+    weights={"Conv": 0, "ConvTranspose": None, "Gemm": 1, "MatMul": 1},
+    symmetric=True,
+    residual=True,
+)
+PLACEMENTS: dict[str, Placement] = {
+    "tensorrt": _TENSORRT,
+    # OpenVINO runs TensorRT's form fast on a CPU, and finds the rest of the fusions by itself. The
+    # CPU multiplies unsigned by signed bytes, so unsigned activations save it a correction.
+    "openvino": Placement("openvino", _TENSORRT.weights, symmetric=True, unsigned=True),
+    # onnxruntime's CPU kernels want uint8 activations on both sides of a layer and an int32 bias,
+    # or they do not fuse (QLinearConv). It has no integer ConvTranspose.
+    "onnxruntime": Placement(
+        target="onnxruntime",
+        weights={"Conv": 0, "Gemm": 1, "MatMul": 1},
+        symmetric=False,
+        outputs=True,
+        bias=True,
+        also=frozenset({"Add", "GlobalAveragePool", "Mul"}),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A tensor to quantize, and who then reads the quantized one.
+
+    Attributes:
+        tensor: Whose range is needed.
+        consumers: The nodes that read the quantized tensor; None: all of them.
+    """
+
+    tensor: gs.Tensor
+    consumers: tuple[gs.Node, ...] | None
+
+
+def placement(target: str) -> Placement:
+    """Return the table of ``target``; InputError if there is none."""
+    try:
+        return PLACEMENTS[target]
+    except KeyError as error:
+        raise InputError(
+            f"no target is called {target!r}; {nearest(target, PLACEMENTS)}"
+        ) from error
+
+
+def placement_text(table: Placement) -> str:
+    """Return a table as the TOML that `read_placement` reads."""
+    axes = {op: f'"{_TENSOR}"' if axis is None else axis for op, axis in table.weights.items()}
+    weights = ", ".join(f"{op} = {axis}" for op, axis in axes.items())
+    also = ", ".join(f'"{op}"' for op in sorted(table.also))
+    flags = "\n".join(f"{name} = {str(getattr(table, name)).lower()}" for name in _FLAGS)
+    return (
+        "# What runs in INT8, with the axis of its weights' scales per channel.\n"
+        f'target = "{table.target}"\nweights = {{ {weights} }}\n'
+        "# int8 around zero, or uint8 with a zero point; whether what is never negative is uint8\n"
+        "# all the same; whether outputs are quantized too; whether biases become int32; whether\n"
+        "# the shortcut of a residual Add is quantized.\n"
+        f"{flags}\n"
+        "# Operators without weights that run in INT8 between quantized tensors.\n"
+        f"also = [{also}]\n"
+    )
+
+
+def read_placement(path: str | os.PathLike[str], target: str) -> Placement:
+    """Return the table of ``target`` with what a TOML file changes in it.
+
+    The keys are the attributes of `Placement`; an operator of ``weights`` has the axis of its
+    scales, or ``"tensor"`` for one scale.
+
+    Raises:
+        InputError: It is no TOML file, or a key or value in it is not one of a table.
+    """
+    file = existing_file(path, "the placement table", SETTINGS_BYTES)
+    try:
+        given = read_toml(file)
+    except ValueError as error:
+        raise InputError(f"{file}: not a TOML file ({error})") from error
+    table = placement(target)
+    known = {entry.name for entry in fields(Placement)}
+    for key, value in given.items():
+        if key not in known:
+            raise InputError(f"{file}: {key} is no part of a table; {nearest(key, known)}")
+        if key == "target" and value != target:
+            raise InputError(f"{file}: is a table for {value}, not for {target}")
+        if key in _FLAGS and not isinstance(value, bool):
+            raise InputError(f"{file}: {key} is {value!r}; write true or false")
+    if "weights" in given:
+        given["weights"] = _axes(file, given["weights"])
+    if "also" in given:
+        operators = given["also"]
+        if not isinstance(operators, list) or not all(isinstance(op, str) for op in operators):
+            raise InputError(f"{file}: also is {operators!r}; write a list of operators")
+        given["also"] = frozenset(operators)
+    return replace(table, **given)
+
+
+_TENSOR = "tensor"
+_FLAGS = ("symmetric", "unsigned", "outputs", "bias", "residual")
+
+
+def _axes(file: Path, weights: object) -> dict[str, int | None]:
+    if not isinstance(weights, dict):
+        raise InputError(f"{file}: weights is {weights!r}; write {{ Conv = 0 }}")
+    axes: dict[str, int | None] = {}
+    for op, axis in weights.items():
+        if op not in WEIGHTED:
+            raise InputError(f"{file}: {op} has no weights; {nearest(op, WEIGHTED)}")
+        if axis != _TENSOR and (isinstance(axis, bool) or not isinstance(axis, int) or axis < 0):
+            raise InputError(f'{file}: the axis of {op} is {axis!r}; write a number or "{_TENSOR}"')
+        axes[op] = None if axis == _TENSOR else axis
+    return axes
+
+
+def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:
+    """Return the layers with constant weights that the target can run in integers."""
+    return [
+        node
+        for node in graph.nodes
+        if node.op in table.weights
+        and len(node.inputs) > 1
+        and isinstance(node.inputs[1], gs.Constant)
+        and node.inputs[1].values.ndim >= 2
+    ]
+
+
+def scale_axis(table: Placement, node: gs.Node) -> int | None:
+    """Return the axis of a layer's weights along which it has its scales; None for one scale."""
+    axis = table.weights[node.op]
+    if node.op in ("Gemm", "MatMul") and axis is not None:
+        if node.inputs[1].values.ndim != 2:
+            return None  # a MatMul of stacked matrices
+        return 1 - axis if node.attrs.get("transB", 0) else axis
+    return axis
+
+
+def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Point]:
+    """Return what has to be quantized for the ``chosen`` layers, in the order of the graph."""
+    wanted = {id(node) for node in chosen}
+    readers: dict[int, tuple[gs.Tensor, list[gs.Node] | None]] = {}
+    for node in chosen:
+        tensor, reader = node.inputs[0], node
+        while True:
+            source = tensor.inputs[0] if tensor.inputs else None
+            inner = all(id(consumer) in wanted for consumer in tensor.outputs)
+            if source is None or source.op not in KEEPING or not inner or _fixed(graph, tensor):
+                break
+            if table.outputs:
+                # Its kernels run in integers only between a DequantizeLinear and a QuantizeLinear.
+                readers[id(tensor)] = (tensor, None)
+            wanted.add(id(source))
+            tensor, reader = source.inputs[0], source
+        _, nodes = readers.setdefault(id(tensor), (tensor, []))
+        if nodes is not None and all(reader is not other for other in nodes):
+            nodes.append(reader)
+    if table.residual:
+        for node, tensor in _shortcuts(graph, chosen):
+            _, nodes = readers.setdefault(id(tensor), (tensor, []))
+            if nodes is not None:
+                nodes.append(node)
+    if table.outputs:
+        between = joined(graph, table, chosen)
+        results = [_result(graph, node) for node in [*chosen, *between.nodes]]
+        for tensor in [*(tensor for node in between.nodes for tensor in data(node)), *results]:
+            if not _fixed(graph, tensor) and id(tensor) not in between.scaled:
+                readers[id(tensor)] = (tensor, None)
+    return [
+        Point(tensor, None if nodes is None else tuple(nodes)) for tensor, nodes in readers.values()
+    ]
+
+
+def origin(tensor: gs.Tensor) -> gs.Tensor:
+    """Return the tensor whose values ``tensor`` holds: the one before operators that keep them."""
+    while tensor.inputs and tensor.inputs[0].op in KEEPING:
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor
+
+
+def activations(graph: gs.Graph, targets: Collection[str] = ()) -> list[str]:
+    """Return the tensors whose ranges some of the targets want; of all targets if none is named.
+
+    A gate between layers (see `gate`) that no layer with weights reads is not measured.
+    """
+    names: dict[str, None] = {}
+    for table in map(placement, targets or PLACEMENTS):
+        for point in points(graph, table, layers(graph, table)):
+            tensor = origin(point.tensor)
+            if gate(tensor) is None or any(node.op in WEIGHTED for node in tensor.outputs):
+                names[tensor.name] = None
+    return list(names)
+
+
+def bounds(tensor: gs.Tensor) -> tuple[float, float] | None:
+    """Return between what a Clip holds a tensor; None where there is none, or one side is open."""
+    node = tensor.inputs[0] if tensor.inputs else None
+    if node is None or node.op != "Clip" or len(node.inputs) != 3:
+        return None
+    low, high = map(_value, node.inputs[1:])
+    return None if low is None or high is None else (low, high)
+
+
+def gate(tensor: gs.Tensor) -> tuple[float, float] | None:
+    """Return the range of what a narrow Clip makes, such as the relu6 in a hard swish.
+
+    A wider Clip may never be reached: its result has to be measured.
+    """
+    held = bounds(tensor)
+    return held if held is not None and 0 < held[1] - held[0] <= _GATE else None
+
+
+def number(tensor: gs.Tensor) -> float | None:
+    """Return the value of a constant that has one, and is finite."""
+    value = _value(tensor)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _value(tensor: gs.Tensor) -> float | None:
+    constant = isinstance(tensor, gs.Constant) and tensor.values.size == 1
+    return float(tensor.values.item()) if constant else None
+
+
+def _shortcuts(graph: gs.Graph, chosen: list[gs.Node]) -> list[tuple[gs.Node, gs.Tensor]]:
+    """Return each Add that a chosen layer's kernel can do, with the input that is not the layer's.
+
+    Where both are layers', the later one adds the earlier one's result.
+    """
+    order = {id(node.outputs[0]): index for index, node in enumerate(graph.nodes)}
+    results = {
+        id(node.outputs[0])
+        for node in chosen
+        if node.op in _ADDING and len(node.outputs[0].outputs) == 1
+    }
+    found = []
+    for node in graph.nodes:
+        if node.op != "Add" or any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
+            continue
+        made = [tensor for tensor in node.inputs if id(tensor) in results]
+        left, right = node.inputs
+        if made and left is not right:
+            last = max(made, key=lambda tensor: order[id(tensor)])
+            found.append((node, right if last is left else left))
+    return found
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Operators without weights that run in integers between quantized tensors.
+
+    Attributes:
+        nodes: Those that compute.
+        scaled: The nodes that only change the scale, by the id of the tensor that they make.
+    """
+
+    nodes: list[gs.Node]
+    scaled: dict[int, gs.Node]
+
+
+def joined(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> Joined:
+    """Return the operators of the table that read results of layers, or each other's, and numbers.
+
+    At least one input is no number.
+    """
+    results = {id(_result(graph, node)) for node in chosen}
+    found = []
+    for node in graph.nodes:
+        if node.op not in table.also or not data(node):
+            continue
+        if all(id(tensor) in results or number(tensor) is not None for tensor in node.inputs):
+            found.append(node)
+            results.add(id(_result(graph, node)))
+    names = {id(node) for node in found}
+    scaled = {
+        id(node.outputs[0]): node
+        for node in found
+        if node.op == "Mul"
+        and any(_scales(factor, data(node)[0]) for factor in node.inputs)
+        and node.outputs[0].outputs
+        and all(id(reader) in names for reader in node.outputs[0].outputs)
+        and not _fixed(graph, node.outputs[0])
+    }
+    computing = [node for node in found if id(node.outputs[0]) not in scaled]
+    return Joined(computing, scaled)
+
+
+def _scales(factor: gs.Tensor, tensor: gs.Tensor) -> bool:
+    """Tell whether a Mul by ``factor`` gives ``tensor`` another scale and leaves its shape."""
+    if (number(factor) or 0) <= 0:
+        return False
+    return bool(factor.values.ndim <= (0 if tensor.shape is None else len(tensor.shape)))
+
+
+def data(node: gs.Node) -> list[gs.Tensor]:
+    """Return the inputs of a node that are not constant."""
+    return [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
+
+
+def _result(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
+    """Return the tensor in which a layer ends: that of the Relu or Clip after it, if there is one.
+
+    A Clip that holds back 0 is none: eight bits always hold 0.
+    """
+    tensor = node.outputs[0]
+    if len(tensor.outputs) != 1 or _fixed(graph, tensor):
+        return tensor
+    after = tensor.outputs[0].outputs[0]
+    if tensor.outputs[0].op == "Relu":
+        return after
+    low, high = bounds(after) or (1.0, -1.0)
+    return after if low <= 0 <= high else tensor
+
+
+def _fixed(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    return any(tensor is output for output in graph.outputs)

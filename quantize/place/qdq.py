@@ -1,0 +1,343 @@
+"""Insertion of QuantizeLinear and DequantizeLinear by a target's table.
+
+Weights are stored as int8, so that the file is about a quarter of the float one:
+
+    scale = max|w| / 127        q = round(w / scale), half to even
+
+An activation's scale is amax / 127 where the target is symmetric. Where it is not, the range is
+first widened to hold 0, then scale = (high - low) / 255 and zero point = round(-low / scale); so
+is it where a symmetric target takes uint8 for what is never negative, with a zero point of 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.data.ranges import Range, Ranges
+from onnxgraft.errors import InputError, nearest
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Array
+from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
+from onnxgraft.stages.quantize.improve.rounding import Stored, store
+from onnxgraft.stages.quantize.measure.calibrate import fingerprint
+from onnxgraft.stages.quantize.place.placement import (
+    WEIGHTED,
+    Placement,
+    Point,
+    data,
+    gate,
+    joined,
+    layers,
+    number,
+    origin,
+    placement,
+    points,
+    scale_axis,
+)
+
+__all__ = ["FloatLayer", "Improved", "QuantizeReport", "quantize"]
+
+# Per-channel scales came with opset 13.
+_OLDEST_OPSET = 13
+# The scale of a narrower range, and its reciprocal, would leave float32's normal numbers.
+_SMALLEST_AMAX = 255 * float(np.finfo(np.float32).tiny)
+_QUANTIZED_OPS = frozenset({"DequantizeLinear", "QLinearConv", "QLinearMatMul", "QuantizeLinear"})
+
+
+@dataclass(frozen=True)
+class FloatLayer:
+    """A layer with weights that stays in float, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Improved:
+    """What `improve` found, by the names of layers.
+
+    Attributes:
+        weights: In place of the nearest integers.
+        bias: (channels,) to be added to the bias of the layer in INT8.
+    """
+
+    weights: Mapping[str, Stored] = field(default_factory=dict)
+    bias: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass
+class QuantizeReport:
+    """What was quantized for a target.
+
+    Attributes:
+        target: Whose table was followed.
+        layers: The layers that run in INT8.
+        float_layers: The layers with weights that do not.
+        tensors: How many activations are quantized.
+    """
+
+    target: str
+    layers: list[str] = field(default_factory=list)
+    float_layers: list[FloatLayer] = field(default_factory=list)
+    tensors: int = 0
+
+
+def quantize(
+    model: Model,
+    ranges: Ranges,
+    target: str | Placement,
+    *,
+    keep_float: Iterable[str] = (),
+    set_range: Mapping[str, tuple[float, float]] | None = None,
+    improved: Improved | None = None,
+) -> tuple[Model, QuantizeReport]:
+    """Return a copy of ``model`` with explicit quantization for ``target``, and what was done.
+
+    Args:
+        model: The float graph that ``ranges`` was measured on.
+        ranges: Of `calibrate`.
+        target: ``tensorrt``, ``openvino`` or ``onnxruntime``, or a table of one's own.
+        keep_float: Layers to leave in float, by name; a mapping gives each its reason.
+        set_range: (low, high) by tensor name, in place of the calibrated range.
+        improved: What `improve` found, for this model and these ranges.
+
+    Raises:
+        InputError: The ranges are of another graph, or a name is unknown.
+    """
+    table = placement(target) if isinstance(target, str) else target
+    improved = improved or Improved()
+    if any(node.op in _QUANTIZED_OPS for node in model.graph.nodes):
+        raise InputError(f"{model.file}: the graph is quantized already")
+    if model.graph.opset < _OLDEST_OPSET:
+        raise InputError(
+            f"{model.file}: opset {model.graph.opset} has no scales per channel; convert "
+            f"with --opset {_OLDEST_OPSET} or later"
+        )
+    if ranges.model != fingerprint(model):
+        raise InputError(
+            f"{ranges.file}: was measured on another graph than {model.file}; calibrate again"
+        )
+    if ranges.targets and table.target not in ranges.targets:
+        raise InputError(
+            f"{ranges.file}: was measured for {' and '.join(ranges.targets)}, not for "
+            f"{table.target}; calibrate with --target {table.target}"
+        )
+    known = ranges.with_overrides(set_range or {}, "--set-range").tensors
+    quantized = model.copy()
+    graph = quantized.graph
+    report = QuantizeReport(table.target)
+    chosen = _choose(graph, table, known, keep_float, report)
+    report.layers = [node.name for node in chosen]
+    found = points(graph, table, chosen)
+    between = joined(graph, table, chosen)
+    grids: dict[str, Grid] = {}
+    for point in found:
+        value = _range(known, point.tensor)
+        if value is not None and _wrong(value) is None:
+            grids[point.tensor.name] = activation_grid(value, table)
+    for node in chosen:
+        source = _quantized_source(node.inputs[0], found)
+        _quantize_weights(graph, node, table, grids[source].scale, improved)
+    for point in found:
+        if point.tensor.name in grids:
+            _insert(graph, point, grids[point.tensor.name])
+            report.tensors += 1
+    for node in between.scaled.values():
+        _scale(graph, node)
+    for node in between.nodes:
+        _quantize_numbers(graph, node)
+    graph.cleanup().toposort()
+    return quantized, report
+
+
+def _wrong(value: Range | None) -> str | None:
+    """Return why no scale can be made of a range; None where it can.
+
+    One too narrow for a float32 scale is zero: so are all its values, for eight bits.
+    """
+    if value is None:
+        return "is missing"
+    if not (math.isfinite(value.low) and math.isfinite(value.high)):
+        return f"is infinite, [{value.low}, {value.high}]"
+    return "is zero" if value.amax < _SMALLEST_AMAX else None
+
+
+def _range(known: Mapping[str, Range], tensor: gs.Tensor) -> Range | None:
+    """Return the range of a tensor, or of the one whose values it passes on, or of a gate."""
+    first = origin(tensor)
+    held = gate(first)
+    clipped = None if held is None else Range(*held, *held, "clip")
+    return known.get(tensor.name, known.get(first.name, clipped))
+
+
+def _choose(
+    graph: gs.Graph,
+    table: Placement,
+    known: Mapping[str, Range],
+    keep_float: Iterable[str],
+    report: QuantizeReport,
+) -> list[gs.Node]:
+    """Return the layers to quantize; the others go into the report with their reasons."""
+    weighted = layers(graph, table)
+    names = [node.name for node in weighted]
+    reasons = (
+        dict(keep_float)
+        if isinstance(keep_float, Mapping)
+        else dict.fromkeys(keep_float, "asked for")
+    )
+    for name in reasons:
+        if name not in names:
+            raise InputError(f"--keep-float {name}: no such layer; {nearest(name, names)}")
+    for node in graph.nodes:
+        if node.op in WEIGHTED and node.name not in names:
+            known_op = node.op in table.weights
+            reason = "its weights are not constant" if known_op else f"no INT8 {node.op} there"
+            report.float_layers.append(FloatLayer(node.name, reason))
+    chosen = []
+    for node in weighted:
+        value = _range(known, node.inputs[0])
+        wrong = _wrong(value)
+        if node.name in reasons:
+            report.float_layers.append(FloatLayer(node.name, reasons[node.name]))
+        elif wrong is not None:
+            reason = f"the range of its input {node.inputs[0].name!r} {wrong}"
+            report.float_layers.append(FloatLayer(node.name, reason))
+        else:
+            chosen.append(node)
+    return chosen
+
+
+def _quantized_source(tensor: gs.Tensor, found: Sequence[Point]) -> str:
+    """Return the name of the quantized tensor whose values reach ``tensor``."""
+    names = {point.tensor.name for point in found}
+    while tensor.name not in names:
+        tensor = tensor.inputs[0].inputs[0]
+    return str(tensor.name)
+
+
+def _insert(graph: gs.Graph, point: Point, grid: Grid) -> None:
+    """Put QuantizeLinear and DequantizeLinear between a tensor and its readers."""
+    tensor = point.tensor
+    parameters = [
+        gs.Constant(f"{tensor.name}/scale", np.array(grid.scale, np.float32)),
+        gs.Constant(f"{tensor.name}/zero_point", np.array(grid.zero_point, grid.dtype)),
+    ]
+    readers = tensor.outputs if point.consumers is None else point.consumers
+    readers = list({id(node): node for node in readers}.values())
+    stored = gs.Variable(f"{tensor.name}/quantized", grid.dtype, tensor.shape)
+    again = gs.Variable(f"{tensor.name}/dequantized", np.float32, tensor.shape)
+    for node in readers:
+        for index, source in enumerate(node.inputs):
+            if source is tensor:
+                node.inputs[index] = again
+    for op, source, target in (
+        ("QuantizeLinear", tensor, stored),
+        ("DequantizeLinear", stored, again),
+    ):
+        graph.nodes.append(gs.Node(op, f"{tensor.name}/{op}", {}, [source, *parameters], [target]))
+
+
+def _pair(tensor: gs.Tensor) -> gs.Node | None:
+    """Return the DequantizeLinear that makes a tensor of integers that a node before it made."""
+    maker = tensor.inputs[0] if tensor.inputs else None
+    return maker if maker is not None and maker.op == "DequantizeLinear" else None
+
+
+def _quantize_numbers(graph: gs.Graph, node: gs.Node) -> None:
+    """Store the numbers among the inputs of a node as one step of a scale: exactly."""
+    pairs = [pair for pair in map(_pair, data(node)) if pair is not None]
+    if not pairs:
+        return
+    dtype = pairs[0].inputs[2].values.dtype
+    for index, tensor in enumerate(node.inputs):
+        value = number(tensor)
+        if value is not None:
+            name = f"{tensor.name}/{node.outputs[0].name}"
+            integer, zero = (int(np.sign(value)), 0)
+            if dtype == np.uint8 and integer < 0:
+                integer, zero = 0, 1
+            node.inputs[index] = _dequantized(
+                graph, node, name, np.full(tensor.values.shape, integer, dtype),
+                np.array(abs(value) or 1, np.float32), None, zero,
+            )  # fmt: skip
+
+
+def _scale(graph: gs.Graph, node: gs.Node) -> None:
+    """Let a second DequantizeLinear do what a Mul by a number does."""
+    (source,) = data(node)
+    pair = _pair(source)
+    if pair is None:
+        return
+    factor = next(value for value in map(number, node.inputs) if value is not None)
+    stored, scale, zero = pair.inputs
+    result = node.outputs[0]
+    name = f"{result.name}/scaled"
+    scaled = gs.Constant(name, np.asarray(scale.values * np.float64(factor), np.float32))
+    node.outputs = []
+    graph.nodes.append(gs.Node("DequantizeLinear", name, {}, [stored, scaled, zero], [result]))
+
+
+def _quantize_weights(
+    graph: gs.Graph, node: gs.Node, table: Placement, activation_scale: float, improved: Improved
+) -> None:
+    """Store a layer's weights, and where the target wants it its bias, as integers."""
+    weight = node.inputs[1]
+    stored = improved.weights.get(node.name) or store(weight.values, scale_axis(table, node))
+    if node.name in improved.bias:
+        _add_to_bias(node, improved.bias[node.name])
+    node.inputs[1] = _dequantized(
+        graph, node, weight.name, stored.integers, stored.scale, stored.axis
+    )
+    if table.bias and len(node.inputs) > 2 and isinstance(node.inputs[2], gs.Constant):
+        bias = node.inputs[2]
+        factor = np.asarray(activation_scale * stored.scale, np.float32)
+        limit = float(np.iinfo(np.int32).max)
+        rounded = np.clip(np.rint(bias.values / factor.astype(np.float64)), -limit, limit)
+        bias_axis = 0 if factor.ndim else None
+        node.inputs[2] = _dequantized(
+            graph, node, bias.name, rounded.astype(np.int32), factor, bias_axis
+        )
+
+
+def _add_to_bias(node: gs.Node, correction: Array) -> None:
+    """Add to a layer's bias; one that has none gets it."""
+    name = f"{node.name}/corrected_bias"
+    if len(node.inputs) < 3:
+        node.inputs.append(gs.Constant(name, correction.astype(np.float32)))
+    else:
+        values = node.inputs[2].values + correction
+        node.inputs[2] = gs.Constant(name, values.astype(np.float32))
+
+
+def _dequantized(
+    graph: gs.Graph,
+    node: gs.Node,
+    name: str,
+    integers: Array,
+    scale: Array,
+    axis: int | None,
+    zero_point: int = 0,
+) -> gs.Variable:
+    """Return the float tensor that a DequantizeLinear makes of stored integers."""
+    label = f"{name}/{node.name}"
+    target = gs.Variable(f"{label}/dequantized", np.float32, integers.shape)
+    zero = np.full(scale.shape, zero_point, integers.dtype)
+    graph.nodes.append(
+        gs.Node(
+            "DequantizeLinear",
+            f"{label}/DequantizeLinear",
+            {} if axis is None else {"axis": axis},
+            [
+                gs.Constant(f"{label}/integers", integers),
+                gs.Constant(f"{label}/scale", scale),
+                gs.Constant(f"{label}/zero_point", zero),
+            ],
+            [target],
+        )
+    )
+    return target

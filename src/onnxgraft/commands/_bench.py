@@ -1,0 +1,237 @@
+"""Latency: each engine in a process of its own, taking turns, so that none disturbs another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Literal, Unpack
+
+import numpy as np
+
+from onnxgraft.errors import InputError
+from onnxgraft.files import existing_file
+from onnxgraft.files.trust import Trust, trusts
+from onnxgraft.graph.model import Model
+from onnxgraft.progress import track
+from onnxgraft.stages.convert import Opening
+from onnxgraft.stages.engine import graph_precision
+from onnxgraft.stages.engine.passport import passport_path, read_passport, record
+from onnxgraft.stages.validate.report import LatencyRow
+
+__all__ = ["BenchTarget", "SpeedUp", "bench", "bench_targets", "record_latency", "speed_ups"]
+
+# A turn ends after so many seconds, however many inferences are still to come.
+_TURN = 3.0
+
+
+@dataclass(frozen=True)
+class BenchTarget:
+    """Something to time.
+
+    Attributes:
+        name: In the table.
+        kind: ``original`` runs in its framework, ``engine`` is built, ``onnx`` runs in
+            onnxruntime.
+        path: Of the file.
+        how: An original is opened.
+        precision: Of what is not an original, such as ``fp32``.
+        threads: Of the CPU, for an engine; None takes what it was built for.
+        trust: Load an engine that has no passport.
+    """
+
+    name: str
+    kind: Literal["original", "engine", "onnx"]
+    path: str
+    how: Opening = field(default_factory=Opening)
+    precision: str = ""
+    threads: int | None = None
+    trust: bool = False
+
+
+class _Worker:
+    """A child process that holds one engine and times it when told."""
+
+    def __init__(self, target: BenchTarget, batch: int) -> None:
+        self.target = target
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "onnxgraft.commands._bench_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._ask({**asdict(target), "path": os.path.abspath(target.path), "batch": batch})
+
+    def run(self, count: int) -> list[float]:
+        """Return the milliseconds of ``count`` inferences."""
+        return [float(v) for v in self._ask({"run": count, "seconds": _TURN})["ms"]]
+
+    def close(self) -> None:
+        """End the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.terminate()
+        self._process.wait()
+
+    def _ask(self, message: dict[str, object]) -> dict[str, list[float]]:
+        stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
+        try:
+            stdin.write(json.dumps(message, default=os.fspath) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        answer = json.loads(line) if line else {"error": "its process ended"}
+        if "error" in answer:
+            self.close()
+            raise InputError(f"{self.target.name} can't be timed: {answer['error']}")
+        return dict(answer)
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe
+
+
+def bench_targets(
+    engines: Sequence[str | os.PathLike[str]],
+    against: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    trust_engines: Trust = False,
+    **how: Unpack[Opening],
+) -> list[BenchTarget]:
+    """Return what to time for a list of files, the original ``against`` first."""
+    targets = []
+    for path in engines:
+        trusted = trusts(trust_engines, Path(path).name, str(path))
+        kind, precision = _kind(path, trusted)
+        mine = threads if kind == "engine" else None
+        unknown = trusted and not passport_path(path).is_file() and kind == "engine"
+        targets.append(
+            BenchTarget(
+                Path(path).name, kind, os.fspath(path), precision=precision, threads=mine,
+                trust=unknown,
+            )
+        )  # fmt: skip
+    if against is not None:
+        original = BenchTarget(Path(against).name, "original", os.fspath(against), how)
+        targets.insert(0, original)
+    return targets
+
+
+def _kind(path: str | os.PathLike[str], trust: bool) -> tuple[Literal["engine", "onnx"], str]:
+    file = existing_file(path, "the engine")
+    if passport_path(file).is_file():
+        return "engine", read_passport(file).precision
+    if file.suffix == ".onnx":
+        return "onnx", graph_precision(Model.load(file))
+    if not trust:
+        read_passport(file)  # says what is missing
+    return "engine", ""
+
+
+def bench(
+    targets: Sequence[BenchTarget],
+    *,
+    batches: Sequence[int] = (1,),
+    rounds: int = 5,
+    runs: int = 10,
+    notes: list[str] | None = None,
+) -> list[LatencyRow]:
+    """Time ``targets`` and return a row for each and each batch.
+
+    A turn of a slow network ends after three seconds; ``runs`` of the rows say how many there were.
+
+    Args:
+        targets: In the order of the table.
+        batches: Images in one inference.
+        rounds: How often the targets take turns.
+        runs: Inferences in a turn.
+        notes: Takes a sentence for each target that can't be timed with a batch; without it that
+            is an error.
+
+    Raises:
+        InputError: A target can't be loaded, or does not take a batch, or none takes any.
+    """
+    if min(rounds, runs, *batches) < 1:
+        raise InputError("rounds, runs and batches are whole numbers from 1 on")
+    rows: list[LatencyRow] = []
+    refused: dict[str, list[int]] = {}  # why -> with which batches
+    for batch in batches:
+        workers: list[_Worker] = []
+        try:
+            for target in track(targets, f"loading, batch {batch}", len(targets)):
+                try:
+                    workers.append(_Worker(target, batch))
+                except InputError as error:
+                    if notes is None:
+                        raise
+                    refused.setdefault(str(error), []).append(batch)
+            times: list[list[float]] = [[] for _ in workers]
+            for _ in track(range(rounds), f"timing, batch {batch}", rounds):
+                for worker, mine in zip(workers, times, strict=True):
+                    mine.extend(worker.run(runs))
+        finally:
+            for worker in workers:
+                worker.close()
+        for worker, mine in zip(workers, times, strict=True):
+            median, p90, p99 = (float(v) for v in np.percentile(mine, (50, 90, 99)))
+            rows.append(LatencyRow(worker.target.name, batch, median, p90, p99, len(mine), mine))
+    told = [
+        f"batch{'es' if len(which) > 1 else ''} {', '.join(map(str, which))}: {why}"
+        for why, which in refused.items()
+    ]
+    if not rows:
+        raise InputError("; ".join(told) or "there is nothing to time")
+    if notes is not None:
+        notes += told
+    return rows
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """How many times as fast a row is as others of its batch; None where there is none.
+
+    Attributes:
+        original: Than the original in its framework.
+        fp32: Than the first FP32 engine or graph.
+    """
+
+    original: float | None
+    fp32: float | None
+
+
+def speed_ups(rows: Sequence[LatencyRow], targets: Sequence[BenchTarget]) -> list[SpeedUp]:
+    """Return the speed-ups of rows that `bench` measured of ``targets``."""
+
+    def base(names: list[str], batch: int) -> float | None:
+        for name in names:
+            for row in rows:
+                if row.name == name and row.batch == batch:
+                    return row.median_ms
+        return None
+
+    originals = [target.name for target in targets if target.kind == "original"]
+    floats = [target.name for target in targets if target.precision == "fp32"]
+    found = []
+    for row in rows:
+        one, other = base(originals, row.batch), base(floats[:1], row.batch)
+        found.append(
+            SpeedUp(one and one / row.median_ms, other and other / row.median_ms)
+        )  # fmt: skip
+    return found
+
+
+def record_latency(targets: Sequence[BenchTarget], rows: Sequence[LatencyRow]) -> None:
+    """Write what was measured into the passports of the engines."""
+    for target in targets:
+        if target.kind == "engine" and not target.trust:
+            mine = (row for row in rows if row.name == target.name)
+            record(target.path, latency=[asdict(replace(row, times_ms=[])) for row in mine])

@@ -1,0 +1,64 @@
+"""The child process of `bench`: holds one engine, answers JSON lines.
+
+The first line names the engine and the batch, each further one how often to run it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from onnxgraft.commands._validate import open_engine
+from onnxgraft.errors import InputError, OnnxgraftError
+from onnxgraft.run.engine import Engine
+from onnxgraft.run.session import random_feeds
+from onnxgraft.stages.engine import load
+
+_WARM_UP = 3
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    # Libraries may print; only our answers go to the parent.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    engine: Engine | None = None
+    for line in sys.stdin:
+        message = json.loads(line)
+        try:
+            if engine is None:
+                engine = _open(message)
+                feeds = random_feeds(engine.inputs, message["batch"])
+                found = {value.shape[0] for value in feeds.values() if value.ndim}
+                if found - {message["batch"]}:
+                    raise InputError(f"its inputs have a batch of {found.pop()}")
+                for _ in range(_WARM_UP):
+                    engine.infer(feeds)
+                answer: dict[str, object] = {"ready": True}
+            else:
+                times: list[float] = []
+                began = time.perf_counter()
+                while len(times) < message["run"]:
+                    start = time.perf_counter()
+                    engine.infer(feeds)
+                    times.append(1000 * (time.perf_counter() - start))
+                    if time.perf_counter() - began > message["seconds"]:
+                        break
+                answer = {"ms": times}
+        except OnnxgraftError as error:
+            answer = {"error": str(error)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _open(message: dict[str, Any]) -> Engine:
+    if message["trust"] or (message["kind"] == "engine" and message["threads"]):
+        return load(message["path"], trust=message["trust"], threads=message["threads"])
+    return open_engine(message["path"], original=message["kind"] == "original", **message["how"])
+
+
+if __name__ == "__main__":
+    main()

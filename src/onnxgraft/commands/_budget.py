@@ -1,0 +1,464 @@
+"""Quantization within a budget: the cheapest mix of INT8 and float that keeps it.
+
+`quantize` ranks the layers and searches; what a mix loses is judged here, by the real metric on
+the user's data. Every verdict is kept in a file beside the result until the search is done, so
+that a search that was cut short goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxgraft.commands._mix_latency import Floats, measured_latency
+from onnxgraft.data.samples import Samples
+from onnxgraft.errors import InputError, OnnxgraftError, nearest
+from onnxgraft.files import existing_file, read_json, write_json
+from onnxgraft.files.limits import DOCUMENT_BYTES
+from onnxgraft.progress import track
+from onnxgraft.run.compare import Difference
+from onnxgraft.run.engine import Array, Engine
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages.quantize import Placement, Prepared, fingerprint, quantize
+from onnxgraft.stages.quantize.budget.search import (
+    Trial,
+    mixed,
+    noise,
+    order,
+    search,
+    sensitivities,
+)
+from onnxgraft.stages.quantize.improve.improve import spread
+from onnxgraft.stages.quantize.place.costs import Estimate, int8_share
+from onnxgraft.stages.quantize.place.placement import placement_text
+from onnxgraft.stages.validate import METRICS, Answered, make_metric, own_function
+
+__all__ = ["Budget", "BudgetReport", "MixRow", "read_budget", "within_budget"]
+
+# Samples on which each layer's sensitivity is measured.
+SENSITIVITY_SAMPLES = 4
+_OUTPUT_METRICS = ("cosine", "sqnr")
+_FORMAT = "onnxgraft.search/1"
+
+# Of an output of batch 1 and its label, None where there is none; the mean over samples counts.
+Score = Callable[[Array, Array | None], float]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be lost.
+
+    Attributes:
+        metric: ``miou``, ``top1``, ``cosine``, ``sqnr``, or ``FILE.py:FUNCTION``: of an output
+            and its label, the mean of which counts, the more the better.
+        drop: In the metric's unit: points of ``miou`` and ``top1``, what cosine may be less than
+            1; for ``sqnr`` the dB that there have to be at least.
+    """
+
+    metric: str
+    drop: float
+
+
+@dataclass(frozen=True)
+class MixRow:
+    """A row of the table: one mix.
+
+    Attributes:
+        name: Such as ``all INT8``.
+        layers: How many layers with weights run in each precision.
+        macs_int8: The part of the multiplications that INT8 layers do.
+        metric: Its value; None where it was not measured.
+        loss: Against float, in the unit of the budget.
+        latency: Relative to FP32.
+    """
+
+    name: str
+    layers: dict[str, int]
+    macs_int8: float
+    metric: float | None
+    loss: float | None
+    latency: float
+
+
+@dataclass
+class BudgetReport:
+    """What a search did.
+
+    Attributes:
+        budget: That was to be kept.
+        passed: Whether it is.
+        rows: FP32, all INT8, and the mix.
+        reasons: Of the layers in float, by name.
+        sensitivity: Noise over signal that each layer alone in INT8 adds to the outputs.
+        predicted: The sum of the sensitivities of all INT8 layers; measured is ``all_int8``.
+        all_int8: Noise over signal with all layers in INT8, on the same samples.
+        trials: How many mixes were judged.
+        seconds: That the search took, in this run.
+        latency: How the rows' latencies were found.
+        notes: Sentences that the user should read.
+    """
+
+    budget: Budget
+    passed: bool
+    rows: list[MixRow]
+    reasons: dict[str, str]
+    sensitivity: dict[str, float]
+    predicted: float
+    all_int8: float
+    trials: int
+    seconds: float
+    latency: str
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return the outcome as a sentence."""
+        best, verdict = self.rows[-1], "is kept" if self.passed else "is NOT kept, at best"
+        inside = best.layers.get("int8", 0)
+        return (
+            f"the budget {self.budget.metric}={self.budget.drop:g} {verdict} with {inside} of "
+            f"{sum(best.layers.values())} layers ({100 * best.macs_int8:.1f} % of the MACs) in "
+            f"INT8: {self.budget.metric} {best.metric:.4g} against {self.rows[0].metric:.4g}, "
+            f"{self.trials} mixes judged in {self.seconds:.0f} s"
+        )
+
+
+def read_budget(text: str) -> Budget:
+    """Read ``METRIC=DROP``.
+
+    Raises:
+        InputError: It is not written so, or there is no such metric.
+    """
+    metric, sign, number = text.rpartition("=")
+    try:
+        drop = float(number)
+    except ValueError:
+        drop = math.nan
+    if not sign or not metric or not math.isfinite(drop):
+        raise InputError(f"--budget {text}: write METRIC=DROP, such as miou=0.3")
+    known = (*METRICS, *_OUTPUT_METRICS)
+    if ".py:" not in metric and metric not in known:
+        raise InputError(
+            f"--budget {text}: no metric is called {metric!r}; {nearest(metric, known)}, or name "
+            "a function of your own as FILE.py:FUNCTION"
+        )
+    return Budget(metric, drop)
+
+
+def within_budget(
+    prepared: Prepared,
+    table: Placement,
+    budget: Budget,
+    samples: Samples,
+    *,
+    classes: str = "camvid",
+    output: str | None = None,
+    floats: Floats = "fp32",
+    keep_float: tuple[str, ...] = (),
+    calibration: Samples | None = None,
+    state: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    most: int = 24,
+) -> tuple[dict[str, str], BudgetReport]:
+    """Return the layers to keep in float, with a reason each, and what the search did.
+
+    Args:
+        prepared: The model, its ranges and what `improve` found.
+        table: Of the target.
+        budget: What may be lost.
+        samples: On which the metric is computed.
+        classes: Of ``miou``.
+        output: The output that the metric looks at; None takes the first.
+        floats: What layers that are not INT8 run in.
+        keep_float: Layers that stay in float whatever happens.
+        calibration: On which sensitivities are measured; None takes the first of ``samples``.
+        state: Where verdicts are kept, for the caller to remove when the result is safe; None
+            keeps none.
+        resume: Whether to go on with what is there.
+        most: How many mixes are judged at most.
+
+    Raises:
+        InputError: The metric can't be computed, or is NaN for the float graph.
+    """
+    start = time.perf_counter()
+    judge = _Judge(prepared, table, budget, samples, classes, output, most)
+    memory = _Memory(state, _identity(prepared, table, budget, samples, keep_float), resume)
+    layers = quantize(prepared.model, prepared.ranges, table, improved=prepared.improved)[1].layers
+    fixed = frozenset(name for name in keep_float if name in layers)
+    free = [name for name in layers if name not in fixed]
+    few = spread(calibration or samples, SENSITIVITY_SAMPLES)
+    found = sensitivities(prepared, table, free, few, memory.sensitivity)
+    memory.keep(sensitivity=found)
+
+    estimate = Estimate(prepared.model, table, floats)
+    everything = set(layers)
+
+    def seconds(in_float: Any) -> float:
+        return estimate(everything - set(in_float))
+
+    fastest = seconds(fixed)
+    slower = {name: seconds(fixed | {name}) - fastest for name in free}
+    ranked = order(found, estimate.costs, slower)
+
+    def loss(in_float: frozenset[str]) -> float:
+        key = sorted(in_float)
+        known = memory.verdict(key)
+        if known is None:
+            known = judge.loss(in_float)
+            memory.keep(verdict=(key, known))
+        return known
+
+    trials: list[Trial] = []
+    mix = search(
+        ranked, loss, seconds, judge.limit, always=fixed, most=most, tell=trials.append
+    )  # fmt: skip
+    chosen = mix.best.float_layers
+    reasons = {
+        name: _reason(name, found, slower, ranked) if name not in fixed else "asked for"
+        for name in layers
+        if name in chosen
+    }
+    whole = Estimate(prepared.model, table, "fp32")([])
+
+    def row(name: str, in_float: frozenset[str], lost: float | None) -> MixRow:
+        inside = everything - in_float
+        counted = {floats: len(in_float), "int8": len(inside)}
+        value = None if lost is None else judge.value(lost)
+        share = int8_share(estimate.costs, inside)
+        latency = (estimate(inside) if inside else whole) / whole if whole else math.nan
+        return MixRow(name, counted, share, value, lost, latency)
+
+    rows = [row("FP32", frozenset(everything), judge.nothing_lost)]
+    rows[0] = replace(rows[0], layers={"fp32": len(layers), "int8": 0}, latency=1.0)
+    rows += [row("all INT8", fixed, trials[0].loss)]
+    models = {"FP32": prepared.model, "all INT8": mixed(prepared, table, fixed)}
+    if chosen != fixed:
+        rows += [row("mix", chosen, mix.best.loss)]
+        models["mix"] = mixed(prepared, table, chosen)
+    with OnnxRuntime(models["all INT8"].to_onnx(), name="INT8") as int8:
+        measured = _noise(prepared, int8, few)
+    elapsed = time.perf_counter() - start
+    try:
+        found_ms = measured_latency(models, table.target, floats)
+    except OnnxgraftError as error:
+        told = f"estimated from MACs and bytes for {estimate.machine.name}: {error}"
+    else:
+        told = f"measured here on {table.target}: FP32 takes {found_ms['FP32']:.2f} ms"
+        rows = [replace(r, latency=found_ms[r.name] / found_ms["FP32"]) for r in rows]
+    report = BudgetReport(
+        budget, mix.found, rows, reasons, found, sum(found[name] for name in free), measured,
+        len(mix.trials), elapsed, told, judge.notes,
+    )  # fmt: skip
+    return reasons, report
+
+
+def _reason(
+    name: str, sensitivity: dict[str, float], slower: dict[str, float], ranked: list[str]
+) -> str:
+    lost = max(slower[name], 0.0)
+    total = sum(sensitivity.values()) or 1.0
+    return (
+        f"the budget: alone in INT8 it makes {100 * sensitivity[name] / total:.1f} % of all "
+        f"layers' noise, in float it costs an estimated {1e6 * lost:.1f} us; number "
+        f"{ranked.index(name) + 1} of {len(ranked)} by what float buys"
+    )
+
+
+def _noise(prepared: Prepared, candidate: Engine, samples: Samples) -> float:
+    """Return the mean noise over signal of a candidate's outputs."""
+    with OnnxRuntime(prepared.model.to_onnx(), name="float") as session:
+        ratios = [
+            noise(session.infer(sample.feeds), candidate.infer(sample.feeds)) for sample in samples
+        ]
+    return sum(ratios) / len(ratios)
+
+
+class _Judge:
+    """Computes what mixes lose, by the metric of the budget, on all samples."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        table: Placement,
+        budget: Budget,
+        samples: Samples,
+        classes: str,
+        output: str | None,
+        most: int,
+    ) -> None:
+        self.prepared, self.table, self.budget, self.samples = prepared, table, budget, samples
+        self.classes, self.most = classes, most
+        self.judged = 0
+        self.notes: list[str] = []
+        names = [spec.name for spec in prepared.model.outputs]
+        self.output = names[0] if output is None else output
+        if self.output not in names:
+            raise InputError(f"no output is called {self.output!r}; {nearest(self.output, names)}")
+        if budget.metric in METRICS and not samples.labelled:
+            raise InputError(
+                f"{samples.source}: {budget.metric} needs labels, and there are none; cosine and "
+                "sqnr do without"
+            )
+        self.score = own_function(budget.metric) if ".py:" in budget.metric else None
+        self.expected: list[Array] = []
+        with OnnxRuntime(prepared.model.to_onnx(), name="FP32") as session:
+            self.nothing_lost = 0.0
+            self.before = self._measure(session, "the float graph")
+        if math.isnan(self.before):
+            raise InputError(f"{budget.metric} of the float graph on {samples.source} is NaN")
+
+    @property
+    def limit(self) -> float:
+        """What a loss may be at most; of SQNR, which falls, losses are its negative."""
+        return -self.budget.drop if self.budget.metric == "sqnr" else self.budget.drop
+
+    def loss(self, float_layers: frozenset[str]) -> float:
+        """Return what the mix loses; infinite where its metric is NaN, with a note."""
+        model = mixed(self.prepared, self.table, float_layers)
+        self.judged += 1
+        with OnnxRuntime(model.to_onnx(), name="mix") as session:
+            after = self._measure(session, f"mix {self.judged} of at most {self.most}")
+        if math.isnan(after):
+            self.notes.append(
+                f"{self.budget.metric} is NaN with {len(float_layers)} layers in float; that mix "
+                "counts as out of the budget"
+            )
+            return math.inf
+        if self.budget.metric == "sqnr":
+            return -after
+        return self.before - after
+
+    def value(self, loss: float) -> float:
+        """Return the metric that a loss stands for."""
+        if self.budget.metric == "sqnr":
+            return math.inf if loss == self.nothing_lost else -loss
+        return self.before - loss
+
+    def _measure(self, engine: Engine, what: str) -> float:
+        """Return the metric over all samples; NaN where an output or a score is not finite."""
+        add, result = self._meter()
+        for index, sample in enumerate(track(self.samples, what, len(self.samples))):
+            value = engine.infer(sample.feeds)[self.output]
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                return math.nan
+            add(index, value, sample.label)
+        return result()
+
+    def _meter(self) -> tuple[Callable[[int, Array, Array | None], None], Callable[[], float]]:
+        """Return a function that takes in a sample, and one that returns the metric."""
+        budget = self.budget
+        if self.score is not None:
+            scores: list[float] = []
+            score = self.score
+
+            def add_score(index: int, value: Array, label: Array | None) -> None:
+                try:
+                    scores.append(float(score(value, label)))
+                except Exception as error:  # it is the user's own
+                    raise InputError(
+                        f"--budget {budget.metric}: the function failed on an output of "
+                        f"{value.shape}: {type(error).__name__}: {error}"
+                    ) from error
+
+            return add_score, lambda: float(np.mean(scores))
+        if budget.metric in METRICS:
+            metric = make_metric(budget.metric, self.classes)
+
+            def add_label(index: int, value: Array, label: Array | None) -> None:
+                if label is not None:
+                    metric.add(Answered(value), label)
+
+            return add_label, lambda: next(iter(metric.values().values()))
+        if len(self.expected) < len(self.samples):  # the float graph itself
+
+            def remember(index: int, value: Array, label: Array | None) -> None:
+                self.expected.append(value)
+
+            return remember, lambda: 1.0 if budget.metric == "cosine" else math.inf
+        difference = Difference()
+
+        def compare(index: int, value: Array, label: Array | None) -> None:
+            difference.add(self.expected[index], value)
+
+        return compare, lambda: getattr(difference, budget.metric)
+
+
+class _Memory:
+    """What a search found out so far, in a file until it is done."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, identity: str, resume: bool) -> None:
+        self.path = None if path is None else Path(path)
+        self.identity = identity
+        self.sensitivity: dict[str, float] = {}
+        self._verdicts: dict[str, float] = {}
+        if resume and self.path is not None and self.path.is_file():
+            try:
+                stored = read_json(existing_file(self.path, "the search", DOCUMENT_BYTES))
+                if stored["format"] != _FORMAT:
+                    raise ValueError("an unknown format")
+                if stored["identity"] != identity:
+                    raise InputError(
+                        f"{self.path}: is of another search; give the same model, ranges, data and "
+                        "options, or leave --resume out"
+                    )
+                self.sensitivity = dict(stored["sensitivity"])
+                self._verdicts = {
+                    key: math.inf if value is None else float(value)
+                    for key, value in stored["verdicts"].items()
+                }
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise InputError(
+                    f"{self.path}: not what a search left ({error}); delete it"
+                ) from error
+
+    def verdict(self, layers: list[str]) -> float | None:
+        """Return what is known of a mix."""
+        return self._verdicts.get(json.dumps(layers))
+
+    def keep(
+        self,
+        sensitivity: dict[str, float] | None = None,
+        verdict: tuple[list[str], float] | None = None,
+    ) -> None:
+        """Write down what was found."""
+        self.sensitivity = sensitivity or self.sensitivity
+        if verdict is not None:
+            self._verdicts[json.dumps(verdict[0])] = verdict[1]
+        if self.path is not None:
+            write_json(
+                self.path,
+                {
+                    "format": _FORMAT, "identity": self.identity,
+                    "sensitivity": self.sensitivity, "verdicts": self._verdicts,
+                },
+            )  # fmt: skip
+
+
+def _identity(
+    prepared: Prepared, table: Placement, budget: Budget, samples: Samples, *more: object
+) -> str:
+    """Return the SHA-256 of everything that a verdict depends on, but for the budget's size."""
+    digest = hashlib.sha256()
+    integers = [
+        hashlib.sha256(stored.integers.tobytes() + stored.scale.tobytes()).hexdigest()
+        for stored in prepared.improved.weights.values()
+    ]
+    bias = [
+        hashlib.sha256(value.tobytes()).hexdigest() for value in prepared.improved.bias.values()
+    ]
+    data = [samples.identity(position)[0] for position in range(len(samples))]
+    ranges = {name: asdict(value) for name, value in prepared.ranges.tensors.items()}
+    for part in (
+        fingerprint(prepared.model), ranges, integers, bias, placement_text(table), budget.metric,
+        samples.preprocess.fingerprint, data, more,
+    ):  # fmt: skip
+        digest.update(repr(part).encode())
+    return digest.hexdigest()

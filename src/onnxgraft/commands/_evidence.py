@@ -1,0 +1,90 @@
+"""What a passport says of how an engine was made, and of what was measured of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from pathlib import Path
+
+from onnxgraft.commands._recipe import read_tables
+from onnxgraft.data.postprocess import Postprocess
+from onnxgraft.data.samples import Preprocess, read_list
+from onnxgraft.errors import InputError
+from onnxgraft.files import existing_file, sha256
+from onnxgraft.stages.engine import Evidence
+from onnxgraft.stages.engine.passport import record
+from onnxgraft.stages.validate.report import CandidateRow
+
+__all__ = ["evidence", "hash_of_data", "record_accuracy"]
+
+Place = str | os.PathLike[str]
+
+
+def evidence(
+    *,
+    ranges: Place | None = None,
+    data: Place | None = None,
+    recipe: Place | None = None,
+    tables: tuple[Preprocess, Postprocess] | None = None,
+) -> Evidence:
+    """Return the hashes of what was used, and the recipe's tables for who runs the engine.
+
+    Args:
+        ranges: What `calibrate` wrote, or a calibration cache.
+        data: What was calibrated on: a folder, a list file or an ``.npz``.
+        recipe: A TOML file with ``[preprocess]`` and ``[postprocess]``.
+        tables: The two, where they are known already; None reads them from ``recipe``.
+    """
+    hashes = {}
+    if ranges is not None:
+        hashes["ranges"] = sha256(existing_file(ranges, "the ranges file"))
+    if data is not None:
+        hashes["data"] = hash_of_data(data)
+    if recipe is not None:
+        hashes["recipe"] = sha256(existing_file(recipe, "the recipe"))
+        tables = tables or read_tables(recipe)
+    if tables is None:
+        return Evidence(hashes)
+    before, after = (table.model_dump(mode="json") for table in tables)
+    return Evidence(hashes, {"preprocess": before, "postprocess": after})
+
+
+def hash_of_data(path: Place) -> str:
+    """Return the SHA-256 over the files of a folder or list file, by name and contents.
+
+    Of a file that holds the data itself, such as an ``.npz``, it is that of the file.
+    """
+    place = Path(path)
+    if place.is_dir():
+        files = sorted(entry for entry in place.iterdir() if entry.is_file())
+        if not files:
+            raise InputError(f"{place}: there are no files in it")
+    elif existing_file(place, "the data").suffix in (".npz", ".json"):
+        return sha256(place)
+    else:
+        files = [file for pair in read_list(place) for file in pair if file is not None]
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.name}\0{sha256(file)}\n".encode())
+    return total.hexdigest()
+
+
+def record_accuracy(engine: Place, row: CandidateRow, samples: int, data: Place) -> None:
+    """Write what validation measured of an engine into its passport.
+
+    Args:
+        engine: Has a passport.
+        row: Of the report.
+        samples: How many there were.
+        data: What they are from; its hash says on which data the figures were measured.
+    """
+    found = {"samples": float(samples), **row.metrics}
+    for output in row.outputs:
+        found[f"{output.output}: largest difference of its range"] = output.relative
+        found[f"{output.output}: cosine"] = output.cosine
+        found[f"{output.output}: SQNR in dB"] = output.sqnr
+        if output.agreement is not None:
+            found[f"{output.output}: same argmax in percent"] = 100 * output.agreement
+    finite = {name: value for name, value in found.items() if math.isfinite(value)}
+    record(engine, accuracy=finite, hashes={"validation": hash_of_data(data)})

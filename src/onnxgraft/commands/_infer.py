@@ -1,0 +1,195 @@
+"""Inference on image files."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from onnxgraft.commands._validate import open_engine
+from onnxgraft.data.postprocess import Box, Postprocess, see
+from onnxgraft.data.samples import Preprocess, arrange
+from onnxgraft.errors import InputError
+from onnxgraft.files import existing_file, write_bytes
+from onnxgraft.files.trust import Trust, trusts
+from onnxgraft.run.engine import Array, Engine
+from onnxgraft.stages import engine as stage
+from onnxgraft.stages.engine.passport import passport_path
+
+__all__ = ["Answer", "feed_of", "infer", "recipe_of"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an engine says of one image.
+
+    Attributes:
+        image: Its path.
+        shapes: Output name -> shape.
+        best: The best classes with their scores.
+        shares: Class -> its share of the pixels.
+        boxes: What was found where.
+        picture: Where the picture was written; empty if none was.
+    """
+
+    image: str
+    shapes: dict[str, tuple[int, ...]]
+    best: tuple[tuple[str, float], ...] = ()
+    shares: tuple[tuple[str, float], ...] = ()
+    boxes: tuple[Box, ...] = ()
+    picture: str = ""
+
+    def lines(self) -> list[str]:
+        """Return what is printed of it."""
+        lines = [f"{name}: {score:.4g}" for name, score in self.best]
+        lines += [f"{name}: {100 * share:.1f} % of the pixels" for name, share in self.shares]
+        lines += [
+            f"{box.label} {box.score:.2f} at " + ", ".join(f"{edge:.3f}" for edge in box.edges)
+            for box in self.boxes
+        ]
+        if not lines:
+            lines = [f"{name}: array of {shape}" for name, shape in self.shapes.items()]
+        return [*lines, f"picture: {self.picture}"] if self.picture else lines
+
+
+def infer(
+    path: str | os.PathLike[str],
+    images: Sequence[str | os.PathLike[str]],
+    preprocess: Preprocess | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    postprocess: Postprocess | None = None,
+    trust: Trust = False,
+) -> list[Answer]:
+    """Run an engine on images.
+
+    Args:
+        path: An engine or an ONNX file.
+        images: Image files.
+        preprocess: The recipe that the network was trained with; None takes the passport's.
+        out: A folder for a picture of each image (coloured map or boxes), or an ``.npz`` for the
+            outputs, with images along axis 0.
+        postprocess: What to make of the outputs; None takes the passport's.
+        trust: Load an engine that has no passport, too: True, or its name.
+
+    Raises:
+        InputError: An image can't be read, or does not fit the engine's input.
+    """
+    stored = recipe_of(path)
+    before, after = preprocess or stored[0], postprocess or stored[1]
+    arrays = out is not None and Path(out).suffix == ".npz"
+    folder = None if out is None or arrays else Path(out)
+    pictures = None
+    if folder is not None:
+        pictures = _pictures(folder, [Path(image) for image in images])
+        _make(folder)
+    answers = []
+    collected: dict[str, list[Array]] = {}
+    trusted = trusts(trust, Path(path).name, str(path))
+    loaded = stage.load(path, trust=True) if trusted else open_engine(path)
+    with loaded as engine:
+        for number, image in enumerate(images):
+            file = existing_file(image, "the image")
+            outputs = engine.infer(feed_of(engine, file, before))
+            if arrays:
+                for name, array in outputs.items():
+                    collected.setdefault(name, []).append(array)
+            seen = see(outputs, after, _photograph(file, before))
+            shapes = {name: array.shape for name, array in outputs.items()}
+            if seen is None:
+                answers.append(Answer(str(file), shapes))
+                continue
+            picture = ""
+            if pictures is not None and seen.picture is not None:
+                picture = str(pictures[number])
+                write_bytes(picture, _png(seen.picture))
+            answers.append(
+                Answer(str(file), shapes, seen.best, seen.shares, seen.boxes, picture)
+            )  # fmt: skip
+    if arrays and out is not None:
+        buffer = io.BytesIO()
+        stacked: dict[str, Any] = {n: np.concatenate(a) for n, a in collected.items()}
+        np.savez_compressed(buffer, **stacked)
+        write_bytes(out, buffer.getvalue())
+    return answers
+
+
+def recipe_of(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
+    """Return what an engine's passport says of images and outputs, or the defaults."""
+    if not passport_path(path).is_file():
+        return Preprocess(), Postprocess()
+    tables = stage.read_passport(path).recipe
+    try:
+        return (
+            Preprocess.model_validate(tables.get("preprocess", {})),
+            Postprocess.model_validate(tables.get("postprocess", {})),
+        )
+    except ValidationError as error:
+        raise InputError(f"{passport_path(path)}: its recipe is damaged ({error})") from error
+
+
+def feed_of(engine: Engine, file: Path, recipe: Preprocess) -> dict[str, Array]:
+    """Return the feed of an image file.
+
+    Raises:
+        InputError: The engine has several inputs, or the image does not fit its input.
+    """
+    if len(engine.inputs) != 1:
+        raise InputError(
+            f"{engine.name}: images feed one input, the engine has {len(engine.inputs)}"
+        )
+    spec = engine.inputs[0]
+    pixels = recipe.image(file)
+    value = arrange(pixels[np.newaxis], spec, recipe.layout)
+    if value is None:
+        size = "x".join(map(str, pixels.shape))
+        raise InputError(
+            f"{file}: the recipe makes {size} of it, the input is {spec}; give the recipe that the "
+            "network was trained with by --preprocess"
+        )
+    return {spec.name: value.astype(spec.dtype, copy=False)}
+
+
+def _photograph(file: Path, recipe: Preprocess) -> Array:
+    """Return (height, width, 3) uint8 BGR: what the network saw, before means and scales."""
+    plain = recipe.model_copy(update={"color": "bgr", "mean": (0.0,), "scale": (1.0,)})
+    return plain.image(file).astype(np.uint8)
+
+
+def _pictures(folder: Path, images: Sequence[Path]) -> list[Path]:
+    """Return where the picture of each image goes.
+
+    Raises:
+        InputError: That is where one of the images is.
+    """
+    places: list[Path] = []
+    for image in images:
+        place, number = folder / f"{image.stem}.png", 1
+        while place in places:  # of another folder, with the same name
+            number += 1
+            place = folder / f"{image.stem}-{number}.png"
+        places.append(place)
+    theirs = {image.resolve() for image in images}
+    for place in places:
+        if place.resolve() in theirs:
+            raise InputError(f"{place}: is one of the images; name another folder with -o")
+    return places
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: can't be made ({error.strerror})") from error
+
+
+def _png(picture: Array) -> bytes:
+    import cv2
+
+    return bytes(cv2.imencode(".png", picture)[1])

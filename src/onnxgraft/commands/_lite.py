@@ -1,0 +1,127 @@
+"""From a framework's model to an engine in one call."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+
+from onnxgraft.commands._evidence import evidence
+from onnxgraft.data.postprocess import Postprocess
+from onnxgraft.data.samples import Preprocess, open_samples
+from onnxgraft.errors import InputError, nearest
+from onnxgraft.run.engine import Array, Outputs, Resource, TensorSpec
+from onnxgraft.stages import convert, engine, quantize, surgery
+from onnxgraft.stages.engine import BuildOptions, Precision
+
+__all__ = ["LiteEngine"]
+
+Hook = Callable[[Array], Array]
+
+
+class LiteEngine(Resource):
+    """An engine made of a Caffe, TensorFlow or ONNX model, with hooks before and after it.
+
+    What TensorRT 3 had as ``tensorrt.lite.Engine``: the model is converted, cleaned, calibrated
+    and quantized if INT8 is asked for, built, and loaded.
+
+    Args:
+        model: Whatever `onnxgraft.stages.convert.load` reads.
+        target: The engine's library; None takes TensorRT where it is, else OpenVINO.
+        precision: ``int8`` needs ``calibration``.
+        calibration: Representative data: a folder, a list file or an ``.npz``.
+        images: How many of them; None takes all.
+        preprocess: The recipe of the calibration's images.
+        preprocessors: Input -> a function of one sample, (C, H, W) or as the input is.
+        postprocessors: Output -> a function of one sample's output.
+        options: Of the build.
+        path: Where to keep the engine and its passport; None keeps them in memory alone.
+        how: See `onnxgraft.stages.convert.Opening`.
+
+    Raises:
+        InputError: INT8 without data, or a hook of an unknown name, or what each stage refuses.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        target: str | None = None,
+        precision: Precision = "fp32",
+        calibration: str | os.PathLike[str] | None = None,
+        images: int | None = None,
+        preprocess: Preprocess | None = None,
+        preprocessors: Mapping[str, Hook] | None = None,
+        postprocessors: Mapping[str, Hook] | None = None,
+        options: BuildOptions | None = None,
+        path: str | os.PathLike[str] | None = None,
+        **how: Unpack[convert.Opening],
+    ) -> None:
+        target = target or engine.default_target()
+        lowered, self.notes = convert.load(model, **how)
+        graph, _ = surgery.run(lowered)
+        self._before, self._after = dict(preprocessors or {}), dict(postprocessors or {})
+        _check("preprocessors", self._before, graph.inputs)
+        _check("postprocessors", self._after, graph.outputs)
+        if precision == "int8":
+            if calibration is None:
+                raise InputError("INT8 needs representative data: name it with calibration")
+            samples = open_samples(calibration, graph.inputs, preprocess, images=images)
+            graph, _ = quantize.quantize(graph, quantize.calibrate(graph, samples), target)
+        made = evidence(
+            data=calibration if precision == "int8" else None,
+            tables=None if preprocess is None else (preprocess, Postprocess()),
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "engine" if path is None else Path(path)
+            self.passport = engine.build(
+                graph, file, target, precision=precision, options=options,
+                evidence=made,
+            )  # fmt: skip
+            self._engine = engine.load(file)
+        self.name = self._engine.name
+        self.inputs, self.outputs = self._engine.inputs, self._engine.outputs
+
+    def infer(self, feeds: Array | Mapping[str, Array]) -> Outputs:
+        """Return the outputs, by name, after the hooks.
+
+        Args:
+            feeds: By input name, or one array where there is one input; samples along axis 0, or
+                a single sample without it.
+        """
+        if not isinstance(feeds, Mapping):
+            if len(self.inputs) != 1:
+                names = ", ".join(spec.name for spec in self.inputs)
+                raise InputError(f"{self.name}: feed a dict, there are the inputs {names}")
+            feeds = {self.inputs[0].name: feeds}
+        ranks = {spec.name: spec for spec in self.inputs}
+        given = {}
+        for name, value in feeds.items():
+            spec = ranks.get(name)
+            samples = np.asarray(value)
+            if spec is not None and samples.ndim == len(spec.shape) - 1:
+                samples = samples[np.newaxis]
+            given[name] = _each(self._before.get(name), samples)
+            if spec is not None:
+                given[name] = given[name].astype(spec.dtype, copy=False)
+        answers = self._engine.infer(given)
+        return {name: _each(self._after.get(name), value) for name, value in answers.items()}
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+        self._engine.close()
+
+
+def _each(hook: Hook | None, samples: Array) -> Array:
+    return samples if hook is None else np.stack([hook(sample) for sample in samples])
+
+
+def _check(what: str, hooks: Mapping[str, Hook], specs: tuple[TensorSpec, ...]) -> None:
+    known = [spec.name for spec in specs]
+    for name in hooks:
+        if name not in known:
+            raise InputError(f"{what}: {name!r} is not there; {nearest(name, known)}")

@@ -1,0 +1,270 @@
+"""The recipe of a deployment: one TOML file with the model, the data and the targets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, ValidationError
+
+from onnxgraft.commands._mix_latency import Floats
+from onnxgraft.data.postprocess import Postprocess
+from onnxgraft.data.samples import Preprocess
+from onnxgraft.errors import InputError
+from onnxgraft.files import existing_file, read_toml
+from onnxgraft.files.limits import SETTINGS_BYTES
+from onnxgraft.files.trust import Trust
+from onnxgraft.stages.convert import IoLayout, Opening
+from onnxgraft.stages.engine import Target
+from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, Improvement, Method
+
+__all__ = [
+    "BenchSection",
+    "CalibrateSection",
+    "QuantizeSection",
+    "Recipe",
+    "ValidateSection",
+    "make_recipe",
+    "read_preprocess",
+    "read_recipe",
+    "read_tables",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CalibrateSection(_Section):
+    """What the network is calibrated on.
+
+    Attributes:
+        data: A folder, a list file or an ``.npz``.
+        method: How ranges are chosen.
+        images: How many samples; None takes all.
+        seed: Chooses which.
+    """
+
+    data: str
+    method: Method = "entropy"
+    images: int | None = None
+    seed: int = 0
+
+
+class QuantizeSection(_Section):
+    """How the INT8 graphs are made.
+
+    Attributes:
+        improve: Methods of `onnxgraft.stages.quantize.improve`, on the calibration data.
+        budget: ``METRIC=DROP`` to stay in, on the validation data; None keeps everything in INT8.
+        trials: How many mixes a search within the budget may judge.
+        float: What each target's float layers run in, where not ``fp32``: ``fp16`` for tensorrt,
+            ``bf16`` for openvino.
+    """
+
+    improve: tuple[Improvement, ...] = DEFAULT_IMPROVEMENTS
+    budget: str | None = None
+    trials: PositiveInt = 24
+    float: dict[Target, Floats] = Field(default_factory=dict)
+
+
+class ValidateSection(_Section):
+    """What the engines are validated on.
+
+    Attributes:
+        data: A folder, a list file or an ``.npz``; with labels if there is a metric.
+        metric: One of `validate.METRICS` or ``FILE.py:FUNCTION``; None compares outputs alone.
+        classes: Of ``miou``: ``camvid``, ``cityscapes`` or a file.
+        output: The output that the metric looks at; None takes the first.
+        labels: A file of labels by image, where they do not stand beside the images.
+        drop: Points that an INT8 engine may lose.
+        images: How many samples; None takes all.
+    """
+
+    data: str
+    metric: str | None = None
+    classes: str = "camvid"
+    output: str | None = None
+    labels: str | None = None
+    drop: float = 1.0
+    images: int | None = None
+
+
+class BenchSection(_Section):
+    """How latency is measured.
+
+    Attributes:
+        batches: Images in one inference.
+        rounds: How often the engines take turns.
+        runs: Inferences in a turn.
+    """
+
+    batches: tuple[PositiveInt, ...] = (1,)
+    rounds: PositiveInt = 5
+    runs: PositiveInt = 10
+
+
+class Recipe(_Section):
+    """A whole deployment; the fields are the parameters of the commands that it chains."""
+
+    model: str
+    weights: str | None = None
+    inputs: str | None = None
+    outputs: str | None = None
+    set: tuple[str, ...] = ()
+    signature: str | None = None
+    freeze_batchnorm: bool = False
+    opset: int = 17
+    io_layout: IoLayout = "keep"
+    targets: tuple[Target, ...] = ("openvino", "onnxruntime")
+    keep_float: tuple[str, ...] = ()
+    preprocess: Preprocess = Field(default_factory=Preprocess)
+    postprocess: Postprocess = Field(default_factory=Postprocess)
+    calibrate: CalibrateSection
+    quantize: QuantizeSection = Field(default_factory=QuantizeSection)
+    validation: ValidateSection = Field(alias="validate")
+    bench: BenchSection = Field(default_factory=BenchSection)
+    _file: Path | None = PrivateAttr(None)
+    # No field: what is trusted is named on the command line, and not by a file.
+    _trust: Trust = PrivateAttr(False)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it was read from, if there is one."""
+        return self._file
+
+    @property
+    def how(self) -> Opening:
+        """How the model is opened."""
+        return Opening(
+            weights=self.weights,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            values=self.set,
+            signature=self.signature,
+            freeze_batchnorm=self.freeze_batchnorm,
+            trust=self._trust,
+        )
+
+
+def read_recipe(
+    path: str | os.PathLike[str], *, images: int | None = None, trust: Trust = False
+) -> Recipe:
+    """Read a recipe; paths in it are relative to its folder.
+
+    Args:
+        path: A TOML file.
+        images: Shortens calibration and validation to so many samples.
+        trust: Of what the model brings; see `convert.Opening`.
+
+    Raises:
+        InputError: It is not TOML, or a field is unknown, missing or wrong.
+    """
+    file = existing_file(path, "the recipe", SETTINGS_BYTES)
+    document = _toml(file)
+    try:
+        recipe = Recipe.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{file}: {_sentence(error)}") from error
+    recipe._file, recipe._trust = file, trust
+    section = recipe.validation
+    paths: list[tuple[_Section, str]] = [
+        (recipe, "model"), (recipe, "weights"), (recipe.calibrate, "data"), (section, "data"),
+        (section, "labels"),
+    ]  # fmt: skip
+    functions = ((section, "metric"), (recipe.quantize, "budget"))
+    paths += [pair for pair in functions if ".py:" in (getattr(*pair) or "")]
+    if Path(section.classes).suffix:
+        paths.append((section, "classes"))
+    for holder, name in paths:
+        if getattr(holder, name) is not None:
+            setattr(holder, name, os.path.normpath(file.parent / getattr(holder, name)))
+    if images is not None:
+        recipe.calibrate.images = recipe.validation.images = images
+    return recipe
+
+
+def make_recipe(
+    model: str | os.PathLike[str],
+    *,
+    data: str | None,
+    weights: str | os.PathLike[str] | None = None,
+    validate_on: str | None = None,
+    preprocess: Preprocess | None = None,
+    inputs: str | None = None,
+    outputs: str | None = None,
+    metric: str | None = None,
+    targets: Sequence[str] = ("openvino", "onnxruntime"),
+    images: int | None = None,
+    trust: Trust = False,
+) -> Recipe:
+    """Return the recipe of a model without one; what is not given has its default.
+
+    Raises:
+        InputError: There is no data, or a value is unknown.
+    """
+    if data is None:
+        raise InputError(f"{os.fspath(model)}: name representative data with --data, or a recipe")
+    try:
+        recipe = Recipe.model_validate({
+            "model": os.fspath(model),
+            "weights": None if weights is None else os.fspath(weights),
+            "inputs": inputs,
+            "outputs": outputs,
+            "targets": tuple(targets),
+            "preprocess": preprocess or Preprocess(),
+            "calibrate": {"data": data, "images": images},
+            "validate": {"data": validate_on or data, "metric": metric, "images": images},
+        })
+    except ValidationError as error:
+        raise InputError(f"{os.fspath(model)}: {_sentence(error)}") from error
+    recipe._trust = trust
+    return recipe
+
+
+def read_preprocess(path: str | os.PathLike[str]) -> Preprocess:
+    """Read the ``[preprocess]`` table of a TOML file, or a file that is that table.
+
+    Raises:
+        InputError: It is not TOML, or a field is unknown or wrong.
+    """
+    file = existing_file(path, "the preprocessing recipe", SETTINGS_BYTES)
+    document = _toml(file)
+    try:
+        return Preprocess.model_validate(document.get("preprocess", document))
+    except ValidationError as error:
+        raise InputError(f"{file}: {_sentence(error)}") from error
+
+
+def read_tables(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
+    """Read the tables ``[preprocess]`` and ``[postprocess]`` of a recipe, whatever else is in it.
+
+    Raises:
+        InputError: It is not TOML, or a field is unknown or wrong.
+    """
+    file = existing_file(path, "the recipe", SETTINGS_BYTES)
+    document = _toml(file)
+    try:
+        plain = not {"preprocess", "postprocess"} & set(document)
+        return (
+            Preprocess.model_validate(document if plain else document.get("preprocess", {})),
+            Postprocess.model_validate(document.get("postprocess", {})),
+        )
+    except ValidationError as error:
+        raise InputError(f"{file}: {_sentence(error)}") from error
+
+
+def _toml(file: Path) -> dict[str, object]:
+    try:
+        return read_toml(file)
+    except ValueError as error:
+        raise InputError(f"{file}: not a TOML file ({error})") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    problems = [
+        f"{'.'.join(map(str, e['loc'])) or 'the recipe'}: {e['msg'].lower()}"
+        for e in error.errors(include_url=False)
+    ]
+    return "; ".join(problems[:3])

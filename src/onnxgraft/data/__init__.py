@@ -1,0 +1,1 @@
+"""What networks are fed: preprocessing, images, samples, labels; and the ranges measured on it."""

@@ -1,0 +1,106 @@
+"""The part of a graph between named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxgraft.errors import InputError, nearest
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensor_option import TensorOption
+from onnxgraft.graph.walk import tidy
+
+__all__ = ["extract"]
+
+
+def extract(
+    model: Model, inputs: Sequence[TensorOption] = (), outputs: Sequence[TensorOption] = ()
+) -> Model:
+    """Return the part of ``model`` that computes ``outputs`` from ``inputs``.
+
+    Args:
+        model: Is not changed.
+        inputs: The tensors to begin at, with the shapes that they get; those of the model if empty.
+        outputs: The tensors to end at; those of the model if empty.
+
+    Raises:
+        InputError: A tensor is not in the graph, its type or shape is not known, or the outputs
+            need an input that is not named.
+        ModelError: The graph has a cycle.
+    """
+    part = model.copy()
+    if not inputs and not outputs:
+        return part
+    graph = part.graph
+    tidy(graph)
+    known = {tensor.name: tensor for tensor in graph.inputs}
+    known |= {t.name: t for node in graph.nodes for t in node.outputs if t.name}
+    for option in (*inputs, *outputs):
+        if option.name not in known:
+            raise InputError(
+                f"{model.file}: no tensor is called {option.name!r}; {nearest(option.name, known)}"
+            )
+    inferred = _infer(part)
+    for option in inputs:
+        # What an unknown operator makes has no type that is known; it is a float as a rule.
+        _declare(known[option.name], option, inferred, model.file, np.float32)
+    for option in outputs:
+        _declare(known[option.name], option, inferred, model.file)
+    before = list(graph.inputs)
+    if inputs:
+        graph.inputs = [known[option.name] for option in inputs]
+        for tensor in graph.inputs:
+            tensor.inputs.clear()
+    if outputs:
+        graph.outputs = [known[option.name] for option in outputs]
+    tidy(graph)
+    kept = {id(tensor) for tensor in graph.inputs}
+    for tensor in before:
+        if id(tensor) not in kept and tensor.outputs:
+            raise InputError(
+                f"{model.file}: the outputs need the input {tensor.name!r} too; name it in --inputs"
+            )
+    alive = graph.tensors()
+    part.names = {name: origin for name, origin in part.names.items() if name in alive}
+    return part
+
+
+def _infer(model: Model) -> dict[str, onnx.TypeProto.Tensor]:
+    """Return what onnx finds out about the types of tensors; nothing of an opset it can't read."""
+    light, _ = model.without_weights()
+    try:
+        found = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return {}
+    entries = (*found.input, *found.value_info, *found.output)
+    return {e.name: e.type.tensor_type for e in entries if e.type.HasField("tensor_type")}
+
+
+def _declare(
+    tensor: gs.Tensor, option: TensorOption, inferred: dict[str, onnx.TypeProto.Tensor],
+    file: str, otherwise: Any = None,
+) -> None:  # fmt: skip
+    """Write type and shape of a tensor that becomes an input or an output."""
+    name, found = option.name, inferred.get(option.name)
+    if found is not None and tensor.dtype is None and found.elem_type:
+        tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(found.elem_type)
+    dims: Sequence[Any] | None = option.shape
+    if dims is None:
+        dims = tensor.shape
+    if dims is None and found is not None and found.HasField("shape"):
+        dims = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in found.shape.dim]
+    if dims is None:
+        raise InputError(
+            f"{file}: the shape of {name!r} is not known; write {name}[1,...] or cut elsewhere"
+        )
+    tensor.shape = [
+        f"{name}.{axis}" if dim in (None, "") or (isinstance(dim, int) and dim < 0) else dim
+        for axis, dim in enumerate(dims)
+    ]
+    tensor.dtype = tensor.dtype if tensor.dtype is not None else otherwise
+    if tensor.dtype is None:
+        raise InputError(f"{file}: the type of {name!r} is not known; cut elsewhere")

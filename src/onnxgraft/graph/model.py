@@ -1,0 +1,265 @@
+"""The model on its way from a framework to an engine: graph, provenance and name map."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from onnxgraft.errors import ModelError, NotSupportedError
+from onnxgraft.files import existing_file, release_pages, sha256
+from onnxgraft.graph.onnx_file import (
+    check,
+    read_model,
+    reference_to,
+    save_model,
+    split_weights,
+    unmade,
+)
+from onnxgraft.run.engine import Array, TensorSpec
+
+__all__ = ["Model", "Origin", "Source", "tensor_spec"]
+
+# It prints to standard output, which belongs to results.
+G_LOGGER.severity = G_LOGGER.ERROR
+
+# Where a saved model carries what ONNX itself has no place for.
+SOURCE_KEY = "onnxgraft.source"
+NAMES_KEY = "onnxgraft.names"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that a model was made from.
+
+    Attributes:
+        path: As the user gave it.
+        framework: ``tensorflow``, ``caffe`` or ``onnx``.
+        sha256: Of the file's bytes.
+    """
+
+    path: str
+    framework: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The framework's tensor that a tensor of the graph holds.
+
+    Attributes:
+        name: The framework's own name, such as ``conv1_1/Relu:0``.
+        perm: If given, the graph's tensor is ``numpy.transpose(origin, perm)``.
+    """
+
+    name: str
+    perm: tuple[int, ...] | None = None
+
+
+@dataclass
+class Model:
+    """An ONNX graph, where it came from, and which of its tensors are the framework's.
+
+    Attributes:
+        graph: What passes rewrite.
+        source: The original file.
+        names: For a tensor of the graph, the framework's tensor that it holds.
+        file: What messages call it: where it was read from.
+        metadata: What else the file shall say, by keys that begin with ``onnxgraft.``.
+    """
+
+    graph: gs.Graph
+    source: Source
+    names: dict[str, Origin] = field(default_factory=dict)
+    file: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take the original's path where no other is given."""
+        self.file = self.file or self.source.path
+
+    @classmethod
+    def from_onnx(
+        cls,
+        proto: onnx.ModelProto,
+        source: Source,
+        names: dict[str, Origin] | None = None,
+        weights: Mapping[str, Array] | None = None,
+    ) -> Model:
+        """Wrap an ONNX model; names and source that an earlier run stored in it are read back.
+
+        Args:
+            proto: The model.
+            source: The original file.
+            names: The map of tensors to the framework's names.
+            weights: The data of initializers that ``proto`` only lists.
+        """
+        stored = {prop.key: prop.value for prop in proto.metadata_props}
+        if names is None:
+            names = {
+                tensor: Origin(name, tuple(perm) if perm else None)
+                for tensor, (name, perm) in json.loads(stored.get(NAMES_KEY, "{}")).items()
+            }
+            if SOURCE_KEY in stored:
+                source = Source(**json.loads(stored[SOURCE_KEY]))
+        metadata = {
+            key: value
+            for key, value in stored.items()
+            if key.startswith("onnxgraft.") and key not in (SOURCE_KEY, NAMES_KEY)
+        }
+        try:
+            graph = gs.import_onnx(proto)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{source.path}: the graph can't be taken in ({type(error).__name__}: "
+                f"{_first_line(error)})"
+            ) from error
+        if weights:
+            for tensor in _constants(graph):
+                tensor.values = weights.get(tensor.name, tensor._values)
+        return cls(graph, source, names, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Model:
+        """Read an ONNX file.
+
+        Raises:
+            ModelError: It is no ONNX file, or onnx.checker refuses it.
+            NotSupportedError: An input or output is no tensor.
+        """
+        file = existing_file(path, "the ONNX model")
+        proto, weights = read_model(file)
+        try:
+            check(proto, weights)
+        except (onnx.checker.ValidationError, TypeError, ValueError) as error:
+            reason = unmade(proto.graph, weights) or _first_line(error)
+            raise ModelError(f"{file}: not a valid ONNX file ({reason})") from error
+        for kind, entries in (("input", proto.graph.input), ("output", proto.graph.output)):
+            for entry in entries:
+                if not entry.type.HasField("tensor_type"):
+                    raise NotSupportedError(
+                        f"{file}: the {kind} {entry.name!r} is a sequence, a map or optional: only "
+                        "tensors can be handled; export the model without it"
+                    )
+        source = Source(str(path), "onnx", sha256(file))
+        try:
+            model = cls.from_onnx(proto, source, weights=weights)
+        except (AttributeError, RecursionError, TypeError, ValueError) as error:
+            raise ModelError(f"{file}: its onnxgraft metadata is damaged ({error})") from error
+        model.file = str(path)
+        return model
+
+    def to_onnx(self) -> onnx.ModelProto:
+        """Return the ONNX model, with source and names in its metadata."""
+        return self._export(self.graph)
+
+    def without_weights(self) -> tuple[onnx.ModelProto, dict[str, Array]]:
+        """Return the ONNX model with its large initializers left out, and these by name.
+
+        The model refers to them as external data; `OnnxRuntime` takes both, without a copy.
+        """
+        light, weights = split_weights(self.graph)
+        proto = self._export(light)
+        for entry in proto.graph.initializer:
+            if entry.name in weights:
+                entry.CopyFrom(reference_to(entry.name, weights[entry.name]))
+        return proto, weights
+
+    def weight_bytes(self) -> int:
+        """Return the size of all constants, in bytes."""
+        constants = {id(tensor): tensor for tensor in _constants(self.graph)}
+        return sum(int(tensor._values.nbytes) for tensor in constants.values())
+
+    def _export(self, graph: gs.Graph) -> onnx.ModelProto:
+        proto: onnx.ModelProto = gs.export_onnx(graph)
+        names = {tensor: [o.name, o.perm and list(o.perm)] for tensor, o in self.names.items()}
+        onnx.helper.set_model_props(
+            proto,
+            {
+                SOURCE_KEY: json.dumps(vars(self.source)),
+                NAMES_KEY: json.dumps(names),
+                **self.metadata,
+            },
+        )
+        return proto
+
+    def save(self, path: str | os.PathLike[str], data: str | None = None) -> None:
+        """Write the ONNX file, whole or not at all; its weights are held in memory only once.
+
+        Args:
+            path: Where to write it.
+            data: The name of the file beside it for the weights, where they are more than 2 GB;
+                ``NAME.onnx.data`` if None.
+        """
+        light, weights = split_weights(self.graph)
+        proto = self._export(light)
+        try:
+            check(proto, weights)
+        except onnx.checker.ValidationError as error:
+            raise ModelError(
+                f"{self.file}: the graph it became is not valid ({_first_line(error)})"
+            ) from error
+        save_model(Path(path), proto, weights, data)
+        release_pages(weights.values())
+
+    def copy(self) -> Model:
+        """Return a model whose graph can be rewritten without touching this one's."""
+        return Model(
+            self.graph.copy(), self.source, dict(self.names), self.file, dict(self.metadata)
+        )
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs, in order."""
+        return tuple(tensor_spec(tensor) for tensor in self.graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs, in order."""
+        return tuple(tensor_spec(tensor) for tensor in self.graph.outputs)
+
+    def operators(self) -> dict[str, int]:
+        """Return how often each operator occurs, most frequent first."""
+        return dict(collections.Counter(node.op for node in self.graph.nodes).most_common())
+
+    @property
+    def title(self) -> str:
+        """The file name of the source."""
+        return Path(self.source.path).name
+
+
+def tensor_spec(tensor: Any) -> TensorSpec:
+    """Return the spec of a graph's tensor; a dimension without a name is called ``?``."""
+    shape = tuple(
+        dim if isinstance(dim, int) and dim >= 0 else (dim if isinstance(dim, str) and dim else "?")
+        for dim in (tensor.shape or ())
+    )
+    try:
+        dtype = np.dtype(tensor.dtype).name
+    except TypeError:  # a type that numpy does not have, such as bfloat16: onnx's own number
+        dtype = onnx.TensorProto.DataType.Name(int(tensor.dtype)).lower()
+    return TensorSpec(tensor.name, dtype, shape)
+
+
+def _constants(graph: gs.Graph) -> Iterator[gs.Constant]:
+    """Yield every constant of a graph and its bodies, at times more than once."""
+    for tensor in graph.outputs:
+        if isinstance(tensor, gs.Constant):
+            yield tensor
+    for node in graph.nodes:
+        yield from (tensor for tensor in node.inputs if isinstance(tensor, gs.Constant))
+        for body in node.subgraphs():
+            yield from _constants(body)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""Running networks and comparing what they answer."""

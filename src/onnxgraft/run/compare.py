@@ -1,0 +1,414 @@
+"""How far two sets of outputs are apart, and whether that is within a tolerance.
+
+Polygraphy's comparator gives the verdict on single samples (`judge`); `Difference` adds up what
+a report shows over a whole data set, in constant memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxgraft.errors import InputError
+from onnxgraft.run.engine import Array, Outputs
+
+__all__ = [
+    "FLOAT_TOLERANCE",
+    "HALF_TOLERANCE",
+    "Difference",
+    "Verdict",
+    "check_pair",
+    "judge",
+    "other_boxes",
+    "relative_error",
+    "sqnr",
+]
+
+# Two float32 runtimes that sum in different orders differ by some 1e-6 of an output's range per
+# layer; measured on the networks of benchmarks/ it stays under 2e-5 of the range. 1e-4 is what a
+# wrong weight, pad or axis exceeds by orders of magnitude.
+FLOAT_TOLERANCE = 1e-4
+# Where anything is computed in float16: ten times its unit roundoff of 2^-11, for sums that are
+# kept in half precision by one runtime and in single by the other.
+HALF_TOLERANCE = 5e-3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Polygraphy's judgement of one output.
+
+    Attributes:
+        output: Its name.
+        passed: Whether the largest difference is within the tolerance; never where a value is NaN
+            or infinite.
+        max_abs: The largest absolute difference.
+        mean_abs: The mean absolute difference.
+        tolerance: What ``max_abs`` was held against: a fraction of the expected output's range.
+    """
+
+    output: str
+    passed: bool
+    max_abs: float
+    mean_abs: float
+    tolerance: float
+
+
+def judge(expected: Outputs, actual: Outputs, tolerance: float = FLOAT_TOLERANCE) -> list[Verdict]:
+    """Let Polygraphy compare two runs of the same feeds.
+
+    Args:
+        expected: The original's outputs.
+        actual: The candidate's outputs, of the same names and shapes.
+        tolerance: As a fraction of each expected output's range (largest minus smallest value).
+
+    Raises:
+        InputError: An output is missing or of another shape.
+    """
+    from polygraphy.comparator import SimpleCompareFunc
+    from polygraphy.comparator.struct import IterationResult
+    from polygraphy.logger import G_LOGGER
+
+    for name, value in expected.items():
+        check_pair(name, value, actual)
+    pairs = {name: (_float(value), _float(actual[name])) for name, value in expected.items()}
+    limits = {name: tolerance * _span(value) for name, (value, _) in pairs.items()}
+    finite = {name: pair for name, pair in pairs.items() if _finite(*pair)}
+    compare = SimpleCompareFunc(rtol=0.0, atol=limits, check_error_stat="max")
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(divide="ignore", invalid="ignore"):
+        results = compare(
+            IterationResult({n: pair[0] for n, pair in finite.items()}, runner_name="expected"),
+            IterationResult({n: pair[1] for n, pair in finite.items()}, runner_name="actual"),
+        )
+    return [
+        Verdict(
+            name,
+            bool(results[name]),
+            float(results[name].max_absdiff),
+            float(results[name].mean_absdiff),
+            limits[name],
+        )
+        if name in finite
+        else Verdict(name, False, math.inf, math.inf, limits[name])
+        for name in expected
+    ]
+
+
+def distance(
+    expected: Outputs, actual: Outputs, tolerance: float = FLOAT_TOLERANCE
+) -> list[Verdict]:
+    """Return the verdicts of `judge` in a fraction of the time: without Polygraphy's statistics.
+
+    Args:
+        expected: The original's outputs.
+        actual: The candidate's outputs, of the same names and shapes.
+        tolerance: As a fraction of each expected output's range.
+
+    Raises:
+        InputError: An output is missing or of another shape.
+    """
+    found = []
+    for name, value in expected.items():
+        check_pair(name, value, actual)
+        left, right = _float(value), _float(actual[name])
+        limit = tolerance * _span(left)
+        error = np.abs(left - right) if _finite(left, right) else np.full(1, np.inf)
+        largest = float(error.max(initial=0.0))
+        mean = float(error.mean()) if error.size else 0.0
+        found.append(Verdict(name, largest <= limit, largest, mean, limit))
+    return found
+
+
+def _finite(*values: Array) -> bool:
+    return all(bool(np.isfinite(value).all()) for value in values)
+
+
+def relative_error(expected: Array, actual: Array) -> float:
+    """Return the largest difference as a fraction of the expected values' range.
+
+    Infinite where the shapes differ, or values are NaN or infinite on one side alone.
+
+    >>> relative_error(np.array([0.0, 4.0]), np.array([0.0, 5.0]))
+    0.25
+    """
+    if expected.shape != actual.shape:
+        return math.inf
+    fine = np.isfinite(expected)
+    if not np.array_equal(fine, np.isfinite(actual)):
+        return math.inf
+    if not fine.any():
+        return 0.0
+    if not fine.all():
+        expected, actual = expected[fine], actual[fine]
+    error = float(np.abs(_float(expected) - _float(actual)).max())
+    return error / _span(_float(expected)) if error else 0.0
+
+
+def sqnr(expected: Array, actual: Array) -> float:
+    """Return the signal-to-noise ratio in dB: 10 log10(sum e^2 / sum (e - a)^2).
+
+    >>> sqnr(np.array([3.0, 1.0]), np.array([3.0, 2.0]))
+    10.0
+    """
+    if expected.shape != actual.shape or not np.isfinite(actual).all():
+        return -math.inf
+    signal, noise = (
+        float(np.square(value, dtype=np.float64).sum())
+        for value in (_float(expected), _float(expected) - _float(actual))
+    )
+    return _decibels(signal, noise)
+
+
+def _span(value: Array) -> float:
+    """Return the range of the finite values; where they are all equal, their size or 1."""
+    kept = value[np.isfinite(value)]
+    span = float(np.ptp(kept)) if kept.size else 0.0
+    return span or float(np.abs(kept).max(initial=0.0)) or 1.0
+
+
+def check_pair(name: str, expected: Array, actual: Mapping[str, Array]) -> None:
+    """Raise InputError unless ``actual`` has an output ``name`` of the expected shape."""
+    if name not in actual:
+        raise InputError(
+            f"the candidate has no output {name!r}; it has {', '.join(actual)}: "
+            "convert it with the same --outputs"
+        )
+    if actual[name].shape != expected.shape:
+        cause = (
+            "one found more boxes, which --metric map is for"
+            if other_boxes(expected, actual[name])
+            else _likely_cause(expected.shape, actual[name].shape)
+        )
+        raise InputError(
+            f"output {name!r} is {expected.shape} in the original and {actual[name].shape} in the "
+            f"candidate: {cause}"
+        )
+
+
+def other_boxes(expected: Array, actual: Array) -> bool:
+    """Tell whether both are rows of a DetectionOutput, (..., boxes, 7), and one has more of them.
+
+    What was found by one alone has no counterpart: such outputs are compared by a metric.
+    """
+    one, other = expected.shape, actual.shape
+    rows = len(one) == len(other) > 1 and one[-1] == other[-1] == 7
+    return rows and one[-2] != other[-2] and one[:-2] == other[:-2]
+
+
+def _likely_cause(expected: tuple[int, ...], actual: tuple[int, ...]) -> str:
+    """Return why an output may have another shape, and what to do."""
+    if sorted(expected) == sorted(actual):
+        return "the same axes in another order, which is the layout; convert with --io-layout keep"
+    if math.prod(expected) == math.prod(actual):
+        return "the same values reshaped; name the tensor before or after it with --outputs"
+    if len(expected) != len(actual):
+        return "it is another tensor; name the same one with --outputs"
+    pairs = enumerate(zip(expected, actual, strict=True))
+    apart = [axis for axis, (one, other) in pairs if one != other]
+    if apart == [0]:
+        return "the batch differs; convert with a free batch, or build with --shapes for one sample"
+    if len(apart) == 1 and (len(expected) == 2 or apart[0] in (1, len(expected) - 1)):
+        return "the number of classes or channels differs, so these are two networks"
+    return "a pad, a stride or an upsampling differs; --bisect names the layer"
+
+
+def _float(value: Array) -> Array:
+    return value.astype(np.float32) if value.dtype.kind != "f" else value
+
+
+class Sum:
+    """A sum of floats without rounding: the same whatever the order, and however it is split.
+
+    Holds what is left as floats that do not overlap (Shewchuk, 1997), as `math.fsum` does.
+
+    >>> total = Sum()
+    >>> for value in (1e100, 1.0, -1e100):
+    ...     total.add(value)
+    >>> total.value
+    1.0
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[float] = []
+
+    def add(self, value: float) -> None:
+        """Add a finite number."""
+        kept = []
+        for part in self._parts:
+            if abs(value) < abs(part):
+                value, part = part, value
+            high = value + part
+            low = part - (high - value)
+            if low:
+                kept.append(low)
+            value = high
+        self._parts = [*kept, value]
+
+    def merge(self, other: Sum) -> None:
+        """Add what another sum holds."""
+        for part in other._parts:
+            self.add(part)
+
+    @property
+    def value(self) -> float:
+        """The sum, rounded once."""
+        return math.fsum(self._parts)
+
+
+# So many values are worked on at once: they stay in the cache, and numpy's dot product in one
+# thread, whose rounding does not depend on how many there are.
+_BLOCK = 8192
+# Elementwise relative errors are of values of at least this fraction of the sample's largest: of a
+# value near zero any error is many times the value.
+_LEAST = 1e-3
+
+
+class Difference:
+    """The difference of one output over a data set, added up sample by sample.
+
+    Parts of the data set can be added up apart and merged: the result has the same bits.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.max_abs = 0.0
+        self.max_rel = 0.0
+        self.nonfinite = 0
+        self._count = self._counted = 0
+        self._abs, self._rel = Sum(), Sum()
+        self._dot, self._expected2, self._actual2, self._error2 = Sum(), Sum(), Sum(), Sum()
+        self._low, self._high = math.inf, -math.inf
+        self._agree = self._positions = 0
+
+    def add(self, expected: Array, actual: Array) -> bool:
+        """Take in one sample's output of both sides; return whether all values are finite.
+
+        Values that are NaN or infinite on either side are counted, and left out.
+        """
+        e, a = (np.ascontiguousarray(v, np.float32).ravel() for v in (expected, actual))
+        finite = self._add(e, a)
+        if not finite:
+            bad = ~(np.isfinite(e) & np.isfinite(a))
+            self.nonfinite += int(bad.sum())
+            self._add(e[~bad], a[~bad])
+        return finite
+
+    def _add(self, e: Array, a: Array) -> bool:
+        """Add finite values up; leave everything as it is where one is not finite."""
+        buffer = np.empty(_BLOCK, np.float32)
+        sums = [0.0] * 5
+        largest, low, high = 0.0, math.inf, -math.inf
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, e.size, _BLOCK):
+                x, y = e[start : start + _BLOCK], a[start : start + _BLOCK]
+                error = buffer[: x.size]
+                np.subtract(x, y, out=error)
+                for index, (one, other) in enumerate(((x, y), (x, x), (y, y), (error, error))):
+                    sums[index] += float(np.dot(one, other))
+                np.abs(error, out=error)
+                sums[4] += float(error.sum())
+                largest = max(largest, float(error.max()))
+                low, high = min(low, float(x.min())), max(high, float(x.max()))
+            if not all(map(math.isfinite, sums)):
+                # A square may be beyond float32 where the values are not.
+                if not (np.isfinite(e).all() and np.isfinite(a).all()):
+                    return False
+                x, y = e.astype(np.float64), a.astype(np.float64)
+                error = np.abs(x - y)
+                sums = [float(np.dot(*pair)) for pair in ((x, y), (x, x), (y, y), (error, error))]
+                sums.append(float(error.sum()))
+                largest = float(error.max(initial=0.0))
+        if not e.size:
+            return True
+        for total, value in zip(
+            (self._dot, self._expected2, self._actual2, self._error2, self._abs), sums, strict=True
+        ):
+            total.add(value)
+        self.max_abs = max(self.max_abs, largest)
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        self._count += e.size
+        self._add_relative(e, a, max(abs(low), abs(high)) * _LEAST)
+        return True
+
+    def _add_relative(self, e: Array, a: Array, least: float) -> None:
+        if not least:
+            return
+        total = 0.0
+        for start in range(0, e.size, _BLOCK):
+            x, y = e[start : start + _BLOCK], a[start : start + _BLOCK]
+            size = np.abs(x)
+            kept = size >= least
+            relative = np.abs(x - y)
+            np.divide(relative, size, out=relative, where=kept)
+            relative *= kept
+            total += float(relative.sum())
+            self.max_rel = max(self.max_rel, float(relative.max()))
+            self._counted += int(np.count_nonzero(kept))
+        self._rel.add(total)
+
+    def add_answers(self, expected: Array, actual: Array) -> None:
+        """Take in the classes that one sample's output says, of both sides."""
+        self._agree += int(np.count_nonzero(expected == actual))
+        self._positions += expected.size
+
+    def merge(self, other: Difference) -> None:
+        """Take in what another part of the data set added up."""
+        for name in ("max_abs", "max_rel", "_high"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
+        self._low = min(self._low, other._low)
+        for name in ("nonfinite", "_count", "_counted", "_agree", "_positions"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("_abs", "_rel", "_dot", "_expected2", "_actual2", "_error2"):
+            getattr(self, name).merge(getattr(other, name))
+
+    @property
+    def mean_abs(self) -> float:
+        """The mean absolute difference."""
+        return self._abs.value / self._count if self._count else 0.0
+
+    @property
+    def mean_rel(self) -> float:
+        """The mean of |e - a| / |e|, of values that are not small for their sample."""
+        return self._rel.value / self._counted if self._counted else 0.0
+
+    @property
+    def span(self) -> float:
+        """The range of the expected values: largest minus smallest."""
+        return max(self._high - self._low, 0.0)
+
+    @property
+    def relative(self) -> float:
+        """The largest difference as a fraction of the expected values' range."""
+        if self.max_abs == 0.0:
+            return 0.0
+        return self.max_abs / self.span if self.span else math.inf
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of the angle between the two, 1 where both are zero."""
+        expected2, actual2 = self._expected2.value, self._actual2.value
+        norm = math.sqrt(expected2) * math.sqrt(actual2)
+        return self._dot.value / norm if norm else float(expected2 == actual2)
+
+    @property
+    def sqnr(self) -> float:
+        """Signal-to-quantization-noise ratio in dB: 10 log10(sum e^2 / sum (e - a)^2)."""
+        return _decibels(self._expected2.value, self._error2.value)
+
+    @property
+    def psnr(self) -> float:
+        """Peak signal-to-noise ratio in dB: 10 log10(range of e^2 / mean (e - a)^2)."""
+        return _decibels(self.span**2 * self._count, self._error2.value)
+
+    @property
+    def agreement(self) -> float | None:
+        """The fraction of positions whose class is the same, where there are classes."""
+        return self._agree / self._positions if self._positions else None
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0.0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf

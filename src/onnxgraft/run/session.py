@@ -1,0 +1,162 @@
+"""onnxruntime as the reference: it verifies rewrites and collects calibration values."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
+from onnxgraft.optional import optional
+from onnxgraft.run.engine import Array, Feeds, Outputs, Resource, TensorSpec, check_feeds
+
+__all__ = ["OnnxRuntime", "exposing", "random_feeds"]
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntime(Resource):
+    """An ONNX model in onnxruntime on the CPU.
+
+    Args:
+        model: The model, or the path of its file.
+        name: What reports call it.
+        threads: Threads within an operator; 0 leaves the choice to onnxruntime.
+        optimize: False runs every node as it stands.
+        save_optimized: Where to write the graph as onnxruntime optimized it.
+        weights: Initializers that the model only refers to, as `Model.without_weights` has them.
+        configure: Sets further fields of onnxruntime's SessionOptions.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+        NotSupportedError: It has no kernel for an operator of these types.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto | str | os.PathLike[str],
+        *,
+        name: str = "onnxruntime",
+        threads: int = 0,
+        optimize: bool = True,
+        save_optimized: str | os.PathLike[str] | None = None,
+        weights: Mapping[str, Array] | None = None,
+        configure: Callable[[Any], None] | None = None,
+    ) -> None:
+        with optional("Running an ONNX model", "onnxruntime"):
+            import onnxruntime as ort
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if save_optimized is not None:
+            # EXTENDED: what "all" adds is fitted to this machine's processor, and is done again
+            # when the saved file is loaded.
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.optimized_model_filepath = os.fspath(save_optimized)
+        if weights:
+            # They are not copied: without packing, kernels read them where they are.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            # Only a view of a file may be out of line with its type, and is copied.
+            aligned = [np.require(value, requirements=["A", "C"]) for value in weights.values()]
+            values = [ort.OrtValue.ortvalue_from_numpy(value) for value in aligned]
+            options.add_external_initializers(list(weights), values)
+        if configure is not None:
+            configure(options)
+        source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+        try:
+            self._session: Any = ort.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions have no common base
+            reason = _reason(error)
+            if "NOT_IMPLEMENTED" in str(error):
+                raise NotSupportedError(f"onnxruntime can't run the graph: {reason}") from error
+            raise ModelError(f"{name}: onnxruntime refuses the graph: {reason}") from error
+        self.name = name
+        self.inputs = tuple(_spec(entry) for entry in self._session.get_inputs())
+        self.outputs = tuple(_spec(entry) for entry in self._session.get_outputs())
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        """Return the outputs, by name, for ``feeds``, by name."""
+        checked = check_feeds(self.name, self.inputs, feeds)
+        if self._session is None:
+            raise InputError(f"{self.name}: is closed")
+        names = [spec.name for spec in self.outputs]
+        try:
+            values = self._session.run(names, checked)
+        except Exception as error:  # its exceptions have no common base
+            raise ModelError(
+                f"{self.name}: onnxruntime can't run the graph: {_reason(error)}"
+            ) from error
+        return dict(zip(names, values, strict=True))
+
+    def close(self) -> None:
+        """Give back the session and its weights."""
+        self._session = None
+
+
+def _reason(error: Exception) -> str:
+    """Return onnxruntime's message without its code and the place in its sources."""
+    line = str(error).strip().splitlines()[0]
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : ", "", line)
+    # The path, the line, and the function's signature up to its closing parenthesis.
+    return re.sub(r"/\S+\.(?:cc|h):\d+ [^()]*\([^()]*(?:\(\)[^()]*)*\) (?:const )?", "", line)
+
+
+def _spec(entry: Any) -> TensorSpec:
+    dtype = _DTYPES.get(entry.type, entry.type.removeprefix("tensor(").removesuffix(")"))
+    shape = tuple(
+        dim if isinstance(dim, int) else (dim or f"{entry.name}.{axis}")
+        for axis, dim in enumerate(entry.shape)
+    )
+    return TensorSpec(entry.name, dtype, shape)
+
+
+def exposing(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """Return a copy of ``model`` whose only outputs are ``tensors``; onnxruntime infers types."""
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    del exposed.graph.output[:]
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
+    return exposed
+
+
+def random_feeds(
+    specs: Sequence[TensorSpec], batch: int, seed: int = 0, *, size: int = 8
+) -> dict[str, Any]:
+    """Return seeded normal feeds.
+
+    A free first dimension becomes ``batch``, any other ``size`` where there are four or more
+    dimensions, as images have, and 8 where there are fewer, as sequences have. Integers are drawn
+    from 0 to 9, booleans are False.
+    """
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, Any] = {}
+    for spec in specs:
+        other = size if len(spec.shape) > 3 else 8
+        shape = [
+            dim if isinstance(dim, int) else (batch if axis == 0 else other)
+            for axis, dim in enumerate(spec.shape)
+        ]
+        try:
+            dtype = np.dtype(spec.dtype)
+        except TypeError as error:
+            raise InputError(f"the input {spec} can't be fed with random numbers") from error
+        if dtype.kind == "f":
+            feeds[spec.name] = rng.standard_normal(shape).astype(dtype)
+        elif dtype.kind in "iu":
+            feeds[spec.name] = rng.integers(0, 10, shape).astype(dtype)
+        else:
+            feeds[spec.name] = np.zeros(shape, dtype)
+    return feeds

@@ -1,0 +1,292 @@
+"""A command in a process of its own: whatever becomes of it is a sentence and an exit status.
+
+The libraries that read and run models are written in C++ and can be made to crash, to take all
+memory or to run for ever. So the command is forked off before any of them is imported, which costs
+a millisecond, and watched. What it was still writing when it died is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import math
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxgraft.errors import InputError
+from onnxgraft.files import remove_left, watchers
+from onnxgraft.sandbox.landlock import enter_sandbox
+
+__all__ = ["Allowance", "Killed", "byte_size", "guarded"]
+
+# How often the memory is looked at: it can grow by some 200 MB in between.
+_LOOK = 0.05
+# How often processes that the command started are looked for.
+_LOOK_AROUND = 1.0
+# Address space that libraries reserve and never use: stacks and pools of threads.
+_RESERVED = 2 << 30
+_DEFAULT_SHARE = 0.9
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_CRASHES = frozenset({
+    signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS,
+    signal.SIGTRAP, signal.SIGXCPU, signal.SIGXFSZ,
+})  # fmt: skip
+# A second Ctrl-C within this many seconds is the first one, told by the parent too.
+_SAME = 0.5
+
+
+class Killed(InputError):
+    """The command crashed, or was ended at a limit."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a command may take.
+
+    Attributes:
+        memory: Bytes, of all its processes together; None takes most of what the machine has.
+        seconds: Of wall clock; None sets no limit.
+        places: Files and folders that it was told to write; None lets it write anywhere, and
+            connect to other machines.
+    """
+
+    memory: int | None = None
+    seconds: float | None = None
+    places: tuple[Path, ...] | None = None
+
+
+def byte_size(text: str) -> int:
+    """Return the bytes that ``2GB``, ``1.5g`` or ``512MiB`` mean; units are powers of 1024.
+
+    >>> byte_size("2GB"), byte_size("512 MiB"), byte_size("100000000")
+    (2147483648, 536870912, 100000000)
+
+    Raises:
+        InputError: It is no size.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
+    if found is None or not float(found[1]):
+        raise InputError(f"--max-memory {text}: write a size such as 2GB or 512MB")
+    return int(float(found[1]) * (1 << _UNITS[found[2].lower()]))
+
+
+def guarded(allowance: Allowance) -> int | None:
+    """Fork: return None in the child, which does the work, and its exit status in the parent.
+
+    Raises:
+        Killed: In the parent: the child crashed or took more than it may. Nothing that it was
+            writing is left.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signals = {signal.SIGCHLD, *_FORWARDED}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    scratch = None if allowance.places is None else tempfile.mkdtemp(prefix="onnxgraft.")
+    out, into = os.pipe()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os.close(out)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _begin(allowance, into, scratch)
+        return None
+    os.close(into)
+    os.set_blocking(out, False)
+    watch = _Watch(child, allowance, out)
+    try:
+        status = watch.wait(signals)
+    finally:
+        left = _descendants(os.getpid())
+        _kill(left)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+    if os.WIFEXITED(status):
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return os.WEXITSTATUS(status)
+    watch.clean()
+    if sys.stderr.isatty():
+        print("\033[?25h\r\033[K", end="", file=sys.stderr)  # a progress bar hid the cursor
+    died = signal.Signals(os.WTERMSIG(status))
+    if watch.reason is None and died in _FORWARDED:
+        # As if there had been no guard.
+        signal.signal(died, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.kill(os.getpid(), died)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    raise Killed(watch.reason or _reason(died))
+
+
+def _begin(allowance: Allowance, into: int, scratch: str | None) -> None:
+    """Set up the process that does the work."""
+    # A crash is told in a sentence; a core dump would be a file that nobody named.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if allowance.memory is not None:
+        most = allowance.memory + _RESERVED
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    watchers.append(functools.partial(_tell, into))
+    last = -math.inf
+
+    def interrupt(*_: object) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _SAME:
+            last = now
+            raise KeyboardInterrupt
+        last = now
+
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupt)
+    if scratch is not None:
+        os.environ["TMPDIR"] = scratch
+        tempfile.tempdir = None
+        enter_sandbox([*(allowance.places or ()), Path(scratch, "any")])
+
+
+def _tell(into: int, path: Path) -> None:
+    os.write(into, os.fsencode(path.absolute()) + b"\0")
+
+
+class _Watch:
+    """Waits for a process, hands signals on, and ends it when it takes too much."""
+
+    def __init__(self, child: int, allowance: Allowance, out: int) -> None:
+        self.child = child
+        self.reason: str | None = None
+        self._asked = allowance.memory
+        self._most = allowance.memory or int(_memory_of_machine() * _DEFAULT_SHARE)
+        self._seconds = allowance.seconds
+        self._out = out
+        self._told = b""
+        self._processes = [child]
+        self._looked = self._started = time.monotonic()
+
+    def wait(self, signals: Iterable[signal.Signals]) -> int:
+        """Return the status with which the process ended."""
+        while True:
+            found, status = os.waitpid(self.child, os.WNOHANG)
+            if found:
+                self._listen()
+                return status
+            caught = signal.sigtimedwait(signals, _LOOK)
+            # What the terminal sends, it sends to both.
+            if caught is not None and caught.si_signo in _FORWARDED and caught.si_code <= 0:
+                os.kill(self.child, caught.si_signo)
+            self._listen()
+            if self.reason is None:
+                self.reason = self._too_much()
+                if self.reason is not None:
+                    _kill([self.child])
+
+    def clean(self) -> None:
+        """Remove what the process was writing when it died."""
+        for name in filter(None, self._told.split(b"\0")):
+            remove_left(Path(os.fsdecode(name)))
+
+    def _listen(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while told := os.read(self._out, 1 << 16):
+                self._told += told
+
+    def _too_much(self) -> str | None:
+        now = time.monotonic()
+        if self._seconds is not None and now - self._started > self._seconds:
+            return (
+                f"stopped: it did not end within the {self._seconds:g} s that --max-seconds "
+                "allows; allow more, or less work"
+            )
+        if now - self._looked > _LOOK_AROUND:
+            self._looked = now
+            self._processes = [self.child, *_descendants(self.child)]
+        taken = sum(map(_taken, self._processes))
+        if taken <= self._most:
+            return None
+        if self._asked is None:
+            return (
+                f"stopped: it took {_size(taken)}, nearly all memory of the machine; take a "
+                "smaller model, batch or --workers, or a larger machine"
+            )
+        return (
+            f"stopped: it took {_size(taken)}, more than the {_size(self._asked)} that "
+            "--max-memory allows; allow more, or take a smaller model, batch or --workers"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GB" if count >= 1 << 30 else f"{count / 2**20:.0f} MB"
+
+
+def _reason(died: signal.Signals) -> str:
+    if died in _CRASHES:
+        return (
+            f"a library crashed on it ({died.name}); a file that it read is damaged or made to "
+            "harm, or the library has a bug; nothing was left half written"
+        )
+    return (
+        f"it was killed ({died.name}), as the system does when memory runs out; take a smaller "
+        "model, batch or --workers, or a larger machine; nothing was left half written"
+    )
+
+
+def _taken(process: int) -> int:
+    """Return the bytes of memory that a process has to itself, or 0 when it is gone.
+
+    Pages of mapped files are not counted: the system takes them back when it needs them.
+    """
+    try:
+        text = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    found = re.findall(r"^(?:RssAnon|RssShmem|VmSwap):\s*(\d+) kB", text, re.MULTILINE)
+    return 1024 * sum(map(int, found))
+
+
+def _descendants(process: int) -> list[int]:
+    """Return the processes that ``process`` started, and those that they did."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                text = Path(f"/proc/{name}/stat").read_text(encoding="ascii", errors="replace")
+                children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(name))
+    found: list[int] = []
+    left = [process]
+    while left:
+        next_ones = children.get(left.pop(), [])
+        found += next_ones
+        left += next_ones
+    return found
+
+
+def _kill(processes: Iterable[int]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _memory_of_machine() -> int:
+    """Return the bytes of memory that this machine, or the container, has."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int(Path("/sys/fs/cgroup", name).read_text()))
+    return total
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -1,0 +1,1 @@
+"""The five stages, which do not know each other: links to the folders at the repository's root."""

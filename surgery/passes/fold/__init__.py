@@ -1,0 +1,1 @@
+"""Passes that compute constants, and move arithmetic into weights."""

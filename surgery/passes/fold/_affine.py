@@ -1,0 +1,142 @@
+"""The arithmetic of folds: what a step does to a channel, and how weights take it over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnxgraft.run.engine import Array
+from onnxgraft.stages.surgery.running.rewrite import Context, constant, standard
+
+__all__ = [
+    "Affine",
+    "Vector",
+    "affine_of",
+    "channels_out",
+    "is_affine",
+    "layer_weights",
+    "per_channel",
+    "put_weights",
+    "scale_out",
+    "shift_out",
+]
+
+_ARITHMETIC = frozenset({"Add", "Div", "Mul", "Sub"})
+
+Vector = NDArray[np.float64]
+# (a, b), each (channels,): x becomes a*x + b.
+Affine = tuple[Vector, Vector]
+
+
+def is_affine(node: gs.Node) -> bool:
+    """Tell whether a node may be a batch norm, or a step of one that is spelled out."""
+    return standard(node) and node.op in _ARITHMETIC | {"BatchNormalization"}
+
+
+def affine_of(node: gs.Node, position: int, layout: tuple[int, int, int]) -> Affine | str:
+    """Return (a, b) such that ``node`` computes a*x + b of its input ``position``; or why not.
+
+    Args:
+        node: A BatchNormalization, Add, Sub, Mul or Div; the other operand is a constant.
+        position: Which input x is.
+        layout: Rank, channel axis and number of channels of x.
+    """
+    if node.op == "BatchNormalization":
+        if node.attrs.get("training_mode", 0) or len(node.outputs) > 1:
+            return "it runs in training mode: it uses the batch's own statistics"
+        if layout[1] != 1:
+            return "its channels are not the layer's"
+        terms = [constant(tensor) for tensor in node.inputs[1:]]
+        if any(term is None for term in terms):
+            return "its parameters are not constants"
+        gamma, beta, mean, var = (np.asarray(term, np.float64) for term in terms)
+        a = gamma / np.sqrt(var + node.attrs.get("epsilon", 1e-5))
+        return a, beta - mean * a
+    value = np.asarray(constant(node.inputs[1 - position]))
+    if value.dtype.kind != "f":
+        return "the constant is not of a floating-point type"
+    c = per_channel(value, *layout)
+    if c is None:
+        return "the constant is not one value a channel"
+    one, zero = np.ones_like(c), np.zeros_like(c)
+    if node.op == "Mul":
+        return c, zero
+    if node.op == "Add":
+        return one, c
+    if node.op == "Sub":
+        return (one, -c) if position == 0 else (-one, c)
+    if position == 1:
+        return "the layer's output is the divisor"
+    return (1 / c, zero) if c.all() else "a divisor is zero"
+
+
+def per_channel(value: Array, rank: int, axis: int, channels: int) -> Vector | None:
+    """Return a constant as (channels,) if it broadcasts along the channel axis only."""
+    if value.size == 1 and value.ndim <= rank:
+        return np.full(channels, float(value.reshape(())), np.float64)
+    full = (1,) * (rank - value.ndim) + value.shape
+    if full != tuple(channels if at == axis else 1 for at in range(rank)):
+        return None
+    return np.asarray(value, np.float64).ravel()
+
+
+def layer_weights(layer: gs.Node) -> Array | None:
+    """Return the weights of a layer all of whose parameters are constants, or None."""
+    parameters = [constant(tensor) for tensor in layer.inputs[1:]]
+    if not parameters or any(value is None for value in parameters):
+        return None
+    weight = parameters[0]
+    assert weight is not None
+    if layer.op == "MatMul" and weight.ndim != 2:
+        return None
+    return weight if weight.dtype.kind == "f" else None
+
+
+def channels_out(layer: gs.Node) -> int:
+    """Return the number of output channels."""
+    shape = layer.inputs[1].shape
+    if layer.op == "ConvTranspose":
+        return int(shape[1] * layer.attrs.get("group", 1))
+    if layer.op == "MatMul" or (layer.op == "Gemm" and not layer.attrs.get("transB", 0)):
+        return int(shape[1])
+    return int(shape[0])
+
+
+def scale_out(layer: gs.Node, a: Vector) -> None:
+    """Multiply the weights along their output channels; a Gemm's alpha goes into them too."""
+    weight = layer.inputs[1]
+    w = np.asarray(weight.values, np.float64)
+    if layer.op == "Conv":
+        w = w * a.reshape(-1, *[1] * (w.ndim - 1))
+    elif layer.op == "ConvTranspose":
+        # (Cin, Cout/group, ...): the rows of group g make the output channels of group g.
+        group = layer.attrs.get("group", 1)
+        split = w.reshape(group, w.shape[0] // group, *w.shape[1:])
+        w = (split * a.reshape(group, 1, -1, *[1] * (w.ndim - 2))).reshape(w.shape)
+    else:
+        w = w * layer.attrs.pop("alpha", 1.0)
+        w = w * (a[:, np.newaxis] if layer.attrs.get("transB", 0) else a)
+    put_weights(layer, w)
+
+
+def put_weights(layer: gs.Node, w: Vector) -> None:
+    """Give a layer weights of the name and type that it had."""
+    weight = layer.inputs[1]
+    values = np.ascontiguousarray(w.astype(weight.values.dtype))
+    layer.inputs[1] = gs.Constant(weight.name, values)
+
+
+def shift_out(layer: gs.Node, a: Vector, b: Vector, context: Context) -> None:
+    """Make the bias ``B * a + b``; a Gemm's beta goes into it too."""
+    biased = len(layer.inputs) > 2
+    bias: Any = layer.inputs[2].values if biased else 0.0
+    factor = layer.attrs.pop("beta", 1.0) if layer.op == "Gemm" else 1.0
+    shift = np.broadcast_to(np.asarray(bias, np.float64).reshape(-1) * factor, a.shape) * a + b
+    values = shift.astype(layer.inputs[1].values.dtype)
+    if biased:
+        layer.inputs[2] = gs.Constant(layer.inputs[2].name, values)
+    else:
+        layer.inputs.append(context.constant(f"{layer.name}/bias", values))

@@ -1,0 +1,143 @@
+"""Fold a batch normalization, fused or spelled out, into the layer after it.
+
+Given:  L(BatchNormalization(x))   or   L(x * c),  L(x / c),  L(x + c),  L(x - c),  L(c - x)
+        with L a Conv, ConvTranspose, Gemm or MatMul, and c one constant a channel or one for all
+Result: L'(x), with, for BatchNormalization(x) = a*x + b in each channel,
+
+    W' = W * a, along W's input channels         B' = B + sum of W * b over all but the outputs
+
+computed in float64 and rounded once.
+
+A layer pads with 0 after the batch norm, where L' would pad before it: with a shift b and a
+padding the fold is refused. So it is for a ConvTranspose with a shift, whose taps overlap unevenly
+at the edges, for weights that are shared, and where somebody else reads the step's result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.graph.walk import detach
+from onnxgraft.stages.surgery.passes.fold._affine import (
+    Vector,
+    affine_of,
+    channels_out,
+    is_affine,
+    layer_weights,
+    put_weights,
+    shift_out,
+)
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
+
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+def apply(graph: gs.Graph, context: Context) -> Result:
+    """Fold every affine step before a layer into it."""
+    result = Result()
+    for node in graph.nodes:
+        if not node.outputs or not is_affine(node):
+            continue
+        position = _operand(node)
+        shape = None if position is None else context.shapes.shape(node.inputs[position])
+        users = node.outputs[0].outputs
+        if position is None or shape is None or not users or not _layer(users[0], node):
+            continue
+        layer = context.single_consumer(node.outputs[0])
+        if layer is None:
+            result.refuse(node, "what it computes has another user than the layer after it")
+            continue
+        rank, axis, channels = len(shape), *_channels_in(layer, len(shape))
+        if context.shapes.shape(node.outputs[0]) != shape:
+            result.refuse(node, "the constant is not one value a channel")
+            continue
+        affine = affine_of(node, position, (rank, axis, channels))
+        if isinstance(affine, str):
+            result.refuse(node, affine.replace("layer's output", "operand"))
+            continue
+        reason = _wrong(layer, affine[1], rank)
+        if reason is not None:
+            result.refuse(node, reason)
+            continue
+        _fold(layer, *affine, context)
+        layer.inputs[0] = node.inputs[position]
+        detach(node)
+        result.did(node, f"folded into {layer.name!r}, which follows it")
+    return result
+
+
+def _operand(node: gs.Node) -> int | None:
+    """Return which input the step works on; None where it is no step by a constant."""
+    if node.op == "BatchNormalization":
+        return 0
+    fixed = [constant(tensor) is not None for tensor in node.inputs]
+    return fixed.index(False) if fixed in ([True, False], [False, True]) else None
+
+
+def _layer(node: gs.Node, before: gs.Node) -> bool:
+    return (
+        node.op in _LAYERS
+        and node.inputs[0] is before.outputs[0]
+        and not node.attrs.get("transA", 0)
+        and layer_weights(node) is not None
+    )
+
+
+def _channels_in(layer: gs.Node, rank: int) -> tuple[int, int]:
+    """Return the channel axis of the layer's operand, and the number of channels."""
+    shape = layer.inputs[1].shape
+    if layer.op in ("Gemm", "MatMul"):
+        return rank - 1, int(shape[1] if layer.attrs.get("transB", 0) else shape[0])
+    return 1, int(shape[0] if layer.op == "ConvTranspose" else shape[1] * _groups(layer))
+
+
+def _groups(layer: gs.Node) -> int:
+    return int(layer.attrs.get("group", 1))
+
+
+def _wrong(layer: gs.Node, b: Vector, rank: int) -> str | None:
+    """Return why a fold into the layer would be wrong, or None."""
+    shared = [t.name for t in layer.inputs[1:] if len(t.outputs) > 1]
+    if shared:
+        return f"{shared[0]!r} of {layer.name!r} is shared with another node"
+    if not b.any():
+        return None
+    if layer.op == "ConvTranspose":
+        return f"{layer.name!r} adds up more taps in the middle than at the edges"
+    padded = any(layer.attrs.get("pads", ())) or layer.attrs.get("auto_pad", "NOTSET") in (
+        "SAME_LOWER", "SAME_UPPER",
+    )  # fmt: skip
+    if padded:
+        return f"{layer.name!r} pads with 0 what the shift has moved"
+    if layer.op == "MatMul" and rank != 2:
+        return f"{layer.name!r} has no bias to take the shift"
+    bias = layer.inputs[2].values if len(layer.inputs) > 2 else np.zeros(1)
+    channels = channels_out(layer)
+    if bias.size > 1 and bias.shape not in ((channels,), (1, channels)):
+        return f"the bias of {layer.name!r} is not one value a channel"
+    return None
+
+
+def _fold(layer: gs.Node, a: Vector, b: Vector, context: Context) -> None:
+    w = np.asarray(layer.inputs[1].values, np.float64)
+    if layer.op in ("Gemm", "MatMul"):
+        turned = bool(layer.attrs.get("transB", 0))
+        # The rows of W, or its columns where it is transposed.
+        matrix = w.T if turned else w
+        shift = b @ matrix * layer.attrs.get("alpha", 1.0)
+        w = (matrix * a[:, np.newaxis]).T if turned else matrix * a[:, np.newaxis]
+    elif layer.op == "ConvTranspose":
+        shift = np.zeros(channels_out(layer))
+        w = w * a.reshape(-1, *[1] * (w.ndim - 1))
+    else:
+        group = _groups(layer)
+        # (group, Cout/group, Cin/group, taps)
+        split = w.reshape(group, w.shape[0] // group, w.shape[1], -1)
+        shift = (split * b.reshape(group, 1, -1, 1)).sum(axis=(2, 3)).ravel()
+        w = (split * a.reshape(group, 1, -1, 1)).reshape(w.shape)
+    put_weights(layer, w)
+    if shift.any():
+        if layer.op == "MatMul":
+            layer.op = "Gemm"
+        shift_out(layer, np.ones_like(shift), shift, context)

@@ -1,0 +1,95 @@
+"""Fold a batch normalization, fused or spelled out, into the layer before it.
+
+Given:  BatchNormalization(L(x))   or   L(x) * c,  L(x) / c,  L(x) + c,  L(x) - c,  c - L(x)
+        with L a Conv, ConvTranspose, Gemm or MatMul, and c one constant a channel or one for all
+Result: L'(x), with
+
+    a = gamma / sqrt(var + epsilon)     b = beta - mean * a        (a and b of the others likewise)
+    W' = W * a, along W's output channels        B' = B * a + b
+
+computed in float64 and rounded once. Source of the first line: Ioffe and Szegedy, "Batch
+Normalization" (2015), algorithm 2.
+
+The layer's own output then no longer exists, so the fold is refused where somebody else wants it,
+and where the weights are shared with another layer. A MatMul has no bias: it takes a factor, and
+what shifts it stays (`fuse_gemm` takes that where the operand has two axes).
+"""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from onnxgraft.graph.walk import detach
+from onnxgraft.stages.surgery.passes.fold._affine import (
+    affine_of,
+    channels_out,
+    is_affine,
+    layer_weights,
+    scale_out,
+    shift_out,
+)
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
+
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+def apply(graph: gs.Graph, context: Context) -> Result:
+    """Fold every affine step after a layer into it."""
+    result = Result()
+    for node in graph.nodes:
+        if not node.outputs or not is_affine(node):
+            continue
+        found = _layer(node, context)
+        if found is None:
+            continue
+        layer, position = found
+        fused = node.op == "BatchNormalization"
+        if not fused and constant(node.inputs[1 - position]) is None:
+            continue  # a residual addition, a gate: no part of a batch norm
+        rank = _rank(layer, context)
+        if rank is None:
+            continue
+        channels = channels_out(layer)
+        axis = rank - 1 if layer.op == "MatMul" else 1
+        affine = affine_of(node, position, (rank, axis, channels))
+        if isinstance(affine, str):
+            result.refuse(node, affine)
+            continue
+        if layer.op == "MatMul" and affine[1].any():
+            continue
+        if context.single_consumer(layer.outputs[0]) is None:
+            result.refuse(node, f"the output of {layer.name!r} has another user")
+            continue
+        shared = [t.name for t in layer.inputs[1:] if len(t.outputs) > 1]
+        if shared:
+            result.refuse(node, f"{shared[0]!r} of {layer.name!r} is shared with another node")
+            continue
+        bias = layer.inputs[2].values if len(layer.inputs) > 2 else None
+        if bias is not None and bias.size > 1 and bias.shape not in ((channels,), (1, channels)):
+            result.refuse(node, f"the bias of {layer.name!r} is not one value a channel")
+            continue
+        scale_out(layer, affine[0])
+        if layer.op != "MatMul":
+            shift_out(layer, *affine, context)
+        output = node.outputs[0]
+        detach(node)
+        layer.outputs = [output]
+        result.did(node, f"folded into {layer.name!r}")
+    return result
+
+
+def _layer(node: gs.Node, context: Context) -> tuple[gs.Node, int] | None:
+    """Return the layer whose output ``node`` consumes, and as which input; None: it does not."""
+    operands = node.inputs[:1] if node.op == "BatchNormalization" else node.inputs
+    for position, tensor in enumerate(operands):
+        producer = context.producer(tensor)
+        if producer is not None and producer.op in LAYERS and layer_weights(producer) is not None:
+            return producer, position
+    return None
+
+
+def _rank(layer: gs.Node, context: Context) -> int | None:
+    if layer.op != "MatMul":
+        return 2 if layer.op == "Gemm" else len(layer.inputs[1].shape)
+    shape = context.shapes.shape(layer.inputs[0])
+    return None if shape is None or len(shape) < 2 else len(shape)

@@ -1,0 +1,141 @@
+"""Compute what depends on constants alone.
+
+Given:  y = f(c1, c2, ...), every c a constant and f without randomness
+Result: the constant y
+
+onnxruntime computes all of them in one run. A result that is larger than `MOST_GROWTH` bytes and
+larger than what it was made from stays a computation: an Expand of a scalar is smaller as a node.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxgraft.errors import ModelError
+from onnxgraft.run.engine import Array
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, replace
+
+MOST_GROWTH = 1 << 20
+
+# Dropout is here for its training mode; at inference remove_identity takes it.
+RANDOM = frozenset(
+    {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+     "RandomUniformLike"}
+)  # fmt: skip
+# These are constants' own form, not computations to fold away.
+_KEPT = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+def apply(graph: gs.Graph, context: Context) -> Result:
+    """Fold every node that depends on constants alone."""
+    result = Result()
+    for node in graph.nodes:
+        value = _stored(node)
+        if value is not None and not context.is_output(node.outputs[0]):
+            replace(node.outputs[0], gs.Constant(node.outputs[0].name, value))
+            node.outputs.clear()
+            result.did(node, "Constant node made an initializer")
+    foldable = _foldable(graph, context, result)
+    try:
+        _fold(foldable, graph, context)
+        folded = foldable
+    except ModelError:
+        # One of them is beyond onnxruntime: the others are folded one by one.
+        folded = []
+        for node in foldable:
+            if not all(isinstance(t, gs.Constant) or not t.name for t in node.inputs):
+                continue  # it depends on one that was not folded
+            try:
+                _fold([node], graph, context)
+                folded.append(node)
+            except ModelError as error:
+                result.refuse(node, str(error))
+    for node in folded:
+        result.did(node, f"{node.op} of constants folded")
+        node.outputs.clear()
+    return result
+
+
+def _fold(nodes: list[gs.Node], graph: gs.Graph, context: Context) -> None:
+    """Let onnxruntime compute nodes that depend on each other and constants alone."""
+    own = {id(node) for node in nodes}
+    wanted = [
+        tensor
+        for node in nodes
+        for tensor in node.outputs
+        if any(id(consumer) not in own for consumer in tensor.outputs)
+    ]
+    if not wanted:
+        return
+    subgraph = gs.Graph(
+        nodes=nodes, inputs=[], outputs=wanted, opset=graph.opset,
+        import_domains=graph.import_domains, ir_version=graph.ir_version,
+    )  # fmt: skip
+    proto = gs.export_onnx(subgraph, do_type_check=False)
+    for output, tensor in zip(proto.graph.output, wanted, strict=True):
+        dtype = context.shapes.dtype(tensor)
+        output.CopyFrom(
+            onnx.helper.make_tensor_value_info(
+                tensor.name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None
+            )
+        )
+    with OnnxRuntime(proto, name="fold_constants", optimize=False) as session:
+        values = session.infer({})
+    for tensor in wanted:
+        value = np.ascontiguousarray(values[tensor.name]).reshape(values[tensor.name].shape)
+        replace(tensor, gs.Constant(tensor.name, value))
+
+
+def _stored(node: gs.Node) -> Array | None:
+    """Return the value of a Constant node, or None."""
+    if node.op != "Constant":
+        return None
+    for key, value in node.attrs.items():
+        if key == "value":
+            return np.asarray(value.values)
+        if key in ("value_float", "value_floats"):
+            return np.asarray(value, np.float32)
+        if key in ("value_int", "value_ints"):
+            return np.asarray(value, np.int64)
+    return None
+
+
+def _foldable(graph: gs.Graph, context: Context, result: Result) -> list[gs.Node]:
+    """Return the nodes to fold, in topological order."""
+    chosen: list[gs.Node] = []
+    folded: set[int] = set()
+    for node in graph.nodes:
+        plain = node.domain in (None, "", "ai.onnx") and node.op not in RANDOM | _KEPT
+        if not plain or not node.outputs or node.op == "Constant" or list(node.subgraphs()):
+            continue
+        ready = all(
+            isinstance(t, gs.Constant) or id(t) in folded or not t.name for t in node.inputs
+        )
+        if not ready or any(context.is_output(tensor) for tensor in node.outputs):
+            continue
+        size = _bytes(node, context)
+        if size is None:
+            result.refuse(node, f"the size of what {node.op} makes of constants is not known")
+            continue
+        source = sum(t.values.nbytes for t in node.inputs if isinstance(t, gs.Constant))
+        if size > MOST_GROWTH and size > source:
+            result.refuse(node, f"folding {node.op} would make {source} bytes {size}")
+            continue
+        chosen.append(node)
+        folded.update(id(tensor) for tensor in node.outputs)
+    return chosen
+
+
+def _bytes(node: gs.Node, context: Context) -> int | None:
+    total = 0
+    for tensor in node.outputs:
+        shape, dtype = context.shapes.shape(tensor), context.shapes.dtype(tensor)
+        if shape is None or dtype is None or not all(dim.fixed for dim in shape):
+            return None
+        total += math.prod(dim.number for dim in shape) * np.dtype(dtype).itemsize
+    return total

@@ -1,0 +1,1 @@
+"""Passes about the order of axes."""

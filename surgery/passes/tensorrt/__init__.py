@@ -1,0 +1,1 @@
+"""Passes that write what TensorRT lacks otherwise."""

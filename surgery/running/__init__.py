@@ -1,0 +1,1 @@
+"""Runs the passes, owns their invariants, and undoes what turns out wrong."""

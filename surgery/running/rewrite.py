@@ -1,0 +1,256 @@
+"""What a pass is given and what it returns, and the few moves on a graph that all passes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.graph.model import Model, Origin
+from onnxgraft.graph.shapes import Shapes
+from onnxgraft.graph.walk import bodies, detach, pinned
+from onnxgraft.run.engine import Array
+
+__all__ = [
+    "Context",
+    "Finding",
+    "Pass",
+    "Plugin",
+    "Result",
+    "constant",
+    "nodes_of",
+    "replace",
+    "standard",
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rewrite that was done, or refused, and why.
+
+    Attributes:
+        node: The node's name.
+        sentence: What was done, or why not.
+    """
+
+    node: str
+    sentence: str
+
+
+@dataclass
+class Result:
+    """What a pass did and what it refused."""
+
+    done: list[Finding] = field(default_factory=list)
+    refused: list[Finding] = field(default_factory=list)
+
+    def did(self, node: gs.Node, sentence: str) -> None:
+        """Note a rewrite."""
+        self.done.append(Finding(node.name, sentence))
+
+    def refuse(self, node: gs.Node, sentence: str) -> None:
+        """Note a rewrite that would have been wrong."""
+        self.refused.append(Finding(node.name, sentence))
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin of TensorRT that stands for a custom operator."""
+
+    name: str
+    version: str = "1"
+    namespace: str = ""
+
+
+class Context:
+    """What a pass may know beside the graph: shapes, who reads what, and the framework's names.
+
+    One context serves a run: what it knows of a tensor stays true while the tensor lives, because
+    a tensor keeps its value (what gets another value is another tensor).
+
+    Attributes:
+        graph: What the pass rewrites: the main graph, or the body of an If, Loop or Scan.
+        names: The map of tensors to the framework's names.
+        plugins: The plugins that stand for custom operators.
+    """
+
+    def __init__(self, model: Model, plugins: Mapping[str, Plugin] | None = None) -> None:
+        """Look at ``model``; shapes are inferred when they are asked for."""
+        self.plugins = dict(plugins or {})
+        self.main = self.graph = model.graph
+        self.names = model.names
+        self.opset = model.graph.opset
+        self.shapes = Shapes(model.graph)
+        parts = list(bodies(self.main))
+        self._taken = {t.name for body in parts for t in body.tensors().values()}
+        self._node_names = {node.name for body in parts for node in body.nodes}
+        self.enter(model.graph)
+
+    def enter(self, graph: gs.Graph) -> None:
+        """Turn to a graph: the main one, or a body in it."""
+        self.graph = graph
+        self._own = {id(node) for node in graph.nodes}
+        self._outputs = pinned(self.main)
+
+    def taken(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the names of tensors and of nodes that are or were in use."""
+        return frozenset(self._taken), frozenset(self._node_names)
+
+    def start_from(self, tensors: frozenset[str], nodes: frozenset[str]) -> None:
+        """Take these names as in use, and infer anew: the graph is one that it was before."""
+        self._taken, self._node_names = set(tensors), set(nodes)
+        self.shapes.forget(everything=True)
+
+    def add(
+        self, op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor],
+        **attrs: Any,
+    ) -> gs.Node:  # fmt: skip
+        """Append a node to the graph; the runner sorts afterwards."""
+        unique = _free(self._node_names, name)
+        node = gs.Node(op, unique, dict(attrs), list(inputs), list(outputs))
+        self.graph.nodes.append(node)
+        self._own.add(id(node))
+        return node
+
+    def inside(self, nodes: Iterable[gs.Node]) -> bool:
+        """Tell whether all ``nodes`` are of the graph itself, not of a body or around it."""
+        return all(id(node) in self._own for node in nodes)
+
+    def is_output(self, tensor: gs.Tensor) -> bool:
+        """Tell whether the tensor is an output of the graph, or of a body."""
+        return id(tensor) in self._outputs
+
+    def producer(self, tensor: gs.Tensor) -> gs.Node | None:
+        """Return the node of the graph that makes the tensor, or None."""
+        if tensor.inputs and id(tensor.inputs[0]) in self._own:
+            node: gs.Node = tensor.inputs[0]
+            return node
+        return None
+
+    def single_consumer(self, tensor: gs.Tensor) -> gs.Node | None:
+        """Return the node of the graph that alone consumes the tensor, once, or None.
+
+        An output of the graph has one more consumer, and a node in the body of an If or a Loop is
+        none that a pass could join with.
+        """
+        if len(tensor.outputs) != 1 or self.is_output(tensor) or not self.inside(tensor.outputs):
+            return None
+        node: gs.Node = tensor.outputs[0]
+        return node
+
+    def free_name(self, name: str) -> str:
+        """Return ``name``, or ``name_2`` and so on where a tensor is or was called so already."""
+        return _free(self._taken, name)
+
+    def variable(self, name: str, like: gs.Tensor) -> gs.Variable:
+        """Return a new tensor of the type of ``like``, called ``name`` if that is free."""
+        return gs.Variable(self.free_name(name), self.shapes.dtype(like))
+
+    def constant(self, name: str, value: Array) -> gs.Constant:
+        """Return a new constant, called ``name`` if that is free."""
+        return gs.Constant(self.free_name(name), np.ascontiguousarray(value).reshape(value.shape))
+
+    def bypass(self, node: gs.Node, keep: int = 0) -> bool:
+        """Remove a node that passes its input ``keep`` on unchanged.
+
+        An output of the graph keeps its name: the tensor before the node takes it over.
+
+        Returns:
+            False, and nothing is changed, where both ends are fixed: an input or another output
+            of the graph, a constant, or what is made outside of a body, would have to be called
+            by the output's name.
+        """
+        source, target = node.inputs[keep], node.outputs[0]
+        if self.is_output(target):
+            producer = self.producer(source)
+            if producer is None or self.is_output(source):
+                return False
+            index = next(i for i, tensor in enumerate(producer.outputs) if tensor is source)
+            for consumer in list(source.outputs):
+                if consumer is not node:
+                    _swap_input(consumer, source, target)
+            detach(node)
+            producer.outputs[index] = target
+            return True
+        replace(target, source)
+        detach(node)
+        return True
+
+    def moved(self, new: gs.Tensor, old: gs.Tensor, perm: Sequence[int]) -> None:
+        """Note that ``new`` is ``numpy.transpose(old, perm)``, for the map of names."""
+        origin = self.names.get(old.name)
+        if origin is not None and new.name not in self.names:
+            before = origin.perm or tuple(range(len(perm)))
+            self.names[new.name] = Origin(origin.name, tuple(before[axis] for axis in perm))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A rewrite in the list of passes.
+
+    Attributes:
+        name: As ``--only`` and ``--skip`` take it.
+        apply: Rewrites the graph in place.
+        changes_inputs: The pass may remove an input of the graph.
+        optional: The pass runs only where it is asked for by name.
+        final: The pass runs when the others change nothing more.
+        target: The pass runs only where the graph is meant for this target.
+        seals: What the pass leaves only the target runs: it is run last, and not verified.
+    """
+
+    name: str
+    apply: Callable[[gs.Graph, Context], Result]
+    changes_inputs: bool = False
+    optional: bool = False
+    final: bool = False
+    target: str | None = None
+    seals: bool = False
+
+    @property
+    def summary(self) -> str:
+        """The first line of the pass's file."""
+        import sys
+
+        doc = sys.modules[self.apply.__module__].__doc__ or ""
+        return doc.strip().splitlines()[0]
+
+
+def constant(tensor: Any) -> Array | None:
+    """Return the value of a constant, or None."""
+    if isinstance(tensor, gs.Constant):
+        return np.asarray(tensor.values)
+    return None
+
+
+def replace(old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let all consumers of ``old`` consume ``new``."""
+    for consumer in list(old.outputs):
+        _swap_input(consumer, old, new)
+
+
+def standard(node: gs.Node) -> bool:
+    """Tell whether the node is an operator of ONNX itself."""
+    return node.domain in (None, "", "ai.onnx")
+
+
+def nodes_of(graph: gs.Graph, *ops: str) -> list[gs.Node]:
+    """Return the nodes of some operators of ONNX itself, without those that were taken out."""
+    return [node for node in graph.nodes if node.op in ops and node.outputs and standard(node)]
+
+
+def _swap_input(consumer: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:
+    for index, tensor in enumerate(consumer.inputs):
+        if tensor is old:
+            consumer.inputs[index] = new
+
+
+def _free(taken: set[str], name: str) -> str:
+    unique, number = name, 1
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    taken.add(unique)
+    return unique

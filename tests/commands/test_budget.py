@@ -1,0 +1,322 @@
+"""``onnxgraft quantize`` with a budget, improvements and FP16, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxgraft.commands import Budget, read_budget, within_budget
+from onnxgraft.data.samples import Samples, open_samples
+from onnxgraft.errors import InputError
+from onnxgraft.graph.model import Model
+from onnxgraft.run.session import random_feeds
+from onnxgraft.stages.quantize import Prepared, calibrate
+from onnxgraft.stages.quantize.place import placement
+from tests.conftest import Cli, model_of
+from tests.quantize.networks import PAIR, PAIR_SHAPES, infer, weights
+
+SCORES = PAIR.replace("(float[N, 5, 8, 8] y)", "(float[N, 5] scores)").replace(
+    "[third] y = Conv (e, w3, b3)",
+    "[third] y = Conv (e, w3, b3) [pool2] p = GlobalAveragePool (y) [flat] scores = Flatten (p)",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a classifier, data to calibrate and to validate on, and ranges."""
+    folder = tmp_path_factory.mktemp("classifier")
+    model = model_of(SCORES, weights(PAIR_SHAPES))
+    model.save(folder / "net.onnx")
+    model = Model.load(folder / "net.onnx")
+    np.savez(folder / "calib.npz", **random_feeds(model.inputs, 16, seed=5))
+    feeds = random_feeds(model.inputs, 60, seed=6)
+    labels = infer(model, feeds)["scores"].argmax(axis=1)
+    np.savez(folder / "val.npz", **feeds, labels=labels)
+    np.savez(folder / "plain.npz", **feeds)
+    calibrate(model, open_samples(folder / "calib.npz", model.inputs), "minmax").save(
+        folder / "ranges.json"
+    )
+    return folder
+
+
+Quantize = Callable[..., Any]
+
+
+@pytest.fixture
+def run(place: Path, tmp_path: Path, cli: Cli) -> Quantize:
+    """Return a function that runs ``quantize`` for TensorRT with more options."""
+
+    def quantize(*options: str, target: str = "tensorrt") -> Any:
+        return cli(
+            "quantize", place / "net.onnx", "--ranges", place / "ranges.json", "--target", target,
+            "-o", tmp_path / "out.onnx", *options,
+        )  # fmt: skip
+
+    return quantize
+
+
+def test_a_wide_budget_takes_all_int8(run: Quantize, place: Path, tmp_path: Path) -> None:
+    done = run("--budget", "top1=50", "--data", str(place / "val.npz"), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["passed"]
+    assert told["layers"] == ["first", "second", "third"]
+    assert [row["name"] for row in told["search"]["rows"]] == ["FP32", "all INT8"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out.onnx"}
+
+
+@pytest.mark.parametrize(("target", "told"), [("onnxruntime", "measured"), ("tensorrt", "estim")])
+def test_the_latency_is_measured_where_the_target_is_here(
+    run: Quantize, place: Path, target: str, told: str
+) -> None:
+    if target == "tensorrt" and Path("/dev/nvidia0").exists():
+        pytest.skip("TensorRT's engines run here")
+    done = run("--budget", "top1=50", "--data", str(place / "val.npz"), "--json", target=target)
+    assert done.returncode == 0, done.stderr
+    search = json.loads(done.stdout)["search"]
+    assert search["latency"].startswith(told)
+    fp32, *others = (row["latency"] for row in search["rows"])
+    assert fp32 == 1
+    assert all(latency > 0 for latency in others)
+
+
+def test_a_narrow_budget_finds_a_mix_and_every_float_layer_has_its_reason(
+    run: Quantize, place: Path
+) -> None:
+    whole = json.loads(
+        run("--budget", "sqnr=0", "--data", str(place / "plain.npz"), "--json").stdout
+    )
+    floor = whole["search"]["rows"][1]["metric"] + 3
+    done = run("--budget", f"sqnr={floor}", "--data", str(place / "plain.npz"), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert 0 < len(told["float_layers"]) < 3
+    assert all("budget" in layer["reason"] for layer in told["float_layers"])
+    fp32, int8, mix = told["search"]["rows"]
+    assert int8["metric"] < floor <= mix["metric"]
+    assert int8["latency"] < mix["latency"] < fp32["latency"] == 1
+    assert mix["layers"] == {"fp32": len(told["float_layers"]), "int8": len(told["layers"])}
+
+
+def test_the_table_is_printed(run: Quantize, place: Path) -> None:
+    done = run("--budget", "top1=50", "--data", str(place / "val.npz"), "--explain")
+    assert "MACs in INT8" in done.stdout
+    assert "all INT8" in done.stdout
+    assert "the budget top1=50 is kept" in done.stdout
+    assert "first or last layer" in done.stdout
+
+
+def test_an_impossible_budget_keeps_the_best_and_exits_with_one(
+    run: Quantize, place: Path, tmp_path: Path
+) -> None:
+    done = run("--budget", "top1=-5", "--data", str(place / "val.npz"))
+    assert done.returncode == 1
+    assert "NOT kept; this is the best that was found" in done.stdout
+    assert (tmp_path / "out.onnx").is_file()
+
+
+def test_a_function_of_ones_own_is_the_metric(run: Quantize, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def right(output, label):\n    return float(output.argmax() == label)\n"
+    )
+    done = run(
+        "--budget", f"{tmp_path}/mine.py:right=0.5", "--data", str(place / "val.npz"), "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["search"]["rows"][0]["metric"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def right(output, label):\n    return float('nan')\n", "is NaN"),
+        ("def right(output, label):\n    return 1 / 0\n", "ZeroDivisionError"),
+        ("def rigth(output, label):\n    return 1.0\n", "did you mean rigth?"),
+        ("right = = 1\n", "can't be run"),
+    ],
+    ids=["nan", "raises", "misspelt", "syntax"],
+)
+def test_a_wrong_function_is_refused(
+    body: str, said: str, run: Quantize, place: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(body)
+    done = run("--budget", f"{tmp_path}/mine.py:right=1", "--data", str(place / "val.npz"))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_metric_that_is_nan_for_a_mix_is_out_of_the_budget(
+    run: Quantize, place: Path, tmp_path: Path
+) -> None:
+    # It is a number for the float graph alone, whose scores it knows.
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        f"labels = np.load({str(place / 'val.npz')!r})['labels']\n"
+        "first = []\n"
+        "def score(output, label):\n"
+        "    first.append(output)\n"
+        "    same = len(first) <= 60 or np.array_equal(output, first[(len(first) - 1) % 60])\n"
+        "    return 1.0 if same else float('nan')\n"
+    )
+    done = run("--budget", f"{tmp_path}/mine.py:score=1", "--data", str(place / "val.npz"))
+    assert done.returncode in (0, 1), done.stderr
+    assert "is NaN with 0 layers in float" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--budget", "miou"], "write METRIC=DROP"),
+        (["--budget", "miou=a"], "write METRIC=DROP"),
+        (["--budget", "top1=nan"], "write METRIC=DROP"),
+        (["--budget", "top2=1"], "no metric is called 'top2'"),
+        (["--budget", "top1=1"], "go together"),
+        (["--improve", "all"], "--samples"),
+        (["--improve", "magic", "--samples", "calib.npz"], "no method is called 'magic'"),
+        (["--float", "bf16"], "only openvino"),
+        (["--keep-float", "secnd"], "did you mean second?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_options_are_refused(
+    options: list[str], said: str, run: Quantize, place: Path, tmp_path: Path
+) -> None:
+    options = [str(place / o) if o.endswith(".npz") else o for o in options]
+    done = run(*options)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_metric_that_needs_labels_says_so(run: Quantize, place: Path) -> None:
+    done = run("--budget", "top1=1", "--data", str(place / "plain.npz"))
+    assert done.returncode == 2
+    assert "needs labels" in done.stderr
+
+
+def test_improvements_are_applied_and_told(run: Quantize, place: Path, tmp_path: Path) -> None:
+    done = run("--samples", str(place / "calib.npz"))
+    assert done.returncode == 0, done.stderr
+    assert "activations: chosen by output error" in done.stdout
+    stored = {p.key: p.value for p in onnx.load(tmp_path / "out.onnx").metadata_props}
+    assert json.loads(stored["onnxgraft.precision"]) == {
+        "target": "tensorrt", "int8": 3, "float": "fp32",
+        "improved": ["activations", "weights", "rounding"],
+    }  # fmt: skip
+
+
+def test_what_is_not_int8_can_be_fp16_or_noted_as_bf16(run: Quantize, tmp_path: Path) -> None:
+    done = run("--keep-float", "second", "--float", "fp16")
+    assert done.returncode == 0, done.stderr
+    assert "nodes in FP16" in done.stdout
+    kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    assert onnx.TensorProto.INT8 in kinds
+    done = run("--keep-float", "second", "--float", "bf16", target="openvino")
+    assert done.returncode == 0, done.stderr
+    model = Model.load(tmp_path / "out.onnx")
+    assert json.loads(model.metadata["onnxgraft.precision"])["float"] == "bf16"
+
+
+def test_a_graph_with_no_int8_at_all(place: Path, tmp_path: Path, cli: Cli) -> None:
+    done = cli(
+        "quantize", place / "net.onnx", "--no-int8", "--float", "fp16", "--target", "tensorrt",
+        "-o", tmp_path / "half.onnx",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "overflow could not be checked" in done.stdout
+    assert "QuantizeLinear" not in Model.load(tmp_path / "half.onnx").operators()
+
+
+def test_a_quantized_graph_is_refused(run: Quantize, place: Path, tmp_path: Path, cli: Cli) -> None:
+    run()
+    done = cli(
+        "quantize", tmp_path / "out.onnx", "--ranges", place / "ranges.json", "--target",
+        "tensorrt", "-o", tmp_path / "twice.onnx",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "quantized already" in done.stderr
+
+
+def test_the_table_of_a_target_is_printed_and_read(
+    run: Quantize, place: Path, tmp_path: Path, cli: Cli
+) -> None:
+    shown = cli("quantize", place / "net.onnx", "--target", "tensorrt", "--show-placement")
+    (tmp_path / "table.toml").write_text(shown.stdout)
+    assert run("--placement", str(tmp_path / "table.toml")).returncode == 0
+
+
+# The search itself.
+
+
+def prepared(place: Path) -> tuple[Prepared, Samples]:
+    from onnxgraft.data.ranges import Ranges
+
+    model = Model.load(place / "net.onnx")
+    ranges = Ranges.load(place / "ranges.json")
+    return Prepared(model, ranges), open_samples(place / "plain.npz", model.inputs)
+
+
+def search(place: Path, **options: Any) -> Any:
+    found, samples = prepared(place)
+    budget = options.pop("budget", Budget("sqnr", 36.0))
+    return within_budget(found, placement("tensorrt"), budget, samples, **options)
+
+
+def test_the_same_search_finds_the_same_mix(place: Path) -> None:
+    one, other = search(place), search(place)
+    assert one[0] == other[0]
+    assert one[1].rows == other[1].rows
+
+
+def test_a_search_that_was_cut_short_goes_on(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxgraft.commands._budget as module
+
+    expected, whole = search(place)
+    state = tmp_path / "state"
+    judged = 0
+    real = module.mixed
+
+    def mixed(*arguments: Any) -> Model:
+        nonlocal judged
+        judged += 1
+        if judged == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "mixed", mixed)
+    with pytest.raises(KeyboardInterrupt):
+        search(place, state=state)
+    assert len(json.loads(state.read_text())["verdicts"]) == 2
+    judged = 10
+    found, report = search(place, state=state, resume=True)
+    assert (found, report.rows) == (expected, whole.rows)
+    # Two verdicts were remembered; all INT8 and the mix are made for the report's own figures.
+    assert judged - 10 == whole.trials - 2 + 2
+
+
+def test_another_searchs_memory_is_refused(place: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    search(place, state=state)
+    assert state.is_file()  # until the graph is saved
+    with pytest.raises(InputError, match="is of another search"):
+        search(place, state=state, resume=True, budget=Budget("cosine", 0.001))
+    state.write_text("{")
+    with pytest.raises(InputError, match="not what a search left"):
+        search(place, state=state, resume=True)
+
+
+def test_budgets_are_read() -> None:
+    assert read_budget("miou=0.3") == Budget("miou", 0.3)
+    assert read_budget("a=b.py:f=1e-3") == Budget("a=b.py:f", 1e-3)

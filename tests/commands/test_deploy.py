@@ -1,0 +1,169 @@
+"""The whole road, on a network trained here and on a real one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from onnxgraft.commands import deploy, read_recipe
+from onnxgraft.files import sha256
+from onnxgraft.stages.engine import read_passport
+from onnxgraft.stages.validate.report import Report
+from tests.conftest import ROOT, Cli
+
+pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="module")
+def deployed(lenet: Path, cli: Cli) -> tuple[Path, str]:
+    recipe = (ROOT / "models/lenet5.toml").read_text().replace("../demo/", "")
+    (lenet / "lenet5.toml").write_text(recipe.replace("runs = 50", "runs = 3"))
+    done = cli("deploy", lenet / "lenet5.toml", "-o", lenet / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return lenet / "out", done.stdout
+
+
+def test_lenet_ends_in_engines_with_passports_and_a_report(deployed: tuple[Path, str]) -> None:
+    names = {path.name for path in deployed[0].iterdir()}
+    assert names == {
+        "engine.onnxruntime", "engine.onnxruntime.json", "engine.openvino", "engine.openvino.json",
+        "junit.xml", "model.int8.onnxruntime.onnx", "model.int8.openvino.onnx", "model.onnx",
+        "ranges.json", "ranges.json.histograms.npz", "report.html", "report.json",
+    }  # fmt: skip
+
+
+def test_lenet_loses_no_more_than_a_point_in_int8(deployed: tuple[Path, str]) -> None:
+    report = json.loads((deployed[0] / "report.json").read_text())
+    accuracy = {row["name"]: row["metrics"]["top1"] for row in report["candidates"]}
+    assert accuracy["tensorflow"] > 95
+    assert accuracy["onnxruntime fp32"] == accuracy["tensorflow"]
+    for engine in ("openvino int8", "onnxruntime int8"):
+        assert accuracy[engine] >= accuracy["tensorflow"] - 1
+
+
+def test_lenet_is_clean_and_equal_to_tensorflow(deployed: tuple[Path, str]) -> None:
+    report = json.loads((deployed[0] / "report.json").read_text())
+    stages = {row["stage"]: row for row in report["stages"]}
+    # Measured 2e-7; float32 with sums in another order.
+    assert stages["cleaned"]["relative"] < 1e-5
+    left = report["operators_after"]
+    assert not {"Where", "Slice", "Concat", "Shape", "BatchNormalization", "ReduceMean"} & set(left)
+    assert left.get("Transpose", 0) == 0
+    assert sum(left.values()) <= 13
+
+
+def test_the_passports_say_what_was_measured_and_on_what(
+    deployed: tuple[Path, str], lenet: Path
+) -> None:
+    report = json.loads((deployed[0] / "report.json").read_text())
+    rows = {row["name"]: row for row in report["candidates"]}
+    times = {row["name"]: row for row in report["latency"]}
+    for target in ("openvino", "onnxruntime"):
+        passport = read_passport(deployed[0] / f"engine.{target}")
+        name = f"{target} int8"
+        assert passport.accuracy["top1"] == rows[name]["metrics"]["top1"]
+        assert passport.accuracy["samples"] == report["samples"]
+        assert passport.accuracy["fc2/BiasAdd:0: cosine"] == rows[name]["outputs"][0]["cosine"]
+        assert [row["median_ms"] for row in passport.latency] == [times[name]["median_ms"]]
+        assert passport.hashes["ranges"] == sha256(deployed[0] / "ranges.json")
+        assert passport.hashes["recipe"] == sha256(lenet / "lenet5.toml")
+        assert set(passport.hashes) == {"ranges", "recipe", "data", "validation"}
+        assert set(passport.recipe) == {"preprocess", "postprocess"}
+
+
+def test_the_table_fits_80_columns_and_ends_with_the_report(deployed: tuple[Path, str]) -> None:
+    lines = deployed[1].splitlines()
+    table = [line for line in lines if not line.startswith("report:")]
+    assert max(map(len, table)) <= 80
+    assert "…" not in deployed[1]
+    assert lines[-1] == f"report: {deployed[0] / 'report.html'}"
+
+
+def test_a_second_deploy_into_the_same_folder_replaces_the_files(
+    deployed: tuple[Path, str], lenet: Path, cli: Cli
+) -> None:
+    before = (deployed[0] / "report.json").read_text()
+    assert cli("deploy", lenet / "lenet5.toml", "-o", deployed[0], "--images", 20).returncode == 0
+    assert (deployed[0] / "report.json").read_text() != before
+    assert not [path for path in lenet.iterdir() if path.name.startswith(".")]
+
+
+@pytest.fixture(scope="module")
+def street(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+    out = tmp_path_factory.mktemp("fcn") / "out"
+    recipe = read_recipe(ROOT / "benchmarks/fcn_camvid.toml", images=8)
+    recipe.bench.rounds, recipe.bench.runs = 2, 3
+    for holder, name in (
+        (recipe, "model"),
+        (recipe.calibrate, "data"),
+        (recipe.validation, "data"),
+    ):
+        place = Path(getattr(holder, name))
+        setattr(holder, name, str(shared / place.relative_to(ROOT.parent / "shared")))
+    return out, deploy(recipe, out)
+
+
+def test_the_fcn_is_39_nodes_with_2_transposes(street: tuple[Path, Report]) -> None:
+    report = street[1]
+    assert sum(report.operators_after.values()) == 39
+    assert report.operators_after["Transpose"] == 2
+    assert "ReduceMean" not in report.operators_after
+
+
+def test_the_fcn_computes_what_tensorflow_computes(street: tuple[Path, Report]) -> None:
+    report = street[1]
+    # Measured 3e-6 of the range for both graphs.
+    for row in report.stages[:2]:
+        assert row.relative < 2e-5
+    original, fp32 = report.candidates[:2]
+    assert fp32.metrics == pytest.approx(original.metrics, abs=0.02)
+
+
+def test_the_fcn_keeps_its_accuracy_in_int8(street: tuple[Path, Report]) -> None:
+    report = street[1]
+    original, _, *engines = report.candidates
+    assert [row.name for row in engines] == ["openvino int8", "onnxruntime int8"]
+    for row in engines:
+        # On all 101 images the loss is under 0.1; on 8 it scatters by some tenths.
+        assert row.metrics["class mIoU"] > original.metrics["class mIoU"] - 0.5
+        assert row.passed
+
+
+def test_the_fcn_is_timed_on_every_engine(street: tuple[Path, Report]) -> None:
+    rows = {row.name: row for row in street[1].latency}
+    assert list(rows) == ["tensorflow", "onnxruntime fp32", "openvino int8", "onnxruntime int8"]
+    assert all(row.runs == 6 and row.median_ms > 0 for row in rows.values())
+
+
+@pytest.mark.parametrize("graph", ["fp32", "int8"])
+def test_tensorrt_builds_the_fcn(graph: str, street: tuple[Path, Report], cli: Cli) -> None:
+    pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+    folder = street[0]
+    source = folder / "model.onnx"
+    if graph == "int8":
+        done = cli(
+            "quantize", source, "--ranges", folder / "ranges.json", "--target", "tensorrt",
+            "-o", folder / "trt.onnx",
+        )  # fmt: skip
+        assert "17 of 17 layers in INT8" in done.stdout
+        source = folder / "trt.onnx"
+    done = cli("build", source, "--target", "tensorrt", "-o", folder / f"{graph}.engine", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["precision"] == graph
+    size = (folder / f"{graph}.engine").stat().st_size
+    # 3.8 million weights of 4 bytes or of 1, and the code of two profiles.
+    assert 3.8e6 < size < (20e6 if graph == "fp32" else 12e6)
+
+
+def test_tensorrts_parser_errors_reach_the_user(street: tuple[Path, Report], cli: Cli) -> None:
+    pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+    folder = street[0]
+    done = cli(
+        "build", folder / "model.int8.onnxruntime.onnx", "--target", "tensorrt",
+        "-o", folder / "no.engine",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "QuantizeLinear" in done.stderr
+    assert "Non-zero zero point is not supported" in done.stderr
+    assert not (folder / "no.engine").exists()

@@ -1,0 +1,179 @@
+"""Deploy holds every stage against the original, and stops at the first one that is broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxgraft.commands import deploy, make_recipe, read_recipe
+from onnxgraft.commands._deploy import _worst
+from onnxgraft.data.samples import Sample
+from onnxgraft.errors import InputError
+from onnxgraft.stages import surgery
+from onnxgraft.stages.engine import read_passport
+from onnxgraft.stages.surgery import Pass
+from onnxgraft.stages.validate.report import Report
+from tests.commands.test_validate import break_relu
+from tests.conftest import model_of
+from tests.validate.planted import THIN
+from tests.validate.test_stream import Fake
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("net")
+    text, weights = THIN["squeezenet"]()
+    (folder / "net.prototxt").write_text(text)
+    (folder / "net.caffemodel").write_bytes(weights)
+    images = np.random.default_rng(0).standard_normal((6, 3, 67, 67)).astype(np.float32)
+    np.savez(folder / "data.npz", data=images, labels=np.arange(6))
+    return folder
+
+
+def run(net: Path, out: Path, *, keep_going: bool = False, workers: int = 1) -> Report:
+    recipe = make_recipe(
+        net / "net.prototxt", weights=net / "net.caffemodel", data=str(net / "data.npz"),
+        metric="top5", targets=["onnxruntime"],
+    )  # fmt: skip
+    recipe.bench.rounds = recipe.bench.runs = 1
+    recipe.calibrate.method = "minmax"  # the fastest
+    return deploy(recipe, out, keep_going=keep_going, workers=workers)
+
+
+def test_every_stage_has_a_line_on_the_same_samples(net: Path, tmp_path: Path) -> None:
+    report = run(net, tmp_path / "out")
+    assert [row.stage for row in report.stages] == [
+        "converted", "cleaned", "int8 graph for onnxruntime", "onnxruntime engine",
+    ]  # fmt: skip
+    assert all(row.passed for row in report.stages)
+    assert {row.candidate for row in report.layers} == {"onnxruntime int8"}
+    assert {row.precision for row in report.layers} == {"fp32", "int8"}
+    assert report.ranges
+    assert sum(report.ranges[0].counts) == 6 * 3 * 67 * 67
+    assert set(report.ranges[0].kept) == {"onnxruntime"}
+    assert not [note for note in report.notes if "they part" in note]
+
+
+def test_workers_change_nothing(net: Path, tmp_path: Path) -> None:
+    alone, spread = run(net, tmp_path / "a"), run(net, tmp_path / "b", workers=2)
+    assert spread.candidates == alone.candidates
+
+
+@pytest.fixture
+def spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = (*surgery.PASSES, Pass("break-relu", break_relu))
+    for module in ("onnxgraft.stages.surgery.running.runner", "onnxgraft.commands._blame"):
+        monkeypatch.setattr(f"{module}.PASSES", passes)
+
+
+@pytest.mark.usefixtures("spoilt")
+def test_it_stops_at_the_first_broken_stage_and_names_layer_and_pass(
+    net: Path, tmp_path: Path
+) -> None:
+    report = run(net, tmp_path / "out")
+    assert [(row.stage, row.passed) for row in report.stages] == [
+        ("converted", True), ("cleaned", False),
+    ]  # fmt: skip
+    assert not report.passed
+    told = "\n".join(report.notes)
+    assert "cleaned: they part at conv1 (Elu" in told
+    assert "made in the pass break-relu" in told
+    assert "stopped after the stage cleaned" in told
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["passed"] is False
+    assert not (tmp_path / "out" / "engine.onnxruntime").exists()
+
+
+@pytest.mark.usefixtures("spoilt")
+def test_it_goes_on_when_asked(net: Path, tmp_path: Path) -> None:
+    report = run(net, tmp_path / "out", keep_going=True)
+    assert [row.passed for row in report.stages] == [True, False, True, True]
+    assert not report.passed
+    assert (tmp_path / "out" / "engine.onnxruntime").is_file()
+    assert any("onnxruntime int8: they part at" in note for note in report.notes)
+
+
+def test_a_metric_that_does_not_exist_is_told_before_anything_runs(
+    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(
+        net / "net.prototxt", weights=net / "net.caffemodel", data=str(net / "data.npz"),
+        metric="top6", targets=["onnxruntime"],
+    )  # fmt: skip
+    monkeypatch.setattr("onnxgraft.stages.convert.load", None)
+    with pytest.raises(InputError, match="no metric is called 'top6'; did you mean top5"):
+        deploy(recipe, tmp_path / "out")
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Return a folder of images, a file of labels beside it, and a recipe that names both."""
+    import cv2
+
+    text = "net (float[N, 3, 8, 8] data) => (float[N, 4] y) { c = Conv(data, w)  y = Flatten(c) }"
+    weights = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    model_of(text, {"w": weights}).save(tmp_path / "net.onnx")
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / f"images/{number}.png"), pixels)
+    (tmp_path / "labels.txt").write_text("".join(f"{n}.png {n}\n" for n in range(4)))
+    (tmp_path / "own.py").write_text("def hits(output, label): return output.argmax() == label\n")
+    (tmp_path / "recipe.toml").write_text("""
+model = "net.onnx"
+targets = ["openvino"]
+[calibrate]
+data = "images"
+method = "minmax"
+[validate]
+data = "images"
+labels = "labels.txt"
+metric = "own.py:hits"
+drop = 100.0
+[bench]
+rounds = 1
+runs = 1
+""")
+    return tmp_path
+
+
+def test_labels_and_metric_of_a_recipe_are_files_beside_it(photographs: Path) -> None:
+    recipe = read_recipe(photographs / "recipe.toml")
+    report = deploy(recipe, photographs / "out")
+    from onnxgraft.data.samples import open_samples
+    from onnxgraft.graph.model import Model
+    from onnxgraft.run.session import OnnxRuntime
+
+    with OnnxRuntime(Model.load(photographs / "net.onnx").to_onnx()) as session:
+        samples = open_samples(photographs / "images", session.inputs)
+        hits = [int(session.infer(s.feeds)["y"].argmax()) == n for n, s in enumerate(samples)]
+    assert report.candidates[0].metrics == {"hits": np.mean(hits)}
+    (photographs / "labels.txt").write_text("0.png 0\n")
+    with pytest.raises(InputError, match="no label for 3 of 4 images"):
+        deploy(recipe, photographs / "out")
+
+
+def test_the_float_layers_of_an_openvino_engine_run_in_what_the_recipe_says(
+    photographs: Path,
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this machine's processor has no BF16")
+    file = photographs / "recipe.toml"
+    file.write_text(file.read_text() + '[quantize]\nfloat = { openvino = "bf16" }\n')
+    report = deploy(read_recipe(file), photographs / "out")
+    assert read_passport(photographs / "out/engine.openvino").floats == "bf16"
+    assert [row.name for row in report.candidates][-1] == "openvino int8+bf16"
+    assert [row.name for row in report.latency][-1] == "openvino int8+bf16"
+
+
+def test_other_numbers_of_boxes_are_infinitely_far_in_a_stage() -> None:
+    def finder(count: int) -> Fake:
+        return Fake("boxes", lambda x: {"y": np.ones((1, 1, count, 7), np.float32)})
+
+    probe = [Sample("one", {"x": np.ones((1, 4), np.float32)}, None)]
+    expected = [finder(3).infer(probe[0].feeds)]
+    assert _worst(probe, expected, finder(3)).relative == 0.0
+    assert _worst(probe, expected, finder(2)).relative == np.inf

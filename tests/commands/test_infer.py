@@ -1,0 +1,200 @@
+"""From outputs to what a person sees: classes, coloured maps, boxes; and the commands for it."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from onnxgraft.commands import Postprocess, infer
+from onnxgraft.data.classes import CAMVID, palette
+from onnxgraft.data.postprocess import see
+from onnxgraft.data.samples import Preprocess
+from onnxgraft.errors import InputError
+from tests.conftest import Cli, model_of
+
+PHOTO = np.full((8, 12, 3), 100, np.uint8)
+
+
+def test_the_best_classes_come_first_with_their_names() -> None:
+    scores = np.array([[0.1, 0.7, 0.0, 0.2]], np.float32)
+    seen = see({"prob": scores}, Postprocess(top=2, names=("cat", "dog", "eel", "fox")), PHOTO)
+    assert seen is not None
+    assert [name for name, _ in seen.best] == ["dog", "fox"]
+    assert seen.picture is None
+    unnamed = see({"prob": scores}, Postprocess(), PHOTO)
+    assert unnamed is not None
+    assert unnamed.best[0][0] == "class 1"
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "classes", "half"])
+def test_a_map_is_coloured_over_the_photograph(layout: str) -> None:
+    wanted = np.zeros((8, 12), np.int64)
+    wanted[:4] = 3  # road, of the eleven of CamVid
+    scores = np.eye(11, dtype=np.float32)[wanted][np.newaxis]
+    value = {
+        "nchw": scores.transpose(0, 3, 1, 2), "nhwc": scores, "classes": wanted[np.newaxis],
+        "half": scores.transpose(0, 3, 1, 2)[:, :, ::2, ::2],
+    }[layout]  # fmt: skip
+    how = Postprocess(opacity=1, names="camvid")
+    seen = see({"score": value}, how, PHOTO)
+    assert seen is not None
+    assert seen.shares == (("sky", 0.5), ("road", 0.5))
+    assert seen.picture is not None
+    assert tuple(seen.picture[0, 0][::-1]) == tuple(palette(11, CAMVID)[3]) == (128, 64, 128)
+    assert tuple(seen.picture[7, 0][::-1]) == (128, 128, 128)
+    # The legend beside it: the two colours, each with a name in black.
+    legend = seen.picture[:, 12:].reshape(-1, 3)
+    assert {(128, 64, 128), (128, 128, 128)} <= {tuple(c[::-1]) for c in legend.tolist()}
+    assert (legend.max(1) < 30).sum() > 20  # letters
+
+
+def test_the_photograph_shows_through() -> None:
+    scores = np.eye(11, dtype=np.float32)[np.zeros((8, 12), int)][np.newaxis]
+    seen = see({"s": scores}, Postprocess(opacity=0.25, names="camvid"), PHOTO)
+    assert seen is not None
+    assert seen.picture is not None
+    np.testing.assert_array_equal(seen.picture[0, 0], round(0.75 * 100 + 0.25 * 128))
+
+
+def test_classes_without_published_colours_get_their_own() -> None:
+    found = palette(40)
+    assert len({tuple(colour) for colour in found.tolist()}) == 40
+
+
+def test_rows_of_detection_output_become_boxes() -> None:
+    rows = np.array(
+        [[[[0, 1, 0.6, 0.25, 0.25, 0.75, 0.75], [0, 2, 0.9, 0, 0, 0.5, 0.5],
+           [0, 1, 0.1, 0, 0, 1, 1], [-1, 0, 0.9, 0, 0, 1, 1]]]],
+        np.float32,
+    )  # fmt: skip
+    how = Postprocess(kind="boxes", names=("background", "car", "person"))
+    seen = see({"detections": rows}, how, PHOTO)
+    assert seen is not None
+    assert [(box.label, box.edges) for box in seen.boxes] == [
+        ("person", (0.0, 0.0, 0.5, 0.5)), ("car", (0.25, 0.25, 0.75, 0.75)),
+    ]  # fmt: skip
+    assert seen.picture is not None
+    assert seen.picture.shape == PHOTO.shape
+    assert (seen.picture != PHOTO).any()
+
+
+def test_yolov5_is_held_against_its_formula_and_opencvs_suppression() -> None:
+    rng = np.random.default_rng(0)
+    photo = np.zeros((64, 96, 3), np.uint8)
+    heads = {
+        f"p{stride}": rng.normal(size=(1, 3, 64 // stride, 96 // stride, 5 + 4)).astype(np.float32)
+        for stride in (8, 16, 32)
+    }
+    how = Postprocess(kind="boxes", form="yolov5", score=0.3, overlap=0.4)
+    seen = see(heads, how, photo)
+    assert seen is not None
+    # The formula by hand, cell by cell, and OpenCV's suppression for each class.
+    anchors = {8: [(10, 13), (16, 30), (33, 23)], 16: [(30, 61), (62, 45), (59, 119)],
+               32: [(116, 90), (156, 198), (373, 326)]}  # fmt: skip
+    found: dict[int, list[tuple[list[float], float]]] = {}
+    for stride in (8, 16, 32):
+        head = 1 / (1 + np.exp(-heads[f"p{stride}"][0].astype(np.float64)))
+        for a, y, x in np.ndindex(*head.shape[:3]):
+            cell = head[a, y, x]
+            label = int(cell[5:].argmax())
+            score = cell[4] * cell[5 + label]
+            if score < 0.3:
+                continue
+            w = (2 * cell[2]) ** 2 * anchors[stride][a][0]
+            h = (2 * cell[3]) ** 2 * anchors[stride][a][1]
+            cx, cy = (2 * cell[0] - 0.5 + x) * stride, (2 * cell[1] - 0.5 + y) * stride
+            found.setdefault(label, []).append(([cx - w / 2, cy - h / 2, w, h], score))
+    expected = set()
+    for label, boxes in found.items():
+        kept = cv2.dnn.NMSBoxes([b for b, _ in boxes], [s for _, s in boxes], 0.3, 0.4)
+        for index in np.asarray(kept).reshape(-1):
+            expected.add((f"class {label}", round(boxes[int(index)][1], 5)))
+    assert len(expected) > 10
+    assert {(box.label, round(box.score, 5)) for box in seen.boxes} == expected
+    # The same from rows that are decoded already, and from heads with channels first.
+    flat = {n: v.transpose(0, 1, 4, 2, 3).reshape(1, 27, *v.shape[2:4]) for n, v in heads.items()}
+    again = see(flat, how, photo)
+    assert again is not None
+    assert again.boxes == seen.boxes
+
+
+def test_an_output_that_fits_nothing_is_left_alone_or_refused() -> None:
+    odd = {"y": np.zeros((1, 3, 5), np.float32)}
+    assert see(odd, Postprocess(), PHOTO) is None
+    with pytest.raises(InputError, match="no map of classes"):
+        see(odd, Postprocess(kind="segmentation"), PHOTO)
+    with pytest.raises(InputError, match="7 values"):
+        see(odd, Postprocess(kind="boxes"), PHOTO)
+    with pytest.raises(InputError, match="did you mean score:0"):
+        see({"score:0": odd["y"]}, Postprocess(output="score"), PHOTO)
+
+
+@pytest.fixture
+def segmenter(tmp_path: Path) -> Path:
+    # Eleven classes by the brightness of the blue channel.
+    weights = np.zeros((11, 3, 1, 1), np.float32)
+    weights[3, 0] = 1
+    model = model_of(
+        "net (float[N, 3, 8, 12] x) => (float[N, 11, 8, 12] score) { score = Conv(x, w) }",
+        {"w": weights},
+    )
+    model.save(tmp_path / "net.onnx")
+    photo = np.zeros((10, 12, 3), np.uint8)
+    photo[:5, :, 0] = 255
+    cv2.imwrite(str(tmp_path / "photo.png"), photo)
+    (tmp_path / "recipe.toml").write_text(
+        "[preprocess]\ncrop = [2, 0, 8, 12]\nmean = [100.0]\n[postprocess]\nnames = 'camvid'\n"
+    )
+    return tmp_path
+
+
+def test_the_passports_recipe_is_used(segmenter: Path, cli: Cli) -> None:
+    built = cli("build", segmenter / "net.onnx", "--target", "onnxruntime", "-o", segmenter / "e",
+                "--recipe", segmenter / "recipe.toml")  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    done = cli("infer", segmenter / "e", segmenter / "photo.png", "-o", segmenter / "out")
+    assert done.returncode == 0, done.stderr
+    # Rows 2..9 of the photograph: three of eight are blue.
+    assert "road: 37.5 % of the pixels" in done.stdout
+    picture = cv2.imread(str(segmenter / "out" / "photo.png"))
+    assert picture.shape[1] > 12
+    document = json.loads((segmenter / "e.json").read_text())
+    assert document["hashes"]["recipe"]
+    assert document["recipe"]["preprocess"]["crop"] == [2, 0, 8, 12]
+
+
+def test_a_given_recipe_comes_before_the_passports(segmenter: Path) -> None:
+    answers = infer(
+        segmenter / "net.onnx", [segmenter / "photo.png"],
+        Preprocess(resize=(8, 12), mean=(300.0,)), postprocess=Postprocess(kind="segmentation"),
+    )  # fmt: skip
+    assert answers[0].shares[0] == ("sky", 1.0)
+
+
+def test_pictures_of_images_with_one_name_are_kept_apart(segmenter: Path) -> None:
+    (segmenter / "more").mkdir()
+    blue = np.full((10, 12, 3), (255, 0, 0), np.uint8)
+    cv2.imwrite(str(segmenter / "more/photo.png"), blue)
+    photographs = [segmenter / "photo.png", segmenter / "more/photo.png"]
+    how = {"preprocess": Preprocess(resize=(8, 12)), "postprocess": Postprocess()}
+    answers = infer(segmenter / "net.onnx", photographs, out=segmenter / "out", **how)  # type: ignore[arg-type]
+    assert [Path(answer.picture).name for answer in answers] == ["photo.png", "photo-2.png"]
+    one, two = (cv2.imread(answer.picture) for answer in answers)
+    assert (one[:8, :12] != two[:8, :12]).any()
+
+
+def test_no_picture_takes_the_place_of_a_photograph(segmenter: Path, cli: Cli) -> None:
+    before = (segmenter / "photo.png").read_bytes()
+    done = cli("infer", segmenter / "net.onnx", segmenter / "photo.png", "-o", segmenter,
+               "--preprocess", segmenter / "recipe.toml")  # fmt: skip
+    assert done.returncode == 2
+    assert "photo.png: is one of the images; name another folder with -o" in done.stderr
+    assert (segmenter / "photo.png").read_bytes() == before
+
+
+def test_an_image_that_does_not_fit_names_the_cure(segmenter: Path, cli: Cli) -> None:
+    done = cli("infer", segmenter / "net.onnx", segmenter / "photo.png")
+    assert done.returncode == 2
+    assert "--preprocess" in done.stderr

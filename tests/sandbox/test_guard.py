@@ -1,0 +1,280 @@
+"""A command that crashes, takes too much or is killed ends in a sentence, and leaves no half file.
+
+What crashes, hoards and sleeps here is a metric of the user's own, in the middle of a validation.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxgraft.errors import InputError
+from onnxgraft.sandbox.guard import byte_size
+from tests.conftest import Cli, model_of
+
+METRIC = """
+import ctypes, os, signal, time
+import numpy as np
+kept = []
+def crash(output, label): ctypes.string_at(0)
+def stop(output, label): os.abort()
+def killed(output, label): os.kill(os.getpid(), signal.SIGKILL)
+def hoard(output, label):
+    while True: kept.append(np.ones(1 << 22, np.uint8))
+def grab(output, label): return float(np.ones(6 << 30, np.uint8)[0])
+def sleep(output, label): time.sleep(600)
+def loop(output, label):
+    while True: pass
+def fine(output, label): return 1.0
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    model_of("net (float[N, 3] x) => (float[N, 3] y) { y = Relu(x) }").save(tmp_path / "net.onnx")
+    np.savez(tmp_path / "data.npz", x=np.ones((2, 3), np.float32), labels=np.zeros(2, np.int64))
+    (tmp_path / "own.py").write_text(METRIC)
+    return tmp_path
+
+
+def arguments(place: Path, metric: str, *more: str) -> list[str]:
+    return [
+        "validate", str(place / "net.onnx"), str(place / "net.onnx"), "--data",
+        str(place / "data.npz"), "--metric", f"{place / 'own.py'}:{metric}", "--report",
+        str(place / "report"), *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "limits", "words"),
+    [
+        ("crash", [], ["a library crashed on it (SIGSEGV)", "nothing was left half written"]),
+        ("stop", [], ["a library crashed on it (SIGABRT)"]),
+        ("killed", [], ["it was killed (SIGKILL)", "when memory runs out"]),
+        ("hoard", ["--max-memory", "800MB"], ["it took 8", "the 800 MB that --max-memory allows"]),
+        ("grab", ["--max-memory", "800MB"], ["Unable to allocate", "6.00 GiB"]),
+        ("sleep", ["--max-seconds", "4"], ["within the 4 s that --max-seconds allows"]),
+        ("loop", ["--max-seconds", "4"], ["within the 4 s that --max-seconds allows"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_crash_and_a_limit_are_a_sentence(
+    metric: str, limits: list[str], words: list[str], place: Path, cli: Cli
+) -> None:
+    done = cli(*arguments(place, metric, *limits), cwd=place, timeout=120)
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.strip().splitlines()
+    assert line.startswith("onnxgraft validate: ")
+    for word in words:
+        assert word in line
+    assert done.stdout == ""
+    assert not (place / "report").exists()
+
+
+def test_within_its_limits_a_command_does_what_it_does(place: Path, cli: Cli) -> None:
+    done = cli(*arguments(place, "fine", "--max-memory", "2GB", "--max-seconds", "300", "--json"))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.startswith("{")
+    assert (place / "report" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (["--max-memory", "much"], "write a size such as 2GB"),
+        (["--max-memory", "0"], "write a size such as 2GB"),
+        (["--max-seconds", "-1"], "a number of seconds above 0"),
+    ],
+    ids=["no_size", "no_bytes", "negative"],
+)
+def test_a_limit_that_is_none_is_refused(
+    limit: list[str], words: str, place: Path, cli: Cli
+) -> None:
+    done = cli("inspect", place / "net.onnx", *limit)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("size", ["2 gigs", "-1GB", "", "1e3"])
+def test_what_is_no_size_is_refused(size: str) -> None:
+    with pytest.raises(InputError):
+        byte_size(size)
+
+
+LOOP = """
+open("begun", "w").close()
+while True: pass
+"""
+
+
+def _usual_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def begun(place: Path) -> subprocess.Popen[str]:
+    (place / "own.py").write_text(LOOP)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onnxgraft", *arguments(place, "loop")],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=place, start_new_session=True,
+        # What runs the tests in the background may have it ignored.
+        preexec_fn=_usual_signals,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not (place / "begun").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return process
+
+
+def running(session: int) -> list[int]:
+    """Return the processes of a session that have not ended."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                state, _, _, of = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            except (OSError, ValueError):
+                continue
+            if int(of) == session and state != "Z":
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.parametrize("whole_group", [False, True], ids=["one_process", "whole_group"])
+def test_ctrl_c_ends_the_work_and_says_so(whole_group: bool, place: Path) -> None:
+    process = begun(place)
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert told.strip() == "onnxgraft validate: interrupted"
+    assert running(process.pid) == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_signal_to_the_command_ends_its_work_too(sent: signal.Signals, place: Path) -> None:
+    process = begun(place)
+    process.send_signal(sent)
+    process.communicate(timeout=120)
+    assert process.returncode == -sent
+    end = time.monotonic() + 30
+    while running(process.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert running(process.pid) == []
+
+
+CHILD = """
+import os, signal, subprocess, sys, tempfile
+from pathlib import Path
+from onnxgraft.sandbox.guard import Allowance, guarded
+from onnxgraft.files import atomic
+folder = Path(sys.argv[1])
+try:
+    if guarded(Allowance(places=(folder / "model.onnx",))) is None:
+        with atomic(folder / "model.onnx") as temporary:
+            temporary.write_bytes(b"half")
+            Path(tempfile.mkdtemp(), "scratch").write_bytes(b"half")
+            (folder / "scratch").write_text(tempfile.gettempdir())
+            subprocess.Popen(["sleep", "600"])
+            os.kill(os.getpid(), signal.SIGKILL)
+except Exception as error:
+    print(error)
+"""
+
+
+def test_what_was_being_written_is_removed_and_the_old_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"old")
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, tmp_path], capture_output=True, text=True,
+        start_new_session=True, timeout=60,
+    )  # fmt: skip
+    assert "it was killed (SIGKILL)" in done.stdout, done.stderr
+    assert (tmp_path / "model.onnx").read_bytes() == b"old"
+    scratch = tmp_path / "scratch"
+    assert not Path(scratch.read_text()).exists()
+    assert sorted(os.listdir(tmp_path)) == ["model.onnx", "scratch"]
+
+
+WATCHED = """
+import sys, tempfile
+from pathlib import Path
+from onnxgraft.sandbox.guard import Allowance, guarded
+out, other = map(Path, sys.argv[1:])
+if guarded(Allowance(places=(out / "model.onnx",))) is None:
+    (out / "model.onnx").write_text("new")
+    Path(tempfile.mkdtemp(), "scratch").write_text("x")
+    try:
+        (other / "x").write_text("x")
+    except PermissionError:
+        print("refused")
+"""
+
+
+def test_a_command_writes_beside_what_it_was_told_and_nowhere_else(tmp_path: Path) -> None:
+    for name in ("out", "other"):
+        (tmp_path / name).mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, tmp_path / "out", tmp_path / "other"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (tmp_path / "out" / "model.onnx").read_text() == "new", done.stderr
+    if not _has_landlock():
+        pytest.skip("this kernel has no Landlock")
+    assert done.stdout == "refused\n"
+    assert not list((tmp_path / "other").iterdir())
+
+
+def _has_landlock() -> bool:
+    """Ask the kernel for the version of its Landlock."""
+    create_ruleset, tell_version = 444, 1
+    return ctypes.CDLL(None).syscall(create_ruleset, None, 0, tell_version) > 0
+
+
+SANDBOX = """
+import sys
+from pathlib import Path
+from onnxgraft.sandbox.landlock import enter_sandbox
+named, other = map(Path, sys.argv[1:])
+if not enter_sandbox([named]):
+    sys.exit(3)
+named.write_text("new")
+for what in (lambda: other.write_text("x"), lambda: open(other, "a"), other.unlink,
+             lambda: other.rename(named), lambda: (other.parent / "made").mkdir(),
+             lambda: (other.parent / "link").symlink_to(named)):
+    try:
+        what()
+    except PermissionError:
+        continue
+    sys.exit(4)
+print(other.read_text())
+import socket
+try:
+    socket.create_connection(("127.0.0.1", 9), 5)
+except PermissionError:
+    print("no network")
+except OSError:
+    print("network")
+"""
+
+
+def test_in_the_sandbox_nothing_is_written_but_what_was_named(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "other").write_text("as it was")
+    done = subprocess.run(
+        [sys.executable, "-c", SANDBOX, tmp_path / "out" / "named", tmp_path / "other"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if not _has_landlock():
+        pytest.skip("this kernel has no Landlock")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "as it was"
+    assert sorted(os.listdir(tmp_path)) == ["other", "out"]

@@ -1,0 +1,1 @@
+"""Where two networks begin to differ, and why."""

@@ -1,0 +1,395 @@
+"""Where two networks part: the first layer that makes something else of the same values.
+
+Every layer of the candidate is run on what the original computed (see `_forced`), so that a layer
+is judged by its own doing: what came in wrong is not its fault, and what rounding adds up to on
+the way is nobody's. All shared tensors are read in one run where memory allows, else by halves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx
+
+from onnxgraft.errors import ModelError
+from onnxgraft.graph.model import Model
+from onnxgraft.run.compare import relative_error, sqnr
+from onnxgraft.run.engine import Array, Engine, Feeds, Outputs
+from onnxgraft.run.layout import adapted
+from onnxgraft.run.session import OnnxRuntime, exposing
+from onnxgraft.stages.validate.divergence.forced import (
+    HALF_TYPES,
+    ForcedGraph,
+    Quantizer,
+    Segment,
+    label,
+)
+from onnxgraft.stages.validate.divergence.memory import available_memory, tensor_sizes
+from onnxgraft.stages.validate.divergence.shared import Inside, Shared, inside_of, shared_tensors
+from onnxgraft.stages.validate.report import LayerRow
+
+__all__ = ["Bisection", "Parting", "bisect", "find_parting"]
+
+# What one float32 layer adds: measured on whole networks at most 1e-6 of its tensor's range.
+LAYER_TOLERANCE = 2e-5
+# A layer in half precision rounds its inputs, weights and results to 11 bits: 5e-4 of a value.
+# Measured on whole networks it stays under 2e-3 of a tensor's range.
+HALF_TOLERANCE = 1e-2
+LARGEST_HALF = 65504.0
+# Rounding weights to INT8 leaves a layer 33 dB or more on the networks of benchmarks/, and 30 dB on
+# thin ones of random weights. What leaves less than 25 dB, an error of 6 % of the signal, is more
+# than rounding; what a fault that leaves more does is told in docs/validate.md.
+LEAST_LAYER_SQNR = 25.0
+# Clipping that a calibration chooses costs no more than the rounding that it saves; beyond that a
+# range that loses 3 % of the signal's energy saturates.
+LEAST_RANGE_SQNR = 15.0
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16,
+           onnx.TensorProto.DOUBLE)  # fmt: skip
+# A run holds the original's values, the same in the candidate's layout and type, and the results.
+_COPIES = 4
+
+
+@dataclass(frozen=True)
+class Parting:
+    """The first layer that makes something else.
+
+    Attributes:
+        tensor: What it makes, by its name in the ONNX graph.
+        origin: The framework's name for that.
+        operator: The ONNX operator that makes it.
+        relative: The largest difference, as a fraction of the original tensor's range.
+        agreed: The framework's name of the last tensor before it that was seen to be the same;
+            None if there is none.
+        nodes: Every node that may be to blame: those between the tensors that both have.
+        reason: What was seen, in words.
+        quantizer: Whether it is the range of ``tensor`` that is to blame, and no layer.
+        first: Whether it works on what the network is fed, so that a mistake in preparing that may
+            be the cause.
+        own: The candidate's framework's name for ``origin``, where that is another.
+    """
+
+    tensor: str
+    origin: str
+    operator: str
+    relative: float
+    agreed: str | None
+    nodes: tuple[str, ...] = ()
+    reason: str = ""
+    quantizer: bool = False
+    first: bool = False
+    own: str = ""
+
+    def __str__(self) -> str:
+        """Return the sentence that a person reads."""
+        after = f"; {self.agreed} is still the same" if self.agreed else ""
+        if self.quantizer:
+            return (
+                f"they part at the range of {self.origin} ({self.tensor!r}): {self.reason}{after}"
+            )
+        among = f", or another of the {len(self.nodes)} nodes" if len(self.nodes) > 1 else ""
+        why = f": {self.reason}" if self.reason else ""
+        own = f", which is {self.own} in the candidate" if self.own else ""
+        which = f"{self.operator} {self.tensor!r} of the ONNX graph"
+        by = f"by {self.relative:.1e} of its range"
+        return f"they part at {self.origin}{own} ({which}{among}), {by}{why}{after}"
+
+
+@dataclass
+class Bisection:
+    """What a search found.
+
+    Attributes:
+        partings: Every layer that makes something else, in the order of the graph.
+        layers: Everything that was looked at, in the order of the graph.
+        runs: How often the candidate was run.
+        nonfinite: The original's name of its first tensor that holds NaN or infinity, if one does.
+    """
+
+    partings: list[Parting] = field(default_factory=list)
+    layers: list[LayerRow] = field(default_factory=list)
+    runs: int = 0
+    nonfinite: str | None = None
+
+
+def find_parting(
+    original: Engine | Model | Inside,
+    model: Model,
+    feeds: Feeds,
+    tolerance: float = LAYER_TOLERANCE,
+    *,
+    memory: int | None = None,
+) -> Parting | None:
+    """Return the first layer of ``model`` that makes something else than the original does.
+
+    Args:
+        original: Asked for its inner tensors; a `MatchedGraph` where the two share no names.
+        model: Run in onnxruntime, node by node.
+        feeds: Of the original.
+        tolerance: Of float32 layers, as a fraction of a tensor's range.
+        memory: Bytes that tensors may take; None takes half of what is free.
+
+    Returns:
+        None if the original can't be asked, or every layer does the same.
+    """
+    inside = inside_of(original)
+    if inside is None:
+        return None
+    search = _Search(inside, model, feeds, tolerance, memory)
+    found = search.first(0, len(search.shared))
+    return found[0] if found else None
+
+
+def bisect(
+    original: Engine | Model | Inside,
+    model: Model,
+    feeds: Feeds,
+    tolerance: float = LAYER_TOLERANCE,
+    *,
+    memory: int | None = None,
+) -> Bisection | None:
+    """Look at every layer of ``model``; the parameters are those of `find_parting`."""
+    inside = inside_of(original)
+    if inside is None:
+        return None
+    search = _Search(inside, model, feeds, tolerance, memory, arrived=True)
+    search.all(0, len(search.shared))
+    return search.result
+
+
+class _Search:
+    """One search: what both have, and what has been seen so far."""
+
+    def __init__(
+        self,
+        inside: Inside,
+        model: Model,
+        feeds: Feeds,
+        tolerance: float,
+        memory: int | None,
+        *,
+        arrived: bool = False,
+    ) -> None:
+        self.inside, self.model, self.feeds = inside, model, feeds
+        self.tolerance, self.arrived = tolerance, arrived
+        self.graph = ForcedGraph(model)
+        graph = self.graph
+        # What is the same whatever is fed is not computed, and integers are not compared.
+        made = [
+            name
+            for name in graph.makers
+            if name in graph.varying and graph.types.get(name, _FLOATS[0]) in _FLOATS
+        ]
+        self.shared = shared_tensors(inside, model, made)
+        self._readable = list(self.shared)
+        self._agreed: list[Shared] = []
+        self.order = {name: index for index, name in enumerate(graph.makers)}
+        self.result = Bisection()
+        self.budget = (available_memory() // 2 if memory is None else memory) // _COPIES
+        self.sizes = tensor_sizes(graph.proto, adapted(feeds, model))
+
+    # -- Which tensors are looked at together -------------------------------------------------
+
+    def _fits(self, low: int, high: int) -> bool:
+        bytes_ = sum(self.sizes.get(entry.tensor, 0) for entry in self.shared[low:high])
+        return high - low == 1 or bytes_ <= self.budget
+
+    def all(self, low: int, high: int) -> None:
+        """Look at everything, in as few runs as fit into memory."""
+        if low == high:
+            return
+        if self._fits(low, high):
+            self._examine(low, high)
+            return
+        middle = (low + high) // 2
+        self.all(low, middle)
+        self.all(middle, high)
+
+    def first(self, low: int, high: int) -> list[Parting]:
+        """Return what is found in the first part in which anything is found."""
+        if low == high:
+            return []
+        if self._fits(low, high):
+            return self._examine(low, high)
+        middle = (low + high) // 2
+        halves = [(low, middle), (middle, high)]
+        if self._agree_at(middle - 1):
+            halves.reverse()  # what is before it is probably the same, and looked at last
+        for half in halves:
+            found = self.first(*half)
+            if found:
+                return found
+        return []
+
+    def _agree_at(self, index: int) -> bool:
+        """Tell whether one tensor is the same when nothing is forced."""
+        entry = self.shared[index]
+        theirs = self.inside.values([entry.asked], self.feeds).get(entry.asked)
+        if theirs is None:
+            return False
+        ours = self._free([entry.tensor]).get(entry.tensor)
+        if ours is None:
+            return False
+        agree = relative_error(entry.seen(theirs), ours) <= self.tolerance
+        if agree:
+            self._agreed.append(entry)
+        return agree
+
+    # -- Looking ------------------------------------------------------------------------------
+
+    def _examine(self, low: int, high: int) -> list[Parting]:
+        """Look at the shared tensors from ``low`` up to ``high`` in one run of each side."""
+        window = self.shared[low:high]
+        quantizers = self._quantizers(low, high)
+        wanted = list(dict.fromkeys([e.tensor for e in window] + [q.tensor for q in quantizers]))
+        while True:
+            names = {entry.tensor for entry in self._readable}
+            segments = {name: self.graph.segment(name, names) for name in wanted}
+            read = set(wanted).union(*(segment.given for segment in segments.values()))
+            needed = [entry for entry in self._readable if entry.tensor in read]
+            theirs = self._theirs(needed)
+            if len(theirs) == len(needed):
+                break
+            # What the original turns out not to have is no border of segments.
+            self._readable = [
+                e for e in self._readable if e.tensor in theirs or e.tensor not in read
+            ]
+        window = [entry for entry in window if entry.tensor in theirs]
+        # A runtime may keep more digits between nodes than the graph says, but not in its outputs.
+        wanted += [name for segment in segments.values() for name in self._halves(segment)]
+        ours = self.graph.run(
+            [name for name in dict.fromkeys(wanted) if name in self.graph.makers],
+            theirs,
+            self.feeds,
+        )
+        free = self._free([entry.tensor for entry in window]) if self.arrived else {}
+        self.result.runs += 1
+        found = self._judged(window, segments, theirs, ours, free)
+        values = adapted(self.feeds, self.model) | ours | theirs
+        found += [p for q in quantizers if (p := self._saturating(q, values[q.tensor]))]
+        found.sort(key=lambda parting: (self.order.get(parting.tensor, -1), parting.quantizer))
+        found = [replace(parting, agreed=self._before(parting)) for parting in found]
+        self.result.partings += found
+        return found
+
+    def _halves(self, segment: Segment) -> list[str]:
+        """Return the half-precision tensors within a segment."""
+        if segment.precision != "fp16":
+            return []
+        made = (name for node in segment.nodes[1:] for name in node.output)
+        return [name for name in made if self.graph.types.get(name) in HALF_TYPES]
+
+    def _before(self, parting: Parting) -> str | None:
+        """Return the framework's name of the last tensor before ``parting`` that is the same."""
+        place = self.order.get(parting.tensor, -1)
+        before = [e for e in self._agreed if self.order[e.tensor] < place]
+        return max(before, key=lambda e: self.order[e.tensor]).origin if before else None
+
+    def _quantizers(self, low: int, high: int) -> list[Quantizer]:
+        """Return the quantizers that stand between two places in the list of shared tensors."""
+        last = len(self.shared)
+        begin = self.order[self.shared[low].tensor] if low else -1
+        end = self.order[self.shared[high].tensor] if high < last else len(self.order)
+        return [q for q in self.graph.quantizers if begin <= self.order.get(q.tensor, -1) < end]
+
+    def _theirs(self, entries: Sequence[Shared]) -> Outputs:
+        """Return the original's values in the candidate's layouts, by the candidate's names."""
+        asked = list(dict.fromkeys(entry.asked for entry in entries))
+        found = self.inside.values(asked, self.feeds)
+        return {e.tensor: e.seen(found[e.asked]) for e in entries if e.asked in found}
+
+    def _free(self, tensors: Sequence[str]) -> Outputs:
+        """Return what the candidate makes of the inputs; nothing where it can't be run."""
+        try:
+            with OnnxRuntime(exposing(self.graph.proto, tensors), optimize=False) as session:
+                return session.infer(adapted(self.feeds, session))
+        except ModelError:
+            return {}
+
+    def _judged(
+        self,
+        window: Sequence[Shared],
+        segments: dict[str, Segment],
+        theirs: Outputs,
+        ours: Outputs,
+        free: Outputs,
+    ) -> list[Parting]:
+        found = []
+        for entry in window:
+            name, segment = entry.tensor, segments[entry.tensor]
+            expected, actual = theirs[name], ours[name]
+            operator = segment.nodes[0].op_type
+            relative, kept = relative_error(expected, actual), sqnr(expected, actual)
+            if self.result.nonfinite is None and not np.isfinite(expected).all():
+                self.result.nonfinite = entry.origin
+            self.result.layers.append(
+                LayerRow(
+                    name, entry.origin, operator, segment.precision, relative, kept,
+                    sqnr(expected, free[name]) if name in free else None,
+                )
+            )  # fmt: skip
+            reason = self._broken(segment.precision, relative, kept, expected, actual)
+            for inner in self._halves(segment):
+                if not np.isfinite(ours[inner]).all() and np.isfinite(expected).all():
+                    reason = f"{inner!r} on the way to it is beyond the {LARGEST_HALF:.0f} of FP16"
+                    relative = np.inf
+            if reason is not None:
+                nodes = tuple(label(node) for node in segment.nodes)
+                found.append(
+                    Parting(
+                        name, entry.origin, operator, relative, None, nodes, reason,
+                        first=self._is_first(segment), own=entry.own,
+                    )
+                )  # fmt: skip
+            else:
+                self._agreed.append(entry)
+        return found
+
+    def _is_first(self, segment: Segment) -> bool:
+        fed = set(self.graph.inputs) - set(self.graph.constants)
+        return any(name in fed for node in segment.nodes for name in node.input)
+
+    def _broken(
+        self, precision: str, relative: float, kept: float, expected: Array, actual: Array
+    ) -> str | None:
+        """Return what is wrong with what a layer makes, or None."""
+        if expected.shape != actual.shape:
+            return f"it is {actual.shape} there, {expected.shape} in the original"
+        lost = np.isfinite(expected) & ~np.isfinite(actual)
+        if lost.any():
+            largest = float(np.abs(expected[lost]).max())
+            beyond = precision == "fp16" and largest > LARGEST_HALF
+            why = f", beyond the {LARGEST_HALF:.0f} of FP16" if beyond else ""
+            return (
+                f"{int(lost.sum())} values are NaN or infinite where the original's are finite, "
+                f"up to {largest:.4g}{why}"
+            )
+        if precision == "int8":
+            return None if kept >= LEAST_LAYER_SQNR else (
+                f"of INT8 it keeps {kept:.1f} dB of the signal, at least {LEAST_LAYER_SQNR:.0f} "
+                "are wanted"
+            )  # fmt: skip
+        allowed = self.tolerance if precision == "fp32" else max(self.tolerance, HALF_TOLERANCE)
+        return None if relative <= allowed else f"{allowed:.0e} is allowed in {precision}"
+
+    def _saturating(self, quantizer: Quantizer, value: Array) -> Parting | None:
+        """Return the parting that a range is by itself, if it cuts off too much of ``value``."""
+        value = np.asarray(value, np.float32)
+        clipped = quantizer.clipped(value)
+        kept = sqnr(value, clipped)
+        if kept >= LEAST_RANGE_SQNR:
+            return None
+        low, high = quantizer.limits()
+        reason = (
+            f"its INT8 range of {low:.4g} to {high:.4g} saturates, the values are from "
+            f"{float(value.min()):.4g} to {float(value.max()):.4g}; {kept:.1f} dB of the signal "
+            f"are left, at least {LEAST_RANGE_SQNR:.0f} are wanted"
+        )
+        origin = self.model.names[quantizer.tensor].name if (
+            quantizer.tensor in self.model.names
+        ) else quantizer.tensor  # fmt: skip
+        return Parting(
+            quantizer.tensor, origin, "QuantizeLinear", relative_error(value, clipped),
+            None, (quantizer.node,), reason, quantizer=True,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""One pass over the samples: what is added up, and how it is judged."""

@@ -1,0 +1,116 @@
+"""Samples in parts: here, in processes of this machine, or on a Ray cluster; the result is one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from onnxgraft.data.samples import Sample, Samples
+from onnxgraft.run.engine import Array, Engine
+from onnxgraft.run.workers import in_processes, on_ray
+from onnxgraft.stages.validate.measure.tally import Tally, infer_all
+from onnxgraft.stages.validate.metrics.metrics import Metric
+
+__all__ = ["Job", "Opener", "run_here", "run_parts"]
+
+Opener = Callable[[], Engine]
+# Parts a worker, so that one that is slow holds up little.
+_PARTS = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done with every sample; it can be sent to another process.
+
+    Attributes:
+        samples: All of them.
+        judged: The output that metrics and gallery look at.
+        candidates: How many.
+        metric: Makes a fresh metric.
+        labels: By the images' file names, where they do not come with the samples.
+        openers: Of the original and each candidate, for processes that have to open their own.
+    """
+
+    samples: Samples
+    judged: str
+    candidates: int
+    metric: Callable[[], Metric] | None
+    labels: Mapping[str, Array] = field(default_factory=dict)
+    openers: tuple[Opener, ...] = ()
+
+
+def run_here(
+    job: Job, tally: Tally, engines: Sequence[Engine], begin: int, end: int
+) -> Iterator[int]:
+    """Add samples ``begin`` to ``end`` to ``tally``, and yield the position of each.
+
+    The next sample is decoded, and the last one's outputs are compared, beside the inference: so
+    two samples are in memory.
+    """
+    part = iter(replace(job.samples, indices=job.samples.indices[begin:end]))
+
+    def following() -> Sample | None:
+        sample = next(part, None)
+        if sample is not None and job.labels:
+            return replace(sample, label=job.labels[Path(sample.name).name])
+        return sample
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as judge:
+        coming = reader.submit(following)
+        comparing = None
+        for position in range(begin, end):
+            sample = coming.result()
+            assert sample is not None
+            coming = reader.submit(following)
+            results = infer_all(engines, sample)
+            if comparing is not None:
+                comparing.result()
+            yield position
+            comparing = judge.submit(tally.add, position, sample, job.judged, results)
+        if comparing is not None:
+            comparing.result()
+
+
+def run_parts(job: Job, workers: int, ray: str | None) -> Iterator[tuple[int, Tally]]:
+    """Yield the tally of each part with how many samples it has, in the order they are done.
+
+    Args:
+        job: With openers.
+        workers: Processes; with ``ray`` actors, 0 takes as many as the cluster has CPUs.
+        ray: Address of a Ray cluster whose machines see the same paths.
+
+    Raises:
+        InputError: A sample can't be used, or a worker died.
+    """
+    # Each process has as many threads as it would have alone: another number could round otherwise.
+    opener = partial(_open, job)
+    parts = partial(_parts, len(job.samples))
+    if ray is None:
+        done = in_processes(opener, parts(workers), workers)
+    else:
+        done = on_ray(opener, parts, ray, workers, what="Validating on a Ray cluster")
+    for (begin, end), tally in done:
+        yield end - begin, tally
+
+
+def _parts(total: int, workers: int) -> list[tuple[int, int]]:
+    count = min(total, _PARTS * workers)
+    edges = [total * number // count for number in range(count + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def _open(job: Job) -> Callable[[tuple[int, int]], Tally]:
+    """Open the engines of one process, and return what does a part with them."""
+    engines = [opener() for opener in job.openers]
+
+    def part(place: tuple[int, int]) -> Tally:
+        tally = Tally.empty(job.candidates, job.metric)
+        for _ in run_here(job, tally, engines, *place):
+            pass
+        return tally
+
+    return part

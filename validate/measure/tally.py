@@ -1,0 +1,166 @@
+"""What is added up over samples: differences, metrics, answers that differ most; and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxgraft.data.samples import Sample
+from onnxgraft.run.compare import Difference, check_pair, other_boxes
+from onnxgraft.run.engine import Array, Engine, Outputs
+from onnxgraft.run.layout import adapted, like
+from onnxgraft.stages.validate.metrics.detection import Detection
+from onnxgraft.stages.validate.metrics.metrics import Answered, Metric
+
+__all__ = ["Answer", "Tally", "class_axis"]
+
+# So many samples are shown in the report's gallery.
+GALLERY = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What original and candidate say of one sample.
+
+    Attributes:
+        apart: The fraction of positions where they differ.
+        position: Of the sample in the data.
+        expected: Classes of the original, (H, W) or ().
+        actual: Of the candidate.
+    """
+
+    apart: float
+    position: int
+    expected: NDArray[np.uint8] | NDArray[np.int64]
+    actual: NDArray[np.uint8] | NDArray[np.int64]
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """Worst first, then in the order of the data."""
+        return -self.apart, self.position
+
+
+@dataclass
+class Tally:
+    """The sums over some of the samples.
+
+    Attributes:
+        metrics: Of the original and each candidate.
+        differences: Of each candidate, by output.
+        broken: Of each candidate: output -> position of the first sample with values that are NaN
+            or infinite, its name, and whose they are.
+        gallery: Of each candidate, the samples whose answers differ most.
+        other_boxes: Of each candidate: output -> on how many samples it found more or fewer boxes
+            than the original; such an output has no differences.
+    """
+
+    metrics: list[Metric | None]
+    differences: list[dict[str, Difference]]
+    broken: list[dict[str, tuple[int, str, str]]] = field(default_factory=list)
+    gallery: list[list[Answer]] = field(default_factory=list)
+    other_boxes: list[dict[str, int]] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, candidates: int, metric: Callable[[], Metric] | None) -> Tally:
+        """Return the sums over nothing."""
+        metrics = [metric() if metric else None for _ in range(candidates + 1)]
+        return cls(
+            metrics, [{} for _ in range(candidates)], [{} for _ in range(candidates)],
+            [[] for _ in range(candidates)], [{} for _ in range(candidates)],
+        )  # fmt: skip
+
+    def add(self, position: int, sample: Sample, judged: str, results: Sequence[Outputs]) -> None:
+        """Take in what the original and each candidate made of one sample.
+
+        Args:
+            position: Of the sample in the data.
+            sample: The sample.
+            judged: The output that metrics and gallery look at.
+            results: The original's outputs first.
+        """
+        expected, *others = results
+        answered = {name: Answered(value) for name, value in expected.items()}
+        self._score(0, answered[judged], sample)
+        for index, outputs in enumerate(others):
+            actual = like(expected, outputs)
+            for name, value in expected.items():
+                boxes = name == judged and isinstance(self.metrics[0], Detection)
+                if boxes and name in actual and other_boxes(value, actual[name]):
+                    counts = self.other_boxes[index]
+                    counts[name] = counts.get(name, 0) + 1
+                    self._score(index + 1, Answered(actual[name]), sample)
+                    continue
+                check_pair(name, value, actual)
+                difference = self.differences[index].setdefault(name, Difference())
+                other = Answered(actual[name])
+                if not difference.add(value, actual[name]):
+                    self._note(index, position, sample, name, value)
+                axis = class_axis(value)
+                if axis is not None:
+                    pair = answered[name].classes(axis), other.classes(axis)
+                    difference.add_answers(*pair)
+                if name == judged:
+                    self._score(index + 1, other, sample)
+                    if axis is not None:
+                        self._show(index, position, *pair)
+                    elif value.dtype.kind in "iu" and value.ndim in (1, 3):
+                        difference.add_answers(value, actual[name])
+                        self._show(index, position, value, actual[name])
+
+    def _score(self, index: int, answered: Answered, sample: Sample) -> None:
+        metric = self.metrics[index]
+        if metric is not None and sample.label is not None:
+            metric.add(answered, sample.label)
+
+    def _note(self, index: int, position: int, sample: Sample, name: str, value: Array) -> None:
+        whose = "candidate" if np.isfinite(value).all() else "original"
+        self.broken[index].setdefault(name, (position, sample.name, whose))
+
+    def _show(self, index: int, position: int, expected: Array, actual: Array) -> None:
+        """Keep the answers if they are among those that differ most."""
+        shown = self.gallery[index]
+        apart = float(np.count_nonzero(expected != actual)) / max(expected.size, 1)
+        if len(shown) == GALLERY and (-apart, position) >= shown[-1].rank:
+            return
+        kind = np.uint8 if max(expected.max(initial=0), actual.max(initial=0)) < 256 else np.int64
+        shown.append(Answer(apart, position, expected[0].astype(kind), actual[0].astype(kind)))
+        shown.sort(key=lambda answer: answer.rank)
+        del shown[GALLERY:]
+
+    def merge(self, other: Tally) -> None:
+        """Take in the sums over other samples."""
+        for mine, theirs in zip(self.metrics, other.metrics, strict=True):
+            if mine is not None and theirs is not None:
+                mine.merge(theirs)
+        for found, more in zip(self.differences, other.differences, strict=True):
+            for name, difference in more.items():
+                found.setdefault(name, Difference()).merge(difference)
+        for first, second in zip(self.broken, other.broken, strict=True):
+            for name, entry in second.items():
+                first[name] = min(first.get(name, entry), entry)
+        for counts, others in zip(self.other_boxes, other.other_boxes, strict=True):
+            for name, count in others.items():
+                counts[name] = counts.get(name, 0) + count
+        for shown, extra in zip(self.gallery, other.gallery, strict=True):
+            shown += extra
+            shown.sort(key=lambda answer: answer.rank)
+            del shown[GALLERY:]
+
+
+def infer_all(engines: Sequence[Engine], sample: Sample) -> list[Outputs]:
+    """Return what each engine makes of a sample, in its own layouts."""
+    return [engine.infer(adapted(sample.feeds, engine)) for engine in engines]
+
+
+def class_axis(value: Array) -> int | None:
+    """Return the axis of class scores of a float output: of a 4-D one the shorter of 1 and 3.
+
+    A single score is of no class.
+    """
+    if value.dtype.kind != "f" or value.ndim not in (2, 4):
+        return None
+    axis = 1 if value.ndim == 4 and value.shape[1] < value.shape[3] else -1
+    return axis if value.shape[axis] > 1 else None

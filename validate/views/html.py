@@ -1,0 +1,87 @@
+"""The report as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import os
+from itertools import groupby
+from pathlib import Path
+
+from onnxgraft.files import write_bytes
+from onnxgraft.stages.validate.report import RangeRow, Report
+from onnxgraft.stages.validate.views.plots import histogram_path, latency_strip, layer_plot
+
+__all__ = ["write_html"]
+
+# As wide as the histograms' SVG.
+_HISTOGRAM = 260.0
+
+
+def write_html(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write ``report`` as HTML; everything that comes from a model is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text())
+    operators = sorted(
+        {*report.operators_before, *report.operators_after},
+        key=lambda op: (-report.operators_before.get(op, 0), op),
+    )
+    ends = {row.batch: _longest(report, row.batch) for row in report.latency}
+    page = template.render(
+        report=report,
+        operators=operators,
+        most=max([1, *report.operators_before.values(), *report.operators_after.values()]),
+        first={row.batch: row.median_ms for row in reversed(report.latency)},
+        classes=list(dict.fromkeys(name for row in report.candidates for name in row.per_class)),
+        layers=[
+            (name, rows, [("sqnr", layer_plot(rows, "sqnr")), ("error", layer_plot(rows, "error"))])
+            for name, rows in (
+                (key, list(group)) for key, group in groupby(report.layers, lambda r: r.candidate)
+            )
+        ],
+        latency=[
+            (row, latency_strip(row, ends[row.batch]), ends[row.batch]) for row in report.latency
+        ],
+        ranges=[(row, histogram_path(row), _marks(row), _kept(row)) for row in report.ranges],
+        shares=_shares,
+    )
+    write_bytes(path, page.encode(errors="backslashreplace"))
+
+
+def _longest(report: Report, batch: int) -> float:
+    """Return where the plots of a batch's times end, in ms; single runs may lie beyond."""
+    rows = [row for row in report.latency if row.batch == batch]
+    longest = max(max(row.times_ms, default=row.p99_ms) for row in rows)
+    return min(longest, 2 * max(row.p99_ms for row in rows))
+
+
+def _marks(row: RangeRow) -> list[tuple[float, str]]:
+    """Return where the ranges' ends stand in the histogram, in its units, and whose they are."""
+    span = row.maximum - row.minimum
+    if not span:
+        return []
+    whose: dict[float, list[str]] = {}
+    for target, ends in row.kept.items():
+        for end in ends:
+            place = round((end - row.minimum) / span * _HISTOGRAM, 1)
+            if -1 <= place <= _HISTOGRAM + 1:
+                whose.setdefault(place, []).append(target)
+    return [(place, ", ".join(dict.fromkeys(targets))) for place, targets in whose.items()]
+
+
+def _kept(row: RangeRow) -> list[str]:
+    """Return what is kept of a tensor, a line for each range that differs."""
+    targets: dict[str, list[str]] = {}
+    for target, (low, high) in row.kept.items():
+        targets.setdefault(f"{low:.4g} to {high:.4g}", []).append(target)
+    if len(targets) == 1:
+        return list(targets)
+    return [f"{text} for {' and '.join(names)}" for text, names in targets.items()]
+
+
+def _shares(counts: list[int]) -> list[float]:
+    """Return a row of the confusion in percent."""
+    total = sum(counts) or 1
+    return [100 * count / total for count in counts]

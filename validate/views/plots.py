@@ -1,0 +1,145 @@
+"""The report's plots as SVG: numbers in, shapes out; colours are the page's style sheet's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from onnxgraft.stages.validate.report import LatencyRow, LayerRow, RangeRow
+
+__all__ = ["Bar", "LayerPlot", "Strip", "histogram_path", "latency_strip", "layer_plot"]
+
+# An error of 0 has no SQNR; it is drawn at what float64 could tell.
+_MOST_DB = 160.0
+_LEAST_ERROR = 1e-9
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One layer in a plot.
+
+    Attributes:
+        x: Left edge.
+        y: Top.
+        width: Of the bar.
+        height: Of the bar.
+        precision: Gives the colour.
+        guilty: Marked.
+        title: Shown under the pointer.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    precision: str
+    guilty: bool
+    title: str
+
+
+@dataclass
+class LayerPlot:
+    """A plot of all layers.
+
+    Attributes:
+        width: In SVG units.
+        height: Likewise.
+        bars: One a layer.
+        line: ``points`` of a polyline; empty where there is none.
+        ticks: (y, label).
+    """
+
+    width: float
+    height: float
+    bars: list[Bar] = field(default_factory=list)
+    line: str = ""
+    ticks: list[tuple[float, str]] = field(default_factory=list)
+
+
+_WIDTH, _HEIGHT, _LEFT = 900.0, 220.0, 56.0
+_FOOT = 8.0  # below the axis, for the last label
+
+
+def layer_plot(rows: Sequence[LayerRow], what: str) -> LayerPlot:
+    """Return a plot of ``sqnr`` in dB, with what arrives as a line, or of the ``error``."""
+    plot = LayerPlot(_WIDTH, _HEIGHT + _FOOT)
+    step = (_WIDTH - _LEFT) / max(len(rows), 1)
+    if what == "sqnr":
+        limits = (0.0, _MOST_DB)
+        plot.ticks = [(_y(v, limits), f"{v:.0f} dB") for v in range(0, 161, 40)]
+    else:
+        limits = (math.log10(_LEAST_ERROR), 0.0)
+        plot.ticks = [(_y(v, limits), f"1e{v}") for v in range(-9, 1, 3)]
+    points = []
+    for index, row in enumerate(rows):
+        x = _LEFT + index * step
+        value = _decibel(row.sqnr) if what == "sqnr" else _exponent(row.relative)
+        top = _y(value, limits)
+        title = (
+            f"{row.origin} ({row.operator}, {row.precision}): its own error {row.relative:.1e} of "
+            f"the range, SQNR {row.sqnr:.1f} dB"
+        )
+        if row.arrived is not None:
+            title += f", {row.arrived:.1f} dB with all before it"
+            if what == "sqnr":
+                points.append(f"{x + step / 2:.1f},{_y(_decibel(row.arrived), limits):.1f}")
+        if row.guilty:
+            title += f"; {row.guilty}"
+        plot.bars.append(
+            Bar(
+                round(x, 2), round(top, 2), round(max(step * 0.8, 0.5), 2),
+                round(max(_HEIGHT - top, 1.0), 2), row.precision, bool(row.guilty), title,
+            )
+        )  # fmt: skip
+    plot.line = " ".join(points)
+    return plot
+
+
+def _y(value: float, limits: tuple[float, float]) -> float:
+    low, high = limits
+    part = (min(max(value, low), high) - low) / (high - low)
+    return 6 + (_HEIGHT - 6) * (1 - part)
+
+
+def _decibel(value: float) -> float:
+    return min(value, _MOST_DB) if not math.isnan(value) else 0.0
+
+
+def _exponent(value: float) -> float:
+    return math.log10(min(max(value, _LEAST_ERROR), 1.0))
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A latency distribution, as fractions of the plot's width.
+
+    Attributes:
+        dots: Of single runs.
+        median: Where the mark stands.
+        p90: End of the thick line.
+        p99: End of the thin line.
+    """
+
+    dots: list[float]
+    median: float
+    p90: float
+    p99: float
+
+
+def latency_strip(row: LatencyRow, longest: float) -> Strip:
+    """Return the distribution of one engine's times."""
+    part = 100 / longest if longest else 0.0
+    dots = [round(time * part, 2) for time in row.times_ms[:400] if time <= longest]
+    return Strip(dots, row.median_ms * part, row.p90_ms * part, min(row.p99_ms * part, 100.0))
+
+
+def histogram_path(row: RangeRow, width: float = 260.0, height: float = 60.0) -> str:
+    """Return the outline of a histogram with a logarithmic count, as an SVG path."""
+    most = max((math.log1p(count) for count in row.counts), default=0.0) or 1.0
+    step = width / max(len(row.counts), 1)
+    points = [f"M0,{height:.1f}"]
+    for index, count in enumerate(row.counts):
+        top = height * (1 - math.log1p(count) / most)
+        points.append(f"L{index * step:.1f},{top:.1f}L{(index + 1) * step:.1f},{top:.1f}")
+    return "".join([*points, f"L{width:.1f},{height:.1f}Z"])

@@ -1,0 +1,142 @@
+"""The report for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from onnxgraft.errors import printable
+from onnxgraft.stages.validate.report import Report
+
+__all__ = ["render"]
+
+
+def render(report: Report, console: Console) -> None:
+    """Print the tables of ``report``."""
+    if report.stages:
+        console.print(_stages(report))
+    if report.candidates:
+        console.print(_candidates(report))
+        _print_outputs(report, console)
+        # More would not fit; the report has them all.
+        if report.candidates[0].per_class and len(report.candidates) <= 2:
+            console.print(_classes(report))
+    if report.latency:
+        console.print(_latency(report))
+    if report.candidates:
+        console.print()
+    for row in report.candidates[1:]:
+        _say(console, f"{row.name}: {row.verdict}", None if row.passed else "red")
+    for sentence in report.missed:
+        _say(console, sentence, "red")
+    for target, layer, reason in report.float_layers:
+        _say(console, f"in float for {target}: {layer} ({reason})")
+    for note in report.notes:
+        _say(console, f"note: {note}")
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    """Print text in which a stranger's names may stand: without markup or control codes."""
+    console.print(printable(text, sys.maxsize), style=style, highlight=False, markup=False)
+
+
+def _cell(text: str) -> str:
+    """Return a stranger's name for a table."""
+    return escape(printable(text))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
+def _mark(passed: bool) -> str:
+    return "[green]pass[/]" if passed else "[red]FAIL[/]"
+
+
+def _stages(report: Report) -> Table:
+    table = _table(
+        f"\n[bold]Stages[/] of {_cell(report.title)}: the largest difference from the original",
+        "stage", "nodes", "max diff", "of range", "", "s",
+    )  # fmt: skip
+    for row in report.stages:
+        table.add_row(
+            _cell(row.stage),
+            "" if row.after is None else f"{row.before} -> {row.after}",
+            f"{row.max_abs:.1e}",
+            f"{row.relative:.1e}",
+            _mark(row.passed) if row.tolerance is not None else "see below",
+            f"{row.seconds:.1f}",
+        )
+    return table
+
+
+def _candidates(report: Report) -> Table:
+    names = list(report.candidates[0].metrics)
+    table = _table(
+        f"\n[bold]Validation[/] on {report.samples} samples",
+        "engine", *names, "argmax", "",
+    )  # fmt: skip
+    for number, row in enumerate(report.candidates):
+        first = row.outputs[0] if row.outputs else None
+        agreement = None if first is None else first.agreement
+        table.add_row(
+            _cell(row.name),
+            *(f"{row.metrics[name]:.2f}" for name in names),
+            "" if agreement is None else f"{100 * agreement:.2f} %",
+            _mark(row.passed) if number else "",
+        )
+    return table
+
+
+def _print_outputs(report: Report, console: Console) -> None:
+    console.print("\n[bold]Outputs[/] against the original's")
+    for row in report.candidates:
+        for output in row.outputs:
+            _say(console, f"{row.name}, {output.output}")
+            agreement = (
+                "" if output.agreement is None else f", same argmax {100 * output.agreement:.2f} %"
+            )
+            console.print(
+                f"  max {output.max_abs:.1e} ({output.relative:.1e} of the range), "
+                f"mean {output.mean_abs:.1e}\n"
+                f"  relative to each value: max {output.max_rel:.1e}, mean {output.mean_rel:.1e}\n"
+                f"  cosine {output.cosine:.6f}, SQNR {output.sqnr:.1f} dB, "
+                f"PSNR {output.psnr:.1f} dB{agreement}",
+                highlight=False,
+                markup=False,
+            )
+            if output.nonfinite:
+                _say(console, f"  {output.nonfinite} values are NaN or infinite, and left out here")
+
+
+def _classes(report: Report) -> Table:
+    table = _table("\n[bold]Classes[/]", "class", *(_cell(row.name) for row in report.candidates))
+    for name in report.candidates[0].per_class:
+        values = (row.per_class.get(name) for row in report.candidates)
+        table.add_row(_cell(name), *("" if v is None else f"{v:.2f}" for v in values))
+    return table
+
+
+def _latency(report: Report) -> Table:
+    table = _table(
+        "\n[bold]Latency[/], each engine in its own process, in turn",
+        "engine", "batch", "median ms", "p90", "p99", "images/s", "speed-up",
+    )  # fmt: skip
+    reference = {row.batch: row.median_ms for row in reversed(report.latency)}
+    for row in report.latency:
+        table.add_row(
+            _cell(row.name),
+            str(row.batch),
+            f"{row.median_ms:.2f}",
+            f"{row.p90_ms:.2f}",
+            f"{row.p99_ms:.2f}",
+            f"{row.images_per_second:.1f}",
+            f"{reference[row.batch] / row.median_ms:.2f}x",
+        )
+    return table
