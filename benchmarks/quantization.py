@@ -30,8 +30,12 @@ from onnxgraft.commands._bench import BenchTarget, bench
 from onnxgraft.commands._budget import SENSITIVITY_SAMPLES
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.graph.model import Model
-from onnxgraft.run.compare import Difference
-from onnxgraft.run.engine import Outputs
+from onnxgraft.graph.tensors import (
+    Outputs,
+)
+from onnxgraft.run.difference import (
+    Difference,
+)
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine, quantize
 from onnxgraft.stages.quantize.budget.search import mixed, noise, sensitivities

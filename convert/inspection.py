@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.engine import TensorSpec
+from onnxgraft.graph.tensors import (
+    TensorSpec,
+)
 from onnxgraft.targets.tensorrt_support import TENSORRT_LACKS
 
 if TYPE_CHECKING:

@@ -19,7 +19,12 @@ from onnxgraft.errors import InputError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, sha256, together, write_json
 from onnxgraft.graph.half import computes_in_half, to_half
 from onnxgraft.graph.model import Model, Source
-from onnxgraft.run.engine import Engine, TensorSpec
+from onnxgraft.graph.tensors import (
+    TensorSpec,
+)
+from onnxgraft.run.engine import (
+    Engine,
+)
 from onnxgraft.stages.engine.options import BuildOptions, Layer
 from onnxgraft.stages.engine.passport import (
     Passport,

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 __all__ = ["Buffers"]
 

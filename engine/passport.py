@@ -12,7 +12,9 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import claimed, existing_file, read_json, write_json
 from onnxgraft.files.limits import PASSPORT_BYTES
 from onnxgraft.graph.model import Source
-from onnxgraft.run.engine import TensorSpec
+from onnxgraft.graph.tensors import (
+    TensorSpec,
+)
 
 __all__ = ["Passport", "passport_json", "passport_path", "read_passport", "record", "refuse"]
 

@@ -15,8 +15,15 @@ import onnx
 import pytest
 
 from onnxgraft.graph.model import Model, Source
-from onnxgraft.run.engine import Array
-from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.graph.tensors import (
+    Array,
+)
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
+from onnxgraft.run.session import (
+    OnnxRuntime,
+)
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("ONNXGRAFT_SHARED", ROOT.parent / "shared"))

@@ -19,11 +19,18 @@ import pytest
 
 from onnxgraft.commands import read_recipe
 from onnxgraft.data.arrays import read_arrays
+from onnxgraft.data.images import (
+    read_image,
+)
 from onnxgraft.data.ranges import Ranges, read_overrides
-from onnxgraft.data.samples import open_samples, read_image
+from onnxgraft.data.samples import (
+    open_samples,
+)
 from onnxgraft.errors import InputError
 from onnxgraft.files import limits
-from onnxgraft.run.engine import TensorSpec
+from onnxgraft.graph.tensors import (
+    TensorSpec,
+)
 from onnxgraft.stages import convert
 from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_text_size

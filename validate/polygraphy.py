@@ -15,7 +15,15 @@ import numpy as np
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic, existing_file
 from onnxgraft.files.limits import RECORDING_BYTES
-from onnxgraft.run.engine import Array, Feeds, Outputs, Resource, TensorSpec
+from onnxgraft.graph.tensors import (
+    Array,
+    Feeds,
+    Outputs,
+    TensorSpec,
+)
+from onnxgraft.run.engine import (
+    Resource,
+)
 
 __all__ = ["Recorded", "read_inputs", "save_inputs", "save_outputs"]
 

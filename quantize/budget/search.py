@@ -21,8 +21,10 @@ import numpy as np
 
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import (
+    Outputs,
+)
 from onnxgraft.progress import track
-from onnxgraft.run.engine import Outputs
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize.improve.improve import Prepared
 from onnxgraft.stages.quantize.place.costs import LayerCost

@@ -16,8 +16,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.data.ranges import BY_HAND, Histogram, Range, Ranges
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.progress import track
-from onnxgraft.run.engine import Array
 from onnxgraft.stages.quantize.improve.products import Product
 from onnxgraft.stages.quantize.measure.thresholds import METHODS, choose_range
 from onnxgraft.stages.quantize.place.placement import Placement, origin

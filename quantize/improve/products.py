@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.progress import track
-from onnxgraft.run.engine import Array
 from onnxgraft.run.session import OnnxRuntime, exposing
 
 __all__ = ["Product", "observe"]

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 __all__ = [
     "Stored", "along", "mse_scale", "nearest_integers", "output_integers", "store", "weight_scale",

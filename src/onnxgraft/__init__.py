@@ -14,8 +14,14 @@ from onnxgraft.errors import InputError, MissingDependencyError, OnnxgraftError
 
 if TYPE_CHECKING:
     from onnxgraft.commands import LiteEngine, Recipe, deploy, read_recipe
+    from onnxgraft.data.preprocess import (
+        Preprocess,
+    )
     from onnxgraft.data.ranges import Ranges
-    from onnxgraft.data.samples import Preprocess, Samples, open_samples
+    from onnxgraft.data.samples import (
+        Samples,
+        open_samples,
+    )
     from onnxgraft.graph.model import Model
     from onnxgraft.run.engine import Engine
     from onnxgraft.stages.validate.report import Report

@@ -13,9 +13,24 @@ import onnx
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.onnx_file import fed
-from onnxgraft.run.compare import FLOAT_TOLERANCE, Verdict, distance
-from onnxgraft.run.engine import Array, Outputs, TensorSpec
-from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.graph.tensors import (
+    Array,
+    Outputs,
+    TensorSpec,
+)
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
+from onnxgraft.run.session import (
+    OnnxRuntime,
+)
+from onnxgraft.run.tolerances import (
+    FLOAT_TOLERANCE,
+)
+from onnxgraft.run.verdicts import (
+    Verdict,
+    distance,
+)
 
 __all__ = ["MOST_BYTES", "MOST_SECONDS", "Verifier"]
 

@@ -15,7 +15,9 @@ from onnxgraft.commands import Budget, read_budget, within_budget
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.session import random_feeds
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
 from onnxgraft.stages.quantize import Prepared, calibrate
 from onnxgraft.stages.quantize.place import placement
 from tests.conftest import Cli, model_of

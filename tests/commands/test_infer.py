@@ -10,7 +10,9 @@ import pytest
 from onnxgraft.commands import Postprocess, infer
 from onnxgraft.data.classes import CAMVID, palette
 from onnxgraft.data.postprocess import see
-from onnxgraft.data.samples import Preprocess
+from onnxgraft.data.preprocess import (
+    Preprocess,
+)
 from onnxgraft.errors import InputError
 from tests.conftest import Cli, model_of
 

@@ -10,8 +10,17 @@ import numpy as np
 from google.protobuf import text_format
 
 from onnxgraft.graph.model import Model
-from onnxgraft.run.engine import Array, Feeds, Outputs
-from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.graph.tensors import (
+    Array,
+    Feeds,
+    Outputs,
+)
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
+from onnxgraft.run.session import (
+    OnnxRuntime,
+)
 from onnxgraft.stages import convert
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 

@@ -7,7 +7,9 @@ import onnx
 import pytest
 
 from onnxgraft import commands
-from onnxgraft.data.samples import Preprocess
+from onnxgraft.data.preprocess import (
+    Preprocess,
+)
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import convert, surgery
 from tests.conftest import Cli

@@ -15,8 +15,13 @@ from typer.testing import CliRunner
 from onnxgraft.cli import app
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.engine import Array, TensorSpec
-from onnxgraft.run.session import random_feeds
+from onnxgraft.graph.tensors import (
+    Array,
+    TensorSpec,
+)
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
 from onnxgraft.stages import convert
 from tests.convert.graphs import ask_tensorflow, assert_close, run
 

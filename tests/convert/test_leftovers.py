@@ -15,8 +15,13 @@ import pytest
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.engine import Feeds, TensorSpec
-from onnxgraft.run.session import random_feeds
+from onnxgraft.graph.tensors import (
+    Feeds,
+    TensorSpec,
+)
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
 from onnxgraft.stages import convert
 from tests.convert.graphs import ask_tensorflow, assert_close, run
 

@@ -12,7 +12,9 @@ import pytest
 
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import convert, surgery
 from tests.conftest import Cli

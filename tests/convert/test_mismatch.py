@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 from onnxgraft import commands
 from onnxgraft.cli import app
 from onnxgraft.graph.model import Model
-from onnxgraft.run.session import random_feeds
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
 from onnxgraft.stages import convert
 from tests.convert.graphs import assert_equal_to_tensorflow, run, write
 

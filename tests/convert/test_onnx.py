@@ -9,7 +9,9 @@ import onnx
 import pytest
 
 from onnxgraft.errors import InputError, ModelError
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import convert
 from tests.conftest import model_of

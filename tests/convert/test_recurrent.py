@@ -12,7 +12,9 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxgraft.graph.model import Model
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import convert, surgery
 

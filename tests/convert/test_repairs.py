@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import convert
 

@@ -12,8 +12,17 @@ import pytest
 
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.engine import Array, Feeds
-from onnxgraft.run.session import OnnxRuntime, exposing, random_feeds
+from onnxgraft.graph.tensors import (
+    Array,
+    Feeds,
+)
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
+from onnxgraft.run.session import (
+    OnnxRuntime,
+    exposing,
+)
 from onnxgraft.stages import convert
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from tests.convert.graphs import (

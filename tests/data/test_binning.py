@@ -7,7 +7,9 @@ import pytest
 
 from onnxgraft.data import binning
 from onnxgraft.data.binning import BINS, count_bins, limits_of
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 
 @pytest.fixture(params=["numba", "opencv"])

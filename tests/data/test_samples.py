@@ -13,9 +13,22 @@ import pytest
 from pydantic import ValidationError
 
 from onnxgraft.data.image_header import Form
-from onnxgraft.data.samples import Preprocess, Samples, arrange, open_samples, read_image
+from onnxgraft.data.images import (
+    read_image,
+)
+from onnxgraft.data.preprocess import (
+    Preprocess,
+)
+from onnxgraft.data.samples import (
+    Samples,
+    arrange,
+    open_samples,
+)
 from onnxgraft.errors import InputError
-from onnxgraft.run.engine import Array, TensorSpec
+from onnxgraft.graph.tensors import (
+    Array,
+    TensorSpec,
+)
 
 NHWC = TensorSpec("image", "float32", ("N", 12, 16, 3))
 NCHW = TensorSpec("image", "float32", ("N", 3, 12, 16))

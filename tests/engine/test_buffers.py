@@ -5,7 +5,9 @@ import ctypes
 import numpy as np
 import pytest
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.stages.engine.buffers import Buffers
 
 

@@ -32,7 +32,9 @@ from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.engine import TensorSpec
+from onnxgraft.graph.tensors import (
+    TensorSpec,
+)
 from onnxgraft.stages.convert.caffe.reading.net import read_net
 from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
 from onnxgraft.stages.engine import passport

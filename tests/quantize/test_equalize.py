@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from onnxgraft.graph.model import Model
-from onnxgraft.run.engine import Array
-from onnxgraft.run.session import OnnxRuntime, exposing, random_feeds
+from onnxgraft.graph.tensors import (
+    Array,
+)
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
+from onnxgraft.run.session import (
+    OnnxRuntime,
+    exposing,
+)
 from onnxgraft.stages.quantize.improve.equalize import equalize
 from tests.conftest import model_of
 from tests.quantize.networks import (

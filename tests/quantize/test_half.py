@@ -11,8 +11,15 @@ import pytest
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.compare import HALF_TOLERANCE, judge
-from onnxgraft.run.session import random_feeds
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
+from onnxgraft.run.tolerances import (
+    HALF_TOLERANCE,
+)
+from onnxgraft.run.verdicts import (
+    judge,
+)
 from onnxgraft.stages.quantize import calibrate, quantize, to_half
 from tests.conftest import model_of
 from tests.quantize.networks import infer, pair, samples_of, sqnr

@@ -16,9 +16,18 @@ from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model, Source
-from onnxgraft.run.compare import Difference
-from onnxgraft.run.engine import Array
-from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.graph.tensors import (
+    Array,
+)
+from onnxgraft.run.difference import (
+    Difference,
+)
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
+from onnxgraft.run.session import (
+    OnnxRuntime,
+)
 from onnxgraft.stages.quantize import calibrate, quantize
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from tests.conftest import model_of, outputs_of

@@ -12,8 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxgraft.errors import InputError
-from onnxgraft.run.compare import FLOAT_TOLERANCE, Difference, Sum, distance, judge
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
+from onnxgraft.run.difference import (
+    Difference,
+    Sum,
+)
+from onnxgraft.run.tolerances import (
+    FLOAT_TOLERANCE,
+)
+from onnxgraft.run.verdicts import (
+    distance,
+    judge,
+)
 
 # Values from -3 to 5, so that a tolerance of 1/8 is exactly 1 and has no rounding.
 EXPECTED = np.array([[-3.0, 0.0], [2.0, 5.0]], np.float32)

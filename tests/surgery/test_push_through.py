@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from tests.conftest import model_of
 from tests.surgery.helpers import ROUNDING, assert_same, clean, model_at, normal, report_of
 

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 from onnxgraft.graph.model import Model, Origin
-from onnxgraft.run.engine import Array
-from onnxgraft.run.session import random_feeds
+from onnxgraft.graph.tensors import (
+    Array,
+)
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,

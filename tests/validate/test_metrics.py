@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from onnxgraft.data.classes import CAMVID, CITYSCAPES, Classes
 from onnxgraft.errors import InputError
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.stages.validate import METRICS, make_metric
 from onnxgraft.stages.validate.metrics.metrics import Answered, Segmentation, TopK
 

@@ -7,7 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from onnxgraft.run.engine import Array, TensorSpec
+from onnxgraft.graph.tensors import (
+    Array,
+    TensorSpec,
+)
 from onnxgraft.stages.validate import find_mistake
 from tests.validate.test_stream import Fake
 

@@ -12,7 +12,16 @@ import pytest
 from onnxgraft.data.classes import Classes
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.run.engine import Array, Engine, Feeds, Outputs, Resource, TensorSpec
+from onnxgraft.graph.tensors import (
+    Array,
+    Feeds,
+    Outputs,
+    TensorSpec,
+)
+from onnxgraft.run.engine import (
+    Engine,
+    Resource,
+)
 from onnxgraft.stages.validate import Candidate, Metric, make_metric, measure, rows
 from onnxgraft.stages.validate.metrics.metrics import Segmentation
 from onnxgraft.stages.validate.report import CandidateRow

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxgraft.errors import InputError
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.stages.validate import Answered, Metric, find_classes, make_metric, read_labels
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=30)

@@ -15,8 +15,18 @@ import onnx
 
 from onnxgraft.errors import ModelError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.compare import relative_error, sqnr
-from onnxgraft.run.engine import Array, Engine, Feeds, Outputs
+from onnxgraft.graph.tensors import (
+    Array,
+    Feeds,
+    Outputs,
+)
+from onnxgraft.run.difference import (
+    relative_error,
+    sqnr,
+)
+from onnxgraft.run.engine import (
+    Engine,
+)
 from onnxgraft.run.layout import adapted
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.validate.divergence.forced import (

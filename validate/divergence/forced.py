@@ -17,7 +17,11 @@ import numpy as np
 import onnx
 
 from onnxgraft.graph.model import Model
-from onnxgraft.run.engine import Array, Feeds, Outputs
+from onnxgraft.graph.tensors import (
+    Array,
+    Feeds,
+    Outputs,
+)
 from onnxgraft.run.layout import adapted
 from onnxgraft.run.session import OnnxRuntime
 

@@ -16,8 +16,12 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxgraft.graph.model import Model
-from onnxgraft.run.compare import sqnr
-from onnxgraft.run.engine import Feeds
+from onnxgraft.graph.tensors import (
+    Feeds,
+)
+from onnxgraft.run.difference import (
+    sqnr,
+)
 from onnxgraft.run.layout import adapted
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.validate.divergence.memory import available_memory, tensor_sizes

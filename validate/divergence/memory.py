@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 import onnx
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 __all__ = ["available_memory", "tensor_sizes"]
 

@@ -12,8 +12,19 @@ from itertools import product
 import numpy as np
 
 from onnxgraft.errors import OnnxgraftError
-from onnxgraft.run.compare import relative_error, sqnr
-from onnxgraft.run.engine import Array, Engine, Feeds, Outputs, TensorSpec
+from onnxgraft.graph.tensors import (
+    Array,
+    Feeds,
+    Outputs,
+    TensorSpec,
+)
+from onnxgraft.run.difference import (
+    relative_error,
+    sqnr,
+)
+from onnxgraft.run.engine import (
+    Engine,
+)
 from onnxgraft.run.layout import adapted, like
 from onnxgraft.stages.validate.measure.tally import class_axis
 

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxgraft.graph.model import Model, Origin
-from onnxgraft.run.engine import Array, Engine, Feeds, Outputs, Probing
+from onnxgraft.graph.tensors import (
+    Array,
+    Feeds,
+    Outputs,
+)
+from onnxgraft.run.engine import (
+    Engine,
+    Probing,
+)
 from onnxgraft.run.layout import adapted
 from onnxgraft.run.session import OnnxRuntime, exposing
 

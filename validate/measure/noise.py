@@ -8,9 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxgraft.data.samples import Sample
-from onnxgraft.run.compare import FLOAT_TOLERANCE, relative_error
-from onnxgraft.run.engine import Array, Engine
+from onnxgraft.graph.tensors import (
+    Array,
+)
+from onnxgraft.run.difference import (
+    relative_error,
+)
+from onnxgraft.run.engine import (
+    Engine,
+)
 from onnxgraft.run.layout import adapted
+from onnxgraft.run.tolerances import (
+    FLOAT_TOLERANCE,
+)
 
 __all__ = ["Tolerance", "measured_tolerance", "users_tolerance"]
 

@@ -10,7 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from onnxgraft.data.samples import Sample, Samples
-from onnxgraft.run.engine import Array, Engine
+from onnxgraft.graph.tensors import (
+    Array,
+)
+from onnxgraft.run.engine import (
+    Engine,
+)
 from onnxgraft.run.workers import in_processes, on_ray
 from onnxgraft.stages.validate.measure.tally import Tally, infer_all
 from onnxgraft.stages.validate.metrics.metrics import Metric

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, nearest
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.progress import track
-from onnxgraft.run.compare import Difference
-from onnxgraft.run.engine import Array, Engine
+from onnxgraft.run.difference import (
+    Difference,
+)
+from onnxgraft.run.engine import (
+    Engine,
+)
 from onnxgraft.stages.validate.measure.spread import Job, Opener, run_here, run_parts
 from onnxgraft.stages.validate.measure.tally import Tally
 from onnxgraft.stages.validate.metrics.metrics import Metric

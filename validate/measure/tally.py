@@ -9,9 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.data.samples import Sample
-from onnxgraft.run.compare import Difference, check_pair, other_boxes
-from onnxgraft.run.engine import Array, Engine, Outputs
+from onnxgraft.graph.tensors import (
+    Array,
+    Outputs,
+)
+from onnxgraft.run.difference import (
+    Difference,
+)
+from onnxgraft.run.engine import (
+    Engine,
+)
 from onnxgraft.run.layout import adapted, like
+from onnxgraft.run.verdicts import (
+    check_pair,
+    other_boxes,
+)
 from onnxgraft.stages.validate.metrics.detection import Detection
 from onnxgraft.stages.validate.metrics.metrics import Answered, Metric
 

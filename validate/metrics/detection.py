@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 if TYPE_CHECKING:
     from onnxgraft.stages.validate.metrics.metrics import Answered

@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 from onnxgraft.data.classes import Classes, find_classes
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file
-from onnxgraft.run.compare import Sum
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
+from onnxgraft.run.difference import (
+    Sum,
+)
 from onnxgraft.stages.validate.metrics.detection import Detection
 
 __all__ = ["METRICS", "Answered", "Metric", "Segmentation", "TopK", "make_metric", "own_function"]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.stages.convert.caffe.layers.emitter import FREE, Blob, Emitter, Shape, axis_of
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 from onnxgraft.stages.convert.caffe.reading.prototxt import Message

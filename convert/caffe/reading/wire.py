@@ -29,7 +29,9 @@ from onnxgraft.errors import ModelError
 from onnxgraft.files import existing_file
 from onnxgraft.files.limits import AXES
 from onnxgraft.files.wire import BYTES, VARINT, Field, WireError, fields, read_varint, survey
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 __all__ = ["read_caffemodel"]
 

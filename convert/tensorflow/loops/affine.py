@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 __all__ = ["ACTIVATIONS", "ONE", "ZERO", "Atom", "Form", "NotExactError", "atom", "require", "row"]
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.stages.convert.tensorflow.loops.affine import (
     ACTIVATIONS,
     ONE,

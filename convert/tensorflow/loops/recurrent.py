@@ -29,7 +29,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.stages.convert.tensorflow.loops.affine import (
     ACTIVATIONS,
     ONE,

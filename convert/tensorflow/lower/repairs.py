@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
 __all__ = ["handlers", "repair"]

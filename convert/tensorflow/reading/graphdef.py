@@ -17,7 +17,10 @@ from onnxgraft.files import existing_file, sha256
 from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.model import Source
 from onnxgraft.graph.tensor_option import TensorOption, Value
-from onnxgraft.run.engine import Array, TensorSpec
+from onnxgraft.graph.tensors import (
+    Array,
+    TensorSpec,
+)
 from onnxgraft.stages.convert.tensorflow.lower.repairs import repair
 from onnxgraft.stages.convert.tensorflow.lower.weights import take_weights
 from onnxgraft.stages.convert.tensorflow.prepare.branches import resolve_branches

@@ -14,7 +14,9 @@ from typing import Any
 from onnxgraft.commands._validate import open_engine
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.session import random_feeds
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
 from onnxgraft.stages.engine import load
 
 _WARM_UP = 3

@@ -7,9 +7,19 @@ from typing import Unpack
 
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.compare import FLOAT_TOLERANCE, relative_error
-from onnxgraft.run.engine import Engine, Feeds
+from onnxgraft.graph.tensors import (
+    Feeds,
+)
+from onnxgraft.run.difference import (
+    relative_error,
+)
+from onnxgraft.run.engine import (
+    Engine,
+)
 from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.run.tolerances import (
+    FLOAT_TOLERANCE,
+)
 from onnxgraft.stages import convert, surgery
 from onnxgraft.stages.surgery import PASSES
 from onnxgraft.stages.validate import Parting, adapted, like

@@ -15,10 +15,29 @@ from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.files import atomic
 from onnxgraft.graph.half import computes_in_half
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import (
+    Feeds,
+    Outputs,
+)
 from onnxgraft.progress import status
-from onnxgraft.run.compare import FLOAT_TOLERANCE, HALF_TOLERANCE, Verdict, check_pair, judge
-from onnxgraft.run.engine import Engine, Feeds, Outputs
-from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.run.engine import (
+    Engine,
+)
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
+from onnxgraft.run.session import (
+    OnnxRuntime,
+)
+from onnxgraft.run.tolerances import (
+    FLOAT_TOLERANCE,
+    HALF_TOLERANCE,
+)
+from onnxgraft.run.verdicts import (
+    Verdict,
+    check_pair,
+    judge,
+)
 from onnxgraft.stages import convert as stage
 from onnxgraft.stages.surgery import SurgeryReport, run
 from onnxgraft.stages.validate import Parting, adapted, find_parting, like

@@ -23,10 +23,25 @@ from onnxgraft.data.samples import Sample, Samples, open_samples, overlap
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import (
+    Array,
+    Outputs,
+)
 from onnxgraft.progress import status
-from onnxgraft.run.compare import FLOAT_TOLERANCE, Difference, check_pair, other_boxes
-from onnxgraft.run.engine import Array, Engine, Outputs
+from onnxgraft.run.difference import (
+    Difference,
+)
+from onnxgraft.run.engine import (
+    Engine,
+)
 from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.run.tolerances import (
+    FLOAT_TOLERANCE,
+)
+from onnxgraft.run.verdicts import (
+    check_pair,
+    other_boxes,
+)
 from onnxgraft.stages import convert, engine, quantize, surgery
 from onnxgraft.stages.validate import (
     Candidate,

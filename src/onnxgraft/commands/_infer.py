@@ -14,11 +14,21 @@ from pydantic import ValidationError
 
 from onnxgraft.commands._validate import open_engine
 from onnxgraft.data.postprocess import Box, Postprocess, see
-from onnxgraft.data.samples import Preprocess, arrange
+from onnxgraft.data.preprocess import (
+    Preprocess,
+)
+from onnxgraft.data.samples import (
+    arrange,
+)
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, write_bytes
 from onnxgraft.files.trust import Trust, trusts
-from onnxgraft.run.engine import Array, Engine
+from onnxgraft.graph.tensors import (
+    Array,
+)
+from onnxgraft.run.engine import (
+    Engine,
+)
 from onnxgraft.stages import engine as stage
 from onnxgraft.stages.engine.passport import passport_path
 

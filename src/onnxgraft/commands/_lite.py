@@ -12,9 +12,21 @@ import numpy as np
 
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.data.postprocess import Postprocess
-from onnxgraft.data.samples import Preprocess, open_samples
+from onnxgraft.data.preprocess import (
+    Preprocess,
+)
+from onnxgraft.data.samples import (
+    open_samples,
+)
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.run.engine import Array, Outputs, Resource, TensorSpec
+from onnxgraft.graph.tensors import (
+    Array,
+    Outputs,
+    TensorSpec,
+)
+from onnxgraft.run.engine import (
+    Resource,
+)
 from onnxgraft.stages import convert, engine, quantize, surgery
 from onnxgraft.stages.engine import BuildOptions, Precision
 

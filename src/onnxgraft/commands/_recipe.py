@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, Val
 
 from onnxgraft.commands._mix_latency import Floats
 from onnxgraft.data.postprocess import Postprocess
-from onnxgraft.data.samples import Preprocess
+from onnxgraft.data.preprocess import (
+    Preprocess,
+)
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES

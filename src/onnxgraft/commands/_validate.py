@@ -13,15 +13,30 @@ import numpy as np
 
 from onnxgraft.commands._blame import blame, parts
 from onnxgraft.commands._evidence import record_accuracy
-from onnxgraft.data.samples import Preprocess, Samples, open_samples
+from onnxgraft.data.preprocess import (
+    Preprocess,
+)
+from onnxgraft.data.samples import (
+    Samples,
+    open_samples,
+)
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import atomic_folder
 from onnxgraft.files.trust import trusts
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import (
+    Feeds,
+    Outputs,
+)
 from onnxgraft.progress import status
-from onnxgraft.run.compare import check_pair, other_boxes
-from onnxgraft.run.engine import Engine, Feeds, Outputs
+from onnxgraft.run.engine import (
+    Engine,
+)
 from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.run.verdicts import (
+    check_pair,
+    other_boxes,
+)
 from onnxgraft.stages import convert, engine, surgery
 from onnxgraft.stages.convert import Opening
 from onnxgraft.stages.engine.passport import passport_path
@@ -442,7 +457,9 @@ class _Validation:
         with OnnxRuntime(model.to_onnx(), optimize=False) as session:
             expected = session.infer(adapted(feeds, session))
         actual = like(expected, self.other.infer(adapted(feeds, self.other)))
-        from onnxgraft.run.compare import sqnr
+        from onnxgraft.run.difference import (
+            sqnr,
+        )
 
         for name, value in expected.items():
             if value.dtype.kind == "f" and name in actual:

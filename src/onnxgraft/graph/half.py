@@ -21,7 +21,9 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, NotSupportedError, nearest
 from onnxgraft.graph.model import Model
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 __all__ = [
     "HEADROOM", "LARGEST", "Finding", "HalfReport", "computes_in_half", "shortfall", "to_half",

@@ -25,7 +25,10 @@ from onnxgraft.graph.onnx_file import (
     split_weights,
     unmade,
 )
-from onnxgraft.run.engine import Array, TensorSpec
+from onnxgraft.graph.tensors import (
+    Array,
+    TensorSpec,
+)
 
 __all__ = ["Model", "Origin", "Source", "tensor_spec"]
 

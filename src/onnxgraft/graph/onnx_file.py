@@ -26,7 +26,9 @@ from onnxgraft.errors import ModelError
 from onnxgraft.files import atomic
 from onnxgraft.files.limits import AXES, TENSOR_VALUES
 from onnxgraft.files.wire import WireError, fields, survey
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 __all__ = [
     "check",

@@ -7,7 +7,12 @@ from typing import Protocol
 
 import numpy as np
 
-from onnxgraft.run.engine import Array, Feeds, Outputs, TensorSpec
+from onnxgraft.graph.tensors import (
+    Array,
+    Feeds,
+    Outputs,
+    TensorSpec,
+)
 
 __all__ = ["adapted", "like", "partners"]
 

@@ -16,7 +16,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import ModelError
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, replace
 

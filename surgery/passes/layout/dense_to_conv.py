@@ -15,8 +15,10 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.graph.walk import detach
-from onnxgraft.run.engine import Array
 from onnxgraft.stages.surgery.passes.layout._commute import ELEMENTWISE
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, standard
 

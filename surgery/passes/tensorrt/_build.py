@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.graph.walk import detach
-from onnxgraft.run.engine import Array
 from onnxgraft.stages.surgery.running.rewrite import Context
 
 __all__ = ["Builder"]

@@ -16,7 +16,9 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.stages.surgery.passes.tensorrt._build import Builder
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, nodes_of
 

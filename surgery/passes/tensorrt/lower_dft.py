@@ -14,7 +14,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.stages.surgery.passes.tensorrt._build import Builder
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, nodes_of
 

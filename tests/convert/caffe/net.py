@@ -14,7 +14,9 @@ import pytest
 from models.caffemodel import Blobs, caffemodel
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import convert
 

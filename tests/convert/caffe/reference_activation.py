@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 
 def relu(x: Array, negative_slope: float = 0.0) -> Array:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 Axes = int | Sequence[int]
 

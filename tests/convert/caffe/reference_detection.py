@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 Box = Array  # (xmin, ymin, xmax, ymax)
 

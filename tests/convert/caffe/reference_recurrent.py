@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from tests.convert.caffe.reference_activation import sigmoid
 
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 
 
 def concat(*xs: Array, axis: int = 1) -> Array:

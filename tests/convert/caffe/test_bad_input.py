@@ -9,7 +9,12 @@ import pytest
 
 from models.caffemodel import caffemodel
 from onnxgraft.errors import InputError, NotSupportedError
-from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.run.feeds import (
+    random_feeds,
+)
+from onnxgraft.run.session import (
+    OnnxRuntime,
+)
 from onnxgraft.stages import convert
 
 NET = """

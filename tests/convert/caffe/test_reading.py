@@ -10,7 +10,9 @@ import pytest
 
 from models.caffemodel import caffemodel
 from onnxgraft.errors import InputError, ModelError
-from onnxgraft.run.engine import Array
+from onnxgraft.graph.tensors import (
+    Array,
+)
 from onnxgraft.stages import convert
 from onnxgraft.stages.convert.caffe import Net, read_caffemodel, read_net
 

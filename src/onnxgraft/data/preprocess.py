@@ -1,0 +1,133 @@
+"""The recipe by which an image becomes what the network was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+
+from onnxgraft.data.image_header import Form
+from onnxgraft.data.images import read_image
+from onnxgraft.errors import InputError
+from onnxgraft.graph.tensors import Array
+
+__all__ = ["Preprocess"]
+
+
+class Preprocess(BaseModel):
+    """From a decoded image to the array that the network was trained on.
+
+    In this order: resize, crop, colour order, float32, minus ``mean``, times ``scale``, layout.
+
+    Attributes:
+        resize: (height, width) in pixels; None keeps the image's.
+        interpolation: Of the resize.
+        crop: (top, left, height, width) in pixels after the resize; None keeps all.
+        color: Order of the channels that the network wants.
+        mean: Per channel in that order, or one for all, in 0..255.
+        scale: Factor after the mean, per channel or one for all.
+        layout: ``auto`` takes what fits the model's input.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resize: tuple[PositiveInt, PositiveInt] | None = None
+    interpolation: Literal["nearest", "bilinear", "area"] = "bilinear"
+    crop: tuple[NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt] | None = None
+    color: Literal["bgr", "rgb", "gray"] = "bgr"
+    mean: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    layout: Literal["auto", "nhwc", "nchw"] = "auto"
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the recipe, as hexadecimal digits."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def image(self, path: Path) -> Array:
+        """Return the image file as (height, width, channels) float32."""
+        pixels = read_image(path, gray=self.color == "gray")
+        try:
+            pixels = self._geometry(pixels, self.interpolation)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        if self.color == "rgb":
+            pixels = pixels[:, :, ::-1]
+        channels = pixels.shape[2]
+        for name, values in (("mean", self.mean), ("scale", self.scale)):
+            if len(values) not in (1, channels):
+                raise InputError(
+                    f"the recipe's {name} has {len(values)} values, the image {channels} channels"
+                )
+        centred = pixels.astype(np.float32) - np.asarray(self.mean, np.float32)
+        if self.scale != (1.0,):
+            centred *= np.asarray(self.scale, np.float32)
+        return centred
+
+    def label(self, path: Path) -> Array:
+        """Return the label image as (height, width) uint8, resized and cropped as the image is."""
+        return self._geometry(read_image(path, gray=True), "nearest")[:, :, 0]
+
+    def notes(self, forms: Mapping[Form, int]) -> list[str]:
+        """Return a sentence on each way in which images differ from what the recipe expects.
+
+        Args:
+            forms: How many images are stored in which form.
+        """
+        total = sum(forms.values())
+        sizes = Counter[tuple[int, int]]()
+        for form, count in forms.items():
+            sizes[form.width, form.height] += count
+        notes = []
+        if len(sizes) > 1:
+            (usual, _), *others = sizes.most_common()
+            told = ", ".join(f"{w}x{h} ({count})" for (w, h), count in others[:4])
+            told += ", ..." if len(others) > 4 else ""
+            done = "took them as they are"
+            if self.resize is not None:
+                done = f"resized all to {self.resize[1]}x{self.resize[0]}"
+            elif self.crop is not None:
+                done = "cropped all by the same rows and columns, without a resize"
+            notes.append(
+                f"{sum(count for _, count in others)} of {total} images are not {usual[0]}x"
+                f"{usual[1]} (width x height) as most are, but {told}; the recipe {done}"
+            )
+        gray = sum(n for form, n in forms.items() if form.channels < 3 and self.color != "gray")
+        alpha = sum(n for form, n in forms.items() if form.channels in (2, 4))
+        deep = sum(n for form, n in forms.items() if form.bits > 8)
+        for count, what in (
+            (gray, f"gray; the recipe wants {self.color}, so the channel was repeated"),
+            (alpha, "partly transparent; transparency was ignored"),
+            (deep, "stored with more than 8 bits a channel; they were reduced to 8"),
+        ):
+            if count:
+                notes.append(f"{count} of {total} images are {what}")
+        return notes
+
+    def _geometry(self, pixels: Array, interpolation: str) -> Array:
+        if self.resize is not None:
+            import cv2
+
+            modes = {
+                "nearest": cv2.INTER_NEAREST,
+                "bilinear": cv2.INTER_LINEAR,
+                "area": cv2.INTER_AREA,
+            }
+            height, width = self.resize
+            pixels = cv2.resize(pixels, (width, height), interpolation=modes[interpolation])
+            pixels = pixels.reshape(height, width, -1)
+        if self.crop is not None:
+            top, left, height, width = self.crop
+            if top + height > pixels.shape[0] or left + width > pixels.shape[1]:
+                raise InputError(
+                    f"the recipe crops rows {top}..{top + height - 1} and columns "
+                    f"{left}..{left + width - 1} from an image of {pixels.shape[0]}x"
+                    f"{pixels.shape[1]} (height x width)"
+                )
+            pixels = pixels[top : top + height, left : left + width]
+        return pixels
