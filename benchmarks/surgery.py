@@ -34,7 +34,7 @@ WORKER = """
 import contextlib, io, sys, time
 tool, source, target = sys.argv[1:]
 if tool == "onnxgraft":
-    from onnxgraft import surgery
+    from onnxgraft.stages import surgery
     from onnxgraft.graph.model import Model
     import onnxgraft.stages.surgery.running.runner
     def work():
@@ -64,9 +64,10 @@ print(time.perf_counter() - start)
 VERIFYING = """
 import statistics, sys, time
 import onnxruntime
-from onnxgraft import surgery
+from onnxgraft.stages import surgery
 from onnxgraft.graph.model import Model
-from onnxgraft.run.session import OnnxRuntime, random_feeds
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 source, runs = sys.argv[1], int(sys.argv[2])
 model = Model.load(source)
 def timed(work):

@@ -81,7 +81,7 @@ def test_a_folder_without_rights_is_told_before_the_work(
     code = (
         "import os, sys, cv2\n"
         "from tests.faults import app\n"
-        "from onnxgraft import convert, engine, pipeline, quantize\n"
+        "from onnxgraft import commands\nfrom onnxgraft.stages import convert, engine, quantize\n"
         "os.setegid(65534); os.seteuid(65534)\n"
         f"app({words(name, 'a', inputs, tmp_path)!r})\n"
     )

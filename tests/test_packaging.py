@@ -28,7 +28,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> No
     source = ROOT / "src" / "onnxgraft"
     wanted = {
         f"onnxgraft/{path.relative_to(source)}"
-        for folder in [source, *(source / stage for stage in STAGES)]
+        for folder in [source, *(source / "stages" / stage for stage in STAGES)]
         for path in folder.rglob("*")
         if path.suffix in {".py", ".j2", ".typed"} and "__pycache__" not in path.parts
     }
@@ -43,7 +43,7 @@ def test_the_wheel_installs_nothing_else(wheel: zipfile.ZipFile) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_folder_is_reached_through_a_link(stage: str) -> None:
-    link = ROOT / "src" / "onnxgraft" / stage
+    link = ROOT / "src/onnxgraft/stages" / stage
     assert link.is_symlink()
     assert link.resolve() == ROOT / stage
 

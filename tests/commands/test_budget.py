@@ -18,8 +18,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.run.feeds import (
     random_feeds,
 )
-from onnxgraft.stages.quantize import Prepared, calibrate
-from onnxgraft.stages.quantize.place import placement
+from onnxgraft.stages.quantize import Prepared, calibrate, placement
 from tests.conftest import Cli, model_of
 from tests.quantize.networks import PAIR, PAIR_SHAPES, infer, weights
 

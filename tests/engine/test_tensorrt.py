@@ -245,7 +245,7 @@ def test_an_interrupt_in_the_progress_ends_the_build() -> None:
 # Run by a Python that has TensorRT 10.
 TEN = """
 import tensorrt as trt
-from onnxgraft.stages.engine import tensorrt_builder as builder
+from onnxgraft.stages.engine.tensorrt import builder
 base = trt.IInt8EntropyCalibrator2
 cache = builder.cache_calibrator(trt, b"TRT-101600-EntropyCalibration2")
 assert isinstance(cache, base)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnxgraft.graph.model import Model
-from onnxgraft.stages.quantize.place import placement
+from onnxgraft.stages.quantize import placement
 from onnxgraft.stages.quantize.place.costs import BYTES, MACHINES, Estimate, costs, int8_share
 from tests.conftest import model_of
 from tests.quantize.networks import pair, weights

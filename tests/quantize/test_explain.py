@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxgraft.graph.model import Model
-from onnxgraft.stages.quantize import explain, quantize
-from onnxgraft.stages.quantize.place import placement
+from onnxgraft.stages.quantize import explain, placement, quantize
 from tests.conftest import model_of
 from tests.quantize.networks import pair, ranges_of, samples_of, weights
 

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError
-from onnxgraft.stages.quantize import PLACEMENTS, placement_text, quantize, read_placement
-from onnxgraft.stages.quantize.place import placement
+from onnxgraft.stages.quantize import (
+    PLACEMENTS,
+    placement,
+    placement_text,
+    quantize,
+    read_placement,
+)
 from tests.conftest import model_of
 from tests.quantize.networks import pair, ranges_of, samples_of, weights
 

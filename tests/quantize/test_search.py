@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxgraft.stages.quantize import Prepared, quantize
+from onnxgraft.stages.quantize import Prepared, placement, quantize
 from onnxgraft.stages.quantize.budget.search import Mix, mixed, noise, order, search, sensitivities
-from onnxgraft.stages.quantize.place import placement
 from onnxgraft.stages.quantize.place.costs import LayerCost
 from tests.quantize.networks import infer, pair, ranges_of, samples_of
 

@@ -19,8 +19,7 @@ from onnxgraft.data.samples import (
     open_samples,
 )
 from onnxgraft.graph.model import Model
-from onnxgraft.stages.quantize import calibrate, quantize, to_half
-from onnxgraft.stages.quantize.place import placement
+from onnxgraft.stages.quantize import calibrate, placement, quantize, to_half
 from tests.conftest import model_of
 from tests.quantize.networks import PAIR, PAIR_SHAPES, ranges_of, samples_of, weights
 
