@@ -13,7 +13,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import (
     TensorSpec,
 )
-from onnxgraft.targets.tensorrt_support import TENSORRT_LACKS
+from onnxgraft.targets.tensorrt import TENSORRT
 
 if TYPE_CHECKING:
     from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
@@ -140,7 +140,7 @@ _OPSET = 17
 
 def _lacking(nodes: Iterable[tuple[str, str]]) -> list[str]:
     """Return a line for each operator of ONNX that TensorRT has no equivalent for."""
-    lacking = [(op, name) for op, name in nodes if op in TENSORRT_LACKS]
+    lacking = [(op, name) for op, name in nodes if op in TENSORRT.lacks]
     return [f"{told}: TensorRT has no equivalent" for told in _grouped(lacking)]
 
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import ModuleType
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from onnxgraft.data.ranges import Ranges
-from onnxgraft.errors import InputError, NotSupportedError, nearest
+from onnxgraft.errors import InputError, MissingDependencyError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, sha256, together, write_json
 from onnxgraft.graph.half import computes_in_half, to_half
 from onnxgraft.graph.model import Model, Source
@@ -25,7 +23,7 @@ from onnxgraft.graph.tensors import (
 from onnxgraft.run.engine import (
     Engine,
 )
-from onnxgraft.stages.engine.options import BuildOptions, Layer
+from onnxgraft.stages.engine.options import Backend, BuildOptions, Layer
 from onnxgraft.stages.engine.passport import (
     Passport,
     passport_json,
@@ -35,16 +33,15 @@ from onnxgraft.stages.engine.passport import (
 )
 from onnxgraft.stages.engine.tensorrt.bundle import Bundle, pack
 from onnxgraft.stages.engine.unknown import is_engine, target_of
+from onnxgraft.targets import TARGETS, Precision, Target, find_target
+from onnxgraft.targets.tensorrt import TENSORRT
 
 __all__ = [
-    "TARGETS",
     "BuildOptions",
     "Bundle",
     "Evidence",
     "Layer",
     "Passport",
-    "Precision",
-    "Target",
     "build",
     "bundle",
     "check_layers",
@@ -56,11 +53,8 @@ __all__ = [
     "load",
     "read_passport",
     "record",
+    "runs_here",
 ]
-
-Target = Literal["tensorrt", "openvino", "onnxruntime"]
-TARGETS: tuple[Target, ...] = get_args(Target)
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
 Shape = Sequence[int]
 
@@ -78,13 +72,19 @@ class Evidence:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
-def default_target() -> Target:
-    """Return the target of this machine: TensorRT where there is one and a GPU, else OpenVINO."""
-    from onnxgraft.stages.engine.tensorrt.builder import gpu
+def default_target() -> str:
+    """Return the target of this machine: the first that can run here."""
+    for target in TARGETS:
+        if _backend(target.name).runs_here():
+            return target.name
+    raise MissingDependencyError(
+        "no target can run here: pip install 'onnxgraft[openvino]', or name one with --target"
+    )
 
-    if gpu() is not None and importlib.util.find_spec("tensorrt") is not None:
-        return "tensorrt"
-    return "openvino"
+
+def runs_here(target: str) -> bool:
+    """Tell whether engines of ``target`` can run on this machine."""
+    return _backend(target).runs_here()
 
 
 def build(
@@ -103,7 +103,7 @@ def build(
     Args:
         model: A float graph, or one that `quantize` made for this target.
         path: Of the engine; the passport is ``path`` with ``.json`` appended.
-        target: One of `TARGETS`.
+        target: The name of one of `onnxgraft.targets.TARGETS`.
         precision: None takes the graph as it is; ``fp32`` and ``int8`` say what the graph has to
             be; ``tf32``, ``fp16`` and ``bf16`` are what its float layers will run in.
         shapes: For inputs with free dimensions, the shape to optimize for.
@@ -115,14 +115,14 @@ def build(
         InputError: The precision is not the graph's, or the target refuses the graph.
         MissingDependencyError: The target's library is not installed.
     """
-    backend = _backend(target)
+    aim, backend = find_target(target), _backend(target)
     options = options or BuildOptions()
     if shapes is not None:
         options = replace(options, shapes=shapes)
     actual, options = _resolved(model, precision, options)
-    _check(target, options)
-    inputs = _with_shapes(model, target, options)
-    graph, halved = _written(model, target, options, ranges)
+    _check(aim, options)
+    inputs = _with_shapes(model, options)
+    graph, halved = _written(model, aim, options, ranges)
     with together(path, passport_path(path)) as (made, beside):
         built = backend.build(graph, made, options)
         passport = Passport(
@@ -166,14 +166,14 @@ def bundle(
         ranges: As of `build`.
     """
     actual, options = _resolved(model, precision, options or BuildOptions())
-    _check("tensorrt", options)
-    graph, halved = _written(model, "tensorrt", options, ranges)
+    _check(TENSORRT, options)
+    graph, halved = _written(model, TENSORRT, options, ranges)
     passport = Passport(
-        target="tensorrt",
+        target=TENSORRT.name,
         precision=actual,
         engine="",
         source=model.source,
-        inputs=_with_shapes(model, "tensorrt", options),
+        inputs=_with_shapes(model, options),
         outputs=model.outputs,
         versions={},
         graph=graph_hash(model),
@@ -205,14 +205,14 @@ def load(
     if threads is not None and threads < 1:
         raise InputError(f"threads are whole numbers from 1 on, not {threads}")
     if trust and not passport_path(file).exists():
-        target = target_of(file)
-        passport = Passport(target, "", "", Source(str(file), "unknown", ""), (), (), {})
+        passport = Passport(
+            target_of(file).name, "", "", Source(str(file), "unknown", ""), (), (), {}
+        )
     else:
         passport = read_passport(file)
         if sha256(file) != passport.engine:
             raise InputError(f"{file}: is not the file that its passport describes; build it again")
-    engine: Engine = _backend(passport.target).load(file, passport, threads)
-    return engine
+    return _backend(passport.target).load(file, passport, threads)
 
 
 def layers(engine: Engine) -> list[Layer]:
@@ -230,12 +230,10 @@ def layers(engine: Engine) -> list[Layer]:
 
 def check_layers(target: str) -> None:
     """Raise InputError if an engine for ``target`` could not tell its layers on this machine."""
-    from onnxgraft.stages.engine.tensorrt.builder import gpu
-
-    if target == "tensorrt" and gpu() is None:
+    if not _backend(target).runs_here():
         raise InputError(
-            "--layers: a TensorRT engine tells its layers where there is an NVIDIA GPU, and there "
-            "is none here; leave it out"
+            f"--layers: a {find_target(target).title} engine reports its layers where it can run, "
+            "and it can't run here; leave it out"
         )
 
 
@@ -268,50 +266,44 @@ def _resolved(
 
 
 def _written(
-    model: Model, target: str, options: BuildOptions, ranges: Ranges | None
+    model: Model, target: Target, options: BuildOptions, ranges: Ranges | None
 ) -> tuple[Model, dict[str, Any]]:
     """Return the graph in which the precision stands, and what flags say of FP16 in it."""
-    if target != "tensorrt" or options.floats not in ("fp16", "bf16") or computes_in_half(model):
+    if target.floats.get(options.floats) != "graph" or computes_in_half(model):
         return model, {}
-    if options.floats == "bf16":
-        raise NotSupportedError("BF16 graphs for TensorRT can't be written yet; fp16 can")
     graph, report = to_half(model, None if ranges is None else ranges.sizes())
     return graph, {"float32": report.single, "unchecked": len(report.unchecked)}
 
 
-def _backend(target: str) -> ModuleType:
-    if target not in TARGETS:
-        raise InputError(f"no target is called {target!r}; {nearest(target, TARGETS)}")
-    return importlib.import_module(f"onnxgraft.stages.engine.{target}")
+def _backend(name: str) -> Backend:
+    module: Backend = importlib.import_module(find_target(name).backend)
+    return module
 
 
-def _check(target: str, options: BuildOptions) -> None:
+def _check(target: Target, options: BuildOptions) -> None:
     """Refuse what a target does not take: an option without effect would mislead."""
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads {options.threads}: from 1 on")
     if not options.batches or min(options.batches) < 1:
         raise InputError("batches are whole numbers from 1 on")
-    if target != "tensorrt":
-        given = {
-            "--min-shapes": options.smallest, "--max-shapes": options.largest,
-            "--calibration": options.calibration, "--level": options.level,
-            "--version-compatible": options.version_compatible,
-            "--timing-cache": options.timing_cache,
-        }  # fmt: skip
-        for option, value in given.items():
-            if value:
-                raise InputError(f"{option} is TensorRT's; leave it out for {target}")
-    if target != "tensorrt" and options.floats == "tf32":
-        raise InputError(f"TF32 is an NVIDIA GPU's; {target} has fp32")
-    if target != "openvino" and options.hint != "latency":
-        raise InputError(f"--hint is OpenVINO's; leave it out for {target}")
-    if target == "onnxruntime" and options.floats != "fp32":
+    usual = BuildOptions()
+    for option in fields(BuildOptions):
+        given = getattr(options, option.name) != getattr(usual, option.name)
+        if given and option.name not in target.options and option.name != "floats":
+            owners = [other.title for other in TARGETS if option.name in other.options]
+            raise InputError(
+                f"{option.metadata['flag']} is for {' and '.join(owners)}; leave it out for "
+                f"{target.name}"
+            )
+    if options.floats != "fp32" and options.floats not in target.floats:
+        taken = ", ".join(("fp32", *target.floats))
         raise NotSupportedError(
-            f"onnxruntime's CPU has no fast {options.floats}; build for openvino, or in fp32"
+            f"{target.title} engines are not built in {options.floats} here; {target.name} takes "
+            f"{taken}"
         )
 
 
-def _with_shapes(model: Model, target: str, options: BuildOptions) -> tuple[TensorSpec, ...]:
+def _with_shapes(model: Model, options: BuildOptions) -> tuple[TensorSpec, ...]:
     """Return the inputs as the engine will have them; the shapes are checked against them."""
     known = {spec.name: spec for spec in model.inputs}
     for option, shapes in (
@@ -326,8 +318,6 @@ def _with_shapes(model: Model, target: str, options: BuildOptions) -> tuple[Tens
                 raise InputError(f"{option} {list(shape)} does not fit the input {known[name]}")
             if name not in options.shapes:
                 raise InputError(f"{option} {name}: give its usual shape with --shapes too")
-    if options.shapes and target == "onnxruntime":
-        raise InputError("--shapes makes no difference to onnxruntime; leave it out")
     bounded = {**options.smallest, **options.largest}
     return tuple(
         spec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import platform
 from collections.abc import Callable
@@ -20,7 +21,12 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
 from onnxgraft.stages.engine.passport import Passport, refuse
 
-__all__ = ["OnnxRuntimeEngine", "build", "load"]
+__all__ = ["OnnxRuntimeEngine", "build", "load", "runs_here"]
+
+
+def runs_here() -> bool:
+    """Tell whether onnxruntime is installed."""
+    return importlib.util.find_spec("onnxruntime") is not None
 
 
 def build(model: Model, path: Path, options: BuildOptions) -> Built:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import struct
@@ -34,7 +35,7 @@ from onnxgraft.stages.engine.buffers import Buffers
 from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
 from onnxgraft.stages.engine.passport import Passport, refuse
 
-__all__ = ["OpenVino", "build", "load"]
+__all__ = ["OpenVino", "build", "load", "runs_here"]
 
 _FLOATS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _CAPABILITIES = {"fp16": "FP16", "bf16": "BF16"}
@@ -42,6 +43,11 @@ _CAPABILITIES = {"fp16": "FP16", "bf16": "BF16"}
 _NOT_A_REASON = (
     "Check '", "Exception from", "FrontEnd API", "Model wasn't fully", "Summary:", "To facilitate",
 )  # fmt: skip
+
+
+def runs_here() -> bool:
+    """Tell whether OpenVINO is installed."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 def build(model: Model, path: Path, options: BuildOptions) -> Built:

@@ -5,50 +5,56 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-__all__ = ["BuildOptions", "Built", "Floats", "Hint", "Layer", "Shape"]
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Engine
+from onnxgraft.targets import Floats
+
+if TYPE_CHECKING:
+    from onnxgraft.stages.engine.passport import Passport
+
+__all__ = ["Backend", "BuildOptions", "Built", "Hint", "Layer", "Shape"]
 
 Shape = Sequence[int]
-Floats = Literal["fp32", "tf32", "fp16", "bf16"]
 Hint = Literal["latency", "throughput"]
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an engine is built. Each target takes what means something to it.
+    """How an engine is built; which of it a target takes stands in `Target.options`.
 
     Attributes:
         shapes: For inputs with free dimensions, the shape to optimize for.
-        smallest: For inputs in ``shapes``, the smallest shape (TensorRT); as ``shapes`` if not
+        smallest: For inputs in ``shapes``, the smallest shape; as ``shapes`` if not
             given.
         largest: Likewise the largest.
         batches: For a free batch, the batches to tune for; any up to the largest can be run
-            (TensorRT).
-        hint: Answer a single image soon, or many images in little time (OpenVINO).
-        threads: Of the CPU; None takes all (OpenVINO, onnxruntime).
+           .
+        hint: Answer a single image soon, or many images in little time.
+        threads: Of the CPU; None takes all.
         workspace: Bytes of GPU memory that a layer may use for scratch; None sets no limit
-            (TensorRT).
-        level: Of optimization, 0 to 5; None leaves it to the library (TensorRT).
+           .
+        level: Of optimization, 0 to 5; None leaves it to the library.
         timing_cache: Where timings of layers are kept from build to build; None for a place in
-            the user's cache folder (TensorRT).
-        version_compatible: The engine runs in later versions of the library (TensorRT).
-        calibration: A TensorRT calibration cache, for INT8 from a float graph (TensorRT 10).
+            the user's cache folder.
+        version_compatible: The engine runs in later versions of the library.
+        calibration: A TensorRT calibration cache, for INT8 from a float graph.
         floats: What the layers that are not INT8 run in.
     """
 
-    shapes: Mapping[str, Shape] = field(default_factory=dict)
-    smallest: Mapping[str, Shape] = field(default_factory=dict)
-    largest: Mapping[str, Shape] = field(default_factory=dict)
-    batches: Sequence[int] = (1, 16)
-    hint: Hint = "latency"
-    threads: int | None = None
-    workspace: int | None = None
-    level: int | None = None
-    timing_cache: Path | None = None
-    version_compatible: bool = False
-    calibration: bytes | None = None
-    floats: Floats = "fp32"
+    shapes: Mapping[str, Shape] = field(default_factory=dict, metadata={"flag": "--shapes"})
+    smallest: Mapping[str, Shape] = field(default_factory=dict, metadata={"flag": "--min-shapes"})
+    largest: Mapping[str, Shape] = field(default_factory=dict, metadata={"flag": "--max-shapes"})
+    batches: Sequence[int] = field(default=(1, 16), metadata={"flag": "--batches"})
+    hint: Hint = field(default="latency", metadata={"flag": "--hint"})
+    threads: int | None = field(default=None, metadata={"flag": "--threads"})
+    workspace: int | None = field(default=None, metadata={"flag": "--workspace"})
+    level: int | None = field(default=None, metadata={"flag": "--level"})
+    timing_cache: Path | None = field(default=None, metadata={"flag": "--timing-cache"})
+    version_compatible: bool = field(default=False, metadata={"flag": "--version-compatible"})
+    calibration: bytes | None = field(default=None, metadata={"flag": "--calibration"})
+    floats: Floats = field(default="fp32", metadata={"flag": "--precision"})
 
 
 @dataclass(frozen=True)
@@ -81,3 +87,16 @@ class Layer:
     kind: str
     precision: str
     nodes: tuple[str, ...]
+
+
+class Backend(Protocol):
+    """What the module of a target has, see `Target.backend`."""
+
+    def runs_here(self) -> bool:
+        """Tell whether engines of the target can run on this machine, without loading much."""
+
+    def build(self, model: Model, path: Path, options: BuildOptions) -> Built:
+        """Write an engine of ``model`` to ``path``."""
+
+    def load(self, path: Path, passport: Passport, threads: int | None) -> Engine:
+        """Return the engine at ``path``, ready to infer."""

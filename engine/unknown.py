@@ -5,25 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxgraft.errors import InputError
+from onnxgraft.targets import TARGETS, Target
 
 __all__ = ["is_engine", "target_of"]
 
 
-def target_of(path: Path) -> str:
-    """Return the library of an engine by how its file begins.
+def target_of(path: Path) -> Target:
+    """Return the target of an engine by how its file begins.
 
     Raises:
         InputError: It is no engine that one of the targets writes.
     """
     with path.open("rb") as file:
-        head = file.read(4096)
-    if head[1:4] == b"trt":  # TensorRT: ftrt, ptrt, vtrt
-        return "tensorrt"
-    if b"UPCVO" in head[:16]:  # OpenVINO: an exported model of the CPU
-        return "openvino"
-    if head[:1] == b"\x08":  # ModelProto's first field, the version, as a number
-        return "onnxruntime"
-    raise InputError(f"{path}: not an engine of TensorRT, OpenVINO or onnxruntime")
+        head = file.read(64)
+    for target in TARGETS:
+        if target.wrote(head):
+            return target
+    *names, last = (target.title for target in TARGETS)
+    raise InputError(f"{path}: not an engine of {', '.join(names)} or {last}")
 
 
 def is_engine(path: Path) -> bool:

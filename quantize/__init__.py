@@ -22,7 +22,6 @@ from onnxgraft.stages.quantize.measure.thresholds import METHODS, Method, choose
 from onnxgraft.stages.quantize.place.explain import Remark, explain
 from onnxgraft.stages.quantize.place.half import to_half
 from onnxgraft.stages.quantize.place.placement import (
-    PLACEMENTS,
     Placement,
     placement,
     placement_text,
@@ -41,7 +40,6 @@ __all__ = [
     "DEFAULT_IMPROVEMENTS",
     "IMPROVEMENTS",
     "METHODS",
-    "PLACEMENTS",
     "Checkpoint",
     "FloatLayer",
     "HalfReport",

@@ -74,17 +74,17 @@ PASSES: tuple[Pass, ...] = (
     # After fold_affine_backward, which a Conv that pads for itself would refuse.
     Pass("fold_pad", fold_pad.apply),
     # What TensorRT lacks, for that target only. After fold_pad, whose poolings are ONNX's own.
-    Pass("lower_pool", lower_pool.apply, target="tensorrt"),
-    Pass("lower_integer_relu", lower_integer_relu.apply, target="tensorrt"),
-    Pass("lower_compress", lower_compress.apply, target="tensorrt"),
-    Pass("lower_qlinear", lower_qlinear.apply, target="tensorrt"),
-    Pass("lower_integer", lower_integer.apply, target="tensorrt"),
-    Pass("lower_affine_grid", lower_affine_grid.apply, target="tensorrt"),
-    Pass("lower_col2im", lower_col2im.apply, target="tensorrt"),
-    Pass("lower_det", lower_det.apply, target="tensorrt"),
-    Pass("lower_dft", lower_dft.apply, target="tensorrt"),
+    Pass("lower_pool", lower_pool.apply),
+    Pass("lower_integer_relu", lower_integer_relu.apply),
+    Pass("lower_compress", lower_compress.apply),
+    Pass("lower_qlinear", lower_qlinear.apply),
+    Pass("lower_integer", lower_integer.apply),
+    Pass("lower_affine_grid", lower_affine_grid.apply),
+    Pass("lower_col2im", lower_col2im.apply),
+    Pass("lower_det", lower_det.apply),
+    Pass("lower_dft", lower_dft.apply),
     # When nothing else is left to do: nothing is folded into a constant that two layers share.
     Pass("merge_initializers", merge_initializers.apply, final=True),
     # Last of all: onnxruntime can't verify what comes after it.
-    Pass("name_plugins", name_plugins.apply, target="tensorrt", seals=True),
+    Pass("name_plugins", name_plugins.apply, seals=True),
 )

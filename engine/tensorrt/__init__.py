@@ -6,6 +6,7 @@ DequantizeLinear stand. How TensorRT's versions differ is in `builder` alone.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import threading
@@ -41,7 +42,7 @@ from onnxgraft.stages.engine.passport import Passport, refuse
 from onnxgraft.stages.engine.tensorrt import builder
 from onnxgraft.stages.engine.tensorrt.cuda import Cuda, Memory
 
-__all__ = ["TensorRt", "build", "load", "profiles", "settings"]
+__all__ = ["TensorRt", "build", "load", "profiles", "runs_here", "settings"]
 
 _MOST_ERRORS = 3
 
@@ -67,6 +68,11 @@ _HELPS = {
 }
 _QUANTIZED = ("DequantizeLinear", "QuantizeLinear", "QLinear", "ConvInteger", "MatMulInteger",
               "DynamicQuantizeLinear")  # fmt: skip
+
+
+def runs_here() -> bool:
+    """Tell whether there is an NVIDIA GPU, and TensorRT."""
+    return builder.gpu() is not None and importlib.util.find_spec("tensorrt") is not None
 
 
 def build(model: Model, path: Path, options: BuildOptions) -> Built:

@@ -13,50 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.quantize.place.placement import WEIGHTED, Placement, layers, points
 from onnxgraft.stages.quantize.place.shapes import shapes_of
+from onnxgraft.targets import Machine, find_target
 
-__all__ = ["MACHINES", "Estimate", "LayerCost", "Machine", "costs", "int8_share"]
+__all__ = ["Estimate", "LayerCost", "costs", "int8_share"]
 
-Float = Literal["fp32", "fp16", "bf16"]
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A machine, as far as the estimate knows it.
-
-    Attributes:
-        name: Told with every estimate.
-        macs: Multiplications with addition a second, by precision.
-        bandwidth: Bytes a second.
-    """
-
-    name: str
-    macs: dict[str, float]
-    bandwidth: float
-
-
-# NVIDIA's data sheet of the T4 (half its FLOPS are MACs), and two cores of a server processor with
-# AVX512-VNNI and -BF16 at 2.6 GHz: 32 MACs a cycle and core in FP32, twice that in BF16, four times
-# in INT8.
-_CPU = Machine(
-    "two cores with AVX512-VNNI",
-    {"fp32": 166e9, "fp16": 166e9, "bf16": 333e9, "int8": 666e9},
-    20e9,
-)
-MACHINES = {
-    "tensorrt": Machine(
-        "an NVIDIA T4", {"fp32": 4.05e12, "fp16": 32.5e12, "bf16": 4.05e12, "int8": 65e12}, 320e9
-    ),
-    "openvino": _CPU,
-    "onnxruntime": _CPU,
-}
 
 
 @dataclass(frozen=True)
@@ -132,7 +99,7 @@ class Estimate:
 
     def __init__(self, model: Model, table: Placement, floats: str = "fp32") -> None:
         self.costs = costs(model)
-        self.machine = MACHINES[table.target]
+        self.machine = find_target(table.target).machine
         self.floats = floats
         self._table = table
         self._graph = model.graph

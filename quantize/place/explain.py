@@ -13,20 +13,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.stages.quantize.place.placement import KEEPING, WEIGHTED, Placement
+from onnxgraft.targets import find_target
 
 __all__ = ["Remark", "explain"]
 
 # TensorRT's and the CPUs' INT8 kernels work on so many channels at once.
 CHANNELS = 16
-# What a target fuses into the layer in front of it, or runs on integers between Q and DQ.
-_FUSED = {
-    "tensorrt": frozenset({"Add", "AveragePool", "Clip", "GlobalAveragePool", "HardSigmoid",
-                           "LeakyRelu", "Mul", "Relu", "Sigmoid", "Tanh"}),
-    "openvino": frozenset({"Add", "AveragePool", "Clip", "GlobalAveragePool", "HardSigmoid",
-                           "HardSwish", "LeakyRelu", "Mul", "Relu", "Sigmoid", "Tanh"}),
-    "onnxruntime": frozenset({"Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool",
-                              "LeakyRelu", "Mul", "Relu", "Resize", "Sigmoid", "Softmax", "Split"}),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,11 @@ def _channels(int8: list[gs.Node]) -> list[Remark]:
 
 def _between(graph: gs.Graph, table: Placement) -> list[Remark]:
     """Operators between INT8 layers that have to run in float."""
-    fused = _FUSED[table.target] | KEEPING | {"DequantizeLinear", "QuantizeLinear", *WEIGHTED}
+    fused = (
+        find_target(table.target).fused
+        | KEEPING
+        | {"DequantizeLinear", "QuantizeLinear", *WEIGHTED}
+    )
     found: dict[str, list[gs.Node]] = {}
     for node in graph.nodes:
         if node.op not in fused and _touches_int8(node):
@@ -133,16 +129,14 @@ def _concats(graph: gs.Graph, table: Placement) -> list[Remark]:
 
 def _unfused(graph: gs.Graph, table: Placement) -> list[Remark]:
     """Quantization that no layer in front of it can take over."""
+    able = {*WEIGHTED, *find_target(table.target).fused, *KEEPING}
     alone = []
     for node in graph.nodes:
         if node.op == "QuantizeLinear":
             source = node.inputs[0]
             maker = source.inputs[0] if source.inputs else None
             several = len(source.outputs) > 1
-            able = maker is not None and (
-                maker.op in WEIGHTED or maker.op in _FUSED[table.target] or maker.op in KEEPING
-            )
-            if maker is not None and (several or not able):
+            if maker is not None and (several or maker.op not in able):
                 alone.append(node)
     counted = Counter(n.inputs[0].inputs[0].op for n in alone)
     behind = ", ".join(f"{count} behind {op}" for op, count in counted.most_common())

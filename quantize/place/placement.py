@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import onnx_graphsurgeon as gs
@@ -13,9 +13,10 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
+from onnxgraft.targets import Placement, find_target, target_names
 
 __all__ = [
-    "PLACEMENTS", "Joined", "Placement", "Point", "activations", "data", "gate", "joined",
+    "Joined", "Placement", "Point", "activations", "data", "gate", "joined",
     "layers", "number", "origin", "placement", "placement_text", "points", "read_placement",
     "scale_axis",
 ]  # fmt: skip
@@ -28,64 +29,6 @@ _ADDING = ("Conv", "ConvTranspose")
 # The widest Clip that is taken for a gate: relu6 has 6.
 _GATE = 8
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What one target wants.
-
-    Attributes:
-        target: Its name.
-        weights: For each operator with weights, the axis of a scale per channel, or None for
-            one scale. A Gemm's is of its weights as (inputs, outputs), whatever its transB.
-        symmetric: int8 with zero point 0, or else uint8 with one.
-        unsigned: Where symmetric, whether a tensor that is never negative is uint8 with zero
-            point 0: twice the steps over the same range.
-        outputs: Whether the outputs of layers are quantized too.
-        bias: Whether the bias becomes int32 with a DequantizeLinear.
-        residual: Whether, of an Add behind a layer, the other input is quantized: the layer's
-            kernel then reads eight bits of the shortcut where there were 32.
-        also: Operators without weights that run in integers when inputs and output are quantized.
-            A Mul among them, by a positive number and read by such operators alone, costs nothing:
-            its result has the integers of its input, and a scale of its own.
-    """
-
-    target: str
-    weights: dict[str, int | None]
-    symmetric: bool
-    unsigned: bool = False
-    outputs: bool = False
-    bias: bool = False
-    residual: bool = False
-    also: frozenset[str] = field(default_factory=frozenset)
-
-
-# TensorRT, by NVIDIA's guide "Working with Quantized Types": inputs of layers with weights, not
-# their outputs; symmetric; weights per channel; no bias; the shortcut of a residual Add, not the
-# layer's own result. A ConvTranspose gets one scale: its kernels disagree on the axis
-# (TensorRT#1694), and its last axis order is theirs.
-_TENSORRT = Placement(
-    target="tensorrt",
-    weights={"Conv": 0, "ConvTranspose": None, "Gemm": 1, "MatMul": 1},
-    symmetric=True,
-    residual=True,
-)
-PLACEMENTS: dict[str, Placement] = {
-    "tensorrt": _TENSORRT,
-    # OpenVINO runs TensorRT's form fast on a CPU, and finds the rest of the fusions by itself. The
-    # CPU multiplies unsigned by signed bytes, so unsigned activations save it a correction.
-    "openvino": Placement("openvino", _TENSORRT.weights, symmetric=True, unsigned=True),
-    # onnxruntime's CPU kernels want uint8 activations on both sides of a layer and an int32 bias,
-    # or they do not fuse (QLinearConv). It has no integer ConvTranspose.
-    "onnxruntime": Placement(
-        target="onnxruntime",
-        weights={"Conv": 0, "Gemm": 1, "MatMul": 1},
-        symmetric=False,
-        outputs=True,
-        bias=True,
-        also=frozenset({"Add", "GlobalAveragePool", "Mul"}),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -103,12 +46,7 @@ class Point:
 
 def placement(target: str) -> Placement:
     """Return the table of ``target``; InputError if there is none."""
-    try:
-        return PLACEMENTS[target]
-    except KeyError as error:
-        raise InputError(
-            f"no target is called {target!r}; {nearest(target, PLACEMENTS)}"
-        ) from error
+    return find_target(target).placement
 
 
 def placement_text(table: Placement) -> str:
@@ -249,7 +187,7 @@ def activations(graph: gs.Graph, targets: Collection[str] = ()) -> list[str]:
     A gate between layers (see `gate`) that no layer with weights reads is not measured.
     """
     names: dict[str, None] = {}
-    for table in map(placement, targets or PLACEMENTS):
+    for table in map(placement, targets or target_names()):
         for point in points(graph, table, layers(graph, table)):
             tensor = origin(point.tensor)
             if gate(tensor) is None or any(node.op in WEIGHTED for node in tensor.outputs):

@@ -15,6 +15,7 @@ from onnxgraft.graph.tensors import (
     Array,
 )
 from onnxgraft.graph.walk import bodies, detach, pinned
+from onnxgraft.targets import TARGETS
 
 __all__ = [
     "Context",
@@ -199,7 +200,6 @@ class Pass:
         changes_inputs: The pass may remove an input of the graph.
         optional: The pass runs only where it is asked for by name.
         final: The pass runs when the others change nothing more.
-        target: The pass runs only where the graph is meant for this target.
         seals: What the pass leaves only the target runs: it is run last, and not verified.
     """
 
@@ -208,8 +208,12 @@ class Pass:
     changes_inputs: bool = False
     optional: bool = False
     final: bool = False
-    target: str | None = None
     seals: bool = False
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets that the pass is for, if it is not for all."""
+        return tuple(target.name for target in TARGETS if self.name in target.lowering)
 
     @property
     def summary(self) -> str:

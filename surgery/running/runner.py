@@ -21,12 +21,12 @@ from onnxgraft.stages.surgery.running.history import Change, History, Point, Ste
 from onnxgraft.stages.surgery.running.legal import violations
 from onnxgraft.stages.surgery.running.rewrite import Context, Finding, Pass, Plugin, Result
 from onnxgraft.stages.surgery.running.verify import MOST_BYTES, MOST_SECONDS, Verifier
+from onnxgraft.targets import find_target
 
 __all__ = ["PassReport", "SurgeryReport", "run"]
 
 # A list that still changes things after so many rounds is going in circles.
 _MOST_ROUNDS = 50
-TARGETS = (None, "tensorrt")
 
 
 @dataclass
@@ -94,7 +94,7 @@ def run(
         only: The passes to run; all that are not optional if empty.
         skip: Passes to leave out.
         extra: Optional passes to run too.
-        target: ``tensorrt`` runs the passes that write what it lacks otherwise, too.
+        target: Runs the passes that write what this target lacks otherwise, too.
         plugins: For a custom operator (``Op`` or ``domain.Op``) TensorRT's plugin.
         verify: Hold what the passes made in onnxruntime against what they were given, on seeded
             samples of batch 1 and, where the batch is free, 2. None: as long as the weights have
@@ -122,15 +122,15 @@ def run(
 def _choose(
     only: Sequence[str], skip: Sequence[str], extra: Sequence[str], target: str | None
 ) -> list[Pass]:
-    if target not in TARGETS:
-        raise InputError(f"surgery knows no target {target!r}; there is: tensorrt")
+    if target is not None:
+        find_target(target)
     known = [item.name for item in PASSES]
     for name in (*only, *skip, *extra):
         if name not in known:
             raise InputError(f"no pass is called {name!r}; {nearest(name, known)}")
 
     def wanted(item: Pass) -> bool:
-        usual = not item.optional and item.target in (None, target)
+        usual = not item.optional and (not item.targets or target in item.targets)
         named = item.name in only if only else usual
         return (named or item.name in extra) and item.name not in skip
 

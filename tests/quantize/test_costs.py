@@ -6,7 +6,8 @@ import pytest
 
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.quantize import placement
-from onnxgraft.stages.quantize.place.costs import BYTES, MACHINES, Estimate, costs, int8_share
+from onnxgraft.stages.quantize.place.costs import BYTES, Estimate, costs, int8_share
+from onnxgraft.targets import TARGETS
 from tests.conftest import model_of
 from tests.quantize.networks import pair, weights
 
@@ -65,5 +66,5 @@ def test_more_int8_is_estimated_to_be_faster(target: str) -> None:
 
 
 def test_every_machine_knows_every_precision() -> None:
-    for machine in MACHINES.values():
+    for machine in {target.machine.name: target.machine for target in TARGETS}.values():
         assert set(machine.macs) == set(BYTES)

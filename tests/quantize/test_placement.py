@@ -9,17 +9,17 @@ import pytest
 
 from onnxgraft.errors import InputError
 from onnxgraft.stages.quantize import (
-    PLACEMENTS,
     placement,
     placement_text,
     quantize,
     read_placement,
 )
+from onnxgraft.targets import target_names
 from tests.conftest import model_of
 from tests.quantize.networks import pair, ranges_of, samples_of, weights
 
 
-@pytest.mark.parametrize("target", PLACEMENTS)
+@pytest.mark.parametrize("target", target_names())
 def test_a_table_that_was_printed_is_read_as_the_same(target: str, tmp_path: Path) -> None:
     file = tmp_path / "table.toml"
     file.write_text(placement_text(placement(target)))

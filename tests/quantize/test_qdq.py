@@ -30,9 +30,10 @@ from onnxgraft.run.session import (
 )
 from onnxgraft.stages.quantize import calibrate, quantize
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
+from onnxgraft.targets import target_names
 from tests.conftest import model_of, outputs_of
 
-TARGETS = ["tensorrt", "openvino", "onnxruntime"]
+TARGETS = target_names()
 SYMMETRIC = ["tensorrt", "openvino"]
 # That a tensor which is never negative has above 0.
 STEPS = {"tensorrt": 127, "openvino": 255}

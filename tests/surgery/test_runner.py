@@ -25,7 +25,7 @@ from tests.conftest import model_of
 from tests.surgery.helpers import ROUNDING, assert_same, clean, infer, normal, positive, report_of
 
 NAMES = [item.name for item in PASSES]
-USUAL = [item.name for item in PASSES if not item.optional and not item.target]
+USUAL = [item.name for item in PASSES if not item.optional and not item.targets]
 
 
 def network() -> Model:

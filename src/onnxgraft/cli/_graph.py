@@ -203,8 +203,8 @@ def surgery(
 
 def _condition(item: Any) -> str:
     """Say when a pass runs that does not always run."""
-    if item.target is not None:
-        return f" (--for {item.target})"
+    if item.targets:
+        return f" (--for {' or '.join(item.targets)})"
     return f" (--extra {item.name})" if item.optional else ""
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft.commands._mix_latency import Floats, measured_latency
+from onnxgraft.commands._mix_latency import measured_latency
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, OnnxgraftError, nearest
 from onnxgraft.files import existing_file, read_json, write_json
@@ -48,6 +48,7 @@ from onnxgraft.stages.quantize.improve.improve import spread
 from onnxgraft.stages.quantize.place.costs import Estimate, int8_share
 from onnxgraft.stages.quantize.place.placement import placement_text
 from onnxgraft.stages.validate import METRICS, Answered, make_metric, own_function
+from onnxgraft.targets import Floats
 
 __all__ = ["Budget", "BudgetReport", "MixRow", "read_budget", "within_budget"]
 

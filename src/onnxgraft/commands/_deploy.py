@@ -57,6 +57,7 @@ from onnxgraft.stages.validate import (
 )
 from onnxgraft.stages.validate.report import LatencyRow, Report, StageRow
 from onnxgraft.stages.validate.views.gallery import gallery_rows, range_rows
+from onnxgraft.targets import find_target
 
 __all__ = ["deploy"]
 
@@ -244,7 +245,7 @@ class _Deployment:
         self,
         cleaned: Model,
         ranges: Ranges,
-        target: engine.Target,
+        target: str,
         calibration: Samples,
         validation: Samples,
     ) -> Engine | None:
@@ -283,8 +284,9 @@ class _Deployment:
         start = time.perf_counter()
         path = self._path(f"engine.{target}", f"{target} engine")
         with status(f"building for {target}"):
+            asked = find_target(target).floats.get(floats) == "engine"
             engine.build(
-                quantized, path, target, precision="bf16" if floats == "bf16" else "int8",
+                quantized, path, target, precision=floats if asked else "int8",
                 evidence=self.evidence,
             )  # fmt: skip
         try:

@@ -28,7 +28,8 @@ from onnxgraft.run.engine import (
     Resource,
 )
 from onnxgraft.stages import convert, engine, quantize, surgery
-from onnxgraft.stages.engine import BuildOptions, Precision
+from onnxgraft.stages.engine import BuildOptions
+from onnxgraft.targets import Precision
 
 __all__ = ["LiteEngine"]
 

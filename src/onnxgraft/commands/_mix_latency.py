@@ -5,16 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from onnxgraft.commands._bench import BenchTarget, bench
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine
+from onnxgraft.targets import Floats, Precision, find_target
 
-__all__ = ["Floats", "measured_latency"]
-
-Floats = Literal["fp32", "fp16", "bf16"]
+__all__ = ["measured_latency"]
 
 
 def measured_latency(models: Mapping[str, Model], target: str, floats: Floats) -> dict[str, float]:
@@ -28,13 +26,13 @@ def measured_latency(models: Mapping[str, Model], target: str, floats: Floats) -
     Raises:
         OnnxgraftError: The target's library is not installed, or no engine of it can run here.
     """
-    if target == "tensorrt" and engine.default_target() != "tensorrt":
-        raise NotSupportedError("there is no NVIDIA GPU with TensorRT here")
+    if not engine.runs_here(target):
+        raise NotSupportedError(f"no {find_target(target).title} engine can run here")
     with tempfile.TemporaryDirectory() as place:
         targets = []
         for number, (name, model) in enumerate(models.items()):
             path = Path(place) / f"{number}.engine"
-            precision: engine.Precision = "fp32"
+            precision: Precision = "fp32"
             if "QuantizeLinear" in model.operators():
                 precision = "int8" if floats == "fp32" else floats
             engine.build(model, path, target, precision=precision)

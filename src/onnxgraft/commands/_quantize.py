@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from onnxgraft.commands._budget import Budget, BudgetReport, within_budget
-from onnxgraft.commands._mix_latency import Floats
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, NotSupportedError
@@ -27,6 +26,7 @@ from onnxgraft.stages.quantize import (
     to_half,
 )
 from onnxgraft.stages.quantize.place.half import OnOverflow
+from onnxgraft.targets import TARGETS, Floats, find_target
 
 __all__ = ["PRECISION_KEY", "QuantizeOptions", "Quantized", "quantize_model"]
 
@@ -159,13 +159,12 @@ def quantize_model(model: Model, ranges: Ranges | None, options: QuantizeOptions
         InputError: The options contradict each other, or see `improve`, `quantize`, `to_half`.
     """
     table = options.table
-    if options.floats == "bf16" and table.target != "openvino":
+    how = find_target(table.target).floats
+    if options.floats != "fp32" and options.floats not in how:
+        able = [target.name for target in TARGETS if options.floats in target.floats]
         raise NotSupportedError(
-            f"--float bf16: of the targets only openvino computes in it here, not {table.target}"
-        )
-    if options.floats == "fp16" and table.target != "tensorrt":
-        raise NotSupportedError(
-            f"--float fp16 writes a graph for tensorrt; {table.target} takes a float32 graph"
+            f"--float {options.floats}: {table.target} does not compute in it here; "
+            f"{' and '.join(able)} can"
         )
     if options.int8 and ranges is None:
         raise InputError("an INT8 graph needs ranges")
@@ -176,7 +175,7 @@ def quantize_model(model: Model, ranges: Ranges | None, options: QuantizeOptions
     )  # fmt: skip
     if options.explain and options.int8:
         done.remarks = explain(done.model.graph, table)
-    if options.floats == "fp16":
+    if how.get(options.floats) == "graph":
         keep = () if options.int8 else options.keep_float
         done.model, done.half = to_half(
             done.model, ranges, on_overflow=options.on_overflow, keep=keep

@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+)
 
-from onnxgraft.commands._mix_latency import Floats
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import (
     Preprocess,
@@ -18,8 +26,8 @@ from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.files.trust import Trust
 from onnxgraft.stages.convert import IoLayout, Opening
-from onnxgraft.stages.engine import Target
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, Improvement, Method
+from onnxgraft.targets import TARGETS, Floats, find_target
 
 __all__ = [
     "BenchSection",
@@ -32,6 +40,17 @@ __all__ = [
     "read_recipe",
     "read_tables",
 ]
+
+
+def _known(name: str) -> str:
+    try:
+        return find_target(name).name
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
+TargetName = Annotated[str, AfterValidator(_known)]
+DEFAULT_TARGETS = tuple(target.name for target in TARGETS if target.default)
 
 
 class _Section(BaseModel):
@@ -68,7 +87,7 @@ class QuantizeSection(_Section):
     improve: tuple[Improvement, ...] = DEFAULT_IMPROVEMENTS
     budget: str | None = None
     trials: PositiveInt = 24
-    float: dict[Target, Floats] = Field(default_factory=dict)
+    float: dict[TargetName, Floats] = Field(default_factory=dict)
 
 
 class ValidateSection(_Section):
@@ -119,7 +138,7 @@ class Recipe(_Section):
     freeze_batchnorm: bool = False
     opset: int = 17
     io_layout: IoLayout = "keep"
-    targets: tuple[Target, ...] = ("openvino", "onnxruntime")
+    targets: tuple[TargetName, ...] = DEFAULT_TARGETS
     keep_float: tuple[str, ...] = ()
     preprocess: Preprocess = Field(default_factory=Preprocess)
     postprocess: Postprocess = Field(default_factory=Postprocess)
@@ -197,7 +216,7 @@ def make_recipe(
     inputs: str | None = None,
     outputs: str | None = None,
     metric: str | None = None,
-    targets: Sequence[str] = ("openvino", "onnxruntime"),
+    targets: Sequence[str] = DEFAULT_TARGETS,
     images: int | None = None,
     trust: Trust = False,
 ) -> Recipe:

@@ -1,1 +1,40 @@
-"""What a graph can be built for."""
+"""What a graph can be built for: `TARGETS`, one frozen `Target` each, and nothing that is heavy.
+
+Whatever depends on targets asks here: the choices of the command line, placement, costs, fusions,
+what an engine file begins with, which options a build takes.
+"""
+
+from __future__ import annotations
+
+from onnxgraft.errors import InputError, nearest
+from onnxgraft.targets.onnxruntime import ONNXRUNTIME
+from onnxgraft.targets.openvino import OPENVINO
+from onnxgraft.targets.target import Floats, Machine, Placement, Precision, Target
+from onnxgraft.targets.tensorrt import TENSORRT
+
+__all__ = [
+    "FLOATS", "TARGETS", "Floats", "Machine", "Placement", "Precision", "Target", "find_target",
+    "target_names",
+]  # fmt: skip
+
+# In the order in which a machine's default is looked for: the first that can run there.
+TARGETS: tuple[Target, ...] = (TENSORRT, OPENVINO, ONNXRUNTIME)
+# What layers that are not INT8 can run in, for one target or another.
+FLOATS: tuple[str, ...] = ("fp32", *dict.fromkeys(kind for t in TARGETS for kind in t.floats))
+
+
+def target_names() -> list[str]:
+    """Return the names of all targets."""
+    return [target.name for target in TARGETS]
+
+
+def find_target(name: str) -> Target:
+    """Return the target that is called ``name``.
+
+    Raises:
+        InputError: There is none.
+    """
+    for target in TARGETS:
+        if target.name == name:
+            return target
+    raise InputError(f"no target is called {name!r}; {nearest(name, target_names())}")

@@ -1,0 +1,34 @@
+"""onnxruntime: engines for CPUs."""
+
+from __future__ import annotations
+
+from onnxgraft.targets.cpu import TWO_CORES
+from onnxgraft.targets.target import Placement, Target
+
+__all__ = ["ONNXRUNTIME"]
+
+ONNXRUNTIME = Target(
+    name="onnxruntime",
+    title="onnxruntime",
+    package="onnxruntime",
+    backend="onnxgraft.stages.engine.onnxruntime",
+    # Its CPU kernels want uint8 activations on both sides of a layer and an int32 bias, or they do
+    # not fuse (QLinearConv). It has no integer ConvTranspose.
+    placement=Placement(
+        target="onnxruntime",
+        weights={"Conv": 0, "Gemm": 1, "MatMul": 1},
+        symmetric=False,
+        outputs=True,
+        bias=True,
+        also=frozenset({"Add", "GlobalAveragePool", "Mul"}),
+    ),
+    fused=frozenset(
+        "Add AveragePool Clip Concat GlobalAveragePool LeakyRelu Mul Relu Resize Sigmoid Softmax "
+        "Split".split()
+    ),
+    machine=TWO_CORES,
+    floats={},  # its CPU kernels have no fast halves
+    options=frozenset({"threads"}),
+    magic=((0, b"\x08"),),  # an ONNX model's first field, the version, as a number
+    default=True,
+)

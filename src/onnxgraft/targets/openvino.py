@@ -1,0 +1,32 @@
+"""OpenVINO, Intel's inference library: engines for CPUs."""
+
+from __future__ import annotations
+
+from onnxgraft.targets.cpu import TWO_CORES
+from onnxgraft.targets.target import Placement, Target
+
+__all__ = ["OPENVINO"]
+
+OPENVINO = Target(
+    name="openvino",
+    title="OpenVINO",
+    package="openvino",
+    backend="onnxgraft.stages.engine.openvino",
+    # OpenVINO runs TensorRT's form fast on a CPU, and finds the rest of the fusions by itself. The
+    # CPU multiplies unsigned by signed bytes, so unsigned activations save it a correction.
+    placement=Placement(
+        target="openvino",
+        weights={"Conv": 0, "ConvTranspose": None, "Gemm": 1, "MatMul": 1},
+        symmetric=True,
+        unsigned=True,
+    ),
+    fused=frozenset(
+        "Add AveragePool Clip GlobalAveragePool HardSigmoid HardSwish LeakyRelu Mul Relu Sigmoid "
+        "Tanh".split()
+    ),
+    machine=TWO_CORES,
+    floats={"fp16": "engine", "bf16": "engine"},
+    options=frozenset({"shapes", "hint", "threads", "floats"}),
+    magic=tuple((offset, b"UPCVO") for offset in range(12)),  # a model that the CPU exported
+    default=True,
+)

@@ -1,0 +1,101 @@
+"""What a target is: one frozen object, from which everything that depends on targets follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["Floats", "Machine", "Placement", "Precision", "Target"]
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
+Floats = Literal["fp32", "tf32", "fp16", "bf16"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a target wants QuantizeLinear and DequantizeLinear.
+
+    Attributes:
+        target: Its name.
+        weights: For each operator with weights, the axis of a scale per channel, or None for
+            one scale. A Gemm's is of its weights as (inputs, outputs), whatever its transB.
+        symmetric: int8 with zero point 0, or else uint8 with one.
+        unsigned: Where symmetric, whether a tensor that is never negative is uint8 with zero
+            point 0: twice the steps over the same range.
+        outputs: Whether the outputs of layers are quantized too.
+        bias: Whether the bias becomes int32 with a DequantizeLinear.
+        residual: Whether, of an Add behind a layer, the other input is quantized: the layer's
+            kernel then reads eight bits of the shortcut where there were 32.
+        also: Operators without weights that run in integers when inputs and output are quantized.
+            A Mul among them, by a positive number and read by such operators alone, costs nothing:
+            its result has the integers of its input, and a scale of its own.
+    """
+
+    target: str
+    weights: Mapping[str, int | None]
+    symmetric: bool
+    unsigned: bool = False
+    outputs: bool = False
+    bias: bool = False
+    residual: bool = False
+    also: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine that a target runs on, as far as estimates know it.
+
+    Attributes:
+        name: Stated with every estimate.
+        macs: Multiplications with addition a second, by precision.
+        bandwidth: Bytes a second.
+    """
+
+    name: str
+    macs: Mapping[str, float]
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """A library that engines are built for.
+
+    Attributes:
+        name: On the command line, in file names and passports.
+        title: In sentences.
+        package: The Python package that it needs; the extra that installs it is called the same.
+        backend: The module that builds and loads its engines; see `onnxgraft.stages.engine`.
+        placement: Where it wants QuantizeLinear and DequantizeLinear.
+        fused: Operators that it fuses into the layer in front of them, or runs on integers between
+            QuantizeLinear and DequantizeLinear.
+        machine: What estimates of its speed are for.
+        floats: What float layers can run in beside ``fp32``: ``graph`` where that has to be
+            written into the graph, ``engine`` where the engine computes so when it is asked to.
+        options: The fields of `BuildOptions` that it takes; any other is refused.
+        magic: How its engine files begin: pairs of an offset and the bytes that stand there.
+        lowering: Passes of surgery that write what it lacks in other operators.
+        lacks: ONNX operators that it can't read, where a list of them is known.
+        default: Whether `deploy` builds for it when no targets are named.
+    """
+
+    name: str
+    title: str
+    package: str
+    backend: str
+    placement: Placement
+    fused: frozenset[str]
+    machine: Machine
+    floats: Mapping[str, Literal["graph", "engine"]]
+    options: frozenset[str]
+    magic: tuple[tuple[int, bytes], ...]
+    lowering: tuple[str, ...] = ()
+    lacks: frozenset[str] = frozenset()
+    default: bool = False
+
+    def wrote(self, head: bytes) -> bool:
+        """Tell whether a file that begins with ``head`` is an engine of this target.
+
+        ``head`` holds at least the first 64 bytes, or all there are.
+        """
+        return any(head[offset : offset + len(mark)] == mark for offset, mark in self.magic)
