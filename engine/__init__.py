@@ -231,9 +231,10 @@ def layers(engine: Engine) -> list[Layer]:
 def check_layers(target: str) -> None:
     """Raise InputError if an engine for ``target`` could not tell its layers on this machine."""
     if not _backend(target).runs_here():
+        aim = find_target(target)
         raise InputError(
-            f"--layers: a {find_target(target).title} engine reports its layers where it can run, "
-            "and it can't run here; leave it out"
+            f"--layers: a {aim.title} engine reports its layers where there is {aim.needs} and "
+            f"{aim.package} is installed, and that is not so here; leave it out"
         )
 
 

@@ -277,6 +277,6 @@ def test_layers_that_could_not_be_told_are_refused_before_anything_is_built(
                "--layers", tmp_path / "layers.json")  # fmt: skip
     assert done.returncode == 2
     assert (
-        "--layers: a TensorRT engine tells its layers where there is an NVIDIA GPU" in done.stderr
+        "--layers: a TensorRT engine reports its layers where there is an NVIDIA GPU" in done.stderr
     )
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]

@@ -26,6 +26,7 @@ ONNXRUNTIME = Target(
         "Add AveragePool Clip Concat GlobalAveragePool LeakyRelu Mul Relu Resize Sigmoid Softmax "
         "Split".split()
     ),
+    needs="a CPU",
     machine=TWO_CORES,
     floats={},  # its CPU kernels have no fast halves
     options=frozenset({"threads"}),

@@ -24,6 +24,7 @@ OPENVINO = Target(
         "Add AveragePool Clip GlobalAveragePool HardSigmoid HardSwish LeakyRelu Mul Relu Sigmoid "
         "Tanh".split()
     ),
+    needs="an x86-64 or ARM CPU",
     machine=TWO_CORES,
     floats={"fp16": "engine", "bf16": "engine"},
     options=frozenset({"shapes", "hint", "threads", "floats"}),

@@ -69,6 +69,7 @@ class Target:
         placement: Where it wants QuantizeLinear and DequantizeLinear.
         fused: Operators that it fuses into the layer in front of them, or runs on integers between
             QuantizeLinear and DequantizeLinear.
+        needs: What its engines run on.
         machine: What estimates of its speed are for.
         floats: What float layers can run in beside ``fp32``: ``graph`` where that has to be
             written into the graph, ``engine`` where the engine computes so when it is asked to.
@@ -85,6 +86,7 @@ class Target:
     backend: str
     placement: Placement
     fused: frozenset[str]
+    needs: str
     machine: Machine
     floats: Mapping[str, Literal["graph", "engine"]]
     options: frozenset[str]
