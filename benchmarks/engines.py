@@ -28,7 +28,8 @@ from onnxgraft.graph.model import Model
 from onnxgraft.run.feeds import (
     random_feeds,
 )
-from onnxgraft.stages import convert, engine, quantize, surgery
+from onnxgraft.stages import engine, quantize, surgery
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate.report import versions
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
@@ -186,7 +187,7 @@ def main() -> None:
     print(f"{options.rounds} rounds of {options.runs} runs; the ratio's range is over the rounds.")
     with tempfile.TemporaryDirectory() as place:
         for name, (path, outputs) in networks.items():
-            graph, _ = surgery.run(convert.load(path, outputs=outputs)[0])
+            graph, _ = surgery.run(Original.of(path, outputs=outputs).lower()[0])
             rows = prepare(name, graph, Path(place))
             medians = timed(rows, options.rounds, options.runs)
             print(f"\n## {name}\n")

@@ -20,7 +20,8 @@ from typing import Any
 
 import onnx
 
-from onnxgraft.commands import BenchTarget, bench, deploy, read_recipe
+from onnxgraft.commands import deploy, read_recipe
+from onnxgraft.commands._bench import BenchTarget, measure
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine
 
@@ -67,9 +68,9 @@ def main() -> None:
         clean = folder / "out/model.onnx"
         openvino_fp32 = folder / "openvino_fp32"
         engine.build(Model.load(clean), openvino_fp32, "openvino")
-        latency = bench(
+        latency = measure(
             [
-                BenchTarget("TensorFlow FP32", "original", recipe.model, recipe.how),
+                BenchTarget("TensorFlow FP32", "original", recipe.original),
                 BenchTarget("onnxruntime FP32", "onnx", str(clean)),
                 BenchTarget("OpenVINO FP32", "engine", str(openvino_fp32)),
                 BenchTarget("onnxruntime INT8", "engine", str(folder / "out/engine.onnxruntime")),

@@ -21,8 +21,8 @@ from models.caffe_batchnorm import resnet
 from models.caffe_classifiers import googlenet
 from onnxgraft import commands
 from onnxgraft.data.samples import open_samples
-from onnxgraft.stages import convert
-from onnxgraft.stages.validate import find_parting
+from onnxgraft.stages.convert import Original
+from onnxgraft.stages.validate import find_divergence
 from onnxgraft.stages.validate.report import versions
 from tests.validate.planted import KINDS, Healthy, healthy, plant
 
@@ -46,7 +46,7 @@ def networks(folder: Path) -> list[Healthy]:
             {"weights": str(fcn.with_suffix(".caffemodel"))},
         ),
     ):
-        with convert.original(path, **how) as original:
+        with Original.of(path, **how).run() as original:
             samples = open_samples(
                 recipe.validation.data, original.inputs, recipe.preprocess, images=IMAGES
             )
@@ -78,14 +78,14 @@ def main() -> None:
         for network in five:
             cells = []
             for model in (network.fp32, network.fp16, network.int8):
-                found = find_parting(network.original, model, network.feeds)
+                found = find_divergence(network.original, model, network.feeds)
                 cells.append("no layer named" if found is None else str(found))
             print(f"| {network.name} | {' | '.join(cells)} |", flush=True)
         for trial in range(TRIALS):
             network, kind = five[trial % len(five)], KINDS[trial // len(five) % len(KINDS)]
             planted = plant(network, kind, rng)
             start = time.perf_counter()
-            found = find_parting(network.original, planted.model, network.feeds)
+            found = find_divergence(network.original, planted.model, network.feeds)
             seconds.append(time.perf_counter() - start)
             tried[network.name, kind] += 1
             if found is not None and planted.node in found.nodes:

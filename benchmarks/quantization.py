@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from onnxgraft import commands
-from onnxgraft.commands._bench import BenchTarget, bench
-from onnxgraft.commands._budget import SENSITIVITY_SAMPLES
+from onnxgraft.commands._bench import BenchTarget
+from onnxgraft.commands._budget import SENSITIVITY_SAMPLES, read_budget
+from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, int8_graph
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import (
@@ -38,6 +39,7 @@ from onnxgraft.run.difference import (
 )
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine, quantize
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.quantize.budget.search import mixed, noise, sensitivities
 from onnxgraft.stages.quantize.improve.improve import spread
 from onnxgraft.stages.validate import make_metric
@@ -160,11 +162,11 @@ quantize(model, quantize_mode="int8", calibration_method="entropy", calibration_
 
 def ours(
     network: Network, ranges: Any, target: str, methods: Collection[str], **options: Any
-) -> commands.Quantized:
+) -> Int8Graph:
     """Quantize with onnxgraft."""
-    return commands.quantize_model(
+    return int8_graph(
         network.model, ranges,
-        commands.QuantizeOptions(
+        QuantizeOptions(
             quantize.placement(target), improvements=tuple(methods),
             calibration=network.calibration, **options,
         ),
@@ -219,8 +221,8 @@ def latency(files: dict[str, tuple[Model, str, str | None]], folder: Path, round
     for number, (what, (model, target, precision)) in enumerate(files.items()):
         path = folder / f"{number}.engine"
         engine.build(model, path, target, precision=precision)  # type: ignore[arg-type]
-        targets.append(BenchTarget(what, "engine", str(path)))
-    rows = bench(targets, rounds=rounds, runs=10)
+        targets.append(BenchTarget(what, "engine", Original.of(path)))
+    rows = measure(targets, rounds=rounds, runs=10)
     print("\n| graph | engine | median ms | over onnxruntime FP32 |")
     print("|---|---|---|---|")
     for row, (_, target, _) in zip(rows, files.values(), strict=True):
@@ -296,7 +298,7 @@ def tables(name: str, folder: Path, rounds: int) -> None:
         start = time.perf_counter()
         done = ours(
             network, ranges, "openvino", quantize.DEFAULT_IMPROVEMENTS, floats="bf16",
-            budget=commands.read_budget(budget), validation=network.validation,
+            budget=read_budget(budget), validation=network.validation,
         )  # fmt: skip
         seconds = time.perf_counter() - start
         assert done.search is not None

@@ -19,7 +19,7 @@ from pathlib import Path
 from onnxgraft import commands
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.graph.model import Model
-from onnxgraft.stages import convert, engine, quantize, surgery
+from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.validate import adapted, make_metric, measure
 from onnxgraft.stages.validate.report import Report, versions
 
@@ -50,7 +50,7 @@ def table(title: str, report: Report) -> None:
 def cost(recipe: commands.Recipe, int8: Path, samples: Samples) -> tuple[float, float, float]:
     """Return the median seconds of inference and of validation a round, and their median ratio."""
     ratios, alone, whole = [], [], []
-    with convert.original(recipe.model, **recipe.how) as first, engine.load(int8) as second:
+    with recipe.original.run() as first, engine.load(int8) as second:
         for number in range(ROUNDS + 1):
             begin = number * PART % (len(samples) - PART)
             part = Samples(
@@ -82,7 +82,7 @@ def main() -> None:
     print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        lowered, _ = convert.load(recipe.model, **recipe.how)
+        lowered, _ = recipe.original.lower()
         cleaned, _ = surgery.run(lowered)
         cleaned.save(folder / "model.onnx")
         calibration = open_samples(recipe.calibrate.data, cleaned.inputs, recipe.preprocess)
@@ -109,7 +109,7 @@ def main() -> None:
             against(caffe, folder / "engine.score", weights=weights,
                     graph=folder / "model.int8.openvino.onnx"),
         )  # fmt: skip
-        with convert.original(recipe.model, **recipe.how) as original:
+        with recipe.original.run() as original:
             samples = open_samples(recipe.validation.data, original.inputs, recipe.preprocess)
         inference, validation, ratio = cost(recipe, folder / "engine.openvino", samples)
     print("\n## Cost\n")

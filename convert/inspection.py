@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxgraft.errors import OnnxgraftError
@@ -54,6 +54,12 @@ class Inspection:
     unsupported: list[str] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    passed = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return asdict(self)
 
 
 def inspect_onnx(model: Model) -> Inspection:

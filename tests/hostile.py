@@ -15,6 +15,8 @@ import h5py
 import numpy as np
 import onnx
 
+from onnxgraft.stages.convert import Original
+
 __all__ = ["FILES", "keras_archive"]
 
 
@@ -320,7 +322,6 @@ def attempt(folder: Path) -> None:
     import time
 
     from onnxgraft.errors import OnnxgraftError
-    from onnxgraft.stages import convert
 
     opened: list[tuple[str, bool]] = []
 
@@ -338,7 +339,7 @@ def attempt(folder: Path) -> None:
             sys.addaudithook(hook)
         begin = time.process_time()
         try:
-            convert.load(folder / name)
+            Original.of(folder / name).lower()
             told = "read"
         except OnnxgraftError as error:
             told = f"{error.exit_status}: {error}"

@@ -32,6 +32,7 @@ from onnxgraft.graph.tensors import (
     TensorSpec,
 )
 from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_text_size
 from onnxgraft.stages.engine.passport import read_passport
@@ -156,7 +157,7 @@ TOO_LARGE: dict[str, tuple[Callable[[Path], object], limits.Limit]] = {
     "net.caffemodel": (read_caffemodel, limits.MODEL_BYTES),
     "net.pb": (convert.load, limits.BUFFER_BYTES),
     "net.tflite": (convert.load, limits.BUFFER_BYTES),
-    "saved_model.pb": (lambda path: convert.load(path.parent), limits.BUFFER_BYTES),
+    "saved_model.pb": (lambda path: Original.of(path.parent).lower(), limits.BUFFER_BYTES),
     "net.ckpt.meta": (convert.load, limits.BUFFER_BYTES),
     "image.png": (read_image, limits.IMAGE_BYTES),
     "outputs.json": (Recorded, limits.RECORDING_BYTES),
@@ -191,7 +192,7 @@ def test_weights_of_too_many_objects_are_refused(
         hostile.h5(lambda file: [file.create_group(f"{number}") for number in range(3)])
     )
     with pytest.raises(InputError, match="it has more than 2 objects"):
-        convert.load(tmp_path / "many.h5")
+        Original.of(tmp_path / "many.h5").lower()
 
 
 def test_hdf5_loads_no_filter_from_a_library(tmp_path: Path) -> None:

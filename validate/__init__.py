@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from onnxgraft.data.classes import Classes, find_classes
 from onnxgraft.data.labels import check_labels, read_labels
-from onnxgraft.run.layout import adapted, like, partners
-from onnxgraft.stages.validate.divergence.divergence import Bisection, Parting, bisect, find_parting
+from onnxgraft.stages.validate.divergence.divergence import (
+    Bisection,
+    Divergence,
+    bisect,
+    find_divergence,
+)
 from onnxgraft.stages.validate.divergence.matching import MatchedGraph
 from onnxgraft.stages.validate.divergence.mistakes import find_mistake
 from onnxgraft.stages.validate.measure.noise import Tolerance, measured_tolerance, users_tolerance
@@ -31,25 +35,22 @@ __all__ = [
     "Bisection",
     "Candidate",
     "Classes",
+    "Divergence",
     "MatchedGraph",
     "Metric",
     "Opener",
-    "Parting",
     "Recorded",
     "Tally",
     "Tolerance",
-    "adapted",
     "bisect",
     "check_labels",
     "find_classes",
+    "find_divergence",
     "find_mistake",
-    "find_parting",
-    "like",
     "make_metric",
     "measure",
     "measured_tolerance",
     "own_function",
-    "partners",
     "read_inputs",
     "read_labels",
     "render",

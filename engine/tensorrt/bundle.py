@@ -54,6 +54,12 @@ class Bundle:
     trtexec: dict[int, str]
     flags: dict[str, Any]
 
+    passed = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return asdict(self)
+
 
 def pack(
     model: Model,

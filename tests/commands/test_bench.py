@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxgraft.commands import BenchTarget, bench, bench_targets, record_latency, speed_ups
+from onnxgraft.commands._bench import BenchTarget, bench_targets, measure, record_latency, speed_ups
 from onnxgraft.errors import InputError
 from onnxgraft.stages import engine
 from onnxgraft.stages.validate.report import LatencyRow
@@ -24,25 +24,25 @@ def files(tmp_path: Path) -> Path:
 def test_a_batch_that_an_engine_does_not_take_is_a_note(files: Path) -> None:
     notes: list[str] = []
     targets = bench_targets([files / "free", files / "fixed"])
-    rows = bench(targets, batches=(1, 4), rounds=2, runs=3, notes=notes)
+    rows = measure(targets, batches=(1, 4), rounds=2, runs=3, notes=notes)
     assert [(row.name, row.batch, row.runs) for row in rows] == [
         ("free", 1, 6), ("fixed", 1, 6), ("free", 4, 6),
     ]  # fmt: skip
     assert notes == ["batch 4: fixed can't be timed: its inputs have a batch of 1"]
     with pytest.raises(InputError, match="its inputs have a batch of 1"):
-        bench(targets, batches=(4,), rounds=1, runs=1)
+        measure(targets, batches=(4,), rounds=1, runs=1)
 
 
 def test_the_same_reason_is_told_once_for_all_batches(files: Path) -> None:
     notes: list[str] = []
     targets = bench_targets([files / "free", files / "fixed"])
-    bench(targets, batches=(1, 2, 4), rounds=1, runs=1, notes=notes)
+    measure(targets, batches=(1, 2, 4), rounds=1, runs=1, notes=notes)
     assert notes == ["batches 2, 4: fixed can't be timed: its inputs have a batch of 1"]
 
 
 def test_nothing_that_can_be_timed_is_an_error(files: Path) -> None:
     with pytest.raises(InputError, match="its inputs have a batch of 1"):
-        bench(bench_targets([files / "fixed"]), batches=(2,), notes=[])
+        measure(bench_targets([files / "fixed"]), batches=(2,), notes=[])
 
 
 def test_speed_ups_are_over_the_original_and_the_first_fp32_of_the_batch() -> None:
@@ -60,7 +60,7 @@ def test_speed_ups_are_over_the_original_and_the_first_fp32_of_the_batch() -> No
 
 def test_what_was_measured_goes_into_the_passport(files: Path) -> None:
     targets = bench_targets([files / "free"])
-    record_latency(targets, bench(targets, batches=(2,), rounds=1, runs=2))
+    record_latency(targets, measure(targets, batches=(2,), rounds=1, runs=2))
     stored = engine.read_passport(files / "free").latency
     assert [(row["batch"], row["runs"]) for row in stored] == [(2, 2)]
     engine.load(files / "free").close()

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft.commands import Budget, read_budget, within_budget
+from onnxgraft.commands._budget import Budget, read_budget, within_budget
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxgraft.commands import deploy, make_recipe, read_recipe
-from onnxgraft.commands._deploy import _worst
+from onnxgraft.commands import deploy, read_recipe
+from onnxgraft.commands._deployment import _worst
+from onnxgraft.commands._recipe import make_recipe
 from onnxgraft.data.samples import Sample
 from onnxgraft.errors import InputError
 from onnxgraft.stages import surgery
@@ -102,7 +103,7 @@ def test_a_metric_that_does_not_exist_is_told_before_anything_runs(
         net / "net.prototxt", weights=net / "net.caffemodel", data=str(net / "data.npz"),
         metric="top6", targets=["onnxruntime"],
     )  # fmt: skip
-    monkeypatch.setattr("onnxgraft.stages.convert.load", None)
+    monkeypatch.setattr("onnxgraft.stages.convert.Original.lower", None)
     with pytest.raises(InputError, match="no metric is called 'top6'; did you mean top5"):
         deploy(recipe, tmp_path / "out")
 

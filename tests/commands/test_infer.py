@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from onnxgraft.commands import Postprocess, infer
+from onnxgraft.commands import infer
 from onnxgraft.data.classes import CAMVID, palette
-from onnxgraft.data.postprocess import see
+from onnxgraft.data.postprocess import Postprocess, see
 from onnxgraft.data.preprocess import (
     Preprocess,
 )

@@ -16,7 +16,8 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import sha256
 from onnxgraft.graph.half import to_half
 from onnxgraft.graph.model import Model
-from onnxgraft.stages import convert, engine, surgery
+from onnxgraft.stages import engine, surgery
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.surgery import Pass, Result
 from onnxgraft.stages.surgery.running.rewrite import Context
 from tests.conftest import Cli, model_of
@@ -150,14 +151,12 @@ def test_an_engine_without_a_passport_wants_trust(files: Path) -> None:
         with pytest.raises(InputError, match=r"has no passport .* or one that you --trust"):
             commands.validate(first, second, files / "data.npz")
     with pytest.raises(InputError, match="has no passport"):
-        commands.validate(*both, files / "data.npz", candidate_how={"trust": "another.engine"})
-    named = {"trust": ["right.engine"]}
-    assert commands.validate(*both, files / "data.npz", candidate_how=named).passed  # type: ignore[arg-type]
-    how = {"candidate_how": {"trust": True}, "trust": True}
-    report = commands.validate(*both, files / "data.npz", **how)  # type: ignore[arg-type]
+        commands.validate(*both, files / "data.npz", trust="another.engine")
+    assert commands.validate(*both, files / "data.npz", trust=["right.engine"]).passed
+    report = commands.validate(*both, files / "data.npz", trust=True)
     assert report.passed
     assert any("held to that of float32" in note for note in report.notes)
-    assert commands.validate(*both[::-1], files / "data.npz", **how).passed  # type: ignore[arg-type]
+    assert commands.validate(*both[::-1], files / "data.npz", trust=True).passed
     assert not (files / "right.engine.json").exists()
 
 
@@ -182,7 +181,7 @@ def test_the_guilty_pass_is_named(place: int, files: Path, monkeypatch: pytest.M
         monkeypatch.setattr(f"{module}.PASSES", tuple(names))
     model = Model.load(files / "right.onnx")
     feeds = {"x": np.random.default_rng(0).standard_normal((1, 3, 4, 4)).astype(np.float32)}
-    with convert.original(files / "right.onnx") as original:
+    with Original.of(files / "right.onnx").run() as original:
         assert guilty_pass(original, model, feeds) == "break-relu"
         monkeypatch.undo()
         assert guilty_pass(original, model, feeds) is None

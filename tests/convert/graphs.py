@@ -21,7 +21,7 @@ from onnxgraft.run.feeds import (
 from onnxgraft.run.session import (
     OnnxRuntime,
 )
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
 # Two runtimes that add float32 in different orders: 6e-8 a sum, over the handful of layers here.
@@ -70,8 +70,8 @@ def assert_close(expected: Outputs, actual: Outputs) -> None:
 
 def assert_equal_to_tensorflow(path: Path, **options: Any) -> Model:
     """Convert, and compare with TensorFlow at batch 1 and 2; return the converted model."""
-    model, _ = convert.load(path, **options)
-    with convert.original(path, **options) as judge:
+    model, _ = Original.of(path, **options).lower()
+    with Original.of(path, **options).run() as judge:
         assert [spec.name for spec in judge.inputs] == [spec.name for spec in model.inputs]
         for batch in (1, 2):
             feeds = random_feeds(judge.inputs, batch, seed=batch)

@@ -11,7 +11,8 @@ from onnxgraft.data.preprocess import (
     Preprocess,
 )
 from onnxgraft.graph.model import Model
-from onnxgraft.stages import convert, surgery
+from onnxgraft.stages import surgery
+from onnxgraft.stages.convert import Original
 from tests.conftest import Cli
 
 CROP = Preprocess(crop=(4, 0, 352, 480), mean=(109.56690979, 107.69937134, 104.42664337))
@@ -68,9 +69,9 @@ def test_it_agrees_with_opencv_and_has_the_published_accuracy(
 
 def test_tensorflow_and_caffe_give_the_same_network(files: tuple[Path, Path], shared: Path) -> None:
     pytest.importorskip("tensorflow")
-    caffe, _ = surgery.run(convert.load(files[0], weights=files[1])[0])
-    lowered, _ = convert.load(
-        shared / "models/fcn_camvid/fcn_camvid.pb", outputs="score:0", io_layout="nchw"
+    caffe, _ = surgery.run(Original.of(files[0], weights=files[1]).lower()[0])
+    lowered, _ = Original.of(shared / "models/fcn_camvid/fcn_camvid.pb", outputs="score:0").lower(
+        io_layout="nchw"
     )
     tensorflow, _ = surgery.run(lowered)
     assert caffe.operators() == tensorflow.operators()

@@ -22,7 +22,8 @@ from onnxgraft.graph.tensors import (
     Array,
 )
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.stages import convert, surgery
+from onnxgraft.stages import surgery
+from onnxgraft.stages.convert import Original
 
 # Of an output's range. Both runtimes add in float32, in different orders: some 1e-6 of the largest
 # value of each layer, which up to 150 layers carry on. What a converter gets wrong (a divisor, a
@@ -202,7 +203,7 @@ def test_a_network_computes_what_it_does_in_opencv(network: Case, tmp_path: Path
     blobs.write_bytes(weights)
     channels, height, width = network.image
     shape = f"data[1,{channels},{height},{width}]" if 'type: "Data"' in text else None
-    model, _ = convert.load(file, weights=blobs, inputs=shape)
+    model, _ = Original.of(file, weights=blobs, inputs=shape).lower()
     onnx.checker.check_model(model.to_onnx(), full_check=True)  # with strict shape inference
     cleaned, report = surgery.run(model, verify=True)
     assert report.passed

@@ -22,7 +22,7 @@ from onnxgraft.graph.tensors import (
 from onnxgraft.run.feeds import (
     random_feeds,
 )
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from tests.convert.graphs import ask_tensorflow, assert_close, run
 
 tf = pytest.importorskip("tensorflow")
@@ -144,7 +144,7 @@ CONSUMERS: dict[str, tuple[Callable[[], Any], str]] = {
 def test_what_consumes_a_placeholder_tells_its_shape(pb: Pb, consumer: str) -> None:
     build, expected = CONSUMERS[consumer]
     path = pb(lambda: tf.nn.relu(build(), name="y"))
-    model, notes = convert.load(path, outputs="y")
+    model, notes = Original.of(path, outputs="y").lower()
     assert ends(model)[0] == [expected]
     dims = expected[expected.index("(") : expected.index(")")].strip("()").split(", ")
     told = ", ".join(dim if dim.isdigit() else "?" for dim in dims)
@@ -166,17 +166,17 @@ UNTOLD = {
 def test_where_nothing_tells_the_shape_it_is_asked_for_and_taken(pb: Pb, consumer: str) -> None:
     path = pb(lambda: tf.identity(UNTOLD[consumer](bare()), name="y"))
     with pytest.raises(InputError, match=r"x:0 is not recorded; give .* --inputs x:0\[\.\.\.\]"):
-        convert.load(path, outputs="y")
-    model, notes = convert.load(path, inputs="x:0[?,3,6,3]", outputs="y")
+        Original.of(path, outputs="y").lower()
+    model, notes = Original.of(path, inputs="x:0[?,3,6,3]", outputs="y").lower()
     if consumer == "Transpose":
         assert notes == []
-        model, _ = convert.load(path, inputs="x:0[?,3,6,5]", outputs="y")
+        model, _ = Original.of(path, inputs="x:0[?,3,6,5]", outputs="y").lower()
     assert_tensorflow(model, path)
 
 
 def test_a_shape_that_is_given_beats_what_consumers_want(pb: Pb) -> None:
     path = pb(lambda: tf.nn.relu(conv(bare()), name="y"))
-    model, notes = convert.load(path, inputs="x:0[?,7,5,3]")
+    model, notes = Original.of(path, inputs="x:0[?,7,5,3]").lower()
     assert ends(model)[0] == ["x:0 (N, 7, 5, 3) float32"]
     assert notes == []
     assert_tensorflow(model, path)
@@ -189,7 +189,7 @@ def test_two_placeholders_without_a_shape_are_told_each_by_its_own_consumer(pb: 
         tf.add(image, vector, name="y")
 
     path = pb(build)
-    model, notes = convert.load(path)
+    model, notes = Original.of(path).lower()
     assert ends(model)[0] == [
         "image:0 (N, image.1, image.2, 3) float32",
         "vector:0 (N, 5) float32",
@@ -209,7 +209,7 @@ def test_flags_without_a_shape_are_set_beside_an_input_without_one(pb: Pb) -> No
         tf.identity(value, name="y")
 
     path = pb(build)
-    model, _ = convert.load(path, outputs="y")
+    model, _ = Original.of(path, outputs="y").lower()
     assert ends(model)[0] == ["x:0 (N, x.1, x.2, 3) float32"]
     feeds = feeds_of(model, 2)
     [expected] = ask_tensorflow(path, ["y:0"], {**feeds, "is_training:0": np.array(False)})
@@ -270,7 +270,7 @@ QUEUES: dict[str, tuple[Callable[[], None], str]] = {
 def test_a_graph_that_a_queue_feeds_begins_behind_it(pb: Pb, kind: str) -> None:
     build, expected = QUEUES[kind]
     path = pb(build)
-    model, _ = convert.load(path, outputs="y")
+    model, _ = Original.of(path, outputs="y").lower()
     assert ends(model) == ([expected], ["y:0 (N, 4) float32"])
     assert_tensorflow(model, path)
 
@@ -288,7 +288,7 @@ def test_a_graph_that_a_queue_feeds_begins_behind_it(pb: Pb, kind: str) -> None:
 )
 def test_a_graph_is_cut_anywhere_behind_a_queue(pb: Pb, inputs: str, expected: str) -> None:
     path = pb(lambda: classified(scaled(dequeued(tf.string, tf.uint8)[1])))
-    model, _ = convert.load(path, inputs=inputs, outputs="y")
+    model, _ = Original.of(path, inputs=inputs, outputs="y").lower()
     assert ends(model)[0] == [expected]
     assert_tensorflow(model, path, (2,) if "[2," in inputs else (1, 2))
 
@@ -304,7 +304,7 @@ def test_two_things_of_one_queue_are_two_inputs(pb: Pb, inputs: str | None) -> N
         tf.subtract(first, second, name="y")
 
     path = pb(build)
-    model, _ = convert.load(path, inputs=inputs, outputs="y")
+    model, _ = Original.of(path, inputs=inputs, outputs="y").lower()
     told = ["batch:0 (N, 5) float32", "batch:1 (N, 4) float32"]
     assert ends(model)[0] == (told if inputs is None else told[::-1])
     assert_tensorflow(model, path)
@@ -330,7 +330,7 @@ def decoded() -> None:
 )
 def test_a_graph_of_jpegs_is_cut_behind_the_decoder(pb: Pb, cut: str, expected: str) -> None:
     path = pb(decoded)
-    model, _ = convert.load(path, inputs=cut, outputs="y")
+    model, _ = Original.of(path, inputs=cut, outputs="y").lower()
     assert ends(model)[0] == [expected]
     assert_tensorflow(model, path, (1, 2) if "N" in expected else (1,))
 
@@ -361,7 +361,7 @@ def parts() -> None:
 )
 def test_several_outputs_of_one_operator_are_inputs_in_the_order_named(pb: Pb, inputs: str) -> None:
     path = pb(parts)
-    model, _ = convert.load(path, inputs=inputs, outputs="y")
+    model, _ = Original.of(path, inputs=inputs, outputs="y").lower()
     names = [name if ":" in name else f"{name}:0" for name in inputs.split(",")]
     assert [spec.name for spec in model.inputs] == names
     assert_tensorflow(model, path)
@@ -380,7 +380,7 @@ def test_several_outputs_of_one_operator_are_outputs_in_the_order_named(
     pb: Pb, outputs: str
 ) -> None:
     path = pb(parts)
-    model, _ = convert.load(path, outputs=outputs)
+    model, _ = Original.of(path, outputs=outputs).lower()
     names = [name if ":" in name else f"{name}:0" for name in outputs.split(",")]
     assert [spec.name for spec in model.outputs] == names
     assert_tensorflow(model, path)
@@ -388,7 +388,7 @@ def test_several_outputs_of_one_operator_are_outputs_in_the_order_named(
 
 def test_a_constant_can_be_made_an_input(pb: Pb) -> None:
     path = pb(lambda: tf.add(x(None, 3), tf.constant([1.0, 2.0, 3.0], name="bias"), name="y"))
-    model, _ = convert.load(path, inputs="x,bias")
+    model, _ = Original.of(path, inputs="x,bias").lower()
     assert ends(model)[0] == ["x:0 (N, 3) float32", "bias:0 (3) float32"]
     assert_tensorflow(model, path)
 
@@ -405,7 +405,7 @@ def several() -> None:
 
 def test_outputs_are_found_in_the_order_of_the_graph_with_all_of_an_operator_s(pb: Pb) -> None:
     path = pb(several)
-    model, _ = convert.load(path)
+    model, _ = Original.of(path).lower()
     assert ends(model)[1] == [
         "zeta:0 (N, 4) float32",
         "alpha/out:0 (N, 4) float32",
@@ -487,7 +487,7 @@ GRAPHS: dict[str, tuple[Callable[[], Any], list[str], list[str]]] = {
 def test_ends_of_every_kind_keep_name_shape_and_type(pb: Pb, kind: str) -> None:
     build, inputs, outputs = GRAPHS[kind]
     path = pb(lambda: tf.identity(build(), name="y"))
-    model, notes = convert.load(path)
+    model, notes = Original.of(path).lower()
     assert ends(model) == (inputs, [f"y:0 {output}" for output in outputs])
     assert notes == []
     assert_tensorflow(model, path, (4,) if kind == "fixed_batch" else (1, 2))
@@ -499,7 +499,7 @@ def test_float16_is_computed_to_its_own_precision(pb: Pb) -> None:
         tf.tanh(tf.matmul(value, weights(5, 3).astype(np.float16)), name="y")
 
     path = pb(build)
-    model, _ = convert.load(path)
+    model, _ = Original.of(path).lower()
     assert ends(model) == (["x:0 (N, 5) float16"], ["y:0 (N, 3) float16"])
     for batch in (1, 2):
         feeds = feeds_of(model, batch)
@@ -514,7 +514,7 @@ def test_an_output_that_needs_no_input_is_kept_beside_one_that_does(pb: Pb) -> N
         tf.identity(tf.constant(weights(4, 2)), name="anchors")
 
     path = pb(build)
-    model, _ = convert.load(path)
+    model, _ = Original.of(path).lower()
     assert ends(model)[1] == ["y:0 (N, 3) float32", "anchors:0 (4, 2) float32"]
     assert_tensorflow(model, path)
 
@@ -527,7 +527,7 @@ def test_two_identities_of_one_tensor_are_two_outputs(pb: Pb) -> None:
 
     path = pb(build)
     for outputs in (None, "b,a"):
-        model, _ = convert.load(path, outputs=outputs)
+        model, _ = Original.of(path, outputs=outputs).lower()
         names = ["a:0", "b:0"] if outputs is None else ["b:0", "a:0"]
         assert [spec.name for spec in model.outputs] == names
         assert_tensorflow(model, path)
@@ -556,8 +556,8 @@ def test_an_operator_that_onnx_lacks_is_named_and_never_returned(
     build, operator = LACKING[kind]
     path = pb(lambda: tf.identity(build(), name="y"))
     with pytest.raises(NotSupportedError, match=rf"x\.pb: no ONNX operators for {operator} \("):
-        convert.load(path, opset=opset)
-    assert [line.split()[1] for line in convert.inspect(path).unsupported] == [operator]
+        Original.of(path).lower(opset=opset)
+    assert [line.split()[1] for line in Original.of(path).inspect().unsupported] == [operator]
 
 
 def test_an_operator_that_onnx_lacks_leaves_what_was_there(pb: Pb, tmp_path: Path) -> None:
@@ -577,7 +577,7 @@ def test_several_operators_that_onnx_lacks_are_all_named(pb: Pb) -> None:
         tf.math.digamma(value, name="two")
 
     with pytest.raises(NotSupportedError, match=r"Lgamma \(one\), Digamma \(two\)"):
-        convert.load(pb(build))
+        Original.of(pb(build)).lower()
 
 
 def test_an_operator_that_nobody_knows_is_named(pb: Pb, tmp_path: Path) -> None:
@@ -604,6 +604,6 @@ def test_every_file_that_is_written_is_valid(pb: Pb, tmp_path: Path) -> None:
 
 def test_specs_of_inputs_are_those_of_tensorflow(pb: Pb) -> None:
     path = pb(several)
-    with convert.original(path) as judge:
+    with Original.of(path).run() as judge:
         assert judge.inputs == (TensorSpec("x:0", "float32", ("N", 4)),)
-        assert judge.inputs == convert.load(path)[0].inputs
+        assert judge.inputs == Original.of(path).lower()[0].inputs

@@ -12,7 +12,7 @@ import pytest
 from onnxgraft import commands
 from onnxgraft.commands import Converted
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from tests.conftest import Cli
 
 tf = pytest.importorskip("tensorflow")
@@ -182,7 +182,7 @@ def test_another_signature_can_be_chosen(files: Path) -> None:
 
 def test_an_unknown_signature_lists_those_there_are(files: Path) -> None:
     with pytest.raises(InputError, match=r"no signature is called 'x'; .*other, serving_default"):
-        convert.load(files / "signatures", signature="x")
+        Original.of(files / "signatures", signature="x").lower()
 
 
 @pytest.mark.parametrize("part", ["", ".meta", ".index"])
@@ -227,8 +227,8 @@ def test_inspect_tells_the_model_s_own_inputs_and_outputs(files: Path) -> None:
         ("signatures", ["positive (N, 4) float32", "product (N, 3) float32"]),
         ("checkpoint/model.ckpt", ["prob:0 (N, 3) float32"]),
     ):
-        assert convert.inspect(files / name).outputs == outputs
-    assert convert.inspect(files / "net.tflite").framework == "tflite"
+        assert Original.of(files / name).inspect().outputs == outputs
+    assert Original.of(files / "net.tflite").inspect().framework == "tflite"
 
 
 @pytest.mark.parametrize("name", ["code.keras", "code.h5"])
@@ -257,7 +257,7 @@ def test_a_custom_object_is_refused_and_never_loaded(files: Path, tmp_path: Path
         for name, data in parts.items():
             archive.writestr(name, data)
     with pytest.raises(InputError, match=r"Backdoor .* custom object of evil\.code"):
-        convert.load(tmp_path / "evil.keras")
+        Original.of(tmp_path / "evil.keras").lower()
 
 
 @pytest.mark.parametrize("name", ["net.keras", "net.h5", "net.tflite"])
@@ -267,7 +267,7 @@ def test_a_damaged_file_is_refused(files: Path, tmp_path: Path, name: str, damag
     broken = tmp_path / name
     broken.write_bytes(whole[: len(whole) // 2] if damage == "cut_short" else b"a letter\n" * 50)
     with pytest.raises(ModelError, match=name):
-        convert.load(broken)
+        Original.of(broken).lower()
 
 
 def test_weights_without_an_architecture_are_refused(files: Path, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_weights_without_an_architecture_are_refused(files: Path, tmp_path: Path
     with h5py.File(tmp_path / "weights.h5", "w") as file:
         file["w"] = np.zeros(3)
     with pytest.raises(ModelError, match="weights alone"):
-        convert.load(tmp_path / "weights.h5")
+        Original.of(tmp_path / "weights.h5").lower()
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001", ".meta"])
@@ -285,31 +285,31 @@ def test_a_damaged_checkpoint_is_refused(files: Path, tmp_path: Path, suffix: st
     part = tmp_path / "c" / f"model.ckpt{suffix}"
     part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
     with pytest.raises(ModelError, match=r"model\.ckpt: the checkpoint can't be restored"):
-        convert.load(tmp_path / "c" / "model.ckpt")
+        Original.of(tmp_path / "c" / "model.ckpt").lower()
 
 
 def test_a_checkpoint_without_its_data_is_refused(files: Path, tmp_path: Path) -> None:
     shutil.copytree(files / "checkpoint", tmp_path / "c")
     (tmp_path / "c" / "model.ckpt.data-00000-of-00001").unlink()
     with pytest.raises(ModelError, match=r"no \.index or no \.data file"):
-        convert.load(tmp_path / "c" / "model.ckpt")
+        Original.of(tmp_path / "c" / "model.ckpt").lower()
 
 
 def test_a_damaged_saved_model_is_refused(files: Path, tmp_path: Path) -> None:
     shutil.copytree(files / "signatures", tmp_path / "s")
     (tmp_path / "s" / "saved_model.pb").write_bytes(b"\xff\xff\xff\xff")
     with pytest.raises(ModelError, match="can't load the SavedModel"):
-        convert.load(tmp_path / "s")
+        Original.of(tmp_path / "s").lower()
 
 
 def test_a_folder_that_is_no_saved_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no SavedModel"):
-        convert.load(tmp_path)
+        Original.of(tmp_path).lower()
 
 
 def test_a_signature_of_something_else_is_refused(files: Path) -> None:
     with pytest.raises(InputError, match="--signature goes with a SavedModel alone"):
-        convert.load(files / "net.keras", signature="x")
+        Original.of(files / "net.keras", signature="x").lower()
 
 
 # Oddities of Keras and of signatures.
@@ -555,14 +555,14 @@ def test_a_flipped_byte_in_the_variables_of_a_saved_model_is_found(
     shutil.copytree(served, tmp_path / "s")
     flip(tmp_path / "s" / "variables" / "variables.data-00000-of-00001")
     with pytest.raises(ModelError, match=r"can't load the SavedModel: .*Checksum does not match"):
-        convert.load(tmp_path / "s")
+        Original.of(tmp_path / "s").lower()
 
 
 def test_a_flipped_byte_in_the_data_of_a_checkpoint_is_found(files: Path, tmp_path: Path) -> None:
     shutil.copytree(files / "checkpoint", tmp_path / "c")
     flip(tmp_path / "c" / "model.ckpt.data-00000-of-00001")
     with pytest.raises(ModelError, match=r"model\.ckpt: the checkpoint can't be restored"):
-        convert.load(tmp_path / "c" / "model.ckpt")
+        Original.of(tmp_path / "c" / "model.ckpt").lower()
 
 
 @pytest.fixture
@@ -601,4 +601,4 @@ def test_a_damaged_shard_is_refused(shards: Path, shard: int, damage: str) -> No
     else:
         file.unlink()
     with pytest.raises(ModelError, match=r"model\.ckpt: the checkpoint can't be restored: "):
-        convert.load(shards)
+        Original.of(shards).lower()

@@ -12,7 +12,7 @@ import pytest
 
 from onnxgraft import commands
 from onnxgraft.errors import InputError, MissingDependencyError
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tf_keras") is None, reason="tf_keras is not installed"
@@ -68,7 +68,7 @@ def test_a_layer_that_keras_3_can_not_read_is_converted(files: Path) -> None:
 
 def test_a_lambda_of_keras_2_is_refused(files: Path) -> None:
     with pytest.raises(InputError, match=r"Lambda layer .* --trust allows it"):
-        convert.load(files / "lambda.h5")
+        Original.of(files / "lambda.h5").lower()
 
 
 def test_without_tf_keras_the_install_line_is_told(
@@ -76,4 +76,4 @@ def test_without_tf_keras_the_install_line_is_told(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'onnxgraft\[keras2\]'"):
-        convert.load(files / "functional.h5")
+        Original.of(files / "functional.h5").lower()

@@ -22,7 +22,7 @@ from onnxgraft.graph.tensors import (
 from onnxgraft.run.feeds import (
     random_feeds,
 )
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from tests.convert.graphs import ask_tensorflow, assert_close, run
 
 tf = pytest.importorskip("tensorflow")
@@ -242,7 +242,7 @@ PAIRS = [
 @pytest.mark.parametrize(("flag", "fork"), PAIRS)
 def test_a_flag_takes_the_branch_of_inference(pb: Pb, flag: str, fork: str) -> None:
     path = pb(forked(FLAGS[flag], fork))
-    model, notes = convert.load(path, outputs="y")
+    model, notes = Original.of(path, outputs="y").lower()
     assert_tensorflow(model, path, set_all(flag, False))
     assert not (TRAINED | UNDECIDED) & set(model.operators())
     names = PLACEHOLDERS.get(flag, ["is_training"])
@@ -256,7 +256,7 @@ def test_a_flag_takes_the_branch_of_inference(pb: Pb, flag: str, fork: str) -> N
 def test_a_flag_that_is_set_takes_the_branch_of_training(pb: Pb, flag: str, fork: str) -> None:
     path = pb(forked(FLAGS[flag], fork))
     names = PLACEHOLDERS.get(flag, ["is_training"])
-    model, notes = convert.load(path, outputs="y", values=[f"{name}=true" for name in names])
+    model, notes = Original.of(path, outputs="y", values=[f"{name}=true" for name in names]).lower()
     assert_tensorflow(model, path, set_all(flag, True))
     assert not UNDECIDED & set(model.operators())
     assert {f"{name} was set to True as asked" for name in names} <= set(notes)
@@ -265,7 +265,7 @@ def test_a_flag_that_is_set_takes_the_branch_of_training(pb: Pb, flag: str, fork
 def test_one_of_two_flags_that_is_set_leaves_the_other_to_inference(pb: Pb) -> None:
     path = pb(forked(FLAGS["or_another"], "StatelessIf"))
     for name, other in (("is_training", "train_phase"), ("train_phase", "is_training")):
-        model, notes = convert.load(path, outputs="y", values=[f"{name}=true"])
+        model, notes = Original.of(path, outputs="y", values=[f"{name}=true"]).lower()
         assert_tensorflow(model, path, {f"{name}:0": np.array(True), f"{other}:0": np.array(False)})
         assert sorted(notes) == sorted([
             f"{name} was set to True as asked",
@@ -277,7 +277,7 @@ def test_one_of_two_flags_that_is_set_leaves_the_other_to_inference(pb: Pb) -> N
 @pytest.mark.parametrize("fork", [fork for fork in FORKS if fork != "If"])
 def test_a_constant_that_trains_does_so_and_is_told(pb: Pb, fork: str) -> None:
     path = pb(forked(lambda: tf.constant(True, name="is_training"), fork))
-    model, notes = convert.load(path, outputs="y")
+    model, notes = Original.of(path, outputs="y").lower()
     assert_tensorflow(model, path, {"is_training:0": np.array(True)})
     assert (
         "the constant is_training is True, as in training, and stays so; --set is_training=false "
@@ -288,7 +288,7 @@ def test_a_constant_that_trains_does_so_and_is_told(pb: Pb, fork: str) -> None:
 @pytest.mark.parametrize("fork", FORKS)
 def test_a_constant_that_trains_is_set_to_inference(pb: Pb, fork: str) -> None:
     path = pb(forked(lambda: tf.constant(True, name="is_training"), fork))
-    model, notes = convert.load(path, outputs="y", values=["is_training=false"])
+    model, notes = Original.of(path, outputs="y", values=["is_training=false"]).lower()
     assert_tensorflow(model, path, {"is_training:0": np.array(False)})
     assert not (TRAINED | UNDECIDED) & set(model.operators())
     assert notes == ["is_training was set to False as asked"]
@@ -297,7 +297,7 @@ def test_a_constant_that_trains_is_set_to_inference(pb: Pb, fork: str) -> None:
 @pytest.mark.parametrize("fork", FORKS)
 def test_a_constant_that_infers_is_no_leftover(pb: Pb, fork: str) -> None:
     path = pb(forked(lambda: tf.constant(False, name="is_training"), fork))
-    model, notes = convert.load(path, outputs="y")
+    model, notes = Original.of(path, outputs="y").lower()
     assert_tensorflow(model, path)
     assert not (TRAINED | UNDECIDED) & set(model.operators())
     assert notes == []
@@ -315,7 +315,7 @@ def test_what_is_not_finite_in_the_branch_of_training_never_reaches_the_output(
     feeds = random_feeds([X], 2)
     bad = ask_tensorflow(path, ["y:0"], {**feeds, "is_training:0": np.array(True)})[0]
     assert not np.isfinite(bad).any()
-    model, _ = convert.load(path, outputs="y")
+    model, _ = Original.of(path, outputs="y").lower()
     assert np.isfinite(run(model, feeds)["y:0"]).all()
     assert_tensorflow(model, path, {"is_training:0": np.array(False)})
 
@@ -326,7 +326,7 @@ def test_a_flag_that_is_an_output_too_is_what_inference_sets(pb: Pb) -> None:
         tf.identity(flag, name="told")
         tf.identity(cond(flag, x()), name="y")
 
-    model, _ = convert.load(pb(build), outputs="told,y")
+    model, _ = Original.of(pb(build), outputs="told,y").lower()
     outputs = run(model, random_feeds([X], 1))
     assert [spec.dtype for spec in model.outputs] == ["bool", "float32"]
     assert outputs["told:0"].tolist() is False
@@ -401,7 +401,7 @@ DROPOUTS: dict[str, tuple[Callable[[Any], Any], dict[str, float]]] = {
 def test_a_dropout_by_a_placeholder_keeps_everything(pb: Pb, form: str) -> None:
     build, values = DROPOUTS[form]
     path = pb(lambda: tf.multiply(build(tf.identity(x())), 2.0, name="y"))
-    model, notes = convert.load(path, outputs="y")
+    model, notes = Original.of(path, outputs="y").lower()
     assert_tensorflow(model, path, {f"{n}:0": np.float32(value) for n, value in values.items()})
     assert not {"RandomUniform", "RandomUniformLike", "GreaterOrEqual", "Floor", "Where"} & set(
         model.operators()
@@ -415,7 +415,7 @@ def test_a_dropout_of_another_precision_keeps_everything(pb: Pb, dtype: str) -> 
         value = v1.placeholder(dtype, [None, 3], "x")
         tf.identity(v1.nn.dropout(value, keep_prob=keep(dtype=dtype)), name="y")
 
-    model, _ = convert.load(pb(build), outputs="y")
+    model, _ = Original.of(pb(build), outputs="y").lower()
     feeds = random_feeds(model.inputs, 2)
     assert (run(model, feeds)["y:0"] == feeds["x:0"]).all()
     assert not {"RandomUniform", "RandomUniformLike"} & set(model.operators())
@@ -433,7 +433,7 @@ def test_a_dropout_by_a_constant_still_drops_unless_it_is_set(
 ) -> None:
     path = pb(lambda: tf.identity(CONSTANTS[name](tf.identity(x()), 0.5), name="y"))
     feeds = random_feeds([X], 2)
-    model, notes = convert.load(path, outputs="y")
+    model, notes = Original.of(path, outputs="y").lower()
     dropped = run(model, feeds)["y:0"] == 0
     assert 0 < dropped.sum() < dropped.size
     assert notes[0] == (
@@ -441,7 +441,7 @@ def test_a_dropout_by_a_constant_still_drops_unless_it_is_set(
         "otherwise"
     )
     assert "1 operator(s) draw random numbers" in notes[1]
-    model, notes = convert.load(path, outputs="y", values=[f"{name}={value}"])
+    model, notes = Original.of(path, outputs="y", values=[f"{name}={value}"]).lower()
     assert (run(model, feeds)["y:0"] == feeds["x:0"]).all()
     assert notes == [f"{name} was set to {value} as asked"]
 
@@ -449,7 +449,7 @@ def test_a_dropout_by_a_constant_still_drops_unless_it_is_set(
 @pytest.mark.parametrize(("name", "value"), [("keep_prob", 1.0), ("dropout_rate", 0.0)])
 def test_a_constant_that_keeps_everything_is_no_leftover(pb: Pb, name: str, value: float) -> None:
     path = pb(lambda: tf.identity(CONSTANTS[name](tf.identity(x()), value), name="y"))
-    model, notes = convert.load(path, outputs="y")
+    model, notes = Original.of(path, outputs="y").lower()
     assert_tensorflow(model, path)
     assert not {"RandomUniform", "RandomUniformLike"} & set(model.operators())
     assert notes == []
@@ -457,7 +457,7 @@ def test_a_constant_that_keeps_everything_is_no_leftover(pb: Pb, name: str, valu
 
 def test_a_keep_prob_that_is_set_to_drop_still_draws_and_says_so(pb: Pb) -> None:
     path = pb(lambda: tf.identity(v1.nn.dropout(tf.identity(x()), keep_prob=keep()), name="y"))
-    model, notes = convert.load(path, outputs="y", values=["keep_prob=0.25"])
+    model, notes = Original.of(path, outputs="y", values=["keep_prob=0.25"]).lower()
     feeds = {"x:0": np.ones((64, 4, 3, 2), np.float32)}
     values = run(model, feeds)["y:0"]
     assert set(np.unique(values)) == {0.0, 4.0}
@@ -468,7 +468,7 @@ def test_a_keep_prob_that_is_set_to_drop_still_draws_and_says_so(pb: Pb) -> None
 
 def test_noise_that_is_no_dropout_is_left_and_told(pb: Pb) -> None:
     path = pb(lambda: tf.add(x(), tf.random.normal([4, 3, 2]), name="y"))
-    model, notes = convert.load(path, outputs="y")
+    model, notes = Original.of(path, outputs="y").lower()
     assert "RandomNormal" in model.operators()
     assert len(notes) == 1
     assert "1 operator(s) draw random numbers" in notes[0]
@@ -478,7 +478,7 @@ def test_a_dropout_in_the_branch_of_training_is_gone(pb: Pb) -> None:
     drops = lambda value: tf.nn.dropout(value, rate=tf.constant(0.5, name="rate"))  # noqa: E731
     for fork in ("StatelessIf", "Switch", "Select", "PartitionedCall"):
         path = pb(forked(FLAGS["placeholder"], fork, drops))
-        model, notes = convert.load(path, outputs="y")
+        model, notes = Original.of(path, outputs="y").lower()
         assert_tensorflow(model, path, {"is_training:0": np.array(False)})
         assert not TRAINED & set(model.operators())
         assert notes == ["is_training was frozen to False for inference"]
@@ -504,7 +504,7 @@ def normalized(training: bool, stored: bool = True) -> Callable[[], None]:
 @pytest.mark.parametrize("stored", [True, False], ids=["stored", "empty"])
 def test_a_batch_norm_in_training_mode_stays_as_it_computes(pb: Pb, stored: bool) -> None:
     path = pb(normalized(True, stored))
-    model, notes = convert.load(path, outputs="y")
+    model, notes = Original.of(path, outputs="y").lower()
     assert_tensorflow(model, path)
     assert notes == [TRAINS]
 
@@ -512,7 +512,7 @@ def test_a_batch_norm_in_training_mode_stays_as_it_computes(pb: Pb, stored: bool
 def test_a_batch_norm_in_inference_mode_is_no_leftover(pb: Pb) -> None:
     path = pb(normalized(False))
     for asked in (False, True):
-        model, notes = convert.load(path, outputs="y", freeze_batchnorm=asked)
+        model, notes = Original.of(path, outputs="y", freeze_batchnorm=asked).lower()
         assert_tensorflow(model, path)
         assert notes == []
 
@@ -536,14 +536,14 @@ def test_a_frozen_batch_norm_is_tensorflow_s_in_inference_mode(
 
     inference = pb(build(False)).rename(tmp_path / "inference.pb")
     path = pb(build(True))
-    model, notes = convert.load(path, outputs="y", freeze_batchnorm=True)
+    model, notes = Original.of(path, outputs="y", freeze_batchnorm=True).lower()
     assert_tensorflow(model, path, graph=inference)
     assert notes == [FROZEN]
 
 
 def test_a_batch_norm_without_stored_statistics_is_not_frozen(pb: Pb) -> None:
     path = pb(normalized(True, stored=False))
-    model, notes = convert.load(path, outputs="y", freeze_batchnorm=True)
+    model, notes = Original.of(path, outputs="y", freeze_batchnorm=True).lower()
     assert_tensorflow(model, path)
     assert notes == [EMPTY, TRAINS]
 
@@ -560,7 +560,7 @@ def test_of_two_batch_norms_the_one_that_stores_statistics_is_frozen(
 
     half = pb(build(False)).rename(tmp_path / "half.pb")
     path = pb(build(True))
-    model, notes = convert.load(path, outputs="y", freeze_batchnorm=True)
+    model, notes = Original.of(path, outputs="y", freeze_batchnorm=True).lower()
     assert_tensorflow(model, path, graph=half)
     assert notes == [FROZEN.replace("(bn)", "(second)"), EMPTY, TRAINS]
 
@@ -572,7 +572,7 @@ def test_inspect_lists_what_training_left(pb: Pb) -> None:
         value = v1.nn.dropout(value, keep_prob=tf.constant(0.25, name="keep_prob"), name="drop")
         tf.nn.dropout(value, rate=keep("dropout_rate"), name="y")
 
-    found = convert.inspect(pb(build))
+    found = Original.of(pb(build)).inspect()
     assert found.training == [
         "is_training: a placeholder, False at inference",
         "dropout_rate: a placeholder, 0.0 at inference",
@@ -599,4 +599,4 @@ def test_inspect_lists_what_training_left(pb: Pb) -> None:
 )
 def test_what_can_t_be_set_is_refused(pb: Pb, value: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        convert.load(pb(forked(FLAGS["placeholder"], "Select")), outputs="y", values=[value])
+        Original.of(pb(forked(FLAGS["placeholder"], "Select")), outputs="y", values=[value]).lower()

@@ -16,7 +16,8 @@ from onnxgraft.graph.tensors import (
     Array,
 )
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.stages import convert, surgery
+from onnxgraft.stages import surgery
+from onnxgraft.stages.convert import Original
 from tests.conftest import Cli
 from tests.convert.test_recurrent import operators
 
@@ -65,9 +66,9 @@ def frozen(folder: Path, build: Callable[[Any], Any], form: str, rank: int = 2) 
 
 def agree(path: Path) -> dict[str, int]:
     """Assert that TensorFlow and ONNX agree, before and after surgery; return the loops."""
-    model, _ = convert.load(path)
+    model, _ = Original.of(path).lower()
     cleaned, _ = surgery.run(model)
-    with convert.original(path) as judge:
+    with Original.of(path).run() as judge:
         for batch, length, sign in SIGNS:
             rng = np.random.default_rng(length)
             (spec,) = judge.inputs
@@ -156,7 +157,7 @@ def test_lists_in_a_conditional_of_tensorflow_1_are_refused(tmp_path: Path) -> N
         return tf.cond(tf.reduce_sum(x) > 0, lambda: gru(x)[-1], lambda: gru(-x)[-1])
 
     with pytest.raises(ModelError, match="cond/while"):
-        convert.load(frozen(tmp_path, build, "v1_frames", rank=3))
+        Original.of(frozen(tmp_path, build, "v1_frames", rank=3)).lower()
 
 
 def lstm_until(x: Any) -> Any:
@@ -330,7 +331,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
 def test_what_onnx_has_nothing_for_is_refused_by_name(tmp_path: Path, name: str, form: str) -> None:
     build, words = REFUSED[name]
     with pytest.raises(NotSupportedError, match=words) as refusal:
-        convert.load(frozen(tmp_path, build, form))
+        Original.of(frozen(tmp_path, build, form)).lower()
     assert "--outputs" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -354,7 +355,7 @@ def test_a_loop_without_a_step_counter_is_refused(tmp_path: Path) -> None:
         return tf.raw_ops.StatelessWhile(input=given, cond=cond, body=body)[2]
 
     with pytest.raises(NotSupportedError, match="not a step counter and a limit"):
-        convert.load(frozen(tmp_path, build, "v1_functions"))
+        Original.of(frozen(tmp_path, build, "v1_functions")).lower()
 
 
 def test_a_frame_that_is_no_loop_is_refused_by_its_name(tmp_path: Path, cli: Cli) -> None:

@@ -20,7 +20,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.run.feeds import (
     random_feeds,
 )
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from tests.convert.graphs import assert_equal_to_tensorflow, run, write
 
 tf = pytest.importorskip("tensorflow")
@@ -57,7 +57,7 @@ Plant = Callable[[str], None]
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
     """Return a function that makes conversion change a number of each constant of a layer."""
-    lower = convert.Opened.lower
+    lower = Original.lower
 
     def planted(layer: str) -> None:
         def wrong(*args: Any, **options: Any) -> tuple[Model, list[str]]:
@@ -74,7 +74,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
                 tensor.values = values
             return model, notes
 
-        monkeypatch.setattr(convert.Opened, "lower", wrong)
+        monkeypatch.setattr(Original, "lower", wrong)
 
     return planted
 
@@ -86,7 +86,7 @@ def command(*arguments: Any) -> Result:
 def test_what_is_right_passes_and_parts_nowhere(file: Path, tmp_path: Path) -> None:
     done = command(file, "-o", tmp_path / "y.onnx", "--json")
     assert done.exit_code == 0
-    assert json.loads(done.stdout)["parting"] is None
+    assert json.loads(done.stdout)["divergence"] is None
     assert_equal_to_tensorflow(file)
 
 
@@ -101,26 +101,26 @@ def test_the_layer_where_a_mismatch_begins_is_named(
     assert done.exit_code == 1
     told = json.loads(done.stdout)
     assert not all(verdict["passed"] for verdict in told["verdicts"])
-    parting = told["parting"]
+    divergence = told["divergence"]
     # Surgery makes a Gemm of the product and the sum, which is where it parts then.
     operator, tensor = ("MatMul", "MatMul") if raw else ("Gemm", "BiasAdd")
-    assert (parting["operator"], parting["origin"]) == (operator, f"{layer}/{tensor}:0")
+    assert (divergence["operator"], divergence["origin"]) == (operator, f"{layer}/{tensor}:0")
     before = LAYERS[: LAYERS.index(layer)][-1:]
-    assert parting["agreed"] == (f"{before[0]}/Tanh:0" if before else None)
-    assert parting["relative"] > 1e-4
-    made = [node for node in onnx.load(out).graph.node if parting["tensor"] in node.output]
+    assert divergence["agreed"] == (f"{before[0]}/Tanh:0" if before else None)
+    assert divergence["relative"] > 1e-4
+    made = [node for node in onnx.load(out).graph.node if divergence["tensor"] in node.output]
     assert [node.op_type for node in made] == [operator]
 
 
 def test_a_wrong_bias_is_told_from_a_wrong_weight(file: Path, tmp_path: Path, plant: Plant) -> None:
     plant("fc2/b")
     done = command(file, "-o", tmp_path / "y.onnx", "--outputs", "y", "--raw", "--json")
-    parting = json.loads(done.stdout)["parting"]
-    assert (parting["origin"], parting["agreed"]) == ("fc2/BiasAdd:0", "fc2/MatMul:0")
+    divergence = json.loads(done.stdout)["divergence"]
+    assert (divergence["origin"], divergence["agreed"]) == ("fc2/BiasAdd:0", "fc2/MatMul:0")
 
 
 def test_the_file_is_kept_and_is_what_was_judged(file: Path, tmp_path: Path, plant: Plant) -> None:
-    right, _ = convert.load(file, outputs="y")
+    right, _ = Original.of(file, outputs="y").lower()
     plant("fc3")
     out = tmp_path / "y.onnx"
     out.write_text("an older file")
@@ -147,8 +147,8 @@ def test_only_the_output_behind_the_mistake_fails(file: Path, plant: Plant) -> N
         ("inner:0", True), ("y:0", False), ("inner:0", True), ("y:0", False),
     ]  # fmt: skip
     assert not done.passed
-    assert done.parting is not None
-    assert done.parting.origin == "fc4/BiasAdd:0"
+    assert done.divergence is not None
+    assert done.divergence.origin == "fc4/BiasAdd:0"
 
 
 def test_what_is_not_compared_is_not_judged(file: Path, tmp_path: Path, plant: Plant) -> None:
@@ -156,7 +156,7 @@ def test_what_is_not_compared_is_not_judged(file: Path, tmp_path: Path, plant: P
     done = command(file, "-o", tmp_path / "y.onnx", "--no-verify", "--json")
     assert done.exit_code == 0
     told = json.loads(done.stdout)
-    assert (told["verified"], told["verdicts"], told["parting"]) == (False, [], None)
+    assert (told["verified"], told["verdicts"], told["divergence"]) == (False, [], None)
 
 
 def test_where_it_begins_is_named_between_cuts(file: Path, tmp_path: Path, plant: Plant) -> None:
@@ -165,13 +165,13 @@ def test_where_it_begins_is_named_between_cuts(file: Path, tmp_path: Path, plant
         file, "-o", tmp_path / "y.onnx", "--inputs", "fc1/Tanh:0", "--outputs", "fc3/Tanh", "--json"
     )
     assert done.exit_code == 1
-    parting = json.loads(done.stdout)["parting"]
-    assert (parting["origin"], parting["agreed"]) == ("fc3/BiasAdd:0", "fc2/Tanh:0")
+    divergence = json.loads(done.stdout)["divergence"]
+    assert (divergence["origin"], divergence["agreed"]) == ("fc3/BiasAdd:0", "fc2/Tanh:0")
 
 
 def test_a_mistake_at_the_input_has_nothing_that_agrees_before_it(file: Path, plant: Plant) -> None:
     plant("fc1")
-    parting = commands.convert(file, outputs="y").parting
-    assert parting is not None
-    assert parting.agreed is None
-    assert "still the same" not in str(parting)
+    divergence = commands.convert(file, outputs="y").divergence
+    assert divergence is not None
+    assert divergence.agreed is None
+    assert "still the same" not in str(divergence)

@@ -11,7 +11,7 @@ import pytest
 
 from onnxgraft import commands
 from onnxgraft.errors import InputError, NotSupportedError
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from tests.convert.graphs import Build, assert_equal_to_tensorflow, write
 
@@ -129,7 +129,7 @@ def test_a_flag_that_is_named_as_an_input_is_one(pb: Pb) -> None:
     done = assert_passes(path, inputs="x,is_training", outputs="y")
     assert [spec.name for spec in done.model.inputs] == ["x:0", "is_training:0"]
     with pytest.raises(InputError, match="no output needs noisy:0"):
-        convert.load(path, inputs="x,noisy", outputs="y")
+        Original.of(path, inputs="x,noisy", outputs="y").lower()
 
 
 # Cuts and shapes.
@@ -188,13 +188,13 @@ def test_the_rank_of_a_given_shape_is_known(pb: Pb) -> None:
 def test_a_tensor_that_is_named_twice_is_refused(pb: Pb, option: str, named: str) -> None:
     path = pb(lambda: tf.nn.relu(place(None, 3), name="y"))
     with pytest.raises(InputError, match=f"--{option}: [xy]:0 is named twice"):
-        convert.load(path, **{option: named})
+        Original.of(path, **{option: named}).lower()
 
 
 def test_a_dimension_of_0_is_refused(pb: Pb) -> None:
     path = pb(lambda: tf.matmul(place(None, 5), weights(5, 3), name="y"))
     with pytest.raises(InputError, match="a dimension of 0 leaves nothing to compute"):
-        convert.load(path, inputs="x:0[0,5]", outputs="y")
+        Original.of(path, inputs="x:0[0,5]", outputs="y").lower()
 
 
 def test_an_assertion_is_no_output(pb: Pb) -> None:
@@ -236,13 +236,13 @@ def test_a_network_in_float16_is_judged_as_such(pb: Pb) -> None:
 def test_bfloat16_is_refused_by_name(pb: Pb) -> None:
     path = pb(lambda: tf.cast(tf.tanh(tf.cast(place(None, 5), tf.bfloat16)), tf.float32, name="y"))
     with pytest.raises(NotSupportedError, match=r"of type bfloat16.*export it as float32"):
-        convert.load(path)
+        Original.of(path).lower()
 
 
 def test_text_in_a_graph_is_refused_by_name(pb: Pb) -> None:
     path = pb(lambda: tf.gather(tf.constant(["a", "b"]), tf.argmax(place(None, 2), 1), name="y"))
     with pytest.raises(NotSupportedError, match="of type string"):
-        convert.load(path)
+        Original.of(path).lower()
 
 
 def test_nan_of_the_original_itself_is_told_and_is_no_mismatch(pb: Pb) -> None:
@@ -277,9 +277,9 @@ def test_other_shapes_are_a_mismatch_and_the_file_is_kept(tmp_path: Path) -> Non
 
 
 def test_a_mismatch_at_batch_2_alone_is_located(pb: Pb, monkeypatch: pytest.MonkeyPatch) -> None:
-    lower = convert.Opened.lower
+    lower = Original.lower
 
-    def wrong(self: convert.Opened, *options: Any) -> Any:
+    def wrong(self: Original, *options: Any) -> Any:
         model, notes = lower(self, *options)
         for tensor in model.graph.tensors().values():
             if getattr(tensor, "values", None) is not None and tensor.values.ndim == 2:
@@ -291,11 +291,11 @@ def test_a_mismatch_at_batch_2_alone_is_located(pb: Pb, monkeypatch: pytest.Monk
         centred = x - tf.reduce_mean(x, 0, keepdims=True)  # zeros, if there is but one
         tf.matmul(centred, tf.constant(np.eye(4, dtype=np.float32)), name="y")
 
-    monkeypatch.setattr(convert.Opened, "lower", wrong)
+    monkeypatch.setattr(Original, "lower", wrong)
     done = commands.convert(pb(build))
     assert [verdict.passed for verdict in done.verdicts] == [True, False]
-    assert done.parting is not None
-    assert done.parting.origin == "y:0"
+    assert done.divergence is not None
+    assert done.divergence.origin == "y:0"
 
 
 # Names.
@@ -334,7 +334,7 @@ def test_a_saved_model_s_custom_operator_is_named(tmp_path: Path) -> None:
                 node.op = "AcmeFancyOp"
     file.write_bytes(parsed.SerializeToString())
     with pytest.raises(NotSupportedError, match="has the custom operator AcmeFancyOp"):
-        convert.load(tmp_path / "m")
+        Original.of(tmp_path / "m").lower()
 
 
 def test_a_keras_model_that_looks_words_up_is_refused(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_a_keras_model_that_looks_words_up_is_refused(tmp_path: Path) -> None:
     ])
     model.save(tmp_path / "m.keras")
     with pytest.raises(NotSupportedError, match="looks words up in tables"):
-        convert.load(tmp_path / "m.keras")
+        Original.of(tmp_path / "m.keras").lower()
 
 
 def test_a_class_map_may_differ_where_scores_tie(pb: Pb) -> None:
@@ -360,11 +360,11 @@ def test_a_class_map_may_differ_where_scores_tie(pb: Pb) -> None:
 
 @pytest.mark.parametrize(("share", "passed"), [(0.0005, True), (0.002, False)])
 def test_of_a_class_map_a_thousandth_may_differ(share: float, passed: bool) -> None:
-    from onnxgraft.commands._convert import _judged
+    from onnxgraft.run.verdicts import hold
 
     expected = np.zeros((100, 100), np.int32)
     actual = expected.copy()
     actual.flat[: int(share * actual.size)] = 7
-    (verdict,) = _judged({"labels": expected}, {"labels": actual}, 1e-4, [])
+    (verdict,) = hold({"labels": expected}, {"labels": actual})
     assert verdict.passed == passed
     assert verdict.max_abs == share

@@ -13,7 +13,7 @@ from onnxgraft.graph.tensors import (
     Array,
 )
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from tests.conftest import model_of
 
 WEIGHTS = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
@@ -48,7 +48,7 @@ def image(batch: int = 2) -> Array:
 
 
 def test_a_file_without_cuts_is_taken_whole(file: Path) -> None:
-    model, notes = convert.load(file)
+    model, notes = Original.of(file).lower()
     assert notes == []
     assert [spec.name for spec in model.inputs] == ["image"]
     assert [spec.name for spec in model.outputs] == ["score", "features"]
@@ -58,7 +58,7 @@ def test_a_file_without_cuts_is_taken_whole(file: Path) -> None:
 
 
 def test_an_output_inside_cuts_the_end_off(file: Path) -> None:
-    model, _ = convert.load(file, outputs="flat")
+    model, _ = Original.of(file, outputs="flat").lower()
     assert [spec.name for spec in model.outputs] == ["flat"]
     assert "MatMul" not in model.operators()
     features = infer(onnx.load(file), image=image())["features"]
@@ -68,7 +68,7 @@ def test_an_output_inside_cuts_the_end_off(file: Path) -> None:
 
 
 def test_an_input_inside_cuts_the_beginning_off(file: Path) -> None:
-    model, _ = convert.load(file, inputs="features[?,4,8,6]", outputs="score")
+    model, _ = Original.of(file, inputs="features[?,4,8,6]", outputs="score").lower()
     assert [(s.name, s.shape[1:]) for s in model.inputs] == [("features", (4, 8, 6))]
     assert "Conv" not in model.operators()
     whole = infer(onnx.load(file), image=image())
@@ -87,21 +87,21 @@ def test_an_input_of_unknown_shape_wants_one(tmp_path: Path) -> None:
     file = tmp_path / "a.onnx"
     onnx.save(model.to_onnx(), file)
     with pytest.raises(InputError, match=r"the shape of 'flat' is not known; write flat\[1"):
-        convert.load(file, inputs="flat", outputs="score")
-    model, _ = convert.load(file, inputs="flat[?,4]", outputs="score")
+        Original.of(file, inputs="flat", outputs="score").lower()
+    model, _ = Original.of(file, inputs="flat[?,4]", outputs="score").lower()
     flat = np.ones((3, 4), np.float32)
     # Sums of four float32 products of size 1.
     assert np.abs(infer(model.to_onnx(), flat=flat)["score"] - DENSE.sum(0)).max() < 1e-6
 
 
 def test_outputs_keep_the_order_in_which_they_were_named(file: Path) -> None:
-    model, _ = convert.load(file, outputs="features,flat,score")
+    model, _ = Original.of(file, outputs="features,flat,score").lower()
     assert [spec.name for spec in model.outputs] == ["features", "flat", "score"]
     assert list(infer(model.to_onnx(), image=image())) == ["features", "flat", "score"]
 
 
 def test_the_original_is_cut_alike(file: Path) -> None:
-    with convert.original(file, inputs="features[?,4,8,6]", outputs="score") as judge:
+    with Original.of(file, inputs="features[?,4,8,6]", outputs="score").run() as judge:
         assert [spec.name for spec in judge.inputs] == ["features"]
         assert [spec.name for spec in judge.outputs] == ["score"]
 
@@ -114,7 +114,7 @@ def test_an_output_that_is_no_float_keeps_its_type(tmp_path: Path) -> None:
         }"""
     )
     onnx.save(model.to_onnx(), tmp_path / "a.onnx")
-    cut, _ = convert.load(tmp_path / "a.onnx", outputs="best")
+    cut, _ = Original.of(tmp_path / "a.onnx", outputs="best").lower()
     x = np.array([[0.0, 3.0, 1.0, 2.0, -1.0]], np.float32)
     best = infer(cut.to_onnx(), x=x)["best"]
     assert best.dtype == np.int64
@@ -124,25 +124,25 @@ def test_an_output_that_is_no_float_keeps_its_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", ["inputs", "outputs"])
 def test_an_unknown_tensor_names_the_nearest(file: Path, end: str) -> None:
     with pytest.raises(InputError, match=r"'feature'; did you mean features\?"):
-        convert.load(file, **{end: "feature"})
+        Original.of(file, **{end: "feature"}).lower()
 
 
 @pytest.mark.parametrize("outputs", ["flat", "made", "pooled"])
 def test_a_cut_model_can_be_saved(file: Path, tmp_path: Path, outputs: str) -> None:
-    model, _ = convert.load(file, outputs=outputs)
+    model, _ = Original.of(file, outputs=outputs).lower()
     model.save(tmp_path / "cut.onnx")
-    whole, _ = convert.load(tmp_path / "cut.onnx")
+    whole, _ = Original.of(tmp_path / "cut.onnx").lower()
     expected = infer(model.to_onnx(), image=image())[outputs]
     assert (infer(whole.to_onnx(), image=image())[outputs] == expected).all()
 
 
 def test_an_input_that_does_not_reach_all_outputs_names_the_one_left(file: Path) -> None:
     with pytest.raises(InputError, match="image"):
-        convert.load(file, inputs="flat[?,4]", outputs="score,features")
+        Original.of(file, inputs="flat[?,4]", outputs="score,features").lower()
 
 
 def test_set_values_have_no_effect_and_that_is_noted(file: Path) -> None:
-    assert convert.load(file, values=["is_training=false"])[1] == [
+    assert Original.of(file, values=["is_training=false"]).lower()[1] == [
         "--set has no effect: it is for TensorFlow graphs"
     ]
 
@@ -150,7 +150,7 @@ def test_set_values_have_no_effect_and_that_is_noted(file: Path) -> None:
 def test_a_corrupted_file_is_refused_by_name(file: Path) -> None:
     file.write_bytes(b"\xff" * 200)
     with pytest.raises(ModelError, match=r"network\.onnx: not a valid ONNX file"):
-        convert.load(file)
+        Original.of(file).lower()
 
 
 @pytest.mark.parametrize("part", [0.3, 0.9])
@@ -158,13 +158,13 @@ def test_a_file_cut_short_is_refused(file: Path, part: float) -> None:
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * part)])
     with pytest.raises(ModelError, match=r"network\.onnx: not a valid ONNX file"):
-        convert.load(file)
+        Original.of(file).lower()
 
 
 def test_a_text_under_the_name_of_a_model_is_refused(file: Path) -> None:
     file.write_text("this is not a model\n")
     with pytest.raises(ModelError, match="not a valid ONNX file"):
-        convert.load(file)
+        Original.of(file).lower()
 
 
 def test_a_graph_that_breaks_the_rules_of_onnx_is_refused(file: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_graph_that_breaks_the_rules_of_onnx_is_refused(file: Path) -> None:
     proto.graph.node[0].input[0] = "nowhere"
     onnx.save(proto, file)
     with pytest.raises(ModelError, match="not a valid ONNX file"):
-        convert.load(file)
+        Original.of(file).lower()
 
 
 def test_weights_outside_the_folder_are_not_read(file: Path, tmp_path: Path) -> None:
@@ -185,28 +185,28 @@ def test_weights_outside_the_folder_are_not_read(file: Path, tmp_path: Path) -> 
     entry.key, entry.value = "location", "../outside.bin"
     file.write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match="is not in the model's folder"):
-        convert.load(file)
+        Original.of(file).lower()
 
 
 def test_missing_weights_beside_the_file_are_an_error(file: Path) -> None:
     proto = onnx.load(file)
     onnx.save(proto, file, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert convert.load(file)[0].inputs[0].name == "image"
+    assert Original.of(file).lower()[0].inputs[0].name == "image"
     (file.parent / "weights.bin").unlink()
     with pytest.raises(ModelError, match=r"network\.onnx"):
-        convert.load(file)
+        Original.of(file).lower()
 
 
 @pytest.mark.parametrize(
     ("layout", "shape"), [("keep", (3, 8, 6)), ("nchw", (3, 8, 6)), ("nhwc", (8, 6, 3))]
 )
 def test_the_layout_of_onnx_is_nchw(file: Path, layout: str, shape: tuple[int, ...]) -> None:
-    model, _ = convert.load(file, io_layout=layout)  # type: ignore[arg-type]
+    model, _ = Original.of(file).lower(io_layout=layout)  # type: ignore[arg-type]
     assert model.inputs[0].shape[1:] == shape
 
 
 def test_nhwc_keeps_names_and_numbers(file: Path) -> None:
-    model, _ = convert.load(file, io_layout="nhwc")
+    model, _ = Original.of(file).lower(io_layout="nhwc")
     whole = infer(onnx.load(file), image=image())
     turned = infer(model.to_onnx(), image=image().transpose(0, 2, 3, 1))
     assert list(turned) == list(whole)
@@ -215,7 +215,7 @@ def test_nhwc_keeps_names_and_numbers(file: Path) -> None:
 
 
 def test_inspect_tells_what_a_file_holds(file: Path) -> None:
-    found = convert.inspect(file)
+    found = Original.of(file).inspect()
     assert found.framework == "onnx"
     assert found.inputs == ["image (N, 3, 8, 6) float32"]
     assert found.outputs == ["score (N, 5) float32", "features (N, 4, 8, 6) float32"]

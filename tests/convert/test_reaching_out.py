@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from onnxgraft.errors import ModelError
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import _reason
 
 tf = pytest.importorskip("tensorflow")
@@ -33,7 +33,7 @@ def test_a_saved_model_that_writes_a_file_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "written"
     path = saved_model(tmp_path / "m", lambda: tf.io.write_file(str(target), "x"))
     with pytest.raises(ModelError, match="is a WriteFile, which reads or writes files"):
-        convert.load(path)
+        Original.of(path).lower()
     assert not target.exists()
 
 
@@ -41,13 +41,13 @@ def test_a_saved_model_that_prints_to_a_file_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "written"
     path = saved_model(tmp_path / "m", lambda: tf.print("x", output_stream=f"file://{target}"))
     with pytest.raises(ModelError, match="is a PrintV2, which reads or writes files"):
-        convert.load(path)
+        Original.of(path).lower()
     assert not target.exists()
 
 
 def test_a_saved_model_that_prints_to_the_screen_is_converted(tmp_path: Path) -> None:
     path = saved_model(tmp_path / "m", lambda: tf.print("x"))
-    model, _ = convert.load(path)
+    model, _ = Original.of(path).lower()
     assert [spec.name for spec in model.outputs] == ["y"]
 
 
@@ -69,10 +69,10 @@ def test_a_checkpoint_is_restored_and_nothing_else_is_run(tmp_path: Path, harmfu
     assert not target.exists()
     if harmful:
         with pytest.raises(ModelError, match="restoring its variables would run 'WriteFile'"):
-            convert.load(prefix)
+            Original.of(prefix).lower()
         assert not target.exists()
     else:
-        model, _ = convert.load(prefix)
+        model, _ = Original.of(prefix).lower()
         assert [spec.name for spec in model.outputs] == ["y:0"]
 
 

@@ -16,7 +16,8 @@ from onnxgraft.graph.tensors import (
     Array,
 )
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.stages import convert, surgery
+from onnxgraft.stages import surgery
+from onnxgraft.stages.convert import Original
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
@@ -45,10 +46,10 @@ def operators(model: Model) -> dict[str, int]:
 
 def agree(path: Path, change: Callable[[Array], Array] | None = None) -> dict[str, int]:
     """Assert that file and ONNX agree, before and after surgery; return what is recurrent in it."""
-    model, _ = convert.load(path)
+    model, _ = Original.of(path).lower()
     cleaned, _ = surgery.run(model)
     assert operators(model) == operators(cleaned)
-    with convert.original(path) as judge:
+    with Original.of(path).run() as judge:
         for batch, length in SIZES:
             rng = np.random.default_rng(length)
             feeds = {}
@@ -148,7 +149,7 @@ def test_the_reset_gate_before_and_after_the_product(
     network = sequence(layers.GRU(5, reset_after=after, use_bias=bias, return_sequences=True))
     path = saved(tmp_path, network)
     assert agree(path) == {"GRU": 1}
-    (node,) = [n for n in convert.load(path)[0].graph.nodes if n.op == "GRU"]
+    (node,) = [n for n in Original.of(path).lower()[0].graph.nodes if n.op == "GRU"]
     assert node.attrs["linear_before_reset"] == int(after)
 
 

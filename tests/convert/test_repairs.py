@@ -13,7 +13,7 @@ from onnxgraft.graph.tensors import (
     Array,
 )
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 
 tf = pytest.importorskip("tensorflow")
 
@@ -26,8 +26,8 @@ def outputs(folder: Path, build: Callable[[], Any], **feeds: Array) -> tuple[Arr
         tf.identity(build(), name="out")
         (folder / "x.pb").write_bytes(graph.as_graph_def().SerializeToString())
     named = {f"{name}:0": value for name, value in feeds.items()}
-    model, _ = convert.load(folder / "x.pb")
-    with convert.original(folder / "x.pb") as judge, OnnxRuntime(model.to_onnx()) as session:
+    model, _ = Original.of(folder / "x.pb").lower()
+    with Original.of(folder / "x.pb").run() as judge, OnnxRuntime(model.to_onnx()) as session:
         return judge.infer(named)["out:0"], session.infer(named)["out:0"]
 
 

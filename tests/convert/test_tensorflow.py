@@ -23,7 +23,7 @@ from onnxgraft.run.session import (
     OnnxRuntime,
     exposing,
 )
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from tests.convert.graphs import (
     CLOSE,
@@ -107,7 +107,7 @@ def test_a_training_flag_is_resolved_for_inference(
 
 @pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.__name__)
 def test_freezing_a_flag_is_noted(pb: Callable[..., Path], flag: Build) -> None:
-    _, notes = convert.load(pb(batch_norm(flag, "Select")))
+    _, notes = Original.of(pb(batch_norm(flag, "Select"))).lower()
     if flag is constant:
         assert notes == []
     else:
@@ -138,8 +138,8 @@ def test_a_flag_that_is_ored_with_an_undecided_one_is_left_undecided(
         select("SelectV2", either, x * 2, x, "y")
 
     path = pb(build)
-    model, _ = convert.load(path)
-    with convert.original(path) as judge:
+    model, _ = Original.of(path).lower()
+    with Original.of(path).run() as judge:
         for seed, largest in ((0, 1.0), (1, 5.0)):  # takes one branch, then the other
             feeds = random_feeds(judge.inputs, 1, seed)
             feeds["image:0"] = np.clip(feeds["image:0"], -1, 1) * largest
@@ -158,8 +158,8 @@ def test_a_nan_in_the_branch_not_taken_never_reaches_the_output(
         select(kind, placeholder(), broken, x, "y")
 
     path = pb(build)
-    model, _ = convert.load(path)
-    with convert.original(path) as judge:
+    model, _ = Original.of(path).lower()
+    with Original.of(path).run() as judge:
         feeds = random_feeds(judge.inputs, 2)
         expected = judge.infer(feeds)
         assert np.isfinite(expected["y:0"]).all()
@@ -194,8 +194,8 @@ def test_a_select_that_broadcasts_the_branch_taken_still_does(
         tf.identity(chosen, name="y")
 
     path = pb(build)
-    model, _ = convert.load(path, outputs="y:0,sum:0")
-    with convert.original(path, outputs="y:0,sum:0") as judge:
+    model, _ = Original.of(path, outputs="y:0,sum:0").lower()
+    with Original.of(path, outputs="y:0,sum:0").run() as judge:
         feeds = random_feeds(judge.inputs, 2)
         expected = judge.infer(feeds)
         assert expected["y:0"].shape == (2, 3)
@@ -250,15 +250,15 @@ def test_a_value_that_is_set_decides_and_is_noted(pb: Callable[..., Path]) -> No
     training = ["is_training=true"]
     model = assert_equal_to_tensorflow(path, values=training)
     assert "ReduceMean" in model.operators()
-    _, notes = convert.load(path, values=training)
+    _, notes = Original.of(path, values=training).lower()
     assert notes == ["is_training was set to True as asked"]
 
 
 def test_a_set_value_changes_what_is_computed(pb: Callable[..., Path]) -> None:
     path = pb(batch_norm(placeholder, "Select"))
-    feeds = random_feeds(convert.load(path)[0].inputs, 2)
+    feeds = random_feeds(Original.of(path).lower()[0].inputs, 2)
     plain, training = (
-        run(convert.load(path, values=values)[0], feeds)["y:0"]
+        run(Original.of(path, values=values).lower()[0], feeds)["y:0"]
         for values in ([], ["is_training=true"])
     )
     assert np.abs(plain - training).max() > 0.1 * np.ptp(plain)
@@ -267,7 +267,7 @@ def test_a_set_value_changes_what_is_computed(pb: Callable[..., Path]) -> None:
 def test_setting_an_unknown_placeholder_names_the_nearest(pb: Callable[..., Path]) -> None:
     path = pb(batch_norm(placeholder, "Select"))
     with pytest.raises(InputError, match=r"--set is_trainin: .* did you mean is_training\?"):
-        convert.load(path, values=["is_trainin=false"])
+        Original.of(path, values=["is_trainin=false"]).lower()
 
 
 def dropout() -> None:
@@ -283,7 +283,7 @@ def test_keep_prob_is_frozen_to_one(pb: Callable[..., Path]) -> None:
     path = pb(dropout)
     model = assert_equal_to_tensorflow(path)
     assert [spec.name for spec in model.inputs] == ["image:0"]
-    assert convert.load(path)[1] == ["dropout/keep_prob was frozen to 1.0 for inference"]
+    assert Original.of(path).lower()[1] == ["dropout/keep_prob was frozen to 1.0 for inference"]
 
 
 def test_a_placeholder_that_is_no_flag_is_an_input(pb: Callable[..., Path]) -> None:
@@ -319,40 +319,40 @@ def test_the_source_is_recorded(pb: Callable[..., Path]) -> None:
     import hashlib
 
     path = pb(two_heads)
-    source = convert.load(path)[0].source
+    source = Original.of(path).lower()[0].source
     assert (source.path, source.framework) == (str(path), "tensorflow")
     assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("function", [convert.load, convert.original, convert.inspect])
-def test_a_missing_file_is_named(tmp_path: Path, function: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize("function", [Original.lower, Original.run, Original.inspect])
+def test_a_missing_file_is_named(tmp_path: Path, function: Callable[[Original], object]) -> None:
     with pytest.raises(InputError, match=r"none\.pb: the model does not exist"):
-        function(tmp_path / "none.pb")
+        function(Original.of(tmp_path / "none.pb"))
 
 
-@pytest.mark.parametrize("function", [convert.load, convert.original, convert.inspect])
-def test_a_folder_is_no_model(tmp_path: Path, function: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize("function", [Original.lower, Original.run, Original.inspect])
+def test_a_folder_is_no_model(tmp_path: Path, function: Callable[[Original], object]) -> None:
     with pytest.raises(InputError, match="is a folder, and no SavedModel"):
-        function(tmp_path)
+        function(Original.of(tmp_path))
 
 
-@pytest.mark.parametrize("function", [convert.load, convert.original, convert.inspect])
-def test_an_empty_file_is_no_model(tmp_path: Path, function: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize("function", [Original.lower, Original.run, Original.inspect])
+def test_an_empty_file_is_no_model(tmp_path: Path, function: Callable[[Original], object]) -> None:
     (tmp_path / "x.pb").touch()
     with pytest.raises(InputError, match=r"x\.pb: the model is empty"):
-        function(tmp_path / "x.pb")
+        function(Original.of(tmp_path / "x.pb"))
 
 
-@pytest.mark.parametrize("function", [convert.load, convert.original, convert.inspect])
+@pytest.mark.parametrize("function", [Original.lower, Original.run, Original.inspect])
 @pytest.mark.parametrize(
     "content", [b"# not a graph\n", b"hello", b"\n\n\n", b"\xff" * 100, b"{}"], ids=repr
 )
 def test_another_kind_of_file_is_no_graph(
-    tmp_path: Path, content: bytes, function: Callable[[Path], object]
+    tmp_path: Path, content: bytes, function: Callable[[Original], object]
 ) -> None:
     (tmp_path / "x.pb").write_bytes(content)
     with pytest.raises(ModelError, match=r"x\.pb: not a TensorFlow GraphDef"):
-        function(tmp_path / "x.pb")
+        function(Original.of(tmp_path / "x.pb"))
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
@@ -361,7 +361,7 @@ def test_a_graph_cut_short_is_refused(pb: Callable[..., Path], part: float) -> N
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
     with pytest.raises(ModelError, match=r"x\.pb: "):
-        convert.load(path)
+        Original.of(path).lower()
 
 
 def test_a_graph_with_a_dangling_input_is_refused(pb: Callable[..., Path]) -> None:
@@ -371,7 +371,7 @@ def test_a_graph_with_a_dangling_input_is_refused(pb: Callable[..., Path]) -> No
     next(node for node in definition.node if node.name == "a").input[0] = "nowhere"
     path.write_bytes(definition.SerializeToString())
     with pytest.raises(ModelError, match=r"x\.pb: TensorFlow refuses the graph: .*nowhere"):
-        convert.load(path)
+        Original.of(path).lower()
 
 
 @pytest.mark.parametrize("resource", [True, False], ids=["resource", "reference"])
@@ -386,8 +386,8 @@ def test_variables_that_are_not_frozen_are_named(pb: Callable[..., Path], resour
 
     path = pb(build)
     with pytest.raises(ModelError, match=r"1 variables are not frozen \(dense/weights\)"):
-        convert.load(path)
-    assert convert.inspect(path).variables == ["dense/weights"]
+        Original.of(path).lower()
+    assert Original.of(path).inspect().variables == ["dense/weights"]
 
 
 def test_an_operator_without_onnx_counterpart_is_named_with_its_node(
@@ -399,7 +399,7 @@ def test_an_operator_without_onnx_counterpart_is_named_with_its_node(
 
     path = pb(build)
     with pytest.raises(NotSupportedError, match=r"no ONNX operators for Digamma \(special/Digamma"):
-        convert.load(path)
+        Original.of(path).lower()
     assert_equal_to_tensorflow(path, outputs="conv1/Relu:0")  # the cure that the message names
 
 
@@ -462,7 +462,7 @@ def test_an_inner_input_needs_no_shape_where_the_graph_records_it(
 
 
 def test_a_shape_that_is_given_fixes_the_batch(pb: Callable[..., Path]) -> None:
-    model, _ = convert.load(pb(two_heads), inputs="image:0[2,8,6,3]", outputs="b:0")
+    model, _ = Original.of(pb(two_heads), inputs="image:0[2,8,6,3]", outputs="b:0").lower()
     assert model.inputs[0].shape == (2, 8, 6, 3)
     assert model.outputs[0].shape == (2, 8, 6, 5)
 
@@ -477,8 +477,8 @@ def of_unknown_rank() -> None:
 def test_an_input_of_unknown_rank_wants_a_shape_and_takes_it(pb: Callable[..., Path]) -> None:
     path = pb(of_unknown_rank)
     with pytest.raises(InputError, match=r"the rank of x:0 is not recorded; give its shape"):
-        convert.load(path)
-    model, _ = convert.load(path, inputs="x:0[?,3]", outputs="y:0")
+        Original.of(path).lower()
+    model, _ = Original.of(path, inputs="x:0[?,3]", outputs="y:0").lower()
     feeds = {"x:0": np.array([[-1.0, 0.0, 2.0]], np.float32)}
     assert run(model, feeds)["y:0"].tolist() == [[0.0, 0.0, 2.0]]
 
@@ -489,7 +489,7 @@ def test_free_dimensions_are_named_by_their_place(pb: Callable[..., Path]) -> No
         x = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "image")
         conv(x, 2, "conv1")
 
-    model, _ = convert.load(pb(build))
+    model, _ = Original.of(pb(build)).lower()
     assert model.inputs[0].shape == ("N", "image.1", "image.2", 3)
     for height in (5, 9):
         feeds = {"image:0": np.ones((1, height, 7, 3), np.float32)}
@@ -499,18 +499,18 @@ def test_free_dimensions_are_named_by_their_place(pb: Callable[..., Path]) -> No
 @pytest.mark.parametrize("end", ["inputs", "outputs"])
 def test_an_unknown_tensor_names_the_nearest(pb: Callable[..., Path], end: str) -> None:
     with pytest.raises(InputError, match=r"'block/conv2/Rela:0'; did you mean .*conv2/Relu:0"):
-        convert.load(pb(two_heads), **{end: "block/conv2/Rela:0"})
+        Original.of(pb(two_heads), **{end: "block/conv2/Rela:0"}).lower()
 
 
 @pytest.mark.parametrize("name", ["b:1", "b:x", "^b"])
 def test_an_output_that_a_node_does_not_have_is_refused(pb: Callable[..., Path], name: str) -> None:
     with pytest.raises(InputError, match="no tensor is called"):
-        convert.load(pb(two_heads), outputs=name)
+        Original.of(pb(two_heads), outputs=name).lower()
 
 
 def test_an_input_that_the_outputs_do_not_need_is_refused(pb: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="block/conv2/Relu"):
-        convert.load(pb(two_heads), inputs="image:0,block/conv2/Relu:0", outputs="a:0")
+        Original.of(pb(two_heads), inputs="image:0,block/conv2/Relu:0", outputs="a:0").lower()
 
 
 def test_inputs_that_do_not_reach_all_placeholders_name_those_left(
@@ -523,12 +523,12 @@ def test_inputs_that_do_not_reach_all_placeholders_name_those_left(
         tf.subtract(first, second, name="y")
 
     with pytest.raises(InputError, match="second"):
-        convert.load(pb(build), inputs="first:0", outputs="y:0")
+        Original.of(pb(build), inputs="first:0", outputs="y:0").lower()
 
 
 @pytest.mark.parametrize("opset", [13, 17, 18])
 def test_the_opset_is_the_one_asked_for(pb: Callable[..., Path], opset: int) -> None:
-    model, _ = convert.load(pb(two_heads), opset=opset)
+    model, _ = Original.of(pb(two_heads)).lower(opset=opset)
     versions = {entry.domain: entry.version for entry in model.to_onnx().opset_import}
     assert versions[""] == opset
 
@@ -538,12 +538,12 @@ def test_the_opset_is_the_one_asked_for(pb: Callable[..., Path], opset: int) -> 
 
 def test_nchw_changes_shapes_and_keeps_names_and_numbers(pb: Callable[..., Path]) -> None:
     path = pb(two_heads)
-    model, _ = convert.load(path, io_layout="nchw", outputs="b:0,a:0")
+    model, _ = Original.of(path, outputs="b:0,a:0").lower(io_layout="nchw")
     assert [(s.name, s.shape) for s in model.inputs] == [("image:0", ("N", 3, 8, 6))]
     assert [s.name for s in model.outputs] == ["b:0", "a:0"]
     assert model.outputs[0].shape[1:] == (5, 8, 6)
     assert len(model.outputs[1].shape) == 2  # only images have a layout
-    with convert.original(path, outputs="b:0,a:0") as judge:
+    with Original.of(path, outputs="b:0,a:0").run() as judge:
         for batch in (1, 2):
             feeds = random_feeds(judge.inputs, batch)
             expected = judge.infer(feeds)
@@ -554,13 +554,13 @@ def test_nchw_changes_shapes_and_keeps_names_and_numbers(pb: Callable[..., Path]
 
 @pytest.mark.parametrize("layout", ["keep", "nhwc"])
 def test_the_layout_of_tensorflow_is_nhwc(pb: Callable[..., Path], layout: Any) -> None:
-    model, _ = convert.load(pb(two_heads), io_layout=layout)
+    model, _ = Original.of(pb(two_heads)).lower(io_layout=layout)
     assert model.inputs[0].shape == ("N", 8, 6, 3)
 
 
 def test_nchw_of_an_input_that_is_an_output_too(pb: Callable[..., Path]) -> None:
     path = pb(two_heads)
-    model, _ = convert.load(path, io_layout="nchw", outputs="image:0,b:0")
+    model, _ = Original.of(path, outputs="image:0,b:0").lower(io_layout="nchw")
     onnx.checker.check_model(model.to_onnx())
     feeds = {"image:0": np.random.default_rng(0).standard_normal((2, 3, 8, 6)).astype(np.float32)}
     assert (run(model, feeds)["image:0"] == feeds["image:0"]).all()
@@ -606,26 +606,26 @@ def lenet_feeds(folder: Path) -> dict[str, Array]:
 
 
 def test_every_mapped_tensor_of_lenet_holds_what_tensorflow_computes(lenet: Path) -> None:
-    model, _ = convert.load(lenet / "lenet5.pb")
+    model, _ = Original.of(lenet / "lenet5.pb").lower()
     feeds = lenet_feeds(lenet)
     assert_names_hold(model, lenet / "lenet5.pb", feeds, feeds)
 
 
 def test_the_layers_of_lenet_are_mapped(lenet: Path) -> None:
-    model, _ = convert.load(lenet / "lenet5.pb")
+    model, _ = Original.of(lenet / "lenet5.pb").lower()
     found = {origin.name for origin in model.names.values()}
     assert {"input:0", "conv1/Relu:0", "conv2/Relu:0", "fc2/BiasAdd:0", "prob:0"} <= found
 
 
 def test_the_names_of_lenet_hold_with_channels_first(lenet: Path) -> None:
-    model, _ = convert.load(lenet / "lenet5.pb", io_layout="nchw")
+    model, _ = Original.of(lenet / "lenet5.pb").lower(io_layout="nchw")
     feeds = lenet_feeds(lenet)
     turned = {name: value.transpose(0, 3, 1, 2) for name, value in feeds.items()}
     assert_names_hold(model, lenet / "lenet5.pb", feeds, turned)
 
 
 def test_names_and_source_survive_saving(lenet: Path, tmp_path: Path) -> None:
-    model, _ = convert.load(lenet / "lenet5.pb")
+    model, _ = Original.of(lenet / "lenet5.pb").lower()
     model.save(tmp_path / "model.onnx")
     loaded = Model.load(tmp_path / "model.onnx")
     assert loaded.names == model.names
@@ -648,7 +648,7 @@ def test_names_hold_where_spatial_sizes_equal_the_channels(
         tensorflow().reduce_mean(x, [1, 2], name="y")
 
     path = pb(build)
-    model, _ = convert.load(path)
+    model, _ = Original.of(path).lower()
     feeds = random_feeds(model.inputs, 2)
     assert_names_hold(model, path, feeds, feeds)
 
@@ -662,7 +662,7 @@ def test_inspect_tells_what_a_graph_holds(pb: Callable[..., Path]) -> None:
         batch_norm(placeholder, "Select")()
         tf.compat.v1.placeholder(tf.float32, [], "keep_prob")
 
-    found = convert.inspect(path := pb(build))
+    found = Original.of(path := pb(build)).inspect()
     assert found.path == str(path)
     assert found.framework == "tensorflow"
     assert found.inputs == ["image:0 (N, 8, 6, 3) float32"]
@@ -697,7 +697,7 @@ def test_inspect_tells_what_is_dynamic(
         tf = tensorflow()
         tf.nn.relu(tf.compat.v1.placeholder(tf.float32, shape, "image"))
 
-    assert convert.inspect(pb(build)).dynamic == line
+    assert Original.of(pb(build)).inspect().dynamic == line
 
 
 def test_inspect_counts_tensors_of_unknown_rank(pb: Callable[..., Path]) -> None:
@@ -706,7 +706,7 @@ def test_inspect_counts_tensors_of_unknown_rank(pb: Callable[..., Path]) -> None
         x = tf.compat.v1.placeholder(tf.float32, None, "x")
         tf.nn.avg_pool2d(tf.identity(tf.identity(x, name="a"), name="b"), 2, 2, "SAME")
 
-    assert convert.inspect(pb(build)).dynamic == [
+    assert Original.of(pb(build)).inspect().dynamic == [
         "x:0: its dimensions 0, 1, 2, 3 are free",
         "3 tensors of unknown rank (x:0, a:0, b:0)",
     ]
@@ -720,7 +720,7 @@ def test_inspect_counts_layouts(pb: Callable[..., Path]) -> None:
         tf.nn.bias_add(turned, tf.constant([1.0] * 4), data_format="NCHW")
 
     # The convolution, its bias and, of the other layout, the second bias.
-    assert convert.inspect(pb(build)).layout == ["NHWC: 2 operators", "NCHW: 1 operators"]
+    assert Original.of(pb(build)).inspect().layout == ["NHWC: 2 operators", "NCHW: 1 operators"]
 
 
 def test_inspect_names_what_onnx_and_what_tensorrt_lack(pb: Callable[..., Path]) -> None:
@@ -731,7 +731,7 @@ def test_inspect_names_what_onnx_and_what_tensorrt_lack(pb: Callable[..., Path])
         tf.math.digamma(-x, name="two")
         tf.unique(x, name="three")
 
-    assert convert.inspect(pb(build)).unsupported == [
+    assert Original.of(pb(build)).inspect().unsupported == [
         "2 Digamma (one, two): ONNX has none",
         "1 Unique (three): TensorRT has no equivalent",
     ]
@@ -742,7 +742,7 @@ def test_inspect_looks_at_a_graph_that_can_not_be_converted(pb: Callable[..., Pa
         tf = tensorflow()
         tf.nn.relu(tf.compat.v1.placeholder(tf.float32, None, "x"), name="y")
 
-    found = convert.inspect(pb(build))
+    found = Original.of(pb(build)).inspect()
     assert found.inputs == ["x:0 (unknown) float32"]
     assert found.operators == {"Placeholder": 1, "Relu": 1}
     assert found.notes == [
@@ -757,7 +757,7 @@ def test_inspect_counts_the_values_of_constants(pb: Callable[..., Path]) -> None
         weights = np.zeros((3, 5), np.float32)
         tf.nn.bias_add(tf.matmul(x, weights), np.zeros(5, np.float32))
 
-    assert convert.inspect(pb(build)).parameters == 3 * 5 + 5
+    assert Original.of(pb(build)).inspect().parameters == 3 * 5 + 5
 
 
 @pytest.mark.parametrize(
@@ -772,7 +772,9 @@ def test_common_names_of_a_flag_are_known(pb: Callable[..., Path], name: str) ->
         tf = tensorflow()
         tf.compat.v1.placeholder(tf.bool, [], name)
 
-    assert convert.inspect(pb(build)).training == [f"{name}: a placeholder, False at inference"]
+    assert Original.of(pb(build)).inspect().training == [
+        f"{name}: a placeholder, False at inference"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -783,4 +785,4 @@ def test_other_placeholders_are_no_flags(pb: Callable[..., Path], name: str, dty
     def build() -> None:
         tensorflow().compat.v1.placeholder(dtype, [], name)
 
-    assert convert.inspect(pb(build)).training == []
+    assert Original.of(pb(build)).inspect().training == []

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from onnxgraft import commands
 from onnxgraft.errors import InputError
 from onnxgraft.files.trust import Trust
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from tests.conftest import Cli
 from tests.hostile import keras_archive
 
@@ -47,20 +46,20 @@ KERAS_2 = entry("ResidualWrapper", name="d", residual_fn_type="lambda", residual
 
 @pytest.mark.parametrize("name", ["twice", "Lambda"])
 def test_a_layer_runs_that_is_trusted_by_its_name_or_class(doubling: Path, name: str) -> None:
-    model, _ = convert.load(doubling, trust=[name])
+    model, _ = Original.of(doubling, trust=[name]).lower()
     assert model.operators() == {"Mul": 1}
 
 
 @pytest.mark.parametrize("trust", [False, (), ["thrice"], "twic", ["Dense"]])
 def test_a_layer_that_is_not_named_is_refused_with_its_name(doubling: Path, trust: Trust) -> None:
     with pytest.raises(InputError, match=r"Lambda layer 'twice' .* --trust=twice nothing else"):
-        convert.load(doubling, trust=trust)
+        Original.of(doubling, trust=trust).lower()
 
 
 def test_all_that_would_run_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, KERAS_2, HIDDEN, CUSTOM, LAMBDA)
     with pytest.raises(InputError) as refused:
-        convert.load(path)
+        Original.of(path).lower()
     for words in ("Lambda layer 'a'", "Backdoor 'b'", "__lambda__ 'c'", "ResidualWrapper 'd'"):
         assert words in str(refused.value)
 
@@ -79,7 +78,7 @@ def test_who_trusts_one_does_not_trust_the_other(
 ) -> None:
     path = written(tmp_path, LAMBDA, other)
     with pytest.raises(InputError) as refused:
-        convert.load(path, trust=["a", "Lambda"])
+        Original.of(path, trust=["a", "Lambda"]).lower()
     assert words in str(refused.value)
     assert "'a'" not in str(refused.value)
 
@@ -87,7 +86,7 @@ def test_who_trusts_one_does_not_trust_the_other(
 def test_a_name_that_a_shell_would_run_is_quoted(tmp_path: Path) -> None:
     path = written(tmp_path, entry("Lambda", name="a; rm -r x"))
     with pytest.raises(InputError, match="--trust='a; rm -r x' nothing else"):
-        convert.load(path)
+        Original.of(path).lower()
 
 
 def test_without_trust_keras_is_told_to_refuse_too(
@@ -98,7 +97,7 @@ def test_without_trust_keras_is_told_to_refuse_too(
         "onnxgraft.stages.convert.tensorflow.reading.functions._objects", lambda value: iter(())
     )
     with pytest.raises(InputError, match=r"Keras can't load the model: .*unsafe"):
-        convert.load(doubling, trust=["another"])
+        Original.of(doubling, trust=["another"]).lower()
 
 
 @pytest.mark.parametrize(
@@ -120,8 +119,8 @@ def test_a_recipe_trusts_nothing_but_a_command_line_does(doubling: Path, tmp_pat
     recipe = tmp_path / "recipe.toml"
     text = f'model = "{doubling}"\n[calibrate]\ndata = "d"\n[validate]\ndata = "d"\n'
     recipe.write_text(text)
-    how: Any = commands.read_recipe(recipe, trust=["twice"]).how
-    assert convert.load(doubling, **how)[0].operators() == {"Mul": 1}
+    original = commands.read_recipe(recipe, trust=["twice"]).original
+    assert original.lower()[0].operators() == {"Mul": 1}
     recipe.write_text(f"trust = true\n{text}")
     with pytest.raises(InputError, match="trust: extra inputs are not permitted"):
         commands.read_recipe(recipe)

@@ -11,7 +11,8 @@ from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.graph.half import to_half
 from onnxgraft.graph.model import Model, Origin
-from onnxgraft.stages import convert, engine, quantize, surgery
+from onnxgraft.stages import engine, quantize, surgery
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine import BuildOptions, tensorrt
 from onnxgraft.stages.engine.tensorrt import builder as tensorrt_builder
 from onnxgraft.stages.engine.tensorrt.builder import gpu
@@ -76,7 +77,7 @@ def network(request: pytest.FixtureRequest, shared: Path) -> Model:
     if path.endswith(".pb"):
         pytest.importorskip("tensorflow")
     how = {key: str(shared / value) if key == "weights" else value for key, value in how.items()}
-    cleaned, _ = surgery.run(convert.load(shared / path, **how)[0])  # type: ignore[arg-type]
+    cleaned, _ = surgery.run(Original.of(shared / path, **how).lower()[0])  # type: ignore[arg-type]
     return cleaned
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxgraft.commands import read_preprocess, read_recipe, read_tables
+from onnxgraft.commands._recipe import read_preprocess, read_recipe, read_tables
 from onnxgraft.data.classes import find_classes
 from onnxgraft.data.image_header import stored_form
 from onnxgraft.data.labels import read_labels

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.surgery import run
 
 
@@ -14,7 +14,7 @@ from onnxgraft.stages.surgery import run
 def test_the_fcn_is_left_with_its_layers(
     layout: str, most: int, transposes: int, shared: Path
 ) -> None:
-    model, _ = convert.load(shared / "models/fcn_camvid/fcn_camvid.pb", io_layout=layout)
+    model, _ = Original.of(shared / "models/fcn_camvid/fcn_camvid.pb").lower(io_layout=layout)
     after, report = run(model, verify=True)
     assert not [entry.name for entry in report.passes if entry.rolled_back]
     assert sum(report.after.values()) <= most
@@ -26,9 +26,9 @@ def test_the_fcn_is_left_with_its_layers(
 
 
 def test_the_mobilenet_is_left_with_one_transpose(shared: Path) -> None:
-    model, _ = convert.load(
+    model, _ = Original.of(
         shared / "models/mobilenet_camvid/mobilenet_camvid.pb", outputs="score:0"
-    )
+    ).lower()
     after, report = run(model, verify=True)
     assert not [entry.name for entry in report.passes if entry.rolled_back]
     assert after.operators()["Transpose"] <= 2

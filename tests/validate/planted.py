@@ -32,7 +32,8 @@ from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.run.tolerances import (
     FLOAT_TOLERANCE,
 )
-from onnxgraft.stages import convert, quantize, surgery
+from onnxgraft.stages import quantize, surgery
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate import adapted, like
 
 __all__ = ["KINDS", "THIN", "Healthy", "Planted", "healthy", "plant", "thin"]
@@ -84,8 +85,8 @@ def healthy(
     name: str, path: Path, data: Samples | Path, target: str = "openvino", **how: str
 ) -> Healthy:
     """Convert a network and calibrate it on some samples; the first is the one that is fed."""
-    original = convert.original(path, **how)
-    lowered, _ = convert.load(path, **how)
+    original = Original.of(path, **how).run()
+    lowered, _ = Original.of(path, **how).lower()
     fp32, _ = surgery.run(lowered)
     samples = data if isinstance(data, Samples) else open_samples(data, original.inputs)
     feeds = next(iter(samples)).feeds
@@ -113,7 +114,7 @@ def thin(name: str, folder: Path) -> Healthy:
     prototxt, caffemodel = folder / f"{name}.prototxt", folder / f"{name}.caffemodel"
     prototxt.write_text(text)
     caffemodel.write_bytes(weights)
-    with convert.original(prototxt, weights=str(caffemodel)) as net:
+    with Original.of(prototxt, weights=str(caffemodel)).run() as net:
         shape = [4, *map(int, net.inputs[0].shape[1:])]
     images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     np.savez(folder / f"{name}.npz", data=images)

@@ -45,7 +45,7 @@ def test_a_healthy_network_is_paired_and_no_layer_is_named(
     inside = MatchedGraph(network.fp32, other, network.feeds)
     found = bisect(inside, other, network.feeds)
     assert found is not None
-    assert found.partings == []
+    assert found.divergences == []
     nodes = [n for n in network.fp32.graph.nodes if n.op not in ("Transpose", "Identity")]
     assert len(found.layers) >= (0.95 if precision == "fp32" else 0.8) * len(nodes)
 
@@ -58,9 +58,9 @@ def test_the_layer_with_the_fault_is_named(network: Healthy, kind: str) -> None:
         other = renamed(planted.model)
         found = bisect(MatchedGraph(network.fp32, other, network.feeds), other, network.feeds)
         assert found is not None
-        assert found.partings, planted.node
-        assert planted.node in found.partings[0].nodes, (planted.node, str(found.partings[0]))
-        assert found.partings[0].own.startswith("t")
+        assert found.divergences, planted.node
+        assert planted.node in found.divergences[0].nodes, (planted.node, str(found.divergences[0]))
+        assert found.divergences[0].own.startswith("t")
 
 
 def test_memory_is_kept_to_by_parts(network: Healthy) -> None:
@@ -87,11 +87,11 @@ def test_layouts_are_seen_through() -> None:
     }  # fmt: skip
     found = bisect(inside, two, feeds)
     assert found is not None
-    assert found.partings == []
+    assert found.divergences == []
     for node in two.graph.nodes:
         if node.op == "Relu":
             node.op = "Abs"
     found = bisect(MatchedGraph(one, two, feeds), two, feeds)
     assert found is not None
-    assert [(p.tensor, p.origin, p.own) for p in found.partings] == [("out", "y", "out")]
+    assert [(p.tensor, p.origin, p.own) for p in found.divergences] == [("out", "y", "out")]
     assert isinstance(two.graph, gs.Graph)

@@ -20,6 +20,7 @@ from onnxgraft.graph.tensors import (
     Feeds,
     Outputs,
 )
+from onnxgraft.run.answers import adapted
 from onnxgraft.run.difference import (
     relative_error,
     sqnr,
@@ -27,7 +28,6 @@ from onnxgraft.run.difference import (
 from onnxgraft.run.engine import (
     Engine,
 )
-from onnxgraft.run.layout import adapted
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.validate.divergence.forced import (
     HALF_TYPES,
@@ -40,7 +40,7 @@ from onnxgraft.stages.validate.divergence.memory import available_memory, tensor
 from onnxgraft.stages.validate.divergence.shared import Inside, Shared, inside_of, shared_tensors
 from onnxgraft.stages.validate.report import LayerRow
 
-__all__ = ["Bisection", "Parting", "bisect", "find_parting"]
+__all__ = ["Bisection", "Divergence", "bisect", "find_divergence"]
 
 # What one float32 layer adds: measured on whole networks at most 1e-6 of its tensor's range.
 LAYER_TOLERANCE = 2e-5
@@ -62,7 +62,7 @@ _COPIES = 4
 
 
 @dataclass(frozen=True)
-class Parting:
+class Divergence:
     """The first layer that makes something else.
 
     Attributes:
@@ -111,26 +111,26 @@ class Bisection:
     """What a search found.
 
     Attributes:
-        partings: Every layer that makes something else, in the order of the graph.
+        divergences: Every layer that makes something else, in the order of the graph.
         layers: Everything that was looked at, in the order of the graph.
         runs: How often the candidate was run.
         nonfinite: The original's name of its first tensor that holds NaN or infinity, if one does.
     """
 
-    partings: list[Parting] = field(default_factory=list)
+    divergences: list[Divergence] = field(default_factory=list)
     layers: list[LayerRow] = field(default_factory=list)
     runs: int = 0
     nonfinite: str | None = None
 
 
-def find_parting(
+def find_divergence(
     original: Engine | Model | Inside,
     model: Model,
     feeds: Feeds,
     tolerance: float = LAYER_TOLERANCE,
     *,
     memory: int | None = None,
-) -> Parting | None:
+) -> Divergence | None:
     """Return the first layer of ``model`` that makes something else than the original does.
 
     Args:
@@ -159,7 +159,7 @@ def bisect(
     *,
     memory: int | None = None,
 ) -> Bisection | None:
-    """Look at every layer of ``model``; the parameters are those of `find_parting`."""
+    """Look at every layer of ``model``; the parameters are those of `find_divergence`."""
     inside = inside_of(original)
     if inside is None:
         return None
@@ -216,7 +216,7 @@ class _Search:
         self.all(low, middle)
         self.all(middle, high)
 
-    def first(self, low: int, high: int) -> list[Parting]:
+    def first(self, low: int, high: int) -> list[Divergence]:
         """Return what is found in the first part in which anything is found."""
         if low == high:
             return []
@@ -248,7 +248,7 @@ class _Search:
 
     # -- Looking ------------------------------------------------------------------------------
 
-    def _examine(self, low: int, high: int) -> list[Parting]:
+    def _examine(self, low: int, high: int) -> list[Divergence]:
         """Look at the shared tensors from ``low`` up to ``high`` in one run of each side."""
         window = self.shared[low:high]
         quantizers = self._quantizers(low, high)
@@ -278,9 +278,9 @@ class _Search:
         found = self._judged(window, segments, theirs, ours, free)
         values = adapted(self.feeds, self.model) | ours | theirs
         found += [p for q in quantizers if (p := self._saturating(q, values[q.tensor]))]
-        found.sort(key=lambda parting: (self.order.get(parting.tensor, -1), parting.quantizer))
-        found = [replace(parting, agreed=self._before(parting)) for parting in found]
-        self.result.partings += found
+        found.sort(key=lambda d: (self.order.get(d.tensor, -1), d.quantizer))
+        found = [replace(divergence, agreed=self._before(divergence)) for divergence in found]
+        self.result.divergences += found
         return found
 
     def _halves(self, segment: Segment) -> list[str]:
@@ -290,9 +290,9 @@ class _Search:
         made = (name for node in segment.nodes[1:] for name in node.output)
         return [name for name in made if self.graph.types.get(name) in HALF_TYPES]
 
-    def _before(self, parting: Parting) -> str | None:
-        """Return the framework's name of the last tensor before ``parting`` that is the same."""
-        place = self.order.get(parting.tensor, -1)
+    def _before(self, divergence: Divergence) -> str | None:
+        """Return the framework's name of the last tensor before ``divergence`` that is the same."""
+        place = self.order.get(divergence.tensor, -1)
         before = [e for e in self._agreed if self.order[e.tensor] < place]
         return max(before, key=lambda e: self.order[e.tensor]).origin if before else None
 
@@ -324,7 +324,7 @@ class _Search:
         theirs: Outputs,
         ours: Outputs,
         free: Outputs,
-    ) -> list[Parting]:
+    ) -> list[Divergence]:
         found = []
         for entry in window:
             name, segment = entry.tensor, segments[entry.tensor]
@@ -347,7 +347,7 @@ class _Search:
             if reason is not None:
                 nodes = tuple(label(node) for node in segment.nodes)
                 found.append(
-                    Parting(
+                    Divergence(
                         name, entry.origin, operator, relative, None, nodes, reason,
                         first=self._is_first(segment), own=entry.own,
                     )
@@ -383,8 +383,8 @@ class _Search:
         allowed = self.tolerance if precision == "fp32" else max(self.tolerance, HALF_TOLERANCE)
         return None if relative <= allowed else f"{allowed:.0e} is allowed in {precision}"
 
-    def _saturating(self, quantizer: Quantizer, value: Array) -> Parting | None:
-        """Return the parting that a range is by itself, if it cuts off too much of ``value``."""
+    def _saturating(self, quantizer: Quantizer, value: Array) -> Divergence | None:
+        """Return the divergence that a range is by itself, if it cuts off too much of ``value``."""
         value = np.asarray(value, np.float32)
         clipped = quantizer.clipped(value)
         kept = sqnr(value, clipped)
@@ -399,7 +399,7 @@ class _Search:
         origin = self.model.names[quantizer.tensor].name if (
             quantizer.tensor in self.model.names
         ) else quantizer.tensor  # fmt: skip
-        return Parting(
+        return Divergence(
             quantizer.tensor, origin, "QuantizeLinear", relative_error(value, clipped),
             None, (quantizer.node,), reason, quantizer=True,
         )  # fmt: skip

@@ -22,7 +22,7 @@ from onnxgraft.graph.tensors import (
     Feeds,
     Outputs,
 )
-from onnxgraft.run.layout import adapted
+from onnxgraft.run.answers import adapted
 from onnxgraft.run.session import OnnxRuntime
 
 __all__ = ["HALF_TYPES", "ForcedGraph", "Quantizer", "Segment", "label", "tensor_types"]

@@ -19,10 +19,10 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import (
     Feeds,
 )
+from onnxgraft.run.answers import adapted
 from onnxgraft.run.difference import (
     sqnr,
 )
-from onnxgraft.run.layout import adapted
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.validate.divergence.memory import available_memory, tensor_sizes
 from onnxgraft.stages.validate.divergence.shared import InsideGraph, Shared

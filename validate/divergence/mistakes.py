@@ -18,6 +18,7 @@ from onnxgraft.graph.tensors import (
     Outputs,
     TensorSpec,
 )
+from onnxgraft.run.answers import adapted, like
 from onnxgraft.run.difference import (
     relative_error,
     sqnr,
@@ -25,7 +26,6 @@ from onnxgraft.run.difference import (
 from onnxgraft.run.engine import (
     Engine,
 )
-from onnxgraft.run.layout import adapted, like
 from onnxgraft.stages.validate.measure.tally import class_axis
 
 __all__ = ["find_mistake"]

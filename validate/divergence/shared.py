@@ -12,11 +12,11 @@ from onnxgraft.graph.tensors import (
     Feeds,
     Outputs,
 )
+from onnxgraft.run.answers import adapted
 from onnxgraft.run.engine import (
     Engine,
     Probing,
 )
-from onnxgraft.run.layout import adapted
 from onnxgraft.run.session import OnnxRuntime, exposing
 
 __all__ = ["Inside", "InsideGraph", "Shared", "inside_of", "shared_tensors"]

@@ -11,13 +11,13 @@ from onnxgraft.data.samples import Sample
 from onnxgraft.graph.tensors import (
     Array,
 )
+from onnxgraft.run.answers import adapted
 from onnxgraft.run.difference import (
     relative_error,
 )
 from onnxgraft.run.engine import (
     Engine,
 )
-from onnxgraft.run.layout import adapted
 from onnxgraft.run.tolerances import (
     FLOAT_TOLERANCE,
 )

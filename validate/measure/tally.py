@@ -13,13 +13,13 @@ from onnxgraft.graph.tensors import (
     Array,
     Outputs,
 )
+from onnxgraft.run.answers import adapted, like
 from onnxgraft.run.difference import (
     Difference,
 )
 from onnxgraft.run.engine import (
     Engine,
 )
-from onnxgraft.run.layout import adapted, like
 from onnxgraft.run.verdicts import (
     check_pair,
     other_boxes,

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, ParamSpec, Protocol
 
 import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError, printable
+from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError
 from onnxgraft.files import cache_folder, json_text, places
 
-__all__ = ["EVERYTHING", "Json", "Outcome", "app", "main", "say", "subcommand"]
+__all__ = ["EVERYTHING", "Json", "Result", "app", "main", "subcommand"]
 
 P = ParamSpec("P")
 
@@ -31,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 EXIT_FAILED = 1
 # What sysexits.h calls EX_SOFTWARE: none of the statuses that mean something to a script.
@@ -40,13 +39,16 @@ TRACEBACK = "ONNXGRAFT_TRACEBACK"
 # What --trust without a name stands for; no word of a command line has a NUL in it.
 EVERYTHING = "\0"
 
+LIMITS = "Limits"
 # What every subcommand takes beside its own parameters.
 _LIMITS = {
     "max_memory": Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Stop beyond so much: 2GB, 512MB.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory limit, for example 2GB.", rich_help_panel=LIMITS),
     ],
     "max_seconds": Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Stop after so long.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Time limit.", rich_help_panel=LIMITS),
     ],
 }
 # The parameters that name what is written.
@@ -56,80 +58,91 @@ _WRITTEN = (
 _guarding = False
 
 
-@dataclass
-class Outcome:
-    """What a subcommand has to say.
+class Result(Protocol):
+    """What a command's function returns."""
 
-    Attributes:
-        data: What ``--json`` prints.
-        text: Prints it for a person.
-        passed: False if a comparison failed its tolerance: exit status 1.
-    """
+    @property
+    def passed(self) -> bool:
+        """False if a comparison failed its tolerance: exit status 1."""
 
-    data: dict[str, Any]
-    text: Callable[[Console], None] = field(default=lambda console: None)
-    passed: bool = True
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
 
 
-def say(console: Console, text: str) -> None:
-    """Print text that comes from files and models: in one line, without markup or control codes."""
-    console.print(printable(text, sys.maxsize), highlight=False, markup=False, soft_wrap=True)
+Show = Callable[[Any, Console], None]
 
 
-def subcommand(function: Callable[P, Outcome]) -> Callable[P, None]:
-    """Register a function as a subcommand: its parameters are flags, its docstring the help.
+def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], Callable[P, None]]:
+    """Return what registers a function as a subcommand: its parameters are options.
 
     An `OnnxgraftError` becomes one sentence on standard error and its exit status.
+
+    Args:
+        show: Prints the result for a person.
+        example: A command line for the help.
     """
-    name = function.__name__
 
-    @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        limits = {option: kwargs.pop(option, None) for option in _LIMITS}
-        try:
-            status = _guard(name, limits, kwargs)
-            with places():
-                outcome = function(*args, **kwargs) if status is None else None
-        except OnnxgraftError as error:
-            print(f"onnxgraft {name}: {error}", file=sys.stderr)
-            raise typer.Exit(error.exit_status) from error
-        except KeyboardInterrupt:
-            print(f"onnxgraft {name}: interrupted", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except MemoryError as error:
-            print(
-                f"onnxgraft {name}: memory ran out; allow more with --max-memory, or take a "
-                "smaller model, batch or --workers", file=sys.stderr,
-            )  # fmt: skip
-            raise typer.Exit(InputError.exit_status) from error
-        except Exception as error:
-            if os.environ.get(TRACEBACK):
-                raise
-            print(
-                f"onnxgraft {name}: internal error, {type(error).__name__}: {error}; "
-                f"please report it with the traceback that {TRACEBACK}=1 shows",
-                file=sys.stderr,
-            )
-            raise typer.Exit(EXIT_INTERNAL) from error
-        if outcome is None:
-            raise typer.Exit(status or 0)
-        if kwargs.get("as_json"):
-            print(json_text(outcome.data))
-        else:
-            outcome.text(Console())
-        if not outcome.passed:
-            raise typer.Exit(EXIT_FAILED)
+    def register(function: Callable[P, Result]) -> Callable[P, None]:
+        name = function.__name__
 
-    more = [
-        inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-        for option, kind in _LIMITS.items()
-    ]
-    signature = inspect.signature(function, eval_str=True)
-    parameters = [*signature.parameters.values(), *more]
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    app.command(name, cls=_Command)(run)
-    return run
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            limits = {option: kwargs.pop(option, None) for option in _LIMITS}
+            with _errors_told(name):
+                status = _guard(name, limits, kwargs)
+                if status is not None:
+                    raise typer.Exit(status)
+                with places():
+                    result = function(*args, **kwargs)
+            if kwargs.get("as_json"):
+                print(json_text(result.to_json()))
+            else:
+                show(result, Console())
+            if not result.passed:
+                raise typer.Exit(EXIT_FAILED)
+
+        more = [
+            inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            for option, kind in _LIMITS.items()
+        ]
+        signature = inspect.signature(function, eval_str=True)
+        parameters = [*signature.parameters.values(), *more]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(name, cls=_Command, epilog=f"Example: {example}")(run)
+        return run
+
+    return register
+
+
+@contextlib.contextmanager
+def _errors_told(name: str) -> Iterator[None]:
+    """Turn whatever goes wrong in a command into a sentence and an exit status."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except OnnxgraftError as error:
+        print(f"onnxgraft {name}: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_status) from error
+    except KeyboardInterrupt:
+        print(f"onnxgraft {name}: interrupted", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except MemoryError as error:
+        print(
+            f"onnxgraft {name}: memory ran out; allow more with --max-memory, or take a "
+            "smaller model, batch or --workers", file=sys.stderr,
+        )  # fmt: skip
+        raise typer.Exit(InputError.exit_status) from error
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        print(
+            f"onnxgraft {name}: internal error, {type(error).__name__}: {error}; "
+            f"please report it with the traceback that {TRACEBACK}=1 shows",
+            file=sys.stderr,
+        )
+        raise typer.Exit(EXIT_INTERNAL) from error
 
 
 class _Command(TyperCommand):
@@ -182,7 +195,7 @@ def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:
     if name in ("build", "deploy") and Path("/dev/nvidia0").exists():
         # TensorRT's timings, which have to have their folder before the sandbox closes.
         folder = cache_folder()
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             places.append(folder / "timings")
     if name == "deploy" and given.get("out") is None:

@@ -1,112 +1,243 @@
-"""The parameters that subcommands share, and the reading of their values."""
+"""The parameters that subcommands share: their flags, help and groups."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from onnxgraft.cli._app import EVERYTHING, say
-from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.cli._app import EVERYTHING
+from onnxgraft.errors import InputError
 from onnxgraft.files.trust import Trust
+from onnxgraft.targets import FLOATS, target_names
 
 __all__ = [
-    "Data",
-    "FreezeBatchnorm",
-    "Images",
-    "Inputs",
-    "Layout",
-    "MethodName",
-    "ModelFile",
-    "OnnxFile",
-    "Out",
-    "Outputs",
-    "PrecisionName",
-    "PreprocessFile",
-    "Signature",
-    "TargetName",
-    "Trusted",
-    "Values",
-    "Weights",
-    "not_yet",
-    "numbers",
-    "preprocess_of",
-    "print_verdicts",
-    "range_option",
-    "split",
+    "DATA", "MODEL", "OUTPUT", "QUANTIZATION", "RUNNING", "TARGET", "Batches", "Calibration",
+    "CandidateOutputs", "CandidateWeights", "Classes", "Data", "DataUsed", "Drop", "FloatName",
+    "FreezeBatchnorm", "Images", "Inputs", "Largest", "Layout", "MethodName", "MetricName",
+    "MetricOutput", "ModelFile", "OnnxFile", "Opset", "Out", "Outputs", "Overrides",
+    "PrecisionName", "PreprocessFile", "RangesUsed", "Ray", "RecipeFile", "Shapes", "Signature",
+    "Smallest", "TargetName", "TargetOption", "Threads", "Trusted", "Values", "Weights", "Workers",
     "trust_of",
-]
+]  # fmt: skip
 
+# The groups in which `--help` shows options.
+MODEL, DATA, OUTPUT = "Model", "Data", "Output"
+TARGET, QUANTIZATION, RUNNING = "Target", "Quantization", "Running"
 
 # As the stages have them, which would take long to import.
 Layout = Literal["keep", "nchw", "nhwc"]
 MethodName = Literal["entropy", "minmax", "percentile", "mse"]
-TargetName = Literal["tensorrt", "openvino", "onnxruntime"]
 PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
+# What is chosen is checked where it is looked up, which suggests the nearest name.
+_TARGETS, _FLOATS = f"[{'|'.join(target_names())}]", f"[{'|'.join(FLOATS)}]"
+
 ModelFile = Annotated[
-    Path, typer.Argument(help="A TensorFlow or Keras model, a prototxt or an ONNX file.")
+    Path,
+    typer.Argument(
+        help="TensorFlow graph, SavedModel or checkpoint, Keras or TFLite file, Caffe prototxt, or "
+        "ONNX file."
+    ),
 ]
-OnnxFile = Annotated[Path, typer.Argument(help="An ONNX file.")]
-Out = Annotated[Path, typer.Option("-o", "--out", help="What to write.")]
-Weights = Annotated[Path | None, typer.Option(help="A Caffe network's weights.")]
-Inputs = Annotated[str | None, typer.Option(help="Where to cut the beginning: a:0,b:0[1,8,8,3].")]
-Outputs = Annotated[str | None, typer.Option(help="Where to cut the end: c:0,d:0.")]
+OnnxFile = Annotated[Path, typer.Argument(help="ONNX file.")]
+Out = Annotated[
+    Path, typer.Option("-o", "--out", help="File to write.", rich_help_panel=OUTPUT)
+]  # fmt: skip
+Weights = Annotated[
+    Path | None, typer.Option(help="Weights of a Caffe network.", rich_help_panel=MODEL)
+]
+Inputs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TENSORS", rich_help_panel=MODEL,
+        help="Tensors at which the graph begins, with shapes where needed: a:0,b:0[1,8,8,3].",
+    ),
+]  # fmt: skip
+Outputs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TENSORS", rich_help_panel=MODEL, help="Tensors at which the graph ends: c:0,d:0.",
+    ),
+]  # fmt: skip
 Values = Annotated[
-    list[str], typer.Option("--set", metavar="NAME=VALUE", help="Set a placeholder or a constant.")
+    list[str],
+    typer.Option(
+        "--set", metavar="NAME=VALUE", rich_help_panel=MODEL,
+        help="Set a placeholder or a constant, such as is_training=false.",
+    ),
+]  # fmt: skip
+Signature = Annotated[
+    str | None,
+    typer.Option(help="Signature of the SavedModel to convert.", rich_help_panel=MODEL),
 ]
-Signature = Annotated[str | None, typer.Option(help="Of a SavedModel.")]
 FreezeBatchnorm = Annotated[
     bool,
-    typer.Option("--freeze-batchnorm", help="Let batch norms in training mode use stored values."),
-]
+    typer.Option(
+        "--freeze-batchnorm", rich_help_panel=MODEL,
+        help="Let batch normalizations in training mode use their stored statistics.",
+    ),
+]  # fmt: skip
+Opset = Annotated[int, typer.Option(help="Opset of the ONNX graph.", rich_help_panel=MODEL)]
 Trusted = Annotated[
     list[str],
     typer.Option(
-        "--trust",
-        metavar="[=NAME]",
-        help="Load a Keras file that brings code, or an engine without a passport; --trust=NAME "
-        "allows what is called so and nothing else.",
+        "--trust", metavar="[=NAME]", rich_help_panel=MODEL,
+        help="Allow code in the model file (Keras Lambda layers, custom objects), or an engine "
+        "without a passport; --trust=NAME allows what has that name, and nothing else.",
+    ),
+]  # fmt: skip
+Data = Annotated[
+    str,
+    typer.Option(
+        help="Folder of images, list file, or .npz with an array for each input.",
+        rich_help_panel=DATA,
     ),
 ]
-Data = Annotated[str, typer.Option(help="A folder of images, a list file or an .npz.")]
 PreprocessFile = Annotated[
-    Path | None, typer.Option("--preprocess", help="A TOML file with a \\[preprocess] table.")
+    Path | None,
+    typer.Option(
+        metavar="RECIPE.toml", rich_help_panel=DATA,
+        help="TOML file with a \\[preprocess] table: how images become inputs.",
+    ),
+]  # fmt: skip
+Images = Annotated[
+    int | None,
+    typer.Option(help="Number of samples to use; all if not given.", rich_help_panel=DATA),
 ]
-Images = Annotated[int | None, typer.Option(help="How many samples; all if not given.")]
-
-
-def not_yet(option: str, used: object) -> None:
-    if used:
-        raise NotSupportedError(f"{option} can't be used yet")
-
-
-def split(text: str | None) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()] if text else []
-
-
-def numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in split(text)]
-    except ValueError as error:
-        raise InputError(f"{text!r} is not a list of whole numbers such as 1,4,16") from error
-
-
-def range_option(item: str) -> tuple[str, tuple[float, float]]:
-    """Read ``T=LOW:HIGH``, or ``T=AMAX`` for a range from -AMAX to AMAX."""
-    name, sign, text = item.rpartition("=")
-    low, colon, high = text.partition(":")
-    try:
-        if not (name and sign):
-            raise ValueError
-        bounds = (float(low), float(high)) if colon else (-float(low), float(low))
-    except ValueError as error:
-        raise InputError(f"--set-range {item}: write T=LOW:HIGH or T=AMAX") from error
-    if not bounds[0] < bounds[1]:
-        raise InputError(f"--set-range {item}: the range is empty")
-    return name, bounds
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METRIC", rich_help_panel=DATA,
+        help="Task metric: top1, top5, miou, auc, map, or FILE.py:FUNCTION.",
+    ),
+]  # fmt: skip
+MetricOutput = Annotated[
+    str | None,
+    typer.Option(
+        help="Output that the metric is computed on; the first if not given.", rich_help_panel=DATA
+    ),
+]
+Classes = Annotated[
+    str,
+    typer.Option(
+        help="Classes of miou: camvid, cityscapes, or a file with names and categories.",
+        rich_help_panel=DATA,
+    ),
+]
+Drop = Annotated[
+    float,
+    typer.Option(help="Metric points that an INT8 candidate may lose.", rich_help_panel=DATA),
+]
+Overrides = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RANGES.toml", rich_help_panel=QUANTIZATION,
+        help='TOML file of ranges set by hand: "tensor" = \\[low, high].',
+    ),
+]  # fmt: skip
+TargetName = Annotated[
+    str,
+    typer.Option(
+        metavar=_TARGETS, rich_help_panel=TARGET, help="Target that the graph is written for.",
+    ),
+]  # fmt: skip
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar=_TARGETS, rich_help_panel=TARGET,
+        help="Target to build for; the first that can run here if not given.",
+    ),
+]  # fmt: skip
+FloatName = Annotated[
+    str,
+    typer.Option(
+        "--float", metavar=_FLOATS, rich_help_panel=TARGET,
+        help="Precision of the layers that are not INT8.",
+    ),
+]  # fmt: skip
+Shapes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TENSORS", rich_help_panel=TARGET, help="Shapes of free inputs: a:0[1,8,8,3].",
+    ),
+]  # fmt: skip
+Smallest = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TENSORS", rich_help_panel=TARGET,
+        help="Smallest shapes of free inputs (TensorRT).",
+    ),
+]  # fmt: skip
+Largest = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TENSORS", rich_help_panel=TARGET, help="Largest shapes of free inputs (TensorRT).",
+    ),
+]  # fmt: skip
+Batches = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=TARGET,
+        help="Batch sizes to tune for where the batch is free; any up to the largest can be run "
+        "(TensorRT).",
+    ),
+]  # fmt: skip
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CACHE", rich_help_panel=TARGET,
+        help="Calibration cache, for INT8 of a float graph (TensorRT 10).",
+    ),
+]  # fmt: skip
+RangesUsed = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RANGES.json", rich_help_panel=OUTPUT,
+        help="Ranges that were used: noted in the passport, and checked for FP16 overflow.",
+    ),
+]  # fmt: skip
+DataUsed = Annotated[
+    Path | None,
+    typer.Option(
+        rich_help_panel=OUTPUT, help="Calibration data that was used: noted in the passport."
+    ),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RECIPE.toml", rich_help_panel=OUTPUT,
+        help="Recipe whose pre- and postprocessing the passport keeps, for infer.",
+    ),
+]  # fmt: skip
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, rich_help_panel=RUNNING, help="CPU threads; all if not given (CPU targets)."
+    ),
+]
+CandidateWeights = Annotated[
+    Path | None,
+    typer.Option(rich_help_panel=MODEL, help="Weights of a candidate that is a Caffe network too."),
+]
+CandidateOutputs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TENSORS", rich_help_panel=MODEL,
+        help="Tensors at which a candidate ends that is a framework's model.",
+    ),
+]  # fmt: skip
+Workers = Annotated[
+    int,
+    typer.Option(help="Processes that share the samples.", rich_help_panel=RUNNING),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", rich_help_panel=RUNNING, help="Address of a Ray cluster to run on.",
+    ),
+]  # fmt: skip
 
 
 def trust_of(given: list[str]) -> Trust:
@@ -114,21 +245,3 @@ def trust_of(given: list[str]) -> Trust:
     if "" in given:
         raise InputError("--trust= names nothing; write --trust, or --trust=NAME")
     return EVERYTHING in given or tuple(given)
-
-
-def preprocess_of(path: Path | None) -> Any:
-    from onnxgraft.commands import read_preprocess
-
-    return None if path is None else read_preprocess(path)
-
-
-def print_verdicts(console: Console, verdicts: list[Any]) -> None:
-    """Print the worst comparison of each output."""
-    worst: dict[str, Any] = {}
-    for verdict in sorted(verdicts, key=lambda v: v.max_abs / v.tolerance):
-        worst[verdict.output] = verdict
-    for verdict in worst.values():
-        mark = "[green]pass[/]" if verdict.passed else "[red]FAIL[/]"
-        console.print(mark, end=" ")
-        say(console, f"{verdict.output}: differs by at most {verdict.max_abs:.1e}, "
-                     f"{verdict.tolerance:.1e} allowed")  # fmt: skip

@@ -6,39 +6,48 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from onnxgraft.cli._app import Json, Outcome, say, subcommand
+from onnxgraft.cli import _printing as show
+from onnxgraft.cli._app import Json, Result, subcommand
 from onnxgraft.cli._options import (
+    DATA,
+    OUTPUT,
+    RUNNING,
+    TARGET,
+    CandidateOutputs,
+    CandidateWeights,
+    Classes,
     Data,
+    Drop,
     FreezeBatchnorm,
     Images,
     Inputs,
+    MetricName,
+    MetricOutput,
     ModelFile,
     Outputs,
     PreprocessFile,
+    Ray,
     Signature,
     Trusted,
     Values,
     Weights,
-    preprocess_of,
-    split,
+    Workers,
     trust_of,
 )
-from onnxgraft.errors import InputError
-from onnxgraft.files import check_folder, check_place
 
 __all__ = ["deploy", "validate"]
 
-MetricName = Annotated[
-    str | None, typer.Option(help="top1, top5, miou, auc, map, or FILE.py:FUNCTION.")
-]
 
-
-@subcommand
+@subcommand(
+    show.report,
+    example="onnxgraft validate model.pb model.engine --data images/ --preprocess recipe.toml",
+)
 def validate(
     original: ModelFile,
-    candidate: Annotated[Path, typer.Argument(help="An ONNX file, an engine or an original.")],
+    candidate: Annotated[
+        Path, typer.Argument(help="ONNX file, engine, recording, or another original.")
+    ],
     data: Data,
     weights: Weights = None,
     preprocess: PreprocessFile = None,
@@ -49,116 +58,125 @@ def validate(
     freeze_batchnorm: FreezeBatchnorm = False,
     trust: Trusted = [],  # noqa: B006  (typer copies it)
     metric: MetricName = None,
-    classes: Annotated[
-        str, typer.Option(help="Of miou: camvid, cityscapes or a file with names and categories.")
-    ] = "camvid",
-    metric_output: Annotated[str | None, typer.Option(help="That the metric looks at.")] = None,
+    classes: Classes = "camvid",
+    metric_output: MetricOutput = None,
     labels: Annotated[
-        Path | None, typer.Option(help="A file of labels by image, where none stand beside them.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=DATA,
+            help="File of labels by image, where they do not lie beside the images.",
+        ),
     ] = None,
-    drop: Annotated[float, typer.Option(help="Points that INT8 may lose.")] = 1.0,
+    drop: Drop = 1.0,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Of float candidates, as a fraction of an output's range."),
+        typer.Option(
+            rich_help_panel=DATA,
+            help="Largest difference of a float candidate, as a fraction of an output's range.",
+        ),
     ] = None,
     images: Images = None,
-    bisect: Annotated[bool, typer.Option("--bisect", help="Name the guilty layer.")] = False,
+    bisect: Annotated[
+        bool,
+        typer.Option(
+            "--bisect",
+            rich_help_panel=RUNNING,
+            help="Name the layer where they begin to differ.",
+        ),
+    ] = False,
     graph: Annotated[
-        Path | None, typer.Option(help="The ONNX file that the engine was built from.")
+        Path | None,
+        typer.Option(
+            metavar="GRAPH.onnx",
+            rich_help_panel=RUNNING,
+            help="ONNX file that the engine was built from, for --bisect.",
+        ),
     ] = None,
-    candidate_weights: Annotated[
-        Path | None, typer.Option(help="Weights of a candidate that is a Caffe network too.")
-    ] = None,
-    candidate_outputs: Annotated[
-        str | None, typer.Option(help="Where to cut a candidate that is a framework's model.")
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that share the samples.")] = 1,
-    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
+    candidate_weights: CandidateWeights = None,
+    candidate_outputs: CandidateOutputs = None,
+    workers: Workers = 1,
+    ray: Ray = None,
     save_inputs: Annotated[
-        Path | None, typer.Option(help="For polygraphy run --load-inputs.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            rich_help_panel=OUTPUT,
+            help="File for what was fed, for polygraphy run --load-inputs.",
+        ),
     ] = None,
     save_outputs: Annotated[
-        Path | None, typer.Option(help="For polygraphy run --load-outputs.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            rich_help_panel=OUTPUT,
+            help="File for both sides' outputs, for polygraphy run --load-outputs.",
+        ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="A folder for the report.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", rich_help_panel=OUTPUT, help="Folder for the report."),
+    ] = None,
     as_json: Json = False,
-) -> Outcome:
+) -> Result:
     """Compare a candidate with the original on data, and by a task metric."""
     from onnxgraft import commands
-    from onnxgraft.stages.validate import render
 
-    if report is not None:
-        check_folder(report)
-    for place in (save_inputs, save_outputs):
-        check_place(place)
-    if candidate.suffix == ".prototxt" and original.suffix != ".prototxt":
-        # There is one network that --weights can be meant for.
-        weights, candidate_weights = None, candidate_weights or weights
-    found = commands.validate(
-        original, candidate, data, weights=weights,
-        preprocess=preprocess_of(preprocess), inputs=inputs, outputs=outputs, values=values,
-        signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust_of(trust),
-        candidate_how={
-            "weights": candidate_weights, "outputs": candidate_outputs, "trust": trust_of(trust),
-        },
-        metric=metric, classes=classes, metric_output=metric_output, labels=labels, drop=drop,
-        tolerance=tolerance, images=images, bisect=bisect, graph=graph, workers=workers, ray=ray,
-        save_inputs=save_inputs, save_outputs=save_outputs,
+    return commands.validate(
+        original, candidate, data, weights=weights, preprocess=preprocess, inputs=inputs,
+        outputs=outputs, values=values, signature=signature, freeze_batchnorm=freeze_batchnorm,
+        trust=trust_of(trust), metric=metric, classes=classes, metric_output=metric_output,
+        labels=labels, drop=drop, tolerance=tolerance, images=images, bisect=bisect, graph=graph,
+        candidate_weights=candidate_weights, candidate_outputs=candidate_outputs, workers=workers,
+        ray=ray, save_inputs=save_inputs, save_outputs=save_outputs, report=report,
     )  # fmt: skip
-    if report is not None:
-        commands.write_report(found, report)
-    return Outcome(found.to_json(), lambda console: render(found, console), found.passed)
 
 
-@subcommand
+@subcommand(show.deployed, example="onnxgraft deploy recipe.toml -o deployed/")
 def deploy(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (.toml) or a model file.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="A folder.")] = None,
-    data: Annotated[str | None, typer.Option(help="Of a model file: to calibrate on.")] = None,
-    validate_on: Annotated[str | None, typer.Option(help="Of a model file: to judge on.")] = None,
+    recipe: Annotated[Path, typer.Argument(help="Recipe (.toml) or model file.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder to write.", rich_help_panel=OUTPUT),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=DATA, help="Calibration data, where a model file is given."),
+    ] = None,
+    validate_on: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=DATA, help="Validation data, where a model file is given."),
+    ] = None,
     weights: Weights = None,
     preprocess: PreprocessFile = None,
     inputs: Inputs = None,
     outputs: Outputs = None,
     metric: MetricName = None,
     targets: Annotated[
-        str | None, typer.Option(help="Of a model file: openvino,onnxruntime if not given.")
+        str | None,
+        typer.Option(
+            metavar="TARGETS",
+            rich_help_panel=TARGET,
+            help="Targets to build for, where a model file is given; the CPU targets if not given.",
+        ),
     ] = None,
     images: Images = None,
     trust: Trusted = [],  # noqa: B006  (typer copies it)
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Go on after a stage that breaks its tolerance.")
+        bool,
+        typer.Option(
+            "--keep-going",
+            rich_help_panel=RUNNING,
+            help="Continue after a stage that exceeds its tolerance.",
+        ),
     ] = False,
-    workers: Annotated[int, typer.Option(help="Processes that share the samples.")] = 1,
+    workers: Workers = 1,
     as_json: Json = False,
-) -> Outcome:
+) -> Result:
     """Take a model all the way: convert, clean, calibrate, quantize, build, validate."""
     from onnxgraft import commands
-    from onnxgraft.stages.validate import render
 
-    if recipe.suffix == ".toml":
-        asked = {
-            "--data": data, "--weights": weights, "--validate-on": validate_on,
-            "--preprocess": preprocess, "--inputs": inputs, "--outputs": outputs,
-            "--metric": metric, "--targets": targets,
-        }  # fmt: skip
-        for option, value in asked.items():
-            if value is not None:
-                raise InputError(f"{option} goes with a model file; write it into {recipe} instead")
-        plan = commands.read_recipe(recipe, images=images, trust=trust_of(trust))
-    else:
-        plan = commands.make_recipe(
-            recipe, data=data, weights=weights, validate_on=validate_on,
-            preprocess=preprocess_of(preprocess), inputs=inputs, outputs=outputs, metric=metric,
-            targets=split(targets) or ["openvino", "onnxruntime"], images=images,
-            trust=trust_of(trust),
-        )  # fmt: skip
-    folder = out or Path(f"{recipe.stem}.onnxgraft")
-    report = commands.deploy(plan, folder, keep_going=keep_going, workers=workers)
-
-    def text(console: Console) -> None:
-        render(report, console)
-        console.print()
-        say(console, f"report: {report.artifacts['report']}")
-
-    return Outcome(report.to_json(), text, report.passed)
+    return commands.deploy(
+        recipe, out, data=data, validate_on=validate_on, weights=weights, preprocess=preprocess,
+        inputs=inputs, outputs=outputs, metric=metric, targets=targets, images=images,
+        trust=trust_of(trust), keep_going=keep_going, workers=workers,
+    )  # fmt: skip

@@ -1,60 +1,45 @@
-"""What chains the stages: the only place that knows more than one of them."""
+"""What a command does: one function each, with the command's name and parameters.
+
+The only room that knows more than one stage. A function takes paths or objects and returns a
+result: what the command prints, as an object with ``to_json`` and ``passed``.
+"""
 
 from __future__ import annotations
 
-from onnxgraft.commands._bench import (
-    BenchTarget,
-    SpeedUp,
-    bench,
-    bench_targets,
-    record_latency,
-    speed_ups,
-)
-from onnxgraft.commands._budget import Budget, BudgetReport, read_budget, within_budget
+from onnxgraft.commands._bench import Benched, bench
+from onnxgraft.commands._build import BuiltEngine, build, bundle
+from onnxgraft.commands._calibrate import Calibrated, calibrate
 from onnxgraft.commands._convert import Converted, convert
 from onnxgraft.commands._deploy import deploy
-from onnxgraft.commands._evidence import evidence
-from onnxgraft.commands._infer import Answer, infer
+from onnxgraft.commands._infer import Answer, Inferred, infer
+from onnxgraft.commands._inspect import inspect
 from onnxgraft.commands._lite import LiteEngine
-from onnxgraft.commands._quantize import Quantized, QuantizeOptions, quantize_model
-from onnxgraft.commands._recipe import (
-    Recipe,
-    make_recipe,
-    read_preprocess,
-    read_recipe,
-    read_tables,
-)
-from onnxgraft.commands._validate import open_engine, validate, write_report
-from onnxgraft.data.postprocess import Postprocess
+from onnxgraft.commands._quantize import Quantized, quantize
+from onnxgraft.commands._recipe import Recipe, read_recipe
+from onnxgraft.commands._surgery import Operated, surgery
+from onnxgraft.commands._validate import validate
 
 __all__ = [
     "Answer",
-    "BenchTarget",
-    "Budget",
-    "BudgetReport",
+    "Benched",
+    "BuiltEngine",
+    "Calibrated",
     "Converted",
+    "Inferred",
     "LiteEngine",
-    "Postprocess",
-    "QuantizeOptions",
+    "Operated",
     "Quantized",
     "Recipe",
-    "SpeedUp",
     "bench",
-    "bench_targets",
+    "build",
+    "bundle",
+    "calibrate",
     "convert",
     "deploy",
-    "evidence",
     "infer",
-    "make_recipe",
-    "open_engine",
-    "quantize_model",
-    "read_budget",
-    "read_preprocess",
+    "inspect",
+    "quantize",
     "read_recipe",
-    "read_tables",
-    "record_latency",
-    "speed_ups",
+    "surgery",
     "validate",
-    "within_budget",
-    "write_report",
 ]

@@ -1,4 +1,4 @@
-"""Latency: each engine in a process of its own, taking turns, so that none disturbs another."""
+"""`bench`: latency, each engine in a process of its own, in turn, so that none disturbs another."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import IO, Literal, Unpack
+from dataclasses import asdict, dataclass, replace
+from typing import IO, Any, Literal
 
 import numpy as np
 
+from onnxgraft.commands._arguments import Numbers, numbers
+from onnxgraft.commands._opening import Place
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
 from onnxgraft.files.trust import Trust, trusts
 from onnxgraft.graph.model import Model
 from onnxgraft.progress import track
-from onnxgraft.stages.convert import Opening
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine import graph_precision
-from onnxgraft.stages.engine.passport import passport_path, read_passport, record
+from onnxgraft.stages.engine.passport import passport_path, read_passport
+from onnxgraft.stages.engine.passport import record as record_in_passport
 from onnxgraft.stages.validate.report import LatencyRow
 
-__all__ = ["BenchTarget", "SpeedUp", "bench", "bench_targets", "record_latency", "speed_ups"]
+__all__ = ["BenchTarget", "Benched", "SpeedUp", "bench", "measure", "record_latency"]
 
 # A turn ends after so many seconds, however many inferences are still to come.
 _TURN = 3.0
@@ -37,8 +39,7 @@ class BenchTarget:
         name: In the table.
         kind: ``original`` runs in its framework, ``engine`` is built, ``onnx`` runs in
             onnxruntime.
-        path: Of the file.
-        how: An original is opened.
+        opened: The file, and how it is opened.
         precision: Of what is not an original, such as ``fp32``.
         threads: Of the CPU, for an engine; None takes what it was built for.
         trust: Load an engine that has no passport.
@@ -46,8 +47,7 @@ class BenchTarget:
 
     name: str
     kind: Literal["original", "engine", "onnx"]
-    path: str
-    how: Opening = field(default_factory=Opening)
+    opened: Original
     precision: str = ""
     threads: int | None = None
     trust: bool = False
@@ -65,7 +65,8 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        self._ask({**asdict(target), "path": os.path.abspath(target.path), "batch": batch})
+        opened = replace(target.opened, path=os.path.abspath(target.opened.path))
+        self._ask({**asdict(replace(target, opened=opened)), "batch": batch})
 
     def run(self, count: int) -> list[float]:
         """Return the milliseconds of ``count`` inferences."""
@@ -99,34 +100,101 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
     return pipe
 
 
+@dataclass(frozen=True)
+class Benched:
+    """What `bench` measured.
+
+    Attributes:
+        rows: One for each engine and batch.
+        ratios: How many times as fast each row is as others of its batch.
+        notes: Sentences that the user should read.
+    """
+
+    rows: list[LatencyRow]
+    ratios: list[SpeedUp]
+    notes: list[str]
+
+    passed = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rows and notes as plain values."""
+        return {
+            "latency": [
+                {
+                    **asdict(row), "images_per_second": row.images_per_second,
+                    "over_original": ratio.original, "over_fp32": ratio.fp32,
+                }
+                for row, ratio in zip(self.rows, self.ratios, strict=True)
+            ],
+            "notes": self.notes,
+        }  # fmt: skip
+
+
+def bench(
+    engines: Sequence[Place],
+    *,
+    batch: Numbers = "1,4,16,32,64",
+    against: Place | None = None,
+    weights: Place | None = None,
+    rounds: int = 5,
+    runs: int = 10,
+    threads: int | None = None,
+    trust: Trust = False,
+    record: bool = False,
+) -> Benched:
+    """Time engines, each in a process of its own, in turn.
+
+    A turn of a slow network ends after three seconds; ``runs`` of the rows say how many there were.
+
+    Args:
+        engines: Engines or ONNX files, in the order of the table.
+        batch: Images in one inference.
+        against: The original, as the reference.
+        weights: The weights of an original that is a Caffe network.
+        rounds: How often the engines take turns.
+        runs: Inferences in a turn.
+        threads: CPU threads; None takes what each engine was built for.
+        trust: Load engines that have no passport, or an original that brings code.
+        record: Write the latency into the engines' passports.
+
+    Raises:
+        InputError: A target can't be loaded, or none takes any of the batches.
+    """
+    targets = bench_targets(
+        engines, None if against is None else Original.of(against, weights=weights, trust=trust),
+        threads=threads, trust=trust,
+    )  # fmt: skip
+    notes: list[str] = []
+    rows = measure(targets, batches=numbers(batch), rounds=rounds, runs=runs, notes=notes)
+    if record:
+        record_latency(targets, rows)
+    return Benched(rows, speed_ups(rows, targets), notes)
+
+
 def bench_targets(
-    engines: Sequence[str | os.PathLike[str]],
-    against: str | os.PathLike[str] | None = None,
+    engines: Sequence[Place],
+    against: Original | None = None,
     *,
     threads: int | None = None,
-    trust_engines: Trust = False,
-    **how: Unpack[Opening],
+    trust: Trust = False,
 ) -> list[BenchTarget]:
     """Return what to time for a list of files, the original ``against`` first."""
     targets = []
     for path in engines:
-        trusted = trusts(trust_engines, Path(path).name, str(path))
+        opened = Original.of(path)
+        trusted = trusts(trust, opened.title, opened.path)
         kind, precision = _kind(path, trusted)
         mine = threads if kind == "engine" else None
         unknown = trusted and not passport_path(path).is_file() and kind == "engine"
         targets.append(
-            BenchTarget(
-                Path(path).name, kind, os.fspath(path), precision=precision, threads=mine,
-                trust=unknown,
-            )
-        )  # fmt: skip
+            BenchTarget(opened.title, kind, opened, precision, threads=mine, trust=unknown)
+        )
     if against is not None:
-        original = BenchTarget(Path(against).name, "original", os.fspath(against), how)
-        targets.insert(0, original)
+        targets.insert(0, BenchTarget(against.title, "original", against))
     return targets
 
 
-def _kind(path: str | os.PathLike[str], trust: bool) -> tuple[Literal["engine", "onnx"], str]:
+def _kind(path: Place, trust: bool) -> tuple[Literal["engine", "onnx"], str]:
     file = existing_file(path, "the engine")
     if passport_path(file).is_file():
         return "engine", read_passport(file).precision
@@ -137,7 +205,7 @@ def _kind(path: str | os.PathLike[str], trust: bool) -> tuple[Literal["engine", 
     return "engine", ""
 
 
-def bench(
+def measure(
     targets: Sequence[BenchTarget],
     *,
     batches: Sequence[int] = (1,),
@@ -234,4 +302,5 @@ def record_latency(targets: Sequence[BenchTarget], rows: Sequence[LatencyRow]) -
     for target in targets:
         if target.kind == "engine" and not target.trust:
             mine = (row for row in rows if row.name == target.name)
-            record(target.path, latency=[asdict(replace(row, times_ms=[])) for row in mine])
+            latency = [asdict(replace(row, times_ms=[])) for row in mine]
+            record_in_passport(target.opened.path, latency=latency)

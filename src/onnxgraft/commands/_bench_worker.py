@@ -11,12 +11,13 @@ import sys
 import time
 from typing import Any
 
-from onnxgraft.commands._validate import open_engine
+from onnxgraft.commands._opening import open_candidate
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.feeds import (
     random_feeds,
 )
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine import load
 
 _WARM_UP = 3
@@ -57,9 +58,11 @@ def main() -> None:
 
 
 def _open(message: dict[str, Any]) -> Engine:
+    how = message["opened"]
+    opened = Original.of(**{**how, "values": tuple(how["values"])})
     if message["trust"] or (message["kind"] == "engine" and message["threads"]):
-        return load(message["path"], trust=message["trust"], threads=message["threads"])
-    return open_engine(message["path"], original=message["kind"] == "original", **message["how"])
+        return load(opened.path, trust=message["trust"], threads=message["threads"])
+    return opened.run() if message["kind"] == "original" else open_candidate(opened)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
-"""Whose doing a parting is: the stage, and in surgery the pass, that first makes it."""
+"""Where a divergence comes from: the stage, and in surgery the pass, that first makes it."""
 
 from __future__ import annotations
-
-import os
-from typing import Unpack
 
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import (
     Feeds,
 )
+from onnxgraft.run.answers import answers
 from onnxgraft.run.difference import (
     relative_error,
 )
@@ -20,38 +18,32 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import (
     FLOAT_TOLERANCE,
 )
-from onnxgraft.stages import convert, surgery
+from onnxgraft.stages import surgery
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.surgery import PASSES
-from onnxgraft.stages.validate import Parting, adapted, like
+from onnxgraft.stages.validate import Divergence
 
-__all__ = ["blame", "guilty_pass", "parts"]
+__all__ = ["blame", "differs", "guilty_pass"]
 
 
-def blame(
-    path: str | os.PathLike[str],
-    original: Engine,
-    parting: Parting,
-    feeds: Feeds,
-    **how: Unpack[convert.Opening],
-) -> str:
+def blame(original: Original, running: Engine, divergence: Divergence, feeds: Feeds) -> str:
     """Return a sentence that names the stage and the pass, found by going the road again.
 
     Args:
-        path: The original.
-        original: The same, running.
-        parting: Of the candidate.
+        original: The model, and how it is opened.
+        running: The same, running.
+        divergence: Of the candidate.
         feeds: One sample.
-        how: The original was opened.
     """
-    if parting.quantizer:
+    if divergence.quantizer:
         return "made by quantization: the graph computes the same without that range"
     try:
-        lowered, _ = convert.load(path, **how)
+        lowered, _ = original.lower()
     except OnnxgraftError as error:
-        return f"the stage can't be told: {error}"
-    if parts(original, lowered, feeds):
-        return "made by the conversion: the graph parts before any clean-up"
-    guilty = guilty_pass(original, lowered, feeds)
+        return f"the stage is not known: {error}"
+    if differs(running, lowered, feeds):
+        return "made by the conversion: the graph differs before any clean-up"
+    guilty = guilty_pass(running, lowered, feeds)
     if guilty is not None:
         return f"made by surgery, in the pass {guilty}"
     return (
@@ -63,22 +55,22 @@ def blame(
 def guilty_pass(original: Engine, lowered: Model, feeds: Feeds) -> str | None:
     """Return the first pass after which the graph gives other answers, or None."""
     names = [item.name for item in PASSES]
-    if not parts(original, surgery.run(lowered)[0], feeds):
+    if not differs(original, surgery.run(lowered)[0], feeds):
         return None
-    low, high = 0, len(names)  # with the first `low` passes they agree, with `high` they part
+    low, high = 0, len(names)  # with the first `low` passes they agree, with `high` they differ
     while high - low > 1:
         middle = (low + high) // 2
         cleaned, _ = surgery.run(lowered, only=names[:middle])
-        low, high = (low, middle) if parts(original, cleaned, feeds) else (middle, high)
+        low, high = (low, middle) if differs(original, cleaned, feeds) else (middle, high)
     return names[high - 1]
 
 
-def parts(original: Engine, model: Model, feeds: Feeds) -> bool:
+def differs(original: Engine, model: Model, feeds: Feeds) -> bool:
     """Tell whether a float graph gives other answers than the original."""
-    expected = original.infer(adapted(feeds, original))
+    expected = answers(original, feeds)
     try:
         with OnnxRuntime(model.to_onnx(), optimize=False) as session:
-            actual = like(expected, session.infer(adapted(feeds, session)))
+            actual = answers(session, feeds, expected)
     except OnnxgraftError:
         return True
     return any(

@@ -1,54 +1,36 @@
-"""Conversion as a user wants it: lowered, cleaned, and compared with the original."""
+"""`convert`: a framework's model as a clean ONNX graph, compared with the original."""
 
 from __future__ import annotations
 
-import math
-import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
-import numpy as np
 import onnx
 
-from onnxgraft.errors import InputError, ModelError, NotSupportedError
-from onnxgraft.files import atomic
+from onnxgraft.commands._opening import Place
+from onnxgraft.errors import ModelError, NotSupportedError
+from onnxgraft.files import atomic, check_place
+from onnxgraft.files.trust import Trust
 from onnxgraft.graph.half import computes_in_half
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Feeds,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.progress import status
-from onnxgraft.run.engine import (
-    Engine,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
-from onnxgraft.run.tolerances import (
-    FLOAT_TOLERANCE,
-    HALF_TOLERANCE,
-)
-from onnxgraft.run.verdicts import (
-    Verdict,
-    check_pair,
-    judge,
-)
-from onnxgraft.stages import convert as stage
+from onnxgraft.run.answers import answers
+from onnxgraft.run.engine import Engine
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE, HALF_TOLERANCE
+from onnxgraft.run.verdicts import Verdict, hold
+from onnxgraft.stages.convert import DEFAULT_OPSET, IoLayout, Original
 from onnxgraft.stages.surgery import SurgeryReport, run
-from onnxgraft.stages.validate import Parting, adapted, find_parting, like
+from onnxgraft.stages.validate import Divergence, find_divergence
 
 __all__ = ["Converted", "convert"]
 
 # Feeds, and what the original makes of them.
 Run = tuple[Feeds, Outputs]
-# Of the positions of a whole-number output, such as an argmax over classes: where two scores are as
-# good as equal, rounding decides which is the larger.
-TIES = 1e-3
 # Sizes that are tried for an image's free dimensions.
 _SIZES = (64, 224)
 
@@ -60,62 +42,101 @@ class Converted:
     Attributes:
         model: The ONNX model.
         surgery: What the clean-up did; None if it was left out.
+        out: Where it was written; empty if nowhere.
+        verified: Whether a comparison with the original was asked for.
         verdicts: The comparison with the original; empty if it was left out.
         notes: A sentence for each thing that was decided.
-        parting: Where the two part, if a comparison failed and the original's tensors can be read.
+        divergence: Where the two begin to differ, if a comparison failed and the original's tensors
+            can be read.
     """
 
     model: Model
     surgery: SurgeryReport | None
+    out: str = ""
+    verified: bool = True
     verdicts: list[Verdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    parting: Parting | None = None
+    divergence: Divergence | None = None
 
     @property
     def passed(self) -> bool:
         """Whether every comparison that was made is within its tolerance."""
         return all(verdict.passed for verdict in self.verdicts)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the model as plain values."""
+        return {
+            "out": self.out,
+            "nodes": len(self.model.graph.nodes),
+            "operators": self.model.operators(),
+            "inputs": [str(spec) for spec in self.model.inputs],
+            "outputs": [str(spec) for spec in self.model.outputs],
+            "notes": self.notes,
+            "verified": self.verified,
+            "verdicts": [asdict(verdict) for verdict in self.verdicts],
+            "divergence": None if self.divergence is None else asdict(self.divergence),
+        }
+
 
 def convert(
-    model: str | os.PathLike[str],
+    model: Place,
+    out: Place | None = None,
     *,
-    opset: int = stage.DEFAULT_OPSET,
-    io_layout: stage.IoLayout = "keep",
+    weights: Place | None = None,
+    inputs: str | None = None,
+    outputs: str | None = None,
+    values: Sequence[str] = (),
+    io_layout: IoLayout = "keep",
+    opset: int = DEFAULT_OPSET,
+    signature: str | None = None,
+    freeze_batchnorm: bool = False,
+    trust: Trust = False,
     raw: bool = False,
     verify: bool = True,
-    out: str | os.PathLike[str] | None = None,
-    **how: Unpack[stage.Opening],
 ) -> Converted:
-    """Convert ``model``, clean the graph and compare it with the original.
+    """Convert a model to a clean ONNX graph and compare it with the original.
 
     Args:
-        model: Whatever `onnxgraft.stages.convert.load` reads.
-        opset: Of the ONNX graph.
-        io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
-        raw: Stop after conversion, without surgery.
-        verify: Compare with the original, on seeded samples of batch 1 and 2.
+        model: A TensorFlow graph, SavedModel or checkpoint, a Keras or TFLite file, a Caffe
+            prototxt or an ONNX file.
         out: Where to write the ONNX file; None writes none.
-        how: See `onnxgraft.stages.convert.Opening`.
+        weights: The weights of a Caffe network.
+        inputs: Where to cut the graph's beginning, such as ``a:0,b:0[1,224,224,3]``.
+        outputs: Where to cut its end, such as ``c:0,d:0``.
+        values: Placeholders and constants to set, such as ``is_training=false``.
+        io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
+        opset: Of the ONNX graph.
+        signature: The signature of a SavedModel.
+        freeze_batchnorm: Run batch normalizations that are in training mode with stored statistics.
+        trust: Load a Keras file that brings code: True, or the names of what may.
+        raw: Stop after conversion, without clean-up.
+        verify: Compare with the original, on seeded samples of batch 1 and 2.
+
+    Raises:
+        InputError: The model can't be read or converted, or an option does not fit it.
     """
+    check_place(out)
+    original = Original.of(
+        model, weights=weights, inputs=inputs, outputs=outputs, values=values,
+        signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust,
+    )  # fmt: skip
     runs: list[Run] = []
-    unjudged: list[str] = []
-    with status(f"reading {os.fspath(model)}"):
-        opened = stage.Opened(model, **how)
+    uncompared: list[str] = []
     if verify:
         # First, and closed again: original and conversion are not held in memory together.
         try:
-            with status("running the original"), opened.original(frugal=True) as original:
-                runs = _expected(original)
+            with status("running the original"), original.run(frugal=True) as running:
+                runs = _expected(running)
         except NotSupportedError as error:
-            unjudged.append(f"not compared with the original: {error}")
-    with status(f"converting {os.fspath(model)}"):
-        lowered, notes = opened.lower(opset, io_layout)
-        del opened
+            uncompared.append(f"not compared with the original: {error}")
+    with status(f"converting {original.path}"):
+        lowered, notes = original.lower(opset, io_layout)
+        original.forget()
         # Inputs that the user names stay, whatever they are called.
-        skip = ["freeze_training"] if how.get("inputs") else []
+        skip = ["freeze_training"] if inputs else []
         cleaned, report = (lowered, None) if raw else run(lowered, skip=skip)
-    result = Converted(cleaned, report, notes=[*notes, *unjudged])
+    result = Converted(cleaned, report, "" if out is None else str(out), verify)
+    result.notes = [*notes, *uncompared]
     if out is None:
         failed = _compare(result, runs, cleaned.to_onnx())
     else:
@@ -124,11 +145,8 @@ def convert(
             # From the file: a large model is not held in memory once more.
             failed = _compare(result, runs, temporary)
     if failed is not None:
-        with (
-            status("looking for the tensor where it begins"),
-            stage.original(model, **how) as original,
-        ):
-            result.parting = find_parting(original, cleaned, failed)
+        with status("looking for the tensor where it begins"), original.run() as running:
+            result.divergence = find_divergence(running, cleaned, failed)
     return result
 
 
@@ -148,9 +166,7 @@ def _expected(original: Engine) -> list[Run]:
     raise AssertionError
 
 
-def _compare(
-    result: Converted, runs: list[Run], model: onnx.ModelProto | os.PathLike[str]
-) -> Feeds | None:
+def _compare(result: Converted, runs: list[Run], model: onnx.ModelProto | Place) -> Feeds | None:
     """Add the verdicts on ``runs`` to the result; return the feeds of the first that fails."""
     if not runs:
         return None
@@ -163,43 +179,11 @@ def _compare(
             OnnxRuntime(model, name="converted", optimize=False) as candidate,
         ):
             for feeds, expected in runs:
-                # Surgery may have frozen an input: a flag of training.
-                wanted = {spec.name for spec in candidate.inputs}
-                fed = {k: v for k, v in adapted(feeds, candidate).items() if k in wanted}
-                actual = like(expected, candidate.infer(fed))
-                found = _judged(expected, actual, tolerance, result.notes)
+                found = hold(expected, answers(candidate, feeds, expected), tolerance)
                 result.verdicts += found
+                result.notes += [verdict.note for verdict in found if verdict.note]
                 if failed is None and not all(verdict.passed for verdict in found):
                     failed = feeds
     except NotSupportedError as error:
         result.notes.append(f"not compared with the original: {error}")
     return failed
-
-
-def _judged(
-    expected: Outputs, actual: Outputs, tolerance: float, notes: list[str]
-) -> list[Verdict]:
-    """Judge a run; what is not finite in the original must be just so in the converted graph."""
-    verdicts = []
-    for name, value in expected.items():
-        try:
-            check_pair(name, value, actual)
-        except InputError as error:
-            notes.append(str(error))
-            verdicts.append(Verdict(name, False, math.inf, math.inf, tolerance))
-            continue
-        ours = actual[name]
-        if value.dtype.kind in "iu":
-            share = float(np.mean(value != ours))
-            verdicts.append(Verdict(name, share <= TIES, share, share, TIES))
-            continue
-        if value.dtype.kind == "f":
-            odd = ~np.isfinite(value)
-            if odd.any() and np.array_equal(value[odd], ours[odd], equal_nan=True):
-                notes.append(
-                    f"{name}: {odd.sum()} values of the original are NaN or infinite on random "
-                    "numbers, and are just so in the converted graph"
-                )
-                value, ours = np.where(odd, 0, value), np.where(odd, 0, ours)
-        verdicts += judge({name: value}, {name: ours}, tolerance)
-    return verdicts

@@ -1,18 +1,19 @@
-"""Inference on image files."""
+"""`infer`: an engine on image files."""
 
 from __future__ import annotations
 
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from onnxgraft.commands._validate import open_engine
+from onnxgraft.commands._opening import Place, engine_at, open_candidate
+from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.postprocess import Box, Postprocess, see
 from onnxgraft.data.preprocess import (
     Preprocess,
@@ -21,7 +22,7 @@ from onnxgraft.data.samples import (
     arrange,
 )
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, write_bytes
+from onnxgraft.files import check_folder, check_place, existing_file, write_bytes
 from onnxgraft.files.trust import Trust, trusts
 from onnxgraft.graph.tensors import (
     Array,
@@ -29,10 +30,10 @@ from onnxgraft.graph.tensors import (
 from onnxgraft.run.engine import (
     Engine,
 )
-from onnxgraft.stages import engine as stage
-from onnxgraft.stages.engine.passport import passport_path
+from onnxgraft.stages.convert import Original
+from onnxgraft.stages.engine.passport import passport_path, read_passport
 
-__all__ = ["Answer", "feed_of", "infer", "recipe_of"]
+__all__ = ["Answer", "Inferred", "feed_of", "infer", "recipe_of"]
 
 
 @dataclass(frozen=True)
@@ -68,73 +69,106 @@ class Answer:
         return [*lines, f"picture: {self.picture}"] if self.picture else lines
 
 
+@dataclass(frozen=True)
+class Inferred:
+    """What an engine answered.
+
+    Attributes:
+        answers: One for each image.
+        out: Where pictures or outputs were written; empty if nowhere.
+    """
+
+    answers: tuple[Answer, ...]
+    out: str = ""
+
+    passed = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answers as plain values."""
+        return {"answers": [asdict(answer) for answer in self.answers]}
+
+
 def infer(
-    path: str | os.PathLike[str],
-    images: Sequence[str | os.PathLike[str]],
-    preprocess: Preprocess | None = None,
-    out: str | os.PathLike[str] | None = None,
+    engine: Place,
+    images: Sequence[Place],
     *,
-    postprocess: Postprocess | None = None,
+    preprocess: Place | Preprocess | None = None,
+    out: Place | None = None,
     trust: Trust = False,
-) -> list[Answer]:
-    """Run an engine on images.
+) -> Inferred:
+    """Run an engine on images; draw maps and boxes, or write the outputs.
 
     Args:
-        path: An engine or an ONNX file.
+        engine: An engine or an ONNX file.
         images: Image files.
-        preprocess: The recipe that the network was trained with; None takes the passport's.
+        preprocess: A TOML file with the tables ``[preprocess]`` and ``[postprocess]`` that the
+            network was trained with, or the former itself; None takes the passport's.
         out: A folder for a picture of each image (coloured map or boxes), or an ``.npz`` for the
             outputs, with images along axis 0.
-        postprocess: What to make of the outputs; None takes the passport's.
         trust: Load an engine that has no passport, too: True, or its name.
 
     Raises:
         InputError: An image can't be read, or does not fit the engine's input.
     """
-    stored = recipe_of(path)
-    before, after = preprocess or stored[0], postprocess or stored[1]
     arrays = out is not None and Path(out).suffix == ".npz"
     folder = None if out is None or arrays else Path(out)
+    if out is not None and arrays:
+        check_place(out)
+    elif folder is not None and folder.parent.is_dir():
+        check_folder(folder)
+    before, after = _tables(engine, preprocess)
     pictures = None
     if folder is not None:
         pictures = _pictures(folder, [Path(image) for image in images])
         _make(folder)
-    answers = []
+    found = []
     collected: dict[str, list[Array]] = {}
-    trusted = trusts(trust, Path(path).name, str(path))
-    loaded = stage.load(path, trust=True) if trusted else open_engine(path)
-    with loaded as engine:
+    opened = Original.of(engine, trust=trust)
+    with _loaded(opened) as running:
         for number, image in enumerate(images):
             file = existing_file(image, "the image")
-            outputs = engine.infer(feed_of(engine, file, before))
+            outputs = running.infer(feed_of(running, file, before))
             if arrays:
                 for name, array in outputs.items():
                     collected.setdefault(name, []).append(array)
             seen = see(outputs, after, _photograph(file, before))
             shapes = {name: array.shape for name, array in outputs.items()}
             if seen is None:
-                answers.append(Answer(str(file), shapes))
+                found.append(Answer(str(file), shapes))
                 continue
             picture = ""
             if pictures is not None and seen.picture is not None:
                 picture = str(pictures[number])
                 write_bytes(picture, _png(seen.picture))
-            answers.append(
-                Answer(str(file), shapes, seen.best, seen.shares, seen.boxes, picture)
-            )  # fmt: skip
+            found.append(Answer(str(file), shapes, seen.best, seen.shares, seen.boxes, picture))
     if arrays and out is not None:
         buffer = io.BytesIO()
         stacked: dict[str, Any] = {n: np.concatenate(a) for n, a in collected.items()}
         np.savez_compressed(buffer, **stacked)
         write_bytes(out, buffer.getvalue())
-    return answers
+    return Inferred(tuple(found), "" if out is None else str(out))
+
+
+def _loaded(opened: Original) -> Engine:
+    """Return an engine, with a passport or trusted, or an ONNX file, running."""
+    trusted = trusts(opened.trust, opened.title, opened.path)
+    return engine_at(opened) if trusted else open_candidate(opened)
+
+
+def _tables(engine: Place, preprocess: Place | Preprocess | None) -> tuple[Preprocess, Postprocess]:
+    """Return the recipe that is given, or the passport's."""
+    if preprocess is None:
+        return recipe_of(engine)
+    if isinstance(preprocess, Preprocess):
+        return preprocess, recipe_of(engine)[1]
+    return read_tables(preprocess)
 
 
 def recipe_of(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
     """Return what an engine's passport says of images and outputs, or the defaults."""
     if not passport_path(path).is_file():
         return Preprocess(), Postprocess()
-    tables = stage.read_passport(path).recipe
+    tables = read_passport(path).recipe
     try:
         return (
             Preprocess.model_validate(tables.get("preprocess", {})),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 
 from onnxgraft.commands._evidence import evidence
+from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
+from onnxgraft.commands._opening import Place
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import (
     Preprocess,
@@ -19,6 +19,7 @@ from onnxgraft.data.samples import (
     open_samples,
 )
 from onnxgraft.errors import InputError, nearest
+from onnxgraft.files.trust import Trust
 from onnxgraft.graph.tensors import (
     Array,
     Outputs,
@@ -27,7 +28,8 @@ from onnxgraft.graph.tensors import (
 from onnxgraft.run.engine import (
     Resource,
 )
-from onnxgraft.stages import convert, engine, quantize, surgery
+from onnxgraft.stages import engine, quantize, surgery
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.targets import Precision
 
@@ -43,7 +45,7 @@ class LiteEngine(Resource):
     and quantized if INT8 is asked for, built, and loaded.
 
     Args:
-        model: Whatever `onnxgraft.stages.convert.load` reads.
+        model: Whatever `convert` reads.
         target: The engine's library; None takes TensorRT where it is, else OpenVINO.
         precision: ``int8`` needs ``calibration``.
         calibration: Representative data: a folder, a list file or an ``.npz``.
@@ -53,7 +55,11 @@ class LiteEngine(Resource):
         postprocessors: Output -> a function of one sample's output.
         options: Of the build.
         path: Where to keep the engine and its passport; None keeps them in memory alone.
-        how: See `onnxgraft.stages.convert.Opening`.
+        weights: The weights of a Caffe network.
+        inputs: Where to cut the graph's beginning.
+        outputs: Where to cut its end.
+        values: Placeholders and constants to set.
+        trust: Load a Keras file that brings code.
 
     Raises:
         InputError: INT8 without data, or a hook of an unknown name, or what each stage refuses.
@@ -61,21 +67,29 @@ class LiteEngine(Resource):
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
+        model: Place,
         *,
         target: str | None = None,
         precision: Precision = "fp32",
-        calibration: str | os.PathLike[str] | None = None,
+        calibration: Place | None = None,
         images: int | None = None,
         preprocess: Preprocess | None = None,
         preprocessors: Mapping[str, Hook] | None = None,
         postprocessors: Mapping[str, Hook] | None = None,
         options: BuildOptions | None = None,
-        path: str | os.PathLike[str] | None = None,
-        **how: Unpack[convert.Opening],
+        path: Place | None = None,
+        weights: Place | None = None,
+        inputs: str | None = None,
+        outputs: str | None = None,
+        values: Sequence[str] = (),
+        trust: Trust = False,
     ) -> None:
         target = target or engine.default_target()
-        lowered, self.notes = convert.load(model, **how)
+        original = Original.of(
+            model, weights=weights, inputs=inputs, outputs=outputs, values=values, trust=trust
+        )
+        lowered, self.notes = original.lower()
+        original.forget()
         graph, _ = surgery.run(lowered)
         self._before, self._after = dict(preprocessors or {}), dict(postprocessors or {})
         _check("preprocessors", self._before, graph.inputs)
@@ -84,8 +98,17 @@ class LiteEngine(Resource):
             if calibration is None:
                 raise InputError("INT8 needs representative data: name it with calibration")
             samples = open_samples(calibration, graph.inputs, preprocess, images=images)
-            graph, _ = quantize.quantize(graph, quantize.calibrate(graph, samples), target)
-        made = evidence(
+            made = int8_graph(
+                graph, quantize.calibrate(graph, samples),
+                QuantizeOptions(
+                    table=quantize.placement(target),
+                    improvements=quantize.DEFAULT_IMPROVEMENTS,
+                    calibration=samples,
+                ),
+            )  # fmt: skip
+            graph = made.model
+            self.notes += made.notes
+        used = evidence(
             data=calibration if precision == "int8" else None,
             tables=None if preprocess is None else (preprocess, Postprocess()),
         )
@@ -93,7 +116,7 @@ class LiteEngine(Resource):
             file = Path(folder) / "engine" if path is None else Path(path)
             self.passport = engine.build(
                 graph, file, target, precision=precision, options=options,
-                evidence=made,
+                evidence=used,
             )  # fmt: skip
             self._engine = engine.load(file)
         self.name = self._engine.name

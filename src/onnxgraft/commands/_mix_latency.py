@@ -6,10 +6,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from onnxgraft.commands._bench import BenchTarget, bench
+from onnxgraft.commands._bench import BenchTarget, measure
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine
+from onnxgraft.stages.convert import Original
 from onnxgraft.targets import Floats, Precision, find_target
 
 __all__ = ["measured_latency"]
@@ -36,5 +37,5 @@ def measured_latency(models: Mapping[str, Model], target: str, floats: Floats) -
             if "QuantizeLinear" in model.operators():
                 precision = "int8" if floats == "fp32" else floats
             engine.build(model, path, target, precision=precision)
-            targets.append(BenchTarget(name, "engine", str(path), precision=precision))
-        return {row.name: row.median_ms for row in bench(targets)}
+            targets.append(BenchTarget(name, "engine", Original(str(path)), precision))
+        return {row.name: row.median_ms for row in measure(targets)}

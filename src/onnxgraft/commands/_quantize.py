@@ -1,257 +1,226 @@
-"""One call from a float graph and its ranges to what is deployed: improve, search, place, FP16."""
+"""`quantize`: the INT8 graph that a target wants."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from onnxgraft.commands._budget import Budget, BudgetReport, within_budget
-from onnxgraft.data.ranges import Ranges
-from onnxgraft.data.samples import Samples
-from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.commands._arguments import Names, RangesGiven, names
+from onnxgraft.commands._arguments import ranges as ranges_of
+from onnxgraft.commands._budget import Budget, read_budget
+from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, int8_graph
+from onnxgraft.commands._opening import Place, as_model
+from onnxgraft.commands._recipe import as_preprocess
+from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.ranges import Ranges, read_overrides
+from onnxgraft.data.samples import Samples, as_samples
+from onnxgraft.errors import InputError
+from onnxgraft.files import check_place
 from onnxgraft.graph.model import Model
-from onnxgraft.stages.quantize import (
-    HalfReport,
-    Placement,
-    Prepared,
-    QuantizeReport,
-    Remark,
-    explain,
-    improve,
-    quantize,
-    to_half,
-)
+from onnxgraft.stages import quantize as stage
+from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, IMPROVEMENTS, Placement
 from onnxgraft.stages.quantize.place.half import OnOverflow
-from onnxgraft.targets import TARGETS, Floats, find_target
+from onnxgraft.targets import Floats
 
-__all__ = ["PRECISION_KEY", "QuantizeOptions", "Quantized", "quantize_model"]
-
-# Where the graph says what it was made for: the float precision is the engine's to choose.
-PRECISION_KEY = "onnxgraft.precision"
-
-
-@dataclass(frozen=True)
-class QuantizeOptions:
-    """How a graph is quantized.
-
-    Attributes:
-        table: The target's placement.
-        int8: Whether there is INT8 at all.
-        floats: ``fp32``, ``fp16`` (written into the graph) or ``bf16`` (noted for OpenVINO, which
-            computes in it by itself).
-        keep_float: Layers that stay in float.
-        improvements: Methods of `onnxgraft.stages.quantize.improve`.
-        calibration: What they look at.
-        budget: What may be lost; None keeps everything in INT8.
-        validation: On which that is measured.
-        classes: Of the metric ``miou``.
-        metric_output: The output that the metric looks at.
-        trials: How many mixes are judged at most.
-        state: The file in which a search remembers.
-        resume: Whether to go on with one that was cut short.
-        on_overflow: What becomes of tensors that FP16 does not hold.
-        explain: Whether to tell why INT8 may not be faster.
-        seed: Chooses positions in samples.
-    """
-
-    table: Placement
-    int8: bool = True
-    floats: Floats = "fp32"
-    keep_float: tuple[str, ...] = ()
-    improvements: tuple[str, ...] = ()
-    calibration: Samples | None = None
-    budget: Budget | None = None
-    validation: Samples | None = None
-    classes: str = "camvid"
-    metric_output: str | None = None
-    trials: int = 24
-    state: str | os.PathLike[str] | None = None
-    resume: bool = False
-    on_overflow: OnOverflow = "keep"
-    explain: bool = False
-    seed: int = 0
+__all__ = ["Quantized", "quantize"]
 
 
 @dataclass
 class Quantized:
-    """What was made, and everything that was decided.
+    """An INT8 graph, and what was decided on the way to it; or a target's placement table.
 
     Attributes:
-        model: To be saved.
-        report: Of the placement.
-        search: Of the budget, if there was one.
-        half: Of the FP16 part, if there is one.
-        remarks: Why INT8 may not be faster, if that was asked.
+        done: The graph and its reports; None where the table was asked for.
+        out: Where the graph was written; empty if nowhere.
         notes: Sentences that the user should read.
-        state: The search's file, to be removed when the model is saved.
-        ranges: That the INT8 layers were made with.
+        unknown: What the calibration cache has and the graph does not, with the reason.
+        placement: The table, if that was asked for.
     """
 
-    model: Model
-    report: QuantizeReport
-    search: BudgetReport | None = None
-    half: HalfReport | None = None
-    remarks: list[Remark] = field(default_factory=list)
+    done: Int8Graph | None = None
+    out: str = ""
     notes: list[str] = field(default_factory=list)
-    state: Path | None = None
-    ranges: Ranges | None = None
+    unknown: dict[str, str] = field(default_factory=dict)
+    placement: str = ""
+
+    @property
+    def model(self) -> Model:
+        """The INT8 graph.
+
+        Raises:
+            InputError: Only the table was asked for.
+        """
+        if self.done is None:
+            raise InputError("the placement table was asked for, and no graph was made")
+        return self.done.model
 
     @property
     def passed(self) -> bool:
         """Whether the budget is kept, if there is one."""
-        return self.search is None or self.search.passed
-
-    def forget(self) -> None:
-        """Remove the search's file."""
-        if self.state is not None:
-            self.state.unlink(missing_ok=True)
+        return self.done is None or self.done.passed
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the model as plain values."""
+        if self.done is None:
+            return {"placement": self.placement}
+        made = self.done
         return {
-            "passed": self.passed,
-            **asdict(self.report),
-            "search": None if self.search is None else asdict(self.search),
-            "fp16": None if self.half is None else asdict(self.half),
-            "explain": [asdict(remark) for remark in self.remarks],
+            "out": self.out,
+            "passed": made.passed,
+            **asdict(made.report),
+            "search": None if made.search is None else asdict(made.search),
+            "fp16": None if made.half is None else asdict(made.half),
+            "explain": [asdict(remark) for remark in made.remarks],
+            "notes": self.notes,
+            "unknown": self.unknown,
         }
 
-    def lines(self, out: str) -> list[str]:
-        """Return what a person reads."""
-        report = self.report
-        total = len(report.layers) + len(report.float_layers)
-        lines = [f"{out}: {len(report.layers)} of {total} layers in INT8"]
-        if self.search is not None:
-            lines += _table(self.search)
-        lines += [f"  in float: {layer.name} ({layer.reason})" for layer in report.float_layers]
-        if self.half is not None:
-            lines += [f"  {len(self.half.layers)} nodes in FP16"]
-            lines += [f"  in FP32: {name} ({why})" for name, why in self.half.single.items()]
-            lines += [
-                f"  FP16: {found.tensor!r} {found.what}, headroom {found.headroom:.3g}: "
-                f"{found.done}"
-                for found in self.half.findings
-            ]
-            if self.half.unchecked:
-                lines.append(
-                    f"  FP16: {len(self.half.unchecked)} tensors have no range, so their overflow "
-                    "could not be checked"
-                )
-        for remark in self.remarks:
-            some = ", ".join(remark.nodes[:3]) + (", ..." if len(remark.nodes) > 3 else "")
-            lines.append(f"  {remark.kind} ({len(remark.nodes)}): {remark.sentence}: {some}")
-        return lines
 
-
-def quantize_model(model: Model, ranges: Ranges | None, options: QuantizeOptions) -> Quantized:
-    """Return the graph to deploy.
+def quantize(
+    model: Place | Model,
+    target: str,
+    out: Place | None = None,
+    *,
+    ranges: Place | Ranges | None = None,
+    cache: Place | None = None,
+    set_range: RangesGiven = (),
+    overrides: Place | None = None,
+    keep_float: Names = None,
+    floats: Floats = "fp32",
+    int8: bool = True,
+    on_overflow: OnOverflow = "keep",
+    samples: Place | Samples | None = None,
+    improve: Names = None,
+    budget: str | Budget | None = None,
+    data: Place | Samples | None = None,
+    preprocess: Place | Preprocess | None = None,
+    classes: str = "camvid",
+    metric_output: str | None = None,
+    trials: int = 24,
+    resume: bool = False,
+    images: int | None = None,
+    seed: int = 0,
+    placement: Place | Placement | None = None,
+    show_placement: bool = False,
+    explain: bool = False,
+) -> Quantized:
+    """Return the INT8 graph that a target wants, or a mix of INT8 and float within a budget.
 
     Args:
-        model: A float graph.
-        ranges: Of it; may be None where there is no INT8, FP16 is then not checked for overflow.
-        options: How.
+        model: A float ONNX file, or a model.
+        target: Whose form of graph.
+        out: Where to write the graph; None writes none.
+        ranges: What `calibrate` wrote, or its ranges.
+        cache: In their place, a TensorRT calibration cache.
+        set_range: Ranges by tensor: ``T=LOW:HIGH`` or ``T=AMAX``, or a mapping to (low, high).
+        overrides: A TOML file of ranges by hand: ``"tensor" = [low, high]``.
+        keep_float: Layers to leave in float.
+        floats: What the layers that are not INT8 run in.
+        int8: False makes no INT8 layers at all.
+        on_overflow: What becomes of tensors that FP16 does not hold.
+        samples: Calibration data, which the improvements look at.
+        improve: Methods of `onnxgraft.stages.quantize.improve`; ``all`` or ``none``; None takes the
+            usual ones where there are ``samples``.
+        budget: ``METRIC=DROP``: what may be lost.
+        data: Validation data, on which the budget is measured.
+        preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself.
+        classes: The classes of ``miou``: ``camvid``, ``cityscapes`` or a file.
+        metric_output: The output that the metric is computed on; None takes the first.
+        trials: How many mixes a search may judge.
+        resume: Go on with a search that was cut short.
+        images: How many samples of ``data``; None takes all.
+        seed: Chooses samples, and positions in them.
+        placement: A TOML file that changes the target's table, or a table.
+        show_placement: Return the target's table as TOML, and do nothing.
+        explain: Report why INT8 may not be faster.
 
     Raises:
-        InputError: The options contradict each other, or see `improve`, `quantize`, `to_half`.
+        InputError: Options contradict each other, or a file or name does not fit the model.
     """
-    table = options.table
-    how = find_target(table.target).floats
-    if options.floats != "fp32" and options.floats not in how:
-        able = [target.name for target in TARGETS if options.floats in target.floats]
-        raise NotSupportedError(
-            f"--float {options.floats}: {table.target} does not compute in it here; "
-            f"{' and '.join(able)} can"
+    table = placement if isinstance(placement, Placement) else stage.placement(target)
+    if placement is not None and not isinstance(placement, Placement):
+        table = stage.read_placement(placement, target)
+    if show_placement:
+        return Quantized(placement=stage.placement_text(table))
+    if (ranges is None) == (cache is None) and int8:
+        raise InputError(
+            "name either the ranges that onnxgraft calibrate wrote with --ranges, or a TensorRT "
+            "cache with --cache"
         )
-    if options.int8 and ranges is None:
-        raise InputError("an INT8 graph needs ranges")
-    if not options.int8 and (options.budget or options.improvements):
-        raise InputError("--no-int8 leaves nothing to improve or to search")
-    done = _int8(model, ranges, options) if options.int8 and ranges is not None else Quantized(
-        model.copy(), QuantizeReport(table.target)
-    )  # fmt: skip
-    if options.explain and options.int8:
-        done.remarks = explain(done.model.graph, table)
-    if how.get(options.floats) == "graph":
-        keep = () if options.int8 else options.keep_float
-        done.model, done.half = to_half(
-            done.model, ranges, on_overflow=options.on_overflow, keep=keep
-        )
-    done.model.metadata[PRECISION_KEY] = json.dumps({
-        "target": table.target,
-        "int8": len(done.report.layers),
-        "float": options.floats,
-        "improved": list(options.improvements),
-    })
-    return done
-
-
-def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Quantized:
-    prepared = Prepared(model, ranges)
-    notes: list[str] = []
-    if options.improvements:
-        if options.calibration is None:
-            raise InputError("the methods that improve accuracy need the calibration data")
-        prepared = improve(
-            model, ranges, options.table, options.calibration, options.improvements,
-            seed=options.seed,
-        )  # fmt: skip
-        notes += prepared.notes
-    reasons = dict.fromkeys(options.keep_float, "asked for")
-    search = None
-    if options.budget is not None and options.validation is not None:
-        quantize(prepared.model, prepared.ranges, options.table, keep_float=reasons)
-        found, search = within_budget(
-            prepared, options.table, options.budget, options.validation,
-            classes=options.classes, output=options.metric_output, floats=options.floats,
-            keep_float=options.keep_float, calibration=options.calibration, state=options.state,
-            resume=options.resume, most=options.trials,
-        )  # fmt: skip
-        reasons |= found
-        notes += search.notes
-    graph, report = quantize(
-        prepared.model, prepared.ranges, options.table,
-        keep_float=reasons, improved=prepared.improved,
-    )  # fmt: skip
-    state = None if options.state is None or search is None else Path(options.state)
-    return Quantized(graph, report, search, notes=notes, state=state, ranges=prepared.ranges)
-
-
-def _table(search: BudgetReport) -> list[str]:
-    """Return the table of mixes, and how the search went."""
-    floats = list(dict.fromkeys(kind for row in search.rows for kind in row.layers))
-    head = ["", *floats, "MACs in INT8", search.budget.metric, "loss", "latency"]
-    rows = [head]
-    for row in search.rows:
-        rows.append([
-            row.name,
-            *(str(row.layers.get(kind, 0)) for kind in floats),
-            f"{100 * row.macs_int8:.1f} %",
-            _number(row.metric),
-            _number(row.loss),
-            f"{row.latency:.2f}",
-        ])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-    verdict = "kept" if search.passed else "NOT kept; this is the best that was found"
-    lines.append(
-        f"  the budget {search.budget.metric}={search.budget.drop:g} is {verdict}: "
-        f"{search.trials} mixes judged in {search.seconds:.0f} s"
+    wanted = read_budget(budget) if isinstance(budget, str) else budget
+    if (wanted is None) != (data is None):
+        raise InputError("--budget and --data go together: what is lost is measured on data")
+    check_place(out)
+    graph = as_model(model)
+    result = Quantized(out="" if out is None else str(out))
+    known = _ranges(result, graph, ranges, cache, histograms=samples is not None)
+    if known is not None:
+        if overrides is not None:
+            known = known.with_overrides(read_overrides(overrides), f"{overrides}:")
+        known = known.with_overrides(ranges_of(set_range), "--set-range")
+    recipe = as_preprocess(preprocess)
+    options = QuantizeOptions(
+        table=table,
+        int8=int8,
+        floats=floats,
+        keep_float=tuple(names(keep_float)),
+        improvements=_methods(improve, samples),
+        calibration=None if samples is None else as_samples(samples, graph.inputs, recipe),
+        budget=wanted,
+        validation=None
+        if data is None
+        else as_samples(data, graph.inputs, recipe, images=images, seed=seed),
+        classes=classes,
+        metric_output=metric_output,
+        trials=trials,
+        state=None if out is None else f"{out}.search",
+        resume=resume,
+        on_overflow=on_overflow,
+        explain=explain,
+        seed=seed,
     )
-    lines.append(f"  latency: {search.latency}")
-    if search.all_int8 > 0 and search.predicted > 0:
-        lines.append(
-            f"  sensitivity: the layers' noise adds up to {10 * math.log10(search.predicted):.1f} "
-            f"dB of the signal, all INT8 makes {10 * math.log10(search.all_int8):.1f} dB"
+    made = int8_graph(graph, known, options)
+    if out is not None:
+        made.model.save(out)
+    made.forget()
+    result.done = made
+    result.notes += made.notes
+    return result
+
+
+def _ranges(
+    result: Quantized,
+    graph: Model,
+    ranges: Place | Ranges | None,
+    cache: Place | None,
+    *,
+    histograms: bool,
+) -> Ranges | None:
+    """Return the ranges of a file, or of a cache; what does not fit goes into the result."""
+    if cache is not None:
+        mapped = stage.ranges_from_cache(graph, stage.read_cache(cache))
+        result.unknown = dict(mapped.unknown)
+        result.notes += mapped.ranges.notes
+        result.notes += [f"{tensor!r} has no range in the cache" for tensor in mapped.missing]
+        return mapped.ranges
+    if ranges is None or isinstance(ranges, Ranges):
+        return ranges
+    return Ranges.load(ranges, histograms=histograms)
+
+
+def _methods(improve: Names, samples: object) -> tuple[str, ...]:
+    """Return the methods to apply: the usual ones where there are samples and nothing is asked."""
+    if improve is None:
+        return DEFAULT_IMPROVEMENTS if samples is not None else ()
+    given: Sequence[str] = names(improve)
+    if list(given) == ["all"]:
+        given = IMPROVEMENTS
+    elif list(given) == ["none"]:
+        given = ()
+    if given and samples is None:
+        raise InputError(
+            f"--improve {','.join(given)} looks at what layers read: name the calibration data "
+            "with --samples"
         )
-    return lines
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return tuple(given)

@@ -25,7 +25,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.files.trust import Trust
-from onnxgraft.stages.convert import IoLayout, Opening
+from onnxgraft.stages.convert import IoLayout, Original
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, Improvement, Method
 from onnxgraft.targets import TARGETS, Floats, find_target
 
@@ -35,6 +35,7 @@ __all__ = [
     "QuantizeSection",
     "Recipe",
     "ValidateSection",
+    "as_preprocess",
     "make_recipe",
     "read_preprocess",
     "read_recipe",
@@ -156,9 +157,10 @@ class Recipe(_Section):
         return self._file
 
     @property
-    def how(self) -> Opening:
-        """How the model is opened."""
-        return Opening(
+    def original(self) -> Original:
+        """The model, and how it is opened."""
+        return Original.of(
+            self.model,
             weights=self.weights,
             inputs=self.inputs,
             outputs=self.outputs,
@@ -177,7 +179,7 @@ def read_recipe(
     Args:
         path: A TOML file.
         images: Shortens calibration and validation to so many samples.
-        trust: Of what the model brings; see `convert.Opening`.
+        trust: Of what the model brings; see `Original`.
 
     Raises:
         InputError: It is not TOML, or a field is unknown, missing or wrong.
@@ -209,9 +211,9 @@ def read_recipe(
 def make_recipe(
     model: str | os.PathLike[str],
     *,
-    data: str | None,
+    data: str | os.PathLike[str] | None,
     weights: str | os.PathLike[str] | None = None,
-    validate_on: str | None = None,
+    validate_on: str | os.PathLike[str] | None = None,
     preprocess: Preprocess | None = None,
     inputs: str | None = None,
     outputs: str | None = None,
@@ -235,8 +237,12 @@ def make_recipe(
             "outputs": outputs,
             "targets": tuple(targets),
             "preprocess": preprocess or Preprocess(),
-            "calibrate": {"data": data, "images": images},
-            "validate": {"data": validate_on or data, "metric": metric, "images": images},
+            "calibrate": {"data": os.fspath(data), "images": images},
+            "validate": {
+                "data": os.fspath(validate_on or data),
+                "metric": metric,
+                "images": images,
+            },
         })
     except ValidationError as error:
         raise InputError(f"{os.fspath(model)}: {_sentence(error)}") from error
@@ -256,6 +262,11 @@ def read_preprocess(path: str | os.PathLike[str]) -> Preprocess:
         return Preprocess.model_validate(document.get("preprocess", document))
     except ValidationError as error:
         raise InputError(f"{file}: {_sentence(error)}") from error
+
+
+def as_preprocess(recipe: str | os.PathLike[str] | Preprocess | None) -> Preprocess | None:
+    """Return a recipe for images: the one that is given, or that of a file."""
+    return recipe if recipe is None or isinstance(recipe, Preprocess) else read_preprocess(recipe)
 
 
 def read_tables(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:

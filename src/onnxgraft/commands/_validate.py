@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 
-from onnxgraft.commands._blame import blame, parts
+from onnxgraft.commands._blame import blame, differs
 from onnxgraft.commands._evidence import record_accuracy
+from onnxgraft.commands._opening import Place, is_engine, open_candidate, open_reference
+from onnxgraft.commands._recipe import as_preprocess
 from onnxgraft.data.preprocess import (
     Preprocess,
 )
 from onnxgraft.data.samples import (
     Samples,
-    open_samples,
+    as_samples,
 )
-from onnxgraft.errors import InputError, NotSupportedError
-from onnxgraft.files import atomic_folder
-from onnxgraft.files.trust import trusts
+from onnxgraft.errors import InputError
+from onnxgraft.files import atomic_folder, check_folder, check_place
+from onnxgraft.files.trust import Trust
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import (
     Feeds,
     Outputs,
 )
 from onnxgraft.progress import status
+from onnxgraft.run.answers import adapted, answers, partners
 from onnxgraft.run.engine import (
     Engine,
 )
@@ -37,8 +39,8 @@ from onnxgraft.run.verdicts import (
     check_pair,
     other_boxes,
 )
-from onnxgraft.stages import convert, engine, surgery
-from onnxgraft.stages.convert import Opening
+from onnxgraft.stages import engine, surgery
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine.passport import passport_path
 from onnxgraft.stages.validate import (
     Bisection,
@@ -48,15 +50,12 @@ from onnxgraft.stages.validate import (
     Recorded,
     Tally,
     Tolerance,
-    adapted,
     bisect,
     check_labels,
     find_mistake,
-    like,
     make_metric,
     measure,
     measured_tolerance,
-    partners,
     read_inputs,
     read_labels,
     rows,
@@ -69,162 +68,140 @@ from onnxgraft.stages.validate import (
 from onnxgraft.stages.validate.report import LayerRow, Report
 from onnxgraft.stages.validate.views.gallery import gallery_rows
 
-__all__ = ["layer_rows", "open_engine", "open_judge", "validate", "write_report"]
+__all__ = ["layer_rows", "validate", "write_report"]
 
-# What files of frameworks are called; a frozen graph may begin as an engine does.
-_MODELS = frozenset({
-    ".caffemodel", ".h5", ".hdf5", ".json", ".keras", ".onnx", ".pb", ".pbtxt", ".prototxt",
-    ".tflite",
-})  # fmt: skip
 # Float noise is measured on so many samples.
 _NOISE_SAMPLES = 2
 
 
-def open_engine(
-    path: str | os.PathLike[str], *, original: bool = False, **how: Unpack[Opening]
-) -> Engine:
-    """Return what ``path`` is, ready to infer: a built engine, an ONNX file or an original.
-
-    Args:
-        path: A file with a passport beside it is an engine; a ``.json`` holds outputs that
-            `polygraphy run --save-outputs` wrote.
-        original: Take it for an original even so.
-        how: Of an original, see `convert.Opening`.
-    """
-    file = Path(path)
-    if not original and _is_engine(file):
-        return engine.load(file, trust=_trusted(file, how))
-    if not original and file.suffix == ".onnx":
-        return OnnxRuntime(Model.load(file).to_onnx(), name=file.name)
-    if not original and file.suffix == ".json":
-        return Recorded(file)
-    return convert.original(path, **how)
-
-
-def open_judge(path: str | os.PathLike[str], **how: Unpack[Opening]) -> tuple[Engine, list[str]]:
-    """Return the original running in its framework, or what stands in for it, and a note if so.
-
-    Where nothing runs the original (OpenCV departs from Caffe in some layers), the graph as it was
-    converted, before any clean-up, is the judge in onnxruntime.
-    """
-    if _is_engine(Path(path)):
-        return engine.load(path, trust=_trusted(Path(path), how)), []
-    try:
-        return convert.original(path, **how), []
-    except NotSupportedError as error:
-        model, _ = convert.load(path, **how)
-        judge = OnnxRuntime(model.to_onnx(), name="converted graph")
-        return judge, [f"the converted graph stands in for the original: {error}"]
-
-
-def _is_engine(file: Path) -> bool:
-    """Tell whether a file is an engine, with a passport or, by how it begins, without."""
-    if passport_path(file).is_file():
-        return True
-    return file.is_file() and file.suffix.lower() not in _MODELS and engine.is_engine(file)
-
-
-def _trusted(file: Path, how: Opening) -> bool:
-    return trusts(how.get("trust", False), file.name, str(file))
-
-
-def _judge(path: str, how: Opening) -> Engine:
-    return open_judge(path, **how)[0]
-
-
-def _other(path: str, how: Opening) -> Engine:
-    return open_engine(path, **how)
+def _reference(original: Original) -> Engine:
+    return open_reference(original)[0]
 
 
 def validate(
-    original: str | os.PathLike[str],
-    candidate: str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    original: Place,
+    candidate: Place,
+    data: Place | Samples,
     *,
-    preprocess: Preprocess | None = None,
+    weights: Place | None = None,
+    preprocess: Place | Preprocess | None = None,
+    inputs: str | None = None,
+    outputs: str | None = None,
+    values: Sequence[str] = (),
+    signature: str | None = None,
+    freeze_batchnorm: bool = False,
+    trust: Trust = False,
     metric: str | None = None,
     classes: str = "camvid",
     metric_output: str | None = None,
-    labels: str | os.PathLike[str] | None = None,
+    labels: Place | None = None,
     drop: float = 1.0,
     tolerance: float | None = None,
     images: int | None = None,
     bisect: bool = False,
-    graph: str | os.PathLike[str] | None = None,
-    candidate_how: Opening | None = None,
+    graph: Place | None = None,
+    candidate_weights: Place | None = None,
+    candidate_outputs: str | None = None,
     workers: int = 1,
     ray: str | None = None,
-    save_inputs: str | os.PathLike[str] | None = None,
-    save_outputs: str | os.PathLike[str] | None = None,
-    **how: Unpack[Opening],
+    save_inputs: Place | None = None,
+    save_outputs: Place | None = None,
+    report: Place | None = None,
 ) -> Report:
-    """Compare ``candidate`` with ``original`` on ``data``; an engine's passport takes the result.
+    """Compare a candidate with the original on data; an engine's passport takes the result.
 
     Args:
-        original: The judge: a model in its own framework, an ONNX file or an engine.
+        original: The reference: a model in its own framework, an ONNX file or an engine.
         candidate: An ONNX file, a built engine, another original, or the JSON of outputs that
             `polygraphy run --save-outputs` wrote.
-        data: A folder, a list file, an ``.npz``, or a JSON of inputs as Polygraphy writes it.
-        preprocess: The recipe for images.
-        metric: One of `validate.METRICS`, or ``FILE.py:FUNCTION``; None compares outputs alone.
-        classes: Of ``miou``: ``camvid``, ``cityscapes`` or a file.
-        metric_output: The output that the metric looks at; None takes the first.
+        data: A folder, a list file, an ``.npz``, a JSON of inputs as Polygraphy writes it; or
+            samples.
+        weights: The weights of a Caffe network.
+        preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself.
+        inputs: Where to cut the original's beginning, such as ``a:0,b:0[1,224,224,3]``.
+        outputs: Where to cut its end, such as ``c:0,d:0``.
+        values: Placeholders and constants to set, such as ``is_training=false``.
+        signature: The signature of a SavedModel.
+        freeze_batchnorm: Run batch normalizations that are in training mode with stored statistics.
+        trust: Load a Keras file that brings code, or an engine without a passport: True, or names.
+        metric: One of `onnxgraft.stages.validate.METRICS`, or ``FILE.py:FUNCTION``; None compares
+            outputs alone.
+        classes: The classes of ``miou``: ``camvid``, ``cityscapes`` or a file.
+        metric_output: The output that the metric is computed on; None takes the first.
         labels: A file of labels by image, where they do not stand beside the images.
         drop: Points that an INT8 candidate may lose.
-        tolerance: For float candidates, as a fraction of an output's range; None measures what
+        tolerance: Of float candidates, as a fraction of an output's range; None measures what
             noise of the candidate's precision explains.
         images: How many samples; None takes all.
-        bisect: Look into both, and name the layer where they part.
+        bisect: Look into both, and name the layer where they begin to differ.
         graph: The ONNX file that the candidate, an engine, was built from; None looks for the one
             that `deploy` leaves beside it.
-        candidate_how: The candidate, another original, is opened.
+        candidate_weights: The weights of a candidate that is a Caffe network.
+        candidate_outputs: Where to cut a candidate that is a framework's model.
         workers: Processes that share the samples; with ``ray`` actors.
-        ray: Address of a Ray cluster.
+        ray: The address of a Ray cluster.
         save_inputs: Where to write what was fed, for `polygraphy run --load-inputs`.
         save_outputs: Where to write both sides' outputs, for `polygraphy run --load-outputs`.
-        how: Of the original, see `convert.Opening`.
+        report: A folder for the report.
+
+    Raises:
+        InputError: Something can't be read, or the two do not correspond.
     """
+    if report is not None:
+        check_folder(report)
+    for place in (save_inputs, save_outputs):
+        check_place(place)
+    if Path(candidate).suffix == ".prototxt" and Path(original).suffix != ".prototxt":
+        # There is one network that --weights can be meant for.
+        weights, candidate_weights = None, candidate_weights or weights
     run = _Validation(
-        os.fspath(original), os.fspath(candidate), how, candidate_how or Opening(), preprocess
-    )
+        Original.of(
+            original, weights=weights, inputs=inputs, outputs=outputs, values=values,
+            signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust,
+        ),
+        Original.of(
+            candidate, weights=candidate_weights, outputs=candidate_outputs, trust=trust
+        ),
+        as_preprocess(preprocess),
+    )  # fmt: skip
     run.open()
     try:
-        run.read(os.fspath(data), images, labels)
+        run.read(data, images, labels)
         make: Callable[[], Metric] | None = None
         if metric is not None:
             make = partial(make_metric, metric, classes)
-            make()  # an unknown name is told before anything runs
+            make()  # an unknown name is reported before anything runs
         run.set_tolerance(tolerance, drop)
         if bisect:
             run.check_outputs(graph)
-        report = run.compare(make, metric_output, workers, ray)
-        run.record(data)
+        found = run.compare(make, metric_output, workers, ray)
+        run.record()
         if bisect:
             run.look_inside(graph)
         if save_inputs is not None or save_outputs is not None:
             run.save(save_inputs, save_outputs)
-        report.gallery = gallery_rows(run.tally, report.candidates, run.samples, classes)
+        found.gallery = gallery_rows(run.tally, found.candidates, run.samples, classes)
     finally:
         run.close()
-    return report
+    if report is not None:
+        write_report(found, report)
+    return found
 
 
 @dataclass
 class _Validation:
     """The state of one comparison."""
 
-    original: str
-    candidate: str
-    how: Opening
-    candidate_how: Opening
+    original: Original
+    candidate: Original
     preprocess: Preprocess | None
     notes: list[str] = field(default_factory=list)
 
     def open(self) -> None:
-        self.judge, notes = open_judge(self.original, **self.how)
+        self.judge, notes = open_reference(self.original)
         self.notes += notes
         try:
-            self.other = open_engine(self.candidate, **self.candidate_how)
+            self.other = open_candidate(self.candidate)
         except BaseException:
             self.judge.close()
             raise
@@ -239,29 +216,27 @@ class _Validation:
         self.judge.close()
         self.other.close()
 
-    def read(self, data: str, images: int | None, labels: str | os.PathLike[str] | None) -> None:
-        if Path(data).suffix == ".json":
-            self.samples = _polygraphy_samples(data, self.judge, images)
+    def read(self, data: Place | Samples, images: int | None, labels: Place | None) -> None:
+        if not isinstance(data, Samples) and Path(data).suffix == ".json":
+            self.samples = _polygraphy_samples(os.fspath(data), self.judge, images)
         else:
-            self.samples = open_samples(data, self.judge.inputs, self.preprocess, images=images)
+            self.samples = as_samples(data, self.judge.inputs, self.preprocess, images=images)
         self.labels = {} if labels is None else read_labels(labels)
         if labels is not None:
             check_labels(self.samples, self.labels, labels)
         if isinstance(self.other, Recorded) and len(self.other) != len(self.samples):
             raise InputError(
-                f"{self.candidate}: holds outputs for {len(self.other)} samples, the data are "
+                f"{self.candidate.path}: holds outputs for {len(self.other)} samples, the data are "
                 f"{len(self.samples)}"
             )
 
-    def check_outputs(self, graph: str | os.PathLike[str] | None) -> None:
+    def check_outputs(self, graph: Place | None) -> None:
         """Refuse outputs that do not correspond, naming the layer where their shapes part."""
         if isinstance(self.other, Recorded):
             return
         feeds = next(iter(self.samples.head(1))).feeds
-        expected, actual = (
-            side.infer(adapted(feeds, side)) for side in (self.judge, self.other)
-        )  # fmt: skip
-        actual = like(expected, actual)
+        expected = answers(self.judge, feeds)
+        actual = answers(self.other, feeds, expected)
         try:
             for name, value in expected.items():
                 if name not in actual or not other_boxes(value, actual[name]):
@@ -269,12 +244,12 @@ class _Validation:
         except InputError as error:
             model = self._graph_of_candidate(graph)
             found = None if model is None else bisect(self._inner_original(), model, feeds)
-            if found is None or not found.partings:
+            if found is None or not found.divergences:
                 raise
-            raise InputError(f"{error}; {found.partings[0]}") from error
+            raise InputError(f"{error}; {found.divergences[0]}") from error
 
     def set_tolerance(self, tolerance: float | None, drop: float) -> None:
-        precision = _precision(Path(self.candidate))
+        precision = _precision(Path(self.candidate.path))
         found: Tolerance | None = None
         if tolerance is not None:
             found = users_tolerance(tolerance)
@@ -284,8 +259,8 @@ class _Validation:
                 found = measured_tolerance(self.judge, samples, precision or "fp32")
         if not precision:
             self.notes.append(
-                f"{self.candidate} has no passport that tells its precision; it is held to that of "
-                "float32 where --tolerance does not say otherwise"
+                f"{self.candidate.path} has no passport that states its precision; it is held to "
+                "float32 precision where --tolerance does not say otherwise"
             )
         self.held = Candidate(self.other, None if found is None else found.value, drop)
         if found is not None:
@@ -296,35 +271,40 @@ class _Validation:
     ) -> Report:
         if isinstance(self.other, Recorded) and (workers != 1 or ray is not None):
             raise InputError(
-                f"{self.candidate}: is a recording, which is read from the beginning on; leave out "
-                f"{'--workers' if ray is None else '--ray'}"
+                f"{self.candidate.path}: is a recording, which is read from the beginning on; "
+                f"leave out {'--workers' if ray is None else '--ray'}"
             )
         openers = (
-            partial(_judge, self.original, self.how),
-            partial(_other, self.candidate, self.candidate_how),
+            partial(_reference, self.original),
+            partial(open_candidate, self.candidate),
         )
         self.tally: Tally = measure(
             self.judge, [self.other], self.samples, make, output,
             labels=self.labels, workers=workers, ray=ray, openers=openers,
         )  # fmt: skip
         self.report = Report(
-            title=Path(self.candidate).name,
-            source=self.original,
+            title=self.candidate.title,
+            source=self.original.path,
             samples=len(self.samples),
             candidates=rows(self.judge, [self.held], self.tally),
             notes=self.notes,
         )
         return self.report
 
-    def record(self, data: str | os.PathLike[str]) -> None:
+    def record(self) -> None:
         """Write what was measured into the passport of a candidate that has one."""
-        if passport_path(self.candidate).is_file():
+        if passport_path(self.candidate.path).is_file():
             try:
-                record_accuracy(self.candidate, self.report.candidates[-1], len(self.samples), data)
+                record_accuracy(
+                    self.candidate.path,
+                    self.report.candidates[-1],
+                    len(self.samples),
+                    self.samples.source,
+                )
             except InputError as error:
                 self.notes.append(f"the accuracy is not in the passport: {error}")
 
-    def look_inside(self, graph: str | os.PathLike[str] | None) -> None:
+    def look_inside(self, graph: Place | None) -> None:
         """Bisect on the first sample that fails, or the first; notes say what was found."""
         feeds = self._worst_feeds()
         model = self._graph_of_candidate(graph)
@@ -338,38 +318,38 @@ class _Validation:
             matched = found is not None
         mistake = self._mistake(feeds, found)
         if mistake is not None:
-            first = found.partings[0].origin if found is not None and found.partings else None
+            first = found.divergences[0].origin if found is not None and found.divergences else None
             unless = f", unless {first}, which reads it, was changed so" if first else ""
             self.notes.append(f"{mistake}{unless}")
         if found is not None and model is not None:
             if mistake is not None:
-                found.partings.clear()
+                found.divergences.clear()
             self.report.layers = layer_rows(self.other.name, found)
             self.notes.append(
                 f"looked into {len(found.layers)} tensors that both have, in {found.runs} "
                 f"run{'s' if found.runs > 1 else ''}"
             )
-            for parting in found.partings[:1]:
-                if not matched or parting.quantizer:
-                    whose = blame(self.original, self.judge, parting, feeds, **self.how)
-                elif self._is_converted(self.candidate):
+            for divergence in found.divergences[:1]:
+                if not matched or divergence.quantizer:
+                    whose = blame(self.original, self.judge, divergence, feeds)
+                elif self._is_converted(self.candidate.path):
                     whose = "each converts to what gives its own answers: the models differ"
                 else:
                     whose = "what the candidate was made from is not known here"
-                self.notes.append(f"{parting}; {whose}")
-            self.notes += [f"further on: {parting}" for parting in found.partings[1:4]]
+                self.notes.append(f"{divergence}; {whose}")
+            self.notes += [f"further on: {divergence}" for divergence in found.divergences[1:4]]
             if found.nonfinite is not None:
                 self.notes.append(
                     "tensors of the original's own hold NaN or infinite values; the first of them "
                     f"is {found.nonfinite}"
                 )
-            if not found.partings and mistake is None:
+            if not found.divergences and mistake is None:
                 self.notes.append("every layer does what the original's does")
                 self._engine_against_graph(model, feeds)
 
     def _mistake(self, feeds: Feeds, found: Bisection | None) -> str | None:
         """Return what was prepared or named otherwise, if that is why the candidate fails."""
-        beyond = found is not None and found.partings and not found.partings[0].first
+        beyond = found is not None and found.divergences and not found.divergences[0].first
         if self.report.candidates[-1].passed or beyond:
             return None
         recipe = self.samples.preprocess
@@ -382,14 +362,17 @@ class _Validation:
         """Look into two that share no names, as exports of two frameworks; notes say if not."""
         original = self._inner_original()
         if not isinstance(original, Model):
-            original = convert.load(self.original, **self.how)[0]
-        sides = [(self.original, self.judge, original), (self.candidate, self.other, model)]
+            original = self.original.lower()[0]
+        sides = [
+            (self.original.path, self.judge, original),
+            (self.candidate.path, self.other, model),
+        ]
         graphs = []
         for path, running, graph in sides:
             # Made alike by the same clean-up; what was built or quantized stays as it is.
             if self._is_converted(path):
                 graph = surgery.run(graph)[0]
-                if parts(running, graph, feeds):
+                if differs(running, graph, feeds):
                     self.notes.append(
                         f"not looked inside: the two have no names in common, and {path} as it "
                         "was converted gives other answers than the model itself"
@@ -412,7 +395,7 @@ class _Validation:
 
     def _is_converted(self, path: str) -> bool:
         """Tell whether the graph of a side is the conversion of a framework's model."""
-        return Path(path).suffix not in (".onnx", ".json") and not _is_engine(Path(path))
+        return Path(path).suffix not in (".onnx", ".json") and not is_engine(Path(path))
 
     def _worst_feeds(self) -> Feeds:
         broken = [position for position, _, _ in self.tally.broken[0].values()]
@@ -423,16 +406,16 @@ class _Validation:
 
     def _inner_original(self) -> Engine | Model:
         """Return what can be asked for the tensors inside the original."""
-        if Path(self.original).suffix == ".onnx":
-            return Model.load(self.original)
-        if passport_path(self.original).is_file():
-            return _graph_beside(Path(self.original)) or self.judge
+        if Path(self.original.path).suffix == ".onnx":
+            return Model.load(self.original.path)
+        if passport_path(self.original.path).is_file():
+            return _graph_beside(Path(self.original.path)) or self.judge
         if isinstance(self.judge, OnnxRuntime):  # it stands in for the original
-            return convert.load(self.original, **self.how)[0]
+            return self.original.lower()[0]
         return self.judge
 
-    def _graph_of_candidate(self, graph: str | os.PathLike[str] | None) -> Model | None:
-        path = Path(self.candidate)
+    def _graph_of_candidate(self, graph: Place | None) -> Model | None:
+        path = Path(self.candidate.path)
         if graph is not None:
             return Model.load(graph)
         if passport_path(path).is_file():
@@ -448,15 +431,15 @@ class _Validation:
         if path.suffix == ".json":
             self.notes.append("not looked inside: the candidate is a recording; use --graph")
             return None
-        return convert.load(path, **self.candidate_how)[0]
+        return self.candidate.lower()[0]
 
     def _engine_against_graph(self, model: Model, feeds: Feeds) -> None:
         """Note how far an engine is from the graph it was built from."""
-        if not passport_path(self.candidate).is_file():
+        if not passport_path(self.candidate.path).is_file():
             return
         with OnnxRuntime(model.to_onnx(), optimize=False) as session:
-            expected = session.infer(adapted(feeds, session))
-        actual = like(expected, self.other.infer(adapted(feeds, self.other)))
+            expected = answers(session, feeds)
+        actual = answers(self.other, feeds, expected)
         from onnxgraft.run.difference import (
             sqnr,
         )
@@ -470,8 +453,8 @@ class _Validation:
 
     def save(
         self,
-        inputs: str | os.PathLike[str] | None,
-        outputs: str | os.PathLike[str] | None,
+        inputs: Place | None,
+        outputs: Place | None,
     ) -> None:
         """Write inputs and outputs for Polygraphy, under the candidate's names and layouts."""
         fed: list[Feeds] = [adapted(sample.feeds, self.other) for sample in self.samples]
@@ -481,7 +464,7 @@ class _Validation:
             runs: dict[str, list[Outputs]] = {self.judge.name: [], self.other.name: []}
             for sample, feeds in zip(self.samples, fed, strict=True):
                 theirs = self.other.infer(feeds)
-                mine = like(theirs, self.judge.infer(adapted(sample.feeds, self.judge)))
+                mine = answers(self.judge, sample.feeds, theirs)
                 runs[self.judge.name].append(mine)
                 runs[self.other.name].append(theirs)
             save_outputs(outputs, runs)
@@ -489,7 +472,7 @@ class _Validation:
 
 def layer_rows(candidate: str, found: Bisection) -> list[LayerRow]:
     """Return the rows of a report for what a bisection saw."""
-    guilty = {p.tensor: p.reason for p in found.partings}
+    guilty = {p.tensor: p.reason for p in found.divergences}
     return [
         replace(layer, candidate=candidate, guilty=guilty.get(layer.tensor, ""))
         for layer in found.layers
@@ -525,8 +508,8 @@ def _graph_beside(path: Path) -> Model | None:
 
 def write_report(
     report: Report,
-    folder: str | os.PathLike[str],
-    final: str | os.PathLike[str] | None = None,
+    folder: Place,
+    final: Place | None = None,
 ) -> None:
     """Write ``report`` into ``folder`` as ``report.html``, ``report.json`` and ``junit.xml``.
 
@@ -554,4 +537,4 @@ def _precision(path: Path) -> str:
         return engine.read_passport(path).precision
     if path.suffix == ".onnx":
         return engine.graph_precision(Model.load(path))
-    return "" if _is_engine(path) else "fp32"
+    return "" if is_engine(path) else "fp32"

@@ -23,10 +23,9 @@ from onnxgraft.graph.tensors import (
     Array,
     TensorSpec,
 )
+from onnxgraft.graph.training import is_flag
 
-__all__ = [
-    "Sample", "Samples", "arrange", "open_samples", "overlap",
-]  # fmt: skip
+__all__ = ["Sample", "Samples", "arrange", "as_samples", "open_samples", "overlap"]
 
 # A label image stands beside its photograph under the same stem, without loss.
 LABEL_SUFFIX = ".png"
@@ -188,7 +187,7 @@ def open_samples(
         data: A folder; a ``.txt`` with one image path a line (relative to the file), each with a
             label image after a tab if there is one; or an ``.npz`` with an array per input and
             optionally ``labels``, samples along axis 0.
-        inputs: The inputs to feed.
+        inputs: The inputs to feed; training flags are none, see `onnxgraft.run.answers`.
         preprocess: The recipe for images.
         images: How many to take; None takes all.
         seed: Chooses which, when ``images`` is less than there are.
@@ -198,6 +197,7 @@ def open_samples(
     """
     path = Path(data)
     recipe = preprocess or Preprocess()
+    inputs = _fed(inputs)
     if path.suffix == ".npz":
         arrays, labels, total = read_npz(path, inputs)
         return Samples(
@@ -221,10 +221,28 @@ def open_samples(
     )  # fmt: skip
 
 
+def as_samples(
+    data: str | os.PathLike[str] | Samples,
+    inputs: Sequence[TensorSpec],
+    preprocess: Preprocess | None = None,
+    *,
+    images: int | None = None,
+    seed: int = 0,
+) -> Samples:
+    """Return samples for ``inputs``: those that are given, or those that `open_samples` finds."""
+    if isinstance(data, Samples):
+        return replace(data, inputs=_fed(inputs))
+    return open_samples(data, inputs, preprocess, images=images, seed=seed)
+
+
 def overlap(samples: Mapping[str, str], others: Samples) -> list[str]:
     """Return the names of the ``samples`` (SHA-256 by name) that are among ``others`` too."""
     known = {others.identity(position)[0] for position in range(len(others))}
     return [name for name, digest in samples.items() if digest in known]
+
+
+def _fed(inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    return tuple(spec for spec in inputs if not is_flag(spec))
 
 
 def _choose(total: int, images: int | None, seed: int) -> tuple[int, ...]:

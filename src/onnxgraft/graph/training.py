@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["is_training_flag"]
+import numpy as np
+
+from onnxgraft.graph.tensors import Array, TensorSpec
+
+__all__ = ["inference", "is_flag", "is_training_flag"]
 
 # TensorFlow 1's tf.layers, slim and Keras, and what is common in published graphs.
 _FLAG = re.compile(
@@ -21,3 +25,14 @@ def is_training_flag(name: str) -> bool:
     (True, False)
     """
     return _FLAG.search(name) is not None
+
+
+def is_flag(spec: TensorSpec) -> bool:
+    """Tell whether an input is a training flag: one boolean, called as such flags are."""
+    single = all(dim == 1 for dim in spec.shape)
+    return spec.dtype == "bool" and single and is_training_flag(spec.name)
+
+
+def inference(spec: TensorSpec) -> Array:
+    """Return what a training flag is at inference, as an array for the input."""
+    return np.zeros(tuple(int(dim) for dim in spec.shape), np.bool_)

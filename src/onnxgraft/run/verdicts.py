@@ -11,22 +11,23 @@ import numpy as np
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.difference import as_float, span
-from onnxgraft.run.tolerances import FLOAT_TOLERANCE
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE, TIES
 
-__all__ = ["Verdict", "check_pair", "distance", "judge", "other_boxes"]
+__all__ = ["Verdict", "check_pair", "hold", "other_boxes"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Polygraphy's judgement of one output.
+    """The comparison of one output.
 
     Attributes:
         output: Its name.
-        passed: Whether the largest difference is within the tolerance; never where a value is NaN
-            or infinite.
-        max_abs: The largest absolute difference.
-        mean_abs: The mean absolute difference.
-        tolerance: What ``max_abs`` was held against: a fraction of the expected output's range.
+        passed: Whether it is within the tolerance.
+        max_abs: The largest absolute difference; of whole numbers and booleans, the fraction of
+            positions that differ. Infinite where the two can't be compared.
+        mean_abs: The mean absolute difference, or likewise the fraction.
+        tolerance: What ``max_abs`` was held against.
+        note: What else there is to say; empty if nothing.
     """
 
     output: str
@@ -34,75 +35,60 @@ class Verdict:
     max_abs: float
     mean_abs: float
     tolerance: float
+    note: str = ""
 
 
-def judge(expected: Outputs, actual: Outputs, tolerance: float = FLOAT_TOLERANCE) -> list[Verdict]:
-    """Let Polygraphy compare two runs of the same feeds.
-
-    Args:
-        expected: The original's outputs.
-        actual: The candidate's outputs, of the same names and shapes.
-        tolerance: As a fraction of each expected output's range (largest minus smallest value).
-
-    Raises:
-        InputError: An output is missing or of another shape.
-    """
-    from polygraphy.comparator import SimpleCompareFunc
-    from polygraphy.comparator.struct import IterationResult
-    from polygraphy.logger import G_LOGGER
-
-    for name, value in expected.items():
-        check_pair(name, value, actual)
-    pairs = {name: (as_float(value), as_float(actual[name])) for name, value in expected.items()}
-    limits = {name: tolerance * span(value) for name, (value, _) in pairs.items()}
-    finite = {name: pair for name, pair in pairs.items() if _finite(*pair)}
-    compare = SimpleCompareFunc(rtol=0.0, atol=limits, check_error_stat="max")
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(divide="ignore", invalid="ignore"):
-        results = compare(
-            IterationResult({n: pair[0] for n, pair in finite.items()}, runner_name="expected"),
-            IterationResult({n: pair[1] for n, pair in finite.items()}, runner_name="actual"),
-        )
-    return [
-        Verdict(
-            name,
-            bool(results[name]),
-            float(results[name].max_absdiff),
-            float(results[name].mean_absdiff),
-            limits[name],
-        )
-        if name in finite
-        else Verdict(name, False, math.inf, math.inf, limits[name])
-        for name in expected
-    ]
-
-
-def distance(
-    expected: Outputs, actual: Outputs, tolerance: float = FLOAT_TOLERANCE
+def hold(
+    expected: Outputs,
+    actual: Outputs,
+    tolerance: float = FLOAT_TOLERANCE,
+    *,
+    ties: float = TIES,
 ) -> list[Verdict]:
-    """Return the verdicts of `judge` in a fraction of the time: without Polygraphy's statistics.
+    """Return a verdict on each of the ``expected`` outputs.
 
     Args:
         expected: The original's outputs.
-        actual: The candidate's outputs, of the same names and shapes.
-        tolerance: As a fraction of each expected output's range.
+        actual: The candidate's, under the same names and in the same layouts (see `answers`).
+        tolerance: Of floats, as a fraction of each expected output's range, which is its largest
+            minus its smallest finite value.
+        ties: Of whole numbers and booleans, the fraction of positions that may differ.
 
-    Raises:
-        InputError: An output is missing or of another shape.
+    An output that is missing, or of another shape, fails with a note that says what to do. What is
+    NaN or infinite in the original must be just so in the candidate.
     """
-    found = []
-    for name, value in expected.items():
+    return [_verdict(name, value, actual, tolerance, ties) for name, value in expected.items()]
+
+
+def _verdict(
+    name: str, value: Array, actual: Mapping[str, Array], tolerance: float, ties: float
+) -> Verdict:
+    try:
         check_pair(name, value, actual)
-        left, right = as_float(value), as_float(actual[name])
-        limit = tolerance * span(left)
-        error = np.abs(left - right) if _finite(left, right) else np.full(1, np.inf)
-        largest = float(error.max(initial=0.0))
-        mean = float(error.mean()) if error.size else 0.0
-        found.append(Verdict(name, largest <= limit, largest, mean, limit))
-    return found
-
-
-def _finite(*values: Array) -> bool:
-    return all(bool(np.isfinite(value).all()) for value in values)
+    except InputError as error:
+        return Verdict(name, False, math.inf, math.inf, tolerance, str(error))
+    other = actual[name]
+    if value.dtype.kind != "f":
+        share = float(np.mean(value != other)) if value.size else 0.0
+        return Verdict(name, share <= ties, share, share, ties)
+    left, right, note = as_float(value), as_float(other), ""
+    odd = ~np.isfinite(left)
+    if odd.any():
+        if not np.array_equal(left[odd], right[odd], equal_nan=True):
+            note = "values that are NaN or infinite in the original are not so in the candidate"
+            return Verdict(name, False, math.inf, math.inf, tolerance * span(left), note)
+        note = (
+            f"{name}: {odd.sum()} values of the original are NaN or infinite, and are just so in "
+            "the candidate"
+        )
+        left, right = np.where(odd, 0, left), np.where(odd, 0, right)
+    limit = tolerance * span(left)
+    apart = np.abs(left - right)
+    if not np.isfinite(apart).all():
+        return Verdict(name, False, math.inf, math.inf, limit, note)
+    largest = float(apart.max(initial=0.0))
+    mean = float(apart.mean()) if apart.size else 0.0
+    return Verdict(name, largest <= limit, largest, mean, limit, note)
 
 
 def check_pair(name: str, expected: Array, actual: Mapping[str, Array]) -> None:

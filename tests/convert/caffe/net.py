@@ -18,7 +18,7 @@ from onnxgraft.graph.tensors import (
     Array,
 )
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 
 # float32 rounds to 6e-8 of a value. Sums of some hundred products that are added in another order,
 # and the runtimes' own exp, log and pow, are off by some 1e-6 of the largest output.
@@ -132,7 +132,7 @@ def load(text: str, blobs: Mapping[str, Blobs] | None = None) -> Model:
         net.write_text(text)
         if blobs:
             weights.write_bytes(caffemodel(blobs))
-        model, _ = convert.load(net, weights=weights if blobs else None)
+        model, _ = Original.of(net, weights=weights if blobs else None).lower()
     return model
 
 

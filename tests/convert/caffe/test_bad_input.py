@@ -15,7 +15,7 @@ from onnxgraft.run.feeds import (
 from onnxgraft.run.session import (
     OnnxRuntime,
 )
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 
 NET = """
 name: "net"
@@ -41,7 +41,7 @@ def load(folder: Path, net: str | bytes = NET, weights: bytes | None = WEIGHTS, 
     if weights is not None:
         (folder / "net.caffemodel").write_bytes(weights)
     blobs = None if weights is None else folder / "net.caffemodel"
-    return convert.load(folder / "net.prototxt", weights=blobs, **options)[0]
+    return Original.of(folder / "net.prototxt", weights=blobs, **options).lower()[0]
 
 
 def refused(folder: Path, words: str, *parts: object, **options: str) -> None:
@@ -103,13 +103,13 @@ def test_missing_weights_ask_for_the_caffemodel(tmp_path: Path) -> None:
 def test_weights_with_something_else_than_a_prototxt_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.pb").write_bytes(b"x")
     with pytest.raises(InputError, match="--weights goes with a Caffe prototxt alone"):
-        convert.load(tmp_path / "x.pb", weights=tmp_path / "x.caffemodel")
+        Original.of(tmp_path / "x.pb", weights=tmp_path / "x.caffemodel").lower()
 
 
 def test_a_caffemodel_in_place_of_the_prototxt_is_told(tmp_path: Path) -> None:
     (tmp_path / "net.caffemodel").write_bytes(WEIGHTS)
     with pytest.raises(InputError, match="name the prototxt first, and this with --weights"):
-        convert.load(tmp_path / "net.caffemodel")
+        Original.of(tmp_path / "net.caffemodel").lower()
 
 
 def blob_of(shape: list[int], values: int) -> bytes:

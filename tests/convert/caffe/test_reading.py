@@ -13,7 +13,7 @@ from onnxgraft.errors import InputError, ModelError
 from onnxgraft.graph.tensors import (
     Array,
 )
-from onnxgraft.stages import convert
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.caffe import Net, read_caffemodel, read_net
 
 WEIGHT = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
@@ -192,7 +192,7 @@ def test_the_channels_of_data_come_from_the_first_weights(tmp_path: Path) -> Non
     blobs = {"conv": ("Convolution", [WEIGHT, np.zeros(4)]),
              "ip": ("InnerProduct", [np.zeros((2, 144)), np.zeros(2)])}  # fmt: skip
     (tmp_path / "net.caffemodel").write_bytes(caffemodel(blobs))
-    model, _ = convert.load(tmp_path / "net.prototxt", weights=tmp_path / "net.caffemodel")
+    model, _ = Original.of(tmp_path / "net.prototxt", weights=tmp_path / "net.caffemodel").lower()
     assert str(model.inputs[0]) == "data (N, 3, 8, 8) float32"
 
 
@@ -237,7 +237,7 @@ def test_text_of_every_style_is_read(tmp_path: Path, text: str) -> None:
 def test_names_of_any_kind_are_kept(tmp_path: Path, name: str) -> None:
     text = f'{DATA} layer {{ name: "{name}" type: "TanH" bottom: "data" top: "{name}" }}'
     (tmp_path / "net.prototxt").write_text(text, encoding="utf-8")
-    model, _ = convert.load(tmp_path / "net.prototxt")
+    model, _ = Original.of(tmp_path / "net.prototxt").lower()
     assert [node.name for node in model.graph.nodes] == [name]
     assert [spec.name for spec in model.outputs] == [name]
 

@@ -1,4 +1,9 @@
-"""The same values in the layout, and under the name, that another network has for them."""
+"""What a network answers on another's feeds, told under the other's names and in its layouts.
+
+Two networks that compute the same may call their inputs otherwise, may want them in another order
+of axes, and one of them may have a training flag that the other was freed of. `answers` is the one
+place that knows.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +18,10 @@ from onnxgraft.graph.tensors import (
     Outputs,
     TensorSpec,
 )
+from onnxgraft.graph.training import inference, is_flag, is_training_flag
+from onnxgraft.run.engine import Engine
 
-__all__ = ["adapted", "like", "partners"]
+__all__ = ["adapted", "answers", "like", "partners"]
 
 
 class Fed(Protocol):
@@ -25,13 +32,35 @@ class Fed(Protocol):
         """Name, type and shape of each."""
 
 
+def answers(engine: Engine, feeds: Feeds, expected: Outputs | None = None) -> Outputs:
+    """Return what ``engine`` makes of another network's ``feeds``.
+
+    Args:
+        engine: Is fed under its own names and in its own layouts, see `adapted`.
+        feeds: Of the network that it is compared with.
+        expected: That network's outputs: the answers come under their names and in their layouts.
+
+    Raises:
+        InputError: An input is missing, or has no counterpart, or fits in no layout.
+    """
+    found = engine.infer(adapted(feeds, engine))
+    return found if expected is None else like(expected, found)
+
+
 def adapted(feeds: Feeds, engine: Fed) -> dict[str, Array]:
-    """Return ``feeds`` in the layouts, and under the names, that ``engine`` wants."""
+    """Return ``feeds`` in the layouts, and under the names, that ``engine`` wants.
+
+    Training flags are no data: one that the engine does not have is left out, and one that is not
+    fed is set to inference.
+    """
     wanted = {spec.name: spec for spec in engine.inputs}
-    return {
+    given = {
         name: _in_layout(value, wanted[name].accepts) if name in wanted else value
         for name, value in _renamed(feeds, wanted).items()
+        if name in wanted or not (is_training_flag(name) and np.size(value) == 1)
     }
+    flags = [spec for spec in engine.inputs if spec.name not in given and is_flag(spec)]
+    return given | {spec.name: inference(spec) for spec in flags}
 
 
 def like(expected: Outputs, actual: Outputs) -> Outputs:

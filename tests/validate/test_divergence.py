@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxgraft.graph.model import Model, Origin
-from onnxgraft.stages.validate import bisect, find_parting
+from onnxgraft.stages.validate import bisect, find_divergence
 from tests.conftest import model_of
 from tests.validate.planted import KINDS, THIN, Healthy, plant, thin
 
@@ -28,7 +28,7 @@ def network(
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_no_layer_of_a_healthy_network_is_named(network: Healthy, precision: str) -> None:
     model = getattr(network, precision)
-    assert find_parting(network.original, model, network.feeds) is None
+    assert find_divergence(network.original, model, network.feeds) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -36,7 +36,7 @@ def test_the_layer_with_the_fault_is_named(network: Healthy, kind: str) -> None:
     rng = np.random.default_rng(KINDS.index(kind))
     for _ in range(TRIALS):
         planted = plant(network, kind, rng)
-        found = find_parting(network.original, planted.model, network.feeds)
+        found = find_divergence(network.original, planted.model, network.feeds)
         assert found is not None, planted.node
         assert planted.node in found.nodes, (planted.node, str(found))
         assert len(found.nodes) <= 4
@@ -46,19 +46,19 @@ def test_the_layer_with_the_fault_is_named(network: Healthy, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["pad", "channels", "bias"])
 def test_what_int8_does_not_hide_is_named_in_int8_too(network: Healthy, kind: str) -> None:
     planted = plant(network, kind, np.random.default_rng(KINDS.index(kind)))
-    found = find_parting(network.original, network.quantize(planted.model), network.feeds)
+    found = find_divergence(network.original, network.quantize(planted.model), network.feeds)
     assert found is not None, planted.node
     assert planted.node in found.nodes, (planted.node, str(found))
 
 
 def test_halves_name_the_same_layer_as_one_run(network: Healthy) -> None:
     planted = plant(network, "weight", np.random.default_rng(1))
-    whole = find_parting(network.original, planted.model, network.feeds)
-    found = find_parting(network.original, planted.model, network.feeds, memory=1 << 18)
+    whole = find_divergence(network.original, planted.model, network.feeds)
+    found = find_divergence(network.original, planted.model, network.feeds, memory=1 << 18)
     assert whole is not None
     assert found is not None
     assert found == replace(whole, agreed=found.agreed)
-    assert find_parting(network.original, network.fp32, network.feeds, memory=1 << 18) is None
+    assert find_divergence(network.original, network.fp32, network.feeds, memory=1 << 18) is None
 
 
 def test_memory_is_kept_to_by_more_runs(network: Healthy) -> None:
@@ -72,9 +72,9 @@ def test_memory_is_kept_to_by_more_runs(network: Healthy) -> None:
 
 
 def test_a_graph_can_be_the_original(network: Healthy) -> None:
-    assert find_parting(network.fp32, network.int8, network.feeds) is None
+    assert find_divergence(network.fp32, network.int8, network.feeds) is None
     planted = plant(network, "channels", np.random.default_rng(2))
-    found = find_parting(network.fp32, planted.model, network.feeds)
+    found = find_divergence(network.fp32, planted.model, network.feeds)
     assert found is not None
     assert planted.node in found.nodes
 
@@ -85,7 +85,7 @@ def test_every_fault_is_listed(network: Healthy) -> None:
     both = plant(replace(network, fp32=first.model), "weight", rng)
     result = bisect(network.original, both.model, network.feeds)
     assert result is not None
-    named = {node for parting in result.partings for node in parting.nodes}
+    named = {node for divergence in result.divergences for node in divergence.nodes}
     assert {first.node, both.node} <= named
 
 
@@ -103,7 +103,7 @@ def test_what_comes_in_wrong_is_not_a_layers_fault() -> None:
     feeds = {"x": np.ones((1, 2, 4, 4), np.float32)}
     result = bisect(two(2.0), two(3.0), feeds)
     assert result is not None
-    assert [(p.tensor, p.operator, p.relative) for p in result.partings] == [("y", "Mul", 0.5)]
+    assert [(p.tensor, p.operator, p.relative) for p in result.divergences] == [("y", "Mul", 0.5)]
     # The Relu passes on what came in, and adds nothing: infinitely little noise of its own.
     assert [layer.sqnr for layer in result.layers] == [pytest.approx(6.02, abs=0.01), np.inf]
     assert [layer.arrived for layer in result.layers] == [pytest.approx(6.02, abs=0.01)] * 2
@@ -112,7 +112,7 @@ def test_what_comes_in_wrong_is_not_a_layers_fault() -> None:
 def test_the_sentence_names_both_and_what_agreed() -> None:
     wrong = model_of(CHAIN.replace("Relu(y)", "Elu(y)"), {"two": np.array(2.0, np.float32)})
     wrong.names = {"y": Origin("scale/Mul:0"), "z": Origin("scale/Relu:0")}
-    found = find_parting(two(2.0), wrong, {"x": -np.ones((1, 2, 4, 4), np.float32)})
+    found = find_divergence(two(2.0), wrong, {"x": -np.ones((1, 2, 4, 4), np.float32)})
     assert str(found) == (
         "they part at scale/Relu:0 (Elu 'z' of the ONNX graph), by 8.6e-01 of its range: 2e-05 is "
         "allowed in fp32; scale/Mul:0 is still the same"
@@ -136,7 +136,7 @@ def test_a_transposed_tensor_is_compared_in_its_layout() -> None:
         values = scales[..., ::-1] if wrong else scales
         model = model_of(text, {"two": np.ascontiguousarray(values).transpose(0, 3, 1, 2)})
         model.names = {"b": Origin("y", (0, 3, 1, 2))}
-        found = find_parting(original, model, feeds)
+        found = find_divergence(original, model, feeds)
         assert (found and (found.tensor, found.origin)) == (("b", "y") if wrong else None)
 
 
@@ -145,7 +145,7 @@ def test_a_shape_that_differs_is_named() -> None:
     same, other = (
         model_of(text.format(f"kernel_shape = [2, 2], strides = [{n}, {n}]")) for n in (2, 1)
     )
-    found = find_parting(same, other, {"x": np.zeros((1, 1, 4, 4), np.float32)})
+    found = find_divergence(same, other, {"x": np.zeros((1, 1, 4, 4), np.float32)})
     assert found is not None
     assert found.reason == "it is (1, 1, 3, 3) there, (1, 1, 2, 2) in the original"
 
@@ -153,7 +153,7 @@ def test_a_shape_that_differs_is_named() -> None:
 def test_the_first_nan_is_named() -> None:
     text = "root (float[4] x) => (float[4] z) {{ y = {}(x)  z = Neg(y) }}"
     feeds = {"x": np.array([1, 4, -1, 9], np.float32)}
-    found = find_parting(model_of(text.format("Abs")), model_of(text.format("Sqrt")), feeds)
+    found = find_divergence(model_of(text.format("Abs")), model_of(text.format("Sqrt")), feeds)
     assert found is not None
     assert found.tensor == "y"
     assert found.reason.startswith("1 values are NaN or infinite where the original's are finite")
@@ -172,7 +172,7 @@ def test_the_bodies_of_control_flow_are_run_as_they_are() -> None:
     """
     feeds = {"x": np.array([1, 2], np.float32), "c": np.array(True)}
     model = {value: model_of(text, {"two": np.array(value, np.float32)}) for value in (2.0, 3.0)}
-    assert find_parting(model[2.0], model[2.0], feeds) is None
-    found = find_parting(model[2.0], model[3.0], feeds)
+    assert find_divergence(model[2.0], model[2.0], feeds) is None
+    found = find_divergence(model[2.0], model[3.0], feeds)
     assert found is not None
     assert found.tensor == "z"

@@ -1,0 +1,223 @@
+"""The model that a user brings: a file and how it is opened, and everything that is asked of it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
+from onnxgraft.files.trust import Trust
+from onnxgraft.graph.cut import extract
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensor_option import TensorOption, parse_tensors, parse_values
+from onnxgraft.run.engine import Engine
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages.convert.detection import Framework, detect
+from onnxgraft.stages.convert.inspection import (
+    Inspection,
+    inspect_frozen,
+    inspect_graphdef,
+    inspect_onnx,
+)
+from onnxgraft.stages.convert.io_layout import IoLayout, set_io_layout
+from onnxgraft.stages.convert.tensorflow.reading import kind_of, read_tensorflow
+from onnxgraft.stages.convert.tensorflow.reading.graphdef import Cut, FrozenGraph, parse_graphdef
+
+__all__ = ["DEFAULT_OPSET", "Original"]
+
+DEFAULT_OPSET = 17
+# Before 13 a softmax flattened its operand and scales had no axis. tf2onnx writes up to 18; 20 is
+# the newest that the tests of the Caffe layers run.
+OLDEST_OPSET = 13
+NEWEST_OPSET = {"caffe": 20, "tensorflow": 18, "tflite": 18}
+
+
+@dataclass(frozen=True)
+class Original:
+    """A model file in its own framework, and how it is opened.
+
+    It is frozen and can be sent to another process. What was read of the file is kept until
+    `forget`, so that a process reads it once; another process reads it again.
+
+    Attributes:
+        path: A frozen TensorFlow graph (binary or text), a SavedModel, a Keras or TFLite file, a
+            TensorFlow checkpoint, a Caffe prototxt or an ONNX file.
+        weights: The weights of a Caffe network.
+        inputs: Where to cut the graph's beginning, such as ``a:0,b:0[1,224,224,3]``; None finds
+            the inputs.
+        outputs: Where to cut its end, such as ``c:0``; None takes what nothing else reads.
+        values: Placeholders or constants to set, such as ``is_training=false``.
+        signature: The signature of a SavedModel.
+        freeze_batchnorm: Run batch normalizations that are in training mode with the statistics
+            that they store, which changes what the network computes.
+        trust: Load a Keras file that brings code of its own: True, or the names of its layers or
+            classes that may.
+    """
+
+    path: str
+    weights: str | None = None
+    inputs: str | None = None
+    outputs: str | None = None
+    values: tuple[str, ...] = ()
+    signature: str | None = None
+    freeze_batchnorm: bool = False
+    trust: bool | str | tuple[str, ...] = False
+
+    @classmethod
+    def of(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        inputs: str | None = None,
+        outputs: str | None = None,
+        values: Sequence[str] = (),
+        signature: str | None = None,
+        freeze_batchnorm: bool = False,
+        trust: Trust = False,
+    ) -> Original:
+        """Return the original at ``path``; see the attributes."""
+        return cls(
+            os.fspath(path),
+            None if weights is None else os.fspath(weights),
+            inputs, outputs, tuple(values), signature, freeze_batchnorm,
+            trust if isinstance(trust, bool | str) else tuple(trust),
+        )  # fmt: skip
+
+    @property
+    def title(self) -> str:
+        """The file's name."""
+        return Path(self.path).name
+
+    @functools.cached_property
+    def framework(self) -> Framework:
+        """Whose file it is.
+
+        Raises:
+            InputError: There is no such file, or ``weights`` does not go with it.
+        """
+        found = detect(self.path, self.weights)
+        if self.weights is not None and found != "caffe":
+            raise InputError(f"{self.path}: --weights goes with a Caffe prototxt alone")
+        return found
+
+    def lower(
+        self, opset: int = DEFAULT_OPSET, io_layout: IoLayout = "keep"
+    ) -> tuple[Model, list[str]]:
+        """Return the model as ONNX, with no clean-up, and a sentence for each thing decided.
+
+        Args:
+            opset: Of the ONNX graph.
+            io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
+        """
+        notes: list[str] = []
+        framework = self.framework
+        if framework == "onnx":
+            model = extract(self._onnx, *self._ends)
+            if opset != DEFAULT_OPSET:
+                notes.append(
+                    f"--opset has no effect: the ONNX file keeps its opset {model.graph.opset}"
+                )
+        elif not OLDEST_OPSET <= opset <= NEWEST_OPSET[framework]:
+            newest = NEWEST_OPSET[framework]
+            raise InputError(
+                f"--opset {opset}: from {OLDEST_OPSET} to {newest} can be written of {framework}"
+            )
+        elif framework == "caffe":
+            from onnxgraft.stages.convert.caffe import convert_caffe
+
+            model, notes = convert_caffe(self.path, self.weights, *self._ends, opset)
+        elif framework == "tflite":
+            from onnxgraft.stages.convert.tflite import lower_tflite
+
+            model = extract(lower_tflite(self.path, opset), *self._ends)
+        else:
+            from onnxgraft.stages.convert.tensorflow.lower.lowering import lower
+
+            model, notes = lower(self._frozen, opset)
+        if framework != "tensorflow":
+            notes += [
+                f"{option} has no effect: it is for TensorFlow graphs"
+                for option, asked in (
+                    ("--set", self.values),
+                    ("--freeze-batchnorm", self.freeze_batchnorm),
+                )
+                if asked
+            ]
+        set_io_layout(model, io_layout)
+        return model, notes
+
+    def run(self, *, frugal: bool = False) -> Engine:
+        """Return the model running in its own framework: what later stages are compared with.
+
+        Args:
+            frugal: For a few inferences: hold the weights once, at the cost of speed.
+
+        Raises:
+            NotSupportedError: Nothing here runs it as its framework does.
+        """
+        framework = self.framework
+        if framework == "caffe":
+            from onnxgraft.stages.convert.caffe import original_caffe
+
+            return original_caffe(self.path, self.weights, *self._ends)
+        if framework == "onnx":
+            return OnnxRuntime(extract(self._onnx, *self._ends).to_onnx(), name="original")
+        if framework == "tflite":
+            from onnxgraft.stages.convert.tflite import TfLite
+
+            if any(self._ends):
+                raise NotSupportedError(f"{self.path}: TFLite's interpreter runs whole models")
+            return TfLite(self.path)
+        from onnxgraft.stages.convert.tensorflow.running import TensorFlow
+
+        return TensorFlow(self._frozen, frugal=frugal)
+
+    def inspect(self) -> Inspection:
+        """Return what the file holds: inputs, outputs, operators, and what stands in the way."""
+        framework = self.framework
+        if framework == "onnx":
+            return inspect_onnx(self._onnx)
+        if framework == "caffe":
+            from onnxgraft.stages.convert.caffe import inspect_caffe
+
+            return inspect_caffe(self.path, self.weights)
+        if framework == "tflite":
+            from onnxgraft.stages.convert.tflite import lower_tflite
+
+            return replace(inspect_onnx(lower_tflite(self.path, DEFAULT_OPSET)), framework="tflite")
+        try:
+            return inspect_frozen(self._frozen)
+        except (InputError, ModelError) as error:
+            if kind_of(self.path) != "graphdef":
+                raise
+            # A GraphDef that can't be converted as it is can still be looked at.
+            found = inspect_graphdef(self.path, parse_graphdef(self.path))
+            return replace(found, notes=[f"can't be converted: {error}"])
+
+    def forget(self) -> None:
+        """Give back the memory of what was read; it is read again when it is asked for."""
+        names = {field.name for field in fields(self)}
+        for name in [name for name in vars(self) if name not in names]:
+            del vars(self)[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what was read behind: another process reads the file itself."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @functools.cached_property
+    def _ends(self) -> tuple[tuple[TensorOption, ...], tuple[TensorOption, ...]]:
+        return parse_tensors(self.inputs), parse_tensors(self.outputs)
+
+    @functools.cached_property
+    def _onnx(self) -> Model:
+        return Model.load(self.path)
+
+    @functools.cached_property
+    def _frozen(self) -> FrozenGraph:
+        cut = Cut(*self._ends, parse_values(self.values), self.freeze_batchnorm)
+        return read_tensorflow(self.path, cut, self.signature, self.trust)

@@ -1,0 +1,288 @@
+"""What a person reads of each command's result; `--json` prints ``to_json`` instead.
+
+What comes from files and models is printed by `say`: in one line, without markup or control codes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from onnxgraft.errors import printable
+
+if TYPE_CHECKING:
+    from onnxgraft.commands import (
+        Benched,
+        BuiltEngine,
+        Calibrated,
+        Converted,
+        Inferred,
+        Operated,
+        Quantized,
+    )
+    from onnxgraft.commands._budget import BudgetReport
+    from onnxgraft.commands._int8 import Int8Graph
+    from onnxgraft.run.verdicts import Verdict
+    from onnxgraft.stages.convert import Inspection
+    from onnxgraft.stages.engine import Bundle
+    from onnxgraft.stages.validate.report import Report
+
+__all__ = [
+    "benched", "built", "bundled", "calibrated", "converted", "deployed", "inferred", "inspection",
+    "operated", "quantized", "report", "say",
+]  # fmt: skip
+
+
+def say(console: Console, text: str) -> None:
+    """Print text that comes from files and models: in one line, without markup or control codes."""
+    console.print(printable(text, sys.maxsize), highlight=False, markup=False, soft_wrap=True)
+
+
+def inspection(found: Inspection, console: Console) -> None:
+    """Print what a model file holds."""
+    say(console, f"{found.path}: {found.framework}, {found.parameters:,} parameters")
+    for title, lines in (
+        ("inputs", found.inputs),
+        ("outputs", found.outputs),
+        ("variables left", found.variables),
+        ("left of training", found.training),
+        ("dynamic shapes", found.dynamic),
+        ("layout", found.layout),
+        ("operators in the way", found.unsupported),
+        ("layers", found.layers),
+        ("notes", found.notes),
+    ):
+        if lines:
+            console.print(f"[bold]{title}[/]")
+            for line in lines:
+                say(console, f"  {line}")
+    operators = ", ".join(f"{count} {op}" for op, count in found.operators.items())
+    console.print(f"[bold]{sum(found.operators.values())} nodes[/]")
+    say(console, f"  {operators}")
+
+
+def converted(done: Converted, console: Console) -> None:
+    """Print what conversion made, and how it compares with the original."""
+    _notes(console, done.notes, "")
+    before = "" if done.surgery is None else f", {sum(done.surgery.before.values())} before"
+    say(console, f"{done.out}: {len(done.model.graph.nodes)} nodes{before}")
+    for kind, specs in (("input", done.model.inputs), ("output", done.model.outputs)):
+        for spec in specs:
+            say(console, f"  {kind} {spec}")
+    _verdicts(console, done.verdicts)
+    if done.divergence is not None:
+        say(console, f"{done.divergence}")
+
+
+def operated(done: Operated, console: Console) -> None:
+    """Print what surgery did, or the list of passes."""
+    for line in done.passes:
+        condition = f" ({line.condition})" if line.condition else ""
+        say(console, f"{line.name}: {line.summary}{condition}")
+    if done.report is None:
+        return
+    before, after = sum(done.report.before.values()), sum(done.report.after.values())
+    say(console, f"{done.out or done.source}: {before} nodes became {after}")
+    for item in done.report.passes:
+        if item.done or item.rolled_back or (done.explain and item.refused):
+            say(console, f"{item.name}: {len(item.done)} rewrites, {-item.removed:+d} nodes")
+        for mark, findings in (("done", item.done), ("refused", item.refused)):
+            for finding in findings if done.explain else []:
+                say(console, f"  {mark}: {finding.node}: {finding.sentence}")
+    _notes(console, done.report.notes, "")
+    _verdicts(console, done.report.verdicts)
+
+
+def calibrated(done: Calibrated, console: Console) -> None:
+    """Print what was measured, and how settled it is."""
+    chosen = done.ranges
+    say(
+        console,
+        f"{done.out}: {chosen.method} ranges of {len(chosen.tensors)} tensors, {chosen.images} "
+        "samples",
+    )
+    moved = sorted(chosen.moved.items(), key=lambda item: -item[1])
+    if moved:
+        say(
+            console,
+            f"  over the last quarter of the data the ranges moved by "
+            f"{100 * moved[len(moved) // 2][1]:.1f} % (median), that of {moved[0][0]!r} most, "
+            f"by {100 * moved[0][1]:.1f} %",
+        )
+    _notes(console, done.notes)
+    if done.cache:
+        say(console, f"{done.cache}: a cache for TensorRT {done.trt_version}")
+
+
+def quantized(done: Quantized, console: Console) -> None:
+    """Print what became INT8 and what did not, or a target's table."""
+    if done.done is None:
+        for line in done.placement.splitlines():
+            say(console, line)
+        return
+    for line in _int8_lines(done.done, done.out):
+        say(console, line)
+    _notes(console, done.notes)
+    for tensor, reason in done.unknown.items():
+        say(console, f"  no partner in the model: {tensor} ({reason})")
+
+
+def _int8_lines(done: Int8Graph, out: str) -> list[str]:
+    report = done.report
+    total = len(report.layers) + len(report.float_layers)
+    lines = [f"{out}: {len(report.layers)} of {total} layers in INT8"]
+    if done.search is not None:
+        lines += _mixes(done.search)
+    lines += [f"  in float: {layer.name} ({layer.reason})" for layer in report.float_layers]
+    if done.half is not None:
+        lines += [f"  {len(done.half.layers)} nodes in FP16"]
+        lines += [f"  in FP32: {name} ({why})" for name, why in done.half.single.items()]
+        lines += [
+            f"  FP16: {found.tensor!r} {found.what}, headroom {found.headroom:.3g}: {found.done}"
+            for found in done.half.findings
+        ]
+        if done.half.unchecked:
+            lines.append(
+                f"  FP16: {len(done.half.unchecked)} tensors have no range, so their overflow "
+                "could not be checked"
+            )
+    for remark in done.remarks:
+        some = ", ".join(remark.nodes[:3]) + (", ..." if len(remark.nodes) > 3 else "")
+        lines.append(f"  {remark.kind} ({len(remark.nodes)}): {remark.sentence}: {some}")
+    return lines
+
+
+def _mixes(search: BudgetReport) -> list[str]:
+    """Return the table of mixes, and how the search went."""
+    floats = list(dict.fromkeys(kind for row in search.rows for kind in row.layers))
+    rows = [["", *floats, "MACs in INT8", search.budget.metric, "loss", "latency"]]
+    for row in search.rows:
+        rows.append([
+            row.name,
+            *(str(row.layers.get(kind, 0)) for kind in floats),
+            f"{100 * row.macs_int8:.1f} %",
+            _number(row.metric),
+            _number(row.loss),
+            f"{row.latency:.2f}",
+        ])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    verdict = "kept" if search.passed else "NOT kept; this is the best that was found"
+    lines.append(
+        f"  the budget {search.budget.metric}={search.budget.drop:g} is {verdict}: "
+        f"{search.trials} mixes tried in {search.seconds:.0f} s"
+    )
+    lines.append(f"  latency: {search.latency}")
+    if search.all_int8 > 0 and search.predicted > 0:
+        lines.append(
+            f"  sensitivity: the layers' noise adds up to {10 * math.log10(search.predicted):.1f} "
+            f"dB of the signal, all INT8 makes {10 * math.log10(search.all_int8):.1f} dB"
+        )
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def built(done: BuiltEngine, console: Console) -> None:
+    """Print what was built, and what FP16 does not hold of it."""
+    passport = done.passport
+    with_ = ", ".join(f"{name} {version}" for name, version in passport.versions.items())
+    say(console, f"{done.out}: {passport.label} engine for {with_}, {done.size / 1e6:.1f} MB")
+    _float32(console, passport.flags)
+    if done.layers:
+        say(console, f"{done.layers_out}: {len(done.layers)} layers")
+
+
+def bundled(done: Bundle, console: Console) -> None:
+    """Print what was packed, and how it is used."""
+    out = Path(done.path)
+    say(console, f"{out}: {done.size / 1e6:.1f} MB")
+    _float32(console, done.flags)
+    say(console, f"on the target: python3 {out.name} -o {out.stem}.engine")
+    say(console, f"or, after python3 {out.name} --extract .:")
+    for major, line in done.trtexec.items():
+        say(console, f"  TensorRT {major}: {line}")
+
+
+def benched(done: Benched, console: Console) -> None:
+    """Print the table of latencies."""
+    say(console, "Milliseconds of a batch; how many times as fast as the original and as FP32")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("engine", overflow="fold")
+    for name in ("batch", "ms", "p90", "p99", "images/s", "original", "fp32"):
+        table.add_column(name, justify="right")
+    for row, ratio in zip(done.rows, done.ratios, strict=True):
+        table.add_row(
+            escape(row.name), str(row.batch), f"{row.median_ms:.2f}", f"{row.p90_ms:.2f}",
+            f"{row.p99_ms:.2f}", f"{row.images_per_second:.1f}",
+            *("" if times is None else f"{times:.2f}x" for times in (ratio.original, ratio.fp32)),
+        )  # fmt: skip
+    console.print(table)
+    _notes(console, done.notes, "")
+
+
+def inferred(done: Inferred, console: Console) -> None:
+    """Print what an engine says of each image."""
+    for answer in done.answers:
+        say(console, answer.image)
+        for line in answer.lines():
+            say(console, f"  {line}")
+    if done.out.endswith(".npz"):
+        say(console, f"{done.out}: the outputs, images along axis 0")
+
+
+def report(done: Report, console: Console) -> None:
+    """Print a report."""
+    from onnxgraft.stages.validate import render
+
+    render(done, console)
+
+
+def deployed(done: Report, console: Console) -> None:
+    """Print a report, and where it was written."""
+    report(done, console)
+    console.print()
+    say(console, f"report: {done.artifacts['report']}")
+
+
+def _notes(console: Console, notes: Iterable[str], indent: str = "  ") -> None:
+    for note in notes:
+        say(console, f"{indent}note: {note}")
+
+
+def _verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
+    """Print the worst comparison of each output."""
+    worst: dict[str, Verdict] = {}
+    for verdict in sorted(verdicts, key=lambda v: v.max_abs / v.tolerance):
+        worst[verdict.output] = verdict
+    for verdict in worst.values():
+        console.print("[green]pass[/]" if verdict.passed else "[red]FAIL[/]", end=" ")
+        say(
+            console,
+            f"{verdict.output}: differs by at most {verdict.max_abs:.1e}, "
+            f"{verdict.tolerance:.1e} allowed",
+        )
+
+
+def _float32(console: Console, flags: Mapping[str, Any]) -> None:
+    """Print what FP16 does not hold."""
+    for name, reason in flags.get("float32", {}).items():
+        say(console, f"  in FP32: {name} ({reason})")
+    if flags.get("unchecked"):
+        say(
+            console,
+            f"  FP16: {flags['unchecked']} tensors have no range, so their overflow could not be "
+            "checked; name the calibrated ones with --ranges",
+        )

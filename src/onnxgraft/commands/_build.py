@@ -1,0 +1,200 @@
+"""`build` and `bundle`: an engine with its passport, here or on the machine that will run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxgraft.commands._arguments import Numbers, ShapesGiven, numbers
+from onnxgraft.commands._arguments import shapes as _shapes
+from onnxgraft.commands._evidence import evidence
+from onnxgraft.commands._opening import Place, as_model
+from onnxgraft.data.ranges import Ranges
+from onnxgraft.errors import InputError
+from onnxgraft.files import check_place, existing_file, write_json
+from onnxgraft.files.limits import CACHE_BYTES
+from onnxgraft.graph.model import Model
+from onnxgraft.stages import engine as stage
+from onnxgraft.stages.engine import BuildOptions, Bundle, Layer, Passport
+from onnxgraft.stages.engine.options import Hint
+from onnxgraft.targets import Precision
+
+__all__ = ["BuiltEngine", "build", "bundle"]
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine that was built.
+
+    Attributes:
+        out: Where it is.
+        passport: What stands beside it.
+        size: Of the engine, in bytes.
+        layers: As the library fused them, if that was asked for.
+        layers_out: Where they were written.
+    """
+
+    out: str
+    passport: Passport
+    size: int
+    layers: tuple[Layer, ...] = ()
+    layers_out: str = ""
+
+    passed = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the passport, and where the engine is."""
+        return {"out": self.out, **asdict(self.passport)}
+
+
+def build(
+    model: Place | Model,
+    out: Place,
+    *,
+    target: str | None = None,
+    precision: Precision | None = None,
+    shapes: ShapesGiven = None,
+    min_shapes: ShapesGiven = None,
+    max_shapes: ShapesGiven = None,
+    batches: Numbers = "1,16",
+    hint: Hint = "latency",
+    threads: int | None = None,
+    workspace: int | None = None,
+    level: int | None = None,
+    timing_cache: Place | None = None,
+    version_compatible: bool = False,
+    calibration: Place | None = None,
+    ranges: Place | None = None,
+    data: Place | None = None,
+    recipe: Place | None = None,
+    layers: Place | None = None,
+) -> BuiltEngine:
+    """Build an engine with its passport beside it.
+
+    Args:
+        model: A float ONNX file, or one that `quantize` made for the target; or such a model.
+        out: Where to write the engine; the passport is ``OUT.json``.
+        target: The library; None takes the first that can run here.
+        precision: What the graph has to be (``fp32``, ``int8``), or what float layers run in.
+        shapes: The shapes of free inputs, such as ``a:0[1,8,8,3]``.
+        min_shapes: The smallest of them (TensorRT).
+        max_shapes: The largest of them (TensorRT).
+        batches: For a free batch, the batches to tune for; up to the largest can be run (TensorRT).
+        hint: What to be fast at (OpenVINO).
+        threads: CPU threads; None takes all (OpenVINO, onnxruntime).
+        workspace: GPU memory for scratch, in MiB (TensorRT).
+        level: Of optimization, 0 to 5 (TensorRT).
+        timing_cache: Where timings of layers are kept (TensorRT).
+        version_compatible: The engine runs in later versions of the library (TensorRT).
+        calibration: A calibration cache, for INT8 of a float graph (TensorRT 10).
+        ranges: The ranges that were used: for the passport, and to check FP16 for overflow.
+        data: The data that was used, for the passport.
+        recipe: A recipe, whose pre- and postprocessing `infer` will use.
+        layers: Where to list the layers as the library fused them.
+
+    Raises:
+        InputError: The target refuses the graph, or an option is not for it.
+        MissingDependencyError: The target's library is not installed.
+    """
+    check_place(out)
+    check_place(layers)
+    aim = target or stage.default_target()
+    if layers is not None:
+        stage.check_layers(aim)
+    options = BuildOptions(
+        shapes=_shapes("--shapes", shapes),
+        smallest=_shapes("--min-shapes", min_shapes),
+        largest=_shapes("--max-shapes", max_shapes),
+        batches=numbers(batches),
+        hint=hint,
+        threads=threads,
+        workspace=_bytes(workspace),
+        level=level,
+        timing_cache=None if timing_cache is None else Path(timing_cache),
+        version_compatible=version_compatible,
+        calibration=_cache(calibration),
+    )
+    used = evidence(ranges=ranges or calibration, data=data, recipe=recipe)
+    passport = stage.build(
+        as_model(model), out, aim,
+        precision=precision, options=options, evidence=used, ranges=_ranges(ranges, precision),
+    )  # fmt: skip
+    fused: Sequence[Layer] = ()
+    if layers is not None:
+        with stage.load(out) as built:
+            fused = stage.layers(built)
+        write_json(layers, [asdict(layer) for layer in fused])
+    size = Path(out).stat().st_size
+    return BuiltEngine(str(out), passport, size, tuple(fused), str(layers or ""))
+
+
+def bundle(
+    model: Place | Model,
+    out: Place,
+    *,
+    precision: Precision | None = None,
+    float_model: Place | Model | None = None,
+    calibration: Place | None = None,
+    shapes: ShapesGiven = None,
+    min_shapes: ShapesGiven = None,
+    max_shapes: ShapesGiven = None,
+    batches: Numbers = "1,16",
+    ranges: Place | None = None,
+    data: Place | None = None,
+    recipe: Place | None = None,
+) -> Bundle:
+    """Pack what builds a TensorRT engine on another machine, with TensorRT and Python alone.
+
+    Args:
+        model: A float ONNX file, or one that `quantize` made for TensorRT; or such a model.
+        out: Where to write the archive, usually ending in ``.pyz``.
+        precision: As of `build`.
+        float_model: The float graph, for TensorRT 10 and a calibration cache.
+        calibration: The calibration cache.
+        shapes: As of `build`.
+        min_shapes: As of `build`.
+        max_shapes: As of `build`.
+        batches: As of `build`.
+        ranges: As of `build`.
+        data: As of `build`.
+        recipe: As of `build`.
+
+    Raises:
+        InputError: Of float graph and calibration cache there is only one, or an option does not
+            fit the model.
+    """
+    check_place(out)
+    options = BuildOptions(
+        shapes=_shapes("--shapes", shapes),
+        smallest=_shapes("--min-shapes", min_shapes),
+        largest=_shapes("--max-shapes", max_shapes),
+        batches=numbers(batches),
+        calibration=_cache(calibration),
+    )
+    return stage.bundle(
+        as_model(model), out,
+        precision=precision,
+        float_model=None if float_model is None else as_model(float_model),
+        options=options,
+        evidence=evidence(ranges=ranges or calibration, data=data, recipe=recipe),
+        ranges=_ranges(ranges, precision),
+    )  # fmt: skip
+
+
+def _ranges(file: Place | None, precision: Precision | None) -> Ranges | None:
+    """Return the ranges to look for FP16's overflow with, if that is to be done."""
+    return Ranges.load(file) if file is not None and precision == "fp16" else None
+
+
+def _bytes(mebibytes: int | None) -> int | None:
+    if mebibytes is not None and mebibytes < 1:
+        raise InputError(f"--workspace {mebibytes}: a number of MiB from 1 on")
+    return None if mebibytes is None else mebibytes << 20
+
+
+def _cache(file: Place | None) -> bytes | None:
+    if file is None:
+        return None
+    return existing_file(file, "the calibration cache", CACHE_BYTES).read_bytes()

@@ -1,0 +1,146 @@
+"""`calibrate`: the ranges of a float graph's tensors, measured on representative data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onnxgraft.commands._arguments import Names, names
+from onnxgraft.commands._opening import Place, as_model
+from onnxgraft.commands._recipe import as_preprocess
+from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.ranges import Ranges, read_overrides
+from onnxgraft.data.samples import Samples, as_samples, overlap
+from onnxgraft.errors import InputError
+from onnxgraft.files import check_place
+from onnxgraft.graph.model import Model
+from onnxgraft.stages import quantize as stage
+from onnxgraft.stages.quantize import Method
+
+__all__ = ["Calibrated", "calibrate"]
+
+
+@dataclass
+class Calibrated:
+    """Ranges, and what was decided when they were measured.
+
+    Attributes:
+        ranges: One for each tensor.
+        out: Where they were written; empty if nowhere.
+        cache: Where TensorRT's calibration cache was written; empty if nowhere.
+        trt_version: The TensorRT that the cache is for.
+        notes: Sentences that the user should read.
+    """
+
+    ranges: Ranges
+    out: str = ""
+    cache: str = ""
+    trt_version: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    passed = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ranges without their histograms, as plain values."""
+        return {
+            "out": self.out,
+            "images": self.ranges.images,
+            "skipped": self.ranges.skipped,
+            "notes": self.notes,
+            "moved": self.ranges.moved,
+            "tensors": {name: asdict(value) for name, value in self.ranges.tensors.items()},
+        }
+
+
+def calibrate(
+    model: Place | Model,
+    out: Place | None = None,
+    *,
+    data: Place | Samples | None = None,
+    preprocess: Place | Preprocess | None = None,
+    method: Method = "entropy",
+    target: Names = None,
+    images: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    ray: str | None = None,
+    resume: bool = False,
+    skip_bad: bool = False,
+    per_channel: Names = None,
+    validation: Place | Samples | None = None,
+    ranges: Place | Ranges | None = None,
+    overrides: Place | None = None,
+    cache_out: Place | None = None,
+    trt_version: str | None = None,
+) -> Calibrated:
+    """Measure the ranges of a float graph's tensors on representative data.
+
+    Args:
+        model: An ONNX file, or a model.
+        out: Where to write the ranges; None writes none.
+        data: A folder of images, a list file or an ``.npz``; or samples.
+        preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself.
+        method: How ranges are chosen.
+        target: Measure for these targets alone, which costs less; for all if None.
+        images: How many samples; None takes all.
+        seed: Chooses which.
+        workers: Processes, or with ``ray`` actors; None takes one, or all of the cluster.
+        ray: The address of a Ray cluster.
+        resume: Go on with a run that was cut short; needs ``out``.
+        skip_bad: Leave out samples that can't be used.
+        per_channel: Tensors to measure per channel too.
+        validation: Data of validation, to report what occurs in both.
+        ranges: In place of ``data``: choose again from the histograms of these.
+        overrides: A TOML file of ranges by hand: ``"tensor" = [low, high]``.
+        cache_out: A TensorRT calibration cache to write.
+        trt_version: The TensorRT that will read it, such as ``10.3.0``.
+
+    Raises:
+        InputError: Options contradict each other, or data or ranges do not fit the model.
+    """
+    if (data is None) == (ranges is None):
+        raise InputError(
+            "name either the data with --data, or ranges to choose again with --ranges"
+        )
+    if (cache_out is None) != (trt_version is None):
+        raise InputError("--cache-out and --trt-version go together: a cache is for one TensorRT")
+    if resume and out is None:
+        raise InputError("--resume goes on with the run that was to write -o; name it")
+    if trt_version is not None:
+        stage.header_version(trt_version)
+    check_place(out)
+    check_place(cache_out)
+    by_hand = read_overrides(overrides) if overrides else {}
+    graph = as_model(model)
+    checkpoint = None
+    if ranges is not None:
+        chosen = ranges if isinstance(ranges, Ranges) else Ranges.load(ranges, histograms=True)
+        if chosen.model != stage.fingerprint(graph):
+            raise InputError(f"{chosen.file}: was measured on another graph than {graph.file}")
+        chosen = stage.rechoose(chosen, method)
+    elif data is not None:
+        recipe = as_preprocess(preprocess)
+        samples = as_samples(data, graph.inputs, recipe, images=images, seed=seed)
+        others = None if validation is None else as_samples(validation, graph.inputs, recipe)
+        checkpoint = None if out is None else stage.Checkpoint(f"{out}.partial", resume=resume)
+        chosen = stage.calibrate(
+            graph, samples, method, tensors="all" if cache_out else "targets",
+            targets=names(target), per_channel=names(per_channel),
+            workers=workers or (0 if ray else 1), ray=ray, skip_bad=skip_bad, checkpoint=checkpoint,
+        )  # fmt: skip
+        both = [] if others is None else overlap(chosen.samples, others)
+        if others is not None and both:
+            chosen.notes.append(
+                f"{len(both)} of {chosen.images} samples are in {others.source} too, such as "
+                f"{both[0]}; accuracy measured there is too good"
+            )
+    chosen = chosen.with_overrides(by_hand, f"{overrides}:")
+    if out is not None:
+        chosen.save(out)
+    result = Calibrated(chosen, "" if out is None else str(out), notes=list(chosen.notes))
+    if cache_out is not None and trt_version is not None:
+        result.notes += stage.write_cache(cache_out, graph, chosen, trt_version)
+        result.cache, result.trt_version = str(cache_out), trt_version
+    if checkpoint is not None:
+        checkpoint.clear()
+    return result

@@ -1,0 +1,182 @@
+"""From a float graph and its ranges to the graph that is deployed: improve, search, place, FP16."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onnxgraft.commands._budget import Budget, BudgetReport, within_budget
+from onnxgraft.data.ranges import Ranges
+from onnxgraft.data.samples import Samples
+from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.graph.model import Model
+from onnxgraft.stages.quantize import (
+    HalfReport,
+    Placement,
+    Prepared,
+    QuantizeReport,
+    Remark,
+    explain,
+    improve,
+    quantize,
+    to_half,
+)
+from onnxgraft.stages.quantize.place.half import OnOverflow
+from onnxgraft.targets import TARGETS, Floats, find_target
+
+__all__ = ["PRECISION_KEY", "Int8Graph", "QuantizeOptions", "int8_graph"]
+
+# Where the graph says what it was made for: the float precision is the engine's to choose.
+PRECISION_KEY = "onnxgraft.precision"
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How a graph is quantized.
+
+    Attributes:
+        table: The target's placement.
+        int8: Whether there is INT8 at all.
+        floats: ``fp32``, ``fp16`` (written into the graph) or ``bf16`` (noted for OpenVINO, which
+            computes in it by itself).
+        keep_float: Layers that stay in float.
+        improvements: Methods of `onnxgraft.stages.quantize.improve`.
+        calibration: What they look at.
+        budget: What may be lost; None keeps everything in INT8.
+        validation: On which that is measured.
+        classes: Of the metric ``miou``.
+        metric_output: The output that the metric looks at.
+        trials: How many mixes are judged at most.
+        state: The file in which a search remembers.
+        resume: Whether to go on with one that was cut short.
+        on_overflow: What becomes of tensors that FP16 does not hold.
+        explain: Whether to tell why INT8 may not be faster.
+        seed: Chooses positions in samples.
+    """
+
+    table: Placement
+    int8: bool = True
+    floats: Floats = "fp32"
+    keep_float: tuple[str, ...] = ()
+    improvements: tuple[str, ...] = ()
+    calibration: Samples | None = None
+    budget: Budget | None = None
+    validation: Samples | None = None
+    classes: str = "camvid"
+    metric_output: str | None = None
+    trials: int = 24
+    state: str | os.PathLike[str] | None = None
+    resume: bool = False
+    on_overflow: OnOverflow = "keep"
+    explain: bool = False
+    seed: int = 0
+
+
+@dataclass
+class Int8Graph:
+    """What was made, and everything that was decided.
+
+    Attributes:
+        model: To be saved.
+        report: Of the placement.
+        search: Of the budget, if there was one.
+        half: Of the FP16 part, if there is one.
+        remarks: Why INT8 may not be faster, if that was asked.
+        notes: Sentences that the user should read.
+        state: The search's file, to be removed when the model is saved.
+        ranges: That the INT8 layers were made with.
+    """
+
+    model: Model
+    report: QuantizeReport
+    search: BudgetReport | None = None
+    half: HalfReport | None = None
+    remarks: list[Remark] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    state: Path | None = None
+    ranges: Ranges | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the budget is kept, if there is one."""
+        return self.search is None or self.search.passed
+
+    def forget(self) -> None:
+        """Remove the search's file."""
+        if self.state is not None:
+            self.state.unlink(missing_ok=True)
+
+
+def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) -> Int8Graph:
+    """Return the graph to deploy.
+
+    Args:
+        model: A float graph.
+        ranges: Of it; may be None where there is no INT8, FP16 is then not checked for overflow.
+        options: How.
+
+    Raises:
+        InputError: The options contradict each other, or see `improve`, `quantize`, `to_half`.
+    """
+    table = options.table
+    how = find_target(table.target).floats
+    if options.floats != "fp32" and options.floats not in how:
+        able = [target.name for target in TARGETS if options.floats in target.floats]
+        raise NotSupportedError(
+            f"--float {options.floats}: {table.target} does not compute in it here; "
+            f"{' and '.join(able)} can"
+        )
+    if options.int8 and ranges is None:
+        raise InputError("an INT8 graph needs ranges")
+    if not options.int8 and (options.budget or options.improvements):
+        raise InputError("--no-int8 leaves nothing to improve or to search")
+    done = _int8(model, ranges, options) if options.int8 and ranges is not None else Int8Graph(
+        model.copy(), QuantizeReport(table.target)
+    )  # fmt: skip
+    if options.explain and options.int8:
+        done.remarks = explain(done.model.graph, table)
+    if how.get(options.floats) == "graph":
+        keep = () if options.int8 else options.keep_float
+        done.model, done.half = to_half(
+            done.model, ranges, on_overflow=options.on_overflow, keep=keep
+        )
+    done.model.metadata[PRECISION_KEY] = json.dumps({
+        "target": table.target,
+        "int8": len(done.report.layers),
+        "float": options.floats,
+        "improved": list(options.improvements),
+    })
+    return done
+
+
+def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
+    prepared = Prepared(model, ranges)
+    notes: list[str] = []
+    if options.improvements:
+        if options.calibration is None:
+            raise InputError("the methods that improve accuracy need the calibration data")
+        prepared = improve(
+            model, ranges, options.table, options.calibration, options.improvements,
+            seed=options.seed,
+        )  # fmt: skip
+        notes += prepared.notes
+    reasons = dict.fromkeys(options.keep_float, "asked for")
+    search = None
+    if options.budget is not None and options.validation is not None:
+        quantize(prepared.model, prepared.ranges, options.table, keep_float=reasons)
+        found, search = within_budget(
+            prepared, options.table, options.budget, options.validation,
+            classes=options.classes, output=options.metric_output, floats=options.floats,
+            keep_float=options.keep_float, calibration=options.calibration, state=options.state,
+            resume=options.resume, most=options.trials,
+        )  # fmt: skip
+        reasons |= found
+        notes += search.notes
+    graph, report = quantize(
+        prepared.model, prepared.ranges, options.table,
+        keep_float=reasons, improved=prepared.improved,
+    )  # fmt: skip
+    state = None if options.state is None or search is None else Path(options.state)
+    return Int8Graph(graph, report, search, notes=notes, state=state, ranges=prepared.ranges)

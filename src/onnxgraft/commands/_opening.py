@@ -1,0 +1,78 @@
+"""What a path is: an original, an ONNX file, an engine, a recording; opened to be run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from onnxgraft.errors import NotSupportedError
+from onnxgraft.files.trust import trusts
+from onnxgraft.graph.model import Model
+from onnxgraft.run.engine import Engine
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages import engine as stage
+from onnxgraft.stages.convert import Original
+from onnxgraft.stages.engine.passport import passport_path
+from onnxgraft.stages.validate import Recorded
+
+__all__ = [
+    "Place", "as_model", "engine_at", "is_engine", "open_candidate", "open_reference",
+]  # fmt: skip
+
+Place = str | os.PathLike[str]
+
+# What files of frameworks are called; a frozen graph may begin as an engine does.
+_MODELS = frozenset({
+    ".caffemodel", ".h5", ".hdf5", ".json", ".keras", ".onnx", ".pb", ".pbtxt", ".prototxt",
+    ".tflite",
+})  # fmt: skip
+
+
+def as_model(model: Place | Model) -> Model:
+    """Return an ONNX model: the one that is given, or that of a file."""
+    return model if isinstance(model, Model) else Model.load(model)
+
+
+def open_reference(original: Original) -> tuple[Engine, list[str]]:
+    """Return what others are compared with, ready to infer, and a note if it is a stand-in.
+
+    Where nothing runs the original (OpenCV departs from Caffe in some layers), the graph as it was
+    converted, before any clean-up, stands in for it, in onnxruntime.
+    """
+    if is_engine(Path(original.path)):
+        return engine_at(original), []
+    try:
+        return original.run(), []
+    except NotSupportedError as error:
+        model, _ = original.lower()
+        reference = OnnxRuntime(model.to_onnx(), name="converted graph")
+        return reference, [f"the converted graph stands in for the original: {error}"]
+
+
+def open_candidate(candidate: Original) -> Engine:
+    """Return a built engine, an ONNX file, a recording or another original, ready to infer.
+
+    A file with a passport beside it is an engine; a ``.json`` holds outputs that `polygraphy run
+    --save-outputs` wrote.
+    """
+    file = Path(candidate.path)
+    if is_engine(file):
+        return engine_at(candidate)
+    if file.suffix == ".onnx":
+        return OnnxRuntime(Model.load(file).to_onnx(), name=file.name)
+    if file.suffix == ".json":
+        return Recorded(file)
+    return candidate.run()
+
+
+def engine_at(opened: Original) -> Engine:
+    """Return the engine at a path; one without a passport only if it is trusted."""
+    file = Path(opened.path)
+    return stage.load(file, trust=trusts(opened.trust, file.name, opened.path))
+
+
+def is_engine(file: Path) -> bool:
+    """Tell whether a file is an engine, with a passport or, by how it begins, without."""
+    if passport_path(file).is_file():
+        return True
+    return file.is_file() and file.suffix.lower() not in _MODELS and stage.is_engine(file)
