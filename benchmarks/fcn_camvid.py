@@ -24,6 +24,7 @@ from onnxgraft.commands import deploy, read_recipe
 from onnxgraft.commands._bench import BenchTarget, measure
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine
+from onnxgraft.stages.convert import Original
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
 COUNTED = ("Transpose", "ReduceMean", "Reshape")
@@ -64,17 +65,18 @@ def main() -> None:
              "--output", alone],
             check=True, capture_output=True,
         )  # fmt: skip
-        report = deploy(recipe, folder / "out")
-        clean = folder / "out/model.onnx"
+        out = folder / "out"
+        report = deploy(recipe, out)
+        clean = out / "model.onnx"
         openvino_fp32 = folder / "openvino_fp32"
         engine.build(Model.load(clean), openvino_fp32, "openvino")
         latency = measure(
             [
                 BenchTarget("TensorFlow FP32", "original", recipe.original),
-                BenchTarget("onnxruntime FP32", "onnx", str(clean)),
-                BenchTarget("OpenVINO FP32", "engine", str(openvino_fp32)),
-                BenchTarget("onnxruntime INT8", "engine", str(folder / "out/engine.onnxruntime")),
-                BenchTarget("OpenVINO INT8", "engine", str(folder / "out/engine.openvino")),
+                BenchTarget("onnxruntime FP32", "onnx", Original.of(clean)),
+                BenchTarget("OpenVINO FP32", "engine", Original.of(openvino_fp32)),
+                BenchTarget("onnxruntime INT8", "engine", Original.of(out / "engine.onnxruntime")),
+                BenchTarget("OpenVINO INT8", "engine", Original.of(out / "engine.openvino")),
             ],
             rounds=7,
             runs=10,

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft import commands
-from onnxgraft.commands._bench import BenchTarget
+from onnxgraft.commands._bench import BenchTarget, measure
 from onnxgraft.commands._budget import SENSITIVITY_SAMPLES, read_budget
 from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, int8_graph
 from onnxgraft.data.samples import Samples, open_samples
@@ -43,7 +43,9 @@ from onnxgraft.stages.convert import Original
 from onnxgraft.stages.quantize.budget.search import mixed, noise, sensitivities
 from onnxgraft.stages.quantize.improve.improve import spread
 from onnxgraft.stages.validate import make_metric
-from onnxgraft.stages.validate.metrics.metrics import Answered
+from onnxgraft.stages.validate.metrics import (
+    Answered,
+)
 from onnxgraft.stages.validate.report import versions
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")

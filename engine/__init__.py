@@ -25,6 +25,7 @@ from onnxgraft.run.engine import (
 )
 from onnxgraft.stages.engine.options import Backend, BuildOptions, Layer
 from onnxgraft.stages.engine.passport import (
+    Flags,
     Passport,
     passport_json,
     passport_path,
@@ -135,7 +136,7 @@ def build(
             versions=built.versions,
             graph=graph_hash(model),
             floats="fp16" if computes_in_half(graph) else options.floats,
-            flags=built.flags | halved,
+            flags=replace(built.flags, float32=halved.float32, unchecked=halved.unchecked),
             machine=built.machine,
             hashes=dict(evidence.hashes) if evidence else {},
             recipe=dict(evidence.recipe) if evidence else {},
@@ -268,12 +269,12 @@ def _resolved(
 
 def _written(
     model: Model, target: Target, options: BuildOptions, ranges: Ranges | None
-) -> tuple[Model, dict[str, Any]]:
+) -> tuple[Model, Flags]:
     """Return the graph in which the precision stands, and what flags say of FP16 in it."""
     if target.floats.get(options.floats) != "graph" or computes_in_half(model):
-        return model, {}
+        return model, Flags()
     graph, report = to_half(model, None if ranges is None else ranges.sizes())
-    return graph, {"float32": report.single, "unchecked": len(report.unchecked)}
+    return graph, Flags(float32=report.single, unchecked=len(report.unchecked))
 
 
 def _backend(name: str) -> Backend:

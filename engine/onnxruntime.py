@@ -19,7 +19,7 @@ from onnxgraft.optional import optional
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
-from onnxgraft.stages.engine.passport import Passport, refuse
+from onnxgraft.stages.engine.passport import Flags, Passport, refuse
 
 __all__ = ["OnnxRuntimeEngine", "build", "load", "runs_here"]
 
@@ -42,7 +42,7 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
             # It says the same of a graph that it does not take and of a disk that is full.
             OnnxRuntime(graph, name=model.title, configure=configure).close()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-    flags = {} if options.threads is None else {"threads": options.threads}
+    flags = Flags(threads=options.threads)
     machine = {"cpu": platform.processor() or platform.machine()}
     return Built({"onnxruntime": ort.__version__}, flags, machine)
 
@@ -66,7 +66,7 @@ class OnnxRuntimeEngine(OnnxRuntime):
             super().__init__(
                 path,
                 name=passport.name,
-                configure=_configure(threads or passport.flags.get("threads")),
+                configure=_configure(threads or passport.flags.threads),
             )
         except ModelError as error:
             raise InputError(f"{path}: {error}; build it again") from error

@@ -10,7 +10,7 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,7 +33,7 @@ from onnxgraft.run.engine import (
 )
 from onnxgraft.stages.engine.buffers import Buffers
 from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
-from onnxgraft.stages.engine.passport import Passport, refuse
+from onnxgraft.stages.engine.passport import Flags, Passport, refuse
 
 __all__ = ["OpenVino", "build", "load", "runs_here"]
 
@@ -64,24 +64,21 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
         raise InputError(
             f"this machine's processor has no {wanted}; OpenVINO would run FP32 in its place"
         )
-    flags: dict[str, Any] = {"hint": options.hint, "floats": options.floats}
-    if options.threads is not None:
-        flags["threads"] = options.threads
-    if options.shapes:
-        flags["shapes"] = {name: list(shape) for name, shape in options.shapes.items()}
+    fixed = {name: list(shape) for name, shape in options.shapes.items()}
+    flags = Flags(hint=options.hint, floats=options.floats, threads=options.threads, shapes=fixed)
+    config = _config(flags)
     try:
         network = core.read_model(model.to_onnx().SerializeToString())
         if options.shapes:
-            network.reshape({name: list(shape) for name, shape in options.shapes.items()})
-        parts = [_compiled(core, network, flags)]
+            network.reshape(fixed)
+        parts = [_compiled(core, network, config)]
         if _made_single(network):
-            parts.append(_compiled(core, network, flags))
+            parts.append(_compiled(core, network, config))
     except RuntimeError as error:
         raise ModelError(f"{model.file}: OpenVINO refuses the graph: {_reason(error)}") from error
     write_bytes(path, _joined(parts))
-    flags["models"] = len(parts)
     machine = {"cpu": str(core.get_property("CPU", "FULL_DEVICE_NAME"))}
-    return Built({"openvino": openvino.__version__}, flags, machine)
+    return Built({"openvino": openvino.__version__}, replace(flags, models=len(parts)), machine)
 
 
 def load(path: Path, passport: Passport, threads: int | None) -> Engine:
@@ -91,9 +88,9 @@ def load(path: Path, passport: Passport, threads: int | None) -> Engine:
     return OpenVino(path, passport, threads)
 
 
-def _compiled(core: Any, network: Any, flags: dict[str, Any]) -> bytes:
+def _compiled(core: Any, network: Any, config: dict[str, Any]) -> bytes:
     exported = io.BytesIO()
-    core.compile_model(network, "CPU", _config(flags)).export_model(exported)
+    core.compile_model(network, "CPU", config).export_model(exported)
     return exported.getvalue()
 
 
@@ -135,7 +132,7 @@ def _places(file: BinaryIO) -> list[tuple[int, int]]:
     return [(0, size)]
 
 
-def _config(flags: dict[str, Any]) -> dict[str, Any]:
+def _config(flags: Flags) -> dict[str, Any]:
     """Return OpenVINO's settings.
 
     For latency one stream uses all cores; for throughput OpenVINO chooses how many streams share
@@ -143,12 +140,12 @@ def _config(flags: dict[str, Any]) -> dict[str, Any]:
     was asked for: without a word OpenVINO takes BF16 where the processor has it.
     """
     config: dict[str, Any] = {
-        "PERFORMANCE_HINT": str(flags.get("hint", "latency")).upper(),
-        "INFERENCE_PRECISION_HINT": _FLOATS[flags.get("floats", "fp32")],
+        "PERFORMANCE_HINT": flags.hint.upper(),
+        "INFERENCE_PRECISION_HINT": _FLOATS[flags.floats],
         "ENABLE_CPU_PINNING": True,
     }
-    if flags.get("threads") is not None:
-        config["INFERENCE_NUM_THREADS"] = flags["threads"]
+    if flags.threads is not None:
+        config["INFERENCE_NUM_THREADS"] = flags.threads
     return config
 
 
@@ -178,7 +175,9 @@ class OpenVino(Resource):
             InputError: OpenVINO refuses it, as it does one of another version or processor.
         """
         self._openvino = _openvino()
-        flags = passport.flags if threads is None else {**passport.flags, "threads": threads}
+        flags = passport.flags
+        if threads is not None:
+            flags = replace(flags, threads=threads)
         self.name = passport.name
         self._path, self._config = path, _config(flags)
         self._lock = threading.Lock()
@@ -188,7 +187,7 @@ class OpenVino(Resource):
         self._parts: list[_Part] = []
         try:
             self._parts = [_Part(*place) for place in _places(self._file)]
-            if len(self._parts) != passport.flags.get("models", len(self._parts)):
+            if passport.engine and len(self._parts) != passport.flags.models:
                 raise InputError(f"{path}: OpenVINO can't load it: it ends early; build it again")
             ports = self._model(self._parts[-1] if passport.inputs else self._parts[0])
             self.inputs = passport.inputs or tuple(map(_spec, ports.inputs))

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from onnxgraft.graph.model import Model
 from onnxgraft.run.engine import Engine
+from onnxgraft.stages.engine.passport import Flags, Passport
 from onnxgraft.targets import Floats
-
-if TYPE_CHECKING:
-    from onnxgraft.stages.engine.passport import Passport
 
 __all__ = ["Backend", "BuildOptions", "Built", "Hint", "Layer", "Shape"]
 
@@ -68,7 +66,7 @@ class Built:
     """
 
     versions: dict[str, str]
-    flags: dict[str, Any]
+    flags: Flags
     machine: dict[str, str]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,56 @@ from onnxgraft.graph.tensors import (
     TensorSpec,
 )
 
-__all__ = ["Passport", "passport_json", "passport_path", "read_passport", "record", "refuse"]
+__all__ = [
+    "Flags",
+    "Passport",
+    "passport_json",
+    "passport_path",
+    "read_passport",
+    "record",
+    "refuse",
+]
 
 FORMAT = "onnxgraft.passport/1"
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What an engine was built with; each target sets what means something to it.
+
+    Attributes:
+        hint: What it is tuned for: ``latency`` or ``throughput`` (OpenVINO).
+        floats: What the library was asked to compute float layers in (OpenVINO).
+        threads: CPU threads; None takes all (OpenVINO, onnxruntime).
+        shapes: Inputs whose free shape was fixed (OpenVINO).
+        models: Compiled models in the engine file: two where one is for a single image (OpenVINO).
+        profiles: For each profile, the smallest, usual and largest shape by input (TensorRT).
+        workspace: Bytes of GPU memory for scratch; None is without limit (TensorRT).
+        level: Of optimization (TensorRT).
+        version_compatible: Whether it runs in later versions of the library (TensorRT).
+        calibration: ``implicit`` where INT8 was made from a calibration cache (TensorRT 10).
+        float32: Layers that FP16 does not hold, and why.
+        unchecked: How many tensors had no range to check FP16 with.
+    """
+
+    hint: str = "latency"
+    floats: str = "fp32"
+    threads: int | None = None
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    models: int = 1
+    profiles: Sequence[Mapping[str, Sequence[Sequence[int]]]] = ()
+    workspace: int | None = None
+    level: int | None = None
+    version_compatible: bool = False
+    calibration: str = ""
+    float32: Mapping[str, str] = field(default_factory=dict)
+    unchecked: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what differs from the defaults."""
+        usual = Flags()
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in values.items() if value != getattr(usual, name)}
 
 
 @dataclass(frozen=True)
@@ -35,8 +82,7 @@ class Passport:
         versions: Of the libraries that built it.
         graph: SHA-256 of the graph that it was built from.
         floats: What the layers that are not INT8 run in.
-        flags: That it was built with; ``float32`` has the layers that FP16 does not hold, and why,
-            ``unchecked`` counts the tensors of which no range was known.
+        flags: That it was built with.
         machine: That it was built for: processor, or GPU, compute capability and driver.
         hashes: SHA-256 of ``ranges``, ``data`` and ``recipe``, as far as they were told, and of the
             ``validation`` data once accuracy was measured.
@@ -54,7 +100,7 @@ class Passport:
     versions: dict[str, str]
     graph: str = ""
     floats: str = "fp32"
-    flags: dict[str, Any] = field(default_factory=dict)
+    flags: Flags = field(default_factory=Flags)
     machine: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +126,7 @@ def passport_path(engine: str | os.PathLike[str]) -> Path:
 
 def passport_json(passport: Passport) -> dict[str, Any]:
     """Return what is written beside an engine."""
-    return {"format": FORMAT, **asdict(passport)}
+    return {"format": FORMAT, **asdict(passport), "flags": passport.flags.to_json()}
 
 
 def record(
@@ -133,16 +179,36 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
                 TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"]))
                 for entry in document[side]
             )
+        document["flags"] = _flags(document.get("flags", {}))
         passport = Passport(**document)
         for name, kind in (
             ("target", str), ("precision", str), ("engine", str), ("versions", dict),
-            ("flags", dict), ("machine", dict), ("hashes", dict), ("recipe", dict),
+            ("machine", dict), ("hashes", dict), ("recipe", dict),
         ):  # fmt: skip
             if not isinstance(getattr(passport, name), kind):
                 raise ValueError(f"{name} is {getattr(passport, name)!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: not a passport that onnxgraft wrote ({error})") from error
     return passport
+
+
+def _flags(stored: dict[str, Any]) -> Flags:
+    """Return flags as they were written, by earlier versions too."""
+    named = {
+        name.replace("optimization level", "level").replace(" ", "_"): value
+        for name, value in stored.items()
+    }
+    flags = Flags(**named)
+    for entry in fields(flags):
+        value, usual = getattr(flags, entry.name), entry.default
+        if isinstance(usual, str | bool) and not isinstance(value, type(usual)):
+            raise ValueError(f"the flag {entry.name} is {value!r}")
+        number = isinstance(value, int) and not isinstance(value, bool)
+        if entry.name in ("threads", "workspace", "level", "models", "unchecked") and not (
+            number or value is None
+        ):
+            raise ValueError(f"the flag {entry.name} is {value!r}")
+    return flags
 
 
 def refuse(

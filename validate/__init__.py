@@ -16,7 +16,7 @@ from onnxgraft.stages.validate.measure.noise import Tolerance, measured_toleranc
 from onnxgraft.stages.validate.measure.spread import Opener
 from onnxgraft.stages.validate.measure.stream import Candidate, measure, rows
 from onnxgraft.stages.validate.measure.tally import Answer, Tally
-from onnxgraft.stages.validate.metrics.metrics import (
+from onnxgraft.stages.validate.metrics import (
     METRICS,
     Answered,
     Metric,

@@ -38,7 +38,7 @@ from onnxgraft.run.engine import (
 )
 from onnxgraft.stages.engine.buffers import Buffers
 from onnxgraft.stages.engine.options import BuildOptions, Built, Layer, Shape
-from onnxgraft.stages.engine.passport import Passport, refuse
+from onnxgraft.stages.engine.passport import Flags, Passport, refuse
 from onnxgraft.stages.engine.tensorrt import builder
 from onnxgraft.stages.engine.tensorrt.cuda import Cuda, Memory
 
@@ -95,16 +95,13 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
     except builder.BuildError as error:
         raise ModelError(f"{model.file}: {error}") from error
     write_bytes(path, plan.engine)
-    flags: dict[str, Any] = {
-        "profiles": builder.plain(how.profiles),
-        "workspace": how.workspace,
-    }
-    if how.level is not None:
-        flags["optimization level"] = how.level
-    if how.version_compatible:
-        flags["version compatible"] = True
-    if how.calibration is not None:
-        flags["calibration"] = "implicit"
+    flags = Flags(
+        profiles=builder.plain(how.profiles),
+        workspace=how.workspace,
+        level=how.level,
+        version_compatible=how.version_compatible,
+        calibration="" if how.calibration is None else "implicit",
+    )
     return Built({"tensorrt": trt.__version__}, flags, builder.gpu() or {})
 
 
@@ -174,7 +171,7 @@ def load(path: Path, passport: Passport, threads: int | None) -> Engine:
             refuses the file.
     """
     trt = _tensorrt()
-    if not passport.flags.get("version compatible"):
+    if not passport.flags.version_compatible:
         refuse(path, passport, "tensorrt", "TensorRT", trt.__version__)
     here = builder.gpu()
     if here is None:
@@ -223,7 +220,7 @@ class TensorRt(Resource):
         expected = [spec.name for spec in (*self.inputs, *self.outputs)]
         if sorted(names) != sorted(expected):
             raise InputError(f"{path}: its inputs and outputs are {names}, not {expected}")
-        self._profiles = _ranges(passport.flags.get("profiles") or self._own_profiles())
+        self._profiles = _ranges(passport.flags.profiles or self._own_profiles())
         self._profile = 0
         self._memory = {name: Memory(self._cuda) for name in names}
         self._staging = Buffers(self._cuda.pinned, most=2)

@@ -20,7 +20,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import write_bytes
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.engine.options import BuildOptions
-from onnxgraft.stages.engine.passport import FORMAT, Passport
+from onnxgraft.stages.engine.passport import Flags, Passport, passport_json
 from onnxgraft.stages.engine.tensorrt import builder, settings
 from onnxgraft.targets import tensorrt_calibrator
 
@@ -52,13 +52,13 @@ class Bundle:
     size: int
     members: tuple[str, ...]
     trtexec: dict[int, str]
-    flags: dict[str, Any]
+    flags: Flags
 
     passed = True
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return asdict(self)
+        return {**asdict(self), "flags": self.flags.to_json()}
 
 
 def pack(
@@ -98,7 +98,7 @@ def pack(
         "format": _MANIFEST,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         "profiles": builder.plain(explicit.profiles),
-        "passport": {"format": FORMAT, **asdict(passport)},
+        "passport": passport_json(passport),
     }
     folder = Path(__file__).parent
     # The package's name, so that the script is the same here and there; the packages are empty.

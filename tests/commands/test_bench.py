@@ -8,6 +8,7 @@ import pytest
 from onnxgraft.commands._bench import BenchTarget, bench_targets, measure, record_latency, speed_ups
 from onnxgraft.errors import InputError
 from onnxgraft.stages import engine
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate.report import LatencyRow
 from tests.conftest import Cli, model_of
 
@@ -46,10 +47,12 @@ def test_nothing_that_can_be_timed_is_an_error(files: Path) -> None:
 
 
 def test_speed_ups_are_over_the_original_and_the_first_fp32_of_the_batch() -> None:
+    file = Original("")
     targets = [
-        BenchTarget("tensorflow", "original", ""), BenchTarget("ort", "onnx", "", precision="fp32"),
-        BenchTarget("int8", "engine", "", precision="int8"),
-    ]  # fmt: skip
+        BenchTarget("tensorflow", "original", file),
+        BenchTarget("ort", "onnx", file, precision="fp32"),
+        BenchTarget("int8", "engine", file, precision="int8"),
+    ]
     rows = [
         LatencyRow("tensorflow", 1, 8.0, 0, 0, 1), LatencyRow("ort", 1, 4.0, 0, 0, 1),
         LatencyRow("int8", 1, 1.0, 0, 0, 1), LatencyRow("int8", 2, 1.0, 0, 0, 1),

@@ -170,8 +170,9 @@ def test_the_passports_recipe_is_used(segmenter: Path, cli: Cli) -> None:
 def test_a_given_recipe_comes_before_the_passports(segmenter: Path) -> None:
     answers = infer(
         segmenter / "net.onnx", [segmenter / "photo.png"],
-        Preprocess(resize=(8, 12), mean=(300.0,)), postprocess=Postprocess(kind="segmentation"),
-    )  # fmt: skip
+        preprocess=Preprocess(resize=(8, 12), mean=(300.0,)),
+        postprocess=Postprocess(kind="segmentation"),
+    ).answers  # fmt: skip
     assert answers[0].shares[0] == ("sky", 1.0)
 
 
@@ -180,8 +181,10 @@ def test_pictures_of_images_with_one_name_are_kept_apart(segmenter: Path) -> Non
     blue = np.full((10, 12, 3), (255, 0, 0), np.uint8)
     cv2.imwrite(str(segmenter / "more/photo.png"), blue)
     photographs = [segmenter / "photo.png", segmenter / "more/photo.png"]
-    how = {"preprocess": Preprocess(resize=(8, 12)), "postprocess": Postprocess()}
-    answers = infer(segmenter / "net.onnx", photographs, out=segmenter / "out", **how)  # type: ignore[arg-type]
+    answers = infer(
+        segmenter / "net.onnx", photographs, out=segmenter / "out",
+        preprocess=Preprocess(resize=(8, 12)), postprocess=Postprocess(),
+    ).answers  # fmt: skip
     assert [Path(answer.picture).name for answer in answers] == ["photo.png", "photo-2.png"]
     one, two = (cv2.imread(answer.picture) for answer in answers)
     assert (one[:8, :12] != two[:8, :12]).any()

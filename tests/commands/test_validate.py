@@ -155,7 +155,7 @@ def test_an_engine_without_a_passport_wants_trust(files: Path) -> None:
     assert commands.validate(*both, files / "data.npz", trust=["right.engine"]).passed
     report = commands.validate(*both, files / "data.npz", trust=True)
     assert report.passed
-    assert any("held to that of float32" in note for note in report.notes)
+    assert any("held to float32 precision" in note for note in report.notes)
     assert commands.validate(*both[::-1], files / "data.npz", trust=True).passed
     assert not (files / "right.engine.json").exists()
 

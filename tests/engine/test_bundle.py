@@ -51,7 +51,7 @@ def test_the_target_builds_an_engine_with_its_passport(net: Model, tmp_path: Pat
     assert passport.graph == engine.graph_hash(net)
     assert passport.hashes == {"data": "2" * 64}
     assert passport.recipe == {"preprocess": {"color": "rgb"}}
-    assert [entry["x"][2][0] for entry in passport.flags["profiles"]] == [1, 16]
+    assert [entry["x"][2][0] for entry in passport.flags.profiles] == [1, 16]
     assert set(passport.versions) == {"tensorrt"}
 
 

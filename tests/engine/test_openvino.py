@@ -99,7 +99,7 @@ def transposed() -> Model:
 
 def test_one_image_runs_in_a_model_of_its_own_without_transposes(tmp_path: Path) -> None:
     passport = engine.build(transposed(), tmp_path / "e", "openvino")
-    assert passport.flags["models"] == 2
+    assert passport.flags.models == 2
     with engine.load(tmp_path / "e") as built:
         assert "Transpose" not in {layer.kind for layer in engine.layers(built)}
         # Back and forth, so that each model is asked after the other.
@@ -119,7 +119,7 @@ def test_an_answer_does_not_change_when_the_next_is_asked_for(net: Model, tmp_pa
 
 def test_shapes_that_are_given_make_one_model(net: Model, tmp_path: Path) -> None:
     passport = engine.build(net, tmp_path / "e", "openvino", shapes={"x": (1, 16, 16, 16)})
-    assert passport.flags["models"] == 1
+    assert passport.flags.models == 1
     with engine.load(tmp_path / "e") as built, pytest.raises(InputError, match="x"):
         built.infer(random_feeds(net.inputs, 2))
 
@@ -129,7 +129,7 @@ def test_a_graph_that_has_no_batch_of_one_is_built_for_those_it_has(tmp_path: Pa
         "net (float[N, 3] x) => (float[2, 2, 3] y) { y = Reshape(x, to) }",
         {"to": np.array([2, 2, 3], np.int64)},
     )
-    assert engine.build(fours, tmp_path / "e", "openvino").flags["models"] == 1
+    assert engine.build(fours, tmp_path / "e", "openvino").flags.models == 1
     with engine.load(tmp_path / "e") as built:
         x = np.arange(12, dtype=np.float32).reshape(4, 3)
         np.testing.assert_array_equal(built.infer({"x": x})["y"], x.reshape(2, 2, 3))

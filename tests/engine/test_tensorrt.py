@@ -104,7 +104,7 @@ def test_real_networks_build(network: Model, tmp_path: Path, label: str) -> None
     )  # fmt: skip
     assert passport.label == label
     if label == "int8+fp16":
-        assert passport.flags["unchecked"] == 0
+        assert passport.flags.unchecked == 0
     # The weights are half or a quarter of the bytes; the MobileNet's engines are mostly code.
     if label != "fp32" and network.source.framework == "caffe":
         engine.build(network, tmp_path / "f", "tensorrt", options=BuildOptions(batches=(1,)))
@@ -121,13 +121,13 @@ def test_what_would_overflow_in_fp16_stays_float32_and_is_told(tmp_path: Path) -
     samples = open_samples(tmp_path / "data.npz", model.inputs)
     ranges = quantize.calibrate(model, samples, "minmax", tensors="all")
     known = engine.build(model, tmp_path / "e", "tensorrt", precision="fp16", ranges=ranges)
-    assert known.flags["float32"] == {
+    assert known.flags.float32 == {
         "up": "'a' overflows in FP16", "act": "'a' overflows in FP16",
         "down": "'b' overflows in FP16",
     }  # fmt: skip
     unknown = engine.build(model, tmp_path / "f", "tensorrt", precision="fp16")
-    assert unknown.flags["float32"] == {}
-    assert unknown.flags["unchecked"] == 3
+    assert unknown.flags.float32 == {}
+    assert unknown.flags.unchecked == 3
     assert unknown.precision == known.precision == "fp16"
 
 

@@ -18,7 +18,7 @@ from onnxgraft.run.tolerances import (
     HALF_TOLERANCE,
 )
 from onnxgraft.run.verdicts import (
-    judge,
+    hold,
 )
 from onnxgraft.stages.quantize import calibrate, quantize, to_half
 from tests.conftest import model_of
@@ -75,7 +75,7 @@ def test_a_half_graph_computes_the_same(tmp_path: Path) -> None:
     model = pair()
     half, _ = to_half(model, every_range(model, tmp_path))
     feeds = random_feeds(model.inputs, 4)
-    (verdict,) = judge(infer(model, feeds), infer(half, feeds), HALF_TOLERANCE)
+    (verdict,) = hold(infer(model, feeds), infer(half, feeds), HALF_TOLERANCE)
     assert verdict.passed
 
 
@@ -102,7 +102,7 @@ def test_what_overflows_computes_the_same_when_kept_or_rescaled(how: str, tmp_pa
     model = large(1e5)
     half, report = to_half(model, every_range(model, tmp_path), on_overflow=how)  # type: ignore[arg-type]
     feeds = random_feeds(model.inputs, 8, seed=5)
-    (verdict,) = judge(infer(model, feeds), infer(half, feeds), HALF_TOLERANCE)
+    (verdict,) = hold(infer(model, feeds), infer(half, feeds), HALF_TOLERANCE)
     assert verdict.passed
     if how == "rescale":
         assert report.single == {}
@@ -137,7 +137,7 @@ def test_weights_that_fp16_does_not_hold_stay_single(size: float, tmp_path: Path
     assert ("flushes" in named["w2"]) == (size < 1)
     assert "second" in report.single
     feeds = random_feeds(model.inputs, 4)
-    (verdict,) = judge(infer(model, feeds), infer(half, feeds), HALF_TOLERANCE)
+    (verdict,) = hold(infer(model, feeds), infer(half, feeds), HALF_TOLERANCE)
     assert verdict.passed
 
 
@@ -168,7 +168,7 @@ def test_operators_that_sum_up_stay_single() -> None:
     half, report = to_half(model)
     assert set(report.single) == {"e", "s"}  # nodes without a name are called by what they make
     feeds = random_feeds(model.inputs, 4)
-    assert all(v.passed for v in judge(infer(model, feeds), infer(half, feeds), HALF_TOLERANCE))
+    assert all(v.passed for v in hold(infer(model, feeds), infer(half, feeds), HALF_TOLERANCE))
 
 
 def test_the_scales_of_a_resize_stay_float32() -> None:
@@ -183,7 +183,7 @@ def test_the_scales_of_a_resize_stay_float32() -> None:
     node = next(n for n in half.graph.nodes if n.op == "Resize")
     assert node.inputs[2].values.dtype == np.float32
     feeds = random_feeds(model.inputs, 2)
-    assert all(v.passed for v in judge(infer(model, feeds), infer(half, feeds), HALF_TOLERANCE))
+    assert all(v.passed for v in hold(infer(model, feeds), infer(half, feeds), HALF_TOLERANCE))
 
 
 def test_a_graph_in_a_node_is_refused() -> None:

@@ -21,6 +21,10 @@ from onnxgraft.graph.tensors import (
     Feeds,
     Outputs,
 )
+from onnxgraft.run.answers import (
+    adapted,
+    like,
+)
 from onnxgraft.run.difference import (
     relative_error,
     sqnr,
@@ -34,7 +38,6 @@ from onnxgraft.run.tolerances import (
 )
 from onnxgraft.stages import quantize, surgery
 from onnxgraft.stages.convert import Original
-from onnxgraft.stages.validate import adapted, like
 
 __all__ = ["KINDS", "THIN", "Healthy", "Planted", "healthy", "plant", "thin"]
 

@@ -13,7 +13,15 @@ from onnxgraft.graph.tensors import (
     Array,
 )
 from onnxgraft.stages.validate import METRICS, make_metric
-from onnxgraft.stages.validate.metrics.metrics import Answered, Segmentation, TopK
+from onnxgraft.stages.validate.metrics import (
+    Answered,
+)
+from onnxgraft.stages.validate.metrics.classification import (
+    TopK,
+)
+from onnxgraft.stages.validate.metrics.segmentation import (
+    Segmentation,
+)
 
 THREE = Classes(("road", "pavement", "car"), {"flat": ("road", "pavement"), "vehicle": ("car",)})
 

@@ -23,7 +23,9 @@ from onnxgraft.run.engine import (
     Resource,
 )
 from onnxgraft.stages.validate import Candidate, Metric, make_metric, measure, rows
-from onnxgraft.stages.validate.metrics.metrics import Segmentation
+from onnxgraft.stages.validate.metrics.segmentation import (
+    Segmentation,
+)
 from onnxgraft.stages.validate.report import CandidateRow
 
 Compute = Callable[[Array], Outputs]

@@ -18,7 +18,9 @@ from onnxgraft.run.engine import (
 )
 from onnxgraft.run.workers import in_processes, on_ray
 from onnxgraft.stages.validate.measure.tally import Tally, infer_all
-from onnxgraft.stages.validate.metrics.metrics import Metric
+from onnxgraft.stages.validate.metrics import (
+    Metric,
+)
 
 __all__ = ["Job", "Opener", "run_here", "run_parts"]
 

@@ -19,7 +19,9 @@ from onnxgraft.run.engine import (
 )
 from onnxgraft.stages.validate.measure.spread import Job, Opener, run_here, run_parts
 from onnxgraft.stages.validate.measure.tally import Tally
-from onnxgraft.stages.validate.metrics.metrics import Metric
+from onnxgraft.stages.validate.metrics import (
+    Metric,
+)
 from onnxgraft.stages.validate.report import CandidateRow, OutputRow
 
 __all__ = ["Candidate", "measure", "rows"]

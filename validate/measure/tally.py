@@ -24,8 +24,11 @@ from onnxgraft.run.verdicts import (
     check_pair,
     other_boxes,
 )
+from onnxgraft.stages.validate.metrics import (
+    Answered,
+    Metric,
+)
 from onnxgraft.stages.validate.metrics.detection import Detection
-from onnxgraft.stages.validate.metrics.metrics import Answered, Metric
 
 __all__ = ["Answer", "Tally", "class_axis"]
 

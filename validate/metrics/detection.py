@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.data.classes import find_classes
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import (
     Array,
 )
+from onnxgraft.stages.validate.metrics.metric import Answered, MetricKind
 
-if TYPE_CHECKING:
-    from onnxgraft.stages.validate.metrics.metrics import Answered
-
-__all__ = ["Detection"]
+__all__ = ["KINDS", "Detection"]
 
 # COCO's thresholds of overlap; the first is VOC's.
 _OVERLAPS = np.arange(0.5, 1.0, 0.05)
@@ -164,3 +164,16 @@ def _average(found: list[tuple[float, tuple[bool, ...]]], wanted: int) -> Floats
         reached = places < len(ordered)
         values.append(float(precision[places[reached], column].sum()) / len(_RECALLS))
     return np.array(values)
+
+
+def _names(classes: str) -> tuple[str, ...]:
+    return find_classes(classes).names if Path(classes).suffix else ()
+
+
+KINDS = (
+    MetricKind(
+        "map",
+        "mean average precision of boxes, by VOC's and COCO's rules",
+        lambda classes: Detection(_names(classes)),
+    ),
+)

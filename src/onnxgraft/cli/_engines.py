@@ -10,6 +10,7 @@ import typer
 from onnxgraft.cli import _printing as show
 from onnxgraft.cli._app import Json, Result, subcommand
 from onnxgraft.cli._options import (
+    DATA,
     MODEL,
     OUTPUT,
     RUNNING,
@@ -187,6 +188,14 @@ def infer(
     engine: Annotated[Path, typer.Argument(help="Engine or ONNX file.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     preprocess: PreprocessFile = None,
+    postprocess: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RECIPE.toml",
+            rich_help_panel=DATA,
+            help="TOML file with a \\[postprocess] table: what outputs mean.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -202,4 +211,7 @@ def infer(
     """Run an engine on images; print classes, draw maps and boxes, or write the outputs."""
     from onnxgraft import commands
 
-    return commands.infer(engine, images, preprocess=preprocess, out=out, trust=trust_of(trust))
+    return commands.infer(
+        engine, images, preprocess=preprocess, postprocess=postprocess, out=out,
+        trust=trust_of(trust),
+    )  # fmt: skip

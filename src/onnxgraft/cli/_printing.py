@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from onnxgraft.run.verdicts import Verdict
     from onnxgraft.stages.convert import Inspection
     from onnxgraft.stages.engine import Bundle
+    from onnxgraft.stages.engine.passport import Flags
     from onnxgraft.stages.validate.report import Report
 
 __all__ = [
@@ -276,13 +277,13 @@ def _verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
         )
 
 
-def _float32(console: Console, flags: Mapping[str, Any]) -> None:
+def _float32(console: Console, flags: Flags) -> None:
     """Print what FP16 does not hold."""
-    for name, reason in flags.get("float32", {}).items():
+    for name, reason in flags.float32.items():
         say(console, f"  in FP32: {name} ({reason})")
-    if flags.get("unchecked"):
+    if flags.unchecked:
         say(
             console,
-            f"  FP16: {flags['unchecked']} tensors have no range, so their overflow could not be "
+            f"  FP16: {flags.unchecked} tensors have no range, so their overflow could not be "
             "checked; name the calibrated ones with --ranges",
         )

@@ -46,7 +46,7 @@ class BuiltEngine:
 
     def to_json(self) -> dict[str, Any]:
         """Return the passport, and where the engine is."""
-        return {"out": self.out, **asdict(self.passport)}
+        return {"out": self.out, **asdict(self.passport), "flags": self.passport.flags.to_json()}
 
 
 def build(

@@ -93,6 +93,7 @@ def infer(
     images: Sequence[Place],
     *,
     preprocess: Place | Preprocess | None = None,
+    postprocess: Place | Postprocess | None = None,
     out: Place | None = None,
     trust: Trust = False,
 ) -> Inferred:
@@ -101,8 +102,10 @@ def infer(
     Args:
         engine: An engine or an ONNX file.
         images: Image files.
-        preprocess: A TOML file with the tables ``[preprocess]`` and ``[postprocess]`` that the
-            network was trained with, or the former itself; None takes the passport's.
+        preprocess: A TOML file with the table ``[preprocess]`` that the network was trained with,
+            or the table itself; None takes the passport's.
+        postprocess: A TOML file with a table ``[postprocess]``, or the table itself; None takes
+            that of the file ``preprocess``, or the passport's.
         out: A folder for a picture of each image (coloured map or boxes), or an ``.npz`` for the
             outputs, with images along axis 0.
         trust: Load an engine that has no passport, too: True, or its name.
@@ -116,7 +119,7 @@ def infer(
         check_place(out)
     elif folder is not None and folder.parent.is_dir():
         check_folder(folder)
-    before, after = _tables(engine, preprocess)
+    before, after = _tables(engine, preprocess, postprocess)
     pictures = None
     if folder is not None:
         pictures = _pictures(folder, [Path(image) for image in images])
@@ -155,13 +158,20 @@ def _loaded(opened: Original) -> Engine:
     return engine_at(opened) if trusted else open_candidate(opened)
 
 
-def _tables(engine: Place, preprocess: Place | Preprocess | None) -> tuple[Preprocess, Postprocess]:
-    """Return the recipe that is given, or the passport's."""
-    if preprocess is None:
-        return recipe_of(engine)
+def _tables(
+    engine: Place, preprocess: Place | Preprocess | None, postprocess: Place | Postprocess | None
+) -> tuple[Preprocess, Postprocess]:
+    """Return the tables that are given, and for what is not given those of the passport."""
+    before, after = recipe_of(engine)
     if isinstance(preprocess, Preprocess):
-        return preprocess, recipe_of(engine)[1]
-    return read_tables(preprocess)
+        before = preprocess
+    elif preprocess is not None:
+        before, after = read_tables(preprocess)
+    if isinstance(postprocess, Postprocess):
+        after = postprocess
+    elif postprocess is not None:
+        after = read_tables(postprocess)[1]
+    return before, after
 
 
 def recipe_of(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:

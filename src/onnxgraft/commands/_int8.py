@@ -10,7 +10,7 @@ from pathlib import Path
 from onnxgraft.commands._budget import Budget, BudgetReport, within_budget
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples
-from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.errors import InputError, NotSupportedError, nearest
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.quantize import (
     HalfReport,
@@ -24,7 +24,7 @@ from onnxgraft.stages.quantize import (
     to_half,
 )
 from onnxgraft.stages.quantize.place.half import OnOverflow
-from onnxgraft.targets import TARGETS, Floats, find_target
+from onnxgraft.targets import FLOATS, TARGETS, Floats, find_target
 
 __all__ = ["PRECISION_KEY", "Int8Graph", "QuantizeOptions", "int8_graph"]
 
@@ -122,6 +122,8 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
     """
     table = options.table
     how = find_target(table.target).floats
+    if options.floats not in FLOATS:
+        raise InputError(f"--float {options.floats}: {nearest(options.floats, FLOATS)}")
     if options.floats != "fp32" and options.floats not in how:
         able = [target.name for target in TARGETS if options.floats in target.floats]
         raise NotSupportedError(

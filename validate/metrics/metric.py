@@ -1,0 +1,67 @@
+"""What a task metric is: a number over a labelled set, whose parts can be measured apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+
+from onnxgraft.graph.tensors import Array
+
+__all__ = ["Answered", "Metric", "MetricKind"]
+
+
+class Answered:
+    """One sample's output, and the classes that it says, which are looked for once.
+
+    Attributes:
+        output: Of batch 1.
+    """
+
+    def __init__(self, output: Array) -> None:
+        self.output = output
+        self._classes: dict[int, Array] = {}
+
+    def classes(self, axis: int) -> Array:
+        """Return the argmax along ``axis``."""
+        if axis not in self._classes:
+            self._classes[axis] = np.asarray(self.output.argmax(axis))
+        return self._classes[axis]
+
+
+class Metric(Protocol):
+    """A number over a labelled set; the first of `values` is the one that a budget is held to."""
+
+    name: str
+
+    def add(self, answered: Answered, label: Array) -> None:
+        """Take in one sample: an output of batch 1 and its label."""
+
+    def merge(self, other: Self) -> None:
+        """Take in what was measured in another part of the set; the order does not matter."""
+
+    def values(self) -> dict[str, float]:
+        """Return the metrics so far, in percent."""
+
+    def per_class(self) -> dict[str, float]:
+        """Return the metric of each class, in percent; empty where there are none."""
+
+    def confusion_table(self) -> dict[str, list[int]]:
+        """Return how often each labelled class was answered with each; empty without classes."""
+
+
+@dataclass(frozen=True)
+class MetricKind:
+    """A metric in the table of its family.
+
+    Attributes:
+        name: As ``--metric`` takes it.
+        summary: What it measures, in a phrase for the docs.
+        make: Returns a new one for the classes that ``--classes`` names.
+    """
+
+    name: str
+    summary: str
+    make: Callable[[str], Metric]
