@@ -8,7 +8,7 @@ READY = $(VENV)/.ready
 TOOLS = .venv-tools
 AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
 
-.PHONY: demo test check audit sbom constraints faults fuzz load clean
+.PHONY: demo test check docs audit sbom constraints faults fuzz load clean
 
 demo: $(READY)
 	$(BIN)/python models/lenet5.py demo 2>$(VENV)/lenet5.log || (cat $(VENV)/lenet5.log; exit 1)
@@ -22,6 +22,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The tables in docs/ that follow from the code.
+docs: $(READY)
+	$(BIN)/python -m docs.tables
 
 # Asks the advisory service, so it needs the network; fails where that does not know a package.
 audit: $(TOOLS)/.ready

@@ -24,7 +24,7 @@ from onnxgraft.run.engine import (
     check_feeds,
 )
 from onnxgraft.stages.convert.tensorflow.lower.lowering import check_operators
-from onnxgraft.stages.convert.tensorflow.lower.repairs import handlers
+from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_text
 from onnxgraft.stages.convert.tensorflow.running import tensorflow

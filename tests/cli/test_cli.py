@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from onnxgraft.graph.model import Model
+from onnxgraft.stages.convert import Original
 from tests.conftest import Cli, model_of, outputs_of
 
 
@@ -136,7 +137,7 @@ def test_what_can_not_be_done_yet_says_so(
     arguments: list[str], tmp_path: Path, net: Path, images: Path, cli: Cli
 ) -> None:
     command, *rest = arguments
-    refused(cli(command, net, *rest, cwd=tmp_path), "yet")
+    refused(cli(command, net, *rest, cwd=tmp_path), "not built in bf16 here")
     assert empty(tmp_path, but={"net.onnx", "images"})
 
 
@@ -308,12 +309,11 @@ def test_an_internal_error_has_a_status_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], net: Path
 ) -> None:
     from onnxgraft.cli import app
-    from onnxgraft.stages import convert
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(convert, "inspect", broken)
+    monkeypatch.setattr(Original, "inspect", broken)
     with pytest.raises(SystemExit) as caught:
         app(["inspect", str(net)])
     assert caught.value.code == 70
@@ -398,7 +398,7 @@ def test_surgery_reports_operators_before_and_after_each_pass(
     [
         (["--plugin", "Op=Name"], "say --for tensorrt too"),
         (["--for", "tensorrt", "--plugin", "Op"], "write OP=NAME"),
-        (["--for", "tpu"], "no target 'tpu'"),
+        (["--for", "tpu"], "no target is called 'tpu'"),
         (["--extra", "dense_to_con"], "did you mean dense_to_conv"),
         (["--outputs", "nobody"], "no tensor is called 'nobody'"),
     ],

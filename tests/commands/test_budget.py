@@ -182,7 +182,7 @@ def test_a_metric_that_is_nan_for_a_mix_is_out_of_the_budget(
         (["--budget", "top1=1"], "go together"),
         (["--improve", "all"], "--samples"),
         (["--improve", "magic", "--samples", "calib.npz"], "no method is called 'magic'"),
-        (["--float", "bf16"], "onnxruntime does not compute in it here; openvino can"),
+        (["--float", "bf16"], "does not compute in it here; openvino can"),
         (["--keep-float", "secnd"], "did you mean second?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -13,16 +13,17 @@ from onnxgraft.files import sha256
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine
 from onnxgraft.stages.engine.passport import passport_path
-from onnxgraft.stages.engine.tensorrt.builder import gpu
+from onnxgraft.targets import find_target, target_names
 from tests.conftest import model_of, outputs_of
 
 
-@pytest.fixture(params=["openvino", "onnxruntime", "tensorrt"])
+@pytest.fixture(params=target_names())
 def target(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip(request.param)
-    if request.param == "tensorrt" and gpu() is None:
-        pytest.skip("TensorRT's engines run on an NVIDIA GPU")
-    return str(request.param)
+    name = str(request.param)
+    if not engine.runs_here(name):
+        aim = find_target(name)
+        pytest.skip(f"{aim.title} is not installed, or there is not {aim.needs} here")
+    return name
 
 
 @pytest.fixture

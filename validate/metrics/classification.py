@@ -142,7 +142,15 @@ def _area(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | N
 
 
 KINDS = (
-    MetricKind("top1", "samples whose label has the largest score", lambda classes: TopK(1)),
-    MetricKind("top5", "samples whose label is among the five largest", lambda classes: TopK(5)),
-    MetricKind("auc", "area under the ROC curve, mean over classes", lambda c: AreaUnderCurve()),
-)
+    MetricKind(
+        "top1", "samples whose label has the largest score", "a class", lambda classes: TopK(1)
+    ),
+    MetricKind(
+        "top5", "samples whose label is among the five largest scores, and `top1`", "a class",
+        lambda classes: TopK(5),
+    ),
+    MetricKind(
+        "auc", "area under the ROC curve, the mean over classes", "a class",
+        lambda classes: AreaUnderCurve(),
+    ),
+)  # fmt: skip

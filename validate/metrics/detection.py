@@ -173,7 +173,8 @@ def _names(classes: str) -> tuple[str, ...]:
 KINDS = (
     MetricKind(
         "map",
-        "mean average precision of boxes, by VOC's and COCO's rules",
+        "mean average precision of boxes: at an overlap of 0.5 (VOC), and over 0.50..0.95 (COCO)",
+        "boxes",
         lambda classes: Detection(_names(classes)),
     ),
 )

@@ -59,9 +59,11 @@ class MetricKind:
     Attributes:
         name: As ``--metric`` takes it.
         summary: What it measures, in a phrase for the docs.
+        labels: What it wants for each sample, likewise.
         make: Returns a new one for the classes that ``--classes`` names.
     """
 
     name: str
     summary: str
+    labels: str
     make: Callable[[str], Metric]

@@ -103,7 +103,9 @@ def _classes_of(answered: Answered, label: Array, size: int) -> Array:
 KINDS = (
     MetricKind(
         "miou",
-        "mean intersection over union of classes, and of categories where there are any",
+        "mean intersection over union of classes, and of categories where there are any; the IoU "
+        "of each class, and the confusion",
+        "a label image",
         lambda classes: Segmentation(find_classes(classes)),
     ),
 )

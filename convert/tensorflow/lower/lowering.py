@@ -17,7 +17,7 @@ from onnxgraft.graph.model import Model, Origin
 from onnxgraft.optional import optional
 from onnxgraft.stages.convert.tensorflow.loops.loops import prepare_loops
 from onnxgraft.stages.convert.tensorflow.loops.recurrent import fuse_recurrent
-from onnxgraft.stages.convert.tensorflow.lower.repairs import handlers
+from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
 from onnxgraft.stages.convert.tensorflow.lower.weights import put_into_onnx, stand_ins
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph

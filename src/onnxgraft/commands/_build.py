@@ -107,7 +107,7 @@ def build(
         shapes=_shapes("--shapes", shapes),
         smallest=_shapes("--min-shapes", min_shapes),
         largest=_shapes("--max-shapes", max_shapes),
-        batches=numbers(batches),
+        batches=tuple(numbers(batches)),
         hint=hint,
         threads=threads,
         workspace=_bytes(workspace),
@@ -170,7 +170,7 @@ def bundle(
         shapes=_shapes("--shapes", shapes),
         smallest=_shapes("--min-shapes", min_shapes),
         largest=_shapes("--max-shapes", max_shapes),
-        batches=numbers(batches),
+        batches=tuple(numbers(batches)),
         calibration=_cache(calibration),
     )
     return stage.bundle(

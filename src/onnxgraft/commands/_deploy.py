@@ -72,22 +72,19 @@ def deploy(
         "--preprocess": preprocess, "--inputs": inputs, "--outputs": outputs,
         "--metric": metric, "--targets": targets,
     }  # fmt: skip
+    whole = isinstance(recipe, Recipe) or Path(recipe).suffix == ".toml"
+    for option, value in given.items():
+        if whole and value is not None:
+            raise InputError(f"{option} goes with a model file; write it into {recipe} instead")
     if isinstance(recipe, Recipe):
         plan, name = recipe, Path(recipe.model).stem
+    elif whole:
+        plan, name = read_recipe(recipe, images=images, trust=trust), Path(recipe).stem
     else:
-        name = Path(recipe).stem
-        if Path(recipe).suffix == ".toml":
-            plan = read_recipe(recipe, images=images, trust=trust)
-        else:
-            plan = make_recipe(
-                recipe, data=data, weights=weights, validate_on=validate_on,
-                preprocess=as_preprocess(preprocess), inputs=inputs, outputs=outputs,
-                metric=metric, targets=names(targets) or DEFAULT_TARGETS, images=images,
-                trust=trust,
-            )  # fmt: skip
-            given = {}
-    for option, value in given.items():
-        if value is not None:
-            raise InputError(f"{option} goes with a model file; write it into {recipe} instead")
+        plan, name = make_recipe(
+            recipe, data=data, weights=weights, validate_on=validate_on,
+            preprocess=as_preprocess(preprocess), inputs=inputs, outputs=outputs,
+            metric=metric, targets=names(targets) or DEFAULT_TARGETS, images=images, trust=trust,
+        ), Path(recipe).stem  # fmt: skip
     folder = Path(f"{name}.onnxgraft") if out is None else Path(out)
     return run_recipe(plan, folder, keep_going=keep_going, workers=workers)

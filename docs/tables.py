@@ -1,0 +1,108 @@
+"""The tables of the docs that follow from the code: written between their markers.
+
+python -m docs.tables           writes them
+python -m docs.tables --check   fails where one is not as the code says
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+Rows = Iterator[Sequence[str]]
+
+
+def targets() -> Rows:
+    """Yield a row for each target."""
+    from onnxgraft.targets import TARGETS
+
+    yield "target", "runs on", "package", "float layers in", "deployed by default"
+    for target in TARGETS:
+        floats = ", ".join(f"`{kind}`" for kind in ("fp32", *target.floats))
+        default = "yes" if target.default else "no"
+        yield (
+            f"`{target.name}`: {target.title}",
+            target.needs,
+            f"`{target.package}`",
+            floats,
+            default,
+        )
+
+
+def passes() -> Rows:
+    """Yield a row for each pass."""
+    from onnxgraft.stages.surgery import PASSES
+
+    yield "pass", "does", "runs"
+    for item in PASSES:
+        runs = "always"
+        if item.targets:
+            runs = f"`--for {' or '.join(item.targets)}`"
+        elif item.optional:
+            runs = f"`--extra {item.name}`"
+        yield f"`{item.name}`", item.summary.removeprefix("For TensorRT: ").rstrip("."), runs
+
+
+def metrics() -> Rows:
+    """Yield a row for each metric."""
+    from onnxgraft.stages.validate import METRICS
+
+    yield "metric", "measures, in percent", "labels of a sample"
+    for kind in METRICS.values():
+        yield f"`{kind.name}`", kind.summary, kind.labels
+
+
+def operators() -> Rows:
+    """Yield a row for each of TensorFlow's operators that is written here."""
+    from onnxgraft.stages.convert.tensorflow.lower.operators import OPERATORS
+
+    yield "operator", "is written as"
+    for name, operator in OPERATORS.items():
+        yield f"`{name}`", operator.written
+
+
+TABLES: dict[str, tuple[str, Callable[[], Rows]]] = {
+    "targets": ("engine.md", targets),
+    "passes": ("surgery.md", passes),
+    "metrics": ("validate.md", metrics),
+    "operators": ("convert.md", operators),
+}
+
+
+def table(name: str) -> str:
+    """Return a table as Markdown."""
+    head, *rows = TABLES[name][1]()
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def text_of(name: str) -> tuple[str, str]:
+    """Return the page of a table as it is, and as it should be."""
+    page = (DOCS / TABLES[name][0]).read_text(encoding="utf-8")
+    begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->\n"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"docs/{TABLES[name][0]}: has no markers for the table {name}")
+    return page, before + begin + "\n" + table(name) + "\n" + end + after
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write or check all tables; return the exit status."""
+    stale = []
+    for name, (page, _) in TABLES.items():
+        there, wanted = text_of(name)
+        if there != wanted:
+            stale.append(name)
+            if "--check" not in arguments:
+                (DOCS / page).write_text(wanted, encoding="utf-8")
+    if stale and "--check" in arguments:
+        print(f"not as the code says: {', '.join(stale)}; run make docs", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
