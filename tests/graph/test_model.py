@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -217,3 +218,28 @@ def test_pages_that_were_given_back_are_read_again(tmp_path: Path) -> None:
     view: Array = np.frombuffer(memoryview(mapped), np.float32).reshape(BIG.shape)
     release_pages([view, BIG])
     np.testing.assert_array_equal(view, BIG)
+
+
+def test_a_graph_is_exported_again_only_when_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(
+        "net (float[N, 4] x) => (float[N, 4] y) { h = Mul(x, a)  y = Relu(h) }",
+        {"a": np.float32(2)},
+    )
+    exported = []
+    real = gs.export_onnx
+    monkeypatch.setattr(gs, "export_onnx", lambda graph: exported.append(1) or real(graph))
+    first = model.to_onnx()
+    first.graph.ClearField("node")  # a copy, which belongs to who asked for it
+    assert len(model.to_onnx().graph.node) == 2
+    model.metadata["onnxgraft.more"] = "1"
+    assert any(prop.key == "onnxgraft.more" for prop in model.to_onnx().metadata_props)
+    assert len(exported) == 1
+    mul, relu = model.graph.nodes
+    mul.inputs[1].values = np.float32(3) * np.ones(())
+    relu.op = "Sigmoid"
+    changed = model.to_onnx()
+    assert [node.op_type for node in changed.graph.node] == ["Mul", "Sigmoid"]
+    assert onnx.numpy_helper.to_array(changed.graph.initializer[0]) == 3
+    relu.attrs["note"] = [1]
+    model.to_onnx()
+    assert len(exported) == 3

@@ -17,6 +17,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.files import existing_file, release_pages, sha256
+from onnxgraft.graph.exported import Exported
 from onnxgraft.graph.onnx_file import (
     check,
     read_model,
@@ -85,6 +86,7 @@ class Model:
     names: dict[str, Origin] = field(default_factory=dict)
     file: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    _exported: Exported | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Take the original's path where no other is given."""
@@ -162,8 +164,9 @@ class Model:
         return model
 
     def to_onnx(self) -> onnx.ModelProto:
-        """Return the ONNX model, with source and names in its metadata."""
-        return self._export(self.graph)
+        """Return the ONNX model, with source and names in its metadata; it may be changed."""
+        proto, self._exported = Exported.of(self.graph, self._exported)
+        return self._described(proto)
 
     def without_weights(self) -> tuple[onnx.ModelProto, dict[str, Array]]:
         """Return the ONNX model with its large initializers left out, and these by name.
@@ -171,7 +174,7 @@ class Model:
         The model refers to them as external data; `OnnxRuntime` takes both, without a copy.
         """
         light, weights = split_weights(self.graph)
-        proto = self._export(light)
+        proto = self._described(gs.export_onnx(light))
         for entry in proto.graph.initializer:
             if entry.name in weights:
                 entry.CopyFrom(reference_to(entry.name, weights[entry.name]))
@@ -182,8 +185,8 @@ class Model:
         constants = {id(tensor): tensor for tensor in _constants(self.graph)}
         return sum(int(tensor._values.nbytes) for tensor in constants.values())
 
-    def _export(self, graph: gs.Graph) -> onnx.ModelProto:
-        proto: onnx.ModelProto = gs.export_onnx(graph)
+    def _described(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """Write source, names and metadata into the ONNX model."""
         names = {tensor: [o.name, o.perm and list(o.perm)] for tensor, o in self.names.items()}
         onnx.helper.set_model_props(
             proto,
@@ -204,7 +207,7 @@ class Model:
                 ``NAME.onnx.data`` if None.
         """
         light, weights = split_weights(self.graph)
-        proto = self._export(light)
+        proto = self._described(gs.export_onnx(light))
         try:
             check(proto, weights)
         except onnx.checker.ValidationError as error:

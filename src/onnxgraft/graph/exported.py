@@ -1,0 +1,89 @@
+"""A graph's ONNX form, kept until the graph changes: many steps ask for the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+__all__ = ["Exported"]
+
+# Larger ones are not held a second time, in bytes of constants.
+_MOST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a graph was exported to.
+
+    Attributes:
+        proto: The model.
+        state: What the graph was, down to the arrays of its constants.
+        alive: What ``state`` knows by its address, so that no address is used again.
+    """
+
+    proto: onnx.ModelProto
+    state: tuple[object, ...]
+    alive: tuple[object, ...]
+
+    @classmethod
+    def of(cls, graph: gs.Graph, kept: Exported | None) -> tuple[onnx.ModelProto, Exported | None]:
+        """Return a fresh copy of a graph's ONNX form, and what to keep for the next time."""
+        if sum(value.nbytes for value in _values(graph)) > _MOST_BYTES:
+            return gs.export_onnx(graph), None
+        alive: list[object] = []
+        state = tuple(_state(graph, alive))
+        if kept is None or kept.state != state:
+            kept = cls(gs.export_onnx(graph), state, tuple(alive))
+        proto = onnx.ModelProto()
+        proto.CopyFrom(kept.proto)
+        return proto, kept
+
+
+def _values(graph: gs.Graph) -> Iterator[Any]:
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant):
+            yield tensor._values
+    for node in graph.nodes:
+        for body in node.subgraphs():
+            yield from _values(body)
+
+
+def _state(graph: gs.Graph, alive: list[object]) -> Iterator[object]:
+    """Yield everything that the exported form depends on; arrays by their address."""
+    yield from (graph.name, graph.opset, graph.doc_string, repr(graph.import_domains))
+    yield graph.producer_name, graph.producer_version, getattr(graph, "ir_version", None)
+    for function in graph.functions:
+        yield "function", function.name, function.domain
+        yield from _state(function, alive)
+    for tensors in (graph.inputs, graph.outputs):
+        yield tuple(map(_tensor, tensors))
+    for tensor in graph.tensors().values():
+        yield _tensor(tensor)
+        if isinstance(tensor, gs.Constant):
+            alive.append(tensor._values)
+            yield id(tensor._values)
+    for node in graph.nodes:
+        yield node.op, node.domain, node.name, len(node.attrs)
+        yield tuple(tensor.name for tensor in node.inputs)
+        yield tuple(tensor.name for tensor in node.outputs)
+        for name, value in node.attrs.items():
+            yield name
+            if isinstance(value, gs.Graph):
+                yield from _state(value, alive)
+            elif isinstance(value, np.ndarray | gs.Tensor):
+                alive.append(value)
+                yield id(value)
+                if isinstance(value, gs.Constant):
+                    alive.append(value._values)
+                    yield id(value._values)
+            else:
+                yield repr(value)
+
+
+def _tensor(tensor: gs.Tensor) -> tuple[object, ...]:
+    return tensor.name, type(tensor).__name__, str(tensor.dtype), repr(tensor.shape)
