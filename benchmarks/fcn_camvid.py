@@ -22,6 +22,7 @@ import onnx
 
 from onnxgraft.commands import BenchTarget, bench, deploy, read_recipe
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import counted
 from onnxgraft.stages import engine
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
@@ -30,7 +31,7 @@ COUNTED = ("Transpose", "ReduceMean", "Reshape")
 
 def graph_row(name: str, model: onnx.ModelProto) -> str:
     """Return a row of the graph table."""
-    count = Counter(node.op_type for node in model.graph.node)
+    count = Counter(counted(model.graph.node))
     return f"| {name} | {count.total()} | " + " | ".join(str(count[op]) for op in COUNTED) + " |"
 
 

@@ -15,6 +15,7 @@ import onnx
 
 from onnxgraft.errors import ModelError
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import op_of
 from onnxgraft.graph.tensors import (
     Array,
     Feeds,
@@ -329,7 +330,7 @@ class _Search:
         for entry in window:
             name, segment = entry.tensor, segments[entry.tensor]
             expected, actual = theirs[name], ours[name]
-            operator = segment.nodes[0].op_type
+            operator = op_of(segment.nodes[0])
             relative, kept = relative_error(expected, actual), sqnr(expected, actual)
             if self.result.nonfinite is None and not np.isfinite(expected).all():
                 self.result.nonfinite = entry.origin

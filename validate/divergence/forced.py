@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import QUANTIZERS, is_op
 from onnxgraft.graph.tensors import (
     Array,
     Feeds,
@@ -126,8 +127,10 @@ class ForcedGraph:
     def _strip(self) -> None:
         """Find the quantizers of activations, and take them out."""
         for node in self.proto.graph.node:
-            before = self.makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-            if before is None or before.op_type != "QuantizeLinear":
+            if not is_op(node, "DequantizeLinear", domain=QUANTIZERS):
+                continue
+            before = self.makers.get(node.input[0])
+            if not is_op(before, "QuantizeLinear", domain=QUANTIZERS):
                 continue
             parameters = self._parameters(before)
             if parameters is None or self._parameters(node) != parameters:
@@ -192,7 +195,7 @@ class ForcedGraph:
         return Segment(tuple(nodes.values()), frozenset(given), precision)
 
     def _precision(self, node: onnx.NodeProto) -> str:
-        if node.op_type in _INTEGER_OPS:
+        if is_op(node, *_INTEGER_OPS, domain=QUANTIZERS):
             return "int8"
         types = {self.types.get(name) for name in (*node.input, *node.output)}
         return "fp16" if types & set(HALF_TYPES) else "fp32"

@@ -14,6 +14,7 @@ import onnx
 
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.model import Model, Origin
+from onnxgraft.graph.operators import op_key, op_of
 from onnxgraft.optional import optional
 from onnxgraft.stages.convert.tensorflow.loops.loops import prepare_loops
 from onnxgraft.stages.convert.tensorflow.loops.recurrent import fuse_recurrent
@@ -122,10 +123,11 @@ def unknown_operators(proto: onnx.ModelProto) -> list[tuple[str, str]]:
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     unknown = []
     for node in _nodes(proto.graph):
+        domain, kind = op_key(node)
         try:
-            onnx.defs.get_schema(node.op_type, versions.get(node.domain, 0), node.domain)
+            onnx.defs.get_schema(kind, versions.get(domain, 0), domain)
         except onnx.defs.SchemaError:
-            unknown.append((node.op_type, node.name))
+            unknown.append((op_of(node), node.name))
     return unknown
 
 

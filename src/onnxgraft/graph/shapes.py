@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxgraft.graph.dims import Dim, Shape, Value
+from onnxgraft.graph.operators import is_op, op_key, op_of
 from onnxgraft.graph.shape_rules import MOST_VALUES, SHAPE_RULES, VALUE_RULES
 
 __all__ = ["Shapes"]
@@ -132,14 +133,13 @@ class Shapes:
         return self._dims.setdefault(name, Dim(1, (name,)))
 
     def _visit(self, node: gs.Node) -> None:
-        standard = node.domain in (None, "", "ai.onnx")
-        rule = VALUE_RULES.get(node.op) if standard else None
+        rule = VALUE_RULES.get(op_of(node))
         if rule:
             value = rule(self, node)
             if value is not None and len(value) <= MOST_VALUES:
                 self._value[id(node.outputs[0])] = value
         self._infer(node)
-        shape_rule = SHAPE_RULES.get(node.op) if standard else None
+        shape_rule = SHAPE_RULES.get(op_of(node))
         if shape_rule:
             shape = shape_rule(self, node)
             if shape is not None:
@@ -151,7 +151,8 @@ class Shapes:
             self._branches(node)
             return
         try:
-            schema = onnx.defs.get_schema(node.op, self._opset, node.domain or "")
+            domain, name = op_key(node)
+            schema = onnx.defs.get_schema(name, self._opset, domain)
         except onnx.defs.SchemaError:
             return
         types: dict[str, onnx.TypeProto] = {}
@@ -189,7 +190,7 @@ class Shapes:
 
     def _branches(self, node: gs.Node) -> None:
         """Take what both branches of an If agree on; a Loop's and a Scan's outputs are open."""
-        if node.op != "If":
+        if not is_op(node, "If"):
             return
         branches = [body.outputs for body in node.subgraphs()]
         for target, *ends in zip(node.outputs, *branches, strict=False):

@@ -16,6 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import ModelError
+from onnxgraft.graph.operators import is_op, op_key, op_of
 from onnxgraft.graph.tensors import (
     Array,
 )
@@ -29,8 +30,8 @@ RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
      "RandomUniformLike"}
 )  # fmt: skip
-# These are constants' own form, not computations to fold away.
-_KEPT = frozenset({"QuantizeLinear", "DequantizeLinear"})
+# The last three are constants' own form, not computations to fold away.
+_NOT_FOLDED = RANDOM | {"Constant", "DequantizeLinear", "QuantizeLinear"}
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -58,7 +59,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             except ModelError as error:
                 result.refuse(node, str(error))
     for node in folded:
-        result.did(node, f"{node.op} of constants folded")
+        result.did(node, f"{op_of(node)} of constants folded")
         node.outputs.clear()
     return result
 
@@ -95,7 +96,7 @@ def _fold(nodes: list[gs.Node], graph: gs.Graph, context: Context) -> None:
 
 def _stored(node: gs.Node) -> Array | None:
     """Return the value of a Constant node, or None."""
-    if node.op != "Constant":
+    if not is_op(node, "Constant"):
         return None
     for key, value in node.attrs.items():
         if key == "value":
@@ -112,8 +113,8 @@ def _foldable(graph: gs.Graph, context: Context, result: Result) -> list[gs.Node
     chosen: list[gs.Node] = []
     folded: set[int] = set()
     for node in graph.nodes:
-        plain = node.domain in (None, "", "ai.onnx") and node.op not in RANDOM | _KEPT
-        if not plain or not node.outputs or node.op == "Constant" or list(node.subgraphs()):
+        domain, _ = op_key(node)
+        if domain or not node.outputs or is_op(node, *_NOT_FOLDED) or list(node.subgraphs()):
             continue
         ready = all(
             isinstance(t, gs.Constant) or id(t) in folded or not t.name for t in node.inputs
@@ -122,11 +123,11 @@ def _foldable(graph: gs.Graph, context: Context, result: Result) -> list[gs.Node
             continue
         size = _bytes(node, context)
         if size is None:
-            result.refuse(node, f"the size of what {node.op} makes of constants is not known")
+            result.refuse(node, f"the size of what {op_of(node)} makes of constants is not known")
             continue
         source = sum(t.values.nbytes for t in node.inputs if isinstance(t, gs.Constant))
         if size > MOST_GROWTH and size > source:
-            result.refuse(node, f"folding {node.op} would make {source} bytes {size}")
+            result.refuse(node, f"folding {op_of(node)} would make {source} bytes {size}")
             continue
         chosen.append(node)
         folded.update(id(tensor) for tensor in node.outputs)
