@@ -39,7 +39,8 @@ _COMMUTING = frozenset({
 _WEIGHTED = ("Conv", "ConvTranspose")
 # Factors beyond this would make single weights tiny, for channels that are hardly ever used.
 _LARGEST_FACTOR = 64.0
-Shapes = Mapping[str, tuple[int, ...]]
+# Dimensions as numbers or as symbols: they are only compared.
+Shapes = Mapping[str, Sequence[object]]
 
 
 @dataclass

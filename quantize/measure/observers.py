@@ -20,8 +20,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.inference import infer
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.operators import is_op
+from onnxgraft.graph.operators import is_op, nodes_of
 
 __all__ = ["every_tensor", "find_sites"]
 
@@ -49,16 +50,12 @@ def find_sites(graph: gs.Graph, wanted: Iterable[str]) -> dict[str, tuple[str, .
 
 def every_tensor(model: Model) -> list[str]:
     """Return all float32 tensors that the graph computes, and its inputs."""
-    proto = onnx.shape_inference.infer_shapes(model.to_onnx())
-    floats = {
-        value.name
-        for value in [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    }
-    constant = {node.output[0] for node in proto.graph.node if is_op(node, "Constant")}
-    made = [name for node in proto.graph.node for name in node.output if name not in constant]
-    inputs = [tensor.name for tensor in model.graph.inputs]
-    return [name for name in [*inputs, *made] if name in floats]
+    constant = {node.outputs[0].name for node in nodes_of(model.graph, "Constant")}
+    return [
+        name
+        for name, kind in infer(model.graph).items()
+        if kind.element == onnx.TensorProto.FLOAT and name not in constant
+    ]
 
 
 def _site(tensor: gs.Tensor, fixed: set[int]) -> gs.Tensor:

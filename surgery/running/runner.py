@@ -320,10 +320,9 @@ def _refine_outputs(graph: gs.Graph, shapes: Shapes) -> None:
         found = shapes.shape(tensor)
         if found is None or isinstance(tensor, gs.Constant):
             continue
-        known = [dim.number if dim.fixed else str(dim) for dim in found]
-        present = tensor.shape if tensor.shape is not None else [None] * len(known)
-        if len(present) == len(known):
+        present = tensor.shape if tensor.shape is not None else [None] * len(found)
+        if len(present) == len(found):
             tensor.shape = [
-                new if old in (None, "", -1) and not str(new).startswith("?") else old
-                for old, new in zip(present, known, strict=True)
+                dim.written if old in (None, "", -1) and dim.known else old
+                for old, dim in zip(present, found, strict=True)
             ]

@@ -198,7 +198,7 @@ class _Search:
         self.order = {name: index for index, name in enumerate(graph.makers)}
         self.result = Bisection()
         self.budget = (available_memory() // 2 if memory is None else memory) // _COPIES
-        self.sizes = tensor_sizes(graph.proto, adapted(feeds, model))
+        self.sizes = tensor_sizes(model, adapted(feeds, model))
 
     # -- Which tensors are looked at together -------------------------------------------------
 

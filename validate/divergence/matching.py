@@ -120,7 +120,7 @@ class _Graph:
 
     def sketches(self, feeds: Feeds, budget: int, layouts: tuple[Perm, ...]) -> dict[_Key, Sketch]:
         """Return some values of every float tensor, in each of the layouts."""
-        sizes = tensor_sizes(self.proto, adapted(feeds, self.model))
+        sizes = tensor_sizes(self.model, adapted(feeds, self.model))
         found: dict[_Key, Sketch] = {}
         for part in _parts(self.own, sizes, budget):
             with OnnxRuntime(exposing(self.proto, part), optimize=False) as session:

@@ -29,6 +29,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.inference import write_types
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import (
     Array,
@@ -56,7 +57,8 @@ def fuse_recurrent(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with each loop that is a recurrent cell as RNN, GRU or LSTM."""
     if not any(is_op(node, "Loop") for graph in _graphs(proto.graph) for node in graph.node):
         return proto
-    graph = gs.import_onnx(onnx.shape_inference.infer_shapes(proto))
+    graph = gs.import_onnx(proto)
+    write_types(graph)
     if not _fuse_in(graph):
         return proto
     graph.cleanup().toposort()

@@ -20,6 +20,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, NotSupportedError, nearest
+from onnxgraft.graph.inference import write_types
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, is_op, op_key, op_of
 from onnxgraft.graph.tensors import (
@@ -170,18 +171,17 @@ def typed(model: Model) -> Model:
                 f"{model.file}: {op_of(node)} {node.name!r} holds a graph, which can't be written "
                 "in FP16 yet; fold it with onnxgraft surgery"
             )
-    proto = model.to_onnx()
-    quantized = any(is_op(node, "QuantizeLinear") for node in proto.graph.node)
-    if quantized and model.graph.opset < _OPSET:
+    graph = model.graph.copy()
+    quantized = any(is_op(node, "QuantizeLinear") for node in graph.nodes)
+    if quantized and graph.opset < _OPSET:
         try:
-            proto = onnx.version_converter.convert_version(proto, _OPSET)
+            graph = gs.import_onnx(onnx.version_converter.convert_version(model.to_onnx(), _OPSET))
         except (RuntimeError, ValueError) as error:
             raise NotSupportedError(
                 f"{model.file}: float16 beside INT8 needs opset {_OPSET}, and the graph can't be "
                 f"raised to it ({error}); convert with --opset {_OPSET}"
             ) from error
-    inferred = onnx.shape_inference.infer_shapes(proto)
-    graph = gs.import_onnx(inferred)
+    write_types(graph)
     taken: set[str] = set()
     for node in graph.nodes:
         if not node.name or node.name in taken:

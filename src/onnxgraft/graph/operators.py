@@ -11,12 +11,14 @@ import collections
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeGuard, TypeVar
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 __all__ = [
-    "QUANTIZERS", "WEIGHTED", "counted", "is_op", "is_own_domain", "nodes_of", "op_key", "op_of",
-    "set_op",
+    "QUANTIZERS", "WEIGHTED", "constant_value", "counted", "is_op", "is_own_domain", "nodes_of",
+    "op_key", "op_of", "set_op",
 ]  # fmt: skip
 
 # The names that ONNX's own domain has in files; onnx-graphsurgeon has None for it.
@@ -92,6 +94,19 @@ def nodes_of(graph: gs.Graph, *names: str) -> Iterator[gs.Node]:
 def set_op(node: gs.Node, name: str, domain: str | None = None) -> None:
     """Make another operator of a node: one of ONNX's own, if no domain is given."""
     node.op, node.domain = name, domain
+
+
+def constant_value(node: gs.Node) -> NDArray[Any] | None:
+    """Return the value of a Constant node of numbers, or None."""
+    if is_op(node, "Constant"):
+        for key, value in node.attrs.items():
+            if key == "value":
+                return np.asarray(value.values)
+            if key in ("value_float", "value_floats"):
+                return np.asarray(value, np.float32)
+            if key in ("value_int", "value_ints"):
+                return np.asarray(value, np.int64)
+    return None
 
 
 def counted(nodes: Iterable[Any]) -> dict[str, int]:
