@@ -125,6 +125,13 @@ def test_a_size_that_is_computed_is_a_size() -> None:
     assert infer(model.graph)["e"].sizes == (1, 3, 8)
 
 
+def test_question_marks_are_no_names() -> None:
+    model = model_of("g (float[A,B] x) => (float[A,B] y) { y = Neg(x) }")
+    model.graph.inputs[0].shape = ["?", "?"]
+    rows, columns = infer(model.graph)["y"].shape or ()
+    assert rows != columns and rows.written is columns.written is None
+
+
 # Bodies ---------------------------------------------------------------------------------------
 
 

@@ -1,9 +1,8 @@
 """What the bodies of If, Loop and Scan say of the types and shapes around them, and the reverse.
 
-If      what both branches agree on
-Loop    a state is of the type it starts with; its shape may change from turn to turn, unless
-the body ends with the shape that it starts with. What is scanned has one axis more.
-Scan    a state keeps its shape; what is scanned loses an axis, and gets it back
+Of an If what all branches agree on is known. A state of a Loop has the type that it starts with,
+and the shape too if the body ends with that; what a Loop collects has one axis more. A state of a
+Scan keeps its shape; what is scanned loses an axis in the body, and what is collected gets it back.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from onnxgraft.graph.operators import constant_value, is_op, op_key, op_of
 from onnxgraft.graph.shape_rules import MOST_VALUES, SHAPE_RULES, VALUE_RULES
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["Shapes", "element_of"]
+__all__ = ["Shapes"]
 
 _MOST_CONSTANT = 1024
 _INT64 = onnx.TensorProto.INT64
@@ -33,17 +33,6 @@ _INTEGERS = frozenset({
     onnx.TensorProto.UINT8, onnx.TensorProto.UINT16, onnx.TensorProto.UINT32,
     onnx.TensorProto.UINT64,
 })  # fmt: skip
-
-
-def element_of(dtype: Any) -> int:
-    """Return onnx's number of a type: of numpy's, or of one that numpy does not have.
-
-    >>> element_of(np.float32), element_of(onnx.TensorProto.BFLOAT16)
-    (1, 16)
-    """
-    return (
-        dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    )
 
 
 class Shapes:
@@ -107,17 +96,19 @@ class Shapes:
 
     def element(self, tensor: gs.Tensor) -> int | None:
         """Return onnx's number of the tensor's type, or None; what is no tensor has none."""
-        if not _is_tensor(tensor):
-            return None
-        if tensor.dtype is not None:
-            return element_of(tensor.dtype)
+        dtype = _declared(tensor)
+        if dtype is not None:
+            # A type that numpy does not have stands in the graph as onnx's number.
+            known = isinstance(dtype, int)
+            return dtype if known else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self._ask(tensor)
         return self._element.get(id(tensor))
 
     def dtype(self, tensor: gs.Tensor) -> Any:
         """Return the tensor's numpy dtype, or onnx's number where the graph has that, or None."""
-        if tensor.dtype is not None:
-            return tensor.dtype
+        dtype = _declared(tensor)
+        if dtype is not None:
+            return dtype
         element = self.element(tensor)
         return None if element is None else onnx.helper.tensor_dtype_to_np_dtype(element)
 
@@ -204,15 +195,17 @@ class Shapes:
             self._shape[id(tensor)] = tuple(
                 dim if dim.fixed or free is None else Dim(free) for dim in dims
             )
-        if tensor.dtype is not None and not _is_tensor(tensor):
+        if tensor.dtype is not None and _kind(tensor) == "sequence_type":
             self._other[id(tensor)] = OnnxExporter.export_value_info_proto(tensor, False).type
 
     def _dim(self, dim: Any, *, named: bool = True) -> Dim:
         if isinstance(dim, (int, np.integer)) and dim >= 0:
             return Dim(int(dim))
-        if not (named and isinstance(dim, str) and dim):
+        name = dim if named and isinstance(dim, str) else ""
+        # A file may call dimensions that have nothing to do with each other by question marks.
+        if not name or (name.startswith("?") and name not in self._dims):
             return self.unknown()
-        return self._dims.setdefault(dim, Dim(1, (dim,)))
+        return self._dims.setdefault(name, Dim(1, (name,)))
 
     def _visit(self, node: gs.Node) -> None:
         rule = VALUE_RULES.get(op_of(node))
@@ -331,5 +324,10 @@ class Shapes:
         return np.array(numbers, dtype).reshape([-1] if shape else [])
 
 
-def _is_tensor(tensor: gs.Tensor) -> bool:
-    return getattr(tensor, "type", "tensor_type") == "tensor_type"
+def _declared(tensor: gs.Tensor) -> Any:
+    """Return the type that the graph gives a tensor; of a sequence it gives its elements'."""
+    return tensor.dtype if _kind(tensor) == "tensor_type" else None
+
+
+def _kind(tensor: gs.Tensor) -> str:
+    return str(getattr(tensor, "type", "tensor_type"))
