@@ -23,6 +23,7 @@ import onnx
 from onnxgraft.commands import deploy, read_recipe
 from onnxgraft.commands._bench import BenchTarget, measure
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import counted
 from onnxgraft.stages import engine
 from onnxgraft.stages.convert import Original
 
@@ -32,7 +33,7 @@ COUNTED = ("Transpose", "ReduceMean", "Reshape")
 
 def graph_row(name: str, model: onnx.ModelProto) -> str:
     """Return a row of the graph table."""
-    count = Counter(node.op_type for node in model.graph.node)
+    count = Counter(counted(model.graph.node))
     return f"| {name} | {count.total()} | " + " | ".join(str(count[op]) for op in COUNTED) + " |"
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import onnx
 
 from onnxgraft.graph.onnx_file import read_model
+from onnxgraft.graph.operators import WEIGHTED, is_op
 from onnxgraft.stages.validate.report import versions
 
 NETWORKS = ("resnet152", "inception_v3", "efficientnet_b0", "convnext_tiny", "transformer")
@@ -129,8 +130,8 @@ def joined(file: Path) -> int:
     inside: set[str] = set()
     count = 0
     for node in graph:
-        layer = node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
-        after = node.op_type in ("Relu", "Clip", "LeakyRelu", "Add") and any(
+        layer = is_op(node, *WEIGHTED)
+        after = is_op(node, "Relu", "Clip", "LeakyRelu", "Add") and any(
             name in inside and uses[name] == 1 for name in node.input
         )
         if layer or after:

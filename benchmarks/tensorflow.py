@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 from benchmarks.caffe import command
 
+from onnxgraft.graph.operators import counted
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.validate.report import versions
@@ -81,7 +82,7 @@ def judged(path: Path, expected: Any) -> str:
     except Exception as error:
         return f"no: {type(error).__name__} | | | "
     apart = np.abs(answers - expected["answers"]).max() / np.ptp(expected["answers"])
-    count = Counter(node.op_type for node in proto.graph.node)
+    count = Counter(counted(proto.graph.node))
     told = "yes" if apart <= TOLERANCE else "**no**"
     return f"{told} ({apart:.0e}) | {sum(count.values())} | {count['Transpose']} | "
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import op_of
 from onnxgraft.graph.tensors import (
     TensorSpec,
 )
@@ -75,7 +76,7 @@ def inspect_onnx(model: Model) -> Inspection:
         operators=model.operators(),
         parameters=sum(_size(tensor.shape) for tensor in constants),
         dynamic=_free(model.inputs),
-        unsupported=_lacking((node.op, node.name) for node in model.graph.nodes),
+        unsupported=_lacking((op_of(node), node.name) for node in model.graph.nodes),
     )
 
 
@@ -127,7 +128,7 @@ def inspect_frozen(frozen: FrozenGraph) -> Inspection:
     try:
         proto, _ = to_onnx(frozen, _OPSET)
         unsupported = [f"{told}: ONNX has none" for told in _grouped(unknown_operators(proto))]
-        unsupported += _lacking((node.op_type, node.name) for node in proto.graph.node)
+        unsupported += _lacking((op_of(node), node.name) for node in proto.graph.node)
     except OnnxgraftError as error:
         notes.append(f"can't be converted: {error}")
     return replace(

@@ -17,6 +17,7 @@ from onnxgraft.errors import InputError, MissingDependencyError, NotSupportedErr
 from onnxgraft.files import existing_file, sha256, together, write_json
 from onnxgraft.graph.half import computes_in_half, to_half
 from onnxgraft.graph.model import Model, Source
+from onnxgraft.graph.operators import QUANTIZERS, is_op
 from onnxgraft.graph.tensors import (
     TensorSpec,
 )
@@ -246,7 +247,7 @@ def graph_hash(model: Model) -> str:
 
 def graph_precision(model: Model) -> Precision:
     """Return the precision that stands in a graph."""
-    if any(node.op == "QuantizeLinear" for node in model.graph.nodes):
+    if any(is_op(node, "QuantizeLinear", domain=QUANTIZERS) for node in model.graph.nodes):
         return "int8"
     return "fp16" if computes_in_half(model) else "fp32"
 

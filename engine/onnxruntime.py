@@ -15,6 +15,7 @@ import onnx
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import op_of
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime
@@ -78,7 +79,7 @@ class OnnxRuntimeEngine(OnnxRuntime):
 
     def layers(self) -> list[Layer]:
         """Return the graph's nodes as onnxruntime fused them."""
-        return [Layer(node.name, node.op_type, "", ()) for node in onnx.load(self._path).graph.node]
+        return [Layer(node.name, op_of(node), "", ()) for node in onnx.load(self._path).graph.node]
 
 
 def _configure(threads: int | None) -> Callable[[Any], None]:

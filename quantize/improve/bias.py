@@ -20,6 +20,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import (
     Array,
 )
@@ -54,7 +55,7 @@ def corrections(
     outputs = {
         node.name: node.outputs[0].name
         for node in layers
-        if node.op in _WITH_BIAS and node.outputs[0].name in known
+        if is_op(node, *_WITH_BIAS) and node.outputs[0].name in known
     }
     expected = _outputs(model, list(outputs.values()), samples)
     found: dict[str, Array] = {}

@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import is_op, set_op
 from onnxgraft.graph.tensors import (
     Array,
 )
@@ -38,7 +39,8 @@ _COMMUTING = frozenset({
 _WEIGHTED = ("Conv", "ConvTranspose")
 # Factors beyond this would make single weights tiny, for channels that are hardly ever used.
 _LARGEST_FACTOR = 64.0
-Shapes = Mapping[str, tuple[int, ...]]
+# Dimensions as numbers or as symbols: they are only compared.
+Shapes = Mapping[str, Sequence[object]]
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Group:
     def channels(self) -> int:
         """How many channels the tensors have."""
         node = self.producers[0]
-        return int(node.inputs[1].values.shape[1 if node.op == "ConvTranspose" else 0])
+        return int(node.inputs[1].values.shape[1 if is_op(node, "ConvTranspose") else 0])
 
     def divide(self, graph: gs.Graph, factors: Array, shapes: Shapes) -> None:
         """Divide the channels of all tensors by ``factors``; what follows stays the same."""
@@ -134,7 +136,7 @@ def scale_groups(graph: gs.Graph, shapes: Shapes) -> list[Group]:
             groups[into].producers.append(node)
         if weighted and out in groups:
             groups[out].consumers.append(node)
-        if node.op == "Clip" and into in groups:
+        if is_op(node, "Clip") and into in groups:
             groups[into].clips.append(node)
     return [group for group in groups.values() if group.producers and group.consumers]
 
@@ -143,22 +145,22 @@ def _own(node: gs.Node, uses: dict[int, int]) -> bool:
     """Tell whether a layer has constant weights that it shares with none."""
     parameters = node.inputs[1:]
     return (
-        node.op in _WEIGHTED
+        is_op(node, *_WEIGHTED)
         and len(parameters) > 0
         and all(isinstance(p, gs.Constant) and uses[id(p)] == 1 for p in parameters)
         # A ConvTranspose of several groups has its output channels on two axes.
-        and (node.op == "Conv" or node.attrs.get("group", 1) == 1)
+        and (is_op(node, "Conv") or node.attrs.get("group", 1) == 1)
     )
 
 
 def _passes(node: gs.Node, shapes: Shapes) -> bool:
     """Tell whether a factor per channel passes through an operator."""
-    if node.op == "Add":
+    if is_op(node, "Add"):
         # With equal shapes, or they would broadcast: a squeezed branch has one value a channel.
         left, right = (shapes.get(tensor.name) for tensor in node.inputs)
         both = all(isinstance(tensor, gs.Variable) for tensor in node.inputs)
         return both and left is not None and left == right
-    if node.op == "Clip":
+    if is_op(node, "Clip"):
         bounds = node.inputs[1:]
         return (
             len(bounds) == 2
@@ -166,13 +168,13 @@ def _passes(node: gs.Node, shapes: Shapes) -> bool:
             and float(bounds[0].values) == 0.0
             and node.inputs[0].name in shapes
         )
-    if node.op == "Pad":
+    if is_op(node, "Pad"):
         value = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
         return node.attrs.get("mode", "constant") != "constant" or (
             value is None or (isinstance(value, gs.Constant) and not np.any(value.values))
         )
     # Of MaxPool's second output, the positions, nothing is known.
-    return node.op in _COMMUTING and len(node.outputs) == 1
+    return is_op(node, *_COMMUTING) and len(node.outputs) == 1
 
 
 def _largest(model: Model, names: Sequence[str], samples: Samples) -> dict[str, Array]:
@@ -209,7 +211,7 @@ def _reading(node: gs.Node, channels: int) -> Array:
 def _by_input(node: gs.Node, channels: int) -> Array:
     """Return a view of the weights as (groups, outputs, inputs, taps)."""
     weights = np.asarray(node.inputs[1].values)
-    if node.op == "ConvTranspose":
+    if is_op(node, "ConvTranspose"):
         return weights.reshape(1, channels, -1, 1).swapaxes(1, 2)
     groups = int(node.attrs.get("group", 1))
     return weights.reshape(groups, weights.shape[0] // groups, channels // groups, -1)
@@ -217,7 +219,7 @@ def _by_input(node: gs.Node, channels: int) -> Array:
 
 def _scale_inputs(node: gs.Node, factors: Array) -> None:
     weights = node.inputs[1].values
-    if node.op == "ConvTranspose":
+    if is_op(node, "ConvTranspose"):
         scaled = weights * factors.reshape([-1] + [1] * (weights.ndim - 1))
     else:
         groups = int(node.attrs.get("group", 1))
@@ -227,7 +229,7 @@ def _scale_inputs(node: gs.Node, factors: Array) -> None:
 
 def _scale_outputs(node: gs.Node, factors: Array) -> None:
     weights = node.inputs[1].values
-    axis = 1 if node.op == "ConvTranspose" else 0
+    axis = 1 if is_op(node, "ConvTranspose") else 0
     shape = [-1 if a == axis else 1 for a in range(weights.ndim)]
     node.inputs[1] = _renamed(node.inputs[1], weights * factors.reshape(shape))
     if len(node.inputs) > 2:
@@ -246,7 +248,8 @@ def _clip_by_channel(graph: gs.Graph, node: gs.Node, factors: Array, rank: int) 
     limits = (float(limit.values) / factors).reshape([1, -1] + [1] * (rank - 2))
     positive = gs.Variable(f"{node.outputs[0].name}/positive", np.float32, source.shape)
     graph.nodes.append(gs.Node("Relu", f"{node.name}/Relu", {}, [source], [positive]))
-    node.op, node.attrs = "Min", {}
+    set_op(node, "Min")
+    node.attrs = {}
     node.inputs = [
         positive, gs.Constant(f"{node.outputs[0].name}/limits", limits.astype(np.float32)),
     ]  # fmt: skip

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import (
     Array,
 )
@@ -59,7 +60,7 @@ class Product:
 
     @property
     def _convolves(self) -> bool:
-        return self.node.op in ("Conv", "ConvTranspose")
+        return is_op(self.node, "Conv", "ConvTranspose")
 
     @property
     def supported(self) -> bool:
@@ -68,9 +69,9 @@ class Product:
 
     def matrix(self, weights: Array) -> Array:
         """Return an array of the weights' shape as (groups, rows, depth)."""
-        if self.node.op == "Conv":
+        if is_op(self.node, "Conv"):
             return weights.reshape(self.groups, weights.shape[0] // self.groups, -1)
-        if self.node.op == "ConvTranspose":
+        if is_op(self.node, "ConvTranspose"):
             parts = weights.reshape(self.groups, weights.shape[0] // self.groups, -1)
             return parts.transpose(0, 2, 1)
         return (weights if self.node.attrs.get("transB", 0) else weights.T)[np.newaxis]
@@ -78,21 +79,21 @@ class Product:
     def unmatrix(self, matrix: Array) -> Array:
         """Undo `matrix`."""
         shape = self.weights.shape
-        if self.node.op == "Conv":
+        if is_op(self.node, "Conv"):
             return matrix.reshape(shape)
-        if self.node.op == "ConvTranspose":
+        if is_op(self.node, "ConvTranspose"):
             return np.ascontiguousarray(matrix.transpose(0, 2, 1)).reshape(shape)
         return np.ascontiguousarray(matrix[0] if self.node.attrs.get("transB", 0) else matrix[0].T)
 
     def take(self, values: Array, count: int, rng: np.random.Generator) -> Array:
         """Return (groups, n, depth): what ``count`` chosen outputs read of ``values``."""
-        if self.node.op == "Conv":
+        if is_op(self.node, "Conv"):
             return self._windows(values, count, rng)
-        if self.node.op == "ConvTranspose":
+        if is_op(self.node, "ConvTranspose"):
             flat = values.reshape(values.shape[0], self.groups, -1, math.prod(values.shape[2:]))
             points = flat.transpose(1, 0, 3, 2).reshape(self.groups, -1, flat.shape[2])
             return np.asarray(points[:, _some(points.shape[1], count, rng)])
-        if self.node.op == "Gemm" and self.node.attrs.get("transA", 0):
+        if is_op(self.node, "Gemm") and self.node.attrs.get("transA", 0):
             values = values.T
         rows = values.reshape(-1, values.shape[-1])
         return rows[_some(len(rows), count, rng)][np.newaxis]

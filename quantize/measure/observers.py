@@ -20,7 +20,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.inference import infer
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import is_op, nodes_of
 
 __all__ = ["every_tensor", "find_sites"]
 
@@ -48,24 +50,20 @@ def find_sites(graph: gs.Graph, wanted: Iterable[str]) -> dict[str, tuple[str, .
 
 def every_tensor(model: Model) -> list[str]:
     """Return all float32 tensors that the graph computes, and its inputs."""
-    proto = onnx.shape_inference.infer_shapes(model.to_onnx())
-    floats = {
-        value.name
-        for value in [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    }
-    constant = {node.output[0] for node in proto.graph.node if node.op_type == "Constant"}
-    made = [name for node in proto.graph.node for name in node.output if name not in constant]
-    inputs = [tensor.name for tensor in model.graph.inputs]
-    return [name for name in [*inputs, *made] if name in floats]
+    constant = {node.outputs[0].name for node in nodes_of(model.graph, "Constant")}
+    return [
+        name
+        for name, kind in infer(model.graph).items()
+        if kind.element == onnx.TensorProto.FLOAT and name not in constant
+    ]
 
 
 def _site(tensor: gs.Tensor, fixed: set[int]) -> gs.Tensor:
     """Return the tensor that stands for the range of ``tensor``."""
     while tensor.inputs:
         source = tensor.inputs[0]
-        up = source.op in _SAME or _pads_with_zero(source)
-        if source.op == "MaxPool" and tensor is source.outputs[0]:
+        up = is_op(source, *_SAME) or _pads_with_zero(source)
+        if is_op(source, "MaxPool") and tensor is source.outputs[0]:
             up = not _goes_down(source.inputs[0], fixed)
         if not up or isinstance(source.inputs[0], gs.Constant):
             break
@@ -81,21 +79,21 @@ def _goes_down(tensor: gs.Tensor, fixed: set[int]) -> bool:
         return False
     reader = tensor.outputs[0]
     return (
-        reader.op in _MONOTONE
+        is_op(reader, *_MONOTONE)
         and reader.inputs[0] is tensor
         and all(isinstance(bound, gs.Constant) for bound in reader.inputs[1:] if bound.name)
     )
 
 
 def _pads_with_zero(node: gs.Node) -> bool:
-    if node.op != "Pad" or node.attrs.get("mode", "constant") != "constant":
+    if not is_op(node, "Pad") or node.attrs.get("mode", "constant") != "constant":
         return False
     value = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
     return value is None or (isinstance(value, gs.Constant) and not np.any(value.values))
 
 
 def _joins(tensor: gs.Tensor) -> bool:
-    return bool(tensor.inputs) and tensor.inputs[0].op == "Concat"
+    return bool(tensor.inputs) and is_op(tensor.inputs[0], "Concat")
 
 
 def _parts(tensor: gs.Tensor, fixed: set[int]) -> list[str]:

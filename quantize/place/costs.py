@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
-from onnxgraft.stages.quantize.place.placement import WEIGHTED, Placement, layers, points
+from onnxgraft.graph.operators import WEIGHTED, is_op
+from onnxgraft.stages.quantize.place.placement import Placement, layers, points
 from onnxgraft.stages.quantize.place.shapes import shapes_of
 from onnxgraft.targets import Machine, find_target
 
@@ -58,7 +59,7 @@ def costs(model: Model) -> dict[str, LayerCost]:
     shapes = shapes_of(model)
     found = {}
     for node in model.graph.nodes:
-        if node.op in WEIGHTED and len(node.inputs) > 1:
+        if is_op(node, *WEIGHTED) and len(node.inputs) > 1:
             read, written = (shapes.get(t.name) for t in (node.inputs[0], node.outputs[0]))
             weights = node.inputs[1]
             shape = weights.values.shape if isinstance(weights, gs.Constant) else None
@@ -74,11 +75,11 @@ def costs(model: Model) -> dict[str, LayerCost]:
 def _macs(
     node: gs.Node, read: tuple[int, ...], written: tuple[int, ...], weights: tuple[int, ...]
 ) -> int:
-    if node.op == "Conv":  # each output reads the weights of its channel
+    if is_op(node, "Conv"):  # each output reads the weights of its channel
         return math.prod(written) * math.prod(weights[1:])
-    if node.op == "ConvTranspose":  # each input is multiplied with the weights of its channel
+    if is_op(node, "ConvTranspose"):  # each input is multiplied with the weights of its channel
         return math.prod(read) * math.prod(weights[1:])
-    depth = weights[-1 if node.op == "Gemm" and node.attrs.get("transB", 0) else -2]
+    depth = weights[-1 if is_op(node, "Gemm") and node.attrs.get("transB", 0) else -2]
     return math.prod(written) * depth
 
 
@@ -133,6 +134,6 @@ def _ends_in(tensor: gs.Tensor, fused: set[int], steps: int = 8) -> bool:
     if not tensor.outputs or steps == 0:
         return False
     return all(
-        reader.op not in WEIGHTED and _ends_in(reader.outputs[0], fused, steps - 1)
+        not is_op(reader, *WEIGHTED) and _ends_in(reader.outputs[0], fused, steps - 1)
         for reader in tensor.outputs
     )

@@ -6,13 +6,13 @@ Types"; onnxruntime's QDQ selectors; OpenVINO's low precision transformations), 
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.stages.quantize.place.placement import KEEPING, WEIGHTED, Placement
+from onnxgraft.graph.operators import WEIGHTED, counted, is_op, op_of
+from onnxgraft.stages.quantize.place.placement import KEEPING, Placement
 from onnxgraft.targets import find_target
 
 __all__ = ["Remark", "explain"]
@@ -39,7 +39,7 @@ class Remark:
 
 def explain(graph: gs.Graph, table: Placement) -> list[Remark]:
     """Return why the quantized ``graph`` may be slower than its bytes promise on the target."""
-    int8 = [node for node in graph.nodes if node.op in WEIGHTED and _stored_in_int8(node)]
+    int8 = [node for node in graph.nodes if is_op(node, *WEIGHTED) and _stored_in_int8(node)]
     remarks = [
         *_ends(graph, int8),
         *_channels(int8),
@@ -69,7 +69,7 @@ def _ends(graph: gs.Graph, int8: list[gs.Node]) -> list[Remark]:
 
 
 def _channels(int8: list[gs.Node]) -> list[Remark]:
-    convolutions = [n for n in int8 if n.op == "Conv" and _weights(n) is not None]
+    convolutions = [n for n in int8 if is_op(n, "Conv") and _weights(n) is not None]
     depthwise = [
         n for n in convolutions
         if n.attrs.get("group", 1) > 1 and _shape(n)[1] < CHANNELS
@@ -98,8 +98,8 @@ def _between(graph: gs.Graph, table: Placement) -> list[Remark]:
     )
     found: dict[str, list[gs.Node]] = {}
     for node in graph.nodes:
-        if node.op not in fused and _touches_int8(node):
-            found.setdefault(node.op, []).append(node)
+        if not is_op(node, *fused) and _touches_int8(node):
+            found.setdefault(op_of(node), []).append(node)
     return [
         Remark(
             "no INT8 kernel", _names(nodes),
@@ -113,7 +113,7 @@ def _between(graph: gs.Graph, table: Placement) -> list[Remark]:
 def _concats(graph: gs.Graph, table: Placement) -> list[Remark]:
     found = []
     for node in graph.nodes:
-        if node.op == "Concat":
+        if is_op(node, "Concat"):
             scales = [_scale_before(tensor) for tensor in node.inputs]
             known = {scale for scale in scales if scale is not None}
             if len(known) > 1 or (known and None in scales):
@@ -132,14 +132,14 @@ def _unfused(graph: gs.Graph, table: Placement) -> list[Remark]:
     able = {*WEIGHTED, *find_target(table.target).fused, *KEEPING}
     alone = []
     for node in graph.nodes:
-        if node.op == "QuantizeLinear":
+        if is_op(node, "QuantizeLinear"):
             source = node.inputs[0]
             maker = source.inputs[0] if source.inputs else None
             several = len(source.outputs) > 1
-            if maker is not None and (several or maker.op not in able):
+            if maker is not None and (several or not is_op(maker, *able)):
                 alone.append(node)
-    counted = Counter(n.inputs[0].inputs[0].op for n in alone)
-    behind = ", ".join(f"{count} behind {op}" for op, count in counted.most_common())
+    makers = counted(n.inputs[0].inputs[0] for n in alone)
+    behind = ", ".join(f"{count} behind {op}" for op, count in makers.items())
     return [
         Remark(
             "unfused Q/DQ", _names(alone),
@@ -151,7 +151,7 @@ def _unfused(graph: gs.Graph, table: Placement) -> list[Remark]:
 
 def _stored_in_int8(node: gs.Node) -> bool:
     weight = node.inputs[1]
-    return bool(weight.inputs) and weight.inputs[0].op == "DequantizeLinear"
+    return bool(weight.inputs) and is_op(weight.inputs[0], "DequantizeLinear")
 
 
 def _weights(node: gs.Node) -> gs.Tensor | None:
@@ -172,7 +172,7 @@ def _shape(node: gs.Node) -> tuple[int, ...]:
 def _back(tensor: gs.Tensor) -> gs.Tensor:
     """Return where a tensor's values come from, before Q, DQ and what keeps values."""
     passed = KEEPING | {"DequantizeLinear", "QuantizeLinear"}
-    while tensor.inputs and tensor.inputs[0].op in passed:
+    while tensor.inputs and is_op(tensor.inputs[0], *passed):
         tensor = tensor.inputs[0].inputs[0]
     return tensor
 
@@ -181,7 +181,7 @@ def _forward(tensor: gs.Tensor) -> list[gs.Tensor]:
     """Return a tensor and those that hold its values or its activation."""
     found = [tensor]
     for node in tensor.outputs:
-        if node.op in KEEPING | {"Relu", "Sigmoid", "Softmax"}:
+        if is_op(node, *KEEPING, "Relu", "Sigmoid", "Softmax"):
             found += _forward(node.outputs[0])
     return found
 
@@ -189,7 +189,7 @@ def _forward(tensor: gs.Tensor) -> list[gs.Tensor]:
 def _scale_before(tensor: gs.Tensor) -> float | None:
     """Return the scale with which a tensor was dequantized; None if it is float."""
     maker = tensor.inputs[0] if tensor.inputs else None
-    if maker is None or maker.op != "DequantizeLinear":
+    if not is_op(maker, "DequantizeLinear"):
         return None
     scale = maker.inputs[1]
     return float(scale.values) if isinstance(scale, gs.Constant) else None
@@ -198,11 +198,11 @@ def _scale_before(tensor: gs.Tensor) -> float | None:
 def _touches_int8(node: gs.Node) -> bool:
     """Tell whether INT8 is on both sides of a node, one step away."""
     before = any(
-        tensor.inputs and tensor.inputs[0].op in (*WEIGHTED, "DequantizeLinear")
+        tensor.inputs and is_op(tensor.inputs[0], *WEIGHTED, "DequantizeLinear")
         for tensor in node.inputs
     )
     behind = any(
-        reader.op == "QuantizeLinear" for tensor in node.outputs for reader in tensor.outputs
+        is_op(reader, "QuantizeLinear") for tensor in node.outputs for reader in tensor.outputs
     )
     return before and behind
 

@@ -19,6 +19,7 @@ from onnxgraft.data.ranges import Ranges
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph import half
 from onnxgraft.graph.half import HEADROOM, LARGEST, Finding, HalfReport
+from onnxgraft.graph.inference import infer
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.quantize.improve.equalize import scale_groups
 
@@ -74,11 +75,7 @@ def _rescale(model: Model, sizes: dict[str, float], headroom: float) -> dict[str
     """
     graph = model.graph
     done: dict[str, Finding | None] = {}
-    shapes = {
-        tensor.name: tuple(tensor.shape)
-        for tensor in graph.tensors().values()
-        if tensor.shape is not None
-    }
+    shapes = {name: k.shape for name, k in infer(graph).items() if k.shape is not None}
     for group in scale_groups(graph, shapes):
         names = [tensor.name for tensor in group.tensors]
         largest = max((sizes.get(name, 0.0) for name in names), default=0.0)

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
+from onnxgraft.graph.operators import WEIGHTED, is_op, op_of
 from onnxgraft.targets import Placement, find_target, target_names
 
 __all__ = [
@@ -28,7 +29,6 @@ KEEPING = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "U
 _ADDING = ("Conv", "ConvTranspose")
 # The widest Clip that is taken for a gate: relu6 has 6.
 _GATE = 8
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:
     return [
         node
         for node in graph.nodes
-        if node.op in table.weights
+        if is_op(node, *table.weights)
         and len(node.inputs) > 1
         and isinstance(node.inputs[1], gs.Constant)
         and node.inputs[1].values.ndim >= 2
@@ -131,8 +131,8 @@ def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:
 
 def scale_axis(table: Placement, node: gs.Node) -> int | None:
     """Return the axis of a layer's weights along which it has its scales; None for one scale."""
-    axis = table.weights[node.op]
-    if node.op in ("Gemm", "MatMul") and axis is not None:
+    axis = table.weights[op_of(node)]
+    if is_op(node, "Gemm", "MatMul") and axis is not None:
         if node.inputs[1].values.ndim != 2:
             return None  # a MatMul of stacked matrices
         return 1 - axis if node.attrs.get("transB", 0) else axis
@@ -148,7 +148,7 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
         while True:
             source = tensor.inputs[0] if tensor.inputs else None
             inner = all(id(consumer) in wanted for consumer in tensor.outputs)
-            if source is None or source.op not in KEEPING or not inner or _fixed(graph, tensor):
+            if not is_op(source, *KEEPING) or not inner or _fixed(graph, tensor):
                 break
             if table.outputs:
                 # Its kernels run in integers only between a DequantizeLinear and a QuantizeLinear.
@@ -176,7 +176,7 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
 
 def origin(tensor: gs.Tensor) -> gs.Tensor:
     """Return the tensor whose values ``tensor`` holds: the one before operators that keep them."""
-    while tensor.inputs and tensor.inputs[0].op in KEEPING:
+    while tensor.inputs and is_op(tensor.inputs[0], *KEEPING):
         tensor = tensor.inputs[0].inputs[0]
     return tensor
 
@@ -190,7 +190,7 @@ def activations(graph: gs.Graph, targets: Collection[str] = ()) -> list[str]:
     for table in map(placement, targets or target_names()):
         for point in points(graph, table, layers(graph, table)):
             tensor = origin(point.tensor)
-            if gate(tensor) is None or any(node.op in WEIGHTED for node in tensor.outputs):
+            if gate(tensor) is None or any(is_op(node, *WEIGHTED) for node in tensor.outputs):
                 names[tensor.name] = None
     return list(names)
 
@@ -198,7 +198,7 @@ def activations(graph: gs.Graph, targets: Collection[str] = ()) -> list[str]:
 def bounds(tensor: gs.Tensor) -> tuple[float, float] | None:
     """Return between what a Clip holds a tensor; None where there is none, or one side is open."""
     node = tensor.inputs[0] if tensor.inputs else None
-    if node is None or node.op != "Clip" or len(node.inputs) != 3:
+    if not is_op(node, "Clip") or len(node.inputs) != 3:
         return None
     low, high = map(_value, node.inputs[1:])
     return None if low is None or high is None else (low, high)
@@ -233,11 +233,11 @@ def _shortcuts(graph: gs.Graph, chosen: list[gs.Node]) -> list[tuple[gs.Node, gs
     results = {
         id(node.outputs[0])
         for node in chosen
-        if node.op in _ADDING and len(node.outputs[0].outputs) == 1
+        if is_op(node, *_ADDING) and len(node.outputs[0].outputs) == 1
     }
     found = []
     for node in graph.nodes:
-        if node.op != "Add" or any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
+        if not is_op(node, "Add") or any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
             continue
         made = [tensor for tensor in node.inputs if id(tensor) in results]
         left, right = node.inputs
@@ -268,7 +268,7 @@ def joined(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> Joined:
     results = {id(_result(graph, node)) for node in chosen}
     found = []
     for node in graph.nodes:
-        if node.op not in table.also or not data(node):
+        if not is_op(node, *table.also) or not data(node):
             continue
         if all(id(tensor) in results or number(tensor) is not None for tensor in node.inputs):
             found.append(node)
@@ -277,7 +277,7 @@ def joined(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> Joined:
     scaled = {
         id(node.outputs[0]): node
         for node in found
-        if node.op == "Mul"
+        if is_op(node, "Mul")
         and any(_scales(factor, data(node)[0]) for factor in node.inputs)
         and node.outputs[0].outputs
         and all(id(reader) in names for reader in node.outputs[0].outputs)
@@ -308,7 +308,7 @@ def _result(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
     if len(tensor.outputs) != 1 or _fixed(graph, tensor):
         return tensor
     after = tensor.outputs[0].outputs[0]
-    if tensor.outputs[0].op == "Relu":
+    if is_op(tensor.outputs[0], "Relu"):
         return after
     low, high = bounds(after) or (1.0, -1.0)
     return after if low <= 0 <= high else tensor

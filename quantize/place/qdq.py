@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
 from onnxgraft.graph.tensors import (
     Array,
 )
@@ -28,7 +29,6 @@ from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, store
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.stages.quantize.place.placement import (
-    WEIGHTED,
     Placement,
     Point,
     data,
@@ -113,7 +113,7 @@ def quantize(
     """
     table = placement(target) if isinstance(target, str) else target
     improved = improved or Improved()
-    if any(node.op in _QUANTIZED_OPS for node in model.graph.nodes):
+    if any(is_op(node, *_QUANTIZED_OPS, domain=QUANTIZERS) for node in model.graph.nodes):
         raise InputError(f"{model.file}: the graph is quantized already")
     if model.graph.opset < _OLDEST_OPSET:
         raise InputError(
@@ -196,9 +196,9 @@ def _choose(
         if name not in names:
             raise InputError(f"--keep-float {name}: no such layer; {nearest(name, names)}")
     for node in graph.nodes:
-        if node.op in WEIGHTED and node.name not in names:
-            known_op = node.op in table.weights
-            reason = "its weights are not constant" if known_op else f"no INT8 {node.op} there"
+        if is_op(node, *WEIGHTED) and node.name not in names:
+            known_op = is_op(node, *table.weights)
+            reason = "its weights are not constant" if known_op else f"no INT8 {op_of(node)} there"
             report.float_layers.append(FloatLayer(node.name, reason))
     chosen = []
     for node in weighted:
@@ -247,7 +247,7 @@ def _insert(graph: gs.Graph, point: Point, grid: Grid) -> None:
 def _pair(tensor: gs.Tensor) -> gs.Node | None:
     """Return the DequantizeLinear that makes a tensor of integers that a node before it made."""
     maker = tensor.inputs[0] if tensor.inputs else None
-    return maker if maker is not None and maker.op == "DequantizeLinear" else None
+    return maker if is_op(maker, "DequantizeLinear") else None
 
 
 def _quantize_numbers(graph: gs.Graph, node: gs.Node) -> None:

@@ -28,6 +28,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_json, sha256, together, write_bytes, write_json
 from onnxgraft.files.limits import CACHE_BYTES, PASSPORT_BYTES
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import is_op
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.stages.quantize.measure.observers import find_sites
 from onnxgraft.stages.quantize.measure.thresholds import BINS
@@ -241,8 +242,8 @@ def ranges_from_cache(model: Model, cache: Cache) -> Mapped:
 def _from_scale(tensor: gs.Tensor, scale: float, origin: str) -> Range:
     """Return the range of a scale, which does not tell whether there are negative values."""
     amax = scale * 127
-    source = tensor.inputs[0].op if tensor.inputs else ""
-    low = 0.0 if source in _NEVER_NEGATIVE else -amax
+    positive = bool(tensor.inputs) and is_op(tensor.inputs[0], *_NEVER_NEGATIVE)
+    low = 0.0 if positive else -amax
     return Range(low, amax, low, amax, origin)
 
 

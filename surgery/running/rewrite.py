@@ -24,9 +24,7 @@ __all__ = [
     "Plugin",
     "Result",
     "constant",
-    "nodes_of",
     "replace",
-    "standard",
 ]
 
 
@@ -235,16 +233,6 @@ def replace(old: gs.Tensor, new: gs.Tensor) -> None:
     """Let all consumers of ``old`` consume ``new``."""
     for consumer in list(old.outputs):
         _swap_input(consumer, old, new)
-
-
-def standard(node: gs.Node) -> bool:
-    """Tell whether the node is an operator of ONNX itself."""
-    return node.domain in (None, "", "ai.onnx")
-
-
-def nodes_of(graph: gs.Graph, *ops: str) -> list[gs.Node]:
-    """Return the nodes of some operators of ONNX itself, without those that were taken out."""
-    return [node for node in graph.nodes if node.op in ops and node.outputs and standard(node)]
 
 
 def _swap_input(consumer: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import counted, op_key, op_of
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.walk import bodies, tidy
 from onnxgraft.run.verdicts import (
@@ -142,7 +142,7 @@ def _name_nodes(graph: gs.Graph) -> None:
     seen: set[str] = set()
     for body in bodies(graph):
         for node in body.nodes:
-            name = node.name or (node.outputs[0].name if node.outputs else node.op)
+            name = node.name or (node.outputs[0].name if node.outputs else op_of(node))
             unique, number = name, 1
             while unique in seen:
                 number += 1
@@ -284,17 +284,15 @@ class _Operation:
                 self._not_verified("nothing was changed")
 
     def _operators(self) -> dict[str, int]:
-        counted = collections.Counter(node.op for body in bodies(self.graph) for node in body.nodes)
-        return dict(counted.most_common())
+        return counted(node for body in bodies(self.graph) for node in body.nodes)
 
     def _note_unknown(self) -> None:
         """Say which operators nobody knows: they are left alone."""
         import onnx
 
         functions = {(function.domain, function.name) for function in self.graph.functions}
-        for op, domain in sorted({
-            (node.op, node.domain or "") for body in bodies(self.graph) for node in body.nodes
-        }):
+        present = {op_key(node) for body in bodies(self.graph) for node in body.nodes}
+        for domain, op in sorted(present, key=lambda key: key[::-1]):
             if (domain, op) in functions or onnx.defs.has(op, domain):
                 continue
             where = f" of the domain {domain!r}" if domain else ""
@@ -322,10 +320,9 @@ def _refine_outputs(graph: gs.Graph, shapes: Shapes) -> None:
         found = shapes.shape(tensor)
         if found is None or isinstance(tensor, gs.Constant):
             continue
-        known = [dim.number if dim.fixed else str(dim) for dim in found]
-        present = tensor.shape if tensor.shape is not None else [None] * len(known)
-        if len(present) == len(known):
+        present = tensor.shape if tensor.shape is not None else [None] * len(found)
+        if len(present) == len(found):
             tensor.shape = [
-                new if old in (None, "", -1) and not str(new).startswith("?") else old
-                for old, new in zip(present, known, strict=True)
+                dim.written if old in (None, "", -1) and dim.known else old
+                for old, dim in zip(present, found, strict=True)
             ]

@@ -10,6 +10,9 @@ from onnxgraft.graph.walk import bodies
 
 __all__ = ["Snapshot"]
 
+# What nodes and tensors say of each other.
+_LINKED = frozenset({"inputs", "outputs"})
+
 
 class Snapshot:
     """What a graph and its bodies look like at one moment.
@@ -21,7 +24,7 @@ class Snapshot:
         """Note every node, tensor and list of the graph."""
         self._graph = graph
         self._lists: list[tuple[gs.Graph, list[Any], list[Any], list[Any]]] = []
-        self._nodes: list[tuple[gs.Node, str, str, Any, dict[str, Any], list[Any], list[Any]]] = []
+        self._nodes: list[tuple[gs.Node, dict[str, Any], dict[str, Any], list[Any], list[Any]]] = []
         self._tensors: dict[int, tuple[gs.Tensor, dict[str, Any]]] = {}
         for body in bodies(graph):
             lists = list(body.nodes), list(body.inputs), list(body.outputs)
@@ -29,15 +32,16 @@ class Snapshot:
             for tensor in (*body.inputs, *body.outputs):
                 self._note(tensor)
             for node in body.nodes:
+                fields = {k: v for k, v in vars(node).items() if k not in _LINKED}
                 attrs = {k: list(v) if type(v) is list else v for k, v in node.attrs.items()}
                 ends = list(node.inputs), list(node.outputs)
-                self._nodes.append((node, node.op, node.name, node.domain, attrs, *ends))
+                self._nodes.append((node, fields, attrs, *ends))
                 for tensor in (*node.inputs, *node.outputs):
                     self._note(tensor)
 
     def _note(self, tensor: gs.Tensor) -> None:
         if id(tensor) not in self._tensors:
-            fields = {k: v for k, v in vars(tensor).items() if k not in ("inputs", "outputs")}
+            fields = {k: v for k, v in vars(tensor).items() if k not in _LINKED}
             if type(fields.get("shape")) is list:
                 fields["shape"] = list(fields["shape"])
             self._tensors[id(tensor)] = (tensor, fields)
@@ -51,9 +55,9 @@ class Snapshot:
             list.clear(tensor.inputs)
             list.clear(tensor.outputs)
             vars(tensor).update(fields)
-        for node, op, name, domain, attrs, inputs, outputs in self._nodes:
+        for node, fields, attrs, inputs, outputs in self._nodes:
             _unplug(node)
-            node.op, node.name, node.domain = op, name, domain
+            vars(node).update(fields)
             node.attrs.clear()
             node.attrs.update(attrs)
             node.inputs.extend(inputs)

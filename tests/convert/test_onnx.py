@@ -14,6 +14,7 @@ from onnxgraft.graph.tensors import (
 )
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
+from onnxgraft.stages.convert.inspection import inspect_onnx
 from tests.conftest import model_of
 
 WEIGHTS = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
@@ -224,3 +225,12 @@ def test_inspect_tells_what_a_file_holds(file: Path) -> None:
     }  # fmt: skip
     assert found.parameters == WEIGHTS.size + DENSE.size
     assert (found.variables, found.training) == ([], [])
+
+
+def test_inspect_names_operators_of_other_domains_with_it() -> None:
+    model = model_of("g (float[N] x) => (float[M] y) { [a] u = Unique(x)\n [b] y = Unique(u) }")
+    assert inspect_onnx(model).unsupported == ["2 Unique (a, b): TensorRT has no equivalent"]
+    model.graph.nodes[0].domain = "acme"
+    found = inspect_onnx(model)
+    assert found.operators == {"acme.Unique": 1, "Unique": 1}
+    assert found.unsupported == ["1 Unique (b): TensorRT has no equivalent"]

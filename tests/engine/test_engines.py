@@ -15,6 +15,7 @@ from onnxgraft.stages import engine
 from onnxgraft.stages.engine.passport import passport_path
 from onnxgraft.targets import find_target, target_names
 from tests.conftest import model_of, outputs_of
+from tests.foreign import foreign, microsoft
 
 
 @pytest.fixture(params=target_names())
@@ -330,3 +331,14 @@ def test_the_passport_says_where_the_graph_came_from(
     engine.record(tmp_path / "e", accuracy={"top1": 99.0})
     assert engine.read_passport(tmp_path / "e").accuracy == {"top1": 99.0}
     engine.load(tmp_path / "e").close()
+
+
+def test_the_precision_that_stands_in_a_graph() -> None:
+    graph = model_of(
+        "g (float[N,4] x) => (float[N,4] y) { s = Constant<value_float = 0.1>()"
+        " z = Constant<value = uint8 {0}>()"
+        " [q] q = QuantizeLinear(x, s, z) [dq] y = DequantizeLinear(q, s, z) }"
+    )
+    assert engine.graph_precision(graph) == "int8"
+    assert engine.graph_precision(microsoft()) == "int8"
+    assert engine.graph_precision(foreign(foreign(graph, "q"), "dq")) == "fp32"

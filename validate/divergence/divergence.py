@@ -15,6 +15,7 @@ import onnx
 
 from onnxgraft.errors import ModelError
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import op_of
 from onnxgraft.graph.tensors import (
     Array,
     Feeds,
@@ -197,7 +198,7 @@ class _Search:
         self.order = {name: index for index, name in enumerate(graph.makers)}
         self.result = Bisection()
         self.budget = (available_memory() // 2 if memory is None else memory) // _COPIES
-        self.sizes = tensor_sizes(graph.proto, adapted(feeds, model))
+        self.sizes = tensor_sizes(model, adapted(feeds, model))
 
     # -- Which tensors are looked at together -------------------------------------------------
 
@@ -329,7 +330,7 @@ class _Search:
         for entry in window:
             name, segment = entry.tensor, segments[entry.tensor]
             expected, actual = theirs[name], ours[name]
-            operator = segment.nodes[0].op_type
+            operator = op_of(segment.nodes[0])
             relative, kept = relative_error(expected, actual), sqnr(expected, actual)
             if self.result.nonfinite is None and not np.isfinite(expected).all():
                 self.result.nonfinite = entry.origin

@@ -16,7 +16,9 @@ from functools import cached_property
 import numpy as np
 import onnx
 
+from onnxgraft.graph.inference import infer
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import QUANTIZERS, is_op
 from onnxgraft.graph.tensors import (
     Array,
     Feeds,
@@ -25,7 +27,7 @@ from onnxgraft.graph.tensors import (
 from onnxgraft.run.answers import adapted
 from onnxgraft.run.session import OnnxRuntime
 
-__all__ = ["HALF_TYPES", "ForcedGraph", "Quantizer", "Segment", "label", "tensor_types"]
+__all__ = ["HALF_TYPES", "ForcedGraph", "Quantizer", "Segment", "label"]
 
 _GIVEN = "@original"
 HALF_TYPES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -90,17 +92,6 @@ class Segment:
     precision: str
 
 
-def tensor_types(proto: onnx.ModelProto) -> dict[str, int]:
-    """Return the element types that ONNX's inference finds, by tensor."""
-    try:
-        graph = onnx.shape_inference.infer_shapes(proto).graph
-    except (onnx.shape_inference.InferenceError, ValueError):
-        graph = proto.graph
-    values = [*graph.input, *graph.output, *graph.value_info]
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    return types | {entry.name: entry.data_type for entry in graph.initializer}
-
-
 class ForcedGraph:
     """The candidate's graph, to be run layer by layer on the original's values.
 
@@ -115,8 +106,10 @@ class ForcedGraph:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.proto = proto = model.to_onnx()
-        self.types = tensor_types(proto)
         self.constants = {entry.name: entry for entry in proto.graph.initializer}
+        found = {name: kind.element for name, kind in infer(model.graph).items()}
+        found |= {entry.name: entry.data_type for entry in proto.graph.initializer}
+        self.types = {name: kind for name, kind in found.items() if kind is not None}
         self.makers = {name: node for node in proto.graph.node for name in node.output if name}
         self.inputs = {value.name: value for value in proto.graph.input}
         self.quantizers: list[Quantizer] = []
@@ -126,8 +119,10 @@ class ForcedGraph:
     def _strip(self) -> None:
         """Find the quantizers of activations, and take them out."""
         for node in self.proto.graph.node:
-            before = self.makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-            if before is None or before.op_type != "QuantizeLinear":
+            if not is_op(node, "DequantizeLinear", domain=QUANTIZERS):
+                continue
+            before = self.makers.get(node.input[0])
+            if not is_op(before, "QuantizeLinear", domain=QUANTIZERS):
                 continue
             parameters = self._parameters(before)
             if parameters is None or self._parameters(node) != parameters:
@@ -192,7 +187,7 @@ class ForcedGraph:
         return Segment(tuple(nodes.values()), frozenset(given), precision)
 
     def _precision(self, node: onnx.NodeProto) -> str:
-        if node.op_type in _INTEGER_OPS:
+        if is_op(node, *_INTEGER_OPS, domain=QUANTIZERS):
             return "int8"
         types = {self.types.get(name) for name in (*node.input, *node.output)}
         return "fp16" if types & set(HALF_TYPES) else "fp32"

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import QUANTIZERS, is_op, op_of
 from onnxgraft.graph.tensors import (
     Feeds,
 )
@@ -40,9 +41,8 @@ _SAME = 80.0
 _BETTER = 3.0
 _LAYOUTS = (None, (0, 3, 1, 2), (0, 2, 3, 1))
 # They change nothing, or only the layout or the precision.
-_PASSING = frozenset({
-    "Cast", "DequantizeLinear", "Dropout", "Identity", "QuantizeLinear", "Transpose",
-})  # fmt: skip
+_PASSING = ("Cast", "Dropout", "Identity", "Transpose")
+_ROUNDING = ("DequantizeLinear", "QuantizeLinear")
 
 Perm = tuple[int, ...] | None
 Sketch = NDArray[np.float32]
@@ -105,14 +105,12 @@ class _Graph:
             if any(name in self.varying for name in node.input):
                 self.varying.update(node.output)
         self.own = [
-            name
-            for name, node in self.makers.items()
-            if name in self.varying and node.op_type not in _PASSING
+            name for name, node in self.makers.items() if name in self.varying and not _passes(node)
         ]
 
     def root(self, name: str) -> str:
         """Return the tensor that ``name`` holds, before what only passes it on."""
-        while name in self.makers and self.makers[name].op_type in _PASSING:
+        while name in self.makers and _passes(self.makers[name]):
             name = self.makers[name].input[0]
         return name
 
@@ -122,7 +120,7 @@ class _Graph:
 
     def sketches(self, feeds: Feeds, budget: int, layouts: tuple[Perm, ...]) -> dict[_Key, Sketch]:
         """Return some values of every float tensor, in each of the layouts."""
-        sizes = tensor_sizes(self.proto, adapted(feeds, self.model))
+        sizes = tensor_sizes(self.model, adapted(feeds, self.model))
         found: dict[_Key, Sketch] = {}
         for part in _parts(self.own, sizes, budget):
             with OnnxRuntime(exposing(self.proto, part), optimize=False) as session:
@@ -139,6 +137,10 @@ class _Graph:
                     )
                     found[_Key(name, back, view.shape)] = view[tuple(places.T)].astype(np.float32)
         return found
+
+
+def _passes(node: onnx.NodeProto) -> bool:
+    return is_op(node, *_PASSING) or is_op(node, *_ROUNDING, domain=QUANTIZERS)
 
 
 def _parts(names: list[str], sizes: Mapping[str, int], budget: int) -> Iterator[list[str]]:
@@ -167,7 +169,7 @@ def _by_value(
                 continue
             kept = min(sqnr(one, other), _SAME)
             if kept >= _LEAST:
-                same = mine.makers[asked.name].op_type == theirs.makers[key.name].op_type
+                same = op_of(mine.makers[asked.name]) == op_of(theirs.makers[key.name])
                 apart = abs(
                     mine.order[asked.name] / len(mine.order)
                     - theirs.order[key.name] / len(theirs.order)
@@ -211,7 +213,7 @@ def _by_structure(
             for key in layouts[name]
             if key.shape == shapes[asked]
         ]
-        for alike in (_operator, _kernel):
+        for alike in (op_of, _kernel):
             kind = alike(theirs.makers[name])
             fitting = [e for e in fitting if alike(mine.makers[e[0]]) == kind] or fitting
         # Of several, that which is nearest in value, by more than chance.
@@ -226,10 +228,6 @@ def _by_structure(
             taken.add(asked)
             roots[name] = asked
     return more
-
-
-def _operator(node: onnx.NodeProto) -> str:
-    return str(node.op_type)
 
 
 def _kernel(node: onnx.NodeProto) -> list[bytes]:

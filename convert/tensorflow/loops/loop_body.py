@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import is_op, op_of
 from onnxgraft.graph.tensors import (
     Array,
 )
@@ -65,7 +66,7 @@ class Loop:
 
     def _is_next(self, tensor: gs.Tensor, counter: gs.Tensor) -> bool:
         node = _producer(_real(tensor))
-        if node is None or node.op != "Add":
+        if not is_op(node, "Add"):
             return False
         one, two = (_real(source) for source in node.inputs)
         return (one is counter and self._one(two)) or (two is counter and self._one(one))
@@ -89,26 +90,26 @@ class Loop:
     def _ended(self, tensor: gs.Tensor) -> tuple[gs.Tensor | None, gs.Tensor]:
         """Take ``where(t >= lengths, old, new)`` apart."""
         node = _producer(tensor)
-        if node is None or node.op != "Where":
+        if not is_op(node, "Where"):
             return None, tensor
         condition, old, new = (_real(source) for source in node.inputs)
         column = _producer(condition)  # (N, 1), of the test's (N,)
-        require(column is not None and column.op in ("Reshape", "Unsqueeze"))
+        require(is_op(column, "Reshape", "Unsqueeze"))
         shape = column.inputs[1]
-        wanted = ([-1, 1],) if column.op == "Reshape" else ([1], [-1])
+        wanted = ([-1, 1],) if is_op(column, "Reshape") else ([1], [-1])
         require(isinstance(shape, gs.Constant) and shape.values.tolist() in wanted)
         test = _producer(_real(column.inputs[0]))
         require(test is not None)
-        negated = test.op == "Not"
+        negated = is_op(test, "Not")
         test = _producer(_real(test.inputs[0])) if negated else test
-        require(test is not None and test.op in ("GreaterEqual", "GreaterOrEqual", "Less"))
+        require(is_op(test, "GreaterEqual", "GreaterOrEqual", "Less"))
         time, lengths = (uncast(source) for source in test.inputs)
         lengths = self.outer(lengths)
         require(self.is_counter(time) and lengths.shape is not None and len(lengths.shape) == 1)
         require(lengths.dtype == np.int32)
         require(self.lengths is None or self.lengths is lengths)
         self.lengths = lengths
-        return (new, old) if (test.op == "Less") != negated else (old, new)
+        return (new, old) if is_op(test, "Less") != negated else (old, new)
 
     def check_length(self) -> None:
         """Require that the loop runs once for each slice of ``x``, and for no other reason."""
@@ -142,13 +143,13 @@ class Loop:
         while True:
             node = _producer(tensor)
             require(node is not None)
-            if node.op == "Shape" and axis is not None:
+            if is_op(node, "Shape") and axis is not None:
                 require(not node.attrs)
                 return _size(node.inputs[0], axis)
-            if node.op in ("Gather", "Slice") and axis is None:
+            if is_op(node, "Gather", "Slice") and axis is None:
                 axis = _index(node)
             else:
-                require(node.op in ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape"))
+                require(is_op(node, "Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape"))
             tensor = self.outer(node.inputs[0])
 
     def form(self, tensor: gs.Tensor) -> Form:
@@ -166,7 +167,7 @@ class Loop:
                 return atom("state", values=(number,))
         node = _producer(tensor)
         require(node is not None)
-        if node.op == "Gather":
+        if is_op(node, "Gather"):
             return self._gather(node)
         operands = [self.form(source) for source in node.inputs if source.name]
         if not any(form.terms for form in operands):
@@ -185,40 +186,40 @@ class Loop:
 def _linear(node: gs.Node, tensor: gs.Tensor, operands: list[Form]) -> Form:
     """Evaluate a node of the body that depends on the slice of x or on a state."""
     first, rest = operands[0], operands[1:]
-    if node.op in ACTIVATIONS:
-        return atom(node.op, first)
-    if node.op == "Clip":
+    if is_op(node, *ACTIVATIONS):
+        return atom(op_of(node), first)
+    if is_op(node, "Clip"):
         require(len(rest) == 2 and all(form.bias.size == 1 for form in rest))
         return atom("clip", first, values=tuple(float(form.bias.item()) for form in rest))
-    if node.op == "MatMul" and not rest[0].terms:
+    if is_op(node, "MatMul") and not rest[0].terms:
         return first.matmul(rest[0].bias)
-    if node.op == "Gemm" and not rest[0].terms:
+    if is_op(node, "Gemm") and not rest[0].terms:
         standard = {"alpha": 1.0, "beta": 1.0, "transA": 0}
         require(all(node.attrs.get(key, value) == value for key, value in standard.items()))
         product = first.matmul(rest[0].bias.T if node.attrs.get("transB") else rest[0].bias)
         return product.plus(_flat(rest[1])) if rest[1:] else product
-    if node.op == "Add":
+    if is_op(node, "Add"):
         return _flat(first).plus(_flat(rest[0]))
-    if node.op == "Sub":
+    if is_op(node, "Sub"):
         return _flat(first).plus(_flat(rest[0]).times(-ONE))
-    if node.op == "Neg":
+    if is_op(node, "Neg"):
         return first.times(-ONE)
-    if node.op == "Mul":
+    if is_op(node, "Mul"):
         for one, two in ((first, rest[0]), (rest[0], first)):
             if not two.terms:
                 return one.times(_flat(two).bias)
         return atom("product", first, rest[0])
-    if node.op == "Div" and not rest[0].terms:
+    if is_op(node, "Div") and not rest[0].terms:
         return first.times(1 / _flat(rest[0]).bias)
-    if node.op == "Concat":
+    if is_op(node, "Concat"):
         require(node.attrs["axis"] in (1, -1))
         return atom("concat", *operands)
-    if node.op == "Split":
+    if is_op(node, "Split"):
         require(node.attrs.get("axis", 0) in (1, -1))
         number = next(i for i, output in enumerate(node.outputs) if output is tensor)
         sizes = _sizes(rest, first, len(node.outputs))
         return first.columns(sum(sizes[:number]), sum(sizes[: number + 1]))
-    if node.op == "Slice":
+    if is_op(node, "Slice"):
         start, stop = _columns(rest)
         return first.columns(start, stop)
     raise NotExactError
@@ -260,15 +261,15 @@ def _columns(rest: Sequence[Form]) -> tuple[int, int | None]:
 def _constant(node: gs.Node, tensor: gs.Tensor, values: list[Array]) -> Array:
     """Evaluate a node of constants: how a body takes its weights apart."""
     first = values[0]
-    if node.op == "Split":
+    if is_op(node, "Split"):
         number = next(i for i, output in enumerate(node.outputs) if output is tensor)
         axis = node.attrs.get("axis", 0)
         parts = np.cumsum(values[1])[:-1] if values[1:] else len(node.outputs)
         return np.split(first, parts, axis)[number]
-    if node.op in ("Squeeze", "Unsqueeze") and values[1:]:
+    if is_op(node, "Squeeze", "Unsqueeze") and values[1:]:
         axes = tuple(int(axis) for axis in values[1])
-        return np.squeeze(first, axes) if node.op == "Squeeze" else np.expand_dims(first, axes)
-    if node.op == "Slice":
+        return np.squeeze(first, axes) if is_op(node, "Squeeze") else np.expand_dims(first, axes)
+    if is_op(node, "Slice"):
         starts, ends, *more = [value.reshape(-1) for value in values[1:]]
         every = more[0] if more else np.arange(len(starts))
         steps = more[1] if more[1:] else np.ones(len(starts))
@@ -276,11 +277,11 @@ def _constant(node: gs.Node, tensor: gs.Tensor, values: list[Array]) -> Array:
         for along, *limits in zip(every, starts, ends, steps, strict=True):
             place[int(along)] = slice(*map(int, limits))
         return first[tuple(place)]
-    if node.op == "Transpose":
+    if is_op(node, "Transpose"):
         return np.transpose(first, node.attrs.get("perm"))
-    if node.op in ("Add", "Sub", "Mul", "Div"):
+    if is_op(node, "Add", "Sub", "Mul", "Div"):
         functions = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
-        return np.asarray(functions[node.op](*values))
+        return np.asarray(functions[op_of(node)](*values))
     raise NotExactError
 
 
@@ -295,7 +296,7 @@ def _producer(tensor: gs.Tensor) -> Any:
 def _real(tensor: gs.Tensor) -> gs.Tensor:
     """Return the tensor behind Identity nodes."""
     node = _producer(tensor)
-    while node is not None and node.op == "Identity":
+    while is_op(node, "Identity"):
         tensor = node.inputs[0]
         node = _producer(tensor)
     return tensor
@@ -305,7 +306,7 @@ def uncast(tensor: gs.Tensor) -> gs.Tensor:
     """Return a count before it was cast; counts are far below where float32 loses whole ones."""
     tensor = _real(tensor)
     node = _producer(tensor)
-    return uncast(node.inputs[0]) if node is not None and node.op == "Cast" else tensor
+    return uncast(node.inputs[0]) if is_op(node, "Cast") else tensor
 
 
 def scalar(tensor: gs.Tensor) -> float | None:
@@ -318,7 +319,7 @@ def scalar(tensor: gs.Tensor) -> float | None:
 
 def _index(node: gs.Node) -> int:
     """Return which element a Gather or Slice takes of a shape."""
-    if node.op == "Gather":
+    if is_op(node, "Gather"):
         value = scalar(node.inputs[1])
         require(value is not None)
         return int(value or 0)
@@ -335,9 +336,9 @@ def _size(tensor: gs.Tensor, axis: int) -> Any:
         if tensor.shape is not None and isinstance(tensor.shape[axis], int):
             return tensor.shape[axis]
         node = _producer(tensor)
-        if node is not None and node.op == "Transpose" and "perm" in node.attrs:
+        if is_op(node, "Transpose") and "perm" in node.attrs:
             axis = node.attrs["perm"][axis]
-        elif node is None or node.op not in _SHAPE_PRESERVING:
+        elif not is_op(node, *_SHAPE_PRESERVING):
             return id(tensor), axis
         tensor = node.inputs[0]
 
@@ -351,12 +352,12 @@ def conjunction(
     if node is None:
         constant = isinstance(tensor, gs.Constant) and bool(np.all(tensor.values))
         require(constant or tensor is given)
-    elif node.op == "And":
+    elif is_op(node, "And"):
         for source in node.inputs:
             yield from conjunction(source, given)
-    elif node.op == "Less":
+    elif is_op(node, "Less"):
         yield node.inputs[0], node.inputs[1]
-    elif node.op == "Greater":
+    elif is_op(node, "Greater"):
         yield node.inputs[1], node.inputs[0]
     else:
         raise NotExactError
@@ -368,9 +369,9 @@ def is_zero(tensor: gs.Tensor) -> bool:
     if isinstance(tensor, gs.Constant):
         return not np.any(tensor.values)
     node = _producer(tensor)
-    if node is None or node.op not in ("Expand", "ConstantOfShape"):
+    if not is_op(node, "Expand", "ConstantOfShape"):
         return False
-    if node.op == "Expand":
+    if is_op(node, "Expand"):
         return is_zero(node.inputs[0])
     value = node.attrs.get("value")
     return value is None or not np.any(value.values)

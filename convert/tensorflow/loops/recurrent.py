@@ -29,6 +29,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.inference import write_types
+from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import (
     Array,
 )
@@ -53,9 +55,10 @@ __all__ = ["fuse_recurrent"]
 
 def fuse_recurrent(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with each loop that is a recurrent cell as RNN, GRU or LSTM."""
-    if not any(node.op_type == "Loop" for graph in _graphs(proto.graph) for node in graph.node):
+    if not any(is_op(node, "Loop") for graph in _graphs(proto.graph) for node in graph.node):
         return proto
-    graph = gs.import_onnx(onnx.shape_inference.infer_shapes(proto))
+    graph = gs.import_onnx(proto)
+    write_types(graph)
     if not _fuse_in(graph):
         return proto
     graph.cleanup().toposort()
@@ -75,7 +78,7 @@ def _fuse_in(graph: gs.Graph) -> int:
     """Fuse what can be fused in a graph and in the graphs within it; return what was changed."""
     fused = 0
     for node in list(graph.nodes):
-        if node.op == "Loop":
+        if is_op(node, "Loop"):
             try:
                 loop = Loop(node)
                 cell = _recognize(loop, graph.outputs)
@@ -124,7 +127,7 @@ class _Gate:
 class _Cell:
     """What an operator takes: matrices (gates x size, width), states, and its options."""
 
-    op: str
+    operator: str
     hidden: int
     kernels: list[tuple[Array, Array, Array, Array]]
     activations: list[tuple[str, float]]
@@ -365,9 +368,8 @@ def _write(graph: gs.Graph, loop: Loop, cell: _Cell) -> None:
         attrs |= {"activation_alpha": alphas, "activation_beta": [0.0] * len(alphas)}
     made = [gs.Variable(f"{name}/Y{n}", loop.x.dtype) for n in range(1 + len(cell.states))]
     node.outputs.clear()
-    graph.nodes.insert(
-        graph.nodes.index(node), gs.Node(cell.op, name, attrs=attrs, inputs=inputs, outputs=made)
-    )
+    written = gs.Node(cell.operator, name, attrs=attrs, inputs=inputs, outputs=made)
+    graph.nodes.insert(graph.nodes.index(node), written)
     for number, output in enumerate(outputs):
         if number in cell.states:
             _squeezed(graph, made[1 + cell.states.index(number)], 0, output)

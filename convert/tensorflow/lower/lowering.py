@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import onnx
+import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import ModelError, NotSupportedError
+from onnxgraft.graph.inference import infer
 from onnxgraft.graph.model import Model, Origin
+from onnxgraft.graph.operators import op_key, op_of
 from onnxgraft.optional import optional
 from onnxgraft.stages.convert.tensorflow.loops.loops import prepare_loops
 from onnxgraft.stages.convert.tensorflow.loops.recurrent import fuse_recurrent
@@ -122,10 +125,11 @@ def unknown_operators(proto: onnx.ModelProto) -> list[tuple[str, str]]:
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     unknown = []
     for node in _nodes(proto.graph):
+        domain, kind = op_key(node)
         try:
-            onnx.defs.get_schema(node.op_type, versions.get(node.domain, 0), node.domain)
+            onnx.defs.get_schema(kind, versions.get(domain, 0), domain)
         except onnx.defs.SchemaError:
-            unknown.append((node.op_type, node.name))
+            unknown.append((op_of(node), node.name))
     return unknown
 
 
@@ -143,10 +147,16 @@ def _shape_outputs(proto: onnx.ModelProto) -> None:
     bare = [v for v in proto.graph.output if not v.type.tensor_type.HasField("shape")]
     if not bare:
         return
-    inferred = onnx.shape_inference.infer_shapes(proto).graph.output
-    shapes = {value.name: value.type.tensor_type.shape for value in inferred}
+    found = infer(gs.import_onnx(proto), declared=True)
     for value in bare:
-        value.type.tensor_type.shape.CopyFrom(shapes[value.name])
+        shape = value.type.tensor_type.shape
+        shape.SetInParent()
+        for size in (dim.written for dim in found[value.name].shape or ()):
+            dim = shape.dim.add()
+            if isinstance(size, int):
+                dim.dim_value = size
+            elif size:
+                dim.dim_param = size
 
 
 def _name_dimensions(proto: onnx.ModelProto, frozen: FrozenGraph) -> None:
@@ -167,20 +177,19 @@ def _name_dimensions(proto: onnx.ModelProto, frozen: FrozenGraph) -> None:
 def _map_names(proto: onnx.ModelProto, frozen: FrozenGraph) -> dict[str, Origin]:
     """Map the tensors that kept TensorFlow's name; shapes tell which are NCHW by now."""
     graph = import_graph(frozen.original)
-    inferred = onnx.shape_inference.infer_shapes(proto).graph
     names = {}
-    for value in [*inferred.input, *inferred.output, *inferred.value_info]:
+    for name, kind in infer(gs.import_onnx(proto), declared=True).items():
         try:
-            tensor = graph.get_tensor_by_name(value.name)
+            tensor = graph.get_tensor_by_name(name)
         except (KeyError, ValueError):
             continue
         theirs = tensor.shape.as_list() if tensor.shape.rank is not None else None
-        ours = [d.dim_value or None for d in value.type.tensor_type.shape.dim]
+        ours = [dim.number or None if dim.fixed else None for dim in kind.shape or ()]
         if theirs is None or len(theirs) != len(ours):
             continue
-        origin = _fitting(value.name, theirs, ours)
+        origin = _fitting(name, theirs, ours)
         if origin:
-            names[value.name] = origin
+            names[name] = origin
     return names
 
 

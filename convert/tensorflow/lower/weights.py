@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import (
     Array,
 )
@@ -153,11 +154,11 @@ def _rearranged(node: Any) -> Array | None:
     if not values or len(values) < len(node.inputs):
         return None
     first = values[0]
-    if node.op == "Identity":
+    if is_op(node, "Identity"):
         return first
-    if node.op == "Transpose":
+    if is_op(node, "Transpose"):
         return np.ascontiguousarray(first.transpose(node.attrs.get("perm")))
-    if node.op == "Reshape" and not node.attrs.get("allowzero"):
+    if is_op(node, "Reshape") and not node.attrs.get("allowzero"):
         shape = [first.shape[axis] if dim == 0 else dim for axis, dim in enumerate(values[1])]
         return first.reshape(shape)
     return None

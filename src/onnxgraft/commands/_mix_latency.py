@@ -34,7 +34,7 @@ def measured_latency(models: Mapping[str, Model], target: str, floats: Floats) -
         for number, (name, model) in enumerate(models.items()):
             path = Path(place) / f"{number}.engine"
             precision: Precision = "fp32"
-            if "QuantizeLinear" in model.operators():
+            if engine.graph_precision(model) == "int8":
                 precision = "int8" if floats == "fp32" else floats
             engine.build(model, path, target, precision=precision)
             targets.append(BenchTarget(name, "engine", Original(str(path)), precision))

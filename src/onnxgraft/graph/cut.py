@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, nearest
+from onnxgraft.graph.inference import TensorType, infer
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.walk import tidy
@@ -44,7 +45,7 @@ def extract(
             raise InputError(
                 f"{model.file}: no tensor is called {option.name!r}; {nearest(option.name, known)}"
             )
-    inferred = _infer(part)
+    inferred = infer(graph, declared=True)
     for option in inputs:
         # What an unknown operator makes has no type that is known; it is a float as a rule.
         _declare(known[option.name], option, inferred, model.file, np.float32)
@@ -69,30 +70,19 @@ def extract(
     return part
 
 
-def _infer(model: Model) -> dict[str, onnx.TypeProto.Tensor]:
-    """Return what onnx finds out about the types of tensors; nothing of an opset it can't read."""
-    light, _ = model.without_weights()
-    try:
-        found = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return {}
-    entries = (*found.input, *found.value_info, *found.output)
-    return {e.name: e.type.tensor_type for e in entries if e.type.HasField("tensor_type")}
-
-
 def _declare(
-    tensor: gs.Tensor, option: TensorOption, inferred: dict[str, onnx.TypeProto.Tensor],
+    tensor: gs.Tensor, option: TensorOption, inferred: Mapping[str, TensorType],
     file: str, otherwise: Any = None,
 ) -> None:  # fmt: skip
     """Write type and shape of a tensor that becomes an input or an output."""
-    name, found = option.name, inferred.get(option.name)
-    if found is not None and tensor.dtype is None and found.elem_type:
-        tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(found.elem_type)
+    name, found = option.name, inferred[option.name]
+    if tensor.dtype is None and found.element is not None:
+        tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(found.element)
     dims: Sequence[Any] | None = option.shape
     if dims is None:
         dims = tensor.shape
-    if dims is None and found is not None and found.HasField("shape"):
-        dims = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in found.shape.dim]
+    if dims is None and found.shape is not None:
+        dims = [dim.written for dim in found.shape]
     if dims is None:
         raise InputError(
             f"{file}: the shape of {name!r} is not known; write {name}[1,...] or cut elsewhere"

@@ -25,6 +25,18 @@ class Dim:
         """Whether the dimension is a number."""
         return not self.symbols
 
+    @property
+    def known(self) -> bool:
+        """Whether every unknown in it has a name that means something: others begin with ``?``."""
+        return not any(symbol.startswith("?") for symbol in self.symbols)
+
+    @property
+    def written(self) -> int | str | None:
+        """The dimension as a graph stores it: a number, a name, or nothing."""
+        if self.fixed:
+            return self.number
+        return str(self) if self.known else None
+
     def times(self, other: Dim) -> Dim:
         """Return the product."""
         return Dim(self.number * other.number, tuple(sorted(self.symbols + other.symbols)))

@@ -20,7 +20,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, NotSupportedError, nearest
+from onnxgraft.graph.inference import write_types
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import QUANTIZERS, is_op, op_key, op_of
 from onnxgraft.graph.tensors import (
     Array,
 )
@@ -138,7 +140,7 @@ def computes_in_half(model: Model) -> bool:
         for node in model.graph.nodes
         for tensor in (*node.inputs, *node.outputs)
     ) or any(
-        node.op == "Cast" and node.attrs.get("to") in (onnx.TensorProto.FLOAT16, np.float16)
+        is_op(node, "Cast") and node.attrs.get("to") in (onnx.TensorProto.FLOAT16, np.float16)
         for node in model.graph.nodes
     )
 
@@ -166,21 +168,20 @@ def typed(model: Model) -> Model:
     for node in model.graph.nodes:
         if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
             raise NotSupportedError(
-                f"{model.file}: {node.op} {node.name!r} holds a graph, which can't be written in "
-                "FP16 yet; fold it with onnxgraft surgery"
+                f"{model.file}: {op_of(node)} {node.name!r} holds a graph, which can't be written "
+                "in FP16 yet; fold it with onnxgraft surgery"
             )
-    proto = model.to_onnx()
-    quantized = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
-    if quantized and model.graph.opset < _OPSET:
+    graph = model.graph.copy()
+    quantized = any(is_op(node, "QuantizeLinear") for node in graph.nodes)
+    if quantized and graph.opset < _OPSET:
         try:
-            proto = onnx.version_converter.convert_version(proto, _OPSET)
+            graph = gs.import_onnx(onnx.version_converter.convert_version(model.to_onnx(), _OPSET))
         except (RuntimeError, ValueError) as error:
             raise NotSupportedError(
                 f"{model.file}: float16 beside INT8 needs opset {_OPSET}, and the graph can't be "
                 f"raised to it ({error}); convert with --opset {_OPSET}"
             ) from error
-    inferred = onnx.shape_inference.infer_shapes(proto)
-    graph = gs.import_onnx(inferred)
+    write_types(graph)
     taken: set[str] = set()
     for node in graph.nodes:
         if not node.name or node.name in taken:
@@ -193,13 +194,15 @@ def typed(model: Model) -> Model:
 
 def _definition(node: gs.Node) -> str | None:
     """Return why a node is float32 by its nature."""
-    if node.op in _SINGLE:
-        return f"{node.op} adds up, or needs, more than FP16 holds"
-    if node.op in ("QuantizeLinear", "DequantizeLinear"):
+    if is_op(node, *_SINGLE):
+        return f"{op_of(node)} adds up, or needs, more than FP16 holds"
+    if is_op(node, "QuantizeLinear", "DequantizeLinear", domain=QUANTIZERS):
         scale = node.inputs[1]
         values = scale.values if isinstance(scale, gs.Constant) else np.ones(1)
         if (np.abs(values) < SMALLEST_NORMAL).any() or (np.abs(values) > LARGEST).any():
             return "its scale is not one of FP16's normal numbers"
+    elif op_key(node)[0]:
+        return f"{op_of(node)} is no operator of ONNX: nobody knows whether it takes FP16"
     return None
 
 
@@ -217,13 +220,13 @@ def _check(
         if not _is_float(tensor):
             continue
         if isinstance(tensor, gs.Constant):
-            parameters_only = all(n.op == "DequantizeLinear" for n in tensor.outputs)
+            parameters_only = all(_dequantizes(node) for node in tensor.outputs)
             found = None if parameters_only else _lost(np.asarray(tensor.values))
         elif tensor.name in sizes:
             found = shortfall(sizes[tensor.name], headroom)
         else:
             found = None
-            if tensor.inputs and tensor.inputs[0].op != "DequantizeLinear":
+            if tensor.inputs and not _dequantizes(tensor.inputs[0]):
                 report.unchecked.append(tensor.name)
         if found is None:
             continue
@@ -234,6 +237,10 @@ def _check(
         if tensor.name not in rescaled:
             done = "left, as asked" if ignore else "kept in FP32"
             report.findings.append(Finding(tensor.name, what, room, done))
+
+
+def _dequantizes(node: gs.Node) -> bool:
+    return is_op(node, "DequantizeLinear", domain=QUANTIZERS)
 
 
 def _lost(values: Array) -> tuple[str, float] | None:
@@ -277,13 +284,13 @@ class _Rewrite:
         for node in nodes:
             wants_half = node.name not in self.single
             for index, tensor in enumerate(node.inputs):
-                if not _is_float(tensor) or index in _SINGLE_INPUTS.get(node.op, ()):
+                if not _is_float(tensor) or index in _SINGLE_INPUTS.get(op_of(node), ()):
                     continue
                 if isinstance(tensor, gs.Constant):
                     node.inputs[index] = self._constant(tensor) if wants_half else tensor
                 elif wants_half != (id(tensor) in half):
                     node.inputs[index] = self._cast(tensor, "float16" if wants_half else "float32")
-            if wants_half and node.op == "Cast" and node.attrs["to"] == onnx.TensorProto.FLOAT:
+            if wants_half and is_op(node, "Cast") and node.attrs["to"] == onnx.TensorProto.FLOAT:
                 node.attrs["to"] = onnx.TensorProto.FLOAT16
         for node in nodes:
             for index, tensor in enumerate(node.outputs):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from onnxgraft.graph.onnx_file import (
     split_weights,
     unmade,
 )
+from onnxgraft.graph.operators import counted
 from onnxgraft.graph.tensors import (
     Array,
     TensorSpec,
@@ -234,8 +234,8 @@ class Model:
         return tuple(tensor_spec(tensor) for tensor in self.graph.outputs)
 
     def operators(self) -> dict[str, int]:
-        """Return how often each operator occurs, most frequent first."""
-        return dict(collections.Counter(node.op for node in self.graph.nodes).most_common())
+        """Return how often each operator occurs, most frequent first; those of a domain with it."""
+        return counted(self.graph.nodes)
 
     @property
     def title(self) -> str:

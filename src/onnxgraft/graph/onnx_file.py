@@ -26,6 +26,7 @@ from onnxgraft.errors import ModelError
 from onnxgraft.files import atomic
 from onnxgraft.files.limits import AXES, TENSOR_VALUES
 from onnxgraft.files.wire import WireError, fields, survey
+from onnxgraft.graph.operators import is_own_domain, op_key, op_of
 from onnxgraft.graph.tensors import (
     Array,
 )
@@ -103,10 +104,10 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
         survey(whole, _SCHEMA, "Model", f"{path}:")
         proto = onnx.ModelProto.FromString(b"".join(_model(whole, weights)))
         for node in _nodes(proto):
-            reason = _PROGRAMS.get((node.domain, node.op_type))
+            reason = _PROGRAMS.get(op_key(node))
             if reason is not None:
                 raise ModelError(
-                    f"{path}: {_called(node)!r} is of the type {node.op_type}, which {reason}; "
+                    f"{path}: {_called(node)!r} is of the type {op_of(node)}, which {reason}; "
                     "take the graph without it"
                 )
         for tensor in _stored(proto):
@@ -381,7 +382,7 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     functions = {(function.domain, function.name) for function in whole.functions}
     newest = onnx.defs.onnx_opset_version()
     for entry in whole.opset_import:
-        if entry.domain in ("", "ai.onnx"):
+        if is_own_domain(entry.domain):
             entry.version = min(entry.version, newest)
     if _hide_unknown(whole.graph, functions):
         whole.opset_import.add(domain=_UNKNOWN, version=1)
@@ -402,7 +403,7 @@ def unmade(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> str | None:
         for name in unknown:
             if name not in made:
                 return (
-                    f"the {node.op_type} {_called(node)!r} reads {name!r}, which no node makes: "
+                    f"the {op_of(node)} {_called(node)!r} reads {name!r}, which no node makes: "
                     "its initializer is missing"
                 )
             readers.setdefault(name, []).append(index)
@@ -416,7 +417,7 @@ def unmade(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> str | None:
     if len(ready) == len(missing):
         return None
     node = graph.node[next(index for index, count in enumerate(missing) if count)]
-    return f"a cycle: the {node.op_type} {_called(node)!r} can never run"
+    return f"a cycle: the {op_of(node)} {_called(node)!r} can never run"
 
 
 def _called(node: onnx.NodeProto) -> str:
@@ -427,8 +428,8 @@ def _hide_unknown(graph: onnx.GraphProto, functions: set[tuple[str, str]]) -> bo
     """Move operators that onnx does not have to a domain that its checker passes over."""
     hidden = False
     for node in graph.node:
-        ours = (node.domain, node.op_type) in functions
-        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type) and not ours:
+        domain, kind = op_key(node)
+        if not domain and not onnx.defs.has(kind) and (domain, kind) not in functions:
             node.domain = _UNKNOWN
             hidden = True
         for attribute in node.attribute:

@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.dims import Dim, Shape, Value
+from onnxgraft.graph.operators import constant_value
 
 if TYPE_CHECKING:
     from onnxgraft.graph.shapes import Shapes
@@ -28,6 +29,13 @@ def _shape_op(shapes: Shapes, node: gs.Node) -> Value | None:
     if shape is None:
         return None
     return tuple(shape[node.attrs.get("start", 0) : node.attrs.get("end")])
+
+
+def _constant(shapes: Shapes, node: gs.Node) -> Value | None:
+    value = constant_value(node)
+    if value is None or value.ndim > 1 or value.size > MOST_VALUES or value.dtype.kind not in "iu":
+        return None
+    return tuple(Dim(int(element)) for element in value.ravel())
 
 
 def _pass_on(shapes: Shapes, node: gs.Node) -> Value | None:
@@ -143,6 +151,7 @@ def _product(shapes: Shapes, node: gs.Node) -> Value | None:
 
 
 VALUE_RULES: dict[str, Callable[[Shapes, gs.Node], Value | None]] = {
+    "Constant": _constant,
     "Shape": _shape_op,
     "Identity": _pass_on,
     "Squeeze": _pass_on,
@@ -161,8 +170,8 @@ VALUE_RULES: dict[str, Callable[[Shapes, gs.Node], Value | None]] = {
     "ConstantOfShape": _filled,
     "ReduceProd": _product,
 }
-# The operators whose integer results are followed.
-FOLLOWED = frozenset(VALUE_RULES)
+# The operators that compute integers which are followed.
+FOLLOWED = frozenset(VALUE_RULES) - {"Constant"}
 
 
 # The shapes that onnx's inference can't follow ------------------------------------------------
@@ -201,9 +210,7 @@ def _multiply(shape: Sequence[Dim]) -> Dim:
 
 def _from_value(shapes: Shapes, node: gs.Node) -> Shape | None:
     value = shapes.value(node.inputs[0])
-    if value is None or None in value:
-        return None
-    return tuple(dim for dim in value if dim is not None)
+    return None if value is None else tuple(dim or shapes.unknown() for dim in value)
 
 
 def _expand(shapes: Shapes, node: gs.Node) -> Shape | None:
@@ -221,7 +228,7 @@ def _expand(shapes: Shapes, node: gs.Node) -> Shape | None:
         elif want is not None and have == Dim(1):
             dims.append(want)
         else:
-            return None
+            dims.append(shapes.unknown())
     return tuple(dims)
 
 

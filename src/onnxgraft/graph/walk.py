@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import ModelError
+from onnxgraft.graph.operators import op_of
 
 __all__ = ["bodies", "detach", "pinned", "read_by", "tidy"]
 
@@ -81,7 +82,7 @@ def _sort(graph: gs.Graph) -> None:
     if len(order) < len(graph.nodes):
         left = min(set(range(len(graph.nodes))) - set(order))
         node = graph.nodes[left]
-        raise ModelError(f"the graph has a cycle through the {node.op} {node.name!r}")
+        raise ModelError(f"the graph has a cycle through the {op_of(node)} {node.name!r}")
     nodes = list(graph.nodes)
     graph.nodes = [nodes[index] for index in order]
 

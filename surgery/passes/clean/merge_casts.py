@@ -12,17 +12,16 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import is_op, nodes_of
 from onnxgraft.stages.surgery.running.rewrite import Context, Result
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Join every pair of Casts whose first one widens."""
     result = Result()
-    for node in graph.nodes:
-        if node.op != "Cast" or not node.outputs:
-            continue
+    for node in nodes_of(graph, "Cast"):
         first = context.producer(node.inputs[0])
-        if first is None or first.op != "Cast":
+        if not is_op(first, "Cast"):
             continue
         source = _numpy(context.shapes.dtype(first.inputs[0]))
         between = _numpy(onnx.helper.tensor_dtype_to_np_dtype(int(first.attrs["to"])))

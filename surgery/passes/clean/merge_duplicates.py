@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import op_key
 from onnxgraft.graph.walk import detach
 from onnxgraft.stages.surgery.passes.fold.fold_constants import RANDOM
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, replace, standard
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, replace
 
 # Constants of more elements are the same operand only where they are the same tensor.
 _MOST_ELEMENTS = 4096
@@ -27,10 +28,11 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     result = Result()
     first: dict[Any, gs.Node] = {}
     for node in graph.nodes:
-        if not node.outputs or node.op in RANDOM or not standard(node) or any(node.subgraphs()):
+        domain, kind = op_key(node)
+        if domain or kind in RANDOM or not node.outputs or any(node.subgraphs()):
             continue
         key = (
-            node.op,
+            kind,
             len(node.outputs),
             tuple(sorted((name, _key(value)) for name, value in node.attrs.items())),
             tuple(_operand(tensor) for tensor in node.inputs),

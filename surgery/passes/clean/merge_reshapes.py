@@ -19,9 +19,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.dims import target_of
+from onnxgraft.graph.operators import is_op, nodes_of, op_of, set_op
 from onnxgraft.graph.walk import detach
 from onnxgraft.stages.surgery.passes.layout._commute import ELEMENTWISE
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, replace, standard
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, replace
 
 _VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _LAST_AXIS = frozenset({"LogSoftmax", "Softmax"})
@@ -31,19 +32,17 @@ _ARITHMETIC = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Merge views that follow each other, and unwrap what stands between two."""
     result = Result()
-    for node in graph.nodes:
-        if node.op in _VIEWS and node.outputs and standard(node):
-            _merge(node, context, result)
-    for node in graph.nodes:
-        if node.op == "Reshape" and node.outputs and standard(node):
-            _unwrap(node, context, result)
+    for node in nodes_of(graph, *_VIEWS):
+        _merge(node, context, result)
+    for node in nodes_of(graph, "Reshape"):
+        _unwrap(node, context, result)
     return result
 
 
 def _merge(node: gs.Node, context: Context, result: Result) -> None:
     """Let a view look at what the view before it looks at."""
     inner = context.producer(node.inputs[0])
-    if inner is None or inner.op not in _VIEWS or not standard(inner) or not inner.inputs:
+    if not is_op(inner, *_VIEWS) or not inner.inputs:
         return
     source, shape = inner.inputs[0], context.shapes.shape(node.outputs[0])
     begin = context.shapes.shape(source)
@@ -59,7 +58,7 @@ def _merge(node: gs.Node, context: Context, result: Result) -> None:
     if not alone:
         return
     target = target_of(begin, shape)
-    if target is None and node.op == "Reshape":
+    if target is None and is_op(node, "Reshape"):
         # The target says it all where it copies no dimension of what it was given.
         given = constant(node.inputs[1])
         if given is not None and not (given == 0).any() and not node.attrs.get("allowzero", 0):
@@ -70,7 +69,7 @@ def _merge(node: gs.Node, context: Context, result: Result) -> None:
     output = node.outputs[0]
     detach(node)
     made = context.constant(f"{node.name}/target", np.array(target, np.int64))
-    node.op, node.domain = "Reshape", None
+    set_op(node, "Reshape")
     node.attrs.clear()
     node.inputs = [source, made]
     node.outputs = [output]
@@ -89,9 +88,9 @@ def _unwrap(first: gs.Node, context: Context, result: Result) -> None:
     tensor = first.outputs[0]
     while True:
         node = context.single_consumer(tensor)
-        if node is None or not standard(node) or len(node.outputs) != 1:
+        if node is None or len(node.outputs) != 1:
             return
-        if node.op == "Reshape" and node.inputs[0] is tensor:
+        if is_op(node, "Reshape") and node.inputs[0] is tensor:
             break
         kind = _kind(node, tensor, rows, context)
         if kind is None:
@@ -122,28 +121,28 @@ def _unwrap(first: gs.Node, context: Context, result: Result) -> None:
         replace(old, new)
         old.inputs[0].outputs = [new]
     ends[-1].inputs[0].outputs = [output]
-    result.did(first, f"{', '.join(n.op for n in chain)} works on the shape before the Reshape")
+    result.did(first, f"{', '.join(map(op_of, chain))} works on the shape before the Reshape")
 
 
 def _kind(node: gs.Node, tensor: gs.Tensor, rows: int, context: Context) -> str | None:
     """Return how a node works: on each ``element``, along each ``row``, or None: otherwise."""
     others = [t for t in node.inputs if t is not tensor]
-    if node.op in ELEMENTWISE and node.inputs[0] is tensor:
+    if is_op(node, *ELEMENTWISE) and node.inputs[0] is tensor:
         scalars = all(not t.name or (constant(t) is not None and t.values.size == 1)
                       for t in others)  # fmt: skip
         return "element" if scalars else None
-    if node.op in _LAST_AXIS:
+    if is_op(node, *_LAST_AXIS):
         # Before opset 13 a softmax flattened its operand at the axis, 1 by default.
         axis = node.attrs.get("axis", -1 if context.opset >= 13 else 1)
         return "row" if axis in (-1, rows) else None
-    if node.op in _ARITHMETIC and len(node.inputs) == 2 and len(others) == 1:
+    if is_op(node, *_ARITHMETIC) and len(node.inputs) == 2 and len(others) == 1:
         value = constant(others[0])
         if value is None or value.ndim > rows + 1:
             return None
         if value.size == 1:
             return "element"
         return "row" if value.size == value.shape[-1] else None
-    if node.op in ("MatMul", "Gemm") and node.inputs[0] is tensor and others:
+    if is_op(node, "MatMul", "Gemm") and node.inputs[0] is tensor and others:
         weights = [constant(t) for t in others]
         plain = all(node.attrs.get(key, default) == default for key, default in
                     (("transA", 0), ("alpha", 1.0), ("beta", 1.0)))  # fmt: skip
@@ -157,19 +156,19 @@ def _kind(node: gs.Node, tensor: gs.Tensor, rows: int, context: Context) -> str 
 
 def _outside(node: gs.Node, rank: int, context: Context) -> None:
     """Change a node that worked on rows so that it works on ``rank`` axes."""
-    if node.op in _LAST_AXIS:
+    if is_op(node, *_LAST_AXIS):
         node.attrs["axis"] = rank - 1
-    elif node.op in _ARITHMETIC:
+    elif is_op(node, *_ARITHMETIC):
         for index, tensor in enumerate(list(node.inputs)):
             value = constant(tensor)
             if value is not None and value.ndim > 1:
                 node.inputs[index] = context.constant(tensor.name, value.reshape(-1))
-    elif node.op == "Gemm":
+    elif is_op(node, "Gemm"):
         weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
         if node.attrs.get("transB", 0):
             weight = context.constant(weight.name, weight.values.T)
         output = node.outputs[0]
-        node.op = "MatMul"
+        set_op(node, "MatMul")
         node.attrs.clear()
         node.inputs = [node.inputs[0], weight]
         if bias is not None:

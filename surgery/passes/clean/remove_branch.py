@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import nodes_of
 from onnxgraft.graph.walk import detach
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, standard
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Replace every If that a constant decides by the branch that it takes."""
     result = Result()
-    for node in list(graph.nodes):
-        if node.op != "If" or not node.outputs or not standard(node):
-            continue
+    for node in nodes_of(graph, "If"):
         condition = constant(node.inputs[0])
         if condition is None or condition.size != 1:
             result.refuse(node, "the condition is not a constant")

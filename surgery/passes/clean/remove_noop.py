@@ -20,7 +20,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, standard
+from onnxgraft.graph.operators import is_op, op_of
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 _SHAPED = frozenset({"Expand", "Flatten", "Reshape", "Squeeze", "Tile", "Unsqueeze"})
 _OF_ONE = frozenset({"Concat", "Max", "Mean", "Min", "Sum"})
@@ -35,24 +36,25 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     """Bypass every node that changes nothing."""
     result = Result()
     for node in graph.nodes:
-        if not node.inputs or not node.outputs or not standard(node):
+        if not node.inputs or not node.outputs:
             continue
         kept = _idle(node, context)
         if kept is None:
             continue
         if context.bypass(node, keep=kept):
-            result.did(node, f"{node.op} changed nothing")
+            result.did(node, f"{op_of(node)} changed nothing")
         else:
-            result.refuse(node, f"the {node.op} joins two tensors whose names are fixed")
+            result.refuse(node, f"the {op_of(node)} joins two tensors whose names are fixed")
     return result
 
 
 def _idle(node: gs.Node, context: Context) -> int | None:
     """Return which input passes through unchanged, or None."""
-    if node.op in _NEUTRAL and len(node.inputs) == 2:
-        for index in _NEUTRAL[node.op][1]:
+    if is_op(node, *_NEUTRAL) and len(node.inputs) == 2:
+        neutral, places = _NEUTRAL[op_of(node)]
+        for index in places:
             value = constant(node.inputs[index])
-            if value is not None and value.size == 1 and value.reshape(()) == _NEUTRAL[node.op][0]:
+            if value is not None and value.size == 1 and value.reshape(()) == neutral:
                 kept = 1 - index
                 return kept if _same_shape(node, context, kept) else None
         return None
@@ -65,34 +67,34 @@ def _same_shape(node: gs.Node, context: Context, index: int = 0) -> bool:
 
 
 def _changes_nothing(node: gs.Node, context: Context) -> bool:
-    if node.op == "Tile":
+    if is_op(node, "Tile"):
         times = constant(node.inputs[1])
         if times is not None and (times == 1).all():
             return True
-    if node.op in _SHAPED:
+    if is_op(node, *_SHAPED):
         return _same_shape(node, context)
-    if node.op == "Slice":
+    if is_op(node, "Slice"):
         return _covers(node) or (_same_shape(node, context) and _forward(node))
-    if node.op == "Pad":
+    if is_op(node, "Pad"):
         pads = constant(node.inputs[1]) if len(node.inputs) > 1 else None
         return pads is not None and not pads.any()
-    if node.op == "Cast":
+    if is_op(node, "Cast"):
         dtype = context.shapes.dtype(node.inputs[0])
         if isinstance(dtype, int):  # one of onnx's own types
             return bool(dtype == node.attrs["to"])
         to = onnx.helper.tensor_dtype_to_np_dtype(int(node.attrs["to"]))
         return dtype is not None and np.dtype(dtype) == to
-    if node.op == "Transpose":
+    if is_op(node, "Transpose"):
         perm = node.attrs.get("perm")
         return perm is not None and list(perm) == list(range(len(perm)))
-    if node.op == "Relu":
+    if is_op(node, "Relu"):
         before = context.producer(node.inputs[0])
-        return before is not None and before.op == "Relu"
-    if node.op == "Resize":
+        return is_op(before, "Relu")
+    if is_op(node, "Resize"):
         scales = constant(node.inputs[2]) if len(node.inputs) == 3 else None
         crop = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
         return scales is not None and scales.size > 0 and bool((scales == 1).all()) and not crop
-    return node.op in _OF_ONE and len(node.inputs) == 1
+    return is_op(node, *_OF_ONE) and len(node.inputs) == 1
 
 
 def _covers(node: gs.Node) -> bool:

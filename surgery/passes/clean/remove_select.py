@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import nodes_of
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Remove every Where that a constant decides."""
     result = Result()
-    for node in graph.nodes:
-        if node.op != "Where":
-            continue
+    for node in nodes_of(graph, "Where"):
         condition = constant(node.inputs[0])
         if condition is None:
             result.refuse(node, "the condition is not a constant")

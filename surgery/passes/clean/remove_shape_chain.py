@@ -17,15 +17,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.dims import Dim, target_of
+from onnxgraft.graph.operators import nodes_of
 from onnxgraft.graph.shape_rules import FOLLOWED
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, replace, standard
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, replace
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Make the targets of Reshapes constant where that is possible."""
     result = Result()
-    for node in graph.nodes:
-        if node.op != "Reshape" or isinstance(node.inputs[1], gs.Constant):
+    for node in nodes_of(graph, "Reshape"):
+        if isinstance(node.inputs[1], gs.Constant):
             continue
         if node.attrs.get("allowzero", 0):
             result.refuse(node, "with allowzero a 0 in the target is a dimension of size 0")
@@ -50,8 +51,8 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             context.free_name(f"{node.name}/target"), np.array(target, np.int64)
         )
         result.did(node, f"target made constant: {target}")
-    for node in graph.nodes:
-        if node.op in FOLLOWED and len(node.outputs) == 1 and standard(node):
+    for node in nodes_of(graph, *FOLLOWED):
+        if len(node.outputs) == 1:
             _settle(node, context, result)
     return result
 

@@ -8,10 +8,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import (
     Array,
 )
-from onnxgraft.stages.surgery.running.rewrite import Context, constant, standard
+from onnxgraft.stages.surgery.running.rewrite import Context, constant
 
 __all__ = [
     "Affine",
@@ -35,7 +36,7 @@ Affine = tuple[Vector, Vector]
 
 def is_affine(node: gs.Node) -> bool:
     """Tell whether a node may be a batch norm, or a step of one that is spelled out."""
-    return standard(node) and node.op in _ARITHMETIC | {"BatchNormalization"}
+    return is_op(node, *_ARITHMETIC, "BatchNormalization")
 
 
 def affine_of(node: gs.Node, position: int, layout: tuple[int, int, int]) -> Affine | str:
@@ -46,7 +47,7 @@ def affine_of(node: gs.Node, position: int, layout: tuple[int, int, int]) -> Aff
         position: Which input x is.
         layout: Rank, channel axis and number of channels of x.
     """
-    if node.op == "BatchNormalization":
+    if is_op(node, "BatchNormalization"):
         if node.attrs.get("training_mode", 0) or len(node.outputs) > 1:
             return "it runs in training mode: it uses the batch's own statistics"
         if layout[1] != 1:
@@ -64,11 +65,11 @@ def affine_of(node: gs.Node, position: int, layout: tuple[int, int, int]) -> Aff
     if c is None:
         return "the constant is not one value a channel"
     one, zero = np.ones_like(c), np.zeros_like(c)
-    if node.op == "Mul":
+    if is_op(node, "Mul"):
         return c, zero
-    if node.op == "Add":
+    if is_op(node, "Add"):
         return one, c
-    if node.op == "Sub":
+    if is_op(node, "Sub"):
         return (one, -c) if position == 0 else (-one, c)
     if position == 1:
         return "the layer's output is the divisor"
@@ -92,7 +93,7 @@ def layer_weights(layer: gs.Node) -> Array | None:
         return None
     weight = parameters[0]
     assert weight is not None
-    if layer.op == "MatMul" and weight.ndim != 2:
+    if is_op(layer, "MatMul") and weight.ndim != 2:
         return None
     return weight if weight.dtype.kind == "f" else None
 
@@ -100,9 +101,9 @@ def layer_weights(layer: gs.Node) -> Array | None:
 def channels_out(layer: gs.Node) -> int:
     """Return the number of output channels."""
     shape = layer.inputs[1].shape
-    if layer.op == "ConvTranspose":
+    if is_op(layer, "ConvTranspose"):
         return int(shape[1] * layer.attrs.get("group", 1))
-    if layer.op == "MatMul" or (layer.op == "Gemm" and not layer.attrs.get("transB", 0)):
+    if is_op(layer, "MatMul") or (is_op(layer, "Gemm") and not layer.attrs.get("transB", 0)):
         return int(shape[1])
     return int(shape[0])
 
@@ -111,9 +112,9 @@ def scale_out(layer: gs.Node, a: Vector) -> None:
     """Multiply the weights along their output channels; a Gemm's alpha goes into them too."""
     weight = layer.inputs[1]
     w = np.asarray(weight.values, np.float64)
-    if layer.op == "Conv":
+    if is_op(layer, "Conv"):
         w = w * a.reshape(-1, *[1] * (w.ndim - 1))
-    elif layer.op == "ConvTranspose":
+    elif is_op(layer, "ConvTranspose"):
         # (Cin, Cout/group, ...): the rows of group g make the output channels of group g.
         group = layer.attrs.get("group", 1)
         split = w.reshape(group, w.shape[0] // group, *w.shape[1:])
@@ -135,7 +136,7 @@ def shift_out(layer: gs.Node, a: Vector, b: Vector, context: Context) -> None:
     """Make the bias ``B * a + b``; a Gemm's beta goes into it too."""
     biased = len(layer.inputs) > 2
     bias: Any = layer.inputs[2].values if biased else 0.0
-    factor = layer.attrs.pop("beta", 1.0) if layer.op == "Gemm" else 1.0
+    factor = layer.attrs.pop("beta", 1.0) if is_op(layer, "Gemm") else 1.0
     shift = np.broadcast_to(np.asarray(bias, np.float64).reshape(-1) * factor, a.shape) * a + b
     values = shift.astype(layer.inputs[1].values.dtype)
     if biased:

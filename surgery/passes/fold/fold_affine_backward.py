@@ -18,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import WEIGHTED, is_op, set_op
 from onnxgraft.graph.walk import detach
 from onnxgraft.stages.surgery.passes.fold._affine import (
     Vector,
@@ -29,8 +30,6 @@ from onnxgraft.stages.surgery.passes.fold._affine import (
     shift_out,
 )
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
-
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -69,7 +68,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
 
 def _operand(node: gs.Node) -> int | None:
     """Return which input the step works on; None where it is no step by a constant."""
-    if node.op == "BatchNormalization":
+    if is_op(node, "BatchNormalization"):
         return 0
     fixed = [constant(tensor) is not None for tensor in node.inputs]
     return fixed.index(False) if fixed in ([True, False], [False, True]) else None
@@ -77,7 +76,7 @@ def _operand(node: gs.Node) -> int | None:
 
 def _layer(node: gs.Node, before: gs.Node) -> bool:
     return (
-        node.op in _LAYERS
+        is_op(node, *WEIGHTED)
         and node.inputs[0] is before.outputs[0]
         and not node.attrs.get("transA", 0)
         and layer_weights(node) is not None
@@ -87,9 +86,9 @@ def _layer(node: gs.Node, before: gs.Node) -> bool:
 def _channels_in(layer: gs.Node, rank: int) -> tuple[int, int]:
     """Return the channel axis of the layer's operand, and the number of channels."""
     shape = layer.inputs[1].shape
-    if layer.op in ("Gemm", "MatMul"):
+    if is_op(layer, "Gemm", "MatMul"):
         return rank - 1, int(shape[1] if layer.attrs.get("transB", 0) else shape[0])
-    return 1, int(shape[0] if layer.op == "ConvTranspose" else shape[1] * _groups(layer))
+    return 1, int(shape[0] if is_op(layer, "ConvTranspose") else shape[1] * _groups(layer))
 
 
 def _groups(layer: gs.Node) -> int:
@@ -103,14 +102,14 @@ def _wrong(layer: gs.Node, b: Vector, rank: int) -> str | None:
         return f"{shared[0]!r} of {layer.name!r} is shared with another node"
     if not b.any():
         return None
-    if layer.op == "ConvTranspose":
+    if is_op(layer, "ConvTranspose"):
         return f"{layer.name!r} adds up more taps in the middle than at the edges"
     padded = any(layer.attrs.get("pads", ())) or layer.attrs.get("auto_pad", "NOTSET") in (
         "SAME_LOWER", "SAME_UPPER",
     )  # fmt: skip
     if padded:
         return f"{layer.name!r} pads with 0 what the shift has moved"
-    if layer.op == "MatMul" and rank != 2:
+    if is_op(layer, "MatMul") and rank != 2:
         return f"{layer.name!r} has no bias to take the shift"
     bias = layer.inputs[2].values if len(layer.inputs) > 2 else np.zeros(1)
     channels = channels_out(layer)
@@ -121,13 +120,13 @@ def _wrong(layer: gs.Node, b: Vector, rank: int) -> str | None:
 
 def _fold(layer: gs.Node, a: Vector, b: Vector, context: Context) -> None:
     w = np.asarray(layer.inputs[1].values, np.float64)
-    if layer.op in ("Gemm", "MatMul"):
+    if is_op(layer, "Gemm", "MatMul"):
         turned = bool(layer.attrs.get("transB", 0))
         # The rows of W, or its columns where it is transposed.
         matrix = w.T if turned else w
         shift = b @ matrix * layer.attrs.get("alpha", 1.0)
         w = (matrix * a[:, np.newaxis]).T if turned else matrix * a[:, np.newaxis]
-    elif layer.op == "ConvTranspose":
+    elif is_op(layer, "ConvTranspose"):
         shift = np.zeros(channels_out(layer))
         w = w * a.reshape(-1, *[1] * (w.ndim - 1))
     else:
@@ -138,6 +137,6 @@ def _fold(layer: gs.Node, a: Vector, b: Vector, context: Context) -> None:
         w = (split * a.reshape(group, 1, -1, 1)).reshape(w.shape)
     put_weights(layer, w)
     if shift.any():
-        if layer.op == "MatMul":
-            layer.op = "Gemm"
+        if is_op(layer, "MatMul"):
+            set_op(layer, "Gemm")
         shift_out(layer, np.ones_like(shift), shift, context)

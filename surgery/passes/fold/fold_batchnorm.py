@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import WEIGHTED, is_op
 from onnxgraft.graph.walk import detach
 from onnxgraft.stages.surgery.passes.fold._affine import (
     affine_of,
@@ -29,8 +30,6 @@ from onnxgraft.stages.surgery.passes.fold._affine import (
     shift_out,
 )
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
-
-LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -43,19 +42,19 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if found is None:
             continue
         layer, position = found
-        fused = node.op == "BatchNormalization"
+        fused = is_op(node, "BatchNormalization")
         if not fused and constant(node.inputs[1 - position]) is None:
             continue  # a residual addition, a gate: no part of a batch norm
         rank = _rank(layer, context)
         if rank is None:
             continue
         channels = channels_out(layer)
-        axis = rank - 1 if layer.op == "MatMul" else 1
+        axis = rank - 1 if is_op(layer, "MatMul") else 1
         affine = affine_of(node, position, (rank, axis, channels))
         if isinstance(affine, str):
             result.refuse(node, affine)
             continue
-        if layer.op == "MatMul" and affine[1].any():
+        if is_op(layer, "MatMul") and affine[1].any():
             continue
         if context.single_consumer(layer.outputs[0]) is None:
             result.refuse(node, f"the output of {layer.name!r} has another user")
@@ -69,7 +68,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             result.refuse(node, f"the bias of {layer.name!r} is not one value a channel")
             continue
         scale_out(layer, affine[0])
-        if layer.op != "MatMul":
+        if not is_op(layer, "MatMul"):
             shift_out(layer, *affine, context)
         output = node.outputs[0]
         detach(node)
@@ -80,16 +79,16 @@ def apply(graph: gs.Graph, context: Context) -> Result:
 
 def _layer(node: gs.Node, context: Context) -> tuple[gs.Node, int] | None:
     """Return the layer whose output ``node`` consumes, and as which input; None: it does not."""
-    operands = node.inputs[:1] if node.op == "BatchNormalization" else node.inputs
+    operands = node.inputs[:1] if is_op(node, "BatchNormalization") else node.inputs
     for position, tensor in enumerate(operands):
         producer = context.producer(tensor)
-        if producer is not None and producer.op in LAYERS and layer_weights(producer) is not None:
+        if is_op(producer, *WEIGHTED) and layer_weights(producer) is not None:
             return producer, position
     return None
 
 
 def _rank(layer: gs.Node, context: Context) -> int | None:
-    if layer.op != "MatMul":
-        return 2 if layer.op == "Gemm" else len(layer.inputs[1].shape)
+    if not is_op(layer, "MatMul"):
+        return 2 if is_op(layer, "Gemm") else len(layer.inputs[1].shape)
     shape = context.shapes.shape(layer.inputs[0])
     return None if shape is None or len(shape) < 2 else len(shape)

@@ -9,16 +9,13 @@ larger than what it was made from stays a computation: an Expand of a scalar is 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import ModelError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.inference import TensorType
+from onnxgraft.graph.operators import constant_value, is_op, op_key, op_of
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, replace
 
@@ -29,15 +26,15 @@ RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
      "RandomUniformLike"}
 )  # fmt: skip
-# These are constants' own form, not computations to fold away.
-_KEPT = frozenset({"QuantizeLinear", "DequantizeLinear"})
+# The last three are constants' own form, not computations to fold away.
+_NOT_FOLDED = RANDOM | {"Constant", "DequantizeLinear", "QuantizeLinear"}
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Fold every node that depends on constants alone."""
     result = Result()
     for node in graph.nodes:
-        value = _stored(node)
+        value = constant_value(node)
         if value is not None and not context.is_output(node.outputs[0]):
             replace(node.outputs[0], gs.Constant(node.outputs[0].name, value))
             node.outputs.clear()
@@ -58,7 +55,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             except ModelError as error:
                 result.refuse(node, str(error))
     for node in folded:
-        result.did(node, f"{node.op} of constants folded")
+        result.did(node, f"{op_of(node)} of constants folded")
         node.outputs.clear()
     return result
 
@@ -80,12 +77,9 @@ def _fold(nodes: list[gs.Node], graph: gs.Graph, context: Context) -> None:
     )  # fmt: skip
     proto = gs.export_onnx(subgraph, do_type_check=False)
     for output, tensor in zip(proto.graph.output, wanted, strict=True):
-        dtype = context.shapes.dtype(tensor)
-        output.CopyFrom(
-            onnx.helper.make_tensor_value_info(
-                tensor.name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None
-            )
-        )
+        element = context.shapes.element(tensor)
+        assert element is not None  # its size is known
+        output.CopyFrom(onnx.helper.make_tensor_value_info(tensor.name, element, None))
     with OnnxRuntime(proto, name="fold_constants", optimize=False) as session:
         values = session.infer({})
     for tensor in wanted:
@@ -93,27 +87,13 @@ def _fold(nodes: list[gs.Node], graph: gs.Graph, context: Context) -> None:
         replace(tensor, gs.Constant(tensor.name, value))
 
 
-def _stored(node: gs.Node) -> Array | None:
-    """Return the value of a Constant node, or None."""
-    if node.op != "Constant":
-        return None
-    for key, value in node.attrs.items():
-        if key == "value":
-            return np.asarray(value.values)
-        if key in ("value_float", "value_floats"):
-            return np.asarray(value, np.float32)
-        if key in ("value_int", "value_ints"):
-            return np.asarray(value, np.int64)
-    return None
-
-
 def _foldable(graph: gs.Graph, context: Context, result: Result) -> list[gs.Node]:
     """Return the nodes to fold, in topological order."""
     chosen: list[gs.Node] = []
     folded: set[int] = set()
     for node in graph.nodes:
-        plain = node.domain in (None, "", "ai.onnx") and node.op not in RANDOM | _KEPT
-        if not plain or not node.outputs or node.op == "Constant" or list(node.subgraphs()):
+        domain, _ = op_key(node)
+        if domain or not node.outputs or is_op(node, *_NOT_FOLDED) or list(node.subgraphs()):
             continue
         ready = all(
             isinstance(t, gs.Constant) or id(t) in folded or not t.name for t in node.inputs
@@ -122,11 +102,11 @@ def _foldable(graph: gs.Graph, context: Context, result: Result) -> list[gs.Node
             continue
         size = _bytes(node, context)
         if size is None:
-            result.refuse(node, f"the size of what {node.op} makes of constants is not known")
+            result.refuse(node, f"the size of what {op_of(node)} makes of constants is not known")
             continue
         source = sum(t.values.nbytes for t in node.inputs if isinstance(t, gs.Constant))
         if size > MOST_GROWTH and size > source:
-            result.refuse(node, f"folding {node.op} would make {source} bytes {size}")
+            result.refuse(node, f"folding {op_of(node)} would make {source} bytes {size}")
             continue
         chosen.append(node)
         folded.update(id(tensor) for tensor in node.outputs)
@@ -136,8 +116,8 @@ def _foldable(graph: gs.Graph, context: Context, result: Result) -> list[gs.Node
 def _bytes(node: gs.Node, context: Context) -> int | None:
     total = 0
     for tensor in node.outputs:
-        shape, dtype = context.shapes.shape(tensor), context.shapes.dtype(tensor)
-        if shape is None or dtype is None or not all(dim.fixed for dim in shape):
+        size = TensorType(context.shapes.element(tensor), context.shapes.shape(tensor)).nbytes
+        if size is None:
             return None
-        total += math.prod(dim.number for dim in shape) * np.dtype(dtype).itemsize
+        total += size
     return total

@@ -15,8 +15,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import is_op, nodes_of
 from onnxgraft.graph.walk import detach
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, standard
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 _TAKERS = frozenset({"AveragePool", "Conv", "MaxPool"})
 # What these make is never below 0.
@@ -30,11 +31,9 @@ _KEEPS_SIGN = frozenset({"AveragePool", "Concat", "GlobalAveragePool", "GlobalMa
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Fold every Pad all of whose consumers can pad for themselves."""
     result = Result()
-    for node in graph.nodes:
-        if node.op != "Pad" or not node.outputs or not standard(node):
-            continue
+    for node in nodes_of(graph, "Pad"):
         consumers = list(node.outputs[0].outputs)
-        if not consumers or any(user.op not in _TAKERS for user in consumers):
+        if not consumers or any(not is_op(user, *_TAKERS) for user in consumers):
             continue
         if context.is_output(node.outputs[0]) or not context.inside(consumers):
             result.refuse(node, "what it pads is read elsewhere too")
@@ -51,7 +50,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             own = user.attrs.get("pads", [0] * len(pads))
             user.attrs["pads"] = [a + b for a, b in zip(own, pads, strict=True)]
             user.attrs.pop("auto_pad", None)
-            if user.op == "AveragePool":
+            if is_op(user, "AveragePool"):
                 user.attrs["count_include_pad"] = 1
             user.inputs[0] = node.inputs[0]
         detach(node)
@@ -84,7 +83,7 @@ def _wrong(node: gs.Node, user: gs.Node, pads: list[int], context: Context) -> s
     if value is None or value.size != 1:
         return "what it pads with is not a constant"
     number = float(value.reshape(()))
-    if user.op == "Conv":
+    if is_op(user, "Conv"):
         return None if number == 0 else f"it pads with {number:g}, {user.name!r} with 0"
     kernel = user.attrs["kernel_shape"]
     own = user.attrs.get("pads", [0] * len(pads))
@@ -93,7 +92,7 @@ def _wrong(node: gs.Node, user: gs.Node, pads: list[int], context: Context) -> s
         pad >= size for pad, size in zip(reach, [*kernel, *kernel], strict=True)
     ):
         return f"windows of {user.name!r} may lie in the padding alone"
-    if user.op == "AveragePool":
+    if is_op(user, "AveragePool"):
         if number != 0 or (any(own) and not user.attrs.get("count_include_pad", 0)):
             return f"{user.name!r} would not average the same numbers"
         return None
@@ -102,6 +101,8 @@ def _wrong(node: gs.Node, user: gs.Node, pads: list[int], context: Context) -> s
     if any(d != 1 for d in user.attrs.get("dilations", ())):
         return f"windows of {user.name!r} may lie in the padding alone"
     dtype = context.shapes.dtype(node.inputs[0])
+    if dtype is None:
+        return "the type of what it pads is not known"
     lowest = np.finfo(dtype).min if np.dtype(dtype).kind == "f" else np.iinfo(dtype).min
     if number <= lowest or (number == 0 and _not_negative(node.inputs[0], context)):
         return None
@@ -113,15 +114,15 @@ def _not_negative(tensor: gs.Tensor, context: Context) -> bool:
     while waiting:
         producer = context.producer(waiting.pop())
         seen += 1
-        if producer is None or not standard(producer) or seen > 64:
+        if seen > 64:
             return False
-        if producer.op in _NOT_NEGATIVE:
+        if is_op(producer, *_NOT_NEGATIVE):
             continue
-        if producer.op == "Clip" and len(producer.inputs) > 1:
+        if is_op(producer, "Clip") and len(producer.inputs) > 1:
             low = constant(producer.inputs[1])
             if low is not None and low.size == 1 and float(low.reshape(())) >= 0:
                 continue
-        if producer.op not in _KEEPS_SIGN:
+        if not is_op(producer, *_KEEPS_SIGN):
             return False
-        waiting += producer.inputs if producer.op == "Concat" else producer.inputs[:1]
+        waiting += producer.inputs if is_op(producer, "Concat") else producer.inputs[:1]
     return True

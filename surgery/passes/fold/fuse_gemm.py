@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import is_op, nodes_of, set_op
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Fuse every MatMul and Add that a Gemm can do."""
     result = Result()
-    for node in graph.nodes:
-        if node.op != "MatMul":
-            continue
+    for node in nodes_of(graph, "MatMul"):
         weight = constant(node.inputs[1])
         shape = context.shapes.shape(node.inputs[0])
         if weight is None or weight.ndim != 2 or shape is None or len(shape) != 2:
             continue
         add = context.single_consumer(node.outputs[0])
-        if add is None or add.op != "Add":
+        if not is_op(add, "Add"):
             continue
         bias = add.inputs[0 if add.inputs[1] is node.outputs[0] else 1]
         value = constant(bias)
         if value is None or value.shape not in ((weight.shape[1],), (1, weight.shape[1])):
             result.refuse(node, "what is added is not one constant a column")
             continue
-        node.op = "Gemm"
+        set_op(node, "Gemm")
         node.inputs.append(bias)
         node.outputs = [add.outputs[0]]
         add.outputs.clear()

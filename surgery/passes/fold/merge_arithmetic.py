@@ -16,9 +16,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxgraft.graph.operators import is_op, op_of, set_op
 from onnxgraft.graph.walk import detach
 from onnxgraft.stages.surgery.passes.fold._affine import layer_weights
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, standard
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 _SUMS = frozenset({"Add", "Sub"})
 _PRODUCTS = frozenset({"Div", "Mul"})
@@ -36,23 +37,24 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         inner = None if first is None else _step(first)
         if first is None or inner is None:
             continue
-        same = {node.op, first.op} <= _SUMS or {node.op, first.op} <= _PRODUCTS
-        swap = node.op in _PRODUCTS and first.op in _SUMS and _after_matmul(first, inner, context)
+        second, before = op_of(node), op_of(first)
+        same = {second, before} <= _SUMS or {second, before} <= _PRODUCTS
+        swap = second in _PRODUCTS and before in _SUMS and _after_matmul(first, inner, context)
         if not same and not swap:
             continue
         if context.single_consumer(first.outputs[0]) is None:
             result.refuse(node, f"what {first.name!r} computes has another user")
             continue
         # What each step does to x: the sign or power of x, and the constant's.
-        if position == 1 and node.op in ("Div", "Sub"):
+        if position == 1 and second in ("Div", "Sub"):
             result.refuse(node, f"it takes what {first.name!r} computes from a constant")
             continue
-        if inner[0] == 1 and first.op in ("Div", "Sub"):
+        if inner[0] == 1 and before in ("Div", "Sub"):
             result.refuse(node, f"{first.name!r} takes x from a constant")
             continue
         known = constant(first.inputs[1 - inner[0]])
         assert known is not None
-        joined = _join(first.op, known, node.op, outer, swap)
+        joined = _join(before, known, second, outer, swap)
         if joined is None:
             result.refuse(node, f"joined with {first.name!r}, the constants would grow")
             continue
@@ -63,7 +65,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
 
 def _step(node: gs.Node) -> tuple[int, NDArray[np.floating]] | None:
     """Return which input is not constant, and the floating-point constant; None: it is no step."""
-    if node.op not in _SUMS | _PRODUCTS or not standard(node) or not node.outputs:
+    if not is_op(node, *_SUMS, *_PRODUCTS) or not node.outputs:
         return None
     for position in (0, 1):
         value = constant(node.inputs[1 - position])
@@ -78,7 +80,7 @@ def _after_matmul(
     layer = context.producer(first.inputs[inner[0]])
     return (
         layer is not None
-        and layer.op == "MatMul"
+        and is_op(layer, "MatMul")
         and layer_weights(layer) is not None
         and context.single_consumer(layer.outputs[0]) is first
     )
@@ -119,6 +121,6 @@ def _rewrite(
         node.outputs = [scaled]
         context.add("Add", f"{name}/shift", [scaled, made], [output])
     else:
-        node.op = "Add" if node.op in _SUMS else "Mul"
+        set_op(node, "Add" if is_op(node, *_SUMS) else "Mul")
         node.inputs = [source, made]
     detach(first)

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.dims import Dim, Shape, target_of
-from onnxgraft.stages.surgery.running.rewrite import Context, constant, standard
+from onnxgraft.graph.operators import is_op, op_of
+from onnxgraft.stages.surgery.running.rewrite import Context, constant
 
 __all__ = ["ELEMENTWISE", "move", "moves_only_ones", "takes", "transposed"]
 
@@ -39,7 +40,7 @@ def transposed(tensor: gs.Tensor, perm: Perm) -> bool:
     producer = tensor.inputs[0] if tensor.inputs else None
     return bool(
         producer is not None
-        and producer.op == "Transpose"
+        and is_op(producer, "Transpose")
         and list(producer.attrs.get("perm", ())) == list(perm)
     )
 
@@ -54,10 +55,9 @@ def moves_only_ones(shape: Shape | None, perm: Perm) -> bool:
 
 def takes(node: gs.Node, perm: Perm, context: Context) -> bool:
     """Tell whether a Transpose by ``perm`` can move from a node's inputs to its outputs."""
-    rule = _RULES.get(node.op)
+    rule = _RULES.get(op_of(node))
     return (
         rule is not None
-        and standard(node)
         and all(tensor.name for tensor in node.outputs)
         and rule(node, perm, context) is not None
     )
@@ -65,7 +65,7 @@ def takes(node: gs.Node, perm: Perm, context: Context) -> bool:
 
 def move(node: gs.Node, perm: Perm, context: Context) -> list[gs.Node]:
     """Let a node that `takes` work before the Transpose; return the Transposes after it."""
-    change = _RULES[node.op](node, perm, context)
+    change = _RULES[op_of(node)](node, perm, context)
     assert change is not None
     for index, tensor in enumerate(node.inputs):
         if transposed(tensor, perm):
@@ -181,7 +181,7 @@ def _concat(node: gs.Node, perm: Perm, context: Context) -> Change | None:
 
 def _one_axis(default: int) -> Rule:
     def rule(node: gs.Node, perm: Perm, context: Context) -> Change | None:
-        if node.op in _SOFTMAX and context.opset < 13:
+        if is_op(node, *_SOFTMAX) and context.opset < 13:
             return None  # it flattened its operand at the axis
 
         def change() -> list[int]:

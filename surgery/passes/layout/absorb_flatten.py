@@ -16,19 +16,20 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import is_op, nodes_of
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Absorb the Transpose before every flatten of a dense layer."""
     result = Result()
-    for flatten in graph.nodes:
-        if flatten.op not in ("Reshape", "Flatten") or not flatten.inputs[0].inputs:
+    for flatten in nodes_of(graph, "Flatten", "Reshape"):
+        if not flatten.inputs[0].inputs:
             continue
         transpose = flatten.inputs[0].inputs[0]
         shape = context.shapes.shape(flatten.inputs[0])
         flat = context.shapes.shape(flatten.outputs[0])
-        if transpose.op != "Transpose" or shape is None or flat is None or len(flat) != 2:
+        if not is_op(transpose, "Transpose") or shape is None or flat is None or len(flat) != 2:
             continue
         perm = list(transpose.attrs.get("perm", reversed(range(len(shape)))))
         features = shape[1:]
@@ -44,7 +45,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             result.refuse(flatten, f"the weights {weight.name!r} are shared")
             continue
         sizes = [dim.number for dim in features]
-        rows_last = dense.op == "Gemm" and dense.attrs.get("transB", 0)
+        rows_last = is_op(dense, "Gemm") and dense.attrs.get("transB", 0)
         matrix = weight.values.T if rows_last else weight.values
         if matrix.shape[0] != math.prod(sizes):
             continue
@@ -58,7 +59,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         dense.inputs[0] = flattened
         flatten.outputs = [flattened]
         flatten.inputs[0] = transpose.inputs[0]
-        if flatten.op == "Reshape":
+        if is_op(flatten, "Reshape"):
             target = np.array([0, matrix.shape[0]], np.int64)
             flatten.inputs[1] = gs.Constant(context.free_name(f"{flatten.name}/target"), target)
             flatten.attrs.pop("allowzero", None)
@@ -69,9 +70,9 @@ def apply(graph: gs.Graph, context: Context) -> Result:
 
 
 def _weight(dense: gs.Node, source: gs.Tensor) -> gs.Constant | None:
-    if dense.op not in ("Gemm", "MatMul") or dense.inputs[0] is not source:
+    if not is_op(dense, "Gemm", "MatMul") or dense.inputs[0] is not source:
         return None
-    if dense.op == "Gemm" and dense.attrs.get("transA", 0):
+    if is_op(dense, "Gemm") and dense.attrs.get("transA", 0):
         return None
     value = constant(dense.inputs[1])
     return dense.inputs[1] if value is not None and value.ndim == 2 else None

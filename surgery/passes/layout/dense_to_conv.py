@@ -15,20 +15,19 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import is_op, nodes_of, set_op
 from onnxgraft.graph.tensors import (
     Array,
 )
 from onnxgraft.graph.walk import detach
 from onnxgraft.stages.surgery.passes.layout._commute import ELEMENTWISE
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, standard
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Turn every dense layer after a flatten, or after the flatten of a Conv, into a Conv."""
     result = Result()
-    for flatten in list(graph.nodes):
-        if flatten.op not in ("Flatten", "Reshape") or not flatten.outputs:
-            continue
+    for flatten in nodes_of(graph, "Flatten", "Reshape"):
         shape = context.shapes.shape(flatten.inputs[0])
         flat = context.shapes.shape(flatten.outputs[0])
         if shape is None or flat is None or len(shape) != 4 or len(flat) != 2:
@@ -40,11 +39,11 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         between: list[gs.Node] = []
         tensor = flatten.outputs[0]
         dense = context.single_consumer(tensor)
-        while dense is not None and dense.op in ELEMENTWISE and len(dense.inputs) == 1:
+        while is_op(dense, *ELEMENTWISE) and len(dense.inputs) == 1:
             between.append(dense)
             tensor = dense.outputs[0]
             dense = context.single_consumer(tensor)
-        if dense is None or dense.op not in ("Gemm", "MatMul") or not standard(dense):
+        if not is_op(dense, "Gemm", "MatMul"):
             continue
         found = _parameters(dense, tensor, math.prod(sizes))
         if isinstance(found, str):
@@ -100,7 +99,7 @@ def _rewrite(
         inputs[0] = made
     detach(dense)
     scores = context.variable(f"{output.name}/map", output)
-    dense.op, dense.domain = "Conv", None
+    set_op(dense, "Conv")
     dense.attrs.clear()
     dense.attrs["kernel_shape"] = sizes[1:]
     dense.inputs, dense.outputs = inputs, [scores]

@@ -20,6 +20,7 @@ from collections import deque
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import is_op, op_of
 from onnxgraft.graph.walk import tidy
 from onnxgraft.stages.surgery.passes.layout._commute import move, takes, transposed
 from onnxgraft.stages.surgery.running.rewrite import Context, Finding, Result
@@ -44,10 +45,10 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     if after < before:
         result.done.append(Finding("graph", f"{before} Transposes became {after}"))
     for node in graph.nodes if after else ():
-        if node.op == "Transpose" and not context.is_output(node.outputs[0]):
+        if is_op(node, "Transpose") and not context.is_output(node.outputs[0]):
             stop = _obstacle(node, context)
             if stop is not None:
-                result.refuse(node, f"it can't move past the {stop.op} {stop.name!r}")
+                result.refuse(node, f"it can't move past the {op_of(stop)} {stop.name!r}")
             else:
                 result.refuse(node, "it could move on, but would meet nothing to cancel it")
     return result
@@ -68,17 +69,17 @@ def _try(graph: gs.Graph, context: Context, one_by_one: bool) -> None:
 def _write_perms(graph: gs.Graph, context: Context) -> None:
     """Write the permutation of each Transpose that leaves it out: it reverses the axes."""
     for node in graph.nodes:
-        shape = context.shapes.shape(node.inputs[0]) if node.op == "Transpose" else None
+        shape = context.shapes.shape(node.inputs[0]) if is_op(node, "Transpose") else None
         if shape is not None and "perm" not in node.attrs:
             node.attrs["perm"] = list(reversed(range(len(shape))))
 
 
 def _count(graph: gs.Graph) -> int:
-    return sum(node.op == "Transpose" for node in graph.nodes)
+    return sum(is_op(node, "Transpose") for node in graph.nodes)
 
 
 def _push_all(graph: gs.Graph, context: Context, one_by_one: bool) -> None:
-    waiting = deque(node for node in graph.nodes if node.op == "Transpose")
+    waiting = deque(node for node in graph.nodes if is_op(node, "Transpose"))
     while waiting:
         node = waiting.popleft()
         if not node.outputs or "perm" not in node.attrs or context.is_output(node.outputs[0]):
@@ -91,7 +92,7 @@ def _push_all(graph: gs.Graph, context: Context, one_by_one: bool) -> None:
         if not taking or (len(taking) < len(consumers) and not one_by_one):
             continue
         for consumer in taking:
-            if consumer.op == "Transpose":
+            if is_op(consumer, "Transpose"):
                 _merge(node, consumer, context)
                 waiting.append(consumer)
             elif consumer.outputs and _takes(consumer, perm, context):  # still, after the others
@@ -101,7 +102,7 @@ def _push_all(graph: gs.Graph, context: Context, one_by_one: bool) -> None:
 
 
 def _takes(node: gs.Node, perm: list[int], context: Context) -> bool:
-    return "perm" in node.attrs if node.op == "Transpose" else takes(node, perm, context)
+    return "perm" in node.attrs if is_op(node, "Transpose") else takes(node, perm, context)
 
 
 def _obstacle(node: gs.Node, context: Context) -> gs.Node | None:

@@ -16,11 +16,12 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import nodes_of
 from onnxgraft.graph.tensors import (
     Array,
 )
 from onnxgraft.stages.surgery.passes.tensorrt._build import Builder
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, nodes_of
+from onnxgraft.stages.surgery.running.rewrite import Context, Result
 
 _MOST_PLACES = 1 << 22
 

@@ -15,8 +15,9 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import nodes_of
 from onnxgraft.stages.surgery.passes.tensorrt._build import Builder
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, nodes_of
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:

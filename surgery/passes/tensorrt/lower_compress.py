@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, nodes_of
+from onnxgraft.graph.operators import nodes_of, set_op
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -21,7 +22,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if condition is None or "axis" not in node.attrs:
             result.refuse(node, "TensorRT has no Compress, and this one is not by a constant")
             continue
-        node.op = "Gather"
+        set_op(node, "Gather")
         kept = np.flatnonzero(condition).astype(np.int64)
         node.inputs[1] = context.constant(f"{node.name}/kept", kept)
         result.did(node, f"a Gather of {len(kept)} elements")

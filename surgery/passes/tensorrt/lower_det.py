@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import nodes_of
 from onnxgraft.stages.surgery.passes.tensorrt._build import Builder
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, nodes_of
+from onnxgraft.stages.surgery.running.rewrite import Context, Result
 
 _MOST = 4
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import is_op, nodes_of, op_of
 from onnxgraft.stages.surgery.passes.tensorrt._build import Builder
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, nodes_of
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 _OPERATORS = "DynamicQuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger"
 # onnx.TensorProto's numbers of the types.
@@ -31,19 +32,19 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     result = Result()
     floats: dict[int, gs.Tensor] = {}
     for node in nodes_of(graph, *_OPERATORS):
-        if node.op == "DynamicQuantizeLinear":
+        if is_op(node, "DynamicQuantizeLinear"):
             _quantize(Builder(context, node), floats)
             result.did(node, "written with Round and Clip")
-        elif node.op == "DequantizeLinear" and id(node.inputs[0]) in floats:
+        elif is_op(node, "DequantizeLinear") and id(node.inputs[0]) in floats:
             _dequantize(Builder(context, node), floats)
             result.did(node, "reads the whole numbers as floats")
-        elif node.op != "DequantizeLinear":
+        elif not is_op(node, "DequantizeLinear"):
             reason = _unknown(node, context)
             if reason is None:
-                _multiply(node.op.removesuffix("Integer"), Builder(context, node), floats)
+                _multiply(op_of(node).removesuffix("Integer"), Builder(context, node), floats)
                 result.did(node, "a float product, cast to int32")
             else:
-                result.refuse(node, f"TensorRT has no {node.op}, and {reason}")
+                result.refuse(node, f"TensorRT has no {op_of(node)}, and {reason}")
     return result
 
 
@@ -54,7 +55,7 @@ def _unknown(node: gs.Node, context: Context) -> str | None:
         if shape is None:
             return "the shape of a zero point is not known"
         # Of a matrix product, those of the second factor's columns need no other shape.
-        columns = node.op == "MatMulInteger" and index == 1 and len(shape) == 1
+        columns = is_op(node, "MatMulInteger") and index == 1 and len(shape) == 1
         if any(dim.number != 1 or not dim.fixed for dim in shape) and not columns:
             return "it has zero points of their own for rows"
     return None

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, nodes_of
+from onnxgraft.graph.operators import nodes_of, set_op
+from onnxgraft.stages.surgery.running.rewrite import Context, Result
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -19,7 +20,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     for node in nodes_of(graph, "Relu"):
         dtype = context.shapes.dtype(node.inputs[0])
         if dtype in (np.dtype(np.int32), np.dtype(np.int64)):
-            node.op = "Max"
+            set_op(node, "Max")
             node.inputs.append(context.constant(f"{node.name}/zero", np.zeros((), dtype)))
             result.did(node, "TensorRT takes no Relu of integers")
     return result

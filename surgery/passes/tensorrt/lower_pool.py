@@ -17,8 +17,9 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import is_op, nodes_of, op_of, set_op
 from onnxgraft.stages.surgery.passes.tensorrt._build import Builder
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, nodes_of
+from onnxgraft.stages.surgery.running.rewrite import Context, Result
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -34,10 +35,10 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             result.did(node, "its indices, which nobody reads, are left out")
         if all(step == 1 for step in node.attrs.get("dilations", ())):
             continue
-        rewrite = _average if node.op == "AveragePool" else _maximum
+        rewrite = _average if is_op(node, "AveragePool") else _maximum
         reason = rewrite(node, context)
         if reason is None:
-            result.did(node, f"the dilated {node.op} is written otherwise")
+            result.did(node, f"the dilated {op_of(node)} is written otherwise")
         else:
             result.refuse(node, f"TensorRT takes no dilated pooling, and {reason}")
     return result
@@ -67,7 +68,7 @@ def _average(node: gs.Node, context: Context) -> str | None:
         return "this one leaves what is padded out of its averages"
     channels, dtype = shape[1].number, np.dtype(context.shapes.dtype(node.inputs[0]))
     weights = np.full((channels, 1, *kernel), 1 / math.prod(kernel), dtype)
-    node.op = "Conv"
+    set_op(node, "Conv")
     node.attrs.clear()
     node.attrs.update(kernel_shape=kernel, strides=strides, dilations=dilations, pads=pads,
                       group=channels)  # fmt: skip

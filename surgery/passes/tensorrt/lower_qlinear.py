@@ -14,8 +14,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import is_op, nodes_of
 from onnxgraft.graph.walk import detach
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, nodes_of
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -36,7 +37,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
 
 def _rewrite(node: gs.Node, context: Context) -> None:
     x, xs, xz, w, ws, wz, ys, yz, *bias = node.inputs
-    conv = node.op == "QLinearConv"
+    conv = is_op(node, "QLinearConv")
     output, name, attrs = node.outputs[0], node.name, dict(node.attrs)
     scales = np.asarray(constant(ws))
     detach(node)

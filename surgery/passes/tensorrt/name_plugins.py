@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import op_key, op_of, set_op
 from onnxgraft.stages.surgery.running.rewrite import Context, Result
 
 DOMAIN = "trt.plugins"
@@ -20,15 +21,16 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     """Rename every operator that the user has mapped."""
     result = Result()
     for node in graph.nodes:
-        for key in (f"{node.domain}.{node.op}", node.op):
+        domain, kind = op_key(node)
+        for key in (op_of(node), kind):
             plugin = context.plugins.get(key)
-            if plugin is not None and node.domain != DOMAIN:
-                node.op, node.domain = plugin.name, DOMAIN
+            if plugin is not None and domain != DOMAIN:
+                set_op(node, plugin.name, DOMAIN)
                 node.attrs["plugin_version"] = plugin.version
                 node.attrs["plugin_namespace"] = plugin.namespace
                 result.did(node, f"{key} is the plugin {plugin.name} {plugin.version}")
                 break
-    if any(node.domain == DOMAIN for node in graph.nodes):
+    if any(op_key(node)[0] == DOMAIN for node in graph.nodes):
         known = {entry.domain for entry in graph.import_domains or ()}
         if DOMAIN not in known:
             import onnx
