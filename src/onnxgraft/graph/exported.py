@@ -10,10 +10,17 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import op_key
+
 __all__ = ["Exported"]
 
 # Larger ones are not held a second time, in bytes of constants.
 _MOST_BYTES = 64 << 20
+# What a graph or a function says of itself.
+_FIELDS = (
+    "name", "domain", "opset", "doc_string", "producer_name", "producer_version", "ir_version",
+    "import_domains",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Exported:
         if sum(value.nbytes for value in _values(graph)) > _MOST_BYTES:
             return gs.export_onnx(graph), None
         alive: list[object] = []
-        state = tuple(_state(graph, alive))
+        state = tuple(entry for part in (graph, *graph.functions) for entry in _state(part, alive))
         if kept is None or kept.state != state:
             kept = cls(gs.export_onnx(graph), state, tuple(alive))
         proto = onnx.ModelProto()
@@ -55,11 +62,8 @@ def _values(graph: gs.Graph) -> Iterator[Any]:
 
 def _state(graph: gs.Graph, alive: list[object]) -> Iterator[object]:
     """Yield everything that the exported form depends on; arrays by their address."""
-    yield from (graph.name, graph.opset, graph.doc_string, repr(graph.import_domains))
-    yield graph.producer_name, graph.producer_version, getattr(graph, "ir_version", None)
-    for function in graph.functions:
-        yield "function", function.name, function.domain
-        yield from _state(function, alive)
+    known = vars(graph)
+    yield tuple(repr(known.get(field)) for field in _FIELDS)
     for tensors in (graph.inputs, graph.outputs):
         yield tuple(map(_tensor, tensors))
     for tensor in graph.tensors().values():
@@ -68,7 +72,7 @@ def _state(graph: gs.Graph, alive: list[object]) -> Iterator[object]:
             alive.append(tensor._values)
             yield id(tensor._values)
     for node in graph.nodes:
-        yield node.op, node.domain, node.name, len(node.attrs)
+        yield op_key(node), node.name, len(node.attrs)
         yield tuple(tensor.name for tensor in node.inputs)
         yield tuple(tensor.name for tensor in node.outputs)
         for name, value in node.attrs.items():

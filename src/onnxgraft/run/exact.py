@@ -1,0 +1,429 @@
+"""The exact reference of an INT8 graph: what its Q and DQ say, whatever the CPU and its kernels.
+
+A layer between DequantizeLinear and QuantizeLinear is a sum of products of integers. Runtimes
+compute it with instructions that may saturate, round biases or change the order of float sums, and
+a difference of one unit in the last place of a float is enough: where it moves a value over the
+middle between two integers, the next layer sees another integer. So the layers are written as
+
+    y = (s_x s_w) (sum of (q_x - z_x) q_w) + b
+
+with the integers as float32 values. As long as no partial sum reaches 2^24, float32 adds whole
+numbers exactly in any order, so the sum is exact on every machine, at the speed of float kernels:
+
+    |sum| <= max over outputs c of  sum_k |q_w[c, k]|  *  max |q_x - z_x|  <  2^24
+
+Where that bound is not kept, the input channels are split into parts that keep it, and the parts
+are added in float64, which is exact up to 2^53. The scales are inputs of the graph with a default,
+so that no optimizer folds them into the integers. Everything else runs in onnxruntime as it stands,
+without any fusion of Q and DQ.
+
+`docs/proven.md` says what is proven with it; the tests hold it against a textbook evaluation in
+numpy, float64 throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import constant_value, is_op, op_of
+from onnxgraft.graph.tensors import Array
+from onnxgraft.graph.walk import tidy
+from onnxgraft.run.session import OnnxRuntime
+
+__all__ = ["exact", "exact_graph"]
+
+# float32 holds whole numbers up to here.
+_EXACT = 1 << 24
+# Their output holds values of their input alone, so that it has the input's scale.
+_KEEPING = ("Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def exact(model: Model, *, name: str = "exact", threads: int = 0) -> OnnxRuntime:
+    """Return an engine that computes exactly what a graph with Q and DQ says.
+
+    A graph without them runs as it stands, with the optimizations of float graphs.
+
+    Args:
+        model: The graph; it is not changed.
+        name: What reports call it.
+        threads: Threads within an operator; 0 leaves the choice to onnxruntime.
+
+    Raises:
+        ModelError: onnxruntime refuses the graph.
+        NotSupportedError: It has no kernel for an operator of these types.
+    """
+    return OnnxRuntime(exact_graph(model), name=name, threads=threads, configure=_as_it_stands)
+
+
+def _as_it_stands(options: Any) -> None:
+    """Leave Q and DQ alone, and let no integer kernel saturate."""
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.x64quantprecision", "1")
+
+
+def exact_graph(model: Model) -> onnx.ModelProto:
+    """Return the ONNX model that `exact` runs."""
+    copy = model.copy()
+    writer = _Writer(copy.graph)
+    for node in list(copy.graph.nodes):
+        if is_op(node, "Conv", "ConvTranspose"):
+            writer.convolution(node)
+        elif is_op(node, "Gemm", "MatMul"):
+            writer.product(node)
+    tidy(copy.graph)
+    proto = copy.to_onnx()
+    known = {entry.name: entry for entry in proto.graph.initializer}
+    for name in writer.scales & known.keys():
+        # An input with a default is no constant to optimizers.
+        entry = known[name]
+        proto.graph.input.append(
+            onnx.helper.make_tensor_value_info(name, entry.data_type, list(entry.dims))
+        )
+    return proto
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A tensor of whole numbers, as floats, and what they stand for.
+
+    Attributes:
+        tensor: The numbers: a float32 tensor, or their values where they are constant.
+        scale: Of the numbers: one, or one for each slice along ``axis``.
+        axis: None for one scale.
+        largest: The largest absolute number that there can be.
+    """
+
+    tensor: gs.Tensor | Array
+    scale: Array
+    axis: int | None
+    largest: int
+
+
+class _Writer:
+    """Writes layers as sums of whole numbers.
+
+    Attributes:
+        scales: The names of constants that no optimizer may look at.
+    """
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self.scales: set[str] = set()
+        self._whole: dict[int, _Whole | None] = {}
+        self._count = 0
+
+    def convolution(self, node: gs.Node) -> None:
+        """Rewrite a Conv or ConvTranspose between quantized tensors."""
+        data, weights = self.whole(node.inputs[0]), self.whole(node.inputs[1])
+        if data is None or weights is None or data.axis is not None:
+            return
+        if not isinstance(weights.tensor, np.ndarray) or isinstance(data.tensor, np.ndarray):
+            return
+        transposed = is_op(node, "ConvTranspose")
+        group = int(node.attrs.get("group", 1))
+        scale = _channel_scale(weights, transposed, group)
+        if scale is None:
+            return
+        numbers = weights.tensor
+        reach = np.abs(numbers).sum(axis=tuple(range(2, numbers.ndim)), dtype=np.float64)
+        # (outputs, inputs of a group), and for a transposed one (inputs, outputs of a group).
+        per_input = reach.T if transposed else reach
+        parts = _parts(per_input * data.largest) if group == 1 else [(0, per_input.shape[1])]
+        if group > 1 and (per_input.sum(1) * data.largest).max(initial=0.0) >= _EXACT:
+            return
+        self._finish(
+            node, data, parts, scale,
+            lambda begin, end: numbers[begin:end] if transposed else numbers[:, begin:end],
+            axis=1, trailing=numbers.ndim - 2,
+        )  # fmt: skip
+
+    def product(self, node: gs.Node) -> None:
+        """Rewrite a Gemm or MatMul between quantized tensors, or of one and weights."""
+        if is_op(node, "Gemm") and not _plain_gemm(node):
+            return
+        left, right = self.whole(node.inputs[0]), self.whole(node.inputs[1])
+        if left is None or right is None or left.axis is not None:
+            return
+        if isinstance(left.tensor, np.ndarray):
+            return
+        if not isinstance(right.tensor, np.ndarray):
+            if right.axis is None and _depth(node) * left.largest * right.largest < _EXACT:
+                self._between(node, left, right)
+            return
+        numbers = right.tensor
+        turned = is_op(node, "Gemm") and bool(node.attrs.get("transB", 0))
+        if turned:
+            numbers = numbers.T
+        axis = None if right.axis is None else right.axis % right.tensor.ndim
+        outputs = right.tensor.ndim - 1 if not turned else 0
+        if axis not in (None, outputs):
+            return
+        reach = np.abs(numbers).reshape(-1, *numbers.shape[-2:]).max(0).T.astype(np.float64)
+        parts = _parts(reach * left.largest)
+        if len(parts) > 1 and numbers.ndim != 2:
+            return
+        self._finish(
+            node, left, parts, right.scale, lambda begin, end: numbers[..., begin:end, :],
+            axis=-1, trailing=0,
+        )  # fmt: skip
+
+    def _finish(
+        self,
+        node: gs.Node,
+        data: _Whole,
+        parts: list[tuple[int, int]],
+        scale: Array,
+        weights: Callable[[int, int], Array],
+        *,
+        axis: int,
+        trailing: int,
+    ) -> None:
+        """Write the sum of each part, their sum, its scale and the bias.
+
+        Args:
+            node: The layer.
+            data: What it reads.
+            parts: Ranges of its inputs.
+            scale: Of the weights: one, or one for each output.
+            weights: Returns those of a range of inputs.
+            axis: Of the inputs in ``data``.
+            trailing: How many axes are behind that of the outputs.
+        """
+        label = node.outputs[0].name
+        kind = np.float64 if len(parts) > 1 else np.float32
+        sums = []
+        for begin, end in parts:
+            source = data.tensor
+            if len(parts) > 1:
+                source = self._slice(label, source, begin, end, axis)
+            kernel = self._constant(label, weights(begin, end).astype(np.float32))
+            part = self._add_like(node, [source, kernel])
+            sums.append(self._cast(label, part, kind) if len(parts) > 1 else part)
+        total = sums[0]
+        for part in sums[1:]:
+            total = self._add("Add", label, [total, part], kind)
+
+        def along(value: Array) -> Array:
+            return value.reshape(-1, *(1,) * trailing) if trailing else value
+
+        factor = along(scale.astype(np.float64) * data.scale.astype(np.float64)).astype(kind)
+        total = self._add("Mul", label, [total, self._hidden(label, factor)], kind)
+        bias = _value(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else None
+        if bias is not None:
+            offset = self._hidden(label, along(bias).astype(kind))
+            total = self._add("Add", label, [total, offset], kind)
+        self._replace(node, self._cast(label, total, np.float32) if len(parts) > 1 else total)
+
+    def _between(self, node: gs.Node, left: _Whole, right: _Whole) -> None:
+        """Write the product of two quantized tensors."""
+        label = node.outputs[0].name
+        total = self._add_like(node, [left.tensor, right.tensor])
+        product = (left.scale.astype(np.float64) * right.scale.astype(np.float64)).astype(
+            np.float32
+        )
+        total = self._add("Mul", label, [total, self._hidden(f"{label}/scale", product)])
+        self._replace(node, total)
+
+    def whole(self, tensor: gs.Tensor) -> _Whole | None:
+        """Return the whole numbers behind a dequantized tensor, or None where it is none."""
+        key = id(tensor)
+        if key not in self._whole:
+            self._whole[key] = self._find(tensor)
+        return self._whole[key]
+
+    def _find(self, tensor: gs.Tensor) -> _Whole | None:
+        node = tensor.inputs[0] if tensor.inputs else None
+        if is_op(node, *_KEEPING) and tensor is node.outputs[0]:
+            inner = self.whole(node.inputs[0])
+            if inner is not None and isinstance(inner.tensor, np.ndarray):
+                return _turned(inner, node)
+            if inner is None or inner.axis is not None:
+                return None
+            moved = self._add(
+                op_of(node), tensor.name, [inner.tensor, *node.inputs[1:]], np.float32, node.attrs
+            )
+            return _Whole(moved, inner.scale, None, inner.largest)
+        if not is_op(node, "DequantizeLinear") or node.attrs.get("block_size", 0):
+            return None
+        scale = _value(node.inputs[1])
+        zero = _value(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else None
+        if scale is None or (len(node.inputs) > 2 and node.inputs[2].name and zero is None):
+            return None
+        zero = np.zeros(1, np.int64) if zero is None else zero.astype(np.int64)
+        axis = int(node.attrs.get("axis", 1)) if scale.size > 1 else None
+        stored = _value(node.inputs[0])
+        if stored is None:
+            stored = _quantized(node.inputs[0])
+        if stored is not None:
+            numbers = stored.astype(np.int64)
+            if axis is not None:
+                axis %= numbers.ndim
+                zero = zero.reshape(-1, *(1,) * (numbers.ndim - 1 - axis))
+            numbers = numbers - zero
+            return _Whole(numbers, scale, axis, int(np.abs(numbers).max(initial=0)))
+        if axis is not None or zero.size != 1:
+            return None
+        bounds = _bounds(node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None)
+        if bounds is None:
+            return None
+        z = int(zero.item())
+        numbers = self._cast(tensor.name, node.inputs[0], np.float32)
+        if z:
+            numbers = self._add(
+                "Sub", tensor.name,
+                [numbers, self._hidden(tensor.name, np.array(z, np.float32))],
+            )  # fmt: skip
+        return _Whole(numbers, scale.reshape(()), None, max(bounds[1] - z, z - bounds[0]))
+
+    def _add_like(self, node: gs.Node, inputs: list[gs.Tensor]) -> gs.Tensor:
+        """Return what a node of the same kind makes of whole numbers, without a bias."""
+        if is_op(node, "Gemm"):
+            return self._add("MatMul", node.outputs[0].name, inputs)
+        return self._add(op_of(node), node.outputs[0].name, inputs, np.float32, node.attrs)
+
+    def _add(
+        self, op: str, label: str, inputs: list[gs.Tensor], dtype: Any = np.float32,
+        attrs: dict[str, Any] | None = None,
+    ) -> gs.Tensor:  # fmt: skip
+        name = self._name(label)
+        output = gs.Variable(name, dtype)
+        self.graph.nodes.append(gs.Node(op, name, dict(attrs or {}), inputs, [output]))
+        return output
+
+    def _cast(self, label: str, tensor: gs.Tensor, dtype: Any) -> gs.Tensor:
+        to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return self._add("Cast", label, [tensor], dtype, {"to": to})
+
+    def _slice(
+        self, label: str, tensor: gs.Tensor, begin: int, end: int, axis: int
+    ) -> gs.Tensor:  # fmt: skip
+        bounds = [np.array([value], np.int64) for value in (begin, end, axis)]
+        return self._add("Slice", label, [tensor, *(self._constant(label, v) for v in bounds)])
+
+    def _constant(self, label: str, value: Array) -> gs.Constant:
+        return gs.Constant(self._name(label), np.ascontiguousarray(value))
+
+    def _hidden(self, label: str, value: Array) -> gs.Constant:
+        constant = gs.Constant(self._name(label), np.asarray(value))
+        self.scales.add(constant.name)
+        return constant
+
+    def _replace(self, node: gs.Node, result: gs.Tensor) -> None:
+        """Let ``result`` be made under the name of what ``node`` made."""
+        (maker,) = result.inputs
+        target = node.outputs[0]
+        node.outputs.clear()
+        maker.outputs = [target]
+
+    def _name(self, label: str) -> str:
+        self._count += 1
+        return f"{label}/exact/{self._count}"
+
+
+def _turned(weights: _Whole, node: gs.Node) -> _Whole | None:
+    """Return weights behind a Transpose."""
+    if not is_op(node, "Transpose"):
+        return None
+    numbers = np.asarray(weights.tensor)
+    perm = [int(axis) for axis in node.attrs.get("perm", range(numbers.ndim)[::-1])]
+    axis = None if weights.axis is None else perm.index(weights.axis)
+    return _Whole(numbers.transpose(perm), weights.scale, axis, weights.largest)
+
+
+def _parts(reach: Array) -> list[tuple[int, int]]:
+    """Return ranges of inputs whose sums stay exact, as few as there can be.
+
+    Args:
+        reach: (outputs, inputs): the largest absolute contribution of an input to an output.
+    """
+    total = np.cumsum(reach, axis=1)
+    parts, begin, inputs = [], 0, reach.shape[1]
+    while begin < inputs:
+        before = total[:, begin - 1] if begin else 0.0
+        fits = ((total.T - before).max(1, initial=0.0) < _EXACT)[begin:]
+        end = begin + max(1, int(fits.argmin()) if not fits.all() else len(fits))
+        parts.append((begin, end))
+        begin = end
+    return parts or [(0, inputs)]
+
+
+def _channel_scale(weights: _Whole, transposed: bool, group: int) -> Array | None:
+    """Return a scale for each output channel, or one; None where they are of the inputs."""
+    if weights.axis is None:
+        return weights.scale.reshape(1)
+    if weights.axis != (1 if transposed else 0):
+        return None
+    return np.tile(weights.scale, group) if transposed else weights.scale
+
+
+def _plain_gemm(node: gs.Node) -> bool:
+    """Tell whether a Gemm is a product and a sum: no factors, no transposed input."""
+    factors = (node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0))
+    return factors == (1.0, 1.0) and not node.attrs.get("transA", 0)
+
+
+def _depth(node: gs.Node) -> float:
+    """Return how many products each value of a MatMul sums up; infinite where it is not known."""
+    for tensor, axis in ((node.inputs[0], -1), (node.inputs[1], -2)):
+        shape = tensor.shape
+        if shape is not None and len(shape) >= 2 and isinstance(shape[axis], int):
+            return int(shape[axis])
+    return math.inf
+
+
+def _value(tensor: gs.Tensor) -> Array | None:
+    """Return the value of a constant, or of what a DequantizeLinear makes of constants."""
+    if isinstance(tensor, gs.Constant):
+        return np.asarray(tensor.values)
+    node = tensor.inputs[0] if tensor.inputs else None
+    if is_op(node, "Constant"):
+        return constant_value(node)
+    if not is_op(node, "DequantizeLinear") or node.attrs.get("block_size", 0):
+        return None
+    numbers, scale = _value(node.inputs[0]), _value(node.inputs[1])
+    zero = _value(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1, np.int64)
+    if numbers is None or scale is None or zero is None:
+        return None
+    if scale.size > 1:
+        shape = (-1, *(1,) * (numbers.ndim - 1 - int(node.attrs.get("axis", 1)) % numbers.ndim))
+        scale, zero = scale.reshape(shape), zero.reshape(shape) if zero.size > 1 else zero
+    whole = numbers.astype(np.int64) - zero.astype(np.int64)
+    return np.asarray(whole.astype(np.float32) * scale, np.float32)
+
+
+def _quantized(tensor: gs.Tensor) -> Array | None:
+    """Return the integers that a QuantizeLinear makes of a constant."""
+    node = tensor.inputs[0] if tensor.inputs else None
+    if not is_op(node, "QuantizeLinear") or node.attrs.get("block_size", 0):
+        return None
+    value, scale = _value(node.inputs[0]), _value(node.inputs[1])
+    zero = _value(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1, np.uint8)
+    if value is None or scale is None or zero is None or zero.dtype.kind not in "iu":
+        return None
+    if scale.size > 1:
+        axis = int(node.attrs.get("axis", 1)) % value.ndim
+        shape = (-1, *(1,) * (value.ndim - 1 - axis))
+        scale, zero = scale.reshape(shape), zero.reshape(shape) if zero.size > 1 else zero
+    limits = np.iinfo(zero.dtype)
+    rounded = np.rint(value / scale) + zero.astype(np.float64)
+    return np.clip(rounded, limits.min, limits.max).astype(zero.dtype)
+
+
+def _bounds(stored: gs.Tensor, zero: gs.Tensor | None) -> tuple[int, int] | None:
+    """Return the smallest and largest integer of a quantized tensor, by its type."""
+    kind = stored.dtype
+    if kind is None and zero is not None:
+        kind = zero.dtype
+    try:
+        limits = np.iinfo(np.dtype(kind))
+    except (TypeError, ValueError):
+        return None
+    return int(limits.min), int(limits.max)
