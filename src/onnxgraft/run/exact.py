@@ -34,6 +34,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import constant_value, is_op, op_of
+from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import tidy
 from onnxgraft.run.session import OnnxRuntime
@@ -116,6 +117,7 @@ class _Writer:
 
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
+        self._shapes = Shapes(graph)
         self.scales: set[str] = set()
         self._whole: dict[int, _Whole | None] = {}
         self._count = 0
@@ -155,7 +157,7 @@ class _Writer:
         if isinstance(left.tensor, np.ndarray):
             return
         if not isinstance(right.tensor, np.ndarray):
-            if right.axis is None and _depth(node) * left.largest * right.largest < _EXACT:
+            if right.axis is None and self._depth(node) * left.largest * right.largest < _EXACT:
                 self._between(node, left, right)
             return
         numbers = right.tensor
@@ -231,6 +233,14 @@ class _Writer:
         )
         total = self._add("Mul", label, [total, self._hidden(f"{label}/scale", product)])
         self._replace(node, total)
+
+    def _depth(self, node: gs.Node) -> float:
+        """Return how many products each value of a MatMul sums up; infinite if not known."""
+        for tensor, axis in ((node.inputs[0], -1), (node.inputs[1], -2)):
+            shape = self._shapes.shape(tensor)
+            if shape is not None and len(shape) >= 2 and shape[axis].fixed:
+                return shape[axis].number
+        return math.inf
 
     def whole(self, tensor: gs.Tensor) -> _Whole | None:
         """Return the whole numbers behind a dequantized tensor, or None where it is none."""
@@ -368,15 +378,6 @@ def _plain_gemm(node: gs.Node) -> bool:
     """Tell whether a Gemm is a product and a sum: no factors, no transposed input."""
     factors = (node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0))
     return factors == (1.0, 1.0) and not node.attrs.get("transA", 0)
-
-
-def _depth(node: gs.Node) -> float:
-    """Return how many products each value of a MatMul sums up; infinite where it is not known."""
-    for tensor, axis in ((node.inputs[0], -1), (node.inputs[1], -2)):
-        shape = tensor.shape
-        if shape is not None and len(shape) >= 2 and isinstance(shape[axis], int):
-            return int(shape[axis])
-    return math.inf
 
 
 def _value(tensor: gs.Tensor) -> Array | None:

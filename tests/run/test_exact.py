@@ -1,0 +1,214 @@
+"""The exact reference of INT8 graphs, against a textbook evaluation in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run import exact as module
+from onnxgraft.run.exact import exact, exact_graph
+from tests.conftest import model_of
+from tests.run import textbook
+
+# A result is a float32: its scale, its product with the sum and the bias are each rounded once.
+CLOSE = 4 * 2.0**-24
+
+
+def outputs(model: Model, feeds: dict[str, Array]) -> dict[str, Array]:
+    with exact(model) as session:
+        return session.infer(feeds)
+
+
+def integers(rng: np.random.Generator, shape: tuple[int, ...], kind: str, most: int) -> Array:
+    low = 0 if kind == "uint8" else -most
+    return rng.integers(low, most + 1, shape).astype(kind)
+
+
+def layer(
+    rng: np.random.Generator, op: str, kind: str, zero: int, most: int, inputs: int, bias: str,
+    group: int = 1,
+) -> tuple[Model, dict[str, Array]]:  # fmt: skip
+    """Return a layer between DequantizeLinear, and feeds for it."""
+    outputs = 2 * group
+    shape = {
+        "Conv": (outputs, inputs // group, 3, 3), "ConvTranspose": (inputs, outputs // group, 3, 3),
+        "Gemm": (outputs, inputs), "MatMul": (inputs, outputs),
+    }[op]  # fmt: skip
+    axis = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": 1}[op]
+    channels = shape[axis]
+    constants: dict[str, Array] = {
+        "s": np.float32(rng.uniform(0.01, 0.1)), "z": np.array(zero, kind),
+        "w": integers(rng, shape, "int8", most),
+        "ws": rng.uniform(1e-3, 1e-2, channels).astype(np.float32),
+        "wz": np.zeros(channels, np.int8),
+    }  # fmt: skip
+    attributes = {
+        "Conv": f"<group={group}, pads=[1,0,1,2], strides=[2,1]>",
+        "ConvTranspose": f"<group={group}, strides=[2,2], pads=[1,0,0,1]>",
+        "Gemm": "<transB=1>", "MatMul": "",
+    }[op]  # fmt: skip
+    extra = ""
+    if bias == "float" and op != "MatMul":
+        constants["b"] = rng.standard_normal(outputs).astype(np.float32)
+        extra = ", b"
+    if bias == "int32" and op != "MatMul":
+        constants |= {
+            "bq": rng.integers(-5000, 5000, outputs).astype(np.int32),
+            "bs": rng.uniform(1e-4, 1e-3, outputs).astype(np.float32),
+        }
+        extra = ", b"
+    image = op.startswith("Conv")
+    model = model_of(
+        f"net (float[N, {inputs}{', 6, 5' if image else ''}] x) => (float y) {{"
+        " q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)"
+        f" k = DequantizeLinear<axis={axis}>(w, ws, wz)"
+        f"{' b = DequantizeLinear<axis=0>(bq, bs)' if bias == 'int32' and extra else ''}"
+        f" y = {op}{attributes}(d, k{extra}) }}",
+        constants,
+    )
+    value = rng.standard_normal((2, inputs, *((6, 5) if image else ()))).astype(np.float32) * 3
+    return model, {"x": value}
+
+
+@pytest.mark.parametrize("bias", ["none", "float", "int32"])
+@pytest.mark.parametrize(("kind", "zero"), [("int8", 0), ("uint8", 0), ("uint8", 117)])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose", "Gemm", "MatMul"])
+def test_a_layer_is_the_textbooks(op: str, kind: str, zero: int, bias: str) -> None:
+    model, feeds = layer(np.random.default_rng(1), op, kind, zero, 127, 8, bias)
+    wanted = textbook.run(model.to_onnx(), feeds)["y"]
+    found = outputs(model, feeds)["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_a_layer_of_groups_is_the_textbooks(op: str) -> None:
+    model, feeds = layer(np.random.default_rng(2), op, "uint8", 3, 127, 8, "float", group=4)
+    wanted = textbook.run(model.to_onnx(), feeds)["y"]
+    found = outputs(model, feeds)["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose", "Gemm", "MatMul"])
+def test_a_sum_that_float32_does_not_hold_is_split_and_exact(op: str) -> None:
+    # All products at their largest: 127 * 255 * 9 * 96 is beyond 2^24.
+    rng = np.random.default_rng(3)
+    model, _ = layer(rng, op, "uint8", 0, 127, 900 if op in ("Gemm", "MatMul") else 96, "none")
+    constants = {tensor.name: tensor for tensor in model.graph.tensors().values()}
+    constants["w"].values = np.full_like(constants["w"].values, 127)
+    constants["w"].values.flat[0] = 126  # so that a sum rounded to a multiple of 2 shows
+    inputs = model.graph.inputs[0].shape[1]
+    shape = (1, inputs, 6, 5) if op.startswith("Conv") else (1, inputs)
+    feeds = {"x": np.full(shape, 1e3, np.float32)}
+    wanted = textbook.run(model.to_onnx(), feeds)["y"]
+    kinds = [node.op_type for node in exact_graph(model).graph.node]
+    assert kinds.count("Slice") > 1
+    np.testing.assert_allclose(outputs(model, feeds)["y"], wanted, rtol=2.0**-24, atol=0)
+
+
+def test_parts_are_as_few_as_keep_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_EXACT", 10)
+    assert module._parts(np.array([[3.0, 3, 3, 3], [0, 0, 9, 0]])) == [(0, 3), (3, 4)]
+    assert module._parts(np.array([[1.0, 1, 1]])) == [(0, 3)]
+    assert module._parts(np.array([[40.0, 1]])) == [(0, 1), (1, 2)]
+
+
+def test_products_of_two_activations_are_the_textbooks() -> None:
+    rng = np.random.default_rng(4)
+    model = model_of(
+        "net (float[N, 7, 16] a, float[N, 16, 5] c) => (float y) {"
+        " qa = QuantizeLinear(a, s, z)  da = DequantizeLinear(qa, s, z)"
+        " qc = QuantizeLinear(c, t, z)  dc = DequantizeLinear(qc, t, z)  y = MatMul(da, dc) }",
+        {"s": np.float32(0.02), "t": np.float32(0.03), "z": np.int8(0)},
+    )
+    feeds = {
+        "a": rng.standard_normal((2, 7, 16)).astype(np.float32),
+        "c": rng.standard_normal((2, 16, 5)).astype(np.float32),
+    }
+    wanted = textbook.run(model.to_onnx(), feeds)["y"]
+    found = outputs(model, feeds)["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
+    assert "Cast" in {node.op_type for node in exact_graph(model).graph.node}
+
+
+CHAIN = (
+    "net (float[N, 4, 9, 9] x) => (float y) {"
+    " q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)"
+    " k = DequantizeLinear<axis=0>(w, ws, wz)  c = Conv<pads=[1,1,1,1]>(d, k, b)  r = Relu(c)"
+    " rq = QuantizeLinear(r, t, u)  rd = DequantizeLinear(rq, t, u)"
+    " p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(rd)  f = Flatten(p)"
+    " k2 = DequantizeLinear<axis=1>(v, vs, vz)  g = MatMul(f, k2)"
+    " y = QuantizeLinear(g, o, oz) }"
+)
+
+
+@given(seed=st.integers(0, 10_000), zero=st.integers(0, 255))
+def test_integers_of_a_chain_are_the_textbooks(seed: int, zero: int) -> None:
+    rng = np.random.default_rng(seed)
+    constants: dict[str, Any] = {
+        "s": np.float32(0.03), "z": np.uint8(zero), "t": np.float32(rng.uniform(0.01, 0.03)),
+        "u": np.uint8(0), "o": np.float32(0.01), "oz": np.int8(0),
+        "w": integers(rng, (6, 4, 3, 3), "int8", 127),
+        "ws": rng.uniform(1e-3, 1e-2, 6).astype(np.float32), "wz": np.zeros(6, np.int8),
+        "b": rng.standard_normal(6).astype(np.float32),
+        "v": integers(rng, (96, 3), "int8", 127),
+        "vs": rng.uniform(1e-4, 1e-3, 3).astype(np.float32), "vz": np.zeros(3, np.int8),
+    }  # fmt: skip
+    model = model_of(CHAIN.replace("float y", "int8 y"), constants)
+    feeds = {"x": rng.standard_normal((1, 4, 9, 9)).astype(np.float32)}
+    values = textbook.run(model.to_onnx(), feeds)
+    # What float32 may put on the other side of the middle between two integers would go on into the
+    # next layer: such networks say nothing.
+    for tensor, scale in (("x", "s"), ("r", "t"), ("g", "o")):
+        left = np.mod(textbook.unrounded(values[tensor], constants[scale]), 1)
+        if (np.abs(left - 0.5) < 1e-5).any():
+            return
+    np.testing.assert_array_equal(outputs(model, feeds)["y"], values["y"])
+
+
+def test_scales_are_no_constants_that_an_optimizer_folds() -> None:
+    model, _ = layer(np.random.default_rng(5), "Conv", "uint8", 9, 127, 8, "float")
+    proto = exact_graph(model)
+    shown = {entry.name for entry in proto.graph.input}
+    hidden = {
+        name for node in proto.graph.node if node.op_type in ("Mul", "Add", "Sub")
+        for name in node.input if "/exact/" in name and name not in _made(proto)
+    }  # fmt: skip
+    assert hidden and hidden <= shown
+
+
+def _made(proto: onnx.ModelProto) -> set[str]:
+    return {name for node in proto.graph.node for name in node.output}
+
+
+def test_weights_that_are_quantized_in_the_graph_are_those_integers() -> None:
+    rng = np.random.default_rng(6)
+    model = model_of(
+        "net (float[N, 8] x) => (float y) {"
+        " q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)"
+        " wq = QuantizeLinear<axis=1>(w, ws, wz)  k = DequantizeLinear<axis=1>(wq, ws, wz)"
+        " y = MatMul(d, k) }",
+        {
+            "s": np.float32(0.02), "z": np.int8(0),
+            "w": rng.standard_normal((8, 4)).astype(np.float32),
+            "ws": np.full(4, 0.03, np.float32), "wz": np.zeros(4, np.int8),
+        },
+    )  # fmt: skip
+    feeds = {"x": rng.standard_normal((3, 8)).astype(np.float32)}
+    wanted = textbook.run(model.to_onnx(), feeds)["y"]
+    found = outputs(model, feeds)["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
+    assert "MatMul" in {node.op_type for node in exact_graph(model).graph.node}
+
+
+def test_a_float_graph_runs_as_it_is() -> None:
+    model = model_of("net (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }")
+    assert len(exact_graph(model).graph.node) == 1
+    value = np.array([[-1, 0, 1, 2]], np.float32)
+    np.testing.assert_array_equal(outputs(model, {"x": value})["y"], np.maximum(value, 0))
