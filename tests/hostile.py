@@ -250,10 +250,10 @@ FILES: dict[str, tuple[bytes, str]] = {
     "function.onnx": (onnx_model(function=external("/etc/passwd")), "is not in the model's folder"),
     "compiled.onnx": (
         onnx_program("EPContext", "com.microsoft", False),
-        "'harm' is of the type EPContext, which holds or names an engine"),
+        "'harm' is of the type com.microsoft.EPContext, which holds or names an engine"),
     "python.onnx": (
         onnx_program("PyOp", "ai.onnx.contrib", True),
-        "'harm' is of the type PyOp, which runs Python code"),
+        "'harm' is of the type ai.onnx.contrib.PyOp, which runs Python code"),
     "writes.pb": (
         with_operator("WriteFile", ["path", "path"], text_constant("path", "written")),
         "is a WriteFile, which reads or writes files"),
