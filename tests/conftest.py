@@ -8,7 +8,6 @@ import sys
 import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -24,6 +23,7 @@ from onnxgraft.run.feeds import (
 from onnxgraft.run.session import (
     OnnxRuntime,
 )
+from tests.running import Cli, here, in_a_process
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("ONNXGRAFT_SHARED", ROOT.parent / "shared"))
@@ -85,23 +85,13 @@ def tensorrt10() -> Callable[..., None]:
     return run
 
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Return a function that runs the ``onnxgraft`` command in this process."""
+    return here
 
 
 @pytest.fixture(scope="session")
-def cli() -> Cli:
+def process() -> Cli:
     """Return a function that runs the ``onnxgraft`` command in a process of its own."""
-
-    def run(
-        *arguments: Any, cwd: Path | None = None, timeout: float | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "onnxgraft", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=cwd,
-            timeout=timeout,
-            env={**os.environ, "COLUMNS": "80"},
-        )
-
-    return run
+    return in_a_process

@@ -15,10 +15,10 @@ pytest.importorskip("tensorflow")
 
 
 @pytest.fixture(scope="module")
-def deployed(lenet: Path, cli: Cli) -> tuple[Path, str]:
+def deployed(lenet: Path, process: Cli) -> tuple[Path, str]:
     recipe = (ROOT / "models/lenet5.toml").read_text().replace("../demo/", "")
     (lenet / "lenet5.toml").write_text(recipe.replace("runs = 50", "runs = 3"))
-    done = cli("deploy", lenet / "lenet5.toml", "-o", lenet / "out")
+    done = process("deploy", lenet / "lenet5.toml", "-o", lenet / "out")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     return lenet / "out", done.stdout
