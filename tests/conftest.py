@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, settings
 
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.tensors import (
@@ -26,7 +27,19 @@ from onnxgraft.run.session import (
 from tests.running import Cli, here, in_a_process
 
 ROOT = Path(__file__).parent.parent
+# .ci/run sets it, as other such systems do: what is random is tried more often, and some tests that
+# take minutes run there alone.
+CI = bool(os.environ.get("CI"))
 SHARED = Path(os.environ.get("ONNXGRAFT_SHARED", ROOT.parent / "shared"))
+
+
+# The examples of a random test are the same each time, so that what fails can be looked into.
+for name, examples in (("quick", 60), ("ci", 500)):
+    settings.register_profile(
+        name, max_examples=examples, deadline=None, derandomize=True, database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )  # fmt: skip
+settings.load_profile("ci" if CI else "quick")
 
 
 def model_of(text: str, constants: Mapping[str, Array] | None = None) -> Model:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.stages.quantize import Prepared, placement, quantize
@@ -63,7 +63,6 @@ def test_the_layer_that_loses_most_per_second_goes_to_float_first() -> None:
     assert mix.best.float_layers == {"layer1"}
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)), min_size=1, max_size=7),
     st.floats(0.01, 3),

@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.errors import InputError
@@ -144,7 +144,6 @@ def test_integers_against_floats_of_the_same_value_pass() -> None:
     assert judge({"y": classes}, {"y": classes.astype(np.float32)})[0].passed
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 1000),
     cuts=st.lists(st.integers(0, 64), max_size=5),
@@ -246,7 +245,6 @@ def test_another_shape_has_a_likely_cause(
         judge({"y": np.zeros(expected)}, {"y": np.zeros(actual)})
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.floats(-1e12, 1e12), max_size=20), st.randoms())
 def test_a_sum_is_exact_in_any_order_and_split(values: list[float], random: Random) -> None:
     parts = [Sum(), Sum(), Sum()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.data.classes import CAMVID, CITYSCAPES, Classes
@@ -76,7 +76,6 @@ def test_miou_is_that_of_a_loop_over_the_pixels(classes: Classes, seed: int) -> 
     assert metric.per_class() == pytest.approx(expected, rel=1e-12)
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=12))
 def test_miou_of_any_few_pixels_is_that_of_the_loop(given_pairs: list[tuple[int, int]]) -> None:
     label = np.array([[label for label, _ in given_pairs]], np.uint8)
@@ -164,7 +163,6 @@ def test_an_output_that_is_no_answer_to_the_label_is_refused(shape: tuple[int, .
         Segmentation(THREE).add(Answered(np.zeros(shape, np.float32)), np.zeros((5, 4), np.uint8))
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.integers(0, 500))
 def test_top1_is_the_share_of_right_answers(seed: int) -> None:
     rng = np.random.default_rng(seed)
