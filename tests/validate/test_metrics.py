@@ -177,6 +177,28 @@ def test_top1_is_the_share_of_right_answers(seed: int) -> None:
     assert metric.per_class() == {}
 
 
+@pytest.mark.parametrize("k", [1, 2, 5])
+@given(st.lists(st.sampled_from([-1.0, 0.0, 0.5]), min_size=6, max_size=9))
+def test_ties_are_broken_as_argmax_and_a_stable_sort_do(k: int, scores: list[float]) -> None:
+    row = np.array([scores], np.float32)
+    first = np.argsort(-row[0], kind="stable")[:k]
+    assert first[0] == row[0].argmax()
+    for label in range(len(scores)):
+        metric = TopK(k)
+        metric.add(Answered(row), np.asarray(label))
+        assert metric.values()[f"top{k}"] == (100.0 if label in first else 0.0)
+        assert metric.values()["top1"] == (100.0 if label == first[0] else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("label", "top1", "top5"), [(0, 100, 100), (1, 0, 100), (4, 0, 100), (5, 0, 0), (6, 0, 0)]
+)
+def test_of_equal_scores_the_first_are_the_largest(label: int, top1: int, top5: int) -> None:
+    metric = TopK(5)
+    metric.add(Answered(np.ones((1, 7), np.float32)), np.asarray(label))
+    assert metric.values() == {"top1": top1, "top5": top5}
+
+
 def test_top1_of_nothing_is_zero() -> None:
     assert TopK(1).values() == {"top1": 0.0}
 
