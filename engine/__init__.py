@@ -285,22 +285,26 @@ def _backend(target: str) -> ModuleType:
     return importlib.import_module(f"onnxgraft.stages.engine.{target}")
 
 
+_TENSORRTS = {
+    "--min-shapes": "smallest", "--max-shapes": "largest", "--batches": "batches",
+    "--calibration": "calibration", "--level": "level", "--workspace": "workspace",
+    "--version-compatible": "version_compatible", "--timing-cache": "timing_cache",
+}  # fmt: skip
+
+
 def _check(target: str, options: BuildOptions) -> None:
     """Refuse what a target does not take: an option without effect would mislead."""
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads {options.threads}: from 1 on")
     if not options.batches or min(options.batches) < 1:
         raise InputError("batches are whole numbers from 1 on")
+    usual = BuildOptions()
     if target != "tensorrt":
-        given = {
-            "--min-shapes": options.smallest, "--max-shapes": options.largest,
-            "--calibration": options.calibration, "--level": options.level,
-            "--version-compatible": options.version_compatible,
-            "--timing-cache": options.timing_cache,
-        }  # fmt: skip
-        for option, value in given.items():
-            if value:
+        for option, name in _TENSORRTS.items():
+            if getattr(options, name) != getattr(usual, name):
                 raise InputError(f"{option} is TensorRT's; leave it out for {target}")
+    elif options.threads is not None:
+        raise InputError(f"--threads are the CPU's; leave it out for {target}")
     if target != "tensorrt" and options.floats == "tf32":
         raise InputError(f"TF32 is an NVIDIA GPU's; {target} has fp32")
     if target != "openvino" and options.hint != "latency":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -30,6 +32,7 @@ ROOT = Path(__file__).parent.parent
 # .ci/run sets it, as other such systems do: what is random is tried more often, and some tests that
 # take minutes run there alone.
 CI = bool(os.environ.get("CI"))
+ONLY_CI = "it takes a minute: set CI=1, as .ci/run does"
 SHARED = Path(os.environ.get("ONNXGRAFT_SHARED", ROOT.parent / "shared"))
 
 
@@ -40,6 +43,25 @@ for name, examples in (("quick", 60), ("ci", 500)):
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )  # fmt: skip
 settings.load_profile("ci" if CI else "quick")
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that ``make`` filled: of the processes that run tests, the first one did.
+
+    What fixtures make so is for reading alone.
+    """
+    place = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    folder, made = place / name, place / f"{name}.made"
+    with open(place / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
 
 
 def model_of(text: str, constants: Mapping[str, Array] | None = None) -> Model:
@@ -68,13 +90,23 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with LeNet-5, trained for an epoch and frozen, and its digits."""
-    folder = tmp_path_factory.mktemp("lenet")
-    subprocess.run(
-        [sys.executable, ROOT / "models/lenet5.py", folder, "--epochs", "2"],
-        check=True,
-        capture_output=True,
-    )
-    return folder
+
+    def train(folder: Path) -> None:
+        subprocess.run(
+            [sys.executable, ROOT / "models/lenet5.py", folder, "--epochs", "2"],
+            check=True,
+            capture_output=True,
+        )
+
+    return once(tmp_path_factory, "lenet", train)
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two versions of every input, for `tests.faults.COMMANDS`."""
+    from tests.faults import prepare
+
+    return once(tmp_path_factory, "inputs", prepare)
 
 
 @pytest.fixture(scope="session")

@@ -18,19 +18,11 @@ import numpy as np
 import pytest
 
 from onnxgraft.data.ranges import Ranges
-from tests.conftest import ROOT
+from tests.conftest import CI, ROOT, once
 from tests.faults import COMMANDS, prepare
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-KILLS = 16
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with two versions of every input."""
-    folder = tmp_path_factory.mktemp("inputs")
-    prepare(folder)
-    return folder
+KILLS = 30 if CI else 10
 
 
 def words(name: str, version: str, inputs: Path, out: Path) -> list[str]:
@@ -45,7 +37,7 @@ def begin(*words: object) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def tried() -> dict[str, Any]:
+def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what came of full disks and kills; see `tests.faults.Trials`."""
     # In a process of its own: it forks, which those of a test run should not.
     code = (
@@ -53,12 +45,18 @@ def tried() -> dict[str, Any]:
         "from tests.faults import tried\n"
         f"print(json.dumps(dataclasses.asdict(tried({KILLS}))))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
-        timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+
+    def make(folder: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True,
+            text=True, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        (folder / "trials.json").write_text(done.stdout.splitlines()[-1])
+
+    found: dict[str, Any] = json.loads(
+        (once(tmp_path_factory, "tried", make) / "trials.json").read_text()
+    )
     return found
 
 

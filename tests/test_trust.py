@@ -38,7 +38,7 @@ from onnxgraft.stages.engine.passport import read_passport
 from onnxgraft.stages.quantize import read_cache
 from onnxgraft.stages.validate.polygraphy import Recorded
 from tests import hostile
-from tests.conftest import ROOT, Cli, model_of
+from tests.conftest import ROOT, Cli, model_of, once
 
 # What is refused takes less: TensorFlow alone is half a gigabyte.
 MOST_KILOBYTES = 2_000_000
@@ -48,18 +48,24 @@ MOST_SECONDS = 30
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what came of reading each hostile file, all in one process."""
-    folder = tmp_path_factory.mktemp("hostile")
-    for name, (content, _) in hostile.FILES.items():
-        (folder / name).write_bytes(content)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.hostile", folder],
-        cwd=folder, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
-        capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert {path.name for path in folder.iterdir()} == set(hostile.FILES)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {**found, "folder": str(folder)}
+
+    def make(folder: Path) -> None:
+        files = folder / "files"
+        files.mkdir()
+        for name, (content, _) in hostile.FILES.items():
+            (files / name).write_bytes(content)
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.hostile", files],
+            cwd=files, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+            capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert {path.name for path in files.iterdir()} == set(hostile.FILES)
+        (folder / "answers.json").write_text(done.stdout.splitlines()[-1])
+
+    place = once(tmp_path_factory, "hostile", make)
+    found: dict[str, Any] = json.loads((place / "answers.json").read_text())
+    return {**found, "folder": str(place / "files")}
 
 
 @pytest.mark.parametrize("name", hostile.FILES)

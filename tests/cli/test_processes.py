@@ -11,17 +11,9 @@ import pytest
 from onnxgraft.cli import COMMANDS
 from tests.conftest import Cli
 from tests.faults import COMMANDS as LINES
-from tests.faults import prepare
 from tests.running import Done
 
 INSPECT = "inspect {here}/m{v}.onnx"
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    prepare(folder)
-    return folder
 
 
 def told(done: Done, out: Path) -> str:

@@ -87,9 +87,9 @@ def split(text: str | None) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()] if text else []
 
 
-def numbers(text: str) -> list[int]:
+def numbers(text: str) -> tuple[int, ...]:
     try:
-        return [int(part) for part in split(text)]
+        return tuple(int(part) for part in split(text))
     except ValueError as error:
         raise InputError(f"{text!r} is not a list of whole numbers such as 1,4,16") from error
 
