@@ -26,12 +26,14 @@ from onnxgraft.run.feeds import (
 from onnxgraft.run.session import (
     OnnxRuntime,
 )
-from tests.running import Cli, here, in_a_process
+from tests.running import QUIET, Cli, here, in_a_process
 
 ROOT = Path(__file__).parent.parent
 # .ci/run sets it, as other such systems do: what is random is tried more often, and some tests that
 # take minutes run there alone.
 CI = bool(os.environ.get("CI"))
+# What test files import at their top, the product can't tell to be quiet as it does its own.
+os.environ.setdefault(*QUIET)
 ONLY_CI = "it takes a minute: set CI=1, as .ci/run does"
 SHARED = Path(os.environ.get("ONNXGRAFT_SHARED", ROOT.parent / "shared"))
 

@@ -15,12 +15,14 @@ from typing import IO, Any
 
 from onnxgraft.cli import app
 
-__all__ = ["Cli", "Done", "here", "in_a_process"]
+__all__ = ["QUIET", "Cli", "Done", "here", "in_a_process"]
 
 Done = subprocess.CompletedProcess[str]
 Cli = Callable[..., Done]
 # What a terminal of 80 columns tells; captured output has no width of its own.
 WIDTH = {"COLUMNS": "80"}
+# TensorFlow's messages: an environment variable of the process that runs the tests alone.
+QUIET = ("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def here(*words: Any, cwd: Path | None = None) -> Done:
@@ -54,13 +56,15 @@ def here(*words: Any, cwd: Path | None = None) -> Done:
 
 def in_a_process(*words: Any, cwd: Path | None = None, timeout: float | None = None) -> Done:
     """Run the command line in a process of its own, guarded as it is for a user."""
+    environment = {**os.environ, **WIDTH}
+    del environment[QUIET[0]]
     return subprocess.run(
         [sys.executable, "-m", "onnxgraft", *map(str, words)],
         capture_output=True,
         text=True,
         cwd=cwd,
         timeout=timeout,
-        env={**os.environ, **WIDTH},
+        env=environment,
     )
 
 
