@@ -57,7 +57,7 @@ def here(*words: Any, cwd: Path | None = None) -> Done:
 def in_a_process(*words: Any, cwd: Path | None = None, timeout: float | None = None) -> Done:
     """Run the command line in a process of its own, guarded as it is for a user."""
     environment = {**os.environ, **WIDTH}
-    del environment[QUIET[0]]
+    environment.pop(QUIET[0], None)
     return subprocess.run(
         [sys.executable, "-m", "onnxgraft", *map(str, words)],
         capture_output=True,
