@@ -14,8 +14,10 @@ demo: $(READY)
 	$(BIN)/python models/lenet5.py demo 2>$(VENV)/lenet5.log || (cat $(VENV)/lenet5.log; exit 1)
 	$(BIN)/onnxgraft deploy models/lenet5.toml -o demo/lenet5
 
+# In so many processes; one that is idle takes tests from another.
+WORKERS ?= 2
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .

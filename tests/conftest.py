@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, settings
 
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.tensors import (
@@ -24,9 +26,44 @@ from onnxgraft.run.feeds import (
 from onnxgraft.run.session import (
     OnnxRuntime,
 )
+from tests.running import QUIET, Cli, here, in_a_process
 
 ROOT = Path(__file__).parent.parent
+# .ci/run sets it, as other such systems do: what is random is tried more often, and some tests that
+# take minutes run there alone.
+CI = bool(os.environ.get("CI"))
+# What test files import at their top, the product can't tell to be quiet as it does its own.
+os.environ.setdefault(*QUIET)
+ONLY_CI = "it takes a minute: set CI=1, as .ci/run does"
 SHARED = Path(os.environ.get("ONNXGRAFT_SHARED", ROOT.parent / "shared"))
+
+
+# The examples of a random test are the same each time, so that what fails can be looked into.
+for name, examples in (("quick", 60), ("ci", 500)):
+    settings.register_profile(
+        name, max_examples=examples, deadline=None, derandomize=True, database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )  # fmt: skip
+settings.load_profile("ci" if CI else "quick")
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that ``make`` filled: of the processes that run tests, the first one did.
+
+    What fixtures make so is for reading alone.
+    """
+    place = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    folder, made = place / name, place / f"{name}.made"
+    with open(place / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
 
 
 def model_of(text: str, constants: Mapping[str, Array] | None = None) -> Model:
@@ -55,13 +92,23 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with LeNet-5, trained for an epoch and frozen, and its digits."""
-    folder = tmp_path_factory.mktemp("lenet")
-    subprocess.run(
-        [sys.executable, ROOT / "models/lenet5.py", folder, "--epochs", "2"],
-        check=True,
-        capture_output=True,
-    )
-    return folder
+
+    def train(folder: Path) -> None:
+        subprocess.run(
+            [sys.executable, ROOT / "models/lenet5.py", folder, "--epochs", "2"],
+            check=True,
+            capture_output=True,
+        )
+
+    return once(tmp_path_factory, "lenet", train)
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two versions of every input, for `tests.faults.COMMANDS`."""
+    from tests.faults import prepare
+
+    return once(tmp_path_factory, "inputs", prepare)
 
 
 @pytest.fixture(scope="session")
@@ -85,23 +132,13 @@ def tensorrt10() -> Callable[..., None]:
     return run
 
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Return a function that runs the ``onnxgraft`` command in this process."""
+    return here
 
 
 @pytest.fixture(scope="session")
-def cli() -> Cli:
+def process() -> Cli:
     """Return a function that runs the ``onnxgraft`` command in a process of its own."""
-
-    def run(
-        *arguments: Any, cwd: Path | None = None, timeout: float | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "onnxgraft", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=cwd,
-            timeout=timeout,
-            env={**os.environ, "COLUMNS": "80"},
-        )
-
-    return run
+    return in_a_process

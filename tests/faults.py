@@ -43,7 +43,7 @@ NET = """
 name: "net"
 input: "data" input_dim: 1 input_dim: 3 input_dim: 12 input_dim: 12
 layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
-  convolution_param { num_output: 8 kernel_size: 3 } }
+  convolution_param { num_output: 8 kernel_size: 3 stride: 2 } }
 layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
 layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip"
   inner_product_param { num_output: 4 } }
@@ -188,7 +188,7 @@ def prepare(here: Path) -> None:
         (here / f"net{version}.prototxt").write_text(NET)
         blobs = {
             "conv": ("Convolution", [rng.normal(size=(8, 3, 3, 3)), rng.normal(size=8)]),
-            "ip": ("InnerProduct", [rng.normal(size=(4, 800)) / 28, rng.normal(size=4)]),
+            "ip": ("InnerProduct", [rng.normal(size=(4, 200)) / 14, rng.normal(size=4)]),
         }
         (here / f"net{version}.caffemodel").write_bytes(caffemodel(blobs))
         images = rng.normal(size=(IMAGES, 3, 12, 12)).astype(np.float32)

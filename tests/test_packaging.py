@@ -6,21 +6,19 @@ from pathlib import Path
 import pytest
 
 import onnxgraft
-from tests.conftest import ROOT
+from tests.conftest import ROOT, once
 
 STAGES = ["convert", "engine", "quantize", "surgery", "validate"]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT],
-        check=True,
-        capture_output=True,
-        cwd=folder,
-    )
-    [path] = folder.glob("*.whl")
+
+    def make(folder: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
+        subprocess.run([*pip, folder, ROOT], check=True, capture_output=True, cwd=folder)
+
+    [path] = once(tmp_path_factory, "wheel", make).glob("*.whl")
     return zipfile.ZipFile(path)
 
 

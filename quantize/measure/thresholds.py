@@ -41,15 +41,13 @@ def choose_range(histogram: Histogram, method: Method) -> Range:
     if method == "minmax":
         threshold = amax
     else:
-        counts = linear_bins(histogram)
         width = amax / BINS
-        nonzero = counts.copy()
-        nonzero[0] -= histogram.magnitudes()[0]
         if method == "entropy":
-            threshold = entropy_threshold(nonzero) * width
+            threshold = entropy_threshold(linear_bins(histogram, zeros=False)) * width
         elif method == "mse":
-            threshold = _mse_threshold(nonzero) * width
+            threshold = _mse_threshold(linear_bins(histogram, zeros=False)) * width
         else:
+            counts = linear_bins(histogram)
             seen = np.cumsum(counts) / counts.sum()
             threshold = (int(np.searchsorted(seen, PERCENTILE / 100)) + 1) * width
     # Values that all lie on one side have a smallest magnitude; nothing is cut below it.
@@ -63,13 +61,18 @@ def choose_range(histogram: Histogram, method: Method) -> Range:
     )
 
 
-def linear_bins(histogram: Histogram, bins: int = BINS) -> NDArray[np.float64]:
+def linear_bins(
+    histogram: Histogram, bins: int = BINS, *, zeros: bool = True
+) -> NDArray[np.float64]:
     """Return (bins,) counts of magnitudes in equal bins from 0 to amax.
 
-    A bin of the histogram is at most 1/128 of its values wide; its count is spread evenly.
+    A bin of the histogram is at most 1/128 of its values wide; its count is spread evenly, over
+    many of these where all values are denormal. So zeros are left out before, if they are.
     """
     amax = histogram.amax
     counts = histogram.magnitudes()
+    if not zeros:
+        counts[0] = 0
     cumulative = np.append(0.0, np.cumsum(counts, dtype=np.float64))
     edges = bin_edges()
     last = int(np.searchsorted(edges, amax, side="right"))

@@ -306,18 +306,15 @@ def test_a_file_that_can_not_be_read_is_a_sentence(
 
 
 def test_an_internal_error_has_a_status_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], net: Path
+    monkeypatch: pytest.MonkeyPatch, net: Path, cli: Cli
 ) -> None:
-    from onnxgraft.cli import app
-
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(Original, "inspect", broken)
-    with pytest.raises(SystemExit) as caught:
-        app(["inspect", str(net)])
-    assert caught.value.code == 70
-    assert "internal error, ZeroDivisionError: a bug" in capsys.readouterr().err
+    done = cli("inspect", net)
+    assert done.returncode == 70
+    assert "internal error, ZeroDivisionError: a bug" in done.stderr
 
 
 @pytest.mark.parametrize(

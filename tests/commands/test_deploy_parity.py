@@ -44,22 +44,27 @@ def run(net: Path, out: Path, *, keep_going: bool = False, workers: int = 1) -> 
     return deploy(recipe, out, keep_going=keep_going, workers=workers)
 
 
-def test_every_stage_has_a_line_on_the_same_samples(net: Path, tmp_path: Path) -> None:
-    report = run(net, tmp_path / "out")
-    assert [row.stage for row in report.stages] == [
+@pytest.fixture(scope="module")
+def alone(net: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Return the report of a deployment in one process."""
+    return run(net, tmp_path_factory.mktemp("alone") / "out")
+
+
+def test_every_stage_has_a_line_on_the_same_samples(alone: Report) -> None:
+    assert [row.stage for row in alone.stages] == [
         "converted", "cleaned", "int8 graph for onnxruntime", "onnxruntime engine",
     ]  # fmt: skip
-    assert all(row.passed for row in report.stages)
-    assert {row.candidate for row in report.layers} == {"onnxruntime int8"}
-    assert {row.precision for row in report.layers} == {"fp32", "int8"}
-    assert report.ranges
-    assert sum(report.ranges[0].counts) == 6 * 3 * 67 * 67
-    assert set(report.ranges[0].kept) == {"onnxruntime"}
-    assert not [note for note in report.notes if "they part" in note]
+    assert all(row.passed for row in alone.stages)
+    assert {row.candidate for row in alone.layers} == {"onnxruntime int8"}
+    assert {row.precision for row in alone.layers} == {"fp32", "int8"}
+    assert alone.ranges
+    assert sum(alone.ranges[0].counts) == 6 * 3 * 67 * 67
+    assert set(alone.ranges[0].kept) == {"onnxruntime"}
+    assert not [note for note in alone.notes if "they part" in note]
 
 
-def test_workers_change_nothing(net: Path, tmp_path: Path) -> None:
-    alone, spread = run(net, tmp_path / "a"), run(net, tmp_path / "b", workers=2)
+def test_workers_change_nothing(alone: Report, net: Path, tmp_path: Path) -> None:
+    spread = run(net, tmp_path / "out", workers=2)
     assert spread.candidates == alone.candidates
 
 

@@ -13,7 +13,8 @@ from onnxgraft.data.preprocess import (
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original
-from tests.conftest import Cli
+from onnxgraft.stages.validate.report import Report
+from tests.conftest import CI, ONLY_CI, Cli
 
 CROP = Preprocess(crop=(4, 0, 352, 480), mean=(109.56690979, 107.69937134, 104.42664337))
 
@@ -47,22 +48,27 @@ def test_strict_shape_inference_passes(clean: Path) -> None:
     onnx.shape_inference.infer_shapes(onnx.load(clean), check_type=True, strict_mode=True)
 
 
-def test_it_agrees_with_opencv_and_has_the_published_accuracy(
-    files: tuple[Path, Path], clean: Path, shared: Path
-) -> None:
+def validated(files: tuple[Path, Path], clean: Path, shared: Path, images: int | None) -> Report:
     report = commands.validate(
-        files[0],
-        clean,
-        shared / "data/camvid/val",
-        weights=files[1],
-        preprocess=CROP,
-        metric="miou",
-    )
+        files[0], clean, shared / "data/camvid/val", weights=files[1], preprocess=CROP,
+        metric="miou", images=images,
+    )  # fmt: skip
     assert report.passed
-    opencv, onnxruntime = report.candidates
     # 1e-4 was asked for; float32 sums in other orders stay under 2e-5 of the range here.
-    assert onnxruntime.outputs[0].relative < 2e-5
-    for row in (opencv, onnxruntime):
+    assert report.candidates[1].outputs[0].relative < 2e-5
+    return report
+
+
+def test_it_agrees_with_opencv(files: tuple[Path, Path], clean: Path, shared: Path) -> None:
+    opencv, onnxruntime = validated(files, clean, shared, 3).candidates
+    # A pixel whose two best classes are equal but for rounding: 3 images have half a million.
+    assert onnxruntime.metrics == pytest.approx(opencv.metrics, abs=0.02)
+    assert onnxruntime.outputs[0].agreement > 0.9999
+
+
+@pytest.mark.skipif(not CI, reason=ONLY_CI)
+def test_it_has_the_published_accuracy(files: tuple[Path, Path], clean: Path, shared: Path) -> None:
+    for row in validated(files, clean, shared, None).candidates:
         assert row.metrics["class mIoU"] == pytest.approx(72.83, abs=0.05)
         assert row.metrics["category mIoU"] == pytest.approx(78.48, abs=0.05)
 

@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from onnxgraft.cli import app
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import (
@@ -24,6 +21,7 @@ from onnxgraft.run.feeds import (
 )
 from onnxgraft.stages.convert import Original
 from tests.convert.graphs import ask_tensorflow, assert_close, run
+from tests.running import Done, here
 
 tf = pytest.importorskip("tensorflow")
 v1 = tf.compat.v1
@@ -70,8 +68,8 @@ def assert_tensorflow(model: Model, path: Path, batches: Sequence[int] = (1, 2))
             np.testing.assert_array_equal(expected[name], actual[name])
 
 
-def command(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, ["convert", *map(str, arguments)])
+def command(*arguments: Any) -> Done:
+    return here("convert", *arguments)
 
 
 def ends(model: Model) -> tuple[list[str], list[str]]:
@@ -337,7 +335,7 @@ def test_a_graph_of_jpegs_is_cut_behind_the_decoder(pb: Pb, cut: str, expected: 
 
 def test_a_graph_of_jpegs_is_refused_whole(pb: Pb, tmp_path: Path) -> None:
     done = command(pb(decoded), "-o", tmp_path / "y.onnx")
-    assert done.exit_code == 2
+    assert done.returncode == 2
     assert "DecodeJpeg/contents (Placeholder) is of type string" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["x.pb"]
 
@@ -565,7 +563,7 @@ def test_an_operator_that_onnx_lacks_leaves_what_was_there(pb: Pb, tmp_path: Pat
     for options in ([], ["--raw"], ["--no-verify"]):
         path = pb(lambda: tf.math.digamma(x(None, 3), name="y"))
         done = command(path, "-o", tmp_path / "y.onnx", *options)
-        assert done.exit_code == 2
+        assert done.returncode == 2
         assert "no ONNX operators for Digamma (y)" in done.stderr
         assert (tmp_path / "y.onnx").read_text() == "an older file"
         assert sorted(file.name for file in tmp_path.iterdir()) == ["x.pb", "y.onnx"]
@@ -586,7 +584,7 @@ def test_an_operator_that_nobody_knows_is_named(pb: Pb, tmp_path: Path) -> None:
     next(node for node in graph.node if node.op == "Softsign").op = "AcmeFancyOp"
     path.write_bytes(graph.SerializeToString())
     done = command(path, "-o", tmp_path / "y.onnx")
-    assert done.exit_code == 2
+    assert done.returncode == 2
     assert "AcmeFancyOp" in done.stderr
     assert "Traceback" not in done.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["x.pb"]

@@ -13,6 +13,7 @@ import pytest
 from onnxgraft import commands
 from onnxgraft.errors import InputError, MissingDependencyError
 from onnxgraft.stages.convert import Original
+from tests.conftest import once
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tf_keras") is None, reason="tf_keras is not installed"
@@ -42,12 +43,14 @@ keras.Sequential([keras.layers.Lambda(lambda t: t * 2, input_shape=(3,))]).save(
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of files that Keras 2 wrote."""
-    folder = tmp_path_factory.mktemp("keras2")
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WRITE, folder],
-        env={**os.environ, "TF_USE_LEGACY_KERAS": "1"}, check=True, capture_output=True,
-    )  # fmt: skip
-    return folder
+
+    def make(folder: Path) -> None:
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", WRITE, folder],
+            env={**os.environ, "TF_USE_LEGACY_KERAS": "1"}, check=True, capture_output=True,
+        )  # fmt: skip
+
+    return once(tmp_path_factory, "keras2", make)
 
 
 @pytest.mark.parametrize("name", ["functional.h5", "functional.keras"])

@@ -10,18 +10,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from click.testing import Result
 from onnx_graphsurgeon import Constant
-from typer.testing import CliRunner
 
 from onnxgraft import commands
-from onnxgraft.cli import app
 from onnxgraft.graph.model import Model
 from onnxgraft.run.feeds import (
     random_feeds,
 )
 from onnxgraft.stages.convert import Original
 from tests.convert.graphs import assert_equal_to_tensorflow, run, write
+from tests.running import Done, here
 
 tf = pytest.importorskip("tensorflow")
 
@@ -79,13 +77,13 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
     return planted
 
 
-def command(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, ["convert", *map(str, arguments)])
+def command(*arguments: Any) -> Done:
+    return here("convert", *arguments)
 
 
 def test_what_is_right_passes_and_parts_nowhere(file: Path, tmp_path: Path) -> None:
     done = command(file, "-o", tmp_path / "y.onnx", "--json")
-    assert done.exit_code == 0
+    assert done.returncode == 0
     assert json.loads(done.stdout)["divergence"] is None
     assert_equal_to_tensorflow(file)
 
@@ -98,7 +96,7 @@ def test_the_layer_where_a_mismatch_begins_is_named(
     plant(layer)
     out = tmp_path / "y.onnx"
     done = command(file, "-o", out, "--outputs", "y", "--json", *(["--raw"] if raw else []))
-    assert done.exit_code == 1
+    assert done.returncode == 1
     told = json.loads(done.stdout)
     assert not all(verdict["passed"] for verdict in told["verdicts"])
     divergence = told["divergence"]
@@ -124,7 +122,7 @@ def test_the_file_is_kept_and_is_what_was_judged(file: Path, tmp_path: Path, pla
     plant("fc3")
     out = tmp_path / "y.onnx"
     out.write_text("an older file")
-    assert command(file, "-o", out, "--outputs", "y").exit_code == 1
+    assert command(file, "-o", out, "--outputs", "y").returncode == 1
     onnx.checker.check_model(onnx.load(out), full_check=True)
     feeds = random_feeds(right.inputs, 2)
     kept, expected = run(Model.load(out), feeds)["y:0"], run(right, feeds)["y:0"]
@@ -135,7 +133,7 @@ def test_the_file_is_kept_and_is_what_was_judged(file: Path, tmp_path: Path, pla
 def test_a_person_reads_where_it_begins(file: Path, tmp_path: Path, plant: Plant) -> None:
     plant("fc2")
     done = command(file, "-o", tmp_path / "y.onnx")
-    assert done.exit_code == 1
+    assert done.returncode == 1
     assert "they part at fc2/BiasAdd:0 (Gemm 'fc2/BiasAdd:0' of the ONNX graph)" in done.stdout
     assert "fc1/Tanh:0 is still the same" in done.stdout
 
@@ -154,7 +152,7 @@ def test_only_the_output_behind_the_mistake_fails(file: Path, plant: Plant) -> N
 def test_what_is_not_compared_is_not_judged(file: Path, tmp_path: Path, plant: Plant) -> None:
     plant("fc1")
     done = command(file, "-o", tmp_path / "y.onnx", "--no-verify", "--json")
-    assert done.exit_code == 0
+    assert done.returncode == 0
     told = json.loads(done.stdout)
     assert (told["verified"], told["verdicts"], told["divergence"]) == (False, [], None)
 
@@ -164,7 +162,7 @@ def test_where_it_begins_is_named_between_cuts(file: Path, tmp_path: Path, plant
     done = command(
         file, "-o", tmp_path / "y.onnx", "--inputs", "fc1/Tanh:0", "--outputs", "fc3/Tanh", "--json"
     )
-    assert done.exit_code == 1
+    assert done.returncode == 1
     divergence = json.loads(done.stdout)["divergence"]
     assert (divergence["origin"], divergence["agreed"]) == ("fc3/BiasAdd:0", "fc2/Tanh:0")
 

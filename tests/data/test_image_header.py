@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.data.image_header import Form, stored_form
@@ -41,7 +41,6 @@ def test_nothing_is_known_of_other_and_of_cut_files(data: bytes) -> None:
     assert stored_form(data) is None
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.sampled_from([".png", ".jpg", ".bmp"]), st.integers(0, 400), st.binary(max_size=9))
 def test_damaged_files_do_no_harm(suffix: str, at: int, noise: bytes) -> None:
     data = encoded(suffix, 3)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import CI, ROOT, once
 from tests.fuzz.readers import READERS
 
 # For each reader.
-SECONDS, RUNS = int(os.environ.get("ONNXGRAFT_FUZZ_SECONDS", "2")), 2000
+SECONDS, RUNS = (2, 2000) if CI else (1, 500)
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None,
@@ -25,19 +25,21 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with each reader's log, and the inputs that broke one in ``crashes``."""
-    folder = tmp_path_factory.mktemp("fuzzed")
-    subprocess.run(
-        [
-            # libFuzzer looks at the peak of memory, which begins with that of the parent: pytest's.
-            "sh", "-c", '"$@"; exit $?', "sh",
-            sys.executable, "-m", "tests.fuzz.run", *READERS, "--seconds", str(SECONDS),
-            "--runs", str(RUNS), "--seed", "1", "--crashes", folder / "crashes",
-            "--logs", folder, "--jobs", str(os.cpu_count() or 1),
-        ],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        timeout=300 + len(READERS) * SECONDS, capture_output=True, check=False,
-    )  # fmt: skip
-    return folder
+
+    def make(folder: Path) -> None:
+        subprocess.run(
+            [
+                # libFuzzer looks at the peak of memory, which begins with that of the parent.
+                "sh", "-c", '"$@"; exit $?', "sh",
+                sys.executable, "-m", "tests.fuzz.run", *READERS, "--seconds", str(SECONDS),
+                "--runs", str(RUNS), "--seed", "1", "--crashes", folder / "crashes",
+                "--logs", folder,
+            ],
+            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+            timeout=300 + 3 * len(READERS) * SECONDS, capture_output=True, check=False,
+        )  # fmt: skip
+
+    return once(tmp_path_factory, "fuzzed", make)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -1,4 +1,4 @@
-"""A few mutated networks of each framework; more of them with `make fuzz`."""
+"""A few mutated networks of each framework; more of them in CI, and with `make fuzz`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import CI, ROOT
 
 CODE = """
 import json
@@ -28,7 +28,11 @@ assert found.peak < {peak}
 # TensorFlow alone is half a gigabyte.
 @pytest.mark.parametrize(
     ("kind", "count", "peak"),
-    [("onnx", 60, 1_000_000), ("tensorflow", 12, 2_000_000), ("caffe", 600, 1_000_000)],
+    [
+        ("onnx", 300 if CI else 60, 1_000_000),
+        ("tensorflow", 60 if CI else 12, 2_000_000),
+        ("caffe", 600 if CI else 100, 1_000_000),
+    ],
     ids=["onnx", "tensorflow", "caffe"],
 )
 def test_a_mutant_ends_in_a_sentence_or_in_a_model(kind: str, count: int, peak: int) -> None:

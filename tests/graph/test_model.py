@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.errors import ModelError
@@ -186,7 +186,6 @@ def test_a_file_that_ends_too_early_is_refused(tmp_path: Path, cut: int) -> None
         Model.load(tmp_path / "a.onnx")
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(st.data())
 def test_a_damaged_file_is_read_or_refused(data: st.DataObject) -> None:
     """Bytes are changed anywhere but in the weights; nothing but a ModelError may come of it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.errors import InputError
@@ -25,13 +25,11 @@ def written(option: TensorOption, free: str = "-1", space: str = "") -> str:
     return f"{option.name}[{dims}]"
 
 
-@settings(deadline=None, derandomize=True)
 @given(OPTIONS)
 def test_a_written_list_is_read_back(options: list[TensorOption]) -> None:
     assert parse_tensors(",".join(map(written, options))) == tuple(options)
 
 
-@settings(deadline=None, derandomize=True)
 @given(OPTIONS)
 def test_spaces_and_question_marks_make_no_difference(options: list[TensorOption]) -> None:
     text = " , ".join(written(option, free="?", space=" ") for option in options)
@@ -64,7 +62,6 @@ def test_a_dimension_left_out_is_refused(text: str) -> None:
         parse_tensors(text)
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     st.dictionaries(
         st.text("abc_/", min_size=1, max_size=6),

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import onnx
 import pytest
-from typer.testing import CliRunner
 
-from onnxgraft.cli import app
 from onnxgraft.stages.quantize import read_cache
 from tests.conftest import Cli, model_of
 from tests.quantize.test_calibration import NETWORK, constants
+from tests.running import Done
 
 
 @pytest.fixture
@@ -105,36 +103,35 @@ def test_what_is_wrong_is_told_in_a_sentence_and_nothing_is_left(
     net: Path,
     images: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cli: Cli,
     arguments: list[str],
     told: str,
 ) -> None:
     (tmp_path / "none").mkdir()
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["calibrate", "net.onnx", *arguments])
-    assert done.exit_code == 2
+    done = cli("calibrate", "net.onnx", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
     assert told in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "images", "none"}
 
 
 def test_what_was_counted_before_a_corrupt_image_is_kept(
-    net: Path, images: Path, tmp_path: Path
+    net: Path, images: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    arguments = ["calibrate", str(net), "--data", str(images), "-o", str(tmp_path / "r.json")]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 2
+    arguments = ["calibrate", net, "--data", images, "-o", tmp_path / "r.json"]
+    done = cli(*arguments)
+    assert done.returncode == 2
     assert "9.png" in done.stderr
     assert "r.json.partial, --resume goes on there" in done.stderr
     (images / "9.png").write_bytes((images / "0.png").read_bytes())
-    done = CliRunner().invoke(app, [*arguments, "--resume"])
-    assert done.exit_code == 0
+    done = cli(*arguments, "--resume")
+    assert done.returncode == 0
     assert "1 of 9 samples occur more than once" in done.stdout
     assert not (tmp_path / "r.json.partial").exists()
 
 
 def test_a_cache_with_a_bad_line_and_one_of_another_network_are_refused(
-    net: Path, tmp_path: Path
+    net: Path, tmp_path: Path, cli: Cli
 ) -> None:
     cache = tmp_path / "t.cache"
     for text, told in (
@@ -142,27 +139,26 @@ def test_a_cache_with_a_bad_line_and_one_of_another_network_are_refused(
         ("TRT-8401-EntropyCalibration2\nfoo: 3c010a14\n", "belongs to another model"),
     ):
         cache.write_text(text)
-        arguments = ["--cache", str(cache), "--target", "tensorrt", "-o", str(tmp_path / "q.onnx")]
-        done = CliRunner().invoke(app, ["quantize", str(net), *arguments])
-        assert done.exit_code == 2
+        done = cli("quantize", net, "--cache", cache, "--target", "tensorrt", "-o", tmp_path / "q")
+        assert done.returncode == 2
         assert told in done.stderr
-    assert not (tmp_path / "q.onnx").exists()
+    assert not (tmp_path / "q").exists()
 
 
 def test_ranges_of_another_network_are_refused_by_name(
-    net: Path, images: Path, tmp_path: Path
+    net: Path, images: Path, tmp_path: Path, cli: Cli
 ) -> None:
     (images / "9.png").unlink()
-    ranges, other = tmp_path / "r.json", str(tmp_path / "other.onnx")
+    ranges, other = tmp_path / "r.json", tmp_path / "other.onnx"
     model_of(NETWORK, constants(seed=4)).save(other)
 
-    def run(*arguments: str) -> Any:
-        return CliRunner().invoke(app, [*arguments, "-o", str(ranges)])
+    def run(*arguments: object) -> Done:
+        return cli(*arguments, "-o", ranges)
 
-    assert run("calibrate", str(net), "--data", str(images)).exit_code == 0
+    assert run("calibrate", net, "--data", images).returncode == 0
     before = ranges.read_bytes()
     for command in (["quantize", other, "--target", "tensorrt"], ["calibrate", other]):
-        done = run(*command, "--ranges", str(ranges))
-        assert done.exit_code == 2
+        done = run(*command, "--ranges", ranges)
+        assert done.returncode == 2
         assert "r.json: was measured on another graph" in done.stderr
     assert ranges.read_bytes() == before

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.stages.quantize import Prepared, placement, quantize
@@ -63,7 +63,55 @@ def test_the_layer_that_loses_most_per_second_goes_to_float_first() -> None:
     assert mix.best.float_layers == {"layer1"}
 
 
-@settings(max_examples=60, deadline=None)
+def test_layers_are_taken_from_the_best_on_and_given_back_from_the_slowest_on() -> None:
+    # Accuracy per second of f to a: 8, 4, 2, 1, 0.5, 0.25; the names are in the other order.
+    slower = {"a": 1.0, "b": 0.5, "c": 0.25, "d": 0.75, "e": 0.125, "f": 0.5}
+    gains = {"a": 0.25, "b": 0.5, "c": 1.0, "d": 2.0, "e": 4.0, "f": 8.0}
+    losses = {name: gains[name] * slower[name] for name in slower}
+    ranked = order(losses, NO_COSTS, slower)
+    assert ranked == ["f", "e", "d", "c", "b", "a"]
+    judged: list[str] = []
+
+    def judge(floats: frozenset[str]) -> float:
+        judged.append("".join(sorted(floats)))
+        return sum(loss for name, loss in losses.items() if name not in floats)
+
+    def seconds(floats: Collection[str]) -> float:
+        return 1 + sum(slower[name] for name in floats)
+
+    # d, e and f in float leave a loss of 0.75, e and f alone one of 2.25.
+    mix = search(ranked, judge, seconds, 0.75)
+    doubled, halved = ["", "f", "ef", "cdef"], ["def"]
+    # d takes most time in float, then f, then e; without d it is "ef", which was judged before.
+    assert judged == [*doubled, *halved, "de", "df"]
+    assert mix.best.float_layers == {"d", "e", "f"}
+
+
+def test_one_layer_that_is_dear_is_given_back_for_what_the_others_spare() -> None:
+    # `far` and `near` are too much without both; then `dear`, the slowest of them, is not needed.
+    losses, slower = {"dear": 6.0, "far": 2.0, "near": 2.0}, {"dear": 2.0, "far": 1.0, "near": 1.0}
+    judged: list[set[str]] = []
+
+    def judge(floats: frozenset[str]) -> float:
+        judged.append(set(floats))
+        # Not a sum: the two together hide what `dear` does.
+        return 0.0 if {"far", "near"} <= floats else 9.0
+
+    ranked = order(losses, NO_COSTS, slower)
+    assert ranked == ["dear", "far", "near"]
+    mix = search(ranked, judge, lambda floats: sum(slower[n] for n in floats), 1.0)
+    assert judged == [
+        set(),
+        {"dear"},
+        {"dear", "far"},
+        {*slower},
+        {"far", "near"},
+        {"near"},
+        {"far"},
+    ]
+    assert mix.best.float_layers == {"far", "near"}
+
+
 @given(
     st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)), min_size=1, max_size=7),
     st.floats(0.01, 3),
@@ -114,6 +162,14 @@ def test_layers_that_are_always_in_float_stay_so() -> None:
 
 def test_a_layer_that_is_faster_in_float_comes_first() -> None:
     assert order({"a": 1.0, "b": 0.1}, NO_COSTS, {"a": 1.0, "b": -0.5})[0] == "b"
+
+
+def test_of_equal_layers_that_with_fewer_products_comes_first() -> None:
+    costs = {
+        name: LayerCost(name, macs, 0, 0, 0) for name, macs in (("a", 300), ("b", 200), ("c", 100))
+    }
+    same = dict.fromkeys(costs, 1.0)
+    assert order(same, costs, same) == ["c", "b", "a"]
 
 
 def test_equal_layers_are_ranked_by_name() -> None:

@@ -334,5 +334,5 @@ def test_the_shared_networks_give_the_same_in_processes(shared: Path) -> None:
     folder = shared / "models/mobilenet_camvid/mobilenet_camvid.pb"
     done = commands.convert(str(folder), verify=False)
     recipe = Preprocess(crop=(4, 0, 352, 480), mean=(109.56690979, 107.69937134, 104.42664337))
-    data = open_samples(shared / "data/camvid/calib", done.model.inputs, recipe, images=6)
+    data = open_samples(shared / "data/camvid/calib", done.model.inputs, recipe, images=4)
     assert_equal(calibrate(done.model, data, workers=2), calibrate(done.model, data))

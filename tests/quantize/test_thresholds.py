@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -207,8 +207,9 @@ def test_counts_in_the_first_bins_alone_keep_the_fewest() -> None:
     ),
     method=st.sampled_from(METHODS),
 )
-@settings(max_examples=40, deadline=None, derandomize=True)
 @example(values=np.array([257.0], np.float32), method="mse")
+# Zeros fill the first bin of the histogram, which is wider here than the linear ones.
+@example(values=np.array([8.87342e-39, 0.0], np.float32), method="entropy")
 def test_a_range_lies_within_what_was_seen(values: Array, method: Method) -> None:
     chosen = choose_range(histogram_of(values), method)
     assert (chosen.minimum, chosen.maximum) == (values.min(), values.max())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.data.ranges import Range
@@ -143,7 +143,6 @@ NAMES = st.text(
 SCALES = st.floats(0, width=32, allow_nan=False, allow_infinity=False)
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.dictionaries(NAMES, SCALES))
 def test_what_is_written_is_read_again(
     tmp_path_factory: pytest.TempPathFactory, scales: dict[str, float]

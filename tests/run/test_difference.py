@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.errors import InputError
@@ -21,7 +21,6 @@ from onnxgraft.run.verdicts import check_pair
 EXPECTED = np.array([[-3.0, 0.0], [2.0, 5.0]], np.float32)
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 1000),
     cuts=st.lists(st.integers(0, 64), max_size=5),
@@ -123,7 +122,6 @@ def test_another_shape_has_a_likely_cause(
         check_pair("y", np.zeros(expected), {"y": np.zeros(actual)})
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.floats(-1e12, 1e12), max_size=20), st.randoms())
 def test_a_sum_is_exact_in_any_order_and_split(values: list[float], random: Random) -> None:
     parts = [Sum(), Sum(), Sum()]

@@ -61,15 +61,15 @@ def arguments(place: Path, metric: str, *more: str) -> list[str]:
         ("killed", [], ["it was killed (SIGKILL)", "when memory runs out"]),
         ("hoard", ["--max-memory", "800MB"], ["it took 8", "the 800 MB that --max-memory allows"]),
         ("grab", ["--max-memory", "800MB"], ["Unable to allocate", "6.00 GiB"]),
-        ("sleep", ["--max-seconds", "4"], ["within the 4 s that --max-seconds allows"]),
-        ("loop", ["--max-seconds", "4"], ["within the 4 s that --max-seconds allows"]),
+        ("sleep", ["--max-seconds", "2"], ["within the 2 s that --max-seconds allows"]),
+        ("loop", ["--max-seconds", "2"], ["within the 2 s that --max-seconds allows"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_crash_and_a_limit_are_a_sentence(
-    metric: str, limits: list[str], words: list[str], place: Path, cli: Cli
+    metric: str, limits: list[str], words: list[str], place: Path, process: Cli
 ) -> None:
-    done = cli(*arguments(place, metric, *limits), cwd=place, timeout=120)
+    done = process(*arguments(place, metric, *limits), cwd=place, timeout=120)
     assert done.returncode == 2, done.stderr
     [line] = done.stderr.strip().splitlines()
     assert line.startswith("onnxgraft validate: ")
@@ -79,8 +79,10 @@ def test_a_crash_and_a_limit_are_a_sentence(
     assert not (place / "report").exists()
 
 
-def test_within_its_limits_a_command_does_what_it_does(place: Path, cli: Cli) -> None:
-    done = cli(*arguments(place, "fine", "--max-memory", "2GB", "--max-seconds", "300", "--json"))
+def test_within_its_limits_a_command_does_what_it_does(place: Path, process: Cli) -> None:
+    done = process(
+        *arguments(place, "fine", "--max-memory", "2GB", "--max-seconds", "300", "--json")
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.startswith("{")
@@ -97,9 +99,9 @@ def test_within_its_limits_a_command_does_what_it_does(place: Path, cli: Cli) ->
     ids=["no_size", "no_bytes", "negative"],
 )
 def test_a_limit_that_is_none_is_refused(
-    limit: list[str], words: str, place: Path, cli: Cli
+    limit: list[str], words: str, place: Path, process: Cli
 ) -> None:
-    done = cli("inspect", place / "net.onnx", *limit)
+    done = process("inspect", place / "net.onnx", *limit)
     assert done.returncode == 2
     assert words in done.stderr
 

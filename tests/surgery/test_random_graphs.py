@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
@@ -438,10 +438,6 @@ def assert_close(expected: Array, actual: Array, what: str) -> None:
     assert float(np.abs(actual - expected).max()) <= limit, what
 
 
-@settings(
-    max_examples=500, deadline=None, derandomize=True, database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)  # fmt: skip
 @given(models())
 def test_a_cleaned_random_graph_computes_the_same(before: Model) -> None:
     after, report = run(before)
@@ -457,10 +453,6 @@ def test_a_cleaned_random_graph_computes_the_same(before: Model) -> None:
             assert_close(value, actual[name], f"output {name} at batch {batch}")
 
 
-@settings(
-    max_examples=250, deadline=None, derandomize=True, database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)  # fmt: skip
 @given(models())
 def test_a_cleaned_random_graph_knows_its_tensors_by_name(before: Model) -> None:
     after, _ = run(before)
@@ -503,10 +495,6 @@ def text_of(model: Model) -> str:
     return str(onnx.printer.to_text(model.to_onnx()))
 
 
-@settings(
-    max_examples=60, deadline=None, derandomize=True, database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)  # fmt: skip
 @given(models(), st.integers(0, len(PASSES)))
 def test_a_wrong_pass_leaves_no_trace_in_a_random_graph(before: Model, place: int) -> None:
     expected, _ = run(before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.data.classes import CAMVID, CITYSCAPES, Classes
@@ -84,7 +84,6 @@ def test_miou_is_that_of_a_loop_over_the_pixels(classes: Classes, seed: int) -> 
     assert metric.per_class() == pytest.approx(expected, rel=1e-12)
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=12))
 def test_miou_of_any_few_pixels_is_that_of_the_loop(given_pairs: list[tuple[int, int]]) -> None:
     label = np.array([[label for label, _ in given_pairs]], np.uint8)
@@ -172,7 +171,6 @@ def test_an_output_that_is_no_answer_to_the_label_is_refused(shape: tuple[int, .
         Segmentation(THREE).add(Answered(np.zeros(shape, np.float32)), np.zeros((5, 4), np.uint8))
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.integers(0, 500))
 def test_top1_is_the_share_of_right_answers(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -185,6 +183,28 @@ def test_top1_is_the_share_of_right_answers(seed: int) -> None:
         right += max(range(3), key=lambda i: row[0, i]) == label
     assert metric.values() == {"top1": pytest.approx(100 * right / 20)}
     assert metric.per_class() == {}
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+@given(st.lists(st.sampled_from([-1.0, 0.0, 0.5]), min_size=6, max_size=9))
+def test_ties_are_broken_as_argmax_and_a_stable_sort_do(k: int, scores: list[float]) -> None:
+    row = np.array([scores], np.float32)
+    first = np.argsort(-row[0], kind="stable")[:k]
+    assert first[0] == row[0].argmax()
+    for label in range(len(scores)):
+        metric = TopK(k)
+        metric.add(Answered(row), np.asarray(label))
+        assert metric.values()[f"top{k}"] == (100.0 if label in first else 0.0)
+        assert metric.values()["top1"] == (100.0 if label == first[0] else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("label", "top1", "top5"), [(0, 100, 100), (1, 0, 100), (4, 0, 100), (5, 0, 0), (6, 0, 0)]
+)
+def test_of_equal_scores_the_first_are_the_largest(label: int, top1: int, top5: int) -> None:
+    metric = TopK(5)
+    metric.add(Answered(np.ones((1, 7), np.float32)), np.asarray(label))
+    assert metric.values() == {"top1": top1, "top5": top5}
 
 
 def test_top1_of_nothing_is_zero() -> None:

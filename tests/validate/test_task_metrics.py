@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.errors import InputError
@@ -24,8 +24,6 @@ from onnxgraft.stages.validate import (
     read_labels,
 )
 
-SETTINGS = settings(deadline=None, derandomize=True, max_examples=30)
-
 
 def fed(metric: Metric, outputs: Array, labels: list[Array]) -> Metric:
     for output, label in zip(outputs, labels, strict=True):
@@ -33,7 +31,6 @@ def fed(metric: Metric, outputs: Array, labels: list[Array]) -> Metric:
     return metric
 
 
-@SETTINGS
 @given(st.integers(0, 1000), st.integers(1, 5))
 def test_the_area_is_sklearns(seed: int, classes: int) -> None:
     sklearn = pytest.importorskip("sklearn.metrics")
@@ -51,7 +48,6 @@ def test_the_area_is_sklearns(seed: int, classes: int) -> None:
     assert values == pytest.approx(100 * expected, abs=1e-9)
 
 
-@SETTINGS
 @given(st.integers(0, 1000))
 def test_top5_is_sklearns(seed: int) -> None:
     sklearn = pytest.importorskip("sklearn.metrics")

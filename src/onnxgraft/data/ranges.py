@@ -367,7 +367,7 @@ class Ranges:
             raise InputError(f"{file}: has no histogram of {missing[0]!r}; calibrate again")
 
 
-FORMAT = "onnxgraft.data.ranges/1"
+FORMAT = "onnxgraft.ranges/1"
 BY_HAND = "by hand"
 _PLAIN = (
     "method", "images", "model", "preprocess", "data", "seed", "targets", "samples", "skipped",

@@ -1,0 +1,107 @@
+"""The command line run for a test: here, or in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from onnxgraft.cli import app
+
+__all__ = ["QUIET", "Cli", "Done", "here", "in_a_process"]
+
+Done = subprocess.CompletedProcess[str]
+Cli = Callable[..., Done]
+# What a terminal of 80 columns tells; captured output has no width of its own.
+WIDTH = {"COLUMNS": "80"}
+# TensorFlow's messages: an environment variable of the process that runs the tests alone.
+QUIET = ("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def here(*words: Any, cwd: Path | None = None) -> Done:
+    """Run the command line in this process, and return what one of its own would have given.
+
+    Whatever writes to the descriptors 1 and 2 is captured, be it a library in C or a process that
+    the command starts. The environment and the working directory are as before when it ends. What
+    the command line alone does is left out: the guard, its limits, and its sandbox.
+    """
+    arguments = [str(word) for word in words]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_restore, dict(os.environ))
+        os.environ.update(WIDTH)
+        if cwd is not None:
+            stack.enter_context(contextlib.chdir(cwd))
+        out, err = stack.enter_context(_captured(1)), stack.enter_context(_captured(2))
+        with contextlib.redirect_stdout(_text(1)), contextlib.redirect_stderr(_text(2)):
+            try:
+                app(arguments, prog_name="onnxgraft")
+                status = 0
+            except SystemExit as ended:
+                status = _status(ended.code)
+            except Exception:
+                traceback.print_exc()
+                status = 1
+            sys.stdout.flush()
+            sys.stderr.flush()
+        told = [_told(file) for file in (out, err)]
+    return Done(["onnxgraft", *arguments], status, *told)
+
+
+def in_a_process(*words: Any, cwd: Path | None = None, timeout: float | None = None) -> Done:
+    """Run the command line in a process of its own, guarded as it is for a user."""
+    environment = {**os.environ, **WIDTH}
+    environment.pop(QUIET[0], None)
+    return subprocess.run(
+        [sys.executable, "-m", "onnxgraft", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout,
+        env=environment,
+    )
+
+
+def _restore(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def _status(code: Any) -> int:
+    """Return the exit status that Python makes of ``sys.exit(code)``."""
+    if code is None or isinstance(code, int):
+        return code or 0
+    print(code, file=sys.stderr)
+    return 1
+
+
+@contextlib.contextmanager
+def _captured(handle: int) -> Iterator[IO[bytes]]:
+    """Let a file take what is written to a descriptor."""
+    before = os.dup(handle)
+    with tempfile.TemporaryFile() as file:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(file.fileno(), handle)
+        try:
+            yield file
+        finally:
+            ctypes.CDLL(None).fflush(None)
+            os.dup2(before, handle)
+            os.close(before)
+
+
+def _text(handle: int) -> IO[str]:
+    errors = "strict" if handle == 1 else "backslashreplace"  # as Python opens them
+    return open(handle, "w", encoding="utf-8", errors=errors, closefd=False)
+
+
+def _told(file: IO[bytes]) -> str:
+    ctypes.CDLL(None).fflush(None)
+    file.seek(0)
+    return file.read().decode().replace("\r\n", "\n").replace("\r", "\n")
