@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["FLOAT_TOLERANCE", "HALF_TOLERANCE", "LEAST_COSINE", "REWRITE_TIES", "TIES"]
+__all__ = [
+    "ENGINE_DECIBELS", "ENGINE_LOSS", "ENGINE_TOLERANCES", "FLOAT_TOLERANCE", "HALF_TOLERANCE",
+    "LEAST_COSINE", "REWRITE_TIES", "TIES",
+]  # fmt: skip
 
 # Two float32 runtimes that sum in different orders differ by some 1e-6 of an output's range per
 # layer; measured on the networks of benchmarks/ it stays under 2e-5 of the range. 1e-4 is what a
@@ -20,3 +23,13 @@ REWRITE_TIES = 1e-4
 # INT8 answers are judged by what they are used for where a metric is there, else by direction:
 # 0.99 is an angle of 8 degrees between the two outputs.
 LEAST_COSINE = 0.99
+# An INT8 engine is right if it keeps so many dB of the exact answer of its graph: two units in the
+# last place of eight bits at half the places, or less.
+ENGINE_DECIBELS = 45.0
+# Or, in deep networks, where rounding alone moves further: if it is by no more than this, in dB,
+# further from the network with float activations than the exact answer is. Two right engines differ
+# by some tenths of a decibel there (benchmarks/proven.md).
+ENGINE_LOSS = 1.0
+# Of float engines, what the precision explains, as a fraction of an output's range: see
+# `validate.measure.noise` for what the networks of benchmarks/ were measured to need.
+ENGINE_TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 2e-2}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxgraft.targets.cpu import TWO_CORES
+from onnxgraft.targets.machines import TWO_CORES
 from onnxgraft.targets.target import Placement, Target
 
 __all__ = ["ONNXRUNTIME"]

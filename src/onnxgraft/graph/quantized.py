@@ -1,0 +1,298 @@
+"""Graphs with Q and DQ: their float twin, and other forms that say the same, or nearly so.
+
+An engine that gives other answers than its graph says is built anew from another form:
+
+* `float_twin`      activations without Q and DQ, weights as they are stored: what is lost by
+                    quantizing activations is measured against it
+* `with_offset`     int8 becomes uint8 with a zero point 128 higher: the same numbers
+* `narrowed`        a layer's weights in seven bits, so that two products of bytes fit into 16 bits
+* `in_float`        a layer without Q and DQ
+* `explicit_pads`   pads in place of ``auto_pad``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
+from onnxgraft.graph.shapes import Shapes
+from onnxgraft.graph.tensors import Array
+from onnxgraft.graph.walk import tidy
+
+__all__ = [
+    "NARROW", "explicit_pads", "float_twin", "in_float", "int8_layers", "is_quantized", "narrowed",
+    "signed_inputs", "with_offset",
+]  # fmt: skip
+
+# The largest integer of weights in seven bits: two products with 255 stay below 2^15.
+NARROW = 64
+# Their output holds values of their input alone.
+_KEEPING = ("Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def is_quantized(model: Model) -> bool:
+    """Tell whether a graph has QuantizeLinear or DequantizeLinear."""
+    return any(_is_dequantizer(node) or _is_quantizer(node) for node in model.graph.nodes)
+
+
+def int8_layers(model: Model) -> list[gs.Node]:
+    """Return the layers that read dequantized activations, in the order of the graph."""
+    return [
+        node
+        for node in model.graph.nodes
+        if is_op(node, *WEIGHTED) and _dequantizer(node.inputs[0]) is not None
+    ]
+
+
+def float_twin(model: Model) -> Model:
+    """Return a copy whose activations are float: of each Q and DQ the pair is left out.
+
+    Weights and biases keep their stored integers.
+    """
+    twin = model.copy()
+    for node in list(twin.graph.nodes):
+        if _is_dequantizer(node):
+            _bypass(twin.graph, node)
+    tidy(twin.graph)
+    return twin
+
+
+def in_float(model: Model, layers: Collection[str]) -> Model:
+    """Return a copy in which the named layers read and write floats; weights stay as stored."""
+    copy = model.copy()
+    for node in list(copy.graph.nodes):
+        if node.name in layers and is_op(node, *WEIGHTED):
+            for index, tensor in enumerate(node.inputs):
+                node.inputs[index] = _before(copy.graph, tensor)
+    tidy(copy.graph)
+    return copy
+
+
+def narrowed(model: Model, layers: Collection[str] | None = None) -> Model:
+    """Return a copy with the weights of layers, or of all, in seven bits.
+
+    The integers are rounded anew to twice their scale, half to even; those that are within
+    [-64, 64] already stay. int32 biases are rounded likewise.
+    """
+    copy = model.copy()
+    done: dict[int, None] = {}
+    for node in copy.graph.nodes:
+        if not is_op(node, *WEIGHTED) or (layers is not None and node.name not in layers):
+            continue
+        dequantizer = _dequantizer(node.inputs[1])
+        if dequantizer is None or id(dequantizer) in done:
+            continue
+        stored, scale = dequantizer.inputs[0], dequantizer.inputs[1]
+        if not isinstance(stored, gs.Constant) or not isinstance(scale, gs.Constant):
+            continue
+        numbers = np.asarray(stored.values)
+        if numbers.dtype != np.int8 or _zero_point(dequantizer) != 0:
+            continue
+        if np.abs(numbers.astype(np.int16)).max(initial=0) > NARROW:
+            _halve(copy.graph, dequantizer)
+            bias = _dequantizer(node.inputs[2]) if len(node.inputs) > 2 else None
+            if bias is not None:
+                _halve(copy.graph, bias)  # its scale is the product of the other two
+        done[id(dequantizer)] = None
+    return copy
+
+
+def signed_inputs(model: Model, layers: Iterable[gs.Node]) -> dict[str, str]:
+    """Return, for layers that read an int8 activation, the layer's name and that tensor's.
+
+    It is the tensor that QuantizeLinear reads.
+    """
+    found = {}
+    for node in layers:
+        for tensor in node.inputs[:2]:
+            dequantizer = _dequantizer(tensor)
+            quantizer = None if dequantizer is None else _quantizer(dequantizer.inputs[0])
+            if quantizer is not None and _kind(quantizer) == np.int8:
+                found[node.name] = quantizer.inputs[0].name
+    return found
+
+
+def with_offset(model: Model, tensors: Collection[str] | None = None) -> Model:
+    """Return a copy in which int8 activations are uint8, their zero points 128 higher.
+
+    q + 128 with zero point z + 128 stands for the same number as q with z: nothing is rounded anew.
+
+    Args:
+        model: Is not changed.
+        tensors: What QuantizeLinear reads; None takes all.
+    """
+    copy = model.copy()
+    for node in list(copy.graph.nodes):
+        if not _is_quantizer(node) or _kind(node) != np.int8:
+            continue
+        if tensors is not None and node.inputs[0].name not in tensors:
+            continue
+        readers = node.outputs[0].outputs
+        if not readers or not all(map(_is_dequantizer, readers)):
+            continue  # integers that are read as such keep their type
+        if any(tensor is node.outputs[0] for tensor in copy.graph.outputs):
+            continue
+        for each in (node, *readers):
+            zero = each.inputs[2] if len(each.inputs) > 2 else None
+            value = np.zeros((), np.int16) if zero is None else np.asarray(zero.values, np.int16)
+            moved = _constant(
+                copy.graph, f"{each.inputs[1].name}/zero_point", (value + 128).astype(np.uint8)
+            )
+            if zero is None:
+                each.inputs.append(moved)
+            else:
+                each.inputs[2] = moved
+        node.outputs[0].dtype = np.dtype(np.uint8)
+    return copy
+
+
+def explicit_pads(model: Model) -> Model | None:
+    """Return a copy whose ``auto_pad`` is written as pads, where shapes are known; None if none is.
+
+    Pads of SAME_UPPER and SAME_LOWER by ONNX's definition of Conv and ConvTranspose.
+    """
+    copy = model.copy()
+    shapes = Shapes(copy.graph)
+    changed = False
+    for node in copy.graph.nodes:
+        if not is_op(node, "Conv", "ConvTranspose") or node.attrs.get("auto_pad") not in (
+            "SAME_UPPER", "SAME_LOWER",
+        ):  # fmt: skip
+            continue
+        shape, kernel = shapes.shape(node.inputs[0]), shapes.shape(node.inputs[1])
+        if shape is None or kernel is None:
+            continue
+        spatial, extents = shape[2:], kernel[2:]
+        transposed = is_op(node, "ConvTranspose")
+        if not all(dim.fixed for dim in extents):
+            continue
+        if not transposed and not all(dim.fixed for dim in spatial):
+            continue
+        axes = len(extents)
+        strides = list(node.attrs.get("strides", [1] * axes))
+        dilations = list(node.attrs.get("dilations", [1] * axes))
+        reach = [(k.number - 1) * d + 1 for k, d in zip(extents, dilations, strict=True)]
+        if transposed:
+            more = list(node.attrs.get("output_padding", [0] * axes))
+            total = [max(r + m - s, 0) for r, m, s in zip(reach, more, strides, strict=True)]
+        else:
+            total = [
+                max((-(-n.number // s) - 1) * s + r - n.number, 0)
+                for n, s, r in zip(spatial, strides, reach, strict=True)
+            ]
+        upper = node.attrs.pop("auto_pad") == "SAME_UPPER"
+        small = [t // 2 for t in total]
+        large = [t - s for t, s in zip(total, small, strict=True)]
+        begin, end = (small, large) if upper else (large, small)
+        node.attrs["pads"] = [*begin, *end]
+        changed = True
+    return copy if changed else None
+
+
+def _is_quantizer(node: gs.Node) -> bool:
+    return is_op(node, "QuantizeLinear", domain=QUANTIZERS)
+
+
+def _is_dequantizer(node: gs.Node) -> bool:
+    return is_op(node, "DequantizeLinear", domain=QUANTIZERS)
+
+
+def _maker(tensor: gs.Tensor) -> gs.Node | None:
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def _dequantizer(tensor: gs.Tensor) -> gs.Node | None:
+    """Return the DequantizeLinear whose values a tensor holds, or None."""
+    node = _maker(tensor)
+    while node is not None and op_of(node) in _KEEPING:
+        node = _maker(node.inputs[0])
+    return node if node is not None and _is_dequantizer(node) else None
+
+
+def _quantizer(tensor: gs.Tensor) -> gs.Node | None:
+    node = _maker(tensor)
+    return node if node is not None and _is_quantizer(node) else None
+
+
+def _kind(quantizer: gs.Node) -> np.dtype[np.generic] | None:
+    """Return the type of the integers that a QuantizeLinear makes."""
+    if len(quantizer.inputs) > 2 and isinstance(quantizer.inputs[2], gs.Constant):
+        return np.asarray(quantizer.inputs[2].values).dtype
+    stored = quantizer.outputs[0].dtype
+    return np.dtype(np.uint8) if stored is None else np.dtype(stored)
+
+
+def _zero_point(node: gs.Node) -> int | None:
+    """Return the zero point of a QuantizeLinear or DequantizeLinear that has one."""
+    if len(node.inputs) < 3:
+        return 0
+    if not isinstance(node.inputs[2], gs.Constant):
+        return None
+    values = np.unique(np.asarray(node.inputs[2].values))
+    return int(values[0]) if values.size == 1 else None
+
+
+def _before(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
+    """Return what an activation was before Q and DQ; itself where it is none.
+
+    Where a DequantizeLinear has another scale than its QuantizeLinear it multiplies, and so does
+    what is returned.
+    """
+    dequantizer = _maker(tensor)
+    if dequantizer is None or not _is_dequantizer(dequantizer):
+        return tensor
+    quantizer = _quantizer(dequantizer.inputs[0])
+    if quantizer is None or isinstance(quantizer.inputs[0], gs.Constant):
+        return tensor
+    source = quantizer.inputs[0]
+    factor = _scale(dequantizer) / _scale(quantizer)
+    if not np.isfinite(factor) or _zero_point(dequantizer) != _zero_point(quantizer):
+        return tensor
+    if factor == 1:
+        return source
+    product = gs.Variable(f"{tensor.name}/float", np.float32, tensor.shape)
+    scale = _constant(graph, f"{tensor.name}/factor", np.array(factor, np.float32))
+    graph.nodes.append(gs.Node("Mul", product.name, {}, [source, scale], [product]))
+    return product
+
+
+def _scale(node: gs.Node) -> float:
+    """Return the scale of a QuantizeLinear or DequantizeLinear; NaN where there is not one."""
+    scale = node.inputs[1]
+    single = isinstance(scale, gs.Constant) and np.size(scale.values) == 1
+    return float(np.asarray(scale.values).item()) if single else float("nan")
+
+
+def _bypass(graph: gs.Graph, dequantizer: gs.Node) -> None:
+    target = dequantizer.outputs[0]
+    readers = list(target.outputs)
+    source = _before(graph, target) if readers else target
+    if source is target:
+        return
+    for reader in readers:
+        for index, tensor in enumerate(reader.inputs):
+            if tensor is target:
+                reader.inputs[index] = source
+
+
+def _halve(graph: gs.Graph, dequantizer: gs.Node) -> None:
+    """Give stored integers twice their scale."""
+    stored, scale = dequantizer.inputs[:2]
+    if isinstance(stored, gs.Constant) and isinstance(scale, gs.Constant):
+        numbers, factors = np.asarray(stored.values), np.asarray(scale.values)
+        halved = np.rint(numbers / 2.0).astype(numbers.dtype)
+        dequantizer.inputs[0] = _constant(graph, stored.name, halved)
+        dequantizer.inputs[1] = _constant(graph, scale.name, factors * factors.dtype.type(2))
+
+
+def _constant(graph: gs.Graph, name: str, values: Array) -> gs.Constant:
+    taken = set(graph.tensors())
+    unique, number = name, 1
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    return gs.Constant(unique, np.asarray(values))
