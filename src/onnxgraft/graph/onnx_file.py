@@ -10,6 +10,7 @@ ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto.raw_data = 9). Wha
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import mmap
 import stat
@@ -24,8 +25,10 @@ from google.protobuf.message import DecodeError
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files import atomic
-from onnxgraft.files.limits import AXES, TENSOR_VALUES
-from onnxgraft.files.wire import WireError, fields, survey
+from onnxgraft.files.limits import AXES, NODES, TENSOR_VALUES, TENSORS
+from onnxgraft.files.schema import Costs, Message, schema
+from onnxgraft.files.survey import survey
+from onnxgraft.files.wire import BYTES, WireError, fields
 from onnxgraft.graph.tensors import (
     Array,
 )
@@ -59,30 +62,12 @@ _PROGRAMS = {
 _PACKED = frozenset({"INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"})
 
 
-# The messages within each message of onnx.proto, by field number; see `files.wire.survey`.
-_SCHEMA = {
-    "Model": {7: "Graph", 8: "Opset", 14: "Entry", 20: "Training", 25: "Function"},
-    "Graph": {1: "Node", 2: "Name", 5: "Tensor", 10: "Text", 11: "Value", 12: "Value", 13: "Value",
-              14: "Annotation", 15: "Sparse", 16: "Entry"},
-    "Node": {1: "Name", 2: "Name", 3: "Name", 4: "Name", 5: "Attribute", 6: "Text", 7: "Name",
-             9: "Entry"},
-    "Attribute": {1: "Name", 4: "Text", 5: "Tensor", 6: "Graph", 9: "Text", 10: "Tensor",
-                  11: "Graph", 13: "Text", 14: "Type", 15: "Type", 22: "Sparse", 23: "Sparse"},
-    "Tensor": {8: "Name", 12: "Text", 13: "Entry", 16: "Entry"},
-    "Sparse": {1: "Tensor", 2: "Tensor"},
-    "Value": {1: "Name", 2: "Type", 3: "Text", 4: "Entry"},
-    "Type": {1: "TensorType", 4: "Sequence", 5: "Map", 8: "TensorType", 9: "Sequence"},
-    "TensorType": {2: "Shape"},
-    "Shape": {1: "Dim"},
-    "Dim": {2: "Name"},
-    "Sequence": {1: "Type"},
-    "Map": {2: "Type"},
-    "Function": {1: "Name", 4: "Name", 5: "Name", 6: "Name", 7: "Node", 8: "Text", 9: "Opset",
-                 10: "Name", 11: "Attribute", 12: "Value", 14: "Entry"},
-    "Training": {1: "Graph", 2: "Graph", 3: "Entry", 4: "Entry"},
-    "Annotation": {1: "Name", 2: "Entry"},
-    "Entry": {1: "Name", 2: "Text"},
-}  # fmt: skip
+# Measured: onnx.checker parses a copy, and onnx-graphsurgeon makes objects of what is in a graph.
+_COSTS = Costs(
+    copies=4,
+    limits={"NodeProto": NODES, "TensorProto": TENSORS},
+    objects={"NodeProto": 1300, "NodeProto.input": 1000, "NodeProto.output": 1000, "GraphProto": 1500, "TensorProto": 1800, "ValueInfoProto": 400},
+)
 
 # Reading --------------------------------------------------------------------------------------
 
@@ -100,7 +85,7 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
         whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     weights: dict[str, Array] = {}
     try:
-        survey(whole, _SCHEMA, "Model", f"{path}:")
+        survey(whole, _schema(), f"{path}:")
         proto = onnx.ModelProto.FromString(b"".join(_model(whole, weights)))
         for node in _nodes(proto):
             reason = _PROGRAMS.get((node.domain, node.op_type))
@@ -120,45 +105,56 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
     return proto, weights
 
 
-def _model(data: memoryview, weights: dict[str, Array]) -> Iterator[bytes]:
+@functools.cache
+def _schema() -> Message:
+    return schema(onnx.ModelProto.DESCRIPTOR, _COSTS)
+
+
+def _model(data: memoryview, weights: dict[str, Array]) -> Iterator[bytes | memoryview]:
+    done = 0
     for field in fields(data):
-        if field.number == 7 and field.kind == 2:
+        if field.number == 7 and field.kind == BYTES:
+            yield data[done : field.start]
             graph = b"".join(_graph(field.data, weights))
             yield _tag(7) + _varint(len(graph)) + graph
-        else:
-            yield bytes(data[field.start : field.end])
+            done = field.end
+    yield data[done:]
 
 
-def _graph(data: memoryview, weights: dict[str, Array]) -> Iterator[bytes]:
+def _graph(data: memoryview, weights: dict[str, Array]) -> Iterator[bytes | memoryview]:
+    done = 0
     for field in fields(data):
-        light = None
-        if field.number == 5 and field.kind == 2 and len(field.data) >= LARGE:
-            light = _initializer(field.data, weights)
-        if light is None:
-            yield bytes(data[field.start : field.end])
-        else:
+        if field.number != 5 or field.kind != BYTES or len(field.data) < LARGE:
+            continue
+        light = _initializer(field.data, weights)
+        if light is not None:
+            yield data[done : field.start]
             yield _tag(5) + _varint(len(light)) + light
+            done = field.end
+    yield data[done:]
 
 
 def _initializer(data: memoryview, weights: dict[str, Array]) -> bytes | None:
     """Take the data out of a large initializer; None where it has to stay as it is."""
     raw: memoryview | None = None
-    parts = []
+    parts: list[memoryview] = []
     for field in fields(data):
-        if field.number == 9 and field.kind == 2:
+        if field.number == 9 and field.kind == BYTES:
+            if raw is not None:
+                return None
             raw = field.data
-        elif field.end - field.start < LARGE:
-            parts.append(bytes(data[field.start : field.end]))
-        else:
+            parts = [data[: field.start], data[field.end :]]
+        elif field.end - field.start >= LARGE:
             return None  # its data are in another field
     if raw is None:
         return None
-    tensor = onnx.TensorProto.FromString(b"".join(parts))
+    head = b"".join(parts)
+    tensor = onnx.TensorProto.FromString(head)
     value = _view(tensor, raw)
     if value is None or not tensor.name or tensor.name in weights:
         return None
     weights[tensor.name] = value
-    return b"".join(parts)
+    return head
 
 
 def _view(tensor: onnx.TensorProto, raw: memoryview) -> Array | None:
@@ -196,16 +192,21 @@ def _sparse(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorPr
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     yield model.graph
-    for training in model.training_info:
-        yield from (training.initialization, training.algorithm)
+    yield from _training(model)
     for attribute in _attributes(model):
         yield from _bodies(attribute)
 
 
+def _training(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    for training in model.training_info:
+        for name in ("initialization", "algorithm"):
+            if training.HasField(name):
+                yield getattr(training, name)
+
+
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Yield all nodes, in graphs, bodies and functions."""
-    training = [g for t in model.training_info for g in (t.initialization, t.algorithm)]
-    left = [node for graph in (model.graph, *training) for node in graph.node]
+    left = [node for graph in (model.graph, *_training(model)) for node in graph.node]
     left += [node for function in model.functions for node in function.node]
     while left:
         node = left.pop()
