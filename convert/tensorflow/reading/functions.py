@@ -27,11 +27,10 @@ from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
     check_constants,
     check_operators,
     check_restore,
-    check_text_size,
-    is_message,
 )
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import Cut, FrozenGraph, Public, prepare
 from onnxgraft.stages.convert.tensorflow.reading.keras2 import freeze_keras2
+from onnxgraft.stages.convert.tensorflow.reading.survey import check_text_size, is_message
 from onnxgraft.stages.convert.tensorflow.running import reason_of, tensorflow
 
 __all__ = ["freeze_keras", "read_keras", "read_saved_model"]
@@ -114,14 +113,14 @@ def _check_saved_model(folder: Path) -> None:
     binary = (folder / "saved_model.pb").is_file()
     file = folder / ("saved_model.pb" if binary else "saved_model.pbtxt")
     data = existing_file(file, "the SavedModel", BUFFER_BYTES).read_bytes()
-    if binary and not is_message(data, "SavedModel", f"{file}:"):
-        raise ModelError(f"{file}: TensorFlow can't load the SavedModel: it is cut short")
-    if not binary:
-        check_text_size(data, f"{file}:")
     tensorflow()
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     saved = SavedModel()
+    if binary and not is_message(data, saved, f"{file}:"):
+        raise ModelError(f"{file}: TensorFlow can't load the SavedModel: it is cut short")
+    if not binary:
+        check_text_size(data, f"{file}:")
     try:
         if binary:
             saved.ParseFromString(data)

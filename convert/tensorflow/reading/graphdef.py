@@ -43,9 +43,8 @@ from onnxgraft.stages.convert.tensorflow.reading.cutting import (
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
     check_constants,
     check_operators,
-    check_text_size,
-    is_message,
 )
+from onnxgraft.stages.convert.tensorflow.reading.survey import check_text_size, is_message
 from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
 
 __all__ = [
@@ -138,9 +137,8 @@ def parse_graphdef(path: str | os.PathLike[str]) -> Any:
     """
     file = existing_file(path, "the TensorFlow graph", BUFFER_BYTES)
     data = file.read_bytes()
-    binary = is_message(data, "Graph", f"{file}:")
-    tf = tensorflow()
-    graph = tf.compat.v1.GraphDef()
+    graph = tensorflow().compat.v1.GraphDef()
+    binary = is_message(data, graph, f"{file}:")
     try:
         if binary:
             graph.ParseFromString(data)

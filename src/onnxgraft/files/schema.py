@@ -54,6 +54,7 @@ class Part(NamedTuple):
         byte: What each of its bytes costs beside.
         number: What each of the packed numbers costs that it is.
         longest: Limits its bytes.
+        empty: What it costs beside if it is empty.
     """
 
     cost: int
@@ -61,6 +62,7 @@ class Part(NamedTuple):
     byte: int = 0
     number: int = 0
     longest: Limit | None = None
+    empty: int = 0
 
 
 @dataclass(eq=False)
@@ -92,7 +94,8 @@ class Costs:
         limits: Of the number of some messages, by the name of their type. Those that are limited
             as `TENSORS` hold values, which cost nothing but their own bytes.
         objects: What further objects take that the reader makes, by the type of a message or the
-            field of a type: ``NodeProto``, ``NodeProto.input``.
+            field of a type: ``NodeProto``, ``NodeProto.output``; of a string that is empty, by
+            the field and ``=``: ``NodeProto.input=``.
     """
 
     copies: int
@@ -144,7 +147,8 @@ def _parts(entry: Any, known: Mapping[str, Message], costs: Costs) -> dict[int, 
         if values and entry.type == _BYTES_TYPE and not _repeated(entry):
             return {tag | BYTES: Part(cost)}
         name = entry.type == _STRING_TYPE and entry.name in _NAMES
-        return {tag | BYTES: Part(cost, None, costs.copies, 0, NAME_BYTES if name else None)}
+        empty = costs.objects.get(f"{holder}.{entry.name}=", 0)
+        return {tag | BYTES: Part(cost, None, costs.copies, 0, NAME_BYTES if name else None, empty)}
     if not _repeated(entry):
         return {tag | wire: Part(FIELD)}
     number = 2 * width if values else _NUMBER

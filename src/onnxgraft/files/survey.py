@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files.limits import DEPTH, FIELDS, STRUCTURE_BYTES, Limit
-from onnxgraft.files.schema import FIELD, Message
+from onnxgraft.files.schema import Message
 from onnxgraft.files.wire import BYTES, FIXED32, FIXED64, VARINT, WireError, read_varint
 
 __all__ = ["Survey", "survey"]
@@ -22,6 +22,7 @@ _CHUNK = 1 << 20
 _GOES_ON = bytes(range(128, 256))
 # What the first field that its type does not have costs a message, beside its bytes.
 _UNKNOWN = 64
+_BEYOND = "the field at byte {} ends beyond its message; it is cut short"
 _CURE = "export the network again, in parts if it is as large as that"
 
 
@@ -89,12 +90,14 @@ def _walk(data: memoryview, message: Message, where: str, found: Survey) -> None
                 length, at = read_varint(data, at - 1)
             stop = at + length
             if stop > end:
-                raise WireError(f"the field at byte {start} ends beyond its message; it is cut short")
+                raise WireError(
+                    f"the field at byte {start} ends beyond its message; it is cut short"
+                )
             if part is None:
                 taken += message.unknown * (_UNKNOWN + length)
                 at = stop
                 continue
-            cost, inner, byte, packed, longest = part
+            cost, inner, byte, packed, longest, empty = part
             taken += cost
             if inner is not None:
                 count = counts[inner] = counts.get(inner, 0) + 1
@@ -109,7 +112,9 @@ def _walk(data: memoryview, message: Message, where: str, found: Survey) -> None
                 taken += byte * length
             elif packed:
                 taken += packed * _numbers(data[at:stop])
-            if longest is not None and length > longest.most:
+            if not length:
+                taken += empty
+            elif longest is not None and length > longest.most:
                 _refuse(longest, length, where)
             at = stop
             continue
@@ -128,7 +133,7 @@ def _walk(data: memoryview, message: Message, where: str, found: Survey) -> None
         else:
             raise WireError(f"byte {start} begins no field")
         if at > end:
-            raise WireError(f"the field at byte {start} ends beyond its message; it is cut short")
+            raise WireError(_BEYOND.format(start))
     found.taken = taken
     if taken > most:
         _too_much(taken, number, message, counts, where)
@@ -153,12 +158,10 @@ def _too_much(
     taken: int, number: int, message: Message, counts: dict[Message, int], where: str
 ) -> NoReturn:
     """Say what takes the most: one type of messages, or the fields of the one that was walked."""
-    if number > FIELDS.most:
-        limit, count = FIELDS, number
-    else:
-        limit, count = STRUCTURE_BYTES, taken
     most = max(counts, key=lambda kind: kind.cost * counts[kind])
     mostly = f"in {message.name}"
     if 2 * most.cost * counts[most] > taken:
         mostly = f"for {counts[most]:,} {most.name}"
-    raise ModelError(f"{where} {limit.refusal(count)}, most of them {mostly}; {_CURE}")
+    if number > FIELDS.most:
+        raise ModelError(f"{where} {FIELDS.refusal(number)}, most of them {mostly}; {_CURE}")
+    raise ModelError(f"{where} {STRUCTURE_BYTES.refusal(taken)}, most of it {mostly}; {_CURE}")

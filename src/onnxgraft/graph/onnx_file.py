@@ -13,8 +13,7 @@ import contextlib
 import functools
 import math
 import mmap
-import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,10 +24,13 @@ from google.protobuf.message import DecodeError
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files import atomic
-from onnxgraft.files.limits import AXES, NODES, TENSOR_VALUES, TENSORS
+from onnxgraft.files.limits import NODES, TENSORS
 from onnxgraft.files.schema import Costs, Message, schema
 from onnxgraft.files.survey import survey
 from onnxgraft.files.wire import BYTES, WireError, fields
+from onnxgraft.graph.demands import check_bodies, check_declared, check_dense, check_values
+from onnxgraft.graph.external import LARGE, ExternalData, view_of
+from onnxgraft.graph.messages import parts
 from onnxgraft.graph.tensors import (
     Array,
 )
@@ -43,8 +45,6 @@ __all__ = [
     "unmade",
 ]
 
-# Smaller initializers stay in the message.
-LARGE = 1 << 16
 # What protobuf's readers take.
 MOST_BYTES = (1 << 31) - 1
 _UNKNOWN = "onnxgraft.unknown"
@@ -58,16 +58,19 @@ _PROGRAMS = {
     ("com.microsoft", "PythonOpGrad"): "runs Python code",
     ("ai.onnx.contrib", "PyOp"): "runs Python code",
 }
-# Types that pack two elements into a byte: they stay in the message.
-_PACKED = frozenset({"INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"})
-
-
 # Measured: onnx.checker parses a copy, and onnx-graphsurgeon makes objects of what is in a graph.
 _COSTS = Costs(
     copies=4,
     limits={"NodeProto": NODES, "TensorProto": TENSORS},
-    objects={"NodeProto": 1300, "NodeProto.input": 1000, "NodeProto.output": 1000, "GraphProto": 1500, "TensorProto": 1800, "ValueInfoProto": 400},
-)
+    objects={
+        "NodeProto": 1300,
+        "NodeProto.input=": 1000,
+        "NodeProto.output": 1000,
+        "GraphProto": 1500,
+        "TensorProto": 1800,
+        "ValueInfoProto": 400,
+    },
+)  # fmt: skip
 
 # Reading --------------------------------------------------------------------------------------
 
@@ -87,22 +90,41 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
     try:
         survey(whole, _schema(), f"{path}:")
         proto = onnx.ModelProto.FromString(b"".join(_model(whole, weights)))
-        for node in _nodes(proto):
-            reason = _PROGRAMS.get((node.domain, node.op_type))
-            if reason is not None:
-                raise ModelError(
-                    f"{path}: {_called(node)!r} is of the type {node.op_type}, which {reason}; "
-                    "take the graph without it"
-                )
-        for tensor in _stored(proto):
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                _external(tensor, path, weights)
-            if tensor.name not in weights:
-                _check_values(tensor, path)
-        _check_declared(proto, path)
+        _check(proto, path, weights)
     except (DecodeError, UnicodeDecodeError, WireError) as error:
         raise ModelError(f"{path}: not a valid ONNX file ({error})") from error
     return proto, weights
+
+
+def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> None:
+    """Take in what is stored in other files, and raise ModelError for what may not be."""
+    data = ExternalData(path)
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            value = data.take(tensor, mapped=bool(tensor.name) and tensor.name not in weights)
+            if value is not None:
+                weights[tensor.name] = value
+        if tensor.name not in weights:
+            check_values(tensor, path)
+    dense = 0
+    for part in parts(proto):
+        if isinstance(part, onnx.NodeProto):
+            reason = _PROGRAMS.get((part.domain, part.op_type))
+            if reason is not None:
+                raise ModelError(
+                    f"{path}: {_called(part)!r} is of the type {part.op_type}, which {reason}; "
+                    "take the graph without it"
+                )
+        elif isinstance(part, onnx.TensorProto):
+            if part.data_location == onnx.TensorProto.EXTERNAL:
+                data.take(part, mapped=False)
+            check_values(part, path)
+        elif isinstance(part, onnx.GraphProto):
+            check_declared(part, path)
+        else:
+            dense += math.prod(max(dim, 0) for dim in part.dims)
+            check_dense(dense, path)
+    check_bodies(proto, path)
 
 
 @functools.cache
@@ -150,190 +172,11 @@ def _initializer(data: memoryview, weights: dict[str, Array]) -> bytes | None:
         return None
     head = b"".join(parts)
     tensor = onnx.TensorProto.FromString(head)
-    value = _view(tensor, raw)
+    value = view_of(tensor, raw)
     if value is None or not tensor.name or tensor.name in weights:
         return None
     weights[tensor.name] = value
     return head
-
-
-def _view(tensor: onnx.TensorProto, raw: memoryview) -> Array | None:
-    """Return the bytes of a tensor as an array; None where they are not as many as they must."""
-    try:
-        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    except (KeyError, TypeError, ValueError):
-        return None
-    if kind in _PACKED or dtype.hasobject or any(dim < 0 for dim in tensor.dims):
-        return None
-    if math.prod(tensor.dims) * dtype.itemsize != len(raw):
-        return None
-    return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(tensor.dims).view(dtype)
-
-
-def _stored(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield all tensors that a model stores, in its graphs, bodies and functions."""
-    for graph in _graphs(model):
-        yield from graph.initializer
-        yield from _sparse(graph.sparse_initializer)
-    for attribute in _attributes(model):
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        if attribute.HasField("sparse_tensor"):
-            yield from _sparse([attribute.sparse_tensor])
-        yield from _sparse(attribute.sparse_tensors)
-
-
-def _sparse(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
-    for tensor in tensors:
-        yield from (tensor.values, tensor.indices)
-
-
-def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    yield model.graph
-    yield from _training(model)
-    for attribute in _attributes(model):
-        yield from _bodies(attribute)
-
-
-def _training(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    for training in model.training_info:
-        for name in ("initialization", "algorithm"):
-            if training.HasField(name):
-                yield getattr(training, name)
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield all nodes, in graphs, bodies and functions."""
-    left = [node for graph in (model.graph, *_training(model)) for node in graph.node]
-    left += [node for function in model.functions for node in function.node]
-    while left:
-        node = left.pop()
-        yield node
-        for attribute in node.attribute:
-            left += [inner for body in _bodies(attribute) for inner in body.node]
-
-
-def _attributes(model: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
-    """Yield the attributes of all nodes, and of functions."""
-    for function in model.functions:
-        yield from function.attribute_proto
-    for node in _nodes(model):
-        yield from node.attribute
-
-
-def _bodies(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
-    if attribute.HasField("g"):
-        yield attribute.g
-    yield from attribute.graphs
-
-
-def _check_values(tensor: onnx.TensorProto, model: Path) -> None:
-    """Raise ModelError unless a tensor stores as many values as its dimensions say."""
-    name = tensor.name or "a constant"
-    dims = list(tensor.dims)
-    if len(dims) > AXES.most:
-        raise ModelError(f"{model}: {name!r} {AXES.refusal(len(dims))}")
-    count = math.prod(dims)
-    stored = sum(
-        len(getattr(tensor, field))
-        for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data",
-                      "string_data")
-    )  # fmt: skip
-    kind = tensor.data_type
-    if tensor.raw_data:
-        try:
-            width = 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
-            kind_name = onnx.TensorProto.DataType.Name(kind)
-        except (KeyError, TypeError, ValueError):
-            return  # the checker has a sentence for it
-        if kind_name in _PACKED:
-            width = 2 if kind_name.endswith("INT2") else 4
-        fits = len(tensor.raw_data) == (count * width + 7) // 8
-    elif kind in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
-        fits = stored == 2 * count
-    else:
-        fits = stored == count or 0 < stored < count <= 8 * stored  # several in a number
-    if min(dims, default=0) < 0 or not fits:
-        raise ModelError(
-            f"{model}: {name!r} does not store as many values as the declared shape and type have "
-            f"({dims})"
-        )
-
-
-def _check_declared(model: onnx.ModelProto, path: Path) -> None:
-    """Raise ModelError if a tensor is declared that no machine holds."""
-    for graph in _graphs(model):
-        for value in (*graph.input, *graph.output, *graph.value_info):
-            dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-            if len(dims) > AXES.most:
-                raise ModelError(f"{path}: {value.name!r} {AXES.refusal(len(dims))}")
-            count = math.prod(dim for dim in dims if dim > 0)
-            if count > TENSOR_VALUES.most:
-                raise ModelError(f"{path}: {value.name!r} {TENSOR_VALUES.refusal(count)}")
-
-
-def _external(tensor: onnx.TensorProto, model: Path, weights: dict[str, Array]) -> None:
-    """Take in a tensor that is stored in a file of its own."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    name = tensor.name or "a constant"
-    try:
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
-    except ValueError as error:
-        raise ModelError(f"{model}: the external data of {name!r} are not at a place") from error
-    location: str | bytes = entries.get("location", "")
-    if isinstance(location, bytes):  # protobuf's way with what is no UTF-8
-        raise ModelError(f"{model}: the external data of {name!r} are not at a place")
-    data = _mapped(model, location, name)
-    end = len(data) if length < 0 else offset + length
-    if not 0 <= offset <= end <= len(data):
-        raise ModelError(
-            f"{model}: {name!r} lies beyond the end of its file {entries['location']!r} "
-            f"({len(data)} bytes)"
-        )
-    raw = data[offset:end]
-    value = _view(tensor, raw)
-    del tensor.external_data[:]
-    tensor.ClearField("data_location")
-    if value is not None and len(raw) >= LARGE and tensor.name and tensor.name not in weights:
-        weights[tensor.name] = value
-    else:
-        tensor.raw_data = bytes(raw)  # the checker holds it against the shape and type
-
-
-def _mapped(model: Path, location: str, name: str) -> memoryview:
-    """Map a file of external data, if it is one that the model may refer to."""
-    folder = model.resolve().parent
-    parts = Path(location).parts
-    wrong = None
-    if not parts or Path(location).is_absolute() or ".." in parts:
-        wrong = "is not in the model's folder"
-    path = folder
-    for part in parts if wrong is None else ():
-        path /= part
-        if path.is_symlink():
-            wrong = "is a link"
-            break
-    if wrong is None:
-        try:
-            found = path.stat()
-        except (OSError, ValueError):
-            wrong = "does not exist"
-        else:
-            if not stat.S_ISREG(found.st_mode):
-                wrong = "is no file"
-            elif found.st_nlink > 1:
-                wrong = "is a hard link, which other files share"
-            elif found.st_size == 0:
-                wrong = "is empty"
-    if wrong is not None:
-        raise ModelError(
-            f"{model}: the external data of {name!r} are refused: {location!r} {wrong}; keep the "
-            "file beside the model"
-        )
-    with open(path, "rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 # Writing --------------------------------------------------------------------------------------
