@@ -33,7 +33,7 @@ from onnxgraft.graph.tensors import (
 )
 from onnxgraft.stages import convert
 from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
-from onnxgraft.stages.convert.tensorflow.reading.survey import check_text_size
+from onnxgraft.stages.convert.tensorflow.reading.text import check_text_size
 from onnxgraft.stages.engine.passport import read_passport
 from onnxgraft.stages.quantize import read_cache
 from onnxgraft.stages.validate.polygraphy import Recorded

@@ -44,7 +44,8 @@ from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
     check_constants,
     check_operators,
 )
-from onnxgraft.stages.convert.tensorflow.reading.survey import check_text_size, is_message
+from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
+from onnxgraft.stages.convert.tensorflow.reading.text import parse_graph
 from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
 
 __all__ = [
@@ -145,9 +146,8 @@ def parse_graphdef(path: str | os.PathLike[str]) -> Any:
     except DecodeError:
         graph.Clear()
     if not graph.node:  # a text can pass for a message of unknown fields
-        check_text_size(data, f"{file}:")
         try:
-            text_format.Parse(data.decode(), graph)
+            parse_graph(data, graph, f"{file}:")
         except (UnicodeDecodeError, RecursionError, text_format.ParseError, DecodeError):
             graph.Clear()
     if not graph.node:

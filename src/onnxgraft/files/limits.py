@@ -17,8 +17,8 @@ __all__ = [
     "CONSTANT_BYTES", "DEPTH", "DOCUMENT_BYTES", "EXTERNAL_COPIES", "EXTERNAL_GROWTH", "FIELDS",
     "HISTOGRAM_BYTES", "IMAGE_BYTES", "IMAGE_PIXELS", "MODEL_BYTES", "NAME_BYTES", "NODES",
     "PASSPORT_BYTES", "PROTOTXT_BYTES", "RECORDING_BYTES", "SETTINGS_BYTES", "STRUCTURE_BYTES",
-    "TENSORS", "TENSOR_VALUES", "TEXT_GRAPH_BYTES", "TEXT_GRAPH_MESSAGES", "UNPACKED_BYTES",
-    "Limit", "table",
+    "TENSORS", "TENSOR_VALUES", "TEXT_GRAPH_BYTES", "TEXT_GRAPH_LINE", "TEXT_GRAPH_MESSAGES",
+    "TEXT_GRAPH_VALUES", "UNPACKED_BYTES", "Limit", "table",
 ]  # fmt: skip
 
 
@@ -85,6 +85,11 @@ TEXT_GRAPH_BYTES = Limit(
 TEXT_GRAPH_MESSAGES = Limit(
     "messages in text", 1 << 19, "A node is some ten; reading so many takes 10 s (measured)."
 )
+TEXT_GRAPH_VALUES = Limit("values in text", 1 << 22, "Reading so many takes 25 s (measured).")
+TEXT_GRAPH_LINE = Limit(
+    "a line of text, beside the values of tensors", 1 << 23,
+    "Bytes: protobuf's parser takes 100 for each (measured).",
+)  # fmt: skip
 NAME_BYTES = Limit("a name", 1 << 14, "Bytes: nested scopes make hundreds; names are printed.")
 AXES = Limit("axes of a tensor", 32, "numpy's limit before its version 2; networks have up to 8.")
 TENSOR_VALUES = Limit(
