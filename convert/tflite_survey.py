@@ -107,7 +107,7 @@ class _Survey:
 
 def _lengths(table: Any) -> int:
     """Return how many elements all lists of a table have together."""
-    return sum(getattr(table, name)() for name in _lists(type(table)))
+    return sum(getattr(table, name)() for name in _lists(table.__class__))
 
 
 @functools.cache

@@ -120,9 +120,17 @@ def schema(descriptor: Any, costs: Costs) -> Message:
                 left.append(inner)
     known = {name: _message(kind, costs) for name, kind in kinds.items()}
     for name, kind in kinds.items():
+        value = kind.fields_by_name["value"].message_type if _is_map(kind) else None
+        if value is not None:  # there is one for each key, whether it is stored or not
+            known[name].cost += known[value.full_name].cost
+    for name, kind in kinds.items():
         for entry in kind.fields:
             known[name].parts.update(_parts(entry, known, costs))
     return known[descriptor.full_name]
+
+
+def _is_map(kind: Any) -> bool:
+    return bool(kind.GetOptions().map_entry)
 
 
 def _message(kind: Any, costs: Costs) -> Message:

@@ -64,7 +64,10 @@ def _walk(data: memoryview, message: Message, where: str, found: Survey) -> None
     counts, taken, most = found.counts, found.taken, STRUCTURE_BYTES.most
     parts, at, end, number = message.parts, 0, len(data), 0
     above: list[tuple[Message, int]] = []
+    odd = -1  # where the message ends that was the last to have a field unknown to its type
     while True:
+        if taken > most or number > FIELDS.most:
+            _too_much(taken, number, message, counts, where)
         if at >= end:
             if not above:
                 break
@@ -72,8 +75,6 @@ def _walk(data: memoryview, message: Message, where: str, found: Survey) -> None
             parts = message.parts
             continue
         number += 1
-        if taken > most or number > FIELDS.most:
-            _too_much(taken, number, message, counts, where)
         start = at
         tag = data[at]
         at += 1
@@ -94,7 +95,9 @@ def _walk(data: memoryview, message: Message, where: str, found: Survey) -> None
                     f"the field at byte {start} ends beyond its message; it is cut short"
                 )
             if part is None:
-                taken += message.unknown * (_UNKNOWN + length)
+                taken += message.unknown * length
+                if odd != end:
+                    odd, taken = end, taken + message.unknown * _UNKNOWN
                 at = stop
                 continue
             cost, inner, byte, packed, longest, empty = part
@@ -118,7 +121,10 @@ def _walk(data: memoryview, message: Message, where: str, found: Survey) -> None
                 _refuse(longest, length, where)
             at = stop
             continue
-        taken += message.unknown * _UNKNOWN if part is None else part.cost
+        if part is not None:
+            taken += part.cost
+        elif odd != end:
+            odd, taken = end, taken + message.unknown * _UNKNOWN
         if wire == VARINT:
             last = at + 10
             while data[at] > 127:
@@ -135,8 +141,6 @@ def _walk(data: memoryview, message: Message, where: str, found: Survey) -> None
         if at > end:
             raise WireError(_BEYOND.format(start))
     found.taken = taken
-    if taken > most:
-        _too_much(taken, number, message, counts, where)
 
 
 def _numbers(data: memoryview) -> int:
