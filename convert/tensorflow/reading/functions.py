@@ -279,10 +279,10 @@ class _Configuration(NamedTuple):
 
 def _configuration(file: Path) -> _Configuration:
     """Return the configuration of a Keras file without loading anything of it."""
-    try:
-        os.environ.update(_NO_PLUGINS)
+    os.environ.update(_NO_PLUGINS)
+    with optional("Reading a Keras model", "tensorflow"):
         import h5py
-
+    try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 check_archive(archive, file)
