@@ -185,6 +185,28 @@ def test_a_model_of_which_nothing_is_cut_is_not_copied() -> None:
 SOURCE: Any = type("Source", (), {"path": "x", "framework": "onnx", "sha256": ""})()
 
 
+def test_constants_of_a_text_graph_are_read_as_protobuf_does() -> None:
+    tf = pytest.importorskip("tensorflow")
+    from google.protobuf import text_format
+
+    from onnxgraft.stages.convert.tensorflow.reading.text import parse_graph
+
+    graph, found = tf.compat.v1.GraphDef(), tf.compat.v1.GraphDef()
+    values = bytes(range(256)) * 100 + b'"\\x41\\n\x00001'
+    for index, content in enumerate((values, b"short", values[::-1])):
+        node = graph.node.add(name=f"c{index}", op="Const")
+        node.attr["value"].tensor.tensor_content = content
+    graph.node[0].attr["list"].list.tensor.add(tensor_content=values)
+    function = graph.library.function.add()
+    function.node_def.add(name="f").attr["value"].tensor.tensor_content = values
+    text = text_format.MessageToString(graph)
+    parse_graph(text.encode(), found, "x:")
+    assert found == graph
+    elsewhere = text.replace("tensor_content", "half_val").encode()
+    with pytest.raises(text_format.ParseError):
+        parse_graph(elsewhere, found, "x:")
+
+
 # External data ---------------------------------------------------------------------------------
 
 
