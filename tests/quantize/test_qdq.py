@@ -31,6 +31,7 @@ from onnxgraft.run.session import (
 from onnxgraft.stages.quantize import calibrate, quantize
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from tests.conftest import model_of, outputs_of
+from tests.processor import exact_sums
 
 TARGETS = ["tensorrt", "openvino", "onnxruntime"]
 SYMMETRIC = ["tensorrt", "openvino"]
@@ -156,8 +157,8 @@ def weight(model: Model, layer: str, index: int = 1) -> tuple[gs.Node, Array, Ar
 
 
 def infer(model: Model, feeds: dict[str, Array], *, optimize: bool = False) -> dict[str, Array]:
-    """Return what onnxruntime computes."""
-    with OnnxRuntime(model.to_onnx(), optimize=optimize) as session:
+    """Return what onnxruntime computes: every node as it stands, or with integer kernels."""
+    with OnnxRuntime(model.to_onnx(), optimize=optimize, configure=exact_sums) as session:
         return session.infer(feeds)
 
 
