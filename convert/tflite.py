@@ -28,6 +28,7 @@ from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_text
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
+from onnxgraft.stages.convert.tflite_survey import check_tflite
 
 __all__ = ["TfLite", "lower_tflite"]
 
@@ -117,6 +118,8 @@ def _check(file: Path) -> None:
     data = file.read_bytes()
     if data[4:8] != _MAGIC:
         raise ModelError(f"{file}: not a TFLite model")
+    tensorflow()
+    check_tflite(file, data)
     check_text(str(file), data, b"Flex")  # TensorFlow's own operators in it
 
 

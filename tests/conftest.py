@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -101,6 +103,15 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
 
     return once(tmp_path_factory, "lenet", train)
+
+
+@pytest.fixture
+def ray() -> Iterator[Any]:
+    """Return Ray, or skip; for one test at a time, as a cluster is found by all of this machine."""
+    found = pytest.importorskip("ray")
+    with open(Path(tempfile.gettempdir(), f"onnxgraft-tests-ray-{os.getuid()}"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield found
 
 
 @pytest.fixture(scope="session")

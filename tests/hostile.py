@@ -8,16 +8,14 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import onnx
 
-from onnxgraft.stages.convert import Original
-
-__all__ = ["FILES", "keras_archive"]
+__all__ = ["FILES", "GROWING", "keras_archive"]
 
 
 def field(number: int, data: bytes) -> bytes:
@@ -232,7 +230,7 @@ BLOB_DIMS = b"".join(b"\x08" + varint(1 << 30) for _ in range(4))
 FILES: dict[str, tuple[bytes, str]] = {
     "nodes.onnx": (onnx_nodes(2_000_000), "nodes, at most 250,000"),
     "tensors.onnx": (onnx_tensors(250_001), "stored tensors, at most 250,000"),
-    "attributes.onnx": (onnx_attributes(4_000_000), "of structure"),
+    "attributes.onnx": (onnx_attributes(4_000_000), "of memory beside the values of tensors"),
     "nested.onnx": (onnx_nested(40), "levels of nested messages"),
     "name.onnx": (
         b"\x08\x08" + field(7, field(1, field(3, b"n" * 100_000))), "of a name are read"),
@@ -316,8 +314,148 @@ FILES: dict[str, tuple[bytes, str]] = {
 }  # fmt: skip
 
 
-def attempt(folder: Path) -> None:
-    """Read every file of a folder; print what came of each, and what was opened meanwhile."""
+# What a few bytes become many of --------------------------------------------------------------
+
+
+def onnx_with(model: bytes = b"", graph: bytes = b"", node: bytes = b"") -> bytes:
+    """Return a sound model with fields added to it, to its graph and to its node."""
+    whole = onnx.ModelProto.FromString(onnx_model())
+    inner = whole.graph.node[0].SerializeToString() + node
+    del whole.graph.node[:]
+    body = whole.graph.SerializeToString() + field(1, inner) + graph
+    whole.ClearField("graph")
+    return bytes(whole.SerializeToString() + field(7, body) + model)
+
+
+def onnx_bodies(count: int) -> bytes:
+    """Return a chain of nodes that have a body each."""
+    body = field(5, field(1, b"b") + b"\xa0\x01\x05" + field(6, field(2, b"g")))
+    nodes = (
+        field(
+            1,
+            field(1, b"t%d" % i if i else b"x")
+            + field(2, b"t%d" % (i + 1))
+            + field(4, b"F")
+            + body,
+        )
+        for i in range(count)
+    )
+    return onnx_with(graph=b"".join(nodes))
+
+
+def debug_info(count: int) -> bytes:
+    """Return a GraphDebugInfo of one trace with so many lines."""
+    return field(2, field(1, b"k") + field(2, field(1, b"") * count))
+
+
+def relu_graph(*more: bytes) -> bytes:
+    return graph_def(X, node("y", "Relu", ["x"], attr("T", FLOAT))) + b"".join(more)
+
+
+def tflite(operators: int = 1, tensors: int = 2, size: int = 4) -> bytes:
+    """Return a model whose operators are one, a Relu, and whose tensors are one but the first."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1024)
+
+    def table(slots: int, **offsets: int) -> int:
+        """Return a table; a slot ``_2`` has an offset, ``b2`` a byte and ``i2`` a number."""
+        builder.StartObject(slots)
+        for slot, value in offsets.items():
+            if slot[0] == "_":
+                builder.PrependUOffsetTRelativeSlot(int(slot[1:]), value, 0)
+            elif slot[0] == "b":
+                builder.PrependInt8Slot(int(slot[1:]), value, 0)
+            else:
+                builder.PrependUint32Slot(int(slot[1:]), value, 0)
+        return int(builder.EndObject())
+
+    def vector(*parts: tuple[int, int]) -> int:
+        """Return a list of each offset, so often."""
+        builder.StartVector(4, sum(count for _, count in parts), 4)
+        for offset, count in reversed(parts):
+            for _ in range(count):
+                builder.PrependUOffsetTRelative(offset)
+        return int(builder.EndVector())
+
+    def numbers(*values: int) -> int:
+        return int(builder.CreateNumpyVector(np.array(values, np.int32)))
+
+    buffers = vector((table(3), 1), (table(3, _0=builder.CreateByteVector(bytes(size))), 1))
+    first = table(8, _0=numbers(size // 4), _3=builder.CreateString("x"))
+    other = table(8, _0=numbers(size // 4), i2=1, _3=builder.CreateString("y"))
+    code = vector((table(4, b0=19, i3=19), 1))
+    inner = vector((table(9, _1=numbers(0), _2=numbers(1)), operators))
+    inside = vector((first, 1), (other, tensors - 1))
+    graph = table(5, _0=inside, _1=numbers(0), _2=numbers(1), _3=inner)
+    model = table(8, i0=3, _1=code, _2=vector((graph, 1)), _4=buffers)
+    builder.Finish(model, b"TFL3")
+    return bytes(builder.Output())
+
+
+MEMORY = "of memory beside the values of tensors"
+
+# The same, for files of which a small part could be built before the others are refused.
+GROWING: dict[str, tuple[Callable[[], bytes], str]] = {
+    "configurations.onnx": (
+        lambda: onnx_with(model=field(26, field(3, b"") * 5000) * 4000), MEMORY),
+    "devices.onnx": (
+        lambda: onnx_with(node=field(10, field(2, b"") * 5000) * 4000), "ShardingSpecProto"),
+    "empty.onnx": (
+        lambda: onnx_with(node=field(10, b"") * 12_000_000), "NodeDeviceConfigurationProto"),
+    "empty_tensors.onnx": (
+        lambda: onnx_with(
+            node=field(5, field(1, b"a") + b"\xa0\x01\x09" + field(10, b"") * 120) * 112_000),
+        "stored tensors, at most 250,000"),
+    "packed.onnx": (
+        lambda: onnx_with(graph=field(5, field(8, b"w") + field(7, bytes(90 << 20)))), MEMORY),
+    "doc_strings.onnx": (
+        lambda: onnx_with(node=field(6, b"") * 20_000_000),
+        "fields of messages, at most 16,777,216 are read, most of them in NodeProto"),
+    "bodies.onnx": (lambda: onnx_bodies(20_000), "tensors that bodies of operators see"),
+    "debug_info.pb": (lambda: relu_graph(field(5, debug_info(10_000_000))), "FileLineCol"),
+    "operators/saved_model.pb": (
+        lambda: field(2, field(1, field(2, field(1, b"") * 10_000_000))), "OpDef"),
+    "traces/debug/saved_model_debug_info.pb": (lambda: debug_info(10_000_000), "FileLineCol"),
+    "values.pb": (
+        lambda: b'node{attr{key:"a" value{list{i:[' + b"1," * 12_000_000 + b"1]}}}}",
+        "values in text, at most"),
+    "line.pb": (lambda: b'node{name:"' + b"\\1" * 10_000_000 + b'"}', "of a line of text"),
+    "backslashes.pb": (
+        lambda: b'node{name:"' + b"\\" * 2_000_000 + b'"}', "backslashes in a row"),
+    "blobs.caffemodel": (
+        lambda: field(100, field(1, b"l") + field(7, b"") * 125) * 94_000,
+        "stored tensors, at most 250,000"),
+    "floats.caffemodel": (
+        lambda: field(100, field(1, b"l") + field(7, b"\x2d\0\0\0\0" * 6_000_000)), MEMORY),
+    "operators.tflite": (lambda: tflite(operators=250_001), MEMORY),
+    "buffers.tflite": (
+        lambda: tflite(tensors=1000, size=1 << 20), "times the size of the files"),
+}  # fmt: skip
+
+
+def write_growing(folder: Path) -> None:
+    """Write all of GROWING, and what they stand beside."""
+    for name, (make, _) in GROWING.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(make())
+    (folder / "traces" / "saved_model.pb").write_bytes(b"\x08\x01")
+
+
+def read(path: Path) -> object:
+    """Read a file of any kind."""
+    from onnxgraft.stages.convert import Original
+    from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
+
+    if path.suffix == ".caffemodel":
+        return read_caffemodel(path)
+    if path.name.startswith("saved_model"):
+        path = path.parent.parent if path.parent.name == "debug" else path.parent
+    return Original.of(path).lower()
+
+
+def attempt(folder: Path, names: Iterable[str]) -> None:
+    """Read files of a folder; print what came of each, and what was opened meanwhile."""
     import sys
     import time
 
@@ -334,24 +472,27 @@ def attempt(folder: Path) -> None:
             opened.append((event, True))
 
     answers = {}
-    for name in FILES:
-        if name == next(iter(FILES)):
+    for name in names:
+        if not answers:
             sys.addaudithook(hook)
         begin = time.process_time()
         try:
-            Original.of(folder / name).lower()
+            read(folder / name)
             told = "read"
         except OnnxgraftError as error:
             told = f"{error.exit_status}: {error}"
         except Exception as error:  # what a test will show
             told = f"{type(error).__name__}: {error}"
-        answers[name] = (told, time.process_time() - begin)
-    # Not getrusage, whose peak begins with that of the parent.
-    peak = int(re.findall(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[0])
-    print(json.dumps({"answers": answers, "opened": opened, "peak": peak}))
+        answers[name] = (told, time.process_time() - begin, peak())
+    print(json.dumps({"answers": answers, "opened": opened}))
+
+
+def peak() -> int:
+    """Return the kilobytes that this process took at most: getrusage's begin with the parent's."""
+    return int(re.findall(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[0])
 
 
 if __name__ == "__main__":
     import sys
 
-    attempt(Path(sys.argv[1]))
+    attempt(Path(sys.argv[1]), GROWING if sys.argv[2:] == ["growing"] else FILES)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from onnxgraft.cli import app
 
-__all__ = ["QUIET", "Cli", "Done", "here", "in_a_process"]
+__all__ = ["QUIET", "Cli", "Done", "here", "in_a_process", "wait_for_lock"]
 
 Done = subprocess.CompletedProcess[str]
 Cli = Callable[..., Done]
@@ -66,6 +68,16 @@ def in_a_process(*words: Any, cwd: Path | None = None, timeout: float | None = N
         timeout=timeout,
         env=environment,
     )
+
+
+def wait_for_lock(process: subprocess.Popen[str], children: Callable[[], Iterable[int]]) -> None:
+    """Return when a process, or one of its children, waits for a lock, or has ended."""
+    deadline = time.monotonic() + 15  # where the system does not tell
+    while process.poll() is None and time.monotonic() < deadline:
+        found = re.findall(r"-> FLOCK +\w+ +\w+ +(\d+)", Path("/proc/locks").read_text())
+        if not {int(pid) for pid in found}.isdisjoint([process.pid, *children()]):
+            return
+        time.sleep(0.05)
 
 
 def _restore(environment: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ import pytest
 from onnxgraft.data.ranges import Ranges
 from tests.conftest import CI, ROOT, once
 from tests.faults import COMMANDS, prepare
+from tests.running import wait_for_lock
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 KILLS = 30 if CI else 10
@@ -266,12 +267,6 @@ def test_two_builds_that_share_timings_take_turns(inputs: Path, tmp_path: Path) 
     assert not list(tmp_path.glob(".*"))
 
 
-def waiting(process: subprocess.Popen[str]) -> bool:
-    """Tell whether a process, or one below it, waits for a lock."""
-    found = re.findall(r"-> FLOCK +\w+ +\w+ +(\d+)", Path("/proc/locks").read_text())
-    return not {int(pid) for pid in found}.isdisjoint([process.pid, *children(process.pid)])
-
-
 def test_a_build_waits_for_another_one_s_timings(inputs: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt")
     from onnxgraft.files.locks import locked
@@ -280,9 +275,7 @@ def test_a_build_waits_for_another_one_s_timings(inputs: Path, tmp_path: Path) -
     with locked(tmp_path / ".kept.timing.lock"):
         run = begin("build", inputs / "ma.onnx", "--target", "tensorrt", "--timing-cache", timings,
                     "-o", tmp_path / "a.engine")  # fmt: skip
-        deadline = time.monotonic() + 15
-        while not waiting(run) and run.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for_lock(run, lambda: children(run.pid))
         assert not (tmp_path / "a.engine").exists()
     _, told = run.communicate(timeout=300)
     assert run.returncode == 0, told

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import re
 import tomllib
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -53,6 +57,33 @@ def test_what_is_asked_for_is_pinned_at_a_version_that_will_do(requirement: Requ
     name = canonicalize_name(requirement.name)
     version, _ = known.get(name) or known[f"{name}-cpu"]
     assert version in requirement.specifier
+
+
+def test_every_package_that_is_imported_is_asked_for() -> None:
+    asked = {canonicalize_name(found.name) for found in declared()}
+    asked |= {f"{name}-cpu" for name in asked}
+    distributions = metadata.packages_distributions()
+    missing = set()
+    folders = ["src/onnxgraft", "convert", "engine", "quantize", "surgery", "validate"]
+    for path in itertools.chain.from_iterable((ROOT / name).rglob("*.py") for name in folders):
+        for module in imported(path):
+            names = distributions.get(module.partition(".")[0], [])
+            if module.startswith("google."):
+                names = [module.split(".")[1]]
+            if module.partition(".")[0] == "onnxgraft":
+                continue
+            if names and not asked & {canonicalize_name(name) for name in names}:
+                missing.add(module)
+    assert not missing
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the modules that a file imports, wherever it does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
 
 
 def test_make_installs_by_hash_alone() -> None:

@@ -13,9 +13,10 @@ from onnxgraft.errors import OnnxgraftError
 from onnxgraft.stages import engine
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.options import Built
+from onnxgraft.stages.engine.passport import Flags
+from onnxgraft.targets import target_names
 from tests.conftest import model_of
 
-TARGETS = ("tensorrt", "openvino", "onnxruntime")
 SHAPES: dict[str, Any] = {"shapes": {"x": (2, 4)}}
 # What is given, the words that name it when it is refused, and the targets that it means something
 # to. Written by hand: what it is held against is derived.
@@ -46,13 +47,13 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[BuildOptions]:
     def build(model: object, path: Path, options: BuildOptions) -> Built:
         found.append(options)
         path.write_bytes(b"engine")
-        return Built({}, {}, {})
+        return Built({}, Flags(), {})
 
     monkeypatch.setattr(engine, "_backend", lambda target: SimpleNamespace(build=build))
     return found
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", target_names())
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_is_taken_or_refused_by_its_name(
     option: str, target: str, built: list[BuildOptions], tmp_path: Path

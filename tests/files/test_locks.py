@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from onnxgraft.files import (
 )
 from onnxgraft.files.locks import locked
 from tests.conftest import ROOT
+from tests.running import wait_for_lock
 
 HOLD = """
 import sys, time
@@ -93,7 +93,7 @@ def test_without_a_sentence_the_lock_is_waited_for(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(1)
+    wait_for_lock(waiting, list)
     assert waiting.poll() is None
     other.end()
     assert waiting.stdout is not None

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files import release_pages
+from onnxgraft.graph.external import LARGE
 from onnxgraft.graph.model import Model, Origin
-from onnxgraft.graph.onnx_file import LARGE
 from onnxgraft.graph.tensors import (
     Array,
 )

@@ -103,6 +103,7 @@ ELSEWHERE = {
     "convert/tensorflow/lower/weights.py:_passes": NODE_DEF,
     "convert/tensorflow/prepare/": NODE_DEF,
     "convert/tensorflow/reading/": NODE_DEF,
+    "src/onnxgraft/files/schema.py": "names fields of messages",
 }
 PRODUCT = ("src/onnxgraft", "convert", "surgery", "quantize", "engine", "validate", "models",
            "benchmarks")  # fmt: skip

@@ -27,6 +27,7 @@ from onnxgraft.run.session import (
 )
 from onnxgraft.stages.quantize import calibrate, quantize
 from tests.conftest import model_of
+from tests.processor import exact_sums
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -94,7 +95,7 @@ def run_operators(model: Model, folder: Path) -> set[str]:
 
 def answer(model: Model, *, optimize: bool) -> Array:
     """Return what onnxruntime computes for seeded feeds that calibration did not see."""
-    with OnnxRuntime(model.to_onnx(), optimize=optimize) as session:
+    with OnnxRuntime(model.to_onnx(), optimize=optimize, configure=exact_sums) as session:
         return session.infer(random_feeds(session.inputs, 4, seed=1))["y"]
 
 

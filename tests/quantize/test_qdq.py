@@ -32,6 +32,7 @@ from onnxgraft.stages.quantize import calibrate, quantize
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.targets import target_names
 from tests.conftest import model_of, outputs_of
+from tests.processor import exact_sums
 
 TARGETS = target_names()
 SYMMETRIC = ["tensorrt", "openvino"]
@@ -157,8 +158,8 @@ def weight(model: Model, layer: str, index: int = 1) -> tuple[gs.Node, Array, Ar
 
 
 def infer(model: Model, feeds: dict[str, Array], *, optimize: bool = False) -> dict[str, Array]:
-    """Return what onnxruntime computes."""
-    with OnnxRuntime(model.to_onnx(), optimize=optimize) as session:
+    """Return what onnxruntime computes: every node as it stands, or with integer kernels."""
+    with OnnxRuntime(model.to_onnx(), optimize=optimize, configure=exact_sums) as session:
         return session.infer(feeds)
 
 

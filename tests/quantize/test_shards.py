@@ -129,15 +129,14 @@ def test_a_process_that_dies_is_told(
 
 
 def test_a_ray_cluster_gives_the_same_though_it_loses_a_worker(
-    model: Model, samples: Samples, monkeypatch: pytest.MonkeyPatch
+    model: Model, samples: Samples, monkeypatch: pytest.MonkeyPatch, ray: Any
 ) -> None:
-    ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         expected = calibrate(model, samples)
-        assert_equal(calibrate(model, samples, workers=3, ray="auto"), expected)
+        assert_equal(calibrate(model, samples, workers=2, ray="auto"), expected)
 
         @ray.remote  # type: ignore[untyped-decorator]
         class Mortal(workers._Worker):
@@ -153,7 +152,7 @@ def test_a_ray_cluster_gives_the_same_though_it_loses_a_worker(
 
         died = Path(samples.source).with_name("died")
         monkeypatch.setattr(ray, "remote", lambda **how: lambda worker: Mortal.options(**how))
-        assert_equal(calibrate(model, samples, workers=3, ray="auto"), expected)
+        assert_equal(calibrate(model, samples, workers=2, ray="auto"), expected)
         assert died.exists()
         monkeypatch.undo()
         broken = images(9)
@@ -166,8 +165,8 @@ def test_a_ray_cluster_gives_the_same_though_it_loses_a_worker(
         ray.shutdown()
 
 
+@pytest.mark.usefixtures("ray")
 def test_a_cluster_that_is_not_there_is_told(model: Model, samples: Samples) -> None:
-    pytest.importorskip("ray")
     with pytest.raises(InputError, match="no Ray cluster can be reached"):
         calibrate(model, samples, ray="auto")
 

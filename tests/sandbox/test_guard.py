@@ -79,6 +79,28 @@ def test_a_crash_and_a_limit_are_a_sentence(
     assert not (place / "report").exists()
 
 
+UNASKED = """
+import time
+from onnxgraft.sandbox import guard
+guard._memory_of_machine = lambda: 200 << 20
+try:
+    if guard.guarded(guard.Allowance()) is None:
+        kept = b"x" * (250 << 20)
+        time.sleep(60)
+except guard.Killed as error:
+    print(error)
+"""
+
+
+def test_a_command_has_a_limit_that_nobody_asked_for(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNASKED], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("stopped: it took 2"), done.stderr
+    assert "more than the 180 MB (90% of the machine's memory)" in done.stdout
+    assert "--max-memory" in done.stdout
+
+
 def test_within_its_limits_a_command_does_what_it_does(place: Path, process: Cli) -> None:
     done = process(
         *arguments(place, "fine", "--max-memory", "2GB", "--max-seconds", "300", "--json")

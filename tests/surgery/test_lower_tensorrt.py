@@ -330,5 +330,7 @@ def test_operators_without_a_plugin_stay() -> None:
 
 
 def test_an_unknown_target_is_an_error() -> None:
-    with pytest.raises(InputError, match="no target 'tpu'; there is: tensorrt"):
+    with pytest.raises(
+        InputError, match="no target is called 'tpu'; there are: onnxruntime, openvino, tensorrt"
+    ):
         run(custom(), target="tpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -72,14 +73,13 @@ def test_any_number_of_workers_gives_the_same_bits(
 
 
 def test_a_ray_cluster_gives_the_same_bits(
-    models: tuple[str, str, Samples], tmp_path: Path
+    models: tuple[str, str, Samples], tmp_path: Path, ray: Any
 ) -> None:
-    ray = pytest.importorskip("ray")
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray itself
-        ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+        ray.init(address="local", num_cpus=2, log_to_driver=False, include_dashboard=False)
         try:
             spread = run(models, tmp_path, 2, "auto")
         finally:

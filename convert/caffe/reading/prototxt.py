@@ -13,7 +13,7 @@ __all__ = ["Message", "Scalar", "parse_prototxt"]
 _MOST_NESTED = 32
 _TOKEN = re.compile(
     r"""(?P<space>\s+|\#[^\n]*|[;,])
-    |(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
+    |(?P<string>"(?:[^"\\\n]|\\.)*+"|'(?:[^'\\\n]|\\.)*+')
     |(?P<mark>[{}<>:\[\]])
     |(?P<word>[-+]?[\w.][\w.+-]*)""",
     re.VERBOSE,

@@ -20,7 +20,6 @@ from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
     check_constants,
     check_restore,
-    is_message,
 )
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import (
     QUEUES,
@@ -29,6 +28,7 @@ from onnxgraft.stages.convert.tensorflow.reading.graphdef import (
     loose_ends,
     prepare,
 )
+from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
 from onnxgraft.stages.convert.tensorflow.running import reason_of, tensorflow
 
 __all__ = ["checkpoint_prefix", "read_checkpoint"]
@@ -91,7 +91,7 @@ def _check_meta(file: Path) -> None:
     data = file.read_bytes()
     definition = tensorflow().compat.v1.MetaGraphDef()
     try:
-        if not is_message(data, "MetaGraph", f"{file}:"):
+        if not is_message(data, definition, f"{file}:"):
             raise DecodeError("it is cut short, or another kind of file")
         definition.ParseFromString(data)
     except DecodeError as error:

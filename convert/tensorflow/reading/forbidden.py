@@ -11,22 +11,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from onnxgraft.errors import ModelError
-from onnxgraft.files.limits import (
-    AXES,
-    CONSTANT_BYTES,
-    TENSOR_VALUES,
-    TEXT_GRAPH_BYTES,
-    TEXT_GRAPH_MESSAGES,
-)
-from onnxgraft.files.wire import WireError, survey
+from onnxgraft.files.limits import AXES, CONSTANT_BYTES, TENSOR_VALUES
 
 __all__ = [
     "check_constants",
     "check_operators",
     "check_restore",
     "check_text",
-    "check_text_size",
-    "is_message",
 ]
 
 # By what they would do.
@@ -64,31 +55,6 @@ _RESTORING = frozenset({
 })  # fmt: skip
 _SAVING = frozenset({"MergeV2Checkpoints", "RestoreV2", "SaveV2"})
 
-# The messages within each message of graph.proto and its like; see `onnxgraft.files.wire.survey`.
-_SCHEMA = {
-    "Graph": {1: "Node", 2: "Library", 4: "Versions"},
-    "Node": {1: "Name", 2: "Name", 3: "Name", 4: "Name", 5: "AttrEntry", 6: "DebugInfo",
-             7: "FullType"},
-    "AttrEntry": {1: "Name", 2: "Attr"},
-    "Attr": {1: "List", 2: "Text", 7: "Shape", 8: "Tensor", 9: "Name", 10: "Function"},
-    "List": {2: "Text", 7: "Shape", 8: "Tensor", 9: "Function"},
-    "Function": {1: "Name", 2: "AttrEntry"},
-    "Shape": {2: "Dim"},
-    "Dim": {2: "Name"},
-    "Tensor": {2: "Shape", 8: "Text", 14: "Handle", 15: "Variant"},
-    "Variant": {1: "Name", 2: "Text", 3: "Tensor"},
-    "Library": {1: "FunctionDef", 2: "Gradient"},
-    "FunctionDef": {1: "OpDef", 3: "Node", 4: "Entry", 5: "AttrEntry", 6: "Entry", 7: "ArgEntry",
-                    8: "Entry"},
-    "OpDef": {1: "Name", 2: "Arg", 3: "Arg", 4: "OpAttr", 5: "Text", 6: "Text"},
-    "Entry": {1: "Name", 2: "Text"},
-    "SavedModel": {2: "MetaGraph"},
-    "MetaGraph": {1: "MetaInfo", 2: "Graph", 3: "Saver", 4: "CollectionEntry", 5: "SignatureEntry",
-                  6: "Asset", 7: "ObjectGraph"},
-    "CollectionEntry": {1: "Name", 2: "Collection"},
-    "ObjectGraph": {1: "Object", 2: "FunctionEntry"},
-}  # fmt: skip
-
 
 def check_operators(
     path: str, graph_def: Any, ends: Iterable[str] = (), fed: Iterable[str] = ()
@@ -114,21 +80,6 @@ def check_operators(
                 f"{path}: {node.name!r} is a {node.op}, which {reason}; a network has no need of "
                 "it: cut it off, and freeze the graph again"
             )
-
-
-def is_message(data: bytes, root: str, where: str) -> bool:
-    """Tell whether ``data`` may be a message; ModelError if it holds more than is read."""
-    try:
-        survey(memoryview(data), _SCHEMA, root, where)
-    except WireError:
-        return False
-    return True
-
-
-def check_text_size(data: bytes, where: str) -> None:
-    """Raise InputError if protobuf's text format would take too long, or too much memory."""
-    TEXT_GRAPH_BYTES.check(len(data), where)
-    TEXT_GRAPH_MESSAGES.check(data.count(b"{") + data.count(b"<"), where)
 
 
 def check_text(path: str, data: bytes, prefix: bytes) -> None:

@@ -27,11 +27,11 @@ from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
     check_constants,
     check_operators,
     check_restore,
-    check_text_size,
-    is_message,
 )
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import Cut, FrozenGraph, Public, prepare
 from onnxgraft.stages.convert.tensorflow.reading.keras2 import freeze_keras2
+from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
+from onnxgraft.stages.convert.tensorflow.reading.text import check_text_size
 from onnxgraft.stages.convert.tensorflow.running import reason_of, tensorflow
 
 __all__ = ["freeze_keras", "read_keras", "read_saved_model"]
@@ -114,14 +114,15 @@ def _check_saved_model(folder: Path) -> None:
     binary = (folder / "saved_model.pb").is_file()
     file = folder / ("saved_model.pb" if binary else "saved_model.pbtxt")
     data = existing_file(file, "the SavedModel", BUFFER_BYTES).read_bytes()
-    if binary and not is_message(data, "SavedModel", f"{file}:"):
-        raise ModelError(f"{file}: TensorFlow can't load the SavedModel: it is cut short")
-    if not binary:
-        check_text_size(data, f"{file}:")
     tensorflow()
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+    _check_beside(folder)
     saved = SavedModel()
+    if binary and not is_message(data, saved, f"{file}:"):
+        raise ModelError(f"{file}: TensorFlow can't load the SavedModel: it is cut short")
+    if not binary:
+        check_text_size(data, f"{file}:")
     try:
         if binary:
             saved.ParseFromString(data)
@@ -135,6 +136,21 @@ def _check_saved_model(folder: Path) -> None:
         if not meta_graph.HasField("object_graph_def"):  # TensorFlow 1 runs its own restoring
             restore = meta_graph.saver_def.restore_op_name
             check_restore(str(file), meta_graph.graph_def, restore)
+
+
+def _check_beside(folder: Path) -> None:
+    """Raise ModelError if one of the other messages that TensorFlow reads is no such message."""
+    from tensorflow.core.framework.graph_debug_info_pb2 import GraphDebugInfo
+    from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
+
+    for file, kind in (
+        (folder / "debug" / "saved_model_debug_info.pb", GraphDebugInfo),
+        (folder / "fingerprint.pb", FingerprintDef),
+    ):
+        if file.is_file() and file.stat().st_size:
+            data = existing_file(file, "a part of the SavedModel", BUFFER_BYTES).read_bytes()
+            if not is_message(data, kind, f"{file}:"):
+                raise ModelError(f"{file}: is damaged; take it out of the SavedModel")
 
 
 def read_keras(
@@ -218,7 +234,10 @@ def freeze(function: Any, names_in: Sequence[str], names_out: Sequence[str]) -> 
 
     tf = tensorflow()
     with quiet():
-        constant = convert_variables_to_constants_v2(function, lower_control_flow=False)
+        try:
+            constant = convert_variables_to_constants_v2(function, lower_control_flow=False)
+        except (ValueError, KeyError, tf.errors.OpError) as error:
+            raise ModelError(f"TensorFlow can't freeze the model: {reason_of(error)}") from error
     given = {tensor.name for tensor in constant.inputs}
     if len(given) != len(names_in):
         tables = sorted(tensor.name for tensor in constant.inputs if tensor.dtype == tf.resource)
@@ -260,10 +279,10 @@ class _Configuration(NamedTuple):
 
 def _configuration(file: Path) -> _Configuration:
     """Return the configuration of a Keras file without loading anything of it."""
-    try:
-        os.environ.update(_NO_PLUGINS)
+    os.environ.update(_NO_PLUGINS)
+    with optional("Reading a Keras model", "tensorflow"):
         import h5py
-
+    try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 check_archive(archive, file)

@@ -43,9 +43,9 @@ from onnxgraft.stages.convert.tensorflow.reading.cutting import (
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
     check_constants,
     check_operators,
-    check_text_size,
-    is_message,
 )
+from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
+from onnxgraft.stages.convert.tensorflow.reading.text import parse_graph
 from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
 
 __all__ = [
@@ -138,18 +138,16 @@ def parse_graphdef(path: str | os.PathLike[str]) -> Any:
     """
     file = existing_file(path, "the TensorFlow graph", BUFFER_BYTES)
     data = file.read_bytes()
-    binary = is_message(data, "Graph", f"{file}:")
-    tf = tensorflow()
-    graph = tf.compat.v1.GraphDef()
+    graph = tensorflow().compat.v1.GraphDef()
+    binary = is_message(data, graph, f"{file}:")
     try:
         if binary:
             graph.ParseFromString(data)
     except DecodeError:
         graph.Clear()
     if not graph.node:  # a text can pass for a message of unknown fields
-        check_text_size(data, f"{file}:")
         try:
-            text_format.Parse(data.decode(), graph)
+            parse_graph(data, graph, f"{file}:")
         except (UnicodeDecodeError, RecursionError, text_format.ParseError, DecodeError):
             graph.Clear()
     if not graph.node:

@@ -1,29 +1,13 @@
-"""Protobuf's wire format, walked over without building anything of it.
-
-A message of two bytes becomes an object of two hundred, so what a file holds is counted first:
-`survey` descends where a message can be, steps over values, and stops at the first limit.
-"""
+"""Protobuf's wire format, walked over without building anything of it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from onnxgraft.errors import ModelError
-from onnxgraft.files.limits import DEPTH, NAME_BYTES, NODES, STRUCTURE_BYTES, TENSORS, Limit
-
-__all__ = [
-    "BYTES", "FIXED32", "FIXED64", "VARINT", "Field", "Schema", "Survey", "WireError", "fields",
-    "read_varint", "survey",
-]  # fmt: skip
+__all__ = ["BYTES", "FIXED32", "FIXED64", "VARINT", "Field", "WireError", "fields", "read_varint"]
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-# Messages up to this long count as structure as a whole.
-_SMALL = 256
-# What a message counts beside its bytes: even an empty one becomes an object.
-_OBJECT = 16
 
 
 class WireError(Exception):
@@ -90,74 +74,3 @@ def read_varint(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value & 0xFFFF_FFFF_FFFF_FFFF, at
     raise WireError(f"the number at byte {at} has no end; it is cut short")
-
-
-# For each message that can hold messages: the messages that its fields are.
-Schema = Mapping[str, Mapping[int, str]]
-
-
-@dataclass
-class Survey:
-    """What a message holds.
-
-    Attributes:
-        counts: Of each kind of message that is longer than a few bytes, or directly in a graph.
-        structure: Bytes that are not values of tensors.
-        depth: Of messages in each other.
-    """
-
-    counts: Counter[str] = field(default_factory=Counter)
-    structure: int = 0
-    depth: int = 0
-
-
-def survey(data: memoryview, schema: Schema, root: str, where: str) -> Survey:
-    """Count what a message holds, and stop at the first limit.
-
-    Args:
-        data: The message.
-        schema: Of it; fields that it does not know are stepped over. ``Node`` and ``Tensor`` are
-            limited by their number, ``Name`` and ``Text`` are strings, of which the former are
-            limited in length.
-        root: What the message is.
-        where: Begins the sentence of a refusal.
-
-    Raises:
-        WireError: It is no message.
-        ModelError: It holds more than is read.
-    """
-    found = Survey()
-    stack = [(root, data, 1)]
-    while stack:
-        kind, message, depth = stack.pop()
-        inner = schema.get(kind, {})
-        found.structure += _OBJECT
-        if depth > found.depth:
-            found.depth = depth
-            _check(DEPTH, depth, where)
-        for entry in fields(message):
-            child = inner.get(entry.number) if entry.kind == BYTES else None
-            length = len(entry.data)
-            if found.structure > STRUCTURE_BYTES.most:
-                raise ModelError(f"{where} {STRUCTURE_BYTES.refusal(found.structure)}")
-            if child is None or child == "Text":
-                # A value or a text of any length is stored as it is.
-                found.structure += min(length, _SMALL) + 2
-                continue
-            if child == "Name":
-                _check(NAME_BYTES, length, where)
-                found.structure += length + 2
-                continue
-            if child in ("Node", "Tensor"):
-                found.counts[child] += 1
-                _check(NODES if child == "Node" else TENSORS, found.counts[child], where)
-            if length <= _SMALL and child not in ("Graph", "Node"):
-                found.structure += length + _OBJECT
-            else:
-                stack.append((child, entry.data, depth + 1))
-    return found
-
-
-def _check(limit: Limit, count: int, where: str) -> None:
-    if count > limit.most:
-        raise ModelError(f"{where} {limit.refusal(count)}")

@@ -24,7 +24,7 @@ def extract(
     """Return the part of ``model`` that computes ``outputs`` from ``inputs``.
 
     Args:
-        model: Is not changed.
+        model: Is not changed, and returned if neither is named.
         inputs: The tensors to begin at, with the shapes that they get; those of the model if empty.
         outputs: The tensors to end at; those of the model if empty.
 
@@ -33,9 +33,9 @@ def extract(
             need an input that is not named.
         ModelError: The graph has a cycle.
     """
-    part = model.copy()
     if not inputs and not outputs:
-        return part
+        return model
+    part = model.copy()
     graph = part.graph
     tidy(graph)
     known = {tensor.name: tensor for tensor in graph.inputs}

@@ -10,10 +10,10 @@ ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto.raw_data = 9). Wha
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import mmap
-import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,8 +24,13 @@ from google.protobuf.message import DecodeError
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files import atomic
-from onnxgraft.files.limits import AXES, TENSOR_VALUES
-from onnxgraft.files.wire import WireError, fields, survey
+from onnxgraft.files.limits import NODES, TENSORS
+from onnxgraft.files.schema import Costs, Message, schema
+from onnxgraft.files.survey import survey
+from onnxgraft.files.wire import BYTES, WireError, fields
+from onnxgraft.graph.demands import check_bodies, check_declared, check_dense, check_values
+from onnxgraft.graph.external import LARGE, ExternalData, view_of
+from onnxgraft.graph.messages import parts
 from onnxgraft.graph.operators import is_own_domain, op_key, op_of
 from onnxgraft.graph.tensors import (
     Array,
@@ -41,8 +46,6 @@ __all__ = [
     "unmade",
 ]
 
-# Smaller initializers stay in the message.
-LARGE = 1 << 16
 # What protobuf's readers take.
 MOST_BYTES = (1 << 31) - 1
 _UNKNOWN = "onnxgraft.unknown"
@@ -56,34 +59,19 @@ _PROGRAMS = {
     ("com.microsoft", "PythonOpGrad"): "runs Python code",
     ("ai.onnx.contrib", "PyOp"): "runs Python code",
 }
-# Types that pack two elements into a byte: they stay in the message.
-_PACKED = frozenset({"INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"})
-
-
-# The messages within each message of onnx.proto, by field number; see `files.wire.survey`.
-_SCHEMA = {
-    "Model": {7: "Graph", 8: "Opset", 14: "Entry", 20: "Training", 25: "Function"},
-    "Graph": {1: "Node", 2: "Name", 5: "Tensor", 10: "Text", 11: "Value", 12: "Value", 13: "Value",
-              14: "Annotation", 15: "Sparse", 16: "Entry"},
-    "Node": {1: "Name", 2: "Name", 3: "Name", 4: "Name", 5: "Attribute", 6: "Text", 7: "Name",
-             9: "Entry"},
-    "Attribute": {1: "Name", 4: "Text", 5: "Tensor", 6: "Graph", 9: "Text", 10: "Tensor",
-                  11: "Graph", 13: "Text", 14: "Type", 15: "Type", 22: "Sparse", 23: "Sparse"},
-    "Tensor": {8: "Name", 12: "Text", 13: "Entry", 16: "Entry"},
-    "Sparse": {1: "Tensor", 2: "Tensor"},
-    "Value": {1: "Name", 2: "Type", 3: "Text", 4: "Entry"},
-    "Type": {1: "TensorType", 4: "Sequence", 5: "Map", 8: "TensorType", 9: "Sequence"},
-    "TensorType": {2: "Shape"},
-    "Shape": {1: "Dim"},
-    "Dim": {2: "Name"},
-    "Sequence": {1: "Type"},
-    "Map": {2: "Type"},
-    "Function": {1: "Name", 4: "Name", 5: "Name", 6: "Name", 7: "Node", 8: "Text", 9: "Opset",
-                 10: "Name", 11: "Attribute", 12: "Value", 14: "Entry"},
-    "Training": {1: "Graph", 2: "Graph", 3: "Entry", 4: "Entry"},
-    "Annotation": {1: "Name", 2: "Entry"},
-    "Entry": {1: "Name", 2: "Text"},
-}  # fmt: skip
+# Measured: onnx.checker parses a copy, and onnx-graphsurgeon makes objects of what is in a graph.
+_COSTS = Costs(
+    copies=4,
+    limits={"NodeProto": NODES, "TensorProto": TENSORS},
+    objects={
+        "NodeProto": 1300,
+        "NodeProto.input=": 1000,
+        "NodeProto.output": 1000,
+        "GraphProto": 1500,
+        "TensorProto": 1800,
+        "ValueInfoProto": 400,
+    },
+)  # fmt: skip
 
 # Reading --------------------------------------------------------------------------------------
 
@@ -101,239 +89,95 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
         whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     weights: dict[str, Array] = {}
     try:
-        survey(whole, _SCHEMA, "Model", f"{path}:")
+        survey(whole, _schema(), f"{path}:")
         proto = onnx.ModelProto.FromString(b"".join(_model(whole, weights)))
-        for node in _nodes(proto):
-            reason = _PROGRAMS.get(op_key(node))
-            if reason is not None:
-                raise ModelError(
-                    f"{path}: {_called(node)!r} is of the type {op_of(node)}, which {reason}; "
-                    "take the graph without it"
-                )
-        for tensor in _stored(proto):
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                _external(tensor, path, weights)
-            if tensor.name not in weights:
-                _check_values(tensor, path)
-        _check_declared(proto, path)
+        _check(proto, path, weights)
     except (DecodeError, UnicodeDecodeError, WireError) as error:
         raise ModelError(f"{path}: not a valid ONNX file ({error})") from error
     return proto, weights
 
 
-def _model(data: memoryview, weights: dict[str, Array]) -> Iterator[bytes]:
+def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> None:
+    """Take in what is stored in other files, and raise ModelError for what may not be."""
+    data = ExternalData(path)
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            value = data.take(tensor, mapped=bool(tensor.name) and tensor.name not in weights)
+            if value is not None:
+                weights[tensor.name] = value
+        if tensor.name not in weights:
+            check_values(tensor, path)
+    dense = 0
+    for part in parts(proto):
+        if isinstance(part, onnx.NodeProto):
+            reason = _PROGRAMS.get(op_key(part))
+            if reason is not None:
+                raise ModelError(
+                    f"{path}: {_called(part)!r} is of the type {op_of(part)}, which {reason}; "
+                    "take the graph without it"
+                )
+        elif isinstance(part, onnx.TensorProto):
+            if part.data_location == onnx.TensorProto.EXTERNAL:
+                data.take(part, mapped=False)
+            check_values(part, path)
+        elif isinstance(part, onnx.GraphProto):
+            check_declared(part, path)
+        else:
+            dense += math.prod(max(dim, 0) for dim in part.dims)
+            check_dense(dense, path)
+    check_bodies(proto, path)
+
+
+@functools.cache
+def _schema() -> Message:
+    return schema(onnx.ModelProto.DESCRIPTOR, _COSTS)
+
+
+def _model(data: memoryview, weights: dict[str, Array]) -> Iterator[bytes | memoryview]:
+    done = 0
     for field in fields(data):
-        if field.number == 7 and field.kind == 2:
+        if field.number == 7 and field.kind == BYTES:
+            yield data[done : field.start]
             graph = b"".join(_graph(field.data, weights))
             yield _tag(7) + _varint(len(graph)) + graph
-        else:
-            yield bytes(data[field.start : field.end])
+            done = field.end
+    yield data[done:]
 
 
-def _graph(data: memoryview, weights: dict[str, Array]) -> Iterator[bytes]:
+def _graph(data: memoryview, weights: dict[str, Array]) -> Iterator[bytes | memoryview]:
+    done = 0
     for field in fields(data):
-        light = None
-        if field.number == 5 and field.kind == 2 and len(field.data) >= LARGE:
-            light = _initializer(field.data, weights)
-        if light is None:
-            yield bytes(data[field.start : field.end])
-        else:
+        if field.number != 5 or field.kind != BYTES or len(field.data) < LARGE:
+            continue
+        light = _initializer(field.data, weights)
+        if light is not None:
+            yield data[done : field.start]
             yield _tag(5) + _varint(len(light)) + light
+            done = field.end
+    yield data[done:]
 
 
 def _initializer(data: memoryview, weights: dict[str, Array]) -> bytes | None:
     """Take the data out of a large initializer; None where it has to stay as it is."""
     raw: memoryview | None = None
-    parts = []
+    parts: list[memoryview] = []
     for field in fields(data):
-        if field.number == 9 and field.kind == 2:
+        if field.number == 9 and field.kind == BYTES:
+            if raw is not None:
+                return None
             raw = field.data
-        elif field.end - field.start < LARGE:
-            parts.append(bytes(data[field.start : field.end]))
-        else:
+            parts = [data[: field.start], data[field.end :]]
+        elif field.end - field.start >= LARGE:
             return None  # its data are in another field
     if raw is None:
         return None
-    tensor = onnx.TensorProto.FromString(b"".join(parts))
-    value = _view(tensor, raw)
+    head = b"".join(parts)
+    tensor = onnx.TensorProto.FromString(head)
+    value = view_of(tensor, raw)
     if value is None or not tensor.name or tensor.name in weights:
         return None
     weights[tensor.name] = value
-    return b"".join(parts)
-
-
-def _view(tensor: onnx.TensorProto, raw: memoryview) -> Array | None:
-    """Return the bytes of a tensor as an array; None where they are not as many as they must."""
-    try:
-        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    except (KeyError, TypeError, ValueError):
-        return None
-    if kind in _PACKED or dtype.hasobject or any(dim < 0 for dim in tensor.dims):
-        return None
-    if math.prod(tensor.dims) * dtype.itemsize != len(raw):
-        return None
-    return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(tensor.dims).view(dtype)
-
-
-def _stored(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield all tensors that a model stores, in its graphs, bodies and functions."""
-    for graph in _graphs(model):
-        yield from graph.initializer
-        yield from _sparse(graph.sparse_initializer)
-    for attribute in _attributes(model):
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        if attribute.HasField("sparse_tensor"):
-            yield from _sparse([attribute.sparse_tensor])
-        yield from _sparse(attribute.sparse_tensors)
-
-
-def _sparse(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
-    for tensor in tensors:
-        yield from (tensor.values, tensor.indices)
-
-
-def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    yield model.graph
-    for training in model.training_info:
-        yield from (training.initialization, training.algorithm)
-    for attribute in _attributes(model):
-        yield from _bodies(attribute)
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield all nodes, in graphs, bodies and functions."""
-    training = [g for t in model.training_info for g in (t.initialization, t.algorithm)]
-    left = [node for graph in (model.graph, *training) for node in graph.node]
-    left += [node for function in model.functions for node in function.node]
-    while left:
-        node = left.pop()
-        yield node
-        for attribute in node.attribute:
-            left += [inner for body in _bodies(attribute) for inner in body.node]
-
-
-def _attributes(model: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
-    """Yield the attributes of all nodes, and of functions."""
-    for function in model.functions:
-        yield from function.attribute_proto
-    for node in _nodes(model):
-        yield from node.attribute
-
-
-def _bodies(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
-    if attribute.HasField("g"):
-        yield attribute.g
-    yield from attribute.graphs
-
-
-def _check_values(tensor: onnx.TensorProto, model: Path) -> None:
-    """Raise ModelError unless a tensor stores as many values as its dimensions say."""
-    name = tensor.name or "a constant"
-    dims = list(tensor.dims)
-    if len(dims) > AXES.most:
-        raise ModelError(f"{model}: {name!r} {AXES.refusal(len(dims))}")
-    count = math.prod(dims)
-    stored = sum(
-        len(getattr(tensor, field))
-        for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data",
-                      "string_data")
-    )  # fmt: skip
-    kind = tensor.data_type
-    if tensor.raw_data:
-        try:
-            width = 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
-            kind_name = onnx.TensorProto.DataType.Name(kind)
-        except (KeyError, TypeError, ValueError):
-            return  # the checker has a sentence for it
-        if kind_name in _PACKED:
-            width = 2 if kind_name.endswith("INT2") else 4
-        fits = len(tensor.raw_data) == (count * width + 7) // 8
-    elif kind in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
-        fits = stored == 2 * count
-    else:
-        fits = stored == count or 0 < stored < count <= 8 * stored  # several in a number
-    if min(dims, default=0) < 0 or not fits:
-        raise ModelError(
-            f"{model}: {name!r} does not store as many values as the declared shape and type have "
-            f"({dims})"
-        )
-
-
-def _check_declared(model: onnx.ModelProto, path: Path) -> None:
-    """Raise ModelError if a tensor is declared that no machine holds."""
-    for graph in _graphs(model):
-        for value in (*graph.input, *graph.output, *graph.value_info):
-            dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-            if len(dims) > AXES.most:
-                raise ModelError(f"{path}: {value.name!r} {AXES.refusal(len(dims))}")
-            count = math.prod(dim for dim in dims if dim > 0)
-            if count > TENSOR_VALUES.most:
-                raise ModelError(f"{path}: {value.name!r} {TENSOR_VALUES.refusal(count)}")
-
-
-def _external(tensor: onnx.TensorProto, model: Path, weights: dict[str, Array]) -> None:
-    """Take in a tensor that is stored in a file of its own."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    name = tensor.name or "a constant"
-    try:
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
-    except ValueError as error:
-        raise ModelError(f"{model}: the external data of {name!r} are not at a place") from error
-    location: str | bytes = entries.get("location", "")
-    if isinstance(location, bytes):  # protobuf's way with what is no UTF-8
-        raise ModelError(f"{model}: the external data of {name!r} are not at a place")
-    data = _mapped(model, location, name)
-    end = len(data) if length < 0 else offset + length
-    if not 0 <= offset <= end <= len(data):
-        raise ModelError(
-            f"{model}: {name!r} lies beyond the end of its file {entries['location']!r} "
-            f"({len(data)} bytes)"
-        )
-    raw = data[offset:end]
-    value = _view(tensor, raw)
-    del tensor.external_data[:]
-    tensor.ClearField("data_location")
-    if value is not None and len(raw) >= LARGE and tensor.name and tensor.name not in weights:
-        weights[tensor.name] = value
-    else:
-        tensor.raw_data = bytes(raw)  # the checker holds it against the shape and type
-
-
-def _mapped(model: Path, location: str, name: str) -> memoryview:
-    """Map a file of external data, if it is one that the model may refer to."""
-    folder = model.resolve().parent
-    parts = Path(location).parts
-    wrong = None
-    if not parts or Path(location).is_absolute() or ".." in parts:
-        wrong = "is not in the model's folder"
-    path = folder
-    for part in parts if wrong is None else ():
-        path /= part
-        if path.is_symlink():
-            wrong = "is a link"
-            break
-    if wrong is None:
-        try:
-            found = path.stat()
-        except (OSError, ValueError):
-            wrong = "does not exist"
-        else:
-            if not stat.S_ISREG(found.st_mode):
-                wrong = "is no file"
-            elif found.st_nlink > 1:
-                wrong = "is a hard link, which other files share"
-            elif found.st_size == 0:
-                wrong = "is empty"
-    if wrong is not None:
-        raise ModelError(
-            f"{model}: the external data of {name!r} are refused: {location!r} {wrong}; keep the "
-            "file beside the model"
-        )
-    with open(path, "rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return head
 
 
 # Writing --------------------------------------------------------------------------------------

@@ -218,8 +218,10 @@ class _Watch:
             return None
         if self._asked is None:
             return (
-                f"stopped: it took {_size(taken)}, nearly all memory of the machine; take a "
-                "smaller model, batch or --workers, or a larger machine"
+                f"stopped: it took {_size(taken)}, more than the {_size(self._most)} "
+                f"({_DEFAULT_SHARE:.0%} of the machine's memory) that a command may take without "
+                "--max-memory; allow more with it, take a smaller model, batch or --workers, or a "
+                "larger machine"
             )
         return (
             f"stopped: it took {_size(taken)}, more than the {_size(self._asked)} that "

@@ -1,0 +1,85 @@
+"""What a model would take of a machine by what it declares, held against what it stores."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import onnx
+
+from onnxgraft.errors import ModelError
+from onnxgraft.files.limits import AXES, BODY_NAMES, CONSTANT_BYTES, TENSOR_VALUES
+from onnxgraft.graph.external import PACKED
+from onnxgraft.graph.messages import bodies
+
+__all__ = ["check_bodies", "check_declared", "check_dense", "check_values"]
+
+
+def check_values(tensor: onnx.TensorProto, model: Path) -> None:
+    """Raise ModelError unless a tensor stores as many values as its dimensions say."""
+    name = tensor.name or "a constant"
+    dims = list(tensor.dims)
+    if len(dims) > AXES.most:
+        raise ModelError(f"{model}: {name!r} {AXES.refusal(len(dims))}")
+    count = math.prod(dims)
+    stored = sum(
+        len(getattr(tensor, field))
+        for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data",
+                      "string_data")
+    )  # fmt: skip
+    kind = tensor.data_type
+    if tensor.raw_data:
+        try:
+            width = 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+            kind_name = onnx.TensorProto.DataType.Name(kind)
+        except (KeyError, TypeError, ValueError):
+            return  # the checker has a sentence for it
+        if kind_name in PACKED:
+            width = 2 if kind_name.endswith("INT2") else 4
+        fits = len(tensor.raw_data) == (count * width + 7) // 8
+    elif kind in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
+        fits = stored == 2 * count
+    else:
+        fits = stored == count or 0 < stored < count <= 8 * stored  # several in a number
+    if min(dims, default=0) < 0 or not fits:
+        raise ModelError(
+            f"{model}: {name!r} does not store as many values as the declared shape and type have "
+            f"({dims})"
+        )
+
+
+def check_declared(graph: onnx.GraphProto, model: Path) -> None:
+    """Raise ModelError if a graph declares a tensor that no machine holds."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if len(dims) > AXES.most:
+            raise ModelError(f"{model}: {value.name!r} {AXES.refusal(len(dims))}")
+        count = math.prod(dim for dim in dims if dim > 0)
+        if count > TENSOR_VALUES.most:
+            raise ModelError(f"{model}: {value.name!r} {TENSOR_VALUES.refusal(count)}")
+
+
+def check_dense(total: int, model: Path) -> None:
+    """Raise ModelError if the sparse tensors of a model have too many values, with the zeros."""
+    if 8 * total > CONSTANT_BYTES.most:  # of at most 8 bytes each
+        raise ModelError(f"{model}: {CONSTANT_BYTES.refusal(8 * total)}")
+
+
+def check_bodies(model: onnx.ModelProto, path: Path) -> None:
+    """Raise ModelError if the bodies of operators see too many tensors.
+
+    onnx-graphsurgeon makes a list of the tensors around each body.
+    """
+    seen = 0
+    left = [(model.graph, 0)]
+    while left:
+        graph, around = left.pop()
+        inner = [body for node in graph.node for a in node.attribute for body in bodies(a)]
+        if not inner:
+            continue
+        names = around + len(graph.input) + len(graph.initializer) + len(graph.value_info)
+        names += sum(len(node.output) for node in graph.node)
+        seen += len(inner) * names
+        if seen > BODY_NAMES.most:
+            raise ModelError(f"{path}: {BODY_NAMES.refusal(seen)}; export it with fewer of them")
+        left += [(body, names) for body in inner]
