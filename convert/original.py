@@ -15,7 +15,7 @@ from onnxgraft.graph.cut import extract
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensor_option import TensorOption, parse_tensors, parse_values
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.run.exact import exact
 from onnxgraft.stages.convert.detection import Framework, detect
 from onnxgraft.stages.convert.inspection import (
     Inspection,
@@ -166,7 +166,7 @@ class Original:
 
             return original_caffe(self.path, self.weights, *self._ends)
         if framework == "onnx":
-            return OnnxRuntime(extract(self._onnx, *self._ends).to_onnx(), name="original")
+            return exact(extract(self._onnx, *self._ends), name="original")
         if framework == "tflite":
             from onnxgraft.stages.convert.tflite import TfLite
 

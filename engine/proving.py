@@ -126,7 +126,10 @@ def mend(
         name, graph = better
         before = worst(found.proofs)
         proofs = attempt(graph, Reference(graph, feeds, precision))
-        note = f"{title}'s engine departs from its graph at {layer} ({before}); it is built with {name}"
+        note = (
+            f"{title}'s engine departs from its graph at {layer} ({before}); it is built with "
+            f"{name}"
+        )
         found = Mended(graph, proofs, [*found.notes, note])
     if not found.passed:
         found.notes.append(f"{title}'s engine departs from its graph: {worst(found.proofs)}")

@@ -25,7 +25,7 @@ from onnxgraft.graph.tensors import (
     Outputs,
 )
 from onnxgraft.progress import track
-from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.run.exact import exact
 from onnxgraft.stages.quantize.improve.improve import Prepared
 from onnxgraft.stages.quantize.place.costs import LayerCost
 from onnxgraft.stages.quantize.place.placement import Placement
@@ -90,11 +90,11 @@ def sensitivities(
     missing = [name for name in layers if name not in found]
     if not missing:
         return {name: found[name] for name in layers}
-    with OnnxRuntime(prepared.model.to_onnx(), name="float") as session:
+    with exact(prepared.model, name="float") as session:
         expected = [session.infer(sample.feeds) for sample in samples]
     for name in track(missing, "measuring sensitivity", len(missing)):
         model = mixed(prepared, table, set(layers) - {name})
-        with OnnxRuntime(model.to_onnx(), name=f"INT8 {name}") as session:
+        with exact(model, name=f"INT8 {name}") as session:
             ratios = [
                 noise(right, session.infer(sample.feeds))
                 for sample, right in zip(samples, expected, strict=True)

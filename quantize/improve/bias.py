@@ -25,7 +25,7 @@ from onnxgraft.graph.tensors import (
     Array,
 )
 from onnxgraft.progress import track
-from onnxgraft.run.session import OnnxRuntime, exposing
+from onnxgraft.run.exact import exact
 from onnxgraft.stages.quantize.place.shapes import shapes_of
 
 __all__ = ["corrections"]
@@ -68,7 +68,7 @@ def corrections(
 def _outputs(model: Model, names: Sequence[str], samples: Samples) -> dict[str, Array]:
     """Return (channels, n) values of each tensor, at the same positions in every run."""
     found: dict[str, list[Array]] = {name: [] for name in names}
-    with OnnxRuntime(exposing(model.to_onnx(), names), name="bias correction") as session:
+    with exact(model, outputs=names, name="bias correction") as session:
         for sample in samples:
             for name, value in session.infer(sample.feeds).items():
                 channels = np.moveaxis(value, 1, 0).reshape(value.shape[1], -1)

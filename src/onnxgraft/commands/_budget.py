@@ -34,7 +34,7 @@ from onnxgraft.run.difference import (
 from onnxgraft.run.engine import (
     Engine,
 )
-from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.run.exact import exact
 from onnxgraft.stages.quantize import Placement, Prepared, fingerprint, quantize
 from onnxgraft.stages.quantize.budget.search import (
     Trial,
@@ -251,7 +251,7 @@ def within_budget(
     if chosen != fixed:
         rows += [row("mix", chosen, mix.best.loss)]
         models["mix"] = mixed(prepared, table, chosen)
-    with OnnxRuntime(models["all INT8"].to_onnx(), name="INT8") as int8:
+    with exact(models["all INT8"], name="INT8") as int8:
         measured = _noise(prepared, int8, few)
     elapsed = time.perf_counter() - start
     try:
@@ -282,7 +282,7 @@ def _reason(
 
 def _noise(prepared: Prepared, candidate: Engine, samples: Samples) -> float:
     """Return the mean noise over signal of a candidate's outputs."""
-    with OnnxRuntime(prepared.model.to_onnx(), name="float") as session:
+    with exact(prepared.model, name="float") as session:
         ratios = [
             noise(session.infer(sample.feeds), candidate.infer(sample.feeds)) for sample in samples
         ]
@@ -317,7 +317,7 @@ class _Judge:
             )
         self.score = own_function(budget.metric) if ".py:" in budget.metric else None
         self.expected: list[Array] = []
-        with OnnxRuntime(prepared.model.to_onnx(), name="FP32") as session:
+        with exact(prepared.model, name="FP32") as session:
             self.nothing_lost = 0.0
             self.before = self._measure(session, "the float graph")
         if math.isnan(self.before):
@@ -332,7 +332,7 @@ class _Judge:
         """Return what the mix loses; infinite where its metric is NaN, with a note."""
         model = mixed(self.prepared, self.table, float_layers)
         self.judged += 1
-        with OnnxRuntime(model.to_onnx(), name="mix") as session:
+        with exact(model, name="mix") as session:
             after = self._measure(session, f"mix {self.judged} of at most {self.most}")
         if math.isnan(after):
             self.notes.append(

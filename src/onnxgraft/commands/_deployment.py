@@ -37,6 +37,7 @@ from onnxgraft.run.difference import (
 from onnxgraft.run.engine import (
     Engine,
 )
+from onnxgraft.run.exact import exact
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import (
     FLOAT_TOLERANCE,
@@ -297,7 +298,7 @@ class _Deployment:
     def _graph_stage(
         self, stage: str, before: int, model: Model, tolerance: float | None, start: float
     ) -> OnnxRuntime:
-        session = self.stack.enter_context(OnnxRuntime(model.to_onnx(), name=stage))
+        session = self.stack.enter_context(exact(model, name=stage))
         self._stage(stage, session, tolerance, start, before, len(model.graph.nodes))
         if not self.report.stages[-1].passed:
             self._explain(stage, model)

@@ -9,6 +9,7 @@ from onnxgraft.errors import NotSupportedError
 from onnxgraft.files.trust import trusts
 from onnxgraft.graph.model import Model
 from onnxgraft.run.engine import Engine
+from onnxgraft.run.exact import exact
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine as stage
 from onnxgraft.stages.convert import Original
@@ -59,7 +60,7 @@ def open_candidate(candidate: Original) -> Engine:
     if is_engine(file):
         return engine_at(candidate)
     if file.suffix == ".onnx":
-        return OnnxRuntime(Model.load(file).to_onnx(), name=file.name)
+        return exact(Model.load(file), name=file.name)
     if file.suffix == ".json":
         return Recorded(file)
     return candidate.run()

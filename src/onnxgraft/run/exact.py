@@ -24,7 +24,7 @@ numpy, float64 throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +32,15 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.cut import extract
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import constant_value, is_op, op_of
+from onnxgraft.graph.quantized import is_quantized
 from onnxgraft.graph.shapes import Shapes
+from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import tidy
-from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.run.session import OnnxRuntime, exposing
 
 __all__ = ["exact", "exact_graph"]
 
@@ -47,13 +50,16 @@ _EXACT = 1 << 24
 _KEEPING = ("Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
-def exact(model: Model, *, name: str = "exact", threads: int = 0) -> OnnxRuntime:
+def exact(
+    model: Model, *, outputs: Sequence[str] = (), name: str = "exact", threads: int = 0
+) -> OnnxRuntime:
     """Return an engine that computes exactly what a graph with Q and DQ says.
 
     A graph without them runs as it stands, with the optimizations of float graphs.
 
     Args:
         model: The graph; it is not changed.
+        outputs: Tensors of it to return in place of its outputs.
         name: What reports call it.
         threads: Threads within an operator; 0 leaves the choice to onnxruntime.
 
@@ -61,7 +67,9 @@ def exact(model: Model, *, name: str = "exact", threads: int = 0) -> OnnxRuntime
         ModelError: onnxruntime refuses the graph.
         NotSupportedError: It has no kernel for an operator of these types.
     """
-    return OnnxRuntime(exact_graph(model), name=name, threads=threads, configure=_as_it_stands)
+    return OnnxRuntime(
+        exact_graph(model, outputs), name=name, threads=threads, configure=_as_it_stands
+    )
 
 
 def _as_it_stands(options: Any) -> None:
@@ -70,9 +78,12 @@ def _as_it_stands(options: Any) -> None:
     options.add_session_config_entry("session.x64quantprecision", "1")
 
 
-def exact_graph(model: Model) -> onnx.ModelProto:
+def exact_graph(model: Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     """Return the ONNX model that `exact` runs."""
-    copy = model.copy()
+    if not is_quantized(model):
+        return exposing(model.to_onnx(), outputs) if outputs else model.to_onnx()
+    wanted = tuple(TensorOption(name, None) for name in outputs)
+    copy = extract(model, (), wanted) if wanted else model.copy()
     writer = _Writer(copy.graph)
     for node in list(copy.graph.nodes):
         if is_op(node, "Conv", "ConvTranspose"):
