@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -18,12 +18,11 @@ from onnxgraft.files import existing_file, sha256, together, write_json
 from onnxgraft.graph.half import computes_in_half, to_half
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.operators import QUANTIZERS, is_op
-from onnxgraft.graph.tensors import (
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.run.engine import (
     Engine,
 )
+from onnxgraft.run.proof import trials
 from onnxgraft.stages.engine.options import Backend, BuildOptions, Layer
 from onnxgraft.stages.engine.passport import (
     Flags,
@@ -33,9 +32,11 @@ from onnxgraft.stages.engine.passport import (
     read_passport,
     record,
 )
+from onnxgraft.stages.engine.proving import Builder, mend
 from onnxgraft.stages.engine.tensorrt.bundle import Bundle, pack
 from onnxgraft.stages.engine.unknown import is_engine, target_of
 from onnxgraft.targets import TARGETS, Precision, Target, find_target
+from onnxgraft.targets.cpu import Cpu, this_cpu
 from onnxgraft.targets.tensorrt import TENSORRT
 
 __all__ = [
@@ -99,8 +100,15 @@ def build(
     options: BuildOptions | None = None,
     evidence: Evidence | None = None,
     ranges: Ranges | None = None,
+    samples: Iterable[Feeds] = (),
+    cpu: Cpu | None = None,
+    prove: bool = True,
 ) -> Passport:
     """Build an engine for ``target`` and write it to ``path`` with its passport.
+
+    Where the engine can run here it is run beside the exact reference of its graph. Where it
+    computes something else, it is built from another form of the graph; see `proving`. What was
+    seen, and whether it passes, stands in the passport.
 
     Args:
         model: A float graph, or one that `quantize` made for this target.
@@ -112,6 +120,9 @@ def build(
         options: How, beyond that.
         evidence: What the passport shall say of data, ranges and recipe.
         ranges: Of the float graph: what FP16 does not hold of them stays in float32 (TensorRT).
+        samples: Feeds of batch 1 that the engine is run on; drawn at random if there are none.
+        cpu: That the engine is for; None is this machine's. One for another is not run here.
+        prove: Whether to run it.
 
     Raises:
         InputError: The precision is not the graph's, or the target refuses the graph.
@@ -125,22 +136,37 @@ def build(
     _check(aim, options)
     inputs = _with_shapes(model, options)
     graph, halved = _written(model, aim, options, ranges)
+    floats = "fp16" if computes_in_half(graph) else options.floats
+    here = this_cpu()
     with together(path, passport_path(path)) as (made, beside):
-        built = backend.build(graph, made, options)
         passport = Passport(
             target=target,
             precision=actual,
-            engine=sha256(made),
+            engine="",
             source=model.source,
             inputs=inputs,
             outputs=model.outputs,
-            versions=built.versions,
-            graph=graph_hash(model),
-            floats="fp16" if computes_in_half(graph) else options.floats,
-            flags=replace(built.flags, float32=halved.float32, unchecked=halved.unchecked),
-            machine=built.machine,
+            versions={},
+            floats=floats,
+            cpu=here if cpu is None else cpu,
             hashes=dict(evidence.hashes) if evidence else {},
             recipe=dict(evidence.recipe) if evidence else {},
+        )
+        builder = Builder(backend, made, options, passport)
+        if prove and backend.runs_here() and passport.cpu == here:
+            feeds = trials(graph, inputs, samples)
+            proven = mend(graph, feeds, builder, forms=aim.forms, floats=floats)
+            passport = replace(passport, proof=tuple(proven.proofs), notes=tuple(proven.notes))
+        else:
+            builder.build(graph)
+        built = builder.built
+        passport = replace(
+            passport,
+            engine=sha256(made),
+            versions=built.versions,
+            graph=graph_hash(model),
+            flags=replace(built.flags, float32=halved.float32, unchecked=halved.unchecked),
+            machine=built.machine,
         )
         write_json(beside, passport_json(passport))
     return passport

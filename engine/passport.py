@@ -12,9 +12,9 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import claimed, existing_file, read_json, write_json
 from onnxgraft.files.limits import PASSPORT_BYTES
 from onnxgraft.graph.model import Source
-from onnxgraft.graph.tensors import (
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import TensorSpec
+from onnxgraft.run.proof import Proof
+from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
     "Flags",
@@ -87,6 +87,10 @@ class Passport:
         hashes: SHA-256 of ``ranges``, ``data`` and ``recipe``, as far as they were told, and of the
             ``validation`` data once accuracy was measured.
         recipe: The tables ``preprocess`` and ``postprocess`` of the recipe.
+        cpu: The processor that it is for.
+        proof: Of each output, whether the engine computes what its graph says; empty where it was
+            not run when it was built.
+        notes: What was built in another form than the graph's, and why.
         accuracy: What validation measured, by name.
         latency: Rows that a benchmark measured.
     """
@@ -104,8 +108,16 @@ class Passport:
     machine: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
+    cpu: Cpu = field(default_factory=Cpu)
+    proof: tuple[Proof, ...] = ()
+    notes: tuple[str, ...] = ()
     accuracy: dict[str, float] = field(default_factory=dict)
     latency: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def proven(self) -> bool | None:
+        """Whether the engine computes what its graph says; None where that was not tried."""
+        return all(output.passed for output in self.proof) if self.proof else None
 
     @property
     def label(self) -> str:
@@ -126,7 +138,13 @@ def passport_path(engine: str | os.PathLike[str]) -> Path:
 
 def passport_json(passport: Passport) -> dict[str, Any]:
     """Return what is written beside an engine."""
-    return {"format": FORMAT, **asdict(passport), "flags": passport.flags.to_json()}
+    return {
+        "format": FORMAT,
+        **asdict(passport),
+        "flags": passport.flags.to_json(),
+        "cpu": passport.cpu.to_json(),
+        "proof": [output.to_json() for output in passport.proof],
+    }
 
 
 def record(
@@ -180,6 +198,9 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
                 for entry in document[side]
             )
         document["flags"] = _flags(document.get("flags", {}))
+        document["cpu"] = Cpu.from_json(document.get("cpu", {}))
+        document["proof"] = tuple(map(Proof.from_json, document.get("proof", [])))
+        document["notes"] = tuple(map(str, document.get("notes", [])))
         passport = Passport(**document)
         for name, kind in (
             ("target", str), ("precision", str), ("engine", str), ("versions", dict),

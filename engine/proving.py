@@ -1,44 +1,93 @@
 """An engine that gives other answers than its graph says is built anew, from another form of it.
 
 The first layer at which the two differ is found by building engines of beginnings of the graph,
-halving: adding outputs to the engine itself would change what its library fuses. For that layer the
-target's other forms are tried in turn, and the first is kept with which its beginning is right.
+halving: adding outputs to the engine itself would change what its library fuses. For the tensors
+that are quantized on the way to that layer the target's other forms are tried in turn, and the
+first is kept with which the beginning is right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
 
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.cut import extract
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import WEIGHTED, is_op
-from onnxgraft.graph.quantized import (
-    explicit_pads,
-    in_float,
-    int8_layers,
-    narrowed,
-    signed_inputs,
-    with_offset,
-)
+from onnxgraft.graph.quantized import explicit_pads, in_float, narrowed, sites, with_offset
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.progress import status
 from onnxgraft.run.proof import Proof, Reference, worst
+from onnxgraft.stages.engine.options import Backend, BuildOptions, Built
+from onnxgraft.stages.engine.passport import Flags, Passport
+from onnxgraft.targets import Form
 
-__all__ = ["Mended", "mend"]
+__all__ = ["Attempt", "Builder", "Mended", "mend"]
 
-# So many layers are given another form one by one; then all are.
+# So many layers are given another form.
 _MOST_LAYERS = 12
 
-# Builds a graph into an engine, and holds it against a reference.
-Attempt = Callable[[Model, Reference], list[Proof]]
+_NAMES: dict[Form, str] = {
+    "pads": "explicit pads in place of auto_pad",
+    "offset": "uint8 activations with zero point 128 in place of int8",
+    "narrow": "weights of seven bits",
+    "float": "float activations",
+}
+
+
+class Attempt(Protocol):
+    """Builds a graph into an engine, runs it, and holds it against a reference."""
+
+    def __call__(self, model: Model, reference: Reference, *, part: bool) -> list[Proof]:
+        """Return what was seen; the engine of a ``part`` is thrown away."""
+
+
+class Builder:
+    """An `Attempt` by a target's backend.
+
+    Attributes:
+        built: What the backend says of the last engine that was no part.
+    """
+
+    def __init__(
+        self, backend: Backend, path: Path, options: BuildOptions, passport: Passport
+    ) -> None:
+        """Build with ``options`` to ``path``; engines run as ``passport`` says."""
+        self._backend, self._path = backend, path
+        self._options, self._passport = options, passport
+        self.built = Built({}, Flags(), {})
+
+    def build(self, model: Model) -> None:
+        """Build an engine that is kept."""
+        self.built = self._backend.build(model, self._path, self._options)
+
+    def __call__(self, model: Model, reference: Reference, *, part: bool) -> list[Proof]:
+        """Build an engine and run it."""
+        if not part:
+            self.build(model)
+            return self._run(self._path, self.built, self._passport, reference)
+        with tempfile.TemporaryDirectory(prefix="onnxgraft.") as folder:
+            path = Path(folder) / "engine"
+            built = self._backend.build(model, path, self._options)
+            passport = replace(self._passport, outputs=model.outputs)
+            return self._run(path, built, passport, reference)
+
+    def _run(
+        self, path: Path, built: Built, passport: Passport, reference: Reference
+    ) -> list[Proof]:
+        whole = replace(passport, versions=built.versions, flags=built.flags, machine=built.machine)
+        with self._backend.load(path, whole, None) as engine:
+            return reference.hold(engine)
 
 
 @dataclass
 class Mended:
-    """A graph from which a right engine could be built, or the best there was.
+    """A graph from which a right engine could be built, or the last that was tried.
 
     Attributes:
         model: The graph.
@@ -56,136 +105,109 @@ class Mended:
         return all(proof.passed for proof in self.proofs)
 
 
-@dataclass(frozen=True)
-class _Form:
-    """Another form of a layer.
-
-    Attributes:
-        name: In a sentence: ``conv1 is built with NAME``.
-        of: Returns the graph with the named layers in that form; None where nothing changes.
-    """
-
-    name: str
-    of: Callable[[Model, Collection[str]], Model | None]
-
-
-def _offset(model: Model, layers: Collection[str]) -> Model | None:
-    wanted = [node for node in int8_layers(model) if node.name in layers]
-    tensors = set(signed_inputs(model, wanted).values())
-    return with_offset(model, tensors) if tensors else None
-
-
-def _pads(model: Model, layers: Collection[str]) -> Model | None:
-    return explicit_pads(model)
-
-
-FORMS = {
-    "pads": _Form("explicit pads in place of auto_pad", _pads),
-    "offset": _Form("uint8 activations, zero point 128, in place of int8", _offset),
-    "narrow": _Form("weights of seven bits", lambda model, layers: narrowed(model, layers)),
-    "float": _Form("float arithmetic", lambda model, layers: in_float(model, layers)),
-}
-
-
 def mend(
     model: Model,
     feeds: Sequence[Feeds],
     attempt: Attempt,
     *,
-    forms: Sequence[str],
-    precision: str = "fp32",
-    title: str,
+    forms: Sequence[Form],
+    floats: str = "fp32",
 ) -> Mended:
-    """Return the graph to build from: the given one, or one with other forms of some layers.
+    """Build a graph into an engine that computes what it says, in another form where need be.
 
     Args:
         model: The graph.
         feeds: What engines are run on.
-        attempt: Builds an engine of a graph, runs it and holds it against a reference.
-        forms: Which of `FORMS` the target has, in the order in which they are tried.
-        precision: Of float layers.
-        title: What notes call the target.
+        attempt: Builds an engine; the last one that is no ``part`` is that of the result.
+        forms: That the target has, in the order in which they are tried.
+        floats: What float layers run in.
     """
     with status("computing the exact answers"):
-        reference = Reference(model, feeds, precision)
-    found = Mended(model, attempt(model, reference))
-    seen: set[str] = set()
-    while not found.passed and len(seen) < _MOST_LAYERS:
-        with status("looking for the layer where the engine departs from its graph"):
-            layer = _first_wrong(found.model, feeds, attempt, precision)
-        if layer is None or layer in seen:
-            break
-        seen.add(layer)
-        better = _another_form(found.model, layer, feeds, attempt, forms, precision)
+        reference = Reference(model, feeds, floats)
+    found = Mended(model, attempt(model, reference, part=False))
+    search = _Search(feeds, attempt, forms, floats)
+    while not found.passed and len(found.notes) < _MOST_LAYERS:
+        with status("looking for the layer at which the engine differs from its graph"):
+            layer = search.first_wrong(found.model)
+            better = search.another_form(found.model, layer)
+        where = layer or "its last operators"
+        seen = worst(found.proofs)
         if better is None:
             found.notes.append(
-                f"{title}'s engine departs from its graph at {layer}, in every form of it: "
-                f"{worst(found.proofs)}"
+                f"the engine differs from its graph from {where} on, in every form that there is "
+                f"for it: {seen}"
             )
             return found
         name, graph = better
-        before = worst(found.proofs)
-        proofs = attempt(graph, Reference(graph, feeds, precision))
         note = (
-            f"{title}'s engine departs from its graph at {layer} ({before}); it is built with "
-            f"{name}"
+            f"the engine differed from its graph from {where} on ({seen}), and is built with {name}"
         )
+        reference = Reference(graph, feeds, floats)
+        proofs = attempt(graph, reference, part=False)
         found = Mended(graph, proofs, [*found.notes, note])
-    if not found.passed:
-        found.notes.append(f"{title}'s engine departs from its graph: {worst(found.proofs)}")
     return found
 
 
-def _another_form(
-    model: Model, layer: str, feeds: Sequence[Feeds], attempt: Attempt, forms: Sequence[str],
-    precision: str,
-) -> tuple[str, Model] | None:  # fmt: skip
-    """Return the first form of a layer with which the graph up to it is right, and the graph.
+@dataclass(frozen=True)
+class _Search:
+    """Looks for the layer at which an engine differs from its graph, and for another form."""
 
-    What helps one layer is given to all that are fed alike, where that is right too.
-    """
-    for kind in forms:
-        form = FORMS[kind]
-        graph = form.of(model, {layer})
-        if graph is None or not _right(graph, layer, feeds, attempt, precision):
-            continue
-        if kind in ("offset", "narrow"):
-            everywhere = form.of(model, {node.name for node in int8_layers(model)})
-            if everywhere is not None and _right(everywhere, layer, feeds, attempt, precision):
-                return f"{form.name}, in all layers", everywhere
-        return form.name, graph
-    return None
+    feeds: Sequence[Feeds]
+    attempt: Attempt
+    forms: Sequence[Form]
+    floats: str
 
+    def first_wrong(self, model: Model) -> str | None:
+        """Return the first layer whose output is wrong; None where each is right by itself."""
+        layers = [node.name for node in model.graph.nodes if is_op(node, *WEIGHTED)]
+        if not layers or self._right(model, layers[-1]):
+            return None
+        low, high = -1, len(layers) - 1  # right after `low`, wrong after `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._right(model, layers[middle]):
+                low = middle
+            else:
+                high = middle
+        return str(layers[high])
 
-def _first_wrong(
-    model: Model, feeds: Sequence[Feeds], attempt: Attempt, precision: str
-) -> str | None:
-    """Return the first layer after which the engine is wrong, or None if there is none."""
-    layers = [node.name for node in model.graph.nodes if is_op(node, *WEIGHTED)]
-    if not layers:
+    def another_form(self, model: Model, layer: str | None) -> tuple[str, Model] | None:
+        """Return the first form of a layer with which the graph up to it is right, and the graph.
+
+        What helps one layer is given to all where that is right too: they are fed alike.
+        """
+        here = sites(model, layer)
+        for form in self.forms:
+            alone = _in_form(form, model, layer, here)
+            everywhere = None if form == "float" else _in_form(form, model, None, None)
+            for graph, name in (
+                (everywhere, f"{_NAMES[form]}, in all layers"), (alone, _NAMES[form]),
+            ):  # fmt: skip
+                if graph is not None and self._right(graph, layer):
+                    return name, graph
         return None
-    low, high = -1, len(layers) - 1  # right after `low`, wrong after `high`
-    if _right(model, layers[high], feeds, attempt, precision):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _right(model, layers[middle], feeds, attempt, precision):
-            low = middle
-        else:
-            high = middle
-    return str(layers[high])
+
+    def _right(self, model: Model, layer: str | None) -> bool:
+        """Tell whether an engine of the graph up to a layer, or of all of it, is right."""
+        try:
+            part = model
+            if layer is not None:
+                node = next(node for node in model.graph.nodes if node.name == layer)
+                part = extract(model, (), (TensorOption(node.outputs[0].name, None),))
+            reference = Reference(part, self.feeds, self.floats)
+            return all(proof.passed for proof in self.attempt(part, reference, part=True))
+        except OnnxgraftError:
+            return False
 
 
-def _right(
-    model: Model, layer: str, feeds: Sequence[Feeds], attempt: Attempt, precision: str
-) -> bool:
-    """Tell whether an engine of the graph up to a layer is right."""
-    node = next((node for node in model.graph.nodes if node.name == layer), None)
-    if node is None:
-        return False
-    try:
-        part = extract(model, (), (TensorOption(node.outputs[0].name, None),))
-        reference = Reference(part, feeds, precision)
-        return all(proof.passed for proof in attempt(part, reference))
-    except OnnxgraftError:
-        return False
+def _in_form(
+    form: Form, model: Model, layer: str | None, tensors: Sequence[str] | None
+) -> Model | None:
+    """Return the graph with a layer, or all, in another form; None where that changes nothing."""
+    if form == "pads":
+        return explicit_pads(model)
+    if form == "narrow":
+        return narrowed(model, None if tensors is None else {layer or ""})
+    if form == "offset":
+        return with_offset(model, tensors)
+    return in_float(model, tensors) if tensors else None

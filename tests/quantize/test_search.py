@@ -189,11 +189,9 @@ def test_sensitivities_are_what_one_layer_alone_does(tmp_path: object) -> None:
             model, prepared.ranges, "tensorrt", keep_float=[n for n in names if n != name]
         )
         assert report.layers == [name]
-        expected = np.mean([
-            noise(infer(model, s.feeds, optimize=True), infer(graph, s.feeds, optimize=True))
-            for s in few
-        ])
-        assert found[name] == pytest.approx(expected)
+        expected = np.mean([noise(infer(model, s.feeds), infer(graph, s.feeds)) for s in few])
+        # Rounding in float32 aside, which moves a value over the middle now and then.
+        assert found[name] == pytest.approx(expected, rel=1e-3)
     # To first order they add up: within 3 dB of what all layers together do.
     whole = mixed(prepared, table, [])
     together = np.mean([noise(infer(model, s.feeds), infer(whole, s.feeds)) for s in few])

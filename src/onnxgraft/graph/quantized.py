@@ -6,13 +6,13 @@ An engine that gives other answers than its graph says is built anew from anothe
                     quantizing activations is measured against it
 * `with_offset`     int8 becomes uint8 with a zero point 128 higher: the same numbers
 * `narrowed`        a layer's weights in seven bits, so that two products of bytes fit into 16 bits
-* `in_float`        a layer without Q and DQ
+* `in_float`        some activations without Q and DQ
 * `explicit_pads`   pads in place of ``auto_pad``
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -24,8 +24,8 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import tidy
 
 __all__ = [
-    "NARROW", "explicit_pads", "float_twin", "in_float", "int8_layers", "is_quantized", "narrowed",
-    "signed_inputs", "with_offset",
+    "NARROW", "explicit_pads", "float_twin", "in_float", "input_ranges", "is_quantized", "narrowed",
+    "sites", "with_offset",
 ]  # fmt: skip
 
 # The largest integer of weights in seven bits: two products with 255 stay below 2^15.
@@ -39,85 +39,114 @@ def is_quantized(model: Model) -> bool:
     return any(_is_dequantizer(node) or _is_quantizer(node) for node in model.graph.nodes)
 
 
-def int8_layers(model: Model) -> list[gs.Node]:
-    """Return the layers that read dequantized activations, in the order of the graph."""
-    return [
-        node
-        for node in model.graph.nodes
-        if is_op(node, *WEIGHTED) and _dequantizer(node.inputs[0]) is not None
-    ]
-
-
 def float_twin(model: Model) -> Model:
     """Return a copy whose activations are float: of each Q and DQ the pair is left out.
 
     Weights and biases keep their stored integers.
     """
-    twin = model.copy()
-    for node in list(twin.graph.nodes):
-        if _is_dequantizer(node):
-            _bypass(twin.graph, node)
-    tidy(twin.graph)
-    return twin
+    return in_float(model)
 
 
-def in_float(model: Model, layers: Collection[str]) -> Model:
-    """Return a copy in which the named layers read and write floats; weights stay as stored."""
+def in_float(model: Model, tensors: Collection[str] | None = None) -> Model:
+    """Return a copy in which some activations stay float: their Q and DQ are left out.
+
+    Args:
+        model: Is not changed.
+        tensors: What QuantizeLinear reads, see `sites`; None takes all.
+    """
     copy = model.copy()
     for node in list(copy.graph.nodes):
-        if node.name in layers and is_op(node, *WEIGHTED):
-            for index, tensor in enumerate(node.inputs):
-                node.inputs[index] = _before(copy.graph, tensor)
+        quantizer = _quantizer(node.inputs[0]) if _is_dequantizer(node) else None
+        if quantizer is not None and (tensors is None or quantizer.inputs[0].name in tensors):
+            _bypass(copy.graph, node)
     tidy(copy.graph)
     return copy
 
 
-def narrowed(model: Model, layers: Collection[str] | None = None) -> Model:
-    """Return a copy with the weights of layers, or of all, in seven bits.
+def input_ranges(model: Model) -> dict[str, tuple[float, float]]:
+    """Return, of the inputs that are quantized, the least and the largest number that is held."""
+    found = {}
+    for tensor in model.graph.inputs:
+        left, seen = [tensor], set[int]()
+        while left:
+            for reader in left.pop().outputs:
+                if _is_quantizer(reader):
+                    zero, scale, kind = _zero_point(reader), _scale(reader), _kind(reader)
+                    if zero is not None and np.isfinite(scale) and kind in (np.int8, np.uint8):
+                        held = np.iinfo(np.int8 if kind == np.int8 else np.uint8)
+                        found[tensor.name] = (scale * (held.min - zero), scale * (held.max - zero))
+                elif op_of(reader) in _KEEPING and id(reader) not in seen:
+                    seen.add(id(reader))
+                    left += reader.outputs
+    return found
 
-    The integers are rounded anew to twice their scale, half to even; those that are within
-    [-64, 64] already stay. int32 biases are rounded likewise.
+
+def narrowed(model: Model, layers: Collection[str] | None = None) -> Model | None:
+    """Return a copy with the weights of layers, or of all, in seven bits; None if they are.
+
+    Where integers of an output channel, or of all where there is one scale, are beyond 64, they are
+    rounded anew, half to even, to a scale that is so much larger; an int32 bias likewise.
     """
     copy = model.copy()
-    done: dict[int, None] = {}
+    done: set[int] = set()
+    changed = False
     for node in copy.graph.nodes:
         if not is_op(node, *WEIGHTED) or (layers is not None and node.name not in layers):
             continue
         dequantizer = _dequantizer(node.inputs[1])
         if dequantizer is None or id(dequantizer) in done:
             continue
-        stored, scale = dequantizer.inputs[0], dequantizer.inputs[1]
+        done.add(id(dequantizer))
+        stored, scale = dequantizer.inputs[:2]
         if not isinstance(stored, gs.Constant) or not isinstance(scale, gs.Constant):
             continue
         numbers = np.asarray(stored.values)
         if numbers.dtype != np.int8 or _zero_point(dequantizer) != 0:
             continue
-        if np.abs(numbers.astype(np.int16)).max(initial=0) > NARROW:
-            _halve(copy.graph, dequantizer)
+        factors = np.asarray(scale.values)
+        axis = int(dequantizer.attrs.get("axis", 1)) % numbers.ndim
+        others = None if factors.size == 1 else tuple(a for a in range(numbers.ndim) if a != axis)
+        largest = np.abs(numbers.astype(np.int16)).max(axis=others, initial=0)
+        growth = np.maximum(largest / NARROW, 1.0).reshape(factors.shape)
+        if (growth > 1).any():
+            changed = True
+            _coarser(copy.graph, dequantizer, growth)
             bias = _dequantizer(node.inputs[2]) if len(node.inputs) > 2 else None
             if bias is not None:
-                _halve(copy.graph, bias)  # its scale is the product of the other two
-        done[id(dequantizer)] = None
-    return copy
+                _coarser(copy.graph, bias, growth)  # its scale is the product of the other two
+    return copy if changed else None
 
 
-def signed_inputs(model: Model, layers: Iterable[gs.Node]) -> dict[str, str]:
-    """Return, for layers that read an int8 activation, the layer's name and that tensor's.
+def sites(model: Model, layer: str | None) -> list[str]:
+    """Return the tensors that are quantized on the way to a layer, from the layers before it.
 
-    It is the tensor that QuantizeLinear reads.
+    Args:
+        model: The graph.
+        layer: The name of a node; None stands for the outputs of the graph.
+
+    Returns:
+        The names of what QuantizeLinear reads.
     """
-    found = {}
-    for node in layers:
-        for tensor in node.inputs[:2]:
-            dequantizer = _dequantizer(tensor)
-            quantizer = None if dequantizer is None else _quantizer(dequantizer.inputs[0])
-            if quantizer is not None and _kind(quantizer) == np.int8:
-                found[node.name] = quantizer.inputs[0].name
-    return found
+    node = next((node for node in model.graph.nodes if node.name == layer), None)
+    left = list(model.graph.outputs if node is None else node.inputs)
+    seen: set[int] = set()
+    found: dict[str, None] = {}
+    while left:
+        tensor = left.pop()
+        maker = _maker(tensor)
+        if maker is None or id(maker) in seen or is_op(maker, *WEIGHTED):
+            continue
+        seen.add(id(maker))
+        if _is_quantizer(maker):
+            found[maker.inputs[0].name] = None
+        left += maker.inputs
+    return list(found)
 
 
-def with_offset(model: Model, tensors: Collection[str] | None = None) -> Model:
+def with_offset(model: Model, tensors: Collection[str] | None = None) -> Model | None:
     """Return a copy in which int8 activations are uint8, their zero points 128 higher.
+
+    None if there are none.
 
     q + 128 with zero point z + 128 stands for the same number as q with z: nothing is rounded anew.
 
@@ -126,6 +155,7 @@ def with_offset(model: Model, tensors: Collection[str] | None = None) -> Model:
         tensors: What QuantizeLinear reads; None takes all.
     """
     copy = model.copy()
+    changed = False
     for node in list(copy.graph.nodes):
         if not _is_quantizer(node) or _kind(node) != np.int8:
             continue
@@ -147,7 +177,8 @@ def with_offset(model: Model, tensors: Collection[str] | None = None) -> Model:
             else:
                 each.inputs[2] = moved
         node.outputs[0].dtype = np.dtype(np.uint8)
-    return copy
+        changed = True
+    return copy if changed else None
 
 
 def explicit_pads(model: Model) -> Model | None:
@@ -178,7 +209,9 @@ def explicit_pads(model: Model) -> Model | None:
         reach = [(k.number - 1) * d + 1 for k, d in zip(extents, dilations, strict=True)]
         if transposed:
             more = list(node.attrs.get("output_padding", [0] * axes))
-            total = [max(r + m - s, 0) for r, m, s in zip(reach, more, strides, strict=True)]
+            total = [r + m - s for r, m, s in zip(reach, more, strides, strict=True)]
+            if min(total) < 0:
+                continue  # then it is output_padding that makes the shape
         else:
             total = [
                 max((-(-n.number // s) - 1) * s + r - n.number, 0)
@@ -279,14 +312,19 @@ def _bypass(graph: gs.Graph, dequantizer: gs.Node) -> None:
                 reader.inputs[index] = source
 
 
-def _halve(graph: gs.Graph, dequantizer: gs.Node) -> None:
-    """Give stored integers twice their scale."""
+def _coarser(graph: gs.Graph, dequantizer: gs.Node, growth: Array) -> None:
+    """Give stored integers scales that are ``growth`` times as large."""
     stored, scale = dequantizer.inputs[:2]
-    if isinstance(stored, gs.Constant) and isinstance(scale, gs.Constant):
-        numbers, factors = np.asarray(stored.values), np.asarray(scale.values)
-        halved = np.rint(numbers / 2.0).astype(numbers.dtype)
-        dequantizer.inputs[0] = _constant(graph, stored.name, halved)
-        dequantizer.inputs[1] = _constant(graph, scale.name, factors * factors.dtype.type(2))
+    if not isinstance(stored, gs.Constant) or not isinstance(scale, gs.Constant):
+        return
+    numbers, factors = np.asarray(stored.values), np.asarray(scale.values)
+    growth = np.resize(growth, factors.shape)  # of a transposed layer in groups they are repeated
+    axis = int(dequantizer.attrs.get("axis", 1)) if factors.size > 1 else -1
+    along = growth.reshape(-1, *(1,) * (numbers.ndim - 1 - axis % max(numbers.ndim, 1)))
+    rounded = np.rint(numbers / along).reshape(numbers.shape).astype(numbers.dtype)
+    larger = (factors * growth).astype(factors.dtype)
+    dequantizer.inputs[0] = _constant(graph, stored.name, rounded)
+    dequantizer.inputs[1] = _constant(graph, scale.name, larger)
 
 
 def _constant(graph: gs.Graph, name: str, values: Array) -> gs.Constant:

@@ -9,7 +9,10 @@ twin): a right engine is as far from it as the exact reference is, a wrong one f
 
     passed  =  same shapes, and
                SQNR(exact, engine) >= 45 dB,  or
-               SQNR(twin, engine) >= SQNR(twin, exact) - 1 dB
+               noise(twin, engine) <= (noise(twin, exact) + noise of float layers) * 10^(loss / 10)
+
+with noise as power over that of the signal, and a loss of 1 dB and three times the spread of two
+estimates of a power from n numbers, 10 log10(1 + sqrt(4 / n)).
 
 An engine of a graph without Q and DQ is held against the graph in onnxruntime, within what its
 precision explains.
@@ -17,24 +20,35 @@ precision explains.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.quantized import float_twin, is_quantized
-from onnxgraft.graph.tensors import Array, Feeds, Outputs
+from onnxgraft.graph.quantized import float_twin, input_ranges, is_quantized
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.answers import answers
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.run.tolerances import ENGINE_DECIBELS, ENGINE_LOSS, ENGINE_TOLERANCES
+from onnxgraft.run.tolerances import (
+    ENGINE_DECIBELS,
+    ENGINE_LOSS,
+    ENGINE_TOLERANCES,
+    FLOAT_DECIBELS,
+)
 
-__all__ = ["Proof", "Reference", "worst"]
+__all__ = ["Proof", "Reference", "trials", "worst"]
+
+# An estimate of noise wants so many numbers; more samples than that are not asked.
+_NUMBERS, _MOST = 2000, 16
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,19 @@ class Proof:
     relative: float
     reason: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what stands in a passport; JSON has no infinity, and null stands for one."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Proof:
+        """Return what `to_json` wrote."""
+        numbers = ("decibels", "exact", "engine", "relative")
+        read = {name: math.inf if stored[name] is None else float(stored[name]) for name in numbers}
+        return cls(
+            str(stored["output"]), bool(stored["passed"]), **read, reason=str(stored["reason"])
+        )
+
     def __str__(self) -> str:
         """Return what was seen, in a sentence."""
         if self.reason:
@@ -77,12 +104,12 @@ class Reference:
     Args:
         model: The graph that engines are built from.
         feeds: What they are run on.
-        precision: Of float layers: what a difference is explained by.
+        floats: What float layers run in, which explains a difference.
     """
 
-    def __init__(self, model: Model, feeds: Sequence[Feeds], precision: str = "fp32") -> None:
+    def __init__(self, model: Model, feeds: Sequence[Feeds], floats: str = "fp32") -> None:
         self.feeds = list(feeds)
-        self.precision = precision
+        self.floats = floats
         self.quantized = is_quantized(model)
         with exact(model) as session:
             self.exact = [answers(session, fed) for fed in self.feeds]
@@ -131,15 +158,55 @@ class Reference:
         if seen["decibels"].nonfinite:
             reason = f"{seen['decibels'].nonfinite} values are NaN or infinite on one side alone"
         elif self.quantized:
-            reason = _reason(values)
+            count = sum(right.size for _, right, _ in triples)
+            reason = _reason(values, max(count, 1), self.floats)
         else:
-            allowed = ENGINE_TOLERANCES[self.precision]
+            allowed = ENGINE_TOLERANCES[self.floats]
             values["exact"] = math.inf
             reason = "" if relative <= allowed else (
                 f"differs from its graph by {relative:.1e} of the range, {allowed:.0e} is what "
-                f"{self.precision} explains"
+                f"{self.floats} explains"
             )  # fmt: skip
         return Proof(name, not reason, **values, relative=relative, reason=reason)
+
+
+def trials(
+    model: Model, inputs: Sequence[TensorSpec], samples: Iterable[Feeds] = ()
+) -> list[Feeds]:
+    """Return what to run an engine on: single samples, and a batch of them where that is free.
+
+    Args:
+        model: What the engine is built from. Where there are no samples, feeds are drawn at random
+            over what its inputs hold.
+        inputs: Of the engine, whose shapes may be fixed.
+        samples: Feeds of batch 1; as many are taken as there need to be.
+    """
+    sizes = [
+        math.prod(dim for dim in spec.shape[1:] if isinstance(dim, int)) for spec in model.outputs
+    ]
+    count = min(max(2, -(-_NUMBERS // max(min(sizes, default=1), 1))), _MOST)
+    found = list(itertools.islice(samples, count)) or _drawn(model, inputs, count)
+    free = {spec.name for spec in inputs if spec.shape and isinstance(spec.shape[0], str)}
+    if not free:
+        return found
+    batch = {
+        name: np.concatenate([feeds[name] for feeds in found[:2]]) if name in free else value
+        for name, value in found[0].items()
+    }
+    return [*found, batch]
+
+
+def _drawn(model: Model, inputs: Sequence[TensorSpec], count: int) -> list[Feeds]:
+    ranges = input_ranges(model)
+    feeds: list[Feeds] = []
+    for seed in range(count):
+        drawn = random_feeds(inputs, 1, seed)
+        for name, (low, high) in ranges.items():
+            if name in drawn:
+                share = (np.tanh(drawn[name]) + 1) / 2  # within 0 and 1
+                drawn[name] = (low + (high - low) * share).astype(drawn[name].dtype)
+        feeds.append(drawn)
+    return feeds
 
 
 def worst(proofs: Sequence[Proof]) -> Proof:
@@ -147,16 +214,23 @@ def worst(proofs: Sequence[Proof]) -> Proof:
     return min(proofs, key=lambda proof: (proof.passed, proof.decibels))
 
 
-def _reason(values: dict[str, float]) -> str:
+def _reason(values: dict[str, float], count: int, floats: str) -> str:
     """Return why an output of an INT8 engine is not what its graph says; empty where it is."""
     if values["decibels"] >= ENGINE_DECIBELS:
         return ""
-    if values["engine"] >= values["exact"] - ENGINE_LOSS:
+    loss = ENGINE_LOSS + 30 * math.log10(1 + math.sqrt(4 / count))
+    allowed = _noise(values["exact"]) + _noise(FLOAT_DECIBELS[floats])
+    if _noise(values["engine"]) <= allowed * 10 ** (loss / 10):
         return ""
     return (
         f"the engine keeps {values['engine']:.1f} dB of the network with float activations, its "
         f"graph keeps {values['exact']:.1f} dB ({values['decibels']:.1f} dB between the two)"
     )
+
+
+def _noise(decibels: float) -> float:
+    """Return the power of noise over that of the signal."""
+    return float(10 ** (-decibels / 10))
 
 
 def _of_integers(name: str, triples: list[tuple[Array, Array, Array]], quantized: bool) -> Proof:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "ENGINE_DECIBELS", "ENGINE_LOSS", "ENGINE_TOLERANCES", "FLOAT_TOLERANCE", "HALF_TOLERANCE",
-    "LEAST_COSINE", "REWRITE_TIES", "TIES",
+    "ENGINE_DECIBELS", "ENGINE_LOSS", "ENGINE_TOLERANCES", "FLOAT_DECIBELS", "FLOAT_TOLERANCE",
+    "HALF_TOLERANCE", "LEAST_COSINE", "REWRITE_TIES", "TIES",
 ]  # fmt: skip
 
 # Two float32 runtimes that sum in different orders differ by some 1e-6 of an output's range per
@@ -30,6 +30,9 @@ ENGINE_DECIBELS = 45.0
 # further from the network with float activations than the exact answer is. Two right engines differ
 # by some tenths of a decibel there (benchmarks/proven.md).
 ENGINE_LOSS = 1.0
+# Signal to noise, in dB, of a network whose float layers run in less than float32: a rounding of
+# 2^-11 (TF32, FP16) or 2^-8 (BF16) at each layer, added up over the networks of benchmarks/.
+FLOAT_DECIBELS = {"fp32": 110.0, "tf32": 50.0, "fp16": 50.0, "bf16": 32.0}
 # Of float engines, what the precision explains, as a fraction of an output's range: see
 # `validate.measure.noise` for what the networks of benchmarks/ were measured to need.
 ENGINE_TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 2e-2}

@@ -13,6 +13,7 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onnxgraft.errors import InputError, nearest
 
@@ -49,8 +50,8 @@ class Cpu:
         features: Those of `FEATURES` that it has.
     """
 
-    name: str
-    features: frozenset[str]
+    name: str = ""
+    features: frozenset[str] = frozenset()
 
     @property
     def wide_sums(self) -> bool:
@@ -63,6 +64,15 @@ class Cpu:
         if allowed is None:
             return self
         return Cpu(f"{self.name}, limited to {environment}", self.features & (allowed | {"x86"}))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what stands in a passport."""
+        return {"name": self.name, "features": sorted(self.features)}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Cpu:
+        """Return what `to_json` wrote; without a name where there is nothing."""
+        return cls(str(stored.get("name", "")), frozenset(map(str, stored.get("features", []))))
 
     def __str__(self) -> str:
         """Return name and features: ``AMD EPYC (avx2, avx512f, avx512_vnni)``."""

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Floats", "Machine", "Placement", "Precision", "Target"]
+__all__ = ["Floats", "Form", "Machine", "Placement", "Precision", "Target"]
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 Floats = Literal["fp32", "tf32", "fp16", "bf16"]
+# Another form of a layer, from which the target builds another engine: pads in place of auto_pad,
+# uint8 activations with zero point 128, weights of seven bits, float activations.
+Form = Literal["pads", "offset", "narrow", "float"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Target:
         magic: How its engine files begin: pairs of an offset and the bytes that stand there.
         lowering: Passes of surgery that write what it lacks in other operators.
         lacks: ONNX operators that it can't read, where a list of them is known.
+        forms: Of a layer at which its engine differs from the graph, those to try, best first.
         default: Whether `deploy` builds for it when no targets are named.
     """
 
@@ -93,6 +97,7 @@ class Target:
     magic: tuple[tuple[int, bytes], ...]
     lowering: tuple[str, ...] = ()
     lacks: frozenset[str] = frozenset()
+    forms: tuple[Form, ...] = ("float",)
     default: bool = False
 
     def wrote(self, head: bytes) -> bool:
