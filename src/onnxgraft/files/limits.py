@@ -37,7 +37,7 @@ class Limit:
     reason: str
 
     def check(self, count: int, where: str, cure: str = "") -> None:
-        """Raise InputError if ``count`` is more; ``where`` begins the sentence, ``cure`` ends it."""
+        """Raise InputError if ``count`` is more; ``where`` and ``cure`` are the sentence's ends."""
         if count > self.most:
             raise InputError(f"{where} {self.refusal(count)}{cure and f'; {cure}'}")
 
