@@ -18,12 +18,8 @@ from onnxgraft.files import existing_file, sha256, together, write_json
 from onnxgraft.graph.half import computes_in_half, to_half
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.operators import QUANTIZERS, is_op
-from onnxgraft.graph.tensors import (
-    TensorSpec,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.graph.tensors import TensorSpec
+from onnxgraft.run.engine import Engine
 from onnxgraft.stages.engine.options import Backend, BuildOptions, Layer
 from onnxgraft.stages.engine.passport import (
     Flags,

@@ -19,18 +19,12 @@ import pytest
 
 from onnxgraft.commands import read_recipe
 from onnxgraft.data.arrays import read_arrays
-from onnxgraft.data.images import (
-    read_image,
-)
+from onnxgraft.data.images import read_image
 from onnxgraft.data.ranges import Ranges, read_overrides
-from onnxgraft.data.samples import (
-    open_samples,
-)
+from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import limits
-from onnxgraft.graph.tensors import (
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
 from onnxgraft.stages.convert.tensorflow.reading.text import check_text_size

@@ -15,15 +15,8 @@ import numpy as np
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic, existing_file
 from onnxgraft.files.limits import RECORDING_BYTES
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
-from onnxgraft.run.engine import (
-    Resource,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
+from onnxgraft.run.engine import Resource
 
 __all__ = ["Recorded", "read_inputs", "save_inputs", "save_outputs"]
 

@@ -10,15 +10,8 @@ import numpy as np
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensor_option import TensorOption
-from onnxgraft.graph.tensors import (
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
-from onnxgraft.run.engine import (
-    Resource,
-    check_feeds,
-)
+from onnxgraft.graph.tensors import Feeds, Outputs, TensorSpec
+from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.caffe.converting import filled_layers, load_net
 from onnxgraft.stages.convert.caffe.reading.net import Layer, Net
 from onnxgraft.stages.convert.tensorflow.quiet import quiet

@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxgraft.errors import ModelError
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.optional import optional
-from onnxgraft.run.engine import (
-    Resource,
-    check_feeds,
-)
+from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
 if TYPE_CHECKING:

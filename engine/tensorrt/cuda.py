@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = ["Cuda", "Memory"]
 

@@ -21,9 +21,7 @@ import numpy as np
 
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Outputs,
-)
+from onnxgraft.graph.tensors import Outputs
 from onnxgraft.progress import track
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize.improve.improve import Prepared

@@ -16,9 +16,7 @@ from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
 from onnxgraft.stages.quantize.improve.activations import choose_activations, fake_quantized
 from onnxgraft.stages.quantize.improve.bias import corrections

@@ -22,9 +22,7 @@ from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, store
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint

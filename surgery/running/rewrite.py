@@ -11,9 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.shapes import Shapes
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import bodies, detach, pinned
 from onnxgraft.targets import TARGETS
 

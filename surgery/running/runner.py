@@ -13,9 +13,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import counted, op_key, op_of
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.walk import bodies, tidy
-from onnxgraft.run.verdicts import (
-    Verdict,
-)
+from onnxgraft.run.verdicts import Verdict
 from onnxgraft.stages.surgery.list import PASSES
 from onnxgraft.stages.surgery.running.history import Change, History, Point, Step
 from onnxgraft.stages.surgery.running.legal import violations

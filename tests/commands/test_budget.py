@@ -15,9 +15,7 @@ from onnxgraft.commands._budget import Budget, read_budget, within_budget
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.quantize import Prepared, calibrate, placement
 from tests.conftest import Cli, model_of
 from tests.quantize.networks import PAIR, PAIR_SHAPES, infer, weights

@@ -10,17 +10,9 @@ import numpy as np
 from google.protobuf import text_format
 
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 

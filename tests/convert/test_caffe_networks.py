@@ -18,9 +18,7 @@ from models.caffe_builder import Recipe
 from models.caffe_classifiers import alexnet, caffenet, googlenet, lenet, squeezenet, vgg
 from models.caffe_detection import ssd300
 from models.caffe_segmentation import enet, fcn8s, pspnet, segnet_basic
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original

@@ -12,13 +12,8 @@ import pytest
 
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-    TensorSpec,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.graph.tensors import Array, TensorSpec
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.convert import Original
 from tests.convert.graphs import ask_tensorflow, assert_close, run
 from tests.running import Done, here

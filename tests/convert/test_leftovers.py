@@ -15,13 +15,8 @@ import pytest
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Feeds,
-    TensorSpec,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.graph.tensors import Feeds, TensorSpec
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.convert import Original
 from tests.convert.graphs import ask_tensorflow, assert_close, run
 

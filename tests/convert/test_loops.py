@@ -12,9 +12,7 @@ import pytest
 
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original

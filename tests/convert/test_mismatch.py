@@ -14,9 +14,7 @@ from onnx_graphsurgeon import Constant
 
 from onnxgraft import commands
 from onnxgraft.graph.model import Model
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.convert import Original
 from tests.convert.graphs import assert_equal_to_tensorflow, run, write
 from tests.running import Done, here

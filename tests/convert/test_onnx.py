@@ -9,9 +9,7 @@ import onnx
 import pytest
 
 from onnxgraft.errors import InputError, ModelError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.inspection import inspect_onnx

@@ -12,9 +12,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
 

@@ -12,17 +12,9 @@ import pytest
 
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-    exposing,
-)
+from onnxgraft.graph.tensors import Array, Feeds
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from tests.convert.graphs import (

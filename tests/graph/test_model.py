@@ -16,15 +16,9 @@ from onnxgraft.errors import ModelError
 from onnxgraft.files import release_pages
 from onnxgraft.graph.external import LARGE
 from onnxgraft.graph.model import Model, Origin
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import model_of, outputs_of
 
 RNG = np.random.default_rng(0)

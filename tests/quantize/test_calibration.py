@@ -10,20 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
+from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.ranges import Histogram, Ranges, read_overrides
-from onnxgraft.data.samples import (
-    Samples,
-    open_samples,
-    overlap,
-)
+from onnxgraft.data.samples import Samples, open_samples, overlap
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.quantize import (
     METHODS,

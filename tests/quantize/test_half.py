@@ -11,15 +11,9 @@ import pytest
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.tolerances import (
-    HALF_TOLERANCE,
-)
-from onnxgraft.run.verdicts import (
-    hold,
-)
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.tolerances import HALF_TOLERANCE
+from onnxgraft.run.verdicts import hold
 from onnxgraft.stages.quantize import calibrate, quantize, to_half
 from tests.conftest import model_of
 from tests.quantize.networks import infer, pair, samples_of, sqnr

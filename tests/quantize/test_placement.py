@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError
-from onnxgraft.stages.quantize import (
-    placement,
-    placement_text,
-    quantize,
-    read_placement,
-)
+from onnxgraft.stages.quantize import placement, placement_text, quantize, read_placement
 from onnxgraft.targets import target_names
 from tests.conftest import model_of
 from tests.quantize.networks import pair, ranges_of, samples_of, weights

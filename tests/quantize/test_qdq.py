@@ -16,18 +16,10 @@ from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model, Source
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.difference import (
-    Difference,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize import calibrate, quantize
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.targets import target_names

@@ -13,10 +13,7 @@ import pytest
 
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.graph.model import Model, Origin, Source
-from onnxgraft.graph.tensors import (
-    Feeds,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.surgery import PASSES, run
 from onnxgraft.stages.surgery.running.rewrite import Context, Pass, Result

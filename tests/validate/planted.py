@@ -17,25 +17,12 @@ from models.caffe_classifiers import googlenet, squeezenet
 from models.caffe_segmentation import fcn8s
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Feeds,
-    Outputs,
-)
-from onnxgraft.run.answers import (
-    adapted,
-    like,
-)
-from onnxgraft.run.difference import (
-    relative_error,
-    sqnr,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.graph.tensors import Feeds, Outputs
+from onnxgraft.run.answers import adapted, like
+from onnxgraft.run.difference import relative_error, sqnr
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime, exposing
-from onnxgraft.run.tolerances import (
-    FLOAT_TOLERANCE,
-)
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE
 from onnxgraft.stages import quantize, surgery
 from onnxgraft.stages.convert import Original
 

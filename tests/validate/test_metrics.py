@@ -9,19 +9,11 @@ from hypothesis import strategies as st
 
 from onnxgraft.data.classes import CAMVID, CITYSCAPES, Classes
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.validate import METRICS, make_metric
-from onnxgraft.stages.validate.metrics import (
-    Answered,
-)
-from onnxgraft.stages.validate.metrics.classification import (
-    TopK,
-)
-from onnxgraft.stages.validate.metrics.segmentation import (
-    Segmentation,
-)
+from onnxgraft.stages.validate.metrics import Answered
+from onnxgraft.stages.validate.metrics.classification import TopK
+from onnxgraft.stages.validate.metrics.segmentation import Segmentation
 
 THREE = Classes(("road", "pavement", "car"), {"flat": ("road", "pavement"), "vehicle": ("car",)})
 

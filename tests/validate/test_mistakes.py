@@ -7,10 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from onnxgraft.graph.tensors import (
-    Array,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.stages.validate import find_mistake
 from tests.validate.test_stream import Fake
 

@@ -12,20 +12,10 @@ import pytest
 from onnxgraft.data.classes import Classes
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
-from onnxgraft.run.engine import (
-    Engine,
-    Resource,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
+from onnxgraft.run.engine import Engine, Resource
 from onnxgraft.stages.validate import Candidate, Metric, make_metric, measure, rows
-from onnxgraft.stages.validate.metrics.segmentation import (
-    Segmentation,
-)
+from onnxgraft.stages.validate.metrics.segmentation import Segmentation
 from onnxgraft.stages.validate.report import CandidateRow
 
 Compute = Callable[[Array], Outputs]

@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.validate import (
     METRICS,
     Answered,

@@ -16,19 +16,10 @@ import onnx
 from onnxgraft.errors import ModelError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import op_of
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.run.answers import adapted
-from onnxgraft.run.difference import (
-    relative_error,
-    sqnr,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.difference import relative_error, sqnr
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.validate.divergence.forced import (
     HALF_TYPES,

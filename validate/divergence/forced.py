@@ -19,11 +19,7 @@ import onnx
 from onnxgraft.graph.inference import infer
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, is_op
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.run.answers import adapted
 from onnxgraft.run.session import OnnxRuntime
 

@@ -12,20 +12,10 @@ from itertools import product
 import numpy as np
 
 from onnxgraft.errors import OnnxgraftError
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.answers import adapted, like
-from onnxgraft.run.difference import (
-    relative_error,
-    sqnr,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.difference import relative_error, sqnr
+from onnxgraft.run.engine import Engine
 from onnxgraft.stages.validate.measure.tally import class_axis
 
 __all__ = ["find_mistake"]

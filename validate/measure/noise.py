@@ -8,19 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxgraft.data.samples import Sample
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.answers import adapted
-from onnxgraft.run.difference import (
-    relative_error,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
-from onnxgraft.run.tolerances import (
-    FLOAT_TOLERANCE,
-)
+from onnxgraft.run.difference import relative_error
+from onnxgraft.run.engine import Engine
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE
 
 __all__ = ["Tolerance", "measured_tolerance", "users_tolerance"]
 

@@ -10,17 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from onnxgraft.data.samples import Sample, Samples
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.workers import in_processes, on_ray
 from onnxgraft.stages.validate.measure.tally import Tally, infer_all
-from onnxgraft.stages.validate.metrics import (
-    Metric,
-)
+from onnxgraft.stages.validate.metrics import Metric
 
 __all__ = ["Job", "Opener", "run_here", "run_parts"]
 

@@ -7,21 +7,13 @@ from dataclasses import dataclass
 
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
-from onnxgraft.run.difference import (
-    Difference,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.engine import Engine
 from onnxgraft.stages.validate.measure.spread import Job, Opener, run_here, run_parts
 from onnxgraft.stages.validate.measure.tally import Tally
-from onnxgraft.stages.validate.metrics import (
-    Metric,
-)
+from onnxgraft.stages.validate.metrics import Metric
 from onnxgraft.stages.validate.report import CandidateRow, OutputRow
 
 __all__ = ["Candidate", "measure", "rows"]

@@ -9,25 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.data.samples import Sample
-from onnxgraft.graph.tensors import (
-    Array,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.answers import adapted, like
-from onnxgraft.run.difference import (
-    Difference,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
-from onnxgraft.run.verdicts import (
-    check_pair,
-    other_boxes,
-)
-from onnxgraft.stages.validate.metrics import (
-    Answered,
-    Metric,
-)
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.engine import Engine
+from onnxgraft.run.verdicts import check_pair, other_boxes
+from onnxgraft.stages.validate.metrics import Answered, Metric
 from onnxgraft.stages.validate.metrics.detection import Detection
 
 __all__ = ["Answer", "Tally", "class_axis"]

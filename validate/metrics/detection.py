@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.data.classes import find_classes
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.validate.metrics.metric import Answered, MetricKind
 
 __all__ = ["KINDS", "Detection"]

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.stages.convert.tensorflow.reading.unshaped import shape_from_use
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 

@@ -228,9 +228,7 @@ def _unique(names: Sequence[str], kind: str) -> list[str]:
 
 def freeze(function: Any, names_in: Sequence[str], names_out: Sequence[str]) -> tuple[Any, Public]:
     """Turn a concrete function's variables into constants; return its GraphDef and its names."""
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     tf = tensorflow()
     with quiet():

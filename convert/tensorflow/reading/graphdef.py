@@ -17,10 +17,7 @@ from onnxgraft.files import existing_file, sha256
 from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.model import Source
 from onnxgraft.graph.tensor_option import TensorOption, Value
-from onnxgraft.graph.tensors import (
-    Array,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.stages.convert.tensorflow.lower.repairs import repair
 from onnxgraft.stages.convert.tensorflow.lower.weights import take_weights
 from onnxgraft.stages.convert.tensorflow.prepare.branches import resolve_branches
@@ -40,10 +37,7 @@ from onnxgraft.stages.convert.tensorflow.reading.cutting import (
     reachable,
     without_clashes,
 )
-from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
-    check_constants,
-    check_operators,
-)
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_constants, check_operators
 from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
 from onnxgraft.stages.convert.tensorflow.reading.text import parse_graph
 from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow

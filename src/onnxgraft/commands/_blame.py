@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Feeds,
-)
+from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.answers import answers
-from onnxgraft.run.difference import (
-    relative_error,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.difference import relative_error
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.run.tolerances import (
-    FLOAT_TOLERANCE,
-)
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.surgery import PASSES

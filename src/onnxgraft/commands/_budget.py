@@ -24,16 +24,10 @@ from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, OnnxgraftError, nearest
 from onnxgraft.files import existing_file, read_json, write_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
-from onnxgraft.run.difference import (
-    Difference,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize import Placement, Prepared, fingerprint, quantize
 from onnxgraft.stages.quantize.budget.search import (

@@ -25,26 +25,14 @@ from onnxgraft.data.samples import Sample, Samples, open_samples, overlap
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.progress import status
 from onnxgraft.run.answers import answers
-from onnxgraft.run.difference import (
-    Difference,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.run.tolerances import (
-    FLOAT_TOLERANCE,
-)
-from onnxgraft.run.verdicts import (
-    check_pair,
-    other_boxes,
-)
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE
+from onnxgraft.run.verdicts import check_pair, other_boxes
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate import (

@@ -18,9 +18,7 @@ from pydantic import (
 )
 
 from onnxgraft.data.postprocess import Postprocess
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
+from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES

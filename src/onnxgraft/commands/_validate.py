@@ -14,31 +14,18 @@ from onnxgraft.commands._blame import blame, differs
 from onnxgraft.commands._evidence import record_accuracy
 from onnxgraft.commands._opening import Place, is_engine, open_candidate, open_reference
 from onnxgraft.commands._recipe import as_preprocess
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
-from onnxgraft.data.samples import (
-    Samples,
-    as_samples,
-)
+from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.samples import Samples, as_samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder, check_folder, check_place
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Feeds,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.progress import status
 from onnxgraft.run.answers import adapted, answers, partners
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.run.verdicts import (
-    check_pair,
-    other_boxes,
-)
+from onnxgraft.run.verdicts import check_pair, other_boxes
 from onnxgraft.stages import engine, surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine.passport import passport_path
@@ -440,9 +427,7 @@ class _Validation:
         with OnnxRuntime(model.to_onnx(), optimize=False) as session:
             expected = answers(session, feeds)
         actual = answers(self.other, feeds, expected)
-        from onnxgraft.run.difference import (
-            sqnr,
-        )
+        from onnxgraft.run.difference import sqnr
 
         for name, value in expected.items():
             if value.dtype.kind == "f" and name in actual:

@@ -12,9 +12,7 @@ from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = ["check_labels", "read_labels"]
 

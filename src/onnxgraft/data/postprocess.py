@@ -11,10 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from onnxgraft.data.classes import CLASS_SETS, classes_of, palette
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.graph.tensors import (
-    Array,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Array, Outputs
 
 __all__ = ["Box", "Postprocess", "Seen", "see"]
 

@@ -20,9 +20,7 @@ from onnxgraft.data.binning import BINS, count_bins, limits_of
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_json, read_toml, sha256, together, write_json
 from onnxgraft.files.limits import DOCUMENT_BYTES, SETTINGS_BYTES
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = [
     "BY_HAND", "Histogram", "Range", "Ranges", "bin_edges", "empty_histograms", "flat",

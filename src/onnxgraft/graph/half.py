@@ -23,9 +23,7 @@ from onnxgraft.errors import InputError, NotSupportedError, nearest
 from onnxgraft.graph.inference import write_types
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, is_op, op_key, op_of
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = [
     "HEADROOM", "LARGEST", "Finding", "HalfReport", "computes_in_half", "shortfall", "to_half",

@@ -12,12 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.graph.training import inference, is_flag, is_training_flag
 from onnxgraft.run.engine import Engine
 
