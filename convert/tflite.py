@@ -1,4 +1,4 @@
-"""TFLite files: lowered by tf2onnx, judged by TensorFlow's own interpreter."""
+"""TFLite files: lowered by tf2onnx, compared with TensorFlow's own interpreter."""
 
 from __future__ import annotations
 

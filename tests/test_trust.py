@@ -232,7 +232,7 @@ def test_a_packed_array_that_fills_the_disk_is_refused(tmp_path: Path) -> None:
 
 def test_an_image_that_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.png")  # reading it would wait for ever
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         read_image(tmp_path / "x.png")
 
 

@@ -1,4 +1,4 @@
-"""The Caffe net in OpenCV DNN, which runs it without Caffe: the judge, where it is right."""
+"""The Caffe net in OpenCV DNN, which runs it without Caffe: the reference, where it is right."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def original_caffe(
     wrong = departures(net)
     if wrong:
         raise NotSupportedError(
-            f"{path}: OpenCV can't be the judge of this net, it departs from Caffe: {wrong[0]}"
+            f"{path}: OpenCV can't be the reference for this net, it departs from Caffe: {wrong[0]}"
         )
     return OpenCvDnn(net, path, weights)
 

@@ -54,7 +54,7 @@ def import_graph(graph_def: Any) -> Any:
 
 
 class TensorFlow(Resource):
-    """A frozen graph in a TensorFlow session: the judge of everything made from it.
+    """A frozen graph in a TensorFlow session: the reference of everything made from it.
 
     The graph runs as it was read, grappler off, with the frozen placeholders fed.
 

@@ -142,7 +142,7 @@ class Cuda:
         cure = ""
         if status == _OUT_OF_MEMORY:
             cure = "; free some of the GPU's memory, or use a smaller batch"
-        raise InputError(f"the GPU's driver says of {function}: {reason} ({status}){cure}")
+        raise InputError(f"the GPU driver refuses {function}: {reason} ({status}){cure}")
 
 
 class Memory:

@@ -93,8 +93,8 @@ class Verifier:
         for verdict in verdicts:
             if not verdict.passed:
                 return (
-                    f"{verdict.output} moved by {verdict.max_abs:.1e}, "
-                    f"{verdict.tolerance:.1e} is float noise"
+                    f"{verdict.output} differs by {verdict.max_abs:.1e}, "
+                    f"up to {verdict.tolerance:.1e} is float noise"
                 )
         return None
 

@@ -132,7 +132,7 @@ def relocated(model: Path, **entries: str) -> Path:
         ("sub/../../secret", "not in the model's folder"),
         ("", "not in the model's folder"),
         ("nowhere", "does not exist"),
-        ("folder", "is no file"),
+        ("folder", "is not a file"),
         ("empty", "is empty"),
         ("link", "is a link"),
         ("linked_folder/data", "is a link"),

@@ -296,8 +296,8 @@ def test_a_wrong_file_of_ranges_is_refused(tmp_path: Path, text: str, told: str)
     ("name", "bounds", "told"),
     [
         ("seen3", (0.0, 1.0), "did you mean"),
-        ("seen1", (1.0, 1.0), "is no range"),
-        ("seen1", (0.0, math.inf), "is no range"),
+        ("seen1", (1.0, 1.0), "is not a range"),
+        ("seen1", (0.0, math.inf), "is not a range"),
     ],
 )
 def test_an_impossible_range_by_hand_is_refused(

@@ -142,7 +142,7 @@ def test_tensors_without_a_range_are_told() -> None:
 
 def test_a_kept_node_computes_in_single(tmp_path: Path) -> None:
     half, report = to_half(pair(), keep=("second",))
-    assert report.single == {"second": "asked for"}
+    assert report.single == {"second": "requested"}
     found = types(half)
     assert found["d"] == "FLOAT"
     assert found["e"] == "FLOAT16"

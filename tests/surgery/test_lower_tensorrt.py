@@ -1,4 +1,4 @@
-"""What TensorRT lacks is written otherwise: its own parser judges, and onnxruntime the numbers."""
+"""What TensorRT lacks is written otherwise: its parser takes it, and the numbers stay."""
 
 from __future__ import annotations
 

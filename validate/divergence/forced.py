@@ -4,7 +4,7 @@ Given:   a' -> Conv -> b' -> Relu -> c'        (the candidate's tensors)
 Result:  a  -> Conv -> b'    b -> Relu -> c'   (fed the original's a and b)
 
 What b' and c' are off by now is the doing of one layer each. Quantizers of activations are taken
-out, and judged by themselves: they are a rounding and a range, no computation.
+out, and measured by themselves: they are a rounding and a range, no computation.
 """
 
 from __future__ import annotations

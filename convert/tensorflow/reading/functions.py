@@ -100,7 +100,7 @@ def read_saved_model(
     frozen = prepare(source, graph_def, cut, public)
     if signature is None and len(found) > 1:
         others = ", ".join(sorted(found.keys() - {name}))
-        note = f"the signature {name} was taken; there are also {others} (--signature)"
+        note = f"the signature {name} was used; there are also {others} (--signature)"
         frozen = FrozenGraph(**{**vars(frozen), "notes": (note, *frozen.notes)})
     return frozen
 

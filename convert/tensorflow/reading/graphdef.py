@@ -99,7 +99,7 @@ class FrozenGraph:
 
     Attributes:
         source: The file.
-        original: The GraphDef as read, without its weights; it runs as the judge.
+        original: The GraphDef as read, without its weights; it runs as the reference.
         prepared: The same with flags baked in, selects resolved and dead branches gone.
         weights: The large constants of both, by node.
         inputs: What is fed, by the model's own names.
@@ -213,7 +213,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
     _check_types(path, prepared)
     repair(prepared, import_checked(path, prepared), weights)
     _check_inputs(path, prepared, fed, places)
-    judged = {node.name for node in original.node}
+    original_names = {node.name for node in original.node}
     called_out = {tensor: name for name, tensor in public.outputs.items()}
     called_in = without_clashes(
         {tensor: name for name, tensor in public.inputs.items()}, called_out, notes
@@ -228,7 +228,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
         tuple(replace(spec, name=called_in.get(spec.name, spec.name)) for spec in fed),
         tuple(replace(spec, name=called_out.get(spec.name, spec.name)) for spec in fetched),
         tuple(
-            f"{place}:0" if place in judged else spec.name
+            f"{place}:0" if place in original_names else spec.name
             for spec, place in zip(fed, places, strict=True)
         ),
         tuple(f"{place}:0" for place in places),

@@ -100,8 +100,8 @@ class _Deployment:
             self._run()
         except _Broken as broken:
             self.report.notes.append(
-                f"stopped after the stage {broken}, which breaks its tolerance; --keep-going goes "
-                "on all the same"
+                f"stopped after the stage {broken}, which exceeds its tolerance; --keep-going "
+                "continues"
             )
         self.stack.close()
         write_report(self.report, self.work, self.out)
@@ -273,7 +273,7 @@ class _Deployment:
 
     def _look_inside(self, original: Engine | Model) -> None:
         """Note what each layer of the INT8 graphs that were built does, on one sample."""
-        with status("looking into every layer"):
+        with status("comparing every layer"):
             for _, (name, model) in self.built:
                 found = bisect(original, model, self.probe[0].feeds)
                 if found is not None:
@@ -294,15 +294,15 @@ class _Deployment:
         return session
 
     def _explain(self, stage: str, model: Model) -> None:
-        """Note the layer, and for the clean-up the pass, at which a stage parts."""
+        """Note the layer, and for the clean-up the pass, at which a stage begins to differ."""
         feeds = self.probe[0].feeds
         divergence = find_divergence(self.original, model, feeds)
         if divergence is not None:
-            self.report.notes.append(f"{stage}: {divergence}")
+            self.report.notes.append(f"{stage}: first {divergence}")
         if stage == "cleaned":
             guilty = guilty_pass(self.original, self.lowered, feeds)
             if guilty is not None:
-                self.report.notes.append(f"{stage}: made in the pass {guilty}")
+                self.report.notes.append(f"{stage}: caused by the pass {guilty}")
 
     def _stage(
         self,

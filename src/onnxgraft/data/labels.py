@@ -43,7 +43,7 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, Array]:
         return labels
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(
-            f"{file}: not a file of labels ({error}); it wants an image and its class a line, or a "
+            f"{file}: not a file of labels ({error}); it needs an image and its class a line, or a "
             "JSON object of classes or of boxes [class, x1, y1, x2, y2] by image"
         ) from error
 

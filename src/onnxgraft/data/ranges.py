@@ -259,7 +259,7 @@ class Ranges:
                     f"{where} {name}: no such tensor was calibrated; {nearest(name, merged)}"
                 )
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise InputError(f"{where} {name}: [{low}, {high}] is no range")
+                raise InputError(f"{where} {name}: [{low}, {high}] is not a range")
             seen = merged[name]
             merged[name] = Range(low, high, seen.minimum, seen.maximum, BY_HAND)
         return replace(self, tensors=merged)

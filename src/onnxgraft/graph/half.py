@@ -122,7 +122,7 @@ def to_half(
             raise InputError(f"--keep-float {name}: no such layer; {nearest(name, names)}")
     report = HalfReport()
     single = {node.name: reason for node in model.graph.nodes if (reason := _definition(node))}
-    single |= dict.fromkeys(keep, "asked for")
+    single |= dict.fromkeys(keep, "requested")
     _check(model.graph, sizes or {}, rescaled, headroom, ignore, single, report)
     _Rewrite(model.graph, single).run()
     model.graph.cleanup().toposort()
