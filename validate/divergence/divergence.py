@@ -38,7 +38,7 @@ __all__ = ["Bisection", "Divergence", "bisect", "find_divergence"]
 LAYER_TOLERANCE = 2e-5
 # A layer in half precision rounds its inputs, weights and results to 11 bits: 5e-4 of a value.
 # Measured on whole networks it stays under 2e-3 of a tensor's range.
-HALF_TOLERANCE = 1e-2
+HALF_LAYER_TOLERANCE = 1e-2
 LARGEST_HALF = 65504.0
 # Rounding weights to INT8 leaves a layer 33 dB or more on the networks of benchmarks/, and 30 dB on
 # thin ones of random weights. What leaves less than 25 dB, an error of 6 % of the signal, is more
@@ -371,7 +371,9 @@ class _Search:
             return None if kept >= LEAST_LAYER_SQNR else (
                 f"its SQNR in INT8 is {kept:.1f} dB, at least {LEAST_LAYER_SQNR:.0f} are required"
             )  # fmt: skip
-        allowed = self.tolerance if precision == "fp32" else max(self.tolerance, HALF_TOLERANCE)
+        allowed = (
+            self.tolerance if precision == "fp32" else max(self.tolerance, HALF_LAYER_TOLERANCE)
+        )
         return None if relative <= allowed else f"{allowed:.0e} is allowed in {precision}"
 
     def _saturating(self, quantizer: Quantizer, value: Array) -> Divergence | None:
