@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
-from onnxgraft.run.answers import adapted, like
+from onnxgraft.run.answers import adapted, arranged
 from onnxgraft.run.difference import relative_error, sqnr
 from onnxgraft.run.engine import Engine
 from onnxgraft.stages.validate.measure.tally import class_axis
@@ -58,13 +58,13 @@ def find_mistake(
 
     def good(changed: Feeds) -> bool:
         try:
-            actual = like(expected, candidate.infer(changed))
+            actual = arranged(expected, candidate.infer(changed))
         except OnnxgraftError:
             return False
         return _agree(expected, actual, tolerance, before)
 
     try:
-        actual = like(expected, candidate.infer(given))
+        actual = arranged(expected, candidate.infer(given))
     except OnnxgraftError:
         before = -np.inf
     else:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.data.samples import Sample
 from onnxgraft.graph.tensors import Array, Outputs
-from onnxgraft.run.answers import adapted, like
+from onnxgraft.run.answers import adapted, arranged
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.verdicts import check_pair, other_boxes
@@ -89,7 +89,7 @@ class Tally:
         answered = {name: Answered(value) for name, value in expected.items()}
         self._score(0, answered[metric_output], sample)
         for index, outputs in enumerate(others):
-            actual = like(expected, outputs)
+            actual = arranged(expected, outputs)
             for name, value in expected.items():
                 boxes = name == metric_output and isinstance(self.metrics[0], Detection)
                 if boxes and name in actual and other_boxes(value, actual[name]):
