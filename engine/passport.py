@@ -12,9 +12,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import claimed, existing_file, read_json, write_json
 from onnxgraft.files.limits import PASSPORT_BYTES
 from onnxgraft.graph.model import Source
-from onnxgraft.graph.tensors import (
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import TensorSpec
 
 __all__ = [
     "Flags",

@@ -100,7 +100,7 @@ def read_saved_model(
     frozen = prepare(source, graph_def, cut, public)
     if signature is None and len(found) > 1:
         others = ", ".join(sorted(found.keys() - {name}))
-        note = f"the signature {name} was taken; there are also {others} (--signature)"
+        note = f"the signature {name} was used; there are also {others} (--signature)"
         frozen = FrozenGraph(**{**vars(frozen), "notes": (note, *frozen.notes)})
     return frozen
 
@@ -226,9 +226,7 @@ def _unique(names: Sequence[str], kind: str) -> list[str]:
 
 def freeze(function: Any, names_in: Sequence[str], names_out: Sequence[str]) -> tuple[Any, Public]:
     """Turn a concrete function's variables into constants; return its GraphDef and its names."""
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     tf = tensorflow()
     with quiet():
