@@ -25,9 +25,7 @@ from onnxgraft.commands import read_recipe
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate.report import versions

@@ -31,21 +31,15 @@ from onnxgraft.commands._budget import SENSITIVITY_SAMPLES, read_budget
 from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, int8_graph
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Outputs,
-)
-from onnxgraft.run.difference import (
-    Difference,
-)
+from onnxgraft.graph.tensors import Outputs
+from onnxgraft.run.difference import Difference
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine, quantize
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.quantize.budget.search import mixed, noise, sensitivities
 from onnxgraft.stages.quantize.improve.improve import spread
 from onnxgraft.stages.validate import make_metric
-from onnxgraft.stages.validate.metrics import (
-    Answered,
-)
+from onnxgraft.stages.validate.metrics import Answered
 from onnxgraft.stages.validate.report import versions
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")

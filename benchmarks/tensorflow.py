@@ -73,7 +73,7 @@ def make_graph(path: str, *channels: str) -> None:
     Path(path).write_bytes(graph.as_graph_def().SerializeToString())
 
 
-def judged(path: Path, expected: Any) -> str:
+def cells(path: Path, expected: Any) -> str:
     """Return the cells of a conversion: how far off, nodes and Transposes."""
     try:
         proto = onnx.load(path)
@@ -97,8 +97,8 @@ def applications(folder: Path) -> list[str]:
         peer = command("-m", "tf2onnx.convert", "--saved-model", folder / name, "--output", plain)
         mine = command("-m", "onnxgraft", "convert", folder / f"{name}.keras", "-o", ours)
         rows.append(
-            f"| {name} | {judged(plain, expected)}{peer[0]:.0f} | "
-            f"{judged(ours, expected)}{mine[0]:.0f} |"
+            f"| {name} | {cells(plain, expected)}{peer[0]:.0f} | "
+            f"{cells(ours, expected)}{mine[0]:.0f} |"
         )
         print(rows[-1], file=sys.stderr, flush=True)
     return rows

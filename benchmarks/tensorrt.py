@@ -23,12 +23,8 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.graph.model import Model
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.tensorrt.builder import gpu

@@ -19,14 +19,9 @@ from pathlib import Path
 from onnxgraft import commands
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.graph.model import Model
-from onnxgraft.run.answers import (
-    adapted,
-)
+from onnxgraft.run.answers import adapted
 from onnxgraft.stages import engine, quantize, surgery
-from onnxgraft.stages.validate import (
-    make_metric,
-    measure,
-)
+from onnxgraft.stages.validate import make_metric, measure
 from onnxgraft.stages.validate.report import Report, versions
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")

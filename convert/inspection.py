@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import op_of
-from onnxgraft.graph.tensors import (
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.targets.tensorrt import TENSORRT
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""TFLite files: lowered by tf2onnx, judged by TensorFlow's own interpreter."""
+"""TFLite files: lowered by tf2onnx, compared with TensorFlow's own interpreter."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ from onnxgraft.errors import ModelError
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.model import Model, Origin, Source
-from onnxgraft.graph.tensors import (
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
-from onnxgraft.run.engine import (
-    Resource,
-    check_feeds,
-)
+from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.lower.lowering import check_operators
 from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
 from onnxgraft.stages.convert.tensorflow.quiet import quiet

@@ -19,9 +19,7 @@ from onnxgraft.graph.half import computes_in_half, to_half
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.operators import QUANTIZERS, is_op
 from onnxgraft.graph.tensors import Feeds, TensorSpec
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.proof import trials
 from onnxgraft.stages.engine.options import Backend, BuildOptions, Layer
 from onnxgraft.stages.engine.passport import (
@@ -251,13 +249,13 @@ def layers(engine: Engine) -> list[Layer]:
     """
     ask = getattr(engine, "layers", None)
     if ask is None:
-        raise NotSupportedError(f"{engine.name} does not tell its layers")
+        raise NotSupportedError(f"{engine.name} does not report its layers")
     found: list[Layer] = ask()
     return found
 
 
 def check_layers(target: str) -> None:
-    """Raise InputError if an engine for ``target`` could not tell its layers on this machine."""
+    """Raise InputError if an engine for ``target`` could not report its layers on this machine."""
     if not _backend(target).runs_here():
         aim = find_target(target)
         raise InputError(
@@ -342,7 +340,7 @@ def _with_shapes(model: Model, options: BuildOptions) -> tuple[TensorSpec, ...]:
     ):
         for name, shape in shapes.items():
             if name not in known:
-                raise InputError(f"{option} {name}: no input is called so; {nearest(name, known)}")
+                raise InputError(f"{option} {name}: no input has that name; {nearest(name, known)}")
             if not known[name].accepts(tuple(shape)) or min(shape, default=1) < 1:
                 raise InputError(f"{option} {list(shape)} does not fit the input {known[name]}")
             if name not in options.shapes:

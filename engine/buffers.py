@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = ["Buffers"]
 

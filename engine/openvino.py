@@ -19,18 +19,9 @@ import numpy as np
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import write_bytes
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
-from onnxgraft.run.engine import (
-    Engine,
-    Resource,
-    check_feeds,
-)
+from onnxgraft.run.engine import Engine, Resource, check_feeds
 from onnxgraft.stages.engine.buffers import Buffers
 from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse

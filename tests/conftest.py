@@ -19,15 +19,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from onnxgraft.graph.model import Model, Source
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from tests.running import QUIET, Cli, here, in_a_process
 
 ROOT = Path(__file__).parent.parent

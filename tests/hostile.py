@@ -270,7 +270,7 @@ FILES: dict[str, tuple[bytes, str]] = {
             node("names", "Placeholder", [], attr("dtype", STRING)), attrs=attr("dtypes", TYPES),
         ),
         "is a RestoreV2, which reads or writes files"),
-    "nodes.pb": (graph_def(node("", "", [])) * 2_000_000, "nodes, at most 250,000"),
+    "nodes.pb": (graph_def(node("", "", [])) * 2_000_000, "NodeDef; export the network again"),
     "splat.pb": (
         graph_def(X, splat(60_000), node("y", "Relu", ["x"], attr("T", FLOAT))),
         "constants that are stored as one value"),
@@ -417,6 +417,9 @@ GROWING: dict[str, tuple[Callable[[], bytes], str]] = {
     "operators/saved_model.pb": (
         lambda: field(2, field(1, field(2, field(1, b"") * 10_000_000))), "OpDef"),
     "traces/debug/saved_model_debug_info.pb": (lambda: debug_info(10_000_000), "FileLineCol"),
+    "operators.ckpt.meta": (
+        lambda: field(1, field(2, field(1, b"") * 10_000_000)), "OpDef"),
+    "nodes.pb": (lambda: b"node{}" * 300_000, "NodeDef; export the network again"),
     "values.pb": (
         lambda: b'node{attr{key:"a" value{list{i:[' + b"1," * 12_000_000 + b"1]}}}}",
         "values in text, at most"),

@@ -19,18 +19,12 @@ import pytest
 
 from onnxgraft.commands import read_recipe
 from onnxgraft.data.arrays import read_arrays
-from onnxgraft.data.images import (
-    read_image,
-)
+from onnxgraft.data.images import read_image
 from onnxgraft.data.ranges import Ranges, read_overrides
-from onnxgraft.data.samples import (
-    open_samples,
-)
+from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import limits
-from onnxgraft.graph.tensors import (
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
 from onnxgraft.stages.convert.tensorflow.reading.text import check_text_size
@@ -238,7 +232,7 @@ def test_a_packed_array_that_fills_the_disk_is_refused(tmp_path: Path) -> None:
 
 def test_an_image_that_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.png")  # reading it would wait for ever
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         read_image(tmp_path / "x.png")
 
 

@@ -15,15 +15,8 @@ import numpy as np
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic, existing_file
 from onnxgraft.files.limits import RECORDING_BYTES
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
-from onnxgraft.run.engine import (
-    Resource,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
+from onnxgraft.run.engine import Resource
 
 __all__ = ["Recorded", "read_inputs", "save_inputs", "save_outputs"]
 
@@ -97,19 +90,19 @@ def read_inputs(path: str | os.PathLike[str]) -> list[dict[str, Array]]:
     """
     found = _parse(path, "the inputs")
     if not isinstance(found, list) or not found:
-        raise InputError(f"{os.fspath(path)}: is no list of inputs as --save-inputs writes it")
+        raise InputError(f"{os.fspath(path)}: is not a list of inputs as --save-inputs writes it")
     return [_arrays(path, entry) for entry in found]
 
 
 def _arrays(path: str | os.PathLike[str], entry: object) -> dict[str, Array]:
     if not isinstance(entry, Mapping):
-        raise InputError(f"{os.fspath(path)}: an entry is no dictionary of arrays")
+        raise InputError(f"{os.fspath(path)}: an entry is not a dictionary of arrays")
     arrays: dict[str, Array] = {}
     for name, value in entry.items():
         try:
             arrays[str(name)] = np.asarray(value)
         except (TypeError, ValueError) as error:  # lists in each other of unequal lengths
-            raise InputError(f"{os.fspath(path)}: {str(name)!r} is no array") from error
+            raise InputError(f"{os.fspath(path)}: {str(name)!r} is not an array") from error
     return arrays
 
 

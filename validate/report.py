@@ -34,7 +34,7 @@ class StageRow:
         after: Nodes after it.
         max_abs: Largest difference from the original, over all float outputs.
         relative: The same as a fraction of that output's range.
-        tolerance: What ``relative`` was held against; None where a task metric judges instead.
+        tolerance: What ``relative`` was held against; None where a task metric decides instead.
         passed: Whether it was within it.
         seconds: That the stage took.
     """

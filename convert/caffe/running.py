@@ -1,4 +1,4 @@
-"""The Caffe net in OpenCV DNN, which runs it without Caffe: the judge, where it is right."""
+"""The Caffe net in OpenCV DNN, which runs it without Caffe: the reference, where it is right."""
 
 from __future__ import annotations
 
@@ -10,15 +10,8 @@ import numpy as np
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensor_option import TensorOption
-from onnxgraft.graph.tensors import (
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
-from onnxgraft.run.engine import (
-    Resource,
-    check_feeds,
-)
+from onnxgraft.graph.tensors import Feeds, Outputs, TensorSpec
+from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.caffe.converting import filled_layers, load_net
 from onnxgraft.stages.convert.caffe.reading.net import Layer, Net
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
@@ -126,7 +119,7 @@ def original_caffe(
     wrong = departures(net)
     if wrong:
         raise NotSupportedError(
-            f"{path}: OpenCV can't be the judge of this net, it departs from Caffe: {wrong[0]}"
+            f"{path}: OpenCV can't be the reference for this net, it departs from Caffe: {wrong[0]}"
         )
     return OpenCvDnn(net, path, weights)
 

@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxgraft.errors import ModelError
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.optional import optional
-from onnxgraft.run.engine import (
-    Resource,
-    check_feeds,
-)
+from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
 if TYPE_CHECKING:
@@ -61,7 +54,7 @@ def import_graph(graph_def: Any) -> Any:
 
 
 class TensorFlow(Resource):
-    """A frozen graph in a TensorFlow session: the judge of everything made from it.
+    """A frozen graph in a TensorFlow session: the reference of everything made from it.
 
     The graph runs as it was read, grappler off, with the frozen placeholders fed.
 

@@ -23,19 +23,10 @@ from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic, cache_folder, write_bytes
 from onnxgraft.files.locks import locked
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.progress import steps
-from onnxgraft.run.engine import (
-    Engine,
-    Resource,
-    check_feeds,
-)
+from onnxgraft.run.engine import Engine, Resource, check_feeds
 from onnxgraft.stages.engine.buffers import Buffers
 from onnxgraft.stages.engine.options import BuildOptions, Built, Layer, Shape
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse

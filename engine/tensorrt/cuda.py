@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = ["Cuda", "Memory"]
 
@@ -144,7 +142,7 @@ class Cuda:
         cure = ""
         if status == _OUT_OF_MEMORY:
             cure = "; free some of the GPU's memory, or use a smaller batch"
-        raise InputError(f"the GPU's driver says of {function}: {reason} ({status}){cure}")
+        raise InputError(f"the GPU driver refuses {function}: {reason} ({status}){cure}")
 
 
 class Memory:

@@ -4,11 +4,11 @@
    outputs is measured on a few samples. To first order the errors of layers are independent, so
    that of a mix is the sum of those of its INT8 layers.
 2. `search`: layers go to float in the order of sensitivity per second lost. How many have to is
-   found by doubling and halving, each step judged by the real metric; then those that cost most
+   found by doubling and halving, each step measured by the real metric; then those that cost most
    are tried in INT8 again, one by one.
 
-Nothing is drawn at random: the same inputs give the same mix. Whatever was judged is remembered by
-the caller's function, so that a search that was cut short goes on where it was.
+Nothing is drawn at random: the same inputs give the same mix. The caller's function remembers what
+was measured, so that a search that was cut short goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ import numpy as np
 
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Outputs,
-)
+from onnxgraft.graph.tensors import Outputs
 from onnxgraft.progress import track
 from onnxgraft.run.exact import exact
 from onnxgraft.stages.quantize.improve.improve import Prepared
@@ -33,12 +31,12 @@ from onnxgraft.stages.quantize.place.qdq import quantize
 
 __all__ = ["Mix", "Trial", "order", "search", "sensitivities"]
 
-Judge = Callable[[frozenset[str]], float]
+LossOf = Callable[[frozenset[str]], float]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One mix, judged by the real metric.
+    """One mix, measured by the real metric.
 
     Attributes:
         float_layers: The layers in float.
@@ -62,7 +60,7 @@ class Mix:
     Attributes:
         best: The fastest mix within the budget; where there is none, the most accurate one.
         found: Whether the best is within the budget.
-        trials: All that were judged, in order.
+        trials: All that were measured, in order.
     """
 
     best: Trial
@@ -143,7 +141,7 @@ def order(
 
 def search(
     ranked: Sequence[str],
-    judge: Judge,
+    loss_of: LossOf,
     seconds: Callable[[Collection[str]], float],
     budget: float,
     *,
@@ -155,11 +153,11 @@ def search(
 
     Args:
         ranked: The layers that may go to float, best first.
-        judge: Returns what a mix with these layers in float loses.
+        loss_of: Returns what a mix with these layers in float loses.
         seconds: Estimates how long it takes with these layers in float.
         budget: That the loss must not exceed.
         always: Layers that are in float whatever the loss.
-        most: How many mixes are judged at most.
+        most: How many mixes are tried at most.
         tell: Is called with each trial.
     """
     trials: dict[frozenset[str], Trial] = {}
@@ -168,7 +166,7 @@ def search(
     def trial(layers: Iterable[str]) -> Trial:
         key = base | frozenset(layers)
         if key not in trials:
-            loss = judge(key)
+            loss = loss_of(key)
             trials[key] = Trial(key, math.inf if math.isnan(loss) else loss, seconds(key))
             tell(trials[key])
         return trials[key]

@@ -16,9 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.data.ranges import BY_HAND, Histogram, Range, Ranges
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
 from onnxgraft.stages.quantize.improve.products import Product
 from onnxgraft.stages.quantize.measure.thresholds import METHODS, choose_range

@@ -22,9 +22,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import is_op, set_op
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.quantize.place.shapes import shapes_of

@@ -16,9 +16,7 @@ from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
 from onnxgraft.stages.quantize.improve.activations import choose_activations, fake_quantized
 from onnxgraft.stages.quantize.improve.bias import corrections
@@ -53,6 +51,11 @@ DEFAULT_IMPROVEMENTS: tuple[Improvement, ...] = ("activations", "weights", "roun
 # How many samples are run to look at layers, and for each layer to correct its bias.
 SAMPLES = 16
 BIAS_SAMPLES = 8
+# What the methods that work on a layer's weights did, in words.
+_NOTED = {
+    "weights": "per-channel weight ranges refined by MSE",
+    "rounding": "weights rounded by layer output error",
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def improve(
     few, notes = spread(samples, SAMPLES), []
     if "equalize" in methods:
         model, done = equalize(model, few)
-        notes.append(f"equalize: the channels of {len(done)} tensors share their scale evenly")
+        notes.append(f"channels of {len(done)} tensors equalized")
         if done:
             method = ranges.method if ranges.method in METHODS else "entropy"
             ranges = calibrate(model, samples, method)
@@ -121,12 +124,15 @@ def improve(
         products = observe(model, layers(model.graph, table), few, seed)
     if "activations" in methods:
         ranges, chosen = choose_activations(ranges, products, table)
-        notes.append(f"activations: chosen by output error: {_counted(chosen)}")
+        notes.append(
+            f"activation ranges of {len(chosen)} tensors chosen by layer output error: "
+            f"{_counted(chosen)}"
+        )
     weights: dict[str, Stored] = {}
     if {"rounding", "weights"} & set(methods):
         for name, product in track(products.items(), "rounding weights", len(products)):
             weights[name] = _stored(product, ranges, table, methods)
-        notes += [f"{m}: {len(weights)} layers" for m in ("weights", "rounding") if m in methods]
+        notes += [f"{_NOTED[m]} in {len(weights)} layers" for m in _NOTED if m in methods]
     bias: dict[str, Array] = {}
     if "bias" in methods:
 
@@ -136,7 +142,7 @@ def improve(
         chosen_layers = set(quantize(model, ranges, table)[1].layers)
         nodes = [n for n in layers(model.graph, table) if n.name in chosen_layers]
         bias = corrections(model, nodes, quantized, spread(samples, BIAS_SAMPLES))
-        notes.append(f"bias: {len(bias)} layers")
+        notes.append(f"biases corrected in {len(bias)} layers")
     applied = tuple(name for name in IMPROVEMENTS if name in methods)
     return Prepared(model, ranges, Improved(weights, bias), applied, tuple(notes))
 
@@ -165,8 +171,8 @@ def _stored(product: Product, ranges: Ranges, table: Placement, methods: Collect
 
 
 def _counted(chosen: Mapping[str, str]) -> str:
-    """Return such as ``12 by mse, 5 by entropy, 9 at a part of the largest value``."""
+    """Return such as ``mse for 12, a fraction of the maximum for 9``."""
     names = list(chosen.values())
-    parts = [f"{names.count(m)} by {m}" for m in METHODS if m in names]
+    parts = [f"{m} for {names.count(m)}" for m in METHODS if m in names]
     rest = sum(name not in METHODS for name in names)
-    return ", ".join([*parts, *([f"{rest} at a part of the largest value"] if rest else [])])
+    return ", ".join([*parts, *([f"a fraction of the maximum for {rest}"] if rest else [])])

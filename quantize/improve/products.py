@@ -22,9 +22,7 @@ from numpy.typing import NDArray
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import is_op
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
 from onnxgraft.run.session import OnnxRuntime, exposing
 

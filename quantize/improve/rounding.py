@@ -14,9 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = [
     "Stored", "along", "mse_scale", "nearest_integers", "output_integers", "store", "weight_scale",

@@ -25,12 +25,8 @@ from onnxgraft.data.image_header import Form
 from onnxgraft.data.ranges import Histogram, empty_histograms, flat, merge_packed, pack, unflat
 from onnxgraft.data.samples import Sample, Samples
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.engine import (
-    Resource,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.engine import Resource
 from onnxgraft.run.session import OnnxRuntime, exposing
 
 __all__ = ["Job", "Measurer", "Shard", "Tally", "cores", "last_quarter", "numbered", "shards_of"]

@@ -80,7 +80,7 @@ def _channels(int8: list[gs.Node]) -> list[Remark]:
     return [
         Remark(
             "depthwise", _names(depthwise),
-            "has few multiplications a byte: it is bound by memory, and INT8 saves bytes alone",
+            "has few multiplications per byte: it is bound by memory, where INT8 only saves bytes",
         ),
         Remark(
             "small channels", _names(small),

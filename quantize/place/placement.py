@@ -85,7 +85,7 @@ def read_placement(path: str | os.PathLike[str], target: str) -> Placement:
     known = {entry.name for entry in fields(Placement)}
     for key, value in given.items():
         if key not in known:
-            raise InputError(f"{file}: {key} is no part of a table; {nearest(key, known)}")
+            raise InputError(f"{file}: {key} is not part of a table; {nearest(key, known)}")
         if key == "target" and value != target:
             raise InputError(f"{file}: is a table for {value}, not for {target}")
         if key in _FLAGS and not isinstance(value, bool):

@@ -22,9 +22,7 @@ from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, store
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
@@ -190,7 +188,7 @@ def _choose(
     reasons = (
         dict(keep_float)
         if isinstance(keep_float, Mapping)
-        else dict.fromkeys(keep_float, "asked for")
+        else dict.fromkeys(keep_float, "requested")
     )
     for name in reasons:
         if name not in names:
@@ -198,7 +196,11 @@ def _choose(
     for node in graph.nodes:
         if is_op(node, *WEIGHTED) and node.name not in names:
             known_op = is_op(node, *table.weights)
-            reason = "its weights are not constant" if known_op else f"no INT8 {op_of(node)} there"
+            reason = (
+                "its weights are not constant"
+                if known_op
+                else f"the target has no INT8 {op_of(node)}"
+            )
             report.float_layers.append(FloatLayer(node.name, reason))
     chosen = []
     for node in weighted:

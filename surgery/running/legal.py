@@ -70,4 +70,4 @@ RULES: tuple[tuple[str, Callable[[gs.Graph], str | None]], ...] = (
 def violations(graph: gs.Graph) -> list[str]:
     """Return a sentence for each rule that the graph breaks."""
     found = ((rule, check(graph)) for rule, check in RULES)
-    return [f"not true that {rule}: {culprit}" for rule, culprit in found if culprit]
+    return [f"broken rule: {rule}: {culprit}" for rule, culprit in found if culprit]

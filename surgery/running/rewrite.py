@@ -11,9 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.shapes import Shapes
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import bodies, detach, pinned
 from onnxgraft.targets import TARGETS
 
@@ -146,9 +144,9 @@ class Context:
         """Return ``name``, or ``name_2`` and so on where a tensor is or was called so already."""
         return _free(self._taken, name)
 
-    def variable(self, name: str, like: gs.Tensor) -> gs.Variable:
-        """Return a new tensor of the type of ``like``, called ``name`` if that is free."""
-        return gs.Variable(self.free_name(name), self.shapes.dtype(like))
+    def variable(self, name: str, source: gs.Tensor) -> gs.Variable:
+        """Return a new tensor of the type of ``source``, called ``name`` if that is free."""
+        return gs.Variable(self.free_name(name), self.shapes.dtype(source))
 
     def constant(self, name: str, value: Array) -> gs.Constant:
         """Return a new constant, called ``name`` if that is free."""

@@ -13,9 +13,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import counted, op_key, op_of
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.walk import bodies, tidy
-from onnxgraft.run.verdicts import (
-    Verdict,
-)
+from onnxgraft.run.verdicts import Verdict
 from onnxgraft.stages.surgery.list import PASSES
 from onnxgraft.stages.surgery.running.history import Change, History, Point, Step
 from onnxgraft.stages.surgery.running.legal import violations
@@ -240,7 +238,7 @@ class _Operation:
     def _illegal(self, item: Pass, contract: tuple[list[Any], list[Any]]) -> str | None:
         now = _contract(self.graph)
         if now != contract and not (item.changes_inputs and now[1] == contract[1]):
-            return "not true that inputs and outputs stay as they are"
+            return "inputs and outputs have changed"
         broken = violations(self.graph)
         return broken[0] if broken else None
 
@@ -300,8 +298,8 @@ class _Operation:
         newest = onnx.defs.onnx_opset_version()
         if self.graph.opset > newest:
             self.report.notes.append(
-                f"opset {self.graph.opset} is newer than what is known here ({newest}): operators "
-                "are taken for what they were then"
+                f"opset {self.graph.opset} is newer than {newest}, the newest that is known here: "
+                "operators are assumed to be as in that one"
             )
 
 

@@ -13,17 +13,9 @@ import onnx
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.onnx_file import fed
-from onnxgraft.graph.tensors import (
-    Array,
-    Outputs,
-    TensorSpec,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import REWRITE_TIES
 from onnxgraft.run.verdicts import Verdict, hold
 
@@ -101,8 +93,8 @@ class Verifier:
         for verdict in verdicts:
             if not verdict.passed:
                 return (
-                    f"{verdict.output} moved by {verdict.max_abs:.1e}, "
-                    f"{verdict.tolerance:.1e} is float noise"
+                    f"{verdict.output} differs by {verdict.max_abs:.1e}, "
+                    f"up to {verdict.tolerance:.1e} is float noise"
                 )
         return None
 

@@ -320,7 +320,7 @@ def test_an_internal_error_has_a_status_of_its_own(
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("foo[2]", "no input is called so"),
+        ("foo[2]", "no input has that name"),
         ("x[2,3,9,9]", "does not fit the input x"),
         ("x", "write its shape"),
     ],

@@ -15,9 +15,7 @@ from onnxgraft.commands._budget import Budget, read_budget, within_budget
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.quantize import Prepared, calibrate, placement
 from tests.conftest import Cli, model_of
 from tests.quantize.networks import PAIR, PAIR_SHAPES, infer, weights
@@ -109,7 +107,7 @@ def test_the_table_is_printed(run: Quantize, place: Path) -> None:
     done = run("--budget", "top1=50", "--data", str(place / "val.npz"), "--explain")
     assert "MACs in INT8" in done.stdout
     assert "all INT8" in done.stdout
-    assert "the budget top1=50 is kept" in done.stdout
+    assert "the budget top1=50 is met" in done.stdout
     assert "first or last layer" in done.stdout
 
 
@@ -118,7 +116,7 @@ def test_an_impossible_budget_keeps_the_best_and_exits_with_one(
 ) -> None:
     done = run("--budget", "top1=-5", "--data", str(place / "val.npz"))
     assert done.returncode == 1
-    assert "NOT kept; this is the best that was found" in done.stdout
+    assert "NOT met; this is the best mix that was found" in done.stdout
     assert (tmp_path / "out.onnx").is_file()
 
 
@@ -207,7 +205,7 @@ def test_a_metric_that_needs_labels_says_so(run: Quantize, place: Path) -> None:
 def test_improvements_are_applied_and_told(run: Quantize, place: Path, tmp_path: Path) -> None:
     done = run("--samples", str(place / "calib.npz"))
     assert done.returncode == 0, done.stderr
-    assert "activations: chosen by output error" in done.stdout
+    assert "chosen by layer output error" in done.stdout
     stored = {p.key: p.value for p in onnx.load(tmp_path / "out.onnx").metadata_props}
     assert json.loads(stored["onnxgraft.precision"]) == {
         "target": "tensorrt", "int8": 3, "float": "fp32",
@@ -286,13 +284,13 @@ def test_a_search_that_was_cut_short_goes_on(
 
     expected, whole = search(place)
     state = tmp_path / "state"
-    judged = 0
+    tried = 0
     real = module.mixed
 
     def mixed(*arguments: Any) -> Model:
-        nonlocal judged
-        judged += 1
-        if judged == 3:
+        nonlocal tried
+        tried += 1
+        if tried == 3:
             raise KeyboardInterrupt
         return real(*arguments)
 
@@ -300,21 +298,21 @@ def test_a_search_that_was_cut_short_goes_on(
     with pytest.raises(KeyboardInterrupt):
         search(place, state=state)
     assert len(json.loads(state.read_text())["verdicts"]) == 2
-    judged = 10
+    tried = 10
     found, report = search(place, state=state, resume=True)
     assert (found, report.rows) == (expected, whole.rows)
     # Two verdicts were remembered; all INT8 and the mix are made for the report's own figures.
-    assert judged - 10 == whole.trials - 2 + 2
+    assert tried - 10 == whole.trials - 2 + 2
 
 
 def test_another_searchs_memory_is_refused(place: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     search(place, state=state)
     assert state.is_file()  # until the graph is saved
-    with pytest.raises(InputError, match="is of another search"):
+    with pytest.raises(InputError, match="belongs to another search"):
         search(place, state=state, resume=True, budget=Budget("cosine", 0.001))
     state.write_text("{")
-    with pytest.raises(InputError, match="not what a search left"):
+    with pytest.raises(InputError, match="not the state of a search"):
         search(place, state=state, resume=True)
 
 

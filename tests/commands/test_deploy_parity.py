@@ -85,8 +85,8 @@ def test_it_stops_at_the_first_broken_stage_and_names_layer_and_pass(
     ]  # fmt: skip
     assert not report.passed
     told = "\n".join(report.notes)
-    assert "cleaned: they part at conv1 (Elu" in told
-    assert "made in the pass break-relu" in told
+    assert "cleaned: first difference at conv1 (Elu" in told
+    assert "caused by the pass break-relu" in told
     assert "stopped after the stage cleaned" in told
     assert json.loads((tmp_path / "out" / "report.json").read_text())["passed"] is False
     assert not (tmp_path / "out" / "engine.onnxruntime").exists()
@@ -98,7 +98,7 @@ def test_it_goes_on_when_asked(net: Path, tmp_path: Path) -> None:
     assert [row.passed for row in report.stages] == [True, False, True, True]
     assert not report.passed
     assert (tmp_path / "out" / "engine.onnxruntime").is_file()
-    assert any("onnxruntime int8: they part at" in note for note in report.notes)
+    assert any("onnxruntime int8: difference at" in note for note in report.notes)
 
 
 def test_a_metric_that_does_not_exist_is_told_before_anything_runs(

@@ -10,9 +10,7 @@ import pytest
 from onnxgraft.commands import infer
 from onnxgraft.data.classes import CAMVID, palette
 from onnxgraft.data.postprocess import Postprocess, see
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
+from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.errors import InputError
 from tests.conftest import Cli, model_of
 

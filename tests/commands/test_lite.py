@@ -8,12 +8,8 @@ import pytest
 import onnxgraft
 from onnxgraft.data.classes import palette
 from onnxgraft.errors import InputError
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import model_of
 
 MEAN = np.array([71.60167789, 82.09696889, 72.30508881], np.float32).reshape(3, 1, 1)

@@ -10,17 +10,9 @@ import numpy as np
 from google.protobuf import text_format
 
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
@@ -71,11 +63,11 @@ def assert_close(expected: Outputs, actual: Outputs) -> None:
 def assert_equal_to_tensorflow(path: Path, **options: Any) -> Model:
     """Convert, and compare with TensorFlow at batch 1 and 2; return the converted model."""
     model, _ = Original.of(path, **options).lower()
-    with Original.of(path, **options).run() as judge:
-        assert [spec.name for spec in judge.inputs] == [spec.name for spec in model.inputs]
+    with Original.of(path, **options).run() as reference:
+        assert [spec.name for spec in reference.inputs] == [spec.name for spec in model.inputs]
         for batch in (1, 2):
-            feeds = random_feeds(judge.inputs, batch, seed=batch)
-            assert_close(judge.infer(feeds), run(model, feeds))
+            feeds = random_feeds(reference.inputs, batch, seed=batch)
+            assert_close(reference.infer(feeds), run(model, feeds))
     return model
 
 

@@ -7,9 +7,7 @@ import onnx
 import pytest
 
 from onnxgraft import commands
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
+from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original

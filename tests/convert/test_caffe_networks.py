@@ -18,9 +18,7 @@ from models.caffe_builder import Recipe
 from models.caffe_classifiers import alexnet, caffenet, googlenet, lenet, squeezenet, vgg
 from models.caffe_detection import ssd300
 from models.caffe_segmentation import enet, fcn8s, pspnet, segnet_basic
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original
@@ -45,7 +43,7 @@ class Case:
         recipe: Returns prototxt and caffemodel.
         image: The shape of an image.
         outputs: The blobs that nothing consumes, as the prototxt has them.
-        judge: The recipe that OpenCV runs, where it can't run the network itself.
+        reference: The recipe that OpenCV runs, where it can't run the network itself.
         why: Why it can't.
         batches: To run.
     """
@@ -54,7 +52,7 @@ class Case:
     recipe: Callable[[], Recipe]
     image: tuple[int, ...]
     outputs: tuple[str, ...] = ("prob",)
-    judge: Callable[[], Recipe] | None = None
+    reference: Callable[[], Recipe] | None = None
     why: str = ""
     batches: tuple[int, ...] = (1, 3)
 
@@ -64,15 +62,15 @@ def case(
     recipe: Callable[..., Recipe],
     image: int | tuple[int, int],
     outputs: Sequence[str] = ("prob",),
-    judge: Mapping[str, Any] | None = None,
+    reference: Mapping[str, Any] | None = None,
     why: str = "",
     batches: tuple[int, ...] = (1, 3),
     **options: Any,
 ) -> Case:
-    """Return a `Case`; ``judge`` are the options that differ in the net that OpenCV runs."""
+    """Return a `Case`; ``reference`` are the options that differ in the net that OpenCV runs."""
     size = image if isinstance(image, tuple) else (image, image)
     thin = partial(recipe, **options)
-    other = partial(thin, **judge) if judge else None
+    other = partial(thin, **reference) if reference else None
     shape = (1 if recipe is lenet else 3, *size)
     return Case(name, thin, shape, tuple(outputs), other, why, batches)
 
@@ -186,9 +184,9 @@ def network(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
-def test_the_judge_says_something(network: Case) -> None:
+def test_the_reference_says_something(network: Case) -> None:
     """Outputs that are infinite, or the same for each image and place, would prove nothing."""
-    expected = opencv((network.judge or network.recipe)(), network.outputs, images(network, 2))
+    expected = opencv((network.reference or network.recipe)(), network.outputs, images(network, 2))
     for name, value in expected.items():
         assert np.isfinite(value).all()
         assert np.ptp(value) > 1e-2, name
@@ -209,14 +207,14 @@ def test_a_network_computes_what_it_does_in_opencv(network: Case, tmp_path: Path
     assert report.passed
     onnx.checker.check_model(cleaned.to_onnx(), full_check=True)
     assert not {"BatchNormalization", "Identity", "Dropout"} & set(cleaned.operators())
-    judge = network.judge() if network.judge else (text, weights)
+    reference = network.reference() if network.reference else (text, weights)
     with OnnxRuntime(model.to_onnx()) as session:
         assert [spec.name for spec in session.inputs] == ["data"]
         for batch in network.batches:
             feed = images(network, batch)
             actual = session.infer({"data": feed})
             assert list(actual) == list(network.outputs)
-            for name, value in opencv(judge, network.outputs, feed).items():
+            for name, value in opencv(reference, network.outputs, feed).items():
                 assert actual[name].shape == value.shape, name
                 if name == "detection_out":
                     value = by_label(value)

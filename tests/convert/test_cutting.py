@@ -12,13 +12,8 @@ import pytest
 
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-    TensorSpec,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.graph.tensors import Array, TensorSpec
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.convert import Original
 from tests.convert.graphs import ask_tensorflow, assert_close, run
 from tests.running import Done, here
@@ -147,7 +142,7 @@ def test_what_consumes_a_placeholder_tells_its_shape(pb: Pb, consumer: str) -> N
     dims = expected[expected.index("(") : expected.index(")")].strip("()").split(", ")
     told = ", ".join(dim if dim.isdigit() else "?" for dim in dims)
     assert notes == [
-        f"x:0 has no recorded shape; conv wants ({told}); --inputs x:0[...] decides otherwise"
+        f"x:0 has no recorded shape; conv wants ({told}); --inputs x:0[...] overrides it"
     ] or (consumer == "DepthwiseConv2dNative" and f"wants ({told})" in notes[0])
     assert_tensorflow(model, path)
 
@@ -602,6 +597,6 @@ def test_every_file_that_is_written_is_valid(pb: Pb, tmp_path: Path) -> None:
 
 def test_specs_of_inputs_are_those_of_tensorflow(pb: Pb) -> None:
     path = pb(several)
-    with Original.of(path).run() as judge:
-        assert judge.inputs == (TensorSpec("x:0", "float32", ("N", 4)),)
-        assert judge.inputs == Original.of(path).lower()[0].inputs
+    with Original.of(path).run() as reference:
+        assert reference.inputs == (TensorSpec("x:0", "float32", ("N", 4)),)
+        assert reference.inputs == Original.of(path).lower()[0].inputs

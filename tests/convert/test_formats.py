@@ -152,7 +152,7 @@ def test_a_saved_model_has_its_signature_s_names(files: Path) -> None:
         ["positive (N, 4) float32", "product (N, 3) float32"],
     )
     assert done.notes == [
-        "the signature serving_default was taken; there are also other (--signature)"
+        "the signature serving_default was used; there are also other (--signature)"
     ]
 
 

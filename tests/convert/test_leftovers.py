@@ -1,7 +1,7 @@
 """What training leaves in a graph, in every form it comes in, against TensorFlow itself.
 
 A *flag* is how a graph tells training from inference; a *fork* is what the flag drives. TensorFlow
-is asked directly, with every flag fed by the test, so that nothing that is converted judges itself.
+is asked directly, with every flag fed by the test, so that no conversion is its own reference.
 """
 
 from __future__ import annotations
@@ -15,13 +15,8 @@ import pytest
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Feeds,
-    TensorSpec,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.graph.tensors import Feeds, TensorSpec
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.convert import Original
 from tests.convert.graphs import ask_tensorflow, assert_close, run
 
@@ -259,7 +254,7 @@ def test_a_flag_that_is_set_takes_the_branch_of_training(pb: Pb, flag: str, fork
     model, notes = Original.of(path, outputs="y", values=[f"{name}=true" for name in names]).lower()
     assert_tensorflow(model, path, set_all(flag, True))
     assert not UNDECIDED & set(model.operators())
-    assert {f"{name} was set to True as asked" for name in names} <= set(notes)
+    assert {f"{name} was set to True as requested" for name in names} <= set(notes)
 
 
 def test_one_of_two_flags_that_is_set_leaves_the_other_to_inference(pb: Pb) -> None:
@@ -268,7 +263,7 @@ def test_one_of_two_flags_that_is_set_leaves_the_other_to_inference(pb: Pb) -> N
         model, notes = Original.of(path, outputs="y", values=[f"{name}=true"]).lower()
         assert_tensorflow(model, path, {f"{name}:0": np.array(True), f"{other}:0": np.array(False)})
         assert sorted(notes) == sorted([
-            f"{name} was set to True as asked",
+            f"{name} was set to True as requested",
             f"{other} was frozen to False for inference",
         ])
         assert "ReduceMean" in model.operators()
@@ -280,8 +275,8 @@ def test_a_constant_that_trains_does_so_and_is_told(pb: Pb, fork: str) -> None:
     model, notes = Original.of(path, outputs="y").lower()
     assert_tensorflow(model, path, {"is_training:0": np.array(True)})
     assert (
-        "the constant is_training is True, as in training, and stays so; --set is_training=false "
-        "decides otherwise"
+        "the constant is_training is True, as in training, and was left unchanged; "
+        "--set is_training=false overrides it"
     ) in notes
 
 
@@ -291,7 +286,7 @@ def test_a_constant_that_trains_is_set_to_inference(pb: Pb, fork: str) -> None:
     model, notes = Original.of(path, outputs="y", values=["is_training=false"]).lower()
     assert_tensorflow(model, path, {"is_training:0": np.array(False)})
     assert not (TRAINED | UNDECIDED) & set(model.operators())
-    assert notes == ["is_training was set to False as asked"]
+    assert notes == ["is_training was set to False as requested"]
 
 
 @pytest.mark.parametrize("fork", FORKS)
@@ -437,13 +432,13 @@ def test_a_dropout_by_a_constant_still_drops_unless_it_is_set(
     dropped = run(model, feeds)["y:0"] == 0
     assert 0 < dropped.sum() < dropped.size
     assert notes[0] == (
-        f"the constant {name} is 0.5, as in training, and stays so; --set {name}={value} decides "
-        "otherwise"
+        f"the constant {name} is 0.5, as in training, and was left unchanged; "
+        f"--set {name}={value} overrides it"
     )
     assert "1 operator(s) draw random numbers" in notes[1]
     model, notes = Original.of(path, outputs="y", values=[f"{name}={value}"]).lower()
     assert (run(model, feeds)["y:0"] == feeds["x:0"]).all()
-    assert notes == [f"{name} was set to {value} as asked"]
+    assert notes == [f"{name} was set to {value} as requested"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("keep_prob", 1.0), ("dropout_rate", 0.0)])
@@ -593,7 +588,7 @@ def test_inspect_lists_what_training_left(pb: Pb) -> None:
         ("is_training", "write NAME=VALUE"),
         ("is_training=maybe", "write NAME=VALUE"),
         ("=true", "write NAME=VALUE"),
-        ("features=1", "no placeholder and no scalar constant is called so"),
+        ("features=1", "no placeholder and no scalar constant has that name"),
         ("training=false", "did you mean is_training"),
     ],
 )

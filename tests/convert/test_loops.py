@@ -12,9 +12,7 @@ import pytest
 
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original
@@ -68,13 +66,13 @@ def agree(path: Path) -> dict[str, int]:
     """Assert that TensorFlow and ONNX agree, before and after surgery; return the loops."""
     model, _ = Original.of(path).lower()
     cleaned, _ = surgery.run(model)
-    with Original.of(path).run() as judge:
+    with Original.of(path).run() as reference:
         for batch, length, sign in SIGNS:
             rng = np.random.default_rng(length)
-            (spec,) = judge.inputs
+            (spec,) = reference.inputs
             shape = [batch, *([length] if len(spec.shape) == 3 else []), 4]
             value = (np.abs(rng.standard_normal(shape)) * sign).astype(np.float32)
-            expected = judge.infer({spec.name: value})
+            expected = reference.infer({spec.name: value})
             assert expected.keys() == {output.name for output in model.outputs}
             for candidate in (model, cleaned):
                 _check(candidate, {spec.name: value}, expected)

@@ -14,9 +14,7 @@ from onnx_graphsurgeon import Constant
 
 from onnxgraft import commands
 from onnxgraft.graph.model import Model
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.convert import Original
 from tests.convert.graphs import assert_equal_to_tensorflow, run, write
 from tests.running import Done, here
@@ -134,8 +132,10 @@ def test_a_person_reads_where_it_begins(file: Path, tmp_path: Path, plant: Plant
     plant("fc2")
     done = command(file, "-o", tmp_path / "y.onnx")
     assert done.returncode == 1
-    assert "they part at fc2/BiasAdd:0 (Gemm 'fc2/BiasAdd:0' of the ONNX graph)" in done.stdout
-    assert "fc1/Tanh:0 is still the same" in done.stdout
+    assert (
+        "first difference at fc2/BiasAdd:0 (Gemm 'fc2/BiasAdd:0' of the ONNX graph)" in done.stdout
+    )
+    assert "fc1/Tanh:0 is the last tensor that agrees" in done.stdout
 
 
 def test_only_the_output_behind_the_mistake_fails(file: Path, plant: Plant) -> None:
@@ -172,4 +172,4 @@ def test_a_mistake_at_the_input_has_nothing_that_agrees_before_it(file: Path, pl
     divergence = commands.convert(file, outputs="y").divergence
     assert divergence is not None
     assert divergence.agreed is None
-    assert "still the same" not in str(divergence)
+    assert "the last tensor that agrees" not in str(divergence)

@@ -9,9 +9,7 @@ import onnx
 import pytest
 
 from onnxgraft.errors import InputError, ModelError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.inspection import inspect_onnx
@@ -102,9 +100,9 @@ def test_outputs_keep_the_order_in_which_they_were_named(file: Path) -> None:
 
 
 def test_the_original_is_cut_alike(file: Path) -> None:
-    with Original.of(file, inputs="features[?,4,8,6]", outputs="score").run() as judge:
-        assert [spec.name for spec in judge.inputs] == ["features"]
-        assert [spec.name for spec in judge.outputs] == ["score"]
+    with Original.of(file, inputs="features[?,4,8,6]", outputs="score").run() as reference:
+        assert [spec.name for spec in reference.inputs] == ["features"]
+        assert [spec.name for spec in reference.outputs] == ["score"]
 
 
 def test_an_output_that_is_no_float_keeps_its_type(tmp_path: Path) -> None:

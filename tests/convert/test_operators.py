@@ -26,8 +26,8 @@ def outputs(folder: Path, build: Callable[[], Any], **feeds: Array) -> tuple[Arr
         (folder / "x.pb").write_bytes(graph.as_graph_def().SerializeToString())
     named = {f"{name}:0": value for name, value in feeds.items()}
     model, _ = Original.of(folder / "x.pb").lower()
-    with Original.of(folder / "x.pb").run() as judge, OnnxRuntime(model.to_onnx()) as session:
-        return judge.infer(named)["out:0"], session.infer(named)["out:0"]
+    with Original.of(folder / "x.pb").run() as reference, OnnxRuntime(model.to_onnx()) as session:
+        return reference.infer(named)["out:0"], session.infer(named)["out:0"]
 
 
 def x(*shape: int | None, dtype: Any = None, name: str = "x") -> Any:

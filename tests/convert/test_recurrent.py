@@ -12,9 +12,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original
@@ -49,18 +47,18 @@ def agree(path: Path, change: Callable[[Array], Array] | None = None) -> dict[st
     model, _ = Original.of(path).lower()
     cleaned, _ = surgery.run(model)
     assert operators(model) == operators(cleaned)
-    with Original.of(path).run() as judge:
+    with Original.of(path).run() as reference:
         for batch, length in SIZES:
             rng = np.random.default_rng(length)
             feeds = {}
-            for spec in judge.inputs:
+            for spec in reference.inputs:
                 sizes = [
                     size if isinstance(size, int) else (batch if axis == 0 else length)
                     for axis, size in enumerate(spec.shape)
                 ]
                 value = rng.standard_normal(sizes).astype(spec.dtype)
                 feeds[spec.name] = change(value) if change else value
-            expected = judge.infer(feeds)
+            expected = reference.infer(feeds)
             for candidate in (model, cleaned):
                 with OnnxRuntime(candidate.to_onnx()) as session:
                     actual = session.infer(feeds)

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
 
@@ -27,8 +25,8 @@ def outputs(folder: Path, build: Callable[[], Any], **feeds: Array) -> tuple[Arr
         (folder / "x.pb").write_bytes(graph.as_graph_def().SerializeToString())
     named = {f"{name}:0": value for name, value in feeds.items()}
     model, _ = Original.of(folder / "x.pb").lower()
-    with Original.of(folder / "x.pb").run() as judge, OnnxRuntime(model.to_onnx()) as session:
-        return judge.infer(named)["out:0"], session.infer(named)["out:0"]
+    with Original.of(folder / "x.pb").run() as reference, OnnxRuntime(model.to_onnx()) as session:
+        return reference.infer(named)["out:0"], session.infer(named)["out:0"]
 
 
 def x(*shape: int | None, dtype: Any = None, name: str = "x") -> Any:

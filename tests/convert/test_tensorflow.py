@@ -12,17 +12,9 @@ import pytest
 
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-    exposing,
-)
+from onnxgraft.graph.tensors import Array, Feeds
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from tests.convert.graphs import (
@@ -139,11 +131,11 @@ def test_a_flag_that_is_ored_with_an_undecided_one_is_left_undecided(
 
     path = pb(build)
     model, _ = Original.of(path).lower()
-    with Original.of(path).run() as judge:
+    with Original.of(path).run() as reference:
         for seed, largest in ((0, 1.0), (1, 5.0)):  # takes one branch, then the other
-            feeds = random_feeds(judge.inputs, 1, seed)
+            feeds = random_feeds(reference.inputs, 1, seed)
             feeds["image:0"] = np.clip(feeds["image:0"], -1, 1) * largest
-            assert_close(judge.infer(feeds), run(model, feeds))
+            assert_close(reference.infer(feeds), run(model, feeds))
 
 
 @pytest.mark.parametrize("batch", [None, 2], ids=["batch_free", "batch_fixed"])
@@ -159,9 +151,9 @@ def test_a_nan_in_the_branch_not_taken_never_reaches_the_output(
 
     path = pb(build)
     model, _ = Original.of(path).lower()
-    with Original.of(path).run() as judge:
-        feeds = random_feeds(judge.inputs, 2)
-        expected = judge.infer(feeds)
+    with Original.of(path).run() as reference:
+        feeds = random_feeds(reference.inputs, 2)
+        expected = reference.infer(feeds)
         assert np.isfinite(expected["y:0"]).all()
         assert_close(expected, run(model, feeds))
 
@@ -195,9 +187,9 @@ def test_a_select_that_broadcasts_the_branch_taken_still_does(
 
     path = pb(build)
     model, _ = Original.of(path, outputs="y:0,sum:0").lower()
-    with Original.of(path, outputs="y:0,sum:0").run() as judge:
-        feeds = random_feeds(judge.inputs, 2)
-        expected = judge.infer(feeds)
+    with Original.of(path, outputs="y:0,sum:0").run() as reference:
+        feeds = random_feeds(reference.inputs, 2)
+        expected = reference.infer(feeds)
         assert expected["y:0"].shape == (2, 3)
         assert_close(expected, run(model, feeds))
 
@@ -251,7 +243,7 @@ def test_a_value_that_is_set_decides_and_is_noted(pb: Callable[..., Path]) -> No
     model = assert_equal_to_tensorflow(path, values=training)
     assert "ReduceMean" in model.operators()
     _, notes = Original.of(path, values=training).lower()
-    assert notes == ["is_training was set to True as asked"]
+    assert notes == ["is_training was set to True as requested"]
 
 
 def test_a_set_value_changes_what_is_computed(pb: Callable[..., Path]) -> None:
@@ -543,10 +535,10 @@ def test_nchw_changes_shapes_and_keeps_names_and_numbers(pb: Callable[..., Path]
     assert [s.name for s in model.outputs] == ["b:0", "a:0"]
     assert model.outputs[0].shape[1:] == (5, 8, 6)
     assert len(model.outputs[1].shape) == 2  # only images have a layout
-    with Original.of(path, outputs="b:0,a:0").run() as judge:
+    with Original.of(path, outputs="b:0,a:0").run() as reference:
         for batch in (1, 2):
-            feeds = random_feeds(judge.inputs, batch)
-            expected = judge.infer(feeds)
+            feeds = random_feeds(reference.inputs, batch)
+            expected = reference.infer(feeds)
             expected["b:0"] = expected["b:0"].transpose(0, 3, 1, 2)
             turned = {name: value.transpose(0, 3, 1, 2) for name, value in feeds.items()}
             assert_close(expected, run(model, turned))

@@ -7,9 +7,7 @@ import pytest
 
 from onnxgraft.data import binning
 from onnxgraft.data.binning import BINS, count_bins, limits_of
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 
 @pytest.fixture(params=["numba", "opencv"])

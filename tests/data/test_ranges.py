@@ -17,9 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from onnxgraft.data.ranges import Histogram, Range, Ranges, bin_edges, merge_packed, pack, unpack
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 FLOATS = st.floats(width=32)  # NaN, infinities, zeros of both signs and subnormals among them
 ARRAYS = hnp.arrays(np.float32, st.integers(0, 40), elements=FLOATS)

@@ -13,22 +13,11 @@ import pytest
 from pydantic import ValidationError
 
 from onnxgraft.data.image_header import Form
-from onnxgraft.data.images import (
-    read_image,
-)
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
-from onnxgraft.data.samples import (
-    Samples,
-    arrange,
-    open_samples,
-)
+from onnxgraft.data.images import read_image
+from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.samples import Samples, arrange, open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, TensorSpec
 
 NHWC = TensorSpec("image", "float32", ("N", 12, 16, 3))
 NCHW = TensorSpec("image", "float32", ("N", 3, 12, 16))

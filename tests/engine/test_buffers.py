@@ -5,9 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.engine.buffers import Buffers
 
 

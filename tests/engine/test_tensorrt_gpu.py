@@ -7,9 +7,7 @@ import pytest
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages import engine
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.tensorrt.builder import gpu

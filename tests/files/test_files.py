@@ -11,14 +11,7 @@ from pathlib import Path
 import pytest
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import (
-    atomic,
-    existing_file,
-    existing_folder,
-    sha256,
-    write_bytes,
-    write_json,
-)
+from onnxgraft.files import atomic, existing_file, existing_folder, sha256, write_bytes, write_json
 
 
 def test_atomic_writes_the_new_file(tmp_path: Path) -> None:

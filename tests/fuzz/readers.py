@@ -32,19 +32,13 @@ from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.stages.convert.caffe.reading.net import read_net
 from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
 from onnxgraft.stages.engine import passport
 from onnxgraft.stages.engine.passport import read_passport
-from onnxgraft.stages.engine.tensorrt import (
-    builder as tensorrt_builder,
-)
-from onnxgraft.stages.engine.tensorrt import (
-    bundle_main as _bundle_main,
-)
+from onnxgraft.stages.engine.tensorrt import builder as tensorrt_builder
+from onnxgraft.stages.engine.tensorrt import bundle_main as _bundle_main
 from onnxgraft.stages.quantize import read_cache, read_placement
 from onnxgraft.stages.quantize.measure.measurer import Tally
 from onnxgraft.stages.quantize.tensorrt.cache import cache_text

@@ -16,15 +16,9 @@ from onnxgraft.errors import ModelError
 from onnxgraft.files import release_pages
 from onnxgraft.graph.external import LARGE
 from onnxgraft.graph.model import Model, Origin
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import model_of, outputs_of
 
 RNG = np.random.default_rng(0)
@@ -138,7 +132,7 @@ def relocated(model: Path, **entries: str) -> Path:
         ("sub/../../secret", "not in the model's folder"),
         ("", "not in the model's folder"),
         ("nowhere", "does not exist"),
-        ("folder", "is no file"),
+        ("folder", "is not a file"),
         ("empty", "is empty"),
         ("link", "is a link"),
         ("linked_folder/data", "is a link"),

@@ -10,15 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxgraft.graph.operators import (
-    QUANTIZERS,
-    counted,
-    is_op,
-    nodes_of,
-    op_key,
-    op_of,
-    set_op,
-)
+from onnxgraft.graph.operators import QUANTIZERS, counted, is_op, nodes_of, op_key, op_of, set_op
 from tests.conftest import ROOT, model_of
 
 

@@ -10,9 +10,7 @@ import pytest
 from onnxgraft.graph.dims import Dim
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.shapes import Shapes
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from tests.conftest import model_of
 from tests.surgery.helpers import infer, normal
 

@@ -10,15 +10,9 @@ import numpy as np
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize import calibrate
 from tests.conftest import model_of
 

@@ -10,20 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
+from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.ranges import Histogram, Ranges, read_overrides
-from onnxgraft.data.samples import (
-    Samples,
-    open_samples,
-    overlap,
-)
+from onnxgraft.data.samples import Samples, open_samples, overlap
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.quantize import (
     METHODS,
@@ -304,8 +296,8 @@ def test_a_wrong_file_of_ranges_is_refused(tmp_path: Path, text: str, told: str)
     ("name", "bounds", "told"),
     [
         ("seen3", (0.0, 1.0), "did you mean"),
-        ("seen1", (1.0, 1.0), "is no range"),
-        ("seen1", (0.0, math.inf), "is no range"),
+        ("seen1", (1.0, 1.0), "is not a range"),
+        ("seen1", (0.0, math.inf), "is not a range"),
     ],
 )
 def test_an_impossible_range_by_hand_is_refused(

@@ -8,27 +8,12 @@ import numpy as np
 import pytest
 
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-    exposing,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.quantize.improve.equalize import equalize
 from tests.conftest import model_of
-from tests.quantize.networks import (
-    PAIR,
-    PAIR_SHAPES,
-    infer,
-    pair,
-    residual,
-    samples_of,
-    weights,
-)
+from tests.quantize.networks import PAIR, PAIR_SHAPES, infer, pair, residual, samples_of, weights
 
 
 def channels(model: Model, tensor: str) -> Array:

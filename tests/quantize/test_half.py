@@ -11,15 +11,9 @@ import pytest
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.tolerances import (
-    HALF_TOLERANCE,
-)
-from onnxgraft.run.verdicts import (
-    hold,
-)
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.tolerances import HALF_TOLERANCE
+from onnxgraft.run.verdicts import hold
 from onnxgraft.stages.quantize import calibrate, quantize, to_half
 from tests.conftest import model_of
 from tests.quantize.networks import infer, pair, samples_of, sqnr
@@ -148,7 +142,7 @@ def test_tensors_without_a_range_are_told() -> None:
 
 def test_a_kept_node_computes_in_single(tmp_path: Path) -> None:
     half, report = to_half(pair(), keep=("second",))
-    assert report.single == {"second": "asked for"}
+    assert report.single == {"second": "requested"}
     found = types(half)
     assert found["d"] == "FLOAT"
     assert found["e"] == "FLOAT16"

@@ -13,9 +13,7 @@ from onnxgraft.data.ranges import BY_HAND, Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.quantize import IMPROVEMENTS, improve, quantize
 from tests.quantize.networks import infer, pair, ranges_of, residual, samples_of, sqnr
 

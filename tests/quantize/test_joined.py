@@ -13,18 +13,10 @@ import pytest
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.difference import (
-    Difference,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize import calibrate, quantize
 from tests.conftest import model_of
 from tests.processor import exact_sums

@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError
-from onnxgraft.stages.quantize import (
-    placement,
-    placement_text,
-    quantize,
-    read_placement,
-)
+from onnxgraft.stages.quantize import placement, placement_text, quantize, read_placement
 from onnxgraft.targets import target_names
 from tests.conftest import model_of
 from tests.quantize.networks import pair, ranges_of, samples_of, weights
@@ -49,7 +44,7 @@ def test_a_changed_table_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("weight = 3", "weight is no part of a table; did you mean weights?"),
+        ("weight = 3", "weight is not part of a table; did you mean weights?"),
         ("weights = 3", "weights is 3"),
         ("weights = { Relu = 0 }", "Relu has no weights"),
         ("weights = { Conv = -1 }", "the axis of Conv is -1"),

@@ -16,18 +16,10 @@ from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model, Source
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.difference import (
-    Difference,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize import calibrate, quantize
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.targets import target_names
@@ -667,7 +659,7 @@ def test_the_graph_for_a_target_can_be_saved_and_loaded(tmp_path: Path, target: 
 def test_a_layer_can_be_kept_in_float(tmp_path: Path, target: str) -> None:
     model, report = quantize(chain(), ranges_of(chain(), tmp_path), target, keep_float=["conv2"])
     assert report.layers == ["conv1", "dense"]
-    assert [(layer.name, layer.reason) for layer in report.float_layers] == [("conv2", "asked for")]
+    assert [(layer.name, layer.reason) for layer in report.float_layers] == [("conv2", "requested")]
     assert isinstance(node(model, "conv2").inputs[1], gs.Constant)
     assert isinstance(node(model, "conv2").inputs[2], gs.Constant)
     feeds = random_feeds(model.inputs, 4)

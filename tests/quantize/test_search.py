@@ -26,10 +26,10 @@ class Additive:
         names = [f"layer{index}" for index in range(len(losses))]
         self.losses = dict(zip(names, losses, strict=True))
         self.slower = dict(zip(names, slower, strict=True))
-        self.judged: list[frozenset[str]] = []
+        self.tried: list[frozenset[str]] = []
 
-    def judge(self, floats: frozenset[str]) -> float:
-        self.judged.append(floats)
+    def loss_of(self, floats: frozenset[str]) -> float:
+        self.tried.append(floats)
         return sum(loss for name, loss in self.losses.items() if name not in floats)
 
     def seconds(self, floats: Collection[str]) -> float:
@@ -37,7 +37,7 @@ class Additive:
 
     def run(self, budget: float, **options: int) -> Mix:
         ranked = order(self.losses, NO_COSTS, self.slower)
-        return search(ranked, self.judge, self.seconds, budget, **options)
+        return search(ranked, self.loss_of, self.seconds, budget, **options)
 
     def best(self, budget: float) -> float:
         """Return the smallest time of all mixes within the budget."""
@@ -45,7 +45,7 @@ class Additive:
             self.seconds(floats)
             for count in range(len(self.losses) + 1)
             for floats in itertools.combinations(self.losses, count)
-            if self.judge(frozenset(floats)) <= budget
+            if self.loss_of(frozenset(floats)) <= budget
         )
 
 
@@ -54,7 +54,7 @@ def test_all_int8_is_taken_when_it_is_within_the_budget() -> None:
     mix = network.run(0.2)
     assert mix.found
     assert mix.best.float_layers == frozenset()
-    assert len(network.judged) == 1
+    assert len(network.tried) == 1
 
 
 def test_the_layer_that_loses_most_per_second_goes_to_float_first() -> None:
@@ -70,37 +70,37 @@ def test_layers_are_taken_from_the_best_on_and_given_back_from_the_slowest_on() 
     losses = {name: gains[name] * slower[name] for name in slower}
     ranked = order(losses, NO_COSTS, slower)
     assert ranked == ["f", "e", "d", "c", "b", "a"]
-    judged: list[str] = []
+    tried: list[str] = []
 
-    def judge(floats: frozenset[str]) -> float:
-        judged.append("".join(sorted(floats)))
+    def loss_of(floats: frozenset[str]) -> float:
+        tried.append("".join(sorted(floats)))
         return sum(loss for name, loss in losses.items() if name not in floats)
 
     def seconds(floats: Collection[str]) -> float:
         return 1 + sum(slower[name] for name in floats)
 
     # d, e and f in float leave a loss of 0.75, e and f alone one of 2.25.
-    mix = search(ranked, judge, seconds, 0.75)
+    mix = search(ranked, loss_of, seconds, 0.75)
     doubled, halved = ["", "f", "ef", "cdef"], ["def"]
-    # d takes most time in float, then f, then e; without d it is "ef", which was judged before.
-    assert judged == [*doubled, *halved, "de", "df"]
+    # d takes most time in float, then f, then e; without d it is "ef", which was tried before.
+    assert tried == [*doubled, *halved, "de", "df"]
     assert mix.best.float_layers == {"d", "e", "f"}
 
 
 def test_one_layer_that_is_dear_is_given_back_for_what_the_others_spare() -> None:
     # `far` and `near` are too much without both; then `dear`, the slowest of them, is not needed.
     losses, slower = {"dear": 6.0, "far": 2.0, "near": 2.0}, {"dear": 2.0, "far": 1.0, "near": 1.0}
-    judged: list[set[str]] = []
+    tried: list[set[str]] = []
 
-    def judge(floats: frozenset[str]) -> float:
-        judged.append(set(floats))
+    def loss_of(floats: frozenset[str]) -> float:
+        tried.append(set(floats))
         # Not a sum: the two together hide what `dear` does.
         return 0.0 if {"far", "near"} <= floats else 9.0
 
     ranked = order(losses, NO_COSTS, slower)
     assert ranked == ["dear", "far", "near"]
-    mix = search(ranked, judge, lambda floats: sum(slower[n] for n in floats), 1.0)
-    assert judged == [
+    mix = search(ranked, loss_of, lambda floats: sum(slower[n] for n in floats), 1.0)
+    assert tried == [
         set(),
         {"dear"},
         {"dear", "far"},
@@ -122,7 +122,7 @@ def test_a_mix_keeps_the_budget_and_is_near_the_best(
     network = Additive([loss for loss, _ in layers], [slow for _, slow in layers])
     mix = network.run(budget, most=100)
     assert mix.found
-    assert network.judge(mix.best.float_layers) <= budget
+    assert network.loss_of(mix.best.float_layers) <= budget
     # What is lost is at most the time of one layer: the greedy bound of the knapsack.
     assert mix.best.seconds <= network.best(budget) + max(network.slower.values()) + 1e-9
 
@@ -132,8 +132,8 @@ def test_no_mix_is_judged_twice_and_no_more_than_asked() -> None:
     network = Additive(list(rng.random(40)), list(rng.random(40)))
     network.run(5.0, most=9)
     # The doubling may need a few more to find any mix at all.
-    assert len(network.judged) <= 9
-    assert len(set(network.judged)) == len(network.judged)
+    assert len(network.tried) <= 9
+    assert len(set(network.tried)) == len(network.tried)
 
 
 def test_an_impossible_budget_gives_the_most_accurate_mix() -> None:
@@ -146,17 +146,17 @@ def test_an_impossible_budget_gives_the_most_accurate_mix() -> None:
 def test_a_metric_that_is_nan_is_out_of_every_budget() -> None:
     network = Additive([0.3, 0.2], [1, 2])
 
-    def judge(floats: frozenset[str]) -> float:
-        return math.nan if "layer0" not in floats else network.judge(floats)
+    def loss_of(floats: frozenset[str]) -> float:
+        return math.nan if "layer0" not in floats else network.loss_of(floats)
 
-    mix = search(["layer0", "layer1"], judge, network.seconds, 10.0)
+    mix = search(["layer0", "layer1"], loss_of, network.seconds, 10.0)
     assert mix.found
     assert mix.best.float_layers == {"layer0"}
 
 
 def test_layers_that_are_always_in_float_stay_so() -> None:
     network = Additive([0.3, 0.2, 0.1], [1, 1, 1])
-    mix = search(["layer0", "layer1"], network.judge, network.seconds, 0.2, always=["layer2"])
+    mix = search(["layer0", "layer1"], network.loss_of, network.seconds, 0.2, always=["layer2"])
     assert mix.best.float_layers == {"layer0", "layer2"}
 
 

@@ -326,9 +326,7 @@ def test_the_shared_networks_give_the_same_in_processes(shared: Path) -> None:
     """Real convolutions: onnxruntime with one thread and with two gives the same bits."""
     pytest.importorskip("tensorflow")
     from onnxgraft import commands
-    from onnxgraft.data.preprocess import (
-        Preprocess,
-    )
+    from onnxgraft.data.preprocess import Preprocess
 
     folder = shared / "models/mobilenet_camvid/mobilenet_camvid.pb"
     done = commands.convert(str(folder), verify=False)

@@ -11,13 +11,9 @@ from typing import Any
 import pytest
 
 from onnxgraft import commands
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
+from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.ranges import Ranges
-from onnxgraft.data.samples import (
-    open_samples,
-)
+from onnxgraft.data.samples import open_samples
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.quantize import calibrate, placement, quantize, to_half
 from tests.conftest import model_of

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxgraft.data.ranges import Histogram, bin_edges
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.quantize import METHODS, Method, choose_range
 from onnxgraft.stages.quantize.measure.thresholds import (
     LEVELS,

@@ -12,10 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.errors import InputError
-from onnxgraft.run.difference import (
-    Difference,
-    Sum,
-)
+from onnxgraft.run.difference import Difference, Sum
 from onnxgraft.run.verdicts import check_pair
 
 EXPECTED = np.array([[-3.0, 0.0], [2.0, 5.0]], np.float32)

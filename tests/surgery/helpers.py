@@ -9,9 +9,7 @@ import numpy as np
 import onnx
 
 from onnxgraft.graph.model import Model, Source
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.surgery import Finding, PassReport, SurgeryReport, run
 from tests.conftest import outputs_of

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,

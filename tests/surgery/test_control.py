@@ -7,9 +7,7 @@ import onnx
 import pytest
 
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.surgery import run
 from tests.conftest import model_of
 from tests.surgery.helpers import ROUNDING, infer, normal, positive

@@ -8,9 +8,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxgraft.graph.model import Model, Source
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.surgery import run
 from tests.foreign import foreign
 from tests.surgery.helpers import normal, positive

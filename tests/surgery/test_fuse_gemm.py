@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,

@@ -1,4 +1,4 @@
-"""What TensorRT lacks is written otherwise: its own parser judges, and onnxruntime the numbers."""
+"""What TensorRT lacks is written otherwise: its parser takes it, and the numbers stay."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import pytest
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model, Source
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.surgery import Plugin, SurgeryReport, run
 from tests.conftest import model_of
 from tests.surgery.helpers import ROUNDING, assert_same, infer, model_at, normal, report_of

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from tests.conftest import model_of
 from tests.surgery.helpers import ROUNDING, assert_same, clean, model_at, normal, report_of
 

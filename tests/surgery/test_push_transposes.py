@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 
 from onnxgraft.graph.model import Model, Origin
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.feeds import random_feeds
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,

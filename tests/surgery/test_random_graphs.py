@@ -15,12 +15,8 @@ from hypothesis import strategies as st
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from onnxgraft.graph.model import Model, Origin, Source
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.surgery import PASSES, run
 from onnxgraft.stages.surgery.running.history import Change, History, Point
 from onnxgraft.stages.surgery.running.rewrite import Context, Pass, Result

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from tests.conftest import model_of, outputs_of
 from tests.surgery.helpers import assert_same, clean, normal, refusal, report_of
 

@@ -17,25 +17,12 @@ from models.caffe_classifiers import googlenet, squeezenet
 from models.caffe_segmentation import fcn8s
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Feeds,
-    Outputs,
-)
-from onnxgraft.run.answers import (
-    adapted,
-    like,
-)
-from onnxgraft.run.difference import (
-    relative_error,
-    sqnr,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.graph.tensors import Feeds, Outputs
+from onnxgraft.run.answers import adapted, arranged
+from onnxgraft.run.difference import relative_error, sqnr
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime, exposing
-from onnxgraft.run.tolerances import (
-    FLOAT_TOLERANCE,
-)
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE
 from onnxgraft.stages import quantize, surgery
 from onnxgraft.stages.convert import Original
 
@@ -153,7 +140,7 @@ def _matters(model: Model, network: Healthy, expected: Outputs, kind: str) -> bo
     if kind == "overflow":  # by construction; a runtime without FP16 computes on in float
         return True
     with OnnxRuntime(model.to_onnx(), optimize=False) as session:
-        actual = like(expected, session.infer(adapted(network.feeds, session)))
+        actual = arranged(expected, session.infer(adapted(network.feeds, session)))
     floats = [name for name, value in expected.items() if value.dtype.kind == "f"]
     if kind == "saturation":  # more than what INT8 costs by itself
         return any(sqnr(expected[name], actual[name]) < 20 for name in floats)

@@ -114,8 +114,8 @@ def test_the_sentence_names_both_and_what_agreed() -> None:
     wrong.names = {"y": Origin("scale/Mul:0"), "z": Origin("scale/Relu:0")}
     found = find_divergence(two(2.0), wrong, {"x": -np.ones((1, 2, 4, 4), np.float32)})
     assert str(found) == (
-        "they part at scale/Relu:0 (Elu 'z' of the ONNX graph), by 8.6e-01 of its range: 2e-05 is "
-        "allowed in fp32; scale/Mul:0 is still the same"
+        "difference at scale/Relu:0 (Elu 'z' of the ONNX graph) of 8.6e-01 of its range: 2e-05 is "
+        "allowed in fp32; scale/Mul:0 is the last tensor that agrees"
     )
 
 
@@ -147,7 +147,7 @@ def test_a_shape_that_differs_is_named() -> None:
     )
     found = find_divergence(same, other, {"x": np.zeros((1, 1, 4, 4), np.float32)})
     assert found is not None
-    assert found.reason == "it is (1, 1, 3, 3) there, (1, 1, 2, 2) in the original"
+    assert found.reason == "its shape is (1, 1, 3, 3), (1, 1, 2, 2) in the original"
 
 
 def test_the_first_nan_is_named() -> None:

@@ -9,19 +9,11 @@ from hypothesis import strategies as st
 
 from onnxgraft.data.classes import CAMVID, CITYSCAPES, Classes
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.validate import METRICS, make_metric
-from onnxgraft.stages.validate.metrics import (
-    Answered,
-)
-from onnxgraft.stages.validate.metrics.classification import (
-    TopK,
-)
-from onnxgraft.stages.validate.metrics.segmentation import (
-    Segmentation,
-)
+from onnxgraft.stages.validate.metrics import Answered
+from onnxgraft.stages.validate.metrics.classification import TopK
+from onnxgraft.stages.validate.metrics.segmentation import Segmentation
 
 THREE = Classes(("road", "pavement", "car"), {"flat": ("road", "pavement"), "vehicle": ("car",)})
 
@@ -167,7 +159,7 @@ def test_scores_in_either_layout_and_class_maps_agree(dtype: str) -> None:
     ids=str,
 )
 def test_an_output_that_is_no_answer_to_the_label_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match=r"miou over 3 classes wants scores for the \(5, 4\)"):
+    with pytest.raises(InputError, match=r"miou over 3 classes needs scores for the \(5, 4\)"):
         Segmentation(THREE).add(Answered(np.zeros(shape, np.float32)), np.zeros((5, 4), np.uint8))
 
 

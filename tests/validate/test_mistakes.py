@@ -7,10 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from onnxgraft.graph.tensors import (
-    Array,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.stages.validate import find_mistake
 from tests.validate.test_stream import Fake
 
@@ -39,7 +36,7 @@ def feeds() -> dict[str, Array]:
         (lambda x: x + MEAN, "the recipe's mean is subtracted once more"),
         (lambda x: x / np.float32(255), "it is multiplied by 255"),
         (lambda x: x * np.float32(127.5), "it is multiplied by 0.00784314"),
-        (lambda x: x.transpose(0, 3, 1, 2).reshape(x.shape), "in memory as NCHW"),
+        (lambda x: x.transpose(0, 3, 1, 2).reshape(x.shape), "stored as NCHW"),
         (lambda x: x.swapaxes(1, 2), "height and width are exchanged"),
         (lambda x: x[..., ::-1] / np.float32(255), "(BGR for RGB) and it is multiplied by 255"),
     ],
@@ -92,8 +89,8 @@ def test_an_output_before_its_activation_is_named(
     kind = activation.__name__
     assert found is not None
     assert found.startswith({
-        "original": f"the original's 'map' is the {kind} of what the candidate gives for it: ",
-        "candidate": f"what the candidate gives for 'map' is the {kind} of the original's: ",
+        "original": f"the original's output 'map' is the {kind} of the candidate's: ",
+        "candidate": f"the candidate's output 'map' is the {kind} of the original's: ",
     }[whose])  # fmt: skip
 
 

@@ -339,7 +339,7 @@ def test_long_sentences_are_wrapped_and_not_cut() -> None:
 def test_names_in_square_brackets_are_shown_as_they_are() -> None:
     report = report_of("net[v2].pb")
     report.notes = ["Print[0] was dropped", "give its shape with x:0[1,224,224,3]", "[red] stays"]
-    report.float_layers = [("tensorrt", "(Unnamed Layer* 22) [Constant]", "asked for")]
+    report.float_layers = [("tensorrt", "(Unnamed Layer* 22) [Constant]", "requested")]
     report.stages[0].stage = "graph [bold]"
     report.candidates[1].name = "engine [int8]"
     report.latency[0].name = "engine [fp32]"
@@ -353,8 +353,8 @@ def test_names_in_square_brackets_are_shown_as_they_are() -> None:
 
 def test_control_codes_of_a_strangers_names_do_not_reach_the_terminal() -> None:
     report = report_of("net\x1b[2J.pb")
-    report.notes = report.missed = ["they part at a\x1b[2Jb"]
-    report.float_layers = [("tensorrt", "\x1b]0;title\x07", "asked for")]
+    report.notes = report.missed = ["first difference at a\x1b[2Jb"]
+    report.float_layers = [("tensorrt", "\x1b]0;title\x07", "requested")]
     for row in report.candidates:
         row.name = row.verdict = "\x1b[8mhidden"
         row.per_class = {"\x1b[31msky": 1.0}

@@ -12,20 +12,10 @@ import pytest
 from onnxgraft.data.classes import Classes
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
-from onnxgraft.run.engine import (
-    Engine,
-    Resource,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
+from onnxgraft.run.engine import Engine, Resource
 from onnxgraft.stages.validate import Candidate, Metric, make_metric, measure, rows
-from onnxgraft.stages.validate.metrics.segmentation import (
-    Segmentation,
-)
+from onnxgraft.stages.validate.metrics.segmentation import Segmentation
 from onnxgraft.stages.validate.report import CandidateRow
 
 Compute = Callable[[Array], Outputs]
@@ -91,15 +81,15 @@ def images(tmp_path: Path) -> Samples:
 
 
 def validate(
-    judge: Engine,
+    reference: Engine,
     candidates: Sequence[Candidate],
     samples: Samples,
     metric: Callable[[], Metric] | None = None,
     output: str | None = None,
 ) -> list[CandidateRow]:
     """Return the rows of a report, the original's first."""
-    tally = measure(judge, [c.engine for c in candidates], samples, metric, output)
-    return rows(judge, candidates, tally)
+    tally = measure(reference, [c.engine for c in candidates], samples, metric, output)
+    return rows(reference, candidates, tally)
 
 
 def candidate_row(samples: Samples, candidate: Candidate, metric: bool = False) -> CandidateRow:
@@ -133,9 +123,9 @@ def test_the_original_has_the_first_row_and_no_outputs(samples: Samples) -> None
 
 
 def test_every_engine_sees_every_sample_once(samples: Samples) -> None:
-    judge, first, second = original(), Fake("a", dense), Fake("b", dense)
-    validate(judge, [Candidate(first, 1e-4), Candidate(second, 1e-4)], samples)
-    assert (judge.calls, first.calls, second.calls) == (6, 6, 6)
+    reference, first, second = original(), Fake("a", dense), Fake("b", dense)
+    validate(reference, [Candidate(first, 1e-4), Candidate(second, 1e-4)], samples)
+    assert (reference.calls, first.calls, second.calls) == (6, 6, 6)
 
 
 def test_a_perturbed_engine_fails_with_what_it_was_held_against(samples: Samples) -> None:
@@ -184,9 +174,9 @@ def test_a_missing_output_is_named(samples: Samples) -> None:
     def other(x: Array) -> Outputs:
         return {"score": x @ WEIGHTS, "more": x}
 
-    judge = Fake("tensorflow", other)
+    reference = Fake("tensorflow", other)
     with pytest.raises(InputError, match="no output 'more'; it has score"):
-        validate(judge, [Candidate(Fake("less", dense), 1e-4)], samples)
+        validate(reference, [Candidate(Fake("less", dense), 1e-4)], samples)
 
 
 def test_an_output_of_another_shape_is_named(samples: Samples) -> None:
@@ -214,7 +204,7 @@ def test_the_only_input_may_have_another_name(samples: Samples) -> None:
     assert candidate_row(samples, Candidate(Fake("renamed", dense, renamed), 1e-4)).passed
 
 
-# INT8: judged by what the answers are used for.
+# INT8: measured by what the answers are used for.
 
 
 def wrong_about(count: int) -> Compute:
@@ -265,10 +255,10 @@ def test_a_metric_does_not_excuse_an_engine_of_full_precision(samples: Samples) 
 def test_without_a_metric_the_direction_of_the_output_counts(samples: Samples) -> None:
     row = candidate_row(samples, Candidate(Fake("int8", scaled(1.5)), None))
     assert row.passed
-    assert row.verdict == "cosine 1.0000, at least 0.99 wanted"
+    assert row.verdict == "cosine 1.0000, at least 0.99 required"
     turned = candidate_row(samples, Candidate(Fake("int8", wrong_about(6)), None))
     assert not turned.passed
-    assert turned.verdict == "cosine -1.0000, at least 0.99 wanted"
+    assert turned.verdict == "cosine -1.0000, at least 0.99 required"
 
 
 def test_the_worst_output_decides(samples: Samples) -> None:
@@ -316,9 +306,9 @@ def test_layouts_are_adapted_to_each_engine(
     classes = Classes(("a", "b", "c"), {"all": ("a", "b", "c")})
     last = Fake("nhwc", mapped, NHWC, MAP_NHWC)
     first = Fake("nchw", transposed(mapped), NCHW, MAP_NCHW)
-    judge, other = (first, last) if original_first else (last, first)
+    reference, other = (first, last) if original_first else (last, first)
     make = (lambda: Segmentation(classes)) if metric else None
-    found = validate(judge, [Candidate(other, 1e-6)], images, make)
+    found = validate(reference, [Candidate(other, 1e-6)], images, make)
     assert found[1].passed
     assert found[1].outputs[0].max_abs == 0.0
     assert found[1].outputs[0].agreement == 1.0
@@ -336,10 +326,10 @@ def test_the_agreement_is_over_the_classes_in_either_layout(
         return {"map": value}
 
     if original_first:
-        judge = Fake("nchw", transposed(mapped), NCHW, MAP_NCHW)
+        reference = Fake("nchw", transposed(mapped), NCHW, MAP_NCHW)
         other = Fake("off", transposed(off), NCHW, MAP_NCHW)
     else:
-        judge = Fake("nhwc", mapped, NHWC, MAP_NHWC)
+        reference = Fake("nhwc", mapped, NHWC, MAP_NHWC)
         other = Fake("off", off, NHWC, MAP_NHWC)
     same = []
     for sample in images:
@@ -347,7 +337,7 @@ def test_the_agreement_is_over_the_classes_in_either_layout(
         same.append(mapped(image)["map"].argmax(-1) == off(image)["map"].argmax(-1))
     expected = float(np.mean(same))
     assert 0.4 < expected < 1.0
-    _, row = validate(judge, [Candidate(other, 1.0)], images)
+    _, row = validate(reference, [Candidate(other, 1.0)], images)
     assert row.outputs[0].agreement == pytest.approx(expected)
 
 
@@ -371,19 +361,19 @@ def boxed(tmp_path: Path) -> Samples:
 
 
 @pytest.mark.parametrize("tolerance", [1e-4, None], ids=["float", "int8"])
-def test_another_number_of_boxes_is_judged_by_their_metric(
+def test_another_number_of_boxes_is_decided_by_their_metric(
     boxed: Samples, tolerance: float | None
 ) -> None:
-    judge = Fake("original", finder(3), made=BOXES)
+    reference = Fake("original", finder(3), made=BOXES)
     candidate = Candidate(Fake("engine", finder(2), made=BOXES), tolerance)
-    first, row = validate(judge, [candidate], boxed, lambda: make_metric("map"))
+    first, row = validate(reference, [candidate], boxed, lambda: make_metric("map"))
     assert (first.metrics["mAP50"], row.metrics["mAP50"]) == (100.0, 100.0)
     assert row.passed
     assert row.outputs == []
-    assert row.verdict.startswith("mAP50 +0.00 points, -1.00 allowed; boxes has other numbers of ")
+    assert row.verdict.startswith("mAP50 +0.00 points, -1.00 allowed; boxes has another number of ")
     assert "on 2 samples" in row.verdict
     blind = Candidate(Fake("blind", finder(0), made=BOXES), tolerance)
-    _, row = validate(judge, [blind], boxed, lambda: make_metric("map"))
+    _, row = validate(reference, [blind], boxed, lambda: make_metric("map"))
     assert not row.passed
     assert row.metrics["mAP50"] == 0.0
 
@@ -421,7 +411,7 @@ def test_the_metric_looks_at_the_output_that_was_named(samples: Samples) -> None
     def two(x: Array) -> Outputs:
         return {"other": x[:, :3] * 0, "score": x @ WEIGHTS}
 
-    judge = Fake("original", two)
-    judge.outputs = (TensorSpec("other", "float32", ("N", 3)), SCORE)
-    (row,) = validate(judge, [], samples, lambda: make_metric("top1"), "score")
+    reference = Fake("original", two)
+    reference.outputs = (TensorSpec("other", "float32", ("N", 3)), SCORE)
+    (row,) = validate(reference, [], samples, lambda: make_metric("top1"), "score")
     assert row.metrics == {"top1": pytest.approx(100 * 5 / 6)}

@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.validate import (
     METRICS,
     Answered,
@@ -61,7 +59,7 @@ def test_top5_is_sklearns(seed: int) -> None:
 
 
 def test_a_label_beyond_the_scores_is_refused() -> None:
-    with pytest.raises(InputError, match="label 12 is none of 10 classes"):
+    with pytest.raises(InputError, match="label 12 is not one of 10 classes"):
         make_metric("top5").add(Answered(np.zeros((1, 10))), np.asarray(12))
 
 
@@ -158,7 +156,7 @@ def test_no_detections_are_no_precision() -> None:
 @pytest.mark.parametrize(
     ("output", "label", "message"),
     [
-        (np.zeros((1, 10)), np.zeros((1, 5)), "map wants rows of"),
+        (np.zeros((1, 10)), np.zeros((1, 5)), "map needs rows of"),
         (np.zeros((1, 5, 6)), np.asarray(3), r"labels of \(boxes, 5\)"),
     ],
     ids=["output", "label"],
@@ -170,7 +168,7 @@ def test_what_is_no_detection_is_refused(output: Array, label: Array, message: s
 
 def test_auc_refuses_pixels() -> None:
     with pytest.raises(
-        InputError, match=r"auc wants one label a sample.*such labels are for --metric miou"
+        InputError, match=r"auc needs one label a sample.*such labels are for --metric miou"
     ):
         make_metric("auc").add(Answered(np.zeros((1, 4, 4, 3))), np.zeros((4, 4), np.uint8))
 

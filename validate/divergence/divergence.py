@@ -1,7 +1,7 @@
-"""Where two networks part: the first layer that makes something else of the same values.
+"""Where two networks first differ: the layer that makes something else of the same values.
 
 Every layer of the candidate is run on what the original computed (see `_forced`), so that a layer
-is judged by its own doing: what came in wrong is not its fault, and what rounding adds up to on
+is measured by itself: what came in wrong is not its fault, and what rounding adds up to on
 the way is nobody's. All shared tensors are read in one run where memory allows, else by halves.
 """
 
@@ -16,19 +16,10 @@ import onnx
 from onnxgraft.errors import ModelError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import op_of
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.run.answers import adapted
-from onnxgraft.run.difference import (
-    relative_error,
-    sqnr,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.difference import relative_error, sqnr
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.validate.divergence.forced import (
     HALF_TYPES,
@@ -47,7 +38,7 @@ __all__ = ["Bisection", "Divergence", "bisect", "find_divergence"]
 LAYER_TOLERANCE = 2e-5
 # A layer in half precision rounds its inputs, weights and results to 11 bits: 5e-4 of a value.
 # Measured on whole networks it stays under 2e-3 of a tensor's range.
-HALF_TOLERANCE = 1e-2
+HALF_LAYER_TOLERANCE = 1e-2
 LARGEST_HALF = 65504.0
 # Rounding weights to INT8 leaves a layer 33 dB or more on the networks of benchmarks/, and 30 dB on
 # thin ones of random weights. What leaves less than 25 dB, an error of 6 % of the signal, is more
@@ -93,18 +84,18 @@ class Divergence:
     own: str = ""
 
     def __str__(self) -> str:
-        """Return the sentence that a person reads."""
-        after = f"; {self.agreed} is still the same" if self.agreed else ""
+        """Return what a person reads; ``first`` goes before it where it is the first."""
+        after = f"; {self.agreed} is the last tensor that agrees" if self.agreed else ""
         if self.quantizer:
             return (
-                f"they part at the range of {self.origin} ({self.tensor!r}): {self.reason}{after}"
+                f"difference at the range of {self.origin} ({self.tensor!r}): {self.reason}{after}"
             )
         among = f", or another of the {len(self.nodes)} nodes" if len(self.nodes) > 1 else ""
         why = f": {self.reason}" if self.reason else ""
         own = f", which is {self.own} in the candidate" if self.own else ""
         which = f"{self.operator} {self.tensor!r} of the ONNX graph"
-        by = f"by {self.relative:.1e} of its range"
-        return f"they part at {self.origin}{own} ({which}{among}), {by}{why}{after}"
+        by = f"{self.relative:.1e} of its range"
+        return f"difference at {self.origin}{own} ({which}{among}) of {by}{why}{after}"
 
 
 @dataclass
@@ -366,7 +357,7 @@ class _Search:
     ) -> str | None:
         """Return what is wrong with what a layer makes, or None."""
         if expected.shape != actual.shape:
-            return f"it is {actual.shape} there, {expected.shape} in the original"
+            return f"its shape is {actual.shape}, {expected.shape} in the original"
         lost = np.isfinite(expected) & ~np.isfinite(actual)
         if lost.any():
             largest = float(np.abs(expected[lost]).max())
@@ -378,10 +369,11 @@ class _Search:
             )
         if precision == "int8":
             return None if kept >= LEAST_LAYER_SQNR else (
-                f"of INT8 it keeps {kept:.1f} dB of the signal, at least {LEAST_LAYER_SQNR:.0f} "
-                "are wanted"
+                f"its SQNR in INT8 is {kept:.1f} dB, at least {LEAST_LAYER_SQNR:.0f} are required"
             )  # fmt: skip
-        allowed = self.tolerance if precision == "fp32" else max(self.tolerance, HALF_TOLERANCE)
+        allowed = (
+            self.tolerance if precision == "fp32" else max(self.tolerance, HALF_LAYER_TOLERANCE)
+        )
         return None if relative <= allowed else f"{allowed:.0e} is allowed in {precision}"
 
     def _saturating(self, quantizer: Quantizer, value: Array) -> Divergence | None:
@@ -394,8 +386,8 @@ class _Search:
         low, high = quantizer.limits()
         reason = (
             f"its INT8 range of {low:.4g} to {high:.4g} saturates, the values are from "
-            f"{float(value.min()):.4g} to {float(value.max()):.4g}; {kept:.1f} dB of the signal "
-            f"are left, at least {LEAST_RANGE_SQNR:.0f} are wanted"
+            f"{float(value.min()):.4g} to {float(value.max()):.4g}; the SQNR is {kept:.1f} dB, at "
+            f"least {LEAST_RANGE_SQNR:.0f} are required"
         )
         origin = self.model.names[quantizer.tensor].name if (
             quantizer.tensor in self.model.names

@@ -4,7 +4,7 @@ Given:   a' -> Conv -> b' -> Relu -> c'        (the candidate's tensors)
 Result:  a  -> Conv -> b'    b -> Relu -> c'   (fed the original's a and b)
 
 What b' and c' are off by now is the doing of one layer each. Quantizers of activations are taken
-out, and judged by themselves: they are a rounding and a range, no computation.
+out, and measured by themselves: they are a rounding and a range, no computation.
 """
 
 from __future__ import annotations
@@ -19,11 +19,7 @@ import onnx
 from onnxgraft.graph.inference import infer
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, is_op
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.run.answers import adapted
 from onnxgraft.run.session import OnnxRuntime
 

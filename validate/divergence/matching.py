@@ -17,13 +17,9 @@ from numpy.typing import NDArray
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, is_op, op_of
-from onnxgraft.graph.tensors import (
-    Feeds,
-)
+from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.answers import adapted
-from onnxgraft.run.difference import (
-    sqnr,
-)
+from onnxgraft.run.difference import sqnr
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.validate.divergence.memory import available_memory, tensor_sizes
 from onnxgraft.stages.validate.divergence.shared import InsideGraph, Shared

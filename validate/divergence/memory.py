@@ -6,9 +6,7 @@ from collections.abc import Mapping
 
 from onnxgraft.graph.inference import infer
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = ["available_memory", "tensor_sizes"]
 

@@ -12,20 +12,10 @@ from itertools import product
 import numpy as np
 
 from onnxgraft.errors import OnnxgraftError
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
-from onnxgraft.run.answers import adapted, like
-from onnxgraft.run.difference import (
-    relative_error,
-    sqnr,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
+from onnxgraft.run.answers import adapted, arranged
+from onnxgraft.run.difference import relative_error, sqnr
+from onnxgraft.run.engine import Engine
 from onnxgraft.stages.validate.measure.tally import class_axis
 
 __all__ = ["find_mistake"]
@@ -55,7 +45,7 @@ def find_mistake(
     None if no change explains it.
 
     Args:
-        original: The judge.
+        original: The reference.
         candidate: Gives other answers.
         feeds: One sample.
         tolerance: Of float candidates; None for those of lower precision, whose answers have to
@@ -68,13 +58,13 @@ def find_mistake(
 
     def good(changed: Feeds) -> bool:
         try:
-            actual = like(expected, candidate.infer(changed))
+            actual = arranged(expected, candidate.infer(changed))
         except OnnxgraftError:
             return False
         return _agree(expected, actual, tolerance, before)
 
     try:
-        actual = like(expected, candidate.infer(given))
+        actual = arranged(expected, candidate.infer(given))
     except OnnxgraftError:
         before = -np.inf
     else:
@@ -88,7 +78,7 @@ def find_mistake(
             if good({**given, name: change(value)}):
                 which = f" {name!r}" if len(given) > 1 else ""
                 return (
-                    f"the candidate's input{which} is prepared otherwise than the original's: "
+                    f"the candidate's input{which} is prepared differently from the original's: "
                     f"both agree once {said}; no layer is to blame"
                 )
     return None
@@ -157,11 +147,11 @@ def _layouts(value: Array) -> Iterator[tuple[str, Change]]:
     back = tuple(perm.index(place) for place in range(4))
     turned = tuple(shape[place] for place in perm)
     yield (
-        f"its values lie in memory as {other} under the shape of {mine}",
+        f"its values are stored as {other} under the shape of {mine}",
         lambda v: np.ascontiguousarray(v.transpose(perm)).reshape(shape),
     )
     yield (
-        f"its values, which lie in memory as {other}, are no longer taken for {mine}",
+        f"its values, which are stored as {other}, are no longer read as {mine}",
         lambda v: np.ascontiguousarray(v.reshape(turned).transpose(back)),
     )
     rows, columns = (place for place in (1, 2, 3) if place != axis)
@@ -223,9 +213,9 @@ def _mistaken(
                 return f"the candidate's output {name!r} has its classes in reverse order"
         for kind, function in (("softmax", _softmax), ("sigmoid", _sigmoid)):
             if same(value, function(other)):
-                said = f"the original's {name!r} is the {kind} of what the candidate gives for it"
+                said = f"the original's output {name!r} is the {kind} of the candidate's"
             elif same(function(value), other):
-                said = f"what the candidate gives for {name!r} is the {kind} of the original's"
+                said = f"the candidate's output {name!r} is the {kind} of the original's"
             else:
                 continue
             return f"{said}: name the same tensor of both with --outputs and --candidate-outputs"

@@ -7,16 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxgraft.graph.model import Model, Origin
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.run.answers import adapted
-from onnxgraft.run.engine import (
-    Engine,
-    Probing,
-)
+from onnxgraft.run.engine import Engine, Probing
 from onnxgraft.run.session import OnnxRuntime, exposing
 
 __all__ = ["Inside", "InsideGraph", "Shared", "inside_of", "shared_tensors"]

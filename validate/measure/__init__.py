@@ -1,1 +1,1 @@
-"""One pass over the samples: what is added up, and how it is judged."""
+"""One pass over the samples: what is added up, and what the verdict is."""

@@ -8,19 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxgraft.data.samples import Sample
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.answers import adapted
-from onnxgraft.run.difference import (
-    relative_error,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
-from onnxgraft.run.tolerances import (
-    FLOAT_TOLERANCE,
-)
+from onnxgraft.run.difference import relative_error
+from onnxgraft.run.engine import Engine
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE
 
 __all__ = ["Tolerance", "measured_tolerance", "users_tolerance"]
 
@@ -54,7 +46,7 @@ class Tolerance:
 
 def users_tolerance(value: float) -> Tolerance:
     """Return a tolerance that the user gave."""
-    return Tolerance(value, f"the tolerance is {value:.1e} of an output's range, as was asked for")
+    return Tolerance(value, f"the tolerance is {value:.1e} of an output's range, as requested")
 
 
 def measured_tolerance(
@@ -62,11 +54,11 @@ def measured_tolerance(
 ) -> Tolerance:
     """Return the tolerance that rounding explains, measured on the original itself.
 
-    It is run twice on each sample, and a third time on inputs that are rounded otherwise: each
+    It is run twice on each sample, and a third time on inputs that are rounded differently: each
     value moved at random by up to half a unit in the last place of the candidate's precision.
 
     Args:
-        original: The judge.
+        original: The reference.
         samples: Some.
         precision: Of the candidate: ``fp32``, ``tf32``, ``fp16`` or ``bf16``.
     """
@@ -88,7 +80,7 @@ def measured_tolerance(
     where = "" if precision == "fp32" else f" to the {bits} bits of {precision}"
     told = (
         f"{original.name} differs from itself by {again:.1e} of an output's range when run twice, "
-        f"and by {noise:.1e} when its inputs are rounded otherwise{where} ({count} samples)"
+        f"and by {noise:.1e} when its inputs are rounded differently{where} ({count} samples)"
     )
     if allowed == least:
         kind = "" if precision == "fp32" else f", the least for {precision}"

@@ -10,17 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from onnxgraft.data.samples import Sample, Samples
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.workers import in_processes, on_ray
 from onnxgraft.stages.validate.measure.tally import Tally, infer_all
-from onnxgraft.stages.validate.metrics import (
-    Metric,
-)
+from onnxgraft.stages.validate.metrics import Metric
 
 __all__ = ["Job", "Opener", "run_here", "run_parts"]
 
@@ -35,7 +29,7 @@ class Job:
 
     Attributes:
         samples: All of them.
-        judged: The output that metrics and gallery look at.
+        metric_output: The output that metrics and gallery look at.
         candidates: How many.
         metric: Makes a fresh metric.
         labels: By the images' file names, where they do not come with the samples.
@@ -43,7 +37,7 @@ class Job:
     """
 
     samples: Samples
-    judged: str
+    metric_output: str
     candidates: int
     metric: Callable[[], Metric] | None
     labels: Mapping[str, Array] = field(default_factory=dict)
@@ -66,7 +60,7 @@ def run_here(
             return replace(sample, label=job.labels[Path(sample.name).name])
         return sample
 
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as judge:
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as comparer:
         coming = reader.submit(following)
         comparing = None
         for position in range(begin, end):
@@ -77,7 +71,7 @@ def run_here(
             if comparing is not None:
                 comparing.result()
             yield position
-            comparing = judge.submit(tally.add, position, sample, job.judged, results)
+            comparing = comparer.submit(tally.add, position, sample, job.metric_output, results)
         if comparing is not None:
             comparing.result()
 

@@ -7,28 +7,17 @@ from dataclasses import dataclass
 
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
-from onnxgraft.run.difference import (
-    Difference,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.engine import Engine
+from onnxgraft.run.tolerances import LEAST_COSINE
 from onnxgraft.stages.validate.measure.spread import Job, Opener, run_here, run_parts
 from onnxgraft.stages.validate.measure.tally import Tally
-from onnxgraft.stages.validate.metrics import (
-    Metric,
-)
+from onnxgraft.stages.validate.metrics import Metric
 from onnxgraft.stages.validate.report import CandidateRow, OutputRow
 
 __all__ = ["Candidate", "measure", "rows"]
-
-# INT8 answers are judged by what they are used for where a metric is there, else by direction:
-# 0.99 is an angle of 8 degrees between the two outputs.
-LEAST_COSINE = 0.99
 
 
 @dataclass(frozen=True)
@@ -38,7 +27,7 @@ class Candidate:
     Attributes:
         engine: The engine.
         tolerance: Largest difference as a fraction of an output's range; None for engines of
-            lower precision, which are judged by metric or cosine.
+            lower precision, which are held to a metric or the cosine.
         drop: Points that the metric may lose.
     """
 
@@ -62,7 +51,7 @@ def measure(
     """Run everything on every sample and return the sums, which `rows` makes rows of.
 
     Args:
-        original: The judge.
+        original: The reference.
         candidates: What is compared with it.
         samples: Fed to all of them; layouts are adapted to each.
         metric: Makes a fresh metric; None leaves task metrics out.
@@ -76,14 +65,14 @@ def measure(
         InputError: A label is missing, or outputs do not correspond.
     """
     known = [spec.name for spec in original.outputs]
-    judged = output if output is not None else known[0]
-    if judged not in known:
-        raise InputError(f"no output is called {judged!r}; {nearest(judged, known)}")
+    metric_output = output if output is not None else known[0]
+    if metric_output not in known:
+        raise InputError(f"no output is called {metric_output!r}; {nearest(metric_output, known)}")
     if metric is not None and not labels and not samples.labelled:
         raise InputError(f"{samples.source}: the metric needs labels, and {_unlabelled(samples)}")
     if workers < (0 if ray else 1):
         raise InputError(f"--workers {workers}: at least 1 is needed")
-    job = Job(samples, judged, len(candidates), metric, labels or {}, tuple(openers))
+    job = Job(samples, metric_output, len(candidates), metric, labels or {}, tuple(openers))
     total = Tally.empty(len(candidates), metric)
     if ray is None and workers == 1:
         running = run_here(job, total, [original, *candidates], 0, len(samples))
@@ -111,15 +100,17 @@ def rows(original: Engine, candidates: Sequence[Candidate], tally: Tally) -> lis
         boxes, scored = tally.other_boxes[index], metrics[index + 1]
         differences = {n: d for n, d in tally.differences[index].items() if n not in boxes}
         broken = tally.broken[index]
-        passed, verdict = _judge(candidate, differences, metrics[0], scored, broken)
+        passed, verdict = _verdict(candidate, differences, metrics[0], scored, broken)
         for name, count in boxes.items():
             some = "a sample" if count == 1 else f"{count} samples"
-            verdict += f"; {name} has other numbers of boxes on {some}, and no differences"
+            verdict += (
+                f"; {name} has another number of boxes on {some}, where no difference is measured"
+            )
         found.append(_row(candidate.engine.name, differences, scored, passed, verdict))
     return found
 
 
-def _judge(
+def _verdict(
     candidate: Candidate,
     found: dict[str, Difference],
     original: Metric | None,
@@ -149,7 +140,7 @@ def _judge(
             f"{name} {0.0 - drop:+.2f} points, {0.0 - candidate.drop:+.2f} allowed",
         )
     least = min(difference.cosine for difference in found.values())
-    return least >= LEAST_COSINE, f"cosine {least:.4f}, at least {LEAST_COSINE} wanted"
+    return least >= LEAST_COSINE, f"cosine {least:.4f}, at least {LEAST_COSINE} required"
 
 
 def _row(

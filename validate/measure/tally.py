@@ -9,25 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.data.samples import Sample
-from onnxgraft.graph.tensors import (
-    Array,
-    Outputs,
-)
-from onnxgraft.run.answers import adapted, like
-from onnxgraft.run.difference import (
-    Difference,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
-from onnxgraft.run.verdicts import (
-    check_pair,
-    other_boxes,
-)
-from onnxgraft.stages.validate.metrics import (
-    Answered,
-    Metric,
-)
+from onnxgraft.graph.tensors import Array, Outputs
+from onnxgraft.run.answers import adapted, arranged
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.engine import Engine
+from onnxgraft.run.verdicts import check_pair, other_boxes
+from onnxgraft.stages.validate.metrics import Answered, Metric
 from onnxgraft.stages.validate.metrics.detection import Detection
 
 __all__ = ["Answer", "Tally", "class_axis"]
@@ -87,22 +74,24 @@ class Tally:
             [[] for _ in range(candidates)], [{} for _ in range(candidates)],
         )  # fmt: skip
 
-    def add(self, position: int, sample: Sample, judged: str, results: Sequence[Outputs]) -> None:
+    def add(
+        self, position: int, sample: Sample, metric_output: str, results: Sequence[Outputs]
+    ) -> None:
         """Take in what the original and each candidate made of one sample.
 
         Args:
             position: Of the sample in the data.
             sample: The sample.
-            judged: The output that metrics and gallery look at.
+            metric_output: The output that metrics and gallery look at.
             results: The original's outputs first.
         """
         expected, *others = results
         answered = {name: Answered(value) for name, value in expected.items()}
-        self._score(0, answered[judged], sample)
+        self._score(0, answered[metric_output], sample)
         for index, outputs in enumerate(others):
-            actual = like(expected, outputs)
+            actual = arranged(expected, outputs)
             for name, value in expected.items():
-                boxes = name == judged and isinstance(self.metrics[0], Detection)
+                boxes = name == metric_output and isinstance(self.metrics[0], Detection)
                 if boxes and name in actual and other_boxes(value, actual[name]):
                     counts = self.other_boxes[index]
                     counts[name] = counts.get(name, 0) + 1
@@ -117,7 +106,7 @@ class Tally:
                 if axis is not None:
                     pair = answered[name].classes(axis), other.classes(axis)
                     difference.add_answers(*pair)
-                if name == judged:
+                if name == metric_output:
                     self._score(index + 1, other, sample)
                     if axis is not None:
                         self._show(index, position, *pair)

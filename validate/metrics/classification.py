@@ -29,12 +29,12 @@ class TopK:
         scores = [dim for dim in output.shape if dim != 1]
         if label.ndim or len(scores) != 1:
             raise InputError(
-                f"{self.name} wants one label a sample and one score a class; the label is of "
+                f"{self.name} needs one label a sample and one score a class; the label is of "
                 f"shape {label.shape}, the output {output.shape}{_other_metric(label)}"
             )
         flat, right = output.ravel(), int(label)
         if not 0 <= right < flat.size:
-            raise InputError(f"{self.name}: the label {right} is none of {flat.size} classes")
+            raise InputError(f"{self.name}: the label {right} is not one of {flat.size} classes")
         # Ties count as argmax breaks them: the first is the largest.
         better = int((flat > flat[right]).sum()) + int((flat[:right] == flat[right]).sum())
         self._right += better < self.k
@@ -89,7 +89,7 @@ class AreaUnderCurve:
         scores = answered.output.astype(np.float64).ravel()
         if label.ndim or max(answered.output.shape, default=1) != scores.size:
             raise InputError(
-                "auc wants one label a sample and one score a class; the label is of shape "
+                "auc needs one label a sample and one score a class; the label is of shape "
                 f"{label.shape}, the output {answered.output.shape}{_other_metric(label)}"
             )
         self._scores.append(scores)

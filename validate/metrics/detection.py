@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.data.classes import find_classes
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.validate.metrics.metric import Answered, MetricKind
 
 __all__ = ["KINDS", "Detection"]
@@ -55,7 +53,7 @@ class Detection:
         classes, scores, boxes = _detections(answered.output)
         if label.ndim != 2 or label.shape[1] != 5:
             raise InputError(
-                f"map wants labels of (boxes, 5), class x1 y1 x2 y2; this one is {label.shape}"
+                f"map needs labels of (boxes, 5), class x1 y1 x2 y2; this one is {label.shape}"
             )
         wanted = label[label[:, 0] >= 0].astype(np.float64)
         for index in map(int, np.unique(wanted[:, 0])):
@@ -109,7 +107,7 @@ def _detections(output: Array) -> tuple[NDArray[np.int64], Floats, Floats]:
         if output.ndim >= 2 and output.size == 0:
             return np.zeros(0, np.int64), np.zeros(0), np.zeros((0, 4))
         raise InputError(
-            "map wants rows of [image, class, score, x1, y1, x2, y2] or [x1, y1, x2, y2, score, "
+            "map needs rows of [image, class, score, x1, y1, x2, y2] or [x1, y1, x2, y2, score, "
             f"class]; the output is {output.shape}; name the right one with --metric-output"
         )
     rows = output.reshape(-1, output.shape[-1]).astype(np.float64)

@@ -94,7 +94,7 @@ def _classes_of(answered: Answered, label: Array, size: int) -> Array:
     if output.shape == (1, size, *label.shape):
         return np.asarray(answered.classes(1)[0])
     raise InputError(
-        f"miou over {size} classes wants scores for the {label.shape} pixels of a label, the "
+        f"miou over {size} classes needs scores for the {label.shape} pixels of a label, the "
         f"output is {output.shape}; name the right one with output in [validate] or "
         "--metric-output, or the right classes"
     )

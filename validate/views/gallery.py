@@ -13,9 +13,7 @@ from onnxgraft.data.classes import find_classes, palette
 from onnxgraft.data.ranges import Histogram, Ranges
 from onnxgraft.data.samples import Sample, Samples
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.validate import Answer, Tally
 from onnxgraft.stages.validate.report import CandidateRow, GalleryRow, RangeRow
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.caffe.layers.emitter import FREE, Blob, Emitter, Shape, axis_of
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 from onnxgraft.stages.convert.caffe.reading.prototxt import Message

@@ -16,9 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.caffe.layers.emitter import Blob, Emitter, count
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 

@@ -118,17 +118,17 @@ def permute(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
 def crop(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     """Convert Crop: from ``axis`` on, the size of the second input, at an offset."""
     out.check(len(bottoms) == 2, "it needs what to crop, and what gives the size")
-    x, like = bottoms
+    x, sized = bottoms
     settings = layer.parameter("crop_param")
     axis = axis_of(layer, settings.integer("axis", 2), x.rank)
     offsets = settings.integers("offset") or [0]
     axes = x.rank - axis
     out.check(len(offsets) in (1, axes), f"{len(offsets)} offsets for {axes} axes")
-    out.check(like.rank == x.rank, f"{like.shape} gives no size for {x.shape}")
+    out.check(sized.rank == x.rank, f"{sized.shape} gives no size for {x.shape}")
     offsets = offsets * axes if len(offsets) == 1 else offsets
     y = x
     for index, offset in enumerate(offsets):
-        size = like.shape[axis + index]
+        size = sized.shape[axis + index]
         if size == FREE and y.shape[axis + index] == FREE and offset == 0:
             continue
         if FREE in (size, y.shape[axis + index]):

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.files import existing_file
 from onnxgraft.files.limits import PROTOTXT_BYTES
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.caffe.reading.prototxt import Message, parse_prototxt
 from onnxgraft.stages.convert.caffe.reading.upgrade import layers_of
 

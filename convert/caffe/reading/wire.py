@@ -41,9 +41,7 @@ from onnxgraft.files.wire import (
     fields,
     read_varint,
 )
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = ["read_caffemodel"]
 

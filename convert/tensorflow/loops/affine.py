@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = ["ACTIVATIONS", "ONE", "ZERO", "Atom", "Form", "NotExactError", "atom", "require", "row"]
 

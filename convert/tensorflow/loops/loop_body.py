@@ -9,9 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.operators import is_op, op_of
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tensorflow.loops.affine import (
     ACTIVATIONS,
     ONE,

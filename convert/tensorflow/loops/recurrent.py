@@ -31,9 +31,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.inference import write_types
 from onnxgraft.graph.operators import is_op
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tensorflow.loops.affine import (
     ACTIVATIONS,
     ONE,

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.graph.operators import is_op
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
 __all__ = ["put_back", "put_into_onnx", "stand_ins", "take_weights"]

@@ -1,7 +1,7 @@
 """What training leaves in a frozen graph: flags, keep probabilities, batch norms in training mode.
 
 A placeholder is set for inference. A constant and an attribute are what the graph computes: they
-stay, with a note, unless the user decides otherwise.
+stay, with a note, unless the user overrides it.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ def choose_values(
         if name not in placeholders | scalars:
             hint = nearest(name, [*placeholders, *trained])
             raise InputError(
-                f"{path}: --set {name}: no placeholder and no scalar constant is called so; {hint}"
+                f"{path}: --set {name}: no placeholder and no scalar constant has that name; {hint}"
             )
     chosen = dict(asked)
-    notes.extend(f"{name} was set to {value} as asked" for name, value in asked.items())
+    notes.extend(f"{name} was set to {value} as requested" for name, value in asked.items())
     for name, value in training_flags(graph_def).items():
         if name not in chosen and name not in fed:
             chosen[name] = value
             notes.append(f"{name} was frozen to {value} for inference")
     notes.extend(
-        f"the constant {name} is {told}, as in training, and stays so; --set {name}={value} "
-        "decides otherwise"
+        f"the constant {name} is {told}, as in training, and was left unchanged; "
+        f"--set {name}={value} overrides it"
         for name, (told, value) in trained.items()
         if name not in chosen
     )
@@ -183,7 +183,7 @@ def freeze_batchnorm(prepared: Any, original: Any, notes: list[str]) -> None:
 
     Args:
         prepared: What is converted: changed where statistics are stored.
-        original: The judge: the same nodes are changed, also within its functions.
+        original: The reference: the same nodes are changed, also within its functions.
         notes: Gets a sentence about those that were frozen, and those that store none.
     """
     nodes = {node.name: node for node in prepared.node}
@@ -207,8 +207,8 @@ def freeze_batchnorm(prepared: Any, original: Any, notes: list[str]) -> None:
     if frozen:
         notes.append(
             f"{len(frozen)} batch normalization(s) were in training mode and run with their stored "
-            f"statistics, as asked ({_some(frozen)}); so they do in the original that the result "
-            "is compared with"
+            f"statistics, as requested ({_some(frozen)}); so they do in the original that the "
+            "result is compared with"
         )
     if empty:
         notes.append(

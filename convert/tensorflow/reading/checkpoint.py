@@ -17,10 +17,7 @@ from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.model import Source
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
-from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
-    check_constants,
-    check_restore,
-)
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_constants, check_restore
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import (
     QUEUES,
     Cut,

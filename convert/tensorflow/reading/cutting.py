@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.stages.convert.tensorflow.reading.unshaped import shape_from_use
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
@@ -96,7 +94,7 @@ def input_spec(tensor: Any, shape: Sequence[int] | None, notes: list[str]) -> Te
         dims = ", ".join(str(dim) if dim >= 0 else "?" for dim in shape)
         notes.append(
             f"{tensor.name} has no recorded shape; {consumer} wants ({dims}); --inputs "
-            f"{tensor.name}[...] decides otherwise"
+            f"{tensor.name}[...] overrides it"
         )
     return _spec(tensor, shape)
 

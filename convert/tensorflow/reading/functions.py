@@ -31,7 +31,7 @@ from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import Cut, FrozenGraph, Public, prepare
 from onnxgraft.stages.convert.tensorflow.reading.keras2 import freeze_keras2
 from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
-from onnxgraft.stages.convert.tensorflow.reading.text import check_text_size
+from onnxgraft.stages.convert.tensorflow.reading.text import parse_text
 from onnxgraft.stages.convert.tensorflow.running import reason_of, tensorflow
 
 __all__ = ["freeze_keras", "read_keras", "read_saved_model"]
@@ -100,7 +100,7 @@ def read_saved_model(
     frozen = prepare(source, graph_def, cut, public)
     if signature is None and len(found) > 1:
         others = ", ".join(sorted(found.keys() - {name}))
-        note = f"the signature {name} was taken; there are also {others} (--signature)"
+        note = f"the signature {name} was used; there are also {others} (--signature)"
         frozen = FrozenGraph(**{**vars(frozen), "notes": (note, *frozen.notes)})
     return frozen
 
@@ -121,13 +121,11 @@ def _check_saved_model(folder: Path) -> None:
     saved = SavedModel()
     if binary and not is_message(data, saved, f"{file}:"):
         raise ModelError(f"{file}: TensorFlow can't load the SavedModel: it is cut short")
-    if not binary:
-        check_text_size(data, f"{file}:")
     try:
         if binary:
             saved.ParseFromString(data)
         else:
-            text_format.Parse(data.decode(), saved)
+            parse_text(data, saved, f"{file}:")
     except (DecodeError, RecursionError, UnicodeDecodeError, text_format.ParseError) as error:
         raise ModelError(f"{file}: TensorFlow can't load the SavedModel: {error}") from error
     for meta_graph in saved.meta_graphs:
@@ -228,9 +226,7 @@ def _unique(names: Sequence[str], kind: str) -> list[str]:
 
 def freeze(function: Any, names_in: Sequence[str], names_out: Sequence[str]) -> tuple[Any, Public]:
     """Turn a concrete function's variables into constants; return its GraphDef and its names."""
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     tf = tensorflow()
     with quiet():

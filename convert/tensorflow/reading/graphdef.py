@@ -17,10 +17,7 @@ from onnxgraft.files import existing_file, sha256
 from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.model import Source
 from onnxgraft.graph.tensor_option import TensorOption, Value
-from onnxgraft.graph.tensors import (
-    Array,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.stages.convert.tensorflow.lower.repairs import repair
 from onnxgraft.stages.convert.tensorflow.lower.weights import take_weights
 from onnxgraft.stages.convert.tensorflow.prepare.branches import resolve_branches
@@ -40,10 +37,7 @@ from onnxgraft.stages.convert.tensorflow.reading.cutting import (
     reachable,
     without_clashes,
 )
-from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
-    check_constants,
-    check_operators,
-)
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_constants, check_operators
 from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
 from onnxgraft.stages.convert.tensorflow.reading.text import parse_graph
 from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
@@ -105,7 +99,7 @@ class FrozenGraph:
 
     Attributes:
         source: The file.
-        original: The GraphDef as read, without its weights; it runs as the judge.
+        original: The GraphDef as read, without its weights; it runs as the reference.
         prepared: The same with flags baked in, selects resolved and dead branches gone.
         weights: The large constants of both, by node.
         inputs: What is fed, by the model's own names.
@@ -219,7 +213,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
     _check_types(path, prepared)
     repair(prepared, import_checked(path, prepared), weights)
     _check_inputs(path, prepared, fed, places)
-    judged = {node.name for node in original.node}
+    original_names = {node.name for node in original.node}
     called_out = {tensor: name for name, tensor in public.outputs.items()}
     called_in = without_clashes(
         {tensor: name for name, tensor in public.inputs.items()}, called_out, notes
@@ -234,7 +228,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
         tuple(replace(spec, name=called_in.get(spec.name, spec.name)) for spec in fed),
         tuple(replace(spec, name=called_out.get(spec.name, spec.name)) for spec in fetched),
         tuple(
-            f"{place}:0" if place in judged else spec.name
+            f"{place}:0" if place in original_names else spec.name
             for spec, place in zip(fed, places, strict=True)
         ),
         tuple(f"{place}:0" for place in places),

@@ -20,10 +20,12 @@ from onnxgraft.files.limits import (
     TEXT_GRAPH_MESSAGES,
     TEXT_GRAPH_VALUES,
 )
+from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
 
-__all__ = ["check_text_size", "parse_graph"]
+__all__ = ["check_text_size", "parse_graph", "parse_text"]
 
 _CONTENT = re.compile(rb'(\btensor_content\s{0,9}:\s{0,9})"((?:[^"\\\n]|\\.)*+)"')
+_CURE = "save it as binary"
 # Shorter ones stay where they are.
 _LONG = 1 << 12
 # What takes protobuf's parser the square of their number.
@@ -39,11 +41,11 @@ def parse_graph(data: bytes, graph: Any, where: str) -> None:
         where: Begins the sentence of a refusal.
 
     Raises:
-        InputError: It would take too long, or too much memory.
+        InputError: It would take too long, or too much memory, or holds more than is read.
         UnicodeDecodeError: It is no text.
         text_format.ParseError: It is no GraphDef.
     """
-    TEXT_GRAPH_BYTES.check(len(data), where)
+    TEXT_GRAPH_BYTES.check(len(data), where, _CURE)
     mark = secrets.token_hex(16).encode()
     long: dict[bytes, bytes] = {}
 
@@ -54,9 +56,7 @@ def parse_graph(data: bytes, graph: Any, where: str) -> None:
         long[key] = found[2]
         return b'%s"%s"' % (found[1], key)
 
-    light = _CONTENT.sub(shorten, data)
-    check_text_size(light, where)
-    text_format.Parse(light.decode(), graph)
+    parse_text(_CONTENT.sub(shorten, data), graph, where)
     for tensor in _tensors(graph):
         text = long.pop(tensor.tensor_content, None)
         if text is not None:
@@ -66,17 +66,24 @@ def parse_graph(data: bytes, graph: Any, where: str) -> None:
         raise ModelError(f"{where} has values that are no constant's; export the graph as binary")
 
 
+def parse_text(data: bytes, message: Any, where: str) -> None:
+    """Parse any message from text, as `parse_graph` does."""
+    check_text_size(data, where)
+    text_format.Parse(data.decode(), message)
+    is_message(message.SerializeToString(), message, where)  # what becomes of it, too
+
+
 def check_text_size(data: bytes, where: str) -> None:
     """Raise InputError if protobuf's text format would take too long, or too much memory."""
-    TEXT_GRAPH_BYTES.check(len(data), where)
-    TEXT_GRAPH_MESSAGES.check(data.count(b"{") + data.count(b"<"), where)
-    TEXT_GRAPH_VALUES.check(data.count(b":") + data.count(b","), where)
+    TEXT_GRAPH_BYTES.check(len(data), where, _CURE)
+    TEXT_GRAPH_MESSAGES.check(data.count(b"{") + data.count(b"<"), where, _CURE)
+    TEXT_GRAPH_VALUES.check(data.count(b":") + data.count(b","), where, _CURE)
     _check_escapes(data, where)
     begin = 0
     while len(data) - begin > TEXT_GRAPH_LINE.most:
         end = data.find(b"\n", begin)
         end = len(data) if end < 0 else end
-        TEXT_GRAPH_LINE.check(end - begin, where)
+        TEXT_GRAPH_LINE.check(end - begin, where, _CURE)
         begin = end + 1
 
 

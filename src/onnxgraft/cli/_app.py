@@ -48,7 +48,7 @@ _LIMITS = {
     ],
     "max_seconds": Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Time limit.", rich_help_panel=LIMITS),
+        typer.Option(metavar="SECONDS", help="Time limit in seconds.", rich_help_panel=LIMITS),
     ],
 }
 # The parameters that name what is written.

@@ -39,8 +39,10 @@ __all__ = ["bench", "build", "bundle", "infer"]
 Precision = Annotated[
     PrecisionName | None,
     typer.Option(
+        metavar="PRECISION",
         rich_help_panel=TARGET,
-        help="Precision that the graph must have (fp32, int8), or that its float layers run in.",
+        help="Precision that the graph must have (fp32 or int8), or that its float layers run in "
+        "(tf32, fp16 or bf16).",
     ),
 ]
 
@@ -63,7 +65,9 @@ def build(
     workspace: Annotated[
         int | None,
         typer.Option(
-            metavar="MIB", rich_help_panel=TARGET, help="GPU memory for scratch (TensorRT)."
+            metavar="MIB",
+            rich_help_panel=TARGET,
+            help="GPU memory for scratch space, in MiB (TensorRT).",
         ),
     ] = None,
     level: Annotated[
@@ -102,7 +106,7 @@ def build(
     ] = None,
     as_json: Json = False,
 ) -> Result:
-    """Build an engine with its passport beside it."""
+    """Build an engine, with its passport beside it."""
     from onnxgraft import commands
 
     return commands.build(
@@ -137,7 +141,7 @@ def bundle(
     recipe: RecipeFile = None,
     as_json: Json = False,
 ) -> Result:
-    """Pack what builds a TensorRT engine on another machine, with TensorRT and Python alone."""
+    """Pack all that building a TensorRT engine needs on a machine with TensorRT and Python."""
     from onnxgraft import commands
 
     return commands.bundle(
@@ -151,7 +155,8 @@ def bundle(
 def bench(
     engines: Annotated[list[Path], typer.Argument(help="Engines or ONNX files.")],
     batch: Annotated[
-        str, typer.Option(help="Batch sizes: 1,4,16.", rich_help_panel=RUNNING)
+        str,
+        typer.Option(metavar="SIZES", help="Batch sizes: 1,4,16.", rich_help_panel=RUNNING),
     ] = "1,4,16,32,64",
     against: Annotated[
         Path | None,
@@ -161,7 +166,7 @@ def bench(
     ] = None,
     weights: Weights = None,
     rounds: Annotated[
-        int, typer.Option(help="How often the engines take turns.", rich_help_panel=RUNNING)
+        int, typer.Option(help="Turns that each engine takes.", rich_help_panel=RUNNING)
     ] = 5,
     runs: Annotated[int, typer.Option(help="Inferences in a turn.", rich_help_panel=RUNNING)] = 10,
     threads: Threads = None,
@@ -174,7 +179,7 @@ def bench(
     ] = False,
     as_json: Json = False,
 ) -> Result:
-    """Time engines, each in a process of its own, in turn."""
+    """Measure the latency of engines, each in a process of its own, taking turns."""
     from onnxgraft import commands
 
     return commands.bench(
@@ -201,6 +206,7 @@ def infer(
         typer.Option(
             "-o",
             "--out",
+            metavar="OUT",
             rich_help_panel=OUTPUT,
             help="Folder for pictures, or an .npz for the outputs.",
         ),

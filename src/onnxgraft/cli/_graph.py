@@ -90,7 +90,7 @@ def surgery(
     model: Annotated[Path | None, typer.Argument(help="ONNX file.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="File to write.", rich_help_panel=OUTPUT),
+        typer.Option("-o", "--out", metavar="FILE", help="File to write.", rich_help_panel=OUTPUT),
     ] = None,
     list_passes: Annotated[
         bool, typer.Option("--list", help="List the passes.", rich_help_panel=PASSES)
@@ -133,8 +133,8 @@ def surgery(
         typer.Option(
             "--verify/--no-verify",
             rich_help_panel=RUNNING,
-            help="Run what the passes made beside what they were given; if neither is given, for "
-            "models of up to 1 GB and up to 60 s.",
+            help="Compare the cleaned graph with the original one; if neither is given, for models "
+            "of up to 1 GB and for up to 60 s.",
         ),
     ] = None,
     explain: Annotated[
@@ -155,7 +155,7 @@ def surgery(
     ] = None,
     as_json: Json = False,
 ) -> Result:
-    """Clean an ONNX graph; what the passes made is compared with what they were given."""
+    """Clean an ONNX graph, and verify that it computes the same as before."""
     from onnxgraft import commands
 
     return commands.surgery(

@@ -39,7 +39,9 @@ Seed = Annotated[
 MaybeData = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=DATA, help="Folder of images, list file, or .npz with an array per input."
+        metavar="DATA",
+        rich_help_panel=DATA,
+        help="Folder of images, list file, or .npz with an array for each input.",
     ),
 ]
 
@@ -54,7 +56,12 @@ def calibrate(
     data: MaybeData = None,
     preprocess: PreprocessFile = None,
     method: Annotated[
-        MethodName, typer.Option(help="How ranges are chosen.", rich_help_panel=QUANTIZATION)
+        MethodName,
+        typer.Option(
+            metavar="METHOD",
+            rich_help_panel=QUANTIZATION,
+            help="How ranges are chosen: entropy, minmax, percentile or mse.",
+        ),
     ] = "entropy",
     target: Annotated[
         list[str],
@@ -96,6 +103,7 @@ def calibrate(
     validation: Annotated[
         str | None,
         typer.Option(
+            metavar="DATA",
             rich_help_panel=DATA,
             help="Validation data: samples that occur in both are reported.",
         ),
@@ -105,7 +113,7 @@ def calibrate(
         typer.Option(
             metavar="RANGES.json",
             rich_help_panel=DATA,
-            help="In place of --data: choose again from the histograms of these ranges.",
+            help="Ranges to choose again from their histograms, in place of --data.",
         ),
     ] = None,
     overrides: Overrides = None,
@@ -144,7 +152,8 @@ def quantize(
     model: OnnxFile,
     target: TargetName,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="File to write.", rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="File to write.", rich_help_panel=OUTPUT),
     ] = None,
     ranges: Annotated[
         Path | None,
@@ -157,7 +166,9 @@ def quantize(
     cache: Annotated[
         Path | None,
         typer.Option(
-            rich_help_panel=QUANTIZATION, help="In place of --ranges: a TensorRT calibration cache."
+            metavar="CACHE",
+            rich_help_panel=QUANTIZATION,
+            help="TensorRT calibration cache, in place of --ranges.",
         ),
     ] = None,
     set_range: Annotated[
@@ -192,15 +203,19 @@ def quantize(
     ] = "keep",
     samples: Annotated[
         str | None,
-        typer.Option(rich_help_panel=DATA, help="Calibration data, which --improve works on."),
+        typer.Option(
+            metavar="DATA",
+            rich_help_panel=DATA,
+            help="Calibration data, which --improve works on.",
+        ),
     ] = None,
     improve: Annotated[
         str | None,
         typer.Option(
             metavar="METHODS",
             rich_help_panel=QUANTIZATION,
-            help="Methods that reduce the loss: equalize,activations,weights,rounding,bias; all or "
-            "none.",
+            help="Methods that reduce the loss, with commas between them: equalize, activations, "
+            "weights, rounding, bias; or all, or none.",
         ),
     ] = None,
     budget: Annotated[
@@ -208,12 +223,16 @@ def quantize(
         typer.Option(
             metavar="METRIC=DROP",
             rich_help_panel=QUANTIZATION,
-            help="Largest loss allowed; layers go back to float until it is kept.",
+            help="Largest loss allowed; layers go back to float until it is met.",
         ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(rich_help_panel=DATA, help="Validation data, which --budget is measured on."),
+        typer.Option(
+            metavar="DATA",
+            rich_help_panel=DATA,
+            help="Validation data, which --budget is measured on.",
+        ),
     ] = None,
     preprocess: PreprocessFile = None,
     classes: Classes = "camvid",
@@ -243,7 +262,9 @@ def quantize(
     show_placement: Annotated[
         bool,
         typer.Option(
-            "--show-placement", rich_help_panel=TARGET, help="Print the target's table and stop."
+            "--show-placement",
+            rich_help_panel=TARGET,
+            help="Print the target's placement table and stop.",
         ),
     ] = False,
     explain: Annotated[

@@ -31,8 +31,11 @@ Layout = Literal["keep", "nchw", "nhwc"]
 MethodName = Literal["entropy", "minmax", "percentile", "mse"]
 PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
-# What is chosen is checked where it is looked up, which suggests the nearest name.
-_TARGETS, _FLOATS = f"[{'|'.join(target_names())}]", f"[{'|'.join(FLOATS)}]"
+# In one line of a terminal of 80 columns there is no room for a list of choices. What is chosen is
+# checked where it is looked up, which suggests the nearest name.
+_TARGETS, _FLOATS = (
+    f"{', '.join(names[:-1])} or {names[-1]}" for names in (target_names(), FLOATS)
+)
 
 ModelFile = Annotated[
     Path,
@@ -43,10 +46,12 @@ ModelFile = Annotated[
 ]
 OnnxFile = Annotated[Path, typer.Argument(help="ONNX file.")]
 Out = Annotated[
-    Path, typer.Option("-o", "--out", help="File to write.", rich_help_panel=OUTPUT)
+    Path,
+    typer.Option("-o", "--out", metavar="FILE", help="File to write.", rich_help_panel=OUTPUT),
 ]  # fmt: skip
 Weights = Annotated[
-    Path | None, typer.Option(help="Weights of a Caffe network.", rich_help_panel=MODEL)
+    Path | None,
+    typer.Option(metavar="CAFFEMODEL", rich_help_panel=MODEL, help="Weights of a Caffe network."),
 ]
 Inputs = Annotated[
     str | None,
@@ -70,7 +75,9 @@ Values = Annotated[
 ]  # fmt: skip
 Signature = Annotated[
     str | None,
-    typer.Option(help="Signature of the SavedModel to convert.", rich_help_panel=MODEL),
+    typer.Option(
+        metavar="NAME", rich_help_panel=MODEL, help="Signature of the SavedModel to convert."
+    ),
 ]
 FreezeBatchnorm = Annotated[
     bool,
@@ -91,8 +98,9 @@ Trusted = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="Folder of images, list file, or .npz with an array for each input.",
+        metavar="DATA",
         rich_help_panel=DATA,
+        help="Folder of images, list file, or .npz with an array for each input.",
     ),
 ]
 PreprocessFile = Annotated[
@@ -116,14 +124,17 @@ MetricName = Annotated[
 MetricOutput = Annotated[
     str | None,
     typer.Option(
-        help="Output that the metric is computed on; the first if not given.", rich_help_panel=DATA
+        metavar="NAME",
+        rich_help_panel=DATA,
+        help="Output that the metric is computed on; the first if not given.",
     ),
 ]
 Classes = Annotated[
     str,
     typer.Option(
-        help="Classes of miou: camvid, cityscapes, or a file with names and categories.",
+        metavar="CLASSES",
         rich_help_panel=DATA,
+        help="Classes of miou: camvid, cityscapes, or a file with names and categories.",
     ),
 ]
 Drop = Annotated[
@@ -140,21 +151,22 @@ Overrides = Annotated[
 TargetName = Annotated[
     str,
     typer.Option(
-        metavar=_TARGETS, rich_help_panel=TARGET, help="Target that the graph is written for.",
+        metavar="TARGET", rich_help_panel=TARGET,
+        help=f"Target that the graph is written for: {_TARGETS}.",
     ),
 ]  # fmt: skip
 TargetOption = Annotated[
     str | None,
     typer.Option(
-        metavar=_TARGETS, rich_help_panel=TARGET,
-        help="Target to build for; the first that can run here if not given.",
+        metavar="TARGET", rich_help_panel=TARGET,
+        help=f"Target to build for: {_TARGETS}; the first that can run here if not given.",
     ),
 ]  # fmt: skip
 FloatName = Annotated[
     str,
     typer.Option(
-        "--float", metavar=_FLOATS, rich_help_panel=TARGET,
-        help="Precision of the layers that are not INT8.",
+        "--float", metavar="PRECISION", rich_help_panel=TARGET,
+        help=f"Precision of the layers that are not INT8: {_FLOATS}.",
     ),
 ]  # fmt: skip
 Shapes = Annotated[
@@ -179,7 +191,7 @@ Largest = Annotated[
 Batches = Annotated[
     str,
     typer.Option(
-        rich_help_panel=TARGET,
+        metavar="SIZES", rich_help_panel=TARGET,
         help="Batch sizes to tune for where the batch is free; any up to the largest can be run "
         "(TensorRT).",
     ),
@@ -201,7 +213,9 @@ RangesUsed = Annotated[
 DataUsed = Annotated[
     Path | None,
     typer.Option(
-        rich_help_panel=OUTPUT, help="Calibration data that was used: noted in the passport."
+        metavar="DATA",
+        rich_help_panel=OUTPUT,
+        help="Calibration data that was used: noted in the passport.",
     ),
 ]
 RecipeFile = Annotated[
@@ -219,13 +233,17 @@ Threads = Annotated[
 ]
 CandidateWeights = Annotated[
     Path | None,
-    typer.Option(rich_help_panel=MODEL, help="Weights of a candidate that is a Caffe network too."),
+    typer.Option(
+        metavar="CAFFEMODEL",
+        rich_help_panel=MODEL,
+        help="Weights of the candidate, if it is a Caffe network.",
+    ),
 ]
 CandidateOutputs = Annotated[
     str | None,
     typer.Option(
         metavar="TENSORS", rich_help_panel=MODEL,
-        help="Tensors at which a candidate ends that is a framework's model.",
+        help="Tensors at which the candidate ends, if it is a framework's model.",
     ),
 ]  # fmt: skip
 Workers = Annotated[

@@ -52,11 +52,11 @@ def inspection(found: Inspection, console: Console) -> None:
     for title, lines in (
         ("inputs", found.inputs),
         ("outputs", found.outputs),
-        ("variables left", found.variables),
-        ("left of training", found.training),
+        ("variables that are not frozen", found.variables),
+        ("training leftovers", found.training),
         ("dynamic shapes", found.dynamic),
         ("layout", found.layout),
-        ("operators in the way", found.unsupported),
+        ("unsupported operators", found.unsupported),
         ("layers", found.layers),
         ("notes", found.notes),
     ):
@@ -79,7 +79,7 @@ def converted(done: Converted, console: Console) -> None:
             say(console, f"  {kind} {spec}")
     _verdicts(console, done.verdicts)
     if done.divergence is not None:
-        say(console, f"{done.divergence}")
+        say(console, f"first {done.divergence}")
 
 
 def operated(done: Operated, console: Console) -> None:
@@ -132,7 +132,7 @@ def quantized(done: Quantized, console: Console) -> None:
         say(console, line)
     _notes(console, done.notes)
     for tensor, reason in done.unknown.items():
-        say(console, f"  no partner in the model: {tensor} ({reason})")
+        say(console, f"  not in the model: {tensor} ({reason})")
 
 
 def _int8_lines(done: Int8Graph, out: str) -> list[str]:
@@ -178,7 +178,7 @@ def _mixes(search: BudgetReport) -> list[str]:
         "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     ]
-    verdict = "kept" if search.passed else "NOT kept; this is the best that was found"
+    verdict = "met" if search.passed else "NOT met; this is the best mix that was found"
     lines.append(
         f"  the budget {search.budget.metric}={search.budget.drop:g} is {verdict}: "
         f"{search.trials} mixes tried in {search.seconds:.0f} s"
@@ -187,7 +187,7 @@ def _mixes(search: BudgetReport) -> list[str]:
     if search.all_int8 > 0 and search.predicted > 0:
         lines.append(
             f"  sensitivity: the layers' noise adds up to {10 * math.log10(search.predicted):.1f} "
-            f"dB of the signal, all INT8 makes {10 * math.log10(search.all_int8):.1f} dB"
+            f"dB of the signal, all INT8 measures {10 * math.log10(search.all_int8):.1f} dB"
         )
     return lines
 
@@ -219,7 +219,7 @@ def bundled(done: Bundle, console: Console) -> None:
 
 def benched(done: Benched, console: Console) -> None:
     """Print the table of latencies."""
-    say(console, "Milliseconds of a batch; how many times as fast as the original and as FP32")
+    say(console, "Milliseconds per batch; speed-up over the original and over FP32")
     table = Table(box=None, pad_edge=False)
     table.add_column("engine", overflow="fold")
     for name in ("batch", "ms", "p90", "p99", "images/s", "original", "fp32"):

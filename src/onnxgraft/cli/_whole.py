@@ -81,7 +81,7 @@ def validate(
         typer.Option(
             "--bisect",
             rich_help_panel=RUNNING,
-            help="Name the layer where they begin to differ.",
+            help="Find the layer at which the candidate first differs from the original.",
         ),
     ] = False,
     graph: Annotated[
@@ -101,7 +101,7 @@ def validate(
         typer.Option(
             metavar="FILE.json",
             rich_help_panel=OUTPUT,
-            help="File for what was fed, for polygraphy run --load-inputs.",
+            help="File for the inputs that were used, for polygraphy run --load-inputs.",
         ),
     ] = None,
     save_outputs: Annotated[
@@ -136,15 +136,25 @@ def deploy(
     recipe: Annotated[Path, typer.Argument(help="Recipe (.toml) or model file.")],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Folder to write.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "-o", "--out", metavar="FOLDER", help="Folder to write.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(rich_help_panel=DATA, help="Calibration data, where a model file is given."),
+        typer.Option(
+            metavar="DATA",
+            rich_help_panel=DATA,
+            help="Calibration data, where a model file is given.",
+        ),
     ] = None,
     validate_on: Annotated[
         str | None,
-        typer.Option(rich_help_panel=DATA, help="Validation data, where a model file is given."),
+        typer.Option(
+            metavar="DATA",
+            rich_help_panel=DATA,
+            help="Validation data, where a model file is given.",
+        ),
     ] = None,
     weights: Weights = None,
     preprocess: PreprocessFile = None,

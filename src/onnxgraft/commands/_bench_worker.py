@@ -14,9 +14,7 @@ from typing import Any
 from onnxgraft.commands._opening import open_candidate
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
+from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine import load
 

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Feeds,
-)
+from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.answers import answers
-from onnxgraft.run.difference import (
-    relative_error,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.difference import relative_error
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.run.tolerances import (
-    FLOAT_TOLERANCE,
-)
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.surgery import PASSES
@@ -36,19 +28,19 @@ def blame(original: Original, running: Engine, divergence: Divergence, feeds: Fe
         feeds: One sample.
     """
     if divergence.quantizer:
-        return "made by quantization: the graph computes the same without that range"
+        return "caused by quantization: the graph computes the same without that range"
     try:
         lowered, _ = original.lower()
     except OnnxgraftError as error:
         return f"the stage is not known: {error}"
     if differs(running, lowered, feeds):
-        return "made by the conversion: the graph differs before any clean-up"
+        return "caused by the conversion: the graph differs before any clean-up"
     guilty = guilty_pass(running, lowered, feeds)
     if guilty is not None:
-        return f"made by surgery, in the pass {guilty}"
+        return f"caused by surgery, in the pass {guilty}"
     return (
-        "made after conversion and surgery, which give the original's answers here: the candidate "
-        "was quantized, built or changed afterwards, or made by another tool"
+        "caused after conversion and surgery, which give the original's answers here: the "
+        "candidate was quantized, built or changed afterwards, or comes from another tool"
     )
 
 

@@ -1,6 +1,6 @@
 """Quantization within a budget: the cheapest mix of INT8 and float that keeps it.
 
-`quantize` ranks the layers and searches; what a mix loses is judged here, by the real metric on
+`quantize` ranks the layers and searches; what a mix loses is measured here, by the real metric on
 the user's data. Every verdict is kept in a file beside the result until the search is done, so
 that a search that was cut short goes on.
 """
@@ -24,16 +24,10 @@ from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, OnnxgraftError, nearest
 from onnxgraft.files import existing_file, read_json, write_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
-from onnxgraft.run.difference import (
-    Difference,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
 from onnxgraft.stages.quantize import Placement, Prepared, fingerprint, quantize
 from onnxgraft.stages.quantize.budget.search import (
@@ -109,7 +103,7 @@ class BudgetReport:
         sensitivity: Noise over signal that each layer alone in INT8 adds to the outputs.
         predicted: The sum of the sensitivities of all INT8 layers; measured is ``all_int8``.
         all_int8: Noise over signal with all layers in INT8, on the same samples.
-        trials: How many mixes were judged.
+        trials: How many mixes were tried.
         seconds: That the search took, in this run.
         latency: How the rows' latencies were found.
         notes: Sentences that the user should read.
@@ -129,13 +123,13 @@ class BudgetReport:
 
     def __str__(self) -> str:
         """Return the outcome as a sentence."""
-        best, verdict = self.rows[-1], "is kept" if self.passed else "is NOT kept, at best"
+        best, verdict = self.rows[-1], "is met" if self.passed else "is NOT met; the best mix is"
         inside = best.layers.get("int8", 0)
         return (
             f"the budget {self.budget.metric}={self.budget.drop:g} {verdict} with {inside} of "
             f"{sum(best.layers.values())} layers ({100 * best.macs_int8:.1f} % of the MACs) in "
             f"INT8: {self.budget.metric} {best.metric:.4g} against {self.rows[0].metric:.4g}, "
-            f"{self.trials} mixes judged in {self.seconds:.0f} s"
+            f"{self.trials} mixes tried in {self.seconds:.0f} s"
         )
 
 
@@ -191,13 +185,13 @@ def within_budget(
         state: Where verdicts are kept, for the caller to remove when the result is safe; None
             keeps none.
         resume: Whether to go on with what is there.
-        most: How many mixes are judged at most.
+        most: How many mixes are tried at most.
 
     Raises:
         InputError: The metric can't be computed, or is NaN for the float graph.
     """
     start = time.perf_counter()
-    judge = _Judge(prepared, table, budget, samples, classes, output, most)
+    metric = _MixMetric(prepared, table, budget, samples, classes, output, most)
     memory = _Memory(state, _identity(prepared, table, budget, samples, keep_float), resume)
     layers = quantize(prepared.model, prepared.ranges, table, improved=prepared.improved)[1].layers
     fixed = frozenset(name for name in keep_float if name in layers)
@@ -220,17 +214,17 @@ def within_budget(
         key = sorted(in_float)
         known = memory.verdict(key)
         if known is None:
-            known = judge.loss(in_float)
+            known = metric.loss(in_float)
             memory.keep(verdict=(key, known))
         return known
 
     trials: list[Trial] = []
     mix = search(
-        ranked, loss, seconds, judge.limit, always=fixed, most=most, tell=trials.append
+        ranked, loss, seconds, metric.limit, always=fixed, most=most, tell=trials.append
     )  # fmt: skip
     chosen = mix.best.float_layers
     reasons = {
-        name: _reason(name, found, slower, ranked) if name not in fixed else "asked for"
+        name: _reason(name, found, slower, ranked) if name not in fixed else "requested"
         for name in layers
         if name in chosen
     }
@@ -239,12 +233,12 @@ def within_budget(
     def row(name: str, in_float: frozenset[str], lost: float | None) -> MixRow:
         inside = everything - in_float
         counted = {floats: len(in_float), "int8": len(inside)}
-        value = None if lost is None else judge.value(lost)
+        value = None if lost is None else metric.value(lost)
         share = int8_share(estimate.costs, inside)
         latency = (estimate(inside) if inside else whole) / whole if whole else math.nan
         return MixRow(name, counted, share, value, lost, latency)
 
-    rows = [row("FP32", frozenset(everything), judge.nothing_lost)]
+    rows = [row("FP32", frozenset(everything), metric.nothing_lost)]
     rows[0] = replace(rows[0], layers={"fp32": len(layers), "int8": 0}, latency=1.0)
     rows += [row("all INT8", fixed, trials[0].loss)]
     models = {"FP32": prepared.model, "all INT8": mixed(prepared, table, fixed)}
@@ -263,7 +257,7 @@ def within_budget(
         rows = [replace(r, latency=found_ms[r.name] / found_ms["FP32"]) for r in rows]
     report = BudgetReport(
         budget, mix.found, rows, reasons, found, sum(found[name] for name in free), measured,
-        len(mix.trials), elapsed, told, judge.notes,
+        len(mix.trials), elapsed, told, metric.notes,
     )  # fmt: skip
     return reasons, report
 
@@ -274,9 +268,9 @@ def _reason(
     lost = max(slower[name], 0.0)
     total = sum(sensitivity.values()) or 1.0
     return (
-        f"the budget: alone in INT8 it makes {100 * sensitivity[name] / total:.1f} % of all "
-        f"layers' noise, in float it costs an estimated {1e6 * lost:.1f} us; number "
-        f"{ranked.index(name) + 1} of {len(ranked)} by what float buys"
+        f"the budget: its INT8 noise is {100 * sensitivity[name] / total:.1f} % of all layers', in "
+        f"float it costs an estimated {1e6 * lost:.1f} us; number {ranked.index(name) + 1} of "
+        f"{len(ranked)} by noise saved per second"
     )
 
 
@@ -289,7 +283,7 @@ def _noise(prepared: Prepared, candidate: Engine, samples: Samples) -> float:
     return sum(ratios) / len(ratios)
 
 
-class _Judge:
+class _MixMetric:
     """Computes what mixes lose, by the metric of the budget, on all samples."""
 
     def __init__(
@@ -304,7 +298,7 @@ class _Judge:
     ) -> None:
         self.prepared, self.table, self.budget, self.samples = prepared, table, budget, samples
         self.classes, self.most = classes, most
-        self.judged = 0
+        self.tried = 0
         self.notes: list[str] = []
         names = [spec.name for spec in prepared.model.outputs]
         self.output = names[0] if output is None else output
@@ -313,7 +307,7 @@ class _Judge:
         if budget.metric in METRICS and not samples.labelled:
             raise InputError(
                 f"{samples.source}: {budget.metric} needs labels, and there are none; cosine and "
-                "sqnr do without"
+                "sqnr need none"
             )
         self.score = own_function(budget.metric) if ".py:" in budget.metric else None
         self.expected: list[Array] = []
@@ -331,13 +325,13 @@ class _Judge:
     def loss(self, float_layers: frozenset[str]) -> float:
         """Return what the mix loses; infinite where its metric is NaN, with a note."""
         model = mixed(self.prepared, self.table, float_layers)
-        self.judged += 1
+        self.tried += 1
         with exact(model, name="mix") as session:
-            after = self._measure(session, f"mix {self.judged} of at most {self.most}")
+            after = self._measure(session, f"mix {self.tried} of at most {self.most}")
         if math.isnan(after):
             self.notes.append(
                 f"{self.budget.metric} is NaN with {len(float_layers)} layers in float; that mix "
-                "counts as out of the budget"
+                "counts as over the budget"
             )
             return math.inf
         if self.budget.metric == "sqnr":
@@ -414,8 +408,8 @@ class _Memory:
                     raise ValueError("an unknown format")
                 if stored["identity"] != identity:
                     raise InputError(
-                        f"{self.path}: is of another search; give the same model, ranges, data and "
-                        "options, or leave --resume out"
+                        f"{self.path}: belongs to another search; give the same model, ranges, "
+                        "data and options, or leave --resume out"
                     )
                 self.sensitivity = dict(stored["sensitivity"])
                 self._verdicts = {
@@ -424,7 +418,7 @@ class _Memory:
                 }
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(
-                    f"{self.path}: not what a search left ({error}); delete it"
+                    f"{self.path}: not the state of a search ({error}); delete it"
                 ) from error
 
     def verdict(self, layers: list[str]) -> float | None:

@@ -145,7 +145,7 @@ def convert(
             # From the file: a large model is not held in memory once more.
             failed = _compare(result, runs, temporary)
     if failed is not None:
-        with status("looking for the tensor where it begins"), original.run() as running:
+        with status("looking for the first tensor that differs"), original.run() as running:
             result.divergence = find_divergence(running, cleaned, failed)
     return result
 

@@ -25,27 +25,15 @@ from onnxgraft.data.samples import Sample, Samples, open_samples, overlap
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.progress import status
 from onnxgraft.run.answers import answers
-from onnxgraft.run.difference import (
-    Difference,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.run.tolerances import (
-    FLOAT_TOLERANCE,
-)
-from onnxgraft.run.verdicts import (
-    check_pair,
-    other_boxes,
-)
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE
+from onnxgraft.run.verdicts import check_pair, other_boxes
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate import (
@@ -113,8 +101,8 @@ class _Deployment:
             self._run()
         except _Broken as broken:
             self.report.notes.append(
-                f"stopped after the stage {broken}, which breaks its tolerance; --keep-going goes "
-                "on all the same"
+                f"stopped after the stage {broken}, which exceeds its tolerance; --keep-going "
+                "continues"
             )
         self.stack.close()
         write_report(self.report, self.work, self.out)
@@ -286,7 +274,7 @@ class _Deployment:
 
     def _look_inside(self, original: Engine | Model) -> None:
         """Note what each layer of the INT8 graphs that were built does, on one sample."""
-        with status("looking into every layer"):
+        with status("comparing every layer"):
             for _, (name, model) in self.built:
                 found = bisect(original, model, self.probe[0].feeds)
                 if found is not None:
@@ -307,15 +295,15 @@ class _Deployment:
         return session
 
     def _explain(self, stage: str, model: Model) -> None:
-        """Note the layer, and for the clean-up the pass, at which a stage parts."""
+        """Note the layer, and for the clean-up the pass, at which a stage begins to differ."""
         feeds = self.probe[0].feeds
         divergence = find_divergence(self.original, model, feeds)
         if divergence is not None:
-            self.report.notes.append(f"{stage}: {divergence}")
+            self.report.notes.append(f"{stage}: first {divergence}")
         if stage == "cleaned":
             guilty = guilty_pass(self.original, self.lowered, feeds)
             if guilty is not None:
-                self.report.notes.append(f"{stage}: made in the pass {guilty}")
+                self.report.notes.append(f"{stage}: caused by the pass {guilty}")
 
     def _stage(
         self,

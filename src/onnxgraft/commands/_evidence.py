@@ -9,12 +9,8 @@ from pathlib import Path
 
 from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.postprocess import Postprocess
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
-from onnxgraft.data.samples import (
-    read_list,
-)
+from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.samples import read_list
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.stages.engine import Evidence

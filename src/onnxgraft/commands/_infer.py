@@ -15,21 +15,13 @@ from pydantic import ValidationError
 from onnxgraft.commands._opening import Place, engine_at, open_candidate
 from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.postprocess import Box, Postprocess, see
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
-from onnxgraft.data.samples import (
-    arrange,
-)
+from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.samples import arrange
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_folder, check_place, existing_file, write_bytes
 from onnxgraft.files.trust import Trust, trusts
-from onnxgraft.graph.tensors import (
-    Array,
-)
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.engine import Engine
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 

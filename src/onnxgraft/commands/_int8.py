@@ -48,7 +48,7 @@ class QuantizeOptions:
         validation: On which that is measured.
         classes: Of the metric ``miou``.
         metric_output: The output that the metric looks at.
-        trials: How many mixes are judged at most.
+        trials: How many mixes are tried at most.
         state: The file in which a search remembers.
         resume: Whether to go on with one that was cut short.
         on_overflow: What becomes of tensors that FP16 does not hold.
@@ -164,7 +164,7 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
             seed=options.seed,
         )  # fmt: skip
         notes += prepared.notes
-    reasons = dict.fromkeys(options.keep_float, "asked for")
+    reasons = dict.fromkeys(options.keep_float, "requested")
     search = None
     if options.budget is not None and options.validation is not None:
         quantize(prepared.model, prepared.ranges, options.table, keep_float=reasons)

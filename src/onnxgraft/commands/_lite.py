@@ -12,22 +12,12 @@ from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._opening import Place
 from onnxgraft.data.postprocess import Postprocess
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
-from onnxgraft.data.samples import (
-    open_samples,
-)
+from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files.trust import Trust
-from onnxgraft.graph.tensors import (
-    Array,
-    Outputs,
-    TensorSpec,
-)
-from onnxgraft.run.engine import (
-    Resource,
-)
+from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
+from onnxgraft.run.engine import Resource
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine import BuildOptions

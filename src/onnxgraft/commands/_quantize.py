@@ -127,7 +127,7 @@ def quantize(
         preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself.
         classes: The classes of ``miou``: ``camvid``, ``cityscapes`` or a file.
         metric_output: The output that the metric is computed on; None takes the first.
-        trials: How many mixes a search may judge.
+        trials: How many mixes a search may try.
         resume: Go on with a search that was cut short.
         images: How many samples of ``data``; None takes all.
         seed: Chooses samples, and positions in them.

@@ -18,9 +18,7 @@ from pydantic import (
 )
 
 from onnxgraft.data.postprocess import Postprocess
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
+from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
@@ -80,7 +78,7 @@ class QuantizeSection(_Section):
     Attributes:
         improve: Methods of `onnxgraft.stages.quantize.improve`, on the calibration data.
         budget: ``METRIC=DROP`` to stay in, on the validation data; None keeps everything in INT8.
-        trials: How many mixes a search within the budget may judge.
+        trials: How many mixes a search within the budget may try.
         float: What each target's float layers run in, where not ``fp32``: ``fp16`` for tensorrt,
             ``bf16`` for openvino.
     """

@@ -14,31 +14,18 @@ from onnxgraft.commands._blame import blame, differs
 from onnxgraft.commands._evidence import record_accuracy
 from onnxgraft.commands._opening import Place, is_engine, open_candidate, open_reference
 from onnxgraft.commands._recipe import as_preprocess
-from onnxgraft.data.preprocess import (
-    Preprocess,
-)
-from onnxgraft.data.samples import (
-    Samples,
-    as_samples,
-)
+from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.samples import Samples, as_samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder, check_folder, check_place
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Feeds,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.progress import status
 from onnxgraft.run.answers import adapted, answers, partners
-from onnxgraft.run.engine import (
-    Engine,
-)
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.run.verdicts import (
-    check_pair,
-    other_boxes,
-)
+from onnxgraft.run.verdicts import check_pair, other_boxes
 from onnxgraft.stages import engine, surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine.passport import passport_path
@@ -198,29 +185,29 @@ class _Validation:
     notes: list[str] = field(default_factory=list)
 
     def open(self) -> None:
-        self.judge, notes = open_reference(self.original)
+        self.reference, notes = open_reference(self.original)
         self.notes += notes
         try:
             self.other = open_candidate(self.candidate)
         except BaseException:
-            self.judge.close()
+            self.reference.close()
             raise
-        sides = ([spec.name for spec in side.outputs] for side in (self.judge, self.other))
+        sides = ([spec.name for spec in side.outputs] for side in (self.reference, self.other))
         self.notes += [
-            f"the candidate's output {theirs} was taken for {mine}"
+            f"the candidate's output {theirs} was matched with {mine}"
             for mine, theirs in partners(*sides).items()
             if mine != theirs
         ]
 
     def close(self) -> None:
-        self.judge.close()
+        self.reference.close()
         self.other.close()
 
     def read(self, data: Place | Samples, images: int | None, labels: Place | None) -> None:
         if not isinstance(data, Samples) and Path(data).suffix == ".json":
-            self.samples = _polygraphy_samples(os.fspath(data), self.judge, images)
+            self.samples = _polygraphy_samples(os.fspath(data), self.reference, images)
         else:
-            self.samples = as_samples(data, self.judge.inputs, self.preprocess, images=images)
+            self.samples = as_samples(data, self.reference.inputs, self.preprocess, images=images)
         self.labels = {} if labels is None else read_labels(labels)
         if labels is not None:
             check_labels(self.samples, self.labels, labels)
@@ -231,11 +218,11 @@ class _Validation:
             )
 
     def check_outputs(self, graph: Place | None) -> None:
-        """Refuse outputs that do not correspond, naming the layer where their shapes part."""
+        """Refuse outputs that do not correspond, naming the layer where their shapes differ."""
         if isinstance(self.other, Recorded):
             return
         feeds = next(iter(self.samples.head(1))).feeds
-        expected = answers(self.judge, feeds)
+        expected = answers(self.reference, feeds)
         actual = answers(self.other, feeds, expected)
         try:
             for name, value in expected.items():
@@ -246,7 +233,7 @@ class _Validation:
             found = None if model is None else bisect(self._inner_original(), model, feeds)
             if found is None or not found.divergences:
                 raise
-            raise InputError(f"{error}; {found.divergences[0]}") from error
+            raise InputError(f"{error}; first {found.divergences[0]}") from error
 
     def set_tolerance(self, tolerance: float | None, drop: float) -> None:
         precision = _precision(Path(self.candidate.path))
@@ -256,11 +243,11 @@ class _Validation:
         elif precision != "int8":
             with status("measuring float noise"):
                 samples = self.samples.head(_NOISE_SAMPLES)
-                found = measured_tolerance(self.judge, samples, precision or "fp32")
+                found = measured_tolerance(self.reference, samples, precision or "fp32")
         if not precision:
             self.notes.append(
-                f"{self.candidate.path} has no passport that states its precision; it is held to "
-                "float32 precision where --tolerance does not say otherwise"
+                f"{self.candidate.path} has no passport that states its precision; its "
+                "tolerance is that of float32 unless --tolerance sets another"
             )
         self.held = Candidate(self.other, None if found is None else found.value, drop)
         if found is not None:
@@ -271,7 +258,7 @@ class _Validation:
     ) -> Report:
         if isinstance(self.other, Recorded) and (workers != 1 or ray is not None):
             raise InputError(
-                f"{self.candidate.path}: is a recording, which is read from the beginning on; "
+                f"{self.candidate.path}: is a recording, which can only be read in order; "
                 f"leave out {'--workers' if ray is None else '--ray'}"
             )
         openers = (
@@ -279,14 +266,14 @@ class _Validation:
             partial(open_candidate, self.candidate),
         )
         self.tally: Tally = measure(
-            self.judge, [self.other], self.samples, make, output,
+            self.reference, [self.other], self.samples, make, output,
             labels=self.labels, workers=workers, ray=ray, openers=openers,
         )  # fmt: skip
         self.report = Report(
             title=self.candidate.title,
             source=self.original.path,
             samples=len(self.samples),
-            candidates=rows(self.judge, [self.held], self.tally),
+            candidates=rows(self.reference, [self.held], self.tally),
             notes=self.notes,
         )
         return self.report
@@ -302,7 +289,7 @@ class _Validation:
                     self.samples.source,
                 )
             except InputError as error:
-                self.notes.append(f"the accuracy is not in the passport: {error}")
+                self.notes.append(f"the accuracy could not be written into the passport: {error}")
 
     def look_inside(self, graph: Place | None) -> None:
         """Bisect on the first sample that fails, or the first; notes say what was found."""
@@ -310,7 +297,7 @@ class _Validation:
         model = self._graph_of_candidate(graph)
         found: Bisection | None = None
         if model is not None:
-            with status("looking into every layer"):
+            with status("comparing every layer"):
                 found = bisect(self._inner_original(), model, feeds)
         matched = False
         if found is not None and model is not None and not found.layers:
@@ -319,32 +306,32 @@ class _Validation:
         mistake = self._mistake(feeds, found)
         if mistake is not None:
             first = found.divergences[0].origin if found is not None and found.divergences else None
-            unless = f", unless {first}, which reads it, was changed so" if first else ""
+            unless = f", unless {first}, which reads it, was changed in this way" if first else ""
             self.notes.append(f"{mistake}{unless}")
         if found is not None and model is not None:
             if mistake is not None:
                 found.divergences.clear()
             self.report.layers = layer_rows(self.other.name, found)
             self.notes.append(
-                f"looked into {len(found.layers)} tensors that both have, in {found.runs} "
+                f"compared {len(found.layers)} tensors that both have, in {found.runs} "
                 f"run{'s' if found.runs > 1 else ''}"
             )
             for divergence in found.divergences[:1]:
                 if not matched or divergence.quantizer:
-                    whose = blame(self.original, self.judge, divergence, feeds)
+                    whose = blame(self.original, self.reference, divergence, feeds)
                 elif self._is_converted(self.candidate.path):
-                    whose = "each converts to what gives its own answers: the models differ"
+                    whose = "both conversions are correct: the models themselves differ"
                 else:
-                    whose = "what the candidate was made from is not known here"
-                self.notes.append(f"{divergence}; {whose}")
+                    whose = "it is not known what the candidate was made from"
+                self.notes.append(f"first {divergence}; {whose}")
             self.notes += [f"further on: {divergence}" for divergence in found.divergences[1:4]]
             if found.nonfinite is not None:
                 self.notes.append(
-                    "tensors of the original's own hold NaN or infinite values; the first of them "
+                    "tensors of the original hold NaN or infinite values; the first of them "
                     f"is {found.nonfinite}"
                 )
             if not found.divergences and mistake is None:
-                self.notes.append("every layer does what the original's does")
+                self.notes.append("every layer computes what the original's does")
                 self._engine_against_graph(model, feeds)
 
     def _mistake(self, feeds: Feeds, found: Bisection | None) -> str | None:
@@ -355,7 +342,7 @@ class _Validation:
         recipe = self.samples.preprocess
         with status("trying layouts and preprocessing"):
             return find_mistake(
-                self.judge, self.other, feeds, self.held.tolerance, recipe.mean, recipe.scale
+                self.reference, self.other, feeds, self.held.tolerance, recipe.mean, recipe.scale
             )
 
     def _by_value(self, model: Model, feeds: Feeds) -> tuple[Bisection | None, Model]:
@@ -364,7 +351,7 @@ class _Validation:
         if not isinstance(original, Model):
             original = self.original.lower()[0]
         sides = [
-            (self.original.path, self.judge, original),
+            (self.original.path, self.reference, original),
             (self.candidate.path, self.other, model),
         ]
         graphs = []
@@ -374,8 +361,8 @@ class _Validation:
                 graph = surgery.run(graph)[0]
                 if differs(running, graph, feeds):
                     self.notes.append(
-                        f"not looked inside: the two have no names in common, and {path} as it "
-                        "was converted gives other answers than the model itself"
+                        "layers not compared: the two have no names in common, and the conversion "
+                        f"of {path} gives other answers than the model itself"
                     )
                     return None, model
             graphs.append(graph)
@@ -383,13 +370,13 @@ class _Validation:
             inside = MatchedGraph(graphs[0], graphs[1], feeds)
         if not inside.pairs:
             self.notes.append(
-                "not looked inside: the two have no names in common, and no tensor of one holds "
-                "what one of the other does"
+                "layers not compared: the two have no names in common, and no tensor of one holds "
+                "the values of one of the other"
             )
             return None, model
         self.notes.append(
-            f"the two have no names in common: {len(inside.pairs)} tensors were paired by what "
-            "they hold and what they are made of"
+            f"the two have no names in common: {len(inside.pairs)} tensors were paired by their "
+            "values and by what they are computed from"
         )
         return bisect(inside, graphs[1], feeds), graphs[1]
 
@@ -409,10 +396,10 @@ class _Validation:
         if Path(self.original.path).suffix == ".onnx":
             return Model.load(self.original.path)
         if passport_path(self.original.path).is_file():
-            return _graph_beside(Path(self.original.path)) or self.judge
-        if isinstance(self.judge, OnnxRuntime):  # it stands in for the original
+            return _graph_beside(Path(self.original.path)) or self.reference
+        if isinstance(self.reference, OnnxRuntime):  # it stands in for the original
             return self.original.lower()[0]
-        return self.judge
+        return self.reference
 
     def _graph_of_candidate(self, graph: Place | None) -> Model | None:
         path = Path(self.candidate.path)
@@ -422,14 +409,14 @@ class _Validation:
             model = _graph_beside(path)
             if model is None:
                 self.notes.append(
-                    f"not looked inside: the graph that {path.name} was built from is not beside "
+                    f"layers not compared: the graph that {path.name} was built from is not beside "
                     "it; name it with --graph"
                 )
             return model
         if path.suffix == ".onnx":
             return Model.load(path)
         if path.suffix == ".json":
-            self.notes.append("not looked inside: the candidate is a recording; use --graph")
+            self.notes.append("layers not compared: the candidate is a recording; use --graph")
             return None
         return self.candidate.lower()[0]
 
@@ -440,15 +427,13 @@ class _Validation:
         with OnnxRuntime(model.to_onnx(), optimize=False) as session:
             expected = answers(session, feeds)
         actual = answers(self.other, feeds, expected)
-        from onnxgraft.run.difference import (
-            sqnr,
-        )
+        from onnxgraft.run.difference import sqnr
 
         for name, value in expected.items():
             if value.dtype.kind == "f" and name in actual:
                 self.notes.append(
-                    f"{name} of the engine keeps {sqnr(value, actual[name]):.1f} dB of what its "
-                    "graph computes in onnxruntime"
+                    f"engine output {name}: SQNR {sqnr(value, actual[name]):.1f} dB against its "
+                    "graph in onnxruntime"
                 )
 
     def save(
@@ -461,11 +446,11 @@ class _Validation:
         if inputs is not None:
             save_inputs(inputs, fed)
         if outputs is not None:
-            runs: dict[str, list[Outputs]] = {self.judge.name: [], self.other.name: []}
+            runs: dict[str, list[Outputs]] = {self.reference.name: [], self.other.name: []}
             for sample, feeds in zip(self.samples, fed, strict=True):
                 theirs = self.other.infer(feeds)
-                mine = answers(self.judge, sample.feeds, theirs)
-                runs[self.judge.name].append(mine)
+                mine = answers(self.reference, sample.feeds, theirs)
+                runs[self.reference.name].append(mine)
                 runs[self.other.name].append(theirs)
             save_outputs(outputs, runs)
 
@@ -479,20 +464,20 @@ def layer_rows(candidate: str, found: Bisection) -> list[LayerRow]:
     ]
 
 
-def _polygraphy_samples(path: str, judge: Engine, images: int | None) -> Samples:
+def _polygraphy_samples(path: str, reference: Engine, images: int | None) -> Samples:
     """Return the inputs of a Polygraphy JSON as samples of batch 1."""
-    feeds = [adapted(entry, judge) for entry in read_inputs(path)][:images]
-    names = [spec.name for spec in judge.inputs]
+    feeds = [adapted(entry, reference) for entry in read_inputs(path)][:images]
+    names = [spec.name for spec in reference.inputs]
     for entry in feeds:
         if set(entry) != set(names):
             raise InputError(
                 f"{path}: has inputs {', '.join(entry)}, the original's are {', '.join(names)}"
             )
         if any(value.shape[:1] != (1,) for value in entry.values()):
-            raise InputError(f"{path}: samples are of batch 1, these are of another")
+            raise InputError(f"{path}: samples must have batch 1, these have another")
     arrays = {name: np.concatenate([entry[name] for entry in feeds]) for name in names}
     indices = tuple(range(len(feeds)))
-    return Samples(path, judge.inputs, Preprocess(), indices, (), arrays, None)
+    return Samples(path, reference.inputs, Preprocess(), indices, (), arrays, None)
 
 
 def _graph_beside(path: Path) -> Model | None:

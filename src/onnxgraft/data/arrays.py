@@ -100,5 +100,5 @@ def _array(data: bytes) -> NDArray[Any]:
         # numpy would make strings of anything; Python ends at some numbers with a SystemError.
         codes = np.frombuffer(flat.tobytes(), np.dtype(np.uint32).newbyteorder(dtype.byteorder))
         if ((codes > sys.maxunicode) | (codes >> 11 == 0xD800 >> 11)).any():
-            raise ValueError("a string in it is none")
+            raise ValueError("a string in it can't be read")
     return flat.reshape(shape, order="F" if fortran else "C")

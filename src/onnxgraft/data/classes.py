@@ -117,7 +117,7 @@ def find_classes(name: str) -> Classes:
         return _classes(document)
     except (ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:
         raise InputError(
-            f"{file}: not a file of classes ({error}); it wants names = [...] and, if there are "
+            f"{file}: not a file of classes ({error}); it needs names = [...] and, if there are "
             "any, [categories] with a list of names each"
         ) from error
 
@@ -128,7 +128,7 @@ def _classes(document: dict[str, Any]) -> Classes:
         raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
     names = tuple(map(str, document["names"]))
     if not names or len(set(names)) != len(names):
-        raise ValueError("the names are none, or one of them occurs twice")
+        raise ValueError("there are no names, or one of them occurs twice")
     categories = {
         str(key): tuple(map(str, members))
         for key, members in document.get("categories", {}).items()

@@ -31,7 +31,7 @@ def read_image(path: Path, *, gray: bool = False) -> Array:
     flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
     try:
         if not path.is_file():
-            raise InputError(f"{path}: is no file")
+            raise InputError(f"{path}: is not a file")
         IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
         data = np.fromfile(path, np.uint8)
         form = stored_form(data[:_HEADER].tobytes())

@@ -12,9 +12,7 @@ from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = ["check_labels", "read_labels"]
 
@@ -45,7 +43,7 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, Array]:
         return labels
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(
-            f"{file}: not a file of labels ({error}); it wants an image and its class a line, or a "
+            f"{file}: not a file of labels ({error}); it needs an image and its class a line, or a "
             "JSON object of classes or of boxes [class, x1, y1, x2, y2] by image"
         ) from error
 

@@ -65,7 +65,7 @@ def read_npz(
     lengths = {name: len(value) if value.ndim else 0 for name, value in known.items()}
     for name, value in known.items():
         if value.dtype.kind not in "biuf":
-            raise InputError(f"{file}: {name!r} holds {value.dtype}, numbers are wanted")
+            raise InputError(f"{file}: {name!r} holds {value.dtype}, numbers are needed")
     if len(set(lengths.values())) != 1:
         raise InputError(f"{file}: the arrays differ in length: {lengths}")
     total = next(iter(lengths.values()))

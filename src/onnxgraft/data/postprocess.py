@@ -11,10 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from onnxgraft.data.classes import CLASS_SETS, classes_of, palette
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.graph.tensors import (
-    Array,
-    Outputs,
-)
+from onnxgraft.graph.tensors import Array, Outputs
 
 __all__ = ["Box", "Postprocess", "Seen", "see"]
 
@@ -136,7 +133,7 @@ def _guess(value: Array, photograph: Array) -> str | None:
 def _classes(name: str, value: Array, how: Postprocess) -> Seen:
     scores = value.reshape(-1)
     if scores.size != max(value.shape) or scores.size < 2:
-        raise InputError(f"{name} {value.shape} are no scores of classes")
+        raise InputError(f"{name} {value.shape} are not scores of classes")
     order = np.argsort(-scores, kind="stable")[: how.top]
     return Seen(best=tuple((how.name(int(i), scores.size), float(scores[i])) for i in order))
 
@@ -167,7 +164,7 @@ def _segmentation(name: str, value: Array, how: Postprocess, photograph: Array) 
 
     found = _class_map(value, photograph)
     if found is None:
-        raise InputError(f"{name} {value.shape} is no map of classes of {photograph.shape[:2]}")
+        raise InputError(f"{name} {value.shape} is not a map of classes of {photograph.shape[:2]}")
     channels = [n for n in value.shape[1:] if n not in found.shape]
     count = channels[0] if value.dtype.kind == "f" and channels else int(found.max()) + 1
     known = CLASS_SETS[how.names] if isinstance(how.names, str) else classes_of(count)
@@ -229,7 +226,7 @@ def _boxes(outputs: Outputs, name: str, how: Postprocess, photograph: Array) -> 
 
 def _ssd(name: str, value: Array, how: Postprocess) -> list[Box]:
     if value.ndim < 2 or value.shape[-1] != 7:
-        raise InputError(f"{name} {value.shape} is no DetectionOutput, whose rows have 7 values")
+        raise InputError(f"{name} {value.shape} is not a DetectionOutput, whose rows have 7 values")
     rows = [row for row in value.reshape(-1, 7).tolist() if row[0] >= 0 and row[2] >= how.score]
     found = [
         Box(how.name(int(row[1])), row[2], (row[3], row[4], row[5], row[6])) for row in rows
@@ -245,9 +242,7 @@ def _yolo(outputs: Outputs, how: Postprocess, photograph: Array) -> list[Box]:
         if value.ndim >= 3
     ] or [np.zeros((0, 6), np.float32)])  # fmt: skip
     if rows.shape[1] < 6:
-        raise InputError(
-            f"rows of {rows.shape[1]} values are none of YOLOv5, which has 5 + classes"
-        )
+        raise InputError(f"rows of {rows.shape[1]} values are not YOLOv5's, which have 5 + classes")
     # In float64, and by class: YOLOv5 multiplies objectness and the score of the class.
     scores = rows[:, 4:5].astype(np.float64) * rows[:, 5:]
     classes = scores.argmax(1)
@@ -278,7 +273,7 @@ def _decoded(head: Array, height: int, width: int) -> Array:
     _, anchors, rows, columns, values = head.shape
     stride = height // rows
     if stride not in _ANCHORS or anchors != 3 or width // columns != stride:
-        raise InputError(f"an output of {head.shape} is no head of YOLOv5 for {height}x{width}")
+        raise InputError(f"an output of {head.shape} is not a head of YOLOv5 for {height}x{width}")
     squashed = 1 / (1 + np.exp(-head[0].astype(np.float64)))
     cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1)
     squashed[..., 0:2] = (2 * squashed[..., 0:2] - 0.5 + cells) * stride

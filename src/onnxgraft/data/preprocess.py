@@ -88,7 +88,7 @@ class Preprocess(BaseModel):
             (usual, _), *others = sizes.most_common()
             told = ", ".join(f"{w}x{h} ({count})" for (w, h), count in others[:4])
             told += ", ..." if len(others) > 4 else ""
-            done = "took them as they are"
+            done = "used them as they are"
             if self.resize is not None:
                 done = f"resized all to {self.resize[1]}x{self.resize[0]}"
             elif self.crop is not None:

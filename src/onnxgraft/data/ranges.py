@@ -20,9 +20,7 @@ from onnxgraft.data.binning import BINS, count_bins, limits_of
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_json, read_toml, sha256, together, write_json
 from onnxgraft.files.limits import DOCUMENT_BYTES, SETTINGS_BYTES
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = [
     "BY_HAND", "Histogram", "Range", "Ranges", "bin_edges", "empty_histograms", "flat",
@@ -261,7 +259,7 @@ class Ranges:
                     f"{where} {name}: no such tensor was calibrated; {nearest(name, merged)}"
                 )
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise InputError(f"{where} {name}: [{low}, {high}] is no range")
+                raise InputError(f"{where} {name}: [{low}, {high}] is not a range")
             seen = merged[name]
             merged[name] = Range(low, high, seen.minimum, seen.maximum, BY_HAND)
         return replace(self, tensors=merged)

@@ -19,10 +19,7 @@ from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, release_pages
 from onnxgraft.files.limits import IMAGE_BYTES
-from onnxgraft.graph.tensors import (
-    Array,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.graph.training import is_flag
 
 __all__ = ["Sample", "Samples", "arrange", "as_samples", "open_samples", "overlap"]

@@ -36,10 +36,10 @@ class Limit:
     most: int
     reason: str
 
-    def check(self, count: int, where: str) -> None:
-        """Raise InputError if ``count`` is more; ``where`` begins the sentence."""
+    def check(self, count: int, where: str, cure: str = "") -> None:
+        """Raise InputError if ``count`` is more; ``where`` and ``cure`` are the sentence's ends."""
         if count > self.most:
-            raise InputError(f"{where} {self.refusal(count)}")
+            raise InputError(f"{where} {self.refusal(count)}{cure and f'; {cure}'}")
 
     def refusal(self, count: int) -> str:
         """Return what is wrong with ``count``, as the end of a sentence."""

@@ -128,7 +128,7 @@ def _mapped(model: Path, location: str, name: str) -> memoryview:
             wrong = "does not exist"
         else:
             if not stat.S_ISREG(found.st_mode):
-                wrong = "is no file"
+                wrong = "is not a file"
             elif found.st_nlink > 1:
                 wrong = "is a hard link, which other files share"
             elif found.st_size == 0:

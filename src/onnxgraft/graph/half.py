@@ -23,9 +23,7 @@ from onnxgraft.errors import InputError, NotSupportedError, nearest
 from onnxgraft.graph.inference import write_types
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, is_op, op_key, op_of
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = [
     "HEADROOM", "LARGEST", "Finding", "HalfReport", "computes_in_half", "shortfall", "to_half",
@@ -124,7 +122,7 @@ def to_half(
             raise InputError(f"--keep-float {name}: no such layer; {nearest(name, names)}")
     report = HalfReport()
     single = {node.name: reason for node in model.graph.nodes if (reason := _definition(node))}
-    single |= dict.fromkeys(keep, "asked for")
+    single |= dict.fromkeys(keep, "requested")
     _check(model.graph, sizes or {}, rescaled, headroom, ignore, single, report)
     _Rewrite(model.graph, single).run()
     model.graph.cleanup().toposort()

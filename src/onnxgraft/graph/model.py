@@ -26,10 +26,7 @@ from onnxgraft.graph.onnx_file import (
     unmade,
 )
 from onnxgraft.graph.operators import counted
-from onnxgraft.graph.tensors import (
-    Array,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, TensorSpec
 
 __all__ = ["Model", "Origin", "Source", "tensor_spec"]
 

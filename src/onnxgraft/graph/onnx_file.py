@@ -32,9 +32,7 @@ from onnxgraft.graph.demands import check_bodies, check_declared, check_dense, c
 from onnxgraft.graph.external import LARGE, ExternalData, view_of
 from onnxgraft.graph.messages import parts
 from onnxgraft.graph.operators import is_own_domain, op_key, op_of
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 __all__ = [
     "check",

@@ -130,19 +130,19 @@ class Shapes:
 
     # What body_rules say ----------------------------------------------------------------------
 
-    def bind(self, tensor: gs.Tensor, like: gs.Tensor, shape: Shape | None = None) -> None:
-        """Begin with an input of a body, which is of the type of ``like``, and of ``shape``."""
+    def bind(self, tensor: gs.Tensor, source: gs.Tensor, shape: Shape | None = None) -> None:
+        """Begin with an input of a body, which is of the type of ``source``, and of ``shape``."""
         if id(tensor) not in self._seen:
             self._begin(tensor)
-        self.put(tensor, like, shape)
+        self.put(tensor, source, shape)
 
-    def put(self, tensor: gs.Tensor, like: gs.Tensor, shape: Shape | None = None) -> None:
-        """Give a tensor the type of ``like``, and ``shape``, as far as they are known."""
-        element = self.element(like)
+    def put(self, tensor: gs.Tensor, source: gs.Tensor, shape: Shape | None = None) -> None:
+        """Give a tensor the type of ``source``, and ``shape``, as far as they are known."""
+        element = self.element(source)
         if element is not None:
             self._element[id(tensor)] = element
-        if id(like) in self._other:
-            self._other[id(tensor)] = self._other[id(like)]
+        if id(source) in self._other:
+            self._other[id(tensor)] = self._other[id(source)]
         if shape is not None:
             self._shape[id(tensor)] = shape
 

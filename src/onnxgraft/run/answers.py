@@ -12,16 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.graph.training import inference, is_flag, is_training_flag
 from onnxgraft.run.engine import Engine
 
-__all__ = ["adapted", "answers", "like", "partners"]
+__all__ = ["adapted", "answers", "arranged", "partners"]
 
 
 class Fed(Protocol):
@@ -44,7 +39,7 @@ def answers(engine: Engine, feeds: Feeds, expected: Outputs | None = None) -> Ou
         InputError: An input is missing, or has no counterpart, or fits in no layout.
     """
     found = engine.infer(adapted(feeds, engine))
-    return found if expected is None else like(expected, found)
+    return found if expected is None else arranged(expected, found)
 
 
 def adapted(feeds: Feeds, engine: Fed) -> dict[str, Array]:
@@ -63,7 +58,7 @@ def adapted(feeds: Feeds, engine: Fed) -> dict[str, Array]:
     return given | {spec.name: inference(spec) for spec in flags}
 
 
-def like(expected: Outputs, actual: Outputs) -> Outputs:
+def arranged(expected: Outputs, actual: Outputs) -> Outputs:
     """Return ``actual`` in the layouts, and under the names, of ``expected``."""
     return {
         name: _in_layout(value, expected[name].shape.__eq__) if name in expected else value

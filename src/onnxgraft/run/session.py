@@ -11,17 +11,9 @@ import numpy as np
 import onnx
 
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
-from onnxgraft.graph.tensors import (
-    Array,
-    Feeds,
-    Outputs,
-    TensorSpec,
-)
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
-from onnxgraft.run.engine import (
-    Resource,
-    check_feeds,
-)
+from onnxgraft.run.engine import Resource, check_feeds
 
 __all__ = ["OnnxRuntime", "exposing"]
 

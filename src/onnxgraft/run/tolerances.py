@@ -20,7 +20,7 @@ TIES = 1e-3
 # Likewise between two graphs in one runtime, whose sums have the same order but for what a rewrite
 # changed. Of less than 10,000 positions none may differ.
 REWRITE_TIES = 1e-4
-# INT8 answers are judged by what they are used for where a metric is there, else by direction:
+# INT8 answers are measured by what they are used for where a metric is there, else by direction:
 # 0.99 is an angle of 8 degrees between the two outputs.
 LEAST_COSINE = 0.99
 # An INT8 engine is right if it keeps so many dB of the exact answer of its graph: two units in the

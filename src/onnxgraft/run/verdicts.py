@@ -75,11 +75,11 @@ def _verdict(
     odd = ~np.isfinite(left)
     if odd.any():
         if not np.array_equal(left[odd], right[odd], equal_nan=True):
-            note = "values that are NaN or infinite in the original are not so in the candidate"
+            note = "values that are NaN or infinite in the original differ in the candidate"
             return Verdict(name, False, math.inf, math.inf, tolerance * span(left), note)
         note = (
-            f"{name}: {odd.sum()} values of the original are NaN or infinite, and are just so in "
-            "the candidate"
+            f"{name}: {odd.sum()} values of the original are NaN or infinite, and are the same "
+            "in the candidate"
         )
         left, right = np.where(odd, 0, left), np.where(odd, 0, right)
     limit = tolerance * span(left)

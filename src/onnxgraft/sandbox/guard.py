@@ -236,8 +236,8 @@ def _size(count: int) -> str:
 def _reason(died: signal.Signals) -> str:
     if died in _CRASHES:
         return (
-            f"a library crashed on it ({died.name}); a file that it read is damaged or made to "
-            "harm, or the library has a bug; nothing was left half written"
+            f"a library crashed on it ({died.name}); a file that it read is damaged or "
+            "malicious, or the library has a bug; nothing was left half written"
         )
     return (
         f"it was killed ({died.name}), as the system does when memory runs out; take a smaller "

@@ -9,9 +9,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxgraft.graph.operators import is_op
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.surgery.running.rewrite import Context, constant
 
 __all__ = [

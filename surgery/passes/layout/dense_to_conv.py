@@ -16,9 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.operators import is_op, nodes_of, set_op
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import detach
 from onnxgraft.stages.surgery.passes.layout._commute import ELEMENTWISE
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import detach
 from onnxgraft.stages.surgery.running.rewrite import Context
 

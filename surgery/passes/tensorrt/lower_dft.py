@@ -15,9 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.operators import nodes_of
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.surgery.passes.tensorrt._build import Builder
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 

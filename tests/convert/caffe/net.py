@@ -14,9 +14,7 @@ import pytest
 from models.caffemodel import Blobs, caffemodel
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
 

@@ -6,9 +6,7 @@ import math
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 
 def relu(x: Array, negative_slope: float = 0.0) -> Array:

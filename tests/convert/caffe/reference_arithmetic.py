@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 
 def inner_product(

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 Box = Array  # (xmin, ymin, xmax, ymax)
 

@@ -7,9 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from tests.convert.caffe.reference_convolution import Axes, per_axis
 
 # A window of one axis: its beginning and end in the image, and how many values it counts.

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from tests.convert.caffe.reference_activation import sigmoid
 
 

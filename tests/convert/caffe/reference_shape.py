@@ -7,9 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 
 
 def concat(*xs: Array, axis: int = 1) -> Array:

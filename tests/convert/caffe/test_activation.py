@@ -7,9 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from tests.convert.caffe import reference_activation as reference
 from tests.convert.caffe.net import Case, Reference, case, cases, check, normal, positive
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from tests.convert.caffe import reference_arithmetic as reference
 from tests.convert.caffe.net import (
     Case,

@@ -9,12 +9,8 @@ import pytest
 
 from models.caffemodel import caffemodel
 from onnxgraft.errors import InputError, NotSupportedError
-from onnxgraft.run.feeds import (
-    random_feeds,
-)
-from onnxgraft.run.session import (
-    OnnxRuntime,
-)
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
 
 NET = """

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from tests.convert.caffe import reference_detection as reference
 from tests.convert.caffe.net import (
     Case,

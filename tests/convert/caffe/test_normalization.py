@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from tests.convert.caffe import reference_arithmetic as reference
 from tests.convert.caffe.net import (
     Case,

@@ -10,9 +10,7 @@ import pytest
 
 from models.caffemodel import caffemodel
 from onnxgraft.errors import InputError, ModelError
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.caffe import Net, read_caffemodel, read_net
 

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import model_of
 from tests.convert.caffe import reference_recurrent as reference

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 from models.caffemodel import caffemodel
-from onnxgraft.graph.tensors import (
-    Array,
-)
+from onnxgraft.graph.tensors import Array
 from tests.convert.caffe import test_activation as activation
 from tests.convert.caffe import test_arithmetic as arithmetic
 from tests.convert.caffe import test_convolution as convolution
