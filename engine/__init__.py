@@ -34,7 +34,7 @@ from onnxgraft.stages.engine.proving import Builder, mend
 from onnxgraft.stages.engine.tensorrt.bundle import Bundle, pack
 from onnxgraft.stages.engine.unknown import is_engine, target_of
 from onnxgraft.targets import TARGETS, Precision, Target, find_target
-from onnxgraft.targets.cpu import Cpu, this_cpu
+from onnxgraft.targets.cpu import Cpu
 from onnxgraft.targets.tensorrt import TENSORRT
 
 __all__ = [
@@ -135,7 +135,7 @@ def build(
     inputs = _with_shapes(model, options)
     graph, halved = _written(model, aim, options, ranges)
     floats = "fp16" if computes_in_half(graph) else options.floats
-    here = this_cpu()
+    here = aim.cpu()
     with together(path, passport_path(path)) as (made, beside):
         passport = Passport(
             target=target,

@@ -17,6 +17,7 @@ from onnxgraft.cli._options import (
     TARGET,
     Batches,
     Calibration,
+    CpuName,
     DataUsed,
     Largest,
     OnnxFile,
@@ -96,6 +97,15 @@ def build(
     ranges: RangesUsed = None,
     data: DataUsed = None,
     recipe: RecipeFile = None,
+    cpu: CpuName = None,
+    prove: Annotated[
+        bool,
+        typer.Option(
+            "--prove/--no-prove",
+            rich_help_panel=TARGET,
+            help="Run the engine, if it can run here, beside the exact answers of its graph.",
+        ),
+    ] = True,
     layers: Annotated[
         Path | None,
         typer.Option(
@@ -113,7 +123,8 @@ def build(
         model, out, target=target, precision=precision, shapes=shapes, min_shapes=min_shapes,
         max_shapes=max_shapes, batches=batches, hint=hint, threads=threads, workspace=workspace,
         level=level, timing_cache=timing_cache, version_compatible=version_compatible,
-        calibration=calibration, ranges=ranges, data=data, recipe=recipe, layers=layers,
+        calibration=calibration, ranges=ranges, data=data, recipe=recipe, cpu=cpu, prove=prove,
+        layers=layers,
     )  # fmt: skip
 
 

@@ -11,10 +11,12 @@ from onnxgraft.cli._app import EVERYTHING
 from onnxgraft.errors import InputError
 from onnxgraft.files.trust import Trust
 from onnxgraft.targets import FLOATS, target_names
+from onnxgraft.targets.cpu import CPUS
 
 __all__ = [
     "DATA", "MODEL", "OUTPUT", "QUANTIZATION", "RUNNING", "TARGET", "Batches", "Calibration",
-    "CandidateOutputs", "CandidateWeights", "Classes", "Data", "DataUsed", "Drop", "FloatName",
+    "CandidateOutputs", "CandidateWeights", "Classes", "CpuName", "Data", "DataUsed", "Drop",
+    "FloatName",
     "FreezeBatchnorm", "Images", "Inputs", "Largest", "Layout", "MethodName", "MetricName",
     "MetricOutput", "ModelFile", "OnnxFile", "Opset", "Out", "Outputs", "Overrides",
     "PrecisionName", "PreprocessFile", "RangesUsed", "Ray", "RecipeFile", "Shapes", "Signature",
@@ -167,6 +169,13 @@ FloatName = Annotated[
     typer.Option(
         "--float", metavar="PRECISION", rich_help_panel=TARGET,
         help=f"Precision of the layers that are not INT8: {_FLOATS}.",
+    ),
+]  # fmt: skip
+CpuName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CPU", rich_help_panel=TARGET,
+        help=f"Processor that the engine is for: {', '.join(CPUS)}; this machine's if not given.",
     ),
 ]  # fmt: skip
 Shapes = Annotated[

@@ -202,6 +202,11 @@ def built(done: BuiltEngine, console: Console) -> None:
     with_ = ", ".join(f"{name} {version}" for name, version in passport.versions.items())
     say(console, f"{done.out}: {passport.label} engine for {with_}, {done.size / 1e6:.1f} MB")
     _float32(console, passport.flags)
+    _notes(console, passport.notes, "")
+    for output in passport.proof:
+        say(console, f"{'proven' if output.passed else 'NOT PROVEN'} on {passport.cpu}: {output}")
+    if not passport.proof:
+        say(console, f"not run here; it is for {passport.cpu}")
     if done.layers:
         say(console, f"{done.layers_out}: {len(done.layers)} layers")
 

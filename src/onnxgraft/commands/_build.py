@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,20 @@ from onnxgraft.commands._arguments import Numbers, ShapesGiven, numbers
 from onnxgraft.commands._arguments import shapes as _shapes
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._opening import Place, as_model
+from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.ranges import Ranges
+from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_place, existing_file, write_json
 from onnxgraft.files.limits import CACHE_BYTES
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import Feeds
 from onnxgraft.stages import engine as stage
 from onnxgraft.stages.engine import BuildOptions, Bundle, Layer, Passport
 from onnxgraft.stages.engine.options import Hint
+from onnxgraft.stages.engine.passport import passport_json
 from onnxgraft.targets import Precision
+from onnxgraft.targets.cpu import find_cpu
 
 __all__ = ["BuiltEngine", "build", "bundle"]
 
@@ -42,11 +47,14 @@ class BuiltEngine:
     layers: tuple[Layer, ...] = ()
     layers_out: str = ""
 
-    passed = True
+    @property
+    def passed(self) -> bool:
+        """Whether the engine computes what its graph says, as far as that was tried."""
+        return self.passport.proven is not False
 
     def to_json(self) -> dict[str, Any]:
         """Return the passport, and where the engine is."""
-        return {"out": self.out, **asdict(self.passport), "flags": self.passport.flags.to_json()}
+        return {"out": self.out, "passed": self.passed, **passport_json(self.passport)}
 
 
 def build(
@@ -69,9 +77,11 @@ def build(
     ranges: Place | None = None,
     data: Place | None = None,
     recipe: Place | None = None,
+    cpu: str | None = None,
+    prove: bool = True,
     layers: Place | None = None,
 ) -> BuiltEngine:
-    """Build an engine with its passport beside it.
+    """Build an engine with its passport beside it, and prove that it computes what its graph says.
 
     Args:
         model: A float ONNX file, or one that `quantize` made for the target; or such a model.
@@ -90,8 +100,10 @@ def build(
         version_compatible: The engine runs in later versions of the library (TensorRT).
         calibration: A calibration cache, for INT8 of a float graph (TensorRT 10).
         ranges: The ranges that were used: for the passport, and to check FP16 for overflow.
-        data: The data that was used, for the passport.
-        recipe: A recipe, whose pre- and postprocessing `infer` will use.
+        data: Calibration data: the engine is run on some of it, and the passport names it.
+        recipe: A recipe, whose preprocessing makes samples of images; `infer` will use it too.
+        cpu: The processor that the engine is for; None is this machine's.
+        prove: Whether to run the engine, if it can run here, beside the exact answer of its graph.
         layers: Where to list the layers as the library fused them.
 
     Raises:
@@ -117,9 +129,15 @@ def build(
         calibration=_cache(calibration),
     )
     used = evidence(ranges=ranges or calibration, data=data, recipe=recipe)
+    graph = as_model(model)
+    samples: Iterable[Feeds] = ()
+    if data is not None and prove:
+        preprocess = None if recipe is None else read_tables(recipe)[0]
+        samples = (sample.feeds for sample in open_samples(data, graph.inputs, preprocess))
     passport = stage.build(
-        as_model(model), out, aim,
+        graph, out, aim,
         precision=precision, options=options, evidence=used, ranges=_ranges(ranges, precision),
+        samples=samples, cpu=None if cpu is None else find_cpu(cpu), prove=prove,
     )  # fmt: skip
     fused: Sequence[Layer] = ()
     if layers is not None:

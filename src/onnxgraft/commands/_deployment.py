@@ -258,10 +258,13 @@ class _Deployment:
         path = self._path(f"engine.{target}", f"{target} engine")
         with status(f"building for {target}"):
             asked = find_target(target).floats.get(floats) == "engine"
-            engine.build(
+            passport = engine.build(
                 quantized, path, target, precision=floats if asked else "int8",
-                evidence=self.evidence,
+                evidence=self.evidence, samples=(sample.feeds for sample in calibration),
             )  # fmt: skip
+        self.report.notes += [f"{target}: {note}" for note in passport.notes]
+        if passport.proven is False:
+            self.report.missed.append(f"{target}: the engine does not compute what its graph says")
         try:
             built = self.stack.enter_context(engine.load(path))
         except InputError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files.trust import Trust
-from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
@@ -84,10 +84,12 @@ class LiteEngine(Resource):
         self._before, self._after = dict(preprocessors or {}), dict(postprocessors or {})
         _check("preprocessors", self._before, graph.inputs)
         _check("postprocessors", self._after, graph.outputs)
+        feeds: Iterable[Feeds] = ()
         if precision == "int8":
             if calibration is None:
                 raise InputError("INT8 needs representative data: name it with calibration")
             samples = open_samples(calibration, graph.inputs, preprocess, images=images)
+            feeds = (sample.feeds for sample in samples)
             made = int8_graph(
                 graph, quantize.calibrate(graph, samples),
                 QuantizeOptions(
@@ -106,8 +108,9 @@ class LiteEngine(Resource):
             file = Path(folder) / "engine" if path is None else Path(path)
             self.passport = engine.build(
                 graph, file, target, precision=precision, options=options,
-                evidence=used,
+                evidence=used, samples=feeds,
             )  # fmt: skip
+            self.notes += self.passport.notes
             self._engine = engine.load(file)
         self.name = self._engine.name
         self.inputs, self.outputs = self._engine.inputs, self._engine.outputs

@@ -9,7 +9,6 @@ seven bits can't saturate: 2 * 255 * 64 is 32,640.
 from __future__ import annotations
 
 import functools
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,6 @@ _LIMITS = {
         "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16",
     },
 }  # fmt: skip
-_LIMIT = "ONEDNN_MAX_CPU_ISA"
 
 
 @dataclass(frozen=True)
@@ -58,12 +56,12 @@ class Cpu:
         """Whether products of bytes are added in 32 bits, so that nothing saturates."""
         return bool(self.features & _WIDE) or "x86" not in self.features
 
-    def limited(self, environment: str | None) -> Cpu:
-        """Return what oneDNN sees of it, which an environment variable can limit."""
-        allowed = _LIMITS.get((environment or "").upper())
+    def limited(self, limit: str) -> Cpu:
+        """Return what is left of it under a limit in oneDNN's words."""
+        allowed = _LIMITS.get(limit.upper())
         if allowed is None:
             return self
-        return Cpu(f"{self.name}, limited to {environment}", self.features & (allowed | {"x86"}))
+        return Cpu(f"{self.name}, limited to {limit}", self.features & (allowed | {"x86"}))
 
     def to_json(self) -> dict[str, Any]:
         """Return what stands in a passport."""
@@ -99,14 +97,12 @@ CPUS: dict[str, Cpu] = {
 }  # fmt: skip
 
 
-def find_cpu(name: str | None) -> Cpu:
-    """Return the CPU that ``name`` stands for; this machine's if None.
+def find_cpu(name: str) -> Cpu:
+    """Return the CPU that ``name`` stands for.
 
     Raises:
         InputError: There is none of that name.
     """
-    if name is None:
-        return this_cpu()
     if name not in CPUS:
         raise InputError(f"--cpu {name}: no CPU is called so; {nearest(name, CPUS)}")
     return CPUS[name]
@@ -114,7 +110,7 @@ def find_cpu(name: str | None) -> Cpu:
 
 @functools.cache
 def this_cpu() -> Cpu:
-    """Return this machine's processor, as the system and oneDNN's limit have it."""
+    """Return this machine's processor, as the system has it."""
     name, features = platform.processor() or platform.machine(), set[str]()
     if platform.machine().lower() in ("x86_64", "amd64"):
         features.add("x86")
@@ -129,4 +125,4 @@ def this_cpu() -> Cpu:
         elif key.strip() == "flags":
             features.update(feature for feature in FEATURES if feature in value.split())
             break
-    return Cpu(name, frozenset(features)).limited(os.environ.get(_LIMIT))
+    return Cpu(name, frozenset(features))

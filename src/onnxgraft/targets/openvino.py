@@ -29,6 +29,7 @@ OPENVINO = Target(
     floats={"fp16": "engine", "bf16": "engine"},
     options=frozenset({"shapes", "hint", "threads", "floats"}),
     magic=tuple((offset, b"UPCVO") for offset in range(12)),  # a model that the CPU exported
+    limit="ONEDNN_MAX_CPU_ISA",
     forms=("pads", "offset", "narrow", "float"),
     default=True,
 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from onnxgraft.targets.cpu import Cpu, this_cpu
 
 __all__ = ["Floats", "Form", "Machine", "Placement", "Precision", "Target"]
 
@@ -81,6 +84,7 @@ class Target:
         lowering: Passes of surgery that write what it lacks in other operators.
         lacks: ONNX operators that it can't read, where a list of them is known.
         forms: Of a layer at which its engine differs from the graph, those to try, best first.
+        limit: The environment variable that takes instructions of the CPU away from it.
         default: Whether `deploy` builds for it when no targets are named.
     """
 
@@ -98,7 +102,13 @@ class Target:
     lowering: tuple[str, ...] = ()
     lacks: frozenset[str] = frozenset()
     forms: tuple[Form, ...] = ("float",)
+    limit: str = ""
     default: bool = False
+
+    def cpu(self) -> Cpu:
+        """Return this machine's processor, as the library sees it."""
+        here = this_cpu()
+        return here.limited(os.environ.get(self.limit, "")) if self.limit else here
 
     def wrote(self, head: bytes) -> bool:
         """Tell whether a file that begins with ``head`` is an engine of this target.
