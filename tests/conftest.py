@@ -28,13 +28,14 @@ ROOT = Path(__file__).parent.parent
 # .ci/run sets it, as other such systems do: what is random is tried more often, and some tests that
 # take minutes run there alone.
 CI = bool(os.environ.get("CI"))
+ONLY_CI = "it takes a minute: set CI=1, as .ci/run does"
 # What test files import at their top, the product can't tell to be quiet as it does its own.
 os.environ.setdefault(*QUIET)
-ONLY_CI = "it takes a minute: set CI=1, as .ci/run does"
 SHARED = Path(os.environ.get("ONNXGRAFT_SHARED", ROOT.parent / "shared"))
 
 
-# The examples of a random test are the same each time, so that what fails can be looked into.
+# Examples are drawn from the test's own text and the modules that are loaded, not by chance: what
+# fails once can be looked into.
 for name, examples in (("quick", 60), ("ci", 500)):
     settings.register_profile(
         name, max_examples=examples, deadline=None, derandomize=True, database=None,

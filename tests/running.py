@@ -81,8 +81,11 @@ def wait_for_lock(process: subprocess.Popen[str], children: Callable[[], Iterabl
 
 
 def _restore(environment: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:  # threads of libraries may be reading the others
+            os.environ[name] = value
 
 
 def _status(code: Any) -> int:

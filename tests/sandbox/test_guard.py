@@ -96,7 +96,7 @@ def test_a_command_has_a_limit_that_nobody_asked_for(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", UNASKED], capture_output=True, text=True, timeout=60
     )
-    assert done.stdout.startswith("stopped: it took 2"), done.stderr
+    assert done.stdout.startswith("stopped: it took "), done.stderr
     assert "more than the 180 MB (90% of the machine's memory)" in done.stdout
     assert "--max-memory" in done.stdout
 
