@@ -8,12 +8,20 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from onnxgraft.data.ranges import Ranges
-from onnxgraft.errors import InputError, MissingDependencyError, NotSupportedError, nearest
+from onnxgraft.errors import (
+    InputError,
+    MissingDependencyError,
+    NotSupportedError,
+    OtherCpuWarning,
+    nearest,
+)  # fmt: skip
 from onnxgraft.files import existing_file, sha256, together, write_json
 from onnxgraft.graph.half import computes_in_half, to_half
 from onnxgraft.graph.model import Model, Source
@@ -238,7 +246,28 @@ def load(
         passport = read_passport(file)
         if sha256(file) != passport.engine:
             raise InputError(f"{file}: is not the file that its passport describes; build it again")
+        told = _other_cpu(file, passport)
+        if told:
+            warnings.warn(told, OtherCpuWarning, stacklevel=2)
     return _backend(passport.target).load(file, passport, threads)
+
+
+def _other_cpu(file: Path, passport: Passport) -> str:
+    """Return what to say of an engine that was built for a CPU with other instructions."""
+    here = find_target(passport.target).cpu()
+    if not passport.cpu.name or passport.cpu.features == here.features:
+        return ""
+    return (
+        f"{file}: was built for {passport.cpu}, and this is {here}: it may compute something else "
+        f"here. {_measured(passport, passport.cpu)}; {_measured(passport, here)}. Build it again "
+        "here, or validate it"
+    )
+
+
+def _measured(passport: Passport, cpu: Cpu) -> str:
+    found = passport.accuracy_on.get(str(cpu), {})
+    listed = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if name != "samples")
+    return f"on {cpu.name} it was measured: {listed}" if listed else f"not validated on {cpu.name}"
 
 
 def layers(engine: Engine) -> list[Layer]:

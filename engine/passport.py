@@ -14,6 +14,7 @@ from onnxgraft.files.limits import PASSPORT_BYTES
 from onnxgraft.graph.model import Source
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.proof import Proof
+from onnxgraft.targets import find_target
 from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
@@ -91,7 +92,8 @@ class Passport:
         proof: Of each output, whether the engine computes what its graph says; empty where it was
             not run when it was built.
         notes: What was built in another form than the graph's, and why.
-        accuracy: What validation measured, by name.
+        accuracy: What validation measured last, by name.
+        accuracy_on: The same by the processor that it was measured on.
         latency: Rows that a benchmark measured.
     """
 
@@ -112,6 +114,7 @@ class Passport:
     proof: tuple[Proof, ...] = ()
     notes: tuple[str, ...] = ()
     accuracy: dict[str, float] = field(default_factory=dict)
+    accuracy_on: dict[str, dict[str, float]] = field(default_factory=dict)
     latency: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -167,7 +170,12 @@ def record(
         if hashes is not None:
             passport = replace(passport, hashes={**passport.hashes, **hashes})
         if accuracy is not None:
-            passport = replace(passport, accuracy=dict(accuracy))
+            here = str(find_target(passport.target).cpu())
+            passport = replace(
+                passport,
+                accuracy=dict(accuracy),
+                accuracy_on={**passport.accuracy_on, here: dict(accuracy)},
+            )
         if latency is not None:
             passport = replace(passport, latency=latency)
         write_json(passport_path(engine), passport_json(passport))
@@ -204,7 +212,7 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
         passport = Passport(**document)
         for name, kind in (
             ("target", str), ("precision", str), ("engine", str), ("versions", dict),
-            ("machine", dict), ("hashes", dict), ("recipe", dict),
+            ("machine", dict), ("hashes", dict), ("recipe", dict), ("accuracy_on", dict),
         ):  # fmt: skip
             if not isinstance(getattr(passport, name), kind):
                 raise ValueError(f"{name} is {getattr(passport, name)!r}")

@@ -43,6 +43,9 @@ _NAMES: dict[Form, str] = {
 class Attempt(Protocol):
     """Builds a graph into an engine, runs it, and holds it against a reference."""
 
+    def build(self, model: Model) -> None:
+        """Build an engine that is kept."""
+
     def __call__(self, model: Model, reference: Reference, *, part: bool) -> list[Proof]:
         """Return what was seen; the engine of a ``part`` is thrown away."""
 
@@ -122,8 +125,14 @@ def mend(
         forms: That the target has, in the order in which they are tried.
         floats: What float layers run in.
     """
-    with status("computing the exact answers"):
-        reference = Reference(model, feeds, floats)
+    try:
+        with status("computing the exact answers"):
+            reference = Reference(model, feeds, floats)
+    except OnnxgraftError as error:
+        attempt.build(model)
+        return Mended(
+            model, [], [f"the engine was not run: its graph has no exact answer: {error}"]
+        )
     found = Mended(model, attempt(model, reference, part=False))
     search = _Search(feeds, attempt, forms, floats)
     while not found.passed and len(found.notes) < _MOST_LAYERS:

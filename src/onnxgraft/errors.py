@@ -22,6 +22,7 @@ __all__ = [
     "ModelError",
     "NotSupportedError",
     "OnnxgraftError",
+    "OtherCpuWarning",
     "nearest",
     "printable",
 ]
@@ -52,6 +53,10 @@ class MissingDependencyError(OnnxgraftError):
     """An optional package is not installed; the message has the line that installs it."""
 
     exit_status: ClassVar[int] = 3
+
+
+class OtherCpuWarning(UserWarning):
+    """An engine was loaded on a processor with other instructions than it was built for."""
 
 
 def printable(text: str, most: int = 2000) -> str:

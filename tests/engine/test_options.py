@@ -49,7 +49,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[BuildOptions]:
         path.write_bytes(b"engine")
         return Built({}, Flags(), {})
 
-    monkeypatch.setattr(engine, "_backend", lambda target: SimpleNamespace(build=build))
+    monkeypatch.setattr(
+        engine, "_backend", lambda target: SimpleNamespace(build=build, runs_here=lambda: False)
+    )
     return found
 
 

@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, Protocol
@@ -15,7 +16,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError
+from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError, OtherCpuWarning
 from onnxgraft.files import cache_folder, json_text, places
 
 __all__ = ["EVERYTHING", "Json", "Result", "app", "main", "subcommand"]
@@ -88,7 +89,7 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             limits = {option: kwargs.pop(option, None) for option in _LIMITS}
-            with _errors_told(name):
+            with _errors_told(name), _warnings_told(name):
                 status = _guard(name, limits, kwargs)
                 if status is not None:
                     raise typer.Exit(status)
@@ -113,6 +114,23 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
         return run
 
     return register
+
+
+@contextlib.contextmanager
+def _warnings_told(name: str) -> Iterator[None]:
+    """Print our own warnings as sentences on standard error, each once."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, OtherCpuWarning):
+            print(f"onnxgraft {name}: warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *place, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", OtherCpuWarning)
+        warnings.showwarning = show
+        yield
 
 
 @contextlib.contextmanager

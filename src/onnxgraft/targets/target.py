@@ -84,6 +84,7 @@ class Target:
         lowering: Passes of surgery that write what it lacks in other operators.
         lacks: ONNX operators that it can't read, where a list of them is known.
         forms: Of a layer at which its engine differs from the graph, those to try, best first.
+        on_cpu: Whether its engines run on the CPU, so that what they give depends on it.
         limit: The environment variable that takes instructions of the CPU away from it.
         default: Whether `deploy` builds for it when no targets are named.
     """
@@ -102,12 +103,13 @@ class Target:
     lowering: tuple[str, ...] = ()
     lacks: frozenset[str] = frozenset()
     forms: tuple[Form, ...] = ("float",)
+    on_cpu: bool = True
     limit: str = ""
     default: bool = False
 
     def cpu(self) -> Cpu:
-        """Return this machine's processor, as the library sees it."""
-        here = this_cpu()
+        """Return this machine's processor, as the library sees it; none where it matters not."""
+        here = this_cpu() if self.on_cpu else Cpu()
         return here.limited(os.environ.get(self.limit, "")) if self.limit else here
 
     def wrote(self, head: bytes) -> bool:

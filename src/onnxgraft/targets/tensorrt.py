@@ -38,6 +38,7 @@ TENSORRT = Target(
         "Add AveragePool Clip GlobalAveragePool HardSigmoid LeakyRelu Mul Relu Sigmoid Tanh".split()
     ),
     needs="an NVIDIA GPU",
+    on_cpu=False,
     # NVIDIA's data sheet; half of its FLOPS are MACs.
     machine=Machine(
         "an NVIDIA T4", {"fp32": 4.05e12, "fp16": 32.5e12, "bf16": 4.05e12, "int8": 65e12}, 320e9
