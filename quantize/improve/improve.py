@@ -21,6 +21,7 @@ from onnxgraft.progress import track
 from onnxgraft.stages.quantize.improve.activations import choose_activations, fake_quantized
 from onnxgraft.stages.quantize.improve.bias import corrections
 from onnxgraft.stages.quantize.improve.equalize import equalize
+from onnxgraft.stages.quantize.improve.pairs import fitting
 from onnxgraft.stages.quantize.improve.products import Product, observe
 from onnxgraft.stages.quantize.improve.rounding import (
     Stored,
@@ -160,14 +161,21 @@ def _stored(product: Product, ranges: Ranges, table: Placement, methods: Collect
     tensor = product.node.inputs[0]
     value = ranges.tensors.get(tensor.name) or ranges.tensors.get(origin(tensor).name)
     if "rounding" not in methods or value is None or not value.amax > 0:
-        return Stored(nearest_integers(values, scale, axis), scale, axis)
-    steps = np.broadcast_to(along(scale, axis, values.ndim), values.shape)
-    integers = output_integers(
-        product.matrix(values),
-        product.matrix(steps),
-        fake_quantized(product.vectors, value, table),
-    )
-    return Stored(product.unmatrix(integers), scale, axis)
+
+        def rounded(scale: Array) -> Array:
+            return nearest_integers(values, scale, axis)
+
+    else:
+        vectors = fake_quantized(product.vectors, value, table)
+
+        def rounded(scale: Array) -> Array:
+            steps = np.broadcast_to(along(scale, axis, values.ndim), values.shape)
+            found = output_integers(product.matrix(values), product.matrix(steps), vectors)
+            return product.unmatrix(found)
+
+    if table.pairs:
+        return fitting(product.node, scale, axis, rounded)
+    return Stored(rounded(scale), scale, axis)
 
 
 def _counted(chosen: Mapping[str, str]) -> str:

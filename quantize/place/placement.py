@@ -15,6 +15,7 @@ from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.graph.operators import WEIGHTED, is_op, op_of
 from onnxgraft.targets import Placement, find_target, target_names
+from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
     "Joined", "Placement", "Point", "activations", "data", "gate", "joined",
@@ -44,9 +45,20 @@ class Point:
     consumers: tuple[gs.Node, ...] | None
 
 
-def placement(target: str) -> Placement:
-    """Return the table of ``target``; InputError if there is none."""
-    return find_target(target).placement
+def placement(target: str, cpu: Cpu | None = None) -> Placement:
+    """Return the table of a target.
+
+    Args:
+        target: Its name.
+        cpu: That the graph is for; None makes no difference between CPUs.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    aim = find_target(target)
+    if cpu is None or cpu.wide_sums or not aim.on_cpu:
+        return aim.placement
+    return replace(aim.placement, pairs=True)
 
 
 def placement_text(table: Placement) -> str:
@@ -60,14 +72,15 @@ def placement_text(table: Placement) -> str:
         f'target = "{table.target}"\nweights = {{ {weights} }}\n'
         "# int8 around zero, or uint8 with a zero point; whether what is never negative is uint8\n"
         "# all the same; whether outputs are quantized too; whether biases become int32; whether\n"
-        "# the shortcut of a residual Add is quantized.\n"
+        "# pairs of products fit into 16 bits; whether the shortcut of a residual Add is\n"
+        "# quantized.\n"
         f"{flags}\n"
         "# Operators without weights that run in INT8 between quantized tensors.\n"
         f"also = [{also}]\n"
     )
 
 
-def read_placement(path: str | os.PathLike[str], target: str) -> Placement:
+def read_placement(path: str | os.PathLike[str], target: str, cpu: Cpu | None = None) -> Placement:
     """Return the table of ``target`` with what a TOML file changes in it.
 
     The keys are the attributes of `Placement`; an operator of ``weights`` has the axis of its
@@ -81,7 +94,7 @@ def read_placement(path: str | os.PathLike[str], target: str) -> Placement:
         given = read_toml(file)
     except ValueError as error:
         raise InputError(f"{file}: not a TOML file ({error})") from error
-    table = placement(target)
+    table = placement(target, cpu)
     known = {entry.name for entry in fields(Placement)}
     for key, value in given.items():
         if key not in known:
@@ -101,7 +114,7 @@ def read_placement(path: str | os.PathLike[str], target: str) -> Placement:
 
 
 _TENSOR = "tensor"
-_FLAGS = ("symmetric", "unsigned", "outputs", "bias", "residual")
+_FLAGS = ("symmetric", "unsigned", "outputs", "bias", "pairs", "residual")
 
 
 def _axes(file: Path, weights: object) -> dict[str, int | None]:

@@ -24,7 +24,8 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
-from onnxgraft.stages.quantize.improve.rounding import Stored, store
+from onnxgraft.stages.quantize.improve.pairs import fitting
+from onnxgraft.stages.quantize.improve.rounding import Stored, nearest_integers, store, weight_scale
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.stages.quantize.place.placement import (
     Placement,
@@ -291,7 +292,7 @@ def _quantize_weights(
 ) -> None:
     """Store a layer's weights, and where the target wants it its bias, as integers."""
     weight = node.inputs[1]
-    stored = improved.weights.get(node.name) or store(weight.values, scale_axis(table, node))
+    stored = improved.weights.get(node.name) or _stored(node, table)
     if node.name in improved.bias:
         _add_to_bias(node, improved.bias[node.name])
     node.inputs[1] = _dequantized(
@@ -306,6 +307,16 @@ def _quantize_weights(
         node.inputs[2] = _dequantized(
             graph, node, bias.name, rounded.astype(np.int32), factor, bias_axis
         )
+
+
+def _stored(node: gs.Node, table: Placement) -> Stored:
+    """Return a layer's weights as they are stored where nothing improved them."""
+    values, axis = node.inputs[1].values, scale_axis(table, node)
+    if not table.pairs:
+        return store(values, axis)
+    return fitting(
+        node, weight_scale(values, axis), axis, lambda scale: nearest_integers(values, scale, axis)
+    )
 
 
 def _add_to_bias(node: gs.Node, correction: Array) -> None:

@@ -16,6 +16,7 @@ from onnxgraft.cli._options import (
     RUNNING,
     TARGET,
     Classes,
+    CpuName,
     FloatName,
     Images,
     MethodName,
@@ -271,6 +272,7 @@ def quantize(
         bool,
         typer.Option("--explain", rich_help_panel=OUTPUT, help="Say why INT8 may not be faster."),
     ] = False,
+    cpu: CpuName = None,
     as_json: Json = False,
 ) -> Result:
     """Write the INT8 graph that a target wants, or a mix of INT8 and float within a budget."""
@@ -286,4 +288,5 @@ def quantize(
         improve=improve, budget=budget, data=data, preprocess=preprocess, classes=classes,
         metric_output=metric_output, trials=trials, resume=resume, images=images, seed=seed,
         placement=placement, show_placement=show_placement, explain=explain,
+        cpu=cpu,
     )  # fmt: skip

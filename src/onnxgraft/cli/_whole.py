@@ -17,6 +17,7 @@ from onnxgraft.cli._options import (
     CandidateOutputs,
     CandidateWeights,
     Classes,
+    CpuName,
     Data,
     Drop,
     FreezeBatchnorm,
@@ -169,6 +170,7 @@ def deploy(
             help="Targets to build for, where a model file is given; the CPU targets if not given.",
         ),
     ] = None,
+    cpu: CpuName = None,
     images: Images = None,
     trust: Trusted = [],  # noqa: B006  (typer copies it)
     keep_going: Annotated[
@@ -187,6 +189,6 @@ def deploy(
 
     return commands.deploy(
         recipe, out, data=data, validate_on=validate_on, weights=weights, preprocess=preprocess,
-        inputs=inputs, outputs=outputs, metric=metric, targets=targets, images=images,
-        trust=trust_of(trust), keep_going=keep_going, workers=workers,
+        inputs=inputs, outputs=outputs, metric=metric, targets=targets, cpu=cpu,
+        images=images, trust=trust_of(trust), keep_going=keep_going, workers=workers,
     )  # fmt: skip

@@ -34,6 +34,7 @@ def deploy(
     outputs: str | None = None,
     metric: str | None = None,
     targets: Names = None,
+    cpu: str | None = None,
     images: int | None = None,
     trust: Trust = False,
     keep_going: bool = False,
@@ -55,6 +56,7 @@ def deploy(
         outputs: Of a model file: where to cut its end.
         metric: Of a model file: the task metric.
         targets: Of a model file: what to build for; None takes the CPU targets.
+        cpu: The processor that the engines are for; None is this machine's.
         images: How many samples to calibrate and to validate on; None takes all.
         trust: Load a Keras file that brings code: True, or the names of what may.
         keep_going: Go on after a stage that breaks its tolerance; otherwise nothing after it is
@@ -70,7 +72,7 @@ def deploy(
     given = {
         "--data": data, "--weights": weights, "--validate-on": validate_on,
         "--preprocess": preprocess, "--inputs": inputs, "--outputs": outputs,
-        "--metric": metric, "--targets": targets,
+        "--metric": metric, "--targets": targets, "--cpu": cpu,
     }  # fmt: skip
     whole = isinstance(recipe, Recipe) or Path(recipe).suffix == ".toml"
     for option, value in given.items():
@@ -84,7 +86,8 @@ def deploy(
         plan, name = make_recipe(
             recipe, data=data, weights=weights, validate_on=validate_on,
             preprocess=as_preprocess(preprocess), inputs=inputs, outputs=outputs,
-            metric=metric, targets=names(targets) or DEFAULT_TARGETS, images=images, trust=trust,
+            metric=metric, targets=names(targets) or DEFAULT_TARGETS, cpu=cpu, images=images,
+            trust=trust,
         ), Path(recipe).stem  # fmt: skip
     folder = Path(f"{name}.onnxgraft") if out is None else Path(out)
     return run_recipe(plan, folder, keep_going=keep_going, workers=workers)

@@ -49,6 +49,7 @@ from onnxgraft.stages.validate import (
 from onnxgraft.stages.validate.report import LatencyRow, Report, StageRow
 from onnxgraft.stages.validate.views.gallery import gallery_rows, range_rows
 from onnxgraft.targets import find_target
+from onnxgraft.targets.cpu import Cpu, find_cpu
 
 __all__ = ["run_recipe"]
 
@@ -229,7 +230,7 @@ class _Deployment:
         done = int8_graph(
             cleaned, ranges,
             QuantizeOptions(
-                table=quantize.placement(target),
+                table=quantize.placement(target, self._cpu(target)),
                 floats=floats,
                 keep_float=self.recipe.keep_float,
                 improvements=section.improve,
@@ -261,6 +262,7 @@ class _Deployment:
             passport = engine.build(
                 quantized, path, target, precision=floats if asked else "int8",
                 evidence=self.evidence, samples=(sample.feeds for sample in calibration),
+                cpu=self._cpu(target),
             )  # fmt: skip
         self.report.notes += [f"{target}: {note}" for note in passport.notes]
         if passport.proven is False:
@@ -274,6 +276,11 @@ class _Deployment:
         self._stage(f"{target} engine", built, None, start)
         self.built.append((f"engine.{target}", (built.name, quantized)))
         return built
+
+    def _cpu(self, target: str) -> Cpu:
+        """Return the processor that a target's engine is for."""
+        aim, asked = find_target(target), self.recipe.cpu
+        return find_cpu(asked) if asked is not None and aim.on_cpu else aim.cpu()
 
     def _look_inside(self, original: Engine | Model) -> None:
         """Note what each layer of the INT8 graphs that were built does, on one sample."""

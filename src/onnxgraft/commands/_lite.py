@@ -21,7 +21,7 @@ from onnxgraft.run.engine import Resource
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine import BuildOptions
-from onnxgraft.targets import Precision
+from onnxgraft.targets import Precision, find_target
 
 __all__ = ["LiteEngine"]
 
@@ -93,7 +93,7 @@ class LiteEngine(Resource):
             made = int8_graph(
                 graph, quantize.calibrate(graph, samples),
                 QuantizeOptions(
-                    table=quantize.placement(target),
+                    table=quantize.placement(target, find_target(target).cpu()),
                     improvements=quantize.DEFAULT_IMPROVEMENTS,
                     calibration=samples,
                 ),

@@ -21,7 +21,8 @@ from onnxgraft.graph.model import Model
 from onnxgraft.stages import quantize as stage
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, IMPROVEMENTS, Placement
 from onnxgraft.stages.quantize.place.half import OnOverflow
-from onnxgraft.targets import Floats
+from onnxgraft.targets import Floats, find_target
+from onnxgraft.targets.cpu import find_cpu
 
 __all__ = ["Quantized", "quantize"]
 
@@ -104,6 +105,7 @@ def quantize(
     placement: Place | Placement | None = None,
     show_placement: bool = False,
     explain: bool = False,
+    cpu: str | None = None,
 ) -> Quantized:
     """Return the INT8 graph that a target wants, or a mix of INT8 and float within a budget.
 
@@ -134,13 +136,19 @@ def quantize(
         placement: A TOML file that changes the target's table, or a table.
         show_placement: Return the target's table as TOML, and do nothing.
         explain: Report why INT8 may not be faster.
+        cpu: The processor that the graph is for; None is this machine's.
 
     Raises:
         InputError: Options contradict each other, or a file or name does not fit the model.
     """
-    table = placement if isinstance(placement, Placement) else stage.placement(target)
-    if placement is not None and not isinstance(placement, Placement):
-        table = stage.read_placement(placement, target)
+    aim = find_target(target)
+    made_for = aim.cpu() if cpu is None else find_cpu(cpu)
+    if placement is None:
+        table = stage.placement(target, made_for)
+    elif isinstance(placement, Placement):
+        table = placement
+    else:
+        table = stage.read_placement(placement, target, made_for)
     if show_placement:
         return Quantized(placement=stage.placement_text(table))
     if (ranges is None) == (cache is None) and int8:

@@ -138,6 +138,7 @@ class Recipe(_Section):
     opset: int = 17
     io_layout: IoLayout = "keep"
     targets: tuple[TargetName, ...] = DEFAULT_TARGETS
+    cpu: str | None = None
     keep_float: tuple[str, ...] = ()
     preprocess: Preprocess = Field(default_factory=Preprocess)
     postprocess: Postprocess = Field(default_factory=Postprocess)
@@ -217,6 +218,7 @@ def make_recipe(
     outputs: str | None = None,
     metric: str | None = None,
     targets: Sequence[str] = DEFAULT_TARGETS,
+    cpu: str | None = None,
     images: int | None = None,
     trust: Trust = False,
 ) -> Recipe:
@@ -234,6 +236,7 @@ def make_recipe(
             "inputs": inputs,
             "outputs": outputs,
             "targets": tuple(targets),
+            "cpu": cpu,
             "preprocess": preprocess or Preprocess(),
             "calibrate": {"data": os.fspath(data), "images": images},
             "validate": {

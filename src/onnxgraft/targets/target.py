@@ -31,6 +31,8 @@ class Placement:
             point 0: twice the steps over the same range.
         outputs: Whether the outputs of layers are quantized too.
         bias: Whether the bias becomes int32 with a DequantizeLinear.
+        pairs: Whether two neighbouring products of bytes have to fit into 16 bits, as CPUs without
+            VNNI add them.
         residual: Whether, of an Add behind a layer, the other input is quantized: the layer's
             kernel then reads eight bits of the shortcut where there were 32.
         also: Operators without weights that run in integers when inputs and output are quantized.
@@ -44,6 +46,7 @@ class Placement:
     unsigned: bool = False
     outputs: bool = False
     bias: bool = False
+    pairs: bool = False
     residual: bool = False
     also: frozenset[str] = field(default_factory=frozenset)
 
