@@ -1,0 +1,287 @@
+"""Whether engines compute what their graphs say, on every instruction set that this machine has.
+
+    python -m benchmarks.proven > benchmarks/proven.md
+
+needs the networks and images that fcn_camvid.toml names, and those beside them. Each network is
+calibrated on 40 images and quantized for each CPU target without budget; each engine is built with
+its proof, and run over the validation images beside the exact reference of its graph. OpenVINO is
+limited by ONEDNN_MAX_CPU_ISA, each limit in processes of its own; onnxruntime has no such switch.
+`exact` is `run.exact`; `engine` against it and both against the float graph in dB of SQNR, over all
+outputs of all validation images; the metric is that of the network: class mIoU, or mAP at 0.5. The
+latency is a median at batch 1 over that of onnxruntime FP32, both in one process, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxgraft import commands
+from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.samples import open_samples
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.exact import exact
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages import engine, quantize
+from onnxgraft.stages.validate import make_metric
+from onnxgraft.stages.validate.metrics import Answered, Metric
+from onnxgraft.stages.validate.report import versions
+from onnxgraft.targets import find_target
+from onnxgraft.targets.cpu import this_cpu
+
+RECIPE = Path(__file__).with_name("fcn_camvid.toml")
+CALIBRATION, RUNS = 40, 20
+# What OpenVINO may be limited to, the strongest first; a limit that is no limit here is left out.
+LIMITS = ("", "AVX512_CORE_VNNI", "AVX512_CORE")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and how it is judged.
+
+    Attributes:
+        name: Of its folder.
+        file: In it.
+        preprocess: In place of the recipe's, where it is another.
+        metric: ``miou``, or ``map`` of the boxes that an output stands for.
+    """
+
+    name: str
+    file: str
+    metric: str
+    preprocess: dict[str, Any]
+
+
+NETWORKS = (
+    Network("fcn_camvid", "fcn_camvid.pb", "miou", {}),
+    Network("mobilenet_camvid", "mobilenet_camvid.pb", "miou", {}),
+    Network("segformer_camvid", "segformer_camvid.onnx", "miou", {}),
+    Network(
+        "yolo_camvid", "yolo_camvid.onnx", "map",
+        {"color": "rgb", "scale": (1 / 255,), "mean": (0.0,)},
+    ),
+)  # fmt: skip
+
+
+def boxes(output: Array) -> Array:
+    """Return the rows [x1, y1, x2, y2, score, class] that a detector's output stands for.
+
+    Scores over 0.01, and of boxes of one class that overlap by half the best, by falling score.
+    """
+    rows = output.reshape(-1, output.shape[-1]).astype(np.float64)
+    centre, size, scores = rows[:, :2], rows[:, 2:4], rows[:, 4:5] * rows[:, 5:]
+    corners = np.concatenate([centre - size / 2, centre + size / 2], 1)
+    found = []
+    for index in range(scores.shape[1]):
+        order = np.argsort(-scores[:, index], kind="stable")
+        left = order[scores[order, index] > 0.01]
+        while len(left):
+            best, left = left[0], left[1:]
+            found.append([*corners[best], scores[best, index], index])
+            low = np.maximum(corners[best, :2], corners[left, :2])
+            high = np.minimum(corners[best, 2:], corners[left, 2:])
+            shared = np.clip(high - low, 0, None).prod(1)
+            area = (corners[:, 2:] - corners[:, :2]).prod(1)
+            left = left[shared <= 0.5 * (area[best] + area[left] - shared)]
+    return np.array(found, np.float32).reshape(1, -1, 6)
+
+
+def file_of(network: Network) -> Path:
+    """Return where a network is, below the folder of all."""
+    return Path(network.name, network.file)
+
+
+class Road:
+    """One network on its way: float graph, data, and what the float graph answers."""
+
+    def __init__(self, network: Network, folder: Path, images: int | None) -> None:
+        """Convert, clean and calibrate; or take what an earlier process left in the folder."""
+        recipe = commands.read_recipe(RECIPE)
+        models = Path(recipe.model).parent.parent
+        self.network = network
+        file, ranges = folder / f"{network.name}.onnx", folder / f"{network.name}.json"
+        preprocess = Preprocess.model_validate({
+            **recipe.preprocess.model_dump(), **network.preprocess
+        })  # fmt: skip
+        if not file.exists():
+            outputs = "score:0" if file_of(network).suffix == ".pb" else None
+            whole = commands.convert(models / file_of(network), outputs=outputs, verify=False).model
+            commands.surgery(whole, file, verify=False)
+        self.model = Model.load(file)
+        calibration = open_samples(
+            recipe.calibrate.data, self.model.inputs, preprocess, images=CALIBRATION
+        )
+        if not ranges.exists():
+            quantize.calibrate(self.model, calibration).save(ranges)
+        self.ranges = quantize.Ranges.load(ranges)
+        self.calibration = calibration
+        self.validation = open_samples(
+            recipe.validation.data, self.model.inputs, preprocess, images=images
+        )
+        self.labels: dict[str, Array] = {}
+        if network.metric == "map":
+            stored = json.loads(
+                Path(recipe.validation.data).with_name("val_boxes.json").read_text()
+            )
+            self.labels = {name: np.array(rows, np.float32) for name, rows in stored.items()}
+
+    def metric(self) -> Metric:
+        """Return a new metric."""
+        return make_metric(self.network.metric, "camvid")
+
+    def add(self, metric: Metric, name: str, output: Array, label: Array | None) -> None:
+        """Take one answer into a metric."""
+        if self.network.metric == "map":
+            metric.add(Answered(boxes(output)), self.labels[Path(name).name])
+        elif label is not None:
+            metric.add(Answered(output), label)
+
+
+def judge(road: Road, target: str, folder: Path) -> dict[str, Any]:
+    """Quantize, build with proof, and measure; everything that a row of the table says."""
+    aim = find_target(target)
+    graph, _ = quantize.quantize(
+        road.model, road.ranges, quantize.placement(target, aim.cpu()),
+    )  # fmt: skip
+    path = folder / "engine"
+    begun = time.perf_counter()
+    passport = engine.build(
+        graph, path, target, samples=(sample.feeds for sample in road.calibration)
+    )
+    seconds = time.perf_counter() - begun
+    names = ("float", "exact", "engine")
+    metrics = {name: road.metric() for name in names}
+    pairs = {
+        pair: Difference()
+        for pair in (("float", "exact"), ("float", "engine"), ("exact", "engine"))
+    }
+    with (
+        OnnxRuntime(road.model.to_onnx()) as reference, exact(graph) as right,
+        engine.load(path) as built,
+    ):  # fmt: skip
+        for sample in road.validation:
+            found = {
+                name: next(iter(run.infer(sample.feeds).values())).copy()
+                for name, run in zip(names, (reference, right, built), strict=True)
+            }
+            for name, value in found.items():
+                road.add(metrics[name], sample.name, value, sample.label)
+            for (one, other), difference in pairs.items():
+                difference.add(found[one], found[other])
+    return {
+        "network": road.network.name,
+        "target": target,
+        "cpu": str(passport.cpu),
+        "limit": os.environ.get(aim.limit, "") if aim.limit else "",
+        "proven": passport.proven,
+        "notes": list(passport.notes),
+        "seconds": seconds,
+        "metrics": {name: next(iter(m.values().values())) for name, m in metrics.items()},
+        "decibels": {f"{one} {other}": d.sqnr for (one, other), d in pairs.items()},
+        "speedup": speedup(road, path),
+    }
+
+
+def speedup(road: Road, path: Path) -> float:
+    """Return how much faster an engine is than onnxruntime FP32: median over median, in turns."""
+    feeds = next(iter(road.validation)).feeds
+    times: dict[str, list[float]] = {"float": [], "engine": []}
+    with OnnxRuntime(road.model.to_onnx()) as reference, engine.load(path) as built:
+        for _ in range(RUNS):
+            for name, run in (("float", reference), ("engine", built)):
+                begun = time.perf_counter()
+                run.infer(feeds)
+                times[name].append(time.perf_counter() - begun)
+    return statistics.median(times["float"]) / statistics.median(times["engine"])
+
+
+def main() -> None:
+    """Print the table; with --one, measure a row and print it as JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--networks", default=",".join(n.name for n in NETWORKS))
+    parser.add_argument("--targets", default="openvino,onnxruntime")
+    parser.add_argument("--images", type=int, help="of the validation images; all if not given")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--one", action="store_true")
+    given = parser.parse_args()
+    chosen = [n for n in NETWORKS if n.name in given.networks.split(",")]
+    if given.one:
+        row = judge(Road(chosen[0], given.folder, given.images), given.targets, given.folder)
+        print(json.dumps(row))
+        return
+    print("# What is proven\n")
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {this_cpu()}; "
+        + ", ".join(f"{k} {v}" for k, v in versions().items())
+    )
+    print("\n" + (__doc__ or "").split("\n\n", 2)[2].strip() + "\n")
+    print(
+        "| network | target, limit | proven | engine against exact | exact against float | "
+        "engine against float | float | exact | engine | speed-up | built in |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    notes = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = given.folder or Path(place)
+        for network in chosen:
+            seen = set()
+            for target in given.targets.split(","):
+                for limit in LIMITS if find_target(target).limit else ("",):
+                    row = _row(network, target, limit, folder, given.images)
+                    if row is None or (target, row["cpu"].split(" (")[-1]) in seen:
+                        continue
+                    seen.add((target, row["cpu"].split(" (")[-1]))
+                    _print(row)
+                    notes += [
+                        f"{row['network']}, {row['target']} {row['limit']}: {note}"
+                        for note in row["notes"]
+                    ]
+    print("\n## What was built in another form\n")
+    print("\n".join(f"- {note}" for note in notes) or "Nothing.")
+
+
+def _row(
+    network: Network, target: str, limit: str, folder: Path, images: int | None
+) -> dict[str, Any] | None:
+    """Measure one row in a process of its own."""
+    environment = {**os.environ}
+    if limit:
+        environment[find_target(target).limit] = limit
+    command = [sys.executable, "-m", "benchmarks.proven", "--one", "--networks", network.name,
+               "--targets", target, "--folder", str(folder)]  # fmt: skip
+    command += ["--images", str(images)] if images is not None else []
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(f"{network.name} {target} {limit}: {done.stderr.strip().splitlines()[-1]}",
+              file=sys.stderr)  # fmt: skip
+        return None
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _print(row: dict[str, Any]) -> None:
+    metrics, decibels = row["metrics"], row["decibels"]
+    print(
+        f"| {row['network']} | {row['target']} {row['limit']} | "
+        f"{'yes' if row['proven'] else 'NO'} | {decibels['exact engine']:.1f} dB | "
+        f"{decibels['float exact']:.1f} dB | {decibels['float engine']:.1f} dB | "
+        f"{metrics['float']:.2f} | {metrics['exact']:.2f} | {metrics['engine']:.2f} | "
+        f"{row['speedup']:.2f}x | {row['seconds']:.0f} s |", flush=True,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
