@@ -52,7 +52,7 @@ def test_the_docs_list_every_layer() -> None:
 
 
 @pytest.mark.parametrize("kind", DEPARTURES)
-def test_the_docs_say_where_opencv_is_not_the_judge(kind: str) -> None:
+def test_the_docs_say_where_opencv_is_not_the_reference(kind: str) -> None:
     page = (ROOT / "docs/caffe.md").read_text()
-    section = page[page.index("## Where OpenCV is not the judge") :]
+    section = page[page.index("## Where OpenCV is not the reference") :]
     assert re.search(rf"\b{kind}\b", section), f"{kind} is not named there in docs/caffe.md"
