@@ -29,6 +29,7 @@ import numpy as np
 
 from onnxgraft import commands
 from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
@@ -126,7 +127,7 @@ class Road:
         )
         if not ranges.exists():
             quantize.calibrate(self.model, calibration).save(ranges)
-        self.ranges = quantize.Ranges.load(ranges)
+        self.ranges = Ranges.load(ranges)
         self.calibration = calibration
         self.validation = open_samples(
             recipe.validation.data, self.model.inputs, preprocess, images=images

@@ -26,14 +26,14 @@ def set_io_layout(model: Model, layout: IoLayout) -> None:
         return
     to, back = (_TO_NCHW, _TO_NHWC) if layout == "nchw" else (_TO_NHWC, _TO_NCHW)
     graph = model.graph
-    twins: dict[int, gs.Variable] = {}
+    transposed: dict[int, gs.Variable] = {}
     for index, tensor in enumerate(graph.inputs):
         if tensor.shape is not None and len(tensor.shape) == 4:
-            graph.inputs[index] = twins[id(tensor)] = _renamed(model, tensor, to)
+            graph.inputs[index] = transposed[id(tensor)] = _renamed(model, tensor, to)
             graph.nodes.insert(0, _transpose(graph.inputs[index], tensor, back))
     for index, tensor in enumerate(graph.outputs):
-        if id(tensor) in twins:  # an input that is an output too
-            graph.outputs[index] = twins[id(tensor)]
+        if id(tensor) in transposed:  # an input that is an output too
+            graph.outputs[index] = transposed[id(tensor)]
         elif tensor.shape is not None and len(tensor.shape) == 4:
             graph.outputs[index] = _renamed(model, tensor, to)
             graph.nodes.append(_transpose(tensor, graph.outputs[index], to))
@@ -41,15 +41,15 @@ def set_io_layout(model: Model, layout: IoLayout) -> None:
 
 
 def _renamed(model: Model, tensor: gs.Variable, perm: tuple[int, ...]) -> gs.Variable:
-    """Return the tensor's transposed twin, which takes its name over."""
+    """Return the tensor's transposed copy, which takes its name over."""
     name = tensor.name
-    twin = gs.Variable(name, tensor.dtype, [tensor.shape[axis] for axis in perm])
+    copy = gs.Variable(name, tensor.dtype, [tensor.shape[axis] for axis in perm])
     tensor.name = f"{name}/before_io_layout"
     origin = model.names.get(name, Origin(name))
     if origin.perm is None:
         model.names[tensor.name] = origin
         model.names[name] = Origin(origin.name, perm)
-    return twin
+    return copy
 
 
 def _transpose(source: gs.Variable, target: gs.Variable, perm: tuple[int, ...]) -> gs.Node:

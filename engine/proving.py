@@ -130,9 +130,8 @@ def mend(
             reference = Reference(model, feeds, floats)
     except OnnxgraftError as error:
         attempt.build(model)
-        return Mended(
-            model, [], [f"the engine was not run: its graph has no exact answer: {error}"]
-        )
+        note = f"the engine was not run, as its graph has no exact answer here: {error}"
+        return Mended(model, [], [note])
     found = Mended(model, attempt(model, reference, part=False))
     search = _Search(feeds, attempt, forms, floats)
     while not found.passed and len(found.notes) < _MOST_LAYERS:

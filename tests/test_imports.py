@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from onnxgraft.cli import COMMANDS
+from onnxgraft.targets import TARGETS
 
 # What is imported inside functions alone: the extras, and what is slow to load.
 LATE = [
-    "cv2", "jinja2", "keras", "numba", "onnxruntime", "openvino", "polygraphy", "ray",
-    "sklearn", "tensorflow", "tensorrt", "tf2onnx",
+    "cv2", "jinja2", "keras", "numba", "polygraphy", "ray", "sklearn", "tensorflow", "tf2onnx",
+    *(target.package for target in TARGETS),
 ]  # fmt: skip
 BLOCK = f"""
 import sys, importlib.abc

@@ -145,7 +145,7 @@ class LayerRow:
         relative: The largest difference that its own layer adds, as a fraction of its range.
         sqnr: What its own layer leaves of the signal, in dB.
         arrived: What all layers up to it leave, in dB; None where that was not looked at.
-        guilty: Why it is where the two part; empty where they do not.
+        guilty: Why it is where the two differ first; empty where they do not.
         candidate: Whose it is; empty where that is clear.
     """
 

@@ -130,7 +130,7 @@ def departures(net: Net) -> list[str]:
 
 
 def _departure(layer: Layer) -> str | None:
-    for applies, reason in _DEPARTURES.get(layer.type, ()):
+    for applies, reason in DEPARTURES.get(layer.type, ()):
         if applies(layer):
             return reason
     return None
@@ -175,7 +175,7 @@ def _beyond(layer: Layer) -> bool:
 
 # What OpenCV 4.14 computes otherwise; the tests against it keep this list
 # (tests/convert/caffe/test_reference_against_opencv.py).
-_DEPARTURES: dict[str, tuple[tuple[Callable[[Layer], bool], str], ...]] = {
+DEPARTURES: dict[str, tuple[tuple[Callable[[Layer], bool], str], ...]] = {
     "Concat": ((_given("concat_param", "concat_dim"), "it ignores concat_dim"),),
     "Convolution": ((_dilated_groups, "it computes dilated convolutions of groups wrongly"),),
     "ConvolutionDepthwise": ((_dilated_groups, "it computes dilated convolutions wrongly"),),
@@ -189,6 +189,10 @@ _DEPARTURES: dict[str, tuple[tuple[Callable[[Layer], bool], str], ...]] = {
         (lambda layer: True, "it writes the rows in another order, and empty ones behind them"),
     ),
     "InnerProduct": ((_given("inner_product_param", "transpose"), "it ignores transpose"),),
+    "Interp": (
+        (_number("interp_param", "pad_beg", 0), "it ignores pads"),
+        (_number("interp_param", "pad_end", 0), "it ignores pads"),
+    ),
     "LRN": (
         (_number("lrn_param", "k", 1.0), "it ignores k"),
         (_missing("lrn_param", "alpha"), "alpha is 1 where it is not given, 0.0001 there"),

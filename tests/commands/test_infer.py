@@ -123,7 +123,7 @@ def test_yolov5_is_held_against_its_formula_and_opencvs_suppression() -> None:
 def test_an_output_that_fits_nothing_is_left_alone_or_refused() -> None:
     odd = {"y": np.zeros((1, 3, 5), np.float32)}
     assert see(odd, Postprocess(), PHOTO) is None
-    with pytest.raises(InputError, match="no map of classes"):
+    with pytest.raises(InputError, match="not a map of classes"):
         see(odd, Postprocess(kind="segmentation"), PHOTO)
     with pytest.raises(InputError, match="7 values"):
         see(odd, Postprocess(kind="boxes"), PHOTO)

@@ -487,7 +487,7 @@ TRAINS = (
 )
 FROZEN = (
     "1 batch normalization(s) were in training mode and run with their stored statistics, as "
-    "asked (bn); so they do in the original that the result is compared with"
+    "requested (bn); so they do in the original that the result is compared with"
 )
 EMPTY = "1 batch normalization(s) stay in training mode: they store no statistics (bn)"
 

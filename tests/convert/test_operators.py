@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
+from onnxgraft.stages.convert.tensorflow.lower import operators
 from onnxgraft.stages.convert.tensorflow.lower.operators import OPERATORS
 
 tf = pytest.importorskip("tensorflow")
@@ -142,7 +145,15 @@ TESTED = {
 }
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("name", sorted({*OPERATORS, *TESTED}))
 def test_every_operator_has_a_test(name: str) -> None:
+    assert name in OPERATORS, f"{name} has no line in OPERATORS"
     assert name in TESTED, f"write a test of {name} against TensorFlow, and its line in TESTED"
     assert TESTED[name] in globals() or name == "TFL_GELU"
+
+
+def test_every_handler_has_its_line() -> None:
+    names = [name for name, value in vars(operators).items() if isfunction(value)]
+    code = Path(operators.__file__).read_text()
+    unused = [name for name in names if len(re.findall(rf"\b{name}\b", code)) == 1]
+    assert not unused, f"no line in OPERATORS leads to {unused}"

@@ -269,11 +269,11 @@ def test_where_no_form_helps_the_engine_is_not_proven(
 
 
 def test_a_build_that_is_not_proven_ends_with_1(
-    three: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Cli
+    three: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
     three.save(tmp_path / "int8.onnx")
     monkeypatch.setattr(engine, "_backend", lambda target: Wrong("conv1", lambda model: True))
-    done = here("build", tmp_path / "int8.onnx", "--target", "onnxruntime", "-o", tmp_path / "e")
+    done = cli("build", tmp_path / "int8.onnx", "--target", "onnxruntime", "-o", tmp_path / "e")
     assert done.returncode == 1
     assert "NOT PROVEN" in done.stdout
     assert (tmp_path / "e").is_file()

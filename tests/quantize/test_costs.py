@@ -7,7 +7,7 @@ import pytest
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.quantize import placement
 from onnxgraft.stages.quantize.place.costs import BYTES, Estimate, costs, int8_share
-from onnxgraft.targets import TARGETS
+from onnxgraft.targets import TARGETS, target_names
 from tests.conftest import model_of
 from tests.quantize.networks import pair, weights
 
@@ -53,7 +53,7 @@ def test_the_share_is_of_multiplications() -> None:
     assert int8_share(found, ["conv"]) == found["conv"].macs / sum(c.macs for c in found.values())
 
 
-@pytest.mark.parametrize("target", ["tensorrt", "openvino", "onnxruntime"])
+@pytest.mark.parametrize("target", target_names())
 def test_more_int8_is_estimated_to_be_faster(target: str) -> None:
     model = pair()
     estimate = Estimate(model, placement(target))

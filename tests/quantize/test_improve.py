@@ -15,6 +15,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.quantize import IMPROVEMENTS, improve, quantize
+from onnxgraft.targets import target_names
 from tests.quantize.networks import infer, pair, ranges_of, residual, samples_of, sqnr
 
 
@@ -106,7 +107,7 @@ def test_ranges_without_histograms_can_still_be_cut(tmp_path: Path) -> None:
     assert after > before
 
 
-@pytest.mark.parametrize("target", ["tensorrt", "openvino", "onnxruntime"])
+@pytest.mark.parametrize("target", target_names())
 def test_every_target_can_be_improved(target: str, tmp_path: Path) -> None:
     model = pair()
     samples = samples_of(model, tmp_path)

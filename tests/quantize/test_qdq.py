@@ -20,7 +20,7 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.stages.quantize import calibrate, quantize
+from onnxgraft.stages.quantize import calibrate, placement, quantize
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.targets import target_names
 from tests.conftest import model_of, outputs_of
@@ -164,7 +164,7 @@ def test_the_inputs_of_layers_are_quantized(tmp_path: Path, target: str) -> None
     found = quantized_tensors(model)
     assert {"image", "seen1", "seen2"} <= found
     # onnxruntime's kernels that only move values want a pair on either side.
-    between = {"small", "flat"} if target == "onnxruntime" else set()
+    between = {"small", "flat"} if placement(target).outputs else set()
     assert found - {"image", "seen1", "seen2"} <= between
     assert report.tensors == len(found)
     assert report.layers == ["conv1", "conv2", "dense"]
@@ -179,7 +179,9 @@ def test_the_point_is_before_what_only_moves_values(tmp_path: Path, target: str,
     assert maker(moving.inputs[0]) == "DequantizeLinear"
     (reader,) = moving.outputs[0].outputs
     assert reader.op == (
-        "QuantizeLinear" if target == "onnxruntime" else {"pool1": "Conv", "flatten": "Gemm"}[name]
+        "QuantizeLinear"
+        if placement(target).outputs
+        else {"pool1": "Conv", "flatten": "Gemm"}[name]
     )
 
 
@@ -517,7 +519,7 @@ def test_values_on_the_grid_are_kept_exactly(tmp_path: Path, target: str) -> Non
         "network (float[N, 4] x) => (float[N, 3] y) { [dense] y = MatMul (x, weights) }",
         {"weights": integers},
     )
-    limits = (-127.0, 127.0) if target in SYMMETRIC else (-128.0, 127.0)
+    limits = (-127.0, 127.0) if placement(target).symmetric else (-128.0, 127.0)
     int8 = quantized(model, tmp_path, target, set_range={"x": limits})
     x = rng.integers(-127, 128, (5, 4)).astype(np.float32)
     # Integers below 2^24 are exact in float32.

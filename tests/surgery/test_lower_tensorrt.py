@@ -170,6 +170,18 @@ def test_nothing_is_lowered_unless_the_graph_is_for_tensorrt(case: str) -> None:
     assert not any(entry.name.startswith("lower_") for entry in report.passes)
 
 
+def test_a_relu_of_integers_alone_is_a_maximum() -> None:
+    before = model_of(
+        """agraph (float[N,4] x) => (float[N,4] y, float[N,4] z) {
+            i = Cast<to=6>(x)  r = Relu(i)  y = Cast<to=1>(r)  z = Relu(x)
+        }"""
+    )
+    after, report = lowered(before)
+    assert len(report_of(report, "lower_integer_relu").done) == 1
+    assert after.operators() == {"Cast": 2, "Max": 1, "Relu": 1}
+    assert_same(before, after)
+
+
 def quantized(zero: int = 0) -> Model:
     return model_of(
         """agraph (float[N,4,6,5] x) => (float[N,3,A,B] y) {

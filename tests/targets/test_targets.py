@@ -2,9 +2,11 @@
 
 import ast
 import importlib
+import tomllib
 from dataclasses import fields
 
 import pytest
+from packaging.requirements import Requirement
 
 from onnxgraft.errors import InputError
 from onnxgraft.stages.engine import BuildOptions
@@ -23,6 +25,26 @@ def test_names_are_told_apart() -> None:
 def test_a_near_name_is_suggested() -> None:
     with pytest.raises(InputError, match="no target is called 'openvin'; did you mean openvino"):
         find_target("openvin")
+
+
+FILES = [file.stem for file in (ROOT / "src/onnxgraft/targets").glob("[!_]*.py")]
+
+
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_every_target_has_its_place_in_the_list(file: str) -> None:
+    module = importlib.import_module(f"onnxgraft.targets.{file}")
+    for value in vars(module).values():
+        if isinstance(value, Target):
+            assert value in TARGETS, f"{value.name} is not in TARGETS (targets/__init__.py)"
+            assert value.name == file
+
+
+@each
+def test_its_package_is_asked_for(target: Target) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = project["optional-dependencies"].get(target.package, [])
+    names = {Requirement(text).name for text in (*project["dependencies"], *extra)}
+    assert target.package in names, f"pyproject.toml has no extra {target.package}"
 
 
 @each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from onnxgraft.stages.validate import (
     make_metric,
     read_labels,
 )
+from tests.conftest import ROOT
 
 
 def fed(metric: Metric, outputs: Array, labels: list[Array]) -> Metric:
@@ -206,8 +208,27 @@ SAMPLES: dict[str, Callable[[Metric, slice], Metric]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*METRICS, "own"])
+def metric_classes() -> dict[str, type]:
+    """Return the classes of metrics, by name: what in a family's file has parts to merge."""
+    found = {}
+    for file in (ROOT / "validate/metrics").glob("*.py"):
+        if file.stem not in ("metric", "own"):  # the protocol, and what has no name of its own
+            module = importlib.import_module(f"onnxgraft.stages.validate.metrics.{file.stem}")
+            for name, value in vars(module).items():
+                if getattr(value, "__module__", "") == module.__name__ and hasattr(value, "merge"):
+                    found[name] = value
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(metric_classes()))
+def test_every_class_has_its_line(name: str) -> None:
+    listed = {type(make_metric(kind)) for kind in METRICS}
+    assert metric_classes()[name] in listed, f"{name} is in no KINDS, or its family not in METRICS"
+
+
+@pytest.mark.parametrize("name", sorted({*METRICS, *SAMPLES}))
 def test_parts_in_any_order_give_the_same(name: str, tmp_path: Path) -> None:
+    assert name in METRICS or name == "own", f"{name} has no line in KINDS"
     assert name in SAMPLES, f"give samples of {name} in SAMPLES"
     feed = SAMPLES[name]
     name = own_metric(tmp_path) if name == "own" else name

@@ -42,7 +42,7 @@ HALF_LAYER_TOLERANCE = 1e-2
 LARGEST_HALF = 65504.0
 # Rounding weights to INT8 leaves a layer 33 dB or more on the networks of benchmarks/, and 30 dB on
 # thin ones of random weights. What leaves less than 25 dB, an error of 6 % of the signal, is more
-# than rounding; what a fault that leaves more does is told in docs/validate.md.
+# than rounding; what a fault that leaves more does stands in docs/validate.md.
 LEAST_LAYER_SQNR = 25.0
 # Clipping that a calibration chooses costs no more than the rounding that it saves; beyond that a
 # range that loses 3 % of the signal's energy saturates.

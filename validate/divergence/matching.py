@@ -3,7 +3,7 @@
 First by what they hold: a pair of tensors of the same shape, in one layout or another, that agree
 on one sample. Then by what makes them: where the inputs of two nodes are pairs, so are their
 outputs, if nothing else that is made of them is as much like them. That is how the layer at which
-the two part, and those behind it, are found: nothing in the other graph holds their values.
+the two differ first, and those behind it, are found: nothing in the other graph holds their values.
 """
 
 from __future__ import annotations

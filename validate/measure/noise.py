@@ -78,7 +78,7 @@ def measured_tolerance(
     worst = max(again, noise)
     allowed = max(least, _FACTOR * worst)
     where = "" if precision == "fp32" else f" to the {bits} bits of {precision}"
-    told = (
+    measured = (
         f"{original.name} differs from itself by {again:.1e} of an output's range when run twice, "
         f"and by {noise:.1e} when its inputs are rounded differently{where} ({count} samples)"
     )
@@ -87,7 +87,7 @@ def measured_tolerance(
         held = f"the tolerance is {allowed:.0e} of an output's range{kind}"
     else:
         held = f"the tolerance is {allowed:.1e} of an output's range, {_FACTOR} times its noise"
-    return Tolerance(allowed, f"{held}: {told}")
+    return Tolerance(allowed, f"{held}: {measured}")
 
 
 def _moved(value: Array, bits: int, rng: np.random.Generator) -> Array:

@@ -57,10 +57,10 @@ def _row(
         base[apart] = (40, 40, 220)  # red in OpenCV's order
         return GalleryRow(candidate, name, answer.apart, photograph, expected, actual, _png(base))
     label = samples.labels[index] if samples.labels is not None else None
-    told = "" if label is None or np.ndim(label) else _class(int(label), classes)
+    right = "" if label is None or np.ndim(label) else _class(int(label), classes)
     both = (answer.expected, answer.actual)
     said, other = (_class(int(np.ravel(value)[0]), classes) for value in both)
-    return GalleryRow(candidate, name, answer.apart, photograph, said, other, "", told)
+    return GalleryRow(candidate, name, answer.apart, photograph, said, other, "", right)
 
 
 def _class(index: int, classes: str) -> str:

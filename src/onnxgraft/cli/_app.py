@@ -89,7 +89,7 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             limits = {option: kwargs.pop(option, None) for option in _LIMITS}
-            with _errors_told(name), _warnings_told(name):
+            with _errors_reported(name), _warnings_reported(name):
                 status = _guard(name, limits, kwargs)
                 if status is not None:
                     raise typer.Exit(status)
@@ -117,7 +117,7 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
 
 
 @contextlib.contextmanager
-def _warnings_told(name: str) -> Iterator[None]:
+def _warnings_reported(name: str) -> Iterator[None]:
     """Print our own warnings as sentences on standard error, each once."""
     usual = warnings.showwarning
 
@@ -134,7 +134,7 @@ def _warnings_told(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _errors_told(name: str) -> Iterator[None]:
+def _errors_reported(name: str) -> Iterator[None]:
     """Turn whatever goes wrong in a command into a sentence and an exit status."""
     try:
         yield

@@ -251,13 +251,13 @@ def within_budget(
     try:
         found_ms = measured_latency(models, table.target, floats)
     except OnnxgraftError as error:
-        told = f"estimated from MACs and bytes for {estimate.machine.name}: {error}"
+        latency = f"estimated from MACs and bytes for {estimate.machine.name}: {error}"
     else:
-        told = f"measured here on {table.target}: FP32 takes {found_ms['FP32']:.2f} ms"
+        latency = f"measured here on {table.target}: FP32 takes {found_ms['FP32']:.2f} ms"
         rows = [replace(r, latency=found_ms[r.name] / found_ms["FP32"]) for r in rows]
     report = BudgetReport(
         budget, mix.found, rows, reasons, found, sum(found[name] for name in free), measured,
-        len(mix.trials), elapsed, told, metric.notes,
+        len(mix.trials), elapsed, latency, metric.notes,
     )  # fmt: skip
     return reasons, report
 

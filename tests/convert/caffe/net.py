@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,20 @@ def case(
 def cases(*groups: Sequence[Case]) -> pytest.MarkDecorator:
     """Return the decorator that runs a test for each case."""
     return pytest.mark.parametrize("case", [one for group in groups for one in group], ids=str)
+
+
+def every_case() -> dict[str, list[Case]]:
+    """Return the cases of all tests here, by their file and the name of their list."""
+    found = {}
+    for file in sorted(Path(__file__).parent.glob("test_*.py")):
+        if file.stem == "test_reference_against_opencv":  # it asks
+            continue
+        module = importlib.import_module(f"tests.convert.caffe.{file.stem}")
+        for name, value in vars(module).items():
+            group = value if isinstance(value, list) else [value]
+            if group and all(isinstance(entry, Case) for entry in group):
+                found[f"{file.stem.removeprefix('test_')}-{name.lower()}"] = group
+    return found
 
 
 def inputs(**shapes: Sequence[int]) -> str:

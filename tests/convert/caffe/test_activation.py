@@ -69,6 +69,13 @@ SIMPLE = [
         opencv="unknown layer",
     ),
     one("dropout", "Dropout", "dropout_param { dropout_ratio: 0.9 }", np.positive),
+    one(
+        "python_dropout",
+        "Python",
+        'python_param { module: "spatial_dropout" layer: "SpatialDropoutLayer" }',
+        np.positive,
+        opencv="unknown layer",
+    ),
 ]
 
 PRELUS = [

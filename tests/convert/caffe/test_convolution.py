@@ -189,6 +189,17 @@ DEPTHWISE = [
         opencv="unknown layer" if kind == "DepthwiseConvolution" else "",
     )
     for kind in ("ConvolutionDepthwise", "DepthwiseConvolution")
+] + [
+    case(
+        f"{kind}_groups_by_input_channel",
+        kind,
+        "convolution_param { num_output: 4 kernel_size: 3 stride: 2 bias_term: false }",
+        lambda x: deconvolution(x, normal(4, 1, 3, 3), group=4, stride=2),
+        IMAGE,
+        blobs=[normal(4, 1, 3, 3)],
+        opencv="unknown layer",
+    )
+    for kind in ("DeconvolutionDepthwise", "DepthwiseDeconvolution")
 ]
 
 IM2COLS = [
