@@ -130,7 +130,7 @@ def test_what_is_said_of_foreign_operators(tmp_path: Path) -> None:
 def test_a_foreign_operator_stays_in_float32() -> None:
     made, report = to_half(foreign(pair(), "second"))
     assert report.single == {
-        "second": "acme.Conv is no operator of ONNX: nobody knows whether it takes FP16"
+        "second": "acme.Conv is no operator of ONNX: it is not known whether it takes FP16"
     }
     (node,) = (node for node in made.graph.nodes if node.name == "second")
     assert {np.dtype(tensor.dtype).name for tensor in node.inputs} == {"float32"}

@@ -200,7 +200,7 @@ def _definition(node: gs.Node) -> str | None:
         if (np.abs(values) < SMALLEST_NORMAL).any() or (np.abs(values) > LARGEST).any():
             return "its scale is not one of FP16's normal numbers"
     elif op_key(node)[0]:
-        return f"{op_of(node)} is no operator of ONNX: nobody knows whether it takes FP16"
+        return f"{op_of(node)} is no operator of ONNX: it is not known whether it takes FP16"
     return None
 
 
@@ -233,7 +233,7 @@ def _check(
             for node in [*tensor.inputs, *tensor.outputs]:
                 single.setdefault(node.name, f"{tensor.name!r} {what} in FP16")
         if tensor.name not in rescaled:
-            done = "left, as asked" if ignore else "kept in FP32"
+            done = "left, as requested" if ignore else "kept in FP32"
             report.findings.append(Finding(tensor.name, what, room, done))
 
 
