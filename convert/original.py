@@ -151,11 +151,12 @@ class Original:
         set_io_layout(model, io_layout)
         return model, notes
 
-    def run(self, *, frugal: bool = False) -> Engine:
+    def run(self, *, frugal: bool = False, optimize: bool = True) -> Engine:
         """Return the model running in its own framework: what later stages are compared with.
 
         Args:
             frugal: For a few inferences: hold the weights once, at the cost of speed.
+            optimize: False runs an ONNX model node by node; others are not asked.
 
         Raises:
             NotSupportedError: Nothing here runs it as its framework does.
@@ -166,7 +167,8 @@ class Original:
 
             return original_caffe(self.path, self.weights, *self._ends)
         if framework == "onnx":
-            return OnnxRuntime(extract(self._onnx, *self._ends).to_onnx(), name="original")
+            model = extract(self._onnx, *self._ends).to_onnx()
+            return OnnxRuntime(model, name="original", optimize=optimize)
         if framework == "tflite":
             from onnxgraft.stages.convert.tflite import TfLite
 
