@@ -21,6 +21,7 @@ from onnxgraft.graph.operators import QUANTIZERS, is_op
 from onnxgraft.graph.tensors import (
     TensorSpec,
 )
+from onnxgraft.run.depth import depths
 from onnxgraft.run.engine import (
     Engine,
 )
@@ -141,6 +142,7 @@ def build(
             machine=built.machine,
             hashes=dict(evidence.hashes) if evidence else {},
             recipe=dict(evidence.recipe) if evidence else {},
+            depths=depths(model) if graph_precision(model) == "int8" else {},
         )
         write_json(beside, passport_json(passport))
     return passport

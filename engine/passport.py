@@ -89,6 +89,8 @@ class Passport:
         recipe: The tables ``preprocess`` and ``postprocess`` of the recipe.
         accuracy: What validation measured, by name.
         latency: Rows that a benchmark measured.
+        depths: By output, how many roundings to 8 bits are on the way to it; empty where that does
+            not stand in the graph.
     """
 
     target: str
@@ -106,6 +108,7 @@ class Passport:
     recipe: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, float] = field(default_factory=dict)
     latency: list[dict[str, Any]] = field(default_factory=list)
+    depths: dict[str, int] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -183,10 +186,12 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
         passport = Passport(**document)
         for name, kind in (
             ("target", str), ("precision", str), ("engine", str), ("versions", dict),
-            ("machine", dict), ("hashes", dict), ("recipe", dict),
+            ("machine", dict), ("hashes", dict), ("recipe", dict), ("depths", dict),
         ):  # fmt: skip
             if not isinstance(getattr(passport, name), kind):
                 raise ValueError(f"{name} is {getattr(passport, name)!r}")
+        if not all(type(depth) is int and depth >= 0 for depth in passport.depths.values()):
+            raise ValueError(f"depths is {passport.depths!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: not a passport that onnxgraft wrote ({error})") from error
     return passport

@@ -8,7 +8,7 @@ import pytest
 from onnxgraft.data.samples import open_samples
 from onnxgraft.run.depth import depths
 from onnxgraft.run.feeds import random_feeds
-from onnxgraft.run.tolerances import LEAST_SQNR, least_sqnr
+from onnxgraft.run.tolerances import LEAST_SQNR, PEAKY_ROUNDING, USUAL_ROUNDING, least_sqnr
 from onnxgraft.stages.quantize import calibrate, quantize
 from tests.conftest import model_of
 from tests.quantize.networks import PAIR, PAIR_SHAPES, weights
@@ -64,11 +64,19 @@ def test_the_noise_of_roundings_adds_up_as_the_formula_says() -> None:
         step = 2 * 4 * value.std() / 255
         value = np.clip(np.rint(value / step), -127, 127) * step
         kept = 10 * np.log10(np.square(signal).sum() / np.square(signal - value).sum())
-        # 40.9 dB for one rounding at four deviations; clipping what is beyond costs a bit.
-        assert least_sqnr(depth) - 0.5 < kept < least_sqnr(depth) + 1.5
+        assert abs(kept - (USUAL_ROUNDING - 10 * np.log10(depth))) < 1.0
+        assert kept > least_sqnr(depth)
+
+
+def test_a_peaky_tensor_keeps_what_the_formula_says() -> None:
+    value = np.random.default_rng(0).standard_normal(1 << 20)
+    value[0] = 12 * np.sqrt(np.mean(value**2))
+    step = 2 * value[0] / 255
+    kept = -10 * np.log10(np.mean((value - np.rint(value / step) * step) ** 2))
+    assert abs(kept - PEAKY_ROUNDING) < 0.1
 
 
 def test_however_deep_a_network_is_something_is_asked_for() -> None:
-    assert least_sqnr(0) == least_sqnr(1) == 40.0
+    assert least_sqnr(0) == USUAL_ROUNDING
     assert least_sqnr(100_000) == LEAST_SQNR
-    assert all(least_sqnr(n) >= least_sqnr(n + 1) for n in range(1, 1000))
+    assert all(least_sqnr(n) >= least_sqnr(n + 1) for n in range(1000))

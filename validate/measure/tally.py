@@ -20,6 +20,7 @@ from onnxgraft.run.difference import (
 from onnxgraft.run.engine import (
     Engine,
 )
+from onnxgraft.run.selections import Chosen
 from onnxgraft.run.verdicts import (
     check_pair,
     other_boxes,
@@ -70,6 +71,7 @@ class Tally:
         gallery: Of each candidate, the samples whose answers differ most.
         other_boxes: Of each candidate: output -> on how many samples it found more or fewer boxes
             than the original; such an output has no differences.
+        judged: The output that metrics and gallery look at.
     """
 
     metrics: list[Metric | None]
@@ -77,17 +79,26 @@ class Tally:
     broken: list[dict[str, tuple[int, str, str]]] = field(default_factory=list)
     gallery: list[list[Answer]] = field(default_factory=list)
     other_boxes: list[dict[str, int]] = field(default_factory=list)
+    judged: str = ""
 
     @classmethod
-    def empty(cls, candidates: int, metric: Callable[[], Metric] | None) -> Tally:
+    def empty(cls, candidates: int, metric: Callable[[], Metric] | None, judged: str = "") -> Tally:
         """Return the sums over nothing."""
         metrics = [metric() if metric else None for _ in range(candidates + 1)]
         return cls(
             metrics, [{} for _ in range(candidates)], [{} for _ in range(candidates)],
-            [[] for _ in range(candidates)], [{} for _ in range(candidates)],
+            [[] for _ in range(candidates)], [{} for _ in range(candidates)], judged,
         )  # fmt: skip
 
-    def add(self, position: int, sample: Sample, judged: str, results: Sequence[Outputs]) -> None:
+    def add(
+        self,
+        position: int,
+        sample: Sample,
+        judged: str,
+        results: Sequence[Outputs],
+        first: Outputs | None = None,
+        chosen: Chosen | None = None,
+    ) -> None:
         """Take in what the original and each candidate made of one sample.
 
         Args:
@@ -95,6 +106,8 @@ class Tally:
             sample: The sample.
             judged: The output that metrics and gallery look at.
             results: The original's outputs first.
+            first: The original's outputs of the first sample, if that is another one.
+            chosen: What indices among the outputs were chosen from.
         """
         expected, *others = results
         answered = {name: Answered(value) for name, value in expected.items()}
@@ -108,20 +121,31 @@ class Tally:
                     counts[name] = counts.get(name, 0) + 1
                     self._score(index + 1, Answered(actual[name]), sample)
                     continue
-                check_pair(name, value, actual)
                 difference = self.differences[index].setdefault(name, Difference())
+                selected = None
+                if chosen is not None and name in actual:
+                    selected = chosen.pair(name, actual[name])
+                if selected is None or actual[name].shape == value.shape:
+                    check_pair(name, value, actual)
                 other = Answered(actual[name])
-                if not difference.add(value, actual[name]):
+                sides = (value, actual[name]) if selected is None else selected
+                before = None if first is None or selected is not None else first.get(name)
+                if not difference.add(sides[0], sides[1], before):
                     self._note(index, position, sample, name, value)
                 axis = class_axis(value)
                 if axis is not None:
                     pair = answered[name].classes(axis), other.classes(axis)
-                    difference.add_answers(*pair)
+                    classes = value.shape[axis] if value.ndim == 4 else 0
+                    difference.add_answers(*pair, classes)
                 if name == judged:
                     self._score(index + 1, other, sample)
                     if axis is not None:
                         self._show(index, position, *pair)
-                    elif value.dtype.kind in "iu" and value.ndim in (1, 3):
+                    elif (
+                        value.dtype.kind in "iu"
+                        and value.ndim in (1, 3)
+                        and value.shape == actual[name].shape
+                    ):
                         difference.add_answers(value, actual[name])
                         self._show(index, position, value, actual[name])
 

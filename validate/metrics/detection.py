@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -15,7 +14,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import (
     Array,
 )
-from onnxgraft.stages.validate.metrics.metric import Answered, MetricKind
+from onnxgraft.stages.validate.metrics.metric import Answered, Direction, MetricKind
 
 __all__ = ["KINDS", "Detection"]
 
@@ -36,6 +35,8 @@ class Detection:
     """
 
     name = "map"
+    scale: float | None = 100.0
+    direction: Direction | None = "up"
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         """Begin with nothing; ``names`` are of the classes, for people."""
@@ -166,8 +167,8 @@ def _average(found: list[tuple[float, tuple[bool, ...]]], wanted: int) -> Floats
     return np.array(values)
 
 
-def _names(classes: str) -> tuple[str, ...]:
-    return find_classes(classes).names if Path(classes).suffix else ()
+def _names(classes: str | None) -> tuple[str, ...]:
+    return () if classes is None else find_classes(classes).names
 
 
 KINDS = (

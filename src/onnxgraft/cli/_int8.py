@@ -216,7 +216,7 @@ def quantize(
         typer.Option(rich_help_panel=DATA, help="Validation data, which --budget is measured on."),
     ] = None,
     preprocess: PreprocessFile = None,
-    classes: Classes = "camvid",
+    classes: Classes = None,
     metric_output: MetricOutput = None,
     trials: Annotated[
         int,

@@ -120,15 +120,20 @@ MetricOutput = Annotated[
     ),
 ]
 Classes = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Classes of miou: camvid, cityscapes, or a file with names and categories.",
+        help="Classes of miou and map: camvid, cityscapes, or a file with names and categories; "
+        "numbers if not given.",
         rich_help_panel=DATA,
     ),
 ]
 Drop = Annotated[
-    float,
-    typer.Option(help="Metric points that an INT8 candidate may lose.", rich_help_panel=DATA),
+    float | None,
+    typer.Option(
+        help="What an INT8 candidate may lose, in the metric's unit; 1 % of the metric's scale, or "
+        "of the original's value, if not given.",
+        rich_help_panel=DATA,
+    ),
 ]
 Overrides = Annotated[
     Path | None,

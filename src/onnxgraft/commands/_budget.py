@@ -167,7 +167,7 @@ def within_budget(
     budget: Budget,
     samples: Samples,
     *,
-    classes: str = "camvid",
+    classes: str | None = None,
     output: str | None = None,
     floats: Floats = "fp32",
     keep_float: tuple[str, ...] = (),
@@ -298,7 +298,7 @@ class _Judge:
         table: Placement,
         budget: Budget,
         samples: Samples,
-        classes: str,
+        classes: str | None,
         output: str | None,
         most: int,
     ) -> None:

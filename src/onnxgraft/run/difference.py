@@ -270,6 +270,11 @@ class Difference:
         return max(abs(self._low), abs(self._high)) if self._count else 0.0
 
     @property
+    def rms(self) -> float:
+        """The root of the mean square of the difference."""
+        return math.sqrt(self._error2.value / self._count) if self._count else 0.0
+
+    @property
     def relative(self) -> float:
         """The largest difference as a fraction of the expected values' range.
 
