@@ -10,7 +10,8 @@ from onnxgraft.errors import InputError
 
 __all__ = ["LEAST", "split", "without"]
 
-# So many samples there have to be: one of four validates.
+# So many samples there have to be: one of four validates, and two at least, as one alone does not
+# show whether a network tells samples apart.
 LEAST = 4
 _SHARE = 4
 
@@ -20,8 +21,8 @@ def split(
 ) -> tuple[Samples, Samples]:
     """Return samples to calibrate on, and a quarter of all to validate on.
 
-    The same samples and seed give the same parts. What is in both, because it is there twice, is
-    left out of the second.
+    The same samples and seed give the same parts. Samples that are there several times are all in
+    one of them.
 
     Args:
         samples: All of them.
@@ -30,21 +31,28 @@ def split(
         validate: How many to validate on at most.
 
     Raises:
-        InputError: There are too few, or they are all the same.
+        InputError: There are too few.
     """
-    total = len(samples)
+    copies: dict[str, list[int]] = {}
+    for position, index in enumerate(samples.indices):
+        copies.setdefault(samples.identity(position)[0], []).append(index)
+    total = len(copies)
     if total < LEAST:
+        many = f"{total} different samples" if total < len(samples) else f"{total} samples"
         raise InputError(
-            f"{samples.source}: {total} samples are too few to calibrate on some and validate on "
-            f"others, which takes {LEAST} at least; add some, or name other data to validate on "
-            "with --validate-on, or data in [validate]"
+            f"{samples.source}: {many} are too few to calibrate on some and validate on others, "
+            f"which takes {LEAST} at least; add some, or name other data to validate on with "
+            "--validate-on, or data in [validate]"
         )
-    order = list(samples.indices)
+    order = list(copies.values())
     random.Random(seed).shuffle(order)
-    held = total // _SHARE
-    first = replace(samples, indices=tuple(sorted(order[held:][:calibrate])), seed=seed)
-    second = replace(samples, indices=tuple(sorted(order[:held][:validate])), seed=seed)
-    return first, without(second, first)
+    held = max(total // _SHARE, 2)
+
+    def part(groups: list[list[int]], most: int | None) -> Samples:
+        chosen = [index for group in groups for index in group][:most]
+        return replace(samples, indices=tuple(sorted(chosen)), seed=seed)
+
+    return part(order[held:], calibrate), part(order[:held], validate)
 
 
 def without(samples: Samples, others: Samples) -> Samples:
