@@ -16,6 +16,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensor_option import TensorOption, parse_tensors, parse_values
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert.detection import Framework, detect
 from onnxgraft.stages.convert.inspection import (
     Inspection,
@@ -151,11 +152,12 @@ class Original:
         set_io_layout(model, io_layout)
         return model, notes
 
-    def run(self, *, frugal: bool = False) -> Engine:
+    def run(self, *, frugal: bool = False, optimize: bool = True) -> Engine:
         """Return the model running in its own framework: what later stages are compared with.
 
         Args:
             frugal: For a few inferences: hold the weights once, at the cost of speed.
+            optimize: False runs an ONNX model node by node; others are not asked.
 
         Raises:
             NotSupportedError: Nothing here runs it as its framework does.
@@ -166,7 +168,10 @@ class Original:
 
             return original_caffe(self.path, self.weights, *self._ends)
         if framework == "onnx":
-            return exact(extract(self._onnx, *self._ends), name="original")
+            model = extract(self._onnx, *self._ends)
+            if optimize:
+                return exact(model, name="original")
+            return OnnxRuntime(model.to_onnx(), name="original", optimize=False)
         if framework == "tflite":
             from onnxgraft.stages.convert.tflite import TfLite
 

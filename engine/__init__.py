@@ -27,6 +27,7 @@ from onnxgraft.graph.half import computes_in_half, to_half
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.operators import QUANTIZERS, is_op
 from onnxgraft.graph.tensors import Feeds, TensorSpec
+from onnxgraft.run.depth import depths
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.proof import trials
 from onnxgraft.stages.engine.options import Backend, BuildOptions, Layer
@@ -157,6 +158,7 @@ def build(
             cpu=here if cpu is None else cpu,
             hashes=dict(evidence.hashes) if evidence else {},
             recipe=dict(evidence.recipe) if evidence else {},
+            depths=depths(model) if graph_precision(model) == "int8" else {},
         )
         builder = Builder(backend, made, options, passport)
         if prove and backend.runs_here() and passport.cpu == here:

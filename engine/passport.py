@@ -95,6 +95,8 @@ class Passport:
         accuracy: What validation measured last, by name.
         accuracy_on: The same by the processor that it was measured on.
         latency: Rows that a benchmark measured.
+        depths: By output, how many roundings to 8 bits are on the way to it; empty where that does
+            not stand in the graph.
     """
 
     target: str
@@ -116,6 +118,7 @@ class Passport:
     accuracy: dict[str, float] = field(default_factory=dict)
     accuracy_on: dict[str, dict[str, float]] = field(default_factory=dict)
     latency: list[dict[str, Any]] = field(default_factory=list)
+    depths: dict[str, int] = field(default_factory=dict)
 
     @property
     def proven(self) -> bool | None:
@@ -213,9 +216,12 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
         for name, kind in (
             ("target", str), ("precision", str), ("engine", str), ("versions", dict),
             ("machine", dict), ("hashes", dict), ("recipe", dict), ("accuracy_on", dict),
+            ("depths", dict),
         ):  # fmt: skip
             if not isinstance(getattr(passport, name), kind):
                 raise ValueError(f"{name} is {getattr(passport, name)!r}")
+        if not all(type(depth) is int and depth >= 0 for depth in passport.depths.values()):
+            raise ValueError(f"depths is {passport.depths!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: not a passport that onnxgraft wrote ({error})") from error
     return passport

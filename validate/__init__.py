@@ -12,9 +12,10 @@ from onnxgraft.stages.validate.divergence.divergence import (
 )
 from onnxgraft.stages.validate.divergence.matching import MatchedGraph
 from onnxgraft.stages.validate.divergence.mistakes import find_mistake
+from onnxgraft.stages.validate.measure.judging import Candidate
 from onnxgraft.stages.validate.measure.noise import Tolerance, measured_tolerance, users_tolerance
 from onnxgraft.stages.validate.measure.spread import Opener
-from onnxgraft.stages.validate.measure.stream import Candidate, measure, rows
+from onnxgraft.stages.validate.measure.stream import measure, rows
 from onnxgraft.stages.validate.measure.tally import Answer, Tally
 from onnxgraft.stages.validate.metrics import METRICS, Answered, Metric, make_metric, own_function
 from onnxgraft.stages.validate.polygraphy import Recorded, read_inputs, save_inputs, save_outputs

@@ -66,6 +66,11 @@ class OutputRow:
         psnr: Peak signal-to-noise ratio in dB; the peak is the output's range.
         agreement: The fraction of positions whose argmax is the same; None without classes.
         nonfinite: How many values are NaN or infinite on either side.
+        least_sqnr: What ``sqnr`` has to be, of a candidate in INT8.
+        contrast: How far answers to different samples are apart, over the differences, in dB; None
+            where that can't be told.
+        overlap: The mean IoU between the class maps of both; None where there are none.
+        differing: Of whole numbers, the fraction that differs.
     """
 
     output: str
@@ -79,6 +84,10 @@ class OutputRow:
     psnr: float
     agreement: float | None
     nonfinite: int
+    least_sqnr: float | None = None
+    contrast: float | None = None
+    overlap: float | None = None
+    differing: float | None = None
 
 
 @dataclass
@@ -94,6 +103,10 @@ class CandidateRow:
         verdict: What it was held against, in words.
         confusion: For a metric with classes: how often each labelled class was answered with each,
             and at the end with none of them.
+        warnings: What nobody may miss about it, though it passes.
+        agreement: How far its answers are the original's, by ``measure``.
+        measure: ``mIoU`` between the class maps of both, ``same class`` as a fraction of places, or
+            ``SQNR`` in dB; empty for the original.
     """
 
     name: str
@@ -103,6 +116,18 @@ class CandidateRow:
     passed: bool
     verdict: str
     confusion: dict[str, list[int]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    agreement: float | None = None
+    measure: str = ""
+
+    @property
+    def agrees(self) -> str:
+        """The agreement for people; empty where there is none."""
+        if self.agreement is None:
+            return ""
+        if self.measure == "SQNR":
+            return f"{self.agreement:.1f} dB"
+        return f"{100 * self.agreement:.2f} % {'mIoU' if self.measure == 'mIoU' else 'top-1'}"
 
 
 @dataclass
@@ -147,6 +172,7 @@ class LayerRow:
         arrived: What all layers up to it leave, in dB; None where that was not looked at.
         guilty: Why it is where the two differ first; empty where they do not.
         candidate: Whose it is; empty where that is clear.
+        told: Whether the engine said what it runs in, and not the graph alone.
     """
 
     tensor: str
@@ -158,6 +184,7 @@ class LayerRow:
     arrived: float | None
     guilty: str = ""
     candidate: str = ""
+    told: bool = False
 
 
 @dataclass
@@ -212,12 +239,15 @@ class Report:
         title: Of the model.
         source: Path of the original.
         samples: How many samples were validated on.
+        calibrated: How many others were calibrated on; 0 where nothing was.
+        data: A sentence on both, where they were parted by the deployment itself.
         stages: In order.
         candidates: The original first.
         latency: By engine and batch.
         operators_before: Of the converted graph.
         operators_after: Of the cleaned graph.
         layers: Of each candidate that was looked into.
+        layers_from: By candidate, where what is said of its layers is from.
         ranges: Of the quantized tensors.
         gallery: The samples whose answers differ most, by candidate.
         float_layers: (target, layer, reason) of each layer that stayed in float.
@@ -229,12 +259,15 @@ class Report:
     title: str
     source: str
     samples: int = 0
+    calibrated: int = 0
+    data: str = ""
     stages: list[StageRow] = field(default_factory=list)
     candidates: list[CandidateRow] = field(default_factory=list)
     latency: list[LatencyRow] = field(default_factory=list)
     operators_before: dict[str, int] = field(default_factory=dict)
     operators_after: dict[str, int] = field(default_factory=dict)
     layers: list[LayerRow] = field(default_factory=list)
+    layers_from: dict[str, str] = field(default_factory=dict)
     ranges: list[RangeRow] = field(default_factory=list)
     gallery: list[GalleryRow] = field(default_factory=list)
     float_layers: list[tuple[str, str, str]] = field(default_factory=list)
@@ -243,6 +276,11 @@ class Report:
     artifacts: dict[str, str] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str] = field(default_factory=lambda: versions())
+
+    @property
+    def warnings(self) -> list[str]:
+        """What nobody may miss of the candidates that pass."""
+        return [f"{row.name}: {text}" for row in self.candidates for text in row.warnings]
 
     @property
     def passed(self) -> bool:
@@ -258,7 +296,7 @@ class Report:
             for name in ("photograph", "expected", "actual", "difference"):
                 if row[name].startswith("data:"):
                     row[name] = ""
-        return {"passed": self.passed, **document}
+        return {"passed": self.passed, "warnings": self.warnings, **document}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON."""

@@ -280,6 +280,11 @@ class _Operation:
             self.report.verdicts = self.verifier.verdicts()
             if not self.history.changes:
                 self._not_verified("nothing was changed")
+            for name in self.verifier.still:
+                self.report.notes.append(
+                    f"{name} hardly moves on any of the random samples that were tried: what is "
+                    "computed for it was verified only as far as it shows; validate on real data"
+                )
 
     def _operators(self) -> dict[str, int]:
         return counted(node for body in bodies(self.graph) for node in body.nodes)

@@ -58,7 +58,8 @@ def test_every_stage_has_a_line_on_the_same_samples(alone: Report) -> None:
     assert {row.candidate for row in alone.layers} == {"onnxruntime int8"}
     assert {row.precision for row in alone.layers} == {"fp32", "int8"}
     assert alone.ranges
-    assert sum(alone.ranges[0].counts) == 6 * 3 * 67 * 67
+    assert (alone.calibrated, alone.samples) == (4, 2)
+    assert sum(alone.ranges[0].counts) == 4 * 3 * 67 * 67
     assert set(alone.ranges[0].kept) == {"onnxruntime"}
     assert not [note for note in alone.notes if "they part" in note]
 
@@ -149,15 +150,19 @@ def test_labels_and_metric_of_a_recipe_are_files_beside_it(photographs: Path) ->
     recipe = read_recipe(photographs / "recipe.toml")
     report = deploy(recipe, photographs / "out")
     from onnxgraft.data.samples import open_samples
+    from onnxgraft.data.split import split
     from onnxgraft.graph.model import Model
     from onnxgraft.run.session import OnnxRuntime
 
     with OnnxRuntime(Model.load(photographs / "net.onnx").to_onnx()) as session:
-        samples = open_samples(photographs / "images", session.inputs)
-        hits = [int(session.infer(s.feeds)["y"].argmax()) == n for n, s in enumerate(samples)]
+        samples = split(open_samples(photographs / "images", session.inputs))[1]
+        hits = [
+            int(session.infer(s.feeds)["y"].argmax()) == n
+            for n, s in zip(samples.indices, samples, strict=True)
+        ]
     assert report.candidates[0].metrics == {"hits": np.mean(hits)}
-    (photographs / "labels.txt").write_text("0.png 0\n")
-    with pytest.raises(InputError, match="no label for 3 of 4 images"):
+    (photographs / "labels.txt").write_text(f"{samples.indices[0]}.png 0\n")
+    with pytest.raises(InputError, match="no label for 1 of 2 images"):
         deploy(recipe, photographs / "out")
 
 
@@ -183,3 +188,48 @@ def test_other_numbers_of_boxes_are_infinitely_far_in_a_stage() -> None:
     expected = [finder(3).infer(probe[0].feeds)]
     assert _worst(probe, expected, finder(3)).relative == 0.0
     assert _worst(probe, expected, finder(2)).relative == np.inf
+
+
+def test_nothing_is_validated_on_what_was_calibrated_on(
+    alone: Report, net: Path, tmp_path: Path
+) -> None:
+    data = net / "data.npz"
+    assert alone.data == (
+        f"calibrated on 4 samples of {data}, validated on 2 others of it (no validation data were "
+        "named, so they were split)"
+    )
+    recipe = make_recipe(
+        net / "net.prototxt", weights=net / "net.caffemodel", data=data, validate_on=data,
+        targets=["onnxruntime"],
+    )  # fmt: skip
+    recipe.bench.rounds = recipe.bench.runs = 1
+    recipe.calibrate.method = "minmax"
+    report = deploy(recipe, tmp_path / "out")
+    assert (report.calibrated, report.samples) == (4, 2)
+    assert "2 others of it (both are one, so they were split)" in report.data
+    # A copy of some of them under another name.
+    arrays = np.load(data)
+    np.savez(tmp_path / "more.npz", **{name: arrays[name][:3] for name in arrays})
+    rows = np.random.default_rng(1).standard_normal((2, 3, 67, 67)).astype(np.float32)
+    np.savez(
+        tmp_path / "other.npz", data=np.concatenate([arrays["data"][:1], rows]), labels=np.arange(3)
+    )
+    recipe.validation.data = str(tmp_path / "other.npz")
+    report = deploy(recipe, tmp_path / "out")
+    assert (report.calibrated, report.samples) == (6, 2)
+    assert "validated on 2 of 3 samples" in report.data
+    recipe.validation.data = str(tmp_path / "more.npz")
+    with pytest.raises(InputError, match="each of the 3 samples to validate on is calibrated on"):
+        deploy(recipe, tmp_path / "out")
+
+
+def test_the_layer_table_is_the_engines_or_says_that_it_is_not(alone: Report) -> None:
+    said = alone.layers_from["onnxruntime int8"]
+    told = [row for row in alone.layers if row.told]
+    assert told
+    assert f"onnxruntime int8 tells the precision of {len(told)} of these" in said
+    (output,) = (row for row in alone.candidates[-1].outputs if row.output == "prob")
+    last = alone.layers[-1]
+    # It is of the first sample, and the table of both.
+    assert last.arrived is not None
+    assert abs(last.arrived - output.sqnr) < 6

@@ -68,10 +68,11 @@ def test_values_that_are_not_finite_are_counted_on_either_side() -> None:
     assert difference.max_abs == 0.0
 
 
-def test_an_error_where_the_original_is_constant_is_infinite_relative_to_its_range() -> None:
-    difference = Difference()
-    difference.add(np.ones(3, np.float32), np.full(3, 1.5, np.float32))
-    assert difference.relative == math.inf
+def test_an_error_where_the_original_is_constant_is_relative_to_its_size() -> None:
+    for size, relative in ((2.0, 0.25), (0.0, 0.5)):
+        difference = Difference()
+        difference.add(np.full(3, size, np.float32), np.full(3, size + 0.5, np.float32))
+        assert difference.relative == relative
 
 
 def test_an_error_where_the_original_is_zero_has_no_signal() -> None:

@@ -91,7 +91,7 @@ def test_what_a_worker_meets_is_told(models: tuple[str, str, Samples], tmp_path:
     first, _, samples = models
     with OnnxRuntime(first) as one, pytest.raises(InputError, match="miou over 11 classes"):
         measure(
-            one, [], samples, partial(make_metric, "miou"), workers=2,
+            one, [], samples, partial(make_metric, "miou", "camvid"), workers=2,
             openers=[partial(OnnxRuntime, first)],
         )  # fmt: skip
 

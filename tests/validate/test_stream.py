@@ -14,6 +14,7 @@ from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Engine, Resource
+from onnxgraft.run.tolerances import least_sqnr
 from onnxgraft.stages.validate import Candidate, Metric, make_metric, measure, rows
 from onnxgraft.stages.validate.metrics.segmentation import Segmentation
 from onnxgraft.stages.validate.report import CandidateRow
@@ -252,13 +253,29 @@ def test_a_metric_does_not_excuse_an_engine_of_full_precision(samples: Samples) 
     assert row.metrics == {"top1": pytest.approx(100 * 5 / 6)}
 
 
-def test_without_a_metric_the_direction_of_the_output_counts(samples: Samples) -> None:
-    row = candidate_row(samples, Candidate(Fake("int8", scaled(1.5)), None))
-    assert row.passed
-    assert row.verdict == "cosine 1.0000, at least 0.99 required"
-    turned = candidate_row(samples, Candidate(Fake("int8", wrong_about(6)), None))
-    assert not turned.passed
-    assert turned.verdict == "cosine -1.0000, at least 0.99 required"
+@pytest.mark.parametrize(
+    ("factor", "depth", "passed"),
+    # An error of 1 % of each value is one of 40 dB, one of 10 % of 20 dB.
+    [(1.02, 1, True), (1.03, 1, False), (1.05, 10, False), (1.04, 10, True), (1.1, 100, True)],
+)
+def test_without_a_metric_the_signal_that_8_bits_leave_counts(
+    samples: Samples, factor: float, depth: int, passed: bool
+) -> None:
+    candidate = Candidate(Fake("int8", scaled(factor)), None, depths={"score": depth})
+    row = candidate_row(samples, candidate)
+    assert row.passed is passed
+    kept, least = -20 * math.log10(factor - 1), least_sqnr(depth)
+    why = "one rounding to 8 bits" if depth == 1 else f"{depth} roundings to 8 bits, one after the"
+    assert row.verdict.startswith(
+        f"score keeps {kept:.1f} dB of the signal, at least {least:.1f} wanted ({why}"
+    )
+
+
+def test_where_the_graph_is_not_known_the_least_is_asked_for(samples: Samples) -> None:
+    for factor, passed in ((1.1, True), (1.3, False)):
+        row = candidate_row(samples, Candidate(Fake("int8", scaled(factor)), None))
+        assert row.passed is passed
+        assert "at least 15.0 wanted (its graph is not known; name it with --graph)" in row.verdict
 
 
 def test_the_worst_output_decides(samples: Samples) -> None:

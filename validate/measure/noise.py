@@ -1,24 +1,18 @@
-"""How far rounding alone moves a network's outputs: what a tolerance is explained by."""
+"""The tolerance of a float candidate, and why it is as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from onnxgraft.data.samples import Sample
-from onnxgraft.graph.tensors import Array
 from onnxgraft.run.answers import adapted
-from onnxgraft.run.difference import relative_error
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.tolerances import FLOAT_TOLERANCE
+from onnxgraft.run.noise import own_noise
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE, NOISE_FACTOR
 
 __all__ = ["Tolerance", "measured_tolerance", "users_tolerance"]
 
-# Another order of every sum is many roundings, an input that is rounded otherwise one: measured on
-# the networks of benchmarks/, two runtimes differ by up to 4 times as much.
-_FACTOR = 10
 # Of each precision, how many bits a value keeps, and the least that is allowed. Layers that round
 # what they compute do so once each, and inputs are rounded once: the CamVid MobileNet is off by
 # 5e-3 in FP16 and by 6e-3 in BF16, whose runtimes keep sums in float32, while its inputs explain
@@ -38,10 +32,12 @@ class Tolerance:
     Attributes:
         value: As a fraction of each output's range.
         reason: Where it comes from, in words.
+        floors: By output, a difference that is allowed whatever the range is.
     """
 
     value: float
     reason: str
+    floors: Mapping[str, float] = field(default_factory=dict)
 
 
 def users_tolerance(value: float) -> Tolerance:
@@ -50,47 +46,43 @@ def users_tolerance(value: float) -> Tolerance:
 
 
 def measured_tolerance(
-    original: Engine, samples: Iterable[Sample], precision: str = "fp32"
+    original: Engine,
+    samples: Iterable[Sample],
+    precision: str = "fp32",
+    other: Engine | None = None,
 ) -> Tolerance:
     """Return the tolerance that rounding explains, measured on the original itself.
 
-    It is run twice on each sample, and a third time on inputs that are rounded differently: each
-    value moved at random by up to half a unit in the last place of the candidate's precision.
+    It is run twice on each sample, a third time on inputs that are rounded otherwise: each value
+    moved at random by up to half a unit in the last place of the candidate's precision; and once
+    more as its runtime optimizes it otherwise, where there is such a one. Each output has a
+    tolerance of its own.
 
     Args:
         original: The reference.
         samples: Some.
         precision: Of the candidate: ``fp32``, ``tf32``, ``fp16`` or ``bf16``.
+        other: The original, optimized otherwise.
     """
     bits, least = _PRECISIONS[precision]
-    again = noise = 0.0
-    count = 0
-    rng = np.random.default_rng(0)
-    for sample in samples:
-        count += 1
-        feeds = adapted(sample.feeds, original)
-        moved = {name: _moved(value, bits, rng) for name, value in feeds.items()}
-        first, second, third = (original.infer(fed) for fed in (feeds, feeds, moved))
-        for name, value in first.items():
-            if value.dtype.kind == "f" and np.isfinite(value).all():
-                again = max(again, relative_error(value, second[name]))
-                noise = max(noise, relative_error(value, third[name]))
-    worst = max(again, noise)
-    allowed = max(least, _FACTOR * worst)
-    where = "" if precision == "fp32" else f" to the {bits} bits of {precision}"
-    measured = (
-        f"{original.name} differs from itself by {again:.1e} of an output's range when run twice, "
-        f"and by {noise:.1e} when its inputs are rounded differently{where} ({count} samples)"
+    noise = own_noise(
+        original, (adapted(sample.feeds, original) for sample in samples), bits=bits, other=other
     )
-    if allowed == least:
-        kind = "" if precision == "fp32" else f", the least for {precision}"
-        held = f"the tolerance is {allowed:.0e} of an output's range{kind}"
-    else:
-        held = f"the tolerance is {allowed:.1e} of an output's range, {_FACTOR} times its noise"
-    return Tolerance(allowed, f"{held}: {measured}")
-
-
-def _moved(value: Array, bits: int, rng: np.random.Generator) -> Array:
-    if value.dtype != np.float32:
-        return value
-    return (value * (1 + rng.uniform(-(2.0**-bits), 2.0**-bits, value.shape))).astype(value.dtype)
+    where = "" if precision == "fp32" else f" to the {bits} bits of {precision}"
+    optimized = (
+        f", and by {noise.relative(noise.otherwise):.1e} when it is optimized otherwise"
+        if noise.otherwise
+        else ""
+    )
+    told = (
+        f"{original.name} differs from itself by {noise.relative(noise.again):.1e} of an output's "
+        f"range when run twice, and by {noise.relative(noise.moved):.1e} when its inputs are "
+        f"rounded otherwise{where}{optimized} ({noise.samples} samples)"
+    )
+    floors = {n: v for n, v in noise.floors().items() if v > least * noise.spans[n]}
+    kind = "" if precision == "fp32" else f", the least for {precision}"
+    held = f"the tolerance is {least:.0e} of an output's range{kind}"
+    if floors:
+        noisy = ", ".join(f"{v / noise.spans[n]:.1e} for {n}" for n, v in floors.items())
+        held = f"{held}, but {noisy}: {NOISE_FACTOR} times its noise"
+    return Tolerance(least, f"{held}: {told}", floors)

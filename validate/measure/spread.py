@@ -9,9 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from onnxgraft.data.samples import Sample, Samples
-from onnxgraft.graph.tensors import Array
+from onnxgraft.graph.tensors import Array, Outputs
+from onnxgraft.run.answers import adapted
 from onnxgraft.run.engine import Engine
+from onnxgraft.run.selections import Chosen, Selector
 from onnxgraft.run.workers import in_processes, on_ray
 from onnxgraft.stages.validate.measure.tally import Tally, infer_all
 from onnxgraft.stages.validate.metrics import Metric
@@ -34,6 +38,7 @@ class Job:
         metric: Makes a fresh metric.
         labels: By the images' file names, where they do not come with the samples.
         openers: Of the original and each candidate, for processes that have to open their own.
+        selector: Opens the graph in which indices among the outputs were chosen.
     """
 
     samples: Samples
@@ -42,10 +47,40 @@ class Job:
     metric: Callable[[], Metric] | None
     labels: Mapping[str, Array] = field(default_factory=dict)
     openers: tuple[Opener, ...] = ()
+    selector: Callable[[], Selector] | None = None
+
+
+class Beside:
+    """What a process keeps beside the engines: the first sample's outputs, and a selector."""
+
+    def __init__(self, job: Job) -> None:
+        """Begin with nothing: each is made when it is asked for."""
+        self._job = job
+        self._first: Outputs | None = None
+        self._selector: Selector | None = None
+
+    def first(self, original: Engine, position: int, outputs: Outputs) -> Outputs | None:
+        """Return the original's outputs of the first sample; None for that sample itself."""
+        if position == 0:
+            self._first = {name: np.array(value) for name, value in outputs.items()}
+            return None
+        if self._first is None:
+            sample = self._job.samples.at(0, labelled=False)
+            found = original.infer(adapted(sample.feeds, original))
+            self._first = {name: np.array(value) for name, value in found.items()}
+        return self._first
+
+    def chosen(self, original: Engine, sample: Sample, outputs: Outputs) -> Chosen | None:
+        """Return what indices among the outputs were chosen from, where there are any."""
+        if self._job.selector is None:
+            return None
+        if self._selector is None:
+            self._selector = self._job.selector()
+        return self._selector.at(adapted(sample.feeds, original), outputs)
 
 
 def run_here(
-    job: Job, tally: Tally, engines: Sequence[Engine], begin: int, end: int
+    job: Job, tally: Tally, engines: Sequence[Engine], begin: int, end: int, beside: Beside
 ) -> Iterator[int]:
     """Add samples ``begin`` to ``end`` to ``tally``, and yield the position of each.
 
@@ -68,10 +103,14 @@ def run_here(
             assert sample is not None
             coming = reader.submit(following)
             results = infer_all(engines, sample)
+            first = beside.first(engines[0], position, results[0])
+            chosen = beside.chosen(engines[0], sample, results[0])
             if comparing is not None:
                 comparing.result()
             yield position
-            comparing = comparer.submit(tally.add, position, sample, job.metric_output, results)
+            comparing = comparer.submit(
+                tally.add, position, sample, job.metric_output, results, first, chosen
+            )
         if comparing is not None:
             comparing.result()
 
@@ -107,10 +146,11 @@ def _parts(total: int, workers: int) -> list[tuple[int, int]]:
 def _open(job: Job) -> Callable[[tuple[int, int]], Tally]:
     """Open the engines of one process, and return what does a part with them."""
     engines = [opener() for opener in job.openers]
+    beside = Beside(job)
 
     def part(place: tuple[int, int]) -> Tally:
-        tally = Tally.empty(job.candidates, job.metric)
-        for _ in run_here(job, tally, engines, *place):
+        tally = Tally.empty(job.candidates, job.metric, job.metric_output)
+        for _ in run_here(job, tally, engines, *place, beside):
             pass
         return tally
 

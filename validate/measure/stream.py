@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, nearest
@@ -11,29 +10,14 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.tolerances import LEAST_COSINE
-from onnxgraft.stages.validate.measure.spread import Job, Opener, run_here, run_parts
+from onnxgraft.run.selections import Selector
+from onnxgraft.stages.validate.measure.judging import Candidate, Judgement, judge
+from onnxgraft.stages.validate.measure.spread import Beside, Job, Opener, run_here, run_parts
 from onnxgraft.stages.validate.measure.tally import Tally
 from onnxgraft.stages.validate.metrics import Metric
 from onnxgraft.stages.validate.report import CandidateRow, OutputRow
 
 __all__ = ["Candidate", "measure", "rows"]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An engine to compare with the original.
-
-    Attributes:
-        engine: The engine.
-        tolerance: Largest difference as a fraction of an output's range; None for engines of
-            lower precision, which are held to a metric or the cosine.
-        drop: Points that the metric may lose.
-    """
-
-    engine: Engine
-    tolerance: float | None
-    drop: float = 1.0
 
 
 def measure(
@@ -47,6 +31,7 @@ def measure(
     workers: int = 1,
     ray: str | None = None,
     openers: Sequence[Opener] = (),
+    selector: Callable[[], Selector] | None = None,
 ) -> Tally:
     """Run everything on every sample and return the sums, which `rows` makes rows of.
 
@@ -60,6 +45,7 @@ def measure(
         workers: Processes; with ``ray`` actors, 0 for all of the cluster's CPUs.
         ray: Address of a Ray cluster whose machines see the same paths.
         openers: With more than one worker: open the original and each candidate in another process.
+        selector: Opens the original's graph, where there are indices among its outputs.
 
     Raises:
         InputError: A label is missing, or outputs do not correspond.
@@ -72,10 +58,14 @@ def measure(
         raise InputError(f"{samples.source}: the metric needs labels, and {_unlabelled(samples)}")
     if workers < (0 if ray else 1):
         raise InputError(f"--workers {workers}: at least 1 is needed")
-    job = Job(samples, metric_output, len(candidates), metric, labels or {}, tuple(openers))
-    total = Tally.empty(len(candidates), metric)
+    if all(spec.dtype.startswith("float") for spec in original.outputs):
+        selector = None
+    job = Job(
+        samples, metric_output, len(candidates), metric, labels or {}, tuple(openers), selector
+    )
+    total = Tally.empty(len(candidates), metric, metric_output)
     if ray is None and workers == 1:
-        running = run_here(job, total, [original, *candidates], 0, len(samples))
+        running = run_here(job, total, [original, *candidates], 0, len(samples), Beside(job))
         for _ in track(running, "validating", len(samples)):
             pass
         return total
@@ -95,61 +85,30 @@ def _unlabelled(samples: Samples) -> str:
 def rows(original: Engine, candidates: Sequence[Candidate], tally: Tally) -> list[CandidateRow]:
     """Return a row each, the original's first: what was measured, and whether it passes."""
     metrics = tally.metrics
-    found = [_row(original.name, {}, metrics[0], True, "the original")]
+    whole = Judgement(True, "the original")
+    found = [_row(original.name, {}, metrics[0], whole, None)]
     for index, candidate in enumerate(candidates):
         boxes, scored = tally.other_boxes[index], metrics[index + 1]
         differences = {n: d for n, d in tally.differences[index].items() if n not in boxes}
         broken = tally.broken[index]
-        passed, verdict = _verdict(candidate, differences, metrics[0], scored, broken)
+        judgement = judge(candidate, differences, (metrics[0], scored), broken, tally.metric_output)
         for name, count in boxes.items():
             some = "a sample" if count == 1 else f"{count} samples"
-            verdict += (
-                f"; {name} has another number of boxes on {some}, where no difference is measured"
+            judgement.verdict += (
+                f"; {name} has other numbers of boxes on {some}, and no differences"
             )
-        found.append(_row(candidate.engine.name, differences, scored, passed, verdict))
+        found.append(_row(candidate.engine.name, differences, scored, judgement, candidate))
     return found
-
-
-def _verdict(
-    candidate: Candidate,
-    found: dict[str, Difference],
-    original: Metric | None,
-    scored: Metric | None,
-    broken: Mapping[str, tuple[int, str, str]],
-) -> tuple[bool, str]:
-    if broken:
-        count = sum(difference.nonfinite for difference in found.values())
-        _, name, output, whose = min(
-            (position, name, output, whose) for output, (position, name, whose) in broken.items()
-        )
-        return False, (
-            f"{count} values are NaN or infinite; the first are in the {whose}'s {output}, of "
-            f"{name}"
-        )
-    if candidate.tolerance is not None and found:
-        worst = max(difference.relative for difference in found.values())
-        return (
-            worst <= candidate.tolerance,
-            f"{worst:.1e} of the range, at most {candidate.tolerance:.0e} allowed",
-        )
-    if original is not None and scored is not None:
-        name, before = next(iter(original.values().items()))
-        drop = before - scored.values()[name]
-        return (
-            drop <= candidate.drop,
-            f"{name} {0.0 - drop:+.2f} points, {0.0 - candidate.drop:+.2f} allowed",
-        )
-    least = min(difference.cosine for difference in found.values())
-    return least >= LEAST_COSINE, f"cosine {least:.4f}, at least {LEAST_COSINE} required"
 
 
 def _row(
     name: str,
     found: dict[str, Difference],
     metric: Metric | None,
-    passed: bool,
-    verdict: str,
+    judgement: Judgement,
+    candidate: Candidate | None,
 ) -> CandidateRow:
+    in_int8 = candidate is not None and candidate.tolerance is None
     outputs = [
         OutputRow(
             output,
@@ -163,11 +122,16 @@ def _row(
             difference.psnr,
             difference.agreement,
             difference.nonfinite,
+            least_sqnr=candidate.least(output) if candidate is not None and in_int8 else None,
+            contrast=difference.contrast,
+            overlap=difference.overlap,
+            differing=difference.differing,
         )
         for output, difference in found.items()
     ]
     values = metric.values() if metric else {}
     return CandidateRow(
-        name, outputs, values, metric.per_class() if metric else {}, passed, verdict,
-        metric.confusion_table() if metric else {},
+        name, outputs, values, metric.per_class() if metric else {}, judgement.passed,
+        judgement.verdict, metric.confusion_table() if metric else {}, judgement.warnings,
+        judgement.agreement, judgement.measure,
     )  # fmt: skip

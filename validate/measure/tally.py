@@ -13,6 +13,7 @@ from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.answers import adapted, arranged
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
+from onnxgraft.run.selections import Chosen
 from onnxgraft.run.verdicts import check_pair, other_boxes
 from onnxgraft.stages.validate.metrics import Answered, Metric
 from onnxgraft.stages.validate.metrics.detection import Detection
@@ -57,6 +58,7 @@ class Tally:
         gallery: Of each candidate, the samples whose answers differ most.
         other_boxes: Of each candidate: output -> on how many samples it found more or fewer boxes
             than the original; such an output has no differences.
+        metric_output: The output that metrics and gallery look at.
     """
 
     metrics: list[Metric | None]
@@ -64,18 +66,27 @@ class Tally:
     broken: list[dict[str, tuple[int, str, str]]] = field(default_factory=list)
     gallery: list[list[Answer]] = field(default_factory=list)
     other_boxes: list[dict[str, int]] = field(default_factory=list)
+    metric_output: str = ""
 
     @classmethod
-    def empty(cls, candidates: int, metric: Callable[[], Metric] | None) -> Tally:
+    def empty(
+        cls, candidates: int, metric: Callable[[], Metric] | None, metric_output: str = ""
+    ) -> Tally:
         """Return the sums over nothing."""
         metrics = [metric() if metric else None for _ in range(candidates + 1)]
         return cls(
             metrics, [{} for _ in range(candidates)], [{} for _ in range(candidates)],
-            [[] for _ in range(candidates)], [{} for _ in range(candidates)],
+            [[] for _ in range(candidates)], [{} for _ in range(candidates)], metric_output,
         )  # fmt: skip
 
     def add(
-        self, position: int, sample: Sample, metric_output: str, results: Sequence[Outputs]
+        self,
+        position: int,
+        sample: Sample,
+        metric_output: str,
+        results: Sequence[Outputs],
+        first: Outputs | None = None,
+        chosen: Chosen | None = None,
     ) -> None:
         """Take in what the original and each candidate made of one sample.
 
@@ -84,6 +95,8 @@ class Tally:
             sample: The sample.
             metric_output: The output that metrics and gallery look at.
             results: The original's outputs first.
+            first: The original's outputs of the first sample, if that is another one.
+            chosen: What indices among the outputs were chosen from.
         """
         expected, *others = results
         answered = {name: Answered(value) for name, value in expected.items()}
@@ -97,20 +110,31 @@ class Tally:
                     counts[name] = counts.get(name, 0) + 1
                     self._score(index + 1, Answered(actual[name]), sample)
                     continue
-                check_pair(name, value, actual)
                 difference = self.differences[index].setdefault(name, Difference())
+                selected = None
+                if chosen is not None and name in actual:
+                    selected = chosen.pair(name, actual[name])
+                if selected is None or actual[name].shape == value.shape:
+                    check_pair(name, value, actual)
                 other = Answered(actual[name])
-                if not difference.add(value, actual[name]):
+                sides = (value, actual[name]) if selected is None else selected
+                before = None if first is None or selected is not None else first.get(name)
+                if not difference.add(sides[0], sides[1], before):
                     self._note(index, position, sample, name, value)
                 axis = class_axis(value)
                 if axis is not None:
                     pair = answered[name].classes(axis), other.classes(axis)
-                    difference.add_answers(*pair)
+                    classes = value.shape[axis] if value.ndim == 4 else 0
+                    difference.add_answers(*pair, classes)
                 if name == metric_output:
                     self._score(index + 1, other, sample)
                     if axis is not None:
                         self._show(index, position, *pair)
-                    elif value.dtype.kind in "iu" and value.ndim in (1, 3):
+                    elif (
+                        value.dtype.kind in "iu"
+                        and value.ndim in (1, 3)
+                        and value.shape == actual[name].shape
+                    ):
                         difference.add_answers(value, actual[name])
                         self._show(index, position, value, actual[name])
 

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.stages.validate.metrics import classification, detection, segmentation
-from onnxgraft.stages.validate.metrics.metric import Answered, Metric, MetricKind
+from onnxgraft.stages.validate.metrics.metric import Answered, Direction, Metric, MetricKind
 from onnxgraft.stages.validate.metrics.own import Own, own_function
 
-__all__ = ["METRICS", "Answered", "Metric", "MetricKind", "make_metric", "own_function"]
+__all__ = [
+    "METRICS",
+    "Answered",
+    "Direction",
+    "Metric",
+    "MetricKind",
+    "make_metric",
+    "own_function",
+]
 
 METRICS: dict[str, MetricKind] = {
     kind.name: kind for family in (classification, segmentation, detection) for kind in family.KINDS
 }
 
 
-def make_metric(name: str, classes: str = "camvid") -> Metric:
+def make_metric(name: str, classes: str | None = None) -> Metric:
     """Return a new metric.
 
     Args:
         name: One of `METRICS`, or ``FILE.py:FUNCTION``: a function of an output and a label.
-        classes: Of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file, see `find_classes`.
+        classes: Of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file, see `find_classes`;
+            None counts them by the output's channels, and calls them by their numbers.
     """
     if name in METRICS:
         return METRICS[name].make(classes)

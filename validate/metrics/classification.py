@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.validate.metrics.metric import Answered, MetricKind
+from onnxgraft.stages.validate.metrics.metric import Answered, Direction, MetricKind
 
 __all__ = ["KINDS", "AreaUnderCurve", "TopK"]
 
 
 class TopK:
     """The percentage of samples whose label is among the k largest outputs."""
+
+    scale: float | None = 100.0
+    direction: Direction | None = "up"
 
     def __init__(self, k: int) -> None:
         """Begin with nothing."""
@@ -78,6 +81,8 @@ class AreaUnderCurve:
     """
 
     name = "auc"
+    scale: float | None = 100.0
+    direction: Direction | None = "up"
 
     def __init__(self) -> None:
         """Begin with nothing."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from onnxgraft.data.classes import find_classes
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.validate.metrics.metric import Answered, MetricKind
+from onnxgraft.stages.validate.metrics.metric import Answered, Direction, MetricKind
 
 __all__ = ["KINDS", "Detection"]
 
@@ -34,6 +33,8 @@ class Detection:
     """
 
     name = "map"
+    scale: float | None = 100.0
+    direction: Direction | None = "up"
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         """Begin with nothing; ``names`` are of the classes, for people."""
@@ -164,8 +165,8 @@ def _average(found: list[tuple[float, tuple[bool, ...]]], wanted: int) -> Floats
     return np.array(values)
 
 
-def _names(classes: str) -> tuple[str, ...]:
-    return find_classes(classes).names if Path(classes).suffix else ()
+def _names(classes: str | None) -> tuple[str, ...]:
+    return () if classes is None else find_classes(classes).names
 
 
 KINDS = (

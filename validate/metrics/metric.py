@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["Answered", "Metric", "MetricKind"]
+__all__ = ["Answered", "Direction", "Metric", "MetricKind"]
+
+# Where a metric is better: with more of it, or with less.
+Direction = Literal["up", "down"]
 
 
 class Answered:
@@ -32,9 +35,17 @@ class Answered:
 
 
 class Metric(Protocol):
-    """A number over a labelled set; the first of `values` is the one that a budget is held to."""
+    """A number over a labelled set; the first of `values` is the one that a budget is held to.
+
+    Attributes:
+        name: As ``--metric`` takes it.
+        scale: Its largest value, such as 100 of percents; None where that is not declared.
+        direction: Where it is better; None where that is not declared.
+    """
 
     name: str
+    scale: float | None
+    direction: Direction | None
 
     def add(self, answered: Answered, label: Array) -> None:
         """Take in one sample: an output of batch 1 and its label."""
@@ -43,7 +54,7 @@ class Metric(Protocol):
         """Take in what was measured in another part of the set; the order does not matter."""
 
     def values(self) -> dict[str, float]:
-        """Return the metrics so far, in percent."""
+        """Return the metrics so far: in percent, or as a function of the user's own has them."""
 
     def per_class(self) -> dict[str, float]:
         """Return the metric of each class, in percent; empty where there are none."""
@@ -60,10 +71,10 @@ class MetricKind:
         name: As ``--metric`` takes it.
         summary: What it measures, in a phrase for the docs.
         labels: What it wants for each sample, likewise.
-        make: Returns a new one for the classes that ``--classes`` names.
+        make: Returns a new one for the classes that ``--classes`` names, or None for none.
     """
 
     name: str
     summary: str
     labels: str
-    make: Callable[[str], Metric]
+    make: Callable[[str | None], Metric]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -13,13 +14,17 @@ from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.difference import Sum
-from onnxgraft.stages.validate.metrics.metric import Answered
+from onnxgraft.stages.validate.metrics.metric import Answered, Direction
 
 __all__ = ["Own", "own_function"]
 
 
 class Own:
-    """The mean of what a user's function returns for each sample."""
+    """The mean of what a user's function returns for each sample.
+
+    The function may declare what its numbers mean, as attributes: ``function.scale``, its largest
+    value (1, or 100 of percents), and ``function.direction``, ``"up"`` or ``"down"``.
+    """
 
     def __init__(self, function: Callable[[Array, Array], Any], name: str) -> None:
         """Begin with nothing.
@@ -30,6 +35,7 @@ class Own:
             name: Of a single number.
         """
         self.name = name
+        self.scale, self.direction = _declared(function, name)
         self._function = function
         self._sums: dict[str, Sum] = {}
         self._count = 0
@@ -74,6 +80,17 @@ class Own:
     def confusion_table(self) -> dict[str, list[int]]:
         """Return nothing."""
         return {}
+
+
+def _declared(function: object, name: str) -> tuple[float | None, Direction | None]:
+    """Return the scale and the direction that a function declares; None where it does not."""
+    scale, direction = (getattr(function, key, None) for key in ("scale", "direction"))
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if scale is not None and not (number and math.isfinite(scale) and scale > 0):
+        raise InputError(f"the metric {name}: its scale is {scale!r}; write its largest value: 100")
+    if direction not in (None, "up", "down"):
+        raise InputError(f'the metric {name}: its direction is {direction!r}; write "up" or "down"')
+    return None if scale is None else float(scale), direction
 
 
 def own_function(name: str) -> Callable[..., Any]:

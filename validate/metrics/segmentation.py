@@ -7,10 +7,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.data.classes import Classes, find_classes
+from onnxgraft.data.classes import Classes, find_classes, numbered
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.validate.metrics.metric import Answered, MetricKind
+from onnxgraft.stages.validate.metrics.metric import Answered, Direction, MetricKind
 
 __all__ = ["KINDS", "Segmentation"]
 
@@ -22,9 +22,18 @@ class Segmentation:
     """
 
     name = "miou"
+    scale: float | None = 100.0
+    direction: Direction | None = "up"
 
-    def __init__(self, classes: Classes) -> None:
-        """Begin with an empty (labels, answers) matrix, (classes, classes + 1)."""
+    def __init__(self, classes: Classes | None = None) -> None:
+        """Begin with an empty (labels, answers) matrix, (classes, classes + 1).
+
+        Args:
+            classes: None takes as many as the first output has channels.
+        """
+        self._begin(classes or Classes((), {}))
+
+    def _begin(self, classes: Classes) -> None:
         self.classes = classes
         size = len(classes.names)
         # The last column holds answers that are none of the classes.
@@ -32,6 +41,8 @@ class Segmentation:
 
     def add(self, answered: Answered, label: Array) -> None:
         """Take in one sample: (1, H, W, C) or (1, C, H, W) scores or (1, H, W) classes."""
+        if not self.classes.names:
+            self._begin(numbered(_channels(answered.output, label)))
         size = len(self.classes.names)
         answer = _classes_of(answered, label, size)
         if answered.output.shape == (1, *label.shape):
@@ -43,7 +54,10 @@ class Segmentation:
 
     def merge(self, other: Self) -> None:
         """Take in another part."""
-        self.confusion += other.confusion
+        if not self.classes.names:
+            self._begin(other.classes)
+        if other.classes.names:
+            self.confusion += other.confusion
 
     def values(self) -> dict[str, float]:
         """Return class and category mean IoU in percent."""
@@ -85,6 +99,25 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(100 * np.nanmean(values)) if not np.isnan(values).all() else 0.0
 
 
+def _channels(output: Array, label: Array) -> int:
+    """Return how many classes the scores of an output are of."""
+    if output.ndim == 4 and output.shape[0] == 1:
+        if output.shape[1:3] == label.shape:
+            return int(output.shape[3])
+        if output.shape[2:] == label.shape:
+            return int(output.shape[1])
+    if output.shape == (1, *label.shape):
+        raise InputError(
+            f"miou: the output {output.shape} holds numbers of classes, and does not say how many "
+            "there are: name them with --classes, or classes in [validate]: camvid, cityscapes, or "
+            "a file with a name a line"
+        )
+    raise InputError(
+        f"miou wants scores for the {label.shape} pixels of a label, the output is "
+        f"{output.shape}; name the right one with output in [validate] or --metric-output"
+    )
+
+
 def _classes_of(answered: Answered, label: Array, size: int) -> Array:
     output = answered.output
     if output.shape == (1, *label.shape):
@@ -106,6 +139,6 @@ KINDS = (
         "mean intersection over union of classes, and of categories where there are any; the IoU "
         "of each class, and the confusion",
         "a label image",
-        lambda classes: Segmentation(find_classes(classes)),
+        lambda classes: Segmentation(None if classes is None else find_classes(classes)),
     ),
 )

@@ -25,7 +25,10 @@ _MOST = 12
 
 
 def gallery_rows(
-    tally: Tally, candidates: Sequence[CandidateRow], samples: Samples, classes: str = "camvid"
+    tally: Tally,
+    candidates: Sequence[CandidateRow],
+    samples: Samples,
+    classes: str | None = None,
 ) -> list[GalleryRow]:
     """Return the samples whose answers differ most, drawn.
 
@@ -33,7 +36,8 @@ def gallery_rows(
         tally: Has the answers.
         candidates: Rows of the report, the original's first.
         samples: Where the photographs are.
-        classes: Gives names and colours, where it has as many classes as the answers say.
+        classes: Gives names and colours, where it has as many classes as the answers say; None
+            numbers them.
     """
     shown = []
     for row, answers in zip(candidates[1:], tally.gallery, strict=True):
@@ -46,7 +50,7 @@ def gallery_rows(
 
 
 def _row(
-    candidate: str, name: str, answer: Answer, samples: Samples, index: int, classes: str
+    candidate: str, name: str, answer: Answer, samples: Samples, index: int, classes: str | None
 ) -> GalleryRow:
     photograph = _photograph(samples, index)
     if answer.expected.ndim == 2:
@@ -63,17 +67,19 @@ def _row(
     return GalleryRow(candidate, name, answer.apart, photograph, said, other, "", right)
 
 
-def _class(index: int, classes: str) -> str:
+def _class(index: int, classes: str | None) -> str:
     """Return a class by the name that a file of the user's gives it, or by its number."""
-    names = find_classes(classes).names if Path(classes).suffix else ()
+    names = find_classes(classes).names if classes and Path(classes).suffix else ()
     return names[index] if index < len(names) else f"class {index}"
 
 
-def _colors(classes: str, count: int) -> NDArray[np.uint8]:
+def _colors(classes: str | None, count: int) -> NDArray[np.uint8]:
     """Return (count, 3) colours in blue, green, red order."""
     try:
-        known = find_classes(classes)
+        known = None if classes is None else find_classes(classes)
     except InputError:
+        known = None
+    if known is None:
         return palette(count)[:, ::-1]
     return palette(count, known if len(known.colors) >= count else None)[:, ::-1]
 

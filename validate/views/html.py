@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onnxgraft.files import write_bytes
 from onnxgraft.stages.validate.report import RangeRow, Report
+from onnxgraft.stages.validate.views.numbers import metric_value
 from onnxgraft.stages.validate.views.plots import histogram_path, latency_strip, layer_plot
 
 __all__ = ["write_html"]
@@ -46,6 +47,7 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
         ],
         ranges=[(row, histogram_path(row), _marks(row), _kept(row)) for row in report.ranges],
         shares=_shares,
+        value=metric_value,
     )
     write_bytes(path, page.encode(errors="backslashreplace"))
 

@@ -23,6 +23,9 @@ def write_junit(report: Report, path: str | os.PathLike[str]) -> None:
     ]
     cases += [("candidate", row.name, row.passed, row.verdict, 0.0) for row in report.candidates]
     cases += [("goal", sentence, False, sentence, 0.0) for sentence in report.missed]
+    warnings = {
+        row.name: [f"WARNING: {text}" for text in row.warnings] for row in report.candidates
+    }
     failures = sum(not passed for _, _, passed, _, _ in cases)
     suite = ElementTree.Element(
         "testsuite", name=report.title, tests=str(len(cases)), failures=str(failures)
@@ -33,6 +36,9 @@ def write_junit(report: Report, path: str | os.PathLike[str]) -> None:
         )
         if not passed:
             ElementTree.SubElement(case, "failure", message=text)
+        warned = warnings.get(name, []) if kind == "candidate" else []
+        if warned:
+            ElementTree.SubElement(case, "system-out").text = _NOT_XML.sub("?", "\n".join(warned))
     for element in suite.iter():
         for key, value in element.attrib.items():
             element.set(key, _NOT_XML.sub("?", value))

@@ -10,12 +10,15 @@ from rich.table import Table
 
 from onnxgraft.errors import printable
 from onnxgraft.stages.validate.report import Report
+from onnxgraft.stages.validate.views.numbers import metric_value
 
 __all__ = ["render"]
 
 
 def render(report: Report, console: Console) -> None:
     """Print the tables of ``report``."""
+    if report.data:
+        _say(console, report.data, "bold")
     if report.stages:
         console.print(_stages(report))
     if report.candidates:
@@ -30,6 +33,8 @@ def render(report: Report, console: Console) -> None:
         console.print()
     for row in report.candidates[1:]:
         _say(console, f"{row.name}: {row.verdict}", None if row.passed else "red")
+    for warning in report.warnings:
+        _say(console, f"WARNING: {warning}", "bold yellow")
     for sentence in report.missed:
         _say(console, sentence, "red")
     for target, layer, reason in report.float_layers:
@@ -80,16 +85,15 @@ def _candidates(report: Report) -> Table:
     names = list(report.candidates[0].metrics)
     table = _table(
         f"\n[bold]Validation[/] on {report.samples} samples",
-        "engine", *names, "argmax", "",
+        "engine", *names, "agreement", "",
     )  # fmt: skip
     for number, row in enumerate(report.candidates):
-        first = row.outputs[0] if row.outputs else None
-        agreement = None if first is None else first.agreement
+        mark = "[bold yellow]pass, WARNING[/]" if row.passed and row.warnings else _mark(row.passed)
         table.add_row(
             _cell(row.name),
-            *(f"{row.metrics[name]:.2f}" for name in names),
-            "" if agreement is None else f"{100 * agreement:.2f} %",
-            _mark(row.passed) if number else "",
+            *(metric_value(row.metrics[name]) for name in names),
+            row.agrees,
+            mark if number else "",
         )
     return table
 
@@ -106,7 +110,8 @@ def _print_outputs(report: Report, console: Console) -> None:
                 f"  max {output.max_abs:.1e} ({output.relative:.1e} of the range), "
                 f"mean {output.mean_abs:.1e}\n"
                 f"  relative to each value: max {output.max_rel:.1e}, mean {output.mean_rel:.1e}\n"
-                f"  cosine {output.cosine:.6f}, SQNR {output.sqnr:.1f} dB, "
+                f"  cosine {output.cosine:.6f}, SQNR {output.sqnr:.1f} dB"
+                f"{'' if output.least_sqnr is None else f' ({output.least_sqnr:.1f} wanted)'}, "
                 f"PSNR {output.psnr:.1f} dB{agreement}",
                 highlight=False,
                 markup=False,

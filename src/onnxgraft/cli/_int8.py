@@ -236,7 +236,7 @@ def quantize(
         ),
     ] = None,
     preprocess: PreprocessFile = None,
-    classes: Classes = "camvid",
+    classes: Classes = None,
     metric_output: MetricOutput = None,
     trials: Annotated[
         int,

@@ -132,16 +132,21 @@ MetricOutput = Annotated[
     ),
 ]
 Classes = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="CLASSES",
+        help="Classes of miou and map: camvid, cityscapes, or a file with names and categories; "
+        "numbers if not given.",
         rich_help_panel=DATA,
-        help="Classes of miou: camvid, cityscapes, or a file with names and categories.",
     ),
 ]
 Drop = Annotated[
-    float,
-    typer.Option(help="Metric points that an INT8 candidate may lose.", rich_help_panel=DATA),
+    float | None,
+    typer.Option(
+        help="What an INT8 candidate may lose, in the metric's unit; 1 % of the metric's scale, or "
+        "of the original's value, if not given.",
+        rich_help_panel=DATA,
+    ),
 ]
 Overrides = Annotated[
     Path | None,

@@ -59,7 +59,7 @@ def validate(
     freeze_batchnorm: FreezeBatchnorm = False,
     trust: Trusted = [],  # noqa: B006  (typer copies it)
     metric: MetricName = None,
-    classes: Classes = "camvid",
+    classes: Classes = None,
     metric_output: MetricOutput = None,
     labels: Annotated[
         Path | None,
@@ -68,7 +68,7 @@ def validate(
             help="File of labels by image, where they do not lie beside the images.",
         ),
     ] = None,
-    drop: Drop = 1.0,
+    drop: Drop = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -154,7 +154,8 @@ def deploy(
         typer.Option(
             metavar="DATA",
             rich_help_panel=DATA,
-            help="Validation data, where a model file is given.",
+            help="Validation data, where a model file is given; a quarter of --data, which is then "
+            "not calibrated on, if not given.",
         ),
     ] = None,
     weights: Weights = None,

@@ -161,7 +161,7 @@ def within_budget(
     budget: Budget,
     samples: Samples,
     *,
-    classes: str = "camvid",
+    classes: str | None = None,
     output: str | None = None,
     floats: Floats = "fp32",
     keep_float: tuple[str, ...] = (),
@@ -292,7 +292,7 @@ class _MixMetric:
         table: Placement,
         budget: Budget,
         samples: Samples,
-        classes: str,
+        classes: str | None,
         output: str | None,
         most: int,
     ) -> None:

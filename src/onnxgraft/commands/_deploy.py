@@ -49,7 +49,8 @@ def deploy(
             engine with its passport, and the report as ``report.html``, ``report.json`` and
             ``junit.xml``.
         data: Of a model file: the data to calibrate on.
-        validate_on: Of a model file: the data to validate on.
+        validate_on: Of a model file: the data to validate on; None keeps a quarter of ``data`` for
+            it, which is not calibrated on.
         weights: Of a prototxt: the weights.
         preprocess: Of a model file: a TOML file with a ``[preprocess]`` table, or the recipe.
         inputs: Of a model file: where to cut its beginning.

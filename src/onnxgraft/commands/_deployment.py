@@ -6,10 +6,11 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from onnxgraft.commands._bench import BenchTarget, record_latency
 from onnxgraft.commands._bench import measure as measure_latency
@@ -17,32 +18,38 @@ from onnxgraft.commands._blame import guilty_pass
 from onnxgraft.commands._budget import read_budget
 from onnxgraft.commands._evidence import evidence, record_accuracy
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
+from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
 from onnxgraft.commands._recipe import Recipe
-from onnxgraft.commands._validate import layer_rows, write_report
+from onnxgraft.commands._validate import layer_rows, open_selector, write_report
 from onnxgraft.data.ranges import Ranges
-from onnxgraft.data.samples import Sample, Samples, open_samples, overlap
+from onnxgraft.data.samples import Sample, Samples, open_samples
+from onnxgraft.data.split import split, without
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.progress import status
-from onnxgraft.run.answers import answers
+from onnxgraft.run.answers import adapted, answers, partners
+from onnxgraft.run.depth import depths
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
+from onnxgraft.run.saturation import ends, unresolved
+from onnxgraft.run.selections import Selector
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.run.tolerances import FLOAT_TOLERANCE
-from onnxgraft.run.verdicts import check_pair, other_boxes
+from onnxgraft.run.verdicts import Verdict, check_pair, hold, other_boxes
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate import (
     Candidate,
+    Tolerance,
     bisect,
     check_labels,
     find_divergence,
     make_metric,
     measure,
+    measured_tolerance,
     read_labels,
     rows,
 )
@@ -53,8 +60,12 @@ from onnxgraft.targets.cpu import Cpu, find_cpu
 
 __all__ = ["run_recipe"]
 
+T = TypeVar("T")
+
 # A stage is compared on so many samples; the engines are validated on all of them afterwards.
 STAGE_SAMPLES = 4
+# Float noise is measured on so many samples.
+NOISE_SAMPLES = 2
 
 
 def run_recipe(recipe: Recipe, out: Path, *, keep_going: bool = False, workers: int = 1) -> Report:
@@ -95,7 +106,9 @@ class _Deployment:
         self.report = Report(title=Path(recipe.model).name, source=recipe.model)
         # Engines that run here, and the graphs they were built from.
         self.built: list[tuple[str, tuple[str, Model]]] = []
+        self.engines: dict[str, Engine] = {}
         self.kept: dict[str, Ranges] = {}
+        self.lowered: Model | None = None
 
     def run(self) -> Report:
         try:
@@ -127,6 +140,10 @@ class _Deployment:
         calibration, validation = self._open_data(labels)
         self.probe = list(validation.head(STAGE_SAMPLES))
         self.expected = [answers(self.original, sample.feeds) for sample in self.probe]
+        with status("measuring float noise"), self._otherwise() as other:
+            self.tolerance = measured_tolerance(
+                self.original, self.probe[:NOISE_SAMPLES], other=other
+            )
 
         start = time.perf_counter()
         with status("converting"):
@@ -135,7 +152,7 @@ class _Deployment:
         nodes = sum(opened.inspect().operators.values())
         opened.forget()
         self.lowered = lowered
-        self._graph_stage("converted", nodes, lowered, FLOAT_TOLERANCE, start)
+        self._graph_stage("converted", nodes, lowered, self.tolerance, start)
 
         start = time.perf_counter()
         with status("cleaning the graph"):
@@ -143,18 +160,12 @@ class _Deployment:
         report.operators_before, report.operators_after = operation.before, operation.after
         self._save(cleaned, "model.onnx", "clean graph")
         nodes = len(lowered.graph.nodes)
-        reference = self._graph_stage("cleaned", nodes, cleaned, FLOAT_TOLERANCE, start)
+        reference = self._graph_stage("cleaned", nodes, cleaned, self.tolerance, start)
         reference.name = "onnxruntime fp32"
 
         # The graph may have another layout than the original (io_layout).
         fitting = replace(calibration, inputs=cleaned.inputs)
         ranges = quantize.calibrate(cleaned, fitting, recipe.calibrate.method)
-        both = overlap(ranges.samples, validation)
-        if both:
-            ranges.notes.append(
-                f"{len(both)} of {ranges.images} calibration samples are in the validation data "
-                f"too, such as {both[0]}"
-            )
         report.notes += ranges.notes
         ranges.save(self._path("ranges.json", "ranges"))
         self.evidence = evidence(
@@ -162,11 +173,16 @@ class _Deployment:
             tables=(recipe.preprocess, recipe.postprocess),
         )  # fmt: skip
 
-        candidates = [Candidate(reference, FLOAT_TOLERANCE)]
+        limits = self._named(ends(cleaned), cleaned)
+        candidates = [
+            Candidate(reference, self.tolerance.value, floors=self.tolerance.floors, ends=limits)
+        ]
         for target in recipe.targets:
             built = self._target(cleaned, ranges, target, fitting, validation)
             if built is not None:
-                candidates.append(Candidate(built, None, recipe.validation.drop))
+                graph = dict(self.built)[f"engine.{target}"][1]
+                deep = self._named(depths(graph), graph)
+                candidates.append(Candidate(built, None, section.drop, depths=deep, ends=limits))
 
         report.samples = len(validation)
         openers = [
@@ -187,10 +203,13 @@ class _Deployment:
             labels=labels,
             workers=self.workers,
             openers=openers,
+            selector=partial(Selector, lowered)
+            if self.workers == 1
+            else partial(open_selector, opened),
         )
         report.candidates = rows(self.original, candidates, tally)
         for (name, _), row in zip(self.built, report.candidates[2:], strict=True):
-            record_accuracy(self.work / name, row, report.samples, section.data)
+            record_accuracy(self.work / name, row, report.samples, self.judged_on)
         report.gallery = gallery_rows(tally, report.candidates, validation, section.classes)
         self._look_inside(lowered if self.stands_in else self.original)
         report.ranges = range_rows(ranges, self.kept)
@@ -198,20 +217,37 @@ class _Deployment:
         report.latency = self._latency()
 
     def _open_data(self, labels: Mapping[str, Array]) -> tuple[Samples, Samples]:
+        """Return samples to calibrate on, and others to validate on."""
         recipe, inputs = self.recipe, self.original.inputs
-        calibration = open_samples(
-            recipe.calibrate.data, inputs, recipe.preprocess,
-            images=recipe.calibrate.images, seed=recipe.calibrate.seed,
-        )  # fmt: skip
-        validation = open_samples(
-            recipe.validation.data, inputs, recipe.preprocess, images=recipe.validation.images
-        )
-        if recipe.validation.labels is not None:
-            check_labels(validation, labels, recipe.validation.labels)
-        elif recipe.validation.metric and not validation.labelled:
+        first, second = recipe.calibrate, recipe.validation
+        if second.data is None or _same(first.data, second.data):
+            everything = open_samples(first.data, inputs, recipe.preprocess)
+            calibration, validation = split(
+                everything, first.seed, calibrate=first.images, validate=second.images
+            )
+            named = "no validation data were named" if second.data is None else "both are one"
+            self.report.data = (
+                f"calibrated on {len(calibration)} samples of {first.data}, validated on "
+                f"{len(validation)} others of it ({named}, so they were split)"
+            )
+        else:
+            calibration = open_samples(
+                first.data, inputs, recipe.preprocess, images=first.images, seed=first.seed
+            )
+            found = open_samples(second.data, inputs, recipe.preprocess, images=second.images)
+            validation = without(found, calibration)
+            if len(validation) < len(found):
+                self.report.data = (
+                    f"validated on {len(validation)} of {len(found)} samples of {second.data}: the "
+                    "others were calibrated on"
+                )
+        self.report.calibrated = len(calibration)
+        self.judged_on = second.data or first.data
+        if second.labels is not None:
+            check_labels(validation, labels, second.labels)
+        elif second.metric and not validation.labelled:
             raise InputError(
-                f"{recipe.validation.data}: the metric {recipe.validation.metric} needs labels, "
-                "and there are none"
+                f"{self.judged_on}: the metric {second.metric} needs labels, and there are none"
             )
         return calibration, validation
 
@@ -275,6 +311,7 @@ class _Deployment:
             return None
         self._stage(f"{target} engine", built, None, start)
         self.built.append((f"engine.{target}", (built.name, quantized)))
+        self.engines[built.name] = built
         return built
 
     def _cpu(self, target: str) -> Cpu:
@@ -288,13 +325,30 @@ class _Deployment:
             for _, (name, model) in self.built:
                 found = bisect(original, model, self.probe[0].feeds)
                 if found is not None:
-                    self.report.layers += layer_rows(name, found)
+                    layers, self.report.layers_from[name] = layers_of_engine(
+                        layer_rows(name, found), model, self.engines[name], self.probe[0].feeds,
+                        self.expected[0],
+                    )  # fmt: skip
+                    self.report.layers += layers
                     self.report.notes += [
                         f"{name}: {divergence}" for divergence in found.divergences[:3]
                     ]
 
+    def _otherwise(self) -> AbstractContextManager[Engine | None]:
+        """Return the original as its runtime optimizes it otherwise, where it can be asked to."""
+        opened = self.recipe.original
+        if self.stands_in or opened.framework != "onnx":
+            return nullcontext()
+        return opened.run(optimize=False)
+
+    def _named(self, found: Mapping[str, T], model: Model) -> dict[str, T]:
+        """Return what is known of a graph's outputs under the original's names."""
+        wanted = [spec.name for spec in self.original.outputs]
+        names = partners(wanted, [spec.name for spec in model.outputs])
+        return {mine: found[theirs] for mine, theirs in names.items() if theirs in found}
+
     def _graph_stage(
-        self, stage: str, before: int, model: Model, tolerance: float | None, start: float
+        self, stage: str, before: int, model: Model, tolerance: Tolerance | None, start: float
     ) -> OnnxRuntime:
         session = self.stack.enter_context(exact(model, name=stage))
         self._stage(stage, session, tolerance, start, before, len(model.graph.nodes))
@@ -310,7 +364,7 @@ class _Deployment:
         divergence = find_divergence(self.original, model, feeds)
         if divergence is not None:
             self.report.notes.append(f"{stage}: first {divergence}")
-        if stage == "cleaned":
+        if stage == "cleaned" and self.lowered is not None:
             guilty = guilty_pass(self.original, self.lowered, feeds)
             if guilty is not None:
                 self.report.notes.append(f"{stage}: caused by the pass {guilty}")
@@ -319,7 +373,7 @@ class _Deployment:
         self,
         stage: str,
         candidate: Engine,
-        tolerance: float | None,
+        tolerance: Tolerance | None,
         start: float,
         before: int | None = None,
         after: int | None = None,
@@ -327,12 +381,29 @@ class _Deployment:
         """Hold a stage against the original and note the row; ``start`` is when it began."""
         seconds = time.perf_counter() - start
         worst = _worst(self.probe, self.expected, candidate)
-        passed = tolerance is None or (worst.relative <= tolerance and not worst.nonfinite)
+        allowed, passed = None, True
+        if tolerance is not None:
+            allowed, passed = tolerance.value, self._held(candidate, tolerance)
         self.report.stages.append(
-            StageRow(
-                stage, before, after, worst.max_abs, worst.relative, tolerance, passed, seconds
-            )
+            StageRow(stage, before, after, worst.max_abs, worst.relative, allowed, passed, seconds)
         )
+
+    def _held(self, candidate: Engine, tolerance: Tolerance) -> bool:
+        """Tell whether a stage gives the original's answers on the samples that stages see."""
+        verdicts: list[Verdict] = []
+        graph = self.lowered
+        limits = {} if graph is None else self._named(ends(graph), graph)
+        with nullcontext() if graph is None else Selector(graph) as selector:
+            for sample, right in zip(self.probe, self.expected, strict=True):
+                resolved = unresolved(right, limits)
+                floors = {n: max(v, tolerance.floors.get(n, 0.0)) for n, v in resolved.items()}
+                actual = answers(candidate, sample.feeds, right)
+                found = hold(right, actual, tolerance.value, floors=floors)
+                if selector is not None and not all(verdict.passed for verdict in found):
+                    chosen = selector.at(adapted(sample.feeds, self.original), right)
+                    found = hold(right, actual, tolerance.value, floors=floors, chosen=chosen)
+                verdicts += found
+        return all(verdict.passed for verdict in verdicts)
 
     def _latency(self) -> list[LatencyRow]:
         recipe = self.recipe
@@ -359,6 +430,11 @@ class _Deployment:
         model.save(self._path(name, role))
 
 
+def _same(one: str, other: str) -> bool:
+    """Tell whether two paths are one place."""
+    return Path(one).resolve() == Path(other).resolve()
+
+
 def _worst(probe: list[Sample], expected: list[Outputs], candidate: Engine) -> Difference:
     """Return the difference of the float output that is furthest off, relative to its range.
 
@@ -371,7 +447,10 @@ def _worst(probe: list[Sample], expected: list[Outputs], candidate: Engine) -> D
         floats = {name for name, value in right.items() if value.dtype.kind == "f"}
         for name in floats or set(right):
             difference = found.setdefault(name, Difference())
-            if name in actual and other_boxes(right[name], actual[name]):
+            if name in actual and (
+                other_boxes(right[name], actual[name])
+                or (not floats and right[name].shape != actual[name].shape)
+            ):
                 difference.max_abs = math.inf
                 continue
             check_pair(name, right[name], actual)

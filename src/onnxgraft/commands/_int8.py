@@ -64,7 +64,7 @@ class QuantizeOptions:
     calibration: Samples | None = None
     budget: Budget | None = None
     validation: Samples | None = None
-    classes: str = "camvid"
+    classes: str | None = None
     metric_output: str | None = None
     trials: int = 24
     state: str | os.PathLike[str] | None = None

@@ -96,7 +96,7 @@ def quantize(
     budget: str | Budget | None = None,
     data: Place | Samples | None = None,
     preprocess: Place | Preprocess | None = None,
-    classes: str = "camvid",
+    classes: str | None = None,
     metric_output: str | None = None,
     trials: int = 24,
     resume: bool = False,
@@ -127,7 +127,8 @@ def quantize(
         budget: ``METRIC=DROP``: what may be lost.
         data: Validation data, on which the budget is measured.
         preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself.
-        classes: The classes of ``miou``: ``camvid``, ``cityscapes`` or a file.
+        classes: The classes of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file; None
+            counts them by the output's channels, and numbers them.
         metric_output: The output that the metric is computed on; None takes the first.
         trials: How many mixes a search may try.
         resume: Go on with a search that was cut short.

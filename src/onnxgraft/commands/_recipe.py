@@ -93,21 +93,24 @@ class ValidateSection(_Section):
     """What the engines are validated on.
 
     Attributes:
-        data: A folder, a list file or an ``.npz``; with labels if there is a metric.
+        data: A folder, a list file or an ``.npz``; with labels if there is a metric. None, as where
+            it is that of ``[calibrate]``, keeps a quarter of the calibration data for it.
         metric: One of `validate.METRICS` or ``FILE.py:FUNCTION``; None compares outputs alone.
-        classes: Of ``miou``: ``camvid``, ``cityscapes`` or a file.
+        classes: Of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file; None counts them by
+            the output's channels, and numbers them.
         output: The output that the metric looks at; None takes the first.
         labels: A file of labels by image, where they do not stand beside the images.
-        drop: Points that an INT8 engine may lose.
+        drop: What the metric may lose in INT8, in its unit; None takes 1 % of its scale, or of the
+            original's value.
         images: How many samples; None takes all.
     """
 
-    data: str
+    data: str | None = None
     metric: str | None = None
-    classes: str = "camvid"
+    classes: str | None = None
     output: str | None = None
     labels: str | None = None
-    drop: float = 1.0
+    drop: float | None = None
     images: int | None = None
 
 
@@ -144,7 +147,7 @@ class Recipe(_Section):
     postprocess: Postprocess = Field(default_factory=Postprocess)
     calibrate: CalibrateSection
     quantize: QuantizeSection = Field(default_factory=QuantizeSection)
-    validation: ValidateSection = Field(alias="validate")
+    validation: ValidateSection = Field(alias="validate", default_factory=ValidateSection)
     bench: BenchSection = Field(default_factory=BenchSection)
     _file: Path | None = PrivateAttr(None)
     # No field: what is trusted is named on the command line, and not by a file.
@@ -197,7 +200,7 @@ def read_recipe(
     ]  # fmt: skip
     functions = ((section, "metric"), (recipe.quantize, "budget"))
     paths += [pair for pair in functions if ".py:" in (getattr(*pair) or "")]
-    if Path(section.classes).suffix:
+    if section.classes is not None and Path(section.classes).suffix:
         paths.append((section, "classes"))
     for holder, name in paths:
         if getattr(holder, name) is not None:
@@ -240,7 +243,7 @@ def make_recipe(
             "preprocess": preprocess or Preprocess(),
             "calibrate": {"data": os.fspath(data), "images": images},
             "validate": {
-                "data": os.fspath(validate_on or data),
+                "data": None if validate_on is None else os.fspath(validate_on),
                 "metric": metric,
                 "images": images,
             },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from onnxgraft.commands._blame import blame, differs
 from onnxgraft.commands._evidence import record_accuracy
+from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import Place, is_engine, open_candidate, open_reference
 from onnxgraft.commands._recipe import as_preprocess
 from onnxgraft.data.preprocess import Preprocess
@@ -23,7 +25,10 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.progress import status
 from onnxgraft.run.answers import adapted, answers, partners
+from onnxgraft.run.depth import depths
 from onnxgraft.run.engine import Engine
+from onnxgraft.run.saturation import Ends, ends
+from onnxgraft.run.selections import Selector
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.verdicts import check_pair, other_boxes
 from onnxgraft.stages import engine, surgery
@@ -55,7 +60,7 @@ from onnxgraft.stages.validate import (
 from onnxgraft.stages.validate.report import LayerRow, Report
 from onnxgraft.stages.validate.views.gallery import gallery_rows
 
-__all__ = ["layer_rows", "validate", "write_report"]
+__all__ = ["layer_rows", "open_selector", "validate", "write_report"]
 
 # Float noise is measured on so many samples.
 _NOISE_SAMPLES = 2
@@ -63,6 +68,11 @@ _NOISE_SAMPLES = 2
 
 def _reference(original: Original) -> Engine:
     return open_reference(original)[0]
+
+
+def open_selector(original: Original) -> Selector:
+    """Return the graph of an original, to be asked what its indices select."""
+    return Selector(original.lower()[0])
 
 
 def validate(
@@ -79,10 +89,10 @@ def validate(
     freeze_batchnorm: bool = False,
     trust: Trust = False,
     metric: str | None = None,
-    classes: str = "camvid",
+    classes: str | None = None,
     metric_output: str | None = None,
     labels: Place | None = None,
-    drop: float = 1.0,
+    drop: float | None = None,
     tolerance: float | None = None,
     images: int | None = None,
     bisect: bool = False,
@@ -113,10 +123,12 @@ def validate(
         trust: Load a Keras file that brings code, or an engine without a passport: True, or names.
         metric: One of `onnxgraft.stages.validate.METRICS`, or ``FILE.py:FUNCTION``; None compares
             outputs alone.
-        classes: The classes of ``miou``: ``camvid``, ``cityscapes`` or a file.
+        classes: The classes of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file; None
+            counts them by the output's channels, and numbers them.
         metric_output: The output that the metric is computed on; None takes the first.
         labels: A file of labels by image, where they do not stand beside the images.
-        drop: Points that an INT8 candidate may lose.
+        drop: What the metric may lose in INT8, in its unit; None takes 1 % of its scale, or of the
+            original's value.
         tolerance: Of float candidates, as a fraction of an output's range; None measures what
             noise of the candidate's precision explains.
         images: How many samples; None takes all.
@@ -158,7 +170,7 @@ def validate(
         if metric is not None:
             make = partial(make_metric, metric, classes)
             make()  # an unknown name is reported before anything runs
-        run.set_tolerance(tolerance, drop)
+        run.set_tolerance(tolerance, drop, graph)
         if bisect:
             run.check_outputs(graph)
         found = run.compare(make, metric_output, workers, ray)
@@ -235,7 +247,9 @@ class _Validation:
                 raise
             raise InputError(f"{error}; first {found.divergences[0]}") from error
 
-    def set_tolerance(self, tolerance: float | None, drop: float) -> None:
+    def set_tolerance(
+        self, tolerance: float | None, drop: float | None, graph: Place | None
+    ) -> None:
         precision = _precision(Path(self.candidate.path))
         found: Tolerance | None = None
         if tolerance is not None:
@@ -243,15 +257,58 @@ class _Validation:
         elif precision != "int8":
             with status("measuring float noise"):
                 samples = self.samples.head(_NOISE_SAMPLES)
-                found = measured_tolerance(self.reference, samples, precision or "fp32")
+                with self._otherwise() as other:
+                    found = measured_tolerance(self.reference, samples, precision or "fp32", other)
         if not precision:
             self.notes.append(
                 f"{self.candidate.path} has no passport that states its precision; its "
                 "tolerance is that of float32 unless --tolerance sets another"
             )
-        self.held = Candidate(self.other, None if found is None else found.value, drop)
+        limits, deep = self._graphs_say(graph)
+        self.held = Candidate(
+            self.other,
+            None if found is None else found.value,
+            drop,
+            {} if found is None else found.floors,
+            deep,
+            limits,
+        )
         if found is not None:
             self.notes.append(found.reason)
+
+    def _otherwise(self) -> AbstractContextManager[Engine | None]:
+        """Return the original as its runtime optimizes it otherwise, where it can be asked to."""
+        path = Path(self.original.path)
+        if path.suffix != ".onnx" or is_engine(path):
+            return nullcontext()
+        return self.original.run(optimize=False)
+
+    def _graphs_say(self, graph: Place | None) -> tuple[dict[str, Ends], dict[str, int] | None]:
+        """Return the outputs' ends, and how many roundings to 8 bits are on the way to each."""
+        path = Path(self.candidate.path)
+        model = None
+        if graph is not None or path.suffix == ".onnx":
+            model = Model.load(path if graph is None else graph)
+        elif passport_path(path).is_file():
+            model = _graph_beside(path)
+        deep = None if model is None else depths(model)
+        if deep is None and passport_path(path).is_file():
+            deep = engine.read_passport(path).depths or None
+        limits = {} if model is None else ends(model)
+        wanted = [spec.name for spec in self.reference.outputs]
+        names = partners(wanted, [spec.name for spec in self.other.outputs])
+        return (
+            {mine: limits[theirs] for mine, theirs in names.items() if theirs in limits},
+            None
+            if deep is None
+            else {mine: deep[theirs] for mine, theirs in names.items() if theirs in deep},
+        )
+
+    def _selector(self) -> Callable[[], Selector] | None:
+        """Return what opens the original's graph, to look at what its indices select."""
+        if is_engine(Path(self.original.path)):
+            return None
+        return partial(open_selector, self.original)
 
     def compare(
         self, make: Callable[[], Metric] | None, output: str | None, workers: int, ray: str | None
@@ -268,6 +325,7 @@ class _Validation:
         self.tally: Tally = measure(
             self.reference, [self.other], self.samples, make, output,
             labels=self.labels, workers=workers, ray=ray, openers=openers,
+            selector=self._selector(),
         )  # fmt: skip
         self.report = Report(
             title=self.candidate.title,
@@ -312,6 +370,11 @@ class _Validation:
             if mistake is not None:
                 found.divergences.clear()
             self.report.layers = layer_rows(self.other.name, found)
+            if is_engine(Path(self.candidate.path)):
+                expected = answers(self.reference, feeds)
+                self.report.layers, self.report.layers_from[self.other.name] = layers_of_engine(
+                    self.report.layers, model, self.other, feeds, expected
+                )
             self.notes.append(
                 f"compared {len(found.layers)} tensors that both have, in {found.runs} "
                 f"run{'s' if found.runs > 1 else ''}"

@@ -13,7 +13,10 @@ from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_json, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
 
-__all__ = ["CAMVID", "CITYSCAPES", "CLASS_SETS", "Classes", "classes_of", "find_classes", "palette"]
+__all__ = [
+    "CAMVID", "CITYSCAPES", "CLASS_SETS", "Classes", "classes_of", "find_classes", "numbered",
+    "palette",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ CLASS_SETS = {"camvid": CAMVID, "cityscapes": CITYSCAPES}
 def classes_of(count: int) -> Classes | None:
     """Return the built-in set that has so many classes, if there is one."""
     return next((known for known in CLASS_SETS.values() if len(known.names) == count), None)
+
+
+def numbered(count: int) -> Classes:
+    """Return classes without names of their own: ``class 0``, ``class 1``, ..."""
+    return Classes(tuple(f"class {index}" for index in range(count)), {})
 
 
 def palette(count: int, known: Classes | None = None) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxgraft.graph.tensors import Array
 
@@ -101,6 +102,10 @@ class Sum:
 # So many values are worked on at once: they stay in the cache, and numpy's dot product in one
 # thread, whose rounding does not depend on how many there are.
 _BLOCK = 8192
+# Of so many classes at most the overlap is measured: it takes a table of their square.
+_MOST_CLASSES = 1024
+_COUNTS = ("nonfinite", "_count", "_counted", "_agree", "_positions", "_whole", "_differing")
+_SUMS = ("_abs", "_rel", "_dot", "_expected2", "_actual2", "_error2", "_moved2", "_moving2")
 # Elementwise relative errors are of values of at least this fraction of the sample's largest: of a
 # value near zero any error is many times the value.
 _LEAST = 1e-3
@@ -122,13 +127,26 @@ class Difference:
         self._dot, self._expected2, self._actual2, self._error2 = Sum(), Sum(), Sum(), Sum()
         self._low, self._high = math.inf, -math.inf
         self._agree = self._positions = 0
+        self._confusion: NDArray[np.int64] | None = None
+        self._whole = self._differing = 0
+        self._moved2, self._moving2 = Sum(), Sum()
 
-    def add(self, expected: Array, actual: Array) -> bool:
+    def add(self, expected: Array, actual: Array, first: Array | None = None) -> bool:
         """Take in one sample's output of both sides; return whether all values are finite.
 
         Values that are NaN or infinite on either side are counted, and left out.
+
+        Args:
+            expected: The original's.
+            actual: The candidate's.
+            first: The original's for the first sample of the data, if that is another one.
         """
+        if expected.dtype.kind != "f":
+            self._whole += expected.size
+            self._differing += int(np.count_nonzero(expected != actual))
         e, a = (np.ascontiguousarray(v, np.float32).ravel() for v in (expected, actual))
+        if first is not None and first.shape == expected.shape:
+            self._add_moved(e, a, np.ascontiguousarray(first, np.float32).ravel())
         finite = self._add(e, a)
         if not finite:
             bad = ~(np.isfinite(e) & np.isfinite(a))
@@ -189,20 +207,47 @@ class Difference:
             self._counted += int(np.count_nonzero(kept))
         self._rel.add(total)
 
-    def add_answers(self, expected: Array, actual: Array) -> None:
-        """Take in the classes that one sample's output says, of both sides."""
+    def _add_moved(self, e: Array, a: Array, first: Array) -> None:
+        """Add up how far the answer is from that to the first sample, and from the candidate's."""
+        totals = [0.0, 0.0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, e.size, _BLOCK):
+                part = slice(start, start + _BLOCK)
+                for index, other in enumerate((first, a)):
+                    apart = (e[part] - other[part]).astype(np.float64, copy=False)
+                    totals[index] += float(np.dot(apart, apart))
+        if all(map(math.isfinite, totals)):
+            self._moved2.add(totals[0])
+            self._moving2.add(totals[1])
+
+    def add_answers(self, expected: Array, actual: Array, classes: int = 0) -> None:
+        """Take in the classes that one sample's output says, of both sides.
+
+        Args:
+            expected: The original's.
+            actual: The candidate's.
+            classes: How many there are, where they are of many places, such as pixels; 0 leaves
+                their overlap out.
+        """
         self._agree += int(np.count_nonzero(expected == actual))
         self._positions += expected.size
+        if 0 < classes <= _MOST_CLASSES:
+            pairs = expected.astype(np.intp).ravel() * classes + actual.ravel()
+            counts = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+            self._confusion = counts if self._confusion is None else self._confusion + counts
 
     def merge(self, other: Difference) -> None:
         """Take in what another part of the data set added up."""
         for name in ("max_abs", "max_rel", "_high"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
         self._low = min(self._low, other._low)
-        for name in ("nonfinite", "_count", "_counted", "_agree", "_positions"):
+        for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("_abs", "_rel", "_dot", "_expected2", "_actual2", "_error2"):
+        for name in _SUMS:
             getattr(self, name).merge(getattr(other, name))
+        if other._confusion is not None:
+            mine = self._confusion
+            self._confusion = other._confusion if mine is None else mine + other._confusion
 
     @property
     def mean_abs(self) -> float:
@@ -220,11 +265,22 @@ class Difference:
         return max(self._high - self._low, 0.0)
 
     @property
+    def size(self) -> float:
+        """The largest absolute value that was expected."""
+        return max(abs(self._low), abs(self._high)) if self._count else 0.0
+
+    @property
+    def rms(self) -> float:
+        """The root of the mean square of the difference."""
+        return math.sqrt(self._error2.value / self._count) if self._count else 0.0
+
+    @property
     def relative(self) -> float:
-        """The largest difference as a fraction of the expected values' range."""
-        if self.max_abs == 0.0:
-            return 0.0
-        return self.max_abs / self.span if self.span else math.inf
+        """The largest difference as a fraction of the expected values' range.
+
+        Where they are all equal it is one of their size, or of 1 where they are zero.
+        """
+        return self.max_abs / (self.span or self.size or 1.0)
 
     @property
     def cosine(self) -> float:
@@ -242,6 +298,32 @@ class Difference:
     def psnr(self) -> float:
         """Peak signal-to-noise ratio in dB: 10 log10(range of e^2 / mean (e - a)^2)."""
         return _decibels(self.span**2 * self._count, self._error2.value)
+
+    @property
+    def contrast(self) -> float | None:
+        """How far apart answers to different samples are, over the candidate's differences, in dB.
+
+        Of the samples behind the first: 10 log10(sum (e - e_first)^2 / sum (e - a)^2). What says
+        the same of every sample has 3 dB at most, whatever it says. None with a single sample, and
+        where the original's answers are all the same.
+        """
+        moved = self._moved2.value
+        return _decibels(moved, self._moving2.value) if moved else None
+
+    @property
+    def differing(self) -> float | None:
+        """The fraction of whole numbers that differ; None of floats."""
+        return self._differing / self._whole if self._whole else None
+
+    @property
+    def overlap(self) -> float | None:
+        """The mean IoU of the classes that the two say, over those that either of them says."""
+        if self._confusion is None:
+            return None
+        both = np.diag(self._confusion)
+        either = self._confusion.sum(0) + self._confusion.sum(1) - both
+        said = either > 0
+        return float(np.mean(both[said] / either[said])) if said.any() else None
 
     @property
     def agreement(self) -> float | None:

@@ -38,12 +38,7 @@ from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.run.tolerances import (
-    ENGINE_DECIBELS,
-    ENGINE_LOSS,
-    ENGINE_TOLERANCES,
-    FLOAT_DECIBELS,
-)
+from onnxgraft.run.tolerances import ENGINE_DECIBELS, ENGINE_LOSS, ENGINE_TOLERANCES, FLOAT_DECIBELS
 
 __all__ = ["Proof", "Reference", "trials", "worst"]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 __all__ = [
     "ENGINE_DECIBELS", "ENGINE_LOSS", "ENGINE_TOLERANCES", "FLOAT_DECIBELS", "FLOAT_TOLERANCE",
-    "HALF_TOLERANCE", "LEAST_COSINE", "REWRITE_TIES", "TIES",
+    "HALF_TOLERANCE", "LEAST_CONTRAST", "LEAST_SQNR", "LOW_OVERLAP", "LOW_TOP1", "NOISE_FACTOR",
+    "PEAKY_ROUNDING", "RESOLUTION", "REWRITE_TIES", "TIES", "USUAL_DROP", "USUAL_ROUNDING",
+    "least_sqnr",
 ]  # fmt: skip
 
 # Two float32 runtimes that sum in different orders differ by some 1e-6 of an output's range per
@@ -14,15 +18,20 @@ FLOAT_TOLERANCE = 1e-4
 # Where anything is computed in float16: ten times its unit roundoff of 2^-11, for sums that are
 # kept in half precision by one runtime and in single by the other.
 HALF_TOLERANCE = 5e-3
+# No float32 comparison is finer than this part of the largest value of an output, or of the largest
+# that it can have: 8 times float32's unit roundoff of 2^-24. A sigmoid of 1 can't be told from one
+# of 1 - 2^-25, and onnxruntime 1.31 computes one near 0 with an absolute error of up to 1.5e-7.
+RESOLUTION = 2.0**-21
+# How many times a network's own noise another runtime may differ. Another order of every sum is
+# many roundings, an input that is rounded otherwise one: measured on the networks of benchmarks/,
+# two runtimes differ by up to 4 times as much.
+NOISE_FACTOR = 10
 # Of the positions of a whole-number output, such as an argmax over classes: where two scores are as
 # good as equal, rounding decides which is the larger. Between a framework and onnxruntime.
 TIES = 1e-3
 # Likewise between two graphs in one runtime, whose sums have the same order but for what a rewrite
 # changed. Of less than 10,000 positions none may differ.
 REWRITE_TIES = 1e-4
-# INT8 answers are measured by what they are used for where a metric is there, else by direction:
-# 0.99 is an angle of 8 degrees between the two outputs.
-LEAST_COSINE = 0.99
 # An INT8 engine is right if it keeps so many dB of the exact answer of its graph: two units in the
 # last place of eight bits at half the places, or less.
 ENGINE_DECIBELS = 45.0
@@ -36,3 +45,49 @@ FLOAT_DECIBELS = {"fp32": 110.0, "tf32": 50.0, "fp16": 50.0, "bf16": 32.0}
 # Of float engines, what the precision explains, as a fraction of an output's range: see
 # `validate.measure.noise` for what the networks of benchmarks/ were measured to need.
 ENGINE_TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 2e-2}
+
+# The signal over noise, in dB, that a tensor in 8 bits keeps: one of usual values, and one whose
+# largest value is 12 times its root mean square. See `least_sqnr`.
+USUAL_ROUNDING = 40.0
+PEAKY_ROUNDING = 31.3
+# However deep a network is, and where its depth is not known: 3 % of the signal's energy lost.
+LEAST_SQNR = 15.0
+# How far answers to different samples have to be apart, over how far the candidate's are from the
+# original's, in dB. A candidate that says the same whatever it sees has 3 dB at most, one with
+# answers of other samples or classes 0, in the mean; 6 dB leave a quarter of what tells samples
+# apart in noise. Networks in INT8 that are any good have 10 and more.
+LEAST_CONTRAST = 6.0
+# Below these a pass is shown with a warning: the share of samples with the same best class, and the
+# mean IoU between the class maps of original and candidate.
+LOW_TOP1 = 0.9
+LOW_OVERLAP = 0.7
+# What INT8 may lose where nothing is said: this part of the metric's scale (1 point of 100), or
+# of the original's value where the metric has no scale.
+USUAL_DROP = 0.01
+
+
+def least_sqnr(depth: int) -> float:
+    """Return the signal over noise, in dB, that an output has to keep behind ``depth`` roundings.
+
+    A tensor of 8 bits has steps of s = 2 amax / 255, and rounding to them adds noise of the power
+    s^2 / 12. So it keeps
+
+        10 log10(12 rms^2 / s^2) = 52.9 dB - 20 log10(amax / rms)
+
+    of the signal: 40.9 dB of normal values that are cut at four times their deviation, 31.3 dB
+    where the largest value is 12 times the root mean square. Roundings are independent of each
+    other, so the powers of their noise add up; what sums up many values keeps the ratio. With all
+    tensors on the way but one of the usual kind, and that one peaky, an output keeps
+
+        -10 log10(depth 10^-4.0 + 10^-3.13)
+
+    at least. Healthy networks keep some 4 dB more, and most of them 6 to 20: see
+    benchmarks/acceptance.md. A single layer at a cosine of 0.99, which are 17 dB, is 13 dB short.
+
+    >>> [round(least_sqnr(depth), 1) for depth in (1, 2, 10, 34, 100)]
+    [30.8, 30.3, 27.6, 23.8, 19.7]
+    """
+    if not depth:
+        return USUAL_ROUNDING
+    noise = depth * 10 ** (-USUAL_ROUNDING / 10) + 10 ** (-PEAKY_ROUNDING / 10)
+    return max(-10 * math.log10(noise), LEAST_SQNR)

@@ -11,6 +11,8 @@ import numpy as np
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.difference import as_float, span
+from onnxgraft.run.saturation import resolution
+from onnxgraft.run.selections import Chosen
 from onnxgraft.run.tolerances import FLOAT_TOLERANCE, TIES
 
 __all__ = ["Verdict", "check_pair", "hold", "other_boxes"]
@@ -44,6 +46,8 @@ def hold(
     tolerance: float = FLOAT_TOLERANCE,
     *,
     ties: float = TIES,
+    floors: Mapping[str, float] | None = None,
+    chosen: Chosen | None = None,
 ) -> list[Verdict]:
     """Return a verdict on each of the ``expected`` outputs.
 
@@ -53,15 +57,44 @@ def hold(
         tolerance: Of floats, as a fraction of each expected output's range, which is its largest
             minus its smallest finite value.
         ties: Of whole numbers and booleans, the fraction of positions that may differ.
+        floors: By output, a difference that is allowed whatever its range is: the original's own
+            noise, or what float32 does not resolve at the ends of a saturated output.
+        chosen: What indices among the outputs were chosen from: they are held by the scores of
+            what they select, where more of them differ.
 
-    An output that is missing, or of another shape, fails with a note that says what to do. What is
-    NaN or infinite in the original must be just so in the candidate.
+    A difference that float32 does not resolve in numbers of the output's size is none. An output
+    that is missing, or of another shape, fails with a note that says what to do. What is NaN or
+    infinite in the original must be just so in the candidate.
     """
-    return [_verdict(name, value, actual, tolerance, ties) for name, value in expected.items()]
+    floors = floors or {}
+    return [
+        _selected(name, actual, tolerance, chosen)
+        or _verdict(name, value, actual, tolerance, ties, floors.get(name, 0.0))
+        for name, value in expected.items()
+    ]
+
+
+def _selected(
+    name: str, actual: Mapping[str, Array], tolerance: float, chosen: Chosen | None
+) -> Verdict | None:
+    """Return the verdict on an index by what it selects; None for what is none."""
+    pair = None if chosen is None or name not in actual else chosen.pair(name, actual[name])
+    if pair is None or chosen is None:
+        return None
+    apart = np.abs(pair[0] - pair[1])
+    limit = tolerance * chosen.span(name)
+    largest = float(apart.max(initial=0.0))
+    mean = float(apart.mean()) if apart.size else 0.0
+    return Verdict(name, largest <= limit, largest, mean, limit)
 
 
 def _verdict(
-    name: str, value: Array, actual: Mapping[str, Array], tolerance: float, ties: float
+    name: str,
+    value: Array,
+    actual: Mapping[str, Array],
+    tolerance: float,
+    ties: float,
+    floor: float,
 ) -> Verdict:
     try:
         check_pair(name, value, actual)
@@ -82,7 +115,7 @@ def _verdict(
             "in the candidate"
         )
         left, right = np.where(odd, 0, left), np.where(odd, 0, right)
-    limit = tolerance * span(left)
+    limit = max(tolerance * span(left), floor, resolution(left))
     apart = np.abs(left - right)
     if not np.isfinite(apart).all():
         return Verdict(name, False, math.inf, math.inf, limit, note)

@@ -1,0 +1,107 @@
+"""The layer table of a report: what the graph does, and what the engine says that it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from onnxgraft.errors import OnnxgraftError
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import Feeds, Outputs
+from onnxgraft.run.answers import answers
+from onnxgraft.run.difference import sqnr
+from onnxgraft.run.engine import Engine
+from onnxgraft.stages import engine as stage
+from onnxgraft.stages.engine import Layer
+from onnxgraft.stages.validate.report import LayerRow
+
+__all__ = ["layers_of_engine"]
+
+_PRECISIONS = {
+    "i8": "int8", "u8": "int8", "int8": "int8", "uint8": "int8", "f32": "fp32", "fp32": "fp32",
+    "float": "fp32", "float32": "fp32", "f16": "fp16", "fp16": "fp16", "half": "fp16",
+    "float16": "fp16", "bf16": "bf16", "bfloat16": "bf16",
+}  # fmt: skip
+# What OpenVINO appends to the name of a layer that it took a bias from.
+_ENDINGS = ("/WithoutBiases",)
+# An output of the engine that keeps so much less than its graph's is told, in dB.
+_APART = 1.0
+
+
+def layers_of_engine(
+    rows: list[LayerRow], model: Model, engine: Engine, feeds: Feeds, expected: Outputs
+) -> tuple[list[LayerRow], str]:
+    """Return the rows with the engine's precisions and outputs, and where the rest is from.
+
+    Args:
+        rows: Of the graph, on one sample.
+        model: The graph that the engine was built from.
+        engine: The engine.
+        feeds: The sample, as of the original.
+        expected: The original's outputs.
+    """
+    try:
+        told = _told(stage.layers(engine))
+    except OnnxgraftError:
+        told = {}
+    makers = {
+        tensor.name: node.name for node in model.graph.nodes for tensor in node.outputs
+    }  # fmt: skip
+    found = []
+    for row in rows:
+        precision = told.get(makers.get(row.tensor, ""))
+        found.append(row if precision is None else replace(row, precision=precision, told=True))
+    count = sum(row.told for row in found)
+    said = (
+        f"{engine.name} tells the precision of {count} of these {len(found)} layers; where it "
+        "does not, because it fused them into others, the precision is the graph's"
+        if count
+        else f"{engine.name} does not tell what its layers run in: the precisions are those of the "
+        "graph that it was built from"
+    )
+    found, apart = _ends(found, engine, feeds, expected)
+    said += "; errors are those of that graph, computed layer by layer"
+    return found, f"{said}{apart}"
+
+
+def _told(layers: Iterable[Layer]) -> dict[str, str]:
+    """Return the precision of each node of the graph that an engine tells of."""
+    found: dict[str, str] = {}
+    for layer in layers:
+        precision = _PRECISIONS.get(layer.precision.lower())
+        if not layer.precision:
+            # onnxruntime's kernels of whole numbers have names of their own.
+            whole = layer.kind.startswith("QLinear") or "Integer" in layer.kind
+            precision = "int8" if whole else "fp32"
+        if precision is None or layer.kind in ("Const", "Reorder"):
+            continue
+        for name in (layer.name, *layer.nodes):
+            for ending in _ENDINGS:
+                name = name.removesuffix(ending)
+            found.setdefault(name, precision)
+    return found
+
+
+def _ends(
+    rows: list[LayerRow], engine: Engine, feeds: Feeds, expected: Outputs
+) -> tuple[list[LayerRow], str]:
+    """Return the rows with what the engine's outputs keep, and a sentence where that is less."""
+    actual = answers(engine, feeds, expected)
+    kept = {
+        name: sqnr(value, actual[name])
+        for name, value in expected.items()
+        if name in actual and value.dtype.kind == "f"
+    }
+    found, told = [], ""
+    for row in rows:
+        mine = kept.get(row.tensor, kept.get(row.origin))
+        if mine is None or row.arrived is None:
+            found.append(row)
+            continue
+        if mine < row.arrived - _APART:
+            told += (
+                f"; on this sample {row.origin} keeps {mine:.1f} dB in the engine and "
+                f"{row.arrived:.1f} in its graph, so that the engine computes something else"
+            )
+        found.append(replace(row, arrived=mine))
+    return found, told

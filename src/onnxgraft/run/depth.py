@@ -1,0 +1,81 @@
+"""How many roundings to 8 bits lie on the way to each output of a graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import QUANTIZERS, constant_value, is_op
+from onnxgraft.graph.walk import bodies
+
+__all__ = ["depths"]
+
+# Roundings on the way to a tensor, and whether it depends on the graph's inputs.
+_Way = tuple[int, bool]
+
+
+def depths(model: Model) -> dict[str, int]:
+    """Return how many tensors in 8 bits lie on the longest way to each output.
+
+    A tensor in 8 bits is an activation between QuantizeLinear and DequantizeLinear, or weights
+    behind a DequantizeLinear; an int32 bias is none. Where ways meet the longer one counts, as
+    a sum of two signals has no more noise over signal than the noisier one; weights add theirs to
+    that of the data. Layers that were left in float add nothing.
+    """
+    ways: dict[int, _Way] = {}
+    return {tensor.name: _way(tensor, ways)[0] for tensor in model.graph.outputs}
+
+
+def _way(tensor: gs.Tensor, ways: dict[int, _Way]) -> _Way:
+    """Return the way to a tensor; without recursion: graphs may be deeper than Python's stack."""
+    waiting = [tensor]
+    while waiting:
+        top = waiting[-1]
+        node = top.inputs[0] if top.inputs else None
+        missing = [t for t in (node.inputs if node else ()) if id(t) not in ways]
+        if missing and id(top) not in ways:
+            waiting += missing
+            continue
+        if id(top) not in ways:
+            ways[id(top)] = _behind(top, node, ways)
+        waiting.pop()
+    return ways[id(tensor)]
+
+
+def _behind(tensor: gs.Tensor, node: gs.Node | None, ways: dict[int, _Way]) -> _Way:
+    if node is None:
+        return 0, not isinstance(tensor, gs.Constant)
+    found = [ways[id(given)] for given in node.inputs]
+    varies = any(way[1] for way in found)
+    data = max((count for count, moving in found if moving), default=0)
+    fixed = max((count for count, moving in found if not moving), default=0)
+    inside = sum(
+        _rounds(inner)
+        for body in node.subgraphs()
+        for graph in bodies(body)
+        for inner in graph.nodes
+    )
+    if is_op(node, "QuantizeLinear", domain=QUANTIZERS) and not varies:
+        return 0, False  # counted where it is dequantized
+    if is_op(node, "DequantizeLinear", domain=QUANTIZERS) and not varies:
+        return _eight_bits(node), False
+    return data + fixed + inside + _rounds(node), varies
+
+
+def _rounds(node: gs.Node) -> int:
+    quantizes = is_op(node, "QuantizeLinear", domain=QUANTIZERS)
+    return _eight_bits(node) if quantizes else 0
+
+
+def _eight_bits(node: gs.Node) -> int:
+    """Return 1 for a node whose integers have 8 bits, 0 for one with more."""
+    stored = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+    if stored is None:
+        stored = node.inputs[0] if is_op(node, "DequantizeLinear", domain=QUANTIZERS) else None
+    kind = None if stored is None else stored.dtype
+    if kind is None and stored is not None and stored.inputs:
+        value = constant_value(stored.inputs[0])
+        kind = None if value is None else value.dtype
+    # Without a zero point QuantizeLinear makes uint8.
+    return int(kind is None or np.dtype(kind).itemsize <= 1)

@@ -1,0 +1,82 @@
+"""How many roundings an output has behind it, and what it has to keep of the signal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxgraft.data.samples import open_samples
+from onnxgraft.run.depth import depths
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.tolerances import LEAST_SQNR, PEAKY_ROUNDING, USUAL_ROUNDING, least_sqnr
+from onnxgraft.stages.quantize import calibrate, quantize
+from tests.conftest import model_of
+from tests.quantize.networks import PAIR, PAIR_SHAPES, weights
+
+
+def test_a_float_graph_has_no_depth() -> None:
+    assert depths(model_of(PAIR, weights(PAIR_SHAPES))) == {"y": 0}
+
+
+@pytest.mark.parametrize(
+    ("target", "kept", "depth"),
+    [
+        # Three layers in a row: the input of each, and its weights.
+        ("tensorrt", (), 6),
+        ("tensorrt", ("second",), 4),
+        ("tensorrt", ("first", "second", "third"), 0),
+        # The outputs too.
+        ("onnxruntime", (), 7),
+    ],
+)
+def test_each_quantized_tensor_on_the_way_counts_once(
+    target: str, kept: tuple[str, ...], depth: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = model_of(PAIR, weights(PAIR_SHAPES))
+    place = tmp_path_factory.mktemp("depth") / "data.npz"
+    np.savez(place, **random_feeds(model.inputs, 4))
+    ranges = calibrate(model, open_samples(place, model.inputs), "minmax")
+    graph, _ = quantize(model, ranges, target, keep_float=dict.fromkeys(kept, "asked for"))
+    assert depths(graph) == {"y": depth}
+
+
+def test_the_longer_way_counts_where_two_meet() -> None:
+    q = "QuantizeLinear({}, s, z)  {}d = DequantizeLinear({}, s, z) "
+    text = (
+        "net (float[1, 4] x) => (float[1, 4] y, float[1, 4] plain) {"
+        f" a = {q.format('x', 'a', 'a')}  m = Mul(ad, w)  b = {q.format('m', 'b', 'b')}"
+        " y = Add(ad, bd)  plain = Mul(x, w) }"
+    )
+    model = model_of(
+        text,
+        {"s": np.float32(0.1), "z": np.int8(0), "w": np.ones(4, np.float32)},
+    )
+    assert depths(model) == {"y": 2, "plain": 0}
+
+
+def test_the_noise_of_roundings_adds_up_as_the_formula_says() -> None:
+    # An independent witness: normal values, rounded again and again between random rotations.
+    rng = np.random.default_rng(0)
+    signal = value = rng.standard_normal((256, 4096))
+    for depth in range(1, 33):
+        turn, _ = np.linalg.qr(rng.standard_normal((256, 256)))
+        signal, value = turn @ signal, turn @ value
+        step = 2 * 4 * value.std() / 255
+        value = np.clip(np.rint(value / step), -127, 127) * step
+        kept = 10 * np.log10(np.square(signal).sum() / np.square(signal - value).sum())
+        assert abs(kept - (USUAL_ROUNDING - 10 * np.log10(depth))) < 1.0
+        assert kept > least_sqnr(depth)
+
+
+def test_a_peaky_tensor_keeps_what_the_formula_says() -> None:
+    value = np.random.default_rng(0).standard_normal(1 << 20)
+    value[0] = 12 * np.sqrt(np.mean(value**2))
+    step = 2 * value[0] / 255
+    kept = -10 * np.log10(np.mean((value - np.rint(value / step) * step) ** 2))
+    assert abs(kept - PEAKY_ROUNDING) < 0.1
+
+
+def test_however_deep_a_network_is_something_is_asked_for() -> None:
+    assert least_sqnr(0) == USUAL_ROUNDING
+    assert least_sqnr(100_000) == LEAST_SQNR
+    assert all(least_sqnr(n) >= least_sqnr(n + 1) for n in range(1000))
