@@ -28,6 +28,7 @@ from onnxgraft.graph.tensors import (
 from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, store
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
+from onnxgraft.stages.quantize.place.int32_bias import int32_bias, raised
 from onnxgraft.stages.quantize.place.placement import (
     Placement,
     Point,
@@ -81,12 +82,14 @@ class QuantizeReport:
         layers: The layers that run in INT8.
         float_layers: The layers with weights that do not.
         tensors: How many activations are quantized.
+        notes: Sentences that the user should read.
     """
 
     target: str
     layers: list[str] = field(default_factory=list)
     float_layers: list[FloatLayer] = field(default_factory=list)
     tensors: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def quantize(
@@ -142,9 +145,11 @@ def quantize(
         value = _range(known, point.tensor)
         if value is not None and _wrong(value) is None:
             grids[point.tensor.name] = activation_grid(value, table)
+    coarse = {}
     for node in chosen:
         source = _quantized_source(node.inputs[0], found)
-        _quantize_weights(graph, node, table, grids[source].scale, improved)
+        coarse[node.name] = _quantize_weights(graph, node, table, grids[source].scale, improved)
+    report.notes += _coarse_weights(coarse)
     for point in found:
         if point.tensor.name in grids:
             _insert(graph, point, grids[point.tensor.name])
@@ -286,24 +291,42 @@ def _scale(graph: gs.Graph, node: gs.Node) -> None:
 
 def _quantize_weights(
     graph: gs.Graph, node: gs.Node, table: Placement, activation_scale: float, improved: Improved
-) -> None:
-    """Store a layer's weights, and where the target wants it its bias, as integers."""
-    weight = node.inputs[1]
+) -> float:
+    """Store a layer's weights, and where the target wants it its bias, as integers.
+
+    Return what it costs the weights that the bias fits into int32; see `raised`.
+    """
+    weight, cost = node.inputs[1], 0.0
     stored = improved.weights.get(node.name) or store(weight.values, scale_axis(table, node))
     if node.name in improved.bias:
         _add_to_bias(node, improved.bias[node.name])
+    bias = int32_bias(node, stored, activation_scale) if table.bias else None
+    if bias is not None:
+        stored, cost = raised(weight.values, stored, bias, activation_scale)
+        step = bias.steps(stored, activation_scale)
+        node.inputs[2] = _dequantized(
+            graph, node, node.inputs[2].name,
+            np.rint(bias.values / step.astype(np.float64)).astype(np.int32), step,
+            0 if step.ndim else None,
+        )  # fmt: skip
     node.inputs[1] = _dequantized(
         graph, node, weight.name, stored.integers, stored.scale, stored.axis
     )
-    if table.bias and len(node.inputs) > 2 and isinstance(node.inputs[2], gs.Constant):
-        bias = node.inputs[2]
-        factor = np.asarray(activation_scale * stored.scale, np.float32)
-        limit = float(np.iinfo(np.int32).max)
-        rounded = np.clip(np.rint(bias.values / factor.astype(np.float64)), -limit, limit)
-        bias_axis = 0 if factor.ndim else None
-        node.inputs[2] = _dequantized(
-            graph, node, bias.name, rounded.astype(np.int32), factor, bias_axis
-        )
+    return cost
+
+
+def _coarse_weights(costs: Mapping[str, float]) -> list[str]:
+    """Return the note on weights that became coarser so that biases fit into int32, if any did."""
+    told = {name: cost for name, cost in costs.items() if cost}
+    if not told:
+        return []
+    worst = max(told, key=lambda name: told[name])
+    note = (
+        f"the weights of {len(told)} layers are coarser so that their biases fit into int32: an "
+        f"output of {worst!r} may be off by {told[worst]:.1%} of its range; scales per channel, "
+        "or --keep-float, avoid it"
+    )
+    return [note]
 
 
 def _add_to_bias(node: gs.Node, correction: Array) -> None:

@@ -180,5 +180,6 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
         prepared.model, prepared.ranges, options.table,
         keep_float=reasons, improved=prepared.improved,
     )  # fmt: skip
+    notes += report.notes
     state = None if options.state is None or search is None else Path(options.state)
     return Int8Graph(graph, report, search, notes=notes, state=state, ranges=prepared.ranges)
