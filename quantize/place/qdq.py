@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
 from onnxgraft.graph.tensors import (
     Array,
@@ -145,19 +146,22 @@ def quantize(
         value = _range(known, point.tensor)
         if value is not None and _wrong(value) is None:
             grids[point.tensor.name] = activation_grid(value, table)
+    names = FreeNames(graph, quantized.names)
     coarse = {}
     for node in chosen:
         source = _quantized_source(node.inputs[0], found)
-        coarse[node.name] = _quantize_weights(graph, node, table, grids[source].scale, improved)
+        coarse[node.name] = _quantize_weights(
+            graph, names, node, table, grids[source].scale, improved
+        )
     report.notes += _coarse_weights(coarse)
     for point in found:
         if point.tensor.name in grids:
-            _insert(graph, point, grids[point.tensor.name])
+            _insert(graph, names, point, grids[point.tensor.name])
             report.tensors += 1
     for node in between.scaled.values():
-        _scale(graph, node)
+        _scale(graph, names, node)
     for node in between.nodes:
-        _quantize_numbers(graph, node)
+        _quantize_numbers(graph, names, node)
     graph.cleanup().toposort()
     return quantized, report
 
@@ -227,17 +231,19 @@ def _quantized_source(tensor: gs.Tensor, found: Sequence[Point]) -> str:
     return str(tensor.name)
 
 
-def _insert(graph: gs.Graph, point: Point, grid: Grid) -> None:
+def _insert(graph: gs.Graph, names: FreeNames, point: Point, grid: Grid) -> None:
     """Put QuantizeLinear and DequantizeLinear between a tensor and its readers."""
     tensor = point.tensor
     parameters = [
-        gs.Constant(f"{tensor.name}/scale", np.array(grid.scale, np.float32)),
-        gs.Constant(f"{tensor.name}/zero_point", np.array(grid.zero_point, grid.dtype)),
+        gs.Constant(names.tensor(f"{tensor.name}/scale"), np.array(grid.scale, np.float32)),
+        gs.Constant(
+            names.tensor(f"{tensor.name}/zero_point"), np.array(grid.zero_point, grid.dtype)
+        ),
     ]
     readers = tensor.outputs if point.consumers is None else point.consumers
     readers = list({id(node): node for node in readers}.values())
-    stored = gs.Variable(f"{tensor.name}/quantized", grid.dtype, tensor.shape)
-    again = gs.Variable(f"{tensor.name}/dequantized", np.float32, tensor.shape)
+    stored = gs.Variable(names.tensor(f"{tensor.name}/quantized"), grid.dtype, tensor.shape)
+    again = gs.Variable(names.tensor(f"{tensor.name}/dequantized"), np.float32, tensor.shape)
     for node in readers:
         for index, source in enumerate(node.inputs):
             if source is tensor:
@@ -246,7 +252,8 @@ def _insert(graph: gs.Graph, point: Point, grid: Grid) -> None:
         ("QuantizeLinear", tensor, stored),
         ("DequantizeLinear", stored, again),
     ):
-        graph.nodes.append(gs.Node(op, f"{tensor.name}/{op}", {}, [source, *parameters], [target]))
+        name = names.node(f"{tensor.name}/{op}")
+        graph.nodes.append(gs.Node(op, name, {}, [source, *parameters], [target]))
 
 
 def _pair(tensor: gs.Tensor) -> gs.Node | None:
@@ -255,7 +262,7 @@ def _pair(tensor: gs.Tensor) -> gs.Node | None:
     return maker if is_op(maker, "DequantizeLinear") else None
 
 
-def _quantize_numbers(graph: gs.Graph, node: gs.Node) -> None:
+def _quantize_numbers(graph: gs.Graph, names: FreeNames, node: gs.Node) -> None:
     """Store the numbers among the inputs of a node as one step of a scale: exactly."""
     pairs = [pair for pair in map(_pair, data(node)) if pair is not None]
     if not pairs:
@@ -269,12 +276,12 @@ def _quantize_numbers(graph: gs.Graph, node: gs.Node) -> None:
             if dtype == np.uint8 and integer < 0:
                 integer, zero = 0, 1
             node.inputs[index] = _dequantized(
-                graph, node, name, np.full(tensor.values.shape, integer, dtype),
+                graph, names, node, name, np.full(tensor.values.shape, integer, dtype),
                 np.array(abs(value) or 1, np.float32), None, zero,
             )  # fmt: skip
 
 
-def _scale(graph: gs.Graph, node: gs.Node) -> None:
+def _scale(graph: gs.Graph, names: FreeNames, node: gs.Node) -> None:
     """Let a second DequantizeLinear do what a Mul by a number does."""
     (source,) = data(node)
     pair = _pair(source)
@@ -284,13 +291,22 @@ def _scale(graph: gs.Graph, node: gs.Node) -> None:
     stored, scale, zero = pair.inputs
     result = node.outputs[0]
     name = f"{result.name}/scaled"
-    scaled = gs.Constant(name, np.asarray(scale.values * np.float64(factor), np.float32))
+    scaled = gs.Constant(
+        names.tensor(name), np.asarray(scale.values * np.float64(factor), np.float32)
+    )
     node.outputs = []
-    graph.nodes.append(gs.Node("DequantizeLinear", name, {}, [stored, scaled, zero], [result]))
+    graph.nodes.append(
+        gs.Node("DequantizeLinear", names.node(name), {}, [stored, scaled, zero], [result])
+    )
 
 
 def _quantize_weights(
-    graph: gs.Graph, node: gs.Node, table: Placement, activation_scale: float, improved: Improved
+    graph: gs.Graph,
+    names: FreeNames,
+    node: gs.Node,
+    table: Placement,
+    activation_scale: float,
+    improved: Improved,
 ) -> float:
     """Store a layer's weights, and where the target wants it its bias, as integers.
 
@@ -299,18 +315,18 @@ def _quantize_weights(
     weight, cost = node.inputs[1], 0.0
     stored = improved.weights.get(node.name) or store(weight.values, scale_axis(table, node))
     if node.name in improved.bias:
-        _add_to_bias(node, improved.bias[node.name])
+        _add_to_bias(names, node, improved.bias[node.name])
     bias = int32_bias(node, stored, activation_scale) if table.bias else None
     if bias is not None:
         stored, cost = raised(weight.values, stored, bias, activation_scale)
         step = bias.steps(stored, activation_scale)
         node.inputs[2] = _dequantized(
-            graph, node, node.inputs[2].name,
+            graph, names, node, node.inputs[2].name,
             np.rint(bias.values / step.astype(np.float64)).astype(np.int32), step,
             0 if step.ndim else None,
         )  # fmt: skip
     node.inputs[1] = _dequantized(
-        graph, node, weight.name, stored.integers, stored.scale, stored.axis
+        graph, names, node, weight.name, stored.integers, stored.scale, stored.axis
     )
     return cost
 
@@ -329,9 +345,9 @@ def _coarse_weights(costs: Mapping[str, float]) -> list[str]:
     return [note]
 
 
-def _add_to_bias(node: gs.Node, correction: Array) -> None:
+def _add_to_bias(names: FreeNames, node: gs.Node, correction: Array) -> None:
     """Add to a layer's bias; one that has none gets it."""
-    name = f"{node.name}/corrected_bias"
+    name = names.tensor(f"{node.name}/corrected_bias")
     if len(node.inputs) < 3:
         node.inputs.append(gs.Constant(name, correction.astype(np.float32)))
     else:
@@ -341,6 +357,7 @@ def _add_to_bias(node: gs.Node, correction: Array) -> None:
 
 def _dequantized(
     graph: gs.Graph,
+    names: FreeNames,
     node: gs.Node,
     name: str,
     integers: Array,
@@ -350,17 +367,17 @@ def _dequantized(
 ) -> gs.Variable:
     """Return the float tensor that a DequantizeLinear makes of stored integers."""
     label = f"{name}/{node.name}"
-    target = gs.Variable(f"{label}/dequantized", np.float32, integers.shape)
+    target = gs.Variable(names.tensor(f"{label}/dequantized"), np.float32, integers.shape)
     zero = np.full(scale.shape, zero_point, integers.dtype)
     graph.nodes.append(
         gs.Node(
             "DequantizeLinear",
-            f"{label}/DequantizeLinear",
+            names.node(f"{label}/DequantizeLinear"),
             {} if axis is None else {"axis": axis},
             [
-                gs.Constant(f"{label}/integers", integers),
-                gs.Constant(f"{label}/scale", scale),
-                gs.Constant(f"{label}/zero_point", zero),
+                gs.Constant(names.tensor(f"{label}/integers"), integers),
+                gs.Constant(names.tensor(f"{label}/scale"), scale),
+                gs.Constant(names.tensor(f"{label}/zero_point"), zero),
             ],
             [target],
         )
