@@ -20,6 +20,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import InputError, nearest
+from onnxgraft.graph.lift import lift, lifting
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
@@ -105,7 +106,8 @@ def quantize(
     """Return a copy of ``model`` with explicit quantization for ``target``, and what was done.
 
     Args:
-        model: The float graph that ``ranges`` was measured on.
+        model: The float graph that ``ranges`` was measured on; float16 and bfloat16 are made
+            float32.
         ranges: Of `calibrate`.
         target: ``tensorrt``, ``openvino`` or ``onnxruntime``, or a table of one's own.
         keep_float: Layers to leave in float, by name; a mapping gives each its reason.
@@ -114,7 +116,10 @@ def quantize(
 
     Raises:
         InputError: The ranges are of another graph, or a name is unknown.
+        NotSupportedError: The graph has halves that can't be made float32; see `lift`.
     """
+    notes = [note] if (note := lifting(model)) else []
+    model = lift(model)
     table = placement(target) if isinstance(target, str) else target
     improved = improved or Improved()
     if any(is_op(node, *_QUANTIZED_OPS, domain=QUANTIZERS) for node in model.graph.nodes):
@@ -136,7 +141,7 @@ def quantize(
     known = ranges.with_overrides(set_range or {}, "--set-range").tensors
     quantized = model.copy()
     graph = quantized.graph
-    report = QuantizeReport(table.target)
+    report = QuantizeReport(table.target, notes=notes)
     chosen = _choose(graph, table, known, keep_float, report)
     report.layers = [node.name for node in chosen]
     found = points(graph, table, chosen)

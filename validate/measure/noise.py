@@ -99,6 +99,7 @@ def measured_tolerance(
 
 
 def _moved(value: Array, bits: int, rng: np.random.Generator) -> Array:
-    if value.dtype != np.float32:
+    if value.dtype.name not in ("float16", "bfloat16", "float32"):
         return value
-    return (value * (1 + rng.uniform(-(2.0**-bits), 2.0**-bits, value.shape))).astype(value.dtype)
+    wide = value.astype(np.float32)
+    return (wide * (1 + rng.uniform(-(2.0**-bits), 2.0**-bits, value.shape))).astype(value.dtype)

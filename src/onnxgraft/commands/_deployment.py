@@ -24,6 +24,7 @@ from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Sample, Samples, open_samples, overlap
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder
+from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import (
     Array,
@@ -40,6 +41,7 @@ from onnxgraft.run.engine import (
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import (
     FLOAT_TOLERANCE,
+    HALF_TOLERANCE,
 )
 from onnxgraft.run.verdicts import (
     check_pair,
@@ -82,7 +84,7 @@ def _reference(original: Original) -> Engine:
 
 
 def _graph(path: str) -> Engine:
-    return OnnxRuntime(path, name="onnxruntime fp32")
+    return OnnxRuntime(Model.load(path).to_onnx(), name="onnxruntime fp32")
 
 
 class _Deployment:
@@ -145,7 +147,8 @@ class _Deployment:
         nodes = sum(opened.inspect().operators.values())
         opened.forget()
         self.lowered = lowered
-        self._graph_stage("converted", nodes, lowered, FLOAT_TOLERANCE, start)
+        held = HALF_TOLERANCE if halves(lowered) else FLOAT_TOLERANCE
+        self._graph_stage("converted", nodes, lowered, held, start)
 
         start = time.perf_counter()
         with status("cleaning the graph"):
@@ -153,7 +156,7 @@ class _Deployment:
         report.operators_before, report.operators_after = operation.before, operation.after
         self._save(cleaned, "model.onnx", "clean graph")
         nodes = len(lowered.graph.nodes)
-        reference = self._graph_stage("cleaned", nodes, cleaned, FLOAT_TOLERANCE, start)
+        reference = self._graph_stage("cleaned", nodes, cleaned, held, start)
         reference.name = "onnxruntime fp32"
 
         # The graph may have another layout than the original (io_layout).
@@ -172,7 +175,7 @@ class _Deployment:
             tables=(recipe.preprocess, recipe.postprocess),
         )  # fmt: skip
 
-        candidates = [Candidate(reference, FLOAT_TOLERANCE)]
+        candidates = [Candidate(reference, held)]
         for target in recipe.targets:
             built = self._target(cleaned, ranges, target, fitting, validation)
             if built is not None:

@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, NotSupportedError, nearest
 from onnxgraft.graph.inference import write_types
+from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames, name_nodes
 from onnxgraft.graph.operators import QUANTIZERS, is_op, op_key, op_of
@@ -136,14 +137,7 @@ def to_half(
 
 def computes_in_half(model: Model) -> bool:
     """Tell whether anything in the graph is computed in float16."""
-    return any(
-        getattr(tensor, "dtype", None) == np.float16
-        for node in model.graph.nodes
-        for tensor in (*node.inputs, *node.outputs)
-    ) or any(
-        is_op(node, "Cast") and node.attrs.get("to") in (onnx.TensorProto.FLOAT16, np.float16)
-        for node in model.graph.nodes
-    )
+    return "float16" in halves(model)
 
 
 def shortfall(size: float, headroom: float = HEADROOM) -> tuple[str, float] | None:

@@ -34,7 +34,7 @@ def random_feeds(
             dtype = np.dtype(spec.dtype)
         except TypeError as error:
             raise InputError(f"the input {spec} can't be fed with random numbers") from error
-        if dtype.kind == "f":
+        if dtype.kind == "f" or dtype.name == "bfloat16":
             feeds[spec.name] = rng.standard_normal(shape).astype(dtype)
         elif dtype.kind in "iu":
             feeds[spec.name] = rng.integers(0, 10, shape).astype(dtype)
