@@ -7,6 +7,7 @@ from typing import Literal
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model, Origin
+from onnxgraft.graph.names import FreeNames
 
 __all__ = ["IoLayout", "set_io_layout"]
 
@@ -26,25 +27,28 @@ def set_io_layout(model: Model, layout: IoLayout) -> None:
         return
     to, back = (_TO_NCHW, _TO_NHWC) if layout == "nchw" else (_TO_NHWC, _TO_NCHW)
     graph = model.graph
+    names = FreeNames(graph, model.names)
     transposed: dict[int, gs.Variable] = {}
     for index, tensor in enumerate(graph.inputs):
         if tensor.shape is not None and len(tensor.shape) == 4:
-            graph.inputs[index] = transposed[id(tensor)] = _renamed(model, tensor, to)
-            graph.nodes.insert(0, _transpose(graph.inputs[index], tensor, back))
+            graph.inputs[index] = transposed[id(tensor)] = _renamed(model, tensor, to, names)
+            graph.nodes.insert(0, _transpose(graph.inputs[index], tensor, back, names))
     for index, tensor in enumerate(graph.outputs):
         if id(tensor) in transposed:  # an input that is an output too
             graph.outputs[index] = transposed[id(tensor)]
         elif tensor.shape is not None and len(tensor.shape) == 4:
-            graph.outputs[index] = _renamed(model, tensor, to)
-            graph.nodes.append(_transpose(tensor, graph.outputs[index], to))
+            graph.outputs[index] = _renamed(model, tensor, to, names)
+            graph.nodes.append(_transpose(tensor, graph.outputs[index], to, names))
     graph.toposort()
 
 
-def _renamed(model: Model, tensor: gs.Variable, perm: tuple[int, ...]) -> gs.Variable:
+def _renamed(
+    model: Model, tensor: gs.Variable, perm: tuple[int, ...], names: FreeNames
+) -> gs.Variable:
     """Return the tensor's transposed copy, which takes its name over."""
     name = tensor.name
     copy = gs.Variable(name, tensor.dtype, [tensor.shape[axis] for axis in perm])
-    tensor.name = f"{name}/before_io_layout"
+    tensor.name = names.tensor(f"{name}/before_io_layout")
     origin = model.names.get(name, Origin(name))
     if origin.perm is None:
         model.names[tensor.name] = origin
@@ -52,7 +56,8 @@ def _renamed(model: Model, tensor: gs.Variable, perm: tuple[int, ...]) -> gs.Var
     return copy
 
 
-def _transpose(source: gs.Variable, target: gs.Variable, perm: tuple[int, ...]) -> gs.Node:
-    return gs.Node(
-        "Transpose", f"{source.name}->{target.name}", {"perm": list(perm)}, [source], [target]
-    )
+def _transpose(
+    source: gs.Variable, target: gs.Variable, perm: tuple[int, ...], names: FreeNames
+) -> gs.Node:
+    name = names.node(f"{source.name}->{target.name}")
+    return gs.Node("Transpose", name, {"perm": list(perm)}, [source], [target])

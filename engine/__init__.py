@@ -24,6 +24,7 @@ from onnxgraft.errors import (
 )  # fmt: skip
 from onnxgraft.files import existing_file, sha256, together, write_json
 from onnxgraft.graph.half import computes_in_half, to_half
+from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.operators import QUANTIZERS, is_op
 from onnxgraft.graph.tensors import Feeds, TensorSpec
@@ -304,7 +305,8 @@ def graph_precision(model: Model) -> Precision:
     """Return the precision that stands in a graph."""
     if any(is_op(node, "QuantizeLinear", domain=QUANTIZERS) for node in model.graph.nodes):
         return "int8"
-    return "fp16" if computes_in_half(model) else "fp32"
+    kinds = halves(model)
+    return "bf16" if "bfloat16" in kinds else "fp16" if kinds else "fp32"
 
 
 def _resolved(
@@ -313,8 +315,8 @@ def _resolved(
     """Return the precision of the engine, and the options with that of its float layers."""
     actual = "int8" if options.calibration is not None else graph_precision(model)
     if precision in ("tf32", "fp16", "bf16") and precision != actual:
-        if actual == "fp16":
-            raise InputError(f"{model.file}: the graph is fp16; build from the float32 graph")
+        if actual in ("fp16", "bf16"):
+            raise InputError(f"{model.file}: the graph is {actual}; build from the float32 graph")
         options = replace(options, floats=precision)
         actual = "int8" if actual == "int8" else precision
     elif precision is not None and precision != actual:

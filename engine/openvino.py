@@ -199,7 +199,7 @@ class OpenVino(Resource):
             bound = self._bind(request, part)
             request.infer(values, share_inputs=True, share_outputs=True)
             return bound or {
-                spec.name: self._copy(spec.name, request.get_output_tensor(index).data)
+                spec.name: self._copy(spec, request.get_output_tensor(index).data)
                 for index, spec in enumerate(self.outputs)
             }
         except RuntimeError as error:
@@ -268,15 +268,19 @@ class OpenVino(Resource):
 
     def _bind(self, request: Any, part: _Part) -> Outputs:
         """Let a request write to arrays of ours, where their shapes are known before."""
-        bound = {}
+        bound: Outputs = {}
+        if any(spec.dtype == "bfloat16" for spec in self.outputs):
+            return bound  # numpy has no such array
         for index, (spec, known) in enumerate(zip(self.outputs, part.results, strict=False)):
             bound[spec.name] = self._results.take(spec.name, *known)
             tensor = self._openvino.Tensor(bound[spec.name], shared_memory=True)
             request.set_output_tensor(index, tensor)
         return bound
 
-    def _copy(self, name: str, value: Array) -> Array:
-        result = self._results.take(name, value.shape, value.dtype.str)
+    def _copy(self, spec: TensorSpec, value: Array) -> Array:
+        if spec.dtype == "bfloat16":  # its bits, which are the upper half of a float32's
+            return (value.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        result = self._results.take(spec.name, value.shape, value.dtype.str)
         np.copyto(result, value)
         return result
 
@@ -302,7 +306,10 @@ def _spec(port: Any) -> TensorSpec:
         dim.get_length() if dim.is_static else f"{port.get_any_name()}.{axis}"
         for axis, dim in enumerate(port.get_partial_shape())
     )
-    return TensorSpec(port.get_any_name(), np.dtype(port.get_element_type().to_dtype()).name, shape)
+    kind = port.get_element_type()
+    bfloat = kind.get_type_name() == "bf16"
+    dtype = "bfloat16" if bfloat else np.dtype(kind.to_dtype()).name
+    return TensorSpec(port.get_any_name(), dtype, shape)
 
 
 def _openvino() -> Any:

@@ -86,7 +86,7 @@ def load_net(
 
 def filled_layers(net: Net) -> list[Layer]:
     """Return the layers whose weights are not in the caffemodel but made by a filler."""
-    out = Emitter(_ANY_OPSET)
+    out = Emitter(_ANY_OPSET, blobs=net.blobs)
     blobs = input_blobs(net, free=False)
     for layer in net.layers:
         add_layer(layer, blobs, out)
@@ -95,7 +95,7 @@ def filled_layers(net: Net) -> list[Layer]:
 
 def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin]]:
     """Return the graph of a net and the blob of each tensor, with the batch free or as it says."""
-    out = Emitter(opset)
+    out = Emitter(opset, blobs=net.blobs)
     blobs = input_blobs(net, free)
     inputs = [blob.tensor for blob in blobs.values()]
     for layer in net.layers:

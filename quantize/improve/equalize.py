@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import is_op, set_op
 from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
@@ -244,10 +245,11 @@ def _clip_by_channel(graph: gs.Graph, node: gs.Node, factors: Array, rank: int) 
         return
     source, _, limit = node.inputs
     limits = (float(limit.values) / factors).reshape([1, -1] + [1] * (rank - 2))
-    positive = gs.Variable(f"{node.outputs[0].name}/positive", np.float32, source.shape)
-    graph.nodes.append(gs.Node("Relu", f"{node.name}/Relu", {}, [source], [positive]))
+    names, label = FreeNames(graph), node.outputs[0].name
+    positive = gs.Variable(names.tensor(f"{label}/positive"), np.float32, source.shape)
+    graph.nodes.append(gs.Node("Relu", names.node(f"{node.name}/Relu"), {}, [source], [positive]))
     set_op(node, "Min")
     node.attrs = {}
     node.inputs = [
-        positive, gs.Constant(f"{node.outputs[0].name}/limits", limits.astype(np.float32)),
+        positive, gs.Constant(names.tensor(f"{label}/limits"), limits.astype(np.float32)),
     ]  # fmt: skip

@@ -15,6 +15,7 @@ import numpy as np
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, nearest
+from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
@@ -108,6 +109,7 @@ def improve(
     for name in methods:
         if name not in IMPROVEMENTS:
             raise InputError(f"no method is called {name!r}; {nearest(name, IMPROVEMENTS)}")
+    model = lift(model)
     if ranges.model != fingerprint(model):
         raise InputError(
             f"{ranges.file}: was measured on another graph than {model.file}; calibrate again"

@@ -15,6 +15,7 @@ from typing import Literal
 from onnxgraft.data.ranges import BY_HAND, Histogram, Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, ModelError, nearest
+from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
 from onnxgraft.progress import track
 from onnxgraft.stages.quantize.measure.checkpoint import Checkpoint
@@ -65,6 +66,7 @@ def calibrate(
     """
     if workers < (0 if ray else 1):
         raise InputError(f"--workers {workers}: at least 1 is needed")
+    model = lift(model)
     wanted = list(activations(model.graph, targets))
     if tensors == "all":
         wanted = list(dict.fromkeys([*wanted, *every_tensor(model)]))
@@ -126,8 +128,11 @@ def rechoose(ranges: Ranges, method: Method) -> Ranges:
 
 
 def fingerprint(model: Model) -> str:
-    """Return the SHA-256 of what the graph computes: its nodes and initializers, not its notes."""
-    graph = model.to_onnx().graph
+    """Return the SHA-256 of what the graph computes: its nodes and initializers, not its notes.
+
+    A graph in float16 or bfloat16 is the same as that graph in float32, in which it is measured.
+    """
+    graph = lift(model).to_onnx().graph
     digest = hashlib.sha256()
     for part in (*graph.input, *graph.node, *sorted(graph.initializer, key=lambda i: i.name)):
         digest.update(part.SerializeToString(deterministic=True))

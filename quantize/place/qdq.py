@@ -20,13 +20,16 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import InputError, nearest
+from onnxgraft.graph.lift import lift, lifting
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
-from onnxgraft.stages.quantize.improve.pairs import fitting
+from onnxgraft.stages.quantize.improve.pairs import MOST, fitting, pair_sums
 from onnxgraft.stages.quantize.improve.rounding import Stored, nearest_integers, store, weight_scale
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
+from onnxgraft.stages.quantize.place.int32_bias import int32_bias, raised
 from onnxgraft.stages.quantize.place.placement import (
     Placement,
     Point,
@@ -80,12 +83,14 @@ class QuantizeReport:
         layers: The layers that run in INT8.
         float_layers: The layers with weights that do not.
         tensors: How many activations are quantized.
+        notes: Sentences that the user should read.
     """
 
     target: str
     layers: list[str] = field(default_factory=list)
     float_layers: list[FloatLayer] = field(default_factory=list)
     tensors: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def quantize(
@@ -100,7 +105,8 @@ def quantize(
     """Return a copy of ``model`` with explicit quantization for ``target``, and what was done.
 
     Args:
-        model: The float graph that ``ranges`` was measured on.
+        model: The float graph that ``ranges`` was measured on; float16 and bfloat16 are made
+            float32.
         ranges: Of `calibrate`.
         target: ``tensorrt``, ``openvino`` or ``onnxruntime``, or a table of one's own.
         keep_float: Layers to leave in float, by name; a mapping gives each its reason.
@@ -109,7 +115,10 @@ def quantize(
 
     Raises:
         InputError: The ranges are of another graph, or a name is unknown.
+        NotSupportedError: The graph has halves that can't be made float32; see `lift`.
     """
+    notes = [note] if (note := lifting(model)) else []
+    model = lift(model)
     table = placement(target) if isinstance(target, str) else target
     improved = improved or Improved()
     if any(is_op(node, *_QUANTIZED_OPS, domain=QUANTIZERS) for node in model.graph.nodes):
@@ -131,7 +140,7 @@ def quantize(
     known = ranges.with_overrides(set_range or {}, "--set-range").tensors
     quantized = model.copy()
     graph = quantized.graph
-    report = QuantizeReport(table.target)
+    report = QuantizeReport(table.target, notes=notes)
     chosen = _choose(graph, table, known, keep_float, report)
     report.layers = [node.name for node in chosen]
     found = points(graph, table, chosen)
@@ -141,17 +150,22 @@ def quantize(
         value = _range(known, point.tensor)
         if value is not None and _wrong(value) is None:
             grids[point.tensor.name] = activation_grid(value, table)
+    names = FreeNames(graph, quantized.names)
+    coarse = {}
     for node in chosen:
         source = _quantized_source(node.inputs[0], found)
-        _quantize_weights(graph, node, table, grids[source].scale, improved)
+        coarse[node.name] = _quantize_weights(
+            graph, names, node, table, grids[source].scale, improved
+        )
+    report.notes += _coarse_weights(coarse)
     for point in found:
         if point.tensor.name in grids:
-            _insert(graph, point, grids[point.tensor.name])
+            _insert(graph, names, point, grids[point.tensor.name])
             report.tensors += 1
     for node in between.scaled.values():
-        _scale(graph, node)
+        _scale(graph, names, node)
     for node in between.nodes:
-        _quantize_numbers(graph, node)
+        _quantize_numbers(graph, names, node)
     graph.cleanup().toposort()
     return quantized, report
 
@@ -225,17 +239,19 @@ def _quantized_source(tensor: gs.Tensor, found: Sequence[Point]) -> str:
     return str(tensor.name)
 
 
-def _insert(graph: gs.Graph, point: Point, grid: Grid) -> None:
+def _insert(graph: gs.Graph, names: FreeNames, point: Point, grid: Grid) -> None:
     """Put QuantizeLinear and DequantizeLinear between a tensor and its readers."""
     tensor = point.tensor
     parameters = [
-        gs.Constant(f"{tensor.name}/scale", np.array(grid.scale, np.float32)),
-        gs.Constant(f"{tensor.name}/zero_point", np.array(grid.zero_point, grid.dtype)),
+        gs.Constant(names.tensor(f"{tensor.name}/scale"), np.array(grid.scale, np.float32)),
+        gs.Constant(
+            names.tensor(f"{tensor.name}/zero_point"), np.array(grid.zero_point, grid.dtype)
+        ),
     ]
     readers = tensor.outputs if point.consumers is None else point.consumers
     readers = list({id(node): node for node in readers}.values())
-    stored = gs.Variable(f"{tensor.name}/quantized", grid.dtype, tensor.shape)
-    again = gs.Variable(f"{tensor.name}/dequantized", np.float32, tensor.shape)
+    stored = gs.Variable(names.tensor(f"{tensor.name}/quantized"), grid.dtype, tensor.shape)
+    again = gs.Variable(names.tensor(f"{tensor.name}/dequantized"), np.float32, tensor.shape)
     for node in readers:
         for index, source in enumerate(node.inputs):
             if source is tensor:
@@ -244,7 +260,8 @@ def _insert(graph: gs.Graph, point: Point, grid: Grid) -> None:
         ("QuantizeLinear", tensor, stored),
         ("DequantizeLinear", stored, again),
     ):
-        graph.nodes.append(gs.Node(op, f"{tensor.name}/{op}", {}, [source, *parameters], [target]))
+        name = names.node(f"{tensor.name}/{op}")
+        graph.nodes.append(gs.Node(op, name, {}, [source, *parameters], [target]))
 
 
 def _pair(tensor: gs.Tensor) -> gs.Node | None:
@@ -253,7 +270,7 @@ def _pair(tensor: gs.Tensor) -> gs.Node | None:
     return maker if is_op(maker, "DequantizeLinear") else None
 
 
-def _quantize_numbers(graph: gs.Graph, node: gs.Node) -> None:
+def _quantize_numbers(graph: gs.Graph, names: FreeNames, node: gs.Node) -> None:
     """Store the numbers among the inputs of a node as one step of a scale: exactly."""
     pairs = [pair for pair in map(_pair, data(node)) if pair is not None]
     if not pairs:
@@ -267,12 +284,12 @@ def _quantize_numbers(graph: gs.Graph, node: gs.Node) -> None:
             if dtype == np.uint8 and integer < 0:
                 integer, zero = 0, 1
             node.inputs[index] = _dequantized(
-                graph, node, name, np.full(tensor.values.shape, integer, dtype),
+                graph, names, node, name, np.full(tensor.values.shape, integer, dtype),
                 np.array(abs(value) or 1, np.float32), None, zero,
             )  # fmt: skip
 
 
-def _scale(graph: gs.Graph, node: gs.Node) -> None:
+def _scale(graph: gs.Graph, names: FreeNames, node: gs.Node) -> None:
     """Let a second DequantizeLinear do what a Mul by a number does."""
     (source,) = data(node)
     pair = _pair(source)
@@ -282,31 +299,46 @@ def _scale(graph: gs.Graph, node: gs.Node) -> None:
     stored, scale, zero = pair.inputs
     result = node.outputs[0]
     name = f"{result.name}/scaled"
-    scaled = gs.Constant(name, np.asarray(scale.values * np.float64(factor), np.float32))
+    scaled = gs.Constant(
+        names.tensor(name), np.asarray(scale.values * np.float64(factor), np.float32)
+    )
     node.outputs = []
-    graph.nodes.append(gs.Node("DequantizeLinear", name, {}, [stored, scaled, zero], [result]))
+    graph.nodes.append(
+        gs.Node("DequantizeLinear", names.node(name), {}, [stored, scaled, zero], [result])
+    )
 
 
 def _quantize_weights(
-    graph: gs.Graph, node: gs.Node, table: Placement, activation_scale: float, improved: Improved
-) -> None:
-    """Store a layer's weights, and where the target wants it its bias, as integers."""
-    weight = node.inputs[1]
+    graph: gs.Graph,
+    names: FreeNames,
+    node: gs.Node,
+    table: Placement,
+    activation_scale: float,
+    improved: Improved,
+) -> float:
+    """Store a layer's weights, and where the target wants it its bias, as integers.
+
+    Return what it costs the weights that the bias fits into int32; see `raised`.
+    """
+    weight, cost = node.inputs[1], 0.0
     stored = improved.weights.get(node.name) or _stored(node, table)
     if node.name in improved.bias:
-        _add_to_bias(node, improved.bias[node.name])
-    node.inputs[1] = _dequantized(
-        graph, node, weight.name, stored.integers, stored.scale, stored.axis
-    )
-    if table.bias and len(node.inputs) > 2 and isinstance(node.inputs[2], gs.Constant):
-        bias = node.inputs[2]
-        factor = np.asarray(activation_scale * stored.scale, np.float32)
-        limit = float(np.iinfo(np.int32).max)
-        rounded = np.clip(np.rint(bias.values / factor.astype(np.float64)), -limit, limit)
-        bias_axis = 0 if factor.ndim else None
+        _add_to_bias(names, node, improved.bias[node.name])
+    bias = int32_bias(node, stored, activation_scale) if table.bias else None
+    if bias is not None:
+        stored, cost = raised(weight.values, stored, bias, activation_scale)
+        if table.pairs and (pair_sums(node, stored.integers) > MOST).any():
+            stored = _fitting(node, stored.scale, stored.axis)
+        step = bias.steps(stored, activation_scale)
         node.inputs[2] = _dequantized(
-            graph, node, bias.name, rounded.astype(np.int32), factor, bias_axis
-        )
+            graph, names, node, node.inputs[2].name,
+            np.rint(bias.values / step.astype(np.float64)).astype(np.int32), step,
+            0 if step.ndim else None,
+        )  # fmt: skip
+    node.inputs[1] = _dequantized(
+        graph, names, node, weight.name, stored.integers, stored.scale, stored.axis
+    )
+    return cost
 
 
 def _stored(node: gs.Node, table: Placement) -> Stored:
@@ -314,14 +346,31 @@ def _stored(node: gs.Node, table: Placement) -> Stored:
     values, axis = node.inputs[1].values, scale_axis(table, node)
     if not table.pairs:
         return store(values, axis)
-    return fitting(
-        node, weight_scale(values, axis), axis, lambda scale: nearest_integers(values, scale, axis)
+    return _fitting(node, weight_scale(values, axis), axis)
+
+
+def _fitting(node: gs.Node, scale: Array, axis: int | None) -> Stored:
+    values = node.inputs[1].values
+    return fitting(node, scale, axis, lambda scale: nearest_integers(values, scale, axis))
+
+
+def _coarse_weights(costs: Mapping[str, float]) -> list[str]:
+    """Return the note on weights that became coarser so that biases fit into int32, if any did."""
+    told = {name: cost for name, cost in costs.items() if cost}
+    if not told:
+        return []
+    worst = max(told, key=lambda name: told[name])
+    note = (
+        f"the weights of {len(told)} layers are coarser so that their biases fit into int32: an "
+        f"output of {worst!r} may be off by {told[worst]:.1%} of its range; scales per channel, "
+        "or --keep-float, avoid it"
     )
+    return [note]
 
 
-def _add_to_bias(node: gs.Node, correction: Array) -> None:
+def _add_to_bias(names: FreeNames, node: gs.Node, correction: Array) -> None:
     """Add to a layer's bias; one that has none gets it."""
-    name = f"{node.name}/corrected_bias"
+    name = names.tensor(f"{node.name}/corrected_bias")
     if len(node.inputs) < 3:
         node.inputs.append(gs.Constant(name, correction.astype(np.float32)))
     else:
@@ -331,6 +380,7 @@ def _add_to_bias(node: gs.Node, correction: Array) -> None:
 
 def _dequantized(
     graph: gs.Graph,
+    names: FreeNames,
     node: gs.Node,
     name: str,
     integers: Array,
@@ -340,17 +390,17 @@ def _dequantized(
 ) -> gs.Variable:
     """Return the float tensor that a DequantizeLinear makes of stored integers."""
     label = f"{name}/{node.name}"
-    target = gs.Variable(f"{label}/dequantized", np.float32, integers.shape)
+    target = gs.Variable(names.tensor(f"{label}/dequantized"), np.float32, integers.shape)
     zero = np.full(scale.shape, zero_point, integers.dtype)
     graph.nodes.append(
         gs.Node(
             "DequantizeLinear",
-            f"{label}/DequantizeLinear",
+            names.node(f"{label}/DequantizeLinear"),
             {} if axis is None else {"axis": axis},
             [
-                gs.Constant(f"{label}/integers", integers),
-                gs.Constant(f"{label}/scale", scale),
-                gs.Constant(f"{label}/zero_point", zero),
+                gs.Constant(names.tensor(f"{label}/integers"), integers),
+                gs.Constant(names.tensor(f"{label}/scale"), scale),
+                gs.Constant(names.tensor(f"{label}/zero_point"), zero),
             ],
             [target],
         )

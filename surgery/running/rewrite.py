@@ -10,9 +10,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model, Origin
+from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import bodies, detach, pinned
+from onnxgraft.graph.walk import detach, pinned
 from onnxgraft.targets import TARGETS
 
 __all__ = [
@@ -83,9 +84,7 @@ class Context:
         self.names = model.names
         self.opset = model.graph.opset
         self.shapes = Shapes(model.graph)
-        parts = list(bodies(self.main))
-        self._taken = {t.name for body in parts for t in body.tensors().values()}
-        self._node_names = {node.name for body in parts for node in body.nodes}
+        self._free = FreeNames(self.main, self.names)
         self.enter(model.graph)
 
     def enter(self, graph: gs.Graph) -> None:
@@ -96,11 +95,11 @@ class Context:
 
     def taken(self) -> tuple[frozenset[str], frozenset[str]]:
         """Return the names of tensors and of nodes that are or were in use."""
-        return frozenset(self._taken), frozenset(self._node_names)
+        return frozenset(self._free.tensors), frozenset(self._free.nodes)
 
     def start_from(self, tensors: frozenset[str], nodes: frozenset[str]) -> None:
         """Take these names as in use, and infer anew: the graph is one that it was before."""
-        self._taken, self._node_names = set(tensors), set(nodes)
+        self._free.tensors, self._free.nodes = set(tensors), set(nodes)
         self.shapes.forget(everything=True)
 
     def add(
@@ -108,8 +107,7 @@ class Context:
         **attrs: Any,
     ) -> gs.Node:  # fmt: skip
         """Append a node to the graph; the runner sorts afterwards."""
-        unique = _free(self._node_names, name)
-        node = gs.Node(op, unique, dict(attrs), list(inputs), list(outputs))
+        node = gs.Node(op, self._free.node(name), dict(attrs), list(inputs), list(outputs))
         self.graph.nodes.append(node)
         self._own.add(id(node))
         return node
@@ -142,7 +140,7 @@ class Context:
 
     def free_name(self, name: str) -> str:
         """Return ``name``, or ``name_2`` and so on where a tensor is or was called so already."""
-        return _free(self._taken, name)
+        return self._free.tensor(name)
 
     def variable(self, name: str, source: gs.Tensor) -> gs.Variable:
         """Return a new tensor of the type of ``source``, called ``name`` if that is free."""
@@ -237,12 +235,3 @@ def _swap_input(consumer: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:
     for index, tensor in enumerate(consumer.inputs):
         if tensor is old:
             consumer.inputs[index] = new
-
-
-def _free(taken: set[str], name: str) -> str:
-    unique, number = name, 1
-    while unique in taken:
-        number += 1
-        unique = f"{name}_{number}"
-    taken.add(unique)
-    return unique

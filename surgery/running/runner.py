@@ -10,7 +10,8 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.operators import counted, op_key, op_of
+from onnxgraft.graph.names import name_nodes
+from onnxgraft.graph.operators import counted, op_key
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.walk import bodies, tidy
 from onnxgraft.run.verdicts import Verdict
@@ -104,7 +105,7 @@ def run(
     """
     chosen = _choose(only, skip, extra, target)
     cleaned = model.copy()
-    _name_nodes(cleaned.graph)
+    name_nodes(cleaned.graph)
     try:
         tidy(cleaned.graph)
     except ModelError as error:
@@ -133,20 +134,6 @@ def _choose(
         return (named or item.name in extra) and item.name not in skip
 
     return [item for item in PASSES if wanted(item)]
-
-
-def _name_nodes(graph: gs.Graph) -> None:
-    """Give every node a name of its own; passes and reports speak of nodes by name."""
-    seen: set[str] = set()
-    for body in bodies(graph):
-        for node in body.nodes:
-            name = node.name or (node.outputs[0].name if node.outputs else op_of(node))
-            unique, number = name, 1
-            while unique in seen:
-                number += 1
-                unique = f"{name}_{number}"
-            node.name = unique
-            seen.add(unique)
 
 
 class _Operation:

@@ -244,11 +244,13 @@ def test_nodes_without_a_name_or_of_the_same_name_get_one_of_their_own() -> None
             y = Abs(c)
         }"""
     )
+    for node, name in zip(before.graph.nodes, given := ["same", "same", "same_2", ""], strict=True):
+        node.name = name  # as the reader of an ONNX file leaves none
     after, _ = run(before)
     names = [node.name for node in after.graph.nodes]
     assert len(set(names)) == 4
     assert "same" in names and "y" in names
-    assert [node.name for node in before.graph.nodes] == ["same", "same", "same_2", ""]
+    assert [node.name for node in before.graph.nodes] == given
 
 
 # The report -----------------------------------------------------------------------------------

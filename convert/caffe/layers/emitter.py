@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxgraft.errors import ModelError, NotSupportedError
+from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 from onnxgraft.stages.convert.caffe.reading.prototxt import Message
@@ -62,11 +63,12 @@ def axis_of(layer: Layer, axis: int, rank: int) -> int:
 class Emitter:
     """Collects the graph; the layer at hand gives nodes and constants their names."""
 
-    def __init__(self, opset: int, weightless: bool = False) -> None:
+    def __init__(self, opset: int, weightless: bool = False, blobs: Iterable[str] = ()) -> None:
         """Begin with an empty graph.
 
         Args:
             opset: Of the graph.
+            blobs: The names of the net's blobs, which nothing else may have.
             weightless: Take zeros for weights that are not there: only shapes are wanted.
         """
         self.opset = opset
@@ -75,7 +77,7 @@ class Emitter:
         self.filled: list[Layer] = []
         self.nodes: list[gs.Node] = []
         self.layer: Layer | None = None
-        self._names: dict[str, int] = {}
+        self.names = FreeNames(tensors=blobs)
         self._constants: dict[tuple[int, Shape, str], gs.Constant] = {}
 
     def op(
@@ -88,12 +90,12 @@ class Emitter:
         dtype: Any = np.float32,
     ) -> Blob:
         """Add a node and return its first output, of ``shape``; arrays become constants."""
-        name = self._unique(self.layer.name if self.layer else kind)
+        name = self.names.node(self.layer.name if self.layer else kind)
         tensors = [self._tensor(value, name) for value in inputs]
         while tensors and tensors[-1].name == "":
             tensors.pop()
         made = [
-            gs.Variable(f"{name}:{index}", dtype if index == 0 else np.int64)
+            gs.Variable(self.names.tensor(f"{name}:{index}"), dtype if index == 0 else np.int64)
             for index in range(outputs)
         ]
         self.nodes.append(gs.Node(kind, name, dict(attrs or {}), tensors, made))
@@ -238,13 +240,8 @@ class Emitter:
         value = np.asarray(value, order="C")
         key = (value.ctypes.data, value.shape, value.dtype.str)
         if key not in self._constants:
-            self._constants[key] = gs.Constant(self._unique(f"{node}/constant"), value)
+            self._constants[key] = gs.Constant(self.names.tensor(f"{node}/constant"), value)
         return self._constants[key]
-
-    def _unique(self, name: str) -> str:
-        number = self._names.get(name, 0)
-        self._names[name] = number + 1
-        return name if number == 0 else f"{name}/{number}"
 
 
 def _find(message: Message, filler: str) -> Message | None:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.caffe.layers.emitter import Blob, Emitter, count
 from onnxgraft.stages.convert.caffe.reading.net import Layer
@@ -30,7 +31,7 @@ def lstm(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     gates = _input_gates(x, static, 4 * size, out)
     recurrent = out.weight(2 + (static is not None), (4 * size, size))
     batch = x.shape[1]
-    body = _Body()
+    body = _Body(out.names)
     h, c, xw, alive = (body.input(n, s) for n, s in (
         ("h", (batch, size)), ("c", (batch, size)), ("xw", (batch, 4 * size)), ("cont", (batch,)),
     ))  # fmt: skip
@@ -62,7 +63,7 @@ def rnn(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     recurrent = out.weight(after, (size, size))
     readout, shift = out.weight(after + 1, (size, size)), out.weight(after + 2, (size,))
     batch = x.shape[1]
-    body = _Body()
+    body = _Body(out.names)
     h, xw, alive = (body.input(n, s) for n, s in (
         ("h", (batch, size)), ("xw", (batch, size)), ("cont", (batch,)),
     ))  # fmt: skip
@@ -131,22 +132,25 @@ def _scan(
 class _Body:
     """Collects the graph of one step."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: FreeNames) -> None:
+        self.names = names
         self.nodes: list[gs.Node] = []
         self.inputs: list[gs.Variable] = []
 
     def input(self, name: str, shape: tuple[int, ...]) -> gs.Variable:
-        self.inputs.append(gs.Variable(f"step/{name}", np.float32, shape))
+        self.inputs.append(gs.Variable(self.names.tensor(f"step/{name}"), np.float32, shape))
         return self.inputs[-1]
 
     def op(self, kind: str, inputs: Sequence[gs.Tensor | Array]) -> gs.Variable:
-        name = f"step/{len(self.nodes)}"
+        name = self.names.node(f"step/{len(self.nodes)}")
         tensors = [
             value if isinstance(value, gs.Tensor)
-            else gs.Constant(f"{name}/constant{i}", np.ascontiguousarray(value))
+            else gs.Constant(
+                self.names.tensor(f"{name}/constant{i}"), np.ascontiguousarray(value)
+            )
             for i, value in enumerate(inputs)
         ]  # fmt: skip
-        made = gs.Variable(f"{name}:0", np.float32)
+        made = gs.Variable(self.names.tensor(f"{name}:0"), np.float32)
         self.nodes.append(gs.Node(kind, name, {}, tensors, [made]))
         return made
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.files import existing_file
 from onnxgraft.files.limits import PROTOTXT_BYTES
+from onnxgraft.graph.names import free
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.caffe.reading.prototxt import Message, parse_prototxt
 from onnxgraft.stages.convert.caffe.reading.upgrade import layers_of
@@ -123,6 +124,8 @@ class _SetUp:
         self.shapes = dict(shapes)
         self.net = Net(message.text("name", "net"), {}, [], [])
         self.latest: dict[str, str] = {}
+        # What blobs and their versions are called.
+        self.names = set(message.texts("input"))
         self.dropped: set[str] = set()
         self.consumed: set[str] = set()
         self.shared: dict[str, Array] = {}
@@ -131,6 +134,7 @@ class _SetUp:
         self._declared_inputs()
         numbered = enumerate(layers_of(self.message), 1)
         running = [(position, layer) for position, layer in numbered if self._runs(layer)]
+        self.names.update(top for _, layer in running for top in layer.texts("top"))
         for position, layer in running:
             self._add(layer, position, [other for _, other in running])
         self.net.outputs = [
@@ -222,7 +226,9 @@ class _SetUp:
         for top in tops:
             if tops.count(top) > 1 or (top in self.latest and top not in bottoms):
                 raise ModelError(f"{layer} writes the blob {top!r}, which another layer made")
-            version = top if top not in self.latest else f"{top}@{name}#{position}"
+            version = top
+            if top in self.latest:
+                version = free(self.names, f"{top}@{name}#{position}")
             self.latest[top] = version
             self.net.blobs[version] = top
             layer.tops.append(version)
@@ -269,7 +275,7 @@ class _SetUp:
         renamed: dict[str, str] = {}
         for blob, last in self.latest.items():
             if last != blob and blob not in self.net.inputs:
-                first = f"{blob}@{makers[blob]}"
+                first = free(self.names, f"{blob}@{makers[blob]}")
                 renamed[last], renamed[blob] = blob, first
         for layer in self.net.layers:
             layer.bottoms = [renamed.get(version, version) for version in layer.bottoms]

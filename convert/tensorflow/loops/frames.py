@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxgraft.errors import NotSupportedError
+from onnxgraft.graph.names import free
 from onnxgraft.stages.convert.tensorflow.running import import_graph, tensorflow
 
 __all__ = ["add_constant", "lift_frames", "tensor_arrays_to_lists"]
@@ -39,7 +40,7 @@ def lift_frames(path: str, graph_def: Any) -> None:
         for name in sorted(frames):
             frame = _Frame(path, name, graph_def)
             if not frame.holds_another():
-                frame.lift(graph_def, graph, f"{name}/lifted_{lifted}")
+                frame.lift(graph_def, graph, _free_scope(graph_def, f"{name}/lifted_{lifted}"))
                 lifted += 1
                 break
         else:
@@ -313,6 +314,17 @@ class _Frame:
         return function, [tensor.shape for tensor in ends]
 
 
+def _free_scope(graph_def: Any, wish: str) -> str:
+    """Return a name that no node's and no function's begins with."""
+    nodes = {node.name for node in graph_def.node}
+    functions = {function.signature.name for function in graph_def.library.function}
+    while any(name.startswith(wish) for name in nodes) or any(
+        name.startswith(wish.replace("/", "_")) for name in functions
+    ):
+        wish += "_"
+    return wish
+
+
 def _node_of(name: str) -> str:
     return name.removeprefix("^").split(":")[0]
 
@@ -322,10 +334,13 @@ def _tensor(name: str) -> str:
 
 
 def add_constant(nodes: Any, name: str, value: Any, dtype: int | None = None) -> Any:
-    """Add a constant, int32 if nothing else is said, to a list of nodes and return its node."""
+    """Add a constant, int32 if nothing else is said, to a list of nodes and return its node.
+
+    It is called ``name``, or something like it if that is taken.
+    """
     tf = tensorflow()
     tensor = tf.make_tensor_proto(value, tf.as_dtype(dtype) if dtype else tf.int32)
-    node = nodes.add(name=name, op="Const")
+    node = nodes.add(name=free({node.name for node in nodes}, name), op="Const")
     node.attr["dtype"].type = tensor.dtype
     node.attr["value"].tensor.CopyFrom(tensor)
     return node
@@ -408,9 +423,10 @@ def _to_list(graph_def: Any, nodes: Mapping[str, Any], node: Any, array: Any, si
         if whole:
             stack = node
         else:
-            stack = graph_def.node.add(name=f"{node.name}/stack")
-            _constant(graph_def, f"{node.name}/axis", 0)
-            _become(node, "GatherV2", [stack.name, inputs[1], f"{node.name}/axis"])
+            taken = {other.name for other in graph_def.node}
+            stack = graph_def.node.add(name=free(taken, f"{node.name}/stack"))
+            axis = _constant(graph_def, f"{node.name}/axis", 0)
+            _become(node, "GatherV2", [stack.name, inputs[1], axis])
             for key, kind in (("Tparams", dtype), ("Tindices", 3), ("Taxis", 3)):
                 node.attr[key].type = kind
         _become(stack, "TensorListStack", [flow, shape], element_dtype=dtype)

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxgraft.errors import NotSupportedError
+from onnxgraft.graph.names import free
 from onnxgraft.stages.convert.tensorflow.loops.frames import (
     add_constant,
     lift_frames,
@@ -79,6 +80,10 @@ class _Graph:
         self.list = nodes
         self.nodes = {node.name: node for node in nodes}
 
+    def taken(self) -> set[str]:
+        """Return the names that no new node may have."""
+        return set(self.nodes)
+
     def output(self, node: str, number: int, label: str = "") -> str:
         """Return how a node's output is called."""
         return f"{node}:{number}" if number else node
@@ -112,7 +117,11 @@ class _Graph:
         return tensor if ":" in tensor else f"{tensor}:0"
 
     def add(self, name: str, op: str, inputs: list[str], label: str, **attrs: Any) -> str:
-        """Add a node and return its first output; ``attrs`` are data types."""
+        """Add a node, called so if that is free, and return its first output.
+
+        Its other arguments are data types.
+        """
+        name = free(self.taken(), name)
         node = self.list.add(name=name, op=op, input=inputs)
         for key, value in attrs.items():
             node.attr[key].type = value
@@ -120,9 +129,9 @@ class _Graph:
         return self.output(name, 0, label)
 
     def constant(self, name: str, value: Any, dtype: int | None = None) -> str:
-        node = add_constant(self.list, name, value, dtype)
-        self.nodes[name] = node
-        return self.output(name, 0, "output")
+        node = add_constant(self.list, free(self.taken(), name), value, dtype)
+        self.nodes[node.name] = node
+        return self.output(node.name, 0, "output")
 
     def value(self, tensor: str) -> Any:
         """Return a scalar constant's value, or None."""
@@ -152,6 +161,9 @@ class _Function(_Graph):
 
     def canonical(self, tensor: str) -> str:
         return tensor
+
+    def taken(self) -> set[str]:
+        return {*self.nodes, *self.arguments}
 
     def results(self) -> list[str]:
         return [self.definition.ret[arg.name] for arg in self.definition.signature.output_arg]
@@ -309,10 +321,10 @@ class _While:
     def _own_reserve(self, number: int, reserve: Any) -> None:
         """Give the loop a list of its own, with no Identity between: tf2onnx takes it away."""
         name = f"{self.node.name}/list_{number}"
-        self.graph.add(name, reserve.op, list(reserve.input), "handle")
+        made = self.graph.add(name, reserve.op, list(reserve.input), "handle")
         for key, value in reserve.attr.items():
-            self.graph.nodes[name].attr[key].CopyFrom(value)
-        self.node.input[number] = self.graph.output(name, 0, "handle")
+            self.graph.source(made).attr[key].CopyFrom(value)
+        self.node.input[number] = made
 
     def _runs_for(self, count: str) -> bool:
         """Tell whether the loop has exactly ``count`` steps."""
@@ -362,11 +374,11 @@ class _While:
                 node.op == "TensorListStack",
                 node.input[1 if len(node.input) == 2 else 2],
             )
-            name = f"{node.name}/all"
             rows = graph.add(
-                name, "TensorListStack", [output, shape], "tensor", element_dtype=dtype
-            )
-            graph.nodes[name].attr["num_elements"].i = -1
+                f"{node.name}/all", "TensorListStack", [output, shape], "tensor",
+                element_dtype=dtype,
+            )  # fmt: skip
+            graph.source(rows).attr["num_elements"].i = -1
             old = graph.output(node.name, 0, labels[node.op])
             index = node.input[1]
             if part == "filled":
@@ -403,7 +415,7 @@ class _While:
             made = self.graph.add(
                 f"{name}/{kind}", "ConcatV2", [one, two, axis], "output", T=of, Tidx=int32
             )
-            self.graph.nodes[f"{name}/{kind}"].attr["N"].i = 2
+            self.graph.source(made).attr["N"].i = 2
             return made
 
         axis = self.graph.constant(f"{name}/zero", 0)

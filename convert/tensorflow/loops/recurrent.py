@@ -30,6 +30,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.inference import write_types
+from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tensorflow.loops.affine import (
@@ -57,7 +58,7 @@ def fuse_recurrent(proto: onnx.ModelProto) -> onnx.ModelProto:
         return proto
     graph = gs.import_onnx(proto)
     write_types(graph)
-    if not _fuse_in(graph):
+    if not _fuse_in(graph, FreeNames(graph)):
         return proto
     graph.cleanup().toposort()
     fused: onnx.ModelProto = gs.export_onnx(graph)
@@ -72,7 +73,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from _graphs(attribute.g)
 
 
-def _fuse_in(graph: gs.Graph) -> int:
+def _fuse_in(graph: gs.Graph, names: FreeNames) -> int:
     """Fuse what can be fused in a graph and in the graphs within it; return what was changed."""
     fused = 0
     for node in list(graph.nodes):
@@ -81,16 +82,17 @@ def _fuse_in(graph: gs.Graph) -> int:
                 loop = Loop(node)
                 cell = _recognize(loop, graph.outputs)
             except NotExactError:
-                fused += _know_start(node)
+                fused += _know_start(node, names)
             else:
-                _write(graph, loop, cell)
+                _write(graph, loop, cell, names)
                 fused += 1
                 continue
-        fused += sum(_fuse_in(v) for v in node.attrs.values() if isinstance(v, gs.Graph))
+        inner = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+        fused += sum(_fuse_in(body, names) for body in inner)
     return fused
 
 
-def _know_start(node: gs.Node) -> int:
+def _know_start(node: gs.Node, names: FreeNames) -> int:
     """Make a constant of a loop's first test where it compares constants; return whether it did."""
     if isinstance(node.inputs[1], gs.Constant):
         return 0
@@ -101,7 +103,7 @@ def _know_start(node: gs.Node) -> int:
     runs = [low < high for low, high in terms if low is not None and high is not None]
     if len(runs) < len(terms):
         return 0
-    node.inputs[1] = gs.Constant(f"{node.name}/runs", np.array(all(runs)))
+    node.inputs[1] = gs.Constant(names.tensor(f"{node.name}/runs"), np.array(all(runs)))
     return 1
 
 
@@ -342,41 +344,47 @@ def _kernels(form: Form, h: int, hidden: int) -> tuple[Array, Array, Array, Arra
 # Writing ----------------------------------------------------------------------------------------
 
 
-def _write(graph: gs.Graph, loop: Loop, cell: _Cell) -> None:
+def _write(graph: gs.Graph, loop: Loop, cell: _Cell, names: FreeNames) -> None:
     """Put the operator in the loop's place; the loop's outputs keep their names."""
     node, outputs = loop.node, list(loop.node.outputs)
     assert loop.x is not None
-    name = node.name.removesuffix("_loop")
+    name = names.node(node.name.removesuffix("_loop"))
     width = max(kernel[0].shape[0] for kernel in cell.kernels)
     stacked = [np.concatenate(parts) for parts in zip(*_transposed(cell, width), strict=True)]
     inputs = [
         loop.x,
-        gs.Constant(f"{name}/W", stacked[0][None]),
-        gs.Constant(f"{name}/R", stacked[1][None]),
-        gs.Constant(f"{name}/B", np.concatenate(stacked[2:])[None]),
+        gs.Constant(names.tensor(f"{name}/W"), stacked[0][None]),
+        gs.Constant(names.tensor(f"{name}/R"), stacked[1][None]),
+        gs.Constant(names.tensor(f"{name}/B"), np.concatenate(stacked[2:])[None]),
         gs.Variable.empty() if loop.lengths is None else loop.lengths,
     ]
     starts = [loop.starts[number] for number in cell.states]
     if not all(is_zero(start) for start in starts):
-        inputs += [_unsqueezed(graph, f"{name}/{i}", start) for i, start in enumerate(starts)]
+        inputs += [
+            _unsqueezed(graph, names, f"{name}/{i}", start) for i, start in enumerate(starts)
+        ]
     alphas = [alpha for kind, alpha in cell.activations if kind == "HardSigmoid"]
     attrs = {"hidden_size": cell.hidden, **cell.attrs}
     attrs["activations"] = [kind for kind, _ in cell.activations]
     if alphas:
         attrs |= {"activation_alpha": alphas, "activation_beta": [0.0] * len(alphas)}
-    made = [gs.Variable(f"{name}/Y{n}", loop.x.dtype) for n in range(1 + len(cell.states))]
+    made = [
+        gs.Variable(names.tensor(f"{name}/Y{n}"), loop.x.dtype) for n in range(1 + len(cell.states))
+    ]
     node.outputs.clear()
     written = gs.Node(cell.operator, name, attrs=attrs, inputs=inputs, outputs=made)
     graph.nodes.insert(graph.nodes.index(node), written)
     for number, output in enumerate(outputs):
         if number in cell.states:
-            _squeezed(graph, made[1 + cell.states.index(number)], 0, output)
+            _squeezed(graph, names, made[1 + cell.states.index(number)], 0, output)
         elif number >= loop.count:
-            _squeezed(graph, made[0], 1, output)
+            _squeezed(graph, names, made[0], 1, output)
             output.shape = [*loop.x.shape[:2], cell.hidden]
         elif loop.updates[number] is loop.states[number]:
             graph.nodes.append(
-                gs.Node("Identity", f"{name}/{number}", {}, [loop.starts[number]], [output])
+                gs.Node(
+                    "Identity", names.node(f"{name}/{number}"), {}, [loop.starts[number]], [output]
+                )
             )
     graph.nodes.remove(node)
     node.inputs.clear()
@@ -388,13 +396,17 @@ def _transposed(cell: _Cell, width: int) -> Iterator[tuple[Array, ...]]:
         yield tuple(np.ascontiguousarray(m, np.float32) for m in (full.T, r.T, *biases))
 
 
-def _unsqueezed(graph: gs.Graph, name: str, tensor: gs.Tensor) -> gs.Tensor:
-    axes = gs.Constant(f"{name}/axes", np.array([0], np.int64))
-    result = gs.Variable(f"{name}/start", tensor.dtype)
-    graph.nodes.append(gs.Node("Unsqueeze", f"{name}/unsqueeze", {}, [tensor, axes], [result]))
+def _unsqueezed(graph: gs.Graph, names: FreeNames, name: str, tensor: gs.Tensor) -> gs.Tensor:
+    axes = gs.Constant(names.tensor(f"{name}/axes"), np.array([0], np.int64))
+    result = gs.Variable(names.tensor(f"{name}/start"), tensor.dtype)
+    label = names.node(f"{name}/unsqueeze")
+    graph.nodes.append(gs.Node("Unsqueeze", label, {}, [tensor, axes], [result]))
     return result
 
 
-def _squeezed(graph: gs.Graph, tensor: gs.Tensor, axis: int, result: gs.Tensor) -> None:
-    axes = gs.Constant(f"{result.name}/axes", np.array([axis], np.int64))
-    graph.nodes.append(gs.Node("Squeeze", f"{result.name}/squeeze", {}, [tensor, axes], [result]))
+def _squeezed(
+    graph: gs.Graph, names: FreeNames, tensor: gs.Tensor, axis: int, result: gs.Tensor
+) -> None:
+    axes = gs.Constant(names.tensor(f"{result.name}/axes"), np.array([axis], np.int64))
+    label = names.node(f"{result.name}/squeeze")
+    graph.nodes.append(gs.Node("Squeeze", label, {}, [tensor, axes], [result]))

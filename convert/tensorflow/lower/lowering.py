@@ -95,10 +95,10 @@ def _rename(proto: onnx.ModelProto, old: str, new: str, names: dict[str, Origin]
     if old == new:
         return
     graph = proto.graph
-    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    taken = {name for node in _nodes(graph) for name in (*node.input, *node.output)}
     if new in taken:  # an inner tensor that happens to be called so
         _rename(proto, new, f"{new}/inner", names)
-    for node in graph.node:
+    for node in _nodes(graph):  # a body reads what is around it by name, too
         for side in (node.input, node.output):
             for index, name in enumerate(side):
                 if name == old:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxgraft.graph.names import free
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
@@ -66,7 +67,8 @@ def _reach_with_zeros(graph_def: Any, graph: Any, weights: Mapping[str, Array]) 
         if not any(missing):
             continue
         widened = np.pad(kernel, [(0, missing[0]), (0, missing[1]), (0, 0), (0, 0)])
-        place = graph_def.node.add(name=f"{node.name}/kernel_with_zeros", op="Const")
+        name = free(set(nodes), f"{node.name}/kernel_with_zeros")
+        place = nodes[name] = graph_def.node.add(name=name, op="Const")
         place.attr["dtype"].type = filters.attr["dtype"].type
         place.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(widened))
         node.input[1] = place.name

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxgraft.errors import ModelError
+from onnxgraft.graph.names import free
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
 __all__ = ["give_own_bodies"]
@@ -46,6 +47,7 @@ class _Own:
     def __init__(self, path: str, library: Mapping[str, Any]) -> None:
         self.path = path
         self.library = library
+        self.names = set(library)
         self.made: list[Any] = []
 
     def _function(self, name: str, depth: int) -> Any:
@@ -68,7 +70,8 @@ class _Own:
         self._inline(function, depth)
         number = len(self.made)
         self.made.append(function)
-        function.signature.name = f"{name.lstrip('_')}_{number}"  # no node begins with _
+        # No node begins with _.
+        function.signature.name = free(self.names, f"{name.lstrip('_')}_{number}")
         arguments = {arg.name: f"{arg.name}_{number}" for arg in function.signature.input_arg}
         for arg in function.signature.input_arg:
             arg.name = arguments[arg.name]
@@ -98,12 +101,15 @@ class _Own:
             zip((arg.name for arg in called.signature.input_arg), call.input, strict=False)
         )
         scope = call.name
+        taken = {node.name for node in function.node_def}
+        while any(f"{scope}/{node.name}" in taken for node in called.node_def):
+            scope += "_"
 
         def inner(tensor: str) -> str:
             return given[tensor] if tensor in given else f"{scope}/{tensor}"
 
         results = {
-            f"{scope}:output:{number}": inner(called.ret[arg.name])
+            f"{call.name}:output:{number}": inner(called.ret[arg.name])
             for number, arg in enumerate(called.signature.output_arg)
         }
         for node in called.node_def:

@@ -27,6 +27,7 @@ from onnxgraft.data.samples import Sample, Samples, open_samples
 from onnxgraft.data.split import split, without
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder
+from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.progress import status
@@ -38,6 +39,7 @@ from onnxgraft.run.exact import exact
 from onnxgraft.run.saturation import ends, unresolved
 from onnxgraft.run.selections import Selector
 from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.run.tolerances import HALF_TOLERANCE
 from onnxgraft.run.verdicts import Verdict, check_pair, hold, other_boxes
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
@@ -83,7 +85,7 @@ def _reference(original: Original) -> Engine:
 
 
 def _graph(path: str) -> Engine:
-    return OnnxRuntime(path, name="onnxruntime fp32")
+    return OnnxRuntime(Model.load(path).to_onnx(), name="onnxruntime fp32")
 
 
 class _Deployment:
@@ -152,6 +154,9 @@ class _Deployment:
         nodes = sum(opened.inspect().operators.values())
         opened.forget()
         self.lowered = lowered
+        if halves(lowered):
+            value = max(self.tolerance.value, HALF_TOLERANCE)
+            self.tolerance = replace(self.tolerance, value=value)
         self._graph_stage("converted", nodes, lowered, self.tolerance, start)
 
         start = time.perf_counter()

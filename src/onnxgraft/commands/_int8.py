@@ -11,6 +11,7 @@ from onnxgraft.commands._budget import Budget, BudgetReport, within_budget
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, NotSupportedError, nearest
+from onnxgraft.graph.lift import lift, lifting
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.quantize import (
     HalfReport,
@@ -120,6 +121,8 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
     Raises:
         InputError: The options contradict each other, or see `improve`, `quantize`, `to_half`.
     """
+    lifted = lifting(model)
+    model = lift(model)
     table = options.table
     how = find_target(table.target).floats
     if options.floats not in FLOATS:
@@ -137,6 +140,8 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
     done = _int8(model, ranges, options) if options.int8 and ranges is not None else Int8Graph(
         model.copy(), QuantizeReport(table.target)
     )  # fmt: skip
+    if lifted:
+        done.notes.insert(0, lifted)
     if options.explain and options.int8:
         done.remarks = explain(done.model.graph, table)
     if how.get(options.floats) == "graph":
@@ -180,5 +185,6 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
         prepared.model, prepared.ranges, options.table,
         keep_float=reasons, improved=prepared.improved,
     )  # fmt: skip
+    notes += report.notes
     state = None if options.state is None or search is None else Path(options.state)
     return Int8Graph(graph, report, search, notes=notes, state=state, ranges=prepared.ranges)

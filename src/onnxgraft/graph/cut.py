@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.inference import TensorType, infer
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.names import free
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.walk import tidy
 
@@ -46,11 +47,12 @@ def extract(
                 f"{model.file}: no tensor is called {option.name!r}; {nearest(option.name, known)}"
             )
     inferred = infer(graph, declared=True)
+    dims = {str(dim) for tensor in (*known.values(), *graph.outputs) for dim in tensor.shape or ()}
     for option in inputs:
         # What an unknown operator makes has no type that is known; it is a float as a rule.
-        _declare(known[option.name], option, inferred, model.file, np.float32)
+        _declare(known[option.name], option, inferred, model.file, dims, np.float32)
     for option in outputs:
-        _declare(known[option.name], option, inferred, model.file)
+        _declare(known[option.name], option, inferred, model.file, dims)
     before = list(graph.inputs)
     if inputs:
         graph.inputs = [known[option.name] for option in inputs]
@@ -72,9 +74,12 @@ def extract(
 
 def _declare(
     tensor: gs.Tensor, option: TensorOption, inferred: Mapping[str, TensorType],
-    file: str, otherwise: Any = None,
+    file: str, dims_taken: set[str], otherwise: Any = None,
 ) -> None:  # fmt: skip
-    """Write type and shape of a tensor that becomes an input or an output."""
+    """Write type and shape of a tensor that becomes an input or an output.
+
+    Free dimensions without a name get one that no other has: equal names mean equal sizes.
+    """
     name, found = option.name, inferred[option.name]
     if tensor.dtype is None and found.element is not None:
         tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(found.element)
@@ -88,7 +93,9 @@ def _declare(
             f"{file}: the shape of {name!r} is not known; write {name}[1,...] or cut elsewhere"
         )
     tensor.shape = [
-        f"{name}.{axis}" if dim in (None, "") or (isinstance(dim, int) and dim < 0) else dim
+        free(dims_taken, f"{name}.{axis}")
+        if dim in (None, "") or (isinstance(dim, int) and dim < 0)
+        else dim
         for axis, dim in enumerate(dims)
     ]
     tensor.dtype = tensor.dtype if tensor.dtype is not None else otherwise

@@ -21,7 +21,9 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, NotSupportedError, nearest
 from onnxgraft.graph.inference import write_types
+from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.names import FreeNames, name_nodes
 from onnxgraft.graph.operators import QUANTIZERS, is_op, op_key, op_of
 from onnxgraft.graph.tensors import Array
 
@@ -133,14 +135,7 @@ def to_half(
 
 def computes_in_half(model: Model) -> bool:
     """Tell whether anything in the graph is computed in float16."""
-    return any(
-        getattr(tensor, "dtype", None) == np.float16
-        for node in model.graph.nodes
-        for tensor in (*node.inputs, *node.outputs)
-    ) or any(
-        is_op(node, "Cast") and node.attrs.get("to") in (onnx.TensorProto.FLOAT16, np.float16)
-        for node in model.graph.nodes
-    )
+    return "float16" in halves(model)
 
 
 def shortfall(size: float, headroom: float = HEADROOM) -> tuple[str, float] | None:
@@ -180,13 +175,7 @@ def typed(model: Model) -> Model:
                 f"raised to it ({error}); convert with --opset {_OPSET}"
             ) from error
     write_types(graph)
-    taken: set[str] = set()
-    for node in graph.nodes:
-        if not node.name or node.name in taken:
-            node.name = node.outputs[0].name
-        while node.name in taken:
-            node.name += "/again"
-        taken.add(node.name)
+    name_nodes(graph)
     return Model(graph, model.source, dict(model.names), model.file, dict(model.metadata))
 
 
@@ -264,6 +253,7 @@ class _Rewrite:
     def __init__(self, graph: gs.Graph, single: dict[str, str]) -> None:
         self.graph = graph
         self.single = single
+        self._names = FreeNames(graph)
         self._casts: dict[tuple[int, str], gs.Variable] = {}
         self._constants: dict[int, gs.Constant] = {}
 
@@ -295,7 +285,8 @@ class _Rewrite:
                 if id(tensor) in half:
                     tensor.dtype = np.dtype(np.float16)
                 elif _is_float(tensor) and node.name not in self.single:
-                    made = gs.Variable(f"{tensor.name}/float16", np.dtype(np.float16), tensor.shape)
+                    name = self._names.tensor(f"{tensor.name}/float16")
+                    made = gs.Variable(name, np.dtype(np.float16), tensor.shape)
                     node.outputs[index] = made
                     self._add(made, tensor, "float32")
 
@@ -303,23 +294,24 @@ class _Rewrite:
         if id(tensor) not in self._constants:
             with np.errstate(over="ignore"):
                 values = np.asarray(tensor.values).astype(np.float16)
-            self._constants[id(tensor)] = gs.Constant(f"{tensor.name}/float16", values)
+            name = self._names.tensor(f"{tensor.name}/float16")
+            self._constants[id(tensor)] = gs.Constant(name, values)
         return self._constants[id(tensor)]
 
     def _cast(self, tensor: gs.Variable, kind: str) -> gs.Variable:
         """Return ``tensor`` as ``kind``; readers share the Cast."""
         key = id(tensor), kind
         if key not in self._casts:
-            made = gs.Variable(f"{tensor.name}/as_{kind}", np.dtype(kind), tensor.shape)
+            name = self._names.tensor(f"{tensor.name}/as_{kind}")
+            made = gs.Variable(name, np.dtype(kind), tensor.shape)
             self._casts[key] = made
             self._add(tensor, made, kind)
         return self._casts[key]
 
     def _add(self, source: gs.Variable, target: gs.Variable, kind: str) -> None:
         to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
-        self.graph.nodes.append(
-            gs.Node("Cast", f"{target.name}/Cast", {"to": to}, [source], [target])
-        )
+        name = self._names.node(f"{target.name}/Cast")
+        self.graph.nodes.append(gs.Node("Cast", name, {"to": to}, [source], [target]))
 
 
 def _is_float(tensor: gs.Tensor) -> bool:

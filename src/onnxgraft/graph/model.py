@@ -17,6 +17,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.files import existing_file, release_pages, sha256
 from onnxgraft.graph.exported import Exported
+from onnxgraft.graph.names import name_nodes
 from onnxgraft.graph.onnx_file import (
     check,
     read_model,
@@ -99,6 +100,8 @@ class Model:
     ) -> Model:
         """Wrap an ONNX model; names and source that an earlier run stored in it are read back.
 
+        Each node gets a name of its own, if it has none: layers are told apart by their names.
+
         Args:
             proto: The model.
             source: The original file.
@@ -125,6 +128,7 @@ class Model:
                 f"{source.path}: the graph can't be taken in ({type(error).__name__}: "
                 f"{_first_line(error)})"
             ) from error
+        name_nodes(graph)
         if weights:
             for tensor in _constants(graph):
                 tensor.values = weights.get(tensor.name, tensor._values)

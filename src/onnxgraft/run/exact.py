@@ -34,6 +34,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.cut import extract
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import constant_value, is_op, op_of
 from onnxgraft.graph.quantized import is_quantized
 from onnxgraft.graph.shapes import Shapes
@@ -131,6 +132,7 @@ class _Writer:
         self._shapes = Shapes(graph)
         self.scales: set[str] = set()
         self._whole: dict[int, _Whole | None] = {}
+        self._names = FreeNames(graph)
         self._count = 0
 
     def convolution(self, node: gs.Node) -> None:
@@ -316,7 +318,8 @@ class _Writer:
     ) -> gs.Tensor:  # fmt: skip
         name = self._name(label)
         output = gs.Variable(name, dtype)
-        self.graph.nodes.append(gs.Node(op, name, dict(attrs or {}), inputs, [output]))
+        node = gs.Node(op, self._names.node(name), dict(attrs or {}), inputs, [output])
+        self.graph.nodes.append(node)
         return output
 
     def _cast(self, label: str, tensor: gs.Tensor, dtype: Any) -> gs.Tensor:
@@ -346,7 +349,7 @@ class _Writer:
 
     def _name(self, label: str) -> str:
         self._count += 1
-        return f"{label}/exact/{self._count}"
+        return self._names.tensor(f"{label}/exact/{self._count}")
 
 
 def _turned(weights: _Whole, node: gs.Node) -> _Whole | None:

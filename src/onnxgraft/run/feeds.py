@@ -72,7 +72,7 @@ def random_feeds(
             dtype = np.dtype(spec.dtype)
         except TypeError as error:
             raise InputError(f"the input {spec} can't be fed with random numbers") from error
-        if dtype.kind == "f":
+        if dtype.kind == "f" or dtype.name == "bfloat16":
             value = rng.standard_normal(shape)
             if manner.shift:
                 value += manner.shift * rng.standard_normal([*shape[:1], *[1] * len(shape[1:])])

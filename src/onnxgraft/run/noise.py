@@ -95,7 +95,8 @@ def _note(largest: dict[str, float], expected: Outputs, actual: Outputs) -> None
 
 
 def moved(value: Array, bits: int, rng: np.random.Generator) -> Array:
-    """Return float32 values, each moved at random by up to half a unit in the last of ``bits``."""
-    if value.dtype != np.float32:
+    """Return values, each moved at random by up to half a unit in the last of ``bits``."""
+    if value.dtype.name not in ("float16", "bfloat16", "float32"):
         return value
-    return (value * (1 + rng.uniform(-(2.0**-bits), 2.0**-bits, value.shape))).astype(value.dtype)
+    wide = value.astype(np.float32)
+    return (wide * (1 + rng.uniform(-(2.0**-bits), 2.0**-bits, value.shape))).astype(value.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +13,8 @@ import numpy as np
 import onnx
 
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
+from onnxgraft.graph.lift import halves, lift, uses_bfloat16
+from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Resource, check_feeds
@@ -27,6 +31,9 @@ _DTYPES = {
 
 class OnnxRuntime(Resource):
     """An ONNX model in onnxruntime on the CPU.
+
+    It has no kernels for bfloat16 there: a model in it is computed in float32, between inputs and
+    outputs of its own types.
 
     Args:
         model: The model, or the path of its file.
@@ -65,6 +72,12 @@ class OnnxRuntime(Resource):
             # when the saved file is loaded.
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             options.optimized_model_filepath = os.fspath(save_optimized)
+        if configure is not None:
+            configure(options)
+        if isinstance(model, onnx.ModelProto) and uses_bfloat16(model):
+            given = Model.from_onnx(model, Source(name, "onnx", ""), weights=weights)
+            if "bfloat16" in halves(given):
+                model, weights = lift(given).to_onnx(), None
         if weights:
             # They are not copied: without packing, kernels read them where they are.
             options.add_session_config_entry("session.disable_prepacking", "1")
@@ -72,8 +85,6 @@ class OnnxRuntime(Resource):
             aligned = [np.require(value, requirements=["A", "C"]) for value in weights.values()]
             values = [ort.OrtValue.ortvalue_from_numpy(value) for value in aligned]
             options.add_external_initializers(list(weights), values)
-        if configure is not None:
-            configure(options)
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
         try:
             self._session: Any = ort.InferenceSession(
@@ -87,15 +98,16 @@ class OnnxRuntime(Resource):
         self.name = name
         self.inputs = tuple(_spec(entry) for entry in self._session.get_inputs())
         self.outputs = tuple(_spec(entry) for entry in self._session.get_outputs())
+        self._bfloat = any(spec.dtype == "bfloat16" for spec in (*self.inputs, *self.outputs))
 
     def infer(self, feeds: Feeds) -> Outputs:
-        """Return the outputs, by name, for ``feeds``, by name."""
+        """Return the outputs, by name, for ``feeds``, by name; bfloat16 comes as float32."""
         checked = check_feeds(self.name, self.inputs, feeds)
         if self._session is None:
             raise InputError(f"{self.name}: is closed")
         names = [spec.name for spec in self.outputs]
         try:
-            values = self._session.run(names, checked)
+            values = _run(self._session, names, checked, self._bfloat)
         except Exception as error:  # its exceptions have no common base
             raise ModelError(
                 f"{self.name}: onnxruntime can't run the graph: {_reason(error)}"
@@ -105,6 +117,35 @@ class OnnxRuntime(Resource):
     def close(self) -> None:
         """Give back the session and its weights."""
         self._session = None
+
+
+def _run(session: Any, names: list[str], feeds: Mapping[str, Array], bfloat: bool) -> list[Array]:
+    """Run a session; it takes and gives numpy's arrays of all types but bfloat16."""
+    if not bfloat:
+        return list(session.run(names, feeds))
+    import onnxruntime as ort
+
+    given = {
+        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
+            np.ascontiguousarray(value).view(np.uint16), onnx.TensorProto.BFLOAT16
+        )
+        if value.dtype.name == "bfloat16"
+        else ort.OrtValue.ortvalue_from_numpy(value)
+        for name, value in feeds.items()
+    }
+    return [
+        _from_bfloat16(value) if value.data_type() == "tensor(bfloat16)" else value.numpy()
+        for value in session.run_with_ort_values(names, given)
+    ]
+
+
+def _from_bfloat16(value: Any) -> Array:
+    """Return a tensor of onnxruntime's as float32, whose upper half a bfloat16 is."""
+    shape = value.shape()
+    count = math.prod(shape)
+    bits = (ctypes.c_uint16 * count).from_address(value.data_ptr()) if count else []
+    upper = np.array(bits, np.uint32) << 16
+    return upper.view(np.float32).reshape(shape)
 
 
 def _reason(error: Exception) -> str:

@@ -23,7 +23,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         single = tensor.shape is not None and all(dim == 1 for dim in tensor.shape)
         if tensor.dtype == np.bool_ and single and is_training_flag(tensor.name):
             value = np.zeros([int(dim) for dim in tensor.shape], np.bool_)
-            replace(tensor, gs.Constant(f"{tensor.name}/frozen", value))
+            replace(tensor, context.constant(f"{tensor.name}/frozen", value))
             graph.inputs.remove(tensor)
             result.done.append(Finding(tensor.name, "the input was frozen to False"))
     return result
