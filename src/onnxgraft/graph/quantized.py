@@ -18,6 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
@@ -55,10 +56,11 @@ def in_float(model: Model, tensors: Collection[str] | None = None) -> Model:
         tensors: What QuantizeLinear reads, see `sites`; None takes all.
     """
     copy = model.copy()
+    names = FreeNames(copy.graph, copy.names)
     for node in list(copy.graph.nodes):
         quantizer = _quantizer(node.inputs[0]) if _is_dequantizer(node) else None
         if quantizer is not None and (tensors is None or quantizer.inputs[0].name in tensors):
-            _bypass(copy.graph, node)
+            _bypass(copy.graph, names, node)
     tidy(copy.graph)
     return copy
 
@@ -88,6 +90,7 @@ def narrowed(model: Model, layers: Collection[str] | None = None) -> Model | Non
     rounded anew, half to even, to a scale that is so much larger; an int32 bias likewise.
     """
     copy = model.copy()
+    names = FreeNames(copy.graph, copy.names)
     done: set[int] = set()
     changed = False
     for node in copy.graph.nodes:
@@ -110,10 +113,10 @@ def narrowed(model: Model, layers: Collection[str] | None = None) -> Model | Non
         growth = np.maximum(largest / NARROW, 1.0).reshape(factors.shape)
         if (growth > 1).any():
             changed = True
-            _coarser(copy.graph, dequantizer, growth)
+            _coarser(names, dequantizer, growth)
             bias = _dequantizer(node.inputs[2]) if len(node.inputs) > 2 else None
             if bias is not None:
-                _coarser(copy.graph, bias, growth)  # its scale is the product of the other two
+                _coarser(names, bias, growth)  # its scale is the product of the other two
     return copy if changed else None
 
 
@@ -155,6 +158,7 @@ def with_offset(model: Model, tensors: Collection[str] | None = None) -> Model |
         tensors: What QuantizeLinear reads; None takes all.
     """
     copy = model.copy()
+    names = FreeNames(copy.graph, copy.names)
     changed = False
     for node in list(copy.graph.nodes):
         if not _is_quantizer(node) or _kind(node) != np.int8:
@@ -169,9 +173,8 @@ def with_offset(model: Model, tensors: Collection[str] | None = None) -> Model |
         for each in (node, *readers):
             zero = each.inputs[2] if len(each.inputs) > 2 else None
             value = np.zeros((), np.int16) if zero is None else np.asarray(zero.values, np.int16)
-            moved = _constant(
-                copy.graph, f"{each.inputs[1].name}/zero_point", (value + 128).astype(np.uint8)
-            )
+            name = names.tensor(f"{each.inputs[1].name}/zero_point")
+            moved = gs.Constant(name, np.asarray(value + 128, np.uint8))
             if zero is None:
                 each.inputs.append(moved)
             else:
@@ -269,7 +272,7 @@ def _zero_point(node: gs.Node) -> int | None:
     return int(values[0]) if values.size == 1 else None
 
 
-def _before(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
+def _before(graph: gs.Graph, names: FreeNames, tensor: gs.Tensor) -> gs.Tensor:
     """Return what an activation was before Q and DQ; itself where it is none.
 
     Where a DequantizeLinear has another scale than its QuantizeLinear it multiplies, and so does
@@ -287,9 +290,9 @@ def _before(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
         return tensor
     if factor == 1:
         return source
-    product = gs.Variable(f"{tensor.name}/float", np.float32, tensor.shape)
-    scale = _constant(graph, f"{tensor.name}/factor", np.array(factor, np.float32))
-    graph.nodes.append(gs.Node("Mul", product.name, {}, [source, scale], [product]))
+    product = gs.Variable(names.tensor(f"{tensor.name}/float"), np.float32, tensor.shape)
+    scale = gs.Constant(names.tensor(f"{tensor.name}/factor"), np.array(factor, np.float32))
+    graph.nodes.append(gs.Node("Mul", names.node(product.name), {}, [source, scale], [product]))
     return product
 
 
@@ -300,10 +303,10 @@ def _scale(node: gs.Node) -> float:
     return float(np.asarray(scale.values).item()) if single else float("nan")
 
 
-def _bypass(graph: gs.Graph, dequantizer: gs.Node) -> None:
+def _bypass(graph: gs.Graph, names: FreeNames, dequantizer: gs.Node) -> None:
     target = dequantizer.outputs[0]
     readers = list(target.outputs)
-    source = _before(graph, target) if readers else target
+    source = _before(graph, names, target) if readers else target
     if source is target:
         return
     for reader in readers:
@@ -312,7 +315,7 @@ def _bypass(graph: gs.Graph, dequantizer: gs.Node) -> None:
                 reader.inputs[index] = source
 
 
-def _coarser(graph: gs.Graph, dequantizer: gs.Node, growth: Array) -> None:
+def _coarser(names: FreeNames, dequantizer: gs.Node, growth: Array) -> None:
     """Give stored integers scales that are ``growth`` times as large."""
     stored, scale = dequantizer.inputs[:2]
     if not isinstance(stored, gs.Constant) or not isinstance(scale, gs.Constant):
@@ -323,14 +326,5 @@ def _coarser(graph: gs.Graph, dequantizer: gs.Node, growth: Array) -> None:
     along = growth.reshape(-1, *(1,) * (numbers.ndim - 1 - axis % max(numbers.ndim, 1)))
     rounded = np.rint(numbers / along).reshape(numbers.shape).astype(numbers.dtype)
     larger = (factors * growth).astype(factors.dtype)
-    dequantizer.inputs[0] = _constant(graph, stored.name, rounded)
-    dequantizer.inputs[1] = _constant(graph, scale.name, larger)
-
-
-def _constant(graph: gs.Graph, name: str, values: Array) -> gs.Constant:
-    taken = set(graph.tensors())
-    unique, number = name, 1
-    while unique in taken:
-        number += 1
-        unique = f"{name}_{number}"
-    return gs.Constant(unique, np.asarray(values))
+    dequantizer.inputs[0] = gs.Constant(names.tensor(stored.name), rounded)
+    dequantizer.inputs[1] = gs.Constant(names.tensor(scale.name), larger)
