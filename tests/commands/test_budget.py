@@ -12,11 +12,19 @@ import onnx
 import pytest
 
 from onnxgraft.commands._budget import Budget, read_budget, within_budget
+from onnxgraft.commands._mix_engines import MixEngines
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.graph.model import Model
+from onnxgraft.graph.model import Model, Source
+from onnxgraft.graph.operators import is_op
+from onnxgraft.graph.tensors import Feeds, Outputs
+from onnxgraft.run.difference import Difference
+from onnxgraft.run.exact import exact
 from onnxgraft.run.feeds import random_feeds
+from onnxgraft.stages.engine import load
+from onnxgraft.stages.engine.passport import Passport
 from onnxgraft.stages.quantize import Prepared, calibrate, placement
+from onnxgraft.targets.cpu import Cpu
 from tests.conftest import Cli, model_of
 from tests.quantize.networks import PAIR, PAIR_SHAPES, infer, weights
 
@@ -268,7 +276,8 @@ def prepared(place: Path) -> tuple[Prepared, Samples]:
 def search(place: Path, **options: Any) -> Any:
     found, samples = prepared(place)
     budget = options.pop("budget", Budget("sqnr", 36.0))
-    return within_budget(found, placement("tensorrt"), budget, samples, **options)
+    target = options.pop("target", "tensorrt")
+    return within_budget(found, placement(target), budget, samples, **options)
 
 
 def test_the_same_search_finds_the_same_mix(place: Path) -> None:
@@ -303,6 +312,93 @@ def test_a_search_that_was_cut_short_goes_on(
     assert (found, report.rows) == (expected, whole.rows)
     # Two verdicts were remembered; all INT8 and the mix are made for the report's own figures.
     assert tried - 10 == whole.trials - 2 + 2
+
+
+# The engine keeps it.
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_the_loss_that_is_stated_is_the_engines(
+    run: Quantize, place: Path, tmp_path: Path, cli: Cli, target: str
+) -> None:
+    floor = 40.0
+    told = run(
+        "--budget", f"sqnr={floor}", "--data", str(place / "plain.npz"), "--json", target=target
+    )  # fmt: skip
+    search = json.loads(told.stdout)["search"]
+    assert "engine on" in search["measured"]
+    assert cli(
+        "build", tmp_path / "out.onnx", "--target", target, "-o", tmp_path / "engine",
+    ).returncode == 0  # fmt: skip
+    model, difference = Model.load(place / "net.onnx"), Difference()
+    with load(tmp_path / "engine") as engine:
+        for sample in open_samples(place / "plain.npz", model.inputs):
+            right = infer(model, sample.feeds)["scores"]
+            difference.add(right, engine.infer(sample.feeds)["scores"])
+    assert search["rows"][-1]["engine"] == pytest.approx(difference.sqnr, abs=0.01)
+    assert difference.sqnr >= floor
+
+
+PASSPORT = Passport("openvino", "int8", "", Source("", "onnx", ""), (), (), {})
+
+
+class Worse:
+    """Stands for an engine that answers worse than its graph while two layers are in INT8."""
+
+    def __init__(self, model: Model, noise: float) -> None:
+        self.engine = exact(model)
+        layers = sum(is_op(node, "Conv") for node in model.graph.nodes)
+        pairs = sum(is_op(node, "DequantizeLinear") for node in model.graph.nodes)
+        self.noise = noise if layers == 3 and pairs > 4 else 0.0
+
+    def __enter__(self) -> Worse:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        found = self.engine.infer(feeds)
+        return {name: value + self.noise * np.abs(value).max() for name, value in found.items()}
+
+
+def test_where_the_engine_loses_more_the_next_mix_is_taken(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def proven(self: MixEngines, model: Model) -> tuple[Worse, Passport]:
+        return Worse(model, noise=0.1), PASSPORT
+
+    by_graph = search(place, target="openvino", budget=Budget("sqnr", 20.0))[1]
+    assert by_graph.rows[-1].name == "all INT8"
+    monkeypatch.setattr(MixEngines, "proven", proven)
+    reasons, report = search(place, target="openvino", budget=Budget("sqnr", 20.0))
+    assert report.passed
+    assert reasons
+    assert report.rows[1].engine is not None
+    assert report.rows[1].engine < 20 < report.rows[1].metric
+    assert report.rows[-1].engine >= 20
+
+
+def test_where_no_engine_keeps_the_budget_it_is_not_met(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def proven(self: MixEngines, model: Model) -> tuple[Worse, Passport]:
+        worse = Worse(model, noise=0.5)
+        worse.noise = 0.5
+        return worse, PASSPORT
+
+    monkeypatch.setattr(MixEngines, "proven", proven)
+    _, report = search(place, target="openvino", budget=Budget("sqnr", 20.0))
+    assert not report.passed
+    assert report.rows[-1].engine < 20
+    assert "NOT met" in str(report)
+
+
+def test_an_engine_for_another_processor_is_judged_by_its_graph(place: Path) -> None:
+    other = Cpu("a car", frozenset({"avx2"}))
+    _, report = search(place, target="openvino", cpu=other)
+    assert report.rows[-1].engine is None
+    assert "exact reference: the engine is for another processor" in report.measured
 
 
 def test_another_searchs_memory_is_refused(place: Path, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def _int8_lines(done: Int8Graph, out: str) -> list[str]:
 def _mixes(search: BudgetReport) -> list[str]:
     """Return the table of mixes, and how the search went."""
     floats = list(dict.fromkeys(kind for row in search.rows for kind in row.layers))
-    rows = [["", *floats, "MACs in INT8", search.budget.metric, "loss", "latency"]]
+    rows = [["", *floats, "MACs in INT8", search.budget.metric, "loss", "engine", "latency"]]
     for row in search.rows:
         rows.append([
             row.name,
@@ -171,6 +171,7 @@ def _mixes(search: BudgetReport) -> list[str]:
             f"{100 * row.macs_int8:.1f} %",
             _number(row.metric),
             _number(row.loss),
+            _number(row.engine),
             f"{row.latency:.2f}",
         ])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -181,7 +182,7 @@ def _mixes(search: BudgetReport) -> list[str]:
     verdict = "met" if search.passed else "NOT met; this is the best mix that was found"
     lines.append(
         f"  the budget {search.budget.metric}={search.budget.drop:g} is {verdict}: "
-        f"{search.trials} mixes tried in {search.seconds:.0f} s"
+        f"{search.measured}; {search.trials} mixes tried in {search.seconds:.0f} s"
     )
     lines.append(f"  latency: {search.latency}")
     if search.all_int8 > 0 and search.predicted > 0:

@@ -1,8 +1,10 @@
 """Quantization within a budget: the cheapest mix of INT8 and float that keeps it.
 
 `quantize` ranks the layers and searches; what a mix loses is measured here, by the real metric on
-the user's data. Every verdict is kept in a file beside the result until the search is done, so
-that a search that was cut short goes on.
+the user's data. The search asks the exact reference of each mix. The engine of the mix that it
+chooses is asked too, where it can run here: if that loses more, the search goes on with a budget
+that is smaller by the difference. Every verdict is kept in a file beside the result until the
+search is done, so that a search that was cut short goes on.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft.commands._mix_latency import measured_latency
+from onnxgraft.commands._mix_engines import MixEngines
 from onnxgraft.data.samples import Samples
-from onnxgraft.errors import InputError, OnnxgraftError, nearest
+from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError, nearest
 from onnxgraft.files import existing_file, read_json, write_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
 from onnxgraft.graph.tensors import Array
@@ -42,12 +44,15 @@ from onnxgraft.stages.quantize.improve.improve import spread
 from onnxgraft.stages.quantize.place.costs import Estimate, int8_share
 from onnxgraft.stages.quantize.place.placement import placement_text
 from onnxgraft.stages.validate import METRICS, Answered, make_metric, own_function
-from onnxgraft.targets import Floats
+from onnxgraft.targets import Floats, find_target
+from onnxgraft.targets.cpu import Cpu
 
 __all__ = ["Budget", "BudgetReport", "MixRow", "read_budget", "within_budget"]
 
 # Samples on which each layer's sensitivity is measured.
 SENSITIVITY_SAMPLES = 4
+# So often the engine may lose more than the budget, and a smaller budget is searched.
+_ROUNDS = 4
 _OUTPUT_METRICS = ("cosine", "sqnr")
 _FORMAT = "onnxgraft.search/1"
 
@@ -78,9 +83,11 @@ class MixRow:
         name: Such as ``all INT8``.
         layers: How many layers with weights run in each precision.
         macs_int8: The part of the multiplications that INT8 layers do.
-        metric: Its value; None where it was not measured.
+        metric: Its value by the exact reference; None where it was not measured.
         loss: Against float, in the unit of the budget.
         latency: Relative to FP32.
+        engine: The metric's value on the target's engine; None where it was not measured.
+        engine_loss: Of the engine against the float graph; None likewise.
     """
 
     name: str
@@ -89,6 +96,8 @@ class MixRow:
     metric: float | None
     loss: float | None
     latency: float
+    engine: float | None = None
+    engine_loss: float | None = None
 
 
 @dataclass
@@ -106,6 +115,7 @@ class BudgetReport:
         trials: How many mixes were tried.
         seconds: That the search took, in this run.
         latency: How the rows' latencies were found.
+        measured: On what it was decided that the budget is kept: the engine, or why not on it.
         notes: Sentences that the user should read.
     """
 
@@ -119,17 +129,19 @@ class BudgetReport:
     trials: int
     seconds: float
     latency: str
+    measured: str
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """Return the outcome as a sentence."""
         best, verdict = self.rows[-1], "is met" if self.passed else "is NOT met; the best mix is"
         inside = best.layers.get("int8", 0)
+        value = best.metric if best.engine is None else best.engine
         return (
             f"the budget {self.budget.metric}={self.budget.drop:g} {verdict} with {inside} of "
             f"{sum(best.layers.values())} layers ({100 * best.macs_int8:.1f} % of the MACs) in "
-            f"INT8: {self.budget.metric} {best.metric:.4g} against {self.rows[0].metric:.4g}, "
-            f"{self.trials} mixes tried in {self.seconds:.0f} s"
+            f"INT8: {self.budget.metric} {value:.4g} against {self.rows[0].metric:.4g}, "
+            f"{self.measured}; {self.trials} mixes tried in {self.seconds:.0f} s"
         )
 
 
@@ -164,6 +176,7 @@ def within_budget(
     classes: str | None = None,
     output: str | None = None,
     floats: Floats = "fp32",
+    cpu: Cpu | None = None,
     keep_float: tuple[str, ...] = (),
     calibration: Samples | None = None,
     state: str | os.PathLike[str] | None = None,
@@ -180,6 +193,7 @@ def within_budget(
         classes: Of ``miou``.
         output: The output that the metric looks at; None takes the first.
         floats: What layers that are not INT8 run in.
+        cpu: That the engine is for; None is this machine's.
         keep_float: Layers that stay in float whatever happens.
         calibration: On which sensitivities are measured; None takes the first of ``samples``.
         state: Where verdicts are kept, for the caller to remove when the result is safe; None
@@ -219,47 +233,115 @@ def within_budget(
         return known
 
     trials: list[Trial] = []
-    mix = search(
-        ranked, loss, seconds, metric.limit, always=fixed, most=most, tell=trials.append
-    )  # fmt: skip
-    chosen = mix.best.float_layers
-    reasons = {
-        name: _reason(name, found, slower, ranked) if name not in fixed else "requested"
-        for name in layers
-        if name in chosen
-    }
-    whole = Estimate(prepared.model, table, "fp32")([])
+    few_feeds = [sample.feeds for sample in few]
+    with MixEngines(table.target, floats, cpu, few_feeds) as engines:
+        shipped = _Shipped(engines, prepared, table, metric)
+        limit = metric.limit
+        for _ in range(_ROUNDS):
+            mix = search(
+                ranked, loss, seconds, limit, always=fixed, most=most, tell=trials.append
+            )  # fmt: skip
+            lost = shipped.loss(mix.best.float_layers)
+            if lost is None or lost <= metric.limit or not mix.found:
+                break
+            limit -= lost - mix.best.loss
+        chosen = mix.best.float_layers
+        if lost is not None and lost > metric.limit:
+            chosen, lost = shipped.best()
+        passed = mix.found if lost is None else lost <= metric.limit
+        reasons = {
+            name: _reason(name, found, slower, ranked) if name not in fixed else "requested"
+            for name in layers
+            if name in chosen
+        }
+        whole = Estimate(prepared.model, table, "fp32")([])
 
-    def row(name: str, in_float: frozenset[str], lost: float | None) -> MixRow:
-        inside = everything - in_float
-        counted = {floats: len(in_float), "int8": len(inside)}
-        value = None if lost is None else metric.value(lost)
-        share = int8_share(estimate.costs, inside)
-        latency = (estimate(inside) if inside else whole) / whole if whole else math.nan
-        return MixRow(name, counted, share, value, lost, latency)
+        def row(name: str, in_float: frozenset[str], lost: float | None) -> MixRow:
+            inside = everything - in_float
+            counted = {floats: len(in_float), "int8": len(inside)}
+            value = None if lost is None else metric.value(lost)
+            share = int8_share(estimate.costs, inside)
+            latency = (estimate(inside) if inside else whole) / whole if whole else math.nan
+            by_engine = shipped.known.get(in_float)
+            return MixRow(
+                name, counted, share, value, lost, latency,
+                None if by_engine is None else metric.value(by_engine), by_engine,
+            )  # fmt: skip
 
-    rows = [row("FP32", frozenset(everything), metric.nothing_lost)]
-    rows[0] = replace(rows[0], layers={"fp32": len(layers), "int8": 0}, latency=1.0)
-    rows += [row("all INT8", fixed, trials[0].loss)]
-    models = {"FP32": prepared.model, "all INT8": mixed(prepared, table, fixed)}
-    if chosen != fixed:
-        rows += [row("mix", chosen, mix.best.loss)]
-        models["mix"] = mixed(prepared, table, chosen)
-    with exact(models["all INT8"], name="INT8") as int8:
-        measured = _noise(prepared, int8, few)
-    elapsed = time.perf_counter() - start
-    try:
-        found_ms = measured_latency(models, table.target, floats)
-    except OnnxgraftError as error:
-        latency = f"estimated from MACs and bytes for {estimate.machine.name}: {error}"
-    else:
-        latency = f"measured here on {table.target}: FP32 takes {found_ms['FP32']:.2f} ms"
-        rows = [replace(r, latency=found_ms[r.name] / found_ms["FP32"]) for r in rows]
+        rows = [row("FP32", frozenset(everything), metric.nothing_lost)]
+        rows[0] = replace(rows[0], layers={"fp32": len(layers), "int8": 0}, latency=1.0)
+        rows += [row("all INT8", fixed, trials[0].loss)]
+        models = {"FP32": prepared.model, "all INT8": mixed(prepared, table, fixed)}
+        if chosen != fixed:
+            rows += [row("mix", chosen, loss(chosen))]
+            models["mix"] = mixed(prepared, table, chosen)
+        with exact(models["all INT8"], name="INT8") as int8:
+            measured = _noise(prepared, int8, few)
+        elapsed = time.perf_counter() - start
+        try:
+            if engines.absent:
+                raise NotSupportedError(engines.absent)
+            found_ms = engines.milliseconds(models)
+        except OnnxgraftError as error:
+            latency = f"estimated from MACs and bytes for {estimate.machine.name}: {error}"
+        else:
+            latency = f"measured here on {table.target}: FP32 takes {found_ms['FP32']:.2f} ms"
+            rows = [replace(r, latency=found_ms[r.name] / found_ms["FP32"]) for r in rows]
     report = BudgetReport(
-        budget, mix.found, rows, reasons, found, sum(found[name] for name in free), measured,
-        len(mix.trials), elapsed, latency, metric.notes,
+        budget, passed, rows, reasons, found, sum(found[name] for name in free), measured,
+        len({trial.float_layers for trial in trials}), elapsed, latency, shipped.told,
+        [*metric.notes, *shipped.notes],
     )  # fmt: skip
     return reasons, report
+
+
+class _Shipped:
+    """What mixes lose as engines, which is what ships.
+
+    Attributes:
+        known: The loss by the layers in float.
+        told: On what the loss is measured, in words.
+        notes: Sentences that the user should read.
+    """
+
+    def __init__(
+        self, engines: MixEngines, prepared: Prepared, table: Placement, metric: _MixMetric
+    ) -> None:
+        self._engines, self._prepared, self._table = engines, prepared, table
+        self._metric = metric
+        self.known: dict[frozenset[str], float] = {}
+        self.told = "measured on the graph's exact reference"
+        if engines.absent:
+            self.told += f": {engines.absent}"
+        self.notes: list[str] = []
+
+    def loss(self, float_layers: frozenset[str]) -> float | None:
+        """Return what the engine of a mix loses; None where it can't run here."""
+        if self._engines.absent:
+            return None
+        if float_layers not in self.known:
+            title = find_target(self._table.target).title
+            model = mixed(self._prepared, self._table, float_layers)
+            try:
+                engine, passport = self._engines.proven(model)
+            except OnnxgraftError as error:
+                self.told += f": the engine can't be built: {error}"
+                return None
+            with engine:
+                lost = self._metric.lost_by(engine, f"the {title} engine of the mix")
+            self.known[float_layers] = lost
+            self.told = f"measured on the {title} engine on {passport.cpu}"
+            if passport.proven is False:
+                self.notes.append(
+                    f"the {title} engine with {len(float_layers)} layers in float does not compute "
+                    "what its graph says; see onnxgraft build"
+                )
+        return self.known[float_layers]
+
+    def best(self) -> tuple[frozenset[str], float]:
+        """Return the mix whose engine loses least."""
+        layers = min(self.known, key=lambda layers: (self.known[layers], len(layers)))
+        return layers, self.known[layers]
 
 
 def _reason(
@@ -327,12 +409,18 @@ class _MixMetric:
         model = mixed(self.prepared, self.table, float_layers)
         self.tried += 1
         with exact(model, name="mix") as session:
-            after = self._measure(session, f"mix {self.tried} of at most {self.most}")
-        if math.isnan(after):
+            lost = self.lost_by(session, f"mix {self.tried} of at most {self.most}")
+        if lost == math.inf:
             self.notes.append(
                 f"{self.budget.metric} is NaN with {len(float_layers)} layers in float; that mix "
                 "counts as over the budget"
             )
+        return lost
+
+    def lost_by(self, engine: Engine, what: str) -> float:
+        """Return what an engine loses against the float graph; infinite where that is NaN."""
+        after = self._measure(engine, what)
+        if math.isnan(after):
             return math.inf
         if self.budget.metric == "sqnr":
             return -after

@@ -273,6 +273,7 @@ class _Deployment:
             QuantizeOptions(
                 table=quantize.placement(target, self._cpu(target)),
                 floats=floats,
+                cpu=self._cpu(target),
                 keep_float=self.recipe.keep_float,
                 improvements=section.improve,
                 calibration=calibration,

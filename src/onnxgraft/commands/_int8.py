@@ -26,6 +26,7 @@ from onnxgraft.stages.quantize import (
 )
 from onnxgraft.stages.quantize.place.half import OnOverflow
 from onnxgraft.targets import FLOATS, TARGETS, Floats, find_target
+from onnxgraft.targets.cpu import Cpu
 
 __all__ = ["PRECISION_KEY", "Int8Graph", "QuantizeOptions", "int8_graph"]
 
@@ -42,6 +43,7 @@ class QuantizeOptions:
         int8: Whether there is INT8 at all.
         floats: ``fp32``, ``fp16`` (written into the graph) or ``bf16`` (noted for OpenVINO, which
             computes in it by itself).
+        cpu: The processor that the engine is for; None is this machine's.
         keep_float: Layers that stay in float.
         improvements: Methods of `onnxgraft.stages.quantize.improve`.
         calibration: What they look at.
@@ -60,6 +62,7 @@ class QuantizeOptions:
     table: Placement
     int8: bool = True
     floats: Floats = "fp32"
+    cpu: Cpu | None = None
     keep_float: tuple[str, ...] = ()
     improvements: tuple[str, ...] = ()
     calibration: Samples | None = None
@@ -176,7 +179,8 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
         found, search = within_budget(
             prepared, options.table, options.budget, options.validation,
             classes=options.classes, output=options.metric_output, floats=options.floats,
-            keep_float=options.keep_float, calibration=options.calibration, state=options.state,
+            cpu=options.cpu, keep_float=options.keep_float,
+            calibration=options.calibration, state=options.state,
             resume=options.resume, most=options.trials,
         )  # fmt: skip
         reasons |= found

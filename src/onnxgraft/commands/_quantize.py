@@ -173,6 +173,7 @@ def quantize(
         table=table,
         int8=int8,
         floats=floats,
+        cpu=made_for,
         keep_float=tuple(names(keep_float)),
         improvements=_methods(improve, samples),
         calibration=None if samples is None else as_samples(samples, graph.inputs, recipe),
