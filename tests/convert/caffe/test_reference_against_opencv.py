@@ -18,6 +18,9 @@ from onnxgraft.stages.convert.caffe.converting import load_net
 from onnxgraft.stages.convert.caffe.running import departures
 from tests.convert.caffe.net import ROUNDING, Case, every_case
 
+# OpenCV reads beyond the one value that stands for three axes; what is there may end the process.
+UNSAFE = "three axes want three values"
+
 
 def confirmed(opencv: bool) -> list[object]:
     """Return the cases that OpenCV can confirm, or those that it can't."""
@@ -25,7 +28,7 @@ def confirmed(opencv: bool) -> list[object]:
         pytest.param(case, id=f"{group}-{case.name}")
         for group, cases in every_case().items()
         for case in cases
-        if (not case.opencv) == opencv
+        if (not case.opencv) == opencv and case.opencv != UNSAFE
     ]
 
 
