@@ -10,9 +10,11 @@ from importlib import metadata
 from typing import Any
 
 from onnxgraft.files import write_json
+from onnxgraft.targets.cpu import this_cpu
 
 __all__ = [
     "CandidateRow",
+    "EngineRow",
     "GalleryRow",
     "LatencyRow",
     "LayerRow",
@@ -188,6 +190,27 @@ class LayerRow:
 
 
 @dataclass
+class EngineRow:
+    """Whether an engine computes what its graph says, and on which processor that was seen.
+
+    Attributes:
+        name: Of the engine.
+        cpu: That it is for, with the features that its arithmetic depends on; empty on a GPU.
+        arithmetic: How that processor computes INT8; empty for engines without it.
+        proven: None where the engine was not run when it was built.
+        outputs: What was seen of each output, in words.
+        forms: What was built in another form than the graph's, and why.
+    """
+
+    name: str
+    cpu: str
+    arithmetic: str
+    proven: bool | None
+    outputs: list[str] = field(default_factory=list)
+    forms: list[str] = field(default_factory=list)
+
+
+@dataclass
 class RangeRow:
     """The values that one quantized tensor took in calibration, and what each target keeps of them.
 
@@ -242,6 +265,7 @@ class Report:
         calibrated: How many others were calibrated on; 0 where nothing was.
         data: A sentence on both, where they were parted by the deployment itself.
         stages: In order.
+        engines: What is known of each from when it was built.
         candidates: The original first.
         latency: By engine and batch.
         operators_before: Of the converted graph.
@@ -262,6 +286,7 @@ class Report:
     calibrated: int = 0
     data: str = ""
     stages: list[StageRow] = field(default_factory=list)
+    engines: list[EngineRow] = field(default_factory=list)
     candidates: list[CandidateRow] = field(default_factory=list)
     latency: list[LatencyRow] = field(default_factory=list)
     operators_before: dict[str, int] = field(default_factory=dict)
@@ -305,7 +330,11 @@ class Report:
 
 def versions() -> dict[str, str]:
     """Return the versions of what is installed and matters, and of the machine."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    found = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": str(this_cpu()),
+    }
     for name in (
         "onnxgraft", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "openvino",
         "polygraphy", "tensorflow", "tensorflow-cpu", "tf2onnx",

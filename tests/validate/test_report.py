@@ -15,6 +15,7 @@ from rich.console import Console
 from onnxgraft.stages.validate import render, write_html, write_junit
 from onnxgraft.stages.validate.report import (
     CandidateRow,
+    EngineRow,
     GalleryRow,
     LatencyRow,
     LayerRow,
@@ -56,6 +57,13 @@ def report_of(title: str = "fcn8s_camvid.pb") -> Report:
                 )
                 for name in names
             ),
+        ],
+        engines=[
+            EngineRow(
+                "openvino engine", "Some CPU (avx2)", "pairs are added in 16 bits", True,
+                ["prob: 47.1 dB of the exact answer"], ["'conv7': weights of seven bits"],
+            ),
+            EngineRow("tensorrt engine", "", "", None),
         ],
         latency=[
             LatencyRow(name, batch, 1234.56 * batch / (i + 1), 1300.1, 1400.2, 50)
@@ -155,6 +163,21 @@ def evil_report() -> Report:
     report.artifacts = {EVIL: EVIL}
     report.versions = {EVIL: EVIL}
     return report
+
+
+def test_both_views_say_on_which_processor_an_engine_is_proven(tmp_path: Path) -> None:
+    given = report_of()
+    given.engines.append(EngineRow("other engine", "Some CPU (avx2)", "", False))
+    write_html(given, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    for text in ("Some CPU (avx2)", "pairs are added in 16 bits", "47.1 dB", "weights of seven"):
+        assert text in page
+    console = Console(file=io.StringIO(), width=80)
+    render(given, console)
+    printed = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "openvino engine: proven on Some CPU (avx2): pairs are added in 16 bits" in printed
+    assert "tensorrt engine: not run when it was built" in printed
+    assert "other engine: NOT PROVEN on Some CPU (avx2)" in printed
 
 
 def test_html_escapes_whatever_comes_from_a_model(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxgraft.errors import printable
-from onnxgraft.stages.validate.report import Report
+from onnxgraft.stages.validate.report import EngineRow, Report
 from onnxgraft.stages.validate.views.numbers import metric_value
 
 __all__ = ["render"]
@@ -29,8 +29,10 @@ def render(report: Report, console: Console) -> None:
             console.print(_classes(report))
     if report.latency:
         console.print(_latency(report))
-    if report.candidates:
+    if report.candidates or report.engines:
         console.print()
+    for engine in report.engines:
+        _say(console, _proven(engine), "red" if engine.proven is False else None)
     for row in report.candidates[1:]:
         _say(console, f"{row.name}: {row.verdict}", None if row.passed else "red")
     for warning in report.warnings:
@@ -41,6 +43,16 @@ def render(report: Report, console: Console) -> None:
         _say(console, f"in float for {target}: {layer} ({reason})")
     for note in report.notes:
         _say(console, f"note: {note}")
+
+
+def _proven(engine: EngineRow) -> str:
+    """Return the sentence on whether an engine computes what its graph says."""
+    on = f"{engine.cpu}: {engine.arithmetic}" if engine.arithmetic else engine.cpu
+    if engine.proven is None:
+        return f"{engine.name}: not run when it was built" + (f"; it is for {on}" if on else "")
+    verdict = "proven" if engine.proven else "NOT PROVEN"
+    forms = f"; {len(engine.forms)} changes of form, see the report" if engine.forms else ""
+    return f"{engine.name}: {verdict}{f' on {on}' if on else ''}{forms}"
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:

@@ -16,7 +16,7 @@ from onnxgraft.commands._bench import BenchTarget, record_latency
 from onnxgraft.commands._bench import measure as measure_latency
 from onnxgraft.commands._blame import guilty_pass
 from onnxgraft.commands._budget import read_budget
-from onnxgraft.commands._evidence import evidence, record_accuracy
+from onnxgraft.commands._evidence import engine_row, evidence, record_accuracy
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
@@ -306,9 +306,9 @@ class _Deployment:
                 evidence=self.evidence, samples=(sample.feeds for sample in calibration),
                 cpu=self._cpu(target),
             )  # fmt: skip
-        self.report.notes += [f"{target}: {note}" for note in passport.notes]
         if passport.proven is False:
             self.report.missed.append(f"{target}: the engine does not compute what its graph says")
+        self.report.engines.append(engine_row(f"{target} engine", passport))
         try:
             built = self.stack.enter_context(engine.load(path))
         except InputError as error:

@@ -14,10 +14,10 @@ from onnxgraft.data.samples import read_list
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.stages.engine import Evidence
-from onnxgraft.stages.engine.passport import record
-from onnxgraft.stages.validate.report import CandidateRow
+from onnxgraft.stages.engine.passport import Passport, record
+from onnxgraft.stages.validate.report import CandidateRow, EngineRow
 
-__all__ = ["evidence", "hash_of_data", "record_accuracy"]
+__all__ = ["engine_row", "evidence", "hash_of_data", "record_accuracy"]
 
 Place = str | os.PathLike[str]
 
@@ -69,6 +69,21 @@ def hash_of_data(path: Place) -> str:
     for file in files:
         total.update(f"{file.name}\0{sha256(file)}\n".encode())
     return total.hexdigest()
+
+
+def engine_row(name: str, passport: Passport) -> EngineRow:
+    """Return what a passport says of whether an engine computes what its graph says.
+
+    Args:
+        name: What reports call the engine.
+        passport: Of it.
+    """
+    cpu = passport.cpu
+    int8 = passport.label.startswith("int8")
+    return EngineRow(
+        name, str(cpu), cpu.arithmetic if int8 and cpu.name else "", passport.proven,
+        [str(output) for output in passport.proof], list(passport.notes),
+    )  # fmt: skip
 
 
 def record_accuracy(engine: Place, row: CandidateRow, samples: int, data: Place) -> None:

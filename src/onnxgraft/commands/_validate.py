@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxgraft.commands._blame import blame, differs
-from onnxgraft.commands._evidence import record_accuracy
+from onnxgraft.commands._evidence import engine_row, record_accuracy
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import Place, is_engine, open_candidate, open_reference
 from onnxgraft.commands._recipe import as_preprocess
@@ -33,7 +33,7 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.verdicts import check_pair, other_boxes
 from onnxgraft.stages import engine, surgery
 from onnxgraft.stages.convert import Original
-from onnxgraft.stages.engine.passport import passport_path
+from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.validate import (
     Bisection,
     Candidate,
@@ -334,6 +334,9 @@ class _Validation:
             candidates=rows(self.reference, [self.held], self.tally),
             notes=self.notes,
         )
+        if passport_path(self.candidate.path).is_file():
+            passport = read_passport(self.candidate.path)
+            self.report.engines.append(engine_row(self.other.name, passport))
         return self.report
 
     def record(self) -> None:

@@ -56,6 +56,17 @@ class Cpu:
         """Whether products of bytes are added in 32 bits, so that nothing saturates."""
         return bool(self.features & _WIDE) or "x86" not in self.features
 
+    @property
+    def arithmetic(self) -> str:
+        """How it computes INT8, in words."""
+        if "x86" not in self.features:
+            return "products of bytes added in 32 bits"
+        if self.wide_sums:
+            with_ = next(name for name in ("amx_int8", "avx512_vnni", "avx_vnni")
+                         if name in self.features)  # fmt: skip
+            return f"products of bytes added in 32 bits ({with_})"
+        return "pairs of products of bytes added in 16 bits, which saturate (no VNNI)"
+
     def limited(self, limit: str) -> Cpu:
         """Return what is left of it under a limit in oneDNN's words."""
         allowed = _LIMITS.get(limit.upper())
