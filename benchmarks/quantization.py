@@ -108,6 +108,12 @@ class Accuracy:
 
 
 def onnxruntime_graph(network: Network, path: Path, *, symmetric: bool) -> Model:
+    """Quantize with onnxruntime's quantize_static; return the graph."""
+    quantize_statically(network.model, network.calibration, path, symmetric=symmetric)
+    return Model.load(path)
+
+
+def quantize_statically(model: Model, data: Samples, path: Path, *, symmetric: bool) -> None:
     """Quantize with onnxruntime's quantize_static, minmax, weights per channel."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -116,7 +122,7 @@ def onnxruntime_graph(network: Network, path: Path, *, symmetric: bool) -> Model
         quantize_static,
     )
 
-    samples = iter(network.calibration)
+    samples = iter(data)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, Any] | None:
@@ -124,12 +130,11 @@ def onnxruntime_graph(network: Network, path: Path, *, symmetric: bool) -> Model
             return None if sample is None else dict(sample.feeds)
 
     quantize_static(
-        network.model.file, path, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+        model.file, path, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
         activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         extra_options={"ActivationSymmetric": symmetric, "QuantizeBias": not symmetric},
     )  # fmt: skip
-    return Model.load(path)
 
 
 def modelopt_graph(network: Network, path: Path) -> Model:

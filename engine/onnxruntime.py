@@ -16,6 +16,7 @@ from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import op_of
+from onnxgraft.graph.quantized import PRECISE
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime
@@ -33,7 +34,8 @@ def runs_here() -> bool:
 def build(model: Model, path: Path, options: BuildOptions) -> Built:
     """Write the optimized graph to ``path``; shapes make no difference to it."""
     ort = _onnxruntime()
-    graph, configure = model.to_onnx(), _configure(options.threads)
+    graph = model.to_onnx()
+    configure = _configure(options.threads, precise=PRECISE in model.metadata)
     with atomic(path) as temporary:
         try:
             OnnxRuntime(
@@ -82,12 +84,13 @@ class OnnxRuntimeEngine(OnnxRuntime):
         return [Layer(node.name, op_of(node), "", ()) for node in onnx.load(self._path).graph.node]
 
 
-def _configure(threads: int | None) -> Callable[[Any], None]:
+def _configure(threads: int | None, *, precise: bool = False) -> Callable[[Any], None]:
     """Return what sets onnxruntime's options.
 
     Its arena keeps memory from run to run, so that a run takes none from the system. Operators
     run one after the other, each on all the threads: as many as physical cores, each pinned to
-    its own, if no number is given.
+    its own, if no number is given. The mode that is ``precise`` replaces signed weights by unsigned
+    ones where a CPU's kernels for signed ones saturate; the saved graph holds what it made of them.
     """
 
     def configure(options: Any) -> None:
@@ -95,6 +98,8 @@ def _configure(threads: int | None) -> Callable[[Any], None]:
         options.enable_mem_pattern = True
         if threads is not None:
             options.intra_op_num_threads = threads
+        if precise:
+            options.add_session_config_entry("session.x64quantprecision", "1")
 
     return configure
 

@@ -3,7 +3,8 @@
 The first layer at which the two differ is found by building engines of beginnings of the graph,
 halving: adding outputs to the engine itself would change what its library fuses. For the tensors
 that are quantized on the way to that layer the target's other forms are tried in turn, and the
-first is kept with which the beginning is right.
+first is kept with which the beginning is right. A form that says something else than the graph did
+is only taken if the whole loses no more by it than a right engine may.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.cut import extract
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import WEIGHTED, is_op
-from onnxgraft.graph.quantized import explicit_pads, in_float, narrowed, sites, with_offset
+from onnxgraft.graph.quantized import explicit_pads, in_float, narrowed, precise, sites, with_offset
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.progress import status
+from onnxgraft.run.exact import exact
 from onnxgraft.run.proof import Proof, Reference, worst
 from onnxgraft.stages.engine.options import Backend, BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport
@@ -36,6 +38,7 @@ _NAMES: dict[Form, str] = {
     "pads": "explicit pads in place of auto_pad",
     "offset": "uint8 activations with zero point 128 in place of int8",
     "narrow": "weights of seven bits",
+    "precise": "kernels that add in 32 bits, which are slower (session.x64quantprecision)",
     "float": "float activations",
 }
 
@@ -133,7 +136,7 @@ def mend(
         note = f"the engine was not run, as its graph has no exact answer here: {error}"
         return Mended(model, [], [note])
     found = Mended(model, attempt(model, reference, part=False))
-    search = _Search(feeds, attempt, forms, floats)
+    search = _Search(feeds, attempt, forms, floats, reference)
     while not found.passed and len(found.notes) < _MOST_LAYERS:
         with status("looking for the layer at which the engine differs from its graph"):
             layer = search.first_wrong(found.model)
@@ -164,6 +167,7 @@ class _Search:
     attempt: Attempt
     forms: Sequence[Form]
     floats: str
+    original: Reference
 
     def first_wrong(self, model: Model) -> str | None:
         """Return the first layer whose output is wrong; None where each is right by itself."""
@@ -185,15 +189,22 @@ class _Search:
         What helps one layer is given to all where that is right too: they are fed alike.
         """
         here = sites(model, layer)
-        for form in self.forms:
-            alone = _in_form(form, model, layer, here)
-            everywhere = None if form == "float" else _in_form(form, model, None, None)
-            for graph, name in (
-                (everywhere, f"{_NAMES[form]}, in all layers"), (alone, _NAMES[form]),
-            ):  # fmt: skip
-                if graph is not None and self._right(graph, layer):
-                    return name, graph
+        everywhere = [
+            (f"{_NAMES[form]}, in all layers", form, _in_form(form, model, None, None))
+            for form in self.forms
+        ]
+        alone = [(_NAMES[form], form, _in_form(form, model, layer, here)) for form in self.forms]
+        for name, form, graph in (*everywhere, *alone):
+            if graph is None or (form == "narrow" and not self._keeps(graph)):
+                continue
+            if self._right(graph, layer):
+                return name, graph
         return None
+
+    def _keeps(self, model: Model) -> bool:
+        """Tell whether a graph's exact answers are within what is allowed of the original's."""
+        with exact(model) as session:
+            return all(proof.passed for proof in self.original.hold(session))
 
     def _right(self, model: Model, layer: str | None) -> bool:
         """Tell whether an engine of the graph up to a layer, or of all of it, is right."""
@@ -213,9 +224,11 @@ def _in_form(
 ) -> Model | None:
     """Return the graph with a layer, or all, in another form; None where that changes nothing."""
     if form == "pads":
-        return explicit_pads(model)
+        return explicit_pads(model) if tensors is None else None
     if form == "narrow":
         return narrowed(model, None if tensors is None else {layer or ""})
+    if form == "precise":
+        return precise(model) if tensors is None else None
     if form == "offset":
         return with_offset(model, tensors)
     return in_float(model, tensors) if tensors else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from onnxgraft.errors import InputError, OtherCpuWarning
@@ -31,7 +33,7 @@ from onnxgraft.stages import engine
 from onnxgraft.stages.engine.options import BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport, passport_json, read_passport
 from onnxgraft.targets.cpu import find_cpu, this_cpu
-from tests.conftest import Cli, model_of
+from tests.conftest import CI, ONLY_CI, ROOT, Cli, model_of
 
 openvino = pytest.mark.skipif(not engine.runs_here("openvino"), reason="OpenVINO is not installed")
 
@@ -150,6 +152,56 @@ def test_kernels_that_saturate_are_found_where_there_is_no_vnni(tmp_path: Path) 
     assert "weights of seven bits" in note
 
 
+def wide_weights() -> Model:
+    """Return a layer whose products of bytes don't fit into 16 bits in pairs."""
+    return model_of(
+        "net (float[N, 16, 8, 8] x) => (float[N, 8, 8, 8] y) {"
+        " q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)"
+        " w = DequantizeLinear(wq, ws, wz)  c = Conv<pads=[1,1,1,1]>(d, w)"
+        " r = QuantizeLinear(c, rs, rz)  y = DequantizeLinear(r, rs, rz) }",
+        {
+            "s": np.array(1 / 255, np.float32), "z": np.array(0, np.uint8),
+            "wq": integers(1, 8, 16, 3, 3, most=127), "ws": np.array(0.01, np.float32),
+            "wz": np.array(0, np.int8),
+            "rs": np.array(0.2, np.float32), "rz": np.array(128, np.uint8),
+        },
+    )  # fmt: skip
+
+
+def built_for_onnxruntime(folder: Path) -> Passport:
+    """Return the passport of a layer that saturates where there is no VNNI."""
+    rng = np.random.default_rng(2)
+    feeds = [{"x": rng.uniform(0.5, 1, (1, 16, 8, 8)).astype(np.float32)} for _ in range(3)]
+    return engine.build(wide_weights(), folder / "e", "onnxruntime", samples=feeds)
+
+
+def test_onnxruntime_s_engine_is_right_on_this_cpu(tmp_path: Path) -> None:
+    passport = built_for_onnxruntime(tmp_path)
+    assert passport.proven
+    assert passport.proof[0].decibels >= 45
+    assert bool(passport.notes) is not this_cpu().wide_sums
+
+
+@pytest.mark.skipif(not CI, reason=ONLY_CI)
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="qemu-x86_64 is not installed")
+def test_onnxruntime_s_engine_is_right_where_there_is_no_vnni(tmp_path: Path) -> None:
+    """A Haswell, emulated: what its kernels say is not what the graph says, at first."""
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from pathlib import Path\n"
+        "from tests.engine.test_proving import built_for_onnxruntime\n"
+        f"passport = built_for_onnxruntime(Path({str(tmp_path)!r}))\n"
+        "print(passport.proven, passport.proof[0].decibels >= 45, *passport.notes)\n"
+    )
+    done = subprocess.run(
+        ["qemu-x86_64", "-cpu", "Haswell,-pcid,-x2apic,-tsc-deadline,-hle,-invpcid,-rtm",
+         os.path.realpath(sys.executable), "-c", code],
+        cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.stdout.startswith("True True the engine differed"), done.stdout + done.stderr
+    assert "add in 32 bits" in done.stdout
+
+
 # A backend that is wrong on purpose --------------------------------------------------------------
 
 
@@ -256,6 +308,28 @@ def test_the_layer_is_named_and_built_in_another_form(
     assert not holds(backend.built[-1])
     # What stands beside the engine says the same.
     assert read_passport(tmp_path / "e") == passport
+
+
+def test_seven_bits_are_not_taken_where_the_whole_loses_too_much(
+    three: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept is held against the graph that was given, not against the form of it alone."""
+    backend = Wrong("conv1", wide)
+    monkeypatch.setattr(engine, "_backend", lambda target: backend)
+    monkeypatch.setattr(
+        "onnxgraft.stages.engine.proving.narrowed", lambda model, layers: destroyed(model)
+    )
+    passport = engine.build(three, tmp_path / "e", "openvino")
+    assert "seven bits" not in passport.notes[0]
+
+
+def destroyed(model: Model) -> Model:
+    """Return a copy whose weights of eight bits have two."""
+    copy = model.copy()
+    for tensor in copy.graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and np.asarray(tensor.values).ndim == 4:
+            tensor.values = (np.asarray(tensor.values) // 64 * 64).clip(-64, 64)
+    return copy
 
 
 def test_where_no_form_helps_the_engine_is_not_proven(

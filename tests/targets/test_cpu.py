@@ -11,11 +11,16 @@ from onnxgraft.errors import InputError
 from onnxgraft.targets.cpu import CPUS, Cpu, find_cpu, this_cpu
 
 # What numpy found by asking the CPU itself, by its own names.
-NUMPY = {"avx2": "AVX2", "avx512f": "AVX512F"}
+NUMPY = {
+    "avx2": "AVX2",
+    "avx512f": "AVX512F",
+    "avx512_vnni": "AVX512VNNI",
+    "avx512_bf16": "AVX512BF16",
+}
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these are instructions of x86-64")
-@pytest.mark.parametrize("feature", ["avx2", "avx512f"])
+@pytest.mark.parametrize("feature", list(NUMPY))
 def test_numpy_finds_the_same_instructions(feature: str) -> None:
     found = np._core._multiarray_umath.__cpu_features__  # type: ignore[attr-defined]
     assert (feature in this_cpu().features) == found[NUMPY[feature]]

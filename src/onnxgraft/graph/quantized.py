@@ -8,6 +8,7 @@ An engine that gives other answers than its graph says is built anew from anothe
 * `narrowed`        a layer's weights in seven bits, so that two products of bytes fit into 16 bits
 * `in_float`        some activations without Q and DQ
 * `explicit_pads`   pads in place of ``auto_pad``
+* `precise`         the same graph, marked for kernels that add products of bytes in 32 bits
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import tidy
 
 __all__ = [
-    "NARROW", "explicit_pads", "float_twin", "in_float", "input_ranges", "is_quantized", "narrowed",
-    "sites", "with_offset",
+    "NARROW", "PRECISE", "explicit_pads", "float_twin", "in_float", "input_ranges", "is_quantized",
+    "narrowed", "precise", "sites", "with_offset",
 ]  # fmt: skip
 
 # The largest integer of weights in seven bits: two products with 255 stay below 2^15.
 NARROW = 64
+# In a graph's metadata: its INT8 layers want kernels that do not saturate.
+PRECISE = "onnxgraft.precise"
 # Their output holds values of their input alone.
 _KEEPING = ("Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
@@ -229,6 +232,15 @@ def explicit_pads(model: Model) -> Model | None:
     return copy if changed else None
 
 
+def precise(model: Model) -> Model | None:
+    """Return a copy that is marked for kernels that don't saturate; None if it is already."""
+    if PRECISE in model.metadata:
+        return None
+    copy = model.copy()
+    copy.metadata[PRECISE] = "1"
+    return copy
+
+
 def _is_quantizer(node: gs.Node) -> bool:
     return is_op(node, "QuantizeLinear", domain=QUANTIZERS)
 
@@ -326,5 +338,5 @@ def _coarser(names: FreeNames, dequantizer: gs.Node, growth: Array) -> None:
     along = growth.reshape(-1, *(1,) * (numbers.ndim - 1 - axis % max(numbers.ndim, 1)))
     rounded = np.rint(numbers / along).reshape(numbers.shape).astype(numbers.dtype)
     larger = (factors * growth).astype(factors.dtype)
-    dequantizer.inputs[0] = gs.Constant(names.tensor(stored.name), rounded)
-    dequantizer.inputs[1] = gs.Constant(names.tensor(scale.name), larger)
+    dequantizer.inputs[0] = gs.Constant(names.tensor(stored.name), np.asarray(rounded))
+    dequantizer.inputs[1] = gs.Constant(names.tensor(scale.name), np.asarray(larger))
