@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -160,7 +159,7 @@ class _Deployment:
         reference.name = "onnxruntime fp32"
 
         # The graph may have another layout than the original (io_layout).
-        fitting = replace(calibration, inputs=cleaned.inputs)
+        fitting = calibration.fed_to(cleaned.inputs)
         ranges = quantize.calibrate(cleaned, fitting, recipe.calibrate.method)
         both = overlap(ranges.samples, validation)
         if both:
@@ -249,7 +248,7 @@ class _Deployment:
                 improvements=section.improve,
                 calibration=calibration,
                 budget=None if section.budget is None else read_budget(section.budget),
-                validation=replace(validation, inputs=cleaned.inputs),
+                validation=validation.fed_to(cleaned.inputs),
                 classes=self.recipe.validation.classes,
                 metric_output=self.recipe.validation.output,
                 trials=section.trials,

@@ -14,13 +14,12 @@ from pydantic import ValidationError
 
 from onnxgraft.commands._opening import Place, engine_at, open_candidate
 from onnxgraft.commands._recipe import read_tables
+from onnxgraft.data.casting import check_recipe
 from onnxgraft.data.postprocess import Box, Postprocess, see
 from onnxgraft.data.preprocess import (
     Preprocess,
 )
-from onnxgraft.data.samples import (
-    arrange,
-)
+from onnxgraft.data.samples import image_feed
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_folder, check_place, existing_file, write_bytes
 from onnxgraft.files.trust import Trust, trusts
@@ -199,15 +198,8 @@ def feed_of(engine: Engine, file: Path, recipe: Preprocess) -> dict[str, Array]:
             f"{engine.name}: images feed one input, the engine has {len(engine.inputs)}"
         )
     spec = engine.inputs[0]
-    pixels = recipe.image(file)
-    value = arrange(pixels[np.newaxis], spec, recipe.layout)
-    if value is None:
-        size = "x".join(map(str, pixels.shape))
-        raise InputError(
-            f"{file}: the recipe makes {size} of it, the input is {spec}; give the recipe that the "
-            "network was trained with by --preprocess"
-        )
-    return {spec.name: value.astype(spec.dtype, copy=False)}
+    check_recipe(recipe, spec)
+    return {spec.name: image_feed(file, spec, recipe)}
 
 
 def _photograph(file: Path, recipe: Preprocess) -> Array:

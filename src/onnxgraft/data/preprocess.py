@@ -56,8 +56,10 @@ class Preprocess(BaseModel):
             pixels = self._geometry(pixels, self.interpolation)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        if self.color == "rgb":
-            pixels = pixels[:, :, ::-1]
+        return self.normalized(pixels[:, :, ::-1] if self.color == "rgb" else pixels)
+
+    def normalized(self, pixels: Array) -> Array:
+        """Return (height, width, channels) float32: minus the mean, times the scale."""
         channels = pixels.shape[2]
         for name, values in (("mean", self.mean), ("scale", self.scale)):
             if len(values) not in (1, channels):

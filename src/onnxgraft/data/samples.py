@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxgraft.data.casting import cast, check_recipe
 from onnxgraft.data.image_header import Form, stored_form
 from onnxgraft.data.images import IMAGE_SUFFIXES
 from onnxgraft.data.npz import read_npz
@@ -25,7 +26,7 @@ from onnxgraft.graph.tensors import (
 )
 from onnxgraft.graph.training import is_flag
 
-__all__ = ["Sample", "Samples", "arrange", "as_samples", "open_samples", "overlap"]
+__all__ = ["Sample", "Samples", "arrange", "as_samples", "image_feed", "open_samples", "overlap"]
 
 # A label image stands beside its photograph under the same stem, without loss.
 LABEL_SUFFIX = ".png"
@@ -127,6 +128,13 @@ class Samples:
             return all(self.files[i][1] is not None for i in self.indices)
         return self.labels is not None
 
+    def fed_to(self, inputs: Sequence[TensorSpec]) -> Samples:
+        """Return the samples for the inputs of another form of the model."""
+        inputs = _fed(inputs)
+        if self.files:
+            check_recipe(self.preprocess, inputs[0])
+        return replace(self, inputs=inputs)
+
     def head(self, count: int) -> Samples:
         """Return the first ``count`` samples."""
         return replace(self, indices=self.indices[:count])
@@ -134,33 +142,46 @@ class Samples:
     def _image(self, index: int, labelled: bool) -> Sample:
         path, label = self.files[index]
         spec = self.inputs[0]
-        pixels = self.preprocess.image(path)
-        value = arrange(pixels[np.newaxis], spec, self.preprocess.layout)
-        if value is None:
-            raise InputError(
-                f"{path}: the recipe makes an image of {'x'.join(map(str, pixels.shape))} (height "
-                f"x width x channels), the model's input is {spec}; set resize, crop, color or "
-                "layout in [preprocess]"
-            )
         return Sample(
             str(path),
-            {spec.name: value.astype(spec.dtype)},
+            {spec.name: image_feed(path, spec, self.preprocess)},
             self.preprocess.label(label) if labelled and label is not None else None,
         )
 
     def _row(self, index: int) -> Sample:
         feeds = {}
         for spec in self.inputs:
-            row = self.arrays[spec.name][index : index + 1].astype(spec.dtype)
+            row = np.array(self.arrays[spec.name][index : index + 1])
             value = row if spec.accepts(row.shape) else None
             if value is None and row.ndim == 4:
                 value = arrange(row, spec, "auto")
             if value is None:
                 raise InputError(f"{self.source}: rows of {row.shape} do not fit the input {spec}")
-            feeds[spec.name] = value
+            feeds[spec.name] = cast(
+                value, spec, f"{self.source}[{index}]",
+                "store the values that the model was trained with, in that type",
+            )  # fmt: skip
         release_pages(self.arrays.values())
         label = None if self.labels is None else np.asarray(self.labels[index])
         return Sample(f"{self.source}[{index}]", feeds, label)
+
+
+def image_feed(path: Path, spec: TensorSpec, recipe: Preprocess) -> Array:
+    """Return an image file as the batch of 1 that an input takes.
+
+    Raises:
+        InputError: The image can't be read, or the input can't hold what the recipe makes of it.
+    """
+    pixels = recipe.image(path)
+    value = arrange(pixels[np.newaxis], spec, recipe.layout)
+    if value is None:
+        raise InputError(
+            f"{path}: the recipe makes an image of {'x'.join(map(str, pixels.shape))} (height "
+            f"x width x channels), the model's input is {spec}; set resize, crop, color or "
+            "layout in [preprocess], and name the recipe with --preprocess"
+        )
+    cure = "set mean and scale in [preprocess] so that pixels fit, or give the model a float input"
+    return cast(value, spec, str(path), cure)
 
 
 def arrange(batch: Array, spec: TensorSpec, layout: str = "auto") -> Array | None:
@@ -215,6 +236,7 @@ def open_samples(
             f"{path}: images feed one input, the model has {len(inputs)} "
             f"({', '.join(spec.name for spec in inputs)}); use an .npz with an array for each"
         )
+    check_recipe(recipe, inputs[0])
     return Samples(
         str(path), tuple(inputs), recipe, _choose(len(files), images, seed), tuple(files),
         seed=seed,
@@ -231,7 +253,7 @@ def as_samples(
 ) -> Samples:
     """Return samples for ``inputs``: those that are given, or those that `open_samples` finds."""
     if isinstance(data, Samples):
-        return replace(data, inputs=_fed(inputs))
+        return data.fed_to(inputs)
     return open_samples(data, inputs, preprocess, images=images, seed=seed)
 
 
