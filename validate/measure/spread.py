@@ -63,7 +63,10 @@ def run_here(
     def following() -> Sample | None:
         sample = next(part, None)
         if sample is not None and job.labels:
-            return replace(sample, label=job.labels[Path(sample.name).name])
+            label = job.labels[Path(sample.name).name]
+            if sample.form is not None and label.ndim == 2:
+                label = job.samples.preprocess.boxes(label, sample.form)
+            return replace(sample, label=label)
         return sample
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as judge:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.data.preprocess import turned_notes
 from onnxgraft.data.samples import Sample
 from onnxgraft.graph.tensors import (
     Array,
@@ -70,6 +71,7 @@ class Tally:
         gallery: Of each candidate, the samples whose answers differ most.
         other_boxes: Of each candidate: output -> on how many samples it found more or fewer boxes
             than the original; such an output has no differences.
+        turned: How many images were turned as their EXIF orientation says.
     """
 
     metrics: list[Metric | None]
@@ -77,6 +79,7 @@ class Tally:
     broken: list[dict[str, tuple[int, str, str]]] = field(default_factory=list)
     gallery: list[list[Answer]] = field(default_factory=list)
     other_boxes: list[dict[str, int]] = field(default_factory=list)
+    turned: int = 0
 
     @classmethod
     def empty(cls, candidates: int, metric: Callable[[], Metric] | None) -> Tally:
@@ -97,6 +100,7 @@ class Tally:
             results: The original's outputs first.
         """
         expected, *others = results
+        self.turned += sample.form is not None and sample.form.orientation != 1
         answered = {name: Answered(value) for name, value in expected.items()}
         self._score(0, answered[judged], sample)
         for index, outputs in enumerate(others):
@@ -130,6 +134,13 @@ class Tally:
         if metric is not None and sample.label is not None:
             metric.add(answered, sample.label)
 
+    def notes(self, total: int) -> list[str]:
+        """Return what is to be said of the samples, of which there are ``total``."""
+        with_labels = "" if self.metrics[0] is None else (
+            ", and label maps and boxes with them where they are of the stored picture"
+        )  # fmt: skip
+        return turned_notes(self.turned, total, with_labels)
+
     def _note(self, index: int, position: int, sample: Sample, name: str, value: Array) -> None:
         whose = "candidate" if np.isfinite(value).all() else "original"
         self.broken[index].setdefault(name, (position, sample.name, whose))
@@ -147,6 +158,7 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Take in the sums over other samples."""
+        self.turned += other.turned
         for mine, theirs in zip(self.metrics, other.metrics, strict=True):
             if mine is not None and theirs is not None:
                 mine.merge(theirs)

@@ -462,7 +462,7 @@ def _identity(
     bias = [
         hashlib.sha256(value.tobytes()).hexdigest() for value in prepared.improved.bias.values()
     ]
-    data = [samples.identity(position)[0] for position in range(len(samples))]
+    data = [samples.identity(position) for position in range(len(samples))]
     ranges = {name: asdict(value) for name, value in prepared.ranges.tensors.items()}
     for part in (
         fingerprint(prepared.model), ranges, integers, bias, placement_text(table), budget.metric,

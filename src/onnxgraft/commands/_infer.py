@@ -199,7 +199,7 @@ def feed_of(engine: Engine, file: Path, recipe: Preprocess) -> dict[str, Array]:
         )
     spec = engine.inputs[0]
     check_recipe(recipe, spec)
-    return {spec.name: image_feed(file, spec, recipe)}
+    return {spec.name: image_feed(file, spec, recipe)[0]}
 
 
 def _photograph(file: Path, recipe: Preprocess) -> Array:

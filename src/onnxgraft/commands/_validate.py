@@ -282,6 +282,7 @@ class _Validation:
             self.judge, [self.other], self.samples, make, output,
             labels=self.labels, workers=workers, ray=ray, openers=openers,
         )  # fmt: skip
+        self.notes += self.tally.notes(len(self.samples))
         self.report = Report(
             title=self.candidate.title,
             source=self.original.path,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.data.casting import cast, check_recipe
-from onnxgraft.data.image_header import Form, stored_form
+from onnxgraft.data.image_header import Form
 from onnxgraft.data.images import IMAGE_SUFFIXES
 from onnxgraft.data.npz import read_npz
 from onnxgraft.data.preprocess import Preprocess
@@ -40,11 +40,13 @@ class Sample:
         name: The image's path, or ``FILE.npz[17]``.
         feeds: By input name.
         label: (height, width) uint8 class indices, or a 0-d integer; None if unlabelled.
+        form: How an image is stored, where that is known.
     """
 
     name: str
     feeds: dict[str, Array]
     label: Array | None
+    form: Form | None = None
 
 
 @dataclass(frozen=True)
@@ -90,22 +92,22 @@ class Samples:
         index = self.indices[position]
         return str(self.files[index][0]) if self.files else f"{self.source}[{index}]"
 
-    def identity(self, position: int) -> tuple[str, Form | None]:
-        """Return the SHA-256 of the sample as it is stored, and an image's form where known."""
+    def identity(self, position: int) -> str:
+        """Return the SHA-256 of the sample as it is stored."""
         index = self.indices[position]
         if not self.files:
             digest = hashlib.sha256()
             for spec in self.inputs:
                 digest.update(np.ascontiguousarray(self.arrays[spec.name][index]).tobytes())
             release_pages(self.arrays.values())
-            return digest.hexdigest(), None
+            return digest.hexdigest()
         path = self.files[index][0]
         try:
             IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
             data = path.read_bytes()
         except OSError as error:
             raise InputError(f"{path}: the image can't be read ({error.strerror})") from error
-        return hashlib.sha256(data).hexdigest(), stored_form(data)
+        return hashlib.sha256(data).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the arrays of a file behind: another process opens them itself."""
@@ -142,11 +144,12 @@ class Samples:
     def _image(self, index: int, labelled: bool) -> Sample:
         path, label = self.files[index]
         spec = self.inputs[0]
+        value, form = image_feed(path, spec, self.preprocess)
         return Sample(
-            str(path),
-            {spec.name: image_feed(path, spec, self.preprocess)},
-            self.preprocess.label(label) if labelled and label is not None else None,
-        )
+            str(path), {spec.name: value},
+            self.preprocess.label(label, form) if labelled and label is not None else None,
+            form,
+        )  # fmt: skip
 
     def _row(self, index: int) -> Sample:
         feeds = {}
@@ -166,13 +169,13 @@ class Samples:
         return Sample(f"{self.source}[{index}]", feeds, label)
 
 
-def image_feed(path: Path, spec: TensorSpec, recipe: Preprocess) -> Array:
-    """Return an image file as the batch of 1 that an input takes.
+def image_feed(path: Path, spec: TensorSpec, recipe: Preprocess) -> tuple[Array, Form | None]:
+    """Return an image file as the batch of 1 that an input takes, and how it is stored.
 
     Raises:
         InputError: The image can't be read, or the input can't hold what the recipe makes of it.
     """
-    pixels = recipe.image(path)
+    pixels, form = recipe.picture(path)
     value = arrange(pixels[np.newaxis], spec, recipe.layout)
     if value is None:
         raise InputError(
@@ -181,7 +184,7 @@ def image_feed(path: Path, spec: TensorSpec, recipe: Preprocess) -> Array:
             "layout in [preprocess], and name the recipe with --preprocess"
         )
     cure = "set mean and scale in [preprocess] so that pixels fit, or give the model a float input"
-    return cast(value, spec, str(path), cure)
+    return cast(value, spec, str(path), cure), form
 
 
 def arrange(batch: Array, spec: TensorSpec, layout: str = "auto") -> Array | None:
@@ -259,7 +262,7 @@ def as_samples(
 
 def overlap(samples: Mapping[str, str], others: Samples) -> list[str]:
     """Return the names of the ``samples`` (SHA-256 by name) that are among ``others`` too."""
-    known = {others.identity(position)[0] for position in range(len(others))}
+    known = {others.identity(position) for position in range(len(others))}
     return [name for name, digest in samples.items() if digest in known]
 
 
