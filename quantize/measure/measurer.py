@@ -186,7 +186,7 @@ class Measurer(Resource):
         job, tally = self.job, Tally(empty_histograms(self.job.sites))
         positions = range(*shard)
 
-        def run(position: int) -> tuple[str, Form | None] | InputError:
+        def run(position: int) -> tuple[str, list[Form]] | InputError:
             try:
                 sample, digest = self._decoded(position, shard[1])
                 self._count(tally, sample)
@@ -194,17 +194,16 @@ class Measurer(Resource):
                 if not job.skip_bad:
                     raise
                 return error
-            return digest, sample.form
+            return digest, [image.form for image in sample.images if image.form is not None]
 
         for position, outcome in zip(positions, self.running.map(run, positions), strict=True):
             name = job.samples.name(position)
             if isinstance(outcome, InputError):
                 tally.skipped[name] = str(outcome).removeprefix(f"{name}: ")
                 continue
-            tally.samples[name], form = outcome
+            tally.samples[name], forms = outcome
             tally.count += 1
-            if form is not None:
-                tally.forms[form] += 1
+            tally.forms.update(forms)
         return tally.to_bytes()
 
     def _decoded(self, position: int, end: int) -> _Decoded:

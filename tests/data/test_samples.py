@@ -553,4 +553,4 @@ def test_the_identity_is_that_of_the_bytes(tmp_path: Path) -> None:
     digests = [samples.identity(position) for position in range(3)]
     assert digests[0] == digests[2] != digests[1]
     assert digests[0] == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
-    assert [sample.form for sample in samples] == [Form(16, 12, 3, 8)] * 3
+    assert [sample.images[0].form for sample in samples] == [Form(16, 12, 3, 8)] * 3

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
+from onnxgraft.data.labels import labelled
 from onnxgraft.data.samples import Sample, Samples
 from onnxgraft.graph.tensors import (
     Array,
@@ -63,10 +63,7 @@ def run_here(
     def following() -> Sample | None:
         sample = next(part, None)
         if sample is not None and job.labels:
-            label = job.labels[Path(sample.name).name]
-            if sample.form is not None and label.ndim == 2:
-                label = job.samples.preprocess.boxes(label, sample.form)
-            return replace(sample, label=label)
+            return labelled(sample, job.labels, job.samples.preprocess)
         return sample
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as judge:

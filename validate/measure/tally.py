@@ -71,7 +71,8 @@ class Tally:
         gallery: Of each candidate, the samples whose answers differ most.
         other_boxes: Of each candidate: output -> on how many samples it found more or fewer boxes
             than the original; such an output has no differences.
-        turned: How many images were turned as their EXIF orientation says.
+        images: How many there were.
+        turned: How many of them were turned as their EXIF orientation says.
     """
 
     metrics: list[Metric | None]
@@ -79,6 +80,7 @@ class Tally:
     broken: list[dict[str, tuple[int, str, str]]] = field(default_factory=list)
     gallery: list[list[Answer]] = field(default_factory=list)
     other_boxes: list[dict[str, int]] = field(default_factory=list)
+    images: int = 0
     turned: int = 0
 
     @classmethod
@@ -100,7 +102,8 @@ class Tally:
             results: The original's outputs first.
         """
         expected, *others = results
-        self.turned += sample.form is not None and sample.form.orientation != 1
+        self.images += len(sample.images)
+        self.turned += sample.turned
         answered = {name: Answered(value) for name, value in expected.items()}
         self._score(0, answered[judged], sample)
         for index, outputs in enumerate(others):
@@ -131,15 +134,18 @@ class Tally:
 
     def _score(self, index: int, answered: Answered, sample: Sample) -> None:
         metric = self.metrics[index]
-        if metric is not None and sample.label is not None:
-            metric.add(answered, sample.label)
+        if metric is None:
+            return
+        for output, label in sample.rows(answered.output):
+            if label is not None:
+                metric.add(answered if output is answered.output else Answered(output), label)
 
-    def notes(self, total: int) -> list[str]:
-        """Return what is to be said of the samples, of which there are ``total``."""
+    def notes(self) -> list[str]:
+        """Return what is to be said of the samples."""
         with_labels = "" if self.metrics[0] is None else (
             ", and label maps and boxes with them where they are of the stored picture"
         )  # fmt: skip
-        return turned_notes(self.turned, total, with_labels)
+        return turned_notes(self.turned, self.images, with_labels)
 
     def _note(self, index: int, position: int, sample: Sample, name: str, value: Array) -> None:
         whose = "candidate" if np.isfinite(value).all() else "original"
@@ -158,6 +164,7 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Take in the sums over other samples."""
+        self.images += other.images
         self.turned += other.turned
         for mine, theirs in zip(self.metrics, other.metrics, strict=True):
             if mine is not None and theirs is not None:

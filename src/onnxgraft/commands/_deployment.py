@@ -200,7 +200,7 @@ class _Deployment:
             workers=self.workers,
             openers=openers,
         )
-        report.notes += tally.notes(report.samples)
+        report.notes += [*validation.notes, *tally.notes()]
         report.candidates = rows(self.original, candidates, tally)
         for (name, _), row in zip(self.built, report.candidates[2:], strict=True):
             record_accuracy(self.work / name, row, report.samples, section.data)

@@ -108,7 +108,7 @@ class LiteEngine(Resource):
                 ),
             )  # fmt: skip
             graph = made.model
-            self.notes += made.notes
+            self.notes += [*samples.notes, *made.notes]
         used = evidence(
             data=calibration if precision == "int8" else None,
             tables=None if preprocess is None else (preprocess, Postprocess()),
