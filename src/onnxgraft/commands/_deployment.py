@@ -37,6 +37,7 @@ from onnxgraft.run.difference import (
 from onnxgraft.run.engine import (
     Engine,
 )
+from onnxgraft.run.feeds import fixed_batches
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import (
     FLOAT_TOLERANCE,
@@ -349,9 +350,14 @@ class _Deployment:
             for file, (name, _) in self.built
         ]
         section = recipe.bench
-        timed = measure_latency(
-            targets, batches=section.batches, rounds=section.rounds, runs=section.runs
-        )
+        fixed = fixed_batches(self.lowered.inputs)
+        batches = section.batches
+        if fixed and not set(batches) <= set(fixed):
+            batches = fixed[:1]
+            self.report.notes.append(
+                f"timed with a batch of {fixed[0]}, which the model is made for"
+            )
+        timed = measure_latency(targets, batches=batches, rounds=section.rounds, runs=section.runs)
         record_latency(targets, timed)
         return timed
 

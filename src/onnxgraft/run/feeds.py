@@ -10,7 +10,7 @@ import numpy as np
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import TensorSpec
 
-__all__ = ["random_feeds"]
+__all__ = ["fixed_batches", "random_feeds"]
 
 
 def random_feeds(
@@ -41,3 +41,13 @@ def random_feeds(
         else:
             feeds[spec.name] = np.zeros(shape, dtype)
     return feeds
+
+
+def fixed_batches(specs: Sequence[TensorSpec]) -> tuple[int, ...]:
+    """Return the first dimensions of inputs in their order; none where one of them is free.
+
+    What stands fixed beside a free batch, such as a table of anchors, is no batch.
+    """
+    first = [spec.shape[0] for spec in specs if spec.shape]
+    fixed = tuple(dim for dim in first if isinstance(dim, int))
+    return fixed if len(fixed) == len(first) else ()
