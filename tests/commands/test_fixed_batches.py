@@ -144,3 +144,14 @@ def test_what_has_no_batch_is_deployed(tmp_path: Path, case: str) -> None:
     )  # fmt: skip
     assert report.samples == count
     assert report.passed
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_was_fed_can_be_fed_again_from_polygraphys_file(tmp_path: Path, case: str) -> None:
+    inputs, output, body, arrays, count = CASES[case]
+    graph = model(tmp_path / "m.onnx", inputs, output, body)
+    np.savez(tmp_path / "a.npz", **arrays)
+    validate(graph, graph, tmp_path / "a.npz", save_inputs=tmp_path / "fed.json")
+    report = validate(graph, graph, tmp_path / "fed.json")
+    assert report.samples == count
+    assert report.passed
