@@ -155,3 +155,14 @@ def test_what_was_fed_can_be_fed_again_from_polygraphys_file(tmp_path: Path, cas
     report = validate(graph, graph, tmp_path / "fed.json")
     assert report.samples == count
     assert report.passed
+
+
+def test_a_budget_is_held_and_timed_on_fixed_batches(tmp_path: Path) -> None:
+    x, labels = rows(12, 16), np.random.default_rng(2).integers(0, 4, 12)
+    np.savez(tmp_path / "a.npz", x=x, labels=labels)
+    graph = model(tmp_path / "m.onnx", "float[4, 16] x", "float[4, 4] y", "y = MatMul(x, w)")
+    ranges = calibrate(graph, data=tmp_path / "a.npz").ranges
+    for budget in ("top1=100", "cosine=0.5"):
+        made = quantize(graph, "onnxruntime", ranges=ranges, samples=tmp_path / "a.npz",
+                        data=tmp_path / "a.npz", budget=budget, trials=2)  # fmt: skip
+        assert made.passed

@@ -9,6 +9,7 @@ from pathlib import Path
 from onnxgraft.commands._bench import BenchTarget, measure
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.model import Model
+from onnxgraft.run.feeds import fixed_batches
 from onnxgraft.stages import engine
 from onnxgraft.stages.convert import Original
 from onnxgraft.targets import Floats, Precision, find_target
@@ -17,7 +18,9 @@ __all__ = ["measured_latency"]
 
 
 def measured_latency(models: Mapping[str, Model], target: str, floats: Floats) -> dict[str, float]:
-    """Return the median milliseconds of each graph at batch 1, each in its own process, in turn.
+    """Return the median milliseconds of each graph, in processes of their own that take turns.
+
+    The batch is 1, or the one that the graphs are made for.
 
     Args:
         models: By what they are called; a graph without INT8 runs in FP32.
@@ -38,4 +41,6 @@ def measured_latency(models: Mapping[str, Model], target: str, floats: Floats) -
                 precision = "int8" if floats == "fp32" else floats
             engine.build(model, path, target, precision=precision)
             targets.append(BenchTarget(name, "engine", Original(str(path)), precision))
-        return {row.name: row.median_ms for row in measure(targets)}
+        fixed = {batch for model in models.values() for batch in fixed_batches(model.inputs)[:1]}
+        timed = measure(targets, batches=tuple(fixed) or (1,))
+        return {row.name: row.median_ms for row in timed}
