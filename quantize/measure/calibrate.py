@@ -207,7 +207,7 @@ def _in_order(samples: Samples, entries: Mapping[str, str]) -> dict[str, str]:
 
 
 def _notes(samples: Samples, whole: Tally) -> list[str]:
-    notes = samples.preprocess.notes(whole.forms)
+    notes = [*samples.notes, *samples.preprocess.notes(whole.forms)]
     seen: set[str] = set()
     again = []
     for name in (samples.name(position) for position in range(len(samples))):

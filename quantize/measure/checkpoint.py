@@ -135,7 +135,7 @@ def _version(package: str) -> str | None:
 def _unchanged(job: Job, shard: Shard, tally: Tally) -> bool:
     for position in range(*shard):
         try:
-            digest, _ = job.samples.identity(position)
+            digest = job.samples.identity(position)
         except InputError:
             return False
         if tally.samples.get(job.samples.name(position)) != digest:

@@ -82,7 +82,7 @@ class Tally:
         self.count += told["count"]
         self.samples.update(told["samples"])
         self.skipped.update(told["skipped"])
-        self.forms.update({Form(*entry[:4]): entry[4] for entry in told["forms"]})
+        self.forms.update({Form(*entry[:-1]): entry[-1] for entry in told["forms"]})
 
     def to_bytes(self) -> bytes:
         """Return the tally as the bytes of an ``.npz``."""
@@ -182,25 +182,24 @@ class Measurer(Resource):
         job, tally = self.job, Tally(empty_histograms(self.job.sites))
         positions = range(*shard)
 
-        def run(position: int) -> tuple[str, Form | None] | InputError:
+        def run(position: int) -> tuple[str, list[Form]] | InputError:
             try:
-                sample, digest, form = self._decoded(position, shard[1])
+                sample, digest = self._decoded(position, shard[1])
                 self._count(tally, sample)
             except InputError as error:
                 if not job.skip_bad:
                     raise
                 return error
-            return digest, form
+            return digest, [image.form for image in sample.images if image.form is not None]
 
         for position, outcome in zip(positions, self.running.map(run, positions), strict=True):
             name = job.samples.name(position)
             if isinstance(outcome, InputError):
                 tally.skipped[name] = str(outcome).removeprefix(f"{name}: ")
                 continue
-            tally.samples[name], form = outcome
+            tally.samples[name], forms = outcome
             tally.count += 1
-            if form is not None:
-                tally.forms[form] += 1
+            tally.forms.update(forms)
         return tally.to_bytes()
 
     def _decoded(self, position: int, end: int) -> _Decoded:
@@ -218,7 +217,7 @@ class Measurer(Resource):
 
     def _decode(self, position: int) -> _Decoded:
         samples = self.job.samples
-        return samples.at(position, labelled=False), *samples.identity(position)
+        return samples.at(position, labelled=False), samples.identity(position)
 
     def _values(self, sample: Sample) -> dict[str, Array]:
         found = dict(self.session.infer(sample.feeds)) if self.session else {}
@@ -273,7 +272,7 @@ def _at_rest(options: Any) -> None:
     options.enable_mem_pattern = False
 
 
-_Decoded = tuple[Sample, str, Form | None]
+_Decoded = tuple[Sample, str]
 
 
 def _add_channels(histograms: list[Histogram], site: str, value: Array) -> None:

@@ -30,6 +30,11 @@ def encoded(suffix: str, channels: int, dtype: str = "uint8") -> bytes:
         (".jpg", 3, "uint8", Form(16, 12, 3, 8)),
         (".bmp", 3, "uint8", Form(16, 12, 3, 8)),
         (".bmp", 4, "uint8", Form(16, 12, 4, 8)),
+        (".webp", 3, "uint8", Form(16, 12, 3, 8)),
+        (".webp", 4, "uint8", Form(16, 12, 4, 8)),
+        (".tif", 1, "uint8", Form(16, 12, 1, 8)),
+        (".tif", 3, "uint8", Form(16, 12, 3, 8)),
+        (".tif", 3, "uint16", Form(16, 12, 3, 16)),
     ],
 )
 def test_the_form_is_what_was_written(suffix: str, channels: int, dtype: str, form: Form) -> None:
@@ -41,7 +46,11 @@ def test_nothing_is_known_of_other_and_of_cut_files(data: bytes) -> None:
     assert stored_form(data) is None
 
 
-@given(st.sampled_from([".png", ".jpg", ".bmp"]), st.integers(0, 400), st.binary(max_size=9))
+@given(
+    st.sampled_from([".png", ".jpg", ".bmp", ".webp", ".tif"]),
+    st.integers(0, 400),
+    st.binary(max_size=9),
+)
 def test_damaged_files_do_no_harm(suffix: str, at: int, noise: bytes) -> None:
     data = encoded(suffix, 3)
     stored_form(data[:at] + noise + data[at + len(noise) :])

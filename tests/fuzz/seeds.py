@@ -107,6 +107,25 @@ def _png() -> bytes:
     return start + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def _exif() -> bytes:
+    return b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+
+
+def _exif_jpeg() -> bytes:
+    exif = b"Exif\0\0" + _exif()
+    return b"\xff\xd8\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + _jpeg()[8:]
+
+
+def _webp() -> bytes:
+    extended = b"VP8X\n\0\0\0\x08\0\0\0\1\0\0\1\0\0"
+    return b"RIFF\x40\0\0\0WEBP" + extended + b"EXIF" + bytes([len(_exif()), 0, 0, 0]) + _exif()
+
+
+def _tiff() -> bytes:
+    tags = b"\0\1\3\0\1\0\0\0\2\0\0\0\1\1\4\0\1\0\0\0\2\0\0\0\2\1\3\0\3\0\0\0\x32\0\0\0"
+    return b"II*\0\x08\0\0\0\3\0" + tags + bytes(4) + b"\x08\0" * 3
+
+
 def _jpeg() -> bytes:
     frame = bytes([0xFF, 0xC0, 0, 11, 8, 0, 2, 0, 2, 1, 1, 0x11, 0])
     return b"\xff\xd8\xff\xe0\0\4ab\xff\xff\xd0" + frame + b"\xff\xd9"
@@ -154,7 +173,10 @@ def main() -> None:
             "plain": whole + BETWEEN + npy(np.arange(3)),
             "channels_first": npy(np.zeros((1, 2, 1, 2), ">i2")) + BETWEEN + npy(np.zeros(1)),
         },
-        "image": {"png": _png(), "jpeg": _jpeg(), "bmp": _bmp()},
+        "image": {
+            "png": _png(), "jpeg": _jpeg(), "bmp": _bmp(), "exif": _exif_jpeg(), "webp": _webp(),
+            "tiff": _tiff(),
+        },
         "onnx": {
             "plain": _onnx("n (float[N,2] x) => (float[N,2] y) { y = Mul(x, w) }",
                            {"w": np.ones((1, 2), np.float32)}),

@@ -318,3 +318,17 @@ def test_a_wrong_file_of_labels_is_told(text: str, tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text(text)
     with pytest.raises(InputError, match="not a file of labels"):
         read_labels(tmp_path / "l.txt")
+
+
+@pytest.mark.parametrize("metric", ["top1", "auc", "miou"])
+def test_a_label_that_is_a_fraction_is_no_class(metric: str) -> None:
+    label = np.full((2, 2) if metric == "miou" else (), 1.5)
+    output = np.zeros((1, 2, 2, 11) if metric == "miou" else (1, 11), np.float32)
+    with pytest.raises(InputError, match=r"a label holds 1\.5, which is no class"):
+        make_metric(metric).add(Answered(output), label)
+
+
+def test_a_negative_label_is_left_out_of_the_miou() -> None:
+    metric = make_metric("miou")
+    metric.add(Answered(np.zeros((1, 1, 2), np.int64)), np.array([[0, -1]]))
+    assert sum(map(sum, metric.confusion_table().values())) == 1

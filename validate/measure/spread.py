@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
+from onnxgraft.data.labels import labelled
 from onnxgraft.data.samples import Sample, Samples
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.answers import adapted
@@ -92,7 +92,7 @@ def run_here(
     def following() -> Sample | None:
         sample = next(part, None)
         if sample is not None and job.labels:
-            return replace(sample, label=job.labels[Path(sample.name).name])
+            return labelled(sample, job.labels, job.samples.preprocess)
         return sample
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as comparer:

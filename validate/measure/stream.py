@@ -75,11 +75,15 @@ def measure(
 
 
 def _unlabelled(samples: Samples) -> str:
-    bare = [samples.files[i][0] for i in samples.indices if samples.files]
-    bare = [path for path in bare if dict(samples.files)[path] is None]
-    if not bare or len(bare) == len(samples):
+    pairs = [
+        pair
+        for position in range(len(samples))
+        for pair in (samples.files_at(position) if samples.files else ())
+    ]
+    bare = [path for path, label in pairs if label is None]
+    if not bare or len(bare) == len(pairs):
         return "there are none"
-    return f"{len(bare)} of {len(samples)} images have none, the first is {bare[0].name}"
+    return f"{len(bare)} of {len(pairs)} images have none, the first is {bare[0].name}"
 
 
 def rows(original: Engine, candidates: Sequence[Candidate], tally: Tally) -> list[CandidateRow]:
@@ -95,7 +99,7 @@ def rows(original: Engine, candidates: Sequence[Candidate], tally: Tally) -> lis
         for name, count in boxes.items():
             some = "a sample" if count == 1 else f"{count} samples"
             judgement.verdict += (
-                f"; {name} has other numbers of boxes on {some}, and no differences"
+                f"; {name} has another number of boxes on {some}, where no difference is measured"
             )
         found.append(_row(candidate.engine.name, differences, scored, judgement, candidate))
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.data.preprocess import turned_notes
 from onnxgraft.data.samples import Sample
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.answers import adapted, arranged
@@ -59,6 +60,8 @@ class Tally:
         other_boxes: Of each candidate: output -> on how many samples it found more or fewer boxes
             than the original; such an output has no differences.
         metric_output: The output that metrics and gallery look at.
+        images: How many there were.
+        turned: How many of them were turned as their EXIF orientation says.
     """
 
     metrics: list[Metric | None]
@@ -67,6 +70,8 @@ class Tally:
     gallery: list[list[Answer]] = field(default_factory=list)
     other_boxes: list[dict[str, int]] = field(default_factory=list)
     metric_output: str = ""
+    images: int = 0
+    turned: int = 0
 
     @classmethod
     def empty(
@@ -99,6 +104,8 @@ class Tally:
             chosen: What indices among the outputs were chosen from.
         """
         expected, *others = results
+        self.images += len(sample.images)
+        self.turned += sample.turned
         answered = {name: Answered(value) for name, value in expected.items()}
         self._score(0, answered[metric_output], sample)
         for index, outputs in enumerate(others):
@@ -140,8 +147,18 @@ class Tally:
 
     def _score(self, index: int, answered: Answered, sample: Sample) -> None:
         metric = self.metrics[index]
-        if metric is not None and sample.label is not None:
-            metric.add(answered, sample.label)
+        if metric is None:
+            return
+        for output, label in sample.rows(answered.output):
+            if label is not None:
+                metric.add(answered if output is answered.output else Answered(output), label)
+
+    def notes(self) -> list[str]:
+        """Return what is to be said of the samples."""
+        with_labels = "" if self.metrics[0] is None else (
+            ", and label maps and boxes with them where they are of the stored picture"
+        )  # fmt: skip
+        return turned_notes(self.turned, self.images, with_labels)
 
     def _note(self, index: int, position: int, sample: Sample, name: str, value: Array) -> None:
         whose = "candidate" if np.isfinite(value).all() else "original"
@@ -160,6 +177,8 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Take in the sums over other samples."""
+        self.images += other.images
+        self.turned += other.turned
         for mine, theirs in zip(self.metrics, other.metrics, strict=True):
             if mine is not None and theirs is not None:
                 mine.merge(theirs)

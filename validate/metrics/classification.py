@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.validate.metrics.metric import Answered, Direction, MetricKind
+from onnxgraft.stages.validate.metrics.metric import Answered, Direction, MetricKind, check_classes
 
 __all__ = ["KINDS", "AreaUnderCurve", "TopK"]
 
@@ -35,6 +35,7 @@ class TopK:
                 f"{self.name} needs one label a sample and one score a class; the label is of "
                 f"shape {label.shape}, the output {output.shape}{_other_metric(label)}"
             )
+        check_classes(self.name, label)
         flat, right = output.ravel(), int(label)
         if not 0 <= right < flat.size:
             raise InputError(f"{self.name}: the label {right} is not one of {flat.size} classes")
@@ -97,6 +98,7 @@ class AreaUnderCurve:
                 "auc needs one label a sample and one score a class; the label is of shape "
                 f"{label.shape}, the output {answered.output.shape}{_other_metric(label)}"
             )
+        check_classes(self.name, label)
         self._scores.append(scores)
         self._labels.append(int(label))
 

@@ -8,9 +8,10 @@ from typing import Literal, Protocol, Self
 
 import numpy as np
 
+from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["Answered", "Direction", "Metric", "MetricKind"]
+__all__ = ["Answered", "Direction", "Metric", "MetricKind", "check_classes"]
 
 # Where a metric is better: with more of it, or with less.
 Direction = Literal["up", "down"]
@@ -78,3 +79,14 @@ class MetricKind:
     summary: str
     labels: str
     make: Callable[[str | None], Metric]
+
+
+def check_classes(metric: str, label: Array) -> None:
+    """Raise InputError if a label is of numbers that are no classes, such as 2.5."""
+    if label.dtype.kind in "biu":
+        return
+    wrong = label[~np.isfinite(label) | (label != np.trunc(label))]
+    if wrong.size:
+        raise InputError(
+            f"{metric}: a label holds {wrong.flat[0]:g}, which is no class; give whole numbers"
+        )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnxgraft.data.classes import Classes, find_classes, numbered
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.validate.metrics.metric import Answered, Direction, MetricKind
+from onnxgraft.stages.validate.metrics.metric import Answered, Direction, MetricKind, check_classes
 
 __all__ = ["KINDS", "Segmentation"]
 
@@ -47,8 +47,10 @@ class Segmentation:
         answer = _classes_of(answered, label, size)
         if answered.output.shape == (1, *label.shape):
             answer = np.where((answer >= 0) & (answer < size), answer, size)
-        # Labels beyond the classes fall into a row of their own, which is left out.
-        pairs = np.minimum(label, size).astype(np.intp) * (size + 1) + answer
+        check_classes(self.name, label)
+        # Labels that are none of the classes fall into a row of their own, which is left out.
+        known = np.where((label >= 0) & (label < size), label, size)
+        pairs = known.astype(np.intp) * (size + 1) + answer
         counts = np.bincount(pairs.ravel(), minlength=(size + 1) ** 2)
         self.confusion += counts.reshape(size + 1, size + 1)[:size]
 

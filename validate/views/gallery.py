@@ -43,7 +43,8 @@ def gallery_rows(
     for row, answers in zip(candidates[1:], tally.gallery, strict=True):
         for answer in answers:
             index = samples.indices[answer.position]
-            name = samples.files[index][0].name if samples.files else f"sample {index}"
+            files = samples.files_at(answer.position) if samples.files else ()
+            name = files[0][0].name if files else f"sample {index}"
             if answer.apart:
                 shown.append(_row(row.name, name, answer, samples, index, classes))
     return sorted(shown, key=lambda row: -row.apart)[:_MOST]
@@ -91,7 +92,8 @@ def _photograph(samples: Samples, index: int) -> str:
         samples.arrays, samples.labels,
     )  # fmt: skip
     sample: Sample = next(iter(one))
-    value = next(iter(sample.feeds.values()))[0]
+    value = next(iter(sample.feeds.values()))
+    value = value[0] if value.ndim == 4 else value
     if value.ndim != 3:
         return ""
     if value.shape[0] in (1, 3) and value.shape[2] not in (1, 3):

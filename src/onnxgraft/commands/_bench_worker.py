@@ -14,7 +14,7 @@ from typing import Any
 from onnxgraft.commands._opening import open_candidate
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.feeds import fixed_batches, random_feeds
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine import load
 
@@ -32,10 +32,10 @@ def main() -> None:
         try:
             if engine is None:
                 engine = _open(message)
+                fixed = fixed_batches(engine.inputs)
+                if fixed and message["batch"] not in fixed:
+                    raise InputError(f"its inputs have a batch of {fixed[0]}")
                 feeds = random_feeds(engine.inputs, message["batch"])
-                found = {value.shape[0] for value in feeds.values() if value.ndim}
-                if found - {message["batch"]}:
-                    raise InputError(f"its inputs have a batch of {found.pop()}")
                 for _ in range(_WARM_UP):
                     engine.infer(feeds)
                 answer: dict[str, object] = {"ready": True}

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.commands._mix_engines import MixEngines
-from onnxgraft.data.samples import Samples
+from onnxgraft.data.samples import Sample, Samples
 from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError, nearest
 from onnxgraft.files import existing_file, read_json, write_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
@@ -439,19 +439,19 @@ class _MixMetric:
             value = engine.infer(sample.feeds)[self.output]
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 return math.nan
-            add(index, value, sample.label)
+            add(index, value, sample)
         return result()
 
-    def _meter(self) -> tuple[Callable[[int, Array, Array | None], None], Callable[[], float]]:
+    def _meter(self) -> tuple[Callable[[int, Array, Sample], None], Callable[[], float]]:
         """Return a function that takes in a sample, and one that returns the metric."""
         budget = self.budget
         if self.score is not None:
             scores: list[float] = []
             score = self.score
 
-            def add_score(index: int, value: Array, label: Array | None) -> None:
+            def add_score(index: int, value: Array, sample: Sample) -> None:
                 try:
-                    scores.append(float(score(value, label)))
+                    scores.extend(float(score(*row)) for row in sample.rows(value))
                 except Exception as error:  # it is the user's own
                     raise InputError(
                         f"--budget {budget.metric}: the function failed on an output of "
@@ -462,20 +462,21 @@ class _MixMetric:
         if budget.metric in METRICS:
             metric = make_metric(budget.metric, self.classes)
 
-            def add_label(index: int, value: Array, label: Array | None) -> None:
-                if label is not None:
-                    metric.add(Answered(value), label)
+            def add_label(index: int, value: Array, sample: Sample) -> None:
+                for row, label in sample.rows(value):
+                    if label is not None:
+                        metric.add(Answered(row), label)
 
             return add_label, lambda: next(iter(metric.values().values()))
         if len(self.expected) < len(self.samples):  # the float graph itself
 
-            def remember(index: int, value: Array, label: Array | None) -> None:
+            def remember(index: int, value: Array, sample: Sample) -> None:
                 self.expected.append(value)
 
             return remember, lambda: 1.0 if budget.metric == "cosine" else math.inf
         difference = Difference()
 
-        def compare(index: int, value: Array, label: Array | None) -> None:
+        def compare(index: int, value: Array, sample: Sample) -> None:
             difference.add(self.expected[index], value)
 
         return compare, lambda: getattr(difference, budget.metric)
@@ -544,7 +545,7 @@ def _identity(
     bias = [
         hashlib.sha256(value.tobytes()).hexdigest() for value in prepared.improved.bias.values()
     ]
-    data = [samples.identity(position)[0] for position in range(len(samples))]
+    data = [samples.identity(position) for position in range(len(samples))]
     ranges = {name: asdict(value) for name, value in prepared.ranges.tensors.items()}
     for part in (
         fingerprint(prepared.model), ranges, integers, bias, placement_text(table), budget.metric,

@@ -36,6 +36,7 @@ from onnxgraft.run.depth import depths
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
+from onnxgraft.run.feeds import fixed_batches
 from onnxgraft.run.saturation import ends, unresolved
 from onnxgraft.run.selections import Selector
 from onnxgraft.run.session import OnnxRuntime
@@ -169,7 +170,7 @@ class _Deployment:
         reference.name = "onnxruntime fp32"
 
         # The graph may have another layout than the original (io_layout).
-        fitting = replace(calibration, inputs=cleaned.inputs)
+        fitting = calibration.fed_to(cleaned.inputs)
         ranges = quantize.calibrate(cleaned, fitting, recipe.calibrate.method)
         report.notes += ranges.notes
         ranges.save(self._path("ranges.json", "ranges"))
@@ -212,6 +213,7 @@ class _Deployment:
             if self.workers == 1
             else partial(open_selector, opened),
         )
+        report.notes += [*validation.notes, *tally.notes()]
         report.candidates = rows(self.original, candidates, tally)
         for (name, _), row in zip(self.built, report.candidates[2:], strict=True):
             record_accuracy(self.work / name, row, report.samples, self.judged_on)
@@ -278,7 +280,7 @@ class _Deployment:
                 improvements=section.improve,
                 calibration=calibration,
                 budget=None if section.budget is None else read_budget(section.budget),
-                validation=replace(validation, inputs=cleaned.inputs),
+                validation=validation.fed_to(cleaned.inputs),
                 classes=self.recipe.validation.classes,
                 metric_output=self.recipe.validation.output,
                 trials=section.trials,
@@ -422,9 +424,14 @@ class _Deployment:
             for file, (name, _) in self.built
         ]
         section = recipe.bench
-        timed = measure_latency(
-            targets, batches=section.batches, rounds=section.rounds, runs=section.runs
-        )
+        fixed = () if self.lowered is None else fixed_batches(self.lowered.inputs)
+        batches = section.batches
+        if fixed and not set(batches) <= set(fixed):
+            batches = fixed[:1]
+            self.report.notes.append(
+                f"timed with a batch of {fixed[0]}, which the model is made for"
+            )
+        timed = measure_latency(targets, batches=batches, rounds=section.rounds, runs=section.runs)
         record_latency(targets, timed)
         return timed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,20 @@ from pydantic import ValidationError
 
 from onnxgraft.commands._opening import Place, engine_at, open_candidate
 from onnxgraft.commands._recipe import read_tables
+from onnxgraft.data.casting import check_recipe
+from onnxgraft.data.division import image_batch
 from onnxgraft.data.postprocess import Box, Postprocess, see
 from onnxgraft.data.preprocess import Preprocess
-from onnxgraft.data.samples import arrange
+from onnxgraft.data.samples import image_feed
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_folder, check_place, existing_file, write_bytes
 from onnxgraft.files.trust import Trust, trusts
-from onnxgraft.graph.tensors import Array
+from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.engine import Engine
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 
-__all__ = ["Answer", "Inferred", "feed_of", "infer", "recipe_of"]
+__all__ = ["Answer", "Inferred", "infer", "recipe_of"]
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,8 @@ def infer(
     collected: dict[str, list[Array]] = {}
     opened = Original.of(engine, trust=trust)
     with _loaded(opened) as running:
-        for number, image in enumerate(images):
-            file = existing_file(image, "the image")
-            outputs = running.infer(feed_of(running, file, before))
+        files = [existing_file(image, "the image") for image in images]
+        for number, (file, outputs) in enumerate(_answers(running, files, before)):
             if arrays:
                 for name, array in outputs.items():
                     collected.setdefault(name, []).append(array)
@@ -180,26 +181,44 @@ def recipe_of(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
         raise InputError(f"{passport_path(path)}: its recipe is damaged ({error})") from error
 
 
-def feed_of(engine: Engine, file: Path, recipe: Preprocess) -> dict[str, Array]:
-    """Return the feed of an image file.
+def _answers(
+    engine: Engine, files: Sequence[Path], recipe: Preprocess
+) -> Iterator[tuple[Path, Outputs]]:
+    """Yield each image file with what the engine says of it, in a batch of 1.
+
+    An engine that takes so many images at once gets the last one again until it has them.
 
     Raises:
-        InputError: The engine has several inputs, or the image does not fit its input.
+        InputError: The engine has several inputs, or an image does not fit its input, or an output
+            has no row for each image.
     """
     if len(engine.inputs) != 1:
         raise InputError(
             f"{engine.name}: images feed one input, the engine has {len(engine.inputs)}"
         )
     spec = engine.inputs[0]
-    pixels = recipe.image(file)
-    value = arrange(pixels[np.newaxis], spec, recipe.layout)
-    if value is None:
-        size = "x".join(map(str, pixels.shape))
+    check_recipe(recipe, spec)
+    batch = image_batch(spec)
+    for begin in range(0, len(files), batch):
+        some = files[begin : begin + batch]
+        again = [*some, *[some[-1]] * (batch - len(some))]
+        outputs = engine.infer({spec.name: image_feed(again, spec, recipe)[0]})
+        for row, file in enumerate(some):
+            yield file, {name: _row(engine, name, value, row) for name, value in outputs.items()}
+
+
+def _row(engine: Engine, name: str, output: Array, row: int) -> Array:
+    spec = engine.inputs[0]
+    batch = image_batch(spec)
+    if batch == 1:
+        unbatched = len(spec.shape) == 3 and output.shape[:1] != (1,)
+        return output[np.newaxis] if unbatched else output
+    if output.shape[:1] != (batch,):
         raise InputError(
-            f"{file}: the recipe makes {size} of it, the input is {spec}; give the recipe that the "
-            "network was trained with by --preprocess"
+            f"{engine.name}: takes {batch} images at once, and its output {name} of {output.shape} "
+            "has no row for each of them; use a model whose batch is free"
         )
-    return {spec.name: value.astype(spec.dtype, copy=False)}
+    return output[row : row + 1]
 
 
 def _photograph(file: Path, recipe: Preprocess) -> Array:

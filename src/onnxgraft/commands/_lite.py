@@ -11,6 +11,7 @@ import numpy as np
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._opening import Place
+from onnxgraft.data.casting import cast
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import open_samples
@@ -99,7 +100,7 @@ class LiteEngine(Resource):
                 ),
             )  # fmt: skip
             graph = made.model
-            self.notes += made.notes
+            self.notes += [*samples.notes, *made.notes]
         used = evidence(
             data=calibration if precision == "int8" else None,
             tables=None if preprocess is None else (preprocess, Postprocess()),
@@ -136,7 +137,8 @@ class LiteEngine(Resource):
                 samples = samples[np.newaxis]
             given[name] = _each(self._before.get(name), samples)
             if spec is not None:
-                given[name] = given[name].astype(spec.dtype, copy=False)
+                cure = "feed values that the input holds, or change them with preprocessors"
+                given[name] = cast(given[name], spec, self.name, cure)
         answers = self._engine.infer(given)
         return {name: _each(self._after.get(name), value) for name, value in answers.items()}
 

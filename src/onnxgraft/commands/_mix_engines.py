@@ -15,6 +15,7 @@ from onnxgraft.commands._bench import BenchTarget, measure
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine
+from onnxgraft.run.feeds import fixed_batches
 from onnxgraft.stages import engine
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine.passport import Passport
@@ -69,7 +70,9 @@ class MixEngines:
         return engine.load(path), passport
 
     def milliseconds(self, models: Mapping[str, Model]) -> dict[str, float]:
-        """Return the median time of each graph at batch 1, each in its own process, in turn.
+        """Return the median time of each graph, in processes of their own that take turns.
+
+        The batch is 1, or the one that the graphs are made for.
 
         Args:
             models: By what they are called. Those that were proven are timed as they ship.
@@ -78,7 +81,9 @@ class MixEngines:
         for name, model in models.items():
             path, passport = self._engine(model, prove=False)
             targets.append(BenchTarget(name, "engine", Original(str(path)), passport.precision))
-        return {row.name: row.median_ms for row in measure(targets)}
+        fixed = {batch for model in models.values() for batch in fixed_batches(model.inputs)[:1]}
+        timed = measure(targets, batches=tuple(fixed) or (1,))
+        return {row.name: row.median_ms for row in timed}
 
     def _engine(self, model: Model, *, prove: bool) -> tuple[Path, Passport]:
         key = engine.graph_hash(model)

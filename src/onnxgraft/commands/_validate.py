@@ -327,6 +327,7 @@ class _Validation:
             labels=self.labels, workers=workers, ray=ray, openers=openers,
             selector=self._selector(),
         )  # fmt: skip
+        self.notes += [*self.samples.notes, *self.tally.notes()]
         self.report = Report(
             title=self.candidate.title,
             source=self.original.path,
@@ -531,7 +532,7 @@ def layer_rows(candidate: str, found: Bisection) -> list[LayerRow]:
 
 
 def _polygraphy_samples(path: str, reference: Engine, images: int | None) -> Samples:
-    """Return the inputs of a Polygraphy JSON as samples of batch 1."""
+    """Return the inputs of a Polygraphy JSON, each entry as a sample."""
     feeds = [adapted(entry, reference) for entry in read_inputs(path)][:images]
     names = [spec.name for spec in reference.inputs]
     for entry in feeds:
@@ -539,9 +540,14 @@ def _polygraphy_samples(path: str, reference: Engine, images: int | None) -> Sam
             raise InputError(
                 f"{path}: has inputs {', '.join(entry)}, the original's are {', '.join(names)}"
             )
-        if any(value.shape[:1] != (1,) for value in entry.values()):
-            raise InputError(f"{path}: samples must have batch 1, these have another")
-    arrays = {name: np.concatenate([entry[name] for entry in feeds]) for name in names}
+        for name in names:
+            shapes = feeds[0][name].shape, entry[name].shape
+            if shapes[0] != shapes[1]:
+                raise InputError(
+                    f"{path}: feeds {name} arrays of {shapes[0]} and of {shapes[1]}; all are to be "
+                    "of one shape"
+                )
+    arrays = {name: np.stack([entry[name] for entry in feeds]) for name in names}
     indices = tuple(range(len(feeds)))
     return Samples(path, reference.inputs, Preprocess(), indices, (), arrays, None)
 

@@ -1,44 +1,61 @@
-"""What an image file says about itself: size, channels and depth, from its first bytes.
+"""What an image file says about itself: size, channels, depth and orientation, from its headers.
 
 A decoder gives 8 bits and the channels that were asked for, whatever is stored; this tells.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 __all__ = ["Form", "stored_form"]
+
+Bytes = bytes | memoryview
+Order = Literal["little", "big"]
 
 # PNG's colour types (RFC 2083, 4.1.1): gray, RGB, palette, gray with alpha, RGB with alpha.
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 # JPEG's start-of-frame markers (ITU-T T.81, B.1.1.3): C0 to CF but for C4, C8 and CC.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Where TIFF and EXIF have what is asked for (TIFF 6.0, section 8): their tags.
+_WIDTH, _HEIGHT, _BITS, _MEANING, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
+_PALETTE = 3
 
 
 class Form(NamedTuple):
     """How an image is stored.
 
     Attributes:
-        width: In pixels.
-        height: In pixels.
+        width: In pixels, as stored.
+        height: In pixels, as stored.
         channels: 1 gray, 2 gray with alpha, 3 colour, 4 colour with alpha.
         bits: A channel.
+        orientation: EXIF's, 1 to 8: how the stored picture is to be turned; 1 leaves it.
     """
 
     width: int
     height: int
     channels: int
     bits: int
+    orientation: int = 1
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Width and height of the picture as it is to be seen."""
+        if self.orientation > 4:
+            return self.height, self.width
+        return self.width, self.height
 
 
-def stored_form(data: bytes) -> Form | None:
-    """Return the form of a PNG, JPEG or BMP file; None of any other."""
+def stored_form(data: Bytes) -> Form | None:
+    """Return the form of a PNG, JPEG, BMP, WebP or TIFF file; None of any other."""
     if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 25:
-        channels = _PNG_CHANNELS.get(data[25], 3)
-        bits = 8 if data[25] == 3 else data[24]  # a palette's entries have 8
-        return Form(_big(data, 16, 4), _big(data, 20, 4), channels, bits)
+        return _png(data)
     if data[:2] == b"\xff\xd8":
         return _jpeg(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) > 30:
+        return _webp(data)
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return _tiff(data)
     if data[:2] == b"BM" and len(data) > 30:
         width, height = (
             abs(int.from_bytes(data[at : at + 4], "little", signed=True)) for at in (18, 22)
@@ -48,17 +65,92 @@ def stored_form(data: bytes) -> Form | None:
     return None
 
 
-def _jpeg(data: bytes) -> Form | None:
-    at = 2
+def _png(data: Bytes) -> Form:
+    channels = _PNG_CHANNELS.get(data[25], 3)
+    bits = 8 if data[25] == 3 else data[24]  # a palette's entries have 8
+    at, orientation = 8, 1
+    while at + 12 <= len(data):
+        length = _number(data, at, 4)
+        if data[at + 4 : at + 8] == b"eXIf":
+            orientation = _orientation(data[at + 8 : at + 8 + length])
+            break
+        at += 12 + length
+    return Form(_number(data, 16, 4), _number(data, 20, 4), channels, bits, orientation)
+
+
+def _jpeg(data: Bytes) -> Form | None:
+    at, orientation = 2, 1
     while at + 9 < len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker in _JPEG_FRAMES:
-            return Form(_big(data, at + 7, 2), _big(data, at + 5, 2), data[at + 9], data[at + 4])
+            width, height = _number(data, at + 7, 2), _number(data, at + 5, 2)
+            return Form(width, height, data[at + 9], data[at + 4], orientation)
         # A marker may be preceded by fill bytes, and a few stand alone.
         alone = marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8
-        at += (1 if marker == 0xFF else 2) if alone else 2 + _big(data, at + 2, 2)
+        end = at + ((1 if marker == 0xFF else 2) if alone else 2 + _number(data, at + 2, 2))
+        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            orientation = _orientation(data[at + 10 : end])
+        at = end
     return None
 
 
-def _big(data: bytes, at: int, size: int) -> int:
-    return int.from_bytes(data[at : at + size], "big")
+def _webp(data: Bytes) -> Form | None:
+    """Read the first chunk of a WebP file (RFC 9649, 2.5 to 2.7), and its EXIF if there is any."""
+    kind = data[12:16]
+    if kind == b"VP8 ":
+        width, height = (_number(data, at, 2, "little") & 0x3FFF for at in (26, 28))
+        return Form(width, height, 3, 8)
+    if kind == b"VP8L":
+        packed = _number(data, 21, 4, "little")
+        alpha = packed >> 28 & 1
+        return Form((packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1, 3 + alpha, 8)
+    if kind != b"VP8X":
+        return None
+    width, height = (_number(data, at, 3, "little") + 1 for at in (24, 27))
+    at, orientation = 12, 1
+    while at + 8 <= len(data):
+        length = _number(data, at + 4, 4, "little")
+        if data[at : at + 4] == b"EXIF":
+            exif = data[at + 8 : at + 8 + length]
+            orientation = _orientation(exif[6:] if exif[:6] == b"Exif\0\0" else exif)
+            break
+        at += 8 + length + length % 2
+    return Form(width, height, 4 if data[20] & 0x10 else 3, 8, orientation)
+
+
+def _tiff(data: Bytes) -> Form | None:
+    tags = _tags(data)
+    if _WIDTH not in tags or _HEIGHT not in tags:
+        return None
+    channels = 3 if tags.get(_MEANING) == _PALETTE else min(tags.get(_SAMPLES, 1), 4)
+    return Form(
+        tags[_WIDTH], tags[_HEIGHT], channels, max(tags.get(_BITS, 8), 8), _orientation(data)
+    )
+
+
+def _orientation(exif: Bytes) -> int:
+    found = _tags(exif).get(_ORIENTATION, 1)
+    return found if 1 <= found <= 8 else 1
+
+
+def _tags(data: Bytes) -> dict[int, int]:
+    """Return the first number of each tag in the first directory of TIFF or EXIF data."""
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return {}
+    order: Order = "little" if data[:1] == b"I" else "big"
+    begin = _number(data, 4, 4, order)
+    found: dict[int, int] = {}
+    for entry in range(_number(data, begin, 2, order)):
+        at = begin + 2 + 12 * entry
+        if at + 12 > len(data):
+            break
+        tag, kind, count = (_number(data, at + o, n, order) for o, n in ((0, 2), (2, 2), (4, 4)))
+        size = {3: 2, 4: 4}.get(kind)  # SHORT and LONG
+        if size is not None and count:
+            where = at + 8 if count * size <= 4 else _number(data, at + 8, 4, order)
+            found.setdefault(tag, _number(data, where, size, order))
+    return found
+
+
+def _number(data: Bytes, at: int, size: int, order: Order = "big") -> int:
+    return int.from_bytes(data[at : at + size], order)

@@ -7,24 +7,30 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxgraft.data.image_header import stored_form
+from onnxgraft.data.image_header import Form, stored_form
+from onnxgraft.data.orientation import is_upright, turn
 from onnxgraft.errors import InputError
 from onnxgraft.files.limits import IMAGE_BYTES, IMAGE_PIXELS
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["IMAGE_SUFFIXES", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "read_image", "read_label", "read_picture"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# Of an image file, so much is looked at for its size.
-_HEADER = 1 << 20
 
 
 def read_image(path: Path, *, gray: bool = False) -> Array:
     """Decode an image file to (height, width, 3) uint8 in BGR order, or (height, width, 1).
 
+    It is turned as its EXIF orientation says.
+
     Raises:
         InputError: The file is no image, or a damaged or an enormous one.
     """
+    return read_picture(path, gray=gray)[0]
+
+
+def read_picture(path: Path, *, gray: bool = False) -> tuple[Array, Form | None]:
+    """Return what `read_image` does, and how it is stored where that is known."""
     import cv2
 
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS.most))
@@ -34,13 +40,35 @@ def read_image(path: Path, *, gray: bool = False) -> Array:
             raise InputError(f"{path}: is not a file")
         IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
         data = np.fromfile(path, np.uint8)
-        form = stored_form(data[:_HEADER].tobytes())
+        form = stored_form(data.data)
         if form is not None:
             IMAGE_PIXELS.check(form.width * form.height, f"{path}: the image")
         # imdecode asserts on an empty buffer, and returns None for what it can't read.
-        pixels = cv2.imdecode(data, flag) if data.size else None
+        pixels = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
     except (OSError, cv2.error) as error:
         raise InputError(f"{path}: the image can't be read ({error})") from error
     if pixels is None:
         raise InputError(f"{path}: not an image that can be decoded; remove or replace it")
-    return np.asarray(pixels.reshape(pixels.shape[0], pixels.shape[1], -1))
+    whole = np.asarray(pixels.reshape(pixels.shape[0], pixels.shape[1], -1))
+    # OpenCV turns TIFF files whatever it is asked.
+    if form is None or data[:2].tobytes() in (b"II", b"MM"):
+        return whole, form
+    return turn(whole, form.orientation), form
+
+
+def read_label(path: Path, photograph: Form | None = None) -> Array:
+    """Decode a label image to (height, width, 1) uint8, turned as its photograph is.
+
+    One that has an orientation of its own is turned by that; one that is high where the stored
+    photograph is wide, as the turned one is, was made of that and stays.
+
+    Args:
+        path: Of the label image.
+        photograph: How that is stored.
+    """
+    pixels, form = read_picture(path, gray=True)
+    if photograph is None or (form is not None and form.orientation != 1):
+        return pixels
+    if is_upright(pixels.shape[1], pixels.shape[0], photograph):
+        return pixels
+    return turn(pixels, photograph.orientation)

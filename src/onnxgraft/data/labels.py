@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxgraft.data.samples import Samples
+from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.samples import Sample, Samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["check_labels", "read_labels"]
+__all__ = ["check_labels", "labelled", "read_labels"]
 
 
 def read_labels(path: str | os.PathLike[str]) -> dict[str, Array]:
@@ -63,8 +64,23 @@ def check_labels(
     samples: Samples, labels: Mapping[str, Array], path: str | os.PathLike[str]
 ) -> None:
     """Raise InputError unless every image has a label."""
-    names = [samples.files[index][0].name for index in samples.indices if samples.files]
+    names = [
+        image.name
+        for position in range(len(samples))
+        for image, _ in (samples.files_at(position) if samples.files else ())
+    ]
     missing = [name for name in names if name not in labels]
     if missing or not names:
         what = f"no label for {len(missing)} of {len(names)} images, such as {missing[:1]}"
         raise InputError(f"{os.fspath(path)}: {what if names else 'labels by name are for images'}")
+
+
+def labelled(sample: Sample, labels: Mapping[str, Array], recipe: Preprocess) -> Sample:
+    """Return a sample of images with their labels, turned as they are."""
+    found = []
+    for image in sample.images:
+        label = labels[image.path.name]
+        if label.ndim == 2 and image.form is not None:
+            label = recipe.boxes(label, image.form)
+        found.append(label)
+    return sample.labelled(found)

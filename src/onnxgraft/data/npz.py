@@ -24,13 +24,11 @@ __all__ = ["read_npz"]
 LABELS_KEY = "labels"
 
 
-def read_npz(
-    path: Path, inputs: Sequence[TensorSpec]
-) -> tuple[dict[str, Array], Array | None, int]:
-    """Return the array of each input, the labels if there are any, and how many samples there are.
+def read_npz(path: Path, inputs: Sequence[TensorSpec]) -> tuple[dict[str, Array], Array | None]:
+    """Return the array of each input, and the labels if there are any.
 
     Raises:
-        InputError: It is no ``.npz``, or has no array for an input, or they differ in length.
+        InputError: It is no ``.npz``, or has no array for an input, or one that is not of numbers.
     """
     file = existing_file(path, "the data")
     try:
@@ -62,16 +60,10 @@ def read_npz(
                 f"{file}: no array for the input {spec.name!r}; {nearest(spec.name, stored)}"
             )
     known = arrays if labels is None else {**arrays, LABELS_KEY: labels}
-    lengths = {name: len(value) if value.ndim else 0 for name, value in known.items()}
     for name, value in known.items():
         if value.dtype.kind not in "biuf":
             raise InputError(f"{file}: {name!r} holds {value.dtype}, numbers are needed")
-    if len(set(lengths.values())) != 1:
-        raise InputError(f"{file}: the arrays differ in length: {lengths}")
-    total = next(iter(lengths.values()))
-    if total == 0:
-        raise InputError(f"{file}: there are no samples in it")
-    return arrays, labels, total
+    return arrays, labels
 
 
 def _member(file: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Array:

@@ -12,11 +12,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from onnxgraft.data.image_header import Form
-from onnxgraft.data.images import read_image
+from onnxgraft.data.images import read_label, read_picture
+from onnxgraft.data.orientation import turn_boxes
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["Preprocess"]
+__all__ = ["Preprocess", "turned_notes"]
+
+# Boxes below it are fractions of a picture, which may reach over its edge; none is of two pixels.
+_FRACTIONS = 2.0
 
 
 class Preprocess(BaseModel):
@@ -51,13 +55,19 @@ class Preprocess(BaseModel):
 
     def image(self, path: Path) -> Array:
         """Return the image file as (height, width, channels) float32."""
-        pixels = read_image(path, gray=self.color == "gray")
+        return self.picture(path)[0]
+
+    def picture(self, path: Path) -> tuple[Array, Form | None]:
+        """Return what `image` does, and how the image is stored where that is known."""
+        pixels, form = read_picture(path, gray=self.color == "gray")
         try:
             pixels = self._geometry(pixels, self.interpolation)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        if self.color == "rgb":
-            pixels = pixels[:, :, ::-1]
+        return self.normalized(pixels[:, :, ::-1] if self.color == "rgb" else pixels), form
+
+    def normalized(self, pixels: Array) -> Array:
+        """Return (height, width, channels) float32: minus the mean, times the scale."""
         channels = pixels.shape[2]
         for name, values in (("mean", self.mean), ("scale", self.scale)):
             if len(values) not in (1, channels):
@@ -69,9 +79,35 @@ class Preprocess(BaseModel):
             centred *= np.asarray(self.scale, np.float32)
         return centred
 
-    def label(self, path: Path) -> Array:
-        """Return the label image as (height, width) uint8, resized and cropped as the image is."""
-        return self._geometry(read_image(path, gray=True), "nearest")[:, :, 0]
+    def label(self, path: Path, photograph: Form | None = None) -> Array:
+        """Return the label image as (height, width) uint8: turned, resized, cropped as the image.
+
+        Args:
+            path: Of the label image.
+            photograph: How the image is stored.
+        """
+        return self._geometry(read_label(path, photograph), "nearest")[:, :, 0]
+
+    def boxes(self, boxes: Array, photograph: Form) -> Array:
+        """Return (boxes, 5) labels of an image as they are in the picture that the network sees.
+
+        Boxes of the stored picture are turned with it: fractions of it, and its pixels. Pixels of a
+        resized picture, and whatever is of a cropped one, can't be of the stored one and stay.
+
+        Args:
+            boxes: Rows of [class, x1, y1, x2, y2].
+            photograph: How the image is stored.
+        """
+        corners = boxes[boxes[:, 0] >= 0, 1:]
+        if photograph.orientation == 1 or self.crop is not None or not corners.size:
+            return boxes
+        if corners.max() < _FRACTIONS:
+            return turn_boxes(boxes, photograph.orientation, 1.0, 1.0)
+        size = photograph.width, photograph.height
+        beyond = (corners.reshape(-1, 2).max(0) > size).any()
+        if self.resize is not None or (photograph.orientation > 4 and beyond):
+            return boxes
+        return turn_boxes(boxes, photograph.orientation, *size)
 
     def notes(self, forms: Mapping[Form, int]) -> list[str]:
         """Return a sentence on each way in which images differ from what the recipe expects.
@@ -82,8 +118,8 @@ class Preprocess(BaseModel):
         total = sum(forms.values())
         sizes = Counter[tuple[int, int]]()
         for form, count in forms.items():
-            sizes[form.width, form.height] += count
-        notes = []
+            sizes[form.upright] += count
+        notes = turned_notes(sum(n for form, n in forms.items() if form.orientation != 1), total)
         if len(sizes) > 1:
             (usual, _), *others = sizes.most_common()
             told = ", ".join(f"{w}x{h} ({count})" for (w, h), count in others[:4])
@@ -131,3 +167,10 @@ class Preprocess(BaseModel):
                 )
             pixels = pixels[top : top + height, left : left + width]
         return pixels
+
+
+def turned_notes(turned: int, total: int, labels: str = "") -> list[str]:
+    """Return the sentence on images that were turned, if there are any."""
+    if not turned:
+        return []
+    return [f"{turned} of {total} images were turned as their EXIF orientation says{labels}"]

@@ -7,12 +7,15 @@ import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from onnxgraft.data.image_header import Form, stored_form
+from onnxgraft.data.casting import cast, check_recipe
+from onnxgraft.data.division import Division, divide, divide_images, image_batch
+from onnxgraft.data.image_header import Form
 from onnxgraft.data.images import IMAGE_SUFFIXES
 from onnxgraft.data.npz import read_npz
 from onnxgraft.data.preprocess import Preprocess
@@ -22,25 +25,77 @@ from onnxgraft.files.limits import IMAGE_BYTES
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.graph.training import is_flag
 
-__all__ = ["Sample", "Samples", "arrange", "as_samples", "open_samples", "overlap"]
+__all__ = [
+    "Image",
+    "Sample",
+    "Samples",
+    "arrange",
+    "as_samples",
+    "image_feed",
+    "open_samples",
+    "overlap",
+]
 
 # A label image stands beside its photograph under the same stem, without loss.
 LABEL_SUFFIX = ".png"
 
 
+class Image(NamedTuple):
+    """An image of a sample: its file, and how it is stored where that is known."""
+
+    path: Path
+    form: Form | None
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One feed of batch 1, its name and, where known, its label.
+    """One feed, its name and, where known, its label.
+
+    It is of batch 1 where the model's batch is free, and of the batch that the model takes where
+    that is fixed.
 
     Attributes:
         name: The image's path, or ``FILE.npz[17]``.
         feeds: By input name.
         label: (height, width) uint8 class indices, or a 0-d integer; None if unlabelled.
+        images: Those that were fed, in their order.
+        labels: Of each row, where there are several; ``label`` is None then.
     """
 
     name: str
     feeds: dict[str, Array]
     label: Array | None
+    images: tuple[Image, ...] = ()
+    labels: tuple[Array, ...] = ()
+
+    @property
+    def turned(self) -> int:
+        """How many of the images were turned as their EXIF orientation says."""
+        return sum(image.form is not None and image.form.orientation != 1 for image in self.images)
+
+    def rows(self, output: Array) -> Iterator[tuple[Array, Array | None]]:
+        """Yield an output as batches of 1, each with its label, or whole where there is one.
+
+        Raises:
+            InputError: The output has other rows than there are labels.
+        """
+        if not self.labels:
+            yield output, self.label
+            return
+        if output.shape[:1] != (len(self.labels),):
+            raise InputError(
+                f"{self.name}: has {len(self.labels)} labels, one for each row of the batch, and "
+                f"the output of {output.shape} has no such rows; name another one in [validate] "
+                "or with --metric-output"
+            )
+        for row, label in enumerate(self.labels):
+            yield output[row : row + 1], label
+
+    def labelled(self, found: Sequence[Array]) -> Sample:
+        """Return the sample with the labels of its rows."""
+        if len(found) == 1:
+            return replace(self, label=found[0])
+        return replace(self, labels=tuple(found))
 
 
 @dataclass(frozen=True)
@@ -52,8 +107,8 @@ class Samples:
         inputs: The inputs that are fed.
         preprocess: The recipe of images (arrays of an ``.npz`` are fed as they are).
         files: Image and label paths, for a folder or a list.
-        arrays: Input name -> array with the samples along axis 0, for an ``.npz``.
-        labels: Along axis 0, for an ``.npz``.
+        arrays: Input name -> array, for an ``.npz``; `division` says how it holds the samples.
+        labels: Along axis 0, for an ``.npz``: of each sample, or of each row.
         indices: Which samples, in which order.
         seed: Chose them, if they are not all.
     """
@@ -67,6 +122,18 @@ class Samples:
     labels: Array | None = field(default=None, compare=False)
     seed: int = 0
 
+    @cached_property
+    def division(self) -> Division:
+        """How files or arrays are divided into samples."""
+        if self.files:
+            return divide_images(len(self.files), self.inputs[0], self.source)
+        return divide(self.arrays, self.inputs, self.source)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of how they were divided."""
+        return self.division.notes
+
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.indices)
@@ -78,30 +145,37 @@ class Samples:
 
     def at(self, position: int, *, labelled: bool = True) -> Sample:
         """Decode and return the sample at ``position``, without its label where not wanted."""
-        index = self.indices[position]
-        return self._image(index, labelled) if self.files else self._row(index)
+        return self._image(position, labelled) if self.files else self._row(self.indices[position])
 
     def name(self, position: int) -> str:
         """Return the name of the sample at ``position`` without decoding it."""
         index = self.indices[position]
-        return str(self.files[index][0]) if self.files else f"{self.source}[{index}]"
-
-    def identity(self, position: int) -> tuple[str, Form | None]:
-        """Return the SHA-256 of the sample as it is stored, and an image's form where known."""
-        index = self.indices[position]
         if not self.files:
-            digest = hashlib.sha256()
+            return f"{self.source}[{index}]"
+        first, *others = self.files_at(position)
+        return f"{first[0]} and {len(others)} more" if others else str(first[0])
+
+    def files_at(self, position: int) -> tuple[tuple[Path, Path | None], ...]:
+        """Return the images of the sample at ``position``, each with its label image."""
+        batch, index = self.division.batch, self.indices[position]
+        return self.files[index * batch : (index + 1) * batch]
+
+    def identity(self, position: int) -> str:
+        """Return the SHA-256 of the sample as it is stored."""
+        index, digest = self.indices[position], hashlib.sha256()
+        if not self.files:
             for spec in self.inputs:
-                digest.update(np.ascontiguousarray(self.arrays[spec.name][index]).tobytes())
+                value = self.division.take(spec.name, self.arrays[spec.name], index)
+                digest.update(np.ascontiguousarray(value).tobytes())
             release_pages(self.arrays.values())
-            return digest.hexdigest(), None
-        path = self.files[index][0]
-        try:
-            IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{path}: the image can't be read ({error.strerror})") from error
-        return hashlib.sha256(data).hexdigest(), stored_form(data)
+            return digest.hexdigest()
+        for path, _ in self.files_at(position):
+            try:
+                IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
+                digest.update(path.read_bytes())
+            except OSError as error:
+                raise InputError(f"{path}: the image can't be read ({error.strerror})") from error
+        return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the arrays of a file behind: another process opens them itself."""
@@ -113,7 +187,7 @@ class Samples:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open the arrays of a file again."""
         if state["arrays"] is None:
-            arrays, labels, _ = read_npz(Path(state["source"]), state["inputs"])
+            arrays, labels = read_npz(Path(state["source"]), state["inputs"])
             state = {**state, "arrays": arrays, "labels": labels}
         vars(self).update(state)
 
@@ -121,43 +195,139 @@ class Samples:
     def labelled(self) -> bool:
         """Whether every sample has a label."""
         if self.files:
-            return all(self.files[i][1] is not None for i in self.indices)
+            pairs = (pair for at in range(len(self)) for pair in self.files_at(at))
+            return all(label is not None for _, label in pairs)
         return self.labels is not None
+
+    def fed_to(self, inputs: Sequence[TensorSpec]) -> Samples:
+        """Return the samples for the inputs of another form of the model.
+
+        Raises:
+            InputError: The inputs can't hold them, or take batches that they do not fill.
+        """
+        made = replace(self, inputs=_fed(inputs))
+        if self.files:
+            check_recipe(self.preprocess, made.inputs[0])
+        batch = made.division.batch
+        if batch == self.division.batch:
+            return made
+        mine = self.division.batch
+        rows = {index * mine + row for index in self.indices for row in range(mine)}
+        filled = tuple(
+            index
+            for index in range(made.division.total)
+            if rows.issuperset(range(index * batch, (index + 1) * batch))
+        )
+        if not filled:
+            raise InputError(
+                f"{self.source}: the {len(self)} samples that were chosen fill no batch of "
+                f"{batch}, which {', '.join(map(str, made.inputs))} takes; choose them for this "
+                "model"
+            )
+        return replace(made, indices=filled)
 
     def head(self, count: int) -> Samples:
         """Return the first ``count`` samples."""
         return replace(self, indices=self.indices[:count])
 
-    def _image(self, index: int, labelled: bool) -> Sample:
-        path, label = self.files[index]
+    def _image(self, position: int, labelled: bool) -> Sample:
+        pairs = self.files_at(position)
         spec = self.inputs[0]
-        pixels = self.preprocess.image(path)
-        value = arrange(pixels[np.newaxis], spec, self.preprocess.layout)
+        value, images = image_feed([path for path, _ in pairs], spec, self.preprocess)
+        sample = Sample(self.name(position), {spec.name: value}, None, images)
+        labels = [
+            self.preprocess.label(label, image.form)
+            for (_, label), image in zip(pairs, images, strict=True)
+            if labelled and label is not None
+        ]
+        return sample.labelled(labels) if len(labels) == len(pairs) else sample
+
+    def _row(self, index: int) -> Sample:
+        feeds, division = {}, self.division
+        for spec in self.inputs:
+            taken = np.array(division.take(spec.name, self.arrays[spec.name], index))
+            value = _fitting(taken, spec, "auto")
+            if value is None:
+                raise InputError(
+                    f"{self.source}: rows of {taken.shape} do not fit the input {spec}"
+                )
+            feeds[spec.name] = cast(
+                value, spec, f"{self.source}[{index}]",
+                "store the values that the model was trained with, in that type",
+            )  # fmt: skip
+        release_pages(self.arrays.values())
+        sample = Sample(f"{self.source}[{index}]", feeds, None)
+        if self.labels is None:
+            return sample
+        count = _labels_a_feed(self.labels, self.arrays, division, self.source)
+        found = [np.asarray(self.labels[index * count + row]) for row in range(count)]
+        return sample.labelled(found)
+
+
+def _labels_a_feed(
+    labels: Array, arrays: Mapping[str, Array], division: Division, where: str
+) -> int:
+    """Return how many labels belong to a feed: one, or one a row.
+
+    Raises:
+        InputError: There are labels for other numbers of samples.
+    """
+    lengths = {name: len(value) for name, value in arrays.items() if value.ndim}
+    length = len(labels) if labels.ndim else 0
+    if length == division.total:
+        return 1
+    if length in {lengths[name] for name, rows in division.rows.items() if rows == division.batch}:
+        return division.batch
+    raise InputError(f"{where}: the arrays differ in length: {lengths | {'labels': length}}")
+
+
+def image_feed(
+    paths: Sequence[Path], spec: TensorSpec, recipe: Preprocess
+) -> tuple[Array, tuple[Image, ...]]:
+    """Return image files as what an input takes, and how they are stored.
+
+    Args:
+        paths: As many as the input takes at once, see `image_batch`.
+        spec: Of the input.
+        recipe: Prepares them.
+
+    Raises:
+        InputError: An image can't be read, or the input can't hold what the recipe makes of it.
+    """
+    values, images = [], []
+    one = spec if image_batch(spec) == 1 else replace(spec, shape=(1, *spec.shape[1:]))
+    cure = "set mean and scale in [preprocess] so that pixels fit, or give the model a float input"
+    for path in paths:
+        pixels, form = recipe.picture(path)
+        value = _fitting(pixels if len(spec.shape) == 3 else pixels[np.newaxis], one, recipe.layout)
         if value is None:
             raise InputError(
                 f"{path}: the recipe makes an image of {'x'.join(map(str, pixels.shape))} (height "
                 f"x width x channels), the model's input is {spec}; set resize, crop, color or "
-                "layout in [preprocess]"
+                "layout in [preprocess], and name the recipe with --preprocess"
             )
-        return Sample(
-            str(path),
-            {spec.name: value.astype(spec.dtype)},
-            self.preprocess.label(label) if labelled and label is not None else None,
+        values.append(cast(value, spec, str(path), cure))
+        images.append(Image(path, form))
+    if len(values) == 1:
+        return values[0], tuple(images)
+    if len({value.shape for value in values}) > 1:
+        raise InputError(
+            f"{paths[0]}: it and the {len(paths) - 1} images after it are of different sizes, and "
+            f"the input {spec} takes them at once; set resize or crop in [preprocess]"
         )
+    return np.concatenate(values), tuple(images)
 
-    def _row(self, index: int) -> Sample:
-        feeds = {}
-        for spec in self.inputs:
-            row = self.arrays[spec.name][index : index + 1].astype(spec.dtype)
-            value = row if spec.accepts(row.shape) else None
-            if value is None and row.ndim == 4:
-                value = arrange(row, spec, "auto")
-            if value is None:
-                raise InputError(f"{self.source}: rows of {row.shape} do not fit the input {spec}")
-            feeds[spec.name] = value
-        release_pages(self.arrays.values())
-        label = None if self.labels is None else np.asarray(self.labels[index])
-        return Sample(f"{self.source}[{index}]", feeds, label)
+
+def _fitting(value: Array, spec: TensorSpec, layout: str) -> Array | None:
+    """Return an array as it fits an input: an image, in a batch or not, in either layout."""
+    if value.ndim == 4:
+        return arrange(value, spec, layout)
+    image = value.ndim == len(spec.shape) == 3 and value.shape[2] in (1, 3)
+    if image and spec.shape[0] == value.shape[2] and layout != "nhwc":
+        first = np.ascontiguousarray(value.transpose(2, 0, 1))
+        if spec.accepts(first.shape):
+            return first
+    return value if spec.accepts(value.shape) and not (image and layout == "nchw") else None
 
 
 def arrange(batch: Array, spec: TensorSpec, layout: str = "auto") -> Array | None:
@@ -183,7 +353,7 @@ def open_samples(
     Args:
         data: A folder; a ``.txt`` with one image path a line (relative to the file), each with a
             label image after a tab if there is one; or an ``.npz`` with an array per input and
-            optionally ``labels``, samples along axis 0.
+            optionally ``labels``, samples along axis 0, see `divide`.
         inputs: The inputs to feed; training flags are none, see `onnxgraft.run.answers`.
         preprocess: The recipe for images.
         images: How many to take; None takes all.
@@ -196,10 +366,12 @@ def open_samples(
     recipe = preprocess or Preprocess()
     inputs = _fed(inputs)
     if path.suffix == ".npz":
-        arrays, labels, total = read_npz(path, inputs)
-        return Samples(
-            str(path), tuple(inputs), recipe, _choose(total, images, seed), (), arrays, labels, seed
-        )
+        arrays, labels = read_npz(path, inputs)
+        division = divide(arrays, inputs, str(path))
+        if labels is not None:
+            _labels_a_feed(labels, arrays, division, str(path))
+        chosen = _choose(division, images, seed)
+        return Samples(str(path), tuple(inputs), recipe, chosen, (), arrays, labels, seed)
     if os.path.isdir(path):
         files = _scan_folder(path)
     else:
@@ -212,10 +384,9 @@ def open_samples(
             f"{path}: images feed one input, the model has {len(inputs)} "
             f"({', '.join(spec.name for spec in inputs)}); use an .npz with an array for each"
         )
-    return Samples(
-        str(path), tuple(inputs), recipe, _choose(len(files), images, seed), tuple(files),
-        seed=seed,
-    )  # fmt: skip
+    check_recipe(recipe, inputs[0])
+    chosen = _choose(divide_images(len(files), inputs[0], str(path)), images, seed)
+    return Samples(str(path), tuple(inputs), recipe, chosen, tuple(files), seed=seed)
 
 
 def as_samples(
@@ -228,13 +399,13 @@ def as_samples(
 ) -> Samples:
     """Return samples for ``inputs``: those that are given, or those that `open_samples` finds."""
     if isinstance(data, Samples):
-        return replace(data, inputs=_fed(inputs))
+        return data.fed_to(inputs)
     return open_samples(data, inputs, preprocess, images=images, seed=seed)
 
 
 def overlap(samples: Mapping[str, str], others: Samples) -> list[str]:
     """Return the names of the ``samples`` (SHA-256 by name) that are among ``others`` too."""
-    known = {others.identity(position)[0] for position in range(len(others))}
+    known = {others.identity(position) for position in range(len(others))}
     return [name for name, digest in samples.items() if digest in known]
 
 
@@ -242,12 +413,14 @@ def _fed(inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     return tuple(spec for spec in inputs if not is_flag(spec))
 
 
-def _choose(total: int, images: int | None, seed: int) -> tuple[int, ...]:
+def _choose(division: Division, images: int | None, seed: int) -> tuple[int, ...]:
+    total = division.total
     if images is not None and images < 1:
         raise InputError(f"--images {images}: at least 1 is needed")
-    if images is None or images >= total:
+    if images is None or images >= total * division.batch:
         return tuple(range(total))
-    return tuple(sorted(random.Random(seed).sample(range(total), images)))
+    count = max(images // division.batch, 1)
+    return tuple(sorted(random.Random(seed).sample(range(total), count)))
 
 
 def _scan_folder(folder: Path) -> list[tuple[Path, Path | None]]:

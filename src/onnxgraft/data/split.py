@@ -35,7 +35,7 @@ def split(
     """
     copies: dict[str, list[int]] = {}
     for position, index in enumerate(samples.indices):
-        copies.setdefault(samples.identity(position)[0], []).append(index)
+        copies.setdefault(samples.identity(position), []).append(index)
     total = len(copies)
     if total < LEAST:
         many = f"{total} different samples" if total < len(samples) else f"{total} samples"
@@ -61,11 +61,11 @@ def without(samples: Samples, others: Samples) -> Samples:
     Raises:
         InputError: None is left.
     """
-    known = {others.identity(position)[0] for position in range(len(others))}
+    known = {others.identity(position) for position in range(len(others))}
     kept = tuple(
         index
         for position, index in enumerate(samples.indices)
-        if samples.identity(position)[0] not in known
+        if samples.identity(position) not in known
     )
     if not kept:
         raise InputError(

@@ -12,7 +12,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Outputs, TensorSpec
 from onnxgraft.run.saturation import Ends, liveliness
 
-__all__ = ["MANNERS", "PLAIN", "Manner", "all_move", "lively", "random_feeds"]
+__all__ = ["MANNERS", "PLAIN", "Manner", "all_move", "fixed_batches", "lively", "random_feeds"]
 
 
 @dataclass(frozen=True)
@@ -123,3 +123,13 @@ def lively(
             still.append(name)
         chosen += [manner for manner in best if scores[manner] > scores[PLAIN]]
     return list(dict.fromkeys(chosen)), still
+
+
+def fixed_batches(specs: Sequence[TensorSpec]) -> tuple[int, ...]:
+    """Return the first dimensions of inputs in their order; none where one of them is free.
+
+    What stands fixed beside a free batch, such as a table of anchors, is no batch.
+    """
+    first = [spec.shape[0] for spec in specs if spec.shape]
+    fixed = tuple(dim for dim in first if isinstance(dim, int))
+    return fixed if len(fixed) == len(first) else ()
