@@ -21,6 +21,7 @@ from onnxgraft.stages.validate.metrics import (
     METRICS,
     Answered,
     Metric,
+    declared,
     make_metric,
     own_function,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Tolerance",
     "bisect",
     "check_labels",
+    "declared",
     "find_classes",
     "find_divergence",
     "find_mistake",
