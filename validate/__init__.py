@@ -17,7 +17,14 @@ from onnxgraft.stages.validate.measure.noise import Tolerance, measured_toleranc
 from onnxgraft.stages.validate.measure.spread import Opener
 from onnxgraft.stages.validate.measure.stream import measure, rows
 from onnxgraft.stages.validate.measure.tally import Answer, Tally
-from onnxgraft.stages.validate.metrics import METRICS, Answered, Metric, make_metric, own_function
+from onnxgraft.stages.validate.metrics import (
+    METRICS,
+    Answered,
+    Metric,
+    declared,
+    make_metric,
+    own_function,
+)
 from onnxgraft.stages.validate.polygraphy import Recorded, read_inputs, save_inputs, save_outputs
 from onnxgraft.stages.validate.views.html import write_html
 from onnxgraft.stages.validate.views.junit import write_junit
@@ -39,6 +46,7 @@ __all__ = [
     "Tolerance",
     "bisect",
     "check_labels",
+    "declared",
     "find_classes",
     "find_divergence",
     "find_mistake",

@@ -122,8 +122,9 @@ def test_deploy_asks_for_labels_before_it_works(
 
 
 def test_a_wrong_recipe_names_the_field(tmp_path: Path, cli: Cli) -> None:
-    (tmp_path / "r.toml").write_text('model = "x.pb"\n[calibrate]\ndata = "."\nmethode = "kl"\n')
-    refused(cli("deploy", tmp_path / "r.toml"), "calibrate.methode", "validate")
+    text = 'model = "x.pb"\n[calibrate]\ndata = "."\nmethode = "kl"\n[validate]\nmetrik = "top1"\n'
+    (tmp_path / "r.toml").write_text(text)
+    refused(cli("deploy", tmp_path / "r.toml"), "calibrate.methode", "validate.metrik")
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ def test_an_impossible_budget_keeps_the_best_and_exits_with_one(
 def test_a_function_of_ones_own_is_the_metric(run: Quantize, place: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "def right(output, label):\n    return float(output.argmax() == label)\n"
+        "right.direction = 'up'\n"
     )
     done = run(
         "--budget", f"{tmp_path}/mine.py:right=0.5", "--data", str(place / "val.npz"), "--json"
@@ -139,15 +140,34 @@ def test_a_function_of_ones_own_is_the_metric(run: Quantize, place: Path, tmp_pa
     assert json.loads(done.stdout)["search"]["rows"][0]["metric"] == 1.0
 
 
+def test_more_of_an_error_is_a_loss(run: Quantize, place: Path, tmp_path: Path) -> None:
+    # The float graph makes no error, and every other one does.
+    (tmp_path / "mine.py").write_text(
+        "seen = []\n"
+        "def error(output, label):\n"
+        "    seen.append(output)\n"
+        "    return 0.0 if len(seen) <= 60 else 88.0\n"
+        "error.scale, error.direction = 100, 'down'\n"
+    )
+    done = run(
+        "--budget", f"{tmp_path}/mine.py:error=1", "--data", str(place / "val.npz"), "--json"
+    )
+    assert done.returncode == 1, done.stderr
+    rows = json.loads(done.stdout)["search"]["rows"]
+    assert rows[0]["metric"] == 0.0
+    assert rows[-1]["metric"] == 88.0
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("def right(output, label):\n    return float('nan')\n", "is NaN"),
-        ("def right(output, label):\n    return 1 / 0\n", "ZeroDivisionError"),
+        ("def right(output, label):\n    return float('nan')\nright.direction = 'up'\n", "is NaN"),
+        ("def right(output, label):\n    return 1 / 0\nright.direction = 'up'\n", "ZeroDivision"),
+        ("def right(output, label):\n    return 1.0\n", 'write right.direction = "up" or "down"'),
         ("def rigth(output, label):\n    return 1.0\n", "did you mean rigth?"),
         ("right = = 1\n", "can't be run"),
     ],
-    ids=["nan", "raises", "misspelt", "syntax"],
+    ids=["nan", "raises", "undeclared", "misspelt", "syntax"],
 )
 def test_a_wrong_function_is_refused(
     body: str, said: str, run: Quantize, place: Path, tmp_path: Path
@@ -172,6 +192,7 @@ def test_a_metric_that_is_nan_for_a_mix_is_out_of_the_budget(
         "    first.append(output)\n"
         "    same = len(first) <= 60 or np.array_equal(output, first[(len(first) - 1) % 60])\n"
         "    return 1.0 if same else float('nan')\n"
+        "score.direction = 'up'\n"
     )
     done = run("--budget", f"{tmp_path}/mine.py:score=1", "--data", str(place / "val.npz"))
     assert done.returncode in (0, 1), done.stderr

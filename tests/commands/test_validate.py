@@ -383,3 +383,21 @@ def test_another_shape_has_a_likely_cause(shape: list[int], cause: str, tmp_path
     np.savez(tmp_path / "data.npz", x=np.zeros((1, 24), np.float32))
     with pytest.raises(InputError, match=cause):
         commands.validate(tmp_path / "a.onnx", tmp_path / "b.onnx", tmp_path / "data.npz")
+
+
+def test_data_that_an_engine_was_calibrated_on_are_a_warning(files: Path) -> None:
+    from onnxgraft.commands._evidence import evidence
+    from onnxgraft.data.samples import open_samples
+    from onnxgraft.stages.quantize import calibrate, quantize
+
+    model = Model.load(files / "right.onnx")
+    data = files / "data.npz"
+    ranges = calibrate(model, open_samples(data, model.inputs), "minmax")
+    graph, _ = quantize(model, ranges, "onnxruntime")
+    engine.build(graph, files / "engine", "onnxruntime", evidence=evidence(data=data))
+    x = np.random.default_rng(1).standard_normal((5, 3, 4, 4)).astype(np.float32)
+    np.savez(files / "others.npz", x=x)
+    for name, warned in (("data", True), ("others", False)):
+        report = commands.validate(files / "right.onnx", files / "engine", files / f"{name}.npz")
+        assert report.passed
+        assert any("it was calibrated on samples of" in text for text in report.warnings) is warned

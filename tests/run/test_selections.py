@@ -94,7 +94,7 @@ def test_equal_scores_may_change_places_in_a_top_k() -> None:
 
 
 def test_boxes_are_the_same_where_they_overlap_and_score_alike() -> None:
-    x = np.array([0.8, 0.8, 0.6, 0.6, 0.4, 0.05], np.float32).reshape(1, 1, 6)
+    x = np.array([0.8, 0.8, 0.6, 0.6, 0.4, 0.03], np.float32).reshape(1, 1, 6)
     model, feeds = network(NMS), {"boxes": BOXES, "x": x}
     assert run(model, feeds)["y"][:, 2].tolist() == [0, 2, 4]
     for boxes, right in (
@@ -117,3 +117,11 @@ def test_a_graph_that_chooses_otherwise_than_the_original_is_no_witness() -> Non
     expected = {"y": run(model, {"x": -x})["y"]}
     with Selector(model) as selector:
         assert selector.at({"x": x}, expected).pair("y", expected["y"]) is None
+
+
+def test_a_box_at_the_least_score_may_be_selected_or_not() -> None:
+    x = np.array([0.8, 0.1, 0.6, 0.1, 0.05, 0.03], np.float32).reshape(1, 1, 6)
+    model, feeds = network(NMS), {"boxes": BOXES, "x": x}
+    assert run(model, feeds)["y"][:, 2].tolist() == [0, 2]
+    assert held(model, feeds, np.array([[0, 0, 0], [0, 0, 2], [0, 0, 4]]))
+    assert not held(model, feeds, np.array([[0, 0, 0], [0, 0, 2], [0, 0, 5]]))

@@ -107,6 +107,34 @@ def page_of(report: Report, folder: Path) -> str:
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
+# What nobody may miss.
+
+
+def test_a_warning_is_seen_in_every_view(tmp_path: Path) -> None:
+    report = report_of()
+    row = report.candidates[3]
+    row.warnings.append("the classes of the two overlap by 40.0 % (mIoU)")
+    row.agreement, row.measure = 0.4, "mIoU"
+    report.candidates = report.candidates[:4]
+    assert report.passed
+    page = page_of(report, tmp_path)
+    text = " ".join(Reader(page).text.split())
+    assert "fcn8s_camvid.pb passed with warnings" in text
+    assert "Warning openvino int8: the classes of the two overlap by 40.0 %" in text
+    assert page.index('class="warning"') < page.index("<table")
+    assert "40.00 % mIoU" in text
+    write_junit(report, tmp_path / "junit.xml")
+    assert "WARNING: the classes of the two" in (tmp_path / "junit.xml").read_text()
+    document = report.to_json()
+    assert document["warnings"] == [f"openvino int8: {row.warnings[0]}"]
+    assert document["candidates"][3]["agreement"] == 0.4
+    console = Console(file=io.StringIO(), width=80)
+    render(report, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "pass, WARNING" in shown
+    assert shown.rindex("WARNING: openvino int8") > shown.rindex("note:")
+
+
 # HTML.
 
 

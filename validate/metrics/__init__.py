@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.stages.validate.metrics import classification, detection, segmentation
 from onnxgraft.stages.validate.metrics.metric import Answered, Direction, Metric, MetricKind
-from onnxgraft.stages.validate.metrics.own import Own, own_function
+from onnxgraft.stages.validate.metrics.own import Own, declared, own_function
 
 __all__ = [
     "METRICS",
@@ -13,6 +13,7 @@ __all__ = [
     "Direction",
     "Metric",
     "MetricKind",
+    "declared",
     "make_metric",
     "own_function",
 ]

@@ -16,7 +16,7 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.run.difference import Sum
 from onnxgraft.stages.validate.metrics.metric import Answered, Direction
 
-__all__ = ["Own", "own_function"]
+__all__ = ["Own", "declared", "own_function"]
 
 
 class Own:
@@ -35,7 +35,7 @@ class Own:
             name: Of a single number.
         """
         self.name = name
-        self.scale, self.direction = _declared(function, name)
+        self.scale, self.direction = declared(function, name)
         self._function = function
         self._sums: dict[str, Sum] = {}
         self._count = 0
@@ -82,7 +82,7 @@ class Own:
         return {}
 
 
-def _declared(function: object, name: str) -> tuple[float | None, Direction | None]:
+def declared(function: object, name: str) -> tuple[float | None, Direction | None]:
     """Return the scale and the direction that a function declares; None where it does not."""
     scale, direction = (getattr(function, key, None) for key in ("scale", "direction"))
     number = isinstance(scale, int | float) and not isinstance(scale, bool)

@@ -35,14 +35,15 @@ def render(report: Report, console: Console) -> None:
         _say(console, _proven(engine), "red" if engine.proven is False else None)
     for row in report.candidates[1:]:
         _say(console, f"{row.name}: {row.verdict}", None if row.passed else "red")
-    for warning in report.warnings:
-        _say(console, f"WARNING: {warning}", "bold yellow")
     for sentence in report.missed:
         _say(console, sentence, "red")
     for target, layer, reason in report.float_layers:
         _say(console, f"in float for {target}: {layer} ({reason})")
     for note in report.notes:
         _say(console, f"note: {note}")
+    # At the end, where it can't be missed.
+    for warning in report.warnings:
+        _say(console, f"WARNING: {warning}", "bold yellow")
 
 
 def _proven(engine: EngineRow) -> str:

@@ -90,7 +90,7 @@ def validate(
         typer.Option(
             metavar="GRAPH.onnx",
             rich_help_panel=RUNNING,
-            help="ONNX file that the engine was built from, for --bisect.",
+            help="ONNX file that the engine was built from, for the limit of INT8 and --bisect.",
         ),
     ] = None,
     candidate_weights: CandidateWeights = None,

@@ -43,7 +43,7 @@ from onnxgraft.stages.quantize.budget.search import (
 from onnxgraft.stages.quantize.improve.improve import spread
 from onnxgraft.stages.quantize.place.costs import Estimate, int8_share
 from onnxgraft.stages.quantize.place.placement import placement_text
-from onnxgraft.stages.validate import METRICS, Answered, make_metric, own_function
+from onnxgraft.stages.validate import METRICS, Answered, declared, make_metric, own_function
 from onnxgraft.targets import Floats, find_target
 from onnxgraft.targets.cpu import Cpu
 
@@ -66,7 +66,7 @@ class Budget:
 
     Attributes:
         metric: ``miou``, ``top1``, ``cosine``, ``sqnr``, or ``FILE.py:FUNCTION``: of an output
-            and its label, the mean of which counts, the more the better.
+            and its label, the mean of which counts; it declares its ``direction``.
         drop: In the metric's unit: points of ``miou`` and ``top1``, what cosine may be less than
             1; for ``sqnr`` the dB that there have to be at least.
     """
@@ -392,6 +392,8 @@ class _MixMetric:
                 "sqnr need none"
             )
         self.score = own_function(budget.metric) if ".py:" in budget.metric else None
+        # A loss is less of the metric, or more of it.
+        self.sign = 1.0 if self.score is None else _sign(self.score, budget.metric)
         self.expected: list[Array] = []
         with exact(prepared.model, name="FP32") as session:
             self.nothing_lost = 0.0
@@ -424,13 +426,13 @@ class _MixMetric:
             return math.inf
         if self.budget.metric == "sqnr":
             return -after
-        return self.before - after
+        return self.sign * (self.before - after)
 
     def value(self, loss: float) -> float:
         """Return the metric that a loss stands for."""
         if self.budget.metric == "sqnr":
             return math.inf if loss == self.nothing_lost else -loss
-        return self.before - loss
+        return self.before - self.sign * loss
 
     def _measure(self, engine: Engine, what: str) -> float:
         """Return the metric over all samples; NaN where an output or a score is not finite."""
@@ -480,6 +482,18 @@ class _MixMetric:
             difference.add(self.expected[index], value)
 
         return compare, lambda: getattr(difference, budget.metric)
+
+
+def _sign(function: Score, name: str) -> float:
+    """Return 1 where more of a user's own metric is better, and -1 where less of it is."""
+    key = name.rpartition(":")[2]
+    direction = declared(function, key)[1]
+    if direction is None:
+        raise InputError(
+            f"--budget {name}: the function does not declare whether more or less is better; write "
+            f'{key}.direction = "up" or "down" behind it'
+        )
+    return 1.0 if direction == "up" else -1.0
 
 
 class _Memory:

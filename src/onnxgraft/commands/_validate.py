@@ -342,16 +342,20 @@ class _Validation:
 
     def record(self) -> None:
         """Write what was measured into the passport of a candidate that has one."""
-        if passport_path(self.candidate.path).is_file():
-            try:
-                record_accuracy(
-                    self.candidate.path,
-                    self.report.candidates[-1],
-                    len(self.samples),
-                    self.samples.source,
-                )
-            except InputError as error:
-                self.notes.append(f"the accuracy could not be written into the passport: {error}")
+        if not passport_path(self.candidate.path).is_file():
+            return
+        row = self.report.candidates[-1]
+        try:
+            record_accuracy(self.candidate.path, row, len(self.samples), self.samples.source)
+        except InputError as error:
+            self.notes.append(f"the accuracy could not be written into the passport: {error}")
+            return
+        hashes = engine.read_passport(self.candidate.path).hashes
+        if hashes.get("data") == hashes["validation"]:
+            row.warnings.append(
+                f"it was calibrated on samples of {self.samples.source}, which says little about "
+                "others: validate on other data"
+            )
 
     def look_inside(self, graph: Place | None) -> None:
         """Bisect on the first sample that fails, or the first; notes say what was found."""

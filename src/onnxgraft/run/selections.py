@@ -5,8 +5,9 @@ equal, rounding decides, and the index may be any other number though nothing is
 is replaced by the score that the original gives to what it names, which is what is lost by it:
 
     ArgMax, ArgMin, TopK     score[index] - mean of the scores along the axis
-    NonMaxSuppression        the score of each box; boxes of both sides are partners where they are
-                             of one class and overlap by half or more; without a partner it is 0
+    NonMaxSuppression        the score of each box, less the least that is selected; boxes of both
+                             sides are partners where they are of one class and one would suppress
+                             the other; without a partner a box has 0
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.operators import is_op, op_of
+from onnxgraft.graph.operators import constant_value, is_op, op_of
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.run.answers import adapted, partners
 from onnxgraft.run.engine import Resource
@@ -32,7 +33,7 @@ __all__ = ["Chosen", "Selector", "selecting"]
 _KEEPING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 # Of NonMaxSuppression's (image, class, box) these take the box.
 _COLUMNS = ("Gather", "Slice", "Split")
-# Two boxes are one object where they overlap by so much, as for mAP50.
+# Two boxes are one object where they overlap by so much, if the graph does not say by how much.
 _SAME_BOX = 0.5
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -48,6 +49,9 @@ class _Selection:
         boxes: Of NonMaxSuppression, the tensor of boxes.
         axis: Along which the best is chosen.
         centers: Of NonMaxSuppression: whether boxes are centres and sizes.
+        most: Likewise: how many boxes of a class are selected at most; None for any number.
+        overlap: Likewise: the overlap with a better box from which on one is left out.
+        least: Likewise: the score that a box has to have; None for any.
     """
 
     operator: str
@@ -55,6 +59,9 @@ class _Selection:
     boxes: str = ""
     axis: int = -1
     centers: bool = False
+    most: float | None = None
+    overlap: float | None = None
+    least: float | None = None
 
 
 def selecting(model: Model) -> dict[str, _Selection]:
@@ -76,12 +83,23 @@ def _selection(tensor: gs.Tensor) -> _Selection | None:
         if is_op(node, "NonMaxSuppression"):
             boxes, scores = (given.name for given in node.inputs[:2])
             centers = bool(node.attrs.get("center_point_box", 0))
-            return _Selection("NonMaxSuppression", scores, boxes, centers=centers)
+            most, overlap, least = (_number(node, place) for place in (2, 3, 4))
+            return _Selection("NonMaxSuppression", scores, boxes, -1, centers, most, overlap, least)
         if not is_op(node, *_KEEPING, *_COLUMNS):
             return None
         columns = columns or is_op(node, *_COLUMNS)
         tensor = node.inputs[0]
     return None
+
+
+def _number(node: gs.Node, place: int) -> float | None:
+    """Return a constant input of one number, or None."""
+    given = node.inputs[place] if len(node.inputs) > place else None
+    if isinstance(given, gs.Constant) and np.size(given.values) == 1:
+        return float(np.asarray(given.values).item())
+    made = given.inputs[0] if given is not None and given.inputs else None
+    value = None if made is None else constant_value(made)
+    return float(value.item()) if value is not None and value.size == 1 else None
 
 
 class Selector(Resource):
@@ -183,31 +201,47 @@ def _taken(scores: Array, axis: int, index: Array) -> NDArray[np.float32] | None
 
 
 def _boxes(how: _Selection, scores: Array, boxes: Array, one: Array, other: Array) -> Pair | None:
-    """Return the scores of boxes that both selected, or one of them, in which case it has 0."""
-    rows = [_rows(index, scores.shape) for index in (one, other)]
-    if rows[0] is None or rows[1] is None:
+    """Return the scores of the boxes that either selected, on both sides, less the least."""
+    sides = [_rows(index, scores.shape) for index in (one, other)]
+    if sides[0] is None or sides[1] is None:
         return None
+    mine, theirs = sides[0], sides[1]
     corners = _corners(boxes.astype(np.float64), how.centers)
-    left: list[float] = []
-    right: list[float] = []
-    free = np.ones(len(rows[1]), np.bool_)
-    for image, kind, box in rows[0]:
-        score = float(scores[image, kind, box])
-        same = free & (rows[1][:, 0] == image) & (rows[1][:, 1] == kind)
-        overlaps = np.where(
-            same, _overlap(corners[image, box], corners[rows[1][:, 0], rows[1][:, 2]]), 0.0
+    values = scores.astype(np.float64)
+    same = how.overlap or _SAME_BOX
+    pairs: list[tuple[float, float]] = []
+    for image, kind in np.unique(np.concatenate([mine, theirs])[:, :2], axis=0):
+        table, places = values[image, kind], corners[image]
+        left, right = (
+            side[(side[:, 0] == image) & (side[:, 1] == kind), 2] for side in (mine, theirs)
         )
-        best = int(overlaps.argmax()) if len(overlaps) else -1
-        left.append(score)
-        if best < 0 or overlaps[best] < _SAME_BOX:
-            right.append(0.0)
-            continue
-        free[best] = False
-        right.append(float(scores[tuple(rows[1][best])]))
-    for place in rows[1][free]:
-        left.append(0.0)
-        right.append(float(scores[tuple(place)]))
-    return np.array(left, np.float32), np.array(right, np.float32)
+        least = float(table.min()) if how.least is None else how.least
+        if how.most is not None and len(left) >= how.most:
+            least = max(least, float(table[left].min()))
+        free = np.ones(len(right), np.bool_)
+        for box in left[np.argsort(-table[left], kind="stable")]:
+            overlaps = _overlap(places[box], places[right])
+            # Its partner is the nearest that is free; what suppressed it may be taken already.
+            fitting = np.where((overlaps >= same) & free, overlaps, -1.0)
+            best = int(fitting.argmax()) if len(fitting) else -1
+            if best >= 0 and fitting[best] >= 0:
+                free[best] = False
+                pairs.append((table[box] - least, table[right[best]] - least))
+                continue
+            pairs.append((table[box] - least, _instead(table, box, right[overlaps >= same], least)))
+        for box in right[free]:
+            rivals = left[_overlap(places[box], places[left]) >= same]
+            pairs.append((_instead(table, box, rivals, least), table[box] - least))
+    found = np.array(pairs, np.float32).reshape(-1, 2)
+    return found[:, 0].copy(), found[:, 1].copy()
+
+
+def _instead(
+    table: NDArray[np.float64], box: int, rivals: NDArray[np.int64], least: float
+) -> float:
+    """Return the score that stands for a box that was not selected: of what suppressed it, or 0."""
+    best = float(table[rivals].max()) if len(rivals) else least
+    return max(min(best, float(table[box])) - least, 0.0)
 
 
 def _rows(index: Array, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
