@@ -19,7 +19,15 @@ from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.cut import extract
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import WEIGHTED, is_op
-from onnxgraft.graph.quantized import explicit_pads, in_float, narrowed, precise, sites, with_offset
+from onnxgraft.graph.quantized import (
+    explicit_pads,
+    in_float,
+    narrowed,
+    paired,
+    precise,
+    sites,
+    with_offset,
+)
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.progress import status
@@ -37,10 +45,13 @@ _MOST_LAYERS = 12
 _NAMES: dict[Form, str] = {
     "pads": "explicit pads in place of auto_pad",
     "offset": "uint8 activations with zero point 128 in place of int8",
+    "pairs": "weights that fit into 16 bits in pairs",
     "narrow": "weights of seven bits",
     "precise": "kernels that add in 32 bits, which are slower (session.x64quantprecision)",
     "float": "float activations",
 }
+# Those that say something else than the graph did.
+_OTHERS = ("pairs", "narrow")
 
 
 class Attempt(Protocol):
@@ -195,7 +206,7 @@ class _Search:
         ]
         alone = [(_NAMES[form], form, _in_form(form, model, layer, here)) for form in self.forms]
         for name, form, graph in (*everywhere, *alone):
-            if graph is None or (form == "narrow" and not self._keeps(graph)):
+            if graph is None or (form in _OTHERS and not self._keeps(graph)):
                 continue
             if self._right(graph, layer):
                 return name, graph
@@ -225,8 +236,9 @@ def _in_form(
     """Return the graph with a layer, or all, in another form; None where that changes nothing."""
     if form == "pads":
         return explicit_pads(model) if tensors is None else None
-    if form == "narrow":
-        return narrowed(model, None if tensors is None else {layer or ""})
+    if form in _OTHERS:
+        other = paired if form == "pairs" else narrowed
+        return other(model, None if tensors is None else {layer or ""})
     if form == "precise":
         return precise(model) if tensors is None else None
     if form == "offset":

@@ -17,12 +17,12 @@ from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.pairs import fitting
 from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
 from onnxgraft.stages.quantize.improve.activations import choose_activations, fake_quantized
 from onnxgraft.stages.quantize.improve.bias import corrections
 from onnxgraft.stages.quantize.improve.equalize import equalize
-from onnxgraft.stages.quantize.improve.pairs import fitting
 from onnxgraft.stages.quantize.improve.products import Product, observe
 from onnxgraft.stages.quantize.improve.rounding import (
     Stored,
@@ -176,7 +176,8 @@ def _stored(product: Product, ranges: Ranges, table: Placement, methods: Collect
             return product.unmatrix(found)
 
     if table.pairs:
-        return fitting(product.node, scale, axis, rounded)
+        integers, scale = fitting(product.node, scale, axis, rounded)
+        return Stored(integers, scale, axis)
     return Stored(rounded(scale), scale, axis)
 
 

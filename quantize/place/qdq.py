@@ -24,9 +24,9 @@ from onnxgraft.graph.lift import lift, lifting
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
+from onnxgraft.graph.pairs import MOST, fitting, pair_sums
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
-from onnxgraft.stages.quantize.improve.pairs import MOST, fitting, pair_sums
 from onnxgraft.stages.quantize.improve.rounding import Stored, nearest_integers, store, weight_scale
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.stages.quantize.place.int32_bias import int32_bias, raised
@@ -351,7 +351,10 @@ def _stored(node: gs.Node, table: Placement) -> Stored:
 
 def _fitting(node: gs.Node, scale: Array, axis: int | None) -> Stored:
     values = node.inputs[1].values
-    return fitting(node, scale, axis, lambda scale: nearest_integers(values, scale, axis))
+    integers, scale = fitting(
+        node, scale, axis, lambda scale: nearest_integers(values, scale, axis)
+    )
+    return Stored(integers, scale, axis)
 
 
 def _coarse_weights(costs: Mapping[str, float]) -> list[str]:

@@ -5,7 +5,8 @@ An engine that gives other answers than its graph says is built anew from anothe
 * `float_twin`      activations without Q and DQ, weights as they are stored: what is lost by
                     quantizing activations is measured against it
 * `with_offset`     int8 becomes uint8 with a zero point 128 higher: the same numbers
-* `narrowed`        a layer's weights in seven bits, so that two products of bytes fit into 16 bits
+* `paired`          a layer's weights so that two products of bytes that are added fit into 16 bits
+* `narrowed`        a layer's weights in seven bits, of which any two products do
 * `in_float`        some activations without Q and DQ
 * `explicit_pads`   pads in place of ``auto_pad``
 * `precise`         the same graph, marked for kernels that add products of bytes in 32 bits
@@ -13,7 +14,7 @@ An engine that gives other answers than its graph says is built anew from anothe
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -21,13 +22,14 @@ import onnx_graphsurgeon as gs
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
+from onnxgraft.graph.pairs import fitting, pair_sums
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import tidy
 
 __all__ = [
     "NARROW", "PRECISE", "explicit_pads", "float_twin", "in_float", "input_ranges", "is_quantized",
-    "narrowed", "precise", "sites", "with_offset",
+    "narrowed", "paired", "precise", "sites", "with_offset",
 ]  # fmt: skip
 
 # The largest integer of weights in seven bits: two products with 255 stay below 2^15.
@@ -36,6 +38,10 @@ NARROW = 64
 PRECISE = "onnxgraft.precise"
 # Their output holds values of their input alone.
 _KEEPING = ("Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
+# Integers and their scale.
+_Weights = tuple[Array, Array]
 
 
 def is_quantized(model: Model) -> bool:
@@ -92,6 +98,48 @@ def narrowed(model: Model, layers: Collection[str] | None = None) -> Model | Non
     Where integers of an output channel, or of all where there is one scale, are beyond 64, they are
     rounded anew, half to even, to a scale that is so much larger; an int32 bias likewise.
     """
+
+    def in_seven_bits(node: gs.Node, numbers: Array, scale: Array, axis: int | None) -> _Weights:
+        others = None if axis is None else tuple(a for a in range(numbers.ndim) if a != axis)
+        largest = np.abs(numbers.astype(np.int16)).max(axis=others, initial=0)
+        growth = np.maximum(largest / NARROW, 1.0).reshape(scale.shape)
+        return _rounded(numbers, growth, axis), np.asarray(scale * growth, scale.dtype)
+
+    return _with_weights(model, layers, in_seven_bits)
+
+
+def paired(model: Model, layers: Collection[str] | None = None) -> Model | None:
+    """Return a copy in which the weights of layers, or of all, fit in pairs; None if they do.
+
+    See `pairs`: scales grow only where two neighbours are too large together.
+    """
+
+    def in_pairs(node: gs.Node, numbers: Array, scale: Array, axis: int | None) -> _Weights:
+        if axis is not None and len(pair_sums(node, numbers)) != scale.size:
+            return numbers, scale  # the scales are not those of the outputs
+        return fitting(node, scale, axis, lambda larger: _rounded(numbers, larger / scale, axis))
+
+    return _with_weights(model, layers, in_pairs)
+
+
+def _rounded(numbers: Array, growth: Array, axis: int | None) -> Array:
+    """Return stored integers for scales that are ``growth`` times as large, half to even."""
+    along = np.reshape(growth, [-1 if a == axis else 1 for a in range(numbers.ndim)])
+    return np.asarray(np.rint(numbers / along), numbers.dtype)
+
+
+def _with_weights(
+    model: Model,
+    layers: Collection[str] | None,
+    other: Callable[[gs.Node, Array, Array, int | None], _Weights],
+) -> Model | None:
+    """Return a copy with other weights in int8, and their biases; None if all stay as they are.
+
+    Args:
+        model: Is not changed.
+        layers: The names of those that may change; None for all.
+        other: Of a layer, its integers, scale and the axis of several scales: others of both.
+    """
     copy = model.copy()
     names = FreeNames(copy.graph, copy.names)
     done: set[int] = set()
@@ -106,20 +154,19 @@ def narrowed(model: Model, layers: Collection[str] | None = None) -> Model | Non
         stored, scale = dequantizer.inputs[:2]
         if not isinstance(stored, gs.Constant) or not isinstance(scale, gs.Constant):
             continue
-        numbers = np.asarray(stored.values)
+        numbers, factors = np.asarray(stored.values), np.asarray(scale.values)
         if numbers.dtype != np.int8 or _zero_point(dequantizer) != 0:
             continue
-        factors = np.asarray(scale.values)
-        axis = int(dequantizer.attrs.get("axis", 1)) % numbers.ndim
-        others = None if factors.size == 1 else tuple(a for a in range(numbers.ndim) if a != axis)
-        largest = np.abs(numbers.astype(np.int16)).max(axis=others, initial=0)
-        growth = np.maximum(largest / NARROW, 1.0).reshape(factors.shape)
-        if (growth > 1).any():
-            changed = True
-            _coarser(names, dequantizer, growth)
-            bias = _dequantizer(node.inputs[2]) if len(node.inputs) > 2 else None
-            if bias is not None:
-                _coarser(names, bias, growth)  # its scale is the product of the other two
+        axis = int(dequantizer.attrs.get("axis", 1)) % numbers.ndim if factors.size > 1 else None
+        integers, larger = other(node, numbers, factors, axis)
+        if np.array_equal(larger, factors) and np.array_equal(integers, numbers):
+            continue
+        changed = True
+        dequantizer.inputs[0] = gs.Constant(names.tensor(stored.name), integers)
+        dequantizer.inputs[1] = gs.Constant(names.tensor(scale.name), np.asarray(larger))
+        bias = _dequantizer(node.inputs[2]) if len(node.inputs) > 2 else None
+        if bias is not None:  # its scale is the product of the other two
+            _coarser(names, bias, np.asarray(larger / factors))
     return copy if changed else None
 
 
@@ -328,15 +375,14 @@ def _bypass(graph: gs.Graph, names: FreeNames, dequantizer: gs.Node) -> None:
 
 
 def _coarser(names: FreeNames, dequantizer: gs.Node, growth: Array) -> None:
-    """Give stored integers scales that are ``growth`` times as large."""
+    """Give the int32 bias of a DequantizeLinear scales that are ``growth`` times as large."""
     stored, scale = dequantizer.inputs[:2]
     if not isinstance(stored, gs.Constant) or not isinstance(scale, gs.Constant):
         return
-    numbers, factors = np.asarray(stored.values), np.asarray(scale.values)
+    factors = np.asarray(scale.values)
     growth = np.resize(growth, factors.shape)  # of a transposed layer in groups they are repeated
-    axis = int(dequantizer.attrs.get("axis", 1)) if factors.size > 1 else -1
-    along = growth.reshape(-1, *(1,) * (numbers.ndim - 1 - axis % max(numbers.ndim, 1)))
-    rounded = np.rint(numbers / along).reshape(numbers.shape).astype(numbers.dtype)
-    larger = (factors * growth).astype(factors.dtype)
-    dequantizer.inputs[0] = gs.Constant(names.tensor(stored.name), np.asarray(rounded))
-    dequantizer.inputs[1] = gs.Constant(names.tensor(scale.name), np.asarray(larger))
+    integers = _rounded(np.asarray(stored.values), growth, 0 if factors.size > 1 else None)
+    dequantizer.inputs[0] = gs.Constant(names.tensor(stored.name), integers)
+    dequantizer.inputs[1] = gs.Constant(
+        names.tensor(scale.name), np.asarray(factors * growth, factors.dtype)
+    )

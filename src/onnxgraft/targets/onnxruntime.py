@@ -31,6 +31,6 @@ ONNXRUNTIME = Target(
     floats={},  # its CPU kernels have no fast halves
     options=frozenset({"threads"}),
     magic=((0, b"\x08"),),  # an ONNX model's first field, the version, as a number
-    forms=("pads", "narrow", "precise", "float"),
+    forms=("pads", "pairs", "narrow", "precise", "float"),
     default=True,
 )

@@ -30,6 +30,6 @@ OPENVINO = Target(
     options=frozenset({"shapes", "hint", "threads", "floats"}),
     magic=tuple((offset, b"UPCVO") for offset in range(12)),  # a model that the CPU exported
     limit="ONEDNN_MAX_CPU_ISA",
-    forms=("pads", "offset", "narrow", "float"),
+    forms=("pads", "offset", "pairs", "narrow", "float"),
     default=True,
 )

@@ -15,7 +15,7 @@ Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 Floats = Literal["fp32", "tf32", "fp16", "bf16"]
 # Another form of a layer, from which the target builds another engine: pads in place of auto_pad,
 # uint8 activations with zero point 128, weights of seven bits, float activations.
-Form = Literal["pads", "offset", "narrow", "precise", "float"]
+Form = Literal["pads", "offset", "pairs", "narrow", "precise", "float"]
 
 
 @dataclass(frozen=True)

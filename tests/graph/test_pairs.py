@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxgraft.graph.pairs import MOST, fitting, pair_sums
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.quantize.improve.pairs import MOST, fitting, pair_sums
-from onnxgraft.stages.quantize.improve.rounding import nearest_integers, weight_scale
+from onnxgraft.stages.quantize.improve.rounding import Stored, nearest_integers, weight_scale
 
 # Layers by operator and attributes, the shape of their weights, and the axis of their scales.
 LAYERS = {
@@ -76,7 +76,10 @@ def test_neighbours_always_fit(layer: str, seed: int, heavy: bool) -> None:
     if heavy:
         weights = np.sign(weights)  # all as large as the largest
     node, scale = node_of(layer, weights), weight_scale(weights, axis)
-    stored = fitting(node, scale, axis, lambda scale: nearest_integers(weights, scale, axis))
+    integers, larger = fitting(
+        node, scale, axis, lambda scale: nearest_integers(weights, scale, axis)
+    )
+    stored = Stored(integers, larger, axis)
     assert stored.integers.dtype == np.int8
     assert pair_sums(node, stored.integers).max() <= MOST
     # Never by more than seven bits would have lost.
@@ -91,8 +94,8 @@ def test_what_fits_already_is_left_as_it_is(layer: str) -> None:
     weights = np.zeros(shape, np.float32)
     weights.reshape(-1)[0] = 1.0  # with no neighbour that counts
     scale = weight_scale(weights, axis)
-    stored = fitting(
+    integers, same = fitting(
         node_of(layer, weights), scale, axis, lambda s: nearest_integers(weights, s, axis)
     )
-    assert np.abs(stored.integers).max() == 127
-    np.testing.assert_array_equal(stored.scale, scale)
+    assert np.abs(integers).max() == 127
+    np.testing.assert_array_equal(same, scale)

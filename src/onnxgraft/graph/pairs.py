@@ -21,7 +21,6 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.quantize.improve.rounding import Stored
 
 __all__ = ["MOST", "fitting", "pair_sums"]
 
@@ -33,8 +32,8 @@ _ROUNDS = 8
 
 def fitting(
     node: gs.Node, scale: Array, axis: int | None, store: Callable[[Array], Array]
-) -> Stored:
-    """Return weights whose neighbours fit, with a scale that is as small as that allows.
+) -> tuple[Array, Array]:
+    """Return int8 weights whose neighbours fit, and a scale that is as small as that allows.
 
     Args:
         node: The layer.
@@ -47,14 +46,14 @@ def fitting(
         sums = pair_sums(node, integers)
         growth = (sums.max(initial=0) if axis is None else sums) / MOST
         if (growth <= 1).all():
-            return Stored(integers, scale, axis)
+            return integers, scale
         scale = np.asarray(scale * np.maximum(growth, 1.0), np.float32)
         integers = store(scale)
     sums = pair_sums(node, integers)
     over = sums.max(initial=0) > MOST if axis is None else sums > MOST
     halved = np.clip(integers, -MOST // 2, MOST // 2)  # which always fits
     shape = [-1 if a == axis else 1 for a in range(integers.ndim)]
-    return Stored(np.where(np.reshape(over, shape), halved, integers), scale, axis)
+    return np.where(np.reshape(over, shape), halved, integers), scale
 
 
 def pair_sums(node: gs.Node, integers: Array) -> Array:
