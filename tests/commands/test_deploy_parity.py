@@ -233,3 +233,24 @@ def test_the_layer_table_is_the_engines_or_says_that_it_is_not(alone: Report) ->
     # It is of the first sample, and the table of both.
     assert last.arrived is not None
     assert abs(last.arrived - output.sqnr) < 6
+
+
+def test_an_onnx_file_has_a_layer_table_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    model_of(
+        "net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y)"
+        " { c = Conv(x, w) r = Relu(c) y = Conv<pads = [1, 1, 1, 1]>(r, v) }",
+        {
+            "w": rng.standard_normal((8, 3, 3, 3)).astype(np.float32),
+            "v": rng.standard_normal((4, 8, 3, 3)).astype(np.float32),
+        },
+    ).save(tmp_path / "net.onnx")
+    np.savez(tmp_path / "data.npz", x=rng.standard_normal((16, 3, 8, 8)).astype(np.float32))
+    recipe = make_recipe(
+        tmp_path / "net.onnx", data=str(tmp_path / "data.npz"), targets=["onnxruntime"]
+    )
+    recipe.bench.rounds = recipe.bench.runs = 1
+    report = deploy(recipe, tmp_path / "out")
+    assert report.passed
+    assert {row.tensor for row in report.layers} >= {"c", "y"}
+    assert any(row.told for row in report.layers)

@@ -62,21 +62,25 @@ def test_precisions_are_those_that_the_engine_tells(
     layers: list[Layer], precisions: list[str]
 ) -> None:
     engine = Fake(RIGHT, layers)
-    found, said = layers_of_engine(rows(), model(), engine, FEEDS, RIGHT)  # type: ignore[arg-type]
+    found, said, apart = layers_of_engine(rows(), model(), engine, FEEDS, RIGHT)  # type: ignore[arg-type]
     assert [row.precision for row in found] == precisions
+    assert apart == []
     assert said.startswith(f"fake int8 tells the precision of {sum(r.told for r in found)} of")
 
 
 def test_an_engine_that_tells_nothing_is_said_to() -> None:
-    found, said = layers_of_engine(rows(), model(), Fake(RIGHT), FEEDS, RIGHT)  # type: ignore[arg-type]
+    found, said, apart = layers_of_engine(rows(), model(), Fake(RIGHT), FEEDS, RIGHT)  # type: ignore[arg-type]
     assert not any(row.told for row in found)
     assert "does not tell what its layers run in" in said
+    assert apart == []
     assert "those of the graph that it was built from" in said
 
 
 def test_an_output_that_the_engine_loses_is_told_and_no_longer_the_graphs() -> None:
     off = {"y": RIGHT["y"] * np.float32(1.1)}
-    found, said = layers_of_engine(rows(), model(), Fake(off), FEEDS, RIGHT)  # type: ignore[arg-type]
+    found, said, apart = layers_of_engine(rows(), model(), Fake(off), FEEDS, RIGHT)  # type: ignore[arg-type]
     assert found[-1].arrived == pytest.approx(20.0, abs=0.01)
     assert "y keeps 20.0 dB in the engine and 40.0 in its graph" in said
+    assert len(apart) == 1
+    assert apart[0].startswith("fake int8: on this sample y keeps 20.0 dB in the engine")
     assert found[0].arrived == 40.0

@@ -218,7 +218,8 @@ class _Deployment:
         for (name, _), row in zip(self.built, report.candidates[2:], strict=True):
             record_accuracy(self.work / name, row, report.samples, self.judged_on)
         report.gallery = gallery_rows(tally, report.candidates, validation, section.classes)
-        self._look_inside(lowered if self.stands_in else self.original)
+        inside = self.stands_in or opened.framework == "onnx"
+        self._look_inside(lowered if inside else self.original)
         report.ranges = range_rows(ranges, self.kept)
         self.stack.close()  # an open runtime would disturb the timing
         report.latency = self._latency()
@@ -333,11 +334,12 @@ class _Deployment:
             for _, (name, model) in self.built:
                 found = bisect(original, model, self.probe[0].feeds)
                 if found is not None:
-                    layers, self.report.layers_from[name] = layers_of_engine(
+                    layers, self.report.layers_from[name], apart = layers_of_engine(
                         layer_rows(name, found), model, self.engines[name], self.probe[0].feeds,
                         self.expected[0],
                     )  # fmt: skip
                     self.report.layers += layers
+                    self.report.notes += apart
                     self.report.notes += [
                         f"{name}: {divergence}" for divergence in found.divergences[:3]
                     ]

@@ -30,8 +30,10 @@ _APART = 1.0
 
 def layers_of_engine(
     rows: list[LayerRow], model: Model, engine: Engine, feeds: Feeds, expected: Outputs
-) -> tuple[list[LayerRow], str]:
+) -> tuple[list[LayerRow], str, list[str]]:
     """Return the rows with the engine's precisions and outputs, and where the rest is from.
+
+    At the end stands a sentence for each output of which the engine keeps less than its graph.
 
     Args:
         rows: Of the graph, on one sample.
@@ -61,7 +63,7 @@ def layers_of_engine(
     )
     found, apart = _ends(found, engine, feeds, expected)
     said += "; errors are those of that graph, computed layer by layer"
-    return found, f"{said}{apart}"
+    return found, "; ".join([said, *apart]), [f"{engine.name}: {text}" for text in apart]
 
 
 def _told(layers: Iterable[Layer]) -> dict[str, str]:
@@ -84,7 +86,7 @@ def _told(layers: Iterable[Layer]) -> dict[str, str]:
 
 def _ends(
     rows: list[LayerRow], engine: Engine, feeds: Feeds, expected: Outputs
-) -> tuple[list[LayerRow], str]:
+) -> tuple[list[LayerRow], list[str]]:
     """Return the rows with what the engine's outputs keep, and a sentence where that is less."""
     actual = answers(engine, feeds, expected)
     kept = {
@@ -92,15 +94,15 @@ def _ends(
         for name, value in expected.items()
         if name in actual and value.dtype.kind == "f"
     }
-    found, told = [], ""
+    found, told = [], []
     for row in rows:
         mine = kept.get(row.tensor, kept.get(row.origin))
         if mine is None or row.arrived is None:
             found.append(row)
             continue
         if mine < row.arrived - _APART:
-            told += (
-                f"; on this sample {row.origin} keeps {mine:.1f} dB in the engine and "
+            told.append(
+                f"on this sample {row.origin} keeps {mine:.1f} dB in the engine and "
                 f"{row.arrived:.1f} in its graph, so that the engine computes something else"
             )
         found.append(replace(row, arrived=mine))

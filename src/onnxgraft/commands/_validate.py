@@ -380,9 +380,11 @@ class _Validation:
             self.report.layers = layer_rows(self.other.name, found)
             if is_engine(Path(self.candidate.path)):
                 expected = answers(self.reference, feeds)
-                self.report.layers, self.report.layers_from[self.other.name] = layers_of_engine(
+                self.report.layers, told, apart = layers_of_engine(
                     self.report.layers, model, self.other, feeds, expected
                 )
+                self.report.layers_from[self.other.name] = told
+                self.notes += apart
             self.notes.append(
                 f"compared {len(found.layers)} tensors that both have, in {found.runs} "
                 f"run{'s' if found.runs > 1 else ''}"
