@@ -76,6 +76,14 @@ def test_an_engine_that_tells_nothing_is_said_to() -> None:
     assert "those of the graph that it was built from" in said
 
 
+@pytest.mark.parametrize(("arrived", "factor"), [(128.0, 1e-6), (60.0, 3e-3), (40.0, 1.2e-2)])
+def test_what_two_right_engines_differ_by_is_not_told(arrived: float, factor: float) -> None:
+    near = {name: value * np.float32(1 + factor) for name, value in RIGHT.items()}
+    engine = Fake(near)
+    told = layers_of_engine(rows(arrived), model(), engine, FEEDS, RIGHT)  # type: ignore[arg-type]
+    assert told[2] == []
+
+
 def test_an_output_that_the_engine_loses_is_told_and_no_longer_the_graphs() -> None:
     off = {"y": RIGHT["y"] * np.float32(1.1)}
     found, said, apart = layers_of_engine(rows(), model(), Fake(off), FEEDS, RIGHT)  # type: ignore[arg-type]
