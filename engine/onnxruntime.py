@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.onnx_file import read_model
 from onnxgraft.graph.operators import op_of
 from onnxgraft.graph.quantized import PRECISE
 from onnxgraft.optional import optional
@@ -81,7 +80,8 @@ class OnnxRuntimeEngine(OnnxRuntime):
 
     def layers(self) -> list[Layer]:
         """Return the graph's nodes as onnxruntime fused them."""
-        return [Layer(node.name, op_of(node), "", ()) for node in onnx.load(self._path).graph.node]
+        graph = read_model(self._path)[0].graph
+        return [Layer(node.name, op_of(node), "", ()) for node in graph.node]
 
 
 def _configure(threads: int | None, *, precise: bool = False) -> Callable[[Any], None]:

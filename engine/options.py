@@ -24,15 +24,12 @@ class BuildOptions:
 
     Attributes:
         shapes: For inputs with free dimensions, the shape to optimize for.
-        smallest: For inputs in ``shapes``, the smallest shape; as ``shapes`` if not
-            given.
+        smallest: For inputs in ``shapes``, the smallest shape; as ``shapes`` if not given.
         largest: Likewise the largest.
-        batches: For a free batch, the batches to tune for; any up to the largest can be run
-           .
+        batches: For a free batch, the batches to tune for; any up to the largest can be run.
         hint: Answer a single image soon, or many images in little time.
         threads: Of the CPU; None takes all.
-        workspace: Bytes of GPU memory that a layer may use for scratch; None sets no limit
-           .
+        workspace: Bytes of GPU memory that a layer may use for scratch; None sets no limit.
         level: Of optimization, 0 to 5; None leaves it to the library.
         timing_cache: Where timings of layers are kept from build to build; None for a place in
             the user's cache folder.

@@ -21,6 +21,12 @@ from onnxgraft.run.answers import adapted
 from onnxgraft.run.difference import relative_error, sqnr
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime, exposing
+from onnxgraft.run.tolerances import (
+    HALF_LAYER_TOLERANCE,
+    LAYER_TOLERANCE,
+    LEAST_LAYER_SQNR,
+    LEAST_RANGE_SQNR,
+)
 from onnxgraft.stages.validate.divergence.forced import (
     HALF_TYPES,
     ForcedGraph,
@@ -34,19 +40,7 @@ from onnxgraft.stages.validate.report import LayerRow
 
 __all__ = ["Bisection", "Divergence", "bisect", "find_divergence"]
 
-# What one float32 layer adds: measured on whole networks at most 1e-6 of its tensor's range.
-LAYER_TOLERANCE = 2e-5
-# A layer in half precision rounds its inputs, weights and results to 11 bits: 5e-4 of a value.
-# Measured on whole networks it stays under 2e-3 of a tensor's range.
-HALF_LAYER_TOLERANCE = 1e-2
 LARGEST_HALF = 65504.0
-# Rounding weights to INT8 leaves a layer 33 dB or more on the networks of benchmarks/, and 30 dB on
-# thin ones of random weights. What leaves less than 25 dB, an error of 6 % of the signal, is more
-# than rounding; what a fault that leaves more does stands in docs/validate.md.
-LEAST_LAYER_SQNR = 25.0
-# Clipping that a calibration chooses costs no more than the rounding that it saves; beyond that a
-# range that loses 3 % of the signal's energy saturates.
-LEAST_RANGE_SQNR = 15.0
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16,
            onnx.TensorProto.DOUBLE)  # fmt: skip
 # A run holds the original's values, the same in the candidate's layout and type, and the results.

@@ -9,20 +9,12 @@ from onnxgraft.data.samples import Sample
 from onnxgraft.run.answers import adapted
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.noise import own_noise
-from onnxgraft.run.tolerances import FLOAT_TOLERANCE, NOISE_FACTOR
+from onnxgraft.run.tolerances import ENGINE_TOLERANCES, NOISE_FACTOR
 
 __all__ = ["Tolerance", "measured_tolerance", "users_tolerance"]
 
-# Of each precision, how many bits a value keeps, and the least that is allowed. Layers that round
-# what they compute do so once each, and inputs are rounded once: the CamVid MobileNet is off by
-# 5e-3 in FP16 and by 6e-3 in BF16, whose runtimes keep sums in float32, while its inputs explain
-# 4e-4 and 3e-3.
-_PRECISIONS = {
-    "fp32": (24, FLOAT_TOLERANCE),
-    "tf32": (11, 1e-2),
-    "fp16": (11, 1e-2),
-    "bf16": (8, 2e-2),
-}
+# How many bits a value keeps.
+_BITS = {"fp32": 24, "tf32": 11, "fp16": 11, "bf16": 8}
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,7 @@ def measured_tolerance(
         precision: Of the candidate: ``fp32``, ``tf32``, ``fp16`` or ``bf16``.
         other: The original, optimized otherwise.
     """
-    bits, least = _PRECISIONS[precision]
+    bits, least = _BITS[precision], ENGINE_TOLERANCES[precision]
     noise = own_noise(
         original, (adapted(sample.feeds, original) for sample in samples), bits=bits, other=other
     )

@@ -26,6 +26,7 @@ from onnxgraft.cli._options import (
     Weights,
     trust_of,
 )
+from onnxgraft.targets import TARGETS
 
 __all__ = ["convert", "inspect", "surgery"]
 
@@ -117,7 +118,8 @@ def surgery(
             "--for",
             metavar="TARGET",
             rich_help_panel=PASSES,
-            help="Write what this target lacks in other operators (tensorrt).",
+            help="Write what this target lacks in other operators: "
+            f"{', '.join(target.name for target in TARGETS if target.lowering)}.",
         ),
     ] = None,
     plugin: Annotated[
