@@ -330,7 +330,7 @@ def work(tmp_path: Path) -> Path:
         " c = Conv<pads=[1,1,1,1]>(x, w)  y = Relu(c) }",
         {"w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32)},
     ).save(folder / "net.onnx")
-    np.savez(folder / "data.npz", x=rng.normal(size=(4, 3, 8, 8)).astype(np.float32))
+    np.savez(folder / "data.npz", x=rng.normal(size=(24, 3, 8, 8)).astype(np.float32))
     return folder
 
 

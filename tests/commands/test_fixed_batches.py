@@ -122,15 +122,18 @@ def test_labels_by_file_are_of_the_images_of_a_batch(tmp_path: Path, images: Pat
 
 
 def test_a_fixed_batch_is_deployed(tmp_path: Path, images: Path) -> None:
+    for number in range(7, 13):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        cv2.imwrite(str(images / f"{number}.png"), pixels)
     report = deploy(
         classifier(tmp_path / "m.onnx", "3"), tmp_path / "out", data=images,
         validate_on=images, targets="onnxruntime",
     )  # fmt: skip
     assert report.samples == 2
     assert report.passed
-    assert f"{images}: 1 of 7 images were not used; they make no batch of 3" in report.notes
+    assert f"{images}: 1 of 13 images were not used; they make no batch of 3" in report.notes
     assert (
-        len(infer(tmp_path / "out" / "engine.onnxruntime", sorted(images.iterdir())).answers) == 7
+        len(infer(tmp_path / "out" / "engine.onnxruntime", sorted(images.iterdir())).answers) == 13
     )
 
 
@@ -142,8 +145,9 @@ def test_what_has_no_batch_is_deployed(tmp_path: Path, case: str) -> None:
         model(tmp_path / "m.onnx", inputs, output, body), tmp_path / "out",
         data=tmp_path / "a.npz", validate_on=tmp_path / "a.npz", targets="openvino",
     )  # fmt: skip
-    assert report.samples == count
-    assert report.passed
+    assert report.samples + report.calibrated == count
+    # So few random values say nothing of ranges, which is what the verdict would be about.
+    assert [engine.proven for engine in report.engines] == [True]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -329,6 +329,6 @@ def test_a_label_that_is_a_fraction_is_no_class(metric: str) -> None:
 
 
 def test_a_negative_label_is_left_out_of_the_miou() -> None:
-    metric = make_metric("miou")
+    metric = make_metric("miou", "camvid")
     metric.add(Answered(np.zeros((1, 1, 2), np.int64)), np.array([[0, -1]]))
     assert sum(map(sum, metric.confusion_table().values())) == 1

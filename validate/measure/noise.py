@@ -45,16 +45,16 @@ def measured_tolerance(
 ) -> Tolerance:
     """Return the tolerance that rounding explains, measured on the original itself.
 
-    It is run twice on each sample, a third time on inputs that are rounded otherwise: each value
+    It is run twice on each sample, a third time on inputs that are rounded differently: each value
     moved at random by up to half a unit in the last place of the candidate's precision; and once
-    more as its runtime optimizes it otherwise, where there is such a one. Each output has a
+    more with other optimizations of its runtime, where there is such an engine. Each output has a
     tolerance of its own.
 
     Args:
         original: The reference.
         samples: Some.
         precision: Of the candidate: ``fp32``, ``tf32``, ``fp16`` or ``bf16``.
-        other: The original, optimized otherwise.
+        other: The original with other optimizations.
     """
     bits, least = _BITS[precision], ENGINE_TOLERANCES[precision]
     noise = own_noise(
@@ -62,14 +62,14 @@ def measured_tolerance(
     )
     where = "" if precision == "fp32" else f" to the {bits} bits of {precision}"
     optimized = (
-        f", and by {noise.relative(noise.otherwise):.1e} when it is optimized otherwise"
+        f", and by {noise.relative(noise.otherwise):.1e} with other optimizations"
         if noise.otherwise
         else ""
     )
     told = (
         f"{original.name} differs from itself by {noise.relative(noise.again):.1e} of an output's "
         f"range when run twice, and by {noise.relative(noise.moved):.1e} when its inputs are "
-        f"rounded otherwise{where}{optimized} ({noise.samples} samples)"
+        f"rounded differently{where}{optimized} ({noise.samples} samples)"
     )
     floors = {n: v for n, v in noise.floors().items() if v > least * noise.spans[n]}
     kind = "" if precision == "fp32" else f", the least for {precision}"

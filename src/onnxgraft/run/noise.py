@@ -21,8 +21,8 @@ class OwnNoise:
 
     Attributes:
         again: When it is run twice.
-        moved: When its inputs are rounded otherwise.
-        otherwise: When its runtime optimizes it otherwise; empty where that was not tried.
+        moved: When its inputs are rounded differently.
+        otherwise: With other optimizations of its runtime; empty where that was not tried.
         spans: The range of the output.
         samples: How many samples were tried.
     """
@@ -54,7 +54,7 @@ def own_noise(
         engine: The network.
         samples: Feeds of it.
         bits: Inputs are moved at random by up to half a unit in the last place of so many bits.
-        other: The same network as its runtime optimizes it otherwise.
+        other: The same network with other optimizations of its runtime.
     """
     found = OwnNoise()
     rng = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def noise_floors(first: Outputs, others: Sequence[Outputs]) -> dict[str, float]:
 
     Args:
         first: What it makes of a sample.
-        others: What it makes of it run otherwise.
+        others: What it makes of it when it is run differently.
     """
     largest: dict[str, float] = {}
     for other in others:

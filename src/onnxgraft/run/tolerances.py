@@ -24,7 +24,7 @@ HALF_TOLERANCE = 5e-3
 # of 1 - 2^-25, and onnxruntime 1.31 computes one near 0 with an absolute error of up to 1.5e-7.
 RESOLUTION = 2.0**-21
 # How many times a network's own noise another runtime may differ. Another order of every sum is
-# many roundings, an input that is rounded otherwise one: measured on the networks of benchmarks/,
+# many roundings, an input that is rounded differently one: measured on the networks of benchmarks/,
 # two runtimes differ by up to 4 times as much.
 NOISE_FACTOR = 10
 # Of the positions of a whole-number output, such as an argmax over classes: where two scores are as
