@@ -50,5 +50,5 @@ def test_nothing_is_done_twice(tmp_path: Path, counted: Counter[str]) -> None:
     assert report.passed
     assert (counted["read_graphdef"], counted["lower"]) == (1, 1)
     # Converted, cleaned, and INT8 for two targets; three of them are written to files. Of each INT8
-    # graph there are the exact reference of its stage, that of the engine's proof, and the float twin.
+    # graph there are the exact reference of its stage, that of the engine's proof, and its twin.
     assert counted["export_onnx"] == 4 + 3 + 2 * 3
