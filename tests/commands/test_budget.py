@@ -24,9 +24,11 @@ from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.engine import load
 from onnxgraft.stages.engine.passport import Passport
 from onnxgraft.stages.quantize import Prepared, calibrate, placement
-from onnxgraft.targets.cpu import Cpu
+from onnxgraft.stages.quantize.budget.search import mixed
+from onnxgraft.targets.cpu import Cpu, find_cpu
 from tests.conftest import Cli, model_of
 from tests.quantize.networks import PAIR, PAIR_SHAPES, infer, weights
+from tests.run import textbook
 
 SCORES = PAIR.replace("(float[N, 5, 8, 8] y)", "(float[N, 5] scores)").replace(
     "[third] y = Conv (e, w3, b3)",
@@ -436,3 +438,37 @@ def test_another_searchs_memory_is_refused(place: Path, tmp_path: Path) -> None:
 def test_budgets_are_read() -> None:
     assert read_budget("miou=0.3") == Budget("miou", 0.3)
     assert read_budget("a=b.py:f=1e-3") == Budget("a=b.py:f", 1e-3)
+
+
+# What decides is the graph, not what a runtime makes of it.
+
+
+def encoder() -> Model:
+    """Return four layers of MatMuls, as a transformer has them."""
+    rng = np.random.default_rng(0)
+    steps = " ".join(f"a{n} = MatMul(r{n}, w{n})  r{n + 1} = Relu(a{n})" for n in range(4))
+    return model_of(
+        f"net (float[N, 8, 64] x) => (float[N, 8, 64] y) {{ r0 = Relu(x) {steps}"
+        " y = MatMul(r4, w4) }",
+        {f"w{n}": rng.standard_normal((64, 64)).astype(np.float32) / 6 for n in range(5)},
+    )
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_a_budget_s_loss_is_that_of_the_graph_as_it_is_written(target: str, tmp_path: Path) -> None:
+    model = encoder()
+    feeds = random_feeds(model.inputs, 24, seed=3)
+    np.savez(tmp_path / "x.npz", **feeds)
+    samples = open_samples(tmp_path / "x.npz", model.inputs)
+    found = Prepared(model, calibrate(model, samples, "minmax"))
+    table = placement(target, find_cpu("avx512-vnni"))
+    report = within_budget(
+        found, table, Budget("sqnr", 0.0), samples, cpu=Cpu("a car", frozenset()),
+    )[1]  # fmt: skip
+    graph = mixed(found, table, ())
+    difference = Difference()
+    for sample in samples:
+        right = infer(model, sample.feeds)["y"]
+        by_hand = textbook.run(graph.to_onnx(), sample.feeds)["y"]
+        difference.add(right, by_hand.astype(np.float32))
+    assert report.rows[1].metric == pytest.approx(difference.sqnr, abs=0.2)
