@@ -9,12 +9,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from onnxgraft.commands._bench import BenchTarget, measure
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds
-from onnxgraft.run.engine import Engine
+from onnxgraft.run.engine import Engine, Resource
 from onnxgraft.run.feeds import fixed_batches
 from onnxgraft.stages import engine
 from onnxgraft.stages.convert import Original
@@ -25,7 +24,7 @@ from onnxgraft.targets.cpu import Cpu
 __all__ = ["MixEngines"]
 
 
-class MixEngines:
+class MixEngines(Resource):
     """Builds mixes into engines in a temporary folder, which is removed at the end.
 
     Args:
@@ -51,16 +50,7 @@ class MixEngines:
         self._folder = tempfile.TemporaryDirectory(prefix="onnxgraft.")
         self._built: dict[str, tuple[Path, Passport]] = {}
 
-    def __enter__(self) -> MixEngines:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Remove the engines."""
         self._folder.cleanup()
 
