@@ -57,9 +57,9 @@ def test_the_longer_way_counts_where_two_meet() -> None:
 def test_the_noise_of_roundings_adds_up_as_the_formula_says() -> None:
     # An independent witness: normal values, rounded again and again between random rotations.
     rng = np.random.default_rng(0)
-    signal = value = rng.standard_normal((256, 4096))
+    signal = value = rng.standard_normal((64, 4096))
     for depth in range(1, 33):
-        turn, _ = np.linalg.qr(rng.standard_normal((256, 256)))
+        turn, _ = np.linalg.qr(rng.standard_normal((64, 64)))
         signal, value = turn @ signal, turn @ value
         step = 2 * 4 * value.std() / 255
         value = np.clip(np.rint(value / step), -127, 127) * step
