@@ -68,6 +68,8 @@ __all__ = [
 ]
 
 Shape = Sequence[int]
+# An engine with a free batch is proven on a batch of so many, too.
+_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,8 @@ def build(
         )
         builder = Builder(backend, made, options, passport)
         if prove and backend.runs_here() and passport.cpu == here:
-            feeds = trials(graph, inputs, samples)
+            most = max(options.batches) if "batches" in aim.options else _BATCH
+            feeds = trials(graph, inputs, samples, min(most, _BATCH))
             proven = mend(graph, feeds, builder, forms=aim.forms, floats=floats)
             passport = replace(passport, proof=tuple(proven.proofs), notes=tuple(proven.notes))
         else:

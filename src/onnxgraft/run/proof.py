@@ -179,7 +179,7 @@ class Reference:
 
 
 def trials(
-    model: Model, inputs: Sequence[TensorSpec], samples: Iterable[Feeds] = ()
+    model: Model, inputs: Sequence[TensorSpec], samples: Iterable[Feeds] = (), batch: int = 4
 ) -> list[Feeds]:
     """Return what to run an engine on: single samples, and a batch of them where that is free.
 
@@ -188,6 +188,7 @@ def trials(
             over what its inputs hold.
         inputs: Of the engine, whose shapes may be fixed.
         samples: Feeds of batch 1; as many are taken as there need to be.
+        batch: The size of a batch, where it is free.
     """
     sizes = [
         math.prod(dim for dim in spec.shape[1:] if isinstance(dim, int)) for spec in model.outputs
@@ -197,12 +198,12 @@ def trials(
     free = {spec.name for spec in inputs if spec.shape and isinstance(spec.shape[0], str)}
     if not free:
         return found
-    four = [found[index % len(found)] for index in range(4)]
-    batch = {
-        name: np.concatenate([feeds[name] for feeds in four]) if name in free else value
+    several = [found[index % len(found)] for index in range(batch)]
+    together = {
+        name: np.concatenate([feeds[name] for feeds in several]) if name in free else value
         for name, value in found[0].items()
     }
-    return [*found, batch]
+    return [*found, together]
 
 
 def _drawn(model: Model, inputs: Sequence[TensorSpec], count: int) -> list[Feeds]:
