@@ -16,10 +16,10 @@ from typing import Any
 
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.errors import (
+    EngineWarning,
     InputError,
     MissingDependencyError,
     NotSupportedError,
-    OtherCpuWarning,
     nearest,
 )  # fmt: skip
 from onnxgraft.files import existing_file, sha256, together, write_json
@@ -252,22 +252,30 @@ def load(
         passport = read_passport(file)
         if sha256(file) != passport.engine:
             raise InputError(f"{file}: is not the file that its passport describes; build it again")
-        told = _other_cpu(file, passport)
-        if told:
-            warnings.warn(told, OtherCpuWarning, stacklevel=2)
+        for told in (*_other_cpu(file, passport), *_wrong(file, passport)):
+            warnings.warn(told, EngineWarning, stacklevel=2)
     return _backend(passport.target).load(file, passport, threads)
 
 
-def _other_cpu(file: Path, passport: Passport) -> str:
+def _other_cpu(file: Path, passport: Passport) -> list[str]:
     """Return what to say of an engine that was built for a CPU with other instructions."""
     here = find_target(passport.target).cpu()
     if not passport.cpu.name or passport.cpu.features == here.features:
-        return ""
-    return (
+        return []
+    return [
         f"{file}: was built for {passport.cpu}, and this is {here}: it may compute something else "
         f"here. {_measured(passport, passport.cpu)}; {_measured(passport, here)}. Build it again "
         "here, or validate it"
-    )
+    ]
+
+
+def _wrong(file: Path, passport: Passport) -> list[str]:
+    """Return what to say of an engine that is known not to compute what its graph says."""
+    return [
+        f"{file}: does not compute what its graph says; {proof}"
+        for proof in passport.proof
+        if not proof.passed
+    ]
 
 
 def _measured(passport: Passport, cpu: Cpu) -> str:

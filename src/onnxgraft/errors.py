@@ -17,12 +17,12 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 __all__ = [
+    "EngineWarning",
     "InputError",
     "MissingDependencyError",
     "ModelError",
     "NotSupportedError",
     "OnnxgraftError",
-    "OtherCpuWarning",
     "nearest",
     "printable",
 ]
@@ -55,8 +55,11 @@ class MissingDependencyError(OnnxgraftError):
     exit_status: ClassVar[int] = 3
 
 
-class OtherCpuWarning(UserWarning):
-    """An engine was loaded on a processor with other instructions than it was built for."""
+class EngineWarning(UserWarning):
+    """An engine was loaded that may compute something else than its graph says.
+
+    It was built for a processor with other instructions, or it was not right when it was built.
+    """
 
 
 def printable(text: str, most: int = 2000) -> str:

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError, OtherCpuWarning
+from onnxgraft.errors import EngineWarning, InputError, NotSupportedError, OnnxgraftError
 from onnxgraft.files import cache_folder, json_text, places
 
 __all__ = ["EVERYTHING", "Json", "Result", "app", "main", "subcommand"]
@@ -122,13 +122,13 @@ def _warnings_reported(name: str) -> Iterator[None]:
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, OtherCpuWarning):
-            print(f"onnxgraft {name}: warning: {message}", file=sys.stderr)
+        if issubclass(category, EngineWarning):
+            print(f"onnxgraft {name}: warning: {printable(str(message))}", file=sys.stderr)
         else:
             usual(message, category, *place, **more)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("once", OtherCpuWarning)
+        warnings.simplefilter("once", EngineWarning)
         warnings.showwarning = show
         yield
 
