@@ -262,11 +262,12 @@ def _other_cpu(file: Path, passport: Passport) -> list[str]:
     here = find_target(passport.target).cpu()
     if not passport.cpu.name or passport.cpu.features == here.features:
         return []
-    return [
+    told = (
         f"{file}: was built for {passport.cpu}, and this is {here}: it may compute something else "
         f"here. {_measured(passport, passport.cpu)}; {_measured(passport, here)}. Build it again "
         "here, or validate it"
-    ]
+    )
+    return [told]
 
 
 def _wrong(file: Path, passport: Passport) -> list[str]:

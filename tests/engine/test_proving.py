@@ -348,7 +348,8 @@ def destroyed(model: Model) -> Model:
 def test_where_no_form_helps_the_engine_is_not_proven(
     three: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_backend", lambda target: Wrong("conv1", lambda model: True))
+    backend = Wrong("conv1", lambda model: True)
+    monkeypatch.setattr(engine, "_backend", lambda target: backend)
     passport = engine.build(three, tmp_path / "e", "onnxruntime")
     assert passport.proven is False
     (note,) = passport.notes

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from onnxgraft.errors import EngineWarning, InputError, NotSupportedError, OnnxgraftError
+from onnxgraft.errors import EngineWarning, InputError, NotSupportedError, OnnxgraftError, printable
 from onnxgraft.files import cache_folder, json_text, places
 
 __all__ = ["EVERYTHING", "Json", "Result", "app", "main", "subcommand"]
