@@ -203,6 +203,26 @@ def onnxruntime_peer(road: Road, folder: Path) -> OnnxRuntime:
     return OnnxRuntime(path)
 
 
+class Kept:
+    """What a network answers first, kept in a folder from row to row where there is one."""
+
+    def __init__(self, run: Any, folder: Path | None = None) -> None:
+        """Ask ``run`` for what is not in ``folder``."""
+        self._run, self._folder = run, folder
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+
+    def answer(self, position: int, feeds: Mapping[str, Array]) -> Array:
+        """Return the first output for the sample at ``position``."""
+        file = None if self._folder is None else self._folder / f"{position}.npy"
+        if file is not None and file.exists():
+            return np.asarray(np.load(file))
+        found = np.array(next(iter(self._run.infer(feeds).values())))
+        if file is not None:
+            np.save(file, found)
+        return found
+
+
 def judge(road: Road, target: str, folder: Path) -> dict[str, Any]:
     """Quantize, build with proof, and measure; everything that a row of the table says."""
     aim = find_target(target)
@@ -221,29 +241,27 @@ def judge(road: Road, target: str, folder: Path) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - begun
     with ExitStack() as stack:
-        runs: dict[str, Any] = {
-            "float": stack.enter_context(OnnxRuntime(road.model.to_onnx())),
-            "exact": stack.enter_context(exact(graph)),
-            "engine": stack.enter_context(engine.load(path)),
-        }
+        float_graph = stack.enter_context(OnnxRuntime(road.model.to_onnx()))
+        runs: dict[str, Any] = {"engine": stack.enter_context(engine.load(path))}
         peer = nncf_peer(road, folder) if target == "openvino" else onnxruntime_peer(road, folder)
         if peer is not None:
             runs["peer"] = peer
-        metrics = {name: road.metric() for name in runs}
+        kept = {
+            "float": Kept(float_graph, folder / road.network.name),
+            "exact": Kept(stack.enter_context(exact(graph)), stored.with_suffix(".exact")),
+            **{name: Kept(run) for name, run in runs.items()},
+        }
+        metrics = {name: road.metric() for name in kept}
         pairs = {
             pair: Difference()
             for pair in (("float", "exact"), ("float", "engine"), ("exact", "engine"))
         }
-        for sample in road.validation:
-            found = {
-                name: next(iter(run.infer(sample.feeds).values())).copy()
-                for name, run in runs.items()
-            }
+        for position, sample in enumerate(road.validation):
+            found = {name: run.answer(position, sample.feeds) for name, run in kept.items()}
             for name, value in found.items():
                 road.add(metrics[name], sample.name, value, sample.label)
             for (one, other), difference in pairs.items():
                 difference.add(found[one], found[other])
-        del runs["exact"]
         for name, form in (("offset", with_offset), ("narrow", narrowed), ("precise", precise)):
             other_form = form(graph) if name in aim.forms else None
             if other_form is not None:
@@ -251,6 +269,7 @@ def judge(road: Road, target: str, folder: Path) -> dict[str, Any]:
                 runs[name] = stack.enter_context(engine.load(folder / name))
         engine.build(graph, folder / "as-is", target, prove=False)
         runs["as it is"] = stack.enter_context(engine.load(folder / "as-is"))
+        runs["float"] = float_graph
         times = milliseconds(runs, next(iter(road.validation)).feeds)
     return {
         "network": road.network.name,
