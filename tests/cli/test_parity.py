@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from typer.models import OptionInfo
 
 import onnxgraft
 from onnxgraft import commands
@@ -79,3 +80,13 @@ def test_stages_stay_importable_for_those_who_chain_objects() -> None:
     from onnxgraft.stages import convert, engine, quantize, surgery, validate
 
     assert all(map(inspect.ismodule, (convert, engine, quantize, surgery, validate)))
+
+
+@each
+def test_no_version_of_typer_names_an_option_by_its_metavar(command: Callable[..., None]) -> None:
+    """What has a metavar says its name: typer 0.27 would take the metavar for it."""
+    options = [get_args(parameter.annotation)[1:] for parameter in parameters(command).values()]
+    named = [option for option, *_ in filter(None, options) if isinstance(option, OptionInfo)]
+    assert [option for option in named if option.metavar]
+    for option in named:
+        assert not option.metavar or option.param_decls or isinstance(option.default, str)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 import os
 import sys
+import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -107,13 +109,29 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
             for option, kind in _LIMITS.items()
         ]
         signature = inspect.signature(function, eval_str=True)
-        parameters = [*signature.parameters.values(), *more]
+        parameters = [*map(_named, signature.parameters.values()), *more]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         app.command(name, cls=_Command, epilog=f"Example: {example}")(run)
         return run
 
     return register
+
+
+def _named(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return a parameter whose option has its name said.
+
+    typer 0.27 calls an option by its metavar, where that is the name in capitals.
+    """
+    kind, *told = typing.get_args(parameter.annotation) or (None,)
+    if not told or not isinstance(told[0], typer.models.OptionInfo):
+        return parameter
+    option = copy.copy(told[0])
+    # A first name is its default here, until typer reads the annotation.
+    if option.metavar is None or option.param_decls or isinstance(option.default, str):
+        return parameter
+    option.param_decls = (f"--{parameter.name.replace('_', '-')}",)
+    return parameter.replace(annotation=Annotated[kind, option])
 
 
 @contextlib.contextmanager

@@ -175,6 +175,11 @@ class Reference:
                 f"differs from its graph by {relative:.1e} of the range, {allowed:.0e} is what "
                 f"{self.floats} explains"
             )  # fmt: skip
+            if reason and self.floats == "fp32" and relative <= ENGINE_TOLERANCES["tf32"]:
+                reason += (
+                    "; TF32 would explain it: build it with --precision tf32, or keep the library "
+                    "from computing in it with NVIDIA_TF32_OVERRIDE=0 in the environment"
+                )
         return Proof(name, not reason, **values, relative=relative, reason=reason)
 
 
