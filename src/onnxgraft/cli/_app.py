@@ -109,7 +109,7 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
             for option, kind in _LIMITS.items()
         ]
         signature = inspect.signature(function, eval_str=True)
-        parameters = [*map(_named, signature.parameters.values()), *more]
+        parameters = [_named(each) for each in (*signature.parameters.values(), *more)]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         app.command(name, cls=_Command, epilog=f"Example: {example}")(run)
