@@ -31,6 +31,8 @@ CI = bool(os.environ.get("CI"))
 ONLY_CI = "it takes a minute: set CI=1, as .ci/run does"
 # What test files import at their top, the product can't tell to be quiet as it does its own.
 os.environ.setdefault(*QUIET)
+# TensorRT-RTX computes float32 in TF32 otherwise, which an engine of float32 is not proven to do.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 SHARED = Path(os.environ.get("ONNXGRAFT_SHARED", ROOT.parent / "shared"))
 
 
