@@ -3,7 +3,7 @@
     python -m benchmarks.proven > benchmarks/proven.md
 
 needs the networks and images that fcn_camvid.toml names, and those beside them, and NNCF for
-OpenVINO's peer. Each network is calibrated on 40 images and quantized for each CPU target as
+OpenVINO's peer. Each network is calibrated on 100 images and quantized for each CPU target as
 `deploy` does without a budget; each engine is built with its proof, and run over the validation
 images beside the exact reference of its graph. OpenVINO is limited by ONEDNN_MAX_CPU_ISA, each
 limit in a process of its own; onnxruntime has no such switch. `exact` is `run.exact`; decibels are
@@ -52,7 +52,7 @@ from onnxgraft.targets import find_target
 from onnxgraft.targets.cpu import this_cpu
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
-CALIBRATION, RUNS = 40, 20
+CALIBRATION, RUNS = 100, 20
 # What OpenVINO may be limited to, the strongest first; a limit that is no limit here is left out.
 LIMITS = ("", "AVX512_CORE_VNNI", "AVX512_CORE")
 
