@@ -21,6 +21,7 @@ from onnxgraft.stages.convert.caffe.layers.emitter import (
     Emitter,
     count,
 )
+from onnxgraft.stages.convert.caffe.layers.fields import FIELDS, check_fields
 from onnxgraft.stages.convert.caffe.layers.table import INPUTS, LAYERS
 from onnxgraft.stages.convert.caffe.reading.cut import cut_net
 from onnxgraft.stages.convert.caffe.reading.net import Layer, Net, read_net
@@ -58,14 +59,15 @@ def convert_caffe(
     notes = list(net.notes)
     try:
         try:
-            graph, names = _graph(net, opset, free=True)
+            graph, names, told = _graph(net, opset, free=True)
         except BatchIsFixed:
-            graph, names = _graph(net, opset, free=False)
+            graph, names, told = _graph(net, opset, free=False)
             notes.append("the batch is fixed: a layer of the net depends on its number")
     except ModelError as error:
         raise type(error)(f"{Path(path)}: {error}") from error
     except NotSupportedError as error:
         raise NotSupportedError(f"{Path(path)}: {error}") from error
+    notes += told
     source = Source(os.fspath(path), "caffe", sha256(path))
     return Model(graph, source, names), notes
 
@@ -93,8 +95,8 @@ def filled_layers(net: Net) -> list[Layer]:
     return out.filled
 
 
-def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin]]:
-    """Return the graph of a net and the blob of each tensor, with the batch free or as it says."""
+def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin], list[str]]:
+    """Return a net's graph, the blob of each tensor, and notes; the batch free or as it says."""
     out = Emitter(opset, blobs=net.blobs)
     blobs = input_blobs(net, free)
     inputs = [blob.tensor for blob in blobs.values()]
@@ -119,7 +121,7 @@ def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin
     )
     graph.ir_version = 8
     names = {name: Origin(net.blobs[name]) for name in blobs if name in net.blobs}
-    return graph, names
+    return graph, names, out.notes
 
 
 def input_blobs(net: Net, free: bool) -> dict[str, Blob]:
@@ -145,7 +147,7 @@ def _or_more(fewest: int, most: int | None) -> str:
 def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
     """Convert one layer and name what it makes after its tops."""
     converter = LAYERS.get(layer.type)
-    out.layer = layer
+    out.layer, out.read = layer, set()
     if converter is None:
         hint = nearest(layer.type, LAYERS)
         raise out.refuse(
@@ -156,6 +158,8 @@ def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
     given = len(layer.bottoms)
     if given < fewest or (most is not None and given > most):
         raise ModelError(f"{layer}: it has {given} inputs, {fewest} {_or_more(fewest, most)}wanted")
+    if layer.type in FIELDS:
+        out.notes += check_fields(layer)
     bottoms = [blobs[name] for name in layer.bottoms]
     try:
         made = converter(layer, bottoms, out)
@@ -164,6 +168,8 @@ def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
         # about by name.
         shapes = ", ".join(str(blob.shape) for blob in bottoms)
         raise ModelError(f"{layer}: it can't work on inputs of {shapes} ({error})") from error
+    if layer.type in FIELDS:
+        _check_blobs(layer, out)
     if len(made) < len(layer.tops):
         raise ModelError(f"{layer}: it has {len(layer.tops)} tops, {len(made)} were expected")
     for name, blob in zip(layer.tops, made, strict=False):
@@ -173,3 +179,14 @@ def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
             raise ModelError(f"{layer}: its output {name!r} would be {blob.shape}")
         blob.tensor.name = name
         blobs[name] = blob
+
+
+def _check_blobs(layer: Layer, out: Emitter) -> None:
+    """Refuse stored blobs that the converter did not ask for: they may change the result."""
+    beyond = [i for i, blob in enumerate(layer.blobs) if i not in out.read and blob.size]
+    if beyond:
+        shapes = ", ".join(str(tuple(layer.blobs[i].shape)) for i in beyond)
+        raise out.refuse(
+            f"the caffemodel has {len(layer.blobs)} blobs for it, and nothing is known of what "
+            f"number {', '.join(str(i + 1) for i in beyond)} (of the shape {shapes}) does"
+        )

@@ -14,18 +14,26 @@ from onnxgraft.stages.convert.caffe.layers.emitter import Blob, Emitter, axis_of
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 
 __all__ = [
-    "absval", "bnll", "clip", "elu", "exp", "identity", "log", "power", "prelu", "python", "relu",
-    "relu6", "sigmoid", "softmax", "swish", "tanh", "threshold",
+    "absval", "bnll", "clip", "dropout", "elu", "exp", "identity", "log", "power", "prelu",
+    "python", "relu", "relu6", "sigmoid", "softmax", "swish", "tanh", "threshold",
 ]  # fmt: skip
 
 
 def identity(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
-    """Convert Dropout and Split, which pass their input on, Split to several tops."""
+    """Convert Split, which passes its input on to several tops."""
+    [x] = bottoms
+    return [out.unary("Identity", x) for _ in layer.tops]
+
+
+def dropout(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert Dropout, which does nothing; with ``scale_train: false`` it scales at inference."""
     [x] = bottoms
     parameter = layer.parameter("dropout_param")
     if parameter.flag("sample_weights_test", False):
         raise out.refuse("it drops at random at inference too (Bayesian SegNet)")
-    return [out.unary("Identity", x) for _ in layer.tops]
+    if parameter.flag("scale_train", True):
+        return [out.unary("Identity", x)]
+    return [out.binary("Mul", x, 1.0 - parameter.number("dropout_ratio", 0.5))]
 
 
 def python(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:

@@ -1,6 +1,7 @@
 """Layers that move, join, cut and count values without weights.
 
-Source: Caffe's layer sources of the same names; ShuffleChannel and Permute are of forks.
+Source: Caffe's layer sources of the same names; ShuffleChannel and Permute are of forks;
+synopsys-caffe's reshape_layer.cpp (pixelshuffler).
 """
 
 from __future__ import annotations
@@ -72,9 +73,14 @@ def flatten(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
 
 
 def reshape(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
-    """Convert Reshape: 0 copies the input's axis at its place, one -1 takes what is left."""
+    """Convert Reshape: 0 copies the input's axis at its place, one -1 takes what is left.
+
+    Synopsys' ``pixelshuffler: r`` moves r x r channels into each position instead.
+    """
     [x] = bottoms
     settings = layer.parameter("reshape_param")
+    if settings.integer("pixelshuffler", 1) != 1:
+        return [_depth_to_space(x, settings.integer("pixelshuffler"), out)]
     dims = settings.message("shape").integers("dim")
     start = settings.integer("axis", 0)
     start = start + x.rank + 1 if start < 0 else start
@@ -103,6 +109,15 @@ def reshape(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     if not free_in or keeps_batch:
         out.check(count(shape) == count(x.shape), f"{x.shape} does not fit into {dims}")
     return [_reshaped(x, shape, out)]
+
+
+def _depth_to_space(x: Blob, step: int, out: Emitter) -> Blob:
+    """Return (N, C r^2, H, W) as (N, C, H r, W r); whatever shape the layer says is not read."""
+    out.check(x.rank == 4 and step >= 1 and x.shape[1] % step**2 == 0,
+              f"{x.shape} does not divide by a pixelshuffler of {step}")  # fmt: skip
+    batch, channels, height, width = x.shape
+    shape = (batch, channels // step**2, height * step, width * step)
+    return out.op("DepthToSpace", [x], shape, {"blocksize": step, "mode": "CRD"})
 
 
 def permute(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
@@ -157,10 +172,9 @@ def reduction(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     [x] = bottoms
     settings = layer.parameter("reduction_param")
     axis = axis_of(layer, settings.integer("axis", 0), x.rank)
-    operation = settings.text("operation", "SUM")
     kinds = {"SUM": "ReduceSum", "ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare",
-             "MEAN": "ReduceMean", "1": "ReduceSum", "2": "ReduceL1", "3": "ReduceSumSquare",
-             "4": "ReduceMean"}  # fmt: skip
+             "MEAN": "ReduceMean"}  # fmt: skip
+    operation = settings.choice("operation", "SUM", list(kinds), first=1)
     out.check(operation in kinds, f"the operation {operation} is unknown")
     y = out.reduce(kinds[operation], x, list(range(axis, x.rank)), keep=False)
     coefficient = settings.number("coeff", 1.0)

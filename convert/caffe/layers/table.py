@@ -16,6 +16,7 @@ from onnxgraft.stages.convert.caffe.layers import (
     upsampling,
 )
 from onnxgraft.stages.convert.caffe.layers.emitter import Blob, Emitter
+from onnxgraft.stages.convert.caffe.layers.fields import FIELDS
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 
 __all__ = ["INPUTS", "LAYERS", "Converter", "register"]
@@ -35,6 +36,7 @@ LAYERS: dict[str, Converter] = {
     "Clip": activation.clip,
     "Concat": reshaping.concat,
     "Convolution": convolution.convolution,
+    "Convolution3D": convolution.convolution_3d,
     "ConvolutionDepthwise": convolution.convolution,
     "Crop": reshaping.crop,
     "Deconvolution": convolution.deconvolution,
@@ -42,7 +44,7 @@ LAYERS: dict[str, Converter] = {
     "DepthwiseConvolution": convolution.convolution,
     "DepthwiseDeconvolution": convolution.deconvolution,
     "DetectionOutput": detection.detection_output,
-    "Dropout": activation.identity,
+    "Dropout": activation.dropout,
     "ELU": activation.elu,
     "Eltwise": combining.eltwise,
     "Embed": combining.embed,
@@ -60,6 +62,7 @@ LAYERS: dict[str, Converter] = {
     "Parameter": reshaping.parameter,
     "Permute": reshaping.permute,
     "Pooling": pooling.pooling,
+    "Pooling3D": pooling.pooling_3d,
     "Power": activation.power,
     "PriorBox": detection.prior_box,
     "Python": activation.python,
@@ -103,6 +106,7 @@ INPUTS: dict[str, tuple[int, int | None]] = {
     "LSTM": (2, 5),
     "Parameter": (0, 0),
     "PriorBox": (2, 2),
+    "Python": (0, None),
     "RNN": (2, 4),
     "Scale": (1, 2),
     "Upsample": (1, 2),
@@ -113,3 +117,4 @@ def register(kind: str, converter: Converter) -> None:
     """Convert layers of type ``kind`` by ``converter``; one that was there before is replaced."""
     LAYERS[kind] = converter
     INPUTS[kind] = (0, None)
+    FIELDS.pop(kind, None)  # its own converter knows what it reads

@@ -6,17 +6,23 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnxgraft.errors import InputError, ModelError, nearest
+from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
 from onnxgraft.files import existing_file
 from onnxgraft.files.limits import PROTOTXT_BYTES
 from onnxgraft.graph.names import free
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.convert.caffe.reading.prototxt import Message, parse_prototxt
+from onnxgraft.stages.convert.caffe.reading.prototxt import Message, Scalar, parse_prototxt
 from onnxgraft.stages.convert.caffe.reading.upgrade import layers_of
 
 __all__ = ["Layer", "Net", "read_net"]
 
-# The prototxt of ResNet-152 has 70 kB.
+# Fields of a net: those that are read, and those that change nothing at inference.
+_NET_FIELDS = frozenset({"input", "input_dim", "input_shape", "layer", "layers", "name", "state"})
+_NET_HARMLESS = frozenset(
+    {"debug_info", "default_backward_math", "default_backward_type", "default_conv_algos_override",
+     "default_cudnn_math_override", "default_forward_math", "default_forward_type",
+     "force_backward", "global_grad_scale", "global_grad_scale_adaptive", "reduce_buckets"}
+)  # fmt: skip
 
 # Layers that feed a net from somewhere; their first top is an input, the others are labels.
 DATA_LAYERS = frozenset(
@@ -106,7 +112,7 @@ def read_net(
         return _SetUp(message, weights, shapes).run()
     except UnicodeDecodeError as error:
         raise ModelError(f"{file}: not a prototxt, it is not text") from error
-    except ModelError as error:
+    except (ModelError, NotSupportedError) as error:
         raise type(error)(f"{file}: {error}") from error
 
 
@@ -131,6 +137,7 @@ class _SetUp:
         self.shared: dict[str, Array] = {}
 
     def run(self) -> Net:
+        self._check_fields()
         self._declared_inputs()
         numbered = enumerate(layers_of(self.message), 1)
         running = [(position, layer) for position, layer in numbered if self._runs(layer)]
@@ -148,6 +155,16 @@ class _SetUp:
         self._name_versions()
         self.net.own_inputs = frozenset(self.net.inputs)
         return self.net
+
+    def _check_fields(self) -> None:
+        for name, values in self.message.fields.items():
+            if values and name not in _NET_FIELDS | _NET_HARMLESS:
+                value = values[0]
+                shown = f": {value.text}" if isinstance(value, Scalar) else " { ... }"
+                raise NotSupportedError(
+                    f"line {value.line}: the field {name}{shown} of the net is not known, and may "
+                    "change what it computes; remove it if it changes nothing"
+                )
 
     def _declared_inputs(self) -> None:
         """Take the inputs of `input:` with `input_dim:` or `input_shape`."""

@@ -46,6 +46,13 @@ _V0_FIELDS = {
     "batchsize": "batch_size", "cropsize": "crop_size", "concat_dim": "concat_dim",
     "source": "source",
 }  # fmt: skip
+# V0 fields that say how data are read and how it is trained.
+_V0_TRAINING = frozenset(
+    {"name", "type", "blobs", "blobs_lr", "det_context_pad", "det_crop_mode", "det_bg_threshold",
+     "det_fg_fraction", "det_fg_threshold", "hdf5_output_param", "meanfile", "mirror",
+     "new_channels", "new_height", "new_num", "new_width", "rand_skip", "scale", "shuffle_images",
+     "weight_decay"}
+)  # fmt: skip
 _V0_PARAMETERS = {
     "Concat": "concat_param", "Convolution": "convolution_param", "Data": "data_param",
     "Dropout": "dropout_param", "HDF5Data": "hdf5_data_param", "Im2col": "convolution_param",
@@ -101,6 +108,8 @@ def _from_v0(connection: Message) -> Message:
     for name, values in old.fields.items():
         if name in _V0_FIELDS:
             parameter.fields[_V0_FIELDS[name]] = list(values)
+        elif name not in _V0_TRAINING:
+            fields[name] = list(values)  # for the layer to refuse
     home = _V0_PARAMETERS.get(kind, "padding_param" if kind == "padding" else "")
     if home:
         fields[home] = [parameter]

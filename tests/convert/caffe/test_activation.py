@@ -70,6 +70,24 @@ SIMPLE = [
     ),
     one("dropout", "Dropout", "dropout_param { dropout_ratio: 0.9 }", np.positive),
     one(
+        "dropout_that_scales_in_training",
+        "Dropout",
+        "dropout_param { scale_train: true }",
+        np.positive,
+    ),
+    one(
+        "dropout_that_scales_at_inference",
+        "Dropout",
+        "dropout_param { dropout_ratio: 0.2 scale_train: false }",
+        lambda x: 0.8 * x,
+    ),
+    one(
+        "dropout_of_half_by_default",
+        "Dropout",
+        "dropout_param { scale_train: false }",
+        lambda x: 0.5 * x,
+    ),
+    one(
         "python_dropout",
         "Python",
         'python_param { module: "spatial_dropout" layer: "SpatialDropoutLayer" }',

@@ -78,6 +78,11 @@ PRIORS = [
     priors("step_of_rows_and_columns", "min_size: 20 step_h: 16 step_w: 8", min_sizes=[20],
            step=(16, 8)),
     priors("offset", "min_size: 20 offset: 0", min_sizes=[20], offset=0.0),
+    priors("denser", "min_size: 20 max_size: 45 aspect_ratio: 2 denser_prior_boxes: true",
+           min_sizes=[20], max_sizes=[45], ratios=[2], denser=True, opencv="unknown field"),
+    priors("denser_with_step_and_offset",
+           "min_size: 20 step: 16 offset: 0.3 denser_prior_boxes: true", min_sizes=[20],
+           step=(16, 16), offset=0.3, denser=True, opencv="unknown field"),
     priors("the_image_s_size_by_number", "min_size: 20 img_size: 100", min_sizes=[20],
            opencv="img_size is not read"),
     priors("the_image_s_height_and_width", "min_size: 20 img_h: 50 img_w: 100", min_sizes=[20],
@@ -215,6 +220,43 @@ NOTHING = detections(
 )
 
 
+LEFT_OUT = "the last two inputs are ignored"
+OBJECTNESS = np.random.default_rng(3).uniform(0, 0.02, (2, 2 * COUNT)).astype(np.float32)
+REFINED = [
+    case(
+        name,
+        "DetectionOutput",
+        f"detection_output_param {{ num_classes: {CLASSES} {SSD} {params} }}",
+        partial(reference.detection_output, classes=CLASSES, **SSD_HOW, **how),
+        normal(2, COUNT * 4, seed=1),
+        scores(),
+        BOXES,
+        *more,
+        batches=(1, 2),
+        opencv=LEFT_OUT,
+    )
+    for name, params, more, how in (
+        ("objectness", "", (OBJECTNESS,), {}),
+        ("objectness_by_number", "objectness_score: 0.015", (OBJECTNESS,),
+         {"least_objectness": 0.015}),
+        ("refined_priors", "objectness_score: 0.01", (OBJECTNESS, normal(2, COUNT * 4, seed=4)),
+         {}),
+    )
+]  # fmt: skip
+
+POLYGONS = case(
+    "polygons",
+    "DetectionOutput",
+    f"detection_output_param {{ num_classes: {CLASSES} {SSD} use_polygon: true }}",
+    partial(reference.detection_output, classes=CLASSES, polygons=True, **SSD_HOW),
+    normal(2, COUNT * 12, seed=1),
+    scores(),
+    BOXES,
+    batches=(1, 2),
+    opencv="unknown field",
+)
+
+
 def check_detections(case: Case) -> None:
     """Hold the rows against the reference; the priors are fed whole."""
     for batch in case.batches or ():
@@ -232,6 +274,15 @@ def test_prior_box(case: Case) -> None:
 @cases(DETECTIONS)
 def test_detection_output(case: Case) -> None:
     check_detections(case)
+
+
+@cases(REFINED)
+def test_detection_output_of_refinedet(case: Case) -> None:
+    check_detections(case)
+
+
+def test_detection_output_of_textboxes_has_polygons() -> None:
+    check_detections(POLYGONS)
 
 
 @cases(RARE)

@@ -67,7 +67,60 @@ NORMS = [
     ),
 ]
 
+OUTSIDE = "add_eps_before_sqrt is ignored"
+NORMS += [
+    norm("eps_outside_of_the_root", batch_norm("eps: 0.1 add_eps_before_sqrt: false"), eps=0.1,
+         outside=True, opencv=OUTSIDE),
+    norm("eps_inside_the_root", batch_norm("eps: 0.1 add_eps_before_sqrt: true"), eps=0.1,
+         opencv=OUTSIDE),
+]  # fmt: skip
+
+GAIN, SHIFT = normal(4, seed=5), normal(4, seed=6)
+NVCAFFE = [
+    case(
+        name,
+        "BatchNorm",
+        params,
+        partial(reference.nv_batch_norm, mean=MEAN, variance=variance, gain=GAIN, shift=SHIFT,
+                **how),
+        X,
+        blobs=(MEAN, variance, np.asarray([factor], np.float32), GAIN, SHIFT),
+        opencv=opencv,
+    )
+    for name, params, variance, factor, how, opencv in (
+        ("scale_bias", batch_norm("scale_bias: true"), VARIANCE, 1.0, {}, ""),
+        ("five_blobs", "", VARIANCE, 1.0, {}, "the fifth blob is not its bias"),
+        ("fillers_say_so_too", batch_norm("scale_filler { type: 'constant' value: 1 }"), VARIANCE,
+         1.0, {}, "the fifth blob is not its bias"),
+        ("the_third_blob_is_not_read", "", VARIANCE, 0.5, {}, "it divides"),
+        ("eps_is_1e-5_at_least", batch_norm("eps: 1e-9 scale_bias: true"), 1e-5 * VARIANCE, 1.0,
+         {"eps": 1e-9}, "eps is as given"),
+        ("global_statistics_always", batch_norm("use_global_stats: false"), VARIANCE, 1.0, {},
+         "it uses the batch's"),
+    )
+]  # fmt: skip
+
+LENGTH_ONE = [
+    case(f"{kind}_{x.ndim}_axes", "Normalize",
+         f"normalize_param {{ normalize_type: '{kind}' }}",
+         partial(reference.to_length_one, kind=kind), x, opencv="it wants a scale")
+    for kind in ("L2", "L1") for x in (X, normal(3, 8))
+] + [
+    case("without_parameters", "Normalize", "", reference.to_length_one, X,
+         opencv="it wants a scale"),
+]  # fmt: skip
+
 OF_THE_BATCH = [
+    case(
+        "eps_outside_of_the_root",
+        "BatchNorm",
+        batch_norm("use_global_stats: false eps: 0.5 add_eps_before_sqrt: false"),
+        partial(reference.batch_norm_of_the_batch, eps=0.5, outside=True),
+        X,
+        blobs=(MEAN, VARIANCE, np.ones(1, np.float32)),
+        opencv="refused beyond one sample",
+    )
+] + [
     case(
         f"{name}_{axes}",
         "BatchNorm",
@@ -139,6 +192,13 @@ MVNS = [
         ("across_channels", "across_channels: true", {"across_channels": True}, X, ""),
         ("mean_alone", "normalize_variance: false", {"variance": False}, X, ""),
         (
+            "eps_inside_the_root",
+            "eps: 0.5 add_eps_before_sqrt: true",
+            {"eps": 0.5, "inside": True},
+            X,
+            "",
+        ),
+        (
             "mean_alone_across_channels",
             "normalize_variance: false across_channels: true",
             {"variance": False, "across_channels": True},
@@ -193,6 +253,17 @@ def test_batch_norm(case: Case) -> None:
     check(case)
 
 
+@cases(NVCAFFE)
+def test_batch_norm_of_nvcaffe_has_a_scale_and_a_bias(case: Case) -> None:
+    check(case)
+
+
+def test_a_scale_and_a_bias_that_are_not_stored_do_nothing() -> None:
+    case = NORMS[0]
+    text = case.text.replace("top:", "batch_norm_param { scale_bias: true } top:")
+    assert_close(run(text, case.weights, case.part(None)), case.expected(case.part(None)))
+
+
 @cases(OF_THE_BATCH)
 def test_batch_norm_told_not_to_use_the_stored_statistics_uses_the_batch(case: Case) -> None:
     check(case)
@@ -215,6 +286,11 @@ def test_mvn(case: Case) -> None:
 
 @cases(NORMALIZE)
 def test_normalize(case: Case) -> None:
+    check(case)
+
+
+@cases(LENGTH_ONE)
+def test_normalize_of_face_recognition(case: Case) -> None:
     check(case)
 
 

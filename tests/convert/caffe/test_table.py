@@ -20,7 +20,7 @@ ELSEWHERE = {"Parameter", "Split"}
 FAMILIES = [
     importlib.import_module(f"onnxgraft.stages.convert.caffe.layers.{file.stem}")
     for file in sorted((ROOT / "convert/caffe/layers").glob("*.py"))
-    if file.stem not in ("__init__", "emitter", "table")
+    if file.stem not in ("__init__", "emitter", "fields", "sides", "table")
 ]
 CONVERTERS = {
     name: value
