@@ -13,6 +13,7 @@ from onnxgraft.errors import ModelError, NotSupportedError, nearest
 from onnxgraft.files import sha256
 from onnxgraft.graph.model import Model, Origin, Source
 from onnxgraft.graph.tensor_option import TensorOption
+from onnxgraft.stages.convert.caffe.geometry import align_crops
 from onnxgraft.stages.convert.caffe.layers.emitter import (
     FREE,
     MOST_VALUES,
@@ -82,6 +83,7 @@ def load_net(
     blobs = {} if weights is None else read_caffemodel(weights)
     shapes = {option.name: option.shape for option in inputs if option.shape is not None}
     net = read_net(path, blobs, shapes)
+    align_crops(net)
     cut_net(path, net, inputs, outputs)
     return net
 
@@ -97,7 +99,7 @@ def filled_layers(net: Net) -> list[Layer]:
 
 def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin], list[str]]:
     """Return a net's graph, the blob of each tensor, and notes; the batch free or as it says."""
-    out = Emitter(opset, blobs=net.blobs)
+    out = Emitter(opset, blobs=net.blobs, free=free)
     blobs = input_blobs(net, free)
     inputs = [blob.tensor for blob in blobs.values()]
     for layer in net.layers:

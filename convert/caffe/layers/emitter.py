@@ -63,16 +63,20 @@ def axis_of(layer: Layer, axis: int, rank: int) -> int:
 class Emitter:
     """Collects the graph; the layer at hand gives nodes and constants their names."""
 
-    def __init__(self, opset: int, weightless: bool = False, blobs: Iterable[str] = ()) -> None:
+    def __init__(
+        self, opset: int, weightless: bool = False, blobs: Iterable[str] = (), free: bool = False
+    ) -> None:
         """Begin with an empty graph.
 
         Args:
             opset: Of the graph.
             blobs: The names of the net's blobs, which nothing else may have.
+            free: Whether the batch is.
             weightless: Take zeros for weights that are not there: only shapes are wanted.
         """
         self.opset = opset
         self.weightless = weightless
+        self.free = free
         self.parameters = 0
         self.filled: list[Layer] = []
         self.notes: list[str] = []

@@ -47,6 +47,7 @@ FIELDS: dict[str, str] = {
     "nms_param.nms_threshold nms_param.top_k nms_param.eta code_type variance_encoded_in_target "
     "keep_top_k confidence_threshold objectness_score use_polygon",
     "Dropout": "dropout_param: dropout_ratio scale_train sample_weights_test",
+    "DummyData": "dummy_data_param: data_filler shape.dim num channels height width refill",
     "ELU": "elu_param: alpha",
     "Eltwise": "eltwise_param: operation coeff",
     "Embed": "embed_param: num_output input_dim bias_term weight_filler bias_filler",

@@ -19,11 +19,11 @@ from onnxgraft.stages.convert.caffe.layers.emitter import (
     axis_of,
     count,
 )
-from onnxgraft.stages.convert.caffe.reading.net import Layer
+from onnxgraft.stages.convert.caffe.reading.net import Layer, dummy_shapes
 
 __all__ = [
-    "argmax", "batch_reindex", "concat", "crop", "flatten", "parameter", "permute", "reduction",
-    "reshape", "shuffle_channel", "slice_", "tile",
+    "argmax", "batch_reindex", "concat", "crop", "dummy_data", "flatten", "parameter", "permute",
+    "reduction", "reshape", "shuffle_channel", "slice_", "tile",
 ]  # fmt: skip
 
 
@@ -252,6 +252,23 @@ def parameter(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     """Convert Parameter: a blob of its own."""
     shape = layer.parameter("parameter_param").message("shape").integers("dim")
     return [out.op("Identity", [out.weight(0, shape, what="values")], shape)]
+
+
+def dummy_data(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert a DummyData whose fillers leave nothing to chance; without one it is 0."""
+    if out.free:
+        raise BatchIsFixed
+    fillers = layer.parameter("dummy_data_param").messages("data_filler")
+    shapes, tops = dummy_shapes(layer), len(layer.tops)
+    out.check(len(shapes) in (1, tops), f"{len(shapes)} shapes for {tops} tops")
+    out.check(len(fillers) in (0, 1, tops), f"{len(fillers)} fillers for {tops} tops")
+    shapes = shapes * tops if len(shapes) == 1 else shapes
+    values = [filler.number("value", 0.0) for filler in fillers] or [0.0]
+    values = values * tops if len(values) == 1 else values
+    return [
+        out.op("Expand", [np.array(value, np.float32), np.array(shape, np.int64)], shape)
+        for value, shape in zip(values, shapes, strict=True)
+    ]
 
 
 def _reshaped(x: Blob, shape: tuple[int, ...] | list[int], out: Emitter) -> Blob:

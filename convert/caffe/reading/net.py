@@ -14,8 +14,9 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.caffe.reading.prototxt import Message, Scalar, parse_prototxt
 from onnxgraft.stages.convert.caffe.reading.upgrade import layers_of
 
-__all__ = ["Layer", "Net", "read_net"]
+__all__ = ["Layer", "Net", "dummy_shapes", "read_net"]
 
+_PHASES = ("TRAIN", "TEST")
 # Fields of a net: those that are read, and those that change nothing at inference.
 _NET_FIELDS = frozenset({"input", "input_dim", "input_shape", "layer", "layers", "name", "state"})
 _NET_HARMLESS = frozenset(
@@ -27,7 +28,7 @@ _NET_HARMLESS = frozenset(
 # Layers that feed a net from somewhere; their first top is an input, the others are labels.
 DATA_LAYERS = frozenset(
     {"AnnotatedData", "Data", "DenseImageData", "HDF5Data", "ImageData", "ImageSegData", "Input",
-     "MemoryData", "VideoData", "WindowData"}
+     "MemoryData", "VideoData", "VolumeData", "WindowData"}
 )  # fmt: skip
 # Layers whose output is of no use at inference.
 DROPPED = frozenset(
@@ -80,6 +81,7 @@ class Net:
         blobs: The blob's own name, by version; an in-place layer makes a new version.
         own_inputs: The inputs that the net itself has.
         notes: What was left out, and why.
+        v1: Whether it is written as V1 or V0 nets are.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Net:
     blobs: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     own_inputs: frozenset[str] = frozenset()
+    v1: bool = False
 
 
 def read_net(
@@ -128,7 +131,7 @@ class _SetUp:
         self.message = message
         self.weights = weights
         self.shapes = dict(shapes)
-        self.net = Net(message.text("name", "net"), {}, [], [])
+        self.net = Net(message.text("name") or "net", {}, [], [])
         self.latest: dict[str, str] = {}
         # What blobs and their versions are called.
         self.names = set(message.texts("input"))
@@ -138,9 +141,9 @@ class _SetUp:
 
     def run(self) -> Net:
         self._check_fields()
-        self._declared_inputs()
         numbered = enumerate(layers_of(self.message), 1)
         running = [(position, layer) for position, layer in numbered if self._runs(layer)]
+        self._declared_inputs([layer for _, layer in running])
         self.names.update(top for _, layer in running for top in layer.texts("top"))
         for position, layer in running:
             self._add(layer, position, [other for _, other in running])
@@ -153,6 +156,7 @@ class _SetUp:
         if not self.net.outputs:
             raise ModelError("the net has no outputs at inference")
         self._name_versions()
+        self.net.v1 = self.message.has("layers")
         self.net.own_inputs = frozenset(self.net.inputs)
         return self.net
 
@@ -166,17 +170,25 @@ class _SetUp:
                     "change what it computes; remove it if it changes nothing"
                 )
 
-    def _declared_inputs(self) -> None:
-        """Take the inputs of `input:` with `input_dim:` or `input_shape`."""
+    def _declared_inputs(self, layers: Sequence[Message]) -> None:
+        """Take the inputs of `input:` with `input_dim:` or `input_shape`.
+
+        Without any shape Caffe reads over `input:`, and a layer makes the blob.
+        """
         names = self.message.texts("input")
         dims = self.message.integers("input_dim")
         shapes = [shape.integers("dim") for shape in self.message.messages("input_shape")]
-        if dims and len(dims) != 4 * len(names):
+        # C3D's have five.
+        axes = len(dims) // len(names) if names else 4
+        if dims and (axes not in (4, 5) or len(dims) != axes * len(names)):
             raise ModelError(
                 f"{len(dims)} input_dim for {len(names)} inputs; 4 are wanted for each"
             )
         if dims:
-            shapes = [dims[4 * i : 4 * i + 4] for i in range(len(names))]
+            shapes = [dims[axes * i : axes * (i + 1)] for i in range(len(names))]
+        if not shapes:
+            made = {top for layer in layers for top in layer.texts("top")}
+            names = [name for name in names if name not in made]
         for index, name in enumerate(names):
             self._input(name, tuple(shapes[index]) if index < len(shapes) else None)
 
@@ -197,12 +209,12 @@ class _SetUp:
     def _runs(self, layer: Message) -> bool:
         """Tell whether Caffe would include the layer in this state."""
         state = self.message.message("state")
-        phase = state.text("phase", "TEST")
+        phase = state.choice("phase", "TEST", _PHASES)
         level, stages = state.integer("level"), set(state.texts("stage"))
 
         def meets(rule: Message) -> bool:
             return (
-                rule.text("phase", phase) == phase
+                rule.choice("phase", phase, _PHASES) == phase
                 and rule.integer("min_level", level) <= level <= rule.integer("max_level", level)
                 and set(rule.texts("stage")) <= stages
                 and not set(rule.texts("not_stage")) & stages
@@ -219,7 +231,7 @@ class _SetUp:
         layer = Layer(name, kind, [], [], message, self.weights.get(name, []), position)
         if not kind:
             raise ModelError(f"line {message.line}: the layer {name!r} has no type")
-        if _is_data(layer, bottoms):
+        if _is_data(layer, bottoms) and not self._is_constant(layer, tops, layers):
             self._data(layer, tops, layers)
             return
         for bottom in bottoms:
@@ -230,11 +242,14 @@ class _SetUp:
                 )
         label = next((bottom for bottom in bottoms if bottom in self.dropped), None)
         python = message.message("python_param").text("layer") if kind == "Python" else ""
-        loss = kind in DROPPED or "loss" in python.lower() or message.has("loss_weight")
+        loss = kind in DROPPED or "loss" in python.lower() or any(message.numbers("loss_weight"))
         if label is not None or loss:
             reason = f"it reads the label {label!r}" if label is not None else "it is for training"
             self.net.notes.append(f"{layer} was left out: {reason}")
             self.dropped.update(top for top in tops if top not in self.latest)
+            return
+        if bottoms and not tops and kind != "Silence":
+            self.net.notes.append(f"{layer} was left out: it makes no blob")
             return
         layer.bottoms = [self.latest[bottom] for bottom in bottoms]
         self.consumed.update(layer.bottoms)
@@ -251,6 +266,19 @@ class _SetUp:
             layer.tops.append(version)
         self._share(layer)
         self.net.layers.append(layer)
+
+    def _is_constant(self, layer: Layer, tops: Sequence[str], layers: Sequence[Message]) -> bool:
+        """Tell whether the layer's tops are constants: a DummyData's with fillers that are.
+
+        One that is all that a net is fed with stands for its input.
+        """
+        fillers = layer.parameter("dummy_data_param").messages("data_filler")
+        return (
+            layer.type == "DummyData"
+            and not set(tops) & self.shapes.keys()
+            and all(filler.text("type", "constant") == "constant" for filler in fillers)
+            and (bool(self.message.texts("input")) or any(_feeds(other) for other in layers))
+        )
 
     def _data(self, layer: Layer, tops: Sequence[str], layers: Sequence[Message]) -> None:
         """Make a data layer's tops inputs; what is not the data is a label and goes."""
@@ -303,8 +331,25 @@ class _SetUp:
         }
 
 
+def _feeds(layer: Message) -> bool:
+    """Tell whether a layer makes inputs, whatever else there is."""
+    fillers = layer.message("dummy_data_param").messages("data_filler")
+    random = any(filler.text("type", "constant") != "constant" for filler in fillers)
+    return layer.text("type") in DATA_LAYERS or (layer.text("type") == "DummyData" and random)
+
+
 def _is_data(layer: Layer, bottoms: Sequence[str]) -> bool:
     return not bottoms and layer.type in DATA_LAYERS | {"DummyData", "Python"}
+
+
+def dummy_shapes(layer: Layer) -> list[tuple[int, ...]]:
+    """Return the shapes of a DummyData's tops: one for each, or one for all."""
+    parameter = layer.parameter("dummy_data_param")
+    shapes = [tuple(shape.integers("dim")) for shape in parameter.messages("shape")]
+    if shapes:
+        return shapes
+    legacy = [parameter.integers(name) for name in ("num", "channels", "height", "width")]
+    return [tuple(dims) for dims in zip(*legacy, strict=False)]
 
 
 def _data_shapes(layer: Layer, tops: int, channels: int | None) -> list[tuple[int, ...] | None]:
@@ -314,11 +359,7 @@ def _data_shapes(layer: Layer, tops: int, channels: int | None) -> list[tuple[in
         given = layer.parameter("input_param").messages("shape")
         shapes = [tuple(shape.integers("dim")) for shape in given]
     elif layer.type == "DummyData":
-        parameter = layer.parameter("dummy_data_param")
-        shapes = [tuple(shape.integers("dim")) for shape in parameter.messages("shape")]
-        if not shapes:
-            legacy = [parameter.integers(n) for n in ("num", "channels", "height", "width")]
-            shapes = [tuple(dims) for dims in zip(*legacy, strict=False)]
+        shapes = [*dummy_shapes(layer)]
     elif layer.type == "MemoryData":
         parameter = layer.parameter("memory_data_param")
         names = ("batch_size", "channels", "height", "width")

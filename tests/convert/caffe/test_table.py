@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from tests.convert.caffe.net import every_case
 
 # Not nets of one layer with one output: `test_plumbing` has them.
-ELSEWHERE = {"Parameter", "Split"}
+ELSEWHERE = {"DummyData", "Parameter", "Split"}
 
 
 FAMILIES = [
