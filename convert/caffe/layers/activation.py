@@ -1,7 +1,7 @@
 """Layers that work value by value, and the softmax.
 
 Source: Caffe's layer sources of the same names; Swish, Clip and ReLU6 are of later versions and
-forks.
+forks; synopsys-caffe's hard_swish_layer.cpp, mish_layer.cpp and selu_layer.cpp.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from onnxgraft.stages.convert.caffe.layers.emitter import Blob, Emitter, axis_of
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 
 __all__ = [
-    "absval", "bnll", "clip", "dropout", "elu", "exp", "identity", "log", "power", "prelu",
-    "python", "relu", "relu6", "sigmoid", "softmax", "swish", "tanh", "threshold",
+    "absval", "bnll", "clip", "dropout", "elu", "exp", "hard_swish", "identity", "log", "mish",
+    "power", "prelu", "python", "relu", "relu6", "selu", "sigmoid", "softmax", "swish", "tanh",
+    "threshold",
 ]  # fmt: skip
 
 
@@ -108,6 +109,26 @@ def swish(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     beta = layer.parameter("swish_param").number("beta", 1.0)
     gate = out.unary("Sigmoid", x if beta == 1.0 else out.binary("Mul", x, beta))
     return [out.binary("Mul", x, gate)]
+
+
+def hard_swish(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert HardSwish: x min(max(x + 3, 0), 6) / 6."""
+    [x] = bottoms
+    return [out.binary("Mul", x, out.unary("HardSigmoid", x, alpha=1 / 6, beta=0.5))]
+
+
+def mish(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert Mish: x tanh(log(1 + e^x))."""
+    [x] = bottoms
+    return [out.binary("Mul", x, out.unary("Tanh", out.unary("Softplus", x)))]
+
+
+def selu(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert SELU: lambda x where x > 0, lambda alpha (e^x - 1) elsewhere."""
+    parameter = layer.parameter("selu_param")
+    alpha = parameter.number("alpha", 1.6732632423543772)
+    gamma = parameter.number("lambda", 1.0507009873554805)
+    return [out.unary("Selu", bottoms[0], alpha=alpha, gamma=gamma)]
 
 
 def power(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:

@@ -1,7 +1,7 @@
 """SSD's PriorBox and DetectionOutput, in standard operators.
 
 Source: SSD's prior_box_layer.cpp, detection_output_layer.cpp, bbox_util.cpp; RefineDet's and
-TextBoxes_plusplus' of the same names.
+TextBoxes_plusplus' of the same names; MobileNet-YOLO's yolov3_detection_output_layer.cpp.
 """
 
 from __future__ import annotations
@@ -11,11 +11,18 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.stages.convert.caffe.layers.emitter import Blob, Emitter, count
+from onnxgraft.graph.tensors import Array
+from onnxgraft.stages.convert.caffe.layers.emitter import (
+    FREE,
+    BatchIsFixed,
+    Blob,
+    Emitter,
+    count,
+)
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 from onnxgraft.stages.convert.caffe.reading.prototxt import Message
 
-__all__ = ["detection_output", "prior_box"]
+__all__ = ["detection_output", "prior_box", "yolov3_output"]
 
 # SSD512 has 24564.
 _MOST_PRIORS = 1 << 22
@@ -270,6 +277,89 @@ def _rows(kept: Blob, boxes: Blob, labels: NDArray[np.int64], keep: int, out: Em
     ]
     rows = out.op("Concat", columns, (-1, 3 + width), {"axis": 1})
     return out.op("Unsqueeze", [rows, np.array([0, 1], np.int64)], (1, 1, -1, 3 + width))
+
+
+def yolov3_output(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert MobileNet-YOLO's Yolov3DetectionOutput: rows (0, label, score, x1, y1, x2, y2).
+
+    Each input has num_box anchors of (x, y, w, h, objectness, classes...) at each position. Boxes
+    suppress each other whatever their labels, so of a box the best label alone can stay. Rows stand
+    by falling score; where Caffe writes a row of -1 for "nothing", here are none.
+    """
+    settings = layer.parameter("yolov3_detection_output_param")
+    if bottoms[0].shape[0] == FREE:
+        raise BatchIsFixed
+    if bottoms[0].shape[0] != 1:
+        raise out.refuse("it takes the images of a batch for one; give it one image")
+    groups = settings.integer("mask_group_num", 2)
+    scales, mask = settings.integers("anchors_scale"), settings.integers("mask")
+    matching = groups == len(bottoms) == len(scales) and len(mask) % len(bottoms) == 0
+    out.check(matching, f"{groups} groups, {len(scales)} scales and {len(mask)} masks for "
+              f"{len(bottoms)} inputs")  # fmt: skip
+    step = len(mask) // len(bottoms)
+    parts = [
+        _yolo_boxes(x, settings, mask[i * step :], scale, out)
+        for i, (x, scale) in enumerate(zip(bottoms, scales, strict=True))
+    ]
+    total = sum(boxes.shape[1] for boxes, _ in parts)
+    boxes = out.op("Concat", [boxes for boxes, _ in parts], (1, total, 4), {"axis": 1})
+    classes = settings.integer("num_classes", 20)
+    scores = out.op("Concat", [score for _, score in parts], (1, total, classes), {"axis": 1})
+    best = out.reduce("ReduceMax", scores, [2], keep=False)
+    label = out.op("ArgMax", [scores], (1, total), {"axis": 2, "keepdims": 0}, dtype=np.int64)
+    # An overlap of exactly the threshold suppresses; in ONNX only one above it does.
+    overlap = np.nextafter(np.float32(settings.number("nms_threshold", 0.45)), np.float32(0))
+    limits: list[Array] = [
+        np.array(total, np.int64),
+        np.array(overlap, np.float32),
+        np.array(settings.number("confidence_threshold", 0.01), np.float32),
+    ]
+    single = out.reshape(best, (1, 1, total))
+    chosen = out.op("NonMaxSuppression", [boxes, single, *limits], (-1, 3), dtype=np.int64)
+    index = out.op("Gather", [chosen, np.array(2, np.int64)], (-1,), {"axis": 1}, dtype=np.int64)
+
+    def picked(blob: Blob, dtype: type) -> Blob:
+        flat = out.op("Squeeze", [blob, np.array([0], np.int64)], blob.shape[1:], dtype=dtype)
+        return out.op("Gather", [flat, index], (-1, *blob.shape[2:]), {"axis": 0}, dtype=dtype)
+
+    def column(blob: Blob) -> Blob:
+        return out.op("Unsqueeze", [blob, np.array([1], np.int64)], (-1, 1))
+
+    score = picked(best, np.float32)
+    kind = out.op("Cast", [picked(label, np.int64)], (-1,), {"to": 1})
+    columns = [column(out.binary("Mul", kind, 0.0)), column(out.binary("Add", kind, 1.0)),
+               column(score), picked(boxes, np.float32)]  # fmt: skip
+    rows = out.op("Concat", columns, (-1, 7), {"axis": 1})
+    return [out.op("Unsqueeze", [rows, np.array([0, 1], np.int64)], (1, 1, -1, 7))]
+
+
+def _yolo_boxes(
+    x: Blob, settings: Message, mask: list[int], scale: int, out: Emitter
+) -> tuple[Blob, Blob]:
+    """Return the boxes (1, A S S, 4) as corners and the scores (1, A S S, C) of one input."""
+    anchors, classes = settings.integer("num_box", 3), settings.integer("num_classes", 20)
+    biases = settings.numbers("biases")
+    side = x.shape[3]
+    fits = x.rank == 4 and x.shape[1:3] == (anchors * (5 + classes), side)
+    known = len(mask) >= anchors and all(2 * m + 1 < len(biases) for m in mask[:anchors])
+    out.check(fits and known, f"{x.shape} is not of {anchors} anchors and {classes} classes")
+    grid = out.reshape(x, (1, anchors, 5 + classes, side * side))
+    grid = out.transpose(grid, [0, 1, 3, 2])
+    places = anchors * side * side
+    values = out.reshape(grid, (1, places, 5 + classes))
+    cells = np.arange(side * side)
+    corner = np.stack([cells % side, cells // side], axis=1).astype(np.float32)
+    offset = np.tile(corner, (anchors, 1))[np.newaxis]
+    sizes = np.array([biases[2 * m : 2 * m + 2] for m in mask[:anchors]], np.float64)
+    sizes = np.repeat(sizes / (side * scale) / 2, side * side, axis=0)[np.newaxis]
+    centre = out.binary("Add", out.unary("Sigmoid", out.slice(values, 2, 0, 2)), offset)
+    centre = out.binary("Mul", centre, 1.0 / side)
+    half = out.binary("Mul", out.unary("Exp", out.slice(values, 2, 2, 4)), sizes)
+    ends = [out.binary("Sub", centre, half), out.binary("Add", centre, half)]
+    boxes = out.op("Concat", ends, (1, places, 4), {"axis": 2})
+    scores = out.unary("Sigmoid", out.slice(values, 2, 5, 5 + classes))
+    objects = out.unary("Sigmoid", out.slice(values, 2, 4, 5))
+    return boxes, out.binary("Mul", scores, objects)
 
 
 def _filled_like(x: Blob, value: float, out: Emitter) -> Blob:

@@ -34,11 +34,13 @@ FIELDS: dict[str, str] = {
     "Bias": "bias_param: axis num_axes filler",
     "Clip": "clip_param: min max",
     "Concat": "concat_param: axis concat_dim",
+    "ContinuationIndicator": "continuation_indicator_param: time_step batch_size",
     "Convolution": _CONVOLUTION,
     "Convolution3D": "convolution_param: num_output bias_term pad temporal_pad kernel_size "
     "kernel_depth group filter_group stride temporal_stride weight_filler bias_filler",
     "ConvolutionDepthwise": _CONVOLUTION,
     "Crop": "crop_param: axis offset",
+    "CropCenter": "crop_center_param: crop_size",
     "Deconvolution": _CONVOLUTION,
     "DeconvolutionDepthwise": _CONVOLUTION,
     "DepthwiseConvolution": _CONVOLUTION,
@@ -53,6 +55,8 @@ FIELDS: dict[str, str] = {
     "Embed": "embed_param: num_output input_dim bias_term weight_filler bias_filler",
     "Exp": "exp_param: base scale shift",
     "Flatten": "flatten_param: axis end_axis",
+    "Flip": "flip_param: flip_width flip_height",
+    "HardSwish": "",
     "Im2col": _CONVOLUTION,
     "InnerProduct": "inner_product_param: num_output bias_term weight_filler bias_filler axis "
     "transpose normalize",
@@ -60,7 +64,9 @@ FIELDS: dict[str, str] = {
     "LRN": "lrn_param: local_size alpha beta norm_region k",
     "LSTM": _RECURRENT,
     "Log": "log_param: base scale shift",
+    "Lstm": "lstm_param: num_output batch_size weight_filler bias_filler",
     "MVN": "mvn_param: normalize_variance across_channels eps add_eps_before_sqrt",
+    "Mish": "",
     "Normalize": "norm_param: across_spatial scale_filler channel_shared eps; "
     "normalize_param: normalize_type",
     "PReLU": "prelu_param: filler channel_shared",
@@ -79,8 +85,11 @@ FIELDS: dict[str, str] = {
     "Reduction": "reduction_param: operation axis coeff",
     "Reorg": "reorg_param: stride reverse",
     "Reshape": "reshape_param: shape.dim axis num_axes pixelshuffler",
+    "Reverse": "reverse_param: axis",
+    "SELU": "selu_param: alpha lambda",
     "SPP": "spp_param: pyramid_height pool",
     "Scale": "scale_param: axis num_axes filler bias_term bias_filler",
+    "SeLU": "selu_param: alpha lambda",
     "ShuffleChannel": "shuffle_channel_param: group",
     "Sigmoid": "",
     "Slice": "slice_param: axis slice_point slice_dim",
@@ -90,8 +99,11 @@ FIELDS: dict[str, str] = {
     "TanH": "",
     "Threshold": "threshold_param: threshold",
     "Tile": "tile_param: axis tiles",
+    "Transpose": "transpose_param: dim",
     "Upsample": "upsample_param: scale scale_h scale_w upsample_h upsample_w pad_out_h pad_out_w "
     "height_scale width_scale height width mode",
+    "Yolov3DetectionOutput": "yolov3_detection_output_param: num_classes num_box "
+    "confidence_threshold nms_threshold biases anchors_scale mask_group_num mask",
 }
 
 _TRAINING = "it is for training"
@@ -127,6 +139,7 @@ HARMLESS: dict[str, str] = {
     "force_nd_im2col": _PRECISION,
     "cudnn_convolution_algo_seeker": _PRECISION,
     "conv_algos_override": _PRECISION,
+    "clipping_threshold": _TRAINING,
     "stable_prod_grad": _TRAINING,
     "moving_average_fraction": _TRAINING,
     "momentum": _TRAINING,

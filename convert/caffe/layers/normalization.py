@@ -54,7 +54,7 @@ def batch_norm(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     inside = parameter.flag("add_eps_before_sqrt", True)
     channels = x.shape[1] if x.rank > 1 else 1
     affine = any(parameter.has(name) for name in ("scale_filler", "bias_filler"))
-    if affine or parameter.flag("scale_bias", False) or len(layer.blobs) == 5:
+    if affine or parameter.flag("scale_bias", len(layer.blobs) == 5):
         return [_nv_batch_norm(x, channels, eps, out)]
     if not parameter.flag("use_global_stats", True):
         out.read.update(range(3))

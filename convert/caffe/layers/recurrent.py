@@ -6,7 +6,8 @@ RNN:   h = tanh(W_xh x + b_h (+ W_xh_static x_static) + W_hh (cont h))     o = t
 
 ``cont`` is 0 where a sequence begins, which ONNX's own LSTM has no input for.
 
-Source: Caffe's lstm_layer.cpp, lstm_unit_layer.cpp, rnn_layer.cpp.
+Source: Caffe's lstm_layer.cpp, lstm_unit_layer.cpp, rnn_layer.cpp; junhyukoh/caffe-lstm's
+lstm_layer.cpp, as CTPN has it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,16 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.convert.caffe.layers.emitter import Blob, Emitter, count
+from onnxgraft.stages.convert.caffe.layers.emitter import (
+    FREE,
+    BatchIsFixed,
+    Blob,
+    Emitter,
+    count,
+)
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 
-__all__ = ["lstm", "rnn"]
+__all__ = ["lstm", "lstm_of_sequences", "rnn"]
 
 
 def lstm(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
@@ -52,6 +59,41 @@ def lstm(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     graph = body.graph([h_next, cell, body.op("Identity", [h_next])], out.opset)
     finals, series = _scan(graph, [(batch, size)] * 2, states, [gates, cont], size, out)
     return [series, *(out.reshape(final, (1, batch, size)) for final in finals)][: len(layer.tops)]
+
+
+def lstm_of_sequences(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert junhyukoh's Lstm, of CTPN and CRNN, whose sequences all begin at the first step.
+
+    Its blobs are W_i, W_h and b; x is (T, N, I), or (T N, I) with the batch_size N.
+    """
+    [x] = bottoms
+    settings = layer.parameter("lstm_param")
+    size = settings.integer("num_output")
+    out.check(size >= 1 and x.rank in (2, 3), f"num_output {size} of {x.shape} is impossible")
+    source = x
+    if x.rank == 2:
+        streams = settings.integer("batch_size", 1)
+        if x.shape[0] == FREE:
+            raise BatchIsFixed
+        out.check(streams >= 1 and x.shape[0] % streams == 0, f"{x.shape[0]} rows in {streams}")
+        source = out.reshape(x, (x.shape[0] // streams, streams, x.shape[1]))
+    steps, streams, features = source.shape
+    # Older files have the gates as an axis of their own.
+    gates = (4, size) if layer.blobs and layer.blobs[0].ndim == 4 else (4 * size,)
+    weight = out.weight(0, (*gates, features), "weight_filler")
+    recurrent = out.weight(1, (*gates, size), "weight_filler")
+    shift = out.weight(2, gates, "bias_filler", what="biases")
+    # Of Caffe's gates i, f, o, g; ONNX has i, o, f, c.
+    order = [0, 2, 1, 3]
+    w, r, b = (
+        value.reshape(4, size, -1)[order].reshape(1, 4 * size, -1)
+        for value in (weight, recurrent, shift)
+    )
+    both = np.concatenate([b, np.zeros_like(b)], axis=1)[..., 0]
+    shape = (steps, streams, size)
+    y = out.op("LSTM", [source, w, r, both], (steps, 1, streams, size), {"hidden_size": size})
+    y = out.op("Squeeze", [y, np.array([1], np.int64)], shape)
+    return [out.reshape(y, (x.shape[0], size)) if x.rank == 2 else y]
 
 
 def rnn(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:

@@ -1,7 +1,9 @@
 """Layers that move, join, cut and count values without weights.
 
 Source: Caffe's layer sources of the same names; ShuffleChannel and Permute are of forks;
-synopsys-caffe's reshape_layer.cpp (pixelshuffler).
+synopsys-caffe's reshape_layer.cpp (pixelshuffler); tianzhi0549/caffe's transpose_layer.cpp;
+caffe-windows' flip_layer.cpp; lltcggie/caffe's crop_center_layer.cpp; intel/caffe's
+continuation_indicator_layer.cpp; TextBoxes_plusplus' reverse_layer.cpp.
 """
 
 from __future__ import annotations
@@ -22,9 +24,14 @@ from onnxgraft.stages.convert.caffe.layers.emitter import (
 from onnxgraft.stages.convert.caffe.reading.net import Layer, dummy_shapes
 
 __all__ = [
-    "argmax", "batch_reindex", "concat", "crop", "dummy_data", "flatten", "parameter", "permute",
-    "reduction", "reshape", "shuffle_channel", "slice_", "tile",
+    "argmax", "batch_reindex", "concat", "continuation", "crop", "crop_center", "dummy_data",
+    "flatten", "flip", "parameter", "permute", "reduction", "reshape", "reverse",
+    "shuffle_channel", "slice_", "tile", "transpose",
 ]  # fmt: skip
+
+
+# Steps of a series, and streams.
+_LONGEST = 1 << 20
 
 
 def concat(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
@@ -128,6 +135,68 @@ def permute(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
               f"the order {order} is impossible")  # fmt: skip
     order += [axis for axis in range(x.rank) if axis not in order]
     return [out.transpose(x, order)]
+
+
+def transpose(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert CTPN's Transpose: ``dim`` lists every axis."""
+    [x] = bottoms
+    order = layer.parameter("transpose_param").integers("dim")
+    out.check(sorted(order) == list(range(x.rank)), f"the order {order} is not of {x.rank} axes")
+    return [out.transpose(x, order)]
+
+
+def flip(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert Flip: columns backwards unless flip_width is false, rows if flip_height is true."""
+    [x] = bottoms
+    settings = layer.parameter("flip_param")
+    out.check(x.rank == 4, f"{x.shape} has no height and width")
+    flags = [settings.flag("flip_height", False), settings.flag("flip_width", True)]
+    y = x
+    for axis, backwards in zip((2, 3), flags, strict=True):
+        y = _backwards(y, axis, out) if backwards else y
+    return [out.unary("Identity", x) if y is x else y]
+
+
+def reverse(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert Reverse: one axis backwards, the first by default."""
+    [x] = bottoms
+    axis = axis_of(layer, layer.parameter("reverse_param").integer("axis", 0), x.rank)
+    return [_backwards(x, axis, out)]
+
+
+def _backwards(x: Blob, axis: int, out: Emitter) -> Blob:
+    if x.shape[axis] == FREE:
+        raise BatchIsFixed
+    index = np.arange(x.shape[axis] - 1, -1, -1, dtype=np.int64)
+    return out.op("Gather", [x, index], x.shape, {"axis": axis})
+
+
+def continuation(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert ContinuationIndicator: (time_step, batch_size), 0 at the first step, 1 behind it."""
+    if out.free:
+        raise BatchIsFixed
+    settings = layer.parameter("continuation_indicator_param")
+    shape = settings.integer("time_step"), settings.integer("batch_size")
+    out.check(min(shape) >= 1 and max(shape) <= _LONGEST, f"{shape} is no series of steps")
+    values = np.ones(shape, np.float32)
+    values[0] = 0
+    return [out.op("Identity", [values], shape)]
+
+
+def crop_center(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert CropCenter: as much as ``crop_size`` says goes from both ends of each axis."""
+    [x] = bottoms
+    sizes = layer.parameter("crop_center_param").integers("crop_size")
+    out.check(len(sizes) == x.rank, f"{len(sizes)} sizes for {x.rank} axes")
+    y = x
+    for axis, size in enumerate(sizes):
+        if size == 0:
+            continue
+        if x.shape[axis] == FREE:
+            raise BatchIsFixed
+        out.check(0 < 2 * size < x.shape[axis], f"{size} can't go twice from {x.shape[axis]}")
+        y = out.slice(y, axis, size, x.shape[axis] - size)
+    return [out.unary("Identity", x) if y is x else y]
 
 
 def crop(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
@@ -16,6 +16,7 @@ from onnxgraft.stages.convert.caffe.reading.upgrade import layers_of
 
 __all__ = ["Layer", "Net", "dummy_shapes", "read_net"]
 
+_RULE_FIELDS = frozenset({"max_level", "min_level", "not_stage", "phase", "stage"})
 _PHASES = ("TRAIN", "TEST")
 # Fields of a net: those that are read, and those that change nothing at inference.
 _NET_FIELDS = frozenset({"input", "input_dim", "input_shape", "layer", "layers", "name", "state"})
@@ -140,7 +141,7 @@ class _SetUp:
         self.shared: dict[str, Array] = {}
 
     def run(self) -> Net:
-        self._check_fields()
+        _check_known(self.message, _NET_FIELDS | _NET_HARMLESS, "the net")
         numbered = enumerate(layers_of(self.message), 1)
         running = [(position, layer) for position, layer in numbered if self._runs(layer)]
         self._declared_inputs([layer for _, layer in running])
@@ -159,16 +160,6 @@ class _SetUp:
         self.net.v1 = self.message.has("layers")
         self.net.own_inputs = frozenset(self.net.inputs)
         return self.net
-
-    def _check_fields(self) -> None:
-        for name, values in self.message.fields.items():
-            if values and name not in _NET_FIELDS | _NET_HARMLESS:
-                value = values[0]
-                shown = f": {value.text}" if isinstance(value, Scalar) else " { ... }"
-                raise NotSupportedError(
-                    f"line {value.line}: the field {name}{shown} of the net is not known, and may "
-                    "change what it computes; remove it if it changes nothing"
-                )
 
     def _declared_inputs(self, layers: Sequence[Message]) -> None:
         """Take the inputs of `input:` with `input_dim:` or `input_shape`.
@@ -209,10 +200,12 @@ class _SetUp:
     def _runs(self, layer: Message) -> bool:
         """Tell whether Caffe would include the layer in this state."""
         state = self.message.message("state")
+        _check_known(state, {"level", "phase", "stage"}, "the net's state")
         phase = state.choice("phase", "TEST", _PHASES)
         level, stages = state.integer("level"), set(state.texts("stage"))
 
         def meets(rule: Message) -> bool:
+            _check_known(rule, _RULE_FIELDS, "a rule of include or exclude")
             return (
                 rule.choice("phase", phase, _PHASES) == phase
                 and rule.integer("min_level", level) <= level <= rule.integer("max_level", level)
@@ -329,6 +322,18 @@ class _SetUp:
         self.net.blobs = {
             renamed.get(version, version): blob for version, blob in self.net.blobs.items()
         }
+
+
+def _check_known(message: Message, known: Collection[str], what: str) -> None:
+    """Refuse the fields of a message that are not known."""
+    for name, values in message.fields.items():
+        if values and name not in known:
+            value = values[0]
+            shown = f": {value.text}" if isinstance(value, Scalar) else " { ... }"
+            raise NotSupportedError(
+                f"line {value.line}: the field {name}{shown} of {what} is not known, and may "
+                "change what the net computes; remove it if it changes nothing"
+            )
 
 
 def _feeds(layer: Message) -> bool:

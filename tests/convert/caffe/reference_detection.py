@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxgraft.graph.tensors import Array
+from tests.convert.caffe.reference_activation import sigmoid
 
 Box = Array  # (xmin, ymin, xmax, ymax)
 
@@ -159,6 +160,47 @@ def detection_output(
     if not rows:
         rows = [[sample, *[-1.0] * 6] for sample in range(samples)]
     return np.asarray(rows, np.float64)[None, None]
+
+
+def yolov3(
+    *inputs: Array,
+    classes: int,
+    biases: Sequence[float],
+    mask: Sequence[int],
+    scales: Sequence[int],
+    threshold: float = 0.01,
+    nms_threshold: float = 0.45,
+) -> Array:
+    """Return MobileNet-YOLO's rows of one image: 0, label from 1 on, score and corners.
+
+    yolov3_detection_output_layer.cpp: one entry for each box and label above the threshold, and
+    one suppression for all.
+    """
+    per_input = len(mask) // len(inputs)
+    entries = []
+    for which, (x, scale) in enumerate(zip(inputs, scales, strict=True)):
+        side = x.shape[3]
+        values = x[0].reshape(-1, 5 + classes, side, side)
+        for anchor, row, column in np.ndindex(values.shape[0], side, side):
+            tx, ty, tw, th, objectness, *logits = values[anchor, :, row, column]
+            number = mask[which * per_input + anchor]
+            width = math.exp(tw) * biases[2 * number] / (side * scale)
+            height = math.exp(th) * biases[2 * number + 1] / (side * scale)
+            x1 = (column + sigmoid(tx)) / side - width / 2
+            y1 = (row + sigmoid(ty)) / side - height / 2
+            box = np.asarray([x1, y1, x1 + width, y1 + height])
+            entries += [
+                (score, label, box)
+                for label, logit in enumerate(logits)
+                if (score := float(sigmoid(logit) * sigmoid(objectness))) > threshold
+            ]
+    entries.sort(key=lambda entry: -entry[0])
+    kept: list[tuple[float, int, Box]] = []
+    for entry in entries:
+        if all(_overlap(entry[2], other[2]) < nms_threshold for other in kept):
+            kept.append(entry)
+    rows = [[0.0, label + 1, score, *box] for score, label, box in kept]
+    return np.asarray(rows)[None, None]
 
 
 def _decoded(delta: Array, prior: Box, variance: Array, *, code: str) -> Box:

@@ -45,6 +45,17 @@ SIMPLE = [
     one("bnll", "BNLL", "", reference.bnll),
     one("bnll_of_large_values", "BNLL", "", reference.bnll, 100 * normal(3, 5)),
     one("swish", "Swish", "", reference.swish),
+    one("hard_swish", "HardSwish", "", reference.hard_swish),
+    one("mish", "Mish", "", reference.mish),
+    one("mish_of_large_values", "Mish", "", reference.mish, 40 * normal(3, 5)),
+    one("selu", "SELU", "", reference.selu, opencv="unknown layer"),
+    one(
+        "selu_of_synopsys",
+        "SeLU",
+        "selu_param { alpha: 2 lambda: 0.5 }",
+        partial(reference.selu, alpha=2, scale=0.5),
+        opencv="unknown layer",
+    ),
     one(
         "swish_beta",
         "Swish",

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
@@ -257,6 +258,30 @@ POLYGONS = case(
 )
 
 
+YOLO_BIASES = [10, 14, 23, 27, 37, 58, 81, 82, 135, 169, 344, 319]
+YOLOS = [
+    case(
+        name,
+        "Yolov3DetectionOutput",
+        "yolov3_detection_output_param { num_classes: 3 confidence_threshold: 0.2 "
+        + " ".join(f"biases: {bias}" for bias in YOLO_BIASES)
+        + " anchors_scale: 32 anchors_scale: 16 mask_group_num: 2 "
+        + " ".join(f"mask: {number}" for number in (3, 4, 5, 0, 1, 2))
+        + f" {params} }}",
+        partial(reference.yolov3, classes=3, biases=YOLO_BIASES, mask=[3, 4, 5, 0, 1, 2],
+                scales=[32, 16], threshold=0.2, **how),
+        normal(1, 24, 4, 4, seed=7),
+        normal(1, 24, 8, 8, seed=8),
+        batches=None,
+        opencv="unknown layer",
+    )
+    for name, params, how in (
+        ("defaults", "", {}),
+        ("nms_threshold", "nms_threshold: 0.2", {"nms_threshold": 0.2}),
+    )
+]  # fmt: skip
+
+
 def check_detections(case: Case) -> None:
     """Hold the rows against the reference; the priors are fed whole."""
     for batch in case.batches or ():
@@ -279,6 +304,19 @@ def test_detection_output(case: Case) -> None:
 @cases(REFINED)
 def test_detection_output_of_refinedet(case: Case) -> None:
     check_detections(case)
+
+
+@cases(YOLOS)
+def test_detection_output_of_yolov3(case: Case) -> None:
+    assert case.expected(case.part(None))["y"].shape[2] > 5
+    check(case)
+
+
+def test_detection_output_of_yolov3_takes_one_image() -> None:
+    one = YOLOS[0]
+    text = one.text.replace("dim: 1 dim: 24", "dim: 2 dim: 24")
+    with pytest.raises(InputError, match="give it one image"):
+        load(text)
 
 
 def test_detection_output_of_textboxes_has_polygons() -> None:

@@ -346,6 +346,25 @@ NEAREST = [
 ]
 
 
+MOVED = [
+    case("transpose", "Transpose", "transpose_param { dim: 0 dim: 3 dim: 1 dim: 2 }",
+         lambda x: x.transpose(0, 3, 1, 2), X, opencv="unknown layer"),
+    case("transpose_of_the_batch", "Transpose", "transpose_param { dim: 3 dim: 2 dim: 0 dim: 1 }",
+         lambda x: x.transpose(3, 2, 0, 1), X, batches=None, opencv="unknown layer"),
+    case("flip_columns_by_default", "Flip", "", lambda x: x[..., ::-1], X, opencv="unknown layer"),
+    case("flip_rows", "Flip", "flip_param { flip_height: true flip_width: false }",
+         lambda x: x[:, :, ::-1], X, opencv="unknown layer"),
+    case("flip_both", "Flip", "flip_param { flip_height: true flip_width: true }",
+         lambda x: x[:, :, ::-1, ::-1], X, opencv="unknown layer"),
+    case("reverse_the_first_axis", "Reverse", "", lambda x: x[::-1], X, batches=None,
+         opencv="unknown layer"),
+    case("reverse_axis", "Reverse", "reverse_param { axis: 2 }", lambda x: x[:, :, ::-1], X,
+         opencv="unknown layer"),
+    case("crop_center", "CropCenter",
+         "crop_center_param { crop_size: 0 crop_size: 0 crop_size: 1 crop_size: 2 }",
+         lambda x: x[:, :, 1:-1, 2:-2], X, opencv="unknown layer"),
+]  # fmt: skip
+
 SHUFFLED = [
     case(
         f"by_{step}",
@@ -390,6 +409,11 @@ RESIZED = [
     )
     for mode, function in (("BILINEAR", reference.interp), ("NEAREST", reference.nearest_at))
 ]  # fmt: skip
+
+
+@cases(MOVED)
+def test_layers_of_forks_that_move_values(case: Case) -> None:
+    check(case)
 
 
 @cases(SHUFFLED)

@@ -13,8 +13,8 @@ from onnxgraft.stages.convert.caffe.running import DEPARTURES
 from tests.conftest import ROOT
 from tests.convert.caffe.net import every_case
 
-# Not nets of one layer with one output: `test_plumbing` has them.
-ELSEWHERE = {"DummyData", "Parameter", "Split"}
+# Not nets of one layer with one output: `test_plumbing` and `test_recurrent` have them.
+ELSEWHERE = {"ContinuationIndicator", "DummyData", "Parameter", "Split"}
 
 
 FAMILIES = [

@@ -44,11 +44,14 @@ def test_the_lists_name_layers_that_there_are() -> None:
         ('quantize: true\n' + pooled(""), "line 1: the field quantize: true of the net"),
         (inputs(x=X.shape) + 'layers { layer { name: "r" type: "relu" leak: 0.1 } bottom: "x" '
          'top: "y" }', "the field leak .*line 3: leak: 0.1"),
+        (inputs(x=X.shape) + layer("ReLU", params="include { not_phase: TRAIN }"),
+         "line 8: the field not_phase: TRAIN of a rule"),
+        ("state { rank: 1 } " + pooled(""), "the field rank: 1 of the net's state"),
         (inputs(x=X.shape) + layer("Reshape", params="reshape_param { shape { dim: 0 dim: -1 "
          "order: 2 } }"), "reshape_param.shape.order .*order: 2"),
     ],
     ids=["field", "message", "parameter_message", "of_the_layer", "phase_train", "phase_0",
-         "of_the_net", "V0", "nested"],
+         "of_the_net", "V0", "of_a_rule", "of_the_state", "nested"],
 )  # fmt: skip
 def test_an_unknown_field_is_refused_by_name_line_and_value(text: str, words: str) -> None:
     with pytest.raises(NotSupportedError, match=words):
@@ -87,8 +90,11 @@ def test_a_message_of_another_type_of_layer_is_ignored_with_a_note(tmp_path: Pat
          (normal(2, 4, 1, 1), normal(2)), r"number 2 .*\(2,\)"),
         ("ReLU", "", (normal(4),), "1 blobs"),
         ("BatchNorm", "", (normal(4), normal(4), normal(1), normal(4)), "number 4"),
+        ("BatchNorm", "batch_norm_param { scale_bias: false }",
+         (normal(4), normal(4), normal(1), normal(4), normal(4)), "number 4, 5"),
     ],
-    ids=["a_third", "a_bias_that_is_switched_off", "of_a_layer_without_any", "of_batch_norm"],
+    ids=["a_third", "a_bias_that_is_switched_off", "of_a_layer_without_any", "of_batch_norm",
+         "a_scale_and_a_bias_that_are_switched_off"],
 )  # fmt: skip
 def test_stored_blobs_that_nothing_reads_are_refused(
     kind: str, params: str, blobs: tuple[np.ndarray, ...], words: str
