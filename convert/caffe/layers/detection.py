@@ -230,7 +230,10 @@ def _without_background(scores: Blob, objectness: Blob, least: float, out: Emitt
 
 
 def _rows(kept: Blob, boxes: Blob, labels: NDArray[np.int64], keep: int, out: Emitter) -> Blob:
-    """Return the best ``keep`` of each image as rows, by label and then by score."""
+    """Return the best ``keep`` of each image as rows, by label and then by score.
+
+    There are ``keep`` rows of each image until the last step, which drops those without a box.
+    """
     batch, kinds, count_boxes = kept.shape
     flat = out.reshape(kept, (batch, kinds * count_boxes))
     size = (batch, keep)
@@ -243,7 +246,8 @@ def _rows(kept: Blob, boxes: Blob, labels: NDArray[np.int64], keep: int, out: Em
     rank = np.arange(keep, dtype=np.int64)
     by_label = out.op("Add", [out.op("Mul", [kind, np.array(keep, np.int64)], size,
                                      dtype=np.int64), rank], size, dtype=np.int64)  # fmt: skip
-    key = out.op("Where", [found, by_label, np.array(np.iinfo(np.int64).max)], size, dtype=np.int64)
+    behind = np.array(keep * kinds, np.int64)
+    key = out.op("Where", [found, by_label, behind], size, dtype=np.int64)
     smallest = {"axis": 1, "largest": 0, "sorted": 1}
     sorted_keys = out.op("TopK", [key, np.array([keep], np.int64)], size, smallest, outputs=2)
     sorted_keys.tensor.dtype = np.int64
@@ -252,30 +256,22 @@ def _rows(kept: Blob, boxes: Blob, labels: NDArray[np.int64], keep: int, out: Em
     def ordered(blob: Blob, dtype: type) -> Blob:
         return out.op("GatherElements", [blob, order], size, {"axis": 1}, dtype=dtype)
 
-    flags = out.op("Cast", [found], size, {"to": 7}, dtype=np.int64)
-    present = out.op("NonZero", [ordered(flags, np.int64)], (2, -1), dtype=np.int64)
-    place = out.op("Transpose", [present], (-1, 2), {"perm": [1, 0]}, dtype=np.int64)
+    def column(blob: Blob, dtype: type = np.float32) -> Blob:
+        return out.op("Unsqueeze", [blob, np.array([2], np.int64)], (*size, 1), dtype=dtype)
 
-    def picked(blob: Blob, dtype: type) -> Blob:
-        return out.op("GatherND", [ordered(blob, dtype), place], (-1,), dtype=dtype)
-
-    image = out.op("Gather", [present, np.array(0, np.int64)], (-1,), {"axis": 0}, dtype=np.int64)
-    which = picked(box, np.int64)
-    axis = np.array([1], np.int64)
-    pair = out.op("Concat", [
-        out.op("Unsqueeze", [image, axis], (-1, 1), dtype=np.int64),
-        out.op("Unsqueeze", [which, axis], (-1, 1), dtype=np.int64),
-    ], (-1, 2), {"axis": 1}, dtype=np.int64)  # fmt: skip
     width = boxes.shape[2]
-    corners = out.op("GatherND", [boxes, pair], (-1, width))
-    label = out.op("Gather", [labels, picked(kind, np.int64)], (-1,), {"axis": 0}, dtype=np.int64)
-    columns = [
-        out.op("Unsqueeze", [out.op("Cast", [image], (-1,), {"to": 1}), axis], (-1, 1)),
-        out.op("Unsqueeze", [out.op("Cast", [label], (-1,), {"to": 1}), axis], (-1, 1)),
-        out.op("Unsqueeze", [picked(best, np.float32), axis], (-1, 1)),
-        corners,
-    ]
-    rows = out.op("Concat", columns, (-1, 3 + width), {"axis": 1})
+    index = column(ordered(box, np.int64), np.int64)
+    corners = out.op("GatherND", [boxes, index], (*size, width), {"batch_dims": 1})
+    label = out.op("Gather", [labels.astype(np.float32), ordered(kind, np.int64)], size)
+    ones = _filled_like(best, 1.0, out)
+    image = out.op("CumSum", [ones, np.array(0, np.int64)], size, {"exclusive": 1})
+    columns = [column(image), column(label), column(ordered(best, np.float32)), corners]
+    rows = out.op("Concat", columns, (*size, 3 + width), {"axis": 2})
+    rows = out.op("Reshape", [rows, np.array([-1, 3 + width], np.int64)], (-1, 3 + width))
+    flags = out.op("Cast", [found], size, {"to": 7}, dtype=np.int64)
+    present = out.op("Cast", [ordered(flags, np.int64)], size, {"to": 9}, dtype=np.bool_)
+    present = out.op("Reshape", [present, np.array([-1], np.int64)], (-1,), dtype=np.bool_)
+    rows = out.op("Compress", [rows, present], (-1, 3 + width), {"axis": 0})
     return out.op("Unsqueeze", [rows, np.array([0, 1], np.int64)], (1, 1, -1, 3 + width))
 
 
