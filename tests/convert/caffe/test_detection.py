@@ -346,37 +346,39 @@ def test_prior_boxes_do_not_depend_on_the_values() -> None:
     assert_close(first, second, 0.0)
 
 
-def test_a_whole_ssd_head() -> None:
-    x, image = normal(2, 3, 3, 5), normal(2, 3, 60, 80)
-    weights = {
-        "loc": ("Convolution", (0.3 * normal(8, 3, 3, 3), normal(8))),
-        "conf": ("Convolution", (normal(6, 3, 3, 3), normal(6))),
-    }
-    convolution = "convolution_param {{ num_output: {} kernel_size: 3 pad: 1 }}"
-    order = "permute_param { order: 0 order: 2 order: 3 order: 1 }"
-    text = "".join(
-        [
-            inputs(x=x.shape, image=image.shape),
-            layer("Convolution", "x", "loc", convolution.format(8), name="loc"),
-            layer("Permute", "loc", "loc_perm", order, name="loc_perm"),
-            layer("Flatten", "loc_perm", "loc_flat", name="loc_flat"),
-            layer("Convolution", "x", "conf", convolution.format(6), name="conf"),
-            layer("Permute", "conf", "conf_perm", order, name="conf_perm"),
-            layer("Reshape", "conf_perm", "logits", "reshape_param { shape { dim: 0 dim: -1"
-                  " dim: 3 } }", name="logits"),
-            layer("Softmax", "logits", "prob", "softmax_param { axis: 2 }", name="prob"),
-            layer("Flatten", "prob", "prob_flat", name="prob_flat"),
-            layer("PriorBox", "x image", "priors", "prior_box_param { min_size: 20 max_size: 35"
-                  " variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2 }", name="priors"),
-            layer("DetectionOutput", "loc_flat prob_flat priors", "y",
-                  "detection_output_param { num_classes: 3 nms_param { nms_threshold: 0.4 }"
-                  " code_type: CENTER_SIZE keep_top_k: 9 confidence_threshold: 0.2 }"),
-        ]
-    )  # fmt: skip
+# A head of SSD: two convolutions, priors, and the DetectionOutput.
+HEAD_X, HEAD_IMAGE = normal(2, 3, 3, 5), normal(2, 3, 60, 80)
+HEAD_WEIGHTS = {
+    "loc": ("Convolution", (0.3 * normal(8, 3, 3, 3), normal(8))),
+    "conf": ("Convolution", (normal(6, 3, 3, 3), normal(6))),
+}
+_CONV = "convolution_param {{ num_output: {} kernel_size: 3 pad: 1 }}"
+_ORDER = "permute_param { order: 0 order: 2 order: 3 order: 1 }"
+HEAD = "".join(
+    [
+        inputs(x=HEAD_X.shape, image=HEAD_IMAGE.shape),
+        layer("Convolution", "x", "loc", _CONV.format(8), name="loc"),
+        layer("Permute", "loc", "loc_perm", _ORDER, name="loc_perm"),
+        layer("Flatten", "loc_perm", "loc_flat", name="loc_flat"),
+        layer("Convolution", "x", "conf", _CONV.format(6), name="conf"),
+        layer("Permute", "conf", "conf_perm", _ORDER, name="conf_perm"),
+        layer("Reshape", "conf_perm", "logits", "reshape_param { shape { dim: 0 dim: -1"
+              " dim: 3 } }", name="logits"),
+        layer("Softmax", "logits", "prob", "softmax_param { axis: 2 }", name="prob"),
+        layer("Flatten", "prob", "prob_flat", name="prob_flat"),
+        layer("PriorBox", "x image", "priors", "prior_box_param { min_size: 20 max_size: 35"
+              " variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2 }", name="priors"),
+        layer("DetectionOutput", "loc_flat prob_flat priors", "y",
+              "detection_output_param { num_classes: 3 nms_param { nms_threshold: 0.4 }"
+              " code_type: CENTER_SIZE keep_top_k: 9 confidence_threshold: 0.2 }"),
+    ]
+)  # fmt: skip
 
+
+def test_a_whole_ssd_head() -> None:
     def head(name: str) -> Array:
-        kernel, bias = weights[name][1]
-        return convolved(x.astype(np.float64), kernel, bias, pad=1).transpose(0, 2, 3, 1)
+        kernel, bias = HEAD_WEIGHTS[name][1]
+        return convolved(HEAD_X.astype(np.float64), kernel, bias, pad=1).transpose(0, 2, 3, 1)
 
     expected = reference.detection_output(
         head("loc").reshape(2, -1),
@@ -388,4 +390,4 @@ def test_a_whole_ssd_head() -> None:
         keep_top_k=9,
         threshold=0.2,
     )
-    assert_close(run(text, weights, {"x": x, "image": image}), {"y": expected})
+    assert_close(run(HEAD, HEAD_WEIGHTS, {"x": HEAD_X, "image": HEAD_IMAGE}), {"y": expected})
