@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxgraft.errors import ModelError
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine
 from onnxgraft.stages.surgery import run
@@ -88,3 +89,9 @@ def test_tensorrt_builds_a_caffe_ssd(tmp_path: Path, batch: str) -> None:
             tensor.shape = [2 if dim == "N" else dim for dim in tensor.shape]
     passport = engine.build(lowered(model), tmp_path / "e", "tensorrt")
     assert "tensorrt" in passport.versions
+
+
+def test_the_error_of_one_that_was_not_written_otherwise_says_what_to_do(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+    with pytest.raises(ModelError, match="onnxgraft surgery --for tensorrt"):
+        engine.build(load(detection.HEAD, detection.HEAD_WEIGHTS), tmp_path / "e", "tensorrt")
