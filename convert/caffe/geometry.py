@@ -21,6 +21,8 @@ __all__ = ["align_crops"]
 
 # By axis, the factor and the shift that map a place of one blob to a place of another.
 Maps = tuple[tuple[Fraction, Fraction], tuple[Fraction, Fraction]]
+# Layers between a Crop and what its inputs come from.
+_FARTHEST = 2000
 _SAME: Maps = ((Fraction(1), Fraction(0)),) * 2
 
 
@@ -74,7 +76,7 @@ def _offsets(layer: Layer, makers: Mapping[str, Layer]) -> list[int] | None:
 def _origins(blob: str, makers: Mapping[str, Layer]) -> dict[str, Maps]:
     """Return the blobs on the way back from ``blob``, and the maps from it to each."""
     maps, found = _SAME, {blob: _SAME}
-    while blob in makers and makers[blob].bottoms:
+    while blob in makers and makers[blob].bottoms and len(found) < _FARTHEST:
         step = _step(makers[blob])
         if step is None:
             break

@@ -6,13 +6,14 @@ something to the fork that the net is of.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 from onnxgraft.stages.convert.caffe.reading.prototxt import Message, Scalar
 
-__all__ = ["FIELDS", "HARMLESS", "check_fields"]
+__all__ = ["FIELDS", "HARMLESS", "HARMLESS_PARAMETERS", "check_fields"]
 
 _CONVOLUTION = (
     "convolution_param: num_output bias_term pad pad_h pad_w pad_l pad_r pad_t pad_b pad_type "
@@ -112,7 +113,6 @@ _SAVING = "it writes files beside the result"
 
 # Fields of any layer that change nothing at inference, and why.
 HARMLESS: dict[str, str] = {
-    # Of layers.
     "name": "it is read with the net",
     "type": "it is read with the net",
     "bottom": "it is read with the net",
@@ -134,7 +134,9 @@ HARMLESS: dict[str, str] = {
     "backward_math": _TRAINING,
     "cudnn_math_override": _PRECISION,
     "debug": "it prints",
-    # Of their parameters.
+}
+# The same of any message of parameters.
+HARMLESS_PARAMETERS: dict[str, str] = {
     "engine": _PRECISION,
     "force_nd_im2col": _PRECISION,
     "cudnn_convolution_algo_seeker": _PRECISION,
@@ -154,6 +156,20 @@ HARMLESS: dict[str, str] = {
 }
 
 
+@functools.cache
+def _known(fields: str) -> frozenset[str]:
+    """Return the paths of the fields that a line of `FIELDS` names."""
+    known = {"phase"}
+    for part in filter(None, fields.split("; ")):
+        message, names = part.split(": ")
+        known.update(f"{message}.{name}" for name in names.split())
+    return frozenset(known)
+
+
+# The messages that some layer reads.
+_MESSAGES = frozenset(path.split(".")[0] for line in FIELDS.values() for path in _known(line))
+
+
 def check_fields(layer: Layer) -> list[str]:
     """Refuse the fields that the layer's converter does not know.
 
@@ -164,11 +180,10 @@ def check_fields(layer: Layer) -> list[str]:
         NotSupportedError: A field is unknown that could change what the layer computes.
     """
     known = _known(FIELDS[layer.type])
-    others = {path.split(".")[0] for fields in FIELDS.values() for path in _known(fields)}
     own = {path.split(".")[0] for path in known}
     ignored = []
     for path, value in _unknown(layer.message, "", known):
-        if "." not in path and path in others - own:
+        if "." not in path and path in _MESSAGES - own:
             ignored.append(f"{layer}: {path} was ignored, it is of another type of layer")
             continue
         raise NotSupportedError(
@@ -183,22 +198,13 @@ def check_fields(layer: Layer) -> list[str]:
     return ignored
 
 
-def _known(fields: str) -> set[str]:
-    """Return the paths of the fields that a line of `FIELDS` names."""
-    known = {"phase"}
-    for part in filter(None, fields.split("; ")):
-        message, names = part.split(": ")
-        known.update(f"{message}.{name}" for name in names.split())
-    return known
-
-
 def _unknown(
-    message: Message, prefix: str, known: set[str]
+    message: Message, prefix: str, known: frozenset[str]
 ) -> Iterator[tuple[str, Scalar | Message]]:
     """Yield the path and the first value of each field that is not known."""
     for name, values in message.fields.items():
         path = prefix + name
-        if name in HARMLESS or path in known:
+        if name in (HARMLESS_PARAMETERS if prefix else HARMLESS) or path in known:
             continue
         inner = [value for value in values if isinstance(value, Message)]
         if inner and any(other.startswith(f"{path}.") for other in known):

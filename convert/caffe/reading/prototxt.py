@@ -90,7 +90,7 @@ class Message:
             first: The number of the first one.
         """
         text = self.text(name, default)
-        number = int(text) - first if text.isdecimal() else -1
+        number = int(text) - first if text.isdecimal() and len(text) < 10 else -1
         return names[number] if 0 <= number < len(names) else text
 
     def texts(self, name: str) -> list[str]:

@@ -36,6 +36,7 @@ def test_the_lists_name_layers_that_there_are() -> None:
     [
         (pooled("saturate: true"), r"pooling_param.saturate .*line 8: saturate: true"),
         (pooled("fancy { a: 1 }"), r"pooling_param.fancy .*line 8: fancy \{ \.\.\. \}"),
+        (pooled("top: 3"), "pooling_param.top .*line 8: top: 3"),
         (inputs(x=X.shape) + layer("ReLU", params="quantize_param { bits: 8 }"),
          r"field quantize_param .*line 8: quantize_param \{"),
         (inputs(x=X.shape) + layer("ReLU", params="ceiling: 6"), r"ceiling .*line 8: ceiling: 6"),
@@ -50,8 +51,8 @@ def test_the_lists_name_layers_that_there_are() -> None:
         (inputs(x=X.shape) + layer("Reshape", params="reshape_param { shape { dim: 0 dim: -1 "
          "order: 2 } }"), "reshape_param.shape.order .*order: 2"),
     ],
-    ids=["field", "message", "parameter_message", "of_the_layer", "phase_train", "phase_0",
-         "of_the_net", "V0", "of_a_rule", "of_the_state", "nested"],
+    ids=["field", "message", "of_a_parameter_alone", "parameter_message", "of_the_layer",
+         "phase_train", "phase_0", "of_the_net", "V0", "of_a_rule", "of_the_state", "nested"],
 )  # fmt: skip
 def test_an_unknown_field_is_refused_by_name_line_and_value(text: str, words: str) -> None:
     with pytest.raises(NotSupportedError, match=words):
