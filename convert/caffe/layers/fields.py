@@ -27,7 +27,8 @@ FIELDS: dict[str, str] = {
     "AbsVal": "",
     "ArgMax": "argmax_param: out_max_val top_k axis",
     "Axpy": "",
-    "BN": "bn_param: eps bn_mode scale_filler shift_filler slope_filler bias_filler",
+    "BN": "bn_param: eps var_eps moving_average decay axis bn_mode scale_filler shift_filler "
+    "slope_filler bias_filler",
     "BNLL": "",
     "BatchNorm": "batch_norm_param: use_global_stats eps add_eps_before_sqrt scale_bias "
     "scale_filler bias_filler",
@@ -133,6 +134,7 @@ HARMLESS: dict[str, str] = {
     "forward_math": _PRECISION,
     "backward_math": _TRAINING,
     "cudnn_math_override": _PRECISION,
+    "engine": _PRECISION,
     "debug": "it prints",
 }
 # The same of any message of parameters.
@@ -153,6 +155,7 @@ HARMLESS_PARAMETERS: dict[str, str] = {
     "visualize": _SAVING,
     "visualize_threshold": _SAVING,
     "save_file": _SAVING,
+    "label_map_file": _SAVING,
 }
 
 
@@ -166,8 +169,13 @@ def _known(fields: str) -> frozenset[str]:
     return frozenset(known)
 
 
-# The messages that some layer reads.
-_MESSAGES = frozenset(path.split(".")[0] for line in FIELDS.values() for path in _known(line))
+# The messages that some layer reads: those above, and those of layers that are no part of a result.
+_MESSAGES = frozenset(
+    [path.split(".")[0] for line in FIELDS.values() for path in _known(line)]
+    + ["accuracy_param", "contrastive_loss_param", "data_param", "hdf5_data_param",
+       "hdf5_output_param", "hinge_loss_param", "image_data_param", "infogain_loss_param",
+       "input_param", "memory_data_param", "window_data_param"]
+)  # fmt: skip
 
 
 def check_fields(layer: Layer) -> list[str]:
@@ -210,7 +218,7 @@ def _unknown(
         if inner and any(other.startswith(f"{path}.") for other in known):
             for value in inner:
                 yield from _unknown(value, f"{path}.", known)
-        elif not inner or any(value.fields for value in inner):
+        elif not inner or any(value.fields.keys() - HARMLESS_PARAMETERS for value in inner):
             yield path, values[0] if values else message
 
 

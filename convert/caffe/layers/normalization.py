@@ -98,7 +98,7 @@ def bn(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     if len(layer.blobs) == 4:
         names = ("slopes", "biases", "means", "variances")
         stored = [out.weight(i, (channels,), what=name) for i, name in enumerate(names)]
-        eps = parameter.number("eps", 1e-5)
+        eps = _pspnet_epsilon(parameter, out)
         return [out.op("BatchNormalization", [x, *stored], x.shape, {"epsilon": eps})]
     if parameter.choice("bn_mode", "", ("LEARN", "INFERENCE")) == "LEARN":
         raise out.refuse("it is in LEARN mode: compute its statistics first (bn_mode INFERENCE)")
@@ -106,6 +106,22 @@ def bn(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     a = out.weight(0, (channels,), "scale_filler", what="scales").reshape(-1, *tail)
     b = out.weight(1, (channels,), "shift_filler", what="shifts").reshape(-1, *tail)
     return [out.binary("Add", out.binary("Mul", x, a), b)]
+
+
+def _pspnet_epsilon(parameter: Message, out: Emitter) -> float:
+    """Return the epsilon of PSPNet's BN, of which there are an earlier and a later form.
+
+    The earlier (`scale_filler`, `var_eps`) uses its stored statistics only by `moving_average`.
+    """
+    if parameter.integer("axis", 1) != 1:
+        raise out.refuse(f"axis: {parameter.integer('axis', 1)} is not converted, only axis: 1")
+    earlier = any(parameter.has(name) for name in ("shift_filler", "var_eps", "moving_average"))
+    if earlier and not parameter.flag("moving_average", False):
+        raise out.refuse(
+            "it normalizes by the statistics of its batch; set moving_average: true to use those "
+            "that are stored"
+        )
+    return parameter.number("eps", parameter.number("var_eps", 1e-10 if earlier else 1e-5))
 
 
 def scale(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:

@@ -21,9 +21,10 @@ _PHASES = ("TRAIN", "TEST")
 # Fields of a net: those that are read, and those that change nothing at inference.
 _NET_FIELDS = frozenset({"input", "input_dim", "input_shape", "layer", "layers", "name", "state"})
 _NET_HARMLESS = frozenset(
-    {"debug_info", "default_backward_math", "default_backward_type", "default_conv_algos_override",
-     "default_cudnn_math_override", "default_forward_math", "default_forward_type",
-     "force_backward", "global_grad_scale", "global_grad_scale_adaptive", "reduce_buckets"}
+    {"compile_net_state", "debug_info", "default_backward_math", "default_backward_type",
+     "default_conv_algos_override", "default_cudnn_math_override", "default_forward_math",
+     "default_forward_type", "engine", "force_backward", "global_grad_scale",
+     "global_grad_scale_adaptive", "mem_param", "reduce_buckets"}
 )  # fmt: skip
 
 # Layers that feed a net from somewhere; their first top is an input, the others are labels.

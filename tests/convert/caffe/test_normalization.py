@@ -151,9 +151,12 @@ SEGNET = [
     )
 ]
 
+EARLIER = "scale_filler { value: 1 } shift_filler { value: 0 }"
 STATISTICS = (normal(1, 4, 1, 1), normal(1, 4, 1, 1, seed=1), normal(1, 4, 1, 1, seed=2),
               positive(1, 4, 1, 1))  # fmt: skip
 
+# Of the earlier form of PSPNet's BN the default epsilon is 1e-10, which small variances show.
+SMALL = (*STATISTICS[:3], 1e-6 * STATISTICS[3])
 PSPNET = [
     case(
         name,
@@ -161,20 +164,28 @@ PSPNET = [
         f"bn_param {{ {params} }}",
         partial(
             reference.bn_pspnet,
-            slope=STATISTICS[0],
-            bias=STATISTICS[1],
-            mean=STATISTICS[2],
-            variance=STATISTICS[3],
+            slope=blobs[0],
+            bias=blobs[1],
+            mean=blobs[2],
+            variance=blobs[3],
             **how,
         ),
         X,
-        blobs=STATISTICS,
+        blobs=blobs,
         opencv="unknown layer",
     )
-    for name, params, how in (
-        ("defaults", "frozen: true", {}),
-        ("eps", "eps: 0.1", {"eps": 0.1}),
-        ("params_and_fillers", "slope_filler { value: 1 } bias_filler { value: 0 }", {}),
+    for name, params, how, blobs in (
+        ("defaults", "frozen: true", {}, STATISTICS),
+        ("eps", "eps: 0.1", {"eps": 0.1}, STATISTICS),
+        (
+            "params_and_fillers",
+            "slope_filler { value: 1 } bias_filler { value: 0 }",
+            {},
+            STATISTICS,
+        ),
+        ("earlier", f"{EARLIER} moving_average: true decay: 0.05", {"eps": 1e-10}, SMALL),
+        ("earlier_var_eps", "moving_average: true var_eps: 0.1 axis: 1", {"eps": 0.1}, STATISTICS),
+        ("later", "moving_average: true eps: 0.1", {"eps": 0.1}, STATISTICS),
     )
 ]
 
@@ -306,6 +317,20 @@ def test_bn_of_segnet_in_its_learning_mode_is_refused() -> None:
     text = inputs(x=X.shape) + layer("BN", params="bn_param { bn_mode: LEARN }")
     with pytest.raises(InputError, match="it"):
         load(text, {"it": ("BN", (normal(1, 4, 1, 1), normal(1, 4, 1, 1)))})
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ("moving_average: false", "its batch"),
+        (EARLIER, "its batch.*moving_average: true"),
+        ("moving_average: true axis: 2", "axis: 2"),
+    ],
+)
+def test_bn_of_pspnet_that_does_not_use_its_statistics_is_refused(params: str, words: str) -> None:
+    text = inputs(x=X.shape) + layer("BN", params=f"bn_param {{ {params} }}")
+    with pytest.raises(InputError, match=words):
+        load(text, {"it": ("BN", STATISTICS)})
 
 
 def test_batch_norm_then_scale() -> None:
