@@ -100,8 +100,12 @@ def bn(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
         stored = [out.weight(i, (channels,), what=name) for i, name in enumerate(names)]
         eps = _pspnet_epsilon(parameter, out)
         return [out.op("BatchNormalization", [x, *stored], x.shape, {"epsilon": eps})]
-    if parameter.choice("bn_mode", "", ("LEARN", "INFERENCE")) == "LEARN":
-        raise out.refuse("it is in LEARN mode: compute its statistics first (bn_mode INFERENCE)")
+    mode = parameter.choice("bn_mode", "LEARN", ("LEARN", "INFERENCE"))
+    if mode != "INFERENCE":
+        raise out.refuse(
+            f"it is in {mode} mode, which normalizes by the statistics of its batch; compute those "
+            "of the training data and set bn_mode: INFERENCE"
+        )
     tail = [1] * (x.rank - 2)
     a = out.weight(0, (channels,), "scale_filler", what="scales").reshape(-1, *tail)
     b = out.weight(1, (channels,), "shift_filler", what="shifts").reshape(-1, *tail)

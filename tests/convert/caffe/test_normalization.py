@@ -313,9 +313,10 @@ def test_a_normalize_without_weights_has_those_of_its_filler() -> None:
     assert_close(run(text, None, {"x": x}), {"y": expected})
 
 
-def test_bn_of_segnet_in_its_learning_mode_is_refused() -> None:
-    text = inputs(x=X.shape) + layer("BN", params="bn_param { bn_mode: LEARN }")
-    with pytest.raises(InputError, match="it"):
+@pytest.mark.parametrize("params", ["bn_mode: LEARN", "bn_mode: 0", "bn_mode: NORM", ""])
+def test_bn_of_segnet_is_converted_in_its_mode_inference_only(params: str) -> None:
+    text = inputs(x=X.shape) + layer("BN", params=f"bn_param {{ {params} }}")
+    with pytest.raises(InputError, match="bn_mode: INFERENCE"):
         load(text, {"it": ("BN", (normal(1, 4, 1, 1), normal(1, 4, 1, 1)))})
 
 
