@@ -149,6 +149,8 @@ HARMLESS_PARAMETERS: dict[str, str] = {
     "momentum": _TRAINING,
     "update_global_stats": _TRAINING,
     "frozen": _TRAINING,
+    "fix_gradient": _TRAINING,
+    "bp_norm": _TRAINING,
     "icnet": "it saves memory",
     "debug_info": "it prints",
     "save_output_param": _SAVING,

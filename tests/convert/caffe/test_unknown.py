@@ -70,9 +70,12 @@ def test_an_unknown_field_is_refused_by_name_line_and_value(text: str, words: st
         inputs(x=X.shape) + layer("ReLU", params="unknown_param { }"),
         'engine: "MKLDNN"\n' + inputs(x=X.shape) + layer("TanH", params='engine: "MKLDNN"'),
         inputs(x=X.shape) + layer("Sigmoid", params="sigmoid_param { engine: CAFFE }"),
+        inputs(x=X.shape)
+        + layer("Normalize", params="normalize_param { fix_gradient: true bp_norm: true }"),
     ],
-    ids=["engine", "precision", "of_the_net", "training", "empty", "of_intel", "engine_alone"],
-)
+    ids=["engine", "precision", "of_the_net", "training", "empty", "of_intel", "engine_alone",
+         "gradients"],
+)  # fmt: skip
 def test_what_changes_nothing_at_inference_is_read_over(text: str) -> None:
     load(text)
 
