@@ -158,7 +158,9 @@ def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
         )  # fmt: skip
     fewest, most = INPUTS.get(layer.type, (1, 1))
     given = len(layer.bottoms)
-    if given < fewest or (most is not None and given > most):
+    if most is not None and given > most:
+        raise out.refuse(_beyond(layer, "bottom", most))
+    if given < fewest:
         raise ModelError(f"{layer}: it has {given} inputs, {fewest} {_or_more(fewest, most)}wanted")
     if layer.type in FIELDS:
         out.notes += check_fields(layer)
@@ -173,7 +175,7 @@ def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
     if layer.type in FIELDS:
         _check_blobs(layer, out)
     if len(made) < len(layer.tops):
-        raise ModelError(f"{layer}: it has {len(layer.tops)} tops, {len(made)} were expected")
+        raise out.refuse(_beyond(layer, "top", len(made)))
     for name, blob in zip(layer.tops, made, strict=False):
         if blob.tensor.name in blobs:
             blob = out.unary("Identity", blob)  # the layer does nothing, but the top has a name
@@ -181,6 +183,15 @@ def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
             raise ModelError(f"{layer}: its output {name!r} would be {blob.shape}")
         blob.tensor.name = name
         blobs[name] = blob
+
+
+def _beyond(layer: Layer, side: str, known: int) -> str:
+    """Say which bottom or top is the first that the converter does not know."""
+    name = layer.message.scalars(side)[known]
+    return (
+        f"what its {side} {name.text!r} (number {known + 1}, line {name.line}) is for is not "
+        f"known, only that of {known or 'none'} before it"
+    )
 
 
 def _check_blobs(layer: Layer, out: Emitter) -> None:

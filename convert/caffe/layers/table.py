@@ -118,6 +118,7 @@ INPUTS: dict[str, tuple[int, int | None]] = {
     "Eltwise": (1, None),
     "Interp": (1, 2),
     "LSTM": (2, 5),
+    "Lstm": (1, 2),
     "Parameter": (0, 0),
     "PriorBox": (2, 2),
     "Python": (0, None),

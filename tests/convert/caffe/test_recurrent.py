@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import model_of
@@ -20,6 +21,7 @@ from tests.convert.caffe.net import (
     check_or_refused,
     inputs,
     layer,
+    load,
     normal,
     run,
 )
@@ -124,12 +126,24 @@ SEQUENCES = [
     recurrent("rows_of_streams", "Lstm", f"lstm_param {{ num_output: {SIZE} batch_size: 2 }}",
               lambda x: sequences(x.reshape(3, 2, -1)).reshape(6, -1), X[:, 0],
               blobs=(WEIGHT, RECURRENT, BIAS)),
+    recurrent("clip_marks_where_a_sequence_begins", "Lstm", LSTM_PARAM,
+              lambda x, clip: lstm(x, clip != 0), X[:, :1], 2 * CONT[:, :1],
+              blobs=(WEIGHT, RECURRENT, BIAS)),
+    recurrent("clip_of_rows", "Lstm", LSTM_PARAM,
+              lambda x, clip: lstm(x[:, None], clip[:, None] != 0)[:, 0], X[:, 0], CONT[:, 2],
+              blobs=(WEIGHT, RECURRENT, BIAS)),
 ]  # fmt: skip
 
 
 @cases(SEQUENCES)
 def test_lstm_of_ctpn(case: Case) -> None:
     check(case)
+
+
+def test_clip_of_several_streams_is_refused() -> None:
+    text = inputs(x=X.shape, clip=CONT.shape) + layer("Lstm", "x clip", params=LSTM_PARAM)
+    with pytest.raises(NotSupportedError, match="one stream"):
+        load(text, {"it": ("Lstm", (WEIGHT, RECURRENT, BIAS))})
 
 
 def test_a_sequence_forwards_and_backwards_as_crnn_has_it() -> None:

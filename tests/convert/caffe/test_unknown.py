@@ -59,6 +59,13 @@ def test_an_unknown_field_is_refused_by_name_line_and_value(text: str, words: st
         load(text)
 
 
+def test_bottoms_and_tops_beyond_those_known_are_refused_by_name_and_line() -> None:
+    with pytest.raises(NotSupportedError, match=r"its bottom 'gain' \(number 2, line 9\)"):
+        load(inputs(x=X.shape, gain=(4,)) + layer("ReLU", "x gain"))
+    with pytest.raises(NotSupportedError, match=r"its top 'norm' \(number 2, line 8\)"):
+        load(inputs(x=X.shape) + layer("Normalize", tops="y norm"))
+
+
 @pytest.mark.parametrize(
     "text",
     [
