@@ -62,7 +62,7 @@ FIELDS: dict[str, str] = {
     "Im2col": _CONVOLUTION,
     "InnerProduct": "inner_product_param: num_output bias_term weight_filler bias_filler axis "
     "transpose normalize",
-    "Interp": "interp_param: height width zoom_factor shrink_factor pad_beg pad_end",
+    "Interp": "interp_param: height width zoom_factor shrink_factor pad_beg pad_end interp_type",
     "LRN": "lrn_param: local_size alpha beta norm_region k",
     "LSTM": _RECURRENT,
     "Log": "log_param: base scale shift",

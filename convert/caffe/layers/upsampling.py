@@ -61,6 +61,9 @@ def interp(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     """
     x = bottoms[0]
     settings = layer.parameter("interp_param")
+    kind = settings.text("interp_type", "bilinear")
+    if kind != "bilinear":
+        raise out.refuse(f"interp_type: {kind!r} is not converted, only 'bilinear'")
     beg, end = settings.integer("pad_beg"), settings.integer("pad_end")
     out.check(beg <= 0 and end <= 0, "pads above 0 are nothing that Interp has")
     source = x

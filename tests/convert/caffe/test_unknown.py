@@ -59,6 +59,13 @@ def test_an_unknown_field_is_refused_by_name_line_and_value(text: str, words: st
         load(text)
 
 
+def test_interp_is_bilinear() -> None:
+    params = 'interp_param { height: 9 width: 9 interp_type: "%s" }'
+    load(inputs(x=X.shape) + layer("Interp", params=params % "bilinear"))
+    with pytest.raises(NotSupportedError, match="interp_type: 'nearest_neighbor'"):
+        load(inputs(x=X.shape) + layer("Interp", params=params % "nearest_neighbor"))
+
+
 def test_bottoms_and_tops_beyond_those_known_are_refused_by_name_and_line() -> None:
     with pytest.raises(NotSupportedError, match=r"its bottom 'gain' \(number 2, line 9\)"):
         load(inputs(x=X.shape, gain=(4,)) + layer("ReLU", "x gain"))
