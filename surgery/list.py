@@ -31,8 +31,10 @@ from onnxgraft.stages.surgery.passes.tensorrt import (
     lower_dft,
     lower_integer,
     lower_integer_relu,
+    lower_nms,
     lower_pool,
     lower_qlinear,
+    lower_rows,
     name_plugins,
 )
 from onnxgraft.stages.surgery.running.rewrite import Pass
@@ -83,8 +85,12 @@ PASSES: tuple[Pass, ...] = (
     Pass("lower_col2im", lower_col2im.apply),
     Pass("lower_det", lower_det.apply),
     Pass("lower_dft", lower_dft.apply),
+    # Before lower_rows, which seals: onnxruntime verifies what this one does.
+    Pass("lower_nms", lower_nms.apply),
     # When nothing else is left to do: nothing is folded into a constant that two layers share.
     Pass("merge_initializers", merge_initializers.apply, final=True),
+    # It changes the number of rows, which no run of the graph before can verify.
+    Pass("lower_rows", lower_rows.apply, seals=True),
     # Last of all: onnxruntime can't verify what comes after it.
     Pass("name_plugins", name_plugins.apply, seals=True),
 )

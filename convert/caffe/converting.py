@@ -13,6 +13,7 @@ from onnxgraft.errors import ModelError, NotSupportedError, nearest
 from onnxgraft.files import sha256
 from onnxgraft.graph.model import Model, Origin, Source
 from onnxgraft.graph.tensor_option import TensorOption
+from onnxgraft.stages.convert.caffe.geometry import align_crops
 from onnxgraft.stages.convert.caffe.layers.emitter import (
     FREE,
     MOST_VALUES,
@@ -21,6 +22,7 @@ from onnxgraft.stages.convert.caffe.layers.emitter import (
     Emitter,
     count,
 )
+from onnxgraft.stages.convert.caffe.layers.fields import FIELDS, check_fields
 from onnxgraft.stages.convert.caffe.layers.table import INPUTS, LAYERS
 from onnxgraft.stages.convert.caffe.reading.cut import cut_net
 from onnxgraft.stages.convert.caffe.reading.net import Layer, Net, read_net
@@ -58,14 +60,15 @@ def convert_caffe(
     notes = list(net.notes)
     try:
         try:
-            graph, names = _graph(net, opset, free=True)
+            graph, names, told = _graph(net, opset, free=True)
         except BatchIsFixed:
-            graph, names = _graph(net, opset, free=False)
+            graph, names, told = _graph(net, opset, free=False)
             notes.append("the batch is fixed: a layer of the net depends on its number")
     except ModelError as error:
         raise type(error)(f"{Path(path)}: {error}") from error
     except NotSupportedError as error:
         raise NotSupportedError(f"{Path(path)}: {error}") from error
+    notes += told
     source = Source(os.fspath(path), "caffe", sha256(path))
     return Model(graph, source, names), notes
 
@@ -80,6 +83,7 @@ def load_net(
     blobs = {} if weights is None else read_caffemodel(weights)
     shapes = {option.name: option.shape for option in inputs if option.shape is not None}
     net = read_net(path, blobs, shapes)
+    align_crops(net)
     cut_net(path, net, inputs, outputs)
     return net
 
@@ -93,9 +97,9 @@ def filled_layers(net: Net) -> list[Layer]:
     return out.filled
 
 
-def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin]]:
-    """Return the graph of a net and the blob of each tensor, with the batch free or as it says."""
-    out = Emitter(opset, blobs=net.blobs)
+def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin], list[str]]:
+    """Return a net's graph, the blob of each tensor, and notes; the batch free or as it says."""
+    out = Emitter(opset, blobs=net.blobs, free=free)
     blobs = input_blobs(net, free)
     inputs = [blob.tensor for blob in blobs.values()]
     for layer in net.layers:
@@ -119,7 +123,7 @@ def _graph(net: Net, opset: int, free: bool) -> tuple[gs.Graph, dict[str, Origin
     )
     graph.ir_version = 8
     names = {name: Origin(net.blobs[name]) for name in blobs if name in net.blobs}
-    return graph, names
+    return graph, names, out.notes
 
 
 def input_blobs(net: Net, free: bool) -> dict[str, Blob]:
@@ -145,7 +149,7 @@ def _or_more(fewest: int, most: int | None) -> str:
 def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
     """Convert one layer and name what it makes after its tops."""
     converter = LAYERS.get(layer.type)
-    out.layer = layer
+    out.layer, out.read = layer, set()
     if converter is None:
         hint = nearest(layer.type, LAYERS)
         raise out.refuse(
@@ -154,8 +158,12 @@ def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
         )  # fmt: skip
     fewest, most = INPUTS.get(layer.type, (1, 1))
     given = len(layer.bottoms)
-    if given < fewest or (most is not None and given > most):
+    if most is not None and given > most:
+        raise out.refuse(_beyond(layer, "bottom", most))
+    if given < fewest:
         raise ModelError(f"{layer}: it has {given} inputs, {fewest} {_or_more(fewest, most)}wanted")
+    if layer.type in FIELDS:
+        out.notes += check_fields(layer)
     bottoms = [blobs[name] for name in layer.bottoms]
     try:
         made = converter(layer, bottoms, out)
@@ -164,8 +172,10 @@ def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
         # about by name.
         shapes = ", ".join(str(blob.shape) for blob in bottoms)
         raise ModelError(f"{layer}: it can't work on inputs of {shapes} ({error})") from error
+    if layer.type in FIELDS:
+        _check_blobs(layer, out)
     if len(made) < len(layer.tops):
-        raise ModelError(f"{layer}: it has {len(layer.tops)} tops, {len(made)} were expected")
+        raise out.refuse(_beyond(layer, "top", len(made)))
     for name, blob in zip(layer.tops, made, strict=False):
         if blob.tensor.name in blobs:
             blob = out.unary("Identity", blob)  # the layer does nothing, but the top has a name
@@ -173,3 +183,23 @@ def add_layer(layer: Layer, blobs: dict[str, Blob], out: Emitter) -> None:
             raise ModelError(f"{layer}: its output {name!r} would be {blob.shape}")
         blob.tensor.name = name
         blobs[name] = blob
+
+
+def _beyond(layer: Layer, side: str, known: int) -> str:
+    """Say which bottom or top is the first that the converter does not know."""
+    name = layer.message.scalars(side)[known]
+    return (
+        f"what its {side} {name.text!r} (number {known + 1}, line {name.line}) is for is not "
+        f"known, only that of {known or 'none'} before it"
+    )
+
+
+def _check_blobs(layer: Layer, out: Emitter) -> None:
+    """Refuse stored blobs that the converter did not ask for: they may change the result."""
+    beyond = [i for i, blob in enumerate(layer.blobs) if i not in out.read and blob.size]
+    if beyond:
+        shapes = ", ".join(str(tuple(layer.blobs[i].shape)) for i in beyond)
+        raise out.refuse(
+            f"the caffemodel has {len(layer.blobs)} blobs for it, and nothing is known of what "
+            f"number {', '.join(str(i + 1) for i in beyond)} (of the shape {shapes}) does"
+        )

@@ -31,7 +31,7 @@ def inspect_caffe(
 
 
 def _walk(path: str | os.PathLike[str], net: Net, weightless: bool, free: bool) -> Inspection:
-    out = Emitter(_OPSET, weightless=weightless, blobs=net.blobs)
+    out = Emitter(_OPSET, weightless=weightless, blobs=net.blobs, free=free)
     blobs = input_blobs(net, free)
     inputs = [_line(name, blob.shape) for name, blob in blobs.items()]
     lines, notes, total = [], list(net.notes), 0

@@ -14,6 +14,7 @@ from onnxgraft.graph.tensors import Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.caffe.converting import filled_layers, load_net
 from onnxgraft.stages.convert.caffe.reading.net import Layer, Net
+from onnxgraft.stages.convert.caffe.reading.prototxt import Message
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
 __all__ = ["OpenCvDnn", "departures", "original_caffe"]
@@ -130,10 +131,23 @@ def departures(net: Net) -> list[str]:
 
 
 def _departure(layer: Layer) -> str | None:
+    for name, values in layer.message.fields.items():
+        for value in values:
+            fork = _FORKS & value.fields.keys() if isinstance(value, Message) else ()
+            if fork:
+                return f"it does not know {sorted(fork)[0]} of {name}"
     for applies, reason in DEPARTURES.get(layer.type, ()):
         if applies(layer):
             return reason
     return None
+
+
+# Fields of forks that are converted and that it reads over.
+_FORKS = frozenset(
+    {"add_eps_before_sqrt", "denser_prior_boxes", "height_scale", "hole", "hole_h", "hole_w",
+     "mode", "normalize", "normalize_type", "objectness_score", "pad_b", "pad_l", "pad_r", "pad_t",
+     "pad_type", "pixelshuffler", "use_polygon", "width_scale"}
+)  # fmt: skip
 
 
 def _given(parameter: str, *fields: str) -> Callable[[Layer], bool]:
@@ -162,6 +176,19 @@ def _dilated_groups(layer: Layer) -> bool:
     return grouped and max(settings.integers("dilation") or [1]) > 1
 
 
+def _half_given(layer: Layer) -> bool:
+    settings = layer.parameter("convolution_param")
+    return any(
+        settings.has(f"{name}_h") != settings.has(f"{name}_w")
+        for name in ("kernel", "stride", "pad")
+    )
+
+
+def _small_eps(layer: Layer) -> bool:
+    settings = layer.parameter("batch_norm_param")
+    return len(layer.blobs) == 5 and settings.number("eps", 1e-5) < 1e-5
+
+
 def _one_pad(layer: Layer) -> bool:
     settings = layer.parameter("pooling_param")
     both = settings.integer("pad")
@@ -177,7 +204,11 @@ def _beyond(layer: Layer) -> bool:
 # (tests/convert/caffe/test_reference_against_opencv.py).
 DEPARTURES: dict[str, tuple[tuple[Callable[[Layer], bool], str], ...]] = {
     "Concat": ((_given("concat_param", "concat_dim"), "it ignores concat_dim"),),
-    "Convolution": ((_dilated_groups, "it computes dilated convolutions of groups wrongly"),),
+    "BatchNorm": ((_small_eps, "it takes an eps below 1e-5"),),
+    "Convolution": (
+        (_dilated_groups, "it computes dilated convolutions of groups wrongly"),
+        (_half_given, "it ignores the size of one axis where the other's is not given"),
+    ),
     "ConvolutionDepthwise": ((_dilated_groups, "it computes dilated convolutions wrongly"),),
     "Deconvolution": (
         (
@@ -199,6 +230,7 @@ DEPARTURES: dict[str, tuple[tuple[Callable[[Layer], bool], str], ...]] = {
     ),
     "Log": ((lambda layer: bool(layer.parameter("log_param").fields), "it ignores parameters"),),
     "MVN": ((lambda layer: True, "it puts eps inside the root"),),
+    "Normalize": ((lambda layer: not layer.blobs, "it wants a scale"),),
     "Pooling": (
         (_one_pad, "a pad on one axis makes it clip that axis alone"),
         (_beyond, "windows that begin beyond the image have another value there"),

@@ -54,7 +54,6 @@ _HELPS = {
     "Slice": "remove_shape_chain",
     "Range": "fold_constants",
     "ConstantOfShape": "fold_constants",
-    "Compress": "fold_constants",
     "NonZero": "fold_constants",
 }
 _QUANTIZED = ("DequantizeLinear", "QuantizeLinear", "QLinear", "ConvInteger", "MatMulInteger",
@@ -411,6 +410,11 @@ def _cure(errors: Sequence[builder.Parsed]) -> str:
     operators = [entry.operator for entry in errors]
     if any(operator.startswith(_QUANTIZED) for operator in operators):
         return "; quantize the float graph with onnxgraft quantize --target tensorrt"
+    if "Compress" in operators:
+        return (
+            "; onnxgraft surgery --for tensorrt writes it otherwise where it can, and --explain "
+            "says why if it does not"
+        )
     passes = list(dict.fromkeys(_HELPS[op] for op in operators if op in _HELPS))
     if passes:
         return (

@@ -254,6 +254,19 @@ def test_a_caffe_net_is_cut_at_both_ends(tmp_path: Path, cli: Cli) -> None:
     assert "OpenCV can't be fed inside the net" in done.stdout
 
 
+def test_outputs_that_are_given_twice_all_count(tmp_path: Path, cli: Cli) -> None:
+    layer = 'layer {{ name: "{0}" type: "TanH" bottom: "{1}" top: "{0}" }}\n'
+    text = 'input: "data" input_dim: 1 input_dim: 2 input_dim: 4 input_dim: 4\n'
+    text += layer.format("a", "data") + layer.format("b", "a") + layer.format("c", "b")
+    (tmp_path / "net.prototxt").write_text(text)
+    done = cli(
+        "convert", tmp_path / "net.prototxt", "-o", tmp_path / "x.onnx", "--outputs", "a",
+        "--outputs=b", "--outputs", "c",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [spec.name for spec in Model.load(tmp_path / "x.onnx").outputs] == ["a", "b", "c"]
+
+
 def test_calibrate_leaves_data_of_the_same_stem_alone(tmp_path: Path, net: Path, cli: Cli) -> None:
     np.savez(tmp_path / "data.npz", x=np.ones((3, 3, 8, 8), np.float32))
     before = (tmp_path / "data.npz").read_bytes()

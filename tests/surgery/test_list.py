@@ -44,7 +44,10 @@ def test_a_pass_has_its_tests(file: Path) -> None:
 # Passes whose tests stand in one file, as of pairs that belong together.
 TOGETHER = {
     "remove_branch": "test_control.py",
-    **dict.fromkeys(find_target("tensorrt").lowering, "test_lower_tensorrt.py"),
+    **dict.fromkeys(
+        set(find_target("tensorrt").lowering) - {"lower_nms", "lower_rows"},
+        "test_lower_tensorrt.py",
+    ),
     **dict.fromkeys(
         "dense_to_conv merge_arithmetic merge_casts merge_duplicates merge_initializers".split(),
         "test_merge.py",

@@ -1,7 +1,7 @@
 """Layers that work value by value, and the softmax.
 
 Source: Caffe's layer sources of the same names; Swish, Clip and ReLU6 are of later versions and
-forks.
+forks; synopsys-caffe's hard_swish_layer.cpp, mish_layer.cpp and selu_layer.cpp.
 """
 
 from __future__ import annotations
@@ -14,18 +14,27 @@ from onnxgraft.stages.convert.caffe.layers.emitter import Blob, Emitter, axis_of
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 
 __all__ = [
-    "absval", "bnll", "clip", "elu", "exp", "identity", "log", "power", "prelu", "python", "relu",
-    "relu6", "sigmoid", "softmax", "swish", "tanh", "threshold",
+    "absval", "bnll", "clip", "dropout", "elu", "exp", "hard_swish", "identity", "log", "mish",
+    "power", "prelu", "python", "relu", "relu6", "selu", "sigmoid", "softmax", "swish", "tanh",
+    "threshold",
 ]  # fmt: skip
 
 
 def identity(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
-    """Convert Dropout and Split, which pass their input on, Split to several tops."""
+    """Convert Split, which passes its input on to several tops."""
+    [x] = bottoms
+    return [out.unary("Identity", x) for _ in layer.tops]
+
+
+def dropout(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert Dropout, which does nothing; with ``scale_train: false`` it scales at inference."""
     [x] = bottoms
     parameter = layer.parameter("dropout_param")
     if parameter.flag("sample_weights_test", False):
         raise out.refuse("it drops at random at inference too (Bayesian SegNet)")
-    return [out.unary("Identity", x) for _ in layer.tops]
+    if parameter.flag("scale_train", True):
+        return [out.unary("Identity", x)]
+    return [out.binary("Mul", x, 1.0 - parameter.number("dropout_ratio", 0.5))]
 
 
 def python(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
@@ -100,6 +109,26 @@ def swish(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     beta = layer.parameter("swish_param").number("beta", 1.0)
     gate = out.unary("Sigmoid", x if beta == 1.0 else out.binary("Mul", x, beta))
     return [out.binary("Mul", x, gate)]
+
+
+def hard_swish(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert HardSwish: x min(max(x + 3, 0), 6) / 6."""
+    [x] = bottoms
+    return [out.binary("Mul", x, out.unary("HardSigmoid", x, alpha=1 / 6, beta=0.5))]
+
+
+def mish(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert Mish: x tanh(log(1 + e^x))."""
+    [x] = bottoms
+    return [out.binary("Mul", x, out.unary("Tanh", out.unary("Softplus", x)))]
+
+
+def selu(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert SELU: lambda x where x > 0, lambda alpha (e^x - 1) elsewhere."""
+    parameter = layer.parameter("selu_param")
+    alpha = parameter.number("alpha", 1.6732632423543772)
+    gamma = parameter.number("lambda", 1.0507009873554805)
+    return [out.unary("Selu", bottoms[0], alpha=alpha, gamma=gamma)]
 
 
 def power(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:

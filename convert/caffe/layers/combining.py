@@ -1,6 +1,7 @@
 """Layers that combine their inputs with each other or with weights: dense ones and sums.
 
-Source: Caffe's inner_product_layer.cpp, embed_layer.cpp, eltwise_layer.cpp, and the forks' Axpy.
+Source: Caffe's inner_product_layer.cpp, embed_layer.cpp, eltwise_layer.cpp, and the forks' Axpy;
+tanghy2016/caffe's inner_product_layer.cpp (normalize).
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ __all__ = ["axpy", "eltwise", "embed", "inner_product"]
 
 
 def inner_product(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
-    """Convert InnerProduct: what comes from ``axis`` on is flattened and multiplied."""
+    """Convert InnerProduct: what comes from ``axis`` on is flattened and multiplied.
+
+    With ``normalize`` (NormFace) each row of the weights has the length 1.
+    """
     [x] = bottoms
     parameter = layer.parameter("inner_product_param")
     axis = axis_of(layer, parameter.integer("axis", 1), x.rank)
@@ -23,6 +27,11 @@ def inner_product(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]
     transposed = parameter.flag("transpose", False)
     shape = (features, filters) if transposed else (filters, features)
     weight = out.weight(0, shape, "weight_filler")
+    if parameter.flag("normalize", False):
+        # By rows of the buffer, also where it is stored transposed.
+        rows = weight.reshape(filters, features).astype(np.float64)
+        norm = np.sqrt((rows**2).sum(axis=1, keepdims=True) + 1e-6)
+        weight = (rows / norm).astype(np.float32).reshape(shape)
     biased = parameter.flag("bias_term", True)
     bias = out.weight(1, (filters,), "bias_filler", what="biases") if biased else None
     flat = out.reshape(x, (*x.shape[:axis], features))
@@ -50,8 +59,7 @@ def embed(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
 def eltwise(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     """Convert Eltwise: PROD, SUM (each input with a coefficient) or MAX of any number of inputs."""
     parameter = layer.parameter("eltwise_param")
-    operation = parameter.text("operation", "SUM")
-    operation = {"0": "PROD", "1": "SUM", "2": "MAX"}.get(operation, operation)
+    operation = parameter.choice("operation", "SUM", ("PROD", "SUM", "MAX"))
     shapes = {blob.shape for blob in bottoms}
     out.check(len(shapes) == 1, f"its inputs differ in shape: {sorted(shapes)}")
     coefficients = parameter.numbers("coeff") or [1.0] * len(bottoms)

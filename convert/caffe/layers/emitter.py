@@ -63,20 +63,27 @@ def axis_of(layer: Layer, axis: int, rank: int) -> int:
 class Emitter:
     """Collects the graph; the layer at hand gives nodes and constants their names."""
 
-    def __init__(self, opset: int, weightless: bool = False, blobs: Iterable[str] = ()) -> None:
+    def __init__(
+        self, opset: int, weightless: bool = False, blobs: Iterable[str] = (), free: bool = False
+    ) -> None:
         """Begin with an empty graph.
 
         Args:
             opset: Of the graph.
             blobs: The names of the net's blobs, which nothing else may have.
+            free: Whether the batch is.
             weightless: Take zeros for weights that are not there: only shapes are wanted.
         """
         self.opset = opset
         self.weightless = weightless
+        self.free = free
         self.parameters = 0
         self.filled: list[Layer] = []
+        self.notes: list[str] = []
         self.nodes: list[gs.Node] = []
         self.layer: Layer | None = None
+        # Of the layer at hand, the numbers of the blobs that were asked for.
+        self.read: set[int] = set()
         self.names = FreeNames(tensors=blobs)
         self._constants: dict[tuple[int, Shape, str], gs.Constant] = {}
 
@@ -164,7 +171,13 @@ class Emitter:
         return self.op("Pad", [x, pads, np.array(value, np.float32)], shape)
 
     def weight(
-        self, index: int, shape: Sequence[int], filler: str = "", *, what: str = "weights"
+        self,
+        index: int,
+        shape: Sequence[int],
+        filler: str = "",
+        *,
+        what: str = "weights",
+        default: float | None = None,
     ) -> Floats:
         """Return the layer's blob ``index``, which must be of ``shape``.
 
@@ -174,6 +187,7 @@ class Emitter:
             filler: Where the layer's filler for it stands, such as ``weight_filler``; used where
                 there is no blob and the filler leaves nothing to chance.
             what: What messages call it.
+            default: Its values where there is neither a blob nor a filler.
 
         Raises:
             ModelError: There is no such blob, or it has another shape.
@@ -182,6 +196,7 @@ class Emitter:
         if FREE in shape:
             raise BatchIsFixed
         self.parameters += math.prod(shape)
+        self.read.add(index)
         if self.weightless:
             return np.broadcast_to(np.float32(0), shape)
         if index < len(layer.blobs):
@@ -192,7 +207,7 @@ class Emitter:
                     f"{tuple(shape)}; the weights are of another net"
                 )
             return np.asarray(blob.reshape(shape), np.float32)
-        filled = None if layer.blobs and not filler else self._filled(filler, shape)
+        filled = None if layer.blobs and not filler else self._filled(filler, shape, default)
         if filled is None:
             raise ModelError(
                 f"{layer}: its {what} of the shape {tuple(shape)} are not there; give the "
@@ -214,15 +229,22 @@ class Emitter:
         )
 
     @property
+    def tops(self) -> int:
+        """How many tops the layer at hand has."""
+        return len(self._layer.tops)
+
+    @property
     def _layer(self) -> Layer:
         assert self.layer is not None
         return self.layer
 
-    def _filled(self, filler: str, shape: Sequence[int]) -> Floats | None:
+    def _filled(self, filler: str, shape: Sequence[int], default: float | None) -> Floats | None:
         """Return what a filler makes, or None if it is random or not given."""
         layer = self._layer
         self.check(math.prod(shape) <= _MOST_FILLED, f"weights of {tuple(shape)} can't be filled")
         found = _find(layer.message, filler) if filler else None
+        if found is None and default is not None:
+            return np.full(shape, default, np.float32)
         if found is None:
             # Caffe's default is a constant 0, which only a bias can mean.
             return np.zeros(shape, np.float32) if filler == "bias_filler" else None

@@ -7,25 +7,83 @@ MAX takes a padded position for minus infinity. AVE divides by the part of the w
 before in + pad: padding counts, what the rounding up adds beyond it does not. ONNX has a word for
 neither, so windows are laid out by explicit pads, and the averages are corrected by a constant.
 
-Source: Caffe's pooling_layer.cpp, spp_layer.cpp.
+Source: Caffe's pooling_layer.cpp, spp_layer.cpp; synopsys-caffe's pooling_layer.cpp (AVE_EXC_PAD,
+pads of each side); C3D's pool3d_layer.cpp.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxgraft.stages.convert.caffe.layers.emitter import Blob, Emitter
+from onnxgraft.stages.convert.caffe.layers.sides import side_pads
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 from onnxgraft.stages.convert.caffe.reading.prototxt import Message
 
-__all__ = ["pooling", "spp"]
+__all__ = ["pooling", "pooling_3d", "spp"]
 
 # Rows or columns of an output; the factors of an average are laid out in memory.
 _LONGEST = 1 << 12
 _LOWEST = float(np.finfo(np.float32).min)
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Where the windows lie: for each spatial axis, how large, how far apart, and how many.
+
+    Attributes:
+        dims: Of the input.
+        kernel: Of a window.
+        stride: From one window to the next.
+        before: The pad before the input.
+        counted: The pad behind it that an AVE window counts.
+        sizes: Of the output.
+    """
+
+    dims: list[int]
+    kernel: list[int]
+    stride: list[int]
+    before: list[int]
+    counted: list[int]
+    sizes: list[int]
+
+    @property
+    def begun(self) -> _Windows:
+        """Those that begin within the input; the last one of an axis may begin behind it."""
+        sizes = [
+            size - ((size - 1) * s - low >= dim)
+            for size, s, dim, low in zip(
+                self.sizes, self.stride, self.dims, self.before, strict=True
+            )
+        ]
+        return replace(self, sizes=sizes)
+
+    @property
+    def attrs(self) -> dict[str, list[int]]:
+        """As ONNX wants them: the pads behind the input make so many windows."""
+        after = [
+            max(0, (size - 1) * s + k - dim - low)
+            for size, s, k, dim, low in zip(
+                self.sizes, self.stride, self.kernel, self.dims, self.before, strict=True
+            )
+        ]
+        return {"kernel_shape": self.kernel, "strides": self.stride, "pads": [*self.before, *after]}
+
+    def lengths(self, padded: bool) -> list[NDArray[np.int64]]:
+        """How many positions each window divides by, along each axis."""
+        found = []
+        for i, dim in enumerate(self.dims):
+            start = np.arange(self.sizes[i]) * self.stride[i] - self.before[i]
+            end = np.minimum(start + self.kernel[i], dim + self.counted[i])
+            if not padded:
+                start, end = np.maximum(start, 0), np.minimum(end, dim)
+            found.append(end - start)
+        return found
 
 
 def pooling(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
@@ -33,28 +91,60 @@ def pooling(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     [x] = bottoms
     parameter = layer.parameter("pooling_param")
     out.check(x.rank >= 3, "its input needs a batch, channels and spatial axes")
-    method = {"0": "MAX", "1": "AVE", "2": "STOCHASTIC"}.get(
-        parameter.text("pool", "MAX"), parameter.text("pool", "MAX")
-    )
-    if method not in ("MAX", "AVE"):
-        raise out.refuse(f"{method} pooling has no form in ONNX")
+    method = _method(parameter, out)
+    dims, axes = list(x.shape[2:]), x.rank - 2
     if parameter.flag("global_pooling", False):
         if len(layer.tops) == 1:
             kind = "GlobalMaxPool" if method == "MAX" else "GlobalAveragePool"
-            return [out.op(kind, [x], (*x.shape[:2], *[1] * (x.rank - 2)))]
-        kernel, stride, pad = list(x.shape[2:]), [1] * (x.rank - 2), [0] * (x.rank - 2)
+            return [out.op(kind, [x], (*x.shape[:2], *[1] * axes))]
+        kernel, stride, pad = dims, [1] * axes, [0] * axes
     else:
-        kernel = _sizes(parameter, "kernel_size", "kernel", 0, x.rank - 2)
-        stride = _sizes(parameter, "stride", "stride", 1, x.rank - 2)
-        pad = _sizes(parameter, "pad", "pad", 0, x.rank - 2)
+        kernel = _sizes(parameter, "kernel_size", "kernel", 0, axes)
+        stride = _sizes(parameter, "stride", "stride", 1, axes)
+        pad = _sizes(parameter, "pad", "pad", 0, axes)
     sane = min(kernel) >= 1 and min(stride) >= 1 and min(pad) >= 0
     fits = all(p < k for p, k in zip(pad, kernel, strict=True))
     out.check(sane and fits, f"kernel {kernel}, stride {stride} and pad {pad} are impossible")
-    rounding = parameter.text("round_mode", "CEIL")
-    ceil = rounding in ("CEIL", "0") and parameter.flag("ceil_mode", True)
-    if method == "AVE":
-        return [_average(x, kernel, stride, pad, ceil, out)]
-    return _maximum(x, kernel, stride, pad, ceil, len(layer.tops) > 1, out)
+    before, after = side_pads(parameter, dims, kernel, stride, pad, out)
+    inside = all(0 <= p < k for p, k in zip([*before, *after], kernel * 2, strict=True))
+    out.check(inside, f"pads of {before} and {after} are impossible for a kernel of {kernel}")
+    rounding = parameter.choice("round_mode", "CEIL", ("CEIL", "FLOOR"))
+    ceil = rounding == "CEIL" and parameter.flag("ceil_mode", True)
+    if parameter.integer("pad_type") == 1:
+        sizes = [math.ceil(dim / step) for dim, step in zip(dims, stride, strict=True)]
+    else:
+        sizes = _count(dims, kernel, stride, before, after, ceil)
+    return _pooled(x, method, _windows(dims, kernel, stride, before, after, sizes, out), out)
+
+
+def pooling_3d(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert C3D's Pooling3D: kernel_depth and temporal_stride along time, rounding up."""
+    [x] = bottoms
+    parameter = layer.parameter("pooling_param")
+    out.check(x.rank == 5, "its input needs a batch, channels, time, height and width")
+    method = _method(parameter, out)
+    side, step = parameter.integer("kernel_size"), parameter.integer("stride", 1)
+    kernel = [parameter.integer("kernel_depth"), side, side]
+    stride = [parameter.integer("temporal_stride", 1), step, step]
+    pad = [0, *[parameter.integer("pad")] * 2]
+    out.check(method == "AVE" or not any(pad), "only an average can be padded")
+    sane = min(kernel) >= 1 and min(stride) >= 1 and 0 <= pad[1] < side
+    out.check(sane, f"kernel {kernel}, stride {stride} and pad {pad} are impossible")
+    dims = list(x.shape[2:])
+    # C3D does not clip the last window.
+    sizes = [
+        math.ceil((dim + 2 * p - k) / s) + 1
+        for dim, k, s, p in zip(dims, kernel, stride, pad, strict=True)
+    ]
+    return _pooled(x, method, _windows(dims, kernel, stride, pad, pad, sizes, out), out)
+
+
+def _method(parameter: Message, out: Emitter) -> str:
+    method = parameter.choice("pool", "MAX", ("MAX", "AVE", "STOCHASTIC"))
+    method = {"AVE_TF": "AVE_EXC_PAD"}.get(method, method)
+    if method not in ("MAX", "AVE", "AVE_EXC_PAD"):
+        raise out.refuse(f"{method} pooling has no form in ONNX")
+    return method
 
 
 def _sizes(parameter: Message, field: str, short: str, default: int, axes: int) -> list[int]:
@@ -65,91 +155,85 @@ def _sizes(parameter: Message, field: str, short: str, default: int, axes: int) 
     return given * axes if len(given) == 1 else given
 
 
-def _layout(
+def _count(
     dims: Sequence[int],
     kernel: Sequence[int],
     stride: Sequence[int],
-    pad: Sequence[int],
+    before: Sequence[int],
+    after: Sequence[int],
     ceil: bool,
-    out: Emitter,
-) -> tuple[list[int], list[int]]:
-    """Return the output's size and the pad after the end that makes the windows so."""
-    sizes, after = [], []
+) -> list[int]:
+    """Return how many windows there are along each axis."""
     round_up = math.ceil if ceil else math.floor
+    sizes = []
     for i, dim in enumerate(dims):
-        size = round_up((dim + 2 * pad[i] - kernel[i]) / stride[i]) + 1
-        if any(pad) and (size - 1) * stride[i] >= dim + pad[i]:
-            size -= 1
-        out.check(size >= 1, f"a kernel of {kernel[i]} does not fit into {dim}")
-        out.check(size <= _LONGEST, f"an output of {size} rows is impossible")
-        sizes.append(size)
-        after.append(max(0, (size - 1) * stride[i] + kernel[i] - dim - pad[i]))
-    return sizes, after
+        size = round_up((dim + before[i] + after[i] - kernel[i]) / stride[i]) + 1
+        clipped = any([*before, *after]) and (size - 1) * stride[i] >= dim + before[i]
+        sizes.append(size - clipped)
+    return sizes
 
 
-def _padded(
-    x: Blob, kernel: list[int], pad: list[int], after: list[int], value: float, out: Emitter
-) -> tuple[Blob, list[int]]:
-    """Return the input and ONNX's pads; pads as large as the kernel need a Pad of their own."""
-    if all(p < k and a < k for p, a, k in zip(pad, after, kernel, strict=True)):
-        return x, [*pad, *after]
-    return out.pad(x, [0, 0, *pad], [0, 0, *after], value), [0] * (2 * len(pad))
-
-
-def _maximum(
-    x: Blob,
+def _windows(
+    dims: list[int],
     kernel: list[int],
     stride: list[int],
-    pad: list[int],
-    ceil: bool,
-    mask: bool,
+    before: list[int],
+    after: list[int],
+    sizes: list[int],
     out: Emitter,
-) -> list[Blob]:
-    sizes, after = _layout(x.shape[2:], kernel, stride, pad, ceil, out)
-    shape = (*x.shape[:2], *sizes)
-    source, pads = _padded(x, kernel, pad, after, _LOWEST, out)
-    attrs = {"kernel_shape": kernel, "strides": stride, "pads": pads}
+) -> _Windows:
+    for dim, length, size in zip(dims, kernel, sizes, strict=True):
+        out.check(size >= 1, f"a kernel of {length} does not fit into {dim}")
+        out.check(size <= _LONGEST, f"an output of {size} rows is impossible")
+    return _Windows(dims, kernel, stride, before, after, sizes)
+
+
+def _pooled(x: Blob, method: str, windows: _Windows, out: Emitter) -> list[Blob]:
+    if method == "MAX":
+        return _maximum(x, windows, out.tops > 1, out)
+    return [_average(x, windows, method == "AVE", out)]
+
+
+def _maximum(x: Blob, windows: _Windows, mask: bool, out: Emitter) -> list[Blob]:
+    inner = windows.begun
+    shape = (*x.shape[:2], *inner.sizes)
     if not mask:
-        return [out.op("MaxPool", [source], shape, attrs)]
-    if source is not x:
-        raise out.refuse("the mask of windows that lie beyond the input has no form in ONNX")
-    pooled = out.op("MaxPool", [x], shape, attrs, outputs=2)
+        y = out.op("MaxPool", [x], shape, inner.attrs)
+        return [_with_empty(y, windows, _LOWEST, out)]
+    pooled = out.op("MaxPool", [x], shape, inner.attrs, outputs=2)
     # ONNX counts over all planes, Caffe within each.
     plane = np.array(math.prod(x.shape[2:]), np.int64)
     within = out.op("Mod", [out.second(pooled, shape), plane], shape, dtype=np.int64)
-    return [pooled, out.op("Cast", [within], shape, {"to": 1})]
+    places = out.op("Cast", [within], shape, {"to": 1})
+    return [_with_empty(pooled, windows, _LOWEST, out), _with_empty(places, windows, -1.0, out)]
 
 
-def _average(
-    x: Blob, kernel: list[int], stride: list[int], pad: list[int], ceil: bool, out: Emitter
-) -> Blob:
-    sizes, after = _layout(x.shape[2:], kernel, stride, pad, ceil, out)
-    shape = (*x.shape[:2], *sizes)
-    source, pads = _padded(x, kernel, pad, after, 0.0, out)
-    attrs = {"kernel_shape": kernel, "strides": stride, "pads": pads, "count_include_pad": 1}
-    mean = out.op("AveragePool", [source], shape, attrs)
-    inside = [
-        np.minimum(np.arange(size) * stride[i] - pad[i] + kernel[i], dim + pad[i])
-        - (np.arange(size) * stride[i] - pad[i])
-        for i, (size, dim) in enumerate(zip(sizes, x.shape[2:], strict=True))
-    ]
+def _average(x: Blob, windows: _Windows, padding_counts: bool, out: Emitter) -> Blob:
+    inner = windows.begun
+    attrs = {**inner.attrs, "count_include_pad": 1}
+    mean = out.op("AveragePool", [x], (*x.shape[:2], *inner.sizes), attrs)
+    mean = _with_empty(mean, windows, 0.0, out)
     divisor = np.ones((), np.float64)
-    for lengths in inside:
+    for lengths in windows.lengths(padding_counts):
         divisor = np.multiply.outer(divisor, lengths)
-    if (divisor == math.prod(kernel)).all():
+    if (divisor == math.prod(windows.kernel)).all():
         return mean
     with np.errstate(divide="ignore"):
-        factor = (math.prod(kernel) / divisor).astype(np.float32)
-    return out.op("Mul", [mean, factor[np.newaxis, np.newaxis]], shape)
+        factor = (math.prod(windows.kernel) / divisor).astype(np.float32)
+    return out.op("Mul", [mean, factor[np.newaxis, np.newaxis]], mean.shape)
+
+
+def _with_empty(y: Blob, windows: _Windows, value: float, out: Emitter) -> Blob:
+    """Return the pooled values with ``value`` for the windows that begin behind the input."""
+    lacking = [size - y.shape[2 + i] for i, size in enumerate(windows.sizes)]
+    return out.pad(y, [0] * y.rank, [0, 0, *lacking], value) if any(lacking) else y
 
 
 def spp(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     """Convert SPP: poolings into 1, 2x2, 4x4 ... bins, flattened and joined."""
     [x] = bottoms
     parameter = layer.parameter("spp_param")
-    method = parameter.text("pool", "MAX")
-    if method not in ("MAX", "AVE", "0", "1"):
-        raise out.refuse(f"{method} pooling has no form in ONNX")
+    method = _method(parameter, out)
     parts = []
     for level in range(parameter.integer("pyramid_height", 1)):
         bins = 2**level
@@ -157,10 +241,9 @@ def spp(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
         pad = [(k * bins - dim + 1) // 2 for k, dim in zip(kernel, x.shape[2:], strict=True)]
         fits = all(p < k for p, k in zip(pad, kernel, strict=True))
         out.check(fits, f"{x.shape[2:]} is too small for {bins} x {bins} bins")
-        if method in ("AVE", "1"):
-            pooled = _average(x, kernel, kernel, pad, True, out)
-        else:
-            [pooled] = _maximum(x, kernel, kernel, pad, True, False, out)
+        dims = list(x.shape[2:])
+        sizes = _count(dims, kernel, kernel, pad, pad, True)
+        [pooled] = _pooled(x, method, _windows(dims, kernel, kernel, pad, pad, sizes, out), out)
         if layer.parameter("spp_param").integer("pyramid_height", 1) == 1:
             return [pooled]  # as Caffe has it: a single level is not flattened
         parts.append(out.reshape(pooled, (x.shape[0], math.prod(pooled.shape[1:]))))

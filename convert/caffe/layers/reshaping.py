@@ -1,6 +1,9 @@
 """Layers that move, join, cut and count values without weights.
 
-Source: Caffe's layer sources of the same names; ShuffleChannel and Permute are of forks.
+Source: Caffe's layer sources of the same names; ShuffleChannel and Permute are of forks;
+synopsys-caffe's reshape_layer.cpp (pixelshuffler); tianzhi0549/caffe's transpose_layer.cpp;
+caffe-windows' flip_layer.cpp; lltcggie/caffe's crop_center_layer.cpp; intel/caffe's
+continuation_indicator_layer.cpp; TextBoxes_plusplus' reverse_layer.cpp.
 """
 
 from __future__ import annotations
@@ -18,12 +21,17 @@ from onnxgraft.stages.convert.caffe.layers.emitter import (
     axis_of,
     count,
 )
-from onnxgraft.stages.convert.caffe.reading.net import Layer
+from onnxgraft.stages.convert.caffe.reading.net import Layer, dummy_shapes
 
 __all__ = [
-    "argmax", "batch_reindex", "concat", "crop", "flatten", "parameter", "permute", "reduction",
-    "reshape", "shuffle_channel", "slice_", "tile",
+    "argmax", "batch_reindex", "concat", "continuation", "crop", "crop_center", "dummy_data",
+    "flatten", "flip", "parameter", "permute", "reduction", "reshape", "reverse",
+    "shuffle_channel", "slice_", "tile", "transpose",
 ]  # fmt: skip
+
+
+# Steps of a series, and streams.
+_LONGEST = 1 << 20
 
 
 def concat(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
@@ -72,9 +80,14 @@ def flatten(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
 
 
 def reshape(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
-    """Convert Reshape: 0 copies the input's axis at its place, one -1 takes what is left."""
+    """Convert Reshape: 0 copies the input's axis at its place, one -1 takes what is left.
+
+    Synopsys' ``pixelshuffler: r`` moves r x r channels into each position instead.
+    """
     [x] = bottoms
     settings = layer.parameter("reshape_param")
+    if settings.integer("pixelshuffler", 1) != 1:
+        return [_depth_to_space(x, settings.integer("pixelshuffler"), out)]
     dims = settings.message("shape").integers("dim")
     start = settings.integer("axis", 0)
     start = start + x.rank + 1 if start < 0 else start
@@ -105,6 +118,15 @@ def reshape(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     return [_reshaped(x, shape, out)]
 
 
+def _depth_to_space(x: Blob, step: int, out: Emitter) -> Blob:
+    """Return (N, C r^2, H, W) as (N, C, H r, W r); whatever shape the layer says is not read."""
+    out.check(x.rank == 4 and step >= 1 and x.shape[1] % step**2 == 0,
+              f"{x.shape} does not divide by a pixelshuffler of {step}")  # fmt: skip
+    batch, channels, height, width = x.shape
+    shape = (batch, channels // step**2, height * step, width * step)
+    return out.op("DepthToSpace", [x], shape, {"blocksize": step, "mode": "CRD"})
+
+
 def permute(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     """Convert Permute; axes that are not listed follow in order."""
     [x] = bottoms
@@ -113,6 +135,68 @@ def permute(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
               f"the order {order} is impossible")  # fmt: skip
     order += [axis for axis in range(x.rank) if axis not in order]
     return [out.transpose(x, order)]
+
+
+def transpose(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert CTPN's Transpose: ``dim`` lists every axis."""
+    [x] = bottoms
+    order = layer.parameter("transpose_param").integers("dim")
+    out.check(sorted(order) == list(range(x.rank)), f"the order {order} is not of {x.rank} axes")
+    return [out.transpose(x, order)]
+
+
+def flip(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert Flip: columns backwards unless flip_width is false, rows if flip_height is true."""
+    [x] = bottoms
+    settings = layer.parameter("flip_param")
+    out.check(x.rank == 4, f"{x.shape} has no height and width")
+    flags = [settings.flag("flip_height", False), settings.flag("flip_width", True)]
+    y = x
+    for axis, backwards in zip((2, 3), flags, strict=True):
+        y = _backwards(y, axis, out) if backwards else y
+    return [out.unary("Identity", x) if y is x else y]
+
+
+def reverse(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert Reverse: one axis backwards, the first by default."""
+    [x] = bottoms
+    axis = axis_of(layer, layer.parameter("reverse_param").integer("axis", 0), x.rank)
+    return [_backwards(x, axis, out)]
+
+
+def _backwards(x: Blob, axis: int, out: Emitter) -> Blob:
+    if x.shape[axis] == FREE:
+        raise BatchIsFixed
+    index = np.arange(x.shape[axis] - 1, -1, -1, dtype=np.int64)
+    return out.op("Gather", [x, index], x.shape, {"axis": axis})
+
+
+def continuation(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert ContinuationIndicator: (time_step, batch_size), 0 at the first step, 1 behind it."""
+    if out.free:
+        raise BatchIsFixed
+    settings = layer.parameter("continuation_indicator_param")
+    shape = settings.integer("time_step"), settings.integer("batch_size")
+    out.check(min(shape) >= 1 and max(shape) <= _LONGEST, f"{shape} is no series of steps")
+    values = np.ones(shape, np.float32)
+    values[0] = 0
+    return [out.op("Identity", [values], shape)]
+
+
+def crop_center(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert CropCenter: as much as ``crop_size`` says goes from both ends of each axis."""
+    [x] = bottoms
+    sizes = layer.parameter("crop_center_param").integers("crop_size")
+    out.check(len(sizes) == x.rank, f"{len(sizes)} sizes for {x.rank} axes")
+    y = x
+    for axis, size in enumerate(sizes):
+        if size == 0:
+            continue
+        if x.shape[axis] == FREE:
+            raise BatchIsFixed
+        out.check(0 < 2 * size < x.shape[axis], f"{size} can't go twice from {x.shape[axis]}")
+        y = out.slice(y, axis, size, x.shape[axis] - size)
+    return [out.unary("Identity", x) if y is x else y]
 
 
 def crop(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
@@ -157,10 +241,9 @@ def reduction(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     [x] = bottoms
     settings = layer.parameter("reduction_param")
     axis = axis_of(layer, settings.integer("axis", 0), x.rank)
-    operation = settings.text("operation", "SUM")
     kinds = {"SUM": "ReduceSum", "ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare",
-             "MEAN": "ReduceMean", "1": "ReduceSum", "2": "ReduceL1", "3": "ReduceSumSquare",
-             "4": "ReduceMean"}  # fmt: skip
+             "MEAN": "ReduceMean"}  # fmt: skip
+    operation = settings.choice("operation", "SUM", list(kinds), first=1)
     out.check(operation in kinds, f"the operation {operation} is unknown")
     y = out.reduce(kinds[operation], x, list(range(axis, x.rank)), keep=False)
     coefficient = settings.number("coeff", 1.0)
@@ -238,6 +321,23 @@ def parameter(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
     """Convert Parameter: a blob of its own."""
     shape = layer.parameter("parameter_param").message("shape").integers("dim")
     return [out.op("Identity", [out.weight(0, shape, what="values")], shape)]
+
+
+def dummy_data(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]:
+    """Convert a DummyData whose fillers leave nothing to chance; without one it is 0."""
+    if out.free:
+        raise BatchIsFixed
+    fillers = layer.parameter("dummy_data_param").messages("data_filler")
+    shapes, tops = dummy_shapes(layer), len(layer.tops)
+    out.check(len(shapes) in (1, tops), f"{len(shapes)} shapes for {tops} tops")
+    out.check(len(fillers) in (0, 1, tops), f"{len(fillers)} fillers for {tops} tops")
+    shapes = shapes * tops if len(shapes) == 1 else shapes
+    values = [filler.number("value", 0.0) for filler in fillers] or [0.0]
+    values = values * tops if len(values) == 1 else values
+    return [
+        out.op("Expand", [np.array(value, np.float32), np.array(shape, np.int64)], shape)
+        for value, shape in zip(values, shapes, strict=True)
+    ]
 
 
 def _reshaped(x: Blob, shape: tuple[int, ...] | list[int], out: Emitter) -> Blob:

@@ -16,6 +16,7 @@ from onnxgraft.stages.convert.caffe.layers import (
     upsampling,
 )
 from onnxgraft.stages.convert.caffe.layers.emitter import Blob, Emitter
+from onnxgraft.stages.convert.caffe.layers.fields import FIELDS
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 
 __all__ = ["INPUTS", "LAYERS", "Converter", "register"]
@@ -34,32 +35,41 @@ LAYERS: dict[str, Converter] = {
     "Bias": normalization.bias,
     "Clip": activation.clip,
     "Concat": reshaping.concat,
+    "ContinuationIndicator": reshaping.continuation,
     "Convolution": convolution.convolution,
+    "Convolution3D": convolution.convolution_3d,
     "ConvolutionDepthwise": convolution.convolution,
     "Crop": reshaping.crop,
+    "CropCenter": reshaping.crop_center,
     "Deconvolution": convolution.deconvolution,
     "DeconvolutionDepthwise": convolution.deconvolution,
     "DepthwiseConvolution": convolution.convolution,
     "DepthwiseDeconvolution": convolution.deconvolution,
     "DetectionOutput": detection.detection_output,
-    "Dropout": activation.identity,
+    "Dropout": activation.dropout,
+    "DummyData": reshaping.dummy_data,
     "ELU": activation.elu,
     "Eltwise": combining.eltwise,
     "Embed": combining.embed,
     "Exp": activation.exp,
     "Flatten": reshaping.flatten,
+    "Flip": reshaping.flip,
+    "HardSwish": activation.hard_swish,
     "Im2col": convolution.im2col,
     "InnerProduct": combining.inner_product,
     "Interp": upsampling.interp,
     "LRN": normalization.lrn,
     "LSTM": recurrent.lstm,
     "Log": activation.log,
+    "Lstm": recurrent.lstm_of_sequences,
     "MVN": normalization.mvn,
+    "Mish": activation.mish,
     "Normalize": normalization.normalize,
     "PReLU": activation.prelu,
     "Parameter": reshaping.parameter,
     "Permute": reshaping.permute,
     "Pooling": pooling.pooling,
+    "Pooling3D": pooling.pooling_3d,
     "Power": activation.power,
     "PriorBox": detection.prior_box,
     "Python": activation.python,
@@ -69,8 +79,11 @@ LAYERS: dict[str, Converter] = {
     "Reduction": reshaping.reduction,
     "Reorg": upsampling.reorg,
     "Reshape": reshaping.reshape,
+    "Reverse": reshaping.reverse,
+    "SELU": activation.selu,
     "SPP": pooling.spp,
     "Scale": normalization.scale,
+    "SeLU": activation.selu,
     "ShuffleChannel": reshaping.shuffle_channel,
     "Sigmoid": activation.sigmoid,
     "Slice": reshaping.slice_,
@@ -80,7 +93,9 @@ LAYERS: dict[str, Converter] = {
     "TanH": activation.tanh,
     "Threshold": activation.threshold,
     "Tile": reshaping.tile,
+    "Transpose": reshaping.transpose,
     "Upsample": upsampling.upsample,
+    "Yolov3DetectionOutput": detection.yolov3_output,
 }
 
 
@@ -90,6 +105,7 @@ INPUTS: dict[str, tuple[int, int | None]] = {
     "BatchReindex": (2, 2),
     "Bias": (1, 2),
     "Concat": (1, None),
+    "ContinuationIndicator": (0, 0),
     "Convolution": (1, None),
     "ConvolutionDepthwise": (1, None),
     "Crop": (2, 2),
@@ -98,14 +114,18 @@ INPUTS: dict[str, tuple[int, int | None]] = {
     "DepthwiseConvolution": (1, None),
     "DepthwiseDeconvolution": (1, None),
     "DetectionOutput": (3, 5),
+    "DummyData": (0, 0),
     "Eltwise": (1, None),
     "Interp": (1, 2),
     "LSTM": (2, 5),
+    "Lstm": (1, 2),
     "Parameter": (0, 0),
     "PriorBox": (2, 2),
+    "Python": (0, None),
     "RNN": (2, 4),
     "Scale": (1, 2),
     "Upsample": (1, 2),
+    "Yolov3DetectionOutput": (1, None),
 }
 
 
@@ -113,3 +133,4 @@ def register(kind: str, converter: Converter) -> None:
     """Convert layers of type ``kind`` by ``converter``; one that was there before is replaced."""
     LAYERS[kind] = converter
     INPUTS[kind] = (0, None)
+    FIELDS.pop(kind, None)  # its own converter knows what it reads

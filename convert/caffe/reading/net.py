@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnxgraft.errors import InputError, ModelError, nearest
+from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
 from onnxgraft.files import existing_file
 from onnxgraft.files.limits import PROTOTXT_BYTES
 from onnxgraft.graph.names import free
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.convert.caffe.reading.prototxt import Message, parse_prototxt
+from onnxgraft.stages.convert.caffe.reading.prototxt import Message, Scalar, parse_prototxt
 from onnxgraft.stages.convert.caffe.reading.upgrade import layers_of
 
-__all__ = ["Layer", "Net", "read_net"]
+__all__ = ["Layer", "Net", "dummy_shapes", "read_net"]
 
-# The prototxt of ResNet-152 has 70 kB.
+_RULE_FIELDS = frozenset({"max_level", "min_level", "not_stage", "phase", "stage"})
+_PHASES = ("TRAIN", "TEST")
+# Fields of a net: those that are read, and those that change nothing at inference.
+_NET_FIELDS = frozenset({"input", "input_dim", "input_shape", "layer", "layers", "name", "state"})
+_NET_HARMLESS = frozenset(
+    {"compile_net_state", "debug_info", "default_backward_math", "default_backward_type",
+     "default_conv_algos_override", "default_cudnn_math_override", "default_forward_math",
+     "default_forward_type", "engine", "force_backward", "global_grad_scale",
+     "global_grad_scale_adaptive", "mem_param", "reduce_buckets"}
+)  # fmt: skip
 
 # Layers that feed a net from somewhere; their first top is an input, the others are labels.
 DATA_LAYERS = frozenset(
     {"AnnotatedData", "Data", "DenseImageData", "HDF5Data", "ImageData", "ImageSegData", "Input",
-     "MemoryData", "VideoData", "WindowData"}
+     "MemoryData", "VideoData", "VolumeData", "WindowData"}
 )  # fmt: skip
 # Layers whose output is of no use at inference.
 DROPPED = frozenset(
@@ -74,6 +83,7 @@ class Net:
         blobs: The blob's own name, by version; an in-place layer makes a new version.
         own_inputs: The inputs that the net itself has.
         notes: What was left out, and why.
+        v1: Whether it is written as V1 or V0 nets are.
     """
 
     name: str
@@ -83,6 +93,7 @@ class Net:
     blobs: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     own_inputs: frozenset[str] = frozenset()
+    v1: bool = False
 
 
 def read_net(
@@ -106,7 +117,7 @@ def read_net(
         return _SetUp(message, weights, shapes).run()
     except UnicodeDecodeError as error:
         raise ModelError(f"{file}: not a prototxt, it is not text") from error
-    except ModelError as error:
+    except (ModelError, NotSupportedError) as error:
         raise type(error)(f"{file}: {error}") from error
 
 
@@ -122,7 +133,7 @@ class _SetUp:
         self.message = message
         self.weights = weights
         self.shapes = dict(shapes)
-        self.net = Net(message.text("name", "net"), {}, [], [])
+        self.net = Net(message.text("name") or "net", {}, [], [])
         self.latest: dict[str, str] = {}
         # What blobs and their versions are called.
         self.names = set(message.texts("input"))
@@ -131,9 +142,10 @@ class _SetUp:
         self.shared: dict[str, Array] = {}
 
     def run(self) -> Net:
-        self._declared_inputs()
+        _check_known(self.message, _NET_FIELDS | _NET_HARMLESS, "the net")
         numbered = enumerate(layers_of(self.message), 1)
         running = [(position, layer) for position, layer in numbered if self._runs(layer)]
+        self._declared_inputs([layer for _, layer in running])
         self.names.update(top for _, layer in running for top in layer.texts("top"))
         for position, layer in running:
             self._add(layer, position, [other for _, other in running])
@@ -146,20 +158,29 @@ class _SetUp:
         if not self.net.outputs:
             raise ModelError("the net has no outputs at inference")
         self._name_versions()
+        self.net.v1 = self.message.has("layers")
         self.net.own_inputs = frozenset(self.net.inputs)
         return self.net
 
-    def _declared_inputs(self) -> None:
-        """Take the inputs of `input:` with `input_dim:` or `input_shape`."""
+    def _declared_inputs(self, layers: Sequence[Message]) -> None:
+        """Take the inputs of `input:` with `input_dim:` or `input_shape`.
+
+        Without any shape Caffe reads over `input:`, and a layer makes the blob.
+        """
         names = self.message.texts("input")
         dims = self.message.integers("input_dim")
         shapes = [shape.integers("dim") for shape in self.message.messages("input_shape")]
-        if dims and len(dims) != 4 * len(names):
+        # C3D's have five.
+        axes = len(dims) // len(names) if names else 4
+        if dims and (axes not in (4, 5) or len(dims) != axes * len(names)):
             raise ModelError(
                 f"{len(dims)} input_dim for {len(names)} inputs; 4 are wanted for each"
             )
         if dims:
-            shapes = [dims[4 * i : 4 * i + 4] for i in range(len(names))]
+            shapes = [dims[axes * i : axes * (i + 1)] for i in range(len(names))]
+        if not shapes:
+            made = {top for layer in layers for top in layer.texts("top")}
+            names = [name for name in names if name not in made]
         for index, name in enumerate(names):
             self._input(name, tuple(shapes[index]) if index < len(shapes) else None)
 
@@ -180,12 +201,14 @@ class _SetUp:
     def _runs(self, layer: Message) -> bool:
         """Tell whether Caffe would include the layer in this state."""
         state = self.message.message("state")
-        phase = state.text("phase", "TEST")
+        _check_known(state, {"level", "phase", "stage"}, "the net's state")
+        phase = state.choice("phase", "TEST", _PHASES)
         level, stages = state.integer("level"), set(state.texts("stage"))
 
         def meets(rule: Message) -> bool:
+            _check_known(rule, _RULE_FIELDS, "a rule of include or exclude")
             return (
-                rule.text("phase", phase) == phase
+                rule.choice("phase", phase, _PHASES) == phase
                 and rule.integer("min_level", level) <= level <= rule.integer("max_level", level)
                 and set(rule.texts("stage")) <= stages
                 and not set(rule.texts("not_stage")) & stages
@@ -202,7 +225,7 @@ class _SetUp:
         layer = Layer(name, kind, [], [], message, self.weights.get(name, []), position)
         if not kind:
             raise ModelError(f"line {message.line}: the layer {name!r} has no type")
-        if _is_data(layer, bottoms):
+        if _is_data(layer, bottoms) and not self._is_constant(layer, tops, layers):
             self._data(layer, tops, layers)
             return
         for bottom in bottoms:
@@ -213,11 +236,14 @@ class _SetUp:
                 )
         label = next((bottom for bottom in bottoms if bottom in self.dropped), None)
         python = message.message("python_param").text("layer") if kind == "Python" else ""
-        loss = kind in DROPPED or "loss" in python.lower() or message.has("loss_weight")
+        loss = kind in DROPPED or "loss" in python.lower() or any(message.numbers("loss_weight"))
         if label is not None or loss:
             reason = f"it reads the label {label!r}" if label is not None else "it is for training"
             self.net.notes.append(f"{layer} was left out: {reason}")
             self.dropped.update(top for top in tops if top not in self.latest)
+            return
+        if bottoms and not tops and kind != "Silence":
+            self.net.notes.append(f"{layer} was left out: it makes no blob")
             return
         layer.bottoms = [self.latest[bottom] for bottom in bottoms]
         self.consumed.update(layer.bottoms)
@@ -234,6 +260,19 @@ class _SetUp:
             layer.tops.append(version)
         self._share(layer)
         self.net.layers.append(layer)
+
+    def _is_constant(self, layer: Layer, tops: Sequence[str], layers: Sequence[Message]) -> bool:
+        """Tell whether the layer's tops are constants: a DummyData's with fillers that are.
+
+        One that is all that a net is fed with stands for its input.
+        """
+        fillers = layer.parameter("dummy_data_param").messages("data_filler")
+        return (
+            layer.type == "DummyData"
+            and not set(tops) & self.shapes.keys()
+            and all(filler.text("type", "constant") == "constant" for filler in fillers)
+            and (bool(self.message.texts("input")) or any(_feeds(other) for other in layers))
+        )
 
     def _data(self, layer: Layer, tops: Sequence[str], layers: Sequence[Message]) -> None:
         """Make a data layer's tops inputs; what is not the data is a label and goes."""
@@ -286,8 +325,37 @@ class _SetUp:
         }
 
 
+def _check_known(message: Message, known: Collection[str], what: str) -> None:
+    """Refuse the fields of a message that are not known."""
+    for name, values in message.fields.items():
+        if values and name not in known:
+            value = values[0]
+            shown = f": {value.text}" if isinstance(value, Scalar) else " { ... }"
+            raise NotSupportedError(
+                f"line {value.line}: the field {name}{shown} of {what} is not known, and may "
+                "change what the net computes; remove it if it changes nothing"
+            )
+
+
+def _feeds(layer: Message) -> bool:
+    """Tell whether a layer makes inputs, whatever else there is."""
+    fillers = layer.message("dummy_data_param").messages("data_filler")
+    random = any(filler.text("type", "constant") != "constant" for filler in fillers)
+    return layer.text("type") in DATA_LAYERS or (layer.text("type") == "DummyData" and random)
+
+
 def _is_data(layer: Layer, bottoms: Sequence[str]) -> bool:
     return not bottoms and layer.type in DATA_LAYERS | {"DummyData", "Python"}
+
+
+def dummy_shapes(layer: Layer) -> list[tuple[int, ...]]:
+    """Return the shapes of a DummyData's tops: one for each, or one for all."""
+    parameter = layer.parameter("dummy_data_param")
+    shapes = [tuple(shape.integers("dim")) for shape in parameter.messages("shape")]
+    if shapes:
+        return shapes
+    legacy = [parameter.integers(name) for name in ("num", "channels", "height", "width")]
+    return [tuple(dims) for dims in zip(*legacy, strict=False)]
 
 
 def _data_shapes(layer: Layer, tops: int, channels: int | None) -> list[tuple[int, ...] | None]:
@@ -297,11 +365,7 @@ def _data_shapes(layer: Layer, tops: int, channels: int | None) -> list[tuple[in
         given = layer.parameter("input_param").messages("shape")
         shapes = [tuple(shape.integers("dim")) for shape in given]
     elif layer.type == "DummyData":
-        parameter = layer.parameter("dummy_data_param")
-        shapes = [tuple(shape.integers("dim")) for shape in parameter.messages("shape")]
-        if not shapes:
-            legacy = [parameter.integers(n) for n in ("num", "channels", "height", "width")]
-            shapes = [tuple(dims) for dims in zip(*legacy, strict=False)]
+        shapes = [*dummy_shapes(layer)]
     elif layer.type == "MemoryData":
         parameter = layer.parameter("memory_data_param")
         names = ("batch_size", "channels", "height", "width")

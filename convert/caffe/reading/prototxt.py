@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from onnxgraft.errors import ModelError
@@ -79,6 +79,19 @@ class Message:
         """Return a string or the name of an enumeration's value; the last one counts."""
         values = self.scalars(name)
         return values[-1].text if values else default
+
+    def choice(self, name: str, default: str, names: Sequence[str], first: int = 0) -> str:
+        """Return the name of an enumeration's value, which may be written by its number.
+
+        Args:
+            name: Of the field.
+            default: Where it is not there.
+            names: Of the values, in order.
+            first: The number of the first one.
+        """
+        text = self.text(name, default)
+        number = int(text) - first if text.isdecimal() and len(text) < 10 else -1
+        return names[number] if 0 <= number < len(names) else text
 
     def texts(self, name: str) -> list[str]:
         """Return all strings of a field."""

@@ -10,7 +10,8 @@ from onnxgraft.stages.convert.caffe.reading.prototxt import Message, Scalar
 
 __all__ = ["layers_of"]
 
-# V1LayerParameter.LayerType by name; forks' own names are kept as they are.
+# V1LayerParameter.LayerType by name. Forks' own names in capitals are those of today's types in
+# camel case (IMAGE_SEG_DATA, CROP), but for some.
 _V1_TYPES = {
     "ABSVAL": "AbsVal", "ACCURACY": "Accuracy", "ARGMAX": "ArgMax", "BN": "BN", "BNLL": "BNLL",
     "CONCAT": "Concat", "CONTRASTIVE_LOSS": "ContrastiveLoss", "CONVOLUTION": "Convolution",
@@ -26,7 +27,18 @@ _V1_TYPES = {
     "SLICE": "Slice", "SOFTMAX": "Softmax", "SOFTMAX_LOSS": "SoftmaxWithLoss", "SPLIT": "Split",
     "TANH": "TanH", "THRESHOLD": "Threshold", "UPSAMPLE": "Upsample",
     "WINDOW_DATA": "WindowData",
+    "BATCH_NORM": "BatchNorm", "CONVOLUTION3D": "Convolution3D", "ELU": "ELU",
+    "POOLING3D": "Pooling3D", "SELU": "SELU", "SPP": "SPP",
 }  # fmt: skip
+# The same by number, as BVLC has them; forks give the numbers behind to types of their own.
+_V1_NUMBERS = (
+    "NONE", "ACCURACY", "BNLL", "CONCAT", "CONVOLUTION", "DATA", "DROPOUT", "EUCLIDEAN_LOSS",
+    "FLATTEN", "HDF5_DATA", "HDF5_OUTPUT", "IM2COL", "IMAGE_DATA", "INFOGAIN_LOSS",
+    "INNER_PRODUCT", "LRN", "MULTINOMIAL_LOGISTIC_LOSS", "POOLING", "RELU", "SIGMOID", "SOFTMAX",
+    "SOFTMAX_LOSS", "SPLIT", "TANH", "WINDOW_DATA", "ELTWISE", "POWER",
+    "SIGMOID_CROSS_ENTROPY_LOSS", "HINGE_LOSS", "MEMORY_DATA", "ARGMAX", "THRESHOLD", "DUMMY_DATA",
+    "SLICE", "MVN", "ABSVAL", "SILENCE", "CONTRASTIVE_LOSS", "EXP", "DECONVOLUTION",
+)  # fmt: skip
 _V0_TYPES = {
     "accuracy": "Accuracy", "bnll": "BNLL", "concat": "Concat", "conv": "Convolution",
     "data": "Data", "dropout": "Dropout", "euclidean_loss": "EuclideanLoss",
@@ -46,6 +58,13 @@ _V0_FIELDS = {
     "batchsize": "batch_size", "cropsize": "crop_size", "concat_dim": "concat_dim",
     "source": "source",
 }  # fmt: skip
+# V0 fields that say how data are read and how it is trained.
+_V0_TRAINING = frozenset(
+    {"name", "type", "blobs", "blobs_lr", "det_context_pad", "det_crop_mode", "det_bg_threshold",
+     "det_fg_fraction", "det_fg_threshold", "hdf5_output_param", "meanfile", "mirror",
+     "new_channels", "new_height", "new_num", "new_width", "rand_skip", "scale", "shuffle_images",
+     "weight_decay"}
+)  # fmt: skip
 _V0_PARAMETERS = {
     "Concat": "concat_param", "Convolution": "convolution_param", "Data": "data_param",
     "Dropout": "dropout_param", "HDF5Data": "hdf5_data_param", "Im2col": "convolution_param",
@@ -76,7 +95,9 @@ def _from_v1(layer: Message) -> Message:
     if not layer.has("type"):
         raise ModelError(f"line {layer.line}: a layer has no type")
     fields = dict(layer.fields)
-    kind = layer.text("type")
+    kind = layer.choice("type", "", _V1_NUMBERS)
+    if kind not in _V1_TYPES and kind.isupper():
+        kind = "".join(word.capitalize() for word in kind.split("_"))
     fields["type"] = [Scalar(_V1_TYPES.get(kind, kind), layer.line, 1, quoted=True)]
     # V1 shares parameters by `param: "name"`.
     shared = fields.pop("param", [])
@@ -101,6 +122,8 @@ def _from_v0(connection: Message) -> Message:
     for name, values in old.fields.items():
         if name in _V0_FIELDS:
             parameter.fields[_V0_FIELDS[name]] = list(values)
+        elif name not in _V0_TRAINING:
+            fields[name] = list(values)  # for the layer to refuse
     home = _V0_PARAMETERS.get(kind, "padding_param" if kind == "padding" else "")
     if home:
         fields[home] = [parameter]

@@ -11,7 +11,8 @@ read here never changed (caffe.proto):
                     .double_data = 8
     BlobShape       .dim = 1
 
-Forks' own: NVCaffe stores half precision in .raw_data_type = 10 and .raw_data = 12.
+Forks' own: NVCaffe stores half precision in .raw_data_type = 10 and .raw_data = 12; C3D's
+BlobProto has .length = 3, .height = 4, .width = 5 and .data = 6.
 
 Arrays are views of the file, which is mapped and not read.
 """
@@ -57,7 +58,7 @@ View = memoryview
 
 
 def read_caffemodel(path: str | os.PathLike[str]) -> dict[str, list[Array]]:
-    """Return the blobs of each layer that has any, by layer name.
+    """Return the blobs of each layer that has any, by layer name; none of a net without weights.
 
     Arrays are float32 or the file's own type, in the shape that the file gives them.
 
@@ -68,17 +69,19 @@ def read_caffemodel(path: str | os.PathLike[str]) -> dict[str, list[Array]]:
     with open(file, "rb") as handle:
         mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
     blobs: dict[str, list[Array]] = {}
+    net = False
     try:
         survey(memoryview(mapped), _schema(), f"{file}:")
         for entry in fields(memoryview(mapped)):
+            net = net or (entry.kind == BYTES and entry.number in (1, 2, 100))
             if entry.kind == BYTES and entry.number in (2, 100):
                 name, found = _layer(entry.data) if entry.number == 100 else _v1_layer(entry.data)
                 if found:
                     blobs[name] = found
     except (WireError, UnicodeDecodeError) as error:
         raise ModelError(f"{file}: not a readable caffemodel ({error})") from error
-    if not blobs:
-        raise ModelError(f"{file}: there are no weights in it; is it a caffemodel?")
+    if not net:
+        raise ModelError(f"{file}: there is neither a name nor a layer in it; is it a caffemodel?")
     return blobs
 
 
@@ -142,7 +145,10 @@ def _blob(data: View, layer: str) -> Array:
     pieces: list[Array] = []
     raw: View | None = None
     raw_type = 1
-    for entry in fields(data):
+    entries = list(fields(data))
+    if any(entry.number == 5 and entry.kind == VARINT for entry in entries):
+        return _c3d_blob(entries, layer)
+    for entry in entries:
         if entry.number == 7 and entry.kind == BYTES:
             shape = _dims(entry.data)
         elif entry.number in (5, 8):
@@ -163,6 +169,19 @@ def _blob(data: View, layer: str) -> Array:
         shape = [legacy.get(n, 1) for n in (1, 2, 3, 4)] if legacy else [values.size]
     bad = len(shape) > AXES.most or any(not 0 <= dim < 1 << 31 for dim in shape)
     if bad or math.prod(shape) != values.size:
+        raise WireError(
+            f"a blob of {layer!r} says the shape {_signed(shape)} and holds {values.size} values"
+        )
+    return values.reshape(shape)
+
+
+def _c3d_blob(entries: Sequence[Field], layer: str) -> Array:
+    """Return a blob of five axes, as C3D stores all of its."""
+    sizes = {entry.number: entry.value for entry in entries if entry.kind == VARINT}
+    pieces = [_values(entry, "<f4") for entry in entries if entry.number == 6]
+    shape = [sizes.get(number, 1) for number in (1, 2, 3, 4, 5)]
+    values = np.concatenate([np.empty(0, np.float32), *pieces])
+    if any(not 0 <= dim < 1 << 31 for dim in shape) or math.prod(shape) != values.size:
         raise WireError(
             f"a blob of {layer!r} says the shape {_signed(shape)} and holds {values.size} values"
         )

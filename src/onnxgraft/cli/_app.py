@@ -58,6 +58,8 @@ _LIMITS = {
 _WRITTEN = (
     "cache_out", "layers", "out", "report", "save_inputs", "save_outputs", "timing_cache",
 )  # fmt: skip
+# Options that list tensors.
+_LISTS = ("--inputs", "--outputs", "--candidate-outputs")
 _guarding = False
 
 
@@ -190,7 +192,29 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
         words = [f"{word}={EVERYTHING}" if word == "--trust" else word for word in args[:end]]
-        return super().parse_args(ctx, words + args[end:])
+        return super().parse_args(ctx, _joined(words) + args[end:])
+
+
+def _joined(words: list[str]) -> list[str]:
+    """Make one list of the tensors of an option that is given more than once.
+
+    >>> _joined(["net", "--outputs", "a", "--outputs=b,c"])
+    ['net', '--outputs=a,b,c']
+    """
+    kept: list[str] = []
+    places: dict[str, int] = {}
+    left = iter(words)
+    for word in left:
+        name, sign, value = word.partition("=")
+        following = None if sign or name not in _LISTS else next(left, None)
+        if name not in _LISTS or not (sign or following is not None):
+            kept.append(word)
+        elif name in places:
+            kept[places[name]] += f",{value if sign else following}"
+        else:
+            places[name] = len(kept)
+            kept.append(word if sign else f"{name}={following}")
+    return kept
 
 
 def main() -> None:

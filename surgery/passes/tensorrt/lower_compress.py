@@ -11,6 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.operators import nodes_of, set_op
+from onnxgraft.stages.surgery.passes.tensorrt.lower_rows import rows_of_an_output
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 
@@ -19,6 +20,8 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     result = Result()
     for node in nodes_of(graph, "Compress"):
         condition = constant(node.inputs[1])
+        if rows_of_an_output(node, context):
+            continue  # lower_rows keeps them
         if condition is None or "axis" not in node.attrs:
             result.refuse(node, "TensorRT has no Compress, and this one is not by a constant")
             continue

@@ -35,6 +35,21 @@ def swish(x: Array, beta: float = 1.0) -> Array:
     return x * sigmoid(beta * x)
 
 
+def hard_swish(x: Array) -> Array:
+    """synopsys-caffe's hard_swish_layer.cpp."""
+    return x * np.minimum(np.maximum(x + 3, 0), 6) / 6
+
+
+def mish(x: Array) -> Array:
+    """synopsys-caffe's mish_layer.cpp."""
+    return x * np.tanh(bnll(x))
+
+
+def selu(x: Array, alpha: float = 1.6732632, scale: float = 1.0507009) -> Array:
+    """synopsys-caffe's selu_layer.cpp."""
+    return scale * elu(x, alpha)
+
+
 def bnll(x: Array) -> Array:
     return np.log1p(np.exp(-abs(x))) + np.maximum(x, 0)
 

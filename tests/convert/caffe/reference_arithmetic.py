@@ -10,11 +10,25 @@ from onnxgraft.graph.tensors import Array
 
 
 def inner_product(
-    x: Array, weight: Array, bias: Array | None = None, *, axis: int = 1, transpose: bool = False
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    axis: int = 1,
+    transpose: bool = False,
+    normalize: bool = False,
 ) -> Array:
-    """Return the product of x, flattened from ``axis`` on, and (O, K), or (K, O) if transposed."""
+    """Return the product of x, flattened from ``axis`` on, and (O, K), or (K, O) if transposed.
+
+    ``normalize`` scales the buffer of the weights to length 1, K values at a time
+    (tanghy2016/caffe's inner_product_layer.cpp).
+    """
     axis %= x.ndim
     matrix = weight.astype(np.float64).reshape(weight.shape[-2:])
+    if normalize:
+        rows = matrix.reshape(*(matrix.shape[::-1] if transpose else matrix.shape))
+        rows = rows / np.sqrt((rows**2).sum(axis=1, keepdims=True) + 1e-6)
+        matrix = rows.reshape(matrix.shape)
     matrix = matrix if transpose else matrix.T
     y = x.reshape(*x.shape[:axis], -1) @ matrix
     return y if bias is None else y + bias.ravel()
@@ -34,17 +48,33 @@ def eltwise(*xs: Array, operation: str = "SUM", coeff: Sequence[float] = ()) -> 
 
 
 def batch_norm(
-    x: Array, mean: Array, variance: Array, factor: Array, *, eps: float = 1e-5
+    x: Array,
+    mean: Array,
+    variance: Array,
+    factor: Array,
+    *,
+    eps: float = 1e-5,
+    outside: bool = False,
 ) -> Array:
-    """Return x normalized by the stored statistics; a factor of 0 makes them 0."""
+    """Return x normalized by the stored statistics; a factor of 0 makes them 0.
+
+    eps stands inside the root or, as synopsys-caffe may have it, outside.
+    """
     divide = 0.0 if factor.item() == 0 else 1 / float(factor.item())
-    return _normalized(x, mean * divide, variance * divide, eps)
+    return _normalized(x, mean * divide, variance * divide, eps, outside=outside)
 
 
-def batch_norm_of_the_batch(x: Array, *, eps: float = 1e-5) -> Array:
+def batch_norm_of_the_batch(x: Array, *, eps: float = 1e-5, outside: bool = False) -> Array:
     """Return x normalized by its own statistics."""
     axes = (0, *range(2, x.ndim))
-    return _normalized(x, x.mean(axis=axes), x.var(axis=axes), eps)
+    return _normalized(x, x.mean(axis=axes), x.var(axis=axes), eps, outside=outside)
+
+
+def nv_batch_norm(
+    x: Array, mean: Array, variance: Array, gain: Array, shift: Array, *, eps: float = 1e-5
+) -> Array:
+    """NVCaffe's with a scale and a bias: the third blob is not read, eps is 1e-5 at least."""
+    return bn_segnet(_normalized(x, mean, variance, max(eps, 1e-5)), gain, shift)
 
 
 def scale(x: Array, factor: Array | None, bias: Array | None = None, *, axis: int = 1) -> Array:
@@ -75,14 +105,20 @@ def bn_pspnet(
 
 
 def mvn(
-    x: Array, *, across_channels: bool = False, variance: bool = True, eps: float = 1e-9
+    x: Array,
+    *,
+    across_channels: bool = False,
+    variance: bool = True,
+    eps: float = 1e-9,
+    inside: bool = False,
 ) -> Array:
     """Return every plane, or sample, less its mean, over its deviation."""
     axes = tuple(range(1 if across_channels else 2, x.ndim))
     y = x - x.mean(axis=axes, keepdims=True)
     if not variance:
         return y
-    return y / (np.sqrt((y**2).mean(axis=axes, keepdims=True)) + eps)
+    squares = (y**2).mean(axis=axes, keepdims=True)
+    return y / (np.sqrt(squares + eps) if inside else np.sqrt(squares) + eps)
 
 
 def normalize(
@@ -94,6 +130,13 @@ def normalize(
     if factor is None:
         return y
     return y * (float(factor.item()) if factor.size == 1 else _per_channel(factor, x))
+
+
+def to_length_one(x: Array, kind: str = "L2") -> Array:
+    """Return happynear/caffe-windows' Normalize: each position over its norm."""
+    if kind == "L1":
+        return x / (abs(x).sum(axis=1, keepdims=True) + 1e-6)
+    return x / np.sqrt((x**2).sum(axis=1, keepdims=True) + 1e-6)
 
 
 def axpy(factor: Array, x: Array, y: Array) -> Array:
@@ -119,8 +162,11 @@ def embed(x: Array, weight: Array, bias: Array | None = None) -> Array:
     return y if bias is None else y + bias
 
 
-def _normalized(x: Array, mean: Array, variance: Array, eps: float) -> Array:
-    deviation = np.sqrt(variance.astype(np.float64) + eps)
+def _normalized(
+    x: Array, mean: Array, variance: Array, eps: float, *, outside: bool = False
+) -> Array:
+    wide = variance.astype(np.float64)
+    deviation = np.sqrt(wide) + eps if outside else np.sqrt(wide + eps)
     return (x - _per_channel(mean, x)) / _per_channel(deviation, x)
 
 

@@ -20,11 +20,16 @@ def convolution(
     pad: Axes = 0,
     dilation: Axes = 1,
     group: int = 1,
+    sides: Sequence[tuple[int, int]] = (),
 ) -> Array:
-    """Return the convolution of (N, C, ...) with (O, C / group, ...), over any number of axes."""
+    """Return the convolution of (N, C, ...) with (O, C / group, ...), over any number of axes.
+
+    ``sides`` are the pads before and after each axis, instead of ``pad``.
+    """
     rank = x.ndim - 2
     strides, pads, dilations = (per_axis(value, rank) for value in (stride, pad, dilation))
-    padded = np.pad(x, [(0, 0), (0, 0), *((amount, amount) for amount in pads)])
+    before_and_after = sides or [(amount, amount) for amount in pads]
+    padded = np.pad(x, [(0, 0), (0, 0), *before_and_after])
     kernel = weight.shape[2:]
     sizes = [
         (n - (d * (k - 1) + 1)) // s + 1
@@ -50,6 +55,7 @@ def deconvolution(
     pad: Axes = 0,
     dilation: Axes = 1,
     group: int = 1,
+    sides: Sequence[tuple[int, int]] = (),
 ) -> Array:
     """Return what every value of (N, C, ...) scatters through (C, O / group, ...)."""
     rank = x.ndim - 2
@@ -67,7 +73,8 @@ def deconvolution(
             for place in np.ndindex(*kernel):
                 where = _strided(place, x.shape[2:], strides, dilations)
                 y[:, first + out][where] += float(weight[(channel, out, *place)]) * x[:, channel]
-    inside = tuple(slice(p, n - p) for p, n in zip(pads, sizes, strict=True))
+    cuts = sides or [(amount, amount) for amount in pads]
+    inside = tuple(slice(a, n - b) for (a, b), n in zip(cuts, sizes, strict=True))
     y = y[(slice(None), slice(None), *inside)]
     return y if bias is None else y + _per_channel(bias, rank)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxgraft.graph.tensors import Array
+from tests.convert.caffe.reference_activation import sigmoid
 
 Box = Array  # (xmin, ymin, xmax, ymax)
 
@@ -24,6 +25,7 @@ def prior_box(
     variance: Sequence[float] = (0.1,),
     step: Sequence[float] | None = None,
     offset: float = 0.5,
+    denser: bool = False,
 ) -> Array:
     """Return (1, 2, 4 * boxes): corners in fractions of the image, then variances.
 
@@ -38,6 +40,7 @@ def prior_box(
         variance: One value, or one for each corner.
         step: Height and width that a place of the layer covers, in pixels.
         offset: Of a box's centre in its place.
+        denser: Whether each box stands again at the place's lower end (TextBoxes++).
     """
     shapes = _shapes([int(size) for size in min_sizes], [int(size) for size in max_sizes],
                      _distinct(ratios, flip))  # fmt: skip
@@ -46,14 +49,17 @@ def prior_box(
     boxes = []
     for row in range(layer[0]):
         for column in range(layer[1]):
-            x, y = (column + offset) * right, (row + offset) * down
+            x, rows = (column + offset) * right, [(row + offset) * down, (row + 1) * down]
             for w, h in shapes:
-                boxes.append([
-                    (x - w / 2) / width,
-                    (y - h / 2) / height,
-                    (x + w / 2) / width,
-                    (y + h / 2) / height,
-                ])
+                boxes += [
+                    [
+                        (x - w / 2) / width,
+                        (y - h / 2) / height,
+                        (x + w / 2) / width,
+                        (y + h / 2) / height,
+                    ]
+                    for y in (rows if denser else rows[:1])
+                ]
     corners = np.clip(boxes, 0, 1) if clip else np.asarray(boxes)
     variances = np.broadcast_to(np.asarray(variance, np.float64), corners.shape)
     return np.stack([corners.ravel(), variances.ravel()])[None]
@@ -85,7 +91,11 @@ def detection_output(
     location: Array,
     confidence: Array,
     prior: Array,
+    objectness: Array | None = None,
+    refinement: Array | None = None,
     *,
+    least_objectness: float = 0.01,
+    polygons: bool = False,
     classes: int,
     share_location: bool = True,
     background: int = 0,
@@ -100,28 +110,49 @@ def detection_output(
     """Return (1, 1, detections, 7): image, label, score and corners.
 
     Without any detection there is a row for each image, of its number and six times -1.
+
+    Args:
+        objectness: RefineDet's, (N, 2 P): a prior whose second value is below
+            ``least_objectness`` has the scores 1, 0, 0, ...
+        refinement: RefineDet's, (N, 4 P): locations that make the priors of the others.
+        polygons: TextBoxes++'s: 8 values behind each location, and behind each row's corners.
     """
     priors, variances = prior.reshape(2, -1, 4)
     if variance_encoded:
         variances = np.ones_like(variances)
     samples = location.shape[0]
     sets = 1 if share_location else classes
-    locations = location.reshape(samples, -1, sets, 4)
-    scores = confidence.reshape(samples, -1, classes)
+    locations = location.reshape(samples, -1, sets, 12 if polygons else 4)
+    scores = confidence.reshape(samples, -1, classes).copy()
+    if objectness is not None:
+        scores[objectness.reshape(samples, -1, 2)[..., 1] < least_objectness] = np.eye(classes)[0]
     rows: list[list[float]] = []
     for sample in range(samples):
         # Label, score and box of what is kept, by falling score within each label.
         found: list[tuple[int, float, Box]] = []
+        own_priors = priors
+        if refinement is not None:
+            own_priors = np.stack([
+                _decoded(*three, code=code)
+                for three in zip(refinement[sample].reshape(-1, 4), priors, variances, strict=True)
+            ])
         for label in range(classes):
             if label == background:
                 continue
             own = locations[sample, :, 0 if share_location else label]
             boxes = [
-                _decoded(*both, code=code) for both in zip(own, priors, variances, strict=True)
+                _decoded(*three, code=code)
+                for three in zip(own[:, :4], own_priors, variances, strict=True)
             ]
             column = scores[sample, :, label]
             kept = _suppressed(boxes, column, threshold, nms_threshold, eta, top_k)
-            found += [(label, float(column[index]), boxes[index]) for index in kept]
+            told = boxes
+            if polygons:
+                corners = [
+                    _polygon(*three) for three in zip(own[:, 4:], priors, variances, strict=True)
+                ]
+                told = [np.concatenate(two) for two in zip(boxes, corners, strict=True)]
+            found += [(label, float(column[index]), told[index]) for index in kept]
         if -1 < keep_top_k < len(found):
             best = sorted(found, key=lambda one: -one[1])[:keep_top_k]
             found = sorted(best, key=lambda one: one[0])
@@ -129,6 +160,47 @@ def detection_output(
     if not rows:
         rows = [[sample, *[-1.0] * 6] for sample in range(samples)]
     return np.asarray(rows, np.float64)[None, None]
+
+
+def yolov3(
+    *inputs: Array,
+    classes: int,
+    biases: Sequence[float],
+    mask: Sequence[int],
+    scales: Sequence[int],
+    threshold: float = 0.01,
+    nms_threshold: float = 0.45,
+) -> Array:
+    """Return MobileNet-YOLO's rows of one image: 0, label from 1 on, score and corners.
+
+    yolov3_detection_output_layer.cpp: one entry for each box and label above the threshold, and
+    one suppression for all.
+    """
+    per_input = len(mask) // len(inputs)
+    entries = []
+    for which, (x, scale) in enumerate(zip(inputs, scales, strict=True)):
+        side = x.shape[3]
+        values = x[0].reshape(-1, 5 + classes, side, side)
+        for anchor, row, column in np.ndindex(values.shape[0], side, side):
+            tx, ty, tw, th, objectness, *logits = values[anchor, :, row, column]
+            number = mask[which * per_input + anchor]
+            width = math.exp(tw) * biases[2 * number] / (side * scale)
+            height = math.exp(th) * biases[2 * number + 1] / (side * scale)
+            x1 = (column + sigmoid(tx)) / side - width / 2
+            y1 = (row + sigmoid(ty)) / side - height / 2
+            box = np.asarray([x1, y1, x1 + width, y1 + height])
+            entries += [
+                (score, label, box)
+                for label, logit in enumerate(logits)
+                if (score := float(sigmoid(logit) * sigmoid(objectness))) > threshold
+            ]
+    entries.sort(key=lambda entry: -entry[0])
+    kept: list[tuple[float, int, Box]] = []
+    for entry in entries:
+        if all(_overlap(entry[2], other[2]) < nms_threshold for other in kept):
+            kept.append(entry)
+    rows = [[0.0, label + 1, score, *box] for score, label, box in kept]
+    return np.asarray(rows)[None, None]
 
 
 def _decoded(delta: Array, prior: Box, variance: Array, *, code: str) -> Box:
@@ -142,6 +214,14 @@ def _decoded(delta: Array, prior: Box, variance: Array, *, code: str) -> Box:
     centre = moved[:2] * size + (prior[:2] + prior[2:]) / 2
     half = np.exp(moved[2:]) * size / 2
     return np.concatenate([centre - half, centre + half])
+
+
+def _polygon(delta: Array, prior: Box, variance: Array) -> Array:
+    """Return the four corners of a polygon, each beside a corner of the prior."""
+    x1, y1, x2, y2 = prior
+    corners = np.asarray([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
+    size = np.asarray([x2 - x1, y2 - y1])
+    return (delta.reshape(4, 2) * variance[:2] * size + corners).ravel()
 
 
 def _suppressed(

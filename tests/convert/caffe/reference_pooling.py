@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +13,18 @@ from tests.convert.caffe.reference_convolution import Axes, per_axis
 
 # A window of one axis: its beginning and end in the image, and how many values it counts.
 Window = tuple[int, int, int]
+# Pads before and after each axis, instead of one for both.
+Sides = Sequence[tuple[int, int]]
 
 
 def max_pool(
-    x: Array, kernel: Axes, *, stride: Axes = 1, pad: Axes = 0, floor: bool = False
+    x: Array,
+    kernel: Axes,
+    *,
+    stride: Axes = 1,
+    pad: Axes = 0,
+    floor: bool = False,
+    sides: Sides = (),
 ) -> tuple[Array, Array]:
     """Return the largest values, and their places ``h * W + w`` within their planes.
 
@@ -30,25 +39,39 @@ def max_pool(
                     found = (float(plane[row, column]), float(row * plane.shape[1] + column))
         return found
 
-    values, places = _pool(x, kernel, stride, pad, floor, largest)
+    values, places = _pool(x, kernel, stride, pad, floor, largest, sides)
     return values, places
 
 
-def max_values(x: Array, kernel: Axes, **more: Axes) -> Array:
+def max_values(x: Array, kernel: Axes, **more: Any) -> Array:
     """Return the largest values alone."""
     return max_pool(x, kernel, **more)[0]
 
 
 def average_pool(
-    x: Array, kernel: Axes, *, stride: Axes = 1, pad: Axes = 0, floor: bool = False
+    x: Array,
+    kernel: Axes,
+    *,
+    stride: Axes = 1,
+    pad: Axes = 0,
+    floor: bool = False,
+    inside: bool = False,
+    sides: Sides = (),
 ) -> Array:
-    """Return the sums of the windows over the number of places up to the end of the padding."""
+    """Return the sums of the windows over the number of places up to the end of the padding.
+
+    ``inside`` counts the places within the image alone (AVE_EXC_PAD).
+    """
 
     def average(plane: Array, rows: Window, columns: Window) -> tuple[float, float]:
         total = plane[rows[0] : max(rows[0], rows[1]), columns[0] : max(columns[0], columns[1])]
-        return float(total.sum()) / (rows[2] * columns[2]), 0.0
+        places = rows[2] * columns[2]
+        if inside:
+            places = (rows[1] - rows[0]) * (columns[1] - columns[0])
+        with np.errstate(invalid="ignore"):
+            return float(np.float64(total.sum()) / places), 0.0
 
-    return _pool(x, kernel, stride, pad, floor, average)[0]
+    return _pool(x, kernel, stride, pad, floor, average, sides)[0]
 
 
 def global_pool(x: Array, *, average: bool) -> Array:
@@ -94,12 +117,14 @@ def _pool(
     pad: Axes,
     floor: bool,
     value: Callable[[Array, Window, Window], tuple[float, float]],
+    sides: Sides = (),
 ) -> tuple[Array, Array]:
-    padded = any(per_axis(pad, 2))
+    pads = sides or [(amount, amount) for amount in per_axis(pad, 2)]
+    padded = any(any(both) for both in pads)
     rows, columns = (
         _windows(n, k, s, p, floor=floor, clip=padded)
         for n, k, s, p in zip(
-            x.shape[2:], per_axis(kernel, 2), per_axis(stride, 2), per_axis(pad, 2), strict=True
+            x.shape[2:], per_axis(kernel, 2), per_axis(stride, 2), pads, strict=True
         )
     )
     first = np.empty((*x.shape[:2], len(rows), len(columns)))
@@ -109,13 +134,32 @@ def _pool(
     return first, second
 
 
-def _windows(n: int, k: int, s: int, p: int, *, floor: bool, clip: bool) -> list[Window]:
-    count = (math.floor if floor else math.ceil)((n + 2 * p - k) / s) + 1
+def pool_3d(x: Array, kernel: Sequence[int], *, average: bool = False, **how: Any) -> Array:
+    """Return C3D's Pooling3D, which never clips: of an average without padding, or a maximum."""
+    stride, pad = how.get("stride", (1, 1, 1)), how.get("pad", (0, 0, 0))
+    spans = [
+        _windows(n, k, s, (p, p), floor=False, clip=False)
+        for n, k, s, p in zip(x.shape[2:], kernel, stride, pad, strict=True)
+    ]
+    y = np.empty((*x.shape[:2], *map(len, spans)))
+    for n, c, i, j, k in np.ndindex(*y.shape):
+        windows = spans[0][i], spans[1][j], spans[2][k]
+        part = x[n, c][tuple(slice(first, end) for first, end, _ in windows)]
+        places = math.prod(length for _, _, length in windows)
+        y[n, c, i, j, k] = part.sum() / places if average else part.max()
+    return y
+
+
+def _windows(
+    n: int, k: int, s: int, pads: tuple[int, int], *, floor: bool, clip: bool
+) -> list[Window]:
+    p, after = pads
+    count = (math.floor if floor else math.ceil)((n + p + after - k) / s) + 1
     if clip and (count - 1) * s >= n + p:
         count -= 1
     windows = []
     for index in range(count):
         begin = index * s - p
-        end = min(begin + k, n + p)
+        end = min(begin + k, n + after)
         windows.append((max(begin, 0), min(end, n), end - begin))
     return windows

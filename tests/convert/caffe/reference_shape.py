@@ -98,6 +98,24 @@ def upsample(x: Array, mask: Array, size: Sequence[int]) -> Array:
     return y.reshape(*x.shape[:2], *size)
 
 
+def depth_to_space(x: Array, step: int) -> Array:
+    """Return synopsys-caffe's pixelshuffler, by the place of each channel."""
+    samples, channels, height, width = x.shape
+    y = np.empty((samples, channels // step**2, height * step, width * step))
+    for c in range(channels):
+        y[:, c // step**2, c // step % step :: step, c % step :: step] = x[:, c]
+    return y
+
+
+def nearest_at(x: Array, size: Sequence[int]) -> Array:
+    """Return x at floor(place * in / out), in whole numbers (yolov5_caffe's Upsample)."""
+    rows, columns = (
+        [place * n // length for place in range(length)]
+        for n, length in zip(x.shape[2:], size, strict=True)
+    )
+    return x[:, :, rows][:, :, :, columns]
+
+
 def nearest(x: Array, factor: int) -> Array:
     """Return x with every value repeated in rows and columns."""
     return x.repeat(factor, axis=2).repeat(factor, axis=3)

@@ -45,6 +45,17 @@ SIMPLE = [
     one("bnll", "BNLL", "", reference.bnll),
     one("bnll_of_large_values", "BNLL", "", reference.bnll, 100 * normal(3, 5)),
     one("swish", "Swish", "", reference.swish),
+    one("hard_swish", "HardSwish", "", reference.hard_swish),
+    one("mish", "Mish", "", reference.mish),
+    one("mish_of_large_values", "Mish", "", reference.mish, 40 * normal(3, 5)),
+    one("selu", "SELU", "", reference.selu, opencv="unknown layer"),
+    one(
+        "selu_of_synopsys",
+        "SeLU",
+        "selu_param { alpha: 2 lambda: 0.5 }",
+        partial(reference.selu, alpha=2, scale=0.5),
+        opencv="unknown layer",
+    ),
     one(
         "swish_beta",
         "Swish",
@@ -69,6 +80,24 @@ SIMPLE = [
         opencv="unknown layer",
     ),
     one("dropout", "Dropout", "dropout_param { dropout_ratio: 0.9 }", np.positive),
+    one(
+        "dropout_that_scales_in_training",
+        "Dropout",
+        "dropout_param { scale_train: true }",
+        np.positive,
+    ),
+    one(
+        "dropout_that_scales_at_inference",
+        "Dropout",
+        "dropout_param { dropout_ratio: 0.2 scale_train: false }",
+        lambda x: 0.8 * x,
+    ),
+    one(
+        "dropout_of_half_by_default",
+        "Dropout",
+        "dropout_param { scale_train: false }",
+        lambda x: 0.5 * x,
+    ),
     one(
         "python_dropout",
         "Python",

@@ -127,6 +127,48 @@ CONVOLUTIONS = [
     ),
 ]
 
+HOLE, SIDES = "hole is refused", "pads of each side are ignored"
+CONVOLUTIONS += [
+    conv("hole", "kernel_size: 3 hole: 2 pad: 2", normal(5, 4, 3, 3), dilation=2, pad=2,
+         opencv=HOLE),
+    conv("hole_of_rows_and_columns", "kernel_size: 3 hole_h: 2 hole_w: 1", normal(5, 4, 3, 3),
+         dilation=(2, 1), opencv=HOLE),
+    conv("pad_h_alone", "kernel_h: 3 kernel_w: 1 pad_h: 1", normal(5, 4, 3, 1), pad=(1, 0),
+         opencv="it wants both"),
+    conv("stride_w_alone", "kernel_size: 3 stride_w: 2", normal(5, 4, 3, 3), stride=(1, 2),
+         opencv="it wants both"),
+    conv("pads_of_each_side", "kernel_size: 3 stride: 2 pad_l: 0 pad_r: 1 pad_t: 2 pad_b: 1",
+         normal(5, 4, 3, 3), stride=2, sides=[(2, 1), (0, 1)], opencv=SIDES),
+    # (9, 11): 3 rows are lacking below a stride of 4, so one before; of 11 columns one.
+    conv("pad_type_same", "kernel_size: 4 stride: 4 pad_type: 1", normal(5, 4, 4, 4), stride=4,
+         sides=[(1, 2), (0, 1)], opencv=SIDES),
+    conv("pad_type_same_stride_1", "kernel_size: 4 pad_type: 1", normal(5, 4, 4, 4),
+         sides=[(1, 2), (1, 2)], opencv=SIDES),
+    conv("pad_type_0", "kernel_size: 3 pad: 1 pad_type: 0", normal(5, 4, 3, 3), pad=1,
+         opencv="pad_type is refused"),
+]  # fmt: skip
+
+THREE = normal(2, 3, 5, 8, 9)
+C3D = [
+    case(
+        name,
+        "Convolution3D",
+        f"convolution_param {{ num_output: 4 kernel_size: 3 kernel_depth: 2 {params} }}",
+        partial(convolution, weight=weight, bias=bias, **how),
+        THREE,
+        blobs=(weight, bias),
+        batches=(1, 2),
+        opencv="unknown layer",
+    )
+    for weight, bias in [(normal(4, 3, 2, 3, 3), normal(4))]
+    for name, params, how in (
+        ("defaults", "", {}),
+        ("pad_and_temporal_pad", "pad: 1 temporal_pad: 2", {"pad": (2, 1, 1)}),
+        ("stride_and_temporal_stride", "stride: 2 temporal_stride: 3", {"stride": (3, 2, 2)}),
+        ("filter_group_changes_nothing", "filter_group: 2", {}),
+    )
+]
+
 DECONVOLUTIONS = [
     deconv("defaults", "kernel_size: 3", normal(4, 5, 3, 3)),
     deconv("no_bias", "kernel_size: 3", normal(4, 5, 3, 3), bias=False),
@@ -224,6 +266,11 @@ IM2COLS = [
 
 @cases(CONVOLUTIONS)
 def test_convolution(case: Case) -> None:
+    check(case)
+
+
+@cases(C3D)
+def test_convolution_of_c3d(case: Case) -> None:
     check(case)
 
 

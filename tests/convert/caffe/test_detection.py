@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
@@ -78,6 +79,11 @@ PRIORS = [
     priors("step_of_rows_and_columns", "min_size: 20 step_h: 16 step_w: 8", min_sizes=[20],
            step=(16, 8)),
     priors("offset", "min_size: 20 offset: 0", min_sizes=[20], offset=0.0),
+    priors("denser", "min_size: 20 max_size: 45 aspect_ratio: 2 denser_prior_boxes: true",
+           min_sizes=[20], max_sizes=[45], ratios=[2], denser=True, opencv="unknown field"),
+    priors("denser_with_step_and_offset",
+           "min_size: 20 step: 16 offset: 0.3 denser_prior_boxes: true", min_sizes=[20],
+           step=(16, 16), offset=0.3, denser=True, opencv="unknown field"),
     priors("the_image_s_size_by_number", "min_size: 20 img_size: 100", min_sizes=[20],
            opencv="img_size is not read"),
     priors("the_image_s_height_and_width", "min_size: 20 img_h: 50 img_w: 100", min_sizes=[20],
@@ -215,6 +221,67 @@ NOTHING = detections(
 )
 
 
+LEFT_OUT = "the last two inputs are ignored"
+OBJECTNESS = np.random.default_rng(3).uniform(0, 0.02, (2, 2 * COUNT)).astype(np.float32)
+REFINED = [
+    case(
+        name,
+        "DetectionOutput",
+        f"detection_output_param {{ num_classes: {CLASSES} {SSD} {params} }}",
+        partial(reference.detection_output, classes=CLASSES, **SSD_HOW, **how),
+        normal(2, COUNT * 4, seed=1),
+        scores(),
+        BOXES,
+        *more,
+        batches=(1, 2),
+        opencv=LEFT_OUT,
+    )
+    for name, params, more, how in (
+        ("objectness", "", (OBJECTNESS,), {}),
+        ("objectness_by_number", "objectness_score: 0.015", (OBJECTNESS,),
+         {"least_objectness": 0.015}),
+        ("refined_priors", "objectness_score: 0.01", (OBJECTNESS, normal(2, COUNT * 4, seed=4)),
+         {}),
+    )
+]  # fmt: skip
+
+POLYGONS = case(
+    "polygons",
+    "DetectionOutput",
+    f"detection_output_param {{ num_classes: {CLASSES} {SSD} use_polygon: true }}",
+    partial(reference.detection_output, classes=CLASSES, polygons=True, **SSD_HOW),
+    normal(2, COUNT * 12, seed=1),
+    scores(),
+    BOXES,
+    batches=(1, 2),
+    opencv="unknown field",
+)
+
+
+YOLO_BIASES = [10, 14, 23, 27, 37, 58, 81, 82, 135, 169, 344, 319]
+YOLOS = [
+    case(
+        name,
+        "Yolov3DetectionOutput",
+        "yolov3_detection_output_param { num_classes: 3 confidence_threshold: 0.2 "
+        + " ".join(f"biases: {bias}" for bias in YOLO_BIASES)
+        + " anchors_scale: 32 anchors_scale: 16 mask_group_num: 2 "
+        + " ".join(f"mask: {number}" for number in (3, 4, 5, 0, 1, 2))
+        + f" {params} }}",
+        partial(reference.yolov3, classes=3, biases=YOLO_BIASES, mask=[3, 4, 5, 0, 1, 2],
+                scales=[32, 16], threshold=0.2, **how),
+        normal(1, 24, 4, 4, seed=7),
+        normal(1, 24, 8, 8, seed=8),
+        batches=None,
+        opencv="unknown layer",
+    )
+    for name, params, how in (
+        ("defaults", "", {}),
+        ("nms_threshold", "nms_threshold: 0.2", {"nms_threshold": 0.2}),
+    )
+]  # fmt: skip
+
+
 def check_detections(case: Case) -> None:
     """Hold the rows against the reference; the priors are fed whole."""
     for batch in case.batches or ():
@@ -232,6 +299,28 @@ def test_prior_box(case: Case) -> None:
 @cases(DETECTIONS)
 def test_detection_output(case: Case) -> None:
     check_detections(case)
+
+
+@cases(REFINED)
+def test_detection_output_of_refinedet(case: Case) -> None:
+    check_detections(case)
+
+
+@cases(YOLOS)
+def test_detection_output_of_yolov3(case: Case) -> None:
+    assert case.expected(case.part(None))["y"].shape[2] > 5
+    check(case)
+
+
+def test_detection_output_of_yolov3_takes_one_image() -> None:
+    one = YOLOS[0]
+    text = one.text.replace("dim: 1 dim: 24", "dim: 2 dim: 24")
+    with pytest.raises(InputError, match="give it one image"):
+        load(text)
+
+
+def test_detection_output_of_textboxes_has_polygons() -> None:
+    check_detections(POLYGONS)
 
 
 @cases(RARE)
@@ -257,37 +346,39 @@ def test_prior_boxes_do_not_depend_on_the_values() -> None:
     assert_close(first, second, 0.0)
 
 
-def test_a_whole_ssd_head() -> None:
-    x, image = normal(2, 3, 3, 5), normal(2, 3, 60, 80)
-    weights = {
-        "loc": ("Convolution", (0.3 * normal(8, 3, 3, 3), normal(8))),
-        "conf": ("Convolution", (normal(6, 3, 3, 3), normal(6))),
-    }
-    convolution = "convolution_param {{ num_output: {} kernel_size: 3 pad: 1 }}"
-    order = "permute_param { order: 0 order: 2 order: 3 order: 1 }"
-    text = "".join(
-        [
-            inputs(x=x.shape, image=image.shape),
-            layer("Convolution", "x", "loc", convolution.format(8), name="loc"),
-            layer("Permute", "loc", "loc_perm", order, name="loc_perm"),
-            layer("Flatten", "loc_perm", "loc_flat", name="loc_flat"),
-            layer("Convolution", "x", "conf", convolution.format(6), name="conf"),
-            layer("Permute", "conf", "conf_perm", order, name="conf_perm"),
-            layer("Reshape", "conf_perm", "logits", "reshape_param { shape { dim: 0 dim: -1"
-                  " dim: 3 } }", name="logits"),
-            layer("Softmax", "logits", "prob", "softmax_param { axis: 2 }", name="prob"),
-            layer("Flatten", "prob", "prob_flat", name="prob_flat"),
-            layer("PriorBox", "x image", "priors", "prior_box_param { min_size: 20 max_size: 35"
-                  " variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2 }", name="priors"),
-            layer("DetectionOutput", "loc_flat prob_flat priors", "y",
-                  "detection_output_param { num_classes: 3 nms_param { nms_threshold: 0.4 }"
-                  " code_type: CENTER_SIZE keep_top_k: 9 confidence_threshold: 0.2 }"),
-        ]
-    )  # fmt: skip
+# A head of SSD: two convolutions, priors, and the DetectionOutput.
+HEAD_X, HEAD_IMAGE = normal(2, 3, 3, 5), normal(2, 3, 60, 80)
+HEAD_WEIGHTS = {
+    "loc": ("Convolution", (0.3 * normal(8, 3, 3, 3), normal(8))),
+    "conf": ("Convolution", (normal(6, 3, 3, 3), normal(6))),
+}
+_CONV = "convolution_param {{ num_output: {} kernel_size: 3 pad: 1 }}"
+_ORDER = "permute_param { order: 0 order: 2 order: 3 order: 1 }"
+HEAD = "".join(
+    [
+        inputs(x=HEAD_X.shape, image=HEAD_IMAGE.shape),
+        layer("Convolution", "x", "loc", _CONV.format(8), name="loc"),
+        layer("Permute", "loc", "loc_perm", _ORDER, name="loc_perm"),
+        layer("Flatten", "loc_perm", "loc_flat", name="loc_flat"),
+        layer("Convolution", "x", "conf", _CONV.format(6), name="conf"),
+        layer("Permute", "conf", "conf_perm", _ORDER, name="conf_perm"),
+        layer("Reshape", "conf_perm", "logits", "reshape_param { shape { dim: 0 dim: -1"
+              " dim: 3 } }", name="logits"),
+        layer("Softmax", "logits", "prob", "softmax_param { axis: 2 }", name="prob"),
+        layer("Flatten", "prob", "prob_flat", name="prob_flat"),
+        layer("PriorBox", "x image", "priors", "prior_box_param { min_size: 20 max_size: 35"
+              " variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2 }", name="priors"),
+        layer("DetectionOutput", "loc_flat prob_flat priors", "y",
+              "detection_output_param { num_classes: 3 nms_param { nms_threshold: 0.4 }"
+              " code_type: CENTER_SIZE keep_top_k: 9 confidence_threshold: 0.2 }"),
+    ]
+)  # fmt: skip
 
+
+def test_a_whole_ssd_head() -> None:
     def head(name: str) -> Array:
-        kernel, bias = weights[name][1]
-        return convolved(x.astype(np.float64), kernel, bias, pad=1).transpose(0, 2, 3, 1)
+        kernel, bias = HEAD_WEIGHTS[name][1]
+        return convolved(HEAD_X.astype(np.float64), kernel, bias, pad=1).transpose(0, 2, 3, 1)
 
     expected = reference.detection_output(
         head("loc").reshape(2, -1),
@@ -299,4 +390,4 @@ def test_a_whole_ssd_head() -> None:
         keep_top_k=9,
         threshold=0.2,
     )
-    assert_close(run(text, weights, {"x": x, "image": image}), {"y": expected})
+    assert_close(run(HEAD, HEAD_WEIGHTS, {"x": HEAD_X, "image": HEAD_IMAGE}), {"y": expected})

@@ -67,7 +67,60 @@ NORMS = [
     ),
 ]
 
+OUTSIDE = "add_eps_before_sqrt is ignored"
+NORMS += [
+    norm("eps_outside_of_the_root", batch_norm("eps: 0.1 add_eps_before_sqrt: false"), eps=0.1,
+         outside=True, opencv=OUTSIDE),
+    norm("eps_inside_the_root", batch_norm("eps: 0.1 add_eps_before_sqrt: true"), eps=0.1,
+         opencv=OUTSIDE),
+]  # fmt: skip
+
+GAIN, SHIFT = normal(4, seed=5), normal(4, seed=6)
+NVCAFFE = [
+    case(
+        name,
+        "BatchNorm",
+        params,
+        partial(reference.nv_batch_norm, mean=MEAN, variance=variance, gain=GAIN, shift=SHIFT,
+                **how),
+        X,
+        blobs=(MEAN, variance, np.asarray([factor], np.float32), GAIN, SHIFT),
+        opencv=opencv,
+    )
+    for name, params, variance, factor, how, opencv in (
+        ("scale_bias", batch_norm("scale_bias: true"), VARIANCE, 1.0, {}, ""),
+        ("five_blobs", "", VARIANCE, 1.0, {}, "the fifth blob is not its bias"),
+        ("fillers_say_so_too", batch_norm("scale_filler { type: 'constant' value: 1 }"), VARIANCE,
+         1.0, {}, "the fifth blob is not its bias"),
+        ("the_third_blob_is_not_read", "", VARIANCE, 0.5, {}, "it divides"),
+        ("eps_is_1e-5_at_least", batch_norm("eps: 1e-9 scale_bias: true"), 1e-5 * VARIANCE, 1.0,
+         {"eps": 1e-9}, "eps is as given"),
+        ("global_statistics_always", batch_norm("use_global_stats: false"), VARIANCE, 1.0, {},
+         "it uses the batch's"),
+    )
+]  # fmt: skip
+
+LENGTH_ONE = [
+    case(f"{kind}_{x.ndim}_axes", "Normalize",
+         f"normalize_param {{ normalize_type: '{kind}' }}",
+         partial(reference.to_length_one, kind=kind), x, opencv="it wants a scale")
+    for kind in ("L2", "L1") for x in (X, normal(3, 8))
+] + [
+    case("without_parameters", "Normalize", "", reference.to_length_one, X,
+         opencv="it wants a scale"),
+]  # fmt: skip
+
 OF_THE_BATCH = [
+    case(
+        "eps_outside_of_the_root",
+        "BatchNorm",
+        batch_norm("use_global_stats: false eps: 0.5 add_eps_before_sqrt: false"),
+        partial(reference.batch_norm_of_the_batch, eps=0.5, outside=True),
+        X,
+        blobs=(MEAN, VARIANCE, np.ones(1, np.float32)),
+        opencv="refused beyond one sample",
+    )
+] + [
     case(
         f"{name}_{axes}",
         "BatchNorm",
@@ -98,9 +151,12 @@ SEGNET = [
     )
 ]
 
+EARLIER = "scale_filler { value: 1 } shift_filler { value: 0 }"
 STATISTICS = (normal(1, 4, 1, 1), normal(1, 4, 1, 1, seed=1), normal(1, 4, 1, 1, seed=2),
               positive(1, 4, 1, 1))  # fmt: skip
 
+# Of the earlier form of PSPNet's BN the default epsilon is 1e-10, which small variances show.
+SMALL = (*STATISTICS[:3], 1e-6 * STATISTICS[3])
 PSPNET = [
     case(
         name,
@@ -108,20 +164,28 @@ PSPNET = [
         f"bn_param {{ {params} }}",
         partial(
             reference.bn_pspnet,
-            slope=STATISTICS[0],
-            bias=STATISTICS[1],
-            mean=STATISTICS[2],
-            variance=STATISTICS[3],
+            slope=blobs[0],
+            bias=blobs[1],
+            mean=blobs[2],
+            variance=blobs[3],
             **how,
         ),
         X,
-        blobs=STATISTICS,
+        blobs=blobs,
         opencv="unknown layer",
     )
-    for name, params, how in (
-        ("defaults", "frozen: true", {}),
-        ("eps", "eps: 0.1", {"eps": 0.1}),
-        ("params_and_fillers", "slope_filler { value: 1 } bias_filler { value: 0 }", {}),
+    for name, params, how, blobs in (
+        ("defaults", "frozen: true", {}, STATISTICS),
+        ("eps", "eps: 0.1", {"eps": 0.1}, STATISTICS),
+        (
+            "params_and_fillers",
+            "slope_filler { value: 1 } bias_filler { value: 0 }",
+            {},
+            STATISTICS,
+        ),
+        ("earlier", f"{EARLIER} moving_average: true decay: 0.05", {"eps": 1e-10}, SMALL),
+        ("earlier_var_eps", "moving_average: true var_eps: 0.1 axis: 1", {"eps": 0.1}, STATISTICS),
+        ("later", "moving_average: true eps: 0.1", {"eps": 0.1}, STATISTICS),
     )
 ]
 
@@ -138,6 +202,13 @@ MVNS = [
         ("each_plane", "", {}, X, ""),
         ("across_channels", "across_channels: true", {"across_channels": True}, X, ""),
         ("mean_alone", "normalize_variance: false", {"variance": False}, X, ""),
+        (
+            "eps_inside_the_root",
+            "eps: 0.5 add_eps_before_sqrt: true",
+            {"eps": 0.5, "inside": True},
+            X,
+            "",
+        ),
         (
             "mean_alone_across_channels",
             "normalize_variance: false across_channels: true",
@@ -193,6 +264,17 @@ def test_batch_norm(case: Case) -> None:
     check(case)
 
 
+@cases(NVCAFFE)
+def test_batch_norm_of_nvcaffe_has_a_scale_and_a_bias(case: Case) -> None:
+    check(case)
+
+
+def test_a_scale_and_a_bias_that_are_not_stored_do_nothing() -> None:
+    case = NORMS[0]
+    text = case.text.replace("top:", "batch_norm_param { scale_bias: true } top:")
+    assert_close(run(text, case.weights, case.part(None)), case.expected(case.part(None)))
+
+
 @cases(OF_THE_BATCH)
 def test_batch_norm_told_not_to_use_the_stored_statistics_uses_the_batch(case: Case) -> None:
     check(case)
@@ -218,6 +300,11 @@ def test_normalize(case: Case) -> None:
     check(case)
 
 
+@cases(LENGTH_ONE)
+def test_normalize_of_face_recognition(case: Case) -> None:
+    check(case)
+
+
 def test_a_normalize_without_weights_has_those_of_its_filler() -> None:
     x = normal(2, 4, 5, 6)
     params = f'norm_param {{ {SSD} scale_filler {{ type: "constant" value: 20 }} }}'
@@ -226,10 +313,25 @@ def test_a_normalize_without_weights_has_those_of_its_filler() -> None:
     assert_close(run(text, None, {"x": x}), {"y": expected})
 
 
-def test_bn_of_segnet_in_its_learning_mode_is_refused() -> None:
-    text = inputs(x=X.shape) + layer("BN", params="bn_param { bn_mode: LEARN }")
-    with pytest.raises(InputError, match="it"):
+@pytest.mark.parametrize("params", ["bn_mode: LEARN", "bn_mode: 0", "bn_mode: NORM", ""])
+def test_bn_of_segnet_is_converted_in_its_mode_inference_only(params: str) -> None:
+    text = inputs(x=X.shape) + layer("BN", params=f"bn_param {{ {params} }}")
+    with pytest.raises(InputError, match="bn_mode: INFERENCE"):
         load(text, {"it": ("BN", (normal(1, 4, 1, 1), normal(1, 4, 1, 1)))})
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ("moving_average: false", "its batch"),
+        (EARLIER, "its batch.*moving_average: true"),
+        ("moving_average: true axis: 2", "axis: 2"),
+    ],
+)
+def test_bn_of_pspnet_that_does_not_use_its_statistics_is_refused(params: str, words: str) -> None:
+    text = inputs(x=X.shape) + layer("BN", params=f"bn_param {{ {params} }}")
+    with pytest.raises(InputError, match=words):
+        load(text, {"it": ("BN", STATISTICS)})
 
 
 def test_batch_norm_then_scale() -> None:

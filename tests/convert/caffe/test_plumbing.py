@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError
+from onnxgraft.stages.convert import Original
 from tests.convert.caffe.net import assert_close, inputs, layer, load, normal, run
 from tests.convert.caffe.reference_activation import relu
 
@@ -22,6 +25,81 @@ def names(text: str) -> tuple[list[str], list[str]]:
 def test_split_copies() -> None:
     text = inputs(x=X.shape) + layer("Split", "x", "a b c")
     assert_close(run(text, None, {"x": X}), {"a": WIDE, "b": WIDE, "c": WIDE})
+
+
+DIMS = " ".join(f"dim: {dim}" for dim in X.shape)
+HALF = f'dummy_data_param {{ data_filler {{ type: "constant" value: 0.5 }} shape {{ {DIMS} }} }}'
+
+
+def test_dummy_data_with_a_constant_filler_is_a_constant() -> None:
+    text = inputs(x=X.shape) + layer("DummyData", "", "c", HALF) + layer("Eltwise", "x c", name="s")
+    assert names(text) == (["x"], ["y"])
+    assert_close(run(text, None, {"x": X}), {"y": WIDE + 0.5})
+
+
+def test_dummy_data_without_a_filler_is_0_and_of_several_tops_each() -> None:
+    params = " ".join(
+        [f"dummy_data_param {{ num: {X.shape[0]} channels: 3 height: 4 width: 5",
+         "num: 2 channels: 3 height: 4 width: 5 }"]
+    )  # fmt: skip
+    text = inputs(x=X.shape) + layer("DummyData", "", "c d", params)
+    text += layer("Eltwise", "x c d", name="s")
+    assert_close(run(text, None, {"x": X}), {"y": WIDE})
+
+
+def test_dummy_data_that_is_random_or_all_that_feeds_a_net_is_an_input() -> None:
+    alone = layer("DummyData", "", "c", HALF) + layer("ReLU", "c", name="r")
+    assert names(alone) == (["c"], ["y"])
+    random = layer("DummyData", "", "c", HALF.replace("constant", "gaussian"))
+    text = inputs(x=X.shape) + random + layer("Eltwise", "x c", name="s")
+    assert names(text) == (["x", "c"], ["y"])
+
+
+CROPPED = """input: "data" input_dim: 1 input_dim: 1 input_dim: 12 input_dim: 12
+{0} {{ name: "c" type: {1} bottom: "data" top: "c" convolution_param {{ num_output: 1
+  kernel_size: 3 pad: 5 weight_filler {{ type: "constant" value: 1 }} }} }}
+{0} {{ name: "p" type: {2} bottom: "c" top: "p" pooling_param {{ kernel_size: 2 stride: 2 }} }}
+{0} {{ name: "u" type: {3} bottom: "p" top: "u" convolution_param {{ num_output: 1
+  kernel_size: 4 stride: 2 pad: 1 weight_filler {{ type: "constant" value: 1 }} }} }}
+{0} {{ name: "crop" type: {4} bottom: "u" bottom: "data" top: "y" {5} }}
+"""
+TODAY = ("layer", '"Convolution"', '"Pooling"', '"Deconvolution"', '"Crop"')
+OLD = ("layers", "CONVOLUTION", "POOLING", "DECONVOLUTION", "CROP")
+
+
+def notes_of(folder: Path, text: str) -> str:
+    (folder / "net.prototxt").write_text(text)
+    return " ".join(Original.of(folder / "net.prototxt").lower()[1])
+
+
+def test_a_crop_without_offsets_has_a_note_of_what_the_geometry_says(tmp_path: Path) -> None:
+    # Half a pixel of the pooling goes, half of the deconvolution comes back: 4 of the convolution.
+    assert "cut at 4, 4: if" in notes_of(tmp_path, CROPPED.format(*TODAY, ""))
+    told = notes_of(tmp_path, CROPPED.format(*TODAY, "crop_param { offset: 0 }"))
+    assert "cut at" not in told
+    aligned = inputs(x=X.shape) + layer("ReLU", name="r") + layer("Crop", "y x", "z", name="c")
+    assert "cut at" not in notes_of(tmp_path, aligned)
+
+
+def test_a_crop_of_a_v1_net_is_cut_where_the_geometry_says(tmp_path: Path) -> None:
+    assert "it is cut at 4, 4" in notes_of(tmp_path, CROPPED.format(*OLD, ""))
+    x = normal(1, 1, 12, 12)
+    told = run(CROPPED.format(*OLD, ""), None, {"data": x})
+    params = "crop_param { offset: 4 offset: 4 }"
+    assert_close(told, run(CROPPED.format(*TODAY, params), None, {"data": x}), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (layer("Python", "x x", "y", 'python_param { module: "rpn" layer: "ProposalLayer" }'),
+         r"it runs Python code \(rpn.ProposalLayer\)"),
+        (layer("Proposal", "x x x", "y"), "layers of this type can't be converted"),
+    ],
+)  # fmt: skip
+def test_a_layer_that_can_not_be_converted_is_refused_as_such(text: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        load(inputs(x=X.shape) + text)
 
 
 def test_outputs_are_the_blobs_that_nothing_consumes_in_order_of_production() -> None:

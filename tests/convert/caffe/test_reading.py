@@ -53,6 +53,9 @@ FORMS = {
     "num_channels_height_width": LEGACY + message(5, WEIGHT.tobytes()),
     "half_raw": shape(WEIGHT.shape) + number(10, 2) + message(12, WEIGHT.astype("<f2").tobytes()),
     "float_raw": shape(WEIGHT.shape) + number(10, 1) + message(12, WEIGHT.tobytes()),
+    # C3D's BlobProto: num, channels, length, height, width, and the data in field 6.
+    "five_axes_of_c3d": b"".join(number(i + 1, dim) for i, dim in enumerate((*WEIGHT.shape, 1)))
+    + message(6, WEIGHT.tobytes()),
     "with_diff_and_unknown_fields": shape(WEIGHT.shape)
     + message(6, b"\0" * 16)
     + number(99, 7)
@@ -79,7 +82,8 @@ def read(folder: Path, data: bytes) -> dict[str, list[Array]]:
 @pytest.mark.parametrize("version", ["V0", "V1", "today"])
 def test_weights_of_every_form_are_read(tmp_path: Path, version: str, form: str) -> None:
     [blob] = read(tmp_path, layer_of(version, FORMS[form]))["conv"]
-    assert blob.shape == WEIGHT.shape
+    assert blob.shape == ((*WEIGHT.shape, 1) if "c3d" in form else WEIGHT.shape)
+    blob = blob.reshape(WEIGHT.shape)
     # Half precision keeps 11 bits.
     np.testing.assert_allclose(blob, WEIGHT, rtol=2**-11 if form == "half_raw" else 0)
 
@@ -160,6 +164,11 @@ def test_a_layer_of_two_phases_under_one_name_is_taken_once(tmp_path: Path) -> N
     assert layers_of(net) == ["bn"]
 
 
+DATA_LAYER = """
+layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "a" type: "ReLU" bottom: "data" top: "a" }
+"""
+
 TRAIN_VAL = """
 layer { name: "d" type: "Data" top: "data" top: "label" include { phase: TRAIN }
   data_param { batch_size: 64 } transform_param { crop_size: 9 } }
@@ -197,6 +206,78 @@ def test_the_channels_of_data_come_from_the_first_weights(tmp_path: Path) -> Non
 def test_data_without_a_shape_asks_for_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"shape of its input 'data'; give it, .* 'data\[1,3,224"):
         net_of(tmp_path, TRAIN_VAL)
+
+
+def test_an_input_without_a_shape_is_what_a_layer_makes(tmp_path: Path) -> None:
+    text = 'input: "data" ' + DATA_LAYER
+    assert net_of(tmp_path, text).inputs == {"data": (1, 3, 8, 8)}
+
+
+def test_a_net_may_have_an_empty_name(tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text(f'name: "" {DATA_LAYER}')
+    model, _ = Original.of(tmp_path / "net.prototxt").lower()
+    assert model.to_onnx().graph.name
+
+
+@pytest.mark.parametrize(
+    ("rule", "runs"),
+    [
+        ("include { phase: 1 }", True),
+        ("include { phase: 0 }", False),
+        ("exclude { phase: 0 }", True),
+        ("exclude { phase: 1 }", False),
+    ],
+)
+def test_a_phase_by_its_number(tmp_path: Path, rule: str, runs: bool) -> None:
+    assert layers_of(net_of(tmp_path, ruled(rule))) == (["a", "b"] if runs else ["a"])
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"),
+    [
+        ("RELU", "ReLU"),
+        ("4", "Convolution"),
+        ("18", "ReLU"),
+        ("INTERP", "Interp"),
+        ("CROP", "Crop"),
+        ("NORMALIZE", "Normalize"),
+        ("PERMUTE", "Permute"),
+        ("PRIOR_BOX", "PriorBox"),
+        ("CONVOLUTION3D", "Convolution3D"),
+        ("SPP", "SPP"),
+    ],
+)
+def test_the_types_of_v1(tmp_path: Path, written: str, kind: str) -> None:
+    text = f'{DATA} layers {{ name: "a" type: {written} bottom: "data" top: "a" }}'
+    assert [layer.type for layer in net_of(tmp_path, text).layers] == [kind]
+
+
+def test_data_layers_of_v1_forks_are_inputs(tmp_path: Path) -> None:
+    text = """layers { name: "d" type: IMAGE_SEG_DATA top: "data" top: "label" }
+    layers { name: "a" type: RELU bottom: "data" top: "a" }"""
+    net = net_of(tmp_path, text, data=(1, 3, 8, 8))
+    assert net.inputs == {"data": (1, 3, 8, 8)}
+
+
+def test_a_layer_that_makes_no_blob_is_left_out(tmp_path: Path) -> None:
+    text = f"""{DATA} layers {{ name: "a" type: RELU bottom: "data" top: "a" }}
+    layers {{ name: "w" type: MAT_WRITE bottom: "a" mat_write_param {{ prefix: "x" }} }}"""
+    net = net_of(tmp_path, text)
+    assert net.outputs == ["a"]
+    assert any("'w'" in note and "makes no blob" in note for note in net.notes)
+
+
+@pytest.mark.parametrize(("weight", "outputs"), [("0", ["p"]), ("0.5", ["r"])])
+def test_a_loss_weight_of_0_is_no_loss(tmp_path: Path, weight: str, outputs: list[str]) -> None:
+    text = f"""{DATA} layer {{ name: "r" type: "ReLU" bottom: "data" top: "r" }}
+    layer {{ name: "p" type: "Softmax" bottom: "r" top: "p" loss_weight: {weight} }}"""
+    assert net_of(tmp_path, text).outputs == outputs
+
+
+def test_five_axes_of_an_input(tmp_path: Path) -> None:
+    dims = " ".join(f"input_dim: {dim}" for dim in (1, 3, 16, 8, 9))
+    text = f'input: "data" {dims} layer {{ name: "a" type: "ReLU" bottom: "data" top: "a" }}'
+    assert net_of(tmp_path, text).inputs == {"data": (1, 3, 16, 8, 9)}
 
 
 def test_layer_and_layers_together_are_refused(tmp_path: Path) -> None:

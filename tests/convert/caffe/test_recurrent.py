@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import model_of
@@ -20,6 +21,7 @@ from tests.convert.caffe.net import (
     check_or_refused,
     inputs,
     layer,
+    load,
     normal,
     run,
 )
@@ -106,6 +108,60 @@ RNNS = [
         X, CONT, STATIC, blobs=(*SQUARE[:2], normal(SIZE, 2), *SQUARE[2:]),
     ),
 ]  # fmt: skip
+
+
+def sequences(x: Array) -> Array:
+    return lstm(x, np.ones(x.shape[:2]))
+
+
+LSTM_PARAM = f"lstm_param {{ num_output: {SIZE} }}"
+SEQUENCES = [
+    recurrent("streams", "Lstm", LSTM_PARAM, sequences, X, blobs=(WEIGHT, RECURRENT, BIAS)),
+    recurrent("one_step", "Lstm", LSTM_PARAM, sequences, X[:1], blobs=(WEIGHT, RECURRENT, BIAS)),
+    recurrent("old_blobs", "Lstm", LSTM_PARAM, sequences, X,
+              blobs=(WEIGHT.reshape(1, 4, SIZE, INPUTS), RECURRENT.reshape(1, 4, SIZE, SIZE),
+                     BIAS.reshape(1, 1, 4, SIZE))),
+    recurrent("rows_of_one_stream", "Lstm", LSTM_PARAM, lambda x: sequences(x[:, None])[:, 0],
+              X[:, 0], blobs=(WEIGHT, RECURRENT, BIAS)),
+    recurrent("rows_of_streams", "Lstm", f"lstm_param {{ num_output: {SIZE} batch_size: 2 }}",
+              lambda x: sequences(x.reshape(3, 2, -1)).reshape(6, -1), X[:, 0],
+              blobs=(WEIGHT, RECURRENT, BIAS)),
+    recurrent("clip_marks_where_a_sequence_begins", "Lstm", LSTM_PARAM,
+              lambda x, clip: lstm(x, clip != 0), X[:, :1], 2 * CONT[:, :1],
+              blobs=(WEIGHT, RECURRENT, BIAS)),
+    recurrent("clip_of_rows", "Lstm", LSTM_PARAM,
+              lambda x, clip: lstm(x[:, None], clip[:, None] != 0)[:, 0], X[:, 0], CONT[:, 2],
+              blobs=(WEIGHT, RECURRENT, BIAS)),
+]  # fmt: skip
+
+
+@cases(SEQUENCES)
+def test_lstm_of_ctpn(case: Case) -> None:
+    check(case)
+
+
+def test_clip_of_several_streams_is_refused() -> None:
+    text = inputs(x=X.shape, clip=CONT.shape) + layer("Lstm", "x clip", params=LSTM_PARAM)
+    with pytest.raises(NotSupportedError, match="one stream"):
+        load(text, {"it": ("Lstm", (WEIGHT, RECURRENT, BIAS))})
+
+
+def test_a_sequence_forwards_and_backwards_as_crnn_has_it() -> None:
+    params = f"continuation_indicator_param {{ time_step: {STEPS} batch_size: {STREAMS} }}"
+    text = (
+        inputs(x=X.shape)
+        + layer("ContinuationIndicator", "", "cont", params, name="indicator")
+        + layer("LSTM", "x cont", "f", PARAMS, name="forwards")
+        + layer("Reverse", "x", "r", "reverse_param { axis: 0 }", name="reverse")
+        + layer("LSTM", "r cont", "b", PARAMS, name="backwards")
+        + layer("Reverse", "b", "br", name="again")
+        + layer("Concat", "f br", "y", "concat_param { axis: 2 }", name="both")
+    )
+    blobs = ("LSTM", (WEIGHT, BIAS, RECURRENT))
+    wide = X.astype(np.float64)
+    expected = np.concatenate([sequences(wide), sequences(wide[::-1])[::-1]], axis=2)
+    told = run(text, {"forwards": blobs, "backwards": blobs}, {"x": X})
+    assert_close(told, {"y": expected})
 
 
 def test_the_reference_is_onnx_s_lstm_with_its_gates_in_another_order() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
 import numpy as np
+import onnx
+import pytest
 
 from onnxgraft.graph.tensors import Array
 from tests.convert.caffe import reference_shape as reference
@@ -17,6 +20,7 @@ from tests.convert.caffe.net import (
     check,
     inputs,
     layer,
+    load,
     normal,
     run,
 )
@@ -340,6 +344,101 @@ NEAREST = [
     )
     for factor in (2, 3)
 ]
+
+
+MOVED = [
+    case("transpose", "Transpose", "transpose_param { dim: 0 dim: 3 dim: 1 dim: 2 }",
+         lambda x: x.transpose(0, 3, 1, 2), X, opencv="unknown layer"),
+    case("transpose_of_the_batch", "Transpose", "transpose_param { dim: 3 dim: 2 dim: 0 dim: 1 }",
+         lambda x: x.transpose(3, 2, 0, 1), X, batches=None, opencv="unknown layer"),
+    case("flip_columns_by_default", "Flip", "", lambda x: x[..., ::-1], X, opencv="unknown layer"),
+    case("flip_rows", "Flip", "flip_param { flip_height: true flip_width: false }",
+         lambda x: x[:, :, ::-1], X, opencv="unknown layer"),
+    case("flip_both", "Flip", "flip_param { flip_height: true flip_width: true }",
+         lambda x: x[:, :, ::-1, ::-1], X, opencv="unknown layer"),
+    case("reverse_the_first_axis", "Reverse", "", lambda x: x[::-1], X, batches=None,
+         opencv="unknown layer"),
+    case("reverse_axis", "Reverse", "reverse_param { axis: 2 }", lambda x: x[:, :, ::-1], X,
+         opencv="unknown layer"),
+    case("crop_center", "CropCenter",
+         "crop_center_param { crop_size: 0 crop_size: 0 crop_size: 1 crop_size: 2 }",
+         lambda x: x[:, :, 1:-1, 2:-2], X, opencv="unknown layer"),
+]  # fmt: skip
+
+SHUFFLED = [
+    case(
+        f"by_{step}",
+        "Reshape",
+        f"reshape_param {{ shape {{ dim: 0 dim: -1 }} pixelshuffler: {step} }}",
+        partial(reference.depth_to_space, step=step),
+        normal(3, 2 * step**2, 3, 4),
+        opencv="pixelshuffler is refused",
+    )
+    for step in (2, 3)
+]
+
+RESIZED = [
+    case(
+        name,
+        "Upsample",
+        f"upsample_param {{ {params} }}",
+        function,
+        normal(3, 2, 4, 5),
+        opencv="unknown layer",
+    )
+    for name, params, function in (
+        ("bilinear_by_default", "height_scale: 2 width_scale: 3",
+         partial(reference.interp, size=(8, 15))),
+        ("bilinear", "height_scale: 4 width_scale: 4 mode: BILINEAR",
+         partial(reference.interp, size=(16, 20))),
+        ("height_and_width", "height: 7 width: 6", partial(reference.interp, size=(7, 6))),
+        ("nearest", "height_scale: 2 width_scale: 3 mode: NEAREST",
+         partial(reference.nearest_at, size=(8, 15))),
+        ("nearest_between", "height: 7 width: 13 mode: NEAREST",
+         partial(reference.nearest_at, size=(7, 13))),
+    )
+] + [
+    case(
+        f"{mode.lower()}_as_large_as_a_second_input",
+        "Upsample",
+        f"upsample_param {{ mode: {mode} }}",
+        lambda x, other, function=function: function(x, size=other.shape[2:]),
+        normal(3, 2, 4, 5),
+        normal(3, 1, 9, 11),
+        opencv="unknown layer",
+    )
+    for mode, function in (("BILINEAR", reference.interp), ("NEAREST", reference.nearest_at))
+]  # fmt: skip
+
+
+@cases(MOVED)
+def test_layers_of_forks_that_move_values(case: Case) -> None:
+    check(case)
+
+
+@cases(SHUFFLED)
+def test_reshape_with_a_pixelshuffler(case: Case) -> None:
+    check(case)
+
+
+@cases(RESIZED)
+def test_upsample_that_says_how(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("dim", [1, 6, 7, 33])
+def test_interp_reaches_every_size(dim: int) -> None:
+    # The type inference of ONNX multiplies in float64, onnxruntime in float32.
+    for size in range(1, 130):
+        text = inputs(x=(1, 1, dim, dim), z=(1, 1, size, 2 * size)) + layer(
+            "Interp", "x", "y", f"interp_param {{ height: {size} width: {2 * size} }}", name="i"
+        ) + layer("Eltwise", "y z", "w", name="s")  # fmt: skip
+        model = load(text).to_onnx()
+        scales = next(onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.dims)
+        reached = [np.floor(dim * np.float32(s)) for s in scales[2:]]
+        wide = [math.floor(dim * float(s)) for s in scales[2:]]
+        assert reached == wide == [size, 2 * size]
+    onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
 @cases(CONCATS)
