@@ -34,6 +34,7 @@ from onnxgraft import commands
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.data.samples import open_samples
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import quantize, surgery
@@ -217,7 +218,7 @@ def rescaled(proto: ModelProto, factor: float) -> ModelProto:
     """Return a graph in which the range of an activation in the middle is another."""
     made = ModelProto()
     made.CopyFrom(proto)
-    names = [node.input[1] for node in made.graph.node if node.op_type == "QuantizeLinear"]
+    names = [node.input[1] for node in made.graph.node if is_op(node, "QuantizeLinear")]
     (entry,) = (entry for entry in made.graph.initializer if entry.name == names[1])
     value = numpy_helper.to_array(entry) * np.float32(factor)
     entry.CopyFrom(numpy_helper.from_array(value, entry.name))

@@ -49,7 +49,7 @@ def test_strict_shape_inference_passes(clean: Path) -> None:
 def validated(files: tuple[Path, Path], clean: Path, shared: Path, images: int | None) -> Report:
     report = commands.validate(
         files[0], clean, shared / "data/camvid/val", weights=files[1], preprocess=CROP,
-        metric="miou", images=images,
+        metric="miou", classes="camvid", images=images,
     )  # fmt: skip
     assert report.passed
     # 1e-4 was asked for; float32 sums in other orders stay under 2e-5 of the range here.

@@ -125,7 +125,7 @@ def test_nothing_is_loaded_and_nothing_fails(seen: dict[str, Any]) -> None:
 
 
 def test_every_link_leads_to_a_section(seen: dict[str, Any]) -> None:
-    assert len(seen["links"]) == 9
+    assert len(seen["links"]) == 10
     assert all(seen["links"])
 
 
