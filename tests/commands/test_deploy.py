@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from onnxgraft.commands import deploy, read_recipe
+from onnxgraft.commands._deployment import slower
 from onnxgraft.files import sha256
 from onnxgraft.stages.engine import read_passport
-from onnxgraft.stages.validate.report import Report
+from onnxgraft.stages.validate.report import LatencyRow, Report
 from tests.conftest import CI, ROOT, Cli, once
 from tests.faults import COMMANDS, prepare
 
@@ -121,6 +122,20 @@ def street(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
     place = once(tmp_path_factory, "street", make)
     return place / "out", pickle.loads((place / "report").read_bytes())
+
+
+def test_an_engine_that_is_slower_than_the_float_graph_is_told() -> None:
+    timed = [
+        LatencyRow(name, batch, ms, ms, ms, 50)
+        for name, batch, ms in (
+            ("tensorflow", 1, 9.0), ("onnxruntime fp32", 1, 1.0), ("openvino int8", 1, 1.3),
+            ("onnxruntime int8", 1, 1.02), ("onnxruntime fp32", 16, 10.0),
+            ("openvino int8", 16, 5.0), ("openvino int8", 4, 5.0),
+        )
+    ]  # fmt: skip
+    assert slower(timed, "onnxruntime fp32") == [
+        "openvino int8 is slower here than onnxruntime fp32: 1.30 ms against 1.00 for a batch of 1"
+    ]
 
 
 def test_the_fcn_is_39_nodes_with_2_transposes(street: tuple[Path, Report]) -> None:

@@ -124,8 +124,8 @@ def _print_outputs(report: Report, console: Console) -> None:
                 f"mean {output.mean_abs:.1e}\n"
                 f"  relative to each value: max {output.max_rel:.1e}, mean {output.mean_rel:.1e}\n"
                 f"  cosine {output.cosine:.6f}, SQNR {output.sqnr:.1f} dB"
-                f"{'' if output.least_sqnr is None else f' ({output.least_sqnr:.1f} wanted)'}, "
-                f"PSNR {output.psnr:.1f} dB{agreement}",
+                f"{'' if output.least_sqnr is None else f' ({output.least_sqnr:.1f} wanted)'}\n"
+                f"  PSNR {output.psnr:.1f} dB{agreement}",
                 highlight=False,
                 markup=False,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -61,7 +61,7 @@ from onnxgraft.stages.validate.views.gallery import gallery_rows, range_rows
 from onnxgraft.targets import find_target
 from onnxgraft.targets.cpu import Cpu, find_cpu
 
-__all__ = ["run_recipe"]
+__all__ = ["run_recipe", "slower"]
 
 T = TypeVar("T")
 
@@ -69,6 +69,8 @@ T = TypeVar("T")
 STAGE_SAMPLES = 4
 # Float noise is measured on so many samples.
 NOISE_SAMPLES = 2
+# An engine that is slower than the float graph by more than noise is told.
+_SLOWER = 1.05
 
 
 def run_recipe(recipe: Recipe, out: Path, *, keep_going: bool = False, workers: int = 1) -> Report:
@@ -87,6 +89,22 @@ def _reference(original: Original) -> Engine:
 
 def _graph(path: str) -> Engine:
     return OnnxRuntime(Model.load(path).to_onnx(), name="onnxruntime fp32")
+
+
+def slower(latency: Sequence[LatencyRow], reference: str) -> list[str]:
+    """Return a sentence for each engine that is slower than the float graph.
+
+    Args:
+        latency: Of all that was timed, by name and batch.
+        reference: The name of the float graph.
+    """
+    floats = {row.batch: row.median_ms for row in latency if row.name == reference}
+    return [
+        f"{row.name} is slower here than {reference}: {row.median_ms:.2f} ms against "
+        f"{floats[row.batch]:.2f} for a batch of {row.batch}"
+        for row in latency
+        if "int8" in row.name and row.median_ms > _SLOWER * floats.get(row.batch, math.inf)
+    ]
 
 
 class _Deployment:
@@ -223,6 +241,7 @@ class _Deployment:
         report.ranges = range_rows(ranges, self.kept)
         self.stack.close()  # an open runtime would disturb the timing
         report.latency = self._latency()
+        report.notes += slower(report.latency, reference.name)
 
     def _open_data(self, labels: Mapping[str, Array]) -> tuple[Samples, Samples]:
         """Return samples to calibrate on, and others to validate on."""
