@@ -4,8 +4,8 @@
 
 needs what `benchmarks.proven` does, and qemu-x86_64. Each network is calibrated on 100 images and
 quantized for onnxruntime on a processor with AVX2 and no VNNI, as `deploy` does, and once as for
-one with VNNI. The engines run on one validation image in an emulated Haswell; decibels are SQNR of the
-first output. `precise` is `session.x64quantprecision`. An emulator says nothing of times.
+one with VNNI. The engines run on one validation image in an emulated Haswell; decibels are SQNR of
+the first output. `precise` is `session.x64quantprecision`. An emulator says nothing of times.
 """
 
 from __future__ import annotations
