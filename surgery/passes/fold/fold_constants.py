@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import ModelError
 from onnxgraft.graph.inference import TensorType
 from onnxgraft.graph.operators import constant_value, is_op, op_key, op_of
+from onnxgraft.graph.surgeon import proto_of
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, replace
 
@@ -75,7 +76,7 @@ def _fold(nodes: list[gs.Node], graph: gs.Graph, context: Context) -> None:
         nodes=nodes, inputs=[], outputs=wanted, opset=graph.opset,
         import_domains=graph.import_domains, ir_version=graph.ir_version,
     )  # fmt: skip
-    proto = gs.export_onnx(subgraph, do_type_check=False)
+    proto = proto_of(subgraph, do_type_check=False)
     for output, tensor in zip(proto.graph.output, wanted, strict=True):
         element = context.shapes.element(tensor)
         assert element is not None  # its size is known
