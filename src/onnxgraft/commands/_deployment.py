@@ -150,7 +150,9 @@ class _Deployment:
 
         start = time.perf_counter()
         with status("converting"):
-            lowered, notes = opened.lower(recipe.opset, recipe.io_layout)
+            lowered, notes = opened.lower(
+                recipe.opset, recipe.io_layout, oldest=quantize.OLDEST_OPSET
+            )
         report.notes += notes
         nodes = sum(opened.inspect().operators.values())
         opened.forget()
