@@ -157,7 +157,7 @@ BEYOND = {
     "training": (9, "y, a, b2, c, d = BatchNormalization (x, g, b, m, v)", "is in training"),
     "mask": (7, "y, z = Dropout (x) w = Relu (z)", "the mask of Dropout .* is read as a float"),
     "values": (7, "y = BatchNormalization <spatial = 0> (x, g, b, m, v)", r"spatial = 0"),
-    "scan": (8, SCAN, "changes the inputs of Scan 'y'"),
+    "scan": (8, SCAN, "Scan 'y' goes over a batch"),
 }  # fmt: skip
 
 

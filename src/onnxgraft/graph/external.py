@@ -89,6 +89,8 @@ class ExternalData:
         return None
 
     def _bytes(self, tensor: onnx.TensorProto, name: str) -> memoryview:
+        if 0 in tensor.dims:
+            return memoryview(b"")  # of no bytes, whatever its file is
         entries = {entry.key: entry.value for entry in tensor.external_data}
         try:
             offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))

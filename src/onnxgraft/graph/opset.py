@@ -237,6 +237,11 @@ def _batchnorm(node: gs.Node, place: _Place) -> None:
         raise _Beyond(f"{_called(node)} normalizes every value by itself (spatial = 0)")
 
 
+def _scan(node: gs.Node, place: _Place) -> None:
+    """Scan went over each sample of a batch; from opset 9 on there is none."""
+    raise _Beyond(f"{_called(node)} goes over a batch, which it has no more from opset 9 on")
+
+
 def _inference(node: gs.Node, place: _Place) -> None:
     """BatchNormalization with one output stays; with more it computes in training."""
     if any(tensor.name for tensor in node.outputs[1:]):
@@ -369,7 +374,7 @@ def _dft(node: gs.Node, place: _Place) -> None:
 
 _Step = Callable[[gs.Node, _Place], None]
 _STEPS: dict[int, dict[str, _Step]] = {
-    9: {"BatchNormalization": _batchnorm, "Upsample": _upsample_scales},
+    9: {"BatchNormalization": _batchnorm, "Scan": _scan, "Upsample": _upsample_scales},
     10: {"Slice": _slice, "TopK": _top_k, "Upsample": _upsample, "Dropout": _dropout_mask},
     11: {"Clip": _clip, "Pad": _pad, "Resize": _resize, "Scatter": _scatter},
     12: {"Dropout": _dropout},

@@ -55,7 +55,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if isinstance(affine, str):
             result.refuse(node, affine.replace("layer's output", "operand"))
             continue
-        reason = _wrong(layer, affine[1], rank)
+        reason = _wrong(layer, affine[1], rank, context)
         if reason is not None:
             result.refuse(node, reason)
             continue
@@ -95,11 +95,11 @@ def _groups(layer: gs.Node) -> int:
     return int(layer.attrs.get("group", 1))
 
 
-def _wrong(layer: gs.Node, b: Vector, rank: int) -> str | None:
+def _wrong(layer: gs.Node, b: Vector, rank: int, context: Context) -> str | None:
     """Return why a fold into the layer would be wrong, or None."""
-    shared = [t.name for t in layer.inputs[1:] if len(t.outputs) > 1]
+    shared = [t.name for t in layer.inputs[1:] if context.is_shared(t)]
     if shared:
-        return f"{shared[0]!r} of {layer.name!r} is shared with another node"
+        return f"{shared[0]!r} of {layer.name!r} is shared with another user"
     if not b.any():
         return None
     if is_op(layer, "ConvTranspose"):
