@@ -71,7 +71,7 @@ class Converted:
         """Return everything but the model as plain values."""
         return {
             "out": self.out,
-            "nodes": len(self.model.graph.nodes),
+            "nodes": sum(self.model.operators().values()),
             "operators": self.model.operators(),
             "inputs": [str(spec) for spec in self.model.inputs],
             "outputs": [str(spec) for spec in self.model.outputs],

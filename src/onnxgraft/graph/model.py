@@ -30,6 +30,7 @@ from onnxgraft.graph.operators import counted
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.surgeon import graph_of, proto_of
 from onnxgraft.graph.tensors import Array, TensorSpec
+from onnxgraft.graph.walk import every_node
 
 __all__ = ["Model", "Origin", "Source", "tensor_spec"]
 
@@ -241,8 +242,11 @@ class Model:
         return tuple(tensor_spec(tensor) for tensor in self.graph.outputs)
 
     def operators(self) -> dict[str, int]:
-        """Return how often each operator occurs, most frequent first; those of a domain with it."""
-        return counted(self.graph.nodes)
+        """Return how often each operator occurs, most frequent first; those of a domain with it.
+
+        The nodes of branches, of the bodies of loops and of the model's functions count too.
+        """
+        return counted(every_node(self.graph))
 
     @property
     def title(self) -> str:

@@ -20,7 +20,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.operators import op_of
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import bodies
+from onnxgraft.graph.walk import parts
 
 __all__ = ["OLDEST_IR", "graph_of", "is_plain", "proto_of"]
 
@@ -143,12 +143,11 @@ def _tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:
 
     Each comes at least once.
     """
-    for part in (graph, *graph.functions):
-        for body in bodies(part):
-            yield from (*body.inputs, *body.outputs)
-            for node in body.nodes:
-                yield from (*node.inputs, *node.outputs)
-                yield from (value for value in node.attrs.values() if isinstance(value, gs.Tensor))
+    for part in parts(graph):
+        yield from (*part.inputs, *part.outputs)
+        for node in part.nodes:
+            yield from (*node.inputs, *node.outputs)
+            yield from (value for value in node.attrs.values() if isinstance(value, gs.Tensor))
 
 
 def _constants(graph: gs.Graph) -> Iterator[gs.Constant]:
