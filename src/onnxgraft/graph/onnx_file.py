@@ -30,6 +30,7 @@ from onnxgraft.files.survey import survey
 from onnxgraft.files.wire import BYTES, WireError, fields
 from onnxgraft.graph.demands import check_bodies, check_declared, check_dense, check_values
 from onnxgraft.graph.external import LARGE, PACKED, ExternalData, view_of
+from onnxgraft.graph.foreign import refuse_foreign
 from onnxgraft.graph.messages import parts
 from onnxgraft.graph.operators import is_own_domain, op_key, op_of
 from onnxgraft.graph.surgeon import OLDEST_IR, is_plain
@@ -85,6 +86,7 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
         ModelError: It is no ONNX file, or its external data are missing or not where they may be:
             in the model's folder or below it, in files of their own; or an operator is a program.
     """
+    refuse_foreign(path, but=("an engine",))
     with open(path, "rb") as file:
         whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     weights: dict[str, Array] = {}
