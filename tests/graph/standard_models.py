@@ -18,8 +18,10 @@ import onnx
 from onnx import numpy_helper
 
 from onnxgraft.errors import OnnxgraftError
+from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.opset import raise_opset
+from onnxgraft.run.tolerances import HALF_TOLERANCE
 from onnxgraft.stages.surgery import run
 
 __all__ = ["FORMS", "Case", "judge", "names"]
@@ -170,7 +172,8 @@ def judge(name: str, form: str, folder: Path) -> tuple[str, str]:
         if isinstance(found, str):
             return "not loaded", f"{way.__name__}: {found}"
         random = any(node.op_type in _RANDOM for node in given.model.graph.node)
-        apart = None if random else _apart(expected, found)
+        tolerance = HALF_TOLERANCE if halves(Model.load(path)) else 1e-5
+        apart = None if random else _apart(expected, found, tolerance)
         if apart:
             return "changed", f"{way.__name__}: {apart}"
     return "same", ""
@@ -205,7 +208,7 @@ def _outputs(path: Path, given: Case) -> list[Any] | str:
         return str(error)
 
 
-def _apart(expected: list[Any], found: list[Any]) -> str | None:
+def _apart(expected: list[Any], found: list[Any], tolerance: float) -> str | None:
     for index, (one, other) in enumerate(zip(expected, found, strict=True)):
         if not isinstance(one, np.ndarray):
             same = repr(one) == repr(other)
@@ -213,7 +216,7 @@ def _apart(expected: list[Any], found: list[Any]) -> str | None:
             return f"output {index}: {one.dtype} {one.shape} became {other.dtype} {other.shape}"
         elif one.dtype.kind in "fc":
             largest = float(np.abs(one[np.isfinite(one)]).max(initial=0.0))
-            same = np.allclose(one, other, rtol=1e-5, atol=1e-6 * largest, equal_nan=True)
+            same = np.allclose(one, other, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
         else:
             same = bool(np.array_equal(one, other))
         if not same:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from onnxgraft.targets import TARGETS
 
 __all__ = ["is_onnx", "refuse_foreign", "what_it_is"]
 
-# So much of a file is looked at; texts are read whole up to this.
+# So much of a file's beginning and end is looked at; texts are read whole up to this.
 _HEAD = 1 << 16
 _EXPORT = "it runs code when it is read; export the network in PyTorch with torch.onnx.export"
 _UNPACK = "unpack it and name the model in it"
@@ -74,10 +73,10 @@ def what_it_is(path: str | os.PathLike[str]) -> tuple[str, str] | None:
         return "the data of a TensorFlow checkpoint", "name the checkpoint by its prefix"
     with open(file, "rb") as opened:
         head = opened.read(_HEAD)
-        opened.seek(max(file.stat().st_size - len(_TABLE), 0))
+        opened.seek(max(file.stat().st_size - _HEAD, 0))
         tail = opened.read()
     if head.startswith(b"PK\3\4"):
-        return _archive(file)
+        return _archive(head, tail)
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return "a pickle, as PyTorch writes .pt and .pth", _EXPORT
     if file.suffix.lower() != ".onnx" and _has_passport(file):
@@ -86,7 +85,7 @@ def what_it_is(path: str | os.PathLike[str]) -> tuple[str, str] | None:
         # onnxruntime's are ONNX files: a single byte is no mark.
         if target.wrote(head[:64]) and all(len(mark) > 1 for _, mark in target.magic):
             return f"an engine of {target.title}", "name the model that it was built from"
-    if tail == _TABLE:
+    if tail.endswith(_TABLE):
         return "a part of a TensorFlow checkpoint", "name the checkpoint by its prefix"
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < file.stat().st_size:
         return "a file of weights (safetensors)", "it has no graph; export the network as ONNX"
@@ -107,18 +106,16 @@ def _is_bitmap(head: bytes) -> bool:
     return head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in (12, 40, 108, 124)
 
 
-def _archive(file: Path) -> tuple[str, str]:
-    """Return what a ZIP file holds, by the names in it."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = {Path(name).name for name in archive.namelist()}
-    except (OSError, ValueError, zipfile.BadZipFile):
+def _archive(head: bytes, tail: bytes) -> tuple[str, str]:
+    """Return what a ZIP file holds, by the names at its beginning and in its list at the end."""
+    if b"PK\5\6" not in tail:
         return "a ZIP archive that is cut short", "fetch it again"
-    if "data.pkl" in names:
+    names = head + tail
+    if b"/data.pkl" in names:
         return "a PyTorch file (.pt, .pth)", _EXPORT
-    if "config.json" in names and any(name.endswith(".h5") for name in names):
+    if b"config.json" in names and b".weights.h5" in names:
         return "a Keras model", "call it .keras"
-    if names and all(name.endswith(".npy") for name in names):
+    if b".npy" in names:
         return "arrays of NumPy (.npz)", _MODEL
     return "a ZIP archive", _UNPACK
 
