@@ -8,6 +8,7 @@ from onnxgraft.stages.surgery.passes.clean import (
     merge_duplicates,
     merge_initializers,
     merge_reshapes,
+    merge_slices,
     remove_branch,
     remove_identity,
     remove_noop,
@@ -55,6 +56,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("remove_shape_chain", remove_shape_chain.apply),
     Pass("merge_reshapes", merge_reshapes.apply),
     Pass("merge_casts", merge_casts.apply),
+    # After merge_duplicates: what two equal Slices cut, one reader of each, is cut from one.
+    Pass("merge_slices", merge_slices.apply),
     # After the merges, which leave Reshapes and Casts that change nothing.
     Pass("remove_noop", remove_noop.apply),
     # Before fold_batchnorm: a Transpose between a Conv and its batch norm hides them.

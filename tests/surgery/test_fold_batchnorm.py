@@ -517,3 +517,24 @@ def test_weights_that_are_an_output_stay_what_they_are(name: str) -> None:
     after, report = clean(before, name)
     assert refusal(report, name).endswith("another user")
     assert_same(before, after)
+
+
+@pytest.mark.parametrize("layer", ["Conv", "ConvTranspose", "Gemm", "MatMul"])
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("fold_batchnorm", "c = LAYER(x, w) y = Neg(c)"),
+        ("fold_affine_backward", "c = Neg(x) y = LAYER(c, w)"),
+    ],
+)
+def test_a_neg_goes_into_the_layer(name: str, body: str, layer: str) -> None:
+    image = layer.startswith("Conv")
+    given, made = ("N,3,5,5", "N,A,B,C") if image else ("N,3", "N,A")
+    before = model_of(
+        f"""agraph (float[{given}] x) => (float[{made}] y)
+        {{ {body.replace("LAYER", layer)} }}""",
+        {"w": normal(3, 3, *([2, 2] if image else []))},
+    )
+    after, _ = clean(before, name)
+    assert after.operators() == {layer: 1}
+    assert_same(before, after)

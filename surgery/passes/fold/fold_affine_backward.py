@@ -1,6 +1,7 @@
 """Fold a batch normalization, fused or spelled out, into the layer after it.
 
-Given:  L(BatchNormalization(x))   or   L(x * c),  L(x / c),  L(x + c),  L(x - c),  L(c - x)
+Given:  L(BatchNormalization(x))   or   L(x * c),  L(x / c),  L(x + c),  L(x - c),  L(c - x),
+        L(-x)
         with L a Conv, ConvTranspose, Gemm or MatMul, and c one constant a channel or one for all
 Result: L'(x), with, for BatchNormalization(x) = a*x + b in each channel,
 
@@ -68,7 +69,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
 
 def _operand(node: gs.Node) -> int | None:
     """Return which input the step works on; None where it is no step by a constant."""
-    if is_op(node, "BatchNormalization"):
+    if is_op(node, "BatchNormalization", "Neg"):
         return 0
     fixed = [constant(tensor) is not None for tensor in node.inputs]
     return fixed.index(False) if fixed in ([True, False], [False, True]) else None

@@ -1,6 +1,7 @@
 """Fold a batch normalization, fused or spelled out, into the layer before it.
 
-Given:  BatchNormalization(L(x))   or   L(x) * c,  L(x) / c,  L(x) + c,  L(x) - c,  c - L(x)
+Given:  BatchNormalization(L(x))   or   L(x) * c,  L(x) / c,  L(x) + c,  L(x) - c,  c - L(x),
+        -L(x)
         with L a Conv, ConvTranspose, Gemm or MatMul, and c one constant a channel or one for all
 Result: L'(x), with
 
@@ -42,8 +43,8 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if found is None:
             continue
         layer, position = found
-        fused = is_op(node, "BatchNormalization")
-        if not fused and constant(node.inputs[1 - position]) is None:
+        alone = is_op(node, "BatchNormalization", "Neg")
+        if not alone and constant(node.inputs[1 - position]) is None:
             continue  # a residual addition, a gate: no part of a batch norm
         rank = _rank(layer, context)
         if rank is None:
