@@ -13,6 +13,8 @@ from tests.graph.standard_models import FORMS, judge, names
 
 # All of them take some minutes; another seed is another sample.
 SAMPLE = 300 if CI else 40
+# What is refused by name: sequences and optionals at the border, and a Scan of opset 8.
+REFUSED = ("only tensors can be handled", "goes over a batch")
 
 
 def sample(form: str) -> Sequence[str]:
@@ -28,6 +30,6 @@ def test_the_standard_s_models_stay_what_they_are(form: str, tmp_path: Path) -> 
         verdict, reason = judge(name, form, folder)
         if verdict not in ("same", "refused"):
             wrong.append(f"{name}: {verdict}: {reason}")
-        elif verdict == "refused" and "only tensors can be handled" not in reason:
+        elif verdict == "refused" and not any(words in reason for words in REFUSED):
             wrong.append(f"{name}: refused: {reason}")
     assert not wrong
