@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxgraft.stages.surgery.passes.clean import (
     freeze_training,
+    keep_axes,
     merge_casts,
     merge_duplicates,
     merge_initializers,
@@ -54,6 +55,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("merge_duplicates", merge_duplicates.apply),
     # Before merge_reshapes, which compares shapes that are then constants.
     Pass("remove_shape_chain", remove_shape_chain.apply),
+    # Before merge_reshapes, which takes the Unsqueeze for one that stands alone.
+    Pass("keep_axes", keep_axes.apply),
     Pass("merge_reshapes", merge_reshapes.apply),
     Pass("merge_casts", merge_casts.apply),
     # After merge_duplicates: what two equal Slices cut, one reader of each, is cut from one.
