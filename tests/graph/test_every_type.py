@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.external import LARGE
 from onnxgraft.graph.model import Model
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.surgery import run
 from tests.conftest import ROOT, outputs_of
 
@@ -272,6 +273,38 @@ def test_an_output_whose_shape_nobody_knows_stays_without(tmp_path: Path) -> Non
     run(Model.load(file))[0].save(tmp_path / "b.onnx")
     [output] = onnx.load(tmp_path / "b.onnx").graph.output
     assert not output.type.tensor_type.HasField("shape")
+
+
+# Sequences and optionals inside ---------------------------------------------------------------
+
+SEQUENCES = {
+    "sequence": """s = SequenceConstruct(x, x)  y = SequenceAt(s, i)""",
+    "optional": """s = Optional(x)  y = OptionalGetElement(s)""",
+    "loop": """none = SequenceEmpty()
+        s = Loop(n, yes, none) <body = b (int64 k, bool c, seq(float) q) => (bool d, seq(float) r)
+            { d = Identity(c)  r = SequenceInsert(q, x) }>
+        y = ConcatFromSequence<axis=0>(s)""",
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_what_a_file_says_of_sequences_inside_does_no_harm(tmp_path: Path, kind: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 18]>
+        n (float[3] x) => (float[N] y)
+        <int64 i = {{0}}, int64 n = {{1}}, bool yes = {{1}}> {{ {SEQUENCES[kind]} }}"""
+    proto = onnx.parser.parse_model(text)
+    tensor_kind = helper.make_tensor_type_proto(FLOAT, [3])
+    make = (
+        helper.make_optional_type_proto if kind == "optional" else helper.make_sequence_type_proto
+    )
+    proto.graph.value_info.append(helper.make_value_info("s", make(tensor_kind)))
+    onnx.save(proto, tmp_path / "a.onnx")
+    before = Model.load(tmp_path / "a.onnx")
+    for model in (before, run(before)[0], before.copy()):
+        model.save(tmp_path / "b.onnx")
+        with OnnxRuntime(tmp_path / "b.onnx", optimize=False) as session:
+            found = session.infer({"x": np.arange(3, dtype=np.float32)})["y"]
+        np.testing.assert_array_equal(found, [0, 1, 2])
 
 
 def test_graphs_go_in_and_out_through_one_door() -> None:

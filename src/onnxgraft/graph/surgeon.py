@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from onnxgraft.errors import NotSupportedError
+from onnxgraft.graph.messages import parts as message_parts
 from onnxgraft.graph.operators import op_of
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import parts
@@ -59,6 +60,7 @@ def graph_of(proto: onnx.ModelProto) -> gs.Graph:
                 f"the function {function.name!r} is overloaded ({function.overload!r}): functions "
                 "are told apart by name and domain here; inline them"
             )
+    proto = _tensors_alone(proto)
     graph = gs.import_onnx(proto)
     graph.ir_version = max(graph.ir_version, OLDEST_IR)
     _complete(graph, proto.graph)
@@ -100,6 +102,35 @@ def _as_stored(tensors: Iterable[gs.Tensor]) -> Iterator[None]:
     finally:
         for tensor, name, value in reversed(before):
             setattr(tensor, name, value)
+
+
+def _tensors_alone(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model that says types of tensors only: those of sequences and others are inferred.
+
+    onnx-graphsurgeon makes tensors of sequences when it copies a graph, and takes no optionals.
+    """
+    if not any(_others(graph, graph is proto.graph) for graph in _graphs(proto)):
+        return proto
+    plain = onnx.ModelProto()
+    plain.CopyFrom(proto)
+    for graph in _graphs(plain):
+        for entry in _others(graph, graph is plain.graph):
+            entry.ClearField("type")
+    return plain
+
+
+def _graphs(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
+    return [part for part in message_parts(proto) if isinstance(part, onnx.GraphProto)]
+
+
+def _others(graph: onnx.GraphProto, outermost: bool) -> list[onnx.ValueInfoProto]:
+    """Return what a graph declares that is no tensor; the ends of the outermost are looked at."""
+    ends = () if outermost else (*graph.input, *graph.output)
+    return [
+        entry
+        for entry in (*graph.value_info, *ends)
+        if entry.type.WhichOneof("value") not in ("tensor_type", None)
+    ]
 
 
 def _complete(part: Any, holder: onnx.GraphProto | onnx.FunctionProto) -> None:
