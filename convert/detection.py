@@ -1,4 +1,4 @@
-"""Whose model file it is, told by its name, and by what lies beside it."""
+"""Whose model file it is, told by its name, by how it begins, and by what lies beside it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from typing import Literal
 
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
+from onnxgraft.graph.foreign import is_onnx, refuse_foreign
 from onnxgraft.stages.convert.tensorflow.reading import kind_of
 
 __all__ = ["Framework", "detect"]
+
+# What files of these suffixes are, which their own readers look at closer.
+_KERAS = ("a ZIP archive", "a ZIP archive that is cut short", "a Keras model", "an HDF5 file")
+_TFLITE = ("a TFLite model",)
 
 Framework = Literal["caffe", "onnx", "tensorflow", "tflite"]
 
@@ -21,7 +26,7 @@ def detect(
     """Return the framework whose file ``path`` is; a caffemodel beside it tells a prototxt.
 
     Raises:
-        InputError: There is no such file.
+        InputError: There is no such file, or it is no model.
     """
     file = Path(path)
     if file.is_dir():
@@ -35,9 +40,12 @@ def detect(
     suffix = file.suffix.lower()
     if suffix == ".caffemodel":
         raise InputError(f"{file}: name the prototxt first, and this with --weights")
+    refuse_foreign(file, but=_KERAS if kind == "keras" else _TFLITE if suffix == ".tflite" else ())
     by_suffix: dict[str, Framework] = {
         ".onnx": "onnx", ".prototxt": "caffe", ".tflite": "tflite",
     }  # fmt: skip
+    if kind == "graphdef" and suffix not in by_suffix and is_onnx(file):
+        return "onnx"
     if weights is not None and kind == "graphdef" and suffix not in (".pb", *by_suffix):
         return "caffe"
     return by_suffix.get(suffix, "tensorflow")

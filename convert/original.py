@@ -16,6 +16,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensor_option import TensorOption, parse_tensors, parse_values
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
+from onnxgraft.run.raising import raised
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert.detection import Framework, detect
 from onnxgraft.stages.convert.inspection import (
@@ -32,9 +33,9 @@ __all__ = ["DEFAULT_OPSET", "Original"]
 
 DEFAULT_OPSET = 17
 # Before 13 a softmax flattened its operand and scales had no axis. tf2onnx writes up to 18; 20 is
-# the newest that the tests of the Caffe layers run.
+# the newest that the tests of the Caffe layers and of raising ONNX files run.
 OLDEST_OPSET = 13
-NEWEST_OPSET = {"caffe": 20, "tensorflow": 18, "tflite": 18}
+NEWEST_OPSET = {"caffe": 20, "onnx": 20, "tensorflow": 18, "tflite": 18}
 
 
 @dataclass(frozen=True)
@@ -107,23 +108,23 @@ class Original:
         return found
 
     def lower(
-        self, opset: int = DEFAULT_OPSET, io_layout: IoLayout = "keep"
+        self, opset: int | None = None, io_layout: IoLayout = "keep", *, oldest: int = 0
     ) -> tuple[Model, list[str]]:
         """Return the model as ONNX, with no clean-up, and a sentence for each thing decided.
 
         Args:
-            opset: Of the ONNX graph.
+            opset: Of the ONNX graph; None writes `DEFAULT_OPSET`, and keeps that of an ONNX file.
             io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
+            oldest: Raise an ONNX file that is of an earlier opset to this one.
         """
         notes: list[str] = []
         framework = self.framework
         if framework == "onnx":
-            model = extract(self._onnx, *self._ends)
-            if opset != DEFAULT_OPSET:
-                notes.append(
-                    f"--opset has no effect: the ONNX file keeps its opset {model.graph.opset}"
-                )
-        elif not OLDEST_OPSET <= opset <= NEWEST_OPSET[framework]:
+            model, notes = self._raised(opset, oldest)
+            set_io_layout(model, io_layout)
+            return model, notes + self._unused()
+        opset = DEFAULT_OPSET if opset is None else opset
+        if not OLDEST_OPSET <= opset <= NEWEST_OPSET[framework]:
             newest = NEWEST_OPSET[framework]
             raise InputError(
                 f"--opset {opset}: from {OLDEST_OPSET} to {newest} can be written of {framework}"
@@ -140,17 +141,29 @@ class Original:
             from onnxgraft.stages.convert.tensorflow.lower.lowering import lower
 
             model, notes = lower(self._frozen, opset)
-        if framework != "tensorflow":
-            notes += [
-                f"{option} has no effect: it is for TensorFlow graphs"
-                for option, asked in (
-                    ("--set", self.values),
-                    ("--freeze-batchnorm", self.freeze_batchnorm),
-                )
-                if asked
-            ]
         set_io_layout(model, io_layout)
-        return model, notes
+        return model, notes + self._unused()
+
+    def _raised(self, opset: int | None, oldest: int) -> tuple[Model, list[str]]:
+        """Return the ONNX file's model in the opset that is wanted."""
+        model = extract(self._onnx, *self._ends)
+        has = model.graph.opset
+        newest = NEWEST_OPSET["onnx"]
+        if opset is not None and not (opset == has or max(has, OLDEST_OPSET) <= opset <= newest):
+            raise InputError(
+                f"--opset {opset}: {self.path} has opset {has}, which can be raised to "
+                f"{max(has, OLDEST_OPSET)} to {newest}, and not lowered"
+            )
+        return raised(model, oldest if opset is None else opset)
+
+    def _unused(self) -> list[str]:
+        """Return a sentence for each option that has no effect on a file of this framework."""
+        options = {"--set": self.values, "--freeze-batchnorm": self.freeze_batchnorm}
+        return [
+            f"{option} has no effect: it is for TensorFlow graphs"
+            for option, asked in options.items()
+            if asked and self.framework != "tensorflow"
+        ]
 
     def run(self, *, frugal: bool = False, optimize: bool = True) -> Engine:
         """Return the model running in its own framework: what later stages are compared with.

@@ -28,6 +28,7 @@ from onnxgraft.stages.quantize.place.placement import (
     read_placement,
 )
 from onnxgraft.stages.quantize.place.qdq import FloatLayer, Improved, QuantizeReport, quantize
+from onnxgraft.stages.quantize.place.ready import OLDEST_OPSET
 from onnxgraft.stages.quantize.tensorrt.cache import (
     header_version,
     ranges_from_cache,
@@ -40,6 +41,7 @@ __all__ = [
     "DEFAULT_IMPROVEMENTS",
     "IMPROVEMENTS",
     "METHODS",
+    "OLDEST_OPSET",
     "Checkpoint",
     "FloatLayer",
     "HalfReport",

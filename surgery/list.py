@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from onnxgraft.stages.surgery.passes.clean import (
     freeze_training,
+    keep_axes,
     merge_casts,
     merge_duplicates,
     merge_initializers,
     merge_reshapes,
+    merge_slices,
     remove_branch,
     remove_identity,
     remove_noop,
@@ -55,8 +57,12 @@ PASSES: tuple[Pass, ...] = (
     Pass("merge_duplicates", merge_duplicates.apply),
     # Before merge_reshapes, which compares shapes that are then constants.
     Pass("remove_shape_chain", remove_shape_chain.apply),
+    # Before merge_reshapes, which takes the Unsqueeze for one that stands alone.
+    Pass("keep_axes", keep_axes.apply),
     Pass("merge_reshapes", merge_reshapes.apply),
     Pass("merge_casts", merge_casts.apply),
+    # After merge_duplicates: what two equal Slices cut, one reader of each, is cut from one.
+    Pass("merge_slices", merge_slices.apply),
     # After the merges, which leave Reshapes and Casts that change nothing.
     Pass("remove_noop", remove_noop.apply),
     # Before fold_batchnorm: a Transpose between a Conv and its batch norm hides them.

@@ -13,6 +13,7 @@ Relu and Min(c / s) where it must. What anything else reads or writes stays as i
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -111,10 +112,8 @@ def scale_groups(graph: gs.Graph, shapes: Shapes) -> list[Group]:
             parent[find(id(tensor))] = find(id(some[0]))
 
     fixed = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
-    uses: dict[int, int] = {}
-    for node in graph.nodes:
-        for tensor in node.inputs:
-            uses[id(tensor)] = uses.get(id(tensor), 0) + 1
+    read = [*graph.outputs, *(tensor for node in graph.nodes for tensor in node.inputs)]
+    uses = collections.Counter(map(id, read))
     for node in graph.nodes:
         if _own(node, uses):
             join(node.inputs[0])
@@ -140,7 +139,7 @@ def scale_groups(graph: gs.Graph, shapes: Shapes) -> list[Group]:
     return [group for group in groups.values() if group.producers and group.consumers]
 
 
-def _own(node: gs.Node, uses: dict[int, int]) -> bool:
+def _own(node: gs.Node, uses: Mapping[int, int]) -> bool:
     """Tell whether a layer has constant weights that it shares with none."""
     parameters = node.inputs[1:]
     return (

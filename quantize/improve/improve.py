@@ -15,7 +15,6 @@ import numpy as np
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.pairs import fitting
 from onnxgraft.graph.tensors import Array
@@ -42,6 +41,7 @@ from onnxgraft.stages.quantize.place.placement import (
     scale_axis,
 )
 from onnxgraft.stages.quantize.place.qdq import Improved, quantize
+from onnxgraft.stages.quantize.place.ready import ready
 
 __all__ = ["DEFAULT_IMPROVEMENTS", "IMPROVEMENTS", "Improvement", "Prepared", "improve", "spread"]
 
@@ -109,7 +109,7 @@ def improve(
     for name in methods:
         if name not in IMPROVEMENTS:
             raise InputError(f"no method is called {name!r}; {nearest(name, IMPROVEMENTS)}")
-    model = lift(model)
+    model = ready(model)
     if ranges.model != fingerprint(model):
         raise InputError(
             f"{ranges.file}: was measured on another graph than {model.file}; calibrate again"

@@ -15,7 +15,6 @@ from typing import Literal
 from onnxgraft.data.ranges import BY_HAND, Histogram, Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, ModelError, nearest
-from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
 from onnxgraft.progress import track
 from onnxgraft.stages.quantize.measure.checkpoint import Checkpoint
@@ -24,6 +23,7 @@ from onnxgraft.stages.quantize.measure.observers import every_tensor, find_sites
 from onnxgraft.stages.quantize.measure.shards import run_shards
 from onnxgraft.stages.quantize.measure.thresholds import Method, choose_range
 from onnxgraft.stages.quantize.place.placement import activations
+from onnxgraft.stages.quantize.place.ready import measurable
 from onnxgraft.stages.quantize.place.shapes import shapes_of
 
 __all__ = ["calibrate", "fingerprint", "rechoose"]
@@ -66,7 +66,7 @@ def calibrate(
     """
     if workers < (0 if ray else 1):
         raise InputError(f"--workers {workers}: at least 1 is needed")
-    model = lift(model)
+    model = measurable(model)
     wanted = list(activations(model.graph, targets))
     if tensors == "all":
         wanted = list(dict.fromkeys([*wanted, *every_tensor(model)]))
@@ -130,9 +130,9 @@ def rechoose(ranges: Ranges, method: Method) -> Ranges:
 def fingerprint(model: Model) -> str:
     """Return the SHA-256 of what the graph computes: its nodes and initializers, not its notes.
 
-    A graph in float16 or bfloat16 is the same as that graph in float32, in which it is measured.
+    A graph in float16, bfloat16 or an old opset is the same as the one in which it is measured.
     """
-    graph = lift(model).to_onnx().graph
+    graph = measurable(model).to_onnx().graph
     digest = hashlib.sha256()
     for part in (*graph.input, *graph.node, *sorted(graph.initializer, key=lambda i: i.name)):
         digest.update(part.SerializeToString(deterministic=True))

@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.graph.lift import lift, lifting
+from onnxgraft.graph.lift import lifting
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
@@ -43,11 +43,10 @@ from onnxgraft.stages.quantize.place.placement import (
     points,
     scale_axis,
 )
+from onnxgraft.stages.quantize.place.ready import OLDEST_OPSET, ready
 
 __all__ = ["FloatLayer", "Improved", "QuantizeReport", "quantize"]
 
-# Per-channel scales came with opset 13.
-_OLDEST_OPSET = 13
 # The scale of a narrower range, and its reciprocal, would leave float32's normal numbers.
 _SMALLEST_AMAX = 255 * float(np.finfo(np.float32).tiny)
 _QUANTIZED_OPS = frozenset({"DequantizeLinear", "QLinearConv", "QLinearMatMul", "QuantizeLinear"})
@@ -106,7 +105,7 @@ def quantize(
 
     Args:
         model: The float graph that ``ranges`` was measured on; float16 and bfloat16 are made
-            float32.
+            float32, and an opset before 13 is raised to it.
         ranges: Of `calibrate`.
         target: ``tensorrt``, ``openvino`` or ``onnxruntime``, or a table of one's own.
         keep_float: Layers to leave in float, by name; a mapping gives each its reason.
@@ -115,19 +114,16 @@ def quantize(
 
     Raises:
         InputError: The ranges are of another graph, or a name is unknown.
-        NotSupportedError: The graph has halves that can't be made float32; see `lift`.
+        NotSupportedError: The graph can't be made `ready`.
     """
     notes = [note] if (note := lifting(model)) else []
-    model = lift(model)
+    if model.graph.opset < OLDEST_OPSET:
+        notes.append(f"opset {model.graph.opset} was raised to {OLDEST_OPSET}")
+    model = ready(model)
     table = placement(target) if isinstance(target, str) else target
     improved = improved or Improved()
     if any(is_op(node, *_QUANTIZED_OPS, domain=QUANTIZERS) for node in model.graph.nodes):
         raise InputError(f"{model.file}: the graph is quantized already")
-    if model.graph.opset < _OLDEST_OPSET:
-        raise InputError(
-            f"{model.file}: opset {model.graph.opset} has no scales per channel; convert "
-            f"with --opset {_OLDEST_OPSET} or later"
-        )
     if ranges.model != fingerprint(model):
         raise InputError(
             f"{ranges.file}: was measured on another graph than {model.file}; calibrate again"

@@ -120,6 +120,10 @@ class Context:
         """Tell whether the tensor is an output of the graph, or of a body."""
         return id(tensor) in self._outputs
 
+    def is_shared(self, tensor: gs.Tensor) -> bool:
+        """Tell whether a constant has another user than the one node that asks."""
+        return len(tensor.outputs) > 1 or self.is_output(tensor)
+
     def producer(self, tensor: gs.Tensor) -> gs.Node | None:
         """Return the node of the graph that makes the tensor, or None."""
         if tensor.inputs and id(tensor.inputs[0]) in self._own:

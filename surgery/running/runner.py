@@ -13,7 +13,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import name_nodes
 from onnxgraft.graph.operators import counted, op_key
 from onnxgraft.graph.shapes import Shapes
-from onnxgraft.graph.walk import bodies, tidy
+from onnxgraft.graph.walk import bodies, every_node, tidy
 from onnxgraft.run.verdicts import Verdict
 from onnxgraft.stages.surgery.list import PASSES
 from onnxgraft.stages.surgery.running.history import Change, History, Point, Step
@@ -54,7 +54,7 @@ class SurgeryReport:
     """What surgery did to a graph.
 
     Attributes:
-        before: Operators before, in bodies too, most frequent first.
+        before: Operators before, in bodies and functions too, most frequent first.
         after: Operators after.
         passes: One entry a pass, in the order of the list.
         verdicts: The comparison of outputs before and after, where it was made.
@@ -152,7 +152,7 @@ class _Operation:
         self.context = Context(model, plugins)
         self.active = list(passes)
         self.reports = {item.name: PassReport(item.name) for item in passes}
-        self.report = SurgeryReport(self._operators(), {}, list(self.reports.values()))
+        self.report = SurgeryReport(original.operators(), {}, list(self.reports.values()))
         self.history = History(model, self.context)
         self.limited = verify is None
         self.verifier = self._verifier(original) if verify is None or verify else None
@@ -274,7 +274,7 @@ class _Operation:
                 )
 
     def _operators(self) -> dict[str, int]:
-        return counted(node for body in bodies(self.graph) for node in body.nodes)
+        return counted(every_node(self.graph))
 
     def _note_unknown(self) -> None:
         """Say which operators nobody knows: they are left alone."""

@@ -429,3 +429,31 @@ def test_surgery_explains_without_writing(net: Path, tmp_path: Path, cli: Cli) -
     assert done.returncode == 0
     assert "Identity removed" in done.stdout
     assert empty(tmp_path, but={"net.onnx"})
+
+
+def test_nodes_of_branches_and_functions_are_counted(tmp_path: Path, cli: Cli) -> None:
+    proto = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17, "acme" : 1]>
+        net (float[1, 4] x) => (float[1, 4] y) {
+            s = ReduceSum<keepdims=0>(x)
+            c = Greater(s, x)
+            one = ReduceMax<keepdims=0>(s)
+            nought = Sub(one, one)
+            choice = Greater(one, nought)
+            z = acme.Twice(x)
+            y = If(choice) <
+                then_branch = t () => (float[1, 4] a) { b = Sin(z)  a = Cos(b) },
+                else_branch = e () => (float[1, 4] d) { d = Tanh(z) }
+            >
+        }
+        <domain: "acme", opset_import: ["" : 17]>
+        Twice (x) => (y) { a = Exp(x)  b = Neg(a)  y = Abs(b) }
+    """)
+    onnx.save(proto, tmp_path / "m.onnx")
+    for command, told in (
+        ("convert", ": 12 nodes, 13 before"), ("surgery", ": 13 nodes became 12"),
+    ):  # fmt: skip
+        done = cli(command, tmp_path / "m.onnx", "-o", tmp_path / "o.onnx")
+        assert done.returncode == 0, done.stderr
+        assert told in done.stdout
+    assert "13 nodes" in cli("inspect", tmp_path / "m.onnx").stdout

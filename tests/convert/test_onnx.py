@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft.errors import InputError, ModelError
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.opset import raise_opset
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
@@ -144,6 +146,60 @@ def test_set_values_have_no_effect_and_that_is_noted(file: Path) -> None:
     assert Original.of(file, values=["is_training=false"]).lower()[1] == [
         "--set has no effect: it is for TensorFlow graphs"
     ]
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """Return a network of opset 11, whose softmax is over several axes."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 6, opset_import: ["" : 11]>
+        n (float[N, 3, 8, 6] x) => (float[N, 3, 8, 6] y) { c = Clip (x)  y = Softmax (c) }"""
+    )
+    onnx.save(proto, tmp_path / "old.onnx")
+    return tmp_path / "old.onnx"
+
+
+@pytest.mark.parametrize("opset", [13, 17, 20])
+def test_an_onnx_file_is_raised_to_the_opset_that_is_asked_for(old: Path, opset: int) -> None:
+    model, notes = Original.of(old).lower(opset)
+    assert model.graph.opset == opset
+    assert notes == [f"opset 11 was raised to {opset}: every output stayed the same in onnxruntime"]
+    with OnnxRuntime(old) as before:
+        expected = before.infer({"x": image()[:, :3]})["y"]
+    np.testing.assert_allclose(infer(model.to_onnx(), x=image()[:, :3])["y"], expected, rtol=1e-6)
+
+
+def test_without_an_opset_an_onnx_file_keeps_its_own(old: Path) -> None:
+    model, notes = Original.of(old).lower()
+    assert (model.graph.opset, notes) == (11, [])
+    assert Original.of(old).lower(oldest=13)[0].graph.opset == 13
+
+
+@pytest.mark.parametrize("opset", [7, 12, 16, 99])
+def test_an_opset_is_not_lowered(file: Path, opset: int) -> None:
+    with pytest.raises(InputError, match=f"--opset {opset}: .* has opset 17, .* to 17 to 20, and"):
+        Original.of(file).lower(opset)
+
+
+def test_what_can_not_be_verified_is_told(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 6, opset_import: ["" : 11, "acme" : 1]>
+        n (float[N, 4] x) => (float[N, 4] y) { c = Clip (x)  y = acme.Own (c) }"""
+    )
+    onnx.save(proto, tmp_path / "old.onnx")
+    _, [note] = Original.of(tmp_path / "old.onnx").lower(17)
+    assert note.startswith("opset 11 was raised to 17; not verified: ")
+
+
+def test_a_graph_that_became_another_is_refused(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(model: Model, opset: int) -> Model:
+        later = raise_opset(model, opset)
+        next(node for node in later.graph.nodes if node.op == "Softmax").attrs["axis"] = 0
+        return later
+
+    monkeypatch.setattr("onnxgraft.run.raising.raise_opset", wrong)
+    with pytest.raises(NotSupportedError, match=r"its output 'y' differs by .* opset 17"):
+        Original.of(old).lower(17)
 
 
 def test_a_corrupted_file_is_refused_by_name(file: Path) -> None:

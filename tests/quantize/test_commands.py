@@ -162,3 +162,41 @@ def test_ranges_of_another_network_are_refused_by_name(
         assert done.returncode == 2
         assert "r.json: was measured on another graph" in done.stderr
     assert ranges.read_bytes() == before
+
+
+def old_net(path: Path, opset: int, head: str) -> Path:
+    """Write a convolution in an old opset, after ``head``, which makes ``h`` of ``x``."""
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 3, opset_import: ["" : {opset}]>
+        n (float[N, 3, 8, 8] x, float[4, 3, 3, 3] w) => (float[N, 4, 6, 6] y)
+        {{ {head}  y = Conv (h, w) }}"""
+    )
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(proto, path)
+    data = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    np.savez(path.with_suffix(".npz"), x=data)
+    return path
+
+
+@pytest.mark.parametrize("opset", [7, 9, 10])
+def test_an_old_opset_is_raised_and_that_is_told(opset: int, tmp_path: Path, cli: Cli) -> None:
+    net = old_net(tmp_path / "old.onnx", opset, "h = Clip <min = 0.0, max = 6.0> (x)")
+    ranges, out = tmp_path / "r.json", tmp_path / "q.onnx"
+    told = f"opset {opset} was raised to 13: every output stayed the same in onnxruntime"
+    done = cli("calibrate", net, "--data", tmp_path / "old.npz", "-o", ranges)
+    assert done.returncode == 0 and told in done.stderr + done.stdout
+    done = cli("quantize", net, "--ranges", ranges, "--target", "openvino", "-o", out)
+    assert done.returncode == 0 and told in done.stderr + done.stdout
+    assert onnx.load(out).opset_import[0].version == 13
+
+
+def test_what_can_not_be_raised_is_told_before_the_data_are_read(tmp_path: Path, cli: Cli) -> None:
+    net = old_net(tmp_path / "old.onnx", 8, "h, mask = Dropout (x)  z = Relu (mask)")
+    proto = onnx.load(net)
+    proto.graph.output.add().CopyFrom(proto.graph.input[0])
+    proto.graph.output[1].name = "z"
+    onnx.save(proto, net)
+    done = cli("calibrate", net, "--data", tmp_path / "nowhere.npz", "-o", tmp_path / "r.json")
+    assert done.returncode == 2
+    assert "opset 8 can't be raised to 13: the mask of Dropout" in done.stderr

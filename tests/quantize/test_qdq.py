@@ -831,13 +831,18 @@ def test_a_graph_that_is_quantized_already_is_refused(tmp_path: Path, target: st
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_opset_without_scales_per_channel_is_refused(tmp_path: Path, target: str) -> None:
+def test_an_opset_without_scales_per_channel_is_raised(tmp_path: Path, target: str) -> None:
     proto = chain().to_onnx()
     proto.opset_import[0].version = 11
     onnx.checker.check_model(proto)
     old = Model.from_onnx(proto, Source("old.onnx", "onnx", "0" * 64))
-    with pytest.raises(InputError, match=r"opset 11 .* convert with --opset 13 or later"):
-        quantize(old, ranges_of(old, tmp_path), target)
+    made, report = quantize(old, ranges_of(old, tmp_path), target)
+    assert made.graph.opset == 13
+    assert report.notes[0] == "opset 11 was raised to 13"
+    assert report.layers == ["conv1", "conv2", "dense"]
+    later = Model.from_onnx(chain().to_onnx(), Source("new.onnx", "onnx", "0" * 64))
+    expected, _ = quantize(later, ranges_of(later, tmp_path), target)
+    assert made.operators() == expected.operators()
 
 
 def test_an_unknown_target_names_the_nearest(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import counted
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.surgery import run
 from tests.conftest import model_of
@@ -34,6 +35,11 @@ CONSTANTS: dict[str, Array] = {
 }
 
 
+def outer(model: Model) -> dict[str, int]:
+    """Return how often each operator occurs in the graph itself, without the bodies."""
+    return counted(model.graph.nodes)
+
+
 def branching(
     outside: str, then: str, other: str = "e = Neg(x)", *, rank: int = 4, more: str = ""
 ) -> Model:
@@ -53,7 +59,7 @@ def assert_right(before: Model, fraction: float = 0.0) -> Model:
     """Clean the model, and compare both ways that the If can go."""
     after, _ = run(before)
     onnx.checker.check_model(after.to_onnx())
-    assert after.operators().get("If", 0) == before.operators().get("If", 0)
+    assert outer(after).get("If", 0) == outer(before).get("If", 0)
     for batch in (1, 3):
         for way in (True, False):
             feeds = {"x": normal(batch, 4, 3, 5), "c": np.array(way)}
@@ -70,12 +76,12 @@ def assert_right(before: Model, fraction: float = 0.0) -> Model:
 def test_a_graph_with_an_if_and_nothing_to_do_passes_through() -> None:
     before = branching("a = Relu(x)", "t = Exp(a)", "e = Neg(a)")
     after = assert_right(before)
-    assert after.operators() == {"Relu": 1, "If": 1}
+    assert outer(after) == {"Relu": 1, "If": 1}
 
 
 def test_a_captured_identity_is_removed() -> None:
     after = assert_right(branching("i = Identity(x)", "t = Exp(i)", "e = Neg(i)"))
-    assert after.operators() == {"If": 1}
+    assert outer(after) == {"If": 1}
 
 
 def test_a_captured_identity_that_is_an_output_too_is_replaced_everywhere() -> None:
@@ -83,7 +89,7 @@ def test_a_captured_identity_that_is_an_output_too_is_replaced_everywhere() -> N
         "r = Relu(x)\n i = Identity(r)", "t = Exp(r)", "e = Neg(r)", more=", float[A,B,C,D] i"
     )
     after = assert_right(before)
-    assert after.operators() == {"Relu": 1, "If": 1}
+    assert outer(after) == {"Relu": 1, "If": 1}
 
 
 @pytest.mark.parametrize(
@@ -93,17 +99,17 @@ def test_a_captured_identity_that_is_an_output_too_is_replaced_everywhere() -> N
 )
 def test_what_changes_nothing_before_an_if_is_removed(noop: str) -> None:
     after = assert_right(branching(f"r = Relu(x)\n {noop}", "t = Exp(i)", "e = Neg(i)"))
-    assert after.operators() == {"If": 1}
+    assert outer(after) == {"If": 1}
 
 
 def test_a_constant_computed_outside_is_folded_for_the_branches() -> None:
     after = assert_right(branching("q = Exp(row)", "t = Mul(x, q)", "e = Add(x, q)"))
-    assert after.operators() == {"If": 1}
+    assert outer(after) == {"If": 1}
 
 
 def test_a_constant_that_the_graph_and_a_branch_read_is_folded() -> None:
     after = assert_right(branching("q = Exp(row)\n a = Add(x, q)", "t = Mul(a, q)", "e = Neg(a)"))
-    assert after.operators() == {"Add": 1, "If": 1}
+    assert outer(after) == {"Add": 1, "If": 1}
 
 
 def test_a_constant_node_that_a_branch_reads_is_folded() -> None:
@@ -154,7 +160,7 @@ def test_transposes_that_cancel_outside_leave_the_if_alone() -> None:
         "e = Abs(q)",
     )
     after = assert_right(before)
-    assert after.operators() == {"Relu": 1, "If": 1}
+    assert outer(after) == {"Relu": 1, "If": 1}
 
 
 def test_a_batch_norm_that_a_branch_reads_is_folded() -> None:
@@ -164,7 +170,7 @@ def test_a_batch_norm_that_a_branch_reads_is_folded() -> None:
         "e = Neg(n)",
     )
     after = assert_right(before, ROUNDING)
-    assert after.operators() == {"Conv": 1, "If": 1}
+    assert outer(after) == {"Conv": 1, "If": 1}
 
 
 def test_a_conv_whose_output_a_branch_reads_keeps_its_batch_norm() -> None:
@@ -174,7 +180,7 @@ def test_a_conv_whose_output_a_branch_reads_keeps_its_batch_norm() -> None:
         "e = Neg(n)",
     )
     after = assert_right(before)
-    assert after.operators() == {"Conv": 1, "BatchNormalization": 1, "If": 1}
+    assert outer(after) == {"Conv": 1, "BatchNormalization": 1, "If": 1}
 
 
 def test_weights_that_a_branch_reads_too_are_not_scaled_for_the_branch() -> None:
@@ -187,7 +193,7 @@ def test_a_batch_norm_inside_a_branch_is_not_folded_into_a_conv_outside() -> Non
         "q = Conv(x, w)", "t = BatchNormalization(q, gamma, beta, mean, var)", "e = Neg(x)"
     )
     after = assert_right(before)
-    assert after.operators() == {"Conv": 1, "If": 1}
+    assert outer(after) == {"Conv": 1, "If": 1}
 
 
 def test_an_add_inside_a_branch_is_not_fused_with_a_matmul_outside() -> None:
@@ -198,7 +204,7 @@ def test_an_add_inside_a_branch_is_not_fused_with_a_matmul_outside() -> None:
         rank=2,
     )
     after = assert_right(before)
-    assert after.operators() == {"Reshape": 1, "MatMul": 1, "If": 1}
+    assert outer(after) == {"Reshape": 1, "MatMul": 1, "If": 1}
 
 
 def test_a_reshape_inside_a_branch_after_one_outside_stays_right() -> None:
@@ -275,7 +281,7 @@ def test_an_if_inside_an_if_reads_what_is_rewritten_outside() -> None:
         "e = Add(i, q)",
     )
     after = assert_right(before)
-    assert after.operators() == {"If": 1}
+    assert outer(after) == {"If": 1}
 
 
 LOOP = """agraph (float[N,4,3,5] x) => (float[A,B,C,D] y) {{
@@ -316,9 +322,9 @@ def test_a_loop_reads_what_is_rewritten_outside(outside: str, start: str, inside
         "k4": positive(4, 1, 1, seed=2),
     }
     before = model_of(LOOP.format(outside=outside, start=start, inside=inside), constants)
-    assert before.operators()["Loop"] == 1
+    assert outer(before)["Loop"] == 1
     after = assert_right(before, ROUNDING)
-    assert after.operators()["Loop"] == 1
+    assert outer(after)["Loop"] == 1
 
 
 # What is rewritten inside a body --------------------------------------------------------------
@@ -454,7 +460,7 @@ def test_a_dead_if_takes_what_only_it_read_with_it() -> None:
         }"""
     )
     after, _ = run(before)
-    assert after.operators() == {"Relu": 1}
+    assert outer(after) == {"Relu": 1}
 
 
 # Ifs that are decided -------------------------------------------------------------------------
@@ -480,7 +486,7 @@ def test_the_branch_that_a_constant_takes_replaces_the_if(way: bool) -> None:
     )
     after, _ = run(before)
     onnx.checker.check_model(after.to_onnx(), full_check=True)
-    assert after.operators() == ({"Relu": 1, "Exp": 1, "Mul": 1} if way else {"Relu": 1, "Neg": 1})
+    assert outer(after) == ({"Relu": 1, "Exp": 1, "Mul": 1} if way else {"Relu": 1, "Neg": 1})
     x = normal(3, 4)
     for name, value in infer(before, {"x": x}).items():
         np.testing.assert_array_equal(infer(after, {"x": x})[name], value)
@@ -500,7 +506,7 @@ def test_branches_that_call_their_tensors_alike_are_told_apart() -> None:
     )
     after, report = run(before)
     assert not [entry.rolled_back for entry in report.passes if entry.rolled_back]
-    assert after.operators() == {"Exp": 2, "Mul": 2, "Neg": 1}
+    assert outer(after) == {"Exp": 2, "Mul": 2, "Neg": 1}
     x = normal(3, 4)
     np.testing.assert_allclose(infer(after, {"x": x})["y"], infer(before, {"x": x})["y"], 1e-6)
 

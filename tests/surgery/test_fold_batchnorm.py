@@ -496,3 +496,45 @@ def test_a_batch_norm_of_another_axis_than_the_columns_of_a_matmul_is_refused() 
     after, report = clean(before, PASS)
     assert after.operators() == before.operators()
     assert "channels are not the layer's" in refusal(report, PASS)
+
+
+OUTPUT_WEIGHTS = {
+    "fold_batchnorm": "c = Conv(x, w)  y = Mul(c, k)",
+    "fold_affine_backward": "c = Mul(x, k)  y = Conv(c, w)",
+    "absorb_flatten": "t = Transpose<perm=[0,2,3,1]>(x)  f = Flatten(t)  y = Gemm(f, w)",
+}
+
+
+@pytest.mark.parametrize("name", OUTPUT_WEIGHTS)
+def test_weights_that_are_an_output_stay_what_they_are(name: str) -> None:
+    dense = name == "absorb_flatten"
+    shape = "12,5" if dense else "3,3,1,1"
+    before = model_of(
+        f"""agraph (float[N,3,2,2] x) => (float[N,{"5" if dense else "3,2,2"}] y, float[{shape}] w)
+        {{ {OUTPUT_WEIGHTS[name]} }}""",
+        {"w": normal(*map(int, shape.split(",")))} | ({} if dense else {"k": positive(3, 1, 1)}),
+    )
+    after, report = clean(before, name)
+    assert refusal(report, name).endswith("another user")
+    assert_same(before, after)
+
+
+@pytest.mark.parametrize("layer", ["Conv", "ConvTranspose", "Gemm", "MatMul"])
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("fold_batchnorm", "c = LAYER(x, w) y = Neg(c)"),
+        ("fold_affine_backward", "c = Neg(x) y = LAYER(c, w)"),
+    ],
+)
+def test_a_neg_goes_into_the_layer(name: str, body: str, layer: str) -> None:
+    image = layer.startswith("Conv")
+    given, made = ("N,3,5,5", "N,A,B,C") if image else ("N,3", "N,A")
+    before = model_of(
+        f"""agraph (float[{given}] x) => (float[{made}] y)
+        {{ {body.replace("LAYER", layer)} }}""",
+        {"w": normal(3, 3, *([2, 2] if image else []))},
+    )
+    after, _ = clean(before, name)
+    assert after.operators() == {layer: 1}
+    assert_same(before, after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxgraft.stages.surgery.passes.fold.fold_constants import MOST_GROWTH
@@ -225,3 +226,43 @@ def test_a_computation_that_an_input_takes_part_in_stays() -> None:
     after, report = clean(before, PASS)
     assert after.operators() == {"Add": 1, "Mul": 1}
     assert untouched(report, PASS)
+
+
+def test_what_has_no_kernel_does_not_keep_the_others_from_being_folded() -> None:
+    # onnxruntime has no Erf of double; the Add has nothing to do with it.
+    before = model_of(
+        """agraph (float[N,4] x) => (float[N,4] y, double[4] z)
+        { d = Erf(wide)  k = Add(a, a)  y = Add(x, k)  z = Identity(d) }""",
+        {"wide": np.ones(4), "a": positive(4)},
+    )
+    after, report = clean(before, PASS)
+    assert after.operators() == {"Add": 1, "Erf": 1, "Identity": 1}
+    assert "NOT_IMPLEMENTED" in refusal(report, PASS)
+
+
+def test_bfloat16_is_moved_and_cast_but_not_computed() -> None:
+    bfloat = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16))
+    before = model_of(
+        """agraph (float[N,3] x) => (float[N,3] y, bfloat16[3,1] z)
+        { k = Mul(p, p)  f = Cast<to=1>(k)  m = Reshape(p, shape)  t = Add(x, f)
+          c = Cast<to=1>(p)  y = Add(t, c)  z = acme.Own(m) }""".replace("acme.Own", "Relu"),
+        {"p": np.array([1, 2, 3], bfloat), "shape": np.array([3, 1])},
+    )
+    after, report = clean(before, PASS)
+    assert after.operators() == {"Add": 2, "Mul": 1, "Cast": 1, "Relu": 1}
+    relu = next(node for node in after.graph.nodes if node.op == "Relu")
+    assert relu.inputs[0].values.dtype == bfloat
+    assert refusal(report, PASS) == "onnxruntime does not compute Mul in bfloat16"
+
+
+def test_a_range_of_computed_vectors_gets_scalars() -> None:
+    # onnxruntime runs it as long as they are computed, and refuses the file once they are stored.
+    before = model_of(
+        """agraph (float[N,3] x) => (int64[3] y)
+        { s = Shape(x)  n = Slice(s, one, two, nought)  r = Range(zero, n, step)
+          y = Mul(r, n) }""",
+        {"one": np.array([1]), "two": np.array([2]), "nought": np.array([0]),
+         "zero": np.array(0), "step": np.array(1)},
+    )  # fmt: skip
+    after, _ = clean(before)
+    assert_same(before, after)

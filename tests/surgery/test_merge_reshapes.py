@@ -273,3 +273,37 @@ def test_views_that_undo_each_other_vanish(views: str) -> None:
     after, _ = clean(before, PASS)
     assert after.operators() == {"Relu": 1, "Neg": 1}
     assert_same(before, after)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "s = Squeeze(x, two)  t = Relu(s)  y = Unsqueeze(t, two)",
+        "s = Squeeze(x, two)  t = Neg(s)  u = Clip(t, low)  y = Unsqueeze(u, two)",
+        "s = Squeeze(x, two)  t = Mul(s, row)  y = Unsqueeze(t, two)",
+        "s = Squeeze(x, two)  t = Softmax(s)  y = Unsqueeze(t, two)",
+        "s = Unsqueeze(x, two)  t = Tanh(s)  y = Squeeze(t, two)",
+        "s = Squeeze(x, two)  t = Sigmoid(s)  y = Reshape(t, shape)",
+    ],
+    ids=["relu", "chain", "row", "softmax", "unsqueeze", "reshape"],
+)
+def test_what_stands_between_squeeze_and_unsqueeze_is_unwrapped(body: str) -> None:
+    constants = {
+        "two": np.array([2]), "low": np.array(-0.5, np.float32), "row": normal(6, seed=1),
+        "shape": np.array([0, 4, 1, 6]),
+    }  # fmt: skip
+    used = {name: value for name, value in constants.items() if f" {name}" in body}
+    before = model_of(f"agraph (float[N,4,1,6] x) => (float[N,4,1,6] y) {{ {body} }}", used)
+    after, _ = clean(before, "merge_reshapes")
+    assert not {"Reshape", "Squeeze", "Unsqueeze"} & set(after.operators())
+    assert_same(before, after)
+
+
+def test_what_is_along_an_axis_that_a_squeeze_takes_stays() -> None:
+    before = model_of(
+        """agraph (float[N,4,6,1] x) => (float[N,4,6,1] y)
+        { s = Squeeze(x, last)  t = Softmax(s)  y = Unsqueeze(t, last) }""",
+        {"last": np.array([3])},
+    )
+    after, _ = clean(before, "merge_reshapes")
+    assert after.operators() == before.operators()

@@ -584,3 +584,34 @@ def test_a_graph_whose_names_are_those_of_moved_tensors_stays_right() -> None:
 def test_a_gate_and_a_residual_addition_are_freed_of_transposes() -> None:
     body = "s = Add(t, three)  g = Sigmoid(s)  m = Mul(t, g)  r = Add(m, t)"
     assert_cancelled(around(body, {"three": np.array([3.0], np.float32)}))
+
+
+@pytest.mark.parametrize("mode", ["cubic", "linear", "nearest"])
+def test_a_resize_is_moved_only_to_where_onnxruntime_runs_it(mode: str) -> None:
+    # The interpolated axes are the last two in NCHW, where the Resize stands between Transposes.
+    before = model_at(
+        17,
+        f"""agraph (float[2,4,5,3] x) => (float[2,8,15,3] y)
+        {{ t = Transpose<perm=[0,3,1,2]>(x)  m = Resize<mode="{mode}">(t, , scales)
+           y = Transpose<perm=[0,2,3,1]>(m) }}""",
+        {"scales": np.array([1, 1, 2, 3], np.float32)},
+    )
+    after, _ = clean(before, PASS)
+    left = {"Resize": 1, "Transpose": 2} if mode == "cubic" else {"Resize": 1}
+    assert after.operators() == left
+    assert_same(before, after, ROUNDING, batches=(1,))
+
+
+@pytest.mark.parametrize("op", ["PRelu", "Add", "Mul"])
+def test_what_broadcasts_as_before_opset_7_is_not_moved_past(op: str) -> None:
+    attribute = "" if op == "PRelu" else "<broadcast=1, axis=1>"
+    before = model_at(
+        6,
+        f"""agraph (float[2,4,5,3] x) => (float[2,4,5,3] y)
+        {{ t = Transpose<perm=[0,3,1,2]>(x)  m = {op} {attribute} (t, c)
+           y = Transpose<perm=[0,2,3,1]>(m) }}""",
+        {"c": normal(3)},
+    )
+    after, report = clean(before, PASS)
+    assert not report_of(report, PASS).done
+    assert [node.op for node in after.graph.nodes] == ["Transpose", op, "Transpose"]

@@ -32,6 +32,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.graph.inference import write_types
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import is_op
+from onnxgraft.graph.surgeon import graph_of, proto_of
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tensorflow.loops.affine import (
     ACTIVATIONS,
@@ -56,12 +57,12 @@ def fuse_recurrent(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with each loop that is a recurrent cell as RNN, GRU or LSTM."""
     if not any(is_op(node, "Loop") for graph in _graphs(proto.graph) for node in graph.node):
         return proto
-    graph = gs.import_onnx(proto)
+    graph = graph_of(proto)
     write_types(graph)
     if not _fuse_in(graph, FreeNames(graph)):
         return proto
     graph.cleanup().toposort()
-    fused: onnx.ModelProto = gs.export_onnx(graph)
+    fused: onnx.ModelProto = proto_of(graph)
     return fused
 
 

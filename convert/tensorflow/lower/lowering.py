@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import onnx
-import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.inference import infer
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.operators import op_key, op_of
+from onnxgraft.graph.surgeon import graph_of
 from onnxgraft.optional import optional
 from onnxgraft.stages.convert.tensorflow.loops.loops import prepare_loops
 from onnxgraft.stages.convert.tensorflow.loops.recurrent import fuse_recurrent
@@ -147,7 +147,7 @@ def _shape_outputs(proto: onnx.ModelProto) -> None:
     bare = [v for v in proto.graph.output if not v.type.tensor_type.HasField("shape")]
     if not bare:
         return
-    found = infer(gs.import_onnx(proto), declared=True)
+    found = infer(graph_of(proto), declared=True)
     for value in bare:
         shape = value.type.tensor_type.shape
         shape.SetInParent()
@@ -178,7 +178,7 @@ def _map_names(proto: onnx.ModelProto, frozen: FrozenGraph) -> dict[str, Origin]
     """Map the tensors that kept TensorFlow's name; shapes tell which are NCHW by now."""
     graph = import_graph(frozen.original)
     names = {}
-    for name, kind in infer(gs.import_onnx(proto), declared=True).items():
+    for name, kind in infer(graph_of(proto), declared=True).items():
         try:
             tensor = graph.get_tensor_by_name(name)
         except (KeyError, ValueError):

@@ -58,7 +58,7 @@ def convert(
     io_layout: Annotated[
         Layout, typer.Option(help="Layout of 4-D inputs and outputs.", rich_help_panel=MODEL)
     ] = "keep",
-    opset: Opset = 17,
+    opset: Opset = None,
     signature: Signature = None,
     freeze_batchnorm: FreezeBatchnorm = False,
     trust: Trusted = [],  # noqa: B006  (typer copies it)

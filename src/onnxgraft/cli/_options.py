@@ -88,7 +88,13 @@ FreezeBatchnorm = Annotated[
         help="Let batch normalizations in training mode use their stored statistics.",
     ),
 ]  # fmt: skip
-Opset = Annotated[int, typer.Option(help="Opset of the ONNX graph.", rich_help_panel=MODEL)]
+Opset = Annotated[
+    int | None,
+    typer.Option(
+        help="Opset of the ONNX graph: 17 if not given; an ONNX file keeps its own.",
+        rich_help_panel=MODEL,
+    ),
+]
 Trusted = Annotated[
     list[str],
     typer.Option(

@@ -73,7 +73,8 @@ def converted(done: Converted, console: Console) -> None:
     """Print what conversion made, and how it compares with the original."""
     _notes(console, done.notes, "")
     before = "" if done.surgery is None else f", {sum(done.surgery.before.values())} before"
-    say(console, f"{done.out}: {len(done.model.graph.nodes)} nodes{before}")
+    after = sum(done.model.operators().values())
+    say(console, f"{done.out}: {after} nodes{before}")
     for kind, specs in (("input", done.model.inputs), ("output", done.model.outputs)):
         for spec in specs:
             say(console, f"  {kind} {spec}")

@@ -14,6 +14,7 @@ from onnxgraft.data.samples import Samples, as_samples, overlap
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_place
 from onnxgraft.graph.model import Model
+from onnxgraft.run.raising import raised
 from onnxgraft.stages import quantize as stage
 from onnxgraft.stages.quantize import Method
 
@@ -112,6 +113,9 @@ def calibrate(
     check_place(cache_out)
     by_hand = read_overrides(overrides) if overrides else {}
     graph = as_model(model)
+    notes: list[str] = []
+    if cache_out is None:  # what can't be quantized is told before the work
+        graph, notes = raised(graph, stage.OLDEST_OPSET)
     checkpoint = None
     if ranges is not None:
         chosen = ranges if isinstance(ranges, Ranges) else Ranges.load(ranges, histograms=True)
@@ -137,7 +141,7 @@ def calibrate(
     chosen = chosen.with_overrides(by_hand, f"{overrides}:")
     if out is not None:
         chosen.save(out)
-    result = Calibrated(chosen, "" if out is None else str(out), notes=list(chosen.notes))
+    result = Calibrated(chosen, "" if out is None else str(out), notes=[*notes, *chosen.notes])
     if cache_out is not None and trt_version is not None:
         result.notes += stage.write_cache(cache_out, graph, chosen, trt_version)
         result.cache, result.trt_version = str(cache_out), trt_version

@@ -27,7 +27,7 @@ from onnxgraft.run.selections import Selector
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import FLOAT_TOLERANCE, HALF_TOLERANCE
 from onnxgraft.run.verdicts import Verdict, hold
-from onnxgraft.stages.convert import DEFAULT_OPSET, IoLayout, Original
+from onnxgraft.stages.convert import IoLayout, Original
 from onnxgraft.stages.surgery import SurgeryReport, run
 from onnxgraft.stages.validate import Divergence, find_divergence
 
@@ -71,7 +71,7 @@ class Converted:
         """Return everything but the model as plain values."""
         return {
             "out": self.out,
-            "nodes": len(self.model.graph.nodes),
+            "nodes": sum(self.model.operators().values()),
             "operators": self.model.operators(),
             "inputs": [str(spec) for spec in self.model.inputs],
             "outputs": [str(spec) for spec in self.model.outputs],
@@ -91,7 +91,7 @@ def convert(
     outputs: str | None = None,
     values: Sequence[str] = (),
     io_layout: IoLayout = "keep",
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     signature: str | None = None,
     freeze_batchnorm: bool = False,
     trust: Trust = False,
@@ -109,7 +109,7 @@ def convert(
         outputs: Where to cut its end, such as ``c:0,d:0``.
         values: Placeholders and constants to set, such as ``is_training=false``.
         io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
-        opset: Of the ONNX graph.
+        opset: Of the ONNX graph; None writes 17, and keeps that of an ONNX file.
         signature: The signature of a SavedModel.
         freeze_batchnorm: Run batch normalizations that are in training mode with stored statistics.
         trust: Load a Keras file that brings code: True, or the names of what may.

@@ -168,7 +168,9 @@ class _Deployment:
 
         start = time.perf_counter()
         with status("converting"):
-            lowered, notes = opened.lower(recipe.opset, recipe.io_layout)
+            lowered, notes = opened.lower(
+                recipe.opset, recipe.io_layout, oldest=quantize.OLDEST_OPSET
+            )
         report.notes += notes
         nodes = sum(opened.inspect().operators.values())
         opened.forget()
@@ -183,7 +185,7 @@ class _Deployment:
             cleaned, operation = surgery.run(lowered)
         report.operators_before, report.operators_after = operation.before, operation.after
         self._save(cleaned, "model.onnx", "clean graph")
-        nodes = len(lowered.graph.nodes)
+        nodes = sum(lowered.operators().values())
         reference = self._graph_stage("cleaned", nodes, cleaned, self.tolerance, start)
         reference.name = "onnxruntime fp32"
 
@@ -317,7 +319,7 @@ class _Deployment:
             where = self.report.notes if done.passed else self.report.missed
             where.append(f"{target}: {done.search}")
         self._save(quantized, f"model.int8.{target}.onnx", f"INT8 graph for {target}")
-        nodes = len(cleaned.graph.nodes)
+        nodes = sum(cleaned.operators().values())
         self._graph_stage(f"int8 graph for {target}", nodes, quantized, None, start)
         start = time.perf_counter()
         path = self._path(f"engine.{target}", f"{target} engine")
@@ -380,7 +382,7 @@ class _Deployment:
         self, stage: str, before: int, model: Model, tolerance: Tolerance | None, start: float
     ) -> OnnxRuntime:
         session = self.stack.enter_context(exact(model, name=stage))
-        self._stage(stage, session, tolerance, start, before, len(model.graph.nodes))
+        self._stage(stage, session, tolerance, start, before, sum(model.operators().values()))
         if not self.report.stages[-1].passed:
             self._explain(stage, model)
             if not self.keep_going:

@@ -13,7 +13,9 @@ from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, NotSupportedError, nearest
 from onnxgraft.graph.lift import lift, lifting
 from onnxgraft.graph.model import Model
+from onnxgraft.run.raising import raised
 from onnxgraft.stages.quantize import (
+    OLDEST_OPSET,
     HalfReport,
     Placement,
     Prepared,
@@ -124,7 +126,7 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
     Raises:
         InputError: The options contradict each other, or see `improve`, `quantize`, `to_half`.
     """
-    lifted = lifting(model)
+    notes = [note] if (note := lifting(model)) else []
     model = lift(model)
     table = options.table
     how = find_target(table.target).floats
@@ -140,11 +142,13 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
         raise InputError("an INT8 graph needs ranges")
     if not options.int8 and (options.budget or options.improvements):
         raise InputError("--no-int8 leaves nothing to improve or to search")
+    if options.int8:
+        model, more = raised(model, OLDEST_OPSET)
+        notes += more
     done = _int8(model, ranges, options) if options.int8 and ranges is not None else Int8Graph(
         model.copy(), QuantizeReport(table.target)
     )  # fmt: skip
-    if lifted:
-        done.notes.insert(0, lifted)
+    done.notes[:0] = notes
     if options.explain and options.int8:
         done.remarks = explain(done.model.graph, table)
     if how.get(options.floats) == "graph":

@@ -79,7 +79,9 @@ class LiteEngine(Resource):
         original = Original.of(
             model, weights=weights, inputs=inputs, outputs=outputs, values=values, trust=trust
         )
-        lowered, self.notes = original.lower()
+        lowered, self.notes = original.lower(
+            oldest=quantize.OLDEST_OPSET if precision == "int8" else 0
+        )
         original.forget()
         graph, _ = surgery.run(lowered)
         self._before, self._after = dict(preprocessors or {}), dict(postprocessors or {})

@@ -138,7 +138,7 @@ class Recipe(_Section):
     set: tuple[str, ...] = ()
     signature: str | None = None
     freeze_batchnorm: bool = False
-    opset: int = 17
+    opset: int | None = None
     io_layout: IoLayout = "keep"
     targets: tuple[TargetName, ...] = DEFAULT_TARGETS
     cpu: str | None = None

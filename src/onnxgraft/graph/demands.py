@@ -28,14 +28,21 @@ def check_values(tensor: onnx.TensorProto, model: Path) -> None:
                       "string_data")
     )  # fmt: skip
     kind = tensor.data_type
+    for text in tensor.string_data:
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            raise ModelError(
+                f"{model}: {name!r} holds strings that are not UTF-8, as ONNX wants them; export "
+                "the network again"
+            ) from error
     if tensor.raw_data:
         try:
             width = 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
             kind_name = onnx.TensorProto.DataType.Name(kind)
         except (KeyError, TypeError, ValueError):
             return  # the checker has a sentence for it
-        if kind_name in PACKED:
-            width = 2 if kind_name.endswith("INT2") else 4
+        width = PACKED.get(kind_name, width)
         fits = len(tensor.raw_data) == (count * width + 7) // 8
     elif kind in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
         fits = stored == 2 * count

@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.operators import op_key
+from onnxgraft.graph.surgeon import proto_of
 
 __all__ = ["Exported"]
 
@@ -41,11 +42,11 @@ class Exported:
     def of(cls, graph: gs.Graph, kept: Exported | None) -> tuple[onnx.ModelProto, Exported | None]:
         """Return a fresh copy of a graph's ONNX form, and what to keep for the next time."""
         if sum(value.nbytes for value in _values(graph)) > _MOST_BYTES:
-            return gs.export_onnx(graph), None
+            return proto_of(graph), None
         alive: list[object] = []
         state = tuple(entry for part in (graph, *graph.functions) for entry in _state(part, alive))
         if kept is None or kept.state != state:
-            kept = cls(gs.export_onnx(graph), state, tuple(alive))
+            kept = cls(proto_of(graph), state, tuple(alive))
         proto = onnx.ModelProto()
         proto.CopyFrom(kept.proto)
         return proto, kept

@@ -18,8 +18,11 @@ __all__ = ["LARGE", "PACKED", "ExternalData", "view_of"]
 
 # Smaller initializers stay in the message.
 LARGE = 1 << 16
-# Types that pack two elements into a byte: they stay in the message.
-PACKED = frozenset({"INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"})
+# Types that share bytes between elements, and their bits: they stay in the message.
+PACKED = {
+    "INT2": 2, "UINT2": 2, "INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "FLOAT6E2M3": 6,
+    "FLOAT6E3M2": 6,
+}  # fmt: skip
 # So much more than the files' size the tensors may always have.
 _FREE = 64 << 20
 
@@ -86,6 +89,8 @@ class ExternalData:
         return None
 
     def _bytes(self, tensor: onnx.TensorProto, name: str) -> memoryview:
+        if 0 in tensor.dims:
+            return memoryview(b"")  # of no bytes, whatever its file is
         entries = {entry.key: entry.value for entry in tensor.external_data}
         try:
             offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))

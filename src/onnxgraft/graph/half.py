@@ -25,6 +25,7 @@ from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames, name_nodes
 from onnxgraft.graph.operators import QUANTIZERS, is_op, op_key, op_of
+from onnxgraft.graph.opset import raise_opset
 from onnxgraft.graph.tensors import Array
 
 __all__ = [
@@ -167,13 +168,7 @@ def typed(model: Model) -> Model:
     graph = model.graph.copy()
     quantized = any(is_op(node, "QuantizeLinear") for node in graph.nodes)
     if quantized and graph.opset < _OPSET:
-        try:
-            graph = gs.import_onnx(onnx.version_converter.convert_version(model.to_onnx(), _OPSET))
-        except (RuntimeError, ValueError) as error:
-            raise NotSupportedError(
-                f"{model.file}: float16 beside INT8 needs opset {_OPSET}, and the graph can't be "
-                f"raised to it ({error}); convert with --opset {_OPSET}"
-            ) from error
+        graph = raise_opset(model, _OPSET).graph
     write_types(graph)
     name_nodes(graph)
     return Model(graph, model.source, dict(model.names), model.file, dict(model.metadata))

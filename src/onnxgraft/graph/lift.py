@@ -27,7 +27,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import is_op, op_key, op_of
 from onnxgraft.graph.shapes import Shapes
-from onnxgraft.graph.walk import bodies, detach, pinned, tidy
+from onnxgraft.graph.walk import bodies, detach, parts, pinned, tidy
 
 __all__ = ["halves", "lift", "lifting", "uses_bfloat16"]
 
@@ -52,7 +52,7 @@ def halves(model: Model) -> tuple[str, ...]:
     inputs = {id(tensor) for tensor in graph.inputs}
     outputs = {id(tensor) for tensor in graph.outputs}
     found: set[int] = set()
-    for part in _parts(graph):
+    for part in parts(graph):
         for node in part.nodes:
             if op_key(node)[0] not in known:
                 continue
@@ -126,7 +126,7 @@ class _Lift:
     def __init__(self, model: Model) -> None:
         self.file, self.graph = model.file, model.graph
         self.names = FreeNames(model.graph, model.names)
-        self.parts = list(_parts(model.graph))
+        self.parts = list(parts(model.graph))
         self.known = _known(model)
         shapes = Shapes(model.graph, declared=True)
         self.kinds: dict[int, int | None] = {}
@@ -255,12 +255,6 @@ class _Lift:
 def _known(model: Model) -> set[str]:
     """Return the domains whose operators take float32 wherever they take a half."""
     return {*_KNOWN, *(function.domain or "" for function in model.graph.functions)}
-
-
-def _parts(graph: gs.Graph) -> Iterator[Any]:
-    """Yield a graph, the bodies in it, and the functions of the model with theirs."""
-    for part in (graph, *graph.functions):
-        yield from bodies(part)
 
 
 def _tensors(part: Any) -> Iterator[gs.Tensor]:

@@ -27,7 +27,10 @@ from onnxgraft.graph.onnx_file import (
     unmade,
 )
 from onnxgraft.graph.operators import counted
+from onnxgraft.graph.shapes import Shapes
+from onnxgraft.graph.surgeon import graph_of, proto_of
 from onnxgraft.graph.tensors import Array, TensorSpec
+from onnxgraft.graph.walk import every_node
 
 __all__ = ["Model", "Origin", "Source", "tensor_spec"]
 
@@ -122,7 +125,9 @@ class Model:
             if key.startswith("onnxgraft.") and key not in (SOURCE_KEY, NAMES_KEY)
         }
         try:
-            graph = gs.import_onnx(proto)
+            graph = graph_of(proto)
+        except NotSupportedError as error:
+            raise NotSupportedError(f"{source.path}: {error}") from error
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{source.path}: the graph can't be taken in ({type(error).__name__}: "
@@ -151,7 +156,8 @@ class Model:
             raise ModelError(f"{file}: not a valid ONNX file ({reason})") from error
         for kind, entries in (("input", proto.graph.input), ("output", proto.graph.output)):
             for entry in entries:
-                if not entry.type.HasField("tensor_type"):
+                known = entry.type.WhichOneof("value")
+                if known != "tensor_type" and (known or kind == "input"):
                     raise NotSupportedError(
                         f"{file}: the {kind} {entry.name!r} is a sequence, a map or optional: only "
                         "tensors can be handled; export the model without it"
@@ -162,6 +168,7 @@ class Model:
         except (AttributeError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(f"{file}: its onnxgraft metadata is damaged ({error})") from error
         model.file = str(path)
+        _complete_outputs(model.graph, model.file)
         return model
 
     def to_onnx(self) -> onnx.ModelProto:
@@ -174,8 +181,8 @@ class Model:
 
         The model refers to them as external data; `OnnxRuntime` takes both, without a copy.
         """
-        light, weights = split_weights(self.graph)
-        proto = self._described(gs.export_onnx(light))
+        light, weights = split_weights(self.graph, plain=True)
+        proto = self._described(proto_of(light))
         for entry in proto.graph.initializer:
             if entry.name in weights:
                 entry.CopyFrom(reference_to(entry.name, weights[entry.name]))
@@ -208,7 +215,7 @@ class Model:
                 ``NAME.onnx.data`` if None.
         """
         light, weights = split_weights(self.graph)
-        proto = self._described(gs.export_onnx(light))
+        proto = self._described(proto_of(light))
         try:
             check(proto, weights)
         except onnx.checker.ValidationError as error:
@@ -235,8 +242,11 @@ class Model:
         return tuple(tensor_spec(tensor) for tensor in self.graph.outputs)
 
     def operators(self) -> dict[str, int]:
-        """Return how often each operator occurs, most frequent first; those of a domain with it."""
-        return counted(self.graph.nodes)
+        """Return how often each operator occurs, most frequent first; those of a domain with it.
+
+        The nodes of branches, of the bodies of loops and of the model's functions count too.
+        """
+        return counted(every_node(self.graph))
 
     @property
     def title(self) -> str:
@@ -255,6 +265,31 @@ def tensor_spec(tensor: Any) -> TensorSpec:
     except TypeError:  # a type that numpy does not have, such as bfloat16: onnx's own number
         dtype = onnx.TensorProto.DataType.Name(int(tensor.dtype)).lower()
     return TensorSpec(tensor.name, dtype, shape)
+
+
+def _complete_outputs(graph: gs.Graph, file: str) -> None:
+    """Infer the types and shapes of outputs whose file does not say them."""
+    unknown = [tensor for tensor in graph.outputs if not _has_type(tensor) or tensor.shape is None]
+    if not unknown:
+        return
+    shapes = Shapes(graph, declared=True)
+    for tensor in unknown:
+        if not _has_type(tensor):
+            tensor.dtype = None
+            tensor.dtype = shapes.dtype(tensor)
+        if tensor.dtype is None:
+            raise ModelError(
+                f"{file}: the type of the output {tensor.name!r} is neither said nor can it be "
+                "inferred; export the network with it"
+            )
+        found = shapes.shape(tensor)
+        if tensor.shape is None and found is not None:
+            tensor.shape = [dim.written for dim in found]
+
+
+def _has_type(tensor: Any) -> bool:
+    undefined = isinstance(tensor.dtype, int) and tensor.dtype == onnx.TensorProto.UNDEFINED
+    return tensor.dtype is not None and not undefined
 
 
 def _constants(graph: gs.Graph) -> Iterator[gs.Constant]:

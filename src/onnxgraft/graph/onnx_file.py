@@ -15,7 +15,7 @@ import math
 import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -29,9 +29,11 @@ from onnxgraft.files.schema import Costs, Message, schema
 from onnxgraft.files.survey import survey
 from onnxgraft.files.wire import BYTES, WireError, fields
 from onnxgraft.graph.demands import check_bodies, check_declared, check_dense, check_values
-from onnxgraft.graph.external import LARGE, ExternalData, view_of
+from onnxgraft.graph.external import LARGE, PACKED, ExternalData, view_of
+from onnxgraft.graph.foreign import refuse_foreign
 from onnxgraft.graph.messages import parts
 from onnxgraft.graph.operators import is_own_domain, op_key, op_of
+from onnxgraft.graph.surgeon import OLDEST_IR, is_plain
 from onnxgraft.graph.tensors import Array
 
 __all__ = [
@@ -77,22 +79,42 @@ _COSTS = Costs(
 def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """Return the model without its large initializers, and these as views of the mapped files.
 
-    The initializers are still listed in the model, with their shapes and types but no data.
+    The initializers are still listed in the model, with their shapes and types but no data. Those
+    that are listed as inputs too, as files of before 2019 have them, are no inputs any more.
 
     Raises:
         ModelError: It is no ONNX file, or its external data are missing or not where they may be:
             in the model's folder or below it, in files of their own; or an operator is a program.
     """
+    refuse_foreign(path, but=("an engine",))
     with open(path, "rb") as file:
         whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     weights: dict[str, Array] = {}
     try:
         survey(whole, _schema(), f"{path}:")
         proto = onnx.ModelProto.FromString(b"".join(_model(whole, weights)))
+        _renew(proto, path)
         _check(proto, path, weights)
     except (DecodeError, UnicodeDecodeError, WireError) as error:
         raise ModelError(f"{path}: not a valid ONNX file ({error})") from error
     return proto, weights
+
+
+def _renew(proto: onnx.ModelProto, path: Path) -> None:
+    """Give a model of before 2019 the form of today: initializers are no inputs."""
+    if proto.HasField("ir_version") and 0 < proto.ir_version < 3:
+        raise ModelError(
+            f"{path}: a file of ONNX's IR version {proto.ir_version}, of before 2017, does not say "
+            "which operators it means; export the network again"
+        )
+    if proto.ir_version == 3:
+        proto.ir_version = OLDEST_IR
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    stored |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
+    inputs = [entry for entry in proto.graph.input if entry.name not in stored]
+    if len(inputs) < len(proto.graph.input):
+        del proto.graph.input[:]
+        proto.graph.input.extend(inputs)
 
 
 def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> None:
@@ -181,15 +203,33 @@ def _initializer(data: memoryview, weights: dict[str, Array]) -> bytes | None:
 # Writing --------------------------------------------------------------------------------------
 
 
-def split_weights(graph: gs.Graph) -> tuple[gs.Graph, dict[str, Array]]:
-    """Return a copy of the graph whose large constants are empty, and the constants by name."""
+def split_weights(graph: gs.Graph, *, plain: bool = False) -> tuple[gs.Graph, dict[str, Array]]:
+    """Return a copy of the graph whose large constants are empty, and the constants by name.
+
+    Strings, and types that share bytes between elements, stay in the graph.
+
+    Args:
+        graph: Is not changed.
+        plain: Leave all types that numpy itself does not have in the graph.
+    """
     light = graph.copy()
     weights: dict[str, Array] = {}
     for tensor in light.tensors().values():
-        if isinstance(tensor, gs.Constant) and np.asarray(tensor.values).nbytes >= LARGE:
-            weights[tensor.name] = np.asarray(tensor.values)
-            tensor.values = np.zeros(0, tensor.values.dtype)
+        if not isinstance(tensor, gs.Constant) or tensor._values.nbytes < LARGE:
+            continue
+        value = np.asarray(tensor.values)
+        if is_plain(value.dtype) if plain else _is_whole(value.dtype):
+            weights[tensor.name] = value
+            tensor.values = np.zeros(0, value.dtype)
     return light, weights
+
+
+def _is_whole(dtype: np.dtype[Any]) -> bool:
+    """Tell whether each element of a type is stored in bytes of its own, as in memory."""
+    if dtype.hasobject:
+        return False
+    element = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    return onnx.TensorProto.DataType.Name(element) not in PACKED
 
 
 def reference_to(name: str, value: Array, location: str = "weights") -> onnx.TensorProto:
@@ -218,9 +258,15 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     """Run onnx.checker on a model whose large initializers are in ``weights``.
 
     They are declared as inputs instead, of the right types and shapes. Operators and opsets that
-    this version of onnx does not know are not checked: they may be right.
+    this version of onnx does not know are not checked: they may be right. An output needs no shape,
+    and no type.
     """
     whole = fed(model, weights)
+    for output in whole.graph.output:
+        kind = output.type.tensor_type
+        if output.type.HasField("tensor_type") or not output.type.WhichOneof("value"):
+            kind.elem_type = kind.elem_type or onnx.TensorProto.FLOAT
+            kind.shape.SetInParent()
     functions = {(function.domain, function.name) for function in whole.functions}
     newest = onnx.defs.onnx_opset_version()
     for entry in whole.opset_import:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import ModelError
 from onnxgraft.graph.operators import op_of
 
-__all__ = ["bodies", "detach", "pinned", "read_by", "tidy"]
+__all__ = ["bodies", "detach", "every_node", "parts", "pinned", "read_by", "tidy"]
 
 
 def bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
@@ -19,6 +20,18 @@ def bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
     for node in graph.nodes:
         for body in node.subgraphs():
             yield from bodies(body)
+
+
+def parts(graph: gs.Graph) -> Iterator[Any]:
+    """Yield a graph, the bodies in it, and the functions of the model with theirs."""
+    for part in (graph, *graph.functions):
+        yield from bodies(part)
+
+
+def every_node(graph: gs.Graph) -> Iterator[gs.Node]:
+    """Yield the nodes of a graph, of the bodies in it, and of the model's functions."""
+    for part in parts(graph):
+        yield from part.nodes
 
 
 def pinned(graph: gs.Graph) -> set[int]:

@@ -6,11 +6,13 @@ Given:  view(view(x))
 Result: Reshape(x, target), or x where the shape is x's again
 
 Given:  Reshape(f(Reshape(x: (N, H, W, C), [-1, C])), (N, H, W, ...))
+Given:  Unsqueeze(f(Squeeze(x, a)), a)
 Result: f(x)       f a chain of elementwise operators, of arithmetic with one constant for all or
                    one along the last axis, of Softmax of the last axis, and of MatMul and Gemm by
                    constant weights (a Gemm becomes MatMul and Add)
 
-TensorFlow wraps the softmax and the dense layer of a tensor with more than two axes so.
+TensorFlow wraps the softmax and the dense layer of a tensor with more than two axes so, and what
+follows a convolution of one axis.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     result = Result()
     for node in nodes_of(graph, *_VIEWS):
         _merge(node, context, result)
-    for node in nodes_of(graph, "Reshape"):
+    for node in nodes_of(graph, *_VIEWS):
         _unwrap(node, context, result)
     return result
 
@@ -77,7 +79,7 @@ def _merge(node: gs.Node, context: Context, result: Result) -> None:
 
 
 def _unwrap(first: gs.Node, context: Context, result: Result) -> None:
-    """Let what stands between two Reshapes work on the shape around them."""
+    """Let what stands between two views work on the shape around them."""
     around = context.shapes.shape(first.inputs[0])
     between = context.shapes.shape(first.outputs[0])
     if around is None or between is None or not around or not between:
@@ -90,7 +92,7 @@ def _unwrap(first: gs.Node, context: Context, result: Result) -> None:
         node = context.single_consumer(tensor)
         if node is None or len(node.outputs) != 1:
             return
-        if is_op(node, "Reshape") and node.inputs[0] is tensor:
+        if is_op(node, *_VIEWS) and node.inputs[0] is tensor:
             break
         kind = _kind(node, tensor, rows, context)
         if kind is None:
@@ -121,7 +123,7 @@ def _unwrap(first: gs.Node, context: Context, result: Result) -> None:
         replace(old, new)
         old.inputs[0].outputs = [new]
     ends[-1].inputs[0].outputs = [output]
-    result.did(first, f"{', '.join(map(op_of, chain))} works on the shape before the Reshape")
+    result.did(first, f"{', '.join(map(op_of, chain))} works on the shape before {first.name!r}")
 
 
 def _kind(node: gs.Node, tensor: gs.Tensor, rows: int, context: Context) -> str | None:

@@ -34,14 +34,14 @@ Affine = tuple[Vector, Vector]
 
 def is_affine(node: gs.Node) -> bool:
     """Tell whether a node may be a batch norm, or a step of one that is spelled out."""
-    return is_op(node, *_ARITHMETIC, "BatchNormalization")
+    return is_op(node, *_ARITHMETIC, "BatchNormalization", "Neg")
 
 
 def affine_of(node: gs.Node, position: int, layout: tuple[int, int, int]) -> Affine | str:
     """Return (a, b) such that ``node`` computes a*x + b of its input ``position``; or why not.
 
     Args:
-        node: A BatchNormalization, Add, Sub, Mul or Div; the other operand is a constant.
+        node: A BatchNormalization, Neg, Add, Sub, Mul or Div; the other operand is a constant.
         position: Which input x is.
         layout: Rank, channel axis and number of channels of x.
     """
@@ -56,6 +56,8 @@ def affine_of(node: gs.Node, position: int, layout: tuple[int, int, int]) -> Aff
         gamma, beta, mean, var = (np.asarray(term, np.float64) for term in terms)
         a = gamma / np.sqrt(var + node.attrs.get("epsilon", 1e-5))
         return a, beta - mean * a
+    if is_op(node, "Neg"):
+        return np.full(layout[2], -1.0), np.zeros(layout[2])
     value = np.asarray(constant(node.inputs[1 - position]))
     if value.dtype.kind != "f":
         return "the constant is not of a floating-point type"

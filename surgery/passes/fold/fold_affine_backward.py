@@ -1,6 +1,7 @@
 """Fold a batch normalization, fused or spelled out, into the layer after it.
 
-Given:  L(BatchNormalization(x))   or   L(x * c),  L(x / c),  L(x + c),  L(x - c),  L(c - x)
+Given:  L(BatchNormalization(x))   or   L(x * c),  L(x / c),  L(x + c),  L(x - c),  L(c - x),
+        L(-x)
         with L a Conv, ConvTranspose, Gemm or MatMul, and c one constant a channel or one for all
 Result: L'(x), with, for BatchNormalization(x) = a*x + b in each channel,
 
@@ -55,7 +56,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if isinstance(affine, str):
             result.refuse(node, affine.replace("layer's output", "operand"))
             continue
-        reason = _wrong(layer, affine[1], rank)
+        reason = _wrong(layer, affine[1], rank, context)
         if reason is not None:
             result.refuse(node, reason)
             continue
@@ -68,7 +69,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
 
 def _operand(node: gs.Node) -> int | None:
     """Return which input the step works on; None where it is no step by a constant."""
-    if is_op(node, "BatchNormalization"):
+    if is_op(node, "BatchNormalization", "Neg"):
         return 0
     fixed = [constant(tensor) is not None for tensor in node.inputs]
     return fixed.index(False) if fixed in ([True, False], [False, True]) else None
@@ -95,11 +96,11 @@ def _groups(layer: gs.Node) -> int:
     return int(layer.attrs.get("group", 1))
 
 
-def _wrong(layer: gs.Node, b: Vector, rank: int) -> str | None:
+def _wrong(layer: gs.Node, b: Vector, rank: int, context: Context) -> str | None:
     """Return why a fold into the layer would be wrong, or None."""
-    shared = [t.name for t in layer.inputs[1:] if len(t.outputs) > 1]
+    shared = [t.name for t in layer.inputs[1:] if context.is_shared(t)]
     if shared:
-        return f"{shared[0]!r} of {layer.name!r} is shared with another node"
+        return f"{shared[0]!r} of {layer.name!r} is shared with another user"
     if not b.any():
         return None
     if is_op(layer, "ConvTranspose"):

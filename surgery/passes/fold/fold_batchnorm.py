@@ -1,6 +1,7 @@
 """Fold a batch normalization, fused or spelled out, into the layer before it.
 
-Given:  BatchNormalization(L(x))   or   L(x) * c,  L(x) / c,  L(x) + c,  L(x) - c,  c - L(x)
+Given:  BatchNormalization(L(x))   or   L(x) * c,  L(x) / c,  L(x) + c,  L(x) - c,  c - L(x),
+        -L(x)
         with L a Conv, ConvTranspose, Gemm or MatMul, and c one constant a channel or one for all
 Result: L'(x), with
 
@@ -42,8 +43,8 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if found is None:
             continue
         layer, position = found
-        fused = is_op(node, "BatchNormalization")
-        if not fused and constant(node.inputs[1 - position]) is None:
+        alone = is_op(node, "BatchNormalization", "Neg")
+        if not alone and constant(node.inputs[1 - position]) is None:
             continue  # a residual addition, a gate: no part of a batch norm
         rank = _rank(layer, context)
         if rank is None:
@@ -59,9 +60,9 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if context.single_consumer(layer.outputs[0]) is None:
             result.refuse(node, f"the output of {layer.name!r} has another user")
             continue
-        shared = [t.name for t in layer.inputs[1:] if len(t.outputs) > 1]
+        shared = [t.name for t in layer.inputs[1:] if context.is_shared(t)]
         if shared:
-            result.refuse(node, f"{shared[0]!r} of {layer.name!r} is shared with another node")
+            result.refuse(node, f"{shared[0]!r} of {layer.name!r} is shared with another user")
             continue
         bias = layer.inputs[2].values if len(layer.inputs) > 2 else None
         if bias is not None and bias.size > 1 and bias.shape not in ((channels,), (1, channels)):

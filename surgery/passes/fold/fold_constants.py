@@ -3,8 +3,13 @@
 Given:  y = f(c1, c2, ...), every c a constant and f without randomness
 Result: the constant y
 
-onnxruntime computes all of them in one run. A result that is larger than `MOST_GROWTH` bytes and
-larger than what it was made from stays a computation: an Expand of a scalar is smaller as a node.
+onnxruntime computes all of them in one run, or, where it lacks a kernel for one, each by itself. A
+result that is larger than `MOST_GROWTH` bytes and larger than what it was made from stays a
+computation: an Expand of a scalar is smaller as a node. In bfloat16 only what moves values is
+folded: onnxruntime computes it in float32, which rounds otherwise.
+
+Given:  y = Range(a, b, c), which are computed vectors of one element
+Result: the same of scalars, which Range wants its constants to be
 """
 
 from __future__ import annotations
@@ -13,11 +18,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxgraft.errors import ModelError
+from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.inference import TensorType
-from onnxgraft.graph.operators import constant_value, is_op, op_key, op_of
+from onnxgraft.graph.operators import constant_value, is_op, nodes_of, op_key, op_of
+from onnxgraft.graph.surgeon import proto_of
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.stages.surgery.running.rewrite import Context, Result, replace
+from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, replace
 
 MOST_GROWTH = 1 << 20
 
@@ -25,6 +31,11 @@ MOST_GROWTH = 1 << 20
 RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
      "RandomUniformLike"}
+)  # fmt: skip
+# What computes nothing, but moves values or casts them.
+_MOVING = frozenset(
+    {"Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Size",
+     "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )  # fmt: skip
 # The last three are constants' own form, not computations to fold away.
 _NOT_FOLDED = RANDOM | {"Constant", "DequantizeLinear", "QuantizeLinear"}
@@ -43,7 +54,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     try:
         _fold(foldable, graph, context)
         folded = foldable
-    except ModelError:
+    except InputError:
         # One of them is beyond onnxruntime: the others are folded one by one.
         folded = []
         for node in foldable:
@@ -52,11 +63,17 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             try:
                 _fold([node], graph, context)
                 folded.append(node)
-            except ModelError as error:
+            except InputError as error:
                 result.refuse(node, str(error))
     for node in folded:
         result.did(node, f"{op_of(node)} of constants folded")
         node.outputs.clear()
+    for node in nodes_of(graph, "Range"):
+        for index, tensor in enumerate(list(node.inputs)):
+            value = constant(tensor)
+            if value is not None and value.size == 1 and value.ndim:
+                node.inputs[index] = context.constant(tensor.name, value.reshape(()))
+                result.did(node, f"{tensor.name!r} made a scalar")
     return result
 
 
@@ -75,16 +92,26 @@ def _fold(nodes: list[gs.Node], graph: gs.Graph, context: Context) -> None:
         nodes=nodes, inputs=[], outputs=wanted, opset=graph.opset,
         import_domains=graph.import_domains, ir_version=graph.ir_version,
     )  # fmt: skip
-    proto = gs.export_onnx(subgraph, do_type_check=False)
+    proto = proto_of(subgraph, do_type_check=False)
+    elements = {}
     for output, tensor in zip(proto.graph.output, wanted, strict=True):
         element = context.shapes.element(tensor)
         assert element is not None  # its size is known
+        elements[tensor.name] = element
         output.CopyFrom(onnx.helper.make_tensor_value_info(tensor.name, element, None))
     with OnnxRuntime(proto, name="fold_constants", optimize=False) as session:
         values = session.infer({})
+    made = {}
     for tensor in wanted:
-        value = np.ascontiguousarray(values[tensor.name]).reshape(values[tensor.name].shape)
-        replace(tensor, gs.Constant(tensor.name, value))
+        value = np.asarray(values[tensor.name])
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elements[tensor.name]))
+        if dtype.name == "bfloat16":
+            value = value.astype(dtype)
+        if value.dtype != dtype:
+            raise NotSupportedError(f"onnxruntime gives {value.dtype} for a tensor of {dtype}")
+        made[tensor.name] = np.ascontiguousarray(value).reshape(value.shape)
+    for tensor in wanted:
+        replace(tensor, gs.Constant(tensor.name, made[tensor.name]))
 
 
 def _foldable(graph: gs.Graph, context: Context, result: Result) -> list[gs.Node]:
@@ -100,6 +127,9 @@ def _foldable(graph: gs.Graph, context: Context, result: Result) -> list[gs.Node
         )
         if not ready or any(context.is_output(tensor) for tensor in node.outputs):
             continue
+        if not is_op(node, *_MOVING) and _in_bfloat16(node, context):
+            result.refuse(node, f"onnxruntime does not compute {op_of(node)} in bfloat16")
+            continue
         size = _bytes(node, context)
         if size is None:
             result.refuse(node, f"the size of what {op_of(node)} makes of constants is not known")
@@ -111,6 +141,11 @@ def _foldable(graph: gs.Graph, context: Context, result: Result) -> list[gs.Node
         chosen.append(node)
         folded.update(id(tensor) for tensor in node.outputs)
     return chosen
+
+
+def _in_bfloat16(node: gs.Node, context: Context) -> bool:
+    tensors = (tensor for tensor in (*node.inputs, *node.outputs) if tensor.name)
+    return any(context.shapes.element(t) == onnx.TensorProto.BFLOAT16 for t in tensors)
 
 
 def _bytes(node: gs.Node, context: Context) -> int | None:

@@ -106,6 +106,8 @@ def _unary(node: gs.Node, perm: Perm, context: Context) -> Change | None:
 
 
 def _broadcast(node: gs.Node, perm: Perm, context: Context) -> Change | None:
+    if context.opset < 7 and not all(transposed(tensor, perm) for tensor in node.inputs):
+        return None  # it broadcast otherwise: by an attribute, PRelu along axis 1
     rank, inverse = len(perm), _inverse(perm)
     reshaped: dict[int, list[int]] = {}
     for index, tensor in enumerate(node.inputs):
@@ -336,6 +338,8 @@ def _resize(node: gs.Node, perm: Perm, context: Context) -> Change | None:
     ]  # fmt: skip
     if not sizes or any(value is None for _, value in sizes):
         return None
+    if not _resizes(node, perm, context):
+        return None
 
     def change() -> list[int]:
         for index, value in sizes:
@@ -346,6 +350,29 @@ def _resize(node: gs.Node, perm: Perm, context: Context) -> Change | None:
         return list(perm)
 
     return change
+
+
+def _resizes(node: gs.Node, perm: Perm, context: Context) -> bool:
+    """Tell whether onnxruntime resizes what a node is to resize before the Transpose.
+
+    It interpolates along the last two axes, and linearly along those between first and last too.
+    """
+    mode = node.attrs.get("mode", "nearest")
+    mode = mode.decode() if isinstance(mode, bytes) else mode
+    if mode == "nearest":
+        return True
+    rank = len(perm)
+    scales = constant(node.inputs[2])
+    if scales is not None and scales.size:
+        kept = [scale == 1 for scale in scales]
+    else:
+        shape, sizes = context.shapes.shape(node.inputs[0]), constant(node.inputs[3])
+        if shape is None or sizes is None:
+            return False
+        kept = [dim == Dim(int(size)) for dim, size in zip(shape, sizes, strict=True)]
+    changed = {perm[axis] for axis in range(rank) if not kept[axis]}
+    between = mode == "linear" and rank == 4 and changed <= {1, 2}
+    return changed <= {rank - 2, rank - 1} or between
 
 
 def _along_axes(node: gs.Node, perm: Perm, context: Context) -> Change | None:

@@ -41,8 +41,8 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if dense is None or weight is None:
             result.refuse(flatten, "what is flattened is not used by one dense layer alone")
             continue
-        if len(weight.outputs) > 1:
-            result.refuse(flatten, f"the weights {weight.name!r} are shared")
+        if context.is_shared(weight):
+            result.refuse(flatten, f"the weights {weight.name!r} are shared with another user")
             continue
         sizes = [dim.number for dim in features]
         rows_last = is_op(dense, "Gemm") and dense.attrs.get("transB", 0)

@@ -1,0 +1,34 @@
+"""A float graph in the form in which ranges are measured and layers quantized."""
+
+from __future__ import annotations
+
+from onnxgraft.errors import NotSupportedError
+from onnxgraft.graph.lift import lift
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.opset import raise_opset
+
+__all__ = ["OLDEST_OPSET", "measurable", "ready"]
+
+# Scales per channel came with it.
+OLDEST_OPSET = 13
+
+
+def ready(model: Model) -> Model:
+    """Return a graph in float32 and an opset that has scales per channel.
+
+    Raises:
+        NotSupportedError: See `lift` and `raise_opset`.
+    """
+    return raise_opset(lift(model), OLDEST_OPSET)
+
+
+def measurable(model: Model) -> Model:
+    """Return the graph that is `ready`; one whose opset can't be raised in float32 alone.
+
+    Its ranges can still be written to a calibration cache.
+    """
+    lifted = lift(model)
+    try:
+        return raise_opset(lifted, OLDEST_OPSET)
+    except NotSupportedError:
+        return lifted

@@ -1,0 +1,166 @@
+"""What a file is that is no model: told by how it begins, and what to do with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from onnxgraft.errors import ModelError
+from onnxgraft.targets import TARGETS
+
+__all__ = ["is_onnx", "refuse_foreign", "what_it_is"]
+
+# So much of a file's beginning and end is looked at; texts are read whole up to this.
+_HEAD = 1 << 16
+_EXPORT = "it runs code when it is read; export the network in PyTorch with torch.onnx.export"
+_UNPACK = "unpack it and name the model in it"
+_MODEL = "name the model"
+# What files begin with: the offset, the bytes, what it is, and what to do.
+_MARKS: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"\x89PNG\r\n\x1a\n", "a PNG image", _MODEL),
+    (0, b"\xff\xd8\xff", "a JPEG image", _MODEL),
+    (0, b"GIF8", "a GIF image", _MODEL),
+    (0, b"II*\0", "a TIFF image", _MODEL),
+    (0, b"MM\0*", "a TIFF image", _MODEL),
+    (8, b"WEBP", "a WebP image", _MODEL),
+    (6, b"\0\0\0\0", "a BMP image", _MODEL),
+    (4, b"ftyp", "a video or an image in an MPEG container", _MODEL),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file", "if it is a Keras model, call it .h5"),
+    (0, b"\x93NUMPY", "a NumPy array", _MODEL),
+    (4, b"TFL3", "a TFLite model", "call it .tflite"),
+    (4, b"ORTM", "a model in onnxruntime's own format", "name the ONNX file it was made from"),
+    (0, b"GGUF", "a GGUF language model", "it holds weights and no graph; export ONNX"),
+    (0, b"%PDF", "a PDF document", _MODEL),
+    (0, b"\x7fELF", "a program or library", _MODEL),
+    (0, b"\x1f\x8b", "an archive, packed with gzip", _UNPACK),
+    (0, b"BZh", "an archive, packed with bzip2", _UNPACK),
+    (0, b"\xfd7zXZ\0", "an archive, packed with xz", _UNPACK),
+    (0, b"(\xb5/\xfd", "an archive, packed with Zstandard", _UNPACK),
+    (0, b"7z\xbc\xaf'\x1c", "a 7z archive", _UNPACK),
+    (0, b"Rar!", "a RAR archive", _UNPACK),
+    (257, b"ustar", "a tar archive", _UNPACK),
+    (0, b"TRT-", "a TensorRT calibration cache", "give it to quantize with --cache"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself: git lfs pull"),
+    (0, b"model_checkpoint_path:", "the list of TensorFlow's checkpoints",
+     "name one of those it lists"),
+    (0, b"7767517", "an ncnn network", "export the network as ONNX"),
+)  # fmt: skip
+# A table at the end of TensorFlow's checkpoints and their indices.
+_TABLE = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
+
+
+def is_onnx(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file begins as ONNX models do: with the number of their IR version."""
+    with open(path, "rb") as file:
+        head = file.read(3)
+    return len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 32
+
+
+def refuse_foreign(path: str | os.PathLike[str], but: Sequence[str] = ()) -> None:
+    """Raise ModelError if a file is known to be something else than a model, or than ``but``."""
+    found = what_it_is(path)
+    if found is not None and found[0] not in but:
+        raise ModelError(f"{os.fspath(path)}: is {found[0]}, and no model; {found[1]}")
+
+
+def what_it_is(path: str | os.PathLike[str]) -> tuple[str, str] | None:
+    """Return what a file is that is no model, and what to do; None where that is not known."""
+    file = Path(path)
+    if ".data-" in file.name and "-of-" in file.suffix:
+        return "the data of a TensorFlow checkpoint", "name the checkpoint by its prefix"
+    with open(file, "rb") as opened:
+        head = opened.read(_HEAD)
+        opened.seek(max(file.stat().st_size - _HEAD, 0))
+        tail = opened.read()
+    if head.startswith(b"PK\3\4"):
+        return _archive(head, tail)
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        return "a pickle, as PyTorch writes .pt and .pth", _EXPORT
+    if file.suffix.lower() != ".onnx" and _has_passport(file):
+        return "an engine", "name the model that it was built from"
+    for target in TARGETS:
+        # onnxruntime's are ONNX files: a single byte is no mark.
+        if target.wrote(head[:64]) and all(len(mark) > 1 for _, mark in target.magic):
+            return f"an engine of {target.title}", "name the model that it was built from"
+    if tail.endswith(_TABLE):
+        return "a part of a TensorFlow checkpoint", "name the checkpoint by its prefix"
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < file.stat().st_size:
+        return "a file of weights (safetensors)", "it has no graph; export the network as ONNX"
+    for offset, mark, what, advice in _MARKS:
+        at = head[offset : offset + len(mark)]
+        if at == mark and (what != "a BMP image" or _is_bitmap(head)):
+            return what, advice
+    return next(_texts(file, head), None)
+
+
+def _has_passport(file: Path) -> bool:
+    beside = Path(f"{file}.json")
+    found = _json(beside, beside.stat().st_size) if beside.is_file() else None
+    return found is not None and found[0].startswith("the passport")
+
+
+def _is_bitmap(head: bytes) -> bool:
+    return head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in (12, 40, 108, 124)
+
+
+def _archive(head: bytes, tail: bytes) -> tuple[str, str]:
+    """Return what a ZIP file holds, by the names at its beginning and in its list at the end."""
+    if b"PK\5\6" not in tail:
+        return "a ZIP archive that is cut short", "fetch it again"
+    names = head + tail
+    if b"/data.pkl" in names:
+        return "a PyTorch file (.pt, .pth)", _EXPORT
+    if b"config.json" in names and b".weights.h5" in names:
+        return "a Keras model", "call it .keras"
+    if b".npy" in names:
+        return "arrays of NumPy (.npz)", _MODEL
+    return "a ZIP archive", _UNPACK
+
+
+def _texts(file: Path, head: bytes) -> Iterator[tuple[str, str]]:
+    """Yield what a text is, as long as it is none that a model is written in."""
+    try:
+        text = head.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return
+    if not text or "\0" in text:
+        return
+    start = text[:256].lower()
+    if start.startswith(("<!doctype html", "<html")):
+        yield "a web page", "the download went wrong; fetch the file itself"
+    elif start.startswith(("<?xml", "<net")):
+        yield "XML, as OpenVINO writes its networks", "name the model that it was made from"
+    elif start.startswith(("[net]", "[convolutional]")):
+        yield "a Darknet network", "export the network as ONNX"
+    elif start.startswith(("#!", "import ", "from ", "def ", "class ")):
+        yield "a program text", _MODEL
+    elif start.startswith(("{", "[")) and (found := _json(file, len(head))) is not None:
+        yield found
+    elif len(head) < _HEAD and (found := _recipe(text)) is not None:
+        yield found
+
+
+def _json(file: Path, size: int) -> tuple[str, str] | None:
+    try:
+        told = json.loads(file.read_bytes()) if size < _HEAD else {}
+    except (ValueError, RecursionError):
+        return None
+    kind = str(told.get("format", "")) if isinstance(told, dict) else ""
+    if kind.startswith("onnxgraft.ranges"):
+        return "the ranges that onnxgraft calibrate wrote", "give them to quantize with --ranges"
+    if kind.startswith("onnxgraft.passport"):
+        return "the passport of an engine", "name the model that the engine was built from"
+    return "JSON", _MODEL
+
+
+def _recipe(text: str) -> tuple[str, str] | None:
+    try:
+        told = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if "calibrate" in told or "preprocess" in told:
+        return "a recipe", "give it to onnxgraft deploy, or the preprocessing in it to --preprocess"
+    return ("TOML", _MODEL) if told else None
