@@ -43,7 +43,7 @@ from onnxgraft.stages.engine.passport import (
 from onnxgraft.stages.engine.proving import Builder, mend
 from onnxgraft.stages.engine.tensorrt.bundle import Bundle, pack
 from onnxgraft.stages.engine.unknown import is_engine, target_of
-from onnxgraft.targets import TARGETS, Precision, Target, find_target
+from onnxgraft.targets import TARGETS, Floats, Precision, Target, find_target
 from onnxgraft.targets.cpu import Cpu
 from onnxgraft.targets.tensorrt import TENSORRT
 
@@ -146,7 +146,7 @@ def build(
     _check(aim, options)
     inputs = _with_shapes(model, options)
     graph, halved = _written(model, aim, options, ranges)
-    floats = "fp16" if computes_in_half(graph) else options.floats
+    floats = _floats_of(graph, options)
     here = aim.cpu()
     with together(path, passport_path(path)) as (made, beside):
         passport = Passport(
@@ -217,7 +217,7 @@ def bundle(
         outputs=model.outputs,
         versions={},
         graph=graph_hash(model),
-        floats="fp16" if computes_in_half(graph) else options.floats,
+        floats=_floats_of(graph, options),
         flags=halved,
         hashes=dict(evidence.hashes) if evidence else {},
         recipe=dict(evidence.recipe) if evidence else {},
@@ -319,6 +319,12 @@ def graph_precision(model: Model) -> Precision:
         return "int8"
     kinds = halves(model)
     return "bf16" if "bfloat16" in kinds else "fp16" if kinds else "fp32"
+
+
+def _floats_of(graph: Model, options: BuildOptions) -> Floats:
+    """Return what float layers run in: what stands in the graph, or what the library is asked."""
+    kinds = halves(graph)
+    return "bf16" if "bfloat16" in kinds else "fp16" if kinds else options.floats
 
 
 def _resolved(

@@ -120,6 +120,14 @@ def test_it_keeps_as_much_as_onnxruntimes_own_quantizer(tmp_path: Path) -> None:
     assert sqnr(expected, answer(made, values)) > peer - 3
 
 
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_an_engine_in_halves_is_proven_as_such(tmp_path: Path, target: str, kind: str) -> None:
+    passport = engine.build(Model.load(network(tmp_path, kind, kind)), tmp_path / "e", target)
+    assert passport.floats == {"float16": "fp16", "bfloat16": "bf16"}[kind]
+    assert passport.proven, [str(proof) for proof in passport.proof]
+
+
 def test_what_is_not_int8_may_be_float16_again(tmp_path: Path) -> None:
     original = Model.load(network(tmp_path, "float16", "float16"))
     samples = open_samples(tmp_path / "calib.npz", original.inputs)
