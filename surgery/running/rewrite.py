@@ -107,10 +107,17 @@ class Context:
         **attrs: Any,
     ) -> gs.Node:  # fmt: skip
         """Append a node to the graph; the runner sorts afterwards."""
-        node = gs.Node(op, self._free.node(name), dict(attrs), list(inputs), list(outputs))
+        node = self.node(op, name, inputs, outputs, **attrs)
         self.graph.nodes.append(node)
         self._own.add(id(node))
         return node
+
+    def node(
+        self, op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor],
+        **attrs: Any,
+    ) -> gs.Node:  # fmt: skip
+        """Return a node for a body, called ``name`` if that is free."""
+        return gs.Node(op, self._free.node(name), dict(attrs), list(inputs), list(outputs))
 
     def inside(self, nodes: Iterable[gs.Node]) -> bool:
         """Tell whether all ``nodes`` are of the graph itself, not of a body or around it."""

@@ -337,13 +337,19 @@ def test_an_empty_file_is_no_model(tmp_path: Path, function: Callable[[Original]
 
 @pytest.mark.parametrize("function", [Original.lower, Original.run, Original.inspect])
 @pytest.mark.parametrize(
-    "content", [b"# not a graph\n", b"hello", b"\n\n\n", b"\xff" * 100, b"{}"], ids=repr
-)
+    ("content", "told"),
+    [
+        (b"# not a graph\n", "not a TensorFlow GraphDef"), (b"hello", "not a TensorFlow GraphDef"),
+        (b"\n\n\n", "not a TensorFlow GraphDef"), (b"\xff" * 100, "not a TensorFlow GraphDef"),
+        (b"{}", "is JSON, and no model"),
+    ],
+    ids=repr,
+)  # fmt: skip
 def test_another_kind_of_file_is_no_graph(
-    tmp_path: Path, content: bytes, function: Callable[[Original], object]
+    tmp_path: Path, content: bytes, told: str, function: Callable[[Original], object]
 ) -> None:
     (tmp_path / "x.pb").write_bytes(content)
-    with pytest.raises(ModelError, match=r"x\.pb: not a TensorFlow GraphDef"):
+    with pytest.raises(ModelError, match=rf"x\.pb: {told}"):
         function(Original.of(tmp_path / "x.pb"))
 
 

@@ -173,14 +173,17 @@ def _loop(context: Context, name: str, valid: gs.Tensor, over: gs.Tensor, count:
     size, largest = variable("size", np.float32), variable("largest", np.float32)
     changed = variable("changed", np.bool_, [])
     nodes = [
-        gs.Node("MatMul", f"{name}/step/MatMul", {}, [before, over], [hits]),
-        gs.Node("Less", f"{name}/step/Less", {}, [hits, half], [free]),
-        gs.Node("Cast", f"{name}/step/Cast", {"to": 1}, [free], [left]),
-        gs.Node("Mul", f"{name}/step/Mul", {}, [valid, left], [after]),
-        gs.Node("Sub", f"{name}/step/Sub", {}, [after, before], [change]),
-        gs.Node("Abs", f"{name}/step/Abs", {}, [change], [size]),
-        gs.Node("ReduceMax", f"{name}/step/ReduceMax", {"keepdims": 0}, [size], [largest]),
-        gs.Node("Greater", f"{name}/step/Greater", {}, [largest, half], [changed]),
+        context.node(op, f"{name}/step/{op}", inputs, [output], **attrs)
+        for op, inputs, output, attrs in (
+            ("MatMul", [before, over], hits, {}),
+            ("Less", [hits, half], free, {}),
+            ("Cast", [free], left, {"to": 1}),
+            ("Mul", [valid, left], after, {}),
+            ("Sub", [after, before], change, {}),
+            ("Abs", [change], size, {}),
+            ("ReduceMax", [size], largest, {"keepdims": 0}),
+            ("Greater", [largest, half], changed, {}),
+        )
     ]
     body = gs.Graph(
         nodes, [step, going, before], [changed, after], name=f"{name}/step", opset=context.opset
