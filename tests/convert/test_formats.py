@@ -99,9 +99,12 @@ def _checkpoint(prefix: Path) -> None:
 
 
 def converted(path: Path, **options: Any) -> Converted:
-    """Convert and assert that the numbers are TensorFlow's, at two batch sizes."""
+    """Convert and assert that the numbers are TensorFlow's, at two batch sizes.
+
+    Where a softmax stays at its ends on the first samples, more are drawn.
+    """
     done = commands.convert(path, **options)
-    assert len(done.verdicts) == 2 * len(done.model.outputs)
+    assert len(done.verdicts) >= 2 * len(done.model.outputs)
     assert done.passed
     return done
 
