@@ -123,7 +123,7 @@ class Original:
             model, notes = self._raised(opset, oldest)
             set_io_layout(model, io_layout)
             return model, notes + self._unused()
-        opset = DEFAULT_OPSET if opset is None else opset
+        asked, opset = opset, DEFAULT_OPSET if opset is None else opset
         if not OLDEST_OPSET <= opset <= NEWEST_OPSET[framework]:
             newest = NEWEST_OPSET[framework]
             raise InputError(
@@ -139,8 +139,15 @@ class Original:
             model = extract(lower_tflite(self.path, opset), *self._ends)
         else:
             from onnxgraft.stages.convert.tensorflow.lower.lowering import lower
+            from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset
 
-            model, notes = lower(self._frozen, opset)
+            try:
+                model, notes = lower(self._frozen, opset)
+            except NewerOpset as error:
+                if asked is not None:
+                    raise
+                model, notes = lower(self._frozen, error.opset)
+                notes += [f"written in opset {error.opset}: {error.operator} needs it"]
         set_io_layout(model, io_layout)
         return model, notes + self._unused()
 

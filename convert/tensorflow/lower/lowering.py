@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from onnxgraft.errors import ModelError, NotSupportedError
+from onnxgraft.errors import ModelError, NotSupportedError, OnnxgraftError
 from onnxgraft.graph.inference import infer
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.operators import op_key, op_of
@@ -22,6 +22,7 @@ from onnxgraft.stages.convert.tensorflow.loops.loops import prepare_loops
 from onnxgraft.stages.convert.tensorflow.loops.recurrent import fuse_recurrent
 from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
 from onnxgraft.stages.convert.tensorflow.lower.weights import put_into_onnx, stand_ins
+from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
 from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
@@ -69,6 +70,11 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
                 opset=opset,
                 custom_op_handlers=handlers(),
             )
+        except NewerOpset as error:
+            error.args = (f"{frozen.source.path}: {error}",)
+            raise
+        except OnnxgraftError as error:  # a handler's of ours
+            raise NotSupportedError(f"{frozen.source.path}: {error}") from error
         except (tf.errors.OpError, ValueError, KeyError, RuntimeError, AssertionError) as error:
             raise ModelError(
                 f"{frozen.source.path}: tf2onnx can't convert {_suspects(light, str(error))}: "

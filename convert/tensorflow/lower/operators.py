@@ -1,21 +1,50 @@
 """TensorFlow's operators that tf2onnx leaves or gets wrong, written as ONNX has them.
 
-One function an operator; `OPERATORS` at the end is the table. tf2onnx calls these handlers in place
-of its own.
+One function an operator, here or in the file of its family; `OPERATORS` at the end is the table.
+tf2onnx calls these handlers in place of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
-__all__ = ["OPERATORS", "Operator", "handlers"]
+from onnxgraft.stages.convert.tensorflow.lower.indexing import (
+    one_hot,
+    scatter_nd,
+    tensor_scatter_max,
+    tensor_scatter_min,
+)
+from onnxgraft.stages.convert.tensorflow.lower.resizing import (
+    resize_area,
+    resize_bicubic,
+    resize_bilinear,
+    resize_nearest,
+    scale_and_translate,
+)
+from onnxgraft.stages.convert.tensorflow.lower.segments import (
+    segment_max,
+    segment_mean,
+    segment_min,
+    segment_prod,
+    segment_sum,
+    unsorted_segment_max,
+    unsorted_segment_min,
+    unsorted_segment_prod,
+    unsorted_segment_sum,
+)
+from onnxgraft.stages.convert.tensorflow.lower.windows import (
+    einsum,
+    extract_image_patches,
+    max_pool_with_argmax,
+)
+from onnxgraft.stages.convert.tensorflow.lower.writing import Handler, Value, Writer, by, replace
 
-Handler = Callable[[Any, Any, str, Any], None]
+__all__ = ["OPERATORS", "Operator", "handlers"]
 
 
 @dataclass(frozen=True)
@@ -43,141 +72,125 @@ def _select(ctx: Any, node: Any, name: str, args: Any) -> None:
     Select.version_9(ctx, node)
 
 
-class _Writer:
-    """Adds nodes of one type and constants to a graph of tf2onnx."""
-
-    def __init__(self, ctx: Any, node: Any) -> None:
-        self.ctx = ctx
-        self.scope = node.name
-        self.dtype = ctx.get_dtype(node.input[0])
-
-    @property
-    def whole(self) -> bool:
-        """Whether the numbers are whole."""
-        from onnx.helper import tensor_dtype_to_np_dtype
-
-        return bool(tensor_dtype_to_np_dtype(self.dtype).kind in "iu")
-
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        made = self.ctx.make_node(kind, list(inputs), attr=attributes, op_name_scope=self.scope)
-        return str(made.output[0])
-
-    def const(self, value: float) -> str:
-        from onnx.helper import tensor_dtype_to_np_dtype
-        from tf2onnx import utils
-
-        array = np.array(value, tensor_dtype_to_np_dtype(self.dtype))
-        return str(self.ctx.make_const(utils.make_name(self.scope), array).output[0])
+def _erfc(w: Writer, x: Sequence[Value]) -> Value:
+    return w.const(1, x[0].dtype) - w.op("Erf", x[0])
 
 
-def _replace(ctx: Any, node: Any, formula: Callable[[_Writer, Sequence[str]], str]) -> None:
-    """Let ``formula`` write what the node computes, and give its result the node's name."""
-    shape, dtype = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
-    result = formula(_Writer(ctx, node), node.input)
-    name, outputs = node.name, node.output
-    ctx.remove_node(name)
-    ctx.make_node("Identity", [result], name=name, outputs=outputs, shapes=[shape], dtypes=[dtype])
+def _expm1(w: Writer, x: Sequence[Value]) -> Value:
+    return w.op("Tanh", x[0] * 0.5) * (w.op("Exp", x[0]) + 1)
 
 
-def _erfc(ctx: Any, node: Any, name: str, args: Any) -> None:
-    _replace(ctx, node, lambda w, x: w.op("Sub", w.const(1), w.op("Erf", x[0])))
-
-
-def _expm1(ctx: Any, node: Any, name: str, args: Any) -> None:
-    def formula(w: _Writer, x: Sequence[str]) -> str:
-        half = w.op("Tanh", w.op("Mul", x[0], w.const(0.5)))
-        return w.op("Mul", half, w.op("Add", w.op("Exp", x[0]), w.const(1)))
-
-    _replace(ctx, node, formula)
-
-
-def _floor_div(ctx: Any, node: Any, name: str, args: Any) -> None:
+def _floor_div(w: Writer, x: Sequence[Value]) -> Value:
     """Write floor(a / b); whole numbers, which ONNX divides towards 0, as (a - a mod b) / b."""
-
-    def formula(w: _Writer, x: Sequence[str]) -> str:
-        if w.whole:
-            return w.op("Div", w.op("Sub", x[0], w.op("Mod", x[0], x[1])), x[1])
-        return w.op("Floor", w.op("Div", x[0], x[1]))
-
-    _replace(ctx, node, formula)
+    a, b = x
+    return (a - w.op("Mod", a, b)) / b if a.whole else w.op("Floor", a / b)
 
 
-def _floor_mod(ctx: Any, node: Any, name: str, args: Any) -> None:
+def _floor_mod(w: Writer, x: Sequence[Value]) -> Value:
     """Write a - b floor(a / b); of whole numbers that is ONNX's Mod, with the sign of b."""
-
-    def formula(w: _Writer, x: Sequence[str]) -> str:
-        if w.whole:
-            return w.op("Mod", x[0], x[1])
-        return w.op("Sub", x[0], w.op("Mul", x[1], w.op("Floor", w.op("Div", x[0], x[1]))))
-
-    _replace(ctx, node, formula)
+    a, b = x
+    return w.op("Mod", a, b) if a.whole else a - b * w.op("Floor", a / b)
 
 
-def _rank(ctx: Any, node: Any, name: str, args: Any) -> None:
+def _rank(w: Writer, x: Sequence[Value]) -> Value:
     """Write the number of dimensions: the size of the shape."""
-
-    def formula(w: _Writer, x: Sequence[str]) -> str:
-        return w.op("Cast", w.op("Size", w.op("Shape", x[0])), to=TensorProto.INT32)
-
-    _replace(ctx, node, formula)
+    return w.op("Size", x[0].shape()).to(TensorProto.INT32)
 
 
 def _tfl_gelu(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Write TFLite's Gelu: x / 2 (1 + erf(x / sqrt 2)), or its tanh approximation."""
     approximate = bool(node.get_attr_value("approximate", 0))
 
-    def formula(w: _Writer, x: Sequence[str]) -> str:
+    def formula(w: Writer, inputs: Sequence[Value]) -> Value:
+        x = inputs[0]
         if approximate:
-            cube = w.op("Mul", w.op("Mul", x[0], x[0]), x[0])
-            inner = w.op("Add", x[0], w.op("Mul", cube, w.const(0.044715)))
-            gate = w.op("Tanh", w.op("Mul", inner, w.const(np.sqrt(2 / np.pi))))
+            gate = w.op("Tanh", (x + x * x * x * 0.044715) * np.sqrt(2 / np.pi))
         else:
-            gate = w.op("Erf", w.op("Mul", x[0], w.const(np.sqrt(0.5))))
-        half = w.op("Mul", x[0], w.const(0.5))
-        return w.op("Mul", half, w.op("Add", gate, w.const(1)))
+            gate = w.op("Erf", x * np.sqrt(0.5))
+        return x * 0.5 * (gate + 1)
 
-    _replace(ctx, node, formula)
-
-
-def _log1p(w: _Writer, x: Sequence[str]) -> str:
-    near = w.op("Less", w.op("Abs", x[0]), w.const(0.5))
-    ratio = w.op("Div", x[0], w.op("Add", x[0], w.const(2)))
-    small = w.op("Mul", w.op("Atanh", ratio), w.const(2))
-    return w.op("Where", near, small, w.op("Log", w.op("Add", x[0], w.const(1))))
+    replace(ctx, node, formula)
 
 
-def _guarded(inner: str, outer: str) -> Callable[[_Writer, Sequence[str]], str]:
-    def formula(w: _Writer, x: Sequence[str]) -> str:
-        second = w.op(inner, x[1]) if inner else x[1]
-        value = w.op(outer, x[0], second)
-        return w.op("Where", w.op("Equal", x[0], w.const(0)), w.const(0), value)
-
-    return formula
+def _log1p(w: Writer, x: Sequence[Value]) -> Value:
+    near = w.op("Abs", x[0]) < 0.5
+    small = w.op("Atanh", x[0] / (x[0] + 2)) * 2
+    return near.where(small, w.op("Log", x[0] + 1))
 
 
-def _xlog1py(w: _Writer, x: Sequence[str]) -> str:
-    value = w.op("Mul", x[0], _log1p(w, x[1:]))
-    return w.op("Where", w.op("Equal", x[0], w.const(0)), w.const(0), value)
+def _xdivy(w: Writer, x: Sequence[Value]) -> Value:
+    return x[0].equals(0).where(0, x[0] / x[1])
 
 
-def _by(formula: Callable[[_Writer, Sequence[str]], str]) -> Handler:
-    """Return the handler of an operator that is a formula of its inputs."""
-    return lambda ctx, node, name, args: _replace(ctx, node, formula)
+def _xlogy(w: Writer, x: Sequence[Value]) -> Value:
+    return x[0].equals(0).where(0, x[0] * w.op("Log", x[1]))
+
+
+def _xlog1py(w: Writer, x: Sequence[Value]) -> Value:
+    return x[0].equals(0).where(0, x[0] * _log1p(w, x[1:]))
 
 
 OPERATORS = {
-    "Erfc": Operator(_erfc, "1 - erf(x)"),
-    "Expm1": Operator(_expm1, "tanh(x / 2) (e^x + 1), which does not cancel near 0"),
-    "FloorDiv": Operator(
-        _floor_div, "floor(a / b); of whole numbers (a - Mod(a, b)) / b, for ONNX rounds to 0"
+    "Einsum": Operator(
+        einsum, "Einsum with a letter for each dimension that ... stands for, aligned at the right"
     ),
-    "FloorMod": Operator(_floor_mod, "a - b floor(a / b); of whole numbers Mod"),
-    "Log1p": Operator(_by(_log1p), "2 atanh(x / (2 + x)) for abs(x) < 1/2, else log(1 + x)"),
-    "Rank": Operator(_rank, "the size of the shape"),
+    "Erfc": Operator(by(_erfc), "1 - erf(x)"),
+    "Expm1": Operator(by(_expm1), "tanh(x / 2) (e^x + 1), which does not cancel near 0"),
+    "ExtractImagePatches": Operator(
+        extract_image_patches, "two Gathers, of the rows and of the columns in each patch"
+    ),
+    "FloorDiv": Operator(
+        by(_floor_div), "floor(a / b); of whole numbers (a - Mod(a, b)) / b, for ONNX rounds to 0"
+    ),
+    "FloorMod": Operator(by(_floor_mod), "a - b floor(a / b); of whole numbers Mod"),
+    "Log1p": Operator(by(_log1p), "2 atanh(x / (2 + x)) for abs(x) < 1/2, else log(1 + x)"),
+    "MaxPoolWithArgmax": Operator(
+        max_pool_with_argmax, "MaxPool with indices, of float32 or float64 where ONNX has no other"
+    ),
+    "OneHot": Operator(
+        one_hot,
+        "Equal of the indices and 0, 1, 2 ...; ONNX's OneHot counts negative indices from the end",
+    ),
+    "Rank": Operator(by(_rank), "the size of the shape"),
+    "ResizeArea": Operator(
+        resize_area, "two MatMuls, with how much of each pixel lies within each pixel of the result"
+    ),
+    "ResizeBicubic": Operator(
+        resize_bicubic, "two MatMuls, with TensorFlow's weights, which it rounds to 1/1024 pixel"
+    ),
+    "ResizeBilinear": Operator(resize_bilinear, "Resize of float32, whatever the image's type"),
+    "ResizeNearestNeighbor": Operator(
+        resize_nearest, "Resize, or two Gathers where it would round a tie otherwise"
+    ),
+    "ScaleAndTranslate": Operator(
+        scale_and_translate, "two MatMuls, with the weights of the kernel, antialiased or not"
+    ),
+    "ScatterNd": Operator(
+        scatter_nd, "ScatterND into zeros, adding up where an index may come twice"
+    ),
+    "SegmentMax": Operator(segment_max, "as UnsortedSegmentMax, and 0 where a segment is empty"),
+    "SegmentMean": Operator(segment_mean, "the sum by the count, and 0 where a segment is empty"),
+    "SegmentMin": Operator(segment_min, "as UnsortedSegmentMin, and 0 where a segment is empty"),
+    "SegmentProd": Operator(segment_prod, "ScatterND that multiplies"),
+    "SegmentSum": Operator(segment_sum, "ScatterND that adds up"),
     "Select": Operator(_select, "Where; tf2onnx's c x + (1 - c) y lets a NaN of y through"),
     "SelectV2": Operator(_select, "Where, likewise"),
     "TFL_GELU": Operator(_tfl_gelu, "x / 2 (1 + erf(x / sqrt 2)), or its tanh approximation"),
-    "Xdivy": Operator(_by(_guarded("", "Div")), "x / y, and 0 where x is 0"),
-    "Xlog1py": Operator(_by(_xlog1py), "x log(1 + y), and 0 where x is 0"),
-    "Xlogy": Operator(_by(_guarded("Log", "Mul")), "x log(y), and 0 where x is 0"),
+    "TensorScatterMax": Operator(
+        tensor_scatter_max, "ScatterND that takes the largest, which ONNX has from opset 18 on"
+    ),
+    "TensorScatterMin": Operator(tensor_scatter_min, "ScatterND that takes the least, likewise"),
+    "UnsortedSegmentMax": Operator(
+        unsorted_segment_max, "ScatterND that takes the largest, negative ids left out"
+    ),
+    "UnsortedSegmentMin": Operator(
+        unsorted_segment_min, "ScatterND that takes the least, negative ids left out"
+    ),
+    "UnsortedSegmentProd": Operator(
+        unsorted_segment_prod, "ScatterND that multiplies, negative ids left out"
+    ),
+    "UnsortedSegmentSum": Operator(unsorted_segment_sum, "ScatterND that adds up, negative ids left out"),
+    "Xdivy": Operator(by(_xdivy), "x / y, and 0 where x is 0"),
+    "Xlog1py": Operator(by(_xlog1py), "x log(1 + y), and 0 where x is 0"),
+    "Xlogy": Operator(by(_xlogy), "x log(y), and 0 where x is 0"),
 }
