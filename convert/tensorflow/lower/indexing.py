@@ -10,7 +10,15 @@ from onnx import TensorProto
 
 from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset, Value, Writer, replace
 
-__all__ = ["one_hot", "scatter_nd", "tensor_scatter_max", "tensor_scatter_min"]
+__all__ = [
+    "dense_bincount",
+    "invert_permutation",
+    "one_hot",
+    "scatter",
+    "scatter_nd",
+    "tensor_scatter_max",
+    "tensor_scatter_min",
+]
 
 _INT64 = TensorProto.INT64
 # What onnxruntime compares.
@@ -92,8 +100,13 @@ def scatter(
     since = {"none": 0, "add": 16, "mul": 16, "max": 18, "min": 18}[reduction]
     if w.ctx.opset < since:
         raise NewerOpset(f"{node.type} ({node.name})", since)
-    how = {} if reduction == "none" else {"reduction": reduction}
-    return w.op("ScatterND", data, indices.to(_INT64), updates, **how)
+    if reduction == "none":
+        return w.op("ScatterND", data, indices.to(_INT64), updates)
+    kind = TensorProto.FLOAT if data.dtype == TensorProto.FLOAT16 else data.dtype
+    made = w.op(
+        "ScatterND", data.to(kind), indices.to(_INT64), updates.to(kind), reduction=reduction
+    )
+    return made.to(data.dtype)
 
 
 def _reduced(reduction: str) -> Any:
@@ -105,3 +118,31 @@ def _reduced(reduction: str) -> Any:
 
 tensor_scatter_max = _reduced("max")
 tensor_scatter_min = _reduced("min")
+
+
+def invert_permutation(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Write 0, 1, 2 ... to the places that the permutation names."""
+
+    def formula(w: Writer, x: Sequence[Value]) -> Value:
+        steps = w.range(w.size(x[0], 0).to(x[0].dtype))
+        return w.op("ScatterElements", x[0], x[0].to(_INT64), steps, axis=0)
+
+    replace(ctx, node, formula)
+
+
+def dense_bincount(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Write how often, or with what weight, 0, 1, 2 ... are among the values of each row."""
+    binary = bool(node.get_attr_value("binary_output", 0))
+
+    def formula(w: Writer, x: Sequence[Value]) -> Value:
+        values, size, weights = x
+        hits = values.unsqueeze(-1).equals(w.range(size.to(values.dtype)))
+        shape = ctx.get_shape(weights.name)
+        counts = hits.to(weights.dtype)
+        if not binary and (shape is None or 0 not in shape):
+            counts = hits.where(weights.unsqueeze(-1), 0)
+        axis = (ctx.get_rank(values.name) or 1) - 1
+        counts = counts.sum(axis, keepdims=False)
+        return (counts > 0).to(weights.dtype) if binary else counts
+
+    replace(ctx, node, formula)

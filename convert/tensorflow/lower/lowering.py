@@ -22,7 +22,6 @@ from onnxgraft.stages.convert.tensorflow.loops.loops import prepare_loops
 from onnxgraft.stages.convert.tensorflow.loops.recurrent import fuse_recurrent
 from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
 from onnxgraft.stages.convert.tensorflow.lower.weights import put_into_onnx, stand_ins
-from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
 from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
@@ -61,6 +60,7 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
     prepare_loops(frozen.source.path, light, frozen.fetched)
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
+    refused: list[OnnxgraftError] = []
     with quiet(), tf.Graph().as_default():
         try:
             proto, _ = tf2onnx.convert.from_graph_def(
@@ -68,18 +68,15 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
                 input_names=[*frozen.places, *(f"{name}:0" for name in standing)],
                 output_names=list(frozen.fetched),
                 opset=opset,
-                custom_op_handlers=handlers(),
+                custom_op_handlers=handlers(refused),
             )
-        except NewerOpset as error:
-            error.args = (f"{frozen.source.path}: {error}",)
-            raise
-        except OnnxgraftError as error:  # a handler's of ours
-            raise NotSupportedError(f"{frozen.source.path}: {error}") from error
         except (tf.errors.OpError, ValueError, KeyError, RuntimeError, AssertionError) as error:
             raise ModelError(
                 f"{frozen.source.path}: tf2onnx can't convert {_suspects(light, str(error))}: "
                 f"{reason_of(error)}"
             ) from error
+    if refused:
+        raise refused[0]
     assert isinstance(proto, onnx.ModelProto)
     return proto, standing
 

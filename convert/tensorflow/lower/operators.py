@@ -6,18 +6,64 @@ tf2onnx calls these handlers in place of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from onnx import TensorProto
-
+from onnxgraft.errors import OnnxgraftError
+from onnxgraft.stages.convert.tensorflow.lower.complexes import (
+    angle,
+    complex_of,
+    complex_sum,
+    conjugate,
+    fourier,
+    imaginary_part,
+    inverse_fourier,
+    magnitude,
+    real_part,
+)
+from onnxgraft.stages.convert.tensorflow.lower.elementwise import (
+    bitwise_and,
+    bitwise_or,
+    bitwise_xor,
+    bucketize,
+    erfc,
+    expm1,
+    fake_quantize,
+    floor_div,
+    floor_mod,
+    invert,
+    log1p,
+    lower_bound,
+    mul_no_nan,
+    rank,
+    select,
+    shape_n,
+    tfl_gelu,
+    trunc_mod,
+    upper_bound,
+    xdivy,
+    xlog1py,
+    xlogy,
+)
+from onnxgraft.stages.convert.tensorflow.lower.images import (
+    adjust_saturation,
+    crop_and_resize,
+    hsv_to_rgb,
+    non_max_suppression,
+    rgb_to_hsv,
+)
 from onnxgraft.stages.convert.tensorflow.lower.indexing import (
+    dense_bincount,
+    invert_permutation,
     one_hot,
     scatter_nd,
     tensor_scatter_max,
     tensor_scatter_min,
+)
+from onnxgraft.stages.convert.tensorflow.lower.matrices import (
+    euclidean_norm,
+    matrix_diag,
+    matrix_set_diag,
 )
 from onnxgraft.stages.convert.tensorflow.lower.resizing import (
     resize_area,
@@ -42,7 +88,7 @@ from onnxgraft.stages.convert.tensorflow.lower.windows import (
     extract_image_patches,
     max_pool_with_argmax,
 )
-from onnxgraft.stages.convert.tensorflow.lower.writing import Handler, Value, Writer, by, replace
+from onnxgraft.stages.convert.tensorflow.lower.writing import Handler, by
 
 __all__ = ["OPERATORS", "Operator", "handlers"]
 
@@ -60,90 +106,76 @@ class Operator:
     written: str
 
 
-def handlers() -> dict[str, tuple[Handler, list[Any]]]:
-    """Return the handlers in the form that tf2onnx takes."""
-    return {name: (operator.handler, []) for name, operator in OPERATORS.items()}
+def handlers(refused: list[OnnxgraftError]) -> dict[str, tuple[Handler, list[Any]]]:
+    """Return the handlers in the form that tf2onnx takes.
 
+    Args:
+        refused: Gets what they raise, for tf2onnx goes on without a word.
+    """
 
-def _select(ctx: Any, node: Any, name: str, args: Any) -> None:
-    from tf2onnx.onnx_opset.controlflow import Select
+    def telling(handler: Handler) -> Handler:
+        def told(ctx: Any, node: Any, name: str, args: Any) -> None:
+            try:
+                handler(ctx, node, name, args)
+            except OnnxgraftError as error:
+                refused.append(error)
+                raise
 
-    node.set_attr("handles_nan", True)  # tf2onnx then writes a Where
-    Select.version_9(ctx, node)
+        return told
 
-
-def _erfc(w: Writer, x: Sequence[Value]) -> Value:
-    return w.const(1, x[0].dtype) - w.op("Erf", x[0])
-
-
-def _expm1(w: Writer, x: Sequence[Value]) -> Value:
-    return w.op("Tanh", x[0] * 0.5) * (w.op("Exp", x[0]) + 1)
-
-
-def _floor_div(w: Writer, x: Sequence[Value]) -> Value:
-    """Write floor(a / b); whole numbers, which ONNX divides towards 0, as (a - a mod b) / b."""
-    a, b = x
-    return (a - w.op("Mod", a, b)) / b if a.whole else w.op("Floor", a / b)
-
-
-def _floor_mod(w: Writer, x: Sequence[Value]) -> Value:
-    """Write a - b floor(a / b); of whole numbers that is ONNX's Mod, with the sign of b."""
-    a, b = x
-    return w.op("Mod", a, b) if a.whole else a - b * w.op("Floor", a / b)
-
-
-def _rank(w: Writer, x: Sequence[Value]) -> Value:
-    """Write the number of dimensions: the size of the shape."""
-    return w.op("Size", x[0].shape()).to(TensorProto.INT32)
-
-
-def _tfl_gelu(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """Write TFLite's Gelu: x / 2 (1 + erf(x / sqrt 2)), or its tanh approximation."""
-    approximate = bool(node.get_attr_value("approximate", 0))
-
-    def formula(w: Writer, inputs: Sequence[Value]) -> Value:
-        x = inputs[0]
-        if approximate:
-            gate = w.op("Tanh", (x + x * x * x * 0.044715) * np.sqrt(2 / np.pi))
-        else:
-            gate = w.op("Erf", x * np.sqrt(0.5))
-        return x * 0.5 * (gate + 1)
-
-    replace(ctx, node, formula)
-
-
-def _log1p(w: Writer, x: Sequence[Value]) -> Value:
-    near = w.op("Abs", x[0]) < 0.5
-    small = w.op("Atanh", x[0] / (x[0] + 2)) * 2
-    return near.where(small, w.op("Log", x[0] + 1))
-
-
-def _xdivy(w: Writer, x: Sequence[Value]) -> Value:
-    return x[0].equals(0).where(0, x[0] / x[1])
-
-
-def _xlogy(w: Writer, x: Sequence[Value]) -> Value:
-    return x[0].equals(0).where(0, x[0] * w.op("Log", x[1]))
-
-
-def _xlog1py(w: Writer, x: Sequence[Value]) -> Value:
-    return x[0].equals(0).where(0, x[0] * _log1p(w, x[1:]))
+    return {name: (telling(operator.handler), []) for name, operator in OPERATORS.items()}
 
 
 OPERATORS = {
+    "AdjustSaturation": Operator(by(adjust_saturation), "v - (v - colour) ratio, where v is the largest channel"),
+    "Angle": Operator(angle, "atan2 of the two parts"),
+    "BitwiseAnd": Operator(bitwise_and, "BitwiseAnd, which ONNX has from opset 18 on"),
+    "BitwiseOr": Operator(bitwise_or, "BitwiseOr, likewise"),
+    "BitwiseXor": Operator(bitwise_xor, "BitwiseXor, likewise"),
+    "Bucketize": Operator(bucketize, "how many boundaries are not above the value"),
+    "Complex": Operator(complex_of, "the two parts, kept apart"),
+    "ComplexAbs": Operator(magnitude, "the root of the sum of the squares of both parts"),
+    "Conj": Operator(conjugate, "the imaginary part negated"),
+    "CropAndResize": Operator(crop_and_resize, "a Loop of Resize, ties rounded up where it takes the nearest"),
+    "DenseBincount": Operator(dense_bincount, "where each value is 0, 1, 2 ..., added up"),
+    "EuclideanNorm": Operator(euclidean_norm, "ReduceL2"),
+    "FakeQuantWithMinMaxVars": Operator(fake_quantize, "QuantizeLinear and DequantizeLinear, or the same in plain arithmetic where ONNX has no such range"),
+    "FakeQuantWithMinMaxVarsPerChannel": Operator(fake_quantize, "the same in plain arithmetic"),
+    "FFT": Operator(fourier, "MatMuls with sines and cosines"),
+    "FFT2D": Operator(fourier, "likewise, over both axes"),
+    "HSVToRGB": Operator(by(hsv_to_rgb), "v (1 - s + s t), where t goes up and down with the hue"),
+    "IFFT": Operator(inverse_fourier, "MatMuls with sines and cosines"),
+    "IFFT2D": Operator(inverse_fourier, "likewise, over both axes"),
+    "IRFFT": Operator(inverse_fourier, "MatMuls with sines and cosines, to the real part"),
+    "IRFFT2D": Operator(inverse_fourier, "likewise, over both axes"),
+    "Imag": Operator(imaginary_part, "the imaginary part"),
+    "Invert": Operator(invert, "BitwiseNot, from opset 18 on"),
+    "InvertPermutation": Operator(invert_permutation, "ScatterElements of 0, 1, 2 ..."),
+    "LowerBound": Operator(lower_bound, "how many of the sorted numbers are below the value"),
+    "MatrixDiagV3": Operator(matrix_diag, "Where on the diagonal"),
+    "MatrixSetDiagV3": Operator(matrix_set_diag, "Where on the diagonal"),
+    "MulNoNan": Operator(by(mul_no_nan), "x y, and 0 where y is 0"),
+    "NonMaxSuppressionV5": Operator(non_max_suppression, "NonMaxSuppression, without soft_nms_sigma"),
+    "RFFT": Operator(fourier, "MatMuls with sines and cosines"),
+    "RFFT2D": Operator(fourier, "likewise, over both axes"),
+    "RGBToHSV": Operator(by(rgb_to_hsv), "the hue by the largest channel, the saturation, the value"),
+    "Real": Operator(real_part, "the real part"),
+    "ShapeN": Operator(shape_n, "a Shape for each of the tensors"),
+    "TruncateMod": Operator(by(trunc_mod), "Mod with fmod=1"),
+    "UpperBound": Operator(upper_bound, "how many of the sorted numbers are not above the value"),
     "Einsum": Operator(
         einsum, "Einsum with a letter for each dimension that ... stands for, aligned at the right"
     ),
-    "Erfc": Operator(by(_erfc), "1 - erf(x)"),
-    "Expm1": Operator(by(_expm1), "tanh(x / 2) (e^x + 1), which does not cancel near 0"),
+    "Erfc": Operator(by(erfc), "1 - erf(x)"),
+    "Expm1": Operator(by(expm1), "tanh(x / 2) (e^x + 1), which does not cancel near 0"),
     "ExtractImagePatches": Operator(
         extract_image_patches, "two Gathers, of the rows and of the columns in each patch"
     ),
     "FloorDiv": Operator(
-        by(_floor_div), "floor(a / b); of whole numbers (a - Mod(a, b)) / b, for ONNX rounds to 0"
+        by(floor_div), "floor(a / b); of whole numbers (a - Mod(a, b)) / b, for ONNX rounds to 0"
     ),
-    "FloorMod": Operator(by(_floor_mod), "a - b floor(a / b); of whole numbers Mod"),
-    "Log1p": Operator(by(_log1p), "2 atanh(x / (2 + x)) for abs(x) < 1/2, else log(1 + x)"),
+    "FloorMod": Operator(by(floor_mod), "a - b floor(a / b); of whole numbers Mod"),
+    "Log1p": Operator(by(log1p), "2 atanh(x / (2 + x)) for abs(x) < 1/2, else log(1 + x)"),
     "MaxPoolWithArgmax": Operator(
         max_pool_with_argmax, "MaxPool with indices, of float32 or float64 where ONNX has no other"
     ),
@@ -151,7 +183,7 @@ OPERATORS = {
         one_hot,
         "Equal of the indices and 0, 1, 2 ...; ONNX's OneHot counts negative indices from the end",
     ),
-    "Rank": Operator(by(_rank), "the size of the shape"),
+    "Rank": Operator(by(rank), "the size of the shape"),
     "ResizeArea": Operator(
         resize_area, "two MatMuls, with how much of each pixel lies within each pixel of the result"
     ),
@@ -173,9 +205,9 @@ OPERATORS = {
     "SegmentMin": Operator(segment_min, "as UnsortedSegmentMin, and 0 where a segment is empty"),
     "SegmentProd": Operator(segment_prod, "ScatterND that multiplies"),
     "SegmentSum": Operator(segment_sum, "ScatterND that adds up"),
-    "Select": Operator(_select, "Where; tf2onnx's c x + (1 - c) y lets a NaN of y through"),
-    "SelectV2": Operator(_select, "Where, likewise"),
-    "TFL_GELU": Operator(_tfl_gelu, "x / 2 (1 + erf(x / sqrt 2)), or its tanh approximation"),
+    "Select": Operator(select, "Where; tf2onnx's c x + (1 - c) y lets a NaN of y through"),
+    "SelectV2": Operator(select, "Where, likewise"),
+    "TFL_GELU": Operator(tfl_gelu, "x / 2 (1 + erf(x / sqrt 2)), or its tanh approximation"),
     "TensorScatterMax": Operator(
         tensor_scatter_max, "ScatterND that takes the largest, which ONNX has from opset 18 on"
     ),
@@ -190,7 +222,7 @@ OPERATORS = {
         unsorted_segment_prod, "ScatterND that multiplies, negative ids left out"
     ),
     "UnsortedSegmentSum": Operator(unsorted_segment_sum, "ScatterND that adds up, negative ids left out"),
-    "Xdivy": Operator(by(_xdivy), "x / y, and 0 where x is 0"),
-    "Xlog1py": Operator(by(_xlog1py), "x log(1 + y), and 0 where x is 0"),
-    "Xlogy": Operator(by(_xlogy), "x log(y), and 0 where x is 0"),
+    "Xdivy": Operator(by(xdivy), "x / y, and 0 where x is 0"),
+    "Xlog1py": Operator(by(xlog1py), "x log(1 + y), and 0 where x is 0"),
+    "Xlogy": Operator(by(xlogy), "x log(y), and 0 where x is 0"),
 }

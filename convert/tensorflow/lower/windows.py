@@ -17,7 +17,9 @@ __all__ = ["einsum", "extract_image_patches", "max_pool_with_argmax"]
 
 _INT64 = TensorProto.INT64
 # What MaxPool has of itself, and what holds the other types exactly.
-_POOLED = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+_POOLED = (
+    TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8,
+)  # fmt: skip
 _EXACT = {TensorProto.INT32: TensorProto.DOUBLE, TensorProto.UINT32: TensorProto.DOUBLE}
 _TOO_LONG = (TensorProto.INT64, TensorProto.UINT64)
 
@@ -76,6 +78,7 @@ def max_pool_with_argmax(ctx: Any, node: Any, name: str, args: Any) -> None:
             made = Writer(ctx, node).value(node.input[0]).to(pooled)
             ctx.copy_shape(node.input[0], made.name)
             ctx.replace_input(node, node.input[0], made.name, 0)
+    node.type = "MaxPool"
     MaxPoolWithArgmaxOp.version_8(ctx, node)
 
 

@@ -159,8 +159,22 @@ class Writer:
         """Return a list of INT64."""
         return self.const(np.array(values, np.int64), TensorProto.INT64)
 
+    def reduce(self, kind: str, value: Value, axis: int) -> Value:
+        """Return a reduction over one axis, which stays as a dimension of 1."""
+        if self.ctx.opset < 18:  # ReduceSum alone has its axes as an input before
+            return self.op(kind, value, axes=[axis], keepdims=1)
+        return self.op(kind, value, self.longs(axis), keepdims=1)
+
+    def size(self, value: Value, axis: int) -> Value:
+        """Return the length of an axis, a scalar of INT64; a constant where it is known."""
+        shape = self.ctx.get_shape(value.name)
+        if shape is not None and shape[axis] >= 0:
+            return self.const(shape[axis], TensorProto.INT64)
+        sizes = value.shape()
+        return self.op("Gather", sizes, self.const(axis, TensorProto.INT64), axis=0)
+
     def range(self, end: Value) -> Value:
-        """Return 0, 1, 2 ... before a scalar; a constant if that is one."""
+        """Return 0, 1, 2 ... before a scalar."""
         return self.op("Range", self.const(0, end.dtype), end, self.const(1, end.dtype))
 
     def known(self, value: Value) -> Array | None:
