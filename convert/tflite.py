@@ -43,7 +43,7 @@ def lower_tflite(path: str | os.PathLike[str], opset: int) -> Model:
     with quiet():
         try:
             proto, _ = tf2onnx.convert.from_tflite(
-                os.fspath(file), opset=opset, custom_op_handlers=handlers([])
+                os.fspath(file), opset=opset, custom_op_handlers=handlers({})
             )
         except Exception as error:  # the FlatBuffer reader raises whatever it meets
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

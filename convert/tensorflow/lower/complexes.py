@@ -17,10 +17,11 @@ from onnx import TensorProto
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.convert.tensorflow.lower.writing import Handler, Value, Writer, replace
+from onnxgraft.stages.convert.tensorflow.lower.writing import Handler, Value, Writer, replace, theirs
 
 __all__ = [
     "angle",
+    "complex_layout",
     "complex_of",
     "complex_sum",
     "conjugate",
@@ -113,7 +114,10 @@ angle = _of_parts(_turn)
 
 
 def complex_sum(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """Add, subtract or multiply complex numbers."""
+    """Add, subtract or multiply complex numbers; others are tf2onnx's."""
+    if ctx.get_dtype(node.output[0]) not in _COMPLEX:
+        theirs(ctx, node)
+        return
     w = Writer(ctx, node)
     a, b = (_parts(w, tensor) for tensor in node.input)
     if node.type == "Mul":
@@ -129,10 +133,33 @@ def complex_sum(ctx: Any, node: Any, name: str, args: Any) -> None:
     _put(ctx, node, (w.op(kind, a[0], b[0]), w.op(kind, _imaginary(w, a), _imaginary(w, b))))
 
 
+def complex_layout(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Let tf2onnx write the node, once for each part where the numbers are complex."""
+    kind = ctx.get_dtype(node.output[0])
+    if kind not in _COMPLEX:
+        theirs(ctx, node)
+        return
+    w = Writer(ctx, node)
+    made = []
+    for part in _parts(w, node.input[0]):
+        if part is None:
+            made.append(None)
+            continue
+        copy = ctx.make_node(
+            node.type, [part.name, *node.input[1:]], attr=node.attr, op_name_scope=node.name,
+            shapes=node.output_shapes, dtypes=[_COMPLEX[kind]],
+        )  # fmt: skip
+        place = copy.output[0]
+        theirs(ctx, copy)
+        made.append(w.value(place))
+    assert made[0] is not None
+    _put(ctx, node, (made[0], made[1]))
+
+
 def _waves(rows: int, columns: int, period: int) -> tuple[Array, Array]:
     """Return cosines and sines of 2 pi row column / period."""
     turns = np.outer(np.arange(rows), np.arange(columns)) % period * (2 * np.pi / period)
-    return np.cos(turns), np.sin(turns)
+    return np.round(np.cos(turns), 15), np.round(np.sin(turns), 15)  # 0 where it is 0
 
 
 def _along(w: Writer, value: Value, matrix: Array, axis: int) -> Value:

@@ -14,6 +14,7 @@ from onnxgraft.stages.convert.tensorflow.lower.writing import (
     Value,
     Writer,
     replace,
+    theirs,
 )
 
 __all__ = [
@@ -43,10 +44,8 @@ __all__ = [
 
 
 def select(ctx: Any, node: Any, name: str, args: Any) -> None:
-    from tf2onnx.onnx_opset.controlflow import Select
-
     node.set_attr("handles_nan", True)  # tf2onnx then writes a Where
-    Select.version_9(ctx, node)
+    theirs(ctx, node)
 
 
 def erfc(w: Writer, x: Sequence[Value]) -> Value:
@@ -168,14 +167,12 @@ def fake_quantize(ctx: Any, node: Any, name: str, args: Any) -> None:
 
     TensorFlow moves the range until 0 is one of the steps, and rounds ties upwards.
     """
-    from tf2onnx.onnx_opset.quantize import FakeQuantWithMinMaxArgs
-
     bits, narrow = node.get_attr_value("num_bits", 8), node.get_attr_value("narrow_range", 0)
     plain = node.type == "FakeQuantWithMinMaxVars" and bits == 8 and not narrow
     low, high = Writer(ctx, node), Writer(ctx, node)
     ends = [low.known(low.value(node.input[1])), high.known(high.value(node.input[2]))]
     if plain and ends[0] is not None and ends[1] is not None and ends[0] <= 0 <= ends[1]:
-        FakeQuantWithMinMaxArgs.version_10(ctx, node)
+        theirs(ctx, node)
         return
 
     def formula(w: Writer, x: Sequence[Value]) -> Value:
@@ -195,9 +192,13 @@ def fake_quantize(ctx: Any, node: Any, name: str, args: Any) -> None:
 def shape_n(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Write a Shape for each of the tensors."""
     given, made = list(node.input), list(node.output)
-    kinds = [ctx.get_dtype(output) for output in made]
+    kind = ctx.get_dtype(made[0])
     writer = Writer(ctx, node)
     ctx.remove_node(node.name)
-    for source, output, kind in zip(given, made, kinds, strict=True):
-        shape = writer.value(source).shape().to(kind)
+    for source, output in zip(given, made, strict=True):
+        known = ctx.get_shape(source)
+        if known is not None and -1 not in known:
+            shape = writer.const(np.array(known), kind)
+        else:
+            shape = writer.value(source).shape().to(kind)
         ctx.make_node("Identity", [shape.name], outputs=[output], dtypes=[kind])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.errors import NotSupportedError
-from onnxgraft.stages.convert.tensorflow.lower.writing import Value, Writer
+from onnxgraft.stages.convert.tensorflow.lower.writing import Value, Writer, theirs
 
 __all__ = [
     "adjust_saturation",
@@ -65,10 +65,8 @@ def hsv_to_rgb(w: Writer, x: Sequence[Value]) -> Value:
 
 def crop_and_resize(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Let tf2onnx write its loop, which rounds ties up as TensorFlow does."""
-    from tf2onnx.onnx_opset.nn import CropAndResize
-
     before = {other.name for other in ctx.get_nodes()}
-    CropAndResize.any_version_after11(ctx.opset, ctx, node)
+    theirs(ctx, node)
     for made in ctx.get_nodes():
         if made.name not in before and made.type == "Loop":
             for inner in made.get_body_graphs()["body"].get_nodes():
@@ -78,12 +76,10 @@ def crop_and_resize(ctx: Any, node: Any, name: str, args: Any) -> None:
 
 def non_max_suppression(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Let tf2onnx write it, unless scores are lowered instead of boxes left out."""
-    from tf2onnx.onnx_opset.tensor import NonMaxSuppression
-
     sigma = Writer(ctx, node)
     if sigma.known(sigma.value(node.input[5])) != 0:
         raise NotSupportedError(
             f"{node.type} ({node.name}) lowers the scores of boxes that overlap (soft_nms_sigma), "
             "for which ONNX has no operator; cut the graph before it with --outputs"
         )
-    NonMaxSuppression.any_version(ctx.opset, ctx, node)
+    theirs(ctx, node)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset, Value, Writer, replace
+from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset, Value, Writer, replace, theirs
 
 __all__ = [
     "dense_bincount",
@@ -34,9 +34,7 @@ def one_hot(ctx: Any, node: Any, name: str, args: Any) -> None:
     axis = node.get_attr_value("axis", -1)
     rank = ctx.get_rank(node.input[0])
     if ctx.get_dtype(node.output[0]) == TensorProto.FLOAT and _of_argmax(node.inputs[0]):
-        from tf2onnx.onnx_opset.tensor import OneHot
-
-        OneHot.any_version_after9(ctx.opset, ctx, node)
+        theirs(ctx, node)
         return
 
     def formula(w: Writer, x: Sequence[Value]) -> Value:

@@ -60,7 +60,7 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
     prepare_loops(frozen.source.path, light, frozen.fetched)
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
-    refused: list[OnnxgraftError] = []
+    refused: dict[str, OnnxgraftError] = {}
     with quiet(), tf.Graph().as_default():
         try:
             proto, _ = tf2onnx.convert.from_graph_def(
@@ -75,9 +75,10 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
                 f"{frozen.source.path}: tf2onnx can't convert {_suspects(light, str(error))}: "
                 f"{reason_of(error)}"
             ) from error
-    if refused:
-        raise refused[0]
     assert isinstance(proto, onnx.ModelProto)
+    for node in _nodes(proto.graph):  # what nothing reads was left out
+        if node.name in refused:
+            raise refused[node.name]
     return proto, standing
 
 
@@ -106,7 +107,7 @@ def _rename(proto: onnx.ModelProto, old: str, new: str, names: dict[str, Origin]
             for index, name in enumerate(side):
                 if name == old:
                     side[index] = new
-    for value in (*graph.input, *graph.output):
+    for value in (*graph.input, *graph.output, *graph.initializer):
         if value.name == old:
             value.name = new
     if old in names:

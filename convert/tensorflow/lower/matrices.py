@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from onnxgraft.stages.convert.tensorflow.lower.writing import Value, Writer, replace
+from onnxgraft.stages.convert.tensorflow.lower.writing import Value, Writer, replace, theirs
 
 __all__ = ["euclidean_norm", "matrix_diag", "matrix_set_diag"]
 
@@ -36,11 +36,9 @@ def _diagonal(w: Writer, rows: Value, columns: Value) -> Value:
 
 def matrix_diag(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Write a matrix with the given diagonal; other diagonals are tf2onnx's."""
-    from tf2onnx.onnx_opset.tensor import MatrixDiagV3
-
     look = Writer(ctx, node)
     if not _main(look, *(look.value(tensor) for tensor in node.input[1:4])):
-        MatrixDiagV3.version_12(ctx, node)
+        theirs(ctx, node)
         return
 
     def formula(w: Writer, x: Sequence[Value]) -> Value:
@@ -52,13 +50,11 @@ def matrix_diag(ctx: Any, node: Any, name: str, args: Any) -> None:
 
 def matrix_set_diag(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Write another main diagonal into a matrix; other diagonals are tf2onnx's."""
-    from tf2onnx.onnx_opset.tensor import MatrixSetDiagV3
-
     look = Writer(ctx, node)
     shape = ctx.get_shape(node.input[0])
     known = shape is not None and min(shape[-2:]) > 0
     if not known or not _main(look, look.value(node.input[2])):
-        MatrixSetDiagV3.version_12(ctx, node)
+        theirs(ctx, node)
         return
 
     def formula(w: Writer, x: Sequence[Value]) -> Value:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onnxgraft.errors import OnnxgraftError
+from onnxgraft.errors import NotSupportedError, OnnxgraftError
 from onnxgraft.stages.convert.tensorflow.lower.complexes import (
     angle,
+    complex_layout,
     complex_of,
     complex_sum,
     conjugate,
@@ -88,7 +89,7 @@ from onnxgraft.stages.convert.tensorflow.lower.windows import (
     extract_image_patches,
     max_pool_with_argmax,
 )
-from onnxgraft.stages.convert.tensorflow.lower.writing import Handler, by
+from onnxgraft.stages.convert.tensorflow.lower.writing import Handler, by, theirs
 
 __all__ = ["OPERATORS", "Operator", "handlers"]
 
@@ -106,27 +107,50 @@ class Operator:
     written: str
 
 
-def handlers(refused: list[OnnxgraftError]) -> dict[str, tuple[Handler, list[Any]]]:
-    """Return the handlers in the form that tf2onnx takes.
+def handlers(refused: dict[str, OnnxgraftError]) -> dict[str, tuple[Handler, list[Any]]]:
+    """Return a handler for each operator in the form that tf2onnx takes: ours, else its own.
 
     Args:
-        refused: Gets what they raise, for tf2onnx goes on without a word.
+        refused: Gets what they raise, by node, for tf2onnx goes on without a word.
     """
+    from tf2onnx.handler import tf_op
+
+    names = {name for table in tf_op.get_opsets()[""] for name in table or ()}
 
     def telling(handler: Handler) -> Handler:
         def told(ctx: Any, node: Any, name: str, args: Any) -> None:
+            kind = node.type
             try:
                 handler(ctx, node, name, args)
             except OnnxgraftError as error:
-                refused.append(error)
+                refused[node.name] = error
+                raise
+            except Exception as error:
+                reason = str(error).removeprefix("make_sure failure: ")
+                refused[node.name] = NotSupportedError(f"{kind} ({node.name}): {reason}")
                 raise
 
         return told
 
-    return {name: (telling(operator.handler), []) for name, operator in OPERATORS.items()}
+    ours = {name: operator.handler for name, operator in OPERATORS.items()}
+    rest = {name: _theirs for name in names - ours.keys()}
+    return {name: (telling(handler), []) for name, handler in {**ours, **rest}.items()}
+
+
+def _theirs(ctx: Any, node: Any, name: str, args: Any) -> None:
+    theirs(ctx, node)
 
 
 OPERATORS = {
+    "Add": Operator(complex_sum, "Add; of complex numbers, of both parts"),
+    "AddV2": Operator(complex_sum, "Add, likewise"),
+    "Mul": Operator(complex_sum, "Mul; of complex numbers, of both parts"),
+    "Sub": Operator(complex_sum, "Sub; of complex numbers, of both parts"),
+    "ExpandDims": Operator(complex_layout, "Unsqueeze; of complex numbers, of both parts"),
+    "Reshape": Operator(complex_layout, "Reshape; of complex numbers, of both parts"),
+    "Squeeze": Operator(complex_layout, "Squeeze; of complex numbers, of both parts"),
+    "StridedSlice": Operator(complex_layout, "Slice; of complex numbers, of both parts"),
+    "Transpose": Operator(complex_layout, "Transpose; of complex numbers, of both parts"),
     "AdjustSaturation": Operator(by(adjust_saturation), "v - (v - colour) ratio, where v is the largest channel"),
     "Angle": Operator(angle, "atan2 of the two parts"),
     "BitwiseAnd": Operator(bitwise_and, "BitwiseAnd, which ONNX has from opset 18 on"),

@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.convert.tensorflow.lower.writing import Value, Writer, replace
+from onnxgraft.stages.convert.tensorflow.lower.writing import Value, Writer, replace, theirs
 
 __all__ = [
     "resize_area",
@@ -190,7 +190,7 @@ def scale_and_translate(ctx: Any, node: Any, name: str, args: Any) -> None:
 def resize_bilinear(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Write a Resize of float32, which the result is in TensorFlow whatever the image is."""
     _as_float(ctx, node)
-    _resize(ctx, node)
+    theirs(ctx, node)
 
 
 def _as_float(ctx: Any, node: Any) -> None:
@@ -200,22 +200,16 @@ def _as_float(ctx: Any, node: Any) -> None:
         ctx.replace_input(node, node.input[0], cast.name, 0)
 
 
-def _resize(ctx: Any, node: Any) -> None:
-    from tf2onnx.onnx_opset.nn import Resize
-
-    Resize.version_11(ctx, node)
-
-
 def resize_nearest(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Write a Resize, or Gathers where TensorFlow's rounding takes another pixel than ONNX's."""
     size = Writer(ctx, node).known(Writer(ctx, node).value(node.input[1]))
     shape = ctx.get_shape(node.input[0])
     if size is None or shape is None or min(shape[1:3]) < 1:
-        _resize(ctx, node)
+        theirs(ctx, node)
         return
     picked = [_nearest(node, int(o), i) for o, i in zip(size, shape[1:3], strict=True)]
     if all(_as_resize_does(node, taken, i) for taken, i in zip(picked, shape[1:3], strict=True)):
-        _resize(ctx, node)
+        theirs(ctx, node)
         return
 
     def formula(w: Writer, x: Sequence[Value]) -> Value:

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxgraft.errors import NotSupportedError
-from onnxgraft.stages.convert.tensorflow.lower.writing import Value, Writer, replace
+from onnxgraft.stages.convert.tensorflow.lower.writing import Value, Writer, replace, theirs
 
 __all__ = ["einsum", "extract_image_patches", "max_pool_with_argmax"]
 
@@ -26,8 +26,6 @@ _TOO_LONG = (TensorProto.INT64, TensorProto.UINT64)
 
 def einsum(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Write Einsum; where the ranks behind ``...`` differ, a letter for each of the dimensions."""
-    from tf2onnx.onnx_opset.math import Einsum
-
     equation = node.get_attr_value("equation").decode().replace(" ", "")
     letters = sorted(set(re.sub(r"\W", "", equation)), key=equation.index)
     if len(letters) <= len(string.ascii_lowercase):  # tf2onnx makes all of them small
@@ -53,13 +51,11 @@ def einsum(ctx: Any, node: Any, name: str, args: Any) -> None:
         ]
         equation = f"{','.join(spelled)}->{result.replace('...', dims)}"
     node.set_attr("equation", equation)
-    Einsum.version_12(ctx, node)
+    theirs(ctx, node)
 
 
 def max_pool_with_argmax(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Write MaxPool with its indices, in a type that ONNX pools and that holds all values."""
-    from tf2onnx.onnx_opset.nn import MaxPoolWithArgmaxOp
-
     kind, places = (ctx.get_dtype(tensor) for tensor in (node.input[0], node.output[1]))
     if kind in _TOO_LONG:
         raise NotSupportedError(
@@ -78,8 +74,7 @@ def max_pool_with_argmax(ctx: Any, node: Any, name: str, args: Any) -> None:
             made = Writer(ctx, node).value(node.input[0]).to(pooled)
             ctx.copy_shape(node.input[0], made.name)
             ctx.replace_input(node, node.input[0], made.name, 0)
-    node.type = "MaxPool"
-    MaxPoolWithArgmaxOp.version_8(ctx, node)
+    theirs(ctx, node)
 
 
 def extract_image_patches(ctx: Any, node: Any, name: str, args: Any) -> None:

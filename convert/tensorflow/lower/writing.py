@@ -19,7 +19,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["Handler", "NewerOpset", "Value", "Writer", "by", "replace"]
+__all__ = ["Handler", "NewerOpset", "Value", "Writer", "by", "replace", "theirs"]
 
 Handler = Callable[[Any, Any, str, Any], None]
 
@@ -203,3 +203,14 @@ def replace(ctx: Any, node: Any, formula: Formula) -> None:
 def by(formula: Formula) -> Handler:
     """Return the handler of an operator that is a formula of its inputs."""
     return lambda ctx, node, name, args: replace(ctx, node, formula)
+
+
+def theirs(ctx: Any, node: Any) -> None:
+    """Let tf2onnx's own handler write a node."""
+    from tf2onnx.handler import tf_op
+
+    tables = tf_op.get_opsets()[""][: ctx.opset + 1]
+    handler, options = next(table[node.type] for table in tables[::-1] if table and node.type in table)
+    options = {**options, "tf_op": node.type} if options.get("onnx_op") else options
+    node.type = options.get("onnx_op") or node.type
+    handler(ctx, node, **options, initialized_tables={}, dequantize=False)
