@@ -50,6 +50,9 @@ def _parts(w: Writer, name: str) -> Parts:
         node = w.ctx.get_node_by_output(name)
         if w.ctx.get_dtype(name) not in _COMPLEX:
             return w.value(name), None
+        if node is not None and node.is_const():
+            values, kind = node.get_tensor_value(as_list=False), _COMPLEX[w.ctx.get_dtype(name)]
+            return w.const(values.real, kind), w.const(values.imag, kind)
         if node is None or node.type not in ("Cast", "Identity"):
             what = "an input" if node is None else f"{node.type} ({node.name})"
             raise NotSupportedError(

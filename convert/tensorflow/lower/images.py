@@ -65,10 +65,9 @@ def hsv_to_rgb(w: Writer, x: Sequence[Value]) -> Value:
 
 def crop_and_resize(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Let tf2onnx write its loop, which rounds ties up as TensorFlow does."""
-    before = {other.name for other in ctx.get_nodes()}
     theirs(ctx, node)
     for made in ctx.get_nodes():
-        if made.name not in before and made.type == "Loop":
+        if made.name == node.name and made.type == "Loop":
             for inner in made.get_body_graphs()["body"].get_nodes():
                 if inner.type == "Resize":
                     inner.set_attr("nearest_mode", "round_prefer_ceil")

@@ -22,6 +22,7 @@ from onnxgraft.stages.convert.tensorflow.loops.loops import prepare_loops
 from onnxgraft.stages.convert.tensorflow.loops.recurrent import fuse_recurrent
 from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
 from onnxgraft.stages.convert.tensorflow.lower.weights import put_into_onnx, stand_ins
+from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
 from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
@@ -77,8 +78,11 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
             ) from error
     assert isinstance(proto, onnx.ModelProto)
     for node in _nodes(proto.graph):  # what nothing reads was left out
-        if node.name in refused:
-            raise refused[node.name]
+        error = refused.get(node.name)
+        if isinstance(error, NewerOpset):
+            raise error
+        if error is not None:
+            raise NotSupportedError(f"{frozen.source.path}: {error}") from error
     return proto, standing
 
 

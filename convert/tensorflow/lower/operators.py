@@ -127,7 +127,10 @@ def handlers(refused: dict[str, OnnxgraftError]) -> dict[str, tuple[Handler, lis
                 raise
             except Exception as error:
                 reason = str(error).removeprefix("make_sure failure: ")
-                refused[node.name] = NotSupportedError(f"{kind} ({node.name}): {reason}")
+                refused[node.name] = NotSupportedError(
+                    f"{kind} ({node.name}) can't be converted: {reason}; cut the graph before it "
+                    "with --outputs"
+                )
                 raise
 
         return told

@@ -2,7 +2,7 @@
 
 A transposed convolution whose output is larger than its kernels reach gets zeros behind the kernel;
 a batch normalization in training mode, as Keras writes it, is made one that tf2onnx takes for such;
-and a rank that is known becomes a constant.
+and ranks and shapes that are known become constants.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def repair(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
         graph: The same, imported, for static shapes.
         weights: The constants that are empty in it.
     """
-    for node in graph_def.node:
+    for node in list(graph_def.node):
         if node.op == "Rank":
             rank = graph.get_operation_by_name(node.name).inputs[0].shape.rank
             if rank is not None:
@@ -37,11 +37,30 @@ def repair(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
                 value = tensorflow().make_tensor_proto(rank, "int32")
                 node.attr["dtype"].type = value.dtype
                 node.attr["value"].tensor.CopyFrom(value)
+        if node.op == "ShapeN":
+            for number, tensor in enumerate(graph.get_operation_by_name(node.name).inputs):
+                if tensor.shape.is_fully_defined():
+                    _put_constant(graph_def, node, number, tensor.shape.as_list())
         # It weighs the statistics that training would keep; with it tf2onnx takes the node for one
         # of inference.
         if node.op.startswith("FusedBatchNorm") and "exponential_avg_factor" in node.attr:
             node.attr["exponential_avg_factor"].f = 1.0
     _reach_with_zeros(graph_def, graph, weights)
+
+
+def _put_constant(graph_def: Any, node: Any, number: int, value: Sequence[int]) -> None:
+    """Let what reads an output of a node read a constant of the node's ``out_type``."""
+    tf = tensorflow()
+    taken = {other.name for other in graph_def.node}
+    kind = node.attr["out_type"].type or tf.int32.as_datatype_enum
+    made = graph_def.node.add(name=free(taken, f"{node.name}/shape_{number}"), op="Const")
+    made.attr["dtype"].type = kind
+    made.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, kind))
+    read = {f"{node.name}:{number}"} | ({node.name} if number == 0 else set())
+    for other in graph_def.node:
+        for at, source in enumerate(other.input):
+            if source in read:
+                other.input[at] = made.name
 
 
 def _reach_with_zeros(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:

@@ -10,7 +10,10 @@ import numpy as np
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import TensorSpec
-from onnxgraft.stages.convert.tensorflow.reading.unshaped import shape_from_use
+from onnxgraft.stages.convert.tensorflow.reading.unshaped import (
+    rank_by_trial,
+    shape_from_use,
+)
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
 __all__ = [
@@ -85,6 +88,9 @@ def input_spec(tensor: Any, shape: Sequence[int] | None, notes: list[str]) -> Te
         raise InputError(f"--inputs {tensor.name}: a dimension of 0 leaves nothing to compute")
     if shape is None and tensor.shape.rank is None:
         told = shape_from_use(tensor)
+        if told is None:
+            rank = rank_by_trial(tensor)
+            told = None if rank is None else ([-1] * rank, "the graph")
         if told is None:
             raise InputError(
                 f"the rank of {tensor.name} is not recorded; give its shape with --inputs "

@@ -39,6 +39,8 @@ __all__ = ["freeze_keras", "read_keras", "read_saved_model"]
 DEFAULT_SIGNATURE = "serving_default"
 # A Keras configuration is text; more than this is none.
 _MOST_CONFIG = 1 << 26
+# What Keras calls an input layer that the user gave no name.
+_UNNAMED = re.compile(r"input_layer(_\d+)?")
 # The modules whose objects are Keras' own, and those within whose classes do nothing but compute.
 _KERAS = frozenset({"keras", "tf_keras", "builtins", ""})
 _COMPUTING = frozenset({
@@ -211,10 +213,40 @@ def freeze_keras(keras: Any, file: Path, runs: bool) -> tuple[Any, Public]:
             tf.TensorSpec(tensor.shape, tensor.dtype, name=f"input_{index}")
             for index, tensor in enumerate(model.inputs)
         ]
-        function = tf.function(call).get_concrete_function(*specs)
+        try:
+            function = tf.function(call).get_concrete_function(*specs)
+        except Exception as error:  # what a layer raises has no common base
+            raise ModelError(
+                f"{file}: Keras can't call the model in a graph: {reason_of(error)}"
+            ) from error
     last = [layer.name for layer in model.layers[-1:]] if len(model.outputs) == 1 else None
     names_out = getattr(model, "output_names", None) or last or [""] * len(model.outputs)
-    return freeze(function, _unique(names, "input"), _unique(names_out, "output"))
+    graph_def, public = freeze(function, _unique(names, "input"), _unique(names_out, "output"))
+    tensors = [*public.inputs.values(), *public.outputs.values()]
+    others = _keras_tensors(model)
+    for made, tensor in zip([*model.inputs, *model.outputs], tensors, strict=True):
+        name = others.get(getattr(made, "_keras_history", None))
+        if name is not None:
+            public.others[name] = tensor
+    return graph_def, public
+
+
+def _keras_tensors(model: Any) -> dict[Any, str]:
+    """Return the names that Keras 3 gave the tensors as the model was built, by their history.
+
+    It numbers what has no name of its own in the order of making, which a file does not record but
+    keeps: keras_tensor, keras_tensor_1 ...
+    """
+    names: dict[Any, str] = {}
+    graph = getattr(model, "_functional", None) or model
+    for operation in getattr(graph, "operations", ()):
+        kind = type(operation).__name__
+        if kind == "InputLayer" and not _UNNAMED.fullmatch(operation.name):
+            continue
+        for tensor in operation._inbound_nodes[0].output_tensors:
+            number = len(names)
+            names[tensor._keras_history] = f"keras_tensor_{number}" if number else "keras_tensor"
+    return names
 
 
 def _unique(names: Sequence[str], kind: str) -> list[str]:

@@ -87,10 +87,17 @@ class Cut:
 
 @dataclass(frozen=True)
 class Public:
-    """The names that a model itself has for its inputs and outputs: name -> tensor, in order."""
+    """The names that a model itself has for its inputs and outputs: name -> tensor, in order.
+
+    Attributes:
+        inputs: Of its inputs.
+        outputs: Of its outputs.
+        others: Other names that users know these tensors by.
+    """
 
     inputs: dict[str, str]
     outputs: dict[str, str]
+    others: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -178,13 +185,13 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
     notes: list[str] = []
     original, weights = take_weights(original)
     graph = import_checked(path, original)
-    ends = [_tensor(path, graph, option.name, public.outputs) for option in cut.outputs]
+    ends = [_tensor(path, graph, option.name, {**public.others, **public.outputs}) for option in cut.outputs]
     if not ends:
         names = list(public.outputs.values())
         ends = [graph.get_tensor_by_name(n) for n in names] or loose_ends(original, graph)
     if not ends:
         raise ModelError(f"{path}: found no outputs; name them with --outputs")
-    named = [_tensor(path, graph, option.name, public.inputs) for option in cut.inputs]
+    named = [_tensor(path, graph, option.name, {**public.others, **public.inputs}) for option in cut.inputs]
     if not public.outputs:
         _check_twice("--outputs", ends)
     _check_twice("--inputs", named)

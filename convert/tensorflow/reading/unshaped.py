@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-__all__ = ["shape_from_use"]
+from onnxgraft.stages.convert.tensorflow.running import import_graph, tensorflow
+
+__all__ = ["rank_by_trial", "shape_from_use"]
 
 # Operators whose output has the rank of their first input, or of the other where it broadcasts.
 _KEEPING = frozenset(
@@ -25,8 +27,10 @@ _IMAGES = frozenset(
 # Operators whose weights tell the rank and the channels.
 _TELLING = frozenset(
     "Conv2D Conv3D DepthwiseConv2dNative FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 MatMul "
-    "BatchMatMulV2".split()
+    "BatchMatMulV2 Reshape".split()
 )
+# No tensor of a network has more dimensions.
+_MOST_DIMENSIONS = 6
 
 
 def shape_from_use(tensor: Any) -> tuple[list[int], str] | None:
@@ -66,6 +70,8 @@ def _ranked(consumer: Any, tensor: Any) -> bool:
 
 def _wanted(consumer: Any) -> list[int] | None:
     weights = consumer.inputs[1]
+    if consumer.type == "Reshape":
+        return _reshaped(weights.op)
     if consumer.type in ("MatMul", "BatchMatMulV2"):
         plain = consumer.type == "MatMul"
         if weights.shape.rank != 2 or consumer.get_attr("transpose_a" if plain else "adj_x"):
@@ -84,3 +90,33 @@ def _size(weights: Any, axis: int) -> int:
     if weights.shape.rank is None or weights.shape[axis] is None:
         return -1
     return int(weights.shape[axis])
+
+
+def _reshaped(shape: Any) -> list[int] | None:
+    """Return what a Reshape makes, unless that flattens or is not constant."""
+    if shape.type != "Const":
+        return None
+    dims = [int(dim) for dim in tensorflow().make_ndarray(shape.get_attr("value")).reshape(-1)]
+    return dims if len(dims) > 1 else None
+
+
+def rank_by_trial(tensor: Any) -> int | None:
+    """Return the only rank with which TensorFlow accepts the graph, if there is just one.
+
+    Args:
+        tensor: A placeholder of a tf.Graph; its rank is unknown.
+    """
+    tf = tensorflow()
+    if tensor.op.type != "Placeholder":
+        return None
+    definition = tensor.graph.as_graph_def()
+    place = next(node for node in definition.node if node.name == tensor.op.name)
+    accepted = []
+    for rank in range(_MOST_DIMENSIONS + 1):
+        place.attr["shape"].shape.CopyFrom(tf.TensorShape([None] * rank).as_proto())
+        try:
+            import_graph(definition)
+        except (ValueError, tf.errors.OpError):
+            continue
+        accepted.append(rank)
+    return accepted[0] if len(accepted) == 1 else None
