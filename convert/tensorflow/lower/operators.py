@@ -22,6 +22,7 @@ from onnxgraft.stages.convert.tensorflow.lower.complexes import (
     magnitude,
     real_part,
 )
+from onnxgraft.stages.convert.tensorflow.lower.einsums import einsum
 from onnxgraft.stages.convert.tensorflow.lower.elementwise import (
     bitwise_and,
     bitwise_or,
@@ -85,7 +86,6 @@ from onnxgraft.stages.convert.tensorflow.lower.segments import (
     unsorted_segment_sum,
 )
 from onnxgraft.stages.convert.tensorflow.lower.windows import (
-    einsum,
     extract_image_patches,
     max_pool_with_argmax,
 )
@@ -191,7 +191,7 @@ OPERATORS = {
     "TruncateMod": Operator(by(trunc_mod), "Mod with fmod=1"),
     "UpperBound": Operator(upper_bound, "how many of the sorted numbers are not above the value"),
     "Einsum": Operator(
-        einsum, "Einsum with a letter for each dimension that ... stands for, aligned at the right"
+        einsum, "MatMul, or Einsum with a letter for each dimension that ... stands for"
     ),
     "Erfc": Operator(by(erfc), "1 - erf(x)"),
     "Expm1": Operator(by(expm1), "tanh(x / 2) (e^x + 1), which does not cancel near 0"),

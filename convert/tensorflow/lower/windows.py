@@ -1,9 +1,7 @@
-"""Operators on windows of an image, and sums over named dimensions."""
+"""Operators on windows of an image."""
 
 from __future__ import annotations
 
-import re
-import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +11,7 @@ from onnx import TensorProto
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.stages.convert.tensorflow.lower.writing import Value, Writer, replace, theirs
 
-__all__ = ["einsum", "extract_image_patches", "max_pool_with_argmax"]
+__all__ = ["extract_image_patches", "max_pool_with_argmax"]
 
 _INT64 = TensorProto.INT64
 # What MaxPool has of itself, and what holds the other types exactly.
@@ -22,36 +20,6 @@ _POOLED = (
 )  # fmt: skip
 _EXACT = {TensorProto.INT32: TensorProto.DOUBLE, TensorProto.UINT32: TensorProto.DOUBLE}
 _TOO_LONG = (TensorProto.INT64, TensorProto.UINT64)
-
-
-def einsum(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """Write Einsum; where the ranks behind ``...`` differ, a letter for each of the dimensions."""
-    equation = node.get_attr_value("equation").decode().replace(" ", "")
-    letters = sorted(set(re.sub(r"\W", "", equation)), key=equation.index)
-    if len(letters) <= len(string.ascii_lowercase):  # tf2onnx makes all of them small
-        small = dict(zip(letters, string.ascii_lowercase, strict=False))
-        equation = "".join(small.get(letter, letter) for letter in equation)
-        letters = list(small.values())[: len(letters)]
-    terms, _, result = equation.partition("->")
-    ranks = [
-        None if rank is None else rank - len(term.replace("...", ""))
-        for term, rank in zip(terms.split(","), map(ctx.get_rank, node.input), strict=True)
-        if "..." in term
-    ]
-    known = [rank for rank in ranks if rank is not None]
-    if len(known) == len(ranks) and len(set(known)) > 1:
-        free = [letter for letter in string.ascii_lowercase if letter not in letters]
-        dims = "".join(free[: max(known)])
-        if len(dims) < max(known):
-            raise NotSupportedError(f"Einsum ({node.name}) has more dimensions than letters")
-        left = iter(known)
-        spelled = [
-            term.replace("...", dims[len(dims) - next(left) :] if "..." in term else "")
-            for term in terms.split(",")
-        ]
-        equation = f"{','.join(spelled)}->{result.replace('...', dims)}"
-    node.set_attr("equation", equation)
-    theirs(ctx, node)
 
 
 def max_pool_with_argmax(ctx: Any, node: Any, name: str, args: Any) -> None:

@@ -1,0 +1,193 @@
+"""Operators that are told places by numbers, each against TensorFlow itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxgraft.errors import NotSupportedError
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages.convert import Original
+from tests.convert.one_operator import outputs, x
+
+tf = pytest.importorskip("tensorflow")
+
+INDICES = np.array([[-1, 0, 4], [-5, -6, 5], [7, 1, 2]], np.int32)
+RNG = np.random.default_rng(0)
+
+ONE_HOTS = {
+    "last_axis": lambda v: tf.one_hot(v, 5),
+    "first_axis": lambda v: tf.one_hot(v, 5, 2.0, -1.0, axis=0),
+    "axis_1": lambda v: tf.one_hot(v, 5, 2.0, -1.0, axis=1),
+    "axis_2": lambda v: tf.one_hot(v, 5, axis=2),
+    "of_booleans": lambda v: tf.one_hot(v, 5, True, False),
+    "of_whole_numbers": lambda v: tf.one_hot(v, 5, dtype=tf.int32),
+    "of_a_scalar": lambda v: tf.one_hot(v[0, 0], 5),
+    "free_depth": lambda v: tf.one_hot(v, tf.shape(v)[1]),
+    "of_bytes": lambda v: tf.one_hot(tf.cast(v, tf.uint8), 5),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_HOTS)
+def test_an_index_that_is_out_of_range_is_hot_nowhere(tmp_path: Path, kind: str) -> None:
+    theirs, mine = outputs(
+        tmp_path, lambda: ONE_HOTS[kind](x(None, 3, dtype=tf.int32)), x=INDICES
+    )
+    assert theirs.dtype == mine.dtype
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_what_an_argmax_gives_stays_a_one_hot(tmp_path: Path) -> None:
+    with tf.Graph().as_default() as graph:
+        tf.one_hot(tf.argmax(x(None, 5), 1), 5, name="out")
+        (tmp_path / "x.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    model, _ = Original.of(tmp_path / "x.pb").lower()
+    assert model.operators()["OneHot"] == 1
+
+
+TWICE = np.array([1, 1, 3], np.int32)
+UPDATES = np.array([1.5, 2.5, 3.5], np.float32)
+
+
+def scattered(kind: Any) -> Any:
+    """Return a scatter into six zeros, of updates of a type."""
+    return lambda v: tf.scatter_nd(x(3, dtype=tf.int32, name="i")[:, None], tf.cast(v, kind), [6])
+
+
+def into(operator: Any) -> Any:
+    return lambda v: operator(tf.zeros([6]), x(3, dtype=tf.int32, name="i")[:, None], v)
+
+
+SCATTERS = {
+    "floats": scattered(tf.float32),
+    "whole_numbers": scattered(tf.int32),
+    "halves": scattered(tf.float16),
+    "booleans": scattered(tf.bool),
+    "added": into(tf.tensor_scatter_nd_add),
+    "subtracted": into(tf.tensor_scatter_nd_sub),
+    "updated": into(tf.tensor_scatter_nd_update),
+    "largest": into(tf.tensor_scatter_nd_max),
+    "least": into(tf.tensor_scatter_nd_min),
+}
+
+
+@pytest.mark.parametrize("kind", SCATTERS)
+def test_what_comes_to_one_place_twice_is_put_together(tmp_path: Path, kind: str) -> None:
+    theirs, mine = outputs(tmp_path, lambda: SCATTERS[kind](x(3)), x=UPDATES, i=TWICE)
+    assert theirs.dtype == mine.dtype
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def graph_of_scatter(folder: Path) -> Path:
+    with tf.Graph().as_default() as graph:
+        tf.identity(into(tf.tensor_scatter_nd_max)(x(3)), name="out")
+        (folder / "x.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    return folder / "x.pb"
+
+
+def test_the_opset_is_raised_to_what_an_operator_needs(tmp_path: Path) -> None:
+    model, notes = Original.of(graph_of_scatter(tmp_path)).lower()
+    assert model.graph.opset == 18
+    assert notes[-1].startswith("written in opset 18: TensorScatterMax")
+    onnx.checker.check_model(model.to_onnx(), full_check=True)
+
+
+def test_an_opset_that_is_asked_for_stays(tmp_path: Path) -> None:
+    with pytest.raises(NotSupportedError, match=r"TensorScatterMax .* needs --opset 18"):
+        Original.of(graph_of_scatter(tmp_path)).lower(17)
+
+
+IDS = np.array([1, 0, 4, -1, 1, -1], np.int32)
+SORTED = np.array([0, 0, 1, 1, 3, 3], np.int32)
+
+
+@pytest.mark.parametrize("kind", ["sum", "prod", "max", "min", "mean"])
+@pytest.mark.parametrize("order", ["unsorted", "sorted"])
+def test_a_segment_takes_its_rows_together_and_may_be_empty(
+    tmp_path: Path, order: str, kind: str
+) -> None:
+    def build() -> Any:
+        ids = x(6, dtype=tf.int32, name="i")
+        if order == "sorted":
+            return getattr(tf.math, f"segment_{kind}")(x(6, 3), ids)
+        return getattr(tf.math, f"unsorted_segment_{kind}")(x(6, 3), ids, 5)
+
+    data = RNG.standard_normal((6, 3)).astype(np.float32)
+    theirs, mine = outputs(tmp_path, build, x=data, i=SORTED if order == "sorted" else IDS)
+    np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+
+
+def test_a_permutation_is_inverted(tmp_path: Path) -> None:
+    value = np.array([2, 0, 3, 1], np.int32)
+    theirs, mine = outputs(
+        tmp_path, lambda: tf.math.invert_permutation(x(4, dtype=tf.int32)), x=value
+    )
+    np.testing.assert_array_equal(mine, theirs)
+
+
+VALUES = np.array([[0, 3, 3, 5, 1], [2, 2, 2, 4, 9]], np.int32)
+COUNTS = {
+    "rows": lambda v: tf.math.bincount(v, minlength=6, maxlength=6, axis=-1),
+    "binary": lambda v: tf.math.bincount(v, minlength=6, maxlength=6, axis=-1, binary_output=True),
+    "all": lambda v: tf.math.bincount(v[0], minlength=6, maxlength=6),
+    "weighted": lambda v: tf.math.bincount(
+        v[0], weights=tf.cast(v[1], tf.float32), minlength=6, maxlength=6
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COUNTS)
+def test_values_are_counted(tmp_path: Path, kind: str) -> None:
+    theirs, mine = outputs(tmp_path, lambda: COUNTS[kind](x(2, 5, dtype=tf.int32)), x=VALUES)
+    np.testing.assert_array_equal(mine, theirs)
+
+
+EDGES = np.array([[-1.0, 0.0, 0.5, 1.0, 2.0, 7.0]], np.float32)
+SEARCHES = {
+    "Bucketize": lambda v: tf.raw_ops.Bucketize(input=v, boundaries=[0.0, 1.0, 2.0]),
+    "LowerBound": lambda v: tf.searchsorted([[0.0, 1.0, 1.0, 2.0]], v),
+    "UpperBound": lambda v: tf.searchsorted([[0.0, 1.0, 1.0, 2.0]], v, side="right"),
+}
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_a_value_finds_its_place_among_sorted_ones(tmp_path: Path, kind: str) -> None:
+    theirs, mine = outputs(tmp_path, lambda: SEARCHES[kind](x(1, 6)), x=EDGES)
+    np.testing.assert_array_equal(mine, theirs)
+
+
+DIAGONALS = {
+    "made": lambda v: tf.linalg.diag(v),
+    "filled": lambda v: tf.linalg.diag(v, padding_value=7.0),
+    "set_wide": lambda v: tf.linalg.set_diag(tf.ones([3, 3, 5]), v),
+    "set_tall": lambda v: tf.linalg.set_diag(tf.ones([3, 5, 3]), v),
+}
+
+
+@pytest.mark.parametrize("kind", DIAGONALS)
+def test_a_diagonal_is_put_into_its_matrix(tmp_path: Path, kind: str) -> None:
+    value = RNG.standard_normal((3, 3)).astype(np.float32)
+    theirs, mine = outputs(tmp_path, lambda: DIAGONALS[kind](x(None, 3)), x=value)
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_an_output_that_is_constant_is_there(tmp_path: Path) -> None:
+    """As the anchors of a detector are."""
+    module = tf.Module()
+
+    def call(v: Any) -> dict[str, Any]:
+        return {"twice": 2 * v, "anchors": tf.constant([[1.0, 2.0]]), "rank": tf.rank(v)}
+
+    module.call = tf.function(call, input_signature=[tf.TensorSpec([None, 2], tf.float32, "v")])
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=module.call)
+    model, _ = Original.of(tmp_path / "saved").lower()
+    feeds: dict[str, Array] = {"v": np.ones((3, 2), np.float32)}
+    with OnnxRuntime(model.to_onnx()) as session:
+        found = session.infer(feeds)
+    assert found["anchors"].tolist() == [[1.0, 2.0]]
+    assert found["rank"] == 2
