@@ -605,3 +605,38 @@ def test_a_damaged_shard_is_refused(shards: Path, shard: int, damage: str) -> No
         file.unlink()
     with pytest.raises(ModelError, match=r"model\.ckpt: the checkpoint can't be restored: "):
         Original.of(shards).lower()
+
+
+def test_a_keras_tensor_goes_by_its_own_name_too(tmp_path: Path) -> None:
+    """In a process of its own, Keras numbers from the first tensor on."""
+    import keras
+
+    first, named = keras.Input((4,)), keras.Input((4,), name="named")
+    both = keras.layers.Dense(3)(first) + keras.layers.Dense(3)(named)
+    heads = [keras.layers.Dense(2, name="one")(both), keras.layers.Dense(2, name="two")(both)]
+    model = keras.Model([first, named], heads)
+    numbers = [int(head.name.rpartition("_")[2]) for head in heads]
+    begin = 4 - numbers[0]  # of this process, where other models were made before
+    assert [number + begin for number in numbers] == [4, 5]
+    model.save(tmp_path / "m.keras")
+
+    def ends(**options: str) -> tuple[list[str], list[str]]:
+        found, _ = Original.of(tmp_path / "m.keras", **options).lower()
+        return [spec.name for spec in found.inputs], [spec.name for spec in found.outputs]
+
+    inputs = [model.layers[0].name, "named"]
+    assert ends(outputs="keras_tensor_5") == (inputs, ["two"])
+    assert ends(outputs="two,keras_tensor_4") == (inputs, ["two", "one"])
+    assert ends(inputs="named,keras_tensor", outputs="one") == (inputs[::-1], ["one"])
+    with pytest.raises(InputError, match="keras_tensor_9"):
+        ends(outputs="keras_tensor_9")
+
+
+def test_a_keras_model_that_can_not_be_called_in_a_graph(tmp_path: Path) -> None:
+    import keras
+
+    free = keras.Input((None, None, 3))
+    layer = keras.layers.UpSampling2D(2, interpolation="bilinear")
+    keras.Model(free, layer(free)).save(tmp_path / "m.keras")
+    with pytest.raises(ModelError, match=r"m\.keras: Keras can't call the model in a graph"):
+        Original.of(tmp_path / "m.keras").lower()

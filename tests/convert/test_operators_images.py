@@ -34,7 +34,7 @@ def image(*, free: bool = False) -> Any:
 SIZES = {"smaller": (7, 4), "larger": (25, 14), "half": (6, 9)}
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["smaller", "larger"])
 @pytest.mark.parametrize("corners", [False, True], ids=["plain", "corners"])
 @pytest.mark.parametrize("kind", ["area", "bicubic", "bilinear", "nearest_neighbor"])
 def test_an_image_is_resized_as_tensorflow_1_does(
@@ -171,10 +171,9 @@ def test_a_pool_of_long_integers_is_refused_by_the_operator_s_name(tmp_path: Pat
 
 @pytest.mark.parametrize("free", [False, True], ids=["fixed", "free"])
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
-@pytest.mark.parametrize("step", [1, 2, 3])
-@pytest.mark.parametrize("rate", [1, 2])
+@pytest.mark.parametrize(("step", "rate"), [(3, 1), (2, 2)])
 def test_patches_are_taken_of_any_batch_and_size(
-    tmp_path: Path, rate: int, step: int, padding: str, free: bool
+    tmp_path: Path, step: int, rate: int, padding: str, free: bool
 ) -> None:
     value = IMAGE.copy()
     value[0, 0, 0, 0] = np.inf  # no other patch may see it
@@ -223,7 +222,9 @@ SPECTRA = {
     "two_axes": lambda v: tf.math.imag(tf.signal.rfft2d(tf.reshape(v, [-1, 4, 4]))),
     "two_axes_back": lambda v: tf.signal.irfft2d(tf.signal.rfft2d(tf.reshape(v, [-1, 4, 4]))),
     "full_two_axes": lambda v: tf.math.real(
-        tf.signal.ifft2d(tf.math.conj(tf.signal.fft2d(tf.cast(tf.reshape(v, [-1, 4, 4]), "complex64"))))
+        tf.signal.ifft2d(
+            tf.math.conj(tf.signal.fft2d(tf.cast(tf.reshape(v, [-1, 4, 4]), "complex64")))
+        )
     ),
     "filtered": lambda v: tf.math.real(
         tf.signal.ifft(tf.signal.fft(tf.cast(v, "complex64")) * tf.complex(v, v + 1))

@@ -35,9 +35,7 @@ ONE_HOTS = {
 
 @pytest.mark.parametrize("kind", ONE_HOTS)
 def test_an_index_that_is_out_of_range_is_hot_nowhere(tmp_path: Path, kind: str) -> None:
-    theirs, mine = outputs(
-        tmp_path, lambda: ONE_HOTS[kind](x(None, 3, dtype=tf.int32)), x=INDICES
-    )
+    theirs, mine = outputs(tmp_path, lambda: ONE_HOTS[kind](x(None, 3, dtype=tf.int32)), x=INDICES)
     assert theirs.dtype == mine.dtype
     np.testing.assert_array_equal(mine, theirs)
 

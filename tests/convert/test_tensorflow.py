@@ -472,6 +472,29 @@ def of_unknown_rank() -> None:
     tf.nn.relu(x, name="y")
 
 
+RANKS = {
+    "reshaped": (lambda tf, x: tf.reshape(x, [-1, 4, 3]), ("N", 4, 3), "Reshape"),
+    "transposed": (lambda tf, x: tf.transpose(x, [0, 2, 1]), ("N", "x.1", "x.2"), "the graph"),
+    "padded": (lambda tf, x: tf.pad(x, [[0, 0], [1, 1]]), ("N", "x.1"), "the graph"),
+}
+
+
+@pytest.mark.parametrize("kind", RANKS)
+def test_an_unknown_rank_is_told_by_a_reshape_or_the_only_one_that_fits(
+    pb: Callable[..., Path], kind: str
+) -> None:
+    call, shape, teller = RANKS[kind]
+
+    def build() -> None:
+        tf = tensorflow()
+        tf.nn.relu(call(tf, tf.compat.v1.placeholder(tf.float32, None, "x")), name="y")
+
+    path = pb(build)
+    model = assert_equal_to_tensorflow(path)
+    assert model.inputs[0].shape == shape
+    assert any(f"{teller} wants (" in note for note in Original.of(path).lower()[1])
+
+
 def test_an_input_of_unknown_rank_wants_a_shape_and_takes_it(pb: Callable[..., Path]) -> None:
     path = pb(of_unknown_rank)
     with pytest.raises(InputError, match=r"the rank of x:0 is not recorded; give its shape"):

@@ -9,7 +9,7 @@ The Fourier transform of n values is a product with matrices of cosines and sine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,13 @@ from onnx import TensorProto
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.convert.tensorflow.lower.writing import Handler, Value, Writer, replace, theirs
+from onnxgraft.stages.convert.tensorflow.lower.writing import (
+    Handler,
+    Value,
+    Writer,
+    replace,
+    theirs,
+)
 
 __all__ = [
     "angle",
@@ -143,7 +149,7 @@ def complex_layout(ctx: Any, node: Any, name: str, args: Any) -> None:
         theirs(ctx, node)
         return
     w = Writer(ctx, node)
-    made = []
+    made: list[Value | None] = []
     for part in _parts(w, node.input[0]):
         if part is None:
             made.append(None)

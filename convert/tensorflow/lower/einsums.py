@@ -1,7 +1,7 @@
 """Sums of products over named dimensions: a MatMul where they are one, else ONNX's Einsum.
 
-    Given   abc,cde->abde      Result   MatMul (a, b, c) (c, d e), reshaped to (a, b, d, e)
-    Given   aecd,abcd->acbe    Result   MatMul (a, c, e, d) (a, c, d, b), transposed
+Given   abc,cde->abde      Result   MatMul (a, b, c) (c, d e), reshaped to (a, b, d, e)
+Given   aecd,abcd->acbe    Result   MatMul (a, c, e, d) (a, c, d, b), transposed
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ _MULTIPLIED = (
 
 def einsum(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Write a MatMul, or Einsum with a letter for each dimension that ``...`` stands for."""
-    terms, result = _spelled(node.get_attr_value("equation").decode(), map(ctx.get_rank, node.input))
+    terms, result = _spelled(
+        node.get_attr_value("equation").decode(), map(ctx.get_rank, node.input)
+    )
     if len(terms) == 2 and ctx.get_dtype(node.input[0]) in _MULTIPLIED:
         # What is constant multiplies from the right.
         order = [1, 0] if node.inputs[0].is_const() and not node.inputs[1].is_const() else [0, 1]
         sizes = _sizes(ctx, terms, node.input)
-        product = _Product.of(*(terms[at] for at in order), result)
+        first, second = order
+        product = _Product.of(terms[first], terms[second], result)
         if product is not None and product.writable(sizes):
-            replace(ctx, node, lambda w, x: product.write(w, *(x[at] for at in order), sizes))
+            replace(ctx, node, lambda w, x: product.write(w, x[first], x[second], sizes))
             return
     node.set_attr("equation", f"{','.join(terms)}->{result}")
     theirs(ctx, node)

@@ -44,15 +44,18 @@ __all__ = [
 
 
 def select(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Let tf2onnx write a Where."""
     node.set_attr("handles_nan", True)  # tf2onnx then writes a Where
     theirs(ctx, node)
 
 
 def erfc(w: Writer, x: Sequence[Value]) -> Value:
+    """Write 1 - erf(x)."""
     return w.const(1, x[0].dtype) - w.op("Erf", x[0])
 
 
 def expm1(w: Writer, x: Sequence[Value]) -> Value:
+    """Write e^x - 1, which does not cancel near 0."""
     return w.op("Tanh", x[0] * 0.5) * (w.op("Exp", x[0]) + 1)
 
 
@@ -89,20 +92,24 @@ def tfl_gelu(ctx: Any, node: Any, name: str, args: Any) -> None:
 
 
 def log1p(w: Writer, x: Sequence[Value]) -> Value:
+    """Write log(1 + x), which does not cancel near 0."""
     near = w.op("Abs", x[0]) < 0.5
     small = w.op("Atanh", x[0] / (x[0] + 2)) * 2
     return near.where(small, w.op("Log", x[0] + 1))
 
 
 def xdivy(w: Writer, x: Sequence[Value]) -> Value:
+    """Write x / y, and 0 where x is 0."""
     return x[0].equals(0).where(0, x[0] / x[1])
 
 
 def xlogy(w: Writer, x: Sequence[Value]) -> Value:
+    """Write x log(y), and 0 where x is 0."""
     return x[0].equals(0).where(0, x[0] * w.op("Log", x[1]))
 
 
 def xlog1py(w: Writer, x: Sequence[Value]) -> Value:
+    """Write x log(1 + y), and 0 where x is 0."""
     return x[0].equals(0).where(0, x[0] * log1p(w, x[1:]))
 
 
@@ -112,6 +119,7 @@ def trunc_mod(w: Writer, x: Sequence[Value]) -> Value:
 
 
 def mul_no_nan(w: Writer, x: Sequence[Value]) -> Value:
+    """Write x y, and 0 where y is 0."""
     return x[1].equals(0).where(0, x[0] * x[1])
 
 

@@ -40,9 +40,7 @@ def rgb_to_hsv(w: Writer, x: Sequence[Value]) -> Value:
     value, least = _extremes(w, x[0])
     spread = value - least
     sixth = w.const(1 / 6, spread.dtype) / spread
-    others = green.equals(value).where(
-        (blue - red) * sixth + 2 / 6, (red - green) * sixth + 4 / 6
-    )
+    others = green.equals(value).where((blue - red) * sixth + 2 / 6, (red - green) * sixth + 4 / 6)
     turned = red.equals(value).where((green - blue) * sixth, others)
     hue = (spread > 0).where(turned, 0)
     hue = (hue < 0).where(hue + 1, hue)

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from onnx import TensorProto
 
-from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset, Value, Writer, replace, theirs
+from onnxgraft.stages.convert.tensorflow.lower.writing import (
+    NewerOpset,
+    Value,
+    Writer,
+    replace,
+    theirs,
+)
 
 __all__ = [
     "dense_bincount",

@@ -78,11 +78,11 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
             ) from error
     assert isinstance(proto, onnx.ModelProto)
     for node in _nodes(proto.graph):  # what nothing reads was left out
-        error = refused.get(node.name)
-        if isinstance(error, NewerOpset):
-            raise error
-        if error is not None:
-            raise NotSupportedError(f"{frozen.source.path}: {error}") from error
+        told = refused.get(node.name)
+        if isinstance(told, NewerOpset):
+            raise told
+        if told is not None:
+            raise NotSupportedError(f"{frozen.source.path}: {told}") from told
     return proto, standing
 
 
@@ -111,9 +111,12 @@ def _rename(proto: onnx.ModelProto, old: str, new: str, names: dict[str, Origin]
             for index, name in enumerate(side):
                 if name == old:
                     side[index] = new
-    for value in (*graph.input, *graph.output, *graph.initializer):
+    for value in (*graph.input, *graph.output):
         if value.name == old:
             value.name = new
+    for constant in graph.initializer:  # an output may be one
+        if constant.name == old:
+            constant.name = new
     if old in names:
         names[new] = names.pop(old)
 

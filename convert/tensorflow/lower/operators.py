@@ -136,7 +136,7 @@ def handlers(refused: dict[str, OnnxgraftError]) -> dict[str, tuple[Handler, lis
         return told
 
     ours = {name: operator.handler for name, operator in OPERATORS.items()}
-    rest = {name: _theirs for name in names - ours.keys()}
+    rest = dict.fromkeys(names - ours.keys(), _theirs)
     return {name: (telling(handler), []) for name, handler in {**ours, **rest}.items()}
 
 
@@ -154,7 +154,9 @@ OPERATORS = {
     "Squeeze": Operator(complex_layout, "Squeeze; of complex numbers, of both parts"),
     "StridedSlice": Operator(complex_layout, "Slice; of complex numbers, of both parts"),
     "Transpose": Operator(complex_layout, "Transpose; of complex numbers, of both parts"),
-    "AdjustSaturation": Operator(by(adjust_saturation), "v - (v - colour) ratio, where v is the largest channel"),
+    "AdjustSaturation": Operator(
+        by(adjust_saturation), "v - (v - colour) ratio, where v is the largest channel"
+    ),
     "Angle": Operator(angle, "atan2 of the two parts"),
     "BitwiseAnd": Operator(bitwise_and, "BitwiseAnd, which ONNX has from opset 18 on"),
     "BitwiseOr": Operator(bitwise_or, "BitwiseOr, likewise"),
@@ -163,10 +165,15 @@ OPERATORS = {
     "Complex": Operator(complex_of, "the two parts, kept apart"),
     "ComplexAbs": Operator(magnitude, "the root of the sum of the squares of both parts"),
     "Conj": Operator(conjugate, "the imaginary part negated"),
-    "CropAndResize": Operator(crop_and_resize, "a Loop of Resize, ties rounded up where it takes the nearest"),
+    "CropAndResize": Operator(
+        crop_and_resize, "a Loop of Resize, ties rounded up where it takes the nearest"
+    ),
     "DenseBincount": Operator(dense_bincount, "where each value is 0, 1, 2 ..., added up"),
     "EuclideanNorm": Operator(euclidean_norm, "ReduceL2"),
-    "FakeQuantWithMinMaxVars": Operator(fake_quantize, "QuantizeLinear and DequantizeLinear, or the same in plain arithmetic where ONNX has no such range"),
+    "FakeQuantWithMinMaxVars": Operator(
+        fake_quantize,
+        "QuantizeLinear and DequantizeLinear, or plain arithmetic where they have no such range",
+    ),
     "FakeQuantWithMinMaxVarsPerChannel": Operator(fake_quantize, "the same in plain arithmetic"),
     "FFT": Operator(fourier, "MatMuls with sines and cosines"),
     "FFT2D": Operator(fourier, "likewise, over both axes"),
@@ -182,10 +189,14 @@ OPERATORS = {
     "MatrixDiagV3": Operator(matrix_diag, "Where on the diagonal"),
     "MatrixSetDiagV3": Operator(matrix_set_diag, "Where on the diagonal"),
     "MulNoNan": Operator(by(mul_no_nan), "x y, and 0 where y is 0"),
-    "NonMaxSuppressionV5": Operator(non_max_suppression, "NonMaxSuppression, without soft_nms_sigma"),
+    "NonMaxSuppressionV5": Operator(
+        non_max_suppression, "NonMaxSuppression, without soft_nms_sigma"
+    ),
     "RFFT": Operator(fourier, "MatMuls with sines and cosines"),
     "RFFT2D": Operator(fourier, "likewise, over both axes"),
-    "RGBToHSV": Operator(by(rgb_to_hsv), "the hue by the largest channel, the saturation, the value"),
+    "RGBToHSV": Operator(
+        by(rgb_to_hsv), "the hue by the largest channel, the saturation, the value"
+    ),
     "Real": Operator(real_part, "the real part"),
     "ShapeN": Operator(shape_n, "a Shape for each of the tensors"),
     "TruncateMod": Operator(by(trunc_mod), "Mod with fmod=1"),
@@ -248,7 +259,9 @@ OPERATORS = {
     "UnsortedSegmentProd": Operator(
         unsorted_segment_prod, "ScatterND that multiplies, negative ids left out"
     ),
-    "UnsortedSegmentSum": Operator(unsorted_segment_sum, "ScatterND that adds up, negative ids left out"),
+    "UnsortedSegmentSum": Operator(
+        unsorted_segment_sum, "ScatterND that adds up, negative ids left out"
+    ),
     "Xdivy": Operator(by(xdivy), "x / y, and 0 where x is 0"),
     "Xlog1py": Operator(by(xlog1py), "x log(1 + y), and 0 where x is 0"),
     "Xlogy": Operator(by(xlogy), "x log(y), and 0 where x is 0"),

@@ -225,11 +225,13 @@ def _nearest(node: Any, outer: int, inner: int) -> Array:
     corners = node.get_attr_value("align_corners", 0) and outer > 1
     scale = (inner - one) / (outer - one) if corners else inner * one / outer
     at = np.arange(outer, dtype=np.float32)
-    place = (at + np.float32(0.5)) * scale if node.get_attr_value("half_pixel_centers", 0) else (
-        at * scale
+    place = (
+        (at + np.float32(0.5)) * scale
+        if node.get_attr_value("half_pixel_centers", 0)
+        else (at * scale)
     )
     taken = np.floor(place + np.float32(0.5)) if corners else np.floor(place)
-    return np.clip(taken, 0, inner - 1).astype(np.int64)
+    return np.asarray(np.clip(taken, 0, inner - 1), np.int64)
 
 
 def _as_resize_does(node: Any, taken: Array, inner: int) -> bool:
@@ -242,4 +244,6 @@ def _as_resize_does(node: Any, taken: Array, inner: int) -> bool:
     exact = np.array([int(2 * place) * inner // (2 * outer) for place in at])
     scale = np.float32(outer) / np.float32(inner)
     single = np.floor(at.astype(np.float32) / scale).astype(np.int64)
-    return bool(np.array_equal(taken, exact) and np.array_equal(taken, np.clip(single, 0, inner - 1)))
+    return bool(
+        np.array_equal(taken, exact) and np.array_equal(taken, np.clip(single, 0, inner - 1))
+    )

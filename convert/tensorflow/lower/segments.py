@@ -42,9 +42,7 @@ def _start(reduction: str, dtype: int) -> Any:
     return {"add": 0, "mul": 1, "max": limits.min, "min": limits.max}[reduction]
 
 
-def _gathered(
-    w: Writer, node: Any, data: Value, ids: Value, rows: Value, reduction: str
-) -> Value:
+def _gathered(w: Writer, node: Any, data: Value, ids: Value, rows: Value, reduction: str) -> Value:
     """Return ``rows`` rows (a list of one INT64), in each what ``ids`` put there of ``data``."""
     rank = w.ctx.get_rank(ids.name)
     if rank is None:

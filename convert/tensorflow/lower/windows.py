@@ -64,9 +64,7 @@ def extract_image_patches(ctx: Any, node: Any, name: str, args: Any) -> None:
         places = []
         for axis in (0, 1):
             static = shape[axis + 1]
-            whole = (
-                w.longs(static) if static > 0 else image.shape().rows(axis + 1, axis + 2)
-            )
+            whole = w.longs(static) if static > 0 else image.shape().rows(axis + 1, axis + 2)
             reach, stride = rates[axis] * (sizes[axis] - 1) + 1, strides[axis]
             zero = w.longs(0)
             if same:

@@ -209,8 +209,8 @@ def theirs(ctx: Any, node: Any) -> None:
     """Let tf2onnx's own handler write a node."""
     from tf2onnx.handler import tf_op
 
-    tables = tf_op.get_opsets()[""][: ctx.opset + 1]
-    handler, options = next(table[node.type] for table in tables[::-1] if table and node.type in table)
+    tables = [table or {} for table in tf_op.get_opsets()[""][: ctx.opset + 1]]
+    handler, options = next(table[node.type] for table in tables[::-1] if node.type in table)
     options = {**options, "tf_op": node.type} if options.get("onnx_op") else options
     node.type = options.get("onnx_op") or node.type
     handler(ctx, node, **options, initialized_tables={}, dequantize=False)

@@ -185,13 +185,19 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
     notes: list[str] = []
     original, weights = take_weights(original)
     graph = import_checked(path, original)
-    ends = [_tensor(path, graph, option.name, {**public.others, **public.outputs}) for option in cut.outputs]
+    ends = [
+        _tensor(path, graph, option.name, {**public.others, **public.outputs})
+        for option in cut.outputs
+    ]
     if not ends:
         names = list(public.outputs.values())
         ends = [graph.get_tensor_by_name(n) for n in names] or loose_ends(original, graph)
     if not ends:
         raise ModelError(f"{path}: found no outputs; name them with --outputs")
-    named = [_tensor(path, graph, option.name, {**public.others, **public.inputs}) for option in cut.inputs]
+    named = [
+        _tensor(path, graph, option.name, {**public.others, **public.inputs})
+        for option in cut.inputs
+    ]
     if not public.outputs:
         _check_twice("--outputs", ends)
     _check_twice("--inputs", named)
