@@ -31,6 +31,8 @@ _TELLING = frozenset(
 )
 # No tensor of a network has more dimensions.
 _MOST_DIMENSIONS = 6
+# Sizes that no network has.
+_UNUSUAL = (7907, 7919, 7927, 7933, 7937, 7949)
 
 
 def shape_from_use(tensor: Any) -> tuple[list[int], str] | None:
@@ -103,6 +105,8 @@ def _reshaped(shape: Any) -> list[int] | None:
 def rank_by_trial(tensor: Any) -> int | None:
     """Return the only rank with which TensorFlow accepts the graph, if there is just one.
 
+    None where a size is fixed as well, which a trial does not find.
+
     Args:
         tensor: A placeholder of a tf.Graph; its rank is unknown.
     """
@@ -111,12 +115,16 @@ def rank_by_trial(tensor: Any) -> int | None:
         return None
     definition = tensor.graph.as_graph_def()
     place = next(node for node in definition.node if node.name == tensor.op.name)
-    accepted = []
-    for rank in range(_MOST_DIMENSIONS + 1):
-        place.attr["shape"].shape.CopyFrom(tf.TensorShape([None] * rank).as_proto())
+
+    def accepts(shape: list[int | None]) -> bool:
+        place.attr["shape"].shape.CopyFrom(tf.TensorShape(shape).as_proto())
         try:
             import_graph(definition)
         except (ValueError, tf.errors.OpError):
-            continue
-        accepted.append(rank)
-    return accepted[0] if len(accepted) == 1 else None
+            return False
+        return True
+
+    accepted = [rank for rank in range(_MOST_DIMENSIONS + 1) if accepts([None] * rank)]
+    if len(accepted) == 1 and accepts([*_UNUSUAL[: accepted[0]]]):
+        return accepted[0]
+    return None
