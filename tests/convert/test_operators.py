@@ -145,6 +145,21 @@ def test_bits_are_taken_one_by_one(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(mine, theirs)
 
 
+LIKE = {
+    "read_beside": lambda v: tf.where(v[:1] > 0, v, tf.zeros_like(v)),
+    "read_alone": lambda v: tf.where(v[:1] > 0, v[:1], tf.zeros_like(v)),
+    "an_output": lambda v: tf.ones_like(v),
+    "of_ones": lambda v: v + tf.ones_like(v),
+}
+
+
+@pytest.mark.parametrize("kind", LIKE)
+def test_zeros_like_a_tensor_have_its_shape(tmp_path: Path, kind: str) -> None:
+    value = RNG.standard_normal((3, 4)).astype(np.float32)
+    theirs, mine = outputs(tmp_path, lambda: LIKE[kind](x(None, 4)), x=value)
+    np.testing.assert_array_equal(mine, theirs)
+
+
 @pytest.mark.parametrize("keep", [False, True], ids=["dropped", "kept"])
 def test_a_norm_over_axes(tmp_path: Path, keep: bool) -> None:
     value = RNG.standard_normal((2, 3, 4)).astype(np.float32)
@@ -261,6 +276,8 @@ TESTED = {
     "MulNoNan": "test_a_product_with_zero_is_zero",
     "NonMaxSuppressionV5": "tests/convert/test_operators_images.py",
     "OneHot": "tests/convert/test_operators_places.py",
+    "OnesLike": "test_zeros_like_a_tensor_have_its_shape",
+    "ZerosLike": "test_zeros_like_a_tensor_have_its_shape",
     "RFFT": "tests/convert/test_operators_images.py",
     "RFFT2D": "tests/convert/test_operators_images.py",
     "RGBToHSV": "tests/convert/test_operators_images.py",

@@ -31,6 +31,7 @@ __all__ = [
     "log1p",
     "lower_bound",
     "mul_no_nan",
+    "ones_like",
     "rank",
     "select",
     "shape_n",
@@ -40,7 +41,11 @@ __all__ = [
     "xdivy",
     "xlog1py",
     "xlogy",
+    "zeros_like",
 ]
+
+# TensorFlow's operators whose inputs are brought to one shape.
+_BROADCASTING = frozenset("SelectV2 Maximum Minimum Add AddV2 Sub Mul Greater Less Equal".split())
 
 
 def select(ctx: Any, node: Any, name: str, args: Any) -> None:
@@ -195,6 +200,27 @@ def fake_quantize(ctx: Any, node: Any, name: str, args: Any) -> None:
         return w.op("Floor", (held - bottom) / step + 0.5) * step + bottom
 
     replace(ctx, node, formula)
+
+
+def _like(value: int) -> Handler:
+    """Write a scalar where who reads it has the tensor itself, and so its shape, beside it."""
+
+    def handler(ctx: Any, node: Any, name: str, args: Any) -> None:
+        readers = ctx.find_output_consumers(node.output[0])
+        if node.output[0] in ctx.outputs or not all(
+            reader.type in _BROADCASTING and node.input[0] in reader.input for reader in readers
+        ):
+            theirs(ctx, node)
+            return
+        scalar = Writer(ctx, node).const(value, ctx.get_dtype(node.output[0]))
+        ctx.replace_all_inputs(node.output[0], scalar.name, ops=readers)
+        ctx.remove_node(node.name)
+
+    return handler
+
+
+zeros_like = _like(0)
+ones_like = _like(1)
 
 
 def shape_n(ctx: Any, node: Any, name: str, args: Any) -> None:

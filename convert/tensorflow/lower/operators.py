@@ -37,6 +37,7 @@ from onnxgraft.stages.convert.tensorflow.lower.elementwise import (
     log1p,
     lower_bound,
     mul_no_nan,
+    ones_like,
     rank,
     select,
     shape_n,
@@ -46,6 +47,7 @@ from onnxgraft.stages.convert.tensorflow.lower.elementwise import (
     xdivy,
     xlog1py,
     xlogy,
+    zeros_like,
 )
 from onnxgraft.stages.convert.tensorflow.lower.images import (
     adjust_saturation,
@@ -192,6 +194,8 @@ OPERATORS = {
     "NonMaxSuppressionV5": Operator(
         non_max_suppression, "NonMaxSuppression, without soft_nms_sigma"
     ),
+    "OnesLike": Operator(ones_like, "1 where the tensor itself is read beside it"),
+    "ZerosLike": Operator(zeros_like, "0 where the tensor itself is read beside it"),
     "RFFT": Operator(fourier, "MatMuls with sines and cosines"),
     "RFFT2D": Operator(fourier, "likewise, over both axes"),
     "RGBToHSV": Operator(
