@@ -127,7 +127,7 @@ def handlers(refused: dict[str, OnnxgraftError]) -> dict[str, tuple[Handler, lis
             except OnnxgraftError as error:
                 refused[node.name] = error
                 raise
-            except Exception as error:
+            except Exception as error:  # tf2onnx raises whatever it meets
                 reason = str(error).removeprefix("make_sure failure: ")
                 refused[node.name] = NotSupportedError(
                     f"{kind} ({node.name}) can't be converted: {reason}; cut the graph before it "
@@ -149,13 +149,6 @@ def _theirs(ctx: Any, node: Any, name: str, args: Any) -> None:
 OPERATORS = {
     "Add": Operator(complex_sum, "Add; of complex numbers, of both parts"),
     "AddV2": Operator(complex_sum, "Add, likewise"),
-    "Mul": Operator(complex_sum, "Mul; of complex numbers, of both parts"),
-    "Sub": Operator(complex_sum, "Sub; of complex numbers, of both parts"),
-    "ExpandDims": Operator(complex_layout, "Unsqueeze; of complex numbers, of both parts"),
-    "Reshape": Operator(complex_layout, "Reshape; of complex numbers, of both parts"),
-    "Squeeze": Operator(complex_layout, "Squeeze; of complex numbers, of both parts"),
-    "StridedSlice": Operator(complex_layout, "Slice; of complex numbers, of both parts"),
-    "Transpose": Operator(complex_layout, "Transpose; of complex numbers, of both parts"),
     "AdjustSaturation": Operator(
         by(adjust_saturation), "v - (v - colour) ratio, where v is the largest channel"
     ),
@@ -171,14 +164,27 @@ OPERATORS = {
         crop_and_resize, "a Loop of Resize, ties rounded up where it takes the nearest"
     ),
     "DenseBincount": Operator(dense_bincount, "where each value is 0, 1, 2 ..., added up"),
+    "Einsum": Operator(
+        einsum, "MatMul, or Einsum with a letter for each dimension that ... stands for"
+    ),
+    "Erfc": Operator(by(erfc), "1 - erf(x)"),
     "EuclideanNorm": Operator(euclidean_norm, "ReduceL2"),
+    "ExpandDims": Operator(complex_layout, "Unsqueeze; of complex numbers, of both parts"),
+    "Expm1": Operator(by(expm1), "tanh(x / 2) (e^x + 1), which does not cancel near 0"),
+    "ExtractImagePatches": Operator(
+        extract_image_patches, "two Gathers, of the rows and of the columns in each patch"
+    ),
+    "FFT": Operator(fourier, "MatMuls with sines and cosines"),
+    "FFT2D": Operator(fourier, "likewise, over both axes"),
     "FakeQuantWithMinMaxVars": Operator(
         fake_quantize,
         "QuantizeLinear and DequantizeLinear, or plain arithmetic where they have no such range",
     ),
     "FakeQuantWithMinMaxVarsPerChannel": Operator(fake_quantize, "the same in plain arithmetic"),
-    "FFT": Operator(fourier, "MatMuls with sines and cosines"),
-    "FFT2D": Operator(fourier, "likewise, over both axes"),
+    "FloorDiv": Operator(
+        by(floor_div), "floor(a / b); of whole numbers (a - Mod(a, b)) / b, for ONNX rounds to 0"
+    ),
+    "FloorMod": Operator(by(floor_mod), "a - b floor(a / b); of whole numbers Mod"),
     "HSVToRGB": Operator(by(hsv_to_rgb), "v (1 - s + s t), where t goes up and down with the hue"),
     "IFFT": Operator(inverse_fourier, "MatMuls with sines and cosines"),
     "IFFT2D": Operator(inverse_fourier, "likewise, over both axes"),
@@ -187,45 +193,31 @@ OPERATORS = {
     "Imag": Operator(imaginary_part, "the imaginary part"),
     "Invert": Operator(invert, "BitwiseNot, from opset 18 on"),
     "InvertPermutation": Operator(invert_permutation, "ScatterElements of 0, 1, 2 ..."),
+    "Log1p": Operator(by(log1p), "2 atanh(x / (2 + x)) for abs(x) < 1/2, else log(1 + x)"),
     "LowerBound": Operator(lower_bound, "how many of the sorted numbers are below the value"),
     "MatrixDiagV3": Operator(matrix_diag, "Where on the diagonal"),
     "MatrixSetDiagV3": Operator(matrix_set_diag, "Where on the diagonal"),
+    "MaxPoolWithArgmax": Operator(
+        max_pool_with_argmax, "MaxPool with indices, of float32 or float64 where ONNX has no other"
+    ),
+    "Mul": Operator(complex_sum, "Mul; of complex numbers, of both parts"),
     "MulNoNan": Operator(by(mul_no_nan), "x y, and 0 where y is 0"),
     "NonMaxSuppressionV5": Operator(
         non_max_suppression, "NonMaxSuppression, without soft_nms_sigma"
-    ),
-    "OnesLike": Operator(ones_like, "1 where the tensor itself is read beside it"),
-    "ZerosLike": Operator(zeros_like, "0 where the tensor itself is read beside it"),
-    "RFFT": Operator(fourier, "MatMuls with sines and cosines"),
-    "RFFT2D": Operator(fourier, "likewise, over both axes"),
-    "RGBToHSV": Operator(
-        by(rgb_to_hsv), "the hue by the largest channel, the saturation, the value"
-    ),
-    "Real": Operator(real_part, "the real part"),
-    "ShapeN": Operator(shape_n, "a Shape for each of the tensors"),
-    "TruncateMod": Operator(by(trunc_mod), "Mod with fmod=1"),
-    "UpperBound": Operator(upper_bound, "how many of the sorted numbers are not above the value"),
-    "Einsum": Operator(
-        einsum, "MatMul, or Einsum with a letter for each dimension that ... stands for"
-    ),
-    "Erfc": Operator(by(erfc), "1 - erf(x)"),
-    "Expm1": Operator(by(expm1), "tanh(x / 2) (e^x + 1), which does not cancel near 0"),
-    "ExtractImagePatches": Operator(
-        extract_image_patches, "two Gathers, of the rows and of the columns in each patch"
-    ),
-    "FloorDiv": Operator(
-        by(floor_div), "floor(a / b); of whole numbers (a - Mod(a, b)) / b, for ONNX rounds to 0"
-    ),
-    "FloorMod": Operator(by(floor_mod), "a - b floor(a / b); of whole numbers Mod"),
-    "Log1p": Operator(by(log1p), "2 atanh(x / (2 + x)) for abs(x) < 1/2, else log(1 + x)"),
-    "MaxPoolWithArgmax": Operator(
-        max_pool_with_argmax, "MaxPool with indices, of float32 or float64 where ONNX has no other"
     ),
     "OneHot": Operator(
         one_hot,
         "Equal of the indices and 0, 1, 2 ...; ONNX's OneHot counts negative indices from the end",
     ),
+    "OnesLike": Operator(ones_like, "1 where the tensor itself is read beside it"),
+    "RFFT": Operator(fourier, "MatMuls with sines and cosines"),
+    "RFFT2D": Operator(fourier, "likewise, over both axes"),
+    "RGBToHSV": Operator(
+        by(rgb_to_hsv), "the hue by the largest channel, the saturation, the value"
+    ),
     "Rank": Operator(by(rank), "the size of the shape"),
+    "Real": Operator(real_part, "the real part"),
+    "Reshape": Operator(complex_layout, "Reshape; of complex numbers, of both parts"),
     "ResizeArea": Operator(
         resize_area, "two MatMuls, with how much of each pixel lies within each pixel of the result"
     ),
@@ -249,11 +241,17 @@ OPERATORS = {
     "SegmentSum": Operator(segment_sum, "ScatterND that adds up"),
     "Select": Operator(select, "Where; tf2onnx's c x + (1 - c) y lets a NaN of y through"),
     "SelectV2": Operator(select, "Where, likewise"),
+    "ShapeN": Operator(shape_n, "a Shape for each of the tensors"),
+    "Squeeze": Operator(complex_layout, "Squeeze; of complex numbers, of both parts"),
+    "StridedSlice": Operator(complex_layout, "Slice; of complex numbers, of both parts"),
+    "Sub": Operator(complex_sum, "Sub; of complex numbers, of both parts"),
     "TFL_GELU": Operator(tfl_gelu, "x / 2 (1 + erf(x / sqrt 2)), or its tanh approximation"),
     "TensorScatterMax": Operator(
         tensor_scatter_max, "ScatterND that takes the largest, which ONNX has from opset 18 on"
     ),
     "TensorScatterMin": Operator(tensor_scatter_min, "ScatterND that takes the least, likewise"),
+    "Transpose": Operator(complex_layout, "Transpose; of complex numbers, of both parts"),
+    "TruncateMod": Operator(by(trunc_mod), "Mod with fmod=1"),
     "UnsortedSegmentMax": Operator(
         unsorted_segment_max, "ScatterND that takes the largest, negative ids left out"
     ),
@@ -266,7 +264,9 @@ OPERATORS = {
     "UnsortedSegmentSum": Operator(
         unsorted_segment_sum, "ScatterND that adds up, negative ids left out"
     ),
+    "UpperBound": Operator(upper_bound, "how many of the sorted numbers are not above the value"),
     "Xdivy": Operator(by(xdivy), "x / y, and 0 where x is 0"),
     "Xlog1py": Operator(by(xlog1py), "x log(1 + y), and 0 where x is 0"),
     "Xlogy": Operator(by(xlogy), "x log(y), and 0 where x is 0"),
+    "ZerosLike": Operator(zeros_like, "0 where the tensor itself is read beside it"),
 }
