@@ -408,3 +408,31 @@ def test_a_conditional_takes_the_branch_that_tensorflow_takes(
     tmp_path: Path, name: str, form: str
 ) -> None:
     agree(frozen(tmp_path, CONDITIONALS[name], form))
+
+
+BODIES = {
+    "a_branch": lambda v: tf.cond(tf.reduce_sum(v) > 0, lambda: 2 * v, lambda: -v),
+    "zero_fraction": lambda v: tf.nn.zero_fraction(tf.nn.relu(v)),
+    "a_loop": lambda v: tf.while_loop(
+        lambda i, a: i < 3, lambda i, a: (i + 1, a + v), [0, tf.zeros_like(v)]
+    )[1],
+    "crop_and_resize": lambda v: tf.image.crop_and_resize(
+        tf.reshape(v, [1, 3, 4, 1]), v[:2] * 0 + [0.0, 0.1, 0.9, 1.2], tf.constant([0, 0]), [4, 5]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_body_reads_an_input_of_a_saved_model(tmp_path: Path, kind: str) -> None:
+    """Its signature calls the input otherwise than the graph does, in bodies too."""
+    module = tf.Module()
+    module.call = tf.function(
+        lambda v: {"out": BODIES[kind](v)}, input_signature=[tf.TensorSpec([3, 4], name="v")]
+    )
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=module.call)
+    model, _ = Original.of(tmp_path / "saved").lower()
+    for sign in (1, -1):
+        value = sign * np.arange(-2.0, 10.0, dtype=np.float32).reshape(3, 4)
+        with OnnxRuntime(model.to_onnx()) as session:
+            mine = session.infer({"v": value})["out"]
+        np.testing.assert_allclose(mine, module.call(tf.constant(value))["out"], atol=1e-6)
