@@ -145,7 +145,7 @@ class Original:
                 model, notes = lower(self._frozen, opset)
             except NewerOpset as error:
                 if asked is not None:
-                    raise
+                    raise NotSupportedError(f"{self.path}: {error}") from error
                 model, notes = lower(self._frozen, error.opset)
                 notes += [f"written in opset {error.opset}: {error.operator} needs it"]
         set_io_layout(model, io_layout)

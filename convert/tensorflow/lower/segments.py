@@ -76,12 +76,13 @@ def _sorted(reduction: str) -> Handler:
             rows = ids.to(_INT64).rows(-1, _END) + 1
             if reduction in ("add", "mul"):
                 return _gathered(w, node, data, ids, rows, reduction)
+            mean = reduction == "mean"
+            taken = _gathered(w, node, data, ids, rows, "add" if mean else reduction)
             ones = w.op("Expand", w.const(1, data.dtype), data.shape())
             count = _gathered(w, node, ones, ids, rows, "add")
-            if reduction == "mean":
-                total = _gathered(w, node, data, ids, rows, "add")
-                return total / w.op("Max", count, w.const(1, data.dtype))
-            return count.equals(0).where(0, _gathered(w, node, data, ids, rows, reduction))
+            if mean:
+                return taken / w.op("Max", count, w.const(1, data.dtype))
+            return count.equals(0).where(0, taken)
 
         replace(ctx, node, formula)
 
