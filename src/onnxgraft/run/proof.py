@@ -23,7 +23,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,14 @@ from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.quantized import float_twin, input_ranges, is_quantized
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
+from onnxgraft.graph.wants import wants_of
 from onnxgraft.run.answers import answers
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
-from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import ENGINE_DECIBELS, ENGINE_LOSS, ENGINE_TOLERANCES, FLOAT_DECIBELS
+from onnxgraft.run.trial import Trial
 
 __all__ = ["Proof", "Reference", "trials", "worst"]
 
@@ -213,14 +214,19 @@ def trials(
 
 def _drawn(model: Model, inputs: Sequence[TensorSpec], count: int) -> list[Feeds]:
     ranges = input_ranges(model)
+    trial = Trial(inputs, wants_of(model.graph))
+    if trial.choices:
+        with exact(model) as session:
+            trial.begin(lambda samples: [answers(session, feeds) for feeds in samples])
+    setting = replace(trial.first, caution=max(trial.first.caution, 1))
     feeds: list[Feeds] = []
     for seed in range(count):
-        drawn = random_feeds(inputs, 1, seed)
+        fed = trial.feeds(replace(setting, turn=seed), seed=seed)
         for name, (low, high) in ranges.items():
-            if name in drawn:
-                share = (np.tanh(drawn[name]) + 1) / 2  # within 0 and 1
-                drawn[name] = (low + (high - low) * share).astype(drawn[name].dtype)
-        feeds.append(drawn)
+            if name in fed:
+                share = (np.tanh(fed[name]) + 1) / 2  # within 0 and 1
+                fed[name] = (low + (high - low) * share).astype(fed[name].dtype)
+        feeds.append(fed)
     return feeds
 
 
