@@ -10,6 +10,7 @@ twin): a right engine is as far from it as the exact reference is, a wrong one f
     passed  =  same shapes, and
                SQNR(exact, engine) >= 45 dB,  or
                noise(twin, engine) <= (noise(twin, exact) + noise of float layers) * 10^(loss / 10)
+               and noise(exact, engine) < noise(exact, zeros), noise(exact, the best constant)
 
 with noise as power over that of the signal, and a loss of 1 dB and three times the spread of two
 estimates of a power from n numbers, 10 log10(1 + sqrt(4 / n)).
@@ -38,7 +39,14 @@ from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.run.tolerances import ENGINE_DECIBELS, ENGINE_LOSS, ENGINE_TOLERANCES, FLOAT_DECIBELS
+from onnxgraft.run.tolerances import (
+    CONSTANT_DECIBELS,
+    ENGINE_DECIBELS,
+    ENGINE_LOSS,
+    ENGINE_TOLERANCES,
+    FLOAT_DECIBELS,
+    NEARER_DECIBELS,
+)
 from onnxgraft.run.trial import Trial
 
 __all__ = ["Proof", "Reference", "trials", "worst"]
@@ -168,7 +176,8 @@ class Reference:
             reason = f"{seen['decibels'].nonfinite} values are NaN or infinite on one side alone"
         elif self.quantized:
             count = sum(right.size for _, right, _ in triples)
-            reason = _reason(values, max(count, 1), self.floats)
+            nothing = _constant([right for _, right, _ in triples])
+            reason = _reason(values, max(count, 1), self.floats, nothing)
         else:
             allowed = ENGINE_TOLERANCES[self.floats]
             values["exact"] = math.inf
@@ -235,10 +244,22 @@ def worst(proofs: Sequence[Proof]) -> Proof:
     return min(proofs, key=lambda proof: (proof.passed, proof.decibels))
 
 
-def _reason(values: dict[str, float], count: int, floats: str) -> str:
-    """Return why an output of an INT8 engine is not what its graph says; empty where it is."""
+def _reason(values: dict[str, float], count: int, floats: str, nothing: float) -> str:
+    """Return why an output of an INT8 engine is not what its graph says; empty where it is.
+
+    Args:
+        values: Decibels of the engine and the exact answer.
+        count: How many numbers there are of the output.
+        floats: What float layers run in.
+        nothing: Decibels, against the exact answer, of a constant, or of zeros.
+    """
     if values["decibels"] >= ENGINE_DECIBELS:
         return ""
+    if values["decibels"] < nothing + NEARER_DECIBELS:
+        return (
+            f"the engine keeps {values['decibels']:.1f} dB of the exact answer, "
+            f"zeros or a constant would keep {nothing:.1f} dB"
+        )
     loss = ENGINE_LOSS + 30 * math.log10(1 + math.sqrt(4 / count))
     allowed = _noise(values["exact"]) + _noise(FLOAT_DECIBELS[floats])
     if _noise(values["engine"]) <= allowed * 10 ** (loss / 10):
@@ -247,6 +268,17 @@ def _reason(values: dict[str, float], count: int, floats: str) -> str:
         f"the engine keeps {values['engine']:.1f} dB of the network with float activations, its "
         f"graph keeps {values['exact']:.1f} dB ({values['decibels']:.1f} dB between the two)"
     )
+
+
+def _constant(exact: Sequence[Array]) -> float:
+    """Return how many dB of the exact answer the best constant keeps; 0 is what zeros keep."""
+    values = np.concatenate([np.asarray(value, np.float64).ravel() for value in exact])
+    values = values[np.isfinite(values)]
+    if not values.any():
+        return -math.inf
+    varying = float(values.var())
+    decibels = 10 * math.log10(float(np.mean(values**2)) / varying) if varying else math.inf
+    return decibels if decibels < CONSTANT_DECIBELS else 0.0
 
 
 def _noise(decibels: float) -> float:
