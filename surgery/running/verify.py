@@ -56,6 +56,7 @@ class Verifier:
         self.still: list[str] = []
         self.notes: list[str] = []
         self._model = model
+        self._loaded = False
         self._ends = ends(model)
         self._feeds: list[dict[str, Array]] = []
         self._first: list[Outputs] = []
@@ -78,7 +79,10 @@ class Verifier:
             return
         start = time.perf_counter()
         trial = Trial(self._model.inputs, wants_of(self._model.graph))
-        self._first = trial.begin(lambda samples: self._run(self._model, samples))
+        try:
+            self._first = trial.begin(self._try)
+        except _RefusedError as error:
+            raise error.reason from error
         self._feeds = [trial.feeds(setting) for setting in trial.settings]
         self.notes = trial.notes
         self.seconds = time.perf_counter() - start
@@ -91,6 +95,15 @@ class Verifier:
             self._enliven(trial)
             self.seconds = time.perf_counter() - start
         self._now = self._next = self._first
+
+    def _try(self, samples: Sequence[Feeds]) -> list[Outputs]:
+        """Run the model; no other samples are tried of what onnxruntime does not even load."""
+        try:
+            return self._run(self._model, samples)
+        except InputError as error:
+            if not self._loaded:
+                raise _RefusedError(error) from error
+            raise
 
     def _enliven(self, trial: Trial) -> None:
         """Take other samples too where an output does not move on plain ones."""
@@ -229,6 +242,7 @@ class Verifier:
             optimize=optimize,
             configure=_light,
         ) as session:
+            self._loaded = True
             found = []
             known = {spec.name for spec in session.inputs}
             for feeds in samples:
@@ -236,6 +250,14 @@ class Verifier:
                 found.append(session.infer(given))
                 self.runs += 1
             return found
+
+
+class _RefusedError(Exception):
+    """onnxruntime refuses the graph itself, whatever it is fed."""
+
+    def __init__(self, reason: InputError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 def _light(options: Any) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.run.proof import Reference, trials
 
@@ -28,3 +29,22 @@ def test_the_graph_takes_every_trial(text: str) -> None:
     model = Model.from_onnx(proto, Source("g", "onnx", ""))
     feeds = trials(model, model.inputs)
     assert len(Reference(model, feeds).feeds) == len(feeds) > 1
+
+
+def test_a_graph_of_text_has_no_trials_and_says_so() -> None:
+    text = "g (string[N] x) => (string[N] y) { y = Identity(x) }"
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+    model = Model.from_onnx(proto, Source("g", "onnx", ""))
+    assert trials(model, model.inputs) == []
+    with pytest.raises(InputError, match="can't be fed with random numbers"):
+        Reference(model, [])
+
+
+def test_a_graph_that_takes_no_feeds_has_trials_all_the_same() -> None:
+    text = """g (int64[N,4] x) => (float[N,4,2] y) <float[2,2] t = {1,2,3,4}, int64 k = {5}> {
+        i = Mul(x, k) n = Add(i, k) y = Gather(t, n) }"""
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+    model = Model.from_onnx(proto, Source("g", "onnx", ""))
+    feeds = trials(model, model.inputs)
+    with pytest.raises(InputError, match="out of data bounds"):
+        Reference(model, feeds)

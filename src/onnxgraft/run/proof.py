@@ -21,6 +21,7 @@ precision explains.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft.errors import OnnxgraftError
+from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.quantized import float_twin, input_ranges, is_quantized
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
@@ -38,6 +39,7 @@ from onnxgraft.run.answers import answers
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
+from onnxgraft.run.feeds import batch_names
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import (
     CONSTANT_DECIBELS,
@@ -112,7 +114,8 @@ class Reference:
         floats: What float layers run in, which explains a difference.
 
     Raises:
-        OnnxgraftError: onnxruntime refuses the graph, or it takes none of the feeds.
+        OnnxgraftError: onnxruntime refuses the graph, or it takes none of the feeds, or there are
+            none.
     """
 
     def __init__(self, model: Model, feeds: Sequence[Feeds], floats: str = "fp32") -> None:
@@ -128,8 +131,8 @@ class Reference:
                     self.feeds.append(fed)
                 except OnnxgraftError as error:
                     refused = error
-        if refused is not None and not self.feeds:
-            raise refused
+        if not self.feeds:
+            raise refused or InputError("its inputs can't be fed with random numbers")
         self.twin: list[Outputs] = self.exact
         if self.quantized:
             with OnnxRuntime(float_twin(model).to_onnx(), name="float twin") as session:
@@ -209,8 +212,14 @@ def trials(
         math.prod(dim for dim in spec.shape[1:] if isinstance(dim, int)) for spec in model.outputs
     ]
     count = min(max(2, -(-_NUMBERS // max(min(sizes, default=1), 1))), _MOST)
-    found = list(itertools.islice(samples, count)) or _drawn(model, inputs, count)
-    free = {spec.name for spec in inputs if spec.shape and isinstance(spec.shape[0], str)}
+    found = list(itertools.islice(samples, count))
+    if not found:
+        try:
+            found = _drawn(model, inputs, count)
+        except InputError:  # text, for example
+            return []
+    batches = {*batch_names(inputs), "?"}
+    free = {spec.name for spec in inputs if spec.shape and spec.shape[0] in batches}
     if not free:
         return found
     several = [found[index % len(found)] for index in range(batch)]
@@ -225,7 +234,8 @@ def _drawn(model: Model, inputs: Sequence[TensorSpec], count: int) -> list[Feeds
     ranges = input_ranges(model)
     trial = Trial(inputs, wants_of(model.graph))
     if trial.choices:
-        with exact(model) as session:
+        # What runs in no size, or can't be loaded, whoever asks for the exact answers is told.
+        with contextlib.suppress(InputError), exact(model) as session:
             trial.begin(lambda samples: [answers(session, feeds) for feeds in samples])
     setting = replace(trial.first, caution=max(trial.first.caution, 1))
     feeds: list[Feeds] = []

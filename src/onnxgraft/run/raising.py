@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.half import computes_in_half
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.opset import raise_opset
-from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.graph.wants import wants_of
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import FLOAT_TOLERANCE, HALF_TOLERANCE
@@ -31,11 +28,13 @@ def raised(model: Model, opset: int) -> tuple[Model, list[str]]:
     note = f"opset {model.graph.opset} was raised to {opset}"
     trial = Trial(model.inputs, wants_of(model.graph))
     try:
-        before = trial.begin(lambda samples: _run(model, samples))
+        with _opened(model) as session:
+            before = trial.begin(lambda samples: [session.infer(feeds) for feeds in samples])
     except InputError as error:  # no random numbers fit it, or onnxruntime does not run it
         return later, [f"{note}; not verified: {error}"]
     try:
-        after = _run(later, [trial.feeds(setting) for setting in trial.settings])
+        with _opened(later) as session:
+            after = [session.infer(trial.feeds(setting)) for setting in trial.settings]
     except InputError as error:
         raise NotSupportedError(
             f"{model.file}: {note}, and the graph no longer runs ({error}); export the network "
@@ -52,7 +51,6 @@ def raised(model: Model, opset: int) -> tuple[Model, list[str]]:
     return later, [f"{note}: every output stayed the same in onnxruntime"]
 
 
-def _run(model: Model, samples: Sequence[Feeds]) -> list[Outputs]:
+def _opened(model: Model) -> OnnxRuntime:
     light, weights = model.without_weights()
-    with OnnxRuntime(light, name=model.file, optimize=False, weights=weights) as session:
-        return [session.infer(feeds) for feeds in samples]
+    return OnnxRuntime(light, name=model.file, optimize=False, weights=weights)

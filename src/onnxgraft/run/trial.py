@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.graph.wants import Wants
@@ -15,7 +13,7 @@ from onnxgraft.run.feeds import PLAIN, Manner, Setting, batch_names, drawn, size
 
 __all__ = ["Trial"]
 
-# Runs a network on some feeds; raises InputError where it takes one of them not.
+# Runs a network on some feeds; raises InputError where it does not take one of them.
 Run = Callable[[Sequence[Feeds]], list[Outputs]]
 
 # Free axes of images and of sequences, tried until the network runs.
@@ -44,8 +42,8 @@ class Trial:
         """Begin with nothing."""
         self.settings: list[Setting] = []
         self.notes: list[str] = []
-        kinds = {np.dtype(spec.dtype).kind for spec in self.specs if _is_numeric(spec)}
-        self._whole = bool(kinds & set("iu")) or bool(self.wants.indices)
+        whole = any(spec.dtype.startswith(("int", "uint")) for spec in self.specs)
+        self._whole = whole or bool(self.wants.indices)
 
     def begin(self, run: Run) -> list[Outputs]:
         """Find settings, and return what the network makes of each.
@@ -148,38 +146,28 @@ class Trial:
     def _key(self, setting: Setting) -> tuple[object, ...]:
         """Return what tells two settings apart in the feeds that they make."""
         shapes, _ = sizes_of(self.specs, setting, self.wants)
-        flags = any(spec.dtype == "bool" and math.prod(shapes[spec.name]) == 1
-                    for spec in self.specs)  # fmt: skip
-        return (
-            *shapes.values(), setting.caution if self._whole else 0, flags and setting.flags,
-        )  # fmt: skip
+        flags = setting.flags and any(
+            spec.dtype == "bool" and math.prod(shapes[spec.name]) == 1 for spec in self.specs
+        )
+        return *shapes.values(), setting.caution if self._whole else 0, flags
 
     def _numbers(self, setting: Setting) -> int:
-        return sum(
-            math.prod(shape) for shape in sizes_of(self.specs, setting, self.wants)[0].values()
-        )
+        """Return how many numbers are fed in a setting."""
+        shapes, _ = sizes_of(self.specs, setting, self.wants)
+        return sum(map(math.prod, shapes.values()))
 
     def _tell(self) -> None:
         """Say in which sizes the network was run, where these are not the usual ones."""
-        free = any(isinstance(spec.shape[0], str) for spec in self.specs if spec.shape)
-        batches = sorted({setting.batch for setting in self.settings})
-        if free and len(batches) == 1:
-            self.notes.append(
-                f"at batch {2 * batches[0]} the original does not run: compared at batch "
-                f"{batches[0]} alone"
-            )
         first = self.settings[0]
-        if (first.batch, first.image, first.row) != (1, self.image, _SIZES[0][1]):
-            shapes, _ = sizes_of(self.specs, first, self.wants)
+        shapes, _ = sizes_of(self.specs, first, self.wants)
+        doubled, _ = sizes_of(self.specs, replace(first, batch=2 * first.batch), self.wants)
+        if shapes != doubled and all(setting.batch == first.batch for setting in self.settings):
+            self.notes.append(
+                f"at batch {2 * first.batch} the original does not run: compared at batch "
+                f"{first.batch} alone"
+            )
+        if (first.image, first.row) != (self.image, _SIZES[0][1]):
             sized = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             self.notes.append(
                 f"in smaller sizes the original does not run: compared from {sized} on"
             )
-
-
-def _is_numeric(spec: TensorSpec) -> bool:
-    try:
-        np.dtype(spec.dtype)
-    except TypeError:
-        return False
-    return True
