@@ -88,6 +88,12 @@ def test_equal_names_get_equal_sizes() -> None:
     assert height != width
 
 
+@pytest.mark.parametrize("name", ["?", "state.1"])
+def test_the_axis_of_a_recurrent_state_without_a_name_of_its_own_is_the_batch(name: str) -> None:
+    specs = [TensorSpec("x", "float32", ("N", "L")), TensorSpec("h", "float32", (2, name, 4))]
+    assert drawn(specs, Setting(batch=3))["h"].shape == (2, 3, 4)
+
+
 def test_an_axis_that_is_called_as_a_sum_has_that_size() -> None:
     specs = [
         TensorSpec("ids", "int64", ("N", "now")),

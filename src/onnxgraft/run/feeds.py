@@ -155,12 +155,13 @@ def sizes_of(
         for axis, dim in enumerate(spec.shape):
             if isinstance(dim, int):
                 continue
-            if dim in batches or (axis == 0 and dim == "?"):
+            batch = dim in batches or (axis, dim) == (0, "?") or _of_state(spec, axis, specs)
+            if batch:
                 size = setting.batch
             else:
                 size = setting.image if len(spec.shape) > 3 or dim in images else setting.row
             size = max(size, wants.least.get((spec.name, axis), 1))
-            if setting.uneven and axis % 2 and dim not in batches:
+            if setting.uneven and axis % 2 and not batch:
                 size += 32 if size % 32 == 0 else -(-size // 2)
             free[spec.name, axis] = size
             if dim != "?":
@@ -190,6 +191,16 @@ def batch_names(specs: Sequence[TensorSpec]) -> set[int | str]:
         for dim in spec.shape[1:]
     }  # fmt: skip
     return {dim for dim in first - later or first if isinstance(dim, str) and dim != "?"}
+
+
+def _of_state(spec: TensorSpec, axis: int, specs: Sequence[TensorSpec]) -> bool:
+    """Tell whether an axis is the batch of a recurrent state, (layers, batch, units)."""
+    shape = spec.shape
+    if axis != 1 or len(shape) != 3 or not isinstance(shape[0], int) or isinstance(shape[2], str):
+        return False
+    others = [other.shape for other in specs if other is not spec and other.shape]
+    shared = shape[1] != "?" and any(shape[1] in other for other in others)
+    return not shared and any(isinstance(other[0], str) for other in others)
 
 
 @dataclass(frozen=True)
