@@ -136,7 +136,9 @@ class Original:
         elif framework == "tflite":
             from onnxgraft.stages.convert.tflite import lower_tflite
 
-            model = extract(lower_tflite(self.path, opset), *self._ends)
+            inputs, outputs = self._ends
+            lowered, done = lower_tflite(self.path, opset, [option.name for option in outputs])
+            model, notes = extract(lowered, inputs, outputs), done.notes
         else:
             from onnxgraft.stages.convert.tensorflow.lower.lowering import lower
 
@@ -205,9 +207,9 @@ class Original:
 
             return inspect_caffe(self.path, self.weights)
         if framework == "tflite":
-            from onnxgraft.stages.convert.tflite import lower_tflite
+            from onnxgraft.stages.convert.tflite import inspect_tflite
 
-            return replace(inspect_onnx(lower_tflite(self.path, DEFAULT_OPSET)), framework="tflite")
+            return inspect_tflite(self.path, DEFAULT_OPSET)
         try:
             return inspect_frozen(self._frozen)
         except (InputError, ModelError) as error:

@@ -1,0 +1,182 @@
+"""What this package puts into a TFLite model for itself, written as ONNX.
+
+`preparing` leaves these operators, as custom ones, where TFLite has none that tf2onnx lowers right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxgraft.graph.tensors import Array
+
+__all__ = ["OWN", "own_handlers"]
+
+_FLOAT = TensorProto.FLOAT
+
+
+class _Writer:
+    """Adds nodes and constants to a graph of tf2onnx, in the place of a node."""
+
+    def __init__(self, ctx: Any, node: Any) -> None:
+        self.ctx = ctx
+        self.name = node.name
+        self.inputs = list(node.input)
+        self.outputs = list(node.output)
+        self.attributes = {key: node.get_attr_value(key) for key in node.attr}
+        self._kinds = [(ctx.get_shape(name), ctx.get_dtype(name)) for name in node.output]
+        ctx.remove_node(node.name)
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        return self.ops(kind, inputs, 1, **attributes)[0]
+
+    def ops(self, kind: str, inputs: Sequence[str], count: int, **attributes: Any) -> list[str]:
+        node = self.ctx.make_node(
+            kind, list(inputs), attr=attributes, output_count=count, op_name_scope=self.name
+        )
+        return [str(name) for name in node.output]
+
+    def const(self, value: Any, dtype: Any = np.float32) -> str:
+        from tf2onnx import utils
+
+        return str(self.ctx.make_const(utils.make_name(self.name), np.array(value, dtype)).output[0])
+
+    def whole(self, *values: int) -> str:
+        return self.const(values, np.int64)
+
+    def finish(self, *results: str) -> None:
+        """Let the results have the names of the node's outputs."""
+        for result, output, (shape, dtype) in zip(
+            results, self.outputs, self._kinds, strict=True
+        ):
+            self.ctx.make_node(
+                "Identity", [result], outputs=[output], shapes=[shape], dtypes=[dtype],
+                op_name_scope=self.name,
+            )  # fmt: skip
+
+
+def _copy(w: _Writer) -> None:
+    w.finish(w.inputs[0])
+
+
+def _clip(w: _Writer) -> None:
+    w.finish(w.op("Clip", w.inputs[0], w.const(w.attributes["low"]), w.const(w.attributes["high"])))
+
+
+def _rounding(w: _Writer) -> None:
+    """Write what TensorFlow's hybrid kernels do to activations, per image or row.
+
+    Symmetric: q = round(127 x / max abs(x)). Else 0 is a whole number of steps of
+    (max - min) / 255 from the least value.
+    """
+    depth = int(w.attributes["depth"])
+    rows = w.op("Reshape", w.inputs[0], w.whole(-1, depth) if depth else w.whole(0, -1))
+    zero, one = w.const(0), w.const(1)
+    if w.attributes["symmetric"]:
+        top = w.op("ReduceMax", w.op("Abs", rows), axes=[1], keepdims=1)
+        scale = w.op("Div", top, w.const(127))
+        scale = w.op("Where", w.op("Equal", scale, zero), one, scale)
+        steps = w.op("Clip", w.op("Round", w.op("Div", rows, scale)), w.const(-127), w.const(127))
+    else:
+        low = w.op("Min", w.op("ReduceMin", rows, axes=[1], keepdims=1), zero)
+        high = w.op("Max", w.op("ReduceMax", rows, axes=[1], keepdims=1), zero)
+        scale = w.op("Div", w.op("Sub", high, low), w.const(255))
+        scale = w.op("Where", w.op("Equal", scale, zero), one, scale)
+        below, above = w.op("Div", low, scale), w.op("Div", high, scale)
+        from_low, from_high = w.op("Sub", w.const(-128), below), w.op("Sub", w.const(127), above)
+        nearer = w.op(
+            "Less", w.op("Add", w.const(128), w.op("Abs", below)),
+            w.op("Add", w.const(127), w.op("Abs", above)),
+        )  # fmt: skip
+        offset = w.op("Round", w.op("Where", nearer, from_low, from_high))
+        offset = w.op("Clip", offset, w.const(-128), w.const(127))
+        stored = w.op("Add", w.op("Round", w.op("Div", rows, scale)), offset)
+        steps = w.op("Sub", w.op("Clip", stored, w.const(-128), w.const(127)), offset)
+    w.finish(w.op("Reshape", w.op("Mul", steps, scale), w.op("Shape", w.inputs[0])))
+
+
+def _steps(w: _Writer) -> None:
+    """Write the rounding of a 16-bit tensor to its steps."""
+    scale = w.const(w.attributes["scale"])
+    low, high = w.const(-32768), w.const(32767)
+    w.finish(w.op("Mul", w.op("Clip", w.op("Round", w.op("Div", w.inputs[0], scale)), low, high), scale))
+
+
+def _rfft2d(w: _Writer) -> None:
+    """Write the transform of the two last axes as products with cosines and sines."""
+    length = w.attributes["length"]
+    rows, columns = int(length[0]), int(length[1])
+    source = w.inputs[0]
+    for axis, size in ((-2, rows), (-1, columns)):
+        source = _fitted(w, source, axis, size)
+    real, imaginary = _waves(columns, columns // 2 + 1)
+    parts = [w.op("MatMul", source, w.const(real)), w.op("MatMul", source, w.const(imaginary))]
+    if rows > 1:
+        real, imaginary = _waves(rows, rows)
+        left = [w.const(real), w.const(imaginary)]
+        products = {(i, j): w.op("MatMul", left[i], parts[j]) for i in (0, 1) for j in (0, 1)}
+        parts = [
+            w.op("Sub", products[0, 0], products[1, 1]), w.op("Add", products[0, 1], products[1, 0])
+        ]  # fmt: skip
+    w.finish(*parts)
+
+
+def _fitted(w: _Writer, source: str, axis: int, size: int) -> str:
+    """Return a tensor cut, or filled with zeros, to a size along an axis."""
+    shape = w.ctx.get_shape(source)
+    if shape is not None and shape[axis] == size:
+        return source
+    rank = len(shape)
+    zeros = [0] * rank
+    zeros[axis] = size
+    filled = w.op("Pad", source, w.whole(*[0] * rank, *zeros))
+    cut = w.op("Slice", filled, w.whole(0), w.whole(size), w.whole(axis))
+    fitted = list(shape)
+    fitted[axis] = size
+    w.ctx.set_shape(cut, fitted)
+    return cut
+
+
+def _waves(size: int, count: int) -> tuple[Array, Array]:
+    """Return the real and imaginary part of exp(-2 pi i k n / size), (size, count)."""
+    turns = np.outer(np.arange(size), np.arange(count)) % size / size
+    return np.cos(2 * np.pi * turns), -np.sin(2 * np.pi * turns)
+
+
+def _lstm(w: _Writer) -> None:
+    """Write a whole sequence of LSTM steps; the gates of its weights are in ONNX's order."""
+    source, weight, recurrent, bias, *states = w.inputs
+    major = bool(w.attributes["time_major"])
+    if not major:
+        source = w.op("Transpose", source, perm=[1, 0, 2])
+    kind = str(w.attributes["kind"].decode())
+    starts = [w.op("Unsqueeze", state, w.whole(0)) for state in states]
+    attributes: dict[str, Any] = {"hidden_size": int(w.attributes["hidden"])}
+    if kind == "RNN":
+        attributes["activations"] = [w.attributes["activation"].decode()]
+    made = w.ops(kind, [source, weight, recurrent, bias, "", *starts], 1, **attributes)[0]
+    made = w.op("Squeeze", made, w.whole(1))
+    w.finish(made if major else w.op("Transpose", made, perm=[1, 0, 2]))
+
+
+# The operators, and how each is written.
+OWN: dict[str, Callable[[_Writer], None]] = {
+    "GRAFT_CLIP": _clip,
+    "GRAFT_COPY": _copy,
+    "GRAFT_RECURRENT": _lstm,
+    "GRAFT_RFFT2D": _rfft2d,
+    "GRAFT_ROUNDING": _rounding,
+    "GRAFT_STEPS": _steps,
+}
+
+
+def own_handlers() -> dict[str, tuple[Any, list[Any]]]:
+    """Return the handlers in the form that tf2onnx takes."""
+
+    def handler(write: Callable[[_Writer], None]) -> Any:
+        return lambda ctx, node, name, args: write(_Writer(ctx, node))
+
+    return {f"TFL_{name}": (handler(write), []) for name, write in OWN.items()}

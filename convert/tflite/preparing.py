@@ -1,0 +1,293 @@
+"""A TFLite model made ready for tf2onnx: what that leaves, gets wrong or can't say is rewritten.
+
+In this order: the graph is cut at ``--outputs``; sparse, packed and half-precision weights become
+plain constants; so do int8 weights that meet float activations; variables become inputs and
+outputs; biases and activations that are fused where tf2onnx does not look become operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxgraft.graph.tensors import Array
+from onnxgraft.stages.convert.tflite.complex import split_complex
+from onnxgraft.stages.convert.tflite.reading import Lite
+from onnxgraft.stages.convert.tflite.variables import State, free_variables, told
+
+__all__ = ["Prepared", "in_floats", "prepare"]
+
+# Kernels that round float activations to 8 bits where their weights are int8.
+HYBRID = ("BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+# What int8 and its like are stored as.
+_STORED = ("INT4", "INT8", "INT16", "UINT4", "UINT8")
+_FLOATS = ("BFLOAT16", "FLOAT16", "FLOAT32")
+# Of an operator's options: the graphs that it runs.
+_BODIES = (
+    "bodySubgraphIndex", "condSubgraphIndex", "elseSubgraphIndex", "subgraph", "thenSubgraphIndex",
+)  # fmt: skip
+# They pass on what is behind them, constants too.
+_UNPACKING = ("DENSIFY", "DEQUANTIZE")
+
+
+@dataclass
+class Prepared:
+    """What was made of a model.
+
+    Attributes:
+        rounded: What the layers make whose kernels round float activations as they run.
+        states: The variables.
+        notes: A sentence for each thing that was decided.
+    """
+
+    rounded: list[str] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def _drop_unused(lite: Lite, graph: Any) -> None:
+    """Drop the operators that the outputs don't need."""
+    wanted = set(graph.outputs)
+    kept = []
+    for operator in reversed(graph.operators):
+        if wanted & set(operator.outputs):
+            kept.append(operator)
+            wanted |= set(operator.inputs)
+    graph.operators = kept[::-1]
+
+
+def prepare(lite: Lite, outputs: Sequence[str] = (), *, rounding: bool = False) -> Prepared:
+    """Rewrite the model in place.
+
+    Args:
+        lite: The model.
+        outputs: Where the main graph shall end; empty for its own outputs.
+        rounding: Write into the graph how TensorFlow's kernels round activations to 8 bits.
+
+    Raises:
+        InputError: No tensor has such a name.
+        NotSupportedError: It has operators that ONNX can't say; they are named.
+    """
+    done = Prepared()
+    if outputs:
+        lite.main.outputs = list(dict.fromkeys(lite.find(name) for name in outputs))
+    _distinct_ends(lite)
+    done.states = free_variables(lite, cut=bool(outputs))
+    done.notes += told(done.states)
+    _drop_unused(lite, lite.main)
+    for graph in _reached(lite):
+        _unpack(lite, graph)
+        _dequantize(lite, graph, done, rounding)
+        split_complex(lite, graph)
+        _separate(lite, graph)
+    _drop_unused(lite, lite.main)
+    return done
+
+
+def in_floats(lite: Lite) -> None:
+    """Give layers with float activations and int8 weights the weights as floats."""
+    for graph in lite.model.subgraphs:
+        _unpack(lite, graph)
+        _dequantize(lite, graph, Prepared(), rounding=False)
+
+
+def _distinct_ends(lite: Lite) -> None:
+    """Let no output be another one, an input or a constant: ONNX wants a name for each."""
+    main = lite.main
+    main.outputs = list(dict.fromkeys(main.outputs))
+    for place, index in enumerate(main.outputs):
+        if index in main.inputs or lite.constant(main.tensors[index]) is not None:
+            main.outputs[place] = lite.copied(index)
+
+
+def _reached(lite: Lite) -> list[Any]:
+    """Return the main graph and the bodies that it runs, and forget all others."""
+    graphs = lite.model.subgraphs
+    reached, left = [lite.main], [lite.main]
+    while left:
+        for operator in left.pop().operators:
+            for name in _BODIES:
+                number = getattr(operator.builtinOptions, name, None)
+                if number is not None and not any(graphs[number] is graph for graph in reached):
+                    reached.append(graphs[number])
+                    left.append(graphs[number])
+    for graph in graphs:
+        if not any(graph is other for other in reached):
+            graph.operators, graph.inputs, graph.outputs, graph.tensors = [], [], [], []
+    return reached
+
+
+def _unpack(lite: Lite, graph: Any) -> None:
+    """Store constants densely, in types that ONNX has, and drop the operators that would do so."""
+    replaced: dict[int, int] = {}
+    kept = []
+    for tensor in graph.tensors:
+        if tensor.sparsity is None and lite.type_of(tensor) not in ("BFLOAT16", "INT4", "UINT4"):
+            continue
+        value = lite.constant(tensor)
+        if value is not None:
+            _store(lite, tensor, value)
+    for operator in graph.operators:
+        operator.inputs = [replaced.get(index, index) for index in operator.inputs]
+        kind = lite.kind(operator)
+        source = graph.tensors[operator.inputs[0]] if kind in _UNPACKING else None
+        value = None if source is None else lite.constant(source)
+        if source is None or value is None:
+            kept.append(operator)
+            continue
+        target = operator.outputs[0]
+        if kind == "DEQUANTIZE":
+            value = _in_float(lite, source, value)
+            _store(lite, graph.tensors[target], value)
+        else:
+            replaced[target] = operator.inputs[0]
+    graph.operators = kept
+    graph.outputs = [replaced.get(index, index) for index in graph.outputs]
+
+
+def _store(lite: Lite, tensor: Any, value: Array) -> None:
+    buffer = lite.schema.BufferT()
+    buffer.data = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
+    lite.model.buffers.append(buffer)
+    tensor.buffer = len(lite.model.buffers) - 1
+    tensor.sparsity = None
+    lite.set_type(tensor, value.dtype.name.upper())
+    tensor.shape = list(value.shape)
+
+
+def _in_float(lite: Lite, tensor: Any, value: Array) -> Array:
+    """Return what a constant's integers stand for, as TensorFlow's kernels compute it."""
+    scales = lite.scales(tensor)
+    if scales is None:
+        return value.astype(np.float32)
+    scale, zero = scales
+    if scale.size > 1:
+        shape = [1] * value.ndim
+        shape[tensor.quantization.quantizedDimension] = scale.size
+        scale, zero = scale.reshape(shape), zero.reshape(shape)
+    return np.asarray((value.astype(np.int64) - zero).astype(np.float32) * scale, np.float32)
+
+
+def _dequantize(lite: Lite, graph: Any, done: Prepared, rounding: bool) -> None:
+    """Give layers with float activations and integer weights the weights as floats."""
+    made: dict[int, int] = {}
+    written = []
+    for operator in graph.operators:
+        kind = lite.kind(operator)
+        types = {lite.type_of(graph.tensors[index]) for index in operator.outputs if index >= 0}
+        if types == {"FLOAT32"} and kind not in ("DEQUANTIZE", "WHILE", "IF"):
+            stored = [i for i in operator.inputs if i >= 0 and _is_stored(lite, graph.tensors[i])]
+            if stored and kind in HYBRID:
+                if graph is lite.main:
+                    done.rounded.append(graph.tensors[operator.outputs[0]].name)
+                if rounding:
+                    written.append(_rounded(lite, graph, operator, kind))
+                if hasattr(operator.builtinOptions, "asymmetricQuantizeInputs"):
+                    operator.builtinOptions.asymmetricQuantizeInputs = False
+            for index in stored:
+                if index not in made:
+                    tensor = graph.tensors[index]
+                    value = lite.constant(tensor)
+                    assert value is not None
+                    made[index] = lite.add_constant(_in_float(lite, tensor, value), tensor.name, graph)
+            operator.inputs = [made.get(i, i) if i in stored else i for i in operator.inputs]
+        written.append(operator)
+    graph.operators = written
+
+
+def _is_stored(lite: Lite, tensor: Any) -> bool:
+    return (
+        lite.type_of(tensor) in _STORED
+        and lite.scales(tensor) is not None
+        and lite.constant(tensor) is not None
+    )
+
+
+def _rounded(lite: Lite, graph: Any, operator: Any, kind: str) -> Any:
+    """Return an operator that rounds what a layer reads as the layer's kernel does."""
+    source = operator.inputs[0]
+    tensor, weights = graph.tensors[source], graph.tensors[operator.inputs[1]]
+    if kind.endswith("CONV_2D"):
+        scales = lite.scales(weights)
+        depth, symmetric = 0, kind == "CONV_2D" and scales is not None and scales[0].size == 1
+    else:
+        depth = int(weights.shape[-1])
+        symmetric = not operator.builtinOptions.asymmetricQuantizeInputs
+    target = lite.like(source, f"{tensor.name}/rounded", graph)
+    operator.inputs = [target, *operator.inputs[1:]]
+    options = {"depth": depth, "symmetric": int(symmetric)}
+    return lite.operator("GRAFT_ROUNDING", [source], [target], options)
+
+
+def _separate(lite: Lite, graph: Any) -> None:
+    """Write fused activations and biases that tf2onnx does not know as operators of their own."""
+    none = lite.schema.ActivationFunctionType.NONE
+    clipped = lite.schema.ActivationFunctionType.RELU_N1_TO_1
+    written = []
+    for operator in graph.operators:
+        kind, options = lite.kind(operator), operator.builtinOptions
+        fused = getattr(options, "fusedActivationFunction", none)
+        after: list[Any] = []
+        if fused != none and kind not in _RECURRENT and (fused == clipped or kind in _UNFUSED):
+            after = [_activation(lite, graph, operator, fused)]
+            options.fusedActivationFunction = none
+        if kind == "TRANSPOSE_CONV" and len(operator.inputs) > 3:
+            bias = operator.inputs.pop()
+            if bias >= 0:
+                after = [_bias(lite, graph, operator, bias), *after]
+        elif kind in _CLIPS:
+            low, high = _CLIPS[kind]
+            bounds = {"low": low, "high": high}
+            operator = lite.operator("GRAFT_CLIP", operator.inputs, operator.outputs, bounds)
+        written += [operator, *after]
+    graph.operators = written
+
+
+# Activations that are a range.
+_CLIPS = {"RELU_0_TO_1": (0.0, 1.0), "RELU_N1_TO_1": (-1.0, 1.0)}
+# Their fused activation is not seen.
+_UNFUSED = ("CONCATENATION", "L2_NORMALIZATION")
+# Theirs is that of the cell.
+_RECURRENT = (
+    "BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN", "LSTM", "RNN", "SVDF",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN",
+)  # fmt: skip
+
+
+def _activation(lite: Lite, graph: Any, operator: Any, fused: int) -> Any:
+    """Return the operator of a fused activation, behind ``operator``."""
+    kinds = {
+        number: name
+        for name, number in vars(lite.schema.ActivationFunctionType).items()
+        if isinstance(number, int)
+    }
+    inner, target = _before_output(lite, graph, operator)
+    kind = kinds.get(fused, f"activation {fused}")
+    if kind == "RELU_N1_TO_1":
+        return lite.operator("GRAFT_CLIP", [inner], [target], {"low": -1.0, "high": 1.0})
+    return lite.operator(kind, [inner], [target])
+
+
+def _bias(lite: Lite, graph: Any, operator: Any, bias: int) -> Any:
+    """Return the addition of a transposed convolution's bias, with its fused activation."""
+    inner, target = _before_output(lite, graph, operator)
+    tensor = graph.tensors[inner]
+    if lite.type_of(tensor) != "FLOAT32":  # integer kernels round after the bias
+        tensor.quantization = None
+        lite.set_type(tensor, "FLOAT32")
+    options = lite.schema.AddOptionsT()
+    options.fusedActivationFunction = operator.builtinOptions.fusedActivationFunction
+    operator.builtinOptions.fusedActivationFunction = lite.schema.ActivationFunctionType.NONE
+    return lite.operator("ADD", [inner, bias], [target], options)
+
+
+def _before_output(lite: Lite, graph: Any, operator: Any) -> tuple[int, int]:
+    """Let an operator make a new tensor like its output; return the numbers of both."""
+    target = operator.outputs[0]
+    like = graph.tensors[target]
+    inner = lite.like(target, f"{like.name}/before", graph)
+    operator.outputs = [inner, *operator.outputs[1:]]
+    return inner, target

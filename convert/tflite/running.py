@@ -1,0 +1,148 @@
+"""A TFLite model in TensorFlow's interpreter: what its conversion is compared with."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+
+from onnxgraft.errors import ModelError
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
+from onnxgraft.run.engine import Resource, check_feeds
+from onnxgraft.stages.convert.tensorflow.quiet import quiet
+from onnxgraft.stages.convert.tensorflow.running import tensorflow
+from onnxgraft.stages.convert.tflite.preparing import in_floats
+from onnxgraft.stages.convert.tflite.reading import Lite, read_tflite
+from onnxgraft.stages.convert.tflite.variables import State, free_variables
+
+__all__ = ["TfLite", "interpreter"]
+
+
+def interpreter(data: bytes, **options: Any) -> Any:
+    """Return TensorFlow's interpreter of a file.
+
+    Raises:
+        ValueError, RuntimeError: TensorFlow refuses it.
+    """
+    tf = tensorflow()
+    with warnings.catch_warnings():
+        # TensorFlow says that its interpreter will move to another package.
+        warnings.simplefilter("ignore")
+        return tf.lite.Interpreter(model_content=data, **options)
+
+
+class TfLite(Resource):
+    """A TFLite model in TensorFlow's interpreter.
+
+    A variable is an input and an output, as in the converted graph: the file is run as it stands
+    but for the constant that its variable is set to.
+
+    Args:
+        path: The file.
+        floats: Run the layers with int8 weights and float activations on the weights as floats.
+
+    Attributes:
+        scaled: The outputs that are integers and stand for other numbers.
+    """
+
+    name = "tflite"
+
+    def __init__(self, path: str | os.PathLike[str], *, floats: bool = False) -> None:
+        """Load the model.
+
+        Raises:
+            ModelError: TensorFlow refuses it.
+        """
+        self._lite = read_tflite(path)
+        if floats:
+            in_floats(self._lite)
+        main = self._lite.main
+        self._inputs, self._outputs = list(main.inputs), list(dict.fromkeys(main.outputs))
+        names = [tensor.name for tensor in main.tensors]
+        self._names = names
+        self._states = _states(path)
+        self._interpreter: Any = None
+        self._open()
+        self.scaled = frozenset(
+            names[index] for index in self._outputs if self._lite.scales(main.tensors[index])
+        )
+        found = {entry["index"]: entry for entry in self._interpreter.get_tensor_details()}
+        self.inputs = (
+            *(_spec(names[index], found[index]) for index in self._inputs),
+            *(_state_spec(state, state.name) for state in self._states if state.name),
+        )
+        self.outputs = (
+            *(_spec(names[index], found[index]) for index in self._outputs),
+            *(_state_spec(state, state.after) for state in self._states if state.after),
+        )
+
+    def _open(self) -> None:
+        kinds = tensorflow().lite.experimental.OpResolverType
+        # A delegate rounds in its own way; one that runs TensorFlow's operators has to be there.
+        plain = self._lite.is_quantized and not self._lite.has_flex
+        resolver = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES if plain else kinds.AUTO
+        with quiet():
+            try:
+                self._interpreter = interpreter(
+                    self._lite.packed(),
+                    experimental_op_resolver_type=resolver,
+                    experimental_preserve_all_tensors=bool(self._states),
+                )
+            except (ValueError, RuntimeError) as error:
+                raise ModelError(
+                    f"{self._lite.file}: TensorFlow can't load the model: {error}"
+                ) from error
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        """Return the outputs, by name, for ``feeds``, by name."""
+        checked = check_feeds(self.name, self.inputs, feeds)
+        if self._states:
+            for state in self._states:
+                if state.name:
+                    data = np.ascontiguousarray(checked[state.name]).tobytes()
+                    self._lite.model.buffers[state.buffer].data = np.frombuffer(data, np.uint8)
+            self._open()
+        running = self._interpreter
+        fed = {index: checked[self._names[index]] for index in self._inputs}
+        for index, value in fed.items():
+            running.resize_tensor_input(index, value.shape)
+        try:
+            with quiet():
+                running.allocate_tensors()
+                # What recurrent kernels keep from run to run.
+                running.reset_all_variables()
+                for index, value in fed.items():
+                    running.set_tensor(index, value)
+                running.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"TensorFlow can't run the model: {error}") from error
+        got = {self._names[i]: np.array(running.get_tensor(i)) for i in self._outputs}
+        for state in self._states:
+            if state.after and state.last is not None:
+                got[state.after] = np.array(running.get_tensor(state.last))
+        return got
+
+    def close(self) -> None:
+        """Give back the interpreter."""
+        self._interpreter = None
+
+
+def _states(path: str | os.PathLike[str]) -> list[State]:
+    """Return the variables of a file."""
+    return free_variables(read_tflite(path), cut=False)
+
+
+def _spec(name: str, entry: dict[str, Any]) -> TensorSpec:
+    dims = [int(dim) for dim in entry["shape_signature"]]
+    shape = tuple(
+        dim if dim >= 0 else ("N" if axis == 0 else f"{name}.{axis}")
+        for axis, dim in enumerate(dims)
+    )
+    return TensorSpec(name, np.dtype(entry["dtype"]).name, shape)
+
+
+def _state_spec(state: State, name: str) -> TensorSpec:
+    start: Array = state.start
+    return TensorSpec(name, start.dtype.name, start.shape)
