@@ -146,19 +146,17 @@ def _waves(size: int, count: int) -> tuple[Array, Array]:
     return np.cos(2 * np.pi * turns), -np.sin(2 * np.pi * turns)
 
 
-def _lstm(w: _Writer) -> None:
-    """Write a whole sequence of LSTM steps; the gates of its weights are in ONNX's order."""
-    source, weight, recurrent, bias, *states = w.inputs
+def _sequence(w: _Writer) -> None:
+    """Write a whole sequence of recurrent steps that begins with zeros."""
+    source, *weights = w.inputs
     major = bool(w.attributes["time_major"])
     if not major:
         source = w.op("Transpose", source, perm=[1, 0, 2])
-    kind = str(w.attributes["kind"].decode())
-    starts = [w.op("Unsqueeze", state, w.whole(0)) for state in states]
+    kind = w.attributes["kind"].decode()
     attributes: dict[str, Any] = {"hidden_size": int(w.attributes["hidden"])}
     if kind == "RNN":
         attributes["activations"] = [w.attributes["activation"].decode()]
-    made = w.ops(kind, [source, weight, recurrent, bias, "", *starts], 1, **attributes)[0]
-    made = w.op("Squeeze", made, w.whole(1))
+    made = w.op("Squeeze", w.op(kind, source, *weights, **attributes), w.whole(1))
     w.finish(made if major else w.op("Transpose", made, perm=[1, 0, 2]))
 
 
@@ -166,9 +164,9 @@ def _lstm(w: _Writer) -> None:
 OWN: dict[str, Callable[[_Writer], None]] = {
     "GRAFT_CLIP": _clip,
     "GRAFT_COPY": _copy,
-    "GRAFT_RECURRENT": _lstm,
     "GRAFT_RFFT2D": _rfft2d,
     "GRAFT_ROUNDING": _rounding,
+    "GRAFT_SEQUENCE": _sequence,
     "GRAFT_STEPS": _steps,
 }
 

@@ -16,6 +16,7 @@ import numpy as np
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tflite.complex import split_complex
 from onnxgraft.stages.convert.tflite.reading import Lite
+from onnxgraft.stages.convert.tflite.recurrent import fuse_sequences
 from onnxgraft.stages.convert.tflite.variables import State, free_variables, told
 
 __all__ = ["Prepared", "in_floats", "prepare"]
@@ -74,7 +75,7 @@ def prepare(lite: Lite, outputs: Sequence[str] = (), *, rounding: bool = False) 
     done = Prepared()
     if outputs:
         lite.main.outputs = list(dict.fromkeys(lite.find(name) for name in outputs))
-    _distinct_ends(lite)
+    names = lite.output_names()
     done.states = free_variables(lite, cut=bool(outputs))
     done.notes += told(done.states)
     _drop_unused(lite, lite.main)
@@ -82,7 +83,9 @@ def prepare(lite: Lite, outputs: Sequence[str] = (), *, rounding: bool = False) 
         _unpack(lite, graph)
         _dequantize(lite, graph, done, rounding)
         split_complex(lite, graph)
+        fuse_sequences(lite, graph)
         _separate(lite, graph)
+    _end_in(lite, [*names, *(state.after for state in done.states if state.after)])
     _drop_unused(lite, lite.main)
     return done
 
@@ -94,13 +97,21 @@ def in_floats(lite: Lite) -> None:
         _dequantize(lite, graph, Prepared(), rounding=False)
 
 
-def _distinct_ends(lite: Lite) -> None:
-    """Let no output be another one, an input or a constant: ONNX wants a name for each."""
+def _end_in(lite: Lite, names: Sequence[str]) -> None:
+    """Let the main graph's outputs have these names, each of its own."""
     main = lite.main
-    main.outputs = list(dict.fromkeys(main.outputs))
-    for place, index in enumerate(main.outputs):
-        if index in main.inputs or lite.constant(main.tensors[index]) is not None:
-            main.outputs[place] = lite.copied(index)
+    for place, (index, name) in enumerate(zip(main.outputs, names, strict=True)):
+        tensor = main.tensors[index]
+        if (
+            tensor.name != name
+            or index in main.outputs[:place]
+            or index in main.inputs
+            or lite.is_constant(tensor)
+        ):
+            for other in main.tensors:
+                if other.name == name:
+                    lite.rename(other, f"{name}/inner")
+            main.outputs[place] = lite.copied(index, name)
 
 
 def _reached(lite: Lite) -> list[Any]:
@@ -242,6 +253,17 @@ def _separate(lite: Lite, graph: Any) -> None:
             low, high = _CLIPS[kind]
             bounds = {"low": low, "high": high}
             operator = lite.operator("GRAFT_CLIP", operator.inputs, operator.outputs, bounds)
+        elif kind == "EMBEDDING_LOOKUP":
+            table = lite.schema.GatherOptionsT()
+            operator = lite.operator("GATHER", operator.inputs[::-1], operator.outputs, table)
+        elif kind == "WHILE":
+            # tf2onnx takes each input's shape from the first output of what makes it.
+            several = {i for other in written for i in other.outputs if len(other.outputs) > 1}
+            for place, index in enumerate(operator.inputs):
+                if index in several:
+                    target = lite.like(index, f"{graph.tensors[index].name}/copy", graph)
+                    written.append(lite.operator("GRAFT_COPY", [index], [target]))
+                    operator.inputs[place] = target
         written += [operator, *after]
     graph.operators = written
 

@@ -63,6 +63,7 @@ class Lite:
         for graph in self.model.subgraphs:
             graph.tensors, graph.operators = graph.tensors or [], graph.operators or []
             graph.inputs, graph.outputs = _numbers(graph.inputs), _numbers(graph.outputs)
+            graph.outputs = list(dict.fromkeys(graph.outputs)) if graph is self.main else graph.outputs
             for operator in graph.operators:
                 operator.inputs = _numbers(operator.inputs)
                 operator.outputs = _numbers(operator.outputs)
@@ -198,9 +199,9 @@ class Lite:
         tensor.shapeSignature, tensor.quantization = model.shapeSignature, model.quantization
         return added
 
-    def copied(self, index: int) -> int:
-        """Add a copy of a tensor of the main graph, and return its number."""
-        target = self.like(index, f"{self.main.tensors[index].name}/copy")
+    def copied(self, index: int, name: str) -> int:
+        """Add a copy of a tensor of the main graph under a name of its own; return its number."""
+        target = self.like(index, name)
         self.main.operators.append(self.operator("GRAFT_COPY", [index], [target]))
         return target
 
@@ -226,6 +227,16 @@ class Lite:
             name = type(options).__name__.removesuffix("T")
             made.builtinOptionsType = getattr(self.schema.BuiltinOptions, name)
         return made
+
+    def output_names(self) -> list[str]:
+        """Return what the main graph's outputs are called; one that is an input too has another."""
+        taken = {tensor.name for tensor in self.main.tensors}
+        return [
+            free(taken, f"{self.main.tensors[index].name}/output")
+            if index in self.main.inputs
+            else str(self.main.tensors[index].name)
+            for index in self.main.outputs
+        ]
 
     def find(self, name: str) -> int:
         """Return the number of a tensor of the main graph.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft.errors import ModelError
+from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
@@ -59,14 +59,15 @@ class TfLite(Resource):
         if floats:
             in_floats(self._lite)
         main = self._lite.main
-        self._inputs, self._outputs = list(main.inputs), list(dict.fromkeys(main.outputs))
+        self._inputs = list(main.inputs)
+        self._outputs = dict(zip(main.outputs, self._lite.output_names(), strict=True))
         names = [tensor.name for tensor in main.tensors]
         self._names = names
         self._states = _states(path)
         self._interpreter: Any = None
         self._open()
         self.scaled = frozenset(
-            names[index] for index in self._outputs if self._lite.scales(main.tensors[index])
+            name for index, name in self._outputs.items() if self._lite.scales(main.tensors[index])
         )
         found = {entry["index"]: entry for entry in self._interpreter.get_tensor_details()}
         self.inputs = (
@@ -74,7 +75,7 @@ class TfLite(Resource):
             *(_state_spec(state, state.name) for state in self._states if state.name),
         )
         self.outputs = (
-            *(_spec(names[index], found[index]) for index in self._outputs),
+            *(_spec(name, found[index]) for index, name in self._outputs.items()),
             *(_state_spec(state, state.after) for state in self._states if state.after),
         )
 
@@ -91,6 +92,7 @@ class TfLite(Resource):
                     experimental_preserve_all_tensors=bool(self._states),
                 )
             except (ValueError, RuntimeError) as error:
+                self._refuse_custom(error)
                 raise ModelError(
                     f"{self._lite.file}: TensorFlow can't load the model: {error}"
                 ) from error
@@ -117,12 +119,26 @@ class TfLite(Resource):
                     running.set_tensor(index, value)
                 running.invoke()
         except (ValueError, RuntimeError) as error:
+            self._refuse_custom(error)
             raise ModelError(f"TensorFlow can't run the model: {error}") from error
-        got = {self._names[i]: np.array(running.get_tensor(i)) for i in self._outputs}
+        got = {name: np.array(running.get_tensor(i)) for i, name in self._outputs.items()}
         for state in self._states:
             if state.after and state.last is not None:
                 got[state.after] = np.array(running.get_tensor(state.last))
         return got
+
+    def _refuse_custom(self, error: Exception) -> None:
+        """Raise NotSupportedError if the interpreter lacks an operator of the file."""
+        lacking = [
+            self._lite.kind(operator)
+            for graph in self._lite.model.subgraphs
+            for operator in graph.operators
+            if self._lite.is_custom(operator)
+        ]
+        if lacking and any(word in str(error) for word in ("Select TensorFlow op", "custom op")):
+            raise NotSupportedError(
+                f"TensorFlow's interpreter has no {', '.join(sorted(set(lacking))[:3])}"
+            ) from error
 
     def close(self) -> None:
         """Give back the interpreter."""

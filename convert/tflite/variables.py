@@ -110,7 +110,7 @@ def _state(lite: Lite, name: str, variable: _Variable, cut: bool) -> State:
     if variable.last is not None and not cut:
         target = variable.last
         if target in (*main.outputs, *main.inputs) or lite.constant(main.tensors[target]) is not None:
-            target = lite.copied(target)
+            target = lite.copied(target, f"{name}.next")
         main.outputs.append(target)
         after = lite.rename(main.tensors[target], f"{name}.next")
     return State(before, after, variable.start, variable.last, variable.buffer)
