@@ -18,19 +18,26 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxgraft.graph.operators import nodes_of
+from onnxgraft.graph.operators import WEIGHTED, is_op, nodes_of
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import detach
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, replace
 
 # The largest number of the symmetric range.
 _MOST = 127
+# They give out what they read, elsewhere.
+_MOVING = (
+    "DepthToSpace", "Flatten", "Identity", "Reshape", "Slice", "SpaceToDepth", "Squeeze",
+    "Transpose", "Unsqueeze",
+)  # fmt: skip
 _BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Rewrite every pair, and every constant, whose zero point is not 0 or whose type is uint8."""
     result = Result()
+    while any([_lifted(node, context, result) for node in nodes_of(graph, "DequantizeLinear")]):
+        pass
     for node in nodes_of(graph, "DequantizeLinear"):
         if constant(node.inputs[0]) is not None:
             _stored(node, context, result)
@@ -51,20 +58,23 @@ def _stored(node: gs.Node, context: Context, result: Result) -> None:
     if numbers is None or parameters is None or node.attrs.get("block_size", 0):
         return
     scale, zero = parameters
-    if numbers.dtype == np.int32:
+    target = node.outputs[0]
+    weights = any(is_op(reader, *WEIGHTED, *_MOVING) for reader in target.outputs)
+    if numbers.dtype == np.int32 or not weights:
         along = _along(scale, numbers.ndim, node)
-        value = (numbers * along(scale).astype(np.float64)).astype(np.float32)
-        target = node.outputs[0]
+        whole = numbers.astype(np.int64) - along(np.broadcast_to(zero, scale.shape)).astype(np.int64)
         if not context.is_output(target):
+            value = (whole * along(scale).astype(np.float64)).astype(np.float32)
             detach(node)
             replace(target, context.constant(target.name, value))
-            result.did(node, "TensorRT takes biases as floats")
+            result.did(node, "TensorRT takes constants in integers as weights only")
         return
     if numbers.dtype not in _BYTES or (numbers.dtype == np.int8 and not zero.any()):
         return
     along = _along(scale, numbers.ndim, node)
     whole = numbers.astype(np.int64) - along(np.broadcast_to(zero, scale.shape))
-    others = tuple(axis for axis in range(whole.ndim) if along(scale).shape[axis : axis + 1] in ((1,), ()))
+    axis = int(node.attrs.get("axis", 1)) % whole.ndim if scale.size > 1 else None
+    others = tuple(other for other in range(whole.ndim) if other != axis)
     largest = np.abs(whole).max(axis=others, initial=1).reshape(scale.shape)
     growth = np.maximum(largest / _MOST, 1.0)
     moved = np.rint(whole / along(growth)).astype(np.int8)
@@ -73,11 +83,46 @@ def _stored(node: gs.Node, context: Context, result: Result) -> None:
     result.did(node, f"TensorRT takes no zero point but 0, and no {numbers.dtype}")
 
 
+def _lifted(node: gs.Node, context: Context, result: Result) -> bool:
+    """Let what moves integers about before a DequantizeLinear move floats; tell whether it did."""
+    tensor, parameters = node.inputs[0], _parameters(node)
+    mover = context.producer(tensor)
+    if (
+        mover is None
+        or not is_op(mover, *_MOVING, "Concat", "Gather", "MaxPool", "Pad")
+        or parameters is None
+        or parameters[0].size > 1
+        or context.is_output(tensor)
+        or len(mover.outputs) > 1
+        or len(tensor.outputs) > 1
+    ):
+        return False
+    scale, zero = parameters
+    filling = mover.inputs[2] if is_op(mover, "Pad") and len(mover.inputs) > 2 else None
+    if filling is not None and filling.name and constant(filling) is None:
+        return False
+    for place, source in enumerate(mover.inputs):
+        if place and not is_op(mover, "Concat"):
+            continue
+        value = gs.Variable(context.free_name(f"{source.name}/float"), np.float32)
+        context.add("DequantizeLinear", value.name, [source, *node.inputs[1:]], [value])
+        mover.inputs[place] = value
+    if filling is not None and filling.name:
+        whole = np.asarray(constant(filling), np.int64) - int(zero.flat[0])
+        filled = whole * scale.reshape(())
+        mover.inputs[2] = context.constant(f"{mover.name}/value", filled.astype(np.float32))
+    target = node.outputs[0]
+    detach(node)
+    mover.outputs[0] = target
+    result.did(mover, "TensorRT moves floats: what was between Q and DQ is behind them")
+    return True
+
+
 def _between(graph: gs.Graph, tensor: gs.Tensor, context: Context, result: Result) -> None:
     """Rewrite what makes and reads an integer tensor."""
     maker = context.producer(tensor)
-    maker = maker if maker is not None and maker.op == "QuantizeLinear" else None
-    readers = [node for node in tensor.outputs if node.op == "DequantizeLinear"]
+    maker = maker if is_op(maker, "QuantizeLinear") else None
+    readers = [node for node in tensor.outputs if is_op(node, "DequantizeLinear")]
     node = maker or readers[0]
     found = [_parameters(entry) for entry in (node, *readers)]
     first = found[0]
@@ -106,10 +151,10 @@ def _between(graph: gs.Graph, tensor: gs.Tensor, context: Context, result: Resul
         _through(source, readers, wider, context)
     else:
         _through(_numbers(tensor, scale, zero, context), readers, wider, context)
-    growth = float(farthest / _MOST)
     result.did(
         node,
-        f"its zero point moved from {int(zero.flat[0])} to 0, its steps are {growth:.2g} times as wide",
+        f"its zero point moved from {int(zero.flat[0])} to 0, its steps are "
+        f"{farthest / _MOST:.2g} times as wide",
     )
 
 
@@ -118,7 +163,8 @@ def _through(source: gs.Tensor, readers: list[gs.Node], scale: Array, context: C
     if not readers:
         return
     stored = gs.Variable(context.free_name(f"{source.name}/symmetric"), np.int8)
-    context.add("QuantizeLinear", stored.name, [source, *_constants(stored.name, context, scale)], [stored])
+    inputs = [source, *_constants(stored.name, context, scale)]
+    context.add("QuantizeLinear", stored.name, inputs, [stored])
     for node in readers:
         node.inputs[0] = stored
         _set(node, context, scale)
@@ -153,7 +199,11 @@ def _op(context: Context, op: str, source: gs.Tensor, *constants: Array, **attrs
 
 
 def _set(node: gs.Node, context: Context, scale: Array) -> None:
-    node.inputs[1:] = _constants(node.name, context, scale)
+    for place, value in enumerate(_constants(node.name, context, scale), 1):
+        if place < len(node.inputs):
+            node.inputs[place] = value
+        else:
+            node.inputs.append(value)
 
 
 def _constants(name: str, context: Context, scale: Array) -> list[gs.Tensor]:
@@ -169,7 +219,7 @@ def _parameters(node: gs.Node) -> tuple[Array, Array] | None:
     if scale is None:
         return None
     if len(node.inputs) < 3 or not node.inputs[2].name:
-        stored = constant(node.inputs[0])
+        stored = constant(node.inputs[0]) if is_op(node, "DequantizeLinear") else None
         kind = np.uint8 if stored is None else stored.dtype
         return scale, np.zeros(scale.shape, kind)
     zero = constant(node.inputs[2])
