@@ -160,10 +160,83 @@ def _sequence(w: _Writer) -> None:
     w.finish(made if major else w.op("Transpose", made, perm=[1, 0, 2]))
 
 
+def _detection(w: _Writer) -> None:
+    """Write TFLite_Detection_PostProcess: boxes of anchors, and the best of them.
+
+    Its fast form takes the best class of each box and suppresses across classes, the regular one
+    within each class. What is not found is 0.
+    """
+    encoded, scores, anchors = w.inputs
+    most, classes = int(w.attributes["max_detections"]), int(w.attributes["num_classes"])
+    boxes = _decoded(w, encoded, anchors)
+    scores = w.op(
+        "Slice", scores, w.whole(-classes), w.whole(np.iinfo(np.int64).max), w.whole(2)
+    )  # without a class of the background before them
+    regular = bool(w.attributes.get("use_regular_nms", 0))
+    each = int(w.attributes.get("detections_per_class", 100)) if regular else most
+    # ONNX wants more than the threshold, TFLite as much.
+    least = np.nextafter(np.float32(w.attributes["nms_score_threshold"]), np.float32(-np.inf))
+    by_class = w.op("Transpose", scores, perm=[0, 2, 1])
+    best = by_class if regular else w.op("ReduceMax", by_class, axes=[1], keepdims=1)
+    found = w.op(
+        "NonMaxSuppression", boxes, best, w.const(each, np.int64),
+        w.const(w.attributes["nms_iou_threshold"]), w.const(least),
+    )  # fmt: skip
+    box = w.op("Gather", found, w.const(2, np.int64), axis=1)
+    # (boxes, classes)
+    table = w.op("Squeeze", scores, w.whole(0))
+    if regular:
+        kind = w.op("Gather", found, w.const(1, np.int64), axis=1)
+        pairs = w.op("Concat", w.op("Unsqueeze", box, w.whole(1)),
+                     w.op("Unsqueeze", kind, w.whole(1)), axis=1)  # fmt: skip
+        value = w.op("GatherND", table, pairs)
+    else:
+        rows = w.op("Gather", table, box, axis=0)
+        kind = w.op("ArgMax", rows, axis=1, keepdims=0)
+        value = w.op("ReduceMax", rows, axes=[1], keepdims=0)
+    count = w.op("Shape", box)
+    place = w.op("Gather", w.op("Squeeze", boxes, w.whole(0)), box, axis=0)
+    columns = [place, w.op("Cast", kind, to=_FLOAT), value]
+    nothing = [np.zeros((most, 4)), np.zeros(most), np.full(most, -np.inf if regular else 0.0)]
+    columns = [
+        w.op("Concat", column, w.const(rest), axis=0)
+        for column, rest in zip(columns, nothing, strict=True)
+    ]
+    if regular:
+        top, order = w.ops("TopK", [columns[2], w.whole(most)], 2)
+        none = w.op("IsInf", top)
+        columns = [w.op("Gather", column, order, axis=0) for column in columns[:2]]
+        columns.append(w.op("Where", none, w.const(0), top))
+        count = w.op("Min", count, w.whole(most))
+    else:
+        columns = [
+            w.op("Slice", column, w.whole(0), w.whole(most), w.whole(0)) for column in columns
+        ]
+    columns = [w.op("Unsqueeze", column, w.whole(0)) for column in columns]
+    w.finish(*columns, w.op("Cast", count, to=_FLOAT))
+
+
+def _decoded(w: _Writer, encoded: str, anchors: str) -> str:
+    """Return boxes (1, boxes, 4) as y, x of two corners, of offsets and sizes against anchors."""
+    end = np.iinfo(np.int64).max
+    scales = [w.attributes[f"{name}_scale"] for name in "yxhw"]
+    scaled = w.op("Div", encoded, w.const(scales))
+
+    def half(tensor: str, begin: int, axis: int) -> str:
+        stop = 2 if begin == 0 else end
+        return w.op("Slice", tensor, w.whole(begin), w.whole(stop), w.whole(axis))
+
+    middle, size = half(anchors, 0, 1), half(anchors, 2, 1)
+    centre = w.op("Add", w.op("Mul", half(scaled, 0, 2), size), middle)
+    reach = w.op("Mul", w.op("Mul", w.op("Exp", half(scaled, 2, 2)), size), w.const(0.5))
+    return w.op("Concat", w.op("Sub", centre, reach), w.op("Add", centre, reach), axis=2)
+
+
 # The operators, and how each is written.
 OWN: dict[str, Callable[[_Writer], None]] = {
     "GRAFT_CLIP": _clip,
     "GRAFT_COPY": _copy,
+    "GRAFT_DETECTION": _detection,
     "GRAFT_RFFT2D": _rfft2d,
     "GRAFT_ROUNDING": _rounding,
     "GRAFT_SEQUENCE": _sequence,

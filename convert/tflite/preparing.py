@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tflite.complex import split_complex
 from onnxgraft.stages.convert.tflite.reading import Lite
 from onnxgraft.stages.convert.tflite.recurrent import fuse_sequences
 from onnxgraft.stages.convert.tflite.variables import State, free_variables, told
 
-__all__ = ["Prepared", "in_floats", "prepare"]
+__all__ = ["Prepared", "in_floats", "prepare", "rewrite_custom"]
 
 # Kernels that round float activations to 8 bits where their weights are int8.
 HYBRID = ("BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 # What int8 and its like are stored as.
-_STORED = ("INT4", "INT8", "INT16", "UINT4", "UINT8")
-_FLOATS = ("BFLOAT16", "FLOAT16", "FLOAT32")
+_STORED = ("INT16", "INT32", "INT64", "INT8", "UINT8")
 # Of an operator's options: the graphs that it runs.
 _BODIES = (
     "bodySubgraphIndex", "condSubgraphIndex", "elseSubgraphIndex", "subgraph", "thenSubgraphIndex",
@@ -73,6 +73,7 @@ def prepare(lite: Lite, outputs: Sequence[str] = (), *, rounding: bool = False) 
         NotSupportedError: It has operators that ONNX can't say; they are named.
     """
     done = Prepared()
+    rewrite_custom(lite)
     if outputs:
         lite.main.outputs = list(dict.fromkeys(lite.find(name) for name in outputs))
     names = lite.output_names()
@@ -81,7 +82,8 @@ def prepare(lite: Lite, outputs: Sequence[str] = (), *, rounding: bool = False) 
     _drop_unused(lite, lite.main)
     for graph in _reached(lite):
         _unpack(lite, graph)
-        _dequantize(lite, graph, done, rounding)
+        widened = _widen(lite, graph, done, rounding)
+        _dequantize(lite, graph, done, rounding, widened)
         split_complex(lite, graph)
         fuse_sequences(lite, graph)
         _separate(lite, graph)
@@ -90,11 +92,42 @@ def prepare(lite: Lite, outputs: Sequence[str] = (), *, rounding: bool = False) 
     return done
 
 
+def rewrite_custom(lite: Lite) -> None:
+    """Write MediaPipe's Convolution2DTransposeBias as TRANSPOSE_CONV, which computes the same.
+
+    Its options are the two strides and the padding (1 is SAME) as they lie in memory.
+    """
+    for graph in lite.model.subgraphs:
+        for place, operator in enumerate(graph.operators):
+            if lite.kind(operator) != "Convolution2DTransposeBias" or not lite.is_custom(operator):
+                continue
+            source, weights, bias = operator.inputs
+            padding, across, down = np.frombuffer(bytes(operator.customOptions), np.int32)[:3]
+            batch, *sizes, _ = lite.shape(graph.tensors[source])
+            depth, *kernel, _ = lite.shape(graph.tensors[weights])
+            same = int(padding) == 1
+            target = operator.outputs[0]
+            size = [batch] + [
+                step * old + (0 if same else max(reach - step, 0))
+                for old, step, reach in zip(sizes, (int(down), int(across)), kernel, strict=True)
+            ] + [depth]  # fmt: skip
+            name = f"{graph.tensors[target].name}/shape"
+            shape = lite.add_constant(np.array(size, np.int32), name, graph)
+            options = lite.schema.TransposeConvOptionsT()
+            options.strideW, options.strideH = int(across), int(down)
+            paddings = lite.schema.Padding
+            options.padding = paddings.SAME if same else paddings.VALID
+            graph.operators[place] = lite.operator(
+                "TRANSPOSE_CONV", [shape, weights, source, bias], [target], options, version=3
+            )
+
+
 def in_floats(lite: Lite) -> None:
     """Give layers with float activations and int8 weights the weights as floats."""
     for graph in lite.model.subgraphs:
         _unpack(lite, graph)
-        _dequantize(lite, graph, Prepared(), rounding=False)
+        widened = _widen(lite, graph, Prepared(), rounding=False)
+        _dequantize(lite, graph, Prepared(), rounding=False, widened=widened)
 
 
 def _end_in(lite: Lite, names: Sequence[str]) -> None:
@@ -182,7 +215,62 @@ def _in_float(lite: Lite, tensor: Any, value: Array) -> Array:
     return np.asarray((value.astype(np.int64) - zero).astype(np.float32) * scale, np.float32)
 
 
-def _dequantize(lite: Lite, graph: Any, done: Prepared, rounding: bool) -> None:
+def _widen(lite: Lite, graph: Any, done: Prepared, rounding: bool) -> set[int]:
+    """Let 16-bit activations, which ONNX's QuantizeLinear lacks, be floats; return their numbers.
+
+    Raises:
+        NotSupportedError: An input or output of the model is one of them.
+    """
+    widened: dict[int, float] = {}
+    for index, tensor in enumerate(graph.tensors):
+        scales = lite.scales(tensor)
+        if lite.type_of(tensor) != "INT16" or scales is None or lite.is_constant(tensor):
+            continue
+        if graph is lite.main and index in (*graph.inputs, *graph.outputs):
+            raise NotSupportedError(
+                f"{lite.file}: {tensor.name!r} is 16-bit, as no input or output of an ONNX graph "
+                "is quantized; convert the network again with float inputs and outputs"
+            )
+        widened[index] = float(scales[0][0])
+        lite.set_type(tensor, "FLOAT32")
+        tensor.quantization = None
+    moved: dict[int, int] = {}
+    written = []
+    for operator in graph.operators:
+        operator.inputs = [moved.get(index, index) for index in operator.inputs]
+        source = graph.tensors[operator.inputs[0]] if operator.inputs else None
+        passes = lite.kind(operator) in ("DEQUANTIZE", "QUANTIZE") and source is not None
+        target = operator.outputs[0] if operator.outputs else -1
+        if passes and lite.type_of(graph.tensors[target]) == "FLOAT32" == lite.type_of(source):
+            if target not in widened or not rounding:
+                moved[target] = operator.inputs[0]
+                continue
+            operator = _in_steps(lite, operator.inputs[0], target, widened[target])
+            written.append(operator)
+            continue
+        if passes and target in widened:
+            operator = lite.operator("DEQUANTIZE", operator.inputs, operator.outputs)
+        written.append(operator)
+        for place, made in enumerate(operator.outputs):
+            if made in widened:
+                done.rounded.append(graph.tensors[made].name)
+                if rounding:
+                    inner = lite.like(made, f"{graph.tensors[made].name}/before", graph)
+                    operator.outputs[place] = inner
+                    written.append(_in_steps(lite, inner, made, widened[made]))
+    graph.operators = written
+    graph.outputs = [moved.get(index, index) for index in graph.outputs]
+    return set(widened)
+
+
+def _in_steps(lite: Lite, source: int, target: int, scale: float) -> Any:
+    """Return an operator that rounds a tensor to the steps of 16 bits."""
+    return lite.operator("GRAFT_STEPS", [source], [target], {"scale": scale})
+
+
+def _dequantize(
+    lite: Lite, graph: Any, done: Prepared, rounding: bool, widened: set[int]
+) -> None:
     """Give layers with float activations and integer weights the weights as floats."""
     made: dict[int, int] = {}
     written = []
@@ -191,7 +279,7 @@ def _dequantize(lite: Lite, graph: Any, done: Prepared, rounding: bool) -> None:
         types = {lite.type_of(graph.tensors[index]) for index in operator.outputs if index >= 0}
         if types == {"FLOAT32"} and kind not in ("DEQUANTIZE", "WHILE", "IF"):
             stored = [i for i in operator.inputs if i >= 0 and _is_stored(lite, graph.tensors[i])]
-            if stored and kind in HYBRID:
+            if stored and kind in HYBRID and not widened & {operator.inputs[0], *operator.outputs}:
                 if graph is lite.main:
                     done.rounded.append(graph.tensors[operator.outputs[0]].name)
                 if rounding:
@@ -242,8 +330,10 @@ def _separate(lite: Lite, graph: Any) -> None:
         kind, options = lite.kind(operator), operator.builtinOptions
         fused = getattr(options, "fusedActivationFunction", none)
         after: list[Any] = []
-        if fused != none and kind not in _RECURRENT and (fused == clipped or kind in _UNFUSED):
-            after = [_activation(lite, graph, operator, fused)]
+        if kind == "CONCATENATION":  # whose kernel has none
+            options.fusedActivationFunction = none
+        elif fused == clipped and kind not in _RECURRENT:
+            after = [_clipped(lite, graph, operator)]
             options.fusedActivationFunction = none
         if kind == "TRANSPOSE_CONV" and len(operator.inputs) > 3:
             bias = operator.inputs.pop()
@@ -253,6 +343,8 @@ def _separate(lite: Lite, graph: Any) -> None:
             low, high = _CLIPS[kind]
             bounds = {"low": low, "high": high}
             operator = lite.operator("GRAFT_CLIP", operator.inputs, operator.outputs, bounds)
+        elif kind == "TFLite_Detection_PostProcess":
+            operator = _detection(lite, operator)
         elif kind == "EMBEDDING_LOOKUP":
             table = lite.schema.GatherOptionsT()
             operator = lite.operator("GATHER", operator.inputs[::-1], operator.outputs, table)
@@ -268,10 +360,23 @@ def _separate(lite: Lite, graph: Any) -> None:
     graph.operators = written
 
 
+def _detection(lite: Lite, operator: Any) -> Any:
+    """Return the operator that is lowered in place of TFLite_Detection_PostProcess."""
+    from flatbuffers import flexbuffers
+
+    options = flexbuffers.Loads(bytes(operator.customOptions))
+    if not options.get("use_regular_nms") and options.get("max_classes_per_detection", 1) > 1:
+        raise NotSupportedError(
+            f"{lite.file}: TFLite_Detection_PostProcess with several classes for a box "
+            f"(max_classes_per_detection {options['max_classes_per_detection']}) can't be written "
+            "in ONNX; export it with use_regular_nms, or cut the graph before it with --outputs"
+        )
+    kept = {name: value for name, value in options.items() if not name.startswith("_")}
+    return lite.operator("GRAFT_DETECTION", operator.inputs, operator.outputs, kept)
+
+
 # Activations that are a range.
 _CLIPS = {"RELU_0_TO_1": (0.0, 1.0), "RELU_N1_TO_1": (-1.0, 1.0)}
-# Their fused activation is not seen.
-_UNFUSED = ("CONCATENATION", "L2_NORMALIZATION")
 # Theirs is that of the cell.
 _RECURRENT = (
     "BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN", "LSTM", "RNN", "SVDF",
@@ -279,18 +384,11 @@ _RECURRENT = (
 )  # fmt: skip
 
 
-def _activation(lite: Lite, graph: Any, operator: Any, fused: int) -> Any:
-    """Return the operator of a fused activation, behind ``operator``."""
-    kinds = {
-        number: name
-        for name, number in vars(lite.schema.ActivationFunctionType).items()
-        if isinstance(number, int)
-    }
+def _clipped(lite: Lite, graph: Any, operator: Any) -> Any:
+    """Return the operator of a fused RELU_N1_TO_1, behind ``operator``."""
+    low, high = _CLIPS["RELU_N1_TO_1"]
     inner, target = _before_output(lite, graph, operator)
-    kind = kinds.get(fused, f"activation {fused}")
-    if kind == "RELU_N1_TO_1":
-        return lite.operator("GRAFT_CLIP", [inner], [target], {"low": -1.0, "high": 1.0})
-    return lite.operator(kind, [inner], [target])
+    return lite.operator("GRAFT_CLIP", [inner], [target], {"low": low, "high": high})
 
 
 def _bias(lite: Lite, graph: Any, operator: Any, bias: int) -> Any:

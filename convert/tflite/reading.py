@@ -206,14 +206,16 @@ class Lite:
         return target
 
     def operator(
-        self, kind: str, inputs: list[int], outputs: list[int], options: Any = None
-    ) -> Any:
+        self, kind: str, inputs: list[int], outputs: list[int], options: Any = None,
+        version: int = 1,
+    ) -> Any:  # fmt: skip
         """Return a new operator; ``options`` are its table, or a dict of a custom operator."""
         code = self.schema.OperatorCodeT()
         number = getattr(self.schema.BuiltinOperator, kind, None)
         code.builtinCode = self.schema.BuiltinOperator.CUSTOM if number is None else number
         code.deprecatedBuiltinCode = min(code.builtinCode, 127)
         code.customCode = kind if number is None else None
+        code.version = version
         self.model.operatorCodes.append(code)
         made = self.schema.OperatorT()
         made.opcodeIndex = len(self.model.operatorCodes) - 1

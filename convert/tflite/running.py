@@ -13,7 +13,7 @@ from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
-from onnxgraft.stages.convert.tflite.preparing import in_floats
+from onnxgraft.stages.convert.tflite.preparing import in_floats, rewrite_custom
 from onnxgraft.stages.convert.tflite.reading import Lite, read_tflite
 from onnxgraft.stages.convert.tflite.variables import State, free_variables
 
@@ -56,6 +56,7 @@ class TfLite(Resource):
             ModelError: TensorFlow refuses it.
         """
         self._lite = read_tflite(path)
+        rewrite_custom(self._lite)
         if floats:
             in_floats(self._lite)
         main = self._lite.main

@@ -89,10 +89,13 @@ def _note(proof: Proof, rounded: Sequence[str], quantized: bool) -> str:
             "TensorFlow's integer kernels round otherwise than the graph, by what quantization "
             f"itself adds or less ({seen} between the two)"
         )
-    names = ", ".join(rounded[:3]) + (", ..." if len(rounded) > 3 else "")
+    # Names of layers that were joined are joined with semicolons.
+    names = ", ".join(name.split(";")[0] for name in rounded[:3])
+    names += ", ..." if len(rounded) > 3 else ""
+    layers = "a layer" if len(rounded) == 1 else f"{len(rounded)} layers"
     return (
-        f"TensorFlow's kernels round the float activations of {len(rounded)} layers ({names}) to "
-        "the bits of their weights as they run, which the graph does not. It was compared with "
+        f"TensorFlow's kernels round the activations of {layers} ({names}) to 8 or 16 bits as they "
+        "run, which the graph does not. It was compared with "
         "TensorFlow on the same weights as floats; with that rounding written out it gives "
         f"TensorFlow's own answers ({seen} between the two)"
     )
