@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -81,7 +80,7 @@ def _to_onnx(lite: Lite, opset: int) -> onnx.ModelProto:
 
 
 def settle_shapes(lite: Lite) -> None:
-    """Write the shapes that TensorFlow's interpreter finds into the model: a file's can be wrong."""
+    """Write the shapes that TensorFlow's interpreter finds: those of a file can be wrong."""
     from onnxgraft.stages.convert.tflite.running import interpreter
 
     with quiet():

@@ -42,16 +42,16 @@ class _Writer:
     def const(self, value: Any, dtype: Any = np.float32) -> str:
         from tf2onnx import utils
 
-        return str(self.ctx.make_const(utils.make_name(self.name), np.array(value, dtype)).output[0])
+        return str(
+            self.ctx.make_const(utils.make_name(self.name), np.array(value, dtype)).output[0]
+        )
 
     def whole(self, *values: int) -> str:
         return self.const(values, np.int64)
 
     def finish(self, *results: str) -> None:
         """Let the results have the names of the node's outputs."""
-        for result, output, (shape, dtype) in zip(
-            results, self.outputs, self._kinds, strict=True
-        ):
+        for result, output, (shape, dtype) in zip(results, self.outputs, self._kinds, strict=True):
             self.ctx.make_node(
                 "Identity", [result], outputs=[output], shapes=[shape], dtypes=[dtype],
                 op_name_scope=self.name,
@@ -102,7 +102,9 @@ def _steps(w: _Writer) -> None:
     """Write the rounding of a 16-bit tensor to its steps."""
     scale = w.const(w.attributes["scale"])
     low, high = w.const(-32768), w.const(32767)
-    w.finish(w.op("Mul", w.op("Clip", w.op("Round", w.op("Div", w.inputs[0], scale)), low, high), scale))
+    w.finish(
+        w.op("Mul", w.op("Clip", w.op("Round", w.op("Div", w.inputs[0], scale)), low, high), scale)
+    )
 
 
 def _rfft2d(w: _Writer) -> None:

@@ -87,6 +87,11 @@ def prepare(lite: Lite, outputs: Sequence[str] = (), *, rounding: bool = False) 
         split_complex(lite, graph)
         fuse_sequences(lite, graph)
         _separate(lite, graph)
+    if any(_is_offset(lite, tensor) for tensor in lite.main.tensors):
+        done.notes.append(
+            "the model is quantized with zero points, which TensorRT lacks: for it, run onnxgraft "
+            "surgery --for tensorrt, which moves them to 0"
+        )
     _end_in(lite, [*names, *(state.after for state in done.states if state.after)])
     _drop_unused(lite, lite.main)
     return done
@@ -268,9 +273,7 @@ def _in_steps(lite: Lite, source: int, target: int, scale: float) -> Any:
     return lite.operator("GRAFT_STEPS", [source], [target], {"scale": scale})
 
 
-def _dequantize(
-    lite: Lite, graph: Any, done: Prepared, rounding: bool, widened: set[int]
-) -> None:
+def _dequantize(lite: Lite, graph: Any, done: Prepared, rounding: bool, widened: set[int]) -> None:
     """Give layers with float activations and integer weights the weights as floats."""
     made: dict[int, int] = {}
     written = []
@@ -291,10 +294,18 @@ def _dequantize(
                     tensor = graph.tensors[index]
                     value = lite.constant(tensor)
                     assert value is not None
-                    made[index] = lite.add_constant(_in_float(lite, tensor, value), tensor.name, graph)
+                    made[index] = lite.add_constant(
+                        _in_float(lite, tensor, value), tensor.name, graph
+                    )
             operator.inputs = [made.get(i, i) if i in stored else i for i in operator.inputs]
         written.append(operator)
     graph.operators = written
+
+
+def _is_offset(lite: Lite, tensor: Any) -> bool:
+    """Tell whether a tensor has 8 bits and a zero point."""
+    scales = lite.scales(tensor)
+    return bool(scales and scales[1].any() and lite.type_of(tensor) in ("INT8", "UINT8"))
 
 
 def _is_stored(lite: Lite, tensor: Any) -> bool:
@@ -325,7 +336,7 @@ def _separate(lite: Lite, graph: Any) -> None:
     """Write fused activations and biases that tf2onnx does not know as operators of their own."""
     none = lite.schema.ActivationFunctionType.NONE
     clipped = lite.schema.ActivationFunctionType.RELU_N1_TO_1
-    written = []
+    written: list[Any] = []
     for operator in graph.operators:
         kind, options = lite.kind(operator), operator.builtinOptions
         fused = getattr(options, "fusedActivationFunction", none)

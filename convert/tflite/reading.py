@@ -18,7 +18,7 @@ from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.sparse import dense
 from onnxgraft.stages.convert.tflite.survey import check_tflite
 
-__all__ = ["Lite", "read_tflite", "text"]
+__all__ = ["Lite", "names_of", "read_tflite", "text"]
 
 # What a FlatBuffer of this schema has in its bytes 4 to 8.
 _MAGIC = b"TFL3"
@@ -53,8 +53,8 @@ class Lite:
             raise ModelError(
                 f"{file}: can't convert the model: it is cut short or damaged ({reason})"
             ) from error
-        self._operators = _names(schema.BuiltinOperator)
-        self._types = _names(schema.TensorType)
+        self._operators = names_of(schema.BuiltinOperator)
+        self._types = names_of(schema.TensorType)
         self._name_tensors()
 
     def _complete(self) -> None:
@@ -63,7 +63,9 @@ class Lite:
         for graph in self.model.subgraphs:
             graph.tensors, graph.operators = graph.tensors or [], graph.operators or []
             graph.inputs, graph.outputs = _numbers(graph.inputs), _numbers(graph.outputs)
-            graph.outputs = list(dict.fromkeys(graph.outputs)) if graph is self.main else graph.outputs
+            graph.outputs = (
+                list(dict.fromkeys(graph.outputs)) if graph is self.main else graph.outputs
+            )
             for operator in graph.operators:
                 operator.inputs = _numbers(operator.inputs)
                 operator.outputs = _numbers(operator.outputs)
@@ -101,9 +103,7 @@ class Lite:
     @property
     def has_flex(self) -> bool:
         """Whether it has operators of TensorFlow's own."""
-        return any(
-            text(code.customCode).startswith("Flex") for code in self.model.operatorCodes
-        )
+        return any(text(code.customCode).startswith("Flex") for code in self.model.operatorCodes)
 
     @property
     def is_quantized(self) -> bool:
@@ -277,7 +277,8 @@ def read_tflite(path: str | os.PathLike[str]) -> Lite:
     return Lite(file, data)
 
 
-def _names(table: Any) -> dict[int, str]:
+def names_of(table: Any) -> dict[int, str]:
+    """Return the names of an enumeration of the schema."""
     return {number: name for name, number in vars(table).items() if isinstance(number, int)}
 
 

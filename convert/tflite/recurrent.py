@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.convert.tflite.reading import Lite
+from onnxgraft.stages.convert.tflite.reading import Lite, names_of
 
 __all__ = ["RECURRENT", "fuse_sequences"]
 
@@ -98,10 +98,8 @@ def _stacked(lite: Lite, graph: Any, operator: Any, inputs: Any, places: Any) ->
 
 
 def _fused(lite: Lite, options: Any) -> str:
-    kinds = vars(lite.schema.ActivationFunctionType)
-    return {number: name for name, number in kinds.items() if isinstance(number, int)}.get(
-        options.fusedActivationFunction, ""
-    )
+    kinds = names_of(lite.schema.ActivationFunctionType)
+    return kinds.get(options.fusedActivationFunction, "")
 
 
 def _refused(lite: Lite, graph: Any, operator: Any, what: str) -> NotSupportedError:

@@ -14,7 +14,7 @@ from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.preparing import in_floats, rewrite_custom
-from onnxgraft.stages.convert.tflite.reading import Lite, read_tflite
+from onnxgraft.stages.convert.tflite.reading import read_tflite
 from onnxgraft.stages.convert.tflite.variables import State, free_variables
 
 __all__ = ["TfLite", "interpreter"]
@@ -65,8 +65,7 @@ class TfLite(Resource):
         names = [tensor.name for tensor in main.tensors]
         self._names = names
         self._states = _states(path)
-        self._interpreter: Any = None
-        self._open()
+        self._interpreter: Any = self._open()
         self.scaled = frozenset(
             name for index, name in self._outputs.items() if self._lite.scales(main.tensors[index])
         )
@@ -80,14 +79,14 @@ class TfLite(Resource):
             *(_state_spec(state, state.after) for state in self._states if state.after),
         )
 
-    def _open(self) -> None:
+    def _open(self) -> Any:
         kinds = tensorflow().lite.experimental.OpResolverType
         # A delegate rounds in its own way; one that runs TensorFlow's operators has to be there.
         plain = self._lite.is_quantized and not self._lite.has_flex
         resolver = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES if plain else kinds.AUTO
         with quiet():
             try:
-                self._interpreter = interpreter(
+                return interpreter(
                     self._lite.packed(),
                     experimental_op_resolver_type=resolver,
                     experimental_preserve_all_tensors=bool(self._states),
@@ -106,7 +105,7 @@ class TfLite(Resource):
                 if state.name:
                     data = np.ascontiguousarray(checked[state.name]).tobytes()
                     self._lite.model.buffers[state.buffer].data = np.frombuffer(data, np.uint8)
-            self._open()
+            self._interpreter = self._open()
         running = self._interpreter
         fed = {index: checked[self._names[index]] for index in self._inputs}
         for index, value in fed.items():

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tflite.reading import Lite, text
@@ -109,7 +107,10 @@ def _state(lite: Lite, name: str, variable: _Variable, cut: bool) -> State:
         before = lite.rename(main.tensors[variable.begun], name)
     if variable.last is not None and not cut:
         target = variable.last
-        if target in (*main.outputs, *main.inputs) or lite.constant(main.tensors[target]) is not None:
+        if (
+            target in (*main.outputs, *main.inputs)
+            or lite.constant(main.tensors[target]) is not None
+        ):
             target = lite.copied(target, f"{name}.next")
         main.outputs.append(target)
         after = lite.rename(main.tensors[target], f"{name}.next")
@@ -158,7 +159,9 @@ def told(states: list[State]) -> list[str]:
     for state in states:
         start = state.start
         plain = start.size and (start == start.flat[0]).all()
-        value = f"{start.flat[0]:g} everywhere" if plain else "the constant that the file sets it to"
+        value = (
+            f"{start.flat[0]:g} everywhere" if plain else "the constant that the file sets it to"
+        )
         before = f"the input {state.name!r}" if state.name else "no input, for it is never read"
         after = f"its new value the output {state.after!r}" if state.after else "it does not change"
         sentences.append(

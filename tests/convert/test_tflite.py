@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from onnxgraft.commands._integer_kernels import held_by_rounding
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
+from onnxgraft.run.difference import sqnr
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.run.tolerances import least_sqnr
 from onnxgraft.run.verdicts import hold
+from onnxgraft.stages import engine, surgery
 from onnxgraft.stages.convert import Original
+from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tflite.running import interpreter
 from tests.convert.tflite_files import File, numbers
 
@@ -35,8 +40,9 @@ def converted(path: Path, **options: Any) -> Converted:
 
 
 def interpreted(path: Path, *feeds: Array) -> list[Array]:
-    """Return what TensorFlow's interpreter makes of feeds."""
-    running = interpreter(path.read_bytes())
+    """Return what TensorFlow's own kernels make of feeds."""
+    plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    running = interpreter(path.read_bytes(), experimental_op_resolver_type=plain)
     running.allocate_tensors()
     for entry, value in zip(running.get_input_details(), feeds, strict=True):
         running.set_tensor(entry["index"], value)
@@ -219,8 +225,9 @@ def test_a_transposed_convolution_keeps_its_bias(tmp_path: Path, activation: str
     file = File()
     fused = getattr(file.schema.ActivationFunctionType, activation)
     size = file.tensor("n", (4,), "INT32", np.array([1, 8, 8, 2], np.int32))
-    w, b = file.tensor("w", (2, 3, 3, 3), value=numbers(2, 3, 3, 3)), file.tensor(
-        "b", (2,), value=numbers(2) + 3
+    w, b = (
+        file.tensor("w", (2, 3, 3, 3), value=numbers(2, 3, 3, 3)),
+        file.tensor("b", (2,), value=numbers(2) + 3),
     )
     x, y = file.tensor("x", (1, 4, 4, 3)), file.tensor("y", (1, 8, 8, 2))
     options = file.options(
@@ -244,7 +251,11 @@ def test_mediapipe_s_transposed_convolution_is_tensorflow_s(
     fed = numbers(1, 4, 4, 3, seed=2)
     # As Keras has it: the kernel is (rows, columns, outputs, inputs).
     expected = bias + tf.nn.conv2d_transpose(
-        fed, kernel.transpose(1, 2, 0, 3), (1, size, size, 2), 2, "SAME" if padding == 1 else "VALID"
+        fed,
+        kernel.transpose(1, 2, 0, 3),
+        (1, size, size, 2),
+        2,
+        "SAME" if padding == 1 else "VALID",
     )
     with OnnxRuntime(done.model.to_onnx()) as session:
         found = session.infer({"x": fed})["y"]
@@ -283,9 +294,7 @@ def test_a_fused_lstm_becomes_onnx_s(tmp_path: Path, major: bool) -> None:
     recurrent = [file.tensor(f"r{i}", (5, 5), value=numbers(5, 5, seed=i)) for i in range(4)]
     bias = [file.tensor(f"b{i}", (5,), value=numbers(5, seed=i)) for i in range(4)]
     kept = [file.tensor(name, (batch, 5), isVariable=True) for name in ("h", "c")]
-    options = file.options(
-        "UnidirectionalSequenceLSTM", fusedActivationFunction=4, timeMajor=major
-    )
+    options = file.options("UnidirectionalSequenceLSTM", fusedActivationFunction=4, timeMajor=major)
     inputs = [x, *kernels, *recurrent, -1, -1, -1, *bias, -1, -1, *kept, -1, -1, -1, -1]
     file.op("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, [y], options)
     done = converted(file.save(tmp_path / "net.tflite", [x], [y]))
@@ -306,8 +315,9 @@ def test_a_clipped_lstm_is_refused_by_what_it_does(tmp_path: Path) -> None:
 def test_a_fused_recurrent_layer_becomes_onnx_s(tmp_path: Path) -> None:
     file = File()
     x, y = file.tensor("x", (2, 4, 3)), file.tensor("y", (2, 4, 5))
-    w, r = file.tensor("w", (5, 3), value=numbers(5, 3)), file.tensor(
-        "r", (5, 5), value=numbers(5, 5) / 2
+    w, r = (
+        file.tensor("w", (5, 3), value=numbers(5, 3)),
+        file.tensor("r", (5, 5), value=numbers(5, 5) / 2),
     )
     b, h = file.tensor("b", (5,), value=numbers(5)), file.tensor("h", (2, 5), isVariable=True)
     options = file.options("SequenceRNN", fusedActivationFunction=4)
@@ -403,7 +413,9 @@ def test_a_stream_goes_on_as_in_tensorflow(stream: Path) -> None:
     fed = {spec.name: spec for spec in done.model.inputs}
     names = {name for name in fed if f"{name}.next" in {s.name for s in done.model.outputs}}
     (frame,) = set(fed) - names
-    starts = {name: np.full(fed[name].shape, 0 if len(fed[name].shape) == 3 else 2) for name in names}
+    starts = {
+        name: np.full(fed[name].shape, 0 if len(fed[name].shape) == 3 else 2) for name in names
+    }
     state = {name: value.astype(np.float32) for name, value in starts.items()}
     running = interpreter(stream.read_bytes())
     running.allocate_tensors()
@@ -477,3 +489,73 @@ def test_an_output_that_is_an_input_or_a_constant_or_comes_twice_is_kept(tmp_pat
     file.op("NEG", [x], [y], file.options("Neg"))
     done = converted(file.save(tmp_path / "net.tflite", [x], [y, y, x, constant]))
     assert [spec.name for spec in done.model.outputs] == ["y", "x/output", "c"]
+
+
+# --- networks in integers
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    """Return a small network of layers that have integer kernels."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3), batch_size=1)
+    x = layers.Conv2D(8, 3, 2, padding="same", activation="relu")(image)
+    x = layers.DepthwiseConv2D(3, padding="same", activation="relu6")(x)
+    y = layers.Conv2D(8, 1)(x)
+    x = layers.Concatenate()([layers.MaxPool2D()(y), layers.AveragePooling2D(2)(x)])
+    x = layers.Conv2DTranspose(4, 3, 2, padding="same", activation="relu")(x)
+    network = keras.Model(image, layers.Dense(5)(layers.Flatten()(x)))
+    rng = np.random.default_rng(0)
+    for weight in network.weights:
+        weight.assign(weight + rng.normal(size=weight.shape) * 0.1)
+    return network
+
+
+def in_integers(network: Any, path: Path, kind: str) -> Path:
+    converter = tf.lite.TFLiteConverter.from_keras_model(network)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: (
+        [numbers(1, 16, 16, 3, seed=seed)] for seed in range(8)
+    )
+    if kind == "uint8_ends":
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.uint8
+    if kind == "int16":
+        mixed = "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
+        converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, mixed)]
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that statistics of the inputs are not given
+        path.write_bytes(converter.convert())
+    return path
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8_ends"])
+def test_a_network_in_int8_goes_to_tensorrt(network: Any, tmp_path: Path, kind: str) -> None:
+    path = in_integers(network, tmp_path / "net.tflite", kind)
+    done = converted(path)
+    assert any("surgery --for tensorrt" in note for note in done.notes)
+    lowered, report = surgery.run(done.model, target="tensorrt")
+    told = [finding.sentence for entry in report.passes for finding in entry.done]
+    assert any("its zero point moved from -128 to 0" in sentence for sentence in told)
+    feeds = [random_feeds(done.model.inputs, 1, seed) for seed in range(4)]
+    with Original.of(path).run() as running, OnnxRuntime(lowered.to_onnx()) as session:
+        expected = np.stack([as_numbers(running.infer(fed)) for fed in feeds])
+        found = np.stack([as_numbers(session.infer(fed)) for fed in feeds])
+    assert sqnr(expected, found) > least_sqnr(8)
+    pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+    engine.build(lowered, tmp_path / "engine", "tensorrt")
+    assert (tmp_path / "engine").stat().st_size > 1000
+
+
+def as_numbers(outputs: dict[str, Array]) -> Array:
+    (value,) = outputs.values()
+    return value.astype(np.float32)
+
+
+def test_16_bit_activations_become_floats(network: Any, tmp_path: Path) -> None:
+    done = converted(in_integers(network, tmp_path / "net.tflite", "int16"))
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(done.model.operators())
+    assert any("8 or 16 bits" in note for note in done.notes)

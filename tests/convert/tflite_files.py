@@ -73,7 +73,9 @@ class File:
             from flatbuffers import flexbuffers
 
             code.customCode = kind
-            data = options if isinstance(options, bytes) else bytes(flexbuffers.Dumps(options or {}))
+            data = (
+                options if isinstance(options, bytes) else bytes(flexbuffers.Dumps(options or {}))
+            )
             operator.customOptions = np.frombuffer(data, np.uint8)
         elif options is not None:
             operator.builtinOptions = options

@@ -36,7 +36,7 @@ _BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Rewrite every pair, and every constant, whose zero point is not 0 or whose type is uint8."""
     result = Result()
-    while any([_lifted(node, context, result) for node in nodes_of(graph, "DequantizeLinear")]):
+    while any(_lifted(node, context, result) for node in nodes_of(graph, "DequantizeLinear")):
         pass
     for node in nodes_of(graph, "DequantizeLinear"):
         if constant(node.inputs[0]) is not None:
@@ -62,7 +62,9 @@ def _stored(node: gs.Node, context: Context, result: Result) -> None:
     weights = any(is_op(reader, *WEIGHTED, *_MOVING) for reader in target.outputs)
     if numbers.dtype == np.int32 or not weights:
         along = _along(scale, numbers.ndim, node)
-        whole = numbers.astype(np.int64) - along(np.broadcast_to(zero, scale.shape)).astype(np.int64)
+        whole = numbers.astype(np.int64) - along(np.broadcast_to(zero, scale.shape)).astype(
+            np.int64
+        )
         if not context.is_output(target):
             value = (whole * along(scale).astype(np.float64)).astype(np.float32)
             detach(node)
