@@ -287,7 +287,6 @@ REFUSED: dict[str, tuple[Model, str, str]] = {
         model_of("agraph (float[N,L,1] x) => (float[N,L,2] y) { y = DFT(x) }"), "lower_dft",
         "not of a length",
     ),
-    "zero_point": (quantized(3), "lower_qlinear", "no zero point but 0"),
 }  # fmt: skip
 
 

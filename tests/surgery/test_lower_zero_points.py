@@ -10,7 +10,7 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.surgery import run
 from tests.conftest import model_of
 from tests.surgery.helpers import infer, report_of
-from tests.surgery.test_lower_tensorrt import parses
+from tests.surgery.test_lower_tensorrt import parses, quantized
 
 SCALE = np.array(0.05, np.float32)
 
@@ -100,6 +100,14 @@ def test_weights_and_biases_in_other_integers_are_written_as_tensorrt_takes_them
     # Each weight moves by half a new step, of 135 / 127 old ones, at most.
     most = np.abs(fed["x"]).sum() * SCALE * 0.54
     assert 0 < np.abs(infer(after, fed)["y"] - expected).max() < most
+
+
+def test_a_quantized_convolution_with_zero_points_is_written_for_tensorrt() -> None:
+    model = quantized(3)
+    after = lowered(model)
+    assert "QLinearConv" not in after.operators()
+    assert zeros(after) == {0}
+    assert parses(after)
 
 
 def test_a_symmetric_pair_is_left_alone() -> None:
