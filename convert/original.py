@@ -53,7 +53,7 @@ class Original:
             the inputs.
         outputs: Where to cut its end, such as ``c:0``; None takes what nothing else reads.
         values: Placeholders or constants to set, such as ``is_training=false``.
-        signature: The signature of a SavedModel.
+        signature: The signature of a SavedModel or TFLite file.
         freeze_batchnorm: Run batch normalizations that are in training mode with the statistics
             that they store, which changes what the network computes.
         trust: Load a Keras file that brings code of its own: True, or the names of its layers or
@@ -137,7 +137,8 @@ class Original:
             from onnxgraft.stages.convert.tflite import lower_tflite
 
             inputs, outputs = self._ends
-            lowered, done = lower_tflite(self.path, opset, [option.name for option in outputs])
+            named = [option.name for option in outputs]
+            lowered, done = lower_tflite(self.path, opset, named, signature=self.signature)
             model, notes = extract(lowered, inputs, outputs), done.notes
         else:
             from onnxgraft.stages.convert.tensorflow.lower.lowering import lower
@@ -192,7 +193,7 @@ class Original:
 
             if any(self._ends):
                 raise NotSupportedError(f"{self.path}: TFLite's interpreter runs whole models")
-            return TfLite(self.path)
+            return TfLite(self.path, signature=self.signature)
         from onnxgraft.stages.convert.tensorflow.running import TensorFlow
 
         return TensorFlow(self._frozen, frugal=frugal)
@@ -209,7 +210,7 @@ class Original:
         if framework == "tflite":
             from onnxgraft.stages.convert.tflite import inspect_tflite
 
-            return inspect_tflite(self.path, DEFAULT_OPSET)
+            return inspect_tflite(self.path, DEFAULT_OPSET, self.signature)
         try:
             return inspect_frozen(self._frozen)
         except (InputError, ModelError) as error:

@@ -14,6 +14,8 @@ from onnxgraft.stages.convert.tflite.reading import Lite
 
 __all__ = ["split_complex"]
 
+# A transform is a matrix of half the square of its length.
+_LONGEST = 1 << 13
 _MOVING = frozenset(
     "BROADCAST_TO CONCATENATION EXPAND_DIMS GATHER GATHER_ND PACK RESHAPE REVERSE_V2 SLICE SPLIT "
     "SPLIT_V SQUEEZE STRIDED_SLICE TILE TRANSPOSE UNPACK ADD SUB NEG SUM".split()
@@ -84,6 +86,12 @@ def split_complex(lite: Lite, graph: Any) -> None:
                 raise NotSupportedError(
                     f"{lite.file}: RFFT2D ({graph.tensors[outputs[0]].name}) over a length that is "
                     "computed; export the network again with a constant fft_length"
+                )
+            if max(length) > _LONGEST:
+                raise NotSupportedError(
+                    f"{lite.file}: RFFT2D ({graph.tensors[outputs[0]].name}) over {max(length)} "
+                    f"numbers: up to {_LONGEST} are written, as a product with a matrix; cut the "
+                    "graph behind it with --inputs, and compute the spectrum before"
                 )
             targets = [part(outputs[0], 0), part(outputs[0], 1)]
             options = {"length": [int(size) for size in length]}

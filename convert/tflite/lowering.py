@@ -19,7 +19,7 @@ from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.operators import OWN, own_handlers
 from onnxgraft.stages.convert.tflite.preparing import Prepared, prepare
-from onnxgraft.stages.convert.tflite.reading import Lite, read_tflite
+from onnxgraft.stages.convert.tflite.reading import Lite, read_tflite, sound
 
 __all__ = ["lower_tflite", "unsupported"]
 
@@ -29,6 +29,7 @@ def lower_tflite(
     opset: int,
     outputs: Sequence[str] = (),
     *,
+    signature: str | None = None,
     rounding: bool = False,
 ) -> tuple[Model, Prepared]:
     """Return the model as ONNX, and what was decided.
@@ -37,17 +38,24 @@ def lower_tflite(
         path: The file.
         opset: Of the ONNX graph.
         outputs: The tensors to end at; empty for the model's own outputs.
+        signature: The signature whose graph is converted; None takes the first graph.
         rounding: Write into the graph how TensorFlow's kernels round activations to 8 bits.
 
     Raises:
         ModelError: The file is damaged, or tf2onnx can't convert it.
         NotSupportedError: It has operators that can't be lowered; they are named.
     """
-    lite = read_tflite(path)
-    settle_shapes(lite)
-    done = prepare(lite, outputs, rounding=rounding)
-    refuse(lite)
-    proto = _to_onnx(lite, opset)
+    lite = read_tflite(path, signature)
+    others = lite.signatures() if signature is None else {}
+    with sound(lite.file):
+        settle_shapes(lite)
+        done = prepare(lite, outputs, rounding=rounding)
+        refuse(lite)
+        proto = _to_onnx(lite, opset)
+    if len(others) > 1:
+        done.notes.append(
+            f"the first graph was converted; --signature takes others: {', '.join(others)}"
+        )
     check_operators(os.fspath(path), proto)
     for value in (*proto.graph.input, *proto.graph.output):
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):

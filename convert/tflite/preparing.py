@@ -16,7 +16,7 @@ import numpy as np
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tflite.complex import split_complex
-from onnxgraft.stages.convert.tflite.reading import Lite
+from onnxgraft.stages.convert.tflite.reading import BODIES, Lite, sound
 from onnxgraft.stages.convert.tflite.recurrent import fuse_sequences
 from onnxgraft.stages.convert.tflite.variables import State, free_variables, told
 
@@ -26,10 +26,6 @@ __all__ = ["Prepared", "in_floats", "prepare", "rewrite_custom"]
 HYBRID = ("BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 # What int8 and its like are stored as.
 _STORED = ("INT16", "INT32", "INT64", "INT8", "UINT8")
-# Of an operator's options: the graphs that it runs.
-_BODIES = (
-    "bodySubgraphIndex", "condSubgraphIndex", "elseSubgraphIndex", "subgraph", "thenSubgraphIndex",
-)  # fmt: skip
 # They pass on what is behind them, constants too.
 _UNPACKING = ("DENSIFY", "DEQUANTIZE")
 
@@ -70,8 +66,14 @@ def prepare(lite: Lite, outputs: Sequence[str] = (), *, rounding: bool = False) 
 
     Raises:
         InputError: No tensor has such a name.
+        ModelError: The file is damaged.
         NotSupportedError: It has operators that ONNX can't say; they are named.
     """
+    with sound(lite.file):
+        return _prepared(lite, outputs, rounding)
+
+
+def _prepared(lite: Lite, outputs: Sequence[str], rounding: bool) -> Prepared:
     done = Prepared()
     rewrite_custom(lite)
     if outputs:
@@ -158,7 +160,7 @@ def _reached(lite: Lite) -> list[Any]:
     reached, left = [lite.main], [lite.main]
     while left:
         for operator in left.pop().operators:
-            for name in _BODIES:
+            for name in BODIES:
                 number = getattr(operator.builtinOptions, name, None)
                 if number is not None and not any(graphs[number] is graph for graph in reached):
                     reached.append(graphs[number])
@@ -283,8 +285,7 @@ def _dequantize(lite: Lite, graph: Any, done: Prepared, rounding: bool, widened:
         if types == {"FLOAT32"} and kind not in ("DEQUANTIZE", "WHILE", "IF"):
             stored = [i for i in operator.inputs if i >= 0 and _is_stored(lite, graph.tensors[i])]
             if stored and kind in HYBRID and not widened & {operator.inputs[0], *operator.outputs}:
-                if graph is lite.main:
-                    done.rounded.append(graph.tensors[operator.outputs[0]].name)
+                done.rounded.append(graph.tensors[operator.outputs[0]].name)
                 if rounding:
                     written.append(_rounded(lite, graph, operator, kind))
                 if hasattr(operator.builtinOptions, "asymmetricQuantizeInputs"):
@@ -382,10 +383,18 @@ def _detection(lite: Lite, operator: Any) -> Any:
             f"(max_classes_per_detection {options['max_classes_per_detection']}) can't be written "
             "in ONNX; export it with use_regular_nms, or cut the graph before it with --outputs"
         )
+    if options["max_detections"] > _MOST_DETECTIONS:
+        raise NotSupportedError(
+            f"{lite.file}: TFLite_Detection_PostProcess gives {options['max_detections']} boxes, "
+            f"and {_MOST_DETECTIONS} are the most that are written; cut the graph before it with "
+            "--outputs"
+        )
     kept = {name: value for name, value in options.items() if not name.startswith("_")}
     return lite.operator("GRAFT_DETECTION", operator.inputs, operator.outputs, kept)
 
 
+# Rows of nothing are constants.
+_MOST_DETECTIONS = 100_000
 # Activations that are a range.
 _CLIPS = {"RELU_0_TO_1": (0.0, 1.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 # Theirs is that of the cell.

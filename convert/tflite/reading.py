@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnxgraft.errors import InputError, ModelError, nearest
+from onnxgraft.errors import InputError, ModelError, OnnxgraftError, nearest
 from onnxgraft.files import existing_file
 from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.names import free
@@ -18,7 +20,13 @@ from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.sparse import dense
 from onnxgraft.stages.convert.tflite.survey import check_tflite
 
-__all__ = ["Lite", "names_of", "read_tflite", "text"]
+__all__ = ["BODIES", "Lite", "names_of", "read_tflite", "sound", "text"]
+
+# Of an operator's options: the graphs that it runs.
+BODIES = (
+    "bodySubgraphIndex", "condSubgraphIndex", "elseSubgraphIndex", "initSubgraphIndex", "subgraph",
+    "thenSubgraphIndex",
+)  # fmt: skip
 
 # What a FlatBuffer of this schema has in its bytes 4 to 8.
 _MAGIC = b"TFL3"
@@ -44,15 +52,10 @@ class Lite:
 
         self.file = file
         self.schema: Any = schema
-        try:
+        with sound(file):
             self.model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
             self.main = self.model.subgraphs[0]
             self._complete()
-        except Exception as error:  # the FlatBuffer reader raises whatever it meets
-            reason = str(error) or type(error).__name__
-            raise ModelError(
-                f"{file}: can't convert the model: it is cut short or damaged ({reason})"
-            ) from error
         self._operators = names_of(schema.BuiltinOperator)
         self._types = names_of(schema.TensorType)
         self._name_tensors()
@@ -86,6 +89,33 @@ class Lite:
         graphs: set[str] = set()
         for graph in self.model.subgraphs:
             graph.name = free(graphs, text(graph.name) or "graph")
+
+    def begin_at(self, signature: str) -> None:
+        """Let the main graph be that of a signature.
+
+        Raises:
+            InputError: The file has no such signature.
+        """
+        found = self.signatures()
+        if signature not in found:
+            raise InputError(
+                f"{self.file}: has no signature {signature!r}; {nearest(signature, found)}"
+            )
+        graphs, index = self.model.subgraphs, found[signature]
+        graphs[0], graphs[index] = graphs[index], graphs[0]
+        self.main = graphs[0]
+        swapped = {0: index, index: 0}
+        for graph in graphs:
+            for operator in graph.operators:
+                for name in BODIES:
+                    number = getattr(operator.builtinOptions, name, None)
+                    if number in swapped:
+                        setattr(operator.builtinOptions, name, swapped[number])
+
+    def signatures(self) -> dict[str, int]:
+        """Return the names of the signatures, each with the number of its graph."""
+        told = self.model.signatureDefs or []
+        return {text(entry.signatureKey): int(entry.subgraphIndex) for entry in told}
 
     def kind(self, operator: Any) -> str:
         """Return an operator's name: ``CONV_2D``, or that of a custom operator."""
@@ -256,15 +286,39 @@ class Lite:
         """Return the model as a file."""
         import flatbuffers
 
+        used = {tensor.buffer for graph in self.model.subgraphs for tensor in graph.tensors}
+        for number, buffer in enumerate(self.model.buffers):
+            if number not in used:
+                buffer.data = None
+        self.model.metadata = self.model.signatureDefs = None
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(self.model.Pack(builder), file_identifier=_MAGIC)
         return bytes(builder.Output())
 
 
-def read_tflite(path: str | os.PathLike[str]) -> Lite:
+@contextlib.contextmanager
+def sound(file: Path) -> Iterator[None]:
+    """Raise ModelError for whatever a damaged file makes the block stumble over."""
+    try:
+        yield
+    except OnnxgraftError:
+        raise
+    except Exception as error:  # the FlatBuffer reader raises whatever it meets
+        reason = str(error) or type(error).__name__
+        raise ModelError(
+            f"{file}: can't convert the model: it is cut short or damaged ({reason})"
+        ) from error
+
+
+def read_tflite(path: str | os.PathLike[str], signature: str | None = None) -> Lite:
     """Return the model of a file.
 
+    Args:
+        path: The file.
+        signature: The signature whose graph is run; None takes the first graph.
+
     Raises:
+        InputError: It has no such signature.
         ModelError: It is no TFLite model, is damaged, or has operators that reach out of it.
     """
     file = existing_file(path, "the TFLite model", BUFFER_BYTES)
@@ -274,7 +328,10 @@ def read_tflite(path: str | os.PathLike[str]) -> Lite:
     tensorflow()
     check_tflite(file, data)
     check_text(str(file), data, b"Flex")  # TensorFlow's own operators in it
-    return Lite(file, data)
+    lite = Lite(file, data)
+    if signature is not None:
+        lite.begin_at(signature)
+    return lite
 
 
 def names_of(table: Any) -> dict[int, str]:

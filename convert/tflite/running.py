@@ -14,7 +14,7 @@ from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.preparing import in_floats, rewrite_custom
-from onnxgraft.stages.convert.tflite.reading import read_tflite
+from onnxgraft.stages.convert.tflite.reading import read_tflite, sound
 from onnxgraft.stages.convert.tflite.variables import State, free_variables
 
 __all__ = ["TfLite", "interpreter"]
@@ -41,6 +41,7 @@ class TfLite(Resource):
 
     Args:
         path: The file.
+        signature: The signature whose graph is run; None takes the first graph.
         floats: Run the layers with int8 weights and float activations on the weights as floats.
 
     Attributes:
@@ -49,22 +50,25 @@ class TfLite(Resource):
 
     name = "tflite"
 
-    def __init__(self, path: str | os.PathLike[str], *, floats: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, signature: str | None = None, floats: bool = False
+    ) -> None:
         """Load the model.
 
         Raises:
             ModelError: TensorFlow refuses it.
         """
-        self._lite = read_tflite(path)
-        rewrite_custom(self._lite)
-        if floats:
-            in_floats(self._lite)
+        self._lite = read_tflite(path, signature)
+        with sound(self._lite.file):
+            rewrite_custom(self._lite)
+            if floats:
+                in_floats(self._lite)
         main = self._lite.main
         self._inputs = list(main.inputs)
         self._outputs = dict(zip(main.outputs, self._lite.output_names(), strict=True))
         names = [tensor.name for tensor in main.tensors]
         self._names = names
-        self._states = _states(path)
+        self._states = _states(path, signature)
         self._interpreter: Any = self._open()
         self.scaled = frozenset(
             name for index, name in self._outputs.items() if self._lite.scales(main.tensors[index])
@@ -145,9 +149,11 @@ class TfLite(Resource):
         self._interpreter = None
 
 
-def _states(path: str | os.PathLike[str]) -> list[State]:
+def _states(path: str | os.PathLike[str], signature: str | None) -> list[State]:
     """Return the variables of a file."""
-    return free_variables(read_tflite(path), cut=False)
+    lite = read_tflite(path, signature)
+    with sound(lite.file):
+        return free_variables(lite, cut=False)
 
 
 def _spec(name: str, entry: dict[str, Any]) -> TensorSpec:

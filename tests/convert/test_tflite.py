@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from onnxgraft.run.verdicts import hold
 from onnxgraft.stages import engine, surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
+from onnxgraft.stages.convert.tflite.preparing import prepare
+from onnxgraft.stages.convert.tflite.reading import read_tflite
 from onnxgraft.stages.convert.tflite.running import interpreter
 from tests.convert.tflite_files import File, numbers
 
@@ -489,6 +492,58 @@ def test_an_output_that_is_an_input_or_a_constant_or_comes_twice_is_kept(tmp_pat
     file.op("NEG", [x], [y], file.options("Neg"))
     done = converted(file.save(tmp_path / "net.tflite", [x], [y, y, x, constant]))
     assert [spec.name for spec in done.model.outputs] == ["y", "x/output", "c"]
+
+
+def test_a_signature_selects_its_graph(tmp_path: Path) -> None:
+    class Both(tf.Module):  # type: ignore[misc]
+        @tf.function(input_signature=[tf.TensorSpec((1, 4), tf.float32)])  # type: ignore[untyped-decorator]
+        def up(self, x: Any) -> Any:
+            return tf.exp(x)
+
+        @tf.function(input_signature=[tf.TensorSpec((1, 4), tf.float32)])  # type: ignore[untyped-decorator]
+        def down(self, x: Any) -> Any:
+            return tf.while_loop(lambda y: tf.reduce_sum(y) > -50.0, lambda y: [y - 3.0], [x])[0]
+
+    module, path = Both(), tmp_path / "net.tflite"
+    tf.saved_model.save(module, str(tmp_path / "saved"), {"up": module.up, "down": module.down})
+    with quiet():
+        path.write_bytes(
+            tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved")).convert()
+        )
+    operators = {
+        name: set(converted(path, signature=name).model.operators()) for name in ("up", "down")
+    }
+    assert operators["up"] == {"Exp"}
+    assert "Loop" in operators["down"]
+    assert any("--signature takes others" in note for note in commands.convert(path).notes)
+    with pytest.raises(InputError, match="no signature 'side'"):
+        Original.of(path, signature="side").lower()
+
+
+@pytest.mark.parametrize("kind", ["stream", "sparse", "detection"])
+def test_a_damaged_file_is_read_or_refused_in_a_sentence(
+    stream: Path, tmp_path: Path, kind: str
+) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "net.tflite"
+    if kind == "stream":
+        path.write_bytes(stream.read_bytes())
+    elif kind == "detection":
+        detection(path)
+    else:
+        file, (shape, count, told) = File(), SPARSE["blocks"]
+        values = np.arange(count, dtype=np.float32)
+        stored = file.tensor("w", shape, "FLOAT32", values, sparsity=told(file.schema))
+        target = file.tensor("y", shape)
+        file.op("DENSIFY", [stored], [target])
+        file.save(path, [], [target])
+    whole = path.read_bytes()
+    for _ in range(60):
+        broken = bytearray(whole)
+        for place in rng.integers(8, len(whole), 3):
+            broken[place] = rng.integers(256)
+        path.write_bytes(broken)
+        with contextlib.suppress(InputError):
+            prepare(read_tflite(path))
 
 
 # --- networks in integers

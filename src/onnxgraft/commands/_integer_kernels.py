@@ -46,19 +46,20 @@ def held_by_rounding(
         return None
     from onnxgraft.stages.convert.tflite import TfLite, lower_tflite
 
-    plain, done = lower_tflite(original.path, converted.graph.opset)
+    path, signature, opset = original.path, original.signature, converted.graph.opset
+    plain, done = lower_tflite(path, opset, signature=signature)
     rounded = done.rounded or is_quantized(plain)
     if not rounded:
         return None
     reference = Reference(converted, feeds)
     floats: list[Verdict] = []
     if done.rounded:
-        graph, _ = lower_tflite(original.path, converted.graph.opset, rounding=True)
+        graph, _ = lower_tflite(path, opset, signature=signature, rounding=True)
         twin = float_twin(plain) if is_quantized(plain) else plain
         reference = Reference(graph, feeds, twin=twin)
         if not is_quantized(plain):
-            floats = _on_floats(TfLite(original.path, floats=True), converted, feeds)
-    with TfLite(original.path) as running:
+            floats = _on_floats(TfLite(path, signature=signature, floats=True), converted, feeds)
+    with TfLite(path, signature=signature) as running:
         for entry in {id(entry): entry for entry in (*reference.exact, *reference.twin)}.values():
             entry.update(_as_numbers(entry, running.scaled))
         proofs = reference.hold(_Numbers(running, running.scaled))
