@@ -137,8 +137,8 @@ class Original:
             from onnxgraft.stages.convert.tflite import lower_tflite
 
             inputs, outputs = self._ends
-            named = [option.name for option in outputs]
-            lowered, done = lower_tflite(self.path, opset, named, signature=self.signature)
+            ends = [[option.name for option in side] for side in (outputs, inputs)]
+            lowered, done = lower_tflite(self.path, opset, *ends, signature=self.signature)
             model, notes = extract(lowered, inputs, outputs), done.notes
         else:
             from onnxgraft.stages.convert.tensorflow.lower.lowering import lower

@@ -28,6 +28,7 @@ def lower_tflite(
     path: str | os.PathLike[str],
     opset: int,
     outputs: Sequence[str] = (),
+    inputs: Sequence[str] = (),
     *,
     signature: str | None = None,
     rounding: bool = False,
@@ -38,6 +39,7 @@ def lower_tflite(
         path: The file.
         opset: Of the ONNX graph.
         outputs: The tensors to end at; empty for the model's own outputs.
+        inputs: The tensors to begin at; empty for the model's own inputs.
         signature: The signature whose graph is converted; None takes the first graph.
         rounding: Write into the graph how TensorFlow's kernels round activations to 8 bits.
 
@@ -49,7 +51,7 @@ def lower_tflite(
     others = lite.signatures() if signature is None else {}
     with sound(lite.file):
         settle_shapes(lite)
-        done = prepare(lite, outputs, rounding=rounding)
+        done = prepare(lite, outputs, inputs, rounding=rounding)
         refuse(lite)
         proto = _to_onnx(lite, opset)
     if len(others) > 1:

@@ -56,12 +56,19 @@ def _drop_unused(lite: Lite, graph: Any) -> None:
     graph.operators = kept[::-1]
 
 
-def prepare(lite: Lite, outputs: Sequence[str] = (), *, rounding: bool = False) -> Prepared:
+def prepare(
+    lite: Lite,
+    outputs: Sequence[str] = (),
+    inputs: Sequence[str] = (),
+    *,
+    rounding: bool = False,
+) -> Prepared:
     """Rewrite the model in place.
 
     Args:
         lite: The model.
         outputs: Where the main graph shall end; empty for its own outputs.
+        inputs: Where it shall begin; empty for its own inputs.
         rounding: Write into the graph how TensorFlow's kernels round activations to 8 bits.
 
     Raises:
@@ -70,14 +77,18 @@ def prepare(lite: Lite, outputs: Sequence[str] = (), *, rounding: bool = False) 
         NotSupportedError: It has operators that ONNX can't say; they are named.
     """
     with sound(lite.file):
-        return _prepared(lite, outputs, rounding)
+        return _prepared(lite, outputs, inputs, rounding)
 
 
-def _prepared(lite: Lite, outputs: Sequence[str], rounding: bool) -> Prepared:
+def _prepared(
+    lite: Lite, outputs: Sequence[str], inputs: Sequence[str], rounding: bool
+) -> Prepared:
     done = Prepared()
     rewrite_custom(lite)
     if outputs:
         lite.main.outputs = list(dict.fromkeys(lite.find(name) for name in outputs))
+    if inputs:
+        _begin_at(lite, [lite.find(name) for name in inputs])
     names = lite.output_names()
     done.states = free_variables(lite, cut=bool(outputs))
     done.notes += told(done.states)
@@ -97,6 +108,19 @@ def _prepared(lite: Lite, outputs: Sequence[str], rounding: bool) -> Prepared:
     _end_in(lite, [*names, *(state.after for state in done.states if state.after)])
     _drop_unused(lite, lite.main)
     return done
+
+
+def _begin_at(lite: Lite, inputs: Sequence[int]) -> None:
+    """Let tensors be inputs of the main graph: what would make them makes others."""
+    main = lite.main
+    for operator in main.operators:
+        operator.outputs = [
+            lite.like(index, f"{main.tensors[index].name}/unused") if index in inputs else index
+            for index in operator.outputs
+        ]
+    _drop_unused(lite, main)
+    read = {index for operator in main.operators for index in operator.inputs}
+    main.inputs = [*inputs, *(i for i in main.inputs if i in read and i not in inputs)]
 
 
 def rewrite_custom(lite: Lite) -> None:

@@ -56,9 +56,9 @@ class Lite:
             self.model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
             self.main = self.model.subgraphs[0]
             self._complete()
+            self._name_tensors()
         self._operators = names_of(schema.BuiltinOperator)
         self._types = names_of(schema.TensorType)
-        self._name_tensors()
 
     def _complete(self) -> None:
         """Give each list that may be left out of a file its empty form."""

@@ -456,6 +456,17 @@ def test_outputs_cut_before_operators_are_checked(tmp_path: Path) -> None:
     assert done.model.operators() == {"Exp": 1}
 
 
+def test_inputs_cut_behind_an_operator_that_can_t_be_lowered(tmp_path: Path) -> None:
+    file = File()
+    x, a, y = (file.tensor(name, (1, 4)) for name in ("x", "after", "y"))
+    file.op("AcmeBlur", [x], [a])
+    file.op("EXP", [a], [y], file.options("Exp"))
+    path = file.save(tmp_path / "net.tflite", [x], [y])
+    done = commands.convert(path, inputs="after")
+    assert done.model.operators() == {"Exp": 1}
+    assert [spec.name for spec in done.model.inputs] == ["after"]
+
+
 def test_a_cut_at_an_unknown_tensor_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean before"):
         Original.of(custom(tmp_path / "net.tflite"), outputs="befor").lower()
