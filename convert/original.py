@@ -191,9 +191,10 @@ class Original:
         if framework == "tflite":
             from onnxgraft.stages.convert.tflite import TfLite
 
-            if any(self._ends):
-                raise NotSupportedError(f"{self.path}: TFLite's interpreter runs whole models")
-            return TfLite(self.path, signature=self.signature)
+            inputs, outputs = self._ends
+            if inputs:
+                raise NotSupportedError(f"{self.path}: TFLite's interpreter begins at the inputs")
+            return TfLite(self.path, [name for name, _ in outputs], signature=self.signature)
         from onnxgraft.stages.convert.tensorflow.running import TensorFlow
 
         return TensorFlow(self._frozen, frugal=frugal)

@@ -111,6 +111,13 @@ def settle_shapes(lite: Lite) -> None:
 
 def refuse(lite: Lite) -> None:
     """Raise NotSupportedError if operators are left that can't be lowered; they are named."""
+    kinds = {lite.kind(operator) for graph in lite.model.subgraphs for operator in graph.operators}
+    lists = sorted(kind for kind in kinds if kind.startswith("FlexTensorList"))
+    if lists:
+        raise NotSupportedError(
+            f"{lite.file}: {', '.join(lists[:3])}: a loop over lists of TensorFlow's own; convert "
+            "the network to TFLite with a fixed batch size, which writes plain loops"
+        )
     told = unsupported(lite)
     if told:
         raise NotSupportedError(

@@ -20,7 +20,7 @@ from onnxgraft.stages.convert.tflite.reading import BODIES, Lite, sound
 from onnxgraft.stages.convert.tflite.recurrent import fuse_sequences
 from onnxgraft.stages.convert.tflite.variables import State, free_variables, told
 
-__all__ = ["Prepared", "in_floats", "prepare", "rewrite_custom"]
+__all__ = ["Prepared", "end_at", "in_floats", "prepare", "rewrite_custom"]
 
 # Kernels that round float activations to 8 bits where their weights are int8.
 HYBRID = ("BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -50,7 +50,8 @@ def _drop_unused(lite: Lite, graph: Any) -> None:
     wanted = set(graph.outputs)
     kept = []
     for operator in reversed(graph.operators):
-        if wanted & set(operator.outputs):
+        sets = lite.kind(operator) == "CALL_ONCE"  # it makes nothing, and sets variables
+        if sets or wanted & set(operator.outputs):
             kept.append(operator)
             wanted |= set(operator.inputs)
     graph.operators = kept[::-1]
@@ -85,8 +86,7 @@ def _prepared(
 ) -> Prepared:
     done = Prepared()
     rewrite_custom(lite)
-    if outputs:
-        lite.main.outputs = list(dict.fromkeys(lite.find(name) for name in outputs))
+    end_at(lite, outputs)
     if inputs:
         _begin_at(lite, [lite.find(name) for name in inputs])
     names = lite.output_names()
@@ -108,6 +108,13 @@ def _prepared(
     _end_in(lite, [*names, *(state.after for state in done.states if state.after)])
     _drop_unused(lite, lite.main)
     return done
+
+
+def end_at(lite: Lite, outputs: Sequence[str]) -> None:
+    """Let the main graph end at tensors of these names, if there are any, and drop the rest."""
+    if outputs:
+        lite.main.outputs = list(dict.fromkeys(lite.find(name) for name in outputs))
+        _drop_unused(lite, lite.main)
 
 
 def _begin_at(lite: Lite, inputs: Sequence[int]) -> None:
@@ -349,7 +356,7 @@ def _rounded(lite: Lite, graph: Any, operator: Any, kind: str) -> Any:
         scales = lite.scales(weights)
         depth, symmetric = 0, kind == "CONV_2D" and scales is not None and scales[0].size == 1
     else:
-        depth = int(weights.shape[-1])
+        depth = int((weights if kind == "FULLY_CONNECTED" else tensor).shape[-1])
         symmetric = not operator.builtinOptions.asymmetricQuantizeInputs
     target = lite.like(source, f"{tensor.name}/rounded", graph)
     operator.inputs = [target, *operator.inputs[1:]]

@@ -59,6 +59,8 @@ class Lite:
             self._name_tensors()
         self._operators = names_of(schema.BuiltinOperator)
         self._types = names_of(schema.TensorType)
+        # Operators of later codes are this package's own.
+        self._given = len(self.model.operatorCodes)
 
     def _complete(self) -> None:
         """Give each list that may be left out of a file its empty form."""
@@ -122,7 +124,12 @@ class Lite:
         code = self.model.operatorCodes[operator.opcodeIndex]
         number = max(code.deprecatedBuiltinCode, code.builtinCode)
         name = self._operators.get(number, f"operator {number}")
-        return text(code.customCode) if name == "CUSTOM" else name
+        if name != "CUSTOM":
+            return name
+        name = text(code.customCode)
+        mine = operator.opcodeIndex >= self._given
+        taken = name in self._operators.values() or name.startswith("GRAFT_")
+        return f"custom {name}" if taken and not mine else name
 
     def is_custom(self, operator: Any) -> bool:
         """Tell whether an operator is none of TensorFlow Lite's own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
-from onnxgraft.stages.convert.tflite.preparing import in_floats, rewrite_custom
+from onnxgraft.stages.convert.tflite.preparing import end_at, in_floats, rewrite_custom
 from onnxgraft.stages.convert.tflite.reading import read_tflite, sound
 from onnxgraft.stages.convert.tflite.variables import State, free_variables
 
@@ -41,6 +42,7 @@ class TfLite(Resource):
 
     Args:
         path: The file.
+        outputs: The tensors to end at; empty for the model's own outputs.
         signature: The signature whose graph is run; None takes the first graph.
         floats: Run the layers with int8 weights and float activations on the weights as floats.
 
@@ -51,7 +53,12 @@ class TfLite(Resource):
     name = "tflite"
 
     def __init__(
-        self, path: str | os.PathLike[str], *, signature: str | None = None, floats: bool = False
+        self,
+        path: str | os.PathLike[str],
+        outputs: Sequence[str] = (),
+        *,
+        signature: str | None = None,
+        floats: bool = False,
     ) -> None:
         """Load the model.
 
@@ -61,6 +68,7 @@ class TfLite(Resource):
         self._lite = read_tflite(path, signature)
         with sound(self._lite.file):
             rewrite_custom(self._lite)
+            end_at(self._lite, outputs)
             if floats:
                 in_floats(self._lite)
         main = self._lite.main
@@ -68,7 +76,7 @@ class TfLite(Resource):
         self._outputs = dict(zip(main.outputs, self._lite.output_names(), strict=True))
         names = [tensor.name for tensor in main.tensors]
         self._names = names
-        self._states = _states(path, signature)
+        self._states = _states(path, outputs, signature)
         self._interpreter: Any = self._open()
         self.scaled = frozenset(
             name for index, name in self._outputs.items() if self._lite.scales(main.tensors[index])
@@ -149,11 +157,14 @@ class TfLite(Resource):
         self._interpreter = None
 
 
-def _states(path: str | os.PathLike[str], signature: str | None) -> list[State]:
+def _states(
+    path: str | os.PathLike[str], outputs: Sequence[str], signature: str | None
+) -> list[State]:
     """Return the variables of a file."""
     lite = read_tflite(path, signature)
     with sound(lite.file):
-        return free_variables(lite, cut=False)
+        end_at(lite, outputs)
+        return free_variables(lite, cut=bool(outputs))
 
 
 def _spec(name: str, entry: dict[str, Any]) -> TensorSpec:

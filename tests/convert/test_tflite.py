@@ -451,8 +451,28 @@ def test_a_custom_operator_is_named(tmp_path: Path) -> None:
         Original.of(custom(tmp_path / "net.tflite")).lower()
 
 
+@pytest.mark.parametrize("name", ["RELU", "GRAFT_COPY"])
+def test_a_custom_operator_of_a_known_name_is_none_that_is_known(tmp_path: Path, name: str) -> None:
+    file = File()
+    x, y = file.tensor("x", (1, 4)), file.tensor("y", (1, 4))
+    file.op("Acme", [x], [y])
+    file.model.operatorCodes[0].customCode = name
+    path = file.save(tmp_path / "net.tflite", [x], [y])
+    with pytest.raises(NotSupportedError, match=f"custom {name}"):
+        Original.of(path).lower()
+
+
+def test_a_loop_over_tensorflow_s_lists_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    file = File()
+    x, y = file.tensor("x", (1, 4)), file.tensor("y", (1, 4))
+    file.op("FlexTensorListReserve", [x], [y])
+    path = file.save(tmp_path / "net.tflite", [x], [y])
+    with pytest.raises(NotSupportedError, match="with a fixed batch size"):
+        Original.of(path).lower()
+
+
 def test_outputs_cut_before_operators_are_checked(tmp_path: Path) -> None:
-    done = commands.convert(custom(tmp_path / "net.tflite"), outputs="before")
+    done = converted(custom(tmp_path / "net.tflite"), outputs="before")
     assert done.model.operators() == {"Exp": 1}
 
 

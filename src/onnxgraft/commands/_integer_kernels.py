@@ -19,6 +19,7 @@ import numpy as np
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.quantized import float_twin, is_quantized
+from onnxgraft.graph.tensor_option import parse_tensors
 from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.run.answers import answers
 from onnxgraft.run.engine import Engine, Resource
@@ -47,19 +48,22 @@ def held_by_rounding(
     from onnxgraft.stages.convert.tflite import TfLite, lower_tflite
 
     path, signature, opset = original.path, original.signature, converted.graph.opset
-    plain, done = lower_tflite(path, opset, signature=signature)
+    ends = [name for name, _ in parse_tensors(original.outputs)]
+    plain, done = lower_tflite(path, opset, ends, signature=signature)
     rounded = done.rounded or is_quantized(plain)
     if not rounded:
         return None
     reference = Reference(converted, feeds)
     floats: list[Verdict] = []
     if done.rounded:
-        graph, _ = lower_tflite(path, opset, signature=signature, rounding=True)
+        graph, _ = lower_tflite(path, opset, ends, signature=signature, rounding=True)
         twin = float_twin(plain) if is_quantized(plain) else plain
         reference = Reference(graph, feeds, twin=twin)
         if not is_quantized(plain):
-            floats = _on_floats(TfLite(path, signature=signature, floats=True), converted, feeds)
-    with TfLite(path, signature=signature) as running:
+            floats = _on_floats(
+                TfLite(path, ends, signature=signature, floats=True), converted, feeds
+            )
+    with TfLite(path, ends, signature=signature) as running:
         for entry in {id(entry): entry for entry in (*reference.exact, *reference.twin)}.values():
             entry.update(_as_numbers(entry, running.scaled))
         proofs = reference.hold(_Numbers(running, running.scaled))
