@@ -17,15 +17,17 @@ from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tflite.complex import split_complex
 from onnxgraft.stages.convert.tflite.reading import BODIES, Lite, sound
-from onnxgraft.stages.convert.tflite.recurrent import fuse_sequences
+from onnxgraft.stages.convert.tflite.recurrent import RECURRENT, fuse_sequences
 from onnxgraft.stages.convert.tflite.variables import State, free_variables, told
 
 __all__ = ["Prepared", "end_at", "in_floats", "prepare", "rewrite_custom"]
 
 # Kernels that round float activations to 8 bits where their weights are int8.
-HYBRID = ("BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-# What int8 and its like are stored as.
-_STORED = ("INT16", "INT32", "INT64", "INT8", "UINT8")
+HYBRID = ("BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+_LAYERS = (*HYBRID, "CONV_3D", "CONV_3D_TRANSPOSE")
+# What weights are stored as, and what biases of layers are.
+_STORED = ("INT16", "INT8", "UINT8")
+_BIASES = ("INT32", "INT64")
 # They pass on what is behind them, constants too.
 _UNPACKING = ("DENSIFY", "DEQUANTIZE")
 
@@ -36,11 +38,13 @@ class Prepared:
 
     Attributes:
         rounded: What the layers make whose kernels round float activations as they run.
+        unproven: What recurrent kernels make that round their states too, as they run.
         states: The variables.
         notes: A sentence for each thing that was decided.
     """
 
     rounded: list[str] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -314,7 +318,12 @@ def _dequantize(lite: Lite, graph: Any, done: Prepared, rounding: bool, widened:
         kind = lite.kind(operator)
         types = {lite.type_of(graph.tensors[index]) for index in operator.outputs if index >= 0}
         if types == {"FLOAT32"} and kind not in ("DEQUANTIZE", "WHILE", "IF"):
-            stored = [i for i in operator.inputs if i >= 0 and _is_stored(lite, graph.tensors[i])]
+            kinds = (*_STORED, *_BIASES) if kind in _LAYERS else _STORED
+            stored = [
+                i for i in operator.inputs if i >= 0 and _is_stored(lite, graph.tensors[i], kinds)
+            ]
+            if stored and kind in RECURRENT:
+                done.unproven.append(graph.tensors[operator.outputs[0]].name)
             if stored and kind in HYBRID and not widened & {operator.inputs[0], *operator.outputs}:
                 done.rounded.append(graph.tensors[operator.outputs[0]].name)
                 if rounding:
@@ -340,26 +349,27 @@ def _is_offset(lite: Lite, tensor: Any) -> bool:
     return bool(scales and scales[1].any() and lite.type_of(tensor) in ("INT8", "UINT8"))
 
 
-def _is_stored(lite: Lite, tensor: Any) -> bool:
+def _is_stored(lite: Lite, tensor: Any, kinds: Sequence[str]) -> bool:
     return (
-        lite.type_of(tensor) in _STORED
+        lite.type_of(tensor) in kinds
         and lite.scales(tensor) is not None
-        and lite.constant(tensor) is not None
+        and lite.is_constant(tensor)
     )
 
 
 def _rounded(lite: Lite, graph: Any, operator: Any, kind: str) -> Any:
     """Return an operator that rounds what a layer reads as the layer's kernel does."""
-    source = operator.inputs[0]
+    place = 2 if kind == "TRANSPOSE_CONV" else 0
+    source = operator.inputs[place]
     tensor, weights = graph.tensors[source], graph.tensors[operator.inputs[1]]
-    if kind.endswith("CONV_2D"):
+    if "CONV" in kind:
         scales = lite.scales(weights)
         depth, symmetric = 0, kind == "CONV_2D" and scales is not None and scales[0].size == 1
     else:
         depth = int((weights if kind == "FULLY_CONNECTED" else tensor).shape[-1])
         symmetric = not operator.builtinOptions.asymmetricQuantizeInputs
     target = lite.like(source, f"{tensor.name}/rounded", graph)
-    operator.inputs = [target, *operator.inputs[1:]]
+    operator.inputs[place] = target
     options = {"depth": depth, "symmetric": int(symmetric)}
     return lite.operator("GRAFT_ROUNDING", [source], [target], options)
 

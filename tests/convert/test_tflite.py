@@ -165,6 +165,18 @@ def hybrid(path: Path, kind: str) -> Path:
         options = file.options("FullyConnected", asymmetricQuantizeInputs=kind == "dense_offset")
         file.op("FULLY_CONNECTED", [x, w, -1], [y], options, 9 if kind == "dense_offset" else 3)
         return file.save(path, [x], [y])
+    if kind == "product":
+        x, y = file.tensor("x", (2, 3, 4)), file.tensor("y", (2, 3, 5))
+        w = file.tensor("w", (2, 4, 5), "INT8", integers(2, 4, 5), scale=0.02)
+        file.op("BATCH_MATMUL", [x, w], [y], file.options("BatchMatMul"), 2)
+        return file.save(path, [x], [y])
+    if kind == "transposed":
+        size = file.tensor("n", (4,), "INT32", np.array([2, 8, 8, 2], np.int32))
+        x, y = file.tensor("x", (2, 4, 4, 3)), file.tensor("y", (2, 8, 8, 2))
+        w = file.tensor("w", (2, 3, 3, 3), "INT8", integers(2, 3, 3, 3), [0.02, 0.03])
+        options = file.options("TransposeConv", strideH=2, strideW=2)
+        file.op("TRANSPOSE_CONV", [size, w, x], [y], options, 4)
+        return file.save(path, [x], [y])
     x, b = file.tensor("x", (2, 6, 6, 4)), file.tensor("b", (4,), value=numbers(4))
     y = file.tensor("y", (2, 6, 6, 4))
     scales = np.array([0.01, 0.02, 0.03, 0.05])
@@ -180,7 +192,10 @@ def hybrid(path: Path, kind: str) -> Path:
     return file.save(path, [x], [y])
 
 
-@pytest.mark.parametrize("kind", ["dense", "dense_offset", "conv", "conv_channels", "depthwise"])
+@pytest.mark.parametrize(
+    "kind",
+    ["dense", "dense_offset", "conv", "conv_channels", "depthwise", "product", "transposed"],
+)
 def test_int8_weights_become_floats_and_the_kernels_rounding_is_told(
     tmp_path: Path, kind: str
 ) -> None:
@@ -288,20 +303,38 @@ def test_a_complex_output_is_refused_by_name(tmp_path: Path) -> None:
         Original.of(path).lower()
 
 
-@pytest.mark.parametrize("major", [False, True], ids=["batch_first", "time_first"])
-def test_a_fused_lstm_becomes_onnx_s(tmp_path: Path, major: bool) -> None:
-    file = File()
+def lstm(path: Path, *, major: bool = False, int8: bool = False) -> Path:
+    file, rng = File(), np.random.default_rng(0)
     batch = 2 if major else 4
+
+    def weights(name: str, *shape: int) -> list[int]:
+        if int8:
+            stored = [rng.integers(-127, 128, shape).astype(np.int8) for _ in range(4)]
+            return [
+                file.tensor(f"{name}{i}", shape, "INT8", value, scale=0.02)
+                for i, value in enumerate(stored)
+            ]
+        return [file.tensor(f"{name}{i}", shape, value=numbers(*shape, seed=i)) for i in range(4)]
+
     x, y = file.tensor("x", (4, 2, 3)), file.tensor("y", (4, 2, 5))
-    kernels = [file.tensor(f"w{i}", (5, 3), value=numbers(5, 3, seed=i)) for i in range(4)]
-    recurrent = [file.tensor(f"r{i}", (5, 5), value=numbers(5, 5, seed=i)) for i in range(4)]
+    kernels, recurrent = weights("w", 5, 3), weights("r", 5, 5)
     bias = [file.tensor(f"b{i}", (5,), value=numbers(5, seed=i)) for i in range(4)]
     kept = [file.tensor(name, (batch, 5), isVariable=True) for name in ("h", "c")]
     options = file.options("UnidirectionalSequenceLSTM", fusedActivationFunction=4, timeMajor=major)
     inputs = [x, *kernels, *recurrent, -1, -1, -1, *bias, -1, -1, *kept, -1, -1, -1, -1]
-    file.op("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, [y], options)
-    done = converted(file.save(tmp_path / "net.tflite", [x], [y]))
+    file.op("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, [y], options, 2 if int8 else 1)
+    return file.save(path, [x], [y])
+
+
+@pytest.mark.parametrize("major", [False, True], ids=["batch_first", "time_first"])
+def test_a_fused_lstm_becomes_onnx_s(tmp_path: Path, major: bool) -> None:
+    done = converted(lstm(tmp_path / "net.tflite", major=major))
     assert done.model.operators()["LSTM"] == 1
+
+
+def test_a_fused_lstm_with_int8_weights_is_compared_on_floats(tmp_path: Path) -> None:
+    done = converted(lstm(tmp_path / "net.tflite", int8=True))
+    assert any("recurrent kernels (y) round activations and states" in n for n in done.notes)
 
 
 def test_a_clipped_lstm_is_refused_by_what_it_does(tmp_path: Path) -> None:
