@@ -1,8 +1,9 @@
 """A TFLite model made ready for tf2onnx: what that leaves, gets wrong or can't say is rewritten.
 
-In this order: the graph is cut at ``--outputs``; sparse, packed and half-precision weights become
-plain constants; so do int8 weights that meet float activations; variables become inputs and
-outputs; biases and activations that are fused where tf2onnx does not look become operators.
+In this order: the graph is cut at ``--outputs`` and ``--inputs``; variables become inputs and
+outputs; sparse, packed and half-precision weights become plain constants, and so do int8 weights
+that meet float activations; complex tensors become two; recurrent kernels get ONNX's weights;
+biases and activations that are fused where tf2onnx does not look become operators.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from onnxgraft.stages.convert.tflite.variables import State, free_variables, tol
 __all__ = ["Prepared", "end_at", "in_floats", "prepare", "rewrite_custom"]
 
 # Kernels that round float activations to 8 bits where their weights are int8.
-HYBRID = ("BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
-_LAYERS = (*HYBRID, "CONV_3D", "CONV_3D_TRANSPOSE")
+_HYBRID = ("BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+_LAYERS = (*_HYBRID, "CONV_3D", "CONV_3D_TRANSPOSE")
 # What weights are stored as, and what biases of layers are.
 _STORED = ("INT16", "INT8", "UINT8")
 _BIASES = ("INT32", "INT64")
@@ -324,7 +325,7 @@ def _dequantize(lite: Lite, graph: Any, done: Prepared, rounding: bool, widened:
             ]
             if stored and kind in RECURRENT:
                 done.unproven.append(graph.tensors[operator.outputs[0]].name)
-            if stored and kind in HYBRID and not widened & {operator.inputs[0], *operator.outputs}:
+            if stored and kind in _HYBRID and not widened & {operator.inputs[0], *operator.outputs}:
                 done.rounded.append(graph.tensors[operator.outputs[0]].name)
                 if rounding:
                     written.append(_rounded(lite, graph, operator, kind))
