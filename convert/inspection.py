@@ -17,7 +17,7 @@ from onnxgraft.targets.tensorrt import TENSORRT
 if TYPE_CHECKING:
     from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
 
-__all__ = ["Inspection", "inspect_frozen", "inspect_graphdef", "inspect_onnx"]
+__all__ = ["Inspection", "free_dimensions", "inspect_frozen", "inspect_graphdef", "inspect_onnx"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def inspect_onnx(model: Model) -> Inspection:
         outputs=[str(spec) for spec in model.outputs],
         operators=model.operators(),
         parameters=sum(_size(tensor.shape) for tensor in constants),
-        dynamic=_free(model.inputs),
+        dynamic=free_dimensions(model.inputs),
         unsupported=_lacking((op_of(node), node.name) for node in model.graph.nodes),
     )
 
@@ -133,7 +133,7 @@ def inspect_frozen(frozen: FrozenGraph) -> Inspection:
         found,
         inputs=[str(spec) for spec in frozen.inputs],
         outputs=[str(spec) for spec in frozen.outputs],
-        dynamic=[*_free(frozen.inputs), *found.dynamic],
+        dynamic=[*free_dimensions(frozen.inputs), *found.dynamic],
         unsupported=unsupported,
         notes=notes,
     )
@@ -160,7 +160,7 @@ def _grouped(nodes: Sequence[tuple[str, str]]) -> list[str]:
     ]
 
 
-def _free(inputs: Iterable[TensorSpec]) -> list[str]:
+def free_dimensions(inputs: Iterable[TensorSpec]) -> list[str]:
     """Return a line for each input with free dimensions besides the batch."""
     lines = []
     for spec in inputs:

@@ -54,7 +54,7 @@ class Original:
             the inputs.
         outputs: Where to cut its end, such as ``c:0``; None takes what nothing else reads.
         values: Placeholders or constants to set, such as ``is_training=false``.
-        signature: The signature of a SavedModel.
+        signature: The signature of a SavedModel or TFLite file.
         freeze_batchnorm: Run batch normalizations that are in training mode with the statistics
             that they store, which changes what the network computes.
         trust: Load a Keras file that brings code of its own: True, or the names of its layers or
@@ -134,23 +134,31 @@ class Original:
             from onnxgraft.stages.convert.caffe import convert_caffe
 
             model, notes = convert_caffe(self.path, self.weights, *self._ends, opset)
-        elif framework == "tflite":
-            from onnxgraft.stages.convert.tflite import lower_tflite
-
-            model = extract(lower_tflite(self.path, opset), *self._ends)
         else:
-            from onnxgraft.stages.convert.tensorflow.lower.lowering import lower
             from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset
 
             try:
-                model, notes = lower(self._frozen, opset)
+                model, notes = self._lowered(opset)
             except NewerOpset as error:
                 if asked is not None:
                     raise NotSupportedError(f"{self.path}: {error}") from error
-                model, notes = lower(self._frozen, error.opset)
+                model, notes = self._lowered(error.opset)
                 notes += [f"written in opset {error.opset}: {error.operator} needs it"]
         set_io_layout(model, io_layout)
         return model, notes + self._unused()
+
+    def _lowered(self, opset: int) -> tuple[Model, list[str]]:
+        """Return what tf2onnx makes of the TensorFlow graph or TFLite file."""
+        if self.framework == "tflite":
+            from onnxgraft.stages.convert.tflite import lower_tflite
+
+            inputs, outputs = self._ends
+            ends = [[option.name for option in side] for side in (outputs, inputs)]
+            lowered, done = lower_tflite(self.path, opset, *ends, signature=self.signature)
+            return extract(lowered, inputs, outputs), done.notes
+        from onnxgraft.stages.convert.tensorflow.lower.lowering import lower
+
+        return lower(self._frozen, opset)
 
     def _raised(self, opset: int | None, oldest: int) -> tuple[Model, list[str]]:
         """Return the ONNX file's model in the opset that is wanted."""
@@ -196,9 +204,10 @@ class Original:
         if framework == "tflite":
             from onnxgraft.stages.convert.tflite import TfLite
 
-            if any(self._ends):
-                raise NotSupportedError(f"{self.path}: TFLite's interpreter runs whole models")
-            return TfLite(self.path)
+            inputs, outputs = self._ends
+            if inputs:
+                raise NotSupportedError(f"{self.path}: TFLite's interpreter begins at the inputs")
+            return TfLite(self.path, [name for name, _ in outputs], signature=self.signature)
         from onnxgraft.stages.convert.tensorflow.running import TensorFlow
 
         return TensorFlow(self._frozen, frugal=frugal)
@@ -227,9 +236,9 @@ class Original:
 
             return inspect_caffe(self.path, self.weights)
         if framework == "tflite":
-            from onnxgraft.stages.convert.tflite import lower_tflite
+            from onnxgraft.stages.convert.tflite import inspect_tflite
 
-            return replace(inspect_onnx(lower_tflite(self.path, DEFAULT_OPSET)), framework="tflite")
+            return inspect_tflite(self.path, DEFAULT_OPSET, self.signature)
         try:
             return inspect_frozen(self._frozen)
         except (InputError, ModelError) as error:

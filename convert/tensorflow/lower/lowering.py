@@ -6,8 +6,9 @@ node is held against ONNX's own schemas before anything is returned.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -27,7 +28,7 @@ from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
 from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
 
-__all__ = ["check_operators", "lower", "to_onnx", "unknown_operators"]
+__all__ = ["check_operators", "lower", "raise_refused", "to_onnx", "unknown_operators"]
 
 _TO_NCHW = (0, 3, 1, 2)
 
@@ -77,13 +78,25 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
                 f"{reason_of(error)}"
             ) from error
     assert isinstance(proto, onnx.ModelProto)
+    raise_refused(frozen.source.path, proto, refused)
+    return proto, standing
+
+
+def raise_refused(
+    path: str | os.PathLike[str], proto: onnx.ModelProto, refused: Mapping[str, OnnxgraftError]
+) -> None:
+    """Raise what a handler raised for a node that is still there: tf2onnx goes on without a word.
+
+    Raises:
+        NewerOpset: The node can be written in a later opset.
+        NotSupportedError: It can't.
+    """
     for node in _nodes(proto.graph):  # what nothing reads was left out
         told = refused.get(node.name)
         if isinstance(told, NewerOpset):
             raise told
         if told is not None:
-            raise NotSupportedError(f"{frozen.source.path}: {told}") from told
-    return proto, standing
+            raise NotSupportedError(f"{path}: {told}") from told
 
 
 def _suspects(graph_def: Any, message: str) -> str:

@@ -78,7 +78,9 @@ Values = Annotated[
 Signature = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", rich_help_panel=MODEL, help="Signature of the SavedModel to convert."
+        metavar="NAME",
+        rich_help_panel=MODEL,
+        help="Signature of the SavedModel or TFLite file to convert.",
     ),
 ]
 FreezeBatchnorm = Annotated[

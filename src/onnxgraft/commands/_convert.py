@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxgraft.commands._integer_kernels import held_by_rounding
 from onnxgraft.commands._opening import Place
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import atomic, check_place
@@ -215,6 +216,14 @@ def _compare(
     except NotSupportedError as error:
         result.notes.append(f"{_NOT_COMPARED}{error}")
     if any(not verdict.passed for _, _, found in compared for verdict in found):
+        explained = held_by_rounding(
+            original, result.model, [feeds for (feeds, _), _, _ in compared],
+            [verdict for _, _, found in compared for verdict in found],
+        )  # fmt: skip
+        if explained is not None:
+            result.verdicts, note = explained
+            result.notes.append(note)
+            return None
         compared = _held_again(compared, tolerance, limits, original)
     for _, _, found in compared:
         result.verdicts += found

@@ -112,17 +112,21 @@ class Reference:
         feeds: What they are run on; those that the graph itself does not take, such as a batch of
             one where it has to be even, are left out.
         floats: What float layers run in, which explains a difference.
+        twin: The same network without rounded activations, where the graph has no Q and DQ to
+            leave out.
 
     Raises:
         OnnxgraftError: onnxruntime refuses the graph, or it takes none of the feeds, or there are
             none.
     """
 
-    def __init__(self, model: Model, feeds: Sequence[Feeds], floats: str = "fp32") -> None:
+    def __init__(
+        self, model: Model, feeds: Sequence[Feeds], floats: str = "fp32", twin: Model | None = None
+    ) -> None:
         self.feeds: list[Feeds] = []
         self.exact: list[Outputs] = []
         self.floats = floats
-        self.quantized = is_quantized(model)
+        self.quantized = twin is not None or is_quantized(model)
         refused: OnnxgraftError | None = None
         with exact(model) as session:
             for fed in feeds:
@@ -135,7 +139,8 @@ class Reference:
             raise refused or InputError("its inputs can't be fed with random numbers")
         self.twin: list[Outputs] = self.exact
         if self.quantized:
-            with OnnxRuntime(float_twin(model).to_onnx(), name="float twin") as session:
+            twin = twin or float_twin(model)
+            with OnnxRuntime(twin.to_onnx(), name="float twin") as session:
                 self.twin = [answers(session, fed) for fed in self.feeds]
 
     def hold(self, engine: Engine) -> list[Proof]:

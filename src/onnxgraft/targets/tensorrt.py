@@ -51,8 +51,8 @@ TENSORRT = Target(
     magic=((1, b"trt"),),  # ftrt, ptrt, vtrt
     lowering=(
         "lower_pool", "lower_integer_relu", "lower_compress", "lower_qlinear", "lower_integer",
-        "lower_affine_grid", "lower_col2im", "lower_det", "lower_dft", "lower_nms", "lower_rows",
-        "name_plugins",
+        "lower_affine_grid", "lower_col2im", "lower_det", "lower_dft", "lower_nms",
+        "lower_zero_points", "lower_rows", "name_plugins",
     ),
     lacks=_LACKS,
 )  # fmt: skip

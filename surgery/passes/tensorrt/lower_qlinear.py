@@ -6,7 +6,7 @@ Given:  QLinearMatMul(a, as, az, b, bs, bz, ys, yz)
 Result: QuantizeLinear(MatMul(DequantizeLinear(a), DequantizeLinear(b)), ys, yz)
 
 TensorRT takes explicit quantization only (its parser: no QLinearConv), and fuses what stands
-between Q and DQ to the same integer kernels. Its zero points are 0; others are refused here.
+between Q and DQ to the same integer kernels. Zero points are moved to 0 by lower_zero_points.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         parameters = [constant(tensor) for tensor in (*node.inputs[1:3], *node.inputs[4:8])]
         if any(value is None for value in parameters):
             result.refuse(node, "its scales are not constants")
-            continue
-        if any(np.any(parameters[index]) for index in (1, 3, 5)):
-            result.refuse(node, "TensorRT takes no zero point but 0")
             continue
         _rewrite(node, context)
         result.did(node, "written with QuantizeLinear and DequantizeLinear")
