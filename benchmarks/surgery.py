@@ -5,7 +5,7 @@ stand in tables of their own.
 
     python -m benchmarks.surgery [--folder FOLDER] [NETWORK ...] > benchmarks/surgery.md
 
-With names of networks, only the tables of nodes are made, and of these alone. PyTorch's networks need
+With names of networks, only the table of PyTorch's exports is made, and of these alone. It needs
 torch, torchvision and transformers (``models/torch_networks.py``).
 
 Each tool reads an ONNX file and writes another, in a process of its own, one after the other in
@@ -295,9 +295,7 @@ def main(folder: Path, names: Sequence[str] = ()) -> None:
                   f"| {memory:.0f} |")  # fmt: skip
         sys.stdout.flush()
     print("\n## PyTorch's exports\n")
-    print(
-        "Nodes that are left, of networks with random weights, exported by `torch.onnx.export` with"
-    )
+    print("Nodes that are left, of networks with random weights, by `torch.onnx.export` with")
     print("`dynamo=True` and `dynamo=False` with an example of batch 1. The difference is that of")
     print("onnxgraft's output from the export's, relative to its range.\n")
     fewest = exports(folder, EXPORTED)

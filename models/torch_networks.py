@@ -9,6 +9,7 @@ and YOLOv5n and YOLOv8n as published, written here; nothing is downloaded.
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import sys
 import warnings
@@ -22,54 +23,42 @@ __all__ = ["FORMS", "NETWORKS", "export"]
 
 FORMS = ("dynamo", "torchscript")
 # The operators of torchvision, whose compiled part may be of another build than PyTorch.
-_SCHEMAS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
-    "SymInt pooled_width, int sampling_ratio, bool aligned) -> Tensor",
-    "_roi_align_backward(Tensor grad, Tensor rois, float spatial_scale, SymInt pooled_height, "
-    "SymInt pooled_width, SymInt batch_size, SymInt channels, SymInt height, SymInt width, "
-    "int sampling_ratio, bool aligned) -> Tensor",
-    "roi_pool(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
-    "SymInt pooled_width) -> (Tensor, Tensor)",
-    "_roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, float spatial_scale, "
-    "SymInt pooled_height, SymInt pooled_width, SymInt batch_size, SymInt channels, "
-    "SymInt height, SymInt width) -> Tensor",
-    "ps_roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
-    "SymInt pooled_width, int sampling_ratio) -> (Tensor, Tensor)",
-    "_ps_roi_align_backward(Tensor grad, Tensor rois, Tensor channel_mapping, "
-    "float spatial_scale, SymInt pooled_height, SymInt pooled_width, int sampling_ratio, "
-    "SymInt batch_size, SymInt channels, SymInt height, SymInt width) -> Tensor",
-    "ps_roi_pool(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
-    "SymInt pooled_width) -> (Tensor, Tensor)",
-    "_ps_roi_pool_backward(Tensor grad, Tensor rois, Tensor channel_mapping, "
-    "float spatial_scale, SymInt pooled_height, SymInt pooled_width, SymInt batch_size, "
-    "SymInt channels, SymInt height, SymInt width) -> Tensor",
-    "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, "
-    "SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, "
-    "SymInt dilation_w, SymInt groups, SymInt offset_groups, bool use_mask) -> Tensor",
-    "_deform_conv2d_backward(Tensor grad, Tensor input, Tensor weight, Tensor offset, "
-    "Tensor mask, Tensor bias, SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, "
-    "SymInt dilation_h, SymInt dilation_w, SymInt groups, SymInt offset_groups, bool use_mask) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
+_SCHEMAS = """
+nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor
+qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor
+roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt
+  pooled_width, int sampling_ratio, bool aligned) -> Tensor
+_roi_align_backward(Tensor grad, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt
+  pooled_width, SymInt batch_size, SymInt channels, SymInt height, SymInt width, int
+  sampling_ratio, bool aligned) -> Tensor
+roi_pool(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt
+  pooled_width) -> (Tensor, Tensor)
+_roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, float spatial_scale, SymInt
+  pooled_height, SymInt pooled_width, SymInt batch_size, SymInt channels, SymInt height, SymInt
+  width) -> Tensor
+ps_roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt
+  pooled_width, int sampling_ratio) -> (Tensor, Tensor)
+_ps_roi_align_backward(Tensor grad, Tensor rois, Tensor channel_mapping, float spatial_scale,
+  SymInt pooled_height, SymInt pooled_width, int sampling_ratio, SymInt batch_size, SymInt
+  channels, SymInt height, SymInt width) -> Tensor
+ps_roi_pool(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt
+  pooled_width) -> (Tensor, Tensor)
+_ps_roi_pool_backward(Tensor grad, Tensor rois, Tensor channel_mapping, float spatial_scale,
+  SymInt pooled_height, SymInt pooled_width, SymInt batch_size, SymInt channels, SymInt height,
+  SymInt width) -> Tensor
+deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, SymInt
+  stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w,
+  SymInt groups, SymInt offset_groups, bool use_mask) -> Tensor
+_deform_conv2d_backward(Tensor grad, Tensor input, Tensor weight, Tensor offset, Tensor mask,
+  Tensor bias, SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h,
+  SymInt dilation_w, SymInt groups, SymInt offset_groups, bool use_mask) -> (Tensor, Tensor,
+  Tensor, Tensor, Tensor)
+"""
 
 
 def _nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Return the boxes that no better one overlaps, best first."""
-    order = scores.argsort(descending=True).tolist()
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept: list[int] = []
-    while order:
-        best = order.pop(0)
-        kept.append(best)
-        others = torch.tensor(order, dtype=torch.long)
-        low = torch.maximum(boxes[best, :2], boxes[others, :2])
-        high = torch.minimum(boxes[best, 2:], boxes[others, 2:])
-        both = (high - low).clamp(min=0).prod(1)
-        overlap = both / (area[best] + area[others] - both)
-        order = [at for at, much in zip(order, overlap.tolist(), strict=True) if much <= threshold]
-    return torch.tensor(kept, dtype=torch.long)
+    """Return the boxes, best first, as if none overlapped: an export does not look at values."""
+    return scores.argsort(descending=True)
 
 
 def _roi_align(
@@ -88,14 +77,25 @@ def _torchvision() -> Any:
             del sys.modules[name]
     library = torch.library.Library("torchvision", "FRAGMENT")
     _LIBRARIES.append(library)
-    for schema in _SCHEMAS:
+    for schema in _SCHEMAS.replace("\n  ", " ").strip().splitlines():
         library.define(schema)
     library.impl("nms", _nms, "CPU")
     library.impl("roi_align", _roi_align, "CPU")
     found = importlib.import_module("torchvision")
-    found.extension._has_ops = lambda: True
+    found.extension._has_ops = _has_ops
+    found.ops.boxes.batched_nms = _batched_nms
     importlib.import_module("torchvision.ops._register_onnx_ops")
     return found
+
+
+def _batched_nms(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
+    """Do as torchvision does, without a look at how many boxes there are: an export can't look."""
+    offsets = classes.to(boxes) * (boxes.max() + 1)
+    return torch.ops.torchvision.nms(boxes + offsets[:, None], scores, threshold)
+
+
+def _has_ops() -> bool:
+    return True
 
 
 _LIBRARIES: list[Any] = []
@@ -128,7 +128,7 @@ class Detector(nn.Module):
         return found["boxes"], found["scores"], found["labels"]
 
 
-# YOLOv5 and YOLOv8: https://github.com/ultralytics, models yolov5n and yolov8n ---------------------
+# YOLOv5 and YOLOv8, as yolov5n and yolov8n of https://github.com/ultralytics --------------------
 
 
 class Conv(nn.Module):
@@ -295,7 +295,7 @@ class Yolo(nn.Module):
         w = (16, 32, 64, 128, 256)
         self.between = between  # YOLOv5 narrows before it goes up
         self.stem = Conv(3, w[0], stem, 2)
-        self.down = nn.ModuleList(Conv(a, b, 3, 2) for a, b in zip(w, w[1:], strict=False))
+        self.down = nn.ModuleList(Conv(a, b, 3, 2) for a, b in itertools.pairwise(w))
         depths = (1, 2, 3 if between else 2, 1)
         self.blocks = nn.ModuleList(
             block(c, c, n, True) for c, n in zip(w[1:], depths, strict=True)
@@ -333,7 +333,7 @@ class Yolo(nn.Module):
         return self.head(*found)
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _vision(name: str, size: int = 224) -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -175,8 +175,8 @@ def test_a_noop_from_an_input_to_an_output_is_refused() -> None:
         ("n = Flatten(r)", {}),
     ],
     ids=[
-        "add_0", "0_add", "sub_0", "1_mul", "div_1", "pow_1", "add_mask", "mul_mask", "relu", "sum", "max", "tile", "slice",
-        "resize", "flatten",
+        "add_0", "0_add", "sub_0", "1_mul", "div_1", "pow_1", "add_mask", "mul_mask", "relu", "sum",
+        "max", "tile", "slice", "resize", "flatten",
     ],
 )  # fmt: skip
 def test_arithmetic_that_changes_nothing_is_removed(
