@@ -258,20 +258,22 @@ def exports(folder: Path, names: Sequence[str]) -> bool:
 
 def main(folder: Path, names: Sequence[str] = ()) -> None:
     """Measure everything in one run, or the nodes of some networks, and print it as Markdown."""
-    if names:
-        exports(folder, [name for name in names if name in EXPORTED])
-        return
-    layers = prepare(folder)
-    out = folder / "out.onnx"
     peers = {
         name: metadata.version(name)
         for name in ("onnxslim", "onnxsim", "torch", "torchvision", "transformers")
     }
     known = ", ".join(f"{name} {version}" for name, version in (versions() | peers).items())
-    print("# Surgery beside its peers\n")
-    print(
+    made = (
         f"Made by `python -m benchmarks.surgery` on {datetime.now(UTC):%Y-%m-%d}, with\n{known}.\n"
     )
+    if names:
+        print(made)
+        exports(folder, names)
+        return
+    layers = prepare(folder)
+    out = folder / "out.onnx"
+    print("# Surgery beside its peers\n")
+    print(made)
     print(f"Median of {RUNS} runs, two cores; verification off in this table.\n")
     print("| network | tool | nodes | s | of onnxslim's time | peak MB |")
     print("|---|---|---|---|---|---|")

@@ -82,7 +82,8 @@ def _torchvision() -> Any:
     library.impl("nms", _nms, "CPU")
     library.impl("roi_align", _roi_align, "CPU")
     found = importlib.import_module("torchvision")
-    found.extension._has_ops = _has_ops
+    for name in ("torchvision.extension", "torchvision.ops.roi_align"):
+        sys.modules[name]._has_ops = _has_ops  # type: ignore[attr-defined]
     found.ops.boxes.batched_nms = _batched_nms
     importlib.import_module("torchvision.ops._register_onnx_ops")
     return found
@@ -90,7 +91,7 @@ def _torchvision() -> Any:
 
 def _batched_nms(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
     """Do as torchvision does, without a look at how many boxes there are: an export can't look."""
-    offsets = classes.to(boxes) * (boxes.max() + 1)
+    offsets = classes.to(boxes) * 4096.0  # further apart than any image is wide
     return torch.ops.torchvision.nms(boxes + offsets[:, None], scores, threshold)
 
 
