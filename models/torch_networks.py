@@ -394,6 +394,9 @@ def export(name: str, form: str, path: str) -> None:
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.uniform_(-0.1, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
+        for weight in network.parameters():
+            if weight.ndim > 1 and not weight.any():  # a head that shows nothing of the rest
+                weight.normal_(std=0.02)
     dynamo = form == "dynamo"
     torch.onnx.export(
         network, example, path, dynamo=dynamo, verbose=False,
