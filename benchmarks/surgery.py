@@ -1,33 +1,51 @@
 """Surgery beside onnxslim, onnxsim and onnxruntime's basic optimizer: time, memory and nodes.
 
-What verification costs, and the layers before and after, stand in tables of their own.
+PyTorch's exports in both of its forms, what verification costs, and the layers before and after,
+stand in tables of their own.
 
-    python -m benchmarks.surgery [FOLDER] > benchmarks/surgery.md
+    python -m benchmarks.surgery [--folder FOLDER] [NETWORK ...] > benchmarks/surgery.md
+
+With names of networks, only the table of PyTorch's exports is made, and of these alone. It needs
+torch, torchvision and transformers (``models/torch_networks.py``).
 
 Each tool reads an ONNX file and writes another, in a process of its own, one after the other in
 each round; the time is that of reading, rewriting and writing, without imports. Verification is
-off there. FOLDER keeps the ONNX files between runs.
+off there. FOLDER keeps the ONNX files between runs. That the numbers are equal is seen by running
+what was read and what was written, without onnxruntime's optimizations, on the same numbers.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 import onnx
 
+from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.onnx_file import read_model
 from onnxgraft.graph.operators import WEIGHTED, is_op
+from onnxgraft.run.difference import relative_error
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE
 from onnxgraft.stages.validate.report import versions
 
 NETWORKS = ("resnet152", "inception_v3", "efficientnet_b0", "convnext_tiny", "transformer")
+# Of PyTorch's, with what both of its exporters write of them.
+EXPORTED = (
+    "vit_b_16", "swin_t", "bert", "detr", "yolov5n", "yolov8n", "efficientnet_b0", "convnext_tiny",
+    "ssdlite", "fasterrcnn",
+)  # fmt: skip
+FORMS = ("dynamo", "torchscript")
 TOOLS = ("onnxgraft", "onnxslim", "onnxsim", "onnxruntime basic")
 RUNS = 3
 
@@ -173,16 +191,89 @@ def prepare(folder: Path) -> dict[str, int]:
     return layers
 
 
-def main(folder: Path) -> None:
-    """Measure everything in one run and print it as Markdown."""
-    layers = prepare(folder)
+def exported(folder: Path, name: str, form: str) -> Path | None:
+    """Return what PyTorch's exporter writes of a network, or None where it fails."""
+    target = folder / f"torch.{name}.{form}.onnx"
+    if not target.exists():
+        done = subprocess.run(
+            [sys.executable, "-m", "models.torch_networks", name, form, target],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            target.unlink(missing_ok=True)
+            print(f"{name} {form}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+            return None
+    return target
+
+
+def difference(source: Path, target: Path) -> float:
+    """Return the largest difference of an output of two files, relative to its range."""
+    with OnnxRuntime(source, optimize=False) as session:
+        feeds = random_feeds(session.inputs, 1)
+        expected = session.infer(feeds)
+    with OnnxRuntime(target, optimize=False) as session:
+        actual = session.infer(feeds)
+    if any(expected[name].shape != actual[name].shape for name in expected):
+        return float("inf")
+    return max(relative_error(expected[name], actual[name]) for name in expected)
+
+
+def exports(folder: Path, names: Sequence[str]) -> bool:
+    """Print what is left of PyTorch's exports; tell whether it is nowhere more than by others."""
     out = folder / "out.onnx"
-    peers = {name: metadata.version(name) for name in ("onnxslim", "onnxsim")}
+    tools = TOOLS[:3]
+    print("| network | form | as exported | " + " | ".join(tools) + " | largest difference |")
+    print("|---|---|---|" + "---|" * len(tools) + "---|")
+    fewest = True
+    for name in names:
+        for form in FORMS:
+            source = exported(folder, name, form)
+            if source is None:
+                print(f"| {name} | {form} | not exported |" + " |" * (len(tools) + 1))
+                continue
+            counts: dict[str, str] = {}
+            differs = 0.0
+            best = float("inf")
+            for tool in tools:
+                try:
+                    measure(tool, source, out)
+                    found = difference(source, out)
+                except (SystemExit, OnnxgraftError):
+                    counts[tool] = "fails"
+                    continue
+                count = len(nodes(out))
+                counts[tool] = f"{count}"
+                if tool == "onnxgraft":
+                    differs, ours = found, count
+                elif found <= FLOAT_TOLERANCE:
+                    best = min(best, count)
+                else:
+                    counts[tool] += f", differs by {found:.0e}"
+            fewest &= counts["onnxgraft"] != "fails" and ours <= best
+            print(f"| {name} | {form} | {len(nodes(source))} | "
+                  f"{' | '.join(counts.values())} | {differs:.0e} |")  # fmt: skip
+            sys.stdout.flush()
+    return fewest
+
+
+def main(folder: Path, names: Sequence[str] = ()) -> None:
+    """Measure everything in one run, or the nodes of some networks, and print it as Markdown."""
+    peers = {
+        name: metadata.version(name)
+        for name in ("onnxslim", "onnxsim", "torch", "torchvision", "transformers")
+    }
     known = ", ".join(f"{name} {version}" for name, version in (versions() | peers).items())
-    print("# Surgery beside its peers\n")
-    print(
+    made = (
         f"Made by `python -m benchmarks.surgery` on {datetime.now(UTC):%Y-%m-%d}, with\n{known}.\n"
     )
+    if names:
+        print(made)
+        exports(folder, names)
+        return
+    layers = prepare(folder)
+    out = folder / "out.onnx"
+    print("# Surgery beside its peers\n")
+    print(made)
     print(f"Median of {RUNS} runs, two cores; verification off in this table.\n")
     print("| network | tool | nodes | s | of onnxslim's time | peak MB |")
     print("|---|---|---|---|---|---|")
@@ -205,6 +296,13 @@ def main(folder: Path) -> None:
             print(f"| | {tool} | {counts[tool]} | {seconds:.2f} | {seconds / slim:.2f} "
                   f"| {memory:.0f} |")  # fmt: skip
         sys.stdout.flush()
+    print("\n## PyTorch's exports\n")
+    print("Nodes that are left, of networks with random weights, by `torch.onnx.export` with")
+    print("`dynamo=True` and `dynamo=False` with an example of batch 1. The difference is that of")
+    print("onnxgraft's output from the export's, relative to its range.\n")
+    fewest = exports(folder, EXPORTED)
+    print(f"\nNo network has more nodes than the better of onnxslim and onnxsim at equal numbers: "
+          f"{'yes' if fewest else 'no'}.")  # fmt: skip
     print("\n## What verification costs\n")
     print("The time with verification less that without, over the times that a pass changed the")
     print("graph, in inferences of the network as it came by an optimized session of onnxruntime")
@@ -237,8 +335,12 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*", choices=[*EXPORTED, []], metavar="NETWORK")
+    parser.add_argument("--folder", type=Path)
+    chosen = parser.parse_args()
+    if chosen.folder:
+        main(chosen.folder, chosen.networks)
     else:
         with tempfile.TemporaryDirectory() as place:
-            main(Path(place))
+            main(Path(place), chosen.networks)

@@ -15,9 +15,9 @@ __all__ = ["Framework", "detect"]
 
 # What files of these suffixes are, which their own readers look at closer.
 _KERAS = ("a ZIP archive", "a ZIP archive that is cut short", "a Keras model", "an HDF5 file")
-_TFLITE = ("a TFLite model",)
+_BY_SUFFIX = {".pt2": ("a program of PyTorch (.pt2)",), ".tflite": ("a TFLite model",)}
 
-Framework = Literal["caffe", "onnx", "tensorflow", "tflite"]
+Framework = Literal["caffe", "onnx", "pytorch", "tensorflow", "tflite"]
 
 
 def detect(
@@ -40,9 +40,9 @@ def detect(
     suffix = file.suffix.lower()
     if suffix == ".caffemodel":
         raise InputError(f"{file}: name the prototxt first, and this with --weights")
-    refuse_foreign(file, but=_KERAS if kind == "keras" else _TFLITE if suffix == ".tflite" else ())
+    refuse_foreign(file, but=_KERAS if kind == "keras" else _BY_SUFFIX.get(suffix, ()))
     by_suffix: dict[str, Framework] = {
-        ".onnx": "onnx", ".prototxt": "caffe", ".tflite": "tflite",
+        ".onnx": "onnx", ".prototxt": "caffe", ".pt2": "pytorch", ".tflite": "tflite",
     }  # fmt: skip
     if kind == "graphdef" and suffix not in by_suffix and is_onnx(file):
         return "onnx"

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.files.trust import Trust
@@ -30,13 +30,18 @@ from onnxgraft.stages.convert.io_layout import IoLayout, set_io_layout
 from onnxgraft.stages.convert.tensorflow.reading import kind_of, read_tensorflow
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import Cut, FrozenGraph, parse_graphdef
 
+if TYPE_CHECKING:
+    from onnxgraft.stages.convert.pytorch import Program
+
 __all__ = ["DEFAULT_OPSET", "Original"]
 
 DEFAULT_OPSET = 17
 # Before 13 a softmax flattened its operand and scales had no axis. tf2onnx writes up to 18; 20 is
 # the newest that the tests of the Caffe layers and of raising ONNX files run.
 OLDEST_OPSET = 13
-NEWEST_OPSET = {"caffe": 20, "onnx": 20, "tensorflow": 18, "tflite": 18}
+NEWEST_OPSET = {"caffe": 20, "onnx": 20, "pytorch": 20, "tensorflow": 18, "tflite": 18}
+# What PyTorch's exporter writes by itself; older ones only where onnx's version converter can.
+_PYTORCH_OPSET = 18
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Original:
 
     Attributes:
         path: A frozen TensorFlow graph (binary or text), a SavedModel, a Keras or TFLite file, a
-            TensorFlow checkpoint, a Caffe prototxt or an ONNX file.
+            TensorFlow checkpoint, a PyTorch program (.pt2), a Caffe prototxt or an ONNX file.
         weights: The weights of a Caffe network.
         inputs: Where to cut the graph's beginning, such as ``a:0,b:0[1,224,224,3]``; None finds
             the inputs.
@@ -57,8 +62,8 @@ class Original:
         signature: The signature of a SavedModel or TFLite file.
         freeze_batchnorm: Run batch normalizations that are in training mode with the statistics
             that they store, which changes what the network computes.
-        trust: Load a Keras file that brings code of its own: True, or the names of its layers or
-            classes that may.
+        trust: Load a Keras file or a PyTorch program that brings code of its own: True, or the
+            names of its layers or classes, or of the program's file, that may.
     """
 
     path: str
@@ -124,16 +129,22 @@ class Original:
             model, notes = self._raised(opset, oldest)
             set_io_layout(model, io_layout)
             return model, notes + self._unused()
-        asked, opset = opset, DEFAULT_OPSET if opset is None else opset
-        if not OLDEST_OPSET <= opset <= NEWEST_OPSET[framework]:
+        first = _PYTORCH_OPSET if framework == "pytorch" else OLDEST_OPSET
+        asked, opset = opset, max(first, DEFAULT_OPSET) if opset is None else opset
+        if not first <= opset <= NEWEST_OPSET[framework]:
             newest = NEWEST_OPSET[framework]
             raise InputError(
-                f"--opset {opset}: from {OLDEST_OPSET} to {newest} can be written of {framework}"
+                f"--opset {opset}: from {first} to {newest} can be written of {framework}"
             )
         elif framework == "caffe":
             from onnxgraft.stages.convert.caffe import convert_caffe
 
             model, notes = convert_caffe(self.path, self.weights, *self._ends, opset)
+        elif framework == "pytorch":
+            from onnxgraft.stages.convert.pytorch import lower_program
+
+            model, notes = lower_program(self._program, opset)
+            model = extract(model, *self._program_ends)
         else:
             from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset
 
@@ -208,6 +219,10 @@ class Original:
             if inputs:
                 raise NotSupportedError(f"{self.path}: TFLite's interpreter begins at the inputs")
             return TfLite(self.path, [name for name, _ in outputs], signature=self.signature)
+        if framework == "pytorch":
+            from onnxgraft.stages.convert.pytorch import PyTorch
+
+            return PyTorch(self._program, *self._program_ends)
         from onnxgraft.stages.convert.tensorflow.running import TensorFlow
 
         return TensorFlow(self._frozen, frugal=frugal)
@@ -239,6 +254,10 @@ class Original:
             from onnxgraft.stages.convert.tflite import inspect_tflite
 
             return inspect_tflite(self.path, DEFAULT_OPSET, self.signature)
+        if framework == "pytorch":
+            from onnxgraft.stages.convert.pytorch import inspect_program
+
+            return inspect_program(self._program, _PYTORCH_OPSET)
         try:
             return inspect_frozen(self._frozen)
         except (InputError, ModelError) as error:
@@ -265,6 +284,19 @@ class Original:
     @functools.cached_property
     def _onnx(self) -> Model:
         return Model.load(self.path)
+
+    @functools.cached_property
+    def _program(self) -> Program:
+        from onnxgraft.stages.convert.pytorch import read_program
+
+        return read_program(self.path, self.trust)
+
+    @property
+    def _program_ends(self) -> tuple[tuple[TensorOption, ...], tuple[TensorOption, ...]]:
+        from onnxgraft.stages.convert.pytorch.program import resolved
+
+        inputs, outputs = self._ends
+        return resolved(self._program, inputs), resolved(self._program, outputs)
 
     @functools.cached_property
     def _frozen(self) -> FrozenGraph:

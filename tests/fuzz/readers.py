@@ -35,6 +35,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.stages.convert.caffe.reading.net import read_net
 from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
+from onnxgraft.stages.convert.pytorch.archive import check_program
 from onnxgraft.stages.engine import passport
 from onnxgraft.stages.engine.passport import read_passport
 from onnxgraft.stages.engine.tensorrt import builder as tensorrt_builder
@@ -349,6 +350,16 @@ def _polygraphy(path: Path) -> None:
         raise errors[0]
 
 
+def _write_program(path: Path, data: bytes) -> None:
+    """Write an archive with the input for its program, as torch.export.save lays it out."""
+    import torch  # noqa: F401, whose own memory is not the input's
+
+    beside = {".data/version": b"3\n", "archive_format": b"pt2", "archive_version": b"0"}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, body in {**beside, "models/model.json": data}.items():
+            archive.writestr(f"net/{name}", body)
+
+
 READERS: dict[str, Reader] = {
     "prototxt": Reader("net.prototxt", _prototxt),
     "caffemodel": Reader("net.caffemodel", read_caffemodel),
@@ -367,6 +378,7 @@ READERS: dict[str, Reader] = {
     "list": Reader("data.txt", lambda path: open_samples(path, _inputs())),
     "image": Reader("image.png", lambda path: stored_form(path.read_bytes())),
     "onnx": Reader("net.onnx", _onnx),
+    "program": Reader("net.pt2", check_program, _write_program),
     "shard": Reader("shard.npz", _tally),
     "labels": Reader("labels.json", read_labels),
     "classes": Reader("classes.json", _classes),

@@ -143,4 +143,4 @@ def test_every_command_names_it(tmp_path: Path, command: str, cli: Cli) -> None:
     done = cli(command, file, *more)
     assert done.returncode == 2
     assert "is a PyTorch file (.pt, .pth), and no model" in done.stderr
-    assert "torch.onnx.export" in done.stderr
+    assert 'torch.export.save(program, "net.pt2")' in done.stderr

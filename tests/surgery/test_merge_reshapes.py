@@ -307,3 +307,49 @@ def test_what_is_along_an_axis_that_a_squeeze_takes_stays() -> None:
     )
     after, _ = clean(before, "merge_reshapes")
     assert after.operators() == before.operators()
+
+
+# Transposes that move no element ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("r = Reshape(x, six)\n t = Transpose<perm=[0,1,3,2,4,5]>(r)\n n = Reshape(t, rows)",
+         {"Reshape": 1}),
+        ("r = Transpose<perm=[0,2,1,3]>(x)\n n = Reshape(r, rows)", {"Reshape": 1}),
+        ("r = Reshape(x, six)\n n = Transpose<perm=[0,5,1,2,3,4]>(r)",
+         {"Reshape": 1, "Transpose": 1}),
+        ("t = Reshape(x, image)\n n = Transpose<perm=[0,2,1,3]>(t)",
+         {"Reshape": 1}),
+    ],
+    ids=["windows", "before", "moves", "after"],
+)  # fmt: skip
+def test_a_transpose_of_axes_of_one_is_a_reshape(body: str, left: dict[str, int]) -> None:
+    rank = 6 if "0,5,1" in body else 4 if "image" in body else 2
+    before = model_of(
+        f"""agraph (float[N,1,7,5] x) => (float[{",".join("NABCDE"[:rank])}] y) {{
+            z = Relu(x)
+            {body.replace("(x", "(z")}
+            y = Neg(n)
+        }}""",
+        {
+            "six": np.array([-1, 1, 7, 1, 1, 5]), "rows": np.array([-1, 35]),
+            "image": np.array([-1, 1, 35, 1]),
+        },
+    )  # fmt: skip
+    after, _ = clean(before, PASS)
+    assert after.operators() == {"Relu": 1, "Neg": 1} | left
+    assert_same(before, after)
+
+
+def test_a_transpose_of_an_axis_that_may_be_more_than_one_stays() -> None:
+    before = model_of(
+        """agraph (float[N,M,7] x) => (float[A,B] y) {
+            t = Transpose<perm=[0,2,1]>(x)
+            y = Reshape(t, rows)
+        }""",
+        {"rows": np.array([-1, 7])},
+    )
+    _, report = clean(before, PASS)
+    assert untouched(report, PASS)

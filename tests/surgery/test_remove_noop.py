@@ -164,6 +164,8 @@ def test_a_noop_from_an_input_to_an_output_is_refused() -> None:
         ("n = Mul(k, r)", {"k": np.float32(1)}),
         ("n = Div(r, k)", {"k": np.float32(1)}),
         ("n = Pow(r, k)", {"k": np.float32(1)}),
+        ("n = Add(r, k)", {"k": np.zeros((1, 4), np.float32)}),
+        ("n = Mul(r, k)", {"k": np.ones(4, np.float32)}),
         ("n = Relu(r)", {}),
         ("n = Sum(r)", {}),
         ("n = Max(r)", {}),
@@ -173,8 +175,8 @@ def test_a_noop_from_an_input_to_an_output_is_refused() -> None:
         ("n = Flatten(r)", {}),
     ],
     ids=[
-        "add_0", "0_add", "sub_0", "1_mul", "div_1", "pow_1", "relu", "sum", "max", "tile", "slice",
-        "resize", "flatten",
+        "add_0", "0_add", "sub_0", "1_mul", "div_1", "pow_1", "add_mask", "mul_mask", "relu", "sum",
+        "max", "tile", "slice", "resize", "flatten",
     ],
 )  # fmt: skip
 def test_arithmetic_that_changes_nothing_is_removed(
@@ -200,8 +202,9 @@ def test_arithmetic_that_changes_nothing_is_removed(
         ("n = Slice(r, k, m, k, b)",
          {"k": np.array([0]), "m": np.array([(1 << 63) - 1]), "b": np.array([2])}),
         ("n = Mod<fmod=1>(r, k)", {"k": np.float32(1)}),
+        ("n = Add(r, k)", {"k": np.array([0, 0, 0, 1], np.float32)}),
     ],
-    ids=["0_sub", "1_div", "broadcast", "rank", "1_pow", "steps", "mod"],
+    ids=["0_sub", "1_div", "broadcast", "rank", "1_pow", "steps", "mod", "some"],
 )  # fmt: skip
 def test_arithmetic_that_changes_something_stays(
     body: str, constants: dict[str, np.ndarray]

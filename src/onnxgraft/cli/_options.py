@@ -42,8 +42,8 @@ _TARGETS, _FLOATS = (
 ModelFile = Annotated[
     Path,
     typer.Argument(
-        help="TensorFlow graph, SavedModel or checkpoint, Keras or TFLite file, Caffe prototxt, or "
-        "ONNX file."
+        help="TensorFlow graph, SavedModel or checkpoint, Keras or TFLite file, PyTorch program "
+        "(.pt2), Caffe prototxt, or ONNX file."
     ),
 ]
 OnnxFile = Annotated[Path, typer.Argument(help="ONNX file.")]
@@ -101,8 +101,8 @@ Trusted = Annotated[
     list[str],
     typer.Option(
         "--trust", metavar="[=NAME]", rich_help_panel=MODEL,
-        help="Allow code in the model file (Keras Lambda layers, custom objects), or an engine "
-        "without a passport; --trust=NAME allows what has that name, and nothing else.",
+        help="Allow code in the model file (Keras Lambda layers, custom objects, pickles), or an "
+        "engine without a passport; --trust=NAME allows what has that name, and nothing else.",
     ),
 ]  # fmt: skip
 Data = Annotated[

@@ -110,8 +110,8 @@ def convert(
     """Convert a model to a clean ONNX graph and compare it with the original.
 
     Args:
-        model: A TensorFlow graph, SavedModel or checkpoint, a Keras or TFLite file, a Caffe
-            prototxt or an ONNX file.
+        model: A TensorFlow graph, SavedModel or checkpoint, a Keras or TFLite file, a PyTorch
+            program (.pt2), a Caffe prototxt or an ONNX file.
         out: Where to write the ONNX file; None writes none.
         weights: The weights of a Caffe network.
         inputs: Where to cut the graph's beginning, such as ``a:0,b:0[1,224,224,3]``.
@@ -121,7 +121,7 @@ def convert(
         opset: Of the ONNX graph; None writes 17, and keeps that of an ONNX file.
         signature: The signature of a SavedModel.
         freeze_batchnorm: Run batch normalizations that are in training mode with stored statistics.
-        trust: Load a Keras file that brings code: True, or the names of what may.
+        trust: Load a Keras file or a .pt2 that brings code: True, or the names of what may.
         raw: Stop after conversion, without clean-up.
         verify: Compare with the original, on seeded samples of batch 1 and 2 and of several sizes.
 

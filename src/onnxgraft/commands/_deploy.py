@@ -59,7 +59,7 @@ def deploy(
         targets: Of a model file: what to build for; None takes the CPU targets.
         cpu: The processor that the engines are for; None is this machine's.
         images: How many samples to calibrate and to validate on; None takes all.
-        trust: Load a Keras file that brings code: True, or the names of what may.
+        trust: Load a Keras file or a .pt2 that brings code: True, or the names of what may.
         keep_going: Go on after a stage that exceeds its tolerance; otherwise nothing after it is
             made, and the report says where the two begin to differ.
         workers: Processes that share the validation samples.

@@ -19,11 +19,11 @@ def inspect(
     """Return what a model file holds: inputs, outputs, operators, training leftovers.
 
     Args:
-        model: A TensorFlow graph, SavedModel or checkpoint, a Keras or TFLite file, a Caffe
-            prototxt or an ONNX file.
+        model: A TensorFlow graph, SavedModel or checkpoint, a Keras or TFLite file, a PyTorch
+            program (.pt2), a Caffe prototxt or an ONNX file.
         weights: The weights of a Caffe network.
         signature: The signature of a SavedModel.
-        trust: Load a Keras file that brings code: True, or the names of what may.
+        trust: Load a Keras file or a .pt2 that brings code: True, or the names of what may.
 
     Raises:
         InputError: It can't be read.

@@ -50,7 +50,7 @@ class LiteEngine(Resource):
         inputs: Where to cut the graph's beginning.
         outputs: Where to cut its end.
         values: Placeholders and constants to set.
-        trust: Load a Keras file that brings code.
+        trust: Load a Keras file or a .pt2 that brings code.
 
     Raises:
         InputError: INT8 without data, or a hook of an unknown name, or what each stage refuses.

@@ -25,7 +25,7 @@ Place = str | os.PathLike[str]
 # What files of frameworks are called; a frozen graph may begin as an engine does.
 _MODELS = frozenset({
     ".caffemodel", ".h5", ".hdf5", ".json", ".keras", ".onnx", ".pb", ".pbtxt", ".prototxt",
-    ".tflite",
+    ".pt2", ".tflite",
 })  # fmt: skip
 
 

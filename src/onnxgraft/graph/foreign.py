@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickletools
 import tomllib
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from onnxgraft.errors import ModelError
 from onnxgraft.targets import TARGETS
 
-__all__ = ["is_onnx", "refuse_foreign", "what_it_is"]
+__all__ = ["MAKE_PT2", "is_onnx", "refuse_foreign", "what_it_is"]
 
 # So much of a file's beginning and end is looked at; texts are read whole up to this.
 _HEAD = 1 << 16
-_EXPORT = "it runs code when it is read; export the network in PyTorch with torch.onnx.export"
+# The two lines that make a file of a PyTorch network which is read.
+MAKE_PT2 = (
+    "make a .pt2 in PyTorch: program = torch.export.export(model.eval(), (example,)); "
+    'torch.export.save(program, "net.pt2")'
+)
+_EXPORT = f"it runs code when it is read; {MAKE_PT2}"
 _UNPACK = "unpack it and name the model in it"
 _MODEL = "name the model"
 # What files begin with: the offset, the bytes, what it is, and what to do.
@@ -48,6 +56,8 @@ _MARKS: tuple[tuple[int, bytes, str, str], ...] = (
      "name one of those it lists"),
     (0, b"7767517", "an ncnn network", "export the network as ONNX"),
 )  # fmt: skip
+# Of what the pickles of weights are made.
+_WEIGHTS = {"_codecs", "collections", "numpy", "torch"}
 # A table at the end of TensorFlow's checkpoints and their indices.
 _TABLE = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
 
@@ -76,9 +86,9 @@ def what_it_is(path: str | os.PathLike[str]) -> tuple[str, str] | None:
         opened.seek(max(file.stat().st_size - _HEAD, 0))
         tail = opened.read()
     if head.startswith(b"PK\3\4"):
-        return _archive(head, tail)
+        return _archive(file, head, tail)
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        return "a pickle, as PyTorch writes .pt and .pth", _EXPORT
+        return _pickled(head) or ("a pickle, as PyTorch writes .pt and .pth", _EXPORT)
     if file.suffix.lower() != ".onnx" and _has_passport(file):
         return "an engine", "name the model that it was built from"
     for target in TARGETS:
@@ -106,18 +116,59 @@ def _is_bitmap(head: bytes) -> bool:
     return head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in (12, 40, 108, 124)
 
 
-def _archive(head: bytes, tail: bytes) -> tuple[str, str]:
+def _archive(file: Path, head: bytes, tail: bytes) -> tuple[str, str]:
     """Return what a ZIP file holds, by the names at its beginning and in its list at the end."""
     if b"PK\5\6" not in tail:
         return "a ZIP archive that is cut short", "fetch it again"
     names = head + tail
+    if b"/archive_format" in names and b"/models/" in names:
+        return "a program of PyTorch (.pt2)", "call it .pt2"
+    if b"serialized_exported_program.json" in names:
+        return "a program that a PyTorch before 2.7 exported", f"export it anew; {MAKE_PT2}"
+    if b"/data.pkl" in names and b"/constants.pkl" in names:
+        return "a TorchScript network", f"it is no program of torch.export; {MAKE_PT2}"
     if b"/data.pkl" in names:
-        return "a PyTorch file (.pt, .pth)", _EXPORT
+        return _pickled(_member(file, "data.pkl")) or ("a PyTorch file (.pt, .pth)", _EXPORT)
     if b"config.json" in names and b".weights.h5" in names:
         return "a Keras model", "call it .keras"
     if b".npy" in names:
         return "arrays of NumPy (.npz)", _MODEL
     return "a ZIP archive", _UNPACK
+
+
+def _member(file: Path, name: str) -> bytes:
+    """Return the beginning of the first member of that name."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            full = next(entry for entry in archive.namelist() if entry.endswith(f"/{name}"))
+            with archive.open(full) as member:
+                return member.read(_HEAD)
+    except Exception:  # damaged archives raise whatever their reader meets
+        return b""
+
+
+def _pickled(data: bytes) -> tuple[str, str] | None:
+    """Return what a pickle of PyTorch's holds, by the classes it names; nothing of it is run."""
+    classes, words, stream = set(), [""], io.BytesIO(data)
+    try:
+        while True:  # older files are several pickles behind each other
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "GLOBAL":
+                    classes.add(str(argument).partition(" ")[0])
+                elif opcode.name == "STACK_GLOBAL":
+                    classes.add(words[-2])
+                elif isinstance(argument, str):
+                    words.append(argument)
+    except (ValueError, IndexError):  # the end, or the end of the part that is looked at
+        pass
+    packages = {name.partition(".")[0] for name in classes}
+    if "torch" not in packages:
+        return None
+    if packages <= _WEIGHTS and not any(name.startswith("torch.nn.modules") for name in classes):
+        return "weights of PyTorch without their network (a state_dict)", (
+            f"load them into the network and {MAKE_PT2}"
+        )
+    return "a pickled module of PyTorch", _EXPORT
 
 
 def _texts(file: Path, head: bytes) -> Iterator[tuple[str, str]]:

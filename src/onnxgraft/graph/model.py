@@ -48,7 +48,7 @@ class Source:
 
     Attributes:
         path: As the user gave it.
-        framework: ``tensorflow``, ``caffe`` or ``onnx``.
+        framework: ``tensorflow``, ``pytorch``, ``caffe`` or ``onnx``.
         sha256: Of the file's bytes.
     """
 

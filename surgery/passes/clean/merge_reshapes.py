@@ -1,6 +1,7 @@
 """Remove Reshapes that only wrap what could be done without them.
 
-A view is a Reshape, Flatten, Squeeze or Unsqueeze: it moves no element.
+A view is a Reshape, Flatten, Squeeze or Unsqueeze: it moves no element. Before or after one, a
+Transpose that moves axes of size 1 alone is a view too.
 
 Given:  view(view(x))
 Result: Reshape(x, target), or x where the shape is x's again
@@ -20,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.graph.dims import target_of
+from onnxgraft.graph.dims import Dim, target_of
 from onnxgraft.graph.operators import is_op, nodes_of, op_of, set_op
 from onnxgraft.graph.walk import detach
 from onnxgraft.stages.surgery.passes.layout._commute import ELEMENTWISE
@@ -34,7 +35,7 @@ _ARITHMETIC = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Merge views that follow each other, and unwrap what stands between two."""
     result = Result()
-    for node in nodes_of(graph, *_VIEWS):
+    for node in nodes_of(graph, *_VIEWS, "Transpose"):
         _merge(node, context, result)
     for node in nodes_of(graph, *_VIEWS):
         _unwrap(node, context, result)
@@ -44,7 +45,9 @@ def apply(graph: gs.Graph, context: Context) -> Result:
 def _merge(node: gs.Node, context: Context, result: Result) -> None:
     """Let a view look at what the view before it looks at."""
     inner = context.producer(node.inputs[0])
-    if not is_op(inner, *_VIEWS) or not inner.inputs:
+    if inner is None or not (is_op(node, *_VIEWS) or is_op(inner, *_VIEWS)):
+        return
+    if not _is_view(node, context) or not _is_view(inner, context) or not inner.inputs:
         return
     source, shape = inner.inputs[0], context.shapes.shape(node.outputs[0])
     begin = context.shapes.shape(source)
@@ -76,6 +79,17 @@ def _merge(node: gs.Node, context: Context, result: Result) -> None:
     node.inputs = [source, made]
     node.outputs = [output]
     result.did(node, f"joined with {inner.name!r} before it")
+
+
+def _is_view(node: gs.Node, context: Context) -> bool:
+    """Tell whether a node leaves all elements in their order."""
+    if not is_op(node, "Transpose"):
+        return is_op(node, *_VIEWS)
+    shape, perm = context.shapes.shape(node.inputs[0]), node.attrs.get("perm")
+    if shape is None or perm is None:
+        return False
+    moved = [axis for axis in perm if shape[axis] != Dim(1)]
+    return moved == sorted(moved)
 
 
 def _unwrap(first: gs.Node, context: Context, result: Result) -> None:

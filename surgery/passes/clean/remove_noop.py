@@ -6,7 +6,8 @@ Given:  y = Reshape | Flatten | Squeeze | Unsqueeze | Expand | Tile (x)  with y'
         y = Cast(x) to x's own type
         y = Transpose(x, [0, 1, 2, ...])
         y = Concat | Sum | Max | Min | Mean (x), of one input
-        y = x + 0, x - 0, x * 1, x / 1, x ^ 1, with y's shape equal to x's
+        y = x + 0, x - 0, x * 1, x / 1, x ^ 1, with y's shape equal to x's; or a tensor of zeros
+            or ones, such as a mask that hides nothing
         y = Relu(x), where a Relu has made x
         y = Resize(x) by 1 along all axes
 Result: x takes y's place
@@ -54,7 +55,7 @@ def _idle(node: gs.Node, context: Context) -> int | None:
         neutral, places = _NEUTRAL[op_of(node)]
         for index in places:
             value = constant(node.inputs[index])
-            if value is not None and value.size == 1 and value.reshape(()) == neutral:
+            if value is not None and value.size and (value == neutral).all():
                 kept = 1 - index
                 return kept if _same_shape(node, context, kept) else None
         return None
