@@ -205,8 +205,8 @@ def squared_errors(
     Values are spread evenly within their bin, so that the error is an integral. Of what is
     rounded to the step s, and of what is clipped at the threshold t:
 
-        from 0 to x = u s of (x - round(x))^2        s^3 (n / 12 + (u - n)^3 / 3)   with n = round(u)
-        from t to x of (x - t)^2                     (x - t)^3 / 3
+        from 0 to x = u s of (x - round(x))^2      s^3 (n / 12 + (u - n)^3 / 3), n = round(u)
+        from t to x of (x - t)^2                   (x - t)^3 / 3
 
     Args:
         counts: (bins,) counts of magnitudes.

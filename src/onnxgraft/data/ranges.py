@@ -193,7 +193,8 @@ class Ranges:
     """The ranges of a model's tensors, with what they were made from.
 
     Attributes:
-        method: How ranges were chosen from the histograms.
+        method: How ranges were chosen from the histograms; ``auto``: by the method that was best
+            for the whole network, which each range names.
         images: How many samples were counted.
         model: SHA-256 of the graph that ran, over its initializers and nodes.
         preprocess: Fingerprint of the recipe.
@@ -207,6 +208,8 @@ class Ranges:
         seed: Chose the samples.
         targets: Those that the ranges are for; empty means all.
         notes: Sentences about the data that the user should read.
+        chosen_for: With ``auto``, the target in whose form the network ran.
+        tried: With ``auto``, the whole network's signal over noise in dB, by method.
         moved: By how much of itself each range still moved over the last quarter of the data.
         histograms: The counts, by site; saved beside the ranges.
         early: The counts of the first three quarters.
@@ -227,6 +230,8 @@ class Ranges:
     seed: int = 0
     targets: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    chosen_for: str = ""
+    tried: dict[str, float] = field(default_factory=dict)
     moved: dict[str, float] = field(default_factory=dict)
     histograms: dict[str, Histogram] = field(default_factory=dict)
     early: dict[str, Histogram] = field(default_factory=dict)
@@ -236,6 +241,18 @@ class Ranges:
     def sizes(self) -> dict[str, float]:
         """Return the largest magnitude that was seen of each tensor."""
         return {n: max(abs(r.minimum), abs(r.maximum)) for n, r in self.tensors.items()}
+
+    @property
+    def choice(self) -> str:
+        """Why ``auto`` took its method, in a sentence; empty for any other method."""
+        if not self.tried:
+            return ""
+        best, *others = sorted(self.tried, key=lambda name: -self.tried[name])
+        rest = ", ".join(f"{self.tried[name]:.1f} with {name}" for name in others)
+        return (
+            f"ranges by {best}, with which the whole network keeps most in the form for "
+            f"{self.chosen_for}: {self.tried[best]:.1f} dB of signal over noise ({rest})"
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -369,7 +386,7 @@ FORMAT = "onnxgraft.ranges/1"
 BY_HAND = "by hand"
 _PLAIN = (
     "method", "images", "model", "preprocess", "data", "seed", "targets", "samples", "skipped",
-    "notes", "moved", "sites",
+    "notes", "chosen_for", "tried", "moved", "sites",
 )  # fmt: skip
 
 
