@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Literal
 
-from onnxgraft.data.ranges import Ranges
+from onnxgraft.data.ranges import BY_HAND, Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
 from onnxgraft.progress import track
@@ -46,8 +46,13 @@ def settle(model: Model, ranges: Ranges, samples: Samples, target: str | Placeme
         for method in track(METHODS, "trying ranges", len(METHODS))
     }
     chosen = rechoose(ranges, min(found, key=lambda method: found[method]))
+    reason = f"best for the whole network in the form for {table.target}"
+    tensors = {
+        name: value if value.origin == BY_HAND else replace(value, reason=reason)
+        for name, value in chosen.tensors.items()
+    }
     tried: dict[str, float] = {method: round(-noise, 2) for method, noise in found.items()}
-    return replace(chosen, method=AUTO, chosen_for=table.target, tried=tried)
+    return replace(chosen, tensors=tensors, method=AUTO, chosen_for=table.target, tried=tried)
 
 
 def most_chosen(ranges: Ranges) -> Method:

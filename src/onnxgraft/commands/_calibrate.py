@@ -148,8 +148,7 @@ def calibrate(
     if out is not None:
         chosen.save(out)
     result = Calibrated(chosen, "" if out is None else str(out), notes=[*notes, *chosen.notes])
-    if chosen.choice:
-        result.notes.append(chosen.choice)
+    result.notes += [note for note in (chosen.choice, chosen.advice) if note]
     if cache_out is not None and trt_version is not None:
         result.notes += stage.write_cache(cache_out, graph, chosen, trt_version)
         result.cache, result.trt_version = str(cache_out), trt_version

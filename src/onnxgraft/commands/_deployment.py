@@ -193,7 +193,7 @@ class _Deployment:
         # The graph may have another layout than the original (io_layout).
         fitting = calibration.fed_to(cleaned.inputs)
         ranges = measured(cleaned, fitting, recipe.calibrate.method)
-        report.notes += ranges.notes
+        report.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
         ranges.save(self._path("ranges.json", "ranges"))
         self.evidence = evidence(
             ranges=self.work / "ranges.json", data=recipe.calibrate.data, recipe=recipe.file,

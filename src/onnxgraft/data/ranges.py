@@ -174,6 +174,7 @@ class Range:
         minimum: Smallest value seen.
         maximum: Largest value seen.
         origin: How it came about: the method, or ``by hand``.
+        reason: Why that method was taken; empty where it was asked for.
     """
 
     low: float
@@ -181,6 +182,7 @@ class Range:
     minimum: float
     maximum: float
     origin: str
+    reason: str = ""
 
     @property
     def amax(self) -> float:
@@ -252,6 +254,28 @@ class Ranges:
         return (
             f"ranges by {best}, with which the whole network keeps most in the form for "
             f"{self.chosen_for}: {self.tried[best]:.1f} dB of signal over noise ({rest})"
+        )
+
+    @property
+    def advice(self) -> str:
+        """How many more samples would settle the ranges, in a sentence; empty where they are.
+
+        What is estimated from n samples is off by about c / sqrt(n). So over the last quarter it
+        moves by c / sqrt(n) times a constant, and by a part of that which is the root of n's.
+        """
+        moved = sorted(self.moved.values())
+        median = moved[len(moved) // 2] if moved else 0.0
+        if median <= SETTLED:
+            return ""
+        wanted = math.ceil(self.images * (median / SETTLED) ** 2)
+        if wanted > _MANY * self.images:
+            more = f"more than {_MANY} times as many samples"
+        else:
+            more = f"about {_rounded(wanted - self.images)} more samples"
+        return (
+            f"the ranges are not settled: half of them still moved by more than {median:.1%} over "
+            f"the last quarter of the {self.images} samples; {more} would bring that to "
+            f"{SETTLED:.0%}"
         )
 
     @property
@@ -384,10 +408,21 @@ class Ranges:
 
 FORMAT = "onnxgraft.ranges/1"
 BY_HAND = "by hand"
+# Ranges are settled where the last quarter of the samples moves half of them by less: INT8 has 127
+# steps of 0.8 %.
+SETTLED = 0.01
+# More samples than so many times those that there are is no number to tell.
+_MANY = 20
 _PLAIN = (
     "method", "images", "model", "preprocess", "data", "seed", "targets", "samples", "skipped",
     "notes", "chosen_for", "tried", "moved", "sites",
 )  # fmt: skip
+
+
+def _rounded(number: int) -> int:
+    """Return a count with two digits that mean something, rounded up."""
+    unit = int(10 ** max(len(str(number)) - 2, 0))
+    return -(-number // unit) * unit
 
 
 def _beside(target: Path) -> Path:
