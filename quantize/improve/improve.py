@@ -49,11 +49,13 @@ __all__ = ["DEFAULT_IMPROVEMENTS", "IMPROVEMENTS", "Improvement", "Prepared", "i
 
 Improvement = Literal["equalize", "activations", "weights", "rounding", "bias"]
 IMPROVEMENTS: tuple[Improvement, ...] = get_args(Improvement)
-# The others take minutes; what each is worth is in benchmarks/quantization.md.
-DEFAULT_IMPROVEMENTS: tuple[Improvement, ...] = ("activations", "weights", "rounding")
+# `bias` takes minutes; what each is worth is in benchmarks/quantization.md.
+DEFAULT_IMPROVEMENTS: tuple[Improvement, ...] = ("equalize", "activations", "weights", "rounding")
 
-# How many samples are run to look at layers, and for each layer to correct its bias.
+# How many samples are run to look at layers, to see how large channels get (one that is small in few
+# samples may be large in others), and for each layer to correct its bias.
 SAMPLES = 16
+CHANNEL_SAMPLES = 64
 BIAS_SAMPLES = 8
 
 
@@ -169,7 +171,7 @@ class _Work:
 
 
 def _equalize(work: _Work, state: Prepared) -> tuple[Prepared, str]:
-    model, done = equalize(state.model, work.few)
+    model, done = equalize(state.model, spread(work.fitted, CHANNEL_SAMPLES))
     ranges = state.ranges
     if done:
         ranges = calibrate(model, work.samples, most_chosen(ranges))
