@@ -75,12 +75,11 @@ class Group:
     @property
     def channels(self) -> int:
         """How many channels the tensors have."""
-        weights, groups = (
-            self.consumers[0].inputs[1].values,
-            self.consumers[0].attrs.get("group", 1),
-        )
-        transposed = is_op(self.consumers[0], "ConvTranspose")
-        return int(weights.shape[0] if transposed else weights.shape[1] * groups)
+        node = self.consumers[0]
+        shape = node.inputs[1].values.shape
+        if is_op(node, "ConvTranspose"):
+            return int(shape[0])
+        return int(shape[1] * node.attrs.get("group", 1))
 
     def divide(self, graph: gs.Graph, factors: Array, shapes: Shapes) -> None:
         """Divide the channels of all tensors by ``factors``; what follows stays the same."""

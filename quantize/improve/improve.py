@@ -52,8 +52,8 @@ IMPROVEMENTS: tuple[Improvement, ...] = get_args(Improvement)
 # `bias` takes minutes; what each is worth is in benchmarks/quantization.md.
 DEFAULT_IMPROVEMENTS: tuple[Improvement, ...] = ("equalize", "activations", "weights", "rounding")
 
-# How many samples are run to look at layers, to see how large channels get (one that is small in few
-# samples may be large in others), and for each layer to correct its bias.
+# How many samples are run to look at layers, to see how large channels get (one that is small in
+# few samples may be large in others), and for each layer to correct its bias.
 SAMPLES = 16
 CHANNEL_SAMPLES = 64
 BIAS_SAMPLES = 8
