@@ -31,7 +31,7 @@ __all__ = ["Judge", "Noise", "held_out", "spread"]
 # So many samples are run, at most.
 SAMPLES = 8
 # Of dB; what is less is no difference.
-_LEAST = 0.01
+_LEAST = 0.05
 # Nothing is below: a graph that computes the same.
 _SILENT = -150.0
 # A channel of fewer values is none.
@@ -50,8 +50,12 @@ class Noise:
         return float(np.mean(self.samples))
 
     def better_than(self, other: Noise) -> bool:
-        """Tell whether it is less, by more than nothing."""
-        return self.mean < other.mean - _LEAST
+        """Tell whether it is less by more than what the few samples leave open."""
+        gains = np.array(other.samples) - self.samples
+        if not np.isfinite(gains).all():
+            return self.mean < other.mean
+        error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        return bool(gains.mean() > max(_LEAST, error))
 
 
 class Judge:

@@ -28,7 +28,7 @@ from onnxgraft.stages.quantize import (
     rechoose,
     settle,
 )
-from onnxgraft.stages.quantize.improve.whole import Judge, held_out, noise_of
+from onnxgraft.stages.quantize.improve.whole import Judge, Noise, held_out, noise_of
 from onnxgraft.targets import target_names
 from tests.quantize.networks import infer, pair, ranges_of, residual, samples_of, sqnr
 
@@ -298,3 +298,19 @@ def test_what_is_the_same_has_no_noise_and_what_is_not_a_number_any() -> None:
     assert noise_of(right, {"y": np.full((1, 2, 20), np.nan, np.float32)}) == math.inf
     assert noise_of({"y": np.zeros((1, 3), np.float32)}, {"y": np.ones((1, 3), np.float32)}) == 0
     assert noise_of({"k": np.ones(3, np.int64)}, {"k": np.zeros(3, np.int64)}) == -150
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "better"),
+    [
+        ((-20.0, -21.0, -19.0), (-19.0, -20.0, -18.0), True),
+        ((-20.0, -21.0, -19.0), (-20.01, -20.96, -19.0), False),
+        ((-25.0, -15.0, -20.1), (-20.0, -20.0, -20.0), False),
+        ((-20.0,), (math.inf,), True),
+    ],
+    ids=["better", "by nothing", "by chance", "than a failure"],
+)
+def test_better_is_more_than_chance(
+    one: tuple[float, ...], other: tuple[float, ...], better: bool
+) -> None:
+    assert Noise(one).better_than(Noise(other)) is better
