@@ -128,6 +128,8 @@ def improve(
     least = judge.noise(model, ranges)
     for name in (name for name in IMPROVEMENTS if name in methods):
         found, done = _STEPS[name](work, best)
+        if found is best:
+            continue  # it found nothing to do
         noise = judge.noise(found.model, found.ranges, found.improved)
         before, after = (f"{-value.mean:.1f} dB" for value in (least, noise))
         if noise.better_than(least):
@@ -172,9 +174,9 @@ class _Work:
 
 def _equalize(work: _Work, state: Prepared) -> tuple[Prepared, str]:
     model, done = equalize(state.model, spread(work.fitted, CHANNEL_SAMPLES))
-    ranges = state.ranges
-    if done:
-        ranges = calibrate(model, work.samples, most_chosen(ranges))
+    if not done:
+        return state, ""
+    ranges = calibrate(model, work.samples, most_chosen(state.ranges))
     return replace(state, model=model, ranges=ranges), f"channels of {len(done)} tensors equalized"
 
 

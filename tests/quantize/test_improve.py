@@ -30,10 +30,14 @@ from onnxgraft.stages.quantize import (
 )
 from onnxgraft.stages.quantize.improve.whole import Judge, Noise, held_out, noise_of
 from onnxgraft.targets import target_names
+from tests.conftest import model_of
 from tests.quantize.networks import infer, pair, ranges_of, residual, samples_of, sqnr
 
 # Its function has its name.
 module = importlib.import_module("onnxgraft.stages.quantize.improve.improve")
+
+
+W = {"w": np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)}
 
 
 def gain(model: Model, ranges: Ranges, samples: Samples, *methods: str) -> tuple[float, float]:
@@ -314,3 +318,10 @@ def test_better_is_more_than_chance(
     one: tuple[float, ...], other: tuple[float, ...], better: bool
 ) -> None:
     assert Noise(one).better_than(Noise(other)) is better
+
+
+def test_a_method_that_finds_nothing_to_do_is_not_told(tmp_path: Path) -> None:
+    model = model_of("g (float[N, 4] x) => (float[N, 3] y) { y = MatMul (x, w) }", W)
+    samples = samples_of(model, tmp_path)
+    found = improve(model, ranges_of(model, samples), "tensorrt", samples, ["equalize"])
+    assert (found.methods, found.notes) == ((), ())
