@@ -37,7 +37,7 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine, quantize
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.quantize.budget.search import mixed, noise, sensitivities
-from onnxgraft.stages.quantize.improve.improve import spread
+from onnxgraft.stages.quantize.improve.whole import spread
 from onnxgraft.stages.validate import make_metric
 from onnxgraft.stages.validate.metrics import Answered
 from onnxgraft.stages.validate.report import versions

@@ -1,14 +1,16 @@
 """Model + Samples -> Ranges; Model + Ranges -> the INT8 graph that a target wants.
 
 `calibrate` runs the model once over the samples, `rechoose` applies another method to what it
-counted, `read_cache` and `write_cache` exchange ranges with TensorRT 10 and older, `quantize`
-places QuantizeLinear and DequantizeLinear by the target's table in `placement`, `improve` makes
-that lose less, `explain` tells what may slow it down, and `to_half` writes what is float in FP16.
+counted and `settle` the one that is best for the whole network, `read_cache` and `write_cache`
+exchange ranges with TensorRT 10 and older, `quantize` places QuantizeLinear and DequantizeLinear by
+the target's table in `placement`, `improve` makes that lose less, `explain` tells what may slow it
+down, and `to_half` writes what is float in FP16.
 """
 
 from __future__ import annotations
 
 from onnxgraft.graph.half import HalfReport
+from onnxgraft.stages.quantize.improve.auto import AUTO, Choice, settle
 from onnxgraft.stages.quantize.improve.improve import (
     DEFAULT_IMPROVEMENTS,
     IMPROVEMENTS,
@@ -16,7 +18,7 @@ from onnxgraft.stages.quantize.improve.improve import (
     Prepared,
     improve,
 )
-from onnxgraft.stages.quantize.measure.calibrate import calibrate, fingerprint, rechoose
+from onnxgraft.stages.quantize.measure.calibrate import calibrate, rechoose
 from onnxgraft.stages.quantize.measure.checkpoint import Checkpoint
 from onnxgraft.stages.quantize.measure.thresholds import METHODS, Method, choose_range
 from onnxgraft.stages.quantize.place.explain import Remark, explain
@@ -28,7 +30,7 @@ from onnxgraft.stages.quantize.place.placement import (
     read_placement,
 )
 from onnxgraft.stages.quantize.place.qdq import FloatLayer, Improved, QuantizeReport, quantize
-from onnxgraft.stages.quantize.place.ready import OLDEST_OPSET
+from onnxgraft.stages.quantize.place.ready import OLDEST_OPSET, fingerprint
 from onnxgraft.stages.quantize.tensorrt.cache import (
     header_version,
     ranges_from_cache,
@@ -38,11 +40,13 @@ from onnxgraft.stages.quantize.tensorrt.cache import (
 from onnxgraft.stages.quantize.tensorrt.calibrators import adapt_calibrator, cache_calibrator
 
 __all__ = [
+    "AUTO",
     "DEFAULT_IMPROVEMENTS",
     "IMPROVEMENTS",
     "METHODS",
     "OLDEST_OPSET",
     "Checkpoint",
+    "Choice",
     "FloatLayer",
     "HalfReport",
     "Improved",
@@ -67,6 +71,7 @@ __all__ = [
     "read_cache",
     "read_placement",
     "rechoose",
+    "settle",
     "to_half",
     "write_cache",
 ]

@@ -220,6 +220,7 @@ class RangeRow:
         minimum: Smallest value seen.
         maximum: Largest value seen.
         counts: Of values in bins of equal width from ``minimum`` to ``maximum``.
+        chosen: The method that chose what is kept, and why, by target.
     """
 
     tensor: str
@@ -227,6 +228,7 @@ class RangeRow:
     minimum: float
     maximum: float
     counts: list[float]
+    chosen: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -8,7 +8,16 @@ weight that reads it, s = sqrt(a / w) evens both out (normalized to mean 1 in th
 
 The channels of tensors that are added belong together, so residual chains are scaled as one.
 Operators that commute with a factor per channel are passed; Clip(0, c), which is Relu6, becomes
-Relu and Min(c / s) where it must. What anything else reads or writes stays as it is.
+Relu and Min(c / s) where it must. Of a product of two tensors one is scaled: the factor of a gate,
+as the 1/6 of a hard swish and of squeeze-and-excitation, becomes one a channel,
+
+    x Clip(x + 3, 0, 6) (1/6) -> conv        the 1/6 becomes 1/(6 s)
+
+and where squeeze-and-excitation has no such factor, it gets one: its gate has one value a channel.
+What anything else reads or writes stays as it is.
+
+A depthwise convolution has a scale of its own for each channel's weights, so it takes the whole
+factor: s = a.
 """
 
 from __future__ import annotations
@@ -50,25 +59,36 @@ class Group:
     Attributes:
         tensors: Whose values change.
         producers: Layers that make some of them.
+        gains: Nodes that make some of them of a tensor and a number.
+        gates: Nodes that make some of them with one value a channel.
         consumers: Layers that read some of them.
         clips: Clip nodes among them, whose limit changes.
     """
 
     tensors: list[gs.Tensor] = field(default_factory=list)
     producers: list[gs.Node] = field(default_factory=list)
+    gains: list[gs.Node] = field(default_factory=list)
+    gates: list[gs.Node] = field(default_factory=list)
     consumers: list[gs.Node] = field(default_factory=list)
     clips: list[gs.Node] = field(default_factory=list)
 
     @property
     def channels(self) -> int:
         """How many channels the tensors have."""
-        node = self.producers[0]
-        return int(node.inputs[1].values.shape[1 if is_op(node, "ConvTranspose") else 0])
+        node = self.consumers[0]
+        shape = node.inputs[1].values.shape
+        if is_op(node, "ConvTranspose"):
+            return int(shape[0])
+        return int(shape[1] * node.attrs.get("group", 1))
 
     def divide(self, graph: gs.Graph, factors: Array, shapes: Shapes) -> None:
         """Divide the channels of all tensors by ``factors``; what follows stays the same."""
         for node in self.producers:
             _scale_outputs(node, 1 / factors)
+        for node in self.gains:
+            _scale_gain(graph, node, factors, len(shapes[node.outputs[0].name]))
+        for node in self.gates:
+            _add_gain(graph, node, factors, len(shapes[node.outputs[0].name]))
         for node in self.consumers:
             _scale_inputs(node, factors)
         for node in self.clips:
@@ -114,10 +134,20 @@ def scale_groups(graph: gs.Graph, shapes: Shapes) -> list[Group]:
     fixed = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
     read = [*graph.outputs, *(tensor for node in graph.nodes for tensor in node.inputs)]
     uses = collections.Counter(map(id, read))
+    gated = {
+        id(node): gate for node in graph.nodes if (gate := _gate(node, uses, shapes)) is not None
+    }
+    makers = {id(gate.inputs[0]) for gate in gated.values()}
     for node in graph.nodes:
         if _own(node, uses):
             join(node.inputs[0])
             join(node.outputs[0])
+        elif id(node) in gated:
+            gate = gated[id(node)]
+            join(node.outputs[0], gate)
+            fixed |= {id(tensor) for tensor in node.inputs if tensor is not gate}
+        elif id(node) in makers:
+            fixed |= {id(tensor) for tensor in node.inputs}
         elif _passes(node, shapes):
             join(node.outputs[0], *[t for t in node.inputs if isinstance(t, gs.Variable)][:2])
         else:
@@ -132,11 +162,18 @@ def scale_groups(graph: gs.Graph, shapes: Shapes) -> list[Group]:
         into, out = find(id(node.outputs[0])), find(id(node.inputs[0])) if node.inputs else -1
         if weighted and into in groups:
             groups[into].producers.append(node)
+        if id(node) in makers and into in groups:
+            group = groups[into]
+            (group.gates if _gain(node) is None else group.gains).append(node)
         if weighted and out in groups:
             groups[out].consumers.append(node)
         if is_op(node, "Clip") and into in groups:
             groups[into].clips.append(node)
-    return [group for group in groups.values() if group.producers and group.consumers]
+    return [
+        group
+        for group in groups.values()
+        if (group.producers or group.gains or group.gates) and group.consumers
+    ]
 
 
 def _own(node: gs.Node, uses: Mapping[int, int]) -> bool:
@@ -149,6 +186,61 @@ def _own(node: gs.Node, uses: Mapping[int, int]) -> bool:
         # A ConvTranspose of several groups has its output channels on two axes.
         and (is_op(node, "Conv") or node.attrs.get("group", 1) == 1)
     )
+
+
+def _gate(node: gs.Node, uses: Mapping[int, int], shapes: Shapes) -> gs.Tensor | None:
+    """Return the factor of a product that can be scaled in place of it; None if there is none.
+
+    It is made of a tensor and a number, or has one value a channel, and nothing else reads it.
+    """
+    if not is_op(node, "Mul"):
+        return None
+    whole = shapes.get(node.outputs[0].name)
+    for tensor in node.inputs:
+        shape = shapes.get(tensor.name)
+        if whole is None or shape is None or len(shape) != len(whole) or len(shape) < 3:
+            continue
+        if not tensor.inputs or uses[id(tensor)] != 1 or shape[1] != whole[1]:
+            continue
+        if _gain(tensor.inputs[0]) is not None:
+            return tensor
+        if is_op(tensor.inputs[0], "HardSigmoid", "Sigmoid") and set(shape[2:]) == {1}:
+            return tensor
+    return None
+
+
+def _gain(node: gs.Node) -> int | None:
+    """Return which input of a product is a number; None where none is, or both are."""
+    if not is_op(node, "Mul"):
+        return None
+    found = [i for i, t in enumerate(node.inputs) if isinstance(t, gs.Constant)]
+    single = len(found) == 1 and node.inputs[found[0]].values.size == 1
+    return found[0] if single else None
+
+
+def _scale_gain(graph: gs.Graph, node: gs.Node, factors: Array, rank: int) -> None:
+    """Give each channel a number of its own."""
+    place = _gain(node)
+    assert place is not None
+    values = float(node.inputs[place].values.item()) / factors
+    name = FreeNames(graph).tensor(f"{node.outputs[0].name}/by_channel")
+    node.inputs[place] = gs.Constant(name, _by_channel(values, rank))
+
+
+def _add_gain(graph: gs.Graph, node: gs.Node, factors: Array, rank: int) -> None:
+    """Multiply what a node makes by a number for each channel."""
+    names, (target,) = FreeNames(graph), node.outputs
+    inner = gs.Variable(names.tensor(f"{target.name}/whole"), np.float32, target.shape)
+    constant = gs.Constant(
+        names.tensor(f"{target.name}/by_channel"), _by_channel(1 / factors, rank)
+    )
+    node.outputs = [inner]
+    name = names.node(f"{node.name}/by_channel")
+    graph.nodes.append(gs.Node("Mul", name, {}, [inner, constant], [target]))
+
+
+def _by_channel(values: Array, rank: int) -> Array:
+    return np.asarray(values.reshape([1, -1] + [1] * (rank - 2)), np.float32)
 
 
 def _passes(node: gs.Node, shapes: Shapes) -> bool:
@@ -188,16 +280,30 @@ def _largest(model: Model, names: Sequence[str], samples: Samples) -> dict[str, 
 
 
 def _factors(group: Group, largest: dict[str, Array]) -> Array:
-    """Return (channels,) float64 powers of two near sqrt(a / w), so that no weight is rounded."""
+    """Return (channels,) float64 powers of two near sqrt(a / w), so that no weight is rounded.
+
+    For depthwise convolutions alone near a.
+    """
     values = np.max([largest[tensor.name] for tensor in group.tensors], axis=0).astype(np.float64)
     weights = np.max([_reading(node, len(values)) for node in group.consumers], axis=0)
     used = (values > 0) & (weights > 0)
-    ratio = np.sqrt(np.divide(values, weights, out=np.ones_like(values), where=used))
+    ratio = np.divide(values, weights, out=np.ones_like(values), where=used)
+    if all(_depthwise(node) for node in group.consumers):
+        ratio = np.where(used, values, 1.0) ** 2
+    ratio = np.sqrt(ratio)
     if used.any():
         ratio[used] /= np.exp(np.mean(np.log(ratio[used])))
     ratio[~used] = 1.0
     exact = np.exp2(np.rint(np.log2(np.clip(ratio, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR))))
     return np.asarray(exact)
+
+
+def _depthwise(node: gs.Node) -> bool:
+    """Tell whether each input channel has weights of its own, and they a scale."""
+    shape = node.inputs[1].values.shape
+    return bool(
+        is_op(node, "Conv") and shape[1] == 1 and int(node.attrs.get("group", 1)) == shape[0]
+    )
 
 
 def _reading(node: gs.Node, channels: int) -> Array:

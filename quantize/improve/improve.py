@@ -1,12 +1,12 @@
 """Model + Ranges + Samples -> an INT8 graph that loses less, by methods that are switched singly.
 
-`METHODS_TO_IMPROVE` lists them in the order in which they are applied: each works on what those
-before it left.
+`IMPROVEMENTS` lists them in the order in which they are applied: each works on what those before it
+left, and stays only where the whole network gets better by it (`whole.Judge`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -20,6 +20,7 @@ from onnxgraft.graph.pairs import fitting
 from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
 from onnxgraft.stages.quantize.improve.activations import choose_activations, fake_quantized
+from onnxgraft.stages.quantize.improve.auto import AUTO, most_chosen, settle
 from onnxgraft.stages.quantize.improve.bias import corrections
 from onnxgraft.stages.quantize.improve.equalize import equalize
 from onnxgraft.stages.quantize.improve.products import Product, observe
@@ -31,7 +32,8 @@ from onnxgraft.stages.quantize.improve.rounding import (
     output_integers,
     weight_scale,
 )
-from onnxgraft.stages.quantize.measure.calibrate import calibrate, fingerprint
+from onnxgraft.stages.quantize.improve.whole import Judge, held_out, spread
+from onnxgraft.stages.quantize.measure.calibrate import calibrate
 from onnxgraft.stages.quantize.measure.thresholds import METHODS
 from onnxgraft.stages.quantize.place.placement import (
     Placement,
@@ -41,23 +43,20 @@ from onnxgraft.stages.quantize.place.placement import (
     scale_axis,
 )
 from onnxgraft.stages.quantize.place.qdq import Improved, quantize
-from onnxgraft.stages.quantize.place.ready import ready
+from onnxgraft.stages.quantize.place.ready import fingerprint, ready
 
-__all__ = ["DEFAULT_IMPROVEMENTS", "IMPROVEMENTS", "Improvement", "Prepared", "improve", "spread"]
+__all__ = ["DEFAULT_IMPROVEMENTS", "IMPROVEMENTS", "Improvement", "Prepared", "improve"]
 
 Improvement = Literal["equalize", "activations", "weights", "rounding", "bias"]
 IMPROVEMENTS: tuple[Improvement, ...] = get_args(Improvement)
-# The others take minutes; what each is worth is in benchmarks/quantization.md.
-DEFAULT_IMPROVEMENTS: tuple[Improvement, ...] = ("activations", "weights", "rounding")
+# `bias` takes minutes; what each is worth is in benchmarks/quantization.md.
+DEFAULT_IMPROVEMENTS: tuple[Improvement, ...] = ("equalize", "activations", "weights", "rounding")
 
-# How many samples are run to look at layers, and for each layer to correct its bias.
+# How many samples are run to look at layers, to see how large channels get (one that is small in
+# few samples may be large in others), and for each layer to correct its bias.
 SAMPLES = 16
+CHANNEL_SAMPLES = 64
 BIAS_SAMPLES = 8
-# What the methods that work on a layer's weights did, in words.
-_NOTED = {
-    "weights": "per-channel weight ranges refined by MSE",
-    "rounding": "weights rounded by layer output error",
-}
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,8 @@ class Prepared:
         model: Computes the same; another one only where channels were equalized.
         ranges: Of that model.
         improved: What its layers get.
-        methods: That were applied.
-        notes: A sentence on each.
+        methods: That were applied, and made the network better.
+        notes: A sentence on each, and on those that were taken back.
     """
 
     model: Model
@@ -89,6 +88,9 @@ def improve(
     seed: int = 0,
 ) -> Prepared:
     """Return what `quantize` needs to lose less accuracy.
+
+    After each method the exact reference runs on samples that were kept apart; one that does not
+    make the network better is taken back.
 
     Args:
         model: The float graph that ``ranges`` was measured on.
@@ -115,46 +117,115 @@ def improve(
             f"{ranges.file}: was measured on another graph than {model.file}; calibrate again"
         )
     table = placement(target) if isinstance(target, str) else target
-    few, notes = spread(samples, SAMPLES), []
-    if "equalize" in methods:
-        model, done = equalize(model, few)
-        notes.append(f"channels of {len(done)} tensors equalized")
-        if done:
-            method = ranges.method if ranges.method in METHODS else "entropy"
-            ranges = calibrate(model, samples, method)
-    products: dict[str, Product] = {}
-    if {"activations", "rounding", "weights"} & set(methods):
-        products = observe(model, layers(model.graph, table), few, seed)
-    if "activations" in methods:
-        ranges, chosen = choose_activations(ranges, products, table)
-        notes.append(
-            f"activation ranges of {len(chosen)} tensors chosen by layer output error: "
-            f"{_counted(chosen)}"
-        )
-    weights: dict[str, Stored] = {}
-    if {"rounding", "weights"} & set(methods):
-        for name, product in track(products.items(), "rounding weights", len(products)):
-            weights[name] = _stored(product, ranges, table, methods)
-        notes += [f"{_NOTED[m]} in {len(weights)} layers" for m in _NOTED if m in methods]
-    bias: dict[str, Array] = {}
-    if "bias" in methods:
-
-        def quantized(found: Mapping[str, Array]) -> Model:
-            return quantize(model, ranges, table, improved=Improved(weights, found))[0]
-
-        chosen_layers = set(quantize(model, ranges, table)[1].layers)
-        nodes = [n for n in layers(model.graph, table) if n.name in chosen_layers]
-        bias = corrections(model, nodes, quantized, spread(samples, BIAS_SAMPLES))
-        notes.append(f"biases corrected in {len(bias)} layers")
-    applied = tuple(name for name in IMPROVEMENTS if name in methods)
-    return Prepared(model, ranges, Improved(weights, bias), applied, tuple(notes))
+    fitted, kept = held_out(samples, ranges.skipped)
+    judge = Judge(model, kept, table)
+    notes = []
+    if ranges.method == AUTO and ranges.chosen_for != table.target and ranges.histograms:
+        ranges = settle(model, ranges, samples, table)
+        notes.append(ranges.choice)
+    work = _Work(table, fitted, samples, seed)
+    best = Prepared(model, ranges)
+    least = judge.noise(model, ranges)
+    for name in (name for name in IMPROVEMENTS if name in methods):
+        found, done = _STEPS[name](work, best)
+        if found is best:
+            continue  # it found nothing to do
+        noise = judge.noise(found.model, found.ranges, found.improved)
+        before, after = (f"{-value.mean:.1f} dB" for value in (least, noise))
+        if noise.better_than(least):
+            best, least = replace(found, methods=(*best.methods, name)), noise
+            notes.append(f"{done}: {before} of signal over noise became {after}")
+        else:
+            notes.append(
+                f"{name} was taken back: signal over noise is {after} with it and {before} without"
+            )
+    return replace(best, notes=tuple(notes))
 
 
-def spread(samples: Samples, count: int) -> Samples:
-    """Return ``count`` samples from all over: neighbours are often frames of one film."""
-    total = len(samples)
-    chosen = [samples.indices[i * total // count] for i in range(min(count, total))]
-    return replace(samples, indices=tuple(chosen) if total > count else samples.indices)
+@dataclass
+class _Work:
+    """What the methods look at.
+
+    Attributes:
+        table: Of the target.
+        fitted: Samples that a method may fit to.
+        samples: All of calibration.
+        seed: Chooses positions in them.
+    """
+
+    table: Placement
+    fitted: Samples
+    samples: Samples
+    seed: int
+    _observed: tuple[Model, dict[str, Product]] | None = None
+
+    @property
+    def few(self) -> Samples:
+        """Those that layers are looked at on."""
+        return spread(self.fitted, SAMPLES)
+
+    def products(self, model: Model) -> dict[str, Product]:
+        """Return the layers of a model with what their kernels met."""
+        if self._observed is None or self._observed[0] is not model:
+            nodes = layers(model.graph, self.table)
+            self._observed = model, observe(model, nodes, self.few, self.seed)
+        return self._observed[1]
+
+
+def _equalize(work: _Work, state: Prepared) -> tuple[Prepared, str]:
+    model, done = equalize(state.model, spread(work.fitted, CHANNEL_SAMPLES))
+    if not done:
+        return state, ""
+    ranges = calibrate(model, work.samples, most_chosen(state.ranges))
+    return replace(state, model=model, ranges=ranges), f"channels of {len(done)} tensors equalized"
+
+
+def _activations(work: _Work, state: Prepared) -> tuple[Prepared, str]:
+    ranges, chosen = choose_activations(state.ranges, work.products(state.model), work.table)
+    return replace(state, ranges=ranges), (
+        f"activation ranges of {len(chosen)} tensors chosen by layer output error "
+        f"({_counted(chosen)})"
+    )
+
+
+def _weights(work: _Work, state: Prepared) -> tuple[Prepared, str]:
+    found = _weighed(work, state, {*state.methods, "weights"})
+    return found, f"per-channel weight ranges of {len(found.improved.weights)} layers chosen by MSE"
+
+
+def _rounding(work: _Work, state: Prepared) -> tuple[Prepared, str]:
+    found = _weighed(work, state, {*state.methods, "rounding"})
+    return found, f"weights of {len(found.improved.weights)} layers rounded by layer output error"
+
+
+def _weighed(work: _Work, state: Prepared, methods: Collection[str]) -> Prepared:
+    products = work.products(state.model)
+    weights = {
+        name: _stored(product, state.ranges, work.table, methods)
+        for name, product in track(products.items(), "rounding weights", len(products))
+    }
+    return replace(state, improved=Improved(weights, state.improved.bias))
+
+
+def _bias(work: _Work, state: Prepared) -> tuple[Prepared, str]:
+    def quantized(found: Mapping[str, Array]) -> Model:
+        improved = Improved(state.improved.weights, found)
+        return quantize(state.model, state.ranges, work.table, improved=improved)[0]
+
+    chosen = set(quantize(state.model, state.ranges, work.table)[1].layers)
+    nodes = [node for node in layers(state.model.graph, work.table) if node.name in chosen]
+    bias = corrections(state.model, nodes, quantized, spread(work.fitted, BIAS_SAMPLES))
+    improved = Improved(state.improved.weights, bias)
+    return replace(state, improved=improved), f"biases of {len(bias)} layers corrected"
+
+
+_STEPS: Mapping[str, Callable[[_Work, Prepared], tuple[Prepared, str]]] = {
+    "equalize": _equalize,
+    "activations": _activations,
+    "weights": _weights,
+    "rounding": _rounding,
+    "bias": _bias,
+}
 
 
 def _stored(product: Product, ranges: Ranges, table: Placement, methods: Collection[str]) -> Stored:

@@ -6,7 +6,6 @@ was killed can go on.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,10 +22,10 @@ from onnxgraft.stages.quantize.measure.observers import every_tensor, find_sites
 from onnxgraft.stages.quantize.measure.shards import run_shards
 from onnxgraft.stages.quantize.measure.thresholds import Method, choose_range
 from onnxgraft.stages.quantize.place.placement import activations
-from onnxgraft.stages.quantize.place.ready import measurable
+from onnxgraft.stages.quantize.place.ready import fingerprint, measurable
 from onnxgraft.stages.quantize.place.shapes import shapes_of
 
-__all__ = ["calibrate", "fingerprint", "rechoose"]
+__all__ = ["calibrate", "rechoose"]
 
 Tensors = Literal["targets", "all"]
 
@@ -127,18 +126,6 @@ def rechoose(ranges: Ranges, method: Method) -> Ranges:
     return _chosen(ranges, method)
 
 
-def fingerprint(model: Model) -> str:
-    """Return the SHA-256 of what the graph computes: its nodes and initializers, not its notes.
-
-    A graph in float16, bfloat16 or an old opset is the same as the one in which it is measured.
-    """
-    graph = measurable(model).to_onnx().graph
-    digest = hashlib.sha256()
-    for part in (*graph.input, *graph.node, *sorted(graph.initializer, key=lambda i: i.name)):
-        digest.update(part.SerializeToString(deterministic=True))
-    return digest.hexdigest()
-
-
 def _size(model: Model, sites: Sequence[str]) -> int | None:
     """Return the bytes of the sites' values at batch 1, None where a shape is not known."""
     shapes = shapes_of(model)
@@ -186,7 +173,10 @@ def _chosen(ranges: Ranges, method: Method) -> Ranges:
         name: [choose_range(histogram, method) for histogram in histograms]
         for name, histograms in ranges.channel_histograms.items()
     }
-    return replace(ranges, method=method, tensors=tensors, channels=channels, moved=moved)
+    return replace(
+        ranges, method=method, tensors=tensors, channels=channels, moved=moved, chosen_for="",
+        tried={},
+    )  # fmt: skip
 
 
 def _together(histograms: Mapping[str, Histogram], sites: Sequence[str]) -> Histogram:

@@ -2,9 +2,9 @@
 
 ``entropy`` follows Migacz, "8-bit Inference with TensorRT" (GTC 2017, S7310): 2048 bins over the
 magnitudes, every threshold from 128 bins up tried, the one kept whose 128-level distribution has
-the smallest Kullback-Leibler divergence from the clipped original. Two things are ours, and why
-is told in docs/decisions/0003: zeros are not counted, and no more than `MOST_CLIPPED` of the rest
-is ever clipped.
+the smallest Kullback-Leibler divergence from the clipped original. Three things are ours, and why
+is told in docs/decisions/0003: zeros are not counted, no more than `MOST_CLIPPED` of the rest is
+ever clipped, and nothing is clipped where that has the larger squared error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from onnxgraft.data.ranges import Histogram, Range, bin_edges
 
-__all__ = ["METHODS", "Method", "choose_range", "entropy_threshold", "linear_bins"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "choose_range",
+    "entropy_threshold",
+    "linear_bins",
+    "squared_errors",
+]
 
 Method = Literal["entropy", "minmax", "percentile", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -43,7 +50,7 @@ def choose_range(histogram: Histogram, method: Method) -> Range:
     else:
         width = amax / BINS
         if method == "entropy":
-            threshold = entropy_threshold(linear_bins(histogram, zeros=False)) * width
+            threshold = _guarded_entropy(linear_bins(histogram, zeros=False)) * width
         elif method == "mse":
             threshold = _mse_threshold(linear_bins(histogram, zeros=False)) * width
         else:
@@ -120,22 +127,25 @@ def _divergences(
     cumulative = np.append(0.0, np.cumsum(counts))
     filled = np.append(0.0, np.cumsum(counts > 0))
     entropy = np.append(0.0, np.cumsum(_xlogx(counts)))
-    merged = kept // LEVELS
-    inner = np.zeros(len(counts) // LEVELS + 1)
-    for width in range(1, len(inner)):
-        edges = np.arange(LEVELS) * width
-        sums, bins = np.diff(cumulative[edges]), np.diff(filled[edges])
-        inner[width] = np.sum(sums * _log(sums, bins))
-    last = (LEVELS - 1) * merged
-    sums, bins = cumulative[kept] - cumulative[last], filled[kept] - filled[last]
+    edges = _level_edges(kept[:, np.newaxis])
+    sums, bins = np.diff(cumulative[edges]), np.diff(filled[edges])
     clipped, end = beyond[kept - 1], counts[kept - 1]
     own = entropy[kept - 1] + _xlogx(end + clipped)
     total, inside = cumulative[-1], cumulative[kept]
+    logarithms = _log(sums, bins)
+    levels = np.sum(sums * logarithms, axis=1) + clipped * logarithms[:, -1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = (own - inner[merged] - (sums + clipped) * _log(sums, bins)) / total
-        found += np.log(inside / total)
+        found = (own - levels) / total + np.log(inside / total)
     # A last bin that holds only what was clipped has no value in the quantized distribution.
     return np.where((inside > 0) & ((end > 0) | (clipped <= 0)), found, np.inf)
+
+
+def _level_edges(kept: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    """Return (..., 129): where the levels of ``kept`` bins begin, and the last one ends.
+
+    The levels of an integer are equally wide, so bin i is of level i * 128 // kept.
+    """
+    return -(-np.arange(LEVELS + 1) * kept // LEVELS)
 
 
 def _xlogx(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -150,7 +160,7 @@ def _log(sums: NDArray[np.float64], bins: NDArray[np.float64]) -> NDArray[np.flo
 
 def _quantized(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the counts after merging to 128 levels and spreading each over its non-empty bins."""
-    level = np.minimum(np.arange(len(counts)) // (len(counts) // LEVELS), LEVELS - 1)
+    level = np.arange(len(counts)) * LEVELS // len(counts)
     present = counts > 0
     sums = np.bincount(level, counts, LEVELS)
     filled = np.bincount(level, present, LEVELS)
@@ -170,14 +180,45 @@ def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
     return float(np.sum(p[used] * np.log(p[used] / q[used])))
 
 
+def _guarded_entropy(counts: NDArray[np.float64]) -> float:
+    """Return `entropy_threshold`, or all bins where these have the smaller squared error."""
+    threshold = min(entropy_threshold(counts), float(len(counts)))
+    clipped, whole = squared_errors(counts, np.array([threshold, len(counts)]))
+    return threshold if clipped <= whole else float(len(counts))
+
+
 def _mse_threshold(counts: NDArray[np.float64]) -> float:
     """Return the threshold, in bins, of the smallest mean squared error of 127 levels."""
-    centres = np.arange(len(counts)) + 0.5
-    best, best_error = float(len(counts)), np.inf
-    for kept in range(LEVELS, len(counts) + 1, 4):
-        step = kept / (LEVELS - 1)
-        rounded = np.minimum(np.round(centres / step), LEVELS - 1) * step
-        error = float(np.dot(counts, (centres - rounded) ** 2))
-        if error < best_error:
-            best, best_error = float(kept), error
-    return best
+    best = len(counts)
+    for step in (32, 4):  # the error is flat around its minimum
+        reach = len(counts) if step == 32 else 32
+        kept = np.arange(max(LEVELS, best - reach), min(len(counts), best + reach) + 1, step)
+        best = int(kept[np.argmin(squared_errors(counts, kept))])
+    return float(best)
+
+
+def squared_errors(
+    counts: NDArray[np.float64], thresholds: NDArray[np.number]
+) -> NDArray[np.float64]:
+    """Return (thresholds,): the sum of the squared errors of 127 levels below each threshold.
+
+    Values are spread evenly within their bin, so that the error is an integral. Of what is
+    rounded to the step s, and of what is clipped at the threshold t:
+
+        from 0 to x = u s of (x - round(x))^2      s^3 (n / 12 + (u - n)^3 / 3), n = round(u)
+        from t to x of (x - t)^2                   (x - t)^3 / 3
+
+    Args:
+        counts: (bins,) counts of magnitudes.
+        thresholds: In bins.
+    """
+    edges = np.arange(len(counts) + 1, dtype=np.float64)
+    found = []
+    for threshold in np.asarray(thresholds, np.float64):
+        step = threshold / (LEVELS - 1)
+        inside = np.minimum(edges, threshold) / step
+        nearest = np.rint(inside)
+        integral = step**3 * (nearest / 12 + (inside - nearest) ** 3 / 3)
+        integral += np.maximum(edges - threshold, 0.0) ** 3 / 3
+        found.append(float(np.dot(counts, np.diff(integral))))
+    return np.array(found)

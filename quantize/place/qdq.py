@@ -28,7 +28,6 @@ from onnxgraft.graph.pairs import MOST, fitting, pair_sums
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, nearest_integers, store, weight_scale
-from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.stages.quantize.place.int32_bias import int32_bias, raised
 from onnxgraft.stages.quantize.place.placement import (
     Placement,
@@ -43,7 +42,7 @@ from onnxgraft.stages.quantize.place.placement import (
     points,
     scale_axis,
 )
-from onnxgraft.stages.quantize.place.ready import OLDEST_OPSET, ready
+from onnxgraft.stages.quantize.place.ready import OLDEST_OPSET, fingerprint, ready
 
 __all__ = ["FloatLayer", "Improved", "QuantizeReport", "quantize"]
 

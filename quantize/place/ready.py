@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.opset import raise_opset
 
-__all__ = ["OLDEST_OPSET", "measurable", "ready"]
+__all__ = ["OLDEST_OPSET", "fingerprint", "measurable", "ready"]
 
 # Scales per channel came with it.
 OLDEST_OPSET = 13
@@ -32,3 +34,15 @@ def measurable(model: Model) -> Model:
         return raise_opset(lifted, OLDEST_OPSET)
     except NotSupportedError:
         return lifted
+
+
+def fingerprint(model: Model) -> str:
+    """Return the SHA-256 of what the graph computes: its nodes and initializers, not its notes.
+
+    A graph in float16, bfloat16 or an old opset is the same as the one in which it is measured.
+    """
+    graph = measurable(model).to_onnx().graph
+    digest = hashlib.sha256()
+    for part in (*graph.input, *graph.node, *sorted(graph.initializer, key=lambda i: i.name)):
+        digest.update(part.SerializeToString(deterministic=True))
+    return digest.hexdigest()

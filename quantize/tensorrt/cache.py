@@ -30,10 +30,10 @@ from onnxgraft.files import existing_file, read_json, sha256, together, write_by
 from onnxgraft.files.limits import CACHE_BYTES, PASSPORT_BYTES
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import is_op
-from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.stages.quantize.measure.observers import find_sites
 from onnxgraft.stages.quantize.measure.thresholds import BINS
 from onnxgraft.stages.quantize.place.placement import activations
+from onnxgraft.stages.quantize.place.ready import fingerprint
 
 __all__ = [
     "Cache", "Mapped", "cache_text", "header_version", "parser_tensors", "ranges_from_cache",

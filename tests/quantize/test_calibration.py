@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from onnxgraft.data.preprocess import Preprocess
-from onnxgraft.data.ranges import Histogram, Ranges, read_overrides
+from onnxgraft.data.ranges import SETTLED, Histogram, Ranges, read_overrides
 from onnxgraft.data.samples import Samples, open_samples, overlap
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
@@ -449,3 +449,45 @@ def test_the_datas_fingerprint_is_that_of_its_contents(model: Model, tmp_path: P
         }.items()
     ]  # fmt: skip
     assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
+
+
+# How many more samples would settle the ranges.
+
+
+def moving(median: float, images: int = 40) -> Ranges:
+    """Return ranges that moved by so much over the last quarter."""
+    moved = {"a": median / 2, "b": median, "c": median * 3}
+    return Ranges("minmax", images, "", "", "", {}, moved=moved)
+
+
+@pytest.mark.parametrize(
+    ("median", "said"),
+    [
+        (0.02, "more than 2.0% over the last quarter of the 40 samples; about 120 more samples"),
+        (0.0101, "about 1 more samples"),
+        (0.3, "more than 20 times as many samples"),
+    ],
+)
+def test_ranges_that_move_come_with_advice(median: float, said: str) -> None:
+    assert said in moving(median).advice
+
+
+@pytest.mark.parametrize("ranges", [moving(0.009), Ranges("minmax", 4, "", "", "", {})])
+def test_ranges_that_are_settled_come_with_none(ranges: Ranges) -> None:
+    assert ranges.advice == ""
+
+
+def test_so_many_samples_settle_a_quantile() -> None:
+    # A quantile of n samples is off by c / sqrt(n), as the advice takes any range to be.
+    rng = np.random.default_rng(0)
+
+    def median_move(count: int) -> float:
+        values = rng.standard_normal((400, count))
+        ends = [np.quantile(part, 0.9, axis=1) for part in (values, values[:, : -count // 4])]
+        return float(np.median(np.abs(ends[0] - ends[1]) / np.abs(ends[0])))
+
+    now = median_move(200)
+    wanted = math.ceil(200 * (now / SETTLED) ** 2)
+    assert 200 < wanted < 5000
+    # Within what 400 draws tell of a median.
+    assert median_move(wanted) == pytest.approx(SETTLED, rel=0.2)

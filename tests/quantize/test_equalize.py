@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,98 @@ def test_a_channel_that_is_always_zero_keeps_its_weights(tmp_path: Path) -> None
     equalized, _ = equalize(model, samples_of(model, tmp_path))
     feeds = random_feeds(model.inputs, 2)
     assert np.isfinite(infer(equalized, feeds)["y"]).all()
+
+
+HARD_SWISH = """
+network (float[N, 3, 16, 16] image) => (float[N, 5, 16, 16] y) {
+    [first] a = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
+    [shift] s = Add (a, three)
+    [clip] c = Clip (s, zero, six)
+    [sixth] g = Mul (c, part)
+    [act] b = Mul (a, g)
+    [second] d = Conv <pads = [1, 1, 1, 1], group = 8> (b, w2, b2)
+    [third] y = Conv (d, w3, b3)
+}
+"""
+HARD_SWISH_SHAPES = {
+    "w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 1, 3, 3), "b2": (8,), "w3": (5, 8, 1, 1), "b3": (5,),
+}  # fmt: skip
+GATE = """
+network (float[N, 3, 16, 16] image) => (float[N, 5, 16, 16] y) {
+    [first] a = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
+    [relu] b = Relu (a)
+    [pool] p = GlobalAveragePool (b)
+    [squeeze] q = Conv (p, wq)
+    [gate] g = HardSigmoid (q)
+    [scale] c = Mul (b, g)
+    [third] y = Conv (c, w3, b3)
+}
+"""
+GATE_SHAPES = {
+    "w1": (8, 3, 3, 3), "b1": (8,), "wq": (8, 8, 1, 1), "w3": (5, 8, 1, 1), "b3": (5,),
+}  # fmt: skip
+
+
+def hard_swish() -> Model:
+    limits = {"three": 3, "zero": 0, "six": 6, "part": 1 / 6}
+    constants = {name: np.float32(value) for name, value in limits.items()}
+    return model_of(HARD_SWISH, {**weights(HARD_SWISH_SHAPES), **constants})
+
+
+def gate() -> Model:
+    return model_of(GATE, weights(GATE_SHAPES))
+
+
+@pytest.mark.parametrize(
+    ("network", "tensor"), [(hard_swish, "b"), (gate, "c")], ids=["hard_swish", "gate"]
+)
+def test_a_gate_s_factor_becomes_one_a_channel(
+    network: Callable[[], Model], tensor: str, tmp_path: Path
+) -> None:
+    model = network()
+    equalized, done = equalize(model, samples_of(model, tmp_path))
+    assert tensor in done
+    assert spread(equalized, tensor) < spread(model, tensor) / 2
+    feeds = random_feeds(model.inputs, 4, seed=9)
+    expected, actual = infer(model, feeds)["y"], infer(equalized, feeds)["y"]
+    # The factors are powers of two, so that but for the order of sums nothing is rounded.
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert model.operators()["Mul"] + (network is gate) == equalized.operators()["Mul"]
+
+
+def test_a_hard_swish_costs_no_operator(tmp_path: Path) -> None:
+    model = hard_swish()
+    equalized, _ = equalize(model, samples_of(model, tmp_path))
+    assert equalized.operators() == model.operators()
+
+
+def test_a_depthwise_convolution_takes_the_whole_factor(tmp_path: Path) -> None:
+    model = hard_swish()
+    equalized, _ = equalize(model, samples_of(model, tmp_path))
+    # Powers of two are within sqrt(2) of what they are for.
+    assert spread(equalized, "b") < 2.5
+    assert spread(model, "b") > 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[third]", "[extra] t = Sigmoid (g)  [third]"),
+        ("[act] b = Mul (a, g)", "[act] b = Add (a, g)"),
+        ("[sixth] g = Mul (c, part)", "[sixth] g = Mul (c, c)"),
+    ],
+    ids=["something else reads it", "no product", "no number"],
+)
+def test_a_gate_that_can_not_be_scaled_is_left(old: str, new: str, tmp_path: Path) -> None:
+    text = HARD_SWISH.replace(old, new)
+    if "extra" in new:
+        text = text.replace("16, 16] y)", "16, 16] y, float[N, 8, 16, 16] t)")
+    limits = {"three": 3, "zero": 0, "six": 6, "part": 1 / 6}
+    constants = {name: np.float32(value) for name, value in limits.items()}
+    model = model_of(text, {**weights(HARD_SWISH_SHAPES), **constants})
+    equalized, done = equalize(model, samples_of(model, tmp_path))
+    assert not {"b", "g"} & set(done)
+    feeds = random_feeds(model.inputs, 2, seed=9)
+    np.testing.assert_allclose(
+        infer(equalized, feeds)["y"], infer(model, feeds)["y"], rtol=1e-4, atol=1e-4
+    )

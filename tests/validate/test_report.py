@@ -184,7 +184,7 @@ def evil_report() -> Report:
     report.latency[0].name = EVIL
     report.operators_before = report.operators_after = {EVIL: 1}
     report.layers = [LayerRow(EVIL, EVIL, EVIL, EVIL, 1e-7, 120.0, 90.0, EVIL, EVIL)]
-    report.ranges = [RangeRow(EVIL, {EVIL: (-1.0, 1.0)}, -2.0, 2.0, [1.0, 5.0])]
+    report.ranges = [RangeRow(EVIL, {EVIL: (-1.0, 1.0)}, -2.0, 2.0, [1.0, 5.0], {EVIL: EVIL})]
     report.gallery = [GalleryRow(EVIL, EVIL, 0.1, EVIL, EVIL, EVIL, EVIL, EVIL)]
     report.float_layers = [(EVIL, EVIL, EVIL)]
     report.notes = [EVIL]
@@ -233,6 +233,16 @@ def test_html_tells_what_each_target_keeps(
     report.ranges = [RangeRow("relu1", kept, -2.0, 2.0, [1.0, 5.0])]
     reader = Reader(page_of(report, tmp_path))
     assert said in " ".join(" ".join(reader.text.split()).split())
+
+
+def test_html_tells_which_method_chose_a_range_and_why(tmp_path: Path) -> None:
+    report = report_of()
+    kept = {"openvino": (-1.0, 1.0), "tensorrt": (-1.0, 1.0)}
+    chosen = {"openvino": "mse: least error in <conv2>", "tensorrt": "percentile"}
+    report.ranges = [RangeRow("relu1", kept, -2.0, 2.0, [1.0, 5.0], chosen)]
+    text = " ".join(" ".join(Reader(page_of(report, tmp_path)).text.split()).split())
+    assert "mse: least error in <conv2> for openvino" in text
+    assert "percentile for tensorrt" in text
 
 
 def test_html_of_a_report_with_nothing_in_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.data.classes import find_classes, palette
-from onnxgraft.data.ranges import Histogram, Ranges
+from onnxgraft.data.ranges import Histogram, Range, Ranges
 from onnxgraft.data.samples import Sample, Samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
@@ -156,10 +156,15 @@ def range_rows(ranges: Ranges, kept: Mapping[str, Ranges]) -> list[RangeRow]:
             name, {target: (of[name].low, of[name].high) for target, of in same.items()},
             chosen.minimum, chosen.maximum,
             _bins(ranges.histograms[name], chosen.minimum, chosen.maximum),
+            {target: _chosen(of[name]) for target, of in same.items()},
         )
         for name, chosen in ranges.tensors.items()
         if name in ranges.histograms and chosen.minimum < chosen.maximum
     ]  # fmt: skip
+
+
+def _chosen(value: Range) -> str:
+    return f"{value.origin}: {value.reason}" if value.reason else value.origin
 
 
 def _bins(histogram: Histogram, low: float, high: float) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -45,7 +46,10 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
         latency=[
             (row, latency_strip(row, ends[row.batch]), ends[row.batch]) for row in report.latency
         ],
-        ranges=[(row, histogram_path(row), _marks(row), _kept(row)) for row in report.ranges],
+        ranges=[
+            (row, histogram_path(row), _marks(row), _kept(row), _chosen(row))
+            for row in report.ranges
+        ],
         shares=_shares,
         value=metric_value,
     )
@@ -75,9 +79,19 @@ def _marks(row: RangeRow) -> list[tuple[float, str]]:
 
 def _kept(row: RangeRow) -> list[str]:
     """Return what is kept of a tensor, a line for each range that differs."""
+    return _by_target({t: f"{low:.4g} to {high:.4g}" for t, (low, high) in row.kept.items()})
+
+
+def _chosen(row: RangeRow) -> list[str]:
+    """Return which method chose that, and why, a line for each that differs."""
+    return _by_target(row.chosen)
+
+
+def _by_target(told: Mapping[str, str]) -> list[str]:
+    """Return the texts, each once, with the targets that it is for if they differ."""
     targets: dict[str, list[str]] = {}
-    for target, (low, high) in row.kept.items():
-        targets.setdefault(f"{low:.4g} to {high:.4g}", []).append(target)
+    for target, text in told.items():
+        targets.setdefault(text, []).append(target)
     if len(targets) == 1:
         return list(targets)
     return [f"{text} for {' and '.join(names)}" for text, names in targets.items()]

@@ -61,9 +61,9 @@ def calibrate(
         typer.Option(
             metavar="METHOD",
             rich_help_panel=QUANTIZATION,
-            help="How ranges are chosen: entropy, minmax, percentile or mse.",
+            help="How ranges are chosen: entropy, minmax, percentile, mse; auto tries all.",
         ),
-    ] = "entropy",
+    ] = "auto",
     target: Annotated[
         list[str],
         typer.Option(

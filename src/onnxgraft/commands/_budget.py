@@ -40,7 +40,7 @@ from onnxgraft.stages.quantize.budget.search import (
     search,
     sensitivities,
 )
-from onnxgraft.stages.quantize.improve.improve import spread
+from onnxgraft.stages.quantize.improve.whole import spread
 from onnxgraft.stages.quantize.place.costs import Estimate, int8_share
 from onnxgraft.stages.quantize.place.placement import placement_text
 from onnxgraft.stages.validate import METRICS, Answered, declared, make_metric, own_function

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from onnxgraft.commands._arguments import Names, names
@@ -11,14 +11,14 @@ from onnxgraft.commands._recipe import as_preprocess
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import Samples, as_samples, overlap
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import check_place
 from onnxgraft.graph.model import Model
 from onnxgraft.run.raising import raised
 from onnxgraft.stages import quantize as stage
-from onnxgraft.stages.quantize import Method
+from onnxgraft.stages.quantize import Choice
 
-__all__ = ["Calibrated", "calibrate"]
+__all__ = ["Calibrated", "calibrate", "measured"]
 
 
 @dataclass
@@ -59,7 +59,7 @@ def calibrate(
     *,
     data: Place | Samples | None = None,
     preprocess: Place | Preprocess | None = None,
-    method: Method = "entropy",
+    method: Choice = "auto",
     target: Names = None,
     images: int | None = None,
     seed: int = 0,
@@ -81,7 +81,8 @@ def calibrate(
         out: Where to write the ranges; None writes none.
         data: A folder of images, a list file or an ``.npz``; or samples.
         preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself.
-        method: How ranges are chosen.
+        method: How ranges are chosen. ``auto`` tries every method, and takes the one with which the
+            whole network loses least on samples of the data that were kept apart.
         target: Measure for these targets alone, which costs less; for all if None.
         images: How many samples; None takes all.
         seed: Chooses which.
@@ -121,13 +122,18 @@ def calibrate(
         chosen = ranges if isinstance(ranges, Ranges) else Ranges.load(ranges, histograms=True)
         if chosen.model != stage.fingerprint(graph):
             raise InputError(f"{chosen.file}: was measured on another graph than {graph.file}")
+        if method == stage.AUTO:
+            raise InputError(
+                "--method auto runs the network, and --ranges holds no samples: name a method "
+                f"({', '.join(stage.METHODS)}), or --data in place of --ranges"
+            )
         chosen = stage.rechoose(chosen, method)
     elif data is not None:
         recipe = as_preprocess(preprocess)
         samples = as_samples(data, graph.inputs, recipe, images=images, seed=seed)
         others = None if validation is None else as_samples(validation, graph.inputs, recipe)
         checkpoint = None if out is None else stage.Checkpoint(f"{out}.partial", resume=resume)
-        chosen = stage.calibrate(
+        chosen = measured(
             graph, samples, method, tensors="all" if cache_out else "targets",
             targets=names(target), per_channel=names(per_channel),
             workers=workers or (0 if ray else 1), ray=ray, skip_bad=skip_bad, checkpoint=checkpoint,
@@ -142,9 +148,31 @@ def calibrate(
     if out is not None:
         chosen.save(out)
     result = Calibrated(chosen, "" if out is None else str(out), notes=[*notes, *chosen.notes])
+    result.notes += [note for note in (chosen.choice, chosen.advice) if note]
     if cache_out is not None and trt_version is not None:
         result.notes += stage.write_cache(cache_out, graph, chosen, trt_version)
         result.cache, result.trt_version = str(cache_out), trt_version
     if checkpoint is not None:
         checkpoint.clear()
     return result
+
+
+def measured(graph: Model, samples: Samples, method: Choice, **how: Any) -> Ranges:
+    """Return the ranges of `stage.calibrate`, by the best method where that is ``auto``.
+
+    Args:
+        graph: A float graph.
+        samples: What the network will meet.
+        method: How ranges are chosen.
+        how: The other arguments of `stage.calibrate`. With ``auto`` the network is judged in the
+            form of the first of the ``targets``, or in TensorRT's.
+    """
+    if method != stage.AUTO:
+        return stage.calibrate(graph, samples, method, **how)
+    ranges = stage.calibrate(graph, samples, **how)
+    target = next(iter(how.get("targets", ())), "tensorrt")
+    try:
+        return stage.settle(graph, ranges, samples, target)
+    except NotSupportedError as error:  # a cache can be written all the same
+        note = f"ranges by {ranges.method}: the methods can't be compared, {error}"
+        return replace(ranges, notes=[*ranges.notes, note])

@@ -16,6 +16,7 @@ from onnxgraft.commands._bench import BenchTarget, record_latency
 from onnxgraft.commands._bench import measure as measure_latency
 from onnxgraft.commands._blame import guilty_pass
 from onnxgraft.commands._budget import read_budget
+from onnxgraft.commands._calibrate import measured
 from onnxgraft.commands._evidence import engine_row, evidence, record_accuracy
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._layers import layers_of_engine
@@ -191,8 +192,8 @@ class _Deployment:
 
         # The graph may have another layout than the original (io_layout).
         fitting = calibration.fed_to(cleaned.inputs)
-        ranges = quantize.calibrate(cleaned, fitting, recipe.calibrate.method)
-        report.notes += ranges.notes
+        ranges = measured(cleaned, fitting, recipe.calibrate.method)
+        report.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
         ranges.save(self._path("ranges.json", "ranges"))
         self.evidence = evidence(
             ranges=self.work / "ranges.json", data=recipe.calibrate.data, recipe=recipe.file,

@@ -190,6 +190,11 @@ def quantize(
         explain=explain,
         seed=seed,
     )
+    if improve is None and samples is None and int8:
+        result.notes.append(
+            f"the methods that make INT8 lose less ({', '.join(DEFAULT_IMPROVEMENTS)}) were not "
+            "applied: they look at what layers read; name the calibration data with --samples"
+        )
     made = int8_graph(graph, known, options)
     if out is not None:
         made.model.save(out)

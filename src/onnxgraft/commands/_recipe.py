@@ -24,7 +24,7 @@ from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.files.trust import Trust
 from onnxgraft.stages.convert import IoLayout, Original
-from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, Improvement, Method
+from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, Choice, Improvement
 from onnxgraft.targets import TARGETS, Floats, find_target
 
 __all__ = [
@@ -61,13 +61,13 @@ class CalibrateSection(_Section):
 
     Attributes:
         data: A folder, a list file or an ``.npz``.
-        method: How ranges are chosen.
+        method: How ranges are chosen; ``auto`` takes the method that is best for the network.
         images: How many samples; None takes all.
         seed: Chooses which.
     """
 
     data: str
-    method: Method = "entropy"
+    method: Choice = "auto"
     images: int | None = None
     seed: int = 0
 

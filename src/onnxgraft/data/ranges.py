@@ -174,6 +174,7 @@ class Range:
         minimum: Smallest value seen.
         maximum: Largest value seen.
         origin: How it came about: the method, or ``by hand``.
+        reason: Why that method was taken; empty where it was asked for.
     """
 
     low: float
@@ -181,6 +182,7 @@ class Range:
     minimum: float
     maximum: float
     origin: str
+    reason: str = ""
 
     @property
     def amax(self) -> float:
@@ -193,7 +195,8 @@ class Ranges:
     """The ranges of a model's tensors, with what they were made from.
 
     Attributes:
-        method: How ranges were chosen from the histograms.
+        method: How ranges were chosen from the histograms; ``auto``: by the method that was best
+            for the whole network, which each range names.
         images: How many samples were counted.
         model: SHA-256 of the graph that ran, over its initializers and nodes.
         preprocess: Fingerprint of the recipe.
@@ -207,6 +210,8 @@ class Ranges:
         seed: Chose the samples.
         targets: Those that the ranges are for; empty means all.
         notes: Sentences about the data that the user should read.
+        chosen_for: With ``auto``, the target in whose form the network ran.
+        tried: With ``auto``, the whole network's signal over noise in dB, by method.
         moved: By how much of itself each range still moved over the last quarter of the data.
         histograms: The counts, by site; saved beside the ranges.
         early: The counts of the first three quarters.
@@ -227,6 +232,8 @@ class Ranges:
     seed: int = 0
     targets: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    chosen_for: str = ""
+    tried: dict[str, float] = field(default_factory=dict)
     moved: dict[str, float] = field(default_factory=dict)
     histograms: dict[str, Histogram] = field(default_factory=dict)
     early: dict[str, Histogram] = field(default_factory=dict)
@@ -236,6 +243,40 @@ class Ranges:
     def sizes(self) -> dict[str, float]:
         """Return the largest magnitude that was seen of each tensor."""
         return {n: max(abs(r.minimum), abs(r.maximum)) for n, r in self.tensors.items()}
+
+    @property
+    def choice(self) -> str:
+        """Why ``auto`` took its method, in a sentence; empty for any other method."""
+        if not self.tried:
+            return ""
+        best, *others = sorted(self.tried, key=lambda name: -self.tried[name])
+        rest = ", ".join(f"{self.tried[name]:.1f} with {name}" for name in others)
+        return (
+            f"ranges by {best}, with which the whole network keeps most in the form for "
+            f"{self.chosen_for}: {self.tried[best]:.1f} dB of signal over noise ({rest})"
+        )
+
+    @property
+    def advice(self) -> str:
+        """How many more samples would settle the ranges, in a sentence; empty where they are.
+
+        What is estimated from n samples is off by about c / sqrt(n). So over the last quarter it
+        moves by c / sqrt(n) times a constant, and by a part of that which is the root of n's.
+        """
+        moved = sorted(self.moved.values())
+        median = moved[len(moved) // 2] if moved else 0.0
+        if median <= SETTLED:
+            return ""
+        wanted = math.ceil(self.images * (median / SETTLED) ** 2)
+        if wanted > _MANY * self.images:
+            more = f"more than {_MANY} times as many samples"
+        else:
+            more = f"about {_rounded(wanted - self.images)} more samples"
+        return (
+            f"the ranges are not settled: half of them still moved by more than {median:.1%} over "
+            f"the last quarter of the {self.images} samples; {more} would bring that to "
+            f"{SETTLED:.0%}"
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -367,10 +408,21 @@ class Ranges:
 
 FORMAT = "onnxgraft.ranges/1"
 BY_HAND = "by hand"
+# Ranges are settled where the last quarter of the samples moves half of them by less: INT8 has 127
+# steps of 0.8 %.
+SETTLED = 0.01
+# More samples than so many times those that there are is no number to tell.
+_MANY = 20
 _PLAIN = (
     "method", "images", "model", "preprocess", "data", "seed", "targets", "samples", "skipped",
-    "notes", "moved", "sites",
+    "notes", "chosen_for", "tried", "moved", "sites",
 )  # fmt: skip
+
+
+def _rounded(number: int) -> int:
+    """Return a count with two digits that mean something, rounded up."""
+    unit = int(10 ** max(len(str(number)) - 2, 0))
+    return -(-number // unit) * unit
 
 
 def _beside(target: Path) -> Path:

@@ -1,0 +1,61 @@
+"""`auto`: the method that chooses all ranges is the one with which the whole network loses least.
+
+Each method chooses from what the first three quarters of the samples showed; the network then runs
+on samples of the last quarter, in the form of the target. The best one chooses from all samples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Literal
+
+from onnxgraft.data.ranges import BY_HAND, Ranges
+from onnxgraft.data.samples import Samples
+from onnxgraft.graph.model import Model
+from onnxgraft.progress import track
+from onnxgraft.stages.quantize.improve.whole import Judge, held_out
+from onnxgraft.stages.quantize.measure.calibrate import rechoose
+from onnxgraft.stages.quantize.measure.thresholds import METHODS, Method
+from onnxgraft.stages.quantize.place.placement import Placement, placement
+from onnxgraft.stages.quantize.place.ready import ready
+
+__all__ = ["AUTO", "Choice", "most_chosen", "settle"]
+
+AUTO: Literal["auto"] = "auto"
+# A method by name, or the best one.
+Choice = Method | Literal["auto"]
+
+
+def settle(model: Model, ranges: Ranges, samples: Samples, target: str | Placement) -> Ranges:
+    """Return the ranges by the method with which the network loses least, and why.
+
+    Args:
+        model: The float graph that ``ranges`` was measured on.
+        ranges: With histograms.
+        samples: Of which they were measured, in the same order.
+        target: In whose form the network is judged.
+    """
+    table = placement(target) if isinstance(target, str) else target
+    model = ready(model)
+    _, kept = held_out(samples, ranges.skipped)
+    early = replace(ranges, histograms=ranges.early) if ranges.early else ranges
+    judge = Judge(model, kept, table)
+    found = {
+        method: judge.noise(model, rechoose(early, method)).mean
+        for method in track(METHODS, "trying ranges", len(METHODS))
+    }
+    chosen = rechoose(ranges, min(found, key=lambda method: found[method]))
+    reason = f"best for the whole network in the form for {table.target}"
+    tensors = {
+        name: value if value.origin == BY_HAND else replace(value, reason=reason)
+        for name, value in chosen.tensors.items()
+    }
+    tried: dict[str, float] = {method: round(-noise, 2) for method, noise in found.items()}
+    return replace(chosen, tensors=tensors, method=AUTO, chosen_for=table.target, tried=tried)
+
+
+def most_chosen(ranges: Ranges) -> Method:
+    """Return the method by which most of the ranges were chosen."""
+    counted = Counter(value.origin for value in ranges.tensors.values())
+    return max(METHODS, key=lambda method: counted[method])

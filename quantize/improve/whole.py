@@ -1,0 +1,155 @@
+"""What the whole network loses in INT8: the exact reference's answers beside the float graph's.
+
+A choice that is right for one layer may be wrong for the network. So what was chosen is run, on
+calibration samples that had no part in the choice: those of the last quarter, which `held_out`
+keeps apart. The noise is in dB, less is better:
+
+    10 log10 (sum of (y - y')^2 / sum of (y - mean y)^2)
+
+for each channel of each output, and then the mean: the coordinates of boxes and the scores beside
+them, or a class that is rare, count alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxgraft.data.ranges import Ranges
+from onnxgraft.data.samples import Samples
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import Array, Outputs
+from onnxgraft.run.exact import exact
+from onnxgraft.stages.quantize.measure.measurer import last_quarter
+from onnxgraft.stages.quantize.place.placement import Placement
+from onnxgraft.stages.quantize.place.qdq import Improved, quantize
+
+__all__ = ["Judge", "Noise", "held_out", "spread"]
+
+# So many samples are run, at most.
+SAMPLES = 8
+# Of dB; what is less is no difference.
+_LEAST = 0.05
+# Nothing is below: a graph that computes the same.
+_SILENT = -150.0
+# A channel of fewer values is none.
+_FEWEST = 16
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of one choice, in dB, on each sample; less is better."""
+
+    samples: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean over the samples."""
+        return float(np.mean(self.samples))
+
+    def better_than(self, other: Noise) -> bool:
+        """Tell whether it is less by more than what the few samples leave open."""
+        gains = np.array(other.samples) - self.samples
+        if not np.isfinite(gains).all():
+            return self.mean < other.mean
+        error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        return bool(gains.mean() > max(_LEAST, error))
+
+
+class Judge:
+    """Runs what was chosen for a network, and tells its noise."""
+
+    def __init__(self, model: Model, samples: Samples, table: Placement) -> None:
+        """Run the float graph.
+
+        Args:
+            model: Whose answers are right.
+            samples: On which it is judged.
+            table: Of the target whose form the INT8 graph has.
+        """
+        self._table = table
+        self._samples = samples
+        with exact(model, name="float") as session:
+            self._expected = [session.infer(sample.feeds) for sample in samples]
+
+    def noise(self, model: Model, ranges: Ranges, improved: Improved | None = None) -> Noise:
+        """Return the noise of the INT8 graph.
+
+        Args:
+            model: A float graph that computes what the judge's does.
+            ranges: Of it.
+            improved: What its layers get.
+        """
+        graph, _ = quantize(model, ranges, self._table, improved=improved)
+        with exact(graph, name="INT8") as session:
+            return Noise(
+                tuple(
+                    noise_of(right, session.infer(sample.feeds))
+                    for right, sample in zip(self._expected, self._samples, strict=True)
+                )
+            )
+
+
+def noise_of(expected: Outputs, actual: Outputs) -> float:
+    """Return the noise of one sample's outputs, in dB; where there is no float output, -150."""
+    found = [
+        _noise(right.astype(np.float64), actual[name].astype(np.float64))
+        for name, right in expected.items()
+        if right.dtype.kind == "f" and right.size
+    ]
+    return float(np.mean(found)) if found else _SILENT
+
+
+def _noise(expected: Array, actual: Array) -> float:
+    if expected.shape != actual.shape or not np.isfinite(actual).all():
+        return np.inf
+    rows, others = _channels(expected), _channels(actual)
+    signal = np.square(rows - rows.mean(axis=1, keepdims=True)).sum(axis=1)
+    wrong = np.square(rows - others).sum(axis=1)
+    used = signal > 0
+    if not used.any():  # nothing varies: what it is counts
+        signal, wrong = np.square(rows).sum(keepdims=True), wrong.sum(keepdims=True)
+        used = signal > 0
+        if not used.any():
+            return 0.0 if wrong.any() else _SILENT
+    ratio = np.maximum(wrong[used] / signal[used], 10 ** (_SILENT / 10))
+    return float(np.mean(10 * np.log10(ratio)))
+
+
+def _channels(values: Array) -> Array:
+    """Return (channels, values); the shortest axis is that of the channels, if there is one."""
+    axes = [axis for axis in range(1, values.ndim) if values.shape[axis] > 1]
+    if values.ndim < 3 or not axes:
+        return values.reshape(1, -1)
+    axis = min(axes, key=lambda axis: values.shape[axis])
+    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    return rows if rows.shape[1] >= _FEWEST else values.reshape(1, -1)
+
+
+def held_out(samples: Samples, skipped: Collection[str] = ()) -> tuple[Samples, Samples]:
+    """Return the samples that may be fitted to, and those on which it is judged.
+
+    The last quarter is kept apart; of fewer than four samples none can be, so that both are all.
+
+    Args:
+        samples: Of calibration.
+        skipped: The names of those that can't be used.
+    """
+    if skipped:
+        usable = [i for at, i in enumerate(samples.indices) if samples.name(at) not in skipped]
+        samples = replace(samples, indices=tuple(usable))
+    total = len(samples)
+    first = last_quarter(total)
+    if first == total:
+        return samples, samples
+    fitted = replace(samples, indices=samples.indices[:first])
+    return fitted, spread(replace(samples, indices=samples.indices[first:]), SAMPLES)
+
+
+def spread(samples: Samples, count: int) -> Samples:
+    """Return ``count`` samples from all over: neighbours are often frames of one film."""
+    total = len(samples)
+    chosen = [samples.indices[i * total // count] for i in range(min(count, total))]
+    return replace(samples, indices=tuple(chosen) if total > count else samples.indices)
