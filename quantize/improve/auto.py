@@ -27,7 +27,13 @@ AUTO: Literal["auto"] = "auto"
 Choice = Method | Literal["auto"]
 
 
-def settle(model: Model, ranges: Ranges, samples: Samples, target: str | Placement) -> Ranges:
+def settle(
+    model: Model,
+    ranges: Ranges,
+    samples: Samples,
+    target: str | Placement,
+    judge: Judge | None = None,
+) -> Ranges:
     """Return the ranges by the method with which the network loses least, and why.
 
     Args:
@@ -35,12 +41,12 @@ def settle(model: Model, ranges: Ranges, samples: Samples, target: str | Placeme
         ranges: With histograms.
         samples: Of which they were measured, in the same order.
         target: In whose form the network is judged.
+        judge: Of that network, where there is one already.
     """
     table = placement(target) if isinstance(target, str) else target
     model = ready(model)
-    _, kept = held_out(samples, ranges.skipped)
     early = replace(ranges, histograms=ranges.early) if ranges.early else ranges
-    judge = Judge(model, kept, table)
+    judge = judge or Judge(model, held_out(samples, ranges.skipped)[1], table)
     found = {
         method: judge.noise(model, rechoose(early, method)).mean
         for method in track(METHODS, "trying ranges", len(METHODS))

@@ -23,7 +23,7 @@ factor: s = a.
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -95,16 +95,21 @@ class Group:
             _clip_by_channel(graph, node, factors, len(shapes[node.inputs[0].name]))
 
 
-def equalize(model: Model, samples: Samples) -> tuple[Model, list[str]]:
+def equalize(model: Model, samples: Samples, keep: Collection[str] = ()) -> tuple[Model, list[str]]:
     """Return a model that computes the same with evened channels, and the tensors concerned.
 
     Args:
         model: A float graph.
         samples: Tell how large each channel gets.
+        keep: Tensors whose values stay as they are, such as those that have a range by hand.
     """
     equalized = model.copy()
     shapes = shapes_of(model)
-    groups = scale_groups(equalized.graph, shapes)
+    groups = [
+        group
+        for group in scale_groups(equalized.graph, shapes)
+        if not any(tensor.name in keep for tensor in group.tensors)
+    ]
     if not groups:
         return equalized, []
     largest = _largest(model, [t.name for group in groups for t in group.tensors], samples)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from onnxgraft.data.ranges import Ranges
+from onnxgraft.data.ranges import BY_HAND, Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.model import Model
@@ -121,9 +121,9 @@ def improve(
     judge = Judge(model, kept, table)
     notes = []
     if ranges.method == AUTO and ranges.chosen_for != table.target and ranges.histograms:
-        ranges = settle(model, ranges, samples, table)
+        ranges = settle(model, ranges, samples, table, judge)
         notes.append(ranges.choice)
-    work = _Work(table, fitted, samples, seed)
+    work = _Work(table, fitted, seed)
     best = Prepared(model, ranges)
     least = judge.noise(model, ranges)
     for name in (name for name in IMPROVEMENTS if name in methods):
@@ -131,6 +131,10 @@ def improve(
         if found is best:
             continue  # it found nothing to do
         noise = judge.noise(found.model, found.ranges, found.improved)
+        if noise.better_than(least) and found.model is not best.model:
+            # Whether it is worth while a few samples tell; what is used is measured on all.
+            found = replace(found, ranges=_again(found.model, best.ranges, samples))
+            noise = judge.noise(found.model, found.ranges, found.improved)
         before, after = (f"{-value.mean:.1f} dB" for value in (least, noise))
         if noise.better_than(least):
             best, least = replace(found, methods=(*best.methods, name)), noise
@@ -149,13 +153,11 @@ class _Work:
     Attributes:
         table: Of the target.
         fitted: Samples that a method may fit to.
-        samples: All of calibration.
         seed: Chooses positions in them.
     """
 
     table: Placement
     fitted: Samples
-    samples: Samples
     seed: int
     _observed: tuple[Model, dict[str, Product]] | None = None
 
@@ -173,11 +175,24 @@ class _Work:
 
 
 def _equalize(work: _Work, state: Prepared) -> tuple[Prepared, str]:
-    model, done = equalize(state.model, spread(work.fitted, CHANNEL_SAMPLES))
+    keep = _by_hand(state.ranges)
+    model, done = equalize(state.model, spread(work.fitted, CHANNEL_SAMPLES), keep)
     if not done:
         return state, ""
-    ranges = calibrate(model, work.samples, most_chosen(state.ranges))
+    ranges = _again(model, state.ranges, work.few)
     return replace(state, model=model, ranges=ranges), f"channels of {len(done)} tensors equalized"
+
+
+def _again(model: Model, ranges: Ranges, samples: Samples) -> Ranges:
+    """Return the ranges of a model that computes what that of ``ranges`` does, chosen likewise."""
+    found = calibrate(
+        model, samples, most_chosen(ranges), targets=ranges.targets, skip_bad=bool(ranges.skipped)
+    )
+    return found.with_overrides(_by_hand(ranges), ranges.file)
+
+
+def _by_hand(ranges: Ranges) -> dict[str, tuple[float, float]]:
+    return {n: (v.low, v.high) for n, v in ranges.tensors.items() if v.origin == BY_HAND}
 
 
 def _activations(work: _Work, state: Prepared) -> tuple[Prepared, str]:

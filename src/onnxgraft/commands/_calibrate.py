@@ -135,7 +135,8 @@ def calibrate(
         checkpoint = None if out is None else stage.Checkpoint(f"{out}.partial", resume=resume)
         chosen = measured(
             graph, samples, method, tensors="all" if cache_out else "targets",
-            targets=names(target), per_channel=names(per_channel),
+            form=next(iter(names(target)), "tensorrt"), targets=names(target),
+            per_channel=names(per_channel),
             workers=workers or (0 if ray else 1), ray=ray, skip_bad=skip_bad, checkpoint=checkpoint,
         )  # fmt: skip
         both = [] if others is None else overlap(chosen.samples, others)
@@ -157,22 +158,23 @@ def calibrate(
     return result
 
 
-def measured(graph: Model, samples: Samples, method: Choice, **how: Any) -> Ranges:
+def measured(
+    graph: Model, samples: Samples, method: Choice, form: str = "tensorrt", **how: Any
+) -> Ranges:
     """Return the ranges of `stage.calibrate`, by the best method where that is ``auto``.
 
     Args:
         graph: A float graph.
         samples: What the network will meet.
         method: How ranges are chosen.
-        how: The other arguments of `stage.calibrate`. With ``auto`` the network is judged in the
-            form of the first of the ``targets``, or in TensorRT's.
+        form: The target in whose form ``auto`` judges the network.
+        how: The other arguments of `stage.calibrate`.
     """
     if method != stage.AUTO:
         return stage.calibrate(graph, samples, method, **how)
     ranges = stage.calibrate(graph, samples, **how)
-    target = next(iter(how.get("targets", ())), "tensorrt")
     try:
-        return stage.settle(graph, ranges, samples, target)
+        return stage.settle(graph, ranges, samples, form)
     except NotSupportedError as error:  # a cache can be written all the same
         note = f"ranges by {ranges.method}: the methods can't be compared, {error}"
         return replace(ranges, notes=[*ranges.notes, note])

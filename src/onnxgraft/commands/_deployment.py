@@ -192,7 +192,9 @@ class _Deployment:
 
         # The graph may have another layout than the original (io_layout).
         fitting = calibration.fed_to(cleaned.inputs)
-        ranges = measured(cleaned, fitting, recipe.calibrate.method)
+        ranges = measured(
+            cleaned, fitting, recipe.calibrate.method, next(iter(recipe.targets), "tensorrt")
+        )
         report.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
         ranges.save(self._path("ranges.json", "ranges"))
         self.evidence = evidence(
