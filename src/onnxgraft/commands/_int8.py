@@ -93,6 +93,7 @@ class Int8Graph:
         notes: Sentences that the user should read.
         state: The search's file, to be removed when the model is saved.
         ranges: That the INT8 layers were made with.
+        improved: The methods that made it lose less.
     """
 
     model: Model
@@ -103,6 +104,7 @@ class Int8Graph:
     notes: list[str] = field(default_factory=list)
     state: Path | None = None
     ranges: Ranges | None = None
+    improved: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -160,7 +162,7 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
         "target": table.target,
         "int8": len(done.report.layers),
         "float": options.floats,
-        "improved": list(options.improvements),
+        "improved": list(done.improved),
     })
     return done
 
@@ -195,4 +197,7 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
     )  # fmt: skip
     notes += report.notes
     state = None if options.state is None or search is None else Path(options.state)
-    return Int8Graph(graph, report, search, notes=notes, state=state, ranges=prepared.ranges)
+    return Int8Graph(
+        graph, report, search, notes=notes, state=state, ranges=prepared.ranges,
+        improved=prepared.methods,
+    )  # fmt: skip
