@@ -140,8 +140,10 @@ def improve(
             best, least = replace(found, methods=(*best.methods, name)), noise
             notes.append(f"{done}: {before} of signal over noise became {after}")
         else:
+            gain = ", no sure gain," if noise.mean < least.mean else ""
             notes.append(
-                f"{name} was taken back: signal over noise is {after} with it and {before} without"
+                f"{name} was taken back: signal over noise is {after} with it{gain} and {before} "
+                "without"
             )
     return replace(best, notes=tuple(notes))
 
