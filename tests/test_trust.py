@@ -32,7 +32,7 @@ from onnxgraft.stages.engine.passport import read_passport
 from onnxgraft.stages.quantize import read_cache
 from onnxgraft.stages.validate.polygraphy import Recorded
 from tests import hostile
-from tests.conftest import ROOT, Cli, model_of, once
+from tests.conftest import ROOT, Cli, model_of, once, only_ci
 
 # What is refused takes less: TensorFlow alone is half a gigabyte.
 MOST_KILOBYTES = 2_000_000
@@ -379,6 +379,7 @@ def test_a_deployment_needs_no_network_and_writes_where_it_was_told(work: Path) 
     assert not {p for p in others if not str(p).startswith(f"{scratch}/onnxgraft.")}
 
 
+@only_ci
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_no_library_opens_a_socket_to_another_machine(work: Path) -> None:
     # Native code is seen by the system alone. onnxruntime would send events to its makers by

@@ -93,13 +93,22 @@ class Judge:
 
 
 def noise_of(expected: Outputs, actual: Outputs) -> float:
-    """Return the noise of one sample's outputs, in dB; where there is no float output, -150."""
+    """Return the noise of one sample's outputs, in dB; without any output, -150.
+
+    Of integers, such as classes, the share that differs counts, and only where nothing is a float.
+    """
     found = [
         _noise(right.astype(np.float64), actual[name].astype(np.float64))
         for name, right in expected.items()
         if right.dtype.kind == "f" and right.size
-    ]
+    ] or [_differing(right, actual[name]) for name, right in expected.items() if right.size]
     return float(np.mean(found)) if found else _SILENT
+
+
+def _differing(expected: Array, actual: Array) -> float:
+    if expected.shape != actual.shape:
+        return 0.0
+    return float(10 * np.log10(max(np.mean(expected != actual), 10 ** (_SILENT / 10))))
 
 
 def _noise(expected: Array, actual: Array) -> float:

@@ -12,7 +12,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate.report import Report
-from tests.conftest import CI, ONLY_CI, Cli
+from tests.conftest import Cli, only_ci
 
 CROP = Preprocess(crop=(4, 0, 352, 480), mean=(109.56690979, 107.69937134, 104.42664337))
 
@@ -64,7 +64,7 @@ def test_it_agrees_with_opencv(files: tuple[Path, Path], clean: Path, shared: Pa
     assert onnxruntime.outputs[0].agreement > 0.9999
 
 
-@pytest.mark.skipif(not CI, reason=ONLY_CI)
+@only_ci
 def test_it_has_the_published_accuracy(files: tuple[Path, Path], clean: Path, shared: Path) -> None:
     for row in validated(files, clean, shared, None).candidates:
         assert row.metrics["class mIoU"] == pytest.approx(72.83, abs=0.05)

@@ -35,7 +35,7 @@ from onnxgraft.stages import engine
 from onnxgraft.stages.engine.options import BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport, passport_json, read_passport
 from onnxgraft.targets.cpu import find_cpu, this_cpu
-from tests.conftest import CI, ONLY_CI, ROOT, Cli, model_of
+from tests.conftest import ROOT, Cli, model_of, only_ci
 
 openvino = pytest.mark.skipif(not engine.runs_here("openvino"), reason="OpenVINO is not installed")
 
@@ -188,7 +188,7 @@ def test_onnxruntime_s_engine_is_right_on_this_cpu(tmp_path: Path) -> None:
     assert bool(passport.notes) is not this_cpu().wide_sums
 
 
-@pytest.mark.skipif(not CI, reason=ONLY_CI)
+@only_ci
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="qemu-x86_64 is not installed")
 def test_onnxruntime_s_engine_is_right_where_there_is_no_vnni(tmp_path: Path) -> None:
     """A Haswell, emulated: what its kernels say is not what the graph says, at first."""

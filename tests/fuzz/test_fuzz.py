@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CI, ROOT, once
+from tests.conftest import ROOT, once, only_ci
 from tests.fuzz.readers import READERS
 
 # For each reader.
-SECONDS, RUNS = (2, 2000) if CI else (1, 500)
+SECONDS, RUNS = 2, 2000
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None,
@@ -42,6 +42,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return once(tmp_path_factory, "fuzzed", make)
 
 
+@only_ci
 @pytest.mark.parametrize("reader", READERS)
 def test_nothing_new_breaks_a_reader(reader: str, fuzzed: Path) -> None:
     log = (fuzzed / f"{reader}.log").read_text(errors="replace")

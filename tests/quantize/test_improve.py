@@ -303,7 +303,18 @@ def test_what_is_the_same_has_no_noise_and_what_is_not_a_number_any() -> None:
     assert noise_of(right, right) == -150
     assert noise_of(right, {"y": np.full((1, 2, 20), np.nan, np.float32)}) == math.inf
     assert noise_of({"y": np.zeros((1, 3), np.float32)}, {"y": np.ones((1, 3), np.float32)}) == 0
-    assert noise_of({"k": np.ones(3, np.int64)}, {"k": np.zeros(3, np.int64)}) == -150
+    assert noise_of({}, {}) == -150
+
+
+def test_of_classes_the_share_that_differs_is_the_noise() -> None:
+    right, wrong = np.arange(10), np.arange(10)
+    wrong[3] = 0
+    assert noise_of({"k": right}, {"k": wrong}) == pytest.approx(-10)
+    assert noise_of({"k": right}, {"k": right}) == -150
+    assert noise_of({"k": right}, {"k": right[:4]}) == 0
+    # Beside scores it does not count.
+    scores = np.linspace(0, 1, 40, dtype=np.float32)
+    assert noise_of({"k": right, "y": scores}, {"k": wrong, "y": scores}) == -150
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.run import workers
 from onnxgraft.stages.quantize import Checkpoint, calibrate
 from onnxgraft.stages.quantize.measure.measurer import Job, Measurer, Shard, Tally, shards_of
-from tests.conftest import model_of
+from tests.conftest import model_of, only_ci
 from tests.quantize.test_calibration import NETWORK, constants, images, samples_of
 
 SITES = ("image", "small", "seen2")
@@ -128,6 +128,7 @@ def test_a_process_that_dies_is_told(
         calibrate(model, samples, workers=2)
 
 
+@only_ci
 def test_a_ray_cluster_gives_the_same_though_it_loses_a_worker(
     model: Model, samples: Samples, monkeypatch: pytest.MonkeyPatch, ray: Any
 ) -> None:

@@ -17,7 +17,7 @@ from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.validate import Candidate, make_metric, measure, rows
 from onnxgraft.stages.validate.report import CandidateRow
-from tests.conftest import model_of
+from tests.conftest import model_of, only_ci
 
 NET = """
     net (float[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y)
@@ -72,6 +72,7 @@ def test_any_number_of_workers_gives_the_same_bits(
     assert run(models, tmp_path, workers) == alone
 
 
+@only_ci
 def test_a_ray_cluster_gives_the_same_bits(
     models: tuple[str, str, Samples], tmp_path: Path, ray: Any
 ) -> None:
