@@ -8,11 +8,12 @@ Layer after layer in the graph's order, each with those before it corrected alre
 Where a range clips a few large values, most of the mean is theirs, and taking it off everywhere
 would spoil what was right; so the mean of the middle 80 % of the errors is asked too, and the
 smaller of the two counts where they agree in sign. Any value between 0 and the mean lessens the
-squared error.
+squared error. Before a Relu only what passes it counts, on either side.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -55,11 +56,30 @@ def corrections(
         for node in layers
         if is_op(node, *_WITH_BIAS) and node.outputs[0].name in known
     }
+    rectified = {node.name: _is_rectified(node.outputs[0]) for node in layers}
     expected = _outputs(model, list(outputs.values()), samples)
     found: dict[str, Array] = {}
     for name, output in track(outputs.items(), "correcting biases", len(outputs)):
         actual = _outputs(quantized(found), [output], samples)
-        found[name] = _agreed_mean(expected[output] - actual[output])
+        if rectified[name]:
+            found[name] = _active_mean(expected[output], actual[output])
+        else:
+            found[name] = _agreed_mean(expected[output] - actual[output])
+    return found
+
+
+def _is_rectified(tensor: gs.Tensor) -> bool:
+    """Tell whether only what is positive of a tensor is read."""
+    return bool(tensor.outputs) and all(is_op(node, "Relu") for node in tensor.outputs)
+
+
+def _active_mean(expected: Array, actual: Array) -> Array:
+    """Return `_agreed_mean` of the errors of each row where either value is positive."""
+    found = np.zeros(len(expected))
+    for row, (right, wrong) in enumerate(zip(expected, actual, strict=True)):
+        active = (right > 0) | (wrong > 0)
+        if active.any():
+            found[row] = _agreed_mean((right - wrong)[np.newaxis, active])[0]
     return found
 
 
@@ -70,9 +90,15 @@ def _outputs(model: Model, names: Sequence[str], samples: Samples) -> dict[str, 
         for sample in samples:
             for name, value in session.infer(sample.feeds).items():
                 channels = np.moveaxis(value, 1, 0).reshape(value.shape[1], -1)
-                step = max(1, channels.shape[1] // _POSITIONS)
-                found[name].append(np.ascontiguousarray(channels[:, ::step]))
+                found[name].append(channels[:, _positions(channels.shape[1])])
     return {name: np.concatenate(values, axis=1) for name, values in found.items()}
+
+
+@functools.cache
+def _positions(total: int) -> Array:
+    """Return positions from all over a tensor, always the same: a stride may meet edges alone."""
+    rng = np.random.default_rng(total)
+    return rng.choice(total, _POSITIONS, replace=False) if total > _POSITIONS else np.arange(total)
 
 
 def _agreed_mean(errors: Array) -> Array:

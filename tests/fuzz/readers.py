@@ -74,12 +74,14 @@ class Reader:
         read: Gets its path.
         write: Makes the files of an input: the bytes themselves if None.
         writes: Whether it may write into the folder ``out`` beside the file.
+        load: Imports what its library does at first use, which is no deed of an input.
     """
 
     file: str
     read: Callable[[Path], object]
     write: Callable[[Path, bytes], None] | None = None
     writes: bool = False
+    load: Callable[[], object] | None = None
 
 
 def outcome(name: str, data: bytes, folder: Path) -> str:
@@ -96,6 +98,8 @@ def outcome(name: str, data: bytes, folder: Path) -> str:
     reader = READERS[name]
     path = folder / reader.file
     (reader.write or Path.write_bytes)(path, data)
+    if reader.load is not None:
+        reader.load()
     before = _tree(folder)
     start = time.process_time()
     try:
@@ -339,6 +343,12 @@ def _classes(path: Path) -> None:
     find_classes(str(path))
 
 
+def _load_polygraphy() -> None:
+    from polygraphy.json import to_json
+
+    to_json([])  # takes PyTorch along, where that is installed
+
+
 def _polygraphy(path: Path) -> None:
     errors = []
     for read in (read_inputs, Recorded):
@@ -383,5 +393,5 @@ READERS: dict[str, Reader] = {
     "labels": Reader("labels.json", read_labels),
     "classes": Reader("classes.json", _classes),
     "placement": Reader("table.toml", lambda path: read_placement(path, "tensorrt")),
-    "polygraphy": Reader("run.json", _polygraphy),
+    "polygraphy": Reader("run.json", _polygraphy, load=_load_polygraphy),
 }

@@ -83,6 +83,7 @@ NODE_DEF = "looks at TensorFlow's NodeDefs, whose operators have no domain"
 # What may look at an attribute that is called `op`: files, or functions and classes in them.
 ELSEWHERE = {
     "convert/inspection.py:inspect_graphdef": NODE_DEF,
+    "convert/pytorch/": "PyTorch's own operators",
     "convert/tensorflow/loops/frames.py": NODE_DEF,
     "convert/tensorflow/loops/loops.py": NODE_DEF,
     "convert/tensorflow/lower/lowering.py:_suspects": NODE_DEF,

@@ -106,7 +106,7 @@ def test_a_program_begins_at_a_module_that_is_named(programs: Path) -> None:
 
 
 def test_a_module_that_is_not_there_is_named(programs: Path) -> None:
-    with pytest.raises(InputError, match=r"'layer1\.9'; did you mean layer1\.1"):
+    with pytest.raises(InputError, match=r"'layer1\.9'; did you mean layer1\."):
         convert(programs / "net.pt2", outputs="layer1.9")
 
 
