@@ -14,6 +14,7 @@ from onnxgraft.files.trust import Trust
 from onnxgraft.graph.cut import extract
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensor_option import TensorOption, parse_tensors, parse_values
+from onnxgraft.graph.wants import Wants, wants_of
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
 from onnxgraft.run.raising import raised
@@ -194,6 +195,20 @@ class Original:
         from onnxgraft.stages.convert.tensorflow.running import TensorFlow
 
         return TensorFlow(self._frozen, frugal=frugal)
+
+    def wants(self, running: Engine) -> Wants:
+        """Return what the network says of its inputs, where that can be read.
+
+        Args:
+            running: What `run` returned.
+        """
+        if self.framework == "onnx":
+            return wants_of(extract(self._onnx, *self._ends).graph)
+        if self.framework == "tensorflow":
+            from onnxgraft.stages.convert.tensorflow.running import TensorFlow
+
+            return running.wants() if isinstance(running, TensorFlow) else Wants()
+        return Wants()
 
     def inspect(self) -> Inspection:
         """Return what the file holds: inputs, outputs, operators, and what stands in the way."""

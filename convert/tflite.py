@@ -90,10 +90,11 @@ class TfLite(Resource):
         for entry in self._inputs:
             self._interpreter.resize_tensor_input(entry["index"], checked[entry["name"]].shape)
         try:
-            self._interpreter.allocate_tensors()
-            for entry in self._inputs:
-                self._interpreter.set_tensor(entry["index"], checked[entry["name"]])
-            self._interpreter.invoke()
+            with quiet():  # it tells of its delegates
+                self._interpreter.allocate_tensors()
+                for entry in self._inputs:
+                    self._interpreter.set_tensor(entry["index"], checked[entry["name"]])
+                self._interpreter.invoke()
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"TensorFlow can't run the model: {error}") from error
         return {

@@ -87,9 +87,10 @@ class OpenCvDnn(Resource):
         """Return what layers make, by the name that each has in ``makers``."""
         checked = check_feeds(self.name, self.inputs, feeds)
         try:
-            for name, value in checked.items():
-                net.setInput(value, name)
-            values = net.forward(list(makers.values()))
+            with quiet():  # it writes its errors to standard error too
+                for name, value in checked.items():
+                    net.setInput(value, name)
+                values = net.forward(list(makers.values()))
         except self._error as error:
             raise NotSupportedError(f"OpenCV can't run the net ({error.err})") from error
         return {name: np.array(v) for name, v in zip(makers, values, strict=True)}

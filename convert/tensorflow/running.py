@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxgraft.errors import ModelError
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
+from onnxgraft.graph.wants import Wants
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
@@ -101,6 +102,12 @@ class TensorFlow(Resource):
         """Return those of ``tensors`` that the graph has, by name."""
         known = [name for name in tensors if self._has(name)]
         return dict(zip(known, self._run(known, feeds), strict=True))
+
+    def wants(self) -> Wants:
+        """Return what the graph says of its inputs."""
+        from onnxgraft.stages.convert.tensorflow.wants import wants_of_tensorflow
+
+        return wants_of_tensorflow(self._session.graph, self._feeds)
 
     def _has(self, tensor: str) -> bool:
         try:

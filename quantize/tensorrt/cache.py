@@ -20,6 +20,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import onnx_graphsurgeon as gs
 
@@ -256,7 +257,15 @@ def parser_tensors(model: Model) -> dict[str, str] | None:
         import tensorrt as trt
     except ImportError:
         return None
-    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+
+    class Silent(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            """Print nothing: that the parser takes the graph or not is all that is asked."""
+
+    logger = Silent()
     network = trt.Builder(logger).create_network(0)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.to_onnx().SerializeToString()):

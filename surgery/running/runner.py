@@ -267,6 +267,7 @@ class _Operation:
             self.report.verdicts = self.verifier.verdicts()
             if not self.history.changes:
                 self._not_verified("nothing was changed")
+            self.report.notes += self.verifier.notes
             for name in self.verifier.still:
                 self.report.notes.append(
                     f"{name} hardly moves on any of the random samples that were tried: what is "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,15 @@ import onnx
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.onnx_file import fed
-from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
-from onnxgraft.run.feeds import MANNERS, PLAIN, Manner, all_move, lively, random_feeds
+from onnxgraft.graph.tensors import Array, Feeds, Outputs
+from onnxgraft.graph.wants import wants_of
+from onnxgraft.run.feeds import MANNERS, all_move, lively
 from onnxgraft.run.noise import moved, noise_floors
 from onnxgraft.run.saturation import before, ends, unresolved
 from onnxgraft.run.selections import Chosen, Selector
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import REWRITE_TIES
+from onnxgraft.run.trial import Trial
 from onnxgraft.run.verdicts import Verdict, hold
 
 __all__ = ["MOST_BYTES", "MOST_SECONDS", "Verifier"]
@@ -31,9 +32,6 @@ MOST_SECONDS = 60.0
 
 # How what is before an output's last operator is named.
 _BEFORE = "what is before the last operator of "
-# Free dimensions other than the batch, tried until the original runs: a network that halves its
-# image five times needs more than 8 rows.
-_SIZES = (8, 64, 224)
 
 
 class Verifier:
@@ -48,6 +46,7 @@ class Verifier:
         runs: How many times onnxruntime ran a graph.
         seconds: How long building and running took.
         still: The outputs that hardly move on any sample that was tried.
+        notes: In which sizes the model was run, where these are not the usual ones.
     """
 
     def __init__(self, model: Model) -> None:
@@ -55,7 +54,9 @@ class Verifier:
         self.runs = 0
         self.seconds = 0.0
         self.still: list[str] = []
+        self.notes: list[str] = []
         self._model = model
+        self._loaded = False
         self._ends = ends(model)
         self._feeds: list[dict[str, Array]] = []
         self._first: list[Outputs] = []
@@ -77,19 +78,13 @@ class Verifier:
         if self._first:
             return
         start = time.perf_counter()
-        specs = self._model.inputs
-        free = any(spec.shape and isinstance(spec.shape[0], str) for spec in specs)
-        batches = (1, 2) if free else (1,)
-        symbols = {dim for spec in specs for dim in spec.shape[1:] if isinstance(dim, str)}
-        sizes = _SIZES if symbols else _SIZES[:1]
-        for size in sizes:
-            self._feeds = [_feeds(specs, batch, size) for batch in batches]
-            try:
-                self._first = self._run(self._model)
-                break
-            except InputError:
-                if size == sizes[-1]:
-                    raise
+        trial = Trial(self._model.inputs, wants_of(self._model.graph))
+        try:
+            self._first = trial.begin(self._try)
+        except _RefusedError as error:
+            raise error.reason from error
+        self._feeds = [trial.feeds(setting) for setting in trial.settings]
+        self.notes = trial.notes
         self.seconds = time.perf_counter() - start
         if most_seconds is not None and 2 * self.seconds > most_seconds:
             raise InputError(
@@ -97,15 +92,27 @@ class Verifier:
                 f"up to {most_seconds:.0f} s (--verify does it anyway)"
             )
         if most_seconds is None or 2 * len(MANNERS) * self.seconds < most_seconds:
-            self._enliven(specs, batches, size)
+            self._enliven(trial)
             self.seconds = time.perf_counter() - start
         self._now = self._next = self._first
 
-    def _enliven(self, specs: Sequence[TensorSpec], batches: Sequence[int], size: int) -> None:
+    def _try(self, samples: Sequence[Feeds]) -> list[Outputs]:
+        """Run the model; no other samples are tried of what onnxruntime does not even load."""
+        try:
+            return self._run(self._model, samples)
+        except InputError as error:
+            if not self._loaded:
+                raise _RefusedError(error) from error
+            raise
+
+    def _enliven(self, trial: Trial) -> None:
         """Take other samples too where an output does not move on plain ones."""
         if all_move(self._first, self._ends):
             return
-        tried = {manner: [_feeds(specs, n, size, manner) for n in batches] for manner in MANNERS}
+        tried = {
+            manner: [trial.feeds(setting, manner) for setting in trial.settings]
+            for manner in MANNERS
+        }
         feeds = [feed for drawn in tried.values() for feed in drawn]
         try:
             found = iter(self._run(self._model, feeds))
@@ -194,7 +201,7 @@ class Verifier:
                 ]
         return self._chosen
 
-    def _run(self, model: Model, feeds: Sequence[dict[str, Array]] | None = None) -> list[Outputs]:
+    def _run(self, model: Model, feeds: Sequence[Feeds] | None = None) -> list[Outputs]:
         feeds = self._feeds if feeds is None else feeds
         light, weights = model.without_weights()
         inner = before(model) if self._looks_before else {}
@@ -223,7 +230,7 @@ class Verifier:
         light: onnx.ModelProto,
         weights: dict[str, Array],
         inputs: dict[str, Array],
-        samples: Sequence[dict[str, Array]],
+        samples: Sequence[Feeds],
         *,
         optimize: bool = False,
     ) -> list[Outputs]:
@@ -235,13 +242,22 @@ class Verifier:
             optimize=optimize,
             configure=_light,
         ) as session:
+            self._loaded = True
             found = []
             known = {spec.name for spec in session.inputs}
             for feeds in samples:
-                given = {n: v for n, v in (feeds | inputs).items() if n in known}
+                given = {n: v for n, v in {**feeds, **inputs}.items() if n in known}
                 found.append(session.infer(given))
                 self.runs += 1
             return found
+
+
+class _RefusedError(Exception):
+    """onnxruntime refuses the graph itself, whatever it is fed."""
+
+    def __init__(self, reason: InputError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 def _light(options: Any) -> None:
@@ -253,25 +269,6 @@ def _light(options: Any) -> None:
     options.enable_mem_pattern = False
     # Threads that wait sleep: beside other work spinning doubles the time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-
-
-def _feeds(
-    specs: Sequence[TensorSpec], batch: int, size: int, manner: Manner = PLAIN
-) -> dict[str, Array]:
-    """Return random feeds; a dimension of one name has one size wherever it stands."""
-    first = {s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)}
-    sized = [
-        replace(
-            spec,
-            shape=tuple(
-                dim if isinstance(dim, int)
-                else batch if axis == 0 or (dim in first and dim != "?") else size
-                for axis, dim in enumerate(spec.shape)
-            ),
-        )
-        for spec in specs
-    ]  # fmt: skip
-    return random_feeds(sized, batch, manner=manner)
 
 
 def _comparable(expected: Outputs, actual: Outputs) -> tuple[Outputs, Outputs]:

@@ -121,6 +121,11 @@ def test_a_keras_file_keeps_its_names_and_their_order(files: Path, name: str) ->
     )
 
 
+def test_reading_a_keras_file_writes_nothing_to_standard_error(files: Path, process: Cli) -> None:
+    done = process("inspect", files / "line.keras")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_sequential_model_is_named_by_its_last_layer(files: Path) -> None:
     inputs, outputs = ends(converted(files / "line.keras"))
     assert inputs == ["input_layer (N, 8) float32"] or inputs[0].endswith("(N, 8) float32")

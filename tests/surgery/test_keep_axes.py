@@ -80,3 +80,12 @@ def test_what_is_no_such_axis_stays(case: str) -> None:
     after, report = clean(before, PASS)
     assert after.operators() == before.operators()
     assert untouched(report, PASS)
+
+
+def test_a_single_number_that_gets_an_axis_is_left_alone() -> None:
+    axes = {"axis": np.array([0])}
+    before = model_of(
+        "agraph (float x) => (float[1] y) { n = Neg(x)  y = Unsqueeze(n, axis) }", axes
+    )
+    _, report = clean(before, PASS)
+    assert untouched(report, PASS)

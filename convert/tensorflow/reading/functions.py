@@ -170,7 +170,8 @@ def read_keras(
     if not config.version.startswith("3."):
         graph_def, public = freeze_keras2(file, runs)
         return prepare(source, graph_def, cut, public)
-    with optional("Reading a Keras model", "tensorflow"):
+    tensorflow()  # sets it up: Keras would import it, and let it talk
+    with optional("Reading a Keras model", "tensorflow"), quiet():
         import keras
     graph_def, public = freeze_keras(keras, file, runs)
     return prepare(source, graph_def, cut, public)

@@ -71,7 +71,8 @@ def inspection(found: Inspection, console: Console) -> None:
 
 def converted(done: Converted, console: Console) -> None:
     """Print what conversion made, and how it compares with the original."""
-    _notes(console, done.notes, "")
+    for note in done.notes:
+        say(console, f"{'warning' if note in done.warnings else 'note'}: {note}")
     before = "" if done.surgery is None else f", {sum(done.surgery.before.values())} before"
     after = sum(done.model.operators().values())
     say(console, f"{done.out}: {after} nodes{before}")

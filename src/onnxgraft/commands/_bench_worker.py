@@ -13,8 +13,9 @@ from typing import Any
 
 from onnxgraft.commands._opening import open_candidate
 from onnxgraft.errors import InputError, OnnxgraftError
+from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.feeds import fixed_batches, random_feeds
+from onnxgraft.run.feeds import Setting, drawn, fixed_batches
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine import load
 
@@ -35,7 +36,7 @@ def main() -> None:
                 fixed = fixed_batches(engine.inputs)
                 if fixed and message["batch"] not in fixed:
                     raise InputError(f"its inputs have a batch of {fixed[0]}")
-                feeds = random_feeds(engine.inputs, message["batch"])
+                feeds = _feeds(engine, message["batch"])
                 for _ in range(_WARM_UP):
                     engine.infer(feeds)
                 answer: dict[str, object] = {"ready": True}
@@ -53,6 +54,19 @@ def main() -> None:
             answer = {"error": str(error)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _feeds(engine: Engine, batch: int) -> Feeds:
+    """Return feeds that the engine takes; of a built one nobody knows how large its tables are."""
+    for caution in range(1, 4):
+        feeds = drawn(engine.inputs, Setting(batch, caution=caution))
+        try:
+            engine.infer(feeds)
+            break
+        except OnnxgraftError:
+            if caution == 3:
+                raise
+    return feeds
 
 
 def _open(message: dict[str, Any]) -> Engine:

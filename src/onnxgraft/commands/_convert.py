@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnxgraft.commands._opening import Place
-from onnxgraft.errors import ModelError, NotSupportedError
+from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import atomic, check_place
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.half import computes_in_half
@@ -20,12 +20,13 @@ from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.progress import status
 from onnxgraft.run.answers import answers
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.feeds import MANNERS, PLAIN, Manner, all_move, lively, random_feeds
+from onnxgraft.run.feeds import MANNERS, PLAIN, all_move, lively
 from onnxgraft.run.noise import moved, noise_floors
 from onnxgraft.run.saturation import Ends, ends, unresolved
 from onnxgraft.run.selections import Selector
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import FLOAT_TOLERANCE, HALF_TOLERANCE
+from onnxgraft.run.trial import Trial
 from onnxgraft.run.verdicts import Verdict, hold
 from onnxgraft.stages.convert import IoLayout, Original
 from onnxgraft.stages.surgery import SurgeryReport, run
@@ -35,8 +36,10 @@ __all__ = ["Converted", "convert"]
 
 # Feeds, and what the original makes of them.
 Run = tuple[Feeds, Outputs]
-# Sizes that are tried for an image's free dimensions.
-_SIZES = (64, 224)
+# What a free axis of an image begins with.
+_IMAGE = 64
+# How a note begins of what nothing here can run.
+_NOT_COMPARED = "not compared with the original: "
 
 
 @dataclass
@@ -66,6 +69,11 @@ class Converted:
     def passed(self) -> bool:
         """Whether every comparison that was made is within its tolerance."""
         return all(verdict.passed for verdict in self.verdicts)
+
+    @property
+    def warnings(self) -> list[str]:
+        """The notes that say that a comparison was asked for and could not be made."""
+        return [note for note in self.notes if note.startswith(_NOT_COMPARED)]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the model as plain values."""
@@ -114,7 +122,7 @@ def convert(
         freeze_batchnorm: Run batch normalizations that are in training mode with stored statistics.
         trust: Load a Keras file that brings code: True, or the names of what may.
         raw: Stop after conversion, without clean-up.
-        verify: Compare with the original, on seeded samples of batch 1 and 2.
+        verify: Compare with the original, on seeded samples of batch 1 and 2 and of several sizes.
 
     Raises:
         InputError: The model can't be read or converted, or an option does not fit it.
@@ -125,14 +133,14 @@ def convert(
         signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust,
     )  # fmt: skip
     runs: list[Run] = []
-    uncompared: list[str] = []
+    ran: list[str] = []
     if verify:
         # First, and closed again: original and conversion are not held in memory together.
         try:
             with status("running the original"), original.run(frugal=True) as running:
-                runs = _expected(running)
-        except NotSupportedError as error:
-            uncompared.append(f"not compared with the original: {error}")
+                runs, ran = _expected(running, original)
+        except InputError as error:  # what is wrong with the file itself, converting it finds too
+            ran = [f"{_NOT_COMPARED}{error}"]
     with status(f"converting {original.path}"):
         lowered, notes = original.lower(opset, io_layout)
         original.forget()
@@ -140,7 +148,7 @@ def convert(
         skip = ["freeze_training"] if inputs else []
         cleaned, report = (lowered, None) if raw else run(lowered, skip=skip)
     result = Converted(cleaned, report, "" if out is None else str(out), verify)
-    result.notes = [*notes, *uncompared]
+    result.notes = [*notes, *ran]
     if out is None:
         failed = _compare(result, runs, cleaned.to_onnx(), original)
     else:
@@ -154,40 +162,34 @@ def convert(
     return result
 
 
-def _expected(original: Engine) -> list[Run]:
-    """Run the original on seeded feeds of batch 1 and, where the batch is free, 2.
+def _expected(running: Engine, original: Original) -> tuple[list[Run], list[str]]:
+    """Run the original on feeds that it takes, and return them with what there is to say of them.
 
-    Images of a free size are tried larger where they are too small for the network, and numbers of
-    other sizes where an output does not move on plain ones.
+    Where an output does not move on plain numbers, others are tried too.
     """
-    free = any(spec.shape and isinstance(spec.shape[0], str) for spec in original.inputs)
-    batches = (1, 2) if free else (1,)
 
-    def run(manner: Manner) -> list[Run]:
-        feeds = [random_feeds(original.inputs, n, size=size, manner=manner) for n in batches]
+    def run(samples: Sequence[Feeds]) -> list[Outputs]:
         # An engine may write its next answers to where these are.
         return [
-            (feed, {name: np.array(value) for name, value in original.infer(feed).items()})
-            for feed in feeds
+            {name: np.array(value) for name, value in running.infer(feeds).items()}
+            for feeds in samples
         ]
 
-    for size in _SIZES:
-        try:
-            plain = run(PLAIN)
-            break
-        except ModelError:
-            if size == _SIZES[-1]:
-                raise
-    if all_move([outputs for _, outputs in plain]):
-        return plain
-    tried = {PLAIN: plain}
-    for manner in MANNERS[1:]:
-        try:
-            tried[manner] = run(manner)
-        except ModelError:  # there are networks that take no numbers but plain ones
-            continue
-    seen = {manner: [outputs for _, outputs in runs] for manner, runs in tried.items()}
-    return [run for manner in lively(seen)[0] for run in tried[manner]]
+    trial = Trial(running.inputs, original.wants(running), _IMAGE)
+    tried = {PLAIN: trial.begin(run)}
+    chosen = [PLAIN]
+    if not all_move(tried[PLAIN]):
+        for manner in MANNERS[1:]:
+            try:
+                tried[manner] = run([trial.feeds(setting, manner) for setting in trial.settings])
+            except InputError:  # there are networks that take no numbers but plain ones
+                continue
+        chosen = lively(tried)[0]
+    return [
+        (trial.feeds(setting, manner), outputs)
+        for manner in chosen
+        for setting, outputs in zip(trial.settings, tried[manner], strict=True)
+    ], trial.notes
 
 
 def _compare(
@@ -211,7 +213,7 @@ def _compare(
                 found = hold(expected, actual, tolerance, floors=floors)
                 compared.append(((feeds, expected), actual, found))
     except NotSupportedError as error:
-        result.notes.append(f"not compared with the original: {error}")
+        result.notes.append(f"{_NOT_COMPARED}{error}")
     if any(not verdict.passed for _, _, found in compared for verdict in found):
         compared = _held_again(compared, tolerance, limits, original)
     for _, _, found in compared:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +11,17 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import Outputs, TensorSpec
+from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
+from onnxgraft.graph.training import is_training_flag
+from onnxgraft.graph.wants import Wants
 from onnxgraft.run.saturation import Ends, liveliness
 
-__all__ = ["MANNERS", "PLAIN", "Manner", "all_move", "fixed_batches", "lively", "random_feeds"]
+__all__ = [
+    "MANNERS", "PLAIN", "Manner", "Setting", "all_move", "batch_names", "drawn", "fixed_batches",
+    "lively", "random_feeds", "sizes_of",
+]  # fmt: skip
+
+_NOTHING = Wants()
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,30 @@ _MOST = 4
 _LIVELY = 1.0
 
 
+@dataclass(frozen=True)
+class Setting:
+    """The sizes of free axes, and how whole numbers are drawn.
+
+    Attributes:
+        batch: A free first axis, and every axis of its name.
+        image: Other free axes of inputs with four or more axes, as images have.
+        row: Other free axes of inputs with fewer, as sequences have.
+        uneven: Make every other axis longer, so that no two of an image are the same.
+        caution: How whole numbers are drawn: 0 reaches -1 where that is legal, 1 does not go below
+            0, 2 stays at 0 and 1, 3 takes one number alone.
+        flags: What single booleans are that are no training flags.
+        turn: Which number comes first where there is place for few.
+    """
+
+    batch: int = 1
+    image: int = 8
+    row: int = 8
+    uneven: bool = False
+    caution: int = 1
+    flags: bool = False
+    turn: int = 0
+
+
 def random_feeds(
     specs: Sequence[TensorSpec],
     batch: int,
@@ -53,35 +86,192 @@ def random_feeds(
     *,
     size: int = 8,
     manner: Manner = PLAIN,
-) -> dict[str, Any]:
+    wants: Wants = _NOTHING,
+) -> dict[str, Array]:
     """Return seeded normal feeds.
 
     A free first dimension becomes ``batch``, any other ``size`` where there are four or more
-    dimensions, as images have, and 8 where there are fewer, as sequences have. Integers are drawn
-    from 0 to 9, booleans are False.
+    dimensions, as images have, and 8 where there are fewer, as sequences have; equal names get
+    equal sizes. Whole numbers are what ``wants`` says, or 0 to 9; booleans are mixed.
+    """
+    return drawn(specs, Setting(batch, size), seed, manner=manner, wants=wants)
+
+
+def drawn(
+    specs: Sequence[TensorSpec],
+    setting: Setting,
+    seed: int = 0,
+    *,
+    manner: Manner = PLAIN,
+    wants: Wants = _NOTHING,
+) -> dict[str, Array]:
+    """Return seeded feeds in one setting.
+
+    Args:
+        specs: The inputs.
+        setting: Sizes, and how whole numbers are drawn.
+        seed: Of all numbers.
+        manner: How floats are drawn.
+        wants: What the network says of its inputs.
+
+    Raises:
+        InputError: An input has a type of which there are no random numbers, such as strings.
     """
     rng = np.random.default_rng([seed, manner.draw] if manner.draw else seed)
-    feeds: dict[str, Any] = {}
+    whole = _Whole(setting, wants, *sizes_of(specs, setting, wants), seed)
+    feeds: dict[str, Array] = {}
     for spec in specs:
-        other = size if len(spec.shape) > 3 else 8
-        shape = [
-            dim if isinstance(dim, int) else (batch if axis == 0 else other)
-            for axis, dim in enumerate(spec.shape)
-        ]
+        shape = whole.shapes[spec.name]
         try:
             dtype = np.dtype(spec.dtype)
         except TypeError as error:
             raise InputError(f"the input {spec} can't be fed with random numbers") from error
-        if dtype.kind == "f" or dtype.name == "bfloat16":
+        is_float = dtype.kind == "f" or dtype.name == "bfloat16"
+        if dtype.kind not in "iub" and not is_float:
+            raise InputError(f"the input {spec} can't be fed with random numbers")
+        if is_float and spec.name not in wants.indices and not whole.is_mask(spec):
             value = rng.standard_normal(shape)
             if manner.shift:
                 value += manner.shift * rng.standard_normal([*shape[:1], *[1] * len(shape[1:])])
-            feeds[spec.name] = (manner.scale * value).astype(dtype)
-        elif dtype.kind in "iu":
-            feeds[spec.name] = rng.integers(0, 10, shape).astype(dtype)
+            value = manner.scale * value
         else:
-            feeds[spec.name] = np.zeros(shape, dtype)
+            value = whole.draw(spec, dtype, rng)
+        feeds[spec.name] = value.astype(dtype)
     return feeds
+
+
+def sizes_of(
+    specs: Sequence[TensorSpec], setting: Setting, wants: Wants = _NOTHING
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Return the shapes of inputs in a setting, and the sizes of free axes by their names.
+
+    An axis that is called as the sum of others, such as ``past + 1``, gets the sum of their sizes.
+    """
+    batches = batch_names(specs)
+    images = {dim for spec in specs if len(spec.shape) > 3 for dim in spec.shape[1:]} - {"?"}
+    names: dict[str, int] = {}
+    free: dict[tuple[str, int], int] = {}
+    for spec in specs:
+        for axis, dim in enumerate(spec.shape):
+            if isinstance(dim, int):
+                continue
+            batch = dim in batches or (axis, dim) == (0, "?") or _of_state(spec, axis, specs)
+            if batch:
+                size = setting.batch
+            else:
+                size = setting.image if len(spec.shape) > 3 or dim in images else setting.row
+            size = max(size, wants.least.get((spec.name, axis), 1))
+            if setting.uneven and axis % 2 and not batch:
+                size += 32 if size % 32 == 0 else -(-size // 2)
+            free[spec.name, axis] = size
+            if dim != "?":
+                names[dim] = max(size, names.get(dim, 0))
+    for dim in names:
+        terms = [term.strip() for term in dim.split("+")]
+        if len(terms) > 1 and all(term.isdecimal() or term in names for term in terms):
+            names[dim] = sum(int(term) if term.isdecimal() else names[term] for term in terms)
+    shapes = {
+        spec.name: tuple(
+            dim if isinstance(dim, int) else names.get(dim, free[spec.name, axis])
+            for axis, dim in enumerate(spec.shape)
+        )
+        for spec in specs
+    }
+    return shapes, names
+
+
+def batch_names(specs: Sequence[TensorSpec]) -> set[int | str]:
+    """Return how the batch is called: free first axes that are no later axis beside another.
+
+    Of positions (S) beside ids (N, S), S is no batch.
+    """
+    first = {spec.shape[0] for spec in specs if spec.shape}
+    later = {
+        dim for spec in specs if spec.shape and isinstance(spec.shape[0], str)
+        for dim in spec.shape[1:]
+    }  # fmt: skip
+    return {dim for dim in first - later or first if isinstance(dim, str) and dim != "?"}
+
+
+def _of_state(spec: TensorSpec, axis: int, specs: Sequence[TensorSpec]) -> bool:
+    """Tell whether an axis is the batch of a recurrent state, (layers, batch, units)."""
+    shape = spec.shape
+    if axis != 1 or len(shape) != 3 or not isinstance(shape[0], int) or isinstance(shape[2], str):
+        return False
+    others = [other.shape for other in specs if other is not spec and other.shape]
+    shared = shape[1] != "?" and any(shape[1] in other for other in others)
+    return not shared and any(isinstance(other[0], str) for other in others)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Draws whole numbers and masks, which no normal numbers are."""
+
+    setting: Setting
+    wants: Wants
+    shapes: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[str, int]
+    seed: int
+
+    def is_mask(self, spec: TensorSpec) -> bool:
+        """Tell whether an input is used, or called, as a mask."""
+        named = "mask" in spec.name.lower() and np.dtype(spec.dtype).kind in "iu"
+        known = spec.name in self.wants.masks
+        return (known or named) and spec.name not in self.wants.indices
+
+    def draw(self, spec: TensorSpec, dtype: np.dtype[Any], rng: np.random.Generator) -> Array:
+        """Return the values of one input."""
+        shape = self.shapes[spec.name]
+        if dtype.kind == "b" and math.prod(shape) == 1:
+            return np.full(shape, self.setting.flags and not is_training_flag(spec.name))
+        side = np.random.default_rng([self.seed, 1, zlib.crc32(spec.name.encode())])
+        if dtype.kind == "b" or self.is_mask(spec):
+            return _mixed(shape, side)
+        low, high = self._limits(spec.name, dtype, math.prod(shape))
+        value = rng.integers(low, high, shape, endpoint=True)
+        known = spec.name in self.wants.indices
+        edges = list(dict.fromkeys([high, low, max(low, 0)])) if known or low < 0 else []
+        if self.setting.caution == 0 and dtype.kind in "iu":
+            special = self.wants.special.get(spec.name, ())
+            edges = [n for n in special if not known or low <= n <= high] + edges
+        if edges and value.size:
+            begin = self.setting.turn % len(edges)
+            places = side.permutation(value.size)[: len(edges)]
+            value.flat[places] = [*edges[begin:], *edges[:begin]][: len(places)]
+        return value
+
+    def _limits(self, name: str, dtype: np.dtype[Any], count: int) -> tuple[int, int]:
+        """Return the smallest and the largest number that is drawn."""
+        caution = self.setting.caution
+        known = self.wants.indices.get(name, ())
+        if known:
+            low = max(entry.first for entry in known)
+            high = min(entry.last + self.sizes.get(entry.of, 0) for entry in known)
+        else:
+            # A single number is a count more often than an index.
+            low, high = (-1 if count > 1 else 0), 9
+        if dtype.kind in "iu":
+            info = np.iinfo(dtype)
+            low, high = max(low, int(info.min)), min(high, int(info.max))
+        low = max(low, 0) if caution else low
+        if caution > 1:
+            high = min(high, low + 1)
+        if caution > 2:
+            low = high if not known else low
+            high = low
+        return low, max(low, high)
+
+
+def _mixed(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Return a mask with a true and a false in every row, if there is place for both."""
+    keys = rng.random(shape)
+    mask = np.asarray(keys > 0.5)
+    axis = max((axis for axis, size in enumerate(shape) if size > 1), default=None)
+    if axis is None or not mask.size:
+        return np.ones(shape, np.bool_)
+    np.put_along_axis(mask, keys.argmin(axis, keepdims=True), False, axis)
+    np.put_along_axis(mask, keys.argmax(axis, keepdims=True), True, axis)
+    return mask
 
 
 def all_move(runs: Sequence[Outputs], ends: Mapping[str, Ends] | None = None) -> bool:

@@ -10,6 +10,7 @@ twin): a right engine is as far from it as the exact reference is, a wrong one f
     passed  =  same shapes, and
                SQNR(exact, engine) >= 45 dB,  or
                noise(twin, engine) <= (noise(twin, exact) + noise of float layers) * 10^(loss / 10)
+               and noise(exact, engine) < noise(exact, zeros), noise(exact, the best constant)
 
 with noise as power over that of the signal, and a loss of 1 dB and three times the spread of two
 estimates of a power from n numbers, 10 log10(1 + sqrt(4 / n)).
@@ -20,25 +21,35 @@ precision explains.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from onnxgraft.errors import OnnxgraftError
+from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.quantized import float_twin, input_ranges, is_quantized
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
+from onnxgraft.graph.wants import wants_of
 from onnxgraft.run.answers import answers
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
-from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.feeds import batch_names
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.run.tolerances import ENGINE_DECIBELS, ENGINE_LOSS, ENGINE_TOLERANCES, FLOAT_DECIBELS
+from onnxgraft.run.tolerances import (
+    CONSTANT_DECIBELS,
+    ENGINE_DECIBELS,
+    ENGINE_LOSS,
+    ENGINE_TOLERANCES,
+    FLOAT_DECIBELS,
+    NEARER_DECIBELS,
+)
+from onnxgraft.run.trial import Trial
 
 __all__ = ["Proof", "Reference", "trials", "worst"]
 
@@ -103,7 +114,8 @@ class Reference:
         floats: What float layers run in, which explains a difference.
 
     Raises:
-        OnnxgraftError: onnxruntime refuses the graph, or it takes none of the feeds.
+        OnnxgraftError: onnxruntime refuses the graph, or it takes none of the feeds, or there are
+            none.
     """
 
     def __init__(self, model: Model, feeds: Sequence[Feeds], floats: str = "fp32") -> None:
@@ -119,8 +131,8 @@ class Reference:
                     self.feeds.append(fed)
                 except OnnxgraftError as error:
                     refused = error
-        if refused is not None and not self.feeds:
-            raise refused
+        if not self.feeds:
+            raise refused or InputError("its inputs can't be fed with random numbers")
         self.twin: list[Outputs] = self.exact
         if self.quantized:
             with OnnxRuntime(float_twin(model).to_onnx(), name="float twin") as session:
@@ -167,7 +179,8 @@ class Reference:
             reason = f"{seen['decibels'].nonfinite} values are NaN or infinite on one side alone"
         elif self.quantized:
             count = sum(right.size for _, right, _ in triples)
-            reason = _reason(values, max(count, 1), self.floats)
+            nothing = _constant([right for _, right, _ in triples])
+            reason = _reason(values, max(count, 1), self.floats, nothing)
         else:
             allowed = ENGINE_TOLERANCES[self.floats]
             values["exact"] = math.inf
@@ -199,8 +212,14 @@ def trials(
         math.prod(dim for dim in spec.shape[1:] if isinstance(dim, int)) for spec in model.outputs
     ]
     count = min(max(2, -(-_NUMBERS // max(min(sizes, default=1), 1))), _MOST)
-    found = list(itertools.islice(samples, count)) or _drawn(model, inputs, count)
-    free = {spec.name for spec in inputs if spec.shape and isinstance(spec.shape[0], str)}
+    found = list(itertools.islice(samples, count))
+    if not found:
+        try:
+            found = _drawn(model, inputs, count)
+        except InputError:  # text, for example
+            return []
+    batches = {*batch_names(inputs), "?"}
+    free = {spec.name for spec in inputs if spec.shape and spec.shape[0] in batches}
     if not free:
         return found
     several = [found[index % len(found)] for index in range(batch)]
@@ -213,14 +232,20 @@ def trials(
 
 def _drawn(model: Model, inputs: Sequence[TensorSpec], count: int) -> list[Feeds]:
     ranges = input_ranges(model)
+    trial = Trial(inputs, wants_of(model.graph))
+    if trial.choices:
+        # What runs in no size, or can't be loaded, whoever asks for the exact answers is told.
+        with contextlib.suppress(InputError), exact(model) as session:
+            trial.begin(lambda samples: [answers(session, feeds) for feeds in samples])
+    setting = replace(trial.first, caution=max(trial.first.caution, 1))
     feeds: list[Feeds] = []
     for seed in range(count):
-        drawn = random_feeds(inputs, 1, seed)
+        fed = trial.feeds(replace(setting, turn=seed), seed=seed)
         for name, (low, high) in ranges.items():
-            if name in drawn:
-                share = (np.tanh(drawn[name]) + 1) / 2  # within 0 and 1
-                drawn[name] = (low + (high - low) * share).astype(drawn[name].dtype)
-        feeds.append(drawn)
+            if name in fed:
+                share = (np.tanh(fed[name]) + 1) / 2  # within 0 and 1
+                fed[name] = (low + (high - low) * share).astype(fed[name].dtype)
+        feeds.append(fed)
     return feeds
 
 
@@ -229,10 +254,22 @@ def worst(proofs: Sequence[Proof]) -> Proof:
     return min(proofs, key=lambda proof: (proof.passed, proof.decibels))
 
 
-def _reason(values: dict[str, float], count: int, floats: str) -> str:
-    """Return why an output of an INT8 engine is not what its graph says; empty where it is."""
+def _reason(values: dict[str, float], count: int, floats: str, nothing: float) -> str:
+    """Return why an output of an INT8 engine is not what its graph says; empty where it is.
+
+    Args:
+        values: Decibels of the engine and the exact answer.
+        count: How many numbers there are of the output.
+        floats: What float layers run in.
+        nothing: Decibels, against the exact answer, of a constant, or of zeros.
+    """
     if values["decibels"] >= ENGINE_DECIBELS:
         return ""
+    if values["decibels"] < nothing + NEARER_DECIBELS:
+        return (
+            f"the engine keeps {values['decibels']:.1f} dB of the exact answer, "
+            f"zeros or a constant would keep {nothing:.1f} dB"
+        )
     loss = ENGINE_LOSS + 30 * math.log10(1 + math.sqrt(4 / count))
     allowed = _noise(values["exact"]) + _noise(FLOAT_DECIBELS[floats])
     if _noise(values["engine"]) <= allowed * 10 ** (loss / 10):
@@ -241,6 +278,17 @@ def _reason(values: dict[str, float], count: int, floats: str) -> str:
         f"the engine keeps {values['engine']:.1f} dB of the network with float activations, its "
         f"graph keeps {values['exact']:.1f} dB ({values['decibels']:.1f} dB between the two)"
     )
+
+
+def _constant(exact: Sequence[Array]) -> float:
+    """Return how many dB of the exact answer the best constant keeps; 0 is what zeros keep."""
+    values = np.concatenate([np.asarray(value, np.float64).ravel() for value in exact])
+    values = values[np.isfinite(values)]
+    if not values.any():
+        return -math.inf
+    varying = float(values.var())
+    decibels = 10 * math.log10(float(np.mean(values**2)) / varying) if varying else math.inf
+    return decibels if decibels < CONSTANT_DECIBELS else 0.0
 
 
 def _noise(decibels: float) -> float:

@@ -62,8 +62,9 @@ class OnnxRuntime(Resource):
     ) -> None:
         with optional("Running an ONNX model", "onnxruntime"):
             import onnxruntime as ort
+        ort.set_default_logger_severity(4)  # what goes wrong is in its exceptions
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         options.intra_op_num_threads = threads
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

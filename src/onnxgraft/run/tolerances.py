@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 __all__ = [
-    "ENGINE_DECIBELS", "ENGINE_LOSS", "ENGINE_TOLERANCES", "FLOAT_DECIBELS", "FLOAT_TOLERANCE",
-    "HALF_LAYER_TOLERANCE", "HALF_TOLERANCE", "LAYER_TOLERANCE", "LEAST_CONTRAST",
-    "LEAST_LAYER_SQNR", "LEAST_RANGE_SQNR", "LEAST_SQNR", "LOW_OVERLAP", "LOW_TOP1", "NOISE_FACTOR",
-    "PEAKY_ROUNDING", "RESOLUTION", "REWRITE_TIES", "TIES", "USUAL_DROP", "USUAL_ROUNDING",
-    "least_sqnr",
+    "CONSTANT_DECIBELS", "ENGINE_DECIBELS", "ENGINE_LOSS", "ENGINE_TOLERANCES", "FLOAT_DECIBELS",
+    "FLOAT_TOLERANCE", "HALF_LAYER_TOLERANCE", "HALF_TOLERANCE", "LAYER_TOLERANCE",
+    "LEAST_CONTRAST", "LEAST_LAYER_SQNR", "LEAST_RANGE_SQNR", "LEAST_SQNR", "LOW_OVERLAP",
+    "LOW_TOP1", "NEARER_DECIBELS", "NOISE_FACTOR", "PEAKY_ROUNDING", "RESOLUTION", "REWRITE_TIES",
+    "TIES", "USUAL_DROP", "USUAL_ROUNDING", "least_sqnr",
 ]  # fmt: skip
 
 # Two float32 runtimes that sum in different orders differ by some 1e-6 of an output's range per
@@ -40,6 +40,13 @@ ENGINE_DECIBELS = 45.0
 # further from the network with float activations than the exact answer is. Two right engines differ
 # by some tenths of a decibel there (benchmarks/proven.md).
 ENGINE_LOSS = 1.0
+# And in any case nearer to the exact answer than zeros are, and than the best constant is, by more
+# than this, in dB, which a constant in float32 explains.
+NEARER_DECIBELS = 0.1
+# But where a constant keeps more than this, in dB, the output hardly varies, and some values that
+# are rounded otherwise may be all that it varies by: one step of eight bits is 42 dB below the
+# largest value.
+CONSTANT_DECIBELS = 30.0
 # What one float32 layer adds: measured on whole networks at most 1e-6 of its tensor's range.
 LAYER_TOLERANCE = 2e-5
 # A layer in half precision rounds its inputs, weights and results to 11 bits: 5e-4 of a value.

@@ -29,7 +29,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     for node in nodes_of(graph, "Unsqueeze"):
         first = context.producer(node.inputs[0])
         shape = None if first is None else context.shapes.shape(first.inputs[0])
-        if first is None or shape is None or context.single_consumer(node.inputs[0]) is None:
+        if first is None or not shape or context.single_consumer(node.inputs[0]) is None:
             continue
         left_out = _left_out(first, len(shape))
         put_back = _axes(node, len(shape))

@@ -1,0 +1,79 @@
+"""An engine that answers without computing is no right engine, however coarse its graph is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxgraft.graph.model import Model, Source
+from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
+from onnxgraft.run.engine import Resource
+from onnxgraft.run.exact import exact
+from onnxgraft.run.proof import Proof, Reference
+
+X = TensorSpec("x", "float32", ("N", 4))
+RNG = np.random.default_rng(0)
+FEEDS: list[Feeds] = [{"x": RNG.standard_normal((500, 4)).astype(np.float32)} for _ in range(2)]
+
+
+class Answering(Resource):
+    """An engine that makes something of the right answer."""
+
+    name = "engine"
+    inputs = (X,)
+    outputs = (TensorSpec("y", "float32", ("N", 4)),)
+
+    def __init__(self, model: Model, answer: Callable[[Array], Array]) -> None:
+        self._model, self._answer = model, answer
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        with exact(self._model) as session:
+            return {"y": self._answer(session.infer(feeds)["y"])}
+
+
+def coarse(step: float, bias: float = 0.0) -> Model:
+    """Return a graph whose activations are multiples of ``step``, for normal numbers."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,4] x) => (float[N,4] y)
+        <float s = {{{step}}}, int8 z = {{0}}, float b = {{{bias}}}> {{
+        q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Add(d, b) }}"""
+    return Model.from_onnx(onnx.parser.parse_model(text), Source("g", "onnx", ""))
+
+
+def proof(model: Model, answer: Callable[[Array], Array]) -> Proof:
+    (found,) = Reference(model, FEEDS).hold(Answering(model, answer))
+    return found
+
+
+@pytest.mark.parametrize("bias", [0.0, 5.0])
+@pytest.mark.parametrize("step", [3.0, 4.0])
+def test_an_engine_of_a_coarse_graph_passes_where_it_answers_what_the_graph_says(
+    step: float, bias: float
+) -> None:
+    assert proof(coarse(step, bias), lambda right: right).passed
+
+
+def test_an_engine_that_answers_zeros_is_wrong_though_its_graph_keeps_less_than_a_decibel() -> None:
+    found = proof(coarse(4.0), np.zeros_like)
+    assert found.exact < 1
+    assert not found.passed
+    assert "zeros or a constant would keep" in found.reason
+
+
+def test_an_engine_that_answers_a_constant_is_wrong_though_its_graph_is_no_nearer() -> None:
+    found = proof(coarse(4.0, 5.0), lambda right: np.full_like(right, right.mean()))
+    assert found.engine > found.exact - 1
+    assert not found.passed
+    assert "zeros or a constant would keep" in found.reason
+
+
+def test_an_engine_of_a_coarse_graph_may_round_some_values_otherwise() -> None:
+    def answer(right: Array) -> Array:
+        moved = right.copy()
+        moved.flat[::200] += 4.0
+        return moved
+
+    assert proof(coarse(4.0), answer).passed
