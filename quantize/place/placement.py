@@ -19,8 +19,8 @@ from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
     "Joined", "Placement", "Point", "activations", "data", "gate", "joined",
-    "layers", "number", "origin", "placement", "placement_text", "points", "read_placement",
-    "scale_axis",
+    "layers", "number", "origin", "placement", "placement_text", "points", "products",
+    "read_placement", "scale_axis",
 ]  # fmt: skip
 
 # Operators whose output holds values of their input alone: quantizing before or after is the
@@ -28,6 +28,8 @@ __all__ = [
 KEEPING = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 # Whose kernels add a second tensor to their result.
 _ADDING = ("Conv", "ConvTranspose")
+# Whose second input may be made by the network.
+_PRODUCTS = ("Gemm", "MatMul")
 # The widest Clip that is taken for a gate: relu6 has 6.
 _GATE = 8
 
@@ -39,10 +41,12 @@ class Point:
     Attributes:
         tensor: Whose range is needed.
         consumers: The nodes that read the quantized tensor; None: all of them.
+        second: Whether it is the second input of a product of two activations.
     """
 
     tensor: gs.Tensor
     consumers: tuple[gs.Node, ...] | None
+    second: bool = False
 
 
 def placement(target: str, cpu: Cpu | None = None) -> Placement:
@@ -58,7 +62,9 @@ def placement(target: str, cpu: Cpu | None = None) -> Placement:
     aim = find_target(target)
     if cpu is None or cpu.wide_sums or not aim.on_cpu:
         return aim.placement
-    return replace(aim.placement, pairs=True)
+    # Two activations can't be kept small: a product of signed bytes would saturate.
+    kept = aim.placement.products and not aim.placement.symmetric
+    return replace(aim.placement, pairs=True, products=kept)
 
 
 def placement_text(table: Placement) -> str:
@@ -73,7 +79,7 @@ def placement_text(table: Placement) -> str:
         "# int8 around zero, or uint8 with a zero point; whether what is never negative is uint8\n"
         "# all the same; whether outputs are quantized too; whether biases become int32; whether\n"
         "# pairs of products fit into 16 bits; whether the shortcut of a residual Add is\n"
-        "# quantized.\n"
+        "# quantized; whether products of two activations run in INT8.\n"
         f"{flags}\n"
         "# Operators without weights that run in INT8 between quantized tensors.\n"
         f"also = [{also}]\n"
@@ -114,7 +120,7 @@ def read_placement(path: str | os.PathLike[str], target: str, cpu: Cpu | None = 
 
 
 _TENSOR = "tensor"
-_FLAGS = ("symmetric", "unsigned", "outputs", "bias", "pairs", "residual")
+_FLAGS = ("symmetric", "unsigned", "outputs", "bias", "pairs", "residual", "products")
 
 
 def _axes(file: Path, weights: object) -> dict[str, int | None]:
@@ -142,6 +148,19 @@ def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:
     ]
 
 
+def products(graph: gs.Graph, table: Placement) -> list[gs.Node]:
+    """Return the products of two activations that the target can run in integers."""
+    return [
+        node
+        for node in graph.nodes
+        if table.products
+        and is_op(node, *_PRODUCTS)
+        and is_op(node, *table.weights)
+        and not any(isinstance(tensor, gs.Constant) for tensor in node.inputs[:2])
+        and not node.attrs.get("transA", 0)
+    ]
+
+
 def scale_axis(table: Placement, node: gs.Node) -> int | None:
     """Return the axis of a layer's weights along which it has its scales; None for one scale."""
     axis = table.weights[op_of(node)]
@@ -156,8 +175,9 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
     """Return what has to be quantized for the ``chosen`` layers, in the order of the graph."""
     wanted = {id(node) for node in chosen}
     readers: dict[int, tuple[gs.Tensor, list[gs.Node] | None]] = {}
-    for node in chosen:
-        tensor, reader = node.inputs[0], node
+    second: set[int] = set()
+    for node, place in _read(chosen):
+        tensor, reader = node.inputs[place], node
         while True:
             source = tensor.inputs[0] if tensor.inputs else None
             inner = all(id(consumer) in wanted for consumer in tensor.outputs)
@@ -166,8 +186,10 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
             if table.outputs:
                 # Its kernels run in integers only between a DequantizeLinear and a QuantizeLinear.
                 readers[id(tensor)] = (tensor, None)
+                second |= {id(tensor)} if place else set()
             wanted.add(id(source))
             tensor, reader = source.inputs[0], source
+        second |= {id(tensor)} if place else set()
         _, nodes = readers.setdefault(id(tensor), (tensor, []))
         if nodes is not None and all(reader is not other for other in nodes):
             nodes.append(reader)
@@ -178,12 +200,23 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
                 nodes.append(node)
     if table.outputs:
         between = joined(graph, table, chosen)
-        results = [_result(graph, node) for node in [*chosen, *between.nodes]]
+        ended = [node for node in chosen if not is_op(node, *_PRODUCTS)]
+        results = [_result(graph, node) for node in [*ended, *between.nodes]]
         for tensor in [*(tensor for node in between.nodes for tensor in data(node)), *results]:
             if not _fixed(graph, tensor) and id(tensor) not in between.scaled:
                 readers[id(tensor)] = (tensor, None)
     return [
-        Point(tensor, None if nodes is None else tuple(nodes)) for tensor, nodes in readers.values()
+        Point(tensor, None if nodes is None else tuple(nodes), key in second)
+        for key, (tensor, nodes) in readers.items()
+    ]
+
+
+def _read(chosen: list[gs.Node]) -> list[tuple[gs.Node, int]]:
+    """Return each input of layers that is no weight, as the layer and the input's place."""
+    return [
+        (node, place)
+        for node in chosen
+        for place in (0, 1)[: 1 if isinstance(node.inputs[1], gs.Constant) else 2]
     ]
 
 
@@ -201,7 +234,7 @@ def activations(graph: gs.Graph, targets: Collection[str] = ()) -> list[str]:
     """
     names: dict[str, None] = {}
     for table in map(placement, targets or target_names()):
-        for point in points(graph, table, layers(graph, table)):
+        for point in points(graph, table, [*layers(graph, table), *products(graph, table)]):
             tensor = origin(point.tensor)
             if gate(tensor) is None or any(is_op(node, *WEIGHTED) for node in tensor.outputs):
                 names[tensor.name] = None
@@ -278,7 +311,9 @@ def joined(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> Joined:
 
     At least one input is no number.
     """
-    results = {id(_result(graph, node)) for node in chosen}
+    results = {
+        id(_result(graph, node)) for node in chosen if isinstance(node.inputs[1], gs.Constant)
+    }
     found = []
     for node in graph.nodes:
         if not is_op(node, *table.also) or not data(node):

@@ -33,6 +33,7 @@ TENSORRT = Target(
         weights={"Conv": 0, "ConvTranspose": None, "Gemm": 1, "MatMul": 1},
         symmetric=True,
         residual=True,
+        products=True,
     ),
     fused=frozenset(
         "Add AveragePool Clip GlobalAveragePool HardSigmoid LeakyRelu Mul Relu Sigmoid Tanh".split()
