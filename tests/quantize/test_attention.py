@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxgraft.data.samples import open_samples
 from onnxgraft.graph.model import Model
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.exact import exact
@@ -243,3 +244,63 @@ def test_openvino_runs_attention_as_one_layer_on_bytes(tmp_path: Path) -> None:
     dense = [layer.precision for layer in layers if layer.kind == "FullyConnected"]
     assert dense == ["i8"] * 4
     assert not {"MatMul", "Softmax"} & {layer.kind for layer in layers}
+
+
+# Weights that something makes of a constant.
+
+
+TIED = """
+network (int64[N, 6] ids) => (float[N, 6, 40] y) {
+    x = Gather (embedding, ids)
+    [dense] d = MatMul (x, w)
+    turned = Transpose <perm = [1, 0]> (embedding)
+    [last] y = MatMul (d, turned)
+}
+"""
+
+
+def tied(text: str = TIED) -> Model:
+    rng = np.random.default_rng(2)
+    shapes = {"embedding": (40, 16), "w": (16, 16)}
+    return model_of(text, {k: rng.standard_normal(v).astype("f") for k, v in shapes.items()})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_embedding_may_be_the_weights_of_the_last_layer(target: str, tmp_path: Path) -> None:
+    original = tied()
+    np.savez(tmp_path / "data.npz", ids=np.random.default_rng(0).integers(0, 40, (8, 6)))
+    samples = open_samples(tmp_path / "data.npz", original.inputs)
+    model, report = quantize(original, ranges_of(original, samples), target)
+    assert report.layers == ["dense", "last"]
+    weights = next(node for node in model.graph.nodes if node.name == "last").inputs[1].inputs[0]
+    wanted = next(n for n in original.graph.nodes if n.op == "Gather").inputs[0].values.T
+    stored = weights.inputs[0].values * weights.inputs[1].values
+    assert np.abs(stored - wanted).max() <= weights.inputs[1].values.max() / 2 * 1.001
+    feeds = next(iter(samples)).feeds
+    with exact(original) as right, exact(model) as session:
+        difference = Difference()
+        difference.add(right.infer(feeds)["y"], session.infer(feeds)["y"])
+    assert difference.sqnr > CLOSE
+
+
+def test_weights_may_be_the_output_of_a_node(tmp_path: Path) -> None:
+    text = """network (float[N, 2] x) => (float[N, 2] y) {
+        w = Constant <value = float[2, 2] {1, 2, 3, 4}> ()
+        same = Identity (w)
+        [dense] y = MatMul (x, same)
+    }"""
+    assert made(model_of(text), tmp_path, "onnxruntime")[1].layers == ["dense"]
+
+
+def test_two_layers_may_share_weights_one_of_them_turned(tmp_path: Path) -> None:
+    text = """network (float[N, 4, 16] x) => (float[N, 4, 16] y) {
+        [one] a = MatMul (x, w)
+        t = Transpose (w)
+        b = Relu (a)
+        [two] y = MatMul (b, t)
+    }"""
+    original = model_of(text, {"w": np.random.default_rng(1).standard_normal((16, 9)).astype("f")})
+    for target in TARGETS:
+        model, report = made(original, tmp_path, target)
+        assert report.layers == ["one", "two"]
+        assert sqnr(original, model) > CLOSE
