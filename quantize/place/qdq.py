@@ -45,6 +45,7 @@ from onnxgraft.stages.quantize.place.placement import (
     scale_axis,
 )
 from onnxgraft.stages.quantize.place.ready import OLDEST_OPSET, fingerprint, ready
+from onnxgraft.stages.quantize.place.rows import channels_last
 
 __all__ = ["FloatLayer", "Improved", "QuantizeReport", "quantize"]
 
@@ -144,7 +145,8 @@ def quantize(
     if table.bias and "Gemm" in table.weights:
         same = as_gemms(graph, names, chosen)
         known = known | {made: known[name] for made, name in same.items() if name in known}
-        graph.toposort()
+        channels_last(graph, names, chosen)
+        graph.cleanup().toposort()
     found = points(graph, table, chosen)
     between = joined(graph, table, chosen)
     grids: dict[str, Grid] = {}

@@ -304,3 +304,78 @@ def test_two_layers_may_share_weights_one_of_them_turned(tmp_path: Path) -> None
         model, report = made(original, tmp_path, target)
         assert report.layers == ["one", "two"]
         assert sqnr(original, model) > CLOSE
+
+
+# Rows of channels around convolutions, as SegFormer has them.
+
+
+ROWS = """
+network (float[N, 12, 16] x) => (float[N, 12, 16] y) {
+    [first] a = MatMul (x, w)
+    t = Transpose <perm = [0, 2, 1]> (a)
+    i = Reshape (t, image)
+    [conv] c = Conv <pads = [1, 1, 1, 1], group = 16> (i, k)
+    r = Reshape (c, flat)
+    b = Transpose <perm = [0, 2, 1]> (r)
+    s = Relu (b)
+    [last] y = MatMul (s, w)
+}
+"""
+
+
+def rows(text: str = ROWS) -> Model:
+    rng = np.random.default_rng(5)
+    return model_of(text, {
+        "w": rng.standard_normal((16, 16)).astype("f") / 4,
+        "k": rng.standard_normal((16, 1, 3, 3)).astype("f"),
+        "image": np.array([0, 16, 3, 4]), "flat": np.array([0, 16, -1]),
+    })  # fmt: skip
+
+
+def test_channels_stay_last_around_a_convolution_for_onnxruntime(tmp_path: Path) -> None:
+    original = rows()
+    model, report = made(original, tmp_path, "onnxruntime")
+    assert report.layers == ["first", "conv", "last"]
+    assert sqnr(original, model) > CLOSE
+    file = tmp_path / "optimized.onnx"
+    with OnnxRuntime(
+        model.to_onnx(),
+        optimize=True,
+        configure=lambda options: setattr(options, "optimized_model_filepath", str(file)),
+    ):
+        found = Counter(node.op_type for node in onnx.load(file).graph.node)
+    assert found["QLinearConv"] == 1
+    assert found["Transpose"] == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (
+            "s = Relu (b)",
+            "u = Reshape (t, flat) v = Transpose <perm = [0, 2, 1]> (u) s = Add (b, v)",
+        ),
+        (
+            "s = Relu (b)",
+            "u = Reshape (r, flat) v = Transpose <perm = [0, 2, 1]> (u) s = Add (b, v)",
+        ),
+        ("a = MatMul (x, w)", "z = MatMul (x, w) a = Transpose <perm = [0, 1, 2]> (z)"),
+    ],
+    ids=["read twice before", "read twice behind", "another Transpose"],
+)
+def test_what_others_read_too_keeps_its_order(old: str, new: str, tmp_path: Path) -> None:
+    original = rows(ROWS.replace(old, new))
+    model, _ = made(original, tmp_path, "onnxruntime")
+    onnx.checker.check_model(model.to_onnx(), full_check=True)
+    assert sqnr(original, model) > CLOSE
+
+
+def test_an_image_of_other_channels_is_left(tmp_path: Path) -> None:
+    text = ROWS.replace("group = 16", "group = 4").replace("(c, flat)", "(c, square)")
+    rng = np.random.default_rng(5)
+    original = model_of(text, {
+        "w": rng.standard_normal((16, 16)).astype("f") / 4, "square": np.array([0, 16, 12]),
+        "k": rng.standard_normal((4, 1, 3, 3)).astype("f"), "image": np.array([0, 4, 6, 8]),
+    })  # fmt: skip
+    model, _ = made(original, tmp_path, "onnxruntime")
+    assert sqnr(original, model) > CLOSE
