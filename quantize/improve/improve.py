@@ -178,9 +178,9 @@ class _Work:
 
 def _equalize(work: _Work, state: Prepared) -> tuple[Prepared, str]:
     model, done = equalize(state.model, spread(work.fitted, CHANNEL_SAMPLES))
-    ranges = state.ranges
-    if done:
-        ranges = calibrate(model, work.samples, most_chosen(ranges))
+    if not done:
+        return state, ""
+    ranges = calibrate(model, work.samples, most_chosen(state.ranges))
     return replace(state, model=model, ranges=ranges), f"channels of {len(done)} tensors equalized"
 
 

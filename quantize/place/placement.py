@@ -14,11 +14,12 @@ from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.graph.operators import WEIGHTED, is_op, op_of
+from onnxgraft.graph.shapes import Shapes
 from onnxgraft.targets import Placement, find_target, target_names
 from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
-    "Joined", "Placement", "Point", "activations", "data", "gate", "joined",
+    "Joined", "Placement", "Point", "activations", "data", "gate", "is_product", "joined",
     "layers", "number", "origin", "placement", "placement_text", "points", "products",
     "read_placement", "scale_axis",
 ]  # fmt: skip
@@ -81,6 +82,8 @@ def placement_text(table: Placement) -> str:
         "# pairs of products fit into 16 bits; whether the shortcut of a residual Add is\n"
         "# quantized; whether products of two activations run in INT8.\n"
         f"{flags}\n"
+        "# How many tokens such products may have at most; 0 for any number.\n"
+        f"tokens = {table.tokens}\n"
         "# Operators without weights that run in INT8 between quantized tensors.\n"
         f"also = [{also}]\n"
     )
@@ -109,6 +112,9 @@ def read_placement(path: str | os.PathLike[str], target: str, cpu: Cpu | None = 
             raise InputError(f"{file}: is a table for {value}, not for {target}")
         if key in _FLAGS and not isinstance(value, bool):
             raise InputError(f"{file}: {key} is {value!r}; write true or false")
+    tokens = given.get("tokens", 0)
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
+        raise InputError(f"{file}: tokens is {tokens!r}; write a number, 0 for any length")
     if "weights" in given:
         given["weights"] = _axes(file, given["weights"])
     if "also" in given:
@@ -150,15 +156,30 @@ def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:
 
 def products(graph: gs.Graph, table: Placement) -> list[gs.Node]:
     """Return the products of two activations that the target can run in integers."""
-    return [
-        node
-        for node in graph.nodes
-        if table.products
-        and is_op(node, *_PRODUCTS)
-        and is_op(node, *table.weights)
+    if not table.products:
+        return []
+    found = [node for node in graph.nodes if is_op(node, *table.weights) and is_product(node)]
+    if table.tokens and found:
+        shapes = Shapes(graph)
+        found = [node for node in found if not _longer(node, shapes, table.tokens)]
+    return found
+
+
+def is_product(node: gs.Node) -> bool:
+    """Tell whether a node multiplies two activations as kernels do: the first one as it is."""
+    return (
+        is_op(node, *_PRODUCTS)
         and not any(isinstance(tensor, gs.Constant) for tensor in node.inputs[:2])
         and not node.attrs.get("transA", 0)
-    ]
+    )
+
+
+def _longer(node: gs.Node, shapes: Shapes, most: int) -> bool:
+    """Tell whether a product is of more tokens, by either side of the scores; if unknown, it is."""
+    weights = origin(node.inputs[0])
+    behind = bool(weights.inputs) and is_op(weights.inputs[0], "Softmax")
+    shape = shapes.shape(node.inputs[0] if behind else node.outputs[0])
+    return shape is None or not all(dim.fixed and dim.number <= most for dim in shape[-2:])
 
 
 def scale_axis(table: Placement, node: gs.Node) -> int | None:

@@ -35,6 +35,7 @@ from onnxgraft.stages.quantize.place.placement import (
     Point,
     data,
     gate,
+    is_product,
     joined,
     layers,
     number,
@@ -242,13 +243,18 @@ def _unable(node: gs.Node, table: Placement) -> str:
     """Return why a target has no INT8 for a layer."""
     if not is_op(node, *table.weights):
         return f"the target has no INT8 {op_of(node)}"
-    if any(isinstance(tensor, gs.Constant) for tensor in node.inputs[:2]):
+    if isinstance(node.inputs[0], gs.Constant):
         return "its weights are not its second input"
-    if not is_op(node, "Gemm", "MatMul"):
+    if not is_product(node):
         return "its weights are not constant"
+    if table.products:
+        return (
+            "two activations are multiplied: the target has INT8 for up to "
+            f"{table.tokens} tokens, and here are more, or an unknown number"
+        )
     if table.pairs:
         return "two activations are multiplied: without VNNI sums of such products saturate"
-    return "two activations are multiplied: in INT8 that is no faster here"
+    return "two activations are multiplied, which the placement table leaves in float"
 
 
 def _wrong_input(node: gs.Node, known: Mapping[str, Range]) -> str | None:

@@ -76,6 +76,16 @@ def test_a_table_without_products_says_why_they_stay_float(tmp_path: Path) -> No
     assert "two activations are multiplied" in report.float_layers[0].reason
 
 
+@pytest.mark.parametrize(("tokens", "left"), [(11, ["scores", "context"]), (12, [])])
+def test_attention_over_more_tokens_than_a_target_fuses_stays_float(
+    tokens: int, left: list[str], tmp_path: Path
+) -> None:
+    table = replace(placement("tensorrt"), tokens=tokens)
+    _, report = made(attention(), tmp_path, table)
+    assert [layer.name for layer in report.float_layers] == left
+    assert all("up to 11 tokens" in layer.reason for layer in report.float_layers)
+
+
 def test_a_cpu_whose_sums_saturate_multiplies_signed_activations_in_float(tmp_path: Path) -> None:
     for target, left in (("openvino", ["scores", "context"]), ("onnxruntime", [])):
         _, report = made(attention(), tmp_path, placement(target, find_cpu("avx2")))
