@@ -39,9 +39,16 @@ class Grid:
     dtype: type[np.int8 | np.uint8]
 
 
-def activation_grid(value: Range, table: Placement) -> Grid:
-    """Return how the target stores an activation with that range."""
-    if table.symmetric and not (table.unsigned and value.low >= 0):
+def activation_grid(value: Range, table: Placement, *, second: bool = False) -> Grid:
+    """Return how the target stores an activation with that range.
+
+    Args:
+        value: The range.
+        table: Of the target.
+        second: Whether it is the second input of a product of activations: kernels that have int8
+            want it there, as they do of weights.
+    """
+    if table.symmetric and not (table.unsigned and value.low >= 0 and not second):
         return Grid(value.amax / 127, 0, np.int8)
     low, high = min(value.low, 0.0), max(value.high, 0.0)
     scale = (high - low) / 255

@@ -38,7 +38,7 @@ from onnxgraft.progress import track
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.quantize.place.shapes import shapes_of
 
-__all__ = ["Group", "equalize", "scale_groups"]
+__all__ = ["Group", "equalize", "even_factors", "scale_groups"]
 
 # f(s x) = s f(x) for every channel.
 _COMMUTING = frozenset({
@@ -291,9 +291,21 @@ def _factors(group: Group, largest: dict[str, Array]) -> Array:
     """
     values = np.max([largest[tensor.name] for tensor in group.tensors], axis=0).astype(np.float64)
     weights = np.max([_reading(node, len(values)) for node in group.consumers], axis=0)
+    depthwise = all(_depthwise(node) for node in group.consumers)
+    return even_factors(values, weights, whole=depthwise)
+
+
+def even_factors(values: Array, weights: Array, *, whole: bool = False) -> Array:
+    """Return (channels,) powers of two near sqrt(a / w), or near a, normalized to a mean of 1.
+
+    Args:
+        values: a, the largest value of each channel, float64.
+        weights: w, the largest weight that reads it.
+        whole: Whether weights have a scale for each channel, so that the factor costs them nothing.
+    """
     used = (values > 0) & (weights > 0)
     ratio = np.divide(values, weights, out=np.ones_like(values), where=used)
-    if all(_depthwise(node) for node in group.consumers):
+    if whole:
         ratio = np.where(used, values, 1.0) ** 2
     ratio = np.sqrt(ratio)
     if used.any():

@@ -32,6 +32,7 @@ from onnxgraft.stages.quantize.improve.rounding import (
     output_integers,
     weight_scale,
 )
+from onnxgraft.stages.quantize.improve.smooth import smooth
 from onnxgraft.stages.quantize.improve.whole import Judge, held_out, spread
 from onnxgraft.stages.quantize.measure.calibrate import calibrate
 from onnxgraft.stages.quantize.measure.thresholds import METHODS
@@ -47,10 +48,12 @@ from onnxgraft.stages.quantize.place.ready import fingerprint, ready
 
 __all__ = ["DEFAULT_IMPROVEMENTS", "IMPROVEMENTS", "Improvement", "Prepared", "improve"]
 
-Improvement = Literal["equalize", "activations", "weights", "rounding", "bias"]
+Improvement = Literal["equalize", "smooth", "activations", "weights", "rounding", "bias"]
 IMPROVEMENTS: tuple[Improvement, ...] = get_args(Improvement)
 # `bias` takes minutes; what each is worth is in benchmarks/quantization.md.
-DEFAULT_IMPROVEMENTS: tuple[Improvement, ...] = ("equalize", "activations", "weights", "rounding")
+DEFAULT_IMPROVEMENTS: tuple[Improvement, ...] = (
+    "equalize", "smooth", "activations", "weights", "rounding",
+)  # fmt: skip
 
 # How many samples are run to look at layers, to see how large channels get (one that is small in
 # few samples may be large in others), and for each layer to correct its bias.
@@ -99,6 +102,7 @@ def improve(
         samples: What was calibrated on, never what is validated on.
         methods: Of `IMPROVEMENTS`:
             ``equalize`` moves scales between channels and calibrates again;
+            ``smooth`` moves them from what layer normalizations make into the weights behind;
             ``activations`` chooses each range by the error in the outputs of its readers;
             ``weights`` cuts weights where their mean squared error is smallest;
             ``rounding`` rounds them so that the error in their layer's output is small;
@@ -129,7 +133,7 @@ def improve(
     for name in (name for name in IMPROVEMENTS if name in methods):
         found, done = _STEPS[name](work, best)
         if found is best:
-            continue  # it found nothing to do
+            continue  # there was nothing to do
         noise = judge.noise(found.model, found.ranges, found.improved)
         if noise.better_than(least) and found.model is not best.model:
             # Whether it is worth while a few samples tell; what is used is measured on all.
@@ -197,6 +201,17 @@ def _by_hand(ranges: Ranges) -> dict[str, tuple[float, float]]:
     return {n: (v.low, v.high) for n, v in ranges.tensors.items() if v.origin == BY_HAND}
 
 
+def _smooth(work: _Work, state: Prepared) -> tuple[Prepared, str]:
+    keep = _by_hand(state.ranges)
+    model, done = smooth(state.model, spread(work.fitted, CHANNEL_SAMPLES), keep)
+    if not done:
+        return state, ""
+    ranges = _again(model, state.ranges, work.few)
+    return replace(state, model=model, ranges=ranges), (
+        f"scales of {len(done)} tensors moved into weights"
+    )
+
+
 def _activations(work: _Work, state: Prepared) -> tuple[Prepared, str]:
     ranges, chosen = choose_activations(state.ranges, work.products(state.model), work.table)
     return replace(state, ranges=ranges), (
@@ -238,6 +253,7 @@ def _bias(work: _Work, state: Prepared) -> tuple[Prepared, str]:
 
 _STEPS: Mapping[str, Callable[[_Work, Prepared], tuple[Prepared, str]]] = {
     "equalize": _equalize,
+    "smooth": _smooth,
     "activations": _activations,
     "weights": _weights,
     "rounding": _rounding,

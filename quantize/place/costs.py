@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import WEIGHTED, is_op
-from onnxgraft.stages.quantize.place.placement import Placement, layers, points
+from onnxgraft.stages.quantize.place.placement import Placement, layers, points, products
 from onnxgraft.stages.quantize.place.shapes import shapes_of
 from onnxgraft.targets import Machine, find_target
 
@@ -105,7 +105,7 @@ class Estimate:
         self._table = table
         self._graph = model.graph
         self._sizes = {name: math.prod(shape) for name, shape in shapes_of(model).items()}
-        self._layers = layers(model.graph, table)
+        self._layers = [*layers(model.graph, table), *products(model.graph, table)]
 
     def __call__(self, int8: Collection[str]) -> float:
         """Return the seconds with those layers in INT8."""

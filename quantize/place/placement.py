@@ -14,13 +14,14 @@ from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.graph.operators import WEIGHTED, is_op, op_of
+from onnxgraft.graph.shapes import Shapes
 from onnxgraft.targets import Placement, find_target, target_names
 from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
-    "Joined", "Placement", "Point", "activations", "data", "gate", "joined",
-    "layers", "number", "origin", "placement", "placement_text", "points", "read_placement",
-    "scale_axis",
+    "Joined", "Placement", "Point", "activations", "data", "gate", "is_product", "joined",
+    "layers", "number", "origin", "placement", "placement_text", "points", "products",
+    "read_placement", "scale_axis",
 ]  # fmt: skip
 
 # Operators whose output holds values of their input alone: quantizing before or after is the
@@ -28,6 +29,8 @@ __all__ = [
 KEEPING = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 # Whose kernels add a second tensor to their result.
 _ADDING = ("Conv", "ConvTranspose")
+# Whose second input may be made by the network.
+_PRODUCTS = ("Gemm", "MatMul")
 # The widest Clip that is taken for a gate: relu6 has 6.
 _GATE = 8
 
@@ -39,10 +42,12 @@ class Point:
     Attributes:
         tensor: Whose range is needed.
         consumers: The nodes that read the quantized tensor; None: all of them.
+        second: Whether it is the second input of a product of two activations.
     """
 
     tensor: gs.Tensor
     consumers: tuple[gs.Node, ...] | None
+    second: bool = False
 
 
 def placement(target: str, cpu: Cpu | None = None) -> Placement:
@@ -58,7 +63,9 @@ def placement(target: str, cpu: Cpu | None = None) -> Placement:
     aim = find_target(target)
     if cpu is None or cpu.wide_sums or not aim.on_cpu:
         return aim.placement
-    return replace(aim.placement, pairs=True)
+    # Two activations can't be kept small: a product of signed bytes would saturate.
+    kept = aim.placement.products and not aim.placement.symmetric
+    return replace(aim.placement, pairs=True, products=kept)
 
 
 def placement_text(table: Placement) -> str:
@@ -73,8 +80,10 @@ def placement_text(table: Placement) -> str:
         "# int8 around zero, or uint8 with a zero point; whether what is never negative is uint8\n"
         "# all the same; whether outputs are quantized too; whether biases become int32; whether\n"
         "# pairs of products fit into 16 bits; whether the shortcut of a residual Add is\n"
-        "# quantized.\n"
+        "# quantized; whether products of two activations run in INT8.\n"
         f"{flags}\n"
+        "# How many tokens such products may have at most; 0 for any number.\n"
+        f"tokens = {table.tokens}\n"
         "# Operators without weights that run in INT8 between quantized tensors.\n"
         f"also = [{also}]\n"
     )
@@ -103,6 +112,9 @@ def read_placement(path: str | os.PathLike[str], target: str, cpu: Cpu | None = 
             raise InputError(f"{file}: is a table for {value}, not for {target}")
         if key in _FLAGS and not isinstance(value, bool):
             raise InputError(f"{file}: {key} is {value!r}; write true or false")
+    tokens = given.get("tokens", 0)
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
+        raise InputError(f"{file}: tokens is {tokens!r}; write a number, 0 for any length")
     if "weights" in given:
         given["weights"] = _axes(file, given["weights"])
     if "also" in given:
@@ -114,7 +126,7 @@ def read_placement(path: str | os.PathLike[str], target: str, cpu: Cpu | None = 
 
 
 _TENSOR = "tensor"
-_FLAGS = ("symmetric", "unsigned", "outputs", "bias", "pairs", "residual")
+_FLAGS = ("symmetric", "unsigned", "outputs", "bias", "pairs", "residual", "products")
 
 
 def _axes(file: Path, weights: object) -> dict[str, int | None]:
@@ -142,6 +154,34 @@ def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:
     ]
 
 
+def products(graph: gs.Graph, table: Placement) -> list[gs.Node]:
+    """Return the products of two activations that the target can run in integers."""
+    if not table.products:
+        return []
+    found = [node for node in graph.nodes if is_op(node, *table.weights) and is_product(node)]
+    if table.tokens and found:
+        shapes = Shapes(graph)
+        found = [node for node in found if not _longer(node, shapes, table.tokens)]
+    return found
+
+
+def is_product(node: gs.Node) -> bool:
+    """Tell whether a node multiplies two activations as kernels do: the first one as it is."""
+    return (
+        is_op(node, *_PRODUCTS)
+        and not any(isinstance(tensor, gs.Constant) for tensor in node.inputs[:2])
+        and not node.attrs.get("transA", 0)
+    )
+
+
+def _longer(node: gs.Node, shapes: Shapes, most: int) -> bool:
+    """Tell whether a product is of more tokens, by either side of the scores; if unknown, it is."""
+    weights = origin(node.inputs[0])
+    behind = bool(weights.inputs) and is_op(weights.inputs[0], "Softmax")
+    shape = shapes.shape(node.inputs[0] if behind else node.outputs[0])
+    return shape is None or not all(dim.fixed and dim.number <= most for dim in shape[-2:])
+
+
 def scale_axis(table: Placement, node: gs.Node) -> int | None:
     """Return the axis of a layer's weights along which it has its scales; None for one scale."""
     axis = table.weights[op_of(node)]
@@ -156,8 +196,9 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
     """Return what has to be quantized for the ``chosen`` layers, in the order of the graph."""
     wanted = {id(node) for node in chosen}
     readers: dict[int, tuple[gs.Tensor, list[gs.Node] | None]] = {}
-    for node in chosen:
-        tensor, reader = node.inputs[0], node
+    second: set[int] = set()
+    for node, place in _read(chosen):
+        tensor, reader = node.inputs[place], node
         while True:
             source = tensor.inputs[0] if tensor.inputs else None
             inner = all(id(consumer) in wanted for consumer in tensor.outputs)
@@ -166,8 +207,10 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
             if table.outputs:
                 # Its kernels run in integers only between a DequantizeLinear and a QuantizeLinear.
                 readers[id(tensor)] = (tensor, None)
+                second |= {id(tensor)} if place else set()
             wanted.add(id(source))
             tensor, reader = source.inputs[0], source
+        second |= {id(tensor)} if place else set()
         _, nodes = readers.setdefault(id(tensor), (tensor, []))
         if nodes is not None and all(reader is not other for other in nodes):
             nodes.append(reader)
@@ -178,12 +221,23 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
                 nodes.append(node)
     if table.outputs:
         between = joined(graph, table, chosen)
-        results = [_result(graph, node) for node in [*chosen, *between.nodes]]
+        ended = [node for node in chosen if not is_op(node, *_PRODUCTS)]
+        results = [_result(graph, node) for node in [*ended, *between.nodes]]
         for tensor in [*(tensor for node in between.nodes for tensor in data(node)), *results]:
             if not _fixed(graph, tensor) and id(tensor) not in between.scaled:
                 readers[id(tensor)] = (tensor, None)
     return [
-        Point(tensor, None if nodes is None else tuple(nodes)) for tensor, nodes in readers.values()
+        Point(tensor, None if nodes is None else tuple(nodes), key in second)
+        for key, (tensor, nodes) in readers.items()
+    ]
+
+
+def _read(chosen: list[gs.Node]) -> list[tuple[gs.Node, int]]:
+    """Return each input of layers that is no weight, as the layer and the input's place."""
+    return [
+        (node, place)
+        for node in chosen
+        for place in (0, 1)[: 1 if isinstance(node.inputs[1], gs.Constant) else 2]
     ]
 
 
@@ -201,7 +255,7 @@ def activations(graph: gs.Graph, targets: Collection[str] = ()) -> list[str]:
     """
     names: dict[str, None] = {}
     for table in map(placement, targets or target_names()):
-        for point in points(graph, table, layers(graph, table)):
+        for point in points(graph, table, [*layers(graph, table), *products(graph, table)]):
             tensor = origin(point.tensor)
             if gate(tensor) is None or any(is_op(node, *WEIGHTED) for node in tensor.outputs):
                 names[tensor.name] = None
@@ -278,7 +332,9 @@ def joined(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> Joined:
 
     At least one input is no number.
     """
-    results = {id(_result(graph, node)) for node in chosen}
+    results = {
+        id(_result(graph, node)) for node in chosen if isinstance(node.inputs[1], gs.Constant)
+    }
     found = []
     for node in graph.nodes:
         if not is_op(node, *table.also) or not data(node):

@@ -28,21 +28,25 @@ from onnxgraft.graph.pairs import MOST, fitting, pair_sums
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, nearest_integers, store, weight_scale
+from onnxgraft.stages.quantize.place.dense import as_gemms
 from onnxgraft.stages.quantize.place.int32_bias import int32_bias, raised
 from onnxgraft.stages.quantize.place.placement import (
     Placement,
     Point,
     data,
     gate,
+    is_product,
     joined,
     layers,
     number,
     origin,
     placement,
     points,
+    products,
     scale_axis,
 )
 from onnxgraft.stages.quantize.place.ready import OLDEST_OPSET, fingerprint, ready
+from onnxgraft.stages.quantize.place.rows import channels_last
 
 __all__ = ["FloatLayer", "Improved", "QuantizeReport", "quantize"]
 
@@ -138,16 +142,23 @@ def quantize(
     report = QuantizeReport(table.target, notes=notes)
     chosen = _choose(graph, table, known, keep_float, report)
     report.layers = [node.name for node in chosen]
+    names = FreeNames(graph, quantized.names)
+    if table.bias and "Gemm" in table.weights:
+        same = as_gemms(graph, names, chosen)
+        known = known | {made: known[name] for made, name in same.items() if name in known}
+        channels_last(graph, names, chosen)
+        graph.cleanup().toposort()
     found = points(graph, table, chosen)
     between = joined(graph, table, chosen)
     grids: dict[str, Grid] = {}
     for point in found:
         value = _range(known, point.tensor)
         if value is not None and _wrong(value) is None:
-            grids[point.tensor.name] = activation_grid(value, table)
-    names = FreeNames(graph, quantized.names)
+            grids[point.tensor.name] = activation_grid(value, table, second=point.second)
     coarse = {}
     for node in chosen:
+        if not _weighted(node):
+            continue
         source = _quantized_source(node.inputs[0], found)
         coarse[node.name] = _quantize_weights(
             graph, names, node, table, grids[source].scale, improved
@@ -159,6 +170,9 @@ def quantize(
             report.tensors += 1
     for node in between.scaled.values():
         _scale(graph, names, node)
+    for node in chosen:
+        if table.outputs and not _weighted(node):
+            _take_factor(graph, names, node)
     for node in between.nodes:
         _quantize_numbers(graph, names, node)
     graph.cleanup().toposort()
@@ -178,11 +192,16 @@ def _wrong(value: Range | None) -> str | None:
 
 
 def _range(known: Mapping[str, Range], tensor: gs.Tensor) -> Range | None:
-    """Return the range of a tensor, or of the one whose values it passes on, or of a gate."""
+    """Return the range of a tensor, or of the one whose values it passes on, or of a gate.
+
+    A Softmax that was not measured has its range by definition.
+    """
     first = origin(tensor)
-    held = gate(first)
-    clipped = None if held is None else Range(*held, *held, "clip")
-    return known.get(tensor.name, known.get(first.name, clipped))
+    held, by = gate(first), "clip"
+    if first.inputs and is_op(first.inputs[0], "Softmax"):
+        held, by = (0.0, 1.0), "softmax"
+    fixed = None if held is None else Range(*held, *held, by)
+    return known.get(tensor.name, known.get(first.name, fixed))
 
 
 def _choose(
@@ -193,8 +212,10 @@ def _choose(
     report: QuantizeReport,
 ) -> list[gs.Node]:
     """Return the layers to quantize; the others go into the report with their reasons."""
-    weighted = layers(graph, table)
-    names = [node.name for node in weighted]
+    able = layers(graph, table) + products(graph, table)
+    able_ids = {id(node) for node in able}
+    able = [node for node in graph.nodes if id(node) in able_ids]
+    names = [node.name for node in able]
     reasons = (
         dict(keep_float)
         if isinstance(keep_float, Mapping)
@@ -204,26 +225,45 @@ def _choose(
         if name not in names:
             raise InputError(f"--keep-float {name}: no such layer; {nearest(name, names)}")
     for node in graph.nodes:
-        if is_op(node, *WEIGHTED) and node.name not in names:
-            known_op = is_op(node, *table.weights)
-            reason = (
-                "its weights are not constant"
-                if known_op
-                else f"the target has no INT8 {op_of(node)}"
-            )
-            report.float_layers.append(FloatLayer(node.name, reason))
+        if is_op(node, *WEIGHTED) and id(node) not in able_ids:
+            report.float_layers.append(FloatLayer(node.name, _unable(node, table)))
     chosen = []
-    for node in weighted:
-        value = _range(known, node.inputs[0])
-        wrong = _wrong(value)
+    for node in able:
+        wrong = _wrong_input(node, known)
         if node.name in reasons:
             report.float_layers.append(FloatLayer(node.name, reasons[node.name]))
         elif wrong is not None:
-            reason = f"the range of its input {node.inputs[0].name!r} {wrong}"
-            report.float_layers.append(FloatLayer(node.name, reason))
+            report.float_layers.append(FloatLayer(node.name, wrong))
         else:
             chosen.append(node)
     return chosen
+
+
+def _unable(node: gs.Node, table: Placement) -> str:
+    """Return why a target has no INT8 for a layer."""
+    if not is_op(node, *table.weights):
+        return f"the target has no INT8 {op_of(node)}"
+    if isinstance(node.inputs[0], gs.Constant):
+        return "its weights are not its second input"
+    if not is_product(node):
+        return "its weights are not constant"
+    if table.products:
+        return (
+            "two activations are multiplied: the target has INT8 for up to "
+            f"{table.tokens} tokens, and here are more, or an unknown number"
+        )
+    if table.pairs:
+        return "two activations are multiplied: without VNNI sums of such products saturate"
+    return "two activations are multiplied, which the placement table leaves in float"
+
+
+def _wrong_input(node: gs.Node, known: Mapping[str, Range]) -> str | None:
+    """Return why no scale can be made of what a layer reads; None where it can."""
+    for tensor in node.inputs[: 1 if _weighted(node) else 2]:
+        wrong = _wrong(_range(known, tensor))
+        if wrong is not None:
+            return f"the range of its input {tensor.name!r} {wrong}"
+    return None
 
 
 def _quantized_source(tensor: gs.Tensor, found: Sequence[Point]) -> str:
@@ -263,6 +303,42 @@ def _pair(tensor: gs.Tensor) -> gs.Node | None:
     """Return the DequantizeLinear that makes a tensor of integers that a node before it made."""
     maker = tensor.inputs[0] if tensor.inputs else None
     return maker if is_op(maker, "DequantizeLinear") else None
+
+
+def _weighted(node: gs.Node) -> bool:
+    """Tell whether a layer has constant weights, and is no product of two activations."""
+    return isinstance(node.inputs[1], gs.Constant)
+
+
+def _take_factor(graph: gs.Graph, names: FreeNames, node: gs.Node) -> None:
+    """Let the DequantizeLinear before a product do what a Mul or Div by a number does behind it.
+
+    As the factor of attention: kernels multiply by the scales of their inputs anyway.
+    """
+    result, pair = node.outputs[0], _pair(node.inputs[0])
+    if pair is None or len(result.outputs) != 1 or any(result is each for each in graph.outputs):
+        return
+    after = result.outputs[0]
+    if not is_op(after, "Mul", "Div") or (is_op(after, "Div") and after.inputs[0] is not result):
+        return
+    found = [value for value in map(number, after.inputs) if value is not None]
+    if len(found) != 1 or found[0] <= 0 or is_op(node, "Gemm"):
+        return
+    shape = node.inputs[0].shape
+    if any(t.values.ndim > len(shape or ()) for t in after.inputs if number(t) is not None):
+        return  # it may add dimensions
+    factor = found[0] if is_op(after, "Mul") else 1 / found[0]
+    stored, scale, zero = pair.inputs
+    name = f"{result.name}/scaled"
+    again = gs.Variable(names.tensor(name), np.float32, node.inputs[0].shape)
+    scaled = np.asarray(scale.values * np.float64(factor), np.float32)
+    if not np.isfinite(scaled) or scaled < np.finfo(np.float32).tiny:
+        return
+    inputs = [stored, gs.Constant(names.tensor(f"{name}/scale"), scaled), zero]
+    graph.nodes.append(gs.Node("DequantizeLinear", names.node(name), {}, inputs, [again]))
+    node.inputs[0] = again
+    node.outputs = list(after.outputs)
+    after.outputs.clear()
 
 
 def _quantize_numbers(graph: gs.Graph, names: FreeNames, node: gs.Node) -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+import onnx_graphsurgeon as gs
+
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.operators import WEIGHTED, constant_value, is_op
 from onnxgraft.graph.opset import raise_opset
+from onnxgraft.graph.tensors import Array
+from onnxgraft.graph.walk import tidy
 
 __all__ = ["OLDEST_OPSET", "fingerprint", "measurable", "ready"]
 
@@ -16,12 +23,12 @@ OLDEST_OPSET = 13
 
 
 def ready(model: Model) -> Model:
-    """Return a graph in float32 and an opset that has scales per channel.
+    """Return a graph in float32, in an opset that has scales per channel, with plain weights.
 
     Raises:
         NotSupportedError: See `lift` and `raise_opset`.
     """
-    return raise_opset(lift(model), OLDEST_OPSET)
+    return _plain(raise_opset(lift(model), OLDEST_OPSET))
 
 
 def measurable(model: Model) -> Model:
@@ -31,9 +38,53 @@ def measurable(model: Model) -> Model:
     """
     lifted = lift(model)
     try:
-        return raise_opset(lifted, OLDEST_OPSET)
+        return _plain(raise_opset(lifted, OLDEST_OPSET))
     except NotSupportedError:
-        return lifted
+        return _plain(lifted)
+
+
+def _plain(model: Model) -> Model:
+    """Return a copy whose layers read constants where something made weights of one.
+
+    Such as a Transpose, where an embedding is the weights of the last layer too; or the model
+    itself where nothing does.
+    """
+    if not any(_made(node) is not None for node in model.graph.nodes):
+        return model
+    plain = model.copy()
+    names = FreeNames(plain.graph, plain.names)
+    found: dict[int, gs.Constant] = {}
+    for node in plain.graph.nodes:
+        values = _made(node)
+        if values is not None:
+            weights = node.inputs[1]
+            if id(weights) not in found:
+                found[id(weights)] = gs.Constant(names.tensor(f"{weights.name}/weights"), values)
+            node.inputs[1] = found[id(weights)]
+    tidy(plain.graph)
+    return plain
+
+
+def _made(node: gs.Node) -> Array | None:
+    """Return the weights that a layer reads, where operators make them of a constant."""
+    if not is_op(node, *WEIGHTED) or len(node.inputs) < 2:
+        return None
+    tensor = node.inputs[1]
+    return None if isinstance(tensor, gs.Constant) else _value(tensor)
+
+
+def _value(tensor: gs.Tensor) -> Array | None:
+    if isinstance(tensor, gs.Constant):
+        return np.asarray(tensor.values)
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if is_op(maker, "Constant"):
+        return constant_value(maker)
+    if not is_op(maker, "Identity", "Transpose"):
+        return None
+    values = _value(maker.inputs[0])
+    if values is None or is_op(maker, "Identity"):
+        return values
+    return np.ascontiguousarray(values.transpose(maker.attrs.get("perm")))
 
 
 def fingerprint(model: Model) -> str:

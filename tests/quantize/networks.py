@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,34 @@ RESIDUAL_SHAPES = {
     "w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 3, 3), "b2": (8,), "w3": (4, 8, 1, 1), "b3": (4,),
 }  # fmt: skip
 
+# Four heads of eight channels over twelve tokens, as ViT and BERT have them.
+ATTENTION = """
+network (float[N, 12, 32] x) => (float[N, 12, 32] y) {
+    n = LayerNormalization (x, gamma, beta)
+    [query] q0 = MatMul (n, wq)
+    q1 = Add (q0, bq)
+    q2 = Reshape (q1, heads)
+    q = Transpose <perm = [0, 2, 1, 3]> (q2)
+    [key] k0 = MatMul (n, wk)
+    k1 = Add (bk, k0)
+    k2 = Reshape (k1, heads)
+    k = Transpose <perm = [0, 2, 3, 1]> (k2)
+    [value] v0 = MatMul (n, wv)
+    v1 = Add (v0, bv)
+    v2 = Reshape (v1, heads)
+    v = Transpose <perm = [0, 2, 1, 3]> (v2)
+    [scores] s0 = MatMul (q, k)
+    [factor] s1 = Mul (s0, scale)
+    [softmax] p = Softmax <axis = -1> (s1)
+    [context] c0 = MatMul (p, v)
+    c1 = Transpose <perm = [0, 2, 1, 3]> (c0)
+    c = Reshape (c1, whole)
+    [output] o = MatMul (c, wo)
+    o1 = Add (o, bo)
+    y = Add (x, o1)
+}
+"""
+
 
 def weights(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, Array]:
     """Return normal weights whose output channels differ in size."""
@@ -67,6 +96,20 @@ def pair() -> Model:
 def residual() -> Model:
     """Return convolutions around an addition."""
     return model_of(RESIDUAL, weights(RESIDUAL_SHAPES))
+
+
+def attention(text: str = ATTENTION, **more: Any) -> Model:
+    """Return attention with seeded weights, and constants in place of its own."""
+    rng = np.random.default_rng(3)
+    constants: dict[str, Any] = {
+        "heads": np.array([0, 12, 4, 8]), "whole": np.array([0, 12, 32]),
+        "scale": np.float32(8**-0.5), "gamma": rng.uniform(0.5, 2, 32).astype(np.float32),
+        "beta": rng.standard_normal(32).astype(np.float32) / 4,
+    }  # fmt: skip
+    for name in "qkvo":
+        constants[f"w{name}"] = rng.standard_normal((32, 32)).astype(np.float32) / 4
+        constants[f"b{name}"] = rng.standard_normal(32).astype(np.float32) / 4
+    return model_of(text, constants | more)
 
 
 def samples_of(model: Model, folder: Path, count: int = 24, seed: int = 5) -> Samples:

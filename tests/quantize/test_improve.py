@@ -150,11 +150,12 @@ def test_a_range_by_hand_is_not_chosen_again(tensor: str, tmp_path: Path) -> Non
 def test_every_target_can_be_improved(target: str, tmp_path: Path) -> None:
     model = pair()
     samples = samples_of(model, tmp_path)
-    found = improve(model, ranges_of(model, samples), target, samples, IMPROVEMENTS)
+    methods = [name for name in IMPROVEMENTS if name != "smooth"]  # there is no normalization
+    found = improve(model, ranges_of(model, samples), target, samples, methods)
     graph, report = quantize(found.model, found.ranges, target, improved=found.improved)
     assert report.layers == ["first", "second", "third"]
     told = [note for note in found.notes if "was taken back" in note]
-    assert len(found.methods) + len(told) == len(IMPROVEMENTS)
+    assert len(found.methods) + len(told) == len(methods)
     assert found.methods
     feeds = random_feeds(model.inputs, 4)
     assert sqnr(infer(model, feeds)["y"], infer(graph, feeds)["y"]) > 20

@@ -52,6 +52,7 @@ def test_a_changed_table_is_followed(tmp_path: Path) -> None:
         ('symmetric = "yes"', "symmetric is 'yes'; write true or false"),
         ('also = "Add"', "also is 'Add'; write a list"),
         ('target = "openvino"', "is a table for openvino, not for tensorrt"),
+        ("tokens = -1", "tokens is -1; write a number"),
         ("= 3", "not a TOML file"),
     ],
     ids=lambda value: value if " " not in value else None,

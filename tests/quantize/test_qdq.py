@@ -789,24 +789,6 @@ def test_no_scale_is_ever_zero_or_infinite(tmp_path: Path, target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_product_of_two_activations_stays_in_float_with_the_reason(
-    tmp_path: Path, target: str
-) -> None:
-    text = """
-    network (float[N, 4, 4] x) => (float[N, 4, 4] y) {
-        [dense] p = MatMul (x, weights)
-        [attention] y = MatMul (p, x)
-    }
-    """
-    original = built(text, {"weights": (4, 4)})
-    model, report = quantize(original, ranges_of(original, tmp_path), target)
-    assert report.layers == ["dense"]
-    assert [layer.name for layer in report.float_layers] == ["attention"]
-    assert "weights are not constant" in report.float_layers[0].reason
-    onnx.checker.check_model(model.to_onnx(), full_check=True)
-
-
-@pytest.mark.parametrize("target", TARGETS)
 def test_ranges_of_another_model_are_refused(tmp_path: Path, target: str) -> None:
     ranges = ranges_of(chain(), tmp_path)
     with pytest.raises(InputError, match="measured on another graph than"):

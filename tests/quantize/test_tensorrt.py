@@ -17,7 +17,14 @@ from onnxgraft.data.samples import open_samples
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.quantize import calibrate, placement, quantize, to_half
 from tests.conftest import model_of
-from tests.quantize.networks import PAIR, PAIR_SHAPES, ranges_of, samples_of, weights
+from tests.quantize.networks import (
+    PAIR,
+    PAIR_SHAPES,
+    attention,
+    ranges_of,
+    samples_of,
+    weights,
+)
 
 trt = pytest.importorskip("tensorrt", reason="TensorRT is not installed")
 
@@ -132,6 +139,14 @@ def test_a_layer_of_every_kind(op: str, tmp_path: Path) -> None:
     model = model_of(text, weights(shapes))
     ranges = ranges_of(model, samples_of(model, tmp_path, 4))
     assert built(quantize(model, ranges, "tensorrt")[0]) > 0
+
+
+def test_attention(tmp_path: Path) -> None:
+    model = attention()
+    ranges = ranges_of(model, samples_of(model, tmp_path, 4))
+    graph, report = quantize(model, ranges, "tensorrt")
+    assert "scores" in report.layers
+    assert built(graph) > 0
 
 
 def test_a_quantized_shortcut_is_kept_in_bytes(tmp_path: Path) -> None:

@@ -137,6 +137,28 @@ def test_products_of_two_activations_are_the_textbooks() -> None:
     assert "Cast" in {node.op_type for node in exact_graph(model).graph.node}
 
 
+@pytest.mark.parametrize("turned", [0, 1])
+def test_a_gemm_of_two_activations_keeps_its_bias_and_its_turn(turned: int) -> None:
+    rng = np.random.default_rng(6)
+    second = (5, 16) if turned else (16, 5)
+    model = model_of(
+        f"net (float[7, 16] a, float[{second[0]}, {second[1]}] c) => (float y) {{"
+        " qa = QuantizeLinear(a, s, z)  da = DequantizeLinear(qa, s, z)"
+        " qc = QuantizeLinear(c, t, z)  dc = DequantizeLinear(qc, t, z)"
+        f" y = Gemm<transB={turned}>(da, dc, b) }}",
+        {"s": np.float32(0.02), "t": np.float32(0.03), "z": np.int8(0),
+         "b": rng.standard_normal(5).astype(np.float32)},
+    )  # fmt: skip
+    feeds = {
+        "a": rng.standard_normal((7, 16)).astype(np.float32),
+        "c": rng.standard_normal(second).astype(np.float32),
+    }
+    wanted = textbook.run(model.to_onnx(), feeds)["y"]
+    found = outputs(model, feeds)["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
+    assert "Cast" in {node.op_type for node in exact_graph(model).graph.node}
+
+
 CHAIN = (
     "net (float[N, 4, 9, 9] x) => (float y) {"
     " q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)"

@@ -215,8 +215,8 @@ def quantize(
         typer.Option(
             metavar="METHODS",
             rich_help_panel=QUANTIZATION,
-            help="Methods that reduce the loss, with commas between them: equalize, activations, "
-            "weights, rounding, bias; or all, or none.",
+            help="Methods that reduce the loss, with commas between them: equalize, smooth, "
+            "activations, weights, rounding, bias; or all, or none.",
         ),
     ] = None,
     budget: Annotated[

@@ -238,18 +238,23 @@ class _Writer:
         self._replace(node, self._cast(label, total, np.float32) if len(parts) > 1 else total)
 
     def _between(self, node: gs.Node, left: _Whole, right: _Whole) -> None:
-        """Write the product of two quantized tensors."""
-        label = node.outputs[0].name
-        total = self._add_like(node, [left.tensor, right.tensor])
+        """Write the product of two quantized tensors, and the bias of a Gemm."""
+        label, second = node.outputs[0].name, right.tensor
+        if is_op(node, "Gemm") and node.attrs.get("transB", 0):
+            second = self._add("Transpose", label, [second], np.float32, {"perm": [1, 0]})
+        total = self._add_like(node, [left.tensor, second])
         product = (left.scale.astype(np.float64) * right.scale.astype(np.float64)).astype(
             np.float32
         )
         total = self._add("Mul", label, [total, self._hidden(f"{label}/scale", product)])
+        if len(node.inputs) > 2 and node.inputs[2].name:
+            total = self._add("Add", label, [total, node.inputs[2]])
         self._replace(node, total)
 
     def _depth(self, node: gs.Node) -> float:
         """Return how many products each value of a MatMul sums up; infinite if not known."""
-        for tensor, axis in ((node.inputs[0], -1), (node.inputs[1], -2)):
+        turned = is_op(node, "Gemm") and node.attrs.get("transB", 0)
+        for tensor, axis in ((node.inputs[0], -1), (node.inputs[1], -1 if turned else -2)):
             shape = self._shapes.shape(tensor)
             if shape is not None and len(shape) >= 2 and shape[axis].fixed:
                 return shape[axis].number

@@ -20,6 +20,7 @@ ONNXRUNTIME = Target(
         symmetric=False,
         outputs=True,
         bias=True,
+        products=True,
         also=frozenset({"Add", "GlobalAveragePool", "Mul"}),
     ),
     fused=frozenset(

@@ -19,6 +19,7 @@ OPENVINO = Target(
         weights={"Conv": 0, "ConvTranspose": None, "Gemm": 1, "MatMul": 1},
         symmetric=True,
         unsigned=True,
+        products=True,
     ),
     fused=frozenset(
         "Add AveragePool Clip GlobalAveragePool HardSigmoid HardSwish LeakyRelu Mul Relu Sigmoid "

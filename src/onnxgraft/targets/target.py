@@ -35,6 +35,9 @@ class Placement:
             VNNI add them.
         residual: Whether, of an Add behind a layer, the other input is quantized: the layer's
             kernel then reads eight bits of the shortcut where there were 32.
+        products: Whether a MatMul of two activations, as in attention, runs in integers too. Where
+            symmetric its second input is int8 then, as weights are.
+        tokens: How long the sequences of such products may be; 0 for any length.
         also: Operators without weights that run in integers when inputs and output are quantized.
             A Mul among them, by a positive number and read by such operators alone, costs nothing:
             its result has the integers of its input, and a scale of its own.
@@ -48,6 +51,8 @@ class Placement:
     bias: bool = False
     pairs: bool = False
     residual: bool = False
+    products: bool = False
+    tokens: int = 0
     also: frozenset[str] = field(default_factory=frozenset)
 
 

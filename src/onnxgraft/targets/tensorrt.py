@@ -27,12 +27,15 @@ TENSORRT = Target(
     # By NVIDIA's guide "Working with Quantized Types": inputs of layers with weights, not their
     # outputs; symmetric; weights per channel; no bias; the shortcut of a residual Add, not the
     # layer's own result. A ConvTranspose gets one scale: its kernels disagree on the axis
-    # (TensorRT#1694), and its last axis order is theirs.
+    # (TensorRT#1694), and its last axis order is theirs. Attention is fused in INT8 for up to 512
+    # tokens (TensorRT#3724); a longer one is fused in FP16, or not at all once it is quantized.
     placement=Placement(
         target="tensorrt",
         weights={"Conv": 0, "ConvTranspose": None, "Gemm": 1, "MatMul": 1},
         symmetric=True,
         residual=True,
+        products=True,
+        tokens=512,
     ),
     fused=frozenset(
         "Add AveragePool Clip GlobalAveragePool HardSigmoid LeakyRelu Mul Relu Sigmoid Tanh".split()
