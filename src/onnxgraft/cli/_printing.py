@@ -143,7 +143,7 @@ def _int8_lines(done: Int8Graph, out: str) -> list[str]:
     lines = [f"{out}: {len(report.layers)} of {total} layers in INT8"]
     if done.search is not None:
         lines += _mixes(done.search)
-    lines += [f"  in float: {layer.name} ({layer.reason})" for layer in report.float_layers]
+    lines += [f"  in float: {layer.name} ({layer})" for layer in report.float_layers]
     if done.half is not None:
         lines += [f"  {len(done.half.layers)} nodes in FP16"]
         lines += [f"  in FP32: {name} ({why})" for name, why in done.half.single.items()]

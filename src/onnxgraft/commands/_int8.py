@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onnxgraft.commands._budget import Budget, BudgetReport, within_budget
@@ -26,6 +26,7 @@ from onnxgraft.stages.quantize import (
     quantize,
     to_half,
 )
+from onnxgraft.stages.quantize.place.costs import shares
 from onnxgraft.stages.quantize.place.half import OnOverflow
 from onnxgraft.targets import FLOATS, TARGETS, Floats, find_target
 from onnxgraft.targets.cpu import Cpu
@@ -193,6 +194,11 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
         prepared.model, prepared.ranges, options.table,
         keep_float=reasons, improved=prepared.improved,
     )  # fmt: skip
+    if report.float_layers:
+        share = shares(prepared.model)
+        report.float_layers = [
+            replace(layer, share=share.get(layer.name)) for layer in report.float_layers
+        ]
     notes += report.notes
     state = None if options.state is None or search is None else Path(options.state)
     return Int8Graph(graph, report, search, notes=notes, state=state, ranges=prepared.ranges)
