@@ -136,7 +136,10 @@ def quantize(
     table = placement(target) if isinstance(target, str) else target
     improved = improved or Improved()
     if any(is_op(node, *_QUANTIZED_OPS, domain=QUANTIZERS) for node in model.graph.nodes):
-        raise InputError(f"{model.file}: the graph is quantized already")
+        raise InputError(
+            f"{model.file}: the graph is quantized already; --from-qdq takes its scales to the "
+            "target's form"
+        )
     if ranges.model != fingerprint(model):
         raise InputError(
             f"{ranges.file}: was measured on another graph than {model.file}; calibrate again"

@@ -132,6 +132,8 @@ def quantized(done: Quantized, console: Console) -> None:
         return
     for line in _int8_lines(done.done, done.out):
         say(console, line)
+    if done.cache_out:
+        say(console, f"{done.cache_out}: TensorRT's calibration cache, for the float graph")
     _notes(console, done.notes)
     for tensor, reason in done.unknown.items():
         say(console, f"  not in the model: {tensor} ({reason})")

@@ -17,10 +17,12 @@ from onnxgraft.run.raising import raised
 from onnxgraft.stages.quantize import (
     OLDEST_OPSET,
     HalfReport,
+    Improved,
     Placement,
     Prepared,
     QuantizeReport,
     Remark,
+    Retargeted,
     explain,
     improve,
     quantize,
@@ -48,6 +50,7 @@ class QuantizeOptions:
             computes in it by itself).
         cpu: The processor that the engine is for; None is this machine's.
         keep_float: Layers that stay in float.
+        given: What a graph brought that was quantized already.
         improvements: Methods of `onnxgraft.stages.quantize.improve`.
         calibration: What they look at.
         budget: What may be lost; None keeps everything in INT8.
@@ -67,6 +70,7 @@ class QuantizeOptions:
     floats: Floats = "fp32"
     cpu: Cpu | None = None
     keep_float: tuple[str, ...] = ()
+    given: Retargeted | None = None
     improvements: tuple[str, ...] = ()
     calibration: Samples | None = None
     budget: Budget | None = None
@@ -167,7 +171,8 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
 
 
 def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
-    prepared = Prepared(model, ranges)
+    given = options.given
+    prepared = Prepared(model, ranges, Improved() if given is None else given.improved)
     notes: list[str] = []
     if options.improvements:
         if options.calibration is None:
@@ -177,14 +182,15 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
             seed=options.seed,
         )  # fmt: skip
         notes += prepared.notes
-    reasons = dict.fromkeys(options.keep_float, "requested")
+    reasons = {} if given is None else dict(given.float_layers)
+    reasons |= dict.fromkeys(options.keep_float, "requested")
     search = None
     if options.budget is not None and options.validation is not None:
         quantize(prepared.model, prepared.ranges, options.table, keep_float=reasons)
         found, search = within_budget(
             prepared, options.table, options.budget, options.validation,
             classes=options.classes, output=options.metric_output, floats=options.floats,
-            cpu=options.cpu, keep_float=options.keep_float,
+            cpu=options.cpu, keep_float=tuple(reasons),
             calibration=options.calibration, state=options.state,
             resume=options.resume, most=options.trials,
         )  # fmt: skip
