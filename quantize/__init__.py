@@ -3,8 +3,9 @@
 `calibrate` runs the model once over the samples, `rechoose` applies another method to what it
 counted and `settle` the one that is best for the whole network, `read_cache` and `write_cache`
 exchange ranges with TensorRT 10 and older, `quantize` places QuantizeLinear and DequantizeLinear by
-the target's table in `placement`, `improve` makes that lose less, `explain` tells what may slow it
-down, and `to_half` writes what is float in FP16.
+the target's table in `placement`, `retarget` makes ranges and weights of a graph that has them
+already, `improve` makes INT8 lose less, `explain` tells what may slow it down, and `to_half` writes
+what is float in FP16.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from onnxgraft.stages.quantize.place.placement import (
 )
 from onnxgraft.stages.quantize.place.qdq import FloatLayer, Improved, QuantizeReport, quantize
 from onnxgraft.stages.quantize.place.ready import OLDEST_OPSET, fingerprint
+from onnxgraft.stages.quantize.retarget.retarget import Retargeted, retarget
 from onnxgraft.stages.quantize.tensorrt.cache import (
     header_version,
     ranges_from_cache,
@@ -56,6 +58,7 @@ __all__ = [
     "Prepared",
     "QuantizeReport",
     "Remark",
+    "Retargeted",
     "adapt_calibrator",
     "cache_calibrator",
     "calibrate",
@@ -71,6 +74,7 @@ __all__ = [
     "read_cache",
     "read_placement",
     "rechoose",
+    "retarget",
     "settle",
     "to_half",
     "write_cache",

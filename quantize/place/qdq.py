@@ -30,6 +30,7 @@ from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, nearest_integers, store, weight_scale
 from onnxgraft.stages.quantize.place.dense import as_gemms
 from onnxgraft.stages.quantize.place.int32_bias import int32_bias, raised
+from onnxgraft.stages.quantize.place.nested import unreached
 from onnxgraft.stages.quantize.place.placement import (
     Placement,
     Point,
@@ -57,10 +58,23 @@ _QUANTIZED_OPS = frozenset({"DequantizeLinear", "QLinearConv", "QLinearMatMul", 
 
 @dataclass(frozen=True)
 class FloatLayer:
-    """A layer with weights that stays in float, and why."""
+    """A layer with weights that stays in float, and why.
+
+    Attributes:
+        name: Of the node, in the graph or in a body.
+        reason: Why.
+        share: The part of the graph's multiplications that it does; None where not known.
+    """
 
     name: str
     reason: str
+    share: float | None = None
+
+    def __str__(self) -> str:
+        """Return the reason and the share."""
+        if self.share is None:
+            return self.reason
+        return f"{self.reason}; {self.share:.1%} of the multiplications"
 
 
 @dataclass(frozen=True)
@@ -126,7 +140,10 @@ def quantize(
     table = placement(target) if isinstance(target, str) else target
     improved = improved or Improved()
     if any(is_op(node, *_QUANTIZED_OPS, domain=QUANTIZERS) for node in model.graph.nodes):
-        raise InputError(f"{model.file}: the graph is quantized already")
+        raise InputError(
+            f"{model.file}: the graph is quantized already; --from-qdq takes its scales to the "
+            "target's form"
+        )
     if ranges.model != fingerprint(model):
         raise InputError(
             f"{ranges.file}: was measured on another graph than {model.file}; calibrate again"
@@ -141,6 +158,7 @@ def quantize(
     graph = quantized.graph
     report = QuantizeReport(table.target, notes=notes)
     chosen = _choose(graph, table, known, keep_float, report)
+    report.float_layers += [FloatLayer(*found) for found in unreached(graph, table)]
     report.layers = [node.name for node in chosen]
     names = FreeNames(graph, quantized.names)
     if table.bias and "Gemm" in table.weights:

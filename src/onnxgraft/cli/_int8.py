@@ -172,6 +172,15 @@ def quantize(
             help="TensorRT calibration cache, in place of --ranges.",
         ),
     ] = None,
+    from_qdq: Annotated[
+        bool,
+        typer.Option(
+            "--from-qdq",
+            rich_help_panel=QUANTIZATION,
+            help="Take scales and stored weights of a graph that is quantized already, in place "
+            "of --ranges.",
+        ),
+    ] = False,
     set_range: Annotated[
         list[str],
         typer.Option(
@@ -273,6 +282,22 @@ def quantize(
         typer.Option("--explain", rich_help_panel=OUTPUT, help="Say why INT8 may not be faster."),
     ] = False,
     cpu: CpuName = None,
+    cache_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CACHE",
+            rich_help_panel=OUTPUT,
+            help="With --from-qdq, TensorRT calibration cache to write.",
+        ),
+    ] = None,
+    trt_version: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            rich_help_panel=OUTPUT,
+            help="TensorRT version that will read the cache, such as 10.3.0.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> Result:
     """Write the INT8 graph that a target wants, or a mix of INT8 and float within a budget."""
@@ -283,10 +308,11 @@ def quantize(
         raise InputError("name the file to write with -o")
     chosen: Any = floats
     return commands.quantize(
-        model, target, out, ranges=ranges, cache=cache, set_range=set_range, overrides=overrides,
+        model, target, out, ranges=ranges, cache=cache, from_qdq=from_qdq,
+        set_range=set_range, overrides=overrides,
         keep_float=keep_float, floats=chosen, int8=int8, on_overflow=on_overflow, samples=samples,
         improve=improve, budget=budget, data=data, preprocess=preprocess, classes=classes,
         metric_output=metric_output, trials=trials, resume=resume, images=images, seed=seed,
         placement=placement, show_placement=show_placement, explain=explain,
-        cpu=cpu,
+        cpu=cpu, cache_out=cache_out, trt_version=trt_version,
     )  # fmt: skip

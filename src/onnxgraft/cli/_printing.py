@@ -132,6 +132,8 @@ def quantized(done: Quantized, console: Console) -> None:
         return
     for line in _int8_lines(done.done, done.out):
         say(console, line)
+    if done.cache_out:
+        say(console, f"{done.cache_out}: TensorRT's calibration cache, for the float graph")
     _notes(console, done.notes)
     for tensor, reason in done.unknown.items():
         say(console, f"  not in the model: {tensor} ({reason})")
@@ -143,7 +145,7 @@ def _int8_lines(done: Int8Graph, out: str) -> list[str]:
     lines = [f"{out}: {len(report.layers)} of {total} layers in INT8"]
     if done.search is not None:
         lines += _mixes(done.search)
-    lines += [f"  in float: {layer.name} ({layer.reason})" for layer in report.float_layers]
+    lines += [f"  in float: {layer.name} ({layer})" for layer in report.float_layers]
     if done.half is not None:
         lines += [f"  {len(done.half.layers)} nodes in FP16"]
         lines += [f"  in FP32: {name} ({why})" for name, why in done.half.single.items()]

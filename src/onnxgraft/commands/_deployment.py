@@ -315,7 +315,7 @@ class _Deployment:
         if done.ranges is not None:
             self.kept[target] = done.ranges
         self.report.float_layers += [
-            (target, layer.name, layer.reason) for layer in done.report.float_layers
+            (target, layer.name, str(layer)) for layer in done.report.float_layers
         ]
         self.report.notes += [f"{target}: {note}" for note in done.notes]
         if done.search is not None:

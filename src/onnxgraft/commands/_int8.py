@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onnxgraft.commands._budget import Budget, BudgetReport, within_budget
@@ -17,15 +17,18 @@ from onnxgraft.run.raising import raised
 from onnxgraft.stages.quantize import (
     OLDEST_OPSET,
     HalfReport,
+    Improved,
     Placement,
     Prepared,
     QuantizeReport,
     Remark,
+    Retargeted,
     explain,
     improve,
     quantize,
     to_half,
 )
+from onnxgraft.stages.quantize.place.costs import shares
 from onnxgraft.stages.quantize.place.half import OnOverflow
 from onnxgraft.targets import FLOATS, TARGETS, Floats, find_target
 from onnxgraft.targets.cpu import Cpu
@@ -47,6 +50,7 @@ class QuantizeOptions:
             computes in it by itself).
         cpu: The processor that the engine is for; None is this machine's.
         keep_float: Layers that stay in float.
+        given: What a graph brought that was quantized already.
         improvements: Methods of `onnxgraft.stages.quantize.improve`.
         calibration: What they look at.
         budget: What may be lost; None keeps everything in INT8.
@@ -66,6 +70,7 @@ class QuantizeOptions:
     floats: Floats = "fp32"
     cpu: Cpu | None = None
     keep_float: tuple[str, ...] = ()
+    given: Retargeted | None = None
     improvements: tuple[str, ...] = ()
     calibration: Samples | None = None
     budget: Budget | None = None
@@ -168,7 +173,8 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
 
 
 def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
-    prepared = Prepared(model, ranges)
+    given = options.given
+    prepared = Prepared(model, ranges, Improved() if given is None else given.improved)
     notes: list[str] = []
     if options.improvements:
         if options.calibration is None:
@@ -178,14 +184,15 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
             seed=options.seed,
         )  # fmt: skip
         notes += prepared.notes
-    reasons = dict.fromkeys(options.keep_float, "requested")
+    reasons = {} if given is None else dict(given.float_layers)
+    reasons |= dict.fromkeys(options.keep_float, "requested")
     search = None
     if options.budget is not None and options.validation is not None:
         quantize(prepared.model, prepared.ranges, options.table, keep_float=reasons)
         found, search = within_budget(
             prepared, options.table, options.budget, options.validation,
             classes=options.classes, output=options.metric_output, floats=options.floats,
-            cpu=options.cpu, keep_float=options.keep_float,
+            cpu=options.cpu, keep_float=tuple(reasons),
             calibration=options.calibration, state=options.state,
             resume=options.resume, most=options.trials,
         )  # fmt: skip
@@ -195,6 +202,11 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
         prepared.model, prepared.ranges, options.table,
         keep_float=reasons, improved=prepared.improved,
     )  # fmt: skip
+    if report.float_layers:
+        share = shares(prepared.model)
+        report.float_layers = [
+            replace(layer, share=share.get(layer.name)) for layer in report.float_layers
+        ]
     notes += report.notes
     state = None if options.state is None or search is None else Path(options.state)
     return Int8Graph(

@@ -37,6 +37,7 @@ class Quantized:
         notes: Sentences that the user should read.
         unknown: What the calibration cache has and the graph does not, with the reason.
         placement: The table, if that was asked for.
+        cache_out: Where TensorRT's calibration cache was written; empty if nowhere.
     """
 
     done: Int8Graph | None = None
@@ -44,6 +45,7 @@ class Quantized:
     notes: list[str] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     placement: str = ""
+    cache_out: str = ""
 
     @property
     def model(self) -> Model:
@@ -75,6 +77,7 @@ class Quantized:
             "explain": [asdict(remark) for remark in made.remarks],
             "notes": self.notes,
             "unknown": self.unknown,
+            "cache": self.cache_out,
         }
 
 
@@ -85,6 +88,7 @@ def quantize(
     *,
     ranges: Place | Ranges | None = None,
     cache: Place | None = None,
+    from_qdq: bool = False,
     set_range: RangesGiven = (),
     overrides: Place | None = None,
     keep_float: Names = None,
@@ -106,15 +110,18 @@ def quantize(
     show_placement: bool = False,
     explain: bool = False,
     cpu: str | None = None,
+    cache_out: Place | None = None,
+    trt_version: str | None = None,
 ) -> Quantized:
     """Return the INT8 graph that a target wants, or a mix of INT8 and float within a budget.
 
     Args:
-        model: A float ONNX file, or a model.
+        model: A float ONNX file, or a model; with ``from_qdq`` one that is quantized.
         target: Whose form of graph.
         out: Where to write the graph; None writes none.
         ranges: What `calibrate` wrote, or its ranges.
         cache: In their place, a TensorRT calibration cache.
+        from_qdq: In their place, the model's own scales: it is quantized already.
         set_range: Ranges by tensor: ``T=LOW:HIGH`` or ``T=AMAX``, or a mapping to (low, high).
         overrides: A TOML file of ranges by hand: ``"tensor" = [low, high]``.
         keep_float: Layers to leave in float.
@@ -138,6 +145,8 @@ def quantize(
         show_placement: Return the target's table as TOML, and do nothing.
         explain: Report why INT8 may not be faster.
         cpu: The processor that the graph is for; None is this machine's.
+        cache_out: A TensorRT calibration cache to write of the model's scales.
+        trt_version: The TensorRT that will read it, such as ``10.3.0``.
 
     Raises:
         InputError: Options contradict each other, or a file or name does not fit the model.
@@ -152,17 +161,28 @@ def quantize(
         table = stage.read_placement(placement, target, made_for)
     if show_placement:
         return Quantized(placement=stage.placement_text(table))
-    if (ranges is None) == (cache is None) and int8:
+    given = sum((ranges is not None, cache is not None, from_qdq))
+    if given > 1 or (given == 0 and int8):
         raise InputError(
-            "name either the ranges that onnxgraft calibrate wrote with --ranges, or a TensorRT "
-            "cache with --cache"
+            "name one of three: the ranges that onnxgraft calibrate wrote with --ranges, a "
+            "TensorRT cache with --cache, or --from-qdq for a graph that is quantized already"
         )
+    if from_qdq and (samples is not None or improve is not None):
+        raise InputError(
+            "--from-qdq keeps the graph's own scales and weights: leave --samples and --improve out"
+        )
+    _check_cache(cache_out, trt_version, target, from_qdq=from_qdq)
     wanted = read_budget(budget) if isinstance(budget, str) else budget
     if (wanted is None) != (data is None):
         raise InputError("--budget and --data go together: what is lost is measured on data")
     check_place(out)
+    check_place(cache_out)
     graph = as_model(model)
     result = Quantized(out="" if out is None else str(out))
+    taken = stage.retarget(graph, table) if from_qdq else None
+    if taken is not None:
+        graph, ranges = taken.model, taken.ranges
+        result.notes += taken.notes
     known = _ranges(result, graph, ranges, cache, histograms=samples is not None)
     if known is not None:
         if overrides is not None:
@@ -175,6 +195,7 @@ def quantize(
         floats=floats,
         cpu=made_for,
         keep_float=tuple(names(keep_float)),
+        given=taken,
         improvements=_methods(improve, samples),
         calibration=None if samples is None else as_samples(samples, graph.inputs, recipe),
         budget=wanted,
@@ -190,7 +211,7 @@ def quantize(
         explain=explain,
         seed=seed,
     )
-    if improve is None and samples is None and int8:
+    if improve is None and samples is None and int8 and not from_qdq:
         result.notes.append(
             f"the methods that make INT8 lose less ({', '.join(DEFAULT_IMPROVEMENTS)}) were not "
             "applied: they look at what layers read; name the calibration data with --samples"
@@ -198,6 +219,9 @@ def quantize(
     made = int8_graph(graph, known, options)
     if out is not None:
         made.model.save(out)
+    if cache_out is not None and trt_version is not None and known is not None:
+        result.notes += stage.write_cache(cache_out, graph, known, trt_version)
+        result.cache_out = str(cache_out)
     made.forget()
     result.done = made
     result.notes += made.notes
@@ -222,6 +246,23 @@ def _ranges(
     if ranges is None or isinstance(ranges, Ranges):
         return ranges
     return Ranges.load(ranges, histograms=histograms)
+
+
+def _check_cache(
+    cache_out: Place | None, trt_version: str | None, target: str, *, from_qdq: bool
+) -> None:
+    """Refuse a cache that can't be written."""
+    if (cache_out is None) != (trt_version is None):
+        raise InputError("--cache-out and --trt-version go together: a cache is for one TensorRT")
+    if trt_version is None:
+        return
+    stage.header_version(trt_version)
+    if not from_qdq:
+        raise InputError(
+            "--cache-out is for --from-qdq here; for a float model onnxgraft calibrate writes it"
+        )
+    if target != "tensorrt":
+        raise InputError(f"--cache-out: a cache is TensorRT's; --target is {target}")
 
 
 def _methods(improve: Names, samples: object) -> tuple[str, ...]:

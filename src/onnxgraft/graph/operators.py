@@ -17,8 +17,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 __all__ = [
-    "QUANTIZERS", "WEIGHTED", "constant_value", "counted", "is_op", "is_own_domain", "nodes_of",
-    "op_key", "op_of", "set_op",
+    "QUANTIZERS", "RECURRENT", "WEIGHTED", "constant_value", "counted", "is_op", "is_own_domain",
+    "nodes_of", "op_key", "op_of", "set_op",
 ]  # fmt: skip
 
 # The names that ONNX's own domain has in files; onnx-graphsurgeon has None for it.
@@ -28,6 +28,8 @@ _OWN = frozenset({None, "", "ai.onnx"})
 QUANTIZERS = ("", "com.microsoft")
 # ONNX's layers with weights: their second input.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# ONNX's layers with a state; their weights are the second and third input.
+RECURRENT = ("GRU", "LSTM", "RNN")
 
 # A node of onnx-graphsurgeon or of a ModelProto.
 Node = TypeVar("Node")

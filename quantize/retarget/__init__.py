@@ -1,0 +1,1 @@
+"""Graphs that are quantized already, in another target's form."""
