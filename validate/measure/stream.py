@@ -144,5 +144,5 @@ def _row(
     return CandidateRow(
         name, outputs, values, metric.per_class() if metric else {}, judgement.passed,
         judgement.verdict, metric.confusion_table() if metric else {}, judgement.warnings,
-        judgement.agreement, judgement.measure,
+        judgement.agreement, judgement.measure, metric.curves() if metric else [],
     )  # fmt: skip

@@ -26,8 +26,8 @@ _RECALLS = np.linspace(0, 1, 101)
 _MOST = 100
 # Of a detection at an overlap. What matches a label that does not count is neither right nor wrong.
 _WRONG, _RIGHT, _IGNORED = 0, 1, 2
-# Curves of more classes would fill the page.
-_MOST_CURVES = 20
+# Curves of more classes would fill the page; so many points are drawn of each.
+_MOST_CURVES, _POINTS = 20, 40
 
 Floats = NDArray[np.float64]
 States = NDArray[np.int8]
@@ -174,10 +174,15 @@ class Detection:
         precision = right / np.maximum(right + wrong, 1)
         recall = right / wanted
         both = np.maximum(precision + recall, 1e-12)
+        sides = {
+            "precision": (recall, precision),
+            "found": (wrong / max(self._images, 1), recall),
+            "score": (scores, 2 * precision * recall / both),
+        }
+        places = _places(right)
         return [
-            Curve("precision", name, _thinned(recall, precision)),
-            Curve("found", name, _thinned(wrong / max(self._images, 1), recall)),
-            Curve("score", name, _thinned(scores, 2 * precision * recall / both)),
+            Curve(kind, name, [(round(float(x[i]), 5), round(float(y[i]), 5)) for i in places])
+            for kind, (x, y) in sides.items()
         ]
 
 
@@ -190,12 +195,13 @@ def _other_metric(label: Array) -> str:
     return ""
 
 
-def _thinned(x: Floats, y: Floats) -> list[tuple[float, float]]:
-    """Return a hundred points of a curve, evenly along its length."""
-    if not len(x):
-        return []
-    places = np.unique(np.linspace(0, len(x) - 1, _MOST + 1).round().astype(int))
-    return [(round(float(x[i]), 5), round(float(y[i]), 5)) for i in places]
+def _places(right: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return where points of a curve are drawn: evenly among the right boxes, and among all."""
+    if not len(right):
+        return np.zeros(0, np.intp)
+    evenly = np.linspace(0, len(right) - 1, _POINTS).round().astype(np.intp)
+    risen = np.searchsorted(right, np.linspace(1, max(right[-1], 1), _POINTS).round())
+    return np.unique(np.concatenate([evenly, risen[risen < len(right)]]))
 
 
 def _matches(boxes: Floats, wanted: Floats, kinds: Floats) -> States:

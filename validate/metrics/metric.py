@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 
@@ -43,12 +43,13 @@ class Answered:
         return self._classes[axis]
 
 
-class Curve(NamedTuple):
+@dataclass(frozen=True)
+class Curve:
     """A curve of a metric.
 
     Attributes:
-        kind: ``precision`` over recall; ``found``: recall over the wrong boxes an image; ``score``:
-            F1 over the score from which boxes are taken.
+        kind: ``precision`` over recall; ``found``: recall over the wrong boxes in an image;
+            ``score``: F1 over the score from which on boxes are taken.
         name: Of the class; empty for all together.
         points: (x, y).
     """

@@ -9,7 +9,12 @@ from pathlib import Path
 from onnxgraft.files import write_bytes
 from onnxgraft.stages.validate.report import RangeRow, Report
 from onnxgraft.stages.validate.views.numbers import metric_value
-from onnxgraft.stages.validate.views.plots import histogram_path, latency_strip, layer_plot
+from onnxgraft.stages.validate.views.plots import (
+    curve_plots,
+    histogram_path,
+    latency_strip,
+    layer_plot,
+)
 
 __all__ = ["write_html"]
 
@@ -46,6 +51,7 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
             (row, latency_strip(row, ends[row.batch]), ends[row.batch]) for row in report.latency
         ],
         ranges=[(row, histogram_path(row), _marks(row), _kept(row)) for row in report.ranges],
+        curves=curve_plots(report.candidates),
         shares=_shares,
         value=metric_value,
     )

@@ -256,7 +256,7 @@ def _rows(
     for name, value in outputs.items():
         if value.ndim not in (2, 3) or (value.ndim == 3 and value.shape[0] != 1):
             continue
-        rows = value.reshape(value.shape[-2:])
+        rows: Array = value.reshape(value.shape[-2:])
         if not objectness and rows.shape[0] < rows.shape[1]:
             rows = rows.T
         if rows.shape[1] < least:
