@@ -66,9 +66,9 @@ class Numbering:
         """
         if not self.names:
             raise InputError(
-                f"{self.where}: these labels name their classes ({name!r}), and the network's are "
-                "not named: give the names in the order of its output, with classes in "
-                "[postprocess] or with --classes"
+                f"{self.where}: these labels name their classes ({name!r:.80}), the network does "
+                "not: give the names in the order of its output, with classes in [postprocess] or "
+                "with --classes"
             )
         if name not in self.names:
             self.left_out[name] += 1
@@ -87,10 +87,10 @@ class Numbering:
         if not self._used:
             name = next(iter(self.left_out))
             raise InputError(
-                f"{self.where}: no box is of one of the classes: {name!r}: "
+                f"{self.where}: no box is of one of the classes: {name!r:.80}: "
                 f"{nearest(name, self.names)}"
             )
-        told = ", ".join(f"{name} ({count})" for name, count in self.left_out.most_common(4))
+        told = ", ".join(f"{name:.80} ({count})" for name, count in self.left_out.most_common(4))
         more = len(self.left_out) - 4
         some = (
             f"{sum(self.left_out.values())} labels were left out, for their classes are not among "
@@ -108,7 +108,8 @@ def is_coco(document: object) -> bool:
 def coco_labels(document: dict[str, Any], numbering: Numbering) -> dict[str, ImageBoxes]:
     """Return the boxes of each image that a COCO document lists, by its file's name.
 
-    Without names of classes, categories that are numbered 0, 1, 2, ... stand for themselves.
+    Without names of classes, categories that are numbered 0, 1, 2, ... stand for themselves, and so
+    do those that are not listed.
 
     Raises:
         ValueError: It is not written so; KeyError and TypeError likewise.
@@ -116,18 +117,17 @@ def coco_labels(document: dict[str, Any], numbering: Numbering) -> dict[str, Ima
     """
     images = {entry["id"]: entry for entry in document["images"]}
     names = {entry["id"]: str(entry["name"]) for entry in document.get("categories", ())}
-    plain = not numbering.names and sorted(names) == list(range(len(names)))
+    plain = not names or (not numbering.names and sorted(names) == list(range(len(names))))
     rows: dict[Any, list[list[float]]] = {key: [] for key in images}
     for entry in document["annotations"]:
         category, place = entry["category_id"], entry["image_id"]
         if place not in images:
-            raise ValueError(f"an annotation is of the image {place!r}, which is not listed")
+            raise ValueError(f"an annotation is of the image {place!r:.80}, which is not listed")
         if names and category not in names:
-            raise ValueError(f"an annotation is of the category {category!r}, which is not listed")
-        if plain:
-            number: int | None = int(category)
-        else:
-            number = numbering.number(names[category])
+            raise ValueError(f"an annotation is of the category {category!r:.80}, not listed")
+        if plain and (not isinstance(category, int) or category < 0):
+            raise ValueError(f"the category {category!r:.80} is no number")
+        number = category if plain else numbering.number(names[category])
         if number is not None:
             left, top, width, height = map(float, entry["bbox"])
             crowd = CROWD if entry.get("iscrowd") else COUNTS
@@ -171,10 +171,7 @@ def voc_label(file: Path, numbering: Numbering) -> ImageBoxes:
     """
     existing_file(file, "the labels", DOCUMENT_BYTES)
     try:
-        data = file.read_bytes()
-        if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-            raise ValueError("it declares entities of its own")
-        root = ET.fromstring(data)
+        root = ET.fromstring(file.read_bytes(), ET.XMLParser(target=_Plain()))
         if root.tag != "annotation":
             raise ValueError(f"its root is {root.tag[:40]!r}, not 'annotation'")
         size = None
@@ -192,8 +189,16 @@ def voc_label(file: Path, numbering: Numbering) -> ImageBoxes:
             rows.append([number, left - 1, top - 1, right, bottom, hard])
         # Some tools write a size of 0 where they do not know it.
         return ImageBoxes(_rows(rows), size if size and min(size) > 0 else None)
-    except (ET.ParseError, ValueError, OverflowError) as error:
+    except (ET.ParseError, ValueError, LookupError, OverflowError) as error:
         raise InputError(f"{file}: not VOC's XML of an image ({error})") from error
+
+
+class _Plain(ET.TreeBuilder):
+    """Refuses what declares entities, which can be made to fill the memory."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        """Raise ValueError."""
+        raise ValueError("it declares entities of its own")
 
 
 def _text(entry: ET.Element, path: str) -> str:
@@ -214,16 +219,16 @@ def _yolo_label(file: Path) -> ImageBoxes:
             if len(values) != 5 or values[0] < 0 or not values[0].is_integer():
                 raise ValueError(f"line {number} is not a class and four fractions")
             kind, x, y, width, height = values
-            if not (0 <= min(x, y) and max(x, y) <= 1 and 0 <= min(width, height) <= 1):
+            if not all(0 <= value <= 1 for value in (x, y, width, height)):
                 raise ValueError(f"line {number} has values beyond 0 to 1, which are no fractions")
             box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
             rows.append([kind, *box, COUNTS])
+        return ImageBoxes(_rows(rows), fractions=True)
     except (ValueError, OSError) as error:
         raise InputError(
             f"{file}: not YOLO's text of an image ({error}); it needs class, centre x, centre y, "
             "width and height, as fractions, a line"
         ) from error
-    return ImageBoxes(_rows(rows), fractions=True)
 
 
 def _rows(rows: Iterable[Sequence[float]]) -> Array:
