@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxgraft.data.classes import Classes, find_classes
-from onnxgraft.data.labels import check_labels, read_labels
+from onnxgraft.data.labels import Labels, check_labels, read_labels
 from onnxgraft.stages.validate.divergence.divergence import (
     Bisection,
     Divergence,
@@ -12,11 +12,12 @@ from onnxgraft.stages.validate.divergence.divergence import (
 )
 from onnxgraft.stages.validate.divergence.matching import MatchedGraph
 from onnxgraft.stages.validate.divergence.mistakes import find_mistake
+from onnxgraft.stages.validate.measure.fitting import Scoring, fit_metric
 from onnxgraft.stages.validate.measure.judging import Candidate
 from onnxgraft.stages.validate.measure.noise import Tolerance, measured_tolerance, users_tolerance
 from onnxgraft.stages.validate.measure.spread import Opener
 from onnxgraft.stages.validate.measure.stream import measure, rows
-from onnxgraft.stages.validate.measure.tally import Answer, Tally
+from onnxgraft.stages.validate.measure.tally import Answer, Tally, labelled_rows
 from onnxgraft.stages.validate.metrics import (
     METRICS,
     Answered,
@@ -38,10 +39,12 @@ __all__ = [
     "Candidate",
     "Classes",
     "Divergence",
+    "Labels",
     "MatchedGraph",
     "Metric",
     "Opener",
     "Recorded",
+    "Scoring",
     "Tally",
     "Tolerance",
     "bisect",
@@ -50,6 +53,8 @@ __all__ = [
     "find_classes",
     "find_divergence",
     "find_mistake",
+    "fit_metric",
+    "labelled_rows",
     "make_metric",
     "measure",
     "measured_tolerance",

@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from onnxgraft.files import write_json
+from onnxgraft.stages.validate.metrics.metric import Curve
 from onnxgraft.targets.cpu import this_cpu
 
 __all__ = [
@@ -109,6 +110,7 @@ class CandidateRow:
         agreement: How far its answers are the original's, by ``measure``.
         measure: ``mIoU`` between the class maps of both, ``same class`` as a fraction of places, or
             ``SQNR`` in dB; empty for the original.
+        curves: Of a metric that has any: precision over recall, and the like.
     """
 
     name: str
@@ -121,6 +123,7 @@ class CandidateRow:
     warnings: list[str] = field(default_factory=list)
     agreement: float | None = None
     measure: str = ""
+    curves: list[Curve] = field(default_factory=list)
 
     @property
     def agrees(self) -> str:

@@ -68,9 +68,7 @@ class Gain:
             _replace(names, node, 1, factors.reshape([-1 if a == axis else 1 for a in range(rank)]))
 
 
-def smooth(
-    model: Model, samples: Samples, keep: Collection[str] = ()
-) -> tuple[Model, list[str]]:
+def smooth(model: Model, samples: Samples, keep: Collection[str] = ()) -> tuple[Model, list[str]]:
     """Return a model that computes the same with evened channels, and the tensors concerned.
 
     Args:

@@ -53,6 +53,8 @@ LIMIT, MEMORY = 10.0, 1024
 # Between the parts of an input that becomes several files; a NUL is in no text.
 BETWEEN = b"\0\0~\0\0"
 _MOST_WORDS = 2100
+# Of the classes in the labels of the corpus.
+_NAMES = ("car", "dog")
 # Audit events of which a reader may raise none.
 _FORBIDDEN = frozenset(
     {"os.exec", "os.fork", "os.forkpty", "os.link", "os.mkdir", "os.posix_spawn", "os.remove",
@@ -390,7 +392,9 @@ READERS: dict[str, Reader] = {
     "onnx": Reader("net.onnx", _onnx),
     "program": Reader("net.pt2", check_program, _write_program),
     "shard": Reader("shard.npz", _tally),
-    "labels": Reader("labels.json", read_labels),
+    "labels": Reader("labels.json", lambda path: read_labels(path, _NAMES)),
+    "voc": Reader("a.xml", lambda path: read_labels(path, _NAMES)),
+    "yolo": Reader("a.txt", lambda path: read_labels(path.parent)),
     "classes": Reader("classes.json", _classes),
     "placement": Reader("table.toml", lambda path: read_placement(path, "tensorrt")),
     "polygraphy": Reader("run.json", _polygraphy, load=_load_polygraphy),

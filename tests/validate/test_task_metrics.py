@@ -152,13 +152,13 @@ def test_average_precision_is_that_of_its_definition(seed: int, form: str) -> No
 def test_no_detections_are_no_precision() -> None:
     metric = make_metric("map")
     metric.add(Answered(np.zeros((1, 5, 6))), np.array([[0, 1, 1, 2, 2]]))
-    assert metric.values() == {"mAP50": 0.0, "mAP": 0.0}
+    assert metric.values() == {"mAP50": 0.0, "mAP": 0.0, "mAP50 COCO": 0.0}
 
 
 @pytest.mark.parametrize(
     ("output", "label", "message"),
     [
-        (np.zeros((1, 10)), np.zeros((1, 5)), "map needs rows of"),
+        (np.zeros((1, 10)), np.zeros((1, 5)), "no boxes in a form that is known: rows of 7 values"),
         (np.zeros((1, 5, 6)), np.asarray(3), r"labels of \(boxes, 5\)"),
     ],
     ids=["output", "label"],

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
-from onnxgraft.data.labels import labelled
+from onnxgraft.data.labels import Labels, labelled
 from onnxgraft.data.samples import Sample, Samples
-from onnxgraft.graph.tensors import Array, Outputs
+from onnxgraft.graph.tensors import Outputs
 from onnxgraft.run.answers import adapted
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.selections import Chosen, Selector
@@ -45,7 +45,7 @@ class Job:
     metric_output: str
     candidates: int
     metric: Callable[[], Metric] | None
-    labels: Mapping[str, Array] = field(default_factory=dict)
+    labels: Labels = field(default_factory=Labels)
     openers: tuple[Opener, ...] = ()
     selector: Callable[[], Selector] | None = None
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
+from onnxgraft.data.labels import Labels
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
@@ -17,7 +17,7 @@ from onnxgraft.stages.validate.measure.tally import Tally
 from onnxgraft.stages.validate.metrics import Metric
 from onnxgraft.stages.validate.report import CandidateRow, OutputRow
 
-__all__ = ["Candidate", "measure", "rows"]
+__all__ = ["Candidate", "measure", "rows", "unlabelled"]
 
 
 def measure(
@@ -27,7 +27,7 @@ def measure(
     metric: Callable[[], Metric] | None = None,
     output: str | None = None,
     *,
-    labels: Mapping[str, Array] | None = None,
+    labels: Labels | None = None,
     workers: int = 1,
     ray: str | None = None,
     openers: Sequence[Opener] = (),
@@ -55,13 +55,19 @@ def measure(
     if metric_output not in known:
         raise InputError(f"no output is called {metric_output!r}; {nearest(metric_output, known)}")
     if metric is not None and not labels and not samples.labelled:
-        raise InputError(f"{samples.source}: the metric needs labels, and {_unlabelled(samples)}")
+        raise InputError(f"{samples.source}: the metric needs labels, and {unlabelled(samples)}")
     if workers < (0 if ray else 1):
         raise InputError(f"--workers {workers}: at least 1 is needed")
     if all(spec.dtype.startswith("float") for spec in original.outputs):
         selector = None
     job = Job(
-        samples, metric_output, len(candidates), metric, labels or {}, tuple(openers), selector
+        samples,
+        metric_output,
+        len(candidates),
+        metric,
+        labels or Labels(),
+        tuple(openers),
+        selector,
     )
     total = Tally.empty(len(candidates), metric, metric_output)
     if ray is None and workers == 1:
@@ -74,7 +80,8 @@ def measure(
     return total
 
 
-def _unlabelled(samples: Samples) -> str:
+def unlabelled(samples: Samples) -> str:
+    """Return which samples have no labels, in words."""
     pairs = [
         pair
         for position in range(len(samples))
@@ -137,5 +144,5 @@ def _row(
     return CandidateRow(
         name, outputs, values, metric.per_class() if metric else {}, judgement.passed,
         judgement.verdict, metric.confusion_table() if metric else {}, judgement.warnings,
-        judgement.agreement, judgement.measure,
+        judgement.agreement, judgement.measure, metric.curves() if metric else [],
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from onnxgraft.run.verdicts import check_pair, other_boxes
 from onnxgraft.stages.validate.metrics import Answered, Metric
 from onnxgraft.stages.validate.metrics.detection import Detection
 
-__all__ = ["Answer", "Tally", "class_axis"]
+__all__ = ["Answer", "Tally", "class_axis", "labelled_rows"]
 
 # So many samples are shown in the report's gallery.
 GALLERY = 8
@@ -106,16 +106,18 @@ class Tally:
         expected, *others = results
         self.images += len(sample.images)
         self.turned += sample.turned
-        answered = {name: Answered(value) for name, value in expected.items()}
-        self._score(0, answered[metric_output], sample)
+        size = sample.picture
+        answered = {name: Answered(value, expected, size) for name, value in expected.items()}
+        detection = isinstance(self.metrics[0], Detection)
+        self._score(0, sample, answered[metric_output])
         for index, outputs in enumerate(others):
             actual = arranged(expected, outputs)
             for name, value in expected.items():
-                boxes = name == metric_output and isinstance(self.metrics[0], Detection)
+                boxes = name == metric_output and detection
                 if boxes and name in actual and other_boxes(value, actual[name]):
                     counts = self.other_boxes[index]
                     counts[name] = counts.get(name, 0) + 1
-                    self._score(index + 1, Answered(actual[name]), sample)
+                    self._score(index + 1, sample, Answered(actual[name], actual, size))
                     continue
                 difference = self.differences[index].setdefault(name, Difference())
                 selected = None
@@ -123,18 +125,19 @@ class Tally:
                     selected = chosen.pair(name, actual[name])
                 if selected is None or actual[name].shape == value.shape:
                     check_pair(name, value, actual)
-                other = Answered(actual[name])
+                other = Answered(actual[name], actual, size)
                 sides = (value, actual[name]) if selected is None else selected
                 before = None if first is None or selected is not None else first.get(name)
                 if not difference.add(sides[0], sides[1], before):
                     self._note(index, position, sample, name, value)
-                axis = class_axis(value)
+                # Of a detector's output neither axis is of classes alone.
+                axis = None if detection else class_axis(value)
                 if axis is not None:
                     pair = answered[name].classes(axis), other.classes(axis)
                     classes = value.shape[axis] if value.ndim == 4 else 0
                     difference.add_answers(*pair, classes)
                 if name == metric_output:
-                    self._score(index + 1, other, sample)
+                    self._score(index + 1, sample, other)
                     if axis is not None:
                         self._show(index, position, *pair)
                     elif (
@@ -145,13 +148,11 @@ class Tally:
                         difference.add_answers(value, actual[name])
                         self._show(index, position, value, actual[name])
 
-    def _score(self, index: int, answered: Answered, sample: Sample) -> None:
+    def _score(self, index: int, sample: Sample, answered: Answered) -> None:
         metric = self.metrics[index]
-        if metric is None:
-            return
-        for output, label in sample.rows(answered.output):
-            if label is not None:
-                metric.add(answered if output is answered.output else Answered(output), label)
+        if metric is not None:
+            for row, label in labelled_rows(sample, answered):
+                metric.add(row, label)
 
     def notes(self) -> list[str]:
         """Return what is to be said of the samples."""
@@ -195,6 +196,23 @@ class Tally:
             shown += extra
             shown.sort(key=lambda answer: answer.rank)
             del shown[GALLERY:]
+
+
+def labelled_rows(sample: Sample, answered: Answered) -> Iterator[tuple[Answered, Array]]:
+    """Yield what was answered to each row of a sample that has a label, with the label."""
+    batch = answered.output.shape[:1]
+    for number, (output, label) in enumerate(sample.rows(answered.output)):
+        if label is None:
+            continue
+        if output is answered.output:
+            yield answered, label
+        else:
+            rows = {
+                name: value[number : number + 1]
+                for name, value in answered.outputs.items()
+                if value.shape[:1] == batch
+            }
+            yield Answered(output, rows, answered.size), label
 
 
 def infer_all(engines: Sequence[Engine], sample: Sample) -> list[Outputs]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.stages.validate.metrics import classification, detection, segmentation
-from onnxgraft.stages.validate.metrics.metric import Answered, Direction, Metric, MetricKind
+from onnxgraft.stages.validate.metrics.metric import Answered, Curve, Direction, Metric, MetricKind
 from onnxgraft.stages.validate.metrics.own import Own, declared, own_function
 
 __all__ = [
     "METRICS",
     "Answered",
+    "Curve",
     "Direction",
     "Metric",
     "MetricKind",
@@ -23,16 +25,17 @@ METRICS: dict[str, MetricKind] = {
 }
 
 
-def make_metric(name: str, classes: str | None = None) -> Metric:
+def make_metric(name: str, classes: str | None = None, how: Postprocess | None = None) -> Metric:
     """Return a new metric.
 
     Args:
         name: One of `METRICS`, or ``FILE.py:FUNCTION``: a function of an output and a label.
         classes: Of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file, see `find_classes`;
             None counts them by the output's channels, and calls them by their numbers.
+        how: What ``[postprocess]`` says of the outputs, for ``map``.
     """
     if name in METRICS:
-        return METRICS[name].make(classes)
+        return METRICS[name].make(classes, how)
     if ".py:" in name:
         return Own(own_function(name), name.rpartition(":")[2])
     raise InputError(

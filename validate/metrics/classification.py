@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.validate.metrics.metric import Answered, Direction, MetricKind, check_classes
+from onnxgraft.stages.validate.metrics.metric import (
+    Answered,
+    Curve,
+    Direction,
+    MetricKind,
+    check_classes,
+)
 
 __all__ = ["KINDS", "AreaUnderCurve", "TopK"]
 
@@ -64,6 +70,10 @@ class TopK:
     def confusion_table(self) -> dict[str, list[int]]:
         """Return nothing."""
         return {}
+
+    def curves(self) -> list[Curve]:
+        """Return nothing."""
+        return []
 
 
 def _other_metric(label: Array) -> str:
@@ -136,6 +146,10 @@ class AreaUnderCurve:
         """Return nothing."""
         return {}
 
+    def curves(self) -> list[Curve]:
+        """Return nothing."""
+        return []
+
 
 def _area(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | None:
     """Return the area under the ROC curve by ranks; None without both kinds of samples."""
@@ -150,14 +164,14 @@ def _area(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | N
 
 KINDS = (
     MetricKind(
-        "top1", "samples whose label has the largest score", "a class", lambda classes: TopK(1)
+        "top1", "samples whose label has the largest score", "a class", lambda classes, how: TopK(1)
     ),
     MetricKind(
         "top5", "samples whose label is among the five largest scores, and `top1`", "a class",
-        lambda classes: TopK(5),
+        lambda classes, how: TopK(5),
     ),
     MetricKind(
         "auc", "area under the ROC curve, the mean over classes", "a class",
-        lambda classes: AreaUnderCurve(),
+        lambda classes, how: AreaUnderCurve(),
     ),
 )  # fmt: skip

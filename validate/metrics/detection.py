@@ -9,26 +9,37 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.data.boxes import find_boxes, in_pixels
 from onnxgraft.data.classes import find_classes
+from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.validate.metrics.metric import Answered, Direction, MetricKind
+from onnxgraft.stages.validate.metrics.metric import Answered, Curve, Direction, MetricKind
 
 __all__ = ["KINDS", "Detection"]
 
-# COCO's thresholds of overlap; the first is VOC's.
-_OVERLAPS = np.arange(0.5, 1.0, 0.05)
+# COCO's thresholds of overlap; the first is VOC's. As pycocotools has them, to the last bit: boxes
+# of whole pixels do overlap by exactly 0.6.
+_OVERLAPS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
+# COCO looks at so many boxes of a class in an image.
+_MOST = 100
+# Of a detection at an overlap. What matches a label that does not count is neither right nor wrong.
+_WRONG, _RIGHT, _IGNORED = 0, 1, 2
+# Curves of more classes would fill the page; so many points are drawn of each.
+_MOST_CURVES, _POINTS = 20, 40
 
 Floats = NDArray[np.float64]
+States = NDArray[np.int8]
 
 
 class Detection:
     """Mean average precision over the classes that occur in labels, in percent.
 
     ``mAP50`` is the area under the interpolated precision-recall curve at an overlap of 0.5 (VOC
-    2010 and later); ``mAP`` the mean over overlaps 0.50, 0.55 .. 0.95 of the precision at 101
-    recalls (COCO). Detections match labels by falling score, each label once, and the one of
+    2010 and later), over all boxes; ``mAP`` the mean over overlaps 0.50, 0.55 .. 0.95 of the
+    precision at 101 recalls, and ``mAP50 COCO`` the same at 0.50, of the best 100 boxes of a class
+    in an image (COCO). Detections match labels by falling score, each label once, and the one of
     largest overlap that is free.
     """
 
@@ -36,37 +47,60 @@ class Detection:
     scale: float | None = 100.0
     direction: Direction | None = "up"
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
-        """Begin with nothing; ``names`` are of the classes, for people."""
+    def __init__(self, names: Sequence[str] = (), how: Postprocess | None = None) -> None:
+        """Begin with nothing.
+
+        Args:
+            names: Of the classes, for people.
+            how: How boxes stand in the outputs; None tells by their shapes.
+        """
         self.names = tuple(names)
-        # By class: score, and at each overlap whether the detection is right; and how many labels.
-        self._found: dict[int, list[tuple[float, tuple[bool, ...]]]] = defaultdict(list)
+        self.how = how or Postprocess()
+        # By class: scores; at each overlap what the detection is, and at the end whether COCO looks
+        # at it; and how many labels there are.
+        self._found: dict[int, list[tuple[Floats, States]]] = defaultdict(list)
         self._wanted: dict[int, int] = defaultdict(int)
+        self._images = 0
 
     def add(self, answered: Answered, label: Array) -> None:
         """Take in one sample.
 
         Args:
-            answered: Rows of [image, class, score, x1, y1, x2, y2], as DetectionOutput makes them,
-                or [x1, y1, x2, y2, score, class]; rows of score 0 or class -1 are none.
-            label: (boxes, 5) [class, x1, y1, x2, y2] in the same units; rows of class -1 are none.
+            answered: Boxes in a form of `onnxgraft.data.boxes`.
+            label: (boxes, 5) [class, x1, y1, x2, y2] in pixels of what the network sees, or in
+                fractions of it; rows of class -1 are none. A sixth value says that a label does
+                not count: 1 of a crowd, 2 of what is difficult.
         """
-        classes, scores, boxes = _detections(answered.output)
-        if label.ndim != 2 or label.shape[1] != 5:
+        if label.ndim != 2 or label.shape[1] not in (5, 6):
             raise InputError(
                 f"map needs labels of (boxes, 5), class x1 y1 x2 y2; this one is {label.shape}"
+                f"{_other_metric(label)}"
             )
+        try:
+            found = find_boxes(
+                answered.outputs, self.how, answered.size, output=self.how.output, counted=True
+            )
+        except InputError as error:
+            raise InputError(f"map: {error}") from error
         wanted = label[label[:, 0] >= 0].astype(np.float64)
-        for index in map(int, np.unique(wanted[:, 0])):
-            self._wanted[index] += int((wanted[:, 0] == index).sum())
-        for index in map(int, np.unique(classes)):
-            mine = classes == index
-            order = np.argsort(-scores[mine], kind="stable")
-            right = _matches(boxes[mine][order], wanted[wanted[:, 0] == index, 1:])
-            self._found[index] += [
-                (float(score), tuple(map(bool, row)))
-                for score, row in zip(scores[mine][order], right, strict=True)
-            ]
+        count = found.count
+        if len(wanted) and count is not None and wanted[:, 0].max() >= count:
+            raise InputError(
+                f"map: a label is of class {wanted[:, 0].max():g}, and the output has {count} "
+                f"classes, 0 to {count - 1}"
+            )
+        corners = in_pixels(wanted[:, 1:5], answered.size)
+        kinds = wanted[:, 5] if wanted.shape[1] == 6 else np.zeros(len(wanted))
+        self._images += 1
+        for index in map(int, np.unique(wanted[kinds == 0, 0])):
+            self._wanted[index] += int(((wanted[:, 0] == index) & (kinds == 0)).sum())
+        for index in map(int, np.unique(found.classes)):
+            mine = np.flatnonzero(found.classes == index)
+            mine = mine[np.argsort(-found.scores[mine], kind="stable")]
+            same = wanted[:, 0] == index
+            states = _matches(found.edges[mine], corners[same], kinds[same])
+            seen = (np.arange(len(mine)) < _MOST).astype(np.int8)[:, None]
+            self._found[index].append((found.scores[mine], np.concatenate([states, seen], 1)))
 
     def merge(self, other: Self) -> None:
         """Take in another part."""
@@ -74,106 +108,175 @@ class Detection:
             self._found[index] += found
         for index, count in other._wanted.items():
             self._wanted[index] += count
+        self._images += other._images
+
+    def _ranked(self, index: int) -> tuple[Floats, States]:
+        """Return the detections of a class by falling score.
+
+        Of equal scores the wrong ones are first: the order of the parts must not matter.
+        """
+        parts = self._found.get(index, [])
+        if not parts:
+            return np.zeros(0), np.zeros((0, len(_OVERLAPS) + 1), np.int8)
+        scores = np.concatenate([part for part, _ in parts])
+        states = np.concatenate([part for _, part in parts])
+        order = np.lexsort([*states.T[::-1], -scores])
+        return scores[order], states[order]
 
     def _precisions(self) -> dict[int, Floats]:
-        """Return (overlaps + 1,) average precisions of each class: VOC's, then COCO's."""
+        """Return (1 + overlaps,) average precisions of each class: VOC's, then COCO's."""
         return {
-            index: _average(self._found.get(index, []), count)
+            index: _average(self._ranked(index)[1], count)
             for index, count in sorted(self._wanted.items())
         }
 
     def values(self) -> dict[str, float]:
-        """Return mAP50 and mAP in percent."""
+        """Return the means over classes in percent, that of VOC first."""
         found = self._precisions()
-        if not found:
-            return {"mAP50": 0.0, "mAP": 0.0}
-        table = np.stack(list(found.values()))
-        return {"mAP50": 100 * float(table[:, 0].mean()), "mAP": 100 * float(table[:, 1:].mean())}
+        table = np.stack(list(found.values())) if found else np.zeros((1, 1 + len(_OVERLAPS)))
+        return {
+            "mAP50": 100 * float(table[:, 0].mean()),
+            "mAP": 100 * float(table[:, 1:].mean()),
+            "mAP50 COCO": 100 * float(table[:, 1].mean()),
+        }
 
     def per_class(self) -> dict[str, float]:
         """Return the average precision of each class at an overlap of 0.5, in percent."""
         return {
-            self.names[index] if index < len(self.names) else str(index): 100 * float(values[0])
+            self._name(index): 100 * float(values[0])
             for index, values in self._precisions().items()
         }
+
+    def _name(self, index: int) -> str:
+        return self.names[index] if index < len(self.names) else str(index)
 
     def confusion_table(self) -> dict[str, list[int]]:
         """Return nothing: a detection is right or it is not."""
         return {}
 
+    def curves(self) -> list[Curve]:
+        """Return curves at an overlap of 0.5: of all classes together, then of each."""
+        ranked = {index: self._ranked(index) for index in sorted(self._wanted)}
+        if not ranked:
+            return []
+        scores = np.concatenate([found for found, _ in ranked.values()])
+        states = np.concatenate([found for _, found in ranked.values()])
+        order = np.lexsort([*states.T[::-1], -scores])
+        whole = (scores[order], states[order])
+        curves = self._curves("", *whole, sum(self._wanted.values()))
+        if 1 < len(ranked) <= _MOST_CURVES:
+            for index, part in ranked.items():
+                curves += self._curves(self._name(index), *part, self._wanted[index])
+        return curves
 
-def _detections(output: Array) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """Return classes (rows,), scores (rows,) and boxes (rows, 4)."""
-    if output.ndim < 2 or output.shape[-1] not in (6, 7) or output.size == 0:
-        if output.ndim >= 2 and output.size == 0:
-            return np.zeros(0, np.int64), np.zeros(0), np.zeros((0, 4))
-        raise InputError(
-            "map needs rows of [image, class, score, x1, y1, x2, y2] or [x1, y1, x2, y2, score, "
-            f"class]; the output is {output.shape}; name the right one with --metric-output"
-        )
-    rows = output.reshape(-1, output.shape[-1]).astype(np.float64)
-    if rows.shape[1] == 7:
-        classes, scores, boxes = rows[:, 1], rows[:, 2], rows[:, 3:]
-    else:
-        classes, scores, boxes = rows[:, 5], rows[:, 4], rows[:, :4]
-    kept = (scores > 0) & (classes >= 0)
-    return classes[kept].astype(np.int64), scores[kept], boxes[kept]
+    def _curves(self, name: str, scores: Floats, states: States, wanted: int) -> list[Curve]:
+        right, wrong = ((states[:, 0] == what).cumsum() for what in (_RIGHT, _WRONG))
+        precision = right / np.maximum(right + wrong, 1)
+        recall = right / wanted
+        both = np.maximum(precision + recall, 1e-12)
+        sides = {
+            "precision": (recall, precision),
+            "found": (wrong / max(self._images, 1), recall),
+            "score": (scores, 2 * precision * recall / both),
+        }
+        places = _places(right)
+        return [
+            Curve(kind, name, [(round(float(x[i]), 5), round(float(y[i]), 5)) for i in places])
+            for kind, (x, y) in sides.items()
+        ]
 
 
-def _matches(boxes: Floats, wanted: Floats) -> NDArray[np.bool_]:
-    """Return (boxes, overlaps): which detections, by falling score, are right."""
-    right = np.zeros((len(boxes), len(_OVERLAPS)), np.bool_)
+def _other_metric(label: Array) -> str:
+    """Return which metric a label that holds no boxes may be for."""
+    if label.ndim == 0:
+        return "; such labels are for --metric top1"
+    if label.ndim == 2 and label.dtype.kind in "iu":
+        return "; label images are for --metric miou; name the file of boxes with --labels"
+    return ""
+
+
+def _places(right: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return where points of a curve are drawn: evenly among the right boxes, and among all."""
+    if not len(right):
+        return np.zeros(0, np.intp)
+    evenly = np.linspace(0, len(right) - 1, _POINTS).round().astype(np.intp)
+    risen = np.searchsorted(right, np.linspace(1, max(right[-1], 1), _POINTS).round())
+    return np.unique(np.concatenate([evenly, risen[risen < len(right)]]))
+
+
+def _matches(boxes: Floats, wanted: Floats, kinds: Floats) -> States:
+    """Return (boxes, overlaps): what detections are, by falling score.
+
+    Args:
+        boxes: (boxes, 4).
+        wanted: (labels, 4).
+        kinds: (labels,): 0 for what counts, 1 for a crowd, which overlaps by the share of the
+            box, and 2 for what is difficult.
+    """
+    states = np.full((len(boxes), len(_OVERLAPS)), _WRONG, np.int8)
     if not len(wanted):
-        return right
-    overlaps = _overlap(boxes, wanted)
+        return states
+    overlaps = _overlap(boxes, wanted, kinds == 1)
+    counts = kinds == 0
+    ignored = np.where(counts, -1.0, overlaps).max(1)
+    # Of equal overlaps COCO takes the last.
+    overlaps = overlaps[:, counts][:, ::-1]
+    best = overlaps.max(1) if counts.any() else np.full(len(boxes), -1.0)
     for column, least in enumerate(_OVERLAPS):
-        free = np.ones(len(wanted), np.bool_)
-        for row, values in enumerate(overlaps):
-            best = int(np.where(free, values, -1.0).argmax())
-            if free[best] and values[best] >= least:
-                right[row, column], free[best] = True, False
-    return right
+        free = np.ones(overlaps.shape[1], np.bool_)
+        for row in np.flatnonzero((best >= least) | (ignored >= least)):
+            values = np.where(free, overlaps[row], -1.0)
+            place = int(values.argmax()) if len(values) else -1
+            if place >= 0 and values[place] >= least:
+                states[row, column], free[place] = _RIGHT, False
+            elif ignored[row] >= least:
+                states[row, column] = _IGNORED
+    return states
 
 
-def _overlap(boxes: Floats, wanted: Floats) -> Floats:
-    """Return (boxes, wanted): intersection over union."""
+def _overlap(boxes: Floats, wanted: Floats, crowd: NDArray[np.bool_]) -> Floats:
+    """Return (boxes, wanted): intersection over union, or over the box where it is a crowd."""
     low = np.maximum(boxes[:, None, :2], wanted[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], wanted[None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(-1)
     one, other = ((b[:, 2:] - b[:, :2]).clip(0).prod(-1) for b in (boxes, wanted))
-    union = one[:, None] + other[None] - shared
-    found = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    whole = np.where(crowd[None], one[:, None], one[:, None] + other[None] - shared)
+    found = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
     return np.asarray(found, np.float64)
 
 
-def _average(found: list[tuple[float, tuple[bool, ...]]], wanted: int) -> Floats:
+def _average(states: States, wanted: int) -> Floats:
     """Return the average precision by VOC at the first overlap, and by COCO at each."""
-    # Of equal scores the wrong ones first: the order in which parts were merged must not matter.
-    ordered = sorted(found, key=lambda entry: (-entry[0], entry[1]))
-    if not ordered:
-        return np.zeros(1 + len(_OVERLAPS))
-    right = np.array([row for _, row in ordered], np.float64).cumsum(0)
-    precision = right / np.arange(1, len(ordered) + 1)[:, None]
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    recall = right / wanted
-    steps = np.diff(recall[:, 0], prepend=0.0)
-    values = [float((steps * precision[:, 0]).sum())]
+    recall, precision = _curve(states[:, 0], wanted)
+    values = [float((np.diff(recall, prepend=0.0) * precision).sum())]
+    looked_at = states[states[:, -1] == 1]
     for column in range(len(_OVERLAPS)):
-        places = np.searchsorted(recall[:, column], _RECALLS, side="left")
-        reached = places < len(ordered)
-        values.append(float(precision[places[reached], column].sum()) / len(_RECALLS))
+        recall, precision = _curve(looked_at[:, column], wanted)
+        places = np.searchsorted(recall, _RECALLS, side="left")
+        reached = places < len(recall)
+        values.append(float(precision[places[reached]].sum()) / len(_RECALLS))
     return np.array(values)
 
 
-def _names(classes: str | None) -> tuple[str, ...]:
-    return () if classes is None else find_classes(classes).names
+def _curve(states: States, wanted: int) -> tuple[Floats, Floats]:
+    """Return the recall at each detection that counts, and the best precision from there on."""
+    right = (states[states != _IGNORED] == _RIGHT).cumsum().astype(np.float64)
+    precision = right / np.arange(1, len(right) + 1)
+    return right / wanted, np.maximum.accumulate(precision[::-1])[::-1]
+
+
+def _make(classes: str | None, how: Postprocess | None) -> Detection:
+    if classes is not None:
+        return Detection(find_classes(classes).names, how)
+    return Detection(() if how is None else how.labels(), how)
 
 
 KINDS = (
     MetricKind(
         "map",
-        "mean average precision of boxes: at an overlap of 0.5 (VOC), and over 0.50..0.95 (COCO)",
+        "mean average precision of boxes: at an overlap of 0.5 (VOC), and over 0.50..0.95 and at "
+        "0.50 (COCO)",
         "boxes",
-        lambda classes: Detection(_names(classes)),
+        _make,
     ),
 )

@@ -8,10 +8,12 @@ from typing import Literal, Protocol, Self
 
 import numpy as np
 
+from onnxgraft.data.boxes import Size
+from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import Array
+from onnxgraft.graph.tensors import Array, Outputs
 
-__all__ = ["Answered", "Direction", "Metric", "MetricKind", "check_classes"]
+__all__ = ["Answered", "Curve", "Direction", "Metric", "MetricKind", "check_classes"]
 
 # Where a metric is better: with more of it, or with less.
 Direction = Literal["up", "down"]
@@ -22,10 +24,16 @@ class Answered:
 
     Attributes:
         output: Of batch 1.
+        outputs: All of them by name, where a metric may need several.
+        size: Height and width of the picture that was fed, where it is one.
     """
 
-    def __init__(self, output: Array) -> None:
+    def __init__(
+        self, output: Array, outputs: Outputs | None = None, size: Size | None = None
+    ) -> None:
         self.output = output
+        self.outputs = {"the output": output} if outputs is None else outputs
+        self.size = size
         self._classes: dict[int, Array] = {}
 
     def classes(self, axis: int) -> Array:
@@ -33,6 +41,22 @@ class Answered:
         if axis not in self._classes:
             self._classes[axis] = np.asarray(self.output.argmax(axis))
         return self._classes[axis]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve of a metric.
+
+    Attributes:
+        kind: ``precision`` over recall; ``found``: recall over the wrong boxes in an image;
+            ``score``: F1 over the score from which on boxes are taken.
+        name: Of the class; empty for all together.
+        points: (x, y).
+    """
+
+    kind: str
+    name: str
+    points: list[tuple[float, float]]
 
 
 class Metric(Protocol):
@@ -63,6 +87,9 @@ class Metric(Protocol):
     def confusion_table(self) -> dict[str, list[int]]:
         """Return how often each labelled class was answered with each; empty without classes."""
 
+    def curves(self) -> list[Curve]:
+        """Return curves to be drawn; empty where there are none."""
+
 
 @dataclass(frozen=True)
 class MetricKind:
@@ -72,13 +99,14 @@ class MetricKind:
         name: As ``--metric`` takes it.
         summary: What it measures, in a phrase for the docs.
         labels: What it wants for each sample, likewise.
-        make: Returns a new one for the classes that ``--classes`` names, or None for none.
+        make: Returns a new one for the classes that ``--classes`` names, or None for none, and for
+            what ``[postprocess]`` says of the outputs, likewise.
     """
 
     name: str
     summary: str
     labels: str
-    make: Callable[[str | None], Metric]
+    make: Callable[[str | None, Postprocess | None], Metric]
 
 
 def check_classes(metric: str, label: Array) -> None:

@@ -14,7 +14,7 @@ from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.difference import Sum
-from onnxgraft.stages.validate.metrics.metric import Answered, Direction
+from onnxgraft.stages.validate.metrics.metric import Answered, Curve, Direction
 
 __all__ = ["Own", "declared", "own_function"]
 
@@ -80,6 +80,10 @@ class Own:
     def confusion_table(self) -> dict[str, list[int]]:
         """Return nothing."""
         return {}
+
+    def curves(self) -> list[Curve]:
+        """Return nothing."""
+        return []
 
 
 def declared(function: object, name: str) -> tuple[float | None, Direction | None]:

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from onnxgraft.data.classes import Classes, find_classes, numbered
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.validate.metrics.metric import Answered, Direction, MetricKind, check_classes
+from onnxgraft.stages.validate.metrics.metric import (
+    Answered,
+    Curve,
+    Direction,
+    MetricKind,
+    check_classes,
+)
 
 __all__ = ["KINDS", "Segmentation"]
 
@@ -88,6 +94,10 @@ class Segmentation:
         """Return the rows of the matrix: pixels of a class, by what they were taken for."""
         return dict(zip(self.classes.names, self.confusion.tolist(), strict=True))
 
+    def curves(self) -> list[Curve]:
+        """Return nothing."""
+        return []
+
 
 def _iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the IoU of each class, NaN for one that does not occur."""
@@ -141,6 +151,6 @@ KINDS = (
         "mean intersection over union of classes, and of categories where there are any; the IoU "
         "of each class, and the confusion",
         "a label image",
-        lambda classes: Segmentation(None if classes is None else find_classes(classes)),
+        lambda classes, how: Segmentation(None if classes is None else find_classes(classes)),
     ),
 )

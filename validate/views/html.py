@@ -10,7 +10,12 @@ from pathlib import Path
 from onnxgraft.files import write_bytes
 from onnxgraft.stages.validate.report import RangeRow, Report
 from onnxgraft.stages.validate.views.numbers import metric_value
-from onnxgraft.stages.validate.views.plots import histogram_path, latency_strip, layer_plot
+from onnxgraft.stages.validate.views.plots import (
+    curve_plots,
+    histogram_path,
+    latency_strip,
+    layer_plot,
+)
 
 __all__ = ["write_html"]
 
@@ -50,6 +55,7 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
             (row, histogram_path(row), _marks(row), _kept(row), _chosen(row))
             for row in report.ranges
         ],
+        curves=curve_plots(report.candidates),
         shares=_shares,
         value=metric_value,
     )

@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from onnxgraft.stages.validate.report import LatencyRow, LayerRow, RangeRow
+from onnxgraft.stages.validate.report import CandidateRow, LatencyRow, LayerRow, RangeRow
 
-__all__ = ["Bar", "LayerPlot", "Strip", "histogram_path", "latency_strip", "layer_plot"]
+__all__ = [
+    "Bar", "CurvePlot", "LayerPlot", "Strip", "curve_plots", "histogram_path", "latency_strip",
+    "layer_plot",
+]  # fmt: skip
 
 # An error of 0 has no SQNR; it is drawn at what float64 could tell.
 _MOST_DB = 160.0
@@ -108,6 +111,58 @@ def _decibel(value: float) -> float:
 
 def _exponent(value: float) -> float:
     return math.log10(min(max(value, _LEAST_ERROR), 1.0))
+
+
+@dataclass
+class CurvePlot:
+    """Curves of one kind, a line for each candidate.
+
+    Attributes:
+        kind: Of the curves.
+        name: Of the class; empty for all together.
+        lines: (number of the candidate, ``points`` of a polyline).
+        ticks: (x, label).
+    """
+
+    kind: str
+    name: str
+    lines: list[tuple[int, str]]
+    ticks: list[tuple[float, str]]
+
+
+# Where a plot of curves begins and ends; the template draws its frame there.
+_CURVE_LEFT, _CURVE_RIGHT, _CURVE_TOP, _CURVE_FOOT = 34.0, 286.0, 8.0, 192.0
+# Wrong boxes in an image, as powers of ten.
+_FEWEST, _MOST = -2.0, 2.0
+
+
+def curve_plots(rows: Sequence[CandidateRow]) -> list[CurvePlot]:
+    """Return the plots of what candidates have curves of, all classes together first."""
+    found: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for number, row in enumerate(rows):
+        for curve in row.curves:
+            points = " ".join(f"{_across(curve.kind, x):.1f},{_up(y):.1f}" for x, y in curve.points)
+            found.setdefault((curve.kind, curve.name), []).append((number, points))
+    powers = [(0.01, "0.01"), (0.1, "0.1"), (1, "1"), (10, "10"), (100, "100")]
+    shares = [(0, "0"), (0.25, "0.25"), (0.5, "0.5"), (0.75, "0.75"), (1, "1")]
+    return [
+        CurvePlot(
+            kind, name, lines,
+            [(_across(kind, x), label) for x, label in (powers if kind == "found" else shares)],
+        )
+        for (kind, name), lines in found.items()
+    ]  # fmt: skip
+
+
+def _across(kind: str, value: float) -> float:
+    if kind == "found":
+        power = math.log10(max(value, 10**_FEWEST))
+        value = (min(power, _MOST) - _FEWEST) / (_MOST - _FEWEST)
+    return _CURVE_LEFT + (_CURVE_RIGHT - _CURVE_LEFT) * value
+
+
+def _up(value: float) -> float:
+    return _CURVE_TOP + (_CURVE_FOOT - _CURVE_TOP) * (1 - value)
 
 
 @dataclass(frozen=True)

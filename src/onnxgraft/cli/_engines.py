@@ -10,7 +10,6 @@ import typer
 from onnxgraft.cli import _printing as show
 from onnxgraft.cli._app import Json, Result, subcommand
 from onnxgraft.cli._options import (
-    DATA,
     MODEL,
     OUTPUT,
     RUNNING,
@@ -22,6 +21,7 @@ from onnxgraft.cli._options import (
     Largest,
     OnnxFile,
     Out,
+    PostprocessFile,
     PrecisionName,
     PreprocessFile,
     RangesUsed,
@@ -204,14 +204,7 @@ def infer(
     engine: Annotated[Path, typer.Argument(help="Engine or ONNX file.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     preprocess: PreprocessFile = None,
-    postprocess: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RECIPE.toml",
-            rich_help_panel=DATA,
-            help="TOML file with a \\[postprocess] table: what outputs mean.",
-        ),
-    ] = None,
+    postprocess: PostprocessFile = None,
     out: Annotated[
         Path | None,
         typer.Option(

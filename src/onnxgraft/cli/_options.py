@@ -120,6 +120,22 @@ PreprocessFile = Annotated[
         help="TOML file with a \\[preprocess] table: how images become inputs.",
     ),
 ]  # fmt: skip
+PostprocessFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RECIPE.toml", rich_help_panel=DATA,
+        help="TOML file with a \\[postprocess] table: what outputs mean; that of --preprocess if "
+        "not given.",
+    ),
+]  # fmt: skip
+LabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="LABELS", rich_help_panel=DATA,
+        help="Labels by image, where they do not lie beside the images: a file, COCO's JSON, or a "
+        "folder of VOC's XML or YOLO's text.",
+    ),
+]  # fmt: skip
 Images = Annotated[
     int | None,
     typer.Option(help="Number of samples to use; all if not given.", rich_help_panel=DATA),

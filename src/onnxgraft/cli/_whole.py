@@ -23,10 +23,12 @@ from onnxgraft.cli._options import (
     FreezeBatchnorm,
     Images,
     Inputs,
+    LabelsFile,
     MetricName,
     MetricOutput,
     ModelFile,
     Outputs,
+    PostprocessFile,
     PreprocessFile,
     Ray,
     Signature,
@@ -52,6 +54,7 @@ def validate(
     data: Data,
     weights: Weights = None,
     preprocess: PreprocessFile = None,
+    postprocess: PostprocessFile = None,
     inputs: Inputs = None,
     outputs: Outputs = None,
     values: Values = [],  # noqa: B006  (typer copies it)
@@ -61,13 +64,7 @@ def validate(
     metric: MetricName = None,
     classes: Classes = None,
     metric_output: MetricOutput = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=DATA,
-            help="File of labels by image, where they do not lie beside the images.",
-        ),
-    ] = None,
+    labels: LabelsFile = None,
     drop: Drop = None,
     tolerance: Annotated[
         float | None,
@@ -123,10 +120,11 @@ def validate(
     from onnxgraft import commands
 
     return commands.validate(
-        original, candidate, data, weights=weights, preprocess=preprocess, inputs=inputs,
-        outputs=outputs, values=values, signature=signature, freeze_batchnorm=freeze_batchnorm,
-        trust=trust_of(trust), metric=metric, classes=classes, metric_output=metric_output,
-        labels=labels, drop=drop, tolerance=tolerance, images=images, bisect=bisect, graph=graph,
+        original, candidate, data, weights=weights, preprocess=preprocess,
+        postprocess=postprocess, inputs=inputs, outputs=outputs, values=values,
+        signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust_of(trust),
+        metric=metric, classes=classes, metric_output=metric_output, labels=labels, drop=drop,
+        tolerance=tolerance, images=images, bisect=bisect, graph=graph,
         candidate_weights=candidate_weights, candidate_outputs=candidate_outputs, workers=workers,
         ray=ray, save_inputs=save_inputs, save_outputs=save_outputs, report=report,
     )  # fmt: skip
@@ -160,9 +158,12 @@ def deploy(
     ] = None,
     weights: Weights = None,
     preprocess: PreprocessFile = None,
+    postprocess: PostprocessFile = None,
     inputs: Inputs = None,
     outputs: Outputs = None,
     metric: MetricName = None,
+    labels: LabelsFile = None,
+    classes: Classes = None,
     targets: Annotated[
         str | None,
         typer.Option(
@@ -190,6 +191,7 @@ def deploy(
 
     return commands.deploy(
         recipe, out, data=data, validate_on=validate_on, weights=weights, preprocess=preprocess,
-        inputs=inputs, outputs=outputs, metric=metric, targets=targets, cpu=cpu,
+        postprocess=postprocess, inputs=inputs, outputs=outputs, metric=metric, labels=labels,
+        classes=classes, targets=targets, cpu=cpu,
         images=images, trust=trust_of(trust), keep_going=keep_going, workers=workers,
     )  # fmt: skip

@@ -22,10 +22,13 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.commands._mix_engines import MixEngines
+from onnxgraft.data.labels import labelled
+from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.samples import Sample, Samples
 from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError, nearest
 from onnxgraft.files import existing_file, read_json, write_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
+from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
 from onnxgraft.run.difference import Difference
@@ -43,11 +46,21 @@ from onnxgraft.stages.quantize.budget.search import (
 from onnxgraft.stages.quantize.improve.whole import spread
 from onnxgraft.stages.quantize.place.costs import Estimate, int8_share
 from onnxgraft.stages.quantize.place.placement import placement_text
-from onnxgraft.stages.validate import METRICS, Answered, declared, make_metric, own_function
+from onnxgraft.stages.validate import (
+    METRICS,
+    Answered,
+    Labels,
+    declared,
+    fit_metric,
+    labelled_rows,
+    own_function,
+)
 from onnxgraft.targets import Floats, find_target
 from onnxgraft.targets.cpu import Cpu
 
-__all__ = ["Budget", "BudgetReport", "MixRow", "read_budget", "within_budget"]
+__all__ = [
+    "Budget", "BudgetReport", "MixRow", "check_budget", "read_budget", "within_budget",
+]  # fmt: skip
 
 # Samples on which each layer's sensitivity is measured.
 SENSITIVITY_SAMPLES = 4
@@ -73,6 +86,11 @@ class Budget:
 
     metric: str
     drop: float
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it is a task metric of ours."""
+        return self.metric in METRICS
 
 
 @dataclass(frozen=True)
@@ -175,6 +193,8 @@ def within_budget(
     *,
     classes: str | None = None,
     output: str | None = None,
+    how: Postprocess | None = None,
+    labels: Labels | None = None,
     floats: Floats = "fp32",
     cpu: Cpu | None = None,
     keep_float: tuple[str, ...] = (),
@@ -190,8 +210,10 @@ def within_budget(
         table: Of the target.
         budget: What may be lost.
         samples: On which the metric is computed.
-        classes: Of ``miou``.
+        classes: Of ``miou`` and ``map``.
         output: The output that the metric looks at; None takes the first.
+        how: How boxes stand in it.
+        labels: By the images' file names, where they do not come with ``samples``.
         floats: What layers that are not INT8 run in.
         cpu: That the engine is for; None is this machine's.
         keep_float: Layers that stay in float whatever happens.
@@ -205,8 +227,13 @@ def within_budget(
         InputError: The metric can't be computed, or is NaN for the float graph.
     """
     start = time.perf_counter()
-    metric = _MixMetric(prepared, table, budget, samples, classes, output, most)
-    memory = _Memory(state, _identity(prepared, table, budget, samples, keep_float), resume)
+    metric = _MixMetric(prepared, table, budget, samples, most)
+    metric.begin(classes, output, how, labels)
+    memory = _Memory(
+        state,
+        _identity(prepared, table, budget, samples, keep_float, how, labels and labels.fingerprint),
+        resume,
+    )
     layers = quantize(prepared.model, prepared.ranges, table, improved=prepared.improved)[1].layers
     fixed = frozenset(name for name in keep_float if name in layers)
     free = [name for name in layers if name not in fixed]
@@ -295,6 +322,32 @@ def within_budget(
     return reasons, report
 
 
+def check_budget(
+    model: Model,
+    budget: Budget,
+    samples: Samples,
+    *,
+    classes: str | None = None,
+    output: str | None = None,
+    how: Postprocess | None = None,
+    labels: Labels | None = None,
+) -> None:
+    """Try the metric of a budget on one sample, before anything is done; see `within_budget`.
+
+    Raises:
+        InputError: It does not fit the output or the labels.
+    """
+    if not budget.needs_labels:
+        return
+    first = next(iter(samples.head(1)))
+    with exact(model, name="FP32") as session:
+        outputs = session.infer(first.feeds)
+    fit_metric(
+        budget.metric, samples, first, outputs, classes=classes, output=output, how=how,
+        labels=labels,
+    )  # fmt: skip
+
+
 class _Shipped:
     """What mixes lose as engines, which is what ships.
 
@@ -374,32 +427,44 @@ class _MixMetric:
         table: Placement,
         budget: Budget,
         samples: Samples,
-        classes: str | None,
-        output: str | None,
         most: int,
     ) -> None:
         self.prepared, self.table, self.budget, self.samples = prepared, table, budget, samples
-        self.classes, self.most = classes, most
+        self.most = most
         self.tried = 0
         self.notes: list[str] = []
-        names = [spec.name for spec in prepared.model.outputs]
-        self.output = names[0] if output is None else output
-        if self.output not in names:
-            raise InputError(f"no output is called {self.output!r}; {nearest(self.output, names)}")
-        if budget.metric in METRICS and not samples.labelled:
-            raise InputError(
-                f"{samples.source}: {budget.metric} needs labels, and there are none; cosine and "
-                "sqnr need none"
-            )
         self.score = own_function(budget.metric) if ".py:" in budget.metric else None
         # A loss is less of the metric, or more of it.
         self.sign = 1.0 if self.score is None else _sign(self.score, budget.metric)
         self.expected: list[Array] = []
-        with exact(prepared.model, name="FP32") as session:
-            self.nothing_lost = 0.0
+        self.nothing_lost = 0.0
+
+    def begin(
+        self,
+        classes: str | None,
+        output: str | None,
+        how: Postprocess | None,
+        labels: Labels | None,
+    ) -> None:
+        """Measure the float graph."""
+        names = [spec.name for spec in self.prepared.model.outputs]
+        self.labels = labels or Labels()
+        self.output = output or (None if how is None else how.output) or names[0]
+        if self.output not in names:
+            raise InputError(f"no output is called {self.output!r}; {nearest(self.output, names)}")
+        with exact(self.prepared.model, name="FP32") as session:
+            self.scoring = None
+            if self.budget.needs_labels:
+                first = next(iter(self.samples.head(1)))
+                self.scoring = fit_metric(
+                    self.budget.metric, self.samples, first, session.infer(first.feeds),
+                    classes=classes, output=output, how=how, labels=self.labels,
+                )  # fmt: skip
+                self.output = self.scoring.output
             self.before = self._measure(session, "the float graph")
         if math.isnan(self.before):
-            raise InputError(f"{budget.metric} of the float graph on {samples.source} is NaN")
+            metric, source = self.budget.metric, self.samples.source
+            raise InputError(f"{metric} of the float graph on {source} is NaN")
 
     @property
     def limit(self) -> float:
@@ -438,20 +503,24 @@ class _MixMetric:
         """Return the metric over all samples; NaN where an output or a score is not finite."""
         add, result = self._meter()
         for index, sample in enumerate(track(self.samples, what, len(self.samples))):
-            value = engine.infer(sample.feeds)[self.output]
+            outputs = engine.infer(sample.feeds)
+            value = outputs[self.output]
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 return math.nan
-            add(index, value, sample)
+            if self.labels:
+                sample = labelled(sample, self.labels, self.samples.preprocess)
+            add(index, Answered(value, outputs, sample.picture), sample)
         return result()
 
-    def _meter(self) -> tuple[Callable[[int, Array, Sample], None], Callable[[], float]]:
+    def _meter(self) -> tuple[Callable[[int, Answered, Sample], None], Callable[[], float]]:
         """Return a function that takes in a sample, and one that returns the metric."""
         budget = self.budget
         if self.score is not None:
             scores: list[float] = []
             score = self.score
 
-            def add_score(index: int, value: Array, sample: Sample) -> None:
+            def add_score(index: int, answered: Answered, sample: Sample) -> None:
+                value = answered.output
                 try:
                     scores.extend(float(score(*row)) for row in sample.rows(value))
                 except Exception as error:  # it is the user's own
@@ -461,25 +530,24 @@ class _MixMetric:
                     ) from error
 
             return add_score, lambda: float(np.mean(scores))
-        if budget.metric in METRICS:
-            metric = make_metric(budget.metric, self.classes)
+        if self.scoring is not None:
+            metric = self.scoring.make()
 
-            def add_label(index: int, value: Array, sample: Sample) -> None:
-                for row, label in sample.rows(value):
-                    if label is not None:
-                        metric.add(Answered(row), label)
+            def add_label(index: int, answered: Answered, sample: Sample) -> None:
+                for row, label in labelled_rows(sample, answered):
+                    metric.add(row, label)
 
             return add_label, lambda: next(iter(metric.values().values()))
         if len(self.expected) < len(self.samples):  # the float graph itself
 
-            def remember(index: int, value: Array, sample: Sample) -> None:
-                self.expected.append(value)
+            def remember(index: int, answered: Answered, sample: Sample) -> None:
+                self.expected.append(answered.output)
 
             return remember, lambda: 1.0 if budget.metric == "cosine" else math.inf
         difference = Difference()
 
-        def compare(index: int, value: Array, sample: Sample) -> None:
-            difference.add(self.expected[index], value)
+        def compare(index: int, answered: Answered, sample: Sample) -> None:
+            difference.add(self.expected[index], answered.output)
 
         return compare, lambda: getattr(difference, budget.metric)
 

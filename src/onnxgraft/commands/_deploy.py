@@ -10,10 +10,12 @@ from onnxgraft.commands._opening import Place
 from onnxgraft.commands._recipe import (
     DEFAULT_TARGETS,
     Recipe,
-    as_preprocess,
+    given_tables,
+    joined,
     make_recipe,
     read_recipe,
 )
+from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.errors import InputError
 from onnxgraft.files.trust import Trust
@@ -30,9 +32,12 @@ def deploy(
     validate_on: Place | None = None,
     weights: Place | None = None,
     preprocess: Place | Preprocess | None = None,
+    postprocess: Place | Postprocess | None = None,
     inputs: str | None = None,
     outputs: str | None = None,
     metric: str | None = None,
+    labels: Place | None = None,
+    classes: str | None = None,
     targets: Names = None,
     cpu: str | None = None,
     images: int | None = None,
@@ -53,9 +58,13 @@ def deploy(
             it, which is not calibrated on.
         weights: Of a prototxt: the weights.
         preprocess: Of a model file: a TOML file with a ``[preprocess]`` table, or the recipe.
+        postprocess: Of a model file: a TOML file with a ``[postprocess]`` table, or the table; None
+            takes that of the file ``preprocess``.
         inputs: Of a model file: where to cut its beginning.
         outputs: Of a model file: where to cut its end.
         metric: Of a model file: the task metric.
+        labels: Of a model file: a file or folder of labels by image.
+        classes: Of a model file: those of the metric, a file or ``camvid`` or ``cityscapes``.
         targets: Of a model file: what to build for; None takes the CPU targets.
         cpu: The processor that the engines are for; None is this machine's.
         images: How many samples to calibrate and to validate on; None takes all.
@@ -72,8 +81,9 @@ def deploy(
     """
     given = {
         "--data": data, "--weights": weights, "--validate-on": validate_on,
-        "--preprocess": preprocess, "--inputs": inputs, "--outputs": outputs,
-        "--metric": metric, "--targets": targets, "--cpu": cpu,
+        "--preprocess": preprocess, "--postprocess": postprocess, "--inputs": inputs,
+        "--outputs": outputs, "--metric": metric, "--labels": labels, "--classes": classes,
+        "--targets": targets, "--cpu": cpu,
     }  # fmt: skip
     whole = isinstance(recipe, Recipe) or Path(recipe).suffix == ".toml"
     for option, value in given.items():
@@ -84,11 +94,12 @@ def deploy(
     elif whole:
         plan, name = read_recipe(recipe, images=images, trust=trust), Path(recipe).stem
     else:
+        before, after = given_tables(preprocess, postprocess)
         plan, name = make_recipe(
             recipe, data=data, weights=weights, validate_on=validate_on,
-            preprocess=as_preprocess(preprocess), inputs=inputs, outputs=outputs,
-            metric=metric, targets=names(targets) or DEFAULT_TARGETS, cpu=cpu, images=images,
-            trust=trust,
+            preprocess=before, postprocess=after, inputs=inputs, outputs=outputs,
+            metric=metric, labels=labels, classes=classes,
+            targets=names(targets) or DEFAULT_TARGETS, cpu=cpu, images=images, trust=trust,
         ), Path(recipe).stem  # fmt: skip
     folder = Path(f"{name}.onnxgraft") if out is None else Path(out)
-    return run_recipe(plan, folder, keep_going=keep_going, workers=workers)
+    return run_recipe(joined(plan), folder, keep_going=keep_going, workers=workers)

@@ -21,7 +21,7 @@ from onnxgraft.commands._evidence import engine_row, evidence, record_accuracy
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
-from onnxgraft.commands._recipe import Recipe
+from onnxgraft.commands._recipe import Recipe, class_names
 from onnxgraft.commands._validate import layer_rows, open_selector, write_report
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Sample, Samples, open_samples
@@ -30,7 +30,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder
 from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import Array, Outputs
+from onnxgraft.graph.tensors import Outputs
 from onnxgraft.progress import status
 from onnxgraft.run.answers import adapted, answers, partners
 from onnxgraft.run.depth import depths
@@ -47,10 +47,13 @@ from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate import (
     Candidate,
+    Labels,
+    Scoring,
     Tolerance,
     bisect,
     check_labels,
     find_divergence,
+    fit_metric,
     make_metric,
     measure,
     measured_tolerance,
@@ -153,15 +156,16 @@ class _Deployment:
         self.stands_in = bool(notes)
         report.notes += notes
         section = recipe.validation
-        metric = None if section.metric is None else partial(
-            make_metric, section.metric, section.classes
-        )  # fmt: skip
-        if metric is not None:
-            metric()  # an unknown name is told before anything runs
-        labels = {} if section.labels is None else read_labels(section.labels)
+        if section.metric is not None:
+            make_metric(section.metric, section.classes)  # an unknown name is told first
+        names = class_names(section.classes, recipe.postprocess)
+        labels = Labels() if section.labels is None else read_labels(section.labels, names)
+        report.notes += labels.notes
+        self.labels = labels
         calibration, validation = self._open_data(labels)
         self.probe = list(validation.head(STAGE_SAMPLES))
         self.expected = [answers(self.original, sample.feeds) for sample in self.probe]
+        scoring = self._scoring(validation)
         with status("measuring float noise"), self._otherwise() as other:
             self.tolerance = measured_tolerance(
                 self.original, self.probe[:NOISE_SAMPLES], other=other
@@ -227,8 +231,8 @@ class _Deployment:
             self.original,
             [candidate.engine for candidate in candidates],
             validation,
-            metric,
-            section.output,
+            None if scoring is None else scoring.make,
+            section.output if scoring is None else scoring.output,
             labels=labels,
             workers=self.workers,
             openers=openers,
@@ -248,7 +252,24 @@ class _Deployment:
         report.latency = self._latency()
         report.notes += slower(report.latency, reference.name)
 
-    def _open_data(self, labels: Mapping[str, Array]) -> tuple[Samples, Samples]:
+    def _scoring(self, validation: Samples) -> Scoring | None:
+        """Return the metric, tried on the first sample; that of the budget is tried as well."""
+        recipe, section = self.recipe, self.recipe.validation
+        fit = partial(
+            fit_metric, samples=validation, first=self.probe[0], outputs=self.expected[0],
+            classes=section.classes, output=section.output, how=recipe.postprocess,
+            labels=self.labels,
+        )  # fmt: skip
+        budget = None if recipe.quantize.budget is None else read_budget(recipe.quantize.budget)
+        if budget is not None and budget.needs_labels:
+            fit(budget.metric)
+        if section.metric is None:
+            return None
+        scoring = fit(section.metric)
+        self.report.notes += scoring.notes
+        return scoring
+
+    def _open_data(self, labels: Labels) -> tuple[Samples, Samples]:
         """Return samples to calibrate on, and others to validate on."""
         recipe, inputs = self.recipe, self.original.inputs
         first, second = recipe.calibrate, recipe.validation
@@ -307,6 +328,8 @@ class _Deployment:
                 budget=None if section.budget is None else read_budget(section.budget),
                 validation=validation.fed_to(cleaned.inputs),
                 classes=self.recipe.validation.classes,
+                postprocess=self.recipe.postprocess,
+                labels=self.labels,
                 metric_output=self.recipe.validation.output,
                 trials=section.trials,
             ),

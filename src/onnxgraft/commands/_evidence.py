@@ -47,6 +47,8 @@ def evidence(
         tables = tables or read_tables(recipe)
     if tables is None:
         return Evidence(hashes)
+    # The names of classes are in the passport, which may be read where their file is not.
+    tables = tables[0], tables[1].named().model_copy(update={"classes": None})
     before, after = (table.model_dump(mode="json") for table in tables)
     return Evidence(hashes, {"preprocess": before, "postprocess": after})
 

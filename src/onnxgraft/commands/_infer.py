@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from onnxgraft.commands._opening import Place, engine_at, open_candidate
-from onnxgraft.commands._recipe import read_tables
+from onnxgraft.commands._recipe import agreed, given_tables
 from onnxgraft.data.casting import check_recipe
 from onnxgraft.data.division import image_batch
 from onnxgraft.data.postprocess import Box, Postprocess, see
@@ -127,7 +127,8 @@ def infer(
             if arrays:
                 for name, array in outputs.items():
                     collected.setdefault(name, []).append(array)
-            seen = see(outputs, after, _photograph(file, before))
+            photograph, size = _photograph(file, before)
+            seen = see(outputs, after, photograph, before.placement(*size))
             shapes = {name: array.shape for name, array in outputs.items()}
             if seen is None:
                 found.append(Answer(str(file), shapes))
@@ -155,16 +156,9 @@ def _tables(
     engine: Place, preprocess: Place | Preprocess | None, postprocess: Place | Postprocess | None
 ) -> tuple[Preprocess, Postprocess]:
     """Return the tables that are given, and for what is not given those of the passport."""
-    before, after = recipe_of(engine)
-    if isinstance(preprocess, Preprocess):
-        before = preprocess
-    elif preprocess is not None:
-        before, after = read_tables(preprocess)
-    if isinstance(postprocess, Postprocess):
-        after = postprocess
-    elif postprocess is not None:
-        after = read_tables(postprocess)[1]
-    return before, after
+    before, after = given_tables(preprocess, postprocess)
+    known = recipe_of(engine)
+    return agreed(before or known[0], after or known[1])
 
 
 def recipe_of(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
@@ -221,10 +215,14 @@ def _row(engine: Engine, name: str, output: Array, row: int) -> Array:
     return output[row : row + 1]
 
 
-def _photograph(file: Path, recipe: Preprocess) -> Array:
-    """Return (height, width, 3) uint8 BGR: what the network saw, before means and scales."""
+def _photograph(file: Path, recipe: Preprocess) -> tuple[Array, tuple[int, int]]:
+    """Return (height, width, 3) uint8 BGR: what the network saw, before means and scales.
+
+    Beside it stand width and height of the image itself.
+    """
     plain = recipe.model_copy(update={"color": "bgr", "mean": (0.0,), "scale": (1.0,)})
-    return plain.image(file).astype(np.uint8)
+    picture, _, size = plain.picture(file)
+    return picture.astype(np.uint8), size
 
 
 def _pictures(folder: Path, images: Sequence[Path]) -> list[Path]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onnxgraft.commands._budget import Budget, BudgetReport, within_budget
+from onnxgraft.data.labels import Labels
+from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, NotSupportedError, nearest
@@ -55,8 +57,10 @@ class QuantizeOptions:
         calibration: What they look at.
         budget: What may be lost; None keeps everything in INT8.
         validation: On which that is measured.
-        classes: Of the metric ``miou``.
+        classes: Of the metrics ``miou`` and ``map``.
         metric_output: The output that the metric looks at.
+        postprocess: How boxes stand in it.
+        labels: By the images' file names, where they do not come with ``validation``.
         trials: How many mixes are tried at most.
         state: The file in which a search remembers.
         resume: Whether to go on with one that was cut short.
@@ -77,6 +81,8 @@ class QuantizeOptions:
     validation: Samples | None = None
     classes: str | None = None
     metric_output: str | None = None
+    postprocess: Postprocess | None = None
+    labels: Labels | None = None
     trials: int = 24
     state: str | os.PathLike[str] | None = None
     resume: bool = False
@@ -191,8 +197,9 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
         quantize(prepared.model, prepared.ranges, options.table, keep_float=reasons)
         found, search = within_budget(
             prepared, options.table, options.budget, options.validation,
-            classes=options.classes, output=options.metric_output, floats=options.floats,
-            cpu=options.cpu, keep_float=tuple(reasons),
+            classes=options.classes, output=options.metric_output, how=options.postprocess,
+            labels=options.labels, floats=options.floats, cpu=options.cpu,
+            keep_float=tuple(reasons),
             calibration=options.calibration, state=options.state,
             resume=options.resume, most=options.trials,
         )  # fmt: skip

@@ -8,10 +8,12 @@ from typing import Any
 
 from onnxgraft.commands._arguments import Names, RangesGiven, names
 from onnxgraft.commands._arguments import ranges as ranges_of
-from onnxgraft.commands._budget import Budget, read_budget
+from onnxgraft.commands._budget import Budget, check_budget, read_budget
 from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, int8_graph
 from onnxgraft.commands._opening import Place, as_model
-from onnxgraft.commands._recipe import as_preprocess
+from onnxgraft.commands._recipe import class_names, given_tables
+from onnxgraft.data.labels import Labels, check_labels, read_labels
+from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import Samples, as_samples
@@ -100,6 +102,8 @@ def quantize(
     budget: str | Budget | None = None,
     data: Place | Samples | None = None,
     preprocess: Place | Preprocess | None = None,
+    postprocess: Place | Postprocess | None = None,
+    labels: Place | None = None,
     classes: str | None = None,
     metric_output: str | None = None,
     trials: int = 24,
@@ -134,8 +138,12 @@ def quantize(
         budget: ``METRIC=DROP``: what may be lost.
         data: Validation data, on which the budget is measured.
         preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself.
+        postprocess: A TOML file with a ``[postprocess]`` table, which says how boxes stand in the
+            outputs, or the table itself; None takes that of the file ``preprocess``.
+        labels: A file or folder of labels by image, for the budget; see `validate`.
         classes: The classes of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file; None
-            counts them by the output's channels, and numbers them.
+            takes those of ``postprocess``, or counts them by the output's channels, and numbers
+            them.
         metric_output: The output that the metric is computed on; None takes the first.
         trials: How many mixes a search may try.
         resume: Go on with a search that was cut short.
@@ -188,7 +196,19 @@ def quantize(
         if overrides is not None:
             known = known.with_overrides(read_overrides(overrides), f"{overrides}:")
         known = known.with_overrides(ranges_of(set_range), "--set-range")
-    recipe = as_preprocess(preprocess)
+    recipe, after = given_tables(preprocess, postprocess)
+    classes = classes or (None if after is None else after.classes)
+    known_labels = Labels() if labels is None else read_labels(labels, class_names(classes, after))
+    validation = None
+    if data is not None and wanted is not None:
+        validation = as_samples(data, graph.inputs, recipe, images=images, seed=seed)
+        if labels is not None:
+            check_labels(validation, known_labels, labels)
+        check_budget(
+            graph, wanted, validation, classes=classes, output=metric_output, how=after,
+            labels=known_labels,
+        )  # fmt: skip
+    result.notes += known_labels.notes
     options = QuantizeOptions(
         table=table,
         int8=int8,
@@ -199,11 +219,11 @@ def quantize(
         improvements=_methods(improve, samples),
         calibration=None if samples is None else as_samples(samples, graph.inputs, recipe),
         budget=wanted,
-        validation=None
-        if data is None
-        else as_samples(data, graph.inputs, recipe, images=images, seed=seed),
+        validation=validation,
         classes=classes,
         metric_output=metric_output,
+        postprocess=after,
+        labels=known_labels,
         trials=trials,
         state=None if out is None else f"{out}.search",
         resume=resume,

@@ -17,9 +17,10 @@ from pydantic import (
     ValidationError,
 )
 
+from onnxgraft.data.classes import find_classes
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.files.trust import Trust
@@ -33,7 +34,11 @@ __all__ = [
     "QuantizeSection",
     "Recipe",
     "ValidateSection",
+    "agreed",
     "as_preprocess",
+    "class_names",
+    "given_tables",
+    "joined",
     "make_recipe",
     "read_preprocess",
     "read_recipe",
@@ -96,10 +101,11 @@ class ValidateSection(_Section):
         data: A folder, a list file or an ``.npz``; with labels if there is a metric. None, as where
             it is that of ``[calibrate]``, keeps a quarter of the calibration data for it.
         metric: One of `validate.METRICS` or ``FILE.py:FUNCTION``; None compares outputs alone.
-        classes: Of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file; None counts them by
-            the output's channels, and numbers them.
-        output: The output that the metric looks at; None takes the first.
-        labels: A file of labels by image, where they do not stand beside the images.
+        classes: Of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file; None takes those of
+            ``[postprocess]``, or counts them by the output's channels, and numbers them.
+        output: The output that the metric looks at; None takes that of ``[postprocess]``, or the
+            first.
+        labels: A file or folder of labels by image, where they do not stand beside the images.
         drop: What the metric may lose in INT8, in its unit; None takes 1 % of its scale, or of the
             original's value.
         images: How many samples; None takes all.
@@ -193,6 +199,7 @@ def read_recipe(
     except ValidationError as error:
         raise InputError(f"{file}: {_sentence(error)}") from error
     recipe._file, recipe._trust = file, trust
+    recipe.postprocess = recipe.postprocess.named(file.parent)
     section = recipe.validation
     paths: list[tuple[_Section, str]] = [
         (recipe, "model"), (recipe, "weights"), (recipe.calibrate, "data"), (section, "data"),
@@ -217,9 +224,12 @@ def make_recipe(
     weights: str | os.PathLike[str] | None = None,
     validate_on: str | os.PathLike[str] | None = None,
     preprocess: Preprocess | None = None,
+    postprocess: Postprocess | None = None,
     inputs: str | None = None,
     outputs: str | None = None,
     metric: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    classes: str | None = None,
     targets: Sequence[str] = DEFAULT_TARGETS,
     cpu: str | None = None,
     images: int | None = None,
@@ -241,10 +251,13 @@ def make_recipe(
             "targets": tuple(targets),
             "cpu": cpu,
             "preprocess": preprocess or Preprocess(),
+            "postprocess": postprocess or Postprocess(),
             "calibrate": {"data": os.fspath(data), "images": images},
             "validate": {
                 "data": None if validate_on is None else os.fspath(validate_on),
                 "metric": metric,
+                "labels": None if labels is None else os.fspath(labels),
+                "classes": classes,
                 "images": images,
             },
         })
@@ -254,18 +267,77 @@ def make_recipe(
     return recipe
 
 
+def joined(recipe: Recipe) -> Recipe:
+    """Return the recipe with what one table says and another one needs in both."""
+    before, after = agreed(recipe.preprocess, recipe.postprocess)
+    section = recipe.validation
+    found = {"classes": section.classes or after.classes, "output": section.output or after.output}
+    return recipe.model_copy(
+        update={
+            "preprocess": before, "postprocess": after,
+            "validation": section.model_copy(update=found),
+        }
+    )  # fmt: skip
+
+
+def agreed(before: Preprocess, after: Postprocess) -> tuple[Preprocess, Postprocess]:
+    """Return the two tables with a letterbox in both, and the names of classes read.
+
+    Raises:
+        InputError: One says that there is a letterbox, and the other that there is none.
+    """
+    if after.letterbox and before.letterbox is None:
+        if before.resize is None:
+            raise InputError(
+                "[postprocess] letterbox says how the image is resized: set resize = [height, "
+                "width] in [preprocess]"
+            )
+        before = Preprocess.model_validate({**before.model_dump(), "letterbox": True})
+    if after.letterbox is False and before.letterbox is not None:
+        raise InputError("letterbox is set in [preprocess], and false in [postprocess]")
+    return before, after.named()
+
+
+def given_tables(
+    preprocess: str | os.PathLike[str] | Preprocess | None,
+    postprocess: str | os.PathLike[str] | Postprocess | None,
+) -> tuple[Preprocess | None, Postprocess | None]:
+    """Return the two tables, each None where it is not given.
+
+    Args:
+        preprocess: A TOML file with either or both, or the table itself.
+        postprocess: Likewise; None takes that of the file ``preprocess``.
+    """
+    before: Preprocess | None = None
+    after: Postprocess | None = None
+    if isinstance(preprocess, Preprocess):
+        before = preprocess
+    elif preprocess is not None:
+        before, after = read_tables(preprocess)
+    if isinstance(postprocess, Postprocess):
+        after = postprocess
+    elif postprocess is not None:
+        after = read_tables(postprocess)[1]
+    if before is None or after is None:
+        return before, None if after is None else after.named()
+    return agreed(before, after)
+
+
+def class_names(classes: str | None, how: Postprocess | None) -> tuple[str, ...]:
+    """Return the names of the classes that are named, in the network's order."""
+    if classes is not None:
+        return find_classes(classes).names
+    return () if how is None else how.labels()
+
+
 def read_preprocess(path: str | os.PathLike[str]) -> Preprocess:
     """Read the ``[preprocess]`` table of a TOML file, or a file that is that table.
 
     Raises:
         InputError: It is not TOML, or a field is unknown or wrong.
     """
-    file = existing_file(path, "the preprocessing recipe", SETTINGS_BYTES)
-    document = _toml(file)
-    try:
-        return Preprocess.model_validate(document.get("preprocess", document))
-    except ValidationError as error:
-        raise InputError(f"{file}: {_sentence(error)}") from error
+    existing_file(path, "the preprocessing recipe", SETTINGS_BYTES)
+    return agreed(*read_tables(path))[0]
 
 
 def as_preprocess(recipe: str | os.PathLike[str] | Preprocess | None) -> Preprocess | None:
@@ -283,9 +355,15 @@ def read_tables(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
     document = _toml(file)
     try:
         plain = not {"preprocess", "postprocess"} & set(document)
+        known = {field.alias or name for name, field in Recipe.model_fields.items()}
+        for key in document:
+            if not plain and key not in known:
+                raise InputError(
+                    f"{file}: no part of a recipe is called {key!r}; {nearest(key, known)}"
+                )
         return (
             Preprocess.model_validate(document if plain else document.get("preprocess", {})),
-            Postprocess.model_validate(document.get("postprocess", {})),
+            Postprocess.model_validate(document.get("postprocess", {})).named(file.parent),
         )
     except ValidationError as error:
         raise InputError(f"{file}: {_sentence(error)}") from error

@@ -13,9 +13,11 @@ import numpy as np
 
 from onnxgraft.commands._blame import blame, differs
 from onnxgraft.commands._evidence import engine_row, record_accuracy
+from onnxgraft.commands._infer import recipe_of
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import Place, is_engine, open_candidate, open_reference
-from onnxgraft.commands._recipe import as_preprocess
+from onnxgraft.commands._recipe import class_names, given_tables
+from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Samples, as_samples
 from onnxgraft.errors import InputError
@@ -37,14 +39,16 @@ from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.validate import (
     Bisection,
     Candidate,
+    Labels,
     MatchedGraph,
-    Metric,
     Recorded,
+    Scoring,
     Tally,
     Tolerance,
     bisect,
     check_labels,
     find_mistake,
+    fit_metric,
     make_metric,
     measure,
     measured_tolerance,
@@ -82,6 +86,7 @@ def validate(
     *,
     weights: Place | None = None,
     preprocess: Place | Preprocess | None = None,
+    postprocess: Place | Postprocess | None = None,
     inputs: str | None = None,
     outputs: str | None = None,
     values: Sequence[str] = (),
@@ -115,6 +120,9 @@ def validate(
             samples.
         weights: The weights of a Caffe network.
         preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself.
+        postprocess: A TOML file with a ``[postprocess]`` table, which says how boxes stand in the
+            outputs, or the table itself; None takes that of the file ``preprocess``, or the one in
+            the candidate's passport.
         inputs: Where to cut the original's beginning, such as ``a:0,b:0[1,224,224,3]``.
         outputs: Where to cut its end, such as ``c:0,d:0``.
         values: Placeholders and constants to set, such as ``is_training=false``.
@@ -124,9 +132,12 @@ def validate(
         metric: One of `onnxgraft.stages.validate.METRICS`, or ``FILE.py:FUNCTION``; None compares
             outputs alone.
         classes: The classes of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file; None
-            counts them by the output's channels, and numbers them.
-        metric_output: The output that the metric is computed on; None takes the first.
-        labels: A file of labels by image, where they do not stand beside the images.
+            takes those of ``postprocess``, or counts them by the output's channels, and numbers
+            them.
+        metric_output: The output that the metric is computed on; None takes that of
+            ``postprocess``, or the first.
+        labels: A file of labels by image, where they do not stand beside the images; or COCO's
+            JSON, or a folder of VOC's XML or YOLO's text.
         drop: What the metric may lose in INT8, in its unit; None takes 1 % of its scale, or of the
             original's value.
         tolerance: Of float candidates, as a fraction of an output's range; None measures what
@@ -153,6 +164,7 @@ def validate(
     if Path(candidate).suffix == ".prototxt" and Path(original).suffix != ".prototxt":
         # There is one network that --weights can be meant for.
         weights, candidate_weights = None, candidate_weights or weights
+    before, after = given_tables(preprocess, postprocess)
     run = _Validation(
         Original.of(
             original, weights=weights, inputs=inputs, outputs=outputs, values=values,
@@ -161,19 +173,22 @@ def validate(
         Original.of(
             candidate, weights=candidate_weights, outputs=candidate_outputs, trust=trust
         ),
-        as_preprocess(preprocess),
+        before,
     )  # fmt: skip
+    if after is None:
+        after = recipe_of(candidate)[1]
+    classes = classes or after.classes
+    if metric is not None:
+        make_metric(metric, classes)  # an unknown name is reported before anything runs
     run.open()
     try:
-        run.read(data, images, labels)
-        make: Callable[[], Metric] | None = None
+        run.read(data, images, labels, class_names(classes, after))
         if metric is not None:
-            make = partial(make_metric, metric, classes)
-            make()  # an unknown name is reported before anything runs
+            run.fit(metric, classes, metric_output or after.output, after)
         run.set_tolerance(tolerance, drop, graph)
         if bisect:
             run.check_outputs(graph)
-        found = run.compare(make, metric_output, workers, ray)
+        found = run.compare(metric_output, workers, ray)
         run.record()
         if bisect:
             run.look_inside(graph)
@@ -195,6 +210,7 @@ class _Validation:
     candidate: Original
     preprocess: Preprocess | None
     notes: list[str] = field(default_factory=list)
+    scoring: Scoring | None = None
 
     def open(self) -> None:
         self.reference, notes = open_reference(self.original)
@@ -215,12 +231,19 @@ class _Validation:
         self.reference.close()
         self.other.close()
 
-    def read(self, data: Place | Samples, images: int | None, labels: Place | None) -> None:
+    def read(
+        self,
+        data: Place | Samples,
+        images: int | None,
+        labels: Place | None,
+        names: Sequence[str],
+    ) -> None:
         if not isinstance(data, Samples) and Path(data).suffix == ".json":
             self.samples = _polygraphy_samples(os.fspath(data), self.reference, images)
         else:
             self.samples = as_samples(data, self.reference.inputs, self.preprocess, images=images)
-        self.labels = {} if labels is None else read_labels(labels)
+        self.labels = Labels() if labels is None else read_labels(labels, names)
+        self.notes += self.labels.notes
         if labels is not None:
             check_labels(self.samples, self.labels, labels)
         if isinstance(self.other, Recorded) and len(self.other) != len(self.samples):
@@ -228,6 +251,15 @@ class _Validation:
                 f"{self.candidate.path}: holds outputs for {len(self.other)} samples, the data are "
                 f"{len(self.samples)}"
             )
+
+    def fit(self, metric: str, classes: str | None, output: str | None, how: Postprocess) -> None:
+        """Try the metric on the first sample, so that what does not fit is told before the work."""
+        first = next(iter(self.samples.head(1)))
+        self.scoring = fit_metric(
+            metric, self.samples, first, answers(self.reference, first.feeds), classes=classes,
+            output=output, how=how, labels=self.labels,
+        )  # fmt: skip
+        self.notes += self.scoring.notes
 
     def check_outputs(self, graph: Place | None) -> None:
         """Refuse outputs that do not correspond, naming the layer where their shapes differ."""
@@ -310,9 +342,7 @@ class _Validation:
             return None
         return partial(open_selector, self.original)
 
-    def compare(
-        self, make: Callable[[], Metric] | None, output: str | None, workers: int, ray: str | None
-    ) -> Report:
+    def compare(self, output: str | None, workers: int, ray: str | None) -> Report:
         if isinstance(self.other, Recorded) and (workers != 1 or ray is not None):
             raise InputError(
                 f"{self.candidate.path}: is a recording, which can only be read in order; "
@@ -322,6 +352,9 @@ class _Validation:
             partial(_reference, self.original),
             partial(open_candidate, self.candidate),
         )
+        make = None
+        if self.scoring is not None:
+            make, output = self.scoring.make, self.scoring.output
         self.tally: Tally = measure(
             self.reference, [self.other], self.samples, make, output,
             labels=self.labels, workers=workers, ray=ray, openers=openers,

@@ -1,51 +1,106 @@
-"""Labels from one file beside the data: classes of images, or boxes in them."""
+"""Labels from a file or folder beside the data: classes of images, or boxes in them."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from onnxgraft.data.box_labels import (
+    ImageBoxes,
+    Numbering,
+    coco_labels,
+    folder_labels,
+    is_coco,
+    voc_label,
+)
+from onnxgraft.data.image_header import stored_form
+from onnxgraft.data.orientation import turn_boxes
 from onnxgraft.data.preprocess import Preprocess
-from onnxgraft.data.samples import Sample, Samples
+from onnxgraft.data.samples import Image, Sample, Samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["check_labels", "labelled", "read_labels"]
+__all__ = ["Labels", "check_labels", "labelled", "read_labels"]
+
+# The header of an image is within so many bytes.
+_HEADER_BYTES = 1 << 18
 
 
-def read_labels(path: str | os.PathLike[str]) -> dict[str, Array]:
+class Labels(dict[str, Array | ImageBoxes]):
+    """Labels by the images' file names, or their stems.
+
+    Attributes:
+        notes: A sentence on each thing that was left out.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def of(self, image: Path) -> Array | ImageBoxes | None:
+        """Return the label of an image; None where there is none."""
+        return self.get(image.name, self.get(image.stem))
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of all of them, as hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name, label in sorted(self.items()):
+            rows = label.rows if isinstance(label, ImageBoxes) else label
+            digest.update(f"{name}\0{rows.shape}{rows.tobytes().hex()}\n".encode())
+        return digest.hexdigest()
+
+
+def read_labels(path: str | os.PathLike[str], names: Sequence[str] = ()) -> Labels:
     """Read labels by the images' file names.
 
     Args:
         path: A ``.json`` with an object: image -> class, or image -> list of boxes [class, x1, y1,
-            x2, y2]; or a text file with an image, a comma, tab or blanks, and its class a line.
+            x2, y2]; a text file with an image, a comma, tab or blanks, and its class a line; or
+            boxes as COCO (``.json``), VOC (a folder of ``.xml``) or YOLO (of ``.txt``) have them.
+        names: Of the network's classes in their order, where the labels name theirs.
 
     Returns:
-        () int64 classes, or (boxes, 5) float64.
+        () int64 classes, or (boxes, 5) float64 in the picture that the network sees, or boxes of
+        the image files.
 
     Raises:
         InputError: The file says something else.
     """
-    file = existing_file(path, "the file of labels", DOCUMENT_BYTES)
+    place = Path(path)
+    numbering = Numbering(names, place)
+    if place.is_dir():
+        labels = Labels(folder_labels(place, numbering))
+    elif place.suffix == ".xml":
+        labels = Labels({place.stem: voc_label(place, numbering)})
+    else:
+        labels = _of_file(existing_file(path, "the file of labels", DOCUMENT_BYTES), numbering)
+    labels.notes = tuple(numbering.notes())
+    return labels
+
+
+def _of_file(file: Path, numbering: Numbering) -> Labels:
     try:
         if file.suffix == ".json":
             document = read_json(file)
-            return {Path(name).name: _label(value) for name, value in document.items()}
-        labels = {}
+            if is_coco(document):
+                return Labels(coco_labels(document, numbering))
+            return Labels({Path(name).name: _label(value) for name, value in document.items()})
+        labels = Labels()
         for line in file.read_text().splitlines():
             if line.strip():
                 name, _, value = line.strip().replace(",", " ").replace("\t", " ").rpartition(" ")
                 labels[Path(name.strip()).name] = _label(int(value))
         return labels
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(
-            f"{file}: not a file of labels ({error}); it needs an image and its class a line, or a "
-            "JSON object of classes or of boxes [class, x1, y1, x2, y2] by image"
+            f"{file}: not a file of labels ({what}); it needs an image and its class a line, a "
+            "JSON object of classes or of boxes [class, x1, y1, x2, y2] by image, or COCO's JSON"
         ) from error
 
 
@@ -60,27 +115,73 @@ def _label(value: object) -> Array:
     return boxes
 
 
-def check_labels(
-    samples: Samples, labels: Mapping[str, Array], path: str | os.PathLike[str]
-) -> None:
-    """Raise InputError unless every image has a label."""
-    names = [
-        image.name
+def check_labels(samples: Samples, labels: Labels, path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless every image has a label, and is of the size that its label states."""
+    images = [
+        image
         for position in range(len(samples))
         for image, _ in (samples.files_at(position) if samples.files else ())
     ]
-    missing = [name for name in names if name not in labels]
-    if missing or not names:
-        what = f"no label for {len(missing)} of {len(names)} images, such as {missing[:1]}"
-        raise InputError(f"{os.fspath(path)}: {what if names else 'labels by name are for images'}")
+    missing = [image.name for image in images if labels.of(image) is None]
+    if missing or not images:
+        what = f"no label for {len(missing)} of {len(images)} images, such as {missing[:1]}"
+        if missing and Path(path).is_dir():
+            what += "; an image without objects needs a file without boxes"
+        raise InputError(
+            f"{os.fspath(path)}: {what if images else 'labels by name are for images'}"
+        )
+    for image in images:
+        label = labels.of(image)
+        if isinstance(label, ImageBoxes) and label.size is not None:
+            with image.open("rb") as file:
+                form = stored_form(file.read(_HEADER_BYTES))
+            if form is not None:
+                _check_size(label.size, form.upright, (form.width, form.height), image)
 
 
-def labelled(sample: Sample, labels: Mapping[str, Array], recipe: Preprocess) -> Sample:
-    """Return a sample of images with their labels, turned as they are."""
+def _check_size(
+    stated: tuple[int, int], upright: tuple[int, int], stored: tuple[int, int], image: Path
+) -> None:
+    if stated not in (upright, stored):
+        raise InputError(
+            f"{image}: is {upright[0]}x{upright[1]} (width x height), its labels are of an image "
+            f"of {stated[0]}x{stated[1]}; give the images that were labelled, and resize them in "
+            "[preprocess]"
+        )
+
+
+def labelled(sample: Sample, labels: Labels, recipe: Preprocess) -> Sample:
+    """Return a sample of images with their labels, turned and placed as they are."""
     found = []
     for image in sample.images:
-        label = labels[image.path.name]
-        if label.ndim == 2 and image.form is not None:
+        label = labels.of(image.path)
+        if label is None:
+            raise InputError(f"{image.path}: has no label")
+        if isinstance(label, ImageBoxes):
+            label = _placed(label, image, recipe)
+        elif label.ndim == 2 and image.form is not None:
             label = recipe.boxes(label, image.form)
         found.append(label)
     return sample.labelled(found)
+
+
+def _placed(label: ImageBoxes, image: Image, recipe: Preprocess) -> Array:
+    """Return (boxes, 6) labels of an image file in pixels of the picture that is made of it."""
+    width, height = image.size
+    rows, turned = label.rows.copy(), 1 if image.form is None else image.form.orientation
+    stored = (height, width) if turned > 4 else (width, height)
+    if label.size is not None:
+        _check_size(label.size, (width, height), stored, image.path)
+        if label.size != stored:  # they are of the picture as it is to be seen
+            turned = 1
+    whole = (1, 1) if label.fractions else stored
+    rows[:, :5] = turn_boxes(rows[:, :5], turned, *whole)
+    if label.fractions:
+        rows[:, 1:5] *= (width, height, width, height)
+    rows[:, 1:5] = recipe.placement(width, height).forth(rows[:, 1:5])
+    if recipe.crop is None:
+        return rows
+    # Nobody can find what was cut off.
+    _, _, rows_left, columns_left = recipe.crop
+    rows[:, 1:5] = np.clip(rows[:, 1:5], 0, (columns_left, rows_left) * 2)
+    return rows[(rows[:, 3:5] > rows[:, 1:3]).all(1)]

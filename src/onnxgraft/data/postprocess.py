@@ -2,55 +2,63 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
-from onnxgraft.data.classes import CLASS_SETS, classes_of, palette
+from onnxgraft.data.boxes import BoxForm, find_boxes
+from onnxgraft.data.classes import CLASS_SETS, classes_of, find_classes, palette
+from onnxgraft.data.placement import Placement
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.tensors import Array, Outputs
 
 __all__ = ["Box", "Postprocess", "Seen", "see"]
 
-# YOLOv5's anchors for strides 8, 16 and 32, width and height in pixels.
-_ANCHORS = {
-    8: ((10, 13), (16, 30), (33, 23)),
-    16: ((30, 61), (62, 45), (59, 119)),
-    32: ((116, 90), (156, 198), (373, 326)),
-}
 
-
-class Postprocess(BaseModel):
-    """What to make of an engine's outputs.
+class Postprocess(BoxForm):
+    """What to make of an engine's outputs; of boxes, for metrics too.
 
     Attributes:
         kind: ``classes`` prints the best, ``segmentation`` colours the photograph, ``boxes`` draws
             on it; ``auto`` tells by the shape of the output.
         output: Which; None takes the first.
         names: Of the classes, in order; or ``camvid`` or ``cityscapes``.
+        classes: In their place: ``camvid``, ``cityscapes`` or a file of classes, which the metric
+            takes too.
         top: How many classes are printed.
         opacity: Of the colours over the photograph, 0 to 1.
-        form: Of boxes: ``ssd`` is the rows of DetectionOutput (image, class, score, left, top,
-            right, bottom, as fractions), ``yolov5`` its rows (centre, size, objectness, scores)
-            or its three heads.
-        score: Boxes below it are left out.
-        overlap: Of two boxes of a class that share more of their union, the better is kept
-            (``yolov5``).
+        letterbox: Whether the resize of ``[preprocess]`` keeps the picture's proportions; None
+            leaves that to the table itself.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["auto", "classes", "segmentation", "boxes"] = "auto"
     output: str | None = None
     names: tuple[str, ...] | Literal["camvid", "cityscapes"] = ()
+    classes: str | None = None
     top: PositiveInt = 5
     opacity: float = Field(default=0.5, ge=0, le=1)
-    form: Literal["ssd", "yolov5"] = "ssd"
-    score: float = Field(default=0.5, ge=0, le=1)
-    overlap: float = Field(default=0.5, ge=0, le=1)
+    letterbox: bool | None = None
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Self:
+        if self.classes is not None and self.names:
+            raise ValueError("names and classes say the same: give one of them")
+        return self
+
+    def named(self, folder: Path | None = None) -> Self:
+        """Return the same with the names of ``classes``; ``folder`` is where its path begins."""
+        if self.classes is None or self.names:
+            return self
+        place = self.classes
+        if folder is not None and Path(place).suffix:
+            place = os.path.normpath(folder / place)
+        names = place if place in CLASS_SETS else find_classes(place).names
+        return self.model_copy(update={"classes": place, "names": names})
 
     def labels(self, count: int | None = None) -> tuple[str, ...]:
         """Return the names of the classes; those of a known set where only their number fits."""
@@ -75,11 +83,13 @@ class Box:
         label: Its class.
         score: From 0 to 1.
         edges: Left, top, right and bottom, as fractions of the image that the network saw.
+        pixels: The same in pixels of the image file, as it is to be seen.
     """
 
     label: str
     score: float
     edges: tuple[float, float, float, float]
+    pixels: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,13 +109,16 @@ class Seen:
     picture: Array | None = None
 
 
-def see(outputs: Outputs, how: Postprocess, photograph: Array) -> Seen | None:
+def see(
+    outputs: Outputs, how: Postprocess, photograph: Array, placed: Placement | None = None
+) -> Seen | None:
     """Return what the outputs of one image mean, or None if ``auto`` can't tell.
 
     Args:
         outputs: By name, with a batch of 1.
         how: What to make of them.
         photograph: (height, width, 3) uint8 BGR, as the network saw it.
+        placed: Where the image file lies in it.
 
     Raises:
         InputError: The output is not there, or has no shape of that kind.
@@ -114,14 +127,16 @@ def see(outputs: Outputs, how: Postprocess, photograph: Array) -> Seen | None:
     if name not in outputs:
         raise InputError(f"[postprocess] output {name!r}: {nearest(name, outputs)}")
     value = outputs[name]
-    kind = _guess(value, photograph) if how.kind == "auto" else how.kind
+    kind: str | None = how.kind
+    if kind == "auto":
+        kind = "boxes" if how.form != "auto" else _guess(value, photograph)
     if kind is None:
         return None
     if kind == "classes":
         return _classes(name, value, how)
     if kind == "segmentation":
         return _segmentation(name, value, how, photograph)
-    return _boxes(outputs, name, how, photograph)
+    return _boxes(outputs, how, photograph, placed)
 
 
 def _guess(value: Array, photograph: Array) -> str | None:
@@ -201,15 +216,21 @@ def _with_legend(picture: Array, legend: Sequence[tuple[str, Array]]) -> Array:
     return canvas
 
 
-def _boxes(outputs: Outputs, name: str, how: Postprocess, photograph: Array) -> Seen:
+def _boxes(outputs: Outputs, how: Postprocess, photograph: Array, placed: Placement | None) -> Seen:
     import cv2
 
-    if how.form == "ssd":
-        boxes = _ssd(name, outputs[name], how)
-    else:
-        boxes = _yolo(outputs if how.output is None else {name: outputs[name]}, how, photograph)
+    height, width = photograph.shape[:2]
+    found = find_boxes(outputs, how, (height, width), output=how.output)
+    fractions = found.edges / (width, height, width, height)
+    pixels = None if placed is None else placed.back(found.edges)
+    boxes = [
+        Box(
+            how.name(int(found.classes[i])), float(found.scores[i]), _four(fractions[i]),
+            None if pixels is None else _four(pixels[i]),
+        )
+        for i in np.argsort(-found.scores, kind="stable")
+    ]  # fmt: skip
     picture = photograph.copy()
-    height, width = picture.shape[:2]
     names = list(dict.fromkeys(box.label for box in boxes))
     colors = palette(max(len(names), 1))
     for box in boxes:
@@ -224,67 +245,6 @@ def _boxes(outputs: Outputs, name: str, how: Postprocess, photograph: Array) -> 
     return Seen(boxes=tuple(boxes), picture=picture)
 
 
-def _ssd(name: str, value: Array, how: Postprocess) -> list[Box]:
-    if value.ndim < 2 or value.shape[-1] != 7:
-        raise InputError(f"{name} {value.shape} is not a DetectionOutput, whose rows have 7 values")
-    rows = [row for row in value.reshape(-1, 7).tolist() if row[0] >= 0 and row[2] >= how.score]
-    found = [
-        Box(how.name(int(row[1])), row[2], (row[3], row[4], row[5], row[6])) for row in rows
-    ]  # fmt: skip
-    return sorted(found, key=lambda box: -box.score)
-
-
-def _yolo(outputs: Outputs, how: Postprocess, photograph: Array) -> list[Box]:
-    height, width = photograph.shape[:2]
-    rows = np.concatenate([
-        _decoded(value, height, width) if value.ndim > 3 else value.reshape(-1, value.shape[-1])
-        for value in outputs.values()
-        if value.ndim >= 3
-    ] or [np.zeros((0, 6), np.float32)])  # fmt: skip
-    if rows.shape[1] < 6:
-        raise InputError(f"rows of {rows.shape[1]} values are not YOLOv5's, which have 5 + classes")
-    # In float64, and by class: YOLOv5 multiplies objectness and the score of the class.
-    scores = rows[:, 4:5].astype(np.float64) * rows[:, 5:]
-    classes = scores.argmax(1)
-    best = scores[np.arange(len(rows)), classes]
-    kept = np.flatnonzero(best >= how.score)
-    centre, size = rows[:, 0:2].astype(np.float64), rows[:, 2:4].astype(np.float64)
-    corners = np.concatenate([centre - size / 2, centre + size / 2], 1)
-    edges = corners / (width, height, width, height)
-    chosen: list[int] = []
-    for index in kept[np.argsort(-best[kept], kind="stable")]:
-        rivals = [other for other in chosen if classes[other] == classes[index]]
-        if all(_union(edges[index], edges[other]) <= how.overlap for other in rivals):
-            chosen.append(int(index))
-    return [
-        Box(how.name(int(classes[i])), float(best[i]), tuple(float(v) for v in edges[i]))  # type: ignore[arg-type]
-        for i in chosen
-    ]
-
-
-def _decoded(head: Array, height: int, width: int) -> Array:
-    """Return the rows of a head: (1, 3 * (5 + C), h, w) or (1, 3, h, w, 5 + C), not yet squashed.
-
-    As YOLOv5 defines it: the centre is (2 s - 0.5 + cell) * stride and the size (2 s)^2 * anchor,
-    with s the sigmoid of what the network says.
-    """
-    if head.ndim == 4:
-        head = head.reshape(1, 3, -1, *head.shape[2:]).transpose(0, 1, 3, 4, 2)
-    _, anchors, rows, columns, values = head.shape
-    stride = height // rows
-    if stride not in _ANCHORS or anchors != 3 or width // columns != stride:
-        raise InputError(f"an output of {head.shape} is not a head of YOLOv5 for {height}x{width}")
-    squashed = 1 / (1 + np.exp(-head[0].astype(np.float64)))
-    cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1)
-    squashed[..., 0:2] = (2 * squashed[..., 0:2] - 0.5 + cells) * stride
-    anchor = np.asarray(_ANCHORS[stride], np.float64).reshape(3, 1, 1, 2)
-    squashed[..., 2:4] = (2 * squashed[..., 2:4]) ** 2 * anchor
-    return np.asarray(squashed.reshape(-1, values))
-
-
-def _union(one: Array, other: Array) -> float:
-    """Return the share of two boxes' union that is in both."""
-    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
-    common = float(np.prod(np.clip(high - low, 0, None)))
-    areas = sum(float(np.prod(box[2:] - box[:2])) for box in (one, other))
-    return common / (areas - common) if areas > common else 0.0
+def _four(edges: Array) -> tuple[float, float, float, float]:
+    left, top, right, bottom = map(float, edges)
+    return left, top, right, bottom

@@ -6,21 +6,31 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
+from onnxgraft.data.boxes import FRACTIONS
 from onnxgraft.data.image_header import Form
 from onnxgraft.data.images import read_label, read_picture
 from onnxgraft.data.orientation import turn_boxes
+from onnxgraft.data.placement import Placement, fitted
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 
 __all__ = ["Preprocess", "turned_notes"]
 
-# Boxes below it are fractions of a picture, which may reach over its edge; none is of two pixels.
-_FRACTIONS = 2.0
+# What YOLO fills a letterbox with; and what label images are filled with, which is no class.
+_GRAY, _NO_CLASS = 114, 255
 
 
 class Preprocess(BaseModel):
@@ -31,6 +41,8 @@ class Preprocess(BaseModel):
     Attributes:
         resize: (height, width) in pixels; None keeps the image's.
         interpolation: Of the resize.
+        letterbox: The resize keeps the image's proportions, and fills what is left on both sides
+            with this value of 0 to 255; True takes 114, as YOLO does. None stretches the image.
         crop: (top, left, height, width) in pixels after the resize; None keeps all.
         color: Order of the channels that the network wants.
         mean: Per channel in that order, or one for all, in 0..255.
@@ -42,11 +54,23 @@ class Preprocess(BaseModel):
 
     resize: tuple[PositiveInt, PositiveInt] | None = None
     interpolation: Literal["nearest", "bilinear", "area"] = "bilinear"
+    letterbox: int | None = Field(default=None, ge=0, le=255)
     crop: tuple[NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt] | None = None
     color: Literal["bgr", "rgb", "gray"] = "bgr"
     mean: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
     layout: Literal["auto", "nhwc", "nchw"] = "auto"
+
+    @field_validator("letterbox", mode="before")
+    @classmethod
+    def _usual_gray(cls, value: object) -> object:
+        return (_GRAY if value else None) if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _letterbox_of_a_size(self) -> Self:
+        if self.letterbox is not None and self.resize is None:
+            raise ValueError("letterbox is how the resize is done: set resize = [height, width]")
+        return self
 
     @property
     def fingerprint(self) -> str:
@@ -57,14 +81,24 @@ class Preprocess(BaseModel):
         """Return the image file as (height, width, channels) float32."""
         return self.picture(path)[0]
 
-    def picture(self, path: Path) -> tuple[Array, Form | None]:
-        """Return what `image` does, and how the image is stored where that is known."""
+    def picture(self, path: Path) -> tuple[Array, Form | None, tuple[int, int]]:
+        """Return what `image` does; how the image is stored where that is known; its upright size.
+
+        The size is (width, height).
+        """
         pixels, form = read_picture(path, gray=self.color == "gray")
+        size = pixels.shape[1], pixels.shape[0]
         try:
             pixels = self._geometry(pixels, self.interpolation)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        return self.normalized(pixels[:, :, ::-1] if self.color == "rgb" else pixels), form
+        return self.normalized(pixels[:, :, ::-1] if self.color == "rgb" else pixels), form, size
+
+    def placement(self, width: int, height: int) -> Placement:
+        """Return where an image, as it is to be seen, lies in the picture that is made of it."""
+        return Placement.of(
+            width, height, self.resize, self.crop, letterbox=self.letterbox is not None
+        )
 
     def normalized(self, pixels: Array) -> Array:
         """Return (height, width, channels) float32: minus the mean, times the scale."""
@@ -86,7 +120,8 @@ class Preprocess(BaseModel):
             path: Of the label image.
             photograph: How the image is stored.
         """
-        return self._geometry(read_label(path, photograph), "nearest")[:, :, 0]
+        pixels = self._geometry(read_label(path, photograph), "nearest", _NO_CLASS)
+        return pixels[:, :, 0]
 
     def boxes(self, boxes: Array, photograph: Form) -> Array:
         """Return (boxes, 5) labels of an image as they are in the picture that the network sees.
@@ -101,7 +136,7 @@ class Preprocess(BaseModel):
         corners = boxes[boxes[:, 0] >= 0, 1:]
         if photograph.orientation == 1 or self.crop is not None or not corners.size:
             return boxes
-        if corners.max() < _FRACTIONS:
+        if corners.max() < FRACTIONS:
             return turn_boxes(boxes, photograph.orientation, 1.0, 1.0)
         size = photograph.width, photograph.height
         beyond = (corners.reshape(-1, 2).max(0) > size).any()
@@ -127,6 +162,7 @@ class Preprocess(BaseModel):
             done = "used them as they are"
             if self.resize is not None:
                 done = f"resized all to {self.resize[1]}x{self.resize[0]}"
+                done += ", letterboxed" if self.letterbox is not None else ""
             elif self.crop is not None:
                 done = "cropped all by the same rows and columns, without a resize"
             notes.append(
@@ -145,7 +181,7 @@ class Preprocess(BaseModel):
                 notes.append(f"{count} of {total} images are {what}")
         return notes
 
-    def _geometry(self, pixels: Array, interpolation: str) -> Array:
+    def _geometry(self, pixels: Array, interpolation: str, fill: int | None = None) -> Array:
         if self.resize is not None:
             import cv2
 
@@ -154,9 +190,18 @@ class Preprocess(BaseModel):
                 "bilinear": cv2.INTER_LINEAR,
                 "area": cv2.INTER_AREA,
             }
-            height, width = self.resize
+            height, width = room = self.resize
+            if self.letterbox is not None:
+                height, width = fitted(pixels.shape[0], pixels.shape[1], room)
             pixels = cv2.resize(pixels, (width, height), interpolation=modes[interpolation])
             pixels = pixels.reshape(height, width, -1)
+            if (height, width) != room:
+                whole = np.full(
+                    (*room, pixels.shape[2]), self.letterbox if fill is None else fill, np.uint8
+                )
+                top, left = (room[0] - height) // 2, (room[1] - width) // 2
+                whole[top : top + height, left : left + width] = pixels
+                pixels = whole
         if self.crop is not None:
             top, left, height, width = self.crop
             if top + height > pixels.shape[0] or left + width > pixels.shape[1]:

@@ -38,13 +38,22 @@ __all__ = [
 
 # A label image stands beside its photograph under the same stem, without loss.
 LABEL_SUFFIX = ".png"
+# Of a picture: gray or colours.
+_CHANNELS = (1, 3)
 
 
 class Image(NamedTuple):
-    """An image of a sample: its file, and how it is stored where that is known."""
+    """An image of a sample.
+
+    Attributes:
+        path: Of the file.
+        form: How it is stored, where that is known.
+        size: (width, height) as it is to be seen.
+    """
 
     path: Path
     form: Form | None
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,16 @@ class Sample:
     def turned(self) -> int:
         """How many of the images were turned as their EXIF orientation says."""
         return sum(image.form is not None and image.form.orientation != 1 for image in self.images)
+
+    @property
+    def picture(self) -> tuple[int, int] | None:
+        """Height and width of what the network sees; None where that is no picture."""
+        for value in self.feeds.values():
+            shape = value.shape[1:] if value.ndim == 4 else value.shape
+            if len(shape) == 3 and (shape[0] in _CHANNELS or shape[2] in _CHANNELS):
+                first = shape[0] in _CHANNELS
+                return (shape[1], shape[2]) if first else (shape[0], shape[1])
+        return None
 
     def rows(self, output: Array) -> Iterator[tuple[Array, Array | None]]:
         """Yield an output as batches of 1, each with its label, or whole where there is one.
@@ -298,7 +317,7 @@ def image_feed(
     one = spec if image_batch(spec) == 1 else replace(spec, shape=(1, *spec.shape[1:]))
     cure = "set mean and scale in [preprocess] so that pixels fit, or give the model a float input"
     for path in paths:
-        pixels, form = recipe.picture(path)
+        pixels, form, size = recipe.picture(path)
         value = _fitting(pixels if len(spec.shape) == 3 else pixels[np.newaxis], one, recipe.layout)
         if value is None:
             raise InputError(
@@ -307,7 +326,7 @@ def image_feed(
                 "layout in [preprocess], and name the recipe with --preprocess"
             )
         values.append(cast(value, spec, str(path), cure))
-        images.append(Image(path, form))
+        images.append(Image(path, form, size))
     if len(values) == 1:
         return values[0], tuple(images)
     if len({value.shape for value in values}) > 1:
