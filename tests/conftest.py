@@ -38,7 +38,7 @@ SHARED = Path(os.environ.get("ONNXGRAFT_SHARED", ROOT.parent / "shared"))
 
 # Examples are drawn from the test's own text and the modules that are loaded, not by chance: what
 # fails once can be looked into.
-for name, examples in (("quick", 30), ("ci", 300)):
+for name, examples in (("quick", 30), ("ci", 200)):
     settings.register_profile(
         name, max_examples=examples, deadline=None, derandomize=True, database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

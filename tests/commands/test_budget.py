@@ -237,11 +237,12 @@ def test_improvements_are_applied_and_told(run: Quantize, place: Path, tmp_path:
     done = run("--samples", str(place / "calib.npz"))
     assert done.returncode == 0, done.stderr
     assert "rounded by layer output error" in done.stdout
+    nothing = ("equalize", "smooth")  # there to do, in a chain of MatMuls
     taken_back = [m for m in DEFAULT_IMPROVEMENTS if f"{m} was taken back" in done.stdout]
     stored = {p.key: p.value for p in onnx.load(tmp_path / "out.onnx").metadata_props}
     assert json.loads(stored["onnxgraft.precision"]) == {
         "target": "tensorrt", "int8": 3, "float": "fp32",
-        "improved": [m for m in DEFAULT_IMPROVEMENTS if m not in ("equalize", *taken_back)],
+        "improved": [m for m in DEFAULT_IMPROVEMENTS if m not in (*nothing, *taken_back)],
     }  # fmt: skip
 
 

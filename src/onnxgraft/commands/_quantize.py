@@ -281,7 +281,7 @@ def _check_cache(
         raise InputError(
             "--cache-out is for --from-qdq here; for a float model onnxgraft calibrate writes it"
         )
-    if target != "tensorrt":
+    if not find_target(target).caches:
         raise InputError(f"--cache-out: a cache is TensorRT's; --target is {target}")
 
 

@@ -95,6 +95,7 @@ class Target:
         on_cpu: Whether its engines run on the CPU, so that what they give depends on it.
         limit: The environment variable that takes instructions of the CPU away from it.
         default: Whether `deploy` builds for it when no targets are named.
+        caches: Whether its older versions read ranges from a calibration cache.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Target:
     forms: tuple[Form, ...] = ("float",)
     on_cpu: bool = True
     limit: str = ""
+    caches: bool = False
     default: bool = False
 
     def cpu(self) -> Cpu:

@@ -21,6 +21,7 @@ _LACKS = frozenset(
 
 TENSORRT = Target(
     name="tensorrt",
+    caches=True,
     title="TensorRT",
     package="tensorrt",
     backend="onnxgraft.stages.engine.tensorrt",
