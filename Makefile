@@ -43,7 +43,7 @@ sbom: $(READY) $(TOOLS)/.ready
 # After new versions were installed and tested.
 constraints: $(TOOLS)/.ready
 	head -2 constraints.txt > build.lock
-	$(BIN)/pip freeze --all --exclude pip --exclude-editable | $(TOOLS)/bin/uv pip compile --quiet \
+	$(BIN)/pip freeze --all --exclude pip --exclude torch --exclude-editable | $(TOOLS)/bin/uv pip compile --quiet \
 		--no-deps --no-annotate --no-header --generate-hashes --python-version 3.11 - >> build.lock
 	mv build.lock constraints.txt
 
@@ -52,9 +52,11 @@ $(TOOLS)/.ready: Makefile
 	$(TOOLS)/bin/python -m pip install --quiet $(AUDIT)
 	touch $@
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt constraints-torch.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints-torch.txt \
+		|| echo "PyTorch's build for the CPU is not to be had here: its tests are skipped"
 	$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip check
 	touch $@

@@ -1,4 +1,4 @@
-"""What make installs is what constraints.txt pins, by its hashes, and nothing else."""
+"""What make installs is what the constraints pin, by its hashes, and nothing else."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 # Installed beside it: NVIDIA's, whose packages are made by its own index or its user's.
 ELSEWHERE = {"tensorrt"}
+LOCKS = ("constraints.txt", "constraints-torch.txt")
 
 
 def pins() -> dict[str, tuple[str, list[str]]]:
     """Return the version and the hashes of each package, by its name."""
-    text = (ROOT / "constraints.txt").read_text().replace("\\\n", " ")
+    text = "".join((ROOT / name).read_text() for name in LOCKS).replace("\\\n", " ")
     found = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):
@@ -89,12 +90,13 @@ def imported(path: Path) -> Iterator[str]:
 def test_make_installs_by_hash_alone() -> None:
     lines = (ROOT / "Makefile").read_text().splitlines()
     installs = [line for line in lines if "pip install" in line]
-    (locked,) = [line for line in installs if "constraints.txt" in line]
-    assert "--require-hashes --no-deps" in locked
+    locked = [line for line in installs if any(name in line for name in LOCKS)]
+    assert len(locked) == len(LOCKS)
+    assert all("--require-hashes --no-deps" in line for line in locked)
     (own,) = [line for line in installs if "--editable ." in line]
     assert "--no-index --no-deps --no-build-isolation" in own
     # The tools that only look at the supply chain are pinned, too.
-    (tools,) = [line for line in installs if line not in (locked, own)]
+    (tools,) = [line for line in installs if line not in (*locked, own)]
     assert "$(AUDIT)" in tools
     (audit,) = [line for line in lines if line.startswith("AUDIT =")]
     assert all("==" in word for word in audit.split()[2:])
