@@ -13,7 +13,8 @@ from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.stages.convert.inspection import Inspection, free_dimensions, inspect_onnx
 from onnxgraft.stages.convert.tflite.lowering import lower_tflite, unsupported
 from onnxgraft.stages.convert.tflite.preparing import prepare
-from onnxgraft.stages.convert.tflite.reading import Lite, read_tflite, sound, text
+from onnxgraft.stages.convert.tflite.reading import Lite, read_tflite, text
+from onnxgraft.stages.convert.tflite.survey import sound
 
 __all__ = ["inspect_tflite"]
 

@@ -17,8 +17,9 @@ import numpy as np
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tflite.complex import split_complex
-from onnxgraft.stages.convert.tflite.reading import BODIES, Lite, sound
+from onnxgraft.stages.convert.tflite.reading import BODIES, Lite
 from onnxgraft.stages.convert.tflite.recurrent import RECURRENT, fuse_sequences
+from onnxgraft.stages.convert.tflite.survey import sound
 from onnxgraft.stages.convert.tflite.variables import State, free_variables, told
 
 __all__ = ["Prepared", "end_at", "in_floats", "prepare", "rewrite_custom"]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnxgraft.errors import InputError, ModelError, OnnxgraftError, nearest
+from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.files import existing_file
 from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.names import free
@@ -18,9 +16,9 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_text
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.sparse import dense
-from onnxgraft.stages.convert.tflite.survey import check_tflite
+from onnxgraft.stages.convert.tflite.survey import check_tflite, sound
 
-__all__ = ["BODIES", "Lite", "names_of", "read_tflite", "sound", "text"]
+__all__ = ["BODIES", "Lite", "names_of", "read_tflite", "text"]
 
 # Of an operator's options: the graphs that it runs.
 BODIES = (
@@ -301,20 +299,6 @@ class Lite:
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(self.model.Pack(builder), file_identifier=_MAGIC)
         return bytes(builder.Output())
-
-
-@contextlib.contextmanager
-def sound(file: Path) -> Iterator[None]:
-    """Raise ModelError for whatever a damaged file makes the block stumble over."""
-    try:
-        yield
-    except OnnxgraftError:
-        raise
-    except Exception as error:  # the FlatBuffer reader raises whatever it meets
-        reason = str(error) or type(error).__name__
-        raise ModelError(
-            f"{file}: can't convert the model: it is cut short or damaged ({reason})"
-        ) from error
 
 
 def read_tflite(path: str | os.PathLike[str], signature: str | None = None) -> Lite:

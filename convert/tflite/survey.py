@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from onnxgraft.errors import ModelError
+from onnxgraft.errors import ModelError, OnnxgraftError
 from onnxgraft.files.limits import (
     AXES,
     EXTERNAL_GROWTH,
@@ -19,7 +21,7 @@ from onnxgraft.files.limits import (
     Limit,
 )
 
-__all__ = ["check_tflite"]
+__all__ = ["check_tflite", "sound"]
 
 # What tf2onnx makes of them, in bytes (measured), and of a number in a list.
 _OPERATOR, _TENSOR, _NUMBER = 9000, 2000, 64
@@ -36,9 +38,16 @@ def check_tflite(file: Path, data: bytes) -> None:
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
-    try:
+    with sound(file):
         _Survey(file, len(data), schema).walk(schema.Model.GetRootAs(data, 0))
-    except ModelError:
+
+
+@contextlib.contextmanager
+def sound(file: Path) -> Iterator[None]:
+    """Raise ModelError for whatever a damaged file makes the block stumble over."""
+    try:
+        yield
+    except OnnxgraftError:
         raise
     except Exception as error:  # the FlatBuffer reader raises whatever it meets
         reason = str(error) or type(error).__name__

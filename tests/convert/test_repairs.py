@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from onnxgraft.graph.tensors import Array
-from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.stages.convert import Original
+from tests.convert.one_operator import outputs, x
 
 tf = pytest.importorskip("tensorflow")
 
 RNG = np.random.default_rng(0)
-
-
-def outputs(folder: Path, build: Callable[[], Any], **feeds: Array) -> tuple[Array, Array]:
-    """Return what TensorFlow and the converted graph compute of ``build``."""
-    with tf.Graph().as_default() as graph:
-        tf.identity(build(), name="out")
-        (folder / "x.pb").write_bytes(graph.as_graph_def().SerializeToString())
-    named = {f"{name}:0": value for name, value in feeds.items()}
-    model, _ = Original.of(folder / "x.pb").lower()
-    with Original.of(folder / "x.pb").run() as reference, OnnxRuntime(model.to_onnx()) as session:
-        return reference.infer(named)["out:0"], session.infer(named)["out:0"]
-
-
-def x(*shape: int | None, dtype: Any = None, name: str = "x") -> Any:
-    return tf.compat.v1.placeholder(dtype or tf.float32, shape, name)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])

@@ -159,9 +159,7 @@ def test_squared_errors_are_those_of_values_spread_within_their_bins(
 ) -> None:
     magnitudes = np.abs(shape(np.random.default_rng(7)))
     counts, _ = np.histogram(magnitudes, 64, (0.0, magnitudes.max()))
-    values = np.concatenate([
-        np.repeat(i + (np.arange(500) + 0.5) / 500, 1) for i in range(len(counts))
-    ])
+    values = (np.arange(500 * len(counts)) + 0.5) / 500
     weights = np.repeat(counts / 500, 500)
     for threshold in (10.0, 41.5, 64.0):
         step = threshold / 127
