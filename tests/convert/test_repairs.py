@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
 from tests.convert.one_operator import outputs, x
 
 tf = pytest.importorskip("tensorflow")
@@ -39,3 +41,32 @@ def test_a_transposed_convolution_of_any_kernel_and_stride(
     theirs, mine = outputs(tmp_path, build, x=value)
     # float32 sums of at most 27 products of size 1.
     np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_zeros_before_a_convolution_are_kept(tmp_path: Path, stride: int) -> None:
+    # tf2onnx takes them into the convolution before it lowers it.
+    image = RNG.standard_normal((2, 8, 10, 3)).astype(np.float32)
+    kernel = RNG.standard_normal((3, 3, 3, 4)).astype(np.float32)
+    expected, actual = outputs(
+        tmp_path,
+        lambda: tf.nn.conv2d(
+            tf.pad(x(None, 8, 10, 3), [[0, 0], [1, 1], [2, 0], [0, 0]]), kernel, stride, "VALID"
+        ),
+        x=image,
+    )
+    # Sums of 27 products, in another order.
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_tf2onnx_s_rewriters_call_is_its_own() -> None:
+    import tf2onnx
+
+    folder = Path(tf2onnx.__file__).parent
+    called = {
+        name
+        for path in folder.rglob("*.py")
+        for name in re.findall(r'find_effective_op\("(\w+)"\)', path.read_text())
+    }
+    assert called
+    assert not called & handlers({}).keys()

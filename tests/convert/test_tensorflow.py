@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxgraft.commands import convert
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Feeds
@@ -807,3 +808,11 @@ def test_other_placeholders_are_no_flags(pb: Callable[..., Path], name: str, dty
         tensorflow().compat.v1.placeholder(dtype, [], name)
 
     assert Original.of(pb(build)).inspect().training == []
+
+
+def test_the_mobilenet_computes_what_tensorflow_does(shared: Path) -> None:
+    done = convert(shared / "models/mobilenet_camvid/mobilenet_camvid.pb", outputs="score:0")
+    assert done.verdicts
+    for verdict in done.verdicts:
+        # The tolerance is 1e-4 of the output's range: a tenth of it is allowed here.
+        assert verdict.max_abs <= verdict.tolerance / 10

@@ -109,6 +109,10 @@ class Operator:
     written: str
 
 
+# tf2onnx's own rewriters call the handlers of these, without what a handler of ours is told.
+_CALLED = {"Conv2D", "Fill"}
+
+
 def handlers(refused: dict[str, OnnxgraftError]) -> dict[str, tuple[Handler, list[Any]]]:
     """Return a handler for each operator in the form that tf2onnx takes: ours, else its own.
 
@@ -138,7 +142,7 @@ def handlers(refused: dict[str, OnnxgraftError]) -> dict[str, tuple[Handler, lis
         return told
 
     ours = {name: operator.handler for name, operator in OPERATORS.items()}
-    rest = dict.fromkeys(names - ours.keys(), _theirs)
+    rest = dict.fromkeys(names - ours.keys() - _CALLED, _theirs)
     return {name: (telling(handler), []) for name, handler in {**ours, **rest}.items()}
 
 
