@@ -45,7 +45,8 @@ def settle(
     """
     table = placement(target) if isinstance(target, str) else target
     model = ready(model)
-    early = replace(ranges, histograms=ranges.early) if ranges.early else ranges
+    # How far they move is not asked here.
+    early = replace(ranges, histograms=ranges.early or ranges.histograms, early={})
     judge = judge or Judge(model, held_out(samples, ranges.skipped)[1], table)
     found = {
         method: judge.noise(model, rechoose(early, method)).mean
