@@ -23,7 +23,7 @@ from tests.faults import COMMANDS, prepare
 from tests.running import wait_for_lock
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-KILLS = 30 if CI else 4
+KILLS = 20 if CI else 4
 
 
 def words(name: str, version: str, inputs: Path, out: Path) -> list[str]:

@@ -29,9 +29,9 @@ assert found.peak < {peak}
 @pytest.mark.parametrize(
     ("kind", "count", "peak"),
     [
-        ("onnx", 300 if CI else 30, 1_000_000),
-        ("tensorflow", 60 if CI else 6, 2_000_000),
-        ("caffe", 600 if CI else 60, 1_000_000),
+        ("onnx", 200 if CI else 30, 1_000_000),
+        ("tensorflow", 40 if CI else 6, 2_000_000),
+        ("caffe", 400 if CI else 60, 1_000_000),
     ],
     ids=["onnx", "tensorflow", "caffe"],
 )
