@@ -101,8 +101,9 @@ Trusted = Annotated[
     list[str],
     typer.Option(
         "--trust", metavar="[=NAME]", rich_help_panel=MODEL,
-        help="Allow code in the model file (Keras Lambda layers, custom objects, pickles), or an "
-        "engine without a passport; --trust=NAME allows what has that name, and nothing else.",
+        help="Allow code in the model file (Keras Lambda layers, custom objects, pickles) or named "
+        "by a recipe or passport, or an engine without a passport; --trust=NAME allows what has "
+        "that name, and nothing else.",
     ),
 ]  # fmt: skip
 Data = Annotated[

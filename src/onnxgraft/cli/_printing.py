@@ -167,7 +167,7 @@ def _int8_lines(done: Int8Graph, out: str) -> list[str]:
 def _mixes(search: BudgetReport) -> list[str]:
     """Return the table of mixes, and how the search went."""
     floats = list(dict.fromkeys(kind for row in search.rows for kind in row.layers))
-    rows = [["", *floats, "MACs in INT8", search.budget.metric, "loss", "engine", "latency"]]
+    rows = [["", *floats, "MACs in INT8", str(search.budget.metric), "loss", "engine", "latency"]]
     for row in search.rows:
         rows.append([
             row.name,

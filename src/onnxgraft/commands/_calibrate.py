@@ -7,12 +7,12 @@ from typing import Any
 
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._opening import Place, as_model
-from onnxgraft.commands._recipe import as_preprocess
-from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.commands._recipe import PreprocessGiven, given_tables
 from onnxgraft.data.ranges import Ranges, read_overrides
-from onnxgraft.data.samples import Samples, as_samples, overlap
+from onnxgraft.data.samples import Data, Samples, as_samples, overlap
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import check_place
+from onnxgraft.files.trust import Trust
 from onnxgraft.graph.model import Model
 from onnxgraft.run.raising import raised
 from onnxgraft.stages import quantize as stage
@@ -57,8 +57,9 @@ def calibrate(
     model: Place | Model,
     out: Place | None = None,
     *,
-    data: Place | Samples | None = None,
-    preprocess: Place | Preprocess | None = None,
+    data: Data = None,
+    preprocess: PreprocessGiven = None,
+    trust: Trust = False,
     method: Choice = "auto",
     target: Names = None,
     images: int | None = None,
@@ -68,7 +69,7 @@ def calibrate(
     resume: bool = False,
     skip_bad: bool = False,
     per_channel: Names = None,
-    validation: Place | Samples | None = None,
+    validation: Data = None,
     ranges: Place | Ranges | None = None,
     overrides: Place | None = None,
     cache_out: Place | None = None,
@@ -79,8 +80,11 @@ def calibrate(
     Args:
         model: An ONNX file, or a model.
         out: Where to write the ranges; None writes none.
-        data: A folder of images, a list file or an ``.npz``; or samples.
-        preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself.
+        data: A folder of images, a list file or an ``.npz``; samples; or arrays, an iterable, a
+            dataset, a loader, or a function that returns one: see `open_samples`.
+        preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself; or the name of
+            a preset, or a function.
+        trust: Run the functions that the TOML file names: True, or their names.
         method: How ranges are chosen. ``auto`` tries every method, and takes the one with which the
             whole network loses least on samples of the data that were kept apart.
         target: Measure for these targets alone, which costs less; for all if None.
@@ -129,7 +133,7 @@ def calibrate(
             )
         chosen = stage.rechoose(chosen, method)
     elif data is not None:
-        recipe = as_preprocess(preprocess)
+        recipe = given_tables(preprocess, None, trust)[0]
         samples = as_samples(data, graph.inputs, recipe, images=images, seed=seed)
         others = None if validation is None else as_samples(validation, graph.inputs, recipe)
         checkpoint = None if out is None else stage.Checkpoint(f"{out}.partial", resume=resume)

@@ -118,9 +118,9 @@ def _label(value: object) -> Array:
 def check_labels(samples: Samples, labels: Labels, path: str | os.PathLike[str]) -> None:
     """Raise InputError unless every image has a label, and is of the size that its label states."""
     images = [
-        image
+        entry.images[0]
         for position in range(len(samples))
-        for image, _ in (samples.files_at(position) if samples.files else ())
+        for entry in (samples.files_at(position) if samples.files else ())
     ]
     missing = [image.name for image in images if labels.of(image) is None]
     if missing or not images:

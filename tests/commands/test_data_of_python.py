@@ -1,0 +1,216 @@
+"""Data, metrics, preprocessing and postprocessing as Python has them, through the commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from onnxgraft import commands
+from onnxgraft.commands._budget import Budget
+from onnxgraft.data.ranges import Ranges
+from onnxgraft.errors import InputError
+from onnxgraft.graph.tensors import Array, Outputs
+from onnxgraft.stages.engine.passport import read_passport
+from tests.conftest import Cli, model_of
+
+# Scores of four classes, from eight numbers.
+TEXT = "net (float[N, 8] x) => (float[N, 4] score) { score = Gemm(x, w, b) }"
+RNG = np.random.default_rng(0)
+WEIGHTS = {"w": RNG.standard_normal((8, 4)).astype(np.float32), "b": np.zeros(4, np.float32)}
+ROWS = RNG.standard_normal((40, 8)).astype(np.float32)
+CLASSES = (ROWS @ WEIGHTS["w"]).argmax(1)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Return the network as a file."""
+    model_of(TEXT, WEIGHTS).save(tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def batches() -> Iterator[tuple[Array, Array]]:
+    """Yield the data in batches of 16, with their classes."""
+    for begin in range(0, len(ROWS), 16):
+        yield ROWS[begin : begin + 16], CLASSES[begin : begin + 16]
+
+
+def right(output: Array, label: Array) -> float:
+    """Return whether the best class is the label."""
+    return float(output.argmax() == label)
+
+
+right.scale, right.direction = 1.0, "up"  # type: ignore[attr-defined]
+
+
+def test_ranges_are_the_same_however_the_data_come(model: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=ROWS)
+    found = [
+        commands.calibrate(model, data=data, method="minmax").ranges
+        for data in (tmp_path / "data.npz", ROWS, list(ROWS), batches, batches(), {"x": ROWS})
+    ]
+    assert len({str(ranges.tensors) for ranges in found}) == 1
+    assert len({ranges.fingerprint for ranges in found[1:3]}) == 1
+    assert {ranges.images for ranges in found} == {40}
+
+
+def test_calibration_on_a_generator_is_the_same_with_workers(model: Path) -> None:
+    one, two = (
+        commands.calibrate(model, data=batches, method="entropy", workers=workers).ranges
+        for workers in (1, 2)
+    )
+    assert one.tensors == two.tensors
+    assert one.samples == two.samples
+
+
+def test_calibration_on_a_generator_goes_on(model: Path, tmp_path: Path) -> None:
+    def damaged() -> Iterator[Array]:
+        for index, row in enumerate(ROWS):
+            yield row if index != 39 else row * np.float32(np.nan)
+
+    out = tmp_path / "ranges.json"
+    with pytest.raises(InputError, match=r"damaged\[39\].*NaN.*--resume goes on there"):
+        commands.calibrate(model, out, data=damaged, method="minmax")
+    commands.calibrate(model, out, data=damaged, method="minmax", resume=True, skip_bad=True)
+    assert Ranges.load(out).images == 39
+
+
+def test_validation_takes_a_generator_and_a_function_as_metric(model: Path) -> None:
+    report = commands.validate(model, model, batches, metric=right)
+    assert report.passed
+    assert report.candidates[0].metrics == {"right": 1.0}
+    assert report.samples == 40
+
+
+def test_a_metric_that_fails_is_told_by_its_name(model: Path) -> None:
+    def fails(output: Array, label: Array) -> float:
+        raise KeyError("no such class")
+
+    with pytest.raises(InputError, match=r"the metric fails failed on an output of \(1, 4\)"):
+        commands.validate(model, model, batches, metric=fails)
+
+
+def test_postprocessing_is_applied_before_the_metric(model: Path) -> None:
+    def reversed_scores(outputs: Outputs) -> Outputs:
+        return {"reversed": -outputs["score"]}
+
+    report = commands.validate(model, model, batches, metric="top1", postprocess=reversed_scores)
+    assert report.candidates[0].metrics["top1"] < 100
+    plain = commands.validate(model, model, batches, metric="top1")
+    assert plain.candidates[0].metrics["top1"] == 100
+
+
+def test_a_budget_takes_a_function(model: Path) -> None:
+    ranges = commands.calibrate(model, data=ROWS, method="minmax").ranges
+    done = commands.quantize(
+        model, "onnxruntime", ranges=ranges, budget=Budget(right, 0.5), data=batches
+    )
+    assert done.passed
+    assert done.done is not None
+    assert done.done.search is not None
+    assert done.done.search.rows[0].metric == 1.0
+
+
+def test_deploy_takes_generators_and_functions(model: Path, tmp_path: Path) -> None:
+    def halved(row: Array) -> Array:
+        return row / 2
+
+    report = commands.deploy(
+        model, tmp_path / "out", data=batches, preprocess=halved, metric=right,
+        targets="onnxruntime",
+    )  # fmt: skip
+    assert report.samples == 10
+    assert report.calibrated == 30
+    assert report.candidates[0].metrics == {"right": 1.0}
+    passport = read_passport(tmp_path / "out/engine.onnxruntime")
+    assert passport.recipe["preprocess"]["function"]["name"].endswith("halved")
+    assert len(passport.hashes["data"]) == len(passport.hashes["metric"]) == 64
+
+
+def test_deploy_keeps_calibration_and_validation_apart(model: Path, tmp_path: Path) -> None:
+    report = commands.deploy(
+        model, tmp_path / "out", data=list(ROWS[:30]), validate_on=list(ROWS), targets="onnxruntime"
+    )
+    assert report.samples == 10
+    assert "validated on 10 of 40 samples" in report.data
+
+
+def test_a_preprocessing_function_sees_a_photograph_in_rgb(tmp_path: Path) -> None:
+    text = "net (float[N, 4, 6, 3] image) => (float[N, 4, 6, 3] same) { same = Identity(image) }"
+    model_of(text).save(tmp_path / "model.onnx")
+    pixels = RNG.integers(0, 256, (4, 6, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+
+    def scaled(rgb: Array) -> Array:
+        assert rgb.dtype == np.uint8
+        return rgb / np.float32(255)
+
+    commands.infer(
+        tmp_path / "model.onnx", [tmp_path / "a.png"], preprocess=scaled, out=tmp_path / "a.npz"
+    )
+    found = np.load(tmp_path / "a.npz")["same"][0]
+    assert np.array_equal(found, pixels[:, :, ::-1] / np.float32(255))
+
+
+# Functions that a recipe names.
+
+
+@pytest.fixture
+def recipe(model: Path, tmp_path: Path) -> Path:
+    """Return a recipe that names a metric, a preprocessing and a postprocessing."""
+    (tmp_path / "mine.py").write_text(
+        "def right(output, label): return float(output.argmax() == label)\n"
+        'right.scale, right.direction = 1, "up"\n'
+        "def halved(row): return row / 2\n"
+        "def doubled(outputs): return {'score': 2 * outputs['score']}\n"
+    )
+    np.savez(tmp_path / "data.npz", x=ROWS, labels=CLASSES)
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        'model = "model.onnx"\ntargets = ["onnxruntime"]\n'
+        '[preprocess]\nfunction = "mine.py:halved"\n'
+        '[postprocess]\nfunction = "mine.py:doubled"\n'
+        '[calibrate]\ndata = "data.npz"\n'
+        '[validate]\nmetric = "mine.py:right"\n'
+    )
+    return file
+
+
+def test_a_recipe_that_names_functions_wants_trust(recipe: Path, tmp_path: Path, cli: Cli) -> None:
+    done = cli("deploy", recipe, "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "[preprocess] function runs the code of" in done.stderr
+    assert "--trust=halved" in done.stderr
+    with pytest.raises(InputError, match=r"\[postprocess\] function runs .*--trust=doubled"):
+        commands.read_recipe(recipe, trust=["halved"])
+
+
+def test_a_recipes_functions_are_used_named_and_hashed(
+    recipe: Path, tmp_path: Path, cli: Cli
+) -> None:
+    done = cli("deploy", recipe, "--trust", "-o", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["candidates"][0]["metrics"] == {"right": 1.0}
+    passport = read_passport(tmp_path / "out/engine.onnxruntime")
+    for table, name in (("preprocess", "halved"), ("postprocess", "doubled")):
+        function = passport.recipe[table]["function"]
+        assert function["name"].endswith(f"mine.py:{name}")
+        assert len(function["sha256"]) == 64
+
+
+def test_the_functions_of_a_table_want_trust_in_every_command(recipe: Path, model: Path) -> None:
+    data: Any = recipe.with_name("data.npz")
+    calls = (
+        lambda **how: commands.calibrate(model, data=data, preprocess=recipe, **how),
+        lambda **how: commands.validate(model, model, data, preprocess=recipe, **how),
+    )
+    for call in calls:
+        with pytest.raises(InputError, match=r"--trust allows it, and --trust=halved nothing else"):
+            call()
+        call(trust=True)
