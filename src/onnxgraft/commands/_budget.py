@@ -162,6 +162,11 @@ class BudgetReport:
     measured: str
     notes: list[str] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values; a function by its name."""
+        plain = Budget(str(self.budget.metric), self.budget.drop)
+        return asdict(replace(self, budget=plain))
+
     def __str__(self) -> str:
         """Return the outcome as a sentence."""
         best, verdict = self.rows[-1], "is met" if self.passed else "is NOT met; the best mix is"

@@ -78,7 +78,7 @@ class Quantized:
             "out": self.out,
             "passed": made.passed,
             **asdict(made.report),
-            "search": None if made.search is None else asdict(made.search),
+            "search": None if made.search is None else made.search.to_json(),
             "fp16": None if made.half is None else asdict(made.half),
             "explain": [asdict(remark) for remark in made.remarks],
             "notes": self.notes,

@@ -178,10 +178,10 @@ def _placed(label: ImageBoxes, image: Image, recipe: Preprocess) -> Array:
     rows[:, :5] = turn_boxes(rows[:, :5], turned, *whole)
     if label.fractions:
         rows[:, 1:5] *= (width, height, width, height)
-    rows[:, 1:5] = recipe.placement(width, height).forth(rows[:, 1:5])
-    if recipe.crop is None:
+    plan = recipe.plan(width, height)
+    rows[:, 1:5] = plan.placement.forth(rows[:, 1:5])
+    if not recipe.cuts:
         return rows
     # Nobody can find what was cut off.
-    _, _, rows_left, columns_left = recipe.crop
-    rows[:, 1:5] = np.clip(rows[:, 1:5], 0, (columns_left, rows_left) * 2)
+    rows[:, 1:5] = np.clip(rows[:, 1:5], 0, (plan.crop.width, plan.crop.height) * 2)
     return rows[(rows[:, 3:5] > rows[:, 1:3]).all(1)]

@@ -172,6 +172,11 @@ class Preprocess(BaseModel):
             raise InputError(f"{path}: {error}") from error
 
     @property
+    def cuts(self) -> bool:
+        """Whether a part of the image is cut off."""
+        return (self.crop, self.center_crop, self.central_fraction) != (None, None, None)
+
+    @property
     def factors(self) -> tuple[float, ...]:
         """What a pixel is multiplied by after the mean: the scale over the std."""
         count = max(len(self.scale), len(self.std))
@@ -296,8 +301,7 @@ class Preprocess(BaseModel):
             photograph: How the image is stored.
         """
         corners = boxes[boxes[:, 0] >= 0, 1:]
-        cut = (self.crop, self.center_crop, self.central_fraction) != (None, None, None)
-        if photograph.orientation == 1 or cut or not corners.size:
+        if photograph.orientation == 1 or self.cuts or not corners.size:
             return boxes
         if corners.max() < FRACTIONS:
             return turn_boxes(boxes, photograph.orientation, 1.0, 1.0)

@@ -1,14 +1,15 @@
 """Resizing pictures: as OpenCV does it, or with antialiasing, as Pillow does it.
 
-OpenCV's ways, `plain`, look at the nearest pixels alone, whatever is left out between them, and
-``area`` at all. With antialiasing the kernel is as wide as the picture shrinks, and a pixel of the
-result is the sum over the kernel K, with s = max(in / out, 1) and c = (i + 0.5) in / out:
+OpenCV's ways, `plain`, look at the nearest pixels alone, whatever is left out between them;
+``area`` looks at all. With antialiasing the kernel is as wide as the picture shrinks: a pixel of
+the result is the sum over the kernel K, with s = max(in / out, 1) and c = (i + 0.5) in / out:
 
     out[i] = sum_x in[x] K((x + 0.5 - c) / s) / sum_x K((x + 0.5 - c) / s)
 
 for columns first, then for rows. Rounded, it is Pillow's arithmetic to the bit: weights of 22 bits,
-and whole levels between the two steps (``src/libImaging/Resample.c``). Not rounded, it is what
-torch and TensorFlow call ``antialias=True``.
+and whole levels between the two steps (``src/libImaging/Resample.c``; from its version 13 on
+Pillow begins with the rows where those shrink more, which is another level here and there). Not
+rounded, it is what torch and TensorFlow call ``antialias=True``.
 """
 
 from __future__ import annotations
