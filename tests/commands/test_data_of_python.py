@@ -15,6 +15,7 @@ from onnxgraft import commands
 from onnxgraft.commands._budget import Budget
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.errors import InputError
+from onnxgraft.graph.pictures import KEY, Told
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.stages.engine.passport import read_passport
 from tests.conftest import Cli, model_of
@@ -214,3 +215,60 @@ def test_the_functions_of_a_table_want_trust_in_every_command(recipe: Path, mode
         with pytest.raises(InputError, match=r"--trust allows it, and --trust=halved nothing else"):
             call()
         call(trust=True)
+
+
+# What is assumed where no preprocessing is given.
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Return a folder of photographs of another size than the network takes."""
+    (tmp_path / "photographs").mkdir()
+    for index in range(8):
+        picture = RNG.integers(0, 256, (20, 24, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "photographs" / f"{index}.png"), picture)
+    return tmp_path / "photographs"
+
+
+@pytest.fixture
+def told_model(tmp_path: Path) -> Path:
+    """Return a network whose file says that it wants RGB of 0 to 1."""
+    text = "net (float[N, 3, 8, 8] image) => (float[N, 4, 8, 8] y) { y = Conv(image, w) }"
+    model = model_of(text, {"w": RNG.standard_normal((4, 3, 1, 1)).astype(np.float32)})
+    model.metadata[KEY] = Told(
+        {"color": "rgb", "scale": [1 / 255], "fit": True}, "the file says so"
+    ).written()
+    model.save(tmp_path / "told.onnx")
+    return tmp_path / "told.onnx"
+
+
+SENTENCE = "no preprocessing was given: assumed RGB of 0 to 1 in the input's size; the file says so"
+
+
+def test_every_command_says_at_the_top_what_it_assumed(
+    told_model: Path, photographs: Path, tmp_path: Path, cli: Cli
+) -> None:
+    ranges = tmp_path / "ranges.json"
+    lines = [
+        ("calibrate", told_model, "--data", photographs, "-o", ranges),
+        ("validate", told_model, told_model, "--data", photographs),
+        ("infer", told_model, photographs / "0.png"),
+        ("quantize", told_model, "--target", "onnxruntime", "--ranges", ranges, "--samples",
+         photographs, "--improve", "bias", "-o", tmp_path / "int8.onnx"),
+        ("deploy", told_model, "--data", photographs, "--targets", "onnxruntime", "-o",
+         tmp_path / "out"),
+    ]  # fmt: skip
+    for line in lines:
+        done = cli(*line)
+        assert done.returncode == 0, done.stderr
+        assert " ".join(done.stdout.split()).startswith(SENTENCE), line[0]
+    passport = read_passport(tmp_path / "out/engine.onnxruntime")
+    assert passport.recipe["preprocess"]["color"] == "rgb"
+    done = cli("validate", told_model, tmp_path / "out/engine.onnxruntime", "--data", photographs)
+    assert "took that of the candidate's passport" in " ".join(done.stdout.split())
+
+
+def test_nothing_is_assumed_where_a_preset_is_named(told_model: Path, photographs: Path) -> None:
+    done = commands.calibrate(told_model, data=photographs, preprocess="yolo", method="minmax")
+    assert done.assumed == ""
+    assert done.ranges.tensors["image"].maximum <= 1

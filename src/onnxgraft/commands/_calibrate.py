@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from onnxgraft.commands._arguments import Names, names
+from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._opening import Place, as_model
 from onnxgraft.commands._recipe import PreprocessGiven, given_tables
 from onnxgraft.data.ranges import Ranges, read_overrides
@@ -31,6 +32,7 @@ class Calibrated:
         cache: Where TensorRT's calibration cache was written; empty if nowhere.
         trt_version: The TensorRT that the cache is for.
         notes: Sentences that the user should read.
+        assumed: What was assumed of the images, where no preprocessing was given.
     """
 
     ranges: Ranges
@@ -38,6 +40,7 @@ class Calibrated:
     cache: str = ""
     trt_version: str = ""
     notes: list[str] = field(default_factory=list)
+    assumed: str = ""
 
     passed = True
 
@@ -45,6 +48,7 @@ class Calibrated:
         """Return the ranges without their histograms, as plain values."""
         return {
             "out": self.out,
+            "assumed": self.assumed,
             "images": self.ranges.images,
             "skipped": self.ranges.skipped,
             "notes": self.notes,
@@ -118,6 +122,7 @@ def calibrate(
     check_place(cache_out)
     by_hand = read_overrides(overrides) if overrides else {}
     graph = as_model(model)
+    told = ""
     notes: list[str] = []
     if cache_out is None:  # what can't be quantized is told before the work
         graph, notes = raised(graph, stage.OLDEST_OPSET)
@@ -133,7 +138,9 @@ def calibrate(
             )
         chosen = stage.rechoose(chosen, method)
     elif data is not None:
-        recipe = given_tables(preprocess, None, trust)[0]
+        recipe, told = assumed(
+            given_tables(preprocess, None, trust)[0], data, graph.metadata, graph.inputs
+        )
         samples = as_samples(data, graph.inputs, recipe, images=images, seed=seed)
         others = None if validation is None else as_samples(validation, graph.inputs, recipe)
         checkpoint = None if out is None else stage.Checkpoint(f"{out}.partial", resume=resume)
@@ -152,7 +159,9 @@ def calibrate(
     chosen = chosen.with_overrides(by_hand, f"{overrides}:")
     if out is not None:
         chosen.save(out)
-    result = Calibrated(chosen, "" if out is None else str(out), notes=[*notes, *chosen.notes])
+    result = Calibrated(
+        chosen, "" if out is None else str(out), notes=[*notes, *chosen.notes], assumed=told
+    )
     result.notes += [note for note in (chosen.choice, chosen.advice) if note]
     if cache_out is not None and trt_version is not None:
         result.notes += stage.write_cache(cache_out, graph, chosen, trt_version)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._opening import Place, engine_at, open_candidate
 from onnxgraft.commands._recipe import PostprocessGiven, PreprocessGiven, agreed, given_tables
 from onnxgraft.data.casting import check_recipe
@@ -22,6 +23,7 @@ from onnxgraft.data.samples import image_feed
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_folder, check_place, existing_file, write_bytes
 from onnxgraft.files.trust import Trust, trusts
+from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.engine import Engine
 from onnxgraft.stages.convert import Original
@@ -70,16 +72,21 @@ class Inferred:
     Attributes:
         answers: One for each image.
         out: Where pictures or outputs were written; empty if nowhere.
+        assumed: What was assumed of the images, where nothing says how they are prepared.
     """
 
     answers: tuple[Answer, ...]
     out: str = ""
+    assumed: str = ""
 
     passed = True
 
     def to_json(self) -> dict[str, Any]:
         """Return the answers as plain values."""
-        return {"answers": [asdict(answer) for answer in self.answers]}
+        return {
+            "assumed": self.assumed,
+            "answers": [asdict(answer) for answer in self.answers],
+        }
 
 
 def infer(
@@ -124,7 +131,10 @@ def infer(
     opened = Original.of(engine, trust=trust)
     with _loaded(opened) as running:
         files = [existing_file(image, "the image") for image in images]
-        if len(running.inputs) == 1:
+        told = ""
+        if len(running.inputs) == 1 and files:
+            metadata = {} if passport_path(engine).is_file() else _metadata(Path(engine))
+            before, told = assumed(before, files[0], metadata, running.inputs)
             before = before.sized(running.inputs[0])
         for number, (file, outputs) in enumerate(_answers(running, files, before)):
             if arrays:
@@ -146,7 +156,12 @@ def infer(
         stacked: dict[str, Any] = {n: np.concatenate(a) for n, a in collected.items()}
         np.savez_compressed(buffer, **stacked)
         write_bytes(out, buffer.getvalue())
-    return Inferred(tuple(found), "" if out is None else str(out))
+    return Inferred(tuple(found), "" if out is None else str(out), told)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return what an ONNX file carries."""
+    return Model.load(path).metadata if path.suffix == ".onnx" else {}
 
 
 def _loaded(opened: Original) -> Engine:

@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxgraft.commands._arguments import Names, RangesGiven, names
 from onnxgraft.commands._arguments import ranges as ranges_of
+from onnxgraft.commands._assumed import assumed, of_images
 from onnxgraft.commands._budget import Budget, check_budget, read_budget
 from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, int8_graph
 from onnxgraft.commands._opening import Place, as_model
@@ -44,6 +45,7 @@ class Quantized:
         unknown: What the calibration cache has and the graph does not, with the reason.
         placement: The table, if that was asked for.
         cache_out: Where TensorRT's calibration cache was written; empty if nowhere.
+        assumed: What was assumed of the images, where no preprocessing was given.
     """
 
     done: Int8Graph | None = None
@@ -52,6 +54,7 @@ class Quantized:
     unknown: dict[str, str] = field(default_factory=dict)
     placement: str = ""
     cache_out: str = ""
+    assumed: str = ""
 
     @property
     def model(self) -> Model:
@@ -84,6 +87,7 @@ class Quantized:
             "notes": self.notes,
             "unknown": self.unknown,
             "cache": self.cache_out,
+            "assumed": self.assumed,
         }
 
 
@@ -204,6 +208,10 @@ def quantize(
             known = known.with_overrides(read_overrides(overrides), f"{overrides}:")
         known = known.with_overrides(ranges_of(set_range), "--set-range")
     recipe, after = given_tables(preprocess, postprocess, trust)
+    for used in (samples, data):
+        if used is not None and of_images(used):
+            recipe, result.assumed = assumed(recipe, used, graph.metadata, graph.inputs)
+            break
     classes = classes or (None if after is None else after.classes)
     names_known = class_names(classes, after)
     known_labels = Labels() if labels is None else read_labels(labels, names_known)

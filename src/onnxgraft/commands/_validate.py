@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxgraft.commands._assumed import assumed, of_images
 from onnxgraft.commands._blame import blame, differs
 from onnxgraft.commands._evidence import engine_row, record_accuracy
 from onnxgraft.commands._infer import recipe_of
@@ -189,6 +190,13 @@ def validate(
     )  # fmt: skip
     if after is None:
         after = recipe_of(candidate, trust, after=metric is not None)[1]
+    if before is None and of_images(data) and passport_path(candidate).is_file():
+        known = recipe_of(candidate, trust, before=True, after=False)[0]
+        if known != Preprocess():
+            run.preprocess = known
+            run.assumed = (
+                f"no preprocessing was given: took that of the candidate's passport, {known.told}"
+            )
     classes = classes or after.classes
     if metric is not None:
         metric = find_metric(metric)
@@ -226,6 +234,7 @@ class _Validation:
     notes: list[str] = field(default_factory=list)
     scoring: Scoring | None = None
     metric: str | Function | None = None
+    assumed: str = ""
 
     def open(self) -> None:
         self.reference, notes = open_reference(self.original)
@@ -256,6 +265,9 @@ class _Validation:
         if not is_data(data) and is_recording(data):
             self.samples = _polygraphy_samples(os.fspath(data), self.reference, images)
         else:
+            if self.preprocess is None and of_images(data):
+                metadata = self._metadata()
+                self.preprocess, self.assumed = assumed(None, data, metadata, self.reference.inputs)
             self.samples = as_samples(
                 data, self.reference.inputs, self.preprocess, images=images, names=names
             )
@@ -268,6 +280,10 @@ class _Validation:
                 f"{self.candidate.path}: holds outputs for {len(self.other)} samples, the data are "
                 f"{len(self.samples)}"
             )
+
+    def _metadata(self) -> dict[str, str]:
+        """Return what the original's graph carries; an engine has none."""
+        return {} if is_engine(Path(self.original.path)) else self.original.lower()[0].metadata
 
     def fit(self, metric: Given, classes: str | None, output: str | None, how: Postprocess) -> None:
         """Try the metric on the first sample, so that what does not fit is told before the work."""
@@ -384,6 +400,7 @@ class _Validation:
             samples=len(self.samples),
             candidates=rows(self.reference, [self.held], self.tally),
             notes=self.notes,
+            assumed=self.assumed,
         )
         if passport_path(self.candidate.path).is_file():
             passport = read_passport(self.candidate.path)

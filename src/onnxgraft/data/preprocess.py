@@ -172,6 +172,21 @@ class Preprocess(BaseModel):
             raise InputError(f"{path}: {error}") from error
 
     @property
+    def told(self) -> str:
+        """What a picture becomes, in a phrase."""
+        size = "the image's own size"
+        if self.shorter_side is not None:
+            size = f"a shorter side of {self.shorter_side}"
+        elif self.resize is not None:
+            size = "the input's size" if self.resize == "input" else "{}x{}".format(*self.resize)
+            size += ", letterboxed" if self.letterbox is not None else ""
+        channels = 1 if self.color == "gray" else 3
+        low, high = (self.normalized(np.full((1, 1, channels), level)) for level in (0, 255))
+        levels = f"{low.min():.4g} to {high.max():.4g}"
+        named = f" (the preset {self.preset})" if self.preset else ""
+        return f"{self.color.upper()} of {levels} in {size}{named}"
+
+    @property
     def cuts(self) -> bool:
         """Whether a part of the image is cut off."""
         return (self.crop, self.center_crop, self.central_fraction) != (None, None, None)
