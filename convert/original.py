@@ -28,6 +28,7 @@ from onnxgraft.stages.convert.inspection import (
     inspect_onnx,
 )
 from onnxgraft.stages.convert.io_layout import IoLayout, set_io_layout
+from onnxgraft.stages.convert.objects import written
 from onnxgraft.stages.convert.pictures import told_by
 from onnxgraft.stages.convert.tensorflow.reading import kind_of, read_tensorflow
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import Cut, FrozenGraph, parse_graphdef
@@ -80,7 +81,7 @@ class Original:
     @classmethod
     def of(
         cls,
-        path: str | os.PathLike[str],
+        path: Any,
         *,
         weights: str | os.PathLike[str] | None = None,
         inputs: str | None = None,
@@ -90,9 +91,9 @@ class Original:
         freeze_batchnorm: bool = False,
         trust: Trust = False,
     ) -> Original:
-        """Return the original at ``path``; see the attributes."""
+        """Return the original at ``path``, or of an object: see `written` and the attributes."""
         return cls(
-            os.fspath(path),
+            written(path),
             None if weights is None else os.fspath(weights),
             inputs, outputs, tuple(values), signature, freeze_batchnorm,
             trust if isinstance(trust, bool | str) else tuple(trust),

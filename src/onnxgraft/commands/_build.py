@@ -10,7 +10,7 @@ from typing import Any
 from onnxgraft.commands._arguments import Numbers, ShapesGiven, numbers
 from onnxgraft.commands._arguments import shapes as _shapes
 from onnxgraft.commands._evidence import evidence
-from onnxgraft.commands._opening import Place, as_model
+from onnxgraft.commands._opening import Given, Place, as_model
 from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
@@ -18,7 +18,6 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import check_place, existing_file, write_json
 from onnxgraft.files.limits import CACHE_BYTES
 from onnxgraft.files.trust import Trust
-from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.stages import engine as stage
 from onnxgraft.stages.engine import BuildOptions, Bundle, Layer, Passport
@@ -59,7 +58,7 @@ class BuiltEngine:
 
 
 def build(
-    model: Place | Model,
+    model: Given,
     out: Place,
     *,
     target: str | None = None,
@@ -152,11 +151,11 @@ def build(
 
 
 def bundle(
-    model: Place | Model,
+    model: Given,
     out: Place,
     *,
     precision: Precision | None = None,
-    float_model: Place | Model | None = None,
+    float_model: Given = None,
     calibration: Place | None = None,
     shapes: ShapesGiven = None,
     min_shapes: ShapesGiven = None,

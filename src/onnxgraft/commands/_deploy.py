@@ -6,6 +6,7 @@ from pathlib import Path
 
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._deployment import run_recipe
+from onnxgraft.commands._opening import Given as ModelGiven
 from onnxgraft.commands._opening import Place
 from onnxgraft.commands._recipe import (
     DEFAULT_TARGETS,
@@ -21,6 +22,7 @@ from onnxgraft.data.functions import Given
 from onnxgraft.data.samples import Data
 from onnxgraft.errors import InputError
 from onnxgraft.files.trust import Trust
+from onnxgraft.stages.convert import written
 from onnxgraft.stages.validate import find_metric
 from onnxgraft.stages.validate.report import Report
 
@@ -28,7 +30,7 @@ __all__ = ["deploy"]
 
 
 def deploy(
-    recipe: Place | Recipe,
+    recipe: ModelGiven | Recipe,
     out: Place | None = None,
     *,
     data: Data = None,
@@ -51,7 +53,8 @@ def deploy(
     """Take a model all the way: convert, clean, calibrate, quantize, build, validate.
 
     Args:
-        recipe: A recipe (``.toml``) or a model file; or the recipe itself.
+        recipe: A recipe (``.toml``) or a model file; or the recipe itself, or a model as `convert`
+            takes it.
         out: A folder, made if it is not there; None takes ``NAME.onnxgraft``. It holds
             ``model.onnx``, ``ranges.json``, for each target ``model.int8.TARGET.onnx`` and an
             engine with its passport, and the report as ``report.html``, ``report.json`` and
@@ -91,6 +94,7 @@ def deploy(
         "--outputs": outputs, "--metric": metric, "--labels": labels, "--classes": classes,
         "--targets": targets, "--cpu": cpu,
     }  # fmt: skip
+    recipe = recipe if isinstance(recipe, Recipe) else written(recipe)
     whole = isinstance(recipe, Recipe) or Path(recipe).suffix == ".toml"
     for option, value in given.items():
         if whole and value is not None:

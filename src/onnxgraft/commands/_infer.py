@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from onnxgraft.commands._assumed import assumed
-from onnxgraft.commands._opening import Place, engine_at, open_candidate
+from onnxgraft.commands._opening import Given, Place, engine_at, open_candidate
 from onnxgraft.commands._recipe import PostprocessGiven, PreprocessGiven, agreed, given_tables
 from onnxgraft.data.casting import check_recipe
 from onnxgraft.data.division import image_batch
@@ -26,7 +26,7 @@ from onnxgraft.files.trust import Trust, trusts
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.engine import Engine
-from onnxgraft.stages.convert import Original
+from onnxgraft.stages.convert import Original, written
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 
 __all__ = ["Answer", "Inferred", "infer", "recipe_of"]
@@ -90,7 +90,7 @@ class Inferred:
 
 
 def infer(
-    engine: Place,
+    engine: Given,
     images: Sequence[Place],
     *,
     preprocess: PreprocessGiven = None,
@@ -101,7 +101,7 @@ def infer(
     """Run an engine on images; draw maps and boxes, or write the outputs.
 
     Args:
-        engine: An engine or an ONNX file.
+        engine: An engine or an ONNX file, or an ``onnx.ModelProto``.
         images: Image files.
         preprocess: A TOML file with the table ``[preprocess]`` that the network was trained with,
             the table itself, the name of a preset, or a function; None takes the passport's.
@@ -115,6 +115,7 @@ def infer(
     Raises:
         InputError: An image can't be read, or does not fit the engine's input.
     """
+    engine = written(engine)
     arrays = out is not None and Path(out).suffix == ".npz"
     folder = None if out is None or arrays else Path(out)
     if out is not None and arrays:

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
-from onnxgraft.commands._opening import Place
+from onnxgraft.commands._opening import Given, Place
 from onnxgraft.data.casting import cast
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
@@ -58,7 +58,7 @@ class LiteEngine(Resource):
 
     def __init__(
         self,
-        model: Place,
+        model: Given,
         *,
         target: str | None = None,
         precision: Precision = "fp32",

@@ -16,7 +16,15 @@ from onnxgraft.commands._blame import blame, differs
 from onnxgraft.commands._evidence import engine_row, record_accuracy
 from onnxgraft.commands._infer import recipe_of
 from onnxgraft.commands._layers import layers_of_engine
-from onnxgraft.commands._opening import Place, is_engine, open_candidate, open_reference
+from onnxgraft.commands._opening import (
+    Given as ModelGiven,
+)
+from onnxgraft.commands._opening import (
+    Place,
+    is_engine,
+    open_candidate,
+    open_reference,
+)
 from onnxgraft.commands._recipe import (
     PostprocessGiven,
     PreprocessGiven,
@@ -42,7 +50,7 @@ from onnxgraft.run.selections import Selector
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.verdicts import check_pair, other_boxes
 from onnxgraft.stages import engine, surgery
-from onnxgraft.stages.convert import Original
+from onnxgraft.stages.convert import Original, written
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.validate import (
     Bisection,
@@ -90,8 +98,8 @@ def open_selector(original: Original) -> Selector:
 
 
 def validate(
-    original: Place,
-    candidate: Place,
+    original: ModelGiven,
+    candidate: ModelGiven,
     data: Data,
     *,
     weights: Place | None = None,
@@ -123,9 +131,10 @@ def validate(
     """Compare a candidate with the original on data; an engine's passport takes the result.
 
     Args:
-        original: The reference: a model in its own framework, an ONNX file or an engine.
-        candidate: An ONNX file, a built engine, another original, or the JSON of outputs that
-            `polygraphy run --save-outputs` wrote.
+        original: The reference: a model in its own framework, as a file or as `convert` takes it,
+            an ONNX file or an engine.
+        candidate: An ONNX file or model, a built engine, another original, or the JSON of outputs
+            that `polygraphy run --save-outputs` wrote.
         data: A folder, a list file, an ``.npz``, a JSON of inputs as Polygraphy writes it;
             samples; or arrays, an iterable, a dataset, a loader, or a function that returns one:
             see `open_samples`.
@@ -170,6 +179,7 @@ def validate(
     Raises:
         InputError: Something can't be read, or the two do not correspond.
     """
+    original, candidate = written(original), written(candidate)
     if report is not None:
         check_folder(report)
     for place in (save_inputs, save_outputs):
