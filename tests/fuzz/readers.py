@@ -389,6 +389,8 @@ READERS: dict[str, Reader] = {
     "npz": Reader("data.npz", _samples),
     "arrays": Reader("data.npz", _samples, _write_npz),
     "list": Reader("data.txt", lambda path: open_samples(path, _inputs())),
+    "csv": Reader("data.csv", lambda path: open_samples(path, _inputs())),
+    "rows": Reader("data.json", _samples),
     "image": Reader("image.png", lambda path: stored_form(path.read_bytes())),
     "onnx": Reader("net.onnx", _onnx),
     "program": Reader("net.pt2", check_program, _write_program),

@@ -111,14 +111,16 @@ Data = Annotated[
     typer.Option(
         metavar="DATA",
         rich_help_panel=DATA,
-        help="Folder of images, list file, or .npz with an array for each input.",
+        help="Folder of images (by class, too), list (.txt, .csv, .json), or .npz with an array for "
+        "each input.",
     ),
 ]
 PreprocessFile = Annotated[
     Path | None,
     typer.Option(
         metavar="RECIPE.toml", rich_help_panel=DATA,
-        help="TOML file with a \\[preprocess] table: how images become inputs.",
+        help="TOML file with a \\[preprocess] table: how images become inputs; or the name of a "
+        "preset, or FILE.py:FUNCTION.",
     ),
 ]  # fmt: skip
 PostprocessFile = Annotated[
@@ -126,7 +128,7 @@ PostprocessFile = Annotated[
     typer.Option(
         metavar="RECIPE.toml", rich_help_panel=DATA,
         help="TOML file with a \\[postprocess] table: what outputs mean; that of --preprocess if "
-        "not given.",
+        "not given; or FILE.py:FUNCTION.",
     ),
 ]  # fmt: skip
 LabelsFile = Annotated[

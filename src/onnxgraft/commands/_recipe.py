@@ -375,8 +375,8 @@ def given_tables(
     after: Postprocess | None = None
     if isinstance(preprocess, Preprocess):
         before = preprocess
-    elif isinstance(preprocess, str) and preprocess in PRESETS:
-        before = Preprocess(preset=preprocess)
+    elif isinstance(preprocess, str | os.PathLike) and os.fspath(preprocess) in PRESETS:
+        before = Preprocess(preset=os.fspath(preprocess))
     elif (function := _function(preprocess)) is not None:
         before = Preprocess(function=function)
     elif isinstance(preprocess, str | os.PathLike):

@@ -170,7 +170,12 @@ def _lines(path: Path) -> list[str]:
 def _csv_rows(path: Path, inputs: Sequence[TensorSpec]) -> list[tuple[str, dict[str, object]]]:
     """Return the rows of a CSV by column; without a line of names they are an image and a label."""
     reader = csv.reader(_lines(path))
-    rows = [(f"{path}, line {reader.line_num}", row) for row in reader if any(map(str.strip, row))]
+    try:
+        rows = [
+            (f"{path}, line {reader.line_num}", row) for row in reader if any(map(str.strip, row))
+        ]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: is no CSV ({error})") from error
     names = [_IMAGE, _LABEL]
     if rows:
         head = [cell.strip() for cell in rows[0][1]]
@@ -191,7 +196,7 @@ def _json_rows(path: Path) -> list[tuple[str, dict[str, object]]]:
     except ValueError:
         try:
             document = [json.loads(line) for line in _lines(path) if line.strip()]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}: neither a JSON list nor a JSON object a line ({error})"
             ) from error
@@ -268,15 +273,16 @@ def _is_name(path: Path, label: object) -> bool:
 
 def _whole(text: str) -> int | None:
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         return None
+    return number if abs(number) < 1 << 62 else None
 
 
 def _label(path: Path, where: str, label: object, kinds: Mapping[str, int]) -> Path | int | None:
     if label is None or (isinstance(label, str) and not label.strip()):
         return None
-    if isinstance(label, int) and not isinstance(label, bool):
+    if isinstance(label, int) and not isinstance(label, bool) and abs(label) < 1 << 62:
         return label
     if isinstance(label, str):
         number = _whole(label)

@@ -40,7 +40,7 @@ PRESETS = {
         Preset(
             "keras",
             "`keras.utils.image_dataset_from_directory`: RGB of 0 to 255; for models that scale it "
-            "themselves (EfficientNet, MobileNetV3, ConvNeXt, RegNet, a Rescaling layer)",
+            "themselves (EfficientNet, MobileNetV3, ConvNeXt, a Rescaling layer)",
             _TF_RESIZE,
         ),
         Preset(
