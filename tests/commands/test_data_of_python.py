@@ -272,3 +272,50 @@ def test_nothing_is_assumed_where_a_preset_is_named(told_model: Path, photograph
     done = commands.calibrate(told_model, data=photographs, preprocess="yolo", method="minmax")
     assert done.assumed == ""
     assert done.ranges.tensors["image"].maximum <= 1
+
+
+# A folder by class, and a whole script of a newcomer's.
+
+
+def test_folders_are_labels_of_a_metric(tmp_path: Path) -> None:
+    keras = pytest.importorskip("keras")
+    for number, kind in enumerate(("dark", "light", "red")):
+        (tmp_path / "by_class" / kind).mkdir(parents=True)
+        for index in range(2):
+            level = (10 + index, 200 + index, 100)[number]
+            picture = np.full((8, 8, 3), level, np.uint8)
+            cv2.imwrite(str(tmp_path / "by_class" / kind / f"{index}.png"), picture)
+    net = keras.Sequential([
+        keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten(),
+        keras.layers.Dense(3),
+    ])  # fmt: skip
+    report = commands.validate(net, net, tmp_path / "by_class", metric="top1")
+    assert report.assumed.startswith("no preprocessing was given: assumed RGB of 0 to 255")
+    assert report.samples == 6
+    (tmp_path / "by_class" / "red" / "0.png").rename(tmp_path / "0.png")
+    (tmp_path / "by_class" / "red" / "1.png").rename(tmp_path / "1.png")
+    with pytest.raises(InputError, match=r"has 2 classes \(dark, ...\), and the network has 3"):
+        commands.validate(net, net, tmp_path / "by_class", metric="top1")
+
+
+def test_a_newcomers_script_works(tmp_path: Path) -> None:
+    keras = pytest.importorskip("keras")
+    net = keras.Sequential([
+        keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, activation="relu"),
+        keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3),
+    ])  # fmt: skip
+    pictures = RNG.integers(0, 256, (24, 10, 12, 3), np.uint8)
+
+    def samples() -> Iterator[tuple[Array, int]]:
+        for index, picture in enumerate(pictures):
+            yield picture, index % 3
+
+    def prepared(picture: Array) -> Array:
+        return picture[1:9, 2:10] / np.float32(127.5) - 1
+
+    report = commands.deploy(
+        net, tmp_path / "out", data=samples, preprocess=prepared, metric=right,
+        targets="onnxruntime",
+    )  # fmt: skip
+    assert report.samples == 6
+    assert set(report.candidates[-1].metrics) == {"right"}

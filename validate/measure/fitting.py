@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxgraft.data.box_labels import ImageBoxes
 from onnxgraft.data.boxes import form_of
-from onnxgraft.data.functions import Given
+from onnxgraft.data.functions import Function, Given
 from onnxgraft.data.labels import Labels, labelled
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.samples import Sample, Samples
@@ -75,6 +75,8 @@ def fit_metric(
         raise InputError(
             f"{samples.source}: the metric {name} needs labels, and {unlabelled(samples)}"
         )
+    if samples.classes and not labels and how.function is None:
+        _check_count(name, samples, outputs[output or next(iter(outputs))])
     if labels:
         first = labelled(first, labels, samples.preprocess)
     notes: tuple[str, ...] = ()
@@ -100,6 +102,17 @@ def fit_metric(
                 metric.add(row, each)
             break
     return Scoring(make, output, notes)
+
+
+def _check_count(name: str | Function, samples: Samples, output: Array) -> None:
+    """Raise InputError where data number another number of classes than a network has scores."""
+    scores = [dim for dim in output.shape[1:] if dim != 1]
+    if name in METRICS and len(scores) == 1 and scores[0] != len(samples.classes):
+        raise InputError(
+            f"{samples.source}: has {len(samples.classes)} classes ({samples.classes[0]}, ...), "
+            f"and the network has {scores[0]} scores: name its classes in order with --classes, "
+            "or classes in [validate]"
+        )
 
 
 def _every_class(labels: Labels) -> Iterator[Array]:

@@ -46,8 +46,8 @@ MaybeData = Annotated[
     typer.Option(
         metavar="DATA",
         rich_help_panel=DATA,
-        help="Folder of images (by class, too), list (.txt, .csv, .json), or .npz with an array for "
-        "each input.",
+        help="Folder of images (by class, too), list (.txt, .csv, .json), or .npz with an array "
+        "for each input.",
     ),
 ]
 

@@ -111,8 +111,8 @@ Data = Annotated[
     typer.Option(
         metavar="DATA",
         rich_help_panel=DATA,
-        help="Folder of images (by class, too), list (.txt, .csv, .json), or .npz with an array for "
-        "each input.",
+        help="Folder of images (by class, too), list (.txt, .csv, .json), or .npz with an array "
+        "for each input.",
     ),
 ]
 PreprocessFile = Annotated[
