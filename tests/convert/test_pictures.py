@@ -102,7 +102,10 @@ def test_where_nothing_tells_that_is_said() -> None:
     recipe, sentence = assumed(None, "images", {}, IMAGE)
     assert recipe == Preprocess()
     assert "assumed BGR of 0 to 255 in the image's own size; nothing in the model" in sentence
-    assert assumed(Preprocess(color="rgb"), "images", {}, IMAGE)[1] == ""
+    for given in (Preprocess(color="rgb"), Preprocess(color="bgr")):  # what is usual, said
+        assert assumed(given, "images", {KEY: Told({"color": "rgb"}).written()}, IMAGE) == (
+            given, "",
+        )  # fmt: skip
     assert assumed(None, "data.npz", {}, IMAGE)[1] == ""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from onnxgraft.data.listing import list_data
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Data, Samples
 from onnxgraft.data.streams import is_data
@@ -14,7 +15,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.pictures import read_told
 from onnxgraft.graph.tensors import TensorSpec
 
-__all__ = ["assumed", "of_images"]
+__all__ = ["assumed", "is_given", "of_images"]
 
 _CURE = "name a preset or write [preprocess] where that is wrong"
 
@@ -33,8 +34,8 @@ def assumed(
         metadata: Of the model, see `onnxgraft.graph.pictures`.
         inputs: To be fed.
     """
-    if given is not None and given != Preprocess():
-        return given, ""
+    if is_given(given):
+        return given or Preprocess(), ""
     if not of_images(data):
         return given or Preprocess(), ""
     told, recipe, why = read_told(metadata), Preprocess(), "nothing in the model says otherwise"
@@ -56,8 +57,16 @@ def assumed(
     return recipe, f"no preprocessing was given: assumed {recipe.told}; {why}; {_CURE}"
 
 
+def is_given(recipe: Preprocess | None) -> bool:
+    """Tell whether a table says anything, be it what is usual."""
+    return recipe is not None and bool(recipe.model_fields_set)
+
+
 def of_images(data: Data) -> bool:
     """Tell whether data are image files."""
     if isinstance(data, Samples):
         return False  # their recipe was chosen when they were opened
-    return not is_data(data) and Path(data).suffix not in (".npz", ".jsonl")
+    if is_data(data) or Path(data).suffix == ".npz":
+        return False
+    lists = Path(data).suffix in (".json", ".jsonl")
+    return not (lists and Path(data).is_file() and list_data(Path(data)).rows)

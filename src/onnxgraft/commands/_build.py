@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxgraft.commands._arguments import Numbers, ShapesGiven, numbers
 from onnxgraft.commands._arguments import shapes as _shapes
+from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._opening import Given, Place, as_model
 from onnxgraft.commands._recipe import read_tables
@@ -134,7 +135,8 @@ def build(
     graph = as_model(model)
     samples: Iterable[Feeds] = ()
     if data is not None and prove:
-        preprocess = None if recipe is None else read_tables(recipe, trust)[0]
+        given = None if recipe is None else read_tables(recipe, trust)[0]
+        preprocess, _ = assumed(given, data, graph.metadata, graph.inputs)
         samples = (sample.feeds for sample in open_samples(data, graph.inputs, preprocess))
     passport = stage.build(
         graph, out, aim,

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from onnxgraft.commands._assumed import assumed, of_images
+from onnxgraft.commands._assumed import assumed, is_given, of_images
 from onnxgraft.commands._bench import BenchTarget, record_latency
 from onnxgraft.commands._bench import measure as measure_latency
 from onnxgraft.commands._blame import guilty_pass
@@ -24,7 +24,6 @@ from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
 from onnxgraft.commands._recipe import Recipe, class_names
 from onnxgraft.commands._validate import layer_rows, open_selector, write_report
-from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Data, Sample, Samples, as_samples
 from onnxgraft.data.split import split, without
@@ -273,7 +272,7 @@ class _Deployment:
         recipe = self.recipe
         sources = (recipe.calibrate.source, recipe.validation.source)
         images = [source for source in sources if source is not None and of_images(source)]
-        if recipe.preprocess != Preprocess() or not images:
+        if is_given(recipe.preprocess) or not images:
             return None
         early = self._lower(opened)
         before, self.report.assumed = assumed(

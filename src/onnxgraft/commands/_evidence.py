@@ -52,7 +52,10 @@ def evidence(
         return Evidence(hashes)
     # The names of classes are in the passport, which may be read where their file is not.
     tables = tables[0], tables[1].named().model_copy(update={"classes": None})
-    before, after = (table.model_dump(mode="json") for table in tables)
+    # Of a table that says nothing there is nothing to keep: who runs the engine is told so.
+    before, after = (
+        table.model_dump(mode="json") if table.model_fields_set else {} for table in tables
+    )
     return Evidence(hashes, {"preprocess": before, "postprocess": after})
 
 

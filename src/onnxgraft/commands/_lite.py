@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._opening import Given, Place
@@ -93,7 +94,9 @@ class LiteEngine(Resource):
         if precision == "int8":
             if calibration is None:
                 raise InputError("INT8 needs representative data: name it with calibration")
+            preprocess, told = assumed(preprocess, calibration, lowered.metadata, graph.inputs)
             samples = open_samples(calibration, graph.inputs, preprocess, images=images)
+            self.notes += [told] if told else []
             feeds = (sample.feeds for sample in samples)
             known = samples if is_data(calibration) else calibration
             made = int8_graph(

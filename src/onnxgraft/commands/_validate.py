@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxgraft.commands._assumed import assumed, of_images
+from onnxgraft.commands._assumed import assumed, is_given, of_images
 from onnxgraft.commands._blame import blame, differs
 from onnxgraft.commands._evidence import engine_row, record_accuracy
 from onnxgraft.commands._infer import recipe_of
@@ -200,9 +200,9 @@ def validate(
     )  # fmt: skip
     if after is None:
         after = recipe_of(candidate, trust, after=metric is not None)[1]
-    if before is None and of_images(data) and passport_path(candidate).is_file():
+    if not is_given(before) and of_images(data) and passport_path(candidate).is_file():
         known = recipe_of(candidate, trust, before=True, after=False)[0]
-        if known != Preprocess():
+        if is_given(known):
             run.preprocess = known
             run.assumed = (
                 f"no preprocessing was given: took that of the candidate's passport, {known.told}"
@@ -275,7 +275,7 @@ class _Validation:
         if not is_data(data) and is_recording(data):
             self.samples = _polygraphy_samples(os.fspath(data), self.reference, images)
         else:
-            if self.preprocess is None and of_images(data):
+            if not is_given(self.preprocess) and of_images(data):
                 metadata = self._metadata()
                 self.preprocess, self.assumed = assumed(None, data, metadata, self.reference.inputs)
             self.samples = as_samples(
