@@ -117,6 +117,33 @@ def test_a_budget_takes_a_function(model: Path) -> None:
     assert done.done.search.rows[0].metric == 1.0
 
 
+def test_a_budget_is_measured_behind_the_postprocessing(model: Path) -> None:
+    def reversed_scores(outputs: Outputs) -> Array:
+        return -outputs["score"]
+
+    ranges = commands.calibrate(model, data=ROWS, method="minmax").ranges
+    for metric in (right, "top1"):
+        done = commands.quantize(
+            model, "onnxruntime", ranges=ranges, budget=Budget(metric, 100), data=batches,
+            postprocess=reversed_scores,
+        )  # fmt: skip
+        assert done.done is not None
+        assert done.done.search is not None
+        first = done.done.search.rows[0].metric
+        assert first is not None
+        assert first < (1 if metric is right else 100)
+
+
+def test_a_folder_of_the_name_of_a_function_is_no_data_of_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "batches").mkdir()
+    report = commands.deploy(model, "out", data=batches, metric=right, targets="onnxruntime")
+    assert report.passed
+    assert len(read_passport(tmp_path / "out/engine.onnxruntime").hashes["data"]) == 64
+
+
 def test_deploy_takes_generators_and_functions(model: Path, tmp_path: Path) -> None:
     def halved(row: Array) -> Array:
         return row / 2

@@ -202,6 +202,12 @@ def test_samples_travel_to_another_process() -> None:
     assert float(done.stdout) == ROWS.sum() + 6
 
 
+def test_mapped_arrays_travel_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", ROWS)
+    samples = open_samples(np.load(tmp_path / "x.npy", mmap_mode="r"), [VECTOR])
+    assert np.array_equal(fed(pickle.loads(pickle.dumps(samples))), fed(samples))
+
+
 def test_nothing_is_left_behind_in_the_temporary_folder(tmp_path: Path, monkeypatch: Any) -> None:
     import tempfile
 

@@ -67,7 +67,7 @@ def hash_of_data(data: Place | Samples) -> str:
     """
     total = hashlib.sha256()
     if isinstance(data, Samples):
-        if os.path.exists(data.source):
+        if not data.given:
             return hash_of_data(data.source)
         for position in range(len(data)):
             total.update(f"{data.identity(position)}\n".encode())

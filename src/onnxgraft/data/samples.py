@@ -136,6 +136,7 @@ class Samples:
         seed: Chose them, if they are not all.
         told: What is to be said of how they were found.
         classes: The names of the classes that the data themselves number, such as folders.
+        given: Whether Python gave the data, and ``source`` is no path.
     """
 
     source: str
@@ -148,6 +149,7 @@ class Samples:
     seed: int = 0
     told: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    given: bool = False
 
     @cached_property
     def division(self) -> Division:
@@ -207,7 +209,8 @@ class Samples:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the arrays of a file behind: another process opens them itself."""
         state = dict(vars(self))
-        if any(isinstance(array, np.memmap) for array in self.arrays.values()):
+        mapped = any(isinstance(array, np.memmap) for array in self.arrays.values())
+        if mapped and not self.given:
             state |= {"arrays": None, "labels": None}
         return state
 
@@ -414,8 +417,10 @@ def open_samples(
         source = title_of(data)
         whole = arrays_of(data, inputs)
         if whole is not None:
-            return _of_arrays(source, *whole, inputs, recipe, images, seed)
-        return _streamed(source, data, inputs, recipe, images)
+            made = _of_arrays(source, *whole, inputs, recipe, images, seed)
+        else:
+            made = _streamed(source, data, inputs, recipe, images)
+        return replace(made, given=True)
     path = Path(data)
     if path.suffix == ".npz":
         arrays, labels = read_npz(path, inputs)
