@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft.commands import convert
+from onnxgraft.commands import convert, surgery
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.presets import PRESETS
@@ -142,6 +142,17 @@ def test_a_keras_application_tells_by_its_name(tmp_path: Path) -> None:
     assert told is not None
     assert told.keys == {"preset": "keras-caffe"}
     assert "a Keras application, vgg16" in told.why
+
+
+def test_a_graph_tells_through_a_clean_up_of_its_own(tmp_path: Path) -> None:
+    text = f"{HEAD} {{ a = Mul(x, c) y = Conv(a, w) }}"
+    proto = model_of(text, {"c": np.float32(1 / 255), **KERNEL}).to_onnx()
+    del proto.metadata_props[:]  # as another exporter writes it
+    onnx.save(proto, tmp_path / "model.onnx")
+    surgery(tmp_path / "model.onnx", tmp_path / "clean.onnx")
+    told = read_told(Model.load(tmp_path / "clean.onnx").metadata)
+    assert told is not None
+    assert told.keys == {"color": "rgb", "fit": True}
 
 
 def test_an_unknown_keras_model_tells_nothing(tmp_path: Path) -> None:

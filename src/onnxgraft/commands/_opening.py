@@ -9,11 +9,12 @@ from typing import Any
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.files.trust import trusts
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.pictures import KEY
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine as stage
-from onnxgraft.stages.convert import Original, written
+from onnxgraft.stages.convert import Original, told_by, written
 from onnxgraft.stages.engine.passport import passport_path
 from onnxgraft.stages.validate import Recorded
 
@@ -34,7 +35,14 @@ _MODELS = frozenset({
 
 def as_model(model: Given) -> Model:
     """Return an ONNX model: the one that is given, or that of a file or an ``onnx.ModelProto``."""
-    return model if isinstance(model, Model) else Model.load(written(model))
+    if isinstance(model, Model):
+        return model
+    path = written(model)
+    loaded = Model.load(path)
+    told = told_by(path, "onnx", loaded)
+    if told is not None:
+        loaded.metadata[KEY] = told.written()
+    return loaded
 
 
 def open_reference(original: Original) -> tuple[Engine, list[str]]:
