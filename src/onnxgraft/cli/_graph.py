@@ -13,6 +13,7 @@ from onnxgraft.cli._options import (
     MODEL,
     OUTPUT,
     RUNNING,
+    Force,
     FreezeBatchnorm,
     Inputs,
     Layout,
@@ -74,6 +75,7 @@ def convert(
             rich_help_panel=RUNNING,
         ),
     ] = True,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Convert a model to a clean ONNX graph and compare it with the original."""
@@ -82,7 +84,7 @@ def convert(
     return commands.convert(
         model, out, weights=weights, inputs=inputs, outputs=outputs, values=values,
         io_layout=io_layout, opset=opset, signature=signature, freeze_batchnorm=freeze_batchnorm,
-        trust=trust_of(trust), raw=raw, verify=verify,
+        trust=trust_of(trust), raw=raw, verify=verify, force=force,
     )  # fmt: skip
 
 
@@ -155,6 +157,7 @@ def surgery(
             help="File for a report of what was done, as JSON.",
         ),
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Clean an ONNX graph, and verify that it computes the same as before."""
@@ -163,5 +166,5 @@ def surgery(
     return commands.surgery(
         model, out, list_passes=list_passes, only=only, skip=skip, extra=extra, inputs=inputs,
         outputs=outputs, target=target, plugin=plugin, verify=verify, explain=explain,
-        report=report,
+        report=report, force=force,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from onnxgraft.cli._options import (
     Classes,
     CpuName,
     FloatName,
+    Force,
     Images,
     LabelsFile,
     MethodName,
@@ -138,6 +139,7 @@ def calibrate(
             help="TensorRT version that will read the cache, such as 10.3.0.",
         ),
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Measure the ranges of a float graph's tensors on representative data."""
@@ -148,7 +150,7 @@ def calibrate(
         target=target or None, images=images, seed=seed, workers=workers, ray=ray, resume=resume,
         skip_bad=skip_bad,
         per_channel=per_channel, validation=validation, ranges=ranges, overrides=overrides,
-        cache_out=cache_out, trt_version=trt_version,
+        cache_out=cache_out, trt_version=trt_version, force=force,
     )  # fmt: skip
 
 
@@ -308,6 +310,7 @@ def quantize(
             help="TensorRT version that will read the cache, such as 10.3.0.",
         ),
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Write the INT8 graph that a target wants, or a mix of INT8 and float within a budget."""
@@ -326,5 +329,5 @@ def quantize(
         metric_output=metric_output,
         trials=trials, resume=resume, images=images, seed=seed, placement=placement,
         show_placement=show_placement, explain=explain, cpu=cpu, cache_out=cache_out,
-        trt_version=trt_version,
+        trt_version=trt_version, force=force,
     )  # fmt: skip

@@ -17,7 +17,7 @@ __all__ = [
     "DATA", "MODEL", "OUTPUT", "QUANTIZATION", "RUNNING", "TARGET", "Batches", "Calibration",
     "CandidateOutputs", "CandidateWeights", "Classes", "CpuName", "Data", "DataUsed", "Drop",
     "FloatName",
-    "FreezeBatchnorm", "Images", "Inputs", "Largest", "Layout", "MethodName", "MetricName",
+    "Force", "FreezeBatchnorm", "Images", "Inputs", "Largest", "Layout", "MethodName", "MetricName",
     "MetricOutput", "ModelFile", "OnnxFile", "Opset", "Out", "Outputs", "Overrides",
     "PrecisionName", "PreprocessFile", "RangesUsed", "Ray", "RecipeFile", "Shapes", "Signature",
     "Smallest", "TargetName", "TargetOption", "Threads", "Trusted", "Values", "Weights", "Workers",
@@ -50,6 +50,12 @@ OnnxFile = Annotated[Path, typer.Argument(help="ONNX file.")]
 Out = Annotated[
     Path,
     typer.Option("-o", "--out", metavar="FILE", help="File to write.", rich_help_panel=OUTPUT),
+]  # fmt: skip
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", rich_help_panel=OUTPUT, help="Replace an existing file of another kind, too.",
+    ),
 ]  # fmt: skip
 Weights = Annotated[
     Path | None,

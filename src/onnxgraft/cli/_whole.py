@@ -20,6 +20,7 @@ from onnxgraft.cli._options import (
     CpuName,
     Data,
     Drop,
+    Force,
     FreezeBatchnorm,
     Images,
     Inputs,
@@ -114,6 +115,7 @@ def validate(
         Path | None,
         typer.Option(metavar="FOLDER", rich_help_panel=OUTPUT, help="Folder for the report."),
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Compare a candidate with the original on data, and by a task metric."""
@@ -126,7 +128,7 @@ def validate(
         metric=metric, classes=classes, metric_output=metric_output, labels=labels, drop=drop,
         tolerance=tolerance, images=images, bisect=bisect, graph=graph,
         candidate_weights=candidate_weights, candidate_outputs=candidate_outputs, workers=workers,
-        ray=ray, save_inputs=save_inputs, save_outputs=save_outputs, report=report,
+        ray=ray, save_inputs=save_inputs, save_outputs=save_outputs, report=report, force=force,
     )  # fmt: skip
 
 
@@ -184,6 +186,7 @@ def deploy(
         ),
     ] = False,
     workers: Workers = 1,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Take a model all the way: convert, clean, calibrate, quantize, build, validate."""
@@ -193,5 +196,5 @@ def deploy(
         recipe, out, data=data, validate_on=validate_on, weights=weights, preprocess=preprocess,
         postprocess=postprocess, inputs=inputs, outputs=outputs, metric=metric, labels=labels,
         classes=classes, targets=targets, cpu=cpu,
-        images=images, trust=trust_of(trust), keep_going=keep_going, workers=workers,
+        images=images, trust=trust_of(trust), keep_going=keep_going, workers=workers, force=force,
     )  # fmt: skip

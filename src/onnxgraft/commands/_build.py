@@ -12,13 +12,15 @@ from onnxgraft.commands._arguments import shapes as _shapes
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._opening import Given, Place, as_model
+from onnxgraft.commands._outputs import TIMINGS, check_beside, check_output
 from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.files import check_place, existing_file, write_json
+from onnxgraft.files import existing_file, write_json
 from onnxgraft.files.limits import CACHE_BYTES
 from onnxgraft.files.trust import Trust
+from onnxgraft.graph.foreign import BUNDLE, ENGINE, JSON
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.stages import engine as stage
 from onnxgraft.stages.engine import BuildOptions, Bundle, Layer, Passport
@@ -82,6 +84,7 @@ def build(
     cpu: str | None = None,
     prove: bool = True,
     layers: Place | None = None,
+    force: bool = False,
 ) -> BuiltEngine:
     """Build an engine with its passport beside it, and prove that it computes what its graph says.
 
@@ -108,13 +111,16 @@ def build(
         cpu: The processor that the engine is for; None is this machine's.
         prove: Whether to run the engine, if it can run here, beside the exact answer of its graph.
         layers: Where to list the layers as the library fused them.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: The target refuses the graph, or an option is not for it.
         MissingDependencyError: The target's library is not installed.
     """
-    check_place(out)
-    check_place(layers)
+    check_output(out, ENGINE, force=force)
+    check_output(layers, JSON, force=force)
+    if timing_cache is not None:
+        check_beside(timing_cache, TIMINGS, force=force)
     aim = target or stage.default_target()
     if layers is not None:
         stage.check_layers(aim)
@@ -166,6 +172,7 @@ def bundle(
     ranges: Place | None = None,
     data: Place | None = None,
     recipe: Place | None = None,
+    force: bool = False,
 ) -> Bundle:
     """Pack what builds a TensorRT engine on another machine, with TensorRT and Python alone.
 
@@ -182,12 +189,13 @@ def bundle(
         ranges: As of `build`.
         data: As of `build`.
         recipe: As of `build`.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: Of float graph and calibration cache there is only one, or an option does not
             fit the model.
     """
-    check_place(out)
+    check_output(out, BUNDLE, force=force)
     options = BuildOptions(
         shapes=_shapes("--shapes", shapes),
         smallest=_shapes("--min-shapes", min_shapes),

@@ -8,6 +8,7 @@ from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._deployment import run_recipe
 from onnxgraft.commands._opening import Given as ModelGiven
 from onnxgraft.commands._opening import Place
+from onnxgraft.commands._outputs import check_deployed
 from onnxgraft.commands._recipe import (
     DEFAULT_TARGETS,
     PostprocessGiven,
@@ -49,6 +50,7 @@ def deploy(
     trust: Trust = False,
     keep_going: bool = False,
     workers: int = 1,
+    force: bool = False,
 ) -> Report:
     """Take a model all the way: convert, clean, calibrate, quantize, build, validate.
 
@@ -81,6 +83,7 @@ def deploy(
         keep_going: Go on after a stage that exceeds its tolerance; otherwise nothing after it is
             made, and the report says where the two begin to differ.
         workers: Processes that share the validation samples.
+        force: Replace an existing file of another kind, too.
 
     Returns:
         The report; ``passed`` says whether everything is within its tolerance.
@@ -112,4 +115,6 @@ def deploy(
             targets=names(targets) or DEFAULT_TARGETS, cpu=cpu, images=images, trust=trust,
         ), Path(recipe).stem  # fmt: skip
     folder = Path(f"{name}.onnxgraft") if out is None else Path(out)
+    read = (plan.file, plan.model, plan.weights)
+    check_deployed(folder, [file for file in read if file is not None], force=force)
     return run_recipe(joined(plan), folder, keep_going=keep_going, workers=workers)

@@ -12,6 +12,7 @@ from onnxgraft.commands._assumed import assumed, of_images
 from onnxgraft.commands._budget import Budget, check_budget, read_budget
 from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, int8_graph
 from onnxgraft.commands._opening import Given, Place, as_model
+from onnxgraft.commands._outputs import ONNX, check_beside, check_output
 from onnxgraft.commands._recipe import (
     PostprocessGiven,
     PreprocessGiven,
@@ -22,8 +23,8 @@ from onnxgraft.data.labels import Labels, check_labels, read_labels
 from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import Data, as_samples
 from onnxgraft.errors import InputError
-from onnxgraft.files import check_place
 from onnxgraft.files.trust import Trust
+from onnxgraft.graph.foreign import CACHE, JSON
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import quantize as stage
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, IMPROVEMENTS, Placement
@@ -125,6 +126,7 @@ def quantize(
     cpu: str | None = None,
     cache_out: Place | None = None,
     trt_version: str | None = None,
+    force: bool = False,
 ) -> Quantized:
     """Return the INT8 graph that a target wants, or a mix of INT8 and float within a budget.
 
@@ -166,6 +168,7 @@ def quantize(
         cpu: The processor that the graph is for; None is this machine's.
         cache_out: A TensorRT calibration cache to write of the model's scales.
         trt_version: The TensorRT that will read it, such as ``10.3.0``.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: Options contradict each other, or a file or name does not fit the model.
@@ -194,8 +197,10 @@ def quantize(
     wanted = read_budget(budget) if isinstance(budget, str) else budget
     if (wanted is None) != (data is None):
         raise InputError("--budget and --data go together: what is lost is measured on data")
-    check_place(out)
-    check_place(cache_out)
+    check_output(out, ONNX, force=force)
+    check_output(cache_out, CACHE, force=force)
+    if out is not None and wanted is not None:
+        check_beside(f"{out}.search", JSON, force=force)
     graph = as_model(model)
     result = Quantized(out="" if out is None else str(out))
     taken = stage.retarget(graph, table) if from_qdq else None

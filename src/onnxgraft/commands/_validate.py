@@ -25,6 +25,7 @@ from onnxgraft.commands._opening import (
     open_candidate,
     open_reference,
 )
+from onnxgraft.commands._outputs import check_output, check_report
 from onnxgraft.commands._recipe import (
     PostprocessGiven,
     PreprocessGiven,
@@ -37,8 +38,9 @@ from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Data, Samples, as_samples
 from onnxgraft.data.streams import is_data
 from onnxgraft.errors import InputError
-from onnxgraft.files import atomic_folder, check_folder, check_place
+from onnxgraft.files import atomic_folder, check_folder
 from onnxgraft.files.trust import Trust
+from onnxgraft.graph.foreign import JSON
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.progress import status
@@ -127,6 +129,7 @@ def validate(
     save_inputs: Place | None = None,
     save_outputs: Place | None = None,
     report: Place | None = None,
+    force: bool = False,
 ) -> Report:
     """Compare a candidate with the original on data; an engine's passport takes the result.
 
@@ -175,6 +178,7 @@ def validate(
         save_inputs: Where to write what was fed, for `polygraphy run --load-inputs`.
         save_outputs: Where to write both sides' outputs, for `polygraphy run --load-outputs`.
         report: A folder for the report.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: Something can't be read, or the two do not correspond.
@@ -182,8 +186,9 @@ def validate(
     original, candidate = written(original), written(candidate)
     if report is not None:
         check_folder(report)
+        check_report(report, force=force)
     for place in (save_inputs, save_outputs):
-        check_place(place)
+        check_output(place, JSON, force=force)
     if Path(candidate).suffix == ".prototxt" and Path(original).suffix != ".prototxt":
         # There is one network that --weights can be meant for.
         weights, candidate_weights = None, candidate_weights or weights
