@@ -9,6 +9,7 @@ import typer
 
 from onnxgraft.cli import _printing as show
 from onnxgraft.cli._app import Json, Result, subcommand
+from onnxgraft.cli._completion import one_of
 from onnxgraft.cli._options import (
     MODEL,
     OUTPUT,
@@ -119,6 +120,7 @@ def surgery(
         typer.Option(
             "--for",
             metavar="TARGET",
+            autocompletion=one_of(target.name for target in TARGETS if target.lowering),
             rich_help_panel=PASSES,
             help="Write what this target lacks in other operators: "
             f"{', '.join(target.name for target in TARGETS if target.lowering)}.",

@@ -9,6 +9,7 @@ import typer
 
 from onnxgraft.cli import _printing as show
 from onnxgraft.cli._app import Json, Result, subcommand
+from onnxgraft.cli._completion import one_of
 from onnxgraft.cli._options import (
     DATA,
     OUTPUT,
@@ -33,6 +34,7 @@ from onnxgraft.cli._options import (
     Trusted,
     trust_of,
 )
+from onnxgraft.targets import target_names
 
 __all__ = ["calibrate", "quantize"]
 
@@ -76,6 +78,7 @@ def calibrate(
         typer.Option(
             metavar="TARGET",
             rich_help_panel=TARGET,
+            autocompletion=one_of(target_names()),
             help="Measure for this target alone, which costs less; may be repeated.",
         ),
     ] = [],  # noqa: B006  (typer copies it)

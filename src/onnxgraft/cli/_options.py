@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from onnxgraft.cli._app import EVERYTHING
+from onnxgraft.cli._completion import one_of
 from onnxgraft.errors import InputError
 from onnxgraft.files.trust import Trust
 from onnxgraft.targets import FLOATS, target_names
@@ -153,6 +154,7 @@ MetricName = Annotated[
     str | None,
     typer.Option(
         metavar="METRIC", rich_help_panel=DATA,
+        autocompletion=one_of(("top1", "top5", "miou", "auc", "map")),
         help="Task metric: top1, top5, miou, auc, map, or FILE.py:FUNCTION.",
     ),
 ]  # fmt: skip
@@ -191,28 +193,28 @@ Overrides = Annotated[
 TargetName = Annotated[
     str,
     typer.Option(
-        metavar="TARGET", rich_help_panel=TARGET,
+        metavar="TARGET", rich_help_panel=TARGET, autocompletion=one_of(target_names()),
         help=f"Target that the graph is written for: {_TARGETS}.",
     ),
 ]  # fmt: skip
 TargetOption = Annotated[
     str | None,
     typer.Option(
-        metavar="TARGET", rich_help_panel=TARGET,
+        metavar="TARGET", rich_help_panel=TARGET, autocompletion=one_of(target_names()),
         help=f"Target to build for: {_TARGETS}; the first that can run here if not given.",
     ),
 ]  # fmt: skip
 FloatName = Annotated[
     str,
     typer.Option(
-        "--float", metavar="PRECISION", rich_help_panel=TARGET,
+        "--float", metavar="PRECISION", rich_help_panel=TARGET, autocompletion=one_of(FLOATS),
         help=f"Precision of the layers that are not INT8: {_FLOATS}.",
     ),
 ]  # fmt: skip
 CpuName = Annotated[
     str | None,
     typer.Option(
-        metavar="CPU", rich_help_panel=TARGET,
+        metavar="CPU", rich_help_panel=TARGET, autocompletion=one_of(CPUS),
         help=f"Processor that the engine is for: {', '.join(CPUS)}; this machine's if not given.",
     ),
 ]  # fmt: skip

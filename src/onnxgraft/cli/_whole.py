@@ -9,6 +9,7 @@ import typer
 
 from onnxgraft.cli import _printing as show
 from onnxgraft.cli._app import Json, Result, subcommand
+from onnxgraft.cli._completion import listed
 from onnxgraft.cli._options import (
     DATA,
     OUTPUT,
@@ -39,6 +40,7 @@ from onnxgraft.cli._options import (
     Workers,
     trust_of,
 )
+from onnxgraft.targets import target_names
 
 __all__ = ["deploy", "validate"]
 
@@ -171,6 +173,7 @@ def deploy(
         typer.Option(
             metavar="TARGETS",
             rich_help_panel=TARGET,
+            autocompletion=listed(target_names()),
             help="Targets to build for, where a model file is given; the CPU targets if not given.",
         ),
     ] = None,

@@ -130,8 +130,8 @@ def infer(
     pictures = None
     if folder is not None:
         pictures = _pictures(folder, [Path(image) for image in images])
-        for picture in pictures:
-            check_beside(picture, PICTURE, force=force)
+        for place in pictures:
+            check_beside(place, PICTURE, force=force)
         _make(folder)
     found = []
     collected: dict[str, list[Array]] = {}
