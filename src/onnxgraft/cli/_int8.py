@@ -163,7 +163,7 @@ def calibrate(
 )
 def quantize(
     model: OnnxFile,
-    target: TargetName,
+    target: TargetName = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="File to write.", rich_help_panel=OUTPUT),

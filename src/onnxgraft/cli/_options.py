@@ -191,17 +191,19 @@ Overrides = Annotated[
     ),
 ]  # fmt: skip
 TargetName = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="TARGET", rich_help_panel=TARGET, autocompletion=one_of(target_names()),
-        help=f"Target that the graph is written for: {_TARGETS}.",
+        help=f"Target that the graph is written for: {_TARGETS}; the only one that can run here "
+        "if not given.",
     ),
 ]  # fmt: skip
 TargetOption = Annotated[
     str | None,
     typer.Option(
         metavar="TARGET", rich_help_panel=TARGET, autocompletion=one_of(target_names()),
-        help=f"Target to build for: {_TARGETS}; the first that can run here if not given.",
+        help=f"Target to build for: {_TARGETS}; what the graph was made for, or the first "
+        "that can run here, if not given.",
     ),
 ]  # fmt: skip
 FloatName = Annotated[

@@ -174,7 +174,8 @@ def deploy(
             metavar="TARGETS",
             rich_help_panel=TARGET,
             autocompletion=listed(target_names()),
-            help="Targets to build for, where a model file is given; the CPU targets if not given.",
+            help="Targets to build for, where a model file is given; the CPU targets that are "
+            "installed if not given.",
         ),
     ] = None,
     cpu: CpuName = None,

@@ -10,6 +10,7 @@ from typing import Any
 from onnxgraft.commands._arguments import Numbers, ShapesGiven, numbers
 from onnxgraft.commands._arguments import shapes as _shapes
 from onnxgraft.commands._assumed import assumed
+from onnxgraft.commands._defaults import target_of_graph
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._opening import Given, Place, as_model
 from onnxgraft.commands._outputs import TIMINGS, check_beside, check_output
@@ -42,6 +43,7 @@ class BuiltEngine:
         size: Of the engine, in bytes.
         layers: As the library fused them, if that was asked for.
         layers_out: Where they were written.
+        chosen: Why it is for this target, where none was named.
     """
 
     out: str
@@ -49,6 +51,7 @@ class BuiltEngine:
     size: int
     layers: tuple[Layer, ...] = ()
     layers_out: str = ""
+    chosen: str = ""
 
     @property
     def passed(self) -> bool:
@@ -56,8 +59,9 @@ class BuiltEngine:
         return self.passport.proven is not False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the passport, and where the engine is."""
-        return {"out": self.out, "passed": self.passed, **passport_json(self.passport)}
+        """Return the passport, where the engine is, and why it is for this target."""
+        told = {"chosen": self.chosen} if self.chosen else {}
+        return {"out": self.out, "passed": self.passed, **told, **passport_json(self.passport)}
 
 
 def build(
@@ -91,7 +95,8 @@ def build(
     Args:
         model: A float ONNX file, or one that `quantize` made for the target; or such a model.
         out: Where to write the engine; the passport is ``OUT.json``.
-        target: The library; None takes the first that can run here.
+        target: The library; None takes that which the graph was made for, and for another graph
+            the first that can run here.
         precision: What the graph has to be (``fp32``, ``int8``), or what float layers run in.
         shapes: The shapes of free inputs, such as ``a:0[1,8,8,3]``.
         min_shapes: The smallest of them (TensorRT).
@@ -121,7 +126,8 @@ def build(
     check_output(layers, JSON, force=force)
     if timing_cache is not None:
         check_beside(timing_cache, TIMINGS, force=force)
-    aim = target or stage.default_target()
+    graph = as_model(model)
+    aim, why = (target, "") if target is not None else target_of_graph(graph)
     if layers is not None:
         stage.check_layers(aim)
     options = BuildOptions(
@@ -138,7 +144,6 @@ def build(
         calibration=_cache(calibration),
     )
     used = evidence(ranges=ranges or calibration, data=data, recipe=recipe)
-    graph = as_model(model)
     samples: Iterable[Feeds] = ()
     if data is not None and prove:
         given = None if recipe is None else read_tables(recipe, trust)[0]
@@ -155,7 +160,7 @@ def build(
             fused = stage.layers(built)
         write_json(layers, [asdict(layer) for layer in fused])
     size = Path(out).stat().st_size
-    return BuiltEngine(str(out), passport, size, tuple(fused), str(layers or ""))
+    return BuiltEngine(str(out), passport, size, tuple(fused), str(layers or ""), why)
 
 
 def bundle(

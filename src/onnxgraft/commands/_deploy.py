@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxgraft.commands._arguments import Names, names
+from onnxgraft.commands._defaults import deployed_targets
 from onnxgraft.commands._deployment import run_recipe
 from onnxgraft.commands._opening import Given as ModelGiven
 from onnxgraft.commands._opening import Place
 from onnxgraft.commands._outputs import check_deployed
 from onnxgraft.commands._recipe import (
-    DEFAULT_TARGETS,
     PostprocessGiven,
     PreprocessGiven,
     Recipe,
@@ -75,7 +75,8 @@ def deploy(
         metric: Of a model file: the task metric, or a function of an output and its label.
         labels: Of a model file: a file or folder of labels by image.
         classes: Of a model file: those of the metric, a file or ``camvid`` or ``cityscapes``.
-        targets: Of a model file: what to build for; None takes the CPU targets.
+        targets: Of a model file: what to build for; None takes the CPU targets that are
+            installed.
         cpu: The processor that the engines are for; None is this machine's.
         images: How many samples to calibrate and to validate on; None takes all.
         trust: Load a Keras file or a .pt2 that brings code, and run the functions that a recipe
@@ -112,7 +113,7 @@ def deploy(
             recipe, data=data, weights=weights, validate_on=validate_on,
             preprocess=before, postprocess=after, inputs=inputs, outputs=outputs,
             metric=None if metric is None else find_metric(metric), labels=labels, classes=classes,
-            targets=names(targets) or DEFAULT_TARGETS, cpu=cpu, images=images, trust=trust,
+            targets=names(targets) or deployed_targets(), cpu=cpu, images=images, trust=trust,
         ), Path(recipe).stem  # fmt: skip
     folder = Path(f"{name}.onnxgraft") if out is None else Path(out)
     read = (plan.file, plan.model, plan.weights)

@@ -10,6 +10,7 @@ from onnxgraft.commands._arguments import Names, RangesGiven, names
 from onnxgraft.commands._arguments import ranges as ranges_of
 from onnxgraft.commands._assumed import assumed, of_images
 from onnxgraft.commands._budget import Budget, check_budget, read_budget
+from onnxgraft.commands._defaults import only_target
 from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, int8_graph
 from onnxgraft.commands._opening import Given, Place, as_model
 from onnxgraft.commands._outputs import ONNX, check_beside, check_output
@@ -94,7 +95,7 @@ class Quantized:
 
 def quantize(
     model: Given,
-    target: str,
+    target: str | None = None,
     out: Place | None = None,
     *,
     ranges: Place | Ranges | None = None,
@@ -132,7 +133,7 @@ def quantize(
 
     Args:
         model: A float ONNX file, or a model; with ``from_qdq`` one that is quantized.
-        target: Whose form of graph.
+        target: Whose form of graph; None takes the only target that can run here.
         out: Where to write the graph; None writes none.
         ranges: What `calibrate` wrote, or its ranges.
         cache: In their place, a TensorRT calibration cache.
@@ -173,6 +174,7 @@ def quantize(
     Raises:
         InputError: Options contradict each other, or a file or name does not fit the model.
     """
+    target = target or only_target()
     aim = find_target(target)
     made_for = aim.cpu() if cpu is None else find_cpu(cpu)
     if placement is None:
