@@ -31,7 +31,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         commands.build(model, folder / "engine", target="onnxruntime", prove=False)
         commands.bundle(model, folder / "bundle")
         many = {f"t{n}": Range(0, 1, 0, 1, "minmax") for n in range(2000)}
-        Ranges("m", {}, "d", 1, "minmax", many).save(folder / "ranges")
+        Ranges("minmax", 1, "0" * 64, "", "images/", many).save(folder / "ranges")
         np.savez(folder / "arrays", x=np.zeros(3))
         (folder / "arrays.npz").rename(folder / "arrays")
         (folder / "cache").write_text("TRT-100300-EntropyCalibration2\nx: 3c010a14\n")

@@ -37,13 +37,13 @@ PASSES = "Passes"
 
 @subcommand(show.inspection, example="onnxgraft inspect model.pb")
 def inspect(
-    model: ModelFile,
+    model: Annotated[Path, typer.Argument(help="Model file, engine, passport, ranges, or bundle.")],
     weights: Weights = None,
     signature: Signature = None,
     trust: Trusted = [],  # noqa: B006  (typer copies it)
     as_json: Json = False,
 ) -> Result:
-    """Print what a model file holds: inputs, outputs, operators, training leftovers."""
+    """Print what a file holds: a model's inputs, outputs and operators; what an engine is."""
     from onnxgraft import commands
 
     return commands.inspect(model, weights=weights, signature=signature, trust=trust_of(trust))

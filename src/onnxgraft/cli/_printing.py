@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Calibrated,
         Converted,
         Inferred,
+        Inspected,
         Operated,
         Quantized,
     )
@@ -46,27 +47,41 @@ def say(console: Console, text: str) -> None:
     console.print(printable(text, sys.maxsize), highlight=False, markup=False, soft_wrap=True)
 
 
-def inspection(found: Inspection, console: Console) -> None:
-    """Print what a model file holds."""
+def inspection(found: Inspection | Inspected, console: Console) -> None:
+    """Print what a file holds."""
+    from onnxgraft.commands import Inspected
+
+    if isinstance(found, Inspected):
+        say(console, f"{found.path}: {found.summary}")
+        _sections(console, found.sections)
+        return
     say(console, f"{found.path}: {found.framework}, {found.parameters:,} parameters")
-    for title, lines in (
-        ("inputs", found.inputs),
-        ("outputs", found.outputs),
-        ("variables that are not frozen", found.variables),
-        ("training leftovers", found.training),
-        ("dynamic shapes", found.dynamic),
-        ("layout", found.layout),
-        ("unsupported operators", found.unsupported),
-        ("layers", found.layers),
-        ("notes", found.notes),
-    ):
+    _sections(
+        console,
+        {
+            "inputs": found.inputs,
+            "outputs": found.outputs,
+            "variables that are not frozen": found.variables,
+            "training leftovers": found.training,
+            "dynamic shapes": found.dynamic,
+            "layout": found.layout,
+            "unsupported operators": found.unsupported,
+            "layers": found.layers,
+            "notes": found.notes,
+        },
+    )
+    operators = ", ".join(f"{count} {op}" for op, count in found.operators.items())
+    console.print(f"[bold]{sum(found.operators.values())} nodes[/]")
+    say(console, f"  {operators}")
+
+
+def _sections(console: Console, sections: Mapping[str, Iterable[str]]) -> None:
+    """Print titles, and below each its lines; none where there are no lines."""
+    for title, lines in sections.items():
         if lines:
             console.print(f"[bold]{title}[/]")
             for line in lines:
                 say(console, f"  {line}")
-    operators = ", ".join(f"{count} {op}" for op, count in found.operators.items())
-    console.print(f"[bold]{sum(found.operators.values())} nodes[/]")
-    say(console, f"  {operators}")
 
 
 def converted(done: Converted, console: Console) -> None:
