@@ -218,7 +218,12 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
         words = [f"{word}={EVERYTHING}" if word == "--trust" else word for word in args[:end]]
-        return super().parse_args(ctx, _joined(words) + args[end:])
+        try:
+            return super().parse_args(ctx, _joined(words) + args[end:])
+        except _UsageError as error:
+            if error.message.startswith("Got unexpected extra argument"):
+                error.message += f"; {str(self.epilog).replace('Example', 'for example')}"
+            raise
 
 
 def _joined(words: list[str]) -> list[str]:

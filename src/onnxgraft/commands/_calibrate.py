@@ -8,6 +8,7 @@ from typing import Any
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._opening import Given, Place, as_model
+from onnxgraft.commands._order import DATA, IMAGE, MODEL, check_order
 from onnxgraft.commands._outputs import check_output
 from onnxgraft.commands._recipe import PreprocessGiven, given_tables
 from onnxgraft.data.ranges import Ranges, read_overrides
@@ -111,6 +112,7 @@ def calibrate(
     Raises:
         InputError: Options contradict each other, or data or ranges do not fit the model.
     """
+    check_order((model, (MODEL,)), (data, (DATA, IMAGE)), "calibrate {0} --data {1} -o RANGES.json")
     if (data is None) == (ranges is None):
         raise InputError(
             "name either the data with --data, or ranges to choose again with --ranges"

@@ -9,6 +9,7 @@ from onnxgraft.commands._defaults import deployed_targets
 from onnxgraft.commands._deployment import run_recipe
 from onnxgraft.commands._opening import Given as ModelGiven
 from onnxgraft.commands._opening import Place
+from onnxgraft.commands._order import DATA, IMAGE, MODEL, check_order
 from onnxgraft.commands._outputs import check_deployed
 from onnxgraft.commands._recipe import (
     PostprocessGiven,
@@ -98,6 +99,7 @@ def deploy(
         "--outputs": outputs, "--metric": metric, "--labels": labels, "--classes": classes,
         "--targets": targets, "--cpu": cpu,
     }  # fmt: skip
+    check_order((recipe, (MODEL,)), (data, (DATA, IMAGE)), "deploy {0} --data {1}")
     recipe = recipe if isinstance(recipe, Recipe) else written(recipe)
     whole = isinstance(recipe, Recipe) or Path(recipe).suffix == ".toml"
     for option, value in given.items():

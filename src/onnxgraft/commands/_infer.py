@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._opening import Given, Place, engine_at, open_candidate
+from onnxgraft.commands._order import IMAGE, MODEL, check_order
 from onnxgraft.commands._outputs import check_beside, check_output
 from onnxgraft.commands._recipe import PostprocessGiven, PreprocessGiven, agreed, given_tables
 from onnxgraft.data.casting import check_recipe
@@ -24,7 +25,7 @@ from onnxgraft.data.samples import image_feed
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_folder, existing_file, write_bytes
 from onnxgraft.files.trust import Trust, trusts
-from onnxgraft.graph.foreign import ARRAYS, PICTURE
+from onnxgraft.graph.foreign import ARRAYS, ENGINE, PICTURE
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.engine import Engine
@@ -119,6 +120,8 @@ def infer(
     Raises:
         InputError: An image can't be read, or does not fit the engine's input.
     """
+    for image in images:
+        check_order((engine, (ENGINE, MODEL)), (image, (IMAGE,)), "infer {0} {1}")
     engine = written(engine)
     arrays = out is not None and Path(out).suffix == ".npz"
     folder = None if out is None or arrays else Path(out)

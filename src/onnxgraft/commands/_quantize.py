@@ -13,6 +13,7 @@ from onnxgraft.commands._budget import Budget, check_budget, read_budget
 from onnxgraft.commands._defaults import only_target
 from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, int8_graph
 from onnxgraft.commands._opening import Given, Place, as_model
+from onnxgraft.commands._order import MODEL, check_order
 from onnxgraft.commands._outputs import ONNX, check_beside, check_output
 from onnxgraft.commands._recipe import (
     PostprocessGiven,
@@ -25,7 +26,7 @@ from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import Data, as_samples
 from onnxgraft.errors import InputError
 from onnxgraft.files.trust import Trust
-from onnxgraft.graph.foreign import CACHE, JSON
+from onnxgraft.graph.foreign import CACHE, JSON, RANGES
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import quantize as stage
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, IMPROVEMENTS, Placement
@@ -174,6 +175,7 @@ def quantize(
     Raises:
         InputError: Options contradict each other, or a file or name does not fit the model.
     """
+    check_order((model, (MODEL,)), (ranges, (RANGES,)), "quantize {0} --ranges {1} -o INT8.onnx")
     target = target or only_target()
     aim = find_target(target)
     made_for = aim.cpu() if cpu is None else find_cpu(cpu)

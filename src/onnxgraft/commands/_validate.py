@@ -25,6 +25,7 @@ from onnxgraft.commands._opening import (
     open_candidate,
     open_reference,
 )
+from onnxgraft.commands._order import MODEL, check_order
 from onnxgraft.commands._outputs import check_output, check_report
 from onnxgraft.commands._recipe import (
     PostprocessGiven,
@@ -40,7 +41,7 @@ from onnxgraft.data.streams import is_data
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder, check_folder
 from onnxgraft.files.trust import Trust
-from onnxgraft.graph.foreign import JSON
+from onnxgraft.graph.foreign import ENGINE, JSON
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.progress import status
@@ -183,6 +184,7 @@ def validate(
     Raises:
         InputError: Something can't be read, or the two do not correspond.
     """
+    check_order((original, (MODEL,)), (candidate, (ENGINE,)), "validate {0} {1} --data DATA")
     original, candidate = written(original), written(candidate)
     if report is not None:
         check_folder(report)
