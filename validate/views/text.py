@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -11,6 +9,7 @@ from rich.table import Table
 from onnxgraft.errors import printable
 from onnxgraft.stages.validate.report import EngineRow, Report
 from onnxgraft.stages.validate.views.numbers import metric_value
+from onnxgraft.terminal import say
 
 __all__ = ["render"]
 
@@ -18,9 +17,9 @@ __all__ = ["render"]
 def render(report: Report, console: Console) -> None:
     """Print the tables of ``report``."""
     if report.assumed:
-        _say(console, report.assumed, "bold")
+        say(console, report.assumed, "bold")
     if report.data:
-        _say(console, report.data, "bold")
+        say(console, report.data, "bold")
     if report.stages:
         console.print(_stages(report))
     if report.candidates:
@@ -34,18 +33,18 @@ def render(report: Report, console: Console) -> None:
     if report.candidates or report.engines:
         console.print()
     for engine in report.engines:
-        _say(console, _proven(engine), "red" if engine.proven is False else None)
+        say(console, _proven(engine), "red" if engine.proven is False else None)
     for row in report.candidates[1:]:
-        _say(console, f"{row.name}: {row.verdict}", None if row.passed else "red")
+        say(console, f"{row.name}: {row.verdict}", None if row.passed else "red")
     for sentence in report.missed:
-        _say(console, sentence, "red")
+        say(console, sentence, "red")
     for target, layer, reason in report.float_layers:
-        _say(console, f"in float for {target}: {layer} ({reason})")
+        say(console, f"in float for {target}: {layer} ({reason})")
     for note in report.notes:
-        _say(console, f"note: {note}")
+        say(console, f"note: {note}")
     # At the end, where it can't be missed.
     for warning in report.warnings:
-        _say(console, f"WARNING: {warning}", "bold yellow")
+        say(console, f"WARNING: {warning}", "bold yellow")
 
 
 def _proven(engine: EngineRow) -> str:
@@ -56,11 +55,6 @@ def _proven(engine: EngineRow) -> str:
     verdict = "proven" if engine.proven else "NOT PROVEN"
     forms = f"; {len(engine.forms)} changes of form, see the report" if engine.forms else ""
     return f"{engine.name}: {verdict}{f' on {on}' if on else ''}{forms}"
-
-
-def _say(console: Console, text: str, style: str | None = None) -> None:
-    """Print text in which a stranger's names may stand: without markup or control codes."""
-    console.print(printable(text, sys.maxsize), style=style, highlight=False, markup=False)
 
 
 def _cell(text: str) -> str:
@@ -117,7 +111,7 @@ def _print_outputs(report: Report, console: Console) -> None:
     console.print("\n[bold]Outputs[/] against the original's")
     for row in report.candidates:
         for output in row.outputs:
-            _say(console, f"{row.name}, {output.output}")
+            say(console, f"{row.name}, {output.output}")
             agreement = (
                 "" if output.agreement is None else f", same argmax {100 * output.agreement:.2f} %"
             )
@@ -132,7 +126,7 @@ def _print_outputs(report: Report, console: Console) -> None:
                 markup=False,
             )
             if output.nonfinite:
-                _say(console, f"  {output.nonfinite} values are NaN or infinite, and left out here")
+                say(console, f"  {output.nonfinite} values are NaN or infinite, and left out here")
 
 
 def _classes(report: Report) -> Table:

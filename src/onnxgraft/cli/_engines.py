@@ -61,7 +61,11 @@ def build(
     batches: Batches = "1,16",
     hint: Annotated[
         Literal["latency", "throughput"],
-        typer.Option(rich_help_panel=TARGET, help="What the engine is tuned for (OpenVINO)."),
+        typer.Option(
+            metavar="HINT",
+            rich_help_panel=TARGET,
+            help="What the engine is tuned for: latency or throughput (OpenVINO).",
+        ),
     ] = "latency",
     threads: Threads = None,
     workspace: Annotated[
@@ -104,7 +108,7 @@ def build(
         bool,
         typer.Option(
             "--prove/--no-prove",
-            rich_help_panel=TARGET,
+            rich_help_panel=RUNNING,
             help="Run the engine, if it can run here, beside the exact answers of its graph.",
         ),
     ] = True,

@@ -6,16 +6,13 @@ What comes from files and models is printed by `say`: in one line, without marku
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from onnxgraft.errors import printable
+from onnxgraft.terminal import say
 
 if TYPE_CHECKING:
     from onnxgraft.commands import (
@@ -38,13 +35,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "benched", "built", "bundled", "calibrated", "converted", "deployed", "inferred", "inspection",
-    "operated", "quantized", "report", "say",
+    "operated", "quantized", "report",
 ]  # fmt: skip
 
-
-def say(console: Console, text: str) -> None:
-    """Print text that comes from files and models: in one line, without markup or control codes."""
-    console.print(printable(text, sys.maxsize), highlight=False, markup=False, soft_wrap=True)
+# Columns for names in a table.
+_NAME = 24
 
 
 def inspection(found: Inspection | Inspected, console: Console) -> None:
@@ -251,18 +246,35 @@ def bundled(done: Bundle, console: Console) -> None:
 def benched(done: Benched, console: Console) -> None:
     """Print the table of latencies."""
     say(console, "Milliseconds per batch; speed-up over the original and over FP32")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("engine", overflow="fold")
-    for name in ("batch", "ms", "p90", "p99", "images/s", "original", "fp32"):
-        table.add_column(name, justify="right")
+    rows = [["engine", "batch", "ms", "p90", "p99", "images/s", "original", "fp32"]]
     for row, ratio in zip(done.rows, done.ratios, strict=True):
-        table.add_row(
-            escape(row.name), str(row.batch), f"{row.median_ms:.2f}", f"{row.p90_ms:.2f}",
-            f"{row.p99_ms:.2f}", f"{row.images_per_second:.1f}",
+        rows.append([
+            row.name,
+            str(row.batch),
+            f"{row.median_ms:.2f}",
+            f"{row.p90_ms:.2f}",
+            f"{row.p99_ms:.2f}",
+            f"{row.images_per_second:.1f}",
             *("" if times is None else f"{times:.2f}x" for times in (ratio.original, ratio.fp32)),
-        )  # fmt: skip
-    console.print(table)
+        ])
+    for line in _aligned(rows):
+        say(console, line)
     _notes(console, done.notes, "")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table as lines; a name that is too long for it has a line of its own."""
+    names, cells = [row[0] for row in rows], [row[1:] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    left = min(_NAME, max(map(len, names)))
+    lines = []
+    for name, row in zip(names, cells, strict=True):
+        if len(name) > left:
+            lines.append(name)
+        first = name if len(name) <= left else ""
+        numbers = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append(f"{first:{left}}  {'  '.join(numbers)}".rstrip())
+    return lines
 
 
 def inferred(done: Inferred, console: Console) -> None:
