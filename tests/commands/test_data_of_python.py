@@ -160,6 +160,15 @@ def test_deploy_takes_generators_and_functions(model: Path, tmp_path: Path) -> N
     assert len(passport.hashes["data"]) == len(passport.hashes["metric"]) == 64
 
 
+def test_deploy_takes_some_of_what_never_ends(model: Path, tmp_path: Path) -> None:
+    def forever() -> Iterator[Array]:
+        while True:
+            yield RNG.standard_normal(8).astype(np.float32)
+
+    report = commands.deploy(model, tmp_path / "out", data=forever, images=8, targets="onnxruntime")
+    assert (report.calibrated, report.samples) == (8, 8)
+
+
 def test_deploy_keeps_calibration_and_validation_apart(model: Path, tmp_path: Path) -> None:
     report = commands.deploy(
         model, tmp_path / "out", data=list(ROWS[:30]), validate_on=list(ROWS), targets="onnxruntime"
