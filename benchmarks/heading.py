@@ -7,7 +7,20 @@ from datetime import UTC, datetime
 
 from onnxgraft.stages.validate.report import versions
 
-__all__ = ["made_by"]
+__all__ = ["heading", "made_by"]
+
+
+def heading(title: str, docstring: str | None, *words: str) -> str:
+    """Return the title, what made the page, and what the benchmark's docstring tells of it.
+
+    Args:
+        title: Of the page.
+        docstring: Of the benchmark: what it asks, the command, what it needs, and then what
+            readers of the figures want to know.
+        words: Of the command, behind the benchmark's name.
+    """
+    told = (docstring or "").split("\n\n", 3)[3].strip()
+    return f"# {title}\n\n{made_by(*words)}\n\n{told}\n"
 
 
 def made_by(*words: str, where: str = "", **others: str) -> str:

@@ -187,13 +187,13 @@ class Road:
         metric.add(Answered(next(iter(outputs.values())), outputs, sample.picture), sample.label)
 
     def peer(self, name: str) -> tuple[Path, peers.Cost]:
-        """Return the graph that one of `peers.PEERS` makes of the float graph, and its cost.
+        """Return the file that one of `peers.PEERS` makes of the float graph, and its cost.
 
         Raises:
             peers.Refused: There is none.
         """
-        out = self.folder / f"{name}.onnx"
-        cost, data = out.with_suffix(".json"), self.folder / "feeds.npz"
+        out = self.folder / f"{name}{peers.PEERS[name].suffix}"
+        cost, data = self.folder / f"{name}.json", self.folder / "feeds.npz"
         if not cost.exists():
             if not data.exists():
                 feeds = [sample.feeds for sample in self.calibration]

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -65,7 +65,7 @@ class Job:
     Attributes:
         model: An ONNX file of its own, into which it may write.
         feeds: The calibration samples.
-        out: The ONNX file to write.
+        out: The file to write.
         transformer: Whether the network is one: some peers want to be told.
     """
 
@@ -142,16 +142,23 @@ def modelopt(job: Job, method: str) -> None:
 
 
 def nncf(job: Job, preset: str) -> None:
-    """Quantize with NNCF's ONNX backend."""
+    """Quantize with NNCF: an ONNX graph, or OpenVINO's model where that is to be written."""
     import nncf
     import onnx
 
-    model = nncf.quantize(
-        onnx.load(job.model), nncf.Dataset(job.feeds), subset_size=len(job.feeds),
+    if job.out.endswith(".xml"):
+        import openvino
+
+        given, save = openvino.convert_model(job.model), openvino.save_model
+        how: dict[str, Any] = {"compress_to_fp16": False}
+    else:
+        given, save, how = onnx.load(job.model), onnx.save, {}
+    made = nncf.quantize(
+        given, nncf.Dataset(job.feeds), subset_size=len(job.feeds),
         preset=nncf.QuantizationPreset[preset],
         model_type=nncf.ModelType.TRANSFORMER if job.transformer else None,
     )  # fmt: skip
-    onnx.save(model, job.out)
+    save(made, job.out, **how)
 
 
 def neural_compressor(job: Job) -> None:
@@ -175,12 +182,14 @@ class Peer:
         package: Whose version counts.
         variable: Names the Python that has it; empty for this one.
         make: Writes the graph.
+        suffix: Of its file.
     """
 
     title: str
     package: str
     variable: str
     make: Callable[[Job], None]
+    suffix: str = ".onnx"
 
 
 def _onnxruntime(title: str, method: str, operators: list[str], *, symmetric: bool) -> Peer:
@@ -213,6 +222,7 @@ PEERS = {
     "modelopt-max": _modelopt("max"),
     "nncf": _nncf("PERFORMANCE"),
     "nncf-mixed": _nncf("MIXED"),
+    "nncf-openvino": replace(_nncf("PERFORMANCE"), suffix=".xml"),
     "neural-compressor": Peer(
         "Neural Compressor, minmax, uint8", "onnx-neural-compressor",
         "ONNXGRAFT_NEURAL_COMPRESSOR", neural_compressor,

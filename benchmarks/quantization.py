@@ -3,13 +3,13 @@
     python -m benchmarks.quantization [NETWORK ...] > benchmarks/quantization.md
 
 needs the networks and images that fcn_camvid.toml names, those beside them, and the Pythons that
-peers.py names; what is not installed has a row that says so. Everyone starts from the same float
-graph, converted and cleaned, and calibrates on the same images. The judge of every graph is the
-exact reference, on validation images that nothing was chosen by; networks of random weights have no
-metric. *Signal over noise* is that of each channel of the outputs, the mean over channels and
-images. *Layers alone*: Conv, Gemm and MatMul, and nothing else. Peers get their images decoded;
-the seconds of ours begin with the image files, and are those of calibration where nothing else was
-done.
+peers.py names; what is not installed has a row that says so.
+
+Everyone starts from the same float graph, converted and cleaned, and calibrates on the same
+samples. The judge of every graph is the exact reference, on validation samples by which nothing was
+chosen; losses are in points. Networks of random weights have no metric. *Signal over noise* is that
+of each channel of the outputs, the mean over channels and samples. *Layers alone*: Conv, Gemm and
+MatMul, and nothing else. *Made in*: the peers get their images decoded, ours begin with the files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from benchmarks.heading import made_by
+from benchmarks.heading import heading
 from benchmarks.networks import CALIBRATION, NETWORKS, Road, chosen
 from benchmarks.peers import PEERS, Refused
 
@@ -111,7 +111,8 @@ class Timed:
 def peers(table: Table) -> list[Timed]:
     """Print the rows of the peers; return those to be timed."""
     timed = []
-    for name, peer in PEERS.items():
+    graphs = {name: peer for name, peer in PEERS.items() if peer.suffix == ".onnx"}
+    for name, peer in graphs.items():
         try:
             file, cost = table.road.peer(name)
             model = Model.load(file)
@@ -220,9 +221,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="of the latency; 0 for none")
     parser.add_argument("--folder", type=Path, help="keeps the peers' graphs for another run")
     given = parser.parse_args()
-    print(f"# Quantization\n\n{made_by(*given.networks)}")
-    print("\n" + (__doc__ or "").split("\n\n", 2)[2].strip())
-    print(f"\n{os.cpu_count()} cores, shared with others: of latencies, ratios count.", flush=True)
+    print(heading("Quantization", __doc__, *given.networks))
+    print(f"{os.cpu_count()} cores, shared with others: of latencies, ratios count.", flush=True)
     with tempfile.TemporaryDirectory() as place:
         for network in chosen(given.networks or [network.name for network in NETWORKS]):
             road = Road(network, given.folder or Path(place), given.validation, given.images)
