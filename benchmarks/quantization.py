@@ -76,8 +76,8 @@ class Table:
         with exact(model) as session:
             for sample, right in zip(self.road.validation, self._expected, strict=True):
                 found = session.infer(sample.feeds)
-                # Some tools give outputs names of their own.
-                found = dict(zip(right, found.values(), strict=True))
+                if found.keys() != right.keys():  # some tools have names of their own
+                    found = dict(zip(right, found.values(), strict=True))
                 noises.append(noise_of(right, found))
                 self.road.add(metric, sample, found)
         values = {} if metric is None else metric.values()
@@ -169,7 +169,7 @@ def _seconds(make: Callable[[], T]) -> tuple[float, T]:
 
 def latency(road: Road, graphs: Iterable[Timed], rounds: int) -> None:
     """Print the latency of graphs in engines, each in a process of its own, in turn."""
-    targets, kept = [], []
+    targets, notes = [], []
     for number, graph in enumerate(graphs):
         path = road.folder / f"{number}.engine"
         samples = (sample.feeds for sample in road.calibration)
@@ -179,21 +179,16 @@ def latency(road: Road, graphs: Iterable[Timed], rounds: int) -> None:
                 prove=graph.ours,
             )  # fmt: skip
         except InputError as error:
-            print(f"\n{graph.title} is not timed in {graph.target}: {error}")
+            notes.append(f"{graph.title} in {graph.target}: {error}")
             continue
-        kept.append(graph)
-        targets.append(BenchTarget(graph.title, "engine", Original.of(path)))
-    rows = measure(targets, rounds=rounds)
-    floats = {
-        graph.target: row.median_ms
-        for graph, row in zip(kept, rows, strict=True)
-        if graph.title == FLOAT
-    }
+        name = f"{graph.title} | {find_target(graph.target).title}"
+        targets.append(BenchTarget(name, "engine", Original.of(path)))
+    times = {row.name: row.median_ms for row in measure(targets, rounds=rounds, notes=notes)}
     print("\n| graph | engine | median ms | times as fast as float in it |\n|---|---|---|---|")
-    for graph, row in zip(kept, rows, strict=True):
-        faster = floats[graph.target] / row.median_ms
-        title = find_target(graph.target).title
-        print(f"| {graph.title} | {title} | {row.median_ms:.1f} | {faster:.2f}x |", flush=True)
+    for name, median in times.items():
+        alone = times[f"{FLOAT} | {name.rpartition(' | ')[2]}"]
+        print(f"| {name} | {median:.1f} | {alone / median:.2f}x |")
+    print("".join(f"\nNot timed: {note}\n" for note in notes), flush=True)
 
 
 def section(road: Road, rounds: int) -> None:
