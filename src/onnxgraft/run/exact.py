@@ -307,7 +307,7 @@ class _Writer:
             return _Whole(numbers, scale, axis, int(np.abs(numbers).max(initial=0)))
         bounds = _bounds(node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None)
         shape = self._shapes.shape(node.inputs[0]) if axis is not None else ()
-        if bounds is None or shape is None:
+        if bounds is None or shape is None or zero.size not in (1, scale.size):
             return None
         if axis is not None:
             axis %= len(shape)
