@@ -50,7 +50,7 @@ __all__ = ["DEFAULT_IMPROVEMENTS", "IMPROVEMENTS", "Improvement", "Prepared", "i
 
 Improvement = Literal["equalize", "smooth", "activations", "weights", "rounding", "bias"]
 IMPROVEMENTS: tuple[Improvement, ...] = get_args(Improvement)
-# `bias` takes minutes; what each is worth is in benchmarks/quantization.md.
+# `bias` takes minutes; what the others are worth is in benchmarks/quantization.md.
 DEFAULT_IMPROVEMENTS: tuple[Improvement, ...] = (
     "equalize", "smooth", "activations", "weights", "rounding",
 )  # fmt: skip
