@@ -55,7 +55,7 @@ def settle(
     chosen = rechoose(ranges, min(found, key=lambda method: found[method]))
     reason = f"best for the whole network in the form for {table.target}"
     tensors = {
-        name: value if value.origin == BY_HAND else replace(value, reason=reason)
+        name: value if value.origin == BY_HAND or value.reason else replace(value, reason=reason)
         for name, value in chosen.tensors.items()
     }
     tried: dict[str, float] = {method: round(-noise, 2) for method, noise in found.items()}

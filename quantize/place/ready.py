@@ -14,7 +14,7 @@ from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import WEIGHTED, constant_value, is_op
 from onnxgraft.graph.opset import raise_opset
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import tidy
+from onnxgraft.graph.walk import bodies, every_node, tidy
 
 __all__ = ["OLDEST_OPSET", "fingerprint", "measurable", "ready"]
 
@@ -46,15 +46,19 @@ def measurable(model: Model) -> Model:
 def _plain(model: Model) -> Model:
     """Return a copy whose layers read constants where something made weights of one.
 
-    Such as a Transpose, where an embedding is the weights of the last layer too; or the model
-    itself where nothing does.
+    Such as a Transpose, where an embedding is the weights of the last layer too. No two bodies call
+    different tensors by one name, so that ranges are told apart by names. Where nothing has to
+    change it is the model itself.
     """
-    if not any(_made(node) is not None for node in model.graph.nodes):
+    made = any(_made(node) is not None for node in every_node(model.graph))
+    if not made and not _named_twice(model.graph):
         return model
     plain = model.copy()
     names = FreeNames(plain.graph, plain.names)
+    for tensor in _named_twice(plain.graph):
+        tensor.name = names.tensor(tensor.name)
     found: dict[int, gs.Constant] = {}
-    for node in plain.graph.nodes:
+    for node in every_node(plain.graph):
         values = _made(node)
         if values is not None:
             weights = node.inputs[1]
@@ -63,6 +67,17 @@ def _plain(model: Model) -> Model:
             node.inputs[1] = found[id(weights)]
     tidy(plain.graph)
     return plain
+
+
+def _named_twice(graph: gs.Graph) -> list[gs.Tensor]:
+    """Return the tensors of bodies that have the name of another tensor."""
+    taken: dict[str, gs.Tensor] = {}
+    again: dict[int, gs.Tensor] = {}
+    for part in bodies(graph):
+        for tensor in (*part.inputs, *(made for node in part.nodes for made in node.outputs)):
+            if tensor.name and taken.setdefault(tensor.name, tensor) is not tensor:
+                again[id(tensor)] = tensor
+    return list(again.values())
 
 
 def _made(node: gs.Node) -> Array | None:

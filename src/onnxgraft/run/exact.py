@@ -24,7 +24,7 @@ numpy, float64 throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.cut import extract
+from onnxgraft.graph.messages import bodies as bodies_of
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import constant_value, is_op, op_of
@@ -40,7 +41,7 @@ from onnxgraft.graph.quantized import is_quantized
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import tidy
+from onnxgraft.graph.walk import bodies, tidy
 from onnxgraft.run.session import OnnxRuntime, exposing
 
 __all__ = ["exact", "exact_graph"]
@@ -85,22 +86,39 @@ def exact_graph(model: Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
         return exposing(model.to_onnx(), outputs) if outputs else model.to_onnx()
     wanted = tuple(TensorOption(name, None) for name in outputs)
     copy = extract(model, (), wanted) if wanted else model.copy()
-    writer = _Writer(copy.graph)
-    for node in list(copy.graph.nodes):
-        if is_op(node, "Conv", "ConvTranspose"):
-            writer.convolution(node)
-        elif is_op(node, "Gemm", "MatMul"):
-            writer.product(node)
+    names, shapes = FreeNames(copy.graph), Shapes(copy.graph)
+    scales: set[str] = set()
+    for part in list(bodies(copy.graph)):
+        writer = _Writer(part, names, shapes, scales)
+        for node in list(part.nodes):
+            if is_op(node, "Conv", "ConvTranspose"):
+                writer.convolution(node)
+            elif is_op(node, "Gemm", "MatMul"):
+                writer.product(node)
     tidy(copy.graph)
     proto = copy.to_onnx()
+    _move_out(proto.graph, scales)
     known = {entry.name: entry for entry in proto.graph.initializer}
-    for name in writer.scales & known.keys():
+    for name in scales & known.keys():
         # An input with a default is no constant to optimizers.
         entry = known[name]
         proto.graph.input.append(
             onnx.helper.make_tensor_value_info(name, entry.data_type, list(entry.dims))
         )
     return proto
+
+
+def _move_out(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Let constants of bodies be the main graph's, whose inputs alone can have a default."""
+    left = [body for node in graph.node for each in node.attribute for body in bodies_of(each)]
+    while left:
+        body = left.pop()
+        left += [
+            inner for node in body.node for each in node.attribute for inner in bodies_of(each)
+        ]
+        for entry in [entry for entry in body.initializer if entry.name in names]:
+            graph.initializer.append(entry)
+            body.initializer.remove(entry)
 
 
 @dataclass(frozen=True)
@@ -121,18 +139,18 @@ class _Whole:
 
 
 class _Writer:
-    """Writes layers as sums of whole numbers.
+    """Writes layers of a graph or body as sums of whole numbers.
 
     Attributes:
         scales: The names of constants that no optimizer may look at.
     """
 
-    def __init__(self, graph: gs.Graph) -> None:
+    def __init__(self, graph: gs.Graph, names: FreeNames, shapes: Shapes, scales: set[str]) -> None:
         self.graph = graph
-        self._shapes = Shapes(graph)
-        self.scales: set[str] = set()
+        self._shapes = shapes
+        self.scales = scales
         self._whole: dict[int, _Whole | None] = {}
-        self._names = FreeNames(graph)
+        self._names = names
         self._count = 0
 
     def convolution(self, node: gs.Node) -> None:

@@ -20,6 +20,10 @@ OPENVINO = Target(
         symmetric=True,
         unsigned=True,
         products=True,
+        # Its INT8 LSTM begins with a state of zero as an integer, which stands for -128 steps, and
+        # rounds the state to the steps of the input; its GRU is not built. Weights alone are
+        # unfolded in the engine.
+        bodies=True,
     ),
     fused=frozenset(
         "Add AveragePool Clip GlobalAveragePool HardSigmoid HardSwish LeakyRelu Mul Relu Sigmoid "
