@@ -127,7 +127,7 @@ def rechoose(ranges: Ranges, method: Method) -> Ranges:
         ranges: Loaded with their histograms. Those set by hand stay as they are.
         method: How ranges are chosen.
     """
-    if not ranges.histograms:
+    if not ranges.histograms and ranges.sites:
         raise InputError(f"{ranges.file}: has no histograms beside it, so nothing can be chosen")
     return _chosen(ranges, method)
 

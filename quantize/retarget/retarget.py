@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
-from onnxgraft.graph.walk import tidy
+from onnxgraft.graph.walk import every_node, tidy
 from onnxgraft.stages.quantize.improve.activations import activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, store
 from onnxgraft.stages.quantize.place.placement import (
@@ -131,14 +132,22 @@ def _check(model: Model) -> None:
                 f"{model.file}: {op_of(node)} {node.name!r} has no fixed scale for what it reads; "
                 "calibrate and quantize the float model"
             )
-    if not any(
-        is_op(node, "DequantizeLinear", domain=QUANTIZERS) or op_of(node) in OPENED
-        for node in nodes
-    ):
+        for inner in (inner for body in node.subgraphs() for inner in every_node(body)):
+            if _quantized(inner):
+                raise NotSupportedError(
+                    f"{model.file}: {op_of(inner)} {inner.name!r} is in the body of {op_of(node)} "
+                    f"{node.name!r}, and scales there can't be taken to another form; calibrate "
+                    "and quantize the float model"
+                )
+    if not any(map(_quantized, nodes)):
         raise InputError(
             f"{model.file}: the graph is not quantized; leave --from-qdq out, and name the ranges "
             "that onnxgraft calibrate wrote with --ranges"
         )
+
+
+def _quantized(node: gs.Node) -> bool:
+    return is_op(node, "DequantizeLinear", domain=QUANTIZERS) or op_of(node) in OPENED
 
 
 def _fitting(

@@ -208,8 +208,9 @@ def sites(model: Model, layer: str | None) -> list[str]:
         if maker is None or id(maker) in seen or is_op(maker, *WEIGHTED):
             continue
         seen.add(id(maker))
-        if _is_quantizer(maker):
-            found[maker.inputs[0].name] = None
+        # Where in a body it begins to differ nobody can tell: all of it is on the way.
+        inner = [node for body in maker.subgraphs() for node in every_node(body)]
+        found |= {n.inputs[0].name: None for n in (maker, *inner) if _is_quantizer(n)}
         left += maker.inputs
     return list(found)
 
