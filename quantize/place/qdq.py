@@ -300,14 +300,12 @@ def _choose(
     chosen = []
     for part, found in zip(parts, able, strict=True):
         within = _Part(part, [], [])
-        empty = part is not graph and _never_entered(part, table, known)
+        closed = None if part is graph else _shut_out(part, table, known)
         for node in found:
             recurrent = is_op(node, *RECURRENT)
-            wrong = None if recurrent else _wrong_input(node, known)
+            wrong = None if recurrent else closed or _wrong_input(node, known)
             if node.name in reasons:
                 report.float_layers.append(FloatLayer(node.name, reasons[node.name]))
-            elif empty and not recurrent:
-                report.float_layers.append(FloatLayer(node.name, "no sample entered this branch"))
             elif wrong is not None:
                 report.float_layers.append(FloatLayer(node.name, wrong))
             else:
@@ -316,12 +314,15 @@ def _choose(
     return chosen
 
 
-def _never_entered(body: gs.Graph, table: Placement, known: Mapping[str, Range]) -> bool:
-    """Tell whether a body was measured, and was never run."""
+def _shut_out(body: gs.Graph, table: Placement, known: Mapping[str, Range]) -> str | None:
+    """Return why nothing in a body can be quantized; None where a sample entered it."""
     if not layers(body, table) and not products(body, table):
-        return False
-    value = known.get(entrance(body, table))
-    return value is not None and value.reason == UNSEEN
+        return None
+    name = entrance(body, table)
+    value = known.get(name)
+    if value is None:
+        return f"the range of {name!r} is missing, which tells whether a sample entered this body"
+    return "no sample entered this branch" if value.reason == UNSEEN else None
 
 
 def _unable(node: gs.Node, table: Placement) -> str:

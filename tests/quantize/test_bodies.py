@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
@@ -17,7 +19,7 @@ from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.quantized import float_twin, in_float, is_quantized, with_offset
+from onnxgraft.graph.quantized import float_twin, in_float, with_offset
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import bodies, every_node
 from onnxgraft.run.exact import exact, exact_graph
@@ -206,13 +208,6 @@ def test_what_is_scanned_is_measured_in_each_turn(tmp_path: Path) -> None:
     np.testing.assert_allclose(held(ranges, "sum"), seen(sums), rtol=1e-5)
 
 
-def test_any_split_over_processes_measures_the_same(tmp_path: Path) -> None:
-    model = network("nested")
-    samples = samples_of(model, tmp_path)
-    one, two = (calibrate(model, samples, "entropy", workers=count) for count in (1, 2))
-    assert one.tensors == two.tensors
-
-
 def test_tensors_of_two_branches_with_one_name_are_told_apart(tmp_path: Path) -> None:
     model = network("if")
     graph, report = quantize(model, ranges_of(model, samples_of(model, tmp_path)), "onnxruntime")
@@ -320,9 +315,10 @@ def test_a_branch_in_a_scan_stays_float(tmp_path: Path) -> None:
     }
     """
     model = model_of(text, weights({"w1": (8, 8), "w2": (8, 8)}))
-    graph, report = quantize(model, ranges_of(model, samples_of(model, tmp_path)), "tensorrt")
-    assert "always" in report.layers
-    assert is_quantized(graph)
+    _, report = quantize(model, ranges_of(model, samples_of(model, tmp_path)), "tensorrt")
+    assert report.layers == ["always"]
+    (left,) = report.float_layers
+    assert left.name == "taken" and "whether a sample entered" in left.reason
 
 
 def test_a_layer_in_a_body_stays_float_by_name(tmp_path: Path) -> None:
@@ -334,8 +330,6 @@ def test_a_layer_in_a_body_stays_float_by_name(tmp_path: Path) -> None:
 
 
 def test_a_table_without_bodies_names_what_is_in_them(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     model = network("nested")
     ranges = ranges_of(model, samples_of(model, tmp_path))
     _, report = quantize(model, ranges, replace(placement("openvino"), bodies=False))
@@ -352,27 +346,27 @@ def test_what_a_body_alone_reads_is_quantized_where_it_is_made(
 ) -> None:
     layer = "Conv (x, k)" if op == "Conv" else "MatMul (x, w)"
     text = f"""
-    network (float[2, 8, 4, 4] x) => (float[2, 8, 4, 4] y) {{
+    network (float[N, 8, 4, 4] x) => (float[N, 8, 4, 4] y) {{
         [first] a = {layer}
         zero = Constant <value_float = 0.0> ()
         total = ReduceSum <keepdims = 0> (x)
         positive = Greater (total, zero)
         y = If (positive) <
-            then_branch = one () => (float[2, 8, 4, 4] c) {{
+            then_branch = one () => (float[N, 8, 4, 4] c) {{
                 r = {reader}
                 [inner] c = {layer.replace("x", "r")}
             }},
-            else_branch = other () => (float[2, 8, 4, 4] d) {{ d = Identity (x) }}
+            else_branch = other () => (float[N, 8, 4, 4] d) {{ d = Identity (x) }}
         >
     }}
     """
     constants = weights({"k": (8, 8, 1, 1), "w": (4, 4), "bias": (4,)})
-    model = model_of(text, {**constants, "sizes": np.array([2, 8, 4, 4])})
+    model = model_of(text, {**constants, "sizes": np.array([0, 8, 4, 4])})
     ranges = ranges_of(model, samples_of(model, tmp_path))
     feeds = {"x": np.abs(normal(2, 8, 4, 4))}
     for target in TARGETS:
         graph, report = quantize(model, ranges, target)
-        assert set(report.layers) == {"first", "inner"}, report.float_layers
+        assert set(report.layers) == {"first", "inner"}
         assert sqnr(infer(model, feeds)["y"], infer(graph, feeds)["y"]) > 20
 
 
@@ -440,6 +434,7 @@ def test_scales_in_bodies_are_not_taken_to_another_form(tmp_path: Path) -> None:
         retarget(graph, placement("openvino"))
 
 
+@settings(max_examples=10)
 @given(
     turns=st.integers(0, 4),
     batch=st.integers(1, 3),
@@ -449,8 +444,6 @@ def test_scales_in_bodies_are_not_taken_to_another_form(tmp_path: Path) -> None:
 )
 def test_a_loop_of_any_size(turns: int, batch: int, width: int, outputs: int, seed: int) -> None:
     """Its ranges are those of the states in numpy, and INT8 is what ONNX's evaluator computes."""
-    from tempfile import TemporaryDirectory
-
     rng = np.random.default_rng(seed)
     w, v = (rng.standard_normal(s).astype(np.float32) for s in ((width, outputs), (outputs, width)))
     model = model_of(

@@ -18,8 +18,10 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.quantized import float_twin, is_quantized
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.exact import exact
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize import placement, quantize, read_placement
 from onnxgraft.stages.quantize.place.ready import fingerprint
+from onnxgraft.stages.validate import find_divergence
 from onnxgraft.targets.cpu import find_cpu
 from tests.conftest import model_of
 from tests.quantize.networks import infer, sqnr
@@ -257,6 +259,12 @@ def test_a_network_of_nothing_else_is_calibrated_and_quantized(tmp_path: Path, c
         done = cli(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert "1 of 1 layers in INT8" in done.stdout
+
+
+def test_its_rounding_is_no_divergence() -> None:
+    graph, _ = quantize(LONG.model, nothing_measured(LONG.model), "onnxruntime")
+    with OnnxRuntime(LONG.model.to_onnx()) as original:
+        assert find_divergence(original, graph, [LONG.feeds]) is None
 
 
 def test_it_stays_float_by_name() -> None:
