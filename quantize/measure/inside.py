@@ -124,6 +124,7 @@ def _handed_on(door: _Door, names: FreeNames, values: gs.Tensor, *, steady: bool
     """Return, in the graph around a body, the ``values`` of all times that the body ran."""
     node, body, label = door.node, door.body, f"{values.name}/around"
     made = gs.Variable(names.tensor(label), np.float32)
+    _complete(node, body, names)
     if is_op(node, "If"):
         for branch in node.subgraphs():
             branch.outputs.append(values if branch is body else _nothing(branch, names, label))
@@ -147,6 +148,15 @@ def _handed_on(door: _Door, names: FreeNames, values: gs.Tensor, *, steady: bool
         if key in node.attrs:
             node.attrs[key] = [*node.attrs[key], 0]
     return _row(door.graph, names, made)
+
+
+def _complete(node: gs.Node, body: gs.Graph, names: FreeNames) -> None:
+    """Write the inputs and outputs of a node that may be left out at the end."""
+    hidden = 1 if is_op(node, "Loop") else 0  # the condition
+    while len(node.outputs) < len(body.outputs) - hidden:
+        node.outputs.append(gs.Variable(names.tensor(f"{node.name}/unread")))
+    while is_op(node, "Loop") and len(node.inputs) < 2:
+        node.inputs.append(gs.Variable.empty())
 
 
 def _row(graph: gs.Graph, names: FreeNames, tensor: gs.Tensor) -> gs.Variable:

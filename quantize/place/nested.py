@@ -37,14 +37,11 @@ def _within(body: gs.Graph, table: Placement, place: str) -> Iterator[tuple[str,
             if why is not None or not table.bodies:
                 yield node.name, why or _in_the_body(place)
         elif is_op(node, *WEIGHTED) and not table.bodies:
-            why = _in_the_body(place)
-            yield (
-                node.name,
-                why if id(node) in able else f"{why}, and it could not run so elsewhere",
-            )
+            nowhere = "" if id(node) in able else ", and could not elsewhere"
+            yield node.name, f"{_in_the_body(place)}{nowhere}"
         for inner in node.subgraphs():
             yield from _within(inner, table, f"{op_of(node)} {node.name!r}")
 
 
 def _in_the_body(place: str) -> str:
-    return f"it is in the body of {place}, where the placement table has no INT8"
+    return f"it is in the body of {place}, where the placement table lets nothing run in INT8"

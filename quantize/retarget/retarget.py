@@ -28,10 +28,12 @@ from onnxgraft.stages.quantize.place.placement import (
     Placement,
     layers,
     origin,
+    placed_in,
     scale_axis,
 )
 from onnxgraft.stages.quantize.place.qdq import Improved
 from onnxgraft.stages.quantize.place.ready import fingerprint, ready
+from onnxgraft.stages.quantize.place.recurrent import recurrent_layers
 from onnxgraft.stages.quantize.retarget.opened import OPENED, open_operators
 from onnxgraft.stages.quantize.retarget.strip import Steps, strip
 
@@ -117,7 +119,8 @@ def retarget(model: Model, table: Placement) -> Retargeted:
     )  # fmt: skip
     kept = {
         node.name: "it is in float in the graph that was given"
-        for node in layers(plain.graph, table)
+        for part in placed_in(plain.graph, table)
+        for node in (*layers(part, table), *recurrent_layers(part, table))
         if node.name not in by_name
     }
     return Retargeted(plain, ranges, Improved(weights), kept, tuple(notes))

@@ -473,3 +473,37 @@ def test_a_loop_of_any_size(turns: int, batch: int, width: int, outputs: int, se
     (right,) = ReferenceEvaluator(proto).run(["y"], {"x": x[0]})
     with exact(graph) as session:
         np.testing.assert_allclose(session.infer({"x": x[0]})["y"], right, atol=0.05)
+
+
+def test_layers_in_bodies_that_are_float_in_a_given_graph_stay_so(tmp_path: Path) -> None:
+    text = NESTED.replace(
+        "[loop] y = Loop (count, always, x)",
+        "[first] z = MatMul (x, w3) [loop] y = Loop (count, always, z)",
+    )
+    model = model_of(text, weights(dict.fromkeys(["w1", "w2", "w3"], (8, 8))))
+    ranges = ranges_of(model, samples_of(model, tmp_path))
+    graph, _ = quantize(model, ranges, "tensorrt", keep_float=["taken", "left"])
+    assert set(retarget(graph, placement("onnxruntime")).float_layers) == {"taken", "left"}
+
+
+def test_a_loop_may_leave_out_what_stands_at_its_ends(tmp_path: Path) -> None:
+    """No condition, and no reader of what it collects."""
+    text = """
+    network (float[N, 8] x) => (float[N, 8] y) {
+        count = Constant <value_int = 2> ()
+        y = Loop (count, , x) <
+            body = turn (int64 i, bool go, float[N, 8] state)
+                => (bool on, float[N, 8] next, float[N, 8] seen) {
+                    on = Identity (go)
+                    [inner] a = MatMul (state, w1)
+                    next = Tanh (a)
+                    seen = Relu (a)
+                }
+        >
+    }
+    """
+    model = model_of(text, weights({"w1": (8, 8)}))
+    (loop,) = [node for node in model.graph.nodes if node.op == "Loop"]
+    assert len(loop.outputs) == 1
+    _, report = quantize(model, ranges_of(model, samples_of(model, tmp_path)), "tensorrt")
+    assert report.layers == ["inner"]

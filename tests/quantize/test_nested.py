@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from onnxgraft.graph.model import Model
-from onnxgraft.stages.quantize import quantize
+from onnxgraft.stages.quantize import placement, quantize, retarget
 from onnxgraft.stages.quantize.place.costs import costs, shares
 from onnxgraft.targets import find_target, target_names
 from tests.conftest import model_of
@@ -114,6 +114,12 @@ def test_recurrent_layers_run_in_int8_or_are_named_with_the_target(
     for name, op in (("memory", "LSTM"), ("gated", "GRU")):
         assert (name in report.layers) == (op in able)
         assert op in able or f"{target} has no INT8 {op}" in reasons[name]
+
+
+def test_an_lstm_that_is_float_in_a_given_graph_stays_so(tmp_path: Path) -> None:
+    model = recurrent()
+    graph, _ = quantize(model, ranges_of(model, samples_of(model, tmp_path)), "openvino")
+    assert set(retarget(graph, placement("onnxruntime")).float_layers) == {"memory"}
 
 
 def test_the_command_tells_reasons_and_shares(tmp_path: Path, cli: Any) -> None:

@@ -18,7 +18,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.quantized import float_twin, is_quantized
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.exact import exact
-from onnxgraft.stages.quantize import placement, quantize, read_placement
+from onnxgraft.stages.quantize import placement, quantize, read_placement, to_half
 from onnxgraft.stages.quantize.place.ready import fingerprint
 from onnxgraft.stages.validate import find_divergence
 from onnxgraft.targets.cpu import find_cpu
@@ -263,6 +263,15 @@ def test_a_network_of_nothing_else_is_calibrated_and_quantized(tmp_path: Path, c
 def test_its_rounding_is_no_divergence() -> None:
     graph, _ = quantize(LONG.model, nothing_measured(LONG.model), "onnxruntime")
     assert find_divergence(LONG.model, graph, LONG.feeds) is None
+
+
+def test_the_rest_of_it_is_written_in_fp16() -> None:
+    memory = replace(LONG, direction="bidirectional")
+    ranges = nothing_measured(memory.model)
+    half, report = to_half(quantize(memory.model, ranges, "tensorrt")[0], ranges)
+    assert "memory" in report.layers
+    right = textbook(memory, *steps_of(memory, "tensorrt"))
+    assert 40 < worst(right, infer(half, memory.feeds)) < 90
 
 
 def test_it_stays_float_by_name() -> None:
