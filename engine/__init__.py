@@ -28,7 +28,7 @@ from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, is_op
 from onnxgraft.graph.tensors import Feeds, TensorSpec
-from onnxgraft.graph.walk import every_node
+from onnxgraft.graph.walk import nodes_within
 from onnxgraft.run.depth import depths
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.proof import trials
@@ -319,7 +319,7 @@ def graph_precision(model: Model) -> Precision:
     if any(
         is_op(node, "QuantizeLinear", domain=QUANTIZERS)
         or is_op(node, DYNAMIC_LSTM, domain=MICROSOFT)
-        for node in every_node(model.graph)
+        for node in nodes_within(model.graph)
     ):
         return "int8"
     kinds = halves(model)

@@ -170,6 +170,6 @@ def _row(graph: gs.Graph, names: FreeNames, tensor: gs.Tensor) -> gs.Variable:
 def _nothing(graph: gs.Graph, names: FreeNames, label: str) -> gs.Variable:
     """Return (0,) float32."""
     none = gs.Variable(names.tensor(f"{label}/none"), np.float32)
-    value = gs.Constant(f"{none.name}/value", np.zeros(0, np.float32))
+    value = gs.Constant(names.tensor(f"{none.name}/value"), np.zeros(0, np.float32))
     graph.nodes.append(gs.Node("Constant", names.node(none.name), {"value": value}, [], [none]))
     return none

@@ -26,7 +26,7 @@ from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import QUANTIZERS, RECURRENT, WEIGHTED, is_op, op_of
 from onnxgraft.graph.pairs import MOST, fitting, pair_sums
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import every_node
+from onnxgraft.graph.walk import nodes_within
 from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, nearest_integers, store, weight_scale
 from onnxgraft.stages.quantize.place.dense import as_gemms
@@ -143,7 +143,7 @@ def quantize(
     model = ready(model)
     table = placement(target) if isinstance(target, str) else target
     improved = improved or Improved()
-    if any(is_op(node, *_QUANTIZED_OPS, domain=QUANTIZERS) for node in every_node(model.graph)):
+    if any(is_op(node, *_QUANTIZED_OPS, domain=QUANTIZERS) for node in nodes_within(model.graph)):
         raise InputError(
             f"{model.file}: the graph is quantized already; --from-qdq takes its scales to the "
             "target's form"

@@ -14,7 +14,7 @@ from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import WEIGHTED, constant_value, is_op
 from onnxgraft.graph.opset import raise_opset
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import bodies, every_node, tidy
+from onnxgraft.graph.walk import bodies, nodes_within, tidy
 
 __all__ = ["OLDEST_OPSET", "fingerprint", "measurable", "ready"]
 
@@ -50,7 +50,7 @@ def _plain(model: Model) -> Model:
     different tensors by one name, so that ranges are told apart by names. Where nothing has to
     change it is the model itself.
     """
-    made = any(_made(node) is not None for node in every_node(model.graph))
+    made = any(_made(node) is not None for node in nodes_within(model.graph))
     if not made and not _named_twice(model.graph):
         return model
     plain = model.copy()
@@ -58,7 +58,7 @@ def _plain(model: Model) -> Model:
     for tensor in _named_twice(plain.graph):
         tensor.name = names.tensor(tensor.name)
     found: dict[int, gs.Constant] = {}
-    for node in every_node(plain.graph):
+    for node in nodes_within(plain.graph):
         values = _made(node)
         if values is not None:
             weights = node.inputs[1]

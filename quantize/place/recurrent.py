@@ -6,8 +6,8 @@
 onnxruntime's kernel quantizes the input, and in each step the state, to uint8 by what they hold
 just then, so that neither needs a range. W is (directions, gates * hidden, inputs) in ONNX, and
 each row has a scale, as an output channel of a MatMul has; R likewise. The kernel wants both
-transposed, with a scale for each row of each direction; a DequantizeLinear has one axis, so that
-there the directions share the scales of a row.
+transposed, with a scale for each row of each direction. A DequantizeLinear has one axis, so that
+there two directions would share scales: they stay float, as TensorRT runs no such engine anyway.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def unable(node: gs.Node, table: Placement) -> str | None:
         return f"{table.target} has no INT8 {op_of(node)} that computes what the graph says"
     if not all(isinstance(tensor, gs.Constant) for tensor in node.inputs[1:3]):
         return "its weights are not constant"
+    if form == "weights" and node.attrs.get("direction") == "bidirectional":
+        return f"{table.target} has no INT8 {op_of(node)} of two directions that it can run"
     if form == "dynamic" and node.attrs.get("layout", 0):
         return f"{table.target} has no INT8 {op_of(node)} of this layout, which is batch first"
     return None

@@ -21,7 +21,7 @@ from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
-from onnxgraft.graph.walk import every_node, tidy
+from onnxgraft.graph.walk import nodes_within, tidy
 from onnxgraft.stages.quantize.improve.activations import activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, store
 from onnxgraft.stages.quantize.place.placement import (
@@ -135,7 +135,7 @@ def _check(model: Model) -> None:
                 f"{model.file}: {op_of(node)} {node.name!r} has no fixed scale for what it reads; "
                 "calibrate and quantize the float model"
             )
-        for inner in (inner for body in node.subgraphs() for inner in every_node(body)):
+        for inner in (inner for body in node.subgraphs() for inner in nodes_within(body)):
             if _quantized(inner):
                 raise NotSupportedError(
                     f"{model.file}: {op_of(inner)} {inner.name!r} is in the body of {op_of(node)} "

@@ -21,7 +21,7 @@ from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.quantized import float_twin, in_float, with_offset
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import bodies, every_node
+from onnxgraft.graph.walk import bodies, nodes_within
 from onnxgraft.run.exact import exact, exact_graph
 from onnxgraft.stages.quantize import calibrate, improve, quantize, retarget
 from onnxgraft.stages.quantize.place.placement import placement
@@ -386,7 +386,7 @@ def test_other_forms_reach_into_bodies(tmp_path: Path) -> None:
     graph, _ = quantize(model, ranges_of(model, samples_of(model, tmp_path)), "tensorrt")
     moved = with_offset(graph)
     assert moved is not None
-    kinds = {str(n.inputs[2].values.dtype) for n in every_node(moved.graph)
+    kinds = {str(n.inputs[2].values.dtype) for n in nodes_within(moved.graph)
              if n.op == "QuantizeLinear"}  # fmt: skip
     assert kinds == {"uint8"}
     feeds = {"x": normal(2, 8)}

@@ -33,7 +33,7 @@ from onnxgraft.graph.operators import (
 from onnxgraft.graph.pairs import fitting, pair_sums
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import bodies, every_node, pinned, tidy
+from onnxgraft.graph.walk import bodies, nodes_within, pinned, tidy
 
 __all__ = [
     "NARROW", "PRECISE", "explicit_pads", "float_twin", "in_float", "input_ranges", "is_quantized",
@@ -56,7 +56,7 @@ def is_quantized(model: Model) -> bool:
     """Tell whether a graph, or a body in it, has layers with weights or inputs in integers."""
     return any(
         _is_dequantizer(node) or _is_quantizer(node) or _is_dynamic(node)
-        for node in every_node(model.graph)
+        for node in nodes_within(model.graph)
     )
 
 
@@ -68,7 +68,7 @@ def float_twin(model: Model) -> Model:
     """
     twin = in_float(model)
     names = FreeNames(twin.graph, twin.names)
-    for node in every_node(twin.graph):
+    for node in nodes_within(twin.graph):
         if _is_dynamic(node):
             _plain_lstm(names, node)
     return twin
@@ -162,7 +162,7 @@ def _with_weights(
     names = FreeNames(copy.graph, copy.names)
     done: set[int] = set()
     changed = False
-    for node in every_node(copy.graph):
+    for node in nodes_within(copy.graph):
         if not is_op(node, *WEIGHTED) or (layers is not None and node.name not in layers):
             continue
         dequantizer = _dequantizer(node.inputs[1])
@@ -209,7 +209,7 @@ def sites(model: Model, layer: str | None) -> list[str]:
             continue
         seen.add(id(maker))
         # Where in a body it begins to differ nobody can tell: all of it is on the way.
-        inner = [node for body in maker.subgraphs() for node in every_node(body)]
+        inner = [node for body in maker.subgraphs() for node in nodes_within(body)]
         found |= {n.inputs[0].name: None for n in (maker, *inner) if _is_quantizer(n)}
         left += maker.inputs
     return list(found)
@@ -230,7 +230,7 @@ def with_offset(model: Model, tensors: Collection[str] | None = None) -> Model |
     names = FreeNames(copy.graph, copy.names)
     ends = pinned(copy.graph)
     changed = False
-    for node in list(every_node(copy.graph)):
+    for node in list(nodes_within(copy.graph)):
         if not _is_quantizer(node) or _kind(node) != np.int8:
             continue
         if tensors is not None and node.inputs[0].name not in tensors:
@@ -262,7 +262,7 @@ def explicit_pads(model: Model) -> Model | None:
     copy = model.copy()
     shapes = Shapes(copy.graph)
     changed = False
-    for node in every_node(copy.graph):
+    for node in nodes_within(copy.graph):
         if not is_op(node, "Conv", "ConvTranspose") or node.attrs.get("auto_pad") not in (
             "SAME_UPPER", "SAME_LOWER",
         ):  # fmt: skip

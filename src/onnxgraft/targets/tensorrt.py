@@ -37,8 +37,8 @@ TENSORRT = Target(
         residual=True,
         products=True,
         tokens=512,
-        # The loop that it makes of an LSTM reads int8 weights; of a GRU it can't build that.
-        recurrent={"LSTM": "weights"},
+        # The loop that it makes of them reads int8 weights; of a GRU it can't build that.
+        recurrent={"LSTM": "weights", "RNN": "weights"},
         bodies=True,
     ),
     fused=frozenset(
