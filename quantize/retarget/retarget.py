@@ -10,7 +10,7 @@ but names; an activation gets another step only where the target has no such zer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
+from onnxgraft.graph.quantized import plain_lstms
 from onnxgraft.graph.walk import nodes_within, tidy
 from onnxgraft.stages.quantize.improve.activations import activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, store
@@ -80,11 +81,12 @@ def retarget(model: Model, table: Placement) -> Retargeted:
             that an operator computes with; the node is named.
     """
     copy = lift(model).copy()
-    _check(copy)
+    dynamic = plain_lstms(copy)
+    _check(copy, dynamic)
     open_operators(copy.graph, copy.file)
     tidy(copy.graph)
     found = strip(copy, outputs=table.outputs)
-    if not found.steps:
+    if not found.steps and not dynamic:
         raise InputError(
             f"{model.file}: no activation is quantized, so that there are no scales to take over; "
             "calibrate the float model"
@@ -121,13 +123,13 @@ def retarget(model: Model, table: Placement) -> Retargeted:
         node.name: "it is in float in the graph that was given"
         for part in placed_in(plain.graph, table)
         for node in (*layers(part, table), *recurrent_layers(part, table))
-        if node.name not in by_name
+        if node.name not in by_name and node.name not in dynamic
     }
     return Retargeted(plain, ranges, Improved(weights), kept, tuple(notes))
 
 
-def _check(model: Model) -> None:
-    """Refuse what has no fixed scales."""
+def _check(model: Model, opened: Collection[str]) -> None:
+    """Refuse what has no fixed scales, and a graph in which nothing is quantized or was opened."""
     nodes = model.graph.nodes
     for node in nodes:
         if op_of(node) in _OTHERS:
@@ -142,7 +144,7 @@ def _check(model: Model) -> None:
                     f"{node.name!r}, and scales there can't be taken to another form; calibrate "
                     "and quantize the float model"
                 )
-    if not any(map(_quantized, nodes)):
+    if not opened and not any(map(_quantized, nodes)):
         raise InputError(
             f"{model.file}: the graph is not quantized; leave --from-qdq out, and name the ranges "
             "that onnxgraft calibrate wrote with --ranges"

@@ -507,3 +507,25 @@ def test_a_loop_may_leave_out_what_stands_at_its_ends(tmp_path: Path) -> None:
     assert len(loop.outputs) == 1
     _, report = quantize(model, ranges_of(model, samples_of(model, tmp_path)), "tensorrt")
     assert report.layers == ["inner"]
+
+
+@pytest.mark.parametrize("where", ["around", "in the body", "by a node"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_weights_may_stand_around_a_body_or_in_it(where: str, target: str, tmp_path: Path) -> None:
+    proto = network("loop").to_onnx()
+    (body,) = _bodies(proto.graph)
+    (weight,) = [entry for entry in proto.graph.initializer if entry.name == "w1"]
+    if where != "around":
+        proto.graph.initializer.remove(weight)
+    if where == "in the body":
+        body.initializer.append(weight)
+    if where == "by a node":
+        body.node.insert(0, onnx.helper.make_node("Constant", [], ["w1"], value=weight))
+    model = Model.from_onnx(proto, network("loop").source)
+    graph, report = quantize(model, ranges_of(model, samples_of(model, tmp_path)), target)
+    assert report.layers == ["inner"]
+    other, _ = quantize(
+        network("loop"), ranges_of(network("loop"), samples_of(model, tmp_path)), target
+    )
+    feeds = {"x": normal(2, 8)}
+    np.testing.assert_array_equal(infer(graph, feeds)["y"], infer(other, feeds)["y"])

@@ -13,7 +13,7 @@ from onnxgraft.stages.quantize import placement, quantize, retarget
 from onnxgraft.stages.quantize.place.costs import costs, shares
 from onnxgraft.targets import find_target, target_names
 from tests.conftest import model_of
-from tests.quantize.networks import ranges_of, samples_of, weights
+from tests.quantize.networks import infer, ranges_of, samples_of, sqnr, weights
 
 TARGETS = target_names()
 
@@ -120,6 +120,21 @@ def test_an_lstm_that_is_float_in_a_given_graph_stays_so(tmp_path: Path) -> None
     model = recurrent()
     graph, _ = quantize(model, ranges_of(model, samples_of(model, tmp_path)), "openvino")
     assert set(retarget(graph, placement("onnxruntime")).float_layers) == {"memory"}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_onnxruntimes_own_lstm_is_taken_to_another_form(tmp_path: Path, target: str) -> None:
+    model = recurrent()
+    graph, _ = quantize(model, ranges_of(model, samples_of(model, tmp_path)), "onnxruntime")
+    taken = retarget(graph, placement(target))
+    again, report = quantize(
+        taken.model, taken.ranges, target, keep_float=taken.float_layers, improved=taken.improved
+    )
+    assert ("memory" in report.layers) == ("LSTM" in find_target(target).placement.recurrent)
+    feeds = next(iter(samples_of(model, tmp_path, 1, seed=8))).feeds
+    right, found = infer(graph, feeds), infer(again, feeds)
+    for name, value in right.items():
+        assert sqnr(value, found[name]) > (120 if target == "onnxruntime" else 25)
 
 
 def test_the_command_tells_reasons_and_shares(tmp_path: Path, cli: Any) -> None:

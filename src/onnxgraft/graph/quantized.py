@@ -37,7 +37,7 @@ from onnxgraft.graph.walk import bodies, nodes_within, pinned, tidy
 
 __all__ = [
     "NARROW", "PRECISE", "explicit_pads", "float_twin", "in_float", "input_ranges", "is_quantized",
-    "narrowed", "paired", "precise", "sites", "with_offset",
+    "narrowed", "paired", "plain_lstms", "precise", "sites", "with_offset",
 ]  # fmt: skip
 
 # The largest integer of weights in seven bits: two products with 255 stay below 2^15.
@@ -67,11 +67,23 @@ def float_twin(model: Model) -> Model:
     ONNX's.
     """
     twin = in_float(model)
-    names = FreeNames(twin.graph, twin.names)
-    for node in nodes_within(twin.graph):
-        if _is_dynamic(node):
-            _plain_lstm(names, node)
+    plain_lstms(twin)
     return twin
+
+
+def plain_lstms(model: Model) -> list[str]:
+    """Make ONNX's LSTM of each that quantizes what it reads, in place, and return their names.
+
+    They get the weights that the integers stand for.
+    """
+    names = FreeNames(model.graph, model.names)
+    found = []
+    for node in nodes_within(model.graph):
+        weights = [*node.inputs[1:3], *node.inputs[8:12]]
+        if _is_dynamic(node) and all(isinstance(tensor, gs.Constant) for tensor in weights):
+            _plain_lstm(names, node)
+            found.append(str(node.name))
+    return found
 
 
 def in_float(model: Model, tensors: Collection[str] | None = None) -> Model:
