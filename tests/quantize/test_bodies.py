@@ -514,11 +514,11 @@ def test_a_loop_may_leave_out_what_stands_at_its_ends(tmp_path: Path) -> None:
 def test_weights_may_stand_around_a_body_or_in_it(where: str, target: str, tmp_path: Path) -> None:
     proto = network("loop").to_onnx()
     (body,) = _bodies(proto.graph)
-    (weight,) = [entry for entry in proto.graph.initializer if entry.name == "w1"]
-    if where != "around":
-        proto.graph.initializer.remove(weight)
-    if where == "in the body":
-        body.initializer.append(weight)
+    (weight,) = [entry for entry in body.initializer if entry.name == "w1"]
+    if where != "in the body":
+        body.initializer.remove(weight)
+    if where == "around":
+        proto.graph.initializer.append(weight)
     if where == "by a node":
         body.node.insert(0, onnx.helper.make_node("Constant", [], ["w1"], value=weight))
     model = Model.from_onnx(proto, network("loop").source)
