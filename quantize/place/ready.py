@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.lift import lift
+from onnxgraft.graph.messages import parts
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import WEIGHTED, constant_value, is_op
@@ -107,8 +109,21 @@ def fingerprint(model: Model) -> str:
 
     A graph in float16, bfloat16 or an old opset is the same as the one in which it is measured.
     """
-    graph = measurable(model).to_onnx().graph
+    proto = measurable(model).to_onnx()
+    graph = proto.graph
+    inside = [part for part in parts(proto) if isinstance(part, onnx.TensorProto)]
+    for tensor in [*inside, *graph.initializer]:
+        _canonical(tensor)
     digest = hashlib.sha256()
     for part in (*graph.input, *graph.node, *sorted(graph.initializer, key=lambda i: i.name)):
         digest.update(part.SerializeToString(deterministic=True))
     return digest.hexdigest()
+
+
+def _canonical(tensor: onnx.TensorProto) -> None:
+    """Write a tensor as one that was looked at is written: as bytes, and with no empty name."""
+    if not tensor.HasField("raw_data"):
+        values = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    if not tensor.name:
+        tensor.ClearField("name")
