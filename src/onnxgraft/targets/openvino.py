@@ -20,9 +20,8 @@ OPENVINO = Target(
         symmetric=True,
         unsigned=True,
         products=True,
-        # Its INT8 LSTM begins with a state of zero as an integer, which stands for -128 steps, and
-        # rounds the state to the steps of the input; its GRU is not built. Weights alone are
-        # unfolded in the engine.
+        # No LSTM: its first state is wrong in INT8, by 128 steps of the input. A GRU is not built,
+        # and weights alone are unfolded in the engine.
         bodies=True,
     ),
     fused=frozenset(
