@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -342,3 +343,29 @@ def test_a_table_may_say_it_of_other_operators(op: str, gates: int, tmp_path: Pa
     rounded = model_of(text, {n: fake_quantized(v).astype(np.float32) for n, v in stored.items()})
     feeds = {"x": rng.standard_normal((4, 1, 3)).astype(np.float32)}
     assert worst(infer(rounded, feeds), infer(graph, feeds)) > 110
+
+
+def test_openvinos_lstm_still_answers_wrong_in_int8() -> None:
+    """Where this fails, OpenVINO may have an LSTM in its table."""
+    ov = pytest.importorskip("openvino")
+    memory = replace(LONG, inputs=64, hidden=48)
+    graph = quantize(memory.model, nothing_measured(memory.model), "tensorrt")[0].copy()
+    (node,) = [node for node in graph.graph.nodes if node.op == "LSTM"]
+    grid = [gs.Constant("s", np.array(0.04, np.float32)), gs.Constant("z", np.array(0, np.int8))]
+    stored, again = gs.Variable("stored", np.int8), gs.Variable("again", np.float32)
+    graph.graph.nodes += [
+        gs.Node("QuantizeLinear", "q", {}, [node.inputs[0], *grid], [stored]),
+        gs.Node("DequantizeLinear", "d", {}, [stored, *grid], [again]),
+    ]
+    node.inputs[0] = again
+    graph.graph.toposort()
+    core = ov.Core()
+    model = core.read_model(graph.to_onnx().SerializeToString(), b"")
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    told = [layer.get_rt_info() for layer in compiled.get_runtime_model().get_ops()]
+    kinds = {info["runtimePrecision"].value for info in told if info["layerType"].value == "RNNSeq"}
+    if kinds != {"u8"}:
+        pytest.skip("it runs no LSTM in INT8 on this processor")
+    right = infer(graph, memory.feeds)["y"]
+    found = compiled(memory.feeds)[0]
+    assert np.abs(found - right).max() > 0.2
