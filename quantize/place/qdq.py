@@ -303,7 +303,7 @@ def _choose(
         closed = None if part is graph else _shut_out(part, table, known)
         for node in found:
             recurrent = is_op(node, *RECURRENT)
-            wrong = None if recurrent else closed or _wrong_input(node, known)
+            wrong = None if recurrent else closed or _wrong_input(node, known, table)
             if node.name in reasons:
                 report.float_layers.append(FloatLayer(node.name, reasons[node.name]))
             elif wrong is not None:
@@ -343,8 +343,11 @@ def _unable(node: gs.Node, table: Placement) -> str:
     return "two activations are multiplied, which the placement table leaves in float"
 
 
-def _wrong_input(node: gs.Node, known: Mapping[str, Range]) -> str | None:
-    """Return why no scale can be made of what a layer reads; None where it can."""
+def _wrong_input(node: gs.Node, known: Mapping[str, Range], table: Placement) -> str | None:
+    """Return why a layer can't run in integers on what it reads; None where it can."""
+    bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+    if table.bias and is_op(node, "Gemm") and not isinstance(bias, gs.Constant | None):
+        return f"its bias is computed, and {table.target}'s integer Gemm adds constants alone"
     for tensor in node.inputs[: 1 if _weighted(node) else 2]:
         wrong = _wrong(_range(known, tensor))
         if wrong is not None:

@@ -17,6 +17,7 @@ from onnxgraft.graph.operators import WEIGHTED, constant_value, is_op
 from onnxgraft.graph.opset import raise_opset
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import bodies, nodes_within, tidy
+from onnxgraft.stages.quantize.place.carried import carried, let_in
 
 __all__ = ["OLDEST_OPSET", "fingerprint", "measurable", "ready"]
 
@@ -48,10 +49,14 @@ def measurable(model: Model) -> Model:
 def _plain(model: Model) -> Model:
     """Return a copy whose layers read constants where something made weights of one.
 
-    Such as a Transpose, where an embedding is the weights of the last layer too. No two bodies call
-    different tensors by one name, so that ranges are told apart by names. Where nothing has to
-    change it is the model itself.
+    Such as a Transpose, where an embedding is the weights of the last layer too, or a Loop that
+    carries them. No two bodies call different tensors by one name, so that ranges are told apart by
+    names. Where nothing has to change it is the model itself.
     """
+    if carried(model.graph):
+        model = model.copy()
+        let_in(model.graph)
+        tidy(model.graph)
     made = any(_made(node) is not None for node in nodes_within(model.graph))
     if not made and not _named_twice(model.graph):
         return model

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from onnxgraft.graph.walk import bodies, nodes_within
 from onnxgraft.run.exact import exact, exact_graph
 from onnxgraft.stages.quantize import calibrate, improve, quantize, retarget
 from onnxgraft.stages.quantize.place.placement import placement
+from onnxgraft.stages.quantize.place.ready import ready
 from onnxgraft.targets import target_names
 from tests.conftest import model_of
 from tests.quantize.networks import infer, ranges_of, samples_of, sqnr, weights
@@ -529,3 +531,76 @@ def test_weights_may_stand_around_a_body_or_in_it(where: str, target: str, tmp_p
     )
     feeds = {"x": normal(2, 8)}
     np.testing.assert_array_equal(infer(graph, feeds)["y"], infer(other, feeds)["y"])
+
+
+CARRIED = """
+network (float[N, 8] x) => (float[N, 8] y) {
+    count = Constant <value_int = 4> ()
+    always = Constant <value = bool {1}> ()
+    [loop] w_after, y, v_after = Loop (count, always, w1, x, w2) <
+        body = turn (int64 i, bool go, float[8, 8] w, float[N, 8] state, float[8, 8] v)
+            => (bool on, float[8, 8] w_on, float[N, 8] next, float[8, 8] v_on) {
+                on = Identity (go)
+                w_on = Identity (w)
+                [inner] a = MatMul (state, w)
+                [second] b = MatMul (a, v)
+                next = Tanh (b)
+                v_on = Identity (v)
+            }
+    >
+}
+"""
+CARRIED_IN_A_SCAN = """
+network (float[5, 2, 8] x) => (float[5, 2, 8] y) {
+    [scan] last, y = Scan <num_scan_inputs = 1, body = turn (float[8, 8] w, float[2, 8] row)
+        => (float[8, 8] w_on, float[2, 8] out) {
+            w_on = Identity (w)
+            [inner] out = MatMul (row, w)
+        }
+    > (w1, x)
+}
+"""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("text", "layers"), [(CARRIED, 2), (CARRIED_IN_A_SCAN, 1)])
+def test_weights_that_a_body_carries_are_weights(
+    text: str, layers: int, target: str, tmp_path: Path
+) -> None:
+    model = model_of(text, weights(dict.fromkeys(["w1", "w2"][:layers], (8, 8))))
+    graph, report = quantize(model, ranges_of(model, samples_of(model, tmp_path)), target)
+    assert len(report.layers) == layers and not report.float_layers
+    (node,) = [node for node in graph.graph.nodes if node.op in ("Loop", "Scan")]
+    assert not any(isinstance(t, gs.Constant) and t.values.size == 64 for t in node.inputs)
+    stored = [n for n in nodes_within(graph.graph) if n.op == "DequantizeLinear"
+              and isinstance(n.inputs[0], gs.Constant)]  # fmt: skip
+    assert [n.inputs[0].values.dtype for n in stored] == [np.int8] * layers
+    feeds = next(iter(samples_of(model, tmp_path, 1, seed=8))).feeds
+    assert 20 < sqnr(infer(model, feeds)["y"], infer(graph, feeds)["y"]) < 90
+
+
+def test_a_carried_constant_that_is_read_behind_its_loop_is_read_itself() -> None:
+    text = CARRIED.replace("(float[N, 8] y) {", "(float[N, 8] y, float[8, 8] z) {")
+    text = text.rstrip().removesuffix("}") + "z = Neg (w_after) }"
+    model = model_of(text, weights(dict.fromkeys(["w1", "w2"], (8, 8))))
+    plain = ready(model)
+    feeds = {"x": normal(2, 8)}
+    right, found = infer(model, feeds), infer(plain, feeds)
+    for name, value in right.items():
+        np.testing.assert_array_equal(found[name], value)
+    assert len(next(n for n in plain.graph.nodes if n.op == "Loop").inputs) == 3
+    assert plain is not model and ready(plain) is plain
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("w_on = Identity (w)", "w_on = Neg (w)"),
+        ("(float[N, 8] y) {", "(float[N, 8] y, float[8, 8] w_after) {"),
+    ],
+    ids=["that changes", "that is an output"],
+)
+def test_a_state_is_kept(change: tuple[str, str]) -> None:
+    model = model_of(CARRIED.replace(*change), weights(dict.fromkeys(["w1", "w2"], (8, 8))))
+    loop = next(n for n in ready(model).graph.nodes if n.op == "Loop")
+    assert [tensor.name for tensor in loop.inputs[2:]] == ["w1", "x"]

@@ -160,6 +160,9 @@ class _Writer:
             return
         if not isinstance(weights.tensor, np.ndarray) or isinstance(data.tensor, np.ndarray):
             return
+        bias = _bias(node)
+        if bias is not None and _value(bias) is None:
+            return  # it is computed, and stands along the channels
         transposed = is_op(node, "ConvTranspose")
         group = int(node.attrs.get("group", 1))
         scale = _channel_scale(weights, transposed, group)
@@ -255,9 +258,13 @@ class _Writer:
 
         factor = along(scale.astype(np.float64) * data.scale.astype(np.float64)).astype(kind)
         total = self._add("Mul", label, [total, self._hidden(label, factor)], kind)
-        bias = _value(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else None
-        if bias is not None:
-            offset = self._hidden(label, along(bias).astype(kind))
+        bias = _bias(node)
+        value = None if bias is None else _value(bias)
+        if value is not None:
+            offset = self._hidden(label, along(value).astype(kind))
+            total = self._add("Add", label, [total, offset], kind)
+        elif bias is not None:  # of a Gemm, which adds what it reads
+            offset = self._cast(label, bias, kind) if len(parts) > 1 else bias
             total = self._add("Add", label, [total, offset], kind)
         self._replace(node, self._cast(label, total, np.float32) if len(parts) > 1 else total)
 
@@ -398,6 +405,10 @@ class _Writer:
     def _name(self, label: str) -> str:
         self._count += 1
         return self._names.tensor(f"{label}/exact/{self._count}")
+
+
+def _bias(node: gs.Node) -> gs.Tensor | None:
+    return node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
 
 
 def _turned(weights: _Whole, node: gs.Node) -> _Whole | None:
