@@ -10,6 +10,17 @@ from __future__ import annotations
 from onnxgraft.stages.convert.detection import Framework, detect
 from onnxgraft.stages.convert.inspection import Inspection
 from onnxgraft.stages.convert.io_layout import IoLayout
+from onnxgraft.stages.convert.objects import written
 from onnxgraft.stages.convert.original import DEFAULT_OPSET, Original
+from onnxgraft.stages.convert.pictures import told_by
 
-__all__ = ["DEFAULT_OPSET", "Framework", "Inspection", "IoLayout", "Original", "detect"]
+__all__ = [
+    "DEFAULT_OPSET",
+    "Framework",
+    "Inspection",
+    "IoLayout",
+    "Original",
+    "detect",
+    "told_by",
+    "written",
+]

@@ -13,6 +13,7 @@ from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.cut import extract
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.pictures import KEY
 from onnxgraft.graph.tensor_option import TensorOption, parse_tensors, parse_values
 from onnxgraft.graph.wants import Wants, wants_of
 from onnxgraft.run.engine import Engine
@@ -27,6 +28,8 @@ from onnxgraft.stages.convert.inspection import (
     inspect_onnx,
 )
 from onnxgraft.stages.convert.io_layout import IoLayout, set_io_layout
+from onnxgraft.stages.convert.objects import written
+from onnxgraft.stages.convert.pictures import told_by
 from onnxgraft.stages.convert.tensorflow.reading import kind_of, read_tensorflow
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import Cut, FrozenGraph, parse_graphdef
 
@@ -78,7 +81,7 @@ class Original:
     @classmethod
     def of(
         cls,
-        path: str | os.PathLike[str],
+        path: Any,
         *,
         weights: str | os.PathLike[str] | None = None,
         inputs: str | None = None,
@@ -88,9 +91,9 @@ class Original:
         freeze_batchnorm: bool = False,
         trust: Trust = False,
     ) -> Original:
-        """Return the original at ``path``; see the attributes."""
+        """Return the original at ``path``, or of an object: see `written` and the attributes."""
         return cls(
-            os.fspath(path),
+            written(path),
             None if weights is None else os.fspath(weights),
             inputs, outputs, tuple(values), signature, freeze_batchnorm,
             trust if isinstance(trust, bool | str) else tuple(trust),
@@ -123,6 +126,13 @@ class Original:
             io_layout: ``nchw`` and ``nhwc`` change the layout of 4-D inputs and outputs.
             oldest: Raise an ONNX file that is of an earlier opset to this one.
         """
+        model, notes = self._made(opset, io_layout, oldest)
+        told = told_by(self.path, self.framework, model)
+        if told is not None:
+            model.metadata[KEY] = told.written()
+        return model, notes
+
+    def _made(self, opset: int | None, io_layout: IoLayout, oldest: int) -> tuple[Model, list[str]]:
         notes: list[str] = []
         framework = self.framework
         if framework == "onnx":

@@ -63,11 +63,31 @@ def operators() -> Rows:
         yield f"`{name}`", operator.written
 
 
+def presets() -> Rows:
+    """Yield a row for each preset of preprocessing."""
+    from onnxgraft.data.presets import PRESETS
+
+    yield "preset", "is what this computes", "keys"
+    for preset in PRESETS.values():
+        keys = ", ".join(f"`{key} = {_toml(value)}`" for key, value in preset.keys.items())
+        yield f"`{preset.name}`", preset.source, keys
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        numbers = ", ".join(f"{number:.6g}" for number in value)
+        return f"[{numbers}]"
+    return f'"{value}"' if isinstance(value, str) else f"{value}"
+
+
 TABLES: dict[str, tuple[str, Callable[[], Rows]]] = {
     "targets": ("engine.md", targets),
     "passes": ("surgery.md", passes),
     "metrics": ("validate.md", metrics),
     "operators": ("convert.md", operators),
+    "presets": ("data.md", presets),
 }
 
 

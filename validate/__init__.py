@@ -23,10 +23,16 @@ from onnxgraft.stages.validate.metrics import (
     Answered,
     Metric,
     declared,
+    find_metric,
     make_metric,
-    own_function,
 )
-from onnxgraft.stages.validate.polygraphy import Recorded, read_inputs, save_inputs, save_outputs
+from onnxgraft.stages.validate.polygraphy import (
+    Recorded,
+    is_recording,
+    read_inputs,
+    save_inputs,
+    save_outputs,
+)
 from onnxgraft.stages.validate.views.html import write_html
 from onnxgraft.stages.validate.views.junit import write_junit
 from onnxgraft.stages.validate.views.text import render
@@ -52,13 +58,14 @@ __all__ = [
     "declared",
     "find_classes",
     "find_divergence",
+    "find_metric",
     "find_mistake",
     "fit_metric",
+    "is_recording",
     "labelled_rows",
     "make_metric",
     "measure",
     "measured_tolerance",
-    "own_function",
     "read_inputs",
     "read_labels",
     "render",

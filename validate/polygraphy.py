@@ -18,9 +18,19 @@ from onnxgraft.files.limits import RECORDING_BYTES
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource
 
-__all__ = ["Recorded", "read_inputs", "save_inputs", "save_outputs"]
+__all__ = ["Recorded", "is_recording", "read_inputs", "save_inputs", "save_outputs"]
 
-# A JSON is read whole; base64 makes a third more of it.
+# How an array begins in a JSON: numpy's magic bytes in base64.
+_NUMPY = b'"k05VTVBZ'
+
+
+def is_recording(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a JSON is Polygraphy's: one whose arrays are base64 of numpy's own format."""
+    file = Path(path)
+    if file.suffix != ".json" or not file.is_file():
+        return False
+    with file.open("rb") as handle:
+        return _NUMPY in handle.read(1 << 16)
 
 
 def save_inputs(path: str | os.PathLike[str], feeds: Sequence[Feeds]) -> None:

@@ -269,6 +269,7 @@ class Report:
         samples: How many samples were validated on.
         calibrated: How many others were calibrated on; 0 where nothing was.
         data: A sentence on both, where they were parted by the deployment itself.
+        assumed: What was assumed of the images, where no preprocessing was given.
         stages: In order.
         engines: What is known of each from when it was built.
         candidates: The original first.
@@ -290,6 +291,7 @@ class Report:
     samples: int = 0
     calibrated: int = 0
     data: str = ""
+    assumed: str = ""
     stages: list[StageRow] = field(default_factory=list)
     engines: list[EngineRow] = field(default_factory=list)
     candidates: list[CandidateRow] = field(default_factory=list)

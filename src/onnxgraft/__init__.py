@@ -14,6 +14,7 @@ from onnxgraft.errors import InputError, MissingDependencyError, OnnxgraftError
 
 if TYPE_CHECKING:
     from onnxgraft.commands import (
+        Budget,
         LiteEngine,
         Recipe,
         bench,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from onnxgraft.stages.validate.report import Report
 
 __all__ = [
+    "Budget",
     "Engine",
     "InputError",
     "LiteEngine",

@@ -417,7 +417,7 @@ def test_a_count_of_values_other_than_the_channels_is_refused(tmp_path: Path, fi
 
 
 def test_images_feed_one_input_only(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"the model has 2 \(image, x\); use an \.npz"):
+    with pytest.raises(InputError, match=r"the model has 2 \(image, x\); use a \.csv"):
         open_samples(folder, [NHWC, VECTOR])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxgraft.data.functions import Function
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
 from onnxgraft.stages.validate import Candidate, Metric, make_metric, measure, rows
@@ -97,7 +98,7 @@ METRICS: dict[str, Callable[[], Metric] | None] = {
     "top1": lambda: make_metric("top1"),
     "auc": lambda: make_metric("auc"),
     **{
-        function.__name__: lambda function=function: Own(function, function.__name__)  # type: ignore[misc]
+        function.__name__: lambda function=function: Own(Function.of(function))  # type: ignore[misc]
         for function in (accuracy, error_rate, declared_accuracy, declared_error, blind)
     },
 }
@@ -210,7 +211,7 @@ def test_a_declaration_that_is_none_is_refused(key: str, value: object, said: st
 
     setattr(mine, key, value)
     with pytest.raises(InputError, match=said):
-        Own(mine, "mine")
+        Own(Function.of(mine))
 
 
 def test_the_cases_of_a_command_line(tmp_path: Path, cli: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxgraft.data.box_labels import ImageBoxes
 from onnxgraft.data.boxes import form_of
+from onnxgraft.data.functions import Function, Given
 from onnxgraft.data.labels import Labels, labelled
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.samples import Sample, Samples
@@ -17,7 +18,7 @@ from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.stages.validate.measure.stream import unlabelled
 from onnxgraft.stages.validate.measure.tally import labelled_rows
-from onnxgraft.stages.validate.metrics import METRICS, Answered, Metric, make_metric
+from onnxgraft.stages.validate.metrics import METRICS, Answered, Metric, find_metric, make_metric
 
 __all__ = ["Scoring", "fit_metric"]
 
@@ -38,7 +39,7 @@ class Scoring:
 
 
 def fit_metric(
-    name: str,
+    given: Given,
     samples: Samples,
     first: Sample,
     outputs: Outputs,
@@ -51,7 +52,7 @@ def fit_metric(
     """Return a metric that was tried on the answer to one sample.
 
     Args:
-        name: Of the metric.
+        given: The metric; see `find_metric`.
         samples: All of them.
         first: One of them.
         outputs: What the original answers to it.
@@ -64,7 +65,8 @@ def fit_metric(
         InputError: There is no such metric or output, a label is missing, or the metric does not
             fit the output or a label.
     """
-    make_metric(name, classes)  # an unknown name is told
+    name = find_metric(given)  # an unknown name is told
+    make_metric(name, classes)
     how = how or Postprocess()
     output = how.output if output is None else output
     if output is not None and output not in outputs:
@@ -73,15 +75,19 @@ def fit_metric(
         raise InputError(
             f"{samples.source}: the metric {name} needs labels, and {unlabelled(samples)}"
         )
+    if samples.classes and not labels and how.function is None:
+        _check_count(name, samples, outputs[output or next(iter(outputs))])
     if labels:
         first = labelled(first, labels, samples.preprocess)
     notes: tuple[str, ...] = ()
     if name == "map":
-        chosen = dict(outputs) if output is None else {output: outputs[output]}
+        made = outputs if how.function is None else how.applied(outputs)
+        chosen = dict(made) if output is None or output not in made else {output: made[output]}
         rows = {key: value[:1] for key, value in chosen.items()} if first.labels else chosen
         form, alone = form_of(rows, how, first.picture)
-        output = output or alone
-        how = how.model_copy(update={"form": form or how.form, "output": output})
+        looked = output or alone
+        how = how.model_copy(update={"form": form or how.form, "output": looked})
+        output = looked if how.function is None else output
         if how.score:
             some = f"map counts boxes of a score of {how.score:g} and more, as [postprocess] says; "
             notes = (f"{some}without score it would see the whole curve",)
@@ -96,6 +102,17 @@ def fit_metric(
                 metric.add(row, each)
             break
     return Scoring(make, output, notes)
+
+
+def _check_count(name: str | Function, samples: Samples, output: Array) -> None:
+    """Raise InputError where data number another number of classes than a network has scores."""
+    scores = [dim for dim in output.shape[1:] if dim != 1]
+    if name in METRICS and len(scores) == 1 and scores[0] != len(samples.classes):
+        raise InputError(
+            f"{samples.source}: has {len(samples.classes)} classes ({samples.classes[0]}, ...), "
+            f"and the network has {scores[0]} scores: name its classes in order with --classes, "
+            "or classes in [validate]"
+        )
 
 
 def _every_class(labels: Labels) -> Iterator[Array]:

@@ -87,7 +87,7 @@ def unlabelled(samples: Samples) -> str:
         for position in range(len(samples))
         for pair in (samples.files_at(position) if samples.files else ())
     ]
-    bare = [path for path, label in pairs if label is None]
+    bare = [paths[0] for paths, label in pairs if label is None]
     if not bare or len(bare) == len(pairs):
         return "there are none"
     return f"{len(bare)} of {len(pairs)} images have none, the first is {bare[0].name}"

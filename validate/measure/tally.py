@@ -108,7 +108,7 @@ class Tally:
         self.turned += sample.turned
         size = sample.picture
         answered = {name: Answered(value, expected, size) for name, value in expected.items()}
-        detection = isinstance(self.metrics[0], Detection)
+        detection = isinstance(getattr(self.metrics[0], "metric", self.metrics[0]), Detection)
         self._score(0, sample, answered[metric_output])
         for index, outputs in enumerate(others):
             actual = arranged(expected, outputs)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 
-from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import existing_file
+from onnxgraft.data.functions import Function
+from onnxgraft.data.postprocess import Postprocess
+from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.difference import Sum
-from onnxgraft.stages.validate.metrics.metric import Answered, Curve, Direction
+from onnxgraft.stages.validate.metrics.metric import Answered, Curve, Direction, Metric
 
-__all__ = ["Own", "declared", "own_function"]
+__all__ = ["Own", "Processed", "declared"]
 
 
 class Own:
@@ -26,17 +25,16 @@ class Own:
     value (1, or 100 of percents), and ``function.direction``, ``"up"`` or ``"down"``.
     """
 
-    def __init__(self, function: Callable[[Array, Array], Any], name: str) -> None:
+    def __init__(self, function: Function) -> None:
         """Begin with nothing.
 
         Args:
             function: Takes an output of batch 1 and its label, and returns a number or several by
                 name.
-            name: Of a single number.
         """
-        self.name = name
-        self.scale, self.direction = declared(function, name)
-        self._function = function
+        self.name = function.title
+        self.scale, self.direction = declared(function)
+        self._function: Function | None = function
         self._sums: dict[str, Sum] = {}
         self._count = 0
 
@@ -46,6 +44,7 @@ class Own:
 
     def add(self, answered: Answered, label: Array) -> None:
         """Take in one sample."""
+        assert self._function is not None
         try:
             found = self._function(answered.output, label)
             named = found if isinstance(found, Mapping) else {self.name: found}
@@ -86,35 +85,54 @@ class Own:
         return []
 
 
-def declared(function: object, name: str) -> tuple[float | None, Direction | None]:
+class Processed:
+    """A metric of what the user's postprocessing makes of the outputs."""
+
+    def __init__(self, metric: Metric, how: Postprocess) -> None:
+        """Begin with a new metric; ``how`` has the function."""
+        self.metric = metric
+        self.name, self.scale, self.direction = metric.name, metric.scale, metric.direction
+        self._how: Postprocess | None = how
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the function behind: only what was measured travels between processes."""
+        return {**self.__dict__, "_how": None}
+
+    def add(self, answered: Answered, label: Array) -> None:
+        """Take in one sample."""
+        assert self._how is not None
+        outputs = self._how.applied(answered.outputs)
+        output = self._how.output if self._how.output in outputs else next(iter(outputs))
+        self.metric.add(Answered(outputs[output], outputs, answered.size), label)
+
+    def merge(self, other: Self) -> None:
+        """Take in another part."""
+        self.metric.merge(other.metric)
+
+    def values(self) -> dict[str, float]:
+        """Return those of the metric."""
+        return self.metric.values()
+
+    def per_class(self) -> dict[str, float]:
+        """Return those of the metric."""
+        return self.metric.per_class()
+
+    def confusion_table(self) -> dict[str, list[int]]:
+        """Return that of the metric."""
+        return self.metric.confusion_table()
+
+    def curves(self) -> list[Curve]:
+        """Return those of the metric."""
+        return self.metric.curves()
+
+
+def declared(function: Function) -> tuple[float | None, Direction | None]:
     """Return the scale and the direction that a function declares; None where it does not."""
-    scale, direction = (getattr(function, key, None) for key in ("scale", "direction"))
+    name = function.title
+    scale, direction = (getattr(function.call, key, None) for key in ("scale", "direction"))
     number = isinstance(scale, int | float) and not isinstance(scale, bool)
     if scale is not None and not (number and math.isfinite(scale) and scale > 0):
         raise InputError(f"the metric {name}: its scale is {scale!r}; write its largest value: 100")
     if direction not in (None, "up", "down"):
         raise InputError(f'the metric {name}: its direction is {direction!r}; write "up" or "down"')
     return None if scale is None else float(scale), direction
-
-
-def own_function(name: str) -> Callable[..., Any]:
-    """Return the function ``FILE.py:FUNCTION`` of the user's own; the file is run.
-
-    Raises:
-        InputError: The file is not there or can't be run, or has no such function.
-    """
-    path, _, function = name.rpartition(":")
-    file = existing_file(path, "the metric's file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # it is the user's own
-        raise InputError(f"{file}: can't be run ({type(error).__name__}: {error})") from error
-    found = getattr(module, function, None)
-    if not callable(found):
-        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise InputError(f"{file}: has no function {function!r}; {nearest(function, known)}")
-    return found  # type: ignore[no-any-return]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def gallery_rows(
         for answer in answers:
             index = samples.indices[answer.position]
             files = samples.files_at(answer.position) if samples.files else ()
-            name = files[0][0].name if files else f"sample {index}"
+            name = files[0].images[0].name if files else f"sample {index}"
             if answer.apart:
                 shown.append(_row(row.name, name, answer, samples, index, classes))
     return sorted(shown, key=lambda row: -row.apart)[:_MOST]
@@ -62,6 +63,8 @@ def _row(
         base[apart] = (40, 40, 220)  # red in OpenCV's order
         return GalleryRow(candidate, name, answer.apart, photograph, expected, actual, _png(base))
     label = samples.labels[index] if samples.labels is not None else None
+    if samples.files and isinstance(samples.files[index].label, int):
+        label = samples.files[index].label
     right = "" if label is None or np.ndim(label) else _class(int(label), classes)
     both = (answer.expected, answer.actual)
     said, other = (_class(int(np.ravel(value)[0]), classes) for value in both)
@@ -87,10 +90,7 @@ def _colors(classes: str | None, count: int) -> NDArray[np.uint8]:
 
 def _photograph(samples: Samples, index: int) -> str:
     """Return the picture of a sample: as the network sees it, with the preprocessing undone."""
-    one = Samples(
-        samples.source, samples.inputs, samples.preprocess, (index,), samples.files,
-        samples.arrays, samples.labels,
-    )  # fmt: skip
+    one = replace(samples, indices=(index,))
     sample: Sample = next(iter(one))
     value = next(iter(sample.feeds.values()))
     value = value[0] if value.ndim == 4 else value
@@ -101,11 +101,8 @@ def _photograph(samples: Samples, index: int) -> str:
     if value.shape[2] not in (1, 3):
         return ""
     pixels: Array = value.astype(np.float32)
-    if samples.files:
-        recipe = samples.preprocess
-        pixels = pixels / np.asarray(recipe.scale, np.float32) + np.asarray(recipe.mean, np.float32)
-        if recipe.color == "rgb":
-            pixels = pixels[:, :, ::-1]
+    if samples.files and samples.preprocess.function is None:
+        pixels = samples.preprocess.pixels(pixels)
     else:
         span = float(np.ptp(pixels)) or 1.0
         pixels = (pixels - pixels.min()) * (255 / span)

@@ -17,6 +17,8 @@ __all__ = ["render"]
 
 def render(report: Report, console: Console) -> None:
     """Print the tables of ``report``."""
+    if report.assumed:
+        _say(console, report.assumed, "bold")
     if report.data:
         _say(console, report.data, "bold")
     if report.stages:

@@ -34,7 +34,7 @@ from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
 from onnxgraft.stages.convert.tensorflow.reading.text import parse_text
 from onnxgraft.stages.convert.tensorflow.running import reason_of, tensorflow
 
-__all__ = ["freeze_keras", "read_keras", "read_saved_model"]
+__all__ = ["freeze_keras", "keras_names", "read_keras", "read_saved_model"]
 
 DEFAULT_SIGNATURE = "serving_default"
 # A Keras configuration is text; more than this is none.
@@ -336,6 +336,18 @@ def _configuration(file: Path) -> _Configuration:
         zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         raise ModelError(f"{file}: not a Keras model ({error})") from error
+
+
+def keras_names(file: Path) -> tuple[str, ...]:
+    """Return the names of the models in a Keras file, the outermost first."""
+    found, waiting = [], [_configuration(file).model]
+    while waiting:
+        entry = waiting.pop(0)
+        inside = entry.get("config") if isinstance(entry, dict) else None
+        if isinstance(inside, dict) and isinstance(inside.get("layers"), list):
+            found.append(str(inside.get("name", "")))
+            waiting += inside["layers"]
+    return tuple(found)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:

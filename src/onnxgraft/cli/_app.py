@@ -244,7 +244,7 @@ def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:
 
     The user's own code may, and a cluster's processes have to connect.
     """
-    texts = [value for value in given.values() if isinstance(value, str)]
+    texts = [str(value) for value in given.values() if isinstance(value, str | Path)]
     if given.get("ray") or any(".py:" in text for text in texts):
         return None
     places = [given[key] for key in _WRITTEN if isinstance(given.get(key), Path)]

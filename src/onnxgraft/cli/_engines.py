@@ -97,6 +97,7 @@ def build(
     ranges: RangesUsed = None,
     data: DataUsed = None,
     recipe: RecipeFile = None,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
     cpu: CpuName = None,
     prove: Annotated[
         bool,
@@ -123,8 +124,8 @@ def build(
         model, out, target=target, precision=precision, shapes=shapes, min_shapes=min_shapes,
         max_shapes=max_shapes, batches=batches, hint=hint, threads=threads, workspace=workspace,
         level=level, timing_cache=timing_cache, version_compatible=version_compatible,
-        calibration=calibration, ranges=ranges, data=data, recipe=recipe, cpu=cpu, prove=prove,
-        layers=layers,
+        calibration=calibration, ranges=ranges, data=data, recipe=recipe,
+        trust=trust_of(trust), cpu=cpu, prove=prove, layers=layers,
     )  # fmt: skip
 
 

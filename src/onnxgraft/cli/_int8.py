@@ -29,6 +29,8 @@ from onnxgraft.cli._options import (
     PreprocessFile,
     Ray,
     TargetName,
+    Trusted,
+    trust_of,
 )
 
 __all__ = ["calibrate", "quantize"]
@@ -44,7 +46,8 @@ MaybeData = Annotated[
     typer.Option(
         metavar="DATA",
         rich_help_panel=DATA,
-        help="Folder of images, list file, or .npz with an array for each input.",
+        help="Folder of images (by class, too), list (.txt, .csv, .json), or .npz with an array "
+        "for each input.",
     ),
 ]
 
@@ -58,6 +61,7 @@ def calibrate(
     out: Out,
     data: MaybeData = None,
     preprocess: PreprocessFile = None,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
     method: Annotated[
         MethodName,
         typer.Option(
@@ -140,8 +144,9 @@ def calibrate(
     from onnxgraft import commands
 
     return commands.calibrate(
-        model, out, data=data, preprocess=preprocess, method=method, target=target or None,
-        images=images, seed=seed, workers=workers, ray=ray, resume=resume, skip_bad=skip_bad,
+        model, out, data=data, preprocess=preprocess, trust=trust_of(trust), method=method,
+        target=target or None, images=images, seed=seed, workers=workers, ray=ray, resume=resume,
+        skip_bad=skip_bad,
         per_channel=per_channel, validation=validation, ranges=ranges, overrides=overrides,
         cache_out=cache_out, trt_version=trt_version,
     )  # fmt: skip
@@ -248,6 +253,7 @@ def quantize(
     ] = None,
     preprocess: PreprocessFile = None,
     postprocess: PostprocessFile = None,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
     labels: LabelsFile = None,
     classes: Classes = None,
     metric_output: MetricOutput = None,
@@ -316,7 +322,8 @@ def quantize(
         set_range=set_range, overrides=overrides,
         keep_float=keep_float, floats=chosen, int8=int8, on_overflow=on_overflow, samples=samples,
         improve=improve, budget=budget, data=data, preprocess=preprocess,
-        postprocess=postprocess, labels=labels, classes=classes, metric_output=metric_output,
+        postprocess=postprocess, trust=trust_of(trust), labels=labels, classes=classes,
+        metric_output=metric_output,
         trials=trials, resume=resume, images=images, seed=seed, placement=placement,
         show_placement=show_placement, explain=explain, cpu=cpu, cache_out=cache_out,
         trt_version=trt_version,

@@ -101,8 +101,9 @@ Trusted = Annotated[
     list[str],
     typer.Option(
         "--trust", metavar="[=NAME]", rich_help_panel=MODEL,
-        help="Allow code in the model file (Keras Lambda layers, custom objects, pickles), or an "
-        "engine without a passport; --trust=NAME allows what has that name, and nothing else.",
+        help="Allow code in the model file (Keras Lambda layers, custom objects, pickles) or named "
+        "by a recipe or passport, or an engine without a passport; --trust=NAME allows what has "
+        "that name, and nothing else.",
     ),
 ]  # fmt: skip
 Data = Annotated[
@@ -110,14 +111,16 @@ Data = Annotated[
     typer.Option(
         metavar="DATA",
         rich_help_panel=DATA,
-        help="Folder of images, list file, or .npz with an array for each input.",
+        help="Folder of images (by class, too), list (.txt, .csv, .json), or .npz with an array "
+        "for each input.",
     ),
 ]
 PreprocessFile = Annotated[
     Path | None,
     typer.Option(
         metavar="RECIPE.toml", rich_help_panel=DATA,
-        help="TOML file with a \\[preprocess] table: how images become inputs.",
+        help="TOML file with a \\[preprocess] table: how images become inputs; or the name of a "
+        "preset, or FILE.py:FUNCTION.",
     ),
 ]  # fmt: skip
 PostprocessFile = Annotated[
@@ -125,7 +128,7 @@ PostprocessFile = Annotated[
     typer.Option(
         metavar="RECIPE.toml", rich_help_panel=DATA,
         help="TOML file with a \\[postprocess] table: what outputs mean; that of --preprocess if "
-        "not given.",
+        "not given; or FILE.py:FUNCTION.",
     ),
 ]  # fmt: skip
 LabelsFile = Annotated[

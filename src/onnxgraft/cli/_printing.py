@@ -106,6 +106,8 @@ def operated(done: Operated, console: Console) -> None:
 def calibrated(done: Calibrated, console: Console) -> None:
     """Print what was measured, and how settled it is."""
     chosen = done.ranges
+    if done.assumed:
+        say(console, done.assumed)
     say(
         console,
         f"{done.out}: {chosen.method} ranges of {len(chosen.tensors)} tensors, {chosen.images} "
@@ -130,6 +132,8 @@ def quantized(done: Quantized, console: Console) -> None:
         for line in done.placement.splitlines():
             say(console, line)
         return
+    if done.assumed:
+        say(console, done.assumed)
     for line in _int8_lines(done.done, done.out):
         say(console, line)
     if done.cache_out:
@@ -167,7 +171,7 @@ def _int8_lines(done: Int8Graph, out: str) -> list[str]:
 def _mixes(search: BudgetReport) -> list[str]:
     """Return the table of mixes, and how the search went."""
     floats = list(dict.fromkeys(kind for row in search.rows for kind in row.layers))
-    rows = [["", *floats, "MACs in INT8", search.budget.metric, "loss", "engine", "latency"]]
+    rows = [["", *floats, "MACs in INT8", str(search.budget.metric), "loss", "engine", "latency"]]
     for row in search.rows:
         rows.append([
             row.name,
@@ -246,6 +250,8 @@ def benched(done: Benched, console: Console) -> None:
 
 def inferred(done: Inferred, console: Console) -> None:
     """Print what an engine says of each image."""
+    if done.assumed:
+        say(console, done.assumed)
     for answer in done.answers:
         say(console, answer.image)
         for line in answer.lines():

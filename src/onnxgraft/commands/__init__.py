@@ -7,6 +7,7 @@ result: what the command prints, as an object with ``to_json`` and ``passed``.
 from __future__ import annotations
 
 from onnxgraft.commands._bench import Benched, bench
+from onnxgraft.commands._budget import Budget
 from onnxgraft.commands._build import BuiltEngine, build, bundle
 from onnxgraft.commands._calibrate import Calibrated, calibrate
 from onnxgraft.commands._convert import Converted, convert
@@ -22,6 +23,7 @@ from onnxgraft.commands._validate import validate
 __all__ = [
     "Answer",
     "Benched",
+    "Budget",
     "BuiltEngine",
     "Calibrated",
     "Converted",

@@ -13,13 +13,13 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from onnxgraft.commands._arguments import Numbers, numbers
-from onnxgraft.commands._opening import Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
 from onnxgraft.files.trust import Trust, trusts
 from onnxgraft.graph.model import Model
 from onnxgraft.progress import track
-from onnxgraft.stages.convert import Original
+from onnxgraft.stages.convert import Original, written
 from onnxgraft.stages.engine import graph_precision
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.engine.passport import record as record_in_passport
@@ -131,10 +131,10 @@ class Benched:
 
 
 def bench(
-    engines: Sequence[Place],
+    engines: Sequence[ModelGiven],
     *,
     batch: Numbers = "1,4,16,32,64",
-    against: Place | None = None,
+    against: ModelGiven = None,
     weights: Place | None = None,
     rounds: int = 5,
     runs: int = 10,
@@ -147,7 +147,7 @@ def bench(
     A turn of a slow network ends after three seconds; ``runs`` of the rows say how many there were.
 
     Args:
-        engines: Engines or ONNX files, in the order of the table.
+        engines: Engines or ONNX files, in the order of the table; or models in memory.
         batch: Images in one inference.
         against: The original, as the reference.
         weights: The weights of an original that is a Caffe network.
@@ -160,6 +160,7 @@ def bench(
     Raises:
         InputError: A target can't be loaded, or none takes any of the batches.
     """
+    engines = [written(engine) for engine in engines]
     targets = bench_targets(
         engines, None if against is None else Original.of(against, weights=weights, trust=trust),
         threads=threads, trust=trust,

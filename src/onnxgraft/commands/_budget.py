@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.commands._mix_engines import MixEngines
+from onnxgraft.data.functions import Function, is_function_path
 from onnxgraft.data.labels import labelled
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.samples import Sample, Samples
@@ -51,9 +52,9 @@ from onnxgraft.stages.validate import (
     Answered,
     Labels,
     declared,
+    find_metric,
     fit_metric,
     labelled_rows,
-    own_function,
 )
 from onnxgraft.targets import Floats, find_target
 from onnxgraft.targets.cpu import Cpu
@@ -69,23 +70,34 @@ _ROUNDS = 4
 _OUTPUT_METRICS = ("cosine", "sqnr")
 _FORMAT = "onnxgraft.search/1"
 
-# Of an output of batch 1 and its label, None where there is none; the mean over samples counts.
-Score = Callable[[Array, Array | None], float]
-
 
 @dataclass(frozen=True)
 class Budget:
     """What may be lost.
 
     Attributes:
-        metric: ``miou``, ``top1``, ``cosine``, ``sqnr``, or ``FILE.py:FUNCTION``: of an output
-            and its label, the mean of which counts; it declares its ``direction``.
+        metric: ``miou``, ``top1``, ``cosine``, ``sqnr``, or a function of an output and its label,
+            the mean of which counts; it declares its ``direction``.
         drop: In the metric's unit: points of ``miou`` and ``top1``, what cosine may be less than
             1; for ``sqnr`` the dB that there have to be at least.
     """
 
-    metric: str
+    metric: str | Function
     drop: float
+
+    def __post_init__(self) -> None:
+        """Take a callable as a function with a name and a hash."""
+        if not isinstance(self.metric, str):
+            object.__setattr__(self, "metric", find_metric(self.metric))
+
+    def loaded(self) -> Budget:
+        """Return the same with its function, where it names one; the file is run."""
+        return replace(self, metric=find_metric(self.metric)) if self.own else self
+
+    @property
+    def own(self) -> bool:
+        """Whether the metric is a function of the user's own."""
+        return isinstance(self.metric, Function) or is_function_path(self.metric)
 
     @property
     def needs_labels(self) -> bool:
@@ -150,6 +162,11 @@ class BudgetReport:
     measured: str
     notes: list[str] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values; a function by its name."""
+        plain = Budget(str(self.budget.metric), self.budget.drop)
+        return asdict(replace(self, budget=plain))
+
     def __str__(self) -> str:
         """Return the outcome as a sentence."""
         best, verdict = self.rows[-1], "is met" if self.passed else "is NOT met; the best mix is"
@@ -177,7 +194,7 @@ def read_budget(text: str) -> Budget:
     if not sign or not metric or not math.isfinite(drop):
         raise InputError(f"--budget {text}: write METRIC=DROP, such as miou=0.3")
     known = (*METRICS, *_OUTPUT_METRICS)
-    if ".py:" not in metric and metric not in known:
+    if not is_function_path(metric) and metric not in known:
         raise InputError(
             f"--budget {text}: no metric is called {metric!r}; {nearest(metric, known)}, or name "
             "a function of your own as FILE.py:FUNCTION"
@@ -227,6 +244,7 @@ def within_budget(
         InputError: The metric can't be computed, or is NaN for the float graph.
     """
     start = time.perf_counter()
+    budget = budget.loaded()
     metric = _MixMetric(prepared, table, budget, samples, most)
     metric.begin(classes, output, how, labels)
     memory = _Memory(
@@ -433,9 +451,9 @@ class _MixMetric:
         self.most = most
         self.tried = 0
         self.notes: list[str] = []
-        self.score = own_function(budget.metric) if ".py:" in budget.metric else None
+        self.score = budget.metric if isinstance(budget.metric, Function) else None
         # A loss is less of the metric, or more of it.
-        self.sign = 1.0 if self.score is None else _sign(self.score, budget.metric)
+        self.sign = 1.0 if self.score is None else _sign(self.score)
         self.expected: list[Array] = []
         self.nothing_lost = 0.0
 
@@ -449,6 +467,7 @@ class _MixMetric:
         """Measure the float graph."""
         names = [spec.name for spec in self.prepared.model.outputs]
         self.labels = labels or Labels()
+        self.how = how or Postprocess()
         self.output = output or (None if how is None else how.output) or names[0]
         if self.output not in names:
             raise InputError(f"no output is called {self.output!r}; {nearest(self.output, names)}")
@@ -512,6 +531,16 @@ class _MixMetric:
             add(index, Answered(value, outputs, sample.picture), sample)
         return result()
 
+    def _processed(self, answered: Answered, number: int, output: Array) -> Array:
+        """Return what the user's postprocessing makes of a row of the outputs."""
+        if self.how.function is None:
+            return output
+        outputs = answered.outputs
+        if output is not answered.output:
+            outputs = {name: value[number : number + 1] for name, value in outputs.items()}
+        made = self.how.applied(outputs)
+        return made[self.output] if self.output in made else next(iter(made.values()))
+
     def _meter(self) -> tuple[Callable[[int, Answered, Sample], None], Callable[[], float]]:
         """Return a function that takes in a sample, and one that returns the metric."""
         budget = self.budget
@@ -522,7 +551,12 @@ class _MixMetric:
             def add_score(index: int, answered: Answered, sample: Sample) -> None:
                 value = answered.output
                 try:
-                    scores.extend(float(score(*row)) for row in sample.rows(value))
+                    scores.extend(
+                        float(score(self._processed(answered, number, output), label))
+                        for number, (output, label) in enumerate(sample.rows(value))
+                    )
+                except OnnxgraftError:
+                    raise
                 except Exception as error:  # it is the user's own
                     raise InputError(
                         f"--budget {budget.metric}: the function failed on an output of "
@@ -549,17 +583,17 @@ class _MixMetric:
         def compare(index: int, answered: Answered, sample: Sample) -> None:
             difference.add(self.expected[index], answered.output)
 
-        return compare, lambda: getattr(difference, budget.metric)
+        return compare, lambda: getattr(difference, str(budget.metric))
 
 
-def _sign(function: Score, name: str) -> float:
+def _sign(function: Function) -> float:
     """Return 1 where more of a user's own metric is better, and -1 where less of it is."""
-    key = name.rpartition(":")[2]
-    direction = declared(function, key)[1]
+    key = function.title
+    direction = declared(function)[1]
     if direction is None:
         raise InputError(
-            f"--budget {name}: the function does not declare whether more or less is better; write "
-            f'{key}.direction = "up" or "down" behind it'
+            f"--budget {function}: the function does not declare whether more or less is better; "
+            f'write {key}.direction = "up" or "down" behind it'
         )
     return 1.0 if direction == "up" else -1.0
 

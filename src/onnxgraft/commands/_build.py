@@ -9,15 +9,16 @@ from typing import Any
 
 from onnxgraft.commands._arguments import Numbers, ShapesGiven, numbers
 from onnxgraft.commands._arguments import shapes as _shapes
+from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._evidence import evidence
-from onnxgraft.commands._opening import Place, as_model
+from onnxgraft.commands._opening import ModelGiven, Place, as_model
 from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_place, existing_file, write_json
 from onnxgraft.files.limits import CACHE_BYTES
-from onnxgraft.graph.model import Model
+from onnxgraft.files.trust import Trust
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.stages import engine as stage
 from onnxgraft.stages.engine import BuildOptions, Bundle, Layer, Passport
@@ -58,7 +59,7 @@ class BuiltEngine:
 
 
 def build(
-    model: Place | Model,
+    model: ModelGiven,
     out: Place,
     *,
     target: str | None = None,
@@ -77,6 +78,7 @@ def build(
     ranges: Place | None = None,
     data: Place | None = None,
     recipe: Place | None = None,
+    trust: Trust = False,
     cpu: str | None = None,
     prove: bool = True,
     layers: Place | None = None,
@@ -102,6 +104,7 @@ def build(
         ranges: The ranges that were used: for the passport, and to check FP16 for overflow.
         data: Calibration data: the engine is run on some of it, and the passport names it.
         recipe: A recipe, whose preprocessing makes samples of images; `infer` will use it too.
+        trust: Run the functions that the recipe names: True, or their names.
         cpu: The processor that the engine is for; None is this machine's.
         prove: Whether to run the engine, if it can run here, beside the exact answer of its graph.
         layers: Where to list the layers as the library fused them.
@@ -132,7 +135,8 @@ def build(
     graph = as_model(model)
     samples: Iterable[Feeds] = ()
     if data is not None and prove:
-        preprocess = None if recipe is None else read_tables(recipe)[0]
+        given = None if recipe is None else read_tables(recipe, trust)[0]
+        preprocess, _ = assumed(given, data, graph.metadata, graph.inputs)
         samples = (sample.feeds for sample in open_samples(data, graph.inputs, preprocess))
     passport = stage.build(
         graph, out, aim,
@@ -149,11 +153,11 @@ def build(
 
 
 def bundle(
-    model: Place | Model,
+    model: ModelGiven,
     out: Place,
     *,
     precision: Precision | None = None,
-    float_model: Place | Model | None = None,
+    float_model: ModelGiven = None,
     calibration: Place | None = None,
     shapes: ShapesGiven = None,
     min_shapes: ShapesGiven = None,

@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from onnxgraft.commands._arguments import Names, names
-from onnxgraft.commands._opening import Place, as_model
-from onnxgraft.commands._recipe import as_preprocess
-from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.commands._assumed import assumed
+from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._recipe import PreprocessGiven, given_tables
 from onnxgraft.data.ranges import Ranges, read_overrides
-from onnxgraft.data.samples import Samples, as_samples, overlap
+from onnxgraft.data.samples import Data, Samples, as_samples, overlap
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import check_place
+from onnxgraft.files.trust import Trust
 from onnxgraft.graph.model import Model
 from onnxgraft.run.raising import raised
 from onnxgraft.stages import quantize as stage
@@ -31,6 +32,7 @@ class Calibrated:
         cache: Where TensorRT's calibration cache was written; empty if nowhere.
         trt_version: The TensorRT that the cache is for.
         notes: Sentences that the user should read.
+        assumed: What was assumed of the images, where no preprocessing was given.
     """
 
     ranges: Ranges
@@ -38,6 +40,7 @@ class Calibrated:
     cache: str = ""
     trt_version: str = ""
     notes: list[str] = field(default_factory=list)
+    assumed: str = ""
 
     passed = True
 
@@ -45,6 +48,7 @@ class Calibrated:
         """Return the ranges without their histograms, as plain values."""
         return {
             "out": self.out,
+            "assumed": self.assumed,
             "images": self.ranges.images,
             "skipped": self.ranges.skipped,
             "notes": self.notes,
@@ -54,11 +58,12 @@ class Calibrated:
 
 
 def calibrate(
-    model: Place | Model,
+    model: ModelGiven,
     out: Place | None = None,
     *,
-    data: Place | Samples | None = None,
-    preprocess: Place | Preprocess | None = None,
+    data: Data = None,
+    preprocess: PreprocessGiven = None,
+    trust: Trust = False,
     method: Choice = "auto",
     target: Names = None,
     images: int | None = None,
@@ -68,7 +73,7 @@ def calibrate(
     resume: bool = False,
     skip_bad: bool = False,
     per_channel: Names = None,
-    validation: Place | Samples | None = None,
+    validation: Data = None,
     ranges: Place | Ranges | None = None,
     overrides: Place | None = None,
     cache_out: Place | None = None,
@@ -79,8 +84,11 @@ def calibrate(
     Args:
         model: An ONNX file, or a model.
         out: Where to write the ranges; None writes none.
-        data: A folder of images, a list file or an ``.npz``; or samples.
-        preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself.
+        data: A folder of images, a list file or an ``.npz``; samples; or arrays, an iterable, a
+            dataset, a loader, or a function that returns one: see `open_samples`.
+        preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself; or the name of
+            a preset, or a function.
+        trust: Run the functions that the TOML file names: True, or their names.
         method: How ranges are chosen. ``auto`` tries every method, and takes the one with which the
             whole network loses least on samples of the data that were kept apart.
         target: Measure for these targets alone, which costs less; for all if None.
@@ -114,6 +122,7 @@ def calibrate(
     check_place(cache_out)
     by_hand = read_overrides(overrides) if overrides else {}
     graph = as_model(model)
+    told = ""
     notes: list[str] = []
     if cache_out is None:  # what can't be quantized is told before the work
         graph, notes = raised(graph, stage.OLDEST_OPSET)
@@ -129,7 +138,9 @@ def calibrate(
             )
         chosen = stage.rechoose(chosen, method)
     elif data is not None:
-        recipe = as_preprocess(preprocess)
+        recipe, told = assumed(
+            given_tables(preprocess, None, trust)[0], data, graph.metadata, graph.inputs
+        )
         samples = as_samples(data, graph.inputs, recipe, images=images, seed=seed)
         others = None if validation is None else as_samples(validation, graph.inputs, recipe)
         checkpoint = None if out is None else stage.Checkpoint(f"{out}.partial", resume=resume)
@@ -148,7 +159,9 @@ def calibrate(
     chosen = chosen.with_overrides(by_hand, f"{overrides}:")
     if out is not None:
         chosen.save(out)
-    result = Calibrated(chosen, "" if out is None else str(out), notes=[*notes, *chosen.notes])
+    result = Calibrated(
+        chosen, "" if out is None else str(out), notes=[*notes, *chosen.notes], assumed=told
+    )
     result.notes += [note for note in (chosen.choice, chosen.advice) if note]
     if cache_out is not None and trt_version is not None:
         result.notes += stage.write_cache(cache_out, graph, chosen, trt_version)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnxgraft.commands._integer_kernels import held_by_rounding
-from onnxgraft.commands._opening import Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import atomic, check_place
 from onnxgraft.files.trust import Trust
@@ -92,7 +92,7 @@ class Converted:
 
 
 def convert(
-    model: Place,
+    model: ModelGiven,
     out: Place | None = None,
     *,
     weights: Place | None = None,
@@ -111,7 +111,8 @@ def convert(
 
     Args:
         model: A TensorFlow graph, SavedModel or checkpoint, a Keras or TFLite file, a PyTorch
-            program (.pt2), a Caffe prototxt or an ONNX file.
+            program (.pt2), a Caffe prototxt or an ONNX file; or a Keras model, a ``tf.Module``, an
+            ``onnx.ModelProto``, or a pair of a torch module and its example inputs.
         out: Where to write the ONNX file; None writes none.
         weights: The weights of a Caffe network.
         inputs: Where to cut the graph's beginning, such as ``a:0,b:0[1,224,224,3]``.

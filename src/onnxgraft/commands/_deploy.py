@@ -6,36 +6,40 @@ from pathlib import Path
 
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._deployment import run_recipe
-from onnxgraft.commands._opening import Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.commands._recipe import (
     DEFAULT_TARGETS,
+    PostprocessGiven,
+    PreprocessGiven,
     Recipe,
     given_tables,
     joined,
     make_recipe,
     read_recipe,
 )
-from onnxgraft.data.postprocess import Postprocess
-from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.functions import Given
+from onnxgraft.data.samples import Data
 from onnxgraft.errors import InputError
 from onnxgraft.files.trust import Trust
+from onnxgraft.stages.convert import written
+from onnxgraft.stages.validate import find_metric
 from onnxgraft.stages.validate.report import Report
 
 __all__ = ["deploy"]
 
 
 def deploy(
-    recipe: Place | Recipe,
+    recipe: ModelGiven | Recipe,
     out: Place | None = None,
     *,
-    data: Place | None = None,
-    validate_on: Place | None = None,
+    data: Data = None,
+    validate_on: Data = None,
     weights: Place | None = None,
-    preprocess: Place | Preprocess | None = None,
-    postprocess: Place | Postprocess | None = None,
+    preprocess: PreprocessGiven = None,
+    postprocess: PostprocessGiven = None,
     inputs: str | None = None,
     outputs: str | None = None,
-    metric: str | None = None,
+    metric: Given | None = None,
     labels: Place | None = None,
     classes: str | None = None,
     targets: Names = None,
@@ -48,27 +52,31 @@ def deploy(
     """Take a model all the way: convert, clean, calibrate, quantize, build, validate.
 
     Args:
-        recipe: A recipe (``.toml``) or a model file; or the recipe itself.
+        recipe: A recipe (``.toml``) or a model file; or the recipe itself, or a model as `convert`
+            takes it.
         out: A folder, made if it is not there; None takes ``NAME.onnxgraft``. It holds
             ``model.onnx``, ``ranges.json``, for each target ``model.int8.TARGET.onnx`` and an
             engine with its passport, and the report as ``report.html``, ``report.json`` and
             ``junit.xml``.
-        data: Of a model file: the data to calibrate on.
+        data: Of a model file: the data to calibrate on; a path, samples, or arrays, an iterable, a
+            dataset, a loader, or a function that returns one: see `open_samples`.
         validate_on: Of a model file: the data to validate on; None keeps a quarter of ``data`` for
             it, which is not calibrated on.
         weights: Of a prototxt: the weights.
-        preprocess: Of a model file: a TOML file with a ``[preprocess]`` table, or the recipe.
-        postprocess: Of a model file: a TOML file with a ``[postprocess]`` table, or the table; None
-            takes that of the file ``preprocess``.
+        preprocess: Of a model file: a TOML file with a ``[preprocess]`` table, or the recipe; or
+            the name of a preset, or a function.
+        postprocess: Of a model file: a TOML file with a ``[postprocess]`` table, or the table, or a
+            function; None takes that of the file ``preprocess``.
         inputs: Of a model file: where to cut its beginning.
         outputs: Of a model file: where to cut its end.
-        metric: Of a model file: the task metric.
+        metric: Of a model file: the task metric, or a function of an output and its label.
         labels: Of a model file: a file or folder of labels by image.
         classes: Of a model file: those of the metric, a file or ``camvid`` or ``cityscapes``.
         targets: Of a model file: what to build for; None takes the CPU targets.
         cpu: The processor that the engines are for; None is this machine's.
         images: How many samples to calibrate and to validate on; None takes all.
-        trust: Load a Keras file or a .pt2 that brings code: True, or the names of what may.
+        trust: Load a Keras file or a .pt2 that brings code, and run the functions that a recipe
+            names: True, or the names of what may.
         keep_going: Go on after a stage that exceeds its tolerance; otherwise nothing after it is
             made, and the report says where the two begin to differ.
         workers: Processes that share the validation samples.
@@ -85,6 +93,7 @@ def deploy(
         "--outputs": outputs, "--metric": metric, "--labels": labels, "--classes": classes,
         "--targets": targets, "--cpu": cpu,
     }  # fmt: skip
+    recipe = recipe if isinstance(recipe, Recipe) else written(recipe)
     whole = isinstance(recipe, Recipe) or Path(recipe).suffix == ".toml"
     for option, value in given.items():
         if whole and value is not None:
@@ -94,11 +103,11 @@ def deploy(
     elif whole:
         plan, name = read_recipe(recipe, images=images, trust=trust), Path(recipe).stem
     else:
-        before, after = given_tables(preprocess, postprocess)
+        before, after = given_tables(preprocess, postprocess, trust)
         plan, name = make_recipe(
             recipe, data=data, weights=weights, validate_on=validate_on,
             preprocess=before, postprocess=after, inputs=inputs, outputs=outputs,
-            metric=metric, labels=labels, classes=classes,
+            metric=None if metric is None else find_metric(metric), labels=labels, classes=classes,
             targets=names(targets) or DEFAULT_TARGETS, cpu=cpu, images=images, trust=trust,
         ), Path(recipe).stem  # fmt: skip
     folder = Path(f"{name}.onnxgraft") if out is None else Path(out)

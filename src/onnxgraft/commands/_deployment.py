@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from onnxgraft.commands._assumed import assumed, is_given, of_images
 from onnxgraft.commands._bench import BenchTarget, record_latency
 from onnxgraft.commands._bench import measure as measure_latency
 from onnxgraft.commands._blame import guilty_pass
@@ -24,8 +25,9 @@ from onnxgraft.commands._opening import open_reference
 from onnxgraft.commands._recipe import Recipe, class_names
 from onnxgraft.commands._validate import layer_rows, open_selector, write_report
 from onnxgraft.data.ranges import Ranges
-from onnxgraft.data.samples import Sample, Samples, open_samples
+from onnxgraft.data.samples import Data, Sample, Samples, as_samples
 from onnxgraft.data.split import split, without
+from onnxgraft.data.streams import is_data
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder
 from onnxgraft.graph.lift import halves
@@ -158,10 +160,12 @@ class _Deployment:
         section = recipe.validation
         if section.metric is not None:
             make_metric(section.metric, section.classes)  # an unknown name is told first
-        names = class_names(section.classes, recipe.postprocess)
+        names = self.names = class_names(section.classes, recipe.postprocess)
         labels = Labels() if section.labels is None else read_labels(section.labels, names)
         report.notes += labels.notes
         self.labels = labels
+        early = self._assume(opened)
+        recipe = self.recipe
         calibration, validation = self._open_data(labels)
         self.probe = list(validation.head(STAGE_SAMPLES))
         self.expected = [answers(self.original, sample.feeds) for sample in self.probe]
@@ -172,10 +176,8 @@ class _Deployment:
             )
 
         start = time.perf_counter()
-        with status("converting"):
-            lowered, notes = opened.lower(
-                recipe.opset, recipe.io_layout, oldest=quantize.OLDEST_OPSET
-            )
+        lowered, notes, before = early or self._lower(opened)
+        start -= before if early else 0.0
         report.notes += notes
         nodes = sum(opened.inspect().operators.values())
         opened.forget()
@@ -202,7 +204,7 @@ class _Deployment:
         report.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
         ranges.save(self._path("ranges.json", "ranges"))
         self.evidence = evidence(
-            ranges=self.work / "ranges.json", data=recipe.calibrate.data, recipe=recipe.file,
+            ranges=self.work / "ranges.json", data=self.calibrated_on, recipe=recipe.file,
             tables=(recipe.preprocess, recipe.postprocess),
         )  # fmt: skip
 
@@ -243,7 +245,7 @@ class _Deployment:
         report.notes += [*validation.notes, *tally.notes()]
         report.candidates = rows(self.original, candidates, tally)
         for (name, _), row in zip(self.built, report.candidates[2:], strict=True):
-            record_accuracy(self.work / name, row, report.samples, self.judged_on)
+            record_accuracy(self.work / name, row, report.samples, self.judged_on, section.metric)
         report.gallery = gallery_rows(tally, report.candidates, validation, section.classes)
         inside = self.stands_in or opened.framework == "onnx"
         self._look_inside(lowered if inside else self.original)
@@ -251,6 +253,33 @@ class _Deployment:
         self.stack.close()  # an open runtime would disturb the timing
         report.latency = self._latency()
         report.notes += slower(report.latency, reference.name)
+
+    def _lower(self, opened: Original) -> tuple[Model, list[str], float]:
+        """Return the converted graph, what was decided, and the seconds that it took."""
+        start = time.perf_counter()
+        with status("converting"):
+            lowered, notes = opened.lower(
+                self.recipe.opset, self.recipe.io_layout, oldest=quantize.OLDEST_OPSET
+            )
+        return lowered, notes, time.perf_counter() - start
+
+    def _assume(self, opened: Original) -> tuple[Model, list[str], float] | None:
+        """Take what the model tells of its images, where the recipe says nothing of them.
+
+        Returns:
+            The conversion, where it had to be made for that.
+        """
+        recipe = self.recipe
+        sources = (recipe.calibrate.source, recipe.validation.source)
+        images = [source for source in sources if source is not None and of_images(source)]
+        if is_given(recipe.preprocess) or not images:
+            return None
+        early = self._lower(opened)
+        before, self.report.assumed = assumed(
+            None, images[0], early[0].metadata, self.original.inputs
+        )
+        self.recipe = recipe.model_copy(update={"preprocess": before})
+        return early
 
     def _scoring(self, validation: Samples) -> Scoring | None:
         """Return the metric, tried on the first sample; that of the budget is tried as well."""
@@ -273,8 +302,13 @@ class _Deployment:
         """Return samples to calibrate on, and others to validate on."""
         recipe, inputs = self.recipe, self.original.inputs
         first, second = recipe.calibrate, recipe.validation
-        if second.data is None or _same(first.data, second.data):
-            everything = open_samples(first.data, inputs, recipe.preprocess)
+        open_ = partial(as_samples, inputs=inputs, preprocess=recipe.preprocess, names=self.names)
+        if second.data is None or _same(first.source, second.source):
+            # Of what never ends no more is read than what both take of it.
+            most = None if None in (first.images, second.images) else 4 * max(
+                first.images or 0, second.images or 0
+            )  # fmt: skip
+            everything = open_(first.source, images=most if is_data(first.source) else None)
             calibration, validation = split(
                 everything, first.seed, calibrate=first.images, validate=second.images
             )
@@ -284,10 +318,8 @@ class _Deployment:
                 f"{len(validation)} others of it ({named}, so they were split)"
             )
         else:
-            calibration = open_samples(
-                first.data, inputs, recipe.preprocess, images=first.images, seed=first.seed
-            )
-            found = open_samples(second.data, inputs, recipe.preprocess, images=second.images)
+            calibration = open_(first.source, images=first.images, seed=first.seed)
+            found = open_(second.source, images=second.images)
             validation = without(found, calibration)
             if len(validation) < len(found):
                 self.report.data = (
@@ -295,12 +327,15 @@ class _Deployment:
                     "others were calibrated on"
                 )
         self.report.calibrated = len(calibration)
-        self.judged_on = second.data or first.data
+        given = first.source if second.source is None else second.source
+        self.judged_on = validation if is_data(given) else os.fspath(given)
+        self.calibrated_on = calibration if is_data(first.source) else first.data
+        source = second.data or first.data
         if second.labels is not None:
             check_labels(validation, labels, second.labels)
         elif second.metric and not validation.labelled:
             raise InputError(
-                f"{self.judged_on}: the metric {second.metric} needs labels, and there are none"
+                f"{source}: the metric {second.metric} needs labels, and there are none"
             )
         return calibration, validation
 
@@ -492,8 +527,10 @@ class _Deployment:
         model.save(self._path(name, role))
 
 
-def _same(one: str, other: str) -> bool:
-    """Tell whether two paths are one place."""
+def _same(one: Data, other: Data) -> bool:
+    """Tell whether two paths are one place, or data of Python one object."""
+    if is_data(one) or is_data(other):
+        return one is other
     return Path(one).resolve() == Path(other).resolve()
 
 

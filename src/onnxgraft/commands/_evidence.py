@@ -8,13 +8,16 @@ import os
 from pathlib import Path
 
 from onnxgraft.commands._recipe import read_tables
+from onnxgraft.data.functions import Function
+from onnxgraft.data.listing import list_data
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
-from onnxgraft.data.samples import read_list
+from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.stages.engine import Evidence
 from onnxgraft.stages.engine.passport import Passport, record
+from onnxgraft.stages.validate.polygraphy import is_recording
 from onnxgraft.stages.validate.report import CandidateRow, EngineRow
 
 __all__ = ["engine_row", "evidence", "hash_of_data", "record_accuracy"]
@@ -25,7 +28,7 @@ Place = str | os.PathLike[str]
 def evidence(
     *,
     ranges: Place | None = None,
-    data: Place | None = None,
+    data: Place | Samples | None = None,
     recipe: Place | None = None,
     tables: tuple[Preprocess, Postprocess] | None = None,
 ) -> Evidence:
@@ -33,7 +36,7 @@ def evidence(
 
     Args:
         ranges: What `calibrate` wrote, or a calibration cache.
-        data: What was calibrated on: a folder, a list file or an ``.npz``.
+        data: What was calibrated on: a folder, a list file or an ``.npz``; or samples.
         recipe: A TOML file with ``[preprocess]`` and ``[postprocess]``.
         tables: The two, where they are known already; None reads them from ``recipe``.
     """
@@ -49,27 +52,43 @@ def evidence(
         return Evidence(hashes)
     # The names of classes are in the passport, which may be read where their file is not.
     tables = tables[0], tables[1].named().model_copy(update={"classes": None})
-    before, after = (table.model_dump(mode="json") for table in tables)
+    # Of a table that says nothing there is nothing to keep: who runs the engine is told so.
+    before, after = (
+        table.model_dump(mode="json") if table.model_fields_set else {} for table in tables
+    )
     return Evidence(hashes, {"preprocess": before, "postprocess": after})
 
 
-def hash_of_data(path: Place) -> str:
+def hash_of_data(data: Place | Samples) -> str:
     """Return the SHA-256 over the files of a folder or list file, by name and contents.
 
-    Of a file that holds the data itself, such as an ``.npz``, it is that of the file.
+    Of a file that holds the data itself, such as an ``.npz``, it is that of the file; of data that
+    Python gave that over the hashes of the samples.
     """
-    place = Path(path)
+    total = hashlib.sha256()
+    if isinstance(data, Samples):
+        if not data.given:
+            return hash_of_data(data.source)
+        for position in range(len(data)):
+            total.update(f"{data.identity(position)}\n".encode())
+        return total.hexdigest()
+    place, labels = Path(data), dict[Path, int]()
+    files = []
     if place.is_dir():
         files = sorted(entry for entry in place.iterdir() if entry.is_file())
-        if not files:
-            raise InputError(f"{place}: there are no files in it")
-    elif existing_file(place, "the data").suffix in (".npz", ".json"):
+    elif existing_file(place, "the data").suffix == ".npz" or is_recording(place):
         return sha256(place)
-    else:
-        files = [file for pair in read_list(place) for file in pair if file is not None]
-    total = hashlib.sha256()
+    if not files:
+        found = list_data(place)
+        if found.rows:
+            return sha256(place)
+        files = found.files
+        labels = {e.images[0]: e.label for e in found.entries if isinstance(e.label, int)}
+    if not files:
+        raise InputError(f"{place}: there are no files in it")
     for file in files:
-        total.update(f"{file.name}\0{sha256(file)}\n".encode())
+        kind = f"\0{labels[file]}" if file in labels else ""
+        total.update(f"{file.name}\0{sha256(file)}{kind}\n".encode())
     return total.hexdigest()
 
 
@@ -88,7 +107,9 @@ def engine_row(name: str, passport: Passport) -> EngineRow:
     )  # fmt: skip
 
 
-def record_accuracy(engine: Place, row: CandidateRow, samples: int, data: Place) -> None:
+def record_accuracy(
+    engine: Place, row: CandidateRow, samples: int, data: Place | Samples, metric: object = None
+) -> None:
     """Write what validation measured of an engine into its passport.
 
     Args:
@@ -96,6 +117,7 @@ def record_accuracy(engine: Place, row: CandidateRow, samples: int, data: Place)
         row: Of the report.
         samples: How many there were.
         data: What they are from; its hash says on which data the figures were measured.
+        metric: Of the figures; the hash of a function of the user's own is noted.
     """
     found = {"samples": float(samples), **row.metrics}
     for output in row.outputs:
@@ -105,4 +127,7 @@ def record_accuracy(engine: Place, row: CandidateRow, samples: int, data: Place)
         if output.agreement is not None:
             found[f"{output.output}: same argmax in percent"] = 100 * output.agreement
     finite = {name: value for name, value in found.items() if math.isfinite(value)}
-    record(engine, accuracy=finite, hashes={"validation": hash_of_data(data)})
+    hashes = {"validation": hash_of_data(data)}
+    if isinstance(metric, Function):
+        hashes["metric"] = metric.sha256
+    record(engine, accuracy=finite, hashes=hashes)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from onnxgraft.commands._opening import Place, engine_at, open_candidate
-from onnxgraft.commands._recipe import agreed, given_tables
+from onnxgraft.commands._assumed import assumed
+from onnxgraft.commands._opening import ModelGiven, Place, engine_at, open_candidate
+from onnxgraft.commands._recipe import PostprocessGiven, PreprocessGiven, agreed, given_tables
 from onnxgraft.data.casting import check_recipe
 from onnxgraft.data.division import image_batch
 from onnxgraft.data.postprocess import Box, Postprocess, see
@@ -22,9 +23,10 @@ from onnxgraft.data.samples import image_feed
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_folder, check_place, existing_file, write_bytes
 from onnxgraft.files.trust import Trust, trusts
+from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.engine import Engine
-from onnxgraft.stages.convert import Original
+from onnxgraft.stages.convert import Original, written
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 
 __all__ = ["Answer", "Inferred", "infer", "recipe_of"]
@@ -70,50 +72,57 @@ class Inferred:
     Attributes:
         answers: One for each image.
         out: Where pictures or outputs were written; empty if nowhere.
+        assumed: What was assumed of the images, where nothing says how they are prepared.
     """
 
     answers: tuple[Answer, ...]
     out: str = ""
+    assumed: str = ""
 
     passed = True
 
     def to_json(self) -> dict[str, Any]:
         """Return the answers as plain values."""
-        return {"answers": [asdict(answer) for answer in self.answers]}
+        return {
+            "assumed": self.assumed,
+            "answers": [asdict(answer) for answer in self.answers],
+        }
 
 
 def infer(
-    engine: Place,
+    engine: ModelGiven,
     images: Sequence[Place],
     *,
-    preprocess: Place | Preprocess | None = None,
-    postprocess: Place | Postprocess | None = None,
+    preprocess: PreprocessGiven = None,
+    postprocess: PostprocessGiven = None,
     out: Place | None = None,
     trust: Trust = False,
 ) -> Inferred:
     """Run an engine on images; draw maps and boxes, or write the outputs.
 
     Args:
-        engine: An engine or an ONNX file.
+        engine: An engine or an ONNX file, or an ``onnx.ModelProto``.
         images: Image files.
         preprocess: A TOML file with the table ``[preprocess]`` that the network was trained with,
-            or the table itself; None takes the passport's.
-        postprocess: A TOML file with a table ``[postprocess]``, or the table itself; None takes
-            that of the file ``preprocess``, or the passport's.
+            the table itself, the name of a preset, or a function; None takes the passport's.
+        postprocess: A TOML file with a table ``[postprocess]``, the table itself, or a function;
+            None takes that of the file ``preprocess``, or the passport's.
         out: A folder for a picture of each image (coloured map or boxes), or an ``.npz`` for the
             outputs, with images along axis 0.
-        trust: Load an engine that has no passport, too: True, or its name.
+        trust: Load an engine that has no passport, and run the functions that a file or a passport
+            names: True, or names.
 
     Raises:
         InputError: An image can't be read, or does not fit the engine's input.
     """
+    engine = written(engine)
     arrays = out is not None and Path(out).suffix == ".npz"
     folder = None if out is None or arrays else Path(out)
     if out is not None and arrays:
         check_place(out)
     elif folder is not None and folder.parent.is_dir():
         check_folder(folder)
-    before, after = _tables(engine, preprocess, postprocess)
+    before, after = _tables(engine, preprocess, postprocess, trust)
     pictures = None
     if folder is not None:
         pictures = _pictures(folder, [Path(image) for image in images])
@@ -123,6 +132,11 @@ def infer(
     opened = Original.of(engine, trust=trust)
     with _loaded(opened) as running:
         files = [existing_file(image, "the image") for image in images]
+        told = ""
+        if len(running.inputs) == 1 and files:
+            metadata = {} if passport_path(engine).is_file() else _metadata(Path(engine))
+            before, told = assumed(before, files[0], metadata, running.inputs)
+            before = before.sized(running.inputs[0])
         for number, (file, outputs) in enumerate(_answers(running, files, before)):
             if arrays:
                 for name, array in outputs.items():
@@ -143,7 +157,12 @@ def infer(
         stacked: dict[str, Any] = {n: np.concatenate(a) for n, a in collected.items()}
         np.savez_compressed(buffer, **stacked)
         write_bytes(out, buffer.getvalue())
-    return Inferred(tuple(found), "" if out is None else str(out))
+    return Inferred(tuple(found), "" if out is None else str(out), told)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return what an ONNX file carries."""
+    return Model.load(path).metadata if path.suffix == ".onnx" else {}
 
 
 def _loaded(opened: Original) -> Engine:
@@ -153,26 +172,41 @@ def _loaded(opened: Original) -> Engine:
 
 
 def _tables(
-    engine: Place, preprocess: Place | Preprocess | None, postprocess: Place | Postprocess | None
+    engine: Place, preprocess: PreprocessGiven, postprocess: PostprocessGiven, trust: Trust
 ) -> tuple[Preprocess, Postprocess]:
     """Return the tables that are given, and for what is not given those of the passport."""
-    before, after = given_tables(preprocess, postprocess)
-    known = recipe_of(engine)
+    before, after = given_tables(preprocess, postprocess, trust)
+    known = recipe_of(engine, trust, before is None, after is None)
     return agreed(before or known[0], after or known[1])
 
 
-def recipe_of(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
-    """Return what an engine's passport says of images and outputs, or the defaults."""
+def recipe_of(
+    path: str | os.PathLike[str], trust: Trust, before: bool = False, after: bool = True
+) -> tuple[Preprocess, Postprocess]:
+    """Return what an engine's passport says of images and outputs, or the defaults.
+
+    Args:
+        path: Of the engine.
+        trust: Of the functions that the passport names.
+        before: Whether the function of ``[preprocess]`` is needed, and loaded.
+        after: Likewise of ``[postprocess]``.
+    """
     if not passport_path(path).is_file():
         return Preprocess(), Postprocess()
     tables = read_passport(path).recipe
+    place = passport_path(path)
     try:
-        return (
-            Preprocess.model_validate(tables.get("preprocess", {})),
-            Postprocess.model_validate(tables.get("postprocess", {})),
-        )
+        first = Preprocess.model_validate(tables.get("preprocess", {}))
+        second = Postprocess.model_validate(tables.get("postprocess", {}))
     except ValidationError as error:
-        raise InputError(f"{passport_path(path)}: its recipe is damaged ({error})") from error
+        raise InputError(f"{place}: its recipe is damaged ({error})") from error
+    if before and first.function is not None:
+        found = first.function.loaded(trust, f"{place}: [preprocess]")
+        first = first.model_copy(update={"function": found})
+    if after and second.function is not None:
+        found = second.function.loaded(trust, f"{place}: [postprocess]")
+        second = second.model_copy(update={"function": found})
+    return first, second
 
 
 def _answers(
@@ -220,9 +254,11 @@ def _photograph(file: Path, recipe: Preprocess) -> tuple[Array, tuple[int, int]]
 
     Beside it stand width and height of the image itself.
     """
-    plain = recipe.model_copy(update={"color": "bgr", "mean": (0.0,), "scale": (1.0,)})
+    plain = recipe.model_copy(
+        update={"color": "bgr", "mean": (0.0,), "scale": (1.0,), "std": (1.0,), "function": None}
+    )
     picture, _, size = plain.picture(file)
-    return picture.astype(np.uint8), size
+    return np.rint(picture).astype(np.uint8), size
 
 
 def _pictures(folder: Path, images: Sequence[Path]) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxgraft.commands._opening import Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.files.trust import Trust
 from onnxgraft.stages.convert import Inspection, Original
 
@@ -10,7 +10,7 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    model: Place,
+    model: ModelGiven,
     *,
     weights: Place | None = None,
     signature: str | None = None,
@@ -20,7 +20,7 @@ def inspect(
 
     Args:
         model: A TensorFlow graph, SavedModel or checkpoint, a Keras or TFLite file, a PyTorch
-            program (.pt2), a Caffe prototxt or an ONNX file.
+            program (.pt2), a Caffe prototxt or an ONNX file; or a model as `convert` takes it.
         weights: The weights of a Caffe network.
         signature: The signature of a SavedModel.
         trust: Load a Keras file or a .pt2 that brings code: True, or the names of what may.

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
-from onnxgraft.commands._opening import Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.data.casting import cast
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
-from onnxgraft.data.samples import open_samples
+from onnxgraft.data.samples import Data, Samples, open_samples
+from onnxgraft.data.streams import is_data
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
@@ -58,11 +60,11 @@ class LiteEngine(Resource):
 
     def __init__(
         self,
-        model: Place,
+        model: ModelGiven,
         *,
         target: str | None = None,
         precision: Precision = "fp32",
-        calibration: Place | None = None,
+        calibration: Data = None,
         images: int | None = None,
         preprocess: Preprocess | None = None,
         preprocessors: Mapping[str, Hook] | None = None,
@@ -88,11 +90,15 @@ class LiteEngine(Resource):
         _check("preprocessors", self._before, graph.inputs)
         _check("postprocessors", self._after, graph.outputs)
         feeds: Iterable[Feeds] = ()
+        known: Place | Samples | None = None
         if precision == "int8":
             if calibration is None:
                 raise InputError("INT8 needs representative data: name it with calibration")
+            preprocess, told = assumed(preprocess, calibration, lowered.metadata, graph.inputs)
             samples = open_samples(calibration, graph.inputs, preprocess, images=images)
+            self.notes += [told] if told else []
             feeds = (sample.feeds for sample in samples)
+            known = samples if is_data(calibration) else calibration
             made = int8_graph(
                 graph, quantize.calibrate(graph, samples),
                 QuantizeOptions(
@@ -104,7 +110,7 @@ class LiteEngine(Resource):
             graph = made.model
             self.notes += [*samples.notes, *made.notes]
         used = evidence(
-            data=calibration if precision == "int8" else None,
+            data=known,
             tables=None if preprocess is None else (preprocess, Postprocess()),
         )
         with tempfile.TemporaryDirectory() as folder:

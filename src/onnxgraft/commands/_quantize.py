@@ -8,17 +8,22 @@ from typing import Any
 
 from onnxgraft.commands._arguments import Names, RangesGiven, names
 from onnxgraft.commands._arguments import ranges as ranges_of
+from onnxgraft.commands._assumed import assumed, of_images
 from onnxgraft.commands._budget import Budget, check_budget, read_budget
 from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, int8_graph
-from onnxgraft.commands._opening import Place, as_model
-from onnxgraft.commands._recipe import class_names, given_tables
+from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._recipe import (
+    PostprocessGiven,
+    PreprocessGiven,
+    class_names,
+    given_tables,
+)
 from onnxgraft.data.labels import Labels, check_labels, read_labels
-from onnxgraft.data.postprocess import Postprocess
-from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.ranges import Ranges, read_overrides
-from onnxgraft.data.samples import Samples, as_samples
+from onnxgraft.data.samples import Data, as_samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_place
+from onnxgraft.files.trust import Trust
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import quantize as stage
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, IMPROVEMENTS, Placement
@@ -40,6 +45,7 @@ class Quantized:
         unknown: What the calibration cache has and the graph does not, with the reason.
         placement: The table, if that was asked for.
         cache_out: Where TensorRT's calibration cache was written; empty if nowhere.
+        assumed: What was assumed of the images, where no preprocessing was given.
     """
 
     done: Int8Graph | None = None
@@ -48,6 +54,7 @@ class Quantized:
     unknown: dict[str, str] = field(default_factory=dict)
     placement: str = ""
     cache_out: str = ""
+    assumed: str = ""
 
     @property
     def model(self) -> Model:
@@ -74,17 +81,18 @@ class Quantized:
             "out": self.out,
             "passed": made.passed,
             **asdict(made.report),
-            "search": None if made.search is None else asdict(made.search),
+            "search": None if made.search is None else made.search.to_json(),
             "fp16": None if made.half is None else asdict(made.half),
             "explain": [asdict(remark) for remark in made.remarks],
             "notes": self.notes,
             "unknown": self.unknown,
             "cache": self.cache_out,
+            "assumed": self.assumed,
         }
 
 
 def quantize(
-    model: Place | Model,
+    model: ModelGiven,
     target: str,
     out: Place | None = None,
     *,
@@ -97,12 +105,13 @@ def quantize(
     floats: Floats = "fp32",
     int8: bool = True,
     on_overflow: OnOverflow = "keep",
-    samples: Place | Samples | None = None,
+    samples: Data = None,
     improve: Names = None,
     budget: str | Budget | None = None,
-    data: Place | Samples | None = None,
-    preprocess: Place | Preprocess | None = None,
-    postprocess: Place | Postprocess | None = None,
+    data: Data = None,
+    preprocess: PreprocessGiven = None,
+    postprocess: PostprocessGiven = None,
+    trust: Trust = False,
     labels: Place | None = None,
     classes: str | None = None,
     metric_output: str | None = None,
@@ -132,14 +141,16 @@ def quantize(
         floats: What the layers that are not INT8 run in.
         int8: False makes no INT8 layers at all.
         on_overflow: What becomes of tensors that FP16 does not hold.
-        samples: Calibration data, which the improvements look at.
+        samples: Calibration data, which the improvements look at; as `calibrate` takes them.
         improve: Methods of `onnxgraft.stages.quantize.improve`; ``all`` or ``none``; None takes the
             usual ones where there are ``samples``.
-        budget: ``METRIC=DROP``: what may be lost.
+        budget: ``METRIC=DROP``: what may be lost; or a `Budget` of a function.
         data: Validation data, on which the budget is measured.
-        preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself.
+        preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself; or the name of
+            a preset, or a function.
         postprocess: A TOML file with a ``[postprocess]`` table, which says how boxes stand in the
-            outputs, or the table itself; None takes that of the file ``preprocess``.
+            outputs, or the table itself, or a function; None takes that of the file ``preprocess``.
+        trust: Run the functions that the TOML files name: True, or their names.
         labels: A file or folder of labels by image, for the budget; see `validate`.
         classes: The classes of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file; None
             takes those of ``postprocess``, or counts them by the output's channels, and numbers
@@ -196,12 +207,19 @@ def quantize(
         if overrides is not None:
             known = known.with_overrides(read_overrides(overrides), f"{overrides}:")
         known = known.with_overrides(ranges_of(set_range), "--set-range")
-    recipe, after = given_tables(preprocess, postprocess)
+    recipe, after = given_tables(preprocess, postprocess, trust)
+    for used in (samples, data):
+        if used is not None and of_images(used):
+            recipe, result.assumed = assumed(recipe, used, graph.metadata, graph.inputs)
+            break
     classes = classes or (None if after is None else after.classes)
-    known_labels = Labels() if labels is None else read_labels(labels, class_names(classes, after))
+    names_known = class_names(classes, after)
+    known_labels = Labels() if labels is None else read_labels(labels, names_known)
     validation = None
     if data is not None and wanted is not None:
-        validation = as_samples(data, graph.inputs, recipe, images=images, seed=seed)
+        validation = as_samples(
+            data, graph.inputs, recipe, images=images, seed=seed, names=names_known
+        )
         if labels is not None:
             check_labels(validation, known_labels, labels)
         check_budget(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -18,8 +18,12 @@ from pydantic import (
 )
 
 from onnxgraft.data.classes import find_classes
+from onnxgraft.data.functions import Function, Given, is_function_path
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.presets import PRESETS
+from onnxgraft.data.samples import Data, Samples
+from onnxgraft.data.streams import is_data, title_of
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
@@ -31,16 +35,16 @@ from onnxgraft.targets import TARGETS, Floats, find_target
 __all__ = [
     "BenchSection",
     "CalibrateSection",
+    "PostprocessGiven",
+    "PreprocessGiven",
     "QuantizeSection",
     "Recipe",
     "ValidateSection",
     "agreed",
-    "as_preprocess",
     "class_names",
     "given_tables",
     "joined",
     "make_recipe",
-    "read_preprocess",
     "read_recipe",
     "read_tables",
 ]
@@ -53,6 +57,9 @@ def _known(name: str) -> str:
         raise ValueError(str(error)) from error
 
 
+# A TOML file or the table itself, a function, and of preprocessing the name of a preset.
+PreprocessGiven = str | os.PathLike[str] | Preprocess | Callable[..., Any] | None
+PostprocessGiven = str | os.PathLike[str] | Postprocess | Callable[..., Any] | None
 TargetName = Annotated[str, AfterValidator(_known)]
 DEFAULT_TARGETS = tuple(target.name for target in TARGETS if target.default)
 
@@ -75,6 +82,12 @@ class CalibrateSection(_Section):
     method: Choice = "auto"
     images: int | None = None
     seed: int = 0
+    _given: Data = PrivateAttr(None)
+
+    @property
+    def source(self) -> Data:
+        """The data: what Python gave, or where they are."""
+        return self.data if self._given is None else self._given
 
 
 class QuantizeSection(_Section):
@@ -100,7 +113,8 @@ class ValidateSection(_Section):
     Attributes:
         data: A folder, a list file or an ``.npz``; with labels if there is a metric. None, as where
             it is that of ``[calibrate]``, keeps a quarter of the calibration data for it.
-        metric: One of `validate.METRICS` or ``FILE.py:FUNCTION``; None compares outputs alone.
+        metric: One of `validate.METRICS` or ``FILE.py:FUNCTION``, whose file is run; None compares
+            outputs alone.
         classes: Of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file; None takes those of
             ``[postprocess]``, or counts them by the output's channels, and numbers them.
         output: The output that the metric looks at; None takes that of ``[postprocess]``, or the
@@ -112,12 +126,18 @@ class ValidateSection(_Section):
     """
 
     data: str | None = None
-    metric: str | None = None
+    metric: str | Function | None = None
     classes: str | None = None
     output: str | None = None
     labels: str | None = None
     drop: float | None = None
     images: int | None = None
+    _given: Data = PrivateAttr(None)
+
+    @property
+    def source(self) -> Data:
+        """The data: what Python gave, or where they are; None where there are none of their own."""
+        return self.data if self._given is None else self._given
 
 
 class BenchSection(_Section):
@@ -187,10 +207,11 @@ def read_recipe(
     Args:
         path: A TOML file.
         images: Shortens calibration and validation to so many samples.
-        trust: Of what the model brings; see `Original`.
+        trust: Of what the model brings, see `Original`, and of the functions that the recipe names.
 
     Raises:
-        InputError: It is not TOML, or a field is unknown, missing or wrong.
+        InputError: It is not TOML, or a field is unknown, missing or wrong, or a function is not
+            trusted.
     """
     file = existing_file(path, "the recipe", SETTINGS_BYTES)
     document = _toml(file)
@@ -199,14 +220,22 @@ def read_recipe(
     except ValidationError as error:
         raise InputError(f"{file}: {_sentence(error)}") from error
     recipe._file, recipe._trust = file, trust
-    recipe.postprocess = recipe.postprocess.named(file.parent)
+    recipe.preprocess, recipe.postprocess = _run_functions(
+        file, trust, recipe.preprocess, recipe.postprocess.named(file.parent)
+    )
     section = recipe.validation
     paths: list[tuple[_Section, str]] = [
         (recipe, "model"), (recipe, "weights"), (recipe.calibrate, "data"), (section, "data"),
         (section, "labels"),
     ]  # fmt: skip
-    functions = ((section, "metric"), (recipe.quantize, "budget"))
-    paths += [pair for pair in functions if ".py:" in (getattr(*pair) or "")]
+    if isinstance(section.metric, str) and is_function_path(section.metric):
+        named = Function(section.metric).located(file.parent)
+        section.metric = named.loaded(trust, f"{file}: [validate] metric")
+    budget = recipe.quantize.budget or ""
+    if is_function_path(budget):
+        named = Function(budget.rpartition("=")[0]).located(file.parent)
+        named.loaded(trust, f"{file}: [quantize] budget")
+        paths.append((recipe.quantize, "budget"))
     if section.classes is not None and Path(section.classes).suffix:
         paths.append((section, "classes"))
     for holder, name in paths:
@@ -220,14 +249,14 @@ def read_recipe(
 def make_recipe(
     model: str | os.PathLike[str],
     *,
-    data: str | os.PathLike[str] | None,
+    data: Data,
     weights: str | os.PathLike[str] | None = None,
-    validate_on: str | os.PathLike[str] | None = None,
+    validate_on: Data = None,
     preprocess: Preprocess | None = None,
     postprocess: Postprocess | None = None,
     inputs: str | None = None,
     outputs: str | None = None,
-    metric: str | None = None,
+    metric: Given | None = None,
     labels: str | os.PathLike[str] | None = None,
     classes: str | None = None,
     targets: Sequence[str] = DEFAULT_TARGETS,
@@ -252,9 +281,9 @@ def make_recipe(
             "cpu": cpu,
             "preprocess": preprocess or Preprocess(),
             "postprocess": postprocess or Postprocess(),
-            "calibrate": {"data": os.fspath(data), "images": images},
+            "calibrate": {"data": _named(data), "images": images},
             "validate": {
-                "data": None if validate_on is None else os.fspath(validate_on),
+                "data": None if validate_on is None else _named(validate_on),
                 "metric": metric,
                 "labels": None if labels is None else os.fspath(labels),
                 "classes": classes,
@@ -264,7 +293,39 @@ def make_recipe(
     except ValidationError as error:
         raise InputError(f"{os.fspath(model)}: {_sentence(error)}") from error
     recipe._trust = trust
+    recipe.calibrate._given = data if is_data(data) else None
+    recipe.validation._given = validate_on if is_data(validate_on) else None
     return recipe
+
+
+def _named(data: Data) -> str:
+    """Return a path, or what messages call data that Python gave."""
+    if not is_data(data):
+        return os.fspath(data)
+    return data.source if isinstance(data, Samples) else title_of(data)
+
+
+def _run_functions(
+    file: Path, trust: Trust | None, before: Preprocess, after: Postprocess
+) -> tuple[Preprocess, Postprocess]:
+    """Return the two tables of a file with their functions loaded, or hashed where trust is None.
+
+    Raises:
+        InputError: A function is not trusted, or can't be loaded.
+    """
+
+    def loaded(function: Function | None, table: str) -> dict[str, Function]:
+        if function is None:
+            return {}
+        named = function.located(file.parent)
+        if trust is None:
+            return {"function": named}
+        return {"function": named.loaded(trust, f"{file}: [{table}] function")}
+
+    return (
+        before.model_copy(update=loaded(before.function, "preprocess")),
+        after.model_copy(update=loaded(after.function, "postprocess")),
+    )
 
 
 def joined(recipe: Recipe) -> Recipe:
@@ -299,25 +360,32 @@ def agreed(before: Preprocess, after: Postprocess) -> tuple[Preprocess, Postproc
 
 
 def given_tables(
-    preprocess: str | os.PathLike[str] | Preprocess | None,
-    postprocess: str | os.PathLike[str] | Postprocess | None,
+    preprocess: PreprocessGiven, postprocess: PostprocessGiven, trust: Trust = False
 ) -> tuple[Preprocess | None, Postprocess | None]:
     """Return the two tables, each None where it is not given.
 
     Args:
-        preprocess: A TOML file with either or both, or the table itself.
+        preprocess: A TOML file with either or both, the table itself, the name of a preset, or a
+            function: a callable or ``FILE.py:FUNCTION``, whose file is run.
         postprocess: Likewise; None takes that of the file ``preprocess``.
+        trust: Of the functions that a file names.
     """
     before: Preprocess | None = None
     after: Postprocess | None = None
     if isinstance(preprocess, Preprocess):
         before = preprocess
-    elif preprocess is not None:
-        before, after = read_tables(preprocess)
+    elif isinstance(preprocess, str | os.PathLike) and os.fspath(preprocess) in PRESETS:
+        before = Preprocess(preset=os.fspath(preprocess))
+    elif (function := _function(preprocess)) is not None:
+        before = Preprocess(function=function)
+    elif isinstance(preprocess, str | os.PathLike):
+        before, after = read_tables(preprocess, trust)
     if isinstance(postprocess, Postprocess):
         after = postprocess
-    elif postprocess is not None:
-        after = read_tables(postprocess)[1]
+    elif (function := _function(postprocess)) is not None:
+        after = Postprocess(function=function)
+    elif isinstance(postprocess, str | os.PathLike):
+        after = read_tables(postprocess, trust)[1]
     if before is None or after is None:
         return before, None if after is None else after.named()
     return agreed(before, after)
@@ -330,26 +398,26 @@ def class_names(classes: str | None, how: Postprocess | None) -> tuple[str, ...]
     return () if how is None else how.labels()
 
 
-def read_preprocess(path: str | os.PathLike[str]) -> Preprocess:
-    """Read the ``[preprocess]`` table of a TOML file, or a file that is that table.
-
-    Raises:
-        InputError: It is not TOML, or a field is unknown or wrong.
-    """
-    existing_file(path, "the preprocessing recipe", SETTINGS_BYTES)
-    return agreed(*read_tables(path))[0]
-
-
-def as_preprocess(recipe: str | os.PathLike[str] | Preprocess | None) -> Preprocess | None:
-    """Return a recipe for images: the one that is given, or that of a file."""
-    return recipe if recipe is None or isinstance(recipe, Preprocess) else read_preprocess(recipe)
+def _function(given: object) -> Function | None:
+    """Return a function that is given as itself, as a callable or by its file; else None."""
+    if isinstance(given, Function):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return Function.load(given) if is_function_path(given) else None
+    return Function.of(given) if callable(given) else None
 
 
-def read_tables(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
+def read_tables(
+    path: str | os.PathLike[str], trust: Trust | None = None
+) -> tuple[Preprocess, Postprocess]:
     """Read the tables ``[preprocess]`` and ``[postprocess]`` of a recipe, whatever else is in it.
 
+    Args:
+        path: A TOML file.
+        trust: Of the functions that it names; None names and hashes them, and runs none.
+
     Raises:
-        InputError: It is not TOML, or a field is unknown or wrong.
+        InputError: It is not TOML, or a field is unknown or wrong, or a function is not trusted.
     """
     file = existing_file(path, "the recipe", SETTINGS_BYTES)
     document = _toml(file)
@@ -361,10 +429,11 @@ def read_tables(path: str | os.PathLike[str]) -> tuple[Preprocess, Postprocess]:
                 raise InputError(
                     f"{file}: no part of a recipe is called {key!r}; {nearest(key, known)}"
                 )
-        return (
+        return _run_functions(
+            file, trust,
             Preprocess.model_validate(document if plain else document.get("preprocess", {})),
             Postprocess.model_validate(document.get("postprocess", {})).named(file.parent),
-        )
+        )  # fmt: skip
     except ValidationError as error:
         raise InputError(f"{file}: {_sentence(error)}") from error
 

@@ -11,15 +11,29 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxgraft.commands._assumed import assumed, is_given, of_images
 from onnxgraft.commands._blame import blame, differs
 from onnxgraft.commands._evidence import engine_row, record_accuracy
 from onnxgraft.commands._infer import recipe_of
 from onnxgraft.commands._layers import layers_of_engine
-from onnxgraft.commands._opening import Place, is_engine, open_candidate, open_reference
-from onnxgraft.commands._recipe import class_names, given_tables
+from onnxgraft.commands._opening import (
+    ModelGiven,
+    Place,
+    is_engine,
+    open_candidate,
+    open_reference,
+)
+from onnxgraft.commands._recipe import (
+    PostprocessGiven,
+    PreprocessGiven,
+    class_names,
+    given_tables,
+)
+from onnxgraft.data.functions import Function, Given
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
-from onnxgraft.data.samples import Samples, as_samples
+from onnxgraft.data.samples import Data, Samples, as_samples
+from onnxgraft.data.streams import is_data
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder, check_folder, check_place
 from onnxgraft.files.trust import Trust
@@ -34,7 +48,7 @@ from onnxgraft.run.selections import Selector
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.verdicts import check_pair, other_boxes
 from onnxgraft.stages import engine, surgery
-from onnxgraft.stages.convert import Original
+from onnxgraft.stages.convert import Original, written
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.validate import (
     Bisection,
@@ -47,8 +61,10 @@ from onnxgraft.stages.validate import (
     Tolerance,
     bisect,
     check_labels,
+    find_metric,
     find_mistake,
     fit_metric,
+    is_recording,
     make_metric,
     measure,
     measured_tolerance,
@@ -80,20 +96,20 @@ def open_selector(original: Original) -> Selector:
 
 
 def validate(
-    original: Place,
-    candidate: Place,
-    data: Place | Samples,
+    original: ModelGiven,
+    candidate: ModelGiven,
+    data: Data,
     *,
     weights: Place | None = None,
-    preprocess: Place | Preprocess | None = None,
-    postprocess: Place | Postprocess | None = None,
+    preprocess: PreprocessGiven = None,
+    postprocess: PostprocessGiven = None,
     inputs: str | None = None,
     outputs: str | None = None,
     values: Sequence[str] = (),
     signature: str | None = None,
     freeze_batchnorm: bool = False,
     trust: Trust = False,
-    metric: str | None = None,
+    metric: Given | None = None,
     classes: str | None = None,
     metric_output: str | None = None,
     labels: Place | None = None,
@@ -101,7 +117,7 @@ def validate(
     tolerance: float | None = None,
     images: int | None = None,
     bisect: bool = False,
-    graph: Place | None = None,
+    graph: ModelGiven = None,
     candidate_weights: Place | None = None,
     candidate_outputs: str | None = None,
     workers: int = 1,
@@ -113,24 +129,28 @@ def validate(
     """Compare a candidate with the original on data; an engine's passport takes the result.
 
     Args:
-        original: The reference: a model in its own framework, an ONNX file or an engine.
-        candidate: An ONNX file, a built engine, another original, or the JSON of outputs that
-            `polygraphy run --save-outputs` wrote.
-        data: A folder, a list file, an ``.npz``, a JSON of inputs as Polygraphy writes it; or
-            samples.
+        original: The reference: a model in its own framework, as a file or as `convert` takes it,
+            an ONNX file or an engine.
+        candidate: An ONNX file or model, a built engine, another original, or the JSON of outputs
+            that `polygraphy run --save-outputs` wrote.
+        data: A folder, a list file, an ``.npz``, a JSON of inputs as Polygraphy writes it;
+            samples; or arrays, an iterable, a dataset, a loader, or a function that returns one:
+            see `open_samples`.
         weights: The weights of a Caffe network.
-        preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself.
+        preprocess: A TOML file with a ``[preprocess]`` table, or the recipe itself; or the name of
+            a preset, or a function.
         postprocess: A TOML file with a ``[postprocess]`` table, which says how boxes stand in the
-            outputs, or the table itself; None takes that of the file ``preprocess``, or the one in
-            the candidate's passport.
+            outputs, or the table itself, or a function; None takes that of the file ``preprocess``,
+            or the one in the candidate's passport.
         inputs: Where to cut the original's beginning, such as ``a:0,b:0[1,224,224,3]``.
         outputs: Where to cut its end, such as ``c:0,d:0``.
         values: Placeholders and constants to set, such as ``is_training=false``.
         signature: The signature of a SavedModel.
         freeze_batchnorm: Run batch normalizations that are in training mode with stored statistics.
-        trust: Load a Keras file that brings code, or an engine without a passport: True, or names.
-        metric: One of `onnxgraft.stages.validate.METRICS`, or ``FILE.py:FUNCTION``; None compares
-            outputs alone.
+        trust: Load a Keras file that brings code, or an engine without a passport, and run
+            functions that TOML files and passports name: True, or names.
+        metric: One of `onnxgraft.stages.validate.METRICS`, or a function of an output and its
+            label: a callable or ``FILE.py:FUNCTION``; None compares outputs alone.
         classes: The classes of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file; None
             takes those of ``postprocess``, or counts them by the output's channels, and numbers
             them.
@@ -157,6 +177,8 @@ def validate(
     Raises:
         InputError: Something can't be read, or the two do not correspond.
     """
+    original, candidate = written(original), written(candidate)
+    graph = None if graph is None else written(graph)
     if report is not None:
         check_folder(report)
     for place in (save_inputs, save_outputs):
@@ -164,7 +186,7 @@ def validate(
     if Path(candidate).suffix == ".prototxt" and Path(original).suffix != ".prototxt":
         # There is one network that --weights can be meant for.
         weights, candidate_weights = None, candidate_weights or weights
-    before, after = given_tables(preprocess, postprocess)
+    before, after = given_tables(preprocess, postprocess, trust)
     run = _Validation(
         Original.of(
             original, weights=weights, inputs=inputs, outputs=outputs, values=values,
@@ -176,10 +198,19 @@ def validate(
         before,
     )  # fmt: skip
     if after is None:
-        after = recipe_of(candidate)[1]
+        after = recipe_of(candidate, trust, after=metric is not None)[1]
+    if not is_given(before) and of_images(data) and passport_path(candidate).is_file():
+        known = recipe_of(candidate, trust, before=True, after=False)[0]
+        if is_given(known):
+            run.preprocess = known
+            run.assumed = (
+                f"no preprocessing was given: took that of the candidate's passport, {known.told}"
+            )
     classes = classes or after.classes
     if metric is not None:
-        make_metric(metric, classes)  # an unknown name is reported before anything runs
+        metric = find_metric(metric)
+        make_metric(metric, classes)  # what is wrong with it is reported before anything runs
+        run.metric = metric
     run.open()
     try:
         run.read(data, images, labels, class_names(classes, after))
@@ -211,6 +242,8 @@ class _Validation:
     preprocess: Preprocess | None
     notes: list[str] = field(default_factory=list)
     scoring: Scoring | None = None
+    metric: str | Function | None = None
+    assumed: str = ""
 
     def open(self) -> None:
         self.reference, notes = open_reference(self.original)
@@ -233,15 +266,20 @@ class _Validation:
 
     def read(
         self,
-        data: Place | Samples,
+        data: Data,
         images: int | None,
         labels: Place | None,
         names: Sequence[str],
     ) -> None:
-        if not isinstance(data, Samples) and Path(data).suffix == ".json":
+        if not is_data(data) and is_recording(data):
             self.samples = _polygraphy_samples(os.fspath(data), self.reference, images)
         else:
-            self.samples = as_samples(data, self.reference.inputs, self.preprocess, images=images)
+            if not is_given(self.preprocess) and of_images(data):
+                metadata = self._metadata()
+                self.preprocess, self.assumed = assumed(None, data, metadata, self.reference.inputs)
+            self.samples = as_samples(
+                data, self.reference.inputs, self.preprocess, images=images, names=names
+            )
         self.labels = Labels() if labels is None else read_labels(labels, names)
         self.notes += self.labels.notes
         if labels is not None:
@@ -252,7 +290,11 @@ class _Validation:
                 f"{len(self.samples)}"
             )
 
-    def fit(self, metric: str, classes: str | None, output: str | None, how: Postprocess) -> None:
+    def _metadata(self) -> dict[str, str]:
+        """Return what the original's graph carries; an engine has none."""
+        return {} if is_engine(Path(self.original.path)) else self.original.lower()[0].metadata
+
+    def fit(self, metric: Given, classes: str | None, output: str | None, how: Postprocess) -> None:
         """Try the metric on the first sample, so that what does not fit is told before the work."""
         first = next(iter(self.samples.head(1)))
         self.scoring = fit_metric(
@@ -367,6 +409,7 @@ class _Validation:
             samples=len(self.samples),
             candidates=rows(self.reference, [self.held], self.tally),
             notes=self.notes,
+            assumed=self.assumed,
         )
         if passport_path(self.candidate.path).is_file():
             passport = read_passport(self.candidate.path)
@@ -379,7 +422,7 @@ class _Validation:
             return
         row = self.report.candidates[-1]
         try:
-            record_accuracy(self.candidate.path, row, len(self.samples), self.samples.source)
+            record_accuracy(self.candidate.path, row, len(self.samples), self.samples, self.metric)
         except InputError as error:
             self.notes.append(f"the accuracy could not be written into the passport: {error}")
             return
@@ -448,7 +491,7 @@ class _Validation:
         recipe = self.samples.preprocess
         with status("trying layouts and preprocessing"):
             return find_mistake(
-                self.reference, self.other, feeds, self.held.tolerance, recipe.mean, recipe.scale
+                self.reference, self.other, feeds, self.held.tolerance, recipe.mean, recipe.factors
             )
 
     def _by_value(self, model: Model, feeds: Feeds) -> tuple[Bisection | None, Model]:

@@ -46,7 +46,11 @@ def check_recipe(recipe: Preprocess, spec: TensorSpec) -> None:
     """
     keys = {
         key: f"{key} = {[*values]}"
-        for key, values, usual in (("mean", recipe.mean, 0.0), ("scale", recipe.scale, 1.0))
+        for key, values, usual in (
+            ("mean", recipe.mean, 0.0),
+            ("scale", recipe.scale, 1.0),
+            ("std", recipe.std, 1.0),
+        )
         if any(value != usual for value in values)
     }
     if not keys:

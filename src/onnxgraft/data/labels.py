@@ -118,9 +118,9 @@ def _label(value: object) -> Array:
 def check_labels(samples: Samples, labels: Labels, path: str | os.PathLike[str]) -> None:
     """Raise InputError unless every image has a label, and is of the size that its label states."""
     images = [
-        image
+        entry.images[0]
         for position in range(len(samples))
-        for image, _ in (samples.files_at(position) if samples.files else ())
+        for entry in (samples.files_at(position) if samples.files else ())
     ]
     missing = [image.name for image in images if labels.of(image) is None]
     if missing or not images:
@@ -178,10 +178,10 @@ def _placed(label: ImageBoxes, image: Image, recipe: Preprocess) -> Array:
     rows[:, :5] = turn_boxes(rows[:, :5], turned, *whole)
     if label.fractions:
         rows[:, 1:5] *= (width, height, width, height)
-    rows[:, 1:5] = recipe.placement(width, height).forth(rows[:, 1:5])
-    if recipe.crop is None:
+    plan = recipe.plan(width, height)
+    rows[:, 1:5] = plan.placement.forth(rows[:, 1:5])
+    if not recipe.cuts:
         return rows
     # Nobody can find what was cut off.
-    _, _, rows_left, columns_left = recipe.crop
-    rows[:, 1:5] = np.clip(rows[:, 1:5], 0, (columns_left, rows_left) * 2)
+    rows[:, 1:5] = np.clip(rows[:, 1:5], 0, (plan.crop.width, plan.crop.height) * 2)
     return rows[(rows[:, 3:5] > rows[:, 1:3]).all(1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from onnxgraft.data.boxes import BoxForm, find_boxes
 from onnxgraft.data.classes import CLASS_SETS, classes_of, find_classes, palette
+from onnxgraft.data.functions import Function
 from onnxgraft.data.placement import Placement
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.tensors import Array, Outputs
@@ -34,6 +35,8 @@ class Postprocess(BoxForm):
         opacity: Of the colours over the photograph, 0 to 1.
         letterbox: Whether the resize of ``[preprocess]`` keeps the picture's proportions; None
             leaves that to the table itself.
+        function: ``FILE.py:FUNCTION``: takes the outputs of one image by name, and returns others
+            that pictures and metrics are made of in their place: by name, or one array.
     """
 
     kind: Literal["auto", "classes", "segmentation", "boxes"] = "auto"
@@ -43,6 +46,7 @@ class Postprocess(BoxForm):
     top: PositiveInt = 5
     opacity: float = Field(default=0.5, ge=0, le=1)
     letterbox: bool | None = None
+    function: Function | None = None
 
     @model_validator(mode="after")
     def _names_once(self) -> Self:
@@ -59,6 +63,31 @@ class Postprocess(BoxForm):
             place = os.path.normpath(folder / place)
         names = place if place in CLASS_SETS else find_classes(place).names
         return self.model_copy(update={"classes": place, "names": names})
+
+    def applied(self, outputs: Outputs) -> Outputs:
+        """Return what the function makes of the outputs of one image, or these where there is none.
+
+        Raises:
+            InputError: It fails, or returns no arrays.
+        """
+        if self.function is None:
+            return outputs
+        call = self.function.call
+        try:
+            found = call(outputs)
+            if not isinstance(found, Mapping):
+                name = self.output if self.output in outputs else next(iter(outputs))
+                found = {name: found}
+            made = {str(name): np.asarray(value) for name, value in found.items()}
+        except Exception as error:  # it is the user's own
+            told = ", ".join(f"{name} {value.shape}" for name, value in outputs.items())
+            raise InputError(
+                f"the postprocessing {self.function} failed on {told}: {type(error).__name__}: "
+                f"{error}"
+            ) from error
+        if not made or any(value.dtype.kind not in "biuf" for value in made.values()):
+            raise InputError(f"the postprocessing {self.function} returned no arrays of numbers")
+        return made
 
     def labels(self, count: int | None = None) -> tuple[str, ...]:
         """Return the names of the classes; those of a known set where only their number fits."""
@@ -123,9 +152,11 @@ def see(
     Raises:
         InputError: The output is not there, or has no shape of that kind.
     """
+    outputs = how.applied(outputs)
     name = how.output or next(iter(outputs))
-    if name not in outputs:
+    if name not in outputs and how.function is None:
         raise InputError(f"[postprocess] output {name!r}: {nearest(name, outputs)}")
+    name = name if name in outputs else next(iter(outputs))
     value = outputs[name]
     kind: str | None = how.kind
     if kind == "auto":
@@ -220,7 +251,8 @@ def _boxes(outputs: Outputs, how: Postprocess, photograph: Array, placed: Placem
     import cv2
 
     height, width = photograph.shape[:2]
-    found = find_boxes(outputs, how, (height, width), output=how.output)
+    chosen = how.output if how.output in outputs else None
+    found = find_boxes(outputs, how, (height, width), output=chosen)
     fractions = found.edges / (width, height, width, height)
     pixels = None if placed is None else placed.back(found.edges)
     boxes = [

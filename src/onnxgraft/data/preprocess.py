@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import (
@@ -20,56 +20,135 @@ from pydantic import (
 )
 
 from onnxgraft.data.boxes import FRACTIONS
+from onnxgraft.data.functions import Function
 from onnxgraft.data.image_header import Form
 from onnxgraft.data.images import read_label, read_picture
 from onnxgraft.data.orientation import turn_boxes
-from onnxgraft.data.placement import Placement, fitted
-from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import Array
+from onnxgraft.data.placement import Box, Placement, Plan, centred, fitted, inner, shortened
+from onnxgraft.data.presets import PRESETS
+from onnxgraft.data.resampling import Interpolation, antialiased, plain
+from onnxgraft.errors import InputError, nearest
+from onnxgraft.graph.tensors import Array, TensorSpec
 
 __all__ = ["Preprocess", "turned_notes"]
 
 # What YOLO fills a letterbox with; and what label images are filled with, which is no class.
 _GRAY, _NO_CLASS = 114, 255
+# Ways of saying one thing: what a recipe says takes the place of what a preset says.
+_INSTEAD = {
+    "resize": ("shorter_side",), "shorter_side": ("resize", "letterbox"), "crop": ("center_crop",),
+    "center_crop": ("crop",),
+}  # fmt: skip
+
+Level = Annotated[int, Field(ge=0, le=255)]
+Size = tuple[PositiveInt, PositiveInt]
 
 
 class Preprocess(BaseModel):
     """From a decoded image to the array that the network was trained on.
 
-    In this order: resize, crop, colour order, float32, minus ``mean``, times ``scale``, layout.
+    In this order: the central fraction, resize, crop, pad, colour order, float32, minus ``mean``,
+    times ``scale``, divided by ``std``, layout. A ``function`` is called after the colour order.
 
     Attributes:
-        resize: (height, width) in pixels; None keeps the image's.
+        preset: Gives the other keys the values of a usual pipeline, where they are not said.
+        central_fraction: Cut the image to this part of its sides, in the middle, before the resize.
+        resize: (height, width) in pixels, or ``input``: what the model takes; None keeps the
+            image's.
+        shorter_side: In place of it: resize so that the shorter side has so many pixels.
         interpolation: Of the resize.
+        antialias: Let the resize look at all pixels (bilinear and bicubic), as Pillow does.
+        rounded: Whether a resize gives whole levels, as OpenCV and Pillow do; TensorFlow does not.
         letterbox: The resize keeps the image's proportions, and fills what is left on both sides
             with this value of 0 to 255; True takes 114, as YOLO does. None stretches the image.
         crop: (top, left, height, width) in pixels after the resize; None keeps all.
+        center_crop: (height, width) in the middle, or ``input``, in place of it.
+        pad: (height, width) to which the picture is filled up, below and on the right.
+        pad_value: Of 0 to 255, for that.
         color: Order of the channels that the network wants.
         mean: Per channel in that order, or one for all, in 0..255.
         scale: Factor after the mean, per channel or one for all.
+        std: Standard deviation by which that is divided, likewise, in 0..255.
         layout: ``auto`` takes what fits the model's input.
+        function: ``FILE.py:FUNCTION`` in place of mean, scale and std: takes the (height, width,
+            channels) pixels, uint8 in RGB where ``color`` does not say otherwise, and returns what
+            is fed. Of data that are no image files it takes what an entry holds for the inputs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    resize: tuple[PositiveInt, PositiveInt] | None = None
-    interpolation: Literal["nearest", "bilinear", "area"] = "bilinear"
-    letterbox: int | None = Field(default=None, ge=0, le=255)
+    preset: str | None = None
+    central_fraction: float | None = Field(default=None, gt=0, le=1)
+    resize: Size | Literal["input"] | None = None
+    shorter_side: PositiveInt | None = None
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = False
+    rounded: bool = True
+    letterbox: Level | None = None
     crop: tuple[NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt] | None = None
+    center_crop: Size | Literal["input"] | None = None
+    pad: Size | None = None
+    pad_value: Level = 0
     color: Literal["bgr", "rgb", "gray"] = "bgr"
     mean: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
+    std: tuple[float, ...] = (1.0,)
     layout: Literal["auto", "nhwc", "nchw"] = "auto"
+    function: Function | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if values.get("function") is not None:
+            values = {"color": "rgb", **values}
+        name = values.get("preset")
+        if name is None:
+            return values
+        if name not in PRESETS:
+            raise ValueError(f"no preset is called {name!r}; {nearest(str(name), PRESETS)}")
+        keys = dict(PRESETS[name].keys)
+        for said, others in _INSTEAD.items():
+            if values.get(said) is not None:
+                for other in others:
+                    keys.pop(other, None)
+        return {**keys, **values}
 
     @field_validator("letterbox", mode="before")
     @classmethod
     def _usual_gray(cls, value: object) -> object:
         return (_GRAY if value else None) if isinstance(value, bool) else value
 
+    @field_validator("mean", "scale", "std", mode="before")
+    @classmethod
+    def _one_for_all(cls, value: object) -> object:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return (value,) if number else value
+
+    @field_validator("std")
+    @classmethod
+    def _of_levels(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not abs(deviation) >= 1 for deviation in value):
+            raise ValueError(
+                "the standard deviation is one of pixels of 0 to 255, as mean is; multiply those "
+                "of pixels of 0 to 1 by 255"
+            )
+        return value
+
     @model_validator(mode="after")
-    def _letterbox_of_a_size(self) -> Self:
+    def _in_agreement(self) -> Self:
         if self.letterbox is not None and self.resize is None:
             raise ValueError("letterbox is how the resize is done: set resize = [height, width]")
+        if self.resize is not None and self.shorter_side is not None:
+            raise ValueError("resize and shorter_side say the same: give one of them")
+        if self.crop is not None and self.center_crop is not None:
+            raise ValueError("crop and center_crop say the same: give one of them")
+        if self.antialias and self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError("antialias is for bilinear and bicubic; area looks at all pixels")
+        plain = (self.mean, self.scale, self.std) == ((0.0,), (1.0,), (1.0,))
+        if self.function is not None and not plain:
+            raise ValueError("a function takes the place of mean, scale and std: leave them out")
         return self
 
     @property
@@ -89,21 +168,115 @@ class Preprocess(BaseModel):
         pixels, form = read_picture(path, gray=self.color == "gray")
         size = pixels.shape[1], pixels.shape[0]
         try:
-            pixels = self._geometry(pixels, self.interpolation)
+            pixels = self._geometry(pixels)
+            if self.color == "rgb":
+                pixels = pixels[:, :, ::-1]
+            if self.function is None:
+                return self.normalized(pixels), form, size
+            return self._called(np.ascontiguousarray(pixels)), form, size
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        return self.normalized(pixels[:, :, ::-1] if self.color == "rgb" else pixels), form, size
+
+    @property
+    def told(self) -> str:
+        """What a picture becomes, in a phrase."""
+        size = "the image's own size"
+        if self.shorter_side is not None:
+            size = f"a shorter side of {self.shorter_side}"
+        elif self.resize is not None:
+            size = "the input's size" if self.resize == "input" else "{}x{}".format(*self.resize)
+            size += ", letterboxed" if self.letterbox is not None else ""
+        channels = 1 if self.color == "gray" else 3
+        low, high = (self.normalized(np.full((1, 1, channels), level)) for level in (0, 255))
+        levels = f"{low.min():.4g} to {high.max():.4g}"
+        named = f" (the preset {self.preset})" if self.preset else ""
+        return f"{self.color.upper()} of {levels} in {size}{named}"
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a part of the image is cut off."""
+        return (self.crop, self.center_crop, self.central_fraction) != (None, None, None)
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """What a pixel is multiplied by after the mean: the scale over the std."""
+        count = max(len(self.scale), len(self.std))
+        both = (self.scale * count, self.std * count)
+        return tuple(scale / std for scale, std, _ in zip(*both, range(count), strict=False))
+
+    def pixels(self, made: Array) -> Array:
+        """Return the BGR or gray pixels of a picture that `normalized` made, as float32."""
+        found = made / np.asarray(self.factors, np.float32) + np.asarray(self.mean, np.float32)
+        return found[:, :, ::-1] if self.color == "rgb" else found
+
+    def sized(self, spec: TensorSpec) -> Preprocess:
+        """Return the recipe with the height and width of an input, where it says ``input``.
+
+        Raises:
+            InputError: The input is of no picture, or leaves them free.
+        """
+        keys = [key for key in ("resize", "center_crop") if getattr(self, key) == "input"]
+        if not keys:
+            return self
+        channels, shape = 1 if self.color == "gray" else 3, spec.shape[-3:]
+        first = len(shape) == 3 and (
+            self.layout == "nchw"
+            or (self.layout == "auto" and shape[0] == channels and shape[2] != channels)
+        )
+        size = shape[1:] if first else shape[:2]
+        if len(spec.shape) not in (3, 4) or not all(isinstance(side, int) for side in size):
+            raise InputError(
+                f'[preprocess] {keys[0]} = "input": {spec} has no fixed height and width; write '
+                f"{keys[0]} = [height, width]"
+            )
+        return self.model_copy(update=dict.fromkeys(keys, size))
+
+    def plan(self, width: int, height: int) -> Plan:
+        """Return what becomes of an image, as it is to be seen.
+
+        Raises:
+            InputError: It is smaller than what is cut from it, or larger than what it is padded to.
+        """
+        whole = height, width
+        cut = Box.whole(whole)
+        if self.central_fraction is not None:
+            cut = inner(whole, self.central_fraction)
+        size = room = cut.height, cut.width
+        if self.shorter_side is not None:
+            size = room = shortened(*size, self.shorter_side)
+        elif self.resize is not None:
+            room = _known("resize", self.resize)
+            size = room if self.letterbox is None else fitted(*size, room)
+        at = (room[0] - size[0]) // 2, (room[1] - size[1]) // 2
+        crop = Box.whole(room)
+        if self.crop is not None:
+            crop = Box(*self.crop)
+        elif self.center_crop is not None:
+            crop = centred(room, _known("center_crop", self.center_crop))
+        top, left, rows, columns = crop
+        if min(top, left) < 0 or top + rows > room[0] or left + columns > room[1]:
+            raise InputError(
+                f"the recipe crops rows {top}..{top + rows - 1} and columns "
+                f"{left}..{left + columns - 1} from an image of {room[0]}x{room[1]} "
+                "(height x width)"
+            )
+        pad = self.pad or (rows, columns)
+        if pad[0] < rows or pad[1] < columns:
+            raise InputError(
+                f"the recipe pads to {pad[0]}x{pad[1]}, and the image has {rows}x{columns} "
+                "(height x width)"
+            )
+        return Plan(cut, size, room, at, crop, pad)
 
     def placement(self, width: int, height: int) -> Placement:
         """Return where an image, as it is to be seen, lies in the picture that is made of it."""
-        return Placement.of(
-            width, height, self.resize, self.crop, letterbox=self.letterbox is not None
-        )
+        return self.plan(width, height).placement
 
     def normalized(self, pixels: Array) -> Array:
-        """Return (height, width, channels) float32: minus the mean, times the scale."""
+        """Return (height, width, channels) float32: minus the mean, times the scale, by the std."""
         channels = pixels.shape[2]
-        for name, values in (("mean", self.mean), ("scale", self.scale)):
+        for name in ("mean", "scale", "std"):
+            values = getattr(self, name)
             if len(values) not in (1, channels):
                 raise InputError(
                     f"the recipe's {name} has {len(values)} values, the image {channels} channels"
@@ -111,7 +284,21 @@ class Preprocess(BaseModel):
         centred = pixels.astype(np.float32) - np.asarray(self.mean, np.float32)
         if self.scale != (1.0,):
             centred *= np.asarray(self.scale, np.float32)
+        if self.std != (1.0,):
+            centred /= np.asarray(self.std, np.float32)
         return centred
+
+    def _called(self, pixels: Array) -> Array:
+        """Return what the user's function makes of pixels."""
+        assert self.function is not None
+        call = self.function.call
+        try:
+            return np.asarray(call(pixels))
+        except Exception as error:  # it is the user's own
+            raise InputError(
+                f"the preprocessing {self.function} failed on pixels of {pixels.shape}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def label(self, path: Path, photograph: Form | None = None) -> Array:
         """Return the label image as (height, width) uint8: turned, resized, cropped as the image.
@@ -120,8 +307,9 @@ class Preprocess(BaseModel):
             path: Of the label image.
             photograph: How the image is stored.
         """
-        pixels = self._geometry(read_label(path, photograph), "nearest", _NO_CLASS)
-        return pixels[:, :, 0]
+        pixels = read_label(path, photograph)
+        plan = self.plan(pixels.shape[1], pixels.shape[0])
+        return plan.make(pixels, _nearest, _NO_CLASS, _NO_CLASS)[:, :, 0]
 
     def boxes(self, boxes: Array, photograph: Form) -> Array:
         """Return (boxes, 5) labels of an image as they are in the picture that the network sees.
@@ -134,13 +322,14 @@ class Preprocess(BaseModel):
             photograph: How the image is stored.
         """
         corners = boxes[boxes[:, 0] >= 0, 1:]
-        if photograph.orientation == 1 or self.crop is not None or not corners.size:
+        if photograph.orientation == 1 or self.cuts or not corners.size:
             return boxes
         if corners.max() < FRACTIONS:
             return turn_boxes(boxes, photograph.orientation, 1.0, 1.0)
         size = photograph.width, photograph.height
         beyond = (corners.reshape(-1, 2).max(0) > size).any()
-        if self.resize is not None or (photograph.orientation > 4 and beyond):
+        resized = self.resize is not None or self.shorter_side is not None
+        if resized or (photograph.orientation > 4 and beyond):
             return boxes
         return turn_boxes(boxes, photograph.orientation, *size)
 
@@ -160,10 +349,13 @@ class Preprocess(BaseModel):
             told = ", ".join(f"{w}x{h} ({count})" for (w, h), count in others[:4])
             told += ", ..." if len(others) > 4 else ""
             done = "used them as they are"
-            if self.resize is not None:
-                done = f"resized all to {self.resize[1]}x{self.resize[0]}"
+            if self.shorter_side is not None:
+                done = f"resized all so that the shorter side is {self.shorter_side}"
+            elif self.resize is not None:
+                rows, columns = _known("resize", self.resize)
+                done = f"resized all to {columns}x{rows}"
                 done += ", letterboxed" if self.letterbox is not None else ""
-            elif self.crop is not None:
+            elif self.crop is not None or self.center_crop is not None:
                 done = "cropped all by the same rows and columns, without a resize"
             notes.append(
                 f"{sum(count for _, count in others)} of {total} images are not {usual[0]}x"
@@ -181,37 +373,28 @@ class Preprocess(BaseModel):
                 notes.append(f"{count} of {total} images are {what}")
         return notes
 
-    def _geometry(self, pixels: Array, interpolation: str, fill: int | None = None) -> Array:
-        if self.resize is not None:
-            import cv2
+    def _geometry(self, pixels: Array) -> Array:
+        plan = self.plan(pixels.shape[1], pixels.shape[0])
+        frame = 0 if self.letterbox is None else self.letterbox
+        return plan.make(pixels, self._resized, frame, self.pad_value)
 
-            modes = {
-                "nearest": cv2.INTER_NEAREST,
-                "bilinear": cv2.INTER_LINEAR,
-                "area": cv2.INTER_AREA,
-            }
-            height, width = room = self.resize
-            if self.letterbox is not None:
-                height, width = fitted(pixels.shape[0], pixels.shape[1], room)
-            pixels = cv2.resize(pixels, (width, height), interpolation=modes[interpolation])
-            pixels = pixels.reshape(height, width, -1)
-            if (height, width) != room:
-                whole = np.full(
-                    (*room, pixels.shape[2]), self.letterbox if fill is None else fill, np.uint8
-                )
-                top, left = (room[0] - height) // 2, (room[1] - width) // 2
-                whole[top : top + height, left : left + width] = pixels
-                pixels = whole
-        if self.crop is not None:
-            top, left, height, width = self.crop
-            if top + height > pixels.shape[0] or left + width > pixels.shape[1]:
-                raise InputError(
-                    f"the recipe crops rows {top}..{top + height - 1} and columns "
-                    f"{left}..{left + width - 1} from an image of {pixels.shape[0]}x"
-                    f"{pixels.shape[1]} (height x width)"
-                )
-            pixels = pixels[top : top + height, left : left + width]
-        return pixels
+    def _resized(self, pixels: Array, size: tuple[int, int]) -> Array:
+        if not self.rounded:
+            pixels = pixels.astype(np.float32)
+        if self.antialias and self.interpolation in ("bilinear", "bicubic"):
+            return antialiased(pixels, size, self.interpolation)
+        return plain(pixels, size, self.interpolation)
+
+
+def _nearest(pixels: Array, size: tuple[int, int]) -> Array:
+    return plain(pixels, size, "nearest")
+
+
+def _known(key: str, size: tuple[int, int] | str) -> tuple[int, int]:
+    """Return a size that is known; ``input`` is one of a model that was not asked yet."""
+    if isinstance(size, str):
+        raise InputError(f'[preprocess] {key} = "input" is not known yet; write [height, width]')
+    return size
 
 
 def turned_notes(turned: int, total: int, labels: str = "") -> list[str]:

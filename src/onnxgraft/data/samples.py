@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,15 +16,18 @@ from onnxgraft.data.casting import cast, check_recipe
 from onnxgraft.data.division import Division, divide, divide_images, image_batch
 from onnxgraft.data.image_header import Form
 from onnxgraft.data.images import IMAGE_SUFFIXES
+from onnxgraft.data.listing import Entry, list_data
 from onnxgraft.data.npz import read_npz
 from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.streams import Column, arrays_of, is_data, read_stream, rows_of, title_of
 from onnxgraft.errors import InputError
-from onnxgraft.files import existing_file, release_pages
+from onnxgraft.files import release_pages
 from onnxgraft.files.limits import IMAGE_BYTES
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.graph.training import is_flag
 
 __all__ = [
+    "Data",
     "Image",
     "Sample",
     "Samples",
@@ -36,8 +38,9 @@ __all__ = [
     "overlap",
 ]
 
-# A label image stands beside its photograph under the same stem, without loss.
-LABEL_SUFFIX = ".png"
+# A path, samples, or what Python has: arrays, an iterable, a dataset, a loader, or a function that
+# returns one.
+Data = Any
 # Of a picture: gray or colours.
 _CHANNELS = (1, 3)
 
@@ -64,10 +67,10 @@ class Sample:
     that is fixed.
 
     Attributes:
-        name: The image's path, or ``FILE.npz[17]``.
+        name: The image's path, or ``FILE.npz[17]``, or ``Dataset[17]``.
         feeds: By input name.
         label: (height, width) uint8 class indices, or a 0-d integer; None if unlabelled.
-        images: Those that were fed, in their order.
+        images: Those that were fed to the first input, in their order.
         labels: Of each row, where there are several; ``label`` is None then.
     """
 
@@ -125,21 +128,28 @@ class Samples:
         source: What the user named.
         inputs: The inputs that are fed.
         preprocess: The recipe of images (arrays of an ``.npz`` are fed as they are).
-        files: Image and label paths, for a folder or a list.
-        arrays: Input name -> array, for an ``.npz``; `division` says how it holds the samples.
+        files: Images and labels, for a folder or a list.
+        arrays: Input name -> array, for an ``.npz`` and for data of Python; `division` says how
+            it holds the samples.
         labels: Along axis 0, for an ``.npz``: of each sample, or of each row.
         indices: Which samples, in which order.
         seed: Chose them, if they are not all.
+        told: What is to be said of how they were found.
+        classes: The names of the classes that the data themselves number, such as folders.
+        given: Whether Python gave the data, and ``source`` is no path.
     """
 
     source: str
     inputs: tuple[TensorSpec, ...]
     preprocess: Preprocess
     indices: tuple[int, ...]
-    files: tuple[tuple[Path, Path | None], ...] = ()
+    files: tuple[Entry, ...] = ()
     arrays: dict[str, Array] = field(default_factory=dict, compare=False)
     labels: Array | None = field(default=None, compare=False)
     seed: int = 0
+    told: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    given: bool = False
 
     @cached_property
     def division(self) -> Division:
@@ -151,7 +161,7 @@ class Samples:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is to be said of how they were divided."""
-        return self.division.notes
+        return (*self.told, *self.division.notes)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -171,11 +181,11 @@ class Samples:
         index = self.indices[position]
         if not self.files:
             return f"{self.source}[{index}]"
-        first, *others = self.files_at(position)
+        (first, _), *others = self.files_at(position)
         return f"{first[0]} and {len(others)} more" if others else str(first[0])
 
-    def files_at(self, position: int) -> tuple[tuple[Path, Path | None], ...]:
-        """Return the images of the sample at ``position``, each with its label image."""
+    def files_at(self, position: int) -> tuple[Entry, ...]:
+        """Return the images of the sample at ``position``, each with its label."""
         batch, index = self.division.batch, self.indices[position]
         return self.files[index * batch : (index + 1) * batch]
 
@@ -188,7 +198,7 @@ class Samples:
                 digest.update(np.ascontiguousarray(value).tobytes())
             release_pages(self.arrays.values())
             return digest.hexdigest()
-        for path, _ in self.files_at(position):
+        for path in [path for entry in self.files_at(position) for path in entry.images]:
             try:
                 IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
                 digest.update(path.read_bytes())
@@ -199,7 +209,8 @@ class Samples:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the arrays of a file behind: another process opens them itself."""
         state = dict(vars(self))
-        if self.arrays and Path(self.source).suffix == ".npz":
+        mapped = any(isinstance(array, np.memmap) for array in self.arrays.values())
+        if mapped and not self.given:
             state |= {"arrays": None, "labels": None}
         return state
 
@@ -250,16 +261,24 @@ class Samples:
         return replace(self, indices=self.indices[:count])
 
     def _image(self, position: int, labelled: bool) -> Sample:
-        pairs = self.files_at(position)
-        spec = self.inputs[0]
-        value, images = image_feed([path for path, _ in pairs], spec, self.preprocess)
-        sample = Sample(self.name(position), {spec.name: value}, None, images)
+        entries = self.files_at(position)
+        feeds, images = {}, []
+        for number, spec in enumerate(self.inputs):
+            paths = [entry.images[number] for entry in entries]
+            feeds[spec.name], found = image_feed(paths, spec, self.preprocess)
+            images.append(found)
+        sample = Sample(self.name(position), feeds, None, images[0])
         labels = [
-            self.preprocess.label(label, image.form)
-            for (_, label), image in zip(pairs, images, strict=True)
+            self._label(label, image.form)
+            for (_, label), image in zip(entries, images[0], strict=True)
             if labelled and label is not None
         ]
-        return sample.labelled(labels) if len(labels) == len(pairs) else sample
+        return sample.labelled(labels) if len(labels) == len(entries) else sample
+
+    def _label(self, label: Path | int, photograph: Form | None) -> Array:
+        if isinstance(label, Path):
+            return self.preprocess.sized(self.inputs[0]).label(label, photograph)
+        return np.asarray(label, np.int64)
 
     def _row(self, index: int) -> Sample:
         feeds, division = {}, self.division
@@ -268,7 +287,7 @@ class Samples:
             value = _fitting(taken, spec, "auto")
             if value is None:
                 raise InputError(
-                    f"{self.source}: rows of {taken.shape} do not fit the input {spec}"
+                    f"{self.source}[{index}]: rows of {taken.shape} do not fit the input {spec}"
                 )
             feeds[spec.name] = cast(
                 value, spec, f"{self.source}[{index}]",
@@ -295,6 +314,8 @@ def _labels_a_feed(
     length = len(labels) if labels.ndim else 0
     if length == division.total:
         return 1
+    if isinstance(labels, Column):  # it has as many for each sample
+        return length // division.total
     if length in {lengths[name] for name, rows in division.rows.items() if rows == division.batch}:
         return division.batch
     raise InputError(f"{where}: the arrays differ in length: {lengths | {'labels': length}}")
@@ -315,10 +336,12 @@ def image_feed(
     """
     values, images = [], []
     one = spec if image_batch(spec) == 1 else replace(spec, shape=(1, *spec.shape[1:]))
+    recipe = recipe.sized(spec)
     cure = "set mean and scale in [preprocess] so that pixels fit, or give the model a float input"
     for path in paths:
         pixels, form, size = recipe.picture(path)
-        value = _fitting(pixels if len(spec.shape) == 3 else pixels[np.newaxis], one, recipe.layout)
+        whole = pixels if pixels.ndim == len(spec.shape) else pixels[np.newaxis]
+        value = _fitting(whole, one, recipe.layout)
         if value is None:
             raise InputError(
                 f"{path}: the recipe makes an image of {'x'.join(map(str, pixels.shape))} (height "
@@ -360,66 +383,134 @@ def arrange(batch: Array, spec: TensorSpec, layout: str = "auto") -> Array | Non
 
 
 def open_samples(
-    data: str | os.PathLike[str],
+    data: Data,
     inputs: Sequence[TensorSpec],
     preprocess: Preprocess | None = None,
     *,
     images: int | None = None,
     seed: int = 0,
+    names: Sequence[str] = (),
 ) -> Samples:
-    """Find the samples in a folder of images, a list file or an ``.npz``.
+    """Find the samples in a folder, a list file, an ``.npz``, or what Python has.
 
     Args:
-        data: A folder; a ``.txt`` with one image path a line (relative to the file), each with a
-            label image after a tab if there is one; or an ``.npz`` with an array per input and
-            optionally ``labels``, samples along axis 0, see `divide`.
+        data: A folder of images, or of a folder of images for each class; a ``.txt`` with one
+            image path a line (relative to the file), each with a label image after a tab if there
+            is one; a ``.csv``, ``.json`` or ``.jsonl`` with a column for each input (``image`` is
+            the only one) and ``label``; or an ``.npz`` with an array per input and optionally
+            ``labels``, samples along axis 0, see `divide`. Or arrays, an iterable, a dataset, a
+            loader, or a function that returns one, see `read_stream`.
         inputs: The inputs to feed; training flags are none, see `onnxgraft.run.answers`.
-        preprocess: The recipe for images.
+        preprocess: The recipe for images; its function is for all data.
         images: How many to take; None takes all.
         seed: Chooses which, when ``images`` is less than there are.
+        names: Of the classes in the network's order, where labels are names.
 
     Raises:
         InputError: Nothing there, nothing readable, or nothing that fits.
     """
-    path = Path(data)
     recipe = preprocess or Preprocess()
     inputs = _fed(inputs)
+    if images is not None and images < 1:
+        raise InputError(f"--images {images}: at least 1 is needed")
+    if is_data(data):
+        source = title_of(data)
+        whole = arrays_of(data, inputs)
+        if whole is not None:
+            made = _of_arrays(source, *whole, inputs, recipe, images, seed)
+        else:
+            made = _streamed(source, data, inputs, recipe, images)
+        return replace(made, given=True)
+    path = Path(data)
     if path.suffix == ".npz":
         arrays, labels = read_npz(path, inputs)
-        division = divide(arrays, inputs, str(path))
-        if labels is not None:
-            _labels_a_feed(labels, arrays, division, str(path))
-        chosen = _choose(division, images, seed)
-        return Samples(str(path), tuple(inputs), recipe, chosen, (), arrays, labels, seed)
-    if os.path.isdir(path):
-        files = _scan_folder(path)
-    else:
-        files = read_list(existing_file(path, "the data"))
-    if not files:
+        return _of_arrays(str(path), arrays, labels, inputs, recipe, images, seed)
+    found = list_data(path, inputs, names)
+    if found.rows:
+        made = _streamed(str(path), found.rows, inputs, recipe, None)
+        chosen = _choose(made.division, images, seed)
+        return replace(
+            made, indices=chosen, seed=seed, told=(*found.notes, *made.told), classes=found.classes
+        )
+    if not found.entries:
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"{path}: there are no images in it (looked for {kinds})")
-    if len(inputs) != 1:
+    if len(inputs) != len(found.entries[0].images):
         raise InputError(
             f"{path}: images feed one input, the model has {len(inputs)} "
-            f"({', '.join(spec.name for spec in inputs)}); use an .npz with an array for each"
+            f"({', '.join(spec.name for spec in inputs)}); use a .csv with a column of images for "
+            "each, or an .npz with an array for each"
         )
-    check_recipe(recipe, inputs[0])
-    chosen = _choose(divide_images(len(files), inputs[0], str(path)), images, seed)
-    return Samples(str(path), tuple(inputs), recipe, chosen, tuple(files), seed=seed)
+    for spec in inputs:
+        check_recipe(recipe, spec)
+    if len({recipe.sized(spec) for spec in inputs}) == 1:
+        recipe = recipe.sized(inputs[0])
+    chosen = _choose(divide_images(len(found.entries), inputs[0], str(path)), images, seed)
+    return Samples(
+        str(path), tuple(inputs), recipe, chosen, found.entries, seed=seed, told=found.notes,
+        classes=found.classes,
+    )  # fmt: skip
+
+
+def _of_arrays(
+    source: str,
+    arrays: Mapping[str, Array],
+    labels: Array | None,
+    inputs: tuple[TensorSpec, ...],
+    recipe: Preprocess,
+    images: int | None,
+    seed: int,
+) -> Samples:
+    """Return the samples along axis 0 of whole arrays."""
+    if recipe.function is not None:
+        made = _streamed(source, rows_of(arrays, labels), inputs, recipe, None)
+        return replace(made, indices=_choose(made.division, images, seed), seed=seed)
+    division = divide(arrays, inputs, source)
+    if labels is not None:
+        _labels_a_feed(labels, arrays, division, source)
+    chosen = _choose(division, images, seed)
+    told = _unprepared(source, recipe)
+    return Samples(source, inputs, recipe, chosen, (), dict(arrays), labels, seed, told)
+
+
+def _streamed(
+    source: str,
+    data: object,
+    inputs: tuple[TensorSpec, ...],
+    recipe: Preprocess,
+    images: int | None,
+) -> Samples:
+    """Return the samples of data that are read once, and kept in a file."""
+    found = read_stream(data, inputs, source, function=recipe.function, images=images)
+    told = (*found.notes, *_unprepared(source, recipe))
+    total = len(next(iter(found.arrays.values())))
+    return Samples(
+        source, inputs, recipe, tuple(range(total)), (), found.arrays, found.labels, told=told
+    )
+
+
+def _unprepared(source: str, recipe: Preprocess) -> tuple[str, ...]:
+    """Return the sentence that arrays are fed as they are, where a recipe says otherwise."""
+    if recipe.function is not None or recipe.model_copy(update={"layout": "auto"}) == Preprocess():
+        return ()
+    return (
+        f"{source}: arrays are fed as they are: of [preprocess] only a function is applied to them",
+    )
 
 
 def as_samples(
-    data: str | os.PathLike[str] | Samples,
+    data: Data,
     inputs: Sequence[TensorSpec],
     preprocess: Preprocess | None = None,
     *,
     images: int | None = None,
     seed: int = 0,
+    names: Sequence[str] = (),
 ) -> Samples:
     """Return samples for ``inputs``: those that are given, or those that `open_samples` finds."""
     if isinstance(data, Samples):
         return data.fed_to(inputs)
-    return open_samples(data, inputs, preprocess, images=images, seed=seed)
+    return open_samples(data, inputs, preprocess, images=images, seed=seed, names=names)
 
 
 def overlap(samples: Mapping[str, str], others: Samples) -> list[str]:
@@ -434,42 +525,7 @@ def _fed(inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
 
 def _choose(division: Division, images: int | None, seed: int) -> tuple[int, ...]:
     total = division.total
-    if images is not None and images < 1:
-        raise InputError(f"--images {images}: at least 1 is needed")
     if images is None or images >= total * division.batch:
         return tuple(range(total))
     count = max(images // division.batch, 1)
     return tuple(sorted(random.Random(seed).sample(range(total), count)))
-
-
-def _scan_folder(folder: Path) -> list[tuple[Path, Path | None]]:
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    photographs = {p.stem for p in found if p.suffix.lower() != LABEL_SUFFIX}
-    labels = {p.stem: p for p in found if p.suffix.lower() == LABEL_SUFFIX}
-    return [
-        (p, None if p is labels.get(p.stem) else labels.get(p.stem))
-        for p in found
-        if p.suffix.lower() != LABEL_SUFFIX or p.stem not in photographs
-    ]
-
-
-def read_list(path: Path) -> list[tuple[Path, Path | None]]:
-    """Return the images of a list file, each with its label image if there is one."""
-    try:
-        lines = path.read_text().splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: is not a folder, an .npz or a text file with one image path a line"
-        ) from error
-    files: list[tuple[Path, Path | None]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        image, _, label = line.partition("\t")
-        entry = path.parent / image.strip()
-        answer = path.parent / label.strip() if label.strip() else None
-        for wanted in (entry, answer):
-            if wanted is not None and not os.path.isfile(wanted):
-                raise InputError(f"{path}, line {number}: {wanted} does not exist")
-        files.append((entry, answer))
-    return files

@@ -16,9 +16,9 @@ __all__ = [
     "ARCHIVE_GROWTH", "ARCHIVE_MEMBERS", "AXES", "BODY_NAMES", "BUFFER_BYTES", "CACHE_BYTES",
     "CONSTANT_BYTES", "DEPTH", "DOCUMENT_BYTES", "EXTERNAL_COPIES", "EXTERNAL_GROWTH", "FIELDS",
     "HISTOGRAM_BYTES", "IMAGE_BYTES", "IMAGE_PIXELS", "MODEL_BYTES", "NAME_BYTES", "NODES",
-    "PASSPORT_BYTES", "PROTOTXT_BYTES", "RECORDING_BYTES", "SETTINGS_BYTES", "STRUCTURE_BYTES",
-    "TENSORS", "TENSOR_VALUES", "TEXT_GRAPH_BYTES", "TEXT_GRAPH_LINE", "TEXT_GRAPH_MESSAGES",
-    "TEXT_GRAPH_VALUES", "UNPACKED_BYTES", "Limit", "table",
+    "PASSPORT_BYTES", "PROTOTXT_BYTES", "RECORDING_BYTES", "SETTINGS_BYTES", "SPOOLED_BYTES",
+    "STRUCTURE_BYTES", "TENSORS", "TENSOR_VALUES", "TEXT_GRAPH_BYTES", "TEXT_GRAPH_LINE",
+    "TEXT_GRAPH_MESSAGES", "TEXT_GRAPH_VALUES", "UNPACKED_BYTES", "Limit", "table",
 ]  # fmt: skip
 
 
@@ -125,6 +125,10 @@ DOCUMENT_BYTES = Limit(
     1 << 26,
     "Bytes: a range takes 160; as objects a byte takes up to 22 (measured).",
 )
+SPOOLED_BYTES = Limit(
+    "samples that Python gives", 1 << 38,
+    "Bytes: 450,000 images of 224 x 224 as float32; what never ends is stopped.",
+)  # fmt: skip
 HISTOGRAM_BYTES = Limit("unpacked histograms", 1 << 30, "Bytes: a bin that is not empty takes 10.")
 SETTINGS_BYTES = Limit("TOML", 1 << 20, "Bytes: a recipe is a page of text.")
 PASSPORT_BYTES = Limit(

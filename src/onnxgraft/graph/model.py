@@ -16,6 +16,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.files import existing_file, release_pages, sha256
+from onnxgraft.graph import pictures
 from onnxgraft.graph.exported import Exported
 from onnxgraft.graph.names import name_nodes
 from onnxgraft.graph.onnx_file import (
@@ -124,6 +125,9 @@ class Model:
             for key, value in stored.items()
             if key.startswith("onnxgraft.") and key not in (SOURCE_KEY, NAMES_KEY)
         }
+        told = pictures.of_metadata(stored)
+        if told is not None:
+            metadata.setdefault(pictures.KEY, told.written())
         try:
             graph = graph_of(proto)
         except NotSupportedError as error:
