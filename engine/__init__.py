@@ -26,8 +26,9 @@ from onnxgraft.files import existing_file, sha256, together, write_json
 from onnxgraft.graph.half import computes_in_half, to_half
 from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model, Source
-from onnxgraft.graph.operators import QUANTIZERS, is_op
+from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, is_op
 from onnxgraft.graph.tensors import Feeds, TensorSpec
+from onnxgraft.graph.walk import nodes_within
 from onnxgraft.run.depth import depths
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.proof import trials
@@ -315,7 +316,11 @@ def graph_hash(model: Model) -> str:
 
 def graph_precision(model: Model) -> Precision:
     """Return the precision that stands in a graph."""
-    if any(is_op(node, "QuantizeLinear", domain=QUANTIZERS) for node in model.graph.nodes):
+    if any(
+        is_op(node, "QuantizeLinear", domain=QUANTIZERS)
+        or is_op(node, DYNAMIC_LSTM, domain=MICROSOFT)
+        for node in nodes_within(model.graph)
+    ):
         return "int8"
     kinds = halves(model)
     return "bf16" if "bfloat16" in kinds else "fp16" if kinds else "fp32"

@@ -9,6 +9,7 @@ import pytest
 
 from onnxgraft.errors import InputError
 from onnxgraft.stages.quantize import placement, placement_text, quantize, read_placement
+from onnxgraft.stages.quantize.place.ready import fingerprint
 from onnxgraft.targets import target_names
 from tests.conftest import model_of
 from tests.quantize.networks import pair, ranges_of, samples_of, weights
@@ -108,3 +109,21 @@ def test_a_layer_whose_result_others_read_too_does_not_add(tmp_path: Path) -> No
 
 def test_openvino_gets_no_quantized_shortcut(tmp_path: Path) -> None:
     assert shortcut(SHORTCUT, tmp_path, "openvino") == ["second", "relu"]
+
+
+def test_a_constant_that_was_looked_at_leaves_a_graph_the_same() -> None:
+    """It was numbers of a field in the file, and becomes bytes when it is read."""
+    model = model_of(
+        """
+        network (float[N, 8] x) => (float[N, 8] y) {
+            two = Constant <value = float {2.0}> ()
+            a = Mul (x, two)
+            y = MatMul (a, w)
+        }
+        """,
+        weights({"w": (8, 8)}),
+    )
+    before = fingerprint(model)
+    (constant,) = [node for node in model.graph.nodes if node.op == "Constant"]
+    assert constant.attrs["value"].values == 2
+    assert fingerprint(model) == before

@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 
 from onnxgraft.graph.inference import infer
+from onnxgraft.graph.messages import bodies
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.operators import QUANTIZERS, is_op
+from onnxgraft.graph.operators import DYNAMIC_LSTM, QUANTIZERS, is_op
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.run.answers import adapted
 from onnxgraft.run.session import OnnxRuntime
@@ -30,7 +31,7 @@ HALF_TYPES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 # What computes in integers, and so rounds.
 _INTEGER_OPS = frozenset({
     "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv",
-    "QLinearMatMul", "QuantizeLinear",
+    "QLinearMatMul", "QuantizeLinear", DYNAMIC_LSTM,
 })  # fmt: skip
 
 
@@ -183,7 +184,7 @@ class ForcedGraph:
         return Segment(tuple(nodes.values()), frozenset(given), precision)
 
     def _precision(self, node: onnx.NodeProto) -> str:
-        if is_op(node, *_INTEGER_OPS, domain=QUANTIZERS):
+        if _in_integers(node):
             return "int8"
         types = {self.types.get(name) for name in (*node.input, *node.output)}
         return "fp16" if types & set(HALF_TYPES) else "fp32"
@@ -268,3 +269,13 @@ def _captured(node: onnx.NodeProto) -> Iterable[str]:
         for inner in body.node:
             yield from (name for name in _reads(inner) if name not in own)
         yield from (value.name for value in body.output if value.name not in own)
+
+
+def _in_integers(node: onnx.NodeProto) -> bool:
+    """Tell whether a node computes in integers, or one in a body of it does."""
+    return is_op(node, *_INTEGER_OPS, domain=QUANTIZERS) or any(
+        _in_integers(inner)
+        for attribute in node.attribute
+        for body in bodies(attribute)
+        for inner in body.node
+    )

@@ -6,11 +6,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.operators import QUANTIZERS, constant_value, is_op
+from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, constant_value, is_op
 from onnxgraft.graph.walk import bodies
 
 __all__ = ["depths"]
 
+# onnxruntime's LSTM has its input, its state and its weights in 8 bits.
+_DYNAMIC = 3
 # Roundings on the way to a tensor, and whether it depends on the graph's inputs.
 _Way = tuple[int, bool]
 
@@ -51,7 +53,7 @@ def _behind(tensor: gs.Tensor, node: gs.Node | None, ways: dict[int, _Way]) -> _
     data = max((count for count, moving in found if moving), default=0)
     fixed = max((count for count, moving in found if not moving), default=0)
     inside = sum(
-        _rounds(inner)
+        _rounds(inner) + _weighs(inner)
         for body in node.subgraphs()
         for graph in bodies(body)
         for inner in graph.nodes
@@ -64,8 +66,18 @@ def _behind(tensor: gs.Tensor, node: gs.Node | None, ways: dict[int, _Way]) -> _
 
 
 def _rounds(node: gs.Node) -> int:
+    if is_op(node, DYNAMIC_LSTM, domain=MICROSOFT):
+        return _DYNAMIC
     quantizes = is_op(node, "QuantizeLinear", domain=QUANTIZERS)
     return _eight_bits(node) if quantizes else 0
+
+
+def _weighs(node: gs.Node) -> int:
+    """Return 1 for a DequantizeLinear of constant integers of 8 bits."""
+    stored = is_op(node, "DequantizeLinear", domain=QUANTIZERS) and isinstance(
+        node.inputs[0], gs.Constant
+    )
+    return _eight_bits(node) if stored else 0
 
 
 def _eight_bits(node: gs.Node) -> int:

@@ -9,12 +9,20 @@ from __future__ import annotations
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.targets.onnxruntime import ONNXRUNTIME
 from onnxgraft.targets.openvino import OPENVINO
-from onnxgraft.targets.target import Floats, Form, Machine, Placement, Precision, Target
+from onnxgraft.targets.target import (
+    Floats,
+    Form,
+    Machine,
+    Placement,
+    Precision,
+    Recurrent,
+    Target,
+)
 from onnxgraft.targets.tensorrt import TENSORRT
 
 __all__ = [
-    "FLOATS", "TARGETS", "Floats", "Form", "Machine", "Placement", "Precision", "Target",
-    "find_target", "target_names",
+    "FLOATS", "TARGETS", "Floats", "Form", "Machine", "Placement", "Precision", "Recurrent",
+    "Target", "find_target", "target_names",
 ]  # fmt: skip
 
 # In the order in which a machine's default is looked for: the first that can run there.

@@ -22,6 +22,9 @@ ONNXRUNTIME = Target(
         bias=True,
         products=True,
         also=frozenset({"Add", "GlobalAveragePool", "Mul"}),
+        # DynamicQuantizeLSTM; there is no such kernel for GRU and RNN.
+        recurrent={"LSTM": "dynamic"},
+        bodies=True,
     ),
     fused=frozenset(
         "Add AveragePool Clip Concat GlobalAveragePool LeakyRelu Mul Relu Resize Sigmoid Softmax "

@@ -20,6 +20,9 @@ OPENVINO = Target(
         symmetric=True,
         unsigned=True,
         products=True,
+        # No LSTM: its first state is wrong in INT8, by 128 steps of the input. A GRU is not built,
+        # and weights alone are unfolded in the engine.
+        bodies=True,
     ),
     fused=frozenset(
         "Add AveragePool Clip GlobalAveragePool HardSigmoid HardSwish LeakyRelu Mul Relu Sigmoid "

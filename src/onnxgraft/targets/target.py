@@ -9,10 +9,13 @@ from typing import Literal
 
 from onnxgraft.targets.cpu import Cpu, this_cpu
 
-__all__ = ["Floats", "Form", "Machine", "Placement", "Precision", "Target"]
+__all__ = ["Floats", "Form", "Machine", "Placement", "Precision", "Recurrent", "Target"]
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 Floats = Literal["fp32", "tf32", "fp16", "bf16"]
+# A recurrent layer with int8 weights: onnxruntime's kernel, which quantizes what they multiply by
+# what it sees in each run, or int8 weights that are multiplied as floats.
+Recurrent = Literal["dynamic", "weights"]
 # Another form of a layer, from which the target builds another engine: pads in place of auto_pad,
 # uint8 activations with zero point 128, weights of seven bits, float activations.
 Form = Literal["pads", "offset", "pairs", "narrow", "precise", "float"]
@@ -41,6 +44,8 @@ class Placement:
         also: Operators without weights that run in integers when inputs and output are quantized.
             A Mul among them, by a positive number and read by such operators alone, costs nothing:
             its result has the integers of its input, and a scale of its own.
+        recurrent: The recurrent operators whose weights are int8, each with its form.
+        bodies: Whether layers in the bodies of If, Loop and Scan run in integers too.
     """
 
     target: str
@@ -54,6 +59,8 @@ class Placement:
     products: bool = False
     tokens: int = 0
     also: frozenset[str] = field(default_factory=frozenset)
+    recurrent: Mapping[str, Recurrent] = field(default_factory=dict)
+    bodies: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,9 @@ TENSORRT = Target(
         residual=True,
         products=True,
         tokens=512,
+        # The loop that it makes of them reads int8 weights; of a GRU it can't build that.
+        recurrent={"LSTM": "weights", "RNN": "weights"},
+        bodies=True,
     ),
     fused=frozenset(
         "Add AveragePool Clip GlobalAveragePool HardSigmoid LeakyRelu Mul Relu Sigmoid Tanh".split()
