@@ -82,8 +82,11 @@ class Judge:
             ranges: Of it.
             improved: What its layers get.
         """
-        graph, _ = quantize(model, ranges, self._table, improved=improved)
-        with exact(graph, name="INT8") as session:
+        return self.of(quantize(model, ranges, self._table, improved=improved)[0])
+
+    def of(self, graph: Model) -> Noise:
+        """Return the noise of a graph with Q and DQ, or with stored weights."""
+        with exact(graph, name="quantized") as session:
             return Noise(
                 tuple(
                     noise_of(right, session.infer(sample.feeds))

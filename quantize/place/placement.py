@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import get_args
 
 import onnx_graphsurgeon as gs
 
@@ -15,7 +16,16 @@ from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.graph.operators import WEIGHTED, is_op, op_of
 from onnxgraft.graph.shapes import Shapes
-from onnxgraft.targets import Placement, find_target, target_names
+from onnxgraft.targets import (
+    BLOCKS,
+    WEIGHT_TYPES,
+    Placement,
+    Storage,
+    StorageOp,
+    WeightType,
+    find_target,
+    target_names,
+)
 from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
@@ -73,6 +83,10 @@ def placement_text(table: Placement) -> str:
     axes = {op: f'"{_TENSOR}"' if axis is None else axis for op, axis in table.weights.items()}
     weights = ", ".join(f"{op} = {axis}" for op, axis in axes.items())
     also = ", ".join(f'"{op}"' for op in sorted(table.also))
+    stored = ", ".join(
+        f'{kind} = {{ op = "{form.op}", block = {form.block} }}'
+        for kind, form in table.stored.items()
+    )
     flags = "\n".join(f"{name} = {str(getattr(table, name)).lower()}" for name in _FLAGS)
     return (
         "# What runs in INT8, with the axis of its weights' scales per channel.\n"
@@ -86,6 +100,9 @@ def placement_text(table: Placement) -> str:
         f"tokens = {table.tokens}\n"
         "# Operators without weights that run in INT8 between quantized tensors.\n"
         f"also = [{also}]\n"
+        "# How weights alone are stored, where activations stay float: the operator that reads\n"
+        "# them, and how many share a scale; 0 for a scale for each output channel.\n"
+        f"stored = {{ {stored} }}\n"
     )
 
 
@@ -122,6 +139,8 @@ def read_placement(path: str | os.PathLike[str], target: str, cpu: Cpu | None = 
         if not isinstance(operators, list) or not all(isinstance(op, str) for op in operators):
             raise InputError(f"{file}: also is {operators!r}; write a list of operators")
         given["also"] = frozenset(operators)
+    if "stored" in given:
+        given["stored"] = {**table.stored, **_storages(file, given["stored"])}
     return replace(table, **given)
 
 
@@ -140,6 +159,30 @@ def _axes(file: Path, weights: object) -> dict[str, int | None]:
             raise InputError(f'{file}: the axis of {op} is {axis!r}; write a number or "{_TENSOR}"')
         axes[op] = None if axis == _TENSOR else axis
     return axes
+
+
+def _storages(file: Path, stored: object) -> dict[WeightType, Storage]:
+    usual = '{ int4 = { op = "DequantizeLinear", block = 32 } }'
+    if not isinstance(stored, dict):
+        raise InputError(f"{file}: stored is {stored!r}; write {usual}")
+    found: dict[WeightType, Storage] = {}
+    for kind, form in stored.items():
+        if kind not in WEIGHT_TYPES:
+            raise InputError(
+                f"{file}: weights are not stored as {kind}; {nearest(kind, WEIGHT_TYPES)}"
+            )
+        if not isinstance(form, dict) or set(form) != {"op", "block"}:
+            raise InputError(f"{file}: {kind} of stored is {form!r}; write {usual}")
+        op, block = form["op"], form["block"]
+        if op not in get_args(StorageOp):
+            raise InputError(f"{file}: stored has {op!r}; {nearest(str(op), get_args(StorageOp))}")
+        if isinstance(block, bool) or block not in (0, *BLOCKS):
+            raise InputError(
+                f"{file}: the block of {kind} is {block!r}; 0 or one of "
+                f"{', '.join(map(str, BLOCKS))}"
+            )
+        found[kind] = Storage(op, block)
+    return found
 
 
 def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:

@@ -21,15 +21,17 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.nbits import stores_bits
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
 from onnxgraft.graph.pairs import fitting, pair_sums
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import tidy
+from onnxgraft.graph.walk import bodies, tidy
+from onnxgraft.targets import WeightType
 
 __all__ = [
     "NARROW", "PRECISE", "explicit_pads", "float_twin", "in_float", "input_ranges", "is_quantized",
-    "narrowed", "paired", "precise", "sites", "with_offset",
+    "narrowed", "paired", "precise", "sites", "stored_weights", "with_offset",
 ]  # fmt: skip
 
 # The largest integer of weights in seven bits: two products with 255 stay below 2^15.
@@ -47,6 +49,23 @@ _Weights = tuple[Array, Array]
 def is_quantized(model: Model) -> bool:
     """Tell whether a graph has QuantizeLinear or DequantizeLinear."""
     return any(_is_dequantizer(node) or _is_quantizer(node) for node in model.graph.nodes)
+
+
+def stored_weights(model: Model) -> WeightType | None:
+    """Return what a graph stores weights as whose activations are float; None for any other.
+
+    Where there are several types, that of fewest bits.
+    """
+    bits = set()
+    for body in bodies(model.graph):
+        for node in body.nodes:
+            if _is_quantizer(node):
+                return None
+            if _is_dequantizer(node) and node.inputs[0].dtype is not None:
+                kind = np.dtype(node.inputs[0].dtype)
+                bits |= {4 if kind.name in ("int4", "uint4") else 8 * kind.itemsize}
+            bits |= {stores_bits(node)} - {0}
+    return "int4" if min(bits, default=32) <= 4 else "int8" if min(bits, default=32) <= 8 else None
 
 
 def float_twin(model: Model) -> Model:

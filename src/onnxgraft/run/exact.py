@@ -35,6 +35,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.graph.cut import extract
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.nbits import with_float_weights
 from onnxgraft.graph.operators import constant_value, is_op, op_of
 from onnxgraft.graph.quantized import is_quantized
 from onnxgraft.graph.shapes import Shapes
@@ -81,6 +82,7 @@ def _as_it_stands(options: Any) -> None:
 
 def exact_graph(model: Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     """Return the ONNX model that `exact` runs."""
+    model = with_float_weights(model)
     if not is_quantized(model):
         return exposing(model.to_onnx(), outputs) if outputs else model.to_onnx()
     wanted = tuple(TensorOption(name, None) for name in outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxgraft.targets.target import Machine, Placement, Target
+from onnxgraft.targets.target import Machine, Placement, Storage, Target
 
 __all__ = ["TENSORRT"]
 
@@ -37,6 +37,12 @@ TENSORRT = Target(
         residual=True,
         products=True,
         tokens=512,
+        # Weights stay integers in the engine. The fused kernels of INT4, which are TensorRT-LLM's,
+        # are for blocks of 64 and 128.
+        stored={
+            "int8": Storage("DequantizeLinear", 0),
+            "int4": Storage("DequantizeLinear", 64),
+        },
     ),
     fused=frozenset(
         "Add AveragePool Clip GlobalAveragePool HardSigmoid LeakyRelu Mul Relu Sigmoid Tanh".split()
