@@ -140,7 +140,7 @@ def read_placement(path: str | os.PathLike[str], target: str, cpu: Cpu | None = 
             raise InputError(f"{file}: also is {operators!r}; write a list of operators")
         given["also"] = frozenset(operators)
     if "stored" in given:
-        given["stored"] = {**table.stored, **_storages(file, given["stored"])}
+        given["stored"] = {**table.stored, **_storages(file, given["stored"], table)}
     return replace(table, **given)
 
 
@@ -161,7 +161,7 @@ def _axes(file: Path, weights: object) -> dict[str, int | None]:
     return axes
 
 
-def _storages(file: Path, stored: object) -> dict[WeightType, Storage]:
+def _storages(file: Path, stored: object, table: Placement) -> dict[WeightType, Storage]:
     usual = '{ int4 = { op = "DequantizeLinear", block = 32 } }'
     if not isinstance(stored, dict):
         raise InputError(f"{file}: stored is {stored!r}; write {usual}")
@@ -181,7 +181,8 @@ def _storages(file: Path, stored: object) -> dict[WeightType, Storage]:
                 f"{file}: the block of {kind} is {block!r}; 0 or one of "
                 f"{', '.join(map(str, BLOCKS))}"
             )
-        found[kind] = Storage(op, block)
+        usual_form = table.stored[kind]
+        found[kind] = Storage(op, block, usual_form.note if op == usual_form.op else "")
     return found
 
 
