@@ -10,7 +10,10 @@ from onnxgraft.graph.nbits import stores_bits
 from onnxgraft.graph.operators import QUANTIZERS, constant_value, is_op
 from onnxgraft.graph.walk import bodies
 
-__all__ = ["depths"]
+__all__ = ["FOUR_BITS", "depths"]
+
+# One rounding to 4 bits makes as much noise as so many to 8.
+FOUR_BITS = 4 ** (8 - 4)
 
 # Roundings on the way to a tensor, and whether it depends on the graph's inputs.
 _Way = tuple[int, bool]
