@@ -38,6 +38,29 @@ def test_no_ranges_are_needed(net: Path, target: str, kind: str, cli: Cli) -> No
     assert Model.load(out).metadata["onnxgraft.precision"].count(f'"{kind}": 4') == 1
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_inspect_counts_weights_and_says_how_they_are_stored(
+    net: Path, target: str, cli: Cli
+) -> None:
+    out = net.with_name("out.onnx")
+    cli("quantize", net, "--weights", "int4", "--target", target, "-o", out)
+    told = json.loads(cli("inspect", out, "--json").stdout)
+    whole = json.loads(cli("inspect", net, "--json").stdout)
+    assert told["notes"] == ["weights are stored as int4, activations are float"]
+    assert told["parameters"] == whole["parameters"] + 4 * 32  # one scale for each output
+
+
+def test_onnxruntimes_form_is_none_for_tensorrt(net: Path, cli: Cli) -> None:
+    pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+    out = net.with_name("out.onnx")
+    cli("quantize", net, "--weights", "int4", "--target", "onnxruntime", "-o", out)
+    done = cli("build", out, "--target", "tensorrt", "-o", net.with_name("e"))
+    assert done.returncode == 2
+    assert "quantize the float graph with onnxgraft quantize --target tensorrt" in " ".join(
+        done.stderr.split()
+    )
+
+
 def test_samples_and_a_block_are_taken(net: Path, cli: Cli) -> None:
     done = cli(
         "quantize", net, "--weights", "int4", "--block", "16", "--target", "openvino",
