@@ -80,6 +80,7 @@ def mse_scale(
     axis: int | None,
     importance: Array | None = None,
     levels: tuple[int, int] = EIGHT_BITS,
+    factors: Array = _FACTORS,
 ) -> Array:
     """Return the float32 scale of the smallest mean squared error: () or (channels,).
 
@@ -88,11 +89,12 @@ def mse_scale(
         axis: Of the channels.
         importance: Of each weight, of a shape that fits; None takes them for equal.
         levels: The smallest and largest integer.
+        factors: Of the scale that keeps the largest weight: those that are tried.
     """
     whole = weight_scale(values, axis).astype(np.float64) * (LEVELS / levels[1])
     axes = tuple(a for a in range(values.ndim) if a != axis)
     best, best_error = whole, np.full(whole.shape, np.inf)
-    for factor in _FACTORS:
+    for factor in factors:
         scale = along(whole * factor, axis, values.ndim)
         error = (np.clip(np.rint(values / scale), *levels) * scale - values) ** 2
         if importance is not None:

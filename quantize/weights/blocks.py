@@ -26,6 +26,10 @@ __all__ = ["BITS", "Blocks", "fitting_block", "rounded", "rounded_by_output"]
 
 BITS: dict[WeightType, int] = {"int8": 8, "int4": 4}
 _LEVELS = {8: EIGHT_BITS, 4: (-8, 7)}
+# Of the scale that keeps the largest weight. A finer search gains 0.02 dB with four bits.
+_FACTORS = np.linspace(1.0, 0.6, 21)
+# So many weights are looked at together, which fit into a processor's cache.
+_TOGETHER = 1 << 17
 # A scale for so many weights at most is good enough for four bits.
 _MOST = 2 * BLOCKS[-1]
 
@@ -106,9 +110,13 @@ def rounded(matrix: Array, block: int, bits: int) -> Blocks:
     padded = np.zeros((groups, outputs, count * block), np.float32)
     padded[:, :, :depth] = matrix
     rows = padded.reshape(-1, block)
-    scale = mse_scale(rows, 0, levels=_LEVELS[bits])
-    integers = nearest_integers(rows, scale, 0, _LEVELS[bits]).reshape(padded.shape)
-    kept = np.ascontiguousarray(integers[:, :, :depth])
+    integers, scale = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
+    step = max(_TOGETHER // block, 1)
+    for begin in range(0, len(rows), step):
+        part = slice(begin, begin + step)
+        scale[part] = mse_scale(rows[part], 0, levels=_LEVELS[bits], factors=_FACTORS)
+        integers[part] = nearest_integers(rows[part], scale[part], 0, _LEVELS[bits])
+    kept = np.ascontiguousarray(integers.reshape(padded.shape)[:, :, :depth])
     return Blocks(kept, scale.reshape(groups, outputs, count), block, bits)
 
 
