@@ -144,9 +144,7 @@ def store_weights(
 
 def _form(table: Placement, kind: WeightType, block: int | None) -> Storage:
     if kind not in table.stored:
-        raise InputError(
-            f"--weights {kind}: {table.target} has no form for it; {nearest(kind, table.stored)}"
-        )
+        raise InputError(f"--weights {kind}: the table of {table.target} has no form for it")
     if block is not None and block not in BLOCKS:
         raise InputError(f"--block {block}: one of {', '.join(map(str, BLOCKS))}")
     form = table.stored[kind]

@@ -25,7 +25,7 @@ from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.proof import Reference
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine
-from onnxgraft.stages.quantize import placement, store_weights
+from onnxgraft.stages.quantize import placement, read_placement, store_weights
 from onnxgraft.stages.quantize.weights.blocks import rounded, rounded_by_output
 from onnxgraft.targets import TARGETS, WeightType
 from tests.conftest import model_of
@@ -120,6 +120,16 @@ def test_an_own_order_of_inputs_is_not_unpacked() -> None:
     assert with_float_weights(graph).graph.nodes[0].op == "MatMulNBits"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("K", 1 << 40), ("N", -1), ("bits", 3), ("bits", 64), ("block_size", 0)]
+)
+def test_a_matmulnbits_that_contradicts_itself_is_not_unpacked(name: str, value: int) -> None:
+    graph = stored(matmul(32, 4), "onnxruntime", "int4")
+    graph.graph.nodes[0].attrs[name] = value
+    assert unpacked(graph.graph.nodes[0]) is None
+    assert with_float_weights(graph).graph.nodes[0].op == "MatMulNBits"
+
+
 @pytest.mark.parametrize(("bits", "low", "high"), [(4, -8, 7), (8, -127, 127)])
 def test_integers_are_the_nearest_and_keep_their_range(bits: int, low: int, high: int) -> None:
     matrix = np.random.default_rng(0).standard_t(3, (1, 6, 64)).astype(np.float32)
@@ -202,6 +212,16 @@ def test_each_target_gets_its_own_form(target: str, kind: WeightType) -> None:
         assert np.dtype(node.inputs[0].dtype).name == kind
         assert node.attrs == ({"axis": 0, "block_size": form.block} if form.block else {"axis": 1})
     onnx.checker.check_model(graph.to_onnx(), full_check=True)
+
+
+def test_a_changed_table_is_followed(tmp_path: Path) -> None:
+    file = tmp_path / "table.toml"
+    file.write_text('stored = { int4 = { op = "MatMulNBits", block = 128 } }\n')
+    table = read_placement(file, "openvino")
+    graph, _ = store_weights(matmul(256, 8), table, "int4")
+    assert graph.graph.nodes[0].attrs["block_size"] == 128
+    graph, _ = store_weights(matmul(256, 8), table, "int8")
+    assert graph.operators() == {"DequantizeLinear": 1, "MatMul": 1}
 
 
 @every

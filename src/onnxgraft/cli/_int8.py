@@ -320,7 +320,7 @@ def quantize(
     ] = None,
     as_json: Json = False,
 ) -> Result:
-    """Write the INT8 graph that a target wants, or one with weights alone as INT8 or INT4."""
+    """Write the INT8 graph that a target wants, a mix within a budget, or weights in integers."""
     from onnxgraft import commands
     from onnxgraft.errors import InputError
 

@@ -119,7 +119,7 @@ def quantize(
     cache_out: Place | None = None,
     trt_version: str | None = None,
 ) -> Quantized:
-    """Return the INT8 graph that a target wants, or one with weights alone as INT8 or INT4.
+    """Return the INT8 graph that a target wants, a mix within a budget, or weights in integers.
 
     Args:
         model: A float ONNX file, or a model; with ``from_qdq`` one that is quantized.

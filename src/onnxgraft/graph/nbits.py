@@ -51,9 +51,12 @@ def unpacked(node: gs.Node) -> Array | None:
         return None
     if len(node.inputs) > 4 and node.inputs[4].name:
         return None  # an order of its own
-    depth, rows = int(node.attrs["K"]), int(node.attrs["N"])
-    bits, block = stores_bits(node), int(node.attrs["block_size"])
-    blocks = -(-depth // block)
+    depth, rows, block = (int(node.attrs.get(name, 0)) for name in ("K", "N", "block_size"))
+    bits, blocks = stores_bits(node), -(-depth // max(block, 1))
+    if bits not in (2, 4, 8) or inputs[0].values.size * 8 != rows * blocks * block * bits:
+        return None
+    if inputs[1].values.size != rows * blocks:
+        return None
     codes = _codes(inputs[0].values, bits).reshape(rows, blocks, block)
     scale = np.asarray(inputs[1].values, np.float32).reshape(rows, blocks, 1)
     zero: Array = np.full((1, 1, 1), 1 << (bits - 1), np.float32)

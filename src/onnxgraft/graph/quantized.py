@@ -15,8 +15,10 @@ An engine that gives other answers than its graph says is built anew from anothe
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
@@ -31,7 +33,7 @@ from onnxgraft.targets import WeightType
 
 __all__ = [
     "NARROW", "PRECISE", "explicit_pads", "float_twin", "in_float", "input_ranges", "is_quantized",
-    "narrowed", "paired", "precise", "sites", "stored_weights", "with_offset",
+    "narrowed", "paired", "precise", "sites", "stored_bits", "stored_weights", "with_offset",
 ]  # fmt: skip
 
 # The largest integer of weights in seven bits: two products with 255 stay below 2^15.
@@ -51,6 +53,16 @@ def is_quantized(model: Model) -> bool:
     return any(_is_dequantizer(node) or _is_quantizer(node) for node in model.graph.nodes)
 
 
+def stored_bits(dtype: Any) -> int:
+    """Return in how many bits a type has its whole numbers; 0 for any other type."""
+    if dtype is None:
+        return 0
+    is_number = isinstance(dtype, int)  # onnx's, where numpy has no such type
+    kind = onnx.helper.tensor_dtype_to_np_dtype(dtype) if is_number else np.dtype(dtype)
+    name = kind.name.removeprefix("u").removeprefix("int")
+    return int(name) if name.isdecimal() else 0
+
+
 def stored_weights(model: Model) -> WeightType | None:
     """Return what a graph stores weights as whose activations are float; None for any other.
 
@@ -61,11 +73,11 @@ def stored_weights(model: Model) -> WeightType | None:
         for node in body.nodes:
             if _is_quantizer(node):
                 return None
-            if _is_dequantizer(node) and node.inputs[0].dtype is not None:
-                kind = np.dtype(node.inputs[0].dtype)
-                bits |= {4 if kind.name in ("int4", "uint4") else 8 * kind.itemsize}
-            bits |= {stores_bits(node)} - {0}
-    return "int4" if min(bits, default=32) <= 4 else "int8" if min(bits, default=32) <= 8 else None
+            if _is_dequantizer(node):
+                bits.add(stored_bits(node.inputs[0].dtype))
+            bits.add(stores_bits(node))
+    fewest = min(bits - {0}, default=32)
+    return "int4" if fewest <= 4 else "int8" if fewest <= 8 else None
 
 
 def float_twin(model: Model) -> Model:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.nbits import stores_bits
 from onnxgraft.graph.operators import QUANTIZERS, constant_value, is_op
+from onnxgraft.graph.quantized import stored_bits
 from onnxgraft.graph.walk import bodies
 
 __all__ = ["FOUR_BITS", "depths"]
@@ -91,7 +91,4 @@ def _roundings(node: gs.Node) -> int:
         value = constant_value(stored.inputs[0])
         kind = None if value is None else value.dtype
     # Without a zero point QuantizeLinear makes uint8.
-    if kind is None:
-        return 1
-    four = np.dtype(kind).name in ("int4", "uint4")
-    return _of_bits(4 if four else 8 * np.dtype(kind).itemsize)
+    return 1 if kind is None else _of_bits(stored_bits(kind) or 8)
