@@ -182,7 +182,8 @@ def _storages(file: Path, stored: object, table: Placement) -> dict[WeightType, 
                 f"{', '.join(map(str, BLOCKS))}"
             )
         usual_form = table.stored[kind]
-        found[kind] = Storage(op, block, usual_form.note if op == usual_form.op else "")
+        note = usual_form.note if op == usual_form.op else ""
+        found[kind] = replace(usual_form, op=op, block=block, note=note)
     return found
 
 

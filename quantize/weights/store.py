@@ -7,7 +7,7 @@ stay so where the whole network is better by it, on samples that were kept apart
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -111,7 +111,7 @@ def store_weights(
     )  # fmt: skip
     report.notes += [form.note] if form.note and plan.layers else []
     report.notes += _hardly(model, plan)
-    found = _nearest(plan, BITS[kind])
+    found = _nearest(plan, BITS[kind], form.signed)
     graph = _written(model, form, plan, found)
     if not plan.layers:
         return graph, report
@@ -148,7 +148,7 @@ def _form(table: Placement, kind: WeightType, block: int | None) -> Storage:
     if block is not None and block not in BLOCKS:
         raise InputError(f"--block {block}: one of {', '.join(map(str, BLOCKS))}")
     form = table.stored[kind]
-    return form if block is None else Storage(form.op, block, form.note)
+    return form if block is None else replace(form, block=block)
 
 
 def _is_quantized(node: gs.Node) -> bool:
@@ -186,6 +186,8 @@ def _fit(node: gs.Node, form: Storage, bits: int) -> tuple[str | None, int]:
         return "its weights are not " + ("its second input" if first else "constant"), 0
     if weights.values.ndim < 2 or not weights.values.size:
         return "its weights are no matrix", 0
+    if weights.values.dtype != np.float32:
+        return f"its weights are {weights.values.dtype}", 0
     groups, outputs, depth = matrix_of(node).shape
     packs = form.op == "MatMulNBits"
     if packs and weights.values.ndim > 2:
@@ -207,12 +209,12 @@ def _keys(plan: _Plan) -> dict[str, tuple[int, bool]]:
     return {node.name: (id(node.inputs[1]), turned(node)) for _, node, _ in plan.layers}
 
 
-def _nearest(plan: _Plan, bits: int) -> dict[tuple[int, bool], Blocks]:
+def _nearest(plan: _Plan, bits: int, signed: bool) -> dict[tuple[int, bool], Blocks]:
     """Return the nearest integers of all weights."""
     keys, found = _keys(plan), dict[tuple[int, bool], Blocks]()
     for _, node, block in track(plan.layers, "storing weights", len(plan.layers)):
         if keys[node.name] not in found:
-            found[keys[node.name]] = rounded(matrix_of(node), block, bits)
+            found[keys[node.name]] = rounded(matrix_of(node), block, bits, signed=signed)
     return found
 
 

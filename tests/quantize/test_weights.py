@@ -147,6 +147,21 @@ def test_scales_are_better_than_those_of_the_largest_weight() -> None:
     assert np.square(found.values - matrix).sum() < np.square(kept - matrix).sum()
 
 
+def test_the_largest_weight_of_a_block_gets_the_level_that_one_side_has_more() -> None:
+    matrix = np.random.default_rng(0).standard_normal((1, 64, 64)).astype(np.float32)
+    one, other = rounded(matrix, 32, 4), rounded(matrix, 32, 4, signed=False)
+    assert (other.scale > 0).all()
+    assert (one.scale < 0).any()
+    assert (one.scale > 0).any()
+    lost = [np.square(found.values - matrix).sum() for found in (one, other)]
+    assert lost[0] < 0.95 * lost[1]
+
+
+def test_tensorrt_gets_positive_scales() -> None:
+    graph = stored(matmul(256, 8), "tensorrt", "int4")
+    assert (graph.graph.nodes[0].inputs[1].values > 0).all()
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_rounding_by_output_keeps_scales_and_beats_the_nearest(bits: int) -> None:
     rng = np.random.default_rng(0)
@@ -351,6 +366,31 @@ def test_what_stays_in_float_is_told() -> None:
 def test_weights_that_would_take_no_less_stay_in_float() -> None:
     _, report = store_weights(matmul(2, 8), placement("onnxruntime"), "int4")
     assert report.float_layers[0].reason == "its weights of (2, 8) would take no less as integers"
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_other_types_than_float32_stay_what_they_are(target: str) -> None:
+    model = model_of(
+        "n (double[N, 64] x) => (double[N, 4] y) { [dense] y = MatMul (x, w) }",
+        {"w": np.ones((64, 4))},
+    )
+    graph, report = store_weights(model, placement(target), "int8")
+    assert report.float_layers[0].reason == "its weights are float64"
+    assert graph.operators() == {"MatMul": 1}
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_float16_is_stored_too(target: str) -> None:
+    weights = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float16)
+    model = model_of(
+        "n (float16[N, 64] x) => (float16[N, 4] y) { [dense] y = MatMul (x, w) }", {"w": weights}
+    )
+    graph, report = store_weights(model, placement(target), "int8")
+    assert report.layers == ["dense"]
+    assert [spec.dtype for spec in graph.outputs] == ["float16"]
+    feeds = {"x": np.random.default_rng(1).standard_normal((3, 64)).astype(np.float16)}
+    right = feeds["x"].astype(np.float64) @ weights
+    assert sqnr(right, infer(graph, feeds)["y"]) > 38
 
 
 def test_keep_float_keeps_a_layer_and_knows_the_names() -> None:

@@ -36,11 +36,14 @@ class Storage:
         block: How many weights along the input axis share a scale, usually; 0 for one scale for
             each output channel.
         note: What the user should know of it.
+        signed: Whether a scale may be negative: of four bits the negative side has one level more,
+            which the largest weight of a block then gets, whatever its sign.
     """
 
     op: StorageOp
     block: int
     note: str = ""
+    signed: bool = True
 
 
 @dataclass(frozen=True)

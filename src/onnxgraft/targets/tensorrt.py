@@ -38,10 +38,10 @@ TENSORRT = Target(
         products=True,
         tokens=512,
         # Weights stay integers in the engine. The fused kernels of INT4, which are TensorRT-LLM's,
-        # are for blocks of 64 and 128.
+        # are for blocks of 64 and 128; ONNX parsers of some versions want scales to be positive.
         stored={
-            "int8": Storage("DequantizeLinear", 0),
-            "int4": Storage("DequantizeLinear", 64),
+            "int8": Storage("DequantizeLinear", 0, signed=False),
+            "int4": Storage("DequantizeLinear", 64, signed=False),
         },
     ),
     fused=frozenset(
