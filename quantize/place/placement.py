@@ -17,7 +17,17 @@ from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.graph.operators import RECURRENT, WEIGHTED, is_op, op_of
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.walk import bodies
-from onnxgraft.targets import Placement, Recurrent, find_target, target_names
+from onnxgraft.targets import (
+    BLOCKS,
+    WEIGHT_TYPES,
+    Placement,
+    Recurrent,
+    Storage,
+    StorageOp,
+    WeightType,
+    find_target,
+    target_names,
+)
 from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
@@ -76,6 +86,10 @@ def placement_text(table: Placement) -> str:
     weights = ", ".join(f"{op} = {axis}" for op, axis in axes.items())
     also = ", ".join(f'"{op}"' for op in sorted(table.also))
     recurrent = ", ".join(f'{op} = "{form}"' for op, form in table.recurrent.items())
+    stored = ", ".join(
+        f'{kind} = {{ op = "{form.op}", block = {form.block} }}'
+        for kind, form in table.stored.items()
+    )
     flags = "\n".join(f"{name} = {str(getattr(table, name)).lower()}" for name in _FLAGS)
     return (
         "# What runs in INT8, with the axis of its weights' scales per channel.\n"
@@ -93,6 +107,9 @@ def placement_text(table: Placement) -> str:
         "# Recurrent operators with int8 weights: dynamic for onnxruntime's own kernel, weights\n"
         "# for a DequantizeLinear before each.\n"
         f"recurrent = {{ {recurrent} }}\n"
+        "# How weights alone are stored, where activations stay float: the operator that reads\n"
+        "# them, and how many share a scale; 0 for a scale for each output channel.\n"
+        f"stored = {{ {stored} }}\n"
     )
 
 
@@ -131,6 +148,8 @@ def read_placement(path: str | os.PathLike[str], target: str, cpu: Cpu | None = 
         given["also"] = frozenset(operators)
     if "recurrent" in given:
         _check_recurrent(file, given["recurrent"])
+    if "stored" in given:
+        given["stored"] = {**table.stored, **_storages(file, given["stored"], table)}
     return replace(table, **given)
 
 
@@ -161,6 +180,32 @@ def _axes(file: Path, weights: object) -> dict[str, int | None]:
             raise InputError(f'{file}: the axis of {op} is {axis!r}; write a number or "{_TENSOR}"')
         axes[op] = None if axis == _TENSOR else axis
     return axes
+
+
+def _storages(file: Path, stored: object, table: Placement) -> dict[WeightType, Storage]:
+    usual = '{ int4 = { op = "DequantizeLinear", block = 32 } }'
+    if not isinstance(stored, dict):
+        raise InputError(f"{file}: stored is {stored!r}; write {usual}")
+    found: dict[WeightType, Storage] = {}
+    for kind, form in stored.items():
+        if kind not in WEIGHT_TYPES:
+            raise InputError(
+                f"{file}: weights are not stored as {kind}; {nearest(kind, WEIGHT_TYPES)}"
+            )
+        if not isinstance(form, dict) or set(form) != {"op", "block"}:
+            raise InputError(f"{file}: {kind} of stored is {form!r}; write {usual}")
+        op, block = form["op"], form["block"]
+        if op not in get_args(StorageOp):
+            raise InputError(f"{file}: stored has {op!r}; {nearest(str(op), get_args(StorageOp))}")
+        if isinstance(block, bool) or block not in (0, *BLOCKS):
+            raise InputError(
+                f"{file}: the block of {kind} is {block!r}; 0 or one of "
+                f"{', '.join(map(str, BLOCKS))}"
+            )
+        usual_form = table.stored[kind]
+        note = usual_form.note if op == usual_form.op else ""
+        found[kind] = replace(usual_form, op=op, block=block, note=note)
+    return found
 
 
 def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:

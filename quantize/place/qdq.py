@@ -104,6 +104,7 @@ class QuantizeReport:
         float_layers: The layers with weights that do not.
         tensors: How many activations are quantized.
         notes: Sentences that the user should read.
+        weights: What ``layers`` store weights as, where activations stay float; else empty.
     """
 
     target: str
@@ -111,6 +112,7 @@ class QuantizeReport:
     float_layers: list[FloatLayer] = field(default_factory=list)
     tensors: int = 0
     notes: list[str] = field(default_factory=list)
+    weights: str = ""
 
 
 def quantize(

@@ -19,7 +19,7 @@ import onnx
 from onnxgraft.graph.inference import infer
 from onnxgraft.graph.messages import bodies
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.operators import DYNAMIC_LSTM, QUANTIZERS, is_op
+from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, is_op
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.run.answers import adapted
 from onnxgraft.run.session import OnnxRuntime
@@ -33,6 +33,7 @@ _INTEGER_OPS = frozenset({
     "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv",
     "QLinearMatMul", "QuantizeLinear", DYNAMIC_LSTM,
 })  # fmt: skip
+_FOUR_BITS = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
 
 
 @dataclass(frozen=True)
@@ -180,13 +181,16 @@ class ForcedGraph:
                 else:
                     waiting.append(name)
         kinds = [self._precision(node) for node in nodes.values()]
-        precision = "int8" if "int8" in kinds else "fp16" if "fp16" in kinds else "fp32"
+        precision = next((kind for kind in ("int4", "int8", "fp16") if kind in kinds), "fp32")
         return Segment(tuple(nodes.values()), frozenset(given), precision)
 
     def _precision(self, node: onnx.NodeProto) -> str:
-        if _in_integers(node):
-            return "int8"
         types = {self.types.get(name) for name in (*node.input, *node.output)}
+        if is_op(node, "MatMulNBits", domain=MICROSOFT):
+            bits = next((a.i for a in node.attribute if a.name == "bits"), 4)
+            return "int4" if bits <= 4 else "int8"
+        if _in_integers(node):
+            return "int4" if types & _FOUR_BITS else "int8"
         return "fp16" if types & set(HALF_TYPES) else "fp32"
 
     def run(self, wanted: Sequence[str], given: Mapping[str, Array], feeds: Feeds) -> Outputs:

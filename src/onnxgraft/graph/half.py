@@ -166,7 +166,7 @@ def typed(model: Model) -> Model:
                 "in FP16 yet; fold it with onnxgraft surgery"
             )
     graph = model.graph.copy()
-    quantized = any(is_op(n, "QuantizeLinear", "DequantizeLinear") for n in graph.nodes)
+    quantized = any(is_op(node, "DequantizeLinear", "QuantizeLinear") for node in graph.nodes)
     if quantized and graph.opset < _OPSET:
         graph = raise_opset(model, _OPSET).graph
     write_types(graph)

@@ -15,12 +15,15 @@ An engine that gives other answers than its graph says is built anew from anothe
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.nbits import stores_bits
 from onnxgraft.graph.operators import (
     DYNAMIC_LSTM,
     MICROSOFT,
@@ -34,10 +37,12 @@ from onnxgraft.graph.pairs import fitting, pair_sums
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import bodies, nodes_within, pinned, tidy
+from onnxgraft.targets import WeightType
 
 __all__ = [
     "NARROW", "PRECISE", "explicit_pads", "float_twin", "in_float", "input_ranges", "is_quantized",
-    "narrowed", "paired", "plain_lstms", "precise", "sites", "with_offset",
+    "narrowed", "paired", "plain_lstms", "precise", "sites", "stored_bits", "stored_weights",
+    "with_offset",
 ]  # fmt: skip
 
 # The largest integer of weights in seven bits: two products with 255 stay below 2^15.
@@ -58,6 +63,33 @@ def is_quantized(model: Model) -> bool:
         _is_dequantizer(node) or _is_quantizer(node) or _is_dynamic(node)
         for node in nodes_within(model.graph)
     )
+
+
+def stored_bits(dtype: Any) -> int:
+    """Return in how many bits a type has its whole numbers; 0 for any other type."""
+    if dtype is None:
+        return 0
+    is_number = isinstance(dtype, int)  # onnx's, where numpy has no such type
+    kind = onnx.helper.tensor_dtype_to_np_dtype(dtype) if is_number else np.dtype(dtype)
+    name = kind.name.removeprefix("u").removeprefix("int")
+    return int(name) if name.isdecimal() else 0
+
+
+def stored_weights(model: Model) -> WeightType | None:
+    """Return what a graph stores weights as whose activations are float; None for any other.
+
+    Where there are several types, that of fewest bits.
+    """
+    bits = set()
+    for body in bodies(model.graph):
+        for node in body.nodes:
+            if _is_quantizer(node) or _is_dynamic(node):
+                return None
+            if _is_dequantizer(node):
+                bits.add(stored_bits(node.inputs[0].dtype))
+            bits.add(stores_bits(node))
+    fewest = min(bits - {0}, default=32)
+    return "int4" if fewest <= 4 else "int8" if fewest <= 8 else None
 
 
 def float_twin(model: Model) -> Model:

@@ -36,6 +36,7 @@ from onnxgraft.graph.cut import extract
 from onnxgraft.graph.messages import bodies as bodies_of
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.nbits import with_float_weights
 from onnxgraft.graph.operators import constant_value, is_op, op_of
 from onnxgraft.graph.quantized import is_quantized
 from onnxgraft.graph.shapes import Shapes
@@ -82,6 +83,7 @@ def _as_it_stands(options: Any) -> None:
 
 def exact_graph(model: Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     """Return the ONNX model that `exact` runs."""
+    model = with_float_weights(model)
     if not is_quantized(model):
         return exposing(model.to_onnx(), outputs) if outputs else model.to_onnx()
     wanted = tuple(TensorOption(name, None) for name in outputs)
