@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._assumed import assumed
-from onnxgraft.commands._opening import Given, Place, as_model
+from onnxgraft.commands._opening import ModelGiven, Place, as_model
 from onnxgraft.commands._order import DATA, IMAGE, MODEL, check_order
 from onnxgraft.commands._outputs import check_output
 from onnxgraft.commands._recipe import PreprocessGiven, given_tables
@@ -60,7 +60,7 @@ class Calibrated:
 
 
 def calibrate(
-    model: Given,
+    model: ModelGiven,
     out: Place | None = None,
     *,
     data: Data = None,

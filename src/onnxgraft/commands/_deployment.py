@@ -19,7 +19,7 @@ from onnxgraft.commands._blame import guilty_pass
 from onnxgraft.commands._budget import read_budget
 from onnxgraft.commands._calibrate import measured
 from onnxgraft.commands._evidence import engine_row, evidence, record_accuracy
-from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
+from onnxgraft.commands._int8 import QuantizeOptions, check_weights, int8_graph
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
 from onnxgraft.commands._recipe import Recipe, class_names
@@ -64,7 +64,7 @@ from onnxgraft.stages.validate import (
 )
 from onnxgraft.stages.validate.report import LatencyRow, Report, StageRow
 from onnxgraft.stages.validate.views.gallery import gallery_rows, range_rows
-from onnxgraft.targets import find_target
+from onnxgraft.targets import Precision, find_target
 from onnxgraft.targets.cpu import Cpu, find_cpu
 
 __all__ = ["run_recipe", "slower"]
@@ -77,6 +77,8 @@ STAGE_SAMPLES = 4
 NOISE_SAMPLES = 2
 # An engine that is slower than the float graph by more than noise is told.
 _SLOWER = 1.05
+# In the names of engines that are to be faster, or smaller.
+_INTEGERS = ("int8", "int4")
 
 
 def run_recipe(recipe: Recipe, out: Path, *, keep_going: bool = False, workers: int = 1) -> Report:
@@ -109,7 +111,8 @@ def slower(latency: Sequence[LatencyRow], reference: str) -> list[str]:
         f"{row.name} is slower here than {reference}: {row.median_ms:.2f} ms against "
         f"{floats[row.batch]:.2f} for a batch of {row.batch}"
         for row in latency
-        if "int8" in row.name and row.median_ms > _SLOWER * floats.get(row.batch, math.inf)
+        if any(kind in row.name for kind in _INTEGERS)
+        and row.median_ms > _SLOWER * floats.get(row.batch, math.inf)
     ]
 
 
@@ -151,6 +154,14 @@ class _Deployment:
 
     def _run(self) -> None:
         recipe, report = self.recipe, self.report
+        quantizing = recipe.quantize
+        check_weights(
+            quantizing.weights, quantizing.block,
+            {
+                "[quantize] budget": quantizing.budget is not None,
+                "[quantize] improve": "improve" in quantizing.model_fields_set,
+            },
+        )  # fmt: skip
         opened = recipe.original
         with status(f"loading {recipe.model}"):
             reference, notes = open_reference(opened)
@@ -198,13 +209,16 @@ class _Deployment:
 
         # The graph may have another layout than the original (io_layout).
         fitting = calibration.fed_to(cleaned.inputs)
-        ranges = measured(
-            cleaned, fitting, recipe.calibrate.method, next(iter(recipe.targets), "tensorrt")
-        )
-        report.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
-        ranges.save(self._path("ranges.json", "ranges"))
+        ranges = None
+        if quantizing.weights is None:
+            ranges = measured(
+                cleaned, fitting, recipe.calibrate.method, next(iter(recipe.targets), "tensorrt")
+            )
+            report.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
+            ranges.save(self._path("ranges.json", "ranges"))
         self.evidence = evidence(
-            ranges=self.work / "ranges.json", data=self.calibrated_on, recipe=recipe.file,
+            ranges=None if ranges is None else self.work / "ranges.json",
+            data=self.calibrated_on, recipe=recipe.file,
             tables=(recipe.preprocess, recipe.postprocess),
         )  # fmt: skip
 
@@ -249,7 +263,7 @@ class _Deployment:
         report.gallery = gallery_rows(tally, report.candidates, validation, section.classes)
         inside = self.stands_in or opened.framework == "onnx"
         self._look_inside(lowered if inside else self.original)
-        report.ranges = range_rows(ranges, self.kept)
+        report.ranges = [] if ranges is None else range_rows(ranges, self.kept)
         self.stack.close()  # an open runtime would disturb the timing
         report.latency = self._latency()
         report.notes += slower(report.latency, reference.name)
@@ -304,7 +318,11 @@ class _Deployment:
         first, second = recipe.calibrate, recipe.validation
         open_ = partial(as_samples, inputs=inputs, preprocess=recipe.preprocess, names=self.names)
         if second.data is None or _same(first.source, second.source):
-            everything = open_(first.source)
+            # Of what never ends no more is read than what both take of it.
+            most = None if None in (first.images, second.images) else 4 * max(
+                first.images or 0, second.images or 0
+            )  # fmt: skip
+            everything = open_(first.source, images=most if is_data(first.source) else None)
             calibration, validation = split(
                 everything, first.seed, calibrate=first.images, validate=second.images
             )
@@ -338,7 +356,7 @@ class _Deployment:
     def _target(
         self,
         cleaned: Model,
-        ranges: Ranges,
+        ranges: Ranges | None,
         target: str,
         calibration: Samples,
         validation: Samples,
@@ -354,7 +372,9 @@ class _Deployment:
                 floats=floats,
                 cpu=self._cpu(target),
                 keep_float=self.recipe.keep_float,
-                improvements=section.improve,
+                weights=section.weights,
+                block=section.block,
+                improvements=() if section.weights is not None else section.improve,
                 calibration=calibration,
                 budget=None if section.budget is None else read_budget(section.budget),
                 validation=validation.fed_to(cleaned.inputs),
@@ -375,15 +395,17 @@ class _Deployment:
         if done.search is not None:
             where = self.report.notes if done.passed else self.report.missed
             where.append(f"{target}: {done.search}")
-        self._save(quantized, f"model.int8.{target}.onnx", f"INT8 graph for {target}")
+        kind = section.weights or "int8"
+        self._save(quantized, f"model.{kind}.{target}.onnx", f"{kind.upper()} graph for {target}")
         nodes = sum(cleaned.operators().values())
-        self._graph_stage(f"int8 graph for {target}", nodes, quantized, None, start)
+        self._graph_stage(f"{kind} graph for {target}", nodes, quantized, None, start)
         start = time.perf_counter()
         path = self._path(f"engine.{target}", f"{target} engine")
         with status(f"building for {target}"):
             asked = find_target(target).floats.get(floats) == "engine"
+            whole: Precision | None = "int8" if section.weights is None else None
             passport = engine.build(
-                quantized, path, target, precision=floats if asked else "int8",
+                quantized, path, target, precision=floats if asked else whole,
                 evidence=self.evidence, samples=(sample.feeds for sample in calibration),
                 cpu=self._cpu(target),
             )  # fmt: skip

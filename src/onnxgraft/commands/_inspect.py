@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxgraft.commands._opening import Given, Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.files.trust import Trust
@@ -52,7 +52,7 @@ class Inspected:
 
 
 def inspect(
-    model: Given,
+    model: ModelGiven,
     *,
     weights: Place | None = None,
     signature: str | None = None,

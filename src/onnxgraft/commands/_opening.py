@@ -19,13 +19,13 @@ from onnxgraft.stages.engine.passport import passport_path
 from onnxgraft.stages.validate import Recorded
 
 __all__ = [
-    "MODEL_SUFFIXES", "Given", "Place", "as_model", "engine_at", "is_engine", "open_candidate",
+    "MODEL_SUFFIXES", "ModelGiven", "Place", "as_model", "engine_at", "is_engine", "open_candidate",
     "open_reference",
 ]  # fmt: skip
 
 Place = str | os.PathLike[str]
 # A path, or a model as Python holds it: see `onnxgraft.stages.convert.written`.
-Given = Any
+ModelGiven = Any
 
 # What files of frameworks are called; a frozen graph may begin as an engine does.
 MODEL_SUFFIXES = frozenset({
@@ -34,7 +34,7 @@ MODEL_SUFFIXES = frozenset({
 })  # fmt: skip
 
 
-def as_model(model: Given) -> Model:
+def as_model(model: ModelGiven) -> Model:
     """Return an ONNX model: the one that is given, or that of a file or an ``onnx.ModelProto``."""
     if isinstance(model, Model):
         return model
