@@ -90,6 +90,29 @@ def test_a_strangers_link_is_refused_and_ones_own_is_taken(
     assert (tmp_path / "file").read_bytes() == b"old"  # the link was replaced, not what it names
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_is_reached_by_a_strangers_link_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "link").symlink_to("theirs")
+    place = tmp_path / "link" / "x"
+    if there:
+        place.write_bytes(b"old")
+    told = os.lstat
+
+    def lstat(path: str | Path) -> os.stat_result:
+        found = told(path)
+        stranger = (*found[:4], os.getuid() + 1, *found[5:])
+        return os.stat_result(stranger) if Path(path) == tmp_path / "link" else found
+
+    write_bytes(tmp_path / "link" / "mine", b"new")
+    monkeypatch.setattr(os, "lstat", lstat)
+    with pytest.raises(InputError, match=r"x: is reached by .*link, a link of another user"):
+        write_bytes(place, b"new")
+    assert sorted(os.listdir(tmp_path / "theirs")) == (["mine", "x"] if there else ["mine"])
+
+
 def test_a_folder_that_holds_a_fifo_by_that_name_is_left_as_it_was(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -19,7 +19,10 @@ def refuse_irregular(path: str | os.PathLike[str]) -> None:
     target = Path(path)
     try:
         own = found = os.lstat(target)
-    except (OSError, ValueError):  # nothing is there, or it is no name: whoever writes finds out
+    except ValueError:  # it is no name: whoever writes finds out
+        return
+    except OSError:  # nothing is there
+        _refuse_strange_way(target)
         return
     link = stat.S_ISLNK(own.st_mode)
     if link:
@@ -38,6 +41,20 @@ def refuse_irregular(path: str | os.PathLike[str]) -> None:
         raise InputError(
             f"{target}: is a link of another user, or to what is another's; name the file itself"
         )
+    _refuse_strange_way(target)
+
+
+def _refuse_strange_way(target: Path) -> None:
+    """Refuse a place that is reached by a link of another user, who may let it lead anywhere."""
+    for folder in Path(os.path.abspath(target)).parents:
+        try:
+            found = os.lstat(folder)
+        except OSError:
+            continue
+        if stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, _user()):
+            raise InputError(
+                f"{target}: is reached by {folder}, a link of another user; name the folder itself"
+            )
 
 
 def _special(mode: int) -> str:

@@ -150,7 +150,10 @@ def _beginning(file: Path) -> bytes:
 
 def _has_passport(file: Path) -> bool:
     beside = Path(f"{file}.json")
-    return beside.is_file() and _json(_beginning(beside))[0] == PASSPORT
+    try:
+        return beside.is_file() and _json(_beginning(beside))[0] == PASSPORT
+    except OSError:  # it is not ours to read
+        return False
 
 
 def _is_bitmap(head: bytes) -> bool:
