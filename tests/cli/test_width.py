@@ -14,10 +14,11 @@ from rich.console import Console
 from onnxgraft import commands
 from onnxgraft.cli import COMMANDS, _failing
 from onnxgraft.cli import _printing as show
+from onnxgraft.commands._bench import SpeedUp
 from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import wrapped
 from onnxgraft.stages.validate import render
-from onnxgraft.stages.validate.report import CandidateRow, OutputRow, Report
+from onnxgraft.stages.validate.report import CandidateRow, LatencyRow, OutputRow, Report
 from onnxgraft.terminal import say
 from tests.conftest import Cli, model_of
 
@@ -92,6 +93,20 @@ def test_inspect_fits_a_terminal(tmp_path: Path) -> None:
         console = screen()
         show.inspection(commands.inspect(tmp_path / name), console)
         fits(lines_of(console))
+
+
+def test_latencies_fit_a_terminal_and_no_name_is_broken() -> None:
+    names = (f"deployed/{LONG}.engine", "openvino int8")
+    rows = [
+        LatencyRow(name, batch, 123.45, 124.56, 125.67, 50) for name in names for batch in (1, 64)
+    ]
+    ratios = [SpeedUp(original=12.34, fp32=23.45) for _ in rows]
+    console = screen()
+    show.benched(commands.Benched(rows, ratios, []), console)
+    lines = lines_of(console)
+    fits(lines)
+    assert lines.count(names[0]) == 2
+    assert all(line.endswith("23.45x") for line in lines if "123.45" in line)
 
 
 def test_a_report_fits_a_terminal() -> None:

@@ -39,7 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 # Columns for names in a table.
-_NAME = 24
+_NAME = 20
 
 
 def inspection(found: Inspection | Inspected, console: Console) -> None:
