@@ -17,9 +17,9 @@ __all__ = ["render"]
 def render(report: Report, console: Console) -> None:
     """Print the tables of ``report``."""
     if report.assumed:
-        say(console, report.assumed, "bold")
+        _say(console, report.assumed, "bold")
     if report.data:
-        say(console, report.data, "bold")
+        _say(console, report.data, "bold")
     if report.stages:
         console.print(_stages(report))
     if report.candidates:
@@ -33,18 +33,18 @@ def render(report: Report, console: Console) -> None:
     if report.candidates or report.engines:
         console.print()
     for engine in report.engines:
-        say(console, _proven(engine), "red" if engine.proven is False else None)
+        _say(console, _proven(engine), "red" if engine.proven is False else None)
     for row in report.candidates[1:]:
-        say(console, f"{row.name}: {row.verdict}", None if row.passed else "red")
+        _say(console, f"{row.name}: {row.verdict}", None if row.passed else "red")
     for sentence in report.missed:
-        say(console, sentence, "red")
+        _say(console, sentence, "red")
     for target, layer, reason in report.float_layers:
-        say(console, f"in float for {target}: {layer} ({reason})")
+        _say(console, f"in float for {target}: {layer} ({reason})")
     for note in report.notes:
-        say(console, f"note: {note}")
+        _say(console, f"note: {note}")
     # At the end, where it can't be missed.
     for warning in report.warnings:
-        say(console, f"WARNING: {warning}", "bold yellow")
+        _say(console, f"WARNING: {warning}", "bold yellow")
 
 
 def _proven(engine: EngineRow) -> str:
@@ -55,6 +55,11 @@ def _proven(engine: EngineRow) -> str:
     verdict = "proven" if engine.proven else "NOT PROVEN"
     forms = f"; {len(engine.forms)} changes of form, see the report" if engine.forms else ""
     return f"{engine.name}: {verdict}{f' on {on}' if on else ''}{forms}"
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a sentence beside the tables, and as wide as they are."""
+    say(console, text, style, always=True)
 
 
 def _cell(text: str) -> str:
@@ -111,7 +116,7 @@ def _print_outputs(report: Report, console: Console) -> None:
     console.print("\n[bold]Outputs[/] against the original's")
     for row in report.candidates:
         for output in row.outputs:
-            say(console, f"{row.name}, {output.output}")
+            _say(console, f"{row.name}, {output.output}")
             agreement = (
                 "" if output.agreement is None else f", same argmax {100 * output.agreement:.2f} %"
             )
@@ -126,7 +131,7 @@ def _print_outputs(report: Report, console: Console) -> None:
                 markup=False,
             )
             if output.nonfinite:
-                say(console, f"  {output.nonfinite} values are NaN or infinite, and left out here")
+                _say(console, f"  {output.nonfinite} values are NaN or infinite, and left out here")
 
 
 def _classes(report: Report) -> Table:
