@@ -86,11 +86,8 @@ def wrapped(text: str, width: int) -> str:
     What follows the first line stands a little to the right of it. A word that is longer, as a path
     may be, stays whole.
 
-    >>> print(wrapped("  note: a/long/path/to/model.onnx is large", 16))
-
-    Note:
-        a/long/path/to/model.onnx
-        is large
+    >>> wrapped("wrote a/long/path/to/model.onnx and more", 16).splitlines()
+    ['wrote', '  a/long/path/to/model.onnx', '  and more']
     """
     indent = text[: len(text) - len(text.lstrip())] + "  "
     return textwrap.fill(

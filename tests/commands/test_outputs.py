@@ -177,6 +177,12 @@ def test_deploy_replaces_its_own_kinds_alone(tmp_path: Path, name: str) -> None:
         check_deployed(tmp_path, [])
 
 
+def test_deploy_leaves_weights_beside_a_model_to_it(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx.data").write_bytes(bytes(64))
+    (tmp_path / "thesis.txt").write_text("mine")
+    check_deployed(tmp_path, [])
+
+
 def test_deploy_never_replaces_what_it_reads(tmp_path: Path, kinds: Path) -> None:
     model = tmp_path / "model.onnx"
     shutil.copy(kinds / "net.onnx", model)

@@ -1,6 +1,6 @@
 """What a person reads of each command's result; `--json` prints ``to_json`` instead.
 
-What comes from files and models is printed by `say`: in one line, without markup or control codes.
+What comes from files and models is printed by `say`: without markup or control codes.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 
 from onnxgraft.commands._opening import Place
@@ -27,10 +28,10 @@ __all__ = [
 ONNX = "an ONNX model"
 # TensorRT's timings have no mark: what is known to be something else is none.
 TIMINGS = ""
-# What `deploy` writes into its folder, by the name up to the target's.
+# What `deploy` writes into its folder, by the name.
 _DEPLOYED = (
-    ("model.onnx", ONNX), ("model.int8.", ONNX), ("ranges.json.histograms.npz", ARRAYS),
-    ("ranges.json", RANGES), ("engine.", ENGINE),
+    ("model.onnx", ONNX), ("model.int*.*.onnx", ONNX), ("ranges.json", RANGES),
+    ("ranges.json.histograms.npz", ARRAYS), ("engine.*.json", PASSPORT), ("engine.*", ENGINE),
 )  # fmt: skip
 _REPORT = (("report.html", WEB_PAGE), ("report.json", JSON), ("junit.xml", XML))
 # What stands beside a file of a kind, by the end of its name.
@@ -68,13 +69,11 @@ def check_deployed(folder: Place, inputs: Iterable[Place], *, force: bool = Fals
     theirs = {Path(file).resolve() for file in inputs}
     place = Path(folder)
     for entry in sorted(place.iterdir()) if place.is_dir() else ():
-        kind = next((kind for name, kind in _DEPLOYED if entry.name.startswith(name)), None)
+        kind = next((kind for name, kind in _DEPLOYED if fnmatch(entry.name, name)), None)
         if kind is None:
             continue
         if entry.resolve() in theirs:
             raise InputError(f"{entry}: is what deploy reads; name another folder with -o")
-        if kind == ENGINE and entry.name.endswith(".json"):
-            kind = PASSPORT
         check_beside(entry, kind, force=force)
     check_report(folder, force=force)
 
