@@ -64,8 +64,7 @@ from onnxgraft.stages.validate import (
 )
 from onnxgraft.stages.validate.report import LatencyRow, Report, StageRow
 from onnxgraft.stages.validate.views.gallery import gallery_rows, range_rows
-from onnxgraft.targets import find_target
-from onnxgraft.targets.cpu import Cpu, find_cpu
+from onnxgraft.targets import Floats, find_target
 
 __all__ = ["run_recipe", "slower"]
 
@@ -345,18 +344,20 @@ class _Deployment:
     ) -> Engine | None:
         """Quantize and build for one target; return its engine, or None if it can't run here."""
         start = time.perf_counter()
-        section = self.recipe.quantize
-        floats = section.float.get(target, "fp32")
+        section, how = self.recipe.quantize, self.recipe.build
+        precision, in_int8, cpu = how.precision_of(target), how.in_int8(target), how.cpu_of(target)
+        floats = self._floats(target)
         done = int8_graph(
             cleaned, ranges,
             QuantizeOptions(
-                table=quantize.placement(target, self._cpu(target)),
+                table=quantize.placement(target, cpu),
+                int8=in_int8,
                 floats=floats,
-                cpu=self._cpu(target),
+                cpu=cpu,
                 keep_float=self.recipe.keep_float,
-                improvements=section.improve,
+                improvements=section.improve if in_int8 else (),
                 calibration=calibration,
-                budget=None if section.budget is None else read_budget(section.budget),
+                budget=read_budget(section.budget) if section.budget and in_int8 else None,
                 validation=validation.fed_to(cleaned.inputs),
                 classes=self.recipe.validation.classes,
                 postprocess=self.recipe.postprocess,
@@ -375,17 +376,18 @@ class _Deployment:
         if done.search is not None:
             where = self.report.notes if done.passed else self.report.missed
             where.append(f"{target}: {done.search}")
-        self._save(quantized, f"model.int8.{target}.onnx", f"INT8 graph for {target}")
+        name = f"model.{precision}.{target}.onnx"
+        self._save(quantized, name, f"{precision.upper()} graph for {target}")
         nodes = sum(cleaned.operators().values())
-        self._graph_stage(f"int8 graph for {target}", nodes, quantized, None, start)
+        self._graph_stage(f"{precision} graph for {target}", nodes, quantized, None, start)
         start = time.perf_counter()
         path = self._path(f"engine.{target}", f"{target} engine")
         with status(f"building for {target}"):
             asked = find_target(target).floats.get(floats) == "engine"
             passport = engine.build(
-                quantized, path, target, precision=floats if asked else "int8",
-                evidence=self.evidence, samples=(sample.feeds for sample in calibration),
-                cpu=self._cpu(target),
+                quantized, path, target, precision=floats if asked else precision,
+                options=how.options(target), evidence=self.evidence,
+                samples=(sample.feeds for sample in calibration), cpu=cpu,
             )  # fmt: skip
         if passport.proven is False:
             self.report.missed.append(f"{target}: the engine does not compute what its graph says")
@@ -401,10 +403,10 @@ class _Deployment:
         self.engines[built.name] = built
         return built
 
-    def _cpu(self, target: str) -> Cpu:
-        """Return the processor that a target's engine is for."""
-        aim, asked = find_target(target), self.recipe.cpu
-        return find_cpu(asked) if asked is not None and aim.on_cpu else aim.cpu()
+    def _floats(self, target: str) -> Floats:
+        """Return what a target's layers that are not INT8 run in."""
+        precision = self.recipe.build.precision_of(target)
+        return self.recipe.quantize.float.get(target, "fp32") if precision == "int8" else precision
 
     def _look_inside(self, original: Engine | Model) -> None:
         """Note what each layer of the INT8 graphs that were built does, on one sample."""

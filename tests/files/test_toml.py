@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxgraft.files.toml_lines import Place, key_lines
+from onnxgraft.files.toml import Place, key_lines
 
 DOCUMENT = """\
 # [not] = "a table"
@@ -91,7 +91,9 @@ class Writer:
         return self.text.count("\n") + 1
 
     def gap(self, newlines: bool) -> None:
-        self.text += self.draw(st.sampled_from(["", " ", "\n", " # a = [\n"] if newlines else ["", " "]))
+        self.text += self.draw(
+            st.sampled_from(["", " ", "\n", " # a = [\n"] if newlines else ["", " "])
+        )
 
     def key(self, name: str) -> None:
         bare = name and set(name) <= set("ab")
@@ -101,7 +103,9 @@ class Writer:
         kinds = ["number", "text", "long", "literal"] + ["list", "table"] * (depth > 0)
         kind = self.draw(st.sampled_from(kinds))
         if kind == "number":
-            self.text += self.draw(st.sampled_from(["1", "-2.5e3", "true", "1979-05-27 07:32:00.5"]))
+            self.text += self.draw(
+                st.sampled_from(["1", "-2.5e3", "true", "1979-05-27 07:32:00.5"])
+            )
         elif kind == "text":
             self.text += quoted(self.draw(texts))
         elif kind == "long":

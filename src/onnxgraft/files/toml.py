@@ -1,12 +1,14 @@
-"""The line at which each key and table of a TOML document stands, which `tomllib` does not say."""
+"""TOML beyond what `tomllib` does: the line of each key, and values as they are written."""
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Place", "key_lines"]
+__all__ = ["Place", "key_lines", "toml_key", "toml_text"]
 
 # Names of keys, and numbers in lists: ("calibrate", "images"), ("preprocess", "mean", 2).
 Place = tuple[str | int, ...]
@@ -32,12 +34,12 @@ class _Bracket:
 
 
 def key_lines(text: str) -> dict[Place, int]:
-    """Return the line of every key, table and value of a list, the first line being 1.
+    r"""Return the line of every key, table and value of a list, the first line being 1.
 
     Args:
         text: A document that `tomllib` reads: nothing is checked again.
 
-    >>> key_lines('a = 1\\n[b]\\nc.d = [1,\\n2]\\n')[("b", "c", "d", 1)]
+    >>> key_lines('a = 1\n[b]\nc.d = [1,\n2]\n')[("b", "c", "d", 1)]
     4
     """
     return _Scanner().scanned(text)
@@ -135,3 +137,31 @@ class _Scanner:
             self.lines.setdefault(place, line)
         self.names = []
         return place
+
+
+def toml_text(value: object) -> str:
+    """Return a value as TOML writes it, in one line.
+
+    >>> toml_text({"a b": [1, 2.5, True, "x"]})
+    '{ "a b" = [1, 2.5, true, "x"] }'
+    """
+    if isinstance(value, Mapping):
+        pairs = [f"{toml_key(str(key))} = {toml_text(each)}" for key, each in value.items()]
+        return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_text, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but for DEL, and for what is beyond 16 bits.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value)
+
+
+def toml_key(name: str) -> str:
+    """Return a key as TOML writes it.
+
+    >>> toml_key("image:0")
+    '"image:0"'
+    """
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml_text(name)
