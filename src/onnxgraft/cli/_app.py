@@ -88,7 +88,7 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
     """
 
     def register(function: Callable[P, Result]) -> Callable[P, None]:
-        name = function.__name__
+        name = function.__name__.replace("_", "-")
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -258,6 +258,8 @@ def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             places.append(folder / "timings")
+    if name == "init":
+        places.append(given["out"].with_name("recipe.schema.json"))
     if name == "deploy" and given.get("out") is None:
         places.append(Path("here"))
     return tuple(places)
