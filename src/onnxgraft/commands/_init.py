@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from onnxgraft.files.toml import toml_key, toml_text
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import TensorSpec
+from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Inspection, Original
 from onnxgraft.targets import find_target
 
@@ -243,7 +246,24 @@ class _Draft:
     def _specs(self) -> Iterator[tuple[str, TensorSpec]]:
         if self.lowered is not None:
             yield from (("input", spec) for spec in self.lowered.inputs)
-            yield from (("output", spec) for spec in self.lowered.outputs)
+            yield from (("output", spec) for spec in self._outputs)
+
+    @functools.cached_property
+    def _outputs(self) -> list[TensorSpec]:
+        """Return the graph's outputs; what it does not say of their shapes, a run says."""
+        assert self.lowered is not None
+        outputs, inputs = list(self.lowered.outputs), self.lowered.inputs
+        free = any(isinstance(dim, str) for spec in outputs for dim in spec.shape[1:])
+        if not free or any(isinstance(dim, str) for spec in inputs for dim in spec.shape[1:]):
+            return outputs
+        try:
+            with OnnxRuntime(self.lowered.to_onnx()) as session:
+                made = session.infer(random_feeds(inputs, 1, 0))
+        except OnnxgraftError:  # values that it does not take
+            return outputs
+        return [
+            replace(spec, shape=(*spec.shape[:1], *made[spec.name].shape[1:])) for spec in outputs
+        ]
 
     def _top(self) -> dict[str, Any]:
         """Return the keys at the top that are known."""

@@ -39,6 +39,9 @@ def _known_cpu(name: str) -> str:
     return name
 
 
+CpuName = Annotated[str, AfterValidator(_known_cpu), WithJsonSchema({"enum": [*CPUS]})]
+
+
 class TargetSection(BaseModel):
     """How the engine of one target is built."""
 
@@ -125,9 +128,7 @@ class _BuildSection(BaseModel):
         description="Of every target whose table says no other: `int8` quantizes; with any other "
         "nothing is quantized, and the whole engine runs in it.",
     )
-    cpu: Annotated[
-        str | None, AfterValidator(_known_cpu), WithJsonSchema({"enum": [*CPUS]})
-    ] = Field(
+    cpu: CpuName | None = Field(
         default=None, examples=["avx512-vnni"],
         description="Processor that the engines of CPU targets are for; this machine's if it is "
         "not said.",
