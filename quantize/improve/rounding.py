@@ -112,8 +112,8 @@ def output_integers(matrix: Array, scale: Array, vectors: Array) -> Array:
         scale: Of the same shape.
         vectors: (groups, n, depth) inputs, as the INT8 layer gets them.
     """
-    x = vectors.astype(np.float64)
-    hessian = x.transpose(0, 2, 1) @ x
+    # The rounding of these sums is far below the damping.
+    hessian = (vectors.transpose(0, 2, 1) @ vectors).astype(np.float64)
     depth = matrix.shape[2]
     mean = np.einsum("gii->g", hessian) / depth
     hessian += np.eye(depth) * (DAMPING * mean + np.finfo(np.float64).tiny)[:, None, None]

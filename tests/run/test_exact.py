@@ -95,6 +95,46 @@ def test_a_layer_of_groups_is_the_textbooks(op: str) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("zeros", [0, 9])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_a_depthwise_layer_of_a_scale_per_channel_is_the_textbooks(op: str, zeros: int) -> None:
+    model, feeds = layer(np.random.default_rng(4), op, "uint8", 0, 127, 4, "float", group=4)
+    constants = {tensor.name: tensor for tensor in model.graph.tensors().values()}
+    constants["s"].values = np.float32([0.01, 0.02, 0.05, 0.03])
+    constants["z"].values = (np.arange(4) * zeros).astype(np.uint8)
+    wanted = textbook.run(model.to_onnx(), feeds)["y"]
+    found = outputs(model, feeds)["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
+    assert "DequantizeLinear" not in kinds(model)
+
+
+def test_a_layer_behind_a_concat_of_one_scale_is_the_textbooks() -> None:
+    rng = np.random.default_rng(5)
+    model = model_of(
+        "net (float[N,2,6,5] a, float[N,3,6,5] b) => (float y) {"
+        " p = QuantizeLinear(a, s, z)  q = QuantizeLinear(b, s, t)"
+        " c = DequantizeLinear(p, s, z)  d = DequantizeLinear(q, s, t)"
+        " x = Concat<axis=1>(c, d)  k = DequantizeLinear<axis=0>(w, ws)  y = Conv(x, k) }",
+        {
+            "s": np.float32(0.02), "z": np.uint8(7), "t": np.int8(0),
+            "w": integers(rng, (4, 5, 3, 3), "int8", 127),
+            "ws": rng.uniform(1e-3, 1e-2, 4).astype(np.float32),
+        },
+    )  # fmt: skip
+    feeds = {
+        name: rng.standard_normal((2, count, 6, 5)).astype(np.float32)
+        for name, count in (("a", 2), ("b", 3))
+    }
+    wanted = textbook.run(model.to_onnx(), feeds)["y"]
+    found = outputs(model, feeds)["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
+    assert "DequantizeLinear" not in kinds(model)
+
+
+def kinds(model: Model) -> list[str]:
+    return [node.op_type for node in exact_graph(model).graph.node]
+
+
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose", "Gemm", "MatMul"])
 def test_a_sum_that_float32_does_not_hold_is_split_and_exact(op: str) -> None:
     # All products at their largest: 127 * 255 * 9 * 96 is beyond 2^24.
@@ -107,8 +147,8 @@ def test_a_sum_that_float32_does_not_hold_is_split_and_exact(op: str) -> None:
     shape = (1, inputs, 6, 5) if op.startswith("Conv") else (1, inputs)
     feeds = {"x": np.full(shape, 1e3, np.float32)}
     wanted = textbook.run(model.to_onnx(), feeds)["y"]
-    kinds = [node.op_type for node in exact_graph(model).graph.node]
-    assert kinds.count("Slice") > 1
+    made = kinds(model)
+    assert made.count("Slice") > 1
     np.testing.assert_allclose(outputs(model, feeds)["y"], wanted, rtol=2.0**-24, atol=0)
 
 

@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from onnxgraft.commands._arguments import Numbers, numbers
-from onnxgraft.commands._opening import Given, Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
 from onnxgraft.files.trust import Trust, trusts
@@ -131,10 +131,10 @@ class Benched:
 
 
 def bench(
-    engines: Sequence[Given],
+    engines: Sequence[ModelGiven],
     *,
     batch: Numbers = "1,4,16,32,64",
-    against: Given = None,
+    against: ModelGiven = None,
     weights: Place | None = None,
     rounds: int = 5,
     runs: int = 10,

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._deployment import run_recipe
-from onnxgraft.commands._opening import Given as ModelGiven
-from onnxgraft.commands._opening import Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.commands._recipe import (
     DEFAULT_TARGETS,
     PostprocessGiven,

@@ -303,7 +303,11 @@ class _Deployment:
         first, second = recipe.calibrate, recipe.validation
         open_ = partial(as_samples, inputs=inputs, preprocess=recipe.preprocess, names=self.names)
         if second.data is None or _same(first.source, second.source):
-            everything = open_(first.source)
+            # Of what never ends no more is read than what both take of it.
+            most = None if None in (first.images, second.images) else 4 * max(
+                first.images or 0, second.images or 0
+            )  # fmt: skip
+            everything = open_(first.source, images=most if is_data(first.source) else None)
             calibration, validation = split(
                 everything, first.seed, calibrate=first.images, validate=second.images
             )

@@ -19,12 +19,12 @@ from onnxgraft.stages.engine.passport import passport_path
 from onnxgraft.stages.validate import Recorded
 
 __all__ = [
-    "Given", "Place", "as_model", "engine_at", "is_engine", "open_candidate", "open_reference",
+    "ModelGiven", "Place", "as_model", "engine_at", "is_engine", "open_candidate", "open_reference",
 ]  # fmt: skip
 
 Place = str | os.PathLike[str]
 # A path, or a model as Python holds it: see `onnxgraft.stages.convert.written`.
-Given = Any
+ModelGiven = Any
 
 # What files of frameworks are called; a frozen graph may begin as an engine does.
 _MODELS = frozenset({
@@ -33,7 +33,7 @@ _MODELS = frozenset({
 })  # fmt: skip
 
 
-def as_model(model: Given) -> Model:
+def as_model(model: ModelGiven) -> Model:
     """Return an ONNX model: the one that is given, or that of a file or an ``onnx.ModelProto``."""
     if isinstance(model, Model):
         return model

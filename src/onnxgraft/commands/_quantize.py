@@ -11,7 +11,7 @@ from onnxgraft.commands._arguments import ranges as ranges_of
 from onnxgraft.commands._assumed import assumed, of_images
 from onnxgraft.commands._budget import Budget, check_budget, read_budget
 from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, int8_graph
-from onnxgraft.commands._opening import Given, Place, as_model
+from onnxgraft.commands._opening import ModelGiven, Place, as_model
 from onnxgraft.commands._recipe import (
     PostprocessGiven,
     PreprocessGiven,
@@ -92,7 +92,7 @@ class Quantized:
 
 
 def quantize(
-    model: Given,
+    model: ModelGiven,
     target: str,
     out: Place | None = None,
     *,

@@ -36,7 +36,6 @@ __all__ = [
     "given_tables",
     "joined",
     "make_recipe",
-    "read_preprocess",
     "read_recipe",
     "read_tables",
 ]
@@ -272,16 +271,6 @@ def _function(given: object) -> Function | None:
     if isinstance(given, str | os.PathLike):
         return Function.load(given) if is_function_path(given) else None
     return Function.of(given) if callable(given) else None
-
-
-def read_preprocess(path: str | os.PathLike[str]) -> Preprocess:
-    """Read the ``[preprocess]`` table of a TOML file, or a file that is that table.
-
-    Raises:
-        InputError: It is not TOML, or a field is unknown or wrong.
-    """
-    existing_file(path, "the preprocessing recipe", SETTINGS_BYTES)
-    return agreed(*read_tables(path))[0]
 
 
 def read_tables(

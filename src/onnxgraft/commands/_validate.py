@@ -17,9 +17,7 @@ from onnxgraft.commands._evidence import engine_row, record_accuracy
 from onnxgraft.commands._infer import recipe_of
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import (
-    Given as ModelGiven,
-)
-from onnxgraft.commands._opening import (
+    ModelGiven,
     Place,
     is_engine,
     open_candidate,
@@ -119,7 +117,7 @@ def validate(
     tolerance: float | None = None,
     images: int | None = None,
     bisect: bool = False,
-    graph: Place | None = None,
+    graph: ModelGiven = None,
     candidate_weights: Place | None = None,
     candidate_outputs: str | None = None,
     workers: int = 1,
@@ -180,6 +178,7 @@ def validate(
         InputError: Something can't be read, or the two do not correspond.
     """
     original, candidate = written(original), written(candidate)
+    graph = None if graph is None else written(graph)
     if report is not None:
         check_folder(report)
     for place in (save_inputs, save_outputs):

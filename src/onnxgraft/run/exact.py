@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -138,7 +138,7 @@ class _Writer:
     def convolution(self, node: gs.Node) -> None:
         """Rewrite a Conv or ConvTranspose between quantized tensors."""
         data, weights = self.whole(node.inputs[0]), self.whole(node.inputs[1])
-        if data is None or weights is None or data.axis is not None:
+        if data is None or weights is None:
             return
         if not isinstance(weights.tensor, np.ndarray) or isinstance(data.tensor, np.ndarray):
             return
@@ -148,6 +148,12 @@ class _Writer:
         if scale is None:
             return
         numbers = weights.tensor
+        if data.axis is not None:
+            # A scale for each channel is one for each output where every output has one channel.
+            if data.axis != 1 or group != data.scale.size:
+                return
+            outputs = numbers.shape[1] * group if transposed else numbers.shape[0]
+            data = replace(data, scale=np.repeat(data.scale, outputs // group), axis=None)
         reach = np.abs(numbers).sum(axis=tuple(range(2, numbers.ndim)), dtype=np.float64)
         # (outputs, inputs of a group), and for a transposed one (inputs, outputs of a group).
         per_input = reach.T if transposed else reach
@@ -279,6 +285,8 @@ class _Writer:
                 op_of(node), tensor.name, [inner.tensor, *node.inputs[1:]], np.float32, node.attrs
             )
             return _Whole(moved, inner.scale, None, inner.largest)
+        if is_op(node, "Concat"):
+            return self._joined(node)
         if not is_op(node, "DequantizeLinear") or node.attrs.get("block_size", 0):
             return None
         scale = _value(node.inputs[1])
@@ -297,19 +305,36 @@ class _Writer:
                 zero = zero.reshape(-1, *(1,) * (numbers.ndim - 1 - axis))
             numbers = numbers - zero
             return _Whole(numbers, scale, axis, int(np.abs(numbers).max(initial=0)))
-        if axis is not None or zero.size != 1:
-            return None
         bounds = _bounds(node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None)
-        if bounds is None:
+        shape = self._shapes.shape(node.inputs[0]) if axis is not None else ()
+        if bounds is None or shape is None or zero.size not in (1, scale.size):
             return None
-        z = int(zero.item())
+        if axis is not None:
+            axis %= len(shape)
         numbers = self._cast(tensor.name, node.inputs[0], np.float32)
-        if z:
+        if zero.any():
+            behind = () if axis is None else (1,) * (len(shape) - 1 - axis)
+            shift = zero.reshape(()) if axis is None else zero.reshape(-1, *behind)
             numbers = self._add(
                 "Sub", tensor.name,
-                [numbers, self._hidden(tensor.name, np.array(z, np.float32))],
+                [numbers, self._hidden(tensor.name, shift.astype(np.float32))],
             )  # fmt: skip
-        return _Whole(numbers, scale.reshape(()), None, max(bounds[1] - z, z - bounds[0]))
+        largest = max(bounds[1] - int(zero.min()), int(zero.max()) - bounds[0])
+        return _Whole(numbers, scale.reshape(()) if axis is None else scale, axis, largest)
+
+    def _joined(self, node: gs.Node) -> _Whole | None:
+        """Return what a Concat of whole numbers of one scale makes."""
+        wholes = [self.whole(tensor) for tensor in node.inputs]
+        parts = [
+            whole
+            for whole in wholes
+            if whole and whole.axis is None and not isinstance(whole.tensor, np.ndarray)
+        ]
+        if len(parts) < len(wholes) or len({float(part.scale) for part in parts}) != 1:
+            return None
+        tensors = [part.tensor for part in parts]
+        made = self._add("Concat", node.outputs[0].name, tensors, np.float32, node.attrs)
+        return _Whole(made, parts[0].scale, None, max(part.largest for part in parts))
 
     def _add_like(self, node: gs.Node, inputs: list[gs.Tensor]) -> gs.Tensor:
         """Return what a node of the same kind makes of whole numbers, without a bias."""
