@@ -19,7 +19,8 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from onnxgraft.errors import EngineWarning, InputError, NotSupportedError, OnnxgraftError, printable
-from onnxgraft.files import cache_folder, json_text, places
+from onnxgraft.files import cache_folder, existing_file, json_text, places, read_toml
+from onnxgraft.files.limits import SETTINGS_BYTES
 
 __all__ = ["EVERYTHING", "Json", "Result", "app", "main", "subcommand"]
 
@@ -260,6 +261,19 @@ def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:
             places.append(folder / "timings")
     if name == "init":
         places.append(given["out"].with_name("recipe.schema.json"))
+    if name == "deploy":
+        places += _timing_cache(given["recipe"])
     if name == "deploy" and given.get("out") is None:
         places.append(Path("here"))
     return tuple(places)
+
+
+def _timing_cache(recipe: Path) -> list[Path]:
+    """Return the file in which TensorRT keeps its timings, where a recipe names one."""
+    try:
+        build = read_toml(existing_file(recipe, "the recipe", SETTINGS_BYTES))["build"]
+        file = Path(build["tensorrt"]["timing_cache"])
+        outside = file.is_absolute() or ".." in file.parts
+        return [] if outside else [recipe.parent / file]
+    except (OnnxgraftError, ValueError, LookupError, TypeError):
+        return []  # what is wrong with it is told when it is read

@@ -22,7 +22,7 @@ from onnxgraft.commands._evidence import engine_row, evidence, record_accuracy
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
-from onnxgraft.commands._recipe import Recipe, class_names
+from onnxgraft.commands._recipe import Recipe, check_build, class_names
 from onnxgraft.commands._validate import layer_rows, open_selector, write_report
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Data, Sample, Samples, as_samples
@@ -195,11 +195,10 @@ class _Deployment:
         reference = self._graph_stage("cleaned", nodes, cleaned, self.tolerance, start)
         reference.name = "onnxruntime fp32"
 
+        check_build(recipe, cleaned)
         # The graph may have another layout than the original (io_layout).
         fitting = calibration.fed_to(cleaned.inputs)
-        ranges = measured(
-            cleaned, fitting, recipe.calibrate.method, next(iter(recipe.targets), "tensorrt")
-        )
+        ranges = self._ranges(cleaned, fitting)
         report.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
         ranges.save(self._path("ranges.json", "ranges"))
         self.evidence = evidence(
@@ -214,9 +213,7 @@ class _Deployment:
         for target in recipe.targets:
             built = self._target(cleaned, ranges, target, fitting, validation)
             if built is not None:
-                graph = dict(self.built)[f"engine.{target}"][1]
-                deep = self._named(depths(graph), graph)
-                candidates.append(Candidate(built, None, section.drop, depths=deep, ends=limits))
+                candidates.append(replace(self._held_to(target, built), ends=limits))
 
         report.samples = len(validation)
         openers = [
@@ -406,6 +403,26 @@ class _Deployment:
         self.built.append((f"engine.{target}", (built.name, quantized)))
         self.engines[built.name] = built
         return built
+
+    def _ranges(self, cleaned: Model, calibration: Samples) -> Ranges:
+        """Return the ranges; of a recipe without INT8, what FP16 has to hold."""
+        recipe = self.recipe
+        method, in_int8 = recipe.calibrate.method, [*filter(recipe.build.in_int8, recipe.targets)]
+        if method == quantize.AUTO and not in_int8 and recipe.targets:
+            method = "minmax"
+        half = any(find_target(t).floats.get(self._floats(t)) == "graph" for t in recipe.targets)
+        form = next(iter(in_int8 or recipe.targets), "tensorrt")
+        return measured(cleaned, calibration, method, form, tensors="all" if half else "targets")
+
+    def _held_to(self, target: str, built: Engine) -> Candidate:
+        """Return an engine with what it is held against: INT8, or the noise of its precision."""
+        if self.recipe.build.in_int8(target):
+            graph = dict(self.built)[f"engine.{target}"][1]
+            deep = self._named(depths(graph), graph)
+            return Candidate(built, None, self.recipe.validation.drop, depths=deep)
+        probe, floats = self.probe[:NOISE_SAMPLES], self._floats(target)
+        found = measured_tolerance(self.original, probe, floats)
+        return Candidate(built, found.value, floors=found.floors)
 
     def _floats(self, target: str) -> Floats:
         """Return what a target's layers that are not INT8 run in."""

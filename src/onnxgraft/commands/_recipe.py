@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from onnxgraft.commands._recipe_build import in_keys
 from onnxgraft.commands._recipe_errors import at_key, not_valid, unknown_key, where
 from onnxgraft.commands._recipe_tables import DEFAULT_TARGETS, Recipe
 from onnxgraft.data.classes import find_classes
@@ -24,6 +25,8 @@ from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.files.toml import Place
 from onnxgraft.files.trust import Trust
+from onnxgraft.graph.model import Model
+from onnxgraft.stages import engine
 
 __all__ = [
     "DEFAULT_TARGETS",
@@ -31,6 +34,7 @@ __all__ = [
     "PreprocessGiven",
     "Recipe",
     "agreed",
+    "check_build",
     "check_files",
     "class_names",
     "given_tables",
@@ -192,6 +196,18 @@ def check_files(recipe: Recipe) -> None:
             raise at_key(
                 recipe.file, place, f"there is no {path}; paths begin at the recipe's folder"
             )
+
+
+def check_build(recipe: Recipe, graph: Model) -> None:
+    """Raise InputError, with the line, where ``[build]`` does not fit the inputs of a graph."""
+    for target in recipe.targets:
+        try:
+            engine.check(graph, target, recipe.build.options(target))
+        except InputError as error:
+            told = in_keys(str(error))
+            if recipe.file is None:
+                raise InputError(f"[build.{target}] of a recipe: {told}") from error
+            raise at_key(recipe.file, ("build", target), told) from error
 
 
 def joined(recipe: Recipe) -> Recipe:

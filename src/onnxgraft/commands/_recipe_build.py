@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -24,13 +24,23 @@ from onnxgraft.stages.engine.options import Hint
 from onnxgraft.targets import TARGETS, Precision, Target, find_target
 from onnxgraft.targets.cpu import CPUS, Cpu, find_cpu
 
-__all__ = ["BuildSection", "TargetSection"]
+__all__ = ["BuildSection", "TargetSection", "in_keys"]
 
 # A key's place, and why it can't stay there.
 Misfit = tuple[tuple[str, ...], str]
 
 _SHAPES = dict[str, tuple[PositiveInt, ...]]
 _MIB = 20  # of bytes, in bits
+
+
+def _within(path: str) -> str:
+    """Refuse a file that a stranger's recipe could have overwritten."""
+    file = PurePath(path)
+    if file.is_absolute() or ".." in file.parts or file.suffix not in (".cache", ".timing"):
+        raise ValueError(
+            f"{path!r} is written to: name a .cache or .timing file in the recipe's folder"
+        )
+    return path
 
 
 def _known_cpu(name: str) -> str:
@@ -86,10 +96,10 @@ class TargetSection(BaseModel):
         default=None, examples=[3],
         description="Of the builder's optimization, 0 to 5; the library's own if it is not said.",
     )  # fmt: skip
-    timing_cache: str | None = Field(
+    timing_cache: Annotated[str, AfterValidator(_within)] | None = Field(
         default=None, examples=["timings.cache"],
-        description="File in which timings of layers are kept from build to build; one in the "
-        "user's cache folder if it is not said.",
+        description="File (`.cache` or `.timing`) in the recipe's folder in which timings of "
+        "layers are kept from build to build; one in the user's cache folder if it is not said.",
     )  # fmt: skip
     version_compatible: bool = Field(
         default=False, description="The engine runs in later versions of the library."
@@ -100,6 +110,13 @@ def _option_of(key: str) -> str | None:
     """Return the field of `BuildOptions` that a key sets: that with the same name as an option."""
     flag = f"--{key.replace('_', '-')}"
     return next((each.name for each in fields(BuildOptions) if each.metadata["flag"] == flag), None)
+
+
+def in_keys(told: str) -> str:
+    """Return what the building says of its options, as a recipe calls them."""
+    for key in TargetSection.model_fields:
+        told = told.replace(f"--{key.replace('_', '-')}", key)
+    return told
 
 
 def _section_of(target: Target) -> Any:
