@@ -148,7 +148,9 @@ def _told(place: Place, problems: Sequence[Mapping[str, Any]], value: Any) -> tu
     for problem in problems:
         if problem["type"] in ("value_error", "place", "assertion_error"):
             said = problem["msg"].removeprefix("Value error, ")
-            return shown, f": {said}" if key is None or not key.keys else f" {said}"
+            # What is wrong with a table as a whole begins with the name of one of its keys.
+            whole = key is not None and key.keys and problem["type"] != "place"
+            return shown, f" {said}" if whole else f": {said}"
     if key is None:
         return shown, f": {problems[0]['msg'].lower()}"
     if key.keys:
