@@ -11,7 +11,15 @@ from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.passport import Passport, read_passport
 from tests.conftest import model_of
 
-HEAD = 'model = "net.onnx"\ntargets = [{targets}]\n{body}\n[calibrate]\ndata = "data.npz"\n[bench]\nrounds = 1\nruns = 1\n'
+HEAD = """model = "net.onnx"
+targets = [{targets}]
+{body}
+[calibrate]
+data = "data.npz"
+[bench]
+rounds = 1
+runs = 1
+"""
 
 
 def recipe(folder: Path, body: str = "", *targets: str) -> Path:

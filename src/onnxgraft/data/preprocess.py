@@ -151,7 +151,7 @@ class Preprocess(BaseModel):
         if values.get("function") is not None:
             values = {"color": "rgb", **values}
         name = values.get("preset")
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             return values
         keys = dict(PRESETS[name].keys)
         for said, others in _INSTEAD.items():
