@@ -52,23 +52,23 @@ WRONG = {
     ),
     "a_key_of_the_top_below_a_table": (
         ENOUGH + "keep_float = []\n",
-        "r.toml, line 4: [calibrate] keep_float: there is no such key; it stands at the top of a "
-        "recipe, above the first table",
+        ("r.toml, line 4: [calibrate] keep_float: there is no such key; it stands at the top of a "
+        "recipe, above the first table"),
     ),
     "another_type": (
         ENOUGH + '[preprocess]\nresize = "big"\n',
-        'r.toml, line 5: [preprocess] resize = "big": wants a list of 2 whole numbers from 1 on or '
-        '"input", such as resize = [224, 224]',
+        ('r.toml, line 5: [preprocess] resize = "big": wants a list of 2 whole numbers from 1 on '
+        'or "input", such as resize = [224, 224]'),
     ),
     "a_number_out_of_bounds": (
         ENOUGH + "images = 0\n",
-        "r.toml, line 4: [calibrate] images = 0: wants a whole number from 1 on, such as "
-        "images = 500",
+        ("r.toml, line 4: [calibrate] images = 0: wants a whole number from 1 on, such as "
+        "images = 500"),
     ),
     "a_word_that_is_not_listed": (
         ENOUGH + '[preprocess]\ncolor = "rbg"\n',
-        'r.toml, line 5: [preprocess] color = "rbg": wants "bgr", "rgb" or "gray" '
-        "(did you mean rgb or bgr?)",
+        ('r.toml, line 5: [preprocess] color = "rbg": wants "bgr", "rgb" or "gray" '
+        "(did you mean rgb or bgr?)"),
     ),
     "a_value_within_a_list": (
         ENOUGH + '[preprocess]\nmean = [1.0,\n2.0,\n"x"]\n',
@@ -84,8 +84,8 @@ WRONG = {
     ),
     "a_table_that_is_missing": (
         'model = "net.onnx"\n',
-        "r.toml: [calibrate] is missing: what the network is calibrated on; for example "
-        '[calibrate] and data = "images/"',
+        ("r.toml: [calibrate] is missing: what the network is calibrated on; for example "
+        '[calibrate] and data = "images/"'),
     ),
     "a_key_that_is_missing": (
         'model = "net.onnx"\n[calibrate]\n',
@@ -129,9 +129,9 @@ WRONG = {
     ),
     "several": (
         ENOUGH + "a = 1\nb = 1\n[bench]\nc = 1\nruns = 0\n",
-        "r.toml, line 4: [calibrate] a: there is no such key; there are: data, images, method, "
+        ("r.toml, line 4: [calibrate] a: there is no such key; there are: data, images, method, "
         "seed; line 5: [calibrate] b: there is no such key; there are: data, images, method, seed; "
-        "line 7: [bench] c: there is no such key; there are: batches, rounds, runs; and 1 more",
+        "line 7: [bench] c: there is no such key; there are: batches, rounds, runs; and 1 more"),
     ),
     "no_toml": ("model = \n", "not a TOML file (Invalid value (at line 1, column 9))"),
 }  # fmt: skip

@@ -115,8 +115,8 @@ REFUSED = {
     ),
     "a_key_of_another_target": (
         "[build.tensorrt]\nthreads = 1\n",
-        "line 4: [build.tensorrt] threads: there is no such key; "
-        "it is a key of [build.openvino] or [build.onnxruntime]",
+        ("line 4: [build.tensorrt] threads: there is no such key; "
+        "it is a key of [build.openvino] or [build.onnxruntime]"),
     ),
     "a_precision_of_another_target": (
         '[build.tensorrt]\nprecision = "bf16"\n',

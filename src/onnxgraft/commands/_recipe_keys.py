@@ -40,6 +40,11 @@ class Key:
         return self.place[-1]
 
     @property
+    def title(self) -> str:
+        """Of a table: its name in a file, and ``recipe`` for the whole."""
+        return ".".join(self.place) or "recipe"
+
+    @property
     def description(self) -> str:
         """What it is for."""
         return str(self.schema.get("description", ""))
