@@ -59,7 +59,7 @@ def settle(
     chosen = rechoose(ranges, best)
     reason = f"best for the whole network in the form for {table.target}"
     tensors = {
-        name: value if value.origin == BY_HAND else replace(value, reason=reason)
+        name: value if value.origin == BY_HAND or value.reason else replace(value, reason=reason)
         for name, value in chosen.tensors.items()
     }
     tried: dict[str, float] = {method: round(-found[method], 2) for method in METHODS}

@@ -40,6 +40,7 @@ from onnxgraft.stages.quantize.place.placement import (
     Placement,
     layers,
     origin,
+    placed_in,
     placement,
     scale_axis,
 )
@@ -147,6 +148,14 @@ def improve(
                 f"{name} was taken back: signal over noise is {with_it} with it{gain} and "
                 f"{without} without"
             )
+    inside = [
+        node.name for part in placed_in(model.graph, table)[1:] for node in layers(part, table)
+    ]
+    if inside and methods:
+        notes.append(
+            f"the methods that make INT8 lose less leave layers in the bodies of If, Loop and Scan "
+            f"as they are: {', '.join(inside)}"
+        )
     return replace(best, notes=tuple(notes))
 
 

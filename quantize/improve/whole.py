@@ -94,9 +94,12 @@ class Judge:
             improved: What its layers get.
             than: Of another choice; where each of the first samples is worse, they are enough.
         """
-        graph, _ = quantize(model, ranges, self._table, improved=improved)
+        return self.of(quantize(model, ranges, self._table, improved=improved)[0], than)
+
+    def of(self, graph: Model, than: Noise | None = None) -> Noise:
+        """Return the noise of a graph with Q and DQ, or with stored weights; see `noise`."""
         found: list[float] = []
-        with exact(graph, name="INT8") as session:
+        with exact(graph, name="quantized") as session:
             for right, sample in zip(self._expected, self._samples, strict=True):
                 found.append(noise_of(right, session.infer(sample.feeds)))
                 if than is not None and len(found) == _FIRST:

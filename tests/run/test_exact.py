@@ -16,6 +16,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run import exact as module
 from onnxgraft.run.exact import exact, exact_graph
+from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import model_of
 from tests.run import textbook
 
@@ -287,3 +288,26 @@ def test_layers_of_a_graph_in_half_precision_are_exact_sums_rounded_to_it(op: st
     wanted = textbook.run(half.to_onnx(), feeds)["y"]
     found = outputs(half, feeds)["y"]
     np.testing.assert_allclose(found, wanted, rtol=2.0**-10, atol=2.0**-24)
+
+
+@pytest.mark.parametrize("op", ["Gemm", "Conv", "ConvTranspose"])
+def test_a_bias_that_is_computed_is_added(op: str) -> None:
+    shape = "N, 4" if op == "Gemm" else "N, 4, 5, 5"
+    text = f"""
+    network (float[{shape}] x, float[4] c) => (float[{shape}] y) {{
+        q = QuantizeLinear (x, s, z)
+        d = DequantizeLinear (q, s, z)
+        v = DequantizeLinear (w, s, z)
+        b = Neg (c)
+        y = {op} (d, v, b)
+    }}
+    """
+    rng = np.random.default_rng(0)
+    kernel = (4, 4) if op == "Gemm" else (4, 4, 1, 1)
+    stored = rng.integers(-99, 99, kernel).astype(np.int8)
+    model = model_of(text, {"s": np.float32(0.02), "z": np.int8(0), "w": stored})
+    sizes = (3, 4) if op == "Gemm" else (3, 4, 5, 5)
+    feeds = {"x": rng.standard_normal(sizes).astype(np.float32), "c": np.arange(4, dtype="f4")}
+    with exact(model) as session, OnnxRuntime(model.to_onnx(), optimize=False) as plain:
+        right, found = plain.infer(feeds)["y"], session.infer(feeds)["y"]
+    np.testing.assert_allclose(found, right, atol=1e-5)

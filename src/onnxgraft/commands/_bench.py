@@ -18,6 +18,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
 from onnxgraft.files.trust import Trust, trusts
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.quantized import stored_weights
 from onnxgraft.progress import track
 from onnxgraft.stages.convert import Original, written
 from onnxgraft.stages.engine import graph_precision
@@ -198,9 +199,10 @@ def bench_targets(
 def _kind(path: Place, trust: bool) -> tuple[Literal["engine", "onnx"], str]:
     file = existing_file(path, "the engine")
     if passport_path(file).is_file():
-        return "engine", read_passport(file).precision
+        return "engine", read_passport(file).label
     if file.suffix == ".onnx":
-        return "onnx", graph_precision(Model.load(file))
+        model = Model.load(file)
+        return "onnx", stored_weights(model) or graph_precision(model)
     if not trust:
         read_passport(file)  # says what is missing
     return "engine", ""

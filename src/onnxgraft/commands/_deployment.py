@@ -64,7 +64,7 @@ from onnxgraft.stages.validate import (
 )
 from onnxgraft.stages.validate.report import LatencyRow, Report, StageRow
 from onnxgraft.stages.validate.views.gallery import gallery_rows, range_rows
-from onnxgraft.targets import Floats, find_target
+from onnxgraft.targets import Floats, Precision, find_target
 
 __all__ = ["run_recipe", "slower"]
 
@@ -76,6 +76,8 @@ STAGE_SAMPLES = 4
 NOISE_SAMPLES = 2
 # An engine that is slower than the float graph by more than noise is told.
 _SLOWER = 1.05
+# In the names of engines that are to be faster, or smaller.
+_INTEGERS = ("int8", "int4")
 
 
 def run_recipe(recipe: Recipe, out: Path, *, keep_going: bool = False, workers: int = 1) -> Report:
@@ -108,7 +110,8 @@ def slower(latency: Sequence[LatencyRow], reference: str) -> list[str]:
         f"{row.name} is slower here than {reference}: {row.median_ms:.2f} ms against "
         f"{floats[row.batch]:.2f} for a batch of {row.batch}"
         for row in latency
-        if "int8" in row.name and row.median_ms > _SLOWER * floats.get(row.batch, math.inf)
+        if any(kind in row.name for kind in _INTEGERS)
+        and row.median_ms > _SLOWER * floats.get(row.batch, math.inf)
     ]
 
 
@@ -198,11 +201,14 @@ class _Deployment:
         check_build(recipe, cleaned)
         # The graph may have another layout than the original (io_layout).
         fitting = calibration.fed_to(cleaned.inputs)
-        ranges = self._ranges(cleaned, fitting)
-        report.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
-        ranges.save(self._path("ranges.json", "ranges"))
+        ranges = None
+        if recipe.quantize.weights is None:
+            ranges = self._ranges(cleaned, fitting)
+            report.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
+            ranges.save(self._path("ranges.json", "ranges"))
         self.evidence = evidence(
-            ranges=self.work / "ranges.json", data=self.calibrated_on, recipe=recipe.file,
+            ranges=None if ranges is None else self.work / "ranges.json",
+            data=self.calibrated_on, recipe=recipe.file,
             tables=(recipe.preprocess, recipe.postprocess),
         )  # fmt: skip
 
@@ -245,7 +251,7 @@ class _Deployment:
         report.gallery = gallery_rows(tally, report.candidates, validation, section.classes)
         inside = self.stands_in or opened.framework == "onnx"
         self._look_inside(lowered if inside else self.original)
-        report.ranges = range_rows(ranges, self.kept)
+        report.ranges = [] if ranges is None else range_rows(ranges, self.kept)
         self.stack.close()  # an open runtime would disturb the timing
         report.latency = self._latency()
         report.notes += slower(report.latency, reference.name)
@@ -338,7 +344,7 @@ class _Deployment:
     def _target(
         self,
         cleaned: Model,
-        ranges: Ranges,
+        ranges: Ranges | None,
         target: str,
         calibration: Samples,
         validation: Samples,
@@ -356,7 +362,9 @@ class _Deployment:
                 floats=floats,
                 cpu=cpu,
                 keep_float=self.recipe.keep_float,
-                improvements=section.improve if in_int8 else (),
+                weights=section.weights,
+                block=section.block,
+                improvements=section.improve if in_int8 and section.weights is None else (),
                 calibration=calibration,
                 budget=read_budget(section.budget) if section.budget and in_int8 else None,
                 validation=validation.fed_to(cleaned.inputs),
@@ -377,16 +385,17 @@ class _Deployment:
         if done.search is not None:
             where = self.report.notes if done.passed else self.report.missed
             where.append(f"{target}: {done.search}")
-        name = f"model.{precision}.{target}.onnx"
-        self._save(quantized, name, f"{precision.upper()} graph for {target}")
+        kind = section.weights or precision
+        self._save(quantized, f"model.{kind}.{target}.onnx", f"{kind.upper()} graph for {target}")
         nodes = sum(cleaned.operators().values())
-        self._graph_stage(f"{precision} graph for {target}", nodes, quantized, None, start)
+        self._graph_stage(f"{kind} graph for {target}", nodes, quantized, None, start)
         start = time.perf_counter()
         path = self._path(f"engine.{target}", f"{target} engine")
         with status(f"building for {target}"):
             asked = find_target(target).floats.get(floats) == "engine"
+            whole: Precision | None = precision if section.weights is None else None
             passport = engine.build(
-                quantized, path, target, precision=floats if asked else precision,
+                quantized, path, target, precision=floats if asked else whole,
                 options=how.options(target), evidence=self.evidence,
                 samples=(sample.feeds for sample in calibration), cpu=cpu,
             )  # fmt: skip

@@ -24,13 +24,21 @@ from onnxgraft.stages.engine.options import Hint
 from onnxgraft.targets import TARGETS, Precision, Target, find_target
 from onnxgraft.targets.cpu import CPUS, Cpu, find_cpu
 
-__all__ = ["BuildSection", "TargetSection", "in_keys"]
+__all__ = ["BuildSection", "Misfit", "TargetSection", "in_keys"]
 
 # A key's place, and why it can't stay there.
-Misfit = tuple[tuple[str, ...], str]
+Misplaced = tuple[tuple[str, ...], str]
 
 _SHAPES = dict[str, tuple[PositiveInt, ...]]
 _MIB = 20  # of bytes, in bits
+
+
+class Misfit(ValueError):
+    """A key does not fit what other tables of the recipe say."""
+
+    def __init__(self, place: tuple[str, ...], told: str) -> None:
+        super().__init__(told)
+        self.place = place
 
 
 def _within(path: str) -> str:
@@ -184,9 +192,9 @@ class _BuildSection(BaseModel):
         sections = [getattr(self, target.name) for target in TARGETS]
         return [(each, "timing_cache") for each in sections if hasattr(each, "timing_cache")]
 
-    def misfits(self, targets: Sequence[str]) -> list[Misfit]:
+    def misfits(self, targets: Sequence[str]) -> list[Misplaced]:
         """Return the keys that none of the targets that are built takes, each with the reason."""
-        found: list[Misfit] = []
+        found: list[Misplaced] = []
         for target in TARGETS:
             name = target.name
             if name not in targets and getattr(self, name).model_fields_set:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from onnxgraft.commands._recipe_build import Misfit
 from onnxgraft.commands._recipe_keys import Key, find_key, recipe_keys, tables
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files.toml import Place, key_lines, toml_text
@@ -82,9 +83,9 @@ def title_of(place: Place) -> str:
 
 def _place(problem: Mapping[str, Any], document: Mapping[str, Any], at: Place) -> Place:
     """Return where in the document a problem is: what pydantic adds of its own is left out."""
-    own = problem.get("ctx", {}).get("place")
-    if own is not None:
-        return (*at, *own)
+    misfit = problem.get("ctx", {}).get("error")
+    if isinstance(misfit, Misfit):
+        return (*at, *misfit.place)
     place, value = at, _value(document, at)
     for part in problem["loc"]:
         missing = problem["type"] == "missing" and part == problem["loc"][-1]
@@ -146,10 +147,11 @@ def _told(place: Place, problems: Sequence[Mapping[str, Any]], value: Any) -> tu
     if "missing" in kinds and key is not None:
         return shown, f" is missing: {_purpose(key)}"
     for problem in problems:
-        if problem["type"] in ("value_error", "place", "assertion_error"):
+        if problem["type"] in ("value_error", "assertion_error"):
             said = problem["msg"].removeprefix("Value error, ")
             # What is wrong with a table as a whole begins with the name of one of its keys.
-            whole = key is not None and key.keys and problem["type"] != "place"
+            misfit = isinstance(problem.get("ctx", {}).get("error"), Misfit)
+            whole = key is not None and key.keys and not misfit
             return shown, f" {said}" if whole else f": {said}"
     if key is None:
         return shown, f": {problems[0]['msg'].lower()}"

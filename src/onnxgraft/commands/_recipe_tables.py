@@ -16,10 +16,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from onnxgraft.commands._budget import read_budget
-from onnxgraft.commands._recipe_build import BuildSection
+from onnxgraft.commands._int8 import check_weights
+from onnxgraft.commands._recipe_build import BuildSection, Misfit
 from onnxgraft.data.functions import Function, is_function_path
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
@@ -29,7 +29,7 @@ from onnxgraft.files.trust import Trust
 from onnxgraft.stages.convert import IoLayout, Original
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, Choice, Improvement
 from onnxgraft.stages.validate import METRICS
-from onnxgraft.targets import TARGETS, Floats, find_target, target_names
+from onnxgraft.targets import TARGETS, Floats, WeightType, find_target, target_names
 
 __all__ = [
     "DEFAULT_TARGETS",
@@ -99,8 +99,18 @@ class CalibrateSection(Section):
 
 
 class QuantizeSection(Section):
-    """How the INT8 graphs are made."""
+    """How the graphs in integers are made."""
 
+    weights: WeightType | None = Field(
+        default=None, examples=["int8"],
+        description="Store the weights of MatMul and Gemm so, rounded on the calibration data, and "
+        "leave activations in float. Without it INT8 graphs are made.",
+    )  # fmt: skip
+    block: PositiveInt | None = Field(
+        default=None, examples=[32],
+        description="Of `weights`: how many along the input axis share a scale; the target's own "
+        "if it is not said.",
+    )  # fmt: skip
     improve: tuple[Improvement, ...] = Field(
         default=DEFAULT_IMPROVEMENTS,
         description="Methods that make INT8 lose less, on the calibration data; `[]` applies none.",
@@ -251,7 +261,7 @@ class Recipe(Section):
     )
     calibrate: CalibrateSection = Field(description="What the network is calibrated on.")
     quantize: QuantizeSection = Field(
-        default_factory=QuantizeSection, description="How the INT8 graphs are made."
+        default_factory=QuantizeSection, description="How the graphs in integers are made."
     )
     build: BuildSection = Field(
         default_factory=BuildSection, description="How the engines are built."
@@ -271,8 +281,7 @@ class Recipe(Section):
     def _fits_the_targets(self) -> Self:
         """Refuse what no target of the recipe takes: a key without effect would mislead."""
         for place, told in (*self.build.misfits(self.targets), *self._idle()):
-            words = "{told}"  # noqa: RUF027  (pydantic fills it in)
-            raise PydanticCustomError("place", words, {"place": place, "told": told})
+            raise Misfit(place, told)
         return self
 
     def _idle(self) -> list[tuple[tuple[str, ...], str]]:
@@ -292,6 +301,15 @@ class Recipe(Section):
             elif kind not in ("fp32", *find_target(target).floats):
                 able = ", ".join(("fp32", *find_target(target).floats))
                 found.append((place, f"{target} does not compute in {kind} here; it takes {able}"))
+        others = {
+            "budget": table.budget is not None, "improve": "improve" in table.model_fields_set,
+            "a precision in [build]": len(in_int8) < len(self.targets),
+        }  # fmt: skip
+        try:
+            check_weights(table.weights, table.block, others)
+        except InputError as error:
+            key = "block" if table.weights is None else "weights"
+            found.append((("quantize", key), str(error).replace("--", "")))
         if table.budget is not None and not in_int8:
             found.append((("quantize", "budget"), "nothing is in INT8: [build] says otherwise"))
         return found

@@ -38,6 +38,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder, check_folder, check_place
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.quantized import stored_weights
 from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.progress import status
 from onnxgraft.run.answers import adapted, answers, partners
@@ -328,7 +329,7 @@ class _Validation:
         found: Tolerance | None = None
         if tolerance is not None:
             found = users_tolerance(tolerance)
-        elif precision != "int8":
+        elif precision not in ("int8", "int4"):
             with status("measuring float noise"):
                 samples = self.samples.head(_NOISE_SAMPLES)
                 with self._otherwise() as other:
@@ -637,8 +638,9 @@ def _polygraphy_samples(path: str, reference: Engine, images: int | None) -> Sam
 def _graph_beside(path: Path) -> Model | None:
     """Return the ONNX graph that `deploy` left beside an engine."""
     passport = engine.read_passport(path)
-    name = f"model.int8.{passport.target}.onnx" if passport.precision == "int8" else "model.onnx"
-    file = path.with_name(name)
+    kind = passport.weights or passport.precision
+    integers = kind in ("int8", "int4")
+    file = path.with_name(f"model.{kind}.{passport.target}.onnx" if integers else "model.onnx")
     if not file.is_file():
         return None
     model = Model.load(file)
@@ -671,9 +673,14 @@ def write_report(
 
 
 def _precision(path: Path) -> str:
-    """Return the precision of a candidate; empty for an engine that has no passport."""
+    """Return the precision of a candidate, or what it stores weights as.
+
+    Empty for an engine that has no passport.
+    """
     if passport_path(path).is_file():
-        return engine.read_passport(path).precision
+        passport = engine.read_passport(path)
+        return passport.weights or passport.precision
     if path.suffix == ".onnx":
-        return engine.graph_precision(Model.load(path))
+        model = Model.load(path)
+        return stored_weights(model) or engine.graph_precision(model)
     return "" if is_engine(path) else "fp32"

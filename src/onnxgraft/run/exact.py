@@ -24,7 +24,7 @@ numpy, float64 throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,14 +33,16 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.cut import extract
+from onnxgraft.graph.messages import bodies as bodies_of
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.nbits import with_float_weights
 from onnxgraft.graph.operators import constant_value, is_op, op_of
 from onnxgraft.graph.quantized import is_quantized
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import tidy
+from onnxgraft.graph.walk import bodies, tidy
 from onnxgraft.run.session import OnnxRuntime, exposing
 
 __all__ = ["exact", "exact_graph"]
@@ -81,26 +83,44 @@ def _as_it_stands(options: Any) -> None:
 
 def exact_graph(model: Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     """Return the ONNX model that `exact` runs."""
+    model = with_float_weights(model)
     if not is_quantized(model):
         return exposing(model.to_onnx(), outputs) if outputs else model.to_onnx()
     wanted = tuple(TensorOption(name, None) for name in outputs)
     copy = extract(model, (), wanted) if wanted else model.copy()
-    writer = _Writer(copy.graph)
-    for node in list(copy.graph.nodes):
-        if is_op(node, "Conv", "ConvTranspose"):
-            writer.convolution(node)
-        elif is_op(node, "Gemm", "MatMul"):
-            writer.product(node)
+    names, shapes = FreeNames(copy.graph), Shapes(copy.graph)
+    scales: set[str] = set()
+    for part in list(bodies(copy.graph)):
+        writer = _Writer(part, names, shapes, scales)
+        for node in list(part.nodes):
+            if is_op(node, "Conv", "ConvTranspose"):
+                writer.convolution(node)
+            elif is_op(node, "Gemm", "MatMul"):
+                writer.product(node)
     tidy(copy.graph)
     proto = copy.to_onnx()
+    _move_out(proto.graph, scales)
     known = {entry.name: entry for entry in proto.graph.initializer}
-    for name in writer.scales & known.keys():
+    for name in scales & known.keys():
         # An input with a default is no constant to optimizers.
         entry = known[name]
         proto.graph.input.append(
             onnx.helper.make_tensor_value_info(name, entry.data_type, list(entry.dims))
         )
     return proto
+
+
+def _move_out(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Let constants of bodies be the main graph's, whose inputs alone can have a default."""
+    left = [body for node in graph.node for each in node.attribute for body in bodies_of(each)]
+    while left:
+        body = left.pop()
+        left += [
+            inner for node in body.node for each in node.attribute for inner in bodies_of(each)
+        ]
+        for entry in [entry for entry in body.initializer if entry.name in names]:
+            graph.initializer.append(entry)
+            body.initializer.remove(entry)
 
 
 @dataclass(frozen=True)
@@ -121,18 +141,18 @@ class _Whole:
 
 
 class _Writer:
-    """Writes layers as sums of whole numbers.
+    """Writes layers of a graph or body as sums of whole numbers.
 
     Attributes:
         scales: The names of constants that no optimizer may look at.
     """
 
-    def __init__(self, graph: gs.Graph) -> None:
+    def __init__(self, graph: gs.Graph, names: FreeNames, shapes: Shapes, scales: set[str]) -> None:
         self.graph = graph
-        self._shapes = Shapes(graph)
-        self.scales: set[str] = set()
+        self._shapes = shapes
+        self.scales = scales
         self._whole: dict[int, _Whole | None] = {}
-        self._names = FreeNames(graph)
+        self._names = names
         self._count = 0
 
     def convolution(self, node: gs.Node) -> None:
@@ -142,6 +162,9 @@ class _Writer:
             return
         if not isinstance(weights.tensor, np.ndarray) or isinstance(data.tensor, np.ndarray):
             return
+        bias = _bias(node)
+        if bias is not None and _value(bias) is None:
+            return  # it is computed, and stands along the channels
         transposed = is_op(node, "ConvTranspose")
         group = int(node.attrs.get("group", 1))
         scale = _channel_scale(weights, transposed, group)
@@ -237,9 +260,13 @@ class _Writer:
 
         factor = along(scale.astype(np.float64) * data.scale.astype(np.float64)).astype(kind)
         total = self._add("Mul", label, [total, self._hidden(label, factor)], kind)
-        bias = _value(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else None
-        if bias is not None:
-            offset = self._hidden(label, along(bias).astype(kind))
+        bias = _bias(node)
+        value = None if bias is None else _value(bias)
+        if value is not None:
+            offset = self._hidden(label, along(value).astype(kind))
+            total = self._add("Add", label, [total, offset], kind)
+        elif bias is not None:  # of a Gemm, which adds what it reads
+            offset = self._cast(label, bias, kind) if len(parts) > 1 else bias
             total = self._add("Add", label, [total, offset], kind)
         self._replace(node, self._cast(label, total, np.float32) if len(parts) > 1 else total)
 
@@ -386,6 +413,10 @@ class _Writer:
     def _name(self, label: str) -> str:
         self._count += 1
         return self._names.tensor(f"{label}/exact/{self._count}")
+
+
+def _bias(node: gs.Node) -> gs.Tensor | None:
+    return node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
 
 
 def _turned(weights: _Whole, node: gs.Node) -> _Whole | None:
