@@ -87,11 +87,11 @@ def keys(table: str) -> Rows:
     from onnxgraft.commands._recipe_keys import tables
     from onnxgraft.files.toml import toml_text
 
-    yield "key", "wants", "if it is not said", "what it is for"
+    yield "key", "wants", "default", "meaning"
     for found in tables():
         for key in found.keys.values() if found.title == table else ():
             default = "" if key.default is None else f"`{toml_text(key.default)}`"
-            usual = "**has to be said**" if key.required else default
+            usual = "**required**" if key.required else default
             if not key.keys:
                 yield f"`{key.name}`", key.wants, usual, key.description
             elif key.required:

@@ -200,3 +200,14 @@ def test_real_networks_get_a_recipe_that_is_read_and_the_metric_of_their_task(
     assert {key: getattr(section, key) for key in wanted} == wanted
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft7Validator(schema()).validate(tomllib.loads(text_of(tmp_path)))
+
+
+def test_within_its_sandbox_it_writes_recipe_and_schema(
+    classifier: Path, tmp_path: Path, process: Cli
+) -> None:
+    done = process("init", classifier, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "fill in [calibrate] data" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "net.onnx", "recipe.toml", "recipe.schema.json",
+    }  # fmt: skip

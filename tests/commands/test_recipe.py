@@ -164,6 +164,11 @@ def test_tables_that_are_read_alone_are_told_by_line_as_well(tmp_path: Path) -> 
     assert "line 2: postproces: there is no such key; did you mean postprocess" in found
 
 
+def test_thousands_of_problems_are_told_at_once(tmp_path: Path) -> None:
+    keys = "".join(f"k{number} = 1\n" for number in range(20_000))
+    assert error_of(tmp_path, ENOUGH + keys).endswith("; and 19997 more")
+
+
 def test_a_file_that_is_not_there_is_told_by_the_line_before_the_work(
     tmp_path: Path, cli: Cli
 ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxgraft.cli._app import _places
 from onnxgraft.commands import deploy, read_recipe
 from onnxgraft.errors import InputError
 from onnxgraft.stages.engine import BuildOptions
@@ -182,3 +183,11 @@ def test_shapes_that_do_not_fit_the_model_are_refused_before_calibration(
         deploy(recipe(network, f"[build.tensorrt]\n{keys}\n"), network / "out")
     assert told in str(caught.value)
     assert "recipe.toml, line 3: [build.tensorrt]" in str(caught.value)
+
+
+def test_the_sandbox_of_deploy_lets_the_timing_cache_be_written(tmp_path: Path) -> None:
+    body = '[build.tensorrt]\ntiming_cache = "timings.cache"\n'
+    given = {"recipe": recipe(tmp_path, body), "out": tmp_path / "out"}
+    assert tmp_path / "timings.cache" in (_places("deploy", given) or ())
+    given["recipe"].write_text(body.replace("timings", "../timings"))
+    assert tmp_path / "../timings.cache" not in (_places("deploy", given) or ())

@@ -81,7 +81,7 @@ class TargetSection(BaseModel):
     )  # fmt: skip
     max_shapes: _SHAPES = Field(
         default_factory=dict, examples=[{"image": [8, 3, 960, 1280]}],
-        description="Likewise the largest.",
+        description="For inputs in `shapes`, the largest shape that can be run.",
     )  # fmt: skip
     batches: tuple[PositiveInt, ...] = Field(
         default=(1, 16), min_length=1,
@@ -90,24 +90,24 @@ class TargetSection(BaseModel):
     )  # fmt: skip
     hint: Hint = Field(
         default="latency",
-        description="Answer a single image soon, or many images in little time.",
+        description="What to be fast at: a single image, or many images.",
     )
     threads: PositiveInt | None = Field(
-        default=None, examples=[4], description="Threads of the CPU; all if it is not said."
+        default=None, examples=[4], description="Threads of the CPU; all if not given."
     )
     workspace: PositiveInt | None = Field(
         default=None, examples=[2048],
-        description="GPU memory that a layer may use for scratch, in MiB; no limit if it is not "
-        "said.",
+        description="GPU memory that a layer may use for scratch, in MiB; no limit if not "
+        "given.",
     )  # fmt: skip
     level: Annotated[NonNegativeInt, Field(le=5)] | None = Field(
         default=None, examples=[3],
-        description="Of the builder's optimization, 0 to 5; the library's own if it is not said.",
+        description="Optimization level of the builder, 0 to 5; the library's own if not given.",
     )  # fmt: skip
     timing_cache: Annotated[str, AfterValidator(_within)] | None = Field(
         default=None, examples=["timings.cache"],
         description="File (`.cache` or `.timing`) in the recipe's folder in which timings of "
-        "layers are kept from build to build; one in the user's cache folder if it is not said.",
+        "layers are kept from build to build; one in the user's cache folder if not given.",
     )  # fmt: skip
     version_compatible: bool = Field(
         default=False, description="The engine runs in later versions of the library."
@@ -150,13 +150,13 @@ class _BuildSection(BaseModel):
 
     precision: Precision = Field(
         default="int8",
-        description="Of every target whose table says no other: `int8` quantizes; with any other "
-        "nothing is quantized, and the whole engine runs in it.",
+        description="Precision of every target whose table says no other: `int8` quantizes; with "
+        "any other nothing is quantized, and the whole engine runs in it.",
     )
     cpu: CpuName | None = Field(
         default=None, examples=["avx512-vnni"],
         description="Processor that the engines of CPU targets are for; this machine's if it is "
-        "not said.",
+        "not given.",
     )  # fmt: skip
 
     def precision_of(self, target: str) -> Precision:

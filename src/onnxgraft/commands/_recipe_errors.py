@@ -27,8 +27,8 @@ def at_key(file: Path, place: Place, told: str) -> InputError:
 
 def where(file: Path, place: Place) -> str:
     """Return the file, the line and the key, with which a sentence begins."""
-    line = _line(file, place)
-    return f"{file}{'' if line is None else f', line {line}'}: {title_of(place)}"
+    line = _line(key_lines(file.read_text(encoding="utf-8")), place)
+    return f"{file}{f', line {line}' if line else ''}: {title_of(place)}"
 
 
 def unknown_key(file: Path, name: str) -> InputError:
@@ -56,15 +56,15 @@ def not_valid(
     grouped: dict[Place, list[Any]] = {}
     for problem in error.errors(include_url=False):
         grouped.setdefault(_place(problem, document, at), []).append(problem)
-    found: list[tuple[int, str]] = []
-    for place, problems in grouped.items():
-        shown, words = _told((*table, *place), problems, _whole(document, place))
-        line = _line(file, _named_in(place, words, document)) or 0
-        found.append((line, f"{f'line {line}: ' if line else ''}{shown}{words}"))
-    found.sort(key=lambda each: each[0])
-    told = [words for _, words in found[:_MOST]]
-    more = f"; and {len(found) - _MOST} more" if len(found) > _MOST else ""
-    return InputError(f"{file}{', ' if found[0][0] else ': '}{'; '.join(told)}{more}")
+    lines = key_lines(file.read_text(encoding="utf-8"))
+    told: list[str] = []
+    for place in sorted(grouped, key=lambda place: _line(lines, place))[:_MOST]:
+        shown, words = _told((*table, *place), grouped[place], _whole(document, place))
+        line = _line(lines, _named_in(place, words, document))
+        told.append(f"{f'line {line}: ' if line else ''}{shown}{words}")
+    more = f"; and {len(grouped) - _MOST} more" if len(grouped) > _MOST else ""
+    begin = ", " if told[0].startswith("line ") else ": "
+    return InputError(f"{file}{begin}{'; '.join(told)}{more}")
 
 
 def title_of(place: Place) -> str:
@@ -117,12 +117,11 @@ def _whole(document: Any, place: Place) -> Any:
     return _value(document, place)
 
 
-def _line(file: Path, place: Place) -> int | None:
-    """Return the line of a place, or of the table that lacks it; None at the top."""
-    lines = key_lines(file.read_text(encoding="utf-8"))
+def _line(lines: Mapping[Place, int], place: Place) -> int:
+    """Return the line of a place, or of the table that lacks it; 0 at the top."""
     while place and place not in lines:
         place = place[:-1]
-    return lines.get(place)
+    return lines.get(place, 0)
 
 
 def _named_in(place: Place, words: str, document: Mapping[str, Any]) -> Place:

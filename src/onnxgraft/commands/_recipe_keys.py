@@ -62,7 +62,7 @@ class Key:
 
     @property
     def default(self) -> object:
-        """Its value where it is not said; None where it has none."""
+        """Its value where it is not given; None where it has none."""
         return self.schema.get("default")
 
 

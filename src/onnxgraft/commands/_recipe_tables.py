@@ -87,9 +87,9 @@ class CalibrateSection(Section):
     )
     images: PositiveInt | None = Field(
         default=None, examples=[500],
-        description="How many samples; all if it is not said.",
+        description="How many samples; all if not given.",
     )  # fmt: skip
-    seed: int = Field(default=0, description="Chooses which.")
+    seed: int = Field(default=0, description="Seed by which samples are chosen.")
     _given: Data = PrivateAttr(None)
 
     @property
@@ -103,13 +103,13 @@ class QuantizeSection(Section):
 
     weights: WeightType | None = Field(
         default=None, examples=["int8"],
-        description="Store the weights of MatMul and Gemm so, rounded on the calibration data, and "
-        "leave activations in float. Without it INT8 graphs are made.",
+        description="Store the weights of MatMul and Gemm in this type, rounded on the calibration "
+        "data, and leave activations in float. Without it INT8 graphs are made.",
     )  # fmt: skip
     block: PositiveInt | None = Field(
         default=None, examples=[32],
-        description="Of `weights`: how many along the input axis share a scale; the target's own "
-        "if it is not said.",
+        description="How many such weights along the input axis share a scale; the target's own "
+        "number if not given.",
     )  # fmt: skip
     improve: tuple[Improvement, ...] = Field(
         default=DEFAULT_IMPROVEMENTS,
@@ -156,8 +156,8 @@ class ValidateSection(Section):
     )  # fmt: skip
     classes: str | None = Field(
         default=None, examples=["camvid"],
-        description="Of `miou` and `map`: `camvid`, `cityscapes` or a file. Without it those of "
-        "`[postprocess]`, or as many as the output has channels, numbered.",
+        description="Classes of `miou` and `map`: `camvid`, `cityscapes` or a file. Without it "
+        "those of `[postprocess]`, or as many as the output has channels, numbered.",
     )  # fmt: skip
     output: str | None = Field(
         default=None, examples=["prob:0"],
@@ -175,7 +175,7 @@ class ValidateSection(Section):
         "or of the original's value.",
     )  # fmt: skip
     images: PositiveInt | None = Field(
-        default=None, examples=[200], description="How many samples; all if it is not said."
+        default=None, examples=[200], description="How many samples; all if not given."
     )
     _given: Data = PrivateAttr(None)
 
@@ -239,7 +239,7 @@ class Recipe(Section):
         "they store.",
     )
     opset: PositiveInt | None = Field(
-        default=None, examples=[17], description="Opset of the ONNX graph."
+        default=None, examples=[17], description="Opset of the ONNX graph; chosen if not given."
     )
     io_layout: IoLayout = Field(
         default="keep",

@@ -55,13 +55,13 @@ class BoxForm(BaseModel):
     )
     strides: tuple[PositiveInt, ...] = Field(
         default=(8, 16, 32),
-        description="Of YOLOv5's heads: pixels from one cell to the next.",
+        description="Pixels from one cell to the next, of each of YOLOv5's heads.",
     )
     anchors: tuple[tuple[PositiveFloat, ...], ...] = Field(
         default=(
             (10, 13, 16, 30, 33, 23), (30, 61, 62, 45, 59, 119), (116, 90, 156, 198, 373, 326),
         ),
-        description="Of each head: width and height of each anchor, in pixels.",
+        description="Width and height of each anchor of each of these heads, in pixels.",
     )  # fmt: skip
     score: float | None = Field(
         default=None,

@@ -32,7 +32,7 @@ class Postprocess(BoxForm):
     output: str | None = Field(
         default=None,
         examples=["prob:0"],
-        description="Output that is looked at; the first if it is not said.",
+        description="Output that is looked at; the first if not given.",
     )
     names: tuple[str, ...] | Literal["camvid", "cityscapes"] = Field(
         default=(),
@@ -47,7 +47,7 @@ class Postprocess(BoxForm):
     )
     top: PositiveInt = Field(default=5, description="How many classes are printed.")
     opacity: float = Field(
-        default=0.5, ge=0, le=1, description="Of the colours over the photograph, 0 to 1."
+        default=0.5, ge=0, le=1, description="Opacity of the colours over the photograph, 0 to 1."
     )
     letterbox: bool | None = Field(
         default=None,

@@ -60,7 +60,7 @@ class Preprocess(BaseModel):
     preset: Annotated[str | None, WithJsonSchema({"enum": [*PRESETS]})] = Field(
         default=None,
         examples=["keras"],
-        description="Gives the other keys the values of a usual pipeline, where they are not said.",
+        description="Named pipeline that sets the other keys, where they are not given.",
     )
     central_fraction: float | None = Field(
         default=None,
@@ -80,7 +80,9 @@ class Preprocess(BaseModel):
         examples=[256],
         description="In place of `resize`: resize so that the shorter side has so many pixels.",
     )
-    interpolation: Interpolation = Field(default="bilinear", description="Of the resize.")
+    interpolation: Interpolation = Field(
+        default="bilinear", description="Interpolation of the resize."
+    )
     antialias: bool = Field(
         default=False,
         description="Let the resize look at all pixels (bilinear and bicubic), as Pillow does.",
@@ -120,7 +122,7 @@ class Preprocess(BaseModel):
     mean: tuple[float, ...] = Field(
         default=(0.0,),
         examples=[[123.675, 116.28, 103.53]],
-        description="Is subtracted: per channel in that order, or one for all, in 0 to 255.",
+        description="Mean that is subtracted: per channel in that order, or one for all, 0 to 255.",
     )
     scale: tuple[float, ...] = Field(
         default=(1.0,),
@@ -130,10 +132,10 @@ class Preprocess(BaseModel):
     std: tuple[float, ...] = Field(
         default=(1.0,),
         examples=[[58.395, 57.12, 57.375]],
-        description="Standard deviation by which that is divided, likewise, in 0 to 255.",
+        description="Standard deviation that pixels are divided by, likewise, in 0 to 255.",
     )
     layout: Literal["auto", "nhwc", "nchw"] = Field(
-        default="auto", description="`auto` takes what fits the model's input."
+        default="auto", description="Layout of the input; `auto` takes what fits the model."
     )
     function: Function | None = Field(
         default=None,
