@@ -211,7 +211,7 @@ WRONG = {
     "budget": ('labels = "voc"\n[quantize]\nbudget = "miou=1"', "miou"),
     "key": (
         'metric = "map"\nlabels = "voc"\nlable = "x"',
-        r"line 10: \[validate\] lable: there is no",
+        r"line 10: .*lable: there is no such key",
     ),
     "table": ("[postproces]\nform = 'ssd'", "line 8: postproces: there is no such key"),
 }
