@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 DOCS = Path(__file__).parent
@@ -74,13 +75,34 @@ def presets() -> Rows:
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        numbers = ", ".join(f"{number:.6g}" for number in value)
-        return f"[{numbers}]"
-    return f'"{value}"' if isinstance(value, str) else f"{value}"
+    from onnxgraft.files.toml import toml_text
 
+    if isinstance(value, tuple):
+        value = [float(f"{each:.6g}") if isinstance(each, float) else each for each in value]
+    return toml_text(value)
+
+
+def keys(table: str) -> Rows:
+    """Yield a row for each key of a table of a recipe; that without a name is the top."""
+    from onnxgraft.commands._recipe_keys import tables
+    from onnxgraft.files.toml import toml_text
+
+    yield "key", "wants", "default", "meaning"
+    for found in tables():
+        for key in found.keys.values() if found.title == table else ():
+            default = "" if key.default is None else f"`{toml_text(key.default)}`"
+            usual = "**required**" if key.required else default
+            if not key.keys:
+                yield f"`{key.name}`", key.wants, usual, key.description
+            elif key.required:
+                yield f"`[{key.name}]`", "a table", usual, key.description
+
+
+# The tables of a recipe, as its page has them.
+_RECIPE = (
+    "recipe", "preprocess", "postprocess", "calibrate", "quantize", "build", "build.tensorrt",
+    "build.openvino", "build.onnxruntime", "validate", "bench",
+)  # fmt: skip
 
 TABLES: dict[str, tuple[str, Callable[[], Rows]]] = {
     "targets": ("engine.md", targets),
@@ -88,6 +110,7 @@ TABLES: dict[str, tuple[str, Callable[[], Rows]]] = {
     "metrics": ("validate.md", metrics),
     "operators": ("convert.md", operators),
     "presets": ("data.md", presets),
+    **{f"keys of {name}": ("recipe.md", partial(keys, name)) for name in _RECIPE},
 }
 
 

@@ -57,6 +57,7 @@ __all__ = [
     "Passport",
     "build",
     "bundle",
+    "check",
     "check_layers",
     "default_target",
     "graph_hash",
@@ -188,6 +189,12 @@ def build(
         )
         write_json(beside, passport_json(passport))
     return passport
+
+
+def check(model: Model, target: str, options: BuildOptions) -> None:
+    """Raise InputError if options are not for a target, or do not fit the inputs of a graph."""
+    _check(find_target(target), options)
+    _backend(target).check(_with_shapes(model, options), options)
 
 
 def bundle(

@@ -6,7 +6,7 @@ import errno
 import importlib.util
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,23 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.onnx_file import read_model
 from onnxgraft.graph.operators import op_of
 from onnxgraft.graph.quantized import PRECISE
+from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
 
-__all__ = ["OnnxRuntimeEngine", "build", "load", "runs_here"]
+__all__ = ["OnnxRuntimeEngine", "build", "check", "load", "runs_here"]
 
 
 def runs_here() -> bool:
     """Tell whether onnxruntime is installed."""
     return importlib.util.find_spec("onnxruntime") is not None
+
+
+def check(inputs: Sequence[TensorSpec], options: BuildOptions) -> None:
+    """Take whatever fits the inputs."""
 
 
 def build(model: Model, path: Path, options: BuildOptions) -> Built:

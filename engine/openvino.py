@@ -9,7 +9,7 @@ import os
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +26,7 @@ from onnxgraft.stages.engine.buffers import Buffers
 from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
 
-__all__ = ["OpenVino", "build", "load", "runs_here"]
+__all__ = ["OpenVino", "build", "check", "load", "runs_here"]
 
 _FLOATS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _CAPABILITIES = {"fp16": "FP16", "bf16": "BF16"}
@@ -39,6 +39,10 @@ _NOT_A_REASON = (
 def runs_here() -> bool:
     """Tell whether OpenVINO is installed."""
     return importlib.util.find_spec("openvino") is not None
+
+
+def check(inputs: Sequence[TensorSpec], options: BuildOptions) -> None:
+    """Take whatever fits the inputs."""
 
 
 def build(model: Model, path: Path, options: BuildOptions) -> Built:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.engine import Engine
 from onnxgraft.stages.engine.passport import Flags, Passport
 from onnxgraft.targets import Floats
@@ -89,6 +90,9 @@ class Backend(Protocol):
 
     def runs_here(self) -> bool:
         """Tell whether engines of the target can run on this machine, without loading much."""
+
+    def check(self, inputs: Sequence[TensorSpec], options: BuildOptions) -> None:
+        """Raise InputError if a graph with ``inputs`` can't be built with these options."""
 
     def build(self, model: Model, path: Path, options: BuildOptions) -> Built:
         """Write an engine of ``model`` to ``path``."""

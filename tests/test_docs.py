@@ -33,6 +33,13 @@ def test_a_table_is_as_the_code_says(name: str) -> None:
     assert there == wanted, cure
 
 
+def test_every_table_of_a_recipe_is_on_its_page() -> None:
+    from onnxgraft.commands._recipe_keys import tables as of_recipes
+
+    wanted = {f"keys of {table.title}" for table in of_recipes()}
+    assert {name for name in tables.TABLES if name.startswith("keys of")} == wanted
+
+
 def named(page: Path) -> Iterator[str]:
     """Yield what stands in backticks on a page, but for blocks of code."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)

@@ -33,7 +33,7 @@ from onnxgraft.stages.engine.passport import Flags, Passport, refuse
 from onnxgraft.stages.engine.tensorrt import builder
 from onnxgraft.stages.engine.tensorrt.cuda import Cuda, Memory
 
-__all__ = ["TensorRt", "build", "load", "profiles", "runs_here", "settings"]
+__all__ = ["TensorRt", "build", "check", "load", "profiles", "runs_here", "settings"]
 
 _MOST_ERRORS = 3
 
@@ -63,6 +63,11 @@ _QUANTIZED = ("DequantizeLinear", "QuantizeLinear", "QLinear", "ConvInteger", "M
 def runs_here() -> bool:
     """Tell whether there is an NVIDIA GPU, and TensorRT."""
     return builder.gpu() is not None and importlib.util.find_spec("tensorrt") is not None
+
+
+def check(inputs: Sequence[TensorSpec], options: BuildOptions) -> None:
+    """Raise InputError if the profiles of a graph with ``inputs`` can't be made."""
+    profiles(inputs, options)
 
 
 def build(model: Model, path: Path, options: BuildOptions) -> Built:

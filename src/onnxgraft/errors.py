@@ -118,11 +118,17 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
 
     >>> nearest("prob:1", ["score:0", "prob:0"])
     'did you mean prob:0?'
+    >>> nearest("mIoU", ["miou", "top1"])
+    'did you mean miou?'
     >>> nearest("x", ["alpha", "beta"])
     'there are: alpha, beta'
     """
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=most, cutoff=0.6)
+    if not close:
+        folded = {known.casefold(): known for known in names}
+        found = difflib.get_close_matches(name.casefold(), folded, n=most, cutoff=0.6)
+        close = [folded[known] for known in found]
     if close:
         return f"did you mean {' or '.join(close)}?"
     if not names:

@@ -124,7 +124,11 @@ def test_deploy_asks_for_labels_before_it_works(
 def test_a_wrong_recipe_names_the_field(tmp_path: Path, cli: Cli) -> None:
     text = 'model = "x.pb"\n[calibrate]\ndata = "."\nmethode = "kl"\n[validate]\nmetrik = "top1"\n'
     (tmp_path / "r.toml").write_text(text)
-    refused(cli("deploy", tmp_path / "r.toml"), "calibrate.methode", "validate.metrik")
+    refused(
+        cli("deploy", tmp_path / "r.toml"),
+        "line 4: [calibrate] methode: there is no such key; did you mean method?",
+        "line 6: [validate] metrik: ",
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxgraft.graph.half import to_half
+from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run import exact as module
@@ -275,6 +277,17 @@ def test_a_float_graph_runs_as_it_is() -> None:
     assert len(exact_graph(model).graph.node) == 1
     value = np.array([[-1, 0, 1, 2]], np.float32)
     np.testing.assert_array_equal(outputs(model, {"x": value})["y"], np.maximum(value, 0))
+
+
+@pytest.mark.parametrize("op", ["Conv", "Gemm", "MatMul"])
+def test_layers_of_a_graph_in_half_precision_are_exact_sums_rounded_to_it(op: str) -> None:
+    model, feeds = layer(np.random.default_rng(0), op, "int8", 0, 20, 4, "float")
+    half, _ = to_half(model)
+    assert "float16" in halves(half)
+    feeds = {"x": feeds["x"].astype(np.float16).astype(np.float32)}
+    wanted = textbook.run(half.to_onnx(), feeds)["y"]
+    found = outputs(half, feeds)["y"]
+    np.testing.assert_allclose(found, wanted, rtol=2.0**-10, atol=2.0**-24)
 
 
 @pytest.mark.parametrize("op", ["Gemm", "Conv", "ConvTranspose"])

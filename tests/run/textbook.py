@@ -34,6 +34,10 @@ def along(value: Numbers, axis: int, rank: int) -> Numbers:
     return value.reshape(-1, *(1,) * (rank - 1 - axis % rank)) if value.size > 1 else value
 
 
+def cast(x: Numbers, to: int) -> Numbers:
+    return x.astype(onnx.helper.tensor_dtype_to_np_dtype(to)).astype(np.float64)
+
+
 def dequantize(q: Numbers, scale: Numbers, zero: Numbers | None = None, axis: int = 1) -> Numbers:
     zero = np.zeros(1, np.int64) if zero is None else zero.astype(np.int64)
     shift = along(zero, axis, q.ndim) if q.ndim else zero
@@ -115,6 +119,7 @@ def max_pool(x: Numbers, *, kernel_shape: Any, strides: Any) -> Numbers:
 
 OPERATORS: dict[str, Any] = {
     "Add": lambda a, b: a + b,
+    "Cast": cast,
     "Concat": lambda *parts, axis: np.concatenate(parts, axis),
     "Conv": conv,
     "ConvTranspose": conv_transpose,

@@ -20,8 +20,15 @@ from typer.core import TyperCommand, TyperGroup
 
 from onnxgraft.cli._completion import SHELLS, prepare, script
 from onnxgraft.cli._failing import asks_json, errors_reported, failed, tell
-from onnxgraft.errors import EngineWarning, InputError, NotSupportedError, printable
-from onnxgraft.files import cache_folder, json_text, places
+from onnxgraft.errors import (
+    EngineWarning,
+    InputError,
+    NotSupportedError,
+    OnnxgraftError,
+    printable,
+)
+from onnxgraft.files import cache_folder, existing_file, json_text, places, read_toml
+from onnxgraft.files.limits import SETTINGS_BYTES
 
 __all__ = ["EVERYTHING", "Json", "Result", "app", "main", "subcommand"]
 
@@ -143,7 +150,7 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
     """
 
     def register(function: Callable[P, Result]) -> Callable[P, None]:
-        name = function.__name__
+        name = function.__name__.replace("_", "-")
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -289,6 +296,21 @@ def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             places.append(folder / "timings")
+    if name == "init":
+        places.append(given["out"].with_name("recipe.schema.json"))
+    if name == "deploy":
+        places += _timing_cache(given["recipe"])
     if name == "deploy" and given.get("out") is None:
         places.append(Path("here"))
     return tuple(places)
+
+
+def _timing_cache(recipe: Path) -> list[Path]:
+    """Return the file in which TensorRT keeps its timings, where a recipe names one."""
+    try:
+        build = read_toml(existing_file(recipe, "the recipe", SETTINGS_BYTES))["build"]
+        file = Path(build["tensorrt"]["timing_cache"])
+        outside = file.is_absolute() or ".." in file.parts
+        return [] if outside else [recipe.parent / file]
+    except (OnnxgraftError, ValueError, LookupError, TypeError):
+        return []  # what is wrong with it is told when it is read

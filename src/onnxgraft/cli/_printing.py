@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from onnxgraft.files import json_text
 from onnxgraft.terminal import say
 
 if TYPE_CHECKING:
     from onnxgraft.commands import (
+        Begun,
         Benched,
         BuiltEngine,
         Calibrated,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         Inspected,
         Operated,
         Quantized,
+        RecipeSchema,
     )
     from onnxgraft.commands._budget import BudgetReport
     from onnxgraft.commands._int8 import Int8Graph
@@ -34,8 +37,8 @@ if TYPE_CHECKING:
     from onnxgraft.stages.validate.report import Report
 
 __all__ = [
-    "benched", "built", "bundled", "calibrated", "converted", "deployed", "inferred", "inspection",
-    "operated", "quantized", "report",
+    "begun", "benched", "built", "bundled", "calibrated", "converted", "deployed", "inferred",
+    "inspection", "operated", "quantized", "report", "schema",
 ]  # fmt: skip
 
 # Columns for names in a table.
@@ -295,6 +298,23 @@ def report(done: Report, console: Console) -> None:
     from onnxgraft.stages.validate import render
 
     render(done, console)
+
+
+def begun(done: Begun, console: Console) -> None:
+    """Print where a recipe was written, what was found out, and what is to be done next."""
+    _notes(console, done.notes, indent="")
+    say(console, f"{done.out}: written{f', with {done.schema} for editors' * bool(done.schema)}")
+    if done.unfilled:
+        say(console, f"fill in {' and '.join(done.unfilled)}, and check the rest")
+    say(console, f"then: onnxgraft deploy {done.out}")
+
+
+def schema(done: RecipeSchema, console: Console) -> None:
+    """Print the schema, or where it was written."""
+    if done.out:
+        say(console, f"{done.out}: written")
+    else:
+        print(json_text(done.to_json()))
 
 
 def deployed(done: Report, console: Console) -> None:

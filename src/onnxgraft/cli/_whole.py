@@ -1,4 +1,4 @@
-"""Subcommands that chain stages: validate, deploy."""
+"""Subcommands that chain stages, and their recipes: validate, init, recipe-schema, deploy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from onnxgraft.cli._options import (
 )
 from onnxgraft.targets import target_names
 
-__all__ = ["deploy", "validate"]
+__all__ = ["deploy", "init", "recipe_schema", "validate"]
 
 
 @subcommand(
@@ -132,6 +132,82 @@ def validate(
         candidate_weights=candidate_weights, candidate_outputs=candidate_outputs, workers=workers,
         ray=ray, save_inputs=save_inputs, save_outputs=save_outputs, report=report, force=force,
     )  # fmt: skip
+
+
+@subcommand(show.begun, example="onnxgraft init model.pb --outputs score:0 -o recipe.toml")
+def init(
+    model: ModelFile,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="RECIPE.toml", help="Recipe to write.", rich_help_panel=OUTPUT
+        ),
+    ] = Path("recipe.toml"),
+    weights: Weights = None,
+    inputs: Inputs = None,
+    outputs: Outputs = None,
+    values: Values = [],  # noqa: B006  (typer copies it)
+    signature: Signature = None,
+    freeze_batchnorm: FreezeBatchnorm = False,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA",
+            rich_help_panel=DATA,
+            help="Calibration data; left to be filled in if not given.",
+        ),
+    ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGETS",
+            rich_help_panel=TARGET,
+            help="Targets to build for; the CPU targets if not given.",
+        ),
+    ] = None,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema/--no-schema",
+            rich_help_panel=OUTPUT,
+            help="Write recipe.schema.json beside the recipe, so that editors complete its keys.",
+        ),
+    ] = True,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace files that are there.", rich_help_panel=OUTPUT),
+    ] = False,
+    as_json: Json = False,
+) -> Result:
+    """Write a recipe of a model, with what the model tells and a comment for every key."""
+    from onnxgraft import commands
+
+    return commands.init(
+        model, out, weights=weights, inputs=inputs, outputs=outputs, values=values,
+        signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust_of(trust), data=data,
+        targets=targets, schema=schema, force=force,
+    )  # fmt: skip
+
+
+@subcommand(show.schema, example="onnxgraft recipe-schema -o recipe.schema.json")
+def recipe_schema(
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE.json",
+            help="File to write; printed if not given.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> Result:
+    """Print the JSON schema of a recipe, from which editors complete and check it."""
+    from onnxgraft import commands
+
+    return commands.recipe_schema(out)
 
 
 @subcommand(show.deployed, example="onnxgraft deploy recipe.toml -o deployed/")

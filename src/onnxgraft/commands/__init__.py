@@ -13,6 +13,7 @@ from onnxgraft.commands._calibrate import Calibrated, calibrate
 from onnxgraft.commands._convert import Converted, convert
 from onnxgraft.commands._deploy import deploy
 from onnxgraft.commands._infer import Answer, Inferred, infer
+from onnxgraft.commands._init import Begun, RecipeSchema, init, recipe_schema
 from onnxgraft.commands._inspect import Inspected, inspect
 from onnxgraft.commands._lite import LiteEngine
 from onnxgraft.commands._quantize import Quantized, quantize
@@ -22,6 +23,7 @@ from onnxgraft.commands._validate import validate
 
 __all__ = [
     "Answer",
+    "Begun",
     "Benched",
     "Budget",
     "BuiltEngine",
@@ -33,6 +35,7 @@ __all__ = [
     "Operated",
     "Quantized",
     "Recipe",
+    "RecipeSchema",
     "bench",
     "build",
     "bundle",
@@ -40,9 +43,11 @@ __all__ = [
     "convert",
     "deploy",
     "infer",
+    "init",
     "inspect",
     "quantize",
     "read_recipe",
+    "recipe_schema",
     "surgery",
     "validate",
 ]

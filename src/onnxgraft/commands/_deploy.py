@@ -14,6 +14,7 @@ from onnxgraft.commands._recipe import (
     PostprocessGiven,
     PreprocessGiven,
     Recipe,
+    check_files,
     given_tables,
     joined,
     make_recipe,
@@ -108,6 +109,7 @@ def deploy(
         plan, name = recipe, Path(recipe.model).stem
     elif whole:
         plan, name = read_recipe(recipe, images=images, trust=trust), Path(recipe).stem
+        check_files(plan)
     else:
         before, after = given_tables(preprocess, postprocess, trust)
         plan, name = make_recipe(

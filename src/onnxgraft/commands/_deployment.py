@@ -19,10 +19,10 @@ from onnxgraft.commands._blame import guilty_pass
 from onnxgraft.commands._budget import read_budget
 from onnxgraft.commands._calibrate import measured
 from onnxgraft.commands._evidence import engine_row, evidence, record_accuracy
-from onnxgraft.commands._int8 import QuantizeOptions, check_weights, int8_graph
+from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
-from onnxgraft.commands._recipe import Recipe, class_names
+from onnxgraft.commands._recipe import Recipe, check_build, class_names
 from onnxgraft.commands._validate import layer_rows, open_selector, write_report
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Data, Sample, Samples, as_samples
@@ -64,8 +64,7 @@ from onnxgraft.stages.validate import (
 )
 from onnxgraft.stages.validate.report import LatencyRow, Report, StageRow
 from onnxgraft.stages.validate.views.gallery import gallery_rows, range_rows
-from onnxgraft.targets import Precision, find_target
-from onnxgraft.targets.cpu import Cpu, find_cpu
+from onnxgraft.targets import Floats, Precision, find_target
 
 __all__ = ["run_recipe", "slower"]
 
@@ -154,14 +153,6 @@ class _Deployment:
 
     def _run(self) -> None:
         recipe, report = self.recipe, self.report
-        quantizing = recipe.quantize
-        check_weights(
-            quantizing.weights, quantizing.block,
-            {
-                "[quantize] budget": quantizing.budget is not None,
-                "[quantize] improve": "improve" in quantizing.model_fields_set,
-            },
-        )  # fmt: skip
         opened = recipe.original
         with status(f"loading {recipe.model}"):
             reference, notes = open_reference(opened)
@@ -207,13 +198,12 @@ class _Deployment:
         reference = self._graph_stage("cleaned", nodes, cleaned, self.tolerance, start)
         reference.name = "onnxruntime fp32"
 
+        check_build(recipe, cleaned)
         # The graph may have another layout than the original (io_layout).
         fitting = calibration.fed_to(cleaned.inputs)
         ranges = None
-        if quantizing.weights is None:
-            ranges = measured(
-                cleaned, fitting, recipe.calibrate.method, next(iter(recipe.targets), "tensorrt")
-            )
+        if recipe.quantize.weights is None:
+            ranges = self._ranges(cleaned, fitting)
             report.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
             ranges.save(self._path("ranges.json", "ranges"))
         self.evidence = evidence(
@@ -229,9 +219,7 @@ class _Deployment:
         for target in recipe.targets:
             built = self._target(cleaned, ranges, target, fitting, validation)
             if built is not None:
-                graph = dict(self.built)[f"engine.{target}"][1]
-                deep = self._named(depths(graph), graph)
-                candidates.append(Candidate(built, None, section.drop, depths=deep, ends=limits))
+                candidates.append(replace(self._held_to(target, built), ends=limits))
 
         report.samples = len(validation)
         openers = [
@@ -363,20 +351,22 @@ class _Deployment:
     ) -> Engine | None:
         """Quantize and build for one target; return its engine, or None if it can't run here."""
         start = time.perf_counter()
-        section = self.recipe.quantize
-        floats = section.float.get(target, "fp32")
+        section, how = self.recipe.quantize, self.recipe.build
+        precision, in_int8, cpu = how.precision_of(target), how.in_int8(target), how.cpu_of(target)
+        floats = self._floats(target)
         done = int8_graph(
             cleaned, ranges,
             QuantizeOptions(
-                table=quantize.placement(target, self._cpu(target)),
+                table=quantize.placement(target, cpu),
+                int8=in_int8,
                 floats=floats,
-                cpu=self._cpu(target),
+                cpu=cpu,
                 keep_float=self.recipe.keep_float,
                 weights=section.weights,
                 block=section.block,
-                improvements=() if section.weights is not None else section.improve,
+                improvements=section.improve if in_int8 and section.weights is None else (),
                 calibration=calibration,
-                budget=None if section.budget is None else read_budget(section.budget),
+                budget=read_budget(section.budget) if section.budget and in_int8 else None,
                 validation=validation.fed_to(cleaned.inputs),
                 classes=self.recipe.validation.classes,
                 postprocess=self.recipe.postprocess,
@@ -395,7 +385,7 @@ class _Deployment:
         if done.search is not None:
             where = self.report.notes if done.passed else self.report.missed
             where.append(f"{target}: {done.search}")
-        kind = section.weights or "int8"
+        kind = section.weights or precision
         self._save(quantized, f"model.{kind}.{target}.onnx", f"{kind.upper()} graph for {target}")
         nodes = sum(cleaned.operators().values())
         self._graph_stage(f"{kind} graph for {target}", nodes, quantized, None, start)
@@ -403,11 +393,11 @@ class _Deployment:
         path = self._path(f"engine.{target}", f"{target} engine")
         with status(f"building for {target}"):
             asked = find_target(target).floats.get(floats) == "engine"
-            whole: Precision | None = "int8" if section.weights is None else None
+            whole: Precision | None = precision if section.weights is None else None
             passport = engine.build(
                 quantized, path, target, precision=floats if asked else whole,
-                evidence=self.evidence, samples=(sample.feeds for sample in calibration),
-                cpu=self._cpu(target),
+                options=how.options(target), evidence=self.evidence,
+                samples=(sample.feeds for sample in calibration), cpu=cpu,
             )  # fmt: skip
         if passport.proven is False:
             self.report.missed.append(f"{target}: the engine does not compute what its graph says")
@@ -423,10 +413,30 @@ class _Deployment:
         self.engines[built.name] = built
         return built
 
-    def _cpu(self, target: str) -> Cpu:
-        """Return the processor that a target's engine is for."""
-        aim, asked = find_target(target), self.recipe.cpu
-        return find_cpu(asked) if asked is not None and aim.on_cpu else aim.cpu()
+    def _ranges(self, cleaned: Model, calibration: Samples) -> Ranges:
+        """Return the ranges; of a recipe without INT8, what FP16 has to hold."""
+        recipe = self.recipe
+        method, in_int8 = recipe.calibrate.method, [*filter(recipe.build.in_int8, recipe.targets)]
+        if method == quantize.AUTO and not in_int8 and recipe.targets:
+            method = "minmax"
+        half = any(find_target(t).floats.get(self._floats(t)) == "graph" for t in recipe.targets)
+        form = next(iter(in_int8 or recipe.targets), "tensorrt")
+        return measured(cleaned, calibration, method, form, tensors="all" if half else "targets")
+
+    def _held_to(self, target: str, built: Engine) -> Candidate:
+        """Return an engine with what it is held against: INT8, or the noise of its precision."""
+        if self.recipe.build.in_int8(target):
+            graph = dict(self.built)[f"engine.{target}"][1]
+            deep = self._named(depths(graph), graph)
+            return Candidate(built, None, self.recipe.validation.drop, depths=deep)
+        probe, floats = self.probe[:NOISE_SAMPLES], self._floats(target)
+        found = measured_tolerance(self.original, probe, floats)
+        return Candidate(built, found.value, floors=found.floors)
+
+    def _floats(self, target: str) -> Floats:
+        """Return what a target's layers that are not INT8 run in."""
+        precision = self.recipe.build.precision_of(target)
+        return self.recipe.quantize.float.get(target, "fp32") if precision == "int8" else precision
 
     def _look_inside(self, original: Engine | Model) -> None:
         """Note what each layer of the INT8 graphs that were built does, on one sample."""

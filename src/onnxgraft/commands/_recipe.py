@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    PrivateAttr,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
+from onnxgraft.commands._recipe_build import in_keys
+from onnxgraft.commands._recipe_errors import at_key, not_valid, unknown_key, where
+from onnxgraft.commands._recipe_tables import DEFAULT_TARGETS, Recipe
 from onnxgraft.data.classes import find_classes
 from onnxgraft.data.functions import Function, Given, is_function_path
 from onnxgraft.data.postprocess import Postprocess
@@ -24,23 +20,22 @@ from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.presets import PRESETS
 from onnxgraft.data.samples import Data, Samples
 from onnxgraft.data.streams import is_data, title_of
-from onnxgraft.errors import InputError, nearest
+from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
+from onnxgraft.files.toml import Place
 from onnxgraft.files.trust import Trust
-from onnxgraft.stages.convert import IoLayout, Original
-from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, Choice, Improvement
-from onnxgraft.targets import TARGETS, Floats, WeightType, find_target
+from onnxgraft.graph.model import Model
+from onnxgraft.stages import engine
 
 __all__ = [
-    "BenchSection",
-    "CalibrateSection",
+    "DEFAULT_TARGETS",
     "PostprocessGiven",
     "PreprocessGiven",
-    "QuantizeSection",
     "Recipe",
-    "ValidateSection",
     "agreed",
+    "check_build",
+    "check_files",
     "class_names",
     "given_tables",
     "joined",
@@ -50,158 +45,9 @@ __all__ = [
 ]
 
 
-def _known(name: str) -> str:
-    try:
-        return find_target(name).name
-    except InputError as error:
-        raise ValueError(str(error)) from error
-
-
 # A TOML file or the table itself, a function, and of preprocessing the name of a preset.
 PreprocessGiven = str | os.PathLike[str] | Preprocess | Callable[..., Any] | None
 PostprocessGiven = str | os.PathLike[str] | Postprocess | Callable[..., Any] | None
-TargetName = Annotated[str, AfterValidator(_known)]
-DEFAULT_TARGETS = tuple(target.name for target in TARGETS if target.default)
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class CalibrateSection(_Section):
-    """What the network is calibrated on.
-
-    Attributes:
-        data: A folder, a list file or an ``.npz``.
-        method: How ranges are chosen; ``auto`` takes the method that is best for the network.
-        images: How many samples; None takes all.
-        seed: Chooses which.
-    """
-
-    data: str
-    method: Choice = "auto"
-    images: int | None = None
-    seed: int = 0
-    _given: Data = PrivateAttr(None)
-
-    @property
-    def source(self) -> Data:
-        """The data: what Python gave, or where they are."""
-        return self.data if self._given is None else self._given
-
-
-class QuantizeSection(_Section):
-    """How the graphs in integers are made.
-
-    Attributes:
-        weights: ``int8`` or ``int4`` stores the weights of MatMul and Gemm so, rounded on the
-            calibration data, and leaves activations in float; None makes INT8 graphs.
-        block: Of ``weights``, how many along the input axis share a scale; None takes the target's.
-        improve: Methods of `onnxgraft.stages.quantize.improve`, on the calibration data.
-        budget: ``METRIC=DROP`` to stay in, on the validation data; None keeps everything in INT8.
-        trials: How many mixes a search within the budget may try.
-        float: What each target's float layers run in, where not ``fp32``: ``fp16`` for tensorrt,
-            ``bf16`` for openvino.
-    """
-
-    weights: WeightType | None = None
-    block: int | None = None
-    improve: tuple[Improvement, ...] = DEFAULT_IMPROVEMENTS
-    budget: str | None = None
-    trials: PositiveInt = 24
-    float: dict[TargetName, Floats] = Field(default_factory=dict)
-
-
-class ValidateSection(_Section):
-    """What the engines are validated on.
-
-    Attributes:
-        data: A folder, a list file or an ``.npz``; with labels if there is a metric. None, as where
-            it is that of ``[calibrate]``, keeps a quarter of the calibration data for it.
-        metric: One of `validate.METRICS` or ``FILE.py:FUNCTION``, whose file is run; None compares
-            outputs alone.
-        classes: Of ``miou`` and ``map``: ``camvid``, ``cityscapes`` or a file; None takes those of
-            ``[postprocess]``, or counts them by the output's channels, and numbers them.
-        output: The output that the metric looks at; None takes that of ``[postprocess]``, or the
-            first.
-        labels: A file or folder of labels by image, where they do not stand beside the images.
-        drop: What the metric may lose in INT8, in its unit; None takes 1 % of its scale, or of the
-            original's value.
-        images: How many samples; None takes all.
-    """
-
-    data: str | None = None
-    metric: str | Function | None = None
-    classes: str | None = None
-    output: str | None = None
-    labels: str | None = None
-    drop: float | None = None
-    images: int | None = None
-    _given: Data = PrivateAttr(None)
-
-    @property
-    def source(self) -> Data:
-        """The data: what Python gave, or where they are; None where there are none of their own."""
-        return self.data if self._given is None else self._given
-
-
-class BenchSection(_Section):
-    """How latency is measured.
-
-    Attributes:
-        batches: Images in one inference.
-        rounds: How often the engines take turns.
-        runs: Inferences in a turn.
-    """
-
-    batches: tuple[PositiveInt, ...] = (1,)
-    rounds: PositiveInt = 5
-    runs: PositiveInt = 10
-
-
-class Recipe(_Section):
-    """A whole deployment; the fields are the parameters of the commands that it chains."""
-
-    model: str
-    weights: str | None = None
-    inputs: str | None = None
-    outputs: str | None = None
-    set: tuple[str, ...] = ()
-    signature: str | None = None
-    freeze_batchnorm: bool = False
-    opset: int | None = None
-    io_layout: IoLayout = "keep"
-    targets: tuple[TargetName, ...] = DEFAULT_TARGETS
-    cpu: str | None = None
-    keep_float: tuple[str, ...] = ()
-    preprocess: Preprocess = Field(default_factory=Preprocess)
-    postprocess: Postprocess = Field(default_factory=Postprocess)
-    calibrate: CalibrateSection
-    quantize: QuantizeSection = Field(default_factory=QuantizeSection)
-    validation: ValidateSection = Field(alias="validate", default_factory=ValidateSection)
-    bench: BenchSection = Field(default_factory=BenchSection)
-    _file: Path | None = PrivateAttr(None)
-    # No field: what is trusted is named on the command line, and not by a file.
-    _trust: Trust = PrivateAttr(False)
-
-    @property
-    def file(self) -> Path | None:
-        """The file that it was read from, if there is one."""
-        return self._file
-
-    @property
-    def original(self) -> Original:
-        """The model, and how it is opened."""
-        return Original.of(
-            self.model,
-            weights=self.weights,
-            inputs=self.inputs,
-            outputs=self.outputs,
-            values=self.set,
-            signature=self.signature,
-            freeze_batchnorm=self.freeze_batchnorm,
-            trust=self._trust,
-        )
 
 
 def read_recipe(
@@ -219,27 +65,22 @@ def read_recipe(
             trusted.
     """
     file = existing_file(path, "the recipe", SETTINGS_BYTES)
-    document = _toml(file)
-    try:
-        recipe = Recipe.model_validate(document)
-    except ValidationError as error:
-        raise InputError(f"{file}: {_sentence(error)}") from error
+    recipe = _validated(file, _toml(file), Recipe)
     recipe._file, recipe._trust = file, trust
     recipe.preprocess, recipe.postprocess = _run_functions(
         file, trust, recipe.preprocess, recipe.postprocess.named(file.parent)
     )
     section = recipe.validation
-    paths: list[tuple[_Section, str]] = [
+    paths: list[tuple[BaseModel, str]] = [
+        *recipe.build.timing_caches(),
         (recipe, "model"), (recipe, "weights"), (recipe.calibrate, "data"), (section, "data"),
         (section, "labels"),
     ]  # fmt: skip
     if isinstance(section.metric, str) and is_function_path(section.metric):
-        named = Function(section.metric).located(file.parent)
-        section.metric = named.loaded(trust, f"{file}: [validate] metric")
+        section.metric = _loaded(file, trust, ("validate", "metric"), Function(section.metric))
     budget = recipe.quantize.budget or ""
     if is_function_path(budget):
-        named = Function(budget.rpartition("=")[0]).located(file.parent)
-        named.loaded(trust, f"{file}: [quantize] budget")
+        _loaded(file, trust, ("quantize", "budget"), Function(budget.rpartition("=")[0]))
         paths.append((recipe.quantize, "budget"))
     if section.classes is not None and Path(section.classes).suffix:
         paths.append((section, "classes"))
@@ -283,7 +124,7 @@ def make_recipe(
             "inputs": inputs,
             "outputs": outputs,
             "targets": tuple(targets),
-            "cpu": cpu,
+            "build": {"cpu": cpu},
             "preprocess": preprocess or Preprocess(),
             "postprocess": postprocess or Postprocess(),
             "calibrate": {"data": _named(data), "images": images},
@@ -322,15 +163,51 @@ def _run_functions(
     def loaded(function: Function | None, table: str) -> dict[str, Function]:
         if function is None:
             return {}
-        named = function.located(file.parent)
-        if trust is None:
-            return {"function": named}
-        return {"function": named.loaded(trust, f"{file}: [{table}] function")}
+        return {"function": _loaded(file, trust, (table, "function"), function)}
 
     return (
         before.model_copy(update=loaded(before.function, "preprocess")),
         after.model_copy(update=loaded(after.function, "postprocess")),
     )
+
+
+def _loaded(file: Path, trust: Trust | None, place: Place, function: Function) -> Function:
+    """Return a function that a recipe names, loaded, or only hashed where trust is None."""
+    try:
+        named = function.located(file.parent)
+    except InputError as error:
+        raise at_key(file, place, str(error)) from error
+    return named if trust is None else named.loaded(trust, where(file, place))
+
+
+def check_files(recipe: Recipe) -> None:
+    """Raise InputError, with the line, if a file or folder that the recipe names is not there."""
+    if recipe.file is None:
+        return
+    section = recipe.validation
+    named = {
+        ("model",): recipe.model, ("weights",): recipe.weights,
+        ("calibrate", "data"): recipe.calibrate.data, ("validate", "data"): section.data,
+        ("validate", "labels"): section.labels,
+    }  # fmt: skip
+    for place, path in named.items():
+        # A checkpoint of TensorFlow is named by how its files begin.
+        if path and not os.path.exists(path) and not glob.glob(f"{glob.escape(path)}.*"):
+            raise at_key(
+                recipe.file, place, f"there is no {path}; paths begin at the recipe's folder"
+            )
+
+
+def check_build(recipe: Recipe, graph: Model) -> None:
+    """Raise InputError, with the line, where ``[build]`` does not fit the inputs of a graph."""
+    for target in recipe.targets:
+        try:
+            engine.check(graph, target, recipe.build.options(target))
+        except InputError as error:
+            told = in_keys(str(error))
+            if recipe.file is None:
+                raise InputError(f"[build.{target}] of a recipe: {told}") from error
+            raise at_key(recipe.file, ("build", target), told) from error
 
 
 def joined(recipe: Recipe) -> Recipe:
@@ -426,21 +303,16 @@ def read_tables(
     """
     file = existing_file(path, "the recipe", SETTINGS_BYTES)
     document = _toml(file)
-    try:
-        plain = not {"preprocess", "postprocess"} & set(document)
-        known = {field.alias or name for name, field in Recipe.model_fields.items()}
-        for key in document:
-            if not plain and key not in known:
-                raise InputError(
-                    f"{file}: no part of a recipe is called {key!r}; {nearest(key, known)}"
-                )
-        return _run_functions(
-            file, trust,
-            Preprocess.model_validate(document if plain else document.get("preprocess", {})),
-            Postprocess.model_validate(document.get("postprocess", {})).named(file.parent),
-        )  # fmt: skip
-    except ValidationError as error:
-        raise InputError(f"{file}: {_sentence(error)}") from error
+    if not {"preprocess", "postprocess"} & set(document):
+        before = _validated(file, document, Preprocess, table=("preprocess",))
+        return _run_functions(file, trust, before, Postprocess())
+    known = {field.alias or name for name, field in Recipe.model_fields.items()}
+    for key in document:
+        if key not in known:
+            raise unknown_key(file, key)
+    before = _validated(file, document, Preprocess, at=("preprocess",))
+    after = _validated(file, document, Postprocess, at=("postprocess",))
+    return _run_functions(file, trust, before, after.named(file.parent))
 
 
 def _toml(file: Path) -> dict[str, object]:
@@ -450,9 +322,28 @@ def _toml(file: Path) -> dict[str, object]:
         raise InputError(f"{file}: not a TOML file ({error})") from error
 
 
+Table = TypeVar("Table", bound=BaseModel)
+
+
+def _validated(
+    file: Path,
+    document: Mapping[str, Any],
+    kind: type[Table],
+    *,
+    at: tuple[str, ...] = (),
+    table: tuple[str, ...] = (),
+) -> Table:
+    """Return a document, or the table of it at ``at``, as what it is; see `not_valid`."""
+    try:
+        return kind.model_validate(document.get(at[0], {}) if at else document)
+    except ValidationError as error:
+        raise not_valid(file, document, error, at=at, table=table) from error
+
+
 def _sentence(error: ValidationError) -> str:
+    """Return what is wrong with values that come from no file."""
     problems = [
-        f"{'.'.join(map(str, e['loc'])) or 'the recipe'}: {e['msg'].lower()}"
+        f"{'.'.join(map(str, e['loc'])) or 'the recipe'}: {e['msg'].removeprefix('Value error, ')}"
         for e in error.errors(include_url=False)
     ]
     return "; ".join(problems[:3])

@@ -45,26 +45,39 @@ _FORMS = (
 
 
 class BoxForm(BaseModel):
-    """How boxes stand in a detector's outputs.
-
-    Attributes:
-        form: ``ssd``, ``corners``, ``yolov5`` or ``yolov8``; ``auto`` tells by the shape.
-        strides: Of YOLOv5's heads: pixels from one cell to the next.
-        anchors: Of each head: width and height of each anchor, in pixels.
-        score: Boxes below it are left out; None takes 0.5 for pictures, and for metrics 0.01 of
-            YOLO's rows, and all of rows that the network chose itself.
-        overlap: Of two boxes of a class that share more of their union, the better is kept (YOLO).
-    """
+    """How boxes stand in a detector's outputs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    form: Form = "auto"
-    strides: tuple[PositiveInt, ...] = (8, 16, 32)
-    anchors: tuple[tuple[PositiveFloat, ...], ...] = (
-        (10, 13, 16, 30, 33, 23), (30, 61, 62, 45, 59, 119), (116, 90, 156, 198, 373, 326),
+    form: Form = Field(
+        default="auto",
+        description="How boxes stand in the outputs; `auto` tells by the shape.",
+    )
+    strides: tuple[PositiveInt, ...] = Field(
+        default=(8, 16, 32),
+        description="Pixels from one cell to the next, of each of YOLOv5's heads.",
+    )
+    anchors: tuple[tuple[PositiveFloat, ...], ...] = Field(
+        default=(
+            (10, 13, 16, 30, 33, 23), (30, 61, 62, 45, 59, 119), (116, 90, 156, 198, 373, 326),
+        ),
+        description="Width and height of each anchor of each of these heads, in pixels.",
     )  # fmt: skip
-    score: float | None = Field(default=None, ge=0, le=1)
-    overlap: float = Field(default=0.5, ge=0, le=1)
+    score: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        examples=[0.25],
+        description="Boxes below it are left out. Without it, 0.5 for pictures; for metrics 0.01 "
+        "of YOLO's rows, and all of rows that the network chose itself.",
+    )
+    overlap: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Of two boxes of a class that share more of their union, the better is kept "
+        "(YOLO).",
+    )
 
     @model_validator(mode="after")
     def _one_row_a_stride(self) -> Self:

@@ -22,31 +22,45 @@ __all__ = ["Box", "Postprocess", "Seen", "see"]
 
 
 class Postprocess(BoxForm):
-    """What to make of an engine's outputs; of boxes, for metrics too.
+    """What to make of an engine's outputs; of boxes, for metrics too."""
 
-    Attributes:
-        kind: ``classes`` prints the best, ``segmentation`` colours the photograph, ``boxes`` draws
-            on it; ``auto`` tells by the shape of the output.
-        output: Which; None takes the first.
-        names: Of the classes, in order; or ``camvid`` or ``cityscapes``.
-        classes: In their place: ``camvid``, ``cityscapes`` or a file of classes, which the metric
-            takes too.
-        top: How many classes are printed.
-        opacity: Of the colours over the photograph, 0 to 1.
-        letterbox: Whether the resize of ``[preprocess]`` keeps the picture's proportions; None
-            leaves that to the table itself.
-        function: ``FILE.py:FUNCTION``: takes the outputs of one image by name, and returns others
-            that pictures and metrics are made of in their place: by name, or one array.
-    """
-
-    kind: Literal["auto", "classes", "segmentation", "boxes"] = "auto"
-    output: str | None = None
-    names: tuple[str, ...] | Literal["camvid", "cityscapes"] = ()
-    classes: str | None = None
-    top: PositiveInt = 5
-    opacity: float = Field(default=0.5, ge=0, le=1)
-    letterbox: bool | None = None
-    function: Function | None = None
+    kind: Literal["auto", "classes", "segmentation", "boxes"] = Field(
+        default="auto",
+        description="`classes` prints the best, `segmentation` colours the photograph, `boxes` "
+        "draws on it; `auto` tells by the shape of the output.",
+    )
+    output: str | None = Field(
+        default=None,
+        examples=["prob:0"],
+        description="Output that is looked at; the first if not given.",
+    )
+    names: tuple[str, ...] | Literal["camvid", "cityscapes"] = Field(
+        default=(),
+        examples=[["cat", "dog"]],
+        description="Names of the classes, in order; or `camvid` or `cityscapes`.",
+    )
+    classes: str | None = Field(
+        default=None,
+        examples=["classes.txt"],
+        description="In place of `names`: `camvid`, `cityscapes` or a file of classes, which the "
+        "metric takes too.",
+    )
+    top: PositiveInt = Field(default=5, description="How many classes are printed.")
+    opacity: float = Field(
+        default=0.5, ge=0, le=1, description="Opacity of the colours over the photograph, 0 to 1."
+    )
+    letterbox: bool | None = Field(
+        default=None,
+        examples=[True],
+        description="Whether the resize of `[preprocess]` keeps the picture's proportions; "
+        "otherwise that table says it itself.",
+    )
+    function: Function | None = Field(
+        default=None,
+        examples=["finish.py:finish"],
+        description="`FILE.py:FUNCTION`: takes the outputs of one image by name, and returns "
+        "others that pictures and metrics are made of in their place: by name, or one array.",
+    )
 
     @model_validator(mode="after")
     def _names_once(self) -> Self:

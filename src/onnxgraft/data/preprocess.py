@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -40,6 +41,8 @@ _INSTEAD = {
     "center_crop": ("crop",),
 }  # fmt: skip
 
+_LETTERBOX = {"anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 0, "maximum": 255}]}
+
 Level = Annotated[int, Field(ge=0, le=255)]
 Size = tuple[PositiveInt, PositiveInt]
 
@@ -49,52 +52,98 @@ class Preprocess(BaseModel):
 
     In this order: the central fraction, resize, crop, pad, colour order, float32, minus ``mean``,
     times ``scale``, divided by ``std``, layout. A ``function`` is called after the colour order.
-
-    Attributes:
-        preset: Gives the other keys the values of a usual pipeline, where they are not said.
-        central_fraction: Cut the image to this part of its sides, in the middle, before the resize.
-        resize: (height, width) in pixels, or ``input``: what the model takes; None keeps the
-            image's.
-        shorter_side: In place of it: resize so that the shorter side has so many pixels.
-        interpolation: Of the resize.
-        antialias: Let the resize look at all pixels (bilinear and bicubic), as Pillow does.
-        rounded: Whether a resize gives whole levels, as OpenCV and Pillow do; TensorFlow does not.
-        letterbox: The resize keeps the image's proportions, and fills what is left on both sides
-            with this value of 0 to 255; True takes 114, as YOLO does. None stretches the image.
-        crop: (top, left, height, width) in pixels after the resize; None keeps all.
-        center_crop: (height, width) in the middle, or ``input``, in place of it.
-        pad: (height, width) to which the picture is filled up, below and on the right.
-        pad_value: Of 0 to 255, for that.
-        color: Order of the channels that the network wants.
-        mean: Per channel in that order, or one for all, in 0..255.
-        scale: Factor after the mean, per channel or one for all.
-        std: Standard deviation by which that is divided, likewise, in 0..255.
-        layout: ``auto`` takes what fits the model's input.
-        function: ``FILE.py:FUNCTION`` in place of mean, scale and std: takes the (height, width,
-            channels) pixels, uint8 in RGB where ``color`` does not say otherwise, and returns what
-            is fed. Of data that are no image files it takes what an entry holds for the inputs.
+    Each key's description stands at its field.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: str | None = None
-    central_fraction: float | None = Field(default=None, gt=0, le=1)
-    resize: Size | Literal["input"] | None = None
-    shorter_side: PositiveInt | None = None
-    interpolation: Interpolation = "bilinear"
-    antialias: bool = False
-    rounded: bool = True
-    letterbox: Level | None = None
-    crop: tuple[NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt] | None = None
-    center_crop: Size | Literal["input"] | None = None
-    pad: Size | None = None
-    pad_value: Level = 0
-    color: Literal["bgr", "rgb", "gray"] = "bgr"
-    mean: tuple[float, ...] = (0.0,)
-    scale: tuple[float, ...] = (1.0,)
-    std: tuple[float, ...] = (1.0,)
-    layout: Literal["auto", "nhwc", "nchw"] = "auto"
-    function: Function | None = None
+    preset: Annotated[str | None, WithJsonSchema({"enum": [*PRESETS]})] = Field(
+        default=None,
+        examples=["keras"],
+        description="Named pipeline that sets the other keys, where they are not given.",
+    )
+    central_fraction: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        examples=[0.875],
+        description="Cut the image to this part of its sides, in the middle, before the resize.",
+    )
+    resize: Size | Literal["input"] | None = Field(
+        default=None,
+        examples=[[224, 224]],
+        description="Height and width in pixels, or `input`: what the model takes. Without it the "
+        "image keeps its own.",
+    )
+    shorter_side: PositiveInt | None = Field(
+        default=None,
+        examples=[256],
+        description="In place of `resize`: resize so that the shorter side has so many pixels.",
+    )
+    interpolation: Interpolation = Field(
+        default="bilinear", description="Interpolation of the resize."
+    )
+    antialias: bool = Field(
+        default=False,
+        description="Let the resize look at all pixels (bilinear and bicubic), as Pillow does.",
+    )
+    rounded: bool = Field(
+        default=True,
+        description="Whether a resize gives whole levels, as OpenCV and Pillow do; TensorFlow does "
+        "not.",
+    )
+    letterbox: Annotated[Level | None, WithJsonSchema(_LETTERBOX)] = Field(
+        default=None,
+        examples=[True],
+        description="The resize keeps the image's proportions, and fills what is left on both "
+        "sides with this value of 0 to 255; true takes 114, as YOLO does. Without it the image is "
+        "stretched.",
+    )
+    crop: tuple[NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt] | None = Field(
+        default=None,
+        examples=[[16, 16, 224, 224]],
+        description="Top, left, height and width in pixels after the resize. Without it all is "
+        "kept.",
+    )
+    center_crop: Size | Literal["input"] | None = Field(
+        default=None,
+        examples=[[224, 224]],
+        description="In place of `crop`: height and width in the middle, or `input`.",
+    )
+    pad: Size | None = Field(
+        default=None,
+        examples=[[640, 640]],
+        description="Height and width to which the picture is filled up, below and on the right.",
+    )
+    pad_value: Level = Field(default=0, description="What `pad` fills up with, 0 to 255.")
+    color: Literal["bgr", "rgb", "gray"] = Field(
+        default="bgr", description="Order of the channels that the network wants."
+    )
+    mean: tuple[float, ...] = Field(
+        default=(0.0,),
+        examples=[[123.675, 116.28, 103.53]],
+        description="Mean that is subtracted: per channel in that order, or one for all, 0 to 255.",
+    )
+    scale: tuple[float, ...] = Field(
+        default=(1.0,),
+        examples=[[0.017]],
+        description="Factor after the mean, per channel or one for all.",
+    )
+    std: tuple[float, ...] = Field(
+        default=(1.0,),
+        examples=[[58.395, 57.12, 57.375]],
+        description="Standard deviation that pixels are divided by, likewise, in 0 to 255.",
+    )
+    layout: Literal["auto", "nhwc", "nchw"] = Field(
+        default="auto", description="Layout of the input; `auto` takes what fits the model."
+    )
+    function: Function | None = Field(
+        default=None,
+        examples=["prepare.py:prepare"],
+        description="`FILE.py:FUNCTION` in place of mean, scale and std: takes the (height, width, "
+        "channels) pixels, uint8 in RGB where `color` does not say otherwise, and returns what is "
+        "fed. Of data that are no image files it takes what an entry holds for the inputs.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -104,16 +153,21 @@ class Preprocess(BaseModel):
         if values.get("function") is not None:
             values = {"color": "rgb", **values}
         name = values.get("preset")
-        if name is None:
+        if not isinstance(name, str) or name not in PRESETS:
             return values
-        if name not in PRESETS:
-            raise ValueError(f"no preset is called {name!r}; {nearest(str(name), PRESETS)}")
         keys = dict(PRESETS[name].keys)
         for said, others in _INSTEAD.items():
             if values.get(said) is not None:
                 for other in others:
                     keys.pop(other, None)
         return {**keys, **values}
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, value: str | None) -> str | None:
+        if value is not None and value not in PRESETS:
+            raise ValueError(f"no preset is called {value!r}; {nearest(value, PRESETS)}")
+        return value
 
     @field_validator("letterbox", mode="before")
     @classmethod

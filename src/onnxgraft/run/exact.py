@@ -281,7 +281,10 @@ class _Writer:
         )
         total = self._add("Mul", label, [total, self._hidden(f"{label}/scale", product)])
         if len(node.inputs) > 2 and node.inputs[2].name:
-            total = self._add("Add", label, [total, node.inputs[2]])
+            bias = node.inputs[2]
+            if self._shapes.dtype(bias) not in (None, np.float32):
+                bias = self._cast(label, bias, np.float32)
+            total = self._add("Add", label, [total, bias])
         self._replace(node, total)
 
     def _depth(self, node: gs.Node) -> float:
@@ -398,9 +401,12 @@ class _Writer:
         return constant
 
     def _replace(self, node: gs.Node, result: gs.Tensor) -> None:
-        """Let ``result`` be made under the name of what ``node`` made."""
-        (maker,) = result.inputs
+        """Let ``result`` be made under the name of what ``node`` made, in its type."""
         target = node.outputs[0]
+        kind = self._shapes.dtype(target)
+        if kind is not None and kind != np.float32:  # float layers beside INT8 in half precision
+            result = self._cast(target.name, result, kind)
+        (maker,) = result.inputs
         node.outputs.clear()
         maker.outputs = [target]
 
