@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -132,36 +133,40 @@ def reporting(name: str, *, verbose: bool, quiet: bool, file: Path | None) -> It
     """Tell on standard error, and in a file, what the block does.
 
     Off a terminal, and where it is verbose, there is a line for each stage, and one a minute in
-    long ones; else there are bars.
+    long ones; else there are bars. Warnings are told in both cases.
 
     Args:
         name: Of the command.
         verbose: Tell everything that is decided too.
         quiet: Tell nothing, on standard error.
-        file: Gets everything, with times, behind what it has.
+        file: Gets everything, with times, behind what it has; and the error that ends the block.
     """
     global _bars
     lines = verbose or not console().is_terminal
-    handlers: list[logging.Handler] = []
-    if lines and not quiet:
-        screen = logging.StreamHandler()
-        screen.setLevel(logging.DEBUG if verbose else logging.INFO)
-        screen.setFormatter(_Line(f"onnxgraft {name}: %(message)s"))
-        handlers.append(screen)
+    screen: logging.Handler = _Screen()
+    screen.setFormatter(_Line(f"onnxgraft {name}: %(message)s"))
+    screen.setLevel(logging.DEBUG if verbose else logging.INFO if lines else logging.WARNING)
+    handlers = [] if quiet else [screen]
     if file is not None:
-        log = logging.FileHandler(file, encoding="utf-8")
-        log.setFormatter(_Line(f"%(asctime)s %(levelname)s onnxgraft {name}: %(message)s"))
+        log = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+        log.setFormatter(_Line(f"%(asctime)s onnxgraft {name}: %(message)s"))
         handlers.append(log)
     before, level = _bars, logger.level
     _bars = not (lines or quiet)
-    ended = threading.Event()
-    if handlers:
-        logger.setLevel(logging.DEBUG)
-        threading.Thread(target=_each_minute, args=(ended,), daemon=True).start()
     for handler in handlers:
         logger.addHandler(handler)
+    logger.setLevel(min((handler.level for handler in handlers), default=logging.CRITICAL))
+    ended = threading.Event()
+    threading.Thread(target=_each_minute, args=(ended,), daemon=True).start()
     try:
         yield
+    except BaseException as error:
+        if file is not None:  # the command line prints it, too
+            log.handle(logger.makeRecord(
+                logger.name, logging.ERROR, __file__, 0, "%s: %s",
+                (type(error).__name__, error), None,
+            ))  # fmt: skip
+        raise
     finally:
         ended.set()
         for handler in handlers:
@@ -171,11 +176,21 @@ def reporting(name: str, *, verbose: bool, quiet: bool, file: Path | None) -> It
         logger.setLevel(level)
 
 
+class _Screen(logging.Handler):
+    """Standard error, which bars may have taken over meanwhile."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 class _Line(logging.Formatter):
     """A record in one line, whatever a stranger's names in it are."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        text = record.getMessage()
+        record.message = f"warning: {text}" if record.levelno == logging.WARNING else text
+        record.asctime = self.formatTime(record)
+        return printable(self.formatMessage(record))
 
 
 def _each_minute(ended: threading.Event) -> None:

@@ -19,8 +19,8 @@ from onnxgraft.files.locks import locked
 
 __all__ = [
     "atomic", "atomic_folder", "cache_folder", "check_folder", "check_place", "claimed",
-    "json_text", "places", "remove_left", "tell_temporary", "together", "umask", "watchers", "write_bytes",
-    "write_json",
+    "json_text", "places", "remove_left", "tell_temporary", "together", "umask", "watchers",
+    "write_bytes", "write_json",
 ]  # fmt: skip
 
 # Told of each temporary file and folder that is made beside its target: whoever watches this
