@@ -27,7 +27,7 @@ from rich.progress import (
 
 from onnxgraft.errors import printable
 
-__all__ = ["Steps", "console", "logger", "reporting", "status", "steps", "track"]
+__all__ = ["Steps", "console", "logger", "reporting", "status", "steps", "told", "track"]
 
 T = TypeVar("T")
 # Told the phase, how many of its steps are done, and how many there are.
@@ -50,7 +50,7 @@ def console() -> Console:
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield ``items`` under a progress bar that disappears at the end."""
-    with _progress() as bar, _told(description) as tell:
+    with _progress() as bar, told(description) as tell:
         task = bar.add_task(description, total=total)
         for done, item in enumerate(items):
             tell(description, done, total)
@@ -61,7 +61,7 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 @contextlib.contextmanager
 def steps(description: str) -> Iterator[Steps]:
     """Yield a function that moves a bar for each phase of a work that tells how far it is."""
-    with _progress() as bar, _told(description) as told:
+    with _progress() as bar, told(description) as tell_all:
         bar.add_task(description, total=None)
         tasks: dict[str, TaskID] = {}
 
@@ -69,7 +69,7 @@ def steps(description: str) -> Iterator[Steps]:
             if phase not in tasks:
                 tasks[phase] = bar.add_task(f"  {phase}", total=total)
             bar.update(tasks[phase], completed=done, total=total, visible=done < total)
-            told(phase, done, total)
+            tell_all(phase, done, total)
 
         yield tell
 
@@ -79,7 +79,7 @@ def status(description: str) -> Iterator[None]:
     """Show ``description`` with a spinner while the block runs."""
     screen = console()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_told(description))
+        stack.enter_context(told(description))
         if _bars and screen.is_terminal:
             stack.enter_context(screen.status(description))
         yield
@@ -99,8 +99,8 @@ def _progress() -> Progress:
 
 
 @contextlib.contextmanager
-def _told(description: str) -> Iterator[Steps]:
-    """Have ``description`` among what runs, and yield a function that says how far it is."""
+def told(description: str) -> Iterator[Steps]:
+    """Have the block among what runs, and yield a function that says how far it is."""
     logger.debug("%s", description)
     mine: dict[str, tuple[int, int]] = {description: (0, 0)}
 
@@ -149,6 +149,7 @@ def reporting(name: str, *, verbose: bool, quiet: bool, file: Path | None) -> It
     handlers = [] if quiet else [screen]
     if file is not None:
         log = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+        log.setLevel(logging.DEBUG)
         log.setFormatter(_Line(f"%(asctime)s onnxgraft {name}: %(message)s"))
         handlers.append(log)
     before, level = _bars, logger.level
@@ -196,6 +197,6 @@ class _Line(logging.Formatter):
 def _each_minute(ended: threading.Event) -> None:
     begin = time.monotonic()
     while not ended.wait(_MINUTE):
-        told = _now()
-        if told:
-            logger.info("%s (%.0f min)", told, (time.monotonic() - begin) / 60)
+        now = _now()
+        if now:
+            logger.info("%s (%.0f min)", now, (time.monotonic() - begin) / 60)

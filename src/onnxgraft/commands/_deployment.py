@@ -214,14 +214,14 @@ class _Deployment:
             self.probe = list(self.validation.head(STAGE_SAMPLES))
             self.data = {
                 "calibration": sample_reads(self.calibration),
-                "validation": [sample_reads(self.validation), labels.fingerprint],
+                "validation": [sample_reads(self.validation, labelled=True), labels.fingerprint],
                 "probe": sample_reads(self.validation.head(STAGE_SAMPLES)),
             }
-        with stage("original"):
+        with stage("original", ", run on samples"):
             self._refer()
             self.scoring = self._scoring(self.validation)
         self._convert()
-        with stage("convert"):
+        with stage("convert", ", compared with the original"):
             self._compare("convert", "converted", "converted.onnx", self.facts_of_graph["nodes"])
         self.opened.forget()
         with stage("surgery"):

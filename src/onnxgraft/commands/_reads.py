@@ -102,10 +102,10 @@ def _files(path: Path) -> list[Path] | None:
     return [path, *(path.parent / name for name in names if "\0" not in name and len(name) < 4096)]
 
 
-def sample_reads(samples: Samples) -> str:
+def sample_reads(samples: Samples, *, labelled: bool = False) -> list[object]:
     """Return the hash of samples, of which a function that Python gave may make anything."""
     function = samples.preprocess.function
-    return samples.fingerprint + ("" if function is None else str(function_reads(function)))
+    return [samples.fingerprint(labelled=labelled), function_reads(function)]
 
 
 def function_reads(function: str | Function | None) -> object:

@@ -19,7 +19,7 @@ from onnxgraft.commands._reads import surroundings
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import Entry, Kept, key_of, read_json, write_bytes
 from onnxgraft.graph.tensors import Outputs
-from onnxgraft.progress import logger
+from onnxgraft.progress import logger, told
 from onnxgraft.stages.validate.report import Report, StageTime
 
 __all__ = ["HIDDEN", "STAGES", "Made", "Stages", "kept_folder", "read_outputs", "write_outputs"]
@@ -75,13 +75,18 @@ class Stages:
         self._last = self._begun = time.perf_counter()
 
     @contextlib.contextmanager
-    def stage(self, title: str) -> Iterator[None]:
-        """Time the block, with what came since the one before it, as a part of the run."""
-        logger.debug("%s: begins", title)
+    def stage(self, title: str, more: str = "") -> Iterator[None]:
+        """Time the block, with what came since the one before it, as a part of the run.
+
+        Args:
+            title: Of the part, which may come in several blocks.
+            more: Is said of this one.
+        """
         rows = len(self.report.stages)
         self._entries = []
         try:
-            yield
+            with told(f"{title}{more}"):
+                yield
         finally:
             now = time.perf_counter()
             seconds, self._last = now - self._last, now
@@ -95,10 +100,10 @@ class Stages:
             made = (mine.kept, *(entry.created for entry in self._entries))
             mine.kept = min(filter(None, made))
             mine.before += sum(entry.seconds for entry in self._entries)
-            logger.info("%s: taken over from %s (%.1f s)", title, mine.kept, mine.seconds)
+            logger.info("%s%s: taken over from %s (%.1f s)", title, more, mine.kept, seconds)
         else:
             mine.kept, mine.before = "", 0.0
-            logger.info("%s: %.1f s", title, mine.seconds)
+            logger.info("%s%s: %.1f s", title, more, seconds)
 
     def made(self, stage: str, what: str, reads: Mapping[str, object], make: Make) -> Made:
         """Return what a stage made of what it reads, in an earlier run or now.

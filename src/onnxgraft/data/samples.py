@@ -206,17 +206,16 @@ class Samples:
                 raise InputError(f"{path}: the image can't be read ({error.strerror})") from error
         return digest.hexdigest()
 
-    @property
-    def fingerprint(self) -> str:
-        """The SHA-256 of all that is fed, in which order, and of the labels."""
+    def fingerprint(self, *, labelled: bool = True) -> str:
+        """Return the SHA-256 of all that is fed, in which order, and of the labels if wanted."""
         digest = hashlib.sha256(f"{self.source}\0{self.preprocess.fingerprint}".encode())
         digest.update(repr((self.inputs, self.division.batch, self.classes)).encode())
         for position in range(len(self)):
             digest.update(f"\n{self.name(position)}\0{self.identity(position)}".encode())
-            for _, label in self.files_at(position) if self.files else ():
+            for _, label in self.files_at(position) if self.files and labelled else ():
                 drawn = isinstance(label, Path) and label.is_file()
                 digest.update(f"\0{sha256(str(label)) if drawn else label}".encode())
-        if self.labels is not None:
+        if self.labels is not None and labelled:
             for label in self.labels:
                 value = np.ascontiguousarray(label)
                 digest.update(f"\n{value.dtype}{value.shape}".encode() + value.tobytes())
