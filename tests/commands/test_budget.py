@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -311,8 +312,9 @@ def test_the_same_search_finds_the_same_mix(place: Path) -> None:
     assert one[1].rows == other[1].rows
 
 
+@pytest.mark.parametrize("resume", [False, True])
 def test_a_search_that_was_cut_short_goes_on(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resume: bool, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxgraft.commands._budget as module
 
@@ -333,10 +335,48 @@ def test_a_search_that_was_cut_short_goes_on(
         search(place, state=state)
     assert len(json.loads(state.read_text())["verdicts"]) == 2
     tried = 10
-    found, report = search(place, state=state, resume=True)
+    found, report = search(place, state=state, resume=resume)
     assert (found, report.rows) == (expected, whole.rows)
     # Two verdicts were remembered; all INT8 and the mix are made for the report's own figures.
     assert tried - 10 == whole.trials - 2 + 2
+
+
+@pytest.mark.filterwarnings("ignore::onnxgraft.errors.EngineWarning")
+def test_a_search_with_another_budget_begins_with_what_is_known(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxgraft.commands._budget as module
+
+    expected, whole = search(place, budget=Budget("sqnr", 34.0), target="onnxruntime")
+    search(place, state=tmp_path / "state", target="onnxruntime")
+    monkeypatch.setattr(module, "sensitivities", lambda *given: given[-1])
+    measured = Counter[str]()
+    real = module._MixMetric.lost_by
+
+    def lost_by(self: Any, engine: Any, what: str) -> float:
+        measured[what] += 1
+        return real(self, engine, what)
+
+    monkeypatch.setattr(module._MixMetric, "lost_by", lost_by)
+    found, report = search(
+        place, state=tmp_path / "state", budget=Budget("sqnr", 34.0), target="onnxruntime"
+    )
+    assert (found, report.measured) == (expected, whole.measured)
+    assert [row.metric for row in report.rows] == [row.metric for row in whole.rows]
+    assert sum(measured.values()) < whole.trials
+
+
+def test_a_search_of_another_metric_or_that_is_fresh_takes_nothing_over(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "onnxgraft")
+    state = tmp_path / "state"
+    search(place, state=state)
+    for more in ({"budget": Budget("cosine", 0.001)}, {"fresh": True}):
+        search(place, state=state, **more)
+        assert "taken over" not in caplog.text
+    search(place, state=state, fresh=False)
+    assert "taken over: the sensitivity of" in caplog.text
 
 
 # The engine keeps it.
@@ -429,7 +469,6 @@ def test_an_engine_for_another_processor_is_judged_by_its_graph(place: Path) -> 
 def test_another_searchs_memory_is_refused(place: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     search(place, state=state)
-    assert state.is_file()  # until the graph is saved
     with pytest.raises(InputError, match="belongs to another search"):
         search(place, state=state, resume=True, budget=Budget("cosine", 0.001))
     state.write_text("{")

@@ -205,9 +205,7 @@ def test_only_what_the_last_run_used_is_kept(first: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_the_seconds_of_the_stages_add_up_to_the_runs(
-    fresh: bool, first: Path, out: Path
-) -> None:
+def test_the_seconds_of_the_stages_add_up_to_the_runs(fresh: bool, first: Path, out: Path) -> None:
     report = deploy(recipe_of(first), out, fresh=fresh)
     assert [row.stage for row in report.times] == [
         "original", "data", "convert", "surgery", "calibrate", *AFTER,

@@ -438,6 +438,8 @@ class _Deployment:
                     labels=self.labels,
                     metric_output=recipe.validation.output,
                     trials=section.trials,
+                    state=self.stages.kept.folder / f"{target}.search",
+                    fresh=self.stages.again("quantize"),
                 ),
             )  # fmt: skip
             part.float_layers += [

@@ -105,6 +105,10 @@ class Stages:
             mine.kept, mine.before = "", 0.0
             logger.info("%s%s: %.1f s", title, more, seconds)
 
+    def again(self, stage: str) -> bool:
+        """Tell whether a stage is to be made again, whatever is kept of it."""
+        return (STAGES.index(stage) if stage in STAGES else 0) >= self._again
+
     def made(self, stage: str, what: str, reads: Mapping[str, object], make: Make) -> Made:
         """Return what a stage made of what it reads, in an earlier run or now.
 
@@ -116,8 +120,7 @@ class Stages:
         """
         name = f"{stage}-{what}"
         key = key_of({"stage": name, "in": surroundings(), "reads": reads})
-        place = STAGES.index(stage) if stage in STAGES else 0
-        entry = self.kept.find(name, key) if place < self._again else None
+        entry = None if self.again(stage) else self.kept.find(name, key)
         part = None if entry is None else _read_part(entry.folder)
         if entry is None or part is None:
             logger.debug("%s: made, of what has the hash %s", name, key[:12])
