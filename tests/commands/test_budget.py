@@ -78,7 +78,7 @@ def test_a_wide_budget_takes_all_int8(run: Quantize, place: Path, tmp_path: Path
     assert told["passed"]
     assert told["layers"] == ["first", "second", "third"]
     assert [row["name"] for row in told["search"]["rows"]] == ["FP32", "all INT8"]
-    assert {path.name for path in tmp_path.iterdir()} == {"out.onnx"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out.onnx", "out.onnx.search"}
 
 
 @pytest.mark.parametrize(("target", "told"), [("onnxruntime", "measured"), ("tensorrt", "estim")])
@@ -347,23 +347,31 @@ def test_a_search_with_another_budget_begins_with_what_is_known(
 ) -> None:
     import onnxgraft.commands._budget as module
 
-    expected, whole = search(place, budget=Budget("sqnr", 34.0), target="onnxruntime")
-    search(place, state=tmp_path / "state", target="onnxruntime")
+    def verdicts() -> set[str]:
+        return set(json.loads((tmp_path / "state").read_text())["verdicts"])
+
+    def again(drop: float) -> Any:
+        budget = Budget("sqnr", drop)
+        return search(place, state=tmp_path / "state", budget=budget, target="onnxruntime")
+
+    expected, whole = search(place, budget=Budget("sqnr", 38.0), target="onnxruntime")
+    again(36.0)
+    known = verdicts()
     monkeypatch.setattr(module, "sensitivities", lambda *given: given[-1])
     measured = Counter[str]()
     real = module._MixMetric.lost_by
 
     def lost_by(self: Any, engine: Any, what: str) -> float:
-        measured[what] += 1
+        measured[what.partition(" ")[0]] += 1
         return real(self, engine, what)
 
     monkeypatch.setattr(module._MixMetric, "lost_by", lost_by)
-    found, report = search(
-        place, state=tmp_path / "state", budget=Budget("sqnr", 34.0), target="onnxruntime"
-    )
+    again(36.0)
+    assert not measured
+    found, report = again(38.0)
     assert (found, report.measured) == (expected, whole.measured)
     assert [row.metric for row in report.rows] == [row.metric for row in whole.rows]
-    assert sum(measured.values()) < whole.trials
+    assert measured["mix"] == len(verdicts() - known)
 
 
 def test_a_search_of_another_metric_or_that_is_fresh_takes_nothing_over(
