@@ -22,12 +22,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import onnx
+from benchmarks.heading import made_by
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxgraft import commands
@@ -40,7 +40,7 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import quantize, surgery
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.surgery.running.verify import Verifier
-from onnxgraft.stages.validate.report import CandidateRow, versions
+from onnxgraft.stages.validate.report import CandidateRow
 from onnxgraft.targets import target_names
 from tests.conftest import model_of
 from tests.heads import FAULTS, heads, network, shows, spoil
@@ -556,8 +556,7 @@ def main() -> None:
     """Try everything, and print what was found as Markdown."""
     start = time.perf_counter()
     print("# What passes and what fails\n")
-    print(f"Made by `python -m benchmarks.acceptance` on {date.today()}, with")
-    print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
+    print(made_by())
     print(f"{cpu()}.\n")
     for part in (print_destroyed, print_heads, print_signal):
         with tempfile.TemporaryDirectory() as place:

@@ -16,8 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.heading import made_by
+
 from onnxgraft import commands
-from onnxgraft.stages.validate.report import versions
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
 RUNS = 5
@@ -72,8 +73,7 @@ def main() -> None:
             metric="miou",
         )  # fmt: skip
     print("# Caffe networks\n")
-    print(f"Made by `python -m benchmarks.caffe` on {report.created}, with")
-    print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".\n")
+    print(made_by() + "\n")
     print(f"## FCN-16s against OpenCV DNN on {report.samples} images\n")
     print(
         "| | class mIoU | category mIoU | largest difference, of the range | same class a pixel |"

@@ -2,32 +2,29 @@
 
     python -m benchmarks.calibration > benchmarks/calibration.md
 
-needs the networks and images that fcn_camvid.toml names, and for ModelOpt's row a Python that has
-`nvidia-modelopt[onnx]`, named by ONNXGRAFT_MODELOPT. Each row is a process of its own; they
-take turns, and the table has the median over the rounds. A peer that is not installed has a row
-that says so.
+needs the networks and images that fcn_camvid.toml names, and for ModelOpt's row the Python that
+peers.py names. Each row is a process of its own; they take turns, and the table has the median over
+the rounds. A peer that is not installed has a row that says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from benchmarks.peers import Refused, busy, peak, reader, run
+
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "benchmarks/fcn_camvid.toml"
-MODELOPT = os.environ.get("ONNXGRAFT_MODELOPT")
 # The outputs, and how many images show that memory does not grow with their number.
 NETWORKS = {"fcn_camvid": ("score:0,prob:0", 300), "mobilenet_camvid": ("score:0", 1000)}
 
@@ -84,13 +81,7 @@ def onnxruntime(path: str, images: int, method: str) -> None:
 
     from onnxgraft.graph.model import Model
 
-    feeds = iter(samples_of(Model.load(path), images))
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> dict[str, Any] | None:
-            sample = next(feeds, None)
-            return None if sample is None else dict(sample.feeds)
-
+    feeds = (sample.feeds for sample in samples_of(Model.load(path), images))
     ort.set_default_logger_severity(3)
     with tempfile.TemporaryDirectory() as place:
         calibrator = create_calibrator(
@@ -100,7 +91,7 @@ def onnxruntime(path: str, images: int, method: str) -> None:
             calibrate_method=CalibrationMethod[method],
         )
         calibrator.set_execution_providers(["CPUExecutionProvider"])
-        calibrator.collect_data(Reader())
+        calibrator.collect_data(reader(CalibrationDataReader, feeds))
         calibrator.compute_data()
 
 
@@ -129,37 +120,6 @@ JOBS: dict[str, tuple[str, Callable[[str, int], None]]] = {
         lambda path, images: onnxruntime(path, images, "Entropy"),
     ),
 }
-# ModelOpt calibrates and quantizes in one call, with the onnxruntime of its own environment.
-MODELOPT_CODE = """
-import json, re, resource, sys, time
-import numpy as np
-from modelopt.onnx.quantization import quantize
-model, data, out = sys.argv[1:]
-feeds = dict(np.load(data))
-start = time.perf_counter()
-quantize(model, quantize_mode="int8", calibration_method="entropy", calibration_data=feeds,
-         calibration_eps=["cpu"], output_path=out, log_level="ERROR")
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([time.perf_counter() - start, used.ru_utime + used.ru_stime,
-                  int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024]))
-"""
-
-
-def peak() -> float:
-    """Return the most memory that this process has had, in megabytes.
-
-    Not `getrusage`: a process begins there with its parent's.
-    """
-    found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
-    return int(found[1]) / 1024 if found else float("nan")
-
-
-def busy() -> float:
-    """Return the processor seconds of this process and those that it has started."""
-    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in both)
-
-
 Cost = tuple[float, float, float]
 
 
@@ -174,22 +134,14 @@ def measured(job: str, path: str, images: int) -> Cost:
 
 
 def modelopt(path: str, images: int, folder: Path) -> Cost:
-    """Return the same of ModelOpt, the images decoded beforehand."""
-    import numpy as np
-
+    """Return the same of ModelOpt, which calibrates and quantizes in one call, without decoding."""
     from onnxgraft.graph.model import Model
 
-    model = Model.load(path)
-    data = folder / "modelopt.npz"
+    model, data = Model.load(path), folder / "modelopt.npz"
     batch = [next(iter(sample.feeds.values())) for sample in samples_of(model, images)]
     np.savez(data, **{model.inputs[0].name: np.concatenate(batch)})
-    done = subprocess.run(
-        [str(MODELOPT), "-c", MODELOPT_CODE, path, data, folder / "modelopt.onnx"],
-        capture_output=True, text=True, check=True,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-    )  # fmt: skip
-    seconds, processor, megabytes = json.loads(done.stdout.splitlines()[-1])
-    return seconds, processor, megabytes
+    cost = run("modelopt-entropy", Path(path), data, folder / "modelopt.onnx")
+    return cost.seconds, cost.processor, cost.megabytes
 
 
 def row(what: str, images: int, cost: Cost, bare: Cost | None = None) -> str:
@@ -223,11 +175,13 @@ def table(path: str, images: int, many: int, rounds: int, folder: Path) -> None:
     few = max(2, images // 20)
     entropy = "onnxruntime entropy (keeps every tensor of every image)"
     print(row(entropy, few, measured("ort_entropy", path, few)))
-    if MODELOPT is None:
-        print("| ModelOpt entropy | not installed | | | | | |")
+    try:
+        cost = modelopt(path, images, folder)
+    except Refused as error:
+        print(f"| ModelOpt entropy | {error} | | | | | |", flush=True)
     else:
         told = "ModelOpt entropy, images decoded beforehand, with its quantization"
-        print(row(told, images, modelopt(path, images, folder), costs["bare"]), flush=True)
+        print(row(told, images, cost, costs["bare"]), flush=True)
 
 
 def main() -> None:
@@ -243,13 +197,13 @@ def main() -> None:
         JOBS[job][1](path, int(images))
         print(json.dumps([time.perf_counter() - start, busy(), peak()]))
         return
+    from benchmarks.heading import made_by
+
     from onnxgraft import commands
-    from onnxgraft.stages.validate.report import versions
 
     shared = Path(commands.read_recipe(RECIPE).model).parent.parent
     print("# Calibration\n")
-    print(f"Made by `python -m benchmarks.calibration` on {datetime.now(UTC):%Y-%m-%d}, with")
-    print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
+    print(made_by())
     print("Two cores, shared with others: compare ratios, and those of processor time rather than")
     print("those of seconds. Each row is a process of its own, with its imports, reading the model")
     print(f"and decoding; the median of {options.rounds} rounds.")

@@ -2,7 +2,9 @@
 
     python -m benchmarks.emulated > benchmarks/emulated.md
 
-needs what `benchmarks.proven` does, and qemu-x86_64. Each network is calibrated on 100 images and
+needs what `benchmarks.proven` does, and qemu-x86_64.
+
+Each network is calibrated on 100 images and
 quantized for onnxruntime on a processor with AVX2 and no VNNI, as `deploy` does, and once as for
 one with VNNI. The engines run on one validation image in an emulated Haswell; decibels are SQNR of
 the first output. `precise` is `session.x64quantprecision`. An emulator says nothing of times.
@@ -17,18 +19,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-from benchmarks.proven import NETWORKS, Road
+from benchmarks.heading import heading
+from benchmarks.networks import Road, chosen
 
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.run.difference import sqnr
 from onnxgraft.run.exact import exact
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import quantize
-from onnxgraft.stages.validate.report import versions
 from onnxgraft.targets.cpu import find_cpu
 
 # What qemu's Haswell has and user mode does not emulate.
@@ -92,9 +93,7 @@ def main() -> None:
     given = parser.parse_args()
     if shutil.which("qemu-x86_64") is None:
         raise SystemExit("qemu-x86_64 is not installed")
-    print("# onnxruntime without VNNI, emulated\n")
-    print(f"{time.strftime('%Y-%m-%d')}; " + ", ".join(f"{k} {v}" for k, v in versions().items()))
-    print("\n" + (__doc__ or "").split("\n\n", 2)[2].strip() + "\n")
+    print(heading("onnxruntime without VNNI, emulated", __doc__))
     print(
         "| network | weights for | exact against float | engine against exact | engine against "
         "float | precise: against exact | against float |"
@@ -102,9 +101,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
-        for network in NETWORKS:
-            if network.name not in given.networks.split(","):
-                continue
+        for network in chosen(given.networks.split(",")):
             road = Road(network, folder, 1)
             for cpu in ("avx2", "avx512-vnni"):
                 place = Path(temporary) / f"{network.name}-{cpu}"

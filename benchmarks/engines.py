@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.heading import made_by
 
 from onnxgraft.commands import read_recipe
 from onnxgraft.data.samples import open_samples
@@ -28,7 +29,6 @@ from onnxgraft.graph.model import Model
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
-from onnxgraft.stages.validate.report import versions
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
 IMAGES = 40
@@ -176,8 +176,7 @@ def main() -> None:
         "mobilenet_camvid": (shared / "mobilenet_camvid/mobilenet_camvid.pb", "score:0"),
     }
     print("# Engines of the CPU, batch 1\n")
-    print(f"Made by `python -m benchmarks.engines` on {time.strftime('%Y-%m-%d')}, with")
-    print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
+    print(made_by())
     load = os.getloadavg()[0]
     print(
         f"{os.cpu_count()} cores, load {load:.1f} before the run: ratios count, not milliseconds."

@@ -10,15 +10,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
+
+from benchmarks.heading import made_by
 
 from onnxgraft import commands
 from onnxgraft.data.ranges import Histogram
 from onnxgraft.data.samples import open_samples
 from onnxgraft.stages.quantize import calibrate
 from onnxgraft.stages.quantize.measure.thresholds import entropy_threshold, linear_bins
-from onnxgraft.stages.validate.report import versions
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,8 +57,7 @@ def main() -> None:
             ranges = calibrate(done.model, samples)
             rows += [row(recipe_file.stem, n, h) for n, h in ranges.histograms.items()]
     print("# Values other than zero that entropy calibration clips, in percent\n")
-    print(f"Made by `python -m benchmarks.entropy` on {datetime.now(UTC):%Y-%m-%d}, with")
-    print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".\n")
+    print(made_by() + "\n")
     print(
         "| network | tensor | as published | first bin overwritten | here |\n|---|---|---|---|---|"
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from benchmarks.heading import made_by
 
 from onnxgraft.commands import deploy, read_recipe
 from onnxgraft.commands._bench import BenchTarget, measure
@@ -84,8 +85,7 @@ def main() -> None:
         )
         converted = onnx.load(alone)
         print("# FCN-16s on CamVid, from a frozen TensorFlow graph to INT8 engines\n")
-        print(f"Made by `python -m benchmarks.fcn_camvid` on {report.created}, with")
-        print(", ".join(f"{name} {version}" for name, version in report.versions.items()) + ".")
+        print(made_by())
         print("Two cores with AVX512-VNNI, shared with others: compare ratios, not milliseconds.\n")
         print("## Graph\n\n| | nodes | " + " | ".join(COUNTED) + " |\n|---|---|---|---|---|")
         print(graph_row("tf2onnx alone", converted))

@@ -12,10 +12,10 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from datetime import date
 from pathlib import Path
 
 import numpy as np
+from benchmarks.heading import made_by
 
 from models.caffe_batchnorm import resnet
 from models.caffe_classifiers import googlenet
@@ -23,7 +23,6 @@ from onnxgraft import commands
 from onnxgraft.data.samples import open_samples
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate import find_divergence
-from onnxgraft.stages.validate.report import versions
 from tests.validate.planted import KINDS, Healthy, healthy, plant
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
@@ -66,8 +65,7 @@ def networks(folder: Path) -> list[Healthy]:
 def main() -> None:
     """Plant, search, and print what was found as Markdown."""
     print("# Faults planted at random layers\n")
-    print(f"Made by `python -m benchmarks.planted_faults` on {date.today()}, with")
-    print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".\n")
+    print(made_by() + "\n")
     rng = np.random.default_rng(0)
     named: Counter[tuple[str, str]] = Counter()
     tried: Counter[tuple[str, str]] = Counter()

@@ -24,11 +24,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 import onnx
+from benchmarks.heading import made_by
 
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.onnx_file import read_model
@@ -37,7 +37,6 @@ from onnxgraft.run.difference import relative_error
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import FLOAT_TOLERANCE
-from onnxgraft.stages.validate.report import versions
 
 NETWORKS = ("resnet152", "inception_v3", "efficientnet_b0", "convnext_tiny", "transformer")
 # Of PyTorch's, with what both of its exporters write of them.
@@ -262,10 +261,7 @@ def main(folder: Path, names: Sequence[str] = ()) -> None:
         name: metadata.version(name)
         for name in ("onnxslim", "onnxsim", "torch", "torchvision", "transformers")
     }
-    known = ", ".join(f"{name} {version}" for name, version in (versions() | peers).items())
-    made = (
-        f"Made by `python -m benchmarks.surgery` on {datetime.now(UTC):%Y-%m-%d}, with\n{known}.\n"
-    )
+    made = made_by(**peers) + "\n"
     if names:
         print(made)
         exports(folder, names)

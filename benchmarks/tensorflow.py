@@ -13,7 +13,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +21,11 @@ from typing import Any
 import numpy as np
 import onnx
 from benchmarks.caffe import command
+from benchmarks.heading import made_by
 
 from onnxgraft.graph.operators import counted
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
-from onnxgraft.stages.validate.report import versions
 
 NETWORKS = (
     "MobileNet", "MobileNetV2", "MobileNetV3Small", "EfficientNetB0", "EfficientNetV2B0",
@@ -145,8 +144,7 @@ def main() -> None:
         cost = costs(Path(place))
         rows = applications(Path(place))
     print("# TensorFlow\n")
-    print(f"Made by `python -m benchmarks.tensorflow` on {time.strftime('%Y-%m-%d')}, with")
-    print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".\n")
+    print(made_by() + "\n")
     print("## keras.applications, 224 or 299 pixels, without trained weights\n")
     print("Right: within 1e-4 of the range of Keras' answers (largest difference).\n")
     print(

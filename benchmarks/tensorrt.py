@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.heading import made_by
 
 from onnxgraft.graph.model import Model
 from onnxgraft.run.feeds import random_feeds
@@ -28,7 +29,6 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.tensorrt.builder import gpu
-from onnxgraft.stages.validate.report import versions
 
 PRECISIONS = ("fp32", "tf32", "fp16")
 NETWORKS = {"fcn_vgg16": (1, 4), "fcn_camvid": (1, 4, 16), "resnet50": (1, 4, 16, 32, 64)}
@@ -244,10 +244,12 @@ def main() -> None:
     if here is None:
         raise SystemExit("there is no NVIDIA GPU here")
     print("# TensorRT on a GPU\n")
-    stamp = time.strftime("%Y-%m-%d")
-    print(f"Made by `python -m benchmarks.tensorrt` on {stamp}, on {here['gpu']} (compute")
-    print(f"capability {here['compute capability']}, driver {here['driver']}), with")
-    print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
+    print(
+        made_by(
+            where=f"{here['gpu']} (compute capability {here['compute capability']}, driver "
+            f"{here['driver']})"
+        )
+    )
     print(_LEGEND)
     with tempfile.TemporaryDirectory() as place:
         for name, graph in networks(Path(place), options.fcn, options.only).items():

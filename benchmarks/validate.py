@@ -12,9 +12,10 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from datetime import date
 from functools import partial
 from pathlib import Path
+
+from benchmarks.heading import made_by
 
 from onnxgraft import commands
 from onnxgraft.data.samples import Samples, open_samples
@@ -22,7 +23,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.run.answers import adapted
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.validate import make_metric, measure
-from onnxgraft.stages.validate.report import Report, versions
+from onnxgraft.stages.validate.report import Report
 
 RECIPE = Path(__file__).with_name("fcn_camvid.toml")
 ROUNDS = 5
@@ -79,8 +80,7 @@ def main() -> None:
     caffe = Path(recipe.model).with_suffix(".prototxt")
     weights = caffe.with_suffix(".caffemodel")
     print("# Validation of the FCN on CamVid\n")
-    print(f"Made by `python -m benchmarks.validate` on {date.today()}, with")
-    print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
+    print(made_by())
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         lowered, _ = recipe.original.lower()

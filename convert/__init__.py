@@ -12,6 +12,7 @@ from onnxgraft.stages.convert.inspection import Inspection
 from onnxgraft.stages.convert.io_layout import IoLayout
 from onnxgraft.stages.convert.objects import written
 from onnxgraft.stages.convert.original import DEFAULT_OPSET, Original
+from onnxgraft.stages.convert.pictures import told_by
 
 __all__ = [
     "DEFAULT_OPSET",
@@ -20,5 +21,6 @@ __all__ = [
     "IoLayout",
     "Original",
     "detect",
+    "told_by",
     "written",
 ]

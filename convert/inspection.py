@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.nbits import stores_bits
 from onnxgraft.graph.operators import op_of
+from onnxgraft.graph.quantized import stored_weights
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.targets.tensorrt import TENSORRT
 
@@ -66,15 +68,20 @@ def inspect_onnx(model: Model) -> Inspection:
     from onnx_graphsurgeon import Constant
 
     constants = [t for t in model.graph.tensors().values() if isinstance(t, Constant)]
+    # A byte of theirs holds several.
+    packing = [node for node in model.graph.nodes if stores_bits(node)]
+    parts = {id(node.inputs[1]): 8 // stores_bits(node) for node in packing}
+    stored = stored_weights(model)
     return Inspection(
         path=model.file,
         framework="onnx",
         inputs=[str(spec) for spec in model.inputs],
         outputs=[str(spec) for spec in model.outputs],
         operators=model.operators(),
-        parameters=sum(_size(tensor.shape) for tensor in constants),
+        parameters=sum(_size(tensor.shape) * parts.get(id(tensor), 1) for tensor in constants),
         dynamic=free_dimensions(model.inputs),
         unsupported=_lacking((op_of(node), node.name) for node in model.graph.nodes),
+        notes=[f"weights are stored as {stored}, activations are float"] if stored else [],
     )
 
 

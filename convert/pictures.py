@@ -7,6 +7,7 @@ from pathlib import Path
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.pictures import Told, read_told, scaled_by
+from onnxgraft.stages.convert.caffe.reading.prototxt import parse_prototxt
 from onnxgraft.stages.convert.detection import Framework
 from onnxgraft.stages.convert.tensorflow.reading import kind_of
 from onnxgraft.stages.convert.tensorflow.reading.functions import keras_names
@@ -58,6 +59,8 @@ def told_by(path: str, framework: Framework, model: Model) -> Told | None:
         )
     if scaled is not None:
         return Told({}, f"the network scales its pixels itself (at {scaled}), and Caffe reads BGR")
+    if framework == "caffe":
+        return _transformed(Path(path))
     if not keras:
         return None
     try:
@@ -69,3 +72,24 @@ def told_by(path: str, framework: Framework, model: Model) -> Told | None:
             if name.lower().startswith(begin):
                 return Told({"preset": preset}, f"it is a Keras application, {name}")
     return None
+
+
+def _transformed(file: Path) -> Told | None:
+    """Return what the data layer of a prototxt does to images, where it has one.
+
+    Given  transform_param { mean_value: 104 mean_value: 117 mean_value: 123 scale: 0.017 }
+    Result (BGR - mean) * scale, see Caffe's ``data_transformer.cpp``
+    """
+    try:
+        document = parse_prototxt(file.read_text(encoding="utf-8-sig", errors="replace"))
+        layers = [*document.messages("layer"), *document.messages("layers")]
+        found = [
+            layer.message("transform_param") for layer in layers if layer.has("transform_param")
+        ]
+        if not found or found[-1].has("mean_file"):  # a mean of every pixel is no table's
+            return None
+        mean, scale = found[-1].numbers("mean_value"), found[-1].number("scale", 1.0)
+    except OnnxgraftError:  # what is wrong with the file is told where it is read
+        return None
+    keys = {key: value for key, value in (("mean", mean), ("scale", [scale])) if value}
+    return Told(keys, "the transform_param of its data layer says so, and Caffe reads BGR")

@@ -26,8 +26,10 @@ from onnxgraft.files import existing_file, sha256, together, write_json
 from onnxgraft.graph.half import computes_in_half, to_half
 from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model, Source
-from onnxgraft.graph.operators import QUANTIZERS, is_op
+from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, is_op
+from onnxgraft.graph.quantized import stored_weights
 from onnxgraft.graph.tensors import Feeds, TensorSpec
+from onnxgraft.graph.walk import nodes_within
 from onnxgraft.run.depth import depths
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.proof import trials
@@ -148,6 +150,7 @@ def build(
     graph, halved = _written(model, aim, options, ranges)
     floats = _floats_of(graph, options)
     here = aim.cpu()
+    weights = stored_weights(model)
     with together(path, passport_path(path)) as (made, beside):
         passport = Passport(
             target=target,
@@ -161,7 +164,8 @@ def build(
             cpu=here if cpu is None else cpu,
             hashes=dict(evidence.hashes) if evidence else {},
             recipe=dict(evidence.recipe) if evidence else {},
-            depths=depths(model) if graph_precision(model) == "int8" else {},
+            depths=depths(model) if graph_precision(model) == "int8" or weights else {},
+            weights=weights or "",
         )
         builder = Builder(backend, made, options, passport)
         if prove and backend.runs_here() and passport.cpu == here:
@@ -221,6 +225,7 @@ def bundle(
         flags=halved,
         hashes=dict(evidence.hashes) if evidence else {},
         recipe=dict(evidence.recipe) if evidence else {},
+        weights=stored_weights(model) or "",
     )
     return pack(graph, path, passport, float_model=float_model, options=options)
 
@@ -314,8 +319,12 @@ def graph_hash(model: Model) -> str:
 
 
 def graph_precision(model: Model) -> Precision:
-    """Return the precision that stands in a graph."""
-    if any(is_op(node, "QuantizeLinear", domain=QUANTIZERS) for node in model.graph.nodes):
+    """Return the precision that stands in a graph: what it computes in, whatever it stores."""
+    if any(
+        is_op(node, "QuantizeLinear", domain=QUANTIZERS)
+        or is_op(node, DYNAMIC_LSTM, domain=MICROSOFT)
+        for node in nodes_within(model.graph)
+    ):
         return "int8"
     kinds = halves(model)
     return "bf16" if "bfloat16" in kinds else "fp16" if kinds else "fp32"
@@ -339,7 +348,9 @@ def _resolved(
         actual = "int8" if actual == "int8" else precision
     elif precision is not None and precision != actual:
         cure = "quantize it first" if precision == "int8" else "build from the float graph"
-        raise InputError(f"{model.file}: the graph is {actual}, not {precision}; {cure}")
+        stored = stored_weights(model)
+        what = f"{actual} with {stored} weights" if stored else actual
+        raise InputError(f"{model.file}: the graph is {what}, not {precision}; {cure}")
     return actual, options
 
 

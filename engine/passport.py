@@ -97,6 +97,7 @@ class Passport:
         latency: Rows that a benchmark measured.
         depths: By output, how many roundings to 8 bits are on the way to it; empty where that does
             not stand in the graph.
+        weights: ``int8`` or ``int4`` where the graph stores weights so, and activations are float.
     """
 
     target: str
@@ -119,6 +120,7 @@ class Passport:
     accuracy_on: dict[str, dict[str, float]] = field(default_factory=dict)
     latency: list[dict[str, Any]] = field(default_factory=list)
     depths: dict[str, int] = field(default_factory=dict)
+    weights: str = ""
 
     @property
     def proven(self) -> bool | None:
@@ -127,7 +129,10 @@ class Passport:
 
     @property
     def label(self) -> str:
-        """The precision in a word: ``int8``, or ``int8+bf16`` where both are in it."""
+        """The precision in a word: ``int8``, ``int8+bf16`` for both, ``int4 weights``."""
+        if self.weights:
+            floats = "" if self.floats == "fp32" else f"+{self.floats}"
+            return f"{self.weights} weights{floats}"
         mixed = self.precision == "int8" and self.floats != "fp32"
         return f"int8+{self.floats}" if mixed else self.precision
 
@@ -216,7 +221,7 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
         for name, kind in (
             ("target", str), ("precision", str), ("engine", str), ("versions", dict),
             ("machine", dict), ("hashes", dict), ("recipe", dict), ("accuracy_on", dict),
-            ("depths", dict),
+            ("depths", dict), ("weights", str),
         ):  # fmt: skip
             if not isinstance(getattr(passport, name), kind):
                 raise ValueError(f"{name} is {getattr(passport, name)!r}")

@@ -1,8 +1,10 @@
 """Published networks as Keras makes them, with random weights: for timing, not for accuracy.
 
-    python -m models.keras_networks resnet152 FOLDER
+    python -m models.keras_networks resnet152 FOLDER [SEEN.npz]
 
-writes a SavedModel. `transformer` is an encoder of twelve layers, written out here.
+writes a SavedModel. `transformer` is an encoder of twelve layers, written out here, and
+`text_encoder` one of four that reads token ids. Batch normalizations have the statistics of what
+the network makes of the images in an ``.npz``, where there is one.
 """
 
 from __future__ import annotations
@@ -17,20 +19,48 @@ APPLICATIONS = {
     "efficientnet_b0": "EfficientNetB0",
     "convnext_tiny": "ConvNeXtTiny",
 }
+# Without their classifiers: features of 224x224 images.
+BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet50": ("ResNet50", {}),
+    "mobilenet_v3": ("MobileNetV3Large", {"include_preprocessing": False}),
+}
 
 
 def transformer(depth: int = 12, width: int = 128, heads: int = 4, length: int = 64) -> Any:
     """Return a pre-norm encoder of ``depth`` layers; about 1,300 nodes as tf2onnx writes it."""
-    from keras import Input, Model, layers
+    from keras import Input, Model
 
-    x = inputs = Input((length, width))
+    inputs = Input((length, width))
+    return Model(inputs, encoded(inputs, depth, width, heads))
+
+
+def text_encoder(
+    depth: int = 4, width: int = 256, heads: int = 4, length: int = 64, kinds: int = 1000
+) -> Any:
+    """Return the same behind embeddings of ``length`` token ids and of their positions."""
+    from keras import Input, Model, initializers, layers, ops
+
+    inputs = Input((length,), dtype="int32")
+    spread = initializers.RandomNormal(stddev=1.0)
+    places = layers.Embedding(length, width, embeddings_initializer=spread)(ops.arange(length))
+    x = layers.Embedding(kinds, width, embeddings_initializer=spread)(inputs) + places
+    return Model(inputs, encoded(x, depth, width, heads))
+
+
+def encoded(x: Any, depth: int, width: int, heads: int) -> Any:
+    """Return what ``depth`` pre-norm layers of attention and GELU make of (N, length, width)."""
+    from keras import layers
+
     for _ in range(depth):
         a = layers.LayerNormalization()(x)
         x = layers.Add()([x, layers.MultiHeadAttention(heads, width // heads)(a, a)])
         f = layers.LayerNormalization()(x)
         f = layers.Dense(width)(layers.Dense(4 * width, activation="gelu")(f))
         x = layers.Add()([x, f])
-    return Model(inputs, layers.LayerNormalization()(x))
+    return layers.LayerNormalization()(x)
+
+
+ENCODERS = {"transformer": transformer, "text_encoder": text_encoder}
 
 
 def build(name: str) -> Any:
@@ -39,8 +69,13 @@ def build(name: str) -> Any:
     import numpy as np
 
     keras.utils.set_random_seed(0)
-    if name == "transformer":
-        model = transformer()
+    if name in ENCODERS:
+        model = ENCODERS[name]()
+    elif name in BACKBONES:
+        kind, options = BACKBONES[name]
+        model = getattr(keras.applications, kind)(
+            weights=None, include_top=False, input_shape=(224, 224, 3), **options
+        )
     else:
         model = getattr(keras.applications, APPLICATIONS[name])(weights=None)
     rng = np.random.default_rng(0)
@@ -54,8 +89,34 @@ def build(name: str) -> Any:
     return model
 
 
+def settle(model: Any, seen: Any) -> None:
+    """Give batch normalizations the statistics of what the network makes of images.
+
+    Kernels are made to smooth: those of random signs pick out noise, and layer after layer of them
+    leaves no signal.
+    """
+    import numpy as np
+    from keras import layers
+
+    for layer in model.layers:
+        if isinstance(layer, layers.DepthwiseConv2D):
+            layer.set_weights([np.abs(value) for value in layer.get_weights()])
+        elif isinstance(layer, layers.Conv2D):
+            kernel, *bias = layer.get_weights()
+            mean = kernel.mean((0, 1), keepdims=True)
+            layer.set_weights([mean + (kernel - mean) / 5, *bias])
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(seen, training=True)
+
+
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     network = build(sys.argv[1])
+    if len(sys.argv) > 3:
+        import numpy as np
+
+        (images,) = np.load(sys.argv[3]).values()
+        settle(network, images)
     print(len(network.layers))
     network.export(sys.argv[2], verbose=False)

@@ -4,8 +4,8 @@
 counted and `settle` the one that is best for the whole network, `read_cache` and `write_cache`
 exchange ranges with TensorRT 10 and older, `quantize` places QuantizeLinear and DequantizeLinear by
 the target's table in `placement`, `retarget` makes ranges and weights of a graph that has them
-already, `improve` makes INT8 lose less, `explain` tells what may slow it down, and `to_half` writes
-what is float in FP16.
+already, `store_weights` makes integers of weights alone and needs no ranges, `improve` makes INT8
+lose less, `explain` tells what may slow it down, and `to_half` writes what is float in FP16.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from onnxgraft.stages.quantize.tensorrt.cache import (
     write_cache,
 )
 from onnxgraft.stages.quantize.tensorrt.calibrators import adapt_calibrator, cache_calibrator
+from onnxgraft.stages.quantize.weights.store import store_weights, weights_opset
 
 __all__ = [
     "AUTO",
@@ -76,6 +77,8 @@ __all__ = [
     "rechoose",
     "retarget",
     "settle",
+    "store_weights",
     "to_half",
+    "weights_opset",
     "write_cache",
 ]

@@ -57,7 +57,7 @@ _HELPS = {
     "NonZero": "fold_constants",
 }
 _QUANTIZED = ("DequantizeLinear", "QuantizeLinear", "QLinear", "ConvInteger", "MatMulInteger",
-              "DynamicQuantizeLinear")  # fmt: skip
+              "DynamicQuantizeLinear", "MatMulNBits")  # fmt: skip
 
 
 def runs_here() -> bool:

@@ -9,7 +9,7 @@ what the methods of `calibrate` choose, and steps between the largest value seen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,8 +26,10 @@ __all__ = ["Grid", "activation_grid", "choose_activations", "fake_quantized"]
 
 # Of the largest magnitude seen.
 _FACTORS = np.geomspace(1.0, 0.05, 20)
-# For this choice a part of the vectors tells the same.
-_VECTORS = 512
+# The error of a part of it that is so much larger than the least can't become less further down.
+_HOPELESS = 4.0
+# For this choice a part of the vectors tells the same: so many, and so many numbers.
+_VECTORS, _NUMBERS = 512, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,18 @@ def choose_activations(
             readers.setdefault(name, []).append(product)
     tensors, chosen = dict(ranges.tensors), {}
     for name, found in track(readers.items(), "choosing activations", len(readers)):
-        candidates = _candidates(name, ranges)
-        errors = [_error(found, candidate, table) for candidate in candidates]
-        least = int(np.argmin(errors))
-        best = candidates[least]
-        if least:  # the first is the range as it was
-            best = replace(best, reason=_reason(found, errors[0], errors[least]))
+        errors = _Errors(found, table)
+        present, *others = _candidates(name, ranges)
+        before = least = errors.of(present)
+        best = present
+        for candidate in [*others, *_lower(present)]:
+            error = errors.of(candidate)
+            if error < least:
+                best, least = candidate, error
+            elif candidate.origin not in METHODS and error > _HOPELESS * least:
+                break  # what is lower still cuts off more
+        if best is not present:
+            best = replace(best, reason=_reason(found, before, least))
         tensors[name], chosen[name] = best, best.origin
     return replace(ranges, tensors=tensors), chosen
 
@@ -103,19 +111,20 @@ def _known(tensor: gs.Tensor, ranges: Ranges) -> str | None:
 
 
 def _candidates(name: str, ranges: Ranges) -> list[Range]:
-    """Return what may be chosen; the range as it is comes first, and wins where all are equal."""
-    present = ranges.tensors[name]
-    found = [present] if present.amax > 0 else []
-    histogram = _histogram(ranges, name)
-    if histogram.amax > 0:
-        found += [choose_range(histogram, method) for method in METHODS]
+    """Return the range as it is, which wins where all are equal, and what the methods choose."""
+    present, histogram = ranges.tensors[name], _histogram(ranges, name)
+    found = [choose_range(histogram, method) for method in METHODS] if histogram.amax > 0 else []
+    return [present, *(value for value in found if value.amax != present.amax)]
+
+
+def _lower(present: Range) -> Iterator[Range]:
+    """Yield the parts of the largest magnitude seen, from the whole of it down."""
     largest = max(abs(present.minimum), abs(present.maximum))
     for factor in _FACTORS:
         amax = largest * factor
         low, high = max(present.minimum, -amax), min(present.maximum, amax)
         if low < high:
-            found.append(Range(low, high, present.minimum, present.maximum, f"{factor:.0%}"))
-    return found or [present]
+            yield Range(low, high, present.minimum, present.maximum, f"{factor:.0%}")
 
 
 def _histogram(ranges: Ranges, name: str) -> Histogram:
@@ -127,16 +136,31 @@ def _histogram(ranges: Ranges, name: str) -> Histogram:
     return joined
 
 
-def _error(products: list[Product], value: Range, table: Placement) -> float:
-    if value.amax == 0:
-        return float("inf")
-    total = 0.0
-    for product in products:
-        x = product.vectors[:, :: max(1, product.vectors.shape[1] // _VECTORS)]
-        weights = product.matrix(product.weights).transpose(0, 2, 1)
-        right = float(np.square(x @ weights).sum(dtype=np.float64))
-        wrong = float(
-            np.square((fake_quantized(x, value, table) - x) @ weights).sum(dtype=np.float64)
+class _Errors:
+    """What ranges of one tensor do to the outputs of its readers, as a part of the signal."""
+
+    def __init__(self, products: list[Product], table: Placement) -> None:
+        self._table = table
+        self._read = []
+        for product in products:
+            groups, total, depth = product.vectors.shape
+            count = min(_VECTORS, _NUMBERS // (groups * depth) + 1)
+            x = product.vectors[:, :: max(1, total // count)]
+            weights = product.matrix(product.weights).transpose(0, 2, 1)
+            right = float(np.square(x @ weights).sum(dtype=np.float64))
+            if right:
+                self._read.append((x, weights, right))
+
+    def of(self, value: Range) -> float:
+        """Return the sum over the readers."""
+        if value.amax == 0:
+            return float("inf")
+        return sum(
+            float(
+                np.square((fake_quantized(x, value, self._table) - x) @ weights).sum(
+                    dtype=np.float64
+                )
+            )
+            / right
+            for x, weights, right in self._read
         )
-        total += wrong / right if right else 0.0
-    return total

@@ -34,11 +34,10 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import is_op, set_op
 from onnxgraft.graph.tensors import Array
-from onnxgraft.progress import track
-from onnxgraft.run.session import OnnxRuntime, exposing
+from onnxgraft.stages.quantize.improve.channels import even_factors, largest_values
 from onnxgraft.stages.quantize.place.shapes import shapes_of
 
-__all__ = ["Group", "equalize", "even_factors", "scale_groups"]
+__all__ = ["Group", "equalize", "scale_groups"]
 
 # f(s x) = s f(x) for every channel.
 _COMMUTING = frozenset({
@@ -46,8 +45,6 @@ _COMMUTING = frozenset({
     "MaxPool", "Relu",
 })  # fmt: skip
 _WEIGHTED = ("Conv", "ConvTranspose")
-# Factors beyond this would make single weights tiny, for channels that are hardly ever used.
-_LARGEST_FACTOR = 64.0
 # Dimensions as numbers or as symbols: they are only compared.
 Shapes = Mapping[str, Sequence[object]]
 
@@ -112,7 +109,8 @@ def equalize(model: Model, samples: Samples, keep: Collection[str] = ()) -> tupl
     ]
     if not groups:
         return equalized, []
-    largest = _largest(model, [t.name for group in groups for t in group.tensors], samples)
+    names = [tensor.name for group in groups for tensor in group.tensors]
+    largest = largest_values(model, names, samples, axis=1)
     done: list[str] = []
     for group in groups:
         group.divide(equalized.graph, _factors(group, largest), shapes)
@@ -272,18 +270,6 @@ def _passes(node: gs.Node, shapes: Shapes) -> bool:
     return is_op(node, *_COMMUTING) and len(node.outputs) == 1
 
 
-def _largest(model: Model, names: Sequence[str], samples: Samples) -> dict[str, Array]:
-    """Return the largest magnitude of each channel (axis 1) of tensors, (channels,)."""
-    found: dict[str, Array] = {}
-    with OnnxRuntime(exposing(model.to_onnx(), names), name="equalization") as session:
-        for sample in track(samples, "measuring channels", len(samples)):
-            for name, value in session.infer(sample.feeds).items():
-                axes = tuple(axis for axis in range(value.ndim) if axis != 1)
-                amax = np.abs(value).max(axis=axes, initial=0.0)
-                found[name] = np.maximum(found.get(name, amax), amax)
-    return found
-
-
 def _factors(group: Group, largest: dict[str, Array]) -> Array:
     """Return (channels,) float64 powers of two near sqrt(a / w), so that no weight is rounded.
 
@@ -293,26 +279,6 @@ def _factors(group: Group, largest: dict[str, Array]) -> Array:
     weights = np.max([_reading(node, len(values)) for node in group.consumers], axis=0)
     depthwise = all(_depthwise(node) for node in group.consumers)
     return even_factors(values, weights, whole=depthwise)
-
-
-def even_factors(values: Array, weights: Array, *, whole: bool = False) -> Array:
-    """Return (channels,) powers of two near sqrt(a / w), or near a, normalized to a mean of 1.
-
-    Args:
-        values: a, the largest value of each channel, float64.
-        weights: w, the largest weight that reads it.
-        whole: Whether weights have a scale for each channel, so that the factor costs them nothing.
-    """
-    used = (values > 0) & (weights > 0)
-    ratio = np.divide(values, weights, out=np.ones_like(values), where=used)
-    if whole:
-        ratio = np.where(used, values, 1.0) ** 2
-    ratio = np.sqrt(ratio)
-    if used.any():
-        ratio[used] /= np.exp(np.mean(np.log(ratio[used])))
-    ratio[~used] = 1.0
-    exact = np.exp2(np.rint(np.log2(np.clip(ratio, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR))))
-    return np.asarray(exact)
 
 
 def _depthwise(node: gs.Node) -> bool:

@@ -40,6 +40,7 @@ from onnxgraft.stages.quantize.place.placement import (
     Placement,
     layers,
     origin,
+    placed_in,
     placement,
     scale_axis,
 )
@@ -50,15 +51,13 @@ __all__ = ["DEFAULT_IMPROVEMENTS", "IMPROVEMENTS", "Improvement", "Prepared", "i
 
 Improvement = Literal["equalize", "smooth", "activations", "weights", "rounding", "bias"]
 IMPROVEMENTS: tuple[Improvement, ...] = get_args(Improvement)
-# `bias` takes minutes; what each is worth is in benchmarks/quantization.md.
+# `bias` takes minutes; what the others are worth is in benchmarks/quantization.md.
 DEFAULT_IMPROVEMENTS: tuple[Improvement, ...] = (
     "equalize", "smooth", "activations", "weights", "rounding",
 )  # fmt: skip
 
-# How many samples are run to look at layers, to see how large channels get (one that is small in
-# few samples may be large in others), and for each layer to correct its bias.
+# How many samples are run to look at layers and channels, and for each layer to correct its bias.
 SAMPLES = 16
-CHANNEL_SAMPLES = 64
 BIAS_SAMPLES = 8
 
 
@@ -134,21 +133,29 @@ def improve(
         found, done = _STEPS[name](work, best)
         if found is best:
             continue  # there was nothing to do
-        noise = judge.noise(found.model, found.ranges, found.improved)
+        noise = judge.noise(found.model, found.ranges, found.improved, than=least)
         if noise.better_than(least) and found.model is not best.model:
             # Whether it is worth while a few samples tell; what is used is measured on all.
-            found = replace(found, ranges=_again(found.model, best.ranges, samples))
+            found = replace(found, ranges=_again(found.model, best.ranges, samples, table))
             noise = judge.noise(found.model, found.ranges, found.improved)
-        before, after = (f"{-value.mean:.1f} dB" for value in (least, noise))
+        with_it, without = f"{-noise.mean:.1f} dB", f"{-least.beside(noise).mean:.1f} dB"
         if noise.better_than(least):
             best, least = replace(found, methods=(*best.methods, name)), noise
-            notes.append(f"{done}: {before} of signal over noise became {after}")
+            notes.append(f"{done}: {without} of signal over noise became {with_it}")
         else:
-            gain = ", no sure gain," if noise.mean < least.mean else ""
+            gain = ", no sure gain," if noise.mean < least.beside(noise).mean else ""
             notes.append(
-                f"{name} was taken back: signal over noise is {after} with it{gain} and {before} "
-                "without"
+                f"{name} was taken back: signal over noise is {with_it} with it{gain} and "
+                f"{without} without"
             )
+    inside = [
+        node.name for part in placed_in(model.graph, table)[1:] for node in layers(part, table)
+    ]
+    if inside and methods:
+        notes.append(
+            f"the methods that make INT8 lose less leave layers in the bodies of If, Loop and Scan "
+            f"as they are: {', '.join(inside)}"
+        )
     return replace(best, notes=tuple(notes))
 
 
@@ -182,18 +189,20 @@ class _Work:
 
 def _equalize(work: _Work, state: Prepared) -> tuple[Prepared, str]:
     keep = _by_hand(state.ranges)
-    model, done = equalize(state.model, spread(work.fitted, CHANNEL_SAMPLES), keep)
+    model, done = equalize(state.model, work.few, keep)
     if not done:
         return state, ""
-    ranges = _again(model, state.ranges, work.few)
+    ranges = _again(model, state.ranges, work.few, work.table)
     return replace(state, model=model, ranges=ranges), f"channels of {len(done)} tensors equalized"
 
 
-def _again(model: Model, ranges: Ranges, samples: Samples) -> Ranges:
+def _again(model: Model, ranges: Ranges, samples: Samples, table: Placement) -> Ranges:
     """Return the ranges of a model that computes what that of ``ranges`` does, chosen likewise."""
+    usual = table == placement(table.target)  # another one may want what no target does
     found = calibrate(
-        model, samples, most_chosen(ranges), targets=ranges.targets, skip_bad=bool(ranges.skipped)
-    )
+        model, samples, most_chosen(ranges), targets=[table.target] if usual else ranges.targets,
+        skip_bad=bool(ranges.skipped),
+    )  # fmt: skip
     return found.with_overrides(_by_hand(ranges), ranges.file)
 
 
@@ -203,10 +212,10 @@ def _by_hand(ranges: Ranges) -> dict[str, tuple[float, float]]:
 
 def _smooth(work: _Work, state: Prepared) -> tuple[Prepared, str]:
     keep = _by_hand(state.ranges)
-    model, done = smooth(state.model, spread(work.fitted, CHANNEL_SAMPLES), keep)
+    model, done = smooth(state.model, work.few, keep)
     if not done:
         return state, ""
-    ranges = _again(model, state.ranges, work.few)
+    ranges = _again(model, state.ranges, work.few, work.table)
     return replace(state, model=model, ranges=ranges), (
         f"scales of {len(done)} tensors moved into weights"
     )

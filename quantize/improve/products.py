@@ -103,25 +103,26 @@ class Product:
         dilations = list(self.node.attrs.get("dilations", [1] * rank))
         extents = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
         pads = self._pads(values.shape[2:], extents, strides)
-        padded = np.pad(values, [(0, 0), (0, 0), *pads])
         sizes = [
-            (size - extent) // stride + 1
-            for size, extent, stride in zip(padded.shape[2:], extents, strides, strict=True)
+            (size + sum(pad) - extent) // stride + 1
+            for size, pad, extent, stride in zip(
+                values.shape[2:], pads, extents, strides, strict=True
+            )
         ]
         chosen = np.unravel_index(
             _some(len(values) * math.prod(sizes), count, rng), (len(values), *sizes)
         )
         index: list[Any] = [chosen[0].reshape(-1, *[1] * rank)]
-        for axis in range(rank):
-            taps = (
-                chosen[axis + 1][:, None] * strides[axis]
-                + np.arange(kernel[axis]) * (dilations[axis])
-            )
+        inside = np.ones(1, bool)
+        for axis, size in enumerate(values.shape[2:]):
+            first = chosen[axis + 1][:, None] * strides[axis] - pads[axis][0]
             shape = [1] * rank
             shape[axis] = kernel[axis]
-            index.append(taps.reshape(-1, *shape))
+            taps = (first + np.arange(kernel[axis]) * dilations[axis]).reshape(-1, *shape)
+            inside = inside & (taps >= 0) & (taps < size)
+            index.append(np.clip(taps, 0, size - 1))
         # (channels, n, *kernel) -> (groups, n, channels of a group x taps)
-        found = padded.swapaxes(0, 1)[:, *index]
+        found = np.where(inside, values.swapaxes(0, 1)[:, *index], 0)
         channels = found.shape[0] // self.groups
         parts = found.reshape(self.groups, channels, found.shape[1], -1)
         return parts.transpose(0, 2, 1, 3).reshape(self.groups, found.shape[1], -1)

@@ -21,6 +21,8 @@ __all__ = [
 ]  # fmt: skip
 
 LEVELS = 127
+# The smallest and largest integer.
+EIGHT_BITS = (-LEVELS, LEVELS)
 # Added to the diagonal of H, as a part of its mean: what was not seen must not be free.
 DAMPING = 0.01
 _BLOCK = 128
@@ -73,20 +75,28 @@ def weight_scale(values: Array, axis: int | None) -> Array:
     return np.asarray(np.where(scale > 0, scale, 1.0), np.float32)
 
 
-def mse_scale(values: Array, axis: int | None, importance: Array | None = None) -> Array:
+def mse_scale(
+    values: Array,
+    axis: int | None,
+    importance: Array | None = None,
+    levels: tuple[int, int] = EIGHT_BITS,
+    factors: Array = _FACTORS,
+) -> Array:
     """Return the float32 scale of the smallest mean squared error: () or (channels,).
 
     Args:
         values: The weights.
         axis: Of the channels.
         importance: Of each weight, of a shape that fits; None takes them for equal.
+        levels: The smallest and largest integer.
+        factors: Of the scale that keeps the largest weight: those that are tried.
     """
-    whole = weight_scale(values, axis).astype(np.float64)
+    whole = weight_scale(values, axis).astype(np.float64) * (LEVELS / levels[1])
     axes = tuple(a for a in range(values.ndim) if a != axis)
     best, best_error = whole, np.full(whole.shape, np.inf)
-    for factor in _FACTORS:
+    for factor in factors:
         scale = along(whole * factor, axis, values.ndim)
-        error = (np.clip(np.rint(values / scale), -LEVELS, LEVELS) * scale - values) ** 2
+        error = (np.clip(np.rint(values / scale), *levels) * scale - values) ** 2
         if importance is not None:
             error = error * importance
         summed = error.sum(axis=axes)
@@ -98,36 +108,41 @@ def mse_scale(values: Array, axis: int | None, importance: Array | None = None) 
     return np.asarray(best, np.float32)
 
 
-def nearest_integers(values: Array, scale: Array, axis: int | None) -> Array:
+def nearest_integers(
+    values: Array, scale: Array, axis: int | None, levels: tuple[int, int] = EIGHT_BITS
+) -> Array:
     """Return the int8 nearest to ``values / scale``, half to even."""
     quotient = values / along(scale, axis, values.ndim)
-    return np.asarray(np.clip(np.rint(quotient), -LEVELS, LEVELS), np.int8)
+    return np.asarray(np.clip(np.rint(quotient), *levels), np.int8)
 
 
-def output_integers(matrix: Array, scale: Array, vectors: Array) -> Array:
+def output_integers(
+    matrix: Array, scale: Array, vectors: Array, levels: tuple[int, int] = EIGHT_BITS
+) -> Array:
     """Return (groups, rows, depth) int8 of the smallest error in ``vectors @ matrix.T``.
 
     Args:
         matrix: (groups, rows, depth) weights.
         scale: Of the same shape.
-        vectors: (groups, n, depth) inputs, as the INT8 layer gets them.
+        vectors: (groups, n, depth) inputs, as the quantized layer gets them.
+        levels: The smallest and largest integer.
     """
-    x = vectors.astype(np.float64)
-    hessian = x.transpose(0, 2, 1) @ x
+    # The rounding of these sums is far below the damping.
+    hessian = (vectors.transpose(0, 2, 1) @ vectors).astype(np.float64)
     depth = matrix.shape[2]
     mean = np.einsum("gii->g", hessian) / depth
     hessian += np.eye(depth) * (DAMPING * mean + np.finfo(np.float64).tiny)[:, None, None]
     hessian[mean == 0] = np.eye(depth)  # nothing but zeros was seen: any rounding is as good
     result = np.empty(matrix.shape, np.int8)
     if depth <= _BLOCK:
-        return _rounded(matrix, scale, hessian)
+        return _rounded(matrix, scale, hessian, levels)
     for group in range(len(matrix)):  # one after the other, for the memory
         one = slice(group, group + 1)
-        result[one] = _rounded(matrix[one], scale[one], hessian[one])
+        result[one] = _rounded(matrix[one], scale[one], hessian[one], levels)
     return result
 
 
-def _rounded(matrix: Array, scale: Array, hessian: Array) -> Array:
+def _rounded(matrix: Array, scale: Array, hessian: Array, levels: tuple[int, int]) -> Array:
     """Round column after column, that of the most energy first."""
     order = np.argsort(-np.einsum("gii->gi", hessian), axis=1, kind="stable")
     rows = np.arange(len(matrix))[:, None]
@@ -143,7 +158,7 @@ def _rounded(matrix: Array, scale: Array, hessian: Array) -> Array:
         errors = np.empty((*matrix.shape[:2], end - start))
         for column in range(start, end):
             step = steps[:, :, column]
-            rounded = np.clip(np.rint(left[:, :, column] / step), -LEVELS, LEVELS)
+            rounded = np.clip(np.rint(left[:, :, column] / step), *levels)
             integers[:, :, column] = rounded
             error = (left[:, :, column] - rounded * step) / upper[:, column, column, None]
             left[:, :, column:end] -= error[:, :, None] * upper[:, column, None, column:end]

@@ -17,7 +17,7 @@ left.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,9 +28,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import Array
-from onnxgraft.progress import track
-from onnxgraft.run.session import OnnxRuntime, exposing
-from onnxgraft.stages.quantize.improve.equalize import even_factors
+from onnxgraft.stages.quantize.improve.channels import even_factors, largest_values
 from onnxgraft.stages.quantize.place.shapes import shapes_of
 
 __all__ = ["Gain", "gains", "smooth"]
@@ -84,7 +82,7 @@ def smooth(model: Model, samples: Samples, keep: Collection[str] = ()) -> tuple[
     ]
     if not found:
         return model, []
-    largest = _largest(model, [gain.tensor.name for gain in found], samples)
+    largest = largest_values(model, [gain.tensor.name for gain in found], samples, axis=-1)
     names, done = FreeNames(smoothed.graph, smoothed.names), []
     for gain in found:
         weights = np.zeros(gain.channels)
@@ -213,14 +211,3 @@ def _replace(names: FreeNames, node: gs.Node, place: int, factors: Array) -> Non
     constant = node.inputs[place]
     values = np.asarray(constant.values * factors, np.float32)
     node.inputs[place] = gs.Constant(names.tensor(f"{constant.name}/smoothed"), values)
-
-
-def _largest(model: Model, names: Sequence[str], samples: Samples) -> dict[str, Array]:
-    """Return the largest magnitude of each channel (the last axis) of tensors, (channels,)."""
-    found: dict[str, Array] = {}
-    with OnnxRuntime(exposing(model.to_onnx(), names), name="smoothing") as session:
-        for sample in track(samples, "measuring channels", len(samples)):
-            for name, value in session.infer(sample.feeds).items():
-                amax = np.abs(value).reshape(-1, value.shape[-1]).max(axis=0, initial=0.0)
-                found[name] = np.maximum(found.get(name, amax), amax)
-    return found

@@ -28,8 +28,9 @@ from onnxgraft.stages.quantize.place.qdq import Improved, quantize
 
 __all__ = ["Judge", "Noise", "held_out", "spread"]
 
-# So many samples are run, at most.
+# So many samples are run, at most; what is worse on each of the first few is not run on the others.
 SAMPLES = 8
+_FIRST = 3
 # Of dB; what is less is no difference.
 _LEAST = 0.05
 # Nothing is below: a graph that computes the same.
@@ -40,7 +41,7 @@ _FEWEST = 16
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of one choice, in dB, on each sample; less is better."""
+    """The noise of one choice, in dB, on each sample that it ran on; less is better."""
 
     samples: tuple[float, ...]
 
@@ -49,11 +50,15 @@ class Noise:
         """The mean over the samples."""
         return float(np.mean(self.samples))
 
+    def beside(self, other: Noise) -> Noise:
+        """Return it on those samples alone that ``other`` ran on."""
+        return Noise(self.samples[: len(other.samples)])
+
     def better_than(self, other: Noise) -> bool:
         """Tell whether it is less by more than what the few samples leave open."""
-        gains = np.array(other.samples) - self.samples
+        gains = np.array(other.beside(self).samples) - self.samples
         if not np.isfinite(gains).all():
-            return self.mean < other.mean
+            return self.mean < other.beside(self).mean
         error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
         return bool(gains.mean() > max(_LEAST, error))
 
@@ -74,22 +79,34 @@ class Judge:
         with exact(model, name="float") as session:
             self._expected = [session.infer(sample.feeds) for sample in samples]
 
-    def noise(self, model: Model, ranges: Ranges, improved: Improved | None = None) -> Noise:
+    def noise(
+        self,
+        model: Model,
+        ranges: Ranges,
+        improved: Improved | None = None,
+        than: Noise | None = None,
+    ) -> Noise:
         """Return the noise of the INT8 graph.
 
         Args:
             model: A float graph that computes what the judge's does.
             ranges: Of it.
             improved: What its layers get.
+            than: Of another choice; where each of the first samples is worse, they are enough.
         """
-        graph, _ = quantize(model, ranges, self._table, improved=improved)
-        with exact(graph, name="INT8") as session:
-            return Noise(
-                tuple(
-                    noise_of(right, session.infer(sample.feeds))
-                    for right, sample in zip(self._expected, self._samples, strict=True)
-                )
-            )
+        return self.of(quantize(model, ranges, self._table, improved=improved)[0], than)
+
+    def of(self, graph: Model, than: Noise | None = None) -> Noise:
+        """Return the noise of a graph with Q and DQ, or with stored weights; see `noise`."""
+        found: list[float] = []
+        with exact(graph, name="quantized") as session:
+            for right, sample in zip(self._expected, self._samples, strict=True):
+                found.append(noise_of(right, session.infer(sample.feeds)))
+                if than is not None and len(found) == _FIRST:
+                    worse = np.array(found) - than.samples[:_FIRST]
+                    if (worse > _LEAST).all():
+                        break
+        return Noise(tuple(found))
 
 
 def noise_of(expected: Outputs, actual: Outputs) -> float:

@@ -11,19 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from onnxgraft.data.ranges import BY_HAND, Histogram, Ranges
+from onnxgraft.data.ranges import BY_HAND, UNSEEN, Histogram, Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.graph.model import Model
 from onnxgraft.progress import track
 from onnxgraft.stages.quantize.measure.checkpoint import Checkpoint
+from onnxgraft.stages.quantize.measure.inside import opened, shut
 from onnxgraft.stages.quantize.measure.measurer import Job, Tally, last_quarter, numbered, shards_of
 from onnxgraft.stages.quantize.measure.observers import every_tensor, find_sites
 from onnxgraft.stages.quantize.measure.shards import run_shards
 from onnxgraft.stages.quantize.measure.thresholds import Method, choose_range
-from onnxgraft.stages.quantize.place.placement import activations
+from onnxgraft.stages.quantize.place.placement import activations, placed_in, placement
 from onnxgraft.stages.quantize.place.ready import fingerprint, measurable
+from onnxgraft.stages.quantize.place.recurrent import recurrent_layers
 from onnxgraft.stages.quantize.place.shapes import shapes_of
+from onnxgraft.targets import target_names
 
 __all__ = ["calibrate", "rechoose"]
 
@@ -69,7 +72,7 @@ def calibrate(
     wanted = list(activations(model.graph, targets))
     if tensors == "all":
         wanted = list(dict.fromkeys([*wanted, *every_tensor(model)]))
-    if not wanted:
+    if not wanted and not _without_ranges(model, targets):
         raise ModelError(f"{model.file}: there is no layer that could run in INT8")
     for name in per_channel:
         if name not in wanted:
@@ -78,9 +81,12 @@ def calibrate(
             )
     sites = find_sites(model.graph, wanted)
     sites |= {name: (name,) for name in per_channel}
+    closed = shut(model.graph, {site for found in sites.values() for site in found})
+    sites = {name: found for name, found in sites.items() if closed.isdisjoint(found)}
     needed = tuple(dict.fromkeys(site for found in sites.values() for site in found))
+    proto = opened(model, needed).to_onnx()
     job = Job(
-        model.to_onnx().SerializeToString(), needed, tuple(per_channel), samples, skip_bad,
+        proto.SerializeToString(), needed, tuple(per_channel), samples, skip_bad,
         _size(model, needed),
     )  # fmt: skip
     identity = fingerprint(model)
@@ -121,9 +127,18 @@ def rechoose(ranges: Ranges, method: Method) -> Ranges:
         ranges: Loaded with their histograms. Those set by hand stay as they are.
         method: How ranges are chosen.
     """
-    if not ranges.histograms:
+    if not ranges.histograms and ranges.sites:
         raise InputError(f"{ranges.file}: has no histograms beside it, so nothing can be chosen")
     return _chosen(ranges, method)
+
+
+def _without_ranges(model: Model, targets: Sequence[str]) -> bool:
+    """Tell whether some target has INT8 for a layer that needs no range."""
+    return any(
+        recurrent_layers(part, table)
+        for table in map(placement, targets or target_names())
+        for part in placed_in(model.graph, table)
+    )
 
 
 def _size(model: Model, sites: Sequence[str]) -> int | None:
@@ -164,7 +179,10 @@ def _chosen(ranges: Ranges, method: Method) -> Ranges:
     """Return ``ranges`` with what ``method`` chooses, but for those set by hand."""
     tensors, moved = {}, {}
     for name, sites in track(ranges.sites.items(), "choosing ranges", len(ranges.sites)):
-        found = choose_range(_together(ranges.histograms, sites), method)
+        seen = _together(ranges.histograms, sites)
+        found = choose_range(seen, method)
+        if not seen.counts.any():
+            found = replace(found, reason=UNSEEN)
         before = choose_range(_together(ranges.early, sites), method)
         by_hand = ranges.tensors.get(name)
         tensors[name] = by_hand if by_hand and by_hand.origin == BY_HAND else found

@@ -23,6 +23,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.graph.inference import infer
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import is_op, nodes_of
+from onnxgraft.graph.walk import bodies
 
 __all__ = ["every_tensor", "find_sites"]
 
@@ -34,18 +35,28 @@ _MONOTONE = frozenset({"Clip", "MaxPool", "Relu"})
 
 def find_sites(graph: gs.Graph, wanted: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Return for each ``wanted`` tensor the tensors whose values together are counted for it."""
-    tensors = graph.tensors()
-    fixed = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
+    parts = list(bodies(graph))
+    tensors = {name: tensor for part in parts for name, tensor in part.tensors().items()}
+    fixed = _fixed(parts)
     found = {name: _site(tensors[name], fixed) for name in wanted}
     counted = {site.name for site in found.values() if not _joins(site)}
     sites = {}
     for name, site in found.items():
-        parts = _parts(site, fixed)
-        joined = all(part in counted for part in parts)
-        sites[name] = tuple(dict.fromkeys(parts)) if joined else (site.name,)
-        if joined and len(set(parts)) != len(parts):
+        sources = _parts(site, fixed)
+        joined = all(source in counted for source in sources)
+        sites[name] = tuple(dict.fromkeys(sources)) if joined else (site.name,)
+        if joined and len(set(sources)) != len(sources):
             sites[name] = (site.name,)  # one tensor twice would have to be counted twice
     return sites
+
+
+def _fixed(parts: list[gs.Graph]) -> set[int]:
+    """Return the ids of what is fed or an output, or is read in a body inside of its own."""
+    found = {id(tensor) for part in parts for tensor in (*part.inputs, *part.outputs)}
+    for part in parts:
+        own = {id(made) for node in part.nodes for made in node.outputs}
+        found |= {id(read) for node in part.nodes for read in node.inputs if id(read) not in own}
+    return found
 
 
 def every_tensor(model: Model) -> list[str]:

@@ -59,7 +59,9 @@ def _bias(graph: gs.Graph, node: gs.Node) -> tuple[gs.Node | None, Array]:
         return none
     after, width = result.outputs[0], node.inputs[1].values.shape[1]
     bias = [tensor for tensor in after.inputs if isinstance(tensor, gs.Constant)]
-    if not is_op(after, "Add") or len(bias) != 1 or bias[0].values.shape != (width,):
+    if not is_op(after, "Add") or all(after is not node for node in graph.nodes):
+        return none  # it may be in a body
+    if len(bias) != 1 or bias[0].values.shape != (width,):
         return none
     return after, np.asarray(bias[0].values)
 

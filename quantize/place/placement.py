@@ -7,21 +7,33 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import get_args
 
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
-from onnxgraft.graph.operators import WEIGHTED, is_op, op_of
+from onnxgraft.graph.operators import RECURRENT, WEIGHTED, is_op, op_of
 from onnxgraft.graph.shapes import Shapes
-from onnxgraft.targets import Placement, find_target, target_names
+from onnxgraft.graph.walk import bodies
+from onnxgraft.targets import (
+    BLOCKS,
+    WEIGHT_TYPES,
+    Placement,
+    Recurrent,
+    Storage,
+    StorageOp,
+    WeightType,
+    find_target,
+    target_names,
+)
 from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
-    "Joined", "Placement", "Point", "activations", "data", "gate", "is_product", "joined",
-    "layers", "number", "origin", "placement", "placement_text", "points", "products",
-    "read_placement", "scale_axis",
+    "Joined", "Placement", "Point", "activations", "data", "entrance", "gate", "is_product",
+    "joined", "layers", "number", "origin", "placed_in", "placement", "placement_text", "points",
+    "products", "read_placement", "scale_axis",
 ]  # fmt: skip
 
 # Operators whose output holds values of their input alone: quantizing before or after is the
@@ -73,6 +85,11 @@ def placement_text(table: Placement) -> str:
     axes = {op: f'"{_TENSOR}"' if axis is None else axis for op, axis in table.weights.items()}
     weights = ", ".join(f"{op} = {axis}" for op, axis in axes.items())
     also = ", ".join(f'"{op}"' for op in sorted(table.also))
+    recurrent = ", ".join(f'{op} = "{form}"' for op, form in table.recurrent.items())
+    stored = ", ".join(
+        f'{kind} = {{ op = "{form.op}", block = {form.block} }}'
+        for kind, form in table.stored.items()
+    )
     flags = "\n".join(f"{name} = {str(getattr(table, name)).lower()}" for name in _FLAGS)
     return (
         "# What runs in INT8, with the axis of its weights' scales per channel.\n"
@@ -80,12 +97,19 @@ def placement_text(table: Placement) -> str:
         "# int8 around zero, or uint8 with a zero point; whether what is never negative is uint8\n"
         "# all the same; whether outputs are quantized too; whether biases become int32; whether\n"
         "# pairs of products fit into 16 bits; whether the shortcut of a residual Add is\n"
-        "# quantized; whether products of two activations run in INT8.\n"
+        "# quantized; whether products of two activations run in INT8; whether layers in the\n"
+        "# bodies of If, Loop and Scan do.\n"
         f"{flags}\n"
         "# How many tokens such products may have at most; 0 for any number.\n"
         f"tokens = {table.tokens}\n"
         "# Operators without weights that run in INT8 between quantized tensors.\n"
         f"also = [{also}]\n"
+        "# Recurrent operators with int8 weights: dynamic for onnxruntime's own kernel, weights\n"
+        "# for a DequantizeLinear before each.\n"
+        f"recurrent = {{ {recurrent} }}\n"
+        "# How weights alone are stored, where activations stay float: the operator that reads\n"
+        "# them, and how many share a scale; 0 for a scale for each output channel.\n"
+        f"stored = {{ {stored} }}\n"
     )
 
 
@@ -122,11 +146,27 @@ def read_placement(path: str | os.PathLike[str], target: str, cpu: Cpu | None = 
         if not isinstance(operators, list) or not all(isinstance(op, str) for op in operators):
             raise InputError(f"{file}: also is {operators!r}; write a list of operators")
         given["also"] = frozenset(operators)
+    if "recurrent" in given:
+        _check_recurrent(file, given["recurrent"])
+    if "stored" in given:
+        given["stored"] = {**table.stored, **_storages(file, given["stored"], table)}
     return replace(table, **given)
 
 
+def _check_recurrent(file: Path, recurrent: object) -> None:
+    if not isinstance(recurrent, dict):
+        raise InputError(f'{file}: recurrent is {recurrent!r}; write {{ LSTM = "weights" }}')
+    for op, form in recurrent.items():
+        if op not in RECURRENT:
+            raise InputError(f"{file}: {op} is not recurrent; {nearest(op, RECURRENT)}")
+        if form not in get_args(Recurrent):
+            raise InputError(f"{file}: the form of {op} is {form!r}; write dynamic or weights")
+        if form == "dynamic" and op != "LSTM":
+            raise InputError(f"{file}: onnxruntime has no dynamic kernel for {op}; write weights")
+
+
 _TENSOR = "tensor"
-_FLAGS = ("symmetric", "unsigned", "outputs", "bias", "pairs", "residual", "products")
+_FLAGS = ("symmetric", "unsigned", "outputs", "bias", "pairs", "residual", "products", "bodies")
 
 
 def _axes(file: Path, weights: object) -> dict[str, int | None]:
@@ -140,6 +180,32 @@ def _axes(file: Path, weights: object) -> dict[str, int | None]:
             raise InputError(f'{file}: the axis of {op} is {axis!r}; write a number or "{_TENSOR}"')
         axes[op] = None if axis == _TENSOR else axis
     return axes
+
+
+def _storages(file: Path, stored: object, table: Placement) -> dict[WeightType, Storage]:
+    usual = '{ int4 = { op = "DequantizeLinear", block = 32 } }'
+    if not isinstance(stored, dict):
+        raise InputError(f"{file}: stored is {stored!r}; write {usual}")
+    found: dict[WeightType, Storage] = {}
+    for kind, form in stored.items():
+        if kind not in WEIGHT_TYPES:
+            raise InputError(
+                f"{file}: weights are not stored as {kind}; {nearest(kind, WEIGHT_TYPES)}"
+            )
+        if not isinstance(form, dict) or set(form) != {"op", "block"}:
+            raise InputError(f"{file}: {kind} of stored is {form!r}; write {usual}")
+        op, block = form["op"], form["block"]
+        if op not in get_args(StorageOp):
+            raise InputError(f"{file}: stored has {op!r}; {nearest(str(op), get_args(StorageOp))}")
+        if isinstance(block, bool) or block not in (0, *BLOCKS):
+            raise InputError(
+                f"{file}: the block of {kind} is {block!r}; 0 or one of "
+                f"{', '.join(map(str, BLOCKS))}"
+            )
+        usual_form = table.stored[kind]
+        note = usual_form.note if op == usual_form.op else ""
+        found[kind] = replace(usual_form, op=op, block=block, note=note)
+    return found
 
 
 def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:
@@ -195,6 +261,7 @@ def scale_axis(table: Placement, node: gs.Node) -> int | None:
 def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Point]:
     """Return what has to be quantized for the ``chosen`` layers, in the order of the graph."""
     wanted = {id(node) for node in chosen}
+    own = {id(node) for node in graph.nodes}
     readers: dict[int, tuple[gs.Tensor, list[gs.Node] | None]] = {}
     second: set[int] = set()
     for node, place in _read(chosen):
@@ -203,6 +270,8 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
             source = tensor.inputs[0] if tensor.inputs else None
             inner = all(id(consumer) in wanted for consumer in tensor.outputs)
             if not is_op(source, *KEEPING) or not inner or _fixed(graph, tensor):
+                break
+            if id(source) not in own:  # it is around the body
                 break
             if table.outputs:
                 # Its kernels run in integers only between a DequantizeLinear and a QuantizeLinear.
@@ -222,7 +291,7 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
     if table.outputs:
         between = joined(graph, table, chosen)
         ended = [node for node in chosen if not is_op(node, *_PRODUCTS)]
-        results = [_result(graph, node) for node in [*ended, *between.nodes]]
+        results = [_result(graph, node, own) for node in [*ended, *between.nodes]]
         for tensor in [*(tensor for node in between.nodes for tensor in data(node)), *results]:
             if not _fixed(graph, tensor) and id(tensor) not in between.scaled:
                 readers[id(tensor)] = (tensor, None)
@@ -251,15 +320,31 @@ def origin(tensor: gs.Tensor) -> gs.Tensor:
 def activations(graph: gs.Graph, targets: Collection[str] = ()) -> list[str]:
     """Return the tensors whose ranges some of the targets want; of all targets if none is named.
 
-    A gate between layers (see `gate`) that no layer with weights reads is not measured.
+    A gate between layers (see `gate`) that no layer with weights reads is not measured. Of each
+    body with layers its `entrance` is.
     """
     names: dict[str, None] = {}
     for table in map(placement, targets or target_names()):
-        for point in points(graph, table, [*layers(graph, table), *products(graph, table)]):
-            tensor = origin(point.tensor)
-            if gate(tensor) is None or any(is_op(node, *WEIGHTED) for node in tensor.outputs):
-                names[tensor.name] = None
+        for part in placed_in(graph, table):
+            chosen = [*layers(part, table), *products(part, table)]
+            for point in points(part, table, chosen):
+                tensor = origin(point.tensor)
+                if gate(tensor) is None or any(is_op(node, *WEIGHTED) for node in tensor.outputs):
+                    names[tensor.name] = None
+            if part is not graph and chosen:
+                names[entrance(part, table)] = None
     return list(names)
+
+
+def placed_in(graph: gs.Graph, table: Placement) -> list[gs.Graph]:
+    """Return the graph, and the bodies in it if the target runs INT8 there."""
+    return list(bodies(graph)) if table.bodies else [graph]
+
+
+def entrance(body: gs.Graph, table: Placement) -> str:
+    """Return the tensor that tells whether a body was ever run: what its first layer makes."""
+    able = {id(node) for node in [*layers(body, table), *products(body, table)]}
+    return str(next(node.outputs[0].name for node in body.nodes if id(node) in able))
 
 
 def bounds(tensor: gs.Tensor) -> tuple[float, float] | None:
@@ -332,8 +417,9 @@ def joined(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> Joined:
 
     At least one input is no number.
     """
+    own = {id(node) for node in graph.nodes}
     results = {
-        id(_result(graph, node)) for node in chosen if isinstance(node.inputs[1], gs.Constant)
+        id(_result(graph, node, own)) for node in chosen if isinstance(node.inputs[1], gs.Constant)
     }
     found = []
     for node in graph.nodes:
@@ -341,7 +427,7 @@ def joined(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> Joined:
             continue
         if all(id(tensor) in results or number(tensor) is not None for tensor in node.inputs):
             found.append(node)
-            results.add(id(_result(graph, node)))
+            results.add(id(_result(graph, node, own)))
     names = {id(node) for node in found}
     scaled = {
         id(node.outputs[0]): node
@@ -368,13 +454,14 @@ def data(node: gs.Node) -> list[gs.Tensor]:
     return [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
 
 
-def _result(graph: gs.Graph, node: gs.Node) -> gs.Tensor:
+def _result(graph: gs.Graph, node: gs.Node, own: Collection[int]) -> gs.Tensor:
     """Return the tensor in which a layer ends: that of the Relu or Clip after it, if there is one.
 
-    A Clip that holds back 0 is none: eight bits always hold 0.
+    A Clip that holds back 0 is none: eight bits always hold 0. Nor is one in a body: ``own``
+    has the ids of the graph's nodes.
     """
     tensor = node.outputs[0]
-    if len(tensor.outputs) != 1 or _fixed(graph, tensor):
+    if len(tensor.outputs) != 1 or _fixed(graph, tensor) or id(tensor.outputs[0]) not in own:
         return tensor
     after = tensor.outputs[0].outputs[0]
     if is_op(tensor.outputs[0], "Relu"):

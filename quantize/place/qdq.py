@@ -18,14 +18,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.data.ranges import Range, Ranges
+from onnxgraft.data.ranges import UNSEEN, Range, Ranges
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.lift import lifting
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
-from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
+from onnxgraft.graph.operators import QUANTIZERS, RECURRENT, WEIGHTED, is_op, op_of
 from onnxgraft.graph.pairs import MOST, fitting, pair_sums
 from onnxgraft.graph.tensors import Array
+from onnxgraft.graph.walk import nodes_within
 from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, nearest_integers, store, weight_scale
 from onnxgraft.stages.quantize.place.dense import as_gemms
@@ -35,18 +36,21 @@ from onnxgraft.stages.quantize.place.placement import (
     Placement,
     Point,
     data,
+    entrance,
     gate,
     is_product,
     joined,
     layers,
     number,
     origin,
+    placed_in,
     placement,
     points,
     products,
     scale_axis,
 )
 from onnxgraft.stages.quantize.place.ready import OLDEST_OPSET, fingerprint, ready
+from onnxgraft.stages.quantize.place.recurrent import ROWS, as_dynamic, recurrent_layers
 from onnxgraft.stages.quantize.place.rows import channels_last
 
 __all__ = ["FloatLayer", "Improved", "QuantizeReport", "quantize"]
@@ -100,6 +104,7 @@ class QuantizeReport:
         float_layers: The layers with weights that do not.
         tensors: How many activations are quantized.
         notes: Sentences that the user should read.
+        weights: What ``layers`` store weights as, where activations stay float; else empty.
     """
 
     target: str
@@ -107,6 +112,7 @@ class QuantizeReport:
     float_layers: list[FloatLayer] = field(default_factory=list)
     tensors: int = 0
     notes: list[str] = field(default_factory=list)
+    weights: str = ""
 
 
 def quantize(
@@ -139,7 +145,7 @@ def quantize(
     model = ready(model)
     table = placement(target) if isinstance(target, str) else target
     improved = improved or Improved()
-    if any(is_op(node, *_QUANTIZED_OPS, domain=QUANTIZERS) for node in model.graph.nodes):
+    if any(is_op(node, *_QUANTIZED_OPS, domain=QUANTIZERS) for node in nodes_within(model.graph)):
         raise InputError(
             f"{model.file}: the graph is quantized already; --from-qdq takes its scales to the "
             "target's form"
@@ -157,15 +163,47 @@ def quantize(
     quantized = model.copy()
     graph = quantized.graph
     report = QuantizeReport(table.target, notes=notes)
-    chosen = _choose(graph, table, known, keep_float, report)
+    parts = _choose(graph, table, known, keep_float, report)
     report.float_layers += [FloatLayer(*found) for found in unreached(graph, table)]
-    report.layers = [node.name for node in chosen]
+    report.layers = [node.name for part in parts for node in (*part.layers, *part.recurrent)]
     names = FreeNames(graph, quantized.names)
     if table.bias and "Gemm" in table.weights:
-        same = as_gemms(graph, names, chosen)
+        same = as_gemms(graph, names, parts[0].layers)
         known = known | {made: known[name] for made, name in same.items() if name in known}
-        channels_last(graph, names, chosen)
+        channels_last(graph, names, parts[0].layers)
         graph.cleanup().toposort()
+    # A tensor that a body reads is quantized there, and then, where it is in the graph too, before.
+    for part in reversed(parts):
+        _place(part, known, table, names, improved, report)
+    graph.cleanup().toposort()
+    return quantized, report
+
+
+@dataclass
+class _Part:
+    """A graph or a body, and what runs in INT8 in it.
+
+    Attributes:
+        graph: It.
+        layers: With weights, or products of two activations.
+        recurrent: Whose weights are int8.
+    """
+
+    graph: gs.Graph
+    layers: list[gs.Node]
+    recurrent: list[gs.Node]
+
+
+def _place(
+    part: _Part,
+    known: Mapping[str, Range],
+    table: Placement,
+    names: FreeNames,
+    improved: Improved,
+    report: QuantizeReport,
+) -> None:
+    """Quantize the chosen layers of a graph or body, in place."""
+    graph, chosen = part.graph, part.layers
     found = points(graph, table, chosen)
     between = joined(graph, table, chosen)
     grids: dict[str, Grid] = {}
@@ -193,8 +231,21 @@ def quantize(
             _take_factor(graph, names, node)
     for node in between.nodes:
         _quantize_numbers(graph, names, node)
-    graph.cleanup().toposort()
-    return quantized, report
+    for node in part.recurrent:
+        _quantize_recurrent(graph, names, node, table)
+
+
+def _quantize_recurrent(graph: gs.Graph, names: FreeNames, node: gs.Node, table: Placement) -> None:
+    """Store the weights of a recurrent layer as int8, in the form that the target wants."""
+    if table.recurrent[op_of(node)] == "dynamic":
+        as_dynamic(names, node, unsigned=table.pairs)
+        return
+    for place in (1, 2):
+        weight = node.inputs[place]
+        stored = store(np.asarray(weight.values), ROWS)
+        node.inputs[place] = _dequantized(
+            graph, names, node, weight.name, stored.integers, stored.scale, stored.axis
+        )
 
 
 def _wrong(value: Range | None) -> str | None:
@@ -228,12 +279,18 @@ def _choose(
     known: Mapping[str, Range],
     keep_float: Iterable[str],
     report: QuantizeReport,
-) -> list[gs.Node]:
-    """Return the layers to quantize; the others go into the report with their reasons."""
-    able = layers(graph, table) + products(graph, table)
-    able_ids = {id(node) for node in able}
-    able = [node for node in graph.nodes if id(node) in able_ids]
-    names = [node.name for node in able]
+) -> list[_Part]:
+    """Return what to quantize, in the graph and in bodies; the rest is told with its reasons."""
+    able: list[list[gs.Node]] = []
+    parts = placed_in(graph, table)
+    for part in parts:
+        found = [*layers(part, table), *products(part, table), *recurrent_layers(part, table)]
+        ids = {id(node) for node in found}
+        able.append([node for node in part.nodes if id(node) in ids])
+        for node in part.nodes:
+            if is_op(node, *WEIGHTED) and id(node) not in ids:
+                report.float_layers.append(FloatLayer(node.name, _unable(node, table)))
+    names = [node.name for found in able for node in found]
     reasons = (
         dict(keep_float)
         if isinstance(keep_float, Mapping)
@@ -242,19 +299,32 @@ def _choose(
     for name in reasons:
         if name not in names:
             raise InputError(f"--keep-float {name}: no such layer; {nearest(name, names)}")
-    for node in graph.nodes:
-        if is_op(node, *WEIGHTED) and id(node) not in able_ids:
-            report.float_layers.append(FloatLayer(node.name, _unable(node, table)))
     chosen = []
-    for node in able:
-        wrong = _wrong_input(node, known)
-        if node.name in reasons:
-            report.float_layers.append(FloatLayer(node.name, reasons[node.name]))
-        elif wrong is not None:
-            report.float_layers.append(FloatLayer(node.name, wrong))
-        else:
-            chosen.append(node)
+    for part, found in zip(parts, able, strict=True):
+        within = _Part(part, [], [])
+        closed = None if part is graph else _shut_out(part, table, known)
+        for node in found:
+            recurrent = is_op(node, *RECURRENT)
+            wrong = None if recurrent else closed or _wrong_input(node, known, table)
+            if node.name in reasons:
+                report.float_layers.append(FloatLayer(node.name, reasons[node.name]))
+            elif wrong is not None:
+                report.float_layers.append(FloatLayer(node.name, wrong))
+            else:
+                (within.recurrent if recurrent else within.layers).append(node)
+        chosen.append(within)
     return chosen
+
+
+def _shut_out(body: gs.Graph, table: Placement, known: Mapping[str, Range]) -> str | None:
+    """Return why nothing in a body can be quantized; None where a sample entered it."""
+    if not layers(body, table) and not products(body, table):
+        return None
+    name = entrance(body, table)
+    value = known.get(name)
+    if value is None:
+        return f"the range of {name!r} is missing, which tells whether a sample entered this body"
+    return "no sample entered this branch" if value.reason == UNSEEN else None
 
 
 def _unable(node: gs.Node, table: Placement) -> str:
@@ -275,8 +345,11 @@ def _unable(node: gs.Node, table: Placement) -> str:
     return "two activations are multiplied, which the placement table leaves in float"
 
 
-def _wrong_input(node: gs.Node, known: Mapping[str, Range]) -> str | None:
-    """Return why no scale can be made of what a layer reads; None where it can."""
+def _wrong_input(node: gs.Node, known: Mapping[str, Range], table: Placement) -> str | None:
+    """Return why a layer can't run in integers on what it reads; None where it can."""
+    bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+    if table.bias and is_op(node, "Gemm") and not isinstance(bias, gs.Constant | None):
+        return f"its bias is computed, and {table.target}'s integer Gemm adds constants alone"
     for tensor in node.inputs[: 1 if _weighted(node) else 2]:
         wrong = _wrong(_range(known, tensor))
         if wrong is not None:
@@ -337,6 +410,8 @@ def _take_factor(graph: gs.Graph, names: FreeNames, node: gs.Node) -> None:
     if pair is None or len(result.outputs) != 1 or any(result is each for each in graph.outputs):
         return
     after = result.outputs[0]
+    if all(after is not other for other in graph.nodes):
+        return  # it is in a body
     if not is_op(after, "Mul", "Div") or (is_op(after, "Div") and after.inputs[0] is not result):
         return
     found = [value for value in map(number, after.inputs) if value is not None]

@@ -27,13 +27,14 @@ _TURNED = [0, 2, 1]
 def channels_last(graph: gs.Graph, names: FreeNames, layers: Collection[gs.Node]) -> None:
     """Change the order of Transpose and Reshape around those of ``layers`` that are a Conv."""
     shapes = Shapes(graph)
+    own = {id(node) for node in graph.nodes}
     for node in layers:
         if not is_op(node, "Conv"):
             continue
         if (reshape := _maker(graph, node.inputs[0], "Reshape")) is not None:
             _before(graph, names, shapes, reshape)
         for reader in list(node.outputs[0].outputs):
-            if is_op(reader, "Reshape"):
+            if is_op(reader, "Reshape") and id(reader) in own:
                 _behind(graph, names, shapes, reader)
 
 
@@ -93,6 +94,9 @@ def _maker(graph: gs.Graph, tensor: gs.Tensor, op: str) -> gs.Node | None:
 
 
 def _reader(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
-    """Return the only node that reads a tensor, if it is no output of the graph."""
+    """Return the only node that reads a tensor, if it is of this graph and the tensor no output."""
     fixed = any(tensor is output for output in graph.outputs)
-    return tensor.outputs[0] if len(tensor.outputs) == 1 and not fixed else None
+    if len(tensor.outputs) != 1 or fixed:
+        return None
+    (reader,) = tensor.outputs
+    return reader if any(reader is node for node in graph.nodes) else None

@@ -10,27 +10,31 @@ but names; an activation gets another step only where the target has no such zer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
-from onnxgraft.graph.walk import tidy
+from onnxgraft.graph.quantized import plain_lstms
+from onnxgraft.graph.walk import nodes_within, tidy
 from onnxgraft.stages.quantize.improve.activations import activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, store
 from onnxgraft.stages.quantize.place.placement import (
     Placement,
     layers,
     origin,
+    placed_in,
     scale_axis,
 )
 from onnxgraft.stages.quantize.place.qdq import Improved
 from onnxgraft.stages.quantize.place.ready import fingerprint, ready
+from onnxgraft.stages.quantize.place.recurrent import recurrent_layers
 from onnxgraft.stages.quantize.retarget.opened import OPENED, open_operators
 from onnxgraft.stages.quantize.retarget.strip import Steps, strip
 
@@ -77,11 +81,12 @@ def retarget(model: Model, table: Placement) -> Retargeted:
             that an operator computes with; the node is named.
     """
     copy = lift(model).copy()
-    _check(copy)
+    dynamic = plain_lstms(copy)
+    _check(copy, dynamic)
     open_operators(copy.graph, copy.file)
     tidy(copy.graph)
     found = strip(copy, outputs=table.outputs)
-    if not found.steps:
+    if not found.steps and not dynamic:
         raise InputError(
             f"{model.file}: no activation is quantized, so that there are no scales to take over; "
             "calibrate the float model"
@@ -116,14 +121,15 @@ def retarget(model: Model, table: Placement) -> Retargeted:
     )  # fmt: skip
     kept = {
         node.name: "it is in float in the graph that was given"
-        for node in layers(plain.graph, table)
-        if node.name not in by_name
+        for part in placed_in(plain.graph, table)
+        for node in (*layers(part, table), *recurrent_layers(part, table))
+        if node.name not in by_name and node.name not in dynamic
     }
     return Retargeted(plain, ranges, Improved(weights), kept, tuple(notes))
 
 
-def _check(model: Model) -> None:
-    """Refuse what has no fixed scales."""
+def _check(model: Model, opened: Collection[str]) -> None:
+    """Refuse what has no fixed scales, and a graph in which nothing is quantized or was opened."""
     nodes = model.graph.nodes
     for node in nodes:
         if op_of(node) in _OTHERS:
@@ -131,14 +137,22 @@ def _check(model: Model) -> None:
                 f"{model.file}: {op_of(node)} {node.name!r} has no fixed scale for what it reads; "
                 "calibrate and quantize the float model"
             )
-    if not any(
-        is_op(node, "DequantizeLinear", domain=QUANTIZERS) or op_of(node) in OPENED
-        for node in nodes
-    ):
+        for inner in (inner for body in node.subgraphs() for inner in nodes_within(body)):
+            if _quantized(inner):
+                raise NotSupportedError(
+                    f"{model.file}: {op_of(inner)} {inner.name!r} is in the body of {op_of(node)} "
+                    f"{node.name!r}, and scales there can't be taken to another form; calibrate "
+                    "and quantize the float model"
+                )
+    if not opened and not any(map(_quantized, nodes)):
         raise InputError(
             f"{model.file}: the graph is not quantized; leave --from-qdq out, and name the ranges "
             "that onnxgraft calibrate wrote with --ranges"
         )
+
+
+def _quantized(node: gs.Node) -> bool:
+    return is_op(node, "DequantizeLinear", domain=QUANTIZERS) or op_of(node) in OPENED
 
 
 def _fitting(

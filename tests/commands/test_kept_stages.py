@@ -252,6 +252,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "calibrate.data": ("val.npz", "original-answers"),
     "calibrate.method": ("mse", "calibrate-ranges"),
     "calibrate.images": (4, "calibrate-ranges"),
+    "quantize.weights": ("int8", "quantize-onnxruntime"),
     "quantize.improve": (("bias",), "quantize-onnxruntime"),
     "quantize.budget": ("cosine=0.5", "quantize-onnxruntime"),
     "quantize.float": ({"onnxruntime": "fp16"}, "quantize-onnxruntime"),
@@ -264,8 +265,10 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "bench.rounds": (2, "bench-latency"),
     "bench.runs": (2, "bench-latency"),
 }  # fmt: skip
-# Of a budget and of some of the samples alone, and of metrics that this network has not.
-ELSEWHERE = {"calibrate.seed", "quantize.trials", "validate.labels", "validate.classes"}
+# Of a budget, of stored weights and of some of the samples alone, and of metrics that this network has not.
+ELSEWHERE = {
+    "calibrate.seed", "quantize.block", "quantize.trials", "validate.labels", "validate.classes",
+}  # fmt: skip
 
 
 def _keys(model: type[BaseModel], within: str = "") -> Iterator[str]:

@@ -115,7 +115,10 @@ def proto() -> onnx.ModelProto:
     return model_of(text, weights).to_onnx()
 
 
-def test_a_model_proto_goes_through_every_command(tmp_path: Path) -> None:
+def test_a_model_proto_goes_through_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxgraft.commands._deployment._Deployment._latency", lambda self: [])
     model, rows = proto(), RNG.random((16, 8)).astype(np.float32)
     assert commands.inspect(model).framework == "onnx"
     commands.surgery(model, tmp_path / "clean.onnx")

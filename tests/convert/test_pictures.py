@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft.commands import convert
+from onnxgraft.commands import convert, surgery
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.presets import PRESETS
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.pictures import KEY, Told, of_metadata, read_told, scaled_by
 from onnxgraft.graph.tensors import TensorSpec
-from onnxgraft.stages.convert import Original
+from onnxgraft.stages.convert import Original, told_by
 from onnxgraft.stages.convert.pictures import KERAS_FAMILIES
 from tests.conftest import model_of
 
@@ -116,6 +116,34 @@ def test_a_size_that_is_free_is_left_to_the_images() -> None:
     assert recipe.color == "rgb"
 
 
+@pytest.mark.parametrize(
+    ("transform", "recipe"),
+    [
+        ("mean_value: 104 mean_value: 117 mean_value: 123 scale: 0.5",
+         Preprocess(mean=(104, 117, 123), scale=(0.5,))),
+        ("mean_value: 127.5 crop_size: 8 mirror: true", Preprocess(mean=(127.5,))),
+        ('mean_file: "mean.binaryproto"', None),
+    ],
+    ids=["per_channel", "one", "file"],
+)  # fmt: skip
+def test_a_data_layer_of_caffe_tells(
+    transform: str, recipe: Preprocess | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "net.prototxt"
+    file.write_text(
+        'layer { name: "data" type: "Data" top: "data" include { phase: TEST } '
+        f"data_param {{ batch_size: 1 }} transform_param {{ {transform} }} }}"
+    )
+    told = told_by(str(file), "caffe", model_of(f"{HEAD} {{ y = Conv(x, w) }}", KERNEL))
+    if recipe is None:
+        assert told is None
+        return
+    assert told is not None
+    found, sentence = assumed(None, "images", {KEY: told.written()}, IMAGE)
+    assert (found.mean, found.scale, found.color) == (recipe.mean, recipe.scale, "bgr")
+    assert "transform_param" in sentence
+
+
 # Keras.
 
 
@@ -142,6 +170,17 @@ def test_a_keras_application_tells_by_its_name(tmp_path: Path) -> None:
     assert told is not None
     assert told.keys == {"preset": "keras-caffe"}
     assert "a Keras application, vgg16" in told.why
+
+
+def test_a_graph_tells_through_a_clean_up_of_its_own(tmp_path: Path) -> None:
+    text = f"{HEAD} {{ a = Mul(x, c) y = Conv(a, w) }}"
+    proto = model_of(text, {"c": np.float32(1 / 255), **KERNEL}).to_onnx()
+    del proto.metadata_props[:]  # as another exporter writes it
+    onnx.save(proto, tmp_path / "model.onnx")
+    surgery(tmp_path / "model.onnx", tmp_path / "clean.onnx")
+    told = read_told(Model.load(tmp_path / "clean.onnx").metadata)
+    assert told is not None
+    assert told.keys == {"color": "rgb", "fit": True}
 
 
 def test_an_unknown_keras_model_tells_nothing(tmp_path: Path) -> None:

@@ -66,6 +66,13 @@ def test_a_file_that_changed_is_not_run(file: Path) -> None:
         named.loaded(True, "a passport")
 
 
+def test_what_is_hashed_is_what_is_run_and_nothing_is_left_beside_it(file: Path) -> None:
+    assert Function.load(f"{file}:thrice")(2) == 6
+    file.write_text(file.read_text().replace("3 *", "4 *"))  # in the same second, as long as it was
+    assert Function.load(f"{file}:thrice")(2) == 8
+    assert {path.name for path in file.parent.iterdir()} == {"mine.py", "mine.ran"}
+
+
 def test_a_callable_of_python_is_not_found_by_its_name_alone() -> None:
     with pytest.raises(InputError, match=r"a function in Python that is not written in a file"):
         Function("__main__.mine", "0" * 64).loaded(True, "a passport")

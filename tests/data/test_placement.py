@@ -89,7 +89,7 @@ def test_padding_is_below_and_on_the_right(tmp_path: Path) -> None:
 def test_gray_pixels_are_centred_and_divided_by_the_deviation(tmp_path: Path) -> None:
     gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
     cv2.imwrite(str(tmp_path / "a.png"), gray)
-    recipe = Preprocess(color="gray", mean=(2.0,), scale=(3.0,), std=(4.0,))
+    recipe = Preprocess.model_validate({"color": "gray", "mean": 2, "scale": 3.0, "std": 4})
     for spec in (TensorSpec("x", "float32", shape) for shape in (("N", 1, 3, 4), ("N", 3, 4, 1))):
         (sample,) = open_samples(tmp_path, [spec], recipe)
         expected = (gray.astype(np.float32) - 2) * 3 / 4

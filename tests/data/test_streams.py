@@ -16,6 +16,7 @@ from onnxgraft.data.functions import Function
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.data.split import split, without
+from onnxgraft.data.streams import _Store
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, TensorSpec
 
@@ -200,6 +201,17 @@ def test_samples_travel_to_another_process() -> None:
     sent = pickle.dumps(samples)
     done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True)
     assert float(done.stdout) == ROWS.sum() + 6
+
+
+def test_samples_whose_process_is_gone_are_not_taken_for_others(tmp_path: Path) -> None:
+    samples = open_samples(list(ROWS), [VECTOR])
+    state = samples.arrays["x:0"]._store.__getstate__()  # type: ignore[attr-defined]
+    other = tmp_path / "other"
+    other.write_bytes(bytes(state["size"]))
+    for path in (str(other), str(tmp_path / "none")):
+        store = object.__new__(_Store)
+        with pytest.raises(InputError, match=r"samples that Python gave .* use one worker"):
+            store.__setstate__({**state, "path": path})
 
 
 def test_mapped_arrays_travel_too(tmp_path: Path) -> None:

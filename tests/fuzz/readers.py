@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from onnxgraft.commands._recipe import read_preprocess, read_recipe, read_tables
+from onnxgraft.commands._recipe import read_recipe, read_tables
 from onnxgraft.data.classes import find_classes
 from onnxgraft.data.image_header import stored_form
 from onnxgraft.data.labels import read_labels
@@ -228,7 +228,7 @@ def _cache(path: Path) -> None:
 
 def _recipe(path: Path) -> None:
     errors = []
-    for read in (read_recipe, read_preprocess, read_tables):
+    for read in (read_recipe, read_tables):
         try:
             read(path)
         except OnnxgraftError as error:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from onnxgraft.graph.model import Model
-from onnxgraft.stages.quantize import quantize
+from onnxgraft.stages.quantize import placement, quantize, retarget
 from onnxgraft.stages.quantize.place.costs import costs, shares
-from onnxgraft.targets import target_names
+from onnxgraft.targets import find_target, target_names
 from tests.conftest import model_of
-from tests.quantize.networks import ranges_of, samples_of, weights
+from tests.quantize.networks import infer, ranges_of, samples_of, sqnr, weights
 
 TARGETS = target_names()
 
@@ -103,12 +103,38 @@ def test_shares_add_up_to_one() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_recurrent_layers_are_named_as_float(tmp_path: Path, target: str) -> None:
+def test_recurrent_layers_run_in_int8_or_are_named_with_the_target(
+    tmp_path: Path, target: str
+) -> None:
     model = recurrent()
     _, report = quantize(model, ranges_of(model, samples_of(model, tmp_path)), target)
-    assert report.layers == ["dense"]
     reasons = {layer.name: layer.reason for layer in report.float_layers}
-    assert "LSTM" in reasons["memory"] and "GRU" in reasons["gated"]
+    assert {*report.layers, *reasons} == {"dense", "memory", "gated"}
+    able = find_target(target).placement.recurrent
+    for name, op in (("memory", "LSTM"), ("gated", "GRU")):
+        assert (name in report.layers) == (op in able)
+        assert op in able or f"{target} has no INT8 {op}" in reasons[name]
+
+
+def test_an_lstm_that_is_float_in_a_given_graph_stays_so(tmp_path: Path) -> None:
+    model = recurrent()
+    graph, _ = quantize(model, ranges_of(model, samples_of(model, tmp_path)), "openvino")
+    assert set(retarget(graph, placement("onnxruntime")).float_layers) == {"memory"}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_onnxruntimes_own_lstm_is_taken_to_another_form(tmp_path: Path, target: str) -> None:
+    model = recurrent()
+    graph, _ = quantize(model, ranges_of(model, samples_of(model, tmp_path)), "onnxruntime")
+    taken = retarget(graph, placement(target))
+    again, report = quantize(
+        taken.model, taken.ranges, target, keep_float=taken.float_layers, improved=taken.improved
+    )
+    assert ("memory" in report.layers) == ("LSTM" in find_target(target).placement.recurrent)
+    feeds = next(iter(samples_of(model, tmp_path, 1, seed=8))).feeds
+    right, found = infer(graph, feeds), infer(again, feeds)
+    for name, value in right.items():
+        assert sqnr(value, found[name]) > (120 if target == "onnxruntime" else 25)
 
 
 def test_the_command_tells_reasons_and_shares(tmp_path: Path, cli: Any) -> None:
@@ -117,11 +143,11 @@ def test_the_command_tells_reasons_and_shares(tmp_path: Path, cli: Any) -> None:
     ranges_of(model, samples_of(model, tmp_path)).save(tmp_path / "ranges.json")
     given = [
         "quantize", tmp_path / "model.onnx", "--ranges", tmp_path / "ranges.json",
-        "--target", "tensorrt", "-o", tmp_path / "int8.onnx",
+        "--target", "openvino", "-o", tmp_path / "int8.onnx",
     ]  # fmt: skip
     told = {name: f"{share:.1%}" for name, share in shares(model).items()}
     printed = " ".join(cli(*given).stdout.split())
-    assert f"has no range; {told['memory']} of the multiplications" in printed
+    assert f"what the graph says; {told['memory']} of the multiplications" in printed
     layers = json.loads(cli(*given, "--json").stdout)["float_layers"]
     assert {layer["name"]: f"{layer['share']:.1%}" for layer in layers} == {
         name: told[name] for name in ("memory", "gated")

@@ -9,6 +9,7 @@ import pytest
 
 from onnxgraft.errors import InputError
 from onnxgraft.stages.quantize import placement, placement_text, quantize, read_placement
+from onnxgraft.stages.quantize.place.ready import fingerprint
 from onnxgraft.targets import target_names
 from tests.conftest import model_of
 from tests.quantize.networks import pair, ranges_of, samples_of, weights
@@ -53,6 +54,14 @@ def test_a_changed_table_is_followed(tmp_path: Path) -> None:
         ('also = "Add"', "also is 'Add'; write a list"),
         ('target = "openvino"', "is a table for openvino, not for tensorrt"),
         ("tokens = -1", "tokens is -1; write a number"),
+        ("stored = 4", "stored is 4; write { int4 = "),
+        ("stored = { int3 = 4 }", "weights are not stored as int3; did you mean"),
+        ("stored = { int4 = 32 }", "int4 of stored is 32; write { int4 = "),
+        ('stored = { int4 = { op = "MatMulNBit", block = 32 } }', "stored has 'MatMulNBit'"),
+        (
+            'stored = { int4 = { op = "DequantizeLinear", block = 48 } }',
+            "the block of int4 is 48; 0 or one of 16, 32, 64, 128, 256",
+        ),
         ("= 3", "not a TOML file"),
     ],
     ids=lambda value: value if " " not in value else None,
@@ -108,3 +117,21 @@ def test_a_layer_whose_result_others_read_too_does_not_add(tmp_path: Path) -> No
 
 def test_openvino_gets_no_quantized_shortcut(tmp_path: Path) -> None:
     assert shortcut(SHORTCUT, tmp_path, "openvino") == ["second", "relu"]
+
+
+def test_a_constant_that_was_looked_at_leaves_a_graph_the_same() -> None:
+    """It was numbers of a field in the file, and becomes bytes when it is read."""
+    model = model_of(
+        """
+        network (float[N, 8] x) => (float[N, 8] y) {
+            two = Constant <value = float {2.0}> ()
+            a = Mul (x, two)
+            y = MatMul (a, w)
+        }
+        """,
+        weights({"w": (8, 8)}),
+    )
+    before = fingerprint(model)
+    (constant,) = [node for node in model.graph.nodes if node.op == "Constant"]
+    assert constant.attrs["value"].values == 2
+    assert fingerprint(model) == before

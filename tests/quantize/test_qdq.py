@@ -25,6 +25,7 @@ from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.targets import target_names
 from tests.conftest import model_of, outputs_of
 from tests.processor import exact_sums
+from tests.quantize.networks import sqnr, weights
 
 TARGETS = target_names()
 SYMMETRIC = ["tensorrt", "openvino"]
@@ -830,3 +831,25 @@ def test_an_opset_without_scales_per_channel_is_raised(tmp_path: Path, target: s
 def test_an_unknown_target_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'tensort'; did you mean tensorrt\?"):
         quantized(chain(), tmp_path, "tensort")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_gemm_whose_bias_is_computed_is_float_where_kernels_add_constants_alone(
+    target: str, tmp_path: Path
+) -> None:
+    text = """
+    network (float[N, 16] x) => (float[N, 8] y) {
+        c = MatMul (x, w2)
+        [layer] y = Gemm (x, w1, c)
+    }
+    """
+    model = model_of(text, weights({"w1": (16, 8), "w2": (16, 8)}))
+    graph, report = quantize(model, ranges_of(model, tmp_path), target)
+    assert ("layer" in report.layers) == (target != "onnxruntime")
+    run = OnnxRuntime(graph.to_onnx(), save_optimized=tmp_path / "optimized.onnx")
+    run.close()
+    nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
+    if target == "onnxruntime":  # what is in integers is so in its kernels
+        assert "DequantizeLinear" not in [node.op_type for node in nodes]
+    feeds = {"x": np.random.default_rng(1).standard_normal((3, 16)).astype(np.float32)}
+    assert sqnr(infer(model, feeds)["y"], infer(graph, feeds)["y"]) > 25

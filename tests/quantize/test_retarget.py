@@ -331,3 +331,26 @@ def test_options_that_contradict_each_other_are_refused(
     )  # fmt: skip
     assert done.returncode == 2
     assert said in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_a_trained_graph_is_validated_beside_its_engine(
+    target: str, tmp_path: Path, cli: Cli
+) -> None:
+    original, made = tmp_path / "qat.onnx", tmp_path / "int8.onnx"
+    trained().save(original)
+    rng = np.random.default_rng(3)
+    np.savez(tmp_path / "data.npz", image=rng.normal(size=(8, 3, 8, 8)).astype(np.float32))
+    given = ["--target", target, "-o"]
+    done = cli("quantize", original, "--from-qdq", *given, made)
+    assert done.returncode == 0, done.stderr
+    done = cli("build", made, *given, tmp_path / "qat.engine")
+    assert done.returncode == 0, done.stderr
+    data = ["--data", tmp_path / "data.npz", "--json"]
+    done = cli("validate", original, tmp_path / "qat.engine", *data)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["samples"] == 8
+    (output,) = report["candidates"][1]["outputs"]
+    # A value in the middle between two integers may become either.
+    assert output["cosine"] > 0.9999, output

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.run.depth import depths
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.tolerances import LEAST_SQNR, PEAKY_ROUNDING, USUAL_ROUNDING, least_sqnr
 from onnxgraft.stages.quantize import calibrate, quantize
+from onnxgraft.stages.quantize.place.ready import fingerprint
 from tests.conftest import model_of
 from tests.quantize.networks import PAIR, PAIR_SHAPES, weights
 
@@ -38,6 +40,34 @@ def test_each_quantized_tensor_on_the_way_counts_once(
     ranges = calibrate(model, open_samples(place, model.inputs), "minmax")
     graph, _ = quantize(model, ranges, target, keep_float=dict.fromkeys(kept, "asked for"))
     assert depths(graph) == {"y": depth}
+
+
+def test_in_a_body_inputs_and_weights_count() -> None:
+    text = """
+    net (bool go, float[1, 2] x) => (float[1, 2] y) {
+        y = If (go) <
+            then_branch = one () => (float[1, 2] a) {
+                q = QuantizeLinear (x, s, z)
+                d = DequantizeLinear (q, s, z)
+                v = DequantizeLinear (w, s, z)
+                a = MatMul (d, v)
+            },
+            else_branch = other () => (float[1, 2] b) { b = Identity (x) }
+        >
+    }
+    """
+    constants = {"s": np.float32(0.1), "z": np.int8(0), "w": np.ones((2, 2), np.int8)}
+    assert depths(model_of(text, constants)) == {"y": 2}
+
+
+def test_an_lstm_that_quantizes_itself_counts_input_state_and_weights() -> None:
+    text = """
+    net (float[3, 1, 2] x) => (float[3, 1, 1, 2] y) { y = LSTM <hidden_size = 2> (x, w, r) }
+    """
+    model = model_of(text, weights({"w": (1, 8, 2), "r": (1, 8, 2)}))
+    ranges = Ranges("minmax", 0, fingerprint(model), "", "", {})
+    assert depths(quantize(model, ranges, "onnxruntime")[0]) == {"y": 3}
+    assert depths(quantize(model, ranges, "tensorrt")[0]) == {"y": 1}
 
 
 def test_the_longer_way_counts_where_two_meet() -> None:

@@ -14,6 +14,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run import exact as module
 from onnxgraft.run.exact import exact, exact_graph
+from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import model_of
 from tests.run import textbook
 
@@ -95,6 +96,46 @@ def test_a_layer_of_groups_is_the_textbooks(op: str) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("zeros", [0, 9])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_a_depthwise_layer_of_a_scale_per_channel_is_the_textbooks(op: str, zeros: int) -> None:
+    model, feeds = layer(np.random.default_rng(4), op, "uint8", 0, 127, 4, "float", group=4)
+    constants = {tensor.name: tensor for tensor in model.graph.tensors().values()}
+    constants["s"].values = np.float32([0.01, 0.02, 0.05, 0.03])
+    constants["z"].values = (np.arange(4) * zeros).astype(np.uint8)
+    wanted = textbook.run(model.to_onnx(), feeds)["y"]
+    found = outputs(model, feeds)["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
+    assert "DequantizeLinear" not in kinds(model)
+
+
+def test_a_layer_behind_a_concat_of_one_scale_is_the_textbooks() -> None:
+    rng = np.random.default_rng(5)
+    model = model_of(
+        "net (float[N,2,6,5] a, float[N,3,6,5] b) => (float y) {"
+        " p = QuantizeLinear(a, s, z)  q = QuantizeLinear(b, s, t)"
+        " c = DequantizeLinear(p, s, z)  d = DequantizeLinear(q, s, t)"
+        " x = Concat<axis=1>(c, d)  k = DequantizeLinear<axis=0>(w, ws)  y = Conv(x, k) }",
+        {
+            "s": np.float32(0.02), "z": np.uint8(7), "t": np.int8(0),
+            "w": integers(rng, (4, 5, 3, 3), "int8", 127),
+            "ws": rng.uniform(1e-3, 1e-2, 4).astype(np.float32),
+        },
+    )  # fmt: skip
+    feeds = {
+        name: rng.standard_normal((2, count, 6, 5)).astype(np.float32)
+        for name, count in (("a", 2), ("b", 3))
+    }
+    wanted = textbook.run(model.to_onnx(), feeds)["y"]
+    found = outputs(model, feeds)["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
+    assert "DequantizeLinear" not in kinds(model)
+
+
+def kinds(model: Model) -> list[str]:
+    return [node.op_type for node in exact_graph(model).graph.node]
+
+
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose", "Gemm", "MatMul"])
 def test_a_sum_that_float32_does_not_hold_is_split_and_exact(op: str) -> None:
     # All products at their largest: 127 * 255 * 9 * 96 is beyond 2^24.
@@ -107,8 +148,8 @@ def test_a_sum_that_float32_does_not_hold_is_split_and_exact(op: str) -> None:
     shape = (1, inputs, 6, 5) if op.startswith("Conv") else (1, inputs)
     feeds = {"x": np.full(shape, 1e3, np.float32)}
     wanted = textbook.run(model.to_onnx(), feeds)["y"]
-    kinds = [node.op_type for node in exact_graph(model).graph.node]
-    assert kinds.count("Slice") > 1
+    made = kinds(model)
+    assert made.count("Slice") > 1
     np.testing.assert_allclose(outputs(model, feeds)["y"], wanted, rtol=2.0**-24, atol=0)
 
 
@@ -234,3 +275,26 @@ def test_a_float_graph_runs_as_it_is() -> None:
     assert len(exact_graph(model).graph.node) == 1
     value = np.array([[-1, 0, 1, 2]], np.float32)
     np.testing.assert_array_equal(outputs(model, {"x": value})["y"], np.maximum(value, 0))
+
+
+@pytest.mark.parametrize("op", ["Gemm", "Conv", "ConvTranspose"])
+def test_a_bias_that_is_computed_is_added(op: str) -> None:
+    shape = "N, 4" if op == "Gemm" else "N, 4, 5, 5"
+    text = f"""
+    network (float[{shape}] x, float[4] c) => (float[{shape}] y) {{
+        q = QuantizeLinear (x, s, z)
+        d = DequantizeLinear (q, s, z)
+        v = DequantizeLinear (w, s, z)
+        b = Neg (c)
+        y = {op} (d, v, b)
+    }}
+    """
+    rng = np.random.default_rng(0)
+    kernel = (4, 4) if op == "Gemm" else (4, 4, 1, 1)
+    stored = rng.integers(-99, 99, kernel).astype(np.int8)
+    model = model_of(text, {"s": np.float32(0.02), "z": np.int8(0), "w": stored})
+    sizes = (3, 4) if op == "Gemm" else (3, 4, 5, 5)
+    feeds = {"x": rng.standard_normal(sizes).astype(np.float32), "c": np.arange(4, dtype="f4")}
+    with exact(model) as session, OnnxRuntime(model.to_onnx(), optimize=False) as plain:
+        right, found = plain.infer(feeds)["y"], session.infer(feeds)["y"]
+    np.testing.assert_allclose(found, right, atol=1e-5)

@@ -115,6 +115,7 @@ def max_pool(x: Numbers, *, kernel_shape: Any, strides: Any) -> Numbers:
 
 OPERATORS: dict[str, Any] = {
     "Add": lambda a, b: a + b,
+    "Concat": lambda *parts, axis: np.concatenate(parts, axis),
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "DequantizeLinear": dequantize,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
+from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import model_of
 from tests.surgery.helpers import ROUNDING, assert_same, clean, normal, positive, refusal
 
@@ -174,3 +178,35 @@ def test_a_batch_norm_of_another_axis_than_the_rows_is_refused() -> None:
         {"w": normal(4, 3, seed=1)} | STATISTICS,
     )
     assert_refused(before, "channels are not the layer's")
+
+
+# x (1 + erf(x / sqrt 2)) / 2, and what approximates it, as exporters spell them.
+GELUS = {
+    "erf": "s = Div(x, root) e = Erf(s) a = Add(e, one) p = Mul(x, a) n = Mul(p, half)",
+    "erf_divided": "s = Mul(x, unroot) e = Erf(s) a = Add(one, e) p = Mul(a, x) n = Div(p, two)",
+    "tanh": (
+        "c = Pow(x, three) d = Mul(c, small) f = Add(x, d) s = Mul(f, big) e = Tanh(s) "
+        "a = Add(e, one) p = Mul(x, a) n = Mul(half, p)"
+    ),
+}
+NUMBERS = {
+    "root": 2**0.5, "unroot": 0.5**0.5, "one": 1.0, "half": 0.5, "two": 2.0, "three": 3.0,
+    "small": 0.044715, "big": (2 / np.pi) ** 0.5,
+}  # fmt: skip
+
+
+def fused(model: Model, folder: Path) -> list[str]:
+    """Return the operators of onnxruntime's own that it runs."""
+    file = folder / "fused.onnx"
+    with OnnxRuntime(model.to_onnx(), save_optimized=file):
+        return [node.op_type for node in onnx.load(file).graph.node if "Gelu" in node.op_type]
+
+
+@pytest.mark.parametrize("form", GELUS)
+def test_the_half_of_a_gelu_is_left_to_the_runtime(form: str, tmp_path: Path) -> None:
+    numbers = {name: np.array(value, np.float32) for name, value in NUMBERS.items()}
+    before = image(f"{GELUS[form]} y = Conv(n, w)", {"w": normal(6, 4, 3, 3, seed=1)} | numbers)
+    assert_refused(before, "GELU")
+    after, _ = clean(before, PASS)
+    assert fused(after, tmp_path) == fused(before, tmp_path)
+    assert fused(after, tmp_path) == ["Gelu"] or form != "erf"

@@ -24,6 +24,7 @@ from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.run.tolerances import (
     HALF_LAYER_TOLERANCE,
     LAYER_TOLERANCE,
+    LEAST_INT4_LAYER_SQNR,
     LEAST_LAYER_SQNR,
     LEAST_RANGE_SQNR,
 )
@@ -39,6 +40,9 @@ from onnxgraft.stages.validate.divergence.shared import Inside, Shared, inside_o
 from onnxgraft.stages.validate.report import LayerRow
 
 __all__ = ["Bisection", "Divergence", "bisect", "find_divergence"]
+
+# What a layer in integers has to keep, in dB.
+_LEAST_KEPT = {"int8": LEAST_LAYER_SQNR, "int4": LEAST_INT4_LAYER_SQNR}
 
 LARGEST_HALF = 65504.0
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16,
@@ -361,9 +365,11 @@ class _Search:
                 f"{int(lost.sum())} values are NaN or infinite where the original's are finite, "
                 f"up to {largest:.4g}{why}"
             )
-        if precision == "int8":
-            return None if kept >= LEAST_LAYER_SQNR else (
-                f"its SQNR in INT8 is {kept:.1f} dB, at least {LEAST_LAYER_SQNR:.0f} are required"
+        least = _LEAST_KEPT.get(precision)
+        if least is not None:
+            return None if kept >= least else (
+                f"its SQNR in {precision.upper()} is {kept:.1f} dB, at least {least:.0f} are "
+                "required"
             )  # fmt: skip
         allowed = (
             self.tolerance if precision == "fp32" else max(self.tolerance, HALF_LAYER_TOLERANCE)

@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 
 from onnxgraft.graph.inference import infer
+from onnxgraft.graph.messages import bodies
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.operators import QUANTIZERS, is_op
+from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, is_op
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.run.answers import adapted
 from onnxgraft.run.session import OnnxRuntime
@@ -30,8 +31,9 @@ HALF_TYPES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 # What computes in integers, and so rounds.
 _INTEGER_OPS = frozenset({
     "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv",
-    "QLinearMatMul", "QuantizeLinear",
+    "QLinearMatMul", "QuantizeLinear", DYNAMIC_LSTM,
 })  # fmt: skip
+_FOUR_BITS = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
 
 
 @dataclass(frozen=True)
@@ -179,13 +181,16 @@ class ForcedGraph:
                 else:
                     waiting.append(name)
         kinds = [self._precision(node) for node in nodes.values()]
-        precision = "int8" if "int8" in kinds else "fp16" if "fp16" in kinds else "fp32"
+        precision = next((kind for kind in ("int4", "int8", "fp16") if kind in kinds), "fp32")
         return Segment(tuple(nodes.values()), frozenset(given), precision)
 
     def _precision(self, node: onnx.NodeProto) -> str:
-        if is_op(node, *_INTEGER_OPS, domain=QUANTIZERS):
-            return "int8"
         types = {self.types.get(name) for name in (*node.input, *node.output)}
+        if is_op(node, "MatMulNBits", domain=MICROSOFT):
+            bits = next((a.i for a in node.attribute if a.name == "bits"), 4)
+            return "int4" if bits <= 4 else "int8"
+        if _in_integers(node):
+            return "int4" if types & _FOUR_BITS else "int8"
         return "fp16" if types & set(HALF_TYPES) else "fp32"
 
     def run(self, wanted: Sequence[str], given: Mapping[str, Array], feeds: Feeds) -> Outputs:
@@ -268,3 +273,13 @@ def _captured(node: onnx.NodeProto) -> Iterable[str]:
         for inner in body.node:
             yield from (name for name in _reads(inner) if name not in own)
         yield from (value.name for value in body.output if value.name not in own)
+
+
+def _in_integers(node: onnx.NodeProto) -> bool:
+    """Tell whether a node computes in integers, or one in a body of it does."""
+    return is_op(node, *_INTEGER_OPS, domain=QUANTIZERS) or any(
+        _in_integers(inner)
+        for attribute in node.attribute
+        for body in bodies(attribute)
+        for inner in body.node
+    )

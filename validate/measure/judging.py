@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from onnxgraft.run.depth import FOUR_BITS
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.saturation import Ends
@@ -180,6 +181,8 @@ def _kept(candidate: Candidate, name: str, difference: Difference) -> str:
     why = (
         "its graph is not known; name it with --graph"
         if depth is None
+        else f"weights in 4 bits make as much noise as {depth} roundings to 8 bits"
+        if depth >= FOUR_BITS
         else f"{depth} roundings to 8 bits, one after the other"
         if depth > 1
         else "one rounding to 8 bits"

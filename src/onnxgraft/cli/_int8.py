@@ -210,6 +210,22 @@ def quantize(
             help="Quantize layers; --no-int8 with --float fp16 writes an FP16 graph.",
         ),
     ] = True,
+    weights: Annotated[
+        Literal["int8", "int4"] | None,
+        typer.Option(
+            rich_help_panel=QUANTIZATION,
+            help="Store the weights of MatMul and Gemm as these integers and leave activations in "
+            "float; needs no --ranges.",
+        ),
+    ] = None,
+    block: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=QUANTIZATION,
+            help="With --weights, how many weights share a scale: 16, 32, 64, 128 or 256.",
+        ),
+    ] = None,
     on_overflow: Annotated[
         Literal["keep", "rescale", "ignore"],
         typer.Option(
@@ -223,7 +239,7 @@ def quantize(
         typer.Option(
             metavar="DATA",
             rich_help_panel=DATA,
-            help="Calibration data, which --improve works on.",
+            help="Calibration data, which --improve and the rounding of --weights work on.",
         ),
     ] = None,
     improve: Annotated[
@@ -317,7 +333,7 @@ def quantize(
     ] = None,
     as_json: Json = False,
 ) -> Result:
-    """Write the INT8 graph that a target wants, or a mix of INT8 and float within a budget."""
+    """Write the INT8 graph that a target wants, a mix within a budget, or weights in integers."""
     from onnxgraft import commands
     from onnxgraft.errors import InputError
 
@@ -327,7 +343,8 @@ def quantize(
     return commands.quantize(
         model, target, out, ranges=ranges, cache=cache, from_qdq=from_qdq,
         set_range=set_range, overrides=overrides,
-        keep_float=keep_float, floats=chosen, int8=int8, on_overflow=on_overflow, samples=samples,
+        keep_float=keep_float, floats=chosen, int8=int8, weights=weights, block=block,
+        on_overflow=on_overflow, samples=samples,
         improve=improve, budget=budget, data=data, preprocess=preprocess,
         postprocess=postprocess, trust=trust_of(trust), labels=labels, classes=classes,
         metric_output=metric_output,

@@ -146,7 +146,8 @@ def quantized(done: Quantized, console: Console) -> None:
 def _int8_lines(done: Int8Graph, out: str) -> list[str]:
     report = done.report
     total = len(report.layers) + len(report.float_layers)
-    lines = [f"{out}: {len(report.layers)} of {total} layers in INT8"]
+    what = f"with {report.weights.upper()} weights" if report.weights else "in INT8"
+    lines = [f"{out}: {len(report.layers)} of {total} layers {what}"]
     if done.search is not None:
         lines += _mixes(done.search)
     lines += [f"  in float: {layer.name} ({layer})" for layer in report.float_layers]

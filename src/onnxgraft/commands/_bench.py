@@ -13,11 +13,12 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from onnxgraft.commands._arguments import Numbers, numbers
-from onnxgraft.commands._opening import Given, Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
 from onnxgraft.files.trust import Trust, trusts
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.quantized import stored_weights
 from onnxgraft.progress import track
 from onnxgraft.stages.convert import Original, written
 from onnxgraft.stages.engine import graph_precision
@@ -131,10 +132,10 @@ class Benched:
 
 
 def bench(
-    engines: Sequence[Given],
+    engines: Sequence[ModelGiven],
     *,
     batch: Numbers = "1,4,16,32,64",
-    against: Given = None,
+    against: ModelGiven = None,
     weights: Place | None = None,
     rounds: int = 5,
     runs: int = 10,
@@ -198,9 +199,10 @@ def bench_targets(
 def _kind(path: Place, trust: bool) -> tuple[Literal["engine", "onnx"], str]:
     file = existing_file(path, "the engine")
     if passport_path(file).is_file():
-        return "engine", read_passport(file).precision
+        return "engine", read_passport(file).label
     if file.suffix == ".onnx":
-        return "onnx", graph_precision(Model.load(file))
+        model = Model.load(file)
+        return "onnx", stored_weights(model) or graph_precision(model)
     if not trust:
         read_passport(file)  # says what is missing
     return "engine", ""

@@ -11,7 +11,7 @@ from onnxgraft.commands._arguments import Numbers, ShapesGiven, numbers
 from onnxgraft.commands._arguments import shapes as _shapes
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._evidence import evidence
-from onnxgraft.commands._opening import Given, Place, as_model
+from onnxgraft.commands._opening import ModelGiven, Place, as_model
 from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
@@ -59,7 +59,7 @@ class BuiltEngine:
 
 
 def build(
-    model: Given,
+    model: ModelGiven,
     out: Place,
     *,
     target: str | None = None,
@@ -153,11 +153,11 @@ def build(
 
 
 def bundle(
-    model: Given,
+    model: ModelGiven,
     out: Place,
     *,
     precision: Precision | None = None,
-    float_model: Given = None,
+    float_model: ModelGiven = None,
     calibration: Place | None = None,
     shapes: ShapesGiven = None,
     min_shapes: ShapesGiven = None,

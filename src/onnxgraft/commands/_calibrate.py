@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._assumed import assumed
-from onnxgraft.commands._opening import Given, Place, as_model
+from onnxgraft.commands._opening import ModelGiven, Place, as_model
 from onnxgraft.commands._recipe import PreprocessGiven, given_tables
 from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import Data, Samples, as_samples, overlap
@@ -58,7 +58,7 @@ class Calibrated:
 
 
 def calibrate(
-    model: Given,
+    model: ModelGiven,
     out: Place | None = None,
     *,
     data: Data = None,

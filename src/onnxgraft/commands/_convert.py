@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnxgraft.commands._integer_kernels import held_by_rounding
-from onnxgraft.commands._opening import Given, Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files import atomic, check_place
 from onnxgraft.files.trust import Trust
@@ -92,7 +92,7 @@ class Converted:
 
 
 def convert(
-    model: Given,
+    model: ModelGiven,
     out: Place | None = None,
     *,
     weights: Place | None = None,

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._deployment import run_recipe
-from onnxgraft.commands._opening import Given as ModelGiven
-from onnxgraft.commands._opening import Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.commands._recipe import (
     DEFAULT_TARGETS,
     PostprocessGiven,
@@ -58,9 +57,9 @@ def deploy(
         recipe: A recipe (``.toml``) or a model file; or the recipe itself, or a model as `convert`
             takes it.
         out: A folder, made if it is not there; None takes ``NAME.onnxgraft``. It holds
-            ``model.onnx``, ``ranges.json``, for each target ``model.int8.TARGET.onnx`` and an
-            engine with its passport, and the report as ``report.html``, ``report.json`` and
-            ``junit.xml``.
+            ``model.onnx``, ``ranges.json``, for each target ``model.int8.TARGET.onnx`` (or
+            ``int4``) and an engine with its passport, and the report as ``report.html``,
+            ``report.json`` and ``junit.xml``.
         data: Of a model file: the data to calibrate on; a path, samples, or arrays, an iterable, a
             dataset, a loader, or a function that returns one: see `open_samples`.
         validate_on: Of a model file: the data to validate on; None keeps a quarter of ``data`` for

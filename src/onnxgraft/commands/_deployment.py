@@ -20,7 +20,7 @@ from onnxgraft.commands._blame import guilty_pass
 from onnxgraft.commands._budget import read_budget
 from onnxgraft.commands._calibrate import measured
 from onnxgraft.commands._evidence import engine_row, evidence, hash_of_data, record_accuracy
-from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
+from onnxgraft.commands._int8 import QuantizeOptions, check_weights, int8_graph
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
 from onnxgraft.commands._reads import file_reads, function_reads, model_reads, sample_reads
@@ -76,7 +76,7 @@ from onnxgraft.stages.validate import (
 )
 from onnxgraft.stages.validate.report import LatencyRow, Report, StageRow
 from onnxgraft.stages.validate.views.gallery import gallery_rows, range_rows
-from onnxgraft.targets import find_target
+from onnxgraft.targets import Precision, find_target
 from onnxgraft.targets.cpu import Cpu, find_cpu
 
 __all__ = ["run_recipe", "slower"]
@@ -95,6 +95,8 @@ _RANGES = f"{HIDDEN}ranges.json"
 _SIDES = ("inputs", "outputs")
 # An engine that is slower than the float graph by more than noise is told.
 _SLOWER = 1.05
+# In the names of engines that are to be faster, or smaller.
+_INTEGERS = ("int8", "int4")
 
 
 def run_recipe(
@@ -137,7 +139,8 @@ def slower(latency: Sequence[LatencyRow], reference: str) -> list[str]:
         f"{row.name} is slower here than {reference}: {row.median_ms:.2f} ms against "
         f"{floats[row.batch]:.2f} for a batch of {row.batch}"
         for row in latency
-        if "int8" in row.name and row.median_ms > _SLOWER * floats.get(row.batch, math.inf)
+        if any(kind in row.name for kind in _INTEGERS)
+        and row.median_ms > _SLOWER * floats.get(row.batch, math.inf)
     ]
 
 
@@ -199,6 +202,14 @@ class _Deployment:
 
     def _run(self) -> None:
         recipe, report, stage = self.recipe, self.report, self.stages.stage
+        quantizing = recipe.quantize
+        check_weights(
+            quantizing.weights, quantizing.block,
+            {
+                "[quantize] budget": quantizing.budget is not None,
+                "[quantize] improve": "improve" in quantizing.model_fields_set,
+            },
+        )  # fmt: skip
         section = recipe.validation
         if section.metric is not None:
             make_metric(section.metric, section.classes)  # an unknown name is told first
@@ -226,8 +237,9 @@ class _Deployment:
         self.opened.forget()
         with stage("surgery"):
             self._clean()
-        with stage("calibrate"):
-            self._calibrate()
+        if quantizing.weights is None:
+            with stage("calibrate"):
+                self._calibrate()
         for target in recipe.targets:
             with stage(f"quantize for {target}"):
                 self._quantize(target)
@@ -238,7 +250,8 @@ class _Deployment:
             self._validate()
         with stage("layers"):
             self._look_inside()
-            report.ranges = range_rows(self._ranges, self._kept_ranges())
+            if quantizing.weights is None:
+                report.ranges = range_rows(self._ranges, self._kept_ranges())
         self.stack.close()  # an open runtime would disturb the timing
         with stage("bench"):
             self._bench()
@@ -321,7 +334,11 @@ class _Deployment:
         first, second = recipe.calibrate, recipe.validation
         open_ = partial(as_samples, inputs=inputs, preprocess=recipe.preprocess, names=self.names)
         if second.data is None or _same(first.source, second.source):
-            everything = open_(first.source)
+            # Of what never ends no more is read than what both take of it.
+            most = None if None in (first.images, second.images) else 4 * max(
+                first.images or 0, second.images or 0
+            )  # fmt: skip
+            everything = open_(first.source, images=most if is_data(first.source) else None)
             calibration, validation = split(
                 everything, first.seed, calibrate=first.images, validate=second.images
             )
@@ -418,18 +435,20 @@ class _Deployment:
         floats = section.float.get(target, "fp32")
         table = quantize.placement(target, cpu)
         budget = None if section.budget is None else read_budget(section.budget)
-        graph = _int8(target)
+        graph = self._integers(target)
 
         def make(folder: Path, part: Report) -> None:
             cleaned = self._graph("model.onnx")
             done = int8_graph(
-                cleaned, self._ranges,
+                cleaned, self._ranges if section.weights is None else None,
                 QuantizeOptions(
                     table=table,
                     floats=floats,
                     cpu=cpu,
                     keep_float=recipe.keep_float,
-                    improvements=section.improve,
+                    weights=section.weights,
+                    block=section.block,
+                    improvements=() if section.weights is not None else section.improve,
                     calibration=self._fitting,
                     budget=budget,
                     validation=self.validation.fed_to(cleaned.inputs),
@@ -454,7 +473,8 @@ class _Deployment:
             self._save(done.model, folder / graph)
 
         reads = self._of(
-            "model.onnx", "ranges.json", target=target, cpu=cpu.to_json(), floats=floats,
+            "model.onnx", *(("ranges.json",) if section.weights is None else ()),
+            weights=[section.weights, section.block], target=target, cpu=cpu.to_json(), floats=floats,
             table=quantize.placement_text(table), keep_float=recipe.keep_float,
             improve=section.improve, data=self.data["calibration"],
             budget=None if budget is None else [
@@ -463,30 +483,32 @@ class _Deployment:
             ],
         )  # fmt: skip
         made = self._made("quantize", target, reads, make, graph)
-        self._publish(made, {graph: f"INT8 graph for {target}"})
+        self._publish(made, {graph: f"{self._kind.upper()} graph for {target}"})
         nodes = sum(self.report.operators_after.values())
-        self._compare("quantize", f"int8 graph for {target}", graph, nodes)
+        self._compare("quantize", f"{self._kind} graph for {target}", graph, nodes)
 
     def _kept_ranges(self) -> dict[str, Ranges]:
         """Return the ranges that each INT8 graph was made with."""
-        files = {t: self.folders[_int8(t)] / _RANGES for t in self.recipe.targets}
+        files = {t: self.folders[self._integers(t)] / _RANGES for t in self.recipe.targets}
         return {target: Ranges.load(file) for target, file in files.items() if file.is_file()}
 
     def _build(self, target: str) -> None:
         floats = self.recipe.quantize.float.get(target, "fp32")
         cpu, name = self._cpu(target), f"engine.{target}"
         asked = find_target(target).floats.get(floats) == "engine"
-        precision = floats if asked else "int8"
+        whole: Precision | None = "int8" if self.recipe.quantize.weights is None else None
+        precision = floats if asked else whole
         # The hash of the recipe is noted in the passport at the end: not all of it is read here.
         used = evidence(
-            ranges=self.work / "ranges.json", data=self.calibrated_on,
+            ranges=self.work / "ranges.json" if "ranges.json" in self.keys else None,
+            data=self.calibrated_on,
             tables=(self.recipe.preprocess, self.recipe.postprocess),
         )  # fmt: skip
 
         def make(folder: Path, part: Report) -> None:
             with status(f"building for {target}"):
                 passport = engine.build(
-                    self._graph(_int8(target)), folder / name, target, precision=precision,
+                    self._graph(self._integers(target)), folder / name, target, precision=precision,
                     evidence=used, samples=(sample.feeds for sample in self._fitting), cpu=cpu,
                 )  # fmt: skip
             if passport.proven is False:
@@ -494,7 +516,7 @@ class _Deployment:
             part.engines.append(engine_row(f"{target} engine", passport))
 
         reads = self._of(
-            _int8(target), target=target, cpu=cpu.to_json(), precision=precision,
+            self._integers(target), target=target, cpu=cpu.to_json(), precision=precision,
             evidence=asdict(used), data=self.data["calibration"],
         )  # fmt: skip
         made = self._made("build", target, reads, make, name)
@@ -538,7 +560,7 @@ class _Deployment:
                 Candidate(reference, self._allowed.value, floors=self._allowed.floors, ends=limits)
             ]
             for target in self.built:
-                graph = self._graph(_int8(target))
+                graph = self._graph(self._integers(target))
                 deep = self._named(depths(graph), graph)
                 candidates.append(
                     Candidate(self._engine(target), None, section.drop, depths=deep, ends=limits)
@@ -603,7 +625,7 @@ class _Deployment:
             original = self._graph("converted.onnx") if inside else self.original
             with status("comparing every layer"):
                 for target, name in self.built.items():
-                    model = self._graph(_int8(target))
+                    model = self._graph(self._integers(target))
                     found = bisect(original, model, self.probe[0].feeds)
                     if found is None:
                         continue
@@ -743,6 +765,15 @@ class _Deployment:
         )  # fmt: skip
         record_latency(targets, self._made("bench", "latency", reads, make).part.latency)
 
+    @property
+    def _kind(self) -> str:
+        """What layers, or their weights alone, are to be in."""
+        return self.recipe.quantize.weights or "int8"
+
+    def _integers(self, target: str) -> str:
+        """Return the file of the graph in integers for a target."""
+        return f"model.{self._kind}.{target}.onnx"
+
     # What stages make -----------------------------------------------------------------------
 
     def _made(
@@ -774,10 +805,6 @@ class _Deployment:
         for file in made.folder.iterdir():
             if not file.name.startswith(HIDDEN) and file.name != "kept.json":
                 shutil.copyfile(file, self.work / file.name)
-
-
-def _int8(target: str) -> str:
-    return f"model.int8.{target}.onnx"
 
 
 def _engine_of(target: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from onnxgraft.commands._assumed import assumed
-from onnxgraft.commands._opening import Given, Place, engine_at, open_candidate
+from onnxgraft.commands._opening import ModelGiven, Place, engine_at, open_candidate
 from onnxgraft.commands._recipe import PostprocessGiven, PreprocessGiven, agreed, given_tables
 from onnxgraft.data.casting import check_recipe
 from onnxgraft.data.division import image_batch
@@ -90,7 +90,7 @@ class Inferred:
 
 
 def infer(
-    engine: Given,
+    engine: ModelGiven,
     images: Sequence[Place],
     *,
     preprocess: PreprocessGiven = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxgraft.commands._opening import Given, Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.files.trust import Trust
 from onnxgraft.stages.convert import Inspection, Original
 
@@ -10,7 +10,7 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    model: Given,
+    model: ModelGiven,
     *,
     weights: Place | None = None,
     signature: str | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from onnxgraft.commands._budget import Budget, BudgetReport, within_budget
@@ -17,6 +18,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.run.raising import raised
 from onnxgraft.stages.quantize import (
     OLDEST_OPSET,
+    FloatLayer,
     HalfReport,
     Improved,
     Placement,
@@ -27,14 +29,16 @@ from onnxgraft.stages.quantize import (
     explain,
     improve,
     quantize,
+    store_weights,
     to_half,
+    weights_opset,
 )
 from onnxgraft.stages.quantize.place.costs import shares
 from onnxgraft.stages.quantize.place.half import OnOverflow
-from onnxgraft.targets import FLOATS, TARGETS, Floats, find_target
+from onnxgraft.targets import FLOATS, TARGETS, WEIGHT_TYPES, Floats, WeightType, find_target
 from onnxgraft.targets.cpu import Cpu
 
-__all__ = ["PRECISION_KEY", "Int8Graph", "QuantizeOptions", "int8_graph"]
+__all__ = ["PRECISION_KEY", "Int8Graph", "QuantizeOptions", "check_weights", "int8_graph"]
 
 # Where the graph says what it was made for: the float precision is the engine's to choose.
 PRECISION_KEY = "onnxgraft.precision"
@@ -47,6 +51,8 @@ class QuantizeOptions:
     Attributes:
         table: The target's placement.
         int8: Whether there is INT8 at all.
+        weights: What weights alone are stored as, where activations stay float.
+        block: How many of them share a scale; None is the target's.
         floats: ``fp32``, ``fp16`` (written into the graph) or ``bf16`` (noted for OpenVINO, which
             computes in it by itself).
         cpu: The processor that the engine is for; None is this machine's.
@@ -71,6 +77,8 @@ class QuantizeOptions:
 
     table: Placement
     int8: bool = True
+    weights: WeightType | None = None
+    block: int | None = None
     floats: Floats = "fp32"
     cpu: Cpu | None = None
     keep_float: tuple[str, ...] = ()
@@ -145,16 +153,22 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
             f"--float {options.floats}: {table.target} does not compute in it here; "
             f"{' and '.join(able)} can"
         )
-    if options.int8 and ranges is None:
+    if options.int8 and ranges is None and options.weights is None:
         raise InputError("an INT8 graph needs ranges")
     if not options.int8 and (options.budget or options.improvements):
         raise InputError("--no-int8 leaves nothing to improve or to search")
     if options.int8:
-        model, more = raised(model, OLDEST_OPSET)
+        opset = OLDEST_OPSET
+        if options.weights is not None:
+            opset = weights_opset(model, table, options.weights, options.block)
+        model, more = raised(model, opset)
         notes += more
-    done = _int8(model, ranges, options) if options.int8 and ranges is not None else Int8Graph(
-        model.copy(), QuantizeReport(table.target)
-    )  # fmt: skip
+    if options.weights is not None:
+        done = _stored(model, options.weights, options)
+    elif options.int8 and ranges is not None:
+        done = _int8(model, ranges, options)
+    else:
+        done = Int8Graph(model.copy(), QuantizeReport(table.target))
     done.notes[:0] = notes
     if options.explain and options.int8:
         done.remarks = explain(done.model.graph, table)
@@ -165,11 +179,53 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
         )
     done.model.metadata[PRECISION_KEY] = json.dumps({
         "target": table.target,
-        "int8": len(done.report.layers),
+        options.weights or "int8": len(done.report.layers),
         "float": options.floats,
         "improved": list(done.improved),
     })
     return done
+
+
+def check_weights(
+    weights: WeightType | None, block: int | None, others: Mapping[str, bool]
+) -> None:
+    """Refuse what has no meaning where weights alone are stored as integers.
+
+    Args:
+        weights: What they are stored as; None stores none so.
+        block: How many share a scale; None is the target's.
+        others: By the name of an option, whether it is given.
+
+    Raises:
+        InputError: A value is unknown, or something else is given that needs ranges.
+    """
+    if weights is None:
+        if block is not None:
+            raise InputError("--block is of --weights int8 or int4; name one")
+        return
+    if weights not in WEIGHT_TYPES:
+        raise InputError(f"--weights {weights}: {nearest(weights, WEIGHT_TYPES)}")
+    for flag, given in others.items():
+        if given:
+            raise InputError(
+                f"--weights {weights} with {flag}: activations stay float, so that there is "
+                "nothing for it to do; leave one of them out"
+            )
+
+
+def _stored(model: Model, kind: WeightType, options: QuantizeOptions) -> Int8Graph:
+    """Return the graph with stored weights."""
+    graph, report = store_weights(
+        model, options.table, kind, block=options.block, keep_float=options.keep_float,
+        samples=options.calibration, seed=options.seed,
+    )  # fmt: skip
+    report.float_layers = _with_shares(model, report.float_layers)
+    return Int8Graph(graph, report, notes=list(report.notes))
+
+
+def _with_shares(model: Model, layers: list[FloatLayer]) -> list[FloatLayer]:
+    share = shares(model) if layers else {}
+    return [replace(layer, share=share.get(layer.name)) for layer in layers]
 
 
 def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
@@ -203,11 +259,7 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
         prepared.model, prepared.ranges, options.table,
         keep_float=reasons, improved=prepared.improved,
     )  # fmt: skip
-    if report.float_layers:
-        share = shares(prepared.model)
-        report.float_layers = [
-            replace(layer, share=share.get(layer.name)) for layer in report.float_layers
-        ]
+    report.float_layers = _with_shares(prepared.model, report.float_layers)
     notes += report.notes
     return Int8Graph(
         graph, report, search, notes=notes, ranges=prepared.ranges, improved=prepared.methods

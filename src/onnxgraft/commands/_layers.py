@@ -19,9 +19,9 @@ from onnxgraft.stages.validate.report import LayerRow
 __all__ = ["layers_of_engine"]
 
 _PRECISIONS = {
-    "i8": "int8", "u8": "int8", "int8": "int8", "uint8": "int8", "f32": "fp32", "fp32": "fp32",
-    "float": "fp32", "float32": "fp32", "f16": "fp16", "fp16": "fp16", "half": "fp16",
-    "float16": "fp16", "bf16": "bf16", "bfloat16": "bf16",
+    "i4": "int4", "u4": "int4", "i8": "int8", "u8": "int8", "int8": "int8", "uint8": "int8",
+    "f32": "fp32", "fp32": "fp32", "float": "fp32", "float32": "fp32", "f16": "fp16",
+    "fp16": "fp16", "half": "fp16", "float16": "fp16", "bf16": "bf16", "bfloat16": "bf16",
 }  # fmt: skip
 # What OpenVINO appends to the name of a layer that it took a bias from.
 _ENDINGS = ("/WithoutBiases",)

@@ -11,7 +11,7 @@ import numpy as np
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
-from onnxgraft.commands._opening import Given, Place
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.data.casting import cast
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
@@ -60,7 +60,7 @@ class LiteEngine(Resource):
 
     def __init__(
         self,
-        model: Given,
+        model: ModelGiven,
         *,
         target: str | None = None,
         precision: Precision = "fp32",

@@ -9,21 +9,22 @@ from typing import Any
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.files.trust import trusts
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.pictures import KEY
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine as stage
-from onnxgraft.stages.convert import Original, written
+from onnxgraft.stages.convert import Original, told_by, written
 from onnxgraft.stages.engine.passport import passport_path
 from onnxgraft.stages.validate import Recorded
 
 __all__ = [
-    "Given", "Place", "as_model", "engine_at", "is_engine", "open_candidate", "open_reference",
+    "ModelGiven", "Place", "as_model", "engine_at", "is_engine", "open_candidate", "open_reference",
 ]  # fmt: skip
 
 Place = str | os.PathLike[str]
 # A path, or a model as Python holds it: see `onnxgraft.stages.convert.written`.
-Given = Any
+ModelGiven = Any
 
 # What files of frameworks are called; a frozen graph may begin as an engine does.
 _MODELS = frozenset({
@@ -32,9 +33,16 @@ _MODELS = frozenset({
 })  # fmt: skip
 
 
-def as_model(model: Given) -> Model:
+def as_model(model: ModelGiven) -> Model:
     """Return an ONNX model: the one that is given, or that of a file or an ``onnx.ModelProto``."""
-    return model if isinstance(model, Model) else Model.load(written(model))
+    if isinstance(model, Model):
+        return model
+    path = written(model)
+    loaded = Model.load(path)
+    told = told_by(path, "onnx", loaded)
+    if told is not None:
+        loaded.metadata[KEY] = told.written()
+    return loaded
 
 
 def open_reference(original: Original) -> tuple[Engine, list[str]]:

@@ -1,4 +1,4 @@
-"""`quantize`: the INT8 graph that a target wants."""
+"""`quantize`: the INT8 graph that a target wants, or one with weights alone as integers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from onnxgraft.commands._arguments import Names, RangesGiven, names
 from onnxgraft.commands._arguments import ranges as ranges_of
 from onnxgraft.commands._assumed import assumed, of_images
 from onnxgraft.commands._budget import Budget, check_budget, read_budget
-from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, int8_graph
-from onnxgraft.commands._opening import Given, Place, as_model
+from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, check_weights, int8_graph
+from onnxgraft.commands._opening import ModelGiven, Place, as_model
 from onnxgraft.commands._recipe import (
     PostprocessGiven,
     PreprocessGiven,
@@ -28,7 +28,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.stages import quantize as stage
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, IMPROVEMENTS, Placement
 from onnxgraft.stages.quantize.place.half import OnOverflow
-from onnxgraft.targets import Floats, find_target
+from onnxgraft.targets import Floats, WeightType, find_target
 from onnxgraft.targets.cpu import find_cpu
 
 __all__ = ["Quantized", "quantize"]
@@ -92,7 +92,7 @@ class Quantized:
 
 
 def quantize(
-    model: Given,
+    model: ModelGiven,
     target: str,
     out: Place | None = None,
     *,
@@ -104,6 +104,8 @@ def quantize(
     keep_float: Names = None,
     floats: Floats = "fp32",
     int8: bool = True,
+    weights: WeightType | None = None,
+    block: int | None = None,
     on_overflow: OnOverflow = "keep",
     samples: Data = None,
     improve: Names = None,
@@ -127,7 +129,7 @@ def quantize(
     cache_out: Place | None = None,
     trt_version: str | None = None,
 ) -> Quantized:
-    """Return the INT8 graph that a target wants, or a mix of INT8 and float within a budget.
+    """Return the INT8 graph that a target wants, a mix within a budget, or weights in integers.
 
     Args:
         model: A float ONNX file, or a model; with ``from_qdq`` one that is quantized.
@@ -141,8 +143,13 @@ def quantize(
         keep_float: Layers to leave in float.
         floats: What the layers that are not INT8 run in.
         int8: False makes no INT8 layers at all.
+        weights: In place of all that: ``int8`` or ``int4`` stores the weights of MatMul and Gemm
+            so, and leaves activations in float; no ranges are needed.
+        block: Of ``weights``, how many along the input axis share a scale, 16 to 256; None takes
+            the target's.
         on_overflow: What becomes of tensors that FP16 does not hold.
-        samples: Calibration data, which the improvements look at; as `calibrate` takes them.
+        samples: Calibration data, as `calibrate` takes them, which the improvements and the
+            rounding of ``weights`` look at.
         improve: Methods of `onnxgraft.stages.quantize.improve`; ``all`` or ``none``; None takes the
             usual ones where there are ``samples``.
         budget: ``METRIC=DROP``: what may be lost; or a `Budget` of a function.
@@ -183,11 +190,22 @@ def quantize(
         table = stage.read_placement(placement, target, made_for)
     if show_placement:
         return Quantized(placement=stage.placement_text(table))
+    check_weights(
+        weights, block,
+        {
+            "--ranges": ranges is not None, "--cache": cache is not None,
+            "--set-range": bool(set_range), "--overrides": overrides is not None,
+            "--improve": improve is not None, "--cache-out": cache_out is not None,
+            "--from-qdq": from_qdq, "--budget": budget is not None, "--no-int8": not int8,
+            "--explain": explain,
+        },
+    )  # fmt: skip
     given = sum((ranges is not None, cache is not None, from_qdq))
-    if given > 1 or (given == 0 and int8):
+    if given > 1 or (given == 0 and int8 and weights is None):
         raise InputError(
             "name one of three: the ranges that onnxgraft calibrate wrote with --ranges, a "
-            "TensorRT cache with --cache, or --from-qdq for a graph that is quantized already"
+            "TensorRT cache with --cache, or --from-qdq for a graph that is quantized already; "
+            "or store weights alone with --weights, which needs no ranges"
         )
     if from_qdq and (samples is not None or improve is not None):
         raise InputError(
@@ -233,11 +251,13 @@ def quantize(
     options = QuantizeOptions(
         table=table,
         int8=int8,
+        weights=weights,
+        block=block,
         floats=floats,
         cpu=made_for,
         keep_float=tuple(names(keep_float)),
         given=taken,
-        improvements=_methods(improve, samples),
+        improvements=() if weights is not None else _methods(improve, samples),
         calibration=None if samples is None else as_samples(samples, graph.inputs, recipe),
         budget=wanted,
         validation=validation,
@@ -253,7 +273,7 @@ def quantize(
         explain=explain,
         seed=seed,
     )
-    if improve is None and samples is None and int8 and not from_qdq:
+    if improve is None and samples is None and int8 and not from_qdq and weights is None:
         result.notes.append(
             f"the methods that make INT8 lose less ({', '.join(DEFAULT_IMPROVEMENTS)}) were not "
             "applied: they look at what layers read; name the calibration data with --samples"

@@ -30,7 +30,7 @@ from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.files.trust import Trust
 from onnxgraft.stages.convert import IoLayout, Original
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, Choice, Improvement
-from onnxgraft.targets import TARGETS, Floats, find_target
+from onnxgraft.targets import TARGETS, Floats, WeightType, find_target
 
 __all__ = [
     "BenchSection",
@@ -45,7 +45,6 @@ __all__ = [
     "given_tables",
     "joined",
     "make_recipe",
-    "read_preprocess",
     "read_recipe",
     "read_tables",
 ]
@@ -92,9 +91,12 @@ class CalibrateSection(_Section):
 
 
 class QuantizeSection(_Section):
-    """How the INT8 graphs are made.
+    """How the graphs in integers are made.
 
     Attributes:
+        weights: ``int8`` or ``int4`` stores the weights of MatMul and Gemm so, rounded on the
+            calibration data, and leaves activations in float; None makes INT8 graphs.
+        block: Of ``weights``, how many along the input axis share a scale; None takes the target's.
         improve: Methods of `onnxgraft.stages.quantize.improve`, on the calibration data.
         budget: ``METRIC=DROP`` to stay in, on the validation data; None keeps everything in INT8.
         trials: How many mixes a search within the budget may try.
@@ -102,6 +104,8 @@ class QuantizeSection(_Section):
             ``bf16`` for openvino.
     """
 
+    weights: WeightType | None = None
+    block: int | None = None
     improve: tuple[Improvement, ...] = DEFAULT_IMPROVEMENTS
     budget: str | None = None
     trials: PositiveInt = 24
@@ -406,16 +410,6 @@ def _function(given: object) -> Function | None:
     if isinstance(given, str | os.PathLike):
         return Function.load(given) if is_function_path(given) else None
     return Function.of(given) if callable(given) else None
-
-
-def read_preprocess(path: str | os.PathLike[str]) -> Preprocess:
-    """Read the ``[preprocess]`` table of a TOML file, or a file that is that table.
-
-    Raises:
-        InputError: It is not TOML, or a field is unknown or wrong.
-    """
-    existing_file(path, "the preprocessing recipe", SETTINGS_BYTES)
-    return agreed(*read_tables(path))[0]
 
 
 def read_tables(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnxgraft.commands._arguments import Names, names
-from onnxgraft.commands._opening import Given, Place, as_model
+from onnxgraft.commands._opening import ModelGiven, Place, as_model
 from onnxgraft.errors import InputError
 from onnxgraft.files import check_place, write_json
 from onnxgraft.graph.cut import extract
@@ -67,7 +67,7 @@ class Operated:
 
 
 def surgery(
-    model: Given = None,
+    model: ModelGiven = None,
     out: Place | None = None,
     *,
     list_passes: bool = False,

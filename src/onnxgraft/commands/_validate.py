@@ -17,9 +17,7 @@ from onnxgraft.commands._evidence import engine_row, hash_of_data, record_accura
 from onnxgraft.commands._infer import recipe_of
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import (
-    Given as ModelGiven,
-)
-from onnxgraft.commands._opening import (
+    ModelGiven,
     Place,
     is_engine,
     open_candidate,
@@ -40,6 +38,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder, check_folder, check_place
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.quantized import stored_weights
 from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.progress import status
 from onnxgraft.run.answers import adapted, answers, partners
@@ -119,7 +118,7 @@ def validate(
     tolerance: float | None = None,
     images: int | None = None,
     bisect: bool = False,
-    graph: Place | None = None,
+    graph: ModelGiven = None,
     candidate_weights: Place | None = None,
     candidate_outputs: str | None = None,
     workers: int = 1,
@@ -180,6 +179,7 @@ def validate(
         InputError: Something can't be read, or the two do not correspond.
     """
     original, candidate = written(original), written(candidate)
+    graph = None if graph is None else written(graph)
     if report is not None:
         check_folder(report)
     for place in (save_inputs, save_outputs):
@@ -329,7 +329,7 @@ class _Validation:
         found: Tolerance | None = None
         if tolerance is not None:
             found = users_tolerance(tolerance)
-        elif precision != "int8":
+        elif precision not in ("int8", "int4"):
             with status("measuring float noise"):
                 samples = self.samples.head(_NOISE_SAMPLES)
                 with self._otherwise() as other:
@@ -639,8 +639,9 @@ def _polygraphy_samples(path: str, reference: Engine, images: int | None) -> Sam
 def _graph_beside(path: Path) -> Model | None:
     """Return the ONNX graph that `deploy` left beside an engine."""
     passport = engine.read_passport(path)
-    name = f"model.int8.{passport.target}.onnx" if passport.precision == "int8" else "model.onnx"
-    file = path.with_name(name)
+    kind = passport.weights or passport.precision
+    integers = kind in ("int8", "int4")
+    file = path.with_name(f"model.{kind}.{passport.target}.onnx" if integers else "model.onnx")
     if not file.is_file():
         return None
     model = Model.load(file)
@@ -673,9 +674,14 @@ def write_report(
 
 
 def _precision(path: Path) -> str:
-    """Return the precision of a candidate; empty for an engine that has no passport."""
+    """Return the precision of a candidate, or what it stores weights as.
+
+    Empty for an engine that has no passport.
+    """
     if passport_path(path).is_file():
-        return engine.read_passport(path).precision
+        passport = engine.read_passport(path)
+        return passport.weights or passport.precision
     if path.suffix == ".onnx":
-        return engine.graph_precision(Model.load(path))
+        model = Model.load(path)
+        return stored_weights(model) or engine.graph_precision(model)
     return "" if is_engine(path) else "fp32"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import inspect
 import marshal
 import os
 import pickle
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,20 +63,18 @@ class Function:
         name = os.fspath(text)
         path, _, wanted = name.rpartition(":")
         file = existing_file(path, "the function's file")
-        spec = importlib.util.spec_from_file_location(file.stem, file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        digest = sha256(file)
+        module = types.ModuleType(file.stem)
+        module.__file__ = os.fspath(file)
+        source = file.read_bytes()  # what is hashed is what is run, and no compiled copy of it
         try:
-            spec.loader.exec_module(module)
+            exec(compile(source, module.__file__, "exec"), vars(module))
         except Exception as error:  # it is the user's own
             raise InputError(f"{file}: can't be run ({type(error).__name__}: {error})") from error
         found = getattr(module, wanted, None)
         if not callable(found):
             known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
             raise InputError(f"{file}: has no function {wanted!r}; {nearest(wanted, known)}")
-        return cls(name, digest, found)
+        return cls(name, hashlib.sha256(source).hexdigest(), found)
 
     @property
     def title(self) -> str:

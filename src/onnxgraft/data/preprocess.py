@@ -120,6 +120,12 @@ class Preprocess(BaseModel):
     def _usual_gray(cls, value: object) -> object:
         return (_GRAY if value else None) if isinstance(value, bool) else value
 
+    @field_validator("mean", "scale", "std", mode="before")
+    @classmethod
+    def _one_for_all(cls, value: object) -> object:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return (value,) if number else value
+
     @field_validator("std")
     @classmethod
     def _of_levels(cls, value: tuple[float, ...]) -> tuple[float, ...]:

@@ -164,6 +164,10 @@ def bin_edges() -> NDArray[np.float64]:
     return edges
 
 
+# Of a tensor in a body that no sample entered.
+UNSEEN = "it had no value in any sample"
+
+
 @dataclass(frozen=True)
 class Range:
     """The range of values that a tensor's integers will cover.
@@ -174,7 +178,8 @@ class Range:
         minimum: Smallest value seen.
         maximum: Largest value seen.
         origin: How it came about: the method, or ``by hand``.
-        reason: Why that method was taken; empty where it was asked for.
+        reason: Why that method was taken; empty where it was asked for. `UNSEEN` where the tensor
+            never had a value.
     """
 
     low: float
@@ -372,7 +377,7 @@ class Ranges:
                 value.low > value.high
             ):
                 raise InputError(f"{file}: the range of {name!r} is [{value.low}, {value.high}]")
-        if histograms:
+        if histograms and ranges.sites:  # of nothing that was measured there are none
             counts = existing_file(_beside(file), "the histograms of the ranges")
             if beside != sha256(counts):
                 raise InputError(f"{counts}: is not what was written with {file}; calibrate again")

@@ -68,7 +68,8 @@ def _along(
     shape[axis] = size
     made = np.empty(shape, np.uint8 if rounded else np.float32)
     for index, (begin, weights) in enumerate(_weights(pixels.shape[axis], size, kernel, support)):
-        read = pixels.take(range(begin, begin + len(weights)), axis).astype(np.float64)
+        part = slice(begin, begin + len(weights))
+        read = (pixels[:, part] if axis else pixels[part]).astype(np.float64)
         if rounded:  # whole numbers below 2^53 are exact in float64
             whole = np.trunc(weights * (1 << _BITS) + np.copysign(0.5, weights))
             value = np.floor((np.tensordot(whole, read, (0, axis)) + (1 << (_BITS - 1))) / 2**_BITS)

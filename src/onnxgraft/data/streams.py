@@ -7,6 +7,7 @@ pass and in every process, each with a hash of its own.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import shutil
@@ -160,7 +161,7 @@ def _entries(data: Any, where: str, images: int | None) -> Iterator[Any]:
     """Yield the entries of whatever can be gone through; an error in it is told by its number."""
     number = 0
     try:
-        if callable(data):
+        if callable(data) and not hasattr(type(data), "__iter__"):
             data = data()
         if hasattr(data, "as_numpy_iterator"):
             if int(data.cardinality()) == -1 and images is None:
@@ -242,18 +243,30 @@ class _Store:
 
     def __getstate__(self) -> dict[str, Any]:
         """Tell another process of this machine where the file is to be found."""
-        return {"path": f"/proc/{os.getpid()}/fd/{self._descriptor}", "size": self.size}
+        return {
+            "path": f"/proc/{os.getpid()}/fd/{self._descriptor}",
+            "size": self.size,
+            "file": _file_of(self._descriptor),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open the file of the process that wrote it."""
         self.size, self.mapped = state["size"], None
         try:
             self._keep(os.open(state["path"], os.O_RDONLY))
+            if _file_of(self._descriptor) != state["file"]:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError as error:
             raise InputError(
                 "samples that Python gave are in a file of its process, which this one can't open "
                 f"({error.strerror}): use one worker, or write them into an .npz"
             ) from error
+
+
+def _file_of(descriptor: int) -> tuple[int, int]:
+    """Return what tells a file from others: its device and its number."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 class _Reader:

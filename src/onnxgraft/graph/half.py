@@ -40,7 +40,7 @@ SMALLEST = 2.0**-24
 HEADROOM = 4.0
 # More of a tensor's weights than this, by their share of its energy, may not be lost.
 _MOST_LOST = 1e-4
-# QuantizeLinear takes float16 from here on.
+# QuantizeLinear and DequantizeLinear take float16 from here on.
 _OPSET = 19
 
 # What adds up or raises many values passes 65504 where its inputs do not; the last line makes or
@@ -166,7 +166,7 @@ def typed(model: Model) -> Model:
                 "in FP16 yet; fold it with onnxgraft surgery"
             )
     graph = model.graph.copy()
-    quantized = any(is_op(node, "QuantizeLinear") for node in graph.nodes)
+    quantized = any(is_op(node, "DequantizeLinear", "QuantizeLinear") for node in graph.nodes)
     if quantized and graph.opset < _OPSET:
         graph = raise_opset(model, _OPSET).graph
     write_types(graph)

@@ -17,8 +17,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 __all__ = [
-    "QUANTIZERS", "RECURRENT", "WEIGHTED", "constant_value", "counted", "is_op", "is_own_domain",
-    "nodes_of", "op_key", "op_of", "set_op",
+    "DYNAMIC_LSTM", "MICROSOFT", "QUANTIZERS", "RECURRENT", "WEIGHTED", "constant_value", "counted",
+    "is_op", "is_own_domain", "nodes_of", "op_key", "op_of", "set_op",
 ]  # fmt: skip
 
 # The names that ONNX's own domain has in files; onnx-graphsurgeon has None for it.
@@ -30,6 +30,8 @@ QUANTIZERS = ("", "com.microsoft")
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # ONNX's layers with a state; their weights are the second and third input.
 RECURRENT = ("GRU", "LSTM", "RNN")
+# onnxruntime's operators, and its LSTM with weights of eight bits.
+MICROSOFT, DYNAMIC_LSTM = "com.microsoft", "DynamicQuantizeLSTM"
 
 # A node of onnx-graphsurgeon or of a ModelProto.
 Node = TypeVar("Node")

@@ -15,21 +15,34 @@ An engine that gives other answers than its graph says is built anew from anothe
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
-from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
+from onnxgraft.graph.nbits import stores_bits
+from onnxgraft.graph.operators import (
+    DYNAMIC_LSTM,
+    MICROSOFT,
+    QUANTIZERS,
+    WEIGHTED,
+    is_op,
+    op_of,
+    set_op,
+)
 from onnxgraft.graph.pairs import fitting, pair_sums
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import tidy
+from onnxgraft.graph.walk import bodies, nodes_within, pinned, tidy
+from onnxgraft.targets import WeightType
 
 __all__ = [
     "NARROW", "PRECISE", "explicit_pads", "float_twin", "in_float", "input_ranges", "is_quantized",
-    "narrowed", "paired", "precise", "sites", "with_offset",
+    "narrowed", "paired", "plain_lstms", "precise", "sites", "stored_bits", "stored_weights",
+    "with_offset",
 ]  # fmt: skip
 
 # The largest integer of weights in seven bits: two products with 255 stay below 2^15.
@@ -45,16 +58,64 @@ _Weights = tuple[Array, Array]
 
 
 def is_quantized(model: Model) -> bool:
-    """Tell whether a graph has QuantizeLinear or DequantizeLinear."""
-    return any(_is_dequantizer(node) or _is_quantizer(node) for node in model.graph.nodes)
+    """Tell whether a graph, or a body in it, has layers with weights or inputs in integers."""
+    return any(
+        _is_dequantizer(node) or _is_quantizer(node) or _is_dynamic(node)
+        for node in nodes_within(model.graph)
+    )
+
+
+def stored_bits(dtype: Any) -> int:
+    """Return in how many bits a type has its whole numbers; 0 for any other type."""
+    if dtype is None:
+        return 0
+    is_number = isinstance(dtype, int)  # onnx's, where numpy has no such type
+    kind = onnx.helper.tensor_dtype_to_np_dtype(dtype) if is_number else np.dtype(dtype)
+    name = kind.name.removeprefix("u").removeprefix("int")
+    return int(name) if name.isdecimal() else 0
+
+
+def stored_weights(model: Model) -> WeightType | None:
+    """Return what a graph stores weights as whose activations are float; None for any other.
+
+    Where there are several types, that of fewest bits.
+    """
+    bits = set()
+    for body in bodies(model.graph):
+        for node in body.nodes:
+            if _is_quantizer(node) or _is_dynamic(node):
+                return None
+            if _is_dequantizer(node):
+                bits.add(stored_bits(node.inputs[0].dtype))
+            bits.add(stores_bits(node))
+    fewest = min(bits - {0}, default=32)
+    return "int4" if fewest <= 4 else "int8" if fewest <= 8 else None
 
 
 def float_twin(model: Model) -> Model:
     """Return a copy whose activations are float: of each Q and DQ the pair is left out.
 
-    Weights and biases keep their stored integers.
+    Weights and biases keep their stored integers. An LSTM that quantizes what it reads becomes
+    ONNX's.
     """
-    return in_float(model)
+    twin = in_float(model)
+    plain_lstms(twin)
+    return twin
+
+
+def plain_lstms(model: Model) -> list[str]:
+    """Make ONNX's LSTM of each that quantizes what it reads, in place, and return their names.
+
+    They get the weights that the integers stand for.
+    """
+    names = FreeNames(model.graph, model.names)
+    found = []
+    for node in nodes_within(model.graph):
+        weights = [*node.inputs[1:3], *node.inputs[8:12]]
+        if _is_dynamic(node) and all(isinstance(tensor, gs.Constant) for tensor in weights):
+            _plain_lstm(names, node)
+            found.append(str(node.name))
+    return found
 
 
 def in_float(model: Model, tensors: Collection[str] | None = None) -> Model:
@@ -66,10 +127,11 @@ def in_float(model: Model, tensors: Collection[str] | None = None) -> Model:
     """
     copy = model.copy()
     names = FreeNames(copy.graph, copy.names)
-    for node in list(copy.graph.nodes):
-        quantizer = _quantizer(node.inputs[0]) if _is_dequantizer(node) else None
-        if quantizer is not None and (tensors is None or quantizer.inputs[0].name in tensors):
-            _bypass(copy.graph, names, node)
+    for part in bodies(copy.graph):
+        for node in list(part.nodes):
+            quantizer = _quantizer(node.inputs[0]) if _is_dequantizer(node) else None
+            if quantizer is not None and (tensors is None or quantizer.inputs[0].name in tensors):
+                _bypass(part, names, node)
     tidy(copy.graph)
     return copy
 
@@ -144,7 +206,7 @@ def _with_weights(
     names = FreeNames(copy.graph, copy.names)
     done: set[int] = set()
     changed = False
-    for node in copy.graph.nodes:
+    for node in nodes_within(copy.graph):
         if not is_op(node, *WEIGHTED) or (layers is not None and node.name not in layers):
             continue
         dequantizer = _dequantizer(node.inputs[1])
@@ -190,8 +252,9 @@ def sites(model: Model, layer: str | None) -> list[str]:
         if maker is None or id(maker) in seen or is_op(maker, *WEIGHTED):
             continue
         seen.add(id(maker))
-        if _is_quantizer(maker):
-            found[maker.inputs[0].name] = None
+        # Where in a body it begins to differ nobody can tell: all of it is on the way.
+        inner = [node for body in maker.subgraphs() for node in nodes_within(body)]
+        found |= {n.inputs[0].name: None for n in (maker, *inner) if _is_quantizer(n)}
         left += maker.inputs
     return list(found)
 
@@ -209,8 +272,9 @@ def with_offset(model: Model, tensors: Collection[str] | None = None) -> Model |
     """
     copy = model.copy()
     names = FreeNames(copy.graph, copy.names)
+    ends = pinned(copy.graph)
     changed = False
-    for node in list(copy.graph.nodes):
+    for node in list(nodes_within(copy.graph)):
         if not _is_quantizer(node) or _kind(node) != np.int8:
             continue
         if tensors is not None and node.inputs[0].name not in tensors:
@@ -218,7 +282,7 @@ def with_offset(model: Model, tensors: Collection[str] | None = None) -> Model |
         readers = node.outputs[0].outputs
         if not readers or not all(map(_is_dequantizer, readers)):
             continue  # integers that are read as such keep their type
-        if any(tensor is node.outputs[0] for tensor in copy.graph.outputs):
+        if id(node.outputs[0]) in ends:
             continue
         for each in (node, *readers):
             zero = each.inputs[2] if len(each.inputs) > 2 else None
@@ -242,7 +306,7 @@ def explicit_pads(model: Model) -> Model | None:
     copy = model.copy()
     shapes = Shapes(copy.graph)
     changed = False
-    for node in copy.graph.nodes:
+    for node in nodes_within(copy.graph):
         if not is_op(node, "Conv", "ConvTranspose") or node.attrs.get("auto_pad") not in (
             "SAME_UPPER", "SAME_LOWER",
         ):  # fmt: skip
@@ -294,6 +358,27 @@ def _is_quantizer(node: gs.Node) -> bool:
 
 def _is_dequantizer(node: gs.Node) -> bool:
     return is_op(node, "DequantizeLinear", domain=QUANTIZERS)
+
+
+def _is_dynamic(node: gs.Node) -> bool:
+    return is_op(node, DYNAMIC_LSTM, domain=MICROSOFT)
+
+
+def _plain_lstm(names: FreeNames, node: gs.Node) -> None:
+    """Make ONNX's LSTM, with the weights that its integers stand for, of onnxruntime's."""
+    inputs = list(node.inputs)
+    for place, grid in ((1, 8), (2, 10)):
+        stored = np.asarray(inputs[place].values, np.float32)  # (directions, inputs, rows)
+        # Both are of a direction, or of each row of it.
+        scale, zero = (
+            np.asarray(each.values, np.float32).reshape(len(stored), 1, -1)
+            for each in inputs[grid : grid + 2]
+        )
+        values = ((stored - zero) * scale).transpose(0, 2, 1)
+        name = names.tensor(f"{inputs[place].name}/float")
+        inputs[place] = gs.Constant(name, np.ascontiguousarray(values))
+    node.inputs = inputs[:8]
+    set_op(node, "LSTM")
 
 
 def _maker(tensor: gs.Tensor) -> gs.Node | None:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import ModelError
 from onnxgraft.graph.operators import op_of
 
-__all__ = ["bodies", "detach", "every_node", "parts", "pinned", "read_by", "tidy"]
+__all__ = ["bodies", "detach", "every_node", "nodes_within", "parts", "pinned", "read_by", "tidy"]
 
 
 def bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
@@ -20,6 +20,12 @@ def bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
     for node in graph.nodes:
         for body in node.subgraphs():
             yield from bodies(body)
+
+
+def nodes_within(graph: gs.Graph) -> Iterator[gs.Node]:
+    """Yield the nodes of a graph and of the bodies in it."""
+    for body in bodies(graph):
+        yield from body.nodes
 
 
 def parts(graph: gs.Graph) -> Iterator[Any]:

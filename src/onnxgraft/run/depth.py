@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.operators import QUANTIZERS, constant_value, is_op
+from onnxgraft.graph.nbits import stores_bits
+from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, constant_value, is_op
+from onnxgraft.graph.quantized import stored_bits
 from onnxgraft.graph.walk import bodies
 
-__all__ = ["depths"]
+__all__ = ["FOUR_BITS", "depths"]
 
+# One rounding to 4 bits makes as much noise as so many to 8.
+FOUR_BITS = 4 ** (8 - 4)
+
+# onnxruntime's LSTM has its input, its state and its weights in 8 bits.
+_DYNAMIC = 3
 # Roundings on the way to a tensor, and whether it depends on the graph's inputs.
 _Way = tuple[int, bool]
 
@@ -19,9 +25,10 @@ def depths(model: Model) -> dict[str, int]:
     """Return how many tensors in 8 bits lie on the longest way to each output.
 
     A tensor in 8 bits is an activation between QuantizeLinear and DequantizeLinear, or weights
-    behind a DequantizeLinear; an int32 bias is none. Where ways meet the longer one counts, as
-    a sum of two signals has no more noise over signal than the noisier one; weights add theirs to
-    that of the data. Layers that were left in float add nothing.
+    behind a DequantizeLinear or in a MatMulNBits; an int32 bias is none. One in 4 bits has steps
+    that are 16 times as large, and counts as 256: so much more noise it makes. Where ways meet the
+    longer one counts, as a sum of two signals has no more noise over signal than the noisier one;
+    weights add theirs to that of the data. Layers that were left in float add nothing.
     """
     ways: dict[int, _Way] = {}
     return {tensor.name: _way(tensor, ways)[0] for tensor in model.graph.outputs}
@@ -51,7 +58,7 @@ def _behind(tensor: gs.Tensor, node: gs.Node | None, ways: dict[int, _Way]) -> _
     data = max((count for count, moving in found if moving), default=0)
     fixed = max((count for count, moving in found if not moving), default=0)
     inside = sum(
-        _rounds(inner)
+        _rounds(inner) + _weighs(inner)
         for body in node.subgraphs()
         for graph in bodies(body)
         for inner in graph.nodes
@@ -59,17 +66,35 @@ def _behind(tensor: gs.Tensor, node: gs.Node | None, ways: dict[int, _Way]) -> _
     if is_op(node, "QuantizeLinear", domain=QUANTIZERS) and not varies:
         return 0, False  # counted where it is dequantized
     if is_op(node, "DequantizeLinear", domain=QUANTIZERS) and not varies:
-        return _eight_bits(node), False
+        return _roundings(node), False
     return data + fixed + inside + _rounds(node), varies
 
 
 def _rounds(node: gs.Node) -> int:
+    if is_op(node, DYNAMIC_LSTM, domain=MICROSOFT):
+        return _DYNAMIC
+    bits = stores_bits(node)
+    if bits:
+        return _of_bits(bits)
     quantizes = is_op(node, "QuantizeLinear", domain=QUANTIZERS)
-    return _eight_bits(node) if quantizes else 0
+    return _roundings(node) if quantizes else 0
 
 
-def _eight_bits(node: gs.Node) -> int:
-    """Return 1 for a node whose integers have 8 bits, 0 for one with more."""
+def _weighs(node: gs.Node) -> int:
+    """Return the roundings of a DequantizeLinear of constant integers; see `_of_bits`."""
+    stored = is_op(node, "DequantizeLinear", domain=QUANTIZERS) and isinstance(
+        node.inputs[0], gs.Constant
+    )
+    return _roundings(node) if stored else 0
+
+
+def _of_bits(bits: int) -> int:
+    """Return by how many roundings to 8 bits one to so many is outdone; 0 where it has more."""
+    return 4 ** (8 - bits) if bits <= 8 else 0
+
+
+def _roundings(node: gs.Node) -> int:
+    """Return 1 for a node whose integers have 8 bits, 0 for one with more; see `_of_bits`."""
     stored = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
     if stored is None:
         stored = node.inputs[0] if is_op(node, "DequantizeLinear", domain=QUANTIZERS) else None
@@ -78,4 +103,4 @@ def _eight_bits(node: gs.Node) -> int:
         value = constant_value(stored.inputs[0])
         kind = None if value is None else value.dtype
     # Without a zero point QuantizeLinear makes uint8.
-    return int(kind is None or np.dtype(kind).itemsize <= 1)
+    return 1 if kind is None else _of_bits(stored_bits(kind) or 8)

@@ -24,8 +24,8 @@ numpy, float64 throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,14 +33,16 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.cut import extract
+from onnxgraft.graph.messages import bodies as bodies_of
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.nbits import with_float_weights
 from onnxgraft.graph.operators import constant_value, is_op, op_of
 from onnxgraft.graph.quantized import is_quantized
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import tidy
+from onnxgraft.graph.walk import bodies, tidy
 from onnxgraft.run.session import OnnxRuntime, exposing
 
 __all__ = ["exact", "exact_graph"]
@@ -81,26 +83,44 @@ def _as_it_stands(options: Any) -> None:
 
 def exact_graph(model: Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     """Return the ONNX model that `exact` runs."""
+    model = with_float_weights(model)
     if not is_quantized(model):
         return exposing(model.to_onnx(), outputs) if outputs else model.to_onnx()
     wanted = tuple(TensorOption(name, None) for name in outputs)
     copy = extract(model, (), wanted) if wanted else model.copy()
-    writer = _Writer(copy.graph)
-    for node in list(copy.graph.nodes):
-        if is_op(node, "Conv", "ConvTranspose"):
-            writer.convolution(node)
-        elif is_op(node, "Gemm", "MatMul"):
-            writer.product(node)
+    names, shapes = FreeNames(copy.graph), Shapes(copy.graph)
+    scales: set[str] = set()
+    for part in list(bodies(copy.graph)):
+        writer = _Writer(part, names, shapes, scales)
+        for node in list(part.nodes):
+            if is_op(node, "Conv", "ConvTranspose"):
+                writer.convolution(node)
+            elif is_op(node, "Gemm", "MatMul"):
+                writer.product(node)
     tidy(copy.graph)
     proto = copy.to_onnx()
+    _move_out(proto.graph, scales)
     known = {entry.name: entry for entry in proto.graph.initializer}
-    for name in writer.scales & known.keys():
+    for name in scales & known.keys():
         # An input with a default is no constant to optimizers.
         entry = known[name]
         proto.graph.input.append(
             onnx.helper.make_tensor_value_info(name, entry.data_type, list(entry.dims))
         )
     return proto
+
+
+def _move_out(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Let constants of bodies be the main graph's, whose inputs alone can have a default."""
+    left = [body for node in graph.node for each in node.attribute for body in bodies_of(each)]
+    while left:
+        body = left.pop()
+        left += [
+            inner for node in body.node for each in node.attribute for inner in bodies_of(each)
+        ]
+        for entry in [entry for entry in body.initializer if entry.name in names]:
+            graph.initializer.append(entry)
+            body.initializer.remove(entry)
 
 
 @dataclass(frozen=True)
@@ -121,33 +141,42 @@ class _Whole:
 
 
 class _Writer:
-    """Writes layers as sums of whole numbers.
+    """Writes layers of a graph or body as sums of whole numbers.
 
     Attributes:
         scales: The names of constants that no optimizer may look at.
     """
 
-    def __init__(self, graph: gs.Graph) -> None:
+    def __init__(self, graph: gs.Graph, names: FreeNames, shapes: Shapes, scales: set[str]) -> None:
         self.graph = graph
-        self._shapes = Shapes(graph)
-        self.scales: set[str] = set()
+        self._shapes = shapes
+        self.scales = scales
         self._whole: dict[int, _Whole | None] = {}
-        self._names = FreeNames(graph)
+        self._names = names
         self._count = 0
 
     def convolution(self, node: gs.Node) -> None:
         """Rewrite a Conv or ConvTranspose between quantized tensors."""
         data, weights = self.whole(node.inputs[0]), self.whole(node.inputs[1])
-        if data is None or weights is None or data.axis is not None:
+        if data is None or weights is None:
             return
         if not isinstance(weights.tensor, np.ndarray) or isinstance(data.tensor, np.ndarray):
             return
+        bias = _bias(node)
+        if bias is not None and _value(bias) is None:
+            return  # it is computed, and stands along the channels
         transposed = is_op(node, "ConvTranspose")
         group = int(node.attrs.get("group", 1))
         scale = _channel_scale(weights, transposed, group)
         if scale is None:
             return
         numbers = weights.tensor
+        if data.axis is not None:
+            # A scale for each channel is one for each output where every output has one channel.
+            if data.axis != 1 or group != data.scale.size:
+                return
+            outputs = numbers.shape[1] * group if transposed else numbers.shape[0]
+            data = replace(data, scale=np.repeat(data.scale, outputs // group), axis=None)
         reach = np.abs(numbers).sum(axis=tuple(range(2, numbers.ndim)), dtype=np.float64)
         # (outputs, inputs of a group), and for a transposed one (inputs, outputs of a group).
         per_input = reach.T if transposed else reach
@@ -231,9 +260,13 @@ class _Writer:
 
         factor = along(scale.astype(np.float64) * data.scale.astype(np.float64)).astype(kind)
         total = self._add("Mul", label, [total, self._hidden(label, factor)], kind)
-        bias = _value(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else None
-        if bias is not None:
-            offset = self._hidden(label, along(bias).astype(kind))
+        bias = _bias(node)
+        value = None if bias is None else _value(bias)
+        if value is not None:
+            offset = self._hidden(label, along(value).astype(kind))
+            total = self._add("Add", label, [total, offset], kind)
+        elif bias is not None:  # of a Gemm, which adds what it reads
+            offset = self._cast(label, bias, kind) if len(parts) > 1 else bias
             total = self._add("Add", label, [total, offset], kind)
         self._replace(node, self._cast(label, total, np.float32) if len(parts) > 1 else total)
 
@@ -279,6 +312,8 @@ class _Writer:
                 op_of(node), tensor.name, [inner.tensor, *node.inputs[1:]], np.float32, node.attrs
             )
             return _Whole(moved, inner.scale, None, inner.largest)
+        if is_op(node, "Concat"):
+            return self._joined(node)
         if not is_op(node, "DequantizeLinear") or node.attrs.get("block_size", 0):
             return None
         scale = _value(node.inputs[1])
@@ -297,19 +332,36 @@ class _Writer:
                 zero = zero.reshape(-1, *(1,) * (numbers.ndim - 1 - axis))
             numbers = numbers - zero
             return _Whole(numbers, scale, axis, int(np.abs(numbers).max(initial=0)))
-        if axis is not None or zero.size != 1:
-            return None
         bounds = _bounds(node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None)
-        if bounds is None:
+        shape = self._shapes.shape(node.inputs[0]) if axis is not None else ()
+        if bounds is None or shape is None or zero.size not in (1, scale.size):
             return None
-        z = int(zero.item())
+        if axis is not None:
+            axis %= len(shape)
         numbers = self._cast(tensor.name, node.inputs[0], np.float32)
-        if z:
+        if zero.any():
+            behind = () if axis is None else (1,) * (len(shape) - 1 - axis)
+            shift = zero.reshape(()) if axis is None else zero.reshape(-1, *behind)
             numbers = self._add(
                 "Sub", tensor.name,
-                [numbers, self._hidden(tensor.name, np.array(z, np.float32))],
+                [numbers, self._hidden(tensor.name, shift.astype(np.float32))],
             )  # fmt: skip
-        return _Whole(numbers, scale.reshape(()), None, max(bounds[1] - z, z - bounds[0]))
+        largest = max(bounds[1] - int(zero.min()), int(zero.max()) - bounds[0])
+        return _Whole(numbers, scale.reshape(()) if axis is None else scale, axis, largest)
+
+    def _joined(self, node: gs.Node) -> _Whole | None:
+        """Return what a Concat of whole numbers of one scale makes."""
+        wholes = [self.whole(tensor) for tensor in node.inputs]
+        parts = [
+            whole
+            for whole in wholes
+            if whole and whole.axis is None and not isinstance(whole.tensor, np.ndarray)
+        ]
+        if len(parts) < len(wholes) or len({float(part.scale) for part in parts}) != 1:
+            return None
+        tensors = [part.tensor for part in parts]
+        made = self._add("Concat", node.outputs[0].name, tensors, np.float32, node.attrs)
+        return _Whole(made, parts[0].scale, None, max(part.largest for part in parts))
 
     def _add_like(self, node: gs.Node, inputs: list[gs.Tensor]) -> gs.Tensor:
         """Return what a node of the same kind makes of whole numbers, without a bias."""
@@ -355,6 +407,10 @@ class _Writer:
     def _name(self, label: str) -> str:
         self._count += 1
         return self._names.tensor(f"{label}/exact/{self._count}")
+
+
+def _bias(node: gs.Node) -> gs.Tensor | None:
+    return node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
 
 
 def _turned(weights: _Whole, node: gs.Node) -> _Whole | None:

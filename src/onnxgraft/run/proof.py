@@ -15,8 +15,8 @@ twin): a right engine is as far from it as the exact reference is, a wrong one f
 with noise as power over that of the signal, and a loss of 1 dB and three times the spread of two
 estimates of a power from n numbers, 10 log10(1 + sqrt(4 / n)).
 
-An engine of a graph without Q and DQ is held against the graph in onnxruntime, within what its
-precision explains.
+An engine of a graph without Q and DQ, or with integers for weights alone, is held against the graph
+in onnxruntime, within what its precision explains.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import numpy as np
 
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.quantized import float_twin, input_ranges, is_quantized
+from onnxgraft.graph.quantized import float_twin, input_ranges, is_quantized, stored_weights
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.graph.wants import wants_of
 from onnxgraft.run.answers import answers
@@ -126,7 +126,8 @@ class Reference:
         self.feeds: list[Feeds] = []
         self.exact: list[Outputs] = []
         self.floats = floats
-        self.quantized = twin is not None or is_quantized(model)
+        stored = stored_weights(model) is not None
+        self.quantized = twin is not None or (is_quantized(model) and not stored)
         refused: OnnxgraftError | None = None
         with exact(model) as session:
             for fed in feeds:

@@ -44,7 +44,7 @@ _CRASHES = frozenset({
     signal.SIGTRAP, signal.SIGXCPU, signal.SIGXFSZ,
 })  # fmt: skip
 # A second Ctrl-C within this many seconds is the first one, told by the parent too.
-_SAME = 0.5
+_SAME = 2.0
 
 
 class Killed(InputError):

@@ -6,21 +6,38 @@ what an engine file begins with, which options a build takes.
 
 from __future__ import annotations
 
+from typing import get_args
+
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.targets.onnxruntime import ONNXRUNTIME
 from onnxgraft.targets.openvino import OPENVINO
-from onnxgraft.targets.target import Floats, Form, Machine, Placement, Precision, Target
+from onnxgraft.targets.target import (
+    BLOCKS,
+    Floats,
+    Form,
+    Machine,
+    Placement,
+    Precision,
+    Recurrent,
+    Storage,
+    StorageOp,
+    Target,
+    WeightType,
+)
 from onnxgraft.targets.tensorrt import TENSORRT
 
 __all__ = [
-    "FLOATS", "TARGETS", "Floats", "Form", "Machine", "Placement", "Precision", "Target",
-    "find_target", "target_names",
+    "BLOCKS", "FLOATS", "TARGETS", "WEIGHT_TYPES", "Floats", "Form", "Machine", "Placement",
+    "Precision", "Recurrent", "Storage", "StorageOp", "Target", "WeightType", "find_target",
+    "target_names",
 ]  # fmt: skip
 
 # In the order in which a machine's default is looked for: the first that can run there.
 TARGETS: tuple[Target, ...] = (TENSORRT, OPENVINO, ONNXRUNTIME)
 # What layers that are not INT8 can run in, for one target or another.
 FLOATS: tuple[str, ...] = ("fp32", *dict.fromkeys(kind for t in TARGETS for kind in t.floats))
+# What weights alone can be stored as.
+WEIGHT_TYPES: tuple[WeightType, ...] = get_args(WeightType)
 
 
 def target_names() -> list[str]:

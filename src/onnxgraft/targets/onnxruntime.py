@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxgraft.targets.machines import TWO_CORES
-from onnxgraft.targets.target import Placement, Target
+from onnxgraft.targets.target import Placement, Storage, Target
 
 __all__ = ["ONNXRUNTIME"]
 
@@ -22,6 +22,20 @@ ONNXRUNTIME = Target(
         bias=True,
         products=True,
         also=frozenset({"Add", "GlobalAveragePool", "Mul"}),
+        # DynamicQuantizeLSTM; there is no such kernel for GRU and RNN.
+        recurrent={"LSTM": "dynamic"},
+        bodies=True,
+        # Its optimizer makes MatMulNBits of some DequantizeLinear too, but one that rounds
+        # activations to 8 bits, and runs the others anew for each answer.
+        stored={
+            "int8": Storage(
+                "MatMulNBits",
+                128,
+                "onnxruntime has no kernel of 8-bit weights for float activations: it makes floats "
+                "of them for each answer, which takes longer than the float network; int4 has one",
+            ),
+            "int4": Storage("MatMulNBits", 32),
+        },
     ),
     fused=frozenset(
         "Add AveragePool Clip Concat GlobalAveragePool LeakyRelu Mul Relu Resize Sigmoid Softmax "

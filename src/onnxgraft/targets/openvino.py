@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxgraft.targets.machines import TWO_CORES
-from onnxgraft.targets.target import Placement, Target
+from onnxgraft.targets.target import Placement, Storage, Target
 
 __all__ = ["OPENVINO"]
 
@@ -20,6 +20,14 @@ OPENVINO = Target(
         symmetric=True,
         unsigned=True,
         products=True,
+        # No LSTM: its first state is wrong in INT8, by 128 steps of the input. A GRU is not built,
+        # and weights alone are unfolded in the engine.
+        bodies=True,
+        # Its FullyConnected reads such weights as they are; the runtime graph says so.
+        stored={
+            "int8": Storage("DequantizeLinear", 0),
+            "int4": Storage("DequantizeLinear", 32),
+        },
     ),
     fused=frozenset(
         "Add AveragePool Clip GlobalAveragePool HardSigmoid HardSwish LeakyRelu Mul Relu Sigmoid "

@@ -9,13 +9,44 @@ from typing import Literal
 
 from onnxgraft.targets.cpu import Cpu, this_cpu
 
-__all__ = ["Floats", "Form", "Machine", "Placement", "Precision", "Target"]
+__all__ = [
+    "BLOCKS", "Floats", "Form", "Machine", "Placement", "Precision", "Recurrent", "Storage",
+    "StorageOp", "Target", "WeightType",
+]  # fmt: skip
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 Floats = Literal["fp32", "tf32", "fp16", "bf16"]
+# A recurrent layer with int8 weights: onnxruntime's kernel, which quantizes what they multiply by
+# what it sees in each run, or int8 weights that are multiplied as floats.
+Recurrent = Literal["dynamic", "weights"]
+# What weights are stored as where activations stay float, and the operator that reads them: a
+# DequantizeLinear before the layer, or onnxruntime's MatMulNBits in its place.
+WeightType = Literal["int8", "int4"]
+StorageOp = Literal["DequantizeLinear", "MatMulNBits"]
+# How many weights may share a scale; they are those that MatMulNBits takes.
+BLOCKS = (16, 32, 64, 128, 256)
 # Another form of a layer, from which the target builds another engine: pads in place of auto_pad,
 # uint8 activations with zero point 128, weights of seven bits, float activations.
 Form = Literal["pads", "offset", "pairs", "narrow", "precise", "float"]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a target stores the weights of a MatMul or Gemm whose activations stay float.
+
+    Attributes:
+        op: The operator that reads them.
+        block: How many weights along the input axis share a scale, usually; 0 for one scale for
+            each output channel.
+        note: What the user should know of it.
+        signed: Whether a scale may be negative: of four bits the negative side has one level more,
+            which the largest weight of a block then gets, whatever its sign.
+    """
+
+    op: StorageOp
+    block: int
+    note: str = ""
+    signed: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,6 +72,9 @@ class Placement:
         also: Operators without weights that run in integers when inputs and output are quantized.
             A Mul among them, by a positive number and read by such operators alone, costs nothing:
             its result has the integers of its input, and a scale of its own.
+        recurrent: The recurrent operators whose weights are int8, each with its form.
+        bodies: Whether layers in the bodies of If, Loop and Scan run in integers too.
+        stored: How weights alone are stored, by their type.
     """
 
     target: str
@@ -54,6 +88,9 @@ class Placement:
     products: bool = False
     tokens: int = 0
     also: frozenset[str] = field(default_factory=frozenset)
+    recurrent: Mapping[str, Recurrent] = field(default_factory=dict)
+    bodies: bool = False
+    stored: Mapping[WeightType, Storage] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

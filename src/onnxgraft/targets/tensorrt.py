@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxgraft.targets.target import Machine, Placement, Target
+from onnxgraft.targets.target import Machine, Placement, Storage, Target
 
 __all__ = ["TENSORRT"]
 
@@ -37,6 +37,15 @@ TENSORRT = Target(
         residual=True,
         products=True,
         tokens=512,
+        # The loop that it makes of them reads int8 weights; of a GRU it can't build that.
+        recurrent={"LSTM": "weights", "RNN": "weights"},
+        bodies=True,
+        # Weights stay integers in the engine. The fused kernels of INT4, which are TensorRT-LLM's,
+        # are for blocks of 64 and 128; ONNX parsers of some versions want scales to be positive.
+        stored={
+            "int8": Storage("DequantizeLinear", 0, signed=False),
+            "int4": Storage("DequantizeLinear", 64, signed=False),
+        },
     ),
     fused=frozenset(
         "Add AveragePool Clip GlobalAveragePool HardSigmoid LeakyRelu Mul Relu Sigmoid Tanh".split()

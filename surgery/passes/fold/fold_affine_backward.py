@@ -11,7 +11,8 @@ computed in float64 and rounded once.
 
 A layer pads with 0 after the batch norm, where L' would pad before it: with a shift b and a
 padding the fold is refused. So it is for a ConvTranspose with a shift, whose taps overlap unevenly
-at the edges, for weights that are shared, and where somebody else reads the step's result.
+at the edges, for weights that are shared, and where somebody else reads the step's result. The
+half of a GELU stays too, x (1 + erf(x / sqrt 2)) / 2: runtimes have one kernel for all of it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if layer is None:
             result.refuse(node, "what it computes has another user than the layer after it")
             continue
+        if _halves_gelu(node, position, context):
+            result.refuse(node, "it is a part of a GELU, which runtimes compute in one kernel")
+            continue
         rank, axis, channels = len(shape), *_channels_in(layer, len(shape))
         if context.shapes.shape(node.outputs[0]) != shape:
             result.refuse(node, "the constant is not one value a channel")
@@ -73,6 +77,20 @@ def _operand(node: gs.Node) -> int | None:
         return 0
     fixed = [constant(tensor) is not None for tensor in node.inputs]
     return fixed.index(False) if fixed in ([True, False], [False, True]) else None
+
+
+def _halves_gelu(node: gs.Node, position: int, context: Context) -> bool:
+    """Tell whether a step is the last one of x (1 + erf(...)) / 2, or of that with a tanh."""
+    producer = context.producer
+    product = producer(node.inputs[position])
+    return (
+        is_op(node, "Mul", "Div")
+        and is_op(product, "Mul")
+        and any(
+            is_op(term, "Add") and any(is_op(producer(part), "Erf", "Tanh") for part in term.inputs)
+            for term in map(producer, product.inputs)
+        )
+    )
 
 
 def _layer(node: gs.Node, before: gs.Node) -> bool:
