@@ -252,7 +252,6 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "calibrate.data": ("val.npz", "original-answers"),
     "calibrate.method": ("mse", "calibrate-ranges"),
     "calibrate.images": (4, "calibrate-ranges"),
-    "quantize.weights": ("int8", "quantize-onnxruntime"),
     "quantize.improve": (("bias",), "quantize-onnxruntime"),
     "quantize.budget": ("cosine=0.5", "quantize-onnxruntime"),
     "quantize.float": ({"onnxruntime": "fp16"}, "quantize-onnxruntime"),
@@ -265,9 +264,10 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "bench.rounds": (2, "bench-latency"),
     "bench.runs": (2, "bench-latency"),
 }  # fmt: skip
-# Of a budget, of stored weights and of some of the samples alone, and of metrics that this network has not.
+# Of a budget, stored weights and a part of the samples alone, and of metrics that this net lacks.
 ELSEWHERE = {
-    "calibrate.seed", "quantize.block", "quantize.trials", "validate.labels", "validate.classes",
+    "calibrate.seed", "quantize.block", "quantize.trials", "quantize.weights", "validate.classes",
+    "validate.labels",
 }  # fmt: skip
 
 

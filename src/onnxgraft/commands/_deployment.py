@@ -474,8 +474,8 @@ class _Deployment:
 
         reads = self._of(
             "model.onnx", *(("ranges.json",) if section.weights is None else ()),
-            weights=[section.weights, section.block], target=target, cpu=cpu.to_json(), floats=floats,
-            table=quantize.placement_text(table), keep_float=recipe.keep_float,
+            weights=[section.weights, section.block], target=target, cpu=cpu.to_json(),
+            floats=floats, table=quantize.placement_text(table), keep_float=recipe.keep_float,
             improve=section.improve, data=self.data["calibration"],
             budget=None if budget is None else [
                 function_reads(budget.metric), budget.drop, section.trials,
