@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -23,7 +23,13 @@ from onnxgraft.commands._evidence import engine_row, evidence, hash_of_data, rec
 from onnxgraft.commands._int8 import QuantizeOptions, check_weights, int8_graph
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
-from onnxgraft.commands._reads import file_reads, function_reads, model_reads, sample_reads
+from onnxgraft.commands._reads import (
+    file_reads,
+    function_reads,
+    model_files,
+    model_reads,
+    sample_reads,
+)
 from onnxgraft.commands._recipe import Recipe, class_names
 from onnxgraft.commands._stages import (
     HIDDEN,
@@ -181,6 +187,8 @@ class _Deployment:
         self.keys: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
         self.models: dict[str, Model] = {}
+        # Of the files that stages read: their hash, and what gives it again.
+        self.files: dict[str, tuple[object, Callable[[], object]]] = {}
         # Targets whose engines run here, and the engines' names.
         self.built: dict[str, str] = {}
         self.engines: dict[str, Engine] = {}
@@ -223,9 +231,14 @@ class _Deployment:
         with stage("data"):
             self.calibration, self.validation = self._open_data(labels)
             self.probe = list(self.validation.head(STAGE_SAMPLES))
+            function = function_reads(self.calibration.preprocess.function)
+            whole = partial(self.validation.fingerprint, labelled=True)
             self.data = {
-                "calibration": sample_reads(self.calibration),
-                "validation": [sample_reads(self.validation, labelled=True), labels.fingerprint],
+                "calibration": [
+                    self._watch("calibration data", self.calibration.fingerprint),
+                    function,
+                ],
+                "validation": [self._watch("validation data", whole), function, labels.fingerprint],
                 "probe": sample_reads(self.validation.head(STAGE_SAMPLES)),
             }
         with stage("original", ", run on samples"):
@@ -275,7 +288,8 @@ class _Deployment:
             sides = {side: list(map(asdict, getattr(running, side))) for side in _SIDES}
             write_json(folder / _FACTS, {"name": running.name, **sides})
 
-        made = self._made("original", "facts", model_reads(self.opened), make)
+        self._watch("model", partial(model_files, self.opened))
+        made = self._made("original", "facts", model_reads(self.opened), make, files=("model",))
         told = read_json(made.folder / _FACTS)
         inputs, outputs = (
             tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in told[side])
@@ -391,7 +405,7 @@ class _Deployment:
         with self.stages.stage("convert"):
             recipe = self.recipe
             reads = self._of("facts", recipe=[recipe.opset, recipe.io_layout])
-            made = self._made("convert", "graph", reads, make, "converted.onnx")
+            made = self._made("convert", "graph", reads, make, "converted.onnx", ("model",))
         self.facts_of_graph = read_json(made.folder / _FACTS)
 
     def _clean(self) -> None:
@@ -418,7 +432,7 @@ class _Deployment:
         reads = self._of(
             "model.onnx", data=self.data["calibration"], method=section.method, form=form
         )
-        made = self._made("calibrate", "ranges", reads, make, "ranges.json")
+        made = self._made("calibrate", "ranges", reads, make, "ranges.json", ("calibration data",))
         self._publish(made, {"ranges.json": "ranges"})
 
     @cached_property
@@ -482,7 +496,7 @@ class _Deployment:
                 self.data["validation"], *self._scoring_reads(),
             ],
         )  # fmt: skip
-        made = self._made("quantize", target, reads, make, graph)
+        made = self._made("quantize", target, reads, make, graph, ("calibration data",))
         self._publish(made, {graph: f"{self._kind.upper()} graph for {target}"})
         nodes = sum(self.report.operators_after.values())
         self._compare("quantize", f"{self._kind} graph for {target}", graph, nodes)
@@ -519,7 +533,7 @@ class _Deployment:
             self._integers(target), target=target, cpu=cpu.to_json(), precision=precision,
             evidence=asdict(used), data=self.data["calibration"],
         )  # fmt: skip
-        made = self._made("build", target, reads, make, name)
+        made = self._made("build", target, reads, make, name, ("calibration data",))
         self._publish(made, {name: f"{target} engine"})
         if self.recipe.file is not None:
             record(self.work / name, hashes={"recipe": sha256(self.recipe.file)})
@@ -593,7 +607,7 @@ class _Deployment:
             data=self.data["validation"], metric=function_reads(section.metric),
             drop=section.drop, more=self._scoring_reads(),
         )  # fmt: skip
-        made = self._made("validate", "candidates", reads, make)
+        made = self._made("validate", "candidates", reads, make, files=("model", "validation data"))
         for target, row in zip(self.built, made.part.candidates[2:], strict=True):
             record_accuracy(
                 self.work / _engine_of(target), row, self.report.samples, self._judged_on,
@@ -777,12 +791,35 @@ class _Deployment:
     # What stages make -----------------------------------------------------------------------
 
     def _made(
-        self, stage: str, what: str, reads: dict[str, object], make: Make, name: str = ""
+        self,
+        stage: str,
+        what: str,
+        reads: dict[str, object],
+        make: Make,
+        name: str = "",
+        files: tuple[str, ...] = (),
     ) -> Made:
-        """Return what a stage made, known from then on by a name: see `Stages.made`."""
-        made = self.stages.made(stage, what, reads, make)
+        """Return what a stage made, known from then on by a name: see `Stages.made`.
+
+        Raises:
+            InputError: The files that it read are not those that were hashed any more.
+        """
+
+        def make_whole(folder: Path, part: Report) -> None:
+            make(folder, part)
+            for title in files:
+                before, now = self.files[title]
+                if now() != before:
+                    raise InputError(f"{title}: changed while it was read; run it again")
+
+        made = self.stages.made(stage, what, reads, make_whole)
         self.keys[name or what], self.folders[name or what] = made.key, made.folder
         return made
+
+    def _watch(self, title: str, hashed: Callable[[], object]) -> object:
+        """Return the hash of files, which has to be the same when a stage has read them."""
+        self.files[title] = hashed(), hashed
+        return self.files[title][0]
 
     def _of(self, *names: str, **reads: object) -> dict[str, object]:
         """Return what a stage reads: what was made before, and more."""
