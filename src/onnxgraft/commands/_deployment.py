@@ -525,10 +525,11 @@ class _Deployment:
         )  # fmt: skip
 
         def make(folder: Path, part: Report) -> None:
+            graph, feeds = self.stages.graph(self._integers(target)), self._fitting
             with status(f"building for {target}"):
                 passport = engine.build(
-                    self.stages.graph(self._integers(target)), folder / name, target,
-                    precision=precision, evidence=used, samples=(sample.feeds for sample in self._fitting), cpu=cpu,
+                    graph, folder / name, target, precision=precision, evidence=used,
+                    samples=(sample.feeds for sample in feeds), cpu=cpu,
                 )  # fmt: skip
             if passport.proven is False:
                 part.missed.append(f"{target}: the engine does not compute what its graph says")
