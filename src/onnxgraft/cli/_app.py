@@ -19,7 +19,7 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from onnxgraft.cli._completion import SHELLS, prepare, script
-from onnxgraft.cli._failing import asks_json, errors_reported, failed, tell
+from onnxgraft.cli._failing import asks_json, errors_reported, failed
 from onnxgraft.errors import (
     EngineWarning,
     InputError,
@@ -27,8 +27,9 @@ from onnxgraft.errors import (
     OnnxgraftError,
     printable,
 )
-from onnxgraft.files import cache_folder, existing_file, json_text, places, read_toml
+from onnxgraft.files import cache_folder, check_place, existing_file, json_text, places, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
+from onnxgraft.progress import logger, reporting
 
 __all__ = ["EVERYTHING", "Json", "Result", "app", "main", "subcommand"]
 
@@ -105,7 +106,6 @@ EXIT_FAILED = 1
 EVERYTHING = "\0"
 
 LIMITS = "Limits"
-# What every subcommand takes beside its own parameters.
 _LIMITS = {
     "max_memory": Annotated[
         str | None,
@@ -116,9 +116,34 @@ _LIMITS = {
         typer.Option(metavar="SECONDS", help="Time limit in seconds.", rich_help_panel=LIMITS),
     ],
 }
+TELLING = "Messages"
+# What every subcommand takes beside its own parameters, and what it says while it works.
+_TELLING = {
+    "verbose": Annotated[
+        bool,
+        typer.Option(
+            "-v", "--verbose", help="Also say what is decided.", rich_help_panel=TELLING,
+        ),
+    ],
+    "quiet": Annotated[
+        bool,
+        typer.Option(
+            "-q", "--quiet", help="Say nothing but errors and the result.",
+            rich_help_panel=TELLING,
+        ),
+    ],
+    "log_file": Annotated[
+        Path | None,
+        typer.Option(
+            "--log-file", metavar="FILE", help="File for all messages, with times.",
+            rich_help_panel=TELLING,
+        ),
+    ],
+}  # fmt: skip
 # The parameters that name what is written.
 _WRITTEN = (
-    "cache_out", "layers", "out", "report", "save_inputs", "save_outputs", "timing_cache",
+    "cache_out", "layers", "log_file", "out", "report", "save_inputs", "save_outputs",
+    "timing_cache",
 )  # fmt: skip
 # Options that list tensors.
 _LISTS = ("--inputs", "--outputs", "--candidate-outputs")
@@ -155,12 +180,13 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             limits = {option: kwargs.pop(option, None) for option in _LIMITS}
+            telling = {option: kwargs.pop(option, None) for option in _TELLING}
             as_json = bool(kwargs.get("as_json"))
-            with errors_reported(name, as_json=as_json), _warnings_reported(name):
-                status = _guard(name, limits, kwargs)
+            with errors_reported(name, as_json=as_json):
+                status = _guard(name, limits, {**kwargs, **telling})
                 if status is not None:
                     raise typer.Exit(status)
-                with places():
+                with places(), _telling(name, telling), _warnings_reported():
                     result = function(*args, **kwargs)
             if as_json:
                 print(json_text(result.to_json()))
@@ -171,7 +197,7 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
 
         more = [
             inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-            for option, kind in _LIMITS.items()
+            for option, kind in (_LIMITS | _TELLING).items()
         ]
         signature = inspect.signature(function, eval_str=True)
         parameters = [_named(each) for each in (*signature.parameters.values(), *more)]
@@ -200,13 +226,26 @@ def _named(parameter: inspect.Parameter) -> inspect.Parameter:
 
 
 @contextlib.contextmanager
-def _warnings_reported(name: str) -> Iterator[None]:
-    """Print our own warnings as sentences on standard error, each once."""
+def _telling(name: str, asked: Mapping[str, Any]) -> Iterator[None]:
+    """Let the command tell what it does, as much as was asked for, and its errors in the file."""
+    if asked["verbose"] and asked["quiet"]:
+        raise InputError("-v says more and -q says less; leave one of them out")
+    file = asked["log_file"]
+    if file is not None and file.exists() and not file.is_file():
+        raise InputError(f"--log-file {file}: is no file that can be appended to; name another")
+    check_place(file)
+    with reporting(name, verbose=bool(asked["verbose"]), quiet=bool(asked["quiet"]), file=file):
+        yield
+
+
+@contextlib.contextmanager
+def _warnings_reported() -> Iterator[None]:
+    """Tell our own warnings as sentences, each once."""
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, EngineWarning):
-            tell(name, f"warning: {printable(str(message))}")
+            logger.warning("%s", message)
         else:
             usual(message, category, *place, **more)
 

@@ -52,6 +52,8 @@ def deploy(
     keep_going: bool = False,
     workers: int = 1,
     force: bool = False,
+    from_stage: str | None = None,
+    fresh: bool = False,
 ) -> Report:
     """Take a model all the way: convert, clean, calibrate, quantize, build, validate.
 
@@ -86,6 +88,10 @@ def deploy(
             made, and the report says where the two begin to differ.
         workers: Processes that share the validation samples.
         force: Replace an existing file of another kind, too.
+        from_stage: Make this stage and all after it again: ``convert``, ``surgery``, ``calibrate``,
+            ``quantize``, ``build``, ``validate`` or ``bench``. Otherwise a stage is taken over
+            from an earlier run into the same folder where nothing that it reads has changed.
+        fresh: Make every stage again.
 
     Returns:
         The report; ``passed`` says whether everything is within its tolerance.
@@ -121,4 +127,6 @@ def deploy(
     folder = Path(f"{name}.onnxgraft") if out is None else Path(out)
     read = (plan.file, plan.model, plan.weights)
     check_deployed(folder, [file for file in read if file is not None], force=force)
-    return run_recipe(joined(plan), folder, keep_going=keep_going, workers=workers)
+    return run_recipe(
+        joined(plan), folder, keep_going=keep_going, workers=workers, begin=from_stage, fresh=fresh
+    )
