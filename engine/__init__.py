@@ -43,7 +43,7 @@ from onnxgraft.stages.engine.passport import (
     record,
 )
 from onnxgraft.stages.engine.proving import Builder, mend
-from onnxgraft.stages.engine.tensorrt.bundle import Bundle, pack
+from onnxgraft.stages.engine.tensorrt.bundle import Bundle, pack, unpacked
 from onnxgraft.stages.engine.unknown import is_engine, target_of
 from onnxgraft.targets import TARGETS, Floats, Precision, Target, find_target
 from onnxgraft.targets.cpu import Cpu
@@ -68,6 +68,8 @@ __all__ = [
     "read_passport",
     "record",
     "runs_here",
+    "target_of",
+    "unpacked",
 ]
 
 Shape = Sequence[int]

@@ -20,6 +20,7 @@ from onnxgraft.targets.cpu import Cpu
 __all__ = [
     "Flags",
     "Passport",
+    "passport_in",
     "passport_json",
     "passport_path",
     "read_passport",
@@ -202,6 +203,15 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
             f"{engine}: has no passport ({file.name}); loading an engine runs native code, so only "
             "one that onnxgraft build wrote is loaded, or one that you --trust"
         )
+    return passport_in(file)
+
+
+def passport_in(file: Path) -> Passport:
+    """Read a passport, whatever it is called.
+
+    Raises:
+        InputError: It is none, or is damaged.
+    """
     existing_file(file, "the passport", PASSPORT_BYTES)
     try:
         document = read_json(file)
@@ -221,7 +231,7 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
         for name, kind in (
             ("target", str), ("precision", str), ("engine", str), ("versions", dict),
             ("machine", dict), ("hashes", dict), ("recipe", dict), ("accuracy_on", dict),
-            ("depths", dict), ("weights", str),
+            ("depths", dict), ("accuracy", dict), ("latency", list), ("weights", str),
         ):  # fmt: skip
             if not isinstance(getattr(passport, name), kind):
                 raise ValueError(f"{name} is {getattr(passport, name)!r}")

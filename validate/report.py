@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from onnxgraft.files import write_json
+from onnxgraft.notebook import section
 from onnxgraft.stages.validate.metrics.metric import Curve
 from onnxgraft.targets.cpu import this_cpu
 
@@ -329,6 +331,31 @@ class Report:
                 if row[name].startswith("data:"):
                     row[name] = ""
         return {"passed": self.passed, "warnings": self.warnings, **document}
+
+    def _repr_html_(self) -> str:
+        names = list(self.candidates[0].metrics) if self.candidates else []
+        tables = [
+            section(
+                f"{self.title}: {'pass' if self.passed else 'FAIL'}",
+                ("candidate", *names, "agreement", "passed", "held against"),
+                [
+                    (row.name, *(f"{row.metrics.get(name, math.nan):.2f}" for name in names),
+                     row.agrees, row.passed if number else "", row.verdict)
+                    for number, row in enumerate(self.candidates)
+                ],
+                [line for line in (self.assumed, self.data) if line],
+            ),
+            section(
+                "Latency", ("engine", "batch", "median ms", "p90", "p99", "images/s"),
+                [
+                    (row.name, row.batch, f"{row.median_ms:.2f}", f"{row.p90_ms:.2f}",
+                     f"{row.p99_ms:.2f}", f"{row.images_per_second:.1f}")
+                    for row in self.latency
+                ],
+            ) if self.latency else "",
+        ]  # fmt: skip
+        told = [*self.missed, *self.warnings, *self.notes]
+        return "".join(tables) + (section("Notes", lines=told) if told else "")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON."""

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import write_bytes
+from onnxgraft.files import existing_file, write_bytes
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.engine.options import BuildOptions
 from onnxgraft.stages.engine.passport import Flags, Passport, passport_json
 from onnxgraft.stages.engine.tensorrt import builder, settings
 from onnxgraft.targets import tensorrt_calibrator
 
-__all__ = ["Bundle", "pack"]
+__all__ = ["Bundle", "pack", "unpacked"]
 
 _MANIFEST = "onnxgraft.bundle/1"
 # Whatever a zip archive can't be without; always the same, so that equal contents are equal bytes.
@@ -117,6 +117,21 @@ def pack(
     write_bytes(path, archive.getvalue())
     size = len(archive.getvalue())
     return Bundle(os.fspath(path), size, (*code, *files), lines, passport.flags)
+
+
+def unpacked(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the manifest of a bundle, and the bytes of each file in it that is no code.
+
+    Raises:
+        InputError: It is no bundle, or is damaged.
+    """
+    from onnxgraft.stages.engine.tensorrt import bundle_main
+
+    try:
+        manifest, files = bundle_main.read(existing_file(path, "the bundle"))
+    except ValueError as error:
+        raise InputError(f"{os.fspath(path)}: {error}") from error
+    return manifest, {name: len(data) for name, data in files.items()}
 
 
 def _line(graph: str, path: str | os.PathLike[str], how: builder.Settings, major: int) -> str:

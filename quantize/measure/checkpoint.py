@@ -41,7 +41,7 @@ class Checkpoint:
             InputError: It was begun with another model, data, recipe or version.
         """
         plan, place = _plan(job, model, shards), self.folder / PLAN
-        if self._finished.exists():
+        if self._finished.exists() and not self.folder.is_symlink():
             shutil.rmtree(self.folder)  # a run was killed when it had its result
         self._check_folder()
         if place.is_file() and not self.resume:
@@ -80,12 +80,12 @@ class Checkpoint:
     def _check_folder(self) -> None:
         """Refuse what is no checkpoint; a run may have been killed before it wrote the plan."""
         place = self.folder
-        if place.is_dir():
+        if place.is_dir() and not place.is_symlink():  # what is elsewhere is not ours to clear
             strange = not (place / PLAN).is_file() and any(
                 not entry.name.startswith(".") for entry in place.iterdir()
             )
         else:
-            strange = place.exists()
+            strange = os.path.lexists(place)
         if strange:
             raise InputError(f"{place}: is in the way of the checkpoint; remove or rename it")
 

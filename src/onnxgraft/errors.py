@@ -13,6 +13,8 @@ Messages say what, where and what to do, in one sentence or two.
 from __future__ import annotations
 
 import difflib
+import re
+import textwrap
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -23,8 +25,10 @@ __all__ = [
     "ModelError",
     "NotSupportedError",
     "OnnxgraftError",
+    "advice_in",
     "nearest",
     "printable",
+    "wrapped",
 ]
 
 
@@ -74,6 +78,39 @@ def printable(text: str, most: int = 2000) -> str:
         line = " ".join(text.splitlines())
         text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 4 :]}"
+
+
+def wrapped(text: str, width: int) -> str:
+    """Return a line as lines of at most ``width`` columns, broken between words alone.
+
+    What follows the first line stands a little to the right of it. A word that is longer, as a path
+    may be, stays whole.
+
+    >>> wrapped("wrote a/long/path/to/model.onnx and more", 16).splitlines()
+    ['wrote', '  a/long/path/to/model.onnx', '  and more']
+    """
+    indent = text[: len(text) - len(text.lstrip())] + "  "
+    return textwrap.fill(
+        text, max(width, len(indent) + 1), subsequent_indent=indent, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def advice_in(sentence: str) -> str:
+    """Return the part of a message that says what to do; empty where it has none.
+
+    It stands behind the last semicolon that is not in brackets, or is the line that installs.
+
+    >>> advice_in("m.onnx: is an engine (an old one; small), and no model; name the model")
+    'name the model'
+    >>> advice_in("Reading a SavedModel needs tensorflow: pip install 'onnxgraft[tensorflow]'")
+    "pip install 'onnxgraft[tensorflow]'"
+    """
+    flat = sentence
+    while (inner := re.search(r"\([^()]*\)", flat)) is not None:
+        flat = flat[: inner.start()] + "_" * len(inner[0]) + flat[inner.end() :]
+    place = max(flat.rfind("; "), flat.rfind(": pip install "))
+    return sentence[place + 2 :] if place >= 0 else ""
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:

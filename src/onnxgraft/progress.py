@@ -1,4 +1,4 @@
-"""Progress on standard error: bars on a terminal, silence everywhere else."""
+"""Progress: bars on a terminal, where they are on standard error, and in notebooks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from onnxgraft.notebook import Bars, in_notebook
 
 __all__ = ["Steps", "console", "status", "steps", "track"]
 
@@ -52,7 +54,9 @@ def steps(description: str) -> Iterator[Steps]:
         yield tell
 
 
-def _progress() -> Progress:
+def _progress() -> Progress | Bars:
+    if in_notebook():
+        return Bars()
     screen = console()
     return Progress(
         TextColumn("{task.description}"),
@@ -69,6 +73,11 @@ def _progress() -> Progress:
 def status(description: str) -> Iterator[None]:
     """Show ``description`` with a spinner while the block runs."""
     screen = console()
+    if in_notebook():
+        with Bars() as bars:
+            bars.add_task(description)
+            yield
+        return
     if not screen.is_terminal:
         yield
         return

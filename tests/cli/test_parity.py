@@ -68,8 +68,8 @@ def test_public_names_are_there() -> None:
 
 def test_what_dir_lists_is_public_or_private() -> None:
     rooms = {
-        "cli", "commands", "data", "errors", "files", "graph", "optional", "progress", "run",
-        "sandbox", "stages", "targets",
+        "cli", "commands", "data", "errors", "files", "graph", "notebook", "optional", "progress",
+        "run", "sandbox", "stages", "targets", "terminal",
     }  # fmt: skip
     modules = {"annotations", "importlib", "os", "TYPE_CHECKING", "Any"}
     shown = {name for name in dir(onnxgraft) if not name.startswith("_")}

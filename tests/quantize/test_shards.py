@@ -269,6 +269,19 @@ def test_a_folder_that_is_no_checkpoint_is_left_alone(
     assert (tmp_path / "p" / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("plan", ["plan.json", "plan.json.finished"])
+def test_a_checkpoint_elsewhere_is_not_cleared_by_a_link(
+    model: Model, samples: Samples, tmp_path: Path, plan: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / plan).write_text("{}")
+    (tmp_path / "p").symlink_to(elsewhere)
+    with pytest.raises(InputError, match="is in the way of the checkpoint"):
+        calibrate(model, samples, checkpoint=Checkpoint(tmp_path / "p"))
+    assert [entry.name for entry in elsewhere.iterdir()] == [plan]
+
+
 @pytest.mark.parametrize("left", ["nothing", "temporary", "finished"])
 def test_a_run_that_was_killed_as_it_began_or_ended_is_no_obstacle(
     model: Model, samples: Samples, tmp_path: Path, left: str

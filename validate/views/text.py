@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -11,6 +9,7 @@ from rich.table import Table
 from onnxgraft.errors import printable
 from onnxgraft.stages.validate.report import EngineRow, Report
 from onnxgraft.stages.validate.views.numbers import metric_value
+from onnxgraft.terminal import say
 
 __all__ = ["render"]
 
@@ -59,8 +58,8 @@ def _proven(engine: EngineRow) -> str:
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
-    """Print text in which a stranger's names may stand: without markup or control codes."""
-    console.print(printable(text, sys.maxsize), style=style, highlight=False, markup=False)
+    """Print a sentence beside the tables, and as wide as they are."""
+    say(console, text, style, always=True)
 
 
 def _cell(text: str) -> str:

@@ -6,19 +6,27 @@ import contextlib
 import copy
 import functools
 import inspect
-import os
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, Protocol
 
 import typer
 from rich.console import Console
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
-from onnxgraft.errors import EngineWarning, InputError, NotSupportedError, OnnxgraftError, printable
+from onnxgraft.cli._completion import SHELLS, prepare, script
+from onnxgraft.cli._failing import asks_json, errors_reported, failed, tell
+from onnxgraft.errors import (
+    EngineWarning,
+    InputError,
+    NotSupportedError,
+    OnnxgraftError,
+    printable,
+)
 from onnxgraft.files import cache_folder, existing_file, json_text, places, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
 
@@ -26,20 +34,73 @@ __all__ = ["EVERYTHING", "Json", "Result", "app", "main", "subcommand"]
 
 P = ParamSpec("P")
 
+
+class _Group(TyperGroup):
+    """All commands: a command line that can't be understood is an object too, with ``--json``."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **how: Any) -> Any:
+        prepare()
+        words = list(sys.argv[1:] if args is None else args)
+        if not asks_json(words):
+            return super().main(args, *more, **how)
+        try:
+            status = super().main(args, *more, **{**how, "standalone_mode": False})
+        except _UsageError as error:
+            context = getattr(error, "ctx", None)
+            name = "" if context is None or context.parent is None else context.info_name or ""
+            failed(name, printable(error.format_message()), error.exit_code, as_json=True)
+            status = error.exit_code
+        sys.exit(status or 0)
+
+
+# typer brings click along, or needs it, by its version.
+_UsageError: Any = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 app = typer.Typer(
     name="onnxgraft",
-    help="Take a trained network to a deployable INT8 engine, and prove it at every step.",
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"onnxgraft {metadata.version('onnxgraft')}")
+        raise typer.Exit
+
+
+def _show_completion(shell: str | None) -> None:
+    if shell is not None:
+        print(script(shell))
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+    show_completion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHELL",
+            callback=_show_completion,
+            is_eager=True,
+            help=f"Print what makes a shell complete this command: {', '.join(SHELLS)}.",
+        ),
+    ] = None,
+) -> None:
+    """Take a trained network to a deployable INT8 engine, and prove it at every step."""
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 EXIT_FAILED = 1
-# What sysexits.h calls EX_SOFTWARE: none of the statuses that mean something to a script.
-EXIT_INTERNAL = 70
-TRACEBACK = "ONNXGRAFT_TRACEBACK"
 # What --trust without a name stands for; no word of a command line has a NUL in it.
 EVERYTHING = "\0"
 
@@ -94,13 +155,14 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             limits = {option: kwargs.pop(option, None) for option in _LIMITS}
-            with _errors_reported(name), _warnings_reported(name):
+            as_json = bool(kwargs.get("as_json"))
+            with errors_reported(name, as_json=as_json), _warnings_reported(name):
                 status = _guard(name, limits, kwargs)
                 if status is not None:
                     raise typer.Exit(status)
                 with places():
                     result = function(*args, **kwargs)
-            if kwargs.get("as_json"):
+            if as_json:
                 print(json_text(result.to_json()))
             else:
                 show(result, Console())
@@ -144,7 +206,7 @@ def _warnings_reported(name: str) -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, EngineWarning):
-            print(f"onnxgraft {name}: warning: {printable(str(message))}", file=sys.stderr)
+            tell(name, f"warning: {printable(str(message))}")
         else:
             usual(message, category, *place, **more)
 
@@ -152,36 +214,6 @@ def _warnings_reported(name: str) -> Iterator[None]:
         warnings.simplefilter("once", EngineWarning)
         warnings.showwarning = show
         yield
-
-
-@contextlib.contextmanager
-def _errors_reported(name: str) -> Iterator[None]:
-    """Turn whatever goes wrong in a command into a sentence and an exit status."""
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except OnnxgraftError as error:
-        print(f"onnxgraft {name}: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_status) from error
-    except KeyboardInterrupt:
-        print(f"onnxgraft {name}: interrupted", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except MemoryError as error:
-        print(
-            f"onnxgraft {name}: memory ran out; allow more with --max-memory, or take a "
-            "smaller model, batch or --workers", file=sys.stderr,
-        )  # fmt: skip
-        raise typer.Exit(InputError.exit_status) from error
-    except Exception as error:
-        if os.environ.get(TRACEBACK):
-            raise
-        print(
-            f"onnxgraft {name}: internal error, {type(error).__name__}: {error}; "
-            f"please report it with the traceback that {TRACEBACK}=1 shows",
-            file=sys.stderr,
-        )
-        raise typer.Exit(EXIT_INTERNAL) from error
 
 
 class _Command(TyperCommand):
@@ -193,7 +225,12 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
         words = [f"{word}={EVERYTHING}" if word == "--trust" else word for word in args[:end]]
-        return super().parse_args(ctx, _joined(words) + args[end:])
+        try:
+            return super().parse_args(ctx, _joined(words) + args[end:])
+        except _UsageError as error:
+            if error.message.startswith("Got unexpected extra argument"):
+                error.message += f"; {str(self.epilog).replace('Example', 'for example')}"
+            raise
 
 
 def _joined(words: list[str]) -> list[str]:

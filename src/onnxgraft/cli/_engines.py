@@ -18,6 +18,7 @@ from onnxgraft.cli._options import (
     Calibration,
     CpuName,
     DataUsed,
+    Force,
     Largest,
     OnnxFile,
     Out,
@@ -60,7 +61,11 @@ def build(
     batches: Batches = "1,16",
     hint: Annotated[
         Literal["latency", "throughput"],
-        typer.Option(rich_help_panel=TARGET, help="What the engine is tuned for (OpenVINO)."),
+        typer.Option(
+            metavar="HINT",
+            rich_help_panel=TARGET,
+            help="What the engine is tuned for: latency or throughput (OpenVINO).",
+        ),
     ] = "latency",
     threads: Threads = None,
     workspace: Annotated[
@@ -103,7 +108,7 @@ def build(
         bool,
         typer.Option(
             "--prove/--no-prove",
-            rich_help_panel=TARGET,
+            rich_help_panel=RUNNING,
             help="Run the engine, if it can run here, beside the exact answers of its graph.",
         ),
     ] = True,
@@ -115,6 +120,7 @@ def build(
             help="File for the list of layers as the library fused them.",
         ),
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Build an engine, with its passport beside it."""
@@ -125,7 +131,7 @@ def build(
         max_shapes=max_shapes, batches=batches, hint=hint, threads=threads, workspace=workspace,
         level=level, timing_cache=timing_cache, version_compatible=version_compatible,
         calibration=calibration, ranges=ranges, data=data, recipe=recipe,
-        trust=trust_of(trust), cpu=cpu, prove=prove, layers=layers,
+        trust=trust_of(trust), cpu=cpu, prove=prove, layers=layers, force=force,
     )  # fmt: skip
 
 
@@ -151,6 +157,7 @@ def bundle(
     ranges: RangesUsed = None,
     data: DataUsed = None,
     recipe: RecipeFile = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Pack all that building a TensorRT engine needs on a machine with TensorRT and Python."""
@@ -159,7 +166,7 @@ def bundle(
     return commands.bundle(
         model, out, precision=precision, float_model=float_model, calibration=calibration,
         shapes=shapes, min_shapes=min_shapes, max_shapes=max_shapes, batches=batches,
-        ranges=ranges, data=data, recipe=recipe,
+        ranges=ranges, data=data, recipe=recipe, force=force,
     )  # fmt: skip
 
 
@@ -217,6 +224,7 @@ def infer(
         ),
     ] = None,
     trust: Trusted = [],  # noqa: B006  (typer copies it)
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Run an engine on images; print classes, draw maps and boxes, or write the outputs."""
@@ -224,5 +232,5 @@ def infer(
 
     return commands.infer(
         engine, images, preprocess=preprocess, postprocess=postprocess, out=out,
-        trust=trust_of(trust),
+        trust=trust_of(trust), force=force,
     )  # fmt: skip

@@ -9,10 +9,12 @@ import typer
 
 from onnxgraft.cli import _printing as show
 from onnxgraft.cli._app import Json, Result, subcommand
+from onnxgraft.cli._completion import one_of
 from onnxgraft.cli._options import (
     MODEL,
     OUTPUT,
     RUNNING,
+    Force,
     FreezeBatchnorm,
     Inputs,
     Layout,
@@ -35,13 +37,13 @@ PASSES = "Passes"
 
 @subcommand(show.inspection, example="onnxgraft inspect model.pb")
 def inspect(
-    model: ModelFile,
+    model: Annotated[Path, typer.Argument(help="Model file, engine, passport, ranges, or bundle.")],
     weights: Weights = None,
     signature: Signature = None,
     trust: Trusted = [],  # noqa: B006  (typer copies it)
     as_json: Json = False,
 ) -> Result:
-    """Print what a model file holds: inputs, outputs, operators, training leftovers."""
+    """Print what a file holds: a model's inputs, outputs and operators; what an engine is."""
     from onnxgraft import commands
 
     return commands.inspect(model, weights=weights, signature=signature, trust=trust_of(trust))
@@ -74,6 +76,7 @@ def convert(
             rich_help_panel=RUNNING,
         ),
     ] = True,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Convert a model to a clean ONNX graph and compare it with the original."""
@@ -82,7 +85,7 @@ def convert(
     return commands.convert(
         model, out, weights=weights, inputs=inputs, outputs=outputs, values=values,
         io_layout=io_layout, opset=opset, signature=signature, freeze_batchnorm=freeze_batchnorm,
-        trust=trust_of(trust), raw=raw, verify=verify,
+        trust=trust_of(trust), raw=raw, verify=verify, force=force,
     )  # fmt: skip
 
 
@@ -117,6 +120,7 @@ def surgery(
         typer.Option(
             "--for",
             metavar="TARGET",
+            autocompletion=one_of(target.name for target in TARGETS if target.lowering),
             rich_help_panel=PASSES,
             help="Write what this target lacks in other operators: "
             f"{', '.join(target.name for target in TARGETS if target.lowering)}.",
@@ -155,6 +159,7 @@ def surgery(
             help="File for a report of what was done, as JSON.",
         ),
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Clean an ONNX graph, and verify that it computes the same as before."""
@@ -163,5 +168,5 @@ def surgery(
     return commands.surgery(
         model, out, list_passes=list_passes, only=only, skip=skip, extra=extra, inputs=inputs,
         outputs=outputs, target=target, plugin=plugin, verify=verify, explain=explain,
-        report=report,
+        report=report, force=force,
     )  # fmt: skip

@@ -9,6 +9,7 @@ import typer
 
 from onnxgraft.cli import _printing as show
 from onnxgraft.cli._app import Json, Result, subcommand
+from onnxgraft.cli._completion import one_of
 from onnxgraft.cli._options import (
     DATA,
     OUTPUT,
@@ -18,6 +19,7 @@ from onnxgraft.cli._options import (
     Classes,
     CpuName,
     FloatName,
+    Force,
     Images,
     LabelsFile,
     MethodName,
@@ -32,6 +34,7 @@ from onnxgraft.cli._options import (
     Trusted,
     trust_of,
 )
+from onnxgraft.targets import target_names
 
 __all__ = ["calibrate", "quantize"]
 
@@ -75,6 +78,7 @@ def calibrate(
         typer.Option(
             metavar="TARGET",
             rich_help_panel=TARGET,
+            autocompletion=one_of(target_names()),
             help="Measure for this target alone, which costs less; may be repeated.",
         ),
     ] = [],  # noqa: B006  (typer copies it)
@@ -138,6 +142,7 @@ def calibrate(
             help="TensorRT version that will read the cache, such as 10.3.0.",
         ),
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Measure the ranges of a float graph's tensors on representative data."""
@@ -148,7 +153,7 @@ def calibrate(
         target=target or None, images=images, seed=seed, workers=workers, ray=ray, resume=resume,
         skip_bad=skip_bad,
         per_channel=per_channel, validation=validation, ranges=ranges, overrides=overrides,
-        cache_out=cache_out, trt_version=trt_version,
+        cache_out=cache_out, trt_version=trt_version, force=force,
     )  # fmt: skip
 
 
@@ -158,7 +163,7 @@ def calibrate(
 )
 def quantize(
     model: OnnxFile,
-    target: TargetName,
+    target: TargetName = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="File to write.", rich_help_panel=OUTPUT),
@@ -324,6 +329,7 @@ def quantize(
             help="TensorRT version that will read the cache, such as 10.3.0.",
         ),
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Write the INT8 graph that a target wants, a mix within a budget, or weights in integers."""
@@ -343,5 +349,5 @@ def quantize(
         metric_output=metric_output,
         trials=trials, resume=resume, images=images, seed=seed, placement=placement,
         show_placement=show_placement, explain=explain, cpu=cpu, cache_out=cache_out,
-        trt_version=trt_version,
+        trt_version=trt_version, force=force,
     )  # fmt: skip

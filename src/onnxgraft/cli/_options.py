@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from onnxgraft.cli._app import EVERYTHING
+from onnxgraft.cli._completion import one_of
 from onnxgraft.errors import InputError
 from onnxgraft.files.trust import Trust
 from onnxgraft.targets import FLOATS, target_names
@@ -17,7 +18,7 @@ __all__ = [
     "DATA", "MODEL", "OUTPUT", "QUANTIZATION", "RUNNING", "TARGET", "Batches", "Calibration",
     "CandidateOutputs", "CandidateWeights", "Classes", "CpuName", "Data", "DataUsed", "Drop",
     "FloatName",
-    "FreezeBatchnorm", "Images", "Inputs", "Largest", "Layout", "MethodName", "MetricName",
+    "Force", "FreezeBatchnorm", "Images", "Inputs", "Largest", "Layout", "MethodName", "MetricName",
     "MetricOutput", "ModelFile", "OnnxFile", "Opset", "Out", "Outputs", "Overrides",
     "PrecisionName", "PreprocessFile", "RangesUsed", "Ray", "RecipeFile", "Shapes", "Signature",
     "Smallest", "TargetName", "TargetOption", "Threads", "Trusted", "Values", "Weights", "Workers",
@@ -50,6 +51,12 @@ OnnxFile = Annotated[Path, typer.Argument(help="ONNX file.")]
 Out = Annotated[
     Path,
     typer.Option("-o", "--out", metavar="FILE", help="File to write.", rich_help_panel=OUTPUT),
+]  # fmt: skip
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", rich_help_panel=OUTPUT, help="Replace an existing file of another kind, too.",
+    ),
 ]  # fmt: skip
 Weights = Annotated[
     Path | None,
@@ -147,6 +154,7 @@ MetricName = Annotated[
     str | None,
     typer.Option(
         metavar="METRIC", rich_help_panel=DATA,
+        autocompletion=one_of(("top1", "top5", "miou", "auc", "map")),
         help="Task metric: top1, top5, miou, auc, map, or FILE.py:FUNCTION.",
     ),
 ]  # fmt: skip
@@ -183,30 +191,32 @@ Overrides = Annotated[
     ),
 ]  # fmt: skip
 TargetName = Annotated[
-    str,
+    str | None,
     typer.Option(
-        metavar="TARGET", rich_help_panel=TARGET,
-        help=f"Target that the graph is written for: {_TARGETS}.",
+        metavar="TARGET", rich_help_panel=TARGET, autocompletion=one_of(target_names()),
+        help=f"Target that the graph is written for: {_TARGETS}; the only one that can run here "
+        "if not given.",
     ),
 ]  # fmt: skip
 TargetOption = Annotated[
     str | None,
     typer.Option(
-        metavar="TARGET", rich_help_panel=TARGET,
-        help=f"Target to build for: {_TARGETS}; the first that can run here if not given.",
+        metavar="TARGET", rich_help_panel=TARGET, autocompletion=one_of(target_names()),
+        help=f"Target to build for: {_TARGETS}; what the graph was made for, or the first "
+        "that can run here, if not given.",
     ),
 ]  # fmt: skip
 FloatName = Annotated[
     str,
     typer.Option(
-        "--float", metavar="PRECISION", rich_help_panel=TARGET,
+        "--float", metavar="PRECISION", rich_help_panel=TARGET, autocompletion=one_of(FLOATS),
         help=f"Precision of the layers that are not INT8: {_FLOATS}.",
     ),
 ]  # fmt: skip
 CpuName = Annotated[
     str | None,
     typer.Option(
-        metavar="CPU", rich_help_panel=TARGET,
+        metavar="CPU", rich_help_panel=TARGET, autocompletion=one_of(CPUS),
         help=f"Processor that the engine is for: {', '.join(CPUS)}; this machine's if not given.",
     ),
 ]  # fmt: skip

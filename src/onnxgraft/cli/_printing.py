@@ -1,22 +1,19 @@
 """What a person reads of each command's result; `--json` prints ``to_json`` instead.
 
-What comes from files and models is printed by `say`: in one line, without markup or control codes.
+What comes from files and models is printed by `say`: without markup or control codes.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from onnxgraft.errors import printable
 from onnxgraft.files import json_text
+from onnxgraft.terminal import say
 
 if TYPE_CHECKING:
     from onnxgraft.commands import (
@@ -26,6 +23,7 @@ if TYPE_CHECKING:
         Calibrated,
         Converted,
         Inferred,
+        Inspected,
         Operated,
         Quantized,
         RecipeSchema,
@@ -40,36 +38,48 @@ if TYPE_CHECKING:
 
 __all__ = [
     "begun", "benched", "built", "bundled", "calibrated", "converted", "deployed", "inferred",
-    "inspection", "operated", "quantized", "report", "say", "schema",
+    "inspection", "operated", "quantized", "report", "schema",
 ]  # fmt: skip
 
-
-def say(console: Console, text: str) -> None:
-    """Print text that comes from files and models: in one line, without markup or control codes."""
-    console.print(printable(text, sys.maxsize), highlight=False, markup=False, soft_wrap=True)
+# Columns for names in a table.
+_NAME = 20
 
 
-def inspection(found: Inspection, console: Console) -> None:
-    """Print what a model file holds."""
+def inspection(found: Inspection | Inspected, console: Console) -> None:
+    """Print what a file holds."""
+    from onnxgraft.commands import Inspected
+
+    if isinstance(found, Inspected):
+        say(console, f"{found.path}: {found.summary}")
+        _sections(console, found.sections)
+        return
     say(console, f"{found.path}: {found.framework}, {found.parameters:,} parameters")
-    for title, lines in (
-        ("inputs", found.inputs),
-        ("outputs", found.outputs),
-        ("variables that are not frozen", found.variables),
-        ("training leftovers", found.training),
-        ("dynamic shapes", found.dynamic),
-        ("layout", found.layout),
-        ("unsupported operators", found.unsupported),
-        ("layers", found.layers),
-        ("notes", found.notes),
-    ):
+    _sections(
+        console,
+        {
+            "inputs": found.inputs,
+            "outputs": found.outputs,
+            "variables that are not frozen": found.variables,
+            "training leftovers": found.training,
+            "dynamic shapes": found.dynamic,
+            "layout": found.layout,
+            "unsupported operators": found.unsupported,
+            "layers": found.layers,
+            "notes": found.notes,
+        },
+    )
+    operators = ", ".join(f"{count} {op}" for op, count in found.operators.items())
+    console.print(f"[bold]{sum(found.operators.values())} nodes[/]")
+    say(console, f"  {operators}")
+
+
+def _sections(console: Console, sections: Mapping[str, Iterable[str]]) -> None:
+    """Print titles, and below each its lines; none where there are no lines."""
+    for title, lines in sections.items():
         if lines:
             console.print(f"[bold]{title}[/]")
             for line in lines:
                 say(console, f"  {line}")
-    operators = ", ".join(f"{count} {op}" for op, count in found.operators.items())
-    console.print(f"[bold]{sum(found.operators.values())} nodes[/]")
-    say(console, f"  {operators}")
 
 
 def converted(done: Converted, console: Console) -> None:
@@ -214,6 +224,8 @@ def built(done: BuiltEngine, console: Console) -> None:
     passport = done.passport
     with_ = ", ".join(f"{name} {version}" for name, version in passport.versions.items())
     say(console, f"{done.out}: {passport.label} engine for {with_}, {done.size / 1e6:.1f} MB")
+    if done.chosen:
+        say(console, f"  {done.chosen}")
     _float32(console, passport.flags)
     _notes(console, passport.notes, "")
     for output in passport.proof:
@@ -238,18 +250,35 @@ def bundled(done: Bundle, console: Console) -> None:
 def benched(done: Benched, console: Console) -> None:
     """Print the table of latencies."""
     say(console, "Milliseconds per batch; speed-up over the original and over FP32")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("engine", overflow="fold")
-    for name in ("batch", "ms", "p90", "p99", "images/s", "original", "fp32"):
-        table.add_column(name, justify="right")
+    rows = [["engine", "batch", "ms", "p90", "p99", "images/s", "original", "fp32"]]
     for row, ratio in zip(done.rows, done.ratios, strict=True):
-        table.add_row(
-            escape(row.name), str(row.batch), f"{row.median_ms:.2f}", f"{row.p90_ms:.2f}",
-            f"{row.p99_ms:.2f}", f"{row.images_per_second:.1f}",
+        rows.append([
+            row.name,
+            str(row.batch),
+            f"{row.median_ms:.2f}",
+            f"{row.p90_ms:.2f}",
+            f"{row.p99_ms:.2f}",
+            f"{row.images_per_second:.1f}",
             *("" if times is None else f"{times:.2f}x" for times in (ratio.original, ratio.fp32)),
-        )  # fmt: skip
-    console.print(table)
+        ])
+    for line in _aligned(rows):
+        say(console, line)
     _notes(console, done.notes, "")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table as lines; a name that is too long for it has a line of its own."""
+    names, cells = [row[0] for row in rows], [row[1:] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    left = min(_NAME, max(map(len, names)))
+    lines = []
+    for name, row in zip(names, cells, strict=True):
+        if len(name) > left:
+            lines.append(name)
+        first = name if len(name) <= left else ""
+        numbers = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append(f"{first:{left}}  {'  '.join(numbers)}".rstrip())
+    return lines
 
 
 def inferred(done: Inferred, console: Console) -> None:

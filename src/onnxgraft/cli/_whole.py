@@ -9,6 +9,7 @@ import typer
 
 from onnxgraft.cli import _printing as show
 from onnxgraft.cli._app import Json, Result, subcommand
+from onnxgraft.cli._completion import listed
 from onnxgraft.cli._options import (
     DATA,
     OUTPUT,
@@ -20,6 +21,7 @@ from onnxgraft.cli._options import (
     CpuName,
     Data,
     Drop,
+    Force,
     FreezeBatchnorm,
     Images,
     Inputs,
@@ -38,6 +40,7 @@ from onnxgraft.cli._options import (
     Workers,
     trust_of,
 )
+from onnxgraft.targets import target_names
 
 __all__ = ["deploy", "init", "recipe_schema", "validate"]
 
@@ -114,6 +117,7 @@ def validate(
         Path | None,
         typer.Option(metavar="FOLDER", rich_help_panel=OUTPUT, help="Folder for the report."),
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Compare a candidate with the original on data, and by a task metric."""
@@ -126,7 +130,7 @@ def validate(
         metric=metric, classes=classes, metric_output=metric_output, labels=labels, drop=drop,
         tolerance=tolerance, images=images, bisect=bisect, graph=graph,
         candidate_weights=candidate_weights, candidate_outputs=candidate_outputs, workers=workers,
-        ray=ray, save_inputs=save_inputs, save_outputs=save_outputs, report=report,
+        ray=ray, save_inputs=save_inputs, save_outputs=save_outputs, report=report, force=force,
     )  # fmt: skip
 
 
@@ -245,7 +249,9 @@ def deploy(
         typer.Option(
             metavar="TARGETS",
             rich_help_panel=TARGET,
-            help="Targets to build for, where a model file is given; the CPU targets if not given.",
+            autocompletion=listed(target_names()),
+            help="Targets to build for, where a model file is given; the CPU targets that are "
+            "installed if not given.",
         ),
     ] = None,
     cpu: CpuName = None,
@@ -260,6 +266,7 @@ def deploy(
         ),
     ] = False,
     workers: Workers = 1,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Take a model all the way: convert, clean, calibrate, quantize, build, validate."""
@@ -269,5 +276,5 @@ def deploy(
         recipe, out, data=data, validate_on=validate_on, weights=weights, preprocess=preprocess,
         postprocess=postprocess, inputs=inputs, outputs=outputs, metric=metric, labels=labels,
         classes=classes, targets=targets, cpu=cpu,
-        images=images, trust=trust_of(trust), keep_going=keep_going, workers=workers,
+        images=images, trust=trust_of(trust), keep_going=keep_going, workers=workers, force=force,
     )  # fmt: skip

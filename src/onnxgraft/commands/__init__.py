@@ -14,7 +14,7 @@ from onnxgraft.commands._convert import Converted, convert
 from onnxgraft.commands._deploy import deploy
 from onnxgraft.commands._infer import Answer, Inferred, infer
 from onnxgraft.commands._init import Begun, RecipeSchema, init, recipe_schema
-from onnxgraft.commands._inspect import inspect
+from onnxgraft.commands._inspect import Inspected, inspect
 from onnxgraft.commands._lite import LiteEngine
 from onnxgraft.commands._quantize import Quantized, quantize
 from onnxgraft.commands._recipe import Recipe, read_recipe
@@ -30,6 +30,7 @@ __all__ = [
     "Calibrated",
     "Converted",
     "Inferred",
+    "Inspected",
     "LiteEngine",
     "Operated",
     "Quantized",

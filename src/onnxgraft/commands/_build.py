@@ -10,15 +10,18 @@ from typing import Any
 from onnxgraft.commands._arguments import Numbers, ShapesGiven, numbers
 from onnxgraft.commands._arguments import shapes as _shapes
 from onnxgraft.commands._assumed import assumed
+from onnxgraft.commands._defaults import target_of_graph
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._outputs import TIMINGS, check_beside, check_output
 from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
-from onnxgraft.files import check_place, existing_file, write_json
+from onnxgraft.files import existing_file, write_json
 from onnxgraft.files.limits import CACHE_BYTES
 from onnxgraft.files.trust import Trust
+from onnxgraft.graph.foreign import BUNDLE, ENGINE, JSON
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.stages import engine as stage
 from onnxgraft.stages.engine import BuildOptions, Bundle, Layer, Passport
@@ -40,6 +43,7 @@ class BuiltEngine:
         size: Of the engine, in bytes.
         layers: As the library fused them, if that was asked for.
         layers_out: Where they were written.
+        chosen: Why it is for this target, where none was named.
     """
 
     out: str
@@ -47,6 +51,7 @@ class BuiltEngine:
     size: int
     layers: tuple[Layer, ...] = ()
     layers_out: str = ""
+    chosen: str = ""
 
     @property
     def passed(self) -> bool:
@@ -54,8 +59,9 @@ class BuiltEngine:
         return self.passport.proven is not False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the passport, and where the engine is."""
-        return {"out": self.out, "passed": self.passed, **passport_json(self.passport)}
+        """Return the passport, where the engine is, and why it is for this target."""
+        told = {"chosen": self.chosen} if self.chosen else {}
+        return {"out": self.out, "passed": self.passed, **told, **passport_json(self.passport)}
 
 
 def build(
@@ -82,13 +88,15 @@ def build(
     cpu: str | None = None,
     prove: bool = True,
     layers: Place | None = None,
+    force: bool = False,
 ) -> BuiltEngine:
     """Build an engine with its passport beside it, and prove that it computes what its graph says.
 
     Args:
         model: A float ONNX file, or one that `quantize` made for the target; or such a model.
         out: Where to write the engine; the passport is ``OUT.json``.
-        target: The library; None takes the first that can run here.
+        target: The library; None takes that which the graph was made for, and for another graph
+            the first that can run here.
         precision: What the graph has to be (``fp32``, ``int8``), or what float layers run in.
         shapes: The shapes of free inputs, such as ``a:0[1,8,8,3]``.
         min_shapes: The smallest of them (TensorRT).
@@ -108,14 +116,18 @@ def build(
         cpu: The processor that the engine is for; None is this machine's.
         prove: Whether to run the engine, if it can run here, beside the exact answer of its graph.
         layers: Where to list the layers as the library fused them.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: The target refuses the graph, or an option is not for it.
         MissingDependencyError: The target's library is not installed.
     """
-    check_place(out)
-    check_place(layers)
-    aim = target or stage.default_target()
+    check_output(out, ENGINE, force=force)
+    check_output(layers, JSON, force=force)
+    if timing_cache is not None:
+        check_beside(timing_cache, TIMINGS, force=force)
+    graph = as_model(model)
+    aim, why = (target, "") if target is not None else target_of_graph(graph)
     if layers is not None:
         stage.check_layers(aim)
     options = BuildOptions(
@@ -132,7 +144,6 @@ def build(
         calibration=_cache(calibration),
     )
     used = evidence(ranges=ranges or calibration, data=data, recipe=recipe)
-    graph = as_model(model)
     samples: Iterable[Feeds] = ()
     if data is not None and prove:
         given = None if recipe is None else read_tables(recipe, trust)[0]
@@ -149,7 +160,7 @@ def build(
             fused = stage.layers(built)
         write_json(layers, [asdict(layer) for layer in fused])
     size = Path(out).stat().st_size
-    return BuiltEngine(str(out), passport, size, tuple(fused), str(layers or ""))
+    return BuiltEngine(str(out), passport, size, tuple(fused), str(layers or ""), why)
 
 
 def bundle(
@@ -166,6 +177,7 @@ def bundle(
     ranges: Place | None = None,
     data: Place | None = None,
     recipe: Place | None = None,
+    force: bool = False,
 ) -> Bundle:
     """Pack what builds a TensorRT engine on another machine, with TensorRT and Python alone.
 
@@ -182,12 +194,13 @@ def bundle(
         ranges: As of `build`.
         data: As of `build`.
         recipe: As of `build`.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: Of float graph and calibration cache there is only one, or an option does not
             fit the model.
     """
-    check_place(out)
+    check_output(out, BUNDLE, force=force)
     options = BuildOptions(
         shapes=_shapes("--shapes", shapes),
         smallest=_shapes("--min-shapes", min_shapes),

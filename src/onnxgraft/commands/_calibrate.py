@@ -8,12 +8,14 @@ from typing import Any
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._order import DATA, IMAGE, MODEL, check_order
+from onnxgraft.commands._outputs import check_output
 from onnxgraft.commands._recipe import PreprocessGiven, given_tables
 from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import Data, Samples, as_samples, overlap
 from onnxgraft.errors import InputError, NotSupportedError
-from onnxgraft.files import check_place
 from onnxgraft.files.trust import Trust
+from onnxgraft.graph.foreign import CACHE, RANGES
 from onnxgraft.graph.model import Model
 from onnxgraft.run.raising import raised
 from onnxgraft.stages import quantize as stage
@@ -78,6 +80,7 @@ def calibrate(
     overrides: Place | None = None,
     cache_out: Place | None = None,
     trt_version: str | None = None,
+    force: bool = False,
 ) -> Calibrated:
     """Measure the ranges of a float graph's tensors on representative data.
 
@@ -104,10 +107,12 @@ def calibrate(
         overrides: A TOML file of ranges by hand: ``"tensor" = [low, high]``.
         cache_out: A TensorRT calibration cache to write.
         trt_version: The TensorRT that will read it, such as ``10.3.0``.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: Options contradict each other, or data or ranges do not fit the model.
     """
+    check_order((model, (MODEL,)), (data, (DATA, IMAGE)), "calibrate {0} --data {1} -o RANGES.json")
     if (data is None) == (ranges is None):
         raise InputError(
             "name either the data with --data, or ranges to choose again with --ranges"
@@ -118,8 +123,8 @@ def calibrate(
         raise InputError("--resume goes on with the run that was to write -o; name it")
     if trt_version is not None:
         stage.header_version(trt_version)
-    check_place(out)
-    check_place(cache_out)
+    check_output(out, RANGES, force=force)
+    check_output(cache_out, CACHE, force=force)
     by_hand = read_overrides(overrides) if overrides else {}
     graph = as_model(model)
     told = ""

@@ -12,8 +12,9 @@ import onnx
 
 from onnxgraft.commands._integer_kernels import held_by_rounding
 from onnxgraft.commands._opening import ModelGiven, Place
+from onnxgraft.commands._outputs import ONNX, check_output
 from onnxgraft.errors import InputError, NotSupportedError
-from onnxgraft.files import atomic, check_place
+from onnxgraft.files import atomic
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.half import computes_in_half
 from onnxgraft.graph.model import Model
@@ -106,6 +107,7 @@ def convert(
     trust: Trust = False,
     raw: bool = False,
     verify: bool = True,
+    force: bool = False,
 ) -> Converted:
     """Convert a model to a clean ONNX graph and compare it with the original.
 
@@ -125,11 +127,12 @@ def convert(
         trust: Load a Keras file or a .pt2 that brings code: True, or the names of what may.
         raw: Stop after conversion, without clean-up.
         verify: Compare with the original, on seeded samples of batch 1 and 2 and of several sizes.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: The model can't be read or converted, or an option does not fit it.
     """
-    check_place(out)
+    check_output(out, ONNX, force=force)
     original = Original.of(
         model, weights=weights, inputs=inputs, outputs=outputs, values=values,
         signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust,

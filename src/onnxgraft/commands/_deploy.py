@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxgraft.commands._arguments import Names, names
+from onnxgraft.commands._defaults import deployed_targets
 from onnxgraft.commands._deployment import run_recipe
 from onnxgraft.commands._opening import ModelGiven, Place
+from onnxgraft.commands._order import DATA, IMAGE, MODEL, check_order
+from onnxgraft.commands._outputs import check_deployed
 from onnxgraft.commands._recipe import (
-    DEFAULT_TARGETS,
     PostprocessGiven,
     PreprocessGiven,
     Recipe,
@@ -49,6 +51,7 @@ def deploy(
     trust: Trust = False,
     keep_going: bool = False,
     workers: int = 1,
+    force: bool = False,
 ) -> Report:
     """Take a model all the way: convert, clean, calibrate, quantize, build, validate.
 
@@ -73,7 +76,8 @@ def deploy(
         metric: Of a model file: the task metric, or a function of an output and its label.
         labels: Of a model file: a file or folder of labels by image.
         classes: Of a model file: those of the metric, a file or ``camvid`` or ``cityscapes``.
-        targets: Of a model file: what to build for; None takes the CPU targets.
+        targets: Of a model file: what to build for; None takes the CPU targets that are
+            installed.
         cpu: The processor that the engines are for; None is this machine's.
         images: How many samples to calibrate and to validate on; None takes all.
         trust: Load a Keras file or a .pt2 that brings code, and run the functions that a recipe
@@ -81,6 +85,7 @@ def deploy(
         keep_going: Go on after a stage that exceeds its tolerance; otherwise nothing after it is
             made, and the report says where the two begin to differ.
         workers: Processes that share the validation samples.
+        force: Replace an existing file of another kind, too.
 
     Returns:
         The report; ``passed`` says whether everything is within its tolerance.
@@ -94,6 +99,7 @@ def deploy(
         "--outputs": outputs, "--metric": metric, "--labels": labels, "--classes": classes,
         "--targets": targets, "--cpu": cpu,
     }  # fmt: skip
+    check_order((recipe, (MODEL,)), (data, (DATA, IMAGE)), "deploy {0} --data {1}")
     recipe = recipe if isinstance(recipe, Recipe) else written(recipe)
     whole = isinstance(recipe, Recipe) or Path(recipe).suffix == ".toml"
     for option, value in given.items():
@@ -110,7 +116,9 @@ def deploy(
             recipe, data=data, weights=weights, validate_on=validate_on,
             preprocess=before, postprocess=after, inputs=inputs, outputs=outputs,
             metric=None if metric is None else find_metric(metric), labels=labels, classes=classes,
-            targets=names(targets) or DEFAULT_TARGETS, cpu=cpu, images=images, trust=trust,
+            targets=names(targets) or deployed_targets(), cpu=cpu, images=images, trust=trust,
         ), Path(recipe).stem  # fmt: skip
     folder = Path(f"{name}.onnxgraft") if out is None else Path(out)
+    read = (plan.file, plan.model, plan.weights)
+    check_deployed(folder, [file for file in read if file is not None], force=force)
     return run_recipe(joined(plan), folder, keep_going=keep_going, workers=workers)

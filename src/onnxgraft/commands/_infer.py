@@ -14,6 +14,8 @@ from pydantic import ValidationError
 
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._opening import ModelGiven, Place, engine_at, open_candidate
+from onnxgraft.commands._order import IMAGE, MODEL, check_order
+from onnxgraft.commands._outputs import check_beside, check_output
 from onnxgraft.commands._recipe import PostprocessGiven, PreprocessGiven, agreed, given_tables
 from onnxgraft.data.casting import check_recipe
 from onnxgraft.data.division import image_batch
@@ -21,8 +23,9 @@ from onnxgraft.data.postprocess import Box, Postprocess, see
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import image_feed
 from onnxgraft.errors import InputError
-from onnxgraft.files import check_folder, check_place, existing_file, write_bytes
+from onnxgraft.files import check_folder, existing_file, write_bytes
 from onnxgraft.files.trust import Trust, trusts
+from onnxgraft.graph.foreign import ARRAYS, ENGINE, PICTURE
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.engine import Engine
@@ -97,6 +100,7 @@ def infer(
     postprocess: PostprocessGiven = None,
     out: Place | None = None,
     trust: Trust = False,
+    force: bool = False,
 ) -> Inferred:
     """Run an engine on images; draw maps and boxes, or write the outputs.
 
@@ -111,21 +115,26 @@ def infer(
             outputs, with images along axis 0.
         trust: Load an engine that has no passport, and run the functions that a file or a passport
             names: True, or names.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: An image can't be read, or does not fit the engine's input.
     """
+    for image in images:
+        check_order((engine, (ENGINE, MODEL)), (image, (IMAGE,)), "infer {0} {1}")
     engine = written(engine)
     arrays = out is not None and Path(out).suffix == ".npz"
     folder = None if out is None or arrays else Path(out)
     if out is not None and arrays:
-        check_place(out)
+        check_output(out, ARRAYS, force=force)
     elif folder is not None and folder.parent.is_dir():
         check_folder(folder)
     before, after = _tables(engine, preprocess, postprocess, trust)
     pictures = None
     if folder is not None:
         pictures = _pictures(folder, [Path(image) for image in images])
+        for place in pictures:
+            check_beside(place, PICTURE, force=force)
         _make(folder)
     found = []
     collected: dict[str, list[Array]] = {}

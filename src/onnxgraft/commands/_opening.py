@@ -19,7 +19,8 @@ from onnxgraft.stages.engine.passport import passport_path
 from onnxgraft.stages.validate import Recorded
 
 __all__ = [
-    "ModelGiven", "Place", "as_model", "engine_at", "is_engine", "open_candidate", "open_reference",
+    "MODEL_SUFFIXES", "ModelGiven", "Place", "as_model", "engine_at", "is_engine", "open_candidate",
+    "open_reference",
 ]  # fmt: skip
 
 Place = str | os.PathLike[str]
@@ -27,7 +28,7 @@ Place = str | os.PathLike[str]
 ModelGiven = Any
 
 # What files of frameworks are called; a frozen graph may begin as an engine does.
-_MODELS = frozenset({
+MODEL_SUFFIXES = frozenset({
     ".caffemodel", ".h5", ".hdf5", ".json", ".keras", ".onnx", ".pb", ".pbtxt", ".prototxt",
     ".pt2", ".tflite",
 })  # fmt: skip
@@ -87,4 +88,4 @@ def is_engine(file: Path) -> bool:
     """Tell whether a file is an engine, with a passport or, by how it begins, without."""
     if passport_path(file).is_file():
         return True
-    return file.is_file() and file.suffix.lower() not in _MODELS and stage.is_engine(file)
+    return file.is_file() and file.suffix.lower() not in MODEL_SUFFIXES and stage.is_engine(file)

@@ -10,8 +10,11 @@ from onnxgraft.commands._arguments import Names, RangesGiven, names
 from onnxgraft.commands._arguments import ranges as ranges_of
 from onnxgraft.commands._assumed import assumed, of_images
 from onnxgraft.commands._budget import Budget, check_budget, read_budget
+from onnxgraft.commands._defaults import only_target
 from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, check_weights, int8_graph
 from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._order import MODEL, check_order
+from onnxgraft.commands._outputs import ONNX, check_beside, check_output
 from onnxgraft.commands._recipe import (
     PostprocessGiven,
     PreprocessGiven,
@@ -22,8 +25,8 @@ from onnxgraft.data.labels import Labels, check_labels, read_labels
 from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import Data, as_samples
 from onnxgraft.errors import InputError
-from onnxgraft.files import check_place
 from onnxgraft.files.trust import Trust
+from onnxgraft.graph.foreign import CACHE, JSON, RANGES
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import quantize as stage
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, IMPROVEMENTS, Placement
@@ -93,7 +96,7 @@ class Quantized:
 
 def quantize(
     model: ModelGiven,
-    target: str,
+    target: str | None = None,
     out: Place | None = None,
     *,
     ranges: Place | Ranges | None = None,
@@ -127,12 +130,13 @@ def quantize(
     cpu: str | None = None,
     cache_out: Place | None = None,
     trt_version: str | None = None,
+    force: bool = False,
 ) -> Quantized:
     """Return the INT8 graph that a target wants, a mix within a budget, or weights in integers.
 
     Args:
         model: A float ONNX file, or a model; with ``from_qdq`` one that is quantized.
-        target: Whose form of graph.
+        target: Whose form of graph; None takes the only target that can run here.
         out: Where to write the graph; None writes none.
         ranges: What `calibrate` wrote, or its ranges.
         cache: In their place, a TensorRT calibration cache.
@@ -173,10 +177,13 @@ def quantize(
         cpu: The processor that the graph is for; None is this machine's.
         cache_out: A TensorRT calibration cache to write of the model's scales.
         trt_version: The TensorRT that will read it, such as ``10.3.0``.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: Options contradict each other, or a file or name does not fit the model.
     """
+    check_order((model, (MODEL,)), (ranges, (RANGES,)), "quantize {0} --ranges {1} -o INT8.onnx")
+    target = target or only_target()
     aim = find_target(target)
     made_for = aim.cpu() if cpu is None else find_cpu(cpu)
     if placement is None:
@@ -212,8 +219,10 @@ def quantize(
     wanted = read_budget(budget) if isinstance(budget, str) else budget
     if (wanted is None) != (data is None):
         raise InputError("--budget and --data go together: what is lost is measured on data")
-    check_place(out)
-    check_place(cache_out)
+    check_output(out, ONNX, force=force)
+    check_output(cache_out, CACHE, force=force)
+    if out is not None and wanted is not None:
+        check_beside(f"{out}.search", JSON, force=force)
     graph = as_model(model)
     result = Quantized(out="" if out is None else str(out))
     taken = stage.retarget(graph, table) if from_qdq else None

@@ -8,9 +8,11 @@ from typing import Any
 
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._outputs import ONNX, check_output
 from onnxgraft.errors import InputError
-from onnxgraft.files import check_place, write_json
+from onnxgraft.files import write_json
 from onnxgraft.graph.cut import extract
+from onnxgraft.graph.foreign import JSON
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensor_option import parse_tensors
 from onnxgraft.stages.surgery import PASSES, Pass, Plugin, SurgeryReport, run
@@ -81,6 +83,7 @@ def surgery(
     verify: bool | None = None,
     explain: bool = False,
     report: Place | None = None,
+    force: bool = False,
 ) -> Operated:
     """Clean an ONNX graph; what the passes made is compared with what they were given.
 
@@ -100,6 +103,7 @@ def surgery(
             1 GB of weights and 60 s.
         explain: Print what each pass did and refused, node by node.
         report: Where to write what was done, as JSON.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: A pass is unknown, or nothing was asked for.
@@ -112,8 +116,8 @@ def surgery(
     plugins = dict(plugin) if isinstance(plugin, Mapping) else dict(map(_plugin, plugin))
     if plugins and (target is None or "name_plugins" not in find_target(target).lowering):
         raise InputError("--plugin names plugins of TensorRT; say --for tensorrt too")
-    for place in (out, report):
-        check_place(place)
+    check_output(out, ONNX, force=force)
+    check_output(report, JSON, force=force)
     loaded = as_model(model)
     if inputs or outputs:
         loaded = extract(loaded, parse_tensors(inputs), parse_tensors(outputs))

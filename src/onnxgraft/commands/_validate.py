@@ -23,6 +23,8 @@ from onnxgraft.commands._opening import (
     open_candidate,
     open_reference,
 )
+from onnxgraft.commands._order import MODEL, check_order
+from onnxgraft.commands._outputs import check_output, check_report
 from onnxgraft.commands._recipe import (
     PostprocessGiven,
     PreprocessGiven,
@@ -35,8 +37,9 @@ from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Data, Samples, as_samples
 from onnxgraft.data.streams import is_data
 from onnxgraft.errors import InputError
-from onnxgraft.files import atomic_folder, check_folder, check_place
+from onnxgraft.files import atomic_folder, check_folder
 from onnxgraft.files.trust import Trust
+from onnxgraft.graph.foreign import ENGINE, JSON
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.quantized import stored_weights
 from onnxgraft.graph.tensors import Feeds, Outputs
@@ -126,6 +129,7 @@ def validate(
     save_inputs: Place | None = None,
     save_outputs: Place | None = None,
     report: Place | None = None,
+    force: bool = False,
 ) -> Report:
     """Compare a candidate with the original on data; an engine's passport takes the result.
 
@@ -174,16 +178,19 @@ def validate(
         save_inputs: Where to write what was fed, for `polygraphy run --load-inputs`.
         save_outputs: Where to write both sides' outputs, for `polygraphy run --load-outputs`.
         report: A folder for the report.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: Something can't be read, or the two do not correspond.
     """
+    check_order((original, (MODEL,)), (candidate, (ENGINE,)), "validate {0} {1} --data DATA")
     original, candidate = written(original), written(candidate)
     graph = None if graph is None else written(graph)
     if report is not None:
         check_folder(report)
+        check_report(report, force=force)
     for place in (save_inputs, save_outputs):
-        check_place(place)
+        check_output(place, JSON, force=force)
     if Path(candidate).suffix == ".prototxt" and Path(original).suffix != ".prototxt":
         # There is one network that --weights can be meant for.
         weights, candidate_weights = None, candidate_weights or weights

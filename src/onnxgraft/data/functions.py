@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import marshal
 import os
-import pickle
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -155,19 +154,17 @@ class Function:
         """Let a file be run again elsewhere; a callable has to be found there by its name."""
         if _FILE in self.name:
             return {"name": self.name, "sha256": self.sha256, "run": self._call is not None}
-        try:
-            packed = pickle.dumps(self._call)
-        except (AttributeError, TypeError, pickle.PicklingError) as error:
+        if not _is_findable(self._call):
             raise InputError(
-                f"{self.name} can't be sent to other processes ({error}): define it at the top of "
-                "a module, write it as FILE.py:FUNCTION, or use one worker"
-            ) from error
-        return {"name": self.name, "sha256": self.sha256, "packed": packed}
+                f"{self.name} can't be sent to other processes, which would not find it: define it "
+                "at the top of a module, write it as FILE.py:FUNCTION, or use one worker"
+            )
+        return {"name": self.name, "sha256": self.sha256, "call": self._call}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Find the function in this process."""
         self.name, self.sha256 = state["name"], state["sha256"]
-        self._call = pickle.loads(state["packed"]) if "packed" in state else None
+        self._call = state.get("call")
         if state.get("run"):
             self._call = self.loaded(True, "this process").call
 
@@ -230,5 +227,30 @@ def _digest(call: Any) -> str:
         named = _title(call).rpartition(".")[2] != "<lambda>"  # a line may have several
     code = getattr(call, "__code__", None)
     if code is not None and not named:
-        digest.update(marshal.dumps(code))
+        digest.update(repr(_compiled(code)).encode())
     return digest.hexdigest()
+
+
+def _compiled(code: types.CodeType) -> tuple[object, ...]:
+    """Return what tells compiled code from other code."""
+    constants = [
+        _compiled(value)
+        if isinstance(value, types.CodeType)
+        else sorted(map(repr, value))
+        if isinstance(value, frozenset)
+        else value
+        for value in code.co_consts
+    ]
+    return code.co_code, code.co_names, code.co_varnames, constants
+
+
+def _is_findable(call: Any) -> bool:
+    """Tell whether another process finds a function, or the class of an object, by its name."""
+    while isinstance(call, functools.partial):
+        call = call.func
+    call = getattr(call, "__self__", call) if inspect.ismethod(call) else call
+    named = call if inspect.isroutine(call) or inspect.isclass(call) else type(call)
+    found: Any = sys.modules.get(named.__module__ or "builtins")
+    for part in named.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is named

@@ -21,6 +21,7 @@ from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_json, read_toml, sha256, together, write_json
 from onnxgraft.files.limits import DOCUMENT_BYTES, SETTINGS_BYTES
 from onnxgraft.graph.tensors import Array
+from onnxgraft.notebook import section
 
 __all__ = [
     "BY_HAND", "Histogram", "Range", "Ranges", "bin_edges", "empty_histograms", "flat",
@@ -282,6 +283,18 @@ class Ranges:
             f"the last quarter of the {self.images} samples; {more} would bring that to "
             f"{SETTLED:.0%}"
         )
+
+    def _repr_html_(self) -> str:
+        return section(
+            f"{self.method} ranges of {len(self.tensors)} tensors, {self.images} samples",
+            ("tensor", "low", "high", "smallest seen", "largest seen", "by"),
+            [
+                (name, f"{one.low:.6g}", f"{one.high:.6g}", f"{one.minimum:.6g}",
+                 f"{one.maximum:.6g}", one.origin)
+                for name, one in self.tensors.items()
+            ],
+            [self.data, *self.notes],
+        )  # fmt: skip
 
     @property
     def fingerprint(self) -> str:

@@ -10,6 +10,7 @@ from onnxgraft.files.reading import (
     release_pages,
     sha256,
 )
+from onnxgraft.files.regular import refuse_irregular
 from onnxgraft.files.writing import (
     atomic,
     atomic_folder,
@@ -40,6 +41,7 @@ __all__ = [
     "places",
     "read_json",
     "read_toml",
+    "refuse_irregular",
     "release_pages",
     "remove_left",
     "sha256",

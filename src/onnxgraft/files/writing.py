@@ -16,6 +16,7 @@ from typing import Any
 from onnxgraft.errors import InputError
 from onnxgraft.files.journal import JOURNAL, TEMPORARY, move, moves_of, settle
 from onnxgraft.files.locks import locked
+from onnxgraft.files.regular import refuse_irregular
 
 __all__ = [
     "atomic", "atomic_folder", "cache_folder", "check_folder", "check_place", "claimed",
@@ -43,14 +44,20 @@ def check_place(path: str | os.PathLike[str] | None) -> None:
     if path is None:
         return
     target = Path(path)
-    if os.path.isdir(target):
-        raise InputError(f"{target}: is a folder; name a file to write")
+    _check_file(target)
     if not os.path.isdir(target.parent):
         raise InputError(f"{target}: can't be written, there is no folder {target.parent}")
     if not os.access(target.parent, os.W_OK):
         raise InputError(f"{target}: can't be written, the folder is not writable")
     if _claims:
         _claims[-1].enter_context(claimed(target))
+
+
+def _check_file(target: Path) -> None:
+    """Refuse to replace what is no file."""
+    if os.path.isdir(target):
+        raise InputError(f"{target}: is a folder; name a file to write")
+    refuse_irregular(target)
 
 
 def cache_folder() -> Path:
@@ -63,6 +70,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     """Raise InputError unless files can be written into the folder ``path``, made if need be."""
     target = Path(path)
     if os.path.isdir(target):
+        refuse_irregular(target)
         if not os.access(target, os.W_OK):
             raise InputError(f"{target}: can't be written, the folder is not writable")
         if _claims:
@@ -100,8 +108,7 @@ def together(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
     target = targets[0]
     try:
         for target in targets:
-            if os.path.isdir(target):
-                raise InputError(f"{target}: is a folder; name a file to write")
+            _check_file(target)
             handle, name = tempfile.mkstemp(TEMPORARY, f".{target.name}.", target.parent)
             os.close(handle)
             made.append(Path(name))
@@ -135,6 +142,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: It is a file, or can't be written, or another process writes it.
     """
     target = Path(path)
+    refuse_irregular(target)
     if target.exists() and not target.is_dir():
         raise InputError(f"{target}: is a file; name a folder with -o")
     try:
@@ -163,7 +171,10 @@ def _publish(work: Path, target: Path) -> None:
         os.rename(work, target)
         return
     moves = []
-    for file in work.iterdir():
+    made = list(work.iterdir())
+    for file in made:
+        _check_file(target / file.name)
+    for file in made:
         # First into the folder, under a name that the next run removes.
         near = target / f".{file.name}.{work.name[-8 - len(TEMPORARY) :]}"
         os.rename(file, near)

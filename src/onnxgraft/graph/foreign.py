@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
 import pickletools
+import re
 import tomllib
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -14,7 +16,22 @@ from pathlib import Path
 from onnxgraft.errors import ModelError
 from onnxgraft.targets import TARGETS
 
-__all__ = ["MAKE_PT2", "is_onnx", "refuse_foreign", "what_it_is"]
+__all__ = [
+    "ARRAYS", "BUNDLE", "CACHE", "ENGINE", "JSON", "MAKE_PT2", "PASSPORT", "PICTURE", "RANGES",
+    "WEB_PAGE", "XML", "is_onnx", "kind_of", "refuse_foreign", "what_it_is",
+]  # fmt: skip
+
+# What commands write, as messages call it.
+ARRAYS = "arrays of NumPy (.npz)"
+BUNDLE = "a bundle that onnxgraft bundle wrote"
+CACHE = "a TensorRT calibration cache"
+ENGINE = "an engine"
+JSON = "JSON"
+PASSPORT = "the passport of an engine"
+PICTURE = "a PNG image"
+RANGES = "the ranges that onnxgraft calibrate wrote"
+WEB_PAGE = "a web page"
+XML = "XML"
 
 # So much of a file's beginning and end is looked at; texts are read whole up to this.
 _HEAD = 1 << 16
@@ -28,7 +45,7 @@ _UNPACK = "unpack it and name the model in it"
 _MODEL = "name the model"
 # What files begin with: the offset, the bytes, what it is, and what to do.
 _MARKS: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"\x89PNG\r\n\x1a\n", "a PNG image", _MODEL),
+    (0, b"\x89PNG\r\n\x1a\n", PICTURE, _MODEL),
     (0, b"\xff\xd8\xff", "a JPEG image", _MODEL),
     (0, b"GIF8", "a GIF image", _MODEL),
     (0, b"II*\0", "a TIFF image", _MODEL),
@@ -50,12 +67,15 @@ _MARKS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"7z\xbc\xaf'\x1c", "a 7z archive", _UNPACK),
     (0, b"Rar!", "a RAR archive", _UNPACK),
     (257, b"ustar", "a tar archive", _UNPACK),
-    (0, b"TRT-", "a TensorRT calibration cache", "give it to quantize with --cache"),
+    (0, b"TRT-", CACHE, "give it to quantize with --cache"),
     (0, b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself: git lfs pull"),
     (0, b"model_checkpoint_path:", "the list of TensorFlow's checkpoints",
      "name one of those it lists"),
     (0, b"7767517", "an ncnn network", "export the network as ONNX"),
 )  # fmt: skip
+_FORMAT = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"format":\s*"onnxgraft\.([a-z]+)')
+# The line that makes a program of an archive.
+_LINE = 64
 # Of what the pickles of weights are made.
 _WEIGHTS = {"_codecs", "collections", "numpy", "torch"}
 # A table at the end of TensorFlow's checkpoints and their indices.
@@ -76,25 +96,42 @@ def refuse_foreign(path: str | os.PathLike[str], but: Sequence[str] = ()) -> Non
         raise ModelError(f"{os.fspath(path)}: is {found[0]}, and no model; {found[1]}")
 
 
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """Return what a file is in words, an ONNX model or an engine included; empty if unknown.
+
+    An engine is told by its passport, whatever it is called.
+    """
+    file = Path(path)
+    if _has_passport(file):
+        return ENGINE
+    found = what_it_is(file)
+    if found is None:
+        return "an ONNX model" if is_onnx(file) else ""
+    what = found[0]
+    return next((kind for kind in (ENGINE, XML) if what.startswith((f"{kind} ", f"{kind},"))), what)
+
+
 def what_it_is(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     """Return what a file is that is no model, and what to do; None where that is not known."""
     file = Path(path)
     if ".data-" in file.name and "-of-" in file.suffix:
         return "the data of a TensorFlow checkpoint", "name the checkpoint by its prefix"
+    head = _beginning(file)
     with open(file, "rb") as opened:
-        head = opened.read(_HEAD)
         opened.seek(max(file.stat().st_size - _HEAD, 0))
         tail = opened.read()
     if head.startswith(b"PK\3\4"):
         return _archive(file, head, tail)
+    if head.startswith(b"#!") and b"PK\3\4" in head[:_LINE] and b"onnxgraft/" in tail:
+        return BUNDLE, "run it with Python where TensorRT is; name the model that it was made from"
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return _pickled(head) or ("a pickle, as PyTorch writes .pt and .pth", _EXPORT)
     if file.suffix.lower() != ".onnx" and _has_passport(file):
-        return "an engine", "name the model that it was built from"
+        return ENGINE, "name the model that it was built from"
     for target in TARGETS:
         # onnxruntime's are ONNX files: a single byte is no mark.
         if target.wrote(head[:64]) and all(len(mark) > 1 for _, mark in target.magic):
-            return f"an engine of {target.title}", "name the model that it was built from"
+            return f"{ENGINE} of {target.title}", "name the model that it was built from"
     if tail.endswith(_TABLE):
         return "a part of a TensorFlow checkpoint", "name the checkpoint by its prefix"
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < file.stat().st_size:
@@ -106,10 +143,17 @@ def what_it_is(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     return next(_texts(file, head), None)
 
 
+def _beginning(file: Path) -> bytes:
+    with open(file, "rb") as opened:
+        return opened.read(_HEAD)
+
+
 def _has_passport(file: Path) -> bool:
     beside = Path(f"{file}.json")
-    found = _json(beside, beside.stat().st_size) if beside.is_file() else None
-    return found is not None and found[0].startswith("the passport")
+    try:
+        return beside.is_file() and _json(_beginning(beside))[0] == PASSPORT
+    except OSError:  # it is not ours to read
+        return False
 
 
 def _is_bitmap(head: bytes) -> bool:
@@ -132,7 +176,7 @@ def _archive(file: Path, head: bytes, tail: bytes) -> tuple[str, str]:
     if b"config.json" in names and b".weights.h5" in names:
         return "a Keras model", "call it .keras"
     if b".npy" in names:
-        return "arrays of NumPy (.npz)", _MODEL
+        return ARRAYS, _MODEL
     return "a ZIP archive", _UNPACK
 
 
@@ -173,38 +217,45 @@ def _pickled(data: bytes) -> tuple[str, str] | None:
 
 def _texts(file: Path, head: bytes) -> Iterator[tuple[str, str]]:
     """Yield what a text is, as long as it is none that a model is written in."""
+    long = len(head) == _HEAD  # what is longer may be cut within a character
     try:
-        text = head.decode("utf-8-sig").strip()
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=not long).strip()
     except UnicodeDecodeError:
         return
     if not text or "\0" in text:
         return
     start = text[:256].lower()
     if start.startswith(("<!doctype html", "<html")):
-        yield "a web page", "the download went wrong; fetch the file itself"
+        yield WEB_PAGE, "the download went wrong; fetch the file itself"
     elif start.startswith(("<?xml", "<net")):
-        yield "XML, as OpenVINO writes its networks", "name the model that it was made from"
+        yield f"{XML}, as OpenVINO writes its networks", "name the model that it was made from"
     elif start.startswith(("[net]", "[convolutional]")):
         yield "a Darknet network", "export the network as ONNX"
     elif start.startswith(("#!", "import ", "from ", "def ", "class ")):
         yield "a program text", _MODEL
-    elif start.startswith(("{", "[")) and (found := _json(file, len(head))) is not None:
-        yield found
-    elif len(head) < _HEAD and (found := _recipe(text)) is not None:
+    elif start.startswith(("{", "[")) and (_json(head)[0] != JSON or long or _is_json(text)):
+        yield _json(head)
+    elif not long and (found := _recipe(text)) is not None:
         yield found
 
 
-def _json(file: Path, size: int) -> tuple[str, str] | None:
+def _is_json(text: str) -> bool:
     try:
-        told = json.loads(file.read_bytes()) if size < _HEAD else {}
+        json.loads(text)
     except (ValueError, RecursionError):
-        return None
-    kind = str(told.get("format", "")) if isinstance(told, dict) else ""
-    if kind.startswith("onnxgraft.ranges"):
-        return "the ranges that onnxgraft calibrate wrote", "give them to quantize with --ranges"
-    if kind.startswith("onnxgraft.passport"):
-        return "the passport of an engine", "name the model that the engine was built from"
-    return "JSON", _MODEL
+        return False
+    return True
+
+
+def _json(head: bytes) -> tuple[str, str]:
+    """Return what a JSON file is; what this product writes begins with its format."""
+    found = _FORMAT.match(head)
+    kind = b"" if found is None else found[1]
+    if kind == b"ranges":
+        return RANGES, "give them to quantize with --ranges"
+    if kind == b"passport":
+        return PASSPORT, "name the model that the engine was built from"
+    return JSON, _MODEL
 
 
 def _recipe(text: str) -> tuple[str, str] | None:

@@ -32,6 +32,7 @@ from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.surgeon import graph_of, proto_of
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.graph.walk import every_node
+from onnxgraft.notebook import section
 
 __all__ = ["Model", "Origin", "Source", "tensor_spec"]
 
@@ -256,6 +257,18 @@ class Model:
     def title(self) -> str:
         """The file name of the source."""
         return Path(self.source.path).name
+
+    def _repr_html_(self) -> str:
+        operators = self.operators()
+        counts = ", ".join(f"{count} {op}" for op, count in operators.items())
+        specs = [("input", spec) for spec in self.inputs]
+        specs += [("output", spec) for spec in self.outputs]
+        return section(
+            f"{self.file}: {sum(operators.values())} nodes",
+            ("", "name", "shape", "type"),
+            [(kind, spec.name, spec.shape, spec.dtype) for kind, spec in specs],
+            [f"from {self.source.path} ({self.source.framework})", counts],
+        )
 
 
 def tensor_spec(tensor: Any) -> TensorSpec:

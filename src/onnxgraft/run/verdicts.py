@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, Outputs
+from onnxgraft.notebook import section
 from onnxgraft.run.difference import as_float, span
 from onnxgraft.run.saturation import resolution
 from onnxgraft.run.selections import Chosen
@@ -38,6 +39,14 @@ class Verdict:
     mean_abs: float
     tolerance: float
     note: str = ""
+
+    def _repr_html_(self) -> str:
+        return section(
+            f"{self.output}: {'pass' if self.passed else 'FAIL'}",
+            ("largest difference", "mean", "allowed"),
+            [(f"{self.max_abs:.1e}", f"{self.mean_abs:.1e}", f"{self.tolerance:.1e}")],
+            [self.note] if self.note else [],
+        )
 
 
 def hold(
