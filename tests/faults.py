@@ -53,7 +53,7 @@ IMAGES = 48
 # A full disk has so many bytes left: above what a command prints, below every file that it writes.
 FULL = 1000
 # What a command keeps to go on with.
-_KEPT = (".partial", ".search")
+_KEPT = (".partial", ".search", ".kept")
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ COMMANDS: dict[str, Command] = {
     "quantize": Command(
         "quantize {here}/m{v}.onnx --ranges {here}/r{v}.json --target onnxruntime "
         "-o {out}/q.onnx --budget top1=100 --data {here}/data{v}.npz",
-        lambda out: _source(out / "q.onnx"), ("q.onnx",), resumes=True,
+        lambda out: _source(out / "q.onnx"), ("q.onnx", "q.onnx.search"),
     ),
     "build": Command(
         "build {here}/m{v}.onnx --target onnxruntime -o {out}/e.onnxruntime",
@@ -177,7 +177,9 @@ COMMANDS: dict[str, Command] = {
         "infer {here}/s{v}.onnx {here}/0.png {here}/1.png --preprocess {here}/picture.toml "
         "-o {out}/seen", _pictures, ("seen",),
     ),
-    "deploy": Command("deploy {here}/{v}.toml -o {out}/deployed", _deployed, ("deployed",)),
+    "deploy": Command(
+        "deploy {here}/{v}.toml -o {out}/deployed", _deployed, ("deployed", "deployed.kept"),
+    ),
 }  # fmt: skip
 
 
@@ -335,7 +337,7 @@ class Bench:
         before = _listed(out)
         status = self.run(name, "b", most_bytes=FULL)
         told = (self.folder / f"{name}.log").read_text()
-        after = [entry for entry in _listed(out) if not entry[0].endswith(_KEPT)]
+        after = _listed(out)
         good = status == 2 and "can't be written" in told and after == before
         self.trials.full[name] = "" if good else f"{status}: {told}; {before} became {after}"
 
@@ -400,7 +402,13 @@ class Bench:
 
 
 def _listed(folder: Path) -> list[tuple[str, int]]:
-    return sorted((path.name, path.stat().st_size) for path in folder.rglob("*"))
+    """Return what is in a folder, but for what commands keep to go on with."""
+    return sorted(
+        (path.name, path.stat().st_size)
+        for place in folder.iterdir()
+        if not place.name.endswith(_KEPT)
+        for path in (place, *place.rglob("*"))
+    )
 
 
 @contextlib.contextmanager

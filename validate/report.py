@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = [
     "RangeRow",
     "Report",
     "StageRow",
+    "StageTime",
     "versions",
 ]
 
@@ -50,6 +51,24 @@ class StageRow:
     tolerance: float | None
     passed: bool
     seconds: float
+
+
+@dataclass
+class StageTime:
+    """What a part of the run took.
+
+    Attributes:
+        stage: Such as ``calibrate`` or ``build for openvino``.
+        seconds: That it took in this run.
+        kept: When it was made, in ISO 8601, where that was in an earlier run; empty where it was
+            made in this one.
+        before: Seconds that it took then.
+    """
+
+    stage: str
+    seconds: float
+    kept: str = ""
+    before: float = 0.0
 
 
 @dataclass
@@ -284,6 +303,8 @@ class Report:
         notes: A sentence for each thing that was decided, or could not be measured.
         missed: A sentence for each thing that was asked for beyond tolerances and not reached.
         artifacts: What was written, by role.
+        times: What each part of the run took; they add up to ``seconds``.
+        seconds: That the run took, but for writing the report.
     """
 
     title: str
@@ -306,6 +327,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     artifacts: dict[str, str] = field(default_factory=dict)
+    times: list[StageTime] = field(default_factory=list)
+    seconds: float = 0.0
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str] = field(default_factory=lambda: versions())
 
@@ -319,6 +342,15 @@ class Report:
         """Whether every stage and every candidate is within its tolerance, and nothing missed."""
         rows = [row.passed for row in self.stages] + [row.passed for row in self.candidates]
         return all(rows) and not self.missed
+
+    def add(self, part: Report) -> None:
+        """Take in what a stage noted in a report of its own."""
+        for entry in fields(self):
+            mine, more = getattr(self, entry.name), getattr(part, entry.name)
+            if isinstance(mine, list):
+                mine += more
+            elif isinstance(mine, dict) and entry.name != "versions":
+                mine |= more
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values; written as JSON, infinities become null."""

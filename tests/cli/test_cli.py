@@ -109,16 +109,16 @@ def test_deploy_writes_nothing_when_an_image_is_unreadable(
     tmp_path: Path, net: Path, images: Path, cli: Cli
 ) -> None:
     (images / "zz.jpg").write_bytes(b"\xff\xd8 not a photograph")
-    refused(cli("deploy", net, "--data", images, "-o", tmp_path / "out"), "zz.jpg")
-    assert empty(tmp_path, but={"net.onnx", "images"})
+    refused(cli("deploy", net, "-q", "--data", images, "-o", tmp_path / "out"), "zz.jpg")
+    assert empty(tmp_path, but={"net.onnx", "images", "out.kept"})
 
 
 def test_deploy_asks_for_labels_before_it_works(
     tmp_path: Path, net: Path, images: Path, cli: Cli
 ) -> None:
-    done = cli("deploy", net, "--data", images, "--metric", "top1", "-o", tmp_path / "out")
+    done = cli("deploy", net, "-q", "--data", images, "--metric", "top1", "-o", tmp_path / "out")
     refused(done, "labels")
-    assert empty(tmp_path, but={"net.onnx", "images"})
+    assert empty(tmp_path, but={"net.onnx", "images", "out.kept"})
 
 
 def test_a_wrong_recipe_names_the_field(tmp_path: Path, cli: Cli) -> None:

@@ -12,7 +12,9 @@ from onnxgraft import commands
 from onnxgraft.cli import COMMANDS
 
 # What the command line alone has: how to print, and limits of its process.
-OF_THE_COMMAND_LINE = {"as_json", "max_memory", "max_seconds"}
+OF_THE_COMMAND_LINE = {
+    "as_json", "log_file", "max_memory", "max_seconds", "quiet", "verbose",
+}  # fmt: skip
 # Required there and optional in Python, where a result can stay in memory.
 WRITTEN = {("convert", "out"), ("calibrate", "out")}
 

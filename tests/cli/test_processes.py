@@ -35,7 +35,7 @@ def test_a_process_of_its_own_gives_what_is_tested_here(
             before(inputs, out)
         done = run(*line.format(v="a", here=inputs, out=out).split(), cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stderr == ""
+        assert done.stderr == "" or name == "deploy"  # which tells of its stages
         if name in LINES:
             assert sorted(path.name for path in out.iterdir()) == sorted(LINES[name].made)
         results.append(told(done, out))

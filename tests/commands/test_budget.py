@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def test_a_wide_budget_takes_all_int8(run: Quantize, place: Path, tmp_path: Path
     assert told["passed"]
     assert told["layers"] == ["first", "second", "third"]
     assert [row["name"] for row in told["search"]["rows"]] == ["FP32", "all INT8"]
-    assert {path.name for path in tmp_path.iterdir()} == {"out.onnx"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out.onnx", "out.onnx.search"}
 
 
 @pytest.mark.parametrize(("target", "told"), [("onnxruntime", "measured"), ("tensorrt", "estim")])
@@ -311,8 +312,9 @@ def test_the_same_search_finds_the_same_mix(place: Path) -> None:
     assert one[1].rows == other[1].rows
 
 
+@pytest.mark.parametrize("resume", [False, True])
 def test_a_search_that_was_cut_short_goes_on(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resume: bool, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxgraft.commands._budget as module
 
@@ -333,10 +335,56 @@ def test_a_search_that_was_cut_short_goes_on(
         search(place, state=state)
     assert len(json.loads(state.read_text())["verdicts"]) == 2
     tried = 10
-    found, report = search(place, state=state, resume=True)
+    found, report = search(place, state=state, resume=resume)
     assert (found, report.rows) == (expected, whole.rows)
     # Two verdicts were remembered; all INT8 and the mix are made for the report's own figures.
     assert tried - 10 == whole.trials - 2 + 2
+
+
+@pytest.mark.filterwarnings("ignore::onnxgraft.errors.EngineWarning")
+def test_a_search_with_another_budget_begins_with_what_is_known(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxgraft.commands._budget as module
+
+    def verdicts() -> set[str]:
+        return set(json.loads((tmp_path / "state").read_text())["verdicts"])
+
+    def again(drop: float) -> Any:
+        budget = Budget("sqnr", drop)
+        return search(place, state=tmp_path / "state", budget=budget, target="onnxruntime")
+
+    expected, whole = search(place, budget=Budget("sqnr", 38.0), target="onnxruntime")
+    again(36.0)
+    known = verdicts()
+    monkeypatch.setattr(module, "sensitivities", lambda *given: given[-1])
+    measured = Counter[str]()
+    real = module._MixMetric.lost_by
+
+    def lost_by(self: Any, engine: Any, what: str) -> float:
+        measured[what.partition(" ")[0]] += 1
+        return real(self, engine, what)
+
+    monkeypatch.setattr(module._MixMetric, "lost_by", lost_by)
+    again(36.0)
+    assert not measured
+    found, report = again(38.0)
+    assert (found, report.measured) == (expected, whole.measured)
+    assert [row.metric for row in report.rows] == [row.metric for row in whole.rows]
+    assert measured["mix"] == len(verdicts() - known)
+
+
+def test_a_search_of_another_metric_or_that_is_fresh_takes_nothing_over(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "onnxgraft")
+    state = tmp_path / "state"
+    search(place, state=state)
+    for more in ({"budget": Budget("cosine", 0.001)}, {"fresh": True}):
+        search(place, state=state, **more)
+        assert "taken over" not in caplog.text
+    search(place, state=state, fresh=False)
+    assert "taken over: the sensitivity of" in caplog.text
 
 
 # The engine keeps it.
@@ -429,7 +477,6 @@ def test_an_engine_for_another_processor_is_judged_by_its_graph(place: Path) -> 
 def test_another_searchs_memory_is_refused(place: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     search(place, state=state)
-    assert state.is_file()  # until the graph is saved
     with pytest.raises(InputError, match="belongs to another search"):
         search(place, state=state, resume=True, budget=Budget("cosine", 0.001))
     state.write_text("{")

@@ -50,9 +50,9 @@ def test_nothing_is_done_twice(tmp_path: Path, counted: Counter[str]) -> None:
     )  # fmt: skip
     assert report.passed
     assert (counted["read_graphdef"], counted["lower"]) == (1, 1)
-    # Converted, cleaned, and INT8 for two targets; three of them are written to files. Of each INT8
-    # graph there are the exact reference of its stage, that of the engine's proof, and its twin.
-    graphs = 4 + 3 + 2 * 3
+    # Converted, cleaned, and INT8 for two targets; all are written to files. Of each INT8 graph
+    # there are the exact reference of its stage, that of the engine's proof, and its twin.
+    graphs = 4 + 4 + 2 * 3
     # What is chosen for the network is run: for each target the methods of ranges, what they give,
     # and three improvements (there is nothing to equalize).
     chosen = 2 * (len(METHODS) + 1 + 3)

@@ -41,6 +41,9 @@ def render(report: Report, console: Console) -> None:
         _say(console, sentence, "red")
     for target, layer, reason in report.float_layers:
         _say(console, f"in float for {target}: {layer} ({reason})")
+    if report.times:
+        parts = ", ".join(f"{row.stage} {row.seconds:.1f}" for row in report.times)
+        _say(console, f"took {report.seconds:.1f} s: {parts}")
     for note in report.notes:
         _say(console, f"note: {note}")
     # At the end, where it can't be missed.

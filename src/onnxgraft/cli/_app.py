@@ -18,9 +18,17 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from onnxgraft.errors import EngineWarning, InputError, NotSupportedError, OnnxgraftError, printable
-from onnxgraft.files import cache_folder, existing_file, json_text, places, read_toml
+from onnxgraft.errors import EngineWarning, InputError, NotSupportedError, OnnxgraftError
+from onnxgraft.files import (
+    cache_folder,
+    check_place,
+    existing_file,
+    json_text,
+    places,
+    read_toml,
+)
 from onnxgraft.files.limits import SETTINGS_BYTES
+from onnxgraft.progress import logger, reporting
 
 __all__ = ["EVERYTHING", "Json", "Result", "app", "main", "subcommand"]
 
@@ -44,7 +52,6 @@ TRACEBACK = "ONNXGRAFT_TRACEBACK"
 EVERYTHING = "\0"
 
 LIMITS = "Limits"
-# What every subcommand takes beside its own parameters.
 _LIMITS = {
     "max_memory": Annotated[
         str | None,
@@ -55,9 +62,34 @@ _LIMITS = {
         typer.Option(metavar="SECONDS", help="Time limit in seconds.", rich_help_panel=LIMITS),
     ],
 }
+TELLING = "Messages"
+# What every subcommand takes beside its own parameters, and what it says while it works.
+_TELLING = {
+    "verbose": Annotated[
+        bool,
+        typer.Option(
+            "-v", "--verbose", help="Also say what is decided.", rich_help_panel=TELLING,
+        ),
+    ],
+    "quiet": Annotated[
+        bool,
+        typer.Option(
+            "-q", "--quiet", help="Say nothing but errors and the result.",
+            rich_help_panel=TELLING,
+        ),
+    ],
+    "log_file": Annotated[
+        Path | None,
+        typer.Option(
+            "--log-file", metavar="FILE", help="File for all messages, with times.",
+            rich_help_panel=TELLING,
+        ),
+    ],
+}  # fmt: skip
 # The parameters that name what is written.
 _WRITTEN = (
-    "cache_out", "layers", "out", "report", "save_inputs", "save_outputs", "timing_cache",
+    "cache_out", "layers", "log_file", "out", "report", "save_inputs", "save_outputs",
+    "timing_cache",
 )  # fmt: skip
 # Options that list tensors.
 _LISTS = ("--inputs", "--outputs", "--candidate-outputs")
@@ -94,11 +126,12 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             limits = {option: kwargs.pop(option, None) for option in _LIMITS}
-            with _errors_reported(name), _warnings_reported(name):
-                status = _guard(name, limits, kwargs)
+            telling = {option: kwargs.pop(option, None) for option in _TELLING}
+            with _errors_reported(name):
+                status = _guard(name, limits, {**kwargs, **telling})
                 if status is not None:
                     raise typer.Exit(status)
-                with places():
+                with places(), _telling(name, telling), _warnings_reported():
                     result = function(*args, **kwargs)
             if kwargs.get("as_json"):
                 print(json_text(result.to_json()))
@@ -109,7 +142,7 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
 
         more = [
             inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-            for option, kind in _LIMITS.items()
+            for option, kind in (_LIMITS | _TELLING).items()
         ]
         signature = inspect.signature(function, eval_str=True)
         parameters = [_named(each) for each in (*signature.parameters.values(), *more)]
@@ -138,13 +171,25 @@ def _named(parameter: inspect.Parameter) -> inspect.Parameter:
 
 
 @contextlib.contextmanager
-def _warnings_reported(name: str) -> Iterator[None]:
-    """Print our own warnings as sentences on standard error, each once."""
+def _telling(name: str, asked: Mapping[str, Any]) -> Iterator[None]:
+    """Let the command tell what it does, as much as was asked for, and its errors in the file."""
+    if asked["verbose"] and asked["quiet"]:
+        raise InputError("-v says more and -q says less; leave one of them out")
+    check_place(asked["log_file"])
+    with reporting(
+        name, verbose=bool(asked["verbose"]), quiet=bool(asked["quiet"]), file=asked["log_file"]
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _warnings_reported() -> Iterator[None]:
+    """Tell our own warnings as sentences, each once."""
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, EngineWarning):
-            print(f"onnxgraft {name}: warning: {printable(str(message))}", file=sys.stderr)
+            logger.warning("%s", message)
         else:
             usual(message, category, *place, **more)
 

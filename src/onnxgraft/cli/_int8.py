@@ -282,8 +282,15 @@ def quantize(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue a search that was interrupted.", rich_help_panel=RUNNING
+            "--resume",
+            rich_help_panel=RUNNING,
+            help="Refuse to begin a search anew: what is in OUT.search has to be of the same one, "
+            "from which it is taken over anyway.",
         ),
+    ] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Begin a search anew.", rich_help_panel=RUNNING),
     ] = False,
     images: Images = None,
     seed: Seed = 0,
@@ -341,7 +348,7 @@ def quantize(
         improve=improve, budget=budget, data=data, preprocess=preprocess,
         postprocess=postprocess, trust=trust_of(trust), labels=labels, classes=classes,
         metric_output=metric_output,
-        trials=trials, resume=resume, images=images, seed=seed, placement=placement,
+        trials=trials, resume=resume, fresh=fresh, images=images, seed=seed, placement=placement,
         show_placement=show_placement, explain=explain, cpu=cpu, cache_out=cache_out,
         trt_version=trt_version,
     )  # fmt: skip

@@ -260,6 +260,24 @@ def deploy(
         ),
     ] = False,
     workers: Workers = 1,
+    from_stage: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="STAGE",
+            rich_help_panel=RUNNING,
+            help="Make this stage and all after it again: convert, surgery, calibrate, quantize, "
+            "build, validate or bench.",
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh",
+            rich_help_panel=RUNNING,
+            help="Make every stage again, and not only what has changed since the last run.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> Result:
     """Take a model all the way: convert, clean, calibrate, quantize, build, validate."""
@@ -270,4 +288,5 @@ def deploy(
         postprocess=postprocess, inputs=inputs, outputs=outputs, metric=metric, labels=labels,
         classes=classes, targets=targets, cpu=cpu,
         images=images, trust=trust_of(trust), keep_going=keep_going, workers=workers,
+        from_stage=from_stage, fresh=fresh,
     )  # fmt: skip

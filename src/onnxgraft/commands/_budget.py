@@ -3,8 +3,8 @@
 `quantize` ranks the layers and searches; what a mix loses is measured here, by the real metric on
 the user's data. The search asks the exact reference of each mix. The engine of the mix that it
 chooses is asked too, where it can run here: if that loses more, the search goes on with a budget
-that is smaller by the difference. Every verdict is kept in a file beside the result until the
-search is done, so that a search that was cut short goes on.
+that is smaller by the difference. Every verdict is kept in a file beside the result, so that a
+search that was cut short goes on, and one with another budget begins with what is known.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.commands._mix_engines import MixEngines
+from onnxgraft.commands._reads import (
+    file_reads,
+    function_reads,
+    sample_reads,
+    surroundings,
+)
 from onnxgraft.data.functions import Function, is_function_path
 from onnxgraft.data.labels import labelled
 from onnxgraft.data.postprocess import Postprocess
@@ -31,7 +37,7 @@ from onnxgraft.files import existing_file, read_json, write_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
-from onnxgraft.progress import track
+from onnxgraft.progress import logger, track
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
@@ -68,7 +74,7 @@ SENSITIVITY_SAMPLES = 4
 # So often the engine may lose more than the budget, and a smaller budget is searched.
 _ROUNDS = 4
 _OUTPUT_METRICS = ("cosine", "sqnr")
-_FORMAT = "onnxgraft.search/1"
+_FORMAT = "onnxgraft.search/2"
 
 
 @dataclass(frozen=True)
@@ -218,6 +224,7 @@ def within_budget(
     calibration: Samples | None = None,
     state: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    fresh: bool = False,
     most: int = 24,
 ) -> tuple[dict[str, str], BudgetReport]:
     """Return the layers to keep in float, with a reason each, and what the search did.
@@ -235,9 +242,10 @@ def within_budget(
         cpu: That the engine is for; None is this machine's.
         keep_float: Layers that stay in float whatever happens.
         calibration: On which sensitivities are measured; None takes the first of ``samples``.
-        state: Where verdicts are kept, for the caller to remove when the result is safe; None
+        state: Where verdicts are kept, and taken from where they are of the same search; None
             keeps none.
-        resume: Whether to go on with what is there.
+        resume: Whether what is there has to be of the same search.
+        fresh: Whether to begin anew, whatever is there.
         most: How many mixes are tried at most.
 
     Raises:
@@ -249,9 +257,15 @@ def within_budget(
     metric.begin(classes, output, how, labels)
     memory = _Memory(
         state,
-        _identity(prepared, table, budget, samples, keep_float, how, labels and labels.fingerprint),
-        resume,
-    )
+        _identity(
+            prepared, table, budget, samples, keep_float, output, file_reads(classes),
+            how and [how.model_dump(mode="json"), function_reads(how.function)],
+            labels and labels.fingerprint, surroundings(),
+        ),
+        resume, fresh,
+    )  # fmt: skip
+    if memory.found:
+        logger.info("%s: taken over: %s", state, memory.found)
     layers = quantize(prepared.model, prepared.ranges, table, improved=prepared.improved)[1].layers
     fixed = frozenset(name for name in keep_float if name in layers)
     free = [name for name in layers if name not in fixed]
@@ -280,7 +294,7 @@ def within_budget(
     trials: list[Trial] = []
     few_feeds = [sample.feeds for sample in few]
     with MixEngines(table.target, floats, cpu, few_feeds) as engines:
-        shipped = _Shipped(engines, prepared, table, metric)
+        shipped = _Shipped(engines, prepared, table, metric, memory, f"{floats} on {cpu}")
         limit = metric.limit
         for _ in range(_ROUNDS):
             mix = search(
@@ -376,10 +390,16 @@ class _Shipped:
     """
 
     def __init__(
-        self, engines: MixEngines, prepared: Prepared, table: Placement, metric: _MixMetric
+        self,
+        engines: MixEngines,
+        prepared: Prepared,
+        table: Placement,
+        metric: _MixMetric,
+        memory: _Memory,
+        form: str,
     ) -> None:
         self._engines, self._prepared, self._table = engines, prepared, table
-        self._metric = metric
+        self._metric, self._memory, self._form = metric, memory, form
         self.known: dict[frozenset[str], float] = {}
         self.told = "measured on the graph's exact reference"
         if engines.absent:
@@ -392,17 +412,22 @@ class _Shipped:
             return None
         if float_layers not in self.known:
             title = find_target(self._table.target).title
-            model = mixed(self._prepared, self._table, float_layers)
-            try:
-                engine, passport = self._engines.proven(model)
-            except OnnxgraftError as error:
-                self.told += f": the engine can't be built: {error}"
-                return None
-            with engine:
-                lost = self._metric.lost_by(engine, f"the {title} engine of the mix")
-            self.known[float_layers] = lost
-            self.told = f"measured on the {title} engine on {passport.cpu}"
-            if passport.proven is False:
+            key = [self._form, *sorted(float_layers)]
+            found = self._memory.shipped(key)
+            if found is None:
+                model = mixed(self._prepared, self._table, float_layers)
+                try:
+                    engine, passport = self._engines.proven(model)
+                except OnnxgraftError as error:
+                    self.told += f": the engine can't be built: {error}"
+                    return None
+                with engine:
+                    lost = self._metric.lost_by(engine, f"the {title} engine of the mix")
+                found = lost, passport.proven is not False, str(passport.cpu)
+                self._memory.keep(shipped=(key, found))
+            self.known[float_layers], right, processor = found
+            self.told = f"measured on the {title} engine on {processor}"
+            if not right:
                 self.notes.append(
                     f"the {title} engine with {len(float_layers)} layers in float does not compute "
                     "what its graph says; see onnxgraft build"
@@ -598,55 +623,97 @@ def _sign(function: Function) -> float:
     return 1.0 if direction == "up" else -1.0
 
 
-class _Memory:
-    """What a search found out so far, in a file until it is done."""
+# What an engine loses, whether it computes what its graph says, and on which processor.
+_OfEngine = tuple[float, bool, str]
 
-    def __init__(self, path: str | os.PathLike[str] | None, identity: str, resume: bool) -> None:
+
+class _Memory:
+    """What searches found out so far, in a file.
+
+    Args:
+        path: Of the file; None keeps nothing.
+        identity: Of the search: what is of another one is not taken over.
+        resume: Whether that is an error.
+        fresh: Whether nothing is taken over.
+
+    Attributes:
+        found: What was taken over, in words; empty if nothing.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None, identity: str, resume: bool, fresh: bool = False
+    ) -> None:
         self.path = None if path is None else Path(path)
         self.identity = identity
         self.sensitivity: dict[str, float] = {}
         self._verdicts: dict[str, float] = {}
-        if resume and self.path is not None and self.path.is_file():
-            try:
-                stored = read_json(existing_file(self.path, "the search", DOCUMENT_BYTES))
-                if stored["format"] != _FORMAT:
-                    raise ValueError("an unknown format")
-                if stored["identity"] != identity:
-                    raise InputError(
-                        f"{self.path}: belongs to another search; give the same model, ranges, "
-                        "data and options, or leave --resume out"
-                    )
-                self.sensitivity = dict(stored["sensitivity"])
-                self._verdicts = {
-                    key: math.inf if value is None else float(value)
-                    for key, value in stored["verdicts"].items()
-                }
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+        self._shipped: dict[str, _OfEngine] = {}
+        self.found = ""
+        if fresh or self.path is None or not self.path.is_file():
+            return
+        try:
+            self._read(self.path)
+        except InputError:
+            if resume:
+                raise
+
+    def _read(self, path: Path) -> None:
+        try:
+            stored = read_json(existing_file(path, "the search", DOCUMENT_BYTES))
+            if stored["format"] != _FORMAT:
+                raise ValueError("an unknown format")
+            if stored["identity"] != self.identity:
                 raise InputError(
-                    f"{self.path}: not the state of a search ({error}); delete it"
-                ) from error
+                    f"{path}: belongs to another search; give the same model, ranges, data and "
+                    "options, or leave --resume out"
+                )
+            sensitivity = {name: float(value) for name, value in stored["sensitivity"].items()}
+            verdicts = {key: _loss(value) for key, value in stored["verdicts"].items()}
+            shipped = {
+                key: (_loss(lost), bool(right), str(processor))
+                for key, (lost, right, processor) in stored["shipped"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: not the state of a search ({error}); delete it") from error
+        self.sensitivity, self._verdicts, self._shipped = sensitivity, verdicts, shipped
+        self.found = (
+            f"the sensitivity of {len(sensitivity)} layers, {len(verdicts)} mixes and "
+            f"{len(shipped)} engines"
+        )
 
     def verdict(self, layers: list[str]) -> float | None:
         """Return what is known of a mix."""
         return self._verdicts.get(json.dumps(layers))
 
+    def shipped(self, key: list[str]) -> _OfEngine | None:
+        """Return what is known of the engine of a mix."""
+        return self._shipped.get(json.dumps(key))
+
     def keep(
         self,
         sensitivity: dict[str, float] | None = None,
         verdict: tuple[list[str], float] | None = None,
+        shipped: tuple[list[str], _OfEngine] | None = None,
     ) -> None:
         """Write down what was found."""
         self.sensitivity = sensitivity or self.sensitivity
         if verdict is not None:
             self._verdicts[json.dumps(verdict[0])] = verdict[1]
+        if shipped is not None:
+            self._shipped[json.dumps(shipped[0])] = shipped[1]
         if self.path is not None:
             write_json(
                 self.path,
                 {
-                    "format": _FORMAT, "identity": self.identity,
-                    "sensitivity": self.sensitivity, "verdicts": self._verdicts,
+                    "format": _FORMAT, "identity": self.identity, "sensitivity": self.sensitivity,
+                    "verdicts": self._verdicts, "shipped": self._shipped,
                 },
             )  # fmt: skip
+
+
+def _loss(stored: float | None) -> float:
+    """Return a loss; JSON has no infinity, and null stands for one."""
+    return math.inf if stored is None else float(stored)
 
 
 def _identity(
@@ -661,11 +728,10 @@ def _identity(
     bias = [
         hashlib.sha256(value.tobytes()).hexdigest() for value in prepared.improved.bias.values()
     ]
-    data = [samples.identity(position) for position in range(len(samples))]
     ranges = {name: asdict(value) for name, value in prepared.ranges.tensors.items()}
     for part in (
-        fingerprint(prepared.model), ranges, integers, bias, placement_text(table), budget.metric,
-        samples.preprocess.fingerprint, data, more,
+        fingerprint(prepared.model), ranges, integers, bias, placement_text(table),
+        function_reads(budget.metric), sample_reads(samples, labelled=True), more,
     ):  # fmt: skip
         digest.update(repr(part).encode())
     return digest.hexdigest()

@@ -49,6 +49,8 @@ def deploy(
     trust: Trust = False,
     keep_going: bool = False,
     workers: int = 1,
+    from_stage: str | None = None,
+    fresh: bool = False,
 ) -> Report:
     """Take a model all the way: convert, clean, calibrate, quantize, build, validate.
 
@@ -81,6 +83,10 @@ def deploy(
         keep_going: Go on after a stage that exceeds its tolerance; otherwise nothing after it is
             made, and the report says where the two begin to differ.
         workers: Processes that share the validation samples.
+        from_stage: Make this stage and all after it again: ``convert``, ``surgery``, ``calibrate``,
+            ``quantize``, ``build``, ``validate`` or ``bench``. Otherwise a stage is taken over
+            from an earlier run into the same folder where nothing that it reads has changed.
+        fresh: Make every stage again.
 
     Returns:
         The report; ``passed`` says whether everything is within its tolerance.
@@ -113,4 +119,6 @@ def deploy(
             targets=names(targets) or DEFAULT_TARGETS, cpu=cpu, images=images, trust=trust,
         ), Path(recipe).stem  # fmt: skip
     folder = Path(f"{name}.onnxgraft") if out is None else Path(out)
-    return run_recipe(joined(plan), folder, keep_going=keep_going, workers=workers)
+    return run_recipe(
+        joined(plan), folder, keep_going=keep_going, workers=workers, begin=from_stage, fresh=fresh
+    )

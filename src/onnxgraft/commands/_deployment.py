@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import time
+import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,21 +19,31 @@ from onnxgraft.commands._bench import measure as measure_latency
 from onnxgraft.commands._blame import guilty_pass
 from onnxgraft.commands._budget import read_budget
 from onnxgraft.commands._calibrate import measured
-from onnxgraft.commands._evidence import engine_row, evidence, record_accuracy
+from onnxgraft.commands._evidence import engine_row, evidence, hash_of_data, record_accuracy
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
+from onnxgraft.commands._reads import file_reads, function_reads, model_reads, sample_reads
 from onnxgraft.commands._recipe import Recipe, check_build, class_names
+from onnxgraft.commands._stages import (
+    HIDDEN,
+    Made,
+    Make,
+    Stages,
+    kept_folder,
+    read_outputs,
+    write_outputs,
+)
 from onnxgraft.commands._validate import layer_rows, open_selector, write_report
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Data, Sample, Samples, as_samples
 from onnxgraft.data.split import split, without
 from onnxgraft.data.streams import is_data
 from onnxgraft.errors import InputError
-from onnxgraft.files import atomic_folder
+from onnxgraft.files import Kept, atomic_folder, read_json, sha256, write_json
 from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import Outputs
+from onnxgraft.graph.tensors import Outputs, TensorSpec
 from onnxgraft.progress import status
 from onnxgraft.run.answers import adapted, answers, partners
 from onnxgraft.run.depth import depths
@@ -47,6 +58,7 @@ from onnxgraft.run.tolerances import HALF_TOLERANCE
 from onnxgraft.run.verdicts import Verdict, check_pair, hold, other_boxes
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
+from onnxgraft.stages.engine.passport import record
 from onnxgraft.stages.validate import (
     Candidate,
     Labels,
@@ -64,7 +76,7 @@ from onnxgraft.stages.validate import (
 )
 from onnxgraft.stages.validate.report import LatencyRow, Report, StageRow
 from onnxgraft.stages.validate.views.gallery import gallery_rows, range_rows
-from onnxgraft.targets import Floats, Precision, find_target
+from onnxgraft.targets import Floats, find_target
 
 __all__ = ["run_recipe", "slower"]
 
@@ -74,16 +86,32 @@ T = TypeVar("T")
 STAGE_SAMPLES = 4
 # Float noise is measured on so many samples.
 NOISE_SAMPLES = 2
+# The clean graph in onnxruntime.
+_CLEAN = "onnxruntime fp32"
+# What stages keep for later ones.
+_FACTS, _ANSWERS = f"{HIDDEN}facts.json", f"{HIDDEN}answers.npz"
+_RANGES = f"{HIDDEN}ranges.json"
+_SIDES = ("inputs", "outputs")
 # An engine that is slower than the float graph by more than noise is told.
 _SLOWER = 1.05
 # In the names of engines that are to be faster, or smaller.
 _INTEGERS = ("int8", "int4")
 
 
-def run_recipe(recipe: Recipe, out: Path, *, keep_going: bool = False, workers: int = 1) -> Report:
+def run_recipe(
+    recipe: Recipe,
+    out: Path,
+    *,
+    keep_going: bool = False,
+    workers: int = 1,
+    begin: str | None = None,
+    fresh: bool = False,
+) -> Report:
     """Take a model all the way and write everything into the folder ``out``; see `deploy`."""
     with atomic_folder(out) as work, ExitStack() as stack:
-        return _Deployment(recipe, out, work, stack, keep_going, workers).run()
+        report = Report(title=Path(recipe.model).name, source=recipe.model)
+        stages = Stages(Kept(kept_folder(out)), report, begin, fresh)
+        return _Deployment(recipe, out, work, stack, stages, keep_going, workers).run()
 
 
 class _Broken(Exception):
@@ -115,8 +143,22 @@ def slower(latency: Sequence[LatencyRow], reference: str) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of the original where it does not run."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    stands_in: bool
+
+
 class _Deployment:
-    """The state of one run: what was measured so far."""
+    """The state of one run: what was measured so far.
+
+    What a stage made is in its folder and in the report; models, engines and the original are
+    opened when a stage that is not taken over asks for them.
+    """
 
     def __init__(
         self,
@@ -124,164 +166,142 @@ class _Deployment:
         out: Path,
         work: Path,
         stack: ExitStack,
+        stages: Stages,
         keep_going: bool,
         workers: int,
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self.opened = recipe, recipe.original
         self.keep_going, self.workers = keep_going, workers
         self.out = out
         self.work = work
         self.stack = stack
-        self.report = Report(title=Path(recipe.model).name, source=recipe.model)
-        # Engines that run here, and the graphs they were built from.
-        self.built: list[tuple[str, tuple[str, Model]]] = []
+        self.stages, self.report = stages, stages.report
+        # By what was made: its hash, the folder that it is in, and of graphs the model.
+        self.keys: dict[str, str] = {}
+        self.folders: dict[str, Path] = {}
+        self.models: dict[str, Model] = {}
+        # Targets whose engines run here, and the engines' names.
+        self.built: dict[str, str] = {}
         self.engines: dict[str, Engine] = {}
-        self.kept: dict[str, Ranges] = {}
-        self.lowered: Model | None = None
 
     def run(self) -> Report:
+        whole = True
         try:
             self._run()
         except _Broken as broken:
+            whole = False
             self.report.notes.append(
                 f"stopped after the stage {broken}, which exceeds its tolerance; --keep-going "
                 "continues"
             )
         self.stack.close()
+        self.stages.end(whole=whole)
         write_report(self.report, self.work, self.out)
         return self.report
 
     def _run(self) -> None:
-        recipe, report = self.recipe, self.report
-        opened = recipe.original
-        with status(f"loading {recipe.model}"):
-            reference, notes = open_reference(opened)
-        self.original = self.stack.enter_context(reference)
-        self.stands_in = bool(notes)
-        report.notes += notes
+        recipe, report, stage = self.recipe, self.report, self.stages.stage
         section = recipe.validation
         if section.metric is not None:
             make_metric(section.metric, section.classes)  # an unknown name is told first
+        with stage("original"):
+            self._open()
         names = self.names = class_names(section.classes, recipe.postprocess)
         labels = Labels() if section.labels is None else read_labels(section.labels, names)
         report.notes += labels.notes
         self.labels = labels
-        early = self._assume(opened)
-        recipe = self.recipe
-        calibration, validation = self._open_data(labels)
-        self.probe = list(validation.head(STAGE_SAMPLES))
-        self.expected = [answers(self.original, sample.feeds) for sample in self.probe]
-        scoring = self._scoring(validation)
-        with status("measuring float noise"), self._otherwise() as other:
-            self.tolerance = measured_tolerance(
-                self.original, self.probe[:NOISE_SAMPLES], other=other
-            )
-
-        start = time.perf_counter()
-        lowered, notes, before = early or self._lower(opened)
-        start -= before if early else 0.0
-        report.notes += notes
-        nodes = sum(opened.inspect().operators.values())
-        opened.forget()
-        self.lowered = lowered
-        if halves(lowered):
-            value = max(self.tolerance.value, HALF_TOLERANCE)
-            self.tolerance = replace(self.tolerance, value=value)
-        self._graph_stage("converted", nodes, lowered, self.tolerance, start)
-
-        start = time.perf_counter()
-        with status("cleaning the graph"):
-            cleaned, operation = surgery.run(lowered)
-        report.operators_before, report.operators_after = operation.before, operation.after
-        self._save(cleaned, "model.onnx", "clean graph")
-        nodes = sum(lowered.operators().values())
-        reference = self._graph_stage("cleaned", nodes, cleaned, self.tolerance, start)
-        reference.name = "onnxruntime fp32"
-
-        check_build(recipe, cleaned)
-        # The graph may have another layout than the original (io_layout).
-        fitting = calibration.fed_to(cleaned.inputs)
-        ranges = None
+        self._assume()
+        with stage("data"):
+            self.calibration, self.validation = self._open_data(labels)
+            self.probe = list(self.validation.head(STAGE_SAMPLES))
+            self.data = {
+                "calibration": sample_reads(self.calibration),
+                "validation": [sample_reads(self.validation, labelled=True), labels.fingerprint],
+                "probe": sample_reads(self.validation.head(STAGE_SAMPLES)),
+            }
+        with stage("original", ", run on samples"):
+            self._refer()
+            self.scoring = self._scoring(self.validation)
+        self._convert()
+        with stage("convert", ", compared with the original"):
+            self._compare("convert", "converted", "converted.onnx", self.facts_of_graph["nodes"])
+        self.opened.forget()
+        with stage("surgery"):
+            self._clean()
+        check_build(recipe, self._graph("model.onnx"))
         if recipe.quantize.weights is None:
-            ranges = self._ranges(cleaned, fitting)
-            report.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
-            ranges.save(self._path("ranges.json", "ranges"))
-        self.evidence = evidence(
-            ranges=None if ranges is None else self.work / "ranges.json",
-            data=self.calibrated_on, recipe=recipe.file,
-            tables=(recipe.preprocess, recipe.postprocess),
-        )  # fmt: skip
-
-        limits = self._named(ends(cleaned), cleaned)
-        candidates = [
-            Candidate(reference, self.tolerance.value, floors=self.tolerance.floors, ends=limits)
-        ]
+            with stage("calibrate"):
+                self._calibrate()
         for target in recipe.targets:
-            built = self._target(cleaned, ranges, target, fitting, validation)
-            if built is not None:
-                candidates.append(replace(self._held_to(target, built), ends=limits))
-
-        report.samples = len(validation)
-        openers = [
-            partial(_reference, recipe.original),
-            partial(_graph, os.fspath(self.work / "model.onnx")),
-            *(
-                partial(engine.load, self.work / f"engine.{target}")
-                for target in recipe.targets
-                if f"engine.{target}" in {opened for opened, _ in self.built}
-            ),
-        ]
-        tally = measure(
-            self.original,
-            [candidate.engine for candidate in candidates],
-            validation,
-            None if scoring is None else scoring.make,
-            section.output if scoring is None else scoring.output,
-            labels=labels,
-            workers=self.workers,
-            openers=openers,
-            selector=partial(Selector, lowered)
-            if self.workers == 1
-            else partial(open_selector, opened),
-        )
-        report.notes += [*validation.notes, *tally.notes()]
-        report.candidates = rows(self.original, candidates, tally)
-        for (name, _), row in zip(self.built, report.candidates[2:], strict=True):
-            record_accuracy(self.work / name, row, report.samples, self.judged_on, section.metric)
-        report.gallery = gallery_rows(tally, report.candidates, validation, section.classes)
-        inside = self.stands_in or opened.framework == "onnx"
-        self._look_inside(lowered if inside else self.original)
-        report.ranges = [] if ranges is None else range_rows(ranges, self.kept)
+            with stage(f"quantize for {target}"):
+                self._quantize(target)
+            with stage(f"build for {target}"):
+                self._build(target)
+        report.samples = len(self.validation)
+        with stage("validate"):
+            self._validate()
+        with stage("layers"):
+            self._look_inside()
+            if recipe.quantize.weights is None:
+                report.ranges = range_rows(self._ranges, self._kept_ranges())
         self.stack.close()  # an open runtime would disturb the timing
-        report.latency = self._latency()
-        report.notes += slower(report.latency, reference.name)
+        with stage("bench"):
+            self._bench()
+        report.notes += slower(report.latency, _CLEAN)
 
-    def _lower(self, opened: Original) -> tuple[Model, list[str], float]:
-        """Return the converted graph, what was decided, and the seconds that it took."""
-        start = time.perf_counter()
-        with status("converting"):
-            lowered, notes = opened.lower(
-                self.recipe.opset, self.recipe.io_layout, oldest=quantize.OLDEST_OPSET
-            )
-        return lowered, notes, time.perf_counter() - start
+    # The original and the data --------------------------------------------------------------
 
-    def _assume(self, opened: Original) -> tuple[Model, list[str], float] | None:
-        """Take what the model tells of its images, where the recipe says nothing of them.
+    @cached_property
+    def original(self) -> Engine:
+        """The original, or what stands in for it, running."""
+        with status(f"loading {self.recipe.model}"):
+            reference, self._told = open_reference(self.opened)
+        return self.stack.enter_context(reference)
 
-        Returns:
-            The conversion, where it had to be made for that.
-        """
+    def _open(self) -> None:
+        """Find out what the original takes and returns."""
+
+        def make(folder: Path, part: Report) -> None:
+            running = self.original
+            part.notes += self._told
+            sides = {side: list(map(asdict, getattr(running, side))) for side in _SIDES}
+            write_json(folder / _FACTS, {"name": running.name, **sides})
+
+        made = self._made("original", "facts", model_reads(self.opened), make)
+        told = read_json(made.folder / _FACTS)
+        inputs, outputs = (
+            tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in told[side])
+            for side in _SIDES
+        )
+        self.facts = _Facts(told["name"], inputs, outputs, stands_in=bool(made.part.notes))
+
+    def _refer(self) -> None:
+        """Find out what the original answers, and how far it is from itself."""
+
+        def make(folder: Path, part: Report) -> None:
+            found = [answers(self.original, sample.feeds) for sample in self.probe]
+            with status("measuring float noise"), self._otherwise() as other:
+                tolerance = measured_tolerance(
+                    self.original, self.probe[:NOISE_SAMPLES], other=other
+                )
+            write_outputs(folder / _ANSWERS, found)
+            write_json(folder / _FACTS, asdict(tolerance))
+
+        made = self._made("original", "answers", self._of("facts", probe=self.data["probe"]), make)
+        self.expected = read_outputs(made.folder / _ANSWERS)
+        self.tolerance = Tolerance(**read_json(made.folder / _FACTS))
+
+    def _assume(self) -> None:
+        """Take what the model tells of its images, where the recipe says nothing of them."""
         recipe = self.recipe
         sources = (recipe.calibrate.source, recipe.validation.source)
         images = [source for source in sources if source is not None and of_images(source)]
         if is_given(recipe.preprocess) or not images:
-            return None
-        early = self._lower(opened)
-        before, self.report.assumed = assumed(
-            None, images[0], early[0].metadata, self.original.inputs
-        )
+            return
+        self._convert()
+        metadata = self._graph("converted.onnx").metadata
+        before, self.report.assumed = assumed(None, images[0], metadata, self.facts.inputs)
         self.recipe = recipe.model_copy(update={"preprocess": before})
-        return early
 
     def _scoring(self, validation: Samples) -> Scoring | None:
         """Return the metric, tried on the first sample; that of the budget is tried as well."""
@@ -302,7 +322,7 @@ class _Deployment:
 
     def _open_data(self, labels: Labels) -> tuple[Samples, Samples]:
         """Return samples to calibrate on, and others to validate on."""
-        recipe, inputs = self.recipe, self.original.inputs
+        recipe, inputs = self.recipe, self.facts.inputs
         first, second = recipe.calibrate, recipe.validation
         open_ = partial(as_samples, inputs=inputs, preprocess=recipe.preprocess, names=self.names)
         if second.data is None or _same(first.source, second.source):
@@ -341,92 +361,261 @@ class _Deployment:
             )
         return calibration, validation
 
-    def _target(
-        self,
-        cleaned: Model,
-        ranges: Ranges | None,
-        target: str,
-        calibration: Samples,
-        validation: Samples,
-    ) -> Engine | None:
-        """Quantize and build for one target; return its engine, or None if it can't run here."""
-        start = time.perf_counter()
-        section, how = self.recipe.quantize, self.recipe.build
-        precision, in_int8, cpu = how.precision_of(target), how.in_int8(target), how.cpu_of(target)
-        floats = self._floats(target)
-        done = int8_graph(
-            cleaned, ranges,
-            QuantizeOptions(
-                table=quantize.placement(target, cpu),
-                int8=in_int8,
-                floats=floats,
-                cpu=cpu,
-                keep_float=self.recipe.keep_float,
-                weights=section.weights,
-                block=section.block,
-                improvements=section.improve if in_int8 and section.weights is None else (),
-                calibration=calibration,
-                budget=read_budget(section.budget) if section.budget and in_int8 else None,
-                validation=validation.fed_to(cleaned.inputs),
-                classes=self.recipe.validation.classes,
-                postprocess=self.recipe.postprocess,
-                labels=self.labels,
-                metric_output=self.recipe.validation.output,
-                trials=section.trials,
-            ),
-        )  # fmt: skip
-        quantized = done.model
-        if done.ranges is not None:
-            self.kept[target] = done.ranges
-        self.report.float_layers += [
-            (target, layer.name, str(layer)) for layer in done.report.float_layers
-        ]
-        self.report.notes += [f"{target}: {note}" for note in done.notes]
-        if done.search is not None:
-            where = self.report.notes if done.passed else self.report.missed
-            where.append(f"{target}: {done.search}")
-        kind = section.weights or precision
-        self._save(quantized, f"model.{kind}.{target}.onnx", f"{kind.upper()} graph for {target}")
-        nodes = sum(cleaned.operators().values())
-        self._graph_stage(f"{kind} graph for {target}", nodes, quantized, None, start)
-        start = time.perf_counter()
-        path = self._path(f"engine.{target}", f"{target} engine")
-        with status(f"building for {target}"):
-            asked = find_target(target).floats.get(floats) == "engine"
-            whole: Precision | None = precision if section.weights is None else None
-            passport = engine.build(
-                quantized, path, target, precision=floats if asked else whole,
-                options=how.options(target), evidence=self.evidence,
-                samples=(sample.feeds for sample in calibration), cpu=cpu,
+    # The stages -----------------------------------------------------------------------------
+
+    def _convert(self) -> None:
+        if "converted.onnx" in self.keys:
+            return
+
+        def make(folder: Path, part: Report) -> None:
+            with status("converting"):
+                lowered, notes = self.opened.lower(
+                    self.recipe.opset, self.recipe.io_layout, oldest=quantize.OLDEST_OPSET
+                )
+            part.notes += notes
+            self._save(lowered, folder / "converted.onnx")
+            write_json(folder / _FACTS, {
+                "nodes": sum(self.opened.inspect().operators.values()),
+                "half": bool(halves(lowered)),
+                "batches": fixed_batches(lowered.inputs),
+            })  # fmt: skip
+
+        with self.stages.stage("convert"):
+            recipe = self.recipe
+            reads = self._of("facts", recipe=[recipe.opset, recipe.io_layout])
+            made = self._made("convert", "graph", reads, make, "converted.onnx")
+        self.facts_of_graph = read_json(made.folder / _FACTS)
+
+    def _clean(self) -> None:
+        def make(folder: Path, part: Report) -> None:
+            with status("cleaning the graph"):
+                cleaned, operation = surgery.run(self._graph("converted.onnx"))
+            part.operators_before, part.operators_after = operation.before, operation.after
+            self._save(cleaned, folder / "model.onnx")
+
+        made = self._made("surgery", "graph", self._of("converted.onnx"), make, "model.onnx")
+        self._publish(made, {"model.onnx": "clean graph"})
+        nodes = sum(made.part.operators_before.values())
+        self._compare("surgery", "cleaned", "model.onnx", nodes)
+
+    def _calibrate(self) -> None:
+        recipe, targets = self.recipe, self.recipe.targets
+        method, in_int8 = recipe.calibrate.method, [*filter(recipe.build.in_int8, targets)]
+        if method == quantize.AUTO and targets and not in_int8:
+            method = "minmax"  # for what FP16 has to hold alone
+        half = any(find_target(t).floats.get(self._floats(t)) == "graph" for t in targets)
+        tensors = "all" if half else "targets"
+        form = next(iter(in_int8), "tensorrt") if method == quantize.AUTO else "tensorrt"
+
+        def make(folder: Path, part: Report) -> None:
+            ranges = measured(
+                self._graph("model.onnx"), self._fitting, method, form, tensors=tensors
+            )
+            part.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
+            ranges.save(folder / "ranges.json")
+
+        reads = self._of(
+            "model.onnx", data=self.data["calibration"], method=method, form=form, tensors=tensors
+        )
+        made = self._made("calibrate", "ranges", reads, make, "ranges.json")
+        self._publish(made, {"ranges.json": "ranges"})
+
+    @cached_property
+    def _ranges(self) -> Ranges:
+        return Ranges.load(self.folders["ranges.json"] / "ranges.json", histograms=True)
+
+    @cached_property
+    def _fitting(self) -> Samples:
+        # The graph may have another layout than the original (io_layout).
+        return self.calibration.fed_to(self._graph("model.onnx").inputs)
+
+    def _quantize(self, target: str) -> None:
+        recipe, section, how = self.recipe, self.recipe.quantize, self.recipe.build
+        in_int8, cpu = how.in_int8(target), how.cpu_of(target)
+        floats, kind = self._floats(target), self._kind(target)
+        table = quantize.placement(target, cpu)
+        budget = read_budget(section.budget) if section.budget and in_int8 else None
+        improve = section.improve if in_int8 and section.weights is None else ()
+        graph = self._integers(target)
+
+        def make(folder: Path, part: Report) -> None:
+            cleaned = self._graph("model.onnx")
+            done = int8_graph(
+                cleaned, self._ranges if section.weights is None else None,
+                QuantizeOptions(
+                    table=table,
+                    int8=in_int8,
+                    floats=floats,
+                    cpu=cpu,
+                    keep_float=recipe.keep_float,
+                    weights=section.weights,
+                    block=section.block,
+                    improvements=improve,
+                    calibration=self._fitting,
+                    budget=budget,
+                    validation=self.validation.fed_to(cleaned.inputs),
+                    classes=recipe.validation.classes,
+                    postprocess=recipe.postprocess,
+                    labels=self.labels,
+                    metric_output=recipe.validation.output,
+                    trials=section.trials,
+                    state=self.stages.kept.folder / f"{target}.search",
+                    fresh=self.stages.again("quantize"),
+                ),
             )  # fmt: skip
-        if passport.proven is False:
-            self.report.missed.append(f"{target}: the engine does not compute what its graph says")
-        self.report.engines.append(engine_row(f"{target} engine", passport))
-        try:
-            built = self.stack.enter_context(engine.load(path))
-        except InputError as error:
-            told = str(error).replace(os.fspath(self.work), os.fspath(self.out))
-            self.report.notes.append(f"not validated: {told}")
-            return None
-        self._stage(f"{target} engine", built, None, start)
-        self.built.append((f"engine.{target}", (built.name, quantized)))
-        self.engines[built.name] = built
-        return built
+            part.float_layers += [
+                (target, layer.name, str(layer)) for layer in done.report.float_layers
+            ]
+            part.notes += [f"{target}: {note}" for note in done.notes]
+            if done.search is not None:
+                where = part.notes if done.passed else part.missed
+                where.append(f"{target}: {done.search}")
+            if done.ranges is not None:
+                done.ranges.save(folder / _RANGES)
+            self._save(done.model, folder / graph)
 
-    def _ranges(self, cleaned: Model, calibration: Samples) -> Ranges:
-        """Return the ranges; of a recipe without INT8, what FP16 has to hold."""
-        recipe = self.recipe
-        method, in_int8 = recipe.calibrate.method, [*filter(recipe.build.in_int8, recipe.targets)]
-        if method == quantize.AUTO and not in_int8 and recipe.targets:
-            method = "minmax"
-        half = any(find_target(t).floats.get(self._floats(t)) == "graph" for t in recipe.targets)
-        form = next(iter(in_int8 or recipe.targets), "tensorrt")
-        return measured(cleaned, calibration, method, form, tensors="all" if half else "targets")
+        reads = self._of(
+            "model.onnx", *(("ranges.json",) if section.weights is None else ()),
+            weights=[section.weights, section.block], target=target, cpu=cpu.to_json(),
+            floats=floats, table=quantize.placement_text(table), keep_float=recipe.keep_float,
+            int8=in_int8, improve=improve, data=self.data["calibration"],
+            budget=None if budget is None else [
+                function_reads(budget.metric), budget.drop, section.trials,
+                self.data["validation"], *self._scoring_reads(),
+            ],
+        )  # fmt: skip
+        made = self._made("quantize", target, reads, make, graph)
+        self._publish(made, {graph: f"{kind.upper()} graph for {target}"})
+        nodes = sum(self.report.operators_after.values())
+        self._compare("quantize", f"{kind} graph for {target}", graph, nodes)
 
-    def _held_to(self, target: str, built: Engine) -> Candidate:
+    def _kept_ranges(self) -> dict[str, Ranges]:
+        """Return the ranges that each INT8 graph was made with."""
+        files = {t: self.folders[self._integers(t)] / _RANGES for t in self.recipe.targets}
+        return {target: Ranges.load(file) for target, file in files.items() if file.is_file()}
+
+    def _build(self, target: str) -> None:
+        how, floats, name = self.recipe.build, self._floats(target), f"engine.{target}"
+        cpu, options = how.cpu_of(target), how.options(target)
+        asked = find_target(target).floats.get(floats) == "engine"
+        whole = how.precision_of(target) if self.recipe.quantize.weights is None else None
+        precision = floats if asked else whole
+        # The hash of the recipe is noted in the passport at the end: not all of it is read here.
+        used = evidence(
+            ranges=self.work / "ranges.json" if "ranges.json" in self.keys else None,
+            data=self.calibrated_on,
+            tables=(self.recipe.preprocess, self.recipe.postprocess),
+        )  # fmt: skip
+
+        def make(folder: Path, part: Report) -> None:
+            with status(f"building for {target}"):
+                passport = engine.build(
+                    self._graph(self._integers(target)), folder / name, target, precision=precision,
+                    options=options, evidence=used, cpu=cpu,
+                    samples=(sample.feeds for sample in self._fitting),
+                )  # fmt: skip
+            if passport.proven is False:
+                part.missed.append(f"{target}: the engine does not compute what its graph says")
+            part.engines.append(engine_row(f"{target} engine", passport))
+
+        reads = self._of(
+            self._integers(target), target=target, cpu=cpu.to_json(), precision=precision,
+            options=repr(options), evidence=asdict(used), data=self.data["calibration"],
+        )  # fmt: skip
+        made = self._made("build", target, reads, make, name)
+        self._publish(made, {name: f"{target} engine"})
+        if self.recipe.file is not None:
+            record(self.work / name, hashes={"recipe": sha256(self.recipe.file)})
+
+        def compare(folder: Path, part: Report) -> None:
+            try:
+                built = self._engine(target)
+            except InputError as error:
+                told = str(error).replace(os.fspath(self.work), os.fspath(self.out))
+                part.notes.append(f"not validated: {told}")
+                return
+            part.stages.append(self._row(f"{target} engine", built, None))
+            part.title = built.name
+
+        compared = self._made("build", f"{target}-compared", self._of(name, "answers"), compare)
+        if compared.part.stages:
+            self.built[target] = compared.part.title
+
+    def _engine(self, target: str) -> Engine:
+        """Return the engine for a target, running.
+
+        Raises:
+            InputError: It can't run here.
+        """
+        if target not in self.engines:
+            opened = engine.load(self.work / f"engine.{target}")
+            self.engines[target] = self.stack.enter_context(opened)
+        return self.engines[target]
+
+    def _validate(self) -> None:
+        section = self.recipe.validation
+
+        def make(folder: Path, part: Report) -> None:
+            cleaned, lowered = self._graph("model.onnx"), self._graph("converted.onnx")
+            limits = self._named(ends(cleaned), cleaned)
+            reference = self._reference
+            candidates = [
+                Candidate(reference, self._allowed.value, floors=self._allowed.floors, ends=limits)
+            ]
+            for target in self.built:
+                candidates.append(replace(self._held_to(target), ends=limits))
+            openers = [
+                partial(_reference, self.opened),
+                partial(_graph, os.fspath(self.work / "model.onnx")),
+                *(partial(engine.load, self.work / f"engine.{target}") for target in self.built),
+            ]
+            scoring = self.scoring
+            tally = measure(
+                self.original,
+                [candidate.engine for candidate in candidates],
+                self.validation,
+                None if scoring is None else scoring.make,
+                section.output if scoring is None else scoring.output,
+                labels=self.labels,
+                workers=self.workers,
+                openers=openers,
+                selector=partial(Selector, lowered)
+                if self.workers == 1
+                else partial(open_selector, self.opened),
+            )
+            part.notes += [*self.validation.notes, *tally.notes()]
+            part.candidates = rows(self.original, candidates, tally)
+            part.gallery = gallery_rows(tally, part.candidates, self.validation, section.classes)
+
+        reads = self._of(
+            "answers", "converted.onnx", "model.onnx", *map(_engine_of, self.built),
+            data=self.data["validation"], metric=function_reads(section.metric),
+            drop=section.drop, more=self._scoring_reads(),
+        )  # fmt: skip
+        made = self._made("validate", "candidates", reads, make)
+        for target, row in zip(self.built, made.part.candidates[2:], strict=True):
+            record_accuracy(
+                self.work / _engine_of(target), row, self.report.samples, self._judged_on,
+                section.metric,
+            )  # fmt: skip
+
+    def _scoring_reads(self) -> list[object]:
+        """Return what a metric is computed with."""
+        section, how = self.recipe.validation, self.recipe.postprocess
+        return [
+            file_reads(section.classes), section.output, how.model_dump(mode="json"),
+            function_reads(how.function),
+        ]  # fmt: skip
+
+    @cached_property
+    def _judged_on(self) -> str:
+        return hash_of_data(self.judged_on)
+
+    def _held_to(self, target: str) -> Candidate:
         """Return an engine with what it is held against: INT8, or the noise of its precision."""
+        built = self._engine(target)
         if self.recipe.build.in_int8(target):
-            graph = dict(self.built)[f"engine.{target}"][1]
+            graph = self._graph(self._integers(target))
             deep = self._named(depths(graph), graph)
             return Candidate(built, None, self.recipe.validation.drop, depths=deep)
         probe, floats = self.probe[:NOISE_SAMPLES], self._floats(target)
@@ -438,121 +627,197 @@ class _Deployment:
         precision = self.recipe.build.precision_of(target)
         return self.recipe.quantize.float.get(target, "fp32") if precision == "int8" else precision
 
-    def _look_inside(self, original: Engine | Model) -> None:
+    def _look_inside(self) -> None:
         """Note what each layer of the INT8 graphs that were built does, on one sample."""
-        with status("comparing every layer"):
-            for _, (name, model) in self.built:
-                found = bisect(original, model, self.probe[0].feeds)
-                if found is not None:
-                    layers, self.report.layers_from[name], apart = layers_of_engine(
-                        layer_rows(name, found), model, self.engines[name], self.probe[0].feeds,
-                        self.expected[0],
+
+        def make(folder: Path, part: Report) -> None:
+            inside = self.facts.stands_in or self.opened.framework == "onnx"
+            original = self._graph("converted.onnx") if inside else self.original
+            with status("comparing every layer"):
+                for target, name in self.built.items():
+                    model = self._graph(self._integers(target))
+                    found = bisect(original, model, self.probe[0].feeds)
+                    if found is None:
+                        continue
+                    layers, part.layers_from[name], apart = layers_of_engine(
+                        layer_rows(name, found), model, self._engine(target),
+                        self.probe[0].feeds, self.expected[0],
                     )  # fmt: skip
-                    self.report.layers += layers
-                    self.report.notes += apart
-                    self.report.notes += [
-                        f"{name}: {divergence}" for divergence in found.divergences[:3]
-                    ]
+                    part.layers += layers
+                    part.notes += apart
+                    part.notes += [f"{name}: {divergence}" for divergence in found.divergences[:3]]
+
+        reads = self._of("answers", "converted.onnx", *map(_engine_of, self.built))
+        self._made("validate", "layers", reads, make)
 
     def _otherwise(self) -> AbstractContextManager[Engine | None]:
         """Return the original as its runtime optimizes it otherwise, where it can be asked to."""
-        opened = self.recipe.original
-        if self.stands_in or opened.framework != "onnx":
+        if self.facts.stands_in or self.opened.framework != "onnx":
             return nullcontext()
-        return opened.run(optimize=False)
+        return self.opened.run(optimize=False)
 
     def _named(self, found: Mapping[str, T], model: Model) -> dict[str, T]:
         """Return what is known of a graph's outputs under the original's names."""
-        wanted = [spec.name for spec in self.original.outputs]
+        wanted = [spec.name for spec in self.facts.outputs]
         names = partners(wanted, [spec.name for spec in model.outputs])
         return {mine: found[theirs] for mine, theirs in names.items() if theirs in found}
 
-    def _graph_stage(
-        self, stage: str, before: int, model: Model, tolerance: Tolerance | None, start: float
-    ) -> OnnxRuntime:
-        session = self.stack.enter_context(exact(model, name=stage))
-        self._stage(stage, session, tolerance, start, before, sum(model.operators().values()))
-        if not self.report.stages[-1].passed:
-            self._explain(stage, model)
-            if not self.keep_going:
-                raise _Broken(stage)
-        return session
+    @property
+    def _allowed(self) -> Tolerance:
+        """What float graphs are held against."""
+        found = self.tolerance
+        if self.facts_of_graph["half"]:
+            return replace(found, value=max(found.value, HALF_TOLERANCE))
+        return found
 
-    def _explain(self, stage: str, model: Model) -> None:
-        """Note the layer, and for the clean-up the pass, at which a stage begins to differ."""
-        feeds = self.probe[0].feeds
+    @cached_property
+    def _reference(self) -> OnnxRuntime:
+        """The clean graph, running."""
+        return self.stack.enter_context(exact(self._graph("model.onnx"), name=_CLEAN))
+
+    def _compare(self, stage: str, title: str, graph: str, before: int) -> None:
+        """Hold a graph against the original; stop where it does not pass.
+
+        Args:
+            stage: That made it.
+            title: In the report.
+            graph: Its file.
+            before: How many nodes there were before the stage.
+        """
+        tolerance = None if stage == "quantize" else self._allowed
+
+        def make(folder: Path, part: Report) -> None:
+            model = self._graph(graph)
+            after = sum(model.operators().values())
+            with ExitStack() as closing:
+                if graph == "model.onnx":
+                    session = self._reference
+                else:
+                    session = closing.enter_context(exact(model, name=title))
+                part.stages.append(self._row(title, session, tolerance, before, after))
+                if not part.stages[-1].passed:
+                    part.notes += self._explain(title, model)
+
+        what = f"{graph.split('.')[2]}-compared" if stage == "quantize" else "compared"
+        made = self._made(stage, what, self._of(graph, "answers", "converted.onnx"), make)
+        if not made.part.stages[0].passed and not self.keep_going:
+            raise _Broken(title)
+
+    def _explain(self, stage: str, model: Model) -> list[str]:
+        """Name the layer, and for the clean-up the pass, at which a stage begins to differ."""
+        feeds, told = self.probe[0].feeds, []
         divergence = find_divergence(self.original, model, feeds)
         if divergence is not None:
-            self.report.notes.append(f"{stage}: first {divergence}")
-        if stage == "cleaned" and self.lowered is not None:
-            guilty = guilty_pass(self.original, self.lowered, feeds)
+            told.append(f"{stage}: first {divergence}")
+        if stage == "cleaned":
+            guilty = guilty_pass(self.original, self._graph("converted.onnx"), feeds)
             if guilty is not None:
-                self.report.notes.append(f"{stage}: caused by the pass {guilty}")
+                told.append(f"{stage}: caused by the pass {guilty}")
+        return told
 
-    def _stage(
+    def _row(
         self,
         stage: str,
         candidate: Engine,
         tolerance: Tolerance | None,
-        start: float,
         before: int | None = None,
         after: int | None = None,
-    ) -> None:
-        """Hold a stage against the original and note the row; ``start`` is when it began."""
-        seconds = time.perf_counter() - start
+    ) -> StageRow:
+        """Hold a stage against the original."""
         worst = _worst(self.probe, self.expected, candidate)
         allowed, passed = None, True
         if tolerance is not None:
             allowed, passed = tolerance.value, self._held(candidate, tolerance)
-        self.report.stages.append(
-            StageRow(stage, before, after, worst.max_abs, worst.relative, allowed, passed, seconds)
-        )
+        return StageRow(stage, before, after, worst.max_abs, worst.relative, allowed, passed, 0.0)
 
     def _held(self, candidate: Engine, tolerance: Tolerance) -> bool:
         """Tell whether a stage gives the original's answers on the samples that stages see."""
         verdicts: list[Verdict] = []
-        graph = self.lowered
-        limits = {} if graph is None else self._named(ends(graph), graph)
-        with nullcontext() if graph is None else Selector(graph) as selector:
+        graph = self._graph("converted.onnx")
+        limits = self._named(ends(graph), graph)
+        with Selector(graph) as selector:
             for sample, right in zip(self.probe, self.expected, strict=True):
                 resolved = unresolved(right, limits)
                 floors = {n: max(v, tolerance.floors.get(n, 0.0)) for n, v in resolved.items()}
                 actual = answers(candidate, sample.feeds, right)
                 found = hold(right, actual, tolerance.value, floors=floors)
-                if selector is not None and not all(verdict.passed for verdict in found):
+                if not all(verdict.passed for verdict in found):
                     chosen = selector.at(adapted(sample.feeds, self.original), right)
                     found = hold(right, actual, tolerance.value, floors=floors, chosen=chosen)
                 verdicts += found
         return all(verdict.passed for verdict in verdicts)
 
-    def _latency(self) -> list[LatencyRow]:
-        recipe = self.recipe
-        original = BenchTarget(self.original.name, "original", recipe.original)
-        graph = Original(os.fspath(self.work / "model.onnx"))
-        clean = BenchTarget("onnxruntime fp32", "onnx", graph)
-        targets = [clean] if self.stands_in else [original, clean]
+    def _bench(self) -> None:
+        section, batches, fixed = self.recipe.bench, self.recipe.bench.batches, ()
+        original = BenchTarget(self.facts.name, "original", self.opened)
+        clean = BenchTarget(_CLEAN, "onnx", Original(os.fspath(self.work / "model.onnx")))
+        targets = [clean] if self.facts.stands_in else [original, clean]
         targets += [
-            BenchTarget(name, "engine", Original(os.fspath(self.work / file)))
-            for file, (name, _) in self.built
+            BenchTarget(name, "engine", Original(os.fspath(self.work / _engine_of(target))))
+            for target, name in self.built.items()
         ]
-        section = recipe.bench
-        fixed = () if self.lowered is None else fixed_batches(self.lowered.inputs)
-        batches = section.batches
+        fixed = self.facts_of_graph["batches"]
         if fixed and not set(batches) <= set(fixed):
             batches = fixed[:1]
-            self.report.notes.append(
-                f"timed with a batch of {fixed[0]}, which the model is made for"
+
+        def make(folder: Path, part: Report) -> None:
+            if batches != section.batches:
+                part.notes.append(
+                    f"timed with a batch of {batches[0]}, which the model is made for"
+                )
+            part.latency = measure_latency(
+                targets, batches=batches, rounds=section.rounds, runs=section.runs
             )
-        timed = measure_latency(targets, batches=batches, rounds=section.rounds, runs=section.runs)
-        record_latency(targets, timed)
-        return timed
 
-    def _path(self, name: str, role: str) -> Path:
-        self.report.artifacts[role] = os.fspath(self.out / name)
-        return self.work / name
+        reads = self._of(
+            "facts", "model.onnx", *map(_engine_of, self.built),
+            how=section.model_dump(mode="json"), machine=[platform.node(), os.cpu_count()],
+        )  # fmt: skip
+        record_latency(targets, self._made("bench", "latency", reads, make).part.latency)
 
-    def _save(self, model: Model, name: str, role: str) -> None:
-        model.save(self._path(name, role))
+    def _kind(self, target: str) -> str:
+        """Return what layers, or their weights alone, are to be in."""
+        return self.recipe.quantize.weights or self.recipe.build.precision_of(target)
+
+    def _integers(self, target: str) -> str:
+        """Return the file of the graph that a target's engine is built from."""
+        return f"model.{self._kind(target)}.{target}.onnx"
+
+    # What stages make -----------------------------------------------------------------------
+
+    def _made(
+        self, stage: str, what: str, reads: dict[str, object], make: Make, name: str = ""
+    ) -> Made:
+        """Return what a stage made, known from then on by a name: see `Stages.made`."""
+        made = self.stages.made(stage, what, reads, make)
+        self.keys[name or what], self.folders[name or what] = made.key, made.folder
+        return made
+
+    def _of(self, *names: str, **reads: object) -> dict[str, object]:
+        """Return what a stage reads: what was made before, and more."""
+        return {"made": [self.keys[name] for name in names], **reads}
+
+    def _save(self, model: Model, file: Path) -> None:
+        self.models[file.name] = model
+        model.save(file)
+
+    def _graph(self, name: str) -> Model:
+        """Return a graph that was made."""
+        if name not in self.models:
+            self.models[name] = Model.load(self.folders[name] / name)
+        return self.models[name]
+
+    def _publish(self, made: Made, roles: dict[str, str]) -> None:
+        """Put what a stage made among the results."""
+        for name, role in roles.items():
+            self.report.artifacts[role] = os.fspath(self.out / name)
+        for file in made.folder.iterdir():
+            if not file.name.startswith(HIDDEN) and file.name != "kept.json":
+                shutil.copyfile(file, self.work / file.name)
+
+
+def _engine_of(target: str) -> str:
+    return f"engine.{target}"
 
 
 def _same(one: Data, other: Data) -> bool:

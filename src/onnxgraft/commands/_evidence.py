@@ -108,7 +108,7 @@ def engine_row(name: str, passport: Passport) -> EngineRow:
 
 
 def record_accuracy(
-    engine: Place, row: CandidateRow, samples: int, data: Place | Samples, metric: object = None
+    engine: Place, row: CandidateRow, samples: int, data: str, metric: object = None
 ) -> None:
     """Write what validation measured of an engine into its passport.
 
@@ -116,7 +116,7 @@ def record_accuracy(
         engine: Has a passport.
         row: Of the report.
         samples: How many there were.
-        data: What they are from; its hash says on which data the figures were measured.
+        data: The hash of what they are from, which says on which data the figures were measured.
         metric: Of the figures; the hash of a function of the user's own is noted.
     """
     found = {"samples": float(samples), **row.metrics}
@@ -127,7 +127,7 @@ def record_accuracy(
         if output.agreement is not None:
             found[f"{output.output}: same argmax in percent"] = 100 * output.agreement
     finite = {name: value for name, value in found.items() if math.isfinite(value)}
-    hashes = {"validation": hash_of_data(data)}
+    hashes = {"validation": data}
     if isinstance(metric, Function):
         hashes["metric"] = metric.sha256
     record(engine, accuracy=finite, hashes=hashes)

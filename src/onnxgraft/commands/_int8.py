@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from onnxgraft.commands._budget import Budget, BudgetReport, within_budget
 from onnxgraft.data.labels import Labels
@@ -69,7 +68,8 @@ class QuantizeOptions:
         labels: By the images' file names, where they do not come with ``validation``.
         trials: How many mixes are tried at most.
         state: The file in which a search remembers.
-        resume: Whether to go on with one that was cut short.
+        resume: Whether what it remembers has to be of the same search.
+        fresh: Whether it begins anew, whatever it remembers.
         on_overflow: What becomes of tensors that FP16 does not hold.
         explain: Whether to tell why INT8 may not be faster.
         seed: Chooses positions in samples.
@@ -94,6 +94,7 @@ class QuantizeOptions:
     trials: int = 24
     state: str | os.PathLike[str] | None = None
     resume: bool = False
+    fresh: bool = False
     on_overflow: OnOverflow = "keep"
     explain: bool = False
     seed: int = 0
@@ -110,7 +111,6 @@ class Int8Graph:
         half: Of the FP16 part, if there is one.
         remarks: Why INT8 may not be faster, if that was asked.
         notes: Sentences that the user should read.
-        state: The search's file, to be removed when the model is saved.
         ranges: That the INT8 layers were made with.
         improved: The methods that made it lose less.
     """
@@ -121,7 +121,6 @@ class Int8Graph:
     half: HalfReport | None = None
     remarks: list[Remark] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    state: Path | None = None
     ranges: Ranges | None = None
     improved: tuple[str, ...] = ()
 
@@ -129,11 +128,6 @@ class Int8Graph:
     def passed(self) -> bool:
         """Whether the budget is kept, if there is one."""
         return self.search is None or self.search.passed
-
-    def forget(self) -> None:
-        """Remove the search's file."""
-        if self.state is not None:
-            self.state.unlink(missing_ok=True)
 
 
 def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) -> Int8Graph:
@@ -257,7 +251,7 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
             labels=options.labels, floats=options.floats, cpu=options.cpu,
             keep_float=tuple(reasons),
             calibration=options.calibration, state=options.state,
-            resume=options.resume, most=options.trials,
+            resume=options.resume, fresh=options.fresh, most=options.trials,
         )  # fmt: skip
         reasons |= found
         notes += search.notes
@@ -267,8 +261,6 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
     )  # fmt: skip
     report.float_layers = _with_shares(prepared.model, report.float_layers)
     notes += report.notes
-    state = None if options.state is None or search is None else Path(options.state)
     return Int8Graph(
-        graph, report, search, notes=notes, state=state, ranges=prepared.ranges,
-        improved=prepared.methods,
-    )  # fmt: skip
+        graph, report, search, notes=notes, ranges=prepared.ranges, improved=prepared.methods
+    )

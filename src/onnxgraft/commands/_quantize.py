@@ -119,6 +119,7 @@ def quantize(
     metric_output: str | None = None,
     trials: int = 24,
     resume: bool = False,
+    fresh: bool = False,
     images: int | None = None,
     seed: int = 0,
     placement: Place | Placement | None = None,
@@ -164,7 +165,9 @@ def quantize(
             them.
         metric_output: The output that the metric is computed on; None takes the first.
         trials: How many mixes a search may try.
-        resume: Go on with a search that was cut short.
+        resume: Refuse to begin a search anew. What ``OUT.search`` has of the same search is taken
+            over anyway, and what it has of another one never.
+        fresh: Begin the search anew, whatever is there.
         images: How many samples of ``data``; None takes all.
         seed: Chooses samples, and positions in them.
         placement: A TOML file that changes the target's table, or a table.
@@ -265,6 +268,7 @@ def quantize(
         trials=trials,
         state=None if out is None else f"{out}.search",
         resume=resume,
+        fresh=fresh,
         on_overflow=on_overflow,
         explain=explain,
         seed=seed,
@@ -280,7 +284,6 @@ def quantize(
     if cache_out is not None and trt_version is not None and known is not None:
         result.notes += stage.write_cache(cache_out, graph, known, trt_version)
         result.cache_out = str(cache_out)
-    made.forget()
     result.done = made
     result.notes += made.notes
     return result

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxgraft.commands._assumed import assumed, is_given, of_images
 from onnxgraft.commands._blame import blame, differs
-from onnxgraft.commands._evidence import engine_row, record_accuracy
+from onnxgraft.commands._evidence import engine_row, hash_of_data, record_accuracy
 from onnxgraft.commands._infer import recipe_of
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import (
@@ -423,7 +423,8 @@ class _Validation:
             return
         row = self.report.candidates[-1]
         try:
-            record_accuracy(self.candidate.path, row, len(self.samples), self.samples, self.metric)
+            judged_on = hash_of_data(self.samples)
+            record_accuracy(self.candidate.path, row, len(self.samples), judged_on, self.metric)
         except InputError as error:
             self.notes.append(f"the accuracy could not be written into the passport: {error}")
             return

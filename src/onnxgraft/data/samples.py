@@ -21,7 +21,7 @@ from onnxgraft.data.npz import read_npz
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.streams import Column, arrays_of, is_data, read_stream, rows_of, title_of
 from onnxgraft.errors import InputError
-from onnxgraft.files import release_pages
+from onnxgraft.files import release_pages, sha256
 from onnxgraft.files.limits import IMAGE_BYTES
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.graph.training import is_flag
@@ -204,6 +204,21 @@ class Samples:
                 digest.update(path.read_bytes())
             except OSError as error:
                 raise InputError(f"{path}: the image can't be read ({error.strerror})") from error
+        return digest.hexdigest()
+
+    def fingerprint(self, *, labelled: bool = True) -> str:
+        """Return the SHA-256 of all that is fed, in which order, and of the labels if wanted."""
+        digest = hashlib.sha256(f"{self.source}\0{self.preprocess.fingerprint}".encode())
+        digest.update(repr((self.inputs, self.division.batch, self.classes)).encode())
+        for position in range(len(self)):
+            digest.update(f"\n{self.name(position)}\0{self.identity(position)}".encode())
+            for _, label in self.files_at(position) if self.files and labelled else ():
+                drawn = isinstance(label, Path) and label.is_file()
+                digest.update(f"\0{sha256(str(label)) if drawn else label}".encode())
+        if self.labels is not None and labelled:
+            for label in self.labels:
+                value = np.ascontiguousarray(label)
+                digest.update(f"\n{value.dtype}{value.shape}".encode() + value.tobytes())
         return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxgraft.files.kept import Entry, Kept, key_of
 from onnxgraft.files.reading import (
     existing_file,
     existing_folder,
@@ -28,6 +29,8 @@ from onnxgraft.files.writing import (
 )
 
 __all__ = [
+    "Entry",
+    "Kept",
     "atomic",
     "atomic_folder",
     "cache_folder",
@@ -37,6 +40,7 @@ __all__ = [
     "existing_file",
     "existing_folder",
     "json_text",
+    "key_of",
     "places",
     "read_json",
     "read_toml",

@@ -19,8 +19,8 @@ from onnxgraft.files.locks import locked
 
 __all__ = [
     "atomic", "atomic_folder", "cache_folder", "check_folder", "check_place", "claimed",
-    "json_text", "places", "remove_left", "tell_temporary", "together", "watchers", "write_bytes",
-    "write_json",
+    "json_text", "places", "remove_left", "tell_temporary", "together", "umask", "watchers",
+    "write_bytes", "write_json",
 ]  # fmt: skip
 
 # Told of each temporary file and folder that is made beside its target: whoever watches this
@@ -110,7 +110,7 @@ def together(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
         _writing.update(made)
         yield tuple(made)
         for temporary in made:
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~umask())
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
         if len(made) == 1:
@@ -159,7 +159,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def _publish(work: Path, target: Path) -> None:
     """Move what was made into its place; until then nothing is there."""
     if not target.exists():
-        work.chmod(0o777 & ~_umask())
+        work.chmod(0o777 & ~umask())
         os.rename(work, target)
         return
     moves = []
@@ -264,7 +264,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Return the rights that new files of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
