@@ -105,13 +105,12 @@ def test_it_goes_on_when_asked(net: Path, tmp_path: Path) -> None:
 def test_a_metric_that_does_not_exist_is_told_before_anything_runs(
     net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make_recipe(
-        net / "net.prototxt", weights=net / "net.caffemodel", data=str(net / "data.npz"),
-        metric="top6", targets=["onnxruntime"],
-    )  # fmt: skip
     monkeypatch.setattr("onnxgraft.stages.convert.Original.lower", None)
     with pytest.raises(InputError, match="no metric is called 'top6'; did you mean top5"):
-        deploy(recipe, tmp_path / "out")
+        deploy(
+            net / "net.prototxt", tmp_path / "out", weights=net / "net.caffemodel",
+            data=str(net / "data.npz"), metric="top6", targets=["onnxruntime"],
+        )  # fmt: skip
 
 
 @pytest.fixture

@@ -10,16 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._opening import Place
 from onnxgraft.commands._recipe import DEFAULT_TARGETS
 from onnxgraft.commands._recipe_keys import Key, recipe_keys, schema
 from onnxgraft.commands._recipe_tables import UNFILLED
-from onnxgraft.data.boxes import BoxForm, form_of
-from onnxgraft.data.classes import CLASS_SETS
+from onnxgraft.commands._task import task_of
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.errors import InputError, MissingDependencyError, OnnxgraftError, printable
 from onnxgraft.files import atomic, check_place, json_text, read_json
@@ -180,14 +177,6 @@ def _check_ours(path: Path) -> None:
 def _write_text(path: Path, text: str) -> None:
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-@dataclass
-class _Task:
-    """What an output looks like: the keys of ``[validate]`` that go with it, and why."""
-
-    keys: dict[str, Any]
-    why: str
 
 
 @dataclass
@@ -363,31 +352,13 @@ class _Draft:
         return keys, words
 
     def _suggested(self) -> tuple[Mapping[str, Any], list[str]]:
-        task = self._task()
+        outputs = [spec for kind, spec in self._specs() if kind == "output"]
+        pictures = self._pictures()
+        task = task_of(outputs, pictures[0][1] if pictures else None)
         if task is None:
             return {}, []
         self.notes.append(f"{task.why}: [validate] suggests the metric {task.keys['metric']}")
         return task.keys, [f"{task.why}: the metric may be {task.keys['metric']}."]
-
-    def _task(self) -> _Task | None:
-        """Return what the outputs look like: scores of classes, a map of them, or boxes."""
-        outputs = [spec for kind, spec in self._specs() if kind == "output"]
-        pictures = self._pictures()
-        size = pictures[0][1] if pictures else None
-        if pictures and (boxes := _boxes(outputs, size)) is not None:
-            return boxes
-        for spec in outputs:
-            shape, kind = spec.shape, np.dtype(spec.dtype).kind if spec.dtype != "bfloat16" else "f"
-            long = [dim for dim in shape[1:] if dim != 1]
-            if len(shape) in (2, 4) and len(long) == 1 and kind == "f" and long[0] != 1:
-                count = f"{long[0]} " if isinstance(long[0], int) else ""
-                return _Task(
-                    {"metric": "top1", "output": spec.name},
-                    f"{printable(spec.name)} looks like {count}scores of classes",
-                )
-            if (task := _map(spec, kind)) is not None:
-                return task
-        return None
 
     def _free_sizes(self) -> list[str]:
         """Return which inputs have free dimensions beside the batch."""
@@ -409,49 +380,6 @@ class _Draft:
             if kind == "input" and any(isinstance(dim, str) for dim in spec.shape)
         }  # fmt: skip
         return dict.fromkeys(("shapes", "min_shapes", "max_shapes"), shapes) if shapes else {}
-
-
-def _boxes(outputs: Sequence[TensorSpec], size: Any) -> _Task | None:
-    """Return the task of a detector, where the outputs have the shape of boxes."""
-    known = {
-        spec.name: np.full([1, *(dim for dim in spec.shape[1:] if isinstance(dim, int))], 0.5)
-        for spec in outputs
-        if spec.shape and all(isinstance(dim, int) for dim in spec.shape[1:])
-    }
-    fixed = size if size is not None and all(isinstance(side, int) for side in size) else None
-    usual = BoxForm()
-    form, name = form_of(known, usual, fixed)
-    if form is None or fixed is None:
-        return None
-    cells = sum((fixed[0] // stride) * (fixed[1] // stride) for stride in usual.strides)
-    if name is not None and cells not in known[name].shape and 3 * cells not in known[name].shape:
-        return None  # rows of anything else
-    keys: dict[str, Any] = {"metric": "map"} | ({} if name is None else {"output": name})
-    shown = "the outputs look" if name is None else f"{printable(name)} looks"
-    return _Task(keys, f"{shown} like boxes ({form})")
-
-
-def _map(spec: TensorSpec, kind: str) -> _Task | None:
-    """Return the task of a map of classes, where an output has the shape of one."""
-    shape = spec.shape
-    count: int | str | None = None
-    if len(shape) == 4 and kind == "f":
-        _, second, third, last = shape
-        channels_first = isinstance(second, int) and (
-            not isinstance(last, int) or second < last or isinstance(third, str)
-        )
-        sides = (third, last) if channels_first else (second, third)
-        count = second if channels_first else last
-        if any(isinstance(side, int) and side < 2 for side in sides) or count in (0, 1):
-            return None
-    elif not (len(shape) == 3 and kind in "iu"):
-        return None
-    keys: dict[str, Any] = {"metric": "miou", "output": spec.name}
-    for name, known in CLASS_SETS.items():
-        if count == len(known.names):
-            keys["classes"] = name
-    told = f"{count} classes" if isinstance(count, int) else "classes"
-    return _Task(keys, f"{printable(spec.name)} looks like a map of {told}")
 
 
 def _comment(text: str) -> list[str]:

@@ -343,7 +343,7 @@ def _validated(
 def _sentence(error: ValidationError) -> str:
     """Return what is wrong with values that come from no file."""
     problems = [
-        f"{'.'.join(map(str, e['loc'])) or 'the recipe'}: {e['msg'].lower()}"
+        f"{'.'.join(map(str, e['loc'])) or 'the recipe'}: {e['msg'].removeprefix('Value error, ')}"
         for e in error.errors(include_url=False)
     ]
     return "; ".join(problems[:3])
