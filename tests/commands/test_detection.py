@@ -209,8 +209,11 @@ WRONG = {
     "class": ('metric = "map"\nlabels = "odd.json"', "a label is of class 7, and the output has 2"),
     "output": ('metric = "map"\nlabels = "voc"\noutput = "z"', "no output is called 'z'"),
     "budget": ('labels = "voc"\n[quantize]\nbudget = "miou=1"', "miou"),
-    "key": ('metric = "map"\nlabels = "voc"\nlable = "x"', "validate.lable: extra inputs"),
-    "table": ("[postproces]\nform = 'ssd'", "postproces: extra inputs"),
+    "key": (
+        'metric = "map"\nlabels = "voc"\nlable = "x"',
+        r"line 10: .*lable: there is no such key",
+    ),
+    "table": ("[postproces]\nform = 'ssd'", "line 8: postproces: there is no such key"),
 }
 
 
@@ -238,8 +241,8 @@ def test_what_does_not_fit_is_told_before_the_work(
 def test_a_wrong_key_beside_the_preprocessing_is_told(place: Path) -> None:
     model = save(place, {"y": rows_of("yolov5")})
     for more, message in (
-        ("forms = 1\n", "forms: extra inputs"),
-        ("[postproces]\n", "no part of a recipe is called 'postproces'; did you mean postprocess"),
+        ("forms = 1\n", r"\[postprocess\] forms: there is no such key; did you mean form"),
+        ("[postproces]\n", "postproces: there is no such key; did you mean postprocess"),
     ):
         table = recipe(place, "yolov5", more)
         with pytest.raises(InputError, match=message):

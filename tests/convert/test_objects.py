@@ -188,7 +188,7 @@ def test_another_process_has_the_path_alone() -> None:
     assert type(sent.path) is str
 
 
-@pytest.mark.parametrize("model", [7, None, object(), (1, 2, 3)], ids=str)
+@pytest.mark.parametrize("model", [7, None, object(), (1, 2, 3)], ids=lambda m: type(m).__name__)
 def test_what_is_no_model_is_told(model: Any) -> None:
     with pytest.raises(InputError, match=r"is no model that can be read; give a path, a Keras"):
         written(model)

@@ -233,7 +233,7 @@ def _recipe(path: Path) -> None:
             read(path)
         except OnnxgraftError as error:
             errors.append(error)
-    if len(errors) == 3:
+    if len(errors) == 2:
         raise errors[0]
 
 
