@@ -82,6 +82,12 @@ def test_where_a_file_can_not_be_written_is_told_before_the_work(
     assert "there is no folder" in done.stderr
 
 
+def test_a_device_is_no_file_for_messages(deployed: Path, cli: Cli) -> None:
+    done = cli("inspect", deployed / "ma.onnx", "--log-file", "/dev/null")
+    assert done.returncode == 2
+    assert "/dev/null: is no file that can be appended to" in done.stderr
+
+
 def test_a_warning_is_told_by_all_but_the_quiet(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

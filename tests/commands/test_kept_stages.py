@@ -214,6 +214,35 @@ def test_the_seconds_of_the_stages_add_up_to_the_runs(fresh: bool, first: Path, 
     assert total == pytest.approx(report.seconds, rel=0.05, abs=0.5)
 
 
+@pytest.mark.parametrize("name", ["neta.caffemodel", "calib.npz", "val.npz"])
+def test_what_was_made_of_a_file_that_changed_meanwhile_is_not_kept(
+    name: str, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "in"
+    shutil.copytree(first, here, ignore=shutil.ignore_patterns("out*"))
+    stage = {"neta.caffemodel": "lower", "calib.npz": "measured", "val.npz": "measure"}[name]
+    holder: Any = Original if stage == "lower" else _deployment
+    real = getattr(holder, stage)
+
+    def changing(*given: Any, **more: Any) -> Any:
+        found = real(*given, **more)
+        if name.endswith(".npz"):
+            other = np.ones((6, 3, 12, 12), np.float32)
+            np.savez(here / "new.npz", data=other, labels=np.arange(6) % 4)
+            (here / name).write_bytes((here / "new.npz").read_bytes())
+        else:
+            shutil.copyfile(first / "netb.caffemodel", here / name)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(holder, stage, changing)
+        with pytest.raises(InputError, match="changed while it was read; run it again"):
+            deploy(recipe_of(here), tmp_path / "out")
+    shutil.copyfile(first / name, here / name)
+    again = {"neta.caffemodel": "convert", "calib.npz": "calibrate", "val.npz": "validate"}[name]
+    assert made(deploy(recipe_of(here), tmp_path / "out"))[:1] == [again]
+
+
 # What stages read ----------------------------------------------------------------------------
 
 

@@ -175,10 +175,11 @@ def _telling(name: str, asked: Mapping[str, Any]) -> Iterator[None]:
     """Let the command tell what it does, as much as was asked for, and its errors in the file."""
     if asked["verbose"] and asked["quiet"]:
         raise InputError("-v says more and -q says less; leave one of them out")
-    check_place(asked["log_file"])
-    with reporting(
-        name, verbose=bool(asked["verbose"]), quiet=bool(asked["quiet"]), file=asked["log_file"]
-    ):
+    file = asked["log_file"]
+    if file is not None and file.exists() and not file.is_file():
+        raise InputError(f"--log-file {file}: is no file that can be appended to; name another")
+    check_place(file)
+    with reporting(name, verbose=bool(asked["verbose"]), quiet=bool(asked["quiet"]), file=file):
         yield
 
 

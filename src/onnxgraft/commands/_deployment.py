@@ -23,12 +23,17 @@ from onnxgraft.commands._evidence import engine_row, evidence, hash_of_data, rec
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
-from onnxgraft.commands._reads import file_reads, function_reads, model_reads, sample_reads
+from onnxgraft.commands._reads import (
+    file_reads,
+    function_reads,
+    model_files,
+    model_reads,
+    sample_reads,
+)
 from onnxgraft.commands._recipe import Recipe, check_build, class_names
 from onnxgraft.commands._stages import (
     HIDDEN,
     Made,
-    Make,
     Stages,
     kept_folder,
     read_outputs,
@@ -176,10 +181,6 @@ class _Deployment:
         self.work = work
         self.stack = stack
         self.stages, self.report = stages, stages.report
-        # By what was made: its hash, the folder that it is in, and of graphs the model.
-        self.keys: dict[str, str] = {}
-        self.folders: dict[str, Path] = {}
-        self.models: dict[str, Model] = {}
         # Targets whose engines run here, and the engines' names.
         self.built: dict[str, str] = {}
         self.engines: dict[str, Engine] = {}
@@ -214,9 +215,18 @@ class _Deployment:
         with stage("data"):
             self.calibration, self.validation = self._open_data(labels)
             self.probe = list(self.validation.head(STAGE_SAMPLES))
+            function = function_reads(self.calibration.preprocess.function)
+            whole = partial(self.validation.fingerprint, labelled=True)
             self.data = {
-                "calibration": sample_reads(self.calibration),
-                "validation": [sample_reads(self.validation, labelled=True), labels.fingerprint],
+                "calibration": [
+                    self.stages.watch("calibration data", self.calibration.fingerprint),
+                    function,
+                ],
+                "validation": [
+                    self.stages.watch("validation data", whole),
+                    function,
+                    labels.fingerprint,
+                ],
                 "probe": sample_reads(self.validation.head(STAGE_SAMPLES)),
             }
         with stage("original", ", run on samples"):
@@ -228,7 +238,7 @@ class _Deployment:
         self.opened.forget()
         with stage("surgery"):
             self._clean()
-        check_build(recipe, self._graph("model.onnx"))
+        check_build(recipe, self.stages.graph("model.onnx"))
         if recipe.quantize.weights is None:
             with stage("calibrate"):
                 self._calibrate()
@@ -267,7 +277,10 @@ class _Deployment:
             sides = {side: list(map(asdict, getattr(running, side))) for side in _SIDES}
             write_json(folder / _FACTS, {"name": running.name, **sides})
 
-        made = self._made("original", "facts", model_reads(self.opened), make)
+        self.stages.watch("model", partial(model_files, self.opened))
+        made = self.stages.made(
+            "original", "facts", model_reads(self.opened), make, files=("model",)
+        )
         told = read_json(made.folder / _FACTS)
         inputs, outputs = (
             tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in told[side])
@@ -287,7 +300,9 @@ class _Deployment:
             write_outputs(folder / _ANSWERS, found)
             write_json(folder / _FACTS, asdict(tolerance))
 
-        made = self._made("original", "answers", self._of("facts", probe=self.data["probe"]), make)
+        made = self.stages.made(
+            "original", "answers", self.stages.of("facts", probe=self.data["probe"]), make
+        )
         self.expected = read_outputs(made.folder / _ANSWERS)
         self.tolerance = Tolerance(**read_json(made.folder / _FACTS))
 
@@ -299,7 +314,7 @@ class _Deployment:
         if is_given(recipe.preprocess) or not images:
             return
         self._convert()
-        metadata = self._graph("converted.onnx").metadata
+        metadata = self.stages.graph("converted.onnx").metadata
         before, self.report.assumed = assumed(None, images[0], metadata, self.facts.inputs)
         self.recipe = recipe.model_copy(update={"preprocess": before})
 
@@ -364,7 +379,7 @@ class _Deployment:
     # The stages -----------------------------------------------------------------------------
 
     def _convert(self) -> None:
-        if "converted.onnx" in self.keys:
+        if "converted.onnx" in self.stages.keys:
             return
 
         def make(folder: Path, part: Report) -> None:
@@ -373,7 +388,7 @@ class _Deployment:
                     self.recipe.opset, self.recipe.io_layout, oldest=quantize.OLDEST_OPSET
                 )
             part.notes += notes
-            self._save(lowered, folder / "converted.onnx")
+            self.stages.save(lowered, folder / "converted.onnx")
             write_json(folder / _FACTS, {
                 "nodes": sum(self.opened.inspect().operators.values()),
                 "half": bool(halves(lowered)),
@@ -382,18 +397,20 @@ class _Deployment:
 
         with self.stages.stage("convert"):
             recipe = self.recipe
-            reads = self._of("facts", recipe=[recipe.opset, recipe.io_layout])
-            made = self._made("convert", "graph", reads, make, "converted.onnx")
+            reads = self.stages.of("facts", recipe=[recipe.opset, recipe.io_layout])
+            made = self.stages.made("convert", "graph", reads, make, "converted.onnx", ("model",))
         self.facts_of_graph = read_json(made.folder / _FACTS)
 
     def _clean(self) -> None:
         def make(folder: Path, part: Report) -> None:
             with status("cleaning the graph"):
-                cleaned, operation = surgery.run(self._graph("converted.onnx"))
+                cleaned, operation = surgery.run(self.stages.graph("converted.onnx"))
             part.operators_before, part.operators_after = operation.before, operation.after
-            self._save(cleaned, folder / "model.onnx")
+            self.stages.save(cleaned, folder / "model.onnx")
 
-        made = self._made("surgery", "graph", self._of("converted.onnx"), make, "model.onnx")
+        made = self.stages.made(
+            "surgery", "graph", self.stages.of("converted.onnx"), make, "model.onnx"
+        )
         self._publish(made, {"model.onnx": "clean graph"})
         nodes = sum(made.part.operators_before.values())
         self._compare("surgery", "cleaned", "model.onnx", nodes)
@@ -409,25 +426,27 @@ class _Deployment:
 
         def make(folder: Path, part: Report) -> None:
             ranges = measured(
-                self._graph("model.onnx"), self._fitting, method, form, tensors=tensors
+                self.stages.graph("model.onnx"), self._fitting, method, form, tensors=tensors
             )
             part.notes += [*ranges.notes, *filter(None, (ranges.choice, ranges.advice))]
             ranges.save(folder / "ranges.json")
 
-        reads = self._of(
+        reads = self.stages.of(
             "model.onnx", data=self.data["calibration"], method=method, form=form, tensors=tensors
         )
-        made = self._made("calibrate", "ranges", reads, make, "ranges.json")
+        made = self.stages.made(
+            "calibrate", "ranges", reads, make, "ranges.json", ("calibration data",)
+        )
         self._publish(made, {"ranges.json": "ranges"})
 
     @cached_property
     def _ranges(self) -> Ranges:
-        return Ranges.load(self.folders["ranges.json"] / "ranges.json", histograms=True)
+        return Ranges.load(self.stages.folders["ranges.json"] / "ranges.json", histograms=True)
 
     @cached_property
     def _fitting(self) -> Samples:
         # The graph may have another layout than the original (io_layout).
-        return self.calibration.fed_to(self._graph("model.onnx").inputs)
+        return self.calibration.fed_to(self.stages.graph("model.onnx").inputs)
 
     def _quantize(self, target: str) -> None:
         recipe, section, how = self.recipe, self.recipe.quantize, self.recipe.build
@@ -439,7 +458,7 @@ class _Deployment:
         graph = self._integers(target)
 
         def make(folder: Path, part: Report) -> None:
-            cleaned = self._graph("model.onnx")
+            cleaned = self.stages.graph("model.onnx")
             done = int8_graph(
                 cleaned, self._ranges if section.weights is None else None,
                 QuantizeOptions(
@@ -472,9 +491,9 @@ class _Deployment:
                 where.append(f"{target}: {done.search}")
             if done.ranges is not None:
                 done.ranges.save(folder / _RANGES)
-            self._save(done.model, folder / graph)
+            self.stages.save(done.model, folder / graph)
 
-        reads = self._of(
+        reads = self.stages.of(
             "model.onnx", *(("ranges.json",) if section.weights is None else ()),
             weights=[section.weights, section.block], target=target, cpu=cpu.to_json(),
             floats=floats, table=quantize.placement_text(table), keep_float=recipe.keep_float,
@@ -484,14 +503,14 @@ class _Deployment:
                 self.data["validation"], *self._scoring_reads(),
             ],
         )  # fmt: skip
-        made = self._made("quantize", target, reads, make, graph)
+        made = self.stages.made("quantize", target, reads, make, graph, ("calibration data",))
         self._publish(made, {graph: f"{kind.upper()} graph for {target}"})
         nodes = sum(self.report.operators_after.values())
         self._compare("quantize", f"{kind} graph for {target}", graph, nodes)
 
     def _kept_ranges(self) -> dict[str, Ranges]:
         """Return the ranges that each INT8 graph was made with."""
-        files = {t: self.folders[self._integers(t)] / _RANGES for t in self.recipe.targets}
+        files = {t: self.stages.folders[self._integers(t)] / _RANGES for t in self.recipe.targets}
         return {target: Ranges.load(file) for target, file in files.items() if file.is_file()}
 
     def _build(self, target: str) -> None:
@@ -502,27 +521,27 @@ class _Deployment:
         precision = floats if asked else whole
         # The hash of the recipe is noted in the passport at the end: not all of it is read here.
         used = evidence(
-            ranges=self.work / "ranges.json" if "ranges.json" in self.keys else None,
+            ranges=self.work / "ranges.json" if "ranges.json" in self.stages.keys else None,
             data=self.calibrated_on,
             tables=(self.recipe.preprocess, self.recipe.postprocess),
         )  # fmt: skip
 
         def make(folder: Path, part: Report) -> None:
+            graph, feeds = self.stages.graph(self._integers(target)), self._fitting
             with status(f"building for {target}"):
                 passport = engine.build(
-                    self._graph(self._integers(target)), folder / name, target, precision=precision,
-                    options=options, evidence=used, cpu=cpu,
-                    samples=(sample.feeds for sample in self._fitting),
+                    graph, folder / name, target, precision=precision, options=options,
+                    evidence=used, samples=(sample.feeds for sample in feeds), cpu=cpu,
                 )  # fmt: skip
             if passport.proven is False:
                 part.missed.append(f"{target}: the engine does not compute what its graph says")
             part.engines.append(engine_row(f"{target} engine", passport))
 
-        reads = self._of(
+        reads = self.stages.of(
             self._integers(target), target=target, cpu=cpu.to_json(), precision=precision,
             options=repr(options), evidence=asdict(used), data=self.data["calibration"],
         )  # fmt: skip
-        made = self._made("build", target, reads, make, name)
+        made = self.stages.made("build", target, reads, make, name, ("calibration data",))
         self._publish(made, {name: f"{target} engine"})
         if self.recipe.file is not None:
             record(self.work / name, hashes={"recipe": sha256(self.recipe.file)})
@@ -537,7 +556,9 @@ class _Deployment:
             part.stages.append(self._row(f"{target} engine", built, None))
             part.title = built.name
 
-        compared = self._made("build", f"{target}-compared", self._of(name, "answers"), compare)
+        compared = self.stages.made(
+            "build", f"{target}-compared", self.stages.of(name, "answers"), compare
+        )
         if compared.part.stages:
             self.built[target] = compared.part.title
 
@@ -556,7 +577,7 @@ class _Deployment:
         section = self.recipe.validation
 
         def make(folder: Path, part: Report) -> None:
-            cleaned, lowered = self._graph("model.onnx"), self._graph("converted.onnx")
+            cleaned, lowered = self.stages.graph("model.onnx"), self.stages.graph("converted.onnx")
             limits = self._named(ends(cleaned), cleaned)
             reference = self._reference
             candidates = [
@@ -587,12 +608,14 @@ class _Deployment:
             part.candidates = rows(self.original, candidates, tally)
             part.gallery = gallery_rows(tally, part.candidates, self.validation, section.classes)
 
-        reads = self._of(
+        reads = self.stages.of(
             "answers", "converted.onnx", "model.onnx", *map(_engine_of, self.built),
             data=self.data["validation"], metric=function_reads(section.metric),
             drop=section.drop, more=self._scoring_reads(),
         )  # fmt: skip
-        made = self._made("validate", "candidates", reads, make)
+        made = self.stages.made(
+            "validate", "candidates", reads, make, files=("model", "validation data")
+        )
         for target, row in zip(self.built, made.part.candidates[2:], strict=True):
             record_accuracy(
                 self.work / _engine_of(target), row, self.report.samples, self._judged_on,
@@ -615,7 +638,7 @@ class _Deployment:
         """Return an engine with what it is held against: INT8, or the noise of its precision."""
         built = self._engine(target)
         if self.recipe.build.in_int8(target):
-            graph = self._graph(self._integers(target))
+            graph = self.stages.graph(self._integers(target))
             deep = self._named(depths(graph), graph)
             return Candidate(built, None, self.recipe.validation.drop, depths=deep)
         probe, floats = self.probe[:NOISE_SAMPLES], self._floats(target)
@@ -632,10 +655,10 @@ class _Deployment:
 
         def make(folder: Path, part: Report) -> None:
             inside = self.facts.stands_in or self.opened.framework == "onnx"
-            original = self._graph("converted.onnx") if inside else self.original
+            original = self.stages.graph("converted.onnx") if inside else self.original
             with status("comparing every layer"):
                 for target, name in self.built.items():
-                    model = self._graph(self._integers(target))
+                    model = self.stages.graph(self._integers(target))
                     found = bisect(original, model, self.probe[0].feeds)
                     if found is None:
                         continue
@@ -647,8 +670,8 @@ class _Deployment:
                     part.notes += apart
                     part.notes += [f"{name}: {divergence}" for divergence in found.divergences[:3]]
 
-        reads = self._of("answers", "converted.onnx", *map(_engine_of, self.built))
-        self._made("validate", "layers", reads, make)
+        reads = self.stages.of("answers", "converted.onnx", *map(_engine_of, self.built))
+        self.stages.made("validate", "layers", reads, make)
 
     def _otherwise(self) -> AbstractContextManager[Engine | None]:
         """Return the original as its runtime optimizes it otherwise, where it can be asked to."""
@@ -673,7 +696,7 @@ class _Deployment:
     @cached_property
     def _reference(self) -> OnnxRuntime:
         """The clean graph, running."""
-        return self.stack.enter_context(exact(self._graph("model.onnx"), name=_CLEAN))
+        return self.stack.enter_context(exact(self.stages.graph("model.onnx"), name=_CLEAN))
 
     def _compare(self, stage: str, title: str, graph: str, before: int) -> None:
         """Hold a graph against the original; stop where it does not pass.
@@ -687,7 +710,7 @@ class _Deployment:
         tolerance = None if stage == "quantize" else self._allowed
 
         def make(folder: Path, part: Report) -> None:
-            model = self._graph(graph)
+            model = self.stages.graph(graph)
             after = sum(model.operators().values())
             with ExitStack() as closing:
                 if graph == "model.onnx":
@@ -699,7 +722,9 @@ class _Deployment:
                     part.notes += self._explain(title, model)
 
         what = f"{graph.split('.')[2]}-compared" if stage == "quantize" else "compared"
-        made = self._made(stage, what, self._of(graph, "answers", "converted.onnx"), make)
+        made = self.stages.made(
+            stage, what, self.stages.of(graph, "answers", "converted.onnx"), make
+        )
         if not made.part.stages[0].passed and not self.keep_going:
             raise _Broken(title)
 
@@ -710,7 +735,7 @@ class _Deployment:
         if divergence is not None:
             told.append(f"{stage}: first {divergence}")
         if stage == "cleaned":
-            guilty = guilty_pass(self.original, self._graph("converted.onnx"), feeds)
+            guilty = guilty_pass(self.original, self.stages.graph("converted.onnx"), feeds)
             if guilty is not None:
                 told.append(f"{stage}: caused by the pass {guilty}")
         return told
@@ -733,7 +758,7 @@ class _Deployment:
     def _held(self, candidate: Engine, tolerance: Tolerance) -> bool:
         """Tell whether a stage gives the original's answers on the samples that stages see."""
         verdicts: list[Verdict] = []
-        graph = self._graph("converted.onnx")
+        graph = self.stages.graph("converted.onnx")
         limits = self._named(ends(graph), graph)
         with Selector(graph) as selector:
             for sample, right in zip(self.probe, self.expected, strict=True):
@@ -769,11 +794,11 @@ class _Deployment:
                 targets, batches=batches, rounds=section.rounds, runs=section.runs
             )
 
-        reads = self._of(
+        reads = self.stages.of(
             "facts", "model.onnx", *map(_engine_of, self.built),
             how=section.model_dump(mode="json"), machine=[platform.node(), os.cpu_count()],
         )  # fmt: skip
-        record_latency(targets, self._made("bench", "latency", reads, make).part.latency)
+        record_latency(targets, self.stages.made("bench", "latency", reads, make).part.latency)
 
     def _kind(self, target: str) -> str:
         """Return what layers, or their weights alone, are to be in."""
@@ -784,28 +809,6 @@ class _Deployment:
         return f"model.{self._kind(target)}.{target}.onnx"
 
     # What stages make -----------------------------------------------------------------------
-
-    def _made(
-        self, stage: str, what: str, reads: dict[str, object], make: Make, name: str = ""
-    ) -> Made:
-        """Return what a stage made, known from then on by a name: see `Stages.made`."""
-        made = self.stages.made(stage, what, reads, make)
-        self.keys[name or what], self.folders[name or what] = made.key, made.folder
-        return made
-
-    def _of(self, *names: str, **reads: object) -> dict[str, object]:
-        """Return what a stage reads: what was made before, and more."""
-        return {"made": [self.keys[name] for name in names], **reads}
-
-    def _save(self, model: Model, file: Path) -> None:
-        self.models[file.name] = model
-        model.save(file)
-
-    def _graph(self, name: str) -> Model:
-        """Return a graph that was made."""
-        if name not in self.models:
-            self.models[name] = Model.load(self.folders[name] / name)
-        return self.models[name]
 
     def _publish(self, made: Made, roles: dict[str, str]) -> None:
         """Put what a stage made among the results."""

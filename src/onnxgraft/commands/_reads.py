@@ -21,7 +21,14 @@ from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate.report import versions
 from onnxgraft.targets import TARGETS
 
-__all__ = ["file_reads", "function_reads", "model_reads", "sample_reads", "surroundings"]
+__all__ = [
+    "file_reads",
+    "function_reads",
+    "model_files",
+    "model_reads",
+    "sample_reads",
+    "surroundings",
+]
 
 # What computes or reads beside what a report names.
 _PACKAGES = (
@@ -60,19 +67,25 @@ def _version(package: str) -> str | None:
 
 def model_reads(opened: Original) -> dict[str, object]:
     """Return a model's files and how it is opened; the graphs of it name the path."""
-    files = _files(Path(opened.path))
-    if files is not None and opened.weights is not None:
-        files.append(Path(opened.weights))
+    files = model_files(opened)
     return {
         "model": os.fspath(opened.path),
-        "files": _once() if files is None else [
-            [str(path), sha256(path)] for path in sorted(files) if path.is_file()
-        ],
+        "files": _once() if files is None else files,
         "options": [
             opened.weights, opened.inputs, opened.outputs, list(opened.values), opened.signature,
             opened.freeze_batchnorm,
         ],
     }  # fmt: skip
+
+
+def model_files(opened: Original) -> list[tuple[str, str]] | None:
+    """Return the files that a model is read from, with their hashes; None where that is unknown."""
+    files = _files(Path(opened.path))
+    if files is None:
+        return None
+    if opened.weights is not None:
+        files.append(Path(opened.weights))
+    return [(str(path), sha256(path)) for path in sorted(files) if path.is_file()]
 
 
 def _files(path: Path) -> list[Path] | None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from onnxgraft.commands._reads import surroundings
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import Entry, Kept, key_of, read_json, write_bytes
+from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Outputs
 from onnxgraft.progress import logger, told
 from onnxgraft.stages.validate.report import Report, StageTime
@@ -38,12 +39,10 @@ class Made:
     """What a stage made, in this run or in an earlier one.
 
     Attributes:
-        key: The hash of what it read, with all that came before.
         folder: With its files.
         part: What it noted.
     """
 
-    key: str
     folder: Path
     part: Report
 
@@ -69,6 +68,12 @@ class Stages:
             raise InputError(f"--from {begin}: {nearest(begin, STAGES)}")
         self.kept, self.report = kept, report
         self._again = 0 if fresh else len(STAGES) if begin is None else STAGES.index(begin)
+        # Of what was made, by name: its hash, the folder that it is in, and of graphs the model.
+        self.keys: dict[str, str] = {}
+        self.folders: dict[str, Path] = {}
+        self._models: dict[str, Model] = {}
+        # Of files that stages read: their hash, and what gives it again.
+        self._files: dict[str, tuple[object, Callable[[], object]]] = {}
         self._times: dict[str, StageTime] = {}
         self._entries: list[Entry] = []
         self._made: set[str] = set()  # parts of which something was made in this run
@@ -109,7 +114,15 @@ class Stages:
         """Tell whether a stage is to be made again, whatever is kept of it."""
         return (STAGES.index(stage) if stage in STAGES else 0) >= self._again
 
-    def made(self, stage: str, what: str, reads: Mapping[str, object], make: Make) -> Made:
+    def made(
+        self,
+        stage: str,
+        what: str,
+        reads: Mapping[str, object],
+        make: Make,
+        name: str = "",
+        files: Sequence[str] = (),
+    ) -> Made:
         """Return what a stage made of what it reads, in an earlier run or now.
 
         Args:
@@ -117,25 +130,55 @@ class Stages:
             what: It makes; the two name it.
             reads: Everything that the result depends on, but for `surroundings`; plain values.
             make: Writes files into a folder and notes into a report.
+            name: What it is known by from then on; ``what`` if empty.
+            files: Which files, see `watch`, are read meanwhile.
+
+        Raises:
+            InputError: They are not those any more that were hashed.
         """
-        name = f"{stage}-{what}"
-        key = key_of({"stage": name, "in": surroundings(), "reads": reads})
-        entry = None if self.again(stage) else self.kept.find(name, key)
+        title = f"{stage}-{what}"
+        key = key_of({"stage": title, "in": surroundings(), "reads": reads})
+        entry = None if self.again(stage) else self.kept.find(title, key)
         part = None if entry is None else _read_part(entry.folder)
         if entry is None or part is None:
-            logger.debug("%s: made, of what has the hash %s", name, key[:12])
-            with self.kept.make(name, key) as folder:
+            logger.debug("%s: made, of what has the hash %s", title, key[:12])
+            with self.kept.make(title, key) as folder:
                 found = Report("", "")
                 make(folder, found)
+                for read in files:
+                    before, now = self._files[read]
+                    if now() != before:
+                        raise InputError(f"{read}: changed while it was read; run it again")
                 write_bytes(folder / _PART, _text(found))
-            entry = self.kept.entry(name, key)
+            entry = self.kept.entry(title, key)
             part = _read_part(entry.folder)
             assert part is not None
         self._entries.append(entry)
         for note in (*part.notes, *part.missed):
-            logger.debug("%s: %s", name, note)
+            logger.debug("%s: %s", title, note)
         self.report.add(part)
-        return Made(key, entry.folder, part)
+        self.keys[name or what], self.folders[name or what] = key, entry.folder
+        return Made(entry.folder, part)
+
+    def of(self, *names: str, **reads: object) -> dict[str, object]:
+        """Return what a stage reads: what was made before, by name, and more."""
+        return {"made": [self.keys[name] for name in names], **reads}
+
+    def watch(self, title: str, hashed: Callable[[], object]) -> object:
+        """Return the hash of files, which has to be the same when a stage has read them."""
+        self._files[title] = hashed(), hashed
+        return self._files[title][0]
+
+    def save(self, model: Model, file: Path) -> None:
+        """Write a graph that a stage made."""
+        self._models[file.name] = model
+        model.save(file)
+
+    def graph(self, name: str) -> Model:
+        """Return a graph that a stage made."""
+        if name not in self._models:
+            self._models[name] = Model.load(self.folders[name] / name)
+        return self._models[name]
 
     def end(self, *, whole: bool) -> None:
         """Note the times and what was taken over; what no stage used is kept no longer.

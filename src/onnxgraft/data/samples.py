@@ -206,7 +206,7 @@ class Samples:
                 raise InputError(f"{path}: the image can't be read ({error.strerror})") from error
         return digest.hexdigest()
 
-    def fingerprint(self, *, labelled: bool = True) -> str:
+    def fingerprint(self, *, labelled: bool = False) -> str:
         """Return the SHA-256 of all that is fed, in which order, and of the labels if wanted."""
         digest = hashlib.sha256(f"{self.source}\0{self.preprocess.fingerprint}".encode())
         digest.update(repr((self.inputs, self.division.batch, self.classes)).encode())
