@@ -59,7 +59,7 @@ for command in COMMANDS:
     told[command] = (status, printed.getvalue(), sorted(heavy))
 print(json.dumps(told))
 """
-NAMES = ["", *(command.__name__ for command in COMMANDS)]
+NAMES = ["", *(command.__name__.replace("_", "-") for command in COMMANDS)]
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def recipe_schema(out: Place | None = None) -> RecipeSchema:
 
 def init(
     model: Place,
-    out: Place = "recipe.toml",
+    out: Place = Path("recipe.toml"),
     *,
     weights: Place | None = None,
     inputs: str | None = None,
