@@ -97,7 +97,7 @@ def test_a_second_deploy_into_the_same_folder_replaces_the_files(tmp_path: Path,
         done = cli(*command.words.format(v=version, here=tmp_path, out=out).split())
         assert done.returncode == 0, done.stderr
         assert command.version(out) == version
-    assert [path.name for path in out.iterdir()] == ["deployed"]
+    assert sorted(path.name for path in out.iterdir()) == ["deployed", "deployed.kept"]
     assert not list((out / "deployed").glob(".*"))
 
 

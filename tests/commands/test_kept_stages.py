@@ -17,7 +17,7 @@ import onnx
 import pytest
 from pydantic import BaseModel
 
-from onnxgraft.commands import _deployment, _stages, deploy
+from onnxgraft.commands import _deployment, _reads, _stages, deploy
 from onnxgraft.commands._reads import function_reads, model_reads
 from onnxgraft.commands._recipe import Recipe, joined, make_recipe
 from onnxgraft.commands._stages import STAGES, read_outputs, write_outputs
@@ -378,6 +378,14 @@ def test_a_model_is_all_of_its_files(
     data[0] ^= 1
     (tmp_path / beside).write_bytes(data)
     assert model_reads(opened) != before
+
+
+def test_the_code_of_every_stage_counts() -> None:
+    found = {"/".join(path.parts[-3:]) for path in _reads._sources()}
+    assert {
+        "stages/convert/original.py", "stages/surgery/list.py", "quantize/place/ready.py",
+        "stages/engine/proving.py", "validate/measure/stream.py", "onnxgraft/commands/_reads.py",
+    } <= found  # fmt: skip
 
 
 def test_a_function_of_python_is_never_the_same_and_that_of_a_file_is(tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ class _Deployment:
                 report.ranges = range_rows(self._ranges, self._kept_ranges())
         self.stack.close()  # an open runtime would disturb the timing
         with stage("bench"):
-            self._bench()
+            self._latency()
         report.notes += slower(report.latency, _CLEAN)
 
     # The original and the data --------------------------------------------------------------
@@ -772,7 +772,7 @@ class _Deployment:
                 verdicts += found
         return all(verdict.passed for verdict in verdicts)
 
-    def _bench(self) -> None:
+    def _latency(self) -> None:
         section, batches, fixed = self.recipe.bench, self.recipe.bench.batches, ()
         original = BenchTarget(self.facts.name, "original", self.opened)
         clean = BenchTarget(_CLEAN, "onnx", Original(os.fspath(self.work / "model.onnx")))

@@ -41,10 +41,9 @@ _GPUS = Path("/proc/driver/nvidia")
 @functools.cache
 def surroundings() -> dict[str, object]:
     """Return what every stage depends on: the code, the libraries, the processor and the GPUs."""
-    package = Path(onnxgraft.__file__).parent
     code = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        code.update(f"{path.relative_to(package)}\0{sha256(path)}\n".encode())
+    for path in _sources():
+        code.update(f"{path}\0{sha256(path)}\n".encode())
     return {
         "code": code.hexdigest(),
         "versions": versions() | {name: _version(name) for name in _PACKAGES},
@@ -56,6 +55,14 @@ def surroundings() -> dict[str, object]:
             for path in sorted((*_GPUS.glob("gpus/*/information"), *_GPUS.glob("version")))
         ],
     }
+
+
+def _sources() -> list[Path]:
+    """Return the files of onnxgraft's code; in a checkout the stages are reached by links."""
+    walked = os.walk(Path(onnxgraft.__file__).parent, followlinks=True)
+    return sorted(
+        Path(folder, name) for folder, _, names in walked for name in names if name.endswith(".py")
+    )
 
 
 def _version(package: str) -> str | None:
