@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,16 @@ def _first_made(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, out: Path) -> s
     return str(stopped.value)
 
 
+def _keys(model: type[BaseModel], within: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        key, kind = f"{within}{field.alias or name}", field.annotation
+        section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        if section and key not in ("preprocess", "postprocess"):
+            yield from _keys(kind, f"{key}.")  # type: ignore[arg-type]
+        else:
+            yield key
+
+
 # Each key of a recipe, another value of it, and the first stage that is made for it.
 CHANGES: dict[str, tuple[Any, str]] = {
     "model": ("netb.prototxt", "original-facts"),
@@ -274,7 +285,6 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "opset": (18, "convert-graph"),
     "io_layout": ("nhwc", "convert-graph"),
     "targets": (("tensorrt",), "quantize-tensorrt"),
-    "cpu": ("avx2", "quantize-onnxruntime"),
     "keep_float": (("ip",), "quantize-onnxruntime"),
     "preprocess": (Preprocess(color="rgb"), "original-answers"),
     "postprocess": (Postprocess(kind="classes"), "build-onnxruntime"),
@@ -284,6 +294,10 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "quantize.improve": (("bias",), "quantize-onnxruntime"),
     "quantize.budget": ("cosine=0.5", "quantize-onnxruntime"),
     "quantize.float": ({"onnxruntime": "fp16"}, "quantize-onnxruntime"),
+    "build.cpu": ("avx2", "quantize-onnxruntime"),
+    "build.precision": ("fp32", "quantize-onnxruntime"),
+    "build.onnxruntime.precision": ("fp32", "quantize-onnxruntime"),
+    "build.onnxruntime.threads": (1, "build-onnxruntime"),
     "validate.data": ("calib.npz", "original-answers"),
     "validate.metric": ("top5", "validate-candidates"),
     "validate.output": ("ip", "validate-candidates"),
@@ -297,17 +311,9 @@ CHANGES: dict[str, tuple[Any, str]] = {
 ELSEWHERE = {
     "calibrate.seed", "quantize.block", "quantize.trials", "quantize.weights", "validate.classes",
     "validate.labels",
+    # Of targets that are not built here: `build` reads them as it does the threads.
+    *(key for key in _keys(Recipe) if key.startswith(("build.tensorrt.", "build.openvino."))),
 }  # fmt: skip
-
-
-def _keys(model: type[BaseModel], within: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        key, kind = f"{within}{field.alias or name}", field.annotation
-        section = isinstance(kind, type) and issubclass(kind, BaseModel)
-        if section and key not in ("preprocess", "postprocess"):
-            yield from _keys(kind, f"{key}.")  # type: ignore[arg-type]
-        else:
-            yield key
 
 
 def test_every_key_of_a_recipe_is_tried_here() -> None:
@@ -323,7 +329,7 @@ def test_a_key_that_changed_is_noticed_by_the_stage_that_reads_it(
     section, _, name = key.replace("validate.", "validation.").rpartition(".")
     if isinstance(value, str) and (first / value).is_file():
         value = str(first / value)
-    setattr(getattr(recipe, section) if section else recipe, name, value)
+    setattr(attrgetter(section)(recipe) if section else recipe, name, value)
     assert _first_made(monkeypatch, recipe, out) == stage
     assert stage.partition("-")[0] in (*STAGES, "original")
 

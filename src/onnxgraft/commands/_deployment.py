@@ -238,7 +238,7 @@ class _Deployment:
         self.opened.forget()
         with stage("surgery"):
             self._clean()
-            check_build(recipe, self.stages.graph("model.onnx"))
+        check_build(recipe, self.stages.graph("model.onnx"))
         if recipe.quantize.weights is None:
             with stage("calibrate"):
                 self._calibrate()
@@ -416,14 +416,13 @@ class _Deployment:
         self._compare("surgery", "cleaned", "model.onnx", nodes)
 
     def _calibrate(self) -> None:
-        recipe = self.recipe
-        method, in_int8 = recipe.calibrate.method, [*filter(recipe.build.in_int8, recipe.targets)]
-        if method == quantize.AUTO and not in_int8 and recipe.targets:
-            method = "minmax"  # FP16 has to hold what there is
-        half = any(find_target(t).floats.get(self._floats(t)) == "graph" for t in recipe.targets)
+        recipe, targets = self.recipe, self.recipe.targets
+        method, in_int8 = recipe.calibrate.method, [*filter(recipe.build.in_int8, targets)]
+        if method == quantize.AUTO and targets and not in_int8:
+            method = "minmax"  # for what FP16 has to hold alone
+        half = any(find_target(t).floats.get(self._floats(t)) == "graph" for t in targets)
         tensors = "all" if half else "targets"
-        aims = in_int8 or recipe.targets
-        form = next(iter(aims), "tensorrt") if method == quantize.AUTO else "tensorrt"
+        form = next(iter(in_int8), "tensorrt") if method == quantize.AUTO else "tensorrt"
 
         def make(folder: Path, part: Report) -> None:
             ranges = measured(
@@ -451,10 +450,11 @@ class _Deployment:
 
     def _quantize(self, target: str) -> None:
         recipe, section, how = self.recipe, self.recipe.quantize, self.recipe.build
-        in_int8, cpu, floats = how.in_int8(target), how.cpu_of(target), self._floats(target)
+        in_int8, cpu = how.in_int8(target), how.cpu_of(target)
+        floats, kind = self._floats(target), self._kind(target)
         table = quantize.placement(target, cpu)
         budget = read_budget(section.budget) if section.budget and in_int8 else None
-        improvements = section.improve if in_int8 and section.weights is None else ()
+        improve = section.improve if in_int8 and section.weights is None else ()
         graph = self._integers(target)
 
         def make(folder: Path, part: Report) -> None:
@@ -469,7 +469,7 @@ class _Deployment:
                     keep_float=recipe.keep_float,
                     weights=section.weights,
                     block=section.block,
-                    improvements=improvements,
+                    improvements=improve,
                     calibration=self._fitting,
                     budget=budget,
                     validation=self.validation.fed_to(cleaned.inputs),
@@ -496,15 +496,14 @@ class _Deployment:
         reads = self.stages.of(
             "model.onnx", *(("ranges.json",) if section.weights is None else ()),
             weights=[section.weights, section.block], target=target, cpu=cpu.to_json(),
-            int8=in_int8, floats=floats, table=quantize.placement_text(table),
-            keep_float=recipe.keep_float, improve=improvements, data=self.data["calibration"],
+            floats=floats, table=quantize.placement_text(table), keep_float=recipe.keep_float,
+            int8=in_int8, improve=improve, data=self.data["calibration"],
             budget=None if budget is None else [
                 function_reads(budget.metric), budget.drop, section.trials,
                 self.data["validation"], *self._scoring_reads(),
             ],
         )  # fmt: skip
         made = self.stages.made("quantize", target, reads, make, graph, ("calibration data",))
-        kind = self._kind(target)
         self._publish(made, {graph: f"{kind.upper()} graph for {target}"})
         nodes = sum(self.report.operators_after.values())
         self._compare("quantize", f"{kind} graph for {target}", graph, nodes)
@@ -515,11 +514,10 @@ class _Deployment:
         return {target: Ranges.load(file) for target, file in files.items() if file.is_file()}
 
     def _build(self, target: str) -> None:
-        how, floats, name = self.recipe.build, self._floats(target), _engine_of(target)
+        how, floats, name = self.recipe.build, self._floats(target), f"engine.{target}"
         cpu, options = how.cpu_of(target), how.options(target)
         asked = find_target(target).floats.get(floats) == "engine"
-        stored = self.recipe.quantize.weights is not None
-        whole = None if stored else how.precision_of(target)
+        whole = how.precision_of(target) if self.recipe.quantize.weights is None else None
         precision = floats if asked else whole
         # The hash of the recipe is noted in the passport at the end: not all of it is read here.
         used = evidence(
@@ -807,7 +805,7 @@ class _Deployment:
         return self.recipe.quantize.weights or self.recipe.build.precision_of(target)
 
     def _integers(self, target: str) -> str:
-        """Return the file of the graph that a target's engine is built of."""
+        """Return the file of the graph that a target's engine is built from."""
         return f"model.{self._kind(target)}.{target}.onnx"
 
     # What stages make -----------------------------------------------------------------------
