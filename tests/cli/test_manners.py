@@ -17,7 +17,7 @@ from onnxgraft.errors import OnnxgraftError, advice_in
 from tests.conftest import Cli, model_of
 from tests.running import Done
 
-NAMES = [command.__name__ for command in COMMANDS]
+NAMES = [command.__name__.replace("_", "-") for command in COMMANDS]
 
 
 def object_of(done: Done) -> dict[str, object]:

@@ -23,7 +23,7 @@ from onnxgraft.terminal import say
 from tests.conftest import Cli, model_of
 
 WIDTH = 80
-BY_NAME = {command.__name__: command for command in COMMANDS}
+BY_NAME = {command.__name__.replace("_", "-"): command for command in COMMANDS}
 LONG = "encoder/block_17/separable_convolution_with_a_long_name/depthwise/BiasAdd_requantized:0"
 
 
