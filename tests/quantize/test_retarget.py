@@ -354,3 +354,24 @@ def test_a_trained_graph_is_validated_beside_its_engine(
     (output,) = report["candidates"][1]["outputs"]
     # A value in the middle between two integers may become either.
     assert output["cosine"] > 0.9999, output
+
+
+def test_a_trained_graph_is_deployed_by_its_own_scales(tmp_path: Path, cli: Cli) -> None:
+    trained().save(tmp_path / "qat.onnx")
+    rng = np.random.default_rng(3)
+    np.savez(tmp_path / "data.npz", image=rng.normal(size=(8, 3, 8, 8)).astype(np.float32))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'model = "qat.onnx"\ntargets = ["openvino", "onnxruntime"]\n'
+        '[calibrate]\ndata = "data.npz"\n'
+    )
+    done = cli("deploy", recipe, "-o", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert any("its own scales are taken" in note for note in report["notes"])
+    assert not (tmp_path / "out" / "ranges.json").exists()
+    _, _, *engines = report["candidates"]
+    assert [len(row["outputs"]) for row in engines] == [1, 1]
+    for target in ("openvino", "onnxruntime"):
+        made = Model.load(tmp_path / "out" / f"model.int8.{target}.onnx")
+        np.testing.assert_array_equal(outputs(made), outputs(trained()))

@@ -48,6 +48,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import Kept, atomic_folder, read_json, sha256, write_json
 from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.quantized import is_quantized
 from onnxgraft.graph.tensors import Outputs, TensorSpec
 from onnxgraft.progress import status
 from onnxgraft.run.answers import adapted, answers, partners
@@ -239,7 +240,11 @@ class _Deployment:
         with stage("surgery"):
             self._clean()
         check_build(recipe, self.stages.graph("model.onnx"))
-        if recipe.quantize.weights is None:
+        if self._is_quantized:
+            report.notes.append(
+                "the model is quantized already: its own scales are taken, nothing is calibrated"
+            )
+        if self._calibrates:
             with stage("calibrate"):
                 self._calibrate()
         for target in recipe.targets:
@@ -252,7 +257,7 @@ class _Deployment:
             self._validate()
         with stage("layers"):
             self._look_inside()
-            if recipe.quantize.weights is None:
+            if self._calibrates:
                 report.ranges = range_rows(self._ranges, self._kept_ranges())
         self.stack.close()  # an open runtime would disturb the timing
         with stage("bench"):
@@ -440,6 +445,18 @@ class _Deployment:
         self._publish(made, {"ranges.json": "ranges"})
 
     @cached_property
+    def _is_quantized(self) -> bool:
+        """Whether the model has ranges of its own, by which each target's graph is made."""
+        return self.recipe.quantize.weights is None and is_quantized(
+            self.stages.graph("model.onnx")
+        )
+
+    @property
+    def _calibrates(self) -> bool:
+        """Whether ranges are measured."""
+        return self.recipe.quantize.weights is None and not self._is_quantized
+
+    @cached_property
     def _ranges(self) -> Ranges:
         return Ranges.load(self.stages.folders["ranges.json"] / "ranges.json", histograms=True)
 
@@ -454,15 +471,22 @@ class _Deployment:
         floats, kind = self._floats(target), self._kind(target)
         table = quantize.placement(target, cpu)
         budget = read_budget(section.budget) if section.budget and in_int8 else None
-        improve = section.improve if in_int8 and section.weights is None else ()
+        improve = section.improve if in_int8 and self._calibrates else ()
         graph = self._integers(target)
 
         def make(folder: Path, part: Report) -> None:
-            cleaned = self.stages.graph("model.onnx")
+            cleaned, ranges = self.stages.graph("model.onnx"), None
+            given = quantize.retarget(cleaned, table) if self._is_quantized else None
+            if given is not None:
+                cleaned, ranges = given.model, given.ranges
+                part.notes += [f"{target}: {note}" for note in given.notes]
+            elif self._calibrates:
+                ranges = self._ranges
             done = int8_graph(
-                cleaned, self._ranges if section.weights is None else None,
+                cleaned, ranges,
                 QuantizeOptions(
                     table=table,
+                    given=given,
                     int8=in_int8,
                     floats=floats,
                     cpu=cpu,
@@ -494,7 +518,7 @@ class _Deployment:
             self.stages.save(done.model, folder / graph)
 
         reads = self.stages.of(
-            "model.onnx", *(("ranges.json",) if section.weights is None else ()),
+            "model.onnx", *(("ranges.json",) if self._calibrates else ()),
             weights=[section.weights, section.block], target=target, cpu=cpu.to_json(),
             floats=floats, table=quantize.placement_text(table), keep_float=recipe.keep_float,
             int8=in_int8, improve=improve, data=self.data["calibration"],
