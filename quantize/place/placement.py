@@ -87,7 +87,7 @@ def placement_text(table: Placement) -> str:
     also = ", ".join(f'"{op}"' for op in sorted(table.also))
     recurrent = ", ".join(f'{op} = "{form}"' for op, form in table.recurrent.items())
     stored = ", ".join(
-        f'{kind} = {{ op = "{form.op}", block = {form.block} }}'
+        f'{kind} = {{ reader = "{form.reader}", block = {form.block} }}'
         for kind, form in table.stored.items()
     )
     flags = "\n".join(f"{name} = {str(getattr(table, name)).lower()}" for name in _FLAGS)
@@ -183,7 +183,7 @@ def _axes(file: Path, weights: object) -> dict[str, int | None]:
 
 
 def _storages(file: Path, stored: object, table: Placement) -> dict[WeightType, Storage]:
-    usual = '{ int4 = { op = "DequantizeLinear", block = 32 } }'
+    usual = '{ int4 = { reader = "DequantizeLinear", block = 32 } }'
     if not isinstance(stored, dict):
         raise InputError(f"{file}: stored is {stored!r}; write {usual}")
     found: dict[WeightType, Storage] = {}
@@ -192,19 +192,21 @@ def _storages(file: Path, stored: object, table: Placement) -> dict[WeightType, 
             raise InputError(
                 f"{file}: weights are not stored as {kind}; {nearest(kind, WEIGHT_TYPES)}"
             )
-        if not isinstance(form, dict) or set(form) != {"op", "block"}:
+        if not isinstance(form, dict) or set(form) != {"reader", "block"}:
             raise InputError(f"{file}: {kind} of stored is {form!r}; write {usual}")
-        op, block = form["op"], form["block"]
-        if op not in get_args(StorageOp):
-            raise InputError(f"{file}: stored has {op!r}; {nearest(str(op), get_args(StorageOp))}")
+        reader, block = form["reader"], form["block"]
+        if reader not in get_args(StorageOp):
+            raise InputError(
+                f"{file}: stored has {reader!r}; {nearest(str(reader), get_args(StorageOp))}"
+            )
         if isinstance(block, bool) or block not in (0, *BLOCKS):
             raise InputError(
                 f"{file}: the block of {kind} is {block!r}; 0 or one of "
                 f"{', '.join(map(str, BLOCKS))}"
             )
         usual_form = table.stored[kind]
-        note = usual_form.note if op == usual_form.op else ""
-        found[kind] = replace(usual_form, op=op, block=block, note=note)
+        note = usual_form.note if reader == usual_form.reader else ""
+        found[kind] = replace(usual_form, reader=reader, block=block, note=note)
     return found
 
 

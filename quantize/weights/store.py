@@ -67,7 +67,7 @@ def weights_opset(
         kind == "int4" or size < matrix_of(node).shape[2] or len(matrix_of(node)) > 1
         for _, node, size in plan.layers
     )
-    return _BLOCKED_OPSET if blocked and form.op == "DequantizeLinear" else OLDEST_OPSET
+    return _BLOCKED_OPSET if blocked and form.reader == "DequantizeLinear" else OLDEST_OPSET
 
 
 def store_weights(
@@ -190,7 +190,7 @@ def _fit(node: gs.Node, form: Storage, bits: int) -> tuple[str | None, int]:
     if weights.values.dtype != np.float32:
         return f"its weights are {weights.values.dtype}", 0
     groups, outputs, depth = matrix_of(node).shape
-    packs = form.op == "MatMulNBits"
+    packs = form.reader == "MatMulNBits"
     if packs and weights.values.ndim > 2:
         return f"MatMulNBits takes one matrix, and its weights are {weights.values.shape}", 0
     if packs and is_op(node, "Gemm") and not plain_gemm(node):
@@ -243,7 +243,7 @@ def _written(
     keys = _keys(plan)
     names = FreeNames(copy.graph, copy.names)
     writer = Writer(names)
-    packs = form.op == "MatMulNBits"
+    packs = form.reader == "MatMulNBits"
     for body in bodies(copy.graph):
         for node in list(body.nodes):
             if node.name in keys:

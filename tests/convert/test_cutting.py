@@ -557,7 +557,7 @@ def test_an_operator_that_onnx_lacks_leaves_what_was_there(pb: Pb, tmp_path: Pat
     (tmp_path / "y.onnx").write_text("an older file")
     for options in ([], ["--raw"], ["--no-verify"]):
         path = pb(lambda: tf.math.digamma(x(None, 3), name="y"))
-        done = command(path, "-o", tmp_path / "y.onnx", *options)
+        done = command(path, "-o", tmp_path / "y.onnx", "--force", *options)
         assert done.returncode == 2
         assert "no ONNX operators for Digamma (y)" in done.stderr
         assert (tmp_path / "y.onnx").read_text() == "an older file"

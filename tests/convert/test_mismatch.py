@@ -120,7 +120,7 @@ def test_the_file_is_kept_and_is_what_was_judged(file: Path, tmp_path: Path, pla
     plant("fc3")
     out = tmp_path / "y.onnx"
     out.write_text("an older file")
-    assert command(file, "-o", out, "--outputs", "y").returncode == 1
+    assert command(file, "-o", out, "--outputs", "y", "--force").returncode == 1
     onnx.checker.check_model(onnx.load(out), full_check=True)
     feeds = random_feeds(right.inputs, 2)
     kept, expected = run(Model.load(out), feeds)["y:0"], run(right, feeds)["y:0"]

@@ -144,3 +144,10 @@ def test_a_list_that_is_wrong_is_told_by_its_row(
 ) -> None:
     with pytest.raises(InputError, match=told):
         open_samples(written(place, name, text), [IMAGE])
+
+
+def test_a_name_that_no_file_can_have_is_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text("}" * 100_000)
+    with pytest.raises(InputError):
+        open_samples(file, [TensorSpec("x", "float32", (1, 3, 8, 8))])

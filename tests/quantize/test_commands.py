@@ -153,7 +153,7 @@ def test_ranges_of_another_network_are_refused_by_name(
     model_of(NETWORK, constants(seed=4)).save(other)
 
     def run(*arguments: object) -> Done:
-        return cli(*arguments, "-o", ranges)
+        return cli(*arguments, "-o", ranges, "--force")
 
     assert run("calibrate", net, "--data", images).returncode == 0
     before = ranges.read_bytes()

@@ -57,9 +57,9 @@ def test_a_changed_table_is_followed(tmp_path: Path) -> None:
         ("stored = 4", "stored is 4; write { int4 = "),
         ("stored = { int3 = 4 }", "weights are not stored as int3; did you mean"),
         ("stored = { int4 = 32 }", "int4 of stored is 32; write { int4 = "),
-        ('stored = { int4 = { op = "MatMulNBit", block = 32 } }', "stored has 'MatMulNBit'"),
+        ('stored = { int4 = { reader = "MatMulNBit", block = 32 } }', "stored has 'MatMulNBit'"),
         (
-            'stored = { int4 = { op = "DequantizeLinear", block = 48 } }',
+            'stored = { int4 = { reader = "DequantizeLinear", block = 48 } }',
             "the block of int4 is 48; 0 or one of 16, 32, 64, 128, 256",
         ),
         ("= 3", "not a TOML file"),

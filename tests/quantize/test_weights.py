@@ -216,7 +216,7 @@ def test_each_target_gets_its_own_form(target: str, kind: WeightType) -> None:
     operators = graph.operators()
     assert report.layers == ["dense"]
     assert report.weights == kind
-    if form.op == "MatMulNBits":
+    if form.reader == "MatMulNBits":
         assert operators == {"com.microsoft.MatMulNBits": 1}
         attrs = graph.graph.nodes[0].attrs
         assert (attrs["K"], attrs["N"], attrs["bits"]) == (256, 8, BITS[kind])
@@ -231,7 +231,7 @@ def test_each_target_gets_its_own_form(target: str, kind: WeightType) -> None:
 
 def test_a_changed_table_is_followed(tmp_path: Path) -> None:
     file = tmp_path / "table.toml"
-    file.write_text('stored = { int4 = { op = "MatMulNBits", block = 128 } }\n')
+    file.write_text('stored = { int4 = { reader = "MatMulNBits", block = 128 } }\n')
     table = read_placement(file, "openvino")
     graph, _ = store_weights(matmul(256, 8), table, "int4")
     assert graph.graph.nodes[0].attrs["block_size"] == 128

@@ -233,6 +233,7 @@ class _Deployment:
         with stage("original", ", run on samples"):
             self._refer()
             self.scoring = self._scoring(self.validation)
+            self._tolerate()
         self._convert()
         with stage("convert", ", compared with the original"):
             self._compare("convert", "converted", "converted.onnx", self.facts_of_graph["nodes"])
@@ -294,21 +295,26 @@ class _Deployment:
         self.facts = _Facts(told["name"], inputs, outputs, stands_in=bool(made.part.notes))
 
     def _refer(self) -> None:
-        """Find out what the original answers, and how far it is from itself."""
+        """Find out what the original answers."""
 
         def make(folder: Path, part: Report) -> None:
             found = [answers(self.original, sample.feeds) for sample in self.probe]
-            with status("measuring float noise"), self._otherwise() as other:
-                tolerance = measured_tolerance(
-                    self.original, self.probe[:NOISE_SAMPLES], other=other
-                )
             write_outputs(folder / _ANSWERS, found)
-            write_json(folder / _FACTS, asdict(tolerance))
 
         made = self.stages.made(
             "original", "answers", self.stages.of("facts", probe=self.data["probe"]), make
         )
         self.expected = read_outputs(made.folder / _ANSWERS)
+
+    def _tolerate(self) -> None:
+        """Find out how far the original is from itself."""
+
+        def make(folder: Path, part: Report) -> None:
+            with status("measuring float noise"), self._otherwise() as other:
+                found = measured_tolerance(self.original, self.probe[:NOISE_SAMPLES], other=other)
+            write_json(folder / _FACTS, asdict(found))
+
+        made = self.stages.made("original", "noise", self.stages.of("answers"), make)
         self.tolerance = Tolerance(**read_json(made.folder / _FACTS))
 
     def _assume(self) -> None:
@@ -633,7 +639,7 @@ class _Deployment:
             part.gallery = gallery_rows(tally, part.candidates, self.validation, section.classes)
 
         reads = self.stages.of(
-            "answers", "converted.onnx", "model.onnx", *map(_engine_of, self.built),
+            "noise", "answers", "converted.onnx", "model.onnx", *map(_engine_of, self.built),
             data=self.data["validation"], metric=function_reads(section.metric),
             drop=section.drop, more=self._scoring_reads(),
         )  # fmt: skip
@@ -747,7 +753,7 @@ class _Deployment:
 
         what = f"{graph.split('.')[2]}-compared" if stage == "quantize" else "compared"
         made = self.stages.made(
-            stage, what, self.stages.of(graph, "answers", "converted.onnx"), make
+            stage, what, self.stages.of(graph, "noise", "answers", "converted.onnx"), make
         )
         if not made.part.stages[0].passed and not self.keep_going:
             raise _Broken(title)

@@ -390,7 +390,8 @@ class Ranges:
                 value.low > value.high
             ):
                 raise InputError(f"{file}: the range of {name!r} is [{value.low}, {value.high}]")
-        if histograms and ranges.sites:  # of nothing that was measured there are none
+        # Of nothing that was measured there are none.
+        if histograms and (ranges.sites or beside is not None):
             counts = existing_file(_beside(file), "the histograms of the ranges")
             if beside != sha256(counts):
                 raise InputError(f"{counts}: is not what was written with {file}; calibrate again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -213,7 +214,7 @@ class Samples:
         for position in range(len(self)):
             digest.update(f"\n{self.name(position)}\0{self.identity(position)}".encode())
             for _, label in self.files_at(position) if self.files and labelled else ():
-                drawn = isinstance(label, Path) and label.is_file()
+                drawn = isinstance(label, Path) and os.path.isfile(label)
                 digest.update(f"\0{sha256(str(label)) if drawn else label}".encode())
         if self.labels is not None and labelled:
             for label in self.labels:

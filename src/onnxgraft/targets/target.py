@@ -35,7 +35,7 @@ class Storage:
     """How a target stores the weights of a MatMul or Gemm whose activations stay float.
 
     Attributes:
-        op: The operator that reads them.
+        reader: The operator that reads them.
         block: How many weights along the input axis share a scale, usually; 0 for one scale for
             each output channel.
         note: What the user should know of it.
@@ -43,7 +43,7 @@ class Storage:
             which the largest weight of a block then gets, whatever its sign.
     """
 
-    op: StorageOp
+    reader: StorageOp
     block: int
     note: str = ""
     signed: bool = True
