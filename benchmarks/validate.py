@@ -95,10 +95,9 @@ def main() -> None:
             commands.validate, data=recipe.validation.data, preprocess=recipe.preprocess,
             metric="miou", metric_output=None, bisect=True,
         )  # fmt: skip
-        how = {"weights": weights}
         table(
             "Caffe (OpenCV) against TensorFlow",
-            against(recipe.model, caffe, candidate_how=how, outputs="score:0"),
+            against(recipe.model, caffe, candidate_weights=weights, outputs="score:0"),
         )
         table(
             "The INT8 engine against TensorFlow",

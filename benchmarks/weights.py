@@ -2,11 +2,12 @@
 
     python -m benchmarks.weights [quality] [time] > benchmarks/weights.md
 
-`quality` needs segformer_camvid and the images that fcn_camvid.toml names. Each graph is judged by
-its exact reference on all validation images; the peer is onnxruntime's own MatMulNBitsQuantizer, on
-the same float graph, judged alike. `time` takes a transformer of random weights: engines of both
-CPU targets, each in a process of its own, in turns. The fastest answer counts, as the machine may
-have other work.
+needs segformer_camvid and the images that fcn_camvid.toml names.
+
+The quality of a graph is judged by its exact reference on all validation images; the peer is
+onnxruntime's own MatMulNBitsQuantizer, on the same float graph, judged alike. Times are those of
+engines of both CPU targets, each in a process of its own, in turns. The fastest answer counts, as
+the machine may have other work.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import onnx
-from benchmarks.proven import NETWORKS, Road
+from benchmarks.heading import heading
+from benchmarks.networks import Road, chosen
 
 from onnxgraft.commands._bench import BenchTarget, measure
 from onnxgraft.graph.model import Model, Source
@@ -28,7 +29,6 @@ from onnxgraft.run.exact import exact
 from onnxgraft.stages import engine, quantize
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.quantize.improve.whole import noise_of
-from onnxgraft.stages.validate.report import versions
 from onnxgraft.targets import WEIGHT_TYPES
 
 ROUNDS, RUNS = 5, 20
@@ -50,8 +50,8 @@ def peer(model: Model, path: Path, bits: int, block: int, symmetric: bool) -> Mo
 
 def quality(folder: Path) -> None:
     """Print the table of segformer_camvid."""
-    network = next(network for network in NETWORKS if network.name == "segformer_camvid")
-    road = Road(network, folder, None)
+    (network,) = chosen(["segformer_camvid"])
+    road = Road(network, folder)
     table = quantize.placement("onnxruntime")
     graphs = {"float32": road.model}
     seconds: dict[str, float] = {}
@@ -77,10 +77,11 @@ def quality(folder: Path) -> None:
         graph.save(folder / "graph.onnx")
         size = (folder / "graph.onnx").stat().st_size
         metric, noises = road.metric(), []
+        assert metric is not None
         with exact(graph) as session:
             for index, sample in enumerate(road.validation):
                 found = session.infer(sample.feeds)
-                road.add(metric, sample.name, next(iter(found.values())), sample.label)
+                road.add(metric, sample, found)
                 if name == "float32":
                     expected.append(found)
                 else:
@@ -175,9 +176,7 @@ def times(folder: Path) -> None:
 def main() -> None:
     """Print the tables as Markdown."""
     parts = sys.argv[1:] or ["quality", "time"]
-    print("# Weights alone as INT8 and INT4\n")
-    print(f"Made by `python -m benchmarks.weights` on {datetime.now(UTC):%Y-%m-%d}, with")
-    print(", ".join(f"{name} {version}" for name, version in versions().items()) + ".")
+    print(heading("Weights alone as INT8 and INT4", __doc__, *sys.argv[1:]))
     with tempfile.TemporaryDirectory() as folder:
         if "quality" in parts:
             quality(Path(folder))

@@ -52,8 +52,10 @@ def settle(
     # Those that are hardly ever the best come last: they are not run on all samples.
     for method in track(reversed(METHODS), "trying ranges", len(METHODS)):
         noise = judge.noise(model, rechoose(early, method), than=least)
-        # What it would be on all samples, by the difference on those that it ran on.
-        found[method] = noise.mean + (least.mean - least.beside(noise).mean if least else 0.0)
+        found[method] = noise.mean
+        if least is not None and len(noise.samples) < len(least.samples):
+            # What it would be on all samples, by the difference on those that it ran on.
+            found[method] += least.mean - least.beside(noise).mean
         if least is None or found[method] < least.mean:
             best, least = method, noise
     chosen = rechoose(ranges, best)

@@ -1,6 +1,7 @@
 """What a command says while it works: on standard error, in a file, and by Python's logging."""
 
 import logging
+import os
 import re
 import time
 from pathlib import Path
@@ -84,10 +85,25 @@ def test_where_a_file_can_not_be_written_is_told_before_the_work(
     assert "there is no folder" in done.stderr
 
 
-def test_a_device_is_no_file_for_messages(deployed: Path, cli: Cli) -> None:
-    done = cli("inspect", deployed / "ma.onnx", "--log-file", "/dev/null")
+def test_what_is_no_file_takes_no_messages(deployed: Path, tmp_path: Path, cli: Cli) -> None:
+    os.mkfifo(tmp_path / "log")
+    done = cli("inspect", deployed / "ma.onnx", "--log-file", tmp_path / "log")
     assert done.returncode == 2
-    assert "/dev/null: is no file that can be appended to" in done.stderr
+    assert "log: is a FIFO" in done.stderr
+    assert (tmp_path / "log").is_fifo()
+
+
+def test_messages_are_added_to_no_file_but_a_log(deployed: Path, tmp_path: Path, cli: Cli) -> None:
+    for name, held in (("net.onnx", (deployed / "ma.onnx").read_bytes()), ("x.bin", b"a\0b")):
+        (tmp_path / name).write_bytes(held)
+        done = cli("inspect", deployed / "ma.onnx", "--log-file", tmp_path / name)
+        assert done.returncode == 2
+        assert f"--log-file {tmp_path / name}: is no text that can be added to" in done.stderr
+        assert (tmp_path / name).read_bytes() == held
+    (tmp_path / "log").write_text("what was there\n")
+    done = cli("inspect", deployed / "ma.onnx", "--log-file", tmp_path / "log", "-v")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "log").read_text().startswith("what was there\n")
 
 
 def test_a_warning_is_told_by_all_but_the_quiet(

@@ -211,3 +211,14 @@ def test_within_its_sandbox_it_writes_recipe_and_schema(
     assert {path.name for path in tmp_path.iterdir()} == {
         "net.onnx", "recipe.toml", "recipe.schema.json",
     }  # fmt: skip
+
+
+def test_a_schema_replaces_a_schema_alone(tmp_path: Path, cli: Cli) -> None:
+    place = tmp_path / "net.onnx"
+    place.write_bytes(b"\x08\x08 what somebody needs")
+    done = cli("recipe-schema", "-o", place)
+    assert done.returncode == 2
+    assert "net.onnx: is another file than the schema of recipes; name another file" in done.stderr
+    assert place.read_bytes() == b"\x08\x08 what somebody needs"
+    for _ in range(2):
+        assert cli("recipe-schema", "-o", tmp_path / "schema.json").returncode == 0

@@ -162,6 +162,7 @@ def test_force_goes_on_to_the_work(name: str, tmp_path: Path, cli: Cli) -> None:
 
 FOLDERS: dict[str, Callable[[Path], None]] = {
     "model.onnx": lambda place: place.write_text(PAGE) and None,
+    "model.fp16.tensorrt.onnx": lambda place: place.write_text(PAGE) and None,
     "ranges.json": lambda place: place.write_text("{}") and None,
     "engine.openvino": lambda place: place.write_text(PAGE) and None,
     "engine.openvino.json": lambda place: place.write_text("{}") and None,

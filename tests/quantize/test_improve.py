@@ -263,6 +263,41 @@ def test_auto_chooses_again_for_another_target(tmp_path: Path) -> None:
     assert "in the form for openvino" in found.notes[0]
 
 
+def test_a_method_with_which_nothing_is_finite_does_not_win(tmp_path: Path) -> None:
+    model = half_read()
+    samples = tailed(model, tmp_path)
+    left = iter([np.inf, -20.0, np.inf, -10.0])  # of mse, percentile, minmax and entropy
+
+    class Told(Judge):
+        def noise(self, *_: Any, **__: Any) -> Noise:
+            return Noise((next(left),) * 4)
+
+    judge = Told(model, samples.head(1), placement("tensorrt"))
+    chosen = settle(model, calibrate(model, samples), samples, "tensorrt", judge)
+    assert chosen.tried == {
+        "entropy": 10.0, "minmax": -np.inf, "percentile": 20.0, "mse": -np.inf
+    }  # fmt: skip
+    assert {value.origin for value in chosen.tensors.values()} == {"percentile"}
+    chosen.save(tmp_path / "ranges.json")
+    assert Ranges.load(tmp_path / "ranges.json").tried == chosen.tried
+
+
+def test_what_is_worse_on_each_of_the_first_samples_is_not_run_on_the_others(
+    tmp_path: Path,
+) -> None:
+    model = half_read()
+    samples = tailed(model, tmp_path)
+    ranges = calibrate(model, samples)
+    judge = Judge(model, samples.head(6), placement("tensorrt"))
+    alone = judge.noise(model, ranges)
+    better, worse = (Noise(tuple(value + step for value in alone.samples)) for step in (-1, 1))
+    assert len(alone.samples) == 6
+    assert judge.noise(model, ranges, than=better).samples == alone.samples[:3]
+    assert judge.noise(model, ranges, than=worse) == alone
+    assert not judge.noise(model, ranges, than=better).better_than(better)
+    assert alone.better_than(worse)
+
+
 def test_too_few_samples_are_judged_on_themselves(tmp_path: Path) -> None:
     model = pair()
     samples = samples_of(model, tmp_path, count=2)

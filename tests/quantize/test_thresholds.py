@@ -159,15 +159,15 @@ def test_squared_errors_are_those_of_values_spread_within_their_bins(
 ) -> None:
     magnitudes = np.abs(shape(np.random.default_rng(7)))
     counts, _ = np.histogram(magnitudes, 64, (0.0, magnitudes.max()))
-    values = (np.arange(500 * len(counts)) + 0.5) / 500
-    weights = np.repeat(counts / 500, 500)
+    values = (np.arange(20_000 * len(counts)) + 0.5) / 20_000
+    weights = np.repeat(counts / 20_000, 20_000)
     for threshold in (10.0, 41.5, 64.0):
         step = threshold / 127
         restored = np.minimum(np.rint(values / step), 127) * step
         textbook = float(np.dot(weights, (values - restored) ** 2))
         (found,) = squared_errors(counts.astype(np.float64), np.array([threshold]))
-        # The textbook sum takes 500 points of a bin, and the error has corners within it.
-        assert found == pytest.approx(textbook, rel=0.02)
+        # The textbook sum takes 20,000 points of a bin, and the error has corners within it.
+        assert found == pytest.approx(textbook, rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)

@@ -189,6 +189,8 @@ GELUS = {
         "a = Add(e, one) p = Mul(x, a) n = Mul(half, p)"
     ),
 }
+# What onnxruntime finds of them.
+FUSED: dict[str, list[str]] = {"erf": ["Gelu"], "erf_divided": [], "tanh": []}
 NUMBERS = {
     "root": 2**0.5, "unroot": 0.5**0.5, "one": 1.0, "half": 0.5, "two": 2.0, "three": 3.0,
     "small": 0.044715, "big": (2 / np.pi) ** 0.5,
@@ -208,5 +210,4 @@ def test_the_half_of_a_gelu_is_left_to_the_runtime(form: str, tmp_path: Path) ->
     before = image(f"{GELUS[form]} y = Conv(n, w)", {"w": normal(6, 4, 3, 3, seed=1)} | numbers)
     assert_refused(before, "GELU")
     after, _ = clean(before, PASS)
-    assert fused(after, tmp_path) == fused(before, tmp_path)
-    assert fused(after, tmp_path) == ["Gelu"] or form != "erf"
+    assert fused(after, tmp_path) == fused(before, tmp_path) == FUSED[form]

@@ -231,11 +231,19 @@ def _telling(name: str, asked: Mapping[str, Any]) -> Iterator[None]:
     if asked["verbose"] and asked["quiet"]:
         raise InputError("-v says more and -q says less; leave one of them out")
     file = asked["log_file"]
-    if file is not None and file.exists() and not file.is_file():
-        raise InputError(f"--log-file {file}: is no file that can be appended to; name another")
     check_place(file)
+    if file is not None and file.is_file() and not _is_text(file):
+        raise InputError(f"--log-file {file}: is no text that can be added to; name another")
     with reporting(name, verbose=bool(asked["verbose"]), quiet=bool(asked["quiet"]), file=file):
         yield
+
+
+def _is_text(file: Path) -> bool:
+    """Tell whether a file is a text of no kind that onnxgraft reads or writes, as a log is."""
+    from onnxgraft.graph.foreign import kind_of
+
+    with open(file, "rb") as opened:
+        return b"\0" not in opened.read(1 << 16) and not kind_of(file)
 
 
 @contextlib.contextmanager

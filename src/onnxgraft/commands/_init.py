@@ -12,8 +12,8 @@ from typing import Any
 
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._assumed import assumed
+from onnxgraft.commands._defaults import deployed_targets
 from onnxgraft.commands._opening import Place
-from onnxgraft.commands._recipe import DEFAULT_TARGETS
 from onnxgraft.commands._recipe_keys import Key, recipe_keys, schema
 from onnxgraft.commands._recipe_tables import UNFILLED
 from onnxgraft.commands._task import task_of
@@ -88,10 +88,11 @@ def recipe_schema(out: Place | None = None) -> RecipeSchema:
         out: A file to write; None writes none.
 
     Raises:
-        InputError: The file can't be written.
+        InputError: The file can't be written, or is something else.
     """
     check_place(out)
     if out is not None:
+        _check_ours(Path(out), "name another file")
         _write_text(Path(out), json_text(schema()) + "\n")
     return RecipeSchema(schema(), "" if out is None else str(out))
 
@@ -125,7 +126,7 @@ def init(
         freeze_batchnorm: As of `convert`.
         trust: Load a Keras file or a .pt2 that brings code: True, or the names of what may.
         data: What to calibrate on; None leaves it to be filled in.
-        targets: What to build for; None takes the CPU targets.
+        targets: What to build for; None takes the CPU targets that are installed.
         schema: Whether to write ``recipe.schema.json`` beside it, which the recipe's first line
             names, so that editors complete the keys.
         force: Replace a recipe that is there.
@@ -139,8 +140,8 @@ def init(
     if os.path.lexists(file) and not force:
         raise InputError(f"{file}: is there already; name another with -o, or add --force")
     if schema and not force:
-        _check_ours(beside)
-    aims = [find_target(name).name for name in names(targets) or DEFAULT_TARGETS]
+        _check_ours(beside, "add --no-schema, or --force")
+    aims = [find_target(name).name for name in names(targets) or deployed_targets()]
     original = Original.of(
         model, weights=weights, inputs=inputs, outputs=outputs, values=values,
         signature=signature, freeze_batchnorm=freeze_batchnorm, trust=trust,
@@ -162,16 +163,14 @@ def init(
     return Begun(str(file), str(beside) if schema else "", unfilled, tuple(draft.notes))
 
 
-def _check_ours(path: Path) -> None:
+def _check_ours(path: Path, cure: str) -> None:
     """Raise InputError if a file is there that is no schema of recipes."""
     try:
         ours = not os.path.lexists(path) or read_json(path)["title"] == schema()["title"]
     except (OSError, ValueError, LookupError, TypeError):
         ours = False
     if not ours:
-        raise InputError(
-            f"{path}: is another file than the schema of recipes; add --no-schema, or --force"
-        )
+        raise InputError(f"{path}: is another file than the schema of recipes; {cure}")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -30,7 +30,7 @@ ONNX = "an ONNX model"
 TIMINGS = ""
 # What `deploy` writes into its folder, by the name.
 _DEPLOYED = (
-    ("model.onnx", ONNX), ("model.int*.*.onnx", ONNX), ("ranges.json", RANGES),
+    ("model.onnx", ONNX), ("model.*.*.onnx", ONNX), ("ranges.json", RANGES),
     ("ranges.json.histograms.npz", ARRAYS), ("engine.*.json", PASSPORT), ("engine.*", ENGINE),
 )  # fmt: skip
 _REPORT = (("report.html", WEB_PAGE), ("report.json", JSON), ("junit.xml", XML))

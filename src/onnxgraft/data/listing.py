@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from os.path import isfile  # of a name that no file can have, it says no
 from pathlib import Path
 from typing import NamedTuple
 
@@ -181,7 +180,7 @@ def _csv_rows(path: Path, inputs: Sequence[TensorSpec]) -> list[tuple[str, dict[
     if rows:
         head = [cell.strip() for cell in rows[0][1]]
         known = {_IMAGE, _LABEL, *(_plain(spec.name) for spec in inputs)}
-        if known & {_plain(name) for name in head} or not isfile(path.parent / head[0]):
+        if known & {_plain(name) for name in head} or not os.path.isfile(path.parent / head[0]):
             names, rows = head, rows[1:]
     found: list[tuple[str, dict[str, object]]] = []
     for where, row in rows:

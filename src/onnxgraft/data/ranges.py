@@ -378,7 +378,14 @@ class Ranges:
                 name: [_range(value) for value in values]
                 for name, values in document.pop("channels", {}).items()
             }
-            ranges = cls(tensors=tensors, channels=channels, file=str(path), **document)
+            # JSON has no infinity: of a method with which nothing is finite nothing is left.
+            tried = {
+                name: -math.inf if value is None else value
+                for name, value in document.pop("tried", {}).items()
+            }
+            ranges = cls(
+                tensors=tensors, channels=channels, file=str(path), tried=tried, **document
+            )
             if stored is not None and stored != ranges.fingerprint:
                 raise ValueError("its data's fingerprint is not that of its samples")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
