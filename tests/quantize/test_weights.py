@@ -17,7 +17,7 @@ from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.nbits import packed, unpacked, with_float_weights
-from onnxgraft.graph.quantized import is_quantized, stored_weights
+from onnxgraft.graph.quantized import stored_weights
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.depth import depths
 from onnxgraft.run.exact import exact
@@ -360,7 +360,7 @@ def test_what_stays_in_float_is_told() -> None:
     }
     assert report.layers == ["small"]
     assert any("MatMul and Gemm have 6% of this network's weights" in n for n in report.notes)
-    assert is_quantized(graph) or stored_weights(graph)
+    assert stored_weights(graph) == "int4"
 
 
 def test_weights_that_would_take_no_less_stay_in_float() -> None:
