@@ -20,15 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
+from onnxgraft.commands._recipe_keys import schema
 from tests.running import here
 
-__all__ = ["LANGUAGES", "Block", "Reader", "agrees", "blocks"]
+__all__ = ["LANGUAGES", "Block", "Reader", "agrees", "blocks", "check_recipe"]
 
 # What a block is: code, commands, or what is printed or stands in a file.
 LANGUAGES = ("python", "sh", "toml", "json", "text")
 _SHOWN = ("json", "text")
 _FENCE = re.compile(
-    r"^(?:<!-- not run: (?P<reason>[^\n]*?) -->\n)?^```(?P<language>[^\s`]*)"
+    r"^(?:<!-- (?:not run: (?P<reason>[^\n]*?)|(?P<long>run in CI)) -->\n)?^```(?P<language>[^\s`]*)"
     r"(?: title=\"(?P<title>[^\"]+)\")?[^\n]*\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -49,6 +52,7 @@ class Block:
         text: What stands in it.
         line: Of the page, where its text begins.
         reason: Why it is not run; empty where it is.
+        long: Whether it takes long, and is run in CI alone.
         behind: Whether nothing but space is between it and the block before.
     """
 
@@ -57,6 +61,7 @@ class Block:
     text: str
     line: int
     reason: str
+    long: bool
     behind: bool
 
 
@@ -70,6 +75,7 @@ def blocks(page: str) -> Iterator[Block]:
             found["text"],
             page.count("\n", 0, found.start("text")) + 1,
             found["reason"] or "",
+            found["long"] is not None,
             not page[end : found.start()].strip(),
         )
         end = found.end()
@@ -91,6 +97,21 @@ def agrees(shown: str, printed: str) -> bool:
 
 def _plain(line: str) -> str:
     return " ".join(_NUMBER.sub("0", line).split())
+
+
+def check_recipe(text: str) -> None:
+    """Hold TOML that has tables of a recipe against the recipe's schema; a part may be shown."""
+    document = tomllib.loads(text)
+    known: dict[str, Any] = _optional(schema())
+    if document.keys() <= known["properties"].keys():
+        jsonschema.validate(document, known)
+
+
+def _optional(part: Any) -> Any:
+    """Return a schema in which nothing is required."""
+    if isinstance(part, dict):
+        return {key: _optional(value) for key, value in part.items() if key != "required"}
+    return [_optional(value) for value in part] if isinstance(part, list) else part
 
 
 class Reader:
@@ -122,7 +143,7 @@ class Reader:
         elif block.language in _SHOWN and block.behind:
             assert agrees(block.text, self.printed), f"{where}: printed was\n{self.printed}"
         if block.language == "toml":
-            tomllib.loads(block.text)
+            check_recipe(block.text)
 
     def _python(self, block: Block) -> str:
         name = f"<{self.page}:{block.line}>"
