@@ -73,6 +73,7 @@ def scene(page: str, request: pytest.FixtureRequest, folder: Path) -> None:
         shutil.copytree(once(factory, "street", street), folder, dirs_exist_ok=True)
 
 
+@pytest.mark.filterwarnings("default")  # a reader's program is not stopped by one
 @pytest.mark.parametrize("page", RUN)
 def test_a_page_does_what_it_says(
     page: str, tmp_path: Path, request: pytest.FixtureRequest
