@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -51,7 +53,10 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     layers = [(place, dict(place)) for place in (table.LAYERS, table.INPUTS, table.FIELDS)]
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
     yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads or len(os.sched_getaffinity(0)))
     root.handlers[:], root.level = handlers, level
     for place, before in layers:
         place.clear()
