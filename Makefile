@@ -57,7 +57,7 @@ constraints: $(TOOLS)/.ready
 # The newest that fit, with all that they need.
 constraints-docs: $(TOOLS)/.ready
 	head -2 constraints-docs.txt > build.lock
-	printf 'mkdocs<2\nmkdocs-material>=9.6\nmkdocstrings-python>=2\n' | $(TOOLS)/bin/uv pip compile --quiet \
+	printf 'mkdocs<2\nmkdocs-material>=9.6\nmkdocstrings-python>=2\nruff\n' | $(TOOLS)/bin/uv pip compile --quiet \
 		--no-annotate --no-header --generate-hashes --python-version 3.11 - >> build.lock
 	mv build.lock constraints-docs.txt
 

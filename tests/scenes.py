@@ -87,7 +87,7 @@ def _label(net: Model, folder: Path) -> None:
 def real_network(folder: Path, shared: Path) -> None:
     """Link the real network and some of its photographs, under README's names."""
     (folder / "fcn.pb").symlink_to(shared / "models/fcn_camvid/fcn_camvid.pb")
-    _photographs(shared, folder / "images/train", folder / "images/val")
+    _photographs(shared, folder / "images/train", folder / "images/val", 4, 2)
 
 
 def caffe_network(folder: Path, shared: Path) -> None:
@@ -95,11 +95,11 @@ def caffe_network(folder: Path, shared: Path) -> None:
     for suffix in ("prototxt", "caffemodel"):
         found = shared / "models/fcn_camvid" / f"fcn_camvid.{suffix}"
         (folder / f"fcn.{suffix}").symlink_to(found)
-    _photographs(shared, folder / "calib", folder / "val")
+    _photographs(shared, folder / "calib", folder / "val", 6, 2)
 
 
-def _photographs(shared: Path, calib: Path, val: Path) -> None:
-    for part, place, count in (("calib", calib, 12), ("val", val, 4)):
+def _photographs(shared: Path, calib: Path, val: Path, *counts: int) -> None:
+    for part, place, count in zip(("calib", "val"), (calib, val), counts, strict=True):
         place.mkdir(parents=True)
         for path in sorted((shared / "data/camvid" / part).glob("*.jpg"))[:count]:
             for found in (path, path.with_suffix(".png")):

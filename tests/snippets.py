@@ -31,8 +31,8 @@ __all__ = ["LANGUAGES", "Block", "Reader", "agrees", "blocks", "check_recipe"]
 LANGUAGES = ("python", "sh", "toml", "json", "text")
 _SHOWN = ("json", "text")
 _FENCE = re.compile(
-    r"^(?:<!-- (?:not run: (?P<reason>[^\n]*?)|(?P<long>run in CI)) -->\n)?^```(?P<language>[^\s`]*)"
-    r"(?: title=\"(?P<title>[^\"]+)\")?[^\n]*\n(?P<text>.*?)^```$",
+    r"^(?:<!-- (?:not run: (?P<reason>[^\n]*?)|(?P<long>run in CI)) -->\n)?"
+    r"^```(?P<language>[^\s`]*)(?: title=\"(?P<title>[^\"]+)\")?[^\n]*\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?")

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import jsonschema
 import pytest
 
 from onnxgraft.stages.convert.caffe.layers import table
 from tests.conftest import CI, ROOT, once
 from tests.scenes import caffe_network, real_network, street
-from tests.snippets import LANGUAGES, Block, Reader, agrees, blocks
+from tests.snippets import LANGUAGES, Reader, agrees, blocks
 
 PAGES = [
     ROOT / "README.md", ROOT / "CONTRIBUTING.md",
@@ -48,8 +47,8 @@ NEEDS = {
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Take back what a page changes for the whole process."""
-    if not CI:  # the processes in which a deployment times its engines
-        monkeypatch.setattr("onnxgraft.commands._deployment._Deployment._latency", lambda self: [])
+    # The processes in which a deployment times its engines are tests/commands' own.
+    monkeypatch.setattr("onnxgraft.commands._deployment._Deployment._latency", lambda self: [])
     layers = [(place, dict(place)) for place in (table.LAYERS, table.INPUTS, table.FIELDS)]
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -105,3 +104,32 @@ def test_every_block_says_what_it_is(page: str) -> None:
     fences = len(re.findall(r"^```", text, re.MULTILINE))
     assert fences == 2 * len(BLOCKS[page]), "a fence is indented, or not closed"
     assert {block.language for block in BLOCKS[page]} <= set(LANGUAGES)
+
+
+def test_what_is_shown_may_differ_in_numbers_and_spaces_alone() -> None:
+    printed = "Stages of net\nconverted  12 -> 3   1.2e-06  pass\ncleaned  3 -> 3  0.0  pass\n"
+    assert agrees(printed, printed)
+    assert agrees("Stages of net\nconverted 9 -> 33 1e-7 pass\n...", printed)
+    assert agrees("Stages ...\n...\ncleaned 3 -> 3 0.0 pass", printed)
+    assert not agrees("Stages of net\nconverted 12 -> 3 1.2e-06 pass", printed)
+    assert not agrees(printed.replace("pass", "FAIL"), printed)
+    assert not agrees("...\ncleaned 3 -> 3 0.0 pass\nconverted ...", printed)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "```python\nraise ValueError\n```\n",
+        "```python\nprint(1)\n```\n\n```text\none\n```\n",
+        "```sh\nonnxgraft inspect gone.onnx\n```\n",
+        "```sh\nwget page.html\n```\n",
+        "```sh\nmake nothing-of-the-kind\n```\n",
+        "```sh\npip install 'onnxgraft[nothing]'\n```\n",
+        "```toml\n[calibrate]\nimages = 0\n```\n",
+    ],
+)
+def test_a_block_that_does_not_do_what_it_says_is_seen(page: str, tmp_path: Path) -> None:
+    reader = Reader("page.md", tmp_path)
+    with pytest.raises((AssertionError, ValueError, jsonschema.ValidationError)):
+        for block in blocks(page):
+            reader.follow(block)
