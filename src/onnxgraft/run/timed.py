@@ -1,23 +1,22 @@
-"""The child process of `bench`: holds one engine, answers JSON lines.
+"""A process that holds one engine and times it: it answers JSON lines.
 
-The first line names the engine and the batch, each further one how often to run it.
+The first line has what opens the engine, pickled, and the batch, each further one how often to run
+it. So it imports what its engine needs, and nothing of what started it.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import pickle
 import sys
 import time
-from typing import Any
 
-from onnxgraft.commands._opening import open_candidate
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.feeds import Setting, drawn, fixed_batches
-from onnxgraft.stages.convert import Original
-from onnxgraft.stages.engine import load
 
 _WARM_UP = 3
 
@@ -32,7 +31,8 @@ def main() -> None:
         message = json.loads(line)
         try:
             if engine is None:
-                engine = _open(message)
+                engine = pickle.loads(base64.b64decode(message["open"]))()
+                assert engine is not None
                 fixed = fixed_batches(engine.inputs)
                 if fixed and message["batch"] not in fixed:
                     raise InputError(f"its inputs have a batch of {fixed[0]}")
@@ -67,14 +67,6 @@ def _feeds(engine: Engine, batch: int) -> Feeds:
             if caution == 3:
                 raise
     return feeds
-
-
-def _open(message: dict[str, Any]) -> Engine:
-    how = message["opened"]
-    opened = Original.of(**{**how, "values": tuple(how["values"])})
-    if message["trust"] or (message["kind"] == "engine" and message["threads"]):
-        return load(opened.path, trust=message["trust"], threads=message["threads"])
-    return opened.run() if message["kind"] == "original" else open_candidate(opened)
 
 
 if __name__ == "__main__":
