@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import IO, Any, Literal
 
 import numpy as np
 
 from onnxgraft.commands._arguments import Numbers, numbers
-from onnxgraft.commands._opening import ModelGiven, Place, open_candidate
+from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
 from onnxgraft.files.trust import Trust, trusts
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.quantized import stored_weights
 from onnxgraft.progress import track
-from onnxgraft.run.engine import Engine
 from onnxgraft.stages.convert import Original, written
-from onnxgraft.stages.engine import graph_precision, load
+from onnxgraft.stages.engine import graph_precision
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.engine.passport import record as record_in_passport
 from onnxgraft.stages.validate.report import LatencyRow
@@ -64,14 +60,14 @@ class _Worker:
     def __init__(self, target: BenchTarget, batch: int) -> None:
         self.target = target
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "onnxgraft.run.timed"],
+            [sys.executable, "-P", os.path.join(os.path.dirname(__file__), "_bench_worker.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        opener = base64.b64encode(pickle.dumps(_opener(target))).decode()
-        self._ask({"open": opener, "batch": batch})
+        opened = replace(target.opened, path=os.path.abspath(target.opened.path))
+        self._ask({**asdict(replace(target, opened=opened)), "batch": batch})
 
     def run(self, count: int) -> list[float]:
         """Return the milliseconds of ``count`` inferences."""
@@ -88,7 +84,7 @@ class _Worker:
     def _ask(self, message: dict[str, object]) -> dict[str, list[float]]:
         stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
         try:
-            stdin.write(json.dumps(message) + "\n")
+            stdin.write(json.dumps(message, default=os.fspath) + "\n")
             stdin.flush()
             line = stdout.readline()
         except BrokenPipeError:
@@ -98,16 +94,6 @@ class _Worker:
             self.close()
             raise InputError(f"{self.target.name} can't be timed: {answer['error']}")
         return dict(answer)
-
-
-def _opener(target: BenchTarget) -> Callable[[], Engine]:
-    """Return what opens it in another process, with as few imports as it takes."""
-    if target.kind == "engine":
-        path = os.path.abspath(target.opened.path)
-        return partial(load, path, trust=target.trust, threads=target.threads)
-    if target.kind == "original":
-        return target.opened.run
-    return partial(open_candidate, target.opened)
 
 
 def _pipe(pipe: IO[str] | None) -> IO[str]:

@@ -1,17 +1,17 @@
-"""A process that holds one engine and times it: it answers JSON lines.
+"""The child process of `bench`: holds one engine, answers JSON lines.
 
-The first line has what opens the engine, pickled, and the batch, each further one how often to run
-it. So it imports what its engine needs, and nothing of what started it.
+The first line names the engine and the batch, each further one how often to run it. It is started
+as a file, and not as a module of its package, whose imports take longer than most engines: what
+this one needs it imports itself.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import pickle
 import sys
 import time
+from typing import Any
 
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.tensors import Feeds
@@ -31,8 +31,7 @@ def main() -> None:
         message = json.loads(line)
         try:
             if engine is None:
-                engine = pickle.loads(base64.b64decode(message["open"]))()
-                assert engine is not None
+                engine = _open(message)
                 fixed = fixed_batches(engine.inputs)
                 if fixed and message["batch"] not in fixed:
                     raise InputError(f"its inputs have a batch of {fixed[0]}")
@@ -67,6 +66,22 @@ def _feeds(engine: Engine, batch: int) -> Feeds:
             if caution == 3:
                 raise
     return feeds
+
+
+def _open(message: dict[str, Any]) -> Engine:
+    how = message["opened"]
+    if message["kind"] == "engine":
+        from onnxgraft.stages.engine import load
+
+        return load(how["path"], trust=message["trust"], threads=message["threads"])
+    if message["kind"] == "onnx":
+        from onnxgraft.graph.model import Model
+        from onnxgraft.run.exact import exact
+
+        return exact(Model.load(how["path"]))
+    from onnxgraft.stages.convert import Original
+
+    return Original.of(**{**how, "values": tuple(how["values"])}).run()
 
 
 if __name__ == "__main__":
