@@ -201,8 +201,9 @@ def test_a_signal_to_the_command_ends_its_work_too(sent: signal.Signals, place: 
 
 
 def test_the_engines_of_bench_end_when_the_watching_process_is_killed(place: Path) -> None:
+    words = ["bench", "net.onnx", "--batch", "1", "--rounds", "99999"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "onnxgraft", "bench", "net.onnx", "--batch", "1", "--rounds", "99999"],
+        [sys.executable, "-m", "onnxgraft", *words],
         cwd=place, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     end = time.monotonic() + 120
