@@ -121,13 +121,13 @@ class Reader:
         page: The page's name.
         folder: The working directory.
         names: What Python knows.
-        printed: What the last block printed.
+        printed: What the last block printed; None where it was not run.
     """
 
     def __init__(self, page: str, folder: Path) -> None:
         self.page, self.folder = page, folder
         self.names: dict[str, Any] = {"__name__": "__main__"}
-        self.printed = ""
+        self.printed: str | None = ""
 
     def follow(self, block: Block) -> None:
         """Do what a block says, and hold what it shows against what was printed."""
@@ -140,7 +140,7 @@ class Reader:
             self.printed = self._python(block)
         elif block.language == "sh":
             self.printed = "".join(self._command(line, where) for line in _lines(block.text))
-        elif block.language in _SHOWN and block.behind:
+        elif block.language in _SHOWN and block.behind and self.printed is not None:
             assert agrees(block.text, self.printed), f"{where}: printed was\n{self.printed}"
         if block.language == "toml":
             check_recipe(block.text)

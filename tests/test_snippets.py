@@ -66,8 +66,8 @@ def scene(page: str, request: pytest.FixtureRequest, folder: Path) -> None:
     """Put into a page's folder what stands before it begins."""
     factory = request.getfixturevalue("tmp_path_factory")
     if page == "README.md":
-        (folder / "demo").symlink_to(request.getfixturevalue("lenet"))
         if CI:
+            (folder / "demo").symlink_to(request.getfixturevalue("lenet"))
             real_network(folder, request.getfixturevalue("shared"))
     elif page == "docs/howto/is-training.md":
         shutil.copy(request.getfixturevalue("lenet") / "lenet5.pb", folder)
@@ -89,7 +89,9 @@ def test_a_page_does_what_it_says(
     scene(page, request, tmp_path)
     reader = Reader(page, tmp_path)
     for block in BLOCKS[page]:
-        if not block.reason and (CI or not block.long):
+        if block.reason or (block.long and not CI):
+            reader.printed = None
+        else:
             reader.follow(block)
 
 
