@@ -27,6 +27,9 @@ Done = subprocess.CompletedProcess[str]
 Cli = Callable[..., Done]
 # What a terminal of 80 columns tells; captured output has no width of its own.
 WIDTH = {"COLUMNS": "80"}
+# A terminal has one.
+TERMINAL = {"TERM": "xterm-256color", "COLUMNS": ""}
+_END = b"\0end of the output\0"
 # TensorFlow's messages: an environment variable of the process that runs the tests alone.
 QUIET = ("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -43,7 +46,7 @@ def here(*words: Any, cwd: Path | None = None) -> Done:
 
 def on_a_terminal(*words: Any, cwd: Path | None = None) -> Done:
     """Run the command line in this process, with a terminal of 80 x 24 as standard output."""
-    return _run(words, cwd, {"TERM": "xterm-256color"}, _shown)
+    return _run(words, cwd, TERMINAL, _shown)
 
 
 def _run(
@@ -128,7 +131,7 @@ def _captured(handle: int) -> Iterator[list[str]]:
 def _shown(handle: int) -> Iterator[list[str]]:
     """Let a terminal of 80 x 24 take it."""
     told: list[str] = []
-    parts: list[bytes] = []
+    parts = bytearray()
     screen, line = os.openpty()
     fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     reader = threading.Thread(target=_read, args=(screen, parts))
@@ -137,16 +140,17 @@ def _shown(handle: int) -> Iterator[list[str]]:
         with _pointed(handle, line):
             yield told
     finally:
-        os.close(line)
+        os.write(line, _END)
         reader.join()
+        os.close(line)
         os.close(screen)
-    told.append(_text_of(b"".join(parts)))
+    told.append(_text_of(bytes(parts).removesuffix(_END)))
 
 
-def _read(screen: int, parts: list[bytes]) -> None:
-    with contextlib.suppress(OSError):  # so it ends when nobody has the other side any more
-        while part := os.read(screen, 1 << 16):
-            parts.append(part)
+def _read(screen: int, parts: bytearray) -> None:
+    """Take what is written to a terminal; processes that were started may keep it open."""
+    while not parts.endswith(_END):
+        parts += os.read(screen, 1 << 16)
 
 
 @contextlib.contextmanager

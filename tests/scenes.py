@@ -12,6 +12,7 @@ from onnxgraft import commands
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.graph.model import Model
 from onnxgraft.run.session import OnnxRuntime
+from tests.conftest import model_of
 
 __all__ = ["caffe_network", "real_network", "street"]
 
@@ -33,8 +34,6 @@ _RECIPE = (
 
 def street(folder: Path) -> None:
     """Write a segmentation network, its photographs, labels, recipes, and one with a mistake."""
-    from tests.conftest import model_of
-
     rng = np.random.default_rng(0)
     weights = {
         "w1": rng.normal(size=(16, 3, 3, 3)) / 4, "b1": rng.normal(size=16) / 4,

@@ -15,7 +15,7 @@ from tests.snippets import blocks
 
 README = (ROOT / "README.md").read_text("utf-8")
 NAMES = sorted(set(re.findall(r"^\| `onnxgraft ([\w-]+)", README, re.MULTILINE)))
-STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x1b\x07]*(?:\x07|\x1b\\\\)")
+STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x1b\x07]*(?:\x07|\x1b\\)")
 # Of what takes longer elsewhere.
 SHORTER = {
     "inspect": "inspect {here}/ma.onnx",
