@@ -11,9 +11,9 @@ from typing import Any
 from onnxgraft.errors import InputError
 from onnxgraft.files import claimed, existing_file, read_json, write_json
 from onnxgraft.files.limits import PASSPORT_BYTES
-from onnxgraft.graph.model import Source
+from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import TensorSpec
-from onnxgraft.run.proof import Proof
+from onnxgraft.run.seen import Proof
 from onnxgraft.targets import find_target
 from onnxgraft.targets.cpu import Cpu
 

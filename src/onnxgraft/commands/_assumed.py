@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from onnxgraft.data.declared import ValidationError
 from onnxgraft.data.listing import list_data
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Data, Samples
