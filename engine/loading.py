@@ -20,7 +20,7 @@ from onnxgraft.files import existing_file, sha256
 from onnxgraft.graph.source import Source
 from onnxgraft.run.engine import Engine
 from onnxgraft.stages.engine.options import Backend, Layer
-from onnxgraft.stages.engine.passport import Passport, passport_path, read_passport
+from onnxgraft.stages.engine.passport import Passport, passport_path, pinned, read_passport
 from onnxgraft.stages.engine.unknown import target_of
 from onnxgraft.targets import TARGETS, find_target
 from onnxgraft.targets.cpu import Cpu
@@ -64,6 +64,7 @@ def load(
     Raises:
         InputError: There is no passport, or the file is not the one that it describes, or it
             was built for another library or GPU.
+        MissingDependencyError: Its library is not installed.
     """
     file = existing_file(path, "the engine")
     if threads is not None and threads < 1:
@@ -78,7 +79,14 @@ def load(
             raise InputError(f"{file}: is not the file that its passport describes; build it again")
         for told in (*_other_cpu(file, passport), *_wrong(file, passport)):
             warnings.warn(told, EngineWarning, stacklevel=2)
-    return backend_of(passport.target).load(file, passport, threads)
+    try:
+        return backend_of(passport.target).load(file, passport, threads)
+    except MissingDependencyError as error:
+        aim = find_target(passport.target)
+        raise MissingDependencyError(
+            f"{file}: is an engine for {aim.title}, which is not installed: "
+            f"pip install {pinned(passport, aim.package)}"
+        ) from error
 
 
 def _other_cpu(file: Path, passport: Passport) -> list[str]:

@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from onnxgraft.optional import optional
+
 __all__ = ["late"]
 
 
@@ -24,7 +26,9 @@ def late(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
     def get(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module, _, called = places[name].partition(":")
-        return getattr(importlib.import_module(module, package), called or name)
+        place, _, called = places[name].partition(":")
+        with optional(f"onnxgraft's {name}"):
+            module = importlib.import_module(place, package)
+        return getattr(module, called or name)
 
     return get

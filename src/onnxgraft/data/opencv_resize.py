@@ -97,7 +97,7 @@ def _weighed(pixels: Array, taps: _Taps, axis: int) -> Array:
         pixels.take(at, axis) * weight.reshape(shape)
         for at, weight in zip(taps.places, taps.weights, strict=True)
     )
-    total = next(parts)
+    total: Array = next(parts)
     for part in parts:
         total += part
     return total
