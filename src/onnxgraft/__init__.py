@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from onnxgraft.errors import InputError, MissingDependencyError, OnnxgraftError
-from onnxgraft.late import late
+from onnxgraft.optional import late
 
 if TYPE_CHECKING:
     from onnxgraft.commands import (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from onnxgraft.errors import MissingDependencyError
 
-__all__ = ["optional"]
+__all__ = ["late", "optional"]
 
 
 @contextlib.contextmanager
@@ -37,3 +39,26 @@ pip install 'onnxgraft[tensorflow]'
         raise MissingDependencyError(
             f"{purpose} needs {error.name}: pip install {wanted}"
         ) from error
+
+
+def late(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a package whose names are loaded when they are asked for.
+
+    Args:
+        package: Its name.
+        places: Name -> the module in which it stands, such as ``.loading``; a name that is another
+            there has it after a colon, ``.loading:load``.
+
+    >>> late("os", {"joined": ".path:join"})("joined").__name__
+    'join'
+    """
+
+    def get(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        place, _, called = places[name].partition(":")
+        with optional(f"onnxgraft's {name}"):
+            module = importlib.import_module(place, package)
+        return getattr(module, called or name)
+
+    return get

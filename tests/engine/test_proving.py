@@ -353,7 +353,8 @@ def test_where_no_form_helps_the_engine_is_not_proven(
     three: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = Wrong("conv1", lambda model: True)
-    monkeypatch.setattr("onnxgraft.stages.engine.building.backend_of", lambda target: backend)
+    for module in ("building", "loading"):
+        monkeypatch.setattr(f"onnxgraft.stages.engine.{module}.backend_of", lambda _: backend)
     passport = engine.build(three, tmp_path / "e", "onnxruntime")
     assert passport.proven is False
     (note,) = passport.notes

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
-from onnxgraft.clashes import clashes
+from onnxgraft.cli._clashes import clashes
 from onnxgraft.cli._completion import SHELLS, prepare, script
 from onnxgraft.cli._failing import asks_json, errors_reported, failed
 from onnxgraft.errors import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxgraft.late import late
+from onnxgraft.optional import late
 
 if TYPE_CHECKING:
     from onnxgraft.commands._bench import Benched, bench

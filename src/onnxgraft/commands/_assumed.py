@@ -42,6 +42,7 @@ def assumed(
         try:
             keys = dict(told.keys)
             size = {"resize": "input"} if keys.pop("fit", False) else {}
+            size |= {"center_crop": "input"} if keys.pop("crop", False) else {}
             recipe = Preprocess.model_validate({**keys, **size})
             why = told.why
         except ValidationError:  # another version wrote it, or a stranger

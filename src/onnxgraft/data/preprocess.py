@@ -254,6 +254,11 @@ class Preprocess(BaseModel):
         elif self.resize is not None:
             size = "the input's size" if self.resize == "input" else "{}x{}".format(*self.resize)
             size += ", letterboxed" if self.letterbox is not None else ""
+        if self.center_crop is not None:
+            cut = self.center_crop
+            size += ", cut to the middle of " + (
+                "the input's size" if cut == "input" else "{}x{}".format(*cut)
+            )
         channels = 1 if self.color == "gray" else 3
         low, high = (self.normalized(np.full((1, 1, channels), level)) for level in (0, 255))
         levels = f"{low.min():.4g} to {high.max():.4g}"
