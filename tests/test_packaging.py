@@ -1,3 +1,4 @@
+import email
 import subprocess
 import sys
 import zipfile
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import onnxgraft
+from onnxgraft.targets import TARGETS
 from tests.conftest import ROOT, once
 
 STAGES = ["convert", "engine", "quantize", "surgery", "validate"]
@@ -37,6 +39,20 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> No
 def test_the_wheel_installs_nothing_else(wheel: zipfile.ZipFile) -> None:
     tops = {Path(name).parts[0] for name in wheel.namelist()}
     assert tops == {"onnxgraft", f"onnxgraft-{onnxgraft.__version__}.dist-info"}
+
+
+def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
+    info = f"onnxgraft-{onnxgraft.__version__}.dist-info"
+    told = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
+    kinds = set(told.get_all("Classifier", []))
+    pythons = {f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)}
+    assert pythons | {"Typing :: Typed"} <= kinds
+    assert told["Requires-Python"] == ">=3.11"
+    assert {"int8", "onnx", "quantization"} <= set(told["Keywords"].split(","))
+    extras = set(told.get_all("Provides-Extra", []))
+    assert {target.package for target in TARGETS} <= extras
+    scripts = wheel.read(f"{info}/entry_points.txt").decode()
+    assert "onnxgraft = onnxgraft.__main__:main" in scripts
 
 
 @pytest.mark.parametrize("stage", STAGES)

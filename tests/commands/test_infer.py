@@ -201,3 +201,46 @@ def test_an_image_that_does_not_fit_names_the_cure(segmenter: Path, cli: Cli) ->
     done = cli("infer", segmenter / "net.onnx", segmenter / "photo.png")
     assert done.returncode == 2
     assert "--preprocess" in done.stderr
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """Return a network with two image inputs, one of which is halved."""
+    model_of(
+        "net (float[N, 3, 4, 4] left, float[N, 3, 2, 2] right) => (float[N, 6] y) {"
+        " a = GlobalAveragePool(left)  b = GlobalAveragePool(right)  c = Concat<axis=1>(a, b)"
+        " y = Flatten(c) }"
+    ).save(tmp_path / "pair.onnx")
+    for number, (level, side) in enumerate([(10, 4), (20, 2), (30, 4), (40, 2)]):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((side, side, 3), level, np.uint8))
+    return tmp_path
+
+
+def test_several_image_inputs_take_images_in_turn(pair: Path) -> None:
+    images = [pair / f"{number}.png" for number in range(4)]
+    done = infer(pair / "pair.onnx", images, out=pair / "y.npz")
+    assert [Path(answer.image).name for answer in done.answers] == ["0.png", "2.png"]
+    np.testing.assert_array_equal(
+        np.load(pair / "y.npz")["y"], [[10] * 3 + [20] * 3, [30] * 3 + [40] * 3]
+    )
+
+
+def test_a_resize_to_the_input_is_to_the_size_of_each(pair: Path) -> None:
+    images = [pair / "0.png", pair / "0.png"]
+    done = infer(pair / "pair.onnx", images, preprocess=Preprocess(resize="input"))
+    assert dict(done.answers[0].best)["class 0"] == 10
+
+
+def test_images_that_do_not_fill_the_inputs_are_refused(pair: Path) -> None:
+    with pytest.raises(InputError) as error:
+        infer(pair / "pair.onnx", [pair / f"{number}.png" for number in range(3)])
+    assert "has 2 image inputs (left (N, 3, 4, 4) float32, right (N, 3, 2, 2)" in str(error.value)
+    assert "and 3 images were given; give one for each input, in this order" in str(error.value)
+
+
+def test_an_input_that_takes_no_image_is_named(tmp_path: Path) -> None:
+    model_of("net (float[N, 3, 4, 4] x, float[N, 5] side) => (float[N, 5] y) { y = Relu(side) }"
+             ).save(tmp_path / "net.onnx")  # fmt: skip
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(InputError, match=r"takes more than images: .*side \(N, 5\) float32"):
+        infer(tmp_path / "net.onnx", [tmp_path / "a.png", tmp_path / "a.png"])

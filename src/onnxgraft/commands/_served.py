@@ -54,7 +54,8 @@ class ServedEngine(Resource):
         trust: Trust = False,
         threads: int | None = None,
     ) -> None:
-        known = recipe_of(path, trust, preprocess is None, postprocess is None)
+        # A function that is not trusted is named, and refused when a picture would be fed to it.
+        known = recipe_of(path, trust, preprocess is None and bool(trust), bool(trust))
         self.preprocess, self.postprocess = agreed(preprocess or known[0], postprocess or known[1])
         trusted = trusts(trust, Path(path).name, os.fspath(path))
         self._engine = load(path, trust=trusted, threads=threads)
