@@ -9,7 +9,8 @@ Everyone starts from the same float graph, converted and cleaned, and calibrates
 samples. The judge of every graph is the exact reference, on validation samples by which nothing was
 chosen; losses are in points. Networks of random weights have no metric. *Signal over noise* is that
 of each channel of the outputs, the mean over channels and samples. *Layers alone*: Conv, Gemm and
-MatMul, and nothing else. *Made in*: the peers get their images decoded, ours begin with the files.
+MatMul, and nothing else. *Made in*: processor time, of which another's work on the machine takes
+little; the peers get their images decoded, ours begin with the files.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ from typing import TypeVar
 import numpy as np
 from benchmarks.heading import heading
 from benchmarks.networks import CALIBRATION, NETWORKS, Road, chosen
-from benchmarks.peers import PEERS, Refused
+from benchmarks.peers import PEERS, Refused, busy
 
 from onnxgraft.commands._bench import BenchTarget, measure
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
@@ -116,7 +116,7 @@ def peers(table: Table) -> list[Timed]:
         try:
             file, cost = table.road.peer(name)
             model = Model.load(file)
-            table.row(f"{peer.title} ({cost.version})", model, cost.seconds)
+            table.row(f"{peer.title} ({cost.version})", model, cost.processor)
         except (Refused, OnnxgraftError) as error:
             table.refused(peer.title, str(error))
             continue
@@ -145,9 +145,9 @@ def ours(table: Table) -> list[Timed]:
         inside = len(done.report.layers)
         told.append(
             f"\n{aim.title}'s form: {inside} of {inside + len(done.report.float_layers)} layers in "
-            f"INT8. Calibrating took {calibrated:.0f} s, choosing the method {settled:.0f} s, the "
-            f"improvements {improved:.0f} s: {(settled + improved) / calibrated:.1f} times "
-            "calibration's own time.\n"
+            f"INT8. Calibrating took {calibrated:.0f} s of processor time, choosing the method "
+            f"{settled:.0f} s, the improvements {improved:.0f} s: "
+            f"{(settled + improved) / calibrated:.1f} times calibration's own time.\n"
         )
         told += [f"- {note}" for note in (chosen.choice, *done.notes)]
         if aim.on_cpu:
@@ -161,10 +161,10 @@ def ours(table: Table) -> list[Timed]:
 
 
 def _seconds(make: Callable[[], T]) -> tuple[float, T]:
-    """Return how long something took, and what it made."""
-    began = time.perf_counter()
+    """Return the processor seconds that something took, and what it made."""
+    began = busy()
     made = make()
-    return time.perf_counter() - began, made
+    return busy() - began, made
 
 
 def latency(road: Road, graphs: Iterable[Timed], rounds: int) -> None:

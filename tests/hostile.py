@@ -276,8 +276,6 @@ FILES: dict[str, tuple[bytes, str]] = {
         "constants that are stored as one value"),
     "text.pb": (b"node {} " * 1_000_000, "messages in text"),
     "deep.pb": (b"node { attr { value { func { " * 3000, "not a TensorFlow GraphDef"),
-    "flex.tflite": (bytes(4) + b"TFL3" + bytes(50) + b"FlexWriteFile" + bytes(50),
-                    "FlexWriteFile, which reads or writes files"),
     "garbage.tflite": (b"\x10\x00\x00\x00TFL3" + bytes(range(256)) * 4, "can't convert the model"),
     "lambda.keras": (layer("Lambda"), "the Lambda layer 'l' holds Python code"),
     "torch.keras": (layer("TorchModuleWrapper"), "holds Python code or a program"),

@@ -13,7 +13,7 @@ from onnxgraft import commands
 from onnxgraft.commands import Converted
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.stages.convert import Original
-from tests.conftest import Cli
+from tests.conftest import Cli, few, only_ci
 
 tf = pytest.importorskip("tensorflow")
 
@@ -121,6 +121,7 @@ def test_a_keras_file_keeps_its_names_and_their_order(files: Path, name: str) ->
     )
 
 
+@only_ci
 def test_reading_a_keras_file_writes_nothing_to_standard_error(files: Path, process: Cli) -> None:
     done = process("inspect", files / "line.keras")
     assert (done.returncode, done.stderr) == (0, "")
@@ -446,7 +447,7 @@ KERAS = (
 ).split()
 
 
-@pytest.mark.parametrize("kind", KERAS)
+@pytest.mark.parametrize("kind", few(KERAS, 5))
 def test_a_keras_model_keeps_its_names_types_and_order(tmp_path: Path, kind: str) -> None:
     build, inputs, outputs = keras_cases()[kind]
     path = saved(tmp_path, build)

@@ -21,7 +21,7 @@ from onnxgraft.sandbox.guard import byte_size
 from tests.conftest import Cli, model_of
 
 METRIC = """
-import ctypes, os, signal, time
+import ctypes, os, signal, sys, time
 import numpy as np
 kept = []
 def crash(output, label): ctypes.string_at(0)
@@ -33,6 +33,8 @@ def grab(output, label): return float(np.ones(6 << 30, np.uint8)[0])
 def sleep(output, label): time.sleep(600)
 def loop(output, label):
     while True: pass
+def leave(output, label): os._exit(0)
+def exits(output, label): sys.exit(0)
 def fine(output, label): return 1.0
 """
 
@@ -63,6 +65,8 @@ def arguments(place: Path, metric: str, *more: str) -> list[str]:
         ("grab", ["--max-memory", "800MB"], ["Unable to allocate", "6.00 GiB"]),
         ("sleep", ["--max-seconds", "2"], ["within the 2 s that --max-seconds allows"]),
         ("loop", ["--max-seconds", "2"], ["within the 2 s that --max-seconds allows"]),
+        ("leave", [], ["ended the process, with status 0, before the command was done"]),
+        ("exits", [], ["ended the process, with status 0, before the command was done"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -1,6 +1,8 @@
 """The child process of `bench`: holds one engine, answers JSON lines.
 
-The first line names the engine and the batch, each further one how often to run it.
+The first line names the engine and the batch, each further one how often to run it. It is started
+as a file, and not as a module of its package, whose imports take longer than most engines: what
+this one needs it imports itself.
 """
 
 from __future__ import annotations
@@ -11,13 +13,10 @@ import sys
 import time
 from typing import Any
 
-from onnxgraft.commands._opening import open_candidate
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.feeds import Setting, drawn, fixed_batches
-from onnxgraft.stages.convert import Original
-from onnxgraft.stages.engine import load
 
 _WARM_UP = 3
 
@@ -71,10 +70,18 @@ def _feeds(engine: Engine, batch: int) -> Feeds:
 
 def _open(message: dict[str, Any]) -> Engine:
     how = message["opened"]
-    opened = Original.of(**{**how, "values": tuple(how["values"])})
-    if message["trust"] or (message["kind"] == "engine" and message["threads"]):
-        return load(opened.path, trust=message["trust"], threads=message["threads"])
-    return opened.run() if message["kind"] == "original" else open_candidate(opened)
+    if message["kind"] == "engine":
+        from onnxgraft.stages.engine import load
+
+        return load(how["path"], trust=message["trust"], threads=message["threads"])
+    if message["kind"] == "onnx":
+        from onnxgraft.graph.model import Model
+        from onnxgraft.run.exact import exact
+
+        return exact(Model.load(how["path"]))
+    from onnxgraft.stages.convert import Original
+
+    return Original.of(**{**how, "values": tuple(how["values"])}).run()
 
 
 if __name__ == "__main__":
