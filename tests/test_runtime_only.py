@@ -197,6 +197,25 @@ except onnxgraft.MissingDependencyError as error:
     )
 
 
+def halved(pixels: np.ndarray) -> np.ndarray:
+    return pixels.astype(np.float32) / 2
+
+
+def test_a_function_that_the_passport_names_is_given_again(engines: Path, tmp_path: Path) -> None:
+    recipe = Preprocess(resize=(12, 16), function=halved)
+    onnxgraft.LiteEngine(
+        engines / "net.onnx", target="onnxruntime", precision="int8", path=tmp_path / "e",
+        calibration=engines / "images", preprocess=recipe,
+    ).close()  # fmt: skip
+    picture = np.full((12, 16, 3), 100, np.uint8)
+    with onnxgraft.ServedEngine(tmp_path / "e") as engine:
+        assert engine.infer(np.zeros((1, 3, 12, 16), np.float32))["y"].shape == (1, 5)
+        with pytest.raises(onnxgraft.InputError, match="was not loaded; give it again"):
+            engine.prepare(picture, color="rgb")
+    with onnxgraft.ServedEngine(tmp_path / "e", preprocess=recipe) as engine:
+        assert (engine.prepare(picture, color="rgb") == 50).all()
+
+
 def test_the_names_of_an_engine_are_those_of_the_protocol(engines: Path) -> None:
     with onnxgraft.ServedEngine(engines / "onnxruntime", postprocess=Postprocess(top=2)) as engine:
         known: Engine = engine

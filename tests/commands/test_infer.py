@@ -1,6 +1,7 @@
 """From outputs to what a person sees: classes, coloured maps, boxes; and the commands for it."""
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from onnxgraft.commands import infer
+from onnxgraft.commands._engine_recipe import agreed
 from onnxgraft.data.classes import CAMVID, palette
 from onnxgraft.data.postprocess import Postprocess, see
 from onnxgraft.data.preprocess import Preprocess
@@ -244,3 +246,29 @@ def test_an_input_that_takes_no_image_is_named(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(InputError, match=r"takes more than images: .*side \(N, 5\) float32"):
         infer(tmp_path / "net.onnx", [tmp_path / "a.png", tmp_path / "a.png"])
+
+
+def test_a_letterbox_of_the_postprocessing_keeps_the_function_of_the_preprocessing() -> None:
+    before = Preprocess(function=np.float32, resize=(4, 4))
+    after = agreed(before, Postprocess(letterbox=True))[0]
+    assert after.letterbox == 114
+    assert after.function is not None
+    assert after.function.call is np.float32
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "boxes"])
+def test_what_is_seen_needs_no_opencv_where_nothing_is_drawn(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = np.random.default_rng(0).normal(size=(1, 11, 8, 12)).astype(np.float32)
+    rows = np.array([[[0, 0, 6, 6, 0.9, 1], [2, 2, 9, 8, 0.6, 0]]], np.float32)
+    outputs = {"y": maps if kind == "segmentation" else rows}
+    how = Postprocess.model_validate({"kind": kind})
+    drawn = see(outputs, how, PHOTO)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    found = see(outputs, how, PHOTO, draw=False)
+    assert drawn is not None
+    assert found is not None
+    assert found.picture is None
+    assert (found.shares, found.boxes) == (drawn.shares, drawn.boxes)
+    assert found.shares or found.boxes
