@@ -197,6 +197,14 @@ except onnxgraft.MissingDependencyError as error:
     )
 
 
+def test_an_engine_without_a_recipe_takes_no_pictures(engines: Path, tmp_path: Path) -> None:
+    onnxgraft.build(engines / "net.onnx", tmp_path / "e", target="onnxruntime")
+    with onnxgraft.ServedEngine(tmp_path / "e") as engine:
+        with pytest.raises(onnxgraft.InputError, match="does not say how pictures are prepared"):
+            engine.prepare(np.zeros((12, 16, 3), np.uint8), color="rgb")
+        assert engine.infer(np.zeros((1, 3, 12, 16), np.float32))["y"].shape == (1, 5)
+
+
 def halved(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float32) / 2
 

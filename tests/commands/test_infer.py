@@ -240,6 +240,14 @@ def test_images_that_do_not_fill_the_inputs_are_refused(pair: Path) -> None:
     assert "and 3 images were given; give one for each input, in this order" in str(error.value)
 
 
+def test_a_network_without_inputs_is_refused(tmp_path: Path) -> None:
+    constant = {"c": np.zeros((1, 4), np.float32)}
+    model_of("net () => (float[1, 4] y) { y = Relu(c) }", constant).save(tmp_path / "net.onnx")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(InputError, match="has no input"):
+        infer(tmp_path / "net.onnx", [tmp_path / "a.png"])
+
+
 def test_an_input_that_takes_no_image_is_named(tmp_path: Path) -> None:
     model_of("net (float[N, 3, 4, 4] x, float[N, 5] side) => (float[N, 5] y) { y = Relu(side) }"
              ).save(tmp_path / "net.onnx")  # fmt: skip

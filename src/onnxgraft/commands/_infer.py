@@ -225,6 +225,8 @@ def _check_inputs(engine: Engine, images: int) -> None:
     """Raise InputError unless an engine takes images alone, and each input gets as many."""
     inputs = engine.inputs
     names = ", ".join(map(str, inputs))
+    if not inputs:
+        raise InputError(f"{engine.name}: has no input, and no image can be fed")
     if any(len(spec.shape) not in (3, 4) for spec in inputs):
         raise InputError(
             f"{engine.name}: takes more than images: {names}; feed arrays in Python, with "

@@ -127,6 +127,11 @@ class ServedEngine(Resource):
         if len(self.inputs) != 1:
             names = ", ".join(spec.name for spec in self.inputs)
             raise InputError(f"{self.name}: has the inputs {names}; feed them with infer")
+        if not self.preprocess.model_fields_set:
+            raise InputError(
+                f"{self.name}: its passport does not say how pictures are prepared; give "
+                "preprocess, or feed arrays with infer"
+            )
         return self.inputs[0], self.preprocess.sized(self.inputs[0])
 
 
