@@ -3,10 +3,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import onnxgraft
+from onnxgraft import commands
+from onnxgraft.stages import engine
 from onnxgraft.targets import TARGETS
 from tests.conftest import ROOT, once
 
@@ -62,7 +65,11 @@ def test_a_stage_folder_is_reached_through_a_link(stage: str) -> None:
     assert link.resolve() == ROOT / stage
 
 
-def test_public_names_are_sorted_and_there() -> None:
-    assert onnxgraft.__all__ == sorted(onnxgraft.__all__)
-    for name in onnxgraft.__all__:
-        assert getattr(onnxgraft, name) is not None
+@pytest.mark.parametrize("package", [onnxgraft, commands, engine], ids=lambda p: p.__name__)
+def test_public_names_are_sorted_and_there(package: ModuleType) -> None:
+    """Also where they are loaded when they are asked for."""
+    assert package.__all__ == sorted(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = package.no_such_name

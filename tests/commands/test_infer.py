@@ -248,6 +248,16 @@ def test_a_network_without_inputs_is_refused(tmp_path: Path) -> None:
         infer(tmp_path / "net.onnx", [tmp_path / "a.png"])
 
 
+def test_a_function_may_make_a_vector_of_an_image(tmp_path: Path) -> None:
+    model_of("net (float[N, 2] x) => (float[N, 2] y) { y = Relu(x) }").save(tmp_path / "net.onnx")
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4, 3), 7, np.uint8))
+    done = infer(
+        tmp_path / "net.onnx", [tmp_path / "a.png"],
+        preprocess=lambda pixels: np.float32([pixels.mean(), pixels.size]),
+    )  # fmt: skip
+    assert dict(done.answers[0].best) == {"class 0": 7, "class 1": 48}
+
+
 def test_an_input_that_takes_no_image_is_named(tmp_path: Path) -> None:
     model_of("net (float[N, 3, 4, 4] x, float[N, 5] side) => (float[N, 5] y) { y = Relu(side) }"
              ).save(tmp_path / "net.onnx")  # fmt: skip

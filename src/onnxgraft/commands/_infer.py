@@ -203,7 +203,7 @@ def _answers(
             an output has no row for each image.
     """
     inputs = engine.inputs
-    _check_inputs(engine, len(files))
+    _check_inputs(engine, len(files), recipe)
     for spec in inputs:
         check_recipe(recipe, spec)
     batch, count = image_batch(inputs[0]), len(inputs)
@@ -221,13 +221,14 @@ def _answers(
             yield firsts[at], told
 
 
-def _check_inputs(engine: Engine, images: int) -> None:
+def _check_inputs(engine: Engine, images: int, recipe: Preprocess) -> None:
     """Raise InputError unless an engine takes images alone, and each input gets as many."""
     inputs = engine.inputs
     names = ", ".join(map(str, inputs))
     if not inputs:
         raise InputError(f"{engine.name}: has no input, and no image can be fed")
-    if any(len(spec.shape) not in (3, 4) for spec in inputs):
+    pictures = recipe.function is not None or all(len(spec.shape) in (3, 4) for spec in inputs)
+    if len(inputs) > 1 and not pictures:
         raise InputError(
             f"{engine.name}: takes more than images: {names}; feed arrays in Python, with "
             "onnxgraft.ServedEngine"
