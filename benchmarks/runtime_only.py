@@ -48,7 +48,6 @@ begin = time.perf_counter()
 import json, sys
 import numpy as np
 import onnxgraft
-from onnxgraft.data.images import IMAGE_SUFFIXES
 onnxgraft.ServedEngine
 imported = time.perf_counter()
 with onnxgraft.ServedEngine(sys.argv[1]) as engine:
@@ -164,9 +163,10 @@ def main() -> None:
                     rows.append(f"| {told.split(',')[0]} | {target} | {model} | yes | {shown} |")
     print(heading("Engines with numpy and one runtime alone", __doc__))
     print(
-        "| Python | runtime | network | same bits | Python | imports | load | answer | whole, s |"
+        "| Python | runtime | network | same bits | start and end, s | imports | load | answer "
+        "| whole | of the processor |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     print("\n".join(rows))
     print("\nInstalled beside Python's own:\n")
     print("\n".join(listed))
