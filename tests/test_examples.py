@@ -54,7 +54,7 @@ def test_every_example_is_run_and_listed() -> None:
     assert sorted(folders) == sorted(SAID) == listed
 
 
-@pytest.mark.parametrize("page", EXAMPLES.rglob("*.md"), ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", sorted(EXAMPLES.rglob("*.md")), ids=lambda page: page.parent.name)
 def test_a_page_of_an_example_links_to_what_is_there(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8"))
     assert not [link for link in links if not (page.parent / link).exists()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 from collections.abc import Callable
@@ -45,6 +46,7 @@ def read_picture(path: Path, *, gray: bool = False) -> tuple[Array, Form | None]
         form = stored_form(data.data)
         if form is not None:
             IMAGE_PIXELS.check(form.width * form.height, f"{path}: the image")
+        # OpenCV asserts on an empty buffer.
         pixels = decode(path, data, form, gray) if data.size else None
     except OSError as error:
         raise InputError(f"{path}: the image can't be read ({error})") from error
@@ -62,27 +64,28 @@ def _is_tiff(data: Array) -> bool:
 
 
 def _decoder() -> Callable[[Path, Array, Form | None, bool], Array | None]:
-    """Return what decodes image files: OpenCV, or where that is not installed Pillow."""
-    with contextlib.suppress(ModuleNotFoundError):
-        import cv2
+    """Return what decodes image files: OpenCV, or where that is not installed Pillow.
 
-        os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS.most))
+    It returns None for what it can't read.
+    """
+    for package, decode in (("cv2", _by_opencv), ("PIL", _by_pillow)):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(package)
+            return decode
+    raise MissingDependencyError(
+        f"Reading image files needs OpenCV or Pillow: pip install {_OPENCV}"
+    )
 
-        def decode(path: Path, data: Array, form: Form | None, gray: bool) -> Array | None:
-            flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
-            try:
-                return cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
-            except cv2.error as error:
-                raise OSError(str(error)) from error
 
-        return decode
+def _by_opencv(path: Path, data: Array, form: Form | None, gray: bool) -> Array | None:
+    import cv2
+
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS.most))
+    flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
     try:
-        import PIL  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"Reading image files needs OpenCV or Pillow: pip install {_OPENCV}"
-        ) from error
-    return _by_pillow
+        return cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise OSError(str(error)) from error
 
 
 def _by_pillow(path: Path, data: Array, form: Form | None, gray: bool) -> Array | None:
