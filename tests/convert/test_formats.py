@@ -646,3 +646,19 @@ def test_a_keras_model_that_can_not_be_called_in_a_graph(tmp_path: Path) -> None
     keras.Model(free, layer(free)).save(tmp_path / "m.keras")
     with pytest.raises(ModelError, match=r"m\.keras: Keras can't call the model in a graph"):
         Original.of(tmp_path / "m.keras").lower()
+
+
+def test_a_saved_model_of_empty_messages_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    saved = SavedModel(saved_model_schema_version=1)
+    meta_graph = saved.meta_graphs.add()
+    meta_graph.meta_info_def.tags.append("serve")
+    objects = meta_graph.object_graph_def
+    objects.nodes.add().user_object.identifier = "_generic_user_object"
+    objects.nodes.add().bare_concrete_function.concrete_function_name = "call"
+    objects.concrete_functions["call"].canonicalized_input_signature.SetInParent()
+    meta_graph.graph_def.library.function.add().signature.name = "call"
+    (tmp_path / "saved_model.pb").write_bytes(saved.SerializeToString())
+    with pytest.raises(ModelError, match="TensorFlow can't load the SavedModel: "):
+        Original.of(tmp_path).lower()

@@ -17,12 +17,14 @@ from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.feeds import Setting, drawn, fixed_batches
+from onnxgraft.run.workers import end_with_parent
 
 _WARM_UP = 3
 
 
 def main() -> None:
     """Serve until standard input ends."""
+    end_with_parent()
     # Libraries may print; only our answers go to the parent.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

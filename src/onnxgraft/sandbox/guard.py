@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import math
 import os
@@ -43,6 +44,8 @@ _CRASHES = frozenset({
     signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS,
     signal.SIGTRAP, signal.SIGXCPU, signal.SIGXFSZ,
 })  # fmt: skip
+# A folder for what is temporary begins so, and has a file that is locked while its command lives.
+_SCRATCH, _ALIVE = "onnxgraft.", "alive"
 # Before a status that is handed over; what else is told are absolute paths.
 _STATUS = b"status "
 # Where a child tells its parent.
@@ -100,7 +103,7 @@ def guarded(allowance: Allowance) -> int | None:
     sys.stderr.flush()
     signals = {signal.SIGCHLD, *_FORWARDED}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    scratch = None if allowance.places is None else tempfile.mkdtemp(prefix="onnxgraft.")
+    scratch = None if allowance.places is None else _scratch()
     out, into = os.pipe()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     parent = os.getpid()
@@ -145,6 +148,29 @@ def guarded(allowance: Allowance) -> int | None:
         os.kill(os.getpid(), died)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     raise Killed(watch.reason or _reason(died))
+
+
+def _scratch() -> str:
+    """Return a new folder for what is temporary; remove those of commands that were killed."""
+    for place in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if not place.is_symlink() and place.stat().st_uid == os.geteuid():
+                _remove_left_behind(place)
+    made = tempfile.mkdtemp(prefix=_SCRATCH)
+    # The lock is there with its name: the file is locked first, and lasts as long as the command.
+    lock = os.open(Path(made, "new"), os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(Path(made, "new"), Path(made, _ALIVE))
+    return made
+
+
+def _remove_left_behind(place: Path) -> None:
+    lock = os.open(place / _ALIVE, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(place, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def _begin(allowance: Allowance, into: int, scratch: str | None) -> None:
