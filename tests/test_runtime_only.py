@@ -161,6 +161,17 @@ except onnxgraft.MissingDependencyError as error:
         assert version.startswith(told.strip().rpartition("==")[2])
 
 
+def test_the_backend_of_every_target_needs_numpy_alone() -> None:
+    code = """
+import importlib
+from onnxgraft.targets import TARGETS
+for target in TARGETS:
+    importlib.import_module(target.backend)
+"""
+    done = alone(code, [])
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", ["deploy", "convert", "LiteEngine", "Model"])
 def test_what_is_not_there_is_told_with_its_cure(name: str) -> None:
     code = """
