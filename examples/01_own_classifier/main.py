@@ -33,7 +33,7 @@ error_rate.scale, error_rate.direction = 100, "down"
 
 x, y = map(np.array, zip(*pictures(1000, seed=0), strict=True))
 net = keras.Sequential([keras.Input((20, 20, 1)), keras.layers.Conv2D(8, 3, activation="relu"),
-                        keras.layers.Flatten(), keras.layers.Dense(10)])  # fmt: skip
+                        keras.layers.Flatten(), keras.layers.Dense(10, name="scores")])  # fmt: skip
 net.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 net.fit(prepare(x), y, epochs=3, verbose=0)
 
@@ -45,6 +45,6 @@ print(f"deployed: {report.passed}")
 
 asked = list(pictures(200, seed=3))
 with onnxgraft.ServedEngine(OUT / "engine.onnxruntime") as engine, ThreadPoolExecutor(8) as pool:
-    answers = pool.map(lambda entry: engine.infer(prepare(entry[0]))["dense"], asked)
+    answers = pool.map(lambda entry: engine.infer(prepare(entry[0]))["scores"], asked)
     right = sum(answer.argmax() == label for answer, (_, label) in zip(answers, asked, strict=True))
 print(f"served: {right} of {len(asked)} right")
