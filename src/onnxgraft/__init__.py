@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         surgery,
         validate,
     )
+    from onnxgraft.data.postprocess import Postprocess
     from onnxgraft.data.preprocess import Preprocess
     from onnxgraft.data.ranges import Ranges
     from onnxgraft.data.samples import Samples, open_samples
@@ -49,6 +50,7 @@ __all__ = [
     "MissingDependencyError",
     "Model",
     "OnnxgraftError",
+    "Postprocess",
     "Preprocess",
     "Ranges",
     "Recipe",
@@ -82,6 +84,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _ELSEWHERE = {
     "Engine": ".run.engine",
     "Model": ".graph.model",
+    "Postprocess": ".data.postprocess",
     "Preprocess": ".data.preprocess",
     "Ranges": ".data.ranges",
     "Report": ".stages.validate.report",
