@@ -285,7 +285,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "foreign.keras": (layer("system", module="os"), "is a custom object of os"),
     "utility.keras": (layer("get_file", module="keras.utils"), "does more than compute"),
     "reached.keras": (layer("utils.get_file", module="keras"), "does more than compute"),
-    "bomb.keras": (keras_archive(asset=bytes(300 << 20)), "times its own size"),
+    "bomb.keras": (keras_archive(asset=bytes(90 << 20)), "times its own size"),
     "lzma.keras": (
         directory(keras_archive(), 10, struct.pack("<H", zipfile.ZIP_LZMA)),
         "is packed otherwise than by deflation"),
