@@ -8,20 +8,19 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic
-from onnxgraft.graph.model import Model
-from onnxgraft.graph.onnx_file import read_model
-from onnxgraft.graph.operators import op_of
-from onnxgraft.graph.quantized import PRECISE
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
+
+if TYPE_CHECKING:
+    from onnxgraft.graph.model import Model
 
 __all__ = ["OnnxRuntimeEngine", "build", "check", "load", "runs_here"]
 
@@ -37,6 +36,8 @@ def check(inputs: Sequence[TensorSpec], options: BuildOptions) -> None:
 
 def build(model: Model, path: Path, options: BuildOptions) -> Built:
     """Write the optimized graph to ``path``; shapes make no difference to it."""
+    from onnxgraft.graph.quantized import PRECISE
+
     ort = _onnxruntime()
     graph = model.to_onnx()
     configure = _configure(options.threads, precise=PRECISE in model.metadata)
@@ -85,6 +86,9 @@ class OnnxRuntimeEngine(OnnxRuntime):
 
     def layers(self) -> list[Layer]:
         """Return the graph's nodes as onnxruntime fused them."""
+        from onnxgraft.graph.onnx_file import read_model
+        from onnxgraft.graph.operators import op_of
+
         graph = read_model(self._path)[0].graph
         return [Layer(node.name, op_of(node), "", ()) for node in graph.node]
 
