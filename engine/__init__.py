@@ -32,8 +32,10 @@ from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.graph.walk import nodes_within
 from onnxgraft.run.depth import depths
 from onnxgraft.run.engine import Engine
+from onnxgraft.run.layer_nodes import layer_precisions
+from onnxgraft.run.layers import Layer, LayerTimes, Timing
 from onnxgraft.run.proof import trials
-from onnxgraft.stages.engine.options import Backend, BuildOptions, Layer
+from onnxgraft.stages.engine.options import Backend, BuildOptions
 from onnxgraft.stages.engine.passport import (
     Flags,
     Passport,
@@ -54,6 +56,7 @@ __all__ = [
     "Bundle",
     "Evidence",
     "Layer",
+    "LayerTimes",
     "Passport",
     "build",
     "bundle",
@@ -69,6 +72,7 @@ __all__ = [
     "record",
     "runs_here",
     "target_of",
+    "time_layers",
     "unpacked",
 ]
 
@@ -175,7 +179,10 @@ def build(
             most = max(options.batches) if "batches" in aim.options else _BATCH
             feeds = trials(graph, inputs, samples, min(most, _BATCH))
             proven = mend(graph, feeds, builder, forms=aim.forms, floats=floats)
-            passport = replace(passport, proof=tuple(proven.proofs), notes=tuple(proven.notes))
+            passport = replace(
+                passport, proof=tuple(proven.proofs), notes=tuple(proven.notes),
+                layers=tuple(layer_precisions(graph, builder.layers)),
+            )  # fmt: skip
         else:
             builder.build(graph)
         built = builder.built
@@ -310,6 +317,22 @@ def layers(engine: Engine) -> list[Layer]:
         raise NotSupportedError(f"{engine.name} does not report its layers")
     found: list[Layer] = ask()
     return found
+
+
+def time_layers(engine: Engine, feeds: Feeds, runs: int = 10) -> LayerTimes:
+    """Return what the layers of an engine take, as its library counts it.
+
+    Args:
+        engine: Running.
+        feeds: By name; each inference has the same.
+        runs: How many are counted, after a few that warm up.
+
+    Raises:
+        NotSupportedError: Its library does not say.
+    """
+    if not isinstance(engine, Timing):
+        raise NotSupportedError(f"{engine.name} does not report what its layers take")
+    return engine.time_layers(feeds, runs)
 
 
 def check_layers(target: str) -> None:

@@ -13,7 +13,7 @@ from onnxgraft.run.engine import Engine
 from onnxgraft.stages.engine.passport import Flags, Passport
 from onnxgraft.targets import Floats
 
-__all__ = ["Backend", "BuildOptions", "Built", "Hint", "Layer", "Shape"]
+__all__ = ["Backend", "BuildOptions", "Built", "Hint", "Shape"]
 
 Shape = Sequence[int]
 Hint = Literal["latency", "throughput"]
@@ -66,23 +66,6 @@ class Built:
     versions: dict[str, str]
     flags: Flags
     machine: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer of an engine, as its library fused it.
-
-    Attributes:
-        name: In the library's words.
-        kind: What it does.
-        precision: Of its output; empty where the library does not say.
-        nodes: The nodes of the graph that are in it, where the library says.
-    """
-
-    name: str
-    kind: str
-    precision: str
-    nodes: tuple[str, ...]
 
 
 class Backend(Protocol):

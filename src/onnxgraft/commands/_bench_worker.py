@@ -1,6 +1,7 @@
 """The child process of `bench`: holds one engine, answers JSON lines.
 
-The first line names the engine and the batch, each further one how often to run it.
+The first line names the engine and the batch, each further one how often to run it, or to count
+what its layers take.
 """
 
 from __future__ import annotations
@@ -9,15 +10,21 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from onnxgraft.commands._opening import open_candidate
 from onnxgraft.errors import InputError, OnnxgraftError
+from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine
+from onnxgraft.run.exact import exact_layers
 from onnxgraft.run.feeds import Setting, drawn, fixed_batches
+from onnxgraft.run.layers import LayerTimes
 from onnxgraft.stages.convert import Original
-from onnxgraft.stages.engine import load
+from onnxgraft.stages.engine import load, time_layers
+from onnxgraft.stages.engine.passport import passport_path
 
 _WARM_UP = 3
 
@@ -32,7 +39,7 @@ def main() -> None:
         message = json.loads(line)
         try:
             if engine is None:
-                engine = _open(message)
+                engine, opened = _open(message)
                 fixed = fixed_batches(engine.inputs)
                 if fixed and message["batch"] not in fixed:
                     raise InputError(f"its inputs have a batch of {fixed[0]}")
@@ -40,6 +47,8 @@ def main() -> None:
                 for _ in range(_WARM_UP):
                     engine.infer(feeds)
                 answer: dict[str, object] = {"ready": True}
+            elif "layers" in message:
+                answer = asdict(_layers(engine, opened, feeds, message["layers"]))
             else:
                 times: list[float] = []
                 began = time.perf_counter()
@@ -69,12 +78,22 @@ def _feeds(engine: Engine, batch: int) -> Feeds:
     return feeds
 
 
-def _open(message: dict[str, Any]) -> Engine:
+def _layers(engine: Engine, opened: Original, feeds: Feeds, runs: int) -> LayerTimes:
+    """Return what the layers take of an engine, or of a float graph in onnxruntime."""
+    file = Path(opened.path)
+    if file.suffix == ".onnx" and not passport_path(file).is_file():
+        return exact_layers(Model.load(file), feeds, runs)
+    return time_layers(engine, feeds, runs)
+
+
+def _open(message: dict[str, Any]) -> tuple[Engine, Original]:
     how = message["opened"]
     opened = Original.of(**{**how, "values": tuple(how["values"])})
     if message["trust"] or (message["kind"] == "engine" and message["threads"]):
-        return load(opened.path, trust=message["trust"], threads=message["threads"])
-    return opened.run() if message["kind"] == "original" else open_candidate(opened)
+        engine = load(opened.path, trust=message["trust"], threads=message["threads"])
+    else:
+        engine = opened.run() if message["kind"] == "original" else open_candidate(opened)
+    return engine, opened
 
 
 if __name__ == "__main__":
