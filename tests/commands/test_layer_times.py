@@ -89,8 +89,8 @@ def test_a_conversion_between_precisions_is_told() -> None:
 def test_a_layer_without_an_int8_kernel_is_told() -> None:
     assert told(INT8, layer("up", "Deconvolution", "f32", 10.0), SOFT) == [
         (
-            "1 layer that the graph has in INT8 ran in float, for which the library has no INT8 kernel "
-            "here, and took 10 ms (50 %): scope/up:0 (ConvTranspose) 10 ms"
+            "1 layer that the graph has in INT8 ran in float, for which the library has no INT8 "
+            "kernel here, and took 10 ms (50 %): scope/up:0 (ConvTranspose) 10 ms"
         )
     ]
 

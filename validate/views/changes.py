@@ -19,8 +19,8 @@ Row = tuple[str, str, str, str]
 def write_changes(
     path: str | os.PathLike[str],
     runs: tuple[str, str],
-    passed: bool,
-    told: Sequence[str],
+    worse: Sequence[str],
+    missing: Sequence[str],
     changes: Mapping[str, Sequence[Row]],
     same: Mapping[str, int],
 ) -> None:
@@ -29,8 +29,8 @@ def write_changes(
     Args:
         path: Of the page.
         runs: What the two are called.
-        passed: Whether nothing is worse than it may be.
-        told: Sentences that stand at the top.
+        worse: A sentence for each thing that is worse than it may be.
+        missing: A sentence for each part of which one run alone says something.
         changes: By part: a name, both values, and how many times the first the second one is.
         same: How many things of a part did not change.
     """
@@ -41,6 +41,6 @@ def write_changes(
     )
     template = environment.from_string(Path(__file__).with_name("changes.html.j2").read_text())
     page = template.render(
-        runs=runs, passed=passed, told=told, changes=changes, same=same, most=_OPEN
+        runs=runs, worse=worse, missing=missing, changes=changes, same=same, most=_OPEN
     )
     write_bytes(path, page.encode(errors="backslashreplace"))

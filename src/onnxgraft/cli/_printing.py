@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         BuiltEngine,
         Calibrated,
         Converted,
+        Differences,
         Inferred,
         Inspected,
         Operated,
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from onnxgraft.stages.validate.report import LayersTimedRow, LayerTimeRow, Report
 
 __all__ = [
-    "begun", "benched", "built", "bundled", "calibrated", "converted", "deployed", "inferred",
+    "begun", "benched", "built", "bundled", "calibrated", "compared", "converted", "deployed",
+    "inferred",
     "inspection", "operated", "quantized", "report", "schema",
 ]  # fmt: skip
 
@@ -45,6 +47,8 @@ __all__ = [
 _NAME = 20
 # Layers that are printed, and columns for the longest bar.
 _LAYERS, _BAR = 30, 36
+# Changes of a part that are printed.
+_CHANGES = 12
 
 
 def inspection(found: Inspection | Inspected, console: Console) -> None:
@@ -366,6 +370,28 @@ def schema(done: RecipeSchema, console: Console) -> None:
         say(console, f"{done.out}: written")
     else:
         print(json_text(done.to_json()))
+
+
+def compared(done: Differences, console: Console) -> None:
+    """Print what changed from one run to another, by part, the largest changes first."""
+    from onnxgraft.commands._diff import shown, times
+
+    for part, changes in done.parts().items():
+        same = done.same.get(part, 0)
+        console.print(f"[bold]{part}[/]: {len(changes)} changed, {same} the same", highlight=False)
+        for change in changes[:_CHANGES]:
+            ratio = f" ({times(change)})" if times(change) else ""
+            told = f"{shown(change.before)} -> {shown(change.after)}{ratio}"
+            say(console, f"  {change.name}: {told}")
+        if len(changes) > _CHANGES:
+            say(console, f"  and {len(changes) - _CHANGES} more")
+    if not done.changes:
+        say(console, "both say the same")
+    _notes(console, done.missing, "")
+    for sentence in done.worse:
+        say(console, f"WORSE: {sentence}", "red")
+    if done.out:
+        say(console, f"{done.out}: written")
 
 
 def deployed(done: Report, console: Console) -> None:

@@ -12,6 +12,7 @@ from onnxgraft.commands._build import BuiltEngine, build, bundle
 from onnxgraft.commands._calibrate import Calibrated, calibrate
 from onnxgraft.commands._convert import Converted, convert
 from onnxgraft.commands._deploy import deploy
+from onnxgraft.commands._diff import Differences, diff
 from onnxgraft.commands._infer import Answer, Inferred, infer
 from onnxgraft.commands._init import Begun, RecipeSchema, init, recipe_schema
 from onnxgraft.commands._inspect import Inspected, inspect
@@ -29,6 +30,7 @@ __all__ = [
     "BuiltEngine",
     "Calibrated",
     "Converted",
+    "Differences",
     "Inferred",
     "Inspected",
     "LiteEngine",
@@ -42,6 +44,7 @@ __all__ = [
     "calibrate",
     "convert",
     "deploy",
+    "diff",
     "infer",
     "init",
     "inspect",

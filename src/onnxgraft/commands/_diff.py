@@ -172,7 +172,7 @@ def diff(
     done = Differences(one.path, other.path, changes, same, worse, missing, str(out or ""))
     if out is not None:
         write_changes(
-            out, (done.before, done.after), done.passed, [*worse, *missing],
+            out, (done.before, done.after), worse, missing,
             {part: [(c.name, shown(c.before), shown(c.after), times(c)) for c in rows]
              for part, rows in done.parts().items()}, same,
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -92,13 +93,22 @@ def read_report(path: Place) -> dict[str, Table]:
         InputError: It is none.
     """
     file = existing_file(path, "the report", DOCUMENT_BYTES)
-    try:
+    with _read(file, "no report that onnxgraft wrote"):
         document = read_json(file)
         return {part: dict(make(document)) for part, make in _OF_REPORT.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+
+
+@contextlib.contextmanager
+def _read(file: Path, what: str) -> Iterator[None]:
+    """Say of a file that can't be taken apart what it is, and what to name in its place."""
+    try:
+        yield
+    except (
+        ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+    ) as error:  # fmt: skip
         raise InputError(
-            f"{file}: is no report that onnxgraft wrote ({type(error).__name__}: {error}); name a "
-            f"folder with a {_REPORT}, that file, or an engine with its passport"
+            f"{file}: is {what} ({type(error).__name__}); name a folder with a {_REPORT}, that "
+            "file, or an engine with its passport"
         ) from error
 
 
@@ -172,6 +182,11 @@ def _layers(key: str) -> Callable[[Mapping[str, Any]], Rows]:
     return make
 
 
+def _layer_times(report: Mapping[str, Any]) -> Rows:
+    for row in report.get("layer_times", []):
+        yield f"{row['engine']}: {row['layer']}", _value(row["milliseconds"])
+
+
 def _stage_times(report: Mapping[str, Any]) -> Rows:
     for row in report["times"]:
         # What an earlier run had made took its time then.
@@ -189,6 +204,7 @@ _OF_REPORT: Mapping[str, Callable[[Mapping[str, Any]], Rows]] = {
     "agreement": _agreement,
     PASSED: _verdicts,
     LATENCY: lambda report: _latency(report["latency"]),
+    "layers in ms": _layer_times,
     "seconds of the run": _stage_times,
 }
 
@@ -232,14 +248,19 @@ def _ranges(file: Path) -> dict[str, Table]:
 
 def _engine(file: Path, passport: Passport, name: str) -> dict[str, Table]:
     """Return what a passport says of an engine."""
+    with _read(passport_path(file), "no passport that onnxgraft wrote"):
+        return _told(file, passport, name)
+
+
+def _told(file: Path, passport: Passport, name: str) -> dict[str, Table]:
     metrics: Table = {}
     agreement: Table = {}
     for key, value in passport.accuracy.items():
         # Figures of an output are called by it; those of a task are not.
         if ": " in key:
-            agreement[f"{name}: {key}"] = float(value)
+            agreement[f"{name}: {key}"] = _value(value)
         elif key != "samples":
-            metrics[f"{name}: {key}"] = float(value)
+            metrics[f"{name}: {key}"] = _value(value)
     proven = passport.proven
     return {
         "recipe": dict(_plain(passport.recipe)),
@@ -253,6 +274,7 @@ def _engine(file: Path, passport: Passport, name: str) -> dict[str, Table]:
             }.items()
         },
         "precision": {name: passport.label},
+        "precision of layers": {f"{name}: {one.layer}": one.precision for one in passport.layers},
         METRICS: metrics,
         "agreement of outputs": agreement,
         PASSED: {} if proven is None else {f"{name}: proven": "pass" if proven else "FAIL"},
