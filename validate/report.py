@@ -201,6 +201,7 @@ class LayerRow:
         guilty: Why it is where the two differ first; empty where they do not.
         candidate: Whose it is; empty where that is clear.
         told: Whether the engine said what it runs in, and not the graph alone.
+        graph: The precision that stands in the graph, where the engine's is another.
     """
 
     tensor: str
@@ -213,6 +214,7 @@ class LayerRow:
     guilty: str = ""
     candidate: str = ""
     told: bool = False
+    graph: str = ""
 
 
 @dataclass

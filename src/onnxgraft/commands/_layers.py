@@ -48,7 +48,11 @@ def layers_of_engine(
     found = []
     for row in rows:
         precision = told.get(makers.get(row.tensor, ""))
-        found.append(row if precision is None else replace(row, precision=precision, told=True))
+        if precision is None:
+            found.append(row)
+            continue
+        graph = "" if precision == row.precision else row.precision
+        found.append(replace(row, precision=precision, told=True, graph=graph))
     count = sum(row.told for row in found)
     said = (
         f"{engine.name} tells the precision of {count} of these {len(found)} layers; where it "
