@@ -123,6 +123,19 @@ def street(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return place / "out", pickle.loads((place / "report").read_bytes())
 
 
+def test_all_the_time_of_the_fcn_finds_a_layer_by_the_frameworks_name(
+    street: tuple[Path, Report],
+) -> None:
+    report = street[1]
+    names = ["onnxruntime fp32", "openvino int8", "onnxruntime int8"]
+    assert [(row.engine, row.lost) for row in report.layers_timed] == [(n, 0.0) for n in names]
+    for name in names:
+        mine = {row.layer: row for row in report.layer_times if row.engine == name}
+        assert {f"conv{n}/Relu:0" for n in ("1_2", "2_1", "3_3", "4_2", "5_3")} <= {*mine}
+        assert {"pool1:0", "prob:0"} <= {*mine}
+        assert mine["conv4_2/Relu:0"].precision == name.split()[1]
+
+
 def test_an_engine_that_is_slower_than_the_float_graph_is_told() -> None:
     timed = [
         LatencyRow(name, batch, ms, ms, ms, 50)

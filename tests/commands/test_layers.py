@@ -53,7 +53,7 @@ def model() -> object:
         ([Layer("first/WithoutBiases", "Convolution", "u8", ("first", "second")),
           Layer("third", "Convolution", "f32", ("third",))], ["int8", "int8", "fp32"]),
         ([Layer("first_token_1", "com.microsoft.QLinearConv", "int8", ()),
-          Layer("y_nchwc", "com.microsoft.nchwc.Conv", "float", ())], ["int8", "int8", "fp32"]),
+          Layer("third_nchwc", "com.microsoft.nchwc.Conv", "float", ())], ["int8", "int8", "fp32"]),
         ([Layer("first", "Convolution", "u8", ("first", "second")),
           Layer("third", "Convolution", "bf16", ())], ["int8", "int8", "bf16"]),
         ([Layer("first", "Convolution", "u8", ("first", "second")),

@@ -70,6 +70,21 @@ def test_a_layer_that_is_called_after_its_last_node_has_those_before_it(net: Mod
     assert found == [("conv", "relu"), ("pool",), ("flat", "dense", "bias")]
 
 
+def test_layers_that_are_called_after_what_they_make_have_what_is_before_it(net: Model) -> None:
+    found = nodes(
+        net,
+        Layer("r_nchwc", "nchwc.Conv", "fp32", ("r_nchwc",)),
+        Layer("p_nchwc", "nchwc.MaxPool", "fp32", ("p_nchwc",)),
+        Layer("y", "Gemm", "fp32", ()),
+    )
+    assert found == [("conv", "relu"), ("pool",), ("flat", "dense", "bias")]
+
+
+def test_a_layer_with_weights_goes_to_the_one_behind_it(net: Model) -> None:
+    found = nodes(net, Layer("flat", "Reshape", "f32", ()), Layer("bias", "Gemm", "f32", ()))
+    assert found[1] == ("dense", "bias")
+
+
 def test_a_reorder_is_beside_the_layer_that_it_serves(net: Model) -> None:
     layers = [
         Layer("conv", "Conv", "fp32", ("conv", "relu"), makes=("blocks",)),

@@ -4,9 +4,10 @@ Libraries fuse nodes, split them, put their own between them, and call what they
 a node or of a tensor, with words of theirs around it. So a layer's nodes are found, in this order:
 
 1. by the names that the library tells, as nodes and as tensors;
-2. of a layer that is called after its last node: what lies between that and other layers;
-   by the tensors that a layer makes and reads, where the library keeps their names, likewise;
+2. of a layer that is called after its last node, or after what it makes: what lies between that
+   and other layers;
 3. what no layer claims yet is in the layer that makes what it reads, else in one that reads it;
+   what has weights the other way round, for libraries fuse what is behind it;
 4. what computes nothing, such as a reorder or a conversion, is beside the layer that reads what it
    makes, or else makes what it reads.
 """
@@ -105,6 +106,11 @@ def _named(layer: Layer, nodes: dict[str, gs.Node], makers: dict[str, str]) -> I
                 break
 
 
+def _told(layer: Layer) -> set[str]:
+    """Return all names that the library may mean by what it tells of a layer."""
+    return {name for told in (*layer.nodes, layer.name) for name in _stripped(told)}
+
+
 def _stripped(name: str) -> Iterator[str]:
     """Yield a name, and what is left of it without what libraries write around names."""
     yield name
@@ -127,8 +133,11 @@ def _between(
 ) -> Iterator[str]:
     """Yield the nodes that no layer claims, between what a layer makes and what others make."""
     waiting = [makers[tensor] for tensor in layer.makes if tensor in makers]
-    if layer.by_last:
-        waiting += [name for name in _named(layer, nodes, makers) if claimed[name] == number]
+    waiting += [
+        name
+        for name in _named(layer, nodes, makers)
+        if claimed[name] == number and (layer.by_last or name not in _told(layer))
+    ]
     reads, seen = set(layer.reads), set[str]()
     while waiting:
         name = waiting.pop()
@@ -145,9 +154,9 @@ def _between(
 
 def _spread(nodes: dict[str, gs.Node], claimed: dict[str, int]) -> None:
     """Let each node that no layer claims be in that of a neighbour: before it, or else behind."""
-    for backward in (False, True):
+    for weighted, backward in ((True, True), (False, False), (False, True)):
         for name, node in reversed(nodes.items()) if backward else nodes.items():
-            if name in claimed:
+            if name in claimed or (weighted and not is_op(node, *WEIGHTED)):
                 continue
             near = (
                 (reader for tensor in node.outputs for reader in tensor.outputs)
