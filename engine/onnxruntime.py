@@ -86,7 +86,7 @@ class OnnxRuntimeEngine(OnnxRuntime):
 
     def time_layers(self, feeds: Feeds, runs: int) -> LayerTimes:
         """Return what the nodes take, of ``runs`` inferences."""
-        return timed(self._path, self._configured, feeds, runs)
+        return timed(self._path, self._configured, self, feeds, runs)
 
 
 def _configure(threads: int | None, *, precise: bool = False) -> Callable[[Any], None]:

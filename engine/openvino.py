@@ -23,7 +23,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Engine, Resource, check_feeds
-from onnxgraft.run.layers import Layer, LayerTimes, Role
+from onnxgraft.run.layers import WARM_UP, Layer, LayerTimes, Role, median_ms
 from onnxgraft.stages.engine.buffers import Buffers
 from onnxgraft.stages.engine.options import BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
@@ -33,8 +33,6 @@ __all__ = ["OpenVino", "build", "check", "load", "runs_here"]
 _FLOATS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _CAPABILITIES = {"fp16": "FP16", "bf16": "BF16"}
 
-# Before inferences are counted.
-_WARM_UP = 3
 # What moves or converts a tensor, and computes nothing.
 _MOVES = ("Convert", "Reorder")
 # What it makes of several operations and calls after the last of them.
@@ -233,6 +231,7 @@ class OpenVino(Resource):
         The model is imported once more for it: counting costs time, and is chosen when a model is
         compiled.
         """
+        total = median_ms(self, feeds, runs)
         checked = check_feeds(self.name, self.inputs, feeds)
         values = [np.asarray(value, order="C") for value in checked.values()]
         part = self._parts[-1] if _is_single(values) else self._parts[0]
@@ -240,14 +239,14 @@ class OpenVino(Resource):
         request = compiled.create_infer_request()
         taken: dict[str, list[float]] = {}
         wholes = []
-        for run in range(_WARM_UP + runs):
+        for run in range(WARM_UP + runs):
             began = time.perf_counter()
             try:
                 request.infer(values)
             except RuntimeError as error:
                 raise ModelError(f"{self.name}: OpenVINO can't run it: {_reason(error)}") from error
             whole = 1000 * (time.perf_counter() - began)
-            if run < _WARM_UP:
+            if run < WARM_UP:
                 continue
             wholes.append(whole)
             for entry in request.profiling_info:
@@ -258,7 +257,7 @@ class OpenVino(Resource):
             for layer in _layers(compiled)
             if layer.name in taken
         ]
-        return LayerTimes(tuple(found), float(np.median(wholes)), runs)
+        return LayerTimes(tuple(found), total, runs, float(np.median(wholes)))
 
     def setting(self, name: str) -> Any:
         """Return what OpenVINO made of a setting, such as ``NUM_STREAMS``."""

@@ -252,8 +252,8 @@ class LayersTimedRow:
     Attributes:
         engine: Its name.
         batch: Images in one inference.
-        total: Milliseconds of an inference, by the library's own account while it counts.
-        layers: Of these, in layers.
+        total: Milliseconds of an inference while nothing is counted.
+        layers: Milliseconds in layers.
         lost: Of these, in layers that no node of the graph was found for.
         slow: What keeps it from being faster, in sentences; the costliest first.
     """

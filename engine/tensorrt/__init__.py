@@ -10,6 +10,7 @@ import importlib.util
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.progress import steps
 from onnxgraft.run.engine import Engine, Resource, check_feeds
-from onnxgraft.run.layers import Layer, LayerTimes, Role
+from onnxgraft.run.layers import WARM_UP, Layer, LayerTimes, Role
 from onnxgraft.stages.engine.buffers import Buffers
 from onnxgraft.stages.engine.options import BuildOptions, Built, Shape
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
@@ -37,8 +38,6 @@ from onnxgraft.stages.engine.tensorrt.cuda import Cuda, Memory
 __all__ = ["TensorRt", "build", "check", "load", "profiles", "runs_here", "settings"]
 
 _MOST_ERRORS = 3
-# Before inferences are counted.
-_WARM_UP = 3
 # What moves or converts a tensor, and computes nothing.
 _MOVES = ("Reformat", "Cast", "Quantize", "Dequantize")
 
@@ -290,11 +289,14 @@ class TensorRt(Resource):
                 taken.setdefault(layer_name, []).append(ms)
 
         with self._lock, self._device():
-            whole = self._cuda.time(self._enqueue, _WARM_UP + runs)[_WARM_UP:]
+            whole = self._cuda.time(self._enqueue, WARM_UP + runs)[WARM_UP:]
             profiler = self._context.profiler = Profiler()
-            for _ in range(_WARM_UP + runs):
+            counted = []
+            for _ in range(WARM_UP + runs):
+                began = time.perf_counter()
                 self._enqueue()
                 self._cuda.wait()
+                counted.append(time.perf_counter() - began)
             # A context has its profiler for good.
             self._context = self._engine.create_execution_context()
             self._shapes, self._profile = {}, 0
@@ -307,7 +309,8 @@ class TensorRt(Resource):
             )
             for name, times in taken.items()
         ]
-        return LayerTimes(tuple(found), 1000 * float(np.median(whole)), runs)
+        totals = (1000 * float(np.median(times)) for times in (whole, counted[WARM_UP:]))
+        return LayerTimes(tuple(found), next(totals), runs, next(totals))
 
     def close(self) -> None:
         """Give back the engine and its buffers."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft.run.layers import Layer
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.session_layers import _times, optimized_layers, timed
 from tests.conftest import model_of
 
@@ -52,8 +52,9 @@ def test_the_first_inferences_warm_up() -> None:
 
 def test_layers_take_no_more_than_the_whole_and_are_those_that_run() -> None:
     model = model_of(NET, WEIGHTS).to_onnx()
-    found = timed(model, lambda _: None, FEEDS, 1)
-    assert 0 < sum(layer.milliseconds or 0 for layer in found.layers) <= found.total
+    with OnnxRuntime(model) as plain:
+        found = timed(model, lambda _: None, plain, FEEDS, 1)
+    assert 0 < sum(layer.milliseconds or 0 for layer in found.layers) <= found.counted
     names = [layer.name for layer in optimized_layers(model, lambda _: None)]
     assert [layer.name for layer in found.layers] == names
     assert {layer.precision for layer in found.layers} == {"fp32"}
@@ -69,11 +70,11 @@ CONVERTED = (
 @pytest.mark.parametrize("ran", [False, True], ids=["saved", "run"])
 def test_conversions_tell_from_what_to_what(ran: bool) -> None:
     model = model_of(CONVERTED, {"s": np.float32(0.1), "z": np.uint8(0)}).to_onnx()
-    found: list[Layer] = (
-        list(timed(model, _plain, {"x": np.ones((1, 4), np.float32)}, 1).layers)
-        if ran
-        else optimized_layers(model, _plain)
-    )
+    found = optimized_layers(model, _plain)
+    if ran:
+        with OnnxRuntime(model) as plain:
+            feeds = {"x": np.ones((1, 4), np.float32)}
+            found = list(timed(model, _plain, plain, feeds, 1).layers)
     changes = {layer.name: layer.change for layer in found if layer.role == "conversion"}
     assert changes["q"] == "float to uint8"
     assert changes["dq"] == "uint8 to float"

@@ -284,9 +284,8 @@ def layer_times(
         lost = 100 * whole.lost / whole.layers if whole.layers else 0.0
         say(
             console,
-            f"{number + 1}: {whole.engine}, batch {whole.batch}, {whole.layers:.2f} ms in layers "
-            f"({whole.total:.2f} in all while they are counted), {lost:.1f} % of it in none of the "
-            "network's",
+            f"{number + 1}: {whole.engine}, batch {whole.batch}, {whole.total:.2f} ms; its layers, "
+            f"counted, {whole.layers:.2f} ms, of which {lost:.1f} % found none of the network's",
         )
     by_layer: dict[str, dict[str, LayerTimeRow]] = {}
     for row in rows:

@@ -85,7 +85,7 @@ class _Worker:
             })
             for entry in told["layers"]
         ]  # fmt: skip
-        return LayerTimes(tuple(found), told["total"], told["runs"])
+        return LayerTimes(tuple(found), told["total"], told["runs"], told["counted"])
 
     def close(self) -> None:
         """End the process."""

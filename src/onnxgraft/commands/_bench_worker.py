@@ -82,7 +82,7 @@ def _layers(engine: Engine, opened: Original, feeds: Feeds, runs: int) -> LayerT
     """Return what the layers take of an engine, or of a float graph in onnxruntime."""
     file = Path(opened.path)
     if file.suffix == ".onnx" and not passport_path(file).is_file():
-        return exact_layers(Model.load(file), feeds, runs)
+        return exact_layers(Model.load(file), engine, feeds, runs)
     return time_layers(engine, feeds, runs)
 
 

@@ -43,6 +43,7 @@ from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array, Feeds
 from onnxgraft.graph.walk import bodies, tidy
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.layers import LayerTimes
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.run.session_layers import timed
@@ -77,9 +78,9 @@ def exact(
     )
 
 
-def exact_layers(model: Model, feeds: Feeds, runs: int) -> LayerTimes:
-    """Return what the nodes of the engine that `exact` returns take, of ``runs`` inferences."""
-    return timed(exact_graph(model), _as_it_stands, feeds, runs)
+def exact_layers(model: Model, engine: Engine, feeds: Feeds, runs: int) -> LayerTimes:
+    """Return what the nodes of an engine that `exact` returned take, of ``runs`` inferences."""
+    return timed(exact_graph(model), _as_it_stands, engine, feeds, runs)
 
 
 def _as_it_stands(options: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -9,8 +11,12 @@ from typing import Literal, Protocol, runtime_checkable
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine
 
-__all__ = ["Layer", "LayerTimes", "Role", "Timing", "plain_precision"]
+__all__ = [
+    "WARM_UP", "Layer", "LayerTimes", "Role", "Timing", "median_ms", "plain_precision",
+]  # fmt: skip
 
+# Inferences before those that count.
+WARM_UP = 3
 # What a layer is there for: the network's own work, or to move or convert what others made.
 Role = Literal["layer", "reorder", "conversion"]
 
@@ -58,14 +64,16 @@ class LayerTimes:
 
     Attributes:
         layers: In the order in which they run; each with the median over the inferences.
-        total: Milliseconds of a whole inference, by the library's own account where it gives one:
-            the median over the same inferences.
+        total: Milliseconds of a whole inference while nothing is counted, likewise.
         runs: How many there were.
+        counted: Milliseconds of a whole inference while layers are counted, which costs time, by
+            the library's own account where it gives one.
     """
 
     layers: tuple[Layer, ...]
     total: float
     runs: int
+    counted: float
 
 
 @runtime_checkable
@@ -77,6 +85,16 @@ class Timing(Engine, Protocol):
 
     def time_layers(self, feeds: Feeds, runs: int) -> LayerTimes:
         """Return what they take, of ``runs`` inferences."""
+
+
+def median_ms(engine: Engine, feeds: Feeds, runs: int) -> float:
+    """Return the milliseconds of an inference, the median of ``runs`` after a few that warm up."""
+    times = []
+    for _ in range(WARM_UP + runs):
+        began = time.perf_counter()
+        engine.infer(feeds)
+        times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times[WARM_UP:])
 
 
 def plain_precision(told: str) -> str:

@@ -22,7 +22,15 @@ import onnx
 from onnxgraft.graph.onnx_file import read_model
 from onnxgraft.graph.operators import QUANTIZERS, is_op, op_of
 from onnxgraft.graph.tensors import Feeds
-from onnxgraft.run.layers import Layer, LayerTimes, Role, plain_precision
+from onnxgraft.run.engine import Engine
+from onnxgraft.run.layers import (
+    WARM_UP,
+    Layer,
+    LayerTimes,
+    Role,
+    median_ms,
+    plain_precision,
+)
 from onnxgraft.run.session import OnnxRuntime
 
 __all__ = ["optimized_layers", "timed"]
@@ -30,7 +38,6 @@ __all__ = ["optimized_layers", "timed"]
 Source = onnx.ModelProto | str | os.PathLike[str]
 Configure = Callable[[Any], None]
 
-_WARM_UP = 3
 # Its operators that compute in integers whatever type their inputs are written in.
 _INTEGERS = re.compile(r"QLinear|QGemm|Integer|DynamicQuantize|QAttention|QOrdered|QEmbed|QMoE")
 # Ends the names of its events that are a node's.
@@ -57,7 +64,9 @@ def optimized_layers(source: Source, configure: Configure) -> list[Layer]:
         return _layers(file)
 
 
-def timed(source: Source, configure: Configure, feeds: Feeds, runs: int) -> LayerTimes:
+def timed(
+    source: Source, configure: Configure, plain: Engine, feeds: Feeds, runs: int
+) -> LayerTimes:
     """Return what the nodes of a graph take in a session, of ``runs`` inferences.
 
     What a node with bodies takes is without that of the nodes in them.
@@ -65,9 +74,11 @@ def timed(source: Source, configure: Configure, feeds: Feeds, runs: int) -> Laye
     Args:
         source: The model, or the path of its file.
         configure: Sets the session's options.
+        plain: The same without the profiler, which costs time.
         feeds: By name.
         runs: Inferences that are looked at; a few before them warm up.
     """
+    total = median_ms(plain, feeds, runs)
     with tempfile.TemporaryDirectory(prefix="onnxgraft.") as folder:
         file = Path(folder) / "optimized.onnx"
 
@@ -78,10 +89,10 @@ def timed(source: Source, configure: Configure, feeds: Feeds, runs: int) -> Laye
             options.profile_file_prefix = os.fspath(Path(folder) / "time_layers")
 
         with OnnxRuntime(source, configure=configured) as session:
-            for _ in range(_WARM_UP + runs):
+            for _ in range(WARM_UP + runs):
                 session.infer(feeds)
             events = json.loads(Path(session.end_profiling()).read_bytes())
-        return _times(_layers(file), events, runs)
+        return replace(_times(_layers(file), events, runs), total=total)
 
 
 def _layers(file: Path) -> list[Layer]:
@@ -178,8 +189,8 @@ def _times(layers: Sequence[Layer], events: Sequence[Mapping[str, Any]], runs: i
         )
         milliseconds = float(np.median(taken[name]))
         found.append(replace(_typed(layer, *sides), milliseconds=milliseconds))
-    total = float(np.median([run["dur"] / 1000 for run in whole])) if whole else 0.0
-    return LayerTimes(tuple(found), total, len(whole))
+    counted = float(np.median([run["dur"] / 1000 for run in whole]))
+    return LayerTimes(tuple(found), counted, len(whole), counted)
 
 
 def _own(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], float]]:
