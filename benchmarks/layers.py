@@ -10,8 +10,10 @@ Each library counts for itself: onnxruntime by its profile, OpenVINO by its coun
 its profiler. *whole* is what an inference takes while nothing is counted (TensorRT: on the GPU
 alone), *in layers* the sum of what the layers take while they are: counting costs time, and
 TensorRT's profiler waits behind each layer. *found* is the part of the sum that belongs to a layer
-of the network. A layer's precision is the engine's, with the graph's in brackets where that is
-another.
+of the network. Each figure is a median of its own: on a machine that does other work, as the one of
+the CPU's figures, the medians of short layers miss what interrupts them, and their sum stays below
+the whole, which no run spares. A layer's precision is the engine's, with the graph's in brackets
+where that is another.
 """
 
 from __future__ import annotations

@@ -359,6 +359,7 @@ class Report:
         float_layers: (target, layer, reason) of each layer that stayed in float.
         notes: A sentence for each thing that was decided, or could not be measured.
         missed: A sentence for each thing that was asked for beyond tolerances and not reached.
+        recipe: Of a deployment: every key, the defaults too.
         artifacts: What was written, by role.
         times: What each part of the run took; they add up to ``seconds``.
         seconds: That the run took, but for writing the report.
@@ -385,6 +386,7 @@ class Report:
     float_layers: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
+    recipe: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
     times: list[StageTime] = field(default_factory=list)
     seconds: float = 0.0

@@ -44,6 +44,14 @@ def test_lenet_ends_in_engines_with_passports_and_a_report(deployed: tuple[Path,
     }  # fmt: skip
 
 
+def test_a_report_has_the_whole_recipe(deployed: tuple[Path, str]) -> None:
+    recipe = json.loads((deployed[0] / "report.json").read_text())["recipe"]
+    assert recipe["targets"] == ["openvino", "onnxruntime"]
+    assert recipe["calibrate"]["seed"] == 0  # a default
+    assert recipe["bench"]["runs"] == 3
+    assert "<code>bench.runs</code>" in (deployed[0] / "report.html").read_text()
+
+
 def test_lenet_loses_no_more_than_a_point_in_int8(deployed: tuple[Path, str]) -> None:
     report = json.loads((deployed[0] / "report.json").read_text())
     accuracy = {row["name"]: row["metrics"]["top1"] for row in report["candidates"]}

@@ -191,6 +191,7 @@ def evil_report() -> Report:
     report.ranges = [RangeRow(EVIL, {EVIL: (-1.0, 1.0)}, -2.0, 2.0, [1.0, 5.0], {EVIL: EVIL})]
     report.gallery = [GalleryRow(EVIL, EVIL, 0.1, EVIL, EVIL, EVIL, EVIL, EVIL)]
     report.float_layers = [(EVIL, EVIL, EVIL)]
+    report.recipe = {EVIL: {EVIL: [EVIL]}}
     report.notes = [EVIL]
     report.artifacts = {EVIL: EVIL}
     report.versions = {EVIL: EVIL}

@@ -116,7 +116,8 @@ def run_recipe(
 ) -> Report:
     """Take a model all the way and write everything into the folder ``out``; see `deploy`."""
     with atomic_folder(out) as work, ExitStack() as stack:
-        report = Report(title=Path(recipe.model).name, source=recipe.model)
+        told = recipe.model_dump(mode="json", by_alias=True)
+        report = Report(title=Path(recipe.model).name, source=recipe.model, recipe=told)
         stages = Stages(Kept(kept_folder(out)), report, begin, fresh)
         return _Deployment(recipe, out, work, stack, stages, keep_going, workers).run()
 
