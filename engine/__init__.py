@@ -32,7 +32,7 @@ from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.graph.walk import nodes_within
 from onnxgraft.run.depth import depths
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.layer_nodes import layer_precisions
+from onnxgraft.run.layer_nodes import LayerPrecision, layer_precisions
 from onnxgraft.run.layers import Layer, LayerTimes, Timing
 from onnxgraft.run.proof import trials
 from onnxgraft.stages.engine.options import Backend, BuildOptions
@@ -79,6 +79,8 @@ __all__ = [
 Shape = Sequence[int]
 # An engine with a free batch is proven on a batch of so many, too.
 _BATCH = 4
+# Characters in the names of all layers that a passport has place for.
+_LAYER_NAMES = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def build(
             proven = mend(graph, feeds, builder, forms=aim.forms, floats=floats)
             passport = replace(
                 passport, proof=tuple(proven.proofs), notes=tuple(proven.notes),
-                layers=tuple(layer_precisions(graph, builder.layers)),
+                layers=_told(layer_precisions(graph, builder.layers)),
             )  # fmt: skip
         else:
             builder.build(graph)
@@ -196,6 +198,11 @@ def build(
         )
         write_json(beside, passport_json(passport))
     return passport
+
+
+def _told(layers: Sequence[LayerPrecision]) -> tuple[LayerPrecision, ...]:
+    """Return what a passport says of layers: nothing, where it would become too large by them."""
+    return tuple(layers) if sum(len(one.layer) for one in layers) < _LAYER_NAMES else ()
 
 
 def check(model: Model, target: str, options: BuildOptions) -> None:

@@ -235,7 +235,8 @@ class OpenVino(Resource):
         checked = check_feeds(self.name, self.inputs, feeds)
         values = [np.asarray(value, order="C") for value in checked.values()]
         part = self._parts[-1] if _is_single(values) else self._parts[0]
-        compiled = self._imported(part, {**self._config, "PERF_COUNT": True})
+        with self._lock:
+            compiled = self._imported(part, {**self._config, "PERF_COUNT": True})
         request = compiled.create_infer_request()
         taken: dict[str, list[float]] = {}
         wholes = []

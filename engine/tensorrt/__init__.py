@@ -523,5 +523,6 @@ def _layer(entry: Any) -> Layer:
 def _tensors(entries: Any) -> tuple[tuple[str, ...], str]:
     """Return the names of tensors that the inspector lists, and the type of the first."""
     listed = [entry for entry in entries or () if isinstance(entry, dict)]
-    told = str(listed[0].get("Datatype") or listed[0].get("Format/Datatype")) if listed else ""
-    return tuple(str(entry.get("Name", "")) for entry in listed), told
+    told = (listed or [{}])[0]
+    kind = str(told.get("Datatype") or told.get("Format/Datatype") or "")
+    return tuple(str(entry.get("Name", "")) for entry in listed), kind

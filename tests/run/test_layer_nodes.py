@@ -99,6 +99,16 @@ def test_a_reorder_is_beside_the_layer_that_it_serves(net: Model) -> None:
     assert [one.found for one in found] == [True, True, True, True, False]
 
 
+def test_a_long_chain_of_conversions_is_beside_the_layer_at_its_end(net: Model) -> None:
+    chain = [
+        Layer(f"m{i}", "Convert", "", (), "conversion", reads=(f"t{i}",), makes=(f"t{i + 1}",))
+        for i in range(1500)
+    ]
+    conv = Layer("conv", "Convolution", "f32", ("conv", "relu"), reads=("t1500",))
+    dense = Layer("dense", "Gemm", "f32", ("pool", "flat", "dense", "bias"))
+    assert {one.beside for one in place(net, [*chain, conv, dense])[:1500]} == {"conv"}
+
+
 def quantized() -> Model:
     """A Conv in integers, a MaxPool of its integers, and a Mul in float."""
     model = model_of(

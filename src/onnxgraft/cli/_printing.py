@@ -377,7 +377,7 @@ def compared(done: Differences, console: Console) -> None:
 
     for part, changes in done.parts().items():
         same = done.same.get(part, 0)
-        console.print(f"[bold]{part}[/]: {len(changes)} changed, {same} the same", highlight=False)
+        say(console, f"{part}: {len(changes)} changed, {same} the same", "bold")
         for change in changes[:_CHANGES]:
             ratio = f" ({times(change)})" if times(change) else ""
             told = f"{shown(change.before)} -> {shown(change.after)}{ratio}"

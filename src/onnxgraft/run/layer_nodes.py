@@ -195,27 +195,27 @@ def _beside(placed: Sequence[Placed], nodes: dict[str, gs.Node]) -> list[Placed]
         for tensor in one.layer.makes:
             makers[tensor] = number
 
-    def serves(number: int, backward: bool, seen: set[int]) -> str:
-        layer = placed[number].layer
-        near = (
-            [makers[tensor] for tensor in layer.reads if tensor in makers]
-            if backward
-            else [reader for tensor in layer.makes for reader in readers.get(tensor, ())]
-        )
-        for other in near:
-            if other in seen:
-                continue
-            if placed[other].nodes and placed[other].layer.role == "layer":
-                return _main([nodes[name] for name in placed[other].nodes])
-            found = serves(other, backward, seen | {other})
-            if found:
-                return found
+    def serves(number: int, backward: bool) -> str:
+        waiting, seen = [number], {number}
+        while waiting:
+            layer = placed[waiting.pop(0)].layer
+            near = (
+                [makers[tensor] for tensor in layer.reads if tensor in makers]
+                if backward
+                else [reader for tensor in layer.makes for reader in readers.get(tensor, ())]
+            )
+            for other in near:
+                if placed[other].nodes and placed[other].layer.role == "layer":
+                    return str(_main_node([nodes[name] for name in placed[other].nodes]).name)
+                if other not in seen:
+                    seen.add(other)
+                    waiting.append(other)
         return ""
 
     return [
         one
         if one.nodes and one.layer.role == "layer"
-        else replace(one, beside=serves(number, False, {number}) or serves(number, True, {number}))
+        else replace(one, beside=serves(number, False) or serves(number, True))
         for number, one in enumerate(placed)
     ]
 
@@ -225,10 +225,6 @@ def _main_node(nodes: Sequence[gs.Node]) -> gs.Node:
     weighted = [node for node in nodes if is_op(node, *WEIGHTED)]
     others = [node for node in nodes if not _converts(node)]
     return (weighted or others[-1:] or list(nodes))[0]
-
-
-def _main(nodes: Sequence[gs.Node]) -> str:
-    return str(_main_node(nodes).name)
 
 
 class Groups:
