@@ -8,7 +8,7 @@ READY = $(VENV)/.ready
 TOOLS = .venv-tools
 AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
 
-.PHONY: demo test check docs audit sbom constraints faults fuzz load clean
+.PHONY: demo test check docs audit sbom constraints faults fuzz load runtime clean
 
 demo: $(READY)
 	$(BIN)/python models/lenet5.py demo 2>$(VENV)/lenet5.log || (cat $(VENV)/lenet5.log; exit 1)
@@ -74,6 +74,14 @@ faults: $(READY)
 
 load: $(READY)
 	PYTHONPATH=src $(BIN)/python -m benchmarks.load > benchmarks/load.md
+
+# The wheel with numpy and one runtime alone, in fresh environments; needs the network. Other
+# interpreters are tried too: make runtime PYTHONS="python3.12 python3.13"
+PYTHONS ?= $(BIN)/python
+runtime: $(READY)
+	mkdir -p build
+	PYTHONPATH=src $(BIN)/python -m benchmarks.runtime_only $(PYTHONS) > build/runtime_only.md
+	mv build/runtime_only.md benchmarks/runtime_only.md
 
 clean:
 	rm -rf $(VENV) $(TOOLS) demo build

@@ -8,20 +8,20 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic
-from onnxgraft.graph.model import Model
-from onnxgraft.graph.quantized import PRECISE
 from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.layers import Layer, LayerTimes
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.run.session_layers import optimized_layers, timed
 from onnxgraft.stages.engine.options import BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
+
+if TYPE_CHECKING:
+    from onnxgraft.graph.model import Model
 
 __all__ = ["OnnxRuntimeEngine", "build", "check", "load", "runs_here"]
 
@@ -37,6 +37,8 @@ def check(inputs: Sequence[TensorSpec], options: BuildOptions) -> None:
 
 def build(model: Model, path: Path, options: BuildOptions) -> Built:
     """Write the optimized graph to ``path``; shapes make no difference to it."""
+    from onnxgraft.graph.quantized import PRECISE
+
     ort = _onnxruntime()
     graph = model.to_onnx()
     configure = _configure(options.threads, precise=PRECISE in model.metadata)
@@ -82,10 +84,14 @@ class OnnxRuntimeEngine(OnnxRuntime):
 
     def layers(self) -> list[Layer]:
         """Return the nodes that run: onnxruntime fuses the saved graph's once more."""
+        from onnxgraft.run.session_layers import optimized_layers
+
         return optimized_layers(self._path, self._configured)
 
     def time_layers(self, feeds: Feeds, runs: int) -> LayerTimes:
         """Return what the nodes take, of ``runs`` inferences."""
+        from onnxgraft.run.session_layers import timed
+
         return timed(self._path, self._configured, self, feeds, runs)
 
 

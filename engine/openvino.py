@@ -13,13 +13,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import write_bytes
-from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Engine, Resource, check_feeds
@@ -27,6 +26,9 @@ from onnxgraft.run.layers import WARM_UP, Layer, LayerTimes, Role, median_ms
 from onnxgraft.stages.engine.buffers import Buffers
 from onnxgraft.stages.engine.options import BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
+
+if TYPE_CHECKING:
+    from onnxgraft.graph.model import Model
 
 __all__ = ["OpenVino", "build", "check", "load", "runs_here"]
 

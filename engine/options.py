@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.engine import Engine
 from onnxgraft.stages.engine.passport import Flags, Passport
 from onnxgraft.targets import Floats
+
+if TYPE_CHECKING:
+    from onnxgraft.graph.model import Model
 
 __all__ = ["Backend", "BuildOptions", "Built", "Hint", "Shape"]
 

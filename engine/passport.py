@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 from onnxgraft.errors import InputError
 from onnxgraft.files import claimed, existing_file, read_json, write_json
 from onnxgraft.files.limits import PASSPORT_BYTES
-from onnxgraft.graph.model import Source
+from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import TensorSpec
-from onnxgraft.run.layer_nodes import LayerPrecision
-from onnxgraft.run.proof import Proof
+from onnxgraft.run.layers import LayerPrecision
+from onnxgraft.run.seen import Proof
 from onnxgraft.targets import find_target
 from onnxgraft.targets.cpu import Cpu
 
@@ -24,6 +25,7 @@ __all__ = [
     "passport_in",
     "passport_json",
     "passport_path",
+    "pinned",
     "read_passport",
     "record",
     "refuse",
@@ -269,6 +271,12 @@ def _flags(stored: dict[str, Any]) -> Flags:
     return flags
 
 
+def pinned(passport: Passport, package: str) -> str:
+    """Return what pip installs to get the version of a package that built an engine."""
+    number = re.match(r"\d+(\.\d+)+", str(passport.versions.get(package, "")))
+    return f"{package}=={number[0]}" if number else package
+
+
 def refuse(
     path: str | os.PathLike[str], passport: Passport, package: str, name: str, here: str
 ) -> None:
@@ -277,5 +285,6 @@ def refuse(
     if built is not None and built != here:
         raise InputError(
             f"{os.fspath(path)}: was built with {name} {built}, here is {here}; build it again "
-            f"from its graph with onnxgraft build --target {passport.target}"
+            f"from its graph with onnxgraft build --target {passport.target}, or pip install "
+            f"{pinned(passport, package)}"
         )

@@ -3,7 +3,8 @@
     python -m models.keras_networks resnet152 FOLDER [SEEN.npz]
 
 writes a SavedModel. `transformer` is an encoder of twelve layers, written out here, and
-`text_encoder` one of four that reads token ids. Batch normalizations have the statistics of what
+`text_encoder` one of four that reads token ids. `mobilenet_v2.96.1` is a backbone for images of
+96x96, with the seed 1 and not 0. Batch normalizations have the statistics of what
 the network makes of the images in an ``.npz``, where there is one.
 """
 
@@ -19,10 +20,20 @@ APPLICATIONS = {
     "efficientnet_b0": "EfficientNetB0",
     "convnext_tiny": "ConvNeXtTiny",
 }
-# Without their classifiers: features of 224x224 images.
+# Without their classifiers: features of 224x224 images, if no other size is said.
 BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
-    "resnet50": ("ResNet50", {}),
+    "densenet121": ("DenseNet121", {}),
+    "efficientnet": ("EfficientNetB0", {}),
+    "efficientnet_v2": ("EfficientNetV2B0", {"include_preprocessing": False}),
+    "inception": ("InceptionV3", {}),
+    "mobilenet": ("MobileNet", {}),
+    "mobilenet_v2": ("MobileNetV2", {}),
     "mobilenet_v3": ("MobileNetV3Large", {"include_preprocessing": False}),
+    "mobilenet_v3_small": ("MobileNetV3Small", {"include_preprocessing": False}),
+    "resnet50": ("ResNet50", {}),
+    "resnet50_v2": ("ResNet50V2", {}),
+    "vgg16": ("VGG16", {}),
+    "xception": ("Xception", {}),
 }
 
 
@@ -68,13 +79,14 @@ def build(name: str) -> Any:
     import keras
     import numpy as np
 
-    keras.utils.set_random_seed(0)
+    name, size, seed = [*name.split("."), "224", "0"][:3]
+    keras.utils.set_random_seed(int(seed))
     if name in ENCODERS:
         model = ENCODERS[name]()
     elif name in BACKBONES:
         kind, options = BACKBONES[name]
         model = getattr(keras.applications, kind)(
-            weights=None, include_top=False, input_shape=(224, 224, 3), **options
+            weights=None, include_top=False, input_shape=(int(size), int(size), 3), **options
         )
     else:
         model = getattr(keras.applications, APPLICATIONS[name])(weights=None)

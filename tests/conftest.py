@@ -9,7 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,15 @@ ROOT = Path(__file__).parent.parent
 # take long run there alone.
 CI = bool(os.environ.get("CI"))
 only_ci = pytest.mark.skipif(not CI, reason="it takes long: set CI=1, as .ci/run does")
+
+
+def few(cases: Iterable[Any], count: int) -> list[Any]:
+    """Return the cases of a test, of which those after the first ``count`` run in CI alone."""
+    return [
+        case if at < count else pytest.param(case, marks=only_ci) for at, case in enumerate(cases)
+    ]
+
+
 # What test files import at their top, the product can't tell to be quiet as it does its own.
 os.environ.setdefault(*QUIET)
 # TensorRT-RTX computes float32 in TF32 otherwise, which an engine of float32 is not proven to do.

@@ -276,8 +276,6 @@ FILES: dict[str, tuple[bytes, str]] = {
         "constants that are stored as one value"),
     "text.pb": (b"node {} " * 1_000_000, "messages in text"),
     "deep.pb": (b"node { attr { value { func { " * 3000, "not a TensorFlow GraphDef"),
-    "flex.tflite": (bytes(4) + b"TFL3" + bytes(50) + b"FlexWriteFile" + bytes(50),
-                    "FlexWriteFile, which reads or writes files"),
     "garbage.tflite": (b"\x10\x00\x00\x00TFL3" + bytes(range(256)) * 4, "can't convert the model"),
     "lambda.keras": (layer("Lambda"), "the Lambda layer 'l' holds Python code"),
     "torch.keras": (layer("TorchModuleWrapper"), "holds Python code or a program"),
@@ -287,7 +285,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "foreign.keras": (layer("system", module="os"), "is a custom object of os"),
     "utility.keras": (layer("get_file", module="keras.utils"), "does more than compute"),
     "reached.keras": (layer("utils.get_file", module="keras"), "does more than compute"),
-    "bomb.keras": (keras_archive(asset=bytes(300 << 20)), "times its own size"),
+    "bomb.keras": (keras_archive(asset=bytes(90 << 20)), "times its own size"),
     "lzma.keras": (
         directory(keras_archive(), 10, struct.pack("<H", zipfile.ZIP_LZMA)),
         "is packed otherwise than by deflation"),

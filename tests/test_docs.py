@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from docs import tables
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, only_ci
 
 PAGES = [
     *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/decisions/*.md"),
@@ -97,6 +97,7 @@ def resolved(name: str) -> bool:
     return True
 
 
+@only_ci
 def test_the_first_python_example_of_the_readme_prints_what_it_says(
     lenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from onnxgraft.data.ranges import Ranges
-from tests.conftest import CI, ROOT, once
+from tests.conftest import CI, ROOT, few, once, only_ci
 from tests.faults import COMMANDS, prepare
 from tests.running import wait_for_lock
 
@@ -129,6 +129,7 @@ def changing() -> Iterator[Callable[[Path], None]]:
         thread.join()
 
 
+@only_ci
 @pytest.mark.parametrize(
     ("name", "file"),
     [("convert", "neta.caffemodel"), ("build", "ma.onnx"), ("calibrate", "dataa.npz")],
@@ -195,6 +196,7 @@ def many(inputs: Path, tmp_path: Path) -> Path:
     return tmp_path / "many.npz"
 
 
+@only_ci
 def test_a_calibration_that_loses_a_worker_says_so_and_goes_on(
     inputs: Path, many: Path, tmp_path: Path
 ) -> None:
@@ -214,6 +216,7 @@ def test_a_calibration_that_loses_a_worker_says_so_and_goes_on(
     assert found.samples == expected.samples
 
 
+@only_ci
 def test_a_validation_that_loses_a_worker_says_so(inputs: Path, many: Path, tmp_path: Path) -> None:
     process = begin(
         "validate", inputs / "ma.onnx", inputs / "qa.onnx", "--data", many, "--workers", "2",
@@ -226,6 +229,7 @@ def test_a_validation_that_loses_a_worker_says_so(inputs: Path, many: Path, tmp_
     assert not (tmp_path / "report").exists()
 
 
+@only_ci
 def test_a_benchmark_that_loses_an_engine_says_so(inputs: Path) -> None:
     process = begin(
         "bench", inputs / "ma.onnx", inputs / "mb.onnx", "--batch", "1", "--rounds", "3000"
@@ -240,7 +244,7 @@ def test_a_benchmark_that_loses_an_engine_says_so(inputs: Path) -> None:
 # Two at once -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["calibrate", "deploy"])
+@pytest.mark.parametrize("name", few(["calibrate", "deploy"], 1))
 def test_two_runs_to_one_place_are_one(name: str, inputs: Path, tmp_path: Path) -> None:
     runs = [begin(*words(name, version, inputs, tmp_path)) for version in ("a", "b")]
     told = [run.communicate(timeout=300)[1] for run in runs]
@@ -253,6 +257,7 @@ def test_two_runs_to_one_place_are_one(name: str, inputs: Path, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(COMMANDS[name].made)
 
 
+@only_ci
 def test_two_builds_that_share_timings_take_turns(inputs: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt")
     timings = tmp_path / "kept.timing"
@@ -267,6 +272,7 @@ def test_two_builds_that_share_timings_take_turns(inputs: Path, tmp_path: Path) 
     assert not list(tmp_path.glob(".*"))
 
 
+@only_ci
 def test_a_build_waits_for_another_one_s_timings(inputs: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt")
     from onnxgraft.files.locks import locked

@@ -68,6 +68,7 @@ def test_what_a_few_bytes_become_many_of_is_refused(name: str, answers: dict[str
 # What is counted -------------------------------------------------------------------------------
 
 
+@only_ci
 @pytest.mark.parametrize(
     "kind", ["onnx.ModelProto", "tensorflow.core.framework.attr_value_pb2.AttrValue"]
 )
@@ -161,6 +162,7 @@ def test_a_graph_of_100_000_nodes_is_read() -> None:
     assert STRUCTURE_BYTES.most / 2 < found.taken < STRUCTURE_BYTES.most
 
 
+@only_ci
 def test_what_is_counted_is_near_to_what_reading_takes(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(chain(10_000))
     (tmp_path / "small.onnx").write_bytes(chain(2))

@@ -167,6 +167,7 @@ TOO_LARGE: dict[str, tuple[Callable[[Path], object], limits.Limit]] = {
 }
 
 
+@only_ci
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_a_file_that_is_too_large_is_not_read(name: str, tmp_path: Path) -> None:
     read, limit = TOO_LARGE[name]
@@ -198,6 +199,7 @@ def test_weights_of_too_many_objects_are_refused(
         Original.of(tmp_path / "many.h5").lower()
 
 
+@only_ci
 def test_hdf5_loads_no_filter_from_a_library(tmp_path: Path) -> None:
     (tmp_path / "net.h5").write_bytes(hostile.h5(lambda file: file.create_group("a")))
     # The library looks when it is loaded first.
@@ -353,6 +355,7 @@ def _cut_off() -> list[str]:
     return command if done.returncode == 0 else []
 
 
+@only_ci
 def test_a_deployment_needs_no_network_and_writes_where_it_was_told(work: Path) -> None:
     hook, log = work.parent / "hook", work / "log"  # where it may be written
     hook.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
@@ -455,6 +456,11 @@ class Report:
 
 def versions() -> dict[str, str]:
     """Return the versions of what is installed and matters, and of the machine."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {
         "python": platform.python_version(),
         "machine": platform.machine(),

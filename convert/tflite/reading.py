@@ -13,8 +13,8 @@ from onnxgraft.files import existing_file
 from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.names import free
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_text
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
+from onnxgraft.stages.convert.tflite.reaching import FLEX, check_lite_operators
 from onnxgraft.stages.convert.tflite.sparse import dense
 from onnxgraft.stages.convert.tflite.survey import check_tflite, sound
 
@@ -124,7 +124,7 @@ class Lite:
         name = self._operators.get(number, f"operator {number}")
         if name != "CUSTOM":
             return name
-        name = text(code.customCode)
+        name = self.custom(operator)
         mine = operator.opcodeIndex >= self._given
         taken = name in self._operators.values() or name.startswith("GRAFT_")
         return f"custom {name}" if taken and not mine else name
@@ -135,10 +135,18 @@ class Lite:
         number = max(code.deprecatedBuiltinCode, code.builtinCode)
         return self._operators.get(number) == "CUSTOM"
 
+    def custom(self, operator: Any) -> str:
+        """Return what a custom operator is called."""
+        return text(self.model.operatorCodes[operator.opcodeIndex].customCode)
+
+    def is_known(self, kind: str) -> bool:
+        """Tell whether an operator is of TensorFlow Lite's schema."""
+        return kind in self._operators.values()
+
     @property
     def has_flex(self) -> bool:
         """Whether it has operators of TensorFlow's own."""
-        return any(text(code.customCode).startswith("Flex") for code in self.model.operatorCodes)
+        return any(text(code.customCode).startswith(FLEX) for code in self.model.operatorCodes)
 
     @property
     def is_quantized(self) -> bool:
@@ -318,8 +326,8 @@ def read_tflite(path: str | os.PathLike[str], signature: str | None = None) -> L
         raise ModelError(f"{file}: not a TFLite model")
     tensorflow()
     check_tflite(file, data)
-    check_text(str(file), data, b"Flex")  # TensorFlow's own operators in it
     lite = Lite(file, data)
+    check_lite_operators(lite)
     if signature is not None:
         lite.begin_at(signature)
     return lite

@@ -15,18 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic, cache_folder, write_bytes
 from onnxgraft.files.locks import locked
-from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
-from onnxgraft.progress import steps
 from onnxgraft.run.engine import Engine, Resource, check_feeds
 from onnxgraft.run.layers import WARM_UP, Layer, LayerTimes, Role
 from onnxgraft.stages.engine.buffers import Buffers
@@ -34,6 +31,11 @@ from onnxgraft.stages.engine.options import BuildOptions, Built, Shape
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
 from onnxgraft.stages.engine.tensorrt import builder
 from onnxgraft.stages.engine.tensorrt.cuda import Cuda, Memory
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxgraft.graph.model import Model
 
 __all__ = ["TensorRt", "build", "check", "load", "profiles", "runs_here", "settings"]
 
@@ -80,6 +82,8 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
     Raises:
         ModelError: TensorRT's parser or builder refuses the graph; its errors are told by node.
     """
+    from onnxgraft.progress import steps
+
     trt = _tensorrt()
     timing = _timing_file(trt, options)
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from onnxgraft.cli import COMMANDS
-from tests.conftest import Cli
+from tests.conftest import Cli, few
 from tests.faults import COMMANDS as LINES
 from tests.running import Done
 
@@ -22,7 +22,7 @@ def told(done: Done, out: Path) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\d+(\.\d+)?(e[+-]\d+)?", "1", text))
 
 
-@pytest.mark.parametrize("name", [command.__name__ for command in COMMANDS])
+@pytest.mark.parametrize("name", few([command.__name__ for command in COMMANDS], 3))
 def test_a_process_of_its_own_gives_what_is_tested_here(
     name: str, inputs: Path, tmp_path: Path, cli: Cli, process: Cli
 ) -> None:

@@ -10,7 +10,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.stages import engine
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate.report import LatencyRow
-from tests.conftest import Cli, model_of
+from tests.conftest import Cli, model_of, only_ci
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@only_ci
 def test_a_batch_that_an_engine_does_not_take_is_a_note(files: Path) -> None:
     notes: list[str] = []
     targets = bench_targets([files / "free", files / "fixed"])
@@ -34,6 +35,7 @@ def test_a_batch_that_an_engine_does_not_take_is_a_note(files: Path) -> None:
         measure(targets, batches=(4,), rounds=1, runs=1)
 
 
+@only_ci
 def test_the_same_reason_is_told_once_for_all_batches(files: Path) -> None:
     notes: list[str] = []
     targets = bench_targets([files / "free", files / "fixed"])

@@ -27,7 +27,7 @@ from onnxgraft.stages.engine.passport import Passport
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, Prepared, calibrate, placement
 from onnxgraft.stages.quantize.budget.search import mixed
 from onnxgraft.targets.cpu import Cpu, find_cpu
-from tests.conftest import Cli, model_of
+from tests.conftest import Cli, few, model_of, only_ci
 from tests.quantize.networks import PAIR, PAIR_SHAPES, infer, weights
 from tests.run import textbook
 
@@ -341,6 +341,7 @@ def test_a_search_that_was_cut_short_goes_on(
     assert tried - 10 == whole.trials - 2 + 2
 
 
+@only_ci
 @pytest.mark.filterwarnings("ignore::onnxgraft.errors.EngineWarning")
 def test_a_search_with_another_budget_begins_with_what_is_known(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -390,7 +391,7 @@ def test_a_search_of_another_metric_or_that_is_fresh_takes_nothing_over(
 # The engine keeps it.
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("target", few(["onnxruntime", "openvino"], 1))
 def test_the_loss_that_is_stated_is_the_engines(
     run: Quantize, place: Path, tmp_path: Path, cli: Cli, target: str
 ) -> None:
@@ -435,6 +436,7 @@ class Worse:
         return {name: value + self.noise * np.abs(value).max() for name, value in found.items()}
 
 
+@only_ci
 def test_where_the_engine_loses_more_the_next_mix_is_taken(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,6 +454,7 @@ def test_where_the_engine_loses_more_the_next_mix_is_taken(
     assert report.rows[-1].engine >= 20
 
 
+@only_ci
 def test_where_no_engine_keeps_the_budget_it_is_not_met(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from onnxgraft.commands._deployment import slower
 from onnxgraft.files import sha256
 from onnxgraft.stages.engine import read_passport
 from onnxgraft.stages.validate.report import LatencyRow, Report
-from tests.conftest import CI, ROOT, Cli, once
+from tests.conftest import CI, ROOT, Cli, once, only_ci
 from tests.faults import COMMANDS, prepare
 
 pytest.importorskip("tensorflow")
@@ -97,6 +97,7 @@ def test_the_table_fits_80_columns_and_ends_with_the_report(deployed: tuple[Path
     assert lines[-1] == f"report: {deployed[0] / 'report.html'}"
 
 
+@only_ci
 def test_a_second_deploy_into_the_same_folder_replaces_the_files(tmp_path: Path, cli: Cli) -> None:
     command, out = COMMANDS["deploy"], tmp_path / "out"
     out.mkdir()
@@ -158,6 +159,7 @@ def test_an_engine_that_is_slower_than_the_float_graph_is_told() -> None:
     ]
 
 
+@only_ci
 def test_the_fcn_is_39_nodes_with_2_transposes(street: tuple[Path, Report]) -> None:
     report = street[1]
     assert sum(report.operators_after.values()) == 39
@@ -165,6 +167,7 @@ def test_the_fcn_is_39_nodes_with_2_transposes(street: tuple[Path, Report]) -> N
     assert "ReduceMean" not in report.operators_after
 
 
+@only_ci
 def test_the_fcn_computes_what_tensorflow_computes(street: tuple[Path, Report]) -> None:
     report = street[1]
     # Measured 3e-6 of the range for both graphs.
@@ -174,6 +177,7 @@ def test_the_fcn_computes_what_tensorflow_computes(street: tuple[Path, Report]) 
     assert fp32.metrics == pytest.approx(original.metrics, abs=0.02)
 
 
+@only_ci
 def test_the_fcn_keeps_its_accuracy_in_int8(street: tuple[Path, Report]) -> None:
     report = street[1]
     original, _, *engines = report.candidates
@@ -184,6 +188,7 @@ def test_the_fcn_keeps_its_accuracy_in_int8(street: tuple[Path, Report]) -> None
         assert row.passed
 
 
+@only_ci
 def test_the_fcn_is_timed_on_every_engine(street: tuple[Path, Report]) -> None:
     rows = {row.name: row for row in street[1].latency}
     assert list(rows) == ["tensorflow", "onnxruntime fp32", "openvino int8", "onnxruntime int8"]

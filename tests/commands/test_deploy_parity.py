@@ -18,7 +18,7 @@ from onnxgraft.stages.engine import read_passport
 from onnxgraft.stages.surgery import Pass
 from onnxgraft.stages.validate.report import Report
 from tests.commands.test_validate import break_relu
-from tests.conftest import model_of
+from tests.conftest import model_of, only_ci
 from tests.validate.planted import THIN
 from tests.validate.test_stream import Fake
 
@@ -64,6 +64,7 @@ def test_every_stage_has_a_line_on_the_same_samples(alone: Report) -> None:
     assert not [note for note in alone.notes if "they part" in note]
 
 
+@only_ci
 def test_workers_change_nothing(alone: Report, net: Path, tmp_path: Path) -> None:
     spread = run(net, tmp_path / "out", workers=2)
     assert spread.candidates == alone.candidates
@@ -93,6 +94,7 @@ def test_it_stops_at_the_first_broken_stage_and_names_layer_and_pass(
     assert not (tmp_path / "out" / "engine.onnxruntime").exists()
 
 
+@only_ci
 @pytest.mark.usefixtures("spoilt")
 def test_it_goes_on_when_asked(net: Path, tmp_path: Path) -> None:
     report = run(net, tmp_path / "out", keep_going=True)
@@ -145,6 +147,7 @@ runs = 1
     return tmp_path
 
 
+@only_ci
 def test_labels_and_metric_of_a_recipe_are_files_beside_it(photographs: Path) -> None:
     recipe = read_recipe(photographs / "recipe.toml", trust=True)
     report = deploy(recipe, photographs / "out")
@@ -165,6 +168,7 @@ def test_labels_and_metric_of_a_recipe_are_files_beside_it(photographs: Path) ->
         deploy(recipe, photographs / "out")
 
 
+@only_ci
 def test_the_float_layers_of_an_openvino_engine_run_in_what_the_recipe_says(
     photographs: Path,
 ) -> None:
@@ -189,6 +193,7 @@ def test_other_numbers_of_boxes_are_infinitely_far_in_a_stage() -> None:
     assert _worst(probe, expected, finder(2)).relative == np.inf
 
 
+@only_ci
 def test_nothing_is_validated_on_what_was_calibrated_on(
     alone: Report, net: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages import engine
 from onnxgraft.stages.engine.passport import read_passport
 from onnxgraft.targets import find_target, target_names
-from tests.conftest import Cli, model_of
+from tests.conftest import Cli, model_of, only_ci
 from tests.quantize.networks import PAIR, PAIR_SHAPES, infer, weights
 
 SCORES = PAIR.replace("(float[N, 5, 8, 8] y)", "(float[N, 5] scores)").replace(
@@ -94,6 +94,7 @@ def test_its_engine_is_built_compared_and_timed(
     assert json.loads((tmp_path / "layers.json").read_text())
 
 
+@only_ci
 def test_deploy_keeps_a_budget_for_it(here: str, place: Path, tmp_path: Path, cli: Cli) -> None:
     recipe = place / f"{here}.toml"
     recipe.write_text(RECIPE.format(target=here))

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from onnxgraft.commands import calibrate, deploy, infer, quantize, validate
+from tests.conftest import few, only_ci
 
 SEED = 0
 WEIGHTS = np.random.default_rng(SEED).standard_normal((16, 4)).astype(np.float32)
@@ -137,7 +138,7 @@ def test_a_fixed_batch_is_deployed(tmp_path: Path, images: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("case", ["time_first", "scalar", "no_batch"])
+@pytest.mark.parametrize("case", few(["no_batch", "time_first", "scalar"], 1))
 def test_what_has_no_batch_is_deployed(tmp_path: Path, case: str) -> None:
     inputs, output, body, arrays, count = CASES[case]
     np.savez(tmp_path / "a.npz", **arrays)
@@ -161,6 +162,7 @@ def test_what_was_fed_can_be_fed_again_from_polygraphys_file(tmp_path: Path, cas
     assert report.passed
 
 
+@only_ci
 def test_a_budget_is_held_and_timed_on_fixed_batches(tmp_path: Path) -> None:
     x, labels = rows(12, 16), np.random.default_rng(2).integers(0, 4, 12)
     np.savez(tmp_path / "a.npz", x=x, labels=labels)

@@ -22,7 +22,7 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine
 from onnxgraft.stages.quantize import calibrate, quantize, to_half
 from onnxgraft.targets import target_names
-from tests.conftest import Cli
+from tests.conftest import Cli, only_ci
 
 KINDS = {
     "float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16, "float32": 1,
@@ -164,6 +164,7 @@ def test_commands_one_after_the_other(tmp_path: Path, cli: Cli, kind: str, ends:
             assert [spec.dtype for spec in (*running.inputs, *running.outputs)] == [ends] * 2
 
 
+@only_ci
 @pytest.mark.parametrize(("kind", "ends"), FORMS[::2])
 def test_deployed_in_one_go(tmp_path: Path, kind: str, ends: str) -> None:
     pytest.importorskip("openvino")

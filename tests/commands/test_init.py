@@ -14,7 +14,7 @@ from onnxgraft.commands._recipe_keys import schema, tables
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from tests.conftest import Cli, model_of
+from tests.conftest import Cli, model_of, only_ci
 
 
 def saved(model: Model, folder: Path) -> Path:
@@ -59,6 +59,7 @@ def test_what_is_not_filled_in_is_told_and_the_rest_is_a_recipe(
     assert (recipe.validation.metric, recipe.validation.output) == ("top1", "prob")
 
 
+@only_ci
 def test_a_recipe_with_data_is_deployed_as_it_is(classifier: Path, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "d.npz", x=x)
@@ -185,6 +186,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@only_ci
 @pytest.mark.parametrize("name", NETWORKS)
 def test_real_networks_get_a_recipe_that_is_read_and_the_metric_of_their_task(
     name: str, shared: Path, tmp_path: Path

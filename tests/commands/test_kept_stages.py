@@ -28,7 +28,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import Kept
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate.report import Report
-from tests.conftest import CI, ROOT, once
+from tests.conftest import CI, ROOT, few, once, only_ci
 from tests.faults import prepare
 
 RNG = np.random.default_rng(0)
@@ -101,6 +101,7 @@ def test_another_drop_is_validated_again_and_nothing_else(first: Path, out: Path
     assert [row.passed for row in report.candidates] == [True, True, False]
 
 
+@only_ci
 def test_a_target_that_is_added_has_its_own_stages(first: Path, out: Path) -> None:
     pytest.importorskip("openvino")
     recipe = recipe_of(first).model_copy(update={"targets": ("onnxruntime", "openvino")})
@@ -116,6 +117,7 @@ def changed(first: Path, folder: Path, change: Callable[[dict[str, Any]], None],
     np.savez(folder / f"{of}.npz", **arrays)
 
 
+@only_ci
 @pytest.mark.parametrize(
     ("of", "array", "again"),
     [
@@ -139,11 +141,13 @@ def test_a_sample_that_changed_is_noticed(
     assert made(deploy(recipe_of(here), out)) == again
 
 
+@only_ci
 def test_from_a_stage_on_everything_is_made_again(first: Path, out: Path) -> None:
     report = deploy(recipe_of(first), out, from_stage="quantize")
     assert made(report) == AFTER
 
 
+@only_ci
 def test_fresh_makes_everything_again(first: Path, out: Path) -> None:
     report = deploy(recipe_of(first), out, fresh=True)
     assert made(report) == ["original", "convert", "surgery", "calibrate", *AFTER]
@@ -175,6 +179,7 @@ def test_a_verdict_that_someone_changed_is_measured_again(first: Path, out: Path
     assert made(report) == ["validate"]
 
 
+@only_ci
 def test_other_libraries_or_another_processor_make_everything_again(
     first: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +220,7 @@ def test_the_seconds_of_the_stages_add_up_to_the_runs(fresh: bool, first: Path, 
     assert total == pytest.approx(report.seconds, rel=0.05, abs=0.5)
 
 
-@pytest.mark.parametrize("name", ["neta.caffemodel", "calib.npz", "val.npz"])
+@pytest.mark.parametrize("name", few(["neta.caffemodel", "calib.npz", "val.npz"], 1))
 def test_what_was_made_of_a_file_that_changed_meanwhile_is_not_kept(
     name: str, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

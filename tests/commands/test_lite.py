@@ -10,11 +10,12 @@ from onnxgraft.data.classes import palette
 from onnxgraft.errors import InputError
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime
-from tests.conftest import model_of
+from tests.conftest import model_of, only_ci
 
 MEAN = np.array([71.60167789, 82.09696889, 72.30508881], np.float32).reshape(3, 1, 1)
 
 
+@only_ci
 def test_a_caffe_network_in_one_call(shared: Path) -> None:
     pytest.importorskip("openvino")
     folder = shared / "models/fcn_camvid"

@@ -11,6 +11,7 @@ import pytest
 
 import onnxgraft
 from onnxgraft.stages.quantize import METHODS
+from tests.conftest import only_ci
 
 tf = pytest.importorskip("tensorflow")
 
@@ -35,6 +36,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
+@only_ci
 def test_nothing_is_done_twice(tmp_path: Path, counted: Counter[str]) -> None:
     rng = np.random.default_rng(0)
     with tf.Graph().as_default() as graph:

@@ -11,7 +11,7 @@ from onnxgraft.commands import deploy, read_recipe
 from onnxgraft.errors import InputError
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.passport import Passport, read_passport
-from tests.conftest import model_of
+from tests.conftest import model_of, only_ci
 
 HEAD = """model = "net.onnx"
 targets = [{targets}]
@@ -61,6 +61,7 @@ def deployed(network: Path, body: str, *targets: str) -> Passport:
     return read_passport(network / "out" / f"engine.{targets[0] if targets else 'tensorrt'}")
 
 
+@only_ci
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_tensorrt_engines_with_dynamic_shapes_come_from_a_recipe(
     network: Path, precision: str
@@ -76,6 +77,7 @@ def test_tensorrt_engines_with_dynamic_shapes_come_from_a_recipe(
     assert passport.flags.unchecked == 0
 
 
+@only_ci
 def test_int8_with_float_layers_in_fp16_has_both_in_the_engine(network: Path) -> None:
     pytest.importorskip("tensorrt", reason="TensorRT is not installed")
     passport = deployed(network, f'[quantize]\nfloat = {{ tensorrt = "fp16" }}\n{BOUNDS}')

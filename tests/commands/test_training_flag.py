@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 import onnxgraft
-from tests.conftest import Cli, model_of
+from tests.conftest import Cli, model_of, only_ci
 
 NET = (
     "net (float[N, 3, 8, 8] x, bool is_training) => (float[N, 4] y) {"
@@ -55,6 +55,7 @@ def test_an_image_folder_feeds_what_is_no_flag(folder: Path, cli: Cli) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@only_ci
 def test_deploy_takes_it_to_engines(folder: Path, cli: Cli) -> None:
     done = cli("deploy", folder / "net.onnx", "--data", folder / "calib.npz", "--validate-on",
                folder / "val.npz", "--targets", "onnxruntime", "-o", folder / "out")  # fmt: skip

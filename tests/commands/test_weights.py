@@ -13,7 +13,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.engine import read_passport
-from tests.conftest import Cli, model_of
+from tests.conftest import Cli, model_of, only_ci
 from tests.quantize.networks import attention, pair
 
 
@@ -121,6 +121,7 @@ def test_tensorrt_gets_it_in_fp16(net: Path, cli: Cli) -> None:
     assert {np.asarray(node.inputs[1].values).dtype.name for node in nodes} == {"float16"}
 
 
+@only_ci
 def test_deploy_makes_engines_of_it_without_calibrating(
     net: Path, tmp_path: Path, cli: Cli
 ) -> None:

@@ -57,6 +57,7 @@ def validated(files: tuple[Path, Path], clean: Path, shared: Path, images: int |
     return report
 
 
+@only_ci
 def test_it_agrees_with_opencv(files: tuple[Path, Path], clean: Path, shared: Path) -> None:
     opencv, onnxruntime = validated(files, clean, shared, 3).candidates
     # A pixel whose two best classes are equal but for rounding: 3 images have half a million.

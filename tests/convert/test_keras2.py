@@ -13,7 +13,7 @@ import pytest
 from onnxgraft import commands
 from onnxgraft.errors import InputError, MissingDependencyError
 from onnxgraft.stages.convert import Original
-from tests.conftest import once
+from tests.conftest import once, only_ci
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tf_keras") is None, reason="tf_keras is not installed"
@@ -63,6 +63,7 @@ def test_names_and_their_order_are_the_model_s_own(files: Path, name: str) -> No
     assert "BatchNormalization" not in done.model.operators()
 
 
+@only_ci
 def test_a_layer_that_keras_3_can_not_read_is_converted(files: Path) -> None:
     done = commands.convert(files / "lstm.h5")  # its time_major is unknown to Keras 3
     assert done.passed

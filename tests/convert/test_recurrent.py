@@ -16,6 +16,7 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original
+from tests.conftest import few
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
@@ -96,7 +97,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("options", few(OPTIONS.values(), 2), ids=OPTIONS)
 @pytest.mark.parametrize("op", CELLS)
 def test_a_keras_layer_is_one_operator(tmp_path: Path, op: str, options: dict[str, Any]) -> None:
     network = sequence(CELLS[op](5, **options))
@@ -104,7 +105,7 @@ def test_a_keras_layer_is_one_operator(tmp_path: Path, op: str, options: dict[st
 
 
 @pytest.mark.parametrize("suffix", [".h5", ""], ids=["h5", "saved_model"])
-@pytest.mark.parametrize("op", CELLS)
+@pytest.mark.parametrize("op", few(CELLS, 1))
 def test_every_format_comes_to_the_operator(tmp_path: Path, op: str, suffix: str) -> None:
     assert agree(saved(tmp_path, sequence(CELLS[op](5)), suffix)) == {op: 1}
 
@@ -124,7 +125,7 @@ def test_initial_states_are_the_operator_s(tmp_path: Path, op: str) -> None:
     assert agree(saved(tmp_path, keras.Model([value, *states], out))) == {op: 1}
 
 
-@pytest.mark.parametrize("op", CELLS)
+@pytest.mark.parametrize("op", few(CELLS, 1))
 def test_both_directions_and_layers_above_each_other(tmp_path: Path, op: str) -> None:
     network = sequence(
         layers.Bidirectional(CELLS[op](5, return_sequences=True)), CELLS[op](3), length=None
@@ -151,7 +152,7 @@ def test_the_reset_gate_before_and_after_the_product(
     assert node.attrs["linear_before_reset"] == int(after)
 
 
-@pytest.mark.parametrize("activation", ["hard_sigmoid", "tanh", "relu", "softsign"])
+@pytest.mark.parametrize("activation", few(["hard_sigmoid", "tanh", "relu", "softsign"], 1))
 @pytest.mark.parametrize("op", ["LSTM", "GRU"])
 def test_gates_with_other_activations(tmp_path: Path, op: str, activation: str) -> None:
     network = sequence(CELLS[op](5, activation="sigmoid", recurrent_activation=activation))

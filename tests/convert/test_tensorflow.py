@@ -18,6 +18,7 @@ from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
+from tests.conftest import only_ci
 from tests.convert.graphs import (
     CLOSE,
     Build,
@@ -810,6 +811,7 @@ def test_other_placeholders_are_no_flags(pb: Callable[..., Path], name: str, dty
     assert Original.of(pb(build)).inspect().training == []
 
 
+@only_ci
 def test_the_mobilenet_computes_what_tensorflow_does(shared: Path) -> None:
     done = convert(shared / "models/mobilenet_camvid/mobilenet_camvid.pb", outputs="score:0")
     assert done.verdicts

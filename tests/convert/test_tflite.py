@@ -29,7 +29,7 @@ from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tflite.preparing import prepare
 from onnxgraft.stages.convert.tflite.reading import read_tflite
 from onnxgraft.stages.convert.tflite.running import interpreter
-from tests.convert.tflite_files import File, numbers
+from tests.convert.tflite_files import File, flex_options, numbers
 
 tf = pytest.importorskip("tensorflow")
 
@@ -498,7 +498,7 @@ def test_a_custom_operator_of_a_known_name_is_none_that_is_known(tmp_path: Path,
 def test_a_loop_over_tensorflow_s_lists_is_refused_with_what_to_do(tmp_path: Path) -> None:
     file = File()
     x, y = file.tensor("x", (1, 4)), file.tensor("y", (1, 4))
-    file.op("FlexTensorListReserve", [x], [y])
+    file.op("FlexTensorListReserve", [x], [y], flex_options("TensorListReserve"))
     path = file.save(tmp_path / "net.tflite", [x], [y])
     with pytest.raises(NotSupportedError, match="with a fixed batch size"):
         Original.of(path).lower()

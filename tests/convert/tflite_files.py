@@ -17,6 +17,18 @@ def numbers(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+def flex_options(kind: str) -> bytes:
+    """Return the options of an operator that is one of TensorFlow's own."""
+    from flatbuffers import flexbuffers
+    from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+    builder = flexbuffers.Builder()
+    with builder.Vector():
+        builder.String(kind)
+        builder.String(NodeDef(name="flex", op=kind).SerializeToString().decode("ascii"))
+    return bytes(builder.Finish())
+
+
 class File:
     """A TFLite file with one graph."""
 

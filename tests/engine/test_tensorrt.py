@@ -17,7 +17,7 @@ from onnxgraft.stages.engine import BuildOptions, tensorrt
 from onnxgraft.stages.engine.tensorrt import _layer
 from onnxgraft.stages.engine.tensorrt import builder as tensorrt_builder
 from onnxgraft.stages.engine.tensorrt.builder import gpu
-from tests.conftest import CI, Cli, model_of
+from tests.conftest import CI, Cli, model_of, only_ci
 
 pytest.importorskip("tensorrt", reason="TensorRT is not installed")
 
@@ -82,6 +82,7 @@ def network(request: pytest.FixtureRequest, shared: Path) -> Model:
     return cleaned
 
 
+@only_ci
 @pytest.mark.parametrize("label", ["fp32", "fp16", "int8", "int8+fp16"] if CI else ["int8"])
 def test_real_networks_build(network: Model, tmp_path: Path, label: str) -> None:
     graph = network

@@ -16,7 +16,7 @@ from onnxgraft.run.exact import exact
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.quantize import placement, quantize, read_cache, retarget
 from onnxgraft.targets import target_names
-from tests.conftest import Cli, model_of
+from tests.conftest import Cli, model_of, only_ci
 from tests.quantize.networks import (
     PAIR,
     PAIR_SHAPES,
@@ -356,6 +356,7 @@ def test_a_trained_graph_is_validated_beside_its_engine(
     assert output["cosine"] > 0.9999, output
 
 
+@only_ci
 def test_a_trained_graph_is_deployed_by_its_own_scales(tmp_path: Path, cli: Cli) -> None:
     trained().save(tmp_path / "qat.onnx")
     rng = np.random.default_rng(3)

@@ -298,6 +298,7 @@ def test_a_run_that_was_killed_as_it_began_or_ended_is_no_obstacle(
     assert_equal(found, calibrate(model, samples))
 
 
+@only_ci
 def test_a_command_that_is_killed_goes_on_to_the_same_file(model: Model, tmp_path: Path) -> None:
     model.save(tmp_path / "net.onnx")
     np.savez(tmp_path / "data.npz", image=images(600))
@@ -336,6 +337,7 @@ def test_a_full_disk_leaves_the_old_file(
     assert {path: path.read_bytes() for path in tmp_path.glob("r.json*")} == before
 
 
+@only_ci
 def test_the_shared_networks_give_the_same_in_processes(shared: Path) -> None:
     """Real convolutions: onnxruntime with one thread and with two gives the same bits."""
     pytest.importorskip("tensorflow")

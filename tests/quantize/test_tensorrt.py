@@ -16,7 +16,7 @@ from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.quantize import calibrate, placement, quantize, to_half
-from tests.conftest import model_of
+from tests.conftest import model_of, only_ci
 from tests.quantize.networks import (
     PAIR,
     PAIR_SHAPES,
@@ -101,6 +101,7 @@ def _flags() -> Any:
     return 0 if flag is None else 1 << int(flag)
 
 
+@only_ci
 def test_an_int8_graph_of_a_real_network(network: Network, tmp_path: Path) -> None:
     graph, report = quantize(network.model, network.ranges, "tensorrt")
     assert len(report.layers) == network.layers
@@ -117,6 +118,7 @@ def test_a_half_graph_of_a_real_network(network: Network) -> None:
     assert built(graph) > 0
 
 
+@only_ci
 def test_a_mix_of_int8_and_half_of_a_real_network(network: Network) -> None:
     layers = quantize(network.model, network.ranges, "tensorrt")[1].layers
     graph, _ = quantize(network.model, network.ranges, "tensorrt", keep_float=layers[::3])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnxgraft.graph.model import Model, Origin
-from onnxgraft.run.layer_nodes import LayerPrecision, layer_precisions, place
-from onnxgraft.run.layers import Layer
+from onnxgraft.run.layer_nodes import layer_precisions, place
+from onnxgraft.run.layers import Layer, LayerPrecision
 from tests.conftest import model_of
 
 CONV = np.ones((4, 4, 1, 1), np.float32)

@@ -21,7 +21,7 @@ from onnxgraft.sandbox.guard import byte_size
 from tests.conftest import Cli, model_of
 
 METRIC = """
-import ctypes, os, signal, time
+import ctypes, os, signal, sys, time
 import numpy as np
 kept = []
 def crash(output, label): ctypes.string_at(0)
@@ -33,6 +33,8 @@ def grab(output, label): return float(np.ones(6 << 30, np.uint8)[0])
 def sleep(output, label): time.sleep(600)
 def loop(output, label):
     while True: pass
+def leave(output, label): os._exit(0)
+def exits(output, label): sys.exit(0)
 def fine(output, label): return 1.0
 """
 
@@ -63,6 +65,8 @@ def arguments(place: Path, metric: str, *more: str) -> list[str]:
         ("grab", ["--max-memory", "800MB"], ["Unable to allocate", "6.00 GiB"]),
         ("sleep", ["--max-seconds", "2"], ["within the 2 s that --max-seconds allows"]),
         ("loop", ["--max-seconds", "2"], ["within the 2 s that --max-seconds allows"]),
+        ("leave", [], ["ended the process, with status 0, before the command was done"]),
+        ("exits", [], ["ended the process, with status 0, before the command was done"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -194,6 +198,67 @@ def test_a_signal_to_the_command_ends_its_work_too(sent: signal.Signals, place: 
     while running(process.pid) and time.monotonic() < end:
         time.sleep(0.05)
     assert running(process.pid) == []
+
+
+def test_the_engines_of_bench_end_when_the_watching_process_is_killed(place: Path) -> None:
+    words = ["bench", "net.onnx", "--batch", "1", "--rounds", "99999"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onnxgraft", *words],
+        cwd=place, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not any(map(is_worker, running(process.pid))) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert any(map(is_worker, running(process.pid)))
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 2  # a turn alone would take three seconds
+    while running(process.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert running(process.pid) == []
+
+
+def is_worker(process: int) -> bool:
+    try:
+        return b"_bench_worker" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+HELD = """
+import sys, tempfile, time
+from pathlib import Path
+from onnxgraft.sandbox.guard import Allowance, guarded
+out = Path(sys.argv[1])
+if guarded(Allowance(places=(out / "model.onnx",))) is None:
+    Path(tempfile.mkdtemp(), "scratch").write_text("x")
+    (out / sys.argv[2]).write_text(tempfile.gettempdir())
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def test_the_next_command_removes_the_folders_of_one_that_was_killed(tmp_path: Path) -> None:
+    def begin(name: str, seconds: float) -> tuple[subprocess.Popen[bytes], Path]:
+        words = [sys.executable, "-c", HELD, tmp_path, name, str(seconds)]
+        process = subprocess.Popen(words, start_new_session=True)
+        end = time.monotonic() + 60
+        while not (tmp_path / name).exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        return process, Path((tmp_path / name).read_text())
+
+    killed, left = begin("killed", 600)
+    living, kept = begin("living", 600)
+    killed.kill()
+    killed.wait()
+    assert left.exists()
+    ended, own = begin("ended", 0)
+    ended.wait(60)
+    assert not left.exists()
+    assert not own.exists()
+    assert (kept / "alive").exists()
+    living.terminate()
+    living.wait(60)
+    assert not kept.exists()
 
 
 CHILD = """

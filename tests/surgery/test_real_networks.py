@@ -8,6 +8,7 @@ import pytest
 
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.surgery import run
+from tests.conftest import only_ci
 
 
 @pytest.mark.parametrize(("layout", "most", "transposes"), [("keep", 39, 2), ("nchw", 37, 0)])
@@ -25,6 +26,7 @@ def test_the_fcn_is_left_with_its_layers(
         assert verdict.max_abs <= verdict.tolerance / 10
 
 
+@only_ci
 def test_the_mobilenet_is_left_with_one_transpose(shared: Path) -> None:
     model, _ = Original.of(
         shared / "models/mobilenet_camvid/mobilenet_camvid.pb", outputs="score:0"

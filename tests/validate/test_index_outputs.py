@@ -13,7 +13,7 @@ from onnxgraft.data.samples import open_samples
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.quantize import calibrate, quantize
-from tests.conftest import model_of
+from tests.conftest import model_of, only_ci
 
 ANCHORS = 64
 DETECTOR = (
@@ -67,6 +67,7 @@ def test_indices_of_a_healthy_network_pass_though_the_numbers_differ(place: Path
     assert report.candidates[1].warnings == []
 
 
+@only_ci
 def test_several_processes_give_the_same_figures(place: Path) -> None:
     files = (place / "net.onnx", place / "int8.onnx", place / "data.npz")
     alone = commands.validate(*files)

@@ -13,7 +13,7 @@ import pytest
 from onnxgraft.commands import validate
 from onnxgraft.errors import InputError
 from onnxgraft.stages.validate import Recorded, read_inputs, save_outputs
-from tests.conftest import model_of
+from tests.conftest import model_of, only_ci
 
 NET = "net (float[1, 3] x) => (float[1, 3] y) { a = Mul(x, s)  y = Softmax(a) }"
 
@@ -39,6 +39,7 @@ def polygraphy(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
+@only_ci
 def test_polygraphy_run_goes_on_from_our_files(folder: Path) -> None:
     validate(
         folder / "a.onnx", folder / "b.onnx", folder / "data.npz",

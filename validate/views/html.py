@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxgraft.files import write_bytes
 from onnxgraft.stages.validate.report import LayerTimeRow, RangeRow, Report
@@ -18,6 +19,9 @@ from onnxgraft.stages.validate.views.plots import (
     layer_plot,
 )
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 __all__ = ["write_html"]
 
 # As wide as the histograms' SVG.
@@ -28,18 +32,12 @@ _LAYERS = 20
 
 def write_html(report: Report, path: str | os.PathLike[str]) -> None:
     """Write ``report`` as HTML; everything that comes from a model is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text())
     operators = sorted(
         {*report.operators_before, *report.operators_after},
         key=lambda op: (-report.operators_before.get(op, 0), op),
     )
     ends = {row.batch: _longest(report, row.batch) for row in report.latency}
-    page = template.render(
+    page = _template().render(
         report=report,
         operators=operators,
         most=max([1, *report.operators_before.values(), *report.operators_after.values()]),
@@ -84,6 +82,16 @@ def _layer_times(report: Report) -> dict[str, Any]:
         "longest": max(costs.values(), default=0.0) or 1.0,
         "most": _LAYERS,
     }  # fmt: skip
+
+
+@functools.cache
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(Path(__file__).with_name("report.html.j2").read_text())
 
 
 def _longest(report: Report, batch: int) -> float:

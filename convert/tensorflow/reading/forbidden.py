@@ -1,52 +1,25 @@
 """What a TensorFlow graph must not do: a graph is a program, and it comes from a stranger.
 
-TensorFlow's own words: "TensorFlow models are programs" (SECURITY.md). The operators that compute
-can do nothing else; those that reach out of the graph are refused by name, wherever they are.
+TensorFlow's own words: "TensorFlow models are programs" (SECURITY.md). What may run is a list of
+operators that compute and do nothing else (`operators.COMPUTING`); any other one that TensorFlow
+has is refused, wherever it is.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files.limits import AXES, CONSTANT_BYTES, TENSOR_VALUES
+from onnxgraft.stages.convert.tensorflow.reading.operators import reason_against
 
 __all__ = [
     "check_constants",
     "check_operators",
     "check_restore",
-    "check_text",
 ]
 
-# By what they would do.
-_FORBIDDEN = {
-    reason: re.compile("|".join(patterns))
-    for reason, patterns in {
-        "runs Python code": ("(Eager)?PyFunc(Stateless)?",),
-        "reads or writes files": (
-            "ReadFile", "WriteFile", "MatchingFiles", "FileSystem.*", "DumpTensor",
-            "(Identity|LMDB|FixedLengthRecord|TFRecord|TextLine|WholeFile)Reader(V2)?", "Reader.*",
-            ".*(TextLine|TFRecord|FixedLengthRecord|CSV|Sql|LMDB)Dataset(V[0-9])?",
-            ".*(MatchingFiles|Cache|Load|Save)Dataset(V[0-9])?", ".*Snapshot.*", "DatasetFromGraph",
-            "(Experimental)?DatasetToTFRecord", "InitializeTableFromTextFile(V2)?",
-            "LoadAndRemapMatrix", "GenerateVocabRemapping", "SummaryWriter",
-            "CreateSummary(File|Db)Writer", "Write.*Summary", "ImportEvent",
-            "Debug(Identity|NanCount|NumericSummary)(V[0-9])?", "Print(V2)?",
-            "MergeV2Checkpoints", "Save(V2|Slices)?", "Restore(V2|Slice)?", "DistributedSave",
-            "DTensorRestoreV2", "CalibrationStatisticsSaver",
-        ),
-        "talks to other machines": (
-            "_?(Host|Xla)?(Send|Recv)(ToHost|FromHost)?", "_HostSend", "_HostRecv", "Rpc.*",
-            "DeleteRpcFutureResource", "DataService.*", "Collective.*", "_Nccl.*", ".*TPU.*",
-            "RegisterDataset(V2)?", "RemoteCall", "_XlaSend.*", "_XlaRecv.*", "XlaHostCompute",
-        ),
-        "runs native code of its own": (
-            "Xla(Launch|LaunchV2|CustomCall|CustomCallV2|CallModule|Compile|Run)", "TRTEngineOp",
-        ),
-    }.items()
-}  # fmt: skip
 # What restoring variables takes; their files are the checkpoint's own.
 _RESTORING = frozenset({
     "Assign", "AssignVariableOp", "Const", "Identity", "NoOp", "Placeholder",
@@ -71,23 +44,16 @@ def check_operators(
     ends = list(ends)
     nodes = _before(graph_def, ends, set(fed)) if ends else graph_def.node
     functions = [node for f in graph_def.library.function for node in f.node_def]
+    own = {f.signature.name for f in graph_def.library.function}
     for node in (*nodes, *functions):
         if not ends and node.op in _SAVING:
             continue
-        reason = _reason(node.op)
+        reason = reason_against(node.op, own)
         if reason is not None and not _harmless(node):
             raise ModelError(
                 f"{path}: {node.name!r} is a {node.op}, which {reason}; a network has no need of "
                 "it: cut it off, and freeze the graph again"
             )
-
-
-def check_text(path: str, data: bytes, prefix: bytes) -> None:
-    """Raise ModelError if ``data`` has the name of such an operator after ``prefix``."""
-    for found in re.finditer(re.escape(prefix) + rb"(\w{3,60})", data):
-        reason = _reason(found[1].decode())
-        if reason is not None:
-            raise ModelError(f"{path}: has a {found[0].decode()}, which {reason}")
 
 
 def check_restore(path: str, graph_def: Any, operation: str) -> None:
@@ -122,13 +88,6 @@ def check_constants(path: str, graph_def: Any) -> None:
                 total += 8 * count  # of at most 8 bytes each
     if total > CONSTANT_BYTES.most:
         raise ModelError(f"{path}: {CONSTANT_BYTES.refusal(total)}")
-
-
-def _reason(operator: str) -> str | None:
-    for reason, pattern in _FORBIDDEN.items():
-        if pattern.fullmatch(operator):
-            return reason
-    return None
 
 
 def _harmless(node: Any) -> bool:

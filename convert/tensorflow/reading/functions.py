@@ -76,7 +76,7 @@ def read_saved_model(
     with quiet():
         try:
             loaded = tf.saved_model.load(os.fspath(path))
-        except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
+        except Exception as error:  # what a damaged one raises has no common base
             unknown = re.search(r"Op type not registered '([^']*)'", str(error))
             if unknown:
                 raise NotSupportedError(
@@ -86,7 +86,7 @@ def read_saved_model(
             raise ModelError(
                 f"{path}: TensorFlow can't load the SavedModel: {reason_of(error)}"
             ) from error
-    found = dict(loaded.signatures)
+    found = dict(getattr(loaded, "signatures", {}))
     if not found:
         raise ModelError(f"{path}: the SavedModel has no signature; export it with one")
     name = signature or (DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in found else sorted(found)[0])
@@ -265,7 +265,7 @@ def freeze(function: Any, names_in: Sequence[str], names_out: Sequence[str]) -> 
     with quiet():
         try:
             constant = convert_variables_to_constants_v2(function, lower_control_flow=False)
-        except (ValueError, KeyError, tf.errors.OpError) as error:
+        except Exception as error:  # likewise
             raise ModelError(f"TensorFlow can't freeze the model: {reason_of(error)}") from error
     given = {tensor.name for tensor in constant.inputs}
     if len(given) != len(names_in):

@@ -18,8 +18,9 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
+from onnxgraft.cli._clashes import clashes
 from onnxgraft.cli._completion import SHELLS, prepare, script
-from onnxgraft.cli._failing import asks_json, errors_reported, failed
+from onnxgraft.cli._failing import EXIT_INTERNAL, asks_json, errors_reported, failed
 from onnxgraft.errors import (
     EngineWarning,
     InputError,
@@ -182,12 +183,15 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
             limits = {option: kwargs.pop(option, None) for option in _LIMITS}
             telling = {option: kwargs.pop(option, None) for option in _TELLING}
             as_json = bool(kwargs.get("as_json"))
-            with errors_reported(name, as_json=as_json):
+            with _handing_over(), errors_reported(name, as_json=as_json):
                 status = _guard(name, limits, {**kwargs, **telling})
                 if status is not None:
                     raise typer.Exit(status)
                 with places(), _telling(name, telling), _warnings_reported():
+                    for clash in clashes():
+                        logger.warning("%s", clash)
                     result = function(*args, **kwargs)
+            _hand_over(0 if result.passed else EXIT_FAILED)
             if as_json:
                 print(json_text(result.to_json()))
             else:
@@ -223,6 +227,26 @@ def _named(parameter: inspect.Parameter) -> inspect.Parameter:
         return parameter
     option.param_decls = (f"--{parameter.name.replace('_', '-')}",)
     return parameter.replace(annotation=Annotated[kind, option])
+
+
+@contextlib.contextmanager
+def _handing_over() -> Iterator[None]:
+    """Tell the process that watches this one what it ends with when something goes wrong.
+
+    SystemExit is none of it: this package does not raise it, so a model or a function did.
+    """
+    try:
+        yield
+    except Exception as error:
+        _hand_over(getattr(error, "exit_code", EXIT_INTERNAL))
+        raise
+
+
+def _hand_over(status: int) -> None:
+    if _guarding:
+        from onnxgraft.sandbox.guard import hand_over
+
+        hand_over(status)
 
 
 @contextlib.contextmanager

@@ -226,7 +226,10 @@ def bench(
 @subcommand(show.inferred, example="onnxgraft infer model.engine photo.jpg -o pictures/")
 def infer(
     engine: Annotated[Path, typer.Argument(help="Engine or ONNX file.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Image files; for several image inputs, one for each in turn."),
+    ],
     preprocess: PreprocessFile = None,
     postprocess: PostprocessFile = None,
     out: Annotated[

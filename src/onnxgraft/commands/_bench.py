@@ -63,7 +63,7 @@ class _Worker:
     def __init__(self, target: BenchTarget, batch: int) -> None:
         self.target = target
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "onnxgraft.commands._bench_worker"],
+            [sys.executable, "-P", os.path.join(os.path.dirname(__file__), "_bench_worker.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

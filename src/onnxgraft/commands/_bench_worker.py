@@ -1,7 +1,8 @@
 """The child process of `bench`: holds one engine, answers JSON lines.
 
 The first line names the engine and the batch, each further one how often to run it, or to count
-what its layers take.
+what its layers take. It is started as a file, and not as a module of its package, whose imports
+take longer than most engines: what this one needs it imports itself.
 """
 
 from __future__ import annotations
@@ -11,26 +12,21 @@ import os
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from onnxgraft.commands._opening import open_candidate
 from onnxgraft.errors import InputError, OnnxgraftError
-from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.exact import exact_layers
 from onnxgraft.run.feeds import Setting, drawn, fixed_batches
 from onnxgraft.run.layers import LayerTimes
-from onnxgraft.stages.convert import Original
-from onnxgraft.stages.engine import load, time_layers
-from onnxgraft.stages.engine.passport import passport_path
+from onnxgraft.run.workers import end_with_parent
 
 _WARM_UP = 3
 
 
 def main() -> None:
     """Serve until standard input ends."""
+    end_with_parent()
     # Libraries may print; only our answers go to the parent.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -39,7 +35,7 @@ def main() -> None:
         message = json.loads(line)
         try:
             if engine is None:
-                engine, opened = _open(message)
+                engine, opened = _open(message), message
                 fixed = fixed_batches(engine.inputs)
                 if fixed and message["batch"] not in fixed:
                     raise InputError(f"its inputs have a batch of {fixed[0]}")
@@ -78,22 +74,32 @@ def _feeds(engine: Engine, batch: int) -> Feeds:
     return feeds
 
 
-def _layers(engine: Engine, opened: Original, feeds: Feeds, runs: int) -> LayerTimes:
+def _layers(engine: Engine, opened: dict[str, Any], feeds: Feeds, runs: int) -> LayerTimes:
     """Return what the layers take of an engine, or of a float graph in onnxruntime."""
-    file = Path(opened.path)
-    if file.suffix == ".onnx" and not passport_path(file).is_file():
-        return exact_layers(Model.load(file), engine, feeds, runs)
+    if opened["kind"] == "onnx":
+        from onnxgraft.graph.model import Model
+        from onnxgraft.run.exact import exact_layers
+
+        return exact_layers(Model.load(opened["opened"]["path"]), engine, feeds, runs)
+    from onnxgraft.stages.engine import time_layers
+
     return time_layers(engine, feeds, runs)
 
 
-def _open(message: dict[str, Any]) -> tuple[Engine, Original]:
+def _open(message: dict[str, Any]) -> Engine:
     how = message["opened"]
-    opened = Original.of(**{**how, "values": tuple(how["values"])})
-    if message["trust"] or (message["kind"] == "engine" and message["threads"]):
-        engine = load(opened.path, trust=message["trust"], threads=message["threads"])
-    else:
-        engine = opened.run() if message["kind"] == "original" else open_candidate(opened)
-    return engine, opened
+    if message["kind"] == "engine":
+        from onnxgraft.stages.engine import load
+
+        return load(how["path"], trust=message["trust"], threads=message["threads"])
+    if message["kind"] == "onnx":
+        from onnxgraft.graph.model import Model
+        from onnxgraft.run.exact import exact
+
+        return exact(Model.load(how["path"]))
+    from onnxgraft.stages.convert import Original
+
+    return Original.of(**{**how, "values": tuple(how["values"])}).run()
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import numpy as np
 
 from onnxgraft.commands._assumed import assumed, is_given, of_images
 from onnxgraft.commands._blame import blame, differs
+from onnxgraft.commands._engine_recipe import recipe_of
 from onnxgraft.commands._evidence import engine_row, hash_of_data, record_accuracy
-from onnxgraft.commands._infer import recipe_of
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import (
     ModelGiven,

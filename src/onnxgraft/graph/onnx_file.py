@@ -33,6 +33,7 @@ from onnxgraft.graph.external import LARGE, PACKED, ExternalData, view_of
 from onnxgraft.graph.foreign import refuse_foreign
 from onnxgraft.graph.messages import parts
 from onnxgraft.graph.operators import is_own_domain, op_key, op_of
+from onnxgraft.graph.programs import reason_against
 from onnxgraft.graph.surgeon import OLDEST_IR, is_plain
 from onnxgraft.graph.tensors import Array
 
@@ -51,14 +52,6 @@ MOST_BYTES = (1 << 31) - 1
 _UNKNOWN = "onnxgraft.unknown"
 # External data begin at multiples of this, so that they can be mapped.
 _PAGE = 4096
-# Operators that are programs, by domain and type, and what each does.
-_PROGRAMS = {
-    ("com.microsoft", "EPContext"): "holds or names an engine that was compiled, native code",
-    ("com.microsoft", "Snpe"): "holds an engine that was compiled, native code",
-    ("com.microsoft", "PythonOp"): "runs Python code",
-    ("com.microsoft", "PythonOpGrad"): "runs Python code",
-    ("ai.onnx.contrib", "PyOp"): "runs Python code",
-}
 # Measured: onnx.checker parses a copy, and onnx-graphsurgeon makes objects of what is in a graph.
 _COSTS = Costs(
     copies=4,
@@ -130,7 +123,7 @@ def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> Non
     dense = 0
     for part in parts(proto):
         if isinstance(part, onnx.NodeProto):
-            reason = _PROGRAMS.get(op_key(part))
+            reason = reason_against(part)
             if reason is not None:
                 raise ModelError(
                     f"{path}: {_called(part)!r} is of the type {op_of(part)}, which {reason}; "

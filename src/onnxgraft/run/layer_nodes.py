@@ -29,10 +29,10 @@ from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
 from onnxgraft.graph.quantized import in_integers
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.walk import nodes_within
-from onnxgraft.run.layers import Layer, Role, plain_precision
+from onnxgraft.run.layers import Layer, LayerPrecision, Role, plain_precision
 
 __all__ = [
-    "Called", "Groups", "LayerPrecision", "Placed", "Planned", "call", "called",
+    "Called", "Groups", "Placed", "Planned", "call", "called",
     "layer_precisions", "place",
 ]  # fmt: skip
 
@@ -353,21 +353,6 @@ class Planned:
         weighted = [node for node in mine if is_op(node, *WEIGHTED)]
         known = {self._precisions.get(str(node.name), "") for node in weighted or mine}
         return next((one for one in ("bf16", "fp16", "fp32", "int8") if one in known), "")
-
-
-@dataclass(frozen=True)
-class LayerPrecision:
-    """What a layer of the network runs in, in an engine.
-
-    Attributes:
-        layer: The framework's name for what it makes, or that of the graph's node.
-        precision: As the engine's library tells it; empty where it does not.
-        graph: In which it stands in the graph.
-    """
-
-    layer: str
-    precision: str
-    graph: str
 
 
 def layer_precisions(model: Model, layers: Sequence[Layer]) -> list[LayerPrecision]:

@@ -12,7 +12,8 @@ from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine
 
 __all__ = [
-    "WARM_UP", "Layer", "LayerTimes", "Role", "Timing", "median_ms", "plain_precision",
+    "WARM_UP", "Layer", "LayerPrecision", "LayerTimes", "Role", "Timing", "median_ms",
+    "plain_precision",
 ]  # fmt: skip
 
 # Inferences before those that count.
@@ -74,6 +75,21 @@ class LayerTimes:
     total: float
     runs: int
     counted: float
+
+
+@dataclass(frozen=True)
+class LayerPrecision:
+    """What a layer of the network runs in, in an engine.
+
+    Attributes:
+        layer: The framework's name for what it makes, or that of the graph's node.
+        precision: As the engine's library tells it; empty where it does not.
+        graph: In which it stands in the graph.
+    """
+
+    layer: str
+    precision: str
+    graph: str
 
 
 @runtime_checkable

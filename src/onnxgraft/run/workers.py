@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -12,12 +15,21 @@ from typing import Any, TypeVar
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.optional import optional
 
-__all__ = ["in_processes", "on_ray"]
+__all__ = ["end_with_parent", "in_processes", "on_ray"]
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 # Makes, in its own process, what does a part.
 Opener = Callable[[], Callable[[Part], Result]]
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it is gone, killed or not (on Linux)."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def in_processes(
@@ -151,6 +163,7 @@ _worker: _Worker
 
 
 def _begin(opener: Opener[Any, Any]) -> None:
+    end_with_parent()
     global _worker
     _worker = _Worker(opener)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import math
 import os
@@ -27,7 +28,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import remove_left, watchers
 from onnxgraft.sandbox.landlock import enter_sandbox
 
-__all__ = ["Allowance", "Killed", "byte_size", "guarded"]
+__all__ = ["Allowance", "Killed", "byte_size", "guarded", "hand_over"]
 
 # How often the memory is looked at: it can grow by some 200 MB in between.
 _LOOK = 0.05
@@ -43,6 +44,12 @@ _CRASHES = frozenset({
     signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS,
     signal.SIGTRAP, signal.SIGXCPU, signal.SIGXFSZ,
 })  # fmt: skip
+# A folder for what is temporary begins so, and has a file that is locked while its command lives.
+_SCRATCH, _ALIVE = "onnxgraft.", "alive"
+# Before a status that is handed over; what else is told are absolute paths.
+_STATUS = b"status "
+# Where a child tells its parent.
+_into: int | None = None
 # A second Ctrl-C within this many seconds is the first one, told by the parent too.
 _SAME = 2.0
 
@@ -85,15 +92,18 @@ def byte_size(text: str) -> int:
 def guarded(allowance: Allowance) -> int | None:
     """Fork: return None in the child, which does the work, and its exit status in the parent.
 
+    The status is the one that the child handed over: a model or a library that ends the process
+    does not decide what the command says.
+
     Raises:
-        Killed: In the parent: the child crashed or took more than it may. Nothing that it was
-            writing is left.
+        Killed: In the parent: the child crashed, took more than it may, or ended before it handed
+            over its status. Nothing that it was writing is left.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     signals = {signal.SIGCHLD, *_FORWARDED}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    scratch = None if allowance.places is None else tempfile.mkdtemp(prefix="onnxgraft.")
+    scratch = None if allowance.places is None else _scratch()
     out, into = os.pipe()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     parent = os.getpid()
@@ -116,12 +126,20 @@ def guarded(allowance: Allowance) -> int | None:
         _kill(left)
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-    if os.WIFEXITED(status):
+    handed = watch.handed_over()
+    if os.WIFEXITED(status) and handed is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return os.WEXITSTATUS(status)
+        return os.WEXITSTATUS(status) or handed
     watch.clean()
     if sys.stderr.isatty():
         print("\033[?25h\r\033[K", end="", file=sys.stderr)  # a progress bar hid the cursor
+    if os.WIFEXITED(status):
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise Killed(
+            f"something in it ended the process, with status {os.WEXITSTATUS(status)}, before the "
+            "command was done; a model or a function that it runs does that, and it counts as a "
+            "failure; nothing was left half written"
+        )
     died = signal.Signals(os.WTERMSIG(status))
     if watch.reason is None and died in _FORWARDED:
         # As if there had been no guard.
@@ -132,6 +150,29 @@ def guarded(allowance: Allowance) -> int | None:
     raise Killed(watch.reason or _reason(died))
 
 
+def _scratch() -> str:
+    """Return a new folder for what is temporary; remove those of commands that were killed."""
+    for place in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if not place.is_symlink() and place.stat().st_uid == os.geteuid():
+                _remove_left_behind(place)
+    made = tempfile.mkdtemp(prefix=_SCRATCH)
+    # The lock is there with its name: the file is locked first, and lasts as long as the command.
+    lock = os.open(Path(made, "new"), os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(Path(made, "new"), Path(made, _ALIVE))
+    return made
+
+
+def _remove_left_behind(place: Path) -> None:
+    lock = os.open(place / _ALIVE, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(place, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
 def _begin(allowance: Allowance, into: int, scratch: str | None) -> None:
     """Set up the process that does the work."""
     # A crash is told in a sentence; a core dump would be a file that nobody named.
@@ -140,6 +181,8 @@ def _begin(allowance: Allowance, into: int, scratch: str | None) -> None:
         most = allowance.memory + _RESERVED
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     watchers.append(functools.partial(_tell, into))
+    global _into
+    _into = into
     last = -math.inf
 
     def interrupt(*_: object) -> None:
@@ -156,6 +199,12 @@ def _begin(allowance: Allowance, into: int, scratch: str | None) -> None:
         os.environ["TMPDIR"] = scratch
         tempfile.tempdir = None
         enter_sandbox([*(allowance.places or ()), Path(scratch, "any")])
+
+
+def hand_over(status: int) -> None:
+    """Tell the parent that the command is done, with this exit status; in no child, do nothing."""
+    if _into is not None:
+        os.write(_into, b"%s%d\0" % (_STATUS, status))
 
 
 def _tell(into: int, path: Path) -> None:
@@ -195,8 +244,14 @@ class _Watch:
 
     def clean(self) -> None:
         """Remove what the process was writing when it died."""
-        for name in filter(None, self._told.split(b"\0")):
-            remove_left(Path(os.fsdecode(name)))
+        for told in filter(None, self._told.split(b"\0")):
+            if not told.startswith(_STATUS):
+                remove_left(Path(os.fsdecode(told)))
+
+    def handed_over(self) -> int | None:
+        """Return the status that the command handed over, if it did."""
+        found = [told for told in self._told.split(b"\0") if told.startswith(_STATUS)]
+        return int(found[-1].removeprefix(_STATUS)) if found else None
 
     def _listen(self) -> None:
         with contextlib.suppress(BlockingIOError):

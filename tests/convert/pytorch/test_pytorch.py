@@ -17,6 +17,7 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate import find_divergence
+from tests.conftest import only_ci
 
 
 @functools.cache
@@ -187,6 +188,7 @@ def test_inspect_tells_what_a_program_holds(programs: Path) -> None:
     assert found.dynamic == ["image: its dimensions 0, 2 are free"]
 
 
+@only_ci
 def test_a_program_is_deployed_in_int8(programs: Path, tmp_path: Path) -> None:
     images = np.random.default_rng(0).standard_normal((8, 3, 6, 5)).astype(np.float32)
     np.savez(tmp_path / "data.npz", image=images)
