@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from onnxgraft.optional import late
 
 if TYPE_CHECKING:
+    from onnxgraft.run.layers import Layer, LayerTimes
     from onnxgraft.stages.engine.building import (
         Evidence,
         build,
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
         layers,
         load,
         runs_here,
+        time_layers,
     )
-    from onnxgraft.stages.engine.options import BuildOptions, Layer
+    from onnxgraft.stages.engine.options import BuildOptions
     from onnxgraft.stages.engine.passport import Passport, read_passport, record
     from onnxgraft.stages.engine.tensorrt.bundle import Bundle, unpacked
     from onnxgraft.stages.engine.unknown import is_engine, target_of
@@ -37,6 +39,7 @@ __all__ = [
     "Bundle",
     "Evidence",
     "Layer",
+    "LayerTimes",
     "Passport",
     "build",
     "bundle",
@@ -52,6 +55,7 @@ __all__ = [
     "record",
     "runs_here",
     "target_of",
+    "time_layers",
     "unpacked",
 ]
 
@@ -61,7 +65,8 @@ __getattr__ = late(
         "BuildOptions": ".options",
         "Bundle": ".tensorrt.bundle",
         "Evidence": ".building",
-        "Layer": ".options",
+        "Layer": "onnxgraft.run.layers",
+        "LayerTimes": "onnxgraft.run.layers",
         "Passport": ".passport",
         "build": ".building",
         "bundle": ".building",
@@ -77,6 +82,7 @@ __getattr__ = late(
         "record": ".passport",
         "runs_here": ".loading",
         "target_of": ".unknown",
+        "time_layers": ".loading",
         "unpacked": ".tensorrt.bundle",
     },
 )

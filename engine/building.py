@@ -19,6 +19,8 @@ from onnxgraft.graph.quantized import stored_weights
 from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.graph.walk import nodes_within
 from onnxgraft.run.depth import depths
+from onnxgraft.run.layer_nodes import layer_precisions
+from onnxgraft.run.layers import LayerPrecision
 from onnxgraft.run.proof import trials
 from onnxgraft.stages.engine.loading import backend_of
 from onnxgraft.stages.engine.options import BuildOptions
@@ -34,6 +36,8 @@ __all__ = ["Evidence", "build", "bundle", "check", "graph_hash", "graph_precisio
 Shape = Sequence[int]
 # An engine with a free batch is proven on a batch of so many, too.
 _BATCH = 4
+# Characters in the names of all layers that a passport has place for.
+_LAYER_NAMES = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,10 @@ def build(
             most = max(options.batches) if "batches" in aim.options else _BATCH
             feeds = trials(graph, inputs, samples, min(most, _BATCH))
             proven = mend(graph, feeds, builder, forms=aim.forms, floats=floats)
-            passport = replace(passport, proof=tuple(proven.proofs), notes=tuple(proven.notes))
+            passport = replace(
+                passport, proof=tuple(proven.proofs), notes=tuple(proven.notes),
+                layers=_told(layer_precisions(graph, builder.layers)),
+            )  # fmt: skip
         else:
             builder.build(graph)
         built = builder.built
@@ -133,6 +140,11 @@ def build(
         )
         write_json(beside, passport_json(passport))
     return passport
+
+
+def _told(layers: Sequence[LayerPrecision]) -> tuple[LayerPrecision, ...]:
+    """Return what a passport says of layers: nothing, where it would become too large by them."""
+    return tuple(layers) if sum(len(one.layer) for one in layers) < _LAYER_NAMES else ()
 
 
 def check(model: Model, target: str, options: BuildOptions) -> None:

@@ -18,8 +18,10 @@ from onnxgraft.errors import (
 )  # fmt: skip
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.graph.source import Source
+from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine
-from onnxgraft.stages.engine.options import Backend, Layer
+from onnxgraft.run.layers import Layer, LayerTimes, Timing
+from onnxgraft.stages.engine.options import Backend
 from onnxgraft.stages.engine.passport import Passport, passport_path, pinned, read_passport
 from onnxgraft.stages.engine.unknown import target_of
 from onnxgraft.targets import TARGETS, find_target
@@ -128,6 +130,22 @@ def layers(engine: Engine) -> list[Layer]:
         raise NotSupportedError(f"{engine.name} does not report its layers")
     found: list[Layer] = ask()
     return found
+
+
+def time_layers(engine: Engine, feeds: Feeds, runs: int = 10) -> LayerTimes:
+    """Return what the layers of an engine take, as its library counts it.
+
+    Args:
+        engine: Running.
+        feeds: By name; each inference has the same.
+        runs: How many are counted, after a few that warm up.
+
+    Raises:
+        NotSupportedError: Its library does not say.
+    """
+    if not isinstance(engine, Timing):
+        raise NotSupportedError(f"{engine.name} does not report what its layers take")
+    return engine.time_layers(feeds, runs)
 
 
 def check_layers(target: str) -> None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic
-from onnxgraft.graph.tensors import TensorSpec
+from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Engine
+from onnxgraft.run.layers import Layer, LayerTimes
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
+from onnxgraft.stages.engine.options import BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
 
 if TYPE_CHECKING:
@@ -70,12 +71,9 @@ class OnnxRuntimeEngine(OnnxRuntime):
         Raises:
             InputError: onnxruntime refuses it, or it is not the one that the passport describes.
         """
+        self._configured = _configure(threads or passport.flags.threads)
         try:
-            super().__init__(
-                path,
-                name=passport.name,
-                configure=_configure(threads or passport.flags.threads),
-            )
+            super().__init__(path, name=passport.name, configure=self._configured)
         except ModelError as error:
             raise InputError(f"{path}: {error}; build it again") from error
         self._path = path
@@ -85,12 +83,16 @@ class OnnxRuntimeEngine(OnnxRuntime):
                 raise InputError(f"{path}: has {names} where its passport says {wanted}")
 
     def layers(self) -> list[Layer]:
-        """Return the graph's nodes as onnxruntime fused them."""
-        from onnxgraft.graph.onnx_file import read_model
-        from onnxgraft.graph.operators import op_of
+        """Return the nodes that run: onnxruntime fuses the saved graph's once more."""
+        from onnxgraft.run.session_layers import optimized_layers
 
-        graph = read_model(self._path)[0].graph
-        return [Layer(node.name, op_of(node), "", ()) for node in graph.node]
+        return optimized_layers(self._path, self._configured)
+
+    def time_layers(self, feeds: Feeds, runs: int) -> LayerTimes:
+        """Return what the nodes take, of ``runs`` inferences."""
+        from onnxgraft.run.session_layers import timed
+
+        return timed(self._path, self._configured, self, feeds, runs)
 
 
 def _configure(threads: int | None, *, precise: bool = False) -> Callable[[Any], None]:

@@ -15,7 +15,7 @@ from onnxgraft.targets import Floats
 if TYPE_CHECKING:
     from onnxgraft.graph.model import Model
 
-__all__ = ["Backend", "BuildOptions", "Built", "Hint", "Layer", "Shape"]
+__all__ = ["Backend", "BuildOptions", "Built", "Hint", "Shape"]
 
 Shape = Sequence[int]
 Hint = Literal["latency", "throughput"]
@@ -68,23 +68,6 @@ class Built:
     versions: dict[str, str]
     flags: Flags
     machine: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer of an engine, as its library fused it.
-
-    Attributes:
-        name: In the library's words.
-        kind: What it does.
-        precision: Of its output; empty where the library does not say.
-        nodes: The nodes of the graph that are in it, where the library says.
-    """
-
-    name: str
-    kind: str
-    precision: str
-    nodes: tuple[str, ...]
 
 
 class Backend(Protocol):

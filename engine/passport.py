@@ -14,6 +14,7 @@ from onnxgraft.files import claimed, existing_file, read_json, write_json
 from onnxgraft.files.limits import PASSPORT_BYTES
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import TensorSpec
+from onnxgraft.run.layers import LayerPrecision
 from onnxgraft.run.seen import Proof
 from onnxgraft.targets import find_target
 from onnxgraft.targets.cpu import Cpu
@@ -101,6 +102,8 @@ class Passport:
         depths: By output, how many roundings to 8 bits are on the way to it; empty where that does
             not stand in the graph.
         weights: ``int8`` or ``int4`` where the graph stores weights so, and activations are float.
+        layers: What each layer runs in, as the library told where the engine was run when it was
+            built.
     """
 
     target: str
@@ -124,6 +127,7 @@ class Passport:
     latency: list[dict[str, Any]] = field(default_factory=list)
     depths: dict[str, int] = field(default_factory=dict)
     weights: str = ""
+    layers: tuple[LayerPrecision, ...] = ()
 
     @property
     def proven(self) -> bool | None:
@@ -229,6 +233,10 @@ def passport_in(file: Path) -> Passport:
         document["cpu"] = Cpu.from_json(document.get("cpu", {}))
         document["proof"] = tuple(map(Proof.from_json, document.get("proof", [])))
         document["notes"] = tuple(map(str, document.get("notes", [])))
+        document["layers"] = tuple(
+            LayerPrecision(*(str(entry[key]) for key in ("layer", "precision", "graph")))
+            for entry in document.get("layers", [])
+        )
         passport = Passport(**document)
         for name, kind in (
             ("target", str), ("precision", str), ("engine", str), ("versions", dict),

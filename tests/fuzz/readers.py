@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 
 from onnxgraft.commands._recipe import read_recipe, read_tables
+from onnxgraft.commands._runs import read_report
 from onnxgraft.data.classes import find_classes
 from onnxgraft.data.image_header import stored_form
 from onnxgraft.data.labels import read_labels
@@ -408,6 +409,7 @@ READERS: dict[str, Reader] = {
     "voc": Reader("a.xml", lambda path: read_labels(path, _NAMES)),
     "yolo": Reader("a.txt", lambda path: read_labels(path.parent)),
     "classes": Reader("classes.json", _classes),
+    "report": Reader("report.json", read_report),
     "placement": Reader("table.toml", lambda path: read_placement(path, "tensorrt")),
     "polygraphy": Reader("run.json", _polygraphy, load=_load_polygraphy),
 }

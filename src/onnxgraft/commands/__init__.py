@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnxgraft.commands._calibrate import Calibrated, calibrate
     from onnxgraft.commands._convert import Converted, convert
     from onnxgraft.commands._deploy import deploy
+    from onnxgraft.commands._diff import Differences, diff
     from onnxgraft.commands._infer import Answer, Inferred, infer
     from onnxgraft.commands._init import Begun, RecipeSchema, init, recipe_schema
     from onnxgraft.commands._inspect import Inspected, inspect
@@ -36,6 +37,7 @@ __all__ = [
     "BuiltEngine",
     "Calibrated",
     "Converted",
+    "Differences",
     "Inferred",
     "Inspected",
     "LiteEngine",
@@ -50,6 +52,7 @@ __all__ = [
     "calibrate",
     "convert",
     "deploy",
+    "diff",
     "infer",
     "init",
     "inspect",
@@ -70,6 +73,7 @@ __getattr__ = late(
         "BuiltEngine": "._build",
         "Calibrated": "._calibrate",
         "Converted": "._convert",
+        "Differences": "._diff",
         "Inferred": "._infer",
         "Inspected": "._inspect",
         "LiteEngine": "._lite",
@@ -84,6 +88,7 @@ __getattr__ = late(
         "calibrate": "._calibrate",
         "convert": "._convert",
         "deploy": "._deploy",
+        "diff": "._diff",
         "infer": "._infer",
         "init": "._init",
         "inspect": "._inspect",

@@ -116,6 +116,10 @@ class OnnxRuntime(Resource):
             ) from error
         return dict(zip(names, values, strict=True))
 
+    def end_profiling(self) -> str:
+        """Return the file with what the nodes took, of a session that was configured to profile."""
+        return str(self._session.end_profiling())
+
     def close(self) -> None:
         """Give back the session and its weights."""
         self._session = None
