@@ -11,7 +11,7 @@ AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
 # What builds the site, likewise; mkdocs reads the docstrings and imports nothing of ours.
 SITE = .venv-docs
 
-.PHONY: demo test check docs site audit sbom constraints constraints-docs faults fuzz load clean
+.PHONY: demo test check docs site audit sbom constraints constraints-docs faults fuzz load runtime clean
 
 demo: $(READY)
 	$(BIN)/python models/lenet5.py demo 2>$(VENV)/lenet5.log || (cat $(VENV)/lenet5.log; exit 1)
@@ -93,6 +93,14 @@ faults: $(READY)
 
 load: $(READY)
 	PYTHONPATH=src $(BIN)/python -m benchmarks.load > benchmarks/load.md
+
+# The wheel with numpy and one runtime alone, in fresh environments; needs the network. Other
+# interpreters are tried too: make runtime PYTHONS="python3.12 python3.13"
+PYTHONS ?= $(BIN)/python
+runtime: $(READY)
+	mkdir -p build
+	PYTHONPATH=src $(BIN)/python -m benchmarks.runtime_only $(PYTHONS) > build/runtime_only.md
+	mv build/runtime_only.md benchmarks/runtime_only.md
 
 clean:
 	rm -rf $(VENV) $(TOOLS) $(SITE) demo build

@@ -7,10 +7,11 @@ peers.py names; what is not installed has a row that says so.
 
 Everyone starts from the same float graph, converted and cleaned, and calibrates on the same
 samples. The judge of every graph is the exact reference, on validation samples by which nothing was
-chosen; losses are in points. Networks of random weights have no metric. *Signal over noise* is that
-of each channel of the outputs, the mean over channels and samples. *Layers alone*: Conv, Gemm and
-MatMul, and nothing else. *Made in*: processor time, of which another's work on the machine takes
-little; the peers get their images decoded, ours begin with the files.
+chosen; losses are in points, with the standard error that the choice of the images has (jackknife
+over ten parts of them, of the difference). Networks of random weights have no metric. *Signal over
+noise* is that of each channel of the outputs, the mean over channels and samples. *Layers alone*:
+Conv, Gemm and MatMul, and nothing else. *Made in*: processor time, of which another's work on the
+machine takes little; the peers get their images decoded, ours begin with the files.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from benchmarks.peers import PEERS, Refused, busy
 
 from onnxgraft.commands._bench import BenchTarget, measure
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
+from onnxgraft.data.samples import Sample
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import Outputs
 from onnxgraft.run.exact import exact
 from onnxgraft.stages import engine, quantize
 from onnxgraft.stages.convert import Original
@@ -45,6 +48,40 @@ FLOAT = "float"
 TIMED = ("onnxruntime", "modelopt-entropy", "nncf", "neural-compressor")
 # Of a metric's values so many are shown.
 VALUES = 2
+# Parts of the validation samples, in their order: neighbours are often frames of one film.
+PARTS = 10
+
+
+class Scores:
+    """A metric over all validation samples, and over all but one part of them, for each part."""
+
+    def __init__(self, road: Road) -> None:
+        self._road, self._count = road, 0
+        self._parts = [road.metric() for _ in range(PARTS)]
+
+    def add(self, sample: Sample, found: Outputs) -> None:
+        """Take in the answers to the next sample."""
+        self._road.add(
+            self._parts[self._count * PARTS // len(self._road.validation)], sample, found
+        )
+        self._count += 1
+
+    def values(self, without: int | None = None) -> dict[str, float]:
+        """Return the first values of the metric, without a part of the samples or with all."""
+        whole = self._road.metric()
+        if whole is None:
+            return {}
+        for number, part in enumerate(self._parts):
+            if number != without and part is not None:
+                whole.merge(part)
+        return dict(list(whole.values().items())[:VALUES])
+
+    def lost(self, name: str, before: Scores) -> str:
+        """Return what a value is less than ``before``, and the standard error of that."""
+        loss = before.values()[name] - self.values()[name]
+        each = [before.values(part)[name] - self.values(part)[name] for part in range(PARTS)]
+        error = np.sqrt((PARTS - 1) / PARTS * np.square(each - np.mean(each)).sum())
+        return f"{loss:.2f} ± {error:.2f}"
 
 
 class Table:
@@ -57,34 +94,33 @@ class Table:
     def __init__(self, road: Road) -> None:
         """Run the float graph, and print the head and its row."""
         self.road = road
-        metric = road.metric()
+        self._before = Scores(road)
         with exact(road.model, name="float") as session:
             self._expected = []
             for sample in road.validation:
                 found = {name: v.copy() for name, v in session.infer(sample.feeds).items()}
-                road.add(metric, sample, found)
+                self._before.add(sample, found)
                 self._expected.append(found)
-        self._before = {} if metric is None else dict(list(metric.values().items())[:VALUES])
-        columns = ["", *(c for name in self._before for c in (name, "lost"))]
+        self._values = self._before.values()
+        columns = ["", *(c for name in self._values for c in (name, "lost"))]
         print("| " + " | ".join([*columns, "signal over noise", "made in"]) + " |")
         print("|" + "---|" * (len(columns) + 2))
-        self._print(FLOAT, [c for v in self._before.values() for c in (f"{v:.2f}", "")])
+        self._print(FLOAT, [c for v in self._values.values() for c in (f"{v:.2f}", "")])
 
     def row(self, title: str, model: Model, seconds: float) -> None:
         """Judge a graph."""
-        metric, noises = self.road.metric(), []
+        scores, noises = Scores(self.road), []
         with exact(model) as session:
             for sample, right in zip(self.road.validation, self._expected, strict=True):
                 found = session.infer(sample.feeds)
                 if found.keys() != right.keys():  # some tools have names of their own
                     found = dict(zip(right, found.values(), strict=True))
                 noises.append(noise_of(right, found))
-                self.road.add(metric, sample, found)
-        values = {} if metric is None else metric.values()
+                scores.add(sample, found)
         cells = [
             c
-            for name, before in self._before.items()
-            for c in (f"{values[name]:.2f}", f"{before - values[name]:.2f}")
+            for name, value in scores.values().items()
+            for c in (f"{value:.2f}", scores.lost(name, self._before))
         ]
         self._print(title, cells, f"{-np.mean(noises):.1f} dB", f"{seconds:.0f} s")
 
@@ -93,7 +129,7 @@ class Table:
         self._print(title, [why.replace("|", "/")])
 
     def _print(self, title: str, cells: list[str], noise: str = "", seconds: str = "") -> None:
-        empty = [""] * (2 * len(self._before) - len(cells))
+        empty = [""] * (2 * len(self._values) - len(cells))
         print("| " + " | ".join([title, *cells, *empty, noise, seconds]) + " |", flush=True)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.pictures import Told, read_told, scaled_by
 from onnxgraft.stages.convert.caffe.reading.prototxt import parse_prototxt
+from onnxgraft.stages.convert.caffe.reading.wire import read_blob
 from onnxgraft.stages.convert.detection import Framework
 from onnxgraft.stages.convert.tensorflow.reading import kind_of
 from onnxgraft.stages.convert.tensorflow.reading.functions import keras_names
+from onnxgraft.stages.convert.tflite.metadata import normalized_by
 
 __all__ = ["KERAS_FAMILIES", "told_by"]
 
@@ -51,6 +54,8 @@ def told_by(path: str, framework: Framework, model: Model) -> Told | None:
     if framework == "onnx" and model.source.framework != "onnx":
         return None
     keras = framework == "tensorflow" and kind_of(path) == "keras"
+    if framework == "tflite" and (normal := normalized_by(Path(path), model.inputs)) is not None:
+        return normal
     scaled = scaled_by(model.graph)
     if scaled is not None and framework != "caffe":
         return Told(
@@ -79,6 +84,9 @@ def _transformed(file: Path) -> Told | None:
 
     Given  transform_param { mean_value: 104 mean_value: 117 mean_value: 123 scale: 0.017 }
     Result (BGR - mean) * scale, see Caffe's ``data_transformer.cpp``
+
+    With ``crop_size`` the middle is cut out, and nothing is mirrored, as in its phase TEST. Without
+    a data layer, a mean file beside the prototxt tells the mean.
     """
     try:
         document = parse_prototxt(file.read_text(encoding="utf-8-sig", errors="replace"))
@@ -86,10 +94,34 @@ def _transformed(file: Path) -> Told | None:
         found = [
             layer.message("transform_param") for layer in layers if layer.has("transform_param")
         ]
-        if not found or found[-1].has("mean_file"):  # a mean of every pixel is no table's
-            return None
-        mean, scale = found[-1].numbers("mean_value"), found[-1].number("scale", 1.0)
+        if not found:
+            beside = sorted(file.parent.glob("*mean*.binaryproto"))
+            return _averaged(beside[0], {}, "lies beside it") if len(beside) == 1 else None
+        transform = found[-1]
+        mean, scale = transform.numbers("mean_value"), transform.number("scale", 1.0)
+        crop, named = transform.integer("crop_size"), transform.text("mean_file")
     except OnnxgraftError:  # what is wrong with the file is told where it is read
         return None
-    keys = {key: value for key, value in (("mean", mean), ("scale", [scale])) if value}
-    return Told(keys, "the transform_param of its data layer says so, and Caffe reads BGR")
+    keys: dict[str, Any] = {"scale": [scale]} | ({"crop": True} if crop else {})
+    why = "the transform_param of its data layer says so, and Caffe reads BGR"
+    if not named:
+        return Told({**keys, "mean": mean} if mean else keys, why)
+    place = file.parent / PurePosixPath(named).name
+    return _averaged(place, keys, "is named by the transform_param of its data layer")
+
+
+def _averaged(file: Path, keys: dict[str, Any], place: str) -> Told:
+    """Return what a mean file tells: for each channel the mean over its pixels."""
+    try:
+        mean = read_blob(file)
+        channels, height, width = mean.shape[-3:]
+    except (OnnxgraftError, OSError, ValueError):
+        why = f"the mean file {file.name} {place}, and can't be read: no mean is subtracted"
+        return Told(keys, why)
+    values = mean.reshape(-1, channels, height * width)[0].mean(1, dtype=float)
+    color = {"color": "gray"} if channels == 1 else {}
+    why = (
+        f"the mean file {file.name} {place}: {width}x{height} pixels, of which the mean of each "
+        "channel is taken"
+    )
+    return Told({**keys, **color, "mean": [float(value) for value in values]}, why)

@@ -8,20 +8,20 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic
-from onnxgraft.graph.model import Model
-from onnxgraft.graph.onnx_file import read_model
-from onnxgraft.graph.operators import op_of
-from onnxgraft.graph.quantized import PRECISE
-from onnxgraft.graph.tensors import TensorSpec
+from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Engine
+from onnxgraft.run.layers import Layer, LayerTimes
 from onnxgraft.run.session import OnnxRuntime
-from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
+from onnxgraft.stages.engine.options import BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
+
+if TYPE_CHECKING:
+    from onnxgraft.graph.model import Model
 
 __all__ = ["OnnxRuntimeEngine", "build", "check", "load", "runs_here"]
 
@@ -37,6 +37,8 @@ def check(inputs: Sequence[TensorSpec], options: BuildOptions) -> None:
 
 def build(model: Model, path: Path, options: BuildOptions) -> Built:
     """Write the optimized graph to ``path``; shapes make no difference to it."""
+    from onnxgraft.graph.quantized import PRECISE
+
     ort = _onnxruntime()
     graph = model.to_onnx()
     configure = _configure(options.threads, precise=PRECISE in model.metadata)
@@ -69,12 +71,9 @@ class OnnxRuntimeEngine(OnnxRuntime):
         Raises:
             InputError: onnxruntime refuses it, or it is not the one that the passport describes.
         """
+        self._configured = _configure(threads or passport.flags.threads)
         try:
-            super().__init__(
-                path,
-                name=passport.name,
-                configure=_configure(threads or passport.flags.threads),
-            )
+            super().__init__(path, name=passport.name, configure=self._configured)
         except ModelError as error:
             raise InputError(f"{path}: {error}; build it again") from error
         self._path = path
@@ -84,9 +83,16 @@ class OnnxRuntimeEngine(OnnxRuntime):
                 raise InputError(f"{path}: has {names} where its passport says {wanted}")
 
     def layers(self) -> list[Layer]:
-        """Return the graph's nodes as onnxruntime fused them."""
-        graph = read_model(self._path)[0].graph
-        return [Layer(node.name, op_of(node), "", ()) for node in graph.node]
+        """Return the nodes that run: onnxruntime fuses the saved graph's once more."""
+        from onnxgraft.run.session_layers import optimized_layers
+
+        return optimized_layers(self._path, self._configured)
+
+    def time_layers(self, feeds: Feeds, runs: int) -> LayerTimes:
+        """Return what the nodes take, of ``runs`` inferences."""
+        from onnxgraft.run.session_layers import timed
+
+        return timed(self._path, self._configured, self, feeds, runs)
 
 
 def _configure(threads: int | None, *, precise: bool = False) -> Callable[[Any], None]:

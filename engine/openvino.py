@@ -9,27 +9,36 @@ import os
 import struct
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import write_bytes
-from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Engine, Resource, check_feeds
+from onnxgraft.run.layers import WARM_UP, Layer, LayerTimes, Role, median_ms
 from onnxgraft.stages.engine.buffers import Buffers
-from onnxgraft.stages.engine.options import BuildOptions, Built, Layer
+from onnxgraft.stages.engine.options import BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
+
+if TYPE_CHECKING:
+    from onnxgraft.graph.model import Model
 
 __all__ = ["OpenVino", "build", "check", "load", "runs_here"]
 
 _FLOATS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _CAPABILITIES = {"fp16": "FP16", "bf16": "BF16"}
+
+# What moves or converts a tensor, and computes nothing.
+_MOVES = ("Convert", "Reorder")
+# What it makes of several operations and calls after the last of them.
+_BY_LAST = ("FullyConnected", "MHA", "MatMul", "Subgraph")
 
 _NOT_A_REASON = (
     "Check '", "Exception from", "FrontEnd API", "Model wasn't fully", "Summary:", "To facilitate",
@@ -198,8 +207,7 @@ class OpenVino(Resource):
         """Return the outputs, by name, for ``feeds``, by name."""
         checked = check_feeds(self.name, self.inputs, feeds)
         values = [np.asarray(value, order="C") for value in checked.values()]
-        single = all(value.shape[:1] == (1,) for value in values)
-        part = self._parts[-1] if single else self._parts[0]
+        part = self._parts[-1] if _is_single(values) else self._parts[0]
         request = self._request(part)
         try:
             bound = self._bind(request, part)
@@ -217,22 +225,42 @@ class OpenVino(Resource):
 
     def layers(self) -> list[Layer]:
         """Return the model's layers as OpenVINO fused them."""
-        found = []
-        for operation in self._model(self._parts[-1]).get_runtime_model().get_ordered_ops():
-            about = operation.get_rt_info()
-            said = {
-                key: str(about[key].astype(str)) if hasattr(about[key], "astype") else about[key]
-                for key in ("layerType", "runtimePrecision", "originalLayersNames")
-                if key in about
-            }
-            nodes = tuple(name for name in said.get("originalLayersNames", "").split(",") if name)
-            found.append(
-                Layer(
-                    operation.get_friendly_name(), said.get("layerType", ""),
-                    said.get("runtimePrecision", ""), nodes,
-                )
-            )  # fmt: skip
-        return found
+        return _layers(self._model(self._parts[-1]))
+
+    def time_layers(self, feeds: Feeds, runs: int) -> LayerTimes:
+        """Return what the layers take, by OpenVINO's counters, of ``runs`` inferences.
+
+        The model is imported once more for it: counting costs time, and is chosen when a model is
+        compiled.
+        """
+        total = median_ms(self, feeds, runs)
+        checked = check_feeds(self.name, self.inputs, feeds)
+        values = [np.asarray(value, order="C") for value in checked.values()]
+        part = self._parts[-1] if _is_single(values) else self._parts[0]
+        with self._lock:
+            compiled = self._imported(part, {**self._config, "PERF_COUNT": True})
+        request = compiled.create_infer_request()
+        taken: dict[str, list[float]] = {}
+        wholes = []
+        for run in range(WARM_UP + runs):
+            began = time.perf_counter()
+            try:
+                request.infer(values)
+            except RuntimeError as error:
+                raise ModelError(f"{self.name}: OpenVINO can't run it: {_reason(error)}") from error
+            whole = 1000 * (time.perf_counter() - began)
+            if run < WARM_UP:
+                continue
+            wholes.append(whole)
+            for entry in request.profiling_info:
+                spent = 1000 * entry.real_time.total_seconds()
+                taken.setdefault(entry.node_name, []).append(spent)
+        found = [
+            replace(layer, milliseconds=float(np.median(taken[layer.name])))
+            for layer in _layers(compiled)
+            if layer.name in taken
+        ]
+        return LayerTimes(tuple(found), total, runs, float(np.median(wholes)))
 
     def setting(self, name: str) -> Any:
         """Return what OpenVINO made of a setting, such as ``NUM_STREAMS``."""
@@ -251,21 +279,22 @@ class OpenVino(Resource):
     def _model(self, part: _Part) -> Any:
         """Return a model, imported when it is first asked for."""
         with self._lock:
-            if self._file is None:
-                raise InputError(f"{self.name}: is closed")
             if part.compiled is None:
-                self._file.seek(part.offset)
-                try:
-                    part.compiled = self._openvino.Core().import_model(
-                        self._file.read(part.size), "CPU", self._config
-                    )
-                except RuntimeError as error:
-                    raise InputError(
-                        f"{self._path}: OpenVINO can't load it: {_reason(error)}; build it again "
-                        "on this machine"
-                    ) from error
+                part.compiled = self._imported(part, self._config)
                 part.results = _known(part.compiled.outputs)
             return part.compiled
+
+    def _imported(self, part: _Part, config: Mapping[str, Any]) -> Any:
+        if self._file is None:
+            raise InputError(f"{self.name}: is closed")
+        self._file.seek(part.offset)
+        try:
+            return self._openvino.Core().import_model(self._file.read(part.size), "CPU", config)
+        except RuntimeError as error:
+            raise InputError(
+                f"{self._path}: OpenVINO can't load it: {_reason(error)}; build it again on this "
+                "machine"
+            ) from error
 
     def _request(self, part: _Part) -> Any:
         with self._lock:
@@ -300,6 +329,58 @@ class OpenVino(Resource):
             ):
                 found = [port.get_any_name() for port in ports]
                 raise InputError(f"{self._path}: has {found} where its passport says {wanted}")
+
+
+def _is_single(values: Sequence[Array]) -> bool:
+    return all(value.shape[:1] == (1,) for value in values)
+
+
+def _layers(compiled: Any) -> list[Layer]:
+    """Return the layers of a compiled model, in the order in which they run."""
+    operations = compiled.get_runtime_model().get_ordered_ops()
+    return [_layer(operation) for operation in operations]
+
+
+def _layer(operation: Any) -> Layer:
+    about = _told(operation)
+    kind = about.get("layerType", "")
+    makes = about.get("outputPrecisions", "").split(",")[0].lower()
+    reads = ""
+    if operation.get_input_size():
+        maker = operation.input_value(0)
+        told = _told(maker.get_node()).get("outputPrecisions", "").lower().split(",")
+        reads = told[min(maker.get_index(), len(told) - 1)]
+    role: Role = "layer"
+    change = ""
+    if kind in _MOVES:
+        role = "conversion" if reads != makes else "reorder"
+        change = f"{reads} to {makes}" if reads != makes else _layouts(operation)
+    return Layer(
+        operation.get_friendly_name(), kind, about.get("runtimePrecision", ""),
+        tuple(name for name in about.get("originalLayersNames", "").split(",") if name), role,
+        change,
+        tuple(source.get_node().get_friendly_name() for source in operation.input_values()),
+        (operation.get_friendly_name(),),
+        by_last=kind in _BY_LAST,
+    )  # fmt: skip
+
+
+def _layouts(operation: Any) -> str:
+    """Return from which layout to which an operation moves."""
+    before = _told(operation.input_value(0).get_node()).get("outputLayouts", "")
+    after = _told(operation).get("outputLayouts", "")
+    return " to ".join(text.split(",")[0] for text in (before, after) if text)
+
+
+def _told(operation: Any) -> dict[str, str]:
+    """Return what OpenVINO tells of an operation, as text."""
+    about = operation.get_rt_info()
+    return {
+        key: str(about[key].astype(str)) if hasattr(about[key], "astype") else str(about[key])
+        for key in ("layerType", "runtimePrecision", "originalLayersNames", "outputPrecisions",
+                    "outputLayouts")
+        if key in about
+    }  # fmt: skip
 
 
 def _shaped(value: Array, spec: TensorSpec) -> Array:

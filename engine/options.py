@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.engine import Engine
 from onnxgraft.stages.engine.passport import Flags, Passport
 from onnxgraft.targets import Floats
 
-__all__ = ["Backend", "BuildOptions", "Built", "Hint", "Layer", "Shape"]
+if TYPE_CHECKING:
+    from onnxgraft.graph.model import Model
+
+__all__ = ["Backend", "BuildOptions", "Built", "Hint", "Shape"]
 
 Shape = Sequence[int]
 Hint = Literal["latency", "throughput"]
@@ -66,23 +68,6 @@ class Built:
     versions: dict[str, str]
     flags: Flags
     machine: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer of an engine, as its library fused it.
-
-    Attributes:
-        name: In the library's words.
-        kind: What it does.
-        precision: Of its output; empty where the library does not say.
-        nodes: The nodes of the graph that are in it, where the library says.
-    """
-
-    name: str
-    kind: str
-    precision: str
-    nodes: tuple[str, ...]
 
 
 class Backend(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 from onnxgraft.errors import InputError
 from onnxgraft.files import claimed, existing_file, read_json, write_json
 from onnxgraft.files.limits import PASSPORT_BYTES
-from onnxgraft.graph.model import Source
+from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import TensorSpec
-from onnxgraft.run.proof import Proof
+from onnxgraft.run.layers import LayerPrecision
+from onnxgraft.run.seen import Proof
 from onnxgraft.targets import find_target
 from onnxgraft.targets.cpu import Cpu
 
@@ -23,6 +25,7 @@ __all__ = [
     "passport_in",
     "passport_json",
     "passport_path",
+    "pinned",
     "read_passport",
     "record",
     "refuse",
@@ -99,6 +102,8 @@ class Passport:
         depths: By output, how many roundings to 8 bits are on the way to it; empty where that does
             not stand in the graph.
         weights: ``int8`` or ``int4`` where the graph stores weights so, and activations are float.
+        layers: What each layer runs in, as the library told where the engine was run when it was
+            built.
     """
 
     target: str
@@ -122,6 +127,7 @@ class Passport:
     latency: list[dict[str, Any]] = field(default_factory=list)
     depths: dict[str, int] = field(default_factory=dict)
     weights: str = ""
+    layers: tuple[LayerPrecision, ...] = ()
 
     @property
     def proven(self) -> bool | None:
@@ -227,6 +233,10 @@ def passport_in(file: Path) -> Passport:
         document["cpu"] = Cpu.from_json(document.get("cpu", {}))
         document["proof"] = tuple(map(Proof.from_json, document.get("proof", [])))
         document["notes"] = tuple(map(str, document.get("notes", [])))
+        document["layers"] = tuple(
+            LayerPrecision(*(str(entry[key]) for key in ("layer", "precision", "graph")))
+            for entry in document.get("layers", [])
+        )
         passport = Passport(**document)
         for name, kind in (
             ("target", str), ("precision", str), ("engine", str), ("versions", dict),
@@ -261,6 +271,12 @@ def _flags(stored: dict[str, Any]) -> Flags:
     return flags
 
 
+def pinned(passport: Passport, package: str) -> str:
+    """Return what pip installs to get the version of a package that built an engine."""
+    number = re.match(r"\d+(\.\d+)+", str(passport.versions.get(package, "")))
+    return f"{package}=={number[0]}" if number else package
+
+
 def refuse(
     path: str | os.PathLike[str], passport: Passport, package: str, name: str, here: str
 ) -> None:
@@ -269,5 +285,6 @@ def refuse(
     if built is not None and built != here:
         raise InputError(
             f"{os.fspath(path)}: was built with {name} {built}, here is {here}; build it again "
-            f"from its graph with onnxgraft build --target {passport.target}"
+            f"from its graph with onnxgraft build --target {passport.target}, or pip install "
+            f"{pinned(passport, package)}"
         )

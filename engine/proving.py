@@ -9,6 +9,7 @@ is only taken if the whole loses no more by it than a right engine may.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.progress import status
 from onnxgraft.run.exact import exact
+from onnxgraft.run.layers import Layer, Timing
 from onnxgraft.run.proof import Proof, Reference, worst
 from onnxgraft.stages.engine.options import Backend, BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport
@@ -69,6 +71,7 @@ class Builder:
 
     Attributes:
         built: What the backend says of the last engine that was no part.
+        layers: Those of that engine, where it was run.
     """
 
     def __init__(
@@ -78,9 +81,11 @@ class Builder:
         self._backend, self._path = backend, path
         self._options, self._passport = options, passport
         self.built = Built({}, Flags(), {})
+        self.layers: list[Layer] = []
 
     def build(self, model: Model) -> None:
         """Build an engine that is kept."""
+        self.layers = []
         self.built = self._backend.build(model, self._path, self._options)
 
     def __call__(self, model: Model, reference: Reference, *, part: bool) -> list[Proof]:
@@ -99,7 +104,12 @@ class Builder:
     ) -> list[Proof]:
         whole = replace(passport, versions=built.versions, flags=built.flags, machine=built.machine)
         with self._backend.load(path, whole, None) as engine:
-            return reference.hold(engine)
+            proofs = reference.hold(engine)
+            if path == self._path and isinstance(engine, Timing):
+                # An engine is none the worse for a library that can't list its layers.
+                with contextlib.suppress(OnnxgraftError, OSError):
+                    self.layers = list(engine.layers())
+            return proofs
 
 
 @dataclass

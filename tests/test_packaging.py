@@ -1,11 +1,16 @@
+import email
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import onnxgraft
+from onnxgraft import commands
+from onnxgraft.stages import engine
+from onnxgraft.targets import TARGETS
 from tests.conftest import ROOT, once
 
 STAGES = ["convert", "engine", "quantize", "surgery", "validate"]
@@ -39,6 +44,20 @@ def test_the_wheel_installs_nothing_else(wheel: zipfile.ZipFile) -> None:
     assert tops == {"onnxgraft", f"onnxgraft-{onnxgraft.__version__}.dist-info"}
 
 
+def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
+    info = f"onnxgraft-{onnxgraft.__version__}.dist-info"
+    told = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
+    kinds = set(told.get_all("Classifier", []))
+    pythons = {f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)}
+    assert pythons | {"Typing :: Typed"} <= kinds
+    assert told["Requires-Python"] == ">=3.11"
+    assert {"int8", "onnx", "quantization"} <= set(told["Keywords"].split(","))
+    extras = set(told.get_all("Provides-Extra", []))
+    assert {target.package for target in TARGETS} <= extras
+    scripts = wheel.read(f"{info}/entry_points.txt").decode()
+    assert "onnxgraft = onnxgraft.__main__:main" in scripts
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_folder_is_reached_through_a_link(stage: str) -> None:
     link = ROOT / "src/onnxgraft/stages" / stage
@@ -46,7 +65,11 @@ def test_a_stage_folder_is_reached_through_a_link(stage: str) -> None:
     assert link.resolve() == ROOT / stage
 
 
-def test_public_names_are_sorted_and_there() -> None:
-    assert onnxgraft.__all__ == sorted(onnxgraft.__all__)
-    for name in onnxgraft.__all__:
-        assert getattr(onnxgraft, name) is not None
+@pytest.mark.parametrize("package", [onnxgraft, commands, engine], ids=lambda p: p.__name__)
+def test_public_names_are_sorted_and_there(package: ModuleType) -> None:
+    """Also where they are loaded when they are asked for."""
+    assert package.__all__ == sorted(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = package.no_such_name

@@ -22,6 +22,8 @@ __all__ = [
     "GalleryRow",
     "LatencyRow",
     "LayerRow",
+    "LayerTimeRow",
+    "LayersTimedRow",
     "OutputRow",
     "RangeRow",
     "Report",
@@ -200,6 +202,7 @@ class LayerRow:
         guilty: Why it is where the two differ first; empty where they do not.
         candidate: Whose it is; empty where that is clear.
         told: Whether the engine said what it runs in, and not the graph alone.
+        graph: The precision that stands in the graph, where the engine's is another.
     """
 
     tensor: str
@@ -212,6 +215,56 @@ class LayerRow:
     guilty: str = ""
     candidate: str = ""
     told: bool = False
+    graph: str = ""
+
+
+@dataclass
+class LayerTimeRow:
+    """What one layer of the network takes in one engine.
+
+    What engines fuse otherwise is one layer here, so that they can be compared: rows with the same
+    ``layer`` of several engines are the same nodes.
+
+    Attributes:
+        engine: Its name.
+        layer: The framework's name, or that of the graph's node where there is none.
+        node: The graph's node.
+        operator: What it is; several where the engines fused them.
+        precision: That the engine computes it in, as its library tells.
+        graph: The precision that stands in the graph; empty where that is not known.
+        milliseconds: That it takes, with what is moved and converted for it.
+        moving: Of these, in reorders and conversions between precisions.
+    """
+
+    engine: str
+    layer: str
+    node: str
+    operator: str
+    precision: str
+    graph: str
+    milliseconds: float
+    moving: float = 0.0
+
+
+@dataclass
+class LayersTimedRow:
+    """What the layers of an engine take together.
+
+    Attributes:
+        engine: Its name.
+        batch: Images in one inference.
+        total: Milliseconds of an inference while nothing is counted.
+        layers: Milliseconds in layers.
+        lost: Of these, in layers that no node of the graph was found for.
+        slow: What keeps it from being faster, in sentences; the costliest first.
+    """
+
+    engine: str
+    batch: int
+    total: float
+    layers: float
+    lost: float
+    slow: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -300,11 +353,14 @@ class Report:
         operators_after: Of the cleaned graph.
         layers: Of each candidate that was looked into.
         layers_from: By candidate, where what is said of its layers is from.
+        layer_times: What each layer takes in each engine, those of an engine in the graph's order.
+        layers_timed: What they take together.
         ranges: Of the quantized tensors.
         gallery: The samples whose answers differ most, by candidate.
         float_layers: (target, layer, reason) of each layer that stayed in float.
         notes: A sentence for each thing that was decided, or could not be measured.
         missed: A sentence for each thing that was asked for beyond tolerances and not reached.
+        recipe: Of a deployment: every key, the defaults too.
         artifacts: What was written, by role.
         times: What each part of the run took; they add up to ``seconds``.
         seconds: That the run took, but for writing the report.
@@ -324,11 +380,14 @@ class Report:
     operators_after: dict[str, int] = field(default_factory=dict)
     layers: list[LayerRow] = field(default_factory=list)
     layers_from: dict[str, str] = field(default_factory=dict)
+    layer_times: list[LayerTimeRow] = field(default_factory=list)
+    layers_timed: list[LayersTimedRow] = field(default_factory=list)
     ranges: list[RangeRow] = field(default_factory=list)
     gallery: list[GalleryRow] = field(default_factory=list)
     float_layers: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
+    recipe: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
     times: list[StageTime] = field(default_factory=list)
     seconds: float = 0.0

@@ -10,32 +10,38 @@ import importlib.util
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic, cache_folder, write_bytes
 from onnxgraft.files.locks import locked
-from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
-from onnxgraft.progress import steps
 from onnxgraft.run.engine import Engine, Resource, check_feeds
+from onnxgraft.run.layers import WARM_UP, Layer, LayerTimes, Role
 from onnxgraft.stages.engine.buffers import Buffers
-from onnxgraft.stages.engine.options import BuildOptions, Built, Layer, Shape
+from onnxgraft.stages.engine.options import BuildOptions, Built, Shape
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
 from onnxgraft.stages.engine.tensorrt import builder
 from onnxgraft.stages.engine.tensorrt.cuda import Cuda, Memory
 
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxgraft.graph.model import Model
+
 __all__ = ["TensorRt", "build", "check", "load", "profiles", "runs_here", "settings"]
 
 _MOST_ERRORS = 3
+# What moves or converts a tensor, and computes nothing.
+_MOVES = ("Reformat", "Cast", "Quantize", "Dequantize")
 
 # What leaves an operator behind that TensorRT can't run, and the pass of surgery that removes it.
 _HELPS = {
@@ -76,6 +82,8 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
     Raises:
         ModelError: TensorRT's parser or builder refuses the graph; its errors are told by node.
     """
+    from onnxgraft.progress import steps
+
     trt = _tensorrt()
     timing = _timing_file(trt, options)
     try:
@@ -268,6 +276,45 @@ class TensorRt(Resource):
             self._trt.LayerInformationFormat.JSON
         )
         return [_layer(entry) for entry in json.loads(text).get("Layers", [])]
+
+    def time_layers(self, feeds: Feeds, runs: int) -> LayerTimes:
+        """Return what the layers take, by TensorRT's profiler, of ``runs`` inferences.
+
+        The whole is what the GPU takes without the profiler, which waits between layers.
+        """
+        self.infer(feeds)  # its shapes, and the feeds on the GPU
+        taken: dict[str, list[float]] = {}
+
+        class Profiler(self._trt.IProfiler):  # type: ignore[misc,name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                taken.setdefault(layer_name, []).append(ms)
+
+        with self._lock, self._device():
+            whole = self._cuda.time(self._enqueue, WARM_UP + runs)[WARM_UP:]
+            profiler = self._context.profiler = Profiler()
+            counted = []
+            for _ in range(WARM_UP + runs):
+                began = time.perf_counter()
+                self._enqueue()
+                self._cuda.wait()
+                counted.append(time.perf_counter() - began)
+            # A context has its profiler for good.
+            self._context = self._engine.create_execution_context()
+            self._shapes, self._profile = {}, 0
+            del profiler
+        known = {layer.name: layer for layer in self.layers()}
+        found = [
+            replace(
+                known.get(name) or Layer(name, "", "", ()),
+                milliseconds=float(np.median(times[-runs:])),
+            )
+            for name, times in taken.items()
+        ]
+        totals = (1000 * float(np.median(times)) for times in (whole, counted[WARM_UP:]))
+        return LayerTimes(tuple(found), next(totals), runs, next(totals))
 
     def close(self) -> None:
         """Give back the engine and its buffers."""
@@ -465,10 +512,21 @@ def _layer(entry: Any) -> Layer:
     """Return a layer of the inspector's JSON: a name alone, or a table of what it is."""
     if not isinstance(entry, dict):
         return Layer(str(entry), "", "", ())
-    output = (entry.get("Outputs") or [{}])[0]
+    kind = str(entry.get("LayerType", ""))
+    (reads, before), (makes, after) = (_tensors(entry.get(key)) for key in ("Inputs", "Outputs"))
+    role: Role = "layer"
+    change = f"{before} to {after}" if before != after else ""
+    if kind in _MOVES:
+        role = "conversion" if change else "reorder"
+    nodes = tuple(re.findall(r"\[ONNX Layer: ([^\]]*)\]", str(entry.get("Metadata", ""))))
     return Layer(
-        str(entry.get("Name", "")),
-        str(entry.get("LayerType", "")),
-        str(output.get("Datatype") or output.get("Format/Datatype") or ""),
-        tuple(re.findall(r"\[ONNX Layer: ([^\]]*)\]", str(entry.get("Metadata", "")))),
+        str(entry.get("Name", "")), kind, before or after, nodes, role, change, reads, makes
     )
+
+
+def _tensors(entries: Any) -> tuple[tuple[str, ...], str]:
+    """Return the names of tensors that the inspector lists, and the type of the first."""
+    listed = [entry for entry in entries or () if isinstance(entry, dict)]
+    told = (listed or [{}])[0]
+    kind = str(told.get("Datatype") or told.get("Format/Datatype") or "")
+    return tuple(str(entry.get("Name", "")) for entry in listed), kind

@@ -6,23 +6,25 @@ The commands are functions of the same names and parameters: ``onnxgraft.convert
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxgraft.errors import InputError, MissingDependencyError, OnnxgraftError
+from onnxgraft.optional import late
 
 if TYPE_CHECKING:
     from onnxgraft.commands import (
         Budget,
         LiteEngine,
         Recipe,
+        ServedEngine,
         bench,
         build,
         bundle,
         calibrate,
         convert,
         deploy,
+        diff,
         infer,
         init,
         inspect,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         surgery,
         validate,
     )
+    from onnxgraft.data.postprocess import Postprocess
     from onnxgraft.data.preprocess import Preprocess
     from onnxgraft.data.ranges import Ranges
     from onnxgraft.data.samples import Samples, open_samples
@@ -48,17 +51,20 @@ __all__ = [
     "MissingDependencyError",
     "Model",
     "OnnxgraftError",
+    "Postprocess",
     "Preprocess",
     "Ranges",
     "Recipe",
     "Report",
     "Samples",
+    "ServedEngine",
     "bench",
     "build",
     "bundle",
     "calibrate",
     "convert",
     "deploy",
+    "diff",
     "infer",
     "init",
     "inspect",
@@ -75,24 +81,20 @@ __version__ = "0.1.0"
 # Nothing is sent to anyone: from its version 1.31 on, onnxruntime would send events to its makers.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# Loaded when first asked for: `onnxgraft --help` must not wait for onnx.
+# Loaded when first asked for: `onnxgraft --help` must not wait for onnx, nor who serves an engine
+# have it.
 _ELSEWHERE = {
-    "Engine": ("onnxgraft.run.engine", "Engine"),
-    "Model": ("onnxgraft.graph.model", "Model"),
-    "Preprocess": ("onnxgraft.data.preprocess", "Preprocess"),
-    "Ranges": ("onnxgraft.data.ranges", "Ranges"),
-    "Report": ("onnxgraft.stages.validate.report", "Report"),
-    "Samples": ("onnxgraft.data.samples", "Samples"),
-    "load_engine": ("onnxgraft.stages.engine", "load"),
-    "open_samples": ("onnxgraft.data.samples", "open_samples"),
+    "Engine": ".run.engine",
+    "Model": ".graph.model",
+    "Postprocess": ".data.postprocess",
+    "Preprocess": ".data.preprocess",
+    "Ranges": ".data.ranges",
+    "Report": ".stages.validate.report",
+    "Samples": ".data.samples",
+    "load_engine": ".stages.engine:load",
+    "open_samples": ".data.samples",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'onnxgraft' has no attribute {name!r}")
-    module, attribute = _ELSEWHERE.get(name, ("onnxgraft.commands", name))
-    return getattr(importlib.import_module(module), attribute)
+__getattr__ = late(__name__, dict.fromkeys(__all__, ".commands") | _ELSEWHERE)
 
 
 def __dir__() -> list[str]:

@@ -12,6 +12,7 @@ from onnxgraft.commands._defaults import deployed_targets, only_target, target_o
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine as stage
+from onnxgraft.stages.engine import loading
 from onnxgraft.targets import target_names
 from tests.conftest import Cli, model_of
 
@@ -22,14 +23,14 @@ def net() -> Model:
 
 
 def here(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    backend = stage._backend
+    backend = loading.backend_of
 
     def some(target: str) -> object:
         found = backend(target)
         monkeypatch.setattr(found, "runs_here", lambda: target in names)
         return found
 
-    monkeypatch.setattr(stage, "_backend", some)
+    monkeypatch.setattr(loading, "backend_of", some)
 
 
 @pytest.mark.parametrize("target", target_names())

@@ -44,6 +44,14 @@ def test_lenet_ends_in_engines_with_passports_and_a_report(deployed: tuple[Path,
     }  # fmt: skip
 
 
+def test_a_report_has_the_whole_recipe(deployed: tuple[Path, str]) -> None:
+    recipe = json.loads((deployed[0] / "report.json").read_text())["recipe"]
+    assert recipe["targets"] == ["openvino", "onnxruntime"]
+    assert recipe["calibrate"]["seed"] == 0  # a default
+    assert recipe["bench"]["runs"] == 3
+    assert "<code>bench.runs</code>" in (deployed[0] / "report.html").read_text()
+
+
 def test_lenet_loses_no_more_than_a_point_in_int8(deployed: tuple[Path, str]) -> None:
     report = json.loads((deployed[0] / "report.json").read_text())
     accuracy = {row["name"]: row["metrics"]["top1"] for row in report["candidates"]}
@@ -122,6 +130,19 @@ def street(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
     place = once(tmp_path_factory, "street", make)
     return place / "out", pickle.loads((place / "report").read_bytes())
+
+
+def test_all_the_time_of_the_fcn_finds_a_layer_by_the_frameworks_name(
+    street: tuple[Path, Report],
+) -> None:
+    report = street[1]
+    names = ["onnxruntime fp32", "openvino int8", "onnxruntime int8"]
+    assert [(row.engine, row.lost) for row in report.layers_timed] == [(n, 0.0) for n in names]
+    for name in names:
+        mine = {row.layer: row for row in report.layer_times if row.engine == name}
+        assert {f"conv{n}/Relu:0" for n in ("1_2", "2_1", "3_3", "4_2", "5_3")} <= {*mine}
+        assert {"pool1:0", "prob:0"} <= {*mine}
+        assert mine["conv4_2/Relu:0"].precision == name.split()[1]
 
 
 def test_an_engine_that_is_slower_than_the_float_graph_is_told() -> None:

@@ -1,6 +1,7 @@
 """From outputs to what a person sees: classes, coloured maps, boxes; and the commands for it."""
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from onnxgraft.commands import infer
+from onnxgraft.commands._engine_recipe import agreed
 from onnxgraft.data.classes import CAMVID, palette
 from onnxgraft.data.postprocess import Postprocess, see
 from onnxgraft.data.preprocess import Preprocess
@@ -201,3 +203,90 @@ def test_an_image_that_does_not_fit_names_the_cure(segmenter: Path, cli: Cli) ->
     done = cli("infer", segmenter / "net.onnx", segmenter / "photo.png")
     assert done.returncode == 2
     assert "--preprocess" in done.stderr
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """Return a network with two image inputs, one of which is halved."""
+    model_of(
+        "net (float[N, 3, 4, 4] left, float[N, 3, 2, 2] right) => (float[N, 6] y) {"
+        " a = GlobalAveragePool(left)  b = GlobalAveragePool(right)  c = Concat<axis=1>(a, b)"
+        " y = Flatten(c) }"
+    ).save(tmp_path / "pair.onnx")
+    for number, (level, side) in enumerate([(10, 4), (20, 2), (30, 4), (40, 2)]):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((side, side, 3), level, np.uint8))
+    return tmp_path
+
+
+def test_several_image_inputs_take_images_in_turn(pair: Path) -> None:
+    images = [pair / f"{number}.png" for number in range(4)]
+    done = infer(pair / "pair.onnx", images, out=pair / "y.npz")
+    assert [Path(answer.image).name for answer in done.answers] == ["0.png", "2.png"]
+    np.testing.assert_array_equal(
+        np.load(pair / "y.npz")["y"], [[10] * 3 + [20] * 3, [30] * 3 + [40] * 3]
+    )
+
+
+def test_a_resize_to_the_input_is_to_the_size_of_each(pair: Path) -> None:
+    images = [pair / "0.png", pair / "0.png"]
+    done = infer(pair / "pair.onnx", images, preprocess=Preprocess(resize="input"))
+    assert dict(done.answers[0].best)["class 0"] == 10
+
+
+def test_images_that_do_not_fill_the_inputs_are_refused(pair: Path) -> None:
+    with pytest.raises(InputError) as error:
+        infer(pair / "pair.onnx", [pair / f"{number}.png" for number in range(3)])
+    assert "has 2 image inputs (left (N, 3, 4, 4) float32, right (N, 3, 2, 2)" in str(error.value)
+    assert "and 3 images were given; give one for each input, in this order" in str(error.value)
+
+
+def test_a_network_without_inputs_is_refused(tmp_path: Path) -> None:
+    constant = {"c": np.zeros((1, 4), np.float32)}
+    model_of("net () => (float[1, 4] y) { y = Relu(c) }", constant).save(tmp_path / "net.onnx")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(InputError, match="has no input"):
+        infer(tmp_path / "net.onnx", [tmp_path / "a.png"])
+
+
+def test_a_function_may_make_a_vector_of_an_image(tmp_path: Path) -> None:
+    model_of("net (float[N, 2] x) => (float[N, 2] y) { y = Relu(x) }").save(tmp_path / "net.onnx")
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4, 3), 7, np.uint8))
+    done = infer(
+        tmp_path / "net.onnx", [tmp_path / "a.png"],
+        preprocess=lambda pixels: np.float32([pixels.mean(), pixels.size]),
+    )  # fmt: skip
+    assert dict(done.answers[0].best) == {"class 0": 7, "class 1": 48}
+
+
+def test_an_input_that_takes_no_image_is_named(tmp_path: Path) -> None:
+    model_of("net (float[N, 3, 4, 4] x, float[N, 5] side) => (float[N, 5] y) { y = Relu(side) }"
+             ).save(tmp_path / "net.onnx")  # fmt: skip
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(InputError, match=r"takes more than images: .*side \(N, 5\) float32"):
+        infer(tmp_path / "net.onnx", [tmp_path / "a.png", tmp_path / "a.png"])
+
+
+def test_a_letterbox_of_the_postprocessing_keeps_the_function_of_the_preprocessing() -> None:
+    before = Preprocess(function=np.float32, resize=(4, 4))
+    after = agreed(before, Postprocess(letterbox=True))[0]
+    assert after.letterbox == 114
+    assert after.function is not None
+    assert after.function.call is np.float32
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "boxes"])
+def test_what_is_seen_needs_no_opencv_where_nothing_is_drawn(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = np.random.default_rng(0).normal(size=(1, 11, 8, 12)).astype(np.float32)
+    rows = np.array([[[0, 0, 6, 6, 0.9, 1], [2, 2, 9, 8, 0.6, 0]]], np.float32)
+    outputs = {"y": maps if kind == "segmentation" else rows}
+    how = Postprocess.model_validate({"kind": kind})
+    drawn = see(outputs, how, PHOTO)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    found = see(outputs, how, PHOTO, draw=False)
+    assert drawn is not None
+    assert found is not None
+    assert found.picture is None
+    assert (found.shares, found.boxes) == (drawn.shares, drawn.boxes)
+    assert found.shares or found.boxes

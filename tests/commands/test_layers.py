@@ -52,11 +52,14 @@ def model() -> object:
     [
         ([Layer("first/WithoutBiases", "Convolution", "u8", ("first", "second")),
           Layer("third", "Convolution", "f32", ("third",))], ["int8", "int8", "fp32"]),
-        ([Layer("first", "QLinearConv", "", ()), Layer("third", "Conv", "", ())],
-         ["int8", "int8", "fp32"]),
-        ([Layer("third", "Convolution", "bf16", ())], ["int8", "int8", "bf16"]),
+        ([Layer("first_token_1", "com.microsoft.QLinearConv", "int8", ()),
+          Layer("third_nchwc", "com.microsoft.nchwc.Conv", "float", ())], ["int8", "int8", "fp32"]),
+        ([Layer("first", "Convolution", "u8", ("first", "second")),
+          Layer("third", "Convolution", "bf16", ())], ["int8", "int8", "bf16"]),
+        ([Layer("first", "Convolution", "u8", ("first", "second")),
+          Layer("third", "Convolution", "", ())], ["int8", "int8", "int8"]),
     ],
-    ids=["openvino", "onnxruntime", "bf16"],
+    ids=["openvino", "onnxruntime", "bf16", "not told"],
 )  # fmt: skip
 def test_precisions_are_those_that_the_engine_tells(
     layers: list[Layer], precisions: list[str]

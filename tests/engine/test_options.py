@@ -51,9 +51,8 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[BuildOptions]:
         path.write_bytes(b"engine")
         return Built({}, Flags(), {})
 
-    monkeypatch.setattr(
-        engine, "_backend", lambda target: SimpleNamespace(build=build, runs_here=lambda: False)
-    )
+    backend = SimpleNamespace(build=build, runs_here=lambda: False)
+    monkeypatch.setattr("onnxgraft.stages.engine.building.backend_of", lambda target: backend)
     return found
 
 

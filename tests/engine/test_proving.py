@@ -315,7 +315,7 @@ def test_the_layer_is_named_and_built_in_another_form(
 ) -> None:
     holds, words = WAYS_OUT[way]
     backend = Wrong("conv1", holds)
-    monkeypatch.setattr(engine, "_backend", lambda target: backend)
+    monkeypatch.setattr("onnxgraft.stages.engine.building.backend_of", lambda target: backend)
     passport = engine.build(three, tmp_path / "e", "openvino")
     assert passport.proven
     (note,) = passport.notes
@@ -331,7 +331,7 @@ def test_seven_bits_are_not_taken_where_the_whole_loses_too_much(
 ) -> None:
     """What is kept is held against the graph that was given, not against the form of it alone."""
     backend = Wrong("conv1", wide)
-    monkeypatch.setattr(engine, "_backend", lambda target: backend)
+    monkeypatch.setattr("onnxgraft.stages.engine.building.backend_of", lambda target: backend)
     monkeypatch.setattr(
         "onnxgraft.stages.engine.proving.narrowed", lambda model, layers: destroyed(model)
     )
@@ -353,7 +353,8 @@ def test_where_no_form_helps_the_engine_is_not_proven(
     three: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = Wrong("conv1", lambda model: True)
-    monkeypatch.setattr(engine, "_backend", lambda target: backend)
+    for module in ("building", "loading"):
+        monkeypatch.setattr(f"onnxgraft.stages.engine.{module}.backend_of", lambda _: backend)
     passport = engine.build(three, tmp_path / "e", "onnxruntime")
     assert passport.proven is False
     (note,) = passport.notes
@@ -366,7 +367,10 @@ def test_a_build_that_is_not_proven_ends_with_1(
     three: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
     three.save(tmp_path / "int8.onnx")
-    monkeypatch.setattr(engine, "_backend", lambda target: Wrong("conv1", lambda model: True))
+    monkeypatch.setattr(
+        "onnxgraft.stages.engine.building.backend_of",
+        lambda target: Wrong("conv1", lambda model: True),
+    )
     done = cli("build", tmp_path / "int8.onnx", "--target", "onnxruntime", "-o", tmp_path / "e")
     assert done.returncode == 1
     assert "NOT PROVEN" in done.stdout

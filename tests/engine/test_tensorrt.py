@@ -14,6 +14,7 @@ from onnxgraft.graph.model import Model, Origin
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine import BuildOptions, tensorrt
+from onnxgraft.stages.engine.tensorrt import _layer
 from onnxgraft.stages.engine.tensorrt import builder as tensorrt_builder
 from onnxgraft.stages.engine.tensorrt.builder import gpu
 from tests.conftest import CI, Cli, model_of, only_ci
@@ -282,3 +283,38 @@ def test_layers_that_could_not_be_told_are_refused_before_anything_is_built(
         "--layers: a TensorRT engine reports its layers where there is an NVIDIA GPU" in done.stderr
     )
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+# As TensorRT-RTX 1.5's inspector wrote them on a GPU, shortened.
+GEMM = {
+    "Name": "/q/MatMul_myl0_15",
+    "LayerType": "gemm",
+    "Inputs": [{"Name": "__myln_k_arg__bb1_8_myl0", "Datatype": "Int8"}],
+    "Outputs": [{"Name": "__myln_k_arg__bb1_15_myl0", "Datatype": "Half"}],
+    "Metadata": "[ONNX Layer: /q/MatMul]\x1e[ONNX Layer: /n1/output/DequantizeLinear]",
+}
+REFORMAT = {
+    "Name": "Reformatting CopyNode for Input Tensor 0 to conv",
+    "LayerType": "Reformat",
+    "Inputs": [{"Name": "x", "Format/Datatype": "Row major linear FP32"}],
+    "Outputs": [{"Name": "x_", "Format/Datatype": "Row major linear FP32"}],
+}
+
+
+def test_a_layer_of_the_inspector_has_its_nodes_and_what_it_reads() -> None:
+    found = _layer(GEMM)
+    assert found.nodes == ("/q/MatMul", "/n1/output/DequantizeLinear")
+    assert (found.precision, found.role) == ("Int8", "layer")
+    assert found.reads == ("__myln_k_arg__bb1_8_myl0",)
+
+
+def test_a_reformat_of_the_inspector_is_a_reorder_or_a_conversion() -> None:
+    assert _layer(REFORMAT).role == "reorder"
+    other = {**REFORMAT, "Outputs": [{"Name": "x_", "Format/Datatype": "Row major linear INT8"}]}
+    assert (_layer(other).role, _layer(other).change) == (
+        "conversion", "Row major linear FP32 to Row major linear INT8",
+    )  # fmt: skip
+
+
+def test_an_inspector_that_tells_names_alone_is_read() -> None:
+    assert _layer("conv + relu").name == "conv + relu"

@@ -8,6 +8,7 @@ import pytest
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.layer_nodes import place
 from onnxgraft.stages import engine
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.tensorrt.builder import gpu
@@ -87,3 +88,15 @@ def test_an_array_of_the_engines_own_needs_no_copy(net: Model, tmp_path: Path) -
         mine[...] = feeds["x"]
         np.testing.assert_array_equal(built.infer({"x": mine})["y"], expected)
         assert not built._staging._kept[("x", feeds["x"].shape, mine.dtype.str)][1:]  # type: ignore[attr-defined]
+
+
+def test_the_times_of_layers_are_told_with_their_nodes(net: Model, tmp_path: Path) -> None:
+    engine.build(net, tmp_path / "e", "tensorrt")
+    with engine.load(tmp_path / "e") as built:
+        feeds = random_feeds(built.inputs, 1)
+        expected = built.infer(feeds)["y"].copy()
+        found = engine.time_layers(built, feeds, 3)
+        assert found.runs == 3
+        assert found.total > 0
+        assert all(one.found for one in place(net, found.layers))
+        np.testing.assert_array_equal(built.infer(feeds)["y"], expected)  # it goes on as before

@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 
 from onnxgraft.commands._recipe import read_recipe, read_tables
+from onnxgraft.commands._runs import read_report
 from onnxgraft.data.classes import find_classes
 from onnxgraft.data.image_header import stored_form
 from onnxgraft.data.labels import read_labels
@@ -36,8 +37,10 @@ from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.stages.convert.caffe.reading.net import read_net
-from onnxgraft.stages.convert.caffe.reading.wire import read_caffemodel
+from onnxgraft.stages.convert.caffe.reading.wire import read_blob, read_caffemodel
 from onnxgraft.stages.convert.pytorch.archive import check_program
+from onnxgraft.stages.convert.tflite.metadata import told_in
+from onnxgraft.stages.convert.tflite.survey import sound
 from onnxgraft.stages.engine import passport
 from onnxgraft.stages.engine.passport import read_passport
 from onnxgraft.stages.engine.tensorrt import builder as tensorrt_builder
@@ -373,9 +376,16 @@ def _write_program(path: Path, data: bytes) -> None:
             archive.writestr(f"net/{name}", body)
 
 
+def _lite_metadata(path: Path) -> None:
+    with sound(path):
+        told_in(path.read_bytes(), [TensorSpec("x", "uint8", (1, 8, 8, 3))], lambda _: (1.0, 0))
+
+
 READERS: dict[str, Reader] = {
     "prototxt": Reader("net.prototxt", _prototxt),
     "caffemodel": Reader("net.caffemodel", read_caffemodel),
+    "mean": Reader("mean.binaryproto", read_blob),
+    "lite_metadata": Reader("metadata.bin", _lite_metadata),
     "cache": Reader("calibration.cache", _cache, writes=True),
     "recipe": Reader("recipe.toml", _recipe),
     "ranges": Reader("ranges.json", _ranges),
@@ -399,6 +409,7 @@ READERS: dict[str, Reader] = {
     "voc": Reader("a.xml", lambda path: read_labels(path, _NAMES)),
     "yolo": Reader("a.txt", lambda path: read_labels(path.parent)),
     "classes": Reader("classes.json", _classes),
+    "report": Reader("report.json", read_report),
     "placement": Reader("table.toml", lambda path: read_placement(path, "tensorrt")),
     "polygraphy": Reader("run.json", _polygraphy, load=_load_polygraphy),
 }

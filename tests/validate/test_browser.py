@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 
 from onnxgraft.stages.validate import write_html
-from onnxgraft.stages.validate.report import GalleryRow, LayerRow, RangeRow, Report
+from onnxgraft.stages.validate.report import (
+    GalleryRow,
+    LayerRow,
+    LayersTimedRow,
+    LayerTimeRow,
+    RangeRow,
+    Report,
+)
 from tests.validate.test_report import report_of
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -49,6 +56,9 @@ window.addEventListener("load", () => {
   const small = one(".four img"); small.click();
   seen.large = [one("#large").open, one("#large img").src === small.src];
   one("#large button").click(); seen.small = one("#large").open;
+  const times = [...document.querySelectorAll(".layer-times")]; seen.times = times.map(shown);
+  times[1].closest("details").querySelector("summary").click(); seen.more = shown(times[1]);
+  seen.bars = [...times[0].rows[1].querySelectorAll(".bar")].map((bar) => bar.style.width);
   seen.guilty = document.querySelectorAll("rect.guilty").length;
   seen.title = one("rect.guilty title").textContent;
   seen.wide = document.documentElement.scrollWidth <= window.innerWidth;
@@ -87,6 +97,15 @@ def full_report() -> Report:
         )
         for i in range(3)
     ]  # fmt: skip
+    report.layer_times = [
+        LayerTimeRow(name, f"block{i}/Conv:0", f"conv{i}", "Conv", kind, "int8", 1.0 + i)
+        for name, kind in (("openvino int8", "int8"), ("onnxruntime int8", "fp32"))
+        for i in range(30)
+    ]  # fmt: skip
+    report.layers_timed = [
+        LayersTimedRow(name, 1, 500.0, 465.0, 0.0, ["reorders took 3 ms"])
+        for name in ("openvino int8", "onnxruntime int8")
+    ]
     report.candidates[0].confusion = {"sky": [90, 5, 5], "building": [1, 99, 0]}
     report.latency[0].times_ms = [1234.0 + i for i in range(50)]
     return report
@@ -125,7 +144,7 @@ def test_nothing_is_loaded_and_nothing_fails(seen: dict[str, Any]) -> None:
 
 
 def test_every_link_leads_to_a_section(seen: dict[str, Any]) -> None:
-    assert len(seen["links"]) == 10
+    assert len(seen["links"]) == 11
     assert all(seen["links"])
 
 
@@ -146,6 +165,12 @@ def test_another_candidate_can_be_chosen(seen: dict[str, Any]) -> None:
 
 def test_details_open(seen: dict[str, Any]) -> None:
     assert (seen["closed"], seen["opened"]) == (False, True)
+
+
+def test_the_layers_that_take_most_are_shown_and_the_others_open(seen: dict[str, Any]) -> None:
+    assert seen["times"] == [True, False]
+    assert seen["more"] is True
+    assert seen["bars"] == ["100%", "100%"]
 
 
 def test_a_picture_of_the_gallery_opens_large_and_closes(seen: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ from onnxgraft.stages.validate.report import (
     GalleryRow,
     LatencyRow,
     LayerRow,
+    LayersTimedRow,
+    LayerTimeRow,
     OutputRow,
     RangeRow,
     Report,
@@ -184,9 +186,12 @@ def evil_report() -> Report:
     report.latency[0].name = EVIL
     report.operators_before = report.operators_after = {EVIL: 1}
     report.layers = [LayerRow(EVIL, EVIL, EVIL, EVIL, 1e-7, 120.0, 90.0, EVIL, EVIL)]
+    report.layer_times = [LayerTimeRow(EVIL, EVIL, EVIL, EVIL, EVIL, "int8", 1.0)]
+    report.layers_timed = [LayersTimedRow(EVIL, 1, 1.0, 1.0, 0.0, [EVIL])]
     report.ranges = [RangeRow(EVIL, {EVIL: (-1.0, 1.0)}, -2.0, 2.0, [1.0, 5.0], {EVIL: EVIL})]
     report.gallery = [GalleryRow(EVIL, EVIL, 0.1, EVIL, EVIL, EVIL, EVIL, EVIL)]
     report.float_layers = [(EVIL, EVIL, EVIL)]
+    report.recipe = {EVIL: {EVIL: [EVIL]}}
     report.notes = [EVIL]
     report.artifacts = {EVIL: EVIL}
     report.versions = {EVIL: EVIL}
@@ -206,6 +211,18 @@ def test_both_views_say_on_which_processor_an_engine_is_proven(tmp_path: Path) -
     assert "openvino engine: proven on Some CPU (avx2): pairs are added in 16 bits" in printed
     assert "tensorrt engine: not run when it was built" in printed
     assert "other engine: NOT PROVEN on Some CPU (avx2)" in printed
+
+
+def test_html_shows_a_graphs_precision_beside_an_engines_other_one(tmp_path: Path) -> None:
+    given = report_of()
+    given.layers = [
+        LayerRow("t", "up:0", "ConvTranspose", "fp32", 0.1, 40.0, 39.0, told=True, graph="int8")
+    ]
+    given.layer_times = [LayerTimeRow("e int8", "up:0", "up", "Conv", "fp32", "int8", 1.5)]
+    given.layers_timed = [LayersTimedRow("e int8", 1, 2.0, 1.5, 0.0, ["1 layer ran in float"])]
+    page = page_of(given, tmp_path)
+    assert page.count("(graph int8)") == 2
+    assert "1 layer ran in float" in page
 
 
 def test_html_escapes_whatever_comes_from_a_model(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import os
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxgraft.files import write_bytes
-from onnxgraft.stages.validate.report import RangeRow, Report
+from onnxgraft.stages.validate.report import LayerTimeRow, RangeRow, Report
 from onnxgraft.stages.validate.views.numbers import metric_value
 from onnxgraft.stages.validate.views.plots import (
     curve_plots,
@@ -26,6 +26,8 @@ __all__ = ["write_html"]
 
 # As wide as the histograms' SVG.
 _HISTOGRAM = 260.0
+# Layers whose times are shown at once.
+_LAYERS = 20
 
 
 def write_html(report: Report, path: str | os.PathLike[str]) -> None:
@@ -47,6 +49,7 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
                 (key, list(group)) for key, group in groupby(report.layers, lambda r: r.candidate)
             )
         ],
+        layer_times=_layer_times(report),
         latency=[
             (row, latency_strip(row, ends[row.batch]), ends[row.batch]) for row in report.latency
         ],
@@ -59,6 +62,26 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
         value=metric_value,
     )
     write_bytes(path, page.encode(errors="backslashreplace"))
+
+
+def _layer_times(report: Report) -> dict[str, Any]:
+    """Return the layers with a row for each engine, those that take most first."""
+    engines = [whole.engine for whole in report.layers_timed]
+    rows: dict[str, dict[str, LayerTimeRow]] = {}
+    for row in report.layer_times:
+        rows.setdefault(row.layer, {})[row.engine] = row
+    costs = {name: max(r.milliseconds for r in mine.values()) for name, mine in rows.items()}
+    return {
+        "layers": [
+            {
+                "name": name, "operator": next(iter(rows[name].values())).operator,
+                "rows": [rows[name].get(engine) for engine in engines],
+            }
+            for name in sorted(costs, key=lambda name: -costs[name])
+        ],
+        "longest": max(costs.values(), default=0.0) or 1.0,
+        "most": _LAYERS,
+    }  # fmt: skip
 
 
 @functools.cache

@@ -44,7 +44,7 @@ from onnxgraft.files.wire import (
 )
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["read_caffemodel"]
+__all__ = ["read_blob", "read_caffemodel"]
 
 # Values of NVCaffe's enum Type.
 _RAW_TYPES: dict[int, np.dtype[np.generic]] = {
@@ -85,10 +85,25 @@ def read_caffemodel(path: str | os.PathLike[str]) -> dict[str, list[Array]]:
     return blobs
 
 
+def read_blob(path: str | os.PathLike[str]) -> Array:
+    """Return the array in a file that holds a single BlobProto, as a mean file does.
+
+    Raises:
+        ModelError: The file is cut short or damaged, or its shape and data don't fit.
+    """
+    file = existing_file(path, "the blob")
+    with open(file, "rb") as handle:
+        mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        survey(memoryview(mapped), _blob_schema(), f"{file}:")
+        return _blob(memoryview(mapped), file.name)
+    except WireError as error:
+        raise ModelError(f"{file}: not a readable BlobProto ({error})") from error
+
+
 @functools.cache
-def _schema() -> Message:
-    """Return what the reader makes of each message."""
-    name = Part(FIELD, byte=1, longest=NAME_BYTES)
+def _blob_schema() -> Message:
+    """Return what the reader makes of a blob."""
     shape = Message("BlobShape", _OBJECT)
     shape.parts = {1 << 3 | VARINT: Part(_NUMBER), 1 << 3 | BYTES: Part(FIELD, number=_NUMBER)}
     blob = Message("BlobProto", _OBJECT, TENSORS)
@@ -97,6 +112,14 @@ def _schema() -> Message:
         8 << 3 | FIXED64: Part(_OBJECT), 8 << 3 | BYTES: Part(_OBJECT),
         7 << 3 | BYTES: Part(_OBJECT, shape),
     }  # fmt: skip
+    return blob
+
+
+@functools.cache
+def _schema() -> Message:
+    """Return what the reader makes of each message."""
+    name = Part(FIELD, byte=1, longest=NAME_BYTES)
+    blob = _blob_schema()
     oldest = Message("V0LayerParameter", _OBJECT)
     oldest.parts = {1 << 3 | BYTES: name, 50 << 3 | BYTES: Part(_OBJECT, blob)}
     old = Message("V1LayerParameter", _OBJECT)

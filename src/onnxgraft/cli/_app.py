@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
+from onnxgraft.cli._clashes import clashes
 from onnxgraft.cli._completion import SHELLS, prepare, script
 from onnxgraft.cli._failing import EXIT_INTERNAL, asks_json, errors_reported, failed
 from onnxgraft.errors import (
@@ -187,6 +188,8 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
                 if status is not None:
                     raise typer.Exit(status)
                 with places(), _telling(name, telling), _warnings_reported():
+                    for clash in clashes():
+                        logger.warning("%s", clash)
                     result = function(*args, **kwargs)
             _hand_over(0 if result.passed else EXIT_FAILED)
             if as_json:

@@ -196,6 +196,22 @@ def bench(
             "--record", help="Write the latency into the passports.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="Count the time of each layer, and say what keeps INT8 from being faster.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False,
+    graph: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="GRAPH.onnx",
+            help="ONNX file that an engine was built from, where it is not beside it; repeatable.",
+            rich_help_panel=MODEL,
+        ),
+    ] = [],  # noqa: B006  (typer copies it)
     as_json: Json = False,
 ) -> Result:
     """Measure the latency of engines, each in a process of its own, taking turns."""
@@ -203,14 +219,17 @@ def bench(
 
     return commands.bench(
         engines, batch=batch, against=against, weights=weights, rounds=rounds, runs=runs,
-        threads=threads, trust=trust_of(trust), record=record,
+        threads=threads, trust=trust_of(trust), record=record, layers=layers, graph=graph,
     )  # fmt: skip
 
 
 @subcommand(show.inferred, example="onnxgraft infer model.engine photo.jpg -o pictures/")
 def infer(
     engine: Annotated[Path, typer.Argument(help="Engine or ONNX file.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Image files; for several image inputs, one for each in turn."),
+    ],
     preprocess: PreprocessFile = None,
     postprocess: PostprocessFile = None,
     out: Annotated[

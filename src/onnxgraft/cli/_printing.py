@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         BuiltEngine,
         Calibrated,
         Converted,
+        Differences,
         Inferred,
         Inspected,
         Operated,
@@ -34,15 +35,20 @@ if TYPE_CHECKING:
     from onnxgraft.stages.convert import Inspection
     from onnxgraft.stages.engine import Bundle
     from onnxgraft.stages.engine.passport import Flags
-    from onnxgraft.stages.validate.report import Report
+    from onnxgraft.stages.validate.report import LayersTimedRow, LayerTimeRow, Report
 
 __all__ = [
-    "begun", "benched", "built", "bundled", "calibrated", "converted", "deployed", "inferred",
+    "begun", "benched", "built", "bundled", "calibrated", "compared", "converted", "deployed",
+    "inferred",
     "inspection", "operated", "quantized", "report", "schema",
 ]  # fmt: skip
 
 # Columns for names in a table.
 _NAME = 20
+# Layers that are printed, and columns for the longest bar.
+_LAYERS, _BAR = 30, 36
+# Changes of a part that are printed.
+_CHANGES = 12
 
 
 def inspection(found: Inspection | Inspected, console: Console) -> None:
@@ -263,7 +269,55 @@ def benched(done: Benched, console: Console) -> None:
         ])
     for line in _aligned(rows):
         say(console, line)
+    if done.layers_timed:
+        say(console, "")
+    layer_times(done.layers, done.layers_timed, console)
     _notes(console, done.notes, "")
+
+
+def layer_times(
+    rows: Sequence[LayerTimeRow], wholes: Sequence[LayersTimedRow], console: Console
+) -> None:
+    """Print a bar for each layer and engine, what they take together, and what costs."""
+    engines = [whole.engine for whole in wholes]
+    for number, whole in enumerate(wholes):
+        lost = 100 * whole.lost / whole.layers if whole.layers else 0.0
+        say(
+            console,
+            f"{number + 1}: {whole.engine}, batch {whole.batch}, {whole.total:.2f} ms; its layers, "
+            f"counted, {whole.layers:.2f} ms, of which {lost:.1f} % found none of the network's",
+        )
+    by_layer: dict[str, dict[str, LayerTimeRow]] = {}
+    for row in rows:
+        by_layer.setdefault(row.layer, {})[row.engine] = row
+    longest = max((row.milliseconds for row in rows), default=0.0) or 1.0
+    costs = {name: max(r.milliseconds for r in mine.values()) for name, mine in by_layer.items()}
+    costly = set(sorted(costs, key=lambda name: -costs[name])[:_LAYERS])
+    for name, mine in by_layer.items():
+        if name not in costly:
+            continue
+        say(console, f"{name} ({next(iter(mine.values())).operator})")
+        for number, engine in enumerate(engines):
+            if engine in mine:
+                row = mine[engine]
+                bar = "█" * round(_BAR * row.milliseconds / longest)
+                say(console, f"  {number + 1} {row.milliseconds:9.3f} ms  {_kinds(row):17} {bar}")
+    if len(by_layer) > len(costly):
+        rest = [
+            sum(row.milliseconds for row in rows if row.engine == one and row.layer not in costly)
+            for one in engines
+        ]
+        told = ", ".join(f"{number + 1}: {ms:.2f} ms" for number, ms in enumerate(rest))
+        say(console, f"and {len(by_layer) - len(costly)} more layers ({told})")
+    for whole in wholes:
+        for sentence in whole.slow:
+            say(console, f"{whole.engine}: {sentence}")
+
+
+def _kinds(row: LayerTimeRow) -> str:
+    """Return what a layer runs in, and what the graph has it in where that is another."""
+    told = row.precision or "?"
+    return told if row.graph in ("", row.precision) else f"{told} (graph {row.graph})"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -315,6 +369,28 @@ def schema(done: RecipeSchema, console: Console) -> None:
         say(console, f"{done.out}: written")
     else:
         print(json_text(done.to_json()))
+
+
+def compared(done: Differences, console: Console) -> None:
+    """Print what changed from one run to another, by part, the largest changes first."""
+    from onnxgraft.commands._diff import shown, times
+
+    for part, changes in done.parts().items():
+        same = done.same.get(part, 0)
+        say(console, f"{part}: {len(changes)} changed, {same} the same", "bold")
+        for change in changes[:_CHANGES]:
+            ratio = f" ({times(change)})" if times(change) else ""
+            told = f"{shown(change.before)} -> {shown(change.after)}{ratio}"
+            say(console, f"  {change.name}: {told}")
+        if len(changes) > _CHANGES:
+            say(console, f"  and {len(changes) - _CHANGES} more")
+    if not done.changes:
+        say(console, "both say the same")
+    _notes(console, done.missing, "")
+    for sentence in done.worse:
+        say(console, f"WORSE: {sentence}", "red")
+    if done.out:
+        say(console, f"{done.out}: written")
 
 
 def deployed(done: Report, console: Console) -> None:

@@ -1,9 +1,9 @@
-"""Subcommands that chain stages, and their recipes: validate, init, recipe-schema, deploy."""
+"""Subcommands that chain stages or compare runs: validate, init, recipe-schema, deploy, diff."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,7 +42,7 @@ from onnxgraft.cli._options import (
 )
 from onnxgraft.targets import target_names
 
-__all__ = ["deploy", "init", "recipe_schema", "validate"]
+__all__ = ["deploy", "diff", "init", "recipe_schema", "validate"]
 
 
 @subcommand(
@@ -297,3 +297,35 @@ def deploy(
         images=images, trust=trust_of(trust), keep_going=keep_going, workers=workers, force=force,
         from_stage=from_stage, fresh=fresh,
     )  # fmt: skip
+
+
+def _limit(unit: str, text: str) -> Any:
+    return typer.Option(metavar=unit, help=text, rich_help_panel="Allowed")
+
+
+@subcommand(show.compared, example="onnxgraft diff before/ after/ --metric-drop 0.3 --slower 10")
+def diff(
+    before: Annotated[Path, typer.Argument(help="Folder of a run, its report.json, or an engine.")],
+    after: Annotated[Path, typer.Argument(help="Another, to be held against the first.")],
+    metric_drop: Annotated[
+        float | None, _limit("POINTS", "How much a metric may lose, in its own unit.")
+    ] = None,
+    slower: Annotated[
+        float | None, _limit("PERCENT", "How much more time an inference may take.")
+    ] = None,
+    larger: Annotated[float | None, _limit("PERCENT", "How much larger an engine may be.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="PAGE.html", help="Web page to write.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> Result:
+    """Compare two runs; the exit status is 1 where the second is worse than it may be."""
+    from onnxgraft import commands
+
+    return commands.diff(
+        before, after, metric_drop=metric_drop, slower=slower, larger=larger, out=out, force=force
+    )

@@ -1,25 +1,33 @@
 """What a command does: one function each, with the command's name and parameters.
 
 The only room that knows more than one stage. A function takes paths or objects and returns a
-result: what the command prints, as an object with ``to_json`` and ``passed``.
+result: what the command prints, as an object with ``to_json`` and ``passed``. A name is loaded when
+it is asked for: who serves an engine needs, and has, nothing of the rest.
 """
 
 from __future__ import annotations
 
-from onnxgraft.commands._bench import Benched, bench
-from onnxgraft.commands._budget import Budget
-from onnxgraft.commands._build import BuiltEngine, build, bundle
-from onnxgraft.commands._calibrate import Calibrated, calibrate
-from onnxgraft.commands._convert import Converted, convert
-from onnxgraft.commands._deploy import deploy
-from onnxgraft.commands._infer import Answer, Inferred, infer
-from onnxgraft.commands._init import Begun, RecipeSchema, init, recipe_schema
-from onnxgraft.commands._inspect import Inspected, inspect
-from onnxgraft.commands._lite import LiteEngine
-from onnxgraft.commands._quantize import Quantized, quantize
-from onnxgraft.commands._recipe import Recipe, read_recipe
-from onnxgraft.commands._surgery import Operated, surgery
-from onnxgraft.commands._validate import validate
+from typing import TYPE_CHECKING
+
+from onnxgraft.optional import late
+
+if TYPE_CHECKING:
+    from onnxgraft.commands._bench import Benched, bench
+    from onnxgraft.commands._budget import Budget
+    from onnxgraft.commands._build import BuiltEngine, build, bundle
+    from onnxgraft.commands._calibrate import Calibrated, calibrate
+    from onnxgraft.commands._convert import Converted, convert
+    from onnxgraft.commands._deploy import deploy
+    from onnxgraft.commands._diff import Differences, diff
+    from onnxgraft.commands._infer import Answer, Inferred, infer
+    from onnxgraft.commands._init import Begun, RecipeSchema, init, recipe_schema
+    from onnxgraft.commands._inspect import Inspected, inspect
+    from onnxgraft.commands._lite import LiteEngine
+    from onnxgraft.commands._quantize import Quantized, quantize
+    from onnxgraft.commands._recipe import Recipe, read_recipe
+    from onnxgraft.commands._served import ServedEngine
+    from onnxgraft.commands._surgery import Operated, surgery
+    from onnxgraft.commands._validate import validate
 
 __all__ = [
     "Answer",
@@ -29,6 +37,7 @@ __all__ = [
     "BuiltEngine",
     "Calibrated",
     "Converted",
+    "Differences",
     "Inferred",
     "Inspected",
     "LiteEngine",
@@ -36,12 +45,14 @@ __all__ = [
     "Quantized",
     "Recipe",
     "RecipeSchema",
+    "ServedEngine",
     "bench",
     "build",
     "bundle",
     "calibrate",
     "convert",
     "deploy",
+    "diff",
     "infer",
     "init",
     "inspect",
@@ -51,3 +62,40 @@ __all__ = [
     "surgery",
     "validate",
 ]
+
+__getattr__ = late(
+    __name__,
+    {
+        "Answer": "._infer",
+        "Begun": "._init",
+        "Benched": "._bench",
+        "Budget": "._budget",
+        "BuiltEngine": "._build",
+        "Calibrated": "._calibrate",
+        "Converted": "._convert",
+        "Differences": "._diff",
+        "Inferred": "._infer",
+        "Inspected": "._inspect",
+        "LiteEngine": "._lite",
+        "Operated": "._surgery",
+        "Quantized": "._quantize",
+        "Recipe": "._recipe",
+        "RecipeSchema": "._init",
+        "ServedEngine": "._served",
+        "bench": "._bench",
+        "build": "._build",
+        "bundle": "._build",
+        "calibrate": "._calibrate",
+        "convert": "._convert",
+        "deploy": "._deploy",
+        "diff": "._diff",
+        "infer": "._infer",
+        "init": "._init",
+        "inspect": "._inspect",
+        "quantize": "._quantize",
+        "read_recipe": "._recipe",
+        "recipe_schema": "._init",
+        "surgery": "._surgery",
+        "validate": "._validate",
+    },
+)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from onnxgraft.data.declared import ValidationError
 from onnxgraft.data.listing import list_data
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Data, Samples
@@ -43,6 +42,7 @@ def assumed(
         try:
             keys = dict(told.keys)
             size = {"resize": "input"} if keys.pop("fit", False) else {}
+            size |= {"center_crop": "input"} if keys.pop("crop", False) else {}
             recipe = Preprocess.model_validate({**keys, **size})
             why = told.why
         except ValidationError:  # another version wrote it, or a stranger

@@ -7,26 +7,29 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 
 from onnxgraft.commands._arguments import Numbers, numbers
-from onnxgraft.commands._opening import ModelGiven, Place
+from onnxgraft.commands._layer_times import Timed, layer_times
+from onnxgraft.commands._opening import ModelGiven, Place, graph_of_engine
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file
 from onnxgraft.files.trust import Trust, trusts
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.quantized import stored_weights
 from onnxgraft.progress import track
+from onnxgraft.run.layers import Layer, LayerTimes
 from onnxgraft.stages.convert import Original, written
-from onnxgraft.stages.engine import graph_precision
+from onnxgraft.stages.engine import graph_precision, target_of
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.engine.passport import record as record_in_passport
-from onnxgraft.stages.validate.report import LatencyRow
+from onnxgraft.stages.validate.report import LatencyRow, LayersTimedRow, LayerTimeRow
 
-__all__ = ["BenchTarget", "Benched", "SpeedUp", "bench", "measure", "record_latency"]
+__all__ = ["BenchTarget", "Benched", "Counted", "SpeedUp", "bench", "measure", "record_latency"]
 
 # A turn ends after so many seconds, however many inferences are still to come.
 _TURN = 3.0
@@ -73,6 +76,17 @@ class _Worker:
         """Return the milliseconds of ``count`` inferences."""
         return [float(v) for v in self._ask({"run": count, "seconds": _TURN})["ms"]]
 
+    def layers(self, count: int) -> LayerTimes:
+        """Return what the layers take, of ``count`` inferences."""
+        told = self._ask({"layers": count})
+        found = [
+            Layer(**{
+                **entry, **{key: tuple(entry[key]) for key in ("nodes", "reads", "makes")},
+            })
+            for entry in told["layers"]
+        ]  # fmt: skip
+        return LayerTimes(tuple(found), told["total"], told["runs"], told["counted"])
+
     def close(self) -> None:
         """End the process."""
         for pipe in (self._process.stdin, self._process.stdout):
@@ -81,7 +95,7 @@ class _Worker:
         self._process.terminate()
         self._process.wait()
 
-    def _ask(self, message: dict[str, object]) -> dict[str, list[float]]:
+    def _ask(self, message: dict[str, object]) -> dict[str, Any]:
         stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
         try:
             stdin.write(json.dumps(message, default=os.fspath) + "\n")
@@ -109,11 +123,15 @@ class Benched:
         rows: One for each engine and batch.
         ratios: How many times as fast each row is as others of its batch.
         notes: Sentences that the user should read.
+        layers: What each layer takes in each engine, where that was asked for.
+        layers_timed: What they take together.
     """
 
     rows: list[LatencyRow]
     ratios: list[SpeedUp]
     notes: list[str]
+    layers: list[LayerTimeRow] = field(default_factory=list)
+    layers_timed: list[LayersTimedRow] = field(default_factory=list)
 
     passed = True
 
@@ -128,6 +146,8 @@ class Benched:
                 for row, ratio in zip(self.rows, self.ratios, strict=True)
             ],
             "notes": self.notes,
+            "layers": [asdict(row) for row in self.layers],
+            "layers_timed": [asdict(row) for row in self.layers_timed],
         }  # fmt: skip
 
 
@@ -142,6 +162,8 @@ def bench(
     threads: int | None = None,
     trust: Trust = False,
     record: bool = False,
+    layers: bool = False,
+    graph: Sequence[ModelGiven] = (),
 ) -> Benched:
     """Time engines, each in a process of its own, in turn.
 
@@ -157,20 +179,44 @@ def bench(
         threads: CPU threads; None takes what each engine was built for.
         trust: Load engines that have no passport, or an original that brings code.
         record: Write the latency into the engines' passports.
+        layers: Count what each layer takes, too, with the first batch.
+        graph: The ONNX files that engines were built from, where they do not stand beside them: of
+            them is what graphs call layers and have them in.
 
     Raises:
         InputError: A target can't be loaded, or none takes any of the batches.
     """
+    if graph and not layers:
+        raise InputError("--graph says what layers are called; ask for them with --layers")
     engines = [written(engine) for engine in engines]
     targets = bench_targets(
         engines, None if against is None else Original.of(against, weights=weights, trust=trust),
         threads=threads, trust=trust,
     )  # fmt: skip
     notes: list[str] = []
-    rows = measure(targets, batches=numbers(batch), rounds=rounds, runs=runs, notes=notes)
+    counted: list[Counted] = []
+    rows = measure(
+        targets, batches=numbers(batch), rounds=rounds, runs=runs, notes=notes,
+        counted=counted if layers else None,
+    )  # fmt: skip
     if record:
         record_latency(targets, rows)
-    return Benched(rows, speed_ups(rows, targets), notes)
+    found = layer_times([_timed(one, [written(each) for each in graph], notes) for one in counted])
+    return Benched(rows, speed_ups(rows, targets), notes, *found)
+
+
+def _timed(counted: Counted, graphs: Sequence[Place], notes: list[str]) -> Timed:
+    """Return the layers of an engine with its graph; a note says where that is not at hand."""
+    target, file = counted.target, Path(counted.target.opened.path)
+    if target.kind == "onnx":
+        return Timed(target.name, "onnxruntime", counted.batch, counted.times, Model.load(file))
+    model = graph_of_engine(file, graphs) if passport_path(file).is_file() else None
+    if model is None:
+        notes.append(
+            f"{target.name}: the graph that it was built from is not beside it, so its layers have "
+            "the names that its library gives them; name it with --graph"
+        )
+    return Timed(target.name, target_of(file).name, counted.batch, counted.times, model)
 
 
 def bench_targets(
@@ -182,15 +228,15 @@ def bench_targets(
 ) -> list[BenchTarget]:
     """Return what to time for a list of files, the original ``against`` first."""
     targets = []
-    for path in engines:
+    titles = [Original.of(path).title for path in engines]
+    for path, title in zip(engines, titles, strict=True):
         opened = Original.of(path)
+        name = title if titles.count(title) == 1 else os.fspath(path)
         trusted = trusts(trust, opened.title, opened.path)
         kind, precision = _kind(path, trusted)
         mine = threads if kind == "engine" else None
         unknown = trusted and not passport_path(path).is_file() and kind == "engine"
-        targets.append(
-            BenchTarget(opened.title, kind, opened, precision, threads=mine, trust=unknown)
-        )
+        targets.append(BenchTarget(name, kind, opened, precision, threads=mine, trust=unknown))
     if against is not None:
         targets.insert(0, BenchTarget(against.title, "original", against))
     return targets
@@ -215,6 +261,7 @@ def measure(
     rounds: int = 5,
     runs: int = 10,
     notes: list[str] | None = None,
+    counted: list[Counted] | None = None,
 ) -> list[LatencyRow]:
     """Time ``targets`` and return a row for each and each batch.
 
@@ -227,6 +274,8 @@ def measure(
         runs: Inferences in a turn.
         notes: Takes a sentence for each target that can't be timed with a batch; without it that
             is an error.
+        counted: Takes what the layers take in each engine, with the first batch that it takes; a
+            sentence goes to ``notes`` for each that does not tell.
 
     Raises:
         InputError: A target can't be loaded, or does not take a batch, or none takes any.
@@ -249,6 +298,11 @@ def measure(
             for _ in track(range(rounds), f"timing, batch {batch}", rounds):
                 for worker, mine in zip(workers, times, strict=True):
                     mine.extend(worker.run(runs))
+            if counted is not None:
+                known = [one.target for one in counted]
+                for worker in track(workers, f"counting layers, batch {batch}", len(workers)):
+                    if worker.target not in known:
+                        _count(worker, batch, runs, counted, [] if notes is None else notes)
         finally:
             for worker in workers:
                 worker.close()
@@ -264,6 +318,39 @@ def measure(
     if notes is not None:
         notes += told
     return rows
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What the layers of a target take, as its library counts it.
+
+    Attributes:
+        target: What was timed.
+        batch: Images in one inference.
+        times: Of its layers.
+    """
+
+    target: BenchTarget
+    batch: int
+    times: LayerTimes
+
+
+def _count(
+    worker: _Worker, batch: int, runs: int, counted: list[Counted], notes: list[str]
+) -> None:
+    target = worker.target
+    if target.kind == "original":
+        return
+    if target.kind == "onnx" and target.precision.startswith("int"):
+        notes.append(
+            f"{target.name}: is timed as its graph says, float layer by float layer; its layers "
+            "are those of an engine: build one"
+        )
+        return
+    try:
+        counted.append(Counted(target, batch, worker.layers(runs)))
+    except InputError as error:
+        notes.append(str(error).replace("can't be timed", "does not tell of its layers"))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The child process of `bench`: holds one engine, answers JSON lines.
 
-The first line names the engine and the batch, each further one how often to run it. It is started
-as a file, and not as a module of its package, whose imports take longer than most engines: what
-this one needs it imports itself.
+The first line names the engine and the batch, each further one how often to run it, or to count
+what its layers take. It is started as a file, and not as a module of its package, whose imports
+take longer than most engines: what this one needs it imports itself.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.feeds import Setting, drawn, fixed_batches
+from onnxgraft.run.layers import LayerTimes
 from onnxgraft.run.workers import end_with_parent
 
 _WARM_UP = 3
@@ -33,7 +35,7 @@ def main() -> None:
         message = json.loads(line)
         try:
             if engine is None:
-                engine = _open(message)
+                engine, opened = _open(message), message
                 fixed = fixed_batches(engine.inputs)
                 if fixed and message["batch"] not in fixed:
                     raise InputError(f"its inputs have a batch of {fixed[0]}")
@@ -41,6 +43,8 @@ def main() -> None:
                 for _ in range(_WARM_UP):
                     engine.infer(feeds)
                 answer: dict[str, object] = {"ready": True}
+            elif "layers" in message:
+                answer = asdict(_layers(engine, opened, feeds, message["layers"]))
             else:
                 times: list[float] = []
                 began = time.perf_counter()
@@ -68,6 +72,18 @@ def _feeds(engine: Engine, batch: int) -> Feeds:
             if caution == 3:
                 raise
     return feeds
+
+
+def _layers(engine: Engine, opened: dict[str, Any], feeds: Feeds, runs: int) -> LayerTimes:
+    """Return what the layers take of an engine, or of a float graph in onnxruntime."""
+    if opened["kind"] == "onnx":
+        from onnxgraft.graph.model import Model
+        from onnxgraft.run.exact import exact_layers
+
+        return exact_layers(Model.load(opened["opened"]["path"]), engine, feeds, runs)
+    from onnxgraft.stages.engine import time_layers
+
+    return time_layers(engine, feeds, runs)
 
 
 def _open(message: dict[str, Any]) -> Engine:

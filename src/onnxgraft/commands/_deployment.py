@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from onnxgraft.commands._assumed import assumed, is_given, of_images
-from onnxgraft.commands._bench import BenchTarget, record_latency
+from onnxgraft.commands._bench import BenchTarget, Counted, record_latency
 from onnxgraft.commands._bench import measure as measure_latency
 from onnxgraft.commands._blame import guilty_pass
 from onnxgraft.commands._budget import read_budget
 from onnxgraft.commands._calibrate import measured
 from onnxgraft.commands._evidence import engine_row, evidence, hash_of_data, record_accuracy
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
+from onnxgraft.commands._layer_times import Timed, layer_times
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
 from onnxgraft.commands._reads import (
@@ -115,7 +116,8 @@ def run_recipe(
 ) -> Report:
     """Take a model all the way and write everything into the folder ``out``; see `deploy`."""
     with atomic_folder(out) as work, ExitStack() as stack:
-        report = Report(title=Path(recipe.model).name, source=recipe.model)
+        told = recipe.model_dump(mode="json", by_alias=True)
+        report = Report(title=Path(recipe.model).name, source=recipe.model, recipe=told)
         stages = Stages(Kept(kept_folder(out)), report, begin, fresh)
         return _Deployment(recipe, out, work, stack, stages, keep_going, workers).run()
 
@@ -811,6 +813,8 @@ class _Deployment:
             BenchTarget(name, "engine", Original(os.fspath(self.work / _engine_of(target))))
             for target, name in self.built.items()
         ]
+        libraries = {name: target for target, name in self.built.items()}
+        graphs = {name: self._integers(target) for name, target in libraries.items()}
         fixed = self.facts_of_graph["batches"]
         if fixed and not set(batches) <= set(fixed):
             batches = fixed[:1]
@@ -820,12 +824,19 @@ class _Deployment:
                 part.notes.append(
                     f"timed with a batch of {batches[0]}, which the model is made for"
                 )
+            counted: list[Counted] = []
             part.latency = measure_latency(
-                targets, batches=batches, rounds=section.rounds, runs=section.runs
-            )
+                targets, batches=batches, rounds=section.rounds, runs=section.runs,
+                counted=counted,
+            )  # fmt: skip
+            part.layer_times, part.layers_timed = layer_times([
+                Timed(name := one.target.name, libraries.get(name, "onnxruntime"), one.batch,
+                      one.times, self.stages.graph(graphs.get(name, "model.onnx")))
+                for one in counted
+            ])  # fmt: skip
 
         reads = self.stages.of(
-            "facts", "model.onnx", *map(_engine_of, self.built),
+            "facts", "model.onnx", *map(_engine_of, self.built), layers=True,
             how=section.model_dump(mode="json"), machine=[platform.node(), os.cpu_count()],
         )  # fmt: skip
         record_latency(targets, self.stages.made("bench", "latency", reads, make).part.latency)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from onnxgraft.commands._assumed import assumed
+from onnxgraft.commands._engine_recipe import agreed, recipe_of
 from onnxgraft.commands._opening import ModelGiven, Place, engine_at, open_candidate
 from onnxgraft.commands._order import IMAGE, MODEL, check_order
 from onnxgraft.commands._outputs import check_beside, check_output
-from onnxgraft.commands._recipe import PostprocessGiven, PreprocessGiven, agreed, given_tables
+from onnxgraft.commands._recipe import PostprocessGiven, PreprocessGiven, given_tables
 from onnxgraft.data.casting import check_recipe
 from onnxgraft.data.division import image_batch
 from onnxgraft.data.postprocess import Box, Postprocess, see
@@ -30,9 +29,9 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.engine import Engine
 from onnxgraft.stages.convert import Original, written
-from onnxgraft.stages.engine.passport import passport_path, read_passport
+from onnxgraft.stages.engine.passport import passport_path
 
-__all__ = ["Answer", "Inferred", "infer", "recipe_of"]
+__all__ = ["Answer", "Inferred", "infer"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,8 @@ def infer(
 
     Args:
         engine: An engine or an ONNX file, or an ``onnx.ModelProto``.
-        images: Image files.
+        images: Image files; for an engine with several image inputs, one for each of them in their
+            order, again and again.
         preprocess: A TOML file with the table ``[preprocess]`` that the network was trained with,
             the table itself, the name of a preset, or a function; None takes the passport's.
         postprocess: A TOML file with a table ``[postprocess]``, the table itself, or a function;
@@ -142,16 +142,17 @@ def infer(
     with _loaded(opened) as running:
         files = [existing_file(image, "the image") for image in images]
         told = ""
-        if len(running.inputs) == 1 and files:
+        if files:
             metadata = {} if passport_path(engine).is_file() else _metadata(Path(engine))
             before, told = assumed(before, files[0], metadata, running.inputs)
-            before = before.sized(running.inputs[0])
         for number, (file, outputs) in enumerate(_answers(running, files, before)):
             if arrays:
                 for name, array in outputs.items():
                     collected.setdefault(name, []).append(array)
-            photograph, size = _photograph(file, before)
-            seen = see(outputs, after, photograph, before.placement(*size))
+            sized = before.sized(running.inputs[0])
+            photograph, size = _photograph(file, sized)
+            placed = sized.placement(*size)
+            seen = see(outputs, after, photograph, placed, draw=pictures is not None)
             shapes = {name: array.shape for name, array in outputs.items()}
             if seen is None:
                 found.append(Answer(str(file), shapes))
@@ -189,59 +190,56 @@ def _tables(
     return agreed(before or known[0], after or known[1])
 
 
-def recipe_of(
-    path: str | os.PathLike[str], trust: Trust, before: bool = False, after: bool = True
-) -> tuple[Preprocess, Postprocess]:
-    """Return what an engine's passport says of images and outputs, or the defaults.
-
-    Args:
-        path: Of the engine.
-        trust: Of the functions that the passport names.
-        before: Whether the function of ``[preprocess]`` is needed, and loaded.
-        after: Likewise of ``[postprocess]``.
-    """
-    if not passport_path(path).is_file():
-        return Preprocess(), Postprocess()
-    tables = read_passport(path).recipe
-    place = passport_path(path)
-    try:
-        first = Preprocess.model_validate(tables.get("preprocess", {}))
-        second = Postprocess.model_validate(tables.get("postprocess", {}))
-    except ValidationError as error:
-        raise InputError(f"{place}: its recipe is damaged ({error})") from error
-    if before and first.function is not None:
-        found = first.function.loaded(trust, f"{place}: [preprocess]")
-        first = first.model_copy(update={"function": found})
-    if after and second.function is not None:
-        found = second.function.loaded(trust, f"{place}: [postprocess]")
-        second = second.model_copy(update={"function": found})
-    return first, second
-
-
 def _answers(
     engine: Engine, files: Sequence[Path], recipe: Preprocess
 ) -> Iterator[tuple[Path, Outputs]]:
     """Yield each image file with what the engine says of it, in a batch of 1.
 
-    An engine that takes so many images at once gets the last one again until it has them.
+    Of an engine with several inputs it is the file of the first. An engine that takes so many
+    images at once gets the last one again until it has them.
 
     Raises:
-        InputError: The engine has several inputs, or an image does not fit its input, or an output
-            has no row for each image.
+        InputError: There are not as many images as inputs, or an image does not fit its input, or
+            an output has no row for each image.
     """
-    if len(engine.inputs) != 1:
-        raise InputError(
-            f"{engine.name}: images feed one input, the engine has {len(engine.inputs)}"
-        )
-    spec = engine.inputs[0]
-    check_recipe(recipe, spec)
-    batch = image_batch(spec)
-    for begin in range(0, len(files), batch):
-        some = files[begin : begin + batch]
+    inputs = engine.inputs
+    _check_inputs(engine, len(files), recipe)
+    for spec in inputs:
+        check_recipe(recipe, spec)
+    batch, count = image_batch(inputs[0]), len(inputs)
+    firsts = files[::count]
+    for begin in range(0, len(firsts), batch):
+        some = range(begin, min(begin + batch, len(firsts)))
         again = [*some, *[some[-1]] * (batch - len(some))]
-        outputs = engine.infer({spec.name: image_feed(again, spec, recipe)[0]})
-        for row, file in enumerate(some):
-            yield file, {name: _row(engine, name, value, row) for name, value in outputs.items()}
+        feeds = {
+            spec.name: image_feed([files[at * count + place] for at in again], spec, recipe)[0]
+            for place, spec in enumerate(inputs)
+        }
+        outputs = engine.infer(feeds)
+        for row, at in enumerate(some):
+            told = {name: _row(engine, name, value, row) for name, value in outputs.items()}
+            yield firsts[at], told
+
+
+def _check_inputs(engine: Engine, images: int, recipe: Preprocess) -> None:
+    """Raise InputError unless an engine takes images alone, and each input gets as many."""
+    inputs = engine.inputs
+    names = ", ".join(map(str, inputs))
+    if not inputs:
+        raise InputError(f"{engine.name}: has no input, and no image can be fed")
+    pictures = recipe.function is not None or all(len(spec.shape) in (3, 4) for spec in inputs)
+    if len(inputs) > 1 and not pictures:
+        raise InputError(
+            f"{engine.name}: takes more than images: {names}; feed arrays in Python, with "
+            "onnxgraft.ServedEngine"
+        )
+    if len({image_batch(spec) for spec in inputs}) > 1:
+        raise InputError(f"{engine.name}: its inputs take different numbers of images: {names}")
+    if images % len(inputs):
+        raise InputError(
+            f"{engine.name}: has {len(inputs)} image inputs ({names}), and {images} images were "
+            "given; give one for each input, in this order, again and again"
+        )
 
 
 def _row(engine: Engine, name: str, output: Array, row: int) -> Array:

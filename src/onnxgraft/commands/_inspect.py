@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -160,12 +161,24 @@ def _told(passport: Passport) -> dict[str, list[str]]:
         "built with": _pairs(passport.versions) + _pairs(passport.flags.to_json()),
         "built for": [str(passport.cpu)] if passport.cpu.name else _pairs(passport.machine),
         "held against its graph": [str(proof) for proof in passport.proof],
+        "layers": _layers(passport),
         "accuracy": _pairs(passport.accuracy),
         "latency": [", ".join(_measured(row)) for row in passport.latency if isinstance(row, dict)],
         "SHA-256": _pairs(passport.hashes),
         "recipe": [f"[{table}] {', '.join(_pairs(keys))}" for table, keys in _tables(passport)],
         "notes": list(passport.notes),
     }
+
+
+def _layers(passport: Passport) -> list[str]:
+    """Return how many layers run in what, and each that the graph has in something else."""
+    counts = Counter(layer.precision or "not told" for layer in passport.layers)
+    other = [
+        f"{layer.layer}: {layer.precision}, where the graph has {layer.graph}"
+        for layer in passport.layers
+        if layer.precision not in ("", layer.graph)
+    ]
+    return [", ".join(_pairs(counts)), *other] if counts else []
 
 
 def _tables(passport: Passport) -> list[tuple[str, Mapping[str, Any]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxgraft.errors import OnnxgraftError
@@ -11,20 +11,14 @@ from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.run.answers import answers
 from onnxgraft.run.difference import sqnr
 from onnxgraft.run.engine import Engine
+from onnxgraft.run.layer_nodes import place
+from onnxgraft.run.layers import Layer, plain_precision
 from onnxgraft.run.tolerances import ENGINE_DECIBELS
 from onnxgraft.stages import engine as stage
-from onnxgraft.stages.engine import Layer
 from onnxgraft.stages.validate.report import LayerRow
 
 __all__ = ["layers_of_engine"]
 
-_PRECISIONS = {
-    "i4": "int4", "u4": "int4", "i8": "int8", "u8": "int8", "int8": "int8", "uint8": "int8",
-    "f32": "fp32", "fp32": "fp32", "float": "fp32", "float32": "fp32", "f16": "fp16",
-    "fp16": "fp16", "half": "fp16", "float16": "fp16", "bf16": "bf16", "bfloat16": "bf16",
-}  # fmt: skip
-# What OpenVINO appends to the name of a layer that it took a bias from.
-_ENDINGS = ("/WithoutBiases",)
 # An output of the engine that keeps so much less than its graph's, in dB, is named: two right ones
 # differ by less on a single sample.
 _APART = 3.0
@@ -45,7 +39,7 @@ def layers_of_engine(
         expected: The original's outputs.
     """
     try:
-        told = _told(stage.layers(engine))
+        told = _told(model, stage.layers(engine))
     except OnnxgraftError:
         told = {}
     makers = {
@@ -54,7 +48,11 @@ def layers_of_engine(
     found = []
     for row in rows:
         precision = told.get(makers.get(row.tensor, ""))
-        found.append(row if precision is None else replace(row, precision=precision, told=True))
+        if precision is None:
+            found.append(row)
+            continue
+        graph = "" if precision == row.precision else row.precision
+        found.append(replace(row, precision=precision, told=True, graph=graph))
     count = sum(row.told for row in found)
     said = (
         f"{engine.name} tells the precision of {count} of these {len(found)} layers; where it "
@@ -68,22 +66,14 @@ def layers_of_engine(
     return found, "; ".join([said, *apart]), [f"{engine.name}: {text}" for text in apart]
 
 
-def _told(layers: Iterable[Layer]) -> dict[str, str]:
+def _told(model: Model, layers: Sequence[Layer]) -> dict[str, str]:
     """Return the precision of each node of the graph that an engine tells of."""
-    found: dict[str, str] = {}
-    for layer in layers:
-        precision = _PRECISIONS.get(layer.precision.lower())
-        if not layer.precision:
-            # onnxruntime's kernels of whole numbers have names of their own.
-            whole = layer.kind.startswith("QLinear") or "Integer" in layer.kind
-            precision = "int8" if whole else "fp32"
-        if precision is None or layer.kind in ("Const", "Reorder"):
-            continue
-        for name in (layer.name, *layer.nodes):
-            for ending in _ENDINGS:
-                name = name.removesuffix(ending)
-            found.setdefault(name, precision)
-    return found
+    return {
+        node: precision
+        for one in place(model, layers)
+        if one.layer.role == "layer" and (precision := plain_precision(one.layer.precision))
+        for node in one.nodes
+    }
 
 
 def _ends(

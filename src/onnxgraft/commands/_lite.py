@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._opening import ModelGiven, Place
-from onnxgraft.data.casting import cast
+from onnxgraft.commands._served import Hook, feeds_of
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Data, Samples, open_samples
@@ -27,8 +27,6 @@ from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.targets import Precision, find_target
 
 __all__ = ["LiteEngine"]
-
-Hook = Callable[[Array], Array]
 
 
 class LiteEngine(Resource):
@@ -131,22 +129,7 @@ class LiteEngine(Resource):
             feeds: By input name, or one array where there is one input; samples along axis 0, or
                 a single sample without it.
         """
-        if not isinstance(feeds, Mapping):
-            if len(self.inputs) != 1:
-                names = ", ".join(spec.name for spec in self.inputs)
-                raise InputError(f"{self.name}: feed a dict, there are the inputs {names}")
-            feeds = {self.inputs[0].name: feeds}
-        ranks = {spec.name: spec for spec in self.inputs}
-        given = {}
-        for name, value in feeds.items():
-            spec = ranks.get(name)
-            samples = np.asarray(value)
-            if spec is not None and samples.ndim == len(spec.shape) - 1:
-                samples = samples[np.newaxis]
-            given[name] = _each(self._before.get(name), samples)
-            if spec is not None:
-                cure = "feed values that the input holds, or change them with preprocessors"
-                given[name] = cast(given[name], spec, self.name, cure)
+        given = feeds_of(self.name, self.inputs, feeds, self._before)
         answers = self._engine.infer(given)
         return {name: _each(self._after.get(name), value) for name, value in answers.items()}
 

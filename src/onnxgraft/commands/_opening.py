@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxgraft.errors import NotSupportedError
+from onnxgraft.errors import NotSupportedError, OnnxgraftError
 from onnxgraft.files.trust import trusts
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.pictures import KEY
@@ -15,12 +17,12 @@ from onnxgraft.run.exact import exact
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine as stage
 from onnxgraft.stages.convert import Original, told_by, written
-from onnxgraft.stages.engine.passport import passport_path
+from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.validate import Recorded
 
 __all__ = [
-    "MODEL_SUFFIXES", "ModelGiven", "Place", "as_model", "engine_at", "is_engine", "open_candidate",
-    "open_reference",
+    "MODEL_SUFFIXES", "ModelGiven", "Place", "as_model", "engine_at", "graph_beside",
+    "graph_of_engine", "is_engine", "open_candidate", "open_reference",
 ]  # fmt: skip
 
 Place = str | os.PathLike[str]
@@ -89,3 +91,36 @@ def is_engine(file: Path) -> bool:
     if passport_path(file).is_file():
         return True
     return file.is_file() and file.suffix.lower() not in MODEL_SUFFIXES and stage.is_engine(file)
+
+
+def graph_beside(path: Path) -> Model | None:
+    """Return the ONNX graph that `deploy` left beside an engine."""
+    passport = read_passport(path)
+    kind = passport.weights or passport.precision
+    integers = kind in ("int8", "int4")
+    file = path.with_name(f"model.{kind}.{passport.target}.onnx" if integers else "model.onnx")
+    if not file.is_file():
+        return None
+    model = Model.load(file)
+    return model if model.source.sha256 == passport.source.sha256 else None
+
+
+def graph_of_engine(path: Path, given: Sequence[Place] = ()) -> Model | None:
+    """Return the graph that an engine was built from: one that is given, or that is beside it.
+
+    Args:
+        path: Of the engine, which has a passport.
+        given: ONNX files to look at first.
+    """
+    wanted = read_passport(path).graph
+    for file in given:
+        if stage.graph_hash(model := as_model(file)) == wanted:
+            return model
+    found = graph_beside(path)
+    if found is not None:
+        return found
+    for file in sorted(path.absolute().parent.glob("*.onnx")):
+        with contextlib.suppress(OnnxgraftError):
+            if stage.graph_hash(model := as_model(file)) == wanted:
+                return model
+    return None

@@ -98,13 +98,15 @@ def model_files(opened: Original) -> list[tuple[str, str]] | None:
 def _files(path: Path) -> list[Path] | None:
     """Return what a model is read from: all of a folder, a checkpoint, a file and external data.
 
-    None where that can't be told.
+    A mean file beside a prototxt tells of its images. None where that can't be told.
     """
     if path.is_dir():
         return list(path.rglob("*"))
     prefix = re.sub(r"\.(meta|index|data-\d+-of-\d+)$", "", path.name)
     if (path.parent / f"{prefix}.meta").is_file():
         return list(path.parent.glob(f"{glob.escape(prefix)}.*"))
+    if path.suffix == ".prototxt":
+        return [path, *path.parent.glob("*.binaryproto")]
     if not path.is_file() or not path.stat().st_size:
         return [path]
     names = set()

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from onnxgraft.commands._engine_recipe import agreed
 from onnxgraft.commands._recipe_build import in_keys
 from onnxgraft.commands._recipe_errors import at_key, not_valid, unknown_key, where
 from onnxgraft.commands._recipe_tables import DEFAULT_TARGETS, Recipe
@@ -33,7 +34,6 @@ __all__ = [
     "PostprocessGiven",
     "PreprocessGiven",
     "Recipe",
-    "agreed",
     "check_build",
     "check_files",
     "class_names",
@@ -221,24 +221,6 @@ def joined(recipe: Recipe) -> Recipe:
             "validation": section.model_copy(update=found),
         }
     )  # fmt: skip
-
-
-def agreed(before: Preprocess, after: Postprocess) -> tuple[Preprocess, Postprocess]:
-    """Return the two tables with a letterbox in both, and the names of classes read.
-
-    Raises:
-        InputError: One says that there is a letterbox, and the other that there is none.
-    """
-    if after.letterbox and before.letterbox is None:
-        if before.resize is None:
-            raise InputError(
-                "[postprocess] letterbox says how the image is resized: set resize = [height, "
-                "width] in [preprocess]"
-            )
-        before = Preprocess.model_validate({**before.model_dump(), "letterbox": True})
-    if after.letterbox is False and before.letterbox is not None:
-        raise InputError("letterbox is set in [preprocess], and false in [postprocess]")
-    return before, after.named()
 
 
 def given_tables(

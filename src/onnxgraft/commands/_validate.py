@@ -13,12 +13,13 @@ import numpy as np
 
 from onnxgraft.commands._assumed import assumed, is_given, of_images
 from onnxgraft.commands._blame import blame, differs
+from onnxgraft.commands._engine_recipe import recipe_of
 from onnxgraft.commands._evidence import engine_row, hash_of_data, record_accuracy
-from onnxgraft.commands._infer import recipe_of
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import (
     ModelGiven,
     Place,
+    graph_beside,
     is_engine,
     open_candidate,
     open_reference,
@@ -372,7 +373,7 @@ class _Validation:
         if graph is not None or path.suffix == ".onnx":
             model = Model.load(path if graph is None else graph)
         elif passport_path(path).is_file():
-            model = _graph_beside(path)
+            model = graph_beside(path)
         deep = None if model is None else depths(model)
         if deep is None and passport_path(path).is_file():
             deep = engine.read_passport(path).depths or None
@@ -554,7 +555,7 @@ class _Validation:
         if Path(self.original.path).suffix == ".onnx":
             return Model.load(self.original.path)
         if passport_path(self.original.path).is_file():
-            return _graph_beside(Path(self.original.path)) or self.reference
+            return graph_beside(Path(self.original.path)) or self.reference
         if isinstance(self.reference, OnnxRuntime):  # it stands in for the original
             return self.original.lower()[0]
         return self.reference
@@ -564,7 +565,7 @@ class _Validation:
         if graph is not None:
             return Model.load(graph)
         if passport_path(path).is_file():
-            model = _graph_beside(path)
+            model = graph_beside(path)
             if model is None:
                 self.notes.append(
                     f"layers not compared: the graph that {path.name} was built from is not beside "
@@ -641,18 +642,6 @@ def _polygraphy_samples(path: str, reference: Engine, images: int | None) -> Sam
     arrays = {name: np.stack([entry[name] for entry in feeds]) for name in names}
     indices = tuple(range(len(feeds)))
     return Samples(path, reference.inputs, Preprocess(), indices, (), arrays, None)
-
-
-def _graph_beside(path: Path) -> Model | None:
-    """Return the ONNX graph that `deploy` left beside an engine."""
-    passport = engine.read_passport(path)
-    kind = passport.weights or passport.precision
-    integers = kind in ("int8", "int4")
-    file = path.with_name(f"model.{kind}.{passport.target}.onnx" if integers else "model.onnx")
-    if not file.is_file():
-        return None
-    model = Model.load(file)
-    return model if model.source.sha256 == passport.source.sha256 else None
 
 
 def write_report(

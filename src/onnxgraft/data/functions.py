@@ -14,13 +14,14 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from pydantic_core import core_schema
+from typing import TYPE_CHECKING, Any
 
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.files.trust import Trust, offer, trusts
+
+if TYPE_CHECKING:
+    from pydantic_core import core_schema
 
 __all__ = ["Function", "Given", "is_function_path"]
 
@@ -169,10 +170,29 @@ class Function:
             self._call = self.loaded(True, "this process").call
 
     @classmethod
+    def read(cls, value: object) -> Function:
+        """Return the function that a value of a table stands for.
+
+        Raises:
+            ValueError: It stands for none.
+        """
+        if isinstance(value, Function):
+            return value
+        if callable(value):
+            return cls.of(value)
+        if isinstance(value, dict) and set(value) == {"name", "sha256"}:
+            return cls(str(value["name"]), str(value["sha256"]))
+        if isinstance(value, str) and _FILE in value:
+            return cls(value)
+        raise ValueError("write FILE.py:FUNCTION")
+
+    @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
         """Take a name, a callable, or what was written of it; a text is its name."""
+        from pydantic_core import core_schema
+
         return core_schema.no_info_plain_validator_function(
-            _read,
+            cls.read,
             serialization=core_schema.plain_serializer_function_ser_schema(
                 lambda given: (
                     {"name": given.name, "sha256": given.sha256}
@@ -191,18 +211,6 @@ class Function:
 
 # What the user gives where a function may be: its path, or the function.
 Given = str | Function | Callable[..., Any]
-
-
-def _read(value: object) -> Function:
-    if isinstance(value, Function):
-        return value
-    if callable(value):
-        return Function.of(value)
-    if isinstance(value, dict) and set(value) == {"name", "sha256"}:
-        return Function(str(value["name"]), str(value["sha256"]))
-    if isinstance(value, str) and _FILE in value:
-        return Function(value)
-    raise ValueError("write FILE.py:FUNCTION")
 
 
 def _title(call: Any) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from onnxgraft.data.image_header import Form, stored_form
 from onnxgraft.data.orientation import is_upright, turn
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, MissingDependencyError
 from onnxgraft.files.limits import IMAGE_BYTES, IMAGE_PIXELS
 from onnxgraft.graph.tensors import Array
 
 __all__ = ["IMAGE_SUFFIXES", "read_image", "read_label", "read_picture"]
+
+_OPENCV = "opencv-python-headless"
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -31,10 +37,7 @@ def read_image(path: Path, *, gray: bool = False) -> Array:
 
 def read_picture(path: Path, *, gray: bool = False) -> tuple[Array, Form | None]:
     """Return what `read_image` does, and how it is stored where that is known."""
-    import cv2
-
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS.most))
-    flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
+    decode = _decoder()
     try:
         if not path.is_file():
             raise InputError(f"{path}: is not a file")
@@ -43,17 +46,70 @@ def read_picture(path: Path, *, gray: bool = False) -> tuple[Array, Form | None]
         form = stored_form(data.data)
         if form is not None:
             IMAGE_PIXELS.check(form.width * form.height, f"{path}: the image")
-        # imdecode asserts on an empty buffer, and returns None for what it can't read.
-        pixels = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-    except (OSError, cv2.error) as error:
+        # OpenCV asserts on an empty buffer.
+        pixels = decode(path, data, form, gray) if data.size else None
+    except OSError as error:
         raise InputError(f"{path}: the image can't be read ({error})") from error
     if pixels is None:
         raise InputError(f"{path}: not an image that can be decoded; remove or replace it")
     whole = np.asarray(pixels.reshape(pixels.shape[0], pixels.shape[1], -1))
     # OpenCV turns TIFF files whatever it is asked.
-    if form is None or data[:2].tobytes() in (b"II", b"MM"):
+    if form is None or _is_tiff(data):
         return whole, form
     return turn(whole, form.orientation), form
+
+
+def _is_tiff(data: Array) -> bool:
+    return data[:2].tobytes() in (b"II", b"MM")
+
+
+def _decoder() -> Callable[[Path, Array, Form | None, bool], Array | None]:
+    """Return what decodes image files: OpenCV, or where that is not installed Pillow.
+
+    It returns None for what it can't read.
+    """
+    for package, decode in (("cv2", _by_opencv), ("PIL", _by_pillow)):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(package)
+            return decode
+    raise MissingDependencyError(
+        f"Reading image files needs OpenCV or Pillow: pip install {_OPENCV}"
+    )
+
+
+def _by_opencv(path: Path, data: Array, form: Form | None, gray: bool) -> Array | None:
+    import cv2
+
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS.most))
+    flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
+    try:
+        return cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise OSError(str(error)) from error
+
+
+def _by_pillow(path: Path, data: Array, form: Form | None, gray: bool) -> Array | None:
+    """Return the pixels that OpenCV decodes, by Pillow; what that does otherwise is refused."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data.data)) as opened:
+            IMAGE_PIXELS.check(opened.width * opened.height, f"{path}: the image")
+            if gray:
+                opened.draft("L", opened.size)  # a JPEG file has its gray levels as they are
+            plain = opened.mode in (("1", "L") if gray else ("1", "L", "LA", "P", "RGB", "RGBA"))
+            turned = form is not None and form.orientation != 1 and _is_tiff(data)
+            if not plain or turned or (form is not None and form.bits > 8):
+                raise MissingDependencyError(
+                    f"{path}: reading an image of this kind{' in gray' if gray else ''} needs "
+                    f"OpenCV: pip install {_OPENCV}"
+                )
+            pixels = np.asarray(opened.convert("L" if gray else "RGB"))
+    except UnidentifiedImageError:
+        return None
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(str(error)) from error
+    return pixels if gray else np.ascontiguousarray(pixels[:, :, ::-1])
 
 
 def read_label(path: Path, photograph: Form | None = None) -> Array:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt, model_validator
 
 from onnxgraft.data.boxes import BoxForm, find_boxes
 from onnxgraft.data.classes import CLASS_SETS, classes_of, find_classes, palette
+from onnxgraft.data.declared import Field, PositiveInt, model_validator
 from onnxgraft.data.functions import Function
 from onnxgraft.data.placement import Placement
 from onnxgraft.errors import InputError, nearest
@@ -153,7 +153,12 @@ class Seen:
 
 
 def see(
-    outputs: Outputs, how: Postprocess, photograph: Array, placed: Placement | None = None
+    outputs: Outputs,
+    how: Postprocess,
+    photograph: Array,
+    placed: Placement | None = None,
+    *,
+    draw: bool = True,
 ) -> Seen | None:
     """Return what the outputs of one image mean, or None if ``auto`` can't tell.
 
@@ -162,6 +167,7 @@ def see(
         how: What to make of them.
         photograph: (height, width, 3) uint8 BGR, as the network saw it.
         placed: Where the image file lies in it.
+        draw: Whether to draw that on the photograph, which needs OpenCV.
 
     Raises:
         InputError: The output is not there, or has no shape of that kind.
@@ -180,8 +186,8 @@ def see(
     if kind == "classes":
         return _classes(name, value, how)
     if kind == "segmentation":
-        return _segmentation(name, value, how, photograph)
-    return _boxes(outputs, how, photograph, placed)
+        return _segmentation(name, value, how, photograph, draw)
+    return _boxes(outputs, how, photograph, placed, draw)
 
 
 def _guess(value: Array, photograph: Array) -> str | None:
@@ -219,28 +225,32 @@ def _class_map(value: Array, photograph: Array) -> Array | None:
     return None
 
 
-def _segmentation(name: str, value: Array, how: Postprocess, photograph: Array) -> Seen:
-    import cv2
-
+def _segmentation(name: str, value: Array, how: Postprocess, photograph: Array, draw: bool) -> Seen:
     found = _class_map(value, photograph)
     if found is None:
         raise InputError(f"{name} {value.shape} is not a map of classes of {photograph.shape[:2]}")
     channels = [n for n in value.shape[1:] if n not in found.shape]
     count = channels[0] if value.dtype.kind == "f" and channels else int(found.max()) + 1
-    known = CLASS_SETS[how.names] if isinstance(how.names, str) else classes_of(count)
-    colors = palette(max(count, int(found.max()) + 1), known)
-    height, width = photograph.shape[:2]
-    small = colors[found.astype(np.int64)][:, :, ::-1]
-    layer = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
-    mixed = cv2.addWeighted(photograph, 1 - how.opacity, layer, how.opacity, 0)
     present, pixels = np.unique(found, return_counts=True)
     order = np.argsort(-pixels, kind="stable")
     shares = [(int(present[i]), float(pixels[i] / found.size)) for i in order]
+    named = tuple((how.name(index, count), share) for index, share in shares)
+    if not draw:
+        return Seen(shares=named)
+    known = CLASS_SETS[how.names] if isinstance(how.names, str) else classes_of(count)
+    colors = palette(max(count, int(found.max()) + 1), known)
     legend = [(how.name(index, count), colors[index]) for index, _ in shares]
-    return Seen(
-        shares=tuple((how.name(index, count), share) for index, share in shares),
-        picture=_with_legend(mixed, legend),
-    )
+    layer = colors[found.astype(np.int64)][:, :, ::-1]
+    return Seen(shares=named, picture=_with_legend(_over(photograph, layer, how.opacity), legend))
+
+
+def _over(photograph: Array, layer: Array, opacity: float) -> Array:
+    """Return a photograph with a layer of any size over it."""
+    import cv2
+
+    height, width = photograph.shape[:2]
+    whole = cv2.resize(layer, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(cv2.addWeighted(photograph, 1 - opacity, whole, opacity, 0))
 
 
 def _with_legend(picture: Array, legend: Sequence[tuple[str, Array]]) -> Array:
@@ -261,22 +271,30 @@ def _with_legend(picture: Array, legend: Sequence[tuple[str, Array]]) -> Array:
     return canvas
 
 
-def _boxes(outputs: Outputs, how: Postprocess, photograph: Array, placed: Placement | None) -> Seen:
-    import cv2
-
+def _boxes(
+    outputs: Outputs, how: Postprocess, photograph: Array, placed: Placement | None, draw: bool
+) -> Seen:
     height, width = photograph.shape[:2]
     chosen = how.output if how.output in outputs else None
     found = find_boxes(outputs, how, (height, width), output=chosen)
     fractions = found.edges / (width, height, width, height)
     pixels = None if placed is None else placed.back(found.edges)
-    boxes = [
+    boxes = tuple(
         Box(
             how.name(int(found.classes[i])), float(found.scores[i]), _four(fractions[i]),
             None if pixels is None else _four(pixels[i]),
         )
         for i in np.argsort(-found.scores, kind="stable")
-    ]  # fmt: skip
+    )  # fmt: skip
+    return Seen(boxes=boxes, picture=_with_boxes(photograph, boxes) if draw else None)
+
+
+def _with_boxes(photograph: Array, boxes: Sequence[Box]) -> Array:
+    """Return the photograph with boxes and their labels drawn on it."""
+    import cv2
+
     picture = photograph.copy()
+    height, width = picture.shape[:2]
     names = list(dict.fromkeys(box.label for box in boxes))
     colors = palette(max(len(names), 1))
     for box in boxes:
@@ -288,7 +306,7 @@ def _boxes(outputs: Outputs, how: Postprocess, photograph: Array, placed: Placem
         cv2.rectangle(picture, (left, top), (right, bottom), colour, 2)
         cv2.putText(picture, f"{box.label} {box.score:.2f}", (left, max(top - 4, 10)),
                     cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)  # fmt: skip
-    return Seen(boxes=tuple(boxes), picture=picture)
+    return picture
 
 
 def _four(edges: Array) -> tuple[float, float, float, float]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import (
+
+from onnxgraft.data.boxes import FRACTIONS
+from onnxgraft.data.declared import (
     BaseModel,
     ConfigDict,
     Field,
@@ -19,8 +21,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-
-from onnxgraft.data.boxes import FRACTIONS
 from onnxgraft.data.functions import Function
 from onnxgraft.data.image_header import Form
 from onnxgraft.data.images import read_label, read_picture
@@ -222,14 +222,28 @@ class Preprocess(BaseModel):
         pixels, form = read_picture(path, gray=self.color == "gray")
         size = pixels.shape[1], pixels.shape[0]
         try:
-            pixels = self._geometry(pixels)
-            if self.color == "rgb":
-                pixels = pixels[:, :, ::-1]
-            if self.function is None:
-                return self.normalized(pixels), form, size
-            return self._called(np.ascontiguousarray(pixels)), form, size
+            return self.prepared(pixels), form, size
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+    def prepared(self, pixels: Array) -> Array:
+        """Return what is fed of the (height, width, channels) uint8 pixels of a picture.
+
+        Args:
+            pixels: As it is to be seen, in BGR, or gray where the recipe says so.
+        """
+        pixels = self.seen(pixels)
+        if self.color == "rgb":
+            pixels = pixels[:, :, ::-1]
+        if self.function is None:
+            return self.normalized(pixels)
+        return self._called(np.ascontiguousarray(pixels))
+
+    def seen(self, pixels: Array) -> Array:
+        """Return pixels cut, resized and padded: what the network sees, before means and scales."""
+        plan = self.plan(pixels.shape[1], pixels.shape[0])
+        frame = 0 if self.letterbox is None else self.letterbox
+        return plan.make(pixels, self._resized, frame, self.pad_value)
 
     @property
     def told(self) -> str:
@@ -240,6 +254,11 @@ class Preprocess(BaseModel):
         elif self.resize is not None:
             size = "the input's size" if self.resize == "input" else "{}x{}".format(*self.resize)
             size += ", letterboxed" if self.letterbox is not None else ""
+        if self.center_crop is not None:
+            cut = self.center_crop
+            size += ", cut to the middle of " + (
+                "the input's size" if cut == "input" else "{}x{}".format(*cut)
+            )
         channels = 1 if self.color == "gray" else 3
         low, high = (self.normalized(np.full((1, 1, channels), level)) for level in (0, 255))
         levels = f"{low.min():.4g} to {high.max():.4g}"
@@ -426,11 +445,6 @@ class Preprocess(BaseModel):
             if count:
                 notes.append(f"{count} of {total} images are {what}")
         return notes
-
-    def _geometry(self, pixels: Array) -> Array:
-        plan = self.plan(pixels.shape[1], pixels.shape[0])
-        frame = 0 if self.letterbox is None else self.letterbox
-        return plan.make(pixels, self._resized, frame, self.pad_value)
 
     def _resized(self, pixels: Array, size: tuple[int, int]) -> Array:
         if not self.rounded:

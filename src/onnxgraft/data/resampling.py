@@ -1,8 +1,10 @@
 """Resizing pictures: as OpenCV does it, or with antialiasing, as Pillow does it.
 
 OpenCV's ways, `plain`, look at the nearest pixels alone, whatever is left out between them;
-``area`` looks at all. With antialiasing the kernel is as wide as the picture shrinks: a pixel of
-the result is the sum over the kernel K, with s = max(in / out, 1) and c = (i + 0.5) in / out:
+``area`` looks at all. They give the same bits where OpenCV is not installed.
+
+With antialiasing the kernel is as wide as the picture shrinks: a pixel of the result is the sum
+over the kernel K, with s = max(in / out, 1) and c = (i + 0.5) in / out:
 
     out[i] = sum_x in[x] K((x + 0.5 - c) / s) / sum_x K((x + 0.5 - c) / s)
 
@@ -21,28 +23,33 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.data.opencv_resize import Interpolation, resized
 from onnxgraft.graph.tensors import Array
 
 __all__ = ["Interpolation", "antialiased", "plain"]
-
-Interpolation = Literal["nearest", "bilinear", "bicubic", "area"]
 
 _BITS = 22
 
 
 def plain(pixels: Array, size: tuple[int, int], interpolation: Interpolation) -> Array:
-    """Return (height, width, channels) pixels in another size, by OpenCV.
+    """Return (height, width, channels) pixels in another size, as OpenCV defines it.
+
+    OpenCV itself is faster, and does it where it is installed, but for what it leaves to Intel's
+    IPP, whose last bits depend on the processor: bicubic, and bilinear of float32.
 
     Args:
         pixels: uint8, which stays so, or float32.
         size: Height and width.
         interpolation: How.
     """
-    import cv2
-
+    if interpolation == "bicubic" or (interpolation == "bilinear" and pixels.dtype != np.uint8):
+        return resized(pixels, size, interpolation)
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        return resized(pixels, size, interpolation)
     modes = {
-        "nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC,
-        "area": cv2.INTER_AREA,
+        "nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA,
     }  # fmt: skip
     height, width = size
     found = cv2.resize(pixels, (width, height), interpolation=modes[interpolation])

@@ -37,6 +37,7 @@ __all__ = [
     "image_feed",
     "open_samples",
     "overlap",
+    "picture_feed",
 ]
 
 # A path, samples, or what Python has: arrays, an iterable, a dataset, a loader, or a function that
@@ -350,30 +351,47 @@ def image_feed(
     Raises:
         InputError: An image can't be read, or the input can't hold what the recipe makes of it.
     """
-    values, images = [], []
-    one = spec if image_batch(spec) == 1 else replace(spec, shape=(1, *spec.shape[1:]))
     recipe = recipe.sized(spec)
-    cure = "set mean and scale in [preprocess] so that pixels fit, or give the model a float input"
+    made, images = [], []
     for path in paths:
         pixels, form, size = recipe.picture(path)
+        made.append((str(path), pixels))
+        images.append(Image(path, form, size))
+    return picture_feed(made, spec, recipe.layout), tuple(images)
+
+
+def picture_feed(made: Sequence[tuple[str, Array]], spec: TensorSpec, layout: str) -> Array:
+    """Return pictures that a recipe made as what an input takes.
+
+    Args:
+        made: As many as the input takes at once, with their names; any number of a free batch.
+        spec: Of the input.
+        layout: That the recipe says.
+
+    Raises:
+        InputError: The input can't hold them.
+    """
+    values = []
+    one = spec if image_batch(spec) == 1 else replace(spec, shape=(1, *spec.shape[1:]))
+    cure = "set mean and scale in [preprocess] so that pixels fit, or give the model a float input"
+    for title, pixels in made:
         whole = pixels if pixels.ndim == len(spec.shape) else pixels[np.newaxis]
-        value = _fitting(whole, one, recipe.layout)
+        value = _fitting(whole, one, layout)
         if value is None:
             raise InputError(
-                f"{path}: the recipe makes an image of {'x'.join(map(str, pixels.shape))} (height "
+                f"{title}: the recipe makes an image of {'x'.join(map(str, pixels.shape))} (height "
                 f"x width x channels), the model's input is {spec}; set resize, crop, color or "
                 "layout in [preprocess], and name the recipe with --preprocess"
             )
-        values.append(cast(value, spec, str(path), cure))
-        images.append(Image(path, form, size))
+        values.append(cast(value, spec, title, cure))
     if len(values) == 1:
-        return values[0], tuple(images)
+        return values[0]
     if len({value.shape for value in values}) > 1:
         raise InputError(
-            f"{paths[0]}: it and the {len(paths) - 1} images after it are of different sizes, and "
+            f"{made[0][0]}: it and the {len(made) - 1} images after it are of different sizes, and "
             f"the input {spec} takes them at once; set resize or crop in [preprocess]"
         )
-    return np.concatenate(values), tuple(images)
+    return np.concatenate(values)
 
 
 def _fitting(value: Array, spec: TensorSpec, layout: str) -> Array | None:

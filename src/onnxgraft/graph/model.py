@@ -29,6 +29,7 @@ from onnxgraft.graph.onnx_file import (
 )
 from onnxgraft.graph.operators import counted
 from onnxgraft.graph.shapes import Shapes
+from onnxgraft.graph.source import Source
 from onnxgraft.graph.surgeon import graph_of, proto_of
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.graph.walk import every_node
@@ -42,21 +43,6 @@ G_LOGGER.severity = G_LOGGER.ERROR
 # Where a saved model carries what ONNX itself has no place for.
 SOURCE_KEY = "onnxgraft.source"
 NAMES_KEY = "onnxgraft.names"
-
-
-@dataclass(frozen=True)
-class Source:
-    """The file that a model was made from.
-
-    Attributes:
-        path: As the user gave it.
-        framework: ``tensorflow``, ``pytorch``, ``caffe`` or ``onnx``.
-        sha256: Of the file's bytes.
-    """
-
-    path: str
-    framework: str
-    sha256: str
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ _RANGES: dict[str, dict[str, Any]] = {
     "Normalized_1_1": {"mean": [127.5], "scale": [1 / 127.5]},
     "NominalRange_16_235": {"mean": [-16 * 255 / 219], "scale": [219 / 255]},
 }
-_KEYS = ("preset", "color", "mean", "scale", "std", "fit")
+_KEYS = ("preset", "color", "mean", "scale", "std", "fit", "crop")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Told:
     """What a model tells.
 
     Attributes:
-        keys: Of ``[preprocess]``.
+        keys: Of ``[preprocess]``; and ``fit`` and ``crop``, where images are resized to the input's
+            size, or their middle of that size is cut out.
         why: What tells it, as the end of a sentence.
     """
 

@@ -40,9 +40,9 @@ from onnxgraft.graph.walk import bodies, nodes_within, pinned, tidy
 from onnxgraft.targets import WeightType
 
 __all__ = [
-    "NARROW", "PRECISE", "explicit_pads", "float_twin", "in_float", "input_ranges", "is_quantized",
-    "narrowed", "paired", "plain_lstms", "precise", "sites", "stored_bits", "stored_weights",
-    "with_offset",
+    "NARROW", "PRECISE", "explicit_pads", "float_twin", "in_float", "in_integers", "input_ranges",
+    "is_quantized", "narrowed", "paired", "plain_lstms", "precise", "sites", "stored_bits",
+    "stored_weights", "with_offset",
 ]  # fmt: skip
 
 # The largest integer of weights in seven bits: two products with 255 stay below 2^15.
@@ -63,6 +63,35 @@ def is_quantized(model: Model) -> bool:
         _is_dequantizer(node) or _is_quantizer(node) or _is_dynamic(node)
         for node in nodes_within(model.graph)
     )
+
+
+def in_integers(model: Model) -> set[str]:
+    """Return the names of the nodes that a graph has in integers.
+
+    A layer with weights, or a product, both of whose inputs are dequantized; what stands between
+    DequantizeLinear and QuantizeLinear; and what then keeps the values, such as a MaxPool.
+    """
+    return {
+        str(node.name)
+        for node in nodes_within(model.graph)
+        if _is_dynamic(node) or _between_integers(node)
+    }
+
+
+def _between_integers(node: gs.Node) -> bool:
+    if _is_quantizer(node) or _is_dequantizer(node):
+        return False
+    weighted = is_op(node, *WEIGHTED)
+    read = [
+        tensor
+        for tensor in node.inputs[: 2 if weighted else None]
+        if not tensor.is_empty() and (weighted or not isinstance(tensor, gs.Constant))
+    ]
+    if not read or not all(map(_dequantizer, read)):
+        return False
+    readers = [reader for tensor in node.outputs for reader in tensor.outputs]
+    keeps = weighted or op_of(node) in _KEEPING
+    return keeps or (bool(readers) and all(map(_is_quantizer, readers)))
 
 
 def stored_bits(dtype: Any) -> int:

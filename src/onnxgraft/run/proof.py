@@ -25,8 +25,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,6 +39,7 @@ from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
 from onnxgraft.run.feeds import batch_names
+from onnxgraft.run.seen import Proof
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import (
     CONSTANT_DECIBELS,
@@ -55,53 +55,6 @@ __all__ = ["Proof", "Reference", "trials", "worst"]
 
 # An estimate of noise wants so many numbers; more samples than that are not asked.
 _NUMBERS, _MOST = 2000, 16
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What was seen of one output of an engine.
-
-    Attributes:
-        output: Its name.
-        passed: Whether the engine computes what its graph says.
-        decibels: SQNR of the engine against the exact reference; of a float graph, against it.
-        exact: SQNR of the exact reference against the float twin; infinite for a float graph.
-        engine: SQNR of the engine against the float twin; as ``decibels`` for a float graph.
-        relative: The largest difference as a fraction of the output's range.
-        reason: Why it does not pass; empty where it does.
-    """
-
-    output: str
-    passed: bool
-    decibels: float
-    exact: float
-    engine: float
-    relative: float
-    reason: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what stands in a passport; JSON has no infinity, and null stands for one."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Proof:
-        """Return what `to_json` wrote."""
-        numbers = ("decibels", "exact", "engine", "relative")
-        read = {name: math.inf if stored[name] is None else float(stored[name]) for name in numbers}
-        return cls(
-            str(stored["output"]), bool(stored["passed"]), **read, reason=str(stored["reason"])
-        )
-
-    def __str__(self) -> str:
-        """Return what was seen, in a sentence."""
-        if self.reason:
-            return f"{self.output}: {self.reason}"
-        if math.isinf(self.exact):
-            return f"{self.output}: differs from its graph by {self.relative:.1e} of the range"
-        return (
-            f"{self.output}: {self.decibels:.1f} dB of the exact answer; against the network with "
-            f"float activations {self.engine:.1f} dB, the exact answer {self.exact:.1f} dB"
-        )
 
 
 class Reference:

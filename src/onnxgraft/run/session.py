@@ -7,17 +7,18 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
-from onnxgraft.graph.lift import halves, lift, uses_bfloat16
-from onnxgraft.graph.model import Model, Source
+from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Resource, check_feeds
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["OnnxRuntime", "exposing"]
 
@@ -75,10 +76,11 @@ class OnnxRuntime(Resource):
             options.optimized_model_filepath = os.fspath(save_optimized)
         if configure is not None:
             configure(options)
-        if isinstance(model, onnx.ModelProto) and uses_bfloat16(model):
-            given = Model.from_onnx(model, Source(name, "onnx", ""), weights=weights)
-            if "bfloat16" in halves(given):
-                model, weights = lift(given).to_onnx(), None
+        if isinstance(model, str | os.PathLike):
+            source: str | bytes = str(model)
+        else:
+            model, weights = _without_bfloat16(model, name, weights)
+            source = model.SerializeToString()
         if weights:
             # They are not copied: without packing, kernels read them where they are.
             options.add_session_config_entry("session.disable_prepacking", "1")
@@ -86,7 +88,6 @@ class OnnxRuntime(Resource):
             aligned = [np.require(value, requirements=["A", "C"]) for value in weights.values()]
             values = [ort.OrtValue.ortvalue_from_numpy(value) for value in aligned]
             options.add_external_initializers(list(weights), values)
-        source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
         try:
             self._session: Any = ort.InferenceSession(
                 source, options, providers=["CPUExecutionProvider"]
@@ -115,9 +116,27 @@ class OnnxRuntime(Resource):
             ) from error
         return dict(zip(names, values, strict=True))
 
+    def end_profiling(self) -> str:
+        """Return the file with what the nodes took, of a session that was configured to profile."""
+        return str(self._session.end_profiling())
+
     def close(self) -> None:
         """Give back the session and its weights."""
         self._session = None
+
+
+def _without_bfloat16(
+    model: onnx.ModelProto, name: str, weights: Mapping[str, Array] | None
+) -> tuple[onnx.ModelProto, Mapping[str, Array] | None]:
+    """Return a model and its weights, in float32 where the model is in bfloat16."""
+    from onnxgraft.graph.lift import halves, lift, uses_bfloat16
+    from onnxgraft.graph.model import Model
+
+    if uses_bfloat16(model):
+        given = Model.from_onnx(model, Source(name, "onnx", ""), weights=weights)
+        if "bfloat16" in halves(given):
+            return lift(given).to_onnx(), None
+    return model, weights
 
 
 def _run(session: Any, names: list[str], feeds: Mapping[str, Array], bfloat: bool) -> list[Array]:
@@ -126,18 +145,21 @@ def _run(session: Any, names: list[str], feeds: Mapping[str, Array], bfloat: boo
         return list(session.run(names, feeds))
     import onnxruntime as ort
 
-    given = {
-        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
-            np.ascontiguousarray(value).view(np.uint16), onnx.TensorProto.BFLOAT16
-        )
-        if value.dtype.name == "bfloat16"
-        else ort.OrtValue.ortvalue_from_numpy(value)
-        for name, value in feeds.items()
-    }
+    given = {name: _value(ort, value) for name, value in feeds.items()}
     return [
         _from_bfloat16(value) if value.data_type() == "tensor(bfloat16)" else value.numpy()
         for value in session.run_with_ort_values(names, given)
     ]
+
+
+def _value(ort: Any, value: Array) -> Any:
+    """Return an array as a tensor of onnxruntime's."""
+    if value.dtype.name != "bfloat16":
+        return ort.OrtValue.ortvalue_from_numpy(value)
+    from onnx import TensorProto
+
+    bits = np.ascontiguousarray(value).view(np.uint16)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, TensorProto.BFLOAT16)
 
 
 def _from_bfloat16(value: Any) -> Array:
@@ -168,6 +190,8 @@ def _spec(entry: Any) -> TensorSpec:
 
 def exposing(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     """Return a copy of ``model`` whose only outputs are ``tensors``; onnxruntime infers types."""
+    import onnx
+
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
     del exposed.graph.output[:]

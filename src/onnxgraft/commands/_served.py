@@ -1,0 +1,191 @@
+"""A built engine with its recipe, in a program of the user's own: numpy and its library suffice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from onnxgraft.commands._engine_recipe import agreed, recipe_of
+from onnxgraft.data.casting import cast
+from onnxgraft.data.division import image_batch
+from onnxgraft.data.postprocess import Postprocess, Seen, see
+from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.data.samples import picture_feed
+from onnxgraft.errors import InputError
+from onnxgraft.files.trust import Trust, trusts
+from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
+from onnxgraft.run.engine import Resource
+from onnxgraft.stages.engine.loading import load
+
+__all__ = ["Hook", "ServedEngine", "feeds_of"]
+
+Hook = Callable[[Array], Array]
+Color = Literal["bgr", "rgb", "gray"]
+
+
+class ServedEngine(Resource):
+    """An engine as it was built, with the recipe that its passport holds.
+
+    It may be used from several threads.
+
+    Args:
+        path: Of the engine; its passport is beside it.
+        preprocess: Takes the place of the passport's table.
+        postprocess: Likewise.
+        trust: Load an engine that has no passport, and run the functions that a passport names:
+            True, or names.
+        threads: Of the CPU; None takes what the engine was built for.
+
+    Raises:
+        InputError: There is no passport, or the file is not the one that it describes.
+        MissingDependencyError: The engine's library is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        preprocess: Preprocess | None = None,
+        postprocess: Postprocess | None = None,
+        trust: Trust = False,
+        threads: int | None = None,
+    ) -> None:
+        # A function that is not trusted is named, and refused when a picture would be fed to it.
+        known = recipe_of(path, trust, preprocess is None and bool(trust), bool(trust))
+        self.preprocess, self.postprocess = agreed(preprocess or known[0], postprocess or known[1])
+        trusted = trusts(trust, Path(path).name, os.fspath(path))
+        self._engine = load(path, trust=trusted, threads=threads)
+        self.name = self._engine.name
+        self.inputs, self.outputs = self._engine.inputs, self._engine.outputs
+
+    def infer(self, feeds: Array | Mapping[str, Array]) -> Outputs:
+        """Return the outputs, by name.
+
+        Args:
+            feeds: What the network takes, by input name, or one array where there is one input;
+                samples along axis 0, or a single sample without it.
+        """
+        return self._engine.infer(feeds_of(self.name, self.inputs, feeds))
+
+    def prepare(self, *pictures: Array, color: Color) -> Array:
+        """Return what the network takes of pictures, by the recipe.
+
+        Args:
+            pictures: (height, width, channels) or (height, width) uint8, as they are to be seen.
+            color: The order of their channels.
+
+        Raises:
+            InputError: The engine takes no pictures, or not so many at once, or not these.
+        """
+        spec, recipe = self._picture()
+        batch = image_batch(spec)
+        free = isinstance(spec.shape[0], str) and len(spec.shape) == 4
+        if not pictures or (len(pictures) != batch and not free):
+            raise InputError(
+                f"{self.name}: the input {spec} takes {batch} at once, not the "
+                f"{len(pictures)} pictures that were given"
+            )
+        made = [
+            (f"picture {number}", recipe.prepared(_pixels(picture, color, recipe.color)))
+            for number, picture in enumerate(pictures, 1)
+        ]
+        return picture_feed(made, spec, recipe.layout)
+
+    def see(self, picture: Array, *, color: Color) -> Seen:
+        """Return what the engine sees in a picture: classes, shares of a map, or boxes.
+
+        Args:
+            picture: As `prepare` takes it.
+            color: The order of its channels.
+
+        Raises:
+            InputError: The recipe does not say what the outputs are, and their shapes do not tell.
+        """
+        recipe = self._picture()[1]
+        pixels = _pixels(picture, color, recipe.color)
+        outputs = self._engine.infer({self.inputs[0].name: self.prepare(picture, color=color)})
+        placed = recipe.placement(pixels.shape[1], pixels.shape[0])
+        found = see(outputs, self.postprocess, recipe.seen(pixels), placed, draw=False)
+        if found is None:
+            told = ", ".join(map(str, self.outputs))
+            raise InputError(
+                f"{self.name}: what the outputs {told} mean can't be told; set kind in "
+                "[postprocess], or use infer"
+            )
+        return found
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+        self._engine.close()
+
+    def _picture(self) -> tuple[TensorSpec, Preprocess]:
+        """Return the input that takes pictures, and the recipe for its size."""
+        if len(self.inputs) != 1:
+            names = ", ".join(spec.name for spec in self.inputs)
+            raise InputError(f"{self.name}: has the inputs {names}; feed them with infer")
+        if not self.preprocess.model_fields_set:
+            raise InputError(
+                f"{self.name}: its passport does not say how pictures are prepared; give "
+                "preprocess, or feed arrays with infer"
+            )
+        return self.inputs[0], self.preprocess.sized(self.inputs[0])
+
+
+def feeds_of(
+    name: str,
+    inputs: Sequence[TensorSpec],
+    feeds: Array | Mapping[str, Array],
+    hooks: Mapping[str, Hook] | None = None,
+) -> dict[str, Array]:
+    """Return feeds by name, each in a batch and in the type of its input.
+
+    Args:
+        name: Of the engine.
+        inputs: Its inputs.
+        feeds: By name, or one array where there is one input; a single sample has no batch.
+        hooks: Input -> a function of one sample.
+
+    Raises:
+        InputError: There are several inputs, or one can't hold the values.
+    """
+    if not isinstance(feeds, Mapping):
+        if len(inputs) != 1:
+            names = ", ".join(spec.name for spec in inputs)
+            raise InputError(f"{name}: feed a dict, there are the inputs {names}")
+        feeds = {inputs[0].name: feeds}
+    known = {spec.name: spec for spec in inputs}
+    given = {}
+    for key, value in feeds.items():
+        spec, hook = known.get(key), (hooks or {}).get(key)
+        samples = np.asarray(value)
+        if spec is not None and samples.ndim == len(spec.shape) - 1:
+            samples = samples[np.newaxis]
+        given[key] = samples if hook is None else np.stack([hook(sample) for sample in samples])
+        if spec is not None:
+            cure = "feed values that the input holds, or change them with preprocessors"
+            given[key] = cast(given[key], spec, name, cure)
+    return given
+
+
+def _pixels(picture: Array, color: Color, wanted: str) -> Array:
+    """Return a picture in BGR, or gray where that is wanted.
+
+    Raises:
+        InputError: It is none, or is gray where colours are wanted, or the other way round.
+    """
+    pixels = np.asarray(picture)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, np.newaxis]
+    channels = 1 if color == "gray" else 3
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels:
+        raise InputError(
+            f"a picture in {color} is (height, width, {channels}) uint8, not {picture.shape} "
+            f"{picture.dtype}"
+        )
+    if (wanted == "gray") != (color == "gray"):
+        raise InputError(f"the recipe wants pictures in {wanted}, and this is in {color}")
+    return pixels[:, :, ::-1] if color == "rgb" else pixels
