@@ -69,6 +69,9 @@ def _quantize(folder: Path) -> None:
         for name, target in made.items():
             commands.quantize("model.onnx", target, ranges="measured.json", out=name)
         commands.build("net.int8.onnx", "net.int8.engine", prove=False)
+        task = {"preprocess": "recipe.toml", "metric": "miou", "classes": "classes.toml"}
+        for run in ("before", "after"):
+            commands.validate("net.onnx", "net.int8.onnx", "val", report=run, **task)
 
 
 def _label(net: Model, folder: Path) -> None:
