@@ -8,7 +8,10 @@ READY = $(VENV)/.ready
 TOOLS = .venv-tools
 AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
 
-.PHONY: demo test check docs audit sbom constraints faults fuzz load runtime clean
+# What builds the site, likewise; mkdocs reads the docstrings and imports nothing of ours.
+SITE = .venv-docs
+
+.PHONY: demo test check docs site audit sbom constraints constraints-docs faults fuzz load runtime clean
 
 demo: $(READY)
 	$(BIN)/python models/lenet5.py demo 2>$(VENV)/lenet5.log || (cat $(VENV)/lenet5.log; exit 1)
@@ -29,6 +32,10 @@ check: $(READY)
 docs: $(READY)
 	$(BIN)/python -m docs.tables
 
+# The site, from docs/: a page in build/site for each, every link and anchor within it checked.
+site: $(SITE)/.ready
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
+
 # Asks the advisory service, so it needs the network; fails where that does not know a package.
 audit: $(TOOLS)/.ready
 	$(TOOLS)/bin/pip-audit --requirement constraints.txt --disable-pip --require-hashes \
@@ -46,6 +53,18 @@ constraints: $(TOOLS)/.ready
 	$(BIN)/pip freeze --all --exclude pip --exclude torch --exclude-editable | $(TOOLS)/bin/uv pip compile --quiet \
 		--no-deps --no-annotate --no-header --generate-hashes --python-version 3.11 - >> build.lock
 	mv build.lock constraints.txt
+
+# The newest that fit, with all that they need.
+constraints-docs: $(TOOLS)/.ready
+	head -2 constraints-docs.txt > build.lock
+	printf 'mkdocs<2\nmkdocs-material>=9.6\nmkdocstrings-python>=2\nruff\n' | $(TOOLS)/bin/uv pip compile --quiet \
+		--no-annotate --no-header --generate-hashes --python-version 3.11 - >> build.lock
+	mv build.lock constraints-docs.txt
+
+$(SITE)/.ready: constraints-docs.txt
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -m pip install --quiet --require-hashes --no-deps --requirement constraints-docs.txt
+	touch $@
 
 $(TOOLS)/.ready: Makefile
 	$(PYTHON) -m venv $(TOOLS)
@@ -84,4 +103,4 @@ runtime: $(READY)
 	mv build/runtime_only.md benchmarks/runtime_only.md
 
 clean:
-	rm -rf $(VENV) $(TOOLS) demo build
+	rm -rf $(VENV) $(TOOLS) $(SITE) demo build

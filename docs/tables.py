@@ -6,6 +6,9 @@ python -m docs.tables --check   fails where one is not as the code says
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -98,11 +101,30 @@ def keys(table: str) -> Rows:
                 yield f"`[{key.name}]`", "a table", usual, key.description
 
 
+def fields_of(
+    place: str, leave_out: Sequence[str] = (), more: Sequence[Sequence[str]] = ()
+) -> Rows:
+    """Yield a row for each attribute that a class's docstring tells, and for ``more``."""
+    module, _, name = place.rpartition(".")
+    told = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
+    text = told.partition("Attributes:\n")[2].partition("\n\n")[0]
+    yield "key", "is"
+    yield from more
+    for entry in re.split(r"\n(?=    \w)", text):
+        key, _, meaning = " ".join(entry.split()).partition(": ")
+        if key not in leave_out:
+            yield f"`{key}`", meaning.replace("``", "`").rstrip(".")
+
+
 # The tables of a recipe, as its page has them.
 _RECIPE = (
     "recipe", "preprocess", "postprocess", "calibrate", "quantize", "build", "build.tensorrt",
     "build.openvino", "build.onnxruntime", "validate", "bench",
 )  # fmt: skip
+
+_ENGINE, _REPORT = "onnxgraft.stages.engine", "onnxgraft.stages.validate.report"
+_FORMAT = (("`format`", "The version of the format"),)
+_VERDICT = (("`passed`", "Whether everything is within its tolerance"),)
 
 TABLES: dict[str, tuple[str, Callable[[], Rows]]] = {
     "targets": ("engine.md", targets),
@@ -111,6 +133,27 @@ TABLES: dict[str, tuple[str, Callable[[], Rows]]] = {
     "operators": ("convert.md", operators),
     "presets": ("data.md", presets),
     **{f"keys of {name}": ("recipe.md", partial(keys, name)) for name in _RECIPE},
+    "fields of a passport": (
+        "file-formats.md",
+        partial(fields_of, f"{_ENGINE}.passport.Passport", (), _FORMAT),
+    ),
+    "fields of ranges": (
+        "file-formats.md",
+        partial(
+            fields_of,
+            "onnxgraft.data.ranges.Ranges",
+            ("histograms", "early", "channel_histograms", "file"),
+            (
+                *_FORMAT,
+                ("`data_sha256`", "Over the hashes of the samples"),
+                ("`histograms_sha256`", "Of the file beside it; null where there is none"),
+            ),
+        ),
+    ),
+    "fields of a report": (
+        "file-formats.md",
+        partial(fields_of, f"{_REPORT}.Report", (), _VERDICT),
+    ),
 }
 
 

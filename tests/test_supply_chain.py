@@ -6,7 +6,7 @@ import ast
 import itertools
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -18,11 +18,13 @@ ROOT = Path(__file__).parent.parent
 # Installed beside it: NVIDIA's, whose packages are made by its own index or its user's.
 ELSEWHERE = {"tensorrt"}
 LOCKS = ("constraints.txt", "constraints-torch.txt")
+# Of the site, which is built in an environment of its own.
+SITE = "constraints-docs.txt"
 
 
-def pins() -> dict[str, tuple[str, list[str]]]:
+def pins(names: Sequence[str] = LOCKS) -> dict[str, tuple[str, list[str]]]:
     """Return the version and the hashes of each package, by its name."""
-    text = "".join((ROOT / name).read_text() for name in LOCKS).replace("\\\n", " ")
+    text = "".join((ROOT / name).read_text() for name in names).replace("\\\n", " ")
     found = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):
@@ -44,7 +46,7 @@ def declared() -> list[Requirement]:
 
 
 def test_every_package_is_pinned_by_sha256() -> None:
-    for name, (_, hashes) in pins().items():
+    for name, (_, hashes) in pins((*LOCKS, SITE)).items():
         assert hashes, name
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", value) for value in hashes), name
 
@@ -90,8 +92,8 @@ def imported(path: Path) -> Iterator[str]:
 def test_make_installs_by_hash_alone() -> None:
     lines = (ROOT / "Makefile").read_text().splitlines()
     installs = [line for line in lines if "pip install" in line]
-    locked = [line for line in installs if any(name in line for name in LOCKS)]
-    assert len(locked) == len(LOCKS)
+    locked = [line for line in installs if any(name in line for name in (*LOCKS, SITE))]
+    assert len(locked) == len(LOCKS) + 1
     assert all("--require-hashes --no-deps" in line for line in locked)
     (own,) = [line for line in installs if "--editable ." in line]
     assert "--no-index --no-deps --no-build-isolation" in own
