@@ -99,11 +99,12 @@ def _other_cpu(file: Path, passport: Passport) -> list[str]:
     if passport.cpu.features == here.features:
         if passport.cpu.name in CPUS:  # a kind, and no machine
             return []
-        return [
+        told = (
             f"{file}: was built for {passport.cpu.name}, and this is {here.name}, which has the "
             "same instructions: it computes the same, but the latency in its passport is not of "
             "this machine"
-        ]
+        )
+        return [told]
     told = (
         f"{file}: was built for {passport.cpu}, and this is {here}: it may compute something else "
         f"here. {_measured(passport, passport.cpu)}; {_measured(passport, here)}. Build it again "
