@@ -18,7 +18,6 @@ NAMES = sorted(set(re.findall(r"^\| `onnxgraft ([\w-]+)", README, re.MULTILINE))
 STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x1b\x07]*(?:\x07|\x1b\\)")
 # Of what takes longer elsewhere.
 SHORTER = {
-    "diff": "diff {here}/ma.onnx {here}/ma.onnx",
     "inspect": "inspect {here}/ma.onnx",
     "quantize": "quantize {here}/ma.onnx --ranges {here}/ra.json --target onnxruntime "
     "--samples {here}/dataa.npz -o {out}/q.onnx",
