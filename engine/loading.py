@@ -25,7 +25,7 @@ from onnxgraft.stages.engine.options import Backend
 from onnxgraft.stages.engine.passport import Passport, passport_path, pinned, read_passport
 from onnxgraft.stages.engine.unknown import target_of
 from onnxgraft.targets import TARGETS, find_target
-from onnxgraft.targets.cpu import Cpu
+from onnxgraft.targets.cpu import CPUS, Cpu
 
 __all__ = ["backend_of", "check_layers", "default_target", "layers", "load", "runs_here"]
 
@@ -92,10 +92,19 @@ def load(
 
 
 def _other_cpu(file: Path, passport: Passport) -> list[str]:
-    """Return what to say of an engine that was built for a CPU with other instructions."""
+    """Return what to say of an engine that was built for another CPU."""
     here = find_target(passport.target).cpu()
-    if not passport.cpu.name or passport.cpu.features == here.features:
+    if not passport.cpu.name or passport.cpu == here:
         return []
+    if passport.cpu.features == here.features:
+        if passport.cpu.name in CPUS:  # a kind, and no machine
+            return []
+        told = (
+            f"{file}: was built for {passport.cpu.name}, and this is {here.name}, which has the "
+            "same instructions: it computes the same, but the latency in its passport is not of "
+            "this machine"
+        )
+        return [told]
     told = (
         f"{file}: was built for {passport.cpu}, and this is {here}: it may compute something else "
         f"here. {_measured(passport, passport.cpu)}; {_measured(passport, here)}. Build it again "

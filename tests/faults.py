@@ -123,6 +123,13 @@ def _latency(folder: Path) -> str:
     return "b" if passport.latency else "a"
 
 
+def _page(folder: Path) -> str:
+    page = folder / "page.html"
+    if page.exists() and not page.read_text().rstrip().endswith("</html>"):
+        raise AssertionError("page.html is torn")
+    return "a"
+
+
 def _fresh_engine(here: Path, out: Path) -> None:
     engine.build(Model.load(here / "ma.onnx"), out / "e.onnxruntime", "onnxruntime")
 
@@ -172,6 +179,10 @@ COMMANDS: dict[str, Command] = {
     "bench": Command(
         "bench {out}/e.onnxruntime --batch 1 --rounds 1 --runs 3 --record",
         _latency, ("e.onnxruntime", "e.onnxruntime.json"), before=_fresh_engine,
+    ),
+    "diff": Command(
+        "diff {out}/e.onnxruntime {out}/e.onnxruntime -o {out}/page.html",
+        _page, ("e.onnxruntime", "e.onnxruntime.json", "page.html"), before=_fresh_engine,
     ),
     "infer": Command(
         "infer {here}/s{v}.onnx {here}/0.png {here}/1.png --preprocess {here}/picture.toml "

@@ -171,6 +171,8 @@ class LatencyRow:
         p99_ms: Likewise.
         runs: How many inferences were timed.
         times_ms: Of each of them; empty where only the summary is known.
+        first_ms: Milliseconds from opening the file to the first answer; 0 where that is not known.
+        busy: How many tasks wanted each of the machine's cores when the timing began.
     """
 
     name: str
@@ -180,6 +182,8 @@ class LatencyRow:
     p99_ms: float
     runs: int
     times_ms: list[float] = field(default_factory=list)
+    first_ms: float = 0.0
+    busy: float = 0.0
 
     @property
     def images_per_second(self) -> float:
@@ -278,6 +282,9 @@ class EngineRow:
         proven: None where the engine was not run when it was built.
         outputs: What was seen of each output, in words.
         forms: What was built in another form than the graph's, and why.
+        size: Of its file, in bytes.
+        threads: Of the CPU that it was built for; 0 takes all.
+        candidate: What it is called where it is validated and timed.
     """
 
     name: str
@@ -286,6 +293,9 @@ class EngineRow:
     proven: bool | None
     outputs: list[str] = field(default_factory=list)
     forms: list[str] = field(default_factory=list)
+    size: int = 0
+    threads: int = 0
+    candidate: str = ""
 
 
 @dataclass

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from onnxgraft import commands
 from onnxgraft.cli import COMMANDS
 from tests.conftest import ROOT, Cli
 from tests.faults import COMMANDS as LINES
@@ -20,16 +19,9 @@ STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x1b\x07]*(?:\x07|\x1b\\)")
 # Of what takes longer elsewhere.
 SHORTER = {
     "inspect": "inspect {here}/ma.onnx",
-    "diff": "diff {out}/one {out}/two",
     "quantize": "quantize {here}/ma.onnx --ranges {here}/ra.json --target onnxruntime "
     "--samples {here}/dataa.npz -o {out}/q.onnx",
 }
-
-
-def two_runs(here: Path, out: Path) -> None:
-    """Write the reports of two runs, for `diff`."""
-    for name in ("one", "two"):
-        commands.validate(here / "ma.onnx", here / "qa.onnx", here / "dataa.npz", report=out / name)
 
 
 def words(text: str, out: Path) -> set[str]:
@@ -47,8 +39,7 @@ def test_what_a_command_prints_fits_and_breaks_no_word(
     for run in (on_a_terminal, cli):
         out = tmp_path / f"{len(printed)}"
         out.mkdir()
-        before = two_runs if name == "diff" else LINES[name].before if name in LINES else None
-        if before is not None:
+        if name in LINES and (before := LINES[name].before) is not None:
             before(inputs, out)
         done = run(*line.format(v="a", here=inputs, out=out).split(), cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr

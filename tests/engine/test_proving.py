@@ -14,6 +14,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -385,6 +386,24 @@ def test_an_engine_for_another_cpu_is_not_run_here(three: Model, tmp_path: Path)
     assert passport.cpu == other
     with pytest.warns(EngineWarning, match=f"was built for {other.name}"):
         engine.load(tmp_path / "e").close()
+
+
+def test_another_machine_with_the_same_instructions_is_told(
+    three: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.build(three, tmp_path / "e", "onnxruntime")
+    other = replace(this_cpu(), name="Another CPU")
+    monkeypatch.setattr("onnxgraft.targets.target.this_cpu", lambda: other)
+    with pytest.warns(EngineWarning, match="this is Another CPU, which has the same instructions"):
+        engine.load(tmp_path / "e").close()
+
+
+def test_an_engine_may_have_the_name_of_onnxruntimes_own_format(
+    three: Model, tmp_path: Path
+) -> None:
+    engine.build(three, tmp_path / "net.ort", "onnxruntime")
+    with engine.load(tmp_path / "net.ort") as built:
+        assert [spec.name for spec in built.inputs] == [spec.name for spec in three.inputs]
 
 
 def test_both_accuracies_are_told_on_another_cpu(

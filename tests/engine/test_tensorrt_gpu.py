@@ -12,6 +12,7 @@ from onnxgraft.run.layer_nodes import place
 from onnxgraft.stages import engine
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.tensorrt.builder import gpu
+from onnxgraft.targets import Precision
 from tests.conftest import model_of, outputs_of
 
 pytest.importorskip("tensorrt", reason="TensorRT is not installed")
@@ -30,7 +31,7 @@ def net() -> Model:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
-def test_outputs_are_onnxruntimes(net: Model, tmp_path: Path, precision: engine.Precision) -> None:
+def test_outputs_are_onnxruntimes(net: Model, tmp_path: Path, precision: Precision) -> None:
     options = BuildOptions(batches=(1, 4, 9))
     passport = engine.build(net, tmp_path / "e", "tensorrt", precision=precision, options=options)
     assert passport.label == precision

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -223,6 +224,42 @@ def test_html_shows_a_graphs_precision_beside_an_engines_other_one(tmp_path: Pat
     page = page_of(given, tmp_path)
     assert page.count("(graph int8)") == 2
     assert "1 layer ran in float" in page
+
+
+def answers_of(report: Report, folder: Path) -> str:
+    """Return what stands at the top of the page, without its tags."""
+    page = page_of(report, folder)
+    top = page[page.index('id="answers"') : page.index('<h2 id="stages-section">')]
+    return " ".join(re.sub("<[^>]*>", " ", top).split())
+
+
+def test_the_top_answers_for_each_engine(tmp_path: Path) -> None:
+    given = report_of()
+    original, engine_ = given.candidates[0], given.candidates[-1]
+    for row in given.candidates:
+        row.metrics = {"miou": 70.0 if row is original else 69.5}
+    given.engines = [EngineRow("engine", "Some CPU", "", True, size=10**6, candidate=engine_.name)]
+    given.latency = [
+        LatencyRow(original.name, 1, 8.0, 8, 8, 1),
+        LatencyRow(engine_.name, 1, 2.0, 2, 2, 1, first_ms=120.0, busy=0.5),
+    ]
+    told = answers_of(given, tmp_path)
+    assert "miou 69.50 (-0.50)" in told
+    assert f"2.00 ms, 4.00 times as fast as {original.name}; first answer after 120 ms" in told
+    assert "1.0 MB, Some CPU, all cores; 0.5 tasks a core when it was timed" in told
+
+
+def test_the_top_says_what_to_look_at_first(tmp_path: Path) -> None:
+    given = report_of()
+    row = given.candidates[-1]
+    row.passed = False
+    given.engines = []
+    given.layers = [
+        LayerRow("t", "conv7:0", "Conv", "int8", 0.1, 9.0, 9.0, "20 dB are wanted", row.name)
+    ]
+    assert "Look first at conv7:0: 20 dB are wanted" in answers_of(given, tmp_path)
+    given.engines.append(EngineRow("engine", "", "", False, candidate=row.name))
+    assert "Look first at the engine does not compute" in answers_of(given, tmp_path)
 
 
 def test_html_escapes_whatever_comes_from_a_model(tmp_path: Path) -> None:

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxgraft.files import write_bytes
-from onnxgraft.stages.validate.report import LayerTimeRow, RangeRow, Report
+from onnxgraft.stages.validate.report import (
+    CandidateRow,
+    EngineRow,
+    LayerTimeRow,
+    RangeRow,
+    Report,
+)
 from onnxgraft.stages.validate.views.numbers import metric_value
 from onnxgraft.stages.validate.views.plots import (
     curve_plots,
@@ -50,6 +56,7 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
             )
         ],
         layer_times=_layer_times(report),
+        answers=_answers(report),
         latency=[
             (row, latency_strip(row, ends[row.batch]), ends[row.batch]) for row in report.latency
         ],
@@ -62,6 +69,39 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
         value=metric_value,
     )
     write_bytes(path, page.encode(errors="backslashreplace"))
+
+
+def _answers(report: Report) -> list[dict[str, Any]]:
+    """Return what matters most of each candidate: whether it is right, how fast, how large."""
+    found = []
+    original = report.candidates[0] if report.candidates else None
+    metric = next(iter(original.metrics), "") if original else ""
+    batch = report.latency[0].batch if report.latency else 0
+    latency = {row.name: row for row in report.latency if row.batch == batch}
+    for row in report.candidates[1:]:
+        built = next((one for one in report.engines if one.candidate == row.name), None)
+        timed = latency.get(row.name)
+        base = next((one for name, one in latency.items() if name != row.name), None)
+        value = row.metrics.get(metric)
+        found.append({
+            "row": row, "engine": built, "latency": timed, "metric": value,
+            "difference": None if value is None or original is None
+            else value - original.metrics.get(metric, value),
+            "faster": base.median_ms / timed.median_ms if base and timed else None,
+            "base": base.name if base else "", "look": _look(report, row, built),
+        })  # fmt: skip
+    return found
+
+
+def _look(report: Report, row: CandidateRow, built: EngineRow | None) -> str:
+    """Return what to look at first, where something is wrong with a candidate; else nothing."""
+    if built is not None and built.proven is False:
+        return "the engine does not compute what its graph says: see engines"
+    guilty = next((one for one in report.layers if one.candidate == row.name and one.guilty), None)
+    if not row.passed and guilty is not None:
+        return f"{guilty.origin}: {guilty.guilty}"
+    slow = [note for note in report.notes if note.startswith(f"{row.name} is slower")]
+    return next(iter([*([] if row.passed else [row.verdict]), *row.warnings, *slow]), "")
 
 
 def _layer_times(report: Report) -> dict[str, Any]:

@@ -70,7 +70,8 @@ class _Worker:
             text=True,
         )
         opened = replace(target.opened, path=os.path.abspath(target.opened.path))
-        self._ask({**asdict(replace(target, opened=opened)), "batch": batch})
+        told = self._ask({**asdict(replace(target, opened=opened)), "batch": batch})
+        self.first_ms = float(told["first_ms"])
 
     def run(self, count: int) -> list[float]:
         """Return the milliseconds of ``count`` inferences."""
@@ -283,6 +284,7 @@ def measure(
     if min(rounds, runs, *batches) < 1:
         raise InputError("rounds, runs and batches are whole numbers from 1 on")
     rows: list[LatencyRow] = []
+    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     refused: dict[str, list[int]] = {}  # why -> with which batches
     for batch in batches:
         workers: list[_Worker] = []
@@ -308,7 +310,9 @@ def measure(
                 worker.close()
         for worker, mine in zip(workers, times, strict=True):
             median, p90, p99 = (float(v) for v in np.percentile(mine, (50, 90, 99)))
-            rows.append(LatencyRow(worker.target.name, batch, median, p90, p99, len(mine), mine))
+            rows.append(LatencyRow(
+                worker.target.name, batch, median, p90, p99, len(mine), mine, worker.first_ms, busy
+            ))  # fmt: skip
     told = [
         f"batch{'es' if len(which) > 1 else ''} {', '.join(map(str, which))}: {why}"
         for why, which in refused.items()

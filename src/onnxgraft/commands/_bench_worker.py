@@ -35,14 +35,16 @@ def main() -> None:
         message = json.loads(line)
         try:
             if engine is None:
+                began = time.perf_counter()
                 engine, opened = _open(message), message
                 fixed = fixed_batches(engine.inputs)
                 if fixed and message["batch"] not in fixed:
                     raise InputError(f"its inputs have a batch of {fixed[0]}")
                 feeds = _feeds(engine, message["batch"])
+                first = 1000 * (time.perf_counter() - began)
                 for _ in range(_WARM_UP):
                     engine.infer(feeds)
-                answer: dict[str, object] = {"ready": True}
+                answer: dict[str, object] = {"first_ms": first}
             elif "layers" in message:
                 answer = asdict(_layers(engine, opened, feeds, message["layers"]))
             else:

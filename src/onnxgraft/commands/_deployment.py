@@ -567,7 +567,7 @@ class _Deployment:
                 )  # fmt: skip
             if passport.proven is False:
                 part.missed.append(f"{target}: the engine does not compute what its graph says")
-            part.engines.append(engine_row(f"{target} engine", passport))
+            part.engines.append(engine_row(f"{target} engine", passport, folder / name))
 
         reads = self.stages.of(
             self._integers(target), target=target, cpu=cpu.to_json(), precision=precision,

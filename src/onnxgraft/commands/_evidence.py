@@ -92,18 +92,20 @@ def hash_of_data(data: Place | Samples) -> str:
     return total.hexdigest()
 
 
-def engine_row(name: str, passport: Passport) -> EngineRow:
+def engine_row(name: str, passport: Passport, file: Path) -> EngineRow:
     """Return what a passport says of whether an engine computes what its graph says.
 
     Args:
         name: What reports call the engine.
         passport: Of it.
+        file: The engine.
     """
     cpu = passport.cpu
     int8 = passport.label.startswith("int8")
     return EngineRow(
         name, str(cpu), cpu.arithmetic if int8 and cpu.name else "", passport.proven,
         [str(output) for output in passport.proof], list(passport.notes),
+        file.stat().st_size, passport.flags.threads or 0, passport.name,
     )  # fmt: skip
 
 

@@ -174,6 +174,12 @@ def _latency(rows: Sequence[Mapping[str, Any]], name: str = "") -> Rows:
         yield f"{name or row['name']}, batch {row['batch']}", _value(row["median_ms"])
 
 
+def _first(report: Mapping[str, Any]) -> Rows:
+    for row in report["latency"]:
+        if row.get("first_ms"):
+            yield f"{row['name']}, batch {row['batch']}", _value(row["first_ms"])
+
+
 def _layers(key: str) -> Callable[[Mapping[str, Any]], Rows]:
     def make(report: Mapping[str, Any]) -> Rows:
         for row in report["layers"]:
@@ -204,6 +210,7 @@ _OF_REPORT: Mapping[str, Callable[[Mapping[str, Any]], Rows]] = {
     "agreement": _agreement,
     PASSED: _verdicts,
     LATENCY: lambda report: _latency(report["latency"]),
+    "first answer in ms": _first,
     "layers in ms": _layer_times,
     "seconds of the run": _stage_times,
 }

@@ -422,7 +422,9 @@ class _Validation:
         )
         if passport_path(self.candidate.path).is_file():
             passport = read_passport(self.candidate.path)
-            self.report.engines.append(engine_row(self.other.name, passport))
+            self.report.engines.append(
+                engine_row(self.other.name, passport, Path(self.candidate.path))
+            )
         return self.report
 
     def record(self) -> None:

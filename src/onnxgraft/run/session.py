@@ -67,6 +67,8 @@ class OnnxRuntime(Resource):
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
+        # Not by the file's name: one that ends in .ort would be read as onnxruntime's own format.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if save_optimized is not None:
