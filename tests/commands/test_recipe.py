@@ -274,7 +274,7 @@ def recipes() -> dict[str, str]:
         for path in (ROOT / folder).rglob("*.toml")
     }
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")):
-        blocks = re.findall(r"```toml\n(.*?)```", page.read_text(), re.S)
+        blocks = re.findall(r"```toml[^\n]*\n(.*?)```", page.read_text(), re.S)
         for number, block in enumerate(blocks):
             tops = [key.name for key in recipe_keys().keys.values() if key.keys]
             if any(f"[{name}" in block for name in tops):

@@ -96,6 +96,7 @@ ELSEWHERE = {
     "convert/tensorflow/lower/weights.py:_passes": NODE_DEF,
     "convert/tensorflow/prepare/": NODE_DEF,
     "convert/tensorflow/reading/": NODE_DEF,
+    "convert/tflite/reaching.py:_flex": NODE_DEF,
     "src/onnxgraft/files/schema.py": "names fields of messages",
 }
 PRODUCT = ("src/onnxgraft", "convert", "surgery", "quantize", "engine", "validate", "models",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CI
+from tests.conftest import CI, few
 from tests.graph.standard_models import FORMS, judge, names
 
 # All of them take some minutes; another seed is another sample.
@@ -21,7 +21,7 @@ def sample(form: str) -> Sequence[str]:
     return random.Random(form).sample(names(), SAMPLE)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", few(FORMS, 2))
 def test_the_standard_s_models_stay_what_they_are(form: str, tmp_path: Path) -> None:
     wrong = []
     for name in sample(form):

@@ -112,6 +112,7 @@ def test_an_int8_graph_of_a_real_network(network: Network, tmp_path: Path) -> No
     assert built(graph) > 0
 
 
+@only_ci
 def test_a_half_graph_of_a_real_network(network: Network) -> None:
     graph, report = to_half(network.model, network.ranges)
     assert report.unchecked == []
