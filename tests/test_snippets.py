@@ -33,8 +33,8 @@ RUN = [
 NOT_RUN = {"needs a GPU": 3, "needs TensorRT 10": 1}
 # These take long: they train or deploy a network.
 LONG = {
-    "docs/tutorials/keras-classifier.md", "docs/tutorials/detector.md",
-    "docs/howto/is-training.md", "docs/tutorials/caffe-car.md", "docs/tutorials/pytorch.md", "docs/tutorials/thirty-lines.md",
+    "docs/howto/is-training.md", "docs/tutorials/keras-classifier.md", "docs/tutorials/detector.md",
+    "docs/tutorials/caffe-car.md", "docs/tutorials/pytorch.md", "docs/tutorials/thirty-lines.md",
 }  # fmt: skip
 NEEDS = {
     "docs/tutorials/detector.md": "torch",
