@@ -58,11 +58,12 @@ settings.load_profile("ci" if CI else "quick")
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """Return a folder that ``make`` filled: of the processes that run tests, the first one did.
 
-    What fixtures make so is for reading alone.
+    What fixtures make so is for reading alone. Those of different modules may have one name.
     """
     place = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = place.parent
+    name = f"{name}.{make.__module__}"
     folder, made = place / name, place / f"{name}.made"
     with open(place / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

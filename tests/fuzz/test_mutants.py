@@ -29,9 +29,9 @@ assert found.peak < {peak}
 @pytest.mark.parametrize(
     ("kind", "count", "peak"),
     [
-        ("onnx", 200 if CI else 15, 1_000_000),
-        pytest.param("tensorflow", 40, 2_000_000, marks=only_ci),
-        ("caffe", 400 if CI else 25, 1_000_000),
+        ("onnx", 60 if CI else 15, 1_000_000),
+        pytest.param("tensorflow", 15, 2_000_000, marks=only_ci),
+        ("caffe", 100 if CI else 25, 1_000_000),
     ],
     ids=["onnx", "tensorflow", "caffe"],
 )
