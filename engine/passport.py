@@ -98,6 +98,7 @@ class Passport:
         notes: What was built in another form than the graph's, and why.
         accuracy: What validation measured last, by name.
         accuracy_on: The same by the processor that it was measured on.
+        direction: Where a metric in it is better: ``up`` or ``down``; empty where that is not said.
         latency: Rows that a benchmark measured.
         depths: By output, how many roundings to 8 bits are on the way to it; empty where that does
             not stand in the graph.
@@ -124,6 +125,7 @@ class Passport:
     notes: tuple[str, ...] = ()
     accuracy: dict[str, float] = field(default_factory=dict)
     accuracy_on: dict[str, dict[str, float]] = field(default_factory=dict)
+    direction: str = "up"
     latency: list[dict[str, Any]] = field(default_factory=list)
     depths: dict[str, int] = field(default_factory=dict)
     weights: str = ""
@@ -171,6 +173,7 @@ def record(
     accuracy: Mapping[str, float] | None = None,
     latency: list[dict[str, Any]] | None = None,
     hashes: Mapping[str, str] | None = None,
+    direction: str = "up",
 ) -> Passport:
     """Write what was measured of an engine into its passport, and return it.
 
@@ -179,6 +182,7 @@ def record(
         accuracy: In place of what it says of accuracy.
         latency: In place of what it says of latency.
         hashes: Beside those that it has, such as that of the data on which accuracy was measured.
+        direction: Of the metrics in ``accuracy``.
     """
     with claimed(engine):
         passport = read_passport(engine)
@@ -190,6 +194,7 @@ def record(
                 passport,
                 accuracy=dict(accuracy),
                 accuracy_on={**passport.accuracy_on, here: dict(accuracy)},
+                direction=direction,
             )
         if latency is not None:
             passport = replace(passport, latency=latency)
@@ -242,6 +247,7 @@ def passport_in(file: Path) -> Passport:
             ("target", str), ("precision", str), ("engine", str), ("versions", dict),
             ("machine", dict), ("hashes", dict), ("recipe", dict), ("accuracy_on", dict),
             ("depths", dict), ("accuracy", dict), ("latency", list), ("weights", str),
+            ("direction", str),
         ):  # fmt: skip
             if not isinstance(getattr(passport, name), kind):
                 raise ValueError(f"{name} is {getattr(passport, name)!r}")

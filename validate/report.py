@@ -135,6 +135,8 @@ class CandidateRow:
         measure: ``mIoU`` between the class maps of both, ``same class`` as a fraction of places, or
             ``SQNR`` in dB; empty for the original.
         curves: Of a metric that has any: precision over recall, and the like.
+        direction: Where its metrics are better: ``up`` or ``down``; empty where a function of the
+            user's own does not say.
     """
 
     name: str
@@ -148,6 +150,7 @@ class CandidateRow:
     agreement: float | None = None
     measure: str = ""
     curves: list[Curve] = field(default_factory=list)
+    direction: str = "up"
 
     @property
     def agrees(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,3 +191,33 @@ def test_names_of_strangers_are_escaped(tmp_path: Path) -> None:
     for text in ((tmp_path / "d.html").read_text(), done._repr_html_()):
         assert "<script>" not in text
         assert "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize(
+    ("direction", "values", "told"),
+    [
+        ("down", (2.0, 1.0), ""),
+        ("down", (1.0, 2.0), "rose by 1, and 0.5 is allowed"),
+        ("up", (2.0, 1.0), "lost 1, and 0.5 is allowed"),
+        ("", (2.0, 1.0), "moved by 1, and 0.5 is allowed; its function does not say"),
+        ("", (1.0, 2.0), "moved by 1, and 0.5 is allowed; its function does not say"),
+    ],
+)
+def test_a_metric_is_worse_where_its_function_says(
+    direction: str, values: tuple[float, float], told: str, tmp_path: Path
+) -> None:
+    for name, value in zip("ab", values, strict=True):
+        row = CandidateRow("onnx", [], {"error": value}, {}, True, "", direction=direction)
+        Report("net", "net.pb", candidates=[row]).save(tmp_path / f"{name}.json")
+    done = diff(tmp_path / "a.json", tmp_path / "b.json", metric_drop=0.5)
+    assert done.passed == (not told)
+    assert [told in sentence for sentence in done.worse] == [True] * bool(told)
+
+
+def test_an_engines_passport_says_where_its_metric_is_better(runs: Path, tmp_path: Path) -> None:
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        for suffix in ("", ".json"):
+            shutil.copy(runs / name / f"engine.onnxruntime{suffix}", tmp_path / f"{name}.e{suffix}")
+        engine.record(tmp_path / f"{name}.e", accuracy={"error": value}, direction="down")
+    assert not diff(tmp_path / "a.e", tmp_path / "b.e", metric_drop=0.5).passed
+    assert diff(tmp_path / "b.e", tmp_path / "a.e", metric_drop=0.5).passed

@@ -145,4 +145,5 @@ def _row(
         name, outputs, values, metric.per_class() if metric else {}, judgement.passed,
         judgement.verdict, metric.confusion_table() if metric else {}, judgement.warnings,
         judgement.agreement, judgement.measure, metric.curves() if metric else [],
+        (metric.direction or "") if metric else "up",
     )  # fmt: skip

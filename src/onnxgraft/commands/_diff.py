@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxgraft.commands._opening import Place
 from onnxgraft.commands._outputs import check_output
-from onnxgraft.commands._runs import LATENCY, METRICS, PASSED, SIZE, Run, Value, read_run
+from onnxgraft.commands._runs import BETTER, LATENCY, METRICS, PASSED, SIZE, Run, Value, read_run
 from onnxgraft.errors import InputError
 from onnxgraft.graph.foreign import WEB_PAGE
 from onnxgraft.notebook import section
@@ -200,6 +200,18 @@ def _lost(one: float, other: float, most: float) -> str:
     return f"lost {one - other:.4g}, and {most:g} is allowed" if one - other > most else ""
 
 
+def _rose(one: float, other: float, most: float) -> str:
+    return f"rose by {other - one:.4g}, and {most:g} is allowed" if other - one > most else ""
+
+
+def _moved(one: float, other: float, most: float) -> str:
+    told = "moved by {:.4g}, and {:g} is allowed; its function does not say where it is better"
+    return told.format(abs(other - one), most) if abs(other - one) > most else ""
+
+
+_BY_DIRECTION = {"up": _lost, "down": _rose, "": _moved}
+
+
 def _longer(one: float, other: float, most: float) -> str:
     return _more(one, other, most, "takes {:.3g} % more time, and {:g} % is allowed")
 
@@ -225,8 +237,15 @@ def _worse(part: str, one: Run, other: Run, held: list[_Limit]) -> Iterator[tupl
             if not isinstance(found, float) or math.isnan(found):
                 lacking = f"{other.path} does not say it, so it can't be held to {limit.option}"
                 yield name, f"{name}: {lacking}"
-            elif told := limit.told(mine, found, limit.most or 0.0):
+            elif told := _told(limit, one, name)(mine, found, limit.most or 0.0):
                 yield name, f"{name}: {told} ({shown(mine)} and {shown(found)})"
+
+
+def _told(limit: _Limit, run: Run, name: str) -> Callable[[float, float, float], str]:
+    """Return what tells of a value that it is worse: of metrics, by where they are better."""
+    direction = run.tables.get(BETTER, {}).get(name)
+    metric = limit.part == METRICS and isinstance(direction, str)
+    return _BY_DIRECTION.get(str(direction), _moved) if metric else limit.told
 
 
 def _opened(before: Place, after: Place) -> tuple[Run, Run]:

@@ -132,4 +132,4 @@ def record_accuracy(
     hashes = {"validation": data}
     if isinstance(metric, Function):
         hashes["metric"] = metric.sha256
-    record(engine, accuracy=finite, hashes=hashes)
+    record(engine, accuracy=finite, hashes=hashes, direction=row.direction)

@@ -28,6 +28,8 @@ Value = float | str | None
 Table = dict[str, Value]
 
 METRICS, LATENCY, SIZE, PASSED = "metrics", "latency in ms", "size in bytes", "verdicts"
+# Of each metric ``up``, ``down``, or nothing.
+BETTER = "where metrics are better"
 # What an engine is called that is compared by itself.
 _ALONE = "the engine"
 _REPORT = "report.json"
@@ -153,6 +155,12 @@ def _of_candidates(key: str) -> Callable[[Mapping[str, Any]], Rows]:
     return make
 
 
+def _better(report: Mapping[str, Any]) -> Rows:
+    for row in report["candidates"]:
+        for name in row["metrics"]:
+            yield f"{row['name']}: {name}", str(row.get("direction", "up"))
+
+
 def _verdicts(report: Mapping[str, Any]) -> Rows:
     for row in (*report["candidates"], *[
         {"name": row["stage"], "passed": row["passed"]} for row in report["stages"]
@@ -206,6 +214,7 @@ _OF_REPORT: Mapping[str, Callable[[Mapping[str, Any]], Rows]] = {
     "precision of layers": _layers("precision"),
     "error of layers in dB": _layers("sqnr"),
     METRICS: _of_candidates("metrics"),
+    BETTER: _better,
     "classes": _of_candidates("per_class"),
     "agreement": _agreement,
     PASSED: _verdicts,
@@ -283,6 +292,7 @@ def _told(file: Path, passport: Passport, name: str) -> dict[str, Table]:
         "precision": {name: passport.label},
         "precision of layers": {f"{name}: {one.layer}": one.precision for one in passport.layers},
         METRICS: metrics,
+        BETTER: dict.fromkeys(metrics, passport.direction),
         "agreement of outputs": agreement,
         PASSED: {} if proven is None else {f"{name}: proven": "pass" if proven else "FAIL"},
         LATENCY: dict(_latency(passport.latency, name)),
