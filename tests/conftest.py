@@ -31,10 +31,22 @@ CI = bool(os.environ.get("CI"))
 only_ci = pytest.mark.skipif(not CI, reason="it takes long: set CI=1, as .ci/run does")
 
 
+def in_ci() -> None:
+    """Skip, for a fixture that takes long, where it is not CI."""
+    if not CI:
+        pytest.skip(only_ci.kwargs["reason"])
+
+
 def few(cases: Iterable[Any], count: int) -> list[Any]:
-    """Return the cases of a test, of which those after the first ``count`` run in CI alone."""
+    """Return the cases of a test, of which those after the first ``count`` run in CI alone.
+
+    A case that is a tuple has a value for each of several parameters.
+    """
     return [
-        case if at < count else pytest.param(case, marks=only_ci) for at, case in enumerate(cases)
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)), marks=[only_ci] * (at >= count)
+        )
+        for at, case in enumerate(cases)
     ]
 
 

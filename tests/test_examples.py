@@ -27,7 +27,8 @@ def run(
     return example
 
 
-# What takes long alone runs in CI: PyTorch's exporter.
+# These train, or export; they run in CI alone.
+LONG = {"01_own_classifier", "04_pytorch"}
 SAID = {
     "01_own_classifier": r"deployed: True\nserved: (19\d|200) of 200 right\n",
     "02_caffe": r"deployed: True\n.*BGR.*middle of.*mean file mean\.binaryproto is named by.*\n",
@@ -39,9 +40,7 @@ SAID = {
 NEEDS = {"01_own_classifier": "keras", "04_pytorch": "torch", "05_quantized_already": "openvino"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=only_ci) if n == "04_pytorch" else n for n in SAID]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=only_ci) if n in LONG else n for n in SAID])
 def test_an_example_runs(name: str, run: Callable[[str], str]) -> None:
     pytest.importorskip(NEEDS.get(name, "numpy"))
     said = run(name)

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from onnxgraft.data.ranges import Ranges
-from tests.conftest import CI, ROOT, few, once, only_ci
+from tests.conftest import ROOT, few, in_ci, once, only_ci
 from tests.faults import COMMANDS, prepare
 from tests.running import wait_for_lock
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-KILLS = 20 if CI else 4
+KILLS = 20
 
 
 def words(name: str, version: str, inputs: Path, out: Path) -> list[str]:
@@ -40,6 +40,7 @@ def begin(*words: object) -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what came of full disks and kills; see `tests.faults.Trials`."""
+    in_ci()
     # In a process of its own: it forks, which those of a test run should not.
     code = (
         "import dataclasses, json\n"

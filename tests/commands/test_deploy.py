@@ -11,7 +11,7 @@ from onnxgraft.commands._deployment import slower
 from onnxgraft.files import sha256
 from onnxgraft.stages.engine import read_passport
 from onnxgraft.stages.validate.report import LatencyRow, Report
-from tests.conftest import CI, ROOT, Cli, once, only_ci
+from tests.conftest import CI, ROOT, Cli, in_ci, once, only_ci
 from tests.faults import COMMANDS, prepare
 
 pytest.importorskip("tensorflow")
@@ -112,6 +112,7 @@ def test_a_second_deploy_into_the_same_folder_replaces_the_files(tmp_path: Path,
 
 @pytest.fixture(scope="module")
 def street(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+    in_ci()
     recipe = read_recipe(ROOT / "benchmarks/fcn_camvid.toml", images=3)
     recipe.bench.rounds, recipe.bench.runs = 2, 2
     # README's example, which runs too, has what is usual; that takes its time on such a network.

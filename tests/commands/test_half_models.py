@@ -22,7 +22,7 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine
 from onnxgraft.stages.quantize import calibrate, quantize, to_half
 from onnxgraft.targets import target_names
-from tests.conftest import Cli, only_ci
+from tests.conftest import Cli, few, only_ci
 
 KINDS = {
     "float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16, "float32": 1,
@@ -139,7 +139,7 @@ def test_what_is_not_int8_may_be_float16_again(tmp_path: Path) -> None:
     assert sqnr(answer(original, values), answer(half, values)) > LEAST_SQNR
 
 
-@pytest.mark.parametrize(("kind", "ends"), FORMS)
+@pytest.mark.parametrize(("kind", "ends"), few(FORMS, 2))
 def test_commands_one_after_the_other(tmp_path: Path, cli: Cli, kind: str, ends: str) -> None:
     pytest.importorskip("openvino")
     net = network(tmp_path, kind, ends)

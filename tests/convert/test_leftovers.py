@@ -18,6 +18,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.convert import Original
+from tests.conftest import few
 from tests.convert.graphs import ask_tensorflow, assert_close, run
 
 tf = pytest.importorskip("tensorflow")
@@ -234,7 +235,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("flag", "fork"), PAIRS)
+@pytest.mark.parametrize(("flag", "fork"), few(PAIRS, 40))
 def test_a_flag_takes_the_branch_of_inference(pb: Pb, flag: str, fork: str) -> None:
     path = pb(forked(FLAGS[flag], fork))
     model, notes = Original.of(path, outputs="y").lower()

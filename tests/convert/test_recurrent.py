@@ -134,14 +134,14 @@ def test_both_directions_and_layers_above_each_other(tmp_path: Path, op: str) ->
     assert found in ({op: 3}, {op: 2})  # one of two directions, or one for each
 
 
-@pytest.mark.parametrize("op", CELLS)
+@pytest.mark.parametrize("op", few(CELLS, 1))
 def test_a_length_that_is_fixed(tmp_path: Path, op: str) -> None:
     network = sequence(CELLS[op](5, return_sequences=True), CELLS[op](3), length=7)
     assert agree(saved(tmp_path, network)) == {op: 2}
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("after", [True, False])
+@pytest.mark.parametrize("after", few([True, False], 1))
 def test_the_reset_gate_before_and_after_the_product(
     tmp_path: Path, after: bool, bias: bool
 ) -> None:

@@ -31,7 +31,7 @@ assert found.peak < {peak}
     [
         ("onnx", 60 if CI else 15, 1_000_000),
         pytest.param("tensorflow", 15, 2_000_000, marks=only_ci),
-        ("caffe", 100 if CI else 25, 1_000_000),
+        pytest.param("caffe", 100, 1_000_000, marks=only_ci),
     ],
     ids=["onnx", "tensorflow", "caffe"],
 )

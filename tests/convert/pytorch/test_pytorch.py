@@ -17,7 +17,7 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate import find_divergence
-from tests.conftest import only_ci
+from tests.conftest import few, only_ci
 
 
 @functools.cache
@@ -91,7 +91,7 @@ def test_a_difference_is_found_at_its_module(programs: Path) -> None:
     assert found.origin == "layer1.1"
 
 
-@pytest.mark.parametrize("outputs", ["layer1.0", "fc", "fc,layer1.1"])
+@pytest.mark.parametrize("outputs", few(["fc,layer1.1", "layer1.0", "fc"], 1))
 def test_a_program_is_cut_at_modules(programs: Path, outputs: str) -> None:
     done = convert(programs / "net.pt2", outputs=outputs)
     assert done.passed
