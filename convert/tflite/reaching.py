@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from onnxgraft.errors import ModelError
-from onnxgraft.stages.convert.tensorflow.reading.operators import UNKNOWN, reason_against
+from onnxgraft.graph.programs import UNKNOWN
+from onnxgraft.stages.convert.tensorflow.reading.operators import reason_against
 from onnxgraft.stages.convert.tflite.survey import sound
 
 if TYPE_CHECKING:

@@ -203,13 +203,13 @@ def test_no_operator_that_computes_names_a_file_or_an_address() -> None:
     from tensorflow.python.framework import op_def_registry
 
     words = re.compile("file.*|.*_file.*|path|address|host|url|descriptor_source|.*_region_name")
-    told = {
-        name
-        for name in operators.COMPUTING
-        for part in (lambda op: (*op.input_arg, *op.attr))(op_def_registry.get(name))
-        if words.fullmatch(part.name)
-    }
-    assert told == set()
+
+    def named(operator: str) -> bool:
+        told = op_def_registry.get(operator)
+        return any(words.fullmatch(part.name) for part in (*told.input_arg, *told.attr))
+
+    assert all(map(named, ("ReadFile", "ImmutableConst", "FixedUnigramCandidateSampler")))
+    assert [name for name in operators.COMPUTING if named(name)] == []
 
 
 def test_every_operator_of_tensorflow_lite_is_known_to_compute_or_has_a_reason_against_it() -> None:

@@ -1,4 +1,4 @@
-"""A few mutated networks of each framework; more of them in CI, and with `make fuzz`."""
+"""A few mutated ONNX networks; in CI of each framework, and many with `make fuzz`."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from onnxgraft.files import write_bytes
+from onnxgraft.stages.validate.views.templates import template
 
 __all__ = ["write_changes"]
 
@@ -34,13 +34,7 @@ def write_changes(
         changes: By part: a name, both values, and how many times the first the second one is.
         same: How many things of a part did not change.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(Path(__file__).with_name("changes.html.j2").read_text())
-    page = template.render(
+    page = template("changes.html.j2").render(
         runs=runs, worse=worse, missing=missing, changes=changes, same=same, most=_OPEN
     )
     write_bytes(path, page.encode(errors="backslashreplace"))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping
 from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxgraft.files import write_bytes
 from onnxgraft.stages.validate.report import (
@@ -24,9 +22,7 @@ from onnxgraft.stages.validate.views.plots import (
     latency_strip,
     layer_plot,
 )
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from onnxgraft.stages.validate.views.templates import template
 
 __all__ = ["write_html"]
 
@@ -43,7 +39,7 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
         key=lambda op: (-report.operators_before.get(op, 0), op),
     )
     ends = {row.batch: _longest(report, row.batch) for row in report.latency}
-    page = _template().render(
+    page = template("report.html.j2").render(
         report=report,
         operators=operators,
         most=max([1, *report.operators_before.values(), *report.operators_after.values()]),
@@ -122,16 +118,6 @@ def _layer_times(report: Report) -> dict[str, Any]:
         "longest": max(costs.values(), default=0.0) or 1.0,
         "most": _LAYERS,
     }  # fmt: skip
-
-
-@functools.cache
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(Path(__file__).with_name("report.html.j2").read_text())
 
 
 def _longest(report: Report, batch: int) -> float:

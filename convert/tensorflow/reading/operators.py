@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-__all__ = ["COMPUTING", "REACHING", "UNKNOWN", "reason_against"]
+from onnxgraft.graph.programs import UNKNOWN
+
+__all__ = ["COMPUTING", "REACHING", "reason_against"]
 
 # By what they would do: patterns of names.
 REACHING = {
@@ -69,7 +71,6 @@ REACHING = {
         """,
     }.items()
 }
-UNKNOWN = "is not known to do nothing but compute"
 
 # No files, no processes, no other machines, and no state but variables, tables and lists.
 COMPUTING = frozenset(

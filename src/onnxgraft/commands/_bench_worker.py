@@ -18,10 +18,8 @@ from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.feeds import Setting, drawn, fixed_batches
-from onnxgraft.run.layers import LayerTimes
+from onnxgraft.run.layers import WARM_UP, LayerTimes
 from onnxgraft.run.workers import end_with_parent
-
-_WARM_UP = 3
 
 
 def main() -> None:
@@ -42,7 +40,7 @@ def main() -> None:
                     raise InputError(f"its inputs have a batch of {fixed[0]}")
                 feeds = _feeds(engine, message["batch"])
                 first = 1000 * (time.perf_counter() - began)
-                for _ in range(_WARM_UP):
+                for _ in range(WARM_UP):
                     engine.infer(feeds)
                 answer: dict[str, object] = {"first_ms": first}
             elif "layers" in message:

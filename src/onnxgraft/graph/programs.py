@@ -13,7 +13,7 @@ from typing import Any
 
 from onnxgraft.graph.operators import op_key
 
-__all__ = ["COMPUTING", "PROGRAMS", "reason_against"]
+__all__ = ["COMPUTING", "PROGRAMS", "UNKNOWN", "reason_against"]
 
 # By domain and type, and what each does.
 PROGRAMS = {
@@ -66,7 +66,7 @@ COMPUTING = {
         """,
     }.items()
 }
-_UNKNOWN = "is not known to do nothing but compute"
+UNKNOWN = "is not known to do nothing but compute"
 
 
 def reason_against(node: Any) -> str | None:
@@ -75,7 +75,7 @@ def reason_against(node: Any) -> str | None:
     if key in PROGRAMS:
         return PROGRAMS[key]
     known = domain not in COMPUTING or kind in COMPUTING[domain]
-    return None if known or not _is_registered(domain, kind) else _UNKNOWN
+    return None if known or not _is_registered(domain, kind) else UNKNOWN
 
 
 def _is_registered(domain: str, kind: str) -> bool:
