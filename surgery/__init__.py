@@ -9,12 +9,14 @@ from __future__ import annotations
 from onnxgraft.graph.cut import extract
 from onnxgraft.stages.surgery.list import PASSES
 from onnxgraft.stages.surgery.running.history import Step
+from onnxgraft.stages.surgery.running.lineage import Move
 from onnxgraft.stages.surgery.running.rewrite import Finding, Pass, Plugin, Result
 from onnxgraft.stages.surgery.running.runner import PassReport, SurgeryReport, run
 
 __all__ = [
     "PASSES",
     "Finding",
+    "Move",
     "Pass",
     "PassReport",
     "Plugin",

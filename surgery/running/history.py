@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxgraft.graph.model import Model
+from onnxgraft.stages.surgery.running.lineage import Move
 from onnxgraft.stages.surgery.running.rewrite import Context, Finding, Pass
 from onnxgraft.stages.surgery.running.snapshot import Snapshot
 from onnxgraft.stages.surgery.running.verify import Verifier
@@ -34,13 +35,13 @@ class Point:
     def __init__(self, model: Model, context: Context) -> None:
         """Note everything; weights are not copied."""
         self._model, self._context = model, context
-        self._graph = Snapshot(model.graph)
+        self.graph = Snapshot(model.graph)
         self._names = dict(model.names)
         self._taken = context.taken()
 
     def restore(self) -> None:
         """Make everything what it was, or what it became: points may be visited in any order."""
-        self._graph.restore()
+        self.graph.restore()
         self._model.names.clear()
         self._model.names.update(self._names)
         self._context.start_from(*self._taken)
@@ -54,12 +55,14 @@ class Change:
         item: The pass.
         done: What it did.
         step: The operators before and after.
+        moves: What became of single nodes.
         before: The state before, until the change is verified.
     """
 
     item: Pass
     done: list[Finding]
     step: Step
+    moves: list[Move]
     before: Point | None
 
 

@@ -18,6 +18,7 @@ from onnxgraft.run.verdicts import Verdict
 from onnxgraft.stages.surgery.list import PASSES
 from onnxgraft.stages.surgery.running.history import Change, History, Point, Step
 from onnxgraft.stages.surgery.running.legal import violations
+from onnxgraft.stages.surgery.running.lineage import Move, moves
 from onnxgraft.stages.surgery.running.rewrite import Context, Finding, Pass, Plugin, Result
 from onnxgraft.stages.surgery.running.verify import MOST_BYTES, MOST_SECONDS, Verifier
 from onnxgraft.targets import find_target
@@ -59,6 +60,7 @@ class SurgeryReport:
         passes: One entry a pass, in the order of the list.
         verdicts: The comparison of outputs before and after, where it was made.
         notes: What else there is to know: what was left alone, what was not verified.
+        moves: What became of single nodes, in the order in which it happened.
     """
 
     before: dict[str, int]
@@ -66,6 +68,7 @@ class SurgeryReport:
     passes: list[PassReport]
     verdicts: list[Verdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -217,7 +220,8 @@ class _Operation:
             self._give_up(item, wrong)
             return False
         step = Step(before, self._operators())
-        self.history.add(Change(item, result.done, step, point if self.verifier else None))
+        moved = moves(item.name, point.graph, self.graph, result.done)
+        self.history.add(Change(item, result.done, step, moved, point if self.verifier else None))
         if self.history.heavy and not item.seals:
             self._verify()
         return True
@@ -261,6 +265,7 @@ class _Operation:
             report = self.reports[change.item.name]
             report.done += change.done
             report.steps.append(change.step)
+            self.report.moves += change.moves
             report.removed += sum(change.step.before.values()) - sum(change.step.after.values())
         self.report.after = self._operators()
         if self.verifier is not None:

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.walk import bodies
 
-__all__ = ["Snapshot"]
+__all__ = ["Noted", "Snapshot"]
 
 # What nodes and tensors say of each other.
 _LINKED = frozenset({"inputs", "outputs"})
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A node as it was.
+
+    Attributes:
+        node: The object, which may be another by now.
+        fields: What it said of itself, without its attributes and ends.
+        attrs: Its attributes.
+        inputs: What it read.
+        outputs: What it made.
+    """
+
+    node: gs.Node
+    fields: dict[str, Any]
+    attrs: dict[str, Any]
+    inputs: list[gs.Tensor]
+    outputs: list[gs.Tensor]
+
+    @property
+    def name(self) -> str:
+        """What it was called."""
+        return str(self.fields["name"])
+
+    @property
+    def op(self) -> tuple[str, str | None]:
+        """Its operator's type and domain."""
+        return self.fields["op"], self.fields["domain"]
 
 
 class Snapshot:
@@ -24,7 +55,7 @@ class Snapshot:
         """Note every node, tensor and list of the graph."""
         self._graph = graph
         self._lists: list[tuple[gs.Graph, list[Any], list[Any], list[Any]]] = []
-        self._nodes: list[tuple[gs.Node, dict[str, Any], dict[str, Any], list[Any], list[Any]]] = []
+        self._nodes: list[Noted] = []
         self._tensors: dict[int, tuple[gs.Tensor, dict[str, Any]]] = {}
         for body in bodies(graph):
             lists = list(body.nodes), list(body.inputs), list(body.outputs)
@@ -35,7 +66,7 @@ class Snapshot:
                 fields = {k: v for k, v in vars(node).items() if k not in _LINKED}
                 attrs = {k: list(v) if type(v) is list else v for k, v in node.attrs.items()}
                 ends = list(node.inputs), list(node.outputs)
-                self._nodes.append((node, fields, attrs, *ends))
+                self._nodes.append(Noted(node, fields, attrs, *ends))
                 for tensor in (*node.inputs, *node.outputs):
                     self._note(tensor)
 
@@ -46,6 +77,11 @@ class Snapshot:
                 fields["shape"] = list(fields["shape"])
             self._tensors[id(tensor)] = (tensor, fields)
 
+    @property
+    def nodes(self) -> Sequence[Noted]:
+        """The nodes of the graph and of its bodies."""
+        return self._nodes
+
     def restore(self) -> None:
         """Make the graph what it was."""
         for body in list(bodies(self._graph)):
@@ -55,13 +91,14 @@ class Snapshot:
             list.clear(tensor.inputs)
             list.clear(tensor.outputs)
             vars(tensor).update(fields)
-        for node, fields, attrs, inputs, outputs in self._nodes:
+        for noted in self._nodes:
+            node = noted.node
             _unplug(node)
-            vars(node).update(fields)
+            vars(node).update(noted.fields)
             node.attrs.clear()
-            node.attrs.update(attrs)
-            node.inputs.extend(inputs)
-            node.outputs.extend(outputs)
+            node.attrs.update(noted.attrs)
+            node.inputs.extend(noted.inputs)
+            node.outputs.extend(noted.outputs)
         for body, nodes, inputs, outputs in self._lists:
             body.nodes, body.inputs, body.outputs = nodes, inputs, outputs
 

@@ -1,0 +1,153 @@
+"""What became of each node when a pass changed the graph: told by the graph, not by the pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.graph.walk import nodes_within
+from onnxgraft.stages.surgery.running.rewrite import Finding
+from onnxgraft.stages.surgery.running.snapshot import Noted, Snapshot
+
+__all__ = ["Move", "moves"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a pass did to one node.
+
+    Attributes:
+        by: The pass.
+        node: The node's name.
+        what: ``made`` or ``removed`` it, or ``changed`` its operator, attributes or constants.
+        into: Of a node that was removed: those that do its work now; empty where nobody has to.
+        why: What the pass said of it.
+    """
+
+    by: str
+    node: str
+    what: Literal["made", "changed", "removed"]
+    into: tuple[str, ...] = ()
+    why: str = ""
+
+
+def moves(by: str, before: Snapshot, graph: gs.Graph, done: Sequence[Finding]) -> list[Move]:
+    """Return what a pass did to nodes: those that it made and changed, then those it removed.
+
+    What was removed lives on in the node that makes the same tensor now, or else in a neighbour
+    that was made or changed meanwhile, beyond others that were removed.
+
+    Args:
+        by: The pass.
+        before: The graph before it.
+        graph: The graph after it.
+        done: What the pass said.
+    """
+    change = _Change(before, graph)
+    told = _Told(done)
+    gone = {noted.name: change.heirs(noted) for noted in change.removed}
+    behind: dict[str, list[str]] = {}
+    for name, into in gone.items():
+        for heir in into:
+            behind.setdefault(heir, []).append(name)
+    found = [
+        Move(by, name, what, (), told.of(name, *behind.get(name, ())))
+        for what, names in (("made", change.made), ("changed", change.changed))
+        for name in names
+    ]
+    return [*found, *(Move(by, n, "removed", into, told.of(n, *into)) for n, into in gone.items())]
+
+
+class _Told:
+    """The sentences of a pass, by node."""
+
+    def __init__(self, done: Sequence[Finding]) -> None:
+        self._by_node: dict[str, list[str]] = {}
+        for finding in done:
+            self._by_node.setdefault(finding.node, []).append(finding.sentence)
+        self._only = done[0].sentence if len(done) == 1 else ""
+
+    def of(self, *nodes: str) -> str:
+        """Return what was said of the first of some nodes that anything was said of."""
+        said = next((self._by_node[node] for node in nodes if node in self._by_node), None)
+        return self._only if said is None else "; ".join(dict.fromkeys(said))
+
+
+class _Change:
+    """A graph before and after: what is new, what is other, what is gone, and who is beside it."""
+
+    def __init__(self, before: Snapshot, graph: gs.Graph) -> None:
+        after = {id(node): node for node in nodes_within(graph)}
+        was = {id(noted.node): noted for noted in before.nodes}
+        self.removed = [noted for noted in before.nodes if id(noted.node) not in after]
+        self.made = [str(node.name) for key, node in after.items() if key not in was]
+        self.changed = [
+            str(node.name) for key, node in after.items() if key in was and _other(was[key], node)
+        ]
+        self._alive = {id(noted.node) for noted in before.nodes} & set(after)
+        self._touched = {*self.made, *self.changed}
+        self._makers_now = {id(t): str(n.name) for n in after.values() for t in n.outputs}
+        self._makers = {id(t): noted for noted in before.nodes for t in noted.outputs}
+        self._readers: dict[int, list[Noted]] = {}
+        for noted in before.nodes:
+            for tensor in noted.inputs:
+                self._readers.setdefault(id(tensor), []).append(noted)
+
+    def heirs(self, gone: Noted) -> tuple[str, ...]:
+        """Return the nodes that do the work of one that is gone."""
+        same = [self._makers_now.get(id(tensor)) for tensor in gone.outputs]
+        found = [name for name in same if name is not None]
+        for near in (self._before, self._behind):
+            found = found or [name for name in self._beyond(gone, near) if name in self._touched]
+        return tuple(dict.fromkeys(found))
+
+    def _beyond(self, gone: Noted, near: Any) -> Iterator[str]:
+        """Yield the nodes that are left, beside one that is gone and others that are gone."""
+        waiting, seen = [gone], {id(gone.node)}
+        while waiting:
+            for other in near(waiting.pop()):
+                if id(other.node) in seen:
+                    continue
+                seen.add(id(other.node))
+                if id(other.node) in self._alive:
+                    yield str(other.node.name)
+                else:
+                    yield from (
+                        name for t in other.outputs if (name := self._makers_now.get(id(t)))
+                    )
+                    waiting.append(other)
+
+    def _before(self, noted: Noted) -> Iterator[Noted]:
+        return (self._makers[id(t)] for t in noted.inputs if id(t) in self._makers)
+
+    def _behind(self, noted: Noted) -> Iterator[Noted]:
+        return (reader for t in noted.outputs for reader in self._readers.get(id(t), ()))
+
+
+def _other(before: Noted, node: gs.Node) -> bool:
+    """Tell whether a node computes something else than before, whatever it reads."""
+    return (
+        before.op != (node.op, node.domain)
+        or not _same(before.attrs, node.attrs)
+        or [*_constants(before.inputs)] != [*_constants(node.inputs)]
+    )
+
+
+def _constants(tensors: Iterable[gs.Tensor]) -> Iterator[int]:
+    return (id(tensor) for tensor in tensors if isinstance(tensor, gs.Constant))
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    return type(one) is type(other) and not isinstance(one, gs.Tensor) and bool(one == other)
