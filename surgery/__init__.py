@@ -9,7 +9,7 @@ from __future__ import annotations
 from onnxgraft.graph.cut import extract
 from onnxgraft.stages.surgery.list import PASSES
 from onnxgraft.stages.surgery.running.history import Step
-from onnxgraft.stages.surgery.running.lineage import Move
+from onnxgraft.stages.surgery.running.lineage import Move, followed
 from onnxgraft.stages.surgery.running.rewrite import Finding, Pass, Plugin, Result
 from onnxgraft.stages.surgery.running.runner import PassReport, SurgeryReport, run
 
@@ -24,5 +24,6 @@ __all__ = [
     "Step",
     "SurgeryReport",
     "extract",
+    "followed",
     "run",
 ]

@@ -13,7 +13,7 @@ from onnxgraft.graph.walk import nodes_within
 from onnxgraft.stages.surgery.running.rewrite import Finding
 from onnxgraft.stages.surgery.running.snapshot import Noted, Snapshot
 
-__all__ = ["Move", "moves"]
+__all__ = ["Move", "followed", "moves"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,26 @@ def moves(by: str, before: Snapshot, graph: gs.Graph, done: Sequence[Finding]) -
         for name in names
     ]
     return [*found, *(Move(by, n, "removed", into, told.of(n, *into)) for n, into in gone.items())]
+
+
+def followed(moves: Iterable[Move], names: Iterable[str]) -> dict[str, set[str]]:
+    """Return what became of nodes: the names of those that do their work after all moves.
+
+    Args:
+        moves: In the order in which they happened.
+        names: Of the nodes before them.
+    """
+    was: dict[str, set[str]] = {name: {name} for name in names}
+    for move in moves:
+        if move.what == "removed":
+            for heir in move.into:
+                was.setdefault(heir, set()).update(was.get(move.node, ()))
+            was.pop(move.node, None)
+    became: dict[str, set[str]] = {name: set() for name in names}
+    for heir, origins in was.items():
+        for origin in origins & became.keys():
+            became[origin].add(heir)
+    return became
 
 
 class _Told:

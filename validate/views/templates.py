@@ -15,9 +15,10 @@ __all__ = ["template"]
 @functools.cache
 def template(name: str) -> Template:
     """Return a template of this folder."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(Path(__file__).with_name(name).read_text())
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+    )  # fmt: skip
+    return environment.get_template(name)

@@ -7,7 +7,7 @@ imported inside the functions, so that ``--help`` answers at once.
 from __future__ import annotations
 
 from onnxgraft.cli._app import app, main
-from onnxgraft.cli._graph import convert, inspect, surgery
+from onnxgraft.cli._graph import convert, inspect, surgery, view
 from onnxgraft.cli._int8 import calibrate, quantize
 
 # isort: split
@@ -18,5 +18,5 @@ __all__ = ["COMMANDS", "app", "main"]
 
 COMMANDS = (
     inspect, convert, surgery, calibrate, quantize, build, bundle, validate, bench, infer, init,
-    recipe_schema, deploy, diff,
+    recipe_schema, deploy, diff, view,
 )  # fmt: skip

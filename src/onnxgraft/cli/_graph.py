@@ -1,4 +1,4 @@
-"""Subcommands on graphs: inspect, convert, surgery."""
+"""Subcommands on graphs: inspect, convert, surgery, view."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from onnxgraft.cli._options import (
 )
 from onnxgraft.targets import TARGETS
 
-__all__ = ["convert", "inspect", "surgery"]
+__all__ = ["convert", "inspect", "surgery", "view"]
 
 PASSES = "Passes"
 
@@ -169,4 +169,49 @@ def surgery(
         model, out, list_passes=list_passes, only=only, skip=skip, extra=extra, inputs=inputs,
         outputs=outputs, target=target, plugin=plugin, verify=verify, explain=explain,
         report=report, force=force,
+    )  # fmt: skip
+
+
+@subcommand(show.viewed, example="onnxgraft view model.pb -o graph.html")
+def view(
+    model: Annotated[
+        Path, typer.Argument(help="Model file, engine, or folder that deploy wrote.")
+    ],
+    weights: Weights = None,
+    inputs: Inputs = None,
+    outputs: Outputs = None,
+    signature: Signature = None,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
+    ranges: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RANGES.json",
+            rich_help_panel=MODEL,
+            help="Ranges of the model's tensors, which calibrate wrote.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="FILE.html", rich_help_panel=OUTPUT,
+            help="Page to write; NAME.html here if it is not given.",
+        ),
+    ] = None,
+    open: Annotated[
+        bool | None,
+        typer.Option(
+            "--open/--no-open",
+            rich_help_panel=OUTPUT,
+            help="Show the page in the browser; if neither is given, where this is a terminal.",
+        ),
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> Result:
+    """Write a page that lets one walk through a model's graphs, before and after."""
+    from onnxgraft import commands
+
+    return commands.view(
+        model, weights=weights, inputs=inputs, outputs=outputs, signature=signature,
+        trust=trust_of(trust), ranges=ranges, out=out, open=open, force=force,
     )  # fmt: skip

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Operated,
         Quantized,
         RecipeSchema,
+        Viewed,
     )
     from onnxgraft.commands._budget import BudgetReport
     from onnxgraft.commands._int8 import Int8Graph
@@ -41,6 +42,7 @@ __all__ = [
     "begun", "benched", "built", "bundled", "calibrated", "compared", "converted", "deployed",
     "inferred",
     "inspection", "operated", "quantized", "report", "schema",
+    "viewed",
 ]  # fmt: skip
 
 # Columns for names in a table.
@@ -101,6 +103,14 @@ def converted(done: Converted, console: Console) -> None:
     _verdicts(console, done.verdicts)
     if done.divergence is not None:
         say(console, f"first {done.divergence}")
+
+
+def viewed(done: Viewed, console: Console) -> None:
+    """Print where the page is and which graphs are in it."""
+    for note in done.notes:
+        say(console, f"note: {note}")
+    stages = ", ".join(f"{title} {count} nodes" for title, count in done.stages.items())
+    say(console, f"{done.out}: {stages}")
 
 
 def operated(done: Operated, console: Console) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from onnxgraft.commands._served import ServedEngine
     from onnxgraft.commands._surgery import Operated, surgery
     from onnxgraft.commands._validate import validate
+    from onnxgraft.commands._view import Viewed, view
 
 __all__ = [
     "Answer",
@@ -46,6 +47,7 @@ __all__ = [
     "Recipe",
     "RecipeSchema",
     "ServedEngine",
+    "Viewed",
     "bench",
     "build",
     "bundle",
@@ -61,6 +63,7 @@ __all__ = [
     "recipe_schema",
     "surgery",
     "validate",
+    "view",
 ]
 
 __getattr__ = late(
@@ -82,6 +85,7 @@ __getattr__ = late(
         "Recipe": "._recipe",
         "RecipeSchema": "._init",
         "ServedEngine": "._served",
+        "Viewed": "._view",
         "bench": "._bench",
         "build": "._build",
         "bundle": "._build",
@@ -97,5 +101,6 @@ __getattr__ = late(
         "recipe_schema": "._init",
         "surgery": "._surgery",
         "validate": "._validate",
+        "view": "._view",
     },
 )

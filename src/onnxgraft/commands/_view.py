@@ -1,0 +1,233 @@
+"""`view`: the graphs of a model or of a run as one page to walk through."""
+
+from __future__ import annotations
+
+import os
+import sys
+import webbrowser
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from onnxgraft.commands._graphs import Aimed, Cleaning, Measured, layers_at, walk
+from onnxgraft.commands._opening import ModelGiven, Place, graph_of_engine, is_engine
+from onnxgraft.commands._outputs import check_output
+from onnxgraft.commands._recipe import Recipe
+from onnxgraft.data.ranges import Ranges
+from onnxgraft.errors import InputError, OnnxgraftError
+from onnxgraft.files import read_json
+from onnxgraft.files.trust import Trust
+from onnxgraft.graph.foreign import WEB_PAGE
+from onnxgraft.graph.model import Model
+from onnxgraft.progress import status
+from onnxgraft.stages import quantize, surgery
+from onnxgraft.stages.convert import Original
+from onnxgraft.stages.engine.passport import passport_path, read_passport
+from onnxgraft.stages.validate.report import LayerRow, LayerTimeRow
+from onnxgraft.stages.validate.views.gallery import range_rows
+from onnxgraft.stages.validate.views.graph import Walk, write_walk
+
+__all__ = ["Viewed", "view"]
+
+# The clean graph's engine in reports.
+_CLEAN = "onnxruntime fp32"
+_REPORT, _RANGES = "report.json", "ranges.json"
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """What `view` wrote.
+
+    Attributes:
+        out: The page.
+        stages: How many nodes each graph in it has, by its title.
+        notes: What could not be shown, and why.
+        opened: Whether a browser was asked to show it.
+    """
+
+    out: str
+    stages: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+    opened: bool = False
+
+    passed = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return asdict(self)
+
+
+def view(
+    model: ModelGiven,
+    *,
+    weights: Place | None = None,
+    inputs: str | None = None,
+    outputs: str | None = None,
+    signature: str | None = None,
+    trust: Trust = False,
+    ranges: Place | None = None,
+    out: Place | None = None,
+    open: bool | None = None,
+    force: bool = False,
+) -> Viewed:
+    """Write a page that lets one walk through a model's graphs, before and after, linked.
+
+    Of a model these are the original and the cleaned graph; of an engine the graph that it was
+    built from and its layers; of a folder that `deploy` wrote all of them, with what it measured.
+
+    Args:
+        model: A model as `convert` takes it, an engine with its passport, or such a folder.
+        weights: The weights of a Caffe network.
+        inputs: Where to cut the graph's beginning, as for `convert`.
+        outputs: Where to cut its end.
+        signature: The signature of a SavedModel.
+        trust: Load a Keras file or a .pt2 that brings code: True, or the names of what may.
+        ranges: Of the model's tensors, as `calibrate` wrote them.
+        out: Where to write the page; None writes ``NAME.html`` here.
+        open: Show it in the browser; None does so where the standard output is a terminal.
+        force: Replace an existing file of another kind, too.
+
+    Raises:
+        InputError: It can't be read, or a folder holds no graphs.
+    """
+    place = Path(model) if isinstance(model, str | os.PathLike) else None
+    page = Path(out if out is not None else f"{_name(place)}.html")
+    check_output(page, WEB_PAGE, force=force)
+    with status("reading the graphs"):
+        if place is not None and place.is_dir() and _holds_a_run(place):
+            found = _of_folder(place)
+        elif place is not None and is_engine(place):
+            found = _of_engine(place)
+        else:
+            original = Original.of(
+                model, weights=weights, inputs=inputs, outputs=outputs, signature=signature,
+                trust=trust,
+            )  # fmt: skip
+            found = _of_model(original, ranges)
+    with status("writing the page"):
+        write_walk(found, page)
+    shows = sys.stdout.isatty() if open is None else open
+    if shows and not webbrowser.open(page.absolute().as_uri()):
+        found.notes.append(f"no browser could be asked to show it; open {page} yourself")
+        shows = False
+    nodes = {s.title: sum(not n.role for n in s.nodes) for s in found.stages}
+    return Viewed(os.fspath(page), nodes, found.notes, shows)
+
+
+def _name(place: Path | None) -> str:
+    """Return what the page is called after."""
+    if place is None:
+        return "model"
+    return place.name if place.is_dir() and place.name else place.stem or place.absolute().name
+
+
+def _holds_a_run(folder: Path) -> bool:
+    return (folder / _REPORT).is_file() or (folder / "model.onnx").is_file()
+
+
+def _of_model(original: Original, ranges: Place | None) -> Walk:
+    lowered, notes = original.lower()
+    cleaned, report = surgery.run(lowered)
+    kept = None if ranges is None else Ranges.load(ranges, histograms=True)
+    rows = [] if kept is None else range_rows(kept, {"": kept})
+    found = walk(
+        original.title, lowered, cleaned, Cleaning.of(report), (), Measured(ranges=rows)
+    )
+    found.notes += notes
+    return found
+
+
+def _of_engine(file: Path) -> Walk:
+    passport = read_passport(file)
+    graph = graph_of_engine(file)
+    if graph is None:
+        raise InputError(
+            f"{file}: the graph that it was built from is not beside it; put that ONNX file into "
+            "the same folder, or name it in place of the engine"
+        )
+    notes: list[str] = []
+    found = walk(passport.name, graph, None, None, [Aimed(passport.name, graph,
+                 layers_at(file, notes))])  # fmt: skip
+    found.notes += notes
+    return found
+
+
+def _of_folder(folder: Path) -> Walk:
+    """Return what lies in a folder that `deploy` wrote, with the original where that is there."""
+    report: dict[str, Any] = {}
+    if (folder / _REPORT).is_file():
+        report = read_json(folder / _REPORT)
+    notes: list[str] = []
+    cleaned = Model.load(folder / "model.onnx") if (folder / "model.onnx").is_file() else None
+    original, cleaning = _again(report, cleaned, notes)
+    floats = _floats(report)
+    aimed = []
+    for file in sorted(folder.iterdir()):
+        if passport_path(file).is_file() and is_engine(file):
+            passport = read_passport(file)
+            name = folder / f"model.{passport.weights or passport.precision}.{passport.target}.onnx"
+            graph = Model.load(name) if name.is_file() else None
+            aimed.append(Aimed(passport.name, graph, layers_at(file, notes),
+                               floats.get(passport.target, {})))  # fmt: skip
+    title = str(report.get("title") or folder.absolute().name)
+    found = walk(title, original, cleaned, cleaning, aimed, _measured(folder, report, notes))
+    if not found.stages:
+        raise InputError(
+            f"{folder}: holds no graph; name a folder that onnxgraft deploy wrote, or a model"
+        )
+    found.notes += notes
+    return found
+
+
+def _again(
+    report: dict[str, Any], cleaned: Model | None, notes: list[str]
+) -> tuple[Model | None, Cleaning | None]:
+    """Return the original of a run, converted once more, and what surgery did to it."""
+    told = report.get("recipe") or {}
+    if not told:
+        return None, None
+    try:
+        recipe = Recipe.model_validate(told)
+        lowered, _ = recipe.original.lower(
+            recipe.opset, recipe.io_layout, oldest=quantize.OLDEST_OPSET
+        )
+    except (OnnxgraftError, ValidationError) as error:
+        line = str(error).splitlines()[0]
+        notes.append(f"the original is not shown, as it can't be converted again: {line}")
+        return None, None
+    again, done = surgery.run(lowered)
+    names = [{str(n.name) for n in m.graph.nodes} for m in (again, cleaned) if m is not None]
+    if len(names) < 2 or names[0] == names[1]:
+        return lowered, Cleaning.of(done)
+    notes.append(
+        "the original has changed since, or onnxgraft has: its nodes are linked by their names"
+    )
+    return lowered, None
+
+
+def _floats(report: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Return why layers stayed in float, by target and node."""
+    found: dict[str, dict[str, str]] = {}
+    for target, layer, why in report.get("float_layers", ()):
+        found.setdefault(target, {})[layer] = f"stays in float: {why}"
+    return found
+
+
+def _measured(folder: Path, report: dict[str, Any], notes: list[str]) -> Measured:
+    """Return what a run measured, as far as this version understands its report."""
+    layers: list[LayerRow] = []
+    times: list[LayerTimeRow] = []
+    try:
+        layers = TypeAdapter(list[LayerRow]).validate_python(report.get("layers", []))
+        times = TypeAdapter(list[LayerTimeRow]).validate_python(report.get("layer_times", []))
+    except ValidationError as error:
+        first = str(error).splitlines()[0]
+        notes.append(f"errors and times are not shown: the report is of another version ({first})")
+    rows = []
+    with suppress(InputError):
+        kept = Ranges.load(folder / _RANGES, histograms=True)
+        rows = range_rows(kept, {"": kept})
+    return Measured(layers, times, rows, _CLEAN)
