@@ -15,6 +15,7 @@ from onnxgraft.stages.validate.report import (
     RangeRow,
     Report,
 )
+from onnxgraft.stages.validate.views.graph import Drawn, graph_part
 from onnxgraft.stages.validate.views.numbers import metric_value
 from onnxgraft.stages.validate.views.plots import (
     curve_plots,
@@ -32,8 +33,10 @@ _HISTOGRAM = 260.0
 _LAYERS = 20
 
 
-def write_html(report: Report, path: str | os.PathLike[str]) -> None:
-    """Write ``report`` as HTML; everything that comes from a model is escaped."""
+def write_html(
+    report: Report, path: str | os.PathLike[str], graphs: Drawn | None = None
+) -> None:
+    """Write ``report`` as HTML, with graphs to walk through; all that models say is escaped."""
     operators = sorted(
         {*report.operators_before, *report.operators_after},
         key=lambda op: (-report.operators_before.get(op, 0), op),
@@ -41,6 +44,7 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
     ends = {row.batch: _longest(report, row.batch) for row in report.latency}
     page = template("report.html.j2").render(
         report=report,
+        graph=None if graphs is None else graph_part(graphs),
         operators=operators,
         most=max([1, *report.operators_before.values(), *report.operators_after.values()]),
         first={row.batch: row.median_ms for row in reversed(report.latency)},

@@ -20,6 +20,7 @@ from onnxgraft.commands._blame import guilty_pass
 from onnxgraft.commands._budget import read_budget
 from onnxgraft.commands._calibrate import measured
 from onnxgraft.commands._evidence import engine_row, evidence, hash_of_data, record_accuracy
+from onnxgraft.commands._graphs import Aimed, Cleaning, Measured, layers_at, walk
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._layer_times import Timed, layer_times
 from onnxgraft.commands._layers import layers_of_engine
@@ -83,6 +84,7 @@ from onnxgraft.stages.validate import (
 )
 from onnxgraft.stages.validate.report import LatencyRow, Report, StageRow
 from onnxgraft.stages.validate.views.gallery import gallery_rows, range_rows
+from onnxgraft.stages.validate.views.graph import Drawn
 from onnxgraft.targets import Floats, find_target
 
 __all__ = ["run_recipe", "slower"]
@@ -98,6 +100,7 @@ _CLEAN = "onnxruntime fp32"
 # What stages keep for later ones.
 _FACTS, _ANSWERS = f"{HIDDEN}facts.json", f"{HIDDEN}answers.npz"
 _RANGES = f"{HIDDEN}ranges.json"
+_CLEANING, _GRAPHS = f"{HIDDEN}cleaning.json", f"{HIDDEN}graphs.json"
 _SIDES = ("inputs", "outputs")
 # An engine that is slower than the float graph by more than noise is told.
 _SLOWER = 1.05
@@ -199,8 +202,10 @@ class _Deployment:
                 "continues"
             )
         self.stack.close()
+        with self.stages.stage("graphs"):
+            graphs = self._graphs()
         self.stages.end(whole=whole)
-        write_report(self.report, self.work, self.out)
+        write_report(self.report, self.work, self.out, graphs)
         return self.report
 
     def _run(self) -> None:
@@ -419,6 +424,7 @@ class _Deployment:
             with status("cleaning the graph"):
                 cleaned, operation = surgery.run(self.stages.graph("converted.onnx"))
             part.operators_before, part.operators_after = operation.before, operation.after
+            Cleaning.of(operation).save(folder / _CLEANING)
             self.stages.save(cleaned, folder / "model.onnx")
 
         made = self.stages.made(
@@ -840,6 +846,39 @@ class _Deployment:
             how=section.model_dump(mode="json"), machine=[platform.node(), os.cpu_count()],
         )  # fmt: skip
         record_latency(targets, self.stages.made("bench", "latency", reads, make).part.latency)
+
+    def _graphs(self) -> Drawn | None:
+        """Return the graphs of the run, as far as it came, with what was measured of them."""
+        keys, report = self.stages.keys, self.report
+        if "model.onnx" not in keys:
+            return None
+        targets = [target for target in self.recipe.targets if self._integers(target) in keys]
+
+        def make(folder: Path, part: Report) -> None:
+            aimed, notes = [], list[str]()
+            for target in targets:
+                file = self.work / _engine_of(target)
+                floats = {
+                    layer: why for aim, layer, why in report.float_layers if aim == target
+                }
+                layers = layers_at(file, notes) if target in self.built else None
+                name = self.built.get(target, f"{target} {self._kind(target)}")
+                aimed.append(Aimed(name, self.stages.graph(self._integers(target)), layers, floats))
+            found = walk(
+                report.title, self.stages.graph("converted.onnx"), self.stages.graph("model.onnx"),
+                Cleaning.load(self.stages.folders["model.onnx"] / _CLEANING), aimed,
+                Measured(report.layers, report.layer_times, report.ranges, _CLEAN),
+            )  # fmt: skip
+            found.notes += notes
+            found.drawn().save(folder / _GRAPHS)
+
+        known = ("ranges.json", "layers", "latency", *map(_engine_of, targets))
+        reads = self.stages.of(
+            "converted.onnx", "model.onnx", *map(self._integers, targets),
+            *(name for name in known if name in keys), built=self.built,
+        )  # fmt: skip
+        made = self.stages.made("bench", "graphs", reads, make)
+        return Drawn.load(made.folder / _GRAPHS)
 
     def _kind(self, target: str) -> str:
         """Return what layers, or their weights alone, are to be in."""

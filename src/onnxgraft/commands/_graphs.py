@@ -67,10 +67,10 @@ class Cleaning:
         found: dict[str, list[str]] = {}
         for move in self.moves:
             if move.what == "removed":
-                into = f", which {_names(move.into)} now computes" if move.into else ""
-                found.setdefault(move.node, []).append(f"{move.by} removed it{into}{_why(move)}")
+                heirs = f"; its work is done by {_names(move.into)}" if move.into else ""
+                found.setdefault(move.node, []).append(f"removed by {move.by}{_why(move)}{heirs}")
             elif move.what == "changed":
-                found.setdefault(move.node, []).append(f"{move.by} changed it{_why(move)}")
+                found.setdefault(move.node, []).append(f"changed by {move.by}{_why(move)}")
         return self._with_refusals(found)
 
     def after(self) -> dict[str, list[str]]:
@@ -80,10 +80,10 @@ class Cleaning:
             if move.what == "removed":
                 for heir in move.into:
                     mine, theirs = found.setdefault(heir, []), found.get(move.node, ())
-                    mine += [f"{move.by} took {move.node} into it{_why(move)}", *theirs]
+                    mine += [f"does the work of {move.node} by {move.by}{_why(move)}", *theirs]
                 found.pop(move.node, None)
             else:
-                found.setdefault(move.node, []).append(f"{move.by} {move.what} it{_why(move)}")
+                found.setdefault(move.node, []).append(f"{move.what} by {move.by}{_why(move)}")
         return self._with_refusals({name: list(dict.fromkeys(n)) for name, n in found.items()})
 
     def _with_refusals(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -91,7 +91,7 @@ class Cleaning:
         for by, node, why in self.refused:
             count[node] = count.get(node, 0) + 1
             if count[node] <= _REFUSED:
-                found.setdefault(node, []).append(f"{by} refused: {why}")
+                found.setdefault(node, []).append(f"refused by {by}: {why}")
         return found
 
 

@@ -84,6 +84,7 @@ from onnxgraft.stages.validate import (
 )
 from onnxgraft.stages.validate.report import LayerRow, Report
 from onnxgraft.stages.validate.views.gallery import gallery_rows
+from onnxgraft.stages.validate.views.graph import Drawn
 
 __all__ = ["layer_rows", "open_selector", "validate", "write_report"]
 
@@ -650,6 +651,7 @@ def write_report(
     report: Report,
     folder: Place,
     final: Place | None = None,
+    graphs: Drawn | None = None,
 ) -> None:
     """Write ``report`` into ``folder`` as ``report.html``, ``report.json`` and ``junit.xml``.
 
@@ -657,10 +659,11 @@ def write_report(
         report: Notes where it was written.
         folder: Is made if it is not there.
         final: Where the caller will move the files to; None puts them into place, all or none.
+        graphs: To walk through, on the page alone.
     """
     if final is None:
         with atomic_folder(folder) as work:
-            write_report(report, work, folder)
+            write_report(report, work, folder, graphs)
         return
     place = Path(folder)
     names = {"report": "report.html", "report data": "report.json", "JUnit": "junit.xml"}
@@ -668,7 +671,7 @@ def write_report(
     report.artifacts |= {role: os.fspath(home / name) for role, name in names.items()}
     write_junit(report, place / names["JUnit"])
     report.save(place / names["report data"])
-    write_html(report, place / names["report"])
+    write_html(report, place / names["report"], graphs)
 
 
 def _precision(path: Path) -> str:

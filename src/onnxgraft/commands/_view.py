@@ -108,7 +108,7 @@ def view(
             )  # fmt: skip
             found = _of_model(original, ranges)
     with status("writing the page"):
-        write_walk(found, page)
+        write_walk(found.drawn(), page)
     shows = sys.stdout.isatty() if open is None else open
     if shows and not webbrowser.open(page.absolute().as_uri()):
         found.notes.append(f"no browser could be asked to show it; open {page} yourself")

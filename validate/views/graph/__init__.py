@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxgraft.stages.validate.views.graph.data import (
     Block,
+    Drawn,
     Link,
     Shown,
     ShownTensor,
@@ -18,6 +19,7 @@ from onnxgraft.stages.validate.views.graph.page import graph_part, write_walk
 
 __all__ = [
     "Block",
+    "Drawn",
     "Known",
     "Link",
     "Shown",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from onnxgraft.files import read_json, write_json
 from onnxgraft.stages.validate.report import RangeRow
 
-__all__ = ["Block", "Kind", "Link", "Shown", "ShownTensor", "Stage", "Walk", "Weight"]
+__all__ = ["Block", "Drawn", "Kind", "Link", "Shown", "ShownTensor", "Stage", "Walk", "Weight"]
 
 Kind = Literal["original", "cleaned", "quantized", "engine"]
 # The levels of a bar of a histogram on a page, each one character.
@@ -157,6 +159,31 @@ class Link:
     pairs: list[tuple[int, int]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What a page holds of a walk.
+
+    Attributes:
+        title: Of the model.
+        data: JSON, for a script.
+        notes: What could not be shown, and why.
+    """
+
+    title: str
+    data: str
+    notes: tuple[str, ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Drawn:
+        """Read what `save` wrote."""
+        told = read_json(path)
+        return cls(told["title"], told["data"], tuple(told["notes"]))
+
+
 @dataclass
 class Walk:
     """The stages of a model, linked: what a page lets one walk through.
@@ -175,10 +202,10 @@ class Walk:
     ranges: list[RangeRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def text(self) -> str:
-        """Return the JSON for a page; nothing in it ends a script."""
+    def drawn(self) -> Drawn:
+        """Return what a page holds of it; nothing in that ends a script."""
         written = json.dumps(self._plain(), separators=(",", ":"), allow_nan=False)
-        return written.replace("<", "\\u003c")
+        return Drawn(self.title, written.replace("<", "\\u003c"), tuple(self.notes))
 
     def _plain(self) -> dict[str, Any]:
         weights = _Pool()
@@ -188,7 +215,6 @@ class Walk:
             "links": [[link.before, link.after, link.pairs] for link in self.links],
             "weights": weights.entries,
             "ranges": {row.tensor: _range(row) for row in self.ranges},
-            "notes": self.notes,
         }
 
 
@@ -244,7 +270,8 @@ def _levels(counts: Sequence[float]) -> str:
     """Return the heights of a histogram's bars, logarithmic, a character each."""
     most = math.log1p(max(counts, default=0)) or 1.0
     top = len(_LEVELS) - 1
-    return "".join(_LEVELS[math.ceil(top * math.log1p(count) / most)] for count in counts)
+    heights = (min(top, math.ceil(top * math.log1p(count) / most)) for count in counts)
+    return "".join(_LEVELS[height] for height in heights)
 
 
 def _short(value: float | None) -> float | None:

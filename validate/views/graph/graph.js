@@ -5,7 +5,7 @@
 const byId = (id) => document.getElementById(id);
 const root = byId("graph"), data = JSON.parse(byId("graph-data").textContent);
 const AT_FIRST = 130;      // Boxes that are open at first.
-const WIDE = 900;          // From this width on, two stages stand side by side.
+const WIDE = 760;          // From this width on, two stages stand side by side.
 const SMALL = 0.5, TINY = 0.28;  // Below these scales names, and all texts, are left out.
 const LEVELS = "0123456789abcdefghijklmnopqrstuvwxyz";
 const weights = data.weights || [], ranges = data.ranges || {};
@@ -31,7 +31,7 @@ const cut = (text, most) => text.length <= most ? text : `${text.slice(0, most /
 const lastOf = (name) => name.replace(/\/+$/, "").split("/").pop();
 const number = (value) => Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(2) : String(+value.toPrecision(4));
 function counted(value) {
-  const [size, unit] = [[1e9, " G"], [1e6, " M"], [1e3, " k"]].find(([size]) => value >= size) || [1, " "];
+  const [size, unit] = [[1e9, " G"], [1e6, " M"], [1e3, " k"]].find(([size]) => value >= size) || [1, ""];
   return +(value / size).toPrecision(3) + unit;
 }
 
@@ -104,7 +104,7 @@ const shapeOf = (node) => { const made = (node.plain.u || node.plain.i || [])[0]
 const MEASURES = {
   error: { of: (node) => node.plain.e ? node.plain.e[0] : null, sum: Math.max, words: (v) => `${number(100 * v)} % of the range` },
   time: { of: (node) => node.plain.t ?? null, sum: (a, b) => a + b, words: (v) => `${number(v)} ms` },
-  macs: { of: (node) => node.plain.m || null, sum: (a, b) => a + b, words: (v) => `${counted(v)}MACs` },
+  macs: { of: (node) => node.plain.m || null, sum: (a, b) => a + b, words: (v) => `${counted(v)} MACs` },
 };
 function measured(item, kind) {
   const values = nodesOf(item).map(MEASURES[kind].of).filter((value) => value !== null);
@@ -146,7 +146,7 @@ function sizeOf(item) {
     return { width: Math.max(width + 2 * PAD, 8 * Math.min(item.name.length, 40) + 60), height: height + HEAD + PAD };
   }
   const lines = linesOf(item), sign = isBlock(item) ? SIGN : 0;
-  const width = Math.max(84, ...lines.map((line, at) => line.length * (at ? 6.5 : 7.4) + 22 + sign));
+  const width = Math.max(84, ...lines.map((line, at) => line.length * (at ? 7 : 8) + 22 + sign));
   return { width, height: 12 + 15 * lines.length };
 }
 // Where the items of a block stand, and the edges between them and to its border.
@@ -183,6 +183,9 @@ function layoutOf(block) {
   for (const edge of graph.edges()) for (const point of graph.edge(edge).points) {
     left = Math.min(left, point.x - 4); right = Math.max(right, point.x + 4);
   }
+  for (const box of straightened(boxes, block)) {
+    left = Math.min(left, box.x); right = Math.max(right, box.x + box.width);
+  }
   if (!boxes.length) [left, top, right, bottom] = [0, 0, 60, 20];
   const rail = (ports) => ports.size ? 16 : 0;
   const dx = -left, dy = rail(block.ins) - top, height = bottom + dy + rail(block.outs);
@@ -194,13 +197,29 @@ function layoutOf(block) {
     const pair = seen.get(`${edge.v} ${edge.w}`)[0];
     if (!pair) continue;
     const points = graph.edge(edge).points.map(({ x, y }) => ({ x: x + dx, y: Math.min(Math.max(y + dy, 0), height) }));
+    if (points.length === 3) points.splice(1, 1);
     const [one, other] = pair, [from, to] = [place.get(one), place.get(other)];
-    points[0] = edge.v.startsWith("in") ? { x: layout.ins.get(one), y: 0 } : ends(from, one, other, false);
-    points[points.length - 1] = edge.w.startsWith("out") ? { x: layout.outs.get(other), y: height } : ends(to, other, one, true);
+    points[0] = edge.v.startsWith("in") ? { x: layout.ins.get(one), y: -HEAD } : ends(from, one, other, false);
+    points[points.length - 1] = edge.w.startsWith("out") ? { x: layout.outs.get(other), y: height + PAD } : ends(to, other, one, true);
     layout.edges.push({ one, other, points });
   }
   block.layout = layout;
   return layout;
+}
+// Moves what stands alone at its height above what it leads to: dagre aims at the middle of a box, and
+// edges enter an open block elsewhere.
+function straightened(boxes, block) {
+  const place = new Map(boxes.map((box) => [box.item, box])), rows = [...boxes].sort((a, b) => a.y - b.y);
+  const alone = (box) => rows.every((other) => other === box || other.y >= box.y + box.height || other.y + other.height <= box.y);
+  const moved = rows.filter(alone);
+  for (const box of moved) {
+    const apart = block.edges.filter(([, other]) => other === box.item).map(([one]) =>
+      ends(place.get(one), one, box.item, false).x - ends(box, box.item, one, true).x);
+    if (apart.length) box.x += apart.reduce((a, b) => a + b) / apart.length;
+  }
+  const first = moved[0], leads = first ? block.edges.filter(([one]) => one === first.item) : [];
+  if (leads.length === 1) first.x += ends(place.get(leads[0][1]), leads[0][1], first.item, true).x - ends(first, first.item, leads[0][1], false).x;
+  return moved;
 }
 // Where an edge leaves or enters a box: at the port of an open block, else in the middle.
 function ends(box, item, far, top) {

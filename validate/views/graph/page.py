@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxgraft.files import write_bytes
-from onnxgraft.stages.validate.views.graph.data import Walk
+from onnxgraft.stages.validate.views.graph.data import Drawn
 from onnxgraft.stages.validate.views.templates import template
 
 __all__ = ["graph_part", "write_walk"]
@@ -16,14 +16,14 @@ __all__ = ["graph_part", "write_walk"]
 _FOLDER = Path(__file__).parent
 
 
-def graph_part(walk: Walk) -> dict[str, Any]:
-    """Return what a template includes with ``graph/part.html.j2`` needs to draw a walk."""
-    return {"data": walk.text(), "notes": walk.notes, **_texts()}
+def graph_part(drawn: Drawn) -> dict[str, Any]:
+    """Return what a template that includes ``graph/part.html.j2`` needs."""
+    return {"data": drawn.data, "notes": drawn.notes, **_texts()}
 
 
-def write_walk(walk: Walk, path: str | os.PathLike[str]) -> None:
-    """Write a page that draws a walk; what comes from the model in it is text."""
-    page = template("graph/page.html.j2").render(title=walk.title, graph=graph_part(walk))
+def write_walk(drawn: Drawn, path: str | os.PathLike[str]) -> None:
+    """Write a page to walk through graphs; what comes from the model in it is text."""
+    page = template("graph/page.html.j2").render(title=drawn.title, graph=graph_part(drawn))
     write_bytes(path, page.encode(errors="backslashreplace"))
 
 

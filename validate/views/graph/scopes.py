@@ -154,9 +154,10 @@ def _split(box: _Box, nodes: Sequence[Shown]) -> None:
 
 
 def _split_by_words(box: _Box, nodes: Sequence[Shown]) -> None:
+    most = len(box.nodes) // 2  # what most of them begin with tells nothing
     for word, run in groupby(box.nodes[:], key=lambda place: _word(nodes[place])):
         places = list(run)
-        if word and LEAST <= len(places) < len(box.nodes):
+        if word and LEAST <= len(places) <= most:
             _enclose(box, word, places, ())
 
 
