@@ -17,6 +17,7 @@ from onnxgraft.stages.validate.metrics.metric import Curve
 from onnxgraft.targets.cpu import this_cpu
 
 __all__ = [
+    "BoxRow",
     "CandidateRow",
     "EngineRow",
     "GalleryRow",
@@ -323,18 +324,40 @@ class RangeRow:
 
 
 @dataclass
+class BoxRow:
+    """A box on a picture.
+
+    Attributes:
+        label: Its class.
+        score: From 0 to 1; None of a label.
+        edges: Left, top, right and bottom, as fractions of the picture.
+        matched: Whether it is one of the label's, or of the original's where there is no label.
+    """
+
+    label: str
+    score: float | None
+    edges: list[float]
+    matched: bool = True
+
+
+@dataclass
 class GalleryRow:
     """One sample whose answers differ, with pictures as data URIs or answers in words.
 
     Attributes:
         candidate: Whose answer it is.
         sample: Name of the sample.
-        apart: The fraction of positions where the answers differ.
+        apart: The fraction of positions where the answers differ, or of boxes without a partner.
         photograph: Empty where the samples are no images.
-        expected: The original's answer.
-        actual: The candidate's answer.
+        expected: The original's answer; empty of boxes.
+        actual: The candidate's answer; likewise.
         difference: Where they differ; empty for answers in words.
         label: The right answer in words, where it is known.
+        truth: The right answer as a picture, where it is known.
+        score: The first metric, of this sample alone; None where there is none.
+        original_score: The same of the original.
+        classes: What the sample is found by; those of which most differs first.
+        boxes: Of a detector: of ``truth``, where it is known, ``original`` and ``candidate``.
     """
 
     candidate: str
@@ -345,6 +368,11 @@ class GalleryRow:
     actual: str
     difference: str
     label: str = ""
+    truth: str = ""
+    score: float | None = None
+    original_score: float | None = None
+    classes: list[str] = field(default_factory=list)
+    boxes: dict[str, list[BoxRow]] = field(default_factory=dict)
 
 
 @dataclass
@@ -432,7 +460,7 @@ class Report:
         document = asdict(self)
         # Pictures are for people; how far the answers are apart is for everyone.
         for row in document["gallery"]:
-            for name in ("photograph", "expected", "actual", "difference"):
+            for name in ("photograph", "expected", "actual", "difference", "truth"):
                 if row[name].startswith("data:"):
                     row[name] = ""
         return {"passed": self.passed, "warnings": self.warnings, **document}

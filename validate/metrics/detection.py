@@ -16,7 +16,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.validate.metrics.metric import Answered, Curve, Direction, MetricKind
 
-__all__ = ["KINDS", "Detection", "labelled_boxes", "paired"]
+__all__ = ["KINDS", "Detection", "labelled_boxes", "partners"]
 
 # COCO's thresholds of overlap; the first is VOC's. As pycocotools has them, to the last bit: boxes
 # of whole pixels do overlap by exactly 0.6.
@@ -130,7 +130,7 @@ class Detection:
             counts: (labels,) whether a label counts: a box on one that does not is no mistake.
         """
         classes, kinds = wanted[counts], [int(kind) for kind in found.classes]
-        pairs = paired(found.edges, corners[counts])
+        pairs = _paired(found.edges, corners[counts])
         self._taken.update((int(classes[label]), kinds[box]) for box, label in pairs)
         boxes, labels = ({pair[side] for pair in pairs} for side in (0, 1))
         for label in set(range(len(classes))) - labels:
@@ -292,7 +292,7 @@ def labelled_boxes(label: Array, size: Size | None) -> tuple[Floats, Floats]:
     return rows, in_pixels(rows[:, 1:5], size)
 
 
-def paired(boxes: Floats, wanted: Floats) -> list[tuple[int, int]]:
+def _paired(boxes: Floats, wanted: Floats) -> list[tuple[int, int]]:
     """Return which boxes are of which others: those that overlap most first, each once.
 
     Args:
@@ -307,6 +307,16 @@ def paired(boxes: Floats, wanted: Floats) -> list[tuple[int, int]]:
         if all(row != one and column != other for one, other in pairs):
             pairs.append((row, column))
     return pairs
+
+
+def partners(one: Found, other: Found) -> list[tuple[int, int]]:
+    """Return which boxes are of which others: of the same class, and at an overlap of 0.5."""
+    found = []
+    for kind in np.intersect1d(one.classes, other.classes):
+        mine, theirs = (np.flatnonzero(side.classes == kind) for side in (one, other))
+        pairs = _paired(one.edges[mine], other.edges[theirs])
+        found += [(int(mine[first]), int(theirs[second])) for first, second in pairs]
+    return found
 
 
 def _overlap(boxes: Floats, wanted: Floats, crowd: NDArray[np.bool_]) -> Floats:
