@@ -30,6 +30,7 @@ __all__ = [
     "Report",
     "StageRow",
     "StageTime",
+    "machine",
     "versions",
 ]
 
@@ -402,6 +403,11 @@ class Report:
         notes: A sentence for each thing that was decided, or could not be measured.
         missed: A sentence for each thing that was asked for beyond tolerances and not reached.
         recipe: Of a deployment: every key, the defaults too.
+        recipe_text: The same as TOML, without the defaults: it makes the run again.
+        command: The command line; empty where Python called a function.
+        hashes: SHA-256 of what was read and written, by what it is.
+        seeds: By what they chose.
+        machine: On which the run was made.
         artifacts: What was written, by role.
         times: What each part of the run took; they add up to ``seconds``.
         seconds: That the run took, but for writing the report.
@@ -429,6 +435,11 @@ class Report:
     notes: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     recipe: dict[str, Any] = field(default_factory=dict)
+    recipe_text: str = ""
+    command: str = ""
+    hashes: dict[str, str] = field(default_factory=dict)
+    seeds: dict[str, int] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=lambda: machine())
     artifacts: dict[str, str] = field(default_factory=dict)
     times: list[StageTime] = field(default_factory=list)
     seconds: float = 0.0
@@ -452,7 +463,7 @@ class Report:
             mine, more = getattr(self, entry.name), getattr(part, entry.name)
             if isinstance(mine, list):
                 mine += more
-            elif isinstance(mine, dict) and entry.name != "versions":
+            elif isinstance(mine, dict) and entry.name not in ("versions", "machine"):
                 mine |= more
 
     def to_json(self) -> dict[str, Any]:
@@ -493,6 +504,17 @@ class Report:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON."""
         write_json(path, self.to_json())
+
+
+def machine() -> dict[str, str]:
+    """Return what this machine is, as far as answers and times depend on it."""
+    cpu = this_cpu()
+    return {
+        "processor": cpu.name,
+        "features": ", ".join(sorted(cpu.features)),
+        "cores": str(os.cpu_count() or ""),
+        "system": platform.platform(),
+    }
 
 
 def versions() -> dict[str, str]:
