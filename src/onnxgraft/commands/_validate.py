@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +14,7 @@ import numpy as np
 
 from onnxgraft.commands._assumed import assumed, is_given, of_images
 from onnxgraft.commands._blame import blame, differs
+from onnxgraft.commands._called import command
 from onnxgraft.commands._engine_recipe import recipe_of
 from onnxgraft.commands._evidence import engine_row, hash_of_data, record_accuracy
 from onnxgraft.commands._layers import layers_of_engine
@@ -26,6 +28,7 @@ from onnxgraft.commands._opening import (
 )
 from onnxgraft.commands._order import MODEL, check_order
 from onnxgraft.commands._outputs import check_output, check_report
+from onnxgraft.commands._provenance import file_hashes
 from onnxgraft.commands._recipe import (
     PostprocessGiven,
     PreprocessGiven,
@@ -239,6 +242,7 @@ def validate(
     finally:
         run.close()
     if report is not None:
+        found.hashes |= run.hashes()
         write_report(found, report)
     return found
 
@@ -427,6 +431,13 @@ class _Validation:
                 engine_row(self.other.name, passport, Path(self.candidate.path))
             )
         return self.report
+
+    def hashes(self) -> dict[str, str]:
+        """Return the hashes of both models and of the data."""
+        found = file_hashes({side.path: side.path for side in (self.original, self.candidate)})
+        with contextlib.suppress(InputError):  # of a stream there may be none
+            found["validation data"] = hash_of_data(self.samples)
+        return found
 
     def record(self) -> None:
         """Write what was measured into the passport of a candidate that has one."""
@@ -668,6 +679,7 @@ def write_report(
     place = Path(folder)
     names = {"report": "report.html", "report data": "report.json", "JUnit": "junit.xml"}
     home = Path(final)
+    report.command = command()
     report.artifacts |= {role: os.fspath(home / name) for role, name in names.items()}
     write_junit(report, place / names["JUnit"])
     report.save(place / names["report data"])
