@@ -54,12 +54,12 @@ def moves(by: str, before: Snapshot, graph: gs.Graph, done: Sequence[Finding]) -
     for name, into in gone.items():
         for heir in into:
             behind.setdefault(heir, []).append(name)
-    found = [
-        Move(by, name, what, (), told.of(name, *behind.get(name, ())))
-        for what, names in (("made", change.made), ("changed", change.changed))
-        for name in names
+    own = {name: told.of(name, *behind.get(name, ())) for name in (*change.made, *change.changed)}
+    return [
+        *(Move(by, name, "made", (), own[name]) for name in change.made),
+        *(Move(by, name, "changed", (), own[name]) for name in change.changed),
+        *(Move(by, name, "removed", into, told.of(name, *into)) for name, into in gone.items()),
     ]
-    return [*found, *(Move(by, n, "removed", into, told.of(n, *into)) for n, into in gone.items())]
 
 
 def followed(moves: Iterable[Move], names: Iterable[str]) -> dict[str, set[str]]:

@@ -33,9 +33,7 @@ _HISTOGRAM = 260.0
 _LAYERS = 20
 
 
-def write_html(
-    report: Report, path: str | os.PathLike[str], graphs: Drawn | None = None
-) -> None:
+def write_html(report: Report, path: str | os.PathLike[str], graphs: Drawn | None = None) -> None:
     """Write ``report`` as HTML, with graphs to walk through; all that models say is escaped."""
     operators = sorted(
         {*report.operators_before, *report.operators_after},

@@ -174,9 +174,7 @@ def surgery(
 
 @subcommand(show.viewed, example="onnxgraft view model.pb -o graph.html")
 def view(
-    model: Annotated[
-        Path, typer.Argument(help="Model file, engine, or folder that deploy wrote.")
-    ],
+    model: Annotated[Path, typer.Argument(help="Model file, engine, or folder that deploy wrote.")],
     weights: Weights = None,
     inputs: Inputs = None,
     outputs: Outputs = None,
@@ -193,7 +191,10 @@ def view(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", metavar="FILE.html", rich_help_panel=OUTPUT,
+            "-o",
+            "--out",
+            metavar="FILE.html",
+            rich_help_panel=OUTPUT,
             help="Page to write; NAME.html here if it is not given.",
         ),
     ] = None,

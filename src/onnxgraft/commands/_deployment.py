@@ -877,9 +877,7 @@ class _Deployment:
             aimed, notes = [], list[str]()
             for target in targets:
                 file = self.work / _engine_of(target)
-                floats = {
-                    layer: why for aim, layer, why in report.float_layers if aim == target
-                }
+                floats = {layer: why for aim, layer, why in report.float_layers if aim == target}
                 layers = layers_at(file, notes) if target in self.built else None
                 name = self.built.get(target, f"{target} {self._kind(target)}")
                 aimed.append(Aimed(name, self.stages.graph(self._integers(target)), layers, floats))

@@ -133,9 +133,7 @@ def _of_model(original: Original, ranges: Place | None) -> Walk:
     cleaned, report = surgery.run(lowered)
     kept = None if ranges is None else Ranges.load(ranges, histograms=True)
     rows = [] if kept is None else range_rows(kept, {"": kept})
-    found = walk(
-        original.title, lowered, cleaned, Cleaning.of(report), (), Measured(ranges=rows)
-    )
+    found = walk(original.title, lowered, cleaned, Cleaning.of(report), (), Measured(ranges=rows))
     found.notes += notes
     return found
 

@@ -171,7 +171,7 @@ def _dim(dim: Any) -> str:
 def _type(kind: Any) -> str:
     """Return the name of a type: numpy's, or onnx's where numpy has none."""
     if isinstance(kind, int):
-        return onnx.TensorProto.DataType.Name(kind).lower()
+        return str(onnx.TensorProto.DataType.Name(kind)).lower()
     return np.dtype(kind).name
 
 
