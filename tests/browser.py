@@ -26,7 +26,7 @@ _PATIENCE = 60
 # Of the keys that tests press: what they type, and their number.
 _KEYS = {"Enter": ("\r", 13), " ": (" ", 32), "Tab": ("", 9), "Escape": ("", 27), "Home": ("", 36),
          "End": ("", 35), "ArrowLeft": ("", 37), "ArrowUp": ("", 38), "ArrowRight": ("", 39),
-         "ArrowDown": ("", 40)}  # fmt: skip
+         "ArrowDown": ("", 40), "Backspace": ("", 8)}  # fmt: skip
 
 
 class Browser:

@@ -386,6 +386,7 @@ def test_a_pass_that_changes_the_numbers_is_rolled_back_and_named_and_the_rest_g
     wrong, right = report.passes
     assert wrong.rolled_back is not None and "float noise" in wrong.rolled_back
     assert not wrong.done and not wrong.removed
+    assert {move.by for move in report.moves} == {"remove_identity"}
     assert right.rolled_back is None and len(right.done) == 2
     assert any("the pass wrong was rolled back" in note for note in report.notes)
     assert after.operators() == {"Mul": 1, "Relu": 1, "Neg": 1}

@@ -147,8 +147,8 @@ def _of_engine(file: Path) -> Walk:
             "the same folder, or name it in place of the engine"
         )
     notes: list[str] = []
-    found = walk(passport.name, graph, None, None, [Aimed(passport.name, graph,
-                 layers_at(file, notes))])  # fmt: skip
+    aimed = [Aimed(passport.name, graph, layers_at(file, notes))]
+    found = walk(passport.name, None, None, aimed=aimed)
     found.notes += notes
     return found
 

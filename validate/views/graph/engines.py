@@ -15,6 +15,7 @@ __all__ = ["stage_of_engine"]
 # What libraries call a constant that they keep, and the ends of the network: no layers to draw.
 _CONSTANTS = frozenset({"Const", "Constant"})
 _ENDS = frozenset({"Input", "Output", "Parameter", "Result"})
+_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 def stage_of_engine(
@@ -76,10 +77,17 @@ class _Drawing:
             graph.tensors[t].name: t for n in graph.nodes if n.role == "input" for t in n.outputs
         }
         self._makers: dict[int, int] = {}  # of the graph's tensors: the layer
+        inside: dict[int, int] = {}
         for number, nodes in enumerate(self._nodes):
             for node in nodes:
+                inside.setdefault(node, number)
                 for tensor in graph.nodes[node].outputs:
                     self._makers.setdefault(tensor, number)
+        # The tensors that leave the layer that makes them.
+        self._leaving = {
+            tensor for place, node in enumerate(graph.nodes) for tensor in node.inputs
+            if inside.get(place) != self._makers.get(tensor)
+        }  # fmt: skip
         self._theirs = {name for one in placed for name in one.layer.makes}
 
     def made(self) -> tuple[Stage, list[tuple[int, int]]]:
@@ -130,7 +138,7 @@ class _Drawing:
     def _makes(self, number: int, layer: Layer) -> list[str | int]:
         own: list[str | int] = [
             tensor for node in self._nodes[number] for tensor in self._graph.nodes[node].outputs
-            if self._makers.get(tensor) == number
+            if self._makers.get(tensor) == number and tensor in self._leaving
         ]  # fmt: skip
         return [*own, *layer.makes]
 
@@ -176,8 +184,9 @@ def _signal(node: Shown) -> float:
 def _told(one: Placed, nodes: Sequence[Shown], runs: str, stands: str) -> list[str]:
     """Return what a layer is made of, in sentences."""
     told = []
-    if nodes:
-        told.append(f"computes {', '.join(f'{node.operator} {node.name}' for node in nodes)}")
+    own = [node for node in nodes if node.operator not in _QUANTIZERS] or nodes
+    if own:
+        told.append(f"computes {', '.join(f'{node.operator} {node.name}' for node in own)}")
     if one.layer.change:
         told.append(f"changes {one.layer.change}")
     if one.beside:

@@ -129,6 +129,8 @@ function classOf(item, colour, scale) {
 
 // Layout --------------------------------------------------------------------------------------
 
+// A layer's name is the library's own, and tells less than the framework's.
+const calledIn = (node) => node.stage.kind === "engine" && node.plain.f ? node.plain.f : lastOf(node.name);
 const HEAD = 26, PAD = 14, SIGN = 20;
 function linesOf(item) {
   if (isBlock(item)) {
@@ -137,7 +139,7 @@ function linesOf(item) {
     const most = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 2).map(([op, count]) => `${count} ${lastOf(op)}`);
     return [cut(item.name, 30), `${item.nodes.length} nodes: ${most.join(", ")}`];
   }
-  const op = cut(item.plain.o.replace("com.microsoft.", ""), 26), name = cut(lastOf(item.name), 26);
+  const op = cut(item.plain.o.replace("com.microsoft.", ""), 26), name = cut(calledIn(item), 26);
   return [op, ...(name && name !== op ? [name] : []), ...(shapeOf(item) ? [cut(shapeOf(item), 26)] : [])];
 }
 function sizeOf(item) {
@@ -183,7 +185,7 @@ function layoutOf(block) {
   for (const edge of graph.edges()) for (const point of graph.edge(edge).points) {
     left = Math.min(left, point.x - 4); right = Math.max(right, point.x + 4);
   }
-  for (const box of straightened(boxes, block)) {
+  for (const box of straightened(boxes, block, graph)) {
     left = Math.min(left, box.x); right = Math.max(right, box.x + box.width);
   }
   if (!boxes.length) [left, top, right, bottom] = [0, 0, 60, 20];
@@ -208,9 +210,10 @@ function layoutOf(block) {
 }
 // Moves what stands alone at its height above what it leads to: dagre aims at the middle of a box, and
 // edges enter an open block elsewhere.
-function straightened(boxes, block) {
+function straightened(boxes, block, graph) {
+  const long = graph.edges().map((edge) => graph.edge(edge).points).filter((points) => points.length > 3).flatMap((points) => points.slice(1, -1));
   const place = new Map(boxes.map((box) => [box.item, box])), rows = [...boxes].sort((a, b) => a.y - b.y);
-  const alone = (box) => rows.every((other) => other === box || other.y >= box.y + box.height || other.y + other.height <= box.y);
+  const alone = (box) => !long.some(({ y }) => y > box.y && y < box.y + box.height) && rows.every((other) => other === box || other.y >= box.y + box.height || other.y + other.height <= box.y);
   const moved = rows.filter(alone);
   for (const box of moved) {
     const apart = block.edges.filter(([, other]) => other === box.item).map(([one]) =>
@@ -579,6 +582,7 @@ function goToStage(node) {
     choose(node, here);
   }, `go to ${node.name} in ${node.stage.title}`);
 }
+const byWeight = (nodes) => [...nodes].sort((a, b) => /Quantize/.test(a.plain.o) - /Quantize/.test(b.plain.o));
 function tensorRows(node, places) {
   return (places || []).flatMap((place) => {
     const [name, shape, type, origin] = node.stage.tensors[place];
@@ -596,7 +600,7 @@ function details(item) {
   const pane = active, { stage } = item;
   const others = stages.filter((other) => other !== stage).map((other) => [other, became(item, other)]);
   const links = section("In the other graphs", ...others.map(([other, found]) => html("p", {}, `${other.title}: `,
-    ...(found.length ? found.slice(0, 8).map(goToStage) : [html("span", { class: "g-soft" }, "nothing")]), found.length > 8 ? ` and ${found.length - 8} more` : "")));
+    ...(found.length ? byWeight(found).slice(0, 8).map(goToStage) : [html("span", { class: "g-soft" }, "nothing")]), found.length > 8 ? ` and ${found.length - 8} more` : "")));
   if (isBlock(item)) {
     const counts = new Map();
     for (const node of item.nodes) counts.set(node.plain.o, (counts.get(node.plain.o) || 0) + 1);

@@ -72,7 +72,7 @@ class _Drawing:
         for tensor in model.graph.inputs:
             self._add(self._end(tensor, "input"), (), scopes)
         for node, inside in _every(model.graph, ()):
-            value = constant_value(node)
+            value = self._constant(node)
             if value is not None:
                 self._constants[id(node.outputs[0])] = value
                 self.stage.folded += 1
@@ -82,6 +82,13 @@ class _Drawing:
         for tensor in model.graph.outputs:
             self._add(self._end(tensor, "output"), (), scopes)
         self.stage.blocks = fold(self.stage.nodes, scopes)
+
+    def _constant(self, node: gs.Node) -> gs.Constant | Array | None:
+        """Return the constant that a node stands for, if it does: exporters write many so."""
+        if is_op(node, "Identity"):
+            read = node.inputs[0]
+            return read if isinstance(read, gs.Constant) else self._constants.get(id(read))
+        return constant_value(node)
 
     def _add(self, shown: Shown, scope: tuple[str, ...], scopes: list[tuple[str, ...]]) -> None:
         self.stage.nodes.append(shown)
@@ -172,7 +179,7 @@ def _type(kind: Any) -> str:
     """Return the name of a type: numpy's, or onnx's where numpy has none."""
     if isinstance(kind, int):
         return str(onnx.TensorProto.DataType.Name(kind)).lower()
-    return np.dtype(kind).name
+    return str(np.dtype(kind).name)
 
 
 def _words(value: Any) -> str:
