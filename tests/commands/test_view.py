@@ -119,9 +119,9 @@ def test_macs_are_those_of_the_definition(folder: Path, tmp_path: Path) -> None:
 def test_ranges_are_shown_with_their_histograms(folder: Path, tmp_path: Path) -> None:
     images = np.arange(2 * 3 * 8 * 8, dtype=np.float32).reshape(2, 3, 8, 8)
     np.savez(tmp_path / "d.npz", x=images)
-    commands.calibrate(folder / "net.onnx", tmp_path / "d.npz", out=tmp_path / "r.json")
+    commands.calibrate(folder / "net.onnx", tmp_path / "r.json", data=tmp_path / "d.npz")
     view(folder / "net.onnx", ranges=tmp_path / "r.json", out=tmp_path / "p.html", open=False)
-    told = data_of(tmp_path / "p.html")["ranges"]["x"]
+    told = data_of(tmp_path / "p.html")["ranges"]["a"]
     assert told["r"] == [0.0, 383.0]
     assert len(told["c"]) > 8
 

@@ -155,7 +155,7 @@ def test_a_click_on_a_node_shows_what_it_is(browser: Browser, page: Path) -> Non
 def test_what_became_of_a_node_is_shown_on_the_other_side(browser: Browser, page: Path) -> None:
     seen = opened(browser, page)
     seen.click(node("block0/bn"))
-    labels = "[...document.querySelectorAll('.g-pane:nth-child(2) .linked')].map((one) => one.getAttribute('aria-label'))"
+    labels = "[...document.querySelectorAll('.g-pane:nth-child(2) .g-linked')].map((one) => one.getAttribute('aria-label'))"
     assert [label.split(",")[0] for label in seen.js(labels)] == ["Conv block0/conv"]
     assert "block0/conv here" in texts(seen, ".g-pane:nth-child(2) .g-told")[0]
     seen.close()
@@ -172,7 +172,7 @@ def test_a_node_that_is_not_in_the_other_graph_says_why(browser: Browser, page: 
 def test_what_a_node_was_before_is_shown_from_behind(browser: Browser, page: Path) -> None:
     seen = opened(browser, page)
     seen.click(node("block0/conv", 2))
-    assert len(texts(seen, ".g-pane:nth-child(1) .linked")) == 3
+    assert len(texts(seen, ".g-pane:nth-child(1) .g-linked")) == 3
     seen.close()
 
 
@@ -180,7 +180,7 @@ def test_a_button_in_the_details_goes_to_the_other_graph(browser: Browser, page:
     seen = opened(browser, page)
     seen.click(node("block0/bn"))
     seen.click("#g-details [aria-label='go to block0/conv in cleaned']")
-    assert len(texts(seen, ".g-pane:nth-child(2) .chosen")) == 1
+    assert len(texts(seen, ".g-pane:nth-child(2) .g-chosen")) == 1
     assert texts(seen, "#g-details h3") == ["Conv block0/conv"]
     seen.close()
 
@@ -190,7 +190,7 @@ def test_a_block_folds_and_opens(browser: Browser, page: Path) -> None:
     assert len(texts(seen, node("block0/bn"))) == 1
     seen.click(".g-pane:nth-child(1) [aria-label^='block stage0'] .g-sign")
     assert texts(seen, node("block0/bn")) == []
-    closed = texts(seen, ".g-pane:nth-child(1) .closed")[0]
+    closed = texts(seen, ".g-pane:nth-child(1) .g-closed")[0]
     assert "3 nodes: 1 Conv, 1 BatchNormalization" in closed
     seen.click(".g-pane:nth-child(1) [aria-label^='block stage0'] .g-sign")
     assert len(texts(seen, node("block0/bn"))) == 1
@@ -199,7 +199,7 @@ def test_a_block_folds_and_opens(browser: Browser, page: Path) -> None:
 
 def test_all_blocks_fold_and_open(browser: Browser, page: Path) -> None:
     seen = opened(browser, page)
-    count = "document.querySelectorAll('.g-pane:nth-child(1) .closed').length"
+    count = "document.querySelectorAll('.g-pane:nth-child(1) .g-closed').length"
     seen.click(".g-pane:nth-child(1) [aria-label='fold all blocks']")
     assert seen.js(count) == 8
     seen.click(".g-pane:nth-child(1) [aria-label='open all blocks']")
@@ -221,7 +221,7 @@ def test_what_is_found_is_brought_into_view(browser: Browser, page: Path) -> Non
     seen.click(".g-pane:nth-child(1) [aria-label='fold all blocks']")
     choose(seen, "block6/bn")
     box, pane = seen.js(
-        """[document.querySelector(".chosen"), document.querySelector(".g-pane svg")].map((one) => {
+        """[document.querySelector(".g-chosen"), document.querySelector(".g-pane svg")].map((one) => {
         const box = one.getBoundingClientRect(); return [box.top, box.bottom]; })"""
     )
     assert pane[0] <= box[0] <= box[1] <= pane[1]
@@ -237,11 +237,11 @@ def test_the_keys_walk_along_the_graph(browser: Browser, page: Path) -> None:
         chosen.append(texts(seen, "#g-details h3")[0])
     assert chosen == ["input x", "Conv block0/conv", "BatchNormalization block0/bn", "Conv block0/conv"]  # fmt: skip
     assert seen.js("document.querySelector('.g-pane svg').getAttribute('aria-activedescendant')") == (
-        seen.js("document.querySelector('.chosen').id")
+        seen.js("document.querySelector('.g-chosen').id")
     )  # fmt: skip
     assert "block0/conv" in texts(seen, "#g-live")[0]
     seen.press("Escape")
-    assert texts(seen, ".chosen") == []
+    assert texts(seen, ".g-chosen") == []
     seen.close()
 
 
@@ -302,7 +302,7 @@ def test_the_picture_is_dragged_and_zoomed(browser: Browser, page: Path) -> None
     assert all(one != other for one, other in zip(looks, looks[1:], strict=False)), looks
     scales = [float(look.split("scale(")[1][:-1]) for look in looks]
     assert scales[2] == scales[1] == scales[0] < scales[3] < scales[4] > scales[5]
-    assert texts(seen, ".chosen") == []  # a drag chooses nothing
+    assert texts(seen, ".g-chosen") == []  # a drag chooses nothing
     seen.close()
 
 

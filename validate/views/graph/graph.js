@@ -338,18 +338,18 @@ class Pane {
     }
     for (const [key, element] of this.shown) if (!wanted.has(key)) { element.remove(); this.shown.delete(key); }
     this.view.setAttribute("transform", `translate(${this.x.toFixed(1)} ${this.y.toFixed(1)}) scale(${this.k.toFixed(4)})`);
-    this.svg.classList.toggle("far", this.k < SMALL);
-    this.svg.classList.toggle("farther", this.k < TINY);
+    this.svg.classList.toggle("g-far", this.k < SMALL);
+    this.svg.classList.toggle("g-farther", this.k < TINY);
     this.svg.setAttribute("aria-activedescendant", chosen && chosen.stage === this.stage ? this.idOf(this.visible(chosen)) : "");
   }
   again() { cancelAnimationFrame(this.waiting); this.waiting = requestAnimationFrame(() => this.paint()); }
   idOf(item) { return `g${this.number}${item.id}`; }
   line(line) {
     const near = chosen && (line.one === chosen || line.other === chosen);
-    return svg("path", { class: near ? "g-edge near" : "g-edge", d: line.d });
+    return svg("path", { class: near ? "g-edge g-near" : "g-edge", d: line.d });
   }
   box({ item, x, y, width, height }) {
-    const marks = [item === chosen && "chosen", this.isLit(item) && "linked"].filter(Boolean).join(" ");
+    const marks = [item === chosen && "g-chosen", this.isLit(item) && "g-linked"].filter(Boolean).join(" ");
     const select = (event) => { event.stopPropagation(); if (!this.dragged) choose(item, this); };
     const words = describe(item);
     if (isBlock(item) && item.open) {
@@ -358,7 +358,7 @@ class Pane {
         svg("text", { x: SIGN + 6, y: 17 }, cut(item.name, 40)));
     }
     const lines = linesOf(item), sign = isBlock(item) ? SIGN : 0, role = item.plain && item.plain.r;
-    const kind = [isBlock(item) ? "closed" : role ? (role === "input" || role === "output" ? "end" : "moved") : "", classOf(item, colour, this.scale_), marks].join(" ");
+    const kind = [isBlock(item) ? "g-closed" : role ? (role === "input" || role === "output" ? "g-end" : "g-moved") : "", classOf(item, colour, this.scale_), marks].join(" ");
     return svg("g", { class: `g-node ${kind}`, id: this.idOf(item), transform: `translate(${x} ${y})`, role: "img", "aria-label": words, onclick: select, ondblclick: () => this.toggle(item) },
       svg("title", {}, words),
       ...(isBlock(item) ? [svg("rect", { class: "g-sheet", x: 4, y: 4, width, height, rx: 7 })] : []),
