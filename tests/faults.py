@@ -184,6 +184,9 @@ COMMANDS: dict[str, Command] = {
         "diff {out}/e.onnxruntime {out}/e.onnxruntime -o {out}/page.html",
         _page, ("e.onnxruntime", "e.onnxruntime.json", "page.html"), before=_fresh_engine,
     ),
+    "view": Command(
+        "view {here}/m{v}.onnx -o {out}/page.html --no-open", _page, ("page.html",),
+    ),
     "infer": Command(
         "infer {here}/s{v}.onnx {here}/0.png {here}/1.png --preprocess {here}/picture.toml "
         "-o {out}/seen", _pictures, ("seen",),

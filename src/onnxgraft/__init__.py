@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         recipe_schema,
         surgery,
         validate,
+        view,
     )
     from onnxgraft.data.postprocess import Postprocess
     from onnxgraft.data.preprocess import Preprocess
@@ -75,6 +76,7 @@ __all__ = [
     "recipe_schema",
     "surgery",
     "validate",
+    "view",
 ]
 __version__ = "0.1.0"
 

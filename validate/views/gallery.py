@@ -236,12 +236,24 @@ def range_rows(ranges: Ranges, kept: Mapping[str, Ranges]) -> list[RangeRow]:
         RangeRow(
             name, {target: (of[name].low, of[name].high) for target, of in same.items()},
             chosen.minimum, chosen.maximum,
-            _bins(ranges.histograms[name], chosen.minimum, chosen.maximum),
+            _bins(counted, chosen.minimum, chosen.maximum),
             {target: _chosen(of[name]) for target, of in same.items()},
         )
         for name, chosen in ranges.tensors.items()
-        if name in ranges.histograms and chosen.minimum < chosen.maximum
+        if chosen.minimum < chosen.maximum
+        and (counted := _counted(ranges, name)) is not None
     ]  # fmt: skip
+
+
+def _counted(ranges: Ranges, name: str) -> Histogram | None:
+    """Return the counts of a tensor, which may have been taken at others of the same values."""
+    sites = [ranges.histograms.get(site) for site in ranges.sites.get(name, [name])]
+    whole = Histogram()
+    for histogram in sites:
+        if histogram is None:
+            return None
+        whole.merge(histogram)
+    return whole
 
 
 def _chosen(value: Range) -> str:
