@@ -314,8 +314,8 @@ def test_colours_say_precision_error_time_and_macs(browser: Browser, page: Path)
             f"""(() => {{ const one = document.querySelector("#g-colour"); one.value = "{value}";
             one.dispatchEvent(new Event("change")); }})()"""
         )
-        kinds = seen.js(f"""['block0/conv', 'block2/act'].map((name) => document.querySelector(
-          `.g-pane [aria-label*='${{name}},']`)?.getAttribute("class").match(/[ph]-?\\w*\\d+/)[0])""")
+        kinds = seen.js("""['block0/conv', 'block2/act'].map((name) => document.querySelector(
+          `.g-pane [aria-label*='${name},']`)?.getAttribute("class").match(/[ph]-?\\w*\\d+/)[0])""")
         told[value] = (kinds[0], texts(seen, "#g-legend")[0])
     assert told["precision"] == ("p-fp32", "fp32int8several")
     assert told["error"][0] == "h5" and "% of the range" in told["error"][1]

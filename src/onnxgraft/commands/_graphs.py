@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,16 +40,18 @@ class Cleaning:
     Attributes:
         moves: In the order in which they happened.
         refused: The pass, the node, and why.
+        called: What nodes are called in the cleaned graph that is shown, where that is another.
     """
 
     moves: list[Move]
     refused: list[tuple[str, str, str]] = field(default_factory=list)
+    called: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, report: SurgeryReport) -> Cleaning:
+    def of(cls, report: SurgeryReport, called: Mapping[str, str] | None = None) -> Cleaning:
         """Return what a report says of nodes."""
         refused = [(p.name, f.node, f.sentence) for p in report.passes for f in p.refused]
-        return cls(report.moves, refused)
+        return cls(report.moves, refused, dict(called or {}))
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
@@ -60,7 +62,7 @@ class Cleaning:
         """Read what `save` wrote."""
         told = read_json(path)
         moves = [Move(**{**move, "into": tuple(move["into"])}) for move in told["moves"]]
-        return cls(moves, [(by, node, why) for by, node, why in told["refused"]])
+        return cls(moves, [(by, node, why) for by, node, why in told["refused"]], told["called"])
 
     def before(self) -> dict[str, list[str]]:
         """Return what became of each node, in sentences."""
@@ -73,6 +75,11 @@ class Cleaning:
                 found.setdefault(move.node, []).append(f"changed by {move.by}{_why(move)}")
         return self._with_refusals(found)
 
+    def became(self, names: Iterable[str]) -> dict[str, set[str]]:
+        """Return the nodes of the cleaned graph that do the work of each one before."""
+        found = surgery.followed(self.moves, names)
+        return {name: {self.called.get(o, o) for o in others} for name, others in found.items()}
+
     def after(self) -> dict[str, list[str]]:
         """Return which pass made or changed each node, and what was folded into it."""
         found: dict[str, list[str]] = {}
@@ -84,7 +91,8 @@ class Cleaning:
                 found.pop(move.node, None)
             else:
                 found.setdefault(move.node, []).append(f"{move.what} by {move.by}{_why(move)}")
-        return self._with_refusals({name: list(dict.fromkeys(n)) for name, n in found.items()})
+        told = self._with_refusals({name: list(dict.fromkeys(n)) for name, n in found.items()})
+        return {self.called.get(name, name): notes for name, notes in told.items()}
 
     def _with_refusals(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
         count: dict[str, int] = {}
@@ -182,7 +190,7 @@ def walk(
         clean = add(cleaned, stage_of_model(cleaned, "cleaned", "cleaned", known), None)
         if clean:
             before = found.stages[0]
-            became = None if cleaning is None else surgery.followed(cleaning.moves, before.places())
+            became = None if cleaning is None else cleaning.became(before.places())
             found.links.append(Link(0, clean, linked(before, found.stages[clean], became)))
     for one in aimed:
         model = one.model or cleaned

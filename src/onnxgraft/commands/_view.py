@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import webbrowser
@@ -10,18 +11,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from onnxgraft.commands._graphs import Aimed, Cleaning, Measured, layers_at, walk
 from onnxgraft.commands._opening import ModelGiven, Place, graph_of_engine, is_engine
 from onnxgraft.commands._outputs import check_output
-from onnxgraft.commands._recipe import Recipe
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.files import read_json
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.foreign import WEB_PAGE
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import op_of
+from onnxgraft.graph.walk import nodes_within
 from onnxgraft.progress import status
 from onnxgraft.stages import quantize, surgery
 from onnxgraft.stages.convert import Original
@@ -35,6 +35,8 @@ __all__ = ["Viewed", "view"]
 # The clean graph's engine in reports.
 _CLEAN = "onnxruntime fp32"
 _REPORT, _RANGES = "report.json", "ranges.json"
+# The keys of a recipe that say how the original is opened.
+_OPENED = ("weights", "inputs", "outputs", "signature", "freeze_batchnorm")
 
 
 @dataclass(frozen=True)
@@ -188,18 +190,24 @@ def _again(
     if not told:
         return None, None
     try:
-        recipe = Recipe.model_validate(told)
-        lowered, _ = recipe.original.lower(
-            recipe.opset, recipe.io_layout, oldest=quantize.OLDEST_OPSET
+        original = Original.of(
+            told["model"], values=told.get("set", ()), **{key: told.get(key) for key in _OPENED}
         )
-    except (OnnxgraftError, ValidationError) as error:
-        line = str(error).splitlines()[0]
-        notes.append(f"the original is not shown, as it can't be converted again: {line}")
+        lowered, _ = original.lower(
+            told.get("opset"), told.get("io_layout", "keep"), oldest=quantize.OLDEST_OPSET
+        )
+    except (LookupError, OnnxgraftError, TypeError) as error:
+        notes.append(f"the original is not shown, as it can't be converted again: {error}")
         return None, None
     again, done = surgery.run(lowered)
-    names = [{str(n.name) for n in m.graph.nodes} for m in (again, cleaned) if m is not None]
-    if len(names) < 2 or names[0] == names[1]:
-        return lowered, Cleaning.of(done)
+    if cleaned is None:
+        return lowered, None
+    # The numbers that converters put behind names are not the same in every run.
+    mine, theirs = ([*nodes_within(model.graph)] for model in (again, cleaned))
+    same = again.source.sha256 == cleaned.source.sha256
+    if same and [*map(op_of, mine)] == [*map(op_of, theirs)]:
+        pairs = zip(mine, theirs, strict=True)
+        return lowered, Cleaning.of(done, {str(n.name): str(o.name) for n, o in pairs})
     notes.append(
         "the original has changed since, or onnxgraft has: its nodes are linked by their names"
     )
@@ -219,13 +227,18 @@ def _measured(folder: Path, report: dict[str, Any], notes: list[str]) -> Measure
     layers: list[LayerRow] = []
     times: list[LayerTimeRow] = []
     try:
-        layers = TypeAdapter(list[LayerRow]).validate_python(report.get("layers", []))
-        times = TypeAdapter(list[LayerTimeRow]).validate_python(report.get("layer_times", []))
-    except ValidationError as error:
-        first = str(error).splitlines()[0]
-        notes.append(f"errors and times are not shown: the report is of another version ({first})")
+        layers = [LayerRow(**_finite(row)) for row in report.get("layers", ())]
+        times = [LayerTimeRow(**row) for row in report.get("layer_times", ())]
+    except TypeError as error:
+        notes.append(f"errors and times are not shown: the report is of another version ({error})")
     rows = []
     with suppress(InputError):
         kept = Ranges.load(folder / _RANGES, histograms=True)
         rows = range_rows(kept, {"": kept})
     return Measured(layers, times, rows, _CLEAN)
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a layer of a report's JSON, which has no infinity: an error of zero is one in dB."""
+    return {key: math.inf if key == "sqnr" and value is None else value
+            for key, value in row.items()}  # fmt: skip

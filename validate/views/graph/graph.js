@@ -199,10 +199,12 @@ function layoutOf(block) {
     const pair = seen.get(`${edge.v} ${edge.w}`)[0];
     if (!pair) continue;
     const points = graph.edge(edge).points.map(({ x, y }) => ({ x: x + dx, y: Math.min(Math.max(y + dy, 0), height) }));
-    if (points.length === 3) points.splice(1, 1);
-    const [one, other] = pair, [from, to] = [place.get(one), place.get(other)];
-    points[0] = edge.v.startsWith("in") ? { x: layout.ins.get(one), y: -HEAD } : ends(from, one, other, false);
-    points[points.length - 1] = edge.w.startsWith("out") ? { x: layout.outs.get(other), y: height + PAD } : ends(to, other, one, true);
+    const [one, other] = pair, [from, to] = [place.get(one), place.get(other)]; // None is beyond the border.
+    if (points.length === 3 && from && to) points.splice(1, 1);
+    if (from) points[0] = ends(from, one, other, false);
+    if (to) points[points.length - 1] = ends(to, other, one, true);
+    if (!from) points.unshift({ x: layout.ins.get(one), y: -HEAD });
+    if (!to) points.push({ x: layout.outs.get(other), y: height + PAD });
     layout.edges.push({ one, other, points });
   }
   block.layout = layout;
