@@ -290,6 +290,7 @@ class EngineRow:
         size: Of its file, in bytes.
         threads: Of the CPU that it was built for; 0 takes all.
         candidate: What it is called where it is validated and timed.
+        gpu: That it is for; empty on a CPU.
     """
 
     name: str
@@ -301,6 +302,12 @@ class EngineRow:
     size: int = 0
     threads: int = 0
     candidate: str = ""
+    gpu: str = ""
+
+    @property
+    def where(self) -> str:
+        """The processor or GPU that it is for."""
+        return self.gpu or self.cpu or "a GPU"
 
 
 @dataclass
@@ -332,7 +339,8 @@ class BoxRow:
         label: Its class.
         score: From 0 to 1; None of a label.
         edges: Left, top, right and bottom, as fractions of the picture.
-        matched: Whether it is one of the label's, or of the original's where there is no label.
+        matched: Whether it is one of the label's, or of the original's where there is no label; of
+            those themselves, whether the candidate has it.
     """
 
     label: str

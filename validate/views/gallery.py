@@ -93,9 +93,10 @@ def _add_boxes(
         kinds = rows[counts, 0].astype(np.int64)
         sides = {"truth": Found(kinds, np.ones(len(kinds)), edges[counts]), **sides}
     whole = sides.get("truth", expected)
+    seen = {first for first, _ in partners(whole, actual)}
     scale = np.array([size[1], size[0]] * 2, np.float64)
     for side, found in sides.items():
-        right = {second for _, second in partners(whole, found)}
+        right = seen if found is whole else {second for _, second in partners(whole, found)}
         row.boxes[side] = [
             BoxRow(
                 detector.name_of(int(found.classes[i])),

@@ -1,0 +1,126 @@
+"""What a report's page says of classes: what each loses, and for what it is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxgraft.stages.validate.report import CandidateRow
+
+__all__ = ["ClassRow", "Classes", "Confusion", "changed_classes", "confusions"]
+
+# A table of more classes can't be read; the mistakes that are made most can.
+_MOST = 30
+_MISTAKES = 20
+# A difference that rounds to nothing draws no bar.
+_LEAST = 0.005
+_NONE = "nothing"
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class.
+
+    Attributes:
+        name: Its name.
+        original: The original's value; None where it has none.
+        changes: Of each candidate, its value and the difference, each None where there is none.
+    """
+
+    name: str
+    original: float | None
+    changes: list[tuple[float | None, float | None]]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """All classes, those that lose most first.
+
+    Attributes:
+        rows: A row each.
+        most: The largest difference.
+        sign: -1 where less is better; else 1.
+    """
+
+    rows: list[ClassRow]
+    most: float
+    sign: int
+
+
+def changed_classes(rows: Sequence[CandidateRow]) -> Classes:
+    """Return what the classes lose in each candidate against the original."""
+    if not rows:
+        return Classes([], _LEAST, 1)
+    original, *others = rows
+    found = []
+    for name in dict.fromkeys(name for row in rows for name in row.per_class):
+        before = original.per_class.get(name)
+        values = [row.per_class.get(name) for row in others]
+        changes = [
+            (value, None if value is None or before is None else value - before) for value in values
+        ]
+        found.append(ClassRow(name, before, changes))
+    sign = -1 if original.direction == "down" else 1
+    differences = {row.name: [c for _, c in row.changes if c is not None] for row in found}
+    found.sort(key=lambda row: min((sign * c for c in differences[row.name]), default=0.0))
+    sizes = [abs(c) for row in differences.values() for c in row]
+    return Classes(found, max([_LEAST, *sizes]), sign)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A table of what the classes are taken for, in percent.
+
+    Attributes:
+        columns: What they are taken for.
+        rows: The classes, each with its shares.
+    """
+
+    columns: list[str]
+    rows: list[tuple[str, list[float]]]
+
+
+# What is labelled, what it is taken for, how often, in percent, and how often by the original.
+Mistake = tuple[str, str, int, float, int]
+
+
+def confusions(
+    rows: Sequence[CandidateRow],
+) -> list[tuple[str, Confusion | None, list[Mistake]]]:
+    """Return each candidate's name, its table where that can be read, and its mistakes."""
+    first = next((row.confusion for row in rows if row.confusion), {})
+    return [
+        (row.name, _table(row.confusion), _mistakes(row.confusion, first))
+        for row in rows
+        if row.confusion
+    ]
+
+
+def _columns(counts: dict[str, list[int]]) -> list[str]:
+    """Return what columns are of: the classes, and none of them."""
+    width = len(next(iter(counts.values())))
+    return [*list(counts)[: width - 1], _NONE]
+
+
+def _table(counts: dict[str, list[int]]) -> Confusion | None:
+    columns = _columns(counts)
+    if len(columns) > _MOST:
+        return None
+    return Confusion(
+        columns, [(name, [100 * n / (sum(row) or 1) for n in row]) for name, row in counts.items()]
+    )
+
+
+def _mistakes(counts: dict[str, list[int]], before: dict[str, list[int]]) -> list[Mistake]:
+    columns = _columns(counts)
+    found = [
+        (label, taken, row[at], 100 * row[at] / sum(row), _at(before.get(label, []), at))
+        for label, row in counts.items()
+        for at, taken in enumerate(columns)
+        if taken != label and row[at]
+    ]
+    return sorted(found, key=lambda mistake: -mistake[2])[:_MISTAKES]
+
+
+def _at(row: list[int], index: int) -> int:
+    return row[index] if index < len(row) else 0
