@@ -37,11 +37,15 @@ class Classes:
     """All classes, those that lose most first.
 
     Attributes:
-        rows: A row each.
+        names: Of the candidates in which any class differs; those that lose most first.
+        same: Of the others.
+        rows: A row each, with the changes of those named.
         most: The largest difference.
         sign: -1 where less is better; else 1.
     """
 
+    names: list[str]
+    same: list[str]
     rows: list[ClassRow]
     most: float
     sign: int
@@ -50,21 +54,37 @@ class Classes:
 def changed_classes(rows: Sequence[CandidateRow]) -> Classes:
     """Return what the classes lose in each candidate against the original."""
     if not rows:
-        return Classes([], _LEAST, 1)
+        return Classes([], [], [], _LEAST, 1)
     original, *others = rows
-    found = []
-    for name in dict.fromkeys(name for row in rows for name in row.per_class):
-        before = original.per_class.get(name)
-        values = [row.per_class.get(name) for row in others]
-        changes = [
-            (value, None if value is None or before is None else value - before) for value in values
-        ]
-        found.append(ClassRow(name, before, changes))
     sign = -1 if original.direction == "down" else 1
-    differences = {row.name: [c for _, c in row.changes if c is not None] for row in found}
-    found.sort(key=lambda row: min((sign * c for c in differences[row.name]), default=0.0))
-    sizes = [abs(c) for row in differences.values() for c in row]
-    return Classes(found, max([_LEAST, *sizes]), sign)
+    before = original.per_class
+
+    def change(row: CandidateRow, name: str) -> float | None:
+        both = row.per_class.get(name), before.get(name)
+        return None if both[0] is None or both[1] is None else both[0] - both[1]
+
+    def worst(changes: Sequence[float | None]) -> float:
+        return min((sign * one for one in changes if one is not None), default=0.0)
+
+    names = list(dict.fromkeys(name for row in rows for name in row.per_class))
+    differing = [
+        row
+        for row in others
+        if row.per_class.keys() != before.keys()
+        or any(abs(change(row, name) or 0.0) >= _LEAST for name in names)
+    ]
+    differing.sort(key=lambda row: worst([change(row, name) for name in names]))
+    found = [
+        ClassRow(
+            name, before.get(name),
+            [(row.per_class.get(name), change(row, name)) for row in differing],
+        )
+        for name in names
+    ]  # fmt: skip
+    found.sort(key=lambda row: worst([one for _, one in row.changes]))
+    sizes = [abs(one) for row in found for _, one in row.changes if one is not None]
+    same = [row.name for row in others if row not in differing]
+    return Classes([row.name for row in differing], same, found, max([_LEAST, *sizes]), sign)
 
 
 @dataclass(frozen=True)

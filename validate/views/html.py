@@ -94,7 +94,9 @@ def _answers(report: Report) -> list[dict[str, Any]]:
 
 
 def _threads(report: Report, built: EngineRow | None) -> str:
-    """Return how many threads an engine has; all cores where it was not told."""
+    """Return how many threads an engine has: all cores where it was not told; none of a GPU's."""
+    if built is not None and not built.cpu:
+        return ""
     if built is not None and built.threads:
         return str(built.threads)
     cores = report.machine.get("cores")

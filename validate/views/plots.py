@@ -81,9 +81,8 @@ def layer_plot(rows: Sequence[LayerRow], what: str) -> LayerPlot:
     step = (_WIDTH - _LEFT) / max(len(drawn), 1)
     if what == "sqnr":
         limits = (-most, 0.0)
-        plot.ticks = [
-            (_y(v, limits), f"{v:.0f} dB") for v in (-most * part / 4 for part in range(5))
-        ]
+        marks = [most * part / 4 - most for part in range(5)]
+        plot.ticks = [(_y(mark, limits), f"{mark:.0f} dB") for mark in marks]
     else:
         limits = (math.log10(_LEAST_ERROR), 0.0)
         plot.ticks = [(_y(v, limits), f"1e{v}") for v in range(-9, 1, 3)]
