@@ -195,7 +195,14 @@ def evil_report() -> Report:
     report.gallery = [
         GalleryRow(EVIL, EVIL, 0.1, EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, 1.0, 2.0, [EVIL]),
         GalleryRow(
-            EVIL, EVIL, 0.1, EVIL, "", "", "", classes=[f"{EVIL}'\""],
+            EVIL,
+            EVIL,
+            0.1,
+            EVIL,
+            "",
+            "",
+            "",
+            classes=[f"{EVIL}'\""],
             boxes={
                 side: [BoxRow(EVIL, 0.5, [0.1, 0.1, 0.2, 0.2])]
                 for side in ("truth", "original", "candidate")
@@ -303,9 +310,7 @@ def test_html_escapes_whatever_comes_from_a_model(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(" in page
     # There are the page's own alone, in which nothing is filled in.
     scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
-    assert scripts == re.findall(
-        r"<script>(.*?)</script>", page_of(report_of(), tmp_path), re.S
-    )
+    assert scripts == re.findall(r"<script>(.*?)</script>", page_of(report_of(), tmp_path), re.S)
     assert Reader(page).tags.count("script") == len(scripts) == 2
 
 
