@@ -366,6 +366,7 @@ class GalleryRow:
         score: The first metric, of this sample alone; None where there is none.
         original_score: The same of the original.
         classes: What the sample is found by; those of which most differs first.
+        colors: Of a map: the colour of each class in it, such as ``#804080``.
         boxes: Of a detector: of ``truth``, where it is known, ``original`` and ``candidate``.
     """
 
@@ -381,6 +382,7 @@ class GalleryRow:
     score: float | None = None
     original_score: float | None = None
     classes: list[str] = field(default_factory=list)
+    colors: dict[str, str] = field(default_factory=dict)
     boxes: dict[str, list[BoxRow]] = field(default_factory=dict)
 
 

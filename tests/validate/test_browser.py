@@ -459,7 +459,7 @@ def test_the_gallery_shows_the_right_answer_beside_both(page: Page) -> None:
     )
     assert captions == [
         "photograph", "right answer", "where they differ", "original",
-        "original to the left, openvino int8 to the right", "openvino int8",
+        "openvino int8", "original to the left, openvino int8 to the right",
     ]  # fmt: skip
     assert "class mIoU 70.00, 50.00 (-20.00)" in page.js(
         "document.querySelector('.shot').innerText"
@@ -530,7 +530,7 @@ def test_boxes_are_drawn_with_their_scores_where_they_are(browser: Browser, fold
       })
     """)
     car, dog = pytest.approx([0.1, 0.5], abs=0.01), pytest.approx([0.6, 0.3], abs=0.01)
-    truth, both, original, candidate = drawn
+    truth, original, candidate, both = drawn
     assert [box[0] for box in truth] == ["car", "dog"]
     assert [(box[0], box[2:]) for box in original] == [("car 0.90", car)]
     assert [(box[0], box[2:]) for box in candidate] == [("car 0.75", car), ("dog 0.60", dog)]

@@ -48,6 +48,9 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
         classes=changed_classes(report.candidates),
         confusion=confusions(report.candidates),
         gallery_classes=sorted({name for row in report.gallery for name in row.classes}),
+        gallery_colors={
+            name: colour for row in report.gallery for name, colour in row.colors.items()
+        },
         layers=[
             (name, rows, [("sqnr", layer_plot(rows, "sqnr")), ("error", layer_plot(rows, "error"))])
             for name, rows in (
