@@ -49,8 +49,8 @@ def test_a_class_that_one_side_lacks_has_no_difference() -> None:
 def test_mistakes_are_told_with_how_often_the_original_makes_them() -> None:
     before = row("original", {}, sky=[9, 1, 0], car=[0, 10, 0])
     after = row("a", {}, sky=[6, 3, 1], car=[2, 8, 0])
-    name, table, mistakes = confusions([before, after])[1]
-    assert name == "a"
+    names, table, mistakes = confusions([before, after])[1]
+    assert names == ["a"]
     assert table is not None
     assert table.columns == ["sky", "car", "nothing"]
     assert table.rows == [("sky", [60.0, 30.0, 10.0]), ("car", [20.0, 80.0, 0.0])]
@@ -60,10 +60,19 @@ def test_mistakes_are_told_with_how_often_the_original_makes_them() -> None:
 
 
 def test_what_a_detector_sees_in_nothing_is_a_row_and_no_column() -> None:
-    table = confusions([row("a", {}, car=[3, 1], nothing=[2, 0])])[0][1]
+    same = [row(name, {}, car=[3, 1], nothing=[2, 0]) for name in ("a", "b")]
+    [(names, table, _)] = confusions(same)
+    assert names == ["a", "b"]
     assert table is not None
     assert table.columns == ["car", "nothing"]
     assert table.rows[1] == ("nothing", [100.0, 0.0])
+
+
+def test_where_all_is_taken_for_a_class_there_is_no_column_of_nothing() -> None:
+    table = confusions([row("a", {}, sky=[3, 1, 0], car=[1, 3, 0])])[0][1]
+    assert table is not None
+    assert table.columns == ["sky", "car"]
+    assert table.rows[0] == ("sky", [75.0, 25.0])
 
 
 @pytest.mark.parametrize(("count", "drawn"), [(29, True), (30, False)])

@@ -106,14 +106,16 @@ Mistake = tuple[str, str, int, float, int]
 
 def confusions(
     rows: Sequence[CandidateRow],
-) -> list[tuple[str, Confusion | None, list[Mistake]]]:
-    """Return each candidate's name, its table where that can be read, and its mistakes."""
-    first = next((row.confusion for row in rows if row.confusion), {})
-    return [
-        (row.name, _table(row.confusion), _mistakes(row.confusion, first))
-        for row in rows
-        if row.confusion
-    ]
+) -> list[tuple[list[str], Confusion | None, list[Mistake]]]:
+    """Return tables where they can be read, and mistakes, with the names of whom they are of."""
+    found: list[tuple[list[str], dict[str, list[int]]]] = []
+    for row in rows:
+        same = next((names for names, table in found if table == row.confusion), None)
+        if same is not None:
+            same.append(row.name)
+        elif row.confusion:
+            found.append(([row.name], row.confusion))
+    return [(names, _table(table), _mistakes(table, found[0][1])) for names, table in found]
 
 
 def _columns(counts: dict[str, list[int]]) -> list[str]:
@@ -126,8 +128,14 @@ def _table(counts: dict[str, list[int]]) -> Confusion | None:
     columns = _columns(counts)
     if len(columns) > _MOST:
         return None
+    if not any(row[-1] for row in counts.values()):
+        columns.pop()
     return Confusion(
-        columns, [(name, [100 * n / (sum(row) or 1) for n in row]) for name, row in counts.items()]
+        columns,
+        [
+            (name, [100 * count / (sum(row) or 1) for count in row[: len(columns)]])
+            for name, row in counts.items()
+        ],
     )
 
 

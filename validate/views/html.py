@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -11,6 +12,7 @@ from onnxgraft.files import write_bytes
 from onnxgraft.stages.validate.report import (
     CandidateRow,
     EngineRow,
+    GalleryRow,
     LayerTimeRow,
     RangeRow,
     Report,
@@ -48,6 +50,7 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
         classes=changed_classes(report.candidates),
         confusion=confusions(report.candidates),
         gallery_classes=sorted({name for row in report.gallery for name in row.classes}),
+        gallery=_shots(report.gallery),
         gallery_colors={
             name: colour for row in report.gallery for name, colour in row.colors.items()
         },
@@ -70,6 +73,19 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
         value=metric_value,
     )
     write_bytes(path, page.encode(errors="backslashreplace"))
+
+
+def _shots(rows: Sequence[GalleryRow]) -> list[tuple[GalleryRow, list[str]]]:
+    """Return the samples of the gallery, each once for all engines that answer the same."""
+    found: list[tuple[GalleryRow, list[str]]] = []
+    for row in rows:
+        same = (names for one, names in found if replace(row, candidate=one.candidate) == one)
+        names = next(same, None)
+        if names is None:
+            found.append((row, [row.candidate]))
+        elif row.candidate not in names:
+            names.append(row.candidate)
+    return found
 
 
 def _answers(report: Report) -> list[dict[str, Any]]:
