@@ -461,7 +461,7 @@ def test_the_gallery_shows_the_right_answer_beside_both(page: Page) -> None:
         "photograph", "right answer", "where they differ", "original",
         "openvino int8", "original to the left, openvino int8 to the right",
     ]  # fmt: skip
-    assert "class mIoU 70.00, 50.00 (-20.00)" in page.js(
+    assert "class mIoU 50.00, in the original 70.00 (-20.00)" in page.js(
         "document.querySelector('.shot').innerText"
     )
 
