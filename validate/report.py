@@ -290,6 +290,7 @@ class EngineRow:
         size: Of its file, in bytes.
         threads: Of the CPU that it was built for; 0 takes all.
         candidate: What it is called where it is validated and timed.
+        gpu: That it is for; empty on a CPU.
     """
 
     name: str
@@ -301,6 +302,12 @@ class EngineRow:
     size: int = 0
     threads: int = 0
     candidate: str = ""
+    gpu: str = ""
+
+    @property
+    def where(self) -> str:
+        """The processor or GPU that it is for."""
+        return self.gpu or self.cpu or "a GPU"
 
 
 @dataclass
@@ -332,7 +339,8 @@ class BoxRow:
         label: Its class.
         score: From 0 to 1; None of a label.
         edges: Left, top, right and bottom, as fractions of the picture.
-        matched: Whether it is one of the label's, or of the original's where there is no label.
+        matched: Whether it is one of the label's, or of the original's where there is no label; of
+            those themselves, whether the candidate has it.
     """
 
     label: str
@@ -358,6 +366,7 @@ class GalleryRow:
         score: The first metric, of this sample alone; None where there is none.
         original_score: The same of the original.
         classes: What the sample is found by; those of which most differs first.
+        colors: Of a map: the colour of each class in it, such as ``#804080``.
         boxes: Of a detector: of ``truth``, where it is known, ``original`` and ``candidate``.
     """
 
@@ -373,6 +382,7 @@ class GalleryRow:
     score: float | None = None
     original_score: float | None = None
     classes: list[str] = field(default_factory=list)
+    colors: dict[str, str] = field(default_factory=dict)
     boxes: dict[str, list[BoxRow]] = field(default_factory=dict)
 
 

@@ -195,7 +195,10 @@ def _names(classes: str | None, how: Postprocess | None) -> Sequence[str]:
 
 KINDS = (
     MetricKind(
-        "top1", "samples whose label has the largest score", "a class",
+        "top1",
+        "samples whose label has the largest score; of at most 50 classes the share of each, "
+        "and the confusion",
+        "a class",
         lambda classes, how: TopK(1, _names(classes, how)),
     ),
     MetricKind(

@@ -360,7 +360,7 @@ KINDS = (
     MetricKind(
         "map",
         "mean average precision of boxes: at an overlap of 0.5 (VOC), and over 0.50..0.95 and at "
-        "0.50 (COCO)",
+        "0.50 (COCO); curves, and the confusion",
         "boxes",
         _make,
     ),

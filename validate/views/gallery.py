@@ -93,9 +93,10 @@ def _add_boxes(
         kinds = rows[counts, 0].astype(np.int64)
         sides = {"truth": Found(kinds, np.ones(len(kinds)), edges[counts]), **sides}
     whole = sides.get("truth", expected)
+    seen = {first for first, _ in partners(whole, actual)}
     scale = np.array([size[1], size[0]] * 2, np.float64)
     for side, found in sides.items():
-        right = {second for _, second in partners(whole, found)}
+        right = seen if found is whole else {second for _, second in partners(whole, found)}
         row.boxes[side] = [
             BoxRow(
                 detector.name_of(int(found.classes[i])),
@@ -131,12 +132,12 @@ def _add_maps(
         right = np.where(unknown, expected, label)
     found, places = np.unique(right[apart], return_counts=True)
     order = np.argsort(-places, kind="stable")
-    shares = [(int(found[at]), places[at] / places.sum()) for at in order]
-    row.classes = [
-        names[kind] if kind < len(names) else f"class {kind}"
-        for kind, share in shares
-        if share >= _SHARE
-    ]
+    shares = {int(found[at]): places[at] / places.sum() for at in order}
+    row.classes = [_name(kind, names) for kind, share in shares.items() if share >= _SHARE]
+    row.colors = {
+        _name(kind, names): "#{2:02x}{1:02x}{0:02x}".format(*colors[kind])
+        for kind in map(int, np.union1d(expected, actual))
+    }
 
 
 def _add_classes(
@@ -150,10 +151,13 @@ def _add_classes(
     row.classes = list(dict.fromkeys(filter(None, (row.label, row.expected, row.actual))))
 
 
+def _name(index: int, names: Sequence[str]) -> str:
+    return names[index] if index < len(names) else f"class {index}"
+
+
 def _class(index: int, classes: str | None) -> str:
     """Return a class by the name that a file of the user's gives it, or by its number."""
-    names = find_classes(classes).names if classes and Path(classes).suffix else ()
-    return names[index] if index < len(names) else f"class {index}"
+    return _name(index, find_classes(classes).names if classes and Path(classes).suffix else ())
 
 
 def _colors(classes: str | None, count: int) -> NDArray[np.uint8]:
