@@ -1,13 +1,16 @@
-"""Pages to walk through graphs: how large, how soon written, and how soon drawn.
+"""Pages to walk through graphs: how large, how soon written, how soon drawn.
 
     python -m benchmarks.view FOLDER [--shared ../shared] > benchmarks/view.md
 
-*written* is what `view` takes in all: converting, surgery, writing. *drawn* is from the beginning of
-the page's loading in headless Chromium until the graphs stand in it, side by side at 1280 x 900,
-the median of five; *opened* is what it takes to open every block of the original after that. The
-networks without a name are chains of residual blocks of the given number of nodes: `scoped` are
-called as in frameworks, blocks within stages, and `flat` are numbered, as from an exporter that
-keeps no scopes. Swin-T is torchvision's, exported by TorchScript, with random weights.
+writes networks and pages into FOLDER, and needs Chromium, and PyTorch with torchvision for Swin-T.
+
+*written* is what `view` takes in all: converting, surgery, writing. *drawn* is from the beginning
+of loading the page in headless Chromium until the graphs stand in it, side by side at 1280 x 900,
+the median of five; *opened* is what it takes after that to open every block of the original. Of
+nodes there are two numbers, before and after surgery. The networks of 1,000 and 4,000 nodes are
+chains of residual blocks: in those with scopes nodes are called as frameworks do, units within
+blocks within stages; in the flat ones they are numbered, as by an exporter that keeps no scopes.
+Swin-T has random weights and was exported by TorchScript. The machine did other work meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from benchmarks.heading import heading, made_by
+from benchmarks.heading import heading
 
 from onnxgraft import commands
 from tests.browser import Browser
@@ -64,15 +67,12 @@ def network(nodes: int, *, scoped: bool) -> onnx.ModelProto:
 
 
 def swin(folder: Path) -> Path:
-    """Write torchvision's Swin-T with random weights."""
-    import torch
-    import torchvision
+    """Return where Swin-T with random weights is."""
+    from models.torch_networks import export
 
     path = folder / "swin_t.onnx"
     if not path.exists():
-        torch.manual_seed(0)
-        model = torchvision.models.swin_t().eval()
-        torch.onnx.export(model, (torch.zeros(1, 3, 224, 224),), path, dynamo=False)
+        export("swin_t", "torchscript", str(path))
     return path
 
 
@@ -98,7 +98,7 @@ def measured(browser: Browser, name: str, model: Path, folder: Path) -> str:
 
 def main() -> None:
     """Measure all networks and print the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     given = parser.parse_args()
@@ -112,7 +112,7 @@ def main() -> None:
     networks["Swin-T"] = swin(given.folder)
     for name, suffix in (("fcn", "pb"), ("mobilenet", "pb"), ("yolo", "onnx")):
         networks[name] = given.shared / f"models/{name}_camvid/{name}_camvid.{suffix}"
-    print(heading("Graphs to walk through", made_by("view", "FOLDER"), __doc__))
+    print(heading("Graphs to walk through", __doc__, "FOLDER"))
     print("| network | nodes | page | written | drawn | opened |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as profile, Browser(Path(profile)) as browser:
         for name, path in networks.items():

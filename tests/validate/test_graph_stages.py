@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 
@@ -153,7 +154,8 @@ def test_a_node_with_another_name_that_makes_the_same_tensor_is_the_same() -> No
 
 
 def test_quantizers_belong_to_the_nodes_beside_them() -> None:
-    text = """n (float[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y) { [conv] a = Conv<pads=[1,1,1,1]>(x, w)
+    text = """n (float[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y) {
+      [conv] a = Conv<pads = [1, 1, 1, 1]>(x, w)
       [q] b = QuantizeLinear(a, k, z) [d] c = DequantizeLinear(b, k, z) [act] y = Relu(c) }"""
     after = stage(text, w=W, k=np.array(0.1, np.float32), z=np.array(0, np.int8))
     assert {("conv", "q"), ("conv", "d")} <= pairs(stage(), after)
@@ -183,7 +185,7 @@ def test_an_engines_layers_are_joined_as_its_library_says_without_its_constants(
     made, _ = engine()
     assert [n.name for n in made.nodes] == ["x", "x_nhwc", "conv+act", "y"]
     joined = [(n.inputs, n.outputs) for n in made.nodes]
-    assert all(set(one[1]) & set(other[0]) for one, other in zip(joined, joined[1:], strict=False))
+    assert all(set(one[1]) & set(other[0]) for one, other in pairwise(joined))
 
 
 def test_the_nodes_in_a_layer_are_linked_with_it() -> None:

@@ -190,9 +190,8 @@ def _again(
     if not told:
         return None, None
     try:
-        original = Original.of(
-            told["model"], values=told.get("set", ()), **{key: told.get(key) for key in _OPENED}
-        )
+        opened: dict[str, Any] = {key: told.get(key) for key in _OPENED}
+        original = Original.of(told["model"], values=told.get("set", ()), **opened)
         lowered, _ = original.lower(
             told.get("opset"), told.get("io_layout", "keep"), oldest=quantize.OLDEST_OPSET
         )

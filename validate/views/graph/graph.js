@@ -534,10 +534,10 @@ function follow(pane) {
   const found = became(chosen, pane.stage);
   pane.lit = new Set(found);
   const noted = nodesOf(chosen).flatMap((node) => node.plain.s || []);
-  pane.tell(found.length ? `${lastOf(chosen.name)}: ${found.length > 1 ? `${found.length} nodes` : cut(found[0].name, 60)} here.`
+  pane.tell(found.length ? `${lastOf(chosen.name)}: ${own(found).length > 1 ? `${own(found).length} nodes` : cut(own(found)[0].name, 60)} here.`
     : `${lastOf(chosen.name)} is not in this graph${noted.length ? `: ${noted[0]}` : ""}.`);
-  if (found.length && found.length <= 12 && !isBlock(chosen)) pane.reveal(found[0]);
-  else if (found.length) pane.centre(found[0]);
+  if (found.length && found.length <= 12 && !isBlock(chosen)) pane.reveal(own(found)[0]);
+  else if (found.length) pane.centre(own(found)[0]);
 }
 const linksOf = new Map(); // of a stage: others, with what each node became in it
 for (const [before, after, pairs] of data.links || []) {
@@ -584,7 +584,8 @@ function goToStage(node) {
     choose(node, here);
   }, `go to ${node.name} in ${node.stage.title}`);
 }
-const byWeight = (nodes) => [...nodes].sort((a, b) => /Quantize/.test(a.plain.o) - /Quantize/.test(b.plain.o));
+// Nodes without the quantizers that are there for them.
+const own = (nodes) => { const found = nodes.filter((node) => !/QuantizeLinear$/.test(node.plain.o)); return found.length ? found : nodes; };
 function tensorRows(node, places) {
   return (places || []).flatMap((place) => {
     const [name, shape, type, origin] = node.stage.tensors[place];
@@ -602,7 +603,7 @@ function details(item) {
   const pane = active, { stage } = item;
   const others = stages.filter((other) => other !== stage).map((other) => [other, became(item, other)]);
   const links = section("In the other graphs", ...others.map(([other, found]) => html("p", {}, `${other.title}: `,
-    ...(found.length ? byWeight(found).slice(0, 8).map(goToStage) : [html("span", { class: "g-soft" }, "nothing")]), found.length > 8 ? ` and ${found.length - 8} more` : "")));
+    ...(found.length ? own(found).slice(0, 6).map(goToStage) : [html("span", { class: "g-soft" }, "nothing")]), found.length > Math.min(6, own(found).length) ? ` and ${found.length - Math.min(6, own(found).length)} more` : "")));
   if (isBlock(item)) {
     const counts = new Map();
     for (const node of item.nodes) counts.set(node.plain.o, (counts.get(node.plain.o) || 0) + 1);
