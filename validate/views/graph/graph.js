@@ -151,54 +151,65 @@ function sizeOf(item) {
   const width = Math.max(84, ...lines.map((line, at) => line.length * (at ? 7 : 8) + 22 + sign));
   return { width, height: 12 + 15 * lines.length };
 }
+// What a block is made of for dagre: boxes by their places, ports to what is beyond its border, and
+// edges, each with the two items that it joins.
+function sketchOf(block) {
+  const place = new Map(block.items.map((item, at) => [item, String(at)])), boxes = [], edges = new Map();
+  for (const item of block.items) boxes.push([place.get(item), sizeOf(item)]);
+  const connect = (one, other, pair, weight = 1) => { if (!edges.has(`${one} ${other}`)) edges.set(`${one} ${other}`, { one, other, pair, weight }); };
+  for (const [one, other] of block.edges) connect(place.get(one), place.get(other), [one, other]);
+  for (const [side, ports] of [["in", block.ins], ["out", block.outs]]) {
+    if (ports.size > 1) boxes.push([side, { width: 1, height: 1 }]); // Holds them at one height.
+    [...ports].forEach(([far, near], at) => {
+      const port = `${side}${at}`, joins = (one, other, pair, weight) => side === "in" ? connect(one, other, pair, weight) : connect(other, one, pair && pair.reverse(), weight);
+      boxes.push([port, { width: 8, height: 1 }]);
+      if (ports.size > 1) joins(side, port, null, 50);
+      for (const item of near) joins(port, place.get(item), [far, item]);
+    });
+  }
+  return { boxes, edges: [...edges.values()] };
+}
+// Blocks that are made alike, as those of a network that repeats, are laid out once.
+const laidOut = new Map();
+function laid({ boxes, edges }) {
+  const key = JSON.stringify([boxes, edges.map(({ one, other }) => [one, other])]);
+  if (!laidOut.has(key)) {
+    const graph = new dagre.graphlib.Graph();
+    graph.setGraph({ rankdir: "TB", nodesep: 22, edgesep: 14, ranksep: 30, ranker: boxes.length > 90 ? "longest-path" : "network-simplex" });
+    for (const [name, size] of boxes) graph.setNode(name, { ...size });
+    for (const { one, other, weight } of edges) graph.setEdge(one, other, { weight, minlen: 1 });
+    dagre.layout(graph);
+    laidOut.set(key, { at: new Map(boxes.map(([name]) => [name, graph.node(name)])), lines: edges.map(({ one, other }) => graph.edge(one, other).points) });
+  }
+  return laidOut.get(key);
+}
 // Where the items of a block stand, and the edges between them and to its border.
 function layoutOf(block) {
   if (block.layout) return block.layout;
-  const graph = new dagre.graphlib.Graph();
-  graph.setGraph({ rankdir: "TB", nodesep: 22, edgesep: 14, ranksep: 30, ranker: block.items.length > 90 ? "longest-path" : "network-simplex" });
-  graph.setDefaultEdgeLabel(() => ({}));
-  for (const item of block.items) graph.setNode(item.id, sizeOf(item));
-  const seen = new Map();
-  const connect = (one, other, pair, weight = 1) => {
-    const key = `${one} ${other}`;
-    if (seen.has(key)) seen.get(key).push(pair);
-    else { seen.set(key, [pair]); graph.setEdge(one, other, { weight, minlen: 1 }); }
-  };
-  for (const [one, other] of block.edges) connect(one.id, other.id, [one, other]);
-  for (const [side, ports] of [["in", block.ins], ["out", block.outs]]) {
-    if (ports.size > 1) graph.setNode(side, { width: 1, height: 1 });
-    [...ports].forEach(([far, near], at) => {
-      const port = `${side}${at}`;
-      graph.setNode(port, { width: 8, height: 1 });
-      if (ports.size > 1) side === "in" ? connect(side, port, null, 50) : connect(port, side, null, 50);
-      for (const item of near) side === "in" ? connect(port, item.id, [far, item]) : connect(item.id, port, [item, far]);
-    });
-  }
-  dagre.layout(graph);
-  const boxes = block.items.map((item) => ({ item, ...graph.node(item.id) }));
+  const sketch = sketchOf(block), { at, lines } = laid(sketch);
+  const boxes = block.items.map((item, place) => ({ item, ...at.get(String(place)) }));
   let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
   for (const box of boxes) {
     box.x -= box.width / 2; box.y -= box.height / 2;
     left = Math.min(left, box.x); top = Math.min(top, box.y);
     right = Math.max(right, box.x + box.width); bottom = Math.max(bottom, box.y + box.height);
   }
-  for (const edge of graph.edges()) for (const point of graph.edge(edge).points) {
+  for (const points of lines) for (const point of points) {
     left = Math.min(left, point.x - 4); right = Math.max(right, point.x + 4);
   }
-  for (const box of straightened(boxes, block, graph)) {
+  for (const box of straightened(boxes, block, lines)) {
     left = Math.min(left, box.x); right = Math.max(right, box.x + box.width);
   }
   if (!boxes.length) [left, top, right, bottom] = [0, 0, 60, 20];
   const rail = (ports) => ports.size ? 16 : 0;
   const dx = -left, dy = rail(block.ins) - top, height = bottom + dy + rail(block.outs);
   for (const box of boxes) { box.x += dx; box.y += dy; }
-  const portsOf = (side, ports) => new Map([...ports].map(([far], at) => [far, graph.node(`${side}${at}`).x + dx]));
+  const portsOf = (side, ports) => new Map([...ports].map(([far], place) => [far, at.get(`${side}${place}`).x + dx]));
   const layout = { width: right - left, height, boxes, ins: portsOf("in", block.ins), outs: portsOf("out", block.outs), edges: [] };
   const place = new Map(boxes.map((box) => [box.item, box]));
-  for (const edge of graph.edges()) {
-    const pair = seen.get(`${edge.v} ${edge.w}`)[0];
-    if (!pair) continue;
-    const points = graph.edge(edge).points.map(({ x, y }) => ({ x: x + dx, y: Math.min(Math.max(y + dy, 0), height) }));
+  sketch.edges.forEach(({ pair }, number) => {
+    if (!pair) return;
+    const points = lines[number].map(({ x, y }) => ({ x: x + dx, y: Math.min(Math.max(y + dy, 0), height) }));
     const [one, other] = pair, [from, to] = [place.get(one), place.get(other)]; // None is beyond the border.
     if (points.length === 3 && from && to) points.splice(1, 1);
     if (from) points[0] = ends(from, one, other, false);
@@ -206,14 +217,14 @@ function layoutOf(block) {
     if (!from) points.unshift({ x: layout.ins.get(one), y: -HEAD });
     if (!to) points.push({ x: layout.outs.get(other), y: height + PAD });
     layout.edges.push({ one, other, points });
-  }
+  });
   block.layout = layout;
   return layout;
 }
 // Moves what stands alone at its height above what it leads to: dagre aims at the middle of a box, and
 // edges enter an open block elsewhere.
-function straightened(boxes, block, graph) {
-  const long = graph.edges().map((edge) => graph.edge(edge).points).filter((points) => points.length > 3).flatMap((points) => points.slice(1, -1));
+function straightened(boxes, block, lines) {
+  const long = lines.filter((points) => points.length > 3).flatMap((points) => points.slice(1, -1));
   const place = new Map(boxes.map((box) => [box.item, box])), rows = [...boxes].sort((a, b) => a.y - b.y);
   const alone = (box) => !long.some(({ y }) => y > box.y && y < box.y + box.height) && rows.every((other) => other === box || other.y >= box.y + box.height || other.y + other.height <= box.y);
   const moved = rows.filter(alone);
