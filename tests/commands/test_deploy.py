@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from onnxgraft.commands import deploy, read_recipe
+from onnxgraft.commands import deploy, read_recipe, view
 from onnxgraft.commands._deployment import slower
 from onnxgraft.files import sha256
 from onnxgraft.stages.engine import read_passport
 from onnxgraft.stages.validate.report import LatencyRow, Report
+from tests.commands.test_view import data_of
 from tests.conftest import CI, ROOT, Cli, in_ci, once, only_ci
 from tests.faults import COMMANDS, prepare
 
@@ -50,6 +51,25 @@ def test_a_report_has_the_whole_recipe(deployed: tuple[Path, str]) -> None:
     assert recipe["calibrate"]["seed"] == 0  # a default
     assert recipe["bench"]["runs"] == 3
     assert "<code>bench.runs</code>" in (deployed[0] / "report.html").read_text()
+
+
+def test_a_report_has_the_graphs_from_the_original_to_the_engines(
+    deployed: tuple[Path, str], tmp_path: Path
+) -> None:
+    told = data_of(deployed[0] / "report.html")
+    kinds = ["original", "cleaned", *["quantized", "engine"] * 2]
+    assert [stage["kind"] for stage in told["stages"]] == kinds
+    assert [link[:2] for link in told["links"]] == [[0, 1], [1, 2], [2, 3], [1, 4], [4, 5]]
+    for stage in told["stages"][2:]:
+        assert any("t" in node for node in stage["nodes"]), "no times"
+        assert any("e" in node for node in stage["nodes"]), "no errors"
+    assert told["ranges"]
+    shown = view(deployed[0], out=tmp_path / "p.html", open=False)
+    assert list(shown.stages) == [
+        stage["title"] for place in (0, 1, 4, 5, 2, 3) for stage in [told["stages"][place]]
+    ]
+    # What was converted again is linked by what surgery did, as in the report.
+    assert shown.notes == []
 
 
 def test_lenet_loses_no_more_than_a_point_in_int8(deployed: tuple[Path, str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from onnxgraft.stages.validate import write_html
 from onnxgraft.stages.validate.report import RangeRow
 from onnxgraft.stages.validate.views.graph import (
     Block,
@@ -22,7 +23,7 @@ from onnxgraft.stages.validate.views.graph import (
 )
 from onnxgraft.stages.validate.views.graph import page as page_module
 from tests.browser import Browser, Page
-from tests.validate.test_browser import COLOUR, TEXT, contrast, covered
+from tests.validate.test_browser import COLOUR, TEXT, contrast, covered, full_report
 
 BAD = "</title></script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
 PLACE = "document.querySelector('.g-pane:nth-child({})')"
@@ -291,6 +292,7 @@ def test_every_control_is_reached_with_the_tab_key(browser: Browser, page: Path)
     seen.close()
 
 
+FRAME = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 VIEW = "document.querySelector('.g-pane svg > g').getAttribute('transform')"
 
 
@@ -299,16 +301,15 @@ def test_the_picture_is_dragged_and_zoomed(browser: Browser, page: Path) -> None
     looks = [seen.js(VIEW)]
     for kind, at in (("mousePressed", 300), ("mouseMoved", 340), ("mouseReleased", 340)):
         seen.send("Input.dispatchMouseEvent", type=kind, x=at, y=at, button="left", buttons=1)
-    frame = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
-    seen.js(frame)
+    seen.js(FRAME)
     looks.append(seen.js(VIEW))
     for how in ({"deltaX": 0, "deltaY": 90}, {"deltaX": 0, "deltaY": -90, "modifiers": 2}):
         seen.send("Input.dispatchMouseEvent", type="mouseWheel", x=300, y=500, **how)
-        seen.js(frame)
+        seen.js(FRAME)
         looks.append(seen.js(VIEW))
     for button in ("larger", "smaller", "show all"):
         seen.click(f".g-pane [aria-label='{button}']")
-        seen.js(frame)
+        seen.js(FRAME)
         looks.append(seen.js(VIEW))
     assert all(one != other for one, other in pairwise(looks)), looks
     scales = [float(look.split("scale(")[1][:-1]) for look in looks]
@@ -418,6 +419,67 @@ def test_a_graph_of_one_stage_has_no_second_side(browser: Browser, tmp_path: Pat
     assert len(texts(seen, ".g-pane")) == 1
     assert not seen.js("document.querySelector('#g-two').checkVisibility()")
     seen.close()
+
+
+# In a report ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def report(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_html(full_report(), path, walk(BAD).drawn())
+    return path
+
+
+def test_a_report_has_them_in_a_section_that_opens(browser: Browser, report: Path) -> None:
+    seen = opened(browser, report)
+    assert texts(seen, ".g-pane") == []
+    seen.click("nav a[href='#graph-section']")
+    seen.click("#graph-section + details > summary")
+    seen.js(FRAME)
+    assert len(texts(seen, ".g-pane")) == 2
+    choose(seen, "block0/bn")
+    assert len(texts(seen, ".g-pane:nth-child(2) .g-linked")) == 1
+    assert BAD in texts(seen, "#g-details h3")[0]
+    assert seen.js("typeof window.broken") == "undefined"
+    assert seen.problems == []
+    seen.close()
+
+
+def test_the_wheel_scrolls_a_report_until_a_graph_is_chosen(browser: Browser, report: Path) -> None:
+    seen = opened(browser, report)
+    seen.js("document.querySelector('#graph-section + details').open = true")
+    seen.js(FRAME)
+    seen.js("""document.querySelector(".g-pane svg")
+      .scrollIntoView({block: "center", behavior: "instant"})""")
+    x, y = seen.js("""(() => { const box = document.querySelector(".g-pane svg")
+      .getBoundingClientRect(); return [box.x + 50, box.y + 200]; })()""")
+    wheel = {"type": "mouseWheel", "x": x, "y": y, "deltaX": 0, "deltaY": 60}
+    before = seen.js(VIEW)
+    seen.send("Input.dispatchMouseEvent", **wheel)
+    assert seen.js(VIEW) == before
+    seen.js("document.querySelector('.g-pane svg').focus()")
+    seen.send("Input.dispatchMouseEvent", **wheel)
+    seen.js(FRAME)
+    assert seen.js(VIEW) != before
+    seen.close()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_texts_of_graphs_in_a_report_stand_out_and_fit_a_phone(
+    browser: Browser, report: Path, dark: bool
+) -> None:
+    seen = opened(browser, report, 390, dark=dark)
+    seen.js("document.querySelector('#graph-section + details').open = true")
+    seen.js(FRAME)
+    choose(seen, "block1/act")
+    for text, ink, behind in seen.js(TEXTS.replace("body *", "#graph *")):
+        assert contrast(*covered(ink, behind)) >= TEXT, (text, ink, behind)
+    assert seen.js("document.documentElement.scrollWidth") <= 390
+    seen.close()
+
+
+# The library ------------------------------------------------------------------------------------
 
 
 def test_the_library_that_lays_out_is_there_with_its_license(page: Path) -> None:
