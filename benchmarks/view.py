@@ -4,7 +4,7 @@
 
 writes networks and pages into FOLDER, and needs Chromium, and PyTorch with torchvision for Swin-T.
 
-*written* is what `view` takes in all: converting, surgery, writing. *drawn* is from the beginning
+*written* is the processor's time for `view` in all: converting, surgery, writing. *drawn* is from the beginning
 of loading the page in headless Chromium until the graphs stand in it, side by side at 1280 x 900,
 the median of five; *opened* is what it takes after that to open every block of the original. Of
 nodes there are two numbers, before and after surgery. The networks of 1,000 and 4,000 nodes are
@@ -16,6 +16,7 @@ Swin-T has random weights and was exported by TorchScript. The machine did other
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -79,9 +80,9 @@ def swin(folder: Path) -> Path:
 def measured(browser: Browser, name: str, model: Path, folder: Path) -> str:
     """Return the row of a network."""
     page = folder / f"{name}.html"
-    began = time.perf_counter()
+    began = time.process_time()
     done = commands.view(model, out=page, open=False)
-    written = time.perf_counter() - began
+    written = time.process_time() - began
     drawn, opened = [], []
     for _ in range(RUNS):
         seen = browser.open(page.absolute())
@@ -113,6 +114,7 @@ def main() -> None:
     for name, suffix in (("fcn", "pb"), ("mobilenet", "pb"), ("yolo", "onnx")):
         networks[name] = given.shared / f"models/{name}_camvid/{name}_camvid.{suffix}"
     print(heading("Graphs to walk through", __doc__, "FOLDER"))
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the run.\n")
     print("| network | nodes | page | written | drawn | opened |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as profile, Browser(Path(profile)) as browser:
         for name, path in networks.items():

@@ -596,7 +596,7 @@ function goToStage(node) {
   }, `go to ${node.name} in ${node.stage.title}`);
 }
 // Nodes without the quantizers that are there for them.
-const own = (nodes) => { const found = nodes.filter((node) => !/QuantizeLinear$/.test(node.plain.o)); return found.length ? found : nodes; };
+const own = (nodes) => { const found = nodes.filter((node) => !/uantizeLinear$/.test(node.plain.o)); return found.length ? found : nodes; };
 function tensorRows(node, places) {
   return (places || []).flatMap((place) => {
     const [name, shape, type, origin] = node.stage.tensors[place];
