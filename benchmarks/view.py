@@ -4,13 +4,14 @@
 
 writes networks and pages into FOLDER, and needs Chromium, and PyTorch with torchvision for Swin-T.
 
-*written* is the processor's time for `view` in all: converting, surgery, writing. *drawn* is from the beginning
-of loading the page in headless Chromium until the graphs stand in it, side by side at 1280 x 900,
-the median of five; *opened* is what it takes after that to open every block of the original. Of
-nodes there are two numbers, before and after surgery. The networks of 1,000 and 4,000 nodes are
-chains of residual blocks: in those with scopes nodes are called as frameworks do, units within
-blocks within stages; in the flat ones they are numbered, as by an exporter that keeps no scopes.
-Swin-T has random weights and was exported by TorchScript. The machine did other work meanwhile.
+*written* is the processor's time for `view` in all: converting, surgery, writing. *drawn* is from
+the beginning of loading the page in headless Chromium until the graphs stand in it, side by side at
+1280 x 900, the median of five; *opened* is what it takes after that to open every block of the
+original. Of nodes there are two numbers, before and after surgery. The networks of 1,000 and 4,000
+nodes are chains of residual blocks: in those with scopes nodes are called as frameworks do, units
+within blocks within stages; in the flat ones they are numbered, as by an exporter that keeps no
+scopes. Swin-T has random weights and was exported by TorchScript. The machine did other work
+meanwhile.
 """
 
 from __future__ import annotations

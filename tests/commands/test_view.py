@@ -15,7 +15,8 @@ from onnxgraft import commands
 from onnxgraft.commands import view
 from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import InputError
-from onnxgraft.stages import engine
+from onnxgraft.graph.model import Model
+from onnxgraft.stages import engine, quantize
 from onnxgraft.stages.validate.report import LayerRow, LayerTimeRow, Report
 from tests.conftest import Cli, model_of, once
 
@@ -216,6 +217,29 @@ def test_a_run_shows_what_was_measured(folder: Path, tmp_path: Path) -> None:
     assert node(data, graph, "conv")["s"] == ["stays in float: it has few channels"]
     (layer,) = [n for n in stage(data, "onnxruntime fp32")["nodes"] if n.get("t")]
     assert layer["t"] == 2.5
+
+
+def test_a_node_that_quantization_made_says_so(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    cleaned = Model.load(tmp_path / "run/model.onnx")
+    ranges = {name: Range(-4.0, 4.0, -4.0, 4.0, "mse") for name in cleaned.graph.tensors()}
+    given = Ranges("mse", 7, quantize.fingerprint(cleaned), "", "images/", ranges)
+    quantized, _ = quantize.quantize(cleaned, given, "onnxruntime")
+    quantized.save(tmp_path / "run/model.fp32.onnxruntime.onnx")
+    view(tmp_path / "run", out=tmp_path / "p.html", open=False)
+    nodes = stage(data_of(tmp_path / "p.html"), "graph for onnxruntime fp32")["nodes"]
+    made = [n for n in nodes if n["o"] in ("QuantizeLinear", "DequantizeLinear")]
+    assert made
+    assert all("made by quantize for onnxruntime fp32" in n["s"] for n in made)
+
+
+def test_an_engine_that_cannot_be_asked_is_left_out_and_told(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    with open(tmp_path / "run/engine.onnxruntime", "ab") as file:
+        file.write(b"0")
+    done = view(tmp_path / "run", out=tmp_path / "p.html", open=False)
+    assert list(done.stages) == ["original", "cleaned", "graph for onnxruntime fp32"]
+    assert done.notes[-1].startswith("the layers of engine.onnxruntime are not shown: ")
 
 
 def test_a_run_whose_original_is_gone_is_shown_from_the_cleaned_graph_on(

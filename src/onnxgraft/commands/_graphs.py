@@ -11,6 +11,7 @@ from pathlib import Path
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.files import read_json, write_json
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.walk import nodes_within
 from onnxgraft.run.layers import Layer
 from onnxgraft.stages import engine as stage
 from onnxgraft.stages import surgery
@@ -197,7 +198,8 @@ def walk(
         if model is None:
             continue
         if id(model) not in stages:
-            known = measured.known(model, one.name, {n: [why] for n, why in one.floats.items()})
+            notes = _of_quantizing(model, cleaned, one)
+            known = measured.known(model, one.name, notes)
             made = stage_of_model(model, f"graph for {one.name}", "quantized", known)
             add(model, made, clean)
         if one.layers:
@@ -207,6 +209,18 @@ def walk(
             )
             found.stages.append(made)
             found.links.append(Link(graph, len(found.stages) - 1, pairs))
+    return found
+
+
+def _of_quantizing(model: Model, cleaned: Model | None, aimed: Aimed) -> dict[str, list[str]]:
+    """Return which nodes of a target's graph are new, and why layers stayed in float."""
+    before = None if cleaned is None else {str(n.name) for n in nodes_within(cleaned.graph)}
+    new = [] if before is None else [
+        str(node.name) for node in nodes_within(model.graph) if str(node.name) not in before
+    ]  # fmt: skip
+    found = {name: [f"made by quantize for {aimed.name}"] for name in new}
+    for name, why in aimed.floats.items():
+        found.setdefault(name, []).append(f"stays in float: {why}")
     return found
 
 

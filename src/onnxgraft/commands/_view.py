@@ -217,7 +217,7 @@ def _floats(report: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Return why layers stayed in float, by target and node."""
     found: dict[str, dict[str, str]] = {}
     for target, layer, why in report.get("float_layers", ()):
-        found.setdefault(target, {})[layer] = f"stays in float: {why}"
+        found.setdefault(target, {})[layer] = why
     return found
 
 
