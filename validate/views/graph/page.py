@@ -14,6 +14,8 @@ from onnxgraft.stages.validate.views.templates import template
 __all__ = ["graph_part", "write_walk"]
 
 _FOLDER = Path(__file__).parent
+# The parts of the script, in order.
+_SCRIPT = ("elements", "stages", "layout", "pane", "moving", "linked", "details", "begin")
 
 
 def graph_part(drawn: Drawn) -> dict[str, Any]:
@@ -30,10 +32,9 @@ def write_walk(drawn: Drawn, path: str | os.PathLike[str]) -> None:
 @functools.cache
 def _texts() -> dict[str, str]:
     """Return what a page is made of: its style, its script, the library that lays out graphs."""
-    names = {
-        "style": "graph.css", "script": "graph.js", "layout": "dagre/dagre.min.js",
-        "license": "dagre/LICENSE",
-    }  # fmt: skip
+    names = {"style": "graph.css", "layout": "dagre/dagre.min.js", "license": "dagre/LICENSE"}
     texts = {key: (_FOLDER / name).read_text() for key, name in names.items()}
+    parts = "".join((_FOLDER / "script" / f"{name}.js").read_text() for name in _SCRIPT)
+    texts["script"] = f'(() => {{\n"use strict";\n{parts}}})();'
     texts["layout"] = texts["layout"].rpartition("//# sourceMappingURL")[0] or texts["layout"]
     return texts
