@@ -15,7 +15,7 @@ from tests.faults import prepare
 STAGES = [
     "original", "data", "original, run on samples", "convert",
     "convert, compared with the original", "surgery", "calibrate", "quantize for onnxruntime",
-    "build for onnxruntime", "validate", "layers", "bench",
+    "build for onnxruntime", "validate", "layers", "bench", "graphs",
 ]  # fmt: skip
 
 
