@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from onnxgraft.graph.model import Origin
+from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.layers import Layer
 from onnxgraft.stages.validate.report import LayerRow, RangeRow
@@ -126,6 +127,20 @@ def test_a_quantizer_is_in_the_block_of_the_node_that_it_serves() -> None:
     assert node(found, "q").block == node(found, "a/0").block
     assert node(found, "d").block == node(found, "b/0").block
     assert node(found, "q").block != node(found, "d").block
+
+
+def test_the_modules_of_pytorch_are_blocks_within_blocks() -> None:
+    text = """n (float[4] x) => (float[4] y) {
+      [a] a = Neg(x) [b] b = Abs(a) [c] c = Neg(b) [d] d = Abs(c) [e] y = Neg(d) }"""
+    model = model_of(text)
+    model.source = Source("net.pt2", "pytorch", "0" * 64)
+    names = ("layer1.0.conv/Neg", "layer1.0.conv/Abs", "layer1.1/Neg", "layer1.1/Abs", "fc/Neg")
+    for each, name in zip(model.graph.nodes, names, strict=True):
+        each.name = name
+    found = stage_of_model(model, "original", "original")
+    assert [(block.name, block.parent) for block in found.blocks] == [
+        ("layer1", -1), ("layer1.0.conv", 0), ("layer1.1", 0),
+    ]  # fmt: skip
 
 
 # What became of nodes ---------------------------------------------------------------------------

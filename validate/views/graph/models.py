@@ -109,6 +109,8 @@ class _Drawing:
         if "/" not in own.strip("/"):
             own = next(filter(None, (self._origin(t) for t in node.outputs)), own)
         *scope, _ = own.strip("/").split("/")
+        if self._model.source.framework == "pytorch":
+            scope = [*_modules(scope)]
         return tuple(part for part in scope if part)
 
     def _node(self, node: gs.Node) -> Shown:
@@ -157,6 +159,13 @@ def _every(graph: gs.Graph, inside: tuple[str, ...]) -> Iterator[tuple[gs.Node, 
         yield node, inside
         for body in node.subgraphs():
             yield from _every(body, (*inside, str(node.name)))
+
+
+def _modules(scope: Sequence[str]) -> Iterator[str]:
+    """Yield the modules around a PyTorch module, and itself: of ``a.0.b`` also ``a`` and ``a.0``."""
+    for part in scope:
+        words = part.split(".")
+        yield from (".".join(words[: end + 1]) for end in range(len(words)))
 
 
 def _served(node: gs.Node) -> gs.Node | None:
