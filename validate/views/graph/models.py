@@ -162,7 +162,7 @@ def _every(graph: gs.Graph, inside: tuple[str, ...]) -> Iterator[tuple[gs.Node, 
 
 
 def _modules(scope: Sequence[str]) -> Iterator[str]:
-    """Yield the modules around a PyTorch module, and itself: of ``a.0.b`` also ``a`` and ``a.0``."""
+    """Yield PyTorch modules with those around them: of ``a.0.b`` also ``a`` and ``a.0``."""
     for part in scope:
         words = part.split(".")
         yield from (".".join(words[: end + 1]) for end in range(len(words)))
