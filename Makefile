@@ -63,7 +63,7 @@ constraints-docs: $(TOOLS)/.ready
 
 $(SITE)/.ready: constraints-docs.txt
 	$(PYTHON) -m venv $(SITE)
-	$(SITE)/bin/python -m pip install --quiet --require-hashes --no-deps --requirement constraints-docs.txt
+	$(SITE)/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints-docs.txt
 	touch $@
 
 $(TOOLS)/.ready: Makefile
@@ -71,10 +71,12 @@ $(TOOLS)/.ready: Makefile
 	$(TOOLS)/bin/python -m pip install --quiet $(AUDIT)
 	touch $@
 
+# Bytecode is written for what is imported, when it first is: for all that is installed it takes as
+# long as the installation.
 $(READY): pyproject.toml constraints.txt constraints-torch.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints.txt
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints-torch.txt \
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints-torch.txt \
 		|| echo "PyTorch's build for the CPU is not to be had here: its tests are skipped"
 	$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip check
