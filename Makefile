@@ -11,7 +11,8 @@ AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
 # What builds the site, likewise; mkdocs reads the docstrings and imports nothing of ours.
 SITE = .venv-docs
 
-.PHONY: demo test check docs site audit sbom constraints constraints-docs faults fuzz load runtime clean
+.PHONY: demo test check docs site audit sbom constraints constraints-docs faults fuzz load runtime \
+	broken-promises clean
 
 demo: $(READY)
 	$(BIN)/python models/lenet5.py demo 2>$(VENV)/lenet5.log || (cat $(VENV)/lenet5.log; exit 1)
@@ -92,6 +93,10 @@ fuzz: $(READY)
 
 faults: $(READY)
 	PYTHONPATH=src $(BIN)/python -m tests.faults --kills 200
+
+# Breaks each promise of docs/threat-model.md in a copy; its test has to see that.
+broken-promises: $(READY)
+	PYTHONPATH=src $(BIN)/python -m tests.broken_promises
 
 load: $(READY)
 	PYTHONPATH=src $(BIN)/python -m benchmarks.load > benchmarks/load.md
