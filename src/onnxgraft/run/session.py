@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxRuntime", "exposing"]
 
+# Of what onnxruntime says of a pool with too large a pad.
+_PADDED = "Pad should be smaller than kernel"
+# Its optimizers that move transposes, and the operators that make them go wrong.
+_TRANSPOSES = ("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider")
+_ROUNDING = (b"QuantizeLinear", b"QLinear")
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -91,9 +97,7 @@ class OnnxRuntime(Resource):
             values = [ort.OrtValue.ortvalue_from_numpy(value) for value in aligned]
             options.add_external_initializers(list(weights), values)
         try:
-            self._session: Any = ort.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
-            )
+            self._session: Any = _opened(ort, source, options)
         except Exception as error:  # its exceptions have no common base
             reason = _reason(error)
             if "NOT_IMPLEMENTED" in str(error):
@@ -125,6 +129,44 @@ class OnnxRuntime(Resource):
     def close(self) -> None:
         """Give back the session and its weights."""
         self._session = None
+
+
+def _opened(ort: Any, source: str | bytes, options: Any) -> Any:
+    """Return a session, without what onnxruntime 1.31 makes wrongly of sound graphs.
+
+    Where a Transpose stands before a QuantizeLinear, its moving of transposes rounds what is before
+    the Transpose, which may be an output of the graph or be read elsewhere. And a pool may not pad
+    by its kernel's size or more, which its fusion of a Pad does not ask for: what it made it then
+    refuses.
+    """
+    left_out = [*_TRANSPOSES] if _rounds(source) else []
+
+    def opened() -> Any:
+        return ort.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
+        )
+
+    try:
+        return opened()
+    except Exception as error:  # its exceptions have no common base
+        if _PADDED not in str(error):
+            raise
+        left_out.append("Pad_Fusion")
+        return opened()
+
+
+def _rounds(source: str | bytes) -> bool:
+    """Tell whether a model, or the file of one, may have operators that quantize."""
+    if isinstance(source, bytes):
+        return any(name in source for name in _ROUNDING)
+    try:
+        with (
+            open(source, "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            return any(data.find(name) >= 0 for name in _ROUNDING)
+    except (OSError, ValueError):  # onnxruntime says what is wrong with it
+        return True
 
 
 def _without_bfloat16(
