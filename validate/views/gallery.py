@@ -50,6 +50,7 @@ def gallery_rows(
         (answer.rank[:-1], _row(row.name, answer, tally, samples, classes))
         for row, answers in zip(candidates[1:], tally.gallery, strict=True)
         for answer in answers
+        if answer.size is not None or not isinstance(answer.expected, Found)
     ]
     return [row for _, row in sorted(shown, key=lambda each: each[0])[:_MOST]]
 
@@ -83,9 +84,7 @@ def _add_boxes(
 ) -> None:
     """Add the boxes of a detector, and of the label those that count."""
     detector, size = tally.detector, answer.size
-    assert detector is not None
-    if size is None:
-        return
+    assert detector is not None and size is not None
     sides = {"original": expected, "candidate": actual}
     if answer.label is not None:
         rows, edges = labelled_boxes(answer.label, size)
