@@ -109,7 +109,7 @@ def test_pictures_of_wrong_classes_are_shown_even_where_both_are_wrong(tmp_path:
     ]
     assert [(row.original_score, row.score) for row in rows] == [(100.0, 0.0), (0.0, 0.0)]
     assert rows[0].classes == ["class 1", "class 2"]
-    assert rows[0].photograph.startswith("data:image/jpeg")
+    assert rows[0].photograph.startswith("data:image/png")
 
 
 # Boxes.

@@ -26,6 +26,7 @@ __all__ = ["gallery_rows", "range_rows"]
 # Pictures are shrunk to so many columns, and those with boxes, of which there is one, to more.
 _WIDTH, _WIDER = 320, 480
 _QUALITY = 80  # of JPEG
+_TINY = 64  # pixels, in which JPEG would be seen
 _MOST = 24
 # Of the places where answers differ, a class that is named has so many.
 _SHARE = 0.01
@@ -188,7 +189,8 @@ def _photograph(samples: Samples, index: int, width: int) -> str:
     else:
         span = float(np.ptp(pixels)) or 1.0
         pixels = (pixels - pixels.min()) * (255 / span)
-    return _jpeg(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), width)
+    made: Array = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return _png(made) if max(made.shape) <= _TINY else _jpeg(made, width)
 
 
 def _small(pixels: Array, most: int, how: int) -> Array:
