@@ -187,13 +187,16 @@ def _quantized(network: Network, target: str) -> Iterator[str]:
         OnnxRuntime(float_twin(graph).to_onnx(), optimize=False) as twin,
         OnnxRuntime(network.model.to_onnx(), optimize=False) as before,
     ):
-        for fed in own:
-            right, found = answers(before, fed), answers(twin, fed)
-            for name, value in right.items():
-                noise = float(np.square(found[name].astype(np.float64) - value).mean())
-                signal = float(np.square(value.astype(np.float64)).mean())
-                if noise and 10 * np.log10(signal / noise) < WEIGHT_DECIBELS:
-                    yield f"{name}: weights for {target} keep {signal / noise:.2g} of the signal"
+        pairs = [(answers(before, fed), answers(twin, fed)) for fed in own]
+    for name in pairs[0][0]:
+        both = [
+            (right[name].astype(np.float64).ravel(), found[name].astype(np.float64).ravel())
+            for right, found in pairs
+        ]
+        right, found = (np.concatenate(values) for values in zip(*both, strict=True))
+        noise, signal = float(np.square(found - right).mean()), float(np.square(right).mean())
+        if noise and 10 * np.log10(signal / noise) < WEIGHT_DECIBELS:
+            yield f"{name}: weights for {target} keep {signal / noise:.2g} of the signal"
 
 
 @contextmanager

@@ -52,7 +52,9 @@ class Net:
 def convolution(n: Net, x: str, shape: Shape) -> None:
     batch, channels, height, width = shape
     group = n.pick(*(g for g in (1, 2, channels) if channels % g == 0))
-    out, kernel, stride = group * n.pick(1, 2), n.pick(1, 3), n.pick(1, 1, 2)
+    # OpenCV 4.14's depthwise convolution reads beyond a picture of a single row or column.
+    kernel = n.pick(1, 3) if min(height, width) > 1 else 1
+    out, stride = group * n.pick(1, 2), n.pick(1, 1, 2)
     dilation = n.pick(1, 1, 2) if kernel == 3 else 1
     pad = n.pick(0, dilation) if min(height, width) > 2 * dilation else dilation * (kernel // 2)
     extent = dilation * (kernel - 1) + 1
