@@ -478,6 +478,21 @@ def test_the_gallery_is_sorted_and_shows_all_when_asked(page: Page) -> None:
     assert names(page) == ["0", "1", "2", "3", "4", "5"]
 
 
+def test_where_less_is_better_the_largest_scores_are_the_worst(
+    browser: Browser, folder: Path
+) -> None:
+    report = full_report()
+    for row in report.candidates:
+        row.direction = "down"
+    write_html(report, folder / "down.html")
+    page = browser.open(folder / "down.html")
+    page.click("#gallery-more")
+    for order in ("score", "loss"):
+        choose(page, "#gallery-order", order)
+        assert names(page) == ["2", "5", "1", "4", "0", "3"]
+    page.close()
+
+
 @pytest.mark.parametrize(
     ("control", "value", "left"),
     [("class", "sky", ["0", "1"]), ("candidate", "onnxruntime int8", ["1", "3", "5"]),

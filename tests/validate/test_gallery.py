@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from onnxgraft.data.postprocess import Postprocess
+from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.graph.tensors import Array, TensorSpec
-from onnxgraft.stages.validate import Tally, make_metric
+from onnxgraft.stages.validate import Tally, make_metric, write_html
 from onnxgraft.stages.validate.metrics import Metric
-from onnxgraft.stages.validate.report import CandidateRow, GalleryRow
+from onnxgraft.stages.validate.report import CandidateRow, GalleryRow, Report
 from onnxgraft.stages.validate.views.gallery import gallery_rows
+from tests.conftest import only_ci
 
 RNG = np.random.default_rng(0)
 
@@ -107,7 +109,7 @@ def test_pictures_of_wrong_classes_are_shown_even_where_both_are_wrong(tmp_path:
     ]
     assert [(row.original_score, row.score) for row in rows] == [(100.0, 0.0), (0.0, 0.0)]
     assert rows[0].classes == ["class 1", "class 2"]
-    assert rows[0].photograph.startswith("data:image/jpeg")
+    assert rows[0].photograph.startswith("data:image/png")
 
 
 # Boxes.
@@ -151,3 +153,29 @@ def test_a_box_of_another_class_is_no_partner(tmp_path: Path) -> None:
     sides = [[detector((0.0, 0.0, 6.0, 4.0, 0.9, kind))] for kind in (0, 1)]
     [row] = shown(samples, "map", sides, how=Postprocess(form="corners"))
     assert row.apart == 1.0
+
+
+# The size of the page.
+
+
+@only_ci
+def test_a_page_with_24_street_scenes_takes_less_than_two_and_a_half_megabytes(
+    shared: Path, tmp_path: Path
+) -> None:
+    samples = open_samples(
+        shared / "data/camvid/val", [TensorSpec("x", "float32", ("N", 3, 352, 480))],
+        Preprocess(crop=(4, 0, 352, 480)), images=8,
+    )  # fmt: skip
+    tally = Tally.empty(3, lambda: make_metric("miou", "camvid"), "y")
+    for position, sample in enumerate(samples):
+        assert sample.label is not None
+        scores = np.eye(12, 11, dtype=np.float32)[np.minimum(sample.label, 11)][None]
+        moved = [{"y": np.roll(scores, by, 2)} for by in range(4)]
+        tally.add(position, sample, "y", moved, metric=lambda: make_metric("miou", "camvid"))
+    rows = [CandidateRow(name, [], {"class mIoU": 70.0}, {}, True, "") for name in "oabc"]
+    report = Report("net.pb", "net.pb", candidates=rows)
+    report.gallery = gallery_rows(tally, rows, samples, "camvid")
+    assert len(report.gallery) == 24
+    write_html(report, tmp_path / "report.html")
+    size = (tmp_path / "report.html").stat().st_size
+    assert 500_000 < size < 2_500_000

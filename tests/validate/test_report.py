@@ -279,6 +279,16 @@ def test_the_top_answers_for_each_engine(tmp_path: Path) -> None:
         assert answer in told
 
 
+@pytest.mark.parametrize(("busy", "told"), [(1.4, False), (1.6, True)], ids=["free", "busy"])
+def test_the_top_says_whether_other_work_slowed_the_timing(
+    busy: float, told: bool, tmp_path: Path
+) -> None:
+    given = report_of()
+    for row in given.latency:
+        row.busy = busy
+    assert ("other work may have slowed it" in answers_of(given, tmp_path)) is told
+
+
 def test_the_top_says_on_which_gpu_and_with_how_many_threads(tmp_path: Path) -> None:
     given = report_of()
     given.engines = [

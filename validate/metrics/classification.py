@@ -60,7 +60,8 @@ class TopK:
         self._first += better < 1
         self._total += 1
         self._classes = flat.size
-        self._taken[right, int(flat.argmax())] += 1
+        if flat.size <= _MOST_CLASSES:
+            self._taken[right, int(flat.argmax())] += 1
 
     def merge(self, other: Self) -> None:
         """Take in another part."""

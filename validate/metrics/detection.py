@@ -301,12 +301,14 @@ def _paired(boxes: Floats, wanted: Floats) -> list[tuple[int, int]]:
     """
     overlaps = _overlap(boxes, wanted, np.zeros(len(wanted), np.bool_))
     rows, columns = np.nonzero(overlaps >= _OVERLAPS[0])
-    pairs: list[tuple[int, int]] = []
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
     for place in np.argsort(-overlaps[rows, columns], kind="stable"):
         row, column = int(rows[place]), int(columns[place])
-        if all(row != one and column != other for one, other in pairs):
-            pairs.append((row, column))
-    return pairs
+        if row not in pairs and column not in taken:
+            pairs[row] = column
+            taken.add(column)
+    return list(pairs.items())
 
 
 def partners(one: Found, other: Found) -> list[tuple[int, int]]:

@@ -26,6 +26,7 @@ __all__ = ["gallery_rows", "range_rows"]
 # Pictures are shrunk to so many columns, and those with boxes, of which there is one, to more.
 _WIDTH, _WIDER = 320, 480
 _QUALITY = 80  # of JPEG
+_TINY = 64  # pixels, in which JPEG would be seen
 _MOST = 24
 # Of the places where answers differ, a class that is named has so many.
 _SHARE = 0.01
@@ -50,6 +51,7 @@ def gallery_rows(
         (answer.rank[:-1], _row(row.name, answer, tally, samples, classes))
         for row, answers in zip(candidates[1:], tally.gallery, strict=True)
         for answer in answers
+        if answer.size is not None or not isinstance(answer.expected, Found)
     ]
     return [row for _, row in sorted(shown, key=lambda each: each[0])[:_MOST]]
 
@@ -83,9 +85,7 @@ def _add_boxes(
 ) -> None:
     """Add the boxes of a detector, and of the label those that count."""
     detector, size = tally.detector, answer.size
-    assert detector is not None
-    if size is None:
-        return
+    assert detector is not None and size is not None
     sides = {"original": expected, "candidate": actual}
     if answer.label is not None:
         rows, edges = labelled_boxes(answer.label, size)
@@ -189,7 +189,8 @@ def _photograph(samples: Samples, index: int, width: int) -> str:
     else:
         span = float(np.ptp(pixels)) or 1.0
         pixels = (pixels - pixels.min()) * (255 / span)
-    return _jpeg(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), width)
+    made: Array = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return _png(made) if max(made.shape) <= _TINY else _jpeg(made, width)
 
 
 def _small(pixels: Array, most: int, how: int) -> Array:

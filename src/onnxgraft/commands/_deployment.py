@@ -220,10 +220,11 @@ class _Deployment:
             report.hashes[name] = digest
         report.hashes["calibration data"] = hash_of_data(self.calibrated_on)
         report.hashes["validation data"] = self._judged_on
-        read = {"recipe": recipe.file, "labels": recipe.validation.labels}
-        report.hashes |= file_hashes({
-            **read, **{role: self.work / Path(p).name for role, p in report.artifacts.items()}
-        })  # fmt: skip
+        labels = recipe.validation.labels
+        if labels is not None and os.path.isdir(labels):
+            report.hashes["labels"] = hash_of_data(labels)
+        written = {role: self.work / Path(path).name for role, path in report.artifacts.items()}
+        report.hashes |= file_hashes({"recipe": recipe.file, "labels": labels, **written})
         report.seeds["samples of [calibrate]"] = recipe.calibrate.seed
         report.seeds["positions in samples"] = QuantizeOptions.seed
 

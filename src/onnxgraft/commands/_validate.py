@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -435,9 +435,13 @@ class _Validation:
     def hashes(self) -> dict[str, str]:
         """Return the hashes of both models and of the data."""
         found = file_hashes({side.path: side.path for side in (self.original, self.candidate)})
-        with contextlib.suppress(InputError):  # of a stream there may be none
-            found["validation data"] = hash_of_data(self.samples)
+        with contextlib.suppress(InputError):  # the data may be gone
+            found["validation data"] = self._judged_on
         return found
+
+    @cached_property
+    def _judged_on(self) -> str:
+        return hash_of_data(self.samples)
 
     def record(self) -> None:
         """Write what was measured into the passport of a candidate that has one."""
@@ -445,8 +449,9 @@ class _Validation:
             return
         row = self.report.candidates[-1]
         try:
-            judged_on = hash_of_data(self.samples)
-            record_accuracy(self.candidate.path, row, len(self.samples), judged_on, self.metric)
+            record_accuracy(
+                self.candidate.path, row, len(self.samples), self._judged_on, self.metric
+            )
         except InputError as error:
             self.notes.append(f"the accuracy could not be written into the passport: {error}")
             return
