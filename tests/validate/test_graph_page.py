@@ -161,6 +161,16 @@ def test_a_click_on_a_node_shows_what_it_is(browser: Browser, page: Path) -> Non
     seen.close()
 
 
+def test_where_nothing_is_chosen_the_graphs_are_told_in_figures(
+    browser: Browser, page: Path
+) -> None:
+    seen = opened(browser, page)
+    assert texts(seen, "#g-details h4") == ["original", "cleaned"]
+    rows = texts(seen, "#g-details table:first-of-type tr")
+    assert {"nodes24", "precision24 fp32", "MACs300 k MACs", "time138 ms"} <= set(rows)
+    seen.close()
+
+
 def test_what_became_of_a_node_is_shown_on_the_other_side(browser: Browser, page: Path) -> None:
     seen = opened(browser, page)
     seen.click(node("block0/bn"))

@@ -82,6 +82,7 @@ function arrangePanes(two) {
   active = panes[0];
   for (const pane of panes) pane.stage ? pane.fit() : pane.show(pane.first);
   legend();
+  details(chosen);
 }
 const stages = data.stages.map((plain, place) => new Stage(plain, place));
 

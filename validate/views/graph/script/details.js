@@ -97,13 +97,43 @@ function tensorRows(node, places) {
 function section(title, ...content) {
   return content.length ? [html("h4", {}, title), ...content] : [];
 }
+function overview() {
+  const words = "Choose a node to see what it is, and what became of it.";
+  return [
+    html("p", { class: "g-soft" }, words),
+    ...stages.flatMap((stage) => {
+      const layers = stage.nodes.filter((node) => !node.plain.r),
+        counts = new Map();
+      for (const { plain } of layers)
+        if (plain.p) counts.set(plain.p, (counts.get(plain.p) || 0) + 1);
+      const ends = (role) =>
+        stage.nodes
+          .filter((node) => node.plain.r === role)
+          .map((node) => `${node.name} ${shapeOf(node)}`)
+          .join(", ");
+      const total = (kind) => {
+        const value = measured(stage.whole, kind);
+        return value === null ? "" : MEASURES[kind].words(value);
+      };
+      return section(
+        stage.title,
+        table([
+          ["nodes", layers.length],
+          ["constants", stage.folded || ""],
+          ["precision", [...counts].map(([name, count]) => `${count} ${name}`).join(", ")],
+          ["MACs", total("macs")],
+          ["time", total("time")],
+          ["inputs", ends("input")],
+          ["outputs", ends("output")],
+        ]),
+      );
+    }),
+  ];
+}
 function details(item) {
   const panel = byId("g-details");
   panel.scrollTop = 0;
-  if (!item)
-    return panel.replaceChildren(
-      html("p", { class: "g-soft" }, "Choose a node to see what it is, and what became of it."),
-    );
+  if (!item) return panel.replaceChildren(...overview());
   const pane = active,
     { stage } = item;
   const others = stages
