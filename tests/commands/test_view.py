@@ -272,3 +272,29 @@ def test_a_folder_without_graphs_says_what_to_name(tmp_path: Path) -> None:
     Report("net", "net.pb").save(tmp_path / "report.json")
     with pytest.raises(InputError, match="holds no graph; name a folder that onnxgraft deploy"):
         view(tmp_path, out=tmp_path / "p.html", open=False)
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]"], ids=["cut", "a_list"])
+def test_what_is_no_report_is_told(text: str, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    (tmp_path / "run/report.json").write_text(text)
+    with pytest.raises(InputError, match=r"report\.json: is no report that onnxgraft wrote"):
+        view(tmp_path / "run", out=tmp_path / "p.html", open=False)
+
+
+def test_a_report_of_another_version_leaves_out_what_it_measured(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    report["layers"], report["float_layers"] = [{"tensor": 1, "sqnr": "many"}], [1]
+    (tmp_path / "run/report.json").write_text(json.dumps(report))
+    done = view(tmp_path / "run", out=tmp_path / "p.html", open=False)
+    assert len(done.stages) == 4
+    assert done.notes[-1].startswith("errors and times are not shown: the report is of another")
+
+
+@pytest.mark.parametrize("what", ["run", "run/engine.onnxruntime"])
+def test_an_option_that_has_no_effect_is_refused(what: str, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--inputs goes with a model, and .* leave it out"):
+        view(folder / what, inputs="a", out=tmp_path / "p.html", open=False)

@@ -28,6 +28,7 @@ import pytest
 
 from onnxgraft.commands._recipe import read_recipe, read_tables
 from onnxgraft.commands._runs import read_report
+from onnxgraft.commands._view import floats_in, measured_in, report_in
 from onnxgraft.data.classes import find_classes
 from onnxgraft.data.image_header import stored_form
 from onnxgraft.data.labels import read_labels
@@ -381,6 +382,15 @@ def _lite_metadata(path: Path) -> None:
         told_in(path.read_bytes(), [TensorSpec("x", "uint8", (1, 8, 8, 3))], lambda _: (1.0, 0))
 
 
+def _report(path: Path) -> None:
+    """Read a report as `view` does, and as `diff` does."""
+    with contextlib.suppress(OnnxgraftError):
+        told = report_in(path.parent)
+        floats_in(told)
+        measured_in(path.parent, told, [])
+    read_report(path)
+
+
 READERS: dict[str, Reader] = {
     "prototxt": Reader("net.prototxt", _prototxt),
     "caffemodel": Reader("net.caffemodel", read_caffemodel),
@@ -409,7 +419,7 @@ READERS: dict[str, Reader] = {
     "voc": Reader("a.xml", lambda path: read_labels(path, _NAMES)),
     "yolo": Reader("a.txt", lambda path: read_labels(path.parent)),
     "classes": Reader("classes.json", _classes),
-    "report": Reader("report.json", read_report),
+    "report": Reader("report.json", _report),
     "placement": Reader("table.toml", lambda path: read_placement(path, "tensorrt")),
     "polygraphy": Reader("run.json", _polygraphy, load=_load_polygraphy),
 }

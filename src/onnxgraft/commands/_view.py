@@ -11,12 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from onnxgraft.commands._graphs import Aimed, Cleaning, Measured, layers_at, walk
 from onnxgraft.commands._opening import ModelGiven, Place, graph_of_engine, is_engine
 from onnxgraft.commands._outputs import check_output
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.errors import InputError, OnnxgraftError
-from onnxgraft.files import read_json
+from onnxgraft.files import existing_file, read_json
+from onnxgraft.files.limits import DOCUMENT_BYTES
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.foreign import WEB_PAGE
 from onnxgraft.graph.model import Model
@@ -30,7 +33,7 @@ from onnxgraft.stages.validate.report import LayerRow, LayerTimeRow
 from onnxgraft.stages.validate.views.gallery import range_rows
 from onnxgraft.stages.validate.views.graph import Walk, write_walk
 
-__all__ = ["Viewed", "view"]
+__all__ = ["Viewed", "floats_in", "measured_in", "report_in", "view"]
 
 # The clean graph's engine in reports.
 _CLEAN = "onnxruntime fp32"
@@ -98,11 +101,17 @@ def view(
     place = Path(model) if isinstance(model, str | os.PathLike) else None
     page = Path(out if out is not None else f"{_name(place)}.html")
     check_output(page, WEB_PAGE, force=force)
+    run = place is not None and place.is_dir() and _holds_a_run(place)
+    given = {
+        "--weights": weights, "--inputs": inputs, "--outputs": outputs, "--signature": signature,
+        "--ranges": ranges,
+    }  # fmt: skip
     with status("reading the graphs"):
-        if place is not None and place.is_dir() and _holds_a_run(place):
-            found = _of_folder(place)
-        elif place is not None and is_engine(place):
-            found = _of_engine(place)
+        if place is not None and (run or is_engine(place)):
+            for option in (name for name, value in given.items() if value is not None):
+                what = "a run" if run else "an engine"
+                raise InputError(f"{option} goes with a model, and {place} is {what}; leave it out")
+            found = _of_folder(place) if run else _of_engine(place)
         else:
             original = Original.of(
                 model, weights=weights, inputs=inputs, outputs=outputs, signature=signature,
@@ -157,13 +166,11 @@ def _of_engine(file: Path) -> Walk:
 
 def _of_folder(folder: Path) -> Walk:
     """Return what lies in a folder that `deploy` wrote, with the original where that is there."""
-    report: dict[str, Any] = {}
-    if (folder / _REPORT).is_file():
-        report = read_json(folder / _REPORT)
+    report = report_in(folder)
     notes: list[str] = []
     cleaned = Model.load(folder / "model.onnx") if (folder / "model.onnx").is_file() else None
     original, cleaning = _again(report, cleaned, notes)
-    floats = _floats(report)
+    floats = floats_in(report)
     aimed = []
     for file in sorted(folder.iterdir()):
         if passport_path(file).is_file() and is_engine(file):
@@ -173,13 +180,31 @@ def _of_folder(folder: Path) -> Walk:
             aimed.append(Aimed(passport.name, graph, layers_at(file, notes),
                                floats.get(passport.target, {})))  # fmt: skip
     title = str(report.get("title") or folder.absolute().name)
-    found = walk(title, original, cleaned, cleaning, aimed, _measured(folder, report, notes))
+    found = walk(title, original, cleaned, cleaning, aimed, measured_in(folder, report, notes))
     if not found.stages:
         raise InputError(
             f"{folder}: holds no graph; name a folder that onnxgraft deploy wrote, or a model"
         )
     found.notes += notes
     return found
+
+
+def report_in(folder: Path) -> dict[str, Any]:
+    """Return the JSON of the report in a folder; empty where there is none.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    file = folder / _REPORT
+    if not file.is_file():
+        return {}
+    try:
+        told = read_json(existing_file(file, "the report", DOCUMENT_BYTES))
+    except ValueError as error:
+        raise InputError(f"{file}: is no report that onnxgraft wrote ({error})") from error
+    if not isinstance(told, dict):
+        raise InputError(f"{file}: is no report that onnxgraft wrote; name a folder of a run")
+    return told
 
 
 def _again(
@@ -195,7 +220,7 @@ def _again(
         lowered, _ = original.lower(
             told.get("opset"), told.get("io_layout", "keep"), oldest=quantize.OLDEST_OPSET
         )
-    except (LookupError, OnnxgraftError, TypeError) as error:
+    except (AttributeError, LookupError, OnnxgraftError, TypeError, ValueError) as error:
         notes.append(f"the original is not shown, as it can't be converted again: {error}")
         return None, None
     again, done = surgery.run(lowered)
@@ -213,23 +238,26 @@ def _again(
     return lowered, None
 
 
-def _floats(report: dict[str, Any]) -> dict[str, dict[str, str]]:
+def floats_in(report: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Return why layers stayed in float, by target and node."""
     found: dict[str, dict[str, str]] = {}
-    for target, layer, why in report.get("float_layers", ()):
-        found.setdefault(target, {})[layer] = why
+    with suppress(TypeError, ValueError):  # of another version
+        for target, layer, why in report.get("float_layers", ()):
+            found.setdefault(target, {})[layer] = str(why)
     return found
 
 
-def _measured(folder: Path, report: dict[str, Any], notes: list[str]) -> Measured:
+def measured_in(folder: Path, report: dict[str, Any], notes: list[str]) -> Measured:
     """Return what a run measured, as far as this version understands its report."""
     layers: list[LayerRow] = []
     times: list[LayerTimeRow] = []
     try:
-        layers = [LayerRow(**_finite(row)) for row in report.get("layers", ())]
-        times = [LayerTimeRow(**row) for row in report.get("layer_times", ())]
-    except TypeError as error:
-        notes.append(f"errors and times are not shown: the report is of another version ({error})")
+        rows_of_layers = [_finite(row) for row in report.get("layers", ())]
+        layers = TypeAdapter(list[LayerRow]).validate_python(rows_of_layers)
+        times = TypeAdapter(list[LayerTimeRow]).validate_python(report.get("layer_times", []))
+    except (AttributeError, TypeError, ValidationError) as error:
+        told = str(error).splitlines()[0]
+        notes.append(f"errors and times are not shown: the report is of another version ({told})")
     rows = []
     with suppress(InputError):
         kept = Ranges.load(folder / _RANGES, histograms=True)

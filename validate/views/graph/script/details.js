@@ -76,7 +76,7 @@ function tensorRows(node, places) {
           ? [
               ["seen", `${number(range.r[0])} to ${number(range.r[1])}`],
               ...range.k.map(([target, low, high, why]) => [
-                `kept, ${target}`,
+                target ? `kept, ${target}` : "kept",
                 `${number(low)} to ${number(high)}${why ? `: ${why}` : ""}`,
               ]),
             ]
