@@ -142,8 +142,9 @@ def _macs(
         return math.prod(written) * math.prod(weights[1:])
     if is_op(node, "ConvTranspose"):  # each input is multiplied with the weights of its channel
         return math.prod(read) * math.prod(weights[1:])
-    depth = weights[-1 if is_op(node, "Gemm") and node.attrs.get("transB", 0) else -2]
-    return math.prod(written) * depth
+    if is_op(node, "Gemm"):
+        return math.prod(written) * weights[-1 if node.attrs.get("transB", 0) else -2]
+    return math.prod(written) * read[-1]  # of a product with a vector, too
 
 
 def int8_share(found: dict[str, LayerCost], int8: Collection[str]) -> float:

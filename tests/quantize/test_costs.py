@@ -46,6 +46,18 @@ def test_values_are_counted_at_batch_one() -> None:
     assert (cost.inputs, cost.weights, cost.outputs) == (400, 216, 150)
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "out", "macs"),
+    [("2,3", "3", "2", 6), ("3", "3,4", "4", 12), ("3", "3", "", 3), ("5,2,3", "3", "5,2", 30)],
+)
+def test_products_with_vectors_multiply_along_what_they_share(
+    left: str, right: str, out: str, macs: int
+) -> None:
+    result = f"float[{out}]" if out else "float"
+    text = f"n (float[{left}] x, float[{right}] z) => ({result} y) {{ [mul] y = MatMul(x, z) }}"
+    assert costs(model_of(text))["mul"].macs == macs
+
+
 def test_the_share_is_of_multiplications() -> None:
     found = costs(operators())
     assert int8_share(found, []) == 0
