@@ -104,6 +104,13 @@ def test_what_is_measured_stands_at_its_node() -> None:
     assert found.notes == ["made by a pass", "it is the first that differs"]
 
 
+def test_a_sequence_is_drawn_like_a_tensor() -> None:
+    text = """n (float[4] x) => (float[2] y) {
+      [split] s = SplitToSequence<axis = 0>(x, k) [at] y = SequenceAt(s, p) }"""
+    found = stage(text, k=np.array(2, np.int64), p=np.array(0, np.int64))
+    assert node(found, "split").outputs == node(found, "at").inputs
+
+
 def test_the_nodes_of_a_body_are_a_block_called_after_the_node_around_them() -> None:
     text = """n (bool c, float[2] x) => (float[2] y) { [choose] y = If (c) <
       then_branch = t () => (float[2] a) { [one] a = Neg(x) },
