@@ -17,6 +17,7 @@ from onnxgraft.stages.validate.metrics.metric import Curve
 from onnxgraft.targets.cpu import this_cpu
 
 __all__ = [
+    "BoxRow",
     "CandidateRow",
     "EngineRow",
     "GalleryRow",
@@ -29,6 +30,7 @@ __all__ = [
     "Report",
     "StageRow",
     "StageTime",
+    "machine",
     "versions",
 ]
 
@@ -288,6 +290,7 @@ class EngineRow:
         size: Of its file, in bytes.
         threads: Of the CPU that it was built for; 0 takes all.
         candidate: What it is called where it is validated and timed.
+        gpu: That it is for; empty on a CPU.
     """
 
     name: str
@@ -299,6 +302,12 @@ class EngineRow:
     size: int = 0
     threads: int = 0
     candidate: str = ""
+    gpu: str = ""
+
+    @property
+    def where(self) -> str:
+        """The processor or GPU that it is for."""
+        return self.gpu or self.cpu or "a GPU"
 
 
 @dataclass
@@ -323,18 +332,42 @@ class RangeRow:
 
 
 @dataclass
+class BoxRow:
+    """A box on a picture.
+
+    Attributes:
+        label: Its class.
+        score: From 0 to 1; None of a label.
+        edges: Left, top, right and bottom, as fractions of the picture.
+        matched: Whether it is one of the label's, or of the original's where there is no label; of
+            those themselves, whether the candidate has it.
+    """
+
+    label: str
+    score: float | None
+    edges: list[float]
+    matched: bool = True
+
+
+@dataclass
 class GalleryRow:
     """One sample whose answers differ, with pictures as data URIs or answers in words.
 
     Attributes:
         candidate: Whose answer it is.
         sample: Name of the sample.
-        apart: The fraction of positions where the answers differ.
+        apart: The fraction of positions where the answers differ, or of boxes without a partner.
         photograph: Empty where the samples are no images.
-        expected: The original's answer.
-        actual: The candidate's answer.
+        expected: The original's answer; empty of boxes.
+        actual: The candidate's answer; likewise.
         difference: Where they differ; empty for answers in words.
         label: The right answer in words, where it is known.
+        truth: The right answer as a picture, where it is known.
+        score: The first metric, of this sample alone; None where there is none.
+        original_score: The same of the original.
+        classes: What the sample is found by; those of which most differs first.
+        colors: Of a map: the colour of each class in it, such as ``#804080``.
+        boxes: Of a detector: of ``truth``, where it is known, ``original`` and ``candidate``.
     """
 
     candidate: str
@@ -345,6 +378,12 @@ class GalleryRow:
     actual: str
     difference: str
     label: str = ""
+    truth: str = ""
+    score: float | None = None
+    original_score: float | None = None
+    classes: list[str] = field(default_factory=list)
+    colors: dict[str, str] = field(default_factory=dict)
+    boxes: dict[str, list[BoxRow]] = field(default_factory=dict)
 
 
 @dataclass
@@ -374,6 +413,11 @@ class Report:
         notes: A sentence for each thing that was decided, or could not be measured.
         missed: A sentence for each thing that was asked for beyond tolerances and not reached.
         recipe: Of a deployment: every key, the defaults too.
+        recipe_text: The same as TOML, without the defaults: it makes the run again.
+        command: The command line; empty where Python called a function.
+        hashes: SHA-256 of what was read and written, by what it is.
+        seeds: By what they chose.
+        machine: On which the run was made.
         artifacts: What was written, by role.
         times: What each part of the run took; they add up to ``seconds``.
         seconds: That the run took, but for writing the report.
@@ -401,6 +445,11 @@ class Report:
     notes: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     recipe: dict[str, Any] = field(default_factory=dict)
+    recipe_text: str = ""
+    command: str = ""
+    hashes: dict[str, str] = field(default_factory=dict)
+    seeds: dict[str, int] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=lambda: machine())
     artifacts: dict[str, str] = field(default_factory=dict)
     times: list[StageTime] = field(default_factory=list)
     seconds: float = 0.0
@@ -424,7 +473,7 @@ class Report:
             mine, more = getattr(self, entry.name), getattr(part, entry.name)
             if isinstance(mine, list):
                 mine += more
-            elif isinstance(mine, dict) and entry.name != "versions":
+            elif isinstance(mine, dict) and entry.name not in ("versions", "machine"):
                 mine |= more
 
     def to_json(self) -> dict[str, Any]:
@@ -432,7 +481,7 @@ class Report:
         document = asdict(self)
         # Pictures are for people; how far the answers are apart is for everyone.
         for row in document["gallery"]:
-            for name in ("photograph", "expected", "actual", "difference"):
+            for name in ("photograph", "expected", "actual", "difference", "truth"):
                 if row[name].startswith("data:"):
                     row[name] = ""
         return {"passed": self.passed, "warnings": self.warnings, **document}
@@ -465,6 +514,17 @@ class Report:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON."""
         write_json(path, self.to_json())
+
+
+def machine() -> dict[str, str]:
+    """Return what this machine is, as far as answers and times depend on it."""
+    cpu = this_cpu()
+    return {
+        "processor": cpu.name,
+        "features": ", ".join(sorted(cpu.features)),
+        "cores": str(os.cpu_count() or ""),
+        "system": platform.platform(),
+    }
 
 
 def versions() -> dict[str, str]:

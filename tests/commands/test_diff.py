@@ -84,6 +84,25 @@ def test_what_changed_is_told_by_part(runs: Path) -> None:
     assert done.passed  # nothing was to be held
 
 
+def test_another_model_is_told_by_its_hash(tmp_path: Path) -> None:
+    for name, digest in (("a", "0" * 64), ("b", "1" * 64)):
+        told = report()
+        told.hashes = {"net.pb": digest}
+        told.save(tmp_path / f"{name}.json")
+    done = diff(tmp_path / "a.json", tmp_path / "b.json")
+    assert changed(done, "hashes") == {"net.pb": ("0" * 12, "1" * 12)}
+
+
+def test_a_report_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    told = report()
+    told.save(tmp_path / "new.json")
+    document = told.to_json()
+    for key in ("command", "recipe_text", "hashes", "seeds", "machine"):
+        del document[key]
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    assert diff(tmp_path / "old.json", tmp_path / "new.json").changes == []
+
+
 def test_a_metric_may_lose_what_is_allowed(runs: Path) -> None:
     assert diff(runs / "a", runs / "b", metric_drop=2).passed
     lost = diff(runs / "a", runs / "b", metric_drop=1.5)

@@ -168,13 +168,28 @@ def test_top1_is_the_share_of_right_answers(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.standard_normal((20, 1, 3)).astype(np.float32)
     labels = rng.integers(0, 3, 20)
-    metric = TopK(1)
-    right = 0
+    metric = TopK(1, ["cat", "dog"])
+    table = [[0] * 4 for _ in range(3)]
     for row, label in zip(scores, labels, strict=True):
         metric.add(Answered(row), np.asarray(label))
-        right += max(range(3), key=lambda i: row[0, i]) == label
+        table[label][max(range(3), key=lambda i: row[0, i])] += 1
+    right = sum(table[i][i] for i in range(3))
     assert metric.values() == {"top1": pytest.approx(100 * right / 20)}
-    assert metric.per_class() == {}
+    names = ["cat", "dog", "class 2"]
+    assert metric.confusion_table() == dict(zip(names, table, strict=True))
+    assert metric.per_class() == {
+        name: pytest.approx(100 * row[i] / sum(row))
+        for i, (name, row) in enumerate(zip(names, table, strict=True))
+        if sum(row)
+    }
+
+
+def test_of_many_classes_no_table_is_made() -> None:
+    metric = TopK(1)
+    metric.add(Answered(np.eye(1, 1000)), np.asarray(0))
+    assert (metric.values(), metric.per_class(), metric.confusion_table()) == (
+        {"top1": 100.0}, {}, {},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])

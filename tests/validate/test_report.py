@@ -14,7 +14,9 @@ import pytest
 from rich.console import Console
 
 from onnxgraft.stages.validate import render, write_html, write_junit
+from onnxgraft.stages.validate.metrics import Curve
 from onnxgraft.stages.validate.report import (
+    BoxRow,
     CandidateRow,
     EngineRow,
     GalleryRow,
@@ -94,7 +96,7 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         assert not [name for name, _ in attrs if name.startswith("on")]
-        if tag not in ("meta", "link", "br", "img"):
+        if tag not in ("meta", "link", "br", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -147,7 +149,7 @@ def test_html_is_well_formed_and_needs_nothing_else(tmp_path: Path) -> None:
     assert reader.open == []
     assert not {"link", "iframe"} & set(reader.tags)
     assert " src=" not in page.replace(' src="data:', "")
-    assert "http" not in page
+    assert not re.search(r"https?:|url\(|@import", page)
 
 
 def test_html_contains_the_numbers(tmp_path: Path) -> None:
@@ -190,12 +192,35 @@ def evil_report() -> Report:
     report.layer_times = [LayerTimeRow(EVIL, EVIL, EVIL, EVIL, EVIL, "int8", 1.0)]
     report.layers_timed = [LayersTimedRow(EVIL, 1, 1.0, 1.0, 0.0, [EVIL])]
     report.ranges = [RangeRow(EVIL, {EVIL: (-1.0, 1.0)}, -2.0, 2.0, [1.0, 5.0], {EVIL: EVIL})]
-    report.gallery = [GalleryRow(EVIL, EVIL, 0.1, EVIL, EVIL, EVIL, EVIL, EVIL)]
+    report.gallery = [
+        GalleryRow(EVIL, EVIL, 0.1, EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, 1.0, 2.0, [EVIL]),
+        GalleryRow(
+            EVIL,
+            EVIL,
+            0.1,
+            EVIL,
+            "",
+            "",
+            "",
+            classes=[f"{EVIL}'\""],
+            boxes={
+                side: [BoxRow(EVIL, 0.5, [0.1, 0.1, 0.2, 0.2])]
+                for side in ("truth", "original", "candidate")
+            },
+        ),
+    ]
+    report.candidates[0].confusion = report.candidates[1].confusion = {EVIL: [1, 1], "b": [3, 1]}
+    report.candidates[1].curves = [Curve("precision", EVIL, [(0.0, 1.0)])]
+    report.command = report.recipe_text = EVIL
+    report.hashes = report.machine = {EVIL: EVIL}
+    report.seeds = {EVIL: 1}
     report.float_layers = [(EVIL, EVIL, EVIL)]
     report.recipe = {EVIL: {EVIL: [EVIL]}}
     report.notes = [EVIL]
     report.artifacts = {EVIL: EVIL}
     report.versions = {EVIL: EVIL}
+    report.missed = [EVIL]
+    report.candidates[1].warnings = [EVIL]
     return report
 
 
@@ -238,15 +263,41 @@ def test_the_top_answers_for_each_engine(tmp_path: Path) -> None:
     original, engine_ = given.candidates[0], given.candidates[-1]
     for row in given.candidates:
         row.metrics = {"miou": 70.0 if row is original else 69.5}
+    engine_.passed, given.machine = True, {"cores": "6"}
     given.engines = [EngineRow("engine", "Some CPU", "", True, size=10**6, candidate=engine_.name)]
     given.latency = [
         LatencyRow(original.name, 1, 8.0, 8, 8, 1),
         LatencyRow(engine_.name, 1, 2.0, 2, 2, 1, first_ms=120.0, busy=0.5),
     ]
     told = answers_of(given, tmp_path)
-    assert "miou 69.50 (-0.50)" in told
-    assert f"2.00 ms, 4.00 times as fast as {original.name}; first answer after 120 ms" in told
-    assert "1.0 MB, Some CPU, all cores; 0.5 tasks a core when it was timed" in told
+    for answer in (
+        f"{engine_.name} pass class mIoU -0.30 points, -1.00 allowed", "miou 69.50 (-0.50)",
+        f"speed 4.00x as fast as {original.name}, 2.00 ms", "first answer after 120 ms",
+        "size 1.0 MB", "on Some CPU threads all 6 cores",
+        "busy 0.5 tasks a core when it was timed",
+    ):  # fmt: skip
+        assert answer in told
+
+
+@pytest.mark.parametrize(("busy", "told"), [(1.4, False), (1.6, True)], ids=["free", "busy"])
+def test_the_top_says_whether_other_work_slowed_the_timing(
+    busy: float, told: bool, tmp_path: Path
+) -> None:
+    given = report_of()
+    for row in given.latency:
+        row.busy = busy
+    assert ("other work may have slowed it" in answers_of(given, tmp_path)) is told
+
+
+def test_the_top_says_on_which_gpu_and_with_how_many_threads(tmp_path: Path) -> None:
+    given = report_of()
+    given.engines = [
+        EngineRow("a", "", "", True, candidate="openvino fp32", gpu="NVIDIA H100"),
+        EngineRow("b", "Some CPU", "", True, candidate="openvino int8", threads=3),
+    ]
+    told = answers_of(given, tmp_path)
+    assert "on NVIDIA H100 busy" in told
+    assert "on Some CPU threads 3" in told
 
 
 def test_the_top_says_what_to_look_at_first(tmp_path: Path) -> None:
@@ -259,14 +310,18 @@ def test_the_top_says_what_to_look_at_first(tmp_path: Path) -> None:
     ]
     assert "Look first at conv7:0: 20 dB are wanted" in answers_of(given, tmp_path)
     given.engines.append(EngineRow("engine", "", "", False, candidate=row.name))
-    assert "Look first at the engine does not compute" in answers_of(given, tmp_path)
+    told = "Look first at the engine: it does not compute what its graph says"
+    assert told in answers_of(given, tmp_path)
+    assert 'href="#engines-section">the engine: it' in page_of(given, tmp_path)
 
 
 def test_html_escapes_whatever_comes_from_a_model(tmp_path: Path) -> None:
     page = page_of(evil_report(), tmp_path)
     assert "&lt;script&gt;alert(" in page
-    assert Reader(page).tags.count("script") == 1  # the page's own, in which nothing is filled in
-    assert "alert" not in page.rpartition("<script>")[2]
+    # There are the page's own alone, in which nothing is filled in.
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
+    assert scripts == re.findall(r"<script>(.*?)</script>", page_of(report_of(), tmp_path), re.S)
+    assert Reader(page).tags.count("script") == len(scripts) == 2
 
 
 @pytest.mark.parametrize(

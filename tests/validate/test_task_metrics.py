@@ -149,6 +149,52 @@ def test_average_precision_is_that_of_its_definition(seed: int, form: str) -> No
     assert list(metric.per_class().values()) == pytest.approx([100 * v for v in voc])
 
 
+def slow_confusion(images: list[tuple[Array, Array]]) -> dict[tuple[int, int], int]:
+    """Return how often a labelled class (row) was taken for one (column); -1 is nothing."""
+    table: dict[tuple[int, int], int] = {}
+    for rows, labels in images:
+        shown = [row for row in rows if row[4] >= 0.5]
+        pairs = [
+            (slow_overlap(box, wanted[1:]), i, j)
+            for i, box in enumerate(shown)
+            for j, wanted in enumerate(labels)
+        ]
+        taken: dict[int, int] = {}
+        for overlap, i, j in sorted(pairs, reverse=True):
+            if overlap >= 0.5 and i not in taken and j not in taken.values():
+                taken[i] = j
+        told = [(int(labels[j][0]), int(shown[i][5])) for i, j in taken.items()]
+        told += [(int(w[0]), -1) for j, w in enumerate(labels) if j not in taken.values()]
+        told += [(-1, int(box[5])) for i, box in enumerate(shown) if i not in taken]
+        for pair in told:
+            table[pair] = table.get(pair, 0) + 1
+    return table
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_detectors_confusion_is_that_of_its_definition(seed: int) -> None:
+    metric = make_metric("map")
+    for rows, labels in scene(seed):
+        metric.add(Answered(rows[np.newaxis]), labels)
+    expected = slow_confusion(scene(seed))
+    found = metric.confusion_table()
+    assert list(found) == ["0", "1", "nothing"]
+    assert found == {
+        name: [expected.get((row, column), 0) for column in (0, 1, -1)]
+        for name, row in (("0", 0), ("1", 1), ("nothing", -1))
+    }
+    assert found["nothing"][-1] == 0
+
+
+def test_a_box_on_what_is_difficult_is_confused_with_nothing() -> None:
+    box, place = [10.0, 10.0, 20.0, 20.0, 0.9, 0.0], [0.0, 10.0, 10.0, 20.0, 20.0]
+    metric = make_metric("map")
+    metric.add(Answered(np.array([[box]])), np.array([[*place, 2.0], [1, 50, 50, 60, 60, 0]]))
+    assert metric.confusion_table() == {
+        "0": [0, 0, 0], "1": [0, 0, 1], "nothing": [0, 0, 0],
+    }  # fmt: skip
+
+
 def test_no_detections_are_no_precision() -> None:
     metric = make_metric("map")
     metric.add(Answered(np.zeros((1, 5, 6))), np.array([[0, 1, 1, 2, 2]]))

@@ -109,7 +109,7 @@ def run_here(
                 comparing.result()
             yield position
             comparing = comparer.submit(
-                tally.add, position, sample, job.metric_output, results, first, chosen
+                tally.add, position, sample, job.metric_output, results, first, chosen, job.metric
             )
         if comparing is not None:
             comparing.result()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.data.boxes import Found
 from onnxgraft.data.preprocess import turned_notes
 from onnxgraft.data.samples import Sample
 from onnxgraft.graph.tensors import Array, Outputs
@@ -16,8 +17,8 @@ from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.selections import Chosen
 from onnxgraft.run.verdicts import check_pair, other_boxes
-from onnxgraft.stages.validate.metrics import Answered, Metric
-from onnxgraft.stages.validate.metrics.detection import Detection
+from onnxgraft.stages.validate.metrics import Answered, Metric, Processed
+from onnxgraft.stages.validate.metrics.detection import Detection, partners
 
 __all__ = ["Answer", "Tally", "class_axis", "labelled_rows"]
 
@@ -25,26 +26,76 @@ __all__ = ["Answer", "Tally", "class_axis", "labelled_rows"]
 GALLERY = 8
 
 
+# Classes of a map or of a picture, or the boxes in it.
+Said = NDArray[np.uint8] | NDArray[np.int64] | Found
+# What the original and a candidate answer to a sample.
+Both = tuple[Answered, Answered]
+# Metrics that say nothing of one sample.
+_OF_MANY = ("auc",)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What original and candidate say of one sample.
 
     Attributes:
-        apart: The fraction of positions where they differ.
+        apart: The fraction of positions where they differ; of a detector, of boxes that have no
+            partner of their class on the other side.
         position: Of the sample in the data.
-        expected: Classes of the original, (H, W) or ().
+        expected: Classes of the original, (H, W) or (), or its boxes.
         actual: Of the candidate.
+        label: Of the sample, where it has one.
+        scores: The metric of this sample alone, of the original and of the candidate.
+        size: Height and width of the picture that was fed, where it is one.
     """
 
     apart: float
     position: int
-    expected: NDArray[np.uint8] | NDArray[np.int64]
-    actual: NDArray[np.uint8] | NDArray[np.int64]
+    expected: Said
+    actual: Said
+    label: Array | None = None
+    scores: tuple[float, float] | None = None
+    size: tuple[int, int] | None = None
 
     @property
-    def rank(self) -> tuple[float, int]:
-        """Worst first, then in the order of the data."""
-        return -self.apart, self.position
+    def rank(self) -> tuple[float, float, float, int]:
+        """What differs most first, then what lost most, what is worst, and the data's order."""
+        before, after = self.scores or (0.0, 0.0)
+        return -self.apart, after - before, after, self.position
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A sample that may be shown.
+
+    Attributes:
+        position: In the data.
+        sample: The sample.
+        metric: Makes a fresh metric.
+    """
+
+    position: int
+    sample: Sample
+    metric: Callable[[], Metric] | None
+
+    @property
+    def label(self) -> Array | None:
+        """Of the sample; of several rows, that of the first, which is the one that is shown."""
+        return self.sample.labels[0] if self.sample.labels else self.sample.label
+
+    def scores(self, both: Both) -> tuple[float, float] | None:
+        """Return the metric of this sample alone, of the original and of a candidate."""
+        if self.metric is None or self.label is None or not self.label.size:
+            return None
+        found = []
+        for answered in both:
+            metric = self.metric()
+            if metric.name in _OF_MANY:
+                return None
+            for row, label in labelled_rows(self.sample, answered):
+                metric.add(row, label)
+            found.append(next(iter(metric.values().values())))
+        return found[0], found[1]
 
 
 @dataclass
@@ -92,6 +143,7 @@ class Tally:
         results: Sequence[Outputs],
         first: Outputs | None = None,
         chosen: Chosen | None = None,
+        metric: Callable[[], Metric] | None = None,
     ) -> None:
         """Take in what the original and each candidate made of one sample.
 
@@ -102,13 +154,15 @@ class Tally:
             results: The original's outputs first.
             first: The original's outputs of the first sample, if that is another one.
             chosen: What indices among the outputs were chosen from.
+            metric: Makes a fresh metric, for single samples.
         """
         expected, *others = results
         self.images += len(sample.images)
         self.turned += sample.turned
         size = sample.picture
         answered = {name: Answered(value, expected, size) for name, value in expected.items()}
-        detection = isinstance(getattr(self.metrics[0], "metric", self.metrics[0]), Detection)
+        detection = self.detector is not None
+        look = _Look(position, sample, metric)
         self._score(0, sample, answered[metric_output])
         for index, outputs in enumerate(others):
             actual = arranged(expected, outputs)
@@ -117,7 +171,9 @@ class Tally:
                 if boxes and name in actual and other_boxes(value, actual[name]):
                     counts = self.other_boxes[index]
                     counts[name] = counts.get(name, 0) + 1
-                    self._score(index + 1, sample, Answered(actual[name], actual, size))
+                    other = Answered(actual[name], actual, size)
+                    self._score(index + 1, sample, other)
+                    self._show_boxes(index, look, (answered[name], other))
                     continue
                 difference = self.differences[index].setdefault(name, Difference())
                 selected = None
@@ -138,15 +194,30 @@ class Tally:
                     difference.add_answers(*pair, classes)
                 if name == metric_output:
                     self._score(index + 1, sample, other)
-                    if axis is not None:
-                        self._show(index, position, *pair)
+                    both = (answered[name], other)
+                    if detection:
+                        self._show_boxes(index, look, both)
+                    elif axis is not None:
+                        self._show_classes(index, look, pair, both)
                     elif (
                         value.dtype.kind in "iu"
                         and value.ndim in (1, 3)
                         and value.shape == actual[name].shape
                     ):
                         difference.add_answers(value, actual[name])
-                        self._show(index, position, value, actual[name])
+                        pair = value, actual[name]
+                        self._show_classes(index, look, pair, both)
+
+    @property
+    def task(self) -> Metric | None:
+        """The original's metric, without the user's postprocessing."""
+        metric = self.metrics[0]
+        return metric.metric if isinstance(metric, Processed) else metric
+
+    @property
+    def detector(self) -> Detection | None:
+        """The original's metric, where it is that of a detector."""
+        return self.task if isinstance(self.task, Detection) else None
 
     def _score(self, index: int, sample: Sample, answered: Answered) -> None:
         metric = self.metrics[index]
@@ -165,16 +236,43 @@ class Tally:
         whose = "candidate" if np.isfinite(value).all() else "original"
         self.broken[index].setdefault(name, (position, sample.name, whose))
 
-    def _show(self, index: int, position: int, expected: Array, actual: Array) -> None:
-        """Keep the answers if they are among those that differ most."""
-        shown = self.gallery[index]
+    def _show_classes(self, index: int, look: _Look, pair: tuple[Array, Array], both: Both) -> None:
+        """Keep classes if they are among those that differ most."""
+        expected, actual = pair
         apart = float(np.count_nonzero(expected != actual)) / max(expected.size, 1)
-        if len(shown) == GALLERY and (-apart, position) >= shown[-1].rank:
-            return
         kind = np.uint8 if max(expected.max(initial=0), actual.max(initial=0)) < 256 else np.int64
-        shown.append(Answer(apart, position, expected[0].astype(kind), actual[0].astype(kind)))
-        shown.sort(key=lambda answer: answer.rank)
-        del shown[GALLERY:]
+        said = expected[0].astype(kind), actual[0].astype(kind)
+        # Of a picture that both call the same, it is of interest that both are wrong.
+        wrong = said[1].ndim == 0 and look.label is not None and not np.any(said[1] == look.label)
+        if apart or wrong:
+            self._show(index, apart, said, look, both)
+
+    def _show_boxes(self, index: int, look: _Look, both: Both) -> None:
+        """Keep boxes if they are among those that differ most."""
+        expected, actual = (self._boxes(answered) for answered in both)
+        same = 2 * len(partners(expected, actual))
+        every = len(expected.classes) + len(actual.classes)
+        if same < every:
+            self._show(index, 1 - same / every, (expected, actual), look, both)
+
+    def _boxes(self, answered: Answered) -> Found:
+        metric, detector = self.metrics[0], self.detector
+        assert detector is not None
+        return detector.boxes(
+            metric.processed(answered) if isinstance(metric, Processed) else answered
+        )
+
+    def _show(
+        self, index: int, apart: float, said: tuple[Said, Said], look: _Look, both: Both
+    ) -> None:
+        shown = self.gallery[index]
+        # Those alone that may be shown are scored.
+        if len(shown) < GALLERY or -apart <= shown[-1].rank[0]:
+            size = look.sample.picture
+            answer = Answer(apart, look.position, *said, look.label, look.scores(both), size)
+            shown.append(answer)
+            shown.sort(key=lambda answer: answer.rank)
+            del shown[GALLERY:]
 
     def merge(self, other: Tally) -> None:
         """Take in the sums over other samples."""

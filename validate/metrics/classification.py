@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.data.classes import find_classes
+from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.validate.metrics.metric import (
@@ -19,6 +23,9 @@ from onnxgraft.stages.validate.metrics.metric import (
 
 __all__ = ["KINDS", "AreaUnderCurve", "TopK"]
 
+# A table of more classes says nothing to a person.
+_MOST_CLASSES = 50
+
 
 class TopK:
     """The percentage of samples whose label is among the k largest outputs."""
@@ -26,11 +33,13 @@ class TopK:
     scale: float | None = 100.0
     direction: Direction | None = "up"
 
-    def __init__(self, k: int) -> None:
-        """Begin with nothing."""
+    def __init__(self, k: int, names: Sequence[str] = ()) -> None:
+        """Begin with nothing; ``names`` are those of the classes."""
         self.name = f"top{k}"
-        self.k = k
+        self.k, self.names = k, tuple(names)
         self._right, self._first, self._total = 0, 0, 0
+        self._classes = 0
+        self._taken: Counter[tuple[int, int]] = Counter()  # (label, answer)
 
     def add(self, answered: Answered, label: Array) -> None:
         """Take in one sample: (1, classes) scores and a 0-d label."""
@@ -50,12 +59,17 @@ class TopK:
         self._right += better < self.k
         self._first += better < 1
         self._total += 1
+        self._classes = flat.size
+        if flat.size <= _MOST_CLASSES:
+            self._taken[right, int(flat.argmax())] += 1
 
     def merge(self, other: Self) -> None:
         """Take in another part."""
         self._right += other._right
         self._first += other._first
         self._total += other._total
+        self._classes = max(self._classes, other._classes)
+        self._taken.update(other._taken)
 
     def values(self) -> dict[str, float]:
         """Return the percentages so far."""
@@ -64,12 +78,24 @@ class TopK:
         return values if self.k == 1 else {**values, "top1": 100 * self._first / total}
 
     def per_class(self) -> dict[str, float]:
-        """Return nothing: the metric is of samples."""
-        return {}
+        """Return which percentage of each class is answered right; nothing of many classes."""
+        return {
+            name: 100 * counts[index] / sum(counts)
+            for index, (name, counts) in enumerate(self.confusion_table().items())
+            if any(counts)
+        }
 
     def confusion_table(self) -> dict[str, list[int]]:
-        """Return nothing."""
-        return {}
+        """Return for what each class was taken; nothing of many classes."""
+        if self._classes > _MOST_CLASSES:
+            return {}
+        every = range(self._classes)
+        return {
+            self.names[row] if row < len(self.names) else f"class {row}": [
+                *(self._taken[row, column] for column in every), 0,
+            ]
+            for row in every
+        }  # fmt: skip
 
     def curves(self) -> list[Curve]:
         """Return nothing."""
@@ -162,13 +188,23 @@ def _area(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | N
     return float((ranks[positive].sum() - wanted * (wanted + 1) / 2) / (wanted * other))
 
 
+def _names(classes: str | None, how: Postprocess | None) -> Sequence[str]:
+    if classes is not None:
+        return find_classes(classes).names
+    return () if how is None else how.labels()
+
+
 KINDS = (
     MetricKind(
-        "top1", "samples whose label has the largest score", "a class", lambda classes, how: TopK(1)
+        "top1",
+        "samples whose label has the largest score; of at most 50 classes the share of each, "
+        "and the confusion",
+        "a class",
+        lambda classes, how: TopK(1, _names(classes, how)),
     ),
     MetricKind(
         "top5", "samples whose label is among the five largest scores, and `top1`", "a class",
-        lambda classes, how: TopK(5),
+        lambda classes, how: TopK(5, _names(classes, how)),
     ),
     MetricKind(
         "auc", "area under the ROC curve, the mean over classes", "a class",

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.data.boxes import find_boxes, in_pixels
+from onnxgraft.data.boxes import SHOWN, Found, Size, find_boxes, in_pixels
 from onnxgraft.data.classes import find_classes
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.validate.metrics.metric import Answered, Curve, Direction, MetricKind
 
-__all__ = ["KINDS", "Detection"]
+__all__ = ["KINDS", "Detection", "labelled_boxes", "partners"]
 
 # COCO's thresholds of overlap; the first is VOC's. As pycocotools has them, to the last bit: boxes
 # of whole pixels do overlap by exactly 0.6.
@@ -26,6 +26,8 @@ _RECALLS = np.linspace(0, 1, 101)
 _MOST = 100
 # Of a detection at an overlap. What matches a label that does not count is neither right nor wrong.
 _WRONG, _RIGHT, _IGNORED = 0, 1, 2
+# In place of a class.
+_NOTHING = -1
 # Curves of more classes would fill the page; so many points are drawn of each.
 _MOST_CURVES, _POINTS = 20, 40
 
@@ -60,6 +62,8 @@ class Detection:
         # at it; and how many labels there are.
         self._found: dict[int, list[tuple[Floats, States]]] = defaultdict(list)
         self._wanted: dict[int, int] = defaultdict(int)
+        # How often a labelled class was taken for another; `_NOTHING` stands on either side.
+        self._taken: Counter[tuple[int, int]] = Counter()
         self._images = 0
 
     def add(self, answered: Answered, label: Array) -> None:
@@ -76,20 +80,14 @@ class Detection:
                 f"map needs labels of (boxes, 5), class x1 y1 x2 y2; this one is {label.shape}"
                 f"{_other_metric(label)}"
             )
-        try:
-            found = find_boxes(
-                answered.outputs, self.how, answered.size, output=self.how.output, counted=True
-            )
-        except InputError as error:
-            raise InputError(f"map: {error}") from error
-        wanted = label[label[:, 0] >= 0].astype(np.float64)
+        found = self._all_boxes(answered)
+        wanted, corners = labelled_boxes(label, answered.size)
         count = found.count
         if len(wanted) and count is not None and wanted[:, 0].max() >= count:
             raise InputError(
                 f"map: a label is of class {wanted[:, 0].max():g}, and the output has {count} "
                 f"classes, 0 to {count - 1}"
             )
-        corners = in_pixels(wanted[:, 1:5], answered.size)
         kinds = wanted[:, 5] if wanted.shape[1] == 6 else np.zeros(len(wanted))
         self._images += 1
         for index in map(int, np.unique(wanted[kinds == 0, 0])):
@@ -101,6 +99,46 @@ class Detection:
             states = _matches(found.edges[mine], corners[same], kinds[same])
             seen = (np.arange(len(mine)) < _MOST).astype(np.int8)[:, None]
             self._found[index].append((found.scores[mine], np.concatenate([states, seen], 1)))
+        self._confuse(self.boxes(answered), wanted[:, 0].astype(np.int64), corners, kinds == 0)
+
+    def _all_boxes(self, answered: Answered) -> Found:
+        """Return all boxes that may count; they are looked for once in an answer."""
+        if answered.found is None:
+            try:
+                answered.found = find_boxes(
+                    answered.outputs, self.how, answered.size, output=self.how.output, counted=True
+                )
+            except InputError as error:
+                raise InputError(f"map: {error}") from error
+        return answered.found
+
+    def boxes(self, answered: Answered) -> Found:
+        """Return the boxes that a person would be shown."""
+        found = self._all_boxes(answered)
+        kept = found.scores >= (SHOWN if self.how.score is None else self.how.score)
+        return Found(found.classes[kept], found.scores[kept], found.edges[kept], found.count)
+
+    def _confuse(
+        self, found: Found, wanted: NDArray[np.int64], corners: Floats, counts: NDArray[np.bool_]
+    ) -> None:
+        """Note for what each label was taken, whatever its class, and what was seen in nothing.
+
+        Args:
+            found: The boxes.
+            wanted: (labels,) classes.
+            corners: (labels, 4).
+            counts: (labels,) whether a label counts: a box on one that does not is no mistake.
+        """
+        classes, kinds = wanted[counts], [int(kind) for kind in found.classes]
+        pairs = _paired(found.edges, corners[counts])
+        self._taken.update((int(classes[label]), kinds[box]) for box, label in pairs)
+        boxes, labels = ({pair[side] for pair in pairs} for side in (0, 1))
+        for label in set(range(len(classes))) - labels:
+            self._taken[int(classes[label]), _NOTHING] += 1
+        others = _overlap(found.edges, corners[~counts], np.zeros(sum(~counts), np.bool_))
+        for box in set(range(len(kinds))) - boxes:
+            if others[box].max(initial=0.0) < _OVERLAPS[0]:
+                self._taken[_NOTHING, kinds[box]] += 1
 
     def merge(self, other: Self) -> None:
         """Take in another part."""
@@ -108,6 +146,7 @@ class Detection:
             self._found[index] += found
         for index, count in other._wanted.items():
             self._wanted[index] += count
+        self._taken.update(other._taken)
         self._images += other._images
 
     def _ranked(self, index: int) -> tuple[Floats, States]:
@@ -143,16 +182,29 @@ class Detection:
     def per_class(self) -> dict[str, float]:
         """Return the average precision of each class at an overlap of 0.5, in percent."""
         return {
-            self._name(index): 100 * float(values[0])
+            self.name_of(index): 100 * float(values[0])
             for index, values in self._precisions().items()
         }
 
-    def _name(self, index: int) -> str:
+    def name_of(self, index: int) -> str:
+        """Return the name of a class."""
         return self.names[index] if index < len(self.names) else str(index)
 
     def confusion_table(self) -> dict[str, list[int]]:
-        """Return nothing: a detection is right or it is not."""
-        return {}
+        """Return for what labels of each class were taken; the last row is of what is nothing.
+
+        It is of boxes that a person would be shown, at an overlap of 0.5.
+        """
+        if not self._taken:
+            return {}
+        size = max(len(self.names), 1 + max(max(pair) for pair in self._taken))
+        every = (*range(size), _NOTHING)
+        return {
+            "nothing" if row == _NOTHING else self.name_of(row): [
+                self._taken[row, column] for column in every
+            ]
+            for row in every
+        }
 
     def curves(self) -> list[Curve]:
         """Return curves at an overlap of 0.5: of all classes together, then of each."""
@@ -166,7 +218,7 @@ class Detection:
         curves = self._curves("", *whole, sum(self._wanted.values()))
         if 1 < len(ranked) <= _MOST_CURVES:
             for index, part in ranked.items():
-                curves += self._curves(self._name(index), *part, self._wanted[index])
+                curves += self._curves(self.name_of(index), *part, self._wanted[index])
         return curves
 
     def _curves(self, name: str, scores: Floats, states: States, wanted: int) -> list[Curve]:
@@ -234,6 +286,41 @@ def _matches(boxes: Floats, wanted: Floats, kinds: Floats) -> States:
     return states
 
 
+def labelled_boxes(label: Array, size: Size | None) -> tuple[Floats, Floats]:
+    """Return the rows of a label that are boxes, and their corners in pixels of the picture."""
+    rows = label[label[:, 0] >= 0].astype(np.float64)
+    return rows, in_pixels(rows[:, 1:5], size)
+
+
+def _paired(boxes: Floats, wanted: Floats) -> list[tuple[int, int]]:
+    """Return which boxes are of which others: those that overlap most first, each once.
+
+    Args:
+        boxes: (boxes, 4).
+        wanted: (others, 4).
+    """
+    overlaps = _overlap(boxes, wanted, np.zeros(len(wanted), np.bool_))
+    rows, columns = np.nonzero(overlaps >= _OVERLAPS[0])
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
+    for place in np.argsort(-overlaps[rows, columns], kind="stable"):
+        row, column = int(rows[place]), int(columns[place])
+        if row not in pairs and column not in taken:
+            pairs[row] = column
+            taken.add(column)
+    return list(pairs.items())
+
+
+def partners(one: Found, other: Found) -> list[tuple[int, int]]:
+    """Return which boxes are of which others: of the same class, and at an overlap of 0.5."""
+    found = []
+    for kind in np.intersect1d(one.classes, other.classes):
+        mine, theirs = (np.flatnonzero(side.classes == kind) for side in (one, other))
+        pairs = _paired(one.edges[mine], other.edges[theirs])
+        found += [(int(mine[first]), int(theirs[second])) for first, second in pairs]
+    return found
+
+
 def _overlap(boxes: Floats, wanted: Floats, crowd: NDArray[np.bool_]) -> Floats:
     """Return (boxes, wanted): intersection over union, or over the box where it is a crowd."""
     low = np.maximum(boxes[:, None, :2], wanted[None, :, :2])
@@ -275,7 +362,7 @@ KINDS = (
     MetricKind(
         "map",
         "mean average precision of boxes: at an overlap of 0.5 (VOC), and over 0.50..0.95 and at "
-        "0.50 (COCO)",
+        "0.50 (COCO); curves, and the confusion",
         "boxes",
         _make,
     ),

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, Self
 
 import numpy as np
 
-from onnxgraft.data.boxes import Size
+from onnxgraft.data.boxes import Found, Size
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, Outputs
@@ -26,6 +26,8 @@ class Answered:
         output: Of batch 1.
         outputs: All of them by name, where a metric may need several.
         size: Height and width of the picture that was fed, where it is one.
+        found: The boxes in it, once a metric has looked for them.
+        processed: What the user's postprocessing makes of it, likewise.
     """
 
     def __init__(
@@ -34,6 +36,8 @@ class Answered:
         self.output = output
         self.outputs = {"the output": output} if outputs is None else outputs
         self.size = size
+        self.found: Found | None = None
+        self.processed: Answered | None = None
         self._classes: dict[int, Array] = {}
 
     def classes(self, axis: int) -> Array:

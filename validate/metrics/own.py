@@ -100,10 +100,16 @@ class Processed:
 
     def add(self, answered: Answered, label: Array) -> None:
         """Take in one sample."""
-        assert self._how is not None
-        outputs = self._how.applied(answered.outputs)
-        output = self._how.output if self._how.output in outputs else next(iter(outputs))
-        self.metric.add(Answered(outputs[output], outputs, answered.size), label)
+        self.metric.add(self.processed(answered), label)
+
+    def processed(self, answered: Answered) -> Answered:
+        """Return what the postprocessing makes of an answer; it is called once for each."""
+        if answered.processed is None:
+            assert self._how is not None
+            outputs = self._how.applied(answered.outputs)
+            output = self._how.output if self._how.output in outputs else next(iter(outputs))
+            answered.processed = Answered(outputs[output], outputs, answered.size)
+        return answered.processed
 
     def merge(self, other: Self) -> None:
         """Take in another part."""

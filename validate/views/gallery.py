@@ -10,19 +10,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.data.boxes import Found
 from onnxgraft.data.classes import find_classes, palette
 from onnxgraft.data.ranges import Histogram, Range, Ranges
 from onnxgraft.data.samples import Sample, Samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.validate import Answer, Tally
-from onnxgraft.stages.validate.report import CandidateRow, GalleryRow, RangeRow
+from onnxgraft.stages.validate.metrics.detection import labelled_boxes, partners
+from onnxgraft.stages.validate.metrics.segmentation import Segmentation
+from onnxgraft.stages.validate.report import BoxRow, CandidateRow, GalleryRow, RangeRow
 
 __all__ = ["gallery_rows", "range_rows"]
 
-# Pictures are shrunk to so many columns: eight rows of four take less than a megabyte.
-_WIDTH = 320
-_MOST = 12
+# Pictures are shrunk to so many columns, and those with boxes, of which there is one, to more.
+_WIDTH, _WIDER = 320, 480
+_QUALITY = 80  # of JPEG
+_TINY = 64  # pixels, in which JPEG would be seen
+_MOST = 24
+# Of the places where answers differ, a class that is named has so many.
+_SHARE = 0.01
 
 
 def gallery_rows(
@@ -40,41 +47,117 @@ def gallery_rows(
         classes: Gives names and colours, where it has as many classes as the answers say; None
             numbers them.
     """
-    shown = []
-    for row, answers in zip(candidates[1:], tally.gallery, strict=True):
-        for answer in answers:
-            index = samples.indices[answer.position]
-            files = samples.files_at(answer.position) if samples.files else ()
-            name = files[0].images[0].name if files else f"sample {index}"
-            if answer.apart:
-                shown.append(_row(row.name, name, answer, samples, index, classes))
-    return sorted(shown, key=lambda row: -row.apart)[:_MOST]
+    shown = [
+        (answer.rank[:-1], _row(row.name, answer, tally, samples, classes))
+        for row, answers in zip(candidates[1:], tally.gallery, strict=True)
+        for answer in answers
+        if answer.size is not None or not isinstance(answer.expected, Found)
+    ]
+    return [row for _, row in sorted(shown, key=lambda each: each[0])[:_MOST]]
 
 
 def _row(
-    candidate: str, name: str, answer: Answer, samples: Samples, index: int, classes: str | None
+    candidate: str, answer: Answer, tally: Tally, samples: Samples, classes: str | None
 ) -> GalleryRow:
-    photograph = _photograph(samples, index)
-    if answer.expected.ndim == 2:
-        colors = _colors(classes, int(max(answer.expected.max(), answer.actual.max())) + 1)
-        apart = answer.expected != answer.actual
-        expected, actual = (_png(colors[value]) for value in (answer.expected, answer.actual))
-        base = np.full((*apart.shape, 3), 235, np.uint8)
-        base[apart] = (40, 40, 220)  # red in OpenCV's order
-        return GalleryRow(candidate, name, answer.apart, photograph, expected, actual, _png(base))
-    label = samples.labels[index] if samples.labels is not None else None
-    if samples.files and isinstance(samples.files[index].label, int):
-        label = samples.files[index].label
-    right = "" if label is None or np.ndim(label) else _class(int(label), classes)
-    both = (answer.expected, answer.actual)
-    said, other = (_class(int(np.ravel(value)[0]), classes) for value in both)
-    return GalleryRow(candidate, name, answer.apart, photograph, said, other, "", right)
+    index = samples.indices[answer.position]
+    files = samples.files_at(answer.position) if samples.files else ()
+    name = files[0].images[0].name if files else f"sample {index}"
+    before, after = answer.scores or (None, None)
+    row = GalleryRow(
+        candidate, name, answer.apart, "", "", "", "", score=after, original_score=before
+    )
+    label, expected, actual = answer.label, answer.expected, answer.actual
+    width = _WIDTH
+    if isinstance(expected, Found) or isinstance(actual, Found):
+        assert isinstance(expected, Found) and isinstance(actual, Found)
+        width = _WIDER
+        _add_boxes(row, answer, expected, actual, tally)
+    elif expected.ndim == 2:
+        _add_maps(row, expected, actual, label, tally, classes)
+    else:
+        _add_classes(row, expected, actual, label, classes)
+    row.photograph = _photograph(samples, index, width)
+    return row
+
+
+def _add_boxes(
+    row: GalleryRow, answer: Answer, expected: Found, actual: Found, tally: Tally
+) -> None:
+    """Add the boxes of a detector, and of the label those that count."""
+    detector, size = tally.detector, answer.size
+    assert detector is not None and size is not None
+    sides = {"original": expected, "candidate": actual}
+    if answer.label is not None:
+        rows, edges = labelled_boxes(answer.label, size)
+        counts = rows[:, 5] == 0 if rows.shape[1] == 6 else np.ones(len(rows), np.bool_)
+        kinds = rows[counts, 0].astype(np.int64)
+        sides = {"truth": Found(kinds, np.ones(len(kinds)), edges[counts]), **sides}
+    whole = sides.get("truth", expected)
+    seen = {first for first, _ in partners(whole, actual)}
+    scale = np.array([size[1], size[0]] * 2, np.float64)
+    for side, found in sides.items():
+        right = seen if found is whole else {second for _, second in partners(whole, found)}
+        row.boxes[side] = [
+            BoxRow(
+                detector.name_of(int(found.classes[i])),
+                None if side == "truth" else round(float(found.scores[i]), 4),
+                [round(float(edge), 5) for edge in found.edges[i] / scale],
+                i in right,
+            )
+            for i in np.argsort(-found.scores, kind="stable")
+        ]
+    row.classes = list(dict.fromkeys(box.label for side in row.boxes.values() for box in side))
+
+
+def _add_maps(
+    row: GalleryRow, expected: Array, actual: Array, label: Array | None, tally: Tally,
+    classes: str | None,
+) -> None:  # fmt: skip
+    """Add class maps, drawn in the colours of their classes, and where they differ."""
+    count = int(max(expected.max(), actual.max())) + 1
+    names = tally.task.classes.names if isinstance(tally.task, Segmentation) else ()
+    colors = _colors(classes, count)
+    apart = expected != actual
+    row.expected, row.actual = (_png(colors[value]) for value in (expected, actual))
+    base = np.full((*apart.shape, 3), 235, np.uint8)
+    base[apart] = (40, 40, 220)  # red in OpenCV's order
+    row.difference = _png(base)
+    right = expected
+    if label is not None and label.shape == expected.shape:
+        # What is none of the classes is black.
+        size = max(count, len(names))
+        unknown = (label < 0) | (label >= size)
+        known = np.concatenate([_colors(classes, size), np.zeros((1, 3), np.uint8)])
+        row.truth = _png(known[np.where(unknown, size, label).astype(np.int64)])
+        right = np.where(unknown, expected, label)
+    found, places = np.unique(right[apart], return_counts=True)
+    order = np.argsort(-places, kind="stable")
+    shares = {int(found[at]): places[at] / places.sum() for at in order}
+    row.classes = [_name(kind, names) for kind, share in shares.items() if share >= _SHARE]
+    row.colors = {
+        _name(kind, names): "#{2:02x}{1:02x}{0:02x}".format(*colors[kind])
+        for kind in map(int, np.union1d(expected, actual))
+    }
+
+
+def _add_classes(
+    row: GalleryRow, expected: Array, actual: Array, label: Array | None, classes: str | None
+) -> None:
+    """Add what a picture was taken for."""
+    row.expected, row.actual = (
+        _class(int(np.ravel(value)[0]), classes) for value in (expected, actual)
+    )
+    row.label = "" if label is None or label.ndim else _class(int(label), classes)
+    row.classes = list(dict.fromkeys(filter(None, (row.label, row.expected, row.actual))))
+
+
+def _name(index: int, names: Sequence[str]) -> str:
+    return names[index] if index < len(names) else f"class {index}"
 
 
 def _class(index: int, classes: str | None) -> str:
     """Return a class by the name that a file of the user's gives it, or by its number."""
-    names = find_classes(classes).names if classes and Path(classes).suffix else ()
-    return names[index] if index < len(names) else f"class {index}"
+    return _name(index, find_classes(classes).names if classes and Path(classes).suffix else ())
 
 
 def _colors(classes: str | None, count: int) -> NDArray[np.uint8]:
@@ -88,7 +171,7 @@ def _colors(classes: str | None, count: int) -> NDArray[np.uint8]:
     return palette(count, known if len(known.colors) >= count else None)[:, ::-1]
 
 
-def _photograph(samples: Samples, index: int) -> str:
+def _photograph(samples: Samples, index: int, width: int) -> str:
     """Return the picture of a sample: as the network sees it, with the preprocessing undone."""
     one = replace(samples, indices=(index,))
     sample: Sample = next(iter(one))
@@ -106,31 +189,37 @@ def _photograph(samples: Samples, index: int) -> str:
     else:
         span = float(np.ptp(pixels)) or 1.0
         pixels = (pixels - pixels.min()) * (255 / span)
-    return _jpeg(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+    made: Array = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return _png(made) if max(made.shape) <= _TINY else _jpeg(made, width)
 
 
-def _small(pixels: Array) -> Array:
+def _small(pixels: Array, most: int, how: int) -> Array:
     import cv2
 
     height, width = pixels.shape[:2]
-    if width <= _WIDTH:
+    if width <= most:
         return pixels
-    size = (_WIDTH, max(1, round(height * _WIDTH / width)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST))
+    size = (most, max(1, round(height * most / width)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=how))
 
 
 def _png(pixels: Array) -> str:
-    return _encoded(".png", "image/png", _small(pixels))
-
-
-def _jpeg(pixels: Array) -> str:
-    return _encoded(".jpg", "image/jpeg", _small(pixels))
-
-
-def _encoded(suffix: str, kind: str, pixels: Array) -> str:
     import cv2
 
-    done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels))
+    return _encoded(".png", "image/png", _small(pixels, _WIDTH, cv2.INTER_NEAREST))
+
+
+def _jpeg(pixels: Array, width: int) -> str:
+    import cv2
+
+    small = _small(pixels, width, cv2.INTER_AREA)
+    return _encoded(".jpg", "image/jpeg", small, cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
+
+
+def _encoded(suffix: str, kind: str, pixels: Array, *options: int) -> str:
+    import cv2
+
+    done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels), options)
     assert done
     return f"data:{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
 

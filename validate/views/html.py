@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -11,10 +12,12 @@ from onnxgraft.files import write_bytes
 from onnxgraft.stages.validate.report import (
     CandidateRow,
     EngineRow,
+    GalleryRow,
     LayerTimeRow,
     RangeRow,
     Report,
 )
+from onnxgraft.stages.validate.views.classes import changed_classes, confusions
 from onnxgraft.stages.validate.views.numbers import metric_value
 from onnxgraft.stages.validate.views.plots import (
     curve_plots,
@@ -44,7 +47,13 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
         operators=operators,
         most=max([1, *report.operators_before.values(), *report.operators_after.values()]),
         first={row.batch: row.median_ms for row in reversed(report.latency)},
-        classes=list(dict.fromkeys(name for row in report.candidates for name in row.per_class)),
+        classes=changed_classes(report.candidates),
+        confusion=confusions(report.candidates),
+        gallery_classes=sorted({name for row in report.gallery for name in row.classes}),
+        gallery=_shots(report.gallery),
+        gallery_colors={
+            name: colour for row in report.gallery for name, colour in row.colors.items()
+        },
         layers=[
             (name, rows, [("sqnr", layer_plot(rows, "sqnr")), ("error", layer_plot(rows, "error"))])
             for name, rows in (
@@ -61,10 +70,22 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
             for row in report.ranges
         ],
         curves=curve_plots(report.candidates),
-        shares=_shares,
         value=metric_value,
     )
     write_bytes(path, page.encode(errors="backslashreplace"))
+
+
+def _shots(rows: Sequence[GalleryRow]) -> list[tuple[GalleryRow, list[str]]]:
+    """Return the samples of the gallery, each once for all engines that answer the same."""
+    found: list[tuple[GalleryRow, list[str]]] = []
+    for row in rows:
+        same = (names for one, names in found if replace(row, candidate=one.candidate) == one)
+        names = next(same, None)
+        if names is None:
+            found.append((row, [row.candidate]))
+        elif row.candidate not in names:
+            names.append(row.candidate)
+    return found
 
 
 def _answers(report: Report) -> list[dict[str, Any]]:
@@ -85,19 +106,35 @@ def _answers(report: Report) -> list[dict[str, Any]]:
             else value - original.metrics.get(metric, value),
             "faster": base.median_ms / timed.median_ms if base and timed else None,
             "base": base.name if base else "", "look": _look(report, row, built),
+            "where": built.where if built else report.versions.get("processor", ""),
+            "threads": _threads(report, built),
         })  # fmt: skip
     return found
 
 
-def _look(report: Report, row: CandidateRow, built: EngineRow | None) -> str:
-    """Return what to look at first, where something is wrong with a candidate; else nothing."""
+def _threads(report: Report, built: EngineRow | None) -> str:
+    """Return how many threads an engine has: all cores where it was not told; none of a GPU's."""
+    if built is not None and not built.cpu:
+        return ""
+    if built is not None and built.threads:
+        return str(built.threads)
+    cores = report.machine.get("cores")
+    return f"all {cores} cores" if cores else "all cores"
+
+
+def _look(report: Report, row: CandidateRow, built: EngineRow | None) -> tuple[str, str] | None:
+    """Return what to look at first, where something is wrong with a candidate, and the section."""
     if built is not None and built.proven is False:
-        return "the engine does not compute what its graph says: see engines"
+        return "the engine: it does not compute what its graph says", "engines"
     guilty = next((one for one in report.layers if one.candidate == row.name and one.guilty), None)
     if not row.passed and guilty is not None:
-        return f"{guilty.origin}: {guilty.guilty}"
-    slow = [note for note in report.notes if note.startswith(f"{row.name} is slower")]
-    return next(iter([*([] if row.passed else [row.verdict]), *row.warnings, *slow]), "")
+        return f"{guilty.origin}: {guilty.guilty}", "layers"
+    if not row.passed or row.warnings:
+        return next(iter(row.warnings), row.verdict), "validation"
+    slow = next((note for note in report.notes if note.startswith(f"{row.name} is slower")), None)
+    if slow is None:
+        return None
+    return slow, "layer-times" if report.layer_times else "latency"
 
 
 def _layer_times(report: Report) -> dict[str, Any]:
@@ -159,9 +196,3 @@ def _by_target(told: Mapping[str, str]) -> list[str]:
     if len(targets) == 1:
         return list(targets)
     return [f"{text} for {' and '.join(names)}" for text, names in targets.items()]
-
-
-def _shares(counts: list[int]) -> list[float]:
-    """Return a row of the confusion in percent."""
-    total = sum(counts) or 1
-    return [100 * count / total for count in counts]

@@ -13,8 +13,10 @@ __all__ = [
     "layer_plot",
 ]  # fmt: skip
 
-# An error of 0 has no SQNR; it is drawn at what float64 could tell.
-_MOST_DB = 160.0
+# A layer is drawn where it leaves less of the signal over its noise, in dB. Those that add nothing,
+# as those that an engine fuses into others, would hide the others. The second is for graphs in
+# float, all of whose layers leave more than the first.
+_MOST_DB = (100.0, 200.0)
 _LEAST_ERROR = 1e-9
 
 
@@ -51,10 +53,12 @@ class LayerPlot:
         bars: One a layer.
         line: ``points`` of a polyline; empty where there is none.
         ticks: (y, label).
+        exact: How many layers add nothing, and are not drawn.
     """
 
     width: float
     height: float
+    exact: int = 0
     bars: list[Bar] = field(default_factory=list)
     line: str = ""
     ticks: list[tuple[float, str]] = field(default_factory=list)
@@ -65,20 +69,27 @@ _FOOT = 8.0  # below the axis, for the last label
 
 
 def layer_plot(rows: Sequence[LayerRow], what: str) -> LayerPlot:
-    """Return a plot of ``sqnr`` in dB, with what arrives as a line, or of the ``error``."""
-    plot = LayerPlot(_WIDTH, _HEIGHT + _FOOT)
-    step = (_WIDTH - _LEFT) / max(len(rows), 1)
+    """Return a plot of the noise of layers, with what arrives as a line, or of their errors.
+
+    Args:
+        rows: The layers; those that add nothing are left out.
+        what: ``sqnr``: noise in dB of the signal; or ``error``.
+    """
+    most = next((most for most in _MOST_DB if any(row.sqnr < most for row in rows)), _MOST_DB[0])
+    drawn = [row for row in rows if row.sqnr < most or row.guilty]
+    plot = LayerPlot(_WIDTH, _HEIGHT + _FOOT, len(rows) - len(drawn))
+    step = (_WIDTH - _LEFT) / max(len(drawn), 1)
     if what == "sqnr":
-        limits = (0.0, _MOST_DB)
-        plot.ticks = [(_y(v, limits), f"{v:.0f} dB") for v in range(0, 161, 40)]
+        limits = (-most, 0.0)
+        marks = [most * part / 4 - most for part in range(5)]
+        plot.ticks = [(_y(mark, limits), f"{mark:.0f} dB") for mark in marks]
     else:
         limits = (math.log10(_LEAST_ERROR), 0.0)
         plot.ticks = [(_y(v, limits), f"1e{v}") for v in range(-9, 1, 3)]
     points = []
-    for index, row in enumerate(rows):
+    for index, row in enumerate(drawn):
         x = _LEFT + index * step
-        value = _decibel(row.sqnr) if what == "sqnr" else _exponent(row.relative)
-        top = _y(value, limits)
+        top = _y(-row.sqnr if what == "sqnr" else _exponent(row.relative), limits)
         title = (
             f"{row.origin} ({row.operator}, {row.precision}): its own error {row.relative:.1e} of "
             f"the range, SQNR {row.sqnr:.1f} dB"
@@ -86,7 +97,7 @@ def layer_plot(rows: Sequence[LayerRow], what: str) -> LayerPlot:
         if row.arrived is not None:
             title += f", {row.arrived:.1f} dB with all before it"
             if what == "sqnr":
-                points.append(f"{x + step / 2:.1f},{_y(_decibel(row.arrived), limits):.1f}")
+                points.append(f"{x + step / 2:.1f},{_y(-row.arrived, limits):.1f}")
         if row.guilty:
             title += f"; {row.guilty}"
         plot.bars.append(
@@ -101,12 +112,9 @@ def layer_plot(rows: Sequence[LayerRow], what: str) -> LayerPlot:
 
 def _y(value: float, limits: tuple[float, float]) -> float:
     low, high = limits
-    part = (min(max(value, low), high) - low) / (high - low)
-    return 6 + (_HEIGHT - 6) * (1 - part)
-
-
-def _decibel(value: float) -> float:
-    return min(value, _MOST_DB) if not math.isnan(value) else 0.0
+    # What can't be told is as bad as can be.
+    value = high if math.isnan(value) else min(max(value, low), high)
+    return 6 + (_HEIGHT - 6) * (1 - (value - low) / (high - low))
 
 
 def _exponent(value: float) -> float:

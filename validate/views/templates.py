@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
 __all__ = ["template"]
 
 
 @functools.cache
-def template(name: str) -> Template:
-    """Return a template of this folder."""
-    from jinja2 import Environment, StrictUndefined
+def _pages() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(Path(__file__).with_name(name).read_text())
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+
+
+def template(name: str) -> Template:
+    """Return a template of this folder; what it includes is in the folder ``page``."""
+    return _pages().get_template(name)

@@ -21,6 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 from onnxgraft.cli._clashes import clashes
 from onnxgraft.cli._completion import SHELLS, prepare, script
 from onnxgraft.cli._failing import EXIT_INTERNAL, asks_json, errors_reported, failed
+from onnxgraft.commands._called import called
 from onnxgraft.errors import (
     EngineWarning,
     InputError,
@@ -43,6 +44,10 @@ class _Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *more: Any, **how: Any) -> Any:
         prepare()
         words = list(sys.argv[1:] if args is None else args)
+        with called(words):
+            return self._run(words, args, *more, **how)
+
+    def _run(self, words: Sequence[str], args: Sequence[str] | None, *more: Any, **how: Any) -> Any:
         if not asks_json(words):
             return super().main(args, *more, **how)
         try:

@@ -24,6 +24,7 @@ from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._layer_times import Timed, layer_times
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import open_reference
+from onnxgraft.commands._provenance import file_hashes, recipe_text
 from onnxgraft.commands._reads import (
     file_reads,
     function_reads,
@@ -117,7 +118,10 @@ def run_recipe(
     """Take a model all the way and write everything into the folder ``out``; see `deploy`."""
     with atomic_folder(out) as work, ExitStack() as stack:
         told = recipe.model_dump(mode="json", by_alias=True)
-        report = Report(title=Path(recipe.model).name, source=recipe.model, recipe=told)
+        report = Report(
+            title=Path(recipe.model).name, source=recipe.model, recipe=told,
+            recipe_text=recipe_text(recipe),
+        )  # fmt: skip
         stages = Stages(Kept(kept_folder(out)), report, begin, fresh)
         return _Deployment(recipe, out, work, stack, stages, keep_going, workers).run()
 
@@ -200,8 +204,24 @@ class _Deployment:
             )
         self.stack.close()
         self.stages.end(whole=whole)
+        self._note_hashes()
         write_report(self.report, self.work, self.out)
         return self.report
+
+    def _note_hashes(self) -> None:
+        """Note the hashes of what was read and of what was written."""
+        recipe, report = self.recipe, self.report
+        for name, digest in model_files(self.opened) or ():
+            report.hashes[name] = digest
+        report.hashes["calibration data"] = hash_of_data(self.calibrated_on)
+        report.hashes["validation data"] = self._judged_on
+        labels = recipe.validation.labels
+        if labels is not None and os.path.isdir(labels):
+            report.hashes["labels"] = hash_of_data(labels)
+        written = {role: self.work / Path(path).name for role, path in report.artifacts.items()}
+        report.hashes |= file_hashes({"recipe": recipe.file, "labels": labels, **written})
+        report.seeds["samples of [calibrate]"] = recipe.calibrate.seed
+        report.seeds["positions in samples"] = QuantizeOptions.seed
 
     def _run(self) -> None:
         recipe, report, stage = self.recipe, self.report, self.stages.stage

@@ -106,6 +106,7 @@ def engine_row(name: str, passport: Passport, file: Path) -> EngineRow:
         name, str(cpu), cpu.arithmetic if int8 and cpu.name else "", passport.proven,
         [str(output) for output in passport.proof], list(passport.notes),
         file.stat().st_size, passport.flags.threads or 0, passport.name,
+        gpu=passport.machine.get("gpu", ""),
     )  # fmt: skip
 
 

@@ -201,6 +201,11 @@ def _layer_times(report: Mapping[str, Any]) -> Rows:
         yield f"{row['engine']}: {row['layer']}", _value(row["milliseconds"])
 
 
+def _hashes(report: Mapping[str, Any]) -> Rows:
+    for name, digest in report.get("hashes", {}).items():
+        yield str(name), str(digest)[:_DIGITS]
+
+
 def _stage_times(report: Mapping[str, Any]) -> Rows:
     for row in report["times"]:
         # What an earlier run had made took its time then.
@@ -210,6 +215,8 @@ def _stage_times(report: Mapping[str, Any]) -> Rows:
 _OF_REPORT: Mapping[str, Callable[[Mapping[str, Any]], Rows]] = {
     "recipe": lambda report: _plain(report.get("recipe", {})),
     "versions": lambda report: _plain(report["versions"]),
+    "machine": lambda report: _plain(report.get("machine", {})),
+    "hashes": _hashes,
     "operators": lambda report: _plain(report["operators_after"]),
     "precision of layers": _layers("precision"),
     "error of layers in dB": _layers("sqnr"),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from onnxgraft.commands._assumed import assumed, is_given, of_images
 from onnxgraft.commands._blame import blame, differs
+from onnxgraft.commands._called import command
 from onnxgraft.commands._engine_recipe import recipe_of
 from onnxgraft.commands._evidence import engine_row, hash_of_data, record_accuracy
 from onnxgraft.commands._layers import layers_of_engine
@@ -26,6 +28,7 @@ from onnxgraft.commands._opening import (
 )
 from onnxgraft.commands._order import MODEL, check_order
 from onnxgraft.commands._outputs import check_output, check_report
+from onnxgraft.commands._provenance import file_hashes
 from onnxgraft.commands._recipe import (
     PostprocessGiven,
     PreprocessGiven,
@@ -238,6 +241,7 @@ def validate(
     finally:
         run.close()
     if report is not None:
+        found.hashes |= run.hashes()
         write_report(found, report)
     return found
 
@@ -427,14 +431,26 @@ class _Validation:
             )
         return self.report
 
+    def hashes(self) -> dict[str, str]:
+        """Return the hashes of both models and of the data."""
+        found = file_hashes({side.path: side.path for side in (self.original, self.candidate)})
+        with contextlib.suppress(InputError):  # the data may be gone
+            found["validation data"] = self._judged_on
+        return found
+
+    @cached_property
+    def _judged_on(self) -> str:
+        return hash_of_data(self.samples)
+
     def record(self) -> None:
         """Write what was measured into the passport of a candidate that has one."""
         if not passport_path(self.candidate.path).is_file():
             return
         row = self.report.candidates[-1]
         try:
-            judged_on = hash_of_data(self.samples)
-            record_accuracy(self.candidate.path, row, len(self.samples), judged_on, self.metric)
+            record_accuracy(
+                self.candidate.path, row, len(self.samples), self._judged_on, self.metric
+            )
         except InputError as error:
             self.notes.append(f"the accuracy could not be written into the passport: {error}")
             return
@@ -665,6 +681,7 @@ def write_report(
     place = Path(folder)
     names = {"report": "report.html", "report data": "report.json", "JUnit": "junit.xml"}
     home = Path(final)
+    report.command = command()
     report.artifacts |= {role: os.fspath(home / name) for role, name in names.items()}
     write_junit(report, place / names["JUnit"])
     report.save(place / names["report data"])

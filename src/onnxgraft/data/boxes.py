@@ -32,7 +32,8 @@ from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.tensors import Array
 
 __all__ = [
-    "FRACTIONS", "BoxForm", "Found", "Size", "find_boxes", "form_of", "in_pixels", "suppressed",
+    "FRACTIONS", "SHOWN", "BoxForm", "Found", "Size", "find_boxes", "form_of", "in_pixels",
+    "suppressed",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -44,7 +45,7 @@ Form = Literal["auto", "ssd", "corners", "yolov5", "yolov8"]
 FRACTIONS = 2.0
 # Scores below are left out where nothing else is said: of pictures, and of metrics, which want the
 # whole curve.
-_SHOWN, _COUNTED = 0.5, 0.01
+SHOWN, _COUNTED = 0.5, 0.01
 _FORMS = (
     "rows of 7 values (ssd: image, class, score, corners) or of 6 (corners, score, class), rows or "
     "heads of YOLOv5 (yolov5), or YOLOv8's (yolov8)"
@@ -148,7 +149,7 @@ def find_boxes(
     if form in ("ssd", "corners"):
         return _finished(outputs, form, how, size, counted)
     rows, objectness = _rows(outputs, form, how, size)
-    least = how.score if how.score is not None else _COUNTED if counted else _SHOWN
+    least = how.score if how.score is not None else _COUNTED if counted else SHOWN
     # In float64: objectness times the score of the class.
     values = rows.astype(np.float64)
     first = 5 if objectness else 4
@@ -257,7 +258,7 @@ def _finished(
         classes, scores, edges = rows[:, 1], rows[:, 2], rows[:, 3:]
     else:
         classes, scores, edges = rows[:, 5], rows[:, 4], rows[:, :4]
-    least = how.score if how.score is not None else 0.0 if counted else _SHOWN
+    least = how.score if how.score is not None else 0.0 if counted else SHOWN
     kept = (scores > 0) & (scores >= least) & (classes >= 0)
     return Found(
         classes[kept].astype(np.int64), scores[kept], in_pixels(edges[kept], size), None
