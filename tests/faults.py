@@ -130,6 +130,13 @@ def _page(folder: Path) -> str:
     return "a"
 
 
+def _viewed(folder: Path) -> str:
+    page = (folder / "page.html").read_text()
+    if not page.rstrip().endswith("</html>"):
+        raise AssertionError("page.html is torn")
+    return "a" if "<h1>ma.onnx</h1>" in page else "b"
+
+
 def _fresh_engine(here: Path, out: Path) -> None:
     engine.build(Model.load(here / "ma.onnx"), out / "e.onnxruntime", "onnxruntime")
 
@@ -185,7 +192,7 @@ COMMANDS: dict[str, Command] = {
         _page, ("e.onnxruntime", "e.onnxruntime.json", "page.html"), before=_fresh_engine,
     ),
     "view": Command(
-        "view {here}/m{v}.onnx -o {out}/page.html --no-open", _page, ("page.html",),
+        "view {here}/m{v}.onnx -o {out}/page.html --no-open", _viewed, ("page.html",),
     ),
     "infer": Command(
         "infer {here}/s{v}.onnx {here}/0.png {here}/1.png --preprocess {here}/picture.toml "
