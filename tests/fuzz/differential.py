@@ -200,7 +200,7 @@ def _quantized(network: Network, target: str) -> Iterator[str]:
         ]
         right, found = (np.concatenate(values) for values in zip(*both, strict=True))
         noise, signal = float(np.square(found - right).mean()), float(np.square(right).mean())
-        if noise and 10 * np.log10(signal / noise) < WEIGHT_DECIBELS:
+        if noise > TOLERANCE**2 and 10 * np.log10(signal / noise) < WEIGHT_DECIBELS:
             yield f"{name}: weights for {target} keep {signal / noise:.2g} of the signal"
 
 

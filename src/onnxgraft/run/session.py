@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxRuntime", "exposing"]
 
-# Of what onnxruntime says of a pool with too large a pad.
-_PADDED = "Pad should be smaller than kernel"
-# Its optimizers that move transposes, and the operators that make them go wrong.
+# Its optimizers that go wrong; those that move transposes where there are such operators.
+_PAD = "Pad_Fusion"
 _TRANSPOSES = ("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider")
 _ROUNDING = (b"QuantizeLinear", b"QLinear")
 _DTYPES = {
@@ -134,25 +133,15 @@ class OnnxRuntime(Resource):
 def _opened(ort: Any, source: str | bytes, options: Any) -> Any:
     """Return a session, without what onnxruntime 1.31 makes wrongly of sound graphs.
 
-    Where a Transpose stands before a QuantizeLinear, its moving of transposes rounds what is before
-    the Transpose, which may be an output of the graph or be read elsewhere. And a pool may not pad
-    by its kernel's size or more, which its fusion of a Pad does not ask for: what it made it then
-    refuses.
+    Its fusion of a Pad into a MaxPool takes zeros for the lowest values that a pool pads with, and
+    makes pads that pools refuse. Where a Transpose stands before a QuantizeLinear, its moving of
+    transposes rounds what is before the Transpose, which may be an output of the graph or be read
+    elsewhere.
     """
-    left_out = [*_TRANSPOSES] if _rounds(source) else []
-
-    def opened() -> Any:
-        return ort.InferenceSession(
-            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
-        )
-
-    try:
-        return opened()
-    except Exception as error:  # its exceptions have no common base
-        if _PADDED not in str(error):
-            raise
-        left_out.append("Pad_Fusion")
-        return opened()
+    left_out = [_PAD, *(_TRANSPOSES if _rounds(source) else ())]
+    return ort.InferenceSession(
+        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
+    )
 
 
 def _rounds(source: str | bytes) -> bool:
