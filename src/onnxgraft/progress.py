@@ -27,6 +27,7 @@ from rich.progress import (
 
 from onnxgraft.errors import printable, wrapped
 from onnxgraft.notebook import Bars, in_notebook
+from onnxgraft.notices import NOTICE
 
 __all__ = ["Steps", "console", "logger", "reporting", "status", "steps", "told", "track"]
 
@@ -138,7 +139,7 @@ def reporting(name: str, *, verbose: bool, quiet: bool, file: Path | None) -> It
     """Tell on standard error, and in a file, what the block does.
 
     Off a terminal, and where it is verbose, there is a line for each stage, and one a minute in
-    long ones; else there are bars. Warnings are told in both cases.
+    long ones; else there are bars. Notices and warnings are told in both cases.
 
     Args:
         name: Of the command.
@@ -150,7 +151,7 @@ def reporting(name: str, *, verbose: bool, quiet: bool, file: Path | None) -> It
     lines = verbose or not console().is_terminal
     screen: logging.Handler = _Screen()
     screen.setFormatter(_Line(f"onnxgraft {name}: %(message)s"))
-    screen.setLevel(logging.DEBUG if verbose else logging.INFO if lines else logging.WARNING)
+    screen.setLevel(logging.DEBUG if verbose else logging.INFO if lines else NOTICE)
     handlers = [] if quiet else [screen]
     if file is not None:
         log = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")

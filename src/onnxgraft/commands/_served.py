@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxgraft.commands._engine_recipe import agreed, recipe_of
 from onnxgraft.data.casting import cast
-from onnxgraft.data.division import image_batch
+from onnxgraft.data.division import image_batch, row_of
 from onnxgraft.data.postprocess import Postprocess, Seen, see
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import picture_feed
@@ -105,11 +105,7 @@ class ServedEngine(Resource):
         Raises:
             InputError: The recipe does not say what the outputs are, and their shapes do not tell.
         """
-        recipe = self._picture()[1]
-        pixels = _pixels(picture, color, recipe.color)
-        outputs = self._engine.infer({self.inputs[0].name: self.prepare(picture, color=color)})
-        placed = recipe.placement(pixels.shape[1], pixels.shape[0])
-        found = see(outputs, self.postprocess, recipe.seen(pixels), placed, draw=False)
+        found = self.look(picture, color=color, draw=False)[1]
         if found is None:
             told = ", ".join(map(str, self.outputs))
             raise InputError(
@@ -117,6 +113,29 @@ class ServedEngine(Resource):
                 "[postprocess], or use infer"
             )
         return found
+
+    def look(
+        self, picture: Array, *, color: Color, draw: bool = True
+    ) -> tuple[Outputs, Seen | None]:
+        """Return the outputs for a picture, and what they mean; None where that can't be told.
+
+        Args:
+            picture: As `prepare` takes it.
+            color: The order of its channels.
+            draw: Whether to draw what was seen, which needs OpenCV.
+        """
+        spec, recipe = self._picture()
+        pixels = _pixels(picture, color, recipe.color)
+        fed = self.prepare(*[picture] * image_batch(spec), color=color)
+        outputs = {
+            name: row_of(self.name, spec, name, value, 0)
+            for name, value in self._engine.infer({spec.name: fed}).items()
+        }
+        placed = recipe.placement(pixels.shape[1], pixels.shape[0])
+        shown = recipe.seen(pixels)
+        if shown.shape[2] == 1:  # what is drawn has colours
+            shown = np.repeat(shown, 3, 2)
+        return outputs, see(outputs, self.postprocess, shown, placed, draw=draw)
 
     def close(self) -> None:
         """Give back what the engine holds."""
