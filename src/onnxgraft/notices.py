@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 
-__all__ = ["NOTICE", "notice"]
+__all__ = ["NOTICE", "logger", "notice"]
 
 # Between INFO and WARNING of `logging`.
 NOTICE = 25
 
+logger = logging.getLogger("onnxgraft")
+logger.addHandler(logging.NullHandler())
+
 
 def notice(sentence: str, *values: object) -> None:
-    """Tell a sentence by the logger ``onnxgraft``, with values in its places."""
-    logging.getLogger("onnxgraft").log(NOTICE, sentence, *values)
+    """Tell a sentence, with values in its places."""
+    logger.log(NOTICE, sentence, *values)

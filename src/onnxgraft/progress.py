@@ -27,16 +27,13 @@ from rich.progress import (
 
 from onnxgraft.errors import printable, wrapped
 from onnxgraft.notebook import Bars, in_notebook
-from onnxgraft.notices import NOTICE
+from onnxgraft.notices import NOTICE, logger
 
 __all__ = ["Steps", "console", "logger", "reporting", "status", "steps", "told", "track"]
 
 T = TypeVar("T")
 # Told the phase, how many of its steps are done, and how many there are.
 Steps = Callable[[str, int, int], None]
-
-logger = logging.getLogger("onnxgraft")
-logger.addHandler(logging.NullHandler())
 
 # So often a long work is told of off a terminal, in seconds.
 _MINUTE = 60.0

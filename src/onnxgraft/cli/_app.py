@@ -345,7 +345,8 @@ def _guard(name: str, limits: Mapping[str, Any], given: Mapping[str, Any]) -> in
     if seconds is not None and not seconds > 0:
         raise InputError(f"--max-seconds {seconds:g}: a number of seconds above 0")
     size = None if memory is None else byte_size(memory)
-    return guarded(Allowance(size, seconds, _places(name, given)))
+    ports = (given["port"],) if name == "serve" else ()
+    return guarded(Allowance(size, seconds, _places(name, given), ports))
 
 
 def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:

@@ -1,4 +1,4 @@
-"""Subcommands on engines: build, bundle, bench, infer."""
+"""Subcommands on engines: build, bundle, bench, infer, export, serve."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ from onnxgraft.cli._options import (
     trust_of,
 )
 
-__all__ = ["bench", "build", "bundle", "infer"]
+__all__ = ["bench", "build", "bundle", "export", "infer", "serve"]
 
+SERVER = "Server"
+EngineFile = Annotated[Path, typer.Argument(help="Engine with its passport beside it.")]
 Precision = Annotated[
     PrecisionName | None,
     typer.Option(
@@ -252,4 +254,112 @@ def infer(
     return commands.infer(
         engine, images, preprocess=preprocess, postprocess=postprocess, out=out,
         trust=trust_of(trust), force=force,
+    )  # fmt: skip
+
+
+@subcommand(show.exported, example="onnxgraft export triton model.engine -o repository")
+def export(
+    form: Annotated[
+        Literal["triton"], typer.Argument(metavar="FORM", help="What to write: triton.")
+    ],
+    engine: EngineFile,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FOLDER",
+            rich_help_panel=OUTPUT,
+            help="Model repository; other models may be in it.",
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=OUTPUT,
+            help="Name of the model; that of the network's file if not given.",
+        ),
+    ] = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=RUNNING,
+            help="Most requests that are joined: 16 if not given; TensorRT takes what the engine "
+            "was built for, and with OpenVINO clients make batches.",
+        ),
+    ] = None,
+    instances: Annotated[
+        int,
+        typer.Option(min=1, rich_help_panel=RUNNING, help="Instances that run side by side."),
+    ] = 1,
+    queue_delay: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="US",
+            rich_help_panel=RUNNING,
+            help="Microseconds that a request may wait for others.",
+        ),
+    ] = 0,
+    threads: Threads = None,
+    graph: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="GRAPH.onnx",
+            rich_help_panel=MODEL,
+            help="ONNX file that an OpenVINO engine was built from, where it is not beside it; "
+            "repeatable.",
+        ),
+    ] = [],  # noqa: B006  (typer copies it)
+    force: Force = False,
+    as_json: Json = False,
+) -> Result:
+    """Write an engine as a model of a Triton repository, with its config.pbtxt."""
+    from onnxgraft import commands
+
+    return commands.export(
+        form, engine, out, name=name, max_batch=max_batch, instances=instances,
+        queue_delay=queue_delay, threads=threads, graph=graph, force=force,
+    )  # fmt: skip
+
+
+@subcommand(show.served, example="onnxgraft serve model.engine --port 8000")
+def serve(
+    engine: EngineFile,
+    host: Annotated[
+        str,
+        typer.Option(metavar="HOST", rich_help_panel=SERVER, help="Address to listen on."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, rich_help_panel=SERVER, help="Port; 0 takes one that is free."
+        ),
+    ] = 8000,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=SERVER,
+            help="Name of the model in requests; that of the file if not given.",
+        ),
+    ] = None,
+    preprocess: PreprocessFile = None,
+    postprocess: PostprocessFile = None,
+    threads: Threads = None,
+    max_request: Annotated[
+        int,
+        typer.Option(min=1, metavar="MIB", rich_help_panel=SERVER, help="Most MiB of a request."),
+    ] = 64,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
+    as_json: Json = False,
+) -> Result:
+    """Answer requests over HTTP (KServe v2), with metrics and a page to try pictures on."""
+    from onnxgraft import commands
+
+    return commands.serve(
+        engine, host=host, port=port, name=name, preprocess=preprocess, postprocess=postprocess,
+        threads=threads, max_request=max_request, trust=trust_of(trust),
     )  # fmt: skip

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
         Calibrated,
         Converted,
         Differences,
+        Exported,
         Inferred,
         Inspected,
         Operated,
         Quantized,
         RecipeSchema,
+        Served,
     )
     from onnxgraft.commands._budget import BudgetReport
     from onnxgraft.commands._int8 import Int8Graph
@@ -39,8 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "begun", "benched", "built", "bundled", "calibrated", "compared", "converted", "deployed",
-    "inferred",
-    "inspection", "operated", "quantized", "report", "schema",
+    "exported", "inferred", "inspection", "operated", "quantized", "report", "schema", "served",
 ]  # fmt: skip
 
 # Columns for names in a table.
@@ -345,6 +346,17 @@ def inferred(done: Inferred, console: Console) -> None:
             say(console, f"  {line}")
     if done.out.endswith(".npz"):
         say(console, f"{done.out}: the outputs, images along axis 0")
+
+
+def exported(done: Exported, console: Console) -> None:
+    """Print what was written, and what whoever runs the server should know."""
+    say(console, f"{done.out}: {done.name}, version {done.version}: {', '.join(done.files)}")
+    _notes(console, done.notes)
+
+
+def served(done: Served, console: Console) -> None:
+    """Print what a server did."""
+    say(console, f"{done.url}: {done.requests} requests in {done.seconds:.0f} s")
 
 
 def report(done: Report, console: Console) -> None:

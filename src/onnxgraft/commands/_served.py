@@ -12,6 +12,7 @@ import numpy as np
 from onnxgraft.commands._engine_recipe import agreed, recipe_of
 from onnxgraft.data.casting import cast
 from onnxgraft.data.division import image_batch, row_of
+from onnxgraft.data.placement import Placement
 from onnxgraft.data.postprocess import Postprocess, Seen, see
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import picture_feed
@@ -136,6 +137,14 @@ class ServedEngine(Resource):
         if shown.shape[2] == 1:  # what is drawn has colours
             shown = np.repeat(shown, 3, 2)
         return outputs, see(outputs, self.postprocess, shown, placed, draw=draw)
+
+    def placement(self, width: int, height: int) -> Placement:
+        """Return where a picture of that size lies in what the network sees of it.
+
+        Raises:
+            InputError: The engine takes no pictures, or none so small.
+        """
+        return self._picture()[1].placement(width, height)
 
     def close(self) -> None:
         """Give back what the engine holds."""

@@ -251,7 +251,8 @@ def _listed(spec: TensorSpec, shape: tuple[int, ...], entry: Mapping[str, Any]) 
 
 def _elements(name: str, data: bytes, count: int) -> list[bytes]:
     """Return the elements of BYTES."""
-    found, at = [], 0
+    found: list[bytes] = []
+    at = 0
     while at + _LENGTH.size <= len(data) and len(found) < count:
         (size,) = _LENGTH.unpack_from(data, at)
         at += _LENGTH.size

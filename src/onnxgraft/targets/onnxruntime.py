@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxgraft.targets.machines import TWO_CORES
-from onnxgraft.targets.target import Placement, Storage, Target
+from onnxgraft.targets.target import Placement, Storage, Target, Triton
 
 __all__ = ["ONNXRUNTIME"]
 
@@ -45,6 +45,7 @@ ONNXRUNTIME = Target(
     machine=TWO_CORES,
     floats={},  # its CPU kernels have no fast halves
     options=frozenset({"threads"}),
+    triton=Triton("onnxruntime", "model.onnx", "onnxruntime_onnx", threads="intra_op_thread_count"),
     magic=((0, b"\x08"),),  # an ONNX model's first field, the version, as a number
     forms=("pads", "pairs", "narrow", "precise", "float"),
     default=True,
