@@ -22,6 +22,7 @@ from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime
+from tests.browser import CHROMIUM, Browser
 from tests.running import QUIET, Cli, here, in_a_process
 
 ROOT = Path(__file__).parent.parent
@@ -172,3 +173,12 @@ def cli() -> Cli:
 def process() -> Cli:
     """Return a function that runs the ``onnxgraft`` command in a process of its own."""
     return in_a_process
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Return a headless Chromium, or skip."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    with Browser(tmp_path_factory.mktemp("browser")) as running:
+        yield running
