@@ -94,10 +94,7 @@ def configuration(
     }
     if batch > 1:
         message["dynamic_batching"] = {"max_queue_delay_microseconds": delay}
-    threads = threads or passport.flags.threads
-    told = {triton.threads: str(threads)} if threads and triton.threads else {}
-    told |= _openvino(passport, batch) if passport.target == "openvino" else {}
-    told |= _facts(passport)
+    told = _settings(passport, batch, threads or passport.flags.threads) | _facts(passport)
     message["parameters"] = [
         {"key": key, "value": {"string_value": value}} for key, value in told.items()
     ]
@@ -157,16 +154,18 @@ def _instances(passport: Passport, count: int) -> dict[str, Any]:
     return group
 
 
-def _openvino(passport: Passport, batch: int) -> dict[str, str]:
-    """Return the parameters of the OpenVINO backend that say what the engine was built with."""
-    told = {"PERFORMANCE_HINT": passport.flags.hint.upper()}
-    if passport.floats == "bf16":
-        told["HINT_BF16"] = "YES"
-    if passport.flags.shapes:
-        told["RESHAPE_IO_LAYERS"] = "YES"
-    if batch:
-        told["ENABLE_BATCH_PADDING"] = "YES"
-    return told
+def _settings(passport: Passport, batch: int, threads: int | None) -> dict[str, str]:
+    """Return what a backend is told of how the engine was built, where it has a name for that."""
+    flags = passport.flags
+    wanted = {
+        "threads": str(threads or ""),
+        "hint": flags.hint.upper(),
+        "bf16": "YES" if passport.floats == "bf16" else "",
+        "shapes": "YES" if flags.shapes else "",
+        "pads": "YES" if batch else "",
+    }
+    names = find_target(passport.target).triton.parameters
+    return {name: wanted[key] for key, name in names.items() if wanted[key]}
 
 
 def _facts(passport: Passport) -> dict[str, str]:
@@ -209,8 +208,11 @@ def _notes(passport: Passport) -> Iterator[str]:
             "the engine was built in another form than its graph, which Triton reads as it is: "
             + "; ".join(passport.notes)
         )
-    if passport.target == "openvino" and passport.floats == "fp16":
-        yield "Triton's OpenVINO backend has no setting for fp16: float layers run in float32"
+    if not triton.engine and passport.floats not in ("fp32", *triton.parameters):
+        yield (
+            f"Triton's {library.title} backend has no setting for {passport.floats}: it decides "
+            "what float layers run in"
+        )
     if passport.flags.version_compatible:
         yield "start Triton with --backend-config=tensorrt,version-compatible=true"
     if passport.recipe.get("preprocess"):

@@ -138,7 +138,7 @@ def _repository(folder: Path) -> str:
     if config.exists():
         text = config.read_text()
         (version,) = re.findall(r"versions: \[(\d+)\]", text)
-        (wanted,) = re.findall(r'engine_sha256"\n    value {\n      string_value: "(\w+)"', text)
+        (wanted,) = re.findall(r'engine_sha256"\s+value {\s+string_value: "(\w+)"', text)
         if sha256(place / version / "model.onnx") != wanted:
             raise AssertionError(f"{config} serves another engine than it says")
     return "a"

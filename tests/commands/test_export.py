@@ -243,6 +243,16 @@ def test_fixed_shapes_of_openvino_are_the_shapes_that_are_served(engines: Path) 
     assert parameters(found)["RESHAPE_IO_LAYERS"] == parameters(found)["HINT_BF16"] == "YES"
 
 
+def test_a_precision_that_the_backend_has_no_setting_for_is_told(engines: Path) -> None:
+    passport = read_passport(engines / "openvino")
+    told = {
+        floats: configuration(dataclasses.replace(passport, floats=floats), "net").notes
+        for floats in ("fp32", "bf16", "fp16")
+    }
+    assert any("no setting for fp16" in note for note in told["fp16"])
+    assert told["fp32"] == told["bf16"] != told["fp16"]
+
+
 def test_a_form_that_the_engine_was_healed_by_is_told(engines: Path) -> None:
     healed = dataclasses.replace(read_passport(engines / "openvino"), notes=("conv1 in pads",))
     assert any("conv1 in pads" in note for note in configuration(healed, "net").notes)

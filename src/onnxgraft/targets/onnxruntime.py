@@ -45,7 +45,12 @@ ONNXRUNTIME = Target(
     machine=TWO_CORES,
     floats={},  # its CPU kernels have no fast halves
     options=frozenset({"threads"}),
-    triton=Triton("onnxruntime", "model.onnx", "onnxruntime_onnx", threads="intra_op_thread_count"),
+    triton=Triton(
+        "onnxruntime",
+        "model.onnx",
+        "onnxruntime_onnx",
+        parameters={"threads": "intra_op_thread_count"},
+    ),
     magic=((0, b"\x08"),),  # an ONNX model's first field, the version, as a number
     forms=("pads", "pairs", "narrow", "precise", "float"),
     default=True,

@@ -40,8 +40,18 @@ OPENVINO = Target(
     # Its backend reads models and not what a CPU exported, and where it knows of a batch it fixes
     # that: https://github.com/triton-inference-server/openvino_backend.
     triton=Triton(
-        "openvino", "model.onnx", engine=False, threads="INFERENCE_NUM_THREADS", joins=False
-    ),
+        "openvino",
+        "model.onnx",
+        engine=False,
+        joins=False,
+        parameters={
+            "threads": "INFERENCE_NUM_THREADS",
+            "hint": "PERFORMANCE_HINT",
+            "bf16": "HINT_BF16",
+            "shapes": "RESHAPE_IO_LAYERS",
+            "pads": "ENABLE_BATCH_PADDING",
+        },
+    ),  # fmt: skip
     magic=tuple((offset, b"UPCVO") for offset in range(12)),  # a model that the CPU exported
     limit="ONEDNN_MAX_CPU_ISA",
     forms=("pads", "offset", "pairs", "narrow", "float"),

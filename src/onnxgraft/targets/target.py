@@ -102,16 +102,17 @@ class Triton:
         file: What that calls a model's file.
         platform: Its older name of the backend; empty where it has none.
         engine: Whether it loads the engine; otherwise it reads the graph and compiles that itself.
-        threads: The parameter for threads of the CPU; empty where there is none.
         joins: Whether it runs a batch of any size, so that waiting requests may be joined.
+        parameters: Its names of settings: ``threads`` of the CPU, the ``hint``, ``bf16`` for float
+            layers, fixed ``shapes``, and that it ``pads`` a batch which is not full.
     """
 
     backend: str
     file: str
     platform: str = ""
     engine: bool = True
-    threads: str = ""
     joins: bool = True
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
