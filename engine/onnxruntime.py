@@ -56,8 +56,8 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
     return Built({"onnxruntime": ort.__version__}, flags, machine)
 
 
-def load(path: Path, passport: Passport, threads: int | None) -> Engine:
-    """Return the engine at ``path``."""
+def load(path: Path, passport: Passport, threads: int | None, streams: int | None = None) -> Engine:
+    """Return the engine at ``path``; it needs no word of how many inferences run at once."""
     refuse(path, passport, "onnxruntime", "onnxruntime", _onnxruntime().__version__)
     return OnnxRuntimeEngine(path, passport, threads)
 

@@ -85,11 +85,11 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
     return Built({"openvino": openvino.__version__}, replace(flags, models=len(parts)), machine)
 
 
-def load(path: Path, passport: Passport, threads: int | None) -> Engine:
+def load(path: Path, passport: Passport, threads: int | None, streams: int | None = None) -> Engine:
     """Return the engine at ``path``."""
     openvino = _openvino()
     refuse(path, passport, "openvino", "OpenVINO", openvino.__version__)
-    return OpenVino(path, passport, threads)
+    return OpenVino(path, passport, threads, streams)
 
 
 def _compiled(core: Any, network: Any, config: dict[str, Any]) -> bytes:
@@ -174,7 +174,13 @@ class OpenVino(Resource):
     at once as there are streams.
     """
 
-    def __init__(self, path: Path, passport: Passport, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        passport: Passport,
+        threads: int | None = None,
+        streams: int | None = None,
+    ) -> None:
         """Import the model that is likely to be asked for; the other one waits for its turn.
 
         Raises:
@@ -186,6 +192,8 @@ class OpenVino(Resource):
             flags = replace(flags, threads=threads)
         self.name = passport.name
         self._path, self._config = path, _config(flags)
+        if streams is not None:
+            self._config["NUM_STREAMS"] = streams
         self._lock = threading.Lock()
         self._results = Buffers()
         # It stays open, so that a model is the one it was even if the path has another by then.

@@ -82,5 +82,7 @@ class Backend(Protocol):
     def build(self, model: Model, path: Path, options: BuildOptions) -> Built:
         """Write an engine of ``model`` to ``path``."""
 
-    def load(self, path: Path, passport: Passport, threads: int | None) -> Engine:
-        """Return the engine at ``path``, ready to infer."""
+    def load(
+        self, path: Path, passport: Passport, threads: int | None, streams: int | None = None
+    ) -> Engine:
+        """Return the engine at ``path``, ready to infer; None leaves it as it was built."""

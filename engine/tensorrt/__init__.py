@@ -166,7 +166,7 @@ def _bounds(spec: TensorSpec, options: BuildOptions) -> builder.Shapes:
     return low, usual, high  # type: ignore[return-value]
 
 
-def load(path: Path, passport: Passport, threads: int | None) -> Engine:
+def load(path: Path, passport: Passport, threads: int | None, streams: int | None = None) -> Engine:
     """Return the engine at ``path``; running it needs an NVIDIA GPU.
 
     Raises:

@@ -358,7 +358,7 @@ def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:
     if given.get("ray") or any(".py:" in text for text in texts):
         return None
     places = [given[key] for key in _WRITTEN if isinstance(given.get(key), Path)]
-    if name == "bench" and given.get("record"):
+    if name == "bench" and (given.get("record") or given.get("p99")):
         places += given["engines"]
     if name == "validate":  # an engine's passport takes the result
         places.append(given["candidate"])

@@ -38,7 +38,7 @@ from onnxgraft.cli._options import (
 
 __all__ = ["bench", "build", "bundle", "export", "infer", "serve"]
 
-SERVER = "Server"
+LOAD, SERVER = "Many requests at once", "Server"
 EngineFile = Annotated[Path, typer.Argument(help="Engine with its passport beside it.")]
 Precision = Annotated[
     PrecisionName | None,
@@ -176,9 +176,14 @@ def bundle(
 def bench(
     engines: Annotated[list[Path], typer.Argument(help="Engines or ONNX files.")],
     batch: Annotated[
-        str,
-        typer.Option(metavar="SIZES", help="Batch sizes: 1,4,16.", rich_help_panel=RUNNING),
-    ] = "1,4,16,32,64",
+        str | None,
+        typer.Option(
+            metavar="SIZES",
+            help="Batch sizes: 1,4,16,32,64 if not given. Under load, how many waiting requests "
+            "are joined, at most: 1 if not given.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -214,14 +219,73 @@ def bench(
             rich_help_panel=MODEL,
         ),
     ] = [],  # noqa: B006  (typer copies it)
+    clients: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COUNTS",
+            rich_help_panel=LOAD,
+            help="Requests under way at once: 1,2,4,8; each client asks again when answered.",
+        ),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATES",
+            rich_help_panel=LOAD,
+            help="Requests a second that come, answered or not: 50,100,200.",
+        ),
+    ] = None,
+    arrivals: Annotated[
+        Literal["poisson", "fixed"],
+        typer.Option(
+            metavar="HOW",
+            rich_help_panel=LOAD,
+            help="How requests come: poisson, each for itself, or fixed, evenly.",
+        ),
+    ] = "poisson",
+    duration: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", rich_help_panel=LOAD, help="Seconds for each load, over all rounds."
+        ),
+    ] = 10.0,
+    instances: Annotated[
+        int | None,
+        typer.Option(
+            min=1, rich_help_panel=LOAD, help="Processes that share the requests; 1 if not given."
+        ),
+    ] = None,
+    streams: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=LOAD,
+            help="Inferences that an instance runs at once; as many as clients if not given.",
+        ),
+    ] = None,
+    pin: Annotated[
+        bool,
+        typer.Option("--pin", rich_help_panel=LOAD, help="Give each instance cores of its own."),
+    ] = False,
+    p99: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            rich_help_panel=LOAD,
+            help="Look for the settings that answer most requests, 99 % of them within this time "
+            "(20ms), and write them into the passport.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> Result:
-    """Measure the latency of engines, each in a process of its own, taking turns."""
+    """Measure the latency of engines, each in a process of its own, or many requests at once."""
     from onnxgraft import commands
 
     return commands.bench(
         engines, batch=batch, against=against, weights=weights, rounds=rounds, runs=runs,
         threads=threads, trust=trust_of(trust), record=record, layers=layers, graph=graph,
+        clients=clients, rate=rate, arrivals=arrivals, duration=duration, instances=instances,
+        streams=streams, pin=pin, p99=p99,
     )  # fmt: skip
 
 
@@ -286,14 +350,18 @@ def export(
         typer.Option(
             min=1,
             rich_help_panel=RUNNING,
-            help="Most requests that are joined: 16 if not given; TensorRT takes what the engine "
-            "was built for, and with OpenVINO clients make batches.",
+            help="Most requests that are joined. If not given, what bench --p99 found, or 16; "
+            "TensorRT takes what the engine was built for, and with OpenVINO clients make batches.",
         ),
     ] = None,
     instances: Annotated[
-        int,
-        typer.Option(min=1, rich_help_panel=RUNNING, help="Instances that run side by side."),
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=RUNNING,
+            help="Instances that run side by side; what bench --p99 found, or 1, if not given.",
+        ),
+    ] = None,
     queue_delay: Annotated[
         int,
         typer.Option(

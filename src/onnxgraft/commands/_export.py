@@ -61,7 +61,7 @@ def export(
     *,
     name: str | None = None,
     max_batch: int | None = None,
-    instances: int = 1,
+    instances: int | None = None,
     queue_delay: int = 0,
     threads: int | None = None,
     graph: Sequence[ModelGiven] = (),
@@ -77,12 +77,13 @@ def export(
         engine: With its passport beside it.
         out: The model repository, a folder; other models may be in it.
         name: Of the model; that of the network's file if not given.
-        max_batch: How many requests are joined at most, where the batch is free; 16 if not given,
-            for TensorRT what the engine was built for. OpenVINO's backend pads each batch to it;
-            there clients make batches if it is not given.
-        instances: That run side by side.
+        max_batch: How many requests are joined at most, where the batch is free. If not given, what
+            `bench --p99` found best; or 16, for TensorRT what the engine was built for, and with
+            OpenVINO, whose backend pads each batch to it, clients make batches.
+        instances: That run side by side; what `bench --p99` found best, or 1, if not given.
         queue_delay: Microseconds that a request may wait for others.
-        threads: Of the CPU, for an instance; None takes what the engine was built for.
+        threads: Of the CPU, for an instance; what was found best, or the engine was built for, if
+            not given.
         graph: ONNX files, one of which the engine was built from, where that is not beside it:
             OpenVINO's backend reads it.
         force: Replace a configuration that was not written by this command.
@@ -105,6 +106,12 @@ def export(
     place = Path(out) / title
     check_beside(place / _CONFIG, TRITON, force=force)
     labels = recipe_of(file, False, after=False)[1].named().labels()
+    best = passport.served(str(passport.cpu))
+    joins = find_target(passport.target).triton.joins
+    if max_batch is None and joins and best.get("batch", 1) > 1:
+        max_batch = best["batch"]
+    instances = best.get("instances", 1) if instances is None else instances
+    threads = best.get("threads") if threads is None else threads
     # Asked before anything is written.
     configuration(passport, title, largest=max_batch, instances=instances, threads=threads)
     read = None if find_target(passport.target).triton.engine else _graph(file, graph)

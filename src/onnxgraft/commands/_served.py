@@ -21,6 +21,8 @@ from onnxgraft.files.trust import Trust, trusts
 from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource
 from onnxgraft.stages.engine.loading import load
+from onnxgraft.stages.engine.passport import passport_path, read_passport
+from onnxgraft.targets import find_target
 
 __all__ = ["Hook", "ServedEngine", "feeds_of"]
 
@@ -39,7 +41,8 @@ class ServedEngine(Resource):
         postprocess: Likewise.
         trust: Load an engine that has no passport, and run the functions that a passport names:
             True, or names.
-        threads: Of the CPU; None takes what the engine was built for.
+        threads: Of the CPU; None takes what `bench --p99` found best on this processor, or else
+            what the engine was built for.
 
     Raises:
         InputError: There is no passport, or the file is not the one that it describes.
@@ -59,7 +62,10 @@ class ServedEngine(Resource):
         known = recipe_of(path, trust, preprocess is None and bool(trust), bool(trust))
         self.preprocess, self.postprocess = agreed(preprocess or known[0], postprocess or known[1])
         trusted = trusts(trust, Path(path).name, os.fspath(path))
-        self._engine = load(path, trust=trusted, threads=threads)
+        found = {} if threads is not None else _found(path)
+        self._engine = load(
+            path, trust=trusted, threads=found.get("threads", threads), streams=found.get("streams")
+        )
         self.name = self._engine.name
         self.inputs, self.outputs = self._engine.inputs, self._engine.outputs
 
@@ -161,6 +167,18 @@ class ServedEngine(Resource):
                 "preprocess, or feed arrays with infer"
             )
         return self.inputs[0], self.preprocess.sized(self.inputs[0])
+
+
+def _found(path: str | os.PathLike[str]) -> dict[str, int]:
+    """Return the settings that were found best for one instance on this processor.
+
+    Those of several are for processes beside each other, and this is one.
+    """
+    if not passport_path(path).is_file():
+        return {}
+    passport = read_passport(path)
+    found = passport.served(str(find_target(passport.target).cpu()))
+    return found if found.get("instances") == 1 else {}
 
 
 def feeds_of(

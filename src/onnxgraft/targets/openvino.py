@@ -51,7 +51,7 @@ OPENVINO = Target(
             "shapes": "RESHAPE_IO_LAYERS",
             "pads": "ENABLE_BATCH_PADDING",
         },
-    ),  # fmt: skip
+    ),
     magic=tuple((offset, b"UPCVO") for offset in range(12)),  # a model that the CPU exported
     limit="ONEDNN_MAX_CPU_ISA",
     forms=("pads", "offset", "pairs", "narrow", "float"),
