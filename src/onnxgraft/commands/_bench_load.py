@@ -37,6 +37,7 @@ from onnxgraft.run.load import (
     settings,
     summary,
 )
+from onnxgraft.stages.engine import target_of
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.engine.passport import record as record_in_passport
 from onnxgraft.targets import find_target
@@ -353,7 +354,8 @@ def _searched(
     if target.kind != "engine":
         raise InputError(f"{target.name}: settings are those of an engine; build one")
     cores = len(os.sched_getaffinity(0))
-    tried = list(settings(cores, _sizes(target, batch, _BATCHES)))
+    on_cpu = target_of(Path(target.opened.path)).on_cpu
+    tried = list(settings(cores, _sizes(target, batch, _BATCHES), threads=on_cpu))
     opened = _Opened(target)
     try:
         with contextlib.closing(_progress(target.name, tried)) as each:
