@@ -19,7 +19,7 @@ from onnxgraft.errors import (
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import Feeds
-from onnxgraft.run.engine import Engine
+from onnxgraft.run.engine import Engine, Writing
 from onnxgraft.run.layers import Layer, LayerTimes, Timing
 from onnxgraft.stages.engine.options import Backend
 from onnxgraft.stages.engine.passport import Passport, passport_path, pinned, read_passport
@@ -57,7 +57,7 @@ def load(
     trust: bool = False,
     threads: int | None = None,
     streams: int | None = None,
-) -> Engine:
+) -> Writing:
     """Return the engine at ``path``, ready to infer.
 
     Loading an engine runs native code: only a file that its own passport describes is loaded.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from onnxgraft.graph.tensors import TensorSpec
-from onnxgraft.run.engine import Engine
+from onnxgraft.run.engine import Writing
 from onnxgraft.stages.engine.passport import Flags, Passport
 from onnxgraft.targets import Floats
 
@@ -84,5 +84,5 @@ class Backend(Protocol):
 
     def load(
         self, path: Path, passport: Passport, threads: int | None, streams: int | None = None
-    ) -> Engine:
+    ) -> Writing:
         """Return the engine at ``path``, ready to infer; None leaves it as it was built."""
