@@ -11,7 +11,8 @@ AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
 # What builds the site, likewise; mkdocs reads the docstrings and imports nothing of ours.
 SITE = .venv-docs
 
-.PHONY: demo test check docs site audit sbom constraints constraints-docs faults fuzz load runtime clean
+.PHONY: demo test check docs site audit sbom constraints constraints-docs faults fuzz load runtime \
+	broken-promises clean
 
 demo: $(READY)
 	$(BIN)/python models/lenet5.py demo 2>$(VENV)/lenet5.log || (cat $(VENV)/lenet5.log; exit 1)
@@ -63,7 +64,7 @@ constraints-docs: $(TOOLS)/.ready
 
 $(SITE)/.ready: constraints-docs.txt
 	$(PYTHON) -m venv $(SITE)
-	$(SITE)/bin/python -m pip install --quiet --require-hashes --no-deps --requirement constraints-docs.txt
+	$(SITE)/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints-docs.txt
 	touch $@
 
 $(TOOLS)/.ready: Makefile
@@ -71,10 +72,12 @@ $(TOOLS)/.ready: Makefile
 	$(TOOLS)/bin/python -m pip install --quiet $(AUDIT)
 	touch $@
 
+# Bytecode is written for what is imported, when it first is: for all that is installed it takes as
+# long as the installation.
 $(READY): pyproject.toml constraints.txt constraints-torch.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints.txt
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints-torch.txt \
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints-torch.txt \
 		|| echo "PyTorch's build for the CPU is not to be had here: its tests are skipped"
 	$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip check
@@ -90,6 +93,10 @@ fuzz: $(READY)
 
 faults: $(READY)
 	PYTHONPATH=src $(BIN)/python -m tests.faults --kills 200
+
+# Breaks each promise of docs/threat-model.md in a copy; its test has to see that.
+broken-promises: $(READY)
+	PYTHONPATH=src $(BIN)/python -m tests.broken_promises
 
 load: $(READY)
 	PYTHONPATH=src $(BIN)/python -m benchmarks.load > benchmarks/load.md

@@ -192,7 +192,7 @@ class Road:
         Raises:
             peers.Refused: There is none.
         """
-        out = self.folder / f"{name}{peers.PEERS[name].suffix}"
+        out = self._out(name)
         cost, data = self.folder / f"{name}.json", self.folder / "feeds.npz"
         if not cost.exists():
             if not data.exists():
@@ -203,3 +203,16 @@ class Road:
             )
             cost.write_text(json.dumps(asdict(found)))
         return out, peers.Cost(**json.loads(cost.read_text()))
+
+    def made(self, name: str) -> Path:
+        """Return the file that `peer` has made.
+
+        Raises:
+            peers.Refused: It has not made one.
+        """
+        if not (self.folder / f"{name}.json").exists():
+            raise peers.Refused(f"{name} made nothing of {self.network.name}")
+        return self._out(name)
+
+    def _out(self, name: str) -> Path:
+        return self.folder / f"{name}{peers.PEERS[name].suffix}"

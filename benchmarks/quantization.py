@@ -19,7 +19,8 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,7 @@ FLOAT = "float"
 TIMED = ("onnxruntime", "modelopt-entropy", "nncf", "neural-compressor")
 # Of a metric's values so many are shown.
 VALUES = 2
+PARTS_OF_IT = ("accuracy", "latency")
 # Parts of the validation samples, in their order: neighbours are often frames of one film.
 PARTS = 10
 
@@ -144,26 +146,21 @@ class Timed:
     ours: bool = False
 
 
-def peers(table: Table) -> list[Timed]:
-    """Print the rows of the peers; return those to be timed."""
-    timed = []
-    graphs = {name: peer for name, peer in PEERS.items() if peer.suffix == ".onnx"}
-    for name, peer in graphs.items():
-        try:
-            file, cost = table.road.peer(name)
-            model = Model.load(file)
-            table.row(f"{peer.title} ({cost.version})", model, cost.processor)
-        except (Refused, OnnxgraftError) as error:
-            table.refused(peer.title, str(error))
-            continue
-        if name in TIMED:
-            timed += [Timed(peer.title, model, where) for where in ("onnxruntime", "openvino")]
-    return timed
+def peers(table: Table) -> None:
+    """Print the rows of the peers."""
+    for name, peer in PEERS.items():
+        if peer.suffix == ".onnx":
+            try:
+                file, cost = table.road.peer(name)
+                title = f"{peer.title} ({cost.version})"
+                table.row(title, Model.load(file), cost.processor)
+            except (Refused, OnnxgraftError) as error:
+                table.refused(peer.title, str(error))
 
 
-def ours(table: Table) -> list[Timed]:
-    """Print our rows, and what was decided; return those to be timed."""
-    road, timed, told = table.road, [], []
+def ours(table: Table) -> None:
+    """Print our rows, and what was decided; keep the graphs."""
+    road, told = table.road, []
     calibrated, ranges = _seconds(lambda: quantize.calibrate(road.model, road.calibration))
     for method in quantize.METHODS:
         graph, _ = quantize.quantize(road.model, quantize.rechoose(ranges, method), "tensorrt")
@@ -177,6 +174,7 @@ def ours(table: Table) -> list[Timed]:
             form, improvements=quantize.DEFAULT_IMPROVEMENTS, calibration=road.calibration
         )
         improved, done = _seconds(partial(int8_graph, road.model, chosen, options))
+        done.model.save(_ours(road, aim.name))
         table.row(f"**ours, {aim.title}'s form**", done.model, calibrated + settled + improved)
         inside = len(done.report.layers)
         told.append(
@@ -186,14 +184,11 @@ def ours(table: Table) -> list[Timed]:
             f"{(settled + improved) / calibrated:.1f} times calibration's own time.\n"
         )
         told += [f"- {note}" for note in (chosen.choice, *done.notes)]
-        if aim.on_cpu:
-            timed.append(Timed("**ours**", done.model, aim.name, ours=True))
-        if aim.on_cpu and "bf16" in aim.floats:
-            timed.append(
-                Timed("**ours**, the rest in BF16", done.model, aim.name, "bf16", ours=True)
-            )
     print("\n".join(told))
-    return timed
+
+
+def _ours(road: Road, target: str) -> Path:
+    return road.folder / f"ours-{target}.onnx"
 
 
 def _seconds(make: Callable[[], T]) -> tuple[float, T]:
@@ -203,10 +198,27 @@ def _seconds(make: Callable[[], T]) -> tuple[float, T]:
     return busy() - began, made
 
 
-def latency(road: Road, graphs: Iterable[Timed], rounds: int) -> None:
+def timed(road: Road) -> Iterator[Timed]:
+    """Yield the graphs to be timed: the float one, those of some peers, and ours."""
+    for target in ("onnxruntime", "openvino"):
+        yield Timed(FLOAT, road.model, target)
+    yield Timed("float in BF16", road.model, "openvino", "bf16")
+    for name in TIMED:
+        with suppress(Refused, OnnxgraftError):
+            model = Model.load(road.made(name))
+            for target in ("onnxruntime", "openvino"):
+                yield Timed(PEERS[name].title, model, target)
+    for aim in (aim for aim in TARGETS if aim.on_cpu):
+        model = Model.load(_ours(road, aim.name))
+        yield Timed("**ours**", model, aim.name, ours=True)
+        if "bf16" in aim.floats:
+            yield Timed("**ours**, the rest in BF16", model, aim.name, "bf16", ours=True)
+
+
+def latency(road: Road, rounds: int) -> None:
     """Print the latency of graphs in engines, each in a process of its own, in turn."""
     targets, notes = [], []
-    for number, graph in enumerate(graphs):
+    for number, graph in enumerate(timed(road)):
         path = road.folder / f"{number}.engine"
         samples = (sample.feeds for sample in road.calibration)
         try:
@@ -227,20 +239,12 @@ def latency(road: Road, graphs: Iterable[Timed], rounds: int) -> None:
     print("".join(f"\nNot timed: {note}\n" for note in notes), flush=True)
 
 
-def section(road: Road, rounds: int) -> None:
-    """Print everything about one network."""
-    told = f"Calibrated on {len(road.calibration)} samples, validated on {len(road.validation)}."
-    print(f"\n## {road.network.name}\n\n{told}\n")
+def accuracy(road: Road) -> None:
+    """Print what graphs lose in the exact reference."""
+    print(f"Calibrated on {len(road.calibration)} samples, validated on {len(road.validation)}.\n")
     table = Table(road)
-    graphs = [
-        Timed(FLOAT, road.model, "onnxruntime"),
-        Timed(FLOAT, road.model, "openvino"),
-        Timed("float in BF16", road.model, "openvino", "bf16"),
-        *peers(table),
-        *ours(table),
-    ]
-    if rounds:
-        latency(road, graphs, rounds)
+    peers(table)
+    ours(table)
 
 
 def main() -> None:
@@ -249,15 +253,23 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK")
     parser.add_argument("--images", type=int, default=CALIBRATION, help="to calibrate on")
     parser.add_argument("--validation", type=int, help="images to validate on; all if not given")
-    parser.add_argument("--rounds", type=int, default=7, help="of the latency; 0 for none")
-    parser.add_argument("--folder", type=Path, help="keeps the peers' graphs for another run")
+    parser.add_argument("--rounds", type=int, default=7, help="of the latency")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS_OF_IT, default=PARTS_OF_IT,
+        help="latency alone wants the folder of an earlier run, and a quiet machine",
+    )  # fmt: skip
+    parser.add_argument("--folder", type=Path, help="keeps the graphs for another run")
     given = parser.parse_args()
     print(heading("Quantization", __doc__, *given.networks))
     print(f"{os.cpu_count()} cores, shared with others: of latencies, ratios count.", flush=True)
     with tempfile.TemporaryDirectory() as place:
         for network in chosen(given.networks or [network.name for network in NETWORKS]):
             road = Road(network, given.folder or Path(place), given.validation, given.images)
-            section(road, given.rounds)
+            print(f"\n## {network.name}\n")
+            if "accuracy" in given.parts:
+                accuracy(road)
+            if "latency" in given.parts:
+                latency(road, given.rounds)
 
 
 if __name__ == "__main__":

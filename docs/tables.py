@@ -77,6 +77,16 @@ def presets() -> Rows:
         yield f"`{preset.name}`", preset.source, keys
 
 
+def promises() -> Rows:
+    """Yield a row for each promise of the threat model."""
+    from tests.promises import PROMISES
+
+    yield "against", "is promised", "test"
+    for promise in PROMISES:
+        file, _, name = promise.test.partition("::")
+        yield promise.against, promise.words, f"`{file}`: `{name.partition('[')[0]}`"
+
+
 def _toml(value: object) -> str:
     from onnxgraft.files.toml import toml_text
 
@@ -132,6 +142,7 @@ TABLES: dict[str, tuple[str, Callable[[], Rows]]] = {
     "metrics": ("validate.md", metrics),
     "operators": ("convert.md", operators),
     "presets": ("data.md", presets),
+    "promises": ("threat-model.md", promises),
     **{f"keys of {name}": ("recipe.md", partial(keys, name)) for name in _RECIPE},
     "fields of a passport": (
         "file-formats.md",

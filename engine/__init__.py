@@ -13,6 +13,7 @@ from onnxgraft.optional import late
 
 if TYPE_CHECKING:
     from onnxgraft.run.layers import Layer, LayerTimes
+    from onnxgraft.stages.engine.baking import Baked, bake, checked, drawn
     from onnxgraft.stages.engine.building import (
         Evidence,
         build,
@@ -35,17 +36,21 @@ if TYPE_CHECKING:
     from onnxgraft.stages.engine.unknown import is_engine, target_of
 
 __all__ = [
+    "Baked",
     "BuildOptions",
     "Bundle",
     "Evidence",
     "Layer",
     "LayerTimes",
     "Passport",
+    "bake",
     "build",
     "bundle",
     "check",
     "check_layers",
+    "checked",
     "default_target",
+    "drawn",
     "graph_hash",
     "graph_precision",
     "is_engine",
@@ -62,17 +67,21 @@ __all__ = [
 __getattr__ = late(
     __name__,
     {
+        "Baked": ".baking",
         "BuildOptions": ".options",
         "Bundle": ".tensorrt.bundle",
         "Evidence": ".building",
         "Layer": "onnxgraft.run.layers",
         "LayerTimes": "onnxgraft.run.layers",
         "Passport": ".passport",
+        "bake": ".baking",
         "build": ".building",
         "bundle": ".building",
         "check": ".building",
         "check_layers": ".loading",
+        "checked": ".baking",
         "default_target": ".loading",
+        "drawn": ".baking",
         "graph_hash": ".building",
         "graph_precision": ".building",
         "is_engine": ".unknown",

@@ -1,4 +1,4 @@
-"""Figures in docs/security-figures.md: each script writes its own part, between two marks."""
+"""Figures in docs/: each script writes its own part of a page, between two marks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["PAGE", "part", "put", "today", "versions"]
 PAGE = Path(__file__).parent.parent / "docs" / "security-figures.md"
 
 
-def part(name: str) -> str:
+def part(name: str, page: Path = PAGE) -> str:
     """Return what is between the marks of a part."""
     begin, end = _marks(name)
-    return PAGE.read_text().partition(begin)[2].partition(end)[0].strip()
+    return page.read_text().partition(begin)[2].partition(end)[0].strip()
 
 
-def put(name: str, lines: Iterable[str]) -> None:
+def put(name: str, lines: Iterable[str], page: Path = PAGE) -> None:
     """Replace a part of the page, and print it."""
     begin, end = _marks(name)
     text = "\n".join(lines).strip()
-    head, _, rest = PAGE.read_text().partition(begin)
+    head, _, rest = page.read_text().partition(begin)
     _, _, tail = rest.partition(end)
-    PAGE.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
+    page.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
     print(text)
 
 

@@ -143,27 +143,34 @@ def output_integers(
 
 
 def _rounded(matrix: Array, scale: Array, hessian: Array, levels: tuple[int, int]) -> Array:
-    """Round column after column, that of the most energy first."""
+    """Round column after column, that of the most energy first.
+
+    With H = L^T L, L lower triangular, and d what the weights lose, the error |L d|^2 is a sum over
+    rows; column j is the last that its row knows, and makes it zero where d_j is
+    -sum(L_ji d_i for i < j) / L_jj. That is the same as what is passed on by H^-1, without it:
+    Chen et al., "The Geometry of LLM Quantization: GPTQ as Babai's Nearest Plane Algorithm" (2025).
+    """
     order = np.argsort(-np.einsum("gii->gi", hessian), axis=1, kind="stable")
     rows = np.arange(len(matrix))[:, None]
-    left = matrix.astype(np.float64)[rows, :, order].swapaxes(1, 2)
+    weights = matrix.astype(np.float64)[rows, :, order].swapaxes(1, 2)
     steps = np.broadcast_to(scale, matrix.shape).astype(np.float64)[rows, :, order].swapaxes(1, 2)
-    ordered = hessian[rows[:, :, None], order[:, :, None], order[:, None, :]]
-    # H^-1 = U^T U with U upper triangular: row j of U tells what column j passes on.
-    upper = np.linalg.cholesky(np.linalg.inv(ordered)).swapaxes(1, 2)
+    back = order[:, ::-1]
+    factor = np.linalg.cholesky(hessian[rows[:, :, None], back[:, :, None], back[:, None, :]])
+    lower = factor[:, ::-1, ::-1].swapaxes(1, 2)
+    passed = lower / np.einsum("gii->gi", lower)[:, :, None]
     integers = np.empty(matrix.shape, np.int8)
+    lost = np.empty(matrix.shape)
     depth = matrix.shape[2]
     for start in range(0, depth, _BLOCK):
         end = min(start + _BLOCK, depth)
-        errors = np.empty((*matrix.shape[:2], end - start))
+        before = lost[:, :, :start] @ passed[:, start:end, :start].swapaxes(1, 2)
         for column in range(start, end):
+            within = lost[:, :, start:column] @ passed[:, column, start:column, None]
+            wanted = weights[:, :, column] + before[:, :, column - start] + within[:, :, 0]
             step = steps[:, :, column]
-            rounded = np.clip(np.rint(left[:, :, column] / step), *levels)
+            rounded = np.clip(np.rint(wanted / step), *levels)
             integers[:, :, column] = rounded
-            error = (left[:, :, column] - rounded * step) / upper[:, column, column, None]
-            left[:, :, column:end] -= error[:, :, None] * upper[:, column, None, column:end]
-            errors[:, :, column - start] = error
-        left[:, :, end:] -= errors @ upper[:, start:end, end:]
+            lost[:, :, column] = weights[:, :, column] - rounded * step
     result = np.empty_like(integers)
     result[rows, :, order] = integers.swapaxes(1, 2)
     return result

@@ -14,7 +14,7 @@ from tests.conftest import ROOT, once, only_ci
 from tests.fuzz.readers import READERS
 
 # For each reader.
-SECONDS, RUNS = 1, 1000
+SECONDS, RUNS = 1, 500
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None,

@@ -29,9 +29,9 @@ assert found.peak < {peak}
 @pytest.mark.parametrize(
     ("kind", "count", "peak"),
     [
-        ("onnx", 60 if CI else 15, 1_000_000),
-        pytest.param("tensorflow", 15, 2_000_000, marks=only_ci),
-        pytest.param("caffe", 100, 1_000_000, marks=only_ci),
+        ("onnx", 30 if CI else 15, 1_000_000),
+        pytest.param("tensorflow", 10, 2_000_000, marks=only_ci),
+        pytest.param("caffe", 50, 1_000_000, marks=only_ci),
     ],
     ids=["onnx", "tensorflow", "caffe"],
 )

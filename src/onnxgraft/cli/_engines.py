@@ -10,6 +10,7 @@ import typer
 from onnxgraft.cli import _printing as show
 from onnxgraft.cli._app import Json, Result, subcommand
 from onnxgraft.cli._options import (
+    DATA,
     MODEL,
     OUTPUT,
     RUNNING,
@@ -106,6 +107,24 @@ def build(
     recipe: RecipeFile = None,
     trust: Trusted = [],  # noqa: B006  (typer copies it)
     cpu: CpuName = None,
+    bake: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PARTS",
+            rich_help_panel=DATA,
+            help="Parts of the recipe that the engine does itself, with commas between them: "
+            "preprocess, so that it takes pictures in RGB, and postprocess, so that it gives "
+            "classes or boxes.",
+        ),
+    ] = None,
+    picture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEIGHTxWIDTH",
+            rich_help_panel=DATA,
+            help="Size of all pictures, where what --bake has to do depends on it.",
+        ),
+    ] = None,
     prove: Annotated[
         bool,
         typer.Option(
@@ -133,7 +152,8 @@ def build(
         max_shapes=max_shapes, batches=batches, hint=hint, threads=threads, workspace=workspace,
         level=level, timing_cache=timing_cache, version_compatible=version_compatible,
         calibration=calibration, ranges=ranges, data=data, recipe=recipe,
-        trust=trust_of(trust), cpu=cpu, prove=prove, layers=layers, force=force,
+        trust=trust_of(trust), cpu=cpu, bake=bake, picture=picture, prove=prove, layers=layers,
+        force=force,
     )  # fmt: skip
 
 

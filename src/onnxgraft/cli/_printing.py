@@ -232,8 +232,8 @@ def built(done: BuiltEngine, console: Console) -> None:
     passport = done.passport
     with_ = ", ".join(f"{name} {version}" for name, version in passport.versions.items())
     say(console, f"{done.out}: {passport.label} engine for {with_}, {done.size / 1e6:.1f} MB")
-    if done.chosen:
-        say(console, f"  {done.chosen}")
+    for note in filter(None, (done.chosen, *done.notes)):
+        say(console, f"  {note}")
     _float32(console, passport.flags)
     _notes(console, passport.notes, "")
     for output in passport.proof:

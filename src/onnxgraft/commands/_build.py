@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxgraft.commands._arguments import Numbers, ShapesGiven, numbers
+from onnxgraft.commands._arguments import Names, Numbers, ShapesGiven, names, numbers
 from onnxgraft.commands._arguments import shapes as _shapes
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._defaults import target_of_graph
@@ -15,6 +16,8 @@ from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._opening import ModelGiven, Place, as_model
 from onnxgraft.commands._outputs import TIMINGS, check_beside, check_output
 from onnxgraft.commands._recipe import read_tables
+from onnxgraft.data.postprocess import Postprocess
+from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
@@ -22,6 +25,7 @@ from onnxgraft.files import existing_file, write_json
 from onnxgraft.files.limits import CACHE_BYTES
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.foreign import BUNDLE, ENGINE, JSON
+from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.stages import engine as stage
 from onnxgraft.stages.engine import BuildOptions, Bundle, Layer, Passport
@@ -31,6 +35,10 @@ from onnxgraft.targets import Precision
 from onnxgraft.targets.cpu import find_cpu
 
 __all__ = ["BuiltEngine", "build", "bundle"]
+
+Tables = tuple[Preprocess, Postprocess]
+# Pictures on which a recipe in a graph is held against the recipe.
+_LOOKED_AT = 3
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class BuiltEngine:
         layers: As the library fused them, if that was asked for.
         layers_out: Where they were written.
         chosen: Why it is for this target, where none was named.
+        notes: What was seen of the recipe that is in it.
     """
 
     out: str
@@ -52,6 +61,7 @@ class BuiltEngine:
     layers: tuple[Layer, ...] = ()
     layers_out: str = ""
     chosen: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -60,7 +70,8 @@ class BuiltEngine:
 
     def to_json(self) -> dict[str, Any]:
         """Return the passport, where the engine is, and why it is for this target."""
-        told = {"chosen": self.chosen} if self.chosen else {}
+        told: dict[str, Any] = {"chosen": self.chosen} if self.chosen else {}
+        told |= {"baked": [*self.notes]} if self.notes else {}
         return {"out": self.out, "passed": self.passed, **told, **passport_json(self.passport)}
 
 
@@ -86,6 +97,8 @@ def build(
     recipe: Place | None = None,
     trust: Trust = False,
     cpu: str | None = None,
+    bake: Names = None,
+    picture: str | tuple[int, int] | None = None,
     prove: bool = True,
     layers: Place | None = None,
     force: bool = False,
@@ -114,6 +127,11 @@ def build(
         recipe: A recipe, whose preprocessing makes samples of images; `infer` will use it too.
         trust: Run the functions that the recipe names: True, or their names.
         cpu: The processor that the engine is for; None is this machine's.
+        bake: Parts of the recipe that the engine itself shall do: ``preprocess``, so that it takes
+            (batch, height, width, channels) uint8 pictures in RGB, and ``postprocess``, so that it
+            gives the class of each pixel, or a detector's boxes.
+        picture: Height and width of all pictures, such as ``720x1280``, where what the recipe does
+            depends on it.
         prove: Whether to run the engine, if it can run here, beside the exact answer of its graph.
         layers: Where to list the layers as the library fused them.
         force: Replace an existing file of another kind, too.
@@ -143,11 +161,16 @@ def build(
         version_compatible=version_compatible,
         calibration=_cache(calibration),
     )
-    used = evidence(ranges=ranges or calibration, data=data, recipe=recipe)
+    tables = None if recipe is None else read_tables(recipe, trust)
+    told: list[str] = []
+    if names(bake):
+        graph, tables, told = _baked(graph, names(bake), tables, size_of(picture), data)
+    elif picture is not None:
+        raise InputError("--picture is for --bake preprocess")
+    used = evidence(ranges=ranges or calibration, data=data, recipe=recipe, tables=tables)
     samples: Iterable[Feeds] = ()
     if data is not None and prove:
-        given = None if recipe is None else read_tables(recipe, trust)[0]
-        preprocess, _ = assumed(given, data, graph.metadata, graph.inputs)
+        preprocess, _ = assumed(tables and tables[0], data, graph.metadata, graph.inputs)
         samples = (sample.feeds for sample in open_samples(data, graph.inputs, preprocess))
     passport = stage.build(
         graph, out, aim,
@@ -160,7 +183,41 @@ def build(
             fused = stage.layers(built)
         write_json(layers, [asdict(layer) for layer in fused])
     size = Path(out).stat().st_size
-    return BuiltEngine(str(out), passport, size, tuple(fused), str(layers or ""), why)
+    return BuiltEngine(str(out), passport, size, tuple(fused), str(layers or ""), why, tuple(told))
+
+
+def _baked(
+    graph: Model, parts: Sequence[str], tables: Tables | None, picture: tuple[int, int] | None,
+    data: Place | None,
+) -> tuple[Model, Tables, list[str]]:  # fmt: skip
+    """Return a graph that does parts of a recipe, what is left of it, and what was seen of that."""
+    if tables is None:
+        raise InputError("--bake: the recipe's tables say what is to be done; give --recipe")
+    recipe, how = tables
+    baked = stage.bake(graph, parts, recipe, how, picture)
+    feeds: list[Feeds]
+    if data is not None:
+        found = open_samples(data, baked.model.inputs, baked.preprocess, images=_LOOKED_AT)
+        feeds = [sample.feeds for sample in found]
+    else:
+        feeds = stage.drawn(baked, _LOOKED_AT)
+    return (
+        baked.model, (baked.preprocess, baked.postprocess), stage.checked(baked, recipe, how, feeds)
+    )  # fmt: skip
+
+
+def size_of(given: str | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return height and width; a text is written as ``720x1280``.
+
+    Raises:
+        InputError: It is no such text.
+    """
+    if not isinstance(given, str):
+        return given
+    found = re.fullmatch(r"\s*([1-9]\d{0,5})\s*x\s*([1-9]\d{0,5})\s*", given)
+    if found is None:
+        raise InputError(f"--picture {given}: write height and width, such as 720x1280")
+    return int(found[1]), int(found[2])
 
 
 def bundle(

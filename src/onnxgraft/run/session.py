@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxRuntime", "exposing"]
 
+# Of what onnxruntime says of a pool with too large a pad.
+_PADDED = "Pad should be smaller than kernel"
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -91,9 +93,7 @@ class OnnxRuntime(Computing):
             values = [ort.OrtValue.ortvalue_from_numpy(value) for value in aligned]
             options.add_external_initializers(list(weights), values)
         try:
-            self._session: Any = ort.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
-            )
+            self._session: Any = _opened(ort, source, options)
         except Exception as error:  # its exceptions have no common base
             reason = _reason(error)
             if "NOT_IMPLEMENTED" in str(error):
@@ -147,6 +147,21 @@ class OnnxRuntime(Computing):
     def close(self) -> None:
         """Give back the session and its weights."""
         self._session = None
+
+
+def _opened(ort: Any, source: str | bytes, options: Any) -> Any:
+    """Return a session; without onnxruntime's fusion of a Pad where that makes a pool it refuses.
+
+    A pool may not pad by its kernel's size or more. onnxruntime 1.31 does not ask for that before it
+    moves a Pad into one, and then refuses what it made of a sound graph.
+    """
+    how: dict[str, Any] = {"providers": ["CPUExecutionProvider"]}
+    try:
+        return ort.InferenceSession(source, options, **how)
+    except Exception as error:  # its exceptions have no common base
+        if _PADDED not in str(error):
+            raise
+        return ort.InferenceSession(source, options, disabled_optimizers=["Pad_Fusion"], **how)
 
 
 def _without_bfloat16(

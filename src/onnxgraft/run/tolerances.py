@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 __all__ = [
-    "CONSTANT_DECIBELS", "ENGINE_DECIBELS", "ENGINE_LOSS", "ENGINE_TOLERANCES", "FLOAT_DECIBELS",
+    "BAKED_ANTIALIASED_LEVELS", "BAKED_LEVELS", "BAKED_PIXELS", "BAKED_RESIZED_LEVELS",
+    "BAKED_SCORES", "CONSTANT_DECIBELS", "ENGINE_DECIBELS", "ENGINE_LOSS", "ENGINE_TOLERANCES",
+    "FLOAT_DECIBELS",
     "FLOAT_TOLERANCE", "HALF_LAYER_TOLERANCE", "HALF_TOLERANCE", "LAYER_TOLERANCE",
     "LEAST_CONTRAST", "LEAST_INT4_LAYER_SQNR", "LEAST_LAYER_SQNR", "LEAST_RANGE_SQNR", "LEAST_SQNR",
     "LOW_OVERLAP", "LOW_TOP1", "NEARER_DECIBELS", "NOISE_FACTOR", "PEAKY_ROUNDING", "RESOLUTION",
@@ -90,6 +92,16 @@ LOW_OVERLAP = 0.7
 # What INT8 may lose where nothing is said: this part of the metric's scale (1 point of 100), or
 # of the original's value where the metric has no scale.
 USUAL_DROP = 0.01
+
+# A recipe in the graph. Values of a picture that is not resized are the same float operations, in
+# levels of 0 to 255; a resize in float32 rounds to another level than one in whole numbers of 11
+# (OpenCV) or 22 bits (Pillow), and of antialiasing Pillow itself rounds between its two steps.
+BAKED_LEVELS = 1e-3
+BAKED_RESIZED_LEVELS = 1.001
+BAKED_ANTIALIASED_LEVELS = 2.001
+# Boxes of the same rows in float32 and in float64, in pixels; scores likewise.
+BAKED_PIXELS = 1e-2
+BAKED_SCORES = 1e-5
 
 
 def least_sqnr(depth: int) -> float:

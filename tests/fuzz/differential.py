@@ -1,0 +1,278 @@
+"""Random sound networks through convert, surgery and quantize, held against what they were.
+
+    python -m tests.fuzz.differential KIND COUNT [--seed S] [--processes P]
+
+KIND is ``onnx``, ``tensorflow`` or ``caffe``. Each network is converted and cleaned, and has to
+answer as its own framework does: onnxruntime without optimizations, TensorFlow, OpenCV. Then it is
+quantized for each target, and what onnxruntime makes of that graph, node by node, has to be what
+the exact reference makes of it. What is refused in a sentence is counted and is no difference; what
+is silently different is told by its seed, and becomes a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from onnxgraft import commands
+from onnxgraft.data.samples import open_samples
+from onnxgraft.errors import InputError, OnnxgraftError
+from onnxgraft.graph.model import Model
+from onnxgraft.graph.quantized import float_twin
+from onnxgraft.graph.tensors import Array, Feeds, Outputs
+from onnxgraft.run.answers import answers
+from onnxgraft.run.proof import Reference
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages import quantize, surgery
+from onnxgraft.targets import TARGETS
+from tests.figures import part, put, today, versions
+from tests.random_networks.caffe_nets import SHAPE, caffe_net
+from tests.random_networks.choices import Seeded
+from tests.random_networks.onnx_graphs import onnx_graph
+from tests.random_networks.tensorflow_graphs import SHAPE as TENSORFLOW_SHAPE
+from tests.random_networks.tensorflow_graphs import tensorflow_graph
+
+__all__ = ["KINDS", "differences"]
+
+# Ten layers, each of which rounds to some 1e-6 of its values' size, and sums and a softmax may
+# magnify that; a wrong weight, axis or permutation is off by the values' own size.
+TOLERANCE = 1e-4
+# What weights of 8 bits keep of a network of ten layers at least; a wrong scale keeps nothing.
+WEIGHT_DECIBELS = 10.0
+
+
+@dataclass
+class Network:
+    """A random network.
+
+    Attributes:
+        model: Converted and cleaned.
+        feeds: Some samples.
+        expected: What its own framework answers, under the model's names.
+    """
+
+    model: Model
+    feeds: list[Feeds]
+    expected: list[Outputs]
+
+
+def _values(shape: Sequence[int], seed: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def of_onnx(seed: int) -> Network:
+    """Return a random ONNX graph."""
+    before = onnx_graph(Seeded(seed))
+    (spec,) = before.inputs
+    feeds = [{spec.name: _values((n, *map(int, spec.shape[1:])), n)} for n in (1, 3)]
+    with OnnxRuntime(before.to_onnx(), optimize=False) as session:
+        expected = [session.infer(fed) for fed in feeds]
+    return Network(surgery.run(before)[0], feeds, expected)
+
+
+def of_tensorflow(seed: int) -> Network:
+    """Return a random TensorFlow graph."""
+    import tensorflow as tf
+
+    data = tensorflow_graph(Seeded(seed))
+    feeds = [{"x:0": _values((n, *map(int, TENSORFLOW_SHAPE[1:])), n)} for n in (1, 3)]
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.graph_util.import_graph_def(tf.compat.v1.GraphDef.FromString(data), name="")
+        with tf.compat.v1.Session(graph=graph) as session:
+            expected = [{"y:0": session.run("y:0", fed)} for fed in feeds]
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place, "net.pb")
+        file.write_bytes(data)
+        model = commands.convert(file, outputs="y:0", verify=False).model
+    return Network(model, feeds, expected)
+
+
+def of_caffe(seed: int) -> Network:
+    """Return a random Caffe net."""
+    import cv2
+
+    text, blobs = caffe_net(Seeded(seed))
+    feeds = [{"data": _values(SHAPE, n)} for n in (1, 3)]
+    net = cv2.dnn.readNetFromCaffe(
+        np.frombuffer(text.encode(), np.uint8), np.frombuffer(blobs, np.uint8)
+    )
+    net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
+    with tempfile.TemporaryDirectory() as place:
+        files = Path(place, "net.prototxt"), Path(place, "net.caffemodel")
+        files[0].write_text(text)
+        files[1].write_bytes(blobs)
+        model = commands.convert(files[0], weights=files[1], verify=False).model
+    expected = []
+    for fed in feeds:
+        net.setInput(fed["data"], "data")
+        names = [spec.name for spec in model.outputs]
+        found = net.forward(names)
+        shapes = [
+            [len(fed["data"]), *(side for side in spec.shape[1:] if isinstance(side, int))]
+            for spec in model.outputs
+        ]
+        # A net's last InnerProduct is (N, C) in one and (N, C, 1, 1) in the other.
+        expected.append({
+            name: value.reshape(shape) if value.size == np.prod(shape) else value
+            for name, value, shape in zip(names, found, shapes, strict=True)
+        })  # fmt: skip
+    return Network(model, feeds, expected)
+
+
+KINDS: dict[str, Callable[[int], Network]] = {
+    "onnx": of_onnx, "tensorflow": of_tensorflow, "caffe": of_caffe,
+}  # fmt: skip
+
+
+def differences(kind: str, seed: int) -> list[str]:
+    """Return what is different of a random network after it was converted, cleaned or quantized.
+
+    Raises:
+        OnnxgraftError: It is refused in a sentence.
+    """
+    network = KINDS[kind](seed)
+    told = []
+    with OnnxRuntime(network.model.to_onnx(), optimize=False) as session:
+        for fed, right in zip(network.feeds, network.expected, strict=True):
+            found = answers(session, fed, right)
+            for name, value in right.items():
+                told += _apart(value, found[name], f"{name}: converted and cleaned")
+    return told or [line for target in TARGETS for line in _quantized(network, target.name)]
+
+
+def _apart(right: Array, found: Array, what: str) -> list[str]:
+    if found.shape != right.shape:
+        return [f"{what}: {found.shape} in place of {right.shape}"]
+    if not np.isfinite(right).all():
+        return []  # it is not sound
+    apart = float(np.abs(found.astype(np.float64) - right).max(initial=0.0))
+    limit = TOLERANCE * max(1.0, float(np.abs(right).max(initial=0.0)))
+    return [f"{what}: {apart:.3g} away, {limit:.3g} allowed"] if apart > limit else []
+
+
+def _quantized(network: Network, target: str) -> Iterator[str]:
+    """Yield what is different in INT8 for one target."""
+    (spec,) = network.model.inputs
+    (values,) = network.feeds[-1].values()
+    samples = open_samples({spec.name: values}, network.model.inputs)
+    try:
+        ranges = quantize.calibrate(network.model, samples, method="minmax")
+    except InputError as error:
+        if "no layer that could run in INT8" in str(error):
+            return
+        raise
+    graph, report = quantize.quantize(network.model, ranges, quantize.placement(target))
+    if not report.layers:
+        return
+    own = [{spec.name: next(iter(fed.values()))} for fed in network.feeds]
+    reference = Reference(graph, own)
+    with OnnxRuntime(graph.to_onnx(), optimize=False) as plain:
+        for proof in reference.hold(plain):
+            if not proof.passed:
+                yield f"{proof.output}: INT8 for {target}: {proof.reason}"
+    with (
+        OnnxRuntime(float_twin(graph).to_onnx(), optimize=False) as twin,
+        OnnxRuntime(network.model.to_onnx(), optimize=False) as before,
+    ):
+        pairs = [(answers(before, fed), answers(twin, fed)) for fed in own]
+    for name in pairs[0][0]:
+        both = [
+            (right[name].astype(np.float64).ravel(), found[name].astype(np.float64).ravel())
+            for right, found in pairs
+        ]
+        right, found = (np.concatenate(values) for values in zip(*both, strict=True))
+        noise, signal = float(np.square(found - right).mean()), float(np.square(right).mean())
+        if noise and 10 * np.log10(signal / noise) < WEIGHT_DECIBELS:
+            yield f"{name}: weights for {target} keep {signal / noise:.2g} of the signal"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep libraries' words from the screen."""
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def _tried(kind: str, seeds: range) -> tuple[collections.Counter[str], list[str]]:
+    outcomes: collections.Counter[str] = collections.Counter()
+    wrong = []
+    for seed in seeds:
+        try:
+            with _quiet():
+                found = differences(kind, seed)
+        except OnnxgraftError as error:
+            outcomes["refused"] += 1
+            wrong += [] if outcomes["refused"] > 3 else [f"refused {seed}: {error}"]
+            continue
+        except Exception as error:  # whatever it is, it is a fault
+            found = [f"{type(error).__name__}: {error}"[:300]]
+        outcomes["different" if found else "same"] += 1
+        wrong += [f"different {seed}: {line}" for line in found[:2]]
+    return outcomes, wrong
+
+
+def main() -> int:
+    """Try networks; return 1 where one was different."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("kind", choices=[*KINDS])
+    parser.add_argument("count", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    given = parser.parse_args()
+    began = time.monotonic()
+    # Each process has few threads of its own.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    step = 50
+    parts = [
+        range(first, min(first + step, given.seed + given.count))
+        for first in range(given.seed, given.seed + given.count, step)
+    ]
+    outcomes: collections.Counter[str] = collections.Counter()
+    with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
+        for found, wrong in pool.map(_tried, [given.kind] * len(parts), parts):
+            outcomes += found
+            print(*wrong, sep="\n", end="\n" if wrong else "", flush=True)
+    spent = time.monotonic() - began
+    row = (
+        f"| {given.kind} | {given.count:,} | {outcomes['same']:,} | {outcomes['refused']:,} | "
+        f"{outcomes['different']:,} | {spent:.0f} | {today()} |"
+    )
+    print(row)
+    if given.count >= 1000:
+        _put(given.kind, row)
+    return 1 if outcomes["different"] else 0
+
+
+def _put(kind: str, row: str) -> None:
+    """Write a row of the page."""
+    rows = {line.split("|")[1].strip(): line for line in part("differential").splitlines()[4:]}
+    rows[kind] = row
+    put("differential", [
+        f"The last of them on {versions('onnx', 'onnxruntime', 'tensorflow')}", "",
+        "| networks | tried | same | refused | different | seconds | on |",
+        "|---|---|---|---|---|---|---|", *(rows[k] for k in KINDS if k in rows),
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

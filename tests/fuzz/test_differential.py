@@ -1,0 +1,40 @@
+"""A few random networks of each framework; many with `python -m tests.fuzz.differential`."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from onnxgraft.errors import OnnxgraftError
+from tests.conftest import CI
+from tests.fuzz.differential import KINDS, differences
+
+NEEDS = {"tensorflow": "tensorflow", "caffe": "cv2", "onnx": "onnxruntime"}
+COUNT = 20 if CI else 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_random_network_is_the_same_or_refused(kind: str) -> None:
+    pytest.importorskip(NEEDS[kind])
+    refused = 0
+    for seed in range(COUNT):
+        try:
+            assert not differences(kind, seed), (kind, seed)
+        except OnnxgraftError:
+            refused += 1
+    assert refused <= COUNT // 4
+
+
+def test_a_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    fuzz = importlib.import_module("tests.fuzz.differential")
+    made = fuzz.of_onnx(0)
+
+    def wrong(seed: int) -> object:
+        for answer in made.expected:
+            for name in answer:
+                answer[name] = answer[name] * 1.01
+        return made
+
+    monkeypatch.setitem(KINDS, "onnx", wrong)
+    assert differences("onnx", 0)

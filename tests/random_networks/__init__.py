@@ -1,0 +1,1 @@
+"""Random small networks that are sound, of each framework."""
