@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import inspect
+import ipaddress
 import json
 import os
 import re
@@ -399,6 +401,11 @@ def test_prometheus_reads_the_metrics(folder: Path) -> None:
     assert found[
         "onnxgraft_engine_info", ("engine", "onnxruntime fp32"), ("model", "net")
     ] == 1  # fmt: skip
+
+
+def test_a_server_listens_where_other_machines_do_not_reach_it() -> None:
+    host = inspect.signature(serve).parameters["host"].default
+    assert ipaddress.ip_address(host).is_loopback
 
 
 def test_a_port_that_is_taken_is_told(folder: Path) -> None:

@@ -152,8 +152,8 @@ class OnnxRuntime(Computing):
 def _opened(ort: Any, source: str | bytes, options: Any) -> Any:
     """Return a session; without onnxruntime's fusion of a Pad where that makes a pool it refuses.
 
-    A pool may not pad by its kernel's size or more. onnxruntime 1.31 does not ask for that before it
-    moves a Pad into one, and then refuses what it made of a sound graph.
+    A pool may not pad by its kernel's size or more. onnxruntime 1.31 does not ask for that before
+    it moves a Pad into one, and then refuses what it made of a sound graph.
     """
     how: dict[str, Any] = {"providers": ["CPUExecutionProvider"]}
     try:
