@@ -29,10 +29,11 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.v2 import HEADER
 from tests.commands import serving as scene
-from tests.conftest import once
+from tests.conftest import model_of, once
 
 pytest.importorskip("starlette")
 tritonhttp = pytest.importorskip("tritonclient.http")
+from onnxgraft.commands import _serve  # noqa: E402
 from onnxgraft.commands._serve import serve, serving  # noqa: E402
 
 TARGETS = ("onnxruntime", "openvino")
@@ -204,6 +205,30 @@ def test_the_picture_that_infer_draws_comes_along(folder: Path, tmp_path: Path) 
     np.testing.assert_array_equal(found, cv2.imread(str(tmp_path / "seen/photo.png")))
 
 
+@pytest.mark.parametrize(
+    ("shape", "color"), [("2, 3, 12, 16", "rgb"), ("N, 1, 12, 16", "gray"), ("3, 12, 16", "bgr")]
+)
+def test_an_engine_for_other_batches_or_in_gray_answers_as_infer_does(
+    shape: str, color: str, folder: Path, tmp_path: Path
+) -> None:
+    kinds = f"net (float[{shape}] x) => (float[{shape}] score) {{ score = Relu(x) }}"
+    model_of(kinds).save(tmp_path / "n.onnx")
+    (tmp_path / "r.toml").write_text(
+        f'[preprocess]\nresize = [12, 16]\ncolor = "{color}"\nlayout = "nchw"\n'
+    )
+    onnxgraft.build(
+        tmp_path / "n.onnx", tmp_path / "e", target="onnxruntime", prove=False,
+        recipe=tmp_path / "r.toml",
+    )  # fmt: skip
+    (wanted,) = onnxgraft.infer(tmp_path / "e", [folder / "photo.jpg"]).answers
+    with serving(tmp_path / "e") as url:
+        status, told, _ = post(url, "/see?picture=1", (folder / "photo.jpg").read_bytes())
+    found = json.loads(told)
+    assert status == 200, found
+    assert found["shares"] == [list(pair) for pair in wanted.shares]
+    assert found["shapes"] == {name: list(value) for name, value in wanted.shapes.items()}
+
+
 def test_a_recipe_takes_the_place_of_the_passports(folder: Path) -> None:
     data = (folder / "photo.jpg").read_bytes()
     recipe = onnxgraft.Preprocess(resize=(12, 16), color="bgr")
@@ -362,8 +387,6 @@ def test_a_client_is_told_no_path_of_the_machine(
 def test_free_axes_that_do_not_fit_each_other_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from tests.conftest import model_of
-
     model_of("n (float[A] a, float[B] b) => (float[C] y) { y = Add(a, b) }").save(
         tmp_path / "n.onnx"
     )
@@ -406,6 +429,13 @@ def test_prometheus_reads_the_metrics(folder: Path) -> None:
 def test_a_server_listens_where_other_machines_do_not_reach_it() -> None:
     host = inspect.signature(serve).parameters["host"].default
     assert ipaddress.ip_address(host).is_loopback
+
+
+def test_an_address_of_ipv6_is_written_as_one(folder: Path) -> None:
+    if not socket.has_ipv6:
+        pytest.skip("there is no IPv6 here")
+    with _serve._listening("::1", 0) as listening:
+        assert _serve._url(listening) == f"http://[::1]:{listening.getsockname()[1]}"
 
 
 def test_a_port_that_is_taken_is_told(folder: Path) -> None:

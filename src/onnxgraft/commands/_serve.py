@@ -186,11 +186,14 @@ def _server(
             http="h11", loop="asyncio", server_header=False, timeout_graceful_shutdown=_PATIENCE,
             limit_concurrency=_CONNECTIONS,
         )  # fmt: skip
-        where = listening.getsockname()
-        shown = f"[{where[0]}]" if ":" in where[0] else where[0]
-        if not ipaddress.ip_address(where[0]).is_loopback:
-            notice("other machines reach %s, and nobody is asked for a password", shown)
-        yield uvicorn.Server(config), listening, service, f"http://{shown}:{where[1]}"
+        if not ipaddress.ip_address(listening.getsockname()[0]).is_loopback:
+            notice("other machines reach %s, and nobody is asked for a password", _url(listening))
+        yield uvicorn.Server(config), listening, service, _url(listening)
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _listening(host: str, port: int) -> socket.socket:
