@@ -93,9 +93,9 @@ def read_request(
     feeds: dict[str, Array] = {}
     at = 0
     for entry in listed:
-        name = entry.get("name")
+        name = _name(entry)
         if name not in known:
-            raise InputError(f"no input is called {_shown(name)}; {nearest(str(name), known)}")
+            raise InputError(f"no input is called {_shown(name)}; {nearest(name, known)}")
         if name in feeds:
             raise InputError(f"the input {name!r} is given twice")
         data = None
@@ -110,8 +110,8 @@ def read_request(
     missing = [str(spec) for spec in inputs if spec.name not in feeds]
     if missing:
         raise InputError(f"the input {', '.join(missing)} was not given")
-    name = document.get("id", "")
-    return Request(feeds, _wanted(document, outputs), name if isinstance(name, str) else "")
+    told = document.get("id", "")
+    return Request(feeds, _wanted(document, outputs), told if isinstance(told, str) else "")
 
 
 def written(
@@ -179,6 +179,13 @@ def _objects(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
         raise InputError(f"{key} is no list of objects")
     return found
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    name = entry.get("name")
+    if not isinstance(name, str):
+        raise InputError(f"the name of a tensor is {_shown(name)}, and no text")
+    return name
 
 
 def _parameters(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,9 +279,9 @@ def _wanted(document: Mapping[str, Any], outputs: Sequence[TensorSpec]) -> dict[
     known = [spec.name for spec in outputs]
     wanted = {}
     for entry in named:
-        name = entry.get("name")
+        name = _name(entry)
         if name not in known:
-            raise InputError(f"no output is called {_shown(name)}; {nearest(str(name), known)}")
+            raise InputError(f"no output is called {_shown(name)}; {nearest(name, known)}")
         parameters = _parameters(entry)
         if parameters.get("classification"):
             raise InputError(f"{name}: classification is an extension that is not served here")
