@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onnxgraft import commands
+from onnxgraft.run.exact import exact
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine
 from tests.conftest import model_of
@@ -36,3 +37,33 @@ def test_a_pad_that_no_pool_can_take_stays_before_it(
     assert built.passed
     with engine.load(tmp_path / "e") as session:
         assert np.allclose(session.infer(feed)["y"], right, rtol=1e-5, atol=1e-5)
+
+
+ROUNDED = (
+    "net (float[N,4,3,5] x) => (float[N,4,3,5] moved, float[N,2,4,3] y) {"
+    " a = Neg(x)  b, c = Split<axis=1>(a)  moved = Concat<axis=1>(c, b)"
+    " d = Transpose<perm=[0,2,3,1]>(moved)  e = Relu(d)"
+    " f = QuantizeLinear(e, scale, zero)  g = DequantizeLinear(f, scale, zero)"
+    " h = DequantizeLinear<axis=0>(w, ws, wz)  i = Conv<pads=[0,0,1,1]>(g, h)"
+    " j = QuantizeLinear(i, other, middle)  k = DequantizeLinear(j, other, middle)"
+    " y = Softmax<axis=-2>(k) }"
+)
+
+
+def test_an_output_before_a_transpose_is_not_rounded(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    model = model_of(
+        ROUNDED,
+        {
+            "scale": np.float32(0.011), "zero": np.uint8(0), "other": np.float32(0.0123),
+            "middle": np.uint8(106), "w": rng.integers(-127, 128, (2, 3, 3, 3)).astype(np.int8),
+            "ws": np.array([0.0035, 0.0037], np.float32), "wz": np.zeros(2, np.int8),
+        },
+    )  # fmt: skip
+    x = rng.normal(size=(2, 4, 3, 5)).astype(np.float32)
+    right = np.concatenate([-x[:, 2:], -x[:, :2]], 1)
+    with exact(model) as session:
+        assert (session.infer({"x": x})["moved"] == right).all()
+    assert commands.build(model, tmp_path / "e", target="onnxruntime").passed
+    with engine.load(tmp_path / "e") as session:
+        assert (session.infer({"x": x})["moved"] == right).all()

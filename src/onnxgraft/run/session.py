@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,9 @@ __all__ = ["OnnxRuntime", "exposing"]
 
 # Of what onnxruntime says of a pool with too large a pad.
 _PADDED = "Pad should be smaller than kernel"
+# Its optimizers that move transposes, and the operators that make them go wrong.
+_TRANSPOSES = ("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider")
+_ROUNDING = (b"QuantizeLinear", b"QLinear")
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -150,18 +154,41 @@ class OnnxRuntime(Computing):
 
 
 def _opened(ort: Any, source: str | bytes, options: Any) -> Any:
-    """Return a session; without onnxruntime's fusion of a Pad where that makes a pool it refuses.
+    """Return a session, without what onnxruntime 1.31 makes wrongly of sound graphs.
 
-    A pool may not pad by its kernel's size or more. onnxruntime 1.31 does not ask for that before
-    it moves a Pad into one, and then refuses what it made of a sound graph.
+    Where a Transpose stands before a QuantizeLinear, its moving of transposes rounds what is before
+    the Transpose, which may be an output of the graph or be read elsewhere. And a pool may not pad
+    by its kernel's size or more, which its fusion of a Pad does not ask for: what it made it then
+    refuses.
     """
-    how: dict[str, Any] = {"providers": ["CPUExecutionProvider"]}
+    left_out = [*_TRANSPOSES] if _rounds(source) else []
+
+    def opened() -> Any:
+        return ort.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
+        )
+
     try:
-        return ort.InferenceSession(source, options, **how)
+        return opened()
     except Exception as error:  # its exceptions have no common base
         if _PADDED not in str(error):
             raise
-        return ort.InferenceSession(source, options, disabled_optimizers=["Pad_Fusion"], **how)
+        left_out.append("Pad_Fusion")
+        return opened()
+
+
+def _rounds(source: str | bytes) -> bool:
+    """Tell whether a model, or the file of one, may have operators that quantize."""
+    if isinstance(source, bytes):
+        return any(name in source for name in _ROUNDING)
+    try:
+        with (
+            open(source, "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            return any(data.find(name) >= 0 for name in _ROUNDING)
+    except (OSError, ValueError):  # onnxruntime says what is wrong with it
+        return True
 
 
 def _without_bfloat16(
