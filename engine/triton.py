@@ -92,6 +92,8 @@ def configuration(
         "instance_group": [_instances(passport, instances)],
         "default_model_filename": triton.file,
     }
+    if triton.as_it_is is not None and passport.precision == "int8":
+        message["optimization"] = {"graph": {"level": triton.as_it_is}}
     if batch > 1:
         message["dynamic_batching"] = {"max_queue_delay_microseconds": delay}
     told = _settings(passport, batch, threads or passport.flags.threads) | _facts(passport)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 from google.protobuf import text_format
@@ -36,8 +37,6 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a network and an engine for each CPU target."""
 
     def make(folder: Path) -> None:
-        import numpy as np
-
         weights = np.arange(12, dtype=np.float32).reshape(3, 4)
         model_of(NET, {"w": weights}).save(folder / "net.onnx")
         (folder / "recipe.toml").write_text(RECIPE)
@@ -79,6 +78,40 @@ def test_an_onnxruntime_engine_is_a_model_that_onnxruntime_loads(
         assert {t.data_type for t in told} == {config.TYPE_FP32}
     assert parameters(found)["intra_op_thread_count"] == "2"
     assert any("has to bring onnxruntime" in note for note in done.notes)
+
+
+def test_a_quantized_engine_gives_its_bits_at_the_level_that_triton_is_told(
+    tmp_path: Path,
+) -> None:
+    """The level is the backend's: 2 is no optimization, where onnxruntime calls that 0."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(8, 3, 3, 3)).astype(np.float32)}
+    model_of(
+        "net (float[N, 3, 8, 8] x) => (float[N, 6, 6, 8] y) {"
+        " c = Conv(x, w)  r = Relu(c)  y = Transpose<perm=[0,2,3,1]>(r) }", weights,
+    ).save(tmp_path / "net.onnx")  # fmt: skip
+    samples = rng.normal(size=(8, 3, 8, 8)).astype(np.float32)
+    onnxgraft.LiteEngine(
+        tmp_path / "net.onnx", target="onnxruntime", precision="int8", path=tmp_path / "e",
+        calibration=samples,
+    ).close()  # fmt: skip
+    onnxgraft.export("triton", tmp_path / "e", tmp_path / "r", name="net")
+    found = read(tmp_path / "r", "net")
+    assert found.optimization.graph.level == 2
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        tmp_path / "r/net/1/model.onnx", options, providers=["CPUExecutionProvider"]
+    )
+    with onnxgraft.load_engine(tmp_path / "e") as engine:
+        (name,) = (spec.name for spec in engine.outputs)
+        wanted = engine.infer({"x": samples})[name]
+    np.testing.assert_array_equal(session.run([name], {"x": samples})[0], wanted)
+
+
+def test_a_float_engine_is_optimized_as_the_server_does_it(engines: Path, tmp_path: Path) -> None:
+    onnxgraft.export("triton", engines / "onnxruntime", tmp_path)
+    assert not read(tmp_path).HasField("optimization")
 
 
 def test_what_the_passport_says_stands_in_the_parameters(engines: Path, tmp_path: Path) -> None:

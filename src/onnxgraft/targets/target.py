@@ -105,6 +105,8 @@ class Triton:
         joins: Whether it runs a batch of any size, so that waiting requests may be joined.
         parameters: Its names of settings: ``threads`` of the CPU, the ``hint``, ``bf16`` for float
             layers, fixed ``shapes``, and that it ``pads`` a batch which is not full.
+        as_it_is: Its level of optimization at which it runs a quantized engine's graph as it was
+            saved; None where it changes nothing.
     """
 
     backend: str
@@ -113,6 +115,7 @@ class Triton:
     engine: bool = True
     joins: bool = True
     parameters: Mapping[str, str] = field(default_factory=dict)
+    as_it_is: int | None = None
 
 
 @dataclass(frozen=True)
