@@ -16,7 +16,7 @@ from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
-from onnxgraft.run.engine import Resource, check_feeds
+from onnxgraft.run.engine import Computing, check_feeds, check_into
 
 if TYPE_CHECKING:
     import onnx
@@ -35,7 +35,7 @@ _DTYPES = {
 }
 
 
-class OnnxRuntime(Resource):
+class OnnxRuntime(Computing):
     """An ONNX model in onnxruntime on the CPU.
 
     It has no kernels for bfloat16 there: a model in it is computed in float32, between inputs and
@@ -120,6 +120,28 @@ class OnnxRuntime(Resource):
                 f"{self.name}: onnxruntime can't run the graph: {_reason(error)}"
             ) from error
         return dict(zip(names, values, strict=True))
+
+    def infer_into(self, feeds: Feeds, into: Mapping[str, Array]) -> None:
+        """Write the outputs for ``feeds`` into arrays of the caller's, without a copy."""
+        if self._bfloat:
+            return super().infer_into(feeds, into)
+        checked = check_feeds(self.name, self.inputs, feeds)
+        check_into(self.name, self.outputs, into, checked)
+        if self._session is None:
+            raise InputError(f"{self.name}: is closed")
+        binding = self._session.io_binding()
+        # What is made contiguous has to live until the session has run.
+        kept = {name: np.asarray(value, order="C") for name, value in checked.items()}
+        for bind, arrays in ((binding.bind_input, kept), (binding.bind_output, into)):
+            for name, array in arrays.items():
+                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # its exceptions have no common base
+            self.check_shapes(kept, into)
+            raise ModelError(
+                f"{self.name}: onnxruntime can't run the graph: {_reason(error)}"
+            ) from error
 
     def end_profiling(self) -> str:
         """Return the file with what the nodes took, of a session that was configured to profile."""
