@@ -19,7 +19,7 @@ from onnxgraft.errors import (
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import Feeds
-from onnxgraft.run.engine import Engine
+from onnxgraft.run.engine import Engine, Writing
 from onnxgraft.run.layers import Layer, LayerTimes, Timing
 from onnxgraft.stages.engine.options import Backend
 from onnxgraft.stages.engine.passport import Passport, passport_path, pinned, read_passport
@@ -52,8 +52,12 @@ def backend_of(name: str) -> Backend:
 
 
 def load(
-    path: str | os.PathLike[str], *, trust: bool = False, threads: int | None = None
-) -> Engine:
+    path: str | os.PathLike[str],
+    *,
+    trust: bool = False,
+    threads: int | None = None,
+    streams: int | None = None,
+) -> Writing:
     """Return the engine at ``path``, ready to infer.
 
     Loading an engine runs native code: only a file that its own passport describes is loaded.
@@ -62,6 +66,7 @@ def load(
         path: Of the engine.
         trust: Load an engine that has no passport, too.
         threads: Of the CPU; None takes what the engine was built for.
+        streams: Inferences that run at once, where the library plans for a number (OpenVINO).
 
     Raises:
         InputError: There is no passport, or the file is not the one that it describes, or it
@@ -71,6 +76,8 @@ def load(
     file = existing_file(path, "the engine")
     if threads is not None and threads < 1:
         raise InputError(f"threads are whole numbers from 1 on, not {threads}")
+    if streams is not None and streams < 1:
+        raise InputError(f"streams are whole numbers from 1 on, not {streams}")
     if trust and not passport_path(file).exists():
         passport = Passport(
             target_of(file).name, "", "", Source(str(file), "unknown", ""), (), (), {}
@@ -82,7 +89,7 @@ def load(
         for told in (*_other_cpu(file, passport), *_wrong(file, passport)):
             warnings.warn(told, EngineWarning, stacklevel=2)
     try:
-        return backend_of(passport.target).load(file, passport, threads)
+        return backend_of(passport.target).load(file, passport, threads, streams)
     except MissingDependencyError as error:
         aim = find_target(passport.target)
         raise MissingDependencyError(

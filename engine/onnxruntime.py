@@ -14,7 +14,7 @@ from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import atomic
 from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.optional import optional
-from onnxgraft.run.engine import Engine
+from onnxgraft.run.engine import Writing
 from onnxgraft.run.layers import Layer, LayerTimes
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.engine.options import BuildOptions, Built
@@ -56,8 +56,10 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
     return Built({"onnxruntime": ort.__version__}, flags, machine)
 
 
-def load(path: Path, passport: Passport, threads: int | None) -> Engine:
-    """Return the engine at ``path``."""
+def load(
+    path: Path, passport: Passport, threads: int | None, streams: int | None = None
+) -> Writing:
+    """Return the engine at ``path``; it needs no word of how many inferences run at once."""
     refuse(path, passport, "onnxruntime", "onnxruntime", _onnxruntime().__version__)
     return OnnxRuntimeEngine(path, passport, threads)
 

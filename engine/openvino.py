@@ -21,7 +21,7 @@ from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import write_bytes
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
-from onnxgraft.run.engine import Engine, Resource, check_feeds
+from onnxgraft.run.engine import Computing, Writing, check_feeds, check_into, other_shape
 from onnxgraft.run.layers import WARM_UP, Layer, LayerTimes, Role, median_ms
 from onnxgraft.stages.engine.buffers import Buffers
 from onnxgraft.stages.engine.options import BuildOptions, Built
@@ -85,11 +85,13 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
     return Built({"openvino": openvino.__version__}, replace(flags, models=len(parts)), machine)
 
 
-def load(path: Path, passport: Passport, threads: int | None) -> Engine:
+def load(
+    path: Path, passport: Passport, threads: int | None, streams: int | None = None
+) -> Writing:
     """Return the engine at ``path``."""
     openvino = _openvino()
     refuse(path, passport, "openvino", "OpenVINO", openvino.__version__)
-    return OpenVino(path, passport, threads)
+    return OpenVino(path, passport, threads, streams)
 
 
 def _compiled(core: Any, network: Any, config: dict[str, Any]) -> bytes:
@@ -157,24 +159,34 @@ def _config(flags: Flags) -> dict[str, Any]:
 
 @dataclass
 class _Part:
-    """One of the models in an engine file, and the requests that wait for work."""
+    """One of the models in an engine file, and the requests that wait for work.
+
+    Those that write into arrays of callers stand by the outputs that they write.
+    """
 
     offset: int
     size: int
     compiled: Any = None
     requests: list[Any] = field(default_factory=list)
+    writers: dict[frozenset[str], list[Any]] = field(default_factory=dict)
     # Of each output, shape and dtype; none where one is only known when it was computed.
     results: list[tuple[tuple[int, ...], str]] = field(default_factory=list)
 
 
-class OpenVino(Resource):
+class OpenVino(Computing):
     """An exported model in OpenVINO.
 
     It may be used from several threads: each inference takes a request of its own, so as many run
     at once as there are streams.
     """
 
-    def __init__(self, path: Path, passport: Passport, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        passport: Passport,
+        threads: int | None = None,
+        streams: int | None = None,
+    ) -> None:
         """Import the model that is likely to be asked for; the other one waits for its turn.
 
         Raises:
@@ -186,6 +198,8 @@ class OpenVino(Resource):
             flags = replace(flags, threads=threads)
         self.name = passport.name
         self._path, self._config = path, _config(flags)
+        if streams is not None:
+            self._config["NUM_STREAMS"] = streams
         self._lock = threading.Lock()
         self._results = Buffers()
         # It stays open, so that a model is the one it was even if the path has another by then.
@@ -222,6 +236,37 @@ class OpenVino(Resource):
         finally:
             with self._lock:
                 part.requests.append(request)
+
+    def infer_into(self, feeds: Feeds, into: Mapping[str, Array]) -> None:
+        """Write the outputs for ``feeds`` into arrays of the caller's, without a copy."""
+        if any(spec.dtype == "bfloat16" for spec in self.outputs):
+            return super().infer_into(feeds, into)  # numpy has no such array
+        checked = check_feeds(self.name, self.inputs, feeds)
+        check_into(self.name, self.outputs, into, checked)
+        values = [np.asarray(value, order="C") for value in checked.values()]
+        part = self._parts[-1] if _is_single(values) else self._parts[0]
+        # Requests of their own, by what they write: one that a caller's array was given to, and
+        # none in its place, would write there again.
+        waiting = part.writers.setdefault(frozenset(into), [])
+        with self._lock:
+            request = waiting.pop() if waiting and self._file is not None else None
+        if request is None:
+            request = self._model(part).create_infer_request()
+        try:
+            for index, spec in enumerate(self.outputs):
+                if spec.name in into:
+                    tensor = self._openvino.Tensor(into[spec.name], shared_memory=True)
+                    request.set_output_tensor(index, tensor)
+            request.infer(values, share_inputs=True, share_outputs=True)
+            for index, spec in enumerate(self.outputs):
+                shape = tuple(request.get_output_tensor(index).shape)
+                if spec.name in into and shape != into[spec.name].shape:
+                    raise other_shape(self.name, spec.name, into[spec.name], shape)
+        except RuntimeError as error:
+            self.check_shapes(checked, into)
+            raise ModelError(f"{self.name}: OpenVINO can't run it: {_reason(error)}") from error
+        with self._lock:  # not one that failed
+            waiting.append(request)
 
     def layers(self) -> list[Layer]:
         """Return the model's layers as OpenVINO fused them."""
@@ -270,7 +315,7 @@ class OpenVino(Resource):
         """Give back the models and their memory."""
         with self._lock:
             for part in self._parts:
-                part.compiled, part.requests = None, []
+                part.compiled, part.requests, part.writers = None, [], {}
             self._results = Buffers()
             if self._file is not None:
                 self._file.close()

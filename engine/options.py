@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from onnxgraft.graph.tensors import TensorSpec
-from onnxgraft.run.engine import Engine
+from onnxgraft.run.engine import Writing
 from onnxgraft.stages.engine.passport import Flags, Passport
 from onnxgraft.targets import Floats
 
@@ -82,5 +82,7 @@ class Backend(Protocol):
     def build(self, model: Model, path: Path, options: BuildOptions) -> Built:
         """Write an engine of ``model`` to ``path``."""
 
-    def load(self, path: Path, passport: Passport, threads: int | None) -> Engine:
-        """Return the engine at ``path``, ready to infer."""
+    def load(
+        self, path: Path, passport: Passport, threads: int | None, streams: int | None = None
+    ) -> Writing:
+        """Return the engine at ``path``, ready to infer; None leaves it as it was built."""

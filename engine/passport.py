@@ -105,6 +105,8 @@ class Passport:
         weights: ``int8`` or ``int4`` where the graph stores weights so, and activations are float.
         layers: What each layer runs in, as the library told where the engine was run when it was
             built.
+        serving: The settings that a search found best for many requests: instances, threads,
+            streams and batch of each, with the rate, the limit and the processor.
     """
 
     target: str
@@ -130,11 +132,19 @@ class Passport:
     depths: dict[str, int] = field(default_factory=dict)
     weights: str = ""
     layers: tuple[LayerPrecision, ...] = ()
+    serving: dict[str, Any] = field(default_factory=dict)
 
     @property
     def proven(self) -> bool | None:
         """Whether the engine computes what its graph says; None where that was not tried."""
         return all(output.passed for output in self.proof) if self.proof else None
+
+    def served(self, cpu: str) -> dict[str, int]:
+        """Return the settings that were found best for many requests on a processor, by name."""
+        if self.serving.get("cpu") != cpu:
+            return {}
+        known = {key: self.serving.get(key) for key in ("instances", "threads", "streams", "batch")}
+        return {key: number for key, number in known.items() if number is not None}
 
     @property
     def label(self) -> str:
@@ -174,6 +184,7 @@ def record(
     latency: list[dict[str, Any]] | None = None,
     hashes: Mapping[str, str] | None = None,
     direction: str = "up",
+    serving: Mapping[str, Any] | None = None,
 ) -> Passport:
     """Write what was measured of an engine into its passport, and return it.
 
@@ -183,6 +194,7 @@ def record(
         latency: In place of what it says of latency.
         hashes: Beside those that it has, such as that of the data on which accuracy was measured.
         direction: Of the metrics in ``accuracy``.
+        serving: In place of what it says of serving.
     """
     with claimed(engine):
         passport = read_passport(engine)
@@ -198,6 +210,8 @@ def record(
             )
         if latency is not None:
             passport = replace(passport, latency=latency)
+        if serving is not None:
+            passport = replace(passport, serving=dict(serving))
         write_json(passport_path(engine), passport_json(passport))
     return passport
 
@@ -247,10 +261,14 @@ def passport_in(file: Path) -> Passport:
             ("target", str), ("precision", str), ("engine", str), ("versions", dict),
             ("machine", dict), ("hashes", dict), ("recipe", dict), ("accuracy_on", dict),
             ("depths", dict), ("accuracy", dict), ("latency", list), ("weights", str),
-            ("direction", str),
+            ("direction", str), ("serving", dict),
         ):  # fmt: skip
             if not isinstance(getattr(passport, name), kind):
                 raise ValueError(f"{name} is {getattr(passport, name)!r}")
+        for key in ("instances", "threads", "streams", "batch"):
+            number = passport.serving.get(key)
+            if number is not None and (type(number) is not int or number < 1):
+                raise ValueError(f"serving: {key} is {number!r}")
         if not all(type(depth) is int and depth >= 0 for depth in passport.depths.values()):
             raise ValueError(f"depths is {passport.depths!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

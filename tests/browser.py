@@ -30,7 +30,7 @@ _KEYS = {"Enter": ("\r", 13), " ": (" ", 32), "Tab": ("", 9), "Escape": ("", 27)
 
 
 class Browser:
-    """A running Chromium that reaches no network."""
+    """A running Chromium that reaches this machine alone."""
 
     def __init__(self, profile: Path) -> None:
         """Start it with a new profile in the folder ``profile``."""
@@ -39,7 +39,7 @@ class Browser:
         options = [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
             "--no-first-run", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             f"--user-data-dir={profile}", "--remote-debugging-pipe",
         ]  # fmt: skip
         # Chromium reads messages from file 3 and writes its own to file 4.

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -34,6 +35,7 @@ from onnxgraft.cli import app
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
+from onnxgraft.files import sha256
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine, quantize
 from onnxgraft.stages.engine.tensorrt import bundle_main as _bundle_main
@@ -137,6 +139,18 @@ def _viewed(folder: Path) -> str:
     return "a" if "<h1>ma.onnx</h1>" in page else "b"
 
 
+def _repository(folder: Path) -> str:
+    place = folder / "repository/net"
+    config = place / "config.pbtxt"
+    if config.exists():
+        text = config.read_text()
+        (version,) = re.findall(r"versions: \[(\d+)\]", text)
+        (wanted,) = re.findall(r'engine_sha256"\s+value {\s+string_value: "(\w+)"', text)
+        if sha256(place / version / "model.onnx") != wanted:
+            raise AssertionError(f"{config} serves another engine than it says")
+    return "a"
+
+
 def _fresh_engine(here: Path, out: Path) -> None:
     engine.build(Model.load(here / "ma.onnx"), out / "e.onnxruntime", "onnxruntime")
 
@@ -197,6 +211,10 @@ COMMANDS: dict[str, Command] = {
     "infer": Command(
         "infer {here}/s{v}.onnx {here}/0.png {here}/1.png --preprocess {here}/picture.toml "
         "-o {out}/seen", _pictures, ("seen",),
+    ),
+    "export": Command(
+        "export triton {out}/e.onnxruntime -o {out}/repository --name net",
+        _repository, ("e.onnxruntime", "e.onnxruntime.json", "repository"), before=_fresh_engine,
     ),
     "deploy": Command(
         "deploy {here}/{v}.toml -o {out}/deployed", _deployed, ("deployed", "deployed.kept"),

@@ -34,7 +34,7 @@ class Promise:
 
 MODEL, DATA, ENGINE = "a model file", "data and documents", "an engine or a passport"
 PLACE, USER, LIBRARY = "an output's place", "another user of the machine", "a library"
-PACKAGES = "the packages"
+PACKAGES, CLIENT = "the packages", "a client of `serve`"
 
 PROMISES = (
     # Refused in a sentence, before it costs anything.
@@ -313,6 +313,36 @@ PROMISES = (
         "src/onnxgraft/files/locks.py",
         "            if fcntl is not None:\n",
         "            if fcntl is None:\n",
+    ),
+    # Over HTTP.
+    Promise(
+        CLIENT, "a request beyond its limit is not read",
+        "tests/commands/test_serve.py::test_a_request_that_is_too_large_is_refused[chunked]",
+        "src/onnxgraft/commands/_serve_app.py",
+        "            if size > service.most:",
+        "            if size > service.most << 20:",
+    ),
+    Promise(
+        CLIENT, "a client is told no path of the machine",
+        "tests/commands/test_serve.py::test_a_client_is_told_no_path_of_the_machine",
+        "src/onnxgraft/commands/_serve_app.py",
+        """400, "the engine can't run what was sent; the server's log says why\"""",
+        "400, str(error)",
+    ),
+    Promise(
+        CLIENT, "other machines reach a server where `--host` says so alone",
+        "tests/commands/test_serve.py::test_a_server_listens_where_other_machines_do_not_reach_it",
+        "src/onnxgraft/commands/_serve.py",
+        '    host: str = "127.0.0.1",',
+        '    host: str = "0.0.0.0",',
+    ),
+    Promise(
+        CLIENT, "in the sandbox a server listens on its port and no other",
+        "tests/sandbox/test_guard.py::"
+        "test_in_the_sandbox_the_port_that_was_named_may_be_listened_on_and_no_other",
+        "src/onnxgraft/sandbox/landlock.py",
+        "_BIND | _CONNECT if version",
+        "_CONNECT if version",
     ),
     # Packages.
     Promise(

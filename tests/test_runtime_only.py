@@ -240,3 +240,35 @@ def test_the_names_of_an_engine_are_those_of_the_protocol(engines: Path) -> None
         known: Engine = engine
         assert [spec.name for spec in known.inputs] == ["x"]
         assert len(engine.see(np.zeros((9, 9, 3), np.uint8), color="bgr").best) == 2
+
+
+OVER_HTTP = """
+import http.client
+from onnxgraft.commands._serve import serving
+with serving(sys.argv[2]) as url:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"))
+    connection.request("POST", "/see", open(sys.argv[3], "rb").read())
+    print(connection.getresponse().read().decode())
+    connection.close()
+"""
+# The extra `serve`, and what it needs; and what reads image files.
+SERVER = ["anyio", "click", "h11", "idna", "prometheus_client", "sniffio", "starlette",
+          "typing_extensions", "uvicorn", "cv2"]  # fmt: skip
+
+
+def test_an_engine_is_served_with_its_library_and_the_servers_alone(engines: Path) -> None:
+    pytest.importorskip("starlette")
+    file = engines / "images/0.png"
+    done = alone(OVER_HTTP, ["onnxruntime", *SERVER], engines / "onnxruntime", file)
+    assert done.returncode == 0, done.stderr
+    with onnxgraft.ServedEngine(engines / "onnxruntime") as engine:
+        best = engine.see(cv2.imread(str(file)), color="bgr").best
+    assert json.loads(done.stdout)["best"] == [list(pair) for pair in best]
+
+
+def test_what_serving_lacks_is_told_with_the_line_that_installs_it(engines: Path) -> None:
+    code = (
+        "from onnxgraft import serve\ntry:\n    serve(sys.argv[2])\nexcept Exception as e: print(e)"
+    )
+    done = alone(code, ["onnxruntime"], engines / "onnxruntime")
+    assert "pip install 'onnxgraft[serve]'" in done.stdout, done.stderr

@@ -30,7 +30,10 @@ RUN = [
     if any(block.language in ("python", "sh") for block in found)
 ]
 # What can't run here, by the reason that the pages give. A page that adds one changes this, too.
-NOT_RUN = {"needs a GPU": 3, "needs TensorRT 10": 1}
+NOT_RUN = {
+    "it answers until it is ended": 1, "it asks a server": 2, "needs a GPU": 3,
+    "needs TensorRT 10": 1,
+}  # fmt: skip
 # These take long: they train or deploy a network.
 LONG = {
     "docs/howto/is-training.md", "docs/tutorials/keras-classifier.md", "docs/tutorials/detector.md",

@@ -24,7 +24,7 @@ from onnxgraft.files import atomic, cache_folder, write_bytes
 from onnxgraft.files.locks import locked
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
-from onnxgraft.run.engine import Engine, Resource, check_feeds
+from onnxgraft.run.engine import Computing, Writing, check_feeds
 from onnxgraft.run.layers import WARM_UP, Layer, LayerTimes, Role
 from onnxgraft.stages.engine.buffers import Buffers
 from onnxgraft.stages.engine.options import BuildOptions, Built, Shape
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from onnxgraft.graph.model import Model
 
-__all__ = ["TensorRt", "build", "check", "load", "profiles", "runs_here", "settings"]
+__all__ = ["TensorRt", "Writing", "build", "check", "load", "profiles", "runs_here", "settings"]
 
 _MOST_ERRORS = 3
 # What moves or converts a tensor, and computes nothing.
@@ -166,7 +166,9 @@ def _bounds(spec: TensorSpec, options: BuildOptions) -> builder.Shapes:
     return low, usual, high  # type: ignore[return-value]
 
 
-def load(path: Path, passport: Passport, threads: int | None) -> Engine:
+def load(
+    path: Path, passport: Passport, threads: int | None, streams: int | None = None
+) -> Writing:
     """Return the engine at ``path``; running it needs an NVIDIA GPU.
 
     Raises:
@@ -189,7 +191,7 @@ def load(path: Path, passport: Passport, threads: int | None) -> Engine:
     return TensorRt(trt, path, passport)
 
 
-class TensorRt(Resource):
+class TensorRt(Computing):
     """An engine of TensorRT with its buffers on the GPU.
 
     It may be used from several threads; they take turns.

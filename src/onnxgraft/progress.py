@@ -27,15 +27,13 @@ from rich.progress import (
 
 from onnxgraft.errors import printable, wrapped
 from onnxgraft.notebook import Bars, in_notebook
+from onnxgraft.notices import NOTICE, logger
 
 __all__ = ["Steps", "console", "logger", "reporting", "status", "steps", "told", "track"]
 
 T = TypeVar("T")
 # Told the phase, how many of its steps are done, and how many there are.
 Steps = Callable[[str, int, int], None]
-
-logger = logging.getLogger("onnxgraft")
-logger.addHandler(logging.NullHandler())
 
 # So often a long work is told of off a terminal, in seconds.
 _MINUTE = 60.0
@@ -138,7 +136,7 @@ def reporting(name: str, *, verbose: bool, quiet: bool, file: Path | None) -> It
     """Tell on standard error, and in a file, what the block does.
 
     Off a terminal, and where it is verbose, there is a line for each stage, and one a minute in
-    long ones; else there are bars. Warnings are told in both cases.
+    long ones; else there are bars. Notices and warnings are told in both cases.
 
     Args:
         name: Of the command.
@@ -150,7 +148,7 @@ def reporting(name: str, *, verbose: bool, quiet: bool, file: Path | None) -> It
     lines = verbose or not console().is_terminal
     screen: logging.Handler = _Screen()
     screen.setFormatter(_Line(f"onnxgraft {name}: %(message)s"))
-    screen.setLevel(logging.DEBUG if verbose else logging.INFO if lines else logging.WARNING)
+    screen.setLevel(logging.DEBUG if verbose else logging.INFO if lines else NOTICE)
     handlers = [] if quiet else [screen]
     if file is not None:
         log = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")

@@ -227,7 +227,9 @@ class Wrong:
         path.write_bytes(b"engine")
         return Built({}, Flags(), {})
 
-    def load(self, path: Path, passport: Passport, threads: int | None) -> Any:
+    def load(
+        self, path: Path, passport: Passport, threads: int | None, streams: int | None = None
+    ) -> Any:
         model = self.built[-1]
         session = exact(model)
         there = any(node.name == self.layer for node in model.graph.nodes)

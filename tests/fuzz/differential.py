@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.quantized import float_twin
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
+from onnxgraft.run import session
 from onnxgraft.run.answers import answers
 from onnxgraft.run.proof import Reference
 from onnxgraft.run.session import OnnxRuntime
@@ -81,8 +83,8 @@ def of_onnx(seed: int) -> Network:
     before = onnx_graph(Seeded(seed))
     (spec,) = before.inputs
     feeds = [{spec.name: _values((n, *map(int, spec.shape[1:])), n)} for n in (1, 3)]
-    with OnnxRuntime(before.to_onnx(), optimize=False) as session:
-        expected = [session.infer(fed) for fed in feeds]
+    with OnnxRuntime(before.to_onnx(), optimize=False) as plain:
+        expected = [plain.infer(fed) for fed in feeds]
     return Network(surgery.run(before)[0], feeds, expected)
 
 
@@ -95,8 +97,8 @@ def of_tensorflow(seed: int) -> Network:
     graph = tf.Graph()
     with graph.as_default():
         tf.graph_util.import_graph_def(tf.compat.v1.GraphDef.FromString(data), name="")
-        with tf.compat.v1.Session(graph=graph) as session:
-            expected = [{"y:0": session.run("y:0", fed)} for fed in feeds]
+        with tf.compat.v1.Session(graph=graph) as running:
+            expected = [{"y:0": running.run("y:0", fed)} for fed in feeds]
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, "net.pb")
         file.write_bytes(data)
@@ -150,9 +152,9 @@ def differences(kind: str, seed: int) -> list[str]:
     """
     network = KINDS[kind](seed)
     told = []
-    with OnnxRuntime(network.model.to_onnx(), optimize=False) as session:
+    with OnnxRuntime(network.model.to_onnx(), optimize=False) as plain:
         for fed, right in zip(network.feeds, network.expected, strict=True):
-            found = answers(session, fed, right)
+            found = answers(plain, fed, right)
             for name, value in right.items():
                 told += _apart(value, found[name], f"{name}: converted and cleaned")
     return told or [line for target in TARGETS for line in _quantized(network, target.name)]
@@ -200,7 +202,7 @@ def _quantized(network: Network, target: str) -> Iterator[str]:
         ]
         right, found = (np.concatenate(values) for values in zip(*both, strict=True))
         noise, signal = float(np.square(found - right).mean()), float(np.square(right).mean())
-        if noise and 10 * np.log10(signal / noise) < WEIGHT_DECIBELS:
+        if noise > TOLERANCE**2 and 10 * np.log10(signal / noise) < WEIGHT_DECIBELS:
             yield f"{name}: weights for {target} keep {signal / noise:.2g} of the signal"
 
 
@@ -219,9 +221,16 @@ def _quiet() -> Iterator[None]:
 
 
 def _pinned(cores: Queue[int]) -> None:
-    """Keep this process on one core: libraries begin a thread for each that they may use."""
+    """Keep this process on one core, and onnxruntime in one thread, which it pins elsewhere."""
     mine = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {mine[cores.get() % len(mine)]})
+    opened = session._opened
+
+    def alone(ort: Any, source: str | bytes, options: Any) -> Any:
+        options.intra_op_num_threads = 1
+        return opened(ort, source, options)
+
+    session._opened = alone
 
 
 def _tried(kind: str, seeds: range) -> tuple[collections.Counter[str], list[str]]:

@@ -19,16 +19,22 @@ NET = (
 )
 
 
+@pytest.mark.parametrize("pads", [(1, 2), (1, 1)], ids=["too much", "enough"])
 @pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
-def test_a_pad_that_no_pool_can_take_stays_before_it(
-    pool: str, target: str, tmp_path: Path
+def test_zeros_before_a_pool_stay_zeros(
+    pool: str, pads: tuple[int, int], target: str, tmp_path: Path
 ) -> None:
+    """A MaxPool of its own pads with the lowest values, and a pool with less than its kernel."""
     pytest.importorskip(target)
-    pads = {"pads": np.array([0, 0, 1, 1, 0, 0, 2, 2], np.int64), "value": np.float32(0)}
-    text = NET.replace("POOL", pool).replace("WIDE", "9").replace("HIGH", "10")
-    model = model_of(text, pads)
-    feed = {"x": np.abs(np.random.default_rng(0).normal(size=(2, 2, 6, 7))).astype(np.float32)}
+    low, high = pads
+    text = NET.replace("POOL", pool)
+    text = text.replace("WIDE", str(6 + low + high)).replace("HIGH", str(7 + low + high))
+    model = model_of(
+        text,
+        {"pads": np.array([0, 0, low, low, 0, 0, high, high], np.int64), "value": np.float32(0)},
+    )
+    feed = {"x": np.random.default_rng(0).normal(size=(2, 2, 6, 7)).astype(np.float32) - 3}
     with OnnxRuntime(model.to_onnx(), optimize=False) as plain:
         right = plain.infer(feed)["y"]
     with OnnxRuntime(model.to_onnx()) as session:

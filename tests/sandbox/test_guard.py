@@ -382,3 +382,28 @@ def test_in_the_sandbox_nothing_is_written_but_what_was_named(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "as it was"
     assert sorted(os.listdir(tmp_path)) == ["other", "out"]
+
+
+PORTS = """
+import os, socket, sys
+from onnxgraft.sandbox.landlock import enter_sandbox
+with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+enter_sandbox([], [port])
+listening = socket.create_server(("127.0.0.1", port))
+for what in (lambda: socket.create_server(("127.0.0.1", 0)),
+             lambda: socket.create_connection(("127.0.0.1", port), 5)):
+    try:
+        what().close()
+    except PermissionError:
+        continue
+    sys.exit(4)
+"""
+
+
+def test_in_the_sandbox_the_port_that_was_named_may_be_listened_on_and_no_other() -> None:
+    done = subprocess.run([sys.executable, "-c", PORTS], capture_output=True, text=True)
+    create_ruleset, tell_version, networks = 444, 1, 4
+    if ctypes.CDLL(None).syscall(create_ruleset, None, 0, tell_version) < networks:
+        pytest.skip("this kernel's Landlock knows no networks")
+    assert done.returncode == 0, done.stderr

@@ -11,12 +11,12 @@ from onnxgraft.cli._graph import convert, inspect, surgery, view
 from onnxgraft.cli._int8 import calibrate, quantize
 
 # isort: split
-from onnxgraft.cli._engines import bench, build, bundle, infer
+from onnxgraft.cli._engines import bench, build, bundle, export, infer, serve
 from onnxgraft.cli._whole import deploy, diff, init, recipe_schema, validate
 
 __all__ = ["COMMANDS", "app", "main"]
 
 COMMANDS = (
-    inspect, convert, surgery, calibrate, quantize, build, bundle, validate, bench, infer, init,
-    recipe_schema, deploy, diff, view,
+    inspect, convert, surgery, calibrate, quantize, build, bundle, validate, bench, infer, export,
+    serve, init, recipe_schema, deploy, diff, view,
 )  # fmt: skip

@@ -350,7 +350,8 @@ def _guard(name: str, limits: Mapping[str, Any], given: Mapping[str, Any]) -> in
     if seconds is not None and not seconds > 0:
         raise InputError(f"--max-seconds {seconds:g}: a number of seconds above 0")
     size = None if memory is None else byte_size(memory)
-    return guarded(Allowance(size, seconds, _places(name, given)))
+    ports = (given["port"],) if name == "serve" else ()
+    return guarded(Allowance(size, seconds, _places(name, given), ports))
 
 
 def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:
@@ -362,7 +363,7 @@ def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:
     if given.get("ray") or any(".py:" in text for text in texts):
         return None
     places = [given[key] for key in _WRITTEN if isinstance(given.get(key), Path)]
-    if name == "bench" and given.get("record"):
+    if name == "bench" and (given.get("record") or given.get("p99")):
         places += given["engines"]
     if name == "validate":  # an engine's passport takes the result
         places.append(given["candidate"])

@@ -1,4 +1,4 @@
-"""Subcommands on engines: build, bundle, bench, infer."""
+"""Subcommands on engines: build, bundle, bench, infer, export, serve."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ from onnxgraft.cli._options import (
     trust_of,
 )
 
-__all__ = ["bench", "build", "bundle", "infer"]
+__all__ = ["bench", "build", "bundle", "export", "infer", "serve"]
 
+LOAD, SERVER = "Many requests at once", "Server"
+EngineFile = Annotated[Path, typer.Argument(help="Engine with its passport beside it.")]
 Precision = Annotated[
     PrecisionName | None,
     typer.Option(
@@ -194,9 +196,14 @@ def bundle(
 def bench(
     engines: Annotated[list[Path], typer.Argument(help="Engines or ONNX files.")],
     batch: Annotated[
-        str,
-        typer.Option(metavar="SIZES", help="Batch sizes: 1,4,16.", rich_help_panel=RUNNING),
-    ] = "1,4,16,32,64",
+        str | None,
+        typer.Option(
+            metavar="SIZES",
+            help="Batch sizes: 1,4,16,32,64 if not given. Under load, how many waiting requests "
+            "are joined, at most: 1 if not given.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -232,14 +239,73 @@ def bench(
             rich_help_panel=MODEL,
         ),
     ] = [],  # noqa: B006  (typer copies it)
+    clients: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COUNTS",
+            rich_help_panel=LOAD,
+            help="Requests under way at once: 1,2,4,8; each client asks again when answered.",
+        ),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATES",
+            rich_help_panel=LOAD,
+            help="Requests a second that come, answered or not: 50,100,200.",
+        ),
+    ] = None,
+    arrivals: Annotated[
+        Literal["poisson", "fixed"],
+        typer.Option(
+            metavar="HOW",
+            rich_help_panel=LOAD,
+            help="How requests come: poisson, each for itself, or fixed, evenly.",
+        ),
+    ] = "poisson",
+    duration: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", rich_help_panel=LOAD, help="Seconds for each load, over all rounds."
+        ),
+    ] = 10.0,
+    instances: Annotated[
+        int | None,
+        typer.Option(
+            min=1, rich_help_panel=LOAD, help="Processes that share the requests; 1 if not given."
+        ),
+    ] = None,
+    streams: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=LOAD,
+            help="Inferences that an instance runs at once; as many as clients if not given.",
+        ),
+    ] = None,
+    pin: Annotated[
+        bool,
+        typer.Option("--pin", rich_help_panel=LOAD, help="Give each instance cores of its own."),
+    ] = False,
+    p99: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            rich_help_panel=LOAD,
+            help="Look for the settings that answer most requests, 99 % of them within this time "
+            "(20ms), and write them into the passport.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> Result:
-    """Measure the latency of engines, each in a process of its own, taking turns."""
+    """Measure the latency of engines, each in a process of its own, or many requests at once."""
     from onnxgraft import commands
 
     return commands.bench(
         engines, batch=batch, against=against, weights=weights, rounds=rounds, runs=runs,
         threads=threads, trust=trust_of(trust), record=record, layers=layers, graph=graph,
+        clients=clients, rate=rate, arrivals=arrivals, duration=duration, instances=instances,
+        streams=streams, pin=pin, p99=p99,
     )  # fmt: skip
 
 
@@ -272,4 +338,116 @@ def infer(
     return commands.infer(
         engine, images, preprocess=preprocess, postprocess=postprocess, out=out,
         trust=trust_of(trust), force=force,
+    )  # fmt: skip
+
+
+@subcommand(show.exported, example="onnxgraft export triton model.engine -o repository")
+def export(
+    form: Annotated[
+        Literal["triton"], typer.Argument(metavar="FORM", help="What to write: triton.")
+    ],
+    engine: EngineFile,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FOLDER",
+            rich_help_panel=OUTPUT,
+            help="Model repository; other models may be in it.",
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=OUTPUT,
+            help="Name of the model; that of the network's file if not given.",
+        ),
+    ] = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=RUNNING,
+            help="Most requests that are joined. If not given, what bench --p99 found, or 16; "
+            "TensorRT takes what the engine was built for, and with OpenVINO clients make batches.",
+        ),
+    ] = None,
+    instances: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=RUNNING,
+            help="Instances that run side by side; what bench --p99 found, or 1, if not given.",
+        ),
+    ] = None,
+    queue_delay: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="US",
+            rich_help_panel=RUNNING,
+            help="Microseconds that a request may wait for others.",
+        ),
+    ] = 0,
+    threads: Threads = None,
+    graph: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="GRAPH.onnx",
+            rich_help_panel=MODEL,
+            help="ONNX file that an OpenVINO engine was built from, where it is not beside it; "
+            "repeatable.",
+        ),
+    ] = [],  # noqa: B006  (typer copies it)
+    force: Force = False,
+    as_json: Json = False,
+) -> Result:
+    """Write an engine as a model of a Triton repository, with its config.pbtxt."""
+    from onnxgraft import commands
+
+    return commands.export(
+        form, engine, out, name=name, max_batch=max_batch, instances=instances,
+        queue_delay=queue_delay, threads=threads, graph=graph, force=force,
+    )  # fmt: skip
+
+
+@subcommand(show.served, example="onnxgraft serve model.engine --port 8000")
+def serve(
+    engine: EngineFile,
+    host: Annotated[
+        str,
+        typer.Option(metavar="HOST", rich_help_panel=SERVER, help="Address to listen on."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, rich_help_panel=SERVER, help="Port; 0 takes one that is free."
+        ),
+    ] = 8000,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=SERVER,
+            help="Name of the model in requests; that of the file if not given.",
+        ),
+    ] = None,
+    preprocess: PreprocessFile = None,
+    postprocess: PostprocessFile = None,
+    threads: Threads = None,
+    max_request: Annotated[
+        int,
+        typer.Option(min=1, metavar="MIB", rich_help_panel=SERVER, help="Most MiB of a request."),
+    ] = 64,
+    trust: Trusted = [],  # noqa: B006  (typer copies it)
+    as_json: Json = False,
+) -> Result:
+    """Answer requests over HTTP (KServe v2), with metrics and a page to try pictures on."""
+    from onnxgraft import commands
+
+    return commands.serve(
+        engine, host=host, port=port, name=name, preprocess=preprocess, postprocess=postprocess,
+        threads=threads, max_request=max_request, trust=trust_of(trust),
     )  # fmt: skip

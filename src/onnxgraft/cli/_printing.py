@@ -23,13 +23,16 @@ if TYPE_CHECKING:
         Calibrated,
         Converted,
         Differences,
+        Exported,
         Inferred,
         Inspected,
         Operated,
         Quantized,
         RecipeSchema,
+        Served,
         Viewed,
     )
+    from onnxgraft.commands._bench_load import Searched
     from onnxgraft.commands._budget import BudgetReport
     from onnxgraft.commands._int8 import Int8Graph
     from onnxgraft.run.verdicts import Verdict
@@ -40,8 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "begun", "benched", "built", "bundled", "calibrated", "compared", "converted", "deployed",
-    "inferred",
-    "inspection", "operated", "quantized", "report", "schema",
+    "exported", "inferred", "inspection", "operated", "quantized", "report", "schema", "served",
     "viewed",
 ]  # fmt: skip
 
@@ -264,7 +266,13 @@ def bundled(done: Bundle, console: Console) -> None:
 
 
 def benched(done: Benched, console: Console) -> None:
-    """Print the table of latencies."""
+    """Print the table of latencies, or those of loads and settings."""
+    if not done.rows:
+        _loads(done, console)
+        for found in done.searches:
+            _settings(found, console)
+        _notes(console, done.notes, "")
+        return
     say(console, "Milliseconds per batch; speed-up over the original and over FP32")
     rows = [["engine", "batch", "ms", "p90", "p99", "images/s", "original", "fp32"]]
     for row, ratio in zip(done.rows, done.ratios, strict=True):
@@ -283,6 +291,43 @@ def benched(done: Benched, console: Console) -> None:
         say(console, "")
     layer_times(done.layers, done.layers_timed, console)
     _notes(console, done.notes, "")
+
+
+def _loads(done: Benched, console: Console) -> None:
+    """Print what many requests at once gave; ? marks what is not to be relied on."""
+    if not done.loads:
+        return
+    say(console, "Milliseconds from when a request was due; requests a second, and their spread")
+    rows = [["engine", "load", "p50", "p90", "p99", "p99.9", "a second", "spread", "ratio"]]
+    for row in done.loads:
+        told = row.told
+        clients = f"{row.clients} client{'s' * (row.clients != 1)}"
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}x{'?' * row.chance}"
+        shares = [f"{value:.2f}" for value in told.percentiles]
+        shares[2] += "?" * told.few
+        spread = (told.fastest - told.slowest) / 2 / told.per_second if told.per_second else 0.0
+        rows.append([
+            row.name, clients if row.rate is None else f"{row.rate:g}/s", *shares,
+            f"{told.per_second:.1f}", f"{100 * spread:.0f} %", ratio,
+        ])  # fmt: skip
+    for line in _aligned(rows):
+        say(console, line)
+    for setting in dict.fromkeys(row.setting for row in done.loads):
+        say(console, f"run {setting}")
+
+
+def _settings(found: Searched, console: Console) -> None:
+    """Print the settings that were tried, the best first."""
+    say(console, f"{found.name}: requests a second of which 99 % take {found.limit:g} ms at most")
+    rows = [["settings", "rate", "p99", "at most"]]
+    for trial in found.trials:
+        p99 = "" if trial.at is None else f"{trial.at.p99:.2f}{'?' * trial.at.few}"
+        rate = f"{trial.rate:.1f}" if trial.rate else "not tried" if trial.skipped else "none"
+        rows.append([str(trial.setting), rate, p99, f"{trial.capacity:.1f}"])
+    for line in _aligned(rows):
+        say(console, f"  {line}")
+    if found.stored:
+        say(console, f"the best stands in the passport of {found.name}")
 
 
 def layer_times(
@@ -355,6 +400,17 @@ def inferred(done: Inferred, console: Console) -> None:
             say(console, f"  {line}")
     if done.out.endswith(".npz"):
         say(console, f"{done.out}: the outputs, images along axis 0")
+
+
+def exported(done: Exported, console: Console) -> None:
+    """Print what was written, and what whoever runs the server should know."""
+    say(console, f"{done.out}: {done.name}, version {done.version}: {', '.join(done.files)}")
+    _notes(console, done.notes)
+
+
+def served(done: Served, console: Console) -> None:
+    """Print what a server did."""
+    say(console, f"{done.url}: {done.requests} requests in {done.seconds:.0f} s")
 
 
 def report(done: Report, console: Console) -> None:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from onnxgraft.commands._convert import Converted, convert
     from onnxgraft.commands._deploy import deploy
     from onnxgraft.commands._diff import Differences, diff
+    from onnxgraft.commands._export import Exported, export
     from onnxgraft.commands._infer import Answer, Inferred, infer
     from onnxgraft.commands._init import Begun, RecipeSchema, init, recipe_schema
     from onnxgraft.commands._inspect import Inspected, inspect
     from onnxgraft.commands._lite import LiteEngine
     from onnxgraft.commands._quantize import Quantized, quantize
     from onnxgraft.commands._recipe import Recipe, read_recipe
+    from onnxgraft.commands._serve import Served, serve
     from onnxgraft.commands._served import ServedEngine
     from onnxgraft.commands._surgery import Operated, surgery
     from onnxgraft.commands._validate import validate
@@ -39,6 +41,7 @@ __all__ = [
     "Calibrated",
     "Converted",
     "Differences",
+    "Exported",
     "Inferred",
     "Inspected",
     "LiteEngine",
@@ -46,6 +49,7 @@ __all__ = [
     "Quantized",
     "Recipe",
     "RecipeSchema",
+    "Served",
     "ServedEngine",
     "Viewed",
     "bench",
@@ -55,12 +59,14 @@ __all__ = [
     "convert",
     "deploy",
     "diff",
+    "export",
     "infer",
     "init",
     "inspect",
     "quantize",
     "read_recipe",
     "recipe_schema",
+    "serve",
     "surgery",
     "validate",
     "view",
@@ -77,6 +83,7 @@ __getattr__ = late(
         "Calibrated": "._calibrate",
         "Converted": "._convert",
         "Differences": "._diff",
+        "Exported": "._export",
         "Inferred": "._infer",
         "Inspected": "._inspect",
         "LiteEngine": "._lite",
@@ -84,6 +91,7 @@ __getattr__ = late(
         "Quantized": "._quantize",
         "Recipe": "._recipe",
         "RecipeSchema": "._init",
+        "Served": "._serve",
         "ServedEngine": "._served",
         "Viewed": "._view",
         "bench": "._bench",
@@ -93,12 +101,14 @@ __getattr__ = late(
         "convert": "._convert",
         "deploy": "._deploy",
         "diff": "._diff",
+        "export": "._export",
         "infer": "._infer",
         "init": "._init",
         "inspect": "._inspect",
         "quantize": "._quantize",
         "read_recipe": "._recipe",
         "recipe_schema": "._init",
+        "serve": "._serve",
         "surgery": "._surgery",
         "validate": "._validate",
         "view": "._view",

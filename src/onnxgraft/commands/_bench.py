@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,8 +30,17 @@ from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.engine.passport import record as record_in_passport
 from onnxgraft.stages.validate.report import LatencyRow, LayersTimedRow, LayerTimeRow
 
-__all__ = ["BenchTarget", "Benched", "Counted", "SpeedUp", "bench", "measure", "record_latency"]
+if TYPE_CHECKING:
+    from onnxgraft.commands._bench_load import LoadRow, Searched
 
+__all__ = [
+    "Arrivals", "BenchTarget", "Benched", "Counted", "SpeedUp", "Worker", "bench",
+    "bench_targets", "measure", "record_latency",
+]  # fmt: skip
+
+Arrivals = Literal["poisson", "fixed"]
+# Of single requests, where nothing else is asked for.
+BATCHES = (1, 4, 16, 32, 64)
 # A turn ends after so many seconds, however many inferences are still to come.
 _TURN = 3.0
 
@@ -47,6 +57,8 @@ class BenchTarget:
         precision: Of what is not an original, such as ``fp32``.
         threads: Of the CPU, for an engine; None takes what it was built for.
         trust: Load an engine that has no passport.
+        streams: Inferences that an engine runs at once; None takes what it was built for.
+        cores: That its process may use; none stands for all.
     """
 
     name: str
@@ -55,9 +67,11 @@ class BenchTarget:
     precision: str = ""
     threads: int | None = None
     trust: bool = False
+    streams: int | None = None
+    cores: tuple[int, ...] = ()
 
 
-class _Worker:
+class Worker:
     """A child process that holds one engine and times it when told."""
 
     def __init__(self, target: BenchTarget, batch: int) -> None:
@@ -88,22 +102,35 @@ class _Worker:
         ]  # fmt: skip
         return LayerTimes(tuple(found), told["total"], told["runs"], told["counted"])
 
+    def begin(self, message: dict[str, object]) -> None:
+        """Let it begin a load, see `_bench_worker`."""
+        self._tell(message)
+
+    def end(self) -> dict[str, Any]:
+        """Wait for what it says of the load that it began."""
+        return self._answer()
+
     def close(self) -> None:
         """End the process."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         self._process.terminate()
         self._process.wait()
 
     def _ask(self, message: dict[str, object]) -> dict[str, Any]:
-        stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
-        try:
+        self._tell(message)
+        return self._answer()
+
+    def _tell(self, message: dict[str, object]) -> None:
+        stdin = _pipe(self._process.stdin)
+        with contextlib.suppress(BrokenPipeError):  # it is told when it does not answer
             stdin.write(json.dumps(message, default=os.fspath) + "\n")
             stdin.flush()
-            line = stdout.readline()
-        except BrokenPipeError:
-            line = ""
+
+    def _answer(self) -> dict[str, Any]:
+        line = _pipe(self._process.stdout).readline()
         answer = json.loads(line) if line else {"error": "its process ended"}
         if "error" in answer:
             self.close()
@@ -126,6 +153,8 @@ class Benched:
         notes: Sentences that the user should read.
         layers: What each layer takes in each engine, where that was asked for.
         layers_timed: What they take together.
+        loads: What was measured of many requests at once, where that was asked for.
+        searches: The settings that were found best for each engine, where that was asked for.
     """
 
     rows: list[LatencyRow]
@@ -133,6 +162,8 @@ class Benched:
     notes: list[str]
     layers: list[LayerTimeRow] = field(default_factory=list)
     layers_timed: list[LayersTimedRow] = field(default_factory=list)
+    loads: list[LoadRow] = field(default_factory=list)
+    searches: list[Searched] = field(default_factory=list)
 
     passed = True
 
@@ -149,13 +180,15 @@ class Benched:
             "notes": self.notes,
             "layers": [asdict(row) for row in self.layers],
             "layers_timed": [asdict(row) for row in self.layers_timed],
+            "loads": [row.to_json() for row in self.loads],
+            "searches": [found.to_json() for found in self.searches],
         }  # fmt: skip
 
 
 def bench(
     engines: Sequence[ModelGiven],
     *,
-    batch: Numbers = "1,4,16,32,64",
+    batch: Numbers | None = None,
     against: ModelGiven = None,
     weights: Place | None = None,
     rounds: int = 5,
@@ -165,14 +198,25 @@ def bench(
     record: bool = False,
     layers: bool = False,
     graph: Sequence[ModelGiven] = (),
+    clients: Numbers | None = None,
+    rate: Numbers | None = None,
+    arrivals: Arrivals = "poisson",
+    duration: float = 10.0,
+    instances: int | None = None,
+    streams: int | None = None,
+    pin: bool = False,
+    p99: str | float | None = None,
 ) -> Benched:
-    """Time engines, each in a process of its own, in turn.
+    """Time engines, each in a process of its own, in turn: one by one, or under load.
 
     A turn of a slow network ends after three seconds; ``runs`` of the rows say how many there were.
+    With ``clients`` or ``rate`` many requests are under way at once, and each is timed from when it
+    was due; with ``p99`` the best settings for that are looked for.
 
     Args:
         engines: Engines or ONNX files, in the order of the table; or models in memory.
-        batch: Images in one inference.
+        batch: Images in one inference; None takes 1, 4, 16, 32 and 64. Under load, how many waiting
+            requests are joined, at most: None takes 1, and a search tries those that are given.
         against: The original, as the reference.
         weights: The weights of an original that is a Caffe network.
         rounds: How often the engines take turns.
@@ -183,10 +227,36 @@ def bench(
         layers: Count what each layer takes, too, with the first batch.
         graph: The ONNX files that engines were built from, where they do not stand beside them: of
             them is what graphs call layers and have them in.
+        clients: Requests under way at once: in a closed loop each client asks again when it is
+            answered. With ``rate`` it is how many are computed at once.
+        rate: Requests a second, which come whether or not others were answered.
+        arrivals: How they come: ``poisson``, as of people who know nothing of each other, or
+            ``fixed``, as of a camera.
+        duration: Seconds for each load, over all rounds.
+        instances: Processes that share the requests of an engine.
+        streams: Inferences that an instance runs at once.
+        pin: Give each instance cores of its own.
+        p99: Look for the settings with the highest rate at which 99 % of the requests are answered
+            within this time, such as ``20ms``; they are written into the passport.
 
     Raises:
         InputError: A target can't be loaded, or none takes any of the batches.
     """
+    if clients is not None or rate is not None or p99 is not None:
+        if against is not None or layers or record:
+            raise InputError("--against, --layers and --record are for single requests; leave out")
+        from onnxgraft.commands._bench_load import bench_load
+
+        return bench_load(
+            [written(engine) for engine in engines], batch=batch, rounds=rounds, threads=threads,
+            trust=trust, clients=clients, rate=rate, arrivals=arrivals, duration=duration,
+            instances=instances, streams=streams, pin=pin, p99=p99,
+        )  # fmt: skip
+    if instances is not None or streams is not None or pin:
+        raise InputError(
+            "--instances, --streams and --pin are for many requests at once; say how many with "
+            "--clients or --rate"
+        )
     if graph and not layers:
         raise InputError("--graph says what layers are called; ask for them with --layers")
     engines = [written(engine) for engine in engines]
@@ -197,8 +267,8 @@ def bench(
     notes: list[str] = []
     counted: list[Counted] = []
     rows = measure(
-        targets, batches=numbers(batch), rounds=rounds, runs=runs, notes=notes,
-        counted=counted if layers else None,
+        targets, batches=numbers(BATCHES if batch is None else batch), rounds=rounds, runs=runs,
+        notes=notes, counted=counted if layers else None,
     )  # fmt: skip
     if record:
         record_latency(targets, rows)
@@ -287,11 +357,11 @@ def measure(
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     refused: dict[str, list[int]] = {}  # why -> with which batches
     for batch in batches:
-        workers: list[_Worker] = []
+        workers: list[Worker] = []
         try:
             for target in track(targets, f"loading, batch {batch}", len(targets)):
                 try:
-                    workers.append(_Worker(target, batch))
+                    workers.append(Worker(target, batch))
                 except InputError as error:
                     if notes is None:
                         raise
@@ -339,9 +409,7 @@ class Counted:
     times: LayerTimes
 
 
-def _count(
-    worker: _Worker, batch: int, runs: int, counted: list[Counted], notes: list[str]
-) -> None:
+def _count(worker: Worker, batch: int, runs: int, counted: list[Counted], notes: list[str]) -> None:
     target = worker.target
     if target.kind == "original":
         return

@@ -1,8 +1,9 @@
 """The child process of `bench`: holds one engine, answers JSON lines.
 
-The first line names the engine and the batch, each further one how often to run it, or to count
-what its layers take. It is started as a file, and not as a module of its package, whose imports
-take longer than most engines: what this one needs it imports itself.
+The first line names the engine and the batch, each further one how often to run it, to count what
+its layers take, or which requests to answer under load. It is started as a file, and not as a
+module of its package, whose imports take longer than most engines: what this one needs it imports
+itself.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from dataclasses import asdict
 from typing import Any
 
 from onnxgraft.errors import InputError, OnnxgraftError
-from onnxgraft.graph.tensors import Feeds
+from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.feeds import Setting, drawn, fixed_batches
 from onnxgraft.run.layers import WARM_UP, LayerTimes
+from onnxgraft.run.load import Requests, drive
 from onnxgraft.run.workers import end_with_parent
 
 
@@ -34,6 +36,8 @@ def main() -> None:
         try:
             if engine is None:
                 began = time.perf_counter()
+                if message["cores"]:
+                    os.sched_setaffinity(0, message["cores"])
                 engine, opened = _open(message), message
                 fixed = fixed_batches(engine.inputs)
                 if fixed and message["batch"] not in fixed:
@@ -43,6 +47,8 @@ def main() -> None:
                 for _ in range(WARM_UP):
                     engine.infer(feeds)
                 answer: dict[str, object] = {"first_ms": first}
+            elif "load" in message:
+                answer = _load(engine, feeds, message["load"])
             elif "layers" in message:
                 answer = asdict(_layers(engine, opened, feeds, message["layers"]))
             else:
@@ -74,6 +80,42 @@ def _feeds(engine: Engine, batch: int) -> Feeds:
     return feeds
 
 
+def _load(engine: Engine, feeds: Feeds, told: dict[str, Any]) -> dict[str, object]:
+    """Answer requests for a while; return when each was due, and when it was answered."""
+    if not told:  # every batch once, so that what a library plans for a shape is planned
+        for count in _counts(engine, feeds):
+            engine.infer(_some(engine, feeds, count))
+        return {}
+    begins = told["begins"]
+    requests = Requests(
+        told["due"], batch=told["batch"], again=told["again"], until=told["until"],
+        patience=told["patience"],
+    )  # fmt: skip
+    joined = {count: _some(engine, feeds, count) for count in _counts(engine, feeds)}
+    drive(
+        requests, lambda _, count: engine.infer(joined[count]), told["workers"],
+        lambda: time.monotonic() - begins,
+    )  # fmt: skip
+    return {"done": requests.done, "given_up": requests.given_up}
+
+
+def _counts(engine: Engine, feeds: Feeds) -> range:
+    free = [len(feeds[spec.name]) for spec in engine.inputs if _is_free(spec)]
+    return range(1, 1 + (max(free) if free else max(fixed_batches(engine.inputs), default=1)))
+
+
+def _some(engine: Engine, feeds: Feeds, count: int) -> Feeds:
+    """Return feeds of so many requests; what has no free batch is fed whole."""
+    return {
+        spec.name: feeds[spec.name][:count] if _is_free(spec) else feeds[spec.name]
+        for spec in engine.inputs
+    }
+
+
+def _is_free(spec: TensorSpec) -> bool:
+    return bool(spec.shape) and isinstance(spec.shape[0], str)
+
+
 def _layers(engine: Engine, opened: dict[str, Any], feeds: Feeds, runs: int) -> LayerTimes:
     """Return what the layers take of an engine, or of a float graph in onnxruntime."""
     if opened["kind"] == "onnx":
@@ -91,7 +133,10 @@ def _open(message: dict[str, Any]) -> Engine:
     if message["kind"] == "engine":
         from onnxgraft.stages.engine import load
 
-        return load(how["path"], trust=message["trust"], threads=message["threads"])
+        return load(
+            how["path"], trust=message["trust"], threads=message["threads"],
+            streams=message["streams"],
+        )  # fmt: skip
     if message["kind"] == "onnx":
         from onnxgraft.graph.model import Model
         from onnxgraft.run.exact import exact

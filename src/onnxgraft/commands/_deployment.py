@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -643,7 +643,7 @@ class _Deployment:
             ]
             for target in self.built:
                 candidates.append(replace(self._held_to(target), ends=limits))
-            openers = [
+            openers: list[Callable[[], Engine]] = [
                 partial(_reference, self.opened),
                 partial(_graph, os.fspath(self.work / "model.onnx")),
                 *(partial(engine.load, self.work / f"engine.{target}") for target in self.built),

@@ -17,7 +17,7 @@ from onnxgraft.commands._order import IMAGE, MODEL, check_order
 from onnxgraft.commands._outputs import check_beside, check_output
 from onnxgraft.commands._recipe import PostprocessGiven, PreprocessGiven, given_tables
 from onnxgraft.data.casting import check_recipe
-from onnxgraft.data.division import image_batch
+from onnxgraft.data.division import image_batch, row_of
 from onnxgraft.data.postprocess import Box, Postprocess, see
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import image_feed
@@ -217,7 +217,10 @@ def _answers(
         }
         outputs = engine.infer(feeds)
         for row, at in enumerate(some):
-            told = {name: _row(engine, name, value, row) for name, value in outputs.items()}
+            told = {
+                name: row_of(engine.name, inputs[0], name, value, row)
+                for name, value in outputs.items()
+            }
             yield firsts[at], told
 
 
@@ -240,20 +243,6 @@ def _check_inputs(engine: Engine, images: int, recipe: Preprocess) -> None:
             f"{engine.name}: has {len(inputs)} image inputs ({names}), and {images} images were "
             "given; give one for each input, in this order, again and again"
         )
-
-
-def _row(engine: Engine, name: str, output: Array, row: int) -> Array:
-    spec = engine.inputs[0]
-    batch = image_batch(spec)
-    if batch == 1:
-        unbatched = len(spec.shape) == 3 and output.shape[:1] != (1,)
-        return output[np.newaxis] if unbatched else output
-    if output.shape[:1] != (batch,):
-        raise InputError(
-            f"{engine.name}: takes {batch} images at once, and its output {name} of {output.shape} "
-            "has no row for each of them; use a model whose batch is free"
-        )
-    return output[row : row + 1]
 
 
 def _photograph(file: Path, recipe: Preprocess) -> tuple[Array, tuple[int, int]]:

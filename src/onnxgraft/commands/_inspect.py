@@ -163,6 +163,7 @@ def _told(passport: Passport) -> dict[str, list[str]]:
         "held against its graph": [str(proof) for proof in passport.proof],
         "layers": _layers(passport),
         "accuracy": _pairs(passport.accuracy),
+        "best settings for serving": _pairs(passport.serving),
         "latency": [", ".join(_measured(row)) for row in passport.latency if isinstance(row, dict)],
         "SHA-256": _pairs(passport.hashes),
         "recipe": [f"[{table}] {', '.join(_pairs(keys))}" for table, keys in _tables(passport)],

@@ -11,7 +11,8 @@ import numpy as np
 
 from onnxgraft.commands._engine_recipe import agreed, recipe_of
 from onnxgraft.data.casting import cast
-from onnxgraft.data.division import image_batch
+from onnxgraft.data.division import image_batch, row_of
+from onnxgraft.data.placement import Placement
 from onnxgraft.data.postprocess import Postprocess, Seen, see
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import picture_feed
@@ -20,6 +21,8 @@ from onnxgraft.files.trust import Trust, trusts
 from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource
 from onnxgraft.stages.engine.loading import load
+from onnxgraft.stages.engine.passport import passport_path, read_passport
+from onnxgraft.targets import find_target
 
 __all__ = ["Hook", "ServedEngine", "feeds_of"]
 
@@ -38,7 +41,8 @@ class ServedEngine(Resource):
         postprocess: Likewise.
         trust: Load an engine that has no passport, and run the functions that a passport names:
             True, or names.
-        threads: Of the CPU; None takes what the engine was built for.
+        threads: Of the CPU; None takes what `bench --p99` found best on this processor, or else
+            what the engine was built for.
 
     Raises:
         InputError: There is no passport, or the file is not the one that it describes.
@@ -58,7 +62,10 @@ class ServedEngine(Resource):
         known = recipe_of(path, trust, preprocess is None and bool(trust), bool(trust))
         self.preprocess, self.postprocess = agreed(preprocess or known[0], postprocess or known[1])
         trusted = trusts(trust, Path(path).name, os.fspath(path))
-        self._engine = load(path, trust=trusted, threads=threads)
+        found = {} if threads is not None else _found(path)
+        self._engine = load(
+            path, trust=trusted, threads=found.get("threads", threads), streams=found.get("streams")
+        )
         self.name = self._engine.name
         self.inputs, self.outputs = self._engine.inputs, self._engine.outputs
 
@@ -70,6 +77,17 @@ class ServedEngine(Resource):
                 samples along axis 0, or a single sample without it.
         """
         return self._engine.infer(feeds_of(self.name, self.inputs, feeds))
+
+    def infer_into(self, feeds: Array | Mapping[str, Array], into: Mapping[str, Array]) -> None:
+        """Write the outputs into arrays of the caller's: nothing is copied on the way.
+
+        Args:
+            feeds: As `infer` takes it; contiguous arrays of the inputs' types are read where they
+                lie.
+            into: By output name, each contiguous and of the output's shape and type; outputs that
+                are not named are dropped.
+        """
+        self._engine.infer_into(feeds_of(self.name, self.inputs, feeds), into)
 
     def prepare(self, *pictures: Array, color: Color) -> Array:
         """Return what the network takes of pictures, by the recipe.
@@ -105,11 +123,7 @@ class ServedEngine(Resource):
         Raises:
             InputError: The recipe does not say what the outputs are, and their shapes do not tell.
         """
-        recipe = self._picture()[1]
-        pixels = _pixels(picture, color, recipe.color)
-        outputs = self._engine.infer({self.inputs[0].name: self.prepare(picture, color=color)})
-        placed = recipe.placement(pixels.shape[1], pixels.shape[0])
-        found = see(outputs, self.postprocess, recipe.seen(pixels), placed, draw=False)
+        found = self.look(picture, color=color, draw=False)[1]
         if found is None:
             told = ", ".join(map(str, self.outputs))
             raise InputError(
@@ -117,6 +131,37 @@ class ServedEngine(Resource):
                 "[postprocess], or use infer"
             )
         return found
+
+    def look(
+        self, picture: Array, *, color: Color, draw: bool = True
+    ) -> tuple[Outputs, Seen | None]:
+        """Return the outputs for a picture, and what they mean; None where that can't be told.
+
+        Args:
+            picture: As `prepare` takes it.
+            color: The order of its channels.
+            draw: Whether to draw what was seen, which needs OpenCV.
+        """
+        spec, recipe = self._picture()
+        pixels = _pixels(picture, color, recipe.color)
+        fed = self.prepare(*[picture] * image_batch(spec), color=color)
+        outputs = {
+            name: row_of(self.name, spec, name, value, 0)
+            for name, value in self._engine.infer({spec.name: fed}).items()
+        }
+        placed = recipe.placement(pixels.shape[1], pixels.shape[0])
+        shown = recipe.seen(pixels)
+        if shown.shape[2] == 1:  # what is drawn has colours
+            shown = np.repeat(shown, 3, 2)
+        return outputs, see(outputs, self.postprocess, shown, placed, draw=draw)
+
+    def placement(self, width: int, height: int) -> Placement:
+        """Return where a picture of that size lies in what the network sees of it.
+
+        Raises:
+            InputError: The engine takes no pictures, or none so small.
+        """
+        return self._picture()[1].placement(width, height)
 
     def close(self) -> None:
         """Give back what the engine holds."""
@@ -133,6 +178,18 @@ class ServedEngine(Resource):
                 "preprocess, or feed arrays with infer"
             )
         return self.inputs[0], self.preprocess.sized(self.inputs[0])
+
+
+def _found(path: str | os.PathLike[str]) -> dict[str, int]:
+    """Return the settings that were found best for one instance on this processor.
+
+    Those of several are for processes beside each other, and this is one.
+    """
+    if not passport_path(path).is_file():
+        return {}
+    passport = read_passport(path)
+    found = passport.served(str(find_target(passport.target).cpu()))
+    return found if found.get("instances") == 1 else {}
 
 
 def feeds_of(

@@ -14,7 +14,7 @@ import numpy as np
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, TensorSpec
 
-__all__ = ["Division", "divide", "divide_images", "image_batch"]
+__all__ = ["Division", "divide", "divide_images", "image_batch", "row_of"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,31 @@ def image_batch(spec: TensorSpec) -> int:
     """Return how many images an input takes at once: one where its batch is free."""
     first = spec.shape[0] if len(spec.shape) == 4 else 1
     return max(first, 1) if isinstance(first, int) else 1
+
+
+def row_of(engine: str, spec: TensorSpec, output: str, value: Array, row: int) -> Array:
+    """Return what an output says of one of the images that were fed together, in a batch of 1.
+
+    Args:
+        engine: Its name.
+        spec: Of its first input.
+        output: The output's name.
+        value: All of it.
+        row: Which image.
+
+    Raises:
+        InputError: The output has no row for each image.
+    """
+    batch = image_batch(spec)
+    if batch == 1:
+        unbatched = len(spec.shape) == 3 and value.shape[:1] != (1,)
+        return value[np.newaxis] if unbatched else value
+    if value.shape[:1] != (batch,):
+        raise InputError(
+            f"{engine}: takes {batch} images at once, and its output {output} of {value.shape} "
+            "has no row for each of them; use a model whose batch is free"
+        )
+    return value[row : row + 1]
 
 
 def divide_images(count: int, spec: TensorSpec, where: str) -> Division:

@@ -17,7 +17,7 @@ from onnxgraft.errors import InputError, MissingDependencyError
 from onnxgraft.files.limits import IMAGE_BYTES, IMAGE_PIXELS
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["IMAGE_SUFFIXES", "read_image", "read_label", "read_picture"]
+__all__ = ["IMAGE_SUFFIXES", "decoded", "read_image", "read_label", "read_picture"]
 
 _OPENCV = "opencv-python-headless"
 
@@ -37,21 +37,36 @@ def read_image(path: Path, *, gray: bool = False) -> Array:
 
 def read_picture(path: Path, *, gray: bool = False) -> tuple[Array, Form | None]:
     """Return what `read_image` does, and how it is stored where that is known."""
-    decode = _decoder()
     try:
         if not path.is_file():
             raise InputError(f"{path}: is not a file")
         IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
         data = np.fromfile(path, np.uint8)
-        form = stored_form(data.data)
-        if form is not None:
-            IMAGE_PIXELS.check(form.width * form.height, f"{path}: the image")
-        # OpenCV asserts on an empty buffer.
-        pixels = decode(path, data, form, gray) if data.size else None
     except OSError as error:
         raise InputError(f"{path}: the image can't be read ({error})") from error
+    return decoded(data, str(path), gray=gray)
+
+
+def decoded(data: Array, name: str, *, gray: bool = False) -> tuple[Array, Form | None]:
+    """Return what `read_picture` does, of the bytes of a file.
+
+    Args:
+        data: uint8.
+        name: What errors call it.
+        gray: Return gray levels.
+    """
+    decode = _decoder()
+    try:
+        IMAGE_BYTES.check(data.size, f"{name}: the image")
+        form = stored_form(data.data)
+        if form is not None:
+            IMAGE_PIXELS.check(form.width * form.height, f"{name}: the image")
+        # OpenCV asserts on an empty buffer.
+        pixels = decode(name, data, form, gray) if data.size else None
+    except OSError as error:
+        raise InputError(f"{name}: the image can't be read ({error})") from error
     if pixels is None:
-        raise InputError(f"{path}: not an image that can be decoded; remove or replace it")
+        raise InputError(f"{name}: not an image that can be decoded; remove or replace it")
     whole = np.asarray(pixels.reshape(pixels.shape[0], pixels.shape[1], -1))
     # OpenCV turns TIFF files whatever it is asked.
     if form is None or _is_tiff(data):
@@ -63,7 +78,7 @@ def _is_tiff(data: Array) -> bool:
     return data[:2].tobytes() in (b"II", b"MM")
 
 
-def _decoder() -> Callable[[Path, Array, Form | None, bool], Array | None]:
+def _decoder() -> Callable[[str, Array, Form | None, bool], Array | None]:
     """Return what decodes image files: OpenCV, or where that is not installed Pillow.
 
     It returns None for what it can't read.
@@ -77,7 +92,7 @@ def _decoder() -> Callable[[Path, Array, Form | None, bool], Array | None]:
     )
 
 
-def _by_opencv(path: Path, data: Array, form: Form | None, gray: bool) -> Array | None:
+def _by_opencv(name: str, data: Array, form: Form | None, gray: bool) -> Array | None:
     import cv2
 
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS.most))
@@ -88,20 +103,20 @@ def _by_opencv(path: Path, data: Array, form: Form | None, gray: bool) -> Array 
         raise OSError(str(error)) from error
 
 
-def _by_pillow(path: Path, data: Array, form: Form | None, gray: bool) -> Array | None:
+def _by_pillow(name: str, data: Array, form: Form | None, gray: bool) -> Array | None:
     """Return the pixels that OpenCV decodes, by Pillow; what that does otherwise is refused."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data.data)) as opened:
-            IMAGE_PIXELS.check(opened.width * opened.height, f"{path}: the image")
+            IMAGE_PIXELS.check(opened.width * opened.height, f"{name}: the image")
             if gray:
                 opened.draft("L", opened.size)  # a JPEG file has its gray levels as they are
             plain = opened.mode in (("1", "L") if gray else ("1", "L", "LA", "P", "RGB", "RGBA"))
             turned = form is not None and form.orientation != 1 and _is_tiff(data)
             if not plain or turned or (form is not None and form.bits > 8):
                 raise MissingDependencyError(
-                    f"{path}: reading an image of this kind{' in gray' if gray else ''} needs "
+                    f"{name}: reading an image of this kind{' in gray' if gray else ''} needs "
                     f"OpenCV: pip install {_OPENCV}"
                 )
             pixels = np.asarray(opened.convert("L" if gray else "RGB"))

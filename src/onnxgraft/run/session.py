@@ -16,16 +16,15 @@ from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
-from onnxgraft.run.engine import Resource, check_feeds
+from onnxgraft.run.engine import Computing, check_feeds, check_into
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["OnnxRuntime", "exposing"]
 
-# Of what onnxruntime says of a pool with too large a pad.
-_PADDED = "Pad should be smaller than kernel"
-# Its optimizers that move transposes, and the operators that make them go wrong.
+# Its optimizers that go wrong; those that move transposes where there are such operators.
+_PAD = "Pad_Fusion"
 _TRANSPOSES = ("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider")
 _ROUNDING = (b"QuantizeLinear", b"QLinear")
 _DTYPES = {
@@ -36,7 +35,7 @@ _DTYPES = {
 }
 
 
-class OnnxRuntime(Resource):
+class OnnxRuntime(Computing):
     """An ONNX model in onnxruntime on the CPU.
 
     It has no kernels for bfloat16 there: a model in it is computed in float32, between inputs and
@@ -122,6 +121,28 @@ class OnnxRuntime(Resource):
             ) from error
         return dict(zip(names, values, strict=True))
 
+    def infer_into(self, feeds: Feeds, into: Mapping[str, Array]) -> None:
+        """Write the outputs for ``feeds`` into arrays of the caller's, without a copy."""
+        if self._bfloat:
+            return super().infer_into(feeds, into)
+        checked = check_feeds(self.name, self.inputs, feeds)
+        check_into(self.name, self.outputs, into, checked)
+        if self._session is None:
+            raise InputError(f"{self.name}: is closed")
+        binding = self._session.io_binding()
+        # What is made contiguous has to live until the session has run.
+        kept = {name: np.asarray(value, order="C") for name, value in checked.items()}
+        for bind, arrays in ((binding.bind_input, kept), (binding.bind_output, into)):
+            for name, array in arrays.items():
+                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # its exceptions have no common base
+            self.check_shapes(kept, into)
+            raise ModelError(
+                f"{self.name}: onnxruntime can't run the graph: {_reason(error)}"
+            ) from error
+
     def end_profiling(self) -> str:
         """Return the file with what the nodes took, of a session that was configured to profile."""
         return str(self._session.end_profiling())
@@ -134,25 +155,15 @@ class OnnxRuntime(Resource):
 def _opened(ort: Any, source: str | bytes, options: Any) -> Any:
     """Return a session, without what onnxruntime 1.31 makes wrongly of sound graphs.
 
-    Where a Transpose stands before a QuantizeLinear, its moving of transposes rounds what is before
-    the Transpose, which may be an output of the graph or be read elsewhere. And a pool may not pad
-    by its kernel's size or more, which its fusion of a Pad does not ask for: what it made it then
-    refuses.
+    Its fusion of a Pad into a MaxPool takes zeros for the lowest values that a pool pads with, and
+    makes pads that pools refuse. Where a Transpose stands before a QuantizeLinear, its moving of
+    transposes rounds what is before the Transpose, which may be an output of the graph or be read
+    elsewhere.
     """
-    left_out = [*_TRANSPOSES] if _rounds(source) else []
-
-    def opened() -> Any:
-        return ort.InferenceSession(
-            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
-        )
-
-    try:
-        return opened()
-    except Exception as error:  # its exceptions have no common base
-        if _PADDED not in str(error):
-            raise
-        left_out.append("Pad_Fusion")
-        return opened()
+    left_out = [_PAD, *(_TRANSPOSES if _rounds(source) else ())]
+    return ort.InferenceSession(
+        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
+    )
 
 
 def _rounds(source: str | bytes) -> bool:

@@ -67,11 +67,13 @@ class Allowance:
         seconds: Of wall clock; None sets no limit.
         places: Files and folders that it was told to write; None lets it write anywhere, and
             connect to other machines.
+        ports: That it may listen on, where it may not do everything; 0 stands for a free one.
     """
 
     memory: int | None = None
     seconds: float | None = None
     places: tuple[Path, ...] | None = None
+    ports: tuple[int, ...] = ()
 
 
 def byte_size(text: str) -> int:
@@ -198,7 +200,7 @@ def _begin(allowance: Allowance, into: int, scratch: str | None) -> None:
     if scratch is not None:
         os.environ["TMPDIR"] = scratch
         tempfile.tempdir = None
-        enter_sandbox([*(allowance.places or ()), Path(scratch, "any")])
+        enter_sandbox([*(allowance.places or ()), Path(scratch, "any")], allowance.ports)
 
 
 def hand_over(status: int) -> None:

@@ -15,7 +15,7 @@ __all__ = ["enter_sandbox"]
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _PR_SET_NO_NEW_PRIVS = 38
-_PATH_BENEATH, _VERSION = 1, 1
+_PATH_BENEATH, _NET_PORT, _VERSION = 1, 2, 1
 # LANDLOCK_ACCESS_FS_*: the rights to write, by the version of Landlock that knows them.
 _WRITE_FILE, _TRUNCATE = 1 << 1, 1 << 14
 _RIGHTS = {
@@ -24,7 +24,7 @@ _RIGHTS = {
     3: _TRUNCATE,
 }
 _NETWORK_SINCE = 4
-_TCP = 0b11  # bind and connect
+_BIND, _CONNECT = 1 << 0, 1 << 1
 # Devices that libraries write to, and shared memory.
 _DEVICES = ("/dev/null", "/dev/tty", "/dev/pts", "/dev/ptmx", "/dev/shm", "/dev/dri")
 
@@ -33,16 +33,21 @@ class _Ruleset(ctypes.Structure):
     _fields_ = (("files", ctypes.c_uint64), ("network", ctypes.c_uint64))
 
 
+class _Port(ctypes.Structure):
+    _fields_ = (("allowed", ctypes.c_uint64), ("port", ctypes.c_uint64))
+
+
 class _Beneath(ctypes.Structure):
     _pack_ = 1
     _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
 
-def enter_sandbox(places: Iterable[Path]) -> bool:
+def enter_sandbox(places: Iterable[Path], ports: Iterable[int] = ()) -> bool:
     """Let this process and its children write beside ``places`` alone, and not connect.
 
     Args:
         places: Files and folders to write; temporary ones stand beside them.
+        ports: That may be listened on.
 
     Returns:
         Whether the kernel can do it.
@@ -53,7 +58,7 @@ def enter_sandbox(places: Iterable[Path]) -> bool:
     if version < 1:
         return False
     rights = sum(bits for since, bits in _RIGHTS.items() if version >= since)
-    rules = _Ruleset(rights, _TCP if version >= _NETWORK_SINCE else 0)
+    rules = _Ruleset(rights, _BIND | _CONNECT if version >= _NETWORK_SINCE else 0)
     size = ctypes.sizeof(rules) if version >= _NETWORK_SINCE else 8
     ruleset = system(_CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), 0)
     if ruleset < 0:
@@ -64,6 +69,9 @@ def enter_sandbox(places: Iterable[Path]) -> bool:
         opened = os.open(place, os.O_PATH | os.O_CLOEXEC)
         system(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(_Beneath(allowed, opened)), 0)
         os.close(opened)
+    for port in ports if version >= _NETWORK_SINCE else ():
+        rule = _Port(_BIND, port)
+        system(_ADD_RULE, ruleset, _NET_PORT, ctypes.byref(rule), 0)
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     done = system(_RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)

@@ -22,14 +22,15 @@ from onnxgraft.targets.target import (
     Storage,
     StorageOp,
     Target,
+    Triton,
     WeightType,
 )
 from onnxgraft.targets.tensorrt import TENSORRT
 
 __all__ = [
     "BLOCKS", "FLOATS", "TARGETS", "WEIGHT_TYPES", "Floats", "Form", "Machine", "Placement",
-    "Precision", "Recurrent", "Storage", "StorageOp", "Target", "WeightType", "find_target",
-    "target_names",
+    "Precision", "Recurrent", "Storage", "StorageOp", "Target", "Triton", "WeightType",
+    "find_target", "target_names",
 ]  # fmt: skip
 
 # In the order in which a machine's default is looked for: the first that can run there.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxgraft.targets.machines import TWO_CORES
-from onnxgraft.targets.target import Placement, Storage, Target
+from onnxgraft.targets.target import Placement, Storage, Target, Triton
 
 __all__ = ["ONNXRUNTIME"]
 
@@ -45,6 +45,15 @@ ONNXRUNTIME = Target(
     machine=TWO_CORES,
     floats={},  # its CPU kernels have no fast halves
     options=frozenset({"threads"}),
+    triton=Triton(
+        "onnxruntime",
+        "model.onnx",
+        "onnxruntime_onnx",
+        parameters={"threads": "intra_op_thread_count"},
+        # Its backend can't leave out the single optimizers that are wrong about quantized graphs;
+        # the engine's graph was optimized without them when it was built.
+        as_it_is=2,
+    ),
     magic=((0, b"\x08"),),  # an ONNX model's first field, the version, as a number
     forms=("pads", "pairs", "narrow", "precise", "float"),
     default=True,

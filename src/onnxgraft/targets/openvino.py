@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxgraft.targets.machines import TWO_CORES
-from onnxgraft.targets.target import Placement, Storage, Target
+from onnxgraft.targets.target import Placement, Storage, Target, Triton
 
 __all__ = ["OPENVINO"]
 
@@ -37,6 +37,21 @@ OPENVINO = Target(
     machine=TWO_CORES,
     floats={"fp16": "engine", "bf16": "engine"},
     options=frozenset({"shapes", "hint", "threads", "floats"}),
+    # Its backend reads models and not what a CPU exported, and where it knows of a batch it fixes
+    # that: https://github.com/triton-inference-server/openvino_backend.
+    triton=Triton(
+        "openvino",
+        "model.onnx",
+        engine=False,
+        joins=False,
+        parameters={
+            "threads": "INFERENCE_NUM_THREADS",
+            "hint": "PERFORMANCE_HINT",
+            "bf16": "HINT_BF16",
+            "shapes": "RESHAPE_IO_LAYERS",
+            "pads": "ENABLE_BATCH_PADDING",
+        },
+    ),
     magic=tuple((offset, b"UPCVO") for offset in range(12)),  # a model that the CPU exported
     limit="ONEDNN_MAX_CPU_ISA",
     forms=("pads", "offset", "pairs", "narrow", "float"),

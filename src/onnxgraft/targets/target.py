@@ -11,7 +11,7 @@ from onnxgraft.targets.cpu import Cpu, this_cpu
 
 __all__ = [
     "BLOCKS", "Floats", "Form", "Machine", "Placement", "Precision", "Recurrent", "Storage",
-    "StorageOp", "Target", "WeightType",
+    "StorageOp", "Target", "Triton", "WeightType",
 ]  # fmt: skip
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
@@ -94,6 +94,31 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Triton:
+    """How NVIDIA's Triton Inference Server serves what is built for a target.
+
+    Attributes:
+        backend: Its backend.
+        file: What that calls a model's file.
+        platform: Its older name of the backend; empty where it has none.
+        engine: Whether it loads the engine; otherwise it reads the graph and compiles that itself.
+        joins: Whether it runs a batch of any size, so that waiting requests may be joined.
+        parameters: Its names of settings: ``threads`` of the CPU, the ``hint``, ``bf16`` for float
+            layers, fixed ``shapes``, and that it ``pads`` a batch which is not full.
+        as_it_is: Its level of optimization at which it runs a quantized engine's graph as it was
+            saved; None where it changes nothing.
+    """
+
+    backend: str
+    file: str
+    platform: str = ""
+    engine: bool = True
+    joins: bool = True
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    as_it_is: int | None = None
+
+
+@dataclass(frozen=True)
 class Machine:
     """A machine that a target runs on, as far as estimates know it.
 
@@ -125,6 +150,7 @@ class Target:
         floats: What float layers can run in beside ``fp32``: ``graph`` where that has to be
             written into the graph, ``engine`` where the engine computes so when it is asked to.
         options: The fields of `BuildOptions` that it takes; any other is refused.
+        triton: How Triton serves its engines.
         magic: How its engine files begin: pairs of an offset and the bytes that stand there.
         lowering: Passes of surgery that write what it lacks in other operators.
         lacks: ONNX operators that it can't read, where a list of them is known.
@@ -145,6 +171,7 @@ class Target:
     machine: Machine
     floats: Mapping[str, Literal["graph", "engine"]]
     options: frozenset[str]
+    triton: Triton
     magic: tuple[tuple[int, bytes], ...]
     lowering: tuple[str, ...] = ()
     lacks: frozenset[str] = frozenset()

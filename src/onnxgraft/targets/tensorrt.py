@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxgraft.targets.target import Machine, Placement, Storage, Target
+from onnxgraft.targets.target import Machine, Placement, Storage, Target, Triton
 
 __all__ = ["TENSORRT"]
 
@@ -61,6 +61,7 @@ TENSORRT = Target(
         "shapes smallest largest batches workspace level timing_cache version_compatible "
         "calibration floats".split()
     ),
+    triton=Triton("tensorrt", "model.plan", "tensorrt_plan"),
     magic=((1, b"trt"),),  # ftrt, ptrt, vtrt
     lowering=(
         "lower_pool", "lower_integer_relu", "lower_compress", "lower_qlinear", "lower_integer",
