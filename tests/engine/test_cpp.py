@@ -1,0 +1,184 @@
+"""The program in C++ beside an engine: compiled, run, and held against what Python answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import onnxgraft
+from onnxgraft.errors import InputError
+from onnxgraft.stages.engine.passport import read_passport
+from tests.conftest import Cli, model_of, once, only_ci
+
+NET = (
+    "net (float[N, 3, 12, 16] data) => (float[N, 4] prob, int64[N, 1] best) {"
+    " half = Mul(data, h)  p = GlobalAveragePool(half)  f = Flatten(p)  s = MatMul(f, w)"
+    " prob = Softmax(s)  best = ArgMax<axis = 1>(prob) }"
+)
+FREE = "n (uint8[1, H, W, 3] x) => (uint8[1, H, W, 3] y) { y = BitwiseNot(x) }"
+TWO = "n (float[N, 2] a, float[N, 2] b, bool[2] c) => (float[N, 2] y) { y = Where(c, a, b) }"
+CROPPED = """
+[preprocess]
+resize = [14, 20]
+crop = [1, 2, 11, 15]
+pad = [12, 16]
+pad_value = 7
+color = "rgb"
+mean = [120, 110.5, 100]
+scale = 0.7
+std = [60, 61, 62]
+"""
+PLAIN = "[preprocess]\ncentral_fraction = 0.8\nresize = [12, 16]\nmean = 127.5\n"
+TARGETS = ("onnxruntime", "openvino")
+
+
+def write(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = {
+        "w": 9 * rng.normal(size=(3, 4)).astype(np.float32),
+        "h": rng.normal(size=(1, 3, 12, 16)).astype(np.float32),
+    }
+    model_of(NET, values).save(folder / "net.onnx")
+    model_of(TWO).save(folder / "two.onnx")
+    (folder / "cropped.toml").write_text(CROPPED)
+    (folder / "plain.toml").write_text(PLAIN)
+    for target in TARGETS:
+        for name, recipe in (("cropped", "cropped.toml"), ("plain", "plain.toml"), ("two", None)):
+            onnxgraft.build(
+                folder / ("two.onnx" if name == "two" else "net.onnx"),
+                folder / f"{name}.{target}", target=target, prove=False, threads=1,
+                recipe=None if recipe is None else folder / recipe,
+            )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("openvino")
+    return once(tmp_path_factory, "cpp", write)
+
+
+# What is written ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_stored_answers_are_those_of_the_engine(
+    target: str, engines: Path, tmp_path: Path
+) -> None:
+    onnxgraft.export("cpp", engines / f"cropped.{target}", tmp_path / "p")
+    picture = cv2.imread(str(tmp_path / "p/sample.ppm"))
+    assert picture.shape == (14, 20, 3)
+    with onnxgraft.ServedEngine(tmp_path / "p" / f"cropped.{target}", trust=True) as engine:
+        made = engine.infer({"data": np.load(tmp_path / "p/input.0.npy")})
+    with onnxgraft.ServedEngine(engines / f"cropped.{target}") as engine:
+        fed = engine.prepare(picture, color="bgr")
+    np.testing.assert_array_equal(np.load(tmp_path / "p/input.0.npy"), fed)
+    for number, name in enumerate(("prob", "best")):
+        np.testing.assert_array_equal(np.load(tmp_path / f"p/output.{number}.npy"), made[name])
+
+
+def test_a_folder_with_other_files_stays_as_it_is(engines: Path, tmp_path: Path) -> None:
+    (tmp_path / "main.py").touch()
+    with pytest.raises(InputError, match="has other files in it"):
+        onnxgraft.export("cpp", engines / "two.onnxruntime", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["main.py"]
+
+
+def test_a_program_is_written_anew_and_another_one_is_not(engines: Path, tmp_path: Path) -> None:
+    onnxgraft.export("cpp", engines / "two.onnxruntime", tmp_path / "p")
+    onnxgraft.export("cpp", engines / "two.onnxruntime", tmp_path / "p")
+    (tmp_path / "p/main.cpp").write_text("int main() {}\n")
+    with pytest.raises(InputError, match="is there already"):
+        onnxgraft.export("cpp", engines / "two.onnxruntime", tmp_path / "p")
+
+
+def test_options_of_triton_are_refused(engines: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--instances goes with export triton"):
+        onnxgraft.export("cpp", engines / "two.onnxruntime", tmp_path / "p", instances=2)
+
+
+def test_the_command_says_why_no_pictures_are_taken(
+    engines: Path, tmp_path: Path, cli: Cli
+) -> None:
+    done = cli("export", "cpp", engines / "two.onnxruntime", "-o", tmp_path / "p")
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "CMakeLists.txt, input.0.npy" in told
+    assert "no pictures: the engine has several inputs" in told
+
+
+def test_an_engine_for_which_there_is_no_program_is_refused(engines: Path) -> None:
+    from dataclasses import replace
+
+    from onnxgraft.stages.engine.cpp import check_program
+
+    passport = replace(read_passport(engines / "two.onnxruntime"), target="tensorrt")
+    with pytest.raises(InputError, match="one for onnxruntime and openvino"):
+        check_program(passport, ())
+
+
+# Compiled and run -----------------------------------------------------------------------------
+
+
+def libraries(folder: Path) -> dict[str, list[str]]:
+    """Return the compiler's words for each runtime whose headers are there."""
+    found: dict[str, list[str]] = {}
+    headers = os.environ.get("ONNXGRAFT_ONNXRUNTIME_HEADERS", "/usr/include/onnxruntime")
+    if (Path(headers) / "onnxruntime_cxx_api.h").is_file():
+        [library] = package("onnxruntime").glob("capi/libonnxruntime.so.*")
+        # By the name that it gives itself, which the wheel leaves out.
+        (folder / "libonnxruntime.so.1").symlink_to(library)
+        found["onnxruntime"] = [f"-I{headers}", str(folder / "libonnxruntime.so.1")]
+    place = package("openvino")
+    if (place / "include/openvino/openvino.hpp").is_file():
+        [library] = place.glob("libs/libopenvino.so.*")
+        found["openvino"] = [f"-I{place}/include", str(library)]
+    return found
+
+
+def package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def programs(
+    request: pytest.FixtureRequest, engines: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return a folder with a compiled program for each engine of a target."""
+    target = request.param
+    folder = tmp_path_factory.mktemp(target)
+    if shutil.which("g++") is None:
+        pytest.skip("there is no g++")
+    words = libraries(folder).get(target)
+    if words is None:
+        pytest.skip(f"{target}'s headers are not there: ONNXGRAFT_{target.upper()}_HEADERS")
+    for name in ("cropped", "plain", "two"):
+        onnxgraft.export("cpp", engines / f"{name}.{target}", folder / name)
+        where = [f"-Wl,-rpath,{Path(words[-1]).parent}", "-o", folder / name / "engine"]
+        subprocess.run(
+            ["g++", "-std=c++17", "-O0", "-Wall", "-Wextra", folder / name / "main.cpp", *words,
+             *where], check=True,
+        )  # fmt: skip
+    return folder
+
+
+def run(place: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [place / "engine", place, *map(str, words)], capture_output=True, text=True, timeout=60
+    )
+
+
+@only_ci
+@pytest.mark.parametrize("name", ["cropped", "plain", "two"])
+def test_the_program_gives_the_answers_of_python(name: str, programs: Path) -> None:
+    done = run(programs / name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": pass") == (1 if name == "two" else 2)
