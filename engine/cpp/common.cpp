@@ -133,13 +133,17 @@ static Picture read_picture(const std::string& path) {
   const std::string kind = word();
   Picture picture{0, 0, kind == "P6" ? 3 : 1, {}};
   if (kind != "P6" && kind != "P5") throw std::runtime_error(path + ": is no binary PPM or PGM");
-  picture.width = std::stoll(word());
-  picture.height = std::stoll(word());
+  const auto side = [&] {
+    const std::string text = word();
+    const bool number = text.find_first_not_of("0123456789") == std::string::npos;
+    const int64_t found = number && !text.empty() && text.size() < 6 ? std::stoi(text) : 0;
+    if (found < 1) throw std::runtime_error(path + ": is no picture of a usual size");
+    return found;
+  };
+  picture.width = side();
+  picture.height = side();
   if (word() != "255") throw std::runtime_error(path + ": has not 8 bits a channel");
   file.get();
-  const int64_t most = 1 << 16;
-  if (picture.width < 1 || picture.height < 1 || picture.width > most || picture.height > most)
-    throw std::runtime_error(path + ": is no picture of a usual size");
   picture.pixels.resize(picture.width * picture.height * picture.channels);
   file.read(reinterpret_cast<char*>(picture.pixels.data()), picture.pixels.size());
   if (!file) throw std::runtime_error(path + ": ends early");

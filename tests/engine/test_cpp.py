@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,7 +23,8 @@ NET = (
     " half = Mul(data, h)  p = GlobalAveragePool(half)  f = Flatten(p)  s = MatMul(f, w)"
     " prob = Softmax(s)  best = ArgMax<axis = 1>(prob) }"
 )
-FREE = "n (uint8[1, H, W, 3] x) => (uint8[1, H, W, 3] y) { y = BitwiseNot(x) }"
+GRAY = "n (float[2, 6, 7, 1] x) => (float16[2, 1] y) {"
+GRAY += " p = ReduceMean<axes = [1, 2], keepdims = 0>(x)  y = Cast<to = 10>(p) }"
 TWO = "n (float[N, 2] a, float[N, 2] b, bool[2] c) => (float[N, 2] y) { y = Where(c, a, b) }"
 CROPPED = """
 [preprocess]
@@ -35,7 +37,15 @@ mean = [120, 110.5, 100]
 scale = 0.7
 std = [60, 61, 62]
 """
-PLAIN = "[preprocess]\ncentral_fraction = 0.8\nresize = [12, 16]\nmean = 127.5\n"
+MIDDLE = '[preprocess]\ncentral_fraction = 0.8\nresize = [6, 7]\ncolor = "gray"\nscale = 0.5\n'
+STRETCHED = "[preprocess]\nresize = [12, 16]\nmean = 127.5\n"
+# The engines: the graph, the recipe, and how else they are built.
+KINDS = {
+    "cropped": ("net", CROPPED, {}), "two": ("two", None, {}), "gray": ("gray", MIDDLE, {}),
+    "baked": ("net", STRETCHED, {"bake": ["preprocess"]}),
+}  # fmt: skip
+# onnxruntime's wheel has none; OpenVINO's has.
+HEADERS = os.environ.get("ONNXGRAFT_ONNXRUNTIME_HEADERS", "/usr/include/onnxruntime")
 TARGETS = ("onnxruntime", "openvino")
 
 
@@ -47,14 +57,15 @@ def write(folder: Path) -> None:
     }
     model_of(NET, values).save(folder / "net.onnx")
     model_of(TWO).save(folder / "two.onnx")
-    (folder / "cropped.toml").write_text(CROPPED)
-    (folder / "plain.toml").write_text(PLAIN)
-    for target in TARGETS:
-        for name, recipe in (("cropped", "cropped.toml"), ("plain", "plain.toml"), ("two", None)):
+    model_of(GRAY).save(folder / "gray.onnx")
+    for name, (graph, recipe, more) in KINDS.items():
+        place = None if recipe is None else folder / f"{name}.toml"
+        if place is not None:
+            place.write_text(recipe)
+        for target in TARGETS:
             onnxgraft.build(
-                folder / ("two.onnx" if name == "two" else "net.onnx"),
-                folder / f"{name}.{target}", target=target, prove=False, threads=1,
-                recipe=None if recipe is None else folder / recipe,
+                folder / f"{graph}.onnx", folder / f"{name}.{target}", target=target, prove=False,
+                threads=1, recipe=place, **more,
             )  # fmt: skip
 
 
@@ -129,12 +140,11 @@ def test_an_engine_for_which_there_is_no_program_is_refused(engines: Path) -> No
 def libraries(folder: Path) -> dict[str, list[str]]:
     """Return the compiler's words for each runtime whose headers are there."""
     found: dict[str, list[str]] = {}
-    headers = os.environ.get("ONNXGRAFT_ONNXRUNTIME_HEADERS", "/usr/include/onnxruntime")
-    if (Path(headers) / "onnxruntime_cxx_api.h").is_file():
+    if (Path(HEADERS) / "onnxruntime_cxx_api.h").is_file():
         [library] = package("onnxruntime").glob("capi/libonnxruntime.so.*")
         # By the name that it gives itself, which the wheel leaves out.
         (folder / "libonnxruntime.so.1").symlink_to(library)
-        found["onnxruntime"] = [f"-I{headers}", str(folder / "libonnxruntime.so.1")]
+        found["onnxruntime"] = [f"-I{HEADERS}", str(folder / "libonnxruntime.so.1")]
     place = package("openvino")
     if (place / "include/openvino/openvino.hpp").is_file():
         [library] = place.glob("libs/libopenvino.so.*")
@@ -160,7 +170,7 @@ def programs(
     words = libraries(folder).get(target)
     if words is None:
         pytest.skip(f"{target}'s headers are not there: ONNXGRAFT_{target.upper()}_HEADERS")
-    for name in ("cropped", "plain", "two"):
+    for name in KINDS:
         onnxgraft.export("cpp", engines / f"{name}.{target}", folder / name)
         where = [f"-Wl,-rpath,{Path(words[-1]).parent}", "-o", folder / name / "engine"]
         subprocess.run(
@@ -177,8 +187,104 @@ def run(place: Path, *words: object) -> subprocess.CompletedProcess[str]:
 
 
 @only_ci
-@pytest.mark.parametrize("name", ["cropped", "plain", "two"])
+@pytest.mark.parametrize("name", KINDS)
 def test_the_program_gives_the_answers_of_python(name: str, programs: Path) -> None:
     done = run(programs / name)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count(": pass") == (1 if name == "two" else 2)
+    assert done.stdout.count(": pass") == len([*(programs / name).glob("output.*.npy")])
+
+
+@only_ci
+def test_the_program_fails_where_answers_differ(programs: Path, tmp_path: Path) -> None:
+    place = shutil.copytree(programs / "cropped", tmp_path / "p")
+    stored = np.load(place / "output.0.npy")
+    np.save(place / "output.0.npy", stored + np.float32(1e-2))
+    done = run(place)
+    assert done.returncode == 1
+    assert "prob: differs by 0.01" in done.stdout
+    assert "FAIL" in done.stdout
+    np.save(place / "output.0.npy", np.full_like(stored, np.nan))
+    assert run(place).returncode == 1
+
+
+@only_ci
+def test_the_program_fails_where_a_picture_is_prepared_otherwise(
+    programs: Path, tmp_path: Path
+) -> None:
+    place = shutil.copytree(programs / "cropped", tmp_path / "p")
+    picture = cv2.imread(str(place / "sample.ppm"))
+    cv2.imwrite(str(place / "sample.ppm"), picture[:, :, ::-1])
+    done = run(place)
+    assert (done.returncode, "prepared otherwise" in done.stdout) == (1, True)
+
+
+@only_ci
+@pytest.mark.parametrize("name", ["cropped", "baked"])
+def test_a_picture_gets_the_answer_that_it_gets_in_python(
+    name: str, programs: Path, engines: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(5)
+    target = programs.name.removesuffix("0")
+    size = cv2.imread(str(programs / name / "sample.ppm")).shape[:2]
+    with onnxgraft.ServedEngine(engines / f"{name}.{target}") as engine:
+        for _ in range(5):
+            picture = rng.integers(0, 256, (1, 1, 3)) + rng.integers(-40, 40, (*size, 3))
+            picture = picture.clip(0, 255).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / "a.ppm"), picture)
+            wanted = engine.infer(engine.prepare(picture, color="bgr"))
+            told = run(programs / name, tmp_path / "a.ppm").stdout.splitlines()
+            assert re.fullmatch(
+                rf"prob: 1x4, largest at {wanted['prob'].argmax()}: \S+", told[0]
+            ), told
+            assert float(told[0].split()[-1]) == pytest.approx(wanted["prob"].max(), rel=1e-4)
+
+
+@only_ci
+def test_a_picture_of_another_size_is_refused_with_the_way_out(
+    programs: Path, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.ppm"), np.zeros((30, 40, 3), np.uint8))
+    done = run(programs / "cropped", tmp_path / "a.ppm")
+    assert done.returncode == 2
+    assert "has 40x30 pixels, and 20x14 are taken" in done.stderr
+    assert "--bake preprocess" in done.stderr
+
+
+@only_ci
+@pytest.mark.parametrize("data", [b"", b"P6 4 4 255\n123", b"P6 99999999 9 255\n", b"\xff\xd8"])
+def test_what_is_no_picture_is_told(data: bytes, programs: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.ppm").write_bytes(data)
+    done = run(programs / "cropped", tmp_path / "a.ppm")
+    assert done.returncode == 2
+    assert "a.ppm: " in done.stderr
+
+
+@only_ci
+def test_a_damaged_engine_is_told(programs: Path, tmp_path: Path) -> None:
+    place = shutil.copytree(programs / "cropped", tmp_path / "p")
+    [file] = place.glob("cropped.*")
+    file.write_bytes(file.read_bytes()[:100])
+    done = run(place)
+    assert done.returncode == 2
+    assert done.stderr
+
+
+@only_ci
+def test_cmake_makes_the_program(programs: Path, engines: Path, tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("there is no cmake")
+    if programs.name.startswith("onnxruntime"):
+        words = [
+            f"-DONNXRUNTIME_INCLUDE={HEADERS}",
+            f"-DONNXRUNTIME_LIBRARY={programs}/libonnxruntime.so.1",
+        ]
+    else:
+        words = [f"-DOpenVINO_DIR={package('openvino')}/cmake"]
+    place = shutil.copytree(programs / "two", tmp_path / "p")
+    (place / "engine").unlink()
+    build = place / "build"
+    for command in (["cmake", "-S", place, "-B", build, *words], ["cmake", "--build", build]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    shutil.move(place / "build/engine", place / "engine")
+    assert run(place).returncode == 0
