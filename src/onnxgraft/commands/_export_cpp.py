@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -57,9 +58,7 @@ def export_cpp(
         shutil.copyfile(file, folder / file.name)
         for names, values in ((inputs, feeds), (outputs, answers)):
             for name, place in names.items():
-                # Little-endian, as the program reads it.
-                value = np.asarray(values[name], order="C")
-                np.save(folder / place, value.astype(value.dtype.newbyteorder("<")))
+                (folder / place).write_bytes(_stored(values[name]))
         if picture is not None:
             kind = b"P5" if picture.ndim == 2 else b"P6"
             size = b"%d %d" % (picture.shape[1], picture.shape[0])
@@ -68,6 +67,13 @@ def export_cpp(
             (folder / name).write_text(text, encoding="utf-8")
         written = tuple(sorted(path.name for path in folder.iterdir()))
     return written, (f"the program feeds stored arrays, and no pictures: {why}",) if why else ()
+
+
+def _stored(value: Array) -> bytes:
+    """Return an array as a file of NumPy's, little-endian, as the program reads it."""
+    file = io.BytesIO()
+    np.save(file, np.asarray(value.astype(value.dtype.newbyteorder("<")), order="C"))
+    return file.getvalue()
 
 
 def _fixed(spec: TensorSpec, passport: Passport) -> TensorSpec:
