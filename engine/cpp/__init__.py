@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import TensorSpec
@@ -79,7 +81,8 @@ def program(
         outputs: Name -> the file of what is answered.
         picture: What it takes in place of the first input, if that is a picture.
     """
-    tolerance = STORED_INT8 if passport.precision == "int8" else ENGINE_TOLERANCES[passport.floats]
+    kinds = {**ENGINE_TOLERANCES, "int8": STORED_INT8}
+    tolerance = max(kinds[passport.precision], kinds[passport.floats])
     about = [
         f"static const std::string engine_file = {_text(engine.name)};",
         f"static const std::vector<Port> inputs = {_ports(inputs)};",
@@ -132,7 +135,9 @@ def _recipe(picture: Taken | None) -> str:
         numbers = [*size, top, left, plan.crop.height, plan.crop.width, *plan.pad]
     channels = 1 if recipe.color == "gray" else 3
     values = [
-        "{" + ", ".join(f"{float(value)!r}f" for value in given * (channels // len(given))) + "}"
+        "{"
+        + ", ".join(f"{float(np.float32(value))!r}f" for value in given * (channels // len(given)))
+        + "}"
         if given != (usual,)
         else "{}"
         for given, usual in ((recipe.mean, 0.0), (recipe.scale, 1.0), (recipe.std, 1.0))
