@@ -180,7 +180,7 @@ def programs(
         pytest.skip("there is no g++")
     words = libraries(folder).get(target)
     if words is None:
-        pytest.skip(f"{target}'s headers are not there: ONNXGRAFT_{target.upper()}_HEADERS")
+        pytest.skip(f"{target}'s headers are not there; CONTRIBUTING.md says where they are from")
     for name in NAMES:
         onnxgraft.export("cpp", engines / f"{name}.{target}", folder / name)
         if name == "two" and shutil.which("cmake") is not None:
