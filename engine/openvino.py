@@ -30,7 +30,7 @@ from onnxgraft.stages.engine.passport import Flags, Passport, refuse
 if TYPE_CHECKING:
     from onnxgraft.graph.model import Model
 
-__all__ = ["OpenVino", "build", "check", "load", "runs_here"]
+__all__ = ["OpenVino", "build", "check", "config_of", "load", "runs_here"]
 
 _FLOATS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _CAPABILITIES = {"fp16": "FP16", "bf16": "BF16"}
@@ -70,7 +70,7 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
         )
     fixed = {name: list(shape) for name, shape in options.shapes.items()}
     flags = Flags(hint=options.hint, floats=options.floats, threads=options.threads, shapes=fixed)
-    config = _config(flags)
+    config = config_of(flags)
     try:
         network = core.read_model(model.to_onnx().SerializeToString())
         if options.shapes:
@@ -138,7 +138,7 @@ def _places(file: BinaryIO) -> list[tuple[int, int]]:
     return [(0, size)]
 
 
-def _config(flags: Flags) -> dict[str, Any]:
+def config_of(flags: Flags) -> dict[str, Any]:
     """Return OpenVINO's settings.
 
     For latency one stream uses all cores; for throughput OpenVINO chooses how many streams share
@@ -197,7 +197,7 @@ class OpenVino(Computing):
         if threads is not None:
             flags = replace(flags, threads=threads)
         self.name = passport.name
-        self._path, self._config = path, _config(flags)
+        self._path, self._config = path, config_of(flags)
         if streams is not None:
             self._config["NUM_STREAMS"] = streams
         self._lock = threading.Lock()

@@ -151,6 +151,19 @@ def _repository(folder: Path) -> str:
     return "a"
 
 
+def _program(folder: Path) -> str:
+    place = folder / "program"
+    if (place / "main.cpp").exists():
+        text = (place / "main.cpp").read_text()
+        for name in re.findall(r'"((?:input|output)\.\d\.npy|e\.onnxruntime)"', text):
+            if not (place / name).stat().st_size:
+                raise AssertionError(f"{place / name} is torn")
+        np.load(place / "output.0.npy")
+        if sha256(place / "e.onnxruntime") != sha256(folder / "e.onnxruntime"):
+            raise AssertionError(f"{place} has another engine")
+    return "a"
+
+
 def _fresh_engine(here: Path, out: Path) -> None:
     engine.build(Model.load(here / "ma.onnx"), out / "e.onnxruntime", "onnxruntime")
 
@@ -215,6 +228,10 @@ COMMANDS: dict[str, Command] = {
     "export": Command(
         "export triton {out}/e.onnxruntime -o {out}/repository --name net",
         _repository, ("e.onnxruntime", "e.onnxruntime.json", "repository"), before=_fresh_engine,
+    ),
+    "export-cpp": Command(
+        "export cpp {out}/e.onnxruntime -o {out}/program",
+        _program, ("e.onnxruntime", "e.onnxruntime.json", "program"), before=_fresh_engine,
     ),
     "deploy": Command(
         "deploy {here}/{v}.toml -o {out}/deployed", _deployed, ("deployed", "deployed.kept"),

@@ -26,7 +26,7 @@ PROJECTS = (
     "https://github.com/google/atheris", "https://github.com/inisis/OnnxSlim",
     "https://github.com/onnx/tensorflow-onnx", "https://github.com/openvinotoolkit/nncf",
     "https://microsoft.github.io/Olive/", "https://nvidia.github.io/Model-Optimizer/",
-    "https://onnxruntime.ai/docs/",
+    "https://onnxruntime.ai/docs/", "https://pre-commit.com/",
 )  # fmt: skip
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 # Keys of what an ONNX file carries.

@@ -33,7 +33,8 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> No
         f"onnxgraft/{path.relative_to(source)}"
         for folder in [source, *(source / "stages" / stage for stage in STAGES)]
         for path in folder.rglob("*")
-        if path.suffix in {".py", ".j2", ".typed"} and "__pycache__" not in path.parts
+        if path.suffix in {".cmake", ".cpp", ".j2", ".py", ".txt", ".typed"}
+        and "__pycache__" not in path.parts
     }
     assert len(wanted) > 50
     assert wanted <= set(wheel.namelist())

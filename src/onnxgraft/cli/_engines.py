@@ -344,7 +344,8 @@ def infer(
 @subcommand(show.exported, example="onnxgraft export triton model.engine -o repository")
 def export(
     form: Annotated[
-        Literal["triton"], typer.Argument(metavar="FORM", help="What to write: triton.")
+        Literal["cpp", "triton"],
+        typer.Argument(metavar="FORM", help="What to write: triton, or cpp, a program in C++."),
     ],
     engine: EngineFile,
     out: Annotated[
@@ -354,7 +355,7 @@ def export(
             "--out",
             metavar="FOLDER",
             rich_help_panel=OUTPUT,
-            help="Model repository; other models may be in it.",
+            help="Model repository, in which other models may be, or the program's folder.",
         ),
     ],
     name: Annotated[
@@ -404,7 +405,7 @@ def export(
     force: Force = False,
     as_json: Json = False,
 ) -> Result:
-    """Write an engine as a model of a Triton repository, with its config.pbtxt."""
+    """Write an engine as a model of a Triton repository, or with a program in C++ that runs it."""
     from onnxgraft import commands
 
     return commands.export(

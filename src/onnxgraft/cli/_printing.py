@@ -404,7 +404,8 @@ def inferred(done: Inferred, console: Console) -> None:
 
 def exported(done: Exported, console: Console) -> None:
     """Print what was written, and what whoever runs the server should know."""
-    say(console, f"{done.out}: {done.name}, version {done.version}: {', '.join(done.files)}")
+    version = f", version {done.version}" * bool(done.version)
+    say(console, f"{done.out}: {done.name}{version}: {', '.join(done.files)}")
     _notes(console, done.notes)
 
 

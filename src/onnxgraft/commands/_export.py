@@ -1,4 +1,4 @@
-"""`export`: an engine as another program wants it; a model repository for Triton."""
+"""`export`: an engine as another program wants it: for Triton, or with a program in C++."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxgraft.commands._engine_recipe import recipe_of
+from onnxgraft.commands._export_cpp import export_cpp
 from onnxgraft.commands._opening import ModelGiven, Place, graph_of_engine
 from onnxgraft.commands._outputs import check_beside
 from onnxgraft.errors import InputError, OnnxgraftError, nearest
@@ -24,8 +25,8 @@ from onnxgraft.targets import find_target
 
 __all__ = ["Exported", "Form", "export"]
 
-Form = Literal["triton"]
-_FORMS: tuple[Form, ...] = ("triton",)
+Form = Literal["cpp", "triton"]
+_FORMS: tuple[Form, ...] = ("cpp", "triton")
 _CONFIG = "config.pbtxt"
 
 
@@ -34,11 +35,11 @@ class Exported:
     """What `export` wrote.
 
     Attributes:
-        out: The model repository.
+        out: The model repository, or the program's folder.
         name: Of the model in it.
-        version: Of the model.
-        files: In the repository.
-        notes: Sentences that whoever runs the server should read.
+        version: Of the model; 0 of a program.
+        files: In the folder.
+        notes: Sentences that whoever runs it should read.
     """
 
     out: str
@@ -67,15 +68,17 @@ def export(
     graph: Sequence[ModelGiven] = (),
     force: bool = False,
 ) -> Exported:
-    """Write an engine as another program wants it: for Triton, a model in a model repository.
+    """Write an engine as another program wants it: for Triton, or with a program in C++.
 
-    What is there already stays: an engine becomes the model's next version, which is the one that
-    is served from then on. An engine that is there already is configured anew.
+    For Triton it becomes a model in a model repository. What is there already stays: an engine
+    becomes the model's next version, which is the one that is served from then on. An engine that
+    is there already is configured anew.
 
     Args:
-        form: ``triton``.
+        form: ``triton``; or ``cpp``, a folder with the engine, a program of one file that runs it,
+            a sample, and what the engine answers to that. The other options are Triton's.
         engine: With its passport beside it.
-        out: The model repository, a folder; other models may be in it.
+        out: The folder; in Triton's other models may be.
         name: Of the model; that of the network's file if not given.
         max_batch: How many requests are joined at most, where the batch is free. If not given, what
             `bench --p99` found best; or 16, for TensorRT what the engine was built for, and with
@@ -97,6 +100,16 @@ def export(
     passport = read_passport(file)
     if sha256(file) != passport.engine:
         raise InputError(f"{file}: is not the file that its passport describes; build it again")
+    if form == "cpp":
+        given = {
+            "--name": name, "--max-batch": max_batch, "--instances": instances,
+            "--queue-delay": queue_delay, "--threads": threads, "--graph": graph,
+        }  # fmt: skip
+        for option, value in given.items():
+            if value:
+                raise InputError(f"{option} goes with export triton; leave it out")
+        files, notes = export_cpp(file, passport, Path(out), force=force)
+        return Exported(str(out), _name(passport), 0, files, notes)
     title = _name(passport) if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", title, re.ASCII):
         raise InputError(
@@ -120,13 +133,13 @@ def export(
         passport, title, version, largest=max_batch, instances=instances, delay=queue_delay,
         threads=threads, labels=labels, file=f"labels.{version}.txt",
     )  # fmt: skip
-    files = [place / _CONFIG, place / str(version) / find_target(passport.target).triton.file]
+    written = [place / _CONFIG, place / str(version) / find_target(passport.target).triton.file]
     if made.labels:
-        files.append(place / f"labels.{version}.txt")
-        write_bytes(files[-1], "".join(f"{label}\n" for label in made.labels).encode())
+        written.append(place / f"labels.{version}.txt")
+        write_bytes(written[-1], "".join(f"{label}\n" for label in made.labels).encode())
     # Who is killed before this has changed nothing that Triton serves.
     write_bytes(place / _CONFIG, made.text.encode())
-    told = tuple(sorted(str(path.relative_to(out)) for path in files))
+    told = tuple(sorted(str(path.relative_to(out)) for path in written))
     return Exported(str(out), title, version, told, made.notes)
 
 

@@ -17,8 +17,8 @@ from onnxgraft.errors import ModelError
 from onnxgraft.targets import TARGETS
 
 __all__ = [
-    "ARRAYS", "BUNDLE", "CACHE", "ENGINE", "JSON", "MAKE_PT2", "PASSPORT", "PICTURE", "RANGES",
-    "TRITON", "WEB_PAGE", "XML", "is_onnx", "kind_of", "refuse_foreign", "what_it_is",
+    "ARRAYS", "BUNDLE", "CACHE", "ENGINE", "JSON", "MAKE_PT2", "PASSPORT", "PICTURE", "PROGRAM",
+    "RANGES", "TRITON", "WEB_PAGE", "XML", "is_onnx", "kind_of", "refuse_foreign", "what_it_is",
 ]  # fmt: skip
 
 # What commands write, as messages call it.
@@ -29,6 +29,7 @@ ENGINE = "an engine"
 JSON = "JSON"
 PASSPORT = "the passport of an engine"
 PICTURE = "a PNG image"
+PROGRAM = "a C++ program that onnxgraft export wrote"
 RANGES = "the ranges that onnxgraft calibrate wrote"
 TRITON = "a configuration for Triton that onnxgraft export wrote"
 WEB_PAGE = "a web page"
@@ -55,6 +56,7 @@ _MARKS: tuple[tuple[int, bytes, str, str], ...] = (
     (6, b"\0\0\0\0", "a BMP image", _MODEL),
     (4, b"ftyp", "a video or an image in an MPEG container", _MODEL),
     (0, b"# onnxgraft export: ", TRITON, "name the engine that it was exported from"),
+    (0, b"// onnxgraft export: ", PROGRAM, "name the engine that it was exported from"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file", "if it is a Keras model, call it .h5"),
     (0, b"\x93NUMPY", "a NumPy array", _MODEL),
     (4, b"TFL3", "a TFLite model", "call it .tflite"),

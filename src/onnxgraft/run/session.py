@@ -21,7 +21,7 @@ from onnxgraft.run.engine import Computing, check_feeds, check_into
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OnnxRuntime", "exposing"]
+__all__ = ["OnnxRuntime", "exposing", "left_out"]
 
 # Its optimizers that go wrong; those that move transposes where there are such operators.
 _PAD = "Pad_Fusion"
@@ -153,17 +153,21 @@ class OnnxRuntime(Computing):
 
 
 def _opened(ort: Any, source: str | bytes, options: Any) -> Any:
-    """Return a session, without what onnxruntime 1.31 makes wrongly of sound graphs.
+    """Return a session, without what onnxruntime makes wrongly of sound graphs."""
+    return ort.InferenceSession(
+        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out(source)
+    )
+
+
+def left_out(source: str | bytes) -> list[str]:
+    """Return the optimizers of onnxruntime 1.31 that go wrong on a model, or the file of one.
 
     Its fusion of a Pad into a MaxPool takes zeros for the lowest values that a pool pads with, and
     makes pads that pools refuse. Where a Transpose stands before a QuantizeLinear, its moving of
     transposes rounds what is before the Transpose, which may be an output of the graph or be read
     elsewhere.
     """
-    left_out = [_PAD, *(_TRANSPOSES if _rounds(source) else ())]
-    return ort.InferenceSession(
-        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
-    )
+    return [_PAD, *(_TRANSPOSES if _rounds(source) else ())]
 
 
 def _rounds(source: str | bytes) -> bool:
