@@ -121,7 +121,8 @@ def _openvino(passport: Passport, engine: Path) -> list[str]:
     return [f"static const std::pair<std::string, std::string> settings[] = {{{pairs}}};"]
 
 
-_SETTINGS = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+# By target: each is called as it is.
+_SETTINGS = {make.__name__.removeprefix("_"): make for make in (_onnxruntime, _openvino)}
 
 
 def _recipe(picture: Taken | None) -> str:

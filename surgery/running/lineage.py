@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import op_key
 from onnxgraft.graph.walk import nodes_within
 from onnxgraft.stages.surgery.running.rewrite import Finding
 from onnxgraft.stages.surgery.running.snapshot import Noted, Snapshot
@@ -151,7 +152,7 @@ class _Change:
 def _other(before: Noted, node: gs.Node) -> bool:
     """Tell whether a node computes something else than before, whatever it reads."""
     return (
-        before.op != (node.op, node.domain)
+        before.key != op_key(node)
         or not _same(before.attrs, node.attrs)
         or [*_constants(before.inputs)] != [*_constants(node.inputs)]
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.operators import op_key
 from onnxgraft.graph.walk import bodies
 
 __all__ = ["Noted", "Snapshot"]
@@ -22,6 +23,7 @@ class Noted:
 
     Attributes:
         node: The object, which may be another by now.
+        key: Its operator's domain and type.
         fields: What it said of itself, without its attributes and ends.
         attrs: Its attributes.
         inputs: What it read.
@@ -29,6 +31,7 @@ class Noted:
     """
 
     node: gs.Node
+    key: tuple[str, str]
     fields: dict[str, Any]
     attrs: dict[str, Any]
     inputs: list[gs.Tensor]
@@ -38,11 +41,6 @@ class Noted:
     def name(self) -> str:
         """What it was called."""
         return str(self.fields["name"])
-
-    @property
-    def op(self) -> tuple[str, str | None]:
-        """Its operator's type and domain."""
-        return self.fields["op"], self.fields["domain"]
 
 
 class Snapshot:
@@ -66,7 +64,7 @@ class Snapshot:
                 fields = {k: v for k, v in vars(node).items() if k not in _LINKED}
                 attrs = {k: list(v) if type(v) is list else v for k, v in node.attrs.items()}
                 ends = list(node.inputs), list(node.outputs)
-                self._nodes.append(Noted(node, fields, attrs, *ends))
+                self._nodes.append(Noted(node, op_key(node), fields, attrs, *ends))
                 for tensor in (*node.inputs, *node.outputs):
                     self._note(tensor)
 
