@@ -31,7 +31,7 @@ assert found.peak < {peak}
     [
         ("onnx", 30 if CI else 15, 1_000_000),
         pytest.param("tensorflow", 10, 2_000_000, marks=only_ci),
-        pytest.param("caffe", 50, 1_000_000, marks=only_ci),
+        pytest.param("caffe", 30, 1_000_000, marks=only_ci),
     ],
     ids=["onnx", "tensorflow", "caffe"],
 )
