@@ -355,8 +355,8 @@ PROMISES = (
     Promise(
         PACKAGES, "no library speaks to another machine",
         "tests/test_trust.py::test_no_library_opens_a_socket_to_another_machine",
-        "src/onnxgraft/__init__.py",
-        'os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")',
-        'os.environ.pop("ORT_DISABLE_TELEMETRY", None)',
+        "engine/openvino.py",
+        "        sys.modules[name] = None  # type: ignore[assignment]",
+        "        pass",
     ),
 )  # fmt: skip
