@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.conftest import ROOT, SHARED
-from tests.figures import PAGE, put, today, versions
+from tests.figures import PAGE, put, versions
 from tests.promises import PROMISES, Promise
 
 # Of pytest: tests ran, and all passed, or some failed.
@@ -45,7 +45,7 @@ def main(*words: str) -> int:
             print(f"{'seen' if seen else 'NOT SEEN'}: {promise.words}", flush=True)
     if not words:
         put("broken promises", [
-            f"Run on {today()} in {time.monotonic() - began:.0f} s, with {versions()}", "",
+            f"Run in {time.monotonic() - began:.0f} s on {versions()}", "",
             f"{len(chosen)} faults were planted, and {len(chosen) - len(unseen)} were seen.",
             *(f"- not seen: {promise}" for promise in unseen),
         ], THREATS)  # fmt: skip
