@@ -133,9 +133,11 @@ def _same_boxes(
     made = boxes[:, 1:].astype(np.float64)
     if right.shape != made.shape:
         return False
-    # In each class the best first; of equal scores in any order.
-    right, made = (
-        part[np.lexsort((*part.T[2:], -part[:, 1], part[:, 0]))] for part in (right, made)
-    )
-    near = np.abs(right - made) <= (0, BAKED_SCORES, *(BAKED_PIXELS,) * 4)
-    return bool(near.all())
+    near = np.array([0, BAKED_SCORES, *(BAKED_PIXELS,) * 4])
+    left = np.ones(len(made), bool)
+    for box in right:  # those whose scores are as good as equal stand in any order
+        partners = np.flatnonzero(left & (np.abs(made - box) <= near).all(1))
+        if not len(partners):
+            return False
+        left[partners[0]] = False
+    return True

@@ -5,8 +5,8 @@
 KIND is ``onnx``, ``tensorflow`` or ``caffe``. Each network is converted and cleaned, and has to
 answer as its own framework does: onnxruntime without optimizations, TensorFlow, OpenCV. Then it is
 quantized for each target, and what onnxruntime makes of that graph, node by node, has to be what
-the exact reference makes of it. What is refused in a sentence is counted and is no difference; what
-is silently different is told by its seed, and becomes a test.
+the exact reference makes of it. What is refused in a sentence, or ends its process in a library, is
+counted and is no difference; what is silently different is told by its seed, and becomes a test.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from multiprocessing.queues import Queue
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -101,7 +100,10 @@ def of_tensorflow(seed: int) -> Network:
         config = tf.compat.v1.ConfigProto()
         config.graph_options.rewrite_options.disable_meta_optimizer = True
         with tf.compat.v1.Session(graph=graph, config=config) as running:
-            expected = [{"y:0": running.run("y:0", fed)} for fed in feeds]
+            try:
+                expected = [{"y:0": running.run("y:0", fed)} for fed in feeds]
+            except tf.errors.OpError as error:
+                raise InputError(f"TensorFlow itself does not run it: {error.message}") from error
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, "net.pb")
         file.write_bytes(data)
@@ -223,35 +225,59 @@ def _quiet() -> Iterator[None]:
         os.close(nothing)
 
 
-def _pinned(cores: Queue[int]) -> None:
-    """Keep this process on one core, and onnxruntime in one thread, which it pins elsewhere."""
+def _tried(kind: str, seed: int) -> tuple[str, list[str]]:
+    """Return what came of a network, in a word, and lines that say more."""
+    try:
+        with _quiet():
+            found = differences(kind, seed)
+    except OnnxgraftError as error:
+        return "refused", [str(error)]
+    except Exception as error:  # whatever it is, it is a fault
+        found = [f"{type(error).__name__}: {error}"[:300]]
+    return ("different" if found else "same"), found[:2]
+
+
+def _work(kind: str, seeds: range, core: int, told: Connection) -> None:
+    """Try networks in a process on one core, and tell of each: its seed, and what came of it."""
     mine = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {mine[cores.get() % len(mine)]})
+    os.sched_setaffinity(0, {mine[core % len(mine)]})
     opened = session._opened
 
     def alone(ort: Any, source: str | bytes, options: Any) -> Any:
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = 1  # onnxruntime pins its threads to all cores
         return opened(ort, source, options)
 
     session._opened = alone
-
-
-def _tried(kind: str, seeds: range) -> tuple[collections.Counter[str], list[str]]:
-    outcomes: collections.Counter[str] = collections.Counter()
-    wrong = []
     for seed in seeds:
-        try:
-            with _quiet():
-                found = differences(kind, seed)
-        except OnnxgraftError as error:
-            outcomes["refused"] += 1
-            wrong += [] if outcomes["refused"] > 3 else [f"refused {seed}: {error}"]
-            continue
-        except Exception as error:  # whatever it is, it is a fault
-            found = [f"{type(error).__name__}: {error}"[:300]]
-        outcomes["different" if found else "same"] += 1
-        wrong += [f"different {seed}: {line}" for line in found[:2]]
-    return outcomes, wrong
+        told.send(seed)
+        told.send(_tried(kind, seed))
+
+
+def _all(kind: str, seeds: range, processes: int) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield what came of each network; one that ends its process has ended in a library."""
+    context = get_context("spawn")
+    running: dict[Connection, tuple[range, int]] = {}
+
+    def begin(part: range, core: int) -> None:
+        receiver, sender = context.Pipe(duplex=False)
+        context.Process(target=_work, args=(kind, part, core, sender), daemon=True).start()
+        sender.close()
+        running[receiver] = part, core
+
+    for core in range(processes):
+        begin(seeds[core::processes], core)
+    while running:
+        for receiver in cast("list[Connection]", wait([*running])):
+            part, core = running[receiver]
+            try:
+                seed = receiver.recv()
+                yield seed, *receiver.recv()
+                running[receiver] = part[part.index(seed) + 1 :], core
+            except EOFError:
+                del running[receiver]
+                if part:
+                    yield part[0], "ended", ["a library ended the process"]
+                    begin(part[1:], core)
 
 
 def main() -> int:
@@ -263,24 +289,16 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
     began = time.monotonic()
-    step = 50
-    parts = [
-        range(first, min(first + step, given.seed + given.count))
-        for first in range(given.seed, given.seed + given.count, step)
-    ]
     outcomes: collections.Counter[str] = collections.Counter()
-    context = get_context("spawn")
-    cores = context.Queue()
-    for number in range(given.processes):
-        cores.put(number)
-    with ProcessPoolExecutor(given.processes, context, _pinned, (cores,)) as pool:
-        for found, wrong in pool.map(_tried, [given.kind] * len(parts), parts):
-            outcomes += found
-            print(*wrong, sep="\n", end="\n" if wrong else "", flush=True)
-    spent = time.monotonic() - began
+    seeds = range(given.seed, given.seed + given.count)
+    for seed, outcome, lines in _all(given.kind, seeds, given.processes):
+        outcomes[outcome] += 1
+        for line in lines:
+            print(f"{outcome} {seed}: {line}", flush=True)
     row = (
         f"| {given.kind} | {given.count:,} | {outcomes['same']:,} | {outcomes['refused']:,} | "
-        f"{outcomes['different']:,} | {spent:.0f} | {today()} |"
+        f"{outcomes['ended']:,} | {outcomes['different']:,} | {time.monotonic() - began:.0f} | "
+        f"{today()} |"
     )
     print(row)
     if given.count >= 1000:
@@ -294,8 +312,8 @@ def _put(kind: str, row: str) -> None:
     rows[kind] = row
     put("differential", [
         f"The last of them on {versions('onnx', 'onnxruntime', 'tensorflow')}", "",
-        "| networks | tried | same | refused | different | seconds | on |",
-        "|---|---|---|---|---|---|---|", *(rows[k] for k in KINDS if k in rows),
+        "| networks | tried | same | refused | ended in a library | different | seconds | on |",
+        "|---|---|---|---|---|---|---|---|", *(rows[k] for k in KINDS if k in rows),
     ])  # fmt: skip
 
 

@@ -92,8 +92,9 @@ def serve(
     """
     began = time.monotonic()
     with _server(
-        engine, host, port, name, preprocess, postprocess, threads, max_request, trust
-    ) as (server, listening, service, url):
+        engine, host=host, port=port, name=name, preprocess=preprocess, postprocess=postprocess,
+        threads=threads, max_request=max_request, trust=trust,
+    ) as (server, listening, service, url):  # fmt: skip
         # uvicorn raises again what it caught, once it has ended; that ends nobody here.
         before = {
             number: signal.signal(number, lambda *_: None)
@@ -112,30 +113,15 @@ def serve(
 @contextlib.contextmanager
 def serving(
     engine: str | PathLike[str],
-    *,
-    port: int = 0,
-    name: str | None = None,
-    preprocess: PreprocessGiven = None,
-    postprocess: PostprocessGiven = None,
-    threads: int | None = None,
-    max_request: int = 64,
-    trust: Trust = False,
+    **how: Any,
 ) -> Iterator[str]:
     """Answer requests from a thread of this process within the block; yield the URL.
 
     Args:
-        engine: As of `serve`, as are the others.
-        port: Likewise.
-        name: Likewise.
-        preprocess: Likewise.
-        postprocess: Likewise.
-        threads: Likewise.
-        max_request: Likewise.
-        trust: Likewise.
+        engine: With its passport beside it.
+        how: As of `serve`, but for the address; the port is one that is free.
     """
-    with _server(
-        engine, "127.0.0.1", port, name, preprocess, postprocess, threads, max_request, trust
-    ) as (server, listening, _, url):
+    with _server(engine, port=0, **how) as (server, listening, _, url):
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
@@ -150,14 +136,15 @@ def serving(
 @contextlib.contextmanager
 def _server(
     engine: str | PathLike[str],
-    host: str,
+    *,
     port: int,
-    name: str | None,
-    preprocess: PreprocessGiven,
-    postprocess: PostprocessGiven,
-    threads: int | None,
-    max_request: int,
-    trust: Trust,
+    host: str = "127.0.0.1",
+    name: str | None = None,
+    preprocess: PreprocessGiven = None,
+    postprocess: PostprocessGiven = None,
+    threads: int | None = None,
+    max_request: int = 64,
+    trust: Trust = False,
 ) -> Iterator[tuple[uvicorn.Server, socket.socket, Service, str]]:
     with optional("Serving", "serve"):
         import prometheus_client  # noqa: F401  (told before an engine is loaded)

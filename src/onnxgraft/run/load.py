@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -315,12 +315,6 @@ class Trial:
     skipped: str = ""
 
 
-@dataclass
-class _Best:
-    rate: float = 0.0
-    trials: list[Trial] = field(default_factory=list)
-
-
 def settings(
     cores: int, batches: Sequence[int] = (1,), *, threads: bool = True
 ) -> Iterator[Setting]:
@@ -363,17 +357,15 @@ def search(
         measure: Returns what a rate gives, of requests that know nothing of each other.
         limit: Milliseconds within which 99 % have to be answered.
     """
-    best = _Best()
+    trials: list[Trial] = []
     for setting in tried:
         most = capacity(setting)
-        if most <= best.rate:
+        if most <= max((trial.rate for trial in trials), default=0.0):
             why = "answers no more than the best rate so far"
-            best.trials.append(Trial(setting, most, skipped=why))
-            continue
-        trial = _highest(setting, most, measure, limit)
-        best.trials.append(trial)
-        best.rate = max(best.rate, trial.rate)
-    return sorted(best.trials, key=lambda trial: -trial.rate)
+            trials.append(Trial(setting, most, skipped=why))
+        else:
+            trials.append(_highest(setting, most, measure, limit))
+    return sorted(trials, key=lambda trial: -trial.rate)
 
 
 def _highest(

@@ -170,11 +170,11 @@ class Pane {
       if (!this.dragged) choose(item, this);
     };
     const words = describe(item);
-    if (isBlock(item) && item.open) {
-      return svg(
+    const group = (kind, ...parts) =>
+      svg(
         "g",
         {
-          class: `g-open ${marks}`,
+          class: `${kind} ${marks}`,
           id: this.idOf(item),
           transform: `translate(${x} ${y})`,
           role: "img",
@@ -183,6 +183,11 @@ class Pane {
           ondblclick: () => this.toggle(item),
         },
         svg("title", {}, words),
+        ...parts,
+      );
+    if (isBlock(item) && item.open) {
+      return group(
+        "g-open",
         svg("rect", { class: "g-frame", width, height, rx: 8 }),
         svg("rect", { class: "g-title", width, height: HEAD }),
         this.sign(item, 8, 18, "−"),
@@ -201,20 +206,9 @@ class Pane {
             : "g-moved"
           : "",
       classOf(item, colour, this.scale_),
-      marks,
     ].join(" ");
-    return svg(
-      "g",
-      {
-        class: `g-node ${kind}`,
-        id: this.idOf(item),
-        transform: `translate(${x} ${y})`,
-        role: "img",
-        "aria-label": words,
-        onclick: select,
-        ondblclick: () => this.toggle(item),
-      },
-      svg("title", {}, words),
+    return group(
+      `g-node ${kind}`,
       ...(isBlock(item)
         ? [svg("rect", { class: "g-sheet", x: 4, y: 4, width, height, rx: 7 })]
         : []),
