@@ -333,8 +333,8 @@ PROMISES = (
         CLIENT, "other machines reach a server where `--host` says so alone",
         "tests/commands/test_serve.py::test_a_server_listens_where_other_machines_do_not_reach_it",
         "src/onnxgraft/commands/_serve.py",
-        '    host: str = "127.0.0.1",',
-        '    host: str = "0.0.0.0",',
+        '*,\n    host: str = "127.0.0.1",',
+        '*,\n    host: str = "0.0.0.0",',
     ),
     Promise(
         CLIENT, "in the sandbox a server listens on its port and no other",
