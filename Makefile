@@ -11,7 +11,7 @@ AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
 # What builds the site, likewise; mkdocs reads the docstrings and imports nothing of ours.
 SITE = .venv-docs
 
-.PHONY: demo test check docs site audit sbom constraints constraints-docs faults fuzz load runtime \
+.PHONY: demo test check docs site audit sbom licences constraints constraints-docs faults fuzz load runtime \
 	broken-promises clean
 
 demo: $(READY)
@@ -47,6 +47,10 @@ sbom: $(READY) $(TOOLS)/.ready
 	mkdir -p build
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --spec-version 1.6 \
 		--output-reproducible --output-file build/sbom.json $(BIN)/python
+
+# The licence of each package that is installed, into docs/licences.md.
+licences: $(READY)
+	$(BIN)/python -m docs.licences
 
 # After new versions were installed and tested.
 constraints: $(TOOLS)/.ready

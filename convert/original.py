@@ -16,6 +16,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.pictures import KEY
 from onnxgraft.graph.tensor_option import TensorOption, parse_tensors, parse_values
 from onnxgraft.graph.wants import Wants, wants_of
+from onnxgraft.run.demand import check_model, limited
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
 from onnxgraft.run.raising import raised
@@ -216,9 +217,12 @@ class Original:
         if framework == "caffe":
             from onnxgraft.stages.convert.caffe import original_caffe
 
+            if limited():
+                check_model(self._made(None, "keep", 0)[0])
             return original_caffe(self.path, self.weights, *self._ends)
         if framework == "onnx":
             model = extract(self._onnx, *self._ends)
+            check_model(model)
             if optimize:
                 return exact(model, name="original")
             return OnnxRuntime(model.to_onnx(), name="original", optimize=False)

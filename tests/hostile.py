@@ -350,8 +350,14 @@ def relu_graph(*more: bytes) -> bytes:
     return graph_def(X, node("y", "Relu", ["x"], attr("T", FLOAT))) + b"".join(more)
 
 
-def tflite(operators: int = 1, tensors: int = 2, size: int = 4) -> bytes:
-    """Return a model whose operators are one, a Relu, and whose tensors are one but the first."""
+def tflite(
+    operators: int = 1, tensors: int = 2, size: int = 4, graphs: int = 1, signatures: int = 0
+) -> bytes:
+    """Return a model whose operators are one, a Relu, and whose tensors are one but the first.
+
+    So are its graphs, and its signatures, of which each has as many inputs as there are signatures,
+    all the same.
+    """
     import flatbuffers
 
     builder = flatbuffers.Builder(1024)
@@ -386,7 +392,10 @@ def tflite(operators: int = 1, tensors: int = 2, size: int = 4) -> bytes:
     inner = vector((table(9, _1=numbers(0), _2=numbers(1)), operators))
     inside = vector((first, 1), (other, tensors - 1))
     graph = table(5, _0=inside, _1=numbers(0), _2=numbers(1), _3=inner)
-    model = table(8, i0=3, _1=code, _2=vector((graph, 1)), _4=buffers)
+    given = table(2, _0=builder.CreateString("x"))
+    signature = table(5, _0=vector((given, signatures)), _2=builder.CreateString("s"))
+    listed = vector((signature, signatures))
+    model = table(8, i0=3, _1=code, _2=vector((graph, graphs)), _4=buffers, _7=listed)
     builder.Finish(model, b"TFL3")
     return bytes(builder.Output())
 
@@ -430,6 +439,8 @@ GROWING: dict[str, tuple[Callable[[], bytes], str]] = {
     "floats.caffemodel": (
         lambda: field(100, field(1, b"l") + field(7, b"\x2d\0\0\0\0" * 6_000_000)), MEMORY),
     "operators.tflite": (lambda: tflite(operators=250_001), MEMORY),
+    "graphs.tflite": (lambda: tflite(graphs=250_000), MEMORY),
+    "signatures.tflite": (lambda: tflite(signatures=20_000), MEMORY),
     "buffers.tflite": (
         lambda: tflite(tensors=1000, size=1 << 20), "times the size of the files"),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -180,6 +181,47 @@ def test_what_is_on_its_way_into_place_is_not_removed_with_the_rest(tmp_path: Pa
     with claimed(tmp_path / "0.txt"):
         assert (tmp_path / "1.txt").read_text() == "new"
     assert sorted(os.listdir(tmp_path)) == ["0.txt", "1.txt"]
+
+
+def failing_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one of the next renames fail."""
+    replace, left = os.replace, [number]
+
+    def fails(before: str, after: str) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(before, after)
+
+    monkeypatch.setattr(os, "replace", fails)
+
+
+def write_both(folder: Path) -> None:
+    with together(folder / "a", folder / "b") as both:
+        for path in both:
+            path.write_text("new")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_rename_that_fails_leaves_them_old_or_refused_until_the_next_run(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text("old")
+    failing_at(number, monkeypatch)
+    with pytest.raises(InputError, match=r"can't be written \(No space left on device\)") as told:
+        write_both(tmp_path)
+    monkeypatch.undo()
+    if number == 1:
+        assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+        assert [existing_file(tmp_path / name, "it").read_text() for name in "ab"] == ["old"] * 2
+        return
+    assert "run it again, which finishes that" in str(told.value)
+    with pytest.raises(InputError, match="put this and other files into place"):
+        existing_file(tmp_path / "a", "it")
+    with claimed(tmp_path / "a"):
+        assert [(tmp_path / name).read_text() for name in "ab"] == ["new"] * 2
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
 def test_a_torn_journal_means_that_nothing_was_moved(tmp_path: Path) -> None:

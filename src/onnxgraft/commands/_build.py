@@ -13,7 +13,7 @@ from onnxgraft.commands._arguments import shapes as _shapes
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._defaults import target_of_graph
 from onnxgraft.commands._evidence import evidence
-from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._opening import ModelGiven, Place, to_run
 from onnxgraft.commands._outputs import TIMINGS, check_beside, check_output
 from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.postprocess import Postprocess
@@ -144,7 +144,7 @@ def build(
     check_output(layers, JSON, force=force)
     if timing_cache is not None:
         check_beside(timing_cache, TIMINGS, force=force)
-    graph = as_model(model)
+    graph = to_run(model)
     aim, why = (target, "") if target is not None else target_of_graph(graph)
     if layers is not None:
         stage.check_layers(aim)
@@ -266,9 +266,9 @@ def bundle(
         calibration=_cache(calibration),
     )
     return stage.bundle(
-        as_model(model), out,
+        to_run(model), out,
         precision=precision,
-        float_model=None if float_model is None else as_model(float_model),
+        float_model=None if float_model is None else to_run(float_model),
         options=options,
         evidence=evidence(ranges=ranges or calibration, data=data, recipe=recipe),
         ranges=_ranges(ranges, precision),

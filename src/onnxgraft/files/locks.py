@@ -24,6 +24,8 @@ _held: dict[Path, int] = {}
 def locked(file: Path, *, busy: str | None = None) -> Iterator[int]:
     """Hold ``file`` locked, and yield its descriptor; it is made, and removed at the end.
 
+    It stays if something was written into it.
+
     Args:
         file: Of a process that was killed it may be left; that is no lock.
         busy: What is said where another process holds it; None waits for that one.
@@ -44,7 +46,8 @@ def locked(file: Path, *, busy: str | None = None) -> Iterator[int]:
         yield handle
     finally:
         del _held[place]
-        place.unlink(missing_ok=True)
+        if not os.fstat(handle).st_size:
+            place.unlink(missing_ok=True)
         os.close(handle)
 
 

@@ -63,7 +63,7 @@ class Allowance:
     """What a command may take.
 
     Attributes:
-        memory: Bytes, of all its processes together; None takes most of what the machine has.
+        memory: Bytes, of all its processes together; None takes most of what is free.
         seconds: Of wall clock; None sets no limit.
         places: Files and folders that it was told to write; None lets it write anywhere, and
             connect to other machines.
@@ -220,7 +220,7 @@ class _Watch:
         self.child = child
         self.reason: str | None = None
         self._asked = allowance.memory
-        self._most = allowance.memory or int(_memory_of_machine() * _DEFAULT_SHARE)
+        self._most = allowance.memory or int(_free_memory() * _DEFAULT_SHARE)
         self._seconds = allowance.seconds
         self._out = out
         self._told = b""
@@ -276,9 +276,9 @@ class _Watch:
         if self._asked is None:
             return (
                 f"stopped: it took {_size(taken)}, more than the {_size(self._most)} "
-                f"({_DEFAULT_SHARE:.0%} of the machine's memory) that a command may take without "
-                "--max-memory; allow more with it, take a smaller model, batch or --workers, or a "
-                "larger machine"
+                f"({_DEFAULT_SHARE:.0%} of the memory that was free) that a command may take "
+                "without --max-memory; allow more with it, take a smaller model, batch or "
+                "--workers, or a larger machine"
             )
         return (
             f"stopped: it took {_size(taken)}, more than the {_size(self._asked)} that "
@@ -291,6 +291,11 @@ def _size(count: int) -> str:
 
 
 def _reason(died: signal.Signals) -> str:
+    if died == signal.SIGXCPU:
+        return (
+            "a library did not come to an end on it; a file that it read is damaged or malicious; "
+            "nothing was left half written"
+        )
     if died in _CRASHES:
         return (
             f"a library crashed on it ({died.name}); a file that it read is damaged or "
@@ -338,9 +343,12 @@ def _kill(processes: Iterable[int]) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-def _memory_of_machine() -> int:
-    """Return the bytes of memory that this machine, or the container, has."""
+def _free_memory() -> int:
+    """Return the bytes of memory that are free on this machine, or that the container has."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, IndexError):
+        text = Path("/proc/meminfo").read_text(encoding="ascii", errors="replace")
+        total = min(total, 1024 * int(re.findall(r"^MemAvailable:\s*(\d+) kB", text, re.M)[0]))
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
             total = min(total, int(Path("/sys/fs/cgroup", name).read_text()))
