@@ -26,6 +26,7 @@ from pathlib import Path
 
 from onnxgraft.errors import InputError
 from onnxgraft.files import remove_left, watchers
+from onnxgraft.files.locks import lock
 from onnxgraft.sandbox.landlock import enter_sandbox
 
 __all__ = ["Allowance", "Killed", "byte_size", "guarded", "hand_over"]
@@ -153,26 +154,40 @@ def guarded(allowance: Allowance) -> int | None:
 
 
 def _scratch() -> str:
-    """Return a new folder for what is temporary; remove those of commands that were killed."""
+    """Return a new folder for what is temporary; remove those of commands that were killed.
+
+    Raises:
+        InputError: There is no place for one.
+    """
+    try:
+        return _made_scratch()
+    except OSError as error:
+        raise InputError(
+            f"nothing temporary can be written ({error.strerror}); let TMPDIR name a folder where "
+            "that is possible"
+        ) from error
+
+
+def _made_scratch() -> str:
     for place in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
         with contextlib.suppress(OSError):
             if not place.is_symlink() and place.stat().st_uid == os.geteuid():
                 _remove_left_behind(place)
     made = tempfile.mkdtemp(prefix=_SCRATCH)
     # The lock is there with its name: the file is locked first, and lasts as long as the command.
-    lock = os.open(Path(made, "new"), os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock(os.open(Path(made, "new"), os.O_RDWR | os.O_CREAT, 0o600), wait=True)
     os.rename(Path(made, "new"), Path(made, _ALIVE))
     return made
 
 
 def _remove_left_behind(place: Path) -> None:
-    lock = os.open(place / _ALIVE, os.O_RDWR | os.O_NOFOLLOW)
+    handle = os.open(place / _ALIVE, os.O_RDWR | os.O_NOFOLLOW)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Where nothing can be locked, nobody knows whether the owner is gone.
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(place, ignore_errors=True)
     finally:
-        os.close(lock)
+        os.close(handle)
 
 
 def _begin(allowance: Allowance, into: int, scratch: str | None) -> None:
