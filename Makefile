@@ -11,7 +11,7 @@ AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
 # What builds the site, likewise; mkdocs reads the docstrings and imports nothing of ours.
 SITE = .venv-docs
 
-.PHONY: demo test check docs site audit sbom licences constraints constraints-docs faults fuzz load runtime \
+.PHONY: demo test check docs site wheel audit sbom licences constraints constraints-docs faults fuzz load runtime \
 	broken-promises clean
 
 demo: $(READY)
@@ -36,6 +36,15 @@ docs: $(READY)
 # The site, from docs/: a page in build/site for each, every link and anchor within it checked.
 site: $(SITE)/.ready
 	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
+
+# The wheel of the last commit, in build/wheel: the same bytes wherever it is built.
+wheel: $(READY)
+	rm -rf build/wheel && mkdir -p build/wheel/source
+	git archive HEAD | tar -xp -C build/wheel/source
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --quiet --no-deps --no-index \
+		--no-build-isolation --wheel-dir build/wheel build/wheel/source
+	rm -r build/wheel/source
+	sha256sum build/wheel/*.whl
 
 # Asks the advisory service, so it needs the network; fails where that does not know a package.
 audit: $(TOOLS)/.ready

@@ -70,7 +70,8 @@ def pinned() -> list[str]:
 
 def rows() -> dict[str, str]:
     """Return the rows of the page, by the package."""
-    return dict(re.findall(r"(?m)^\| ([\w.-]+) \| (.+) \|$", PAGE.read_text()))
+    _, _, table = PAGE.read_text().partition("|---|---|\n")
+    return dict(re.findall(r"(?m)^\| ([\w.-]+) \| (.+) \|$", table))
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from onnxgraft.files import remove_left, watchers
 from onnxgraft.files.locks import lock
 from onnxgraft.sandbox.landlock import enter_sandbox
 
-__all__ = ["Allowance", "Killed", "byte_size", "guarded", "hand_over"]
+__all__ = ["Allowance", "Killed", "byte_size", "guarded", "hand_over", "memory_of"]
 
 # How often the memory is looked at: it can grow by some 200 MB in between.
 _LOOK = 0.05
@@ -333,6 +333,11 @@ def _taken(process: int) -> int:
         return 0
     found = re.findall(r"^(?:RssAnon|RssShmem|VmSwap):\s*(\d+) kB", text, re.MULTILINE)
     return 1024 * sum(map(int, found))
+
+
+def memory_of(process: int) -> int:
+    """Return the bytes of memory that a process and those that it started have to themselves."""
+    return sum(map(_taken, [process, *_descendants(process)]))
 
 
 def _descendants(process: int) -> list[int]:
