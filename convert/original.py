@@ -18,7 +18,7 @@ from onnxgraft.graph.tensor_option import TensorOption, parse_tensors, parse_val
 from onnxgraft.graph.wants import Wants, wants_of
 from onnxgraft.run.demand import check_model, limited
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.exact import exact
+from onnxgraft.run.exact import exact, is_heavy
 from onnxgraft.run.raising import raised
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert.detection import Framework, detect
@@ -225,7 +225,8 @@ class Original:
             check_model(model)
             if optimize:
                 return exact(model, name="original")
-            return OnnxRuntime(model.to_onnx(), name="original", optimize=False)
+            proto, weights = model.without_weights() if is_heavy(model) else (model.to_onnx(), {})
+            return OnnxRuntime(proto, name="original", optimize=False, weights=weights)
         if framework == "tflite":
             from onnxgraft.stages.convert.tflite import TfLite
 
