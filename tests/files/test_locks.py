@@ -273,3 +273,68 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path: Path) -> None
                 with atomic_folder(tmp_path / "out"):
                     pass
     other.end()
+
+
+# Of other users, and where nothing can be locked ------------------------------------------------
+
+
+def another_users(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a file be one that this user may read alone, as root can be told by nobody."""
+    opened, mine = os.open, [False]
+
+    def denied(path: object, flags: int, mode: int = 0o777) -> int:
+        if Path(str(path)) == file and flags & os.O_RDWR and file.exists() and not mine[0]:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags, mode)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", denied)
+
+
+def test_a_lock_that_a_killed_run_of_another_user_left_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / ".a.lock"
+    lock.touch(0o444)
+    another_users(lock, monkeypatch)
+    with claimed(tmp_path / "a"):
+        assert lock.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_another_users_run_left_half_in_place_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = tmp_path / ".onnxgraft-moves"
+    journal.write_text('[[".b.x.onnxgraft-tmp", "b"]]')
+    another_users(journal, monkeypatch)
+    with pytest.raises(InputError, match="another user's run was stopped while it put files"):
+        write_both(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [journal.name]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_where_the_file_system_has_no_locks_files_are_written_without(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    write_both(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_folder_that_becomes_read_only_meanwhile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with pytest.raises(InputError, match=r"a: can't be written \(Permission denied\)"):
+        with atomic(tmp_path / "a") as temporary:
+            temporary.write_text("new")
+            monkeypatch.setattr(os, "replace", denied)
+            monkeypatch.setattr(Path, "unlink", denied)
+    monkeypatch.undo()
+    with claimed(tmp_path / "a"):  # the next run removes what is left
+        assert not list(tmp_path.glob(".a.*-tmp"))

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError
+from onnxgraft.sandbox import guard
 from onnxgraft.sandbox.guard import byte_size
 from tests import hostile
 from tests.conftest import Cli, few, model_of, only_ci
@@ -433,3 +434,14 @@ def test_a_library_that_does_not_come_to_an_end_is_ended(tmp_path: Path) -> None
     )
     assert done.returncode == 2
     assert "a library did not come to an end on it" in done.stderr
+
+
+def test_no_folder_for_what_is_temporary_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with pytest.raises(InputError, match=r"nothing temporary can be written .* let TMPDIR name"):
+        guard._scratch()
