@@ -331,7 +331,7 @@ def test_a_folder_that_becomes_read_only_meanwhile_is_told(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     with pytest.raises(InputError, match=r"a: can't be written \(Permission denied\)"):
-        with atomic(tmp_path / "a") as temporary:
+        with claimed(tmp_path / "a"), atomic(tmp_path / "a") as temporary:
             temporary.write_text("new")
             monkeypatch.setattr(os, "replace", denied)
             monkeypatch.setattr(Path, "unlink", denied)

@@ -50,7 +50,8 @@ def locked(file: Path, *, busy: str | None = None) -> Iterator[int]:
     finally:
         del _held[place]
         if not os.fstat(handle).st_size:
-            place.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder may be read-only by now
+                place.unlink()
         os.close(handle)
 
 
