@@ -185,6 +185,7 @@ def record(
     hashes: Mapping[str, str] | None = None,
     direction: str = "up",
     serving: Mapping[str, Any] | None = None,
+    cpu: str | None = None,
 ) -> Passport:
     """Write what was measured of an engine into its passport, and return it.
 
@@ -195,16 +196,18 @@ def record(
         hashes: Beside those that it has, such as that of the data on which accuracy was measured.
         direction: Of the metrics in ``accuracy``.
         serving: In place of what it says of serving.
+        cpu: The processor of another machine, where accuracy was measured on one; what it says of
+            accuracy on this one stays.
     """
     with claimed(engine):
         passport = read_passport(engine)
         if hashes is not None:
             passport = replace(passport, hashes={**passport.hashes, **hashes})
         if accuracy is not None:
-            here = str(find_target(passport.target).cpu())
+            here = cpu or str(find_target(passport.target).cpu())
             passport = replace(
                 passport,
-                accuracy=dict(accuracy),
+                accuracy=dict(accuracy) if cpu is None else passport.accuracy,
                 accuracy_on={**passport.accuracy_on, here: dict(accuracy)},
                 direction=direction,
             )

@@ -20,6 +20,8 @@ from onnxgraft.cli._options import (
     CpuName,
     DataUsed,
     Force,
+    HostList,
+    HostPython,
     Largest,
     OnnxFile,
     Out,
@@ -296,6 +298,15 @@ def bench(
             "(20ms), and write them into the passport.",
         ),
     ] = None,
+    hosts: HostList = None,
+    host_python: HostPython = "python3",
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", rich_help_panel=OUTPUT, help="Folder for a report on the hosts."
+        ),
+    ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> Result:
     """Measure the latency of engines, each in a process of its own, or many requests at once."""
@@ -305,7 +316,8 @@ def bench(
         engines, batch=batch, against=against, weights=weights, rounds=rounds, runs=runs,
         threads=threads, trust=trust_of(trust), record=record, layers=layers, graph=graph,
         clients=clients, rate=rate, arrivals=arrivals, duration=duration, instances=instances,
-        streams=streams, pin=pin, p99=p99,
+        streams=streams, pin=pin, p99=p99, hosts=hosts, host_python=host_python, report=report,
+        force=force,
     )  # fmt: skip
 
 

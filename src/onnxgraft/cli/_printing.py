@@ -267,7 +267,9 @@ def bundled(done: Bundle, console: Console) -> None:
 
 def benched(done: Benched, console: Console) -> None:
     """Print the table of latencies, or those of loads and settings."""
-    if not done.rows:
+    from onnxgraft.stages.validate.views.text import hosts_told
+
+    if not done.rows and not done.hosts:
         _loads(done, console)
         for found in done.searches:
             _settings(found, console)
@@ -285,8 +287,9 @@ def benched(done: Benched, console: Console) -> None:
             f"{row.images_per_second:.1f}",
             *("" if times is None else f"{times:.2f}x" for times in (ratio.original, ratio.fp32)),
         ])
-    for line in _aligned(rows):
+    for line in _aligned(rows) if done.rows else ():
         say(console, line)
+    hosts_told(done.hosts, console)
     if done.layers_timed:
         say(console, "")
     layer_times(done.layers, done.layers_timed, console)

@@ -23,6 +23,8 @@ from onnxgraft.cli._options import (
     Drop,
     Force,
     FreezeBatchnorm,
+    HostList,
+    HostPython,
     Images,
     Inputs,
     LabelsFile,
@@ -113,6 +115,8 @@ def validate(
             help="File for both sides' outputs, for polygraphy run --load-outputs.",
         ),
     ] = None,
+    hosts: HostList = None,
+    host_python: HostPython = "python3",
     report: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", rich_help_panel=OUTPUT, help="Folder for the report."),
@@ -130,7 +134,8 @@ def validate(
         metric=metric, classes=classes, metric_output=metric_output, labels=labels, drop=drop,
         tolerance=tolerance, images=images, bisect=bisect, graph=graph,
         candidate_weights=candidate_weights, candidate_outputs=candidate_outputs, workers=workers,
-        ray=ray, save_inputs=save_inputs, save_outputs=save_outputs, report=report, force=force,
+        ray=ray, save_inputs=save_inputs, save_outputs=save_outputs, hosts=hosts,
+        host_python=host_python, report=report, force=force,
     )  # fmt: skip
 
 

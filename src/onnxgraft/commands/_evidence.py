@@ -111,7 +111,12 @@ def engine_row(name: str, passport: Passport, file: Path) -> EngineRow:
 
 
 def record_accuracy(
-    engine: Place, row: CandidateRow, samples: int, data: str, metric: object = None
+    engine: Place,
+    row: CandidateRow,
+    samples: int,
+    data: str,
+    metric: object = None,
+    cpu: str | None = None,
 ) -> None:
     """Write what validation measured of an engine into its passport.
 
@@ -121,6 +126,7 @@ def record_accuracy(
         samples: How many there were.
         data: The hash of what they are from, which says on which data the figures were measured.
         metric: Of the figures; the hash of a function of the user's own is noted.
+        cpu: The processor of another machine, where it was measured on one.
     """
     found = {"samples": float(samples), **row.metrics}
     for output in row.outputs:
@@ -130,7 +136,7 @@ def record_accuracy(
         if output.agreement is not None:
             found[f"{output.output}: same argmax in percent"] = 100 * output.agreement
     finite = {name: value for name, value in found.items() if math.isfinite(value)}
-    hashes = {"validation": data}
+    hashes = {"validation": data} if cpu is None else {}
     if isinstance(metric, Function):
         hashes["metric"] = metric.sha256
-    record(engine, accuracy=finite, hashes=hashes, direction=row.direction)
+    record(engine, accuracy=finite, hashes=hashes, direction=row.direction, cpu=cpu)

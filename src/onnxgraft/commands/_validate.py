@@ -17,6 +17,7 @@ from onnxgraft.commands._blame import blame, differs
 from onnxgraft.commands._called import command
 from onnxgraft.commands._engine_recipe import recipe_of
 from onnxgraft.commands._evidence import engine_row, hash_of_data, record_accuracy
+from onnxgraft.commands._hosts import Host, Hosts, find_hosts
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import (
     ModelGiven,
@@ -35,6 +36,7 @@ from onnxgraft.commands._recipe import (
     class_names,
     given_tables,
 )
+from onnxgraft.commands._validate_hosts import Described, answered_on
 from onnxgraft.data.functions import Function, Given
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
@@ -85,7 +87,7 @@ from onnxgraft.stages.validate import (
     write_html,
     write_junit,
 )
-from onnxgraft.stages.validate.report import LayerRow, Report
+from onnxgraft.stages.validate.report import CandidateRow, HostRow, LayerRow, Report
 from onnxgraft.stages.validate.views.gallery import gallery_rows
 from onnxgraft.stages.validate.views.graph import Drawn
 
@@ -133,6 +135,8 @@ def validate(
     ray: str | None = None,
     save_inputs: Place | None = None,
     save_outputs: Place | None = None,
+    hosts: Hosts | None = None,
+    host_python: str = "python3",
     report: Place | None = None,
     force: bool = False,
 ) -> Report:
@@ -182,6 +186,9 @@ def validate(
         ray: The address of a Ray cluster.
         save_inputs: Where to write what was fed, for `polygraphy run --load-inputs`.
         save_outputs: Where to write both sides' outputs, for `polygraphy run --load-outputs`.
+        hosts: Run the candidate, an engine, on these machines, at the same time, and not here: as
+            of `bench`. The original runs here, once.
+        host_python: The Python there that has onnxgraft.
         report: A folder for the report.
         force: Replace an existing file of another kind, too.
 
@@ -199,6 +206,15 @@ def validate(
     if Path(candidate).suffix == ".prototxt" and Path(original).suffix != ".prototxt":
         # There is one network that --weights can be meant for.
         weights, candidate_weights = None, candidate_weights or weights
+    machines = None
+    if hosts is not None:
+        if bisect or workers != 1 or not (ray is save_inputs is save_outputs is None):
+            raise InputError(
+                "--hosts runs an engine there: leave out --bisect, --workers, --ray, --save-inputs "
+                "and --save-outputs"
+            )
+        machines = find_hosts(hosts)
+        read_passport(candidate)  # without one it would not be loaded there
     before, after = given_tables(preprocess, postprocess, trust)
     run = _Validation(
         Original.of(
@@ -224,7 +240,7 @@ def validate(
         metric = find_metric(metric)
         make_metric(metric, classes)  # what is wrong with it is reported before anything runs
         run.metric = metric
-    run.open()
+    run.open(here=machines is None)
     try:
         run.read(data, images, labels, class_names(classes, after))
         if metric is not None:
@@ -232,8 +248,12 @@ def validate(
         run.set_tolerance(tolerance, drop, graph)
         if bisect:
             run.check_outputs(graph)
-        found = run.compare(metric_output, workers, ray)
-        run.record()
+        if machines is None:
+            found = run.compare(metric_output, workers, ray)
+            run.record()
+        else:
+            found = run.compare_on(machines, host_python, metric_output)
+            run.record_on()
         if bisect:
             run.look_inside(graph)
         if save_inputs is not None or save_outputs is not None:
@@ -259,11 +279,15 @@ class _Validation:
     metric: str | Function | None = None
     assumed: str = ""
 
-    def open(self) -> None:
+    def open(self, *, here: bool) -> None:
         self.reference, notes = open_reference(self.original)
         self.notes += notes
         try:
-            self.other = open_candidate(self.candidate)
+            self.other: Engine = (
+                open_candidate(self.candidate)
+                if here
+                else Described.of(read_passport(self.candidate.path))
+            )
         except BaseException:
             self.reference.close()
             raise
@@ -416,12 +440,40 @@ class _Validation:
             labels=self.labels, workers=workers, ray=ray, openers=openers,
             selector=self._selector(),
         )  # fmt: skip
+        return self._reported([self.held], [])
+
+    def compare_on(self, hosts: Sequence[Host], python: str, output: str | None) -> Report:
+        """As `compare`, with the candidate on each of the hosts that answers."""
+        make = None
+        if self.scoring is not None:
+            make, output = self.scoring.make, self.scoring.output
+        there, self.tally = answered_on(
+            hosts, python, self.candidate.path, self.other.name, self.reference, self.samples,
+            make, output, self.labels, self._selector(),
+        )  # fmt: skip
+        held = [
+            replace(self.held, engine=Described(name, self.other.inputs, self.other.outputs))
+            for host in there
+            if host.answered
+            for name in host.results
+        ]
+        return self._reported(held, there)
+
+    def record_on(self) -> None:
+        """Write what was measured on hosts into the passport, by their processors."""
+        measured = {row.name: row for row in self.report.candidates[1:]}
+        for host in self.report.hosts:
+            for name in host.results if host.answered else ():
+                self._record(measured[name], host.processor)
+
+    def _reported(self, held: Sequence[Candidate], hosts: list[HostRow]) -> Report:
         self.notes += [*self.samples.notes, *self.tally.notes()]
         self.report = Report(
             title=self.candidate.title,
             source=self.original.path,
             samples=len(self.samples),
-            candidates=rows(self.reference, [self.held], self.tally),
+            candidates=rows(self.reference, held, self.tally),
+            hosts=hosts,
             notes=self.notes,
             assumed=self.assumed,
         )
@@ -445,18 +497,18 @@ class _Validation:
 
     def record(self) -> None:
         """Write what was measured into the passport of a candidate that has one."""
-        if not passport_path(self.candidate.path).is_file():
-            return
-        row = self.report.candidates[-1]
+        if passport_path(self.candidate.path).is_file():
+            self._record(self.report.candidates[-1])
+
+    def _record(self, row: CandidateRow, cpu: str | None = None) -> None:
         try:
             record_accuracy(
-                self.candidate.path, row, len(self.samples), self._judged_on, self.metric
+                self.candidate.path, row, len(self.samples), self._judged_on, self.metric, cpu
             )
         except InputError as error:
             self.notes.append(f"the accuracy could not be written into the passport: {error}")
             return
-        hashes = engine.read_passport(self.candidate.path).hashes
-        if hashes.get("data") == hashes["validation"]:
+        if engine.read_passport(self.candidate.path).hashes.get("data") == self._judged_on:
             row.warnings.append(
                 f"it was calibrated on samples of {self.samples.source}, which says little about "
                 "others: validate on other data"
