@@ -217,6 +217,7 @@ class Connection:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
             self.kill()
+        self._listener.join(1)
 
     def kill(self) -> None:
         """End the connection at once."""
@@ -255,19 +256,22 @@ class Connection:
         """Return the first message, which may stand behind what a shell there says."""
         assert self._process.stdout is not None
         seen = b""
-        while not seen.endswith(BEGIN) and len(seen) < _BEFORE:
+        while not seen.endswith(BEGIN):
             byte = self._process.stdout.read(1)
             if not byte:
                 raise InputError(self._lost(python))
             seen += byte
-        answer = self._read() if seen.endswith(BEGIN) else None
+            if len(seen) > _BEFORE:
+                raise InputError("says something else without end; see what its shell prints")
+        answer = self._read()
         if answer is None:
             raise InputError(self._lost(python))
         return answer[0]
 
     def _listen(self, pipe: IO[bytes]) -> None:
-        while chunk := pipe.read1(_COMPLAINTS):  # type: ignore[attr-defined]
-            self._complaints = (self._complaints + chunk)[-_COMPLAINTS:]
+        with pipe:
+            while chunk := pipe.read1(_COMPLAINTS):  # type: ignore[attr-defined]
+                self._complaints = (self._complaints + chunk)[-_COMPLAINTS:]
 
     def _lost(self, python: str = "") -> str:
         """Return why the connection ended, and what to do."""
@@ -277,7 +281,7 @@ class Connection:
             self._process.wait(5)
         self._listener.join(1)
         lines = self._complaints.decode(errors="replace").strip().splitlines()
-        why = told(lines[-1]) if lines else ""
+        why = told(lines[-1]) if lines else "no reason given"
         if self._process.returncode == 255:
             if not python:
                 return f"the connection broke ({why}); try again"
@@ -290,7 +294,7 @@ class Connection:
         if self._process.returncode in (126, 127):
             return f"{python} can't be run there ({why}); name a Python with --host-python"
         ended = f"ended with status {self._process.returncode}"
-        return f"onnxgraft there {ended} ({why or 'no reason given'}); try it there by itself"
+        return f"onnxgraft there {ended} ({why}); try it there by itself"
 
 
 def _cure(why: str, host: Host) -> str:
