@@ -33,7 +33,7 @@ RUN = [
 NOT_RUN = {
     "it answers until it is ended": 1, "it asks a server": 2, "needs a GPU": 3,
     "needs TensorRT 10": 1, "needs a container daemon": 1,
-    "needs the runtime's headers": 1, "a file of another program": 1,
+    "needs the runtime's headers": 1, "a file of another program": 1, "needs other machines": 1,
 }  # fmt: skip
 # These take long: they train or deploy a network.
 LONG = {
