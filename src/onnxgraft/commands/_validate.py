@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxgraft.commands._assumed import assumed, is_given, of_images
+from onnxgraft.commands._baked import Answering, InIt, Rows, find_in_it
 from onnxgraft.commands._blame import blame, differs
 from onnxgraft.commands._called import command
 from onnxgraft.commands._engine_recipe import recipe_of
@@ -54,7 +55,7 @@ from onnxgraft.run.answers import adapted, answers, partners
 from onnxgraft.run.depth import depths
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.saturation import Ends, ends
-from onnxgraft.run.selections import Selector
+from onnxgraft.run.selections import Selecting, Selector
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.verdicts import check_pair, other_boxes
 from onnxgraft.stages import engine, surgery
@@ -97,8 +98,16 @@ __all__ = ["layer_rows", "open_selector", "validate", "write_report"]
 _NOISE_SAMPLES = 2
 
 
-def _reference(original: Original) -> Engine:
-    return open_reference(original)[0]
+def _reference(original: Original, in_it: InIt) -> Engine:
+    return in_it.asked(open_reference(original)[0])
+
+
+def _candidate(candidate: Original, in_it: InIt) -> Engine:
+    return in_it.held(open_candidate(candidate))
+
+
+def _answering(original: Original, in_it: InIt) -> Answering:
+    return Answering(open_reference(original)[0], in_it)
 
 
 def open_selector(original: Original) -> Selector:
@@ -225,6 +234,7 @@ def validate(
             candidate, weights=candidate_weights, outputs=candidate_outputs, trust=trust
         ),
         before,
+        whole=(before, after),
     )  # fmt: skip
     if after is None:
         after = recipe_of(candidate, trust, after=metric is not None)[1]
@@ -242,9 +252,15 @@ def validate(
         run.metric = metric
     run.open(here=machines is None)
     try:
+        if run.in_it and (bisect or save_inputs is not None or save_outputs is not None):
+            raise InputError(
+                f"{candidate}: has parts of the recipe in it; leave out --bisect, --save-inputs "
+                "and --save-outputs, or validate one that was built without --bake"
+            )
+        metric_output = run.in_it.output(metric_output)
         run.read(data, images, labels, class_names(classes, after))
         if metric is not None:
-            run.fit(metric, classes, metric_output or after.output, after)
+            run.fit(metric, classes, metric_output or run.in_it.output(after.output), after)
         run.set_tolerance(tolerance, drop, graph)
         if bisect:
             run.check_outputs(graph)
@@ -278,6 +294,7 @@ class _Validation:
     scoring: Scoring | None = None
     metric: str | Function | None = None
     assumed: str = ""
+    whole: tuple[Preprocess | None, Postprocess | None] = (None, None)
 
     def open(self, *, here: bool) -> None:
         self.reference, notes = open_reference(self.original)
@@ -288,9 +305,15 @@ class _Validation:
                 if here
                 else Described.of(read_passport(self.candidate.path))
             )
+            self.in_it = InIt()
+            if passport_path(self.candidate.path).is_file():
+                left = recipe_of(self.candidate.path, self.candidate.trust, after=False)
+                self.in_it = find_in_it(self.reference, self.other, left, *self.whole)
         except BaseException:
             self.reference.close()
             raise
+        self.base, self.reference = self.reference, self.in_it.asked(self.reference)
+        self.other = self.in_it.held(self.other)
         sides = ([spec.name for spec in side.outputs] for side in (self.reference, self.other))
         self.notes += [
             f"the candidate's output {theirs} was matched with {mine}"
@@ -318,6 +341,7 @@ class _Validation:
             self.samples = as_samples(
                 data, self.reference.inputs, self.preprocess, images=images, names=names
             )
+        self.pictures = self.in_it.fed(data, self.samples, self.other.inputs)
         self.labels = Labels() if labels is None else read_labels(labels, names)
         self.notes += self.labels.notes
         if labels is not None:
@@ -370,7 +394,9 @@ class _Validation:
             with status("measuring float noise"):
                 samples = self.samples.head(_NOISE_SAMPLES)
                 with self._otherwise() as other:
-                    found = measured_tolerance(self.reference, samples, precision or "fp32", other)
+                    found = self.in_it.floors(measured_tolerance(
+                        self.base, samples, precision or "fp32", other, self.in_it.level
+                    ))  # fmt: skip
         if not precision:
             self.notes.append(
                 f"{self.candidate.path} has no passport that states its precision; its "
@@ -416,8 +442,11 @@ class _Validation:
             else {mine: deep[theirs] for mine, theirs in names.items() if theirs in deep},
         )
 
-    def _selector(self) -> Callable[[], Selector] | None:
+    def _selector(self, spread: bool = False) -> Callable[[], Selecting] | None:
         """Return what opens the original's graph, to look at what its indices select."""
+        if isinstance(self.reference, Answering):
+            asked = self.reference
+            return partial(_answering, self.original, self.in_it) if spread else lambda: asked
         if is_engine(Path(self.original.path)):
             return None
         return partial(open_selector, self.original)
@@ -428,9 +457,15 @@ class _Validation:
                 f"{self.candidate.path}: is a recording, which can only be read in order; "
                 f"leave out {'--workers' if ray is None else '--ray'}"
             )
+        spread = workers != 1 or ray is not None
+        if self.in_it.boxes and spread:
+            raise InputError(
+                f"{self.candidate.path}: suppresses boxes itself, which one process holds against "
+                "its rows; leave out --workers and --ray"
+            )
         openers = (
-            partial(_reference, self.original),
-            partial(open_candidate, self.candidate),
+            partial(_reference, self.original, self.in_it),
+            partial(_candidate, self.candidate, self.in_it),
         )
         make = None
         if self.scoring is not None:
@@ -438,18 +473,19 @@ class _Validation:
         self.tally: Tally = measure(
             self.reference, [self.other], self.samples, make, output,
             labels=self.labels, workers=workers, ray=ray, openers=openers,
-            selector=self._selector(),
+            selector=self._selector(spread), pictures=self.pictures,
         )  # fmt: skip
-        return self._reported([self.held], [])
+        wrong = self.other.wrong if isinstance(self.other, Rows) else 0
+        return self._reported([self.held], [], [self.in_it.told(self.other.name, wrong)])
 
     def compare_on(self, hosts: Sequence[Host], python: str, output: str | None) -> Report:
         """As `compare`, with the candidate on each of the hosts that answers."""
         make = None
         if self.scoring is not None:
             make, output = self.scoring.make, self.scoring.output
-        there, self.tally = answered_on(
-            hosts, python, self.candidate.path, self.other.name, self.reference, self.samples,
-            make, output, self.labels, self._selector(),
+        there, self.tally, wrong = answered_on(
+            hosts, python, self.candidate.path, self.other.name, self.base, self.samples,
+            make, output, self.labels, self._selector(), self.in_it, self.pictures,
         )  # fmt: skip
         held = [
             replace(self.held, engine=Described(name, self.other.inputs, self.other.outputs))
@@ -457,7 +493,7 @@ class _Validation:
             if host.answered
             for name in host.results
         ]
-        return self._reported(held, there)
+        return self._reported(held, there, wrong)
 
     def record_on(self) -> None:
         """Write what was measured on hosts into the passport, by their processors."""
@@ -466,7 +502,9 @@ class _Validation:
             for name in host.results if host.answered else ():
                 self._record(measured[name], host.processor)
 
-    def _reported(self, held: Sequence[Candidate], hosts: list[HostRow]) -> Report:
+    def _reported(
+        self, held: Sequence[Candidate], hosts: list[HostRow], wrong: Sequence[str]
+    ) -> Report:
         self.notes += [*self.samples.notes, *self.tally.notes()]
         self.report = Report(
             title=self.candidate.title,
@@ -474,6 +512,7 @@ class _Validation:
             samples=len(self.samples),
             candidates=rows(self.reference, held, self.tally),
             hosts=hosts,
+            missed=list(filter(None, wrong)),
             notes=self.notes,
             assumed=self.assumed,
         )

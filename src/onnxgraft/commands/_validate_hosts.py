@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from onnxgraft.commands._baked import Answering, InIt, Rows
 from onnxgraft.commands._hosts import Connection, Host, Tell, on_all, told
 from onnxgraft.data.labels import Labels
 from onnxgraft.data.samples import Samples
@@ -25,7 +26,7 @@ from onnxgraft.graph.tensors import Feeds, Outputs, TensorSpec
 from onnxgraft.run.answers import adapted
 from onnxgraft.run.engine import Engine, Resource
 from onnxgraft.run.frames import arrays
-from onnxgraft.run.selections import Selector
+from onnxgraft.run.selections import Selecting
 from onnxgraft.stages.engine.passport import Passport
 from onnxgraft.stages.validate import Metric, Tally, measure
 from onnxgraft.stages.validate.report import HostRow
@@ -61,8 +62,10 @@ def answered_on(
     metric: Callable[[], Metric] | None,
     output: str | None,
     labels: Labels,
-    selector: Callable[[], Selector] | None,
-) -> tuple[list[HostRow], Tally]:
+    selector: Callable[[], Selecting] | None,
+    in_it: InIt,
+    pictures: Samples | None,
+) -> tuple[list[HostRow], Tally, list[str]]:
     """Run an engine on hosts, all at the same time, and compare what each answers.
 
     Args:
@@ -76,31 +79,39 @@ def answered_on(
         output: Likewise.
         labels: Likewise.
         selector: Likewise.
+        in_it: What of the recipe is in the engine.
+        pictures: As of `measure`.
 
     Returns:
-        What is known of each host, and the sums, with a candidate for each that answered.
+        What is known of each host; the sums, with a candidate for each that answered; and a
+        sentence for each whose boxes are wrong.
     """
+    wrong: list[str] = []
     with (
         tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder,
         _Answers(reference, samples, Path(folder)) as answers,
     ):
 
         def work(there: Connection, tell: Tell) -> Tally:
-            elsewhere = _Elsewhere(
+            elsewhere = in_it.held(_Elsewhere(
                 there, engine, f"{name} on {there.host.name}",
                 lambda done: tell(done, len(samples)),
+            ))  # fmt: skip
+            original = in_it.asked(_Again(answers))
+            tally = measure(
+                original, [elsewhere], samples, metric, output, labels=labels, pictures=pictures,
+                selector=(lambda: original) if isinstance(original, Answering) else selector,
             )  # fmt: skip
-            return measure(
-                _Again(answers), [elsewhere], samples, metric, output, labels=labels,
-                selector=selector,
-            )  # fmt: skip
+            if isinstance(elsewhere, Rows):
+                wrong.append(in_it.told(elsewhere.name, elsewhere.wrong))
+            return tally
 
         count = "a host" if len(hosts) == 1 else f"{len(hosts)} hosts"
         found = on_all(hosts, python, f"validating on {count}", work)
         if answers.error is not None:
             raise answers.error
     tallies = [tally for _, tally in found if tally is not None]
-    return [row for row, _ in found], _side_by_side(tallies)
+    return [row for row, _ in found], _side_by_side(tallies), wrong
 
 
 class _Answers:
