@@ -31,6 +31,7 @@ from onnxgraft.errors import (
 )
 from onnxgraft.files import cache_folder, check_place, existing_file, json_text, places, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
+from onnxgraft.files.remote import is_url
 from onnxgraft.progress import logger, reporting
 
 __all__ = ["EVERYTHING", "Json", "Result", "app", "main", "subcommand"]
@@ -358,10 +359,12 @@ def _guard(name: str, limits: Mapping[str, Any], given: Mapping[str, Any]) -> in
 def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:
     """Return what a subcommand was told to write; None where it may write anything.
 
-    The user's own code may, and a cluster's processes and ssh have to connect.
+    The user's own code may; a cluster's processes, ssh and storage have to connect.
     """
     texts = [str(value) for value in given.values() if isinstance(value, str | Path)]
-    if given.get("ray") or given.get("hosts") or any(".py:" in text for text in texts):
+    if given.get("ray") or given.get("hosts"):
+        return None
+    if any(".py:" in text or is_url(text) for text in texts):
         return None
     places = [given[key] for key in _WRITTEN if isinstance(given.get(key), Path)]
     if name == "bench" and (given.get("record") or given.get("p99")):

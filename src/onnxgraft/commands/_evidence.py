@@ -15,6 +15,8 @@ from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, sha256
+from onnxgraft.files.limits import IMAGE_BYTES
+from onnxgraft.files.remote import File, Remote, contents, place_of
 from onnxgraft.stages.engine import Evidence
 from onnxgraft.stages.engine.passport import Passport, record
 from onnxgraft.stages.validate.polygraphy import is_recording
@@ -72,24 +74,36 @@ def hash_of_data(data: Place | Samples) -> str:
         for position in range(len(data)):
             total.update(f"{data.identity(position)}\n".encode())
         return total.hexdigest()
-    place, labels = Path(data), dict[Path, int]()
-    files = []
-    if place.is_dir():
+    place, labels = place_of(data), dict[File, int]()
+    files: list[File] = []
+    if isinstance(place, Remote):
+        files, labels = _listed(place)
+    elif place.is_dir():
         files = sorted(entry for entry in place.iterdir() if entry.is_file())
     elif existing_file(place, "the data").suffix == ".npz" or is_recording(place):
         return sha256(place)
     if not files:
-        found = list_data(place)
-        if found.rows:
+        if isinstance(place, Path) and list_data(place).rows:
             return sha256(place)
-        files = found.files
-        labels = {e.images[0]: e.label for e in found.entries if isinstance(e.label, int)}
+        files, labels = _listed(place)
     if not files:
         raise InputError(f"{place}: there are no files in it")
     for file in files:
         kind = f"\0{labels[file]}" if file in labels else ""
-        total.update(f"{file.name}\0{sha256(file)}{kind}\n".encode())
+        total.update(f"{file.name}\0{_sha256(file)}{kind}\n".encode())
     return total.hexdigest()
+
+
+def _listed(place: File) -> tuple[list[File], dict[File, int]]:
+    """Return the files of a folder or list, and the classes that are their labels."""
+    found = list_data(place)
+    return found.files, {e.images[0]: e.label for e in found.entries if isinstance(e.label, int)}
+
+
+def _sha256(file: File) -> str:
+    if isinstance(file, Remote):
+        return hashlib.sha256(contents(file, IMAGE_BYTES, "the image")).hexdigest()
+    return sha256(file)
 
 
 def engine_row(name: str, passport: Passport, file: Path) -> EngineRow:
