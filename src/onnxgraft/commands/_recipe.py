@@ -24,6 +24,7 @@ from onnxgraft.data.streams import is_data, title_of
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
+from onnxgraft.files.remote import is_url
 from onnxgraft.files.toml import Place
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.model import Model
@@ -85,7 +86,7 @@ def read_recipe(
     if section.classes is not None and Path(section.classes).suffix:
         paths.append((section, "classes"))
     for holder, name in paths:
-        if getattr(holder, name) is not None:
+        if getattr(holder, name) is not None and not is_url(getattr(holder, name)):
             setattr(holder, name, os.path.normpath(file.parent / getattr(holder, name)))
     if images is not None:
         recipe.calibrate.images = recipe.validation.images = images
@@ -192,7 +193,8 @@ def check_files(recipe: Recipe) -> None:
     }  # fmt: skip
     for place, path in named.items():
         # A checkpoint of TensorFlow is named by how its files begin.
-        if path and not os.path.exists(path) and not glob.glob(f"{glob.escape(path)}.*"):
+        there = not path or is_url(path) or os.path.exists(path)
+        if not there and not glob.glob(f"{glob.escape(path or '')}.*"):
             raise at_key(
                 recipe.file, place, f"there is no {path}; paths begin at the recipe's folder"
             )
