@@ -34,7 +34,7 @@ class Promise:
 
 MODEL, DATA, ENGINE = "a model file", "data and documents", "an engine or a passport"
 PLACE, USER, LIBRARY = "an output's place", "another user of the machine", "a library"
-PACKAGES, CLIENT = "the packages", "a client of `serve`"
+PACKAGES, CLIENT, HOST = "the packages", "a client of `serve`", "a host of `--hosts`"
 
 PROMISES = (
     # Refused in a sentence, before it costs anything.
@@ -343,6 +343,29 @@ PROMISES = (
         "src/onnxgraft/sandbox/landlock.py",
         "_BIND | _CONNECT if version",
         "_CONNECT if version",
+    ),
+    # Other machines.
+    Promise(
+        HOST, "no name of a host is an option of ssh, or a command",
+        "tests/commands/test_hosts.py::"
+        "test_what_could_be_an_option_or_a_command_is_no_host[-oProxyCommand=touch x]",
+        "src/onnxgraft/commands/_hosts.py",
+        """_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*\"""",
+        """_NAME = r"[^@:]+\"""",
+    ),
+    Promise(
+        HOST, "what it says is short, and read in a time and a size that are limited",
+        "tests/commands/test_hosts.py::test_a_host_that_lies_is_one_row[error]",
+        "src/onnxgraft/commands/_hosts.py",
+        "    return printable(str(text), _SENTENCE).strip()",
+        "    return str(text)",
+    ),
+    Promise(
+        HOST, "it keeps nothing of what it was given, where either side dies",
+        "tests/commands/test_hosts.py::test_a_host_keeps_nothing_of_one_who_is_gone[9]",
+        "src/onnxgraft/commands/_on_host.py",
+        "            shutil.rmtree(self._folder, ignore_errors=True)",
+        "            pass",
     ),
     # Packages.
     Promise(

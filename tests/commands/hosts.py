@@ -68,12 +68,12 @@ _OPENED = {"inputs": [["x", "float32", ["N", 4]]], "outputs": [["y", "float32", 
 _COPIED = [_DONE] * 2
 # What hosts answer that are broken, or that lie.
 ODD = {
+    "error": lambda: _says("about", {"error": "\x1b[2J" + "e" * 5000}),
     "older": lambda: _says({"format": "onnxgraft.host/0", "versions": {"onnxgraft": "0\x1b[2J"}}),
     "silent": lambda: _says(),
     "list": lambda: _says([]),
     "empty": lambda: _says({}),
     "busy": lambda: _says("about", {"busy": "very"}),
-    "error": lambda: _says("about", {"error": "\x1b[2J" + "e" * 5000}),
     "specs": lambda: _says("about", _BUSY, *_COPIED, {"inputs": 1, "outputs": [], "warnings": []}),
     "arrays": lambda: _says(
         "about", _BUSY, *_COPIED, _OPENED, {"arrays": [["y", "<f4", [1 << 40, 4]]]}
