@@ -216,8 +216,8 @@ PROMISES = (
         LIBRARY, "a candidate that differs from its original ends with exit status 1",
         "tests/cli/test_cli.py::test_a_candidate_that_differs_is_exit_status_1",
         "src/onnxgraft/cli/_app.py",
-        "            if not result.passed:\n                raise typer.Exit(EXIT_FAILED)",
-        "            if not result:\n                raise typer.Exit(EXIT_FAILED)",
+        "            if status:\n                raise typer.Exit(status)",
+        "            if not result:\n                raise typer.Exit(status)",
     ),
     # Data and documents.
     Promise(

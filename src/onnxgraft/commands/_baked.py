@@ -88,7 +88,7 @@ class InIt:
 
     def _means(self, name: str) -> bool:
         """Tell whether a name is that of the scores, with or without TensorFlow's number."""
-        return name.removesuffix(":0") == self.scores.removesuffix(":0")
+        return _plain(name) == _plain(self.scores)
 
     def floors(self, found: Tolerance) -> Tolerance:
         """Return what explains a difference of scores as what explains one of classes.
@@ -152,27 +152,24 @@ def find_in_it(
         InputError: Something is, and the whole recipe is not given.
     """
     found = InIt()
-    first = original.inputs[0]
-    takes = engine.inputs[0]
-    if (
-        len(original.inputs) == len(engine.inputs) == 1
-        and takes.dtype == "uint8" != first.dtype
-        and len(takes.shape) == 4
-        and left[0].layout == "nhwc"
-    ):
+    if not len(original.inputs) == len(engine.inputs) == 1:  # no recipe is in one of several
+        return found
+    first, takes = original.inputs[0], engine.inputs[0]
+    pictures = takes.dtype == "uint8" != first.dtype and len(takes.shape) == 4
+    if pictures and left[0].layout == "nhwc":
         found = replace(found, pictures=left[0])
     known = {spec.name: spec for spec in engine.outputs}
     answer = known.get(left[1].output or "")
-    if answer is not None and answer.name in {s.name.removesuffix(":0") for s in original.outputs}:
-        answer = None
+    if answer is not None and _plain(answer.name) in {_plain(s.name) for s in original.outputs}:
+        answer = None  # which the original gives itself
     theirs = [spec for spec in original.outputs if spec.dtype.startswith("float")]
     if answer is not None and answer.dtype in ("uint8", "int32") and len(answer.shape) == 3:
-        named = "" if how is None or how.output is None else how.output
-        chosen = partners([named], [spec.name for spec in theirs]).get(named) if named else None
         maps = [spec for spec in theirs if len(spec.shape) == 4]
-        scores = next((spec for spec in maps if spec.name == chosen), maps[0] if maps else None)
-        if scores is not None:
-            found = replace(found, scores=scores.name, classes=answer, axis=_axis(scores, answer))
+        named = "" if how is None else how.output or ""
+        chosen = [spec for spec in maps if _plain(spec.name) == _plain(named)] or maps
+        if chosen:
+            axis = _axis(chosen[0], answer)
+            found = replace(found, scores=chosen[0].name, classes=answer, axis=axis)
     elif answer is not None and left[1].form == "ssd" and answer.shape[1:] == (7,):
         others = [spec.name for spec in engine.outputs if spec.name != answer.name]
         wanted = (how.output if how is not None else None) or others[0]
@@ -195,6 +192,11 @@ def find_in_it(
         found, recipe=(recipe or Preprocess()).sized(first), how=how or Postprocess(),
         size=(sides[0], sides[1]) if len(sides) == 2 else None,
     )  # fmt: skip
+
+
+def _plain(name: str) -> str:
+    """Return a name without the number that TensorFlow gives it."""
+    return name.removesuffix(":0")
 
 
 def _axis(scores: TensorSpec, classes: TensorSpec) -> int:
@@ -237,14 +239,10 @@ class Answering(Resource):
 
     def _asked(self, feeds: Feeds) -> tuple[Array, Outputs]:
         found = self._original.infer(feeds)
-        scores = found[self._what.scores]
-        best = scores.argmax(self._what.axis).astype(self._classes.dtype)
-        return scores, {
-            self._classes.name if name == self._what.scores else name: (
-                best if name == self._what.scores else value
-            )
-            for name, value in found.items()
-        }
+        name = self._what.scores
+        scores = found[name]
+        found = {**found, name: scores.argmax(self._what.axis).astype(self._classes.dtype)}
+        return scores, {self._classes.name if n == name else n: v for n, v in found.items()}
 
 
 class Rows(Resource):
