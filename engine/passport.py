@@ -16,7 +16,7 @@ from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.layers import LayerPrecision
 from onnxgraft.run.seen import Proof
-from onnxgraft.targets import find_target
+from onnxgraft.targets import FORMATS, find_target
 from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
@@ -79,7 +79,7 @@ class Passport:
 
     Attributes:
         target: The library that runs it.
-        precision: ``fp32``, ``tf32``, ``fp16``, ``bf16`` or ``int8``.
+        precision: ``fp32``, ``tf32``, ``fp16``, ``bf16``, ``int8`` or ``fp8``.
         engine: SHA-256 of the engine file; empty for an engine that came without a passport.
         source: The original that it computes.
         inputs: Of the graph it was built from, in order.
@@ -152,8 +152,8 @@ class Passport:
         if self.weights:
             floats = "" if self.floats == "fp32" else f"+{self.floats}"
             return f"{self.weights} weights{floats}"
-        mixed = self.precision == "int8" and self.floats != "fp32"
-        return f"int8+{self.floats}" if mixed else self.precision
+        mixed = self.precision in FORMATS and self.floats != "fp32"
+        return f"{self.precision}+{self.floats}" if mixed else self.precision
 
     @property
     def name(self) -> str:

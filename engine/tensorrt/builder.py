@@ -86,6 +86,7 @@ class Settings:
         level: Of optimization, 0 to 5; None leaves it to TensorRT.
         version_compatible: The engine runs in later versions too; it carries no host code.
         tf32: Float32 layers may round their inputs to TF32's 10 bits of mantissa.
+        capability: The least compute capability of a GPU that runs the graph: FP8 needs 8.9.
     """
 
     profiles: Sequence[Profile] = ()
@@ -95,6 +96,7 @@ class Settings:
     level: int | None = None
     version_compatible: bool = False
     tf32: bool = False
+    capability: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def build_plan(trt: Any, onnx: bytes, settings: Settings, progress: Progress | N
     Raises:
         BuildError: TensorRT refuses the graph; a `ParseError` names its nodes.
     """
+    _check_gpu(settings)
     implicit = settings.calibration is not None
     if implicit and major(trt) > 10:
         raise BuildError(
@@ -251,6 +254,18 @@ def gpu() -> dict[str, str] | None:
         "compute capability": f"{large.value}.{small.value}",
         "driver": own + offered,
     }
+
+
+def _check_gpu(settings: Settings) -> None:
+    """Refuse a graph that the GPU of this machine, if there is one, does not run."""
+    here = gpu()
+    have = "" if here is None else here["compute capability"]
+    if here is not None and tuple(map(int, have.split("."))) < settings.capability:
+        least = ".".join(map(str, settings.capability))
+        raise BuildError(
+            f"the graph is in FP8, which GPUs of compute capability {least} and later run, and "
+            f"here is {here['gpu']} with {have}; quantize to INT8 for it"
+        )
 
 
 def _strongly_typed(trt: Any) -> int:

@@ -84,13 +84,13 @@ def pack(
     options = options or BuildOptions()
     if (float_model is None) != (options.calibration is None):
         raise InputError("TensorRT 10 needs both the float graph and the calibration cache")
-    explicit = settings(model.inputs, replace(options, calibration=None))
+    explicit = settings(model, replace(options, calibration=None))
     files = {"model.onnx": model.to_onnx().SerializeToString(deterministic=True)}
     lines = {major: _line("model.onnx", path, explicit, major) for major in (10, 11)}
     if float_model is not None and options.calibration is not None:
         files["float.onnx"] = float_model.to_onnx().SerializeToString(deterministic=True)
         files["calibration.cache"] = options.calibration
-        implicit = settings(float_model.inputs, options)
+        implicit = settings(float_model, options)
         lines[10] = _line("float.onnx", path, implicit, 10)
     if passport.recipe:
         files["recipe.json"] = json.dumps(passport.recipe, indent=2).encode()
@@ -98,6 +98,7 @@ def pack(
         "format": _MANIFEST,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         "profiles": builder.plain(explicit.profiles),
+        "capability": list(explicit.capability),
         "passport": passport_json(passport),
     }
     folder = Path(__file__).parent

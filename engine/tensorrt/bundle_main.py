@@ -76,6 +76,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         pair = ("float.onnx" in files) == ("calibration.cache" in files)
         str(manifest["passport"]["floats"])
         _profiles(manifest)
+        _capability(manifest)
     except (
         ArithmeticError, AttributeError, EOFError, LookupError, RuntimeError, TypeError,
         ValueError, zipfile.BadZipFile, zlib.error,
@@ -107,6 +108,12 @@ def _profiles(manifest: dict[str, Any]) -> list[builder.Profile]:
     return profiles
 
 
+def _capability(manifest: dict[str, Any]) -> tuple[int, int]:
+    """Return the least compute capability; TypeError or ValueError if it is none."""
+    large, small = map(int, manifest.get("capability", (0, 0)))
+    return large, small
+
+
 def build(manifest: dict[str, Any], files: dict[str, bytes], options: Any) -> None:
     """Build the engine and write it with its passport."""
     import tensorrt as trt
@@ -122,6 +129,7 @@ def build(manifest: dict[str, Any], files: dict[str, bytes], options: Any) -> No
         calibration=files["calibration.cache"] if implicit else None,
         timing=None if timing is None else timing.read_bytes() if timing.is_file() else b"",
         tf32=manifest["passport"]["floats"] == "tf32",
+        capability=_capability(manifest) if not implicit else (0, 0),
     )
     plan = builder.build_plan(trt, files[graph], settings, show)
     write(options.out, plan.engine)

@@ -158,7 +158,7 @@ def calibrated(done: Calibrated, console: Console) -> None:
 
 
 def quantized(done: Quantized, console: Console) -> None:
-    """Print what became INT8 and what did not, or a target's table."""
+    """Print what was quantized and what was not, or a target's table."""
     if done.done is None:
         for line in done.placement.splitlines():
             say(console, line)
@@ -177,7 +177,11 @@ def quantized(done: Quantized, console: Console) -> None:
 def _int8_lines(done: Int8Graph, out: str) -> list[str]:
     report = done.report
     total = len(report.layers) + len(report.float_layers)
-    what = f"with {report.weights.upper()} weights" if report.weights else "in INT8"
+    what = (
+        f"with {report.weights.upper()} weights"
+        if report.weights
+        else f"in {report.format.upper()}"
+    )
     lines = [f"{out}: {len(report.layers)} of {total} layers {what}"]
     if done.search is not None:
         lines += _mixes(done.search)

@@ -62,7 +62,7 @@ from onnxgraft.stages.validate import (
     fit_metric,
     labelled_rows,
 )
-from onnxgraft.targets import Floats, find_target
+from onnxgraft.targets import FORMATS, Floats, find_target
 from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
@@ -176,7 +176,7 @@ class BudgetReport:
     def __str__(self) -> str:
         """Return the outcome as a sentence."""
         best, verdict = self.rows[-1], "is met" if self.passed else "is NOT met; the best mix is"
-        inside = best.layers.get("int8", 0)
+        inside = sum(best.layers.get(kind, 0) for kind in FORMATS)
         value = best.metric if best.engine is None else best.engine
         return (
             f"the budget {self.budget.metric}={self.budget.drop:g} {verdict} with {inside} of "
@@ -317,7 +317,7 @@ def within_budget(
 
         def row(name: str, in_float: frozenset[str], lost: float | None) -> MixRow:
             inside = everything - in_float
-            counted = {floats: len(in_float), "int8": len(inside)}
+            counted: dict[str, int] = {floats: len(in_float), table.format: len(inside)}
             value = None if lost is None else metric.value(lost)
             share = int8_share(estimate.costs, inside)
             latency = (estimate(inside) if inside else whole) / whole if whole else math.nan
@@ -328,7 +328,7 @@ def within_budget(
             )  # fmt: skip
 
         rows = [row("FP32", frozenset(everything), metric.nothing_lost)]
-        rows[0] = replace(rows[0], layers={"fp32": len(layers), "int8": 0}, latency=1.0)
+        rows[0] = replace(rows[0], layers={"fp32": len(layers), table.format: 0}, latency=1.0)
         rows += [row("all INT8", fixed, trials[0].loss)]
         models = {"FP32": prepared.model, "all INT8": mixed(prepared, table, fixed)}
         if chosen != fixed:
@@ -722,7 +722,7 @@ def _identity(
     """Return the SHA-256 of everything that a verdict depends on, but for the budget's size."""
     digest = hashlib.sha256()
     integers = [
-        hashlib.sha256(stored.integers.tobytes() + stored.scale.tobytes()).hexdigest()
+        hashlib.sha256(stored.numbers.tobytes() + stored.scale.tobytes()).hexdigest()
         for stored in prepared.improved.weights.values()
     ]
     bias = [
