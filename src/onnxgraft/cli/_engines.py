@@ -46,8 +46,8 @@ Precision = Annotated[
     typer.Option(
         metavar="PRECISION",
         rich_help_panel=TARGET,
-        help="Precision that the graph must have (fp32 or int8), or that its float layers run in "
-        "(tf32, fp16 or bf16).",
+        help="Precision that the graph must have (fp32, int8 or fp8), or that its float layers run "
+        "in (tf32, fp16 or bf16).",
     ),
 ]
 

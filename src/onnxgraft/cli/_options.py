@@ -210,7 +210,7 @@ FloatName = Annotated[
     str,
     typer.Option(
         "--float", metavar="PRECISION", rich_help_panel=TARGET, autocompletion=one_of(FLOATS),
-        help=f"Precision of the layers that are not INT8: {_FLOATS}.",
+        help=f"Precision of the layers that are not quantized: {_FLOATS}.",
     ),
 ]  # fmt: skip
 CpuName = Annotated[

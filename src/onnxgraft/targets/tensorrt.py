@@ -80,9 +80,11 @@ TENSORRT = Target(
     ),
     needs="an NVIDIA GPU",
     on_cpu=False,
-    # NVIDIA's data sheet; half of its FLOPS are MACs.
+    # NVIDIA's data sheet; half of its FLOPS are MACs. It has no TF32 and no BF16 of its own.
     machine=Machine(
-        "an NVIDIA T4", {"fp32": 4.05e12, "fp16": 32.5e12, "bf16": 4.05e12, "int8": 65e12}, 320e9
+        "an NVIDIA T4",
+        {"fp32": 4.05e12, "tf32": 4.05e12, "fp16": 32.5e12, "bf16": 4.05e12, "int8": 65e12},
+        320e9,
     ),
     floats={"tf32": "engine", "fp16": "graph"},
     fp8=_FP8,
