@@ -163,6 +163,7 @@ def bundle(
     options: BuildOptions | None = None,
     evidence: Evidence | None = None,
     ranges: Ranges | None = None,
+    dla: int | None = None,
 ) -> Bundle:
     """Pack what builds a TensorRT engine on another machine: see `tensorrt.bundle`.
 
@@ -174,11 +175,17 @@ def bundle(
         options: How the target builds.
         evidence: What the passport shall say of data, ranges and recipe.
         ranges: As of `build`.
+        dla: The core of a DLA that runs what it can of a float graph; ``float_model`` if there is
+            one, else ``model``. TensorRT 10 builds that.
     """
+    if dla is not None:
+        model, precision, options = _for_dla(float_model or model, precision, options, dla)
     actual, options = _resolved(model, precision, options or BuildOptions())
     _check(TENSORRT, options)
     _check_format(TENSORRT, actual, model)
-    graph, halved = _written(model, TENSORRT, options, ranges)
+    graph, halved = model, Flags()
+    if dla is None:
+        graph, halved = _written(model, TENSORRT, options, ranges)
     passport = Passport(
         target=TENSORRT.name,
         precision=actual,
@@ -194,7 +201,30 @@ def bundle(
         recipe=dict(evidence.recipe) if evidence else {},
         weights=stored_weights(model) or "",
     )
-    return pack(graph, path, passport, float_model=float_model, options=options)
+    return pack(graph, path, passport, float_model=float_model, options=options, dla=dla)
+
+
+def _for_dla(
+    model: Model, precision: Precision | None, options: BuildOptions | None, core: int
+) -> tuple[Model, Precision, BuildOptions]:
+    """Return the float graph that a DLA gets, its precision and options; refuse what it can't be.
+
+    INT8 is made from the calibration cache on the target; all else runs in FP16.
+    """
+    options = options or BuildOptions()
+    if core < 0:
+        raise InputError(f"--dla {core}: a core of the DLA, from 0 on")
+    if graph_precision(model) != "fp32":
+        raise InputError(
+            f"{model.file}: a DLA takes a float graph, in INT8 with a calibration cache: name the "
+            "float one with --float, and the cache that onnxgraft calibrate --cache-out writes "
+            "with --calibration"
+        )
+    actual: Precision = "fp16" if options.calibration is None else "int8"
+    if precision not in (None, actual):
+        cure = "give --calibration" if precision == "int8" else "leave --precision out"
+        raise InputError(f"--dla runs this in {actual}, not in {precision}; {cure}")
+    return model, actual, replace(options, floats="fp16")
 
 
 def graph_hash(model: Model) -> str:

@@ -51,6 +51,7 @@ class Flags:
         calibration: ``implicit`` where INT8 was made from a calibration cache (TensorRT 10).
         float32: Layers that FP16 does not hold, and why.
         unchecked: How many tensors had no range to check FP16 with.
+        dla: The core of the DLA that runs what it can; None for the GPU alone (TensorRT 10).
     """
 
     hint: str = "latency"
@@ -65,6 +66,7 @@ class Flags:
     calibration: str = ""
     float32: Mapping[str, str] = field(default_factory=dict)
     unchecked: int = 0
+    dla: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what differs from the defaults."""
@@ -288,7 +290,7 @@ def _flags(stored: dict[str, Any]) -> Flags:
         if isinstance(usual, str | bool) and not isinstance(value, type(usual)):
             raise ValueError(f"the flag {entry.name} is {value!r}")
         number = isinstance(value, int) and not isinstance(value, bool)
-        if entry.name in ("threads", "workspace", "level", "models", "unchecked") and not (
+        if entry.name in ("threads", "workspace", "level", "models", "unchecked", "dla") and not (
             number or value is None
         ):
             raise ValueError(f"the flag {entry.name} is {value!r}")

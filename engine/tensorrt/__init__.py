@@ -214,6 +214,8 @@ class TensorRt(Computing):
         before = self._cuda.used()
         self._logger = builder.quiet(trt)
         self._runtime = trt.Runtime(self._logger)
+        if passport.flags.dla is not None:
+            self._runtime.DLA_core = passport.flags.dla
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         self._context: Any = self._engine and self._engine.create_execution_context()
         if not self._context:

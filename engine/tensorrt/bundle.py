@@ -22,6 +22,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.stages.engine.options import BuildOptions
 from onnxgraft.stages.engine.passport import Flags, Passport, passport_json
 from onnxgraft.stages.engine.tensorrt import builder, settings
+from onnxgraft.stages.engine.tensorrt.dla import OnGpu, on_gpu
 from onnxgraft.targets import tensorrt_calibrator
 
 __all__ = ["Bundle", "pack", "unpacked"]
@@ -46,6 +47,8 @@ class Bundle:
         members: The names of the files in it.
         trtexec: For each major version of TensorRT, the line that does the same.
         flags: As in the passport.
+        dla: The core of the DLA that it is for; None for the GPU alone.
+        on_gpu: The nodes that a DLA does not take, by NVIDIA's documentation.
     """
 
     path: str
@@ -53,6 +56,8 @@ class Bundle:
     members: tuple[str, ...]
     trtexec: dict[int, str]
     flags: Flags
+    dla: int | None = None
+    on_gpu: tuple[OnGpu, ...] = ()
 
     passed = True
 
@@ -68,6 +73,7 @@ def pack(
     *,
     float_model: Model | None = None,
     options: BuildOptions | None = None,
+    dla: int | None = None,
 ) -> Bundle:
     """Pack what the target needs into one archive, which Python runs.
 
@@ -77,11 +83,16 @@ def pack(
         passport: What the engine's passport shall say; the target fills in what it builds with.
         float_model: For TensorRT 10, which makes INT8 of this and ``options.calibration``.
         options: How the target builds.
+        dla: The core of the DLA that runs what it can of ``model``, a float graph, in INT8 with
+            ``options.calibration`` and else in FP16.
 
     Raises:
-        InputError: Of float graph and calibration cache there is only one.
+        InputError: Of float graph and calibration cache there is only one, or a DLA is to run more
+            than one shape.
     """
     options = options or BuildOptions()
+    if dla is not None:
+        return _pack_for_dla(model, path, passport, options, dla)
     if (float_model is None) != (options.calibration is None):
         raise InputError("TensorRT 10 needs both the float graph and the calibration cache")
     explicit = settings(model, replace(options, calibration=None))
@@ -92,13 +103,47 @@ def pack(
         files["calibration.cache"] = options.calibration
         implicit = settings(float_model, options)
         lines[10] = _line("float.onnx", path, implicit, 10)
+    told = {"capability": list(explicit.capability)}
+    members, size = _written(path, files, explicit, passport, told)
+    return Bundle(os.fspath(path), size, members, lines, passport.flags)
+
+
+def _pack_for_dla(
+    model: Model, path: str | os.PathLike[str], passport: Passport, options: BuildOptions, core: int
+) -> Bundle:  # fmt: skip
+    """Pack a float graph, with its cache if there is one, for TensorRT 10 and a DLA."""
+    how = replace(settings(model, options), dla=core)
+    for name, shapes in how.profiles[0].items() if how.profiles else ():
+        if len(how.profiles) > 1 or len(set(shapes)) > 1:
+            raise InputError(
+                f"--dla: a DLA runs one shape, and {name} may have several; give one batch with "
+                "--batches 1, or the shape with --shapes"
+            )
+    sizes = {name: shapes[1] for name, shapes in (how.profiles[0] if how.profiles else {}).items()}
+    files = {"model.onnx": model.to_onnx().SerializeToString(deterministic=True)}
+    if options.calibration is not None:
+        files["calibration.cache"] = options.calibration
+    found = on_gpu(model, sizes, int8=options.calibration is not None)
+    lines = {10: _line("model.onnx", path, how, 10)}
+    members, size = _written(path, files, how, passport, {"dla": core})
+    return Bundle(os.fspath(path), size, members, lines, passport.flags, core, found)
+
+
+def _written(
+    path: str | os.PathLike[str],
+    files: dict[str, bytes],
+    how: builder.Settings,
+    passport: Passport,
+    told: dict[str, Any],
+) -> tuple[tuple[str, ...], int]:
+    """Write the archive; return the names of the files in it, and its size in bytes."""
     if passport.recipe:
         files["recipe.json"] = json.dumps(passport.recipe, indent=2).encode()
     manifest = {
         "format": _MANIFEST,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-        "profiles": builder.plain(explicit.profiles),
-        "capability": list(explicit.capability),
+        "profiles": builder.plain(how.profiles),
+        **told,
         "passport": passport_json(passport),
     }
     folder = Path(__file__).parent
@@ -116,8 +161,7 @@ def pack(
         for name, data in {**code, **files}.items():
             packed.writestr(zipfile.ZipInfo(name, _DATE), data, zipfile.ZIP_DEFLATED)
     write_bytes(path, archive.getvalue())
-    size = len(archive.getvalue())
-    return Bundle(os.fspath(path), size, (*code, *files), lines, passport.flags)
+    return (*code, *files), len(archive.getvalue())
 
 
 def unpacked(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, int]]:

@@ -179,6 +179,15 @@ def bundle(
     ranges: RangesUsed = None,
     data: DataUsed = None,
     recipe: RecipeFile = None,
+    dla: Annotated[
+        int | None,
+        typer.Option(
+            metavar="CORE",
+            rich_help_panel=TARGET,
+            help="Core of the DLA of a Jetson or DRIVE that runs what it can, in INT8 with "
+            "--calibration and else in FP16 (TensorRT 10).",
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> Result:
@@ -188,7 +197,7 @@ def bundle(
     return commands.bundle(
         model, out, precision=precision, float_model=float_model, calibration=calibration,
         shapes=shapes, min_shapes=min_shapes, max_shapes=max_shapes, batches=batches,
-        ranges=ranges, data=data, recipe=recipe, force=force,
+        ranges=ranges, data=data, recipe=recipe, dla=dla, force=force,
     )  # fmt: skip
 
 

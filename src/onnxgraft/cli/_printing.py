@@ -263,6 +263,10 @@ def bundled(done: Bundle, console: Console) -> None:
     out = Path(done.path)
     say(console, f"{out}: {done.size / 1e6:.1f} MB")
     _float32(console, done.flags)
+    if done.dla is not None:
+        say(console, f"for core {done.dla} of the DLA, with TensorRT 10")
+        for node in done.on_gpu:
+            say(console, f"  on the GPU, by NVIDIA's documentation: {node}")
     say(console, f"on the target: python3 {out.name} -o {out.stem}.engine")
     say(console, f"or, after python3 {out.name} --extract .:")
     for major, line in done.trtexec.items():

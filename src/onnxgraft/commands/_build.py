@@ -234,6 +234,7 @@ def bundle(
     ranges: Place | None = None,
     data: Place | None = None,
     recipe: Place | None = None,
+    dla: int | None = None,
     force: bool = False,
 ) -> Bundle:
     """Pack what builds a TensorRT engine on another machine, with TensorRT and Python alone.
@@ -251,6 +252,9 @@ def bundle(
         ranges: As of `build`.
         data: As of `build`.
         recipe: As of `build`.
+        dla: The core of a DLA, Jetson's and DRIVE's accelerator: TensorRT 10 lets it run what it
+            can of the float graph, in INT8 with a calibration cache and else in FP16, and the GPU
+            the rest.
         force: Replace an existing file of another kind, too.
 
     Raises:
@@ -271,7 +275,7 @@ def bundle(
         float_model=None if float_model is None else as_model(float_model),
         options=options,
         evidence=evidence(ranges=ranges or calibration, data=data, recipe=recipe),
-        ranges=_ranges(ranges, precision),
+        ranges=_ranges(ranges, precision), dla=dla,
     )  # fmt: skip
 
 

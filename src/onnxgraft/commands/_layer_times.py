@@ -166,6 +166,8 @@ def _in_float(
 ) -> Iterator[tuple[float, str]]:
     """Yield what layers in float take, with a sentence on it; quantized in the graph or not."""
     refused: dict[str, float] = defaultdict(float)
+    kinds = {plan.of(one.nodes) for one in found} & set(FORMATS) or {"int8"}
+    kind = " or ".join(sorted(kinds)).upper()
     kept: dict[str, float] = defaultdict(float)
     for one in found:
         inside = ("", *FORMATS)
@@ -177,8 +179,8 @@ def _in_float(
             costs[told] += one.layer.milliseconds or 0.0
     yield from _sentence(
         whole,
-        f"{_count(refused)} that the graph has in 8 bits ran in float, for which the library has "
-        "no such kernel here, and took",
+        f"{_count(refused)} that the graph has in {kind} ran in float, for which the library has "
+        f"no {kind} kernel here, and took",
         refused,
     )
     where = "ran in float" if model is None else "the graph has in float"
@@ -223,10 +225,11 @@ def _compare(
         if whole.engine not in integers or float_ is None:
             continue
         theirs = engines[float_]
+        mine = engines[whole.engine].values()
         late = {
             f"{row.layer} ({row.milliseconds:.3g} ms, {theirs[row.layer].milliseconds:.3g} in "
             "float)": row.milliseconds - theirs[row.layer].milliseconds
-            for row in engines[whole.engine].values()
+            for row in mine
             if _quantized(row.precision) and row.layer in theirs
             and row.milliseconds >= theirs[row.layer].milliseconds > 0
         }  # fmt: skip
@@ -234,7 +237,7 @@ def _compare(
         if late and lost >= _LITTLE * whole.layers:
             most = sorted(late, key=lambda name: -late[name])[:_NAMED]
             more = ", and more" if len(late) > _NAMED else ""
+            kind = "FP8" if any("fp8" in row.precision for row in mine) else "INT8"
             whole.slow.append(
-                f"eight bits were no faster than {float_} in {_count(late)}: "
-                f"{', '.join(most)}{more}"
+                f"{kind} was no faster than {float_} in {_count(late)}: {', '.join(most)}{more}"
             )
