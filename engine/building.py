@@ -26,7 +26,7 @@ from onnxgraft.stages.engine.loading import backend_of
 from onnxgraft.stages.engine.options import BuildOptions
 from onnxgraft.stages.engine.passport import Flags, Passport, passport_json, passport_path
 from onnxgraft.stages.engine.proving import Builder, mend
-from onnxgraft.stages.engine.tensorrt.bundle import Bundle, pack
+from onnxgraft.stages.engine.tensorrt.bundle import Bundle, Program, pack
 from onnxgraft.targets import FORMATS, TARGETS, Floats, Precision, Target, find_target
 from onnxgraft.targets.cpu import Cpu
 from onnxgraft.targets.tensorrt import TENSORRT
@@ -164,6 +164,7 @@ def bundle(
     evidence: Evidence | None = None,
     ranges: Ranges | None = None,
     dla: int | None = None,
+    program: Program | None = None,
 ) -> Bundle:
     """Pack what builds a TensorRT engine on another machine: see `tensorrt.bundle`.
 
@@ -177,6 +178,7 @@ def bundle(
         ranges: As of `build`.
         dla: The core of a DLA that runs what it can of a float graph; ``float_model`` if there is
             one, else ``model``. TensorRT 10 builds that.
+        program: Makes the files of a program; see `tensorrt.bundle`.
     """
     if dla is not None:
         model, precision, options = _for_dla(float_model or model, precision, options, dla)
@@ -201,7 +203,9 @@ def bundle(
         recipe=dict(evidence.recipe) if evidence else {},
         weights=stored_weights(model) or "",
     )
-    return pack(graph, path, passport, float_model=float_model, options=options, dla=dla)
+    return pack(
+        graph, path, passport, float_model=float_model, options=options, dla=dla, program=program
+    )
 
 
 def _for_dla(

@@ -12,11 +12,12 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.files import existing_file, write_bytes
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.engine.options import BuildOptions
@@ -28,6 +29,8 @@ from onnxgraft.targets import tensorrt_calibrator
 __all__ = ["Bundle", "pack", "unpacked"]
 
 _MANIFEST = "onnxgraft.bundle/1"
+# See `pack`.
+Program = Callable[[Model, Passport, Mapping[str, Sequence[int]]], Mapping[str, bytes]]
 # Whatever a zip archive can't be without; always the same, so that equal contents are equal bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -49,6 +52,7 @@ class Bundle:
         flags: As in the passport.
         dla: The core of the DLA that it is for; None for the GPU alone.
         on_gpu: The nodes that a DLA does not take, by NVIDIA's documentation.
+        notes: Sentences that the user should read.
     """
 
     path: str
@@ -58,6 +62,7 @@ class Bundle:
     flags: Flags
     dla: int | None = None
     on_gpu: tuple[OnGpu, ...] = ()
+    notes: tuple[str, ...] = ()
 
     passed = True
 
@@ -74,6 +79,7 @@ def pack(
     float_model: Model | None = None,
     options: BuildOptions | None = None,
     dla: int | None = None,
+    program: Program | None = None,
 ) -> Bundle:
     """Pack what the target needs into one archive, which Python runs.
 
@@ -85,6 +91,8 @@ def pack(
         options: How the target builds.
         dla: The core of the DLA that runs what it can of ``model``, a float graph, in INT8 with
             ``options.calibration`` and else in FP16.
+        program: Makes the files of a program for the engine, of the graph, the passport and the
+            usual shapes of inputs; a note says why where there can be none.
 
     Raises:
         InputError: Of float graph and calibration cache there is only one, or a DLA is to run more
@@ -92,7 +100,7 @@ def pack(
     """
     options = options or BuildOptions()
     if dla is not None:
-        return _pack_for_dla(model, path, passport, options, dla)
+        return _pack_for_dla(model, path, passport, options, dla, program)
     if (float_model is None) != (options.calibration is None):
         raise InputError("TensorRT 10 needs both the float graph and the calibration cache")
     explicit = settings(model, replace(options, calibration=None))
@@ -104,13 +112,19 @@ def pack(
         implicit = settings(float_model, options)
         lines[10] = _line("float.onnx", path, implicit, 10)
     told = {"capability": list(explicit.capability)}
+    notes = _add_program(files, program, model, passport, explicit)
     members, size = _written(path, files, explicit, passport, told)
-    return Bundle(os.fspath(path), size, members, lines, passport.flags)
+    return Bundle(os.fspath(path), size, members, lines, passport.flags, notes=notes)
 
 
 def _pack_for_dla(
-    model: Model, path: str | os.PathLike[str], passport: Passport, options: BuildOptions, core: int
-) -> Bundle:  # fmt: skip
+    model: Model,
+    path: str | os.PathLike[str],
+    passport: Passport,
+    options: BuildOptions,
+    core: int,
+    program: Program | None,
+) -> Bundle:
     """Pack a float graph, with its cache if there is one, for TensorRT 10 and a DLA."""
     how = replace(settings(model, options), dla=core)
     for name, shapes in how.profiles[0].items() if how.profiles else ():
@@ -119,14 +133,35 @@ def _pack_for_dla(
                 f"--dla: a DLA runs one shape, and {name} may have several; give one batch with "
                 "--batches 1, or the shape with --shapes"
             )
-    sizes = {name: shapes[1] for name, shapes in (how.profiles[0] if how.profiles else {}).items()}
     files = {"model.onnx": model.to_onnx().SerializeToString(deterministic=True)}
     if options.calibration is not None:
         files["calibration.cache"] = options.calibration
-    found = on_gpu(model, sizes, int8=options.calibration is not None)
+    found = on_gpu(model, _usual(how), int8=options.calibration is not None)
     lines = {10: _line("model.onnx", path, how, 10)}
+    on_it = replace(passport, flags=replace(passport.flags, dla=core))
+    notes = _add_program(files, program, model, on_it, how)
     members, size = _written(path, files, how, passport, {"dla": core})
-    return Bundle(os.fspath(path), size, members, lines, passport.flags, core, found)
+    return Bundle(os.fspath(path), size, members, lines, passport.flags, core, found, notes)
+
+
+def _usual(how: builder.Settings) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that the first profile is tuned for."""
+    return {name: shapes[1] for name, shapes in (how.profiles or [{}])[0].items()}
+
+
+def _add_program(
+    files: dict[str, bytes],
+    program: Program | None,
+    model: Model,
+    passport: Passport,
+    how: builder.Settings,
+) -> tuple[str, ...]:
+    """Add the files of a program, or return why there are none."""
+    try:
+        files |= {} if program is None else program(model, passport, _usual(how))
+    except OnnxgraftError as error:
+        return (f"there is no program in C++ in it: {error}",)
+    return ()
 
 
 def _written(

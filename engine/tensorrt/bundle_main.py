@@ -1,7 +1,7 @@
 """Builds the engine of the bundle that this file is in, with TensorRT and Python 3.9 alone.
 
     python3 NAME.pyz [-o NAME.engine] [--timing-cache FILE] [--workspace MIB]
-    python3 NAME.pyz --extract FOLDER      writes graph and cache, for trtexec or C++
+    python3 NAME.pyz --extract FOLDER      writes graph, cache and program, for trtexec or C++
 
 Nothing is installed, no data is needed, and the archive is not unpacked to build.
 """
@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 import zipfile
@@ -23,7 +24,9 @@ from onnxgraft.stages.engine.tensorrt import builder
 
 HERE = Path(sys.argv[0])
 # The members that are data, by name: no other name of the archive is ever looked at.
-MEMBERS = ("model.onnx", "float.onnx", "calibration.cache", "recipe.json")
+MEMBERS = ("model.onnx", "float.onnx", "calibration.cache", "recipe.json", "main.cpp",
+           "CMakeLists.txt", "sample.ppm")  # fmt: skip
+ARRAYS = re.compile(r"(input|output)\.\d{1,3}\.npy", re.ASCII)
 # Bytes of one unpacked: what protobuf reads, and pages of text.
 MOST, MOST_MANIFEST = (1 << 31) - 1, 1 << 26
 # The others raise errors of their own on what is damaged.
@@ -69,7 +72,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         with zipfile.ZipFile(path) as archive:
             manifest = json.loads(_member(archive, "manifest.json", MOST_MANIFEST))
             hashes = manifest["sha256"]
-            files = {name: _member(archive, name, MOST) for name in MEMBERS if name in hashes}
+            known = [name for name in hashes if name in MEMBERS or ARRAYS.fullmatch(name)]
+            files = {name: _member(archive, name, MOST) for name in known}
         changed = [
             name for name, data in files.items() if hashlib.sha256(data).hexdigest() != hashes[name]
         ]

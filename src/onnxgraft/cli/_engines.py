@@ -188,6 +188,14 @@ def bundle(
             "--calibration and else in FP16 (TensorRT 10).",
         ),
     ] = None,
+    program: Annotated[
+        bool,
+        typer.Option(
+            "--program/--no-program",
+            rich_help_panel=OUTPUT,
+            help="Pack a program in C++ too, with a sample and what the graph answers to it.",
+        ),
+    ] = True,
     force: Force = False,
     as_json: Json = False,
 ) -> Result:
@@ -197,7 +205,8 @@ def bundle(
     return commands.bundle(
         model, out, precision=precision, float_model=float_model, calibration=calibration,
         shapes=shapes, min_shapes=min_shapes, max_shapes=max_shapes, batches=batches,
-        ranges=ranges, data=data, recipe=recipe, dla=dla, force=force,
+        ranges=ranges, data=data, recipe=recipe, dla=dla, program=program,
+        force=force,
     )  # fmt: skip
 
 

@@ -271,6 +271,7 @@ def bundled(done: Bundle, console: Console) -> None:
     say(console, f"or, after python3 {out.name} --extract .:")
     for major, line in done.trtexec.items():
         say(console, f"  TensorRT {major}: {line}")
+    _notes(console, list(done.notes))
 
 
 def benched(done: Benched, console: Console) -> None:
