@@ -17,14 +17,15 @@ are added in float64, which is exact up to 2^53.
 
 FP8 is the same with its numbers in place of the integers. They are multiples of 2^-9 up to 448, so
 a product is a multiple of 2^-18, and 2^17 products of any size add up exactly in float64. Products
-of matrices are computed there. Convolutions have float32 kernels alone, so both sides are split
-into numbers of fewer bits, with a unit of their own, whose sums of products stay below 2^24 units:
+of matrices are computed there, and a convolution, which onnxruntime has in float32 alone, is one
+for each place of its kernel:
 
-    x = whole part + the rest, of 2^-9         w = (|w| >= 8) + (|w| >= 1/2) + the rest
+    y[o, p] = sum over places k of (sum over c of w[o, c, k] x[c, stride p + k])
 
-The scales are inputs of the graph with a default,
-so that no optimizer folds them into the integers. Everything else runs in onnxruntime as it stands,
-without any fusion of Q and DQ.
+Transposed convolutions, which no target has in FP8, stay as they are.
+
+The scales are inputs of the graph with a default, so that no optimizer folds them into the
+integers. Everything else runs in onnxruntime as it stands, without any fusion of Q and DQ.
 
 `docs/proven.md` says what is proven with it; the tests hold it against a textbook evaluation in
 numpy, float64 throughout.
@@ -63,8 +64,6 @@ __all__ = ["exact", "exact_graph", "exact_layers"]
 
 # float32 holds whole numbers up to here.
 _EXACT = 1 << 24
-# The weights in FP8 that are split off: from here on, and what they are multiples of.
-_WEIGHT_BANDS = ((8.0, 1.0), (0.5, 2.0**-4), (0.0, float8.SMALLEST))
 # Their output holds values of their input alone, so that it has the input's scale.
 _KEEPING = ("Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
@@ -175,7 +174,6 @@ class _Writer:
         self._shapes = shapes
         self.scales = scales
         self._whole: dict[int, _Whole | None] = {}
-        self._split: dict[int, list[tuple[gs.Tensor, float]]] = {}
         self._names = names
         self._count = 0
 
@@ -203,26 +201,73 @@ class _Writer:
                 return
             outputs = numbers.shape[1] * group if transposed else numbers.shape[0]
             data = replace(data, scale=np.repeat(data.scale, outputs // group), axis=None)
-        pieces: list[tuple[gs.Tensor, Array, tuple[int, int], bool]] = []
-        for source, most in self._data_bands(data):
-            for band, unit in _weight_bands(weights):
-                reach = np.abs(band).sum(axis=tuple(range(2, band.ndim)), dtype=np.float64) / unit
-                # (outputs, inputs of a group), and for a transposed one (inputs, outputs of one).
-                per_input = (reach.T if transposed else reach) * most
-                parts = _parts(per_input) if group == 1 else [(0, per_input.shape[1])]
-                if any(per_input[:, b:e].sum(1).max(initial=0.0) >= _EXACT for b, e in parts):
-                    return
-                for begin, end in parts:
-                    kernel = band[begin:end] if transposed else band[:, begin:end]
-                    pieces.append((source, kernel, (begin, end), len(parts) > 1))
-        label, several = node.outputs[0].name, len(pieces) > 1
+        if data.float8:
+            total = None if transposed else self._by_places(node, data.tensor, numbers, group)
+            if total is not None:
+                self._finish(node, [total], scale, data, np.float64, trailing=numbers.ndim - 2)
+            return
+        reach = np.abs(numbers).sum(axis=tuple(range(2, numbers.ndim)), dtype=np.float64)
+        # (outputs, inputs of a group), and for a transposed one (inputs, outputs of a group).
+        per_input = (reach.T if transposed else reach) * data.largest
+        parts = _parts(per_input) if group == 1 else [(0, per_input.shape[1])]
+        if group > 1 and per_input.sum(1).max(initial=0.0) >= _EXACT:
+            return
+        label, several = node.outputs[0].name, len(parts) > 1
         sums = []
-        for source, kernel, (begin, end), cut in pieces:
-            read = self._slice(label, source, begin, end, 1) if cut else source
+        for begin, end in parts:
+            kernel = numbers[begin:end] if transposed else numbers[:, begin:end]
+            read = self._slice(label, data.tensor, begin, end, 1) if several else data.tensor
             part = self._add_like(node, [read, self._constant(label, kernel.astype(np.float32))])
             sums.append(self._cast(label, part, np.float64) if several else part)
         kind = np.float64 if several else np.float32
         self._finish(node, sums, scale, data, kind, trailing=numbers.ndim - 2)
+
+    def _by_places(
+        self, node: gs.Node, tensor: gs.Tensor, kernel: Array, group: int
+    ) -> gs.Tensor | None:
+        """Return a convolution in float64: the sum of a product of matrices for each place of it.
+
+        None where its pads are not told.
+        """
+        axes = kernel.ndim - 2
+        pads = [int(pad) for pad in node.attrs.get("pads", [0] * 2 * axes)]
+        strides = [int(step) for step in node.attrs.get("strides", [1] * axes)]
+        dilations = [int(step) for step in node.attrs.get("dilations", [1] * axes)]
+        if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+            return None
+        label = node.outputs[0].name
+        source = self._cast(label, tensor, np.float64)
+        if any(pads):
+            around = np.array([0, 0, *pads[:axes], 0, 0, *pads[axes:]], np.int64)
+            source = self._add("Pad", label, [source, self._constant(label, around)], np.float64)
+        outputs, inputs = kernel.shape[:2]
+        flat = self._constant(label, np.array([0, group, inputs, -1], np.int64))
+        total = part = source
+        for number, place in enumerate(np.ndindex(*kernel.shape[2:])):
+            begin = [at * step for at, step in zip(place, dilations, strict=True)]
+            # What is left behind the last place that is read, from the end.
+            rest = [
+                (size - 1 - at) * step
+                for size, at, step in zip(kernel.shape[2:], place, dilations, strict=True)
+            ]
+            ends = [-left or np.iinfo(np.int64).max for left in rest]
+            bounds = [begin, ends, [*range(2, 2 + axes)], strides]
+            part = source
+            if begin != [0] * axes or rest != [0] * axes or strides != [1] * axes:
+                words = [self._constant(label, np.array(bound, np.int64)) for bound in bounds]
+                part = self._add("Slice", label, [source, *words], np.float64)
+            rows = self._add("Reshape", label, [part, flat], np.float64)
+            matrix = kernel[(slice(None), slice(None), *place)].astype(np.float64)
+            matrix = matrix.reshape(group, outputs // group, inputs)
+            made = self._add("MatMul", label, [self._constant(label, matrix), rows], np.float64)
+            total = made if number == 0 else self._add("Add", label, [total, made], np.float64)
+        ends = [
+            self._add("Shape", label, [part], np.int64, {"start": start, "end": end})
+            for start, end in ((0, 1), (2, 2 + axes))
+        ]
+        size = self._constant(label, np.array([outputs], np.int64))
+        shape = self._add("Concat", label, [ends[0], size, ends[1]], np.int64, {"axis": 0})
+        return self._add("Reshape", label, [total, shape], np.float64)
 
     def product(self, node: gs.Node) -> None:
         """Rewrite a Gemm or MatMul between quantized tensors, or of one and weights."""
@@ -268,19 +313,6 @@ class _Writer:
             sums.append(self._cast(label, part, np.float64) if several else part)
         kind = np.float64 if len(parts) > 1 else np.float32
         self._finish(node, sums, right.scale, left, kind, trailing=0)
-
-    def _data_bands(self, data: _Whole) -> list[tuple[gs.Tensor, float]]:
-        """Return tensors that add up to the numbers of one, each with its largest, in its units."""
-        tensor: gs.Tensor = data.tensor
-        if not data.float8:
-            return [(tensor, data.largest)]
-        key = id(tensor)
-        if key not in self._split:
-            label = tensor.name
-            whole = self._cast(label, self._cast(label, tensor, np.int32), np.float32)
-            rest = self._add("Sub", label, [tensor, whole])
-            self._split[key] = [(whole, float8.LARGEST), (rest, 1 / float8.SMALLEST - 1)]
-        return self._split[key]
 
     def _finish(
         self,
@@ -505,20 +537,6 @@ def _turned(weights: _Whole, node: gs.Node) -> _Whole | None:
     perm = [int(axis) for axis in node.attrs.get("perm", range(numbers.ndim)[::-1])]
     axis = None if weights.axis is None else perm.index(weights.axis)
     return replace(weights, tensor=numbers.transpose(perm), axis=axis)
-
-
-def _weight_bands(weights: _Whole) -> list[tuple[Array, float]]:
-    """Return arrays that add up to weights, each with the unit of its numbers."""
-    numbers = np.asarray(weights.tensor)
-    if not weights.float8:
-        return [(numbers, 1.0)]
-    found, sizes, above = [], np.abs(numbers), np.inf
-    for least, unit in _WEIGHT_BANDS:
-        band = np.where((sizes >= least) & (sizes < above), numbers, np.float32(0))
-        if band.any():
-            found.append((band, unit))
-        above = least
-    return found or [(numbers, 1.0)]
 
 
 def _parts(reach: Array) -> list[tuple[int, int]]:
