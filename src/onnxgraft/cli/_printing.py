@@ -207,7 +207,8 @@ def _int8_lines(done: Int8Graph, out: str) -> list[str]:
 def _mixes(search: BudgetReport) -> list[str]:
     """Return the table of mixes, and how the search went."""
     floats = list(dict.fromkeys(kind for row in search.rows for kind in row.layers))
-    rows = [["", *floats, "MACs in INT8", str(search.budget.metric), "loss", "engine", "latency"]]
+    metric, inside = str(search.budget.metric), search.kind
+    rows = [["", *floats, f"MACs in {inside}", metric, "loss", "engine", "latency"]]
     for row in search.rows:
         rows.append([
             row.name,
@@ -232,7 +233,7 @@ def _mixes(search: BudgetReport) -> list[str]:
     if search.all_int8 > 0 and search.predicted > 0:
         lines.append(
             f"  sensitivity: the layers' noise adds up to {10 * math.log10(search.predicted):.1f} "
-            f"dB of the signal, all INT8 measures {10 * math.log10(search.all_int8):.1f} dB"
+            f"dB of the signal, all {inside} measures {10 * math.log10(search.all_int8):.1f} dB"
         )
     return lines
 

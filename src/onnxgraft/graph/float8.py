@@ -18,11 +18,10 @@ import onnx
 
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["FLOAT8", "LARGEST", "OPSET", "SMALLEST", "is_float8", "nearest"]
+__all__ = ["FLOAT8", "LARGEST", "OPSET", "is_float8", "nearest"]
 
 FLOAT8: np.dtype[Any] = np.dtype(ml_dtypes.float8_e4m3fn)
 LARGEST = 448.0
-SMALLEST = 2.0**-9
 # QuantizeLinear and DequantizeLinear have it from here on.
 OPSET = 19
 
