@@ -95,10 +95,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=IMAGES, help="to calibrate on")
     parser.add_argument("--validation", type=int, help="images to validate on; all if not given")
     given = parser.parse_args()
-    print(heading("FP8 beside INT8 and FP16", __doc__, *given.networks), flush=True)
+    words = ["--images", str(given.images)]
+    words += [] if given.validation is None else ["--validation", str(given.validation)]
+    print(heading("FP8 beside INT8 and FP16", __doc__, *given.networks, *words), flush=True)
     with tempfile.TemporaryDirectory() as place:
         for network in chosen(given.networks or USUAL):
             print(f"\n## {network.name}\n")
+            print(f"By `python -m benchmarks.fp8 {network.name} {' '.join(words)}`.\n")
             compare(Road(network, Path(place), given.validation, given.images))
 
 

@@ -87,6 +87,16 @@ def test_strides_dilations_and_one_axis_have_the_bits_of_float64() -> None:
     np.testing.assert_array_equal(outputs(model, x=x), finished(sums, model, 1))
 
 
+def test_pads_that_follow_from_the_shape_have_the_bits_of_float64() -> None:
+    weights = numbers(4, 8, 3, 3)
+    model = layer("Conv", '<auto_pad="SAME_UPPER">', weights, 0, "N, 8, 6, 5")
+    other = layer("Conv", "<pads=[1,1,1,1]>", weights, 0, "N, 8, 6, 5")
+    other.graph.tensors()["ws"].values = np.float32(scales_of(model))
+    x = (RNG.standard_normal((2, 8, 6, 5)) * 5).astype(np.float32)
+    assert "Conv" not in [node.op_type for node in exact_graph(model).graph.node]
+    np.testing.assert_array_equal(outputs(model, x=x), outputs(other, x=x))
+
+
 def test_a_transposed_convolution_is_near_that_of_float64() -> None:
     weights = numbers(8, 4, 2, 2)
     model = layer("ConvTranspose", "<strides=[2,2]>", weights, 1, "N, 8, 3, 3")

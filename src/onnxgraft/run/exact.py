@@ -50,7 +50,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.nbits import with_float_weights
 from onnxgraft.graph.operators import constant_value, is_op, op_of
-from onnxgraft.graph.quantized import in_float8, is_quantized
+from onnxgraft.graph.quantized import eight_bits, explicit_pads, in_float8, is_quantized
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array, Feeds
@@ -106,6 +106,8 @@ def exact_graph(model: Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     model = with_float_weights(model)
     if not is_quantized(model):
         return exposing(model.to_onnx(), outputs) if outputs else model.to_onnx()
+    if "fp8" in eight_bits(model).values():
+        model = explicit_pads(model) or model
     wanted = tuple(TensorOption(name, None) for name in outputs)
     copy = extract(model, (), wanted) if wanted else model.copy()
     names, shapes = FreeNames(copy.graph), Shapes(copy.graph)
@@ -227,7 +229,7 @@ class _Writer:
     ) -> gs.Tensor | None:
         """Return a convolution in float64: the sum of a product of matrices for each place of it.
 
-        None where its pads are not told.
+        None where its pads follow from a shape that is not known.
         """
         axes = kernel.ndim - 2
         pads = [int(pad) for pad in node.attrs.get("pads", [0] * 2 * axes)]
