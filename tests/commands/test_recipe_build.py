@@ -226,3 +226,15 @@ def test_the_sandbox_of_deploy_lets_the_timing_cache_be_written(tmp_path: Path) 
     assert tmp_path / "timings.cache" in (_places("deploy", given) or ())
     given["recipe"].write_text(body.replace("timings", "../timings"))
     assert tmp_path / "../timings.cache" not in (_places("deploy", given) or ())
+
+
+def test_a_precision_may_be_given_with_a_model_file_alone(network: Path) -> None:
+    data = network / "data.npz"
+    with pytest.raises(InputError, match=r"openvino is not built in fp8 here, but in int8, fp32"):
+        deploy(
+            network / "net.onnx", network / "out", data=data, targets="openvino", precision="fp8"
+        )
+    file = recipe(network)
+    with pytest.raises(InputError, match=r"--precision goes with a model file; write it into"):
+        deploy(file, network / "out", precision="fp8")
+    assert not (network / "out").exists()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft.commands import bundle
+from onnxgraft.commands import bundle, inspect
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine
@@ -218,6 +218,8 @@ def test_the_command_line_tells_what_the_gpu_will_run(tmp_path: Path, cli: Cli) 
         tmp_path / "net.onnx", tmp_path / "j.pyz", batches="1", dla=0
     ).to_json()  # fmt: skip
     assert told_in_json["on_gpu"][0]["node"] == "flat"
+    summary = inspect(tmp_path / "b.pyz").summary
+    assert summary.startswith("a bundle for TensorRT 10 and core 0 of the DLA, int8")
 
 
 # On the target ----------------------------------------------------------------------------------
