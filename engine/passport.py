@@ -16,7 +16,7 @@ from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.layers import LayerPrecision
 from onnxgraft.run.seen import Proof
-from onnxgraft.targets import find_target
+from onnxgraft.targets import FORMATS, find_target
 from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
@@ -51,6 +51,7 @@ class Flags:
         calibration: ``implicit`` where INT8 was made from a calibration cache (TensorRT 10).
         float32: Layers that FP16 does not hold, and why.
         unchecked: How many tensors had no range to check FP16 with.
+        dla: The core of the DLA that runs what it can; None for the GPU alone (TensorRT 10).
     """
 
     hint: str = "latency"
@@ -65,6 +66,7 @@ class Flags:
     calibration: str = ""
     float32: Mapping[str, str] = field(default_factory=dict)
     unchecked: int = 0
+    dla: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what differs from the defaults."""
@@ -79,7 +81,7 @@ class Passport:
 
     Attributes:
         target: The library that runs it.
-        precision: ``fp32``, ``tf32``, ``fp16``, ``bf16`` or ``int8``.
+        precision: ``fp32``, ``tf32``, ``fp16``, ``bf16``, ``int8`` or ``fp8``.
         engine: SHA-256 of the engine file; empty for an engine that came without a passport.
         source: The original that it computes.
         inputs: Of the graph it was built from, in order.
@@ -152,8 +154,8 @@ class Passport:
         if self.weights:
             floats = "" if self.floats == "fp32" else f"+{self.floats}"
             return f"{self.weights} weights{floats}"
-        mixed = self.precision == "int8" and self.floats != "fp32"
-        return f"int8+{self.floats}" if mixed else self.precision
+        mixed = self.precision in FORMATS and self.floats != "fp32"
+        return f"{self.precision}+{self.floats}" if mixed else self.precision
 
     @property
     def name(self) -> str:
@@ -291,7 +293,7 @@ def _flags(stored: dict[str, Any]) -> Flags:
         if isinstance(usual, str | bool) and not isinstance(value, type(usual)):
             raise ValueError(f"the flag {entry.name} is {value!r}")
         number = isinstance(value, int) and not isinstance(value, bool)
-        if entry.name in ("threads", "workspace", "level", "models", "unchecked") and not (
+        if entry.name in ("threads", "workspace", "level", "models", "unchecked", "dla") and not (
             number or value is None
         ):
             raise ValueError(f"the flag {entry.name} is {value!r}")

@@ -8,6 +8,7 @@ import pytest
 
 from onnxgraft.cli._app import _places
 from onnxgraft.commands import deploy, read_recipe
+from onnxgraft.data.ranges import Ranges
 from onnxgraft.errors import InputError
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.passport import Passport, read_passport
@@ -80,6 +81,31 @@ def test_tensorrt_engines_with_dynamic_shapes_come_from_a_recipe(
 
 
 @only_ci
+def test_an_fp8_engine_with_float_layers_in_fp16_comes_from_a_recipe(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+    rng = np.random.default_rng(0)
+    model = model_of(
+        "net (float[N, 16, 8, 8] x) => (float[N, 5, 8, 8] y) {"
+        " [wide] a = Conv(x, w)  [last] y = Conv(a, v) }",
+        {
+            "w": rng.normal(size=(32, 16, 1, 1)).astype(np.float32),
+            "v": rng.normal(size=(5, 32, 1, 1)).astype(np.float32),
+        },
+    )
+    model.save(tmp_path / "net.onnx")
+    np.savez(tmp_path / "data.npz", x=rng.normal(size=(8, 16, 8, 8)).astype(np.float32))
+    body = '[quantize]\nfloat = { tensorrt = "fp16" }\n[build.tensorrt]\nprecision = "fp8"\n'
+    report = deploy(recipe(tmp_path, body), tmp_path / "out")
+    assert report.passed
+    ((target, layer, why),) = report.float_layers
+    assert (target, layer) == ("tensorrt", "last")
+    assert why.startswith("the target has no FP8 for 5 inputs or outputs; at least 16")
+    assert read_passport(tmp_path / "out" / "engine.tensorrt").label == "fp8+fp16"
+    assert (tmp_path / "out" / "model.fp8.tensorrt.onnx").is_file()
+    assert Ranges.load(tmp_path / "out" / "ranges.json").chosen_for == "tensorrt fp8"
+
+
+@only_ci
 def test_int8_with_float_layers_in_fp16_has_both_in_the_engine(network: Path) -> None:
     pytest.importorskip("tensorrt", reason="TensorRT is not installed")
     passport = deployed(network, f'[quantize]\nfloat = {{ tensorrt = "fp16" }}\n{BOUNDS}')
@@ -126,7 +152,11 @@ REFUSED = {
     ),
     "a_precision_of_another_target": (
         '[build.tensorrt]\nprecision = "bf16"\n',
-        'line 4: [build.tensorrt] precision = "bf16": wants "int8", "fp32", "tf32" or "fp16"',
+        'precision = "bf16": wants "int8", "fp8", "fp32", "tf32" or "fp16"',
+    ),
+    "fp8_for_a_target_without_it": (
+        '[build.openvino]\nprecision = "fp8"\n',
+        'line 4: [build.openvino] precision = "fp8": wants "int8", "fp32", "fp16" or "bf16"',
     ),
     "a_precision_that_one_of_the_targets_lacks": (
         '[build]\nprecision = "bf16"\n',
@@ -196,3 +226,15 @@ def test_the_sandbox_of_deploy_lets_the_timing_cache_be_written(tmp_path: Path) 
     assert tmp_path / "timings.cache" in (_places("deploy", given) or ())
     given["recipe"].write_text(body.replace("timings", "../timings"))
     assert tmp_path / "../timings.cache" not in (_places("deploy", given) or ())
+
+
+def test_a_precision_may_be_given_with_a_model_file_alone(network: Path) -> None:
+    data = network / "data.npz"
+    with pytest.raises(InputError, match=r"openvino is not built in fp8 here, but in int8, fp32"):
+        deploy(
+            network / "net.onnx", network / "out", data=data, targets="openvino", precision="fp8"
+        )
+    file = recipe(network)
+    with pytest.raises(InputError, match=r"--precision goes with a model file; write it into"):
+        deploy(file, network / "out", precision="fp8")
+    assert not (network / "out").exists()

@@ -140,8 +140,8 @@ def test_an_engine_for_which_there_is_no_program_is_refused(engines: Path) -> No
 
     from onnxgraft.stages.engine.cpp import check_program
 
-    passport = replace(read_passport(engines / "two.onnxruntime"), target="tensorrt")
-    with pytest.raises(InputError, match="one for onnxruntime and openvino"):
+    passport = replace(read_passport(engines / "two.onnxruntime"), target="another")
+    with pytest.raises(InputError, match="one for onnxruntime and openvino and tensorrt"):
         check_program(passport, ())
 
 

@@ -48,8 +48,8 @@ Precision = Annotated[
     typer.Option(
         metavar="PRECISION",
         rich_help_panel=TARGET,
-        help="Precision that the graph must have (fp32 or int8), or that its float layers run in "
-        "(tf32, fp16 or bf16).",
+        help="Precision that the graph must have (fp32, int8 or fp8), or that its float layers run "
+        "in (tf32, fp16 or bf16).",
     ),
 ]
 
@@ -181,6 +181,23 @@ def bundle(
     ranges: RangesUsed = None,
     data: DataUsed = None,
     recipe: RecipeFile = None,
+    dla: Annotated[
+        int | None,
+        typer.Option(
+            metavar="CORE",
+            rich_help_panel=TARGET,
+            help="Core of the DLA of a Jetson or DRIVE that runs what it can, in INT8 with "
+            "--calibration and else in FP16 (TensorRT 10).",
+        ),
+    ] = None,
+    program: Annotated[
+        bool,
+        typer.Option(
+            "--program/--no-program",
+            rich_help_panel=OUTPUT,
+            help="Pack a program in C++ too, with a sample and what the graph answers to it.",
+        ),
+    ] = True,
     force: Force = False,
     as_json: Json = False,
 ) -> Result:
@@ -190,7 +207,8 @@ def bundle(
     return commands.bundle(
         model, out, precision=precision, float_model=float_model, calibration=calibration,
         shapes=shapes, min_shapes=min_shapes, max_shapes=max_shapes, batches=batches,
-        ranges=ranges, data=data, recipe=recipe, force=force,
+        ranges=ranges, data=data, recipe=recipe, dla=dla, program=program,
+        force=force,
     )  # fmt: skip
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnxgraft.commands._arguments import Names, Numbers, ShapesGiven, names, numbers
 from onnxgraft.commands._arguments import shapes as _shapes
 from onnxgraft.commands._assumed import assumed
+from onnxgraft.commands._bundle_program import BundleProgram
 from onnxgraft.commands._defaults import target_of_graph
 from onnxgraft.commands._evidence import evidence
 from onnxgraft.commands._opening import ModelGiven, Place, as_model
@@ -28,6 +29,7 @@ from onnxgraft.graph.foreign import BUNDLE, ENGINE, JSON
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.stages import engine as stage
+from onnxgraft.stages import quantize
 from onnxgraft.stages.engine import BuildOptions, Bundle, Layer, Passport
 from onnxgraft.stages.engine.options import Hint
 from onnxgraft.stages.engine.passport import passport_json
@@ -234,6 +236,8 @@ def bundle(
     ranges: Place | None = None,
     data: Place | None = None,
     recipe: Place | None = None,
+    dla: int | None = None,
+    program: bool = True,
     force: bool = False,
 ) -> Bundle:
     """Pack what builds a TensorRT engine on another machine, with TensorRT and Python alone.
@@ -251,6 +255,10 @@ def bundle(
         ranges: As of `build`.
         data: As of `build`.
         recipe: As of `build`.
+        dla: The core of a DLA, Jetson's and DRIVE's accelerator: TensorRT 10 lets it run what it
+            can of the float graph, in INT8 with a calibration cache and else in FP16, and the GPU
+            the rest.
+        program: Whether to pack a program in C++ too, with a sample and what the graph answers.
         force: Replace an existing file of another kind, too.
 
     Raises:
@@ -265,14 +273,30 @@ def bundle(
         batches=tuple(numbers(batches)),
         calibration=_cache(calibration),
     )
-    return stage.bundle(
-        as_model(model), out,
+    graph = as_model(model)
+    plain = None if float_model is None else as_model(float_model)
+    tables = None if recipe is None else read_tables(recipe)
+    made = None
+    if program:
+        rounded = None
+        if dla is not None and calibration is not None:
+            rounded = _in_int8(plain or graph, calibration)
+        made = BundleProgram(out, tables and tables[0], rounded)
+    found = stage.bundle(
+        graph, out,
         precision=precision,
-        float_model=None if float_model is None else as_model(float_model),
+        float_model=plain,
         options=options,
-        evidence=evidence(ranges=ranges or calibration, data=data, recipe=recipe),
-        ranges=_ranges(ranges, precision),
+        evidence=evidence(ranges=ranges or calibration, data=data, recipe=recipe, tables=tables),
+        ranges=_ranges(ranges, precision), dla=dla, program=made,
     )  # fmt: skip
+    return found if made is None else replace(found, notes=(*found.notes, *made.notes))
+
+
+def _in_int8(model: Model, cache: Place) -> Model:
+    """Return a float graph in INT8 by the ranges of a cache: nearly what the target makes of it."""
+    ranges = quantize.ranges_from_cache(model, quantize.read_cache(cache)).ranges
+    return quantize.quantize(model, ranges, "tensorrt")[0]
 
 
 def _ranges(file: Place | None, precision: Precision | None) -> Ranges | None:

@@ -147,7 +147,9 @@ def _bundle(file: Path) -> Inspected:
         "use": [f"python3 {file.name} -o {file.stem}.engine"],
     }
     size = file.stat().st_size
-    summary = f"a bundle for TensorRT, {passport.get('precision', '')}, {_size(size)}"
+    core = manifest.get("dla")
+    aim = "TensorRT" if core is None else f"TensorRT 10 and core {core} of the DLA"
+    summary = f"a bundle for {aim}, {passport.get('precision', '')}, {_size(size)}"
     details = {"size": size, "members": members, **manifest}
     return Inspected(str(file), BUNDLE, summary, sections, details)
 

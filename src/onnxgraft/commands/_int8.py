@@ -13,6 +13,7 @@ from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, NotSupportedError, nearest
+from onnxgraft.graph import float8
 from onnxgraft.graph.lift import lift, lifting
 from onnxgraft.graph.model import Model
 from onnxgraft.run.raising import raised
@@ -27,11 +28,13 @@ from onnxgraft.stages.quantize import (
     Remark,
     Retargeted,
     explain,
+    fingerprint,
     improve,
     quantize,
     store_weights,
     to_half,
     weights_opset,
+    whole_ranges,
 )
 from onnxgraft.stages.quantize.place.costs import shares
 from onnxgraft.stages.quantize.place.half import OnOverflow
@@ -131,7 +134,7 @@ class Int8Graph:
 
 
 def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) -> Int8Graph:
-    """Return the graph to deploy.
+    """Return the graph to deploy: in INT8, or in FP8 where the table says so.
 
     Args:
         model: A float graph.
@@ -158,11 +161,15 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
     if not options.int8 and (options.budget or options.improvements):
         raise InputError("--no-int8 leaves nothing to improve or to search")
     if options.int8:
-        opset = OLDEST_OPSET
+        opset = OLDEST_OPSET if table.format == "int8" else float8.OPSET
         if options.weights is not None:
             opset = weights_opset(model, table, options.weights, options.block)
+        before = fingerprint(model) if table.format == "fp8" else ""
         model, more = raised(model, opset)
         notes += more
+        if ranges is not None and more and ranges.model == before:
+            # The same graph, whose tensors keep their names.
+            ranges = replace(ranges, model=fingerprint(model))
     if options.weights is not None:
         done = _stored(model, options.weights, options)
     elif options.int8 and ranges is not None:
@@ -179,7 +186,7 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
         )
     done.model.metadata[PRECISION_KEY] = json.dumps({
         "target": table.target,
-        options.weights or "int8": len(done.report.layers),
+        options.weights or table.format: len(done.report.layers),
         "float": options.floats,
         "improved": list(done.improved),
     })
@@ -230,8 +237,11 @@ def _with_shares(model: Model, layers: list[FloatLayer]) -> list[FloatLayer]:
 
 def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
     given = options.given
-    prepared = Prepared(model, ranges, Improved() if given is None else given.improved)
     notes: list[str] = []
+    if options.table.format == "fp8" and not options.improvements:
+        ranges, note = whole_ranges(ranges)
+        notes += [note] if note else []
+    prepared = Prepared(model, ranges, Improved() if given is None else given.improved)
     if options.improvements:
         if options.calibration is None:
             raise InputError("the methods that improve accuracy need the calibration data")

@@ -18,7 +18,7 @@ from onnxgraft.run.feeds import fixed_batches
 from onnxgraft.stages import engine
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine.passport import Passport
-from onnxgraft.targets import Floats, Precision, find_target
+from onnxgraft.targets import FORMATS, Floats, Precision, find_target
 from onnxgraft.targets.cpu import Cpu
 
 __all__ = ["MixEngines"]
@@ -80,8 +80,9 @@ class MixEngines(Resource):
         if key not in self._built:
             path = Path(self._folder.name) / f"{len(self._built)}.engine"
             precision: Precision = "fp32"
-            if engine.graph_precision(model) == "int8":
-                precision = "int8" if self._floats == "fp32" else self._floats
+            actual = engine.graph_precision(model)
+            if actual in FORMATS:
+                precision = actual if self._floats == "fp32" else self._floats
             passport = engine.build(
                 model, path, self._target, precision=precision, samples=self._feeds, prove=prove
             )

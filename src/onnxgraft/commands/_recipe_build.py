@@ -21,7 +21,7 @@ from pydantic import (
 from onnxgraft.errors import nearest
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.options import Hint
-from onnxgraft.targets import TARGETS, Precision, Target, find_target
+from onnxgraft.targets import FORMATS, TARGETS, Format, Precision, Target, find_target
 from onnxgraft.targets.cpu import CPUS, Cpu, find_cpu
 
 __all__ = ["BuildSection", "Misfit", "TargetSection", "in_keys"]
@@ -67,9 +67,9 @@ class TargetSection(BaseModel):
 
     precision: Precision | None = Field(
         default=None, examples=["fp32"],
-        description="`int8` quantizes; with any other nothing is quantized, and the whole engine "
-        "runs in it. Without it that of `[build]`. Float layers beside INT8 have their precision "
-        "from `[quantize] float`.",
+        description="`int8` quantizes, and `fp8` where the target runs it; with any other nothing "
+        "is quantized, and the whole engine runs in it. Without it that of `[build]`. Float layers "
+        "beside quantized ones have their precision from `[quantize] float`.",
     )  # fmt: skip
     shapes: _SHAPES = Field(
         default_factory=dict, examples=[{"image": [1, 3, 480, 640]}],
@@ -133,7 +133,7 @@ def _section_of(target: Target) -> Any:
     for name, field in TargetSection.model_fields.items():
         kind: Any = field.annotation
         if name == "precision":
-            kind = Literal[("int8", "fp32", *target.floats)] | None
+            kind = Literal[(*target.formats, "fp32", *target.floats)] | None
         elif _option_of(name) not in target.options:
             continue
         keys[name] = (kind, field)
@@ -150,8 +150,8 @@ class _BuildSection(BaseModel):
 
     precision: Precision = Field(
         default="int8",
-        description="Precision of every target whose table says no other: `int8` quantizes; with "
-        "any other nothing is quantized, and the whole engine runs in it.",
+        description="Precision of every target whose table says no other: `int8` and `fp8` "
+        "quantize; with any other nothing is quantized, and the whole engine runs in it.",
     )
     cpu: CpuName | None = Field(
         default=None, examples=["avx512-vnni"],
@@ -160,13 +160,17 @@ class _BuildSection(BaseModel):
     )  # fmt: skip
 
     def precision_of(self, target: str) -> Precision:
-        """Return what a target's engine is built in; ``int8`` may have float layers beside."""
+        """Return what a target's engine is built in; quantized, it may have float layers beside."""
         own: Precision | None = getattr(getattr(self, target), "precision", None)
         return own or self.precision
 
-    def in_int8(self, target: str) -> bool:
+    def format_of(self, target: str) -> Format | None:
+        """Return what a target's quantized layers are in; None where it has none."""
+        return next((kind for kind in FORMATS if kind == self.precision_of(target)), None)
+
+    def quantizes(self, target: str) -> bool:
         """Tell whether a target's graph is quantized."""
-        return self.precision_of(target) == "int8"
+        return self.format_of(target) is not None
 
     def cpu_of(self, target: str) -> Cpu:
         """Return the processor that a target's engine is for."""
@@ -205,7 +209,7 @@ class _BuildSection(BaseModel):
         if self.cpu is not None and not any(find_target(name).on_cpu for name in targets):
             found.append((("build", "cpu"), f"{' and '.join(targets)} does not run on a CPU"))
         for name in targets:
-            able = ("int8", "fp32", *find_target(name).floats)
+            able = (*find_target(name).formats, "fp32", *find_target(name).floats)
             if self.precision_of(name) not in able:
                 found.append((("build", "precision"), (
                     f"{name} is not built in {self.precision} here, but in {', '.join(able)}; say "

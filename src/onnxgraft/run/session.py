@@ -26,6 +26,7 @@ __all__ = ["OnnxRuntime", "exposing", "left_out"]
 # Its optimizers that go wrong; those that move transposes where there are such operators.
 _PAD = "Pad_Fusion"
 _TRANSPOSES = ("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider")
+_RELUS = "ReluQuantRewrite"
 _ROUNDING = (b"QuantizeLinear", b"QLinear")
 _DTYPES = {
     "tensor(float)": "float32",
@@ -83,11 +84,13 @@ class OnnxRuntime(Computing):
             options.optimized_model_filepath = os.fspath(save_optimized)
         if configure is not None:
             configure(options)
+        without: list[str] = []
         if isinstance(model, str | os.PathLike):
             source: str | bytes = str(model)
         else:
             model, weights = _without_bfloat16(model, name, weights)
             source = model.SerializeToString()
+            without = [_RELUS] if _has_float8(model) else []
         if weights:
             # They are not copied: without packing, kernels read them where they are.
             options.add_session_config_entry("session.disable_prepacking", "1")
@@ -96,7 +99,7 @@ class OnnxRuntime(Computing):
             values = [ort.OrtValue.ortvalue_from_numpy(value) for value in aligned]
             options.add_external_initializers(list(weights), values)
         try:
-            self._session: Any = _opened(ort, source, options)
+            self._session: Any = _opened(ort, source, options, without)
         except Exception as error:  # its exceptions have no common base
             reason = _reason(error)
             if "NOT_IMPLEMENTED" in str(error):
@@ -152,11 +155,12 @@ class OnnxRuntime(Computing):
         self._session = None
 
 
-def _opened(ort: Any, source: str | bytes, options: Any) -> Any:
+def _opened(ort: Any, source: str | bytes, options: Any, without: Sequence[str]) -> Any:
     """Return a session, without what onnxruntime makes wrongly of sound graphs."""
     return ort.InferenceSession(
-        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out(source)
-    )
+        source, options, providers=["CPUExecutionProvider"],
+        disabled_optimizers=[*left_out(source), *without],
+    )  # fmt: skip
 
 
 def left_out(source: str | bytes) -> list[str]:
@@ -168,6 +172,27 @@ def left_out(source: str | bytes) -> list[str]:
     elsewhere.
     """
     return [_PAD, *(_TRANSPOSES if _rounds(source) else ())]
+
+
+def _has_float8(model: onnx.ModelProto) -> bool:
+    """Tell whether a model has constants in FP8, such as zero points, or asks for the type.
+
+    onnxruntime 1.31 takes a Relu before a QuantizeLinear of FP8 out, as if it could not store what
+    is negative.
+    """
+    from onnx import NodeProto, TensorProto
+
+    from onnxgraft.graph.messages import parts
+
+    kind = TensorProto.FLOAT8E4M3FN
+    for part in parts(model):
+        if isinstance(part, TensorProto) and part.data_type == kind:
+            return True
+        if isinstance(part, NodeProto) and any(
+            entry.name == "output_dtype" and entry.i == kind for entry in part.attribute
+        ):
+            return True
+    return any(entry.data_type == kind for entry in model.graph.initializer)
 
 
 def _rounds(source: str | bytes) -> bool:
