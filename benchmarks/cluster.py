@@ -7,8 +7,8 @@ as `ray.cluster_utils` simulates them.
 
 The nodes are simulated on one machine, with a CPU each. LeNet-5 reads its pictures by URL,
 `zip::file://`, in each worker for itself: nothing is unpacked or copied to the nodes. It is
-calibrated on them, and the graph in INT8 is validated beside the float one. "The same bits" are those
-of one process without Ray.
+calibrated on them, and the graph in INT8 is validated beside the float one. "The same bits" are
+those of one process without Ray.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ LAW = """\
 
     seconds = joining + listing + start + samples * each / min(nodes, cores)
 
-`each` is what processors take for a sample: nearly that of one node, as the table has it; what two
-cores share, they share here among four nodes too. `start` is for the actors to begin: each imports
+`each` is what processors take for a sample: that of one node, and up to a quarter more where the
+nodes share two cores, as the table has it. `start` is for the actors to begin: each imports
 onnxgraft, opens the graphs and the archive's list of names. What is sent does not grow with the
 samples of a part: it is two numbers there and sums back. More nodes than cores gain nothing here
 ({cores} cores); on machines of their own they are of use until the parts run out: validation makes
