@@ -46,7 +46,8 @@ class MixEngines(Resource):
         if not engine.runs_here(target):
             self.absent = f"no {aim.title} engine can run here"
         elif cpu is not None and aim.on_cpu and cpu != aim.cpu():
-            self.absent = f"the engine is for another processor, {cpu}"
+            other = f"processor, {cpu}" if cpu.name else "device"
+            self.absent = f"the engine is for another {other}"
         self._folder = tempfile.TemporaryDirectory(prefix="onnxgraft.")
         self._built: dict[str, tuple[Path, Passport]] = {}
 
