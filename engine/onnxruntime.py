@@ -50,10 +50,10 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
     ort = _onnxruntime()
     graph = model.to_onnx()
     configure = _configure(options.threads, precise=PRECISE in model.metadata)
-    int8 = is_quantized(model)
-    provider = None if options.provider is None else running(ort, options.provider, int8=int8)
-    if provider is not None:
-        return _for_provider(ort, model, path, options, provider)
+    if options.provider is not None:
+        provider = running(ort, options.provider, int8=is_quantized(model))
+        if provider is not None:
+            return _for_provider(ort, model, path, options, provider)
     with atomic(path) as temporary:
         try:
             OnnxRuntime(
@@ -105,7 +105,8 @@ class OnnxRuntimeEngine(OnnxRuntime):
         self._configured = _configure(threads or passport.flags.threads)
         given = passport.flags.provider
         try:
-            self._running = self._given(given, passport) if given else None
+            int8 = passport.precision == "int8"
+            self._running = running(_onnxruntime(), given, int8=int8) if given else None
             for package, here in (self._running.versions if self._running else {}).items():
                 refuse(path, passport, package, package, here)
             super().__init__(
@@ -123,9 +124,6 @@ class OnnxRuntimeEngine(OnnxRuntime):
             names, wanted = [s.name for s in found], [s.name for s in told]
             if told and names != wanted:
                 raise InputError(f"{path}: has {names} where its passport says {wanted}")
-
-    def _given(self, given: str, passport: Passport) -> Running | None:
-        return running(_onnxruntime(), given, int8=passport.precision == "int8")
 
     def _tell_others(self, passport: Passport) -> None:
         """Warn where the provider takes less of the graph here than where it was built."""

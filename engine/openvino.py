@@ -236,9 +236,9 @@ class OpenVino(Computing):
             flags = replace(flags, threads=threads)
         self.name = passport.name
         self._path, self._device = path, flags.device or _CPU
-        core = self._openvino.Core()
-        _check_same(core, path, passport)
-        self._config = _known(core, self._device, config_of(flags))
+        self._core = self._openvino.Core()
+        _check_same(self._core, path, passport)
+        self._config = _known(self._core, self._device, config_of(flags))
         if streams is not None:
             self._config["NUM_STREAMS"] = streams
         self._lock = threading.Lock()
@@ -375,8 +375,7 @@ class OpenVino(Computing):
             raise InputError(f"{self.name}: is closed")
         self._file.seek(part.offset)
         try:
-            core = self._openvino.Core()
-            return core.import_model(self._file.read(part.size), self._device, config)
+            return self._core.import_model(self._file.read(part.size), self._device, config)
         except RuntimeError as error:
             raise InputError(
                 f"{self._path}: OpenVINO can't load it: {_reason(error)}; build it again on this "

@@ -153,9 +153,16 @@ class Running:
             )
         nodes = self.placed(session)
         if nodes and not any(node.where == name for node in nodes):
+            free = [
+                entry.name for entry in session.get_inputs()
+                if not all(isinstance(dim, int) for dim in entry.shape)
+            ]  # fmt: skip
+            cure = f"{name} needs {self.provider.needs}"
+            if free:
+                cure += f", and may need the shape of {free[0]} to be fixed: surgery --inputs"
             raise InputError(
                 f"{title} takes none of the graph's {len(nodes)} nodes here, and onnxruntime would "
-                f"run everything on the CPU; {name} needs {self.provider.needs}"
+                f"run everything on the CPU; {cure}"
             )
 
     def placed(self, session: Any) -> list[Placed]:
