@@ -13,6 +13,8 @@ from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.passport import Passport, read_passport
 from tests.conftest import model_of, only_ci
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 HEAD = """model = "net.onnx"
 targets = [{targets}]
 {body}
