@@ -111,7 +111,8 @@ def full_names(core: Any, device: str) -> dict[str, str]:
             told = str(core.get_property(name, "FULL_DEVICE_NAME"))
         except RuntimeError:  # not every driver tells it
             told = name
-        found[name.partition(".")[0].lower()] = told
+        kind = name.partition(".")[0].lower()
+        found[kind] = f"{found[kind]}, {told}" if kind in found else told
     return found
 
 

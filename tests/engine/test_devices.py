@@ -7,20 +7,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from onnxgraft.commands._evidence import engine_row
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages import engine
 from onnxgraft.stages.engine import BuildOptions
-from onnxgraft.stages.engine.devices import candidates, check_device, devices_here, placed, taken
+from onnxgraft.stages.engine.devices import (
+    candidates,
+    check_device,
+    devices_here,
+    full_names,
+    placed,
+    taken,
+)
 from onnxgraft.stages.engine.openvino import _check_able, _known, config_of
 from onnxgraft.stages.engine.passport import Flags, read_passport
+from onnxgraft.stages.validate.views.text import _proven
 from onnxgraft.targets.cpu import CPUS
 from tests.conftest import Cli, model_of, outputs_of
 
@@ -242,6 +252,15 @@ def test_figures_are_kept_by_the_device_that_an_engine_runs_on(net: Model, tmp_p
     passport = read_passport(tmp_path / "e")
     assert passport.name == "openvino GPU.1 fp32"
     assert passport.accuracy_on == {"GPU.1 (Intel Arc)": {"top1": 0.5}}
+    row = engine_row("openvino engine", replace(passport, proof=()), tmp_path / "e")
+    assert row.where == "GPU.1 (Intel Arc)"
+    assert _proven(row) == "openvino engine: not run when it was built; it is for GPU.1 (Intel Arc)"
+
+
+def test_devices_of_a_kind_are_all_named() -> None:
+    assert full_names(Core(), "HETERO:GPU.0,GPU.1,CPU") == {
+        "gpu": "Intel GPU.0, Intel GPU.1", "cpu": "Intel CPU",
+    }  # fmt: skip
 
 
 @alone
