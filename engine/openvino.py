@@ -236,7 +236,7 @@ class OpenVino(Computing):
             flags = replace(flags, threads=threads)
         self.name = passport.name
         self._path, self._device = path, flags.device or _CPU
-        self._core = self._openvino.Core()
+        self._core: Any = self._openvino.Core()
         _check_same(self._core, path, passport)
         self._config = _known(self._core, self._device, config_of(flags))
         if streams is not None:
@@ -357,7 +357,7 @@ class OpenVino(Computing):
         with self._lock:
             for part in self._parts:
                 part.compiled, part.requests, part.writers = None, [], {}
-            self._results = Buffers()
+            self._results, self._core = Buffers(), None
             if self._file is not None:
                 self._file.close()
                 self._file = None
