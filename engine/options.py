@@ -62,6 +62,11 @@ class BuildOptions:
     provider: str | None = field(default=None, metadata={"flag": "--provider"})
 
     @property
+    def place(self) -> BuildOptions:
+        """What is said of where the engine runs, and nothing else."""
+        return BuildOptions(device=self.device, provider=self.provider)
+
+    @property
     def on_cpu(self) -> bool:
         """Whether the engine's answers depend on the processor, as far as that is known before."""
         return on_cpu(self.device, self.provider)

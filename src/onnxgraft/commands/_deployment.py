@@ -509,7 +509,7 @@ class _Deployment:
     def _quantize(self, target: str) -> None:
         recipe, section, how = self.recipe, self.recipe.quantize, self.recipe.build
         in_int8, cpu = how.in_int8(target), how.cpu_of(target)
-        floats, kind = self._floats(target), self._kind(target)
+        floats, kind, place = self._floats(target), self._kind(target), how.options(target).place
         table = quantize.placement(target, cpu)
         budget = read_budget(section.budget) if section.budget and in_int8 else None
         improve = section.improve if in_int8 and self._calibrates else ()
@@ -531,6 +531,7 @@ class _Deployment:
                     int8=in_int8,
                     floats=floats,
                     cpu=cpu,
+                    place=place,
                     keep_float=recipe.keep_float,
                     weights=section.weights,
                     block=section.block,
@@ -564,7 +565,7 @@ class _Deployment:
             floats=floats, table=quantize.placement_text(table), keep_float=recipe.keep_float,
             int8=in_int8, improve=improve, data=self.data["calibration"],
             budget=None if budget is None else [
-                function_reads(budget.metric), budget.drop, section.trials,
+                function_reads(budget.metric), budget.drop, section.trials, repr(place),
                 self.data["validation"], *self._scoring_reads(),
             ],
         )  # fmt: skip
