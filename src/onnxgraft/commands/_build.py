@@ -14,7 +14,7 @@ from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._bundle_program import BundleProgram
 from onnxgraft.commands._defaults import target_of_graph
 from onnxgraft.commands._evidence import evidence, work_of
-from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._opening import ModelGiven, Place, to_run
 from onnxgraft.commands._outputs import TIMINGS, check_beside, check_output
 from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.postprocess import Postprocess
@@ -153,7 +153,7 @@ def build(
     check_output(layers, JSON, force=force)
     if timing_cache is not None:
         check_beside(timing_cache, TIMINGS, force=force)
-    graph = as_model(model)
+    graph = to_run(model)
     aim, why = (target, "") if target is not None else target_of_graph(graph)
     if layers is not None:
         stage.check_layers(aim, provider)
@@ -283,8 +283,8 @@ def bundle(
         batches=tuple(numbers(batches)),
         calibration=_cache(calibration),
     )
-    graph = as_model(model)
-    plain = None if float_model is None else as_model(float_model)
+    graph = to_run(model)
+    plain = None if float_model is None else to_run(float_model)
     tables = None if recipe is None else read_tables(recipe)
     made = None
     if program:
