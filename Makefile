@@ -11,7 +11,7 @@ AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
 # What builds the site, likewise; mkdocs reads the docstrings and imports nothing of ours.
 SITE = .venv-docs
 
-.PHONY: demo test check docs site wheel audit sbom licences constraints constraints-docs faults fuzz load runtime \
+.PHONY: demo test deep check docs site wheel audit sbom licences constraints constraints-docs faults fuzz load runtime \
 	broken-promises clean
 
 demo: $(READY)
@@ -22,6 +22,10 @@ demo: $(READY)
 WORKERS ?= 2
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# What takes minutes too: rare events, files of hundreds of megabytes. Before a release.
+deep: $(READY)
+	CI=1 ONNXGRAFT_DEEP=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .

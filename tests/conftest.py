@@ -30,6 +30,10 @@ ROOT = Path(__file__).parent.parent
 # take long run there alone.
 CI = bool(os.environ.get("CI"))
 only_ci = pytest.mark.skipif(not CI, reason="it takes long: set CI=1, as .ci/run does")
+# What looks for rare events, or at files of hundreds of megabytes: `make deep`, before a release.
+only_deep = pytest.mark.skipif(
+    not os.environ.get("ONNXGRAFT_DEEP"), reason="it takes minutes: `make deep` does it"
+)
 
 
 def in_ci() -> None:
@@ -56,6 +60,18 @@ os.environ.setdefault(*QUIET)
 # TensorRT-RTX computes float32 in TF32 otherwise, which an engine of float32 is not proven to do.
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 SHARED = Path(os.environ.get("ONNXGRAFT_SHARED", ROOT.parent / "shared"))
+
+
+# Where tests take long.
+LONG = (
+    "test_snippets.py", "test_deploy.py", "test_faults.py", "test_shards.py", "test_trust.py",
+    "test_mutants.py", "test_fuzz.py", "test_limits.py", "test_examples.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long: at the end the processes share what takes little."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 # Examples are drawn from the test's own text and the modules that are loaded, not by chance: what
@@ -88,9 +104,9 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
     return folder
 
 
-def model_of(text: str, constants: Mapping[str, Array] | None = None) -> Model:
+def model_of(text: str, constants: Mapping[str, Array] | None = None, opset: int = 17) -> Model:
     """Return the model written as ONNX text, with ``constants`` as initializers."""
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{text}')
     for name, value in (constants or {}).items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
     onnx.checker.check_model(proto)
@@ -123,6 +139,14 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
 
     return once(tmp_path_factory, "lenet", train)
+
+
+@pytest.fixture(scope="module")
+def untimed() -> Iterator[None]:
+    """Leave out that a deployment times each engine, in a process of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxgraft.commands._deployment._Deployment._latency", lambda self: None)
+        yield
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ class Promise:
 
 MODEL, DATA, ENGINE = "a model file", "data and documents", "an engine or a passport"
 PLACE, USER, LIBRARY = "an output's place", "another user of the machine", "a library"
-PACKAGES, CLIENT = "the packages", "a client of `serve`"
+PACKAGES, CLIENT, HOST = "the packages", "a client of `serve`", "a host of `--hosts`"
 
 PROMISES = (
     # Refused in a sentence, before it costs anything.
@@ -216,8 +216,8 @@ PROMISES = (
         LIBRARY, "a candidate that differs from its original ends with exit status 1",
         "tests/cli/test_cli.py::test_a_candidate_that_differs_is_exit_status_1",
         "src/onnxgraft/cli/_app.py",
-        "            if not result.passed:\n                raise typer.Exit(EXIT_FAILED)",
-        "            if not result:\n                raise typer.Exit(EXIT_FAILED)",
+        "            if status:\n                raise typer.Exit(status)",
+        "            if not result:\n                raise typer.Exit(status)",
     ),
     # Data and documents.
     Promise(
@@ -344,6 +344,29 @@ PROMISES = (
         "_BIND | _CONNECT if version",
         "_CONNECT if version",
     ),
+    # Other machines.
+    Promise(
+        HOST, "no name of a host is an option of ssh, or a command",
+        "tests/commands/test_hosts.py::"
+        "test_what_could_be_an_option_or_a_command_is_no_host[-p]",
+        "src/onnxgraft/commands/_hosts.py",
+        """_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*\"""",
+        """_NAME = r"[^@:]+\"""",
+    ),
+    Promise(
+        HOST, "what it says is short, and read in a time and a size that are limited",
+        "tests/commands/test_hosts.py::test_a_host_that_lies_is_one_row[error]",
+        "src/onnxgraft/commands/_hosts.py",
+        "    return printable(str(text), _SENTENCE).strip()",
+        "    return str(text)",
+    ),
+    Promise(
+        HOST, "nothing of what it was given stays there",
+        "tests/commands/test_hosts.py::test_a_right_engine_passes_on_hosts",
+        "src/onnxgraft/commands/_on_host.py",
+        'tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder',
+        "contextlib.nullcontext(tempfile.mkdtemp()) as folder",
+    ),
     # Packages.
     Promise(
         PACKAGES, "`make` installs what is pinned by its SHA-256 alone",
@@ -355,7 +378,7 @@ PROMISES = (
     Promise(
         PACKAGES, "no library speaks to another machine",
         "tests/test_trust.py::test_no_library_opens_a_socket_to_another_machine",
-        "engine/openvino.py",
+        "engine/devices.py",
         "        sys.modules[name] = None  # type: ignore[assignment]",
         "        pass",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import model_of
 
-__all__ = ["caffe_network", "real_network", "street"]
+__all__ = ["caffe_network", "street", "tensorflow_network"]
 
 HEIGHT, WIDTH = 32, 48
 _NET = (
@@ -86,14 +87,30 @@ def _label(net: Model, folder: Path) -> None:
             cv2.imwrite(str(path.with_suffix(".png")), classes.astype(np.uint8))
 
 
-def real_network(folder: Path, shared: Path) -> None:
-    """Link the real network and some of its photographs, under README's names."""
-    (folder / "fcn.pb").symlink_to(shared / "models/fcn_camvid/fcn_camvid.pb")
+def tensorflow_network(folder: Path, shared: Path) -> None:
+    """Write a network that takes and gives what README's does, and link some photographs.
+
+    The real one is deployed by tests/commands, and in its tutorial for Caffe.
+    """
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+
+    def weights(*shape: int) -> Any:
+        return tf.constant(rng.normal(scale=np.prod(shape[:3]) ** -0.5, size=shape), tf.float32)
+
+    with tf.Graph().as_default() as graph:
+        images = tf.compat.v1.placeholder(tf.float32, [None, 352, 480, 3], name="image")
+        found = tf.nn.relu(tf.nn.conv2d(images / 64, weights(8, 8, 3, 16), 8, "SAME"))
+        found = tf.nn.conv2d(found, weights(3, 3, 16, 11), 1, "SAME")
+        tf.compat.v1.image.resize_bilinear(found, (352, 480), align_corners=True, name="score")
+        tf.nn.softmax(graph.get_tensor_by_name("score:0"), name="prob")
+    (folder / "fcn.pb").write_bytes(graph.as_graph_def().SerializeToString())
     _photographs(shared, folder / "images/train", folder / "images/val", 4, 2)
 
 
 def caffe_network(folder: Path, shared: Path) -> None:
-    """Link the same network in Caffe, under the names of its tutorial."""
+    """Link the real network in Caffe, under the names of its tutorial."""
     for suffix in ("prototxt", "caffemodel"):
         found = shared / "models/fcn_camvid" / f"fcn_camvid.{suffix}"
         (folder / f"fcn.{suffix}").symlink_to(found)

@@ -23,7 +23,8 @@ from tests.faults import COMMANDS, prepare
 from tests.running import wait_for_lock
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-KILLS = 20
+# With `make faults` 200.
+KILLS = 8
 
 
 def words(name: str, version: str, inputs: Path, out: Path) -> list[str]:

@@ -25,7 +25,7 @@ from onnxgraft.graph import onnx_file
 from onnxgraft.graph.cut import extract
 from onnxgraft.graph.model import Model
 from tests import hostile
-from tests.conftest import ROOT, only_ci
+from tests.conftest import ROOT, only_ci, only_deep
 from tests.hostile import field, varint
 from tests.test_trust import MOST_KILOBYTES, MOST_SECONDS
 
@@ -54,7 +54,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@only_ci
+@only_deep
 @pytest.mark.parametrize("name", hostile.GROWING)
 def test_what_a_few_bytes_become_many_of_is_refused(name: str, answers: dict[str, Any]) -> None:
     told, seconds, kilobytes = answers[name]

@@ -1,5 +1,6 @@
 """Engines are loaded and run with numpy and their library alone; what is missing is told."""
 
+import io
 import json
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 
 import onnxgraft
+from onnxgraft.commands._on_host import BEGIN
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
+from onnxgraft.files.limits import HOST_BYTES
 from onnxgraft.run.engine import Engine
+from onnxgraft.run.frames import arrays, read, send
 from onnxgraft.stages.engine.passport import passport_path
 from tests.conftest import model_of, once
 
@@ -107,6 +111,30 @@ def test_an_engine_gives_the_same_bits_with_numpy_and_its_library_alone(
     for name, value in wanted.items():
         np.testing.assert_array_equal(made[name], value, err_msg=name)
     assert json.loads(done.stdout) == best
+
+
+def test_an_engine_for_a_device_runs_with_its_library_alone(engines: Path, tmp_path: Path) -> None:
+    onnxgraft.build(
+        engines / "net.onnx", tmp_path / "e", target="openvino", device="HETERO:CPU", prove=False
+    )
+    code = "import onnxgraft; print(onnxgraft.load_engine(sys.argv[2]).name)"
+    done = alone(code, ["openvino"], tmp_path / "e")
+    assert done.stdout.strip() == "openvino HETERO:CPU fp32", done.stderr
+
+
+def test_a_provider_that_is_not_there_is_told_with_its_library_alone(
+    engines: Path, tmp_path: Path
+) -> None:
+    onnxgraft.build(engines / "net.onnx", tmp_path / "e", target="onnxruntime", prove=False)
+    file = passport_path(tmp_path / "e")
+    told = json.loads(file.read_text())
+    told["flags"]["provider"] = "dml"
+    file.write_text(json.dumps(told))
+    done = alone("import onnxgraft; onnxgraft.load_engine(sys.argv[2])", ["onnxruntime"],
+                 tmp_path / "e")  # fmt: skip
+    assert "was built for dml. --provider dml: the onnxruntime that is installed has no" in (
+        done.stderr
+    )
 
 
 def test_what_is_prepared_is_what_the_file_of_the_picture_gives(
@@ -272,3 +300,47 @@ def test_what_serving_lacks_is_told_with_the_line_that_installs_it(engines: Path
     )
     done = alone(code, ["onnxruntime"], engines / "onnxruntime")
     assert "pip install 'onnxgraft[serve]'" in done.stdout, done.stderr
+
+
+ON_HOST = """
+import runpy
+sys.argv = sys.argv[:1]
+runpy.run_module("onnxgraft.commands._on_host", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_host_of_ssh_answers_with_numpy_and_the_library_alone(target: str, engines: Path) -> None:
+    asked = io.BytesIO()
+    feed = np.random.default_rng(1).normal(size=(2, 3, 12, 16)).astype(np.float32)
+    file = engines / target
+    send(asked, {"do": "file", "name": "0/engine"}, file.read_bytes())
+    send(asked, {"do": "file", "name": "0/engine.json"}, passport_path(file).read_bytes())
+    send(asked, {"do": "open", "name": "0/engine"})
+    send(asked, {"do": "infer"}, {"x": feed})
+    call = [sys.executable, "-c", ALONE + ON_HOST, json.dumps([target])]
+    done = subprocess.run(call, input=asked.getvalue(), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    told = io.BytesIO(done.stdout.removeprefix(BEGIN))
+    messages = []
+    while (message := read(told, HOST_BYTES)) is not None:
+        messages.append(message)
+    with onnxgraft.load_engine(file) as engine:
+        np.testing.assert_array_equal(arrays(*messages[-1])["y"], engine.infer({"x": feed})["y"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_host_times_with_numpy_and_the_library_alone(target: str, engines: Path) -> None:
+    opened = {"path": str(engines / target)}
+    first = {"kind": "engine", "opened": opened, "trust": False, "threads": None, "streams": None,
+             "cores": [], "batch": 1}  # fmt: skip
+    code = """
+import runpy
+import onnxgraft.commands._bench_worker as worker
+runpy.run_path(worker.__file__, run_name="__main__")
+"""
+    lines = "".join(f"{json.dumps(line)}\n" for line in (first, {"run": 2, "seconds": 1.0}))
+    call = [sys.executable, "-c", ALONE + code, json.dumps([target])]
+    done = subprocess.run(call, input=lines, capture_output=True, text=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers[1]["ms"]) == 2, done.stderr

@@ -16,7 +16,7 @@ import pytest
 
 from onnxgraft.stages.convert.caffe.layers import table
 from tests.conftest import CI, ROOT, once
-from tests.scenes import caffe_network, real_network, street
+from tests.scenes import caffe_network, street, tensorflow_network
 from tests.snippets import LANGUAGES, Reader, agrees, blocks
 
 PAGES = [
@@ -31,9 +31,9 @@ RUN = [
 ]
 # What can't run here, by the reason that the pages give. A page that adds one changes this, too.
 NOT_RUN = {
-    "it answers until it is ended": 1, "it asks a server": 2, "needs a GPU": 3,
+    "it answers until it is ended": 1, "it asks a server": 3, "needs a GPU": 4,
     "needs TensorRT 10": 1, "needs a container daemon": 1,
-    "needs the runtime's headers": 1, "a file of another program": 1,
+    "needs the runtime's headers": 1, "a file of another program": 1, "needs other machines": 1,
 }  # fmt: skip
 # These take long: they train or deploy a network.
 LONG = {
@@ -48,11 +48,12 @@ NEEDS = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
+
 @pytest.fixture(autouse=True)
-def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def as_before() -> Iterator[None]:
     """Take back what a page changes for the whole process."""
-    # The processes in which a deployment times its engines are tests/commands' own.
-    monkeypatch.setattr("onnxgraft.commands._deployment._Deployment._latency", lambda self: [])
     layers = [(place, dict(place)) for place in (table.LAYERS, table.INPUTS, table.FIELDS)]
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -72,7 +73,7 @@ def scene(page: str, request: pytest.FixtureRequest, folder: Path) -> None:
     if page == "README.md":
         if CI:
             (folder / "demo").symlink_to(request.getfixturevalue("lenet"))
-            real_network(folder, request.getfixturevalue("shared"))
+            tensorflow_network(folder, request.getfixturevalue("shared"))
     elif page == "docs/howto/is-training.md":
         shutil.copy(request.getfixturevalue("lenet") / "lenet5.pb", folder)
     elif page == "docs/tutorials/caffe-car.md":

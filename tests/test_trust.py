@@ -389,7 +389,7 @@ def test_a_deployment_needs_no_network_and_writes_where_it_was_told(work: Path) 
 def test_no_library_opens_a_socket_to_another_machine(work: Path) -> None:
     # Native code is seen by the system alone. onnxruntime would send events to its makers by
     # itself, nine seconds after the first session was made (1.31).
-    code = "import time, onnxgraft.run.session as r; r.OnnxRuntime('net.onnx'); time.sleep(15)"
+    code = "import time, onnxgraft.run.session as r; r.OnnxRuntime('net.onnx'); time.sleep(11)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     strace = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=socket", "-o"]
     runs = [

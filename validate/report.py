@@ -17,10 +17,12 @@ from onnxgraft.stages.validate.metrics.metric import Curve
 from onnxgraft.targets.cpu import this_cpu
 
 __all__ = [
+    "UNANSWERED",
     "BoxRow",
     "CandidateRow",
     "EngineRow",
     "GalleryRow",
+    "HostRow",
     "LatencyRow",
     "LayerRow",
     "LayerTimeRow",
@@ -33,6 +35,9 @@ __all__ = [
     "machine",
     "versions",
 ]
+
+# The exit status of a command where what was measured is right, and a host did not answer.
+UNANSWERED = 4
 
 
 @dataclass
@@ -204,7 +209,7 @@ class LayerRow:
         tensor: Its name in the candidate's ONNX graph.
         origin: The framework's name.
         operator: What makes it.
-        precision: ``fp32``, ``fp16`` or ``int8``: what it is made in.
+        precision: ``fp32``, ``fp16``, ``int8`` or ``fp8``: what it is made in.
         relative: The largest difference that its own layer adds, as a fraction of its range.
         sqnr: What its own layer leaves of the signal, in dB.
         arrived: What all layers up to it leave, in dB; None where that was not looked at.
@@ -290,7 +295,7 @@ class EngineRow:
         size: Of its file, in bytes.
         threads: Of the CPU that it was built for; 0 takes all.
         candidate: What it is called where it is validated and timed.
-        gpu: That it is for; empty on a CPU.
+        gpu: Or the other device that it is for; empty on a CPU.
     """
 
     name: str
@@ -308,6 +313,35 @@ class EngineRow:
     def where(self) -> str:
         """The processor or GPU that it is for."""
         return self.gpu or self.cpu or "a GPU"
+
+
+@dataclass
+class HostRow:
+    """Another machine that engines were run on.
+
+    Attributes:
+        name: As it was given.
+        answered: Whether it did all that was asked of it.
+        error: Why it did not, in a sentence.
+        processor: With the features that its arithmetic depends on.
+        cores: Of it.
+        system: That runs there.
+        versions: Of onnxgraft, Python and the runtimes.
+        busy: How many tasks wanted each core when the work began.
+        results: What the results from there are called.
+        notes: What is to be said of the engine there.
+    """
+
+    name: str
+    answered: bool
+    error: str = ""
+    processor: str = ""
+    cores: int = 0
+    system: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    busy: float = 0.0
+    results: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -410,6 +444,7 @@ class Report:
         ranges: Of the quantized tensors.
         gallery: The samples whose answers differ most, by candidate.
         float_layers: (target, layer, reason) of each layer that stayed in float.
+        hosts: Other machines that engines were run on.
         notes: A sentence for each thing that was decided, or could not be measured.
         missed: A sentence for each thing that was asked for beyond tolerances and not reached.
         recipe: Of a deployment: every key, the defaults too.
@@ -442,6 +477,7 @@ class Report:
     ranges: list[RangeRow] = field(default_factory=list)
     gallery: list[GalleryRow] = field(default_factory=list)
     float_layers: list[tuple[str, str, str]] = field(default_factory=list)
+    hosts: list[HostRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -463,9 +499,19 @@ class Report:
 
     @property
     def passed(self) -> bool:
+        """Whether all is within its tolerance, nothing was missed, and every host answered."""
+        return self.held and all(host.answered for host in self.hosts)
+
+    @property
+    def held(self) -> bool:
         """Whether every stage and every candidate is within its tolerance, and nothing missed."""
         rows = [row.passed for row in self.stages] + [row.passed for row in self.candidates]
         return all(rows) and not self.missed
+
+    @property
+    def exit_status(self) -> int:
+        """What a command ends with: 1 where something failed, 4 where only a host is missing."""
+        return 0 if self.passed else UNANSWERED if self.held else 1
 
     def add(self, part: Report) -> None:
         """Take in what a stage noted in a report of its own."""

@@ -14,6 +14,7 @@ from onnxgraft.errors import ModelError, NotSupportedError, OnnxgraftError
 from onnxgraft.files import sha256
 from onnxgraft.graph.model import Model, Origin, Source
 from onnxgraft.optional import optional
+from onnxgraft.stages.convert.tensorflow.lower.in_place import in_place
 from onnxgraft.stages.convert.tensorflow.lower.lowering import check_operators, raise_refused
 from onnxgraft.stages.convert.tensorflow.lower.operators import OPERATORS, handlers
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
@@ -80,11 +81,16 @@ def _to_onnx(lite: Lite, opset: int) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder, quiet():
         prepared = Path(folder, "prepared.tflite")
         prepared.write_bytes(lite.packed())
-        try:
-            proto, _ = tf2onnx.convert.from_tflite(
+
+        def converted() -> Any:
+            refused.clear()
+            return tf2onnx.convert.from_tflite(
                 os.fspath(prepared), opset=opset,
                 custom_op_handlers=handlers(refused) | own_handlers(),
-            )  # fmt: skip
+            )[0]  # fmt: skip
+
+        try:
+            proto = in_place(converted)
         except Exception as error:  # the FlatBuffer reader raises whatever it meets
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(f"{lite.file}: tf2onnx can't convert the model: {reason}") from error

@@ -20,10 +20,10 @@ from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.stages.engine.baking.answers import bake_answers
-from onnxgraft.stages.engine.baking.checking import check_answers, check_pictures
+from onnxgraft.stages.engine.baking.checking import check_answers, check_pictures, same_boxes
 from onnxgraft.stages.engine.baking.pictures import OUTSIDE, bake_pictures, resizes
 
-__all__ = ["Baked", "Part", "bake", "checked", "drawn"]
+__all__ = ["Baked", "Part", "bake", "checked", "drawn", "resizes", "same_boxes"]
 
 Part = Literal["preprocess", "postprocess"]
 # Height, width and channels of pictures of any size, which nothing divides.

@@ -28,7 +28,7 @@ from onnxgraft.run.tolerances import (
 from onnxgraft.stages.engine.baking.answers import LEAST_SCORE
 from onnxgraft.stages.engine.baking.pictures import OUTSIDE, resizes
 
-__all__ = ["check_answers", "check_pictures"]
+__all__ = ["check_answers", "check_pictures", "same_boxes"]
 
 
 def check_pictures(
@@ -105,7 +105,7 @@ def check_answers(
             same = (
                 _same_classes(found[scores], found[left.output])
                 if left.kind == "segmentation"
-                else _same_boxes(found[scores], found[left.output], how, size, placed)
+                else same_boxes(found[scores], found[left.output], how, size, placed)
             )
             if not same:
                 raise ModelError(
@@ -121,7 +121,7 @@ def _same_classes(scores: Array, classes: Array) -> bool:
     return bool((scores.argmax(axis) == classes).all())
 
 
-def _same_boxes(
+def same_boxes(
     rows: Array, boxes: Array, how: Postprocess, size: tuple[int, int] | None,
     placed: Placement | None,
 ) -> bool:  # fmt: skip

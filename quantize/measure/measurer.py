@@ -306,7 +306,8 @@ def shards_of(count: int) -> list[Shard]:
 
     They depend on nothing but the number of samples.
     """
-    size = min(max(count // 10, 4), 32)
+    # Of very many samples there are a thousand runs: what each says is sent and kept.
+    size = min(max(count // 10, 4), max(32, count // 1000))
     quarter = last_quarter(count)
     return [
         (start, min(start + size, end))

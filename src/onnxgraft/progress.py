@@ -29,7 +29,7 @@ from onnxgraft.errors import printable, wrapped
 from onnxgraft.notebook import Bars, in_notebook
 from onnxgraft.notices import NOTICE, logger
 
-__all__ = ["Steps", "console", "logger", "reporting", "status", "steps", "told", "track"]
+__all__ = ["Steps", "console", "hidden", "logger", "reporting", "status", "steps", "told", "track"]
 
 T = TypeVar("T")
 # Told the phase, how many of its steps are done, and how many there are.
@@ -40,6 +40,18 @@ _MINUTE = 60.0
 # What runs, the outermost first: its description, and how many of how many steps are done.
 _running: list[dict[str, tuple[int, int]]] = []
 _bars = True
+_thread = threading.local()
+
+
+@contextlib.contextmanager
+def hidden() -> Iterator[None]:
+    """Show no bars of what the block does in this thread: who started it tells how far it is."""
+    before = getattr(_thread, "hidden", False)
+    _thread.hidden = True
+    try:
+        yield
+    finally:
+        _thread.hidden = before
 
 
 def console() -> Console:
@@ -49,6 +61,9 @@ def console() -> Console:
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield ``items`` under a progress bar that disappears at the end."""
+    if getattr(_thread, "hidden", False):
+        yield from items
+        return
     with _progress() as bar, told(description) as tell:
         task = bar.add_task(description, total=total)
         for done, item in enumerate(items):

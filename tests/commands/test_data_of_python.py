@@ -30,10 +30,7 @@ CLASSES = (ROWS @ WEIGHTS["w"]).argmax(1)
 ELSEWHERE = "arm64"
 
 
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the processes in which a deployment times its engines."""
-    monkeypatch.setattr("onnxgraft.commands._deployment._Deployment._latency", lambda self: [])
+pytestmark = pytest.mark.usefixtures("untimed")
 
 
 @pytest.fixture

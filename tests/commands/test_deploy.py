@@ -133,9 +133,9 @@ def test_a_second_deploy_into_the_same_folder_replaces_the_files(tmp_path: Path,
 @pytest.fixture(scope="module")
 def street(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     in_ci()
-    recipe = read_recipe(ROOT / "benchmarks/fcn_camvid.toml", images=3)
+    recipe = read_recipe(ROOT / "benchmarks/fcn_camvid.toml", images=2)
     recipe.bench.rounds, recipe.bench.runs = 2, 2
-    # README's example, which runs too, has what is usual; that takes its time on such a network.
+    # The tutorial for Caffe, which runs too, has what is usual; on such a network that takes long.
     recipe.calibrate.method, recipe.quantize.improve = "mse", ()
     for holder, name in (
         (recipe, "model"),

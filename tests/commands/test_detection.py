@@ -18,6 +18,8 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 from tests.conftest import Cli, model_of
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 NAMES = ("car", "dog")
 # In the photograph of 80 x 60, which becomes a picture of 64 x 64: 64 x 48, with 8 rows above.
 DOG, CAR = (20, 10, 60, 40), (5, 5, 25, 35)

@@ -16,6 +16,8 @@ from onnxgraft.targets import find_target, target_names
 from tests.conftest import Cli, model_of, only_ci
 from tests.quantize.networks import PAIR, PAIR_SHAPES, infer, weights
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 SCORES = PAIR.replace("(float[N, 5, 8, 8] y)", "(float[N, 5] scores)").replace(
     "[third] y = Conv (e, w3, b3)",
     "[third] y = Conv (e, w3, b3) [pool2] p = GlobalAveragePool (y) [flat] scores = Flatten (p)",

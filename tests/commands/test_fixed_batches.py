@@ -13,6 +13,8 @@ import pytest
 from onnxgraft.commands import calibrate, deploy, infer, quantize, validate
 from tests.conftest import few, only_ci
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 SEED = 0
 WEIGHTS = np.random.default_rng(SEED).standard_normal((16, 4)).astype(np.float32)
 

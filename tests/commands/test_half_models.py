@@ -24,6 +24,8 @@ from onnxgraft.stages.quantize import calibrate, quantize, to_half
 from onnxgraft.targets import target_names
 from tests.conftest import Cli, few, only_ci
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 KINDS = {
     "float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16, "float32": 1,
 }  # fmt: skip

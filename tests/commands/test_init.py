@@ -16,6 +16,8 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from tests.conftest import Cli, model_of, only_ci
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 
 def saved(model: Model, folder: Path) -> Path:
     model.save(folder / "net.onnx")

@@ -13,6 +13,8 @@ import onnxgraft
 from onnxgraft.stages.quantize import METHODS
 from tests.conftest import only_ci
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 tf = pytest.importorskip("tensorflow")
 
 

@@ -17,6 +17,8 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.foreign import ARRAYS, BUNDLE, CACHE, ENGINE, JSON, RANGES, WEB_PAGE
 from tests.conftest import Cli, model_of, once
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 PAGE = "<!DOCTYPE html><html></html>"
 NET = "n (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"
 

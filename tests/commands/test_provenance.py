@@ -17,6 +17,8 @@ from tests.conftest import in_ci, once
 from tests.faults import prepare
 from tests.running import here
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 RECIPE = """
 model = "neta.prototxt"
 weights = "neta.caffemodel"

@@ -9,6 +9,8 @@ import pytest
 import onnxgraft
 from tests.conftest import Cli, model_of, only_ci
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 NET = (
     "net (float[N, 3, 8, 8] x, bool is_training) => (float[N, 4] y) {"
     " c = Conv<pads=[1,1,1,1]>(x, w)  half = Constant<value_float=0.5>()"

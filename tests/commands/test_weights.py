@@ -16,6 +16,8 @@ from onnxgraft.stages.engine import read_passport
 from tests.conftest import Cli, model_of, only_ci
 from tests.quantize.networks import attention, pair
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 
 @pytest.fixture
 def net(tmp_path: Path) -> Path:

@@ -12,7 +12,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate.report import Report
-from tests.conftest import Cli, only_ci
+from tests.conftest import Cli, only_ci, only_deep
 
 CROP = Preprocess(crop=(4, 0, 352, 480), mean=(109.56690979, 107.69937134, 104.42664337))
 
@@ -65,7 +65,7 @@ def test_it_agrees_with_opencv(files: tuple[Path, Path], clean: Path, shared: Pa
     assert onnxruntime.outputs[0].agreement > 0.9999
 
 
-@only_ci
+@only_deep
 def test_it_has_the_published_accuracy(files: tuple[Path, Path], clean: Path, shared: Path) -> None:
     # What TensorFlow's FCN has on these 20; on all 101 both have 72.83 and 78.48, as published
     # (benchmarks/validate.md).

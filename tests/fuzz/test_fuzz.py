@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, once, only_ci
+from tests.conftest import ROOT, once, only_deep
 from tests.fuzz.readers import READERS
 
 # For each reader.
@@ -42,7 +42,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return once(tmp_path_factory, "fuzzed", make)
 
 
-@only_ci
+@only_deep
 @pytest.mark.parametrize("reader", READERS)
 def test_nothing_new_breaks_a_reader(reader: str, fuzzed: Path) -> None:
     log = (fuzzed / f"{reader}.log").read_text(errors="replace")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import CI, ROOT, only_ci
+from tests.conftest import ROOT, only_ci, only_deep
 
 CODE = """
 import json
@@ -29,9 +29,9 @@ assert found.peak < {peak}
 @pytest.mark.parametrize(
     ("kind", "count", "peak"),
     [
-        ("onnx", 30 if CI else 15, 1_000_000),
-        pytest.param("tensorflow", 10, 2_000_000, marks=only_ci),
-        pytest.param("caffe", 30, 1_000_000, marks=only_ci),
+        ("onnx", 15, 1_000_000),
+        pytest.param("tensorflow", 10, 2_000_000, marks=only_deep),
+        pytest.param("caffe", 15, 1_000_000, marks=only_ci),
     ],
     ids=["onnx", "tensorflow", "caffe"],
 )

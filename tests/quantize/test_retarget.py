@@ -29,6 +29,8 @@ from tests.quantize.networks import (
     weights,
 )
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 TARGETS = target_names()
 
 # Rectifiers that onnxruntime leaves to its Q, an addition, an average and a Gemm.

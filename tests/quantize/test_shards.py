@@ -8,7 +8,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.run import workers
 from onnxgraft.stages.quantize import Checkpoint, calibrate
 from onnxgraft.stages.quantize.measure.measurer import Job, Measurer, Shard, Tally, shards_of
-from tests.conftest import model_of, only_ci
+from tests.conftest import model_of, only_ci, only_deep
 from tests.quantize.test_calibration import NETWORK, constants, images, samples_of
 
 SITES = ("image", "small", "seen2")
@@ -137,7 +139,6 @@ def test_a_ray_cluster_gives_the_same_though_it_loses_a_worker(
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         expected = calibrate(model, samples)
-        assert_equal(calibrate(model, samples, workers=2, ray="auto"), expected)
 
         @ray.remote  # type: ignore[untyped-decorator]
         class Mortal(workers._Worker):
@@ -164,6 +165,66 @@ def test_a_ray_cluster_gives_the_same_though_it_loses_a_worker(
             calibrate(model, bad, workers=0, ray="auto")
     finally:
         ray.shutdown()
+
+
+@only_deep
+def test_a_machine_of_the_cluster_that_goes_is_done_without(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray: Any
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for number, image in enumerate(images(30)):
+            pixels = np.clip(image.transpose(1, 2, 0) * 50 + 128, 0, 255).astype(np.uint8)
+            archive.writestr(f"{number:02}.png", cv2.imencode(".png", pixels)[1].tobytes())
+    samples = open_samples(f"zip::{(tmp_path / 'images.zip').as_uri()}", model.inputs)
+    expected = calibrate(model, samples)
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    try:
+        other = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        ray.init(address=cluster.address, log_to_driver=False)
+        nodes = tmp_path / "nodes"
+        nodes.mkdir()
+
+        @ray.remote  # type: ignore[untyped-decorator]
+        class Slow(workers._Worker):
+            """The worker of the cluster, which says on which node it is, and takes its time."""
+
+            def do(self, part: Any) -> Any:
+                (nodes / ray.get_runtime_context().get_node_id()).touch()
+                time.sleep(0.5)
+                return super().do(part)
+
+        def go() -> None:
+            while len([*nodes.iterdir()]) < 2:
+                time.sleep(0.02)
+            cluster.remove_node(other, allow_graceful=False)
+
+        monkeypatch.setattr(ray, "remote", lambda **how: lambda worker: Slow.options(**how))
+        going = threading.Thread(target=go, daemon=True)
+        going.start()
+        assert_equal(calibrate(model, samples, workers=2, ray="auto"), expected)
+        going.join(10)
+        assert not going.is_alive()  # so both had begun, and one of them went
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@only_ci
+def test_processes_read_by_url_themselves(model: Model, samples: Samples, tmp_path: Path) -> None:
+    (tmp_path / "i").mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"i/{number:02}.png"), pixels)
+    here = open_samples(tmp_path / "i", model.inputs)
+    there = open_samples((tmp_path / "i").as_uri(), model.inputs)
+    assert same(calibrate(model, here).histograms, calibrate(model, there, workers=2).histograms)
 
 
 @pytest.mark.usefixtures("ray")

@@ -18,6 +18,7 @@ from onnxgraft.stages.validate.metrics import Curve
 from onnxgraft.stages.validate.report import (
     BoxRow,
     GalleryRow,
+    HostRow,
     LayerRow,
     LayersTimedRow,
     LayerTimeRow,
@@ -110,6 +111,14 @@ def full_report() -> Report:
     report.recipe = {"model": "net.pb", "calibrate": {"seed": 0}}
     report.hashes, report.seeds = {"net.pb": "0123456789abcdef" * 4}, {"samples": 0}
     report.times = [StageTime("convert", 1.0)]
+    report.hosts = [
+        HostRow(
+            "me@pi-3.local:2222", True, "", "A processor of some name (avx2)", 4, "Linux-6.1",
+            {"onnxgraft": "0.1.0", "openvino": "2026.4.1"}, 0.3, ["openvino int8"],
+            ["was built for another processor"],
+        ),
+        HostRow("gone", False, "can't be reached (Connection refused); see whether ssh works"),
+    ]  # fmt: skip
     return report
 
 
@@ -399,7 +408,7 @@ def test_on_paper_it_is_light_everything_is_open_and_no_control_is_there(page: P
 
 def test_every_link_leads_to_a_section(page: Page) -> None:
     links = page.js("[...document.querySelectorAll('nav a')].map((one) => one.hash)")
-    assert len(links) == 15
+    assert len(links) == 16
     assert page.js(f"{links}.every((hash) => document.querySelector(hash))")
 
 

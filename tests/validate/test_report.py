@@ -20,6 +20,7 @@ from onnxgraft.stages.validate.report import (
     CandidateRow,
     EngineRow,
     GalleryRow,
+    HostRow,
     LatencyRow,
     LayerRow,
     LayersTimedRow,
@@ -566,3 +567,26 @@ def test_a_report_of_outputs_without_a_metric() -> None:
 
 def test_an_empty_report_prints_nothing() -> None:
     assert screen_of(Report("empty.pb", "empty.pb")) == []
+
+
+def test_a_host_that_did_not_answer_is_seen_in_every_view(tmp_path: Path) -> None:
+    report = report_of()
+    report.candidates = report.candidates[:4]
+    report.hosts = [
+        HostRow(EVIL, True, "", "chip", 2, results=["openvino fp32"]),
+        HostRow("gone", False, EVIL),
+    ]
+    assert not report.passed and report.held and report.exit_status == 4
+    page = page_of(report, tmp_path)
+    assert EVIL not in page
+    text = " ".join(Reader(page).text.split())
+    assert f"gone did not answer: {EVIL}" in text
+    assert f"on{EVIL}: chip" in text  # and not this machine's
+    assert "all 2 cores" in text
+    write_junit(report, tmp_path / "junit.xml")
+    assert 'failures="1"' in (tmp_path / "junit.xml").read_text()
+    console = Console(file=io.StringIO(), width=80)
+    render(report, console)
+    assert "gone: NO ANSWER: " in console.file.getvalue()  # type: ignore[attr-defined]
+    report.candidates[1].passed = False
+    assert report.exit_status == 1

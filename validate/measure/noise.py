@@ -42,6 +42,7 @@ def measured_tolerance(
     samples: Iterable[Sample],
     precision: str = "fp32",
     other: Engine | None = None,
+    level: float = 0.0,
 ) -> Tolerance:
     """Return the tolerance that rounding explains, measured on the original itself.
 
@@ -55,12 +56,16 @@ def measured_tolerance(
         samples: Some.
         precision: Of the candidate: ``fp32``, ``tf32``, ``fp16`` or ``bf16``.
         other: The original with other optimizations.
+        level: What half a level of a picture is in its inputs, where the candidate resizes pictures
+            itself and may round to another one.
     """
     bits, least = _BITS[precision], ENGINE_TOLERANCES[precision]
     noise = own_noise(
-        original, (adapted(sample.feeds, original) for sample in samples), bits=bits, other=other
-    )
+        original, (adapted(sample.feeds, original) for sample in samples), bits=bits, other=other,
+        step=level,
+    )  # fmt: skip
     where = "" if precision == "fp32" else f" to the {bits} bits of {precision}"
+    where += " and by up to half a level of the picture" if level else ""
     optimized = (
         f", and by {noise.relative(noise.otherwise):.1e} with other optimizations"
         if noise.otherwise

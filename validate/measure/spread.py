@@ -15,7 +15,7 @@ from onnxgraft.data.samples import Sample, Samples
 from onnxgraft.graph.tensors import Outputs
 from onnxgraft.run.answers import adapted
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.selections import Chosen, Selector
+from onnxgraft.run.selections import Chosen, Selecting
 from onnxgraft.run.workers import in_processes, on_ray
 from onnxgraft.stages.validate.measure.tally import Tally, infer_all
 from onnxgraft.stages.validate.metrics import Metric
@@ -39,6 +39,7 @@ class Job:
         labels: By the images' file names, where they do not come with the samples.
         openers: Of the original and each candidate, for processes that have to open their own.
         selector: Opens the graph in which indices among the outputs were chosen.
+        pictures: The same samples as the candidates take them, where the original takes others.
     """
 
     samples: Samples
@@ -47,7 +48,8 @@ class Job:
     metric: Callable[[], Metric] | None
     labels: Labels = field(default_factory=Labels)
     openers: tuple[Opener, ...] = ()
-    selector: Callable[[], Selector] | None = None
+    selector: Callable[[], Selecting] | None = None
+    pictures: Samples | None = None
 
 
 class Beside:
@@ -57,7 +59,7 @@ class Beside:
         """Begin with nothing: each is made when it is asked for."""
         self._job = job
         self._first: Outputs | None = None
-        self._selector: Selector | None = None
+        self._selector: Selecting | None = None
 
     def first(self, original: Engine, position: int, outputs: Outputs) -> Outputs | None:
         """Return the original's outputs of the first sample; None for that sample itself."""
@@ -88,21 +90,27 @@ def run_here(
     two samples are in memory.
     """
     part = iter(replace(job.samples, indices=job.samples.indices[begin:end]))
+    places = iter(range(begin, end))
 
-    def following() -> Sample | None:
+    def following() -> tuple[Sample, Sample] | None:
         sample = next(part, None)
-        if sample is not None and job.labels:
-            return labelled(sample, job.labels, job.samples.preprocess)
-        return sample
+        if sample is None:
+            return None
+        if job.labels:
+            sample = labelled(sample, job.labels, job.samples.preprocess)
+        place = next(places)
+        other = None if job.pictures is None else job.pictures.at(place, labelled=False)
+        return sample, other or sample
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as comparer:
         coming = reader.submit(following)
         comparing = None
         for position in range(begin, end):
-            sample = coming.result()
-            assert sample is not None
+            both = coming.result()
+            assert both is not None
+            sample, other = both
             coming = reader.submit(following)
-            results = infer_all(engines, sample)
+            results = infer_all(engines, sample, other)
             first = beside.first(engines[0], position, results[0])
             chosen = beside.chosen(engines[0], sample, results[0])
             if comparing is not None:

@@ -10,7 +10,7 @@ from onnxgraft.errors import InputError, nearest
 from onnxgraft.progress import track
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.selections import Selector
+from onnxgraft.run.selections import Selecting
 from onnxgraft.stages.validate.measure.judging import Candidate, Judgement, judge
 from onnxgraft.stages.validate.measure.spread import Beside, Job, Opener, run_here, run_parts
 from onnxgraft.stages.validate.measure.tally import Tally
@@ -31,7 +31,8 @@ def measure(
     workers: int = 1,
     ray: str | None = None,
     openers: Sequence[Opener] = (),
-    selector: Callable[[], Selector] | None = None,
+    selector: Callable[[], Selecting] | None = None,
+    pictures: Samples | None = None,
 ) -> Tally:
     """Run everything on every sample and return the sums, which `rows` makes rows of.
 
@@ -46,6 +47,7 @@ def measure(
         ray: Address of a Ray cluster whose machines see the same paths.
         openers: With more than one worker: open the original and each candidate in another process.
         selector: Opens the original's graph, where there are indices among its outputs.
+        pictures: The same samples as the candidates take them, where the original takes others.
 
     Raises:
         InputError: A label is missing, or outputs do not correspond.
@@ -68,6 +70,7 @@ def measure(
         labels or Labels(),
         tuple(openers),
         selector,
+        pictures,
     )
     total = Tally.empty(len(candidates), metric, metric_output)
     if ray is None and workers == 1:

@@ -313,9 +313,18 @@ def labelled_rows(sample: Sample, answered: Answered) -> Iterator[tuple[Answered
             yield Answered(output, rows, answered.size), label
 
 
-def infer_all(engines: Sequence[Engine], sample: Sample) -> list[Outputs]:
-    """Return what each engine makes of a sample, in its own layouts."""
-    return [engine.infer(adapted(sample.feeds, engine)) for engine in engines]
+def infer_all(engines: Sequence[Engine], sample: Sample, other: Sample) -> list[Outputs]:
+    """Return what each engine makes of a sample, in its own layouts.
+
+    Args:
+        engines: The original first.
+        sample: As the original takes it.
+        other: As the candidates do.
+    """
+    fed = [sample, *[other] * (len(engines) - 1)]
+    return [
+        engine.infer(adapted(each.feeds, engine)) for engine, each in zip(engines, fed, strict=True)
+    ]
 
 
 def class_axis(value: Array) -> int | None:

@@ -13,6 +13,7 @@ from onnxgraft.stages.validate.report import (
     CandidateRow,
     EngineRow,
     GalleryRow,
+    HostRow,
     LayerTimeRow,
     RangeRow,
     Report,
@@ -108,19 +109,32 @@ def _answers(report: Report) -> list[dict[str, Any]]:
             else value - original.metrics.get(metric, value),
             "faster": base.median_ms / timed.median_ms if base and timed else None,
             "base": base.name if base else "", "look": _look(report, row, built),
-            "where": built.where if built else report.versions.get("processor", ""),
-            "threads": _threads(report, built),
+            "where": _where(report, row, built), "threads": _threads(report, row, built),
         })  # fmt: skip
     return found
 
 
-def _threads(report: Report, built: EngineRow | None) -> str:
+def _host(report: Report, row: CandidateRow) -> HostRow | None:
+    """Return the host that a candidate was run on, where that is another machine."""
+    return next((host for host in report.hosts if row.name in host.results), None)
+
+
+def _where(report: Report, row: CandidateRow, built: EngineRow | None) -> str:
+    """Return the processor or GPU that a candidate runs on."""
+    host = _host(report, row)
+    if host is not None:
+        return f"{host.name}: {host.processor}"
+    return built.where if built else report.versions.get("processor", "")
+
+
+def _threads(report: Report, row: CandidateRow, built: EngineRow | None) -> str:
     """Return how many threads an engine has: all cores where it was not told; none of a GPU's."""
-    if built is not None and not built.cpu:
+    host = _host(report, row)
+    if host is None and built is not None and not built.cpu:
         return ""
     if built is not None and built.threads:
         return str(built.threads)
-    cores = report.machine.get("cores")
+    cores = report.machine.get("cores") if host is None else host.cores
     return f"all {cores} cores" if cores else "all cores"
 
 

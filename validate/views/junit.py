@@ -1,4 +1,4 @@
-"""The report as JUnit XML: a test case for each stage and each candidate."""
+"""The report as JUnit XML: a test case for each stage, candidate and host."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def write_junit(report: Report, path: str | os.PathLike[str]) -> None:
     ]
     cases += [("candidate", row.name, row.passed, row.verdict, 0.0) for row in report.candidates]
     cases += [("goal", sentence, False, sentence, 0.0) for sentence in report.missed]
+    cases += [("host", row.name, row.answered, row.error, 0.0) for row in report.hosts]
     warnings = {
         row.name: [f"WARNING: {text}" for text in row.warnings] for row in report.candidates
     }

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from onnxgraft.errors import printable
-from onnxgraft.stages.validate.report import EngineRow, Report
+from onnxgraft.stages.validate.report import EngineRow, HostRow, Report
 from onnxgraft.stages.validate.views.numbers import metric_value
 from onnxgraft.terminal import say
 
-__all__ = ["render"]
+__all__ = ["hosts_told", "render"]
+
+# More tasks a core than this are told: other work may have slowed what was timed.
+BUSY = 1.5
 
 
 def render(report: Report, console: Console) -> None:
@@ -36,6 +41,7 @@ def render(report: Report, console: Console) -> None:
         _say(console, _proven(engine), "red" if engine.proven is False else None)
     for row in report.candidates[1:]:
         _say(console, f"{row.name}: {row.verdict}", None if row.passed else "red")
+    hosts_told(report.hosts, console)
     for sentence in report.missed:
         _say(console, sentence, "red")
     for target, layer, reason in report.float_layers:
@@ -50,9 +56,22 @@ def render(report: Report, console: Console) -> None:
         _say(console, f"WARNING: {warning}", "bold yellow")
 
 
+def hosts_told(hosts: Sequence[HostRow], console: Console) -> None:
+    """Print what is known of each host, and why it did not answer."""
+    for host in hosts:
+        if not host.answered:
+            _say(console, f"{host.name}: NO ANSWER: {host.error}", "red")
+            continue
+        with_ = ", ".join(f"{name} {version}" for name, version in host.versions.items())
+        busy = f", busy: {host.busy:.1f} tasks a core" if host.busy > BUSY else ""
+        _say(console, f"{host.name}: {host.processor}, {host.cores} cores{busy}; {with_}")
+        for note in host.notes:
+            _say(console, f"note: {host.name}: {note}")
+
+
 def _proven(engine: EngineRow) -> str:
     """Return the sentence on whether an engine computes what its graph says."""
-    on = f"{engine.cpu}: {engine.arithmetic}" if engine.arithmetic else engine.cpu
+    on = f"{engine.cpu}: {engine.arithmetic}" if engine.arithmetic else engine.gpu or engine.cpu
     if engine.proven is None:
         return f"{engine.name}: not run when it was built" + (f"; it is for {on}" if on else "")
     verdict = "proven" if engine.proven else "NOT PROVEN"

@@ -22,6 +22,7 @@ from onnxgraft.optional import optional
 from onnxgraft.run.demand import limited
 from onnxgraft.stages.convert.tensorflow.loops.loops import prepare_loops
 from onnxgraft.stages.convert.tensorflow.loops.recurrent import fuse_recurrent
+from onnxgraft.stages.convert.tensorflow.lower.in_place import in_place
 from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
 from onnxgraft.stages.convert.tensorflow.lower.weights import put_into_onnx, stand_ins
 from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset
@@ -72,15 +73,20 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
     refused: dict[str, OnnxgraftError] = {}
+
+    def converted() -> Any:
+        refused.clear()
+        return tf2onnx.convert.from_graph_def(
+            light,
+            input_names=[*frozen.places, *(f"{name}:0" for name in standing)],
+            output_names=list(frozen.fetched),
+            opset=opset,
+            custom_op_handlers=handlers(refused),
+        )[0]
+
     with quiet(), tf.Graph().as_default():
         try:
-            proto, _ = tf2onnx.convert.from_graph_def(
-                light,
-                input_names=[*frozen.places, *(f"{name}:0" for name in standing)],
-                output_names=list(frozen.fetched),
-                opset=opset,
-                custom_op_handlers=handlers(refused),
-            )
+            proto = in_place(converted)
         except (tf.errors.OpError, ValueError, KeyError, RuntimeError, AssertionError) as error:
             raise ModelError(
                 f"{frozen.source.path}: tf2onnx can't convert {_suspects(light, str(error))}: "

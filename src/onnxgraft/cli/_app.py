@@ -31,6 +31,7 @@ from onnxgraft.errors import (
 )
 from onnxgraft.files import cache_folder, check_place, existing_file, json_text, places, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
+from onnxgraft.files.remote import is_url
 from onnxgraft.progress import logger, reporting
 from onnxgraft.run.demand import allow
 
@@ -162,7 +163,7 @@ class Result(Protocol):
 
     @property
     def passed(self) -> bool:
-        """False if a comparison failed its tolerance: exit status 1."""
+        """False if a comparison failed its tolerance: exit status 1, or its ``exit_status``."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -197,13 +198,14 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
                     for clash in clashes():
                         logger.warning("%s", clash)
                     result = function(*args, **kwargs)
-            _hand_over(0 if result.passed else EXIT_FAILED)
+            status = 0 if result.passed else getattr(result, "exit_status", EXIT_FAILED)
+            _hand_over(status)
             if as_json:
                 print(json_text(result.to_json()))
             else:
                 show(result, Console())
-            if not result.passed:
-                raise typer.Exit(EXIT_FAILED)
+            if status:
+                raise typer.Exit(status)
 
         more = [
             inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
@@ -361,10 +363,12 @@ def _guard(name: str, limits: Mapping[str, Any], given: Mapping[str, Any]) -> in
 def _places(name: str, given: Mapping[str, Any]) -> tuple[Path, ...] | None:
     """Return what a subcommand was told to write; None where it may write anything.
 
-    The user's own code may, and a cluster's processes have to connect.
+    The user's own code may; a cluster's processes, ssh and storage have to connect.
     """
     texts = [str(value) for value in given.values() if isinstance(value, str | Path)]
-    if given.get("ray") or any(".py:" in text for text in texts):
+    if given.get("ray") or given.get("hosts"):
+        return None
+    if any(".py:" in text or is_url(text) for text in texts):
         return None
     places = [given[key] for key in _WRITTEN if isinstance(given.get(key), Path)]
     if name == "bench" and (given.get("record") or given.get("p99")):

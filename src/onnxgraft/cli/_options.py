@@ -17,22 +17,22 @@ from onnxgraft.targets.cpu import CPUS
 __all__ = [
     "DATA", "MODEL", "OUTPUT", "QUANTIZATION", "RUNNING", "TARGET", "Batches", "Calibration",
     "CandidateOutputs", "CandidateWeights", "Classes", "CpuName", "Data", "DataUsed", "Drop",
-    "FloatName",
-    "Force", "FreezeBatchnorm", "Images", "Inputs", "Largest", "Layout", "MethodName", "MetricName",
-    "MetricOutput", "ModelFile", "OnnxFile", "Opset", "Out", "Outputs", "Overrides",
-    "PrecisionName", "PreprocessFile", "RangesUsed", "Ray", "RecipeFile", "Shapes", "Signature",
-    "Smallest", "TargetName", "TargetOption", "Threads", "Trusted", "Values", "Weights", "Workers",
-    "trust_of",
+    "FloatName", "Force", "FreezeBatchnorm", "HostList", "HostPython", "Images", "Inputs",
+    "Largest", "Layout", "MethodName", "MetricName", "MetricOutput", "ModelFile", "OnnxFile",
+    "Opset", "Out", "Outputs", "Overrides", "PrecisionName", "PreprocessFile", "RangesUsed", "Ray",
+    "RecipeFile", "Shapes", "Signature", "Smallest", "TargetName", "TargetOption", "Threads",
+    "Trusted", "Values", "Weights", "Workers", "trust_of",
 ]  # fmt: skip
 
 # The groups in which `--help` shows options.
 MODEL, DATA, OUTPUT = "Model", "Data", "Output"
 TARGET, QUANTIZATION, RUNNING = "Target", "Quantization", "Running"
+HOSTS = "Other machines"
 
 # As the stages have them, which would take long to import.
 Layout = Literal["keep", "nchw", "nhwc"]
 MethodName = Literal["auto", "entropy", "minmax", "percentile", "mse"]
-PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
+PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 
 # In one line of a terminal of 80 columns there is no room for a list of choices. What is chosen is
 # checked where it is looked up, which suggests the nearest name.
@@ -210,7 +210,7 @@ FloatName = Annotated[
     str,
     typer.Option(
         "--float", metavar="PRECISION", rich_help_panel=TARGET, autocompletion=one_of(FLOATS),
-        help=f"Precision of the layers that are not INT8: {_FLOATS}.",
+        help=f"Precision of the layers that are not quantized: {_FLOATS}.",
     ),
 ]  # fmt: skip
 CpuName = Annotated[
@@ -300,6 +300,22 @@ CandidateOutputs = Annotated[
 Workers = Annotated[
     int,
     typer.Option(help="Processes that share the samples.", rich_help_panel=RUNNING),
+]
+HostList = Annotated[
+    str | None,
+    typer.Option(
+        "--hosts",
+        metavar="HOSTS",
+        rich_help_panel=HOSTS,
+        help="Machines to run the engine on by ssh, at the same time, in place of this one: "
+        "user@host:port with commas between, or a file with one in each line.",
+    ),
+]
+HostPython = Annotated[
+    str,
+    typer.Option(
+        metavar="PYTHON", rich_help_panel=HOSTS, help="Python on the hosts that has onnxgraft."
+    ),
 ]
 Ray = Annotated[
     str | None,

@@ -23,6 +23,8 @@ from onnxgraft.cli._options import (
     Drop,
     Force,
     FreezeBatchnorm,
+    HostList,
+    HostPython,
     Images,
     Inputs,
     LabelsFile,
@@ -31,6 +33,7 @@ from onnxgraft.cli._options import (
     ModelFile,
     Outputs,
     PostprocessFile,
+    PrecisionName,
     PreprocessFile,
     Ray,
     Signature,
@@ -113,6 +116,8 @@ def validate(
             help="File for both sides' outputs, for polygraphy run --load-outputs.",
         ),
     ] = None,
+    hosts: HostList = None,
+    host_python: HostPython = "python3",
     report: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", rich_help_panel=OUTPUT, help="Folder for the report."),
@@ -130,7 +135,8 @@ def validate(
         metric=metric, classes=classes, metric_output=metric_output, labels=labels, drop=drop,
         tolerance=tolerance, images=images, bisect=bisect, graph=graph,
         candidate_weights=candidate_weights, candidate_outputs=candidate_outputs, workers=workers,
-        ray=ray, save_inputs=save_inputs, save_outputs=save_outputs, report=report, force=force,
+        ray=ray, save_inputs=save_inputs, save_outputs=save_outputs, hosts=hosts,
+        host_python=host_python, report=report, force=force,
     )  # fmt: skip
 
 
@@ -254,6 +260,14 @@ def deploy(
             "installed if not given.",
         ),
     ] = None,
+    precision: Annotated[
+        PrecisionName | None,
+        typer.Option(
+            rich_help_panel=TARGET,
+            help="Precision of the engines, where a model file is given: int8 (the default) and "
+            "fp8 quantize, fp8 for TensorRT alone.",
+        ),
+    ] = None,
     cpu: CpuName = None,
     images: Images = None,
     trust: Trusted = [],  # noqa: B006  (typer copies it)
@@ -293,7 +307,7 @@ def deploy(
     return commands.deploy(
         recipe, out, data=data, validate_on=validate_on, weights=weights, preprocess=preprocess,
         postprocess=postprocess, inputs=inputs, outputs=outputs, metric=metric, labels=labels,
-        classes=classes, targets=targets, cpu=cpu,
+        classes=classes, targets=targets, precision=precision, cpu=cpu,
         images=images, trust=trust_of(trust), keep_going=keep_going, workers=workers, force=force,
         from_stage=from_stage, fresh=fresh,
     )  # fmt: skip

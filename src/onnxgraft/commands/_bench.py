@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -28,14 +28,21 @@ from onnxgraft.stages.convert import Original, written
 from onnxgraft.stages.engine import graph_precision, target_of
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.engine.passport import record as record_in_passport
-from onnxgraft.stages.validate.report import LatencyRow, LayersTimedRow, LayerTimeRow
+from onnxgraft.stages.validate.report import (
+    UNANSWERED,
+    HostRow,
+    LatencyRow,
+    LayersTimedRow,
+    LayerTimeRow,
+)
 
 if TYPE_CHECKING:
     from onnxgraft.commands._bench_load import LoadRow, Searched
+    from onnxgraft.commands._hosts import Hosts
 
 __all__ = [
     "Arrivals", "BenchTarget", "Benched", "Counted", "SpeedUp", "Worker", "bench",
-    "bench_targets", "measure", "record_latency",
+    "bench_targets", "measure", "record_latency", "speed_ups",
 ]  # fmt: skip
 
 Arrivals = Literal["poisson", "fixed"]
@@ -76,6 +83,13 @@ class Worker:
 
     def __init__(self, target: BenchTarget, batch: int) -> None:
         self.target = target
+        self._start()
+        opened = replace(target.opened, path=os.path.abspath(target.opened.path))
+        told = self._ask({**asdict(replace(target, opened=opened)), "batch": batch})
+        self.first_ms = float(told["first_ms"])
+        self.warnings = [str(text) for text in told["warnings"]]
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", os.path.join(os.path.dirname(__file__), "_bench_worker.py")],
             stdin=subprocess.PIPE,
@@ -83,9 +97,6 @@ class Worker:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        opened = replace(target.opened, path=os.path.abspath(target.opened.path))
-        told = self._ask({**asdict(replace(target, opened=opened)), "batch": batch})
-        self.first_ms = float(told["first_ms"])
 
     def run(self, count: int) -> list[float]:
         """Return the milliseconds of ``count`` inferences."""
@@ -129,8 +140,11 @@ class Worker:
             stdin.write(json.dumps(message, default=os.fspath) + "\n")
             stdin.flush()
 
+    def _line(self) -> str:
+        return _pipe(self._process.stdout).readline()
+
     def _answer(self) -> dict[str, Any]:
-        line = _pipe(self._process.stdout).readline()
+        line = self._line()
         answer = json.loads(line) if line else {"error": "its process ended"}
         if "error" in answer:
             self.close()
@@ -155,6 +169,7 @@ class Benched:
         layers_timed: What they take together.
         loads: What was measured of many requests at once, where that was asked for.
         searches: The settings that were found best for each engine, where that was asked for.
+        hosts: The machines that it was measured on, where others than this one were named.
     """
 
     rows: list[LatencyRow]
@@ -164,12 +179,22 @@ class Benched:
     layers_timed: list[LayersTimedRow] = field(default_factory=list)
     loads: list[LoadRow] = field(default_factory=list)
     searches: list[Searched] = field(default_factory=list)
+    hosts: list[HostRow] = field(default_factory=list)
 
-    passed = True
+    @property
+    def passed(self) -> bool:
+        """Whether every host answered."""
+        return all(host.answered for host in self.hosts)
+
+    @property
+    def exit_status(self) -> int:
+        """What a command ends with."""
+        return 0 if self.passed else UNANSWERED
 
     def to_json(self) -> dict[str, Any]:
         """Return the rows and notes as plain values."""
         return {
+            "passed": self.passed,
             "latency": [
                 {
                     **asdict(row), "images_per_second": row.images_per_second,
@@ -182,6 +207,7 @@ class Benched:
             "layers_timed": [asdict(row) for row in self.layers_timed],
             "loads": [row.to_json() for row in self.loads],
             "searches": [found.to_json() for found in self.searches],
+            "hosts": [asdict(host) for host in self.hosts],
         }  # fmt: skip
 
 
@@ -206,6 +232,10 @@ def bench(
     streams: int | None = None,
     pin: bool = False,
     p99: str | float | None = None,
+    hosts: Hosts | None = None,
+    host_python: str = "python3",
+    report: Place | None = None,
+    force: bool = False,
 ) -> Benched:
     """Time engines, each in a process of its own, in turn: one by one, or under load.
 
@@ -238,10 +268,31 @@ def bench(
         pin: Give each instance cores of its own.
         p99: Look for the settings with the highest rate at which 99 % of the requests are answered
             within this time, such as ``20ms``; they are written into the passport.
+        hosts: Time the engines on these machines, at the same time, and not here: names with commas
+            between, or a list of them, as ssh takes them, ``user@host:port``; or a file with one in
+            each line.
+        host_python: The Python there that has onnxgraft.
+        report: A folder for a report of what was measured on the hosts.
+        force: Replace an existing file of another kind, too.
 
     Raises:
         InputError: A target can't be loaded, or none takes any of the batches.
     """
+    if hosts is not None:
+        if against is not None or record or layers or graph:
+            raise InputError(
+                "--hosts times engines there: leave out --against, --record, --layers and --graph"
+            )
+        if not (clients is rate is p99 is instances is streams is None) or pin:
+            raise InputError("--hosts times single requests; call bench there for many at once")
+        from onnxgraft.commands._bench_hosts import bench_hosts
+
+        return bench_hosts(
+            engines, hosts, host_python, batches=numbers(BATCHES if batch is None else batch),
+            rounds=rounds, runs=runs, threads=threads, report=report, force=force,
+        )  # fmt: skip
+    if report is not None:
+        raise InputError("--report is of --hosts; name some, or take --json")
     if clients is not None or rate is not None or p99 is not None:
         if against is not None or layers or record:
             raise InputError("--against, --layers and --record are for single requests; leave out")
@@ -333,6 +384,7 @@ def measure(
     runs: int = 10,
     notes: list[str] | None = None,
     counted: list[Counted] | None = None,
+    start: Callable[[BenchTarget, int], Worker] = Worker,
 ) -> list[LatencyRow]:
     """Time ``targets`` and return a row for each and each batch.
 
@@ -347,6 +399,7 @@ def measure(
             is an error.
         counted: Takes what the layers take in each engine, with the first batch that it takes; a
             sentence goes to ``notes`` for each that does not tell.
+        start: Starts what times a target with a batch.
 
     Raises:
         InputError: A target can't be loaded, or does not take a batch, or none takes any.
@@ -356,12 +409,13 @@ def measure(
     rows: list[LatencyRow] = []
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     refused: dict[str, list[int]] = {}  # why -> with which batches
+    warned: list[str] = []
     for batch in batches:
         workers: list[Worker] = []
         try:
             for target in track(targets, f"loading, batch {batch}", len(targets)):
                 try:
-                    workers.append(Worker(target, batch))
+                    workers.append(start(target, batch))
                 except InputError as error:
                     if notes is None:
                         raise
@@ -378,6 +432,7 @@ def measure(
         finally:
             for worker in workers:
                 worker.close()
+        warned += [text for worker in workers for text in worker.warnings]
         for worker, mine in zip(workers, times, strict=True):
             median, p90, p99 = (float(v) for v in np.percentile(mine, (50, 90, 99)))
             rows.append(LatencyRow(
@@ -390,7 +445,7 @@ def measure(
     if not rows:
         raise InputError("; ".join(told) or "there is nothing to time")
     if notes is not None:
-        notes += told
+        notes += [*told, *dict.fromkeys(warned)]
     return rows
 
 

@@ -12,10 +12,11 @@ import json
 import os
 import sys
 import time
+import warnings
 from dataclasses import asdict
 from typing import Any
 
-from onnxgraft.errors import InputError, OnnxgraftError
+from onnxgraft.errors import EngineWarning, InputError, OnnxgraftError
 from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.feeds import Setting, drawn, fixed_batches
@@ -38,7 +39,9 @@ def main() -> None:
                 began = time.perf_counter()
                 if message["cores"]:
                     os.sched_setaffinity(0, message["cores"])
-                engine, opened = _open(message), message
+                with warnings.catch_warnings(record=True) as seen:
+                    warnings.simplefilter("always", EngineWarning)
+                    engine, opened = _open(message), message
                 fixed = fixed_batches(engine.inputs)
                 if fixed and message["batch"] not in fixed:
                     raise InputError(f"its inputs have a batch of {fixed[0]}")
@@ -46,7 +49,10 @@ def main() -> None:
                 first = 1000 * (time.perf_counter() - began)
                 for _ in range(WARM_UP):
                     engine.infer(feeds)
-                answer: dict[str, object] = {"first_ms": first}
+                answer: dict[str, object] = {
+                    "first_ms": first,
+                    "warnings": [str(w.message) for w in seen if w.category is EngineWarning],
+                }
             elif "load" in message:
                 answer = _load(engine, feeds, message["load"])
             elif "layers" in message:

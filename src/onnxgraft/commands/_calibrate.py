@@ -19,7 +19,7 @@ from onnxgraft.graph.foreign import CACHE, RANGES
 from onnxgraft.graph.model import Model
 from onnxgraft.run.raising import raised
 from onnxgraft.stages import quantize as stage
-from onnxgraft.stages.quantize import Choice
+from onnxgraft.stages.quantize import Choice, Placement
 
 __all__ = ["Calibrated", "calibrate", "measured"]
 
@@ -177,7 +177,7 @@ def calibrate(
 
 
 def measured(
-    graph: Model, samples: Samples, method: Choice, form: str = "tensorrt", **how: Any
+    graph: Model, samples: Samples, method: Choice, form: str | Placement = "tensorrt", **how: Any
 ) -> Ranges:
     """Return the ranges of `stage.calibrate`, by the best method where that is ``auto``.
 
@@ -185,7 +185,7 @@ def measured(
         graph: A float graph.
         samples: What the network will meet.
         method: How ranges are chosen.
-        form: The target in whose form ``auto`` judges the network.
+        form: The target, or the table, in whose form ``auto`` judges the network.
         how: The other arguments of `stage.calibrate`.
     """
     if method != stage.AUTO:

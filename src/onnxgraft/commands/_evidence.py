@@ -15,12 +15,16 @@ from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, sha256
-from onnxgraft.stages.engine import Evidence
+from onnxgraft.files.limits import IMAGE_BYTES
+from onnxgraft.files.remote import File, Remote, contents, place_of
+from onnxgraft.graph.model import Model
+from onnxgraft.stages.engine import BuildOptions, Evidence
 from onnxgraft.stages.engine.passport import Passport, record
+from onnxgraft.stages.quantize.place.costs import shares
 from onnxgraft.stages.validate.polygraphy import is_recording
 from onnxgraft.stages.validate.report import CandidateRow, EngineRow
 
-__all__ = ["engine_row", "evidence", "hash_of_data", "record_accuracy"]
+__all__ = ["engine_row", "evidence", "hash_of_data", "record_accuracy", "work_of"]
 
 Place = str | os.PathLike[str]
 
@@ -72,24 +76,42 @@ def hash_of_data(data: Place | Samples) -> str:
         for position in range(len(data)):
             total.update(f"{data.identity(position)}\n".encode())
         return total.hexdigest()
-    place, labels = Path(data), dict[Path, int]()
-    files = []
-    if place.is_dir():
+    place, labels = place_of(data), dict[File, int]()
+    files: list[File] = []
+    if isinstance(place, Remote):
+        files, labels = _listed(place)
+    elif place.is_dir():
         files = sorted(entry for entry in place.iterdir() if entry.is_file())
     elif existing_file(place, "the data").suffix == ".npz" or is_recording(place):
         return sha256(place)
     if not files:
-        found = list_data(place)
-        if found.rows:
+        if isinstance(place, Path) and list_data(place).rows:
             return sha256(place)
-        files = found.files
-        labels = {e.images[0]: e.label for e in found.entries if isinstance(e.label, int)}
+        files, labels = _listed(place)
     if not files:
         raise InputError(f"{place}: there are no files in it")
     for file in files:
         kind = f"\0{labels[file]}" if file in labels else ""
-        total.update(f"{file.name}\0{sha256(file)}{kind}\n".encode())
+        total.update(f"{file.name}\0{_sha256(file)}{kind}\n".encode())
     return total.hexdigest()
+
+
+def _listed(place: File) -> tuple[list[File], dict[File, int]]:
+    """Return the files of a folder or list, and the classes that are their labels."""
+    found = list_data(place)
+    return found.files, {e.images[0]: e.label for e in found.entries if isinstance(e.label, int)}
+
+
+def _sha256(file: File) -> str:
+    if isinstance(file, Remote):
+        return hashlib.sha256(contents(file, IMAGE_BYTES, "the image")).hexdigest()
+    return sha256(file)
+
+
+def work_of(graph: Model, options: BuildOptions) -> dict[str, float]:
+    """Return the part of all multiplications that each layer does, where a build asks for it."""
+    divided = options.provider is not None or (options.device or "").startswith("HETERO")
+    return shares(graph) if divided else {}
 
 
 def engine_row(name: str, passport: Passport, file: Path) -> EngineRow:
@@ -106,12 +128,17 @@ def engine_row(name: str, passport: Passport, file: Path) -> EngineRow:
         name, str(cpu), cpu.arithmetic if int8 and cpu.name else "", passport.proven,
         [str(output) for output in passport.proof], list(passport.notes),
         file.stat().st_size, passport.flags.threads or 0, passport.name,
-        gpu=passport.machine.get("gpu", ""),
+        gpu="" if cpu.name else passport.runs_on,
     )  # fmt: skip
 
 
 def record_accuracy(
-    engine: Place, row: CandidateRow, samples: int, data: str, metric: object = None
+    engine: Place,
+    row: CandidateRow,
+    samples: int,
+    data: str,
+    metric: object = None,
+    cpu: str | None = None,
 ) -> None:
     """Write what validation measured of an engine into its passport.
 
@@ -121,6 +148,7 @@ def record_accuracy(
         samples: How many there were.
         data: The hash of what they are from, which says on which data the figures were measured.
         metric: Of the figures; the hash of a function of the user's own is noted.
+        cpu: The processor of another machine, where it was measured on one.
     """
     found = {"samples": float(samples), **row.metrics}
     for output in row.outputs:
@@ -130,7 +158,7 @@ def record_accuracy(
         if output.agreement is not None:
             found[f"{output.output}: same argmax in percent"] = 100 * output.agreement
     finite = {name: value for name, value in found.items() if math.isfinite(value)}
-    hashes = {"validation": data}
+    hashes = {"validation": data} if cpu is None else {}
     if isinstance(metric, Function):
         hashes["metric"] = metric.sha256
-    record(engine, accuracy=finite, hashes=hashes, direction=row.direction)
+    record(engine, accuracy=finite, hashes=hashes, direction=row.direction, cpu=cpu)

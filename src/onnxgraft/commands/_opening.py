@@ -20,6 +20,7 @@ from onnxgraft.stages import engine as stage
 from onnxgraft.stages.convert import Original, told_by, written
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.validate import Recorded
+from onnxgraft.targets import FORMATS, WEIGHT_TYPES
 
 __all__ = [
     "MODEL_SUFFIXES", "ModelGiven", "Place", "as_model", "engine_at", "graph_beside",
@@ -107,8 +108,8 @@ def graph_beside(path: Path) -> Model | None:
     """Return the ONNX graph that `deploy` left beside an engine."""
     passport = read_passport(path)
     kind = passport.weights or passport.precision
-    integers = kind in ("int8", "int4")
-    file = path.with_name(f"model.{kind}.{passport.target}.onnx" if integers else "model.onnx")
+    own = kind in (*FORMATS, *WEIGHT_TYPES)
+    file = path.with_name(f"model.{kind}.{passport.target}.onnx" if own else "model.onnx")
     if not file.is_file():
         return None
     model = Model.load(file)

@@ -24,10 +24,12 @@ from onnxgraft.data.streams import is_data, title_of
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
+from onnxgraft.files.remote import is_url
 from onnxgraft.files.toml import Place
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine
+from onnxgraft.targets import Precision
 
 __all__ = [
     "DEFAULT_TARGETS",
@@ -85,7 +87,7 @@ def read_recipe(
     if section.classes is not None and Path(section.classes).suffix:
         paths.append((section, "classes"))
     for holder, name in paths:
-        if getattr(holder, name) is not None:
+        if getattr(holder, name) is not None and not is_url(getattr(holder, name)):
             setattr(holder, name, os.path.normpath(file.parent / getattr(holder, name)))
     if images is not None:
         recipe.calibrate.images = recipe.validation.images = images
@@ -106,6 +108,7 @@ def make_recipe(
     labels: str | os.PathLike[str] | None = None,
     classes: str | None = None,
     targets: Sequence[str] = DEFAULT_TARGETS,
+    precision: Precision | None = None,
     cpu: str | None = None,
     images: int | None = None,
     trust: Trust = False,
@@ -124,7 +127,7 @@ def make_recipe(
             "inputs": inputs,
             "outputs": outputs,
             "targets": tuple(targets),
-            "build": {"cpu": cpu},
+            "build": {"cpu": cpu} | ({} if precision is None else {"precision": precision}),
             "preprocess": preprocess or Preprocess(),
             "postprocess": postprocess or Postprocess(),
             "calibrate": {"data": _named(data), "images": images},
@@ -192,7 +195,8 @@ def check_files(recipe: Recipe) -> None:
     }  # fmt: skip
     for place, path in named.items():
         # A checkpoint of TensorFlow is named by how its files begin.
-        if path and not os.path.exists(path) and not glob.glob(f"{glob.escape(path)}.*"):
+        there = not path or is_url(path) or os.path.exists(path)
+        if not there and not glob.glob(f"{glob.escape(path or '')}.*"):
             raise at_key(
                 recipe.file, place, f"there is no {path}; paths begin at the recipe's folder"
             )

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from onnxgraft.commands._assumed import assumed, is_given, of_images
+from onnxgraft.commands._baked import Answering, InIt, Rows, find_in_it
 from onnxgraft.commands._blame import blame, differs
 from onnxgraft.commands._called import command
 from onnxgraft.commands._engine_recipe import recipe_of
 from onnxgraft.commands._evidence import engine_row, hash_of_data, record_accuracy
+from onnxgraft.commands._hosts import Host, Hosts, find_hosts
 from onnxgraft.commands._layers import layers_of_engine
 from onnxgraft.commands._opening import (
     ModelGiven,
@@ -35,6 +37,7 @@ from onnxgraft.commands._recipe import (
     class_names,
     given_tables,
 )
+from onnxgraft.commands._validate_hosts import Described, answered_on
 from onnxgraft.data.functions import Function, Given
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
@@ -52,7 +55,7 @@ from onnxgraft.run.answers import adapted, answers, partners
 from onnxgraft.run.depth import depths
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.saturation import Ends, ends
-from onnxgraft.run.selections import Selector
+from onnxgraft.run.selections import Selecting, Selector
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.verdicts import check_pair, other_boxes
 from onnxgraft.stages import engine, surgery
@@ -85,9 +88,10 @@ from onnxgraft.stages.validate import (
     write_html,
     write_junit,
 )
-from onnxgraft.stages.validate.report import LayerRow, Report
+from onnxgraft.stages.validate.report import CandidateRow, HostRow, LayerRow, Report
 from onnxgraft.stages.validate.views.gallery import gallery_rows
 from onnxgraft.stages.validate.views.graph import Drawn
+from onnxgraft.targets import FORMATS, WEIGHT_TYPES
 
 __all__ = ["layer_rows", "open_selector", "validate", "write_report"]
 
@@ -95,8 +99,16 @@ __all__ = ["layer_rows", "open_selector", "validate", "write_report"]
 _NOISE_SAMPLES = 2
 
 
-def _reference(original: Original) -> Engine:
-    return open_reference(original)[0]
+def _reference(original: Original, in_it: InIt) -> Engine:
+    return in_it.asked(open_reference(original)[0])
+
+
+def _candidate(candidate: Original, in_it: InIt) -> Engine:
+    return in_it.held(open_candidate(candidate))
+
+
+def _answering(original: Original, in_it: InIt) -> Answering:
+    return Answering(open_reference(original)[0], in_it)
 
 
 def open_selector(original: Original) -> Selector:
@@ -133,6 +145,8 @@ def validate(
     ray: str | None = None,
     save_inputs: Place | None = None,
     save_outputs: Place | None = None,
+    hosts: Hosts | None = None,
+    host_python: str = "python3",
     report: Place | None = None,
     force: bool = False,
 ) -> Report:
@@ -182,6 +196,9 @@ def validate(
         ray: The address of a Ray cluster.
         save_inputs: Where to write what was fed, for `polygraphy run --load-inputs`.
         save_outputs: Where to write both sides' outputs, for `polygraphy run --load-outputs`.
+        hosts: Run the candidate, an engine, on these machines, at the same time, and not here: as
+            of `bench`. The original runs here, once.
+        host_python: The Python there that has onnxgraft.
         report: A folder for the report.
         force: Replace an existing file of another kind, too.
 
@@ -199,6 +216,15 @@ def validate(
     if Path(candidate).suffix == ".prototxt" and Path(original).suffix != ".prototxt":
         # There is one network that --weights can be meant for.
         weights, candidate_weights = None, candidate_weights or weights
+    machines = None
+    if hosts is not None:
+        if bisect or workers != 1 or not (ray is save_inputs is save_outputs is None):
+            raise InputError(
+                "--hosts runs an engine there: leave out --bisect, --workers, --ray, --save-inputs "
+                "and --save-outputs"
+            )
+        machines = find_hosts(hosts)
+        read_passport(candidate)  # without one it would not be loaded there
     before, after = given_tables(preprocess, postprocess, trust)
     run = _Validation(
         Original.of(
@@ -209,6 +235,7 @@ def validate(
             candidate, weights=candidate_weights, outputs=candidate_outputs, trust=trust
         ),
         before,
+        whole=(before, after),
     )  # fmt: skip
     if after is None:
         after = recipe_of(candidate, trust, after=metric is not None)[1]
@@ -224,16 +251,26 @@ def validate(
         metric = find_metric(metric)
         make_metric(metric, classes)  # what is wrong with it is reported before anything runs
         run.metric = metric
-    run.open()
+    run.open(here=machines is None)
     try:
+        if run.in_it and (bisect or save_inputs is not None or save_outputs is not None):
+            raise InputError(
+                f"{candidate}: has parts of the recipe in it; leave out --bisect, --save-inputs "
+                "and --save-outputs, or validate one that was built without --bake"
+            )
+        metric_output = run.in_it.output(metric_output)
         run.read(data, images, labels, class_names(classes, after))
         if metric is not None:
-            run.fit(metric, classes, metric_output or after.output, after)
+            run.fit(metric, classes, metric_output or run.in_it.output(after.output), after)
         run.set_tolerance(tolerance, drop, graph)
         if bisect:
             run.check_outputs(graph)
-        found = run.compare(metric_output, workers, ray)
-        run.record()
+        if machines is None:
+            found = run.compare(metric_output, workers, ray)
+            run.record()
+        else:
+            found = run.compare_on(machines, host_python, metric_output)
+            run.record_on()
         if bisect:
             run.look_inside(graph)
         if save_inputs is not None or save_outputs is not None:
@@ -258,15 +295,26 @@ class _Validation:
     scoring: Scoring | None = None
     metric: str | Function | None = None
     assumed: str = ""
+    whole: tuple[Preprocess | None, Postprocess | None] = (None, None)
 
-    def open(self) -> None:
+    def open(self, *, here: bool) -> None:
         self.reference, notes = open_reference(self.original)
         self.notes += notes
         try:
-            self.other = open_candidate(self.candidate)
+            self.other: Engine = (
+                open_candidate(self.candidate)
+                if here
+                else Described.of(read_passport(self.candidate.path))
+            )
+            self.in_it = InIt()
+            if passport_path(self.candidate.path).is_file():
+                left = recipe_of(self.candidate.path, self.candidate.trust, after=False)
+                self.in_it = find_in_it(self.reference, self.other, left, *self.whole)
         except BaseException:
             self.reference.close()
             raise
+        self.base, self.reference = self.reference, self.in_it.asked(self.reference)
+        self.other = self.in_it.held(self.other)
         sides = ([spec.name for spec in side.outputs] for side in (self.reference, self.other))
         self.notes += [
             f"the candidate's output {theirs} was matched with {mine}"
@@ -294,6 +342,7 @@ class _Validation:
             self.samples = as_samples(
                 data, self.reference.inputs, self.preprocess, images=images, names=names
             )
+        self.pictures = self.in_it.fed(data, self.samples, self.other.inputs)
         self.labels = Labels() if labels is None else read_labels(labels, names)
         self.notes += self.labels.notes
         if labels is not None:
@@ -342,11 +391,13 @@ class _Validation:
         found: Tolerance | None = None
         if tolerance is not None:
             found = users_tolerance(tolerance)
-        elif precision not in ("int8", "int4"):
+        elif precision not in (*FORMATS, *WEIGHT_TYPES):
             with status("measuring float noise"):
                 samples = self.samples.head(_NOISE_SAMPLES)
                 with self._otherwise() as other:
-                    found = measured_tolerance(self.reference, samples, precision or "fp32", other)
+                    found = self.in_it.floors(measured_tolerance(
+                        self.base, samples, precision or "fp32", other, self.in_it.level
+                    ))  # fmt: skip
         if not precision:
             self.notes.append(
                 f"{self.candidate.path} has no passport that states its precision; its "
@@ -392,8 +443,11 @@ class _Validation:
             else {mine: deep[theirs] for mine, theirs in names.items() if theirs in deep},
         )
 
-    def _selector(self) -> Callable[[], Selector] | None:
+    def _selector(self, spread: bool = False) -> Callable[[], Selecting] | None:
         """Return what opens the original's graph, to look at what its indices select."""
+        if isinstance(self.reference, Answering):
+            asked = self.reference
+            return partial(_answering, self.original, self.in_it) if spread else lambda: asked
         if is_engine(Path(self.original.path)):
             return None
         return partial(open_selector, self.original)
@@ -404,9 +458,15 @@ class _Validation:
                 f"{self.candidate.path}: is a recording, which can only be read in order; "
                 f"leave out {'--workers' if ray is None else '--ray'}"
             )
+        spread = workers != 1 or ray is not None
+        if self.in_it.boxes and spread:
+            raise InputError(
+                f"{self.candidate.path}: suppresses boxes itself, which one process holds against "
+                "its rows; leave out --workers and --ray"
+            )
         openers = (
-            partial(_reference, self.original),
-            partial(open_candidate, self.candidate),
+            partial(_reference, self.original, self.in_it),
+            partial(_candidate, self.candidate, self.in_it),
         )
         make = None
         if self.scoring is not None:
@@ -414,14 +474,46 @@ class _Validation:
         self.tally: Tally = measure(
             self.reference, [self.other], self.samples, make, output,
             labels=self.labels, workers=workers, ray=ray, openers=openers,
-            selector=self._selector(),
+            selector=self._selector(spread), pictures=self.pictures,
         )  # fmt: skip
+        wrong = self.other.wrong if isinstance(self.other, Rows) else 0
+        return self._reported([self.held], [], [self.in_it.told(self.other.name, wrong)])
+
+    def compare_on(self, hosts: Sequence[Host], python: str, output: str | None) -> Report:
+        """As `compare`, with the candidate on each of the hosts that answers."""
+        make = None
+        if self.scoring is not None:
+            make, output = self.scoring.make, self.scoring.output
+        there, self.tally, wrong = answered_on(
+            hosts, python, self.candidate.path, self.other.name, self.base, self.samples,
+            make, output, self.labels, self._selector(), self.in_it, self.pictures,
+        )  # fmt: skip
+        held = [
+            replace(self.held, engine=Described(name, self.other.inputs, self.other.outputs))
+            for host in there
+            if host.answered
+            for name in host.results
+        ]
+        return self._reported(held, there, wrong)
+
+    def record_on(self) -> None:
+        """Write what was measured on hosts into the passport, by their processors."""
+        measured = {row.name: row for row in self.report.candidates[1:]}
+        for host in self.report.hosts:
+            for name in host.results if host.answered else ():
+                self._record(measured[name], host.processor)
+
+    def _reported(
+        self, held: Sequence[Candidate], hosts: list[HostRow], wrong: Sequence[str]
+    ) -> Report:
         self.notes += [*self.samples.notes, *self.tally.notes()]
         self.report = Report(
             title=self.candidate.title,
             source=self.original.path,
             samples=len(self.samples),
-            candidates=rows(self.reference, [self.held], self.tally),
+            candidates=rows(self.reference, held, self.tally),
+            hosts=hosts,
+            missed=list(filter(None, wrong)),
             notes=self.notes,
             assumed=self.assumed,
         )
@@ -445,18 +537,18 @@ class _Validation:
 
     def record(self) -> None:
         """Write what was measured into the passport of a candidate that has one."""
-        if not passport_path(self.candidate.path).is_file():
-            return
-        row = self.report.candidates[-1]
+        if passport_path(self.candidate.path).is_file():
+            self._record(self.report.candidates[-1])
+
+    def _record(self, row: CandidateRow, cpu: str | None = None) -> None:
         try:
             record_accuracy(
-                self.candidate.path, row, len(self.samples), self._judged_on, self.metric
+                self.candidate.path, row, len(self.samples), self._judged_on, self.metric, cpu
             )
         except InputError as error:
             self.notes.append(f"the accuracy could not be written into the passport: {error}")
             return
-        hashes = engine.read_passport(self.candidate.path).hashes
-        if hashes.get("data") == hashes["validation"]:
+        if engine.read_passport(self.candidate.path).hashes.get("data") == self._judged_on:
             row.warnings.append(
                 f"it was calibrated on samples of {self.samples.source}, which says little about "
                 "others: validate on other data"

@@ -7,7 +7,6 @@ import importlib
 import io
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from onnxgraft.data.image_header import Form, stored_form
 from onnxgraft.data.orientation import is_upright, turn
 from onnxgraft.errors import InputError, MissingDependencyError
 from onnxgraft.files.limits import IMAGE_BYTES, IMAGE_PIXELS
+from onnxgraft.files.remote import File, Remote, contents
 from onnxgraft.graph.tensors import Array
 
 __all__ = ["IMAGE_SUFFIXES", "decoded", "read_image", "read_label", "read_picture"]
@@ -24,7 +24,7 @@ _OPENCV = "opencv-python-headless"
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
-def read_image(path: Path, *, gray: bool = False) -> Array:
+def read_image(path: File, *, gray: bool = False) -> Array:
     """Decode an image file to (height, width, 3) uint8 in BGR order, or (height, width, 1).
 
     It is turned as its EXIF orientation says.
@@ -35,8 +35,11 @@ def read_image(path: Path, *, gray: bool = False) -> Array:
     return read_picture(path, gray=gray)[0]
 
 
-def read_picture(path: Path, *, gray: bool = False) -> tuple[Array, Form | None]:
+def read_picture(path: File, *, gray: bool = False) -> tuple[Array, Form | None]:
     """Return what `read_image` does, and how it is stored where that is known."""
+    if isinstance(path, Remote):
+        data = np.frombuffer(contents(path, IMAGE_BYTES, "the image"), np.uint8)
+        return decoded(data, str(path), gray=gray)
     try:
         if not path.is_file():
             raise InputError(f"{path}: is not a file")
@@ -127,7 +130,7 @@ def _by_pillow(name: str, data: Array, form: Form | None, gray: bool) -> Array |
     return pixels if gray else np.ascontiguousarray(pixels[:, :, ::-1])
 
 
-def read_label(path: Path, photograph: Form | None = None) -> Array:
+def read_label(path: File, photograph: Form | None = None) -> Array:
     """Decode a label image to (height, width, 1) uint8, turned as its photograph is.
 
     One that has an orientation of its own is turned by that; one that is high where the stored

@@ -24,6 +24,7 @@ from onnxgraft.data.samples import Image, Sample, Samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
+from onnxgraft.files.remote import File, Remote
 from onnxgraft.graph.tensors import Array
 
 __all__ = ["Labels", "check_labels", "labelled", "read_labels"]
@@ -41,7 +42,7 @@ class Labels(dict[str, Array | ImageBoxes]):
 
     notes: tuple[str, ...] = ()
 
-    def of(self, image: Path) -> Array | ImageBoxes | None:
+    def of(self, image: File) -> Array | ImageBoxes | None:
         """Return the label of an image; None where there is none."""
         return self.get(image.name, self.get(image.stem))
 
@@ -132,6 +133,9 @@ def check_labels(samples: Samples, labels: Labels, path: str | os.PathLike[str])
         )
     for image in images:
         label = labels.of(image)
+        # An image that has a URL is looked at when it is read: it is told then.
+        if isinstance(image, Remote):
+            continue
         if isinstance(label, ImageBoxes) and label.size is not None:
             with image.open("rb") as file:
                 form = stored_form(file.read(_HEADER_BYTES))
@@ -140,7 +144,7 @@ def check_labels(samples: Samples, labels: Labels, path: str | os.PathLike[str])
 
 
 def _check_size(
-    stated: tuple[int, int], upright: tuple[int, int], stored: tuple[int, int], image: Path
+    stated: tuple[int, int], upright: tuple[int, int], stored: tuple[int, int], image: File
 ) -> None:
     if stated not in (upright, stored):
         raise InputError(

@@ -14,6 +14,7 @@ from onnxgraft.data.images import IMAGE_SUFFIXES
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
+from onnxgraft.files.remote import File, Remote, is_url
 from onnxgraft.graph.tensors import TensorSpec
 
 __all__ = ["Entry", "Listing", "list_data"]
@@ -31,8 +32,8 @@ class Entry(NamedTuple):
         label: A label image, a class, or None.
     """
 
-    images: tuple[Path, ...]
-    label: Path | int | None = None
+    images: tuple[File, ...]
+    label: File | int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,28 +53,37 @@ class Listing:
     rows: tuple[Mapping[str, object], ...] = ()
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[File]:
         """Every file that is listed."""
         return [
             file
             for entry in self.entries
             for file in (*entry.images, entry.label)
-            if isinstance(file, Path)
+            if isinstance(file, File)
         ]
 
 
-def list_data(path: Path, inputs: Sequence[TensorSpec] = (), names: Sequence[str] = ()) -> Listing:
+def list_data(path: File, inputs: Sequence[TensorSpec] = (), names: Sequence[str] = ()) -> Listing:
     """Return what a folder or a list file lists.
 
     Args:
         path: A folder of images, or of a folder of images for each class; a ``.txt``, ``.csv``,
-            ``.json`` or ``.jsonl``.
+            ``.json`` or ``.jsonl``. By a URL a folder, or a ``.txt``.
         inputs: Of the model, whose names head the columns of a list; none takes any.
         names: Of the classes in the network's order, where they are known.
 
     Raises:
         InputError: It is none of them, or lists what is not there.
     """
+    if isinstance(path, Remote):
+        if path.is_dir():
+            return _folder(path, names)
+        if path.suffix != ".txt":
+            raise InputError(
+                f"{path}: is not a folder of images or a .txt; copy it here: a list may name "
+                "images by URLs"
+            )
+        return Listing(tuple(_text(path)))
     if os.path.isdir(path):
         return _folder(path, names)
     file = existing_file(path, "the data", DOCUMENT_BYTES)
@@ -84,7 +94,7 @@ def list_data(path: Path, inputs: Sequence[TensorSpec] = (), names: Sequence[str
     return Listing(tuple(_text(file)))
 
 
-def _folder(folder: Path, names: Sequence[str]) -> Listing:
+def _folder(folder: File, names: Sequence[str]) -> Listing:
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         return _by_class(folder, names)
@@ -99,11 +109,12 @@ def _folder(folder: Path, names: Sequence[str]) -> Listing:
     )
 
 
-def _by_class(folder: Path, names: Sequence[str]) -> Listing:
+def _by_class(folder: File, names: Sequence[str]) -> Listing:
     """Return the images in the folders of a folder, each labelled with its folder's number."""
+    inside: list[File] = sorted(folder.iterdir())
     found = {
         entry.name: images
-        for entry in sorted(folder.iterdir())
+        for entry in inside
         if entry.is_dir()
         and (images := sorted(p for p in entry.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES))
     }
@@ -115,7 +126,7 @@ def _by_class(folder: Path, names: Sequence[str]) -> Listing:
 
 
 def _numbered(
-    kinds: Iterable[str], names: Sequence[str], where: Path, what: str
+    kinds: Iterable[str], names: Sequence[str], where: File, what: str
 ) -> tuple[dict[str, int], tuple[str, ...], tuple[str, ...]]:
     """Return the number of each class: its place among ``names``, or else in alphabetical order."""
     found = sorted(set(kinds))
@@ -138,7 +149,7 @@ def _numbered(
     return {kind: number for number, kind in enumerate(found)}, (note,), tuple(found)
 
 
-def _text(path: Path) -> list[Entry]:
+def _text(path: File) -> list[Entry]:
     entries = []
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
@@ -150,15 +161,22 @@ def _text(path: Path) -> list[Entry]:
     return entries
 
 
-def _there(path: Path, text: str, where: str) -> Path:
-    """Return a file that a list names, beside the list or by its whole path."""
+def _there(path: File, text: str, where: str) -> File:
+    """Return a file that a list names, beside the list, by its whole path, or by a URL.
+
+    Whether one is there that has a URL is told when it is read: asking for each takes long.
+    """
+    if is_url(text.strip()):
+        return Remote.of(text.strip())
+    if isinstance(path, Remote):
+        return path.parent / text.strip()
     found = path.parent / text.strip()
     if not os.path.isfile(found):
         raise InputError(f"{where}: {found} does not exist")
     return found
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: File) -> list[str]:
     try:
         return path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -251,7 +269,7 @@ def _table(
         raise InputError(f"{where}: image files and numbers are in one list; use one for each")
     found = []
     for (where, values, _), label in zip(wanted, labels, strict=True):
-        if isinstance(label, Path):
+        if isinstance(label, File):
             raise InputError(f"{where}: an image can't be the label of numbers; give a class")
         row = dict(zip(columns, values, strict=False))
         found.append(row if label is None else {**row, "labels": label})
@@ -267,7 +285,9 @@ def _is_name(path: Path, label: object) -> bool:
     if not isinstance(label, str) or not label.strip() or _whole(label) is not None:
         return False
     return not (
-        Path(label).suffix.lower() in IMAGE_SUFFIXES or os.path.isfile(path.parent / label.strip())
+        is_url(label)
+        or Path(label).suffix.lower() in IMAGE_SUFFIXES
+        or os.path.isfile(path.parent / label.strip())
     )
 
 
@@ -279,7 +299,7 @@ def _whole(text: str) -> int | None:
     return number if abs(number) < 1 << 62 else None
 
 
-def _label(path: Path, where: str, label: object, kinds: Mapping[str, int]) -> Path | int | None:
+def _label(path: Path, where: str, label: object, kinds: Mapping[str, int]) -> File | int | None:
     if label is None or (isinstance(label, str) and not label.strip()):
         return None
     if isinstance(label, int) and not isinstance(label, bool) and abs(label) < 1 << 62:

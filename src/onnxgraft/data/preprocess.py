@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -29,6 +28,7 @@ from onnxgraft.data.placement import Box, Placement, Plan, centred, fitted, inne
 from onnxgraft.data.presets import PRESETS
 from onnxgraft.data.resampling import Interpolation, antialiased, plain
 from onnxgraft.errors import InputError, nearest
+from onnxgraft.files.remote import File
 from onnxgraft.graph.tensors import Array, TensorSpec
 
 __all__ = ["Preprocess", "turned_notes"]
@@ -210,11 +210,11 @@ class Preprocess(BaseModel):
         """The SHA-256 of the recipe, as hexadecimal digits."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
-    def image(self, path: Path) -> Array:
+    def image(self, path: File) -> Array:
         """Return the image file as (height, width, channels) float32."""
         return self.picture(path)[0]
 
-    def picture(self, path: Path) -> tuple[Array, Form | None, tuple[int, int]]:
+    def picture(self, path: File) -> tuple[Array, Form | None, tuple[int, int]]:
         """Return what `image` does; how the image is stored where that is known; its upright size.
 
         The size is (width, height).
@@ -373,7 +373,7 @@ class Preprocess(BaseModel):
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def label(self, path: Path, photograph: Form | None = None) -> Array:
+    def label(self, path: File, photograph: Form | None = None) -> Array:
         """Return the label image as (height, width) uint8: turned, resized, cropped as the image.
 
         Args:

@@ -24,6 +24,7 @@ from onnxgraft.data.streams import Column, arrays_of, is_data, read_stream, rows
 from onnxgraft.errors import InputError
 from onnxgraft.files import release_pages, sha256
 from onnxgraft.files.limits import IMAGE_BYTES
+from onnxgraft.files.remote import File, Remote, contents, place_of
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.graph.training import is_flag
 
@@ -56,7 +57,7 @@ class Image(NamedTuple):
         size: (width, height) as it is to be seen.
     """
 
-    path: Path
+    path: File
     form: Form | None
     size: tuple[int, int]
 
@@ -202,8 +203,7 @@ class Samples:
             return digest.hexdigest()
         for path in [path for entry in self.files_at(position) for path in entry.images]:
             try:
-                IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
-                digest.update(path.read_bytes())
+                digest.update(contents(path, IMAGE_BYTES, "the image"))
             except OSError as error:
                 raise InputError(f"{path}: the image can't be read ({error.strerror})") from error
         return digest.hexdigest()
@@ -215,8 +215,7 @@ class Samples:
         for position in range(len(self)):
             digest.update(f"\n{self.name(position)}\0{self.identity(position)}".encode())
             for _, label in self.files_at(position) if self.files and labelled else ():
-                drawn = isinstance(label, Path) and os.path.isfile(label)
-                digest.update(f"\0{sha256(str(label)) if drawn else label}".encode())
+                digest.update(f"\0{_stored(label)}".encode())
         if self.labels is not None and labelled:
             for label in self.labels:
                 value = np.ascontiguousarray(label)
@@ -292,8 +291,8 @@ class Samples:
         ]
         return sample.labelled(labels) if len(labels) == len(entries) else sample
 
-    def _label(self, label: Path | int, photograph: Form | None) -> Array:
-        if isinstance(label, Path):
+    def _label(self, label: File | int, photograph: Form | None) -> Array:
+        if not isinstance(label, int):
             return self.preprocess.sized(self.inputs[0]).label(label, photograph)
         return np.asarray(label, np.int64)
 
@@ -319,6 +318,13 @@ class Samples:
         return sample.labelled(found)
 
 
+def _stored(label: File | int | None) -> object:
+    """Return the SHA-256 of a label image, or else the label."""
+    if isinstance(label, Remote):
+        return hashlib.sha256(contents(label, IMAGE_BYTES, "the label")).hexdigest()
+    return sha256(label) if isinstance(label, Path) and os.path.isfile(label) else label
+
+
 def _labels_a_feed(
     labels: Array, arrays: Mapping[str, Array], division: Division, where: str
 ) -> int:
@@ -339,7 +345,7 @@ def _labels_a_feed(
 
 
 def image_feed(
-    paths: Sequence[Path], spec: TensorSpec, recipe: Preprocess
+    paths: Sequence[File], spec: TensorSpec, recipe: Preprocess
 ) -> tuple[Array, tuple[Image, ...]]:
     """Return image files as what an input takes, and how they are stored.
 
@@ -432,8 +438,9 @@ def open_samples(
             image path a line (relative to the file), each with a label image after a tab if there
             is one; a ``.csv``, ``.json`` or ``.jsonl`` with a column for each input (``image`` is
             the only one) and ``label``; or an ``.npz`` with an array per input and optionally
-            ``labels``, samples along axis 0, see `divide`. Or arrays, an iterable, a dataset, a
-            loader, or a function that returns one, see `read_stream`.
+            ``labels``, samples along axis 0, see `divide`. A folder, a ``.txt`` and the images that
+            a list names may have URLs, see `onnxgraft.files.remote`. Or arrays, an iterable, a
+            dataset, a loader, or a function that returns one, see `read_stream`.
         inputs: The inputs to feed; training flags are none, see `onnxgraft.run.answers`.
         preprocess: The recipe for images; its function is for all data.
         images: How many to take; None takes all.
@@ -455,8 +462,8 @@ def open_samples(
         else:
             made = _streamed(source, data, inputs, recipe, images)
         return replace(made, given=True)
-    path = Path(data)
-    if path.suffix == ".npz":
+    path = place_of(data)
+    if isinstance(path, Path) and path.suffix == ".npz":
         arrays, labels = read_npz(path, inputs)
         return _of_arrays(str(path), arrays, labels, inputs, recipe, images, seed)
     found = list_data(path, inputs, names)

@@ -15,11 +15,11 @@ from onnxgraft.errors import InputError
 __all__ = [
     "ARCHIVE_GROWTH", "ARCHIVE_MEMBERS", "AXES", "BODY_NAMES", "BUFFER_BYTES", "CACHE_BYTES",
     "CALL_LEVELS", "CONSTANT_BYTES", "DEPTH", "DOCUMENT_BYTES", "EXTERNAL_COPIES",
-    "EXTERNAL_GROWTH", "FIELDS", "HISTOGRAM_BYTES", "IMAGE_BYTES", "IMAGE_PIXELS", "MODEL_BYTES",
-    "NAME_BYTES", "NODES", "PASSPORT_BYTES", "PROTOTXT_BYTES", "RECORDING_BYTES", "RUNNING_BYTES",
-    "SETTINGS_BYTES", "SPOOLED_BYTES", "STRUCTURE_BYTES", "TENSORS", "TENSOR_VALUES",
-    "TEXT_GRAPH_BYTES", "TEXT_GRAPH_LINE", "TEXT_GRAPH_MESSAGES", "TEXT_GRAPH_VALUES",
-    "UNPACKED_BYTES", "Limit", "table",
+    "EXTERNAL_GROWTH", "FIELDS", "HISTOGRAM_BYTES", "HOST_BYTES", "IMAGE_BYTES", "IMAGE_PIXELS",
+    "MODEL_BYTES", "NAME_BYTES", "NODES", "PASSPORT_BYTES", "PROTOTXT_BYTES", "RECORDING_BYTES",
+    "RUNNING_BYTES", "SETTINGS_BYTES", "SPOOLED_BYTES", "STRUCTURE_BYTES", "TENSORS",
+    "TENSOR_VALUES", "TEXT_GRAPH_BYTES", "TEXT_GRAPH_LINE", "TEXT_GRAPH_MESSAGES",
+    "TEXT_GRAPH_VALUES", "UNPACKED_BYTES", "Limit", "table",
 ]  # fmt: skip
 
 
@@ -152,6 +152,10 @@ CACHE_BYTES = Limit(
     1 << 26,
     "Bytes: a line is a name and eight digits; a million of 60 characters.",
 )
+HOST_BYTES = Limit(
+    "a message of a host", 1 << 30,
+    "Bytes: the outputs of an inference; 128 maps of 1024 x 2048 float32.",
+)  # fmt: skip
 IMAGE_BYTES = Limit("an image file", 1 << 29, "Bytes: the most pixels, in 16 bits and not packed.")
 IMAGE_PIXELS = Limit(
     "pixels in an image", 1 << 26, "8192 x 8192; as float32 they take 800 MB, twice while made."

@@ -18,40 +18,9 @@ from onnxgraft.graph.operators import constant_value, is_op, op_key, op_of
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import parts
+from onnxgraft.graph.wanted import Indices, Wants
 
 __all__ = ["Indices", "Wants", "wants_of"]
-
-
-@dataclass(frozen=True)
-class Indices:
-    """Whole numbers that are legal in one place.
-
-    Attributes:
-        first: The smallest; -1 where a table can be read from its end too.
-        last: The largest, counted from the size of the free dimension ``of``, if there is one.
-        of: A free dimension of the graph's inputs.
-    """
-
-    first: int
-    last: int
-    of: str = ""
-
-
-@dataclass(frozen=True)
-class Wants:
-    """What is known of a network's inputs, by their names.
-
-    Attributes:
-        indices: What is legal in each place that an input is used as an index.
-        masks: Inputs that are used as masks of 0 and 1, whatever their type.
-        special: Numbers that an input is compared with.
-        least: The smallest size of a free axis with which the network runs.
-    """
-
-    indices: Mapping[str, tuple[Indices, ...]] = field(default_factory=dict)
-    masks: frozenset[str] = frozenset()
-    special: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    least: Mapping[tuple[str, int], int] = field(default_factory=dict)
 
 
 # Where an operator takes the values that it hands on; all inputs of a Concat.

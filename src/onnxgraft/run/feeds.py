@@ -6,15 +6,17 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
 from onnxgraft.graph.training import is_training_flag
-from onnxgraft.graph.wants import Wants
-from onnxgraft.run.saturation import Ends, liveliness
+from onnxgraft.graph.wanted import Wants
+
+if TYPE_CHECKING:
+    from onnxgraft.run.saturation import Ends
 
 __all__ = [
     "MANNERS", "PLAIN", "Manner", "Setting", "all_move", "batch_names", "drawn", "fixed_batches",
@@ -276,6 +278,9 @@ def _mixed(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
 
 def all_move(runs: Sequence[Outputs], ends: Mapping[str, Ends] | None = None) -> bool:
     """Tell whether every float output moves enough in what a network made of some feeds."""
+    # Reading graphs needs onnx, which who times an engine need not have.
+    from onnxgraft.run.saturation import liveliness
+
     return all(
         liveliness([outputs[name] for outputs in runs], (ends or {}).get(name)) >= _LIVELY
         for name, value in runs[0].items()
@@ -296,6 +301,8 @@ def lively(
         seen: What the network made of feeds in each manner, `PLAIN` among them.
         ends: Of the outputs that have some, where they are known.
     """
+    from onnxgraft.run.saturation import liveliness
+
     chosen, still = [PLAIN], []
     for name, value in seen[PLAIN][0].items():
         if value.dtype.kind != "f":

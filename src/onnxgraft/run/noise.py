@@ -46,7 +46,12 @@ class OwnNoise:
 
 
 def own_noise(
-    engine: Engine, samples: Iterable[Feeds], *, bits: int = 24, other: Engine | None = None
+    engine: Engine,
+    samples: Iterable[Feeds],
+    *,
+    bits: int = 24,
+    other: Engine | None = None,
+    step: float = 0.0,
 ) -> OwnNoise:
     """Run a network several times on each sample, and note how far its outputs move.
 
@@ -55,6 +60,7 @@ def own_noise(
         samples: Feeds of it.
         bits: Inputs are moved at random by up to half a unit in the last place of so many bits.
         other: The same network with other optimizations of its runtime.
+        step: Inputs are moved at random by up to so much, too.
     """
     found = OwnNoise()
     rng = np.random.default_rng(0)
@@ -64,7 +70,7 @@ def own_noise(
         for name, value in first.items():
             found.spans[name] = max(found.spans.get(name, 0.0), span(value))
         _note(found.again, first, engine.infer(feeds))
-        nudged = {name: moved(value, bits, rng) for name, value in feeds.items()}
+        nudged = {name: moved(value, bits, rng, step) for name, value in feeds.items()}
         _note(found.moved, first, engine.infer(nudged))
         if other is not None:
             _note(found.otherwise, first, other.infer(feeds))
@@ -94,9 +100,14 @@ def _note(largest: dict[str, float], expected: Outputs, actual: Outputs) -> None
         largest[name] = max(largest.get(name, 0.0), float(apart.max(initial=0.0)))
 
 
-def moved(value: Array, bits: int, rng: np.random.Generator) -> Array:
-    """Return values, each moved at random by up to half a unit in the last of ``bits``."""
+def moved(value: Array, bits: int, rng: np.random.Generator, step: float = 0.0) -> Array:
+    """Return values, each moved at random by up to half a unit in the last of ``bits``.
+
+    And by up to ``step``, where that is more than 0.
+    """
     if value.dtype.name not in ("float16", "bfloat16", "float32"):
         return value
-    wide = value.astype(np.float32)
-    return (wide * (1 + rng.uniform(-(2.0**-bits), 2.0**-bits, value.shape))).astype(value.dtype)
+    wide = value.astype(np.float32) * (1 + rng.uniform(-(2.0**-bits), 2.0**-bits, value.shape))
+    if step > 0:
+        wide = wide + rng.uniform(-step, step, value.shape)
+    return wide.astype(value.dtype)

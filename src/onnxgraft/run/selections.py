@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -27,7 +28,7 @@ from onnxgraft.run.engine import Resource
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.run.tolerances import FLOAT_TOLERANCE
 
-__all__ = ["Chosen", "Selector", "selecting"]
+__all__ = ["Chosen", "Selecting", "Selector", "chosen_by_scores", "selecting"]
 
 # Behind these an index is still the same number at the same place.
 _KEEPING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
@@ -100,6 +101,18 @@ def _number(node: gs.Node, place: int) -> float | None:
     made = given.inputs[0] if given is not None and given.inputs else None
     value = None if made is None else constant_value(made)
     return float(value.item()) if value is not None and value.size == 1 else None
+
+
+class Selecting(Protocol):
+    """What knows from which scores indices were chosen."""
+
+    def at(self, feeds: Feeds, expected: Outputs) -> Chosen:
+        """Return what the original's indices on one sample were chosen from."""
+
+
+def chosen_by_scores(expected: Outputs, name: str, scores: Array, axis: int) -> Chosen:
+    """Return what an output that holds the best of scores along an axis was chosen from."""
+    return Chosen(expected, {name: _Selection("ArgMax", "scores", axis=axis)}, {"scores": scores})
 
 
 class Selector(Resource):

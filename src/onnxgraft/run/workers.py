@@ -7,12 +7,14 @@ import ctypes
 import logging
 import multiprocessing
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from onnxgraft.errors import InputError, OnnxgraftError
+from onnxgraft.notices import logger
 from onnxgraft.optional import optional
 
 __all__ = ["end_with_parent", "in_processes", "on_ray"]
@@ -24,6 +26,10 @@ Opener = Callable[[], Callable[[Part], Result]]
 
 
 _PR_SET_PDEATHSIG = 1
+# So often a part is begun on a Ray cluster: one that ends each of its workers is given up.
+_TRIES = 3
+# Seconds in which a cluster has to have room for a worker, where none is there.
+_ROOM = 300.0
 
 
 def end_with_parent() -> None:
@@ -128,24 +134,57 @@ def _by_actors(
     parts: Callable[[int], Sequence[Part]],
     workers: int,
 ) -> Iterator[tuple[Part, Result]]:
+    """Yield each part with its result; a part whose actor is lost is done by another.
+
+    In place of a lost actor another is started, which begins where the cluster has room: nobody
+    waits for it as long as others are there.
+    """
     count = workers or int(ray.cluster_resources().get("CPU", 1))
-    waiting = iter(parts(count))
+    waiting = deque((part, 1) for part in parts(count))
     stored = ray.put(opener)
-    # Another part is done elsewhere when a machine goes, at most so many times.
-    remote = ray.remote(num_cpus=1, max_restarts=2, max_task_retries=2)(_Worker)
-    actors, running = [], {}
-    for _, part in zip(range(count), waiting, strict=False):
-        actor = remote.remote(stored)
-        actors.append(actor)
-        running[actor.do.remote(part)] = actor, part
+    remote = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Worker)
+    lost = ray.exceptions.RayActorError, ray.exceptions.ObjectLostError
+    actors: list[Any] = []
+    idle: list[Any] = []
+    coming: dict[Any, Any] = {}  # what says that it is there -> the actor
+    running: dict[Any, tuple[Any, Part, int]] = {}
+
+    def start() -> None:
+        actors.append(remote.remote(stored))
+        coming[actors[-1].ready.remote()] = actors[-1]
+
     try:
-        while running:
-            (done,), _ = ray.wait(list(running))
-            actor, part = running.pop(done)
-            result = ray.get(done)
-            following = next(waiting, None)
-            if following is not None:
-                running[actor.do.remote(following)] = actor, following
+        for _ in range(min(count, len(waiting))):
+            start()
+        while waiting or running:
+            while idle and waiting:
+                actor, (part, tries) = idle.pop(), waiting.popleft()
+                running[actor.do.remote(part)] = actor, part, tries
+            done, _ = ray.wait([*running, *coming], timeout=None if running else _ROOM)
+            if not done:
+                raise InputError(
+                    f"the Ray cluster had no CPU free for {_ROOM:.0f} s; see ray status, or take "
+                    "fewer --workers"
+                )
+            (ref,) = done
+            if ref in coming:
+                actor = coming.pop(ref)
+                with contextlib.suppress(*lost):  # it is lost where it was to do its first part
+                    ray.get(ref)
+                idle.append(actor)
+                continue
+            actor, part, tries = running.pop(ref)
+            try:
+                result = ray.get(ref)
+            except lost:
+                if tries == _TRIES:
+                    raise
+                logger.warning("a worker of the Ray cluster was lost: another does its part")
+                waiting.appendleft((part, tries + 1))
+                ray.kill(actor)
+                start()
+                continue
+            idle.append(actor)
             yield part, result
     finally:
         for actor in actors:
@@ -158,6 +197,9 @@ class _Worker:
     def __init__(self, opener: Opener[Any, Any]) -> None:
         self._opener = opener
         self._work: Callable[[Any], Any] | None = None
+
+    def ready(self) -> None:
+        """Return once it is there."""
 
     def do(self, part: Any) -> Any:
         if self._work is None:

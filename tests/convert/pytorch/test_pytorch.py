@@ -19,6 +19,8 @@ from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate import find_divergence
 from tests.conftest import few, only_ci
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 
 @functools.cache
 def lowered(file: Path) -> tuple[Model, list[str]]:
