@@ -438,7 +438,8 @@ GROWING: dict[str, tuple[Callable[[], bytes], str]] = {
         "stored tensors, at most 250,000"),
     "floats.caffemodel": (
         lambda: field(100, field(1, b"l") + field(7, b"\x2d\0\0\0\0" * 6_000_000)), MEMORY),
-    "operators.tflite": (lambda: tflite(operators=250_001), MEMORY),
+    "operators.tflite": (
+        lambda: tflite(operators=250_001), "nodes, at most 250,000 are read"),
     "graphs.tflite": (lambda: tflite(graphs=250_000), MEMORY),
     "signatures.tflite": (lambda: tflite(signatures=20_000), MEMORY),
     "buffers.tflite": (

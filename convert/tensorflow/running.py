@@ -14,7 +14,7 @@ from onnxgraft.errors import ModelError
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.graph.wants import Wants
 from onnxgraft.optional import optional
-from onnxgraft.run.demand import Step, check_steps, limited, size_of
+from onnxgraft.run.demand import Step, check_steps, grown, limited, size_of
 from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
@@ -69,7 +69,7 @@ def check_sizes(path: str, graph: Any, fed: Sequence[str], fetched: Sequence[str
 
 
 def _steps(graph: Any, fetched: Sequence[str], fed: Sequence[str]) -> Iterator[Step]:
-    """Yield what the operators do that run when tensors are fetched; constants are stored."""
+    """Yield what the operators do that run when tensors are fetched."""
     needed, left = set[str](), [graph.get_tensor_by_name(name).op for name in fetched]
     while left:
         operation = left.pop()
@@ -78,9 +78,13 @@ def _steps(graph: Any, fetched: Sequence[str], fed: Sequence[str]) -> Iterator[S
             left += [tensor.op for tensor in operation.inputs if tensor.name not in fed]
             left += operation.control_inputs
     for operation in graph.get_operations():
-        if operation.name in needed and operation.type != "Const":
+        if operation.name in needed and not _STORED.fullmatch(operation.type):
+            given = list(operation.inputs)
+            stored = all(_STORED.fullmatch(t.op.type) and t.name not in fed for t in given)
+            free = grown(sum(map(_bytes, given))) if stored else 0
             makes = {t.name: _bytes(t) for t in operation.outputs if t.name not in fed}
-            yield Step([tensor.name for tensor in operation.inputs], makes)
+            makes = {name: size if size > free else 0 for name, size in makes.items()}
+            yield Step([tensor.name for tensor in given], makes)
 
 
 def _bytes(tensor: Any) -> int:
@@ -88,6 +92,10 @@ def _bytes(tensor: Any) -> int:
     if tensor.shape.rank is None or tensor.dtype.is_numpy_compatible is False:
         return 0
     return size_of(tensor.shape.as_list(), tensor.dtype.size)
+
+
+# What takes no memory but what is stored; weights may be placeholders here.
+_STORED = re.compile(r"Const|Identity|Placeholder(WithDefault)?")
 
 
 class TensorFlow(Resource):

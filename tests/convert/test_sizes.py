@@ -140,3 +140,20 @@ def test_functions_that_double_themselves_are_refused_in_a_frozen_graph(tmp_path
     (tmp_path / "net.pb").write_bytes(graph.SerializeToString())
     with pytest.raises(InputError, match="as its functions call each other"):
         Original.of(tmp_path / "net.pb").lower()
+
+
+def test_weights_of_a_frozen_graph_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, (None, 200), "x")
+        for index in range(4):
+            weights = tf.constant(np.ones((200, 200), np.float32), name=f"w{index}")
+            x = tf.matmul(x, tf.identity(weights))
+        tf.identity(x, name="y")
+    (tmp_path / "net.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    monkeypatch.setenv(demand._ALLOWED, "100000")  # less than the weights of one layer
+    original = Original.of(tmp_path / "net.pb")
+    for frugal in (False, True):
+        original.run(frugal=frugal).close()
+    original.lower()

@@ -104,5 +104,18 @@ def test_a_network_that_is_asked_for_is_allowed(monkeypatch: pytest.MonkeyPatch)
     check_model(model)  # in Python nobody set a limit
 
 
+def test_weights_that_are_stored_do_not_count_where_they_become_floats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(demand._ALLOWED, "5000")
+    text = "net (float[N, 40] x) => (float[N, 40] y) {{ w = {} (k, s)\n y = MatMul (x, w) }}"
+    weights = np.ones((40, 40), np.int8)
+    dequantized = {"k": weights, "s": np.float32(1)}
+    check_model(model_of(text.format("DequantizeLinear"), dequantized))
+    with pytest.raises(ModelError, match="--max-memory"):
+        tiled = {"k": np.ones((1, 1), np.float32), "s": np.array([40, 40])}
+        check_model(model_of(text.format("Tile"), tiled))
+
+
 def test_a_size_that_is_free_counts_as_one_sample() -> None:
     check_model(model_of("net (float[N, 1000, 1000] x) => (float[N, 1000, 1000] y) {y = Relu(x)}"))

@@ -68,8 +68,7 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
     light, standing = stand_ins(frozen.prepared, frozen.weights)
     prepare_loops(frozen.source.path, light, frozen.fetched)
     if limited():  # tf2onnx computes what depends on constants alone
-        fed = [*frozen.places, *(f"{name}:0" for name in standing)]
-        check_sizes(frozen.source.path, import_graph(light), fed, frozen.fetched)
+        check_sizes(frozen.source.path, import_graph(light), frozen.places, frozen.fetched)
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
     refused: dict[str, OnnxgraftError] = {}

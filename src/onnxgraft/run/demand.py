@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from onnxgraft.graph.model import Model
     from onnxgraft.graph.shapes import Shapes
 
-__all__ = ["Step", "allow", "check_model", "check_steps", "limited", "size_of"]
+__all__ = ["Step", "allow", "check_model", "check_steps", "grown", "limited", "size_of"]
 
 # In the environment, as what a command starts has the same limit.
 _ALLOWED = "ONNXGRAFT_RUNNING_BYTES"
@@ -118,6 +118,11 @@ def peak(steps: Sequence[Step], given: Mapping[str, int], kept: Collection[str])
     return most, when
 
 
+def grown(stored: int) -> int:
+    """Return what a stored tensor may become without being counted: weights of 4 bits as floats."""
+    return 8 * stored
+
+
 def size_of(dims: Iterable[int | None], width: int) -> int:
     """Return the bytes of a tensor; a dimension that is not known counts as 1."""
     return width * math.prod(max(int(dim), 0) if dim is not None else 1 for dim in dims)
@@ -143,7 +148,11 @@ def _steps(graph: gs.Graph, shapes: Shapes) -> Iterator[Step]:
     from onnxgraft.graph.walk import read_by
 
     for node in graph.nodes:
+        given = [tensor for tensor in node.inputs if tensor.name]
+        stored = all(map(_is_constant, given))
+        free = grown(sum(int(t._values.nbytes) for t in given)) if stored else 0
         makes = {tensor.name: _bytes(tensor, shapes) for tensor in node.outputs if tensor.name}
+        makes = {name: size if size > free else 0 for name, size in makes.items()}
         inner = (peak(list(_steps(body, shapes)), {}, ())[0] for body in node.subgraphs())
         reads = [tensor.name for tensor in read_by(node) if not _is_constant(tensor)]
         yield Step(reads, makes, max(inner, default=0))
