@@ -133,13 +133,13 @@ def harmful() -> Iterator[tuple[str, int, Ended]]:
             size, given = file.stat().st_size, file
             if file.name.startswith("saved_model"):
                 given = file.parent.parent if file.parent.name == "debug" else file.parent
-            more = () if name.endswith(".caffemodel") else ("-o", Path(place) / "out.onnx")
-            words = ("convert", given, *more)
+            more = ("-o", Path(place) / "out.onnx")
+            words: tuple[object, ...] = ("convert", given, *more)
             if name.endswith(".caffemodel"):
                 net = Path(place) / "net.prototxt"
                 net.write_text('input: "x" input_dim: 1 input_dim: 1 input_dim: 2 input_dim: 2\n'
                                'layer { name: "l" type: "ReLU" bottom: "x" top: "y" }')  # fmt: skip
-                words = ("convert", net, "--weights", file)
+                words = ("convert", net, "--weights", file, *more)
             yield name, size, ended(*words)
             file.unlink()
 
