@@ -161,19 +161,19 @@ def peers(table: Table) -> None:
 def ours(table: Table) -> None:
     """Print our rows, and what was decided; keep the graphs."""
     road, told = table.road, []
-    calibrated, ranges = _seconds(lambda: quantize.calibrate(road.model, road.calibration))
+    calibrated, ranges = busy_seconds(lambda: quantize.calibrate(road.model, road.calibration))
     for method in quantize.METHODS:
         graph, _ = quantize.quantize(road.model, quantize.rechoose(ranges, method), "tensorrt")
         table.row(f"ours, TensorRT's form, {method} alone", graph, calibrated)
     for aim in TARGETS:
         form = quantize.placement(aim.name, aim.cpu())
-        settled, chosen = _seconds(
+        settled, chosen = busy_seconds(
             partial(quantize.settle, road.model, ranges, road.calibration, form)
         )
         options = QuantizeOptions(
             form, improvements=quantize.DEFAULT_IMPROVEMENTS, calibration=road.calibration
         )
-        improved, done = _seconds(partial(int8_graph, road.model, chosen, options))
+        improved, done = busy_seconds(partial(int8_graph, road.model, chosen, options))
         done.model.save(_ours(road, aim.name))
         table.row(f"**ours, {aim.title}'s form**", done.model, calibrated + settled + improved)
         inside = len(done.report.layers)
@@ -191,7 +191,7 @@ def _ours(road: Road, target: str) -> Path:
     return road.folder / f"ours-{target}.onnx"
 
 
-def _seconds(make: Callable[[], T]) -> tuple[float, T]:
+def busy_seconds(make: Callable[[], T]) -> tuple[float, T]:
     """Return the processor seconds that something took, and what it made."""
     began = busy()
     made = make()

@@ -14,20 +14,21 @@ from onnxgraft.files import sha256, together, write_json
 from onnxgraft.graph.half import computes_in_half, to_half
 from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, is_op
-from onnxgraft.graph.quantized import stored_weights
+from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, is_op, op_of
+from onnxgraft.graph.quantized import in_float8, stored_weights
 from onnxgraft.graph.tensors import Feeds, TensorSpec
 from onnxgraft.graph.walk import nodes_within
 from onnxgraft.run.depth import depths
 from onnxgraft.run.layer_nodes import layer_precisions
 from onnxgraft.run.layers import LayerPrecision
 from onnxgraft.run.proof import trials
+from onnxgraft.run.providers import shares
 from onnxgraft.stages.engine.loading import backend_of
 from onnxgraft.stages.engine.options import BuildOptions
 from onnxgraft.stages.engine.passport import Flags, Passport, passport_json, passport_path
 from onnxgraft.stages.engine.proving import Builder, mend
-from onnxgraft.stages.engine.tensorrt.bundle import Bundle, pack
-from onnxgraft.targets import TARGETS, Floats, Precision, Target, find_target
+from onnxgraft.stages.engine.tensorrt.bundle import Bundle, Program, pack
+from onnxgraft.targets import FORMATS, TARGETS, Floats, Precision, Target, find_target
 from onnxgraft.targets.cpu import Cpu
 from onnxgraft.targets.tensorrt import TENSORRT
 
@@ -66,6 +67,7 @@ def build(
     samples: Iterable[Feeds] = (),
     cpu: Cpu | None = None,
     prove: bool = True,
+    work: Mapping[str, float] | None = None,
 ) -> Passport:
     """Build an engine for ``target`` and write it to ``path`` with its passport.
 
@@ -77,8 +79,8 @@ def build(
         model: A float graph, or one that `quantize` made for this target.
         path: Of the engine; the passport is ``path`` with ``.json`` appended.
         target: The name of one of `onnxgraft.targets.TARGETS`.
-        precision: None takes the graph as it is; ``fp32`` and ``int8`` say what the graph has to
-            be; ``tf32``, ``fp16`` and ``bf16`` are what its float layers will run in.
+        precision: None takes the graph as it is; ``fp32``, ``int8`` and ``fp8`` say what the graph
+            has to be; ``tf32``, ``fp16`` and ``bf16`` are what its float layers will run in.
         shapes: For inputs with free dimensions, the shape to optimize for.
         options: How, beyond that.
         evidence: What the passport shall say of data, ranges and recipe.
@@ -86,9 +88,12 @@ def build(
         samples: Feeds of batch 1 that the engine is run on; drawn at random if there are none.
         cpu: That the engine is for; None is this machine's. One for another is not run here.
         prove: Whether to run it.
+        work: The part of all multiplications that each layer does, by its name: so it is told what
+            part of them runs where, if the library divides the graph.
 
     Raises:
-        InputError: The precision is not the graph's, or the target refuses the graph.
+        InputError: The precision is not the graph's, or the target refuses the graph, or its device
+            or provider is not here.
         MissingDependencyError: The target's library is not installed.
     """
     aim, backend = find_target(target), backend_of(target)
@@ -97,10 +102,16 @@ def build(
         options = replace(options, shapes=shapes)
     actual, options = _resolved(model, precision, options)
     _check(aim, options)
+    _check_format(aim, actual, model)
     inputs = _with_shapes(model, options)
     graph, halved = _written(model, aim, options, ranges)
     floats = _floats_of(graph, options)
-    here = aim.cpu()
+    if cpu is not None and aim.on_cpu and not options.on_cpu:
+        raise InputError(
+            f"--cpu names another processor, and the engine is for "
+            f"{options.device or options.provider}; leave it out"
+        )
+    here = aim.cpu() if options.on_cpu else Cpu()
     weights = stored_weights(model)
     with together(path, passport_path(path)) as (made, beside):
         passport = Passport(
@@ -115,7 +126,7 @@ def build(
             cpu=here if cpu is None else cpu,
             hashes=dict(evidence.hashes) if evidence else {},
             recipe=dict(evidence.recipe) if evidence else {},
-            depths=depths(model) if graph_precision(model) == "int8" or weights else {},
+            depths=depths(model) if graph_precision(model) in FORMATS or weights else {},
             weights=weights or "",
         )
         builder = Builder(backend, made, options, passport)
@@ -137,9 +148,22 @@ def build(
             graph=graph_hash(model),
             flags=replace(built.flags, float32=halved.float32, unchecked=halved.unchecked),
             machine=built.machine,
+            cpu=passport.cpu if built.flags.on_cpu else Cpu(),
+            divided=shares(built.placed, _by_any_name(graph, work or {})),
         )
         write_json(beside, passport_json(passport))
     return passport
+
+
+def _by_any_name(graph: Model, work: Mapping[str, float]) -> dict[str, float]:
+    """Return what layers do by their names and by those of what they make."""
+    made = {
+        tensor.name: work[node.name]
+        for node in nodes_within(graph.graph)
+        for tensor in node.outputs
+        if node.name in work
+    }
+    return made | dict(work)
 
 
 def _told(layers: Sequence[LayerPrecision]) -> tuple[LayerPrecision, ...]:
@@ -162,6 +186,8 @@ def bundle(
     options: BuildOptions | None = None,
     evidence: Evidence | None = None,
     ranges: Ranges | None = None,
+    dla: int | None = None,
+    program: Program | None = None,
 ) -> Bundle:
     """Pack what builds a TensorRT engine on another machine: see `tensorrt.bundle`.
 
@@ -173,10 +199,18 @@ def bundle(
         options: How the target builds.
         evidence: What the passport shall say of data, ranges and recipe.
         ranges: As of `build`.
+        dla: The core of a DLA that runs what it can of a float graph; ``float_model`` if there is
+            one, else ``model``. TensorRT 10 builds that.
+        program: Makes the files of a program; see `tensorrt.bundle`.
     """
+    if dla is not None:
+        model, precision, options = _for_dla(float_model or model, precision, options, dla)
     actual, options = _resolved(model, precision, options or BuildOptions())
     _check(TENSORRT, options)
-    graph, halved = _written(model, TENSORRT, options, ranges)
+    _check_format(TENSORRT, actual, model)
+    graph, halved = model, Flags()
+    if dla is None:
+        graph, halved = _written(model, TENSORRT, options, ranges)
     passport = Passport(
         target=TENSORRT.name,
         precision=actual,
@@ -192,7 +226,32 @@ def bundle(
         recipe=dict(evidence.recipe) if evidence else {},
         weights=stored_weights(model) or "",
     )
-    return pack(graph, path, passport, float_model=float_model, options=options)
+    return pack(
+        graph, path, passport, float_model=float_model, options=options, dla=dla, program=program
+    )
+
+
+def _for_dla(
+    model: Model, precision: Precision | None, options: BuildOptions | None, core: int
+) -> tuple[Model, Precision, BuildOptions]:
+    """Return the float graph that a DLA gets, its precision and options; refuse what it can't be.
+
+    INT8 is made from the calibration cache on the target; all else runs in FP16.
+    """
+    options = options or BuildOptions()
+    if core < 0:
+        raise InputError(f"--dla {core}: a core of the DLA, from 0 on")
+    if graph_precision(model) != "fp32":
+        raise InputError(
+            f"{model.file}: a DLA takes a float graph, in INT8 with a calibration cache: name the "
+            "float one with --float, and the cache that onnxgraft calibrate --cache-out writes "
+            "with --calibration"
+        )
+    actual: Precision = "fp16" if options.calibration is None else "int8"
+    if precision not in (None, actual):
+        cure = "give --calibration" if precision == "int8" else "leave --precision out"
+        raise InputError(f"--dla runs this in {actual}, not in {precision}; {cure}")
+    return model, actual, replace(options, floats="fp16")
 
 
 def graph_hash(model: Model) -> str:
@@ -202,12 +261,15 @@ def graph_hash(model: Model) -> str:
 
 def graph_precision(model: Model) -> Precision:
     """Return the precision that stands in a graph: what it computes in, whatever it stores."""
-    if any(
-        is_op(node, "QuantizeLinear", domain=QUANTIZERS)
-        or is_op(node, DYNAMIC_LSTM, domain=MICROSOFT)
+    quantizers = [
+        node
         for node in nodes_within(model.graph)
-    ):
-        return "int8"
+        if is_op(node, "QuantizeLinear", domain=QUANTIZERS)
+        or is_op(node, DYNAMIC_LSTM, domain=MICROSOFT)
+    ]
+    if quantizers:
+        floats = any(op_of(node) == "QuantizeLinear" and in_float8(node) for node in quantizers)
+        return "fp8" if floats else "int8"
     kinds = halves(model)
     return "bf16" if "bfloat16" in kinds else "fp16" if kinds else "fp32"
 
@@ -227,9 +289,12 @@ def _resolved(
         if actual in ("fp16", "bf16"):
             raise InputError(f"{model.file}: the graph is {actual}; build from the float32 graph")
         options = replace(options, floats=precision)
-        actual = "int8" if actual == "int8" else precision
+        actual = actual if actual in FORMATS else precision
     elif precision is not None and precision != actual:
-        cure = "quantize it first" if precision == "int8" else "build from the float graph"
+        cure = "build from the float graph"
+        if precision in FORMATS:
+            cure = f"quantize {'it' if actual not in FORMATS else 'the float graph'} first"
+            cure += "" if precision == "int8" else f" with --precision {precision}"
         stored = stored_weights(model)
         what = f"{actual} with {stored} weights" if stored else actual
         raise InputError(f"{model.file}: the graph is {what}, not {precision}; {cure}")
@@ -266,6 +331,18 @@ def _check(target: Target, options: BuildOptions) -> None:
         raise NotSupportedError(
             f"{target.title} engines are not built in {options.floats} here; {target.name} takes "
             f"{taken}"
+        )
+
+
+def _check_format(target: Target, actual: Precision, model: Model) -> None:
+    """Refuse a graph in FP8 for a target, or a GPU, that does not run it."""
+    if actual != "fp8":
+        return
+    if target.fp8 is None:
+        able = " and ".join(other.title for other in TARGETS if other.fp8 is not None)
+        raise NotSupportedError(
+            f"{model.file}: the graph is in FP8, which {target.title} does not run here; {able} "
+            f"does; for {target.name} quantize the float graph to INT8"
         )
 
 

@@ -11,7 +11,7 @@ lose less, `explain` tells what may slow it down, and `to_half` writes what is f
 from __future__ import annotations
 
 from onnxgraft.graph.half import HalfReport
-from onnxgraft.stages.quantize.improve.auto import AUTO, Choice, settle
+from onnxgraft.stages.quantize.improve.auto import AUTO, Choice, settle, whole_ranges
 from onnxgraft.stages.quantize.improve.improve import (
     DEFAULT_IMPROVEMENTS,
     IMPROVEMENTS,
@@ -80,5 +80,6 @@ __all__ = [
     "store_weights",
     "to_half",
     "weights_opset",
+    "whole_ranges",
     "write_cache",
 ]

@@ -104,9 +104,9 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
     return folder
 
 
-def model_of(text: str, constants: Mapping[str, Array] | None = None) -> Model:
+def model_of(text: str, constants: Mapping[str, Array] | None = None, opset: int = 17) -> Model:
     """Return the model written as ONNX text, with ``constants`` as initializers."""
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{text}')
     for name, value in (constants or {}).items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
     onnx.checker.check_model(proto)

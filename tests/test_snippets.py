@@ -31,7 +31,7 @@ RUN = [
 ]
 # What can't run here, by the reason that the pages give. A page that adds one changes this, too.
 NOT_RUN = {
-    "it answers until it is ended": 1, "it asks a server": 3, "needs a GPU": 3,
+    "it answers until it is ended": 1, "it asks a server": 3, "needs a GPU": 4,
     "needs TensorRT 10": 1, "needs a container daemon": 1,
     "needs the runtime's headers": 1, "a file of another program": 1, "needs other machines": 1,
 }  # fmt: skip

@@ -209,7 +209,7 @@ class LayerRow:
         tensor: Its name in the candidate's ONNX graph.
         origin: The framework's name.
         operator: What makes it.
-        precision: ``fp32``, ``fp16`` or ``int8``: what it is made in.
+        precision: ``fp32``, ``fp16``, ``int8`` or ``fp8``: what it is made in.
         relative: The largest difference that its own layer adds, as a fraction of its range.
         sqnr: What its own layer leaves of the signal, in dB.
         arrived: What all layers up to it leave, in dB; None where that was not looked at.
@@ -295,7 +295,7 @@ class EngineRow:
         size: Of its file, in bytes.
         threads: Of the CPU that it was built for; 0 takes all.
         candidate: What it is called where it is validated and timed.
-        gpu: That it is for; empty on a CPU.
+        gpu: Or the other device that it is for; empty on a CPU.
     """
 
     name: str

@@ -17,11 +17,14 @@ from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.session import left_out
-from onnxgraft.run.tolerances import ENGINE_TOLERANCES, STORED_INT8, TIES
+from onnxgraft.run.tolerances import ENGINE_TOLERANCES, STORED_FP8, STORED_INT8, TIES
 from onnxgraft.stages.engine.openvino import config_of
 from onnxgraft.stages.engine.passport import Passport
 
-__all__ = ["TYPES", "Taken", "check_program", "program"]
+__all__ = ["SAMPLE", "TYPES", "Taken", "check_program", "explained", "program"]
+
+# The picture beside a program.
+SAMPLE = "sample.ppm"
 
 # What the program knows, as numpy calls it.
 TYPES = ("bool", "float16", "float32", "float64", "int8", "int32", "int64", "uint8")
@@ -60,6 +63,11 @@ def check_program(passport: Passport, specs: Sequence[TensorSpec]) -> None:
             f"there is no program in C++ for engines of {passport.target}; there is one for "
             f"{' and '.join(known)}"
         )
+    if passport.flags.provider:
+        raise InputError(
+            f"there is no program in C++ for the provider {passport.flags.provider}: what was "
+            "never compiled is not shipped; export an engine without --provider"
+        )
     for spec in specs:
         if spec.dtype not in TYPES:
             raise InputError(f"the program in C++ knows no {spec.dtype}, which {spec} is of")
@@ -71,6 +79,7 @@ def program(
     inputs: Mapping[str, str],
     outputs: Mapping[str, str],
     picture: Taken | None,
+    tolerance: float | None = None,
 ) -> dict[str, str]:
     """Return the files of the program, by name.
 
@@ -80,9 +89,10 @@ def program(
         inputs: Name -> the file of what is fed.
         outputs: Name -> the file of what is answered.
         picture: What it takes in place of the first input, if that is a picture.
+        tolerance: The part of an output's range by which an answer may differ; None is what the
+            precision explains.
     """
-    kinds = {**ENGINE_TOLERANCES, "int8": STORED_INT8}
-    tolerance = max(kinds[passport.precision], kinds[passport.floats])
+    tolerance = explained(passport) if tolerance is None else tolerance
     about = [
         f"static const std::string engine_file = {_text(engine.name)};",
         f"static const std::vector<Port> inputs = {_ports(inputs)};",
@@ -104,6 +114,12 @@ def program(
     return {"main.cpp": whole, "CMakeLists.txt": build + read[f"{passport.target}.cmake"]}
 
 
+def explained(passport: Passport) -> float:
+    """Return by how much of an output's range the precision explains that answers differ."""
+    kinds = {**ENGINE_TOLERANCES, "int8": STORED_INT8, "fp8": STORED_FP8}
+    return max(kinds[passport.precision], kinds[passport.floats])
+
+
 def _onnxruntime(passport: Passport, engine: Path) -> list[str]:
     names = ";".join(left_out(str(engine)))
     return [
@@ -118,11 +134,19 @@ def _openvino(passport: Passport, engine: Path) -> list[str]:
         for key, value in config_of(passport.flags).items()
     }
     pairs = ", ".join(f"{{{_text(key)}, {_text(value)}}}" for key, value in told.items())
-    return [f"static const std::pair<std::string, std::string> settings[] = {{{pairs}}};"]
+    return [
+        f"static const std::string device = {_text(passport.flags.device or 'CPU')};",
+        f"static const std::pair<std::string, std::string> settings[] = {{{pairs}}};",
+    ]
+
+
+def _tensorrt(passport: Passport, engine: Path) -> list[str]:
+    core = passport.flags.dla
+    return [f"static const int dla_core = {-1 if core is None else core};"]
 
 
 # By target: each is called as it is.
-_SETTINGS = {make.__name__.removeprefix("_"): make for make in (_onnxruntime, _openvino)}
+_SETTINGS = {make.__name__.removeprefix("_"): make for make in (_onnxruntime, _openvino, _tensorrt)}
 
 
 def _recipe(picture: Taken | None) -> str:

@@ -31,6 +31,7 @@ from onnxgraft.stages.engine.options import BuildOptions, Built, Shape
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
 from onnxgraft.stages.engine.tensorrt import builder
 from onnxgraft.stages.engine.tensorrt.cuda import Cuda, Memory
+from onnxgraft.targets.tensorrt import TENSORRT
 
 if TYPE_CHECKING:
     import onnx
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["TensorRt", "Writing", "build", "check", "load", "profiles", "runs_here", "settings"]
 
 _MOST_ERRORS = 3
+_FP8 = TENSORRT.fp8
 # What moves or converts a tensor, and computes nothing.
 _MOVES = ("Reformat", "Cast", "Quantize", "Dequantize")
 
@@ -87,7 +89,7 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
     trt = _tensorrt()
     timing = _timing_file(trt, options)
     try:
-        how = settings(model.inputs, options)
+        how = settings(model, options)
         with _kept(timing, options) as kept, steps(f"TensorRT builds {model.title}") as bar:
             how = replace(how, timing=kept)
             plan = builder.build_plan(trt, model.to_onnx().SerializeToString(), how, bar)
@@ -108,15 +110,19 @@ def build(model: Model, path: Path, options: BuildOptions) -> Built:
     return Built({"tensorrt": trt.__version__}, flags, builder.gpu() or {})
 
 
-def settings(inputs: Sequence[TensorSpec], options: BuildOptions) -> builder.Settings:
-    """Return what the builder is told for a graph with ``inputs``."""
+def settings(model: Model, options: BuildOptions) -> builder.Settings:
+    """Return what the builder is told for a graph."""
+    from onnxgraft.graph.quantized import eight_bits
+
+    floats = "fp8" in eight_bits(model).values()
     return builder.Settings(
-        profiles(inputs, options),
+        profiles(model.inputs, options),
         options.workspace,
         options.calibration,
         level=options.level,
         version_compatible=options.version_compatible,
         tf32=options.floats == "tf32",
+        capability=_FP8.capability if floats and _FP8 is not None else (0, 0),
     )
 
 
@@ -208,6 +214,8 @@ class TensorRt(Computing):
         before = self._cuda.used()
         self._logger = builder.quiet(trt)
         self._runtime = trt.Runtime(self._logger)
+        if passport.flags.dla is not None:
+            self._runtime.DLA_core = passport.flags.dla
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         self._context: Any = self._engine and self._engine.create_execution_context()
         if not self._context:

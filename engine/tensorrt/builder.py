@@ -5,7 +5,7 @@ carries too, is imported here. All differences between TensorRT's versions are i
 
 * 11 and RTX know strongly typed networks alone: the precision is in the graph.
 * 10 takes the same graphs with a flag, and INT8 also the implicit way: a float graph and a
-  calibration cache, read by a calibrator that has no data.
+  calibration cache, read by a calibrator that has no data. A DLA takes no other.
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ class Settings:
         level: Of optimization, 0 to 5; None leaves it to TensorRT.
         version_compatible: The engine runs in later versions too; it carries no host code.
         tf32: Float32 layers may round their inputs to TF32's 10 bits of mantissa.
+        capability: The least compute capability of a GPU that runs the graph: FP8 needs 8.9.
+        dla: The core of the DLA that runs what it can of a float graph; the GPU runs the rest.
     """
 
     profiles: Sequence[Profile] = ()
@@ -95,6 +97,13 @@ class Settings:
     level: int | None = None
     version_compatible: bool = False
     tf32: bool = False
+    capability: tuple[int, int] = (0, 0)
+    dla: int | None = None
+
+    @property
+    def implicit(self) -> bool:
+        """Whether TensorRT itself chooses precisions, as up to 10."""
+        return self.calibration is not None or self.dla is not None
 
 
 @dataclass(frozen=True)
@@ -105,11 +114,15 @@ class Plan:
         engine: The serialized engine.
         timing: The timing cache after the build; None if none was kept, or nothing was timed.
         warnings: In TensorRT's words.
+        dla: How many layers the DLA takes, one by one.
+        on_gpu: The layers that it does not take.
     """
 
     engine: bytes
     timing: bytes | None
     warnings: tuple[str, ...] = field(default=())
+    dla: int = 0
+    on_gpu: tuple[str, ...] = ()
 
 
 def major(trt: Any) -> int:
@@ -132,15 +145,20 @@ def build_plan(trt: Any, onnx: bytes, settings: Settings, progress: Progress | N
     Raises:
         BuildError: TensorRT refuses the graph; a `ParseError` names its nodes.
     """
-    implicit = settings.calibration is not None
-    if implicit and major(trt) > 10:
+    _check_gpu(settings)
+    if settings.dla is not None and major(trt) > 10:
+        raise BuildError(
+            f"TensorRT {trt.__version__} can't choose precisions itself, as a DLA needs it here; "
+            "build with TensorRT 10, which JetPack 6 has, or make the bundle without --dla"
+        )
+    if settings.implicit and major(trt) > 10:
         raise BuildError(
             f"TensorRT {trt.__version__} takes no calibration cache; build from a graph with "
             "QuantizeLinear and DequantizeLinear"
         )
     logger = quiet(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(0 if implicit else _strongly_typed(trt))
+    network = builder.create_network(0 if settings.implicit else _strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
         raise ParseError([_parsed(parser.get_error(i)) for i in range(parser.num_errors)])
@@ -161,12 +179,16 @@ def build_plan(trt: Any, onnx: bytes, settings: Settings, progress: Progress | N
             profile.set_shape(name, *shapes)
         if config.add_optimization_profile(profile) < 0:
             raise BuildError(f"TensorRT refuses the profile {dict(wanted)}{_because(logger)}")
-    if settings.calibration is not None:
-        # What is not INT8 runs in whichever of FP16 and FP32 is faster.
-        config.set_flag(trt.BuilderFlag.INT8)
+    if settings.implicit:
+        # What is not INT8 runs in whichever of FP16 and FP32 is faster; on a DLA in FP16.
         config.set_flag(trt.BuilderFlag.FP16)
+    if settings.calibration is not None:
+        config.set_flag(trt.BuilderFlag.INT8)
         calibrator = cache_calibrator(trt, settings.calibration)
         config.int8_calibrator = calibrator
+    taken, on_gpu = 0, tuple[str, ...]()
+    if settings.dla is not None:
+        taken, on_gpu = _onto_dla(trt, builder, config, network, settings.dla)
     # Without a GPU nothing is timed, and a cache makes the builder look for one.
     timed = settings.timing is not None and gpu() is not None
     if timed:
@@ -185,7 +207,7 @@ def build_plan(trt: Any, onnx: bytes, settings: Settings, progress: Progress | N
                 cure += f", or a larger workspace than {settings.workspace >> 20} MiB"
         raise BuildError(f"TensorRT can't build the graph{_because(logger)}{cure}")
     timing = bytes(config.get_timing_cache().serialize()) if timed else None
-    return Plan(bytes(engine), timing, tuple(logger.warnings))
+    return Plan(bytes(engine), timing, tuple(logger.warnings), taken, on_gpu)
 
 
 def plain(profiles: Sequence[Profile]) -> list[dict[str, list[list[int]]]]:
@@ -218,8 +240,12 @@ def trtexec(onnx: str, engine: str, settings: Settings, version: int) -> str:
         words.append("--noTF32")
     if settings.version_compatible:
         words += ["--versionCompatible", "--excludeLeanRuntime"]
+    if settings.dla is not None:
+        words += [f"--useDLACore={settings.dla}", "--allowGPUFallback"]
     if settings.calibration is not None:
-        words += ["--int8", "--fp16", "--calib=calibration.cache"]
+        words += ["--int8", "--calib=calibration.cache"]
+    if settings.implicit:
+        words.append("--fp16")
     elif version < 11:
         words.append("--stronglyTyped")
     return " ".join(words)
@@ -251,6 +277,40 @@ def gpu() -> dict[str, str] | None:
         "compute capability": f"{large.value}.{small.value}",
         "driver": own + offered,
     }
+
+
+def _check_gpu(settings: Settings) -> None:
+    """Refuse a graph that the GPU of this machine, if there is one, does not run."""
+    here = gpu()
+    have = "" if here is None else here["compute capability"]
+    if here is not None and tuple(map(int, have.split("."))) < settings.capability:
+        least = ".".join(map(str, settings.capability))
+        raise BuildError(
+            f"the graph is in FP8, which GPUs of compute capability {least} and later run, and "
+            f"here is {here['gpu']} with {have}; quantize to INT8 for it"
+        )
+
+
+def _onto_dla(
+    trt: Any, builder: Any, config: Any, network: Any, core: int
+) -> tuple[int, tuple[str, ...]]:
+    """Let a DLA run what it can, and the GPU the rest; tell how much, and what not."""
+    cores = int(builder.num_DLA_cores)
+    if core >= cores:
+        there = f"its cores are 0 to {cores - 1}" if cores else "this machine has none"
+        raise BuildError(
+            f"there is no DLA core {core}: {there}; make the bundle for another one, or without "
+            "--dla"
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    able = [layer for layer in layers if config.can_run_on_DLA(layer)]
+    if not able:
+        raise BuildError("the DLA takes none of the layers; make the bundle without --dla")
+    taken = {id(layer) for layer in able}
+    return len(able), tuple(str(layer.name) for layer in layers if id(layer) not in taken)
 
 
 def _strongly_typed(trt: Any) -> int:

@@ -1,7 +1,7 @@
 """Builds the engine of the bundle that this file is in, with TensorRT and Python 3.9 alone.
 
     python3 NAME.pyz [-o NAME.engine] [--timing-cache FILE] [--workspace MIB]
-    python3 NAME.pyz --extract FOLDER      writes graph and cache, for trtexec or C++
+    python3 NAME.pyz --extract FOLDER      writes graph, cache and program, for trtexec or C++
 
 Nothing is installed, no data is needed, and the archive is not unpacked to build.
 """
@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 import zipfile
@@ -23,7 +24,9 @@ from onnxgraft.stages.engine.tensorrt import builder
 
 HERE = Path(sys.argv[0])
 # The members that are data, by name: no other name of the archive is ever looked at.
-MEMBERS = ("model.onnx", "float.onnx", "calibration.cache", "recipe.json")
+MEMBERS = ("model.onnx", "float.onnx", "calibration.cache", "recipe.json", "main.cpp",
+           "CMakeLists.txt", "sample.ppm")  # fmt: skip
+ARRAYS = re.compile(r"(input|output)\.\d{1,3}\.npy", re.ASCII)
 # Bytes of one unpacked: what protobuf reads, and pages of text.
 MOST, MOST_MANIFEST = (1 << 31) - 1, 1 << 26
 # The others raise errors of their own on what is damaged.
@@ -69,13 +72,17 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         with zipfile.ZipFile(path) as archive:
             manifest = json.loads(_member(archive, "manifest.json", MOST_MANIFEST))
             hashes = manifest["sha256"]
-            files = {name: _member(archive, name, MOST) for name in MEMBERS if name in hashes}
+            known = [name for name in hashes if name in MEMBERS or ARRAYS.fullmatch(name)]
+            files = {name: _member(archive, name, MOST) for name in known}
         changed = [
             name for name, data in files.items() if hashlib.sha256(data).hexdigest() != hashes[name]
         ]
+        # A DLA's bundle has the float graph alone, with a cache or without.
         pair = ("float.onnx" in files) == ("calibration.cache" in files)
+        pair = pair or _dla(manifest) is not None
         str(manifest["passport"]["floats"])
         _profiles(manifest)
+        _capability(manifest)
     except (
         ArithmeticError, AttributeError, EOFError, LookupError, RuntimeError, TypeError,
         ValueError, zipfile.BadZipFile, zlib.error,
@@ -107,21 +114,38 @@ def _profiles(manifest: dict[str, Any]) -> list[builder.Profile]:
     return profiles
 
 
+def _capability(manifest: dict[str, Any]) -> tuple[int, int]:
+    """Return the least compute capability; TypeError or ValueError if it is none."""
+    large, small = map(int, manifest.get("capability", (0, 0)))
+    return large, small
+
+
+def _dla(manifest: dict[str, Any]) -> int | None:
+    """Return the core of the DLA, None for the GPU alone; TypeError or ValueError if it is none."""
+    core = manifest.get("dla")
+    if core is not None and (type(core) is not int or core < 0):
+        raise ValueError(f"dla is {core!r}")
+    return core
+
+
 def build(manifest: dict[str, Any], files: dict[str, bytes], options: Any) -> None:
     """Build the engine and write it with its passport."""
     import tensorrt as trt
 
     # TensorRT 10 makes INT8 of the float graph by itself, as it always did; 11 needs the graph in
     # which the precision stands.
-    implicit = "calibration.cache" in files and builder.major(trt) < 11
-    graph = "float.onnx" if implicit else "model.onnx"
+    dla = _dla(manifest)
+    implicit = dla is not None or ("calibration.cache" in files and builder.major(trt) < 11)
+    graph = "float.onnx" if implicit and dla is None else "model.onnx"
     timing = options.timing_cache
     settings = builder.Settings(
         profiles=_profiles(manifest),
         workspace=None if options.workspace is None else options.workspace << 20,
-        calibration=files["calibration.cache"] if implicit else None,
+        calibration=files.get("calibration.cache") if implicit else None,
         timing=None if timing is None else timing.read_bytes() if timing.is_file() else b"",
         tf32=manifest["passport"]["floats"] == "tf32",
+        capability=_capability(manifest) if not implicit else (0, 0),
+        dla=dla,
     )
     plan = builder.build_plan(trt, files[graph], settings, show)
     write(options.out, plan.engine)
@@ -129,15 +153,25 @@ def build(manifest: dict[str, Any], files: dict[str, bytes], options: Any) -> No
         write(timing, plan.timing)
     told = {} if implicit else manifest["passport"].get("flags", {})
     flags = {"profiles": manifest["profiles"], "workspace": settings.workspace, **told}
+    if "calibration.cache" in files and implicit:
+        flags["calibration"] = "implicit"
+    notes = list(manifest["passport"].get("notes", []))
+    if dla is not None:
+        flags["dla"] = dla
+        where = f"; the GPU runs {', '.join(plan.on_gpu)}" if plan.on_gpu else ""
+        notes.append(f"core {dla} of the DLA takes {plan.dla} layers{where}")
     passport = {
         **manifest["passport"],
         "engine": hashlib.sha256(plan.engine).hexdigest(),
         "versions": {"tensorrt": trt.__version__},
         "machine": builder.gpu() or {},
-        "flags": {**flags, "calibration": "implicit"} if implicit else flags,
+        "flags": flags,
+        "notes": notes,
     }
     write(Path(f"{options.out}.json"), (json.dumps(passport, indent=2) + "\n").encode())
     print(f"{options.out}: built with TensorRT {trt.__version__} from {graph}")
+    if dla is not None:
+        print(notes[-1])
     print("the same with TensorRT's own tool, after --extract:")
     print(builder.trtexec(graph, str(options.out), settings, builder.major(trt)))
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.data.ranges import BY_HAND, Histogram, Range, Ranges
+from onnxgraft.graph import float8
 from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
 from onnxgraft.stages.quantize.improve.products import Product
@@ -34,11 +36,17 @@ _VECTORS, _NUMBERS = 512, 1_000_000
 
 @dataclass(frozen=True)
 class Grid:
-    """The values that eight bits stand for: ``scale * (integer - zero_point)``."""
+    """The values that eight bits stand for: ``scale * (number - zero_point)``.
+
+    Attributes:
+        scale: Of the numbers.
+        zero_point: 0 of FP8.
+        dtype: int8, uint8 or FP8.
+    """
 
     scale: float
     zero_point: int
-    dtype: type[np.int8 | np.uint8]
+    dtype: np.dtype[Any]
 
 
 def activation_grid(value: Range, table: Placement, *, second: bool = False) -> Grid:
@@ -50,21 +58,25 @@ def activation_grid(value: Range, table: Placement, *, second: bool = False) -> 
         second: Whether it is the second input of a product of activations: kernels that have int8
             want it there, as they do of weights.
     """
+    if table.format == "fp8":
+        return Grid(value.amax / float8.LARGEST, 0, float8.FLOAT8)
     if table.symmetric and not (table.unsigned and value.low >= 0 and not second):
-        return Grid(value.amax / 127, 0, np.int8)
+        return Grid(value.amax / 127, 0, np.dtype(np.int8))
     low, high = min(value.low, 0.0), max(value.high, 0.0)
     scale = (high - low) / 255
-    return Grid(scale, round(-low / scale), np.uint8)
+    return Grid(scale, round(-low / scale), np.dtype(np.uint8))
 
 
 def fake_quantized(x: Array, value: Range, table: Placement) -> Array:
-    """Return what the integers of ``x`` stand for, as float32."""
+    """Return what the numbers that are stored of ``x`` stand for, as float32."""
     grid = activation_grid(value, table)
-    limits = np.iinfo(grid.dtype)
-    integers = np.clip(
-        np.rint(x / np.float32(grid.scale)) + grid.zero_point, limits.min, limits.max
-    )
-    return np.asarray((integers - grid.zero_point) * np.float32(grid.scale), np.float32)
+    scaled = x / np.float32(grid.scale)
+    if grid.dtype == float8.FLOAT8:
+        numbers = float8.nearest(scaled).astype(np.float32)
+    else:
+        limits = np.iinfo(grid.dtype)
+        numbers = np.clip(np.rint(scaled) + grid.zero_point, limits.min, limits.max)
+    return np.asarray((numbers - grid.zero_point) * np.float32(grid.scale), np.float32)
 
 
 def choose_activations(

@@ -20,7 +20,7 @@ from onnxgraft.stages.quantize.measure.thresholds import METHODS, Method
 from onnxgraft.stages.quantize.place.placement import Placement, placement
 from onnxgraft.stages.quantize.place.ready import ready
 
-__all__ = ["AUTO", "Choice", "most_chosen", "settle"]
+__all__ = ["AUTO", "Choice", "most_chosen", "settle", "whole_ranges"]
 
 AUTO: Literal["auto"] = "auto"
 # A method by name, or the best one.
@@ -59,13 +59,36 @@ def settle(
         if least is None or found[method] < least.mean:
             best, least = method, noise
     chosen = rechoose(ranges, best)
-    reason = f"best for the whole network in the form for {table.target}"
+    reason = f"best for the whole network in the form for {table.name}"
     tensors = {
         name: value if value.origin == BY_HAND or value.reason else replace(value, reason=reason)
         for name, value in chosen.tensors.items()
     }
     tried: dict[str, float] = {method: round(-found[method], 2) for method in METHODS}
-    return replace(chosen, tensors=tensors, method=AUTO, chosen_for=table.target, tried=tried)
+    return replace(chosen, tensors=tensors, method=AUTO, chosen_for=table.name, tried=tried)
+
+
+def whole_ranges(ranges: Ranges) -> tuple[Ranges, str]:
+    """Return ranges that hold all that was seen, for FP8, and a note on it; none set by hand.
+
+    Its steps are a part of each number, so that a narrower range spares small values nothing: what
+    `auto` cut off for integers is not cut off. A method that the user named stays.
+    """
+    if ranges.method != AUTO:
+        return ranges, ""
+    tensors = {
+        name: value
+        if value.origin == BY_HAND
+        else replace(value, low=value.minimum, high=value.maximum, origin="minmax", reason="")
+        for name, value in ranges.tensors.items()
+    }
+    changed = [name for name, value in tensors.items() if value.amax != ranges.tensors[name].amax]
+    note = (
+        f"{len(changed)} ranges hold all that was seen, because FP8 gains nothing from a narrower "
+        f"one; they were chosen for {ranges.chosen_for or 'integers'}. With --samples the methods "
+        "are tried in FP8"
+    )
+    return replace(ranges, tensors=tensors), note if changed else ""
 
 
 def most_chosen(ranges: Ranges) -> Method:

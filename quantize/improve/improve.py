@@ -28,8 +28,9 @@ from onnxgraft.stages.quantize.improve.rounding import (
     Stored,
     along,
     mse_scale,
-    nearest_integers,
-    output_integers,
+    nearest_numbers,
+    numbers_of,
+    output_numbers,
     weight_scale,
 )
 from onnxgraft.stages.quantize.improve.smooth import smooth
@@ -123,7 +124,7 @@ def improve(
     fitted, kept = held_out(samples, ranges.skipped)
     judge = Judge(model, kept, table)
     notes = []
-    if ranges.method == AUTO and ranges.chosen_for != table.target and ranges.histograms:
+    if ranges.method == AUTO and ranges.chosen_for != table.name and ranges.histograms:
         ranges = settle(model, ranges, samples, table, judge)
         notes.append(ranges.choice)
     work = _Work(table, fitted, seed)
@@ -153,8 +154,8 @@ def improve(
     ]
     if inside and methods:
         notes.append(
-            f"the methods that make INT8 lose less leave layers in the bodies of If, Loop and Scan "
-            f"as they are: {', '.join(inside)}"
+            f"the methods that make {table.format.upper()} lose less leave layers in the bodies "
+            f"of If, Loop and Scan as they are: {', '.join(inside)}"
         )
     return replace(best, notes=tuple(notes))
 
@@ -198,7 +199,8 @@ def _equalize(work: _Work, state: Prepared) -> tuple[Prepared, str]:
 
 def _again(model: Model, ranges: Ranges, samples: Samples, table: Placement) -> Ranges:
     """Return the ranges of a model that computes what that of ``ranges`` does, chosen likewise."""
-    usual = table == placement(table.target)  # another one may want what no target does
+    # Another table may want what no target does.
+    usual = table == placement(table.target, kind=table.format)
     found = calibrate(
         model, samples, most_chosen(ranges), targets=[table.target] if usual else ranges.targets,
         skip_bad=bool(ranges.skipped),
@@ -272,20 +274,22 @@ _STEPS: Mapping[str, Callable[[_Work, Prepared], tuple[Prepared, str]]] = {
 
 def _stored(product: Product, ranges: Ranges, table: Placement, methods: Collection[str]) -> Stored:
     values, axis = product.weights, scale_axis(table, product.node)
-    scale = (mse_scale if "weights" in methods else weight_scale)(values, axis)
+    numbers = numbers_of(table.format)
+    choose = mse_scale if "weights" in methods else weight_scale
+    scale = choose(values, axis, numbers=numbers)
     tensor = product.node.inputs[0]
     value = ranges.tensors.get(tensor.name) or ranges.tensors.get(origin(tensor).name)
     if "rounding" not in methods or value is None or not value.amax > 0:
 
         def rounded(scale: Array) -> Array:
-            return nearest_integers(values, scale, axis)
+            return nearest_numbers(values, scale, axis, numbers)
 
     else:
         vectors = fake_quantized(product.vectors, value, table)
 
         def rounded(scale: Array) -> Array:
             steps = np.broadcast_to(along(scale, axis, values.ndim), values.shape)
-            found = output_integers(product.matrix(values), product.matrix(steps), vectors)
+            found = output_numbers(product.matrix(values), product.matrix(steps), vectors, numbers)
             return product.unmatrix(found)
 
     if table.pairs:

@@ -32,7 +32,7 @@ from onnxgraft.targets import Machine, find_target
 
 __all__ = ["Estimate", "LayerCost", "costs", "int8_share", "shares"]
 
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,9 @@ class Estimate:
 
     def __init__(self, model: Model, table: Placement, floats: str = "fp32") -> None:
         self.costs = costs(model)
-        self.machine = find_target(table.target).machine
+        aim = find_target(table.target)
+        fp8 = aim.fp8 if table.format == "fp8" else None
+        self.machine = aim.machine if fp8 is None else fp8.machine
         self.floats = floats
         self._table = table
         self._graph = model.graph
@@ -186,7 +188,7 @@ class Estimate:
             cost = self.costs.get(node.name)
             if cost is not None:
                 written = 1 if _ends_in(node.outputs[0], fused) else size
-                precision = "int8" if node.name in int8 else self.floats
+                precision = self._table.format if node.name in int8 else self.floats
                 seconds += cost.seconds(self.machine, precision, written)
         return seconds
 

@@ -47,7 +47,14 @@ def explain(graph: gs.Graph, table: Placement) -> list[Remark]:
         *_concats(graph, table),
         *_unfused(graph, table),
     ]
-    return [remark for remark in remarks if remark.nodes]
+    told = table.format.upper()
+    return [
+        Remark(
+            remark.kind.replace("INT8", told), remark.nodes, remark.sentence.replace("INT8", told)
+        )
+        for remark in remarks
+        if remark.nodes
+    ]
 
 
 def _ends(graph: gs.Graph, int8: list[gs.Node]) -> list[Remark]:

@@ -24,7 +24,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.quantize.improve.rounding import Stored, along, nearest_integers
+from onnxgraft.stages.quantize.improve.rounding import Stored, along, nearest_numbers
 
 __all__ = ["Bias", "int32_bias", "raised"]
 
@@ -63,7 +63,7 @@ def int32_bias(node: gs.Node, stored: Stored, activation_scale: float) -> Bias |
     """
     if len(node.inputs) < 3 or not isinstance(node.inputs[2], gs.Constant):
         return None
-    shape = stored.integers.shape
+    shape = stored.numbers.shape
     groups = 1
     if is_op(node, "ConvTranspose"):
         groups = int(node.attrs.get("group", 1))
@@ -106,14 +106,14 @@ def raised(
     least = np.maximum(sizes / _LARGEST, _TINY) / activation_scale
     least = np.maximum(least, _TINY)
     axes = tuple(axis for axis in range(weights.ndim) if axis != stored.axis)
-    short = (stored.scale < least) | (biased & ~stored.integers.any(axis=axes))
+    short = (stored.scale < least) | (biased & ~stored.numbers.any(axis=axes))
     if not short.any():
         return stored, 0.0
     scale = np.asarray(np.where(short, least, stored.scale), np.float32)
-    integers = nearest_integers(weights, scale, stored.axis)
+    integers = nearest_numbers(weights, scale, stored.axis)
     if stored.axis is not None:  # those that had room keep the integers that were chosen
         mine = along(short, stored.axis, weights.ndim)
-        integers = np.where(mine, integers, stored.integers)
+        integers = np.where(mine, integers, stored.numbers)
     coarse = Stored(integers, scale, stored.axis)
     before, after = (_lost(weights, kind, bias, activation_scale) for kind in (stored, coarse))
     told = (after > _STEP) & (after > 2 * before)

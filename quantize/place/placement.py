@@ -11,7 +11,7 @@ from typing import get_args
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.errors import InputError, nearest
+from onnxgraft.errors import InputError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.graph.operators import RECURRENT, WEIGHTED, is_op, op_of
@@ -19,7 +19,9 @@ from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.walk import bodies
 from onnxgraft.targets import (
     BLOCKS,
+    TARGETS,
     WEIGHT_TYPES,
+    Format,
     Placement,
     Recurrent,
     Storage,
@@ -32,8 +34,8 @@ from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
     "Joined", "Placement", "Point", "activations", "data", "entrance", "gate", "is_product",
-    "joined", "layers", "number", "origin", "placed_in", "placement", "placement_text", "points",
-    "products", "read_placement", "scale_axis",
+    "joined", "layers", "no_kernel", "number", "origin", "placed_in", "placement", "placement_text",
+    "points", "products", "read_placement", "scale_axis",
 ]  # fmt: skip
 
 # Operators whose output holds values of their input alone: quantizing before or after is the
@@ -62,17 +64,26 @@ class Point:
     second: bool = False
 
 
-def placement(target: str, cpu: Cpu | None = None) -> Placement:
+def placement(target: str, cpu: Cpu | None = None, kind: Format = "int8") -> Placement:
     """Return the table of a target.
 
     Args:
         target: Its name.
         cpu: That the graph is for; None makes no difference between CPUs.
+        kind: What its quantized layers are in.
 
     Raises:
         InputError: There is none of that name.
+        NotSupportedError: The target runs nothing in that format.
     """
     aim = find_target(target)
+    if kind == "fp8":
+        if aim.fp8 is None:
+            able = " and ".join(other.name for other in TARGETS if other.fp8 is not None)
+            raise NotSupportedError(
+                f"--precision fp8: {aim.title} runs no FP8 here; {able} does, or quantize to int8"
+            )
+        return aim.fp8.placement
     if cpu is None or cpu.wide_sums or not aim.on_cpu:
         return aim.placement
     # Two activations can't be kept small: a product of signed bytes would saturate.
@@ -92,8 +103,9 @@ def placement_text(table: Placement) -> str:
     )
     flags = "\n".join(f"{name} = {str(getattr(table, name)).lower()}" for name in _FLAGS)
     return (
-        "# What runs in INT8, with the axis of its weights' scales per channel.\n"
-        f'target = "{table.target}"\nweights = {{ {weights} }}\n'
+        f"# What runs in {table.format.upper()}, with the axis of its weights' scales per "
+        "channel.\n"
+        f'target = "{table.target}"\nformat = "{table.format}"\nweights = {{ {weights} }}\n'
         "# int8 around zero, or uint8 with a zero point; whether what is never negative is uint8\n"
         "# all the same; whether outputs are quantized too; whether biases become int32; whether\n"
         "# pairs of products fit into 16 bits; whether the shortcut of a residual Add is\n"
@@ -102,6 +114,9 @@ def placement_text(table: Placement) -> str:
         f"{flags}\n"
         "# How many tokens such products may have at most; 0 for any number.\n"
         f"tokens = {table.tokens}\n"
+        "# How many inputs and outputs a layer has to have, how many places the kernel of a\n"
+        "# convolution may have, both 0 for any number, and whether it may be in groups.\n"
+        f"channels = {table.channels}\ntaps = {table.taps}\ngroups = {str(table.groups).lower()}\n"
         "# Operators without weights that run in INT8 between quantized tensors.\n"
         f"also = [{also}]\n"
         "# Recurrent operators with int8 weights: dynamic for onnxruntime's own kernel, weights\n"
@@ -113,7 +128,9 @@ def placement_text(table: Placement) -> str:
     )
 
 
-def read_placement(path: str | os.PathLike[str], target: str, cpu: Cpu | None = None) -> Placement:
+def read_placement(
+    path: str | os.PathLike[str], target: str, cpu: Cpu | None = None, kind: Format = "int8"
+) -> Placement:
     """Return the table of ``target`` with what a TOML file changes in it.
 
     The keys are the attributes of `Placement`; an operator of ``weights`` has the axis of its
@@ -127,18 +144,22 @@ def read_placement(path: str | os.PathLike[str], target: str, cpu: Cpu | None = 
         given = read_toml(file)
     except ValueError as error:
         raise InputError(f"{file}: not a TOML file ({error})") from error
-    table = placement(target, cpu)
+    table = placement(target, cpu, kind)
     known = {entry.name for entry in fields(Placement)}
     for key, value in given.items():
         if key not in known:
             raise InputError(f"{file}: {key} is not part of a table; {nearest(key, known)}")
         if key == "target" and value != target:
             raise InputError(f"{file}: is a table for {value}, not for {target}")
-        if key in _FLAGS and not isinstance(value, bool):
+        if key == "format" and value != kind:
+            raise InputError(
+                f"{file}: is a table for {value}, not for {kind}; name it with --precision"
+            )
+        if key in (*_FLAGS, "groups") and not isinstance(value, bool):
             raise InputError(f"{file}: {key} is {value!r}; write true or false")
-    tokens = given.get("tokens", 0)
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
-        raise InputError(f"{file}: tokens is {tokens!r}; write a number, 0 for any length")
+        counts = key in ("tokens", "channels", "taps")
+        if counts and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise InputError(f"{file}: {key} is {value!r}; write a number, 0 for any")
     if "weights" in given:
         given["weights"] = _axes(file, given["weights"])
     if "also" in given:
@@ -219,7 +240,25 @@ def layers(graph: gs.Graph, table: Placement) -> list[gs.Node]:
         and len(node.inputs) > 1
         and isinstance(node.inputs[1], gs.Constant)
         and node.inputs[1].values.ndim >= 2
+        and no_kernel(node, table) is None
     ]
+
+
+def no_kernel(node: gs.Node, table: Placement) -> str | None:
+    """Return why a target has no kernel for a layer with constant weights; None where it has."""
+    shape = node.inputs[1].values.shape
+    if is_op(node, "Conv"):
+        group, taps = int(node.attrs.get("group", 1)), math.prod(shape[2:])
+        fewest = min(shape[0], shape[1] * group)
+        if group > 1 and not table.groups:
+            return f"a convolution in {group} groups"
+        if table.taps and taps > table.taps:
+            return f"a kernel of {taps} places; at most {table.taps}"
+    else:
+        fewest = min(shape[-2:])
+    if fewest < table.channels:
+        return f"{fewest} inputs or outputs; at least {table.channels}"
+    return None
 
 
 def products(graph: gs.Graph, table: Placement) -> list[gs.Node]:

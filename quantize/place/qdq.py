@@ -4,9 +4,14 @@ Weights are stored as int8, so that the file is about a quarter of the float one
 
     scale = max|w| / 127        q = round(w / scale), half to even
 
-An activation's scale is amax / 127 where the target is symmetric. Where it is not, the range is
-first widened to hold 0, then scale = (high - low) / 255 and zero point = round(-low / scale); so
-is it where a symmetric target takes uint8 for what is never negative, with a zero point of 0.
+or in FP8, where everything that is said of integers is of its numbers, and
+
+    scale = max|w| / 448        q = the nearest number of FP8, half to even
+
+An activation's scale is amax / 127 where the target is symmetric, and amax / 448 in FP8. Where it
+is not, the range is first widened to hold 0, then scale = (high - low) / 255 and zero point =
+round(-low / scale); so is it where a symmetric target takes uint8 for what is never negative, with
+a zero point of 0.
 """
 
 from __future__ import annotations
@@ -20,15 +25,23 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.data.ranges import UNSEEN, Range, Ranges
 from onnxgraft.errors import InputError, nearest
+from onnxgraft.graph import float8
 from onnxgraft.graph.lift import lifting
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import QUANTIZERS, RECURRENT, WEIGHTED, is_op, op_of
+from onnxgraft.graph.opset import raise_opset
 from onnxgraft.graph.pairs import MOST, fitting, pair_sums
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import nodes_within
 from onnxgraft.stages.quantize.improve.activations import Grid, activation_grid
-from onnxgraft.stages.quantize.improve.rounding import Stored, nearest_integers, store, weight_scale
+from onnxgraft.stages.quantize.improve.rounding import (
+    Stored,
+    nearest_numbers,
+    numbers_of,
+    store,
+    weight_scale,
+)
 from onnxgraft.stages.quantize.place.dense import as_gemms
 from onnxgraft.stages.quantize.place.int32_bias import int32_bias, raised
 from onnxgraft.stages.quantize.place.nested import unreached
@@ -41,6 +54,7 @@ from onnxgraft.stages.quantize.place.placement import (
     is_product,
     joined,
     layers,
+    no_kernel,
     number,
     origin,
     placed_in,
@@ -52,11 +66,12 @@ from onnxgraft.stages.quantize.place.placement import (
 from onnxgraft.stages.quantize.place.ready import OLDEST_OPSET, fingerprint, ready
 from onnxgraft.stages.quantize.place.recurrent import ROWS, as_dynamic, recurrent_layers
 from onnxgraft.stages.quantize.place.rows import channels_last
+from onnxgraft.targets import Format
 
 __all__ = ["FloatLayer", "Improved", "QuantizeReport", "quantize"]
 
 # The scale of a narrower range, and its reciprocal, would leave float32's normal numbers.
-_SMALLEST_AMAX = 255 * float(np.finfo(np.float32).tiny)
+_SMALLEST_AMAX = float8.LARGEST * float(np.finfo(np.float32).tiny)
 _QUANTIZED_OPS = frozenset({"DequantizeLinear", "QLinearConv", "QLinearMatMul", "QuantizeLinear"})
 
 
@@ -100,11 +115,12 @@ class QuantizeReport:
 
     Attributes:
         target: Whose table was followed.
-        layers: The layers that run in INT8.
+        layers: The layers that run in INT8, or FP8.
         float_layers: The layers with weights that do not.
         tensors: How many activations are quantized.
         notes: Sentences that the user should read.
         weights: What ``layers`` store weights as, where activations stay float; else empty.
+        format: What ``layers`` run in.
     """
 
     target: str
@@ -113,6 +129,7 @@ class QuantizeReport:
     tensors: int = 0
     notes: list[str] = field(default_factory=list)
     weights: str = ""
+    format: Format = "int8"
 
 
 def quantize(
@@ -159,10 +176,13 @@ def quantize(
             f"{ranges.file}: was measured for {' and '.join(ranges.targets)}, not for "
             f"{table.target}; calibrate with --target {table.target}"
         )
+    if table.format == "fp8" and model.graph.opset < float8.OPSET:
+        notes.append(f"opset {model.graph.opset} was raised to {float8.OPSET}")
+        model = raise_opset(model, float8.OPSET)
     known = ranges.with_overrides(set_range or {}, "--set-range").tensors
     quantized = model.copy()
     graph = quantized.graph
-    report = QuantizeReport(table.target, notes=notes)
+    report = QuantizeReport(table.target, notes=notes, format=table.format)
     parts = _choose(graph, table, known, keep_float, report)
     report.float_layers += [FloatLayer(*found) for found in unreached(graph, table)]
     report.layers = [node.name for part in parts for node in (*part.layers, *part.recurrent)]
@@ -244,7 +264,7 @@ def _quantize_recurrent(graph: gs.Graph, names: FreeNames, node: gs.Node, table:
         weight = node.inputs[place]
         stored = store(np.asarray(weight.values), ROWS)
         node.inputs[place] = _dequantized(
-            graph, names, node, weight.name, stored.integers, stored.scale, stored.axis
+            graph, names, node, weight.name, stored.numbers, stored.scale, stored.axis
         )
 
 
@@ -328,16 +348,20 @@ def _shut_out(body: gs.Graph, table: Placement, known: Mapping[str, Range]) -> s
 
 
 def _unable(node: gs.Node, table: Placement) -> str:
-    """Return why a target has no INT8 for a layer."""
+    """Return why a target has no INT8, or FP8, for a layer."""
+    kind = table.format.upper()
     if not is_op(node, *table.weights):
-        return f"the target has no INT8 {op_of(node)}"
+        return f"the target has no {kind} {op_of(node)}"
     if isinstance(node.inputs[0], gs.Constant):
         return "its weights are not its second input"
+    if _weighted(node):
+        lacks = no_kernel(node, table)
+        return f"the target has no {kind} for {lacks or 'weights of one dimension'}"
     if not is_product(node):
         return "its weights are not constant"
     if table.products:
         return (
-            "two activations are multiplied: the target has INT8 for up to "
+            f"two activations are multiplied: the target has {kind} for up to "
             f"{table.tokens} tokens, and here are more, or an unknown number"
         )
     if table.pairs:
@@ -491,7 +515,7 @@ def _quantize_weights(
     bias = int32_bias(node, stored, activation_scale) if table.bias else None
     if bias is not None:
         stored, cost = raised(weight.values, stored, bias, activation_scale)
-        if table.pairs and (pair_sums(node, stored.integers) > MOST).any():
+        if table.pairs and (pair_sums(node, stored.numbers) > MOST).any():
             stored = _fitting(node, stored.scale, stored.axis)
         step = bias.steps(stored, activation_scale)
         node.inputs[2] = _dequantized(
@@ -500,7 +524,7 @@ def _quantize_weights(
             0 if step.ndim else None,
         )  # fmt: skip
     node.inputs[1] = _dequantized(
-        graph, names, node, weight.name, stored.integers, stored.scale, stored.axis
+        graph, names, node, weight.name, stored.numbers, stored.scale, stored.axis
     )
     return cost
 
@@ -509,15 +533,13 @@ def _stored(node: gs.Node, table: Placement) -> Stored:
     """Return a layer's weights as they are stored where nothing improved them."""
     values, axis = node.inputs[1].values, scale_axis(table, node)
     if not table.pairs:
-        return store(values, axis)
+        return store(values, axis, numbers_of(table.format))
     return _fitting(node, weight_scale(values, axis), axis)
 
 
 def _fitting(node: gs.Node, scale: Array, axis: int | None) -> Stored:
     values = node.inputs[1].values
-    integers, scale = fitting(
-        node, scale, axis, lambda scale: nearest_integers(values, scale, axis)
-    )
+    integers, scale = fitting(node, scale, axis, lambda scale: nearest_numbers(values, scale, axis))
     return Stored(integers, scale, axis)
 
 

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, RECURRENT, is_op, op_of, set_op
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.quantize.improve.rounding import nearest_integers, weight_scale
+from onnxgraft.stages.quantize.improve.rounding import nearest_numbers, weight_scale
 from onnxgraft.targets import Placement
 
 __all__ = ["ROWS", "as_dynamic", "recurrent_layers", "unable"]
@@ -75,7 +75,7 @@ def _by_direction(values: Array, *, unsigned: bool) -> tuple[Array, Array, Array
     """Return (directions, inputs, rows) integers, and (directions, rows) scales and zero points."""
     scale = np.stack([weight_scale(rows, 0) for rows in values])
     integers = np.stack([
-        nearest_integers(rows, one, 0) for rows, one in zip(values, scale, strict=True)
+        nearest_numbers(rows, one, 0) for rows, one in zip(values, scale, strict=True)
     ]).transpose(0, 2, 1)
     kind, zero = (np.uint8, 128) if unsigned else (np.int8, 0)
     moved = np.asarray(integers + np.int16(zero), kind)

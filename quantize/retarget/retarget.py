@@ -21,7 +21,7 @@ from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
-from onnxgraft.graph.quantized import plain_lstms
+from onnxgraft.graph.quantized import in_float8, plain_lstms
 from onnxgraft.graph.walk import nodes_within, tidy
 from onnxgraft.stages.quantize.improve.activations import activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, store
@@ -76,10 +76,15 @@ def retarget(model: Model, table: Placement) -> Retargeted:
         table: Of the target that it is to be placed for.
 
     Raises:
-        InputError: It is not quantized.
-        NotSupportedError: It has no fixed scales, scales per channel of activations, or integers
-            that an operator computes with; the node is named.
+        InputError: It is not quantized, or the table is for FP8.
+        NotSupportedError: It has no fixed scales, scales per channel of activations, FP8, or
+            integers that an operator computes with; the node is named.
     """
+    if table.format == "fp8":
+        raise InputError(
+            f"{model.file}: is quantized to integers already, which FP8 would round once more; "
+            "quantize the float model"
+        )
     copy = lift(model).copy()
     dynamic = plain_lstms(copy)
     _check(copy, dynamic)
@@ -132,6 +137,11 @@ def _check(model: Model, opened: Collection[str]) -> None:
     """Refuse what has no fixed scales, and a graph in which nothing is quantized or was opened."""
     nodes = model.graph.nodes
     for node in nodes:
+        if is_op(node, "DequantizeLinear", domain=QUANTIZERS) and in_float8(node):
+            raise NotSupportedError(
+                f"{model.file}: DequantizeLinear {node.name!r} reads FP8, whose numbers are no "
+                "integers; calibrate and quantize the float model"
+            )
         if op_of(node) in _OTHERS:
             raise NotSupportedError(
                 f"{model.file}: {op_of(node)} {node.name!r} has no fixed scale for what it reads; "

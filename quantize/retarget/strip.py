@@ -368,9 +368,9 @@ def _turn_weights(graph: gs.Graph, found: Found) -> None:
             continue
         source = node.inputs[0]
         stored = found.stored[id(source)]
-        perm = [int(a) for a in node.attrs.get("perm", range(stored.integers.ndim)[::-1])]
+        perm = [int(a) for a in node.attrs.get("perm", range(stored.numbers.ndim)[::-1])]
         turned = gs.Constant(node.outputs[0].name, np.transpose(source.values, perm).copy())
         axis = None if stored.axis is None else perm.index(stored.axis)
-        found.store(turned, Stored(stored.integers.transpose(perm), stored.scale, axis))
+        found.store(turned, Stored(stored.numbers.transpose(perm), stored.scale, axis))
         _read_instead(node.outputs[0], turned)
     tidy(graph)

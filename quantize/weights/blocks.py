@@ -17,16 +17,17 @@ import numpy as np
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.quantize.improve.rounding import (
     EIGHT_BITS,
+    FOUR_BITS,
     mse_scale,
-    nearest_integers,
-    output_integers,
+    nearest_numbers,
+    output_numbers,
 )
 from onnxgraft.targets import BLOCKS, WeightType
 
 __all__ = ["BITS", "Blocks", "fitting_block", "rounded", "rounded_by_output"]
 
 BITS: dict[WeightType, int] = {"int8": 8, "int4": 4}
-_LEVELS = {8: EIGHT_BITS, 4: (-8, 7)}
+_NUMBERS = {8: EIGHT_BITS, 4: FOUR_BITS}
 # Of the scale that keeps the largest weight, at 7 or at -8. A finer search gains 0.02 dB.
 _FACTORS = np.append(np.linspace(1.0, 0.6, 21), 7 / 8)
 # So many weights are looked at together, which fit into a processor's cache.
@@ -120,9 +121,9 @@ def rounded(matrix: Array, block: int, bits: int, *, signed: bool = True) -> Blo
         sign = np.ones(len(values), np.float32)
         if signed and bits == 4:
             sign[values.max(1) > -values.min(1)] = -1
-        found = mse_scale(values * sign[:, None], 0, levels=_LEVELS[bits], factors=_FACTORS)
+        found = mse_scale(values * sign[:, None], 0, numbers=_NUMBERS[bits], factors=_FACTORS)
         scale[part] = found * sign
-        integers[part] = nearest_integers(values, scale[part], 0, _LEVELS[bits])
+        integers[part] = nearest_numbers(values, scale[part], 0, _NUMBERS[bits])
     kept = np.ascontiguousarray(integers.reshape(padded.shape)[:, :, :depth])
     return Blocks(kept, scale.reshape(groups, outputs, count), block, bits)
 
@@ -135,5 +136,5 @@ def rounded_by_output(matrix: Array, found: Blocks, vectors: Array) -> Blocks:
         found: The nearest integers.
         vectors: (groups, n, inputs) that layers read.
     """
-    integers = output_integers(matrix, found.steps, vectors, _LEVELS[found.bits])
+    integers = output_numbers(matrix, found.steps, vectors, _NUMBERS[found.bits])
     return Blocks(integers, found.scale, found.block, found.bits)

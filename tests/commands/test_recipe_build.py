@@ -8,6 +8,7 @@ import pytest
 
 from onnxgraft.cli._app import _places
 from onnxgraft.commands import deploy, read_recipe
+from onnxgraft.data.ranges import Ranges
 from onnxgraft.errors import InputError
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.passport import Passport, read_passport
@@ -80,6 +81,31 @@ def test_tensorrt_engines_with_dynamic_shapes_come_from_a_recipe(
 
 
 @only_ci
+def test_an_fp8_engine_with_float_layers_in_fp16_comes_from_a_recipe(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+    rng = np.random.default_rng(0)
+    model = model_of(
+        "net (float[N, 16, 8, 8] x) => (float[N, 5, 8, 8] y) {"
+        " [wide] a = Conv(x, w)  [last] y = Conv(a, v) }",
+        {
+            "w": rng.normal(size=(32, 16, 1, 1)).astype(np.float32),
+            "v": rng.normal(size=(5, 32, 1, 1)).astype(np.float32),
+        },
+    )
+    model.save(tmp_path / "net.onnx")
+    np.savez(tmp_path / "data.npz", x=rng.normal(size=(8, 16, 8, 8)).astype(np.float32))
+    body = '[quantize]\nfloat = { tensorrt = "fp16" }\n[build.tensorrt]\nprecision = "fp8"\n'
+    report = deploy(recipe(tmp_path, body), tmp_path / "out")
+    assert report.passed
+    ((target, layer, why),) = report.float_layers
+    assert (target, layer) == ("tensorrt", "last")
+    assert why.startswith("the target has no FP8 for 5 inputs or outputs; at least 16")
+    assert read_passport(tmp_path / "out" / "engine.tensorrt").label == "fp8+fp16"
+    assert (tmp_path / "out" / "model.fp8.tensorrt.onnx").is_file()
+    assert Ranges.load(tmp_path / "out" / "ranges.json").chosen_for == "tensorrt fp8"
+
+
+@only_ci
 def test_int8_with_float_layers_in_fp16_has_both_in_the_engine(network: Path) -> None:
     pytest.importorskip("tensorrt", reason="TensorRT is not installed")
     passport = deployed(network, f'[quantize]\nfloat = {{ tensorrt = "fp16" }}\n{BOUNDS}')
@@ -114,6 +140,16 @@ def test_keys_are_the_options_of_the_command_build(tmp_path: Path) -> None:
     assert options == BuildOptions(hint="throughput", threads=2, shapes={"a:0": (1, 2)})
 
 
+def test_a_device_and_a_provider_are_keys_of_the_targets_that_have_them(tmp_path: Path) -> None:
+    body = '[build.openvino]\ndevice = "GPU.1"\n[build.onnxruntime]\nprovider = "cuda:1"\n'
+    build = read_recipe(recipe(tmp_path, body, "openvino", "onnxruntime")).build
+    assert build.options("openvino") == BuildOptions(device="GPU.1")
+    assert build.options("onnxruntime") == BuildOptions(provider="cuda:1")
+    # Graphs for them are not made for this machine's processor.
+    assert not build.cpu_of("openvino").name
+    assert not build.cpu_of("onnxruntime").name
+
+
 REFUSED = {
     "a_target_that_is_not_built": (
         "[build.openvino]\nthreads = 1\n",
@@ -126,7 +162,11 @@ REFUSED = {
     ),
     "a_precision_of_another_target": (
         '[build.tensorrt]\nprecision = "bf16"\n',
-        'line 4: [build.tensorrt] precision = "bf16": wants "int8", "fp32", "tf32" or "fp16"',
+        'precision = "bf16": wants "int8", "fp8", "fp32", "tf32" or "fp16"',
+    ),
+    "fp8_for_a_target_without_it": (
+        '[build.openvino]\nprecision = "fp8"\n',
+        'line 4: [build.openvino] precision = "fp8": wants "int8", "fp32", "fp16" or "bf16"',
     ),
     "a_precision_that_one_of_the_targets_lacks": (
         '[build]\nprecision = "bf16"\n',
@@ -141,6 +181,9 @@ REFUSED = {
     "a_budget_without_int8": (
         '[build]\nprecision = "fp16"\n[quantize]\nbudget = "sqnr=30"\n',
         "line 6: [quantize] budget: nothing is in INT8",
+    ),
+    "an_unknown_provider": (
+        '[build.onnxruntime]\nprovider = "cudda"\n', "provider: cudda: no provider is called",
     ),
     "a_timing_cache_anywhere": (
         '[build.tensorrt]\ntiming_cache = "../x.cache"\n',
@@ -196,3 +239,15 @@ def test_the_sandbox_of_deploy_lets_the_timing_cache_be_written(tmp_path: Path) 
     assert tmp_path / "timings.cache" in (_places("deploy", given) or ())
     given["recipe"].write_text(body.replace("timings", "../timings"))
     assert tmp_path / "../timings.cache" not in (_places("deploy", given) or ())
+
+
+def test_a_precision_may_be_given_with_a_model_file_alone(network: Path) -> None:
+    data = network / "data.npz"
+    with pytest.raises(InputError, match=r"openvino is not built in fp8 here, but in int8, fp32"):
+        deploy(
+            network / "net.onnx", network / "out", data=data, targets="openvino", precision="fp8"
+        )
+    file = recipe(network)
+    with pytest.raises(InputError, match=r"--precision goes with a model file; write it into"):
+        deploy(file, network / "out", precision="fp8")
+    assert not (network / "out").exists()

@@ -17,6 +17,7 @@ from onnxgraft.stages.engine import BuildOptions, tensorrt
 from onnxgraft.stages.engine.tensorrt import _layer
 from onnxgraft.stages.engine.tensorrt import builder as tensorrt_builder
 from onnxgraft.stages.engine.tensorrt.builder import gpu
+from onnxgraft.targets import FORMATS
 from tests.conftest import CI, Cli, model_of, only_ci
 
 pytest.importorskip("tensorrt", reason="TensorRT is not installed")
@@ -66,6 +67,7 @@ def test_loading_says_that_a_gpu_is_needed(tmp_path: Path) -> None:
 
 
 FCN, MOBILENET = "models/fcn_camvid/fcn_camvid", "models/mobilenet_camvid/mobilenet_camvid.pb"
+LABELS = ["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
 NETWORKS = {
     "fcn": (f"{FCN}.prototxt", {"weights": f"{FCN}.caffemodel"}),
     "mobilenet": (MOBILENET, {"outputs": "score:0"}),
@@ -83,12 +85,14 @@ def network(request: pytest.FixtureRequest, shared: Path) -> Model:
 
 
 @only_ci
-@pytest.mark.parametrize("label", ["fp32", "fp16", "int8", "int8+fp16"] if CI else ["int8"])
+@pytest.mark.parametrize("label", LABELS if CI else ["int8"])
 def test_real_networks_build(network: Model, tmp_path: Path, label: str) -> None:
     graph = network
     precision: Any = label.rpartition("+")[2]
     ranges = None
-    if label.startswith("int8"):
+    kind: Any = label.partition("+")[0]
+    if kind in FORMATS:
+        form = quantize.placement("tensorrt", kind=kind)
         spec = network.inputs[0]
         shape = (2, *(dim for dim in spec.shape[1:]))
         data = np.random.default_rng(0).normal(scale=60, size=shape).astype(np.float32)
@@ -96,16 +100,16 @@ def test_real_networks_build(network: Model, tmp_path: Path, label: str) -> None
         samples = open_samples(tmp_path / "data.npz", network.inputs)
         tensors: Any = "all" if precision == "fp16" else "targets"
         ranges = quantize.calibrate(network, samples, "minmax", tensors=tensors)
-        graph, report = quantize.quantize(network, ranges, "tensorrt")
+        graph, report = quantize.quantize(network, ranges, form)
         if precision == "fp16":
             kept = report.layers[::3]
-            graph, _ = quantize.quantize(network, ranges, "tensorrt", keep_float=kept)
+            graph, _ = quantize.quantize(network, ranges, form, keep_float=kept)
     passport = engine.build(
         graph, tmp_path / "e", "tensorrt", precision=precision, ranges=ranges,
         options=BuildOptions(batches=(1,)),
     )  # fmt: skip
     assert passport.label == label
-    if label == "int8+fp16":
+    if label.endswith("8+fp16"):
         assert passport.flags.unchecked == 0
     # The weights are half or a quarter of the bytes; the MobileNet's engines are mostly code.
     if label != "fp32" and network.source.framework == "caffe":

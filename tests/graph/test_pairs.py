@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from onnxgraft.graph.pairs import MOST, fitting, pair_sums
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.quantize.improve.rounding import Stored, nearest_integers, weight_scale
+from onnxgraft.stages.quantize.improve.rounding import Stored, nearest_numbers, weight_scale
 
 # Layers by operator and attributes, the shape of their weights, and the axis of their scales.
 LAYERS = {
@@ -77,11 +77,11 @@ def test_neighbours_always_fit(layer: str, seed: int, heavy: bool) -> None:
         weights = np.sign(weights)  # all as large as the largest
     node, scale = node_of(layer, weights), weight_scale(weights, axis)
     integers, larger = fitting(
-        node, scale, axis, lambda scale: nearest_integers(weights, scale, axis)
+        node, scale, axis, lambda scale: nearest_numbers(weights, scale, axis)
     )
     stored = Stored(integers, larger, axis)
-    assert stored.integers.dtype == np.int8
-    assert pair_sums(node, stored.integers).max() <= MOST
+    assert stored.numbers.dtype == np.int8
+    assert pair_sums(node, stored.numbers).max() <= MOST
     # Never by more than seven bits would have lost.
     assert (stored.scale <= scale * 2.02).all()
     largest = np.abs(stored.values - weights).max(initial=0)
@@ -95,7 +95,7 @@ def test_what_fits_already_is_left_as_it_is(layer: str) -> None:
     weights.reshape(-1)[0] = 1.0  # with no neighbour that counts
     scale = weight_scale(weights, axis)
     integers, same = fitting(
-        node_of(layer, weights), scale, axis, lambda s: nearest_integers(weights, s, axis)
+        node_of(layer, weights), scale, axis, lambda s: nearest_numbers(weights, s, axis)
     )
     assert np.abs(integers).max() == 127
     np.testing.assert_array_equal(same, scale)

@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_integers(tmp_path: Path) -> None:
     one, other = (improve(model, ranges, "tensorrt", samples) for _ in range(2))
     assert one.ranges.tensors == other.ranges.tensors
     for name, stored in one.improved.weights.items():
-        np.testing.assert_array_equal(stored.integers, other.improved.weights[name].integers)
+        np.testing.assert_array_equal(stored.numbers, other.improved.weights[name].numbers)
 
 
 @pytest.mark.parametrize("tensor", ["image", "b"])

@@ -11,15 +11,15 @@ from onnxgraft.stages.quantize.improve.rounding import (
     Stored,
     along,
     mse_scale,
-    nearest_integers,
-    output_integers,
+    nearest_numbers,
+    output_numbers,
     store,
     weight_scale,
 )
 
 
 def error(values: np.ndarray, scale: np.ndarray, axis: int | None) -> float:
-    kept = Stored(nearest_integers(values, scale, axis), scale, axis).values
+    kept = Stored(nearest_numbers(values, scale, axis), scale, axis).values
     return float(np.square(kept - values, dtype=np.float64).sum())
 
 
@@ -57,7 +57,7 @@ def test_rounding_by_output_beats_the_nearest_and_comes_near_the_best(groups: in
     x += 0.1 * rng.standard_normal(x.shape)
     matrix = rng.standard_normal((groups, 8, 5))
     scale = np.full(matrix.shape, 0.4)
-    found = loss(matrix, output_integers(matrix, scale, x), scale, x)
+    found = loss(matrix, output_numbers(matrix, scale, x), scale, x)
     nearest = loss(matrix, np.rint(matrix / scale), scale, x)
     assert found.sum() < 0.5 * nearest.sum()
     # Of all integers around each weight, tried one by one.
@@ -72,7 +72,7 @@ def test_rounding_by_output_is_the_nearest_where_inputs_are_independent() -> Non
     rng = np.random.default_rng(0)
     matrix, x = rng.standard_normal((1, 4, 6)), np.eye(6)[np.newaxis] * 3
     scale = np.full(matrix.shape, 0.05)
-    np.testing.assert_array_equal(output_integers(matrix, scale, x), np.rint(matrix / scale))
+    np.testing.assert_array_equal(output_numbers(matrix, scale, x), np.rint(matrix / scale))
 
 
 def test_rounding_by_output_goes_beyond_a_block() -> None:
@@ -81,7 +81,7 @@ def test_rounding_by_output_goes_beyond_a_block() -> None:
     x += 0.1 * rng.standard_normal(x.shape)
     matrix = rng.standard_normal((1, 8, 300))
     scale = np.broadcast_to(np.abs(matrix).max(axis=2, keepdims=True) / 127, matrix.shape)
-    integers = output_integers(matrix, scale, x)
+    integers = output_numbers(matrix, scale, x)
     assert integers.dtype == np.int8
     assert np.abs(integers.astype(int)).max() <= 127
     found = loss(matrix, integers, scale, x).sum()
@@ -91,7 +91,7 @@ def test_rounding_by_output_goes_beyond_a_block() -> None:
 def test_rounding_by_output_takes_inputs_of_nothing_but_zeros() -> None:
     matrix = np.random.default_rng(0).standard_normal((1, 3, 4))
     scale = np.full(matrix.shape, 0.02)
-    integers = output_integers(matrix, scale, np.zeros((1, 10, 4)))
+    integers = output_numbers(matrix, scale, np.zeros((1, 10, 4)))
     np.testing.assert_array_equal(integers, np.clip(np.rint(matrix / scale), -127, 127))
 
 

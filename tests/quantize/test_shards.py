@@ -26,7 +26,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.run import workers
 from onnxgraft.stages.quantize import Checkpoint, calibrate
 from onnxgraft.stages.quantize.measure.measurer import Job, Measurer, Shard, Tally, shards_of
-from tests.conftest import model_of, only_ci
+from tests.conftest import model_of, only_ci, only_deep
 from tests.quantize.test_calibration import NETWORK, constants, images, samples_of
 
 SITES = ("image", "small", "seen2")
@@ -167,7 +167,7 @@ def test_a_ray_cluster_gives_the_same_though_it_loses_a_worker(
         ray.shutdown()
 
 
-@only_ci
+@only_deep
 def test_a_machine_of_the_cluster_that_goes_is_done_without(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray: Any
 ) -> None:

@@ -42,7 +42,7 @@ from onnxgraft.stages.validate.report import LayerRow
 __all__ = ["Bisection", "Divergence", "bisect", "find_divergence"]
 
 # What a layer in integers has to keep, in dB.
-_LEAST_KEPT = {"int8": LEAST_LAYER_SQNR, "int4": LEAST_INT4_LAYER_SQNR}
+_LEAST_KEPT = {"int8": LEAST_LAYER_SQNR, "fp8": LEAST_LAYER_SQNR, "int4": LEAST_INT4_LAYER_SQNR}
 
 LARGEST_HALF = 65504.0
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16,

@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 import onnx
 
+from onnxgraft.graph import float8
 from onnxgraft.graph.inference import infer
 from onnxgraft.graph.messages import bodies
 from onnxgraft.graph.model import Model
@@ -44,9 +45,9 @@ class Quantizer:
         node: The QuantizeLinear's name.
         tensor: What it quantizes.
         scale: () or (channels,) float.
-        zero: Of the same shape, integer.
+        zero: Of the same shape.
         axis: Of the channels.
-        low: The smallest integer.
+        low: The smallest integer, or number of FP8.
         high: The largest.
     """
 
@@ -55,8 +56,8 @@ class Quantizer:
     scale: Array
     zero: Array
     axis: int
-    low: int
-    high: int
+    low: float
+    high: float
 
     def limits(self) -> tuple[float, float]:
         """Return the range of values that it keeps, the widest of all channels."""
@@ -82,7 +83,7 @@ class Segment:
     Attributes:
         nodes: Its nodes, the last one first.
         given: The shared tensors that it reads.
-        precision: ``fp32``, ``fp16`` or ``int8``: of the coarsest thing in it.
+        precision: ``fp32``, ``fp16``, ``int8``, ``fp8`` or ``int4``: of the coarsest thing in it.
     """
 
     nodes: tuple[onnx.NodeProto, ...]
@@ -144,11 +145,12 @@ class ForcedGraph:
             if len(node.input) > 2
             else np.zeros(scale.shape, np.uint8)
         )
-        limits = np.iinfo(zero.dtype)
+        low, high = -float8.LARGEST, float8.LARGEST
+        if not float8.is_float8(zero.dtype):
+            limits = np.iinfo(zero.dtype)
+            low, high = float(limits.min), float(limits.max)
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        return Quantizer(
-            label(node), self._resolved(node.input[0]), scale, zero, axis, limits.min, limits.max
-        )
+        return Quantizer(label(node), self._resolved(node.input[0]), scale, zero, axis, low, high)
 
     def _resolved(self, name: str) -> str:
         while name in self._alias:
@@ -181,7 +183,8 @@ class ForcedGraph:
                 else:
                     waiting.append(name)
         kinds = [self._precision(node) for node in nodes.values()]
-        precision = next((kind for kind in ("int4", "int8", "fp16") if kind in kinds), "fp32")
+        coarse = ("int4", "fp8", "int8", "fp16")
+        precision = next((kind for kind in coarse if kind in kinds), "fp32")
         return Segment(tuple(nodes.values()), frozenset(given), precision)
 
     def _precision(self, node: onnx.NodeProto) -> str:
@@ -190,6 +193,8 @@ class ForcedGraph:
             bits = next((a.i for a in node.attribute if a.name == "bits"), 4)
             return "int4" if bits <= 4 else "int8"
         if _in_integers(node):
+            if onnx.TensorProto.FLOAT8E4M3FN in types:
+                return "fp8"
             return "int4" if types & _FOUR_BITS else "int8"
         return "fp16" if types & set(HALF_TYPES) else "fp32"
 

@@ -48,8 +48,8 @@ Precision = Annotated[
     typer.Option(
         metavar="PRECISION",
         rich_help_panel=TARGET,
-        help="Precision that the graph must have (fp32 or int8), or that its float layers run in "
-        "(tf32, fp16 or bf16).",
+        help="Precision that the graph must have (fp32, int8 or fp8), or that its float layers run "
+        "in (tf32, fp16 or bf16).",
     ),
 ]
 
@@ -72,6 +72,24 @@ def build(
             help="What the engine is tuned for: latency or throughput (OpenVINO).",
         ),
     ] = "latency",
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            rich_help_panel=TARGET,
+            help="Device that the engine is for: CPU, GPU, GPU.1, NPU; AUTO or AUTO:GPU,CPU for "
+            "the one that OpenVINO chooses when it is built; HETERO:GPU,CPU (OpenVINO).",
+        ),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROVIDER",
+            rich_help_panel=TARGET,
+            help="Execution provider that runs the engine: cpu, cuda, tensorrt, openvino, dml or "
+            "qnn, with a device behind it as in cuda:1 or openvino:GPU (onnxruntime).",
+        ),
+    ] = None,
     threads: Threads = None,
     workspace: Annotated[
         int | None,
@@ -151,8 +169,9 @@ def build(
 
     return commands.build(
         model, out, target=target, precision=precision, shapes=shapes, min_shapes=min_shapes,
-        max_shapes=max_shapes, batches=batches, hint=hint, threads=threads, workspace=workspace,
-        level=level, timing_cache=timing_cache, version_compatible=version_compatible,
+        max_shapes=max_shapes, batches=batches, hint=hint, device=device, provider=provider,
+        threads=threads, workspace=workspace, level=level, timing_cache=timing_cache,
+        version_compatible=version_compatible,
         calibration=calibration, ranges=ranges, data=data, recipe=recipe,
         trust=trust_of(trust), cpu=cpu, bake=bake, picture=picture, prove=prove, layers=layers,
         force=force,
@@ -181,6 +200,23 @@ def bundle(
     ranges: RangesUsed = None,
     data: DataUsed = None,
     recipe: RecipeFile = None,
+    dla: Annotated[
+        int | None,
+        typer.Option(
+            metavar="CORE",
+            rich_help_panel=TARGET,
+            help="Core of the DLA of a Jetson or DRIVE that runs what it can, in INT8 with "
+            "--calibration and else in FP16 (TensorRT 10).",
+        ),
+    ] = None,
+    program: Annotated[
+        bool,
+        typer.Option(
+            "--program/--no-program",
+            rich_help_panel=OUTPUT,
+            help="Pack a program in C++ too, with a sample and what the graph answers to it.",
+        ),
+    ] = True,
     force: Force = False,
     as_json: Json = False,
 ) -> Result:
@@ -190,7 +226,8 @@ def bundle(
     return commands.bundle(
         model, out, precision=precision, float_model=float_model, calibration=calibration,
         shapes=shapes, min_shapes=min_shapes, max_shapes=max_shapes, batches=batches,
-        ranges=ranges, data=data, recipe=recipe, force=force,
+        ranges=ranges, data=data, recipe=recipe, dla=dla, program=program,
+        force=force,
     )  # fmt: skip
 
 

@@ -206,6 +206,14 @@ def quantize(
             metavar="LAYERS", help="Layers to leave in float: a,b.", rich_help_panel=QUANTIZATION
         ),
     ] = None,
+    precision: Annotated[
+        Literal["int8", "fp8"],
+        typer.Option(
+            rich_help_panel=QUANTIZATION,
+            help="What layers are quantized to; fp8 (E4M3) is for TensorRT on GPUs of compute "
+            "capability 8.9 and later.",
+        ),
+    ] = "int8",
     floats: FloatName = "fp32",
     int8: Annotated[
         bool,
@@ -339,7 +347,7 @@ def quantize(
     force: Force = False,
     as_json: Json = False,
 ) -> Result:
-    """Write the INT8 graph that a target wants, a mix within a budget, or weights in integers."""
+    """Write the quantized graph that a target wants, a mix within a budget, or stored weights."""
     from onnxgraft import commands
     from onnxgraft.errors import InputError
 
@@ -349,8 +357,8 @@ def quantize(
     return commands.quantize(
         model, target, out, ranges=ranges, cache=cache, from_qdq=from_qdq,
         set_range=set_range, overrides=overrides,
-        keep_float=keep_float, floats=chosen, int8=int8, weights=weights, block=block,
-        on_overflow=on_overflow, samples=samples,
+        keep_float=keep_float, precision=precision, floats=chosen, int8=int8, weights=weights,
+        block=block, on_overflow=on_overflow, samples=samples,
         improve=improve, budget=budget, data=data, preprocess=preprocess,
         postprocess=postprocess, trust=trust_of(trust), labels=labels, classes=classes,
         metric_output=metric_output,

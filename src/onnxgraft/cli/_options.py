@@ -32,7 +32,7 @@ HOSTS = "Other machines"
 # As the stages have them, which would take long to import.
 Layout = Literal["keep", "nchw", "nhwc"]
 MethodName = Literal["auto", "entropy", "minmax", "percentile", "mse"]
-PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
+PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 
 # In one line of a terminal of 80 columns there is no room for a list of choices. What is chosen is
 # checked where it is looked up, which suggests the nearest name.
@@ -210,7 +210,7 @@ FloatName = Annotated[
     str,
     typer.Option(
         "--float", metavar="PRECISION", rich_help_panel=TARGET, autocompletion=one_of(FLOATS),
-        help=f"Precision of the layers that are not INT8: {_FLOATS}.",
+        help=f"Precision of the layers that are not quantized: {_FLOATS}.",
     ),
 ]  # fmt: skip
 CpuName = Annotated[

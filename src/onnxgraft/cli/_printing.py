@@ -158,7 +158,7 @@ def calibrated(done: Calibrated, console: Console) -> None:
 
 
 def quantized(done: Quantized, console: Console) -> None:
-    """Print what became INT8 and what did not, or a target's table."""
+    """Print what was quantized and what was not, or a target's table."""
     if done.done is None:
         for line in done.placement.splitlines():
             say(console, line)
@@ -177,7 +177,11 @@ def quantized(done: Quantized, console: Console) -> None:
 def _int8_lines(done: Int8Graph, out: str) -> list[str]:
     report = done.report
     total = len(report.layers) + len(report.float_layers)
-    what = f"with {report.weights.upper()} weights" if report.weights else "in INT8"
+    what = (
+        f"with {report.weights.upper()} weights"
+        if report.weights
+        else f"in {report.format.upper()}"
+    )
     lines = [f"{out}: {len(report.layers)} of {total} layers {what}"]
     if done.search is not None:
         lines += _mixes(done.search)
@@ -203,7 +207,8 @@ def _int8_lines(done: Int8Graph, out: str) -> list[str]:
 def _mixes(search: BudgetReport) -> list[str]:
     """Return the table of mixes, and how the search went."""
     floats = list(dict.fromkeys(kind for row in search.rows for kind in row.layers))
-    rows = [["", *floats, "MACs in INT8", str(search.budget.metric), "loss", "engine", "latency"]]
+    metric, inside = str(search.budget.metric), search.kind
+    rows = [["", *floats, f"MACs in {inside}", metric, "loss", "engine", "latency"]]
     for row in search.rows:
         rows.append([
             row.name,
@@ -228,7 +233,7 @@ def _mixes(search: BudgetReport) -> list[str]:
     if search.all_int8 > 0 and search.predicted > 0:
         lines.append(
             f"  sensitivity: the layers' noise adds up to {10 * math.log10(search.predicted):.1f} "
-            f"dB of the signal, all INT8 measures {10 * math.log10(search.all_int8):.1f} dB"
+            f"dB of the signal, all {inside} measures {10 * math.log10(search.all_int8):.1f} dB"
         )
     return lines
 
@@ -246,10 +251,15 @@ def built(done: BuiltEngine, console: Console) -> None:
         say(console, f"  {note}")
     _float32(console, passport.flags)
     _notes(console, passport.notes, "")
+    if passport.flags.chosen:
+        say(console, f"{passport.flags.chosen} is {passport.flags.device or 'CPU'} here")
+    for share in passport.divided:
+        say(console, f"  {share}")
     for output in passport.proof:
-        say(console, f"{'proven' if output.passed else 'NOT PROVEN'} on {passport.cpu}: {output}")
+        seen = "proven" if output.passed else "NOT PROVEN"
+        say(console, f"{seen} on {passport.runs_on}: {output}")
     if not passport.proof:
-        say(console, f"not run here; it is for {passport.cpu}")
+        say(console, f"not run here; it is for {passport.runs_on}")
     if done.layers:
         say(console, f"{done.layers_out}: {len(done.layers)} layers")
 
@@ -259,10 +269,15 @@ def bundled(done: Bundle, console: Console) -> None:
     out = Path(done.path)
     say(console, f"{out}: {done.size / 1e6:.1f} MB")
     _float32(console, done.flags)
+    if done.dla is not None:
+        say(console, f"for core {done.dla} of the DLA, with TensorRT 10")
+        for node in done.on_gpu:
+            say(console, f"  on the GPU, by NVIDIA's documentation: {node}")
     say(console, f"on the target: python3 {out.name} -o {out.stem}.engine")
     say(console, f"or, after python3 {out.name} --extract .:")
     for major, line in done.trtexec.items():
         say(console, f"  TensorRT {major}: {line}")
+    _notes(console, list(done.notes))
 
 
 def benched(done: Benched, console: Console) -> None:

@@ -33,6 +33,7 @@ from onnxgraft.cli._options import (
     ModelFile,
     Outputs,
     PostprocessFile,
+    PrecisionName,
     PreprocessFile,
     Ray,
     Signature,
@@ -259,6 +260,14 @@ def deploy(
             "installed if not given.",
         ),
     ] = None,
+    precision: Annotated[
+        PrecisionName | None,
+        typer.Option(
+            rich_help_panel=TARGET,
+            help="Precision of the engines, where a model file is given: int8 (the default) and "
+            "fp8 quantize, fp8 for TensorRT alone.",
+        ),
+    ] = None,
     cpu: CpuName = None,
     images: Images = None,
     trust: Trusted = [],  # noqa: B006  (typer copies it)
@@ -298,7 +307,7 @@ def deploy(
     return commands.deploy(
         recipe, out, data=data, validate_on=validate_on, weights=weights, preprocess=preprocess,
         postprocess=postprocess, inputs=inputs, outputs=outputs, metric=metric, labels=labels,
-        classes=classes, targets=targets, cpu=cpu,
+        classes=classes, targets=targets, precision=precision, cpu=cpu,
         images=images, trust=trust_of(trust), keep_going=keep_going, workers=workers, force=force,
         from_stage=from_stage, fresh=fresh,
     )  # fmt: skip

@@ -41,6 +41,7 @@ from onnxgraft.progress import logger, track
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
+from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.quantize import Placement, Prepared, fingerprint, quantize
 from onnxgraft.stages.quantize.budget.search import (
     Trial,
@@ -62,7 +63,7 @@ from onnxgraft.stages.validate import (
     fit_metric,
     labelled_rows,
 )
-from onnxgraft.targets import Floats, find_target
+from onnxgraft.targets import FORMATS, Floats, find_target
 from onnxgraft.targets.cpu import Cpu
 
 __all__ = [
@@ -168,6 +169,11 @@ class BudgetReport:
     measured: str
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def kind(self) -> str:
+        """What layers are in that are not in float: ``INT8`` or ``FP8``."""
+        return next((kind for kind in FORMATS if kind in self.rows[-1].layers), "int8").upper()
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values; a function by its name."""
         plain = Budget(str(self.budget.metric), self.budget.drop)
@@ -176,12 +182,12 @@ class BudgetReport:
     def __str__(self) -> str:
         """Return the outcome as a sentence."""
         best, verdict = self.rows[-1], "is met" if self.passed else "is NOT met; the best mix is"
-        inside = best.layers.get("int8", 0)
+        inside = sum(best.layers.get(kind, 0) for kind in FORMATS)
         value = best.metric if best.engine is None else best.engine
         return (
             f"the budget {self.budget.metric}={self.budget.drop:g} {verdict} with {inside} of "
             f"{sum(best.layers.values())} layers ({100 * best.macs_int8:.1f} % of the MACs) in "
-            f"INT8: {self.budget.metric} {value:.4g} against {self.rows[0].metric:.4g}, "
+            f"{self.kind}: {self.budget.metric} {value:.4g} against {self.rows[0].metric:.4g}, "
             f"{self.measured}; {self.trials} mixes tried in {self.seconds:.0f} s"
         )
 
@@ -220,6 +226,7 @@ def within_budget(
     labels: Labels | None = None,
     floats: Floats = "fp32",
     cpu: Cpu | None = None,
+    place: BuildOptions | None = None,
     keep_float: tuple[str, ...] = (),
     calibration: Samples | None = None,
     state: str | os.PathLike[str] | None = None,
@@ -240,6 +247,7 @@ def within_budget(
         labels: By the images' file names, where they do not come with ``samples``.
         floats: What layers that are not INT8 run in.
         cpu: That the engine is for; None is this machine's.
+        place: The device or provider that it is for; None is the CPU.
         keep_float: Layers that stay in float whatever happens.
         calibration: On which sensitivities are measured; None takes the first of ``samples``.
         state: Where verdicts are kept, and taken from where they are of the same search; None
@@ -293,8 +301,10 @@ def within_budget(
 
     trials: list[Trial] = []
     few_feeds = [sample.feeds for sample in few]
-    with MixEngines(table.target, floats, cpu, few_feeds) as engines:
-        shipped = _Shipped(engines, prepared, table, metric, memory, f"{floats} on {cpu}")
+    place = place or BuildOptions()
+    where = place.device or place.provider or cpu
+    with MixEngines(table.target, floats, cpu, few_feeds, place) as engines:
+        shipped = _Shipped(engines, prepared, table, metric, memory, f"{floats} on {where}")
         limit = metric.limit
         for _ in range(_ROUNDS):
             mix = search(
@@ -317,7 +327,7 @@ def within_budget(
 
         def row(name: str, in_float: frozenset[str], lost: float | None) -> MixRow:
             inside = everything - in_float
-            counted = {floats: len(in_float), "int8": len(inside)}
+            counted: dict[str, int] = {floats: len(in_float), table.format: len(inside)}
             value = None if lost is None else metric.value(lost)
             share = int8_share(estimate.costs, inside)
             latency = (estimate(inside) if inside else whole) / whole if whole else math.nan
@@ -328,13 +338,14 @@ def within_budget(
             )  # fmt: skip
 
         rows = [row("FP32", frozenset(everything), metric.nothing_lost)]
-        rows[0] = replace(rows[0], layers={"fp32": len(layers), "int8": 0}, latency=1.0)
-        rows += [row("all INT8", fixed, trials[0].loss)]
-        models = {"FP32": prepared.model, "all INT8": mixed(prepared, table, fixed)}
+        rows[0] = replace(rows[0], layers={"fp32": len(layers), table.format: 0}, latency=1.0)
+        whole_mix = f"all {table.format.upper()}"
+        rows += [row(whole_mix, fixed, trials[0].loss)]
+        models = {"FP32": prepared.model, whole_mix: mixed(prepared, table, fixed)}
         if chosen != fixed:
             rows += [row("mix", chosen, loss(chosen))]
             models["mix"] = mixed(prepared, table, chosen)
-        with exact(models["all INT8"], name="INT8") as int8:
+        with exact(models[whole_mix], name=whole_mix) as int8:
             measured = _noise(prepared, int8, few)
         elapsed = time.perf_counter() - start
         try:
@@ -423,7 +434,7 @@ class _Shipped:
                     return None
                 with engine:
                     lost = self._metric.lost_by(engine, f"the {title} engine of the mix")
-                found = lost, passport.proven is not False, str(passport.cpu)
+                found = lost, passport.proven is not False, passport.runs_on
                 self._memory.keep(shipped=(key, found))
             self.known[float_layers], right, processor = found
             self.told = f"measured on the {title} engine on {processor}"
@@ -446,7 +457,7 @@ def _reason(
     lost = max(slower[name], 0.0)
     total = sum(sensitivity.values()) or 1.0
     return (
-        f"the budget: its INT8 noise is {100 * sensitivity[name] / total:.1f} % of all layers', in "
+        f"the budget: its noise is {100 * sensitivity[name] / total:.1f} % of all layers', in "
         f"float it costs an estimated {1e6 * lost:.1f} us; number {ranked.index(name) + 1} of "
         f"{len(ranked)} by noise saved per second"
     )
@@ -722,7 +733,7 @@ def _identity(
     """Return the SHA-256 of everything that a verdict depends on, but for the budget's size."""
     digest = hashlib.sha256()
     integers = [
-        hashlib.sha256(stored.integers.tobytes() + stored.scale.tobytes()).hexdigest()
+        hashlib.sha256(stored.numbers.tobytes() + stored.scale.tobytes()).hexdigest()
         for stored in prepared.improved.weights.values()
     ]
     bias = [

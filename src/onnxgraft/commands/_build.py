@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnxgraft.commands._arguments import Names, Numbers, ShapesGiven, names, numbers
 from onnxgraft.commands._arguments import shapes as _shapes
 from onnxgraft.commands._assumed import assumed
+from onnxgraft.commands._bundle_program import BundleProgram
 from onnxgraft.commands._defaults import target_of_graph
-from onnxgraft.commands._evidence import evidence
-from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._evidence import evidence, work_of
+from onnxgraft.commands._opening import ModelGiven, Place, to_run
 from onnxgraft.commands._outputs import TIMINGS, check_beside, check_output
 from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.postprocess import Postprocess
@@ -28,6 +29,7 @@ from onnxgraft.graph.foreign import BUNDLE, ENGINE, JSON
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.stages import engine as stage
+from onnxgraft.stages import quantize
 from onnxgraft.stages.engine import BuildOptions, Bundle, Layer, Passport
 from onnxgraft.stages.engine.options import Hint
 from onnxgraft.stages.engine.passport import passport_json
@@ -86,6 +88,8 @@ def build(
     max_shapes: ShapesGiven = None,
     batches: Numbers = "1,16",
     hint: Hint = "latency",
+    device: str | None = None,
+    provider: str | None = None,
     threads: int | None = None,
     workspace: int | None = None,
     level: int | None = None,
@@ -116,6 +120,10 @@ def build(
         max_shapes: The largest of them (TensorRT).
         batches: For a free batch, the batches to tune for; up to the largest can be run (TensorRT).
         hint: What to be fast at (OpenVINO).
+        device: What to build for, such as ``GPU``, ``GPU.1``, ``NPU``, ``AUTO``, ``AUTO:GPU,CPU``
+            or ``HETERO:GPU,CPU``; None is the CPU (OpenVINO).
+        provider: Execution provider that runs the graph, such as ``cuda``, ``cuda:1``,
+            ``tensorrt``, ``openvino:GPU``, ``dml`` or ``qnn``; None is the CPU's (onnxruntime).
         threads: CPU threads; None takes all (OpenVINO, onnxruntime).
         workspace: GPU memory for scratch, in MiB (TensorRT).
         level: Of optimization, 0 to 5 (TensorRT).
@@ -137,23 +145,26 @@ def build(
         force: Replace an existing file of another kind, too.
 
     Raises:
-        InputError: The target refuses the graph, or an option is not for it.
+        InputError: The target refuses the graph, or an option is not for it, or the device or the
+            provider is not here.
         MissingDependencyError: The target's library is not installed.
     """
     check_output(out, ENGINE, force=force)
     check_output(layers, JSON, force=force)
     if timing_cache is not None:
         check_beside(timing_cache, TIMINGS, force=force)
-    graph = as_model(model)
+    graph = to_run(model)
     aim, why = (target, "") if target is not None else target_of_graph(graph)
     if layers is not None:
-        stage.check_layers(aim)
+        stage.check_layers(aim, provider)
     options = BuildOptions(
         shapes=_shapes("--shapes", shapes),
         smallest=_shapes("--min-shapes", min_shapes),
         largest=_shapes("--max-shapes", max_shapes),
         batches=tuple(numbers(batches)),
         hint=hint,
+        device=device,
+        provider=provider,
         threads=threads,
         workspace=_bytes(workspace),
         level=level,
@@ -176,6 +187,7 @@ def build(
         graph, out, aim,
         precision=precision, options=options, evidence=used, ranges=_ranges(ranges, precision),
         samples=samples, cpu=None if cpu is None else find_cpu(cpu), prove=prove,
+        work=work_of(graph, options),
     )  # fmt: skip
     fused: Sequence[Layer] = ()
     if layers is not None:
@@ -234,6 +246,8 @@ def bundle(
     ranges: Place | None = None,
     data: Place | None = None,
     recipe: Place | None = None,
+    dla: int | None = None,
+    program: bool = True,
     force: bool = False,
 ) -> Bundle:
     """Pack what builds a TensorRT engine on another machine, with TensorRT and Python alone.
@@ -251,6 +265,10 @@ def bundle(
         ranges: As of `build`.
         data: As of `build`.
         recipe: As of `build`.
+        dla: The core of a DLA, Jetson's and DRIVE's accelerator: TensorRT 10 lets it run what it
+            can of the float graph, in INT8 with a calibration cache and else in FP16, and the GPU
+            the rest.
+        program: Whether to pack a program in C++ too, with a sample and what the graph answers.
         force: Replace an existing file of another kind, too.
 
     Raises:
@@ -265,14 +283,30 @@ def bundle(
         batches=tuple(numbers(batches)),
         calibration=_cache(calibration),
     )
-    return stage.bundle(
-        as_model(model), out,
+    graph = to_run(model)
+    plain = None if float_model is None else to_run(float_model)
+    tables = None if recipe is None else read_tables(recipe)
+    made = None
+    if program:
+        rounded = None
+        if dla is not None and calibration is not None:
+            rounded = _in_int8(plain or graph, calibration)
+        made = BundleProgram(out, tables and tables[0], rounded)
+    found = stage.bundle(
+        graph, out,
         precision=precision,
-        float_model=None if float_model is None else as_model(float_model),
+        float_model=plain,
         options=options,
-        evidence=evidence(ranges=ranges or calibration, data=data, recipe=recipe),
-        ranges=_ranges(ranges, precision),
+        evidence=evidence(ranges=ranges or calibration, data=data, recipe=recipe, tables=tables),
+        ranges=_ranges(ranges, precision), dla=dla, program=made,
     )  # fmt: skip
+    return found if made is None else replace(found, notes=(*found.notes, *made.notes))
+
+
+def _in_int8(model: Model, cache: Place) -> Model:
+    """Return a float graph in INT8 by the ranges of a cache: nearly what the target makes of it."""
+    ranges = quantize.ranges_from_cache(model, quantize.read_cache(cache)).ranges
+    return quantize.quantize(model, ranges, "tensorrt")[0]
 
 
 def _ranges(file: Place | None, precision: Precision | None) -> Ranges | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._assumed import assumed
-from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._opening import ModelGiven, Place, to_run
 from onnxgraft.commands._order import DATA, IMAGE, MODEL, check_order
 from onnxgraft.commands._outputs import check_output
 from onnxgraft.commands._recipe import PreprocessGiven, given_tables
@@ -19,7 +19,7 @@ from onnxgraft.graph.foreign import CACHE, RANGES
 from onnxgraft.graph.model import Model
 from onnxgraft.run.raising import raised
 from onnxgraft.stages import quantize as stage
-from onnxgraft.stages.quantize import Choice
+from onnxgraft.stages.quantize import Choice, Placement
 
 __all__ = ["Calibrated", "calibrate", "measured"]
 
@@ -126,7 +126,7 @@ def calibrate(
     check_output(out, RANGES, force=force)
     check_output(cache_out, CACHE, force=force)
     by_hand = read_overrides(overrides) if overrides else {}
-    graph = as_model(model)
+    graph = to_run(model)
     told = ""
     notes: list[str] = []
     if cache_out is None:  # what can't be quantized is told before the work
@@ -177,7 +177,7 @@ def calibrate(
 
 
 def measured(
-    graph: Model, samples: Samples, method: Choice, form: str = "tensorrt", **how: Any
+    graph: Model, samples: Samples, method: Choice, form: str | Placement = "tensorrt", **how: Any
 ) -> Ranges:
     """Return the ranges of `stage.calibrate`, by the best method where that is ``auto``.
 
@@ -185,7 +185,7 @@ def measured(
         graph: A float graph.
         samples: What the network will meet.
         method: How ranges are chosen.
-        form: The target in whose form ``auto`` judges the network.
+        form: The target, or the table, in whose form ``auto`` judges the network.
         how: The other arguments of `stage.calibrate`.
     """
     if method != stage.AUTO:

@@ -27,6 +27,7 @@ from onnxgraft.files.trust import Trust
 from onnxgraft.stages.convert import written
 from onnxgraft.stages.validate import find_metric
 from onnxgraft.stages.validate.report import Report
+from onnxgraft.targets import Precision
 
 __all__ = ["deploy"]
 
@@ -46,6 +47,7 @@ def deploy(
     labels: Place | None = None,
     classes: str | None = None,
     targets: Names = None,
+    precision: Precision | None = None,
     cpu: str | None = None,
     images: int | None = None,
     trust: Trust = False,
@@ -62,7 +64,7 @@ def deploy(
             takes it.
         out: A folder, made if it is not there; None takes ``NAME.onnxgraft``. It holds
             ``model.onnx``, ``ranges.json``, for each target ``model.int8.TARGET.onnx`` (or
-            ``int4``) and an engine with its passport, and the report as ``report.html``,
+            another precision) and an engine with its passport, and the report as ``report.html``,
             ``report.json`` and ``junit.xml``.
         data: Of a model file: the data to calibrate on; a path, samples, or arrays, an iterable, a
             dataset, a loader, or a function that returns one: see `open_samples`.
@@ -80,6 +82,8 @@ def deploy(
         classes: Of a model file: those of the metric, a file or ``camvid`` or ``cityscapes``.
         targets: Of a model file: what to build for; None takes the CPU targets that are
             installed.
+        precision: Of a model file: what the engines are built in; ``int8``, which None takes, and
+            ``fp8`` quantize.
         cpu: The processor that the engines are for; None is this machine's.
         images: How many samples to calibrate and to validate on; None takes all.
         trust: Load a Keras file or a .pt2 that brings code, and run the functions that a recipe
@@ -103,7 +107,7 @@ def deploy(
         "--data": data, "--weights": weights, "--validate-on": validate_on,
         "--preprocess": preprocess, "--postprocess": postprocess, "--inputs": inputs,
         "--outputs": outputs, "--metric": metric, "--labels": labels, "--classes": classes,
-        "--targets": targets, "--cpu": cpu,
+        "--targets": targets, "--precision": precision, "--cpu": cpu,
     }  # fmt: skip
     check_order((recipe, (MODEL,)), (data, (DATA, IMAGE)), "deploy {0} --data {1}")
     recipe = recipe if isinstance(recipe, Recipe) else written(recipe)
@@ -122,7 +126,8 @@ def deploy(
             recipe, data=data, weights=weights, validate_on=validate_on,
             preprocess=before, postprocess=after, inputs=inputs, outputs=outputs,
             metric=None if metric is None else find_metric(metric), labels=labels, classes=classes,
-            targets=names(targets) or deployed_targets(), cpu=cpu, images=images, trust=trust,
+            targets=names(targets) or deployed_targets(), precision=precision, cpu=cpu,
+            images=images, trust=trust,
         ), Path(recipe).stem  # fmt: skip
     folder = Path(f"{name}.onnxgraft") if out is None else Path(out)
     read = (plan.file, plan.model, plan.weights)

@@ -19,7 +19,13 @@ from onnxgraft.commands._bench import measure as measure_latency
 from onnxgraft.commands._blame import guilty_pass
 from onnxgraft.commands._budget import read_budget
 from onnxgraft.commands._calibrate import measured
-from onnxgraft.commands._evidence import engine_row, evidence, hash_of_data, record_accuracy
+from onnxgraft.commands._evidence import (
+    engine_row,
+    evidence,
+    hash_of_data,
+    record_accuracy,
+    work_of,
+)
 from onnxgraft.commands._graphs import Aimed, Cleaning, Measured, layers_at, walk
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._layer_times import Timed, layer_times
@@ -67,6 +73,7 @@ from onnxgraft.run.tolerances import HALF_TOLERANCE
 from onnxgraft.run.verdicts import Verdict, check_pair, hold, other_boxes
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
+from onnxgraft.stages.engine.devices import devices_here
 from onnxgraft.stages.engine.passport import record
 from onnxgraft.stages.validate import (
     Candidate,
@@ -106,7 +113,7 @@ _SIDES = ("inputs", "outputs")
 # An engine that is slower than the float graph by more than noise is told.
 _SLOWER = 1.05
 # In the names of engines that are to be faster, or smaller.
-_INTEGERS = ("int8", "int4")
+_INTEGERS = ("int8", "int4", "fp8")
 
 
 def run_recipe(
@@ -456,12 +463,13 @@ class _Deployment:
 
     def _calibrate(self) -> None:
         recipe, targets = self.recipe, self.recipe.targets
-        method, in_int8 = recipe.calibrate.method, [*filter(recipe.build.in_int8, targets)]
-        if method == quantize.AUTO and targets and not in_int8:
+        method, quantized = recipe.calibrate.method, [*filter(recipe.build.quantizes, targets)]
+        if method == quantize.AUTO and targets and not quantized:
             method = "minmax"  # for what FP16 has to hold alone
         half = any(find_target(t).floats.get(self._floats(t)) == "graph" for t in targets)
         tensors = "all" if half else "targets"
-        form = next(iter(in_int8), "tensorrt") if method == quantize.AUTO else "tensorrt"
+        first = next(iter(quantized), "tensorrt") if method == quantize.AUTO else "tensorrt"
+        form = quantize.placement(first, kind=recipe.build.format_of(first) or "int8")
 
         def make(folder: Path, part: Report) -> None:
             ranges = measured(
@@ -471,8 +479,9 @@ class _Deployment:
             ranges.save(folder / "ranges.json")
 
         reads = self.stages.of(
-            "model.onnx", data=self.data["calibration"], method=method, form=form, tensors=tensors
-        )
+            "model.onnx", data=self.data["calibration"], method=method, form=form.name,
+            tensors=tensors,
+        )  # fmt: skip
         made = self.stages.made(
             "calibrate", "ranges", reads, make, "ranges.json", ("calibration data",)
         )
@@ -501,11 +510,11 @@ class _Deployment:
 
     def _quantize(self, target: str) -> None:
         recipe, section, how = self.recipe, self.recipe.quantize, self.recipe.build
-        in_int8, cpu = how.in_int8(target), how.cpu_of(target)
-        floats, kind = self._floats(target), self._kind(target)
-        table = quantize.placement(target, cpu)
-        budget = read_budget(section.budget) if section.budget and in_int8 else None
-        improve = section.improve if in_int8 and self._calibrates else ()
+        quantizes, cpu = how.quantizes(target), how.cpu_of(target)
+        floats, kind, place = self._floats(target), self._kind(target), how.options(target).place
+        table = quantize.placement(target, cpu, how.format_of(target) or "int8")
+        budget = read_budget(section.budget) if section.budget and quantizes else None
+        improve = section.improve if quantizes and self._calibrates else ()
         graph = self._integers(target)
 
         def make(folder: Path, part: Report) -> None:
@@ -521,9 +530,10 @@ class _Deployment:
                 QuantizeOptions(
                     table=table,
                     given=given,
-                    int8=in_int8,
+                    int8=quantizes,
                     floats=floats,
                     cpu=cpu,
+                    place=place,
                     keep_float=recipe.keep_float,
                     weights=section.weights,
                     block=section.block,
@@ -555,9 +565,9 @@ class _Deployment:
             "model.onnx", *(("ranges.json",) if self._calibrates else ()),
             weights=[section.weights, section.block], target=target, cpu=cpu.to_json(),
             floats=floats, table=quantize.placement_text(table), keep_float=recipe.keep_float,
-            int8=in_int8, improve=improve, data=self.data["calibration"],
+            int8=quantizes, improve=improve, data=self.data["calibration"],
             budget=None if budget is None else [
-                function_reads(budget.metric), budget.drop, section.trials,
+                function_reads(budget.metric), budget.drop, section.trials, repr(place),
                 self.data["validation"], *self._scoring_reads(),
             ],
         )  # fmt: skip
@@ -567,7 +577,7 @@ class _Deployment:
         self._compare("quantize", f"{kind} graph for {target}", graph, nodes)
 
     def _kept_ranges(self) -> dict[str, Ranges]:
-        """Return the ranges that each INT8 graph was made with."""
+        """Return the ranges that each quantized graph was made with."""
         files = {t: self.stages.folders[self._integers(t)] / _RANGES for t in self.recipe.targets}
         return {target: Ranges.load(file) for target, file in files.items() if file.is_file()}
 
@@ -589,15 +599,18 @@ class _Deployment:
             with status(f"building for {target}"):
                 passport = engine.build(
                     graph, folder / name, target, precision=precision, options=options,
-                    evidence=used, samples=(sample.feeds for sample in feeds), cpu=cpu,
+                    evidence=used, samples=(sample.feeds for sample in feeds),
+                    cpu=cpu if options.on_cpu else None, work=work_of(graph, options),
                 )  # fmt: skip
+            part.notes += [f"{target}: {share}" for share in passport.divided]
             if passport.proven is False:
                 part.missed.append(f"{target}: the engine does not compute what its graph says")
             part.engines.append(engine_row(f"{target} engine", passport, folder / name))
 
         reads = self.stages.of(
             self._integers(target), target=target, cpu=cpu.to_json(), precision=precision,
-            options=repr(options), evidence=asdict(used), data=self.data["calibration"],
+            options=repr(options), devices=None if options.device is None else devices_here(),
+            evidence=asdict(used), data=self.data["calibration"],
         )  # fmt: skip
         made = self.stages.made("build", target, reads, make, name, ("calibration data",))
         self._publish(made, {name: f"{target} engine"})
@@ -693,9 +706,9 @@ class _Deployment:
         return hash_of_data(self.judged_on)
 
     def _held_to(self, target: str) -> Candidate:
-        """Return an engine with what it is held against: INT8, or the noise of its precision."""
+        """Return an engine with what it is held against: a graph, or the noise of its precision."""
         built = self._engine(target)
-        if self.recipe.build.in_int8(target):
+        if self.recipe.build.quantizes(target):
             graph = self.stages.graph(self._integers(target))
             deep = self._named(depths(graph), graph)
             return Candidate(built, None, self.recipe.validation.drop, depths=deep)
@@ -704,12 +717,14 @@ class _Deployment:
         return Candidate(built, found.value, floors=found.floors)
 
     def _floats(self, target: str) -> Floats:
-        """Return what a target's layers that are not INT8 run in."""
+        """Return what a target's layers that are not quantized run in."""
         precision = self.recipe.build.precision_of(target)
-        return self.recipe.quantize.float.get(target, "fp32") if precision == "int8" else precision
+        if precision == "int8" or precision == "fp8":
+            return self.recipe.quantize.float.get(target, "fp32")
+        return precision
 
     def _look_inside(self) -> None:
-        """Note what each layer of the INT8 graphs that were built does, on one sample."""
+        """Note what each layer of the quantized graphs that were built does, on one sample."""
 
         def make(folder: Path, part: Report) -> None:
             inside = self.facts.stands_in or self.opened.framework == "onnx"

@@ -147,7 +147,9 @@ def _bundle(file: Path) -> Inspected:
         "use": [f"python3 {file.name} -o {file.stem}.engine"],
     }
     size = file.stat().st_size
-    summary = f"a bundle for TensorRT, {passport.get('precision', '')}, {_size(size)}"
+    core = manifest.get("dla")
+    aim = "TensorRT" if core is None else f"TensorRT 10 and core {core} of the DLA"
+    summary = f"a bundle for {aim}, {passport.get('precision', '')}, {_size(size)}"
     details = {"size": size, "members": members, **manifest}
     return Inspected(str(file), BUNDLE, summary, sections, details)
 
@@ -160,6 +162,7 @@ def _told(passport: Passport) -> dict[str, list[str]]:
         "made from": [f"{passport.source.path} ({passport.source.framework})"],
         "built with": _pairs(passport.versions) + _pairs(passport.flags.to_json()),
         "built for": [str(passport.cpu)] if passport.cpu.name else _pairs(passport.machine),
+        "runs where": [str(share) for share in passport.divided],
         "held against its graph": [str(proof) for proof in passport.proof],
         "layers": _layers(passport),
         "accuracy": _pairs(passport.accuracy),

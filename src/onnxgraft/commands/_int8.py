@@ -13,9 +13,11 @@ from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, NotSupportedError, nearest
+from onnxgraft.graph import float8
 from onnxgraft.graph.lift import lift, lifting
 from onnxgraft.graph.model import Model
 from onnxgraft.run.raising import raised
+from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.quantize import (
     OLDEST_OPSET,
     FloatLayer,
@@ -27,11 +29,13 @@ from onnxgraft.stages.quantize import (
     Remark,
     Retargeted,
     explain,
+    fingerprint,
     improve,
     quantize,
     store_weights,
     to_half,
     weights_opset,
+    whole_ranges,
 )
 from onnxgraft.stages.quantize.place.costs import shares
 from onnxgraft.stages.quantize.place.half import OnOverflow
@@ -56,6 +60,7 @@ class QuantizeOptions:
         floats: ``fp32``, ``fp16`` (written into the graph) or ``bf16`` (noted for OpenVINO, which
             computes in it by itself).
         cpu: The processor that the engine is for; None is this machine's.
+        place: The device or provider that it is for.
         keep_float: Layers that stay in float.
         given: What a graph brought that was quantized already.
         improvements: Methods of `onnxgraft.stages.quantize.improve`.
@@ -81,6 +86,7 @@ class QuantizeOptions:
     block: int | None = None
     floats: Floats = "fp32"
     cpu: Cpu | None = None
+    place: BuildOptions = field(default_factory=BuildOptions)
     keep_float: tuple[str, ...] = ()
     given: Retargeted | None = None
     improvements: tuple[str, ...] = ()
@@ -131,7 +137,7 @@ class Int8Graph:
 
 
 def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) -> Int8Graph:
-    """Return the graph to deploy.
+    """Return the graph to deploy: in INT8, or in FP8 where the table says so.
 
     Args:
         model: A float graph.
@@ -158,11 +164,15 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
     if not options.int8 and (options.budget or options.improvements):
         raise InputError("--no-int8 leaves nothing to improve or to search")
     if options.int8:
-        opset = OLDEST_OPSET
+        opset = OLDEST_OPSET if table.format == "int8" else float8.OPSET
         if options.weights is not None:
             opset = weights_opset(model, table, options.weights, options.block)
+        before = fingerprint(model) if table.format == "fp8" else ""
         model, more = raised(model, opset)
         notes += more
+        if ranges is not None and more and ranges.model == before:
+            # The same graph, whose tensors keep their names.
+            ranges = replace(ranges, model=fingerprint(model))
     if options.weights is not None:
         done = _stored(model, options.weights, options)
     elif options.int8 and ranges is not None:
@@ -179,7 +189,7 @@ def int8_graph(model: Model, ranges: Ranges | None, options: QuantizeOptions) ->
         )
     done.model.metadata[PRECISION_KEY] = json.dumps({
         "target": table.target,
-        options.weights or "int8": len(done.report.layers),
+        options.weights or table.format: len(done.report.layers),
         "float": options.floats,
         "improved": list(done.improved),
     })
@@ -230,8 +240,11 @@ def _with_shares(model: Model, layers: list[FloatLayer]) -> list[FloatLayer]:
 
 def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
     given = options.given
-    prepared = Prepared(model, ranges, Improved() if given is None else given.improved)
     notes: list[str] = []
+    if options.table.format == "fp8" and not options.improvements:
+        ranges, note = whole_ranges(ranges)
+        notes += [note] if note else []
+    prepared = Prepared(model, ranges, Improved() if given is None else given.improved)
     if options.improvements:
         if options.calibration is None:
             raise InputError("the methods that improve accuracy need the calibration data")
@@ -248,7 +261,7 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
         found, search = within_budget(
             prepared, options.table, options.budget, options.validation,
             classes=options.classes, output=options.metric_output, how=options.postprocess,
-            labels=options.labels, floats=options.floats, cpu=options.cpu,
+            labels=options.labels, floats=options.floats, cpu=options.cpu, place=options.place,
             keep_float=tuple(reasons),
             calibration=options.calibration, state=options.state,
             resume=options.resume, fresh=options.fresh, most=options.trials,

@@ -11,6 +11,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.run.layer_nodes import Called, Groups, Placed, Planned, call, called, place
 from onnxgraft.run.layers import LayerTimes, plain_precision
 from onnxgraft.stages.validate.report import LayersTimedRow, LayerTimeRow
+from onnxgraft.targets import FORMATS
 
 __all__ = ["Timed", "layer_times"]
 
@@ -120,7 +121,7 @@ def layer_times(engines: Sequence[Timed]) -> tuple[list[LayerTimeRow], list[Laye
         whole = LayersTimedRow(
             engine.name, engine.batch, engine.times.total, math.fsum(times), math.fsum(lost)
         )
-        if any("int8" in f"{row.precision} {row.graph}" for row in mine):
+        if any(_quantized(f"{row.precision} {row.graph}") for row in mine):
             told = [*_moving(whole, found, name), *_in_float(whole, found, plan, engine.model)]
             whole.slow = [sentence for _, sentence in sorted(told, reverse=True)]
         wholes.append(whole)
@@ -163,24 +164,31 @@ def _moving(
 def _in_float(
     whole: LayersTimedRow, found: Sequence[Placed], plan: Planned, model: Model | None
 ) -> Iterator[tuple[float, str]]:
-    """Yield what layers in float take, with a sentence on it; INT8 in the graph or not."""
+    """Yield what layers in float take, with a sentence on it; quantized in the graph or not."""
     refused: dict[str, float] = defaultdict(float)
+    kinds = {plan.of(one.nodes) for one in found} & set(FORMATS) or {"int8"}
+    kind = " or ".join(sorted(kinds)).upper()
     kept: dict[str, float] = defaultdict(float)
     for one in found:
-        if one.layer.role == "layer" and plain_precision(one.layer.precision) not in ("", "int8"):
+        inside = ("", *FORMATS)
+        if one.layer.role == "layer" and plain_precision(one.layer.precision) not in inside:
             nodes = plan.nodes(one.nodes or [one.beside])
             known = call(model, nodes) if model is not None and nodes else None
             told = one.layer.name if known is None else f"{known.layer} ({known.operator})"
-            costs = refused if plan.of(one.nodes) == "int8" else kept
+            costs = refused if plan.of(one.nodes) in FORMATS else kept
             costs[told] += one.layer.milliseconds or 0.0
     yield from _sentence(
         whole,
-        f"{_count(refused)} that the graph has in INT8 ran in float, for which the library has no "
-        "INT8 kernel here, and took",
+        f"{_count(refused)} that the graph has in {kind} ran in float, for which the library has "
+        f"no {kind} kernel here, and took",
         refused,
     )
     where = "ran in float" if model is None else "the graph has in float"
     yield from _sentence(whole, f"{_count(kept)} that {where} took", kept)
+
+
+def _quantized(precision: str) -> bool:
+    return any(kind in precision for kind in FORMATS)
 
 
 def _count(layers: Sized) -> str:
@@ -208,7 +216,7 @@ def _compare(
     engines: dict[str, dict[str, LayerTimeRow]] = {}
     for row in rows:
         engines.setdefault(row.engine, {})[row.layer] = row
-    integers = {row.engine for row in rows if "int8" in row.precision}
+    integers = {row.engine for row in rows if _quantized(row.precision)}
     floats = [whole.engine for whole in wholes if whole.engine not in integers]
     for whole in wholes:
         # Of the same library, or else the first.
@@ -217,17 +225,19 @@ def _compare(
         if whole.engine not in integers or float_ is None:
             continue
         theirs = engines[float_]
+        mine = engines[whole.engine].values()
         late = {
             f"{row.layer} ({row.milliseconds:.3g} ms, {theirs[row.layer].milliseconds:.3g} in "
             "float)": row.milliseconds - theirs[row.layer].milliseconds
-            for row in engines[whole.engine].values()
-            if "int8" in row.precision and row.layer in theirs
+            for row in mine
+            if _quantized(row.precision) and row.layer in theirs
             and row.milliseconds >= theirs[row.layer].milliseconds > 0
         }  # fmt: skip
         lost = sum(late.values())
         if late and lost >= _LITTLE * whole.layers:
             most = sorted(late, key=lambda name: -late[name])[:_NAMED]
             more = ", and more" if len(late) > _NAMED else ""
+            kind = "FP8" if any("fp8" in row.precision for row in mine) else "INT8"
             whole.slow.append(
-                f"INT8 was no faster than {float_} in {_count(late)}: {', '.join(most)}{more}"
+                f"{kind} was no faster than {float_} in {_count(late)}: {', '.join(most)}{more}"
             )

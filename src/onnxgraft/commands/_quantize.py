@@ -1,4 +1,4 @@
-"""`quantize`: the INT8 graph that a target wants, or one with weights alone as integers."""
+"""`quantize`: the INT8 or FP8 graph that a target wants, or one with weights alone as integers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnxgraft.commands._assumed import assumed, of_images
 from onnxgraft.commands._budget import Budget, check_budget, read_budget
 from onnxgraft.commands._defaults import only_target
 from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, check_weights, int8_graph
-from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._opening import ModelGiven, Place, to_run
 from onnxgraft.commands._order import MODEL, check_order
 from onnxgraft.commands._outputs import ONNX, check_beside, check_output
 from onnxgraft.commands._recipe import (
@@ -24,14 +24,14 @@ from onnxgraft.commands._recipe import (
 from onnxgraft.data.labels import Labels, check_labels, read_labels
 from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import Data, as_samples
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, nearest
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.foreign import CACHE, JSON, RANGES
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import quantize as stage
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, IMPROVEMENTS, Placement
 from onnxgraft.stages.quantize.place.half import OnOverflow
-from onnxgraft.targets import Floats, WeightType, find_target
+from onnxgraft.targets import FORMATS, Floats, Format, WeightType, find_target
 from onnxgraft.targets.cpu import find_cpu
 
 __all__ = ["Quantized", "quantize"]
@@ -105,6 +105,7 @@ def quantize(
     set_range: RangesGiven = (),
     overrides: Place | None = None,
     keep_float: Names = None,
+    precision: Format = "int8",
     floats: Floats = "fp32",
     int8: bool = True,
     weights: WeightType | None = None,
@@ -133,7 +134,7 @@ def quantize(
     trt_version: str | None = None,
     force: bool = False,
 ) -> Quantized:
-    """Return the INT8 graph that a target wants, a mix within a budget, or weights in integers.
+    """Return the quantized graph that a target wants, a mix within a budget, or stored weights.
 
     Args:
         model: A float ONNX file, or a model; with ``from_qdq`` one that is quantized.
@@ -145,8 +146,9 @@ def quantize(
         set_range: Ranges by tensor: ``T=LOW:HIGH`` or ``T=AMAX``, or a mapping to (low, high).
         overrides: A TOML file of ranges by hand: ``"tensor" = [low, high]``.
         keep_float: Layers to leave in float.
-        floats: What the layers that are not INT8 run in.
-        int8: False makes no INT8 layers at all.
+        precision: What layers are quantized to: ``int8``, or ``fp8`` where the target runs it.
+        floats: What the layers that are not quantized run in.
+        int8: False quantizes no layers at all.
         weights: In place of all that: ``int8`` or ``int4`` stores the weights of MatMul and Gemm
             so, and leaves activations in float; no ranges are needed.
         block: Of ``weights``, how many along the input axis share a scale, 16 to 256; None takes
@@ -188,13 +190,15 @@ def quantize(
     check_order((model, (MODEL,)), (ranges, (RANGES,)), "quantize {0} --ranges {1} -o INT8.onnx")
     target = target or only_target()
     aim = find_target(target)
+    if precision not in FORMATS:
+        raise InputError(f"--precision {precision}: {nearest(precision, FORMATS)}")
     made_for = aim.cpu() if cpu is None else find_cpu(cpu)
     if placement is None:
-        table = stage.placement(target, made_for)
+        table = stage.placement(target, made_for, precision)
     elif isinstance(placement, Placement):
         table = placement
     else:
-        table = stage.read_placement(placement, target, made_for)
+        table = stage.read_placement(placement, target, made_for, precision)
     if show_placement:
         return Quantized(placement=stage.placement_text(table))
     check_weights(
@@ -204,9 +208,11 @@ def quantize(
             "--set-range": bool(set_range), "--overrides": overrides is not None,
             "--improve": improve is not None, "--cache-out": cache_out is not None,
             "--from-qdq": from_qdq, "--budget": budget is not None, "--no-int8": not int8,
-            "--explain": explain,
+            "--explain": explain, "--precision fp8": precision == "fp8",
         },
     )  # fmt: skip
+    if precision == "fp8" and not int8:
+        raise InputError("--precision fp8 quantizes and --no-int8 does not: leave one of them out")
     given = sum((ranges is not None, cache is not None, from_qdq))
     if given > 1 or (given == 0 and int8 and weights is None):
         raise InputError(
@@ -226,7 +232,7 @@ def quantize(
     check_output(cache_out, CACHE, force=force)
     if out is not None and wanted is not None:
         check_beside(f"{out}.search", JSON, force=force)
-    graph = as_model(model)
+    graph = to_run(model)
     result = Quantized(out="" if out is None else str(out))
     taken = stage.retarget(graph, table) if from_qdq else None
     if taken is not None:
@@ -284,8 +290,9 @@ def quantize(
     )
     if improve is None and samples is None and int8 and not from_qdq and weights is None:
         result.notes.append(
-            f"the methods that make INT8 lose less ({', '.join(DEFAULT_IMPROVEMENTS)}) were not "
-            "applied: they look at what layers read; name the calibration data with --samples"
+            f"the methods that make {precision.upper()} lose less "
+            f"({', '.join(DEFAULT_IMPROVEMENTS)}) were not applied: they look at what layers read; "
+            "name the calibration data with --samples"
         )
     made = int8_graph(graph, known, options)
     if out is not None:

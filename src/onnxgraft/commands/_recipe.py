@@ -29,6 +29,7 @@ from onnxgraft.files.toml import Place
 from onnxgraft.files.trust import Trust
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine
+from onnxgraft.targets import Precision
 
 __all__ = [
     "DEFAULT_TARGETS",
@@ -107,6 +108,7 @@ def make_recipe(
     labels: str | os.PathLike[str] | None = None,
     classes: str | None = None,
     targets: Sequence[str] = DEFAULT_TARGETS,
+    precision: Precision | None = None,
     cpu: str | None = None,
     images: int | None = None,
     trust: Trust = False,
@@ -125,7 +127,7 @@ def make_recipe(
             "inputs": inputs,
             "outputs": outputs,
             "targets": tuple(targets),
-            "build": {"cpu": cpu},
+            "build": {"cpu": cpu} | ({} if precision is None else {"precision": precision}),
             "preprocess": preprocess or Preprocess(),
             "postprocess": postprocess or Postprocess(),
             "calibrate": {"data": _named(data), "images": images},

@@ -18,11 +18,12 @@ from pydantic import (
     create_model,
 )
 
-from onnxgraft.errors import nearest
+from onnxgraft.errors import InputError, nearest
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.options import Hint
-from onnxgraft.targets import TARGETS, Precision, Target, find_target
+from onnxgraft.targets import FORMATS, TARGETS, Format, Precision, Target, find_target
 from onnxgraft.targets.cpu import CPUS, Cpu, find_cpu
+from onnxgraft.targets.devices import find_provider
 
 __all__ = ["BuildSection", "Misfit", "TargetSection", "in_keys"]
 
@@ -57,6 +58,15 @@ def _known_cpu(name: str) -> str:
     return name
 
 
+def _known_provider(given: str) -> str:
+    try:
+        find_provider(given)
+    except InputError as error:
+        raise ValueError(str(error).replace("--provider ", "")) from error
+    return given
+
+
+ProviderName = Annotated[str, AfterValidator(_known_provider)]
 CpuName = Annotated[str, AfterValidator(_known_cpu), WithJsonSchema({"enum": [*CPUS]})]
 
 
@@ -67,9 +77,9 @@ class TargetSection(BaseModel):
 
     precision: Precision | None = Field(
         default=None, examples=["fp32"],
-        description="`int8` quantizes; with any other nothing is quantized, and the whole engine "
-        "runs in it. Without it that of `[build]`. Float layers beside INT8 have their precision "
-        "from `[quantize] float`.",
+        description="`int8` quantizes, and `fp8` where the target runs it; with any other nothing "
+        "is quantized, and the whole engine runs in it. Without it that of `[build]`. Float layers "
+        "beside quantized ones have their precision from `[quantize] float`.",
     )  # fmt: skip
     shapes: _SHAPES = Field(
         default_factory=dict, examples=[{"image": [1, 3, 480, 640]}],
@@ -92,6 +102,16 @@ class TargetSection(BaseModel):
         default="latency",
         description="What to be fast at: a single image, or many images.",
     )
+    device: str | None = Field(
+        default=None, examples=["GPU"],
+        description="Device that the engine is for: `CPU`, `GPU`, `GPU.1`, `NPU`; `AUTO` or "
+        "`AUTO:GPU,CPU` for the one that OpenVINO chooses; `HETERO:GPU,CPU`. The CPU if not given.",
+    )  # fmt: skip
+    provider: ProviderName | None = Field(
+        default=None, examples=["cuda"],
+        description="Execution provider that runs the engine, with a device behind it as in "
+        "`cuda:1` or `openvino:GPU`. The CPU's own if not given.",
+    )  # fmt: skip
     threads: PositiveInt | None = Field(
         default=None, examples=[4], description="Threads of the CPU; all if not given."
     )
@@ -133,7 +153,7 @@ def _section_of(target: Target) -> Any:
     for name, field in TargetSection.model_fields.items():
         kind: Any = field.annotation
         if name == "precision":
-            kind = Literal[("int8", "fp32", *target.floats)] | None
+            kind = Literal[(*target.formats, "fp32", *target.floats)] | None
         elif _option_of(name) not in target.options:
             continue
         keys[name] = (kind, field)
@@ -150,8 +170,8 @@ class _BuildSection(BaseModel):
 
     precision: Precision = Field(
         default="int8",
-        description="Precision of every target whose table says no other: `int8` quantizes; with "
-        "any other nothing is quantized, and the whole engine runs in it.",
+        description="Precision of every target whose table says no other: `int8` and `fp8` "
+        "quantize; with any other nothing is quantized, and the whole engine runs in it.",
     )
     cpu: CpuName | None = Field(
         default=None, examples=["avx512-vnni"],
@@ -160,17 +180,23 @@ class _BuildSection(BaseModel):
     )  # fmt: skip
 
     def precision_of(self, target: str) -> Precision:
-        """Return what a target's engine is built in; ``int8`` may have float layers beside."""
+        """Return what a target's engine is built in; quantized, it may have float layers beside."""
         own: Precision | None = getattr(getattr(self, target), "precision", None)
         return own or self.precision
 
-    def in_int8(self, target: str) -> bool:
+    def format_of(self, target: str) -> Format | None:
+        """Return what a target's quantized layers are in; None where it has none."""
+        return next((kind for kind in FORMATS if kind == self.precision_of(target)), None)
+
+    def quantizes(self, target: str) -> bool:
         """Tell whether a target's graph is quantized."""
-        return self.precision_of(target) == "int8"
+        return self.format_of(target) is not None
 
     def cpu_of(self, target: str) -> Cpu:
         """Return the processor that a target's engine is for."""
         aim = find_target(target)
+        if not self.options(target).on_cpu:
+            return Cpu()
         return find_cpu(self.cpu) if self.cpu is not None and aim.on_cpu else aim.cpu()
 
     def options(self, target: str) -> BuildOptions:
@@ -205,7 +231,7 @@ class _BuildSection(BaseModel):
         if self.cpu is not None and not any(find_target(name).on_cpu for name in targets):
             found.append((("build", "cpu"), f"{' and '.join(targets)} does not run on a CPU"))
         for name in targets:
-            able = ("int8", "fp32", *find_target(name).floats)
+            able = (*find_target(name).formats, "fp32", *find_target(name).floats)
             if self.precision_of(name) not in able:
                 found.append((("build", "precision"), (
                     f"{name} is not built in {self.precision} here, but in {', '.join(able)}; say "

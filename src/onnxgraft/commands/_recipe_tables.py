@@ -113,12 +113,13 @@ class QuantizeSection(Section):
     )  # fmt: skip
     improve: tuple[Improvement, ...] = Field(
         default=DEFAULT_IMPROVEMENTS,
-        description="Methods that make INT8 lose less, on the calibration data; `[]` applies none.",
+        description="Methods that make INT8 and FP8 lose less, on the calibration data; `[]` "
+        "applies none.",
     )
     budget: str | None = Field(
         default=None, examples=["miou=0.3"],
         description="`METRIC=DROP` to stay in, on the validation data, with as few layers in float "
-        "as that takes. Without it everything is in INT8.",
+        "as that takes. Without it everything is in INT8, or FP8.",
     )  # fmt: skip
     trials: PositiveInt = Field(
         default=24, description="How many mixes a search within the budget may try."
@@ -288,12 +289,12 @@ class Recipe(Section):
         """Return the keys of ``[quantize]`` that nothing is done with, each with the reason."""
         table = self.quantize
         found: list[tuple[tuple[str, ...], str]] = []
-        in_int8 = [target for target in self.targets if self.build.in_int8(target)]
+        quantized = [target for target in self.targets if self.build.quantizes(target)]
         for target in table.float:
             place, kind = ("quantize", "float", target), table.float[target]
             if target not in self.targets:
                 found.append((place, f"the recipe does not build for {target}: add it to targets"))
-            elif target not in in_int8:
+            elif target not in quantized:
                 found.append((place, (
                     f"nothing is in INT8 for {target}, whose precision in [build] is "
                     f"{self.build.precision_of(target)}: leave one of them out"
@@ -303,14 +304,16 @@ class Recipe(Section):
                 found.append((place, f"{target} does not compute in {kind} here; it takes {able}"))
         others = {
             "budget": table.budget is not None, "improve": "improve" in table.model_fields_set,
-            "a precision in [build]": len(in_int8) < len(self.targets),
+            "a precision in [build]": any(
+                self.build.format_of(target) != "int8" for target in self.targets
+            ),
         }  # fmt: skip
         try:
             check_weights(table.weights, table.block, others)
         except InputError as error:
             key = "block" if table.weights is None else "weights"
             found.append((("quantize", key), str(error).replace("--", "")))
-        if table.budget is not None and not in_int8:
+        if table.budget is not None and not quantized:
             found.append((("quantize", "budget"), "nothing is in INT8: [build] says otherwise"))
         return found
 

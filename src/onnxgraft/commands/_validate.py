@@ -91,6 +91,7 @@ from onnxgraft.stages.validate import (
 from onnxgraft.stages.validate.report import CandidateRow, HostRow, LayerRow, Report
 from onnxgraft.stages.validate.views.gallery import gallery_rows
 from onnxgraft.stages.validate.views.graph import Drawn
+from onnxgraft.targets import FORMATS, WEIGHT_TYPES
 
 __all__ = ["layer_rows", "open_selector", "validate", "write_report"]
 
@@ -390,7 +391,7 @@ class _Validation:
         found: Tolerance | None = None
         if tolerance is not None:
             found = users_tolerance(tolerance)
-        elif precision not in ("int8", "int4"):
+        elif precision not in (*FORMATS, *WEIGHT_TYPES):
             with status("measuring float noise"):
                 samples = self.samples.head(_NOISE_SAMPLES)
                 with self._otherwise() as other:

@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.float8 import LARGEST, is_float8
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.nbits import stores_bits
@@ -29,6 +30,7 @@ from onnxgraft.graph.operators import (
     MICROSOFT,
     QUANTIZERS,
     WEIGHTED,
+    constant_value,
     is_op,
     op_of,
     set_op,
@@ -37,12 +39,12 @@ from onnxgraft.graph.pairs import fitting, pair_sums
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import bodies, nodes_within, pinned, tidy
-from onnxgraft.targets import WeightType
+from onnxgraft.targets import Format, WeightType
 
 __all__ = [
-    "NARROW", "PRECISE", "explicit_pads", "float_twin", "in_float", "in_integers", "input_ranges",
-    "is_quantized", "narrowed", "paired", "plain_lstms", "precise", "sites", "stored_bits",
-    "stored_weights", "with_offset",
+    "NARROW", "PRECISE", "eight_bits", "explicit_pads", "float_twin", "in_float", "in_float8",
+    "input_ranges", "is_quantized", "narrowed", "paired", "plain_lstms", "precise", "sites",
+    "stored_bits", "stored_weights", "with_offset",
 ]  # fmt: skip
 
 # The largest integer of weights in seven bits: two products with 255 stay below 2^15.
@@ -65,17 +67,35 @@ def is_quantized(model: Model) -> bool:
     )
 
 
-def in_integers(model: Model) -> set[str]:
-    """Return the names of the nodes that a graph has in integers.
+def eight_bits(model: Model) -> dict[str, Format]:
+    """Return the nodes that a graph has in integers, or in FP8, by name.
 
     A layer with weights, or a product, both of whose inputs are dequantized; what stands between
     DequantizeLinear and QuantizeLinear; and what then keeps the values, such as a MaxPool.
     """
-    return {
-        str(node.name)
-        for node in nodes_within(model.graph)
-        if _is_dynamic(node) or _between_integers(node)
-    }
+    found: dict[str, Format] = {}
+    for node in nodes_within(model.graph):
+        if _is_dynamic(node):
+            found[str(node.name)] = "int8"
+        elif _between_integers(node):
+            read = next(filter(None, map(_dequantizer, node.inputs)))
+            found[str(node.name)] = "fp8" if in_float8(read) else "int8"
+    return found
+
+
+def in_float8(node: gs.Node) -> bool:
+    """Tell whether a QuantizeLinear writes FP8, or a DequantizeLinear reads it."""
+    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
+        zero = node.inputs[2]
+        value = constant_value(zero.inputs[0]) if zero.inputs else None
+        return is_float8(zero.dtype if value is None else value.dtype)
+    if _is_quantizer(node):
+        stored = node.attrs.get("output_dtype") or node.outputs[0].dtype
+        return is_float8(stored or None)
+    maker = _maker(node.inputs[0])
+    if maker is not None and _is_quantizer(maker):
+        return in_float8(maker)
+    return is_float8(node.inputs[0].dtype)
 
 
 def _between_integers(node: gs.Node) -> bool:
@@ -174,7 +194,9 @@ def input_ranges(model: Model) -> dict[str, tuple[float, float]]:
             for reader in left.pop().outputs:
                 if _is_quantizer(reader):
                     zero, scale, kind = _zero_point(reader), _scale(reader), _kind(reader)
-                    if zero is not None and np.isfinite(scale) and kind in (np.int8, np.uint8):
+                    if in_float8(reader) and np.isfinite(scale):
+                        found[tensor.name] = (-scale * LARGEST, scale * LARGEST)
+                    elif zero is not None and np.isfinite(scale) and kind in (np.int8, np.uint8):
                         held = np.iinfo(np.int8 if kind == np.int8 else np.uint8)
                         found[tensor.name] = (scale * (held.min - zero), scale * (held.max - zero))
                 elif op_of(reader) in _KEEPING and id(reader) not in seen:

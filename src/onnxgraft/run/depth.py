@@ -7,14 +7,18 @@ import onnx_graphsurgeon as gs
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.nbits import stores_bits
 from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, constant_value, is_op
-from onnxgraft.graph.quantized import stored_bits
+from onnxgraft.graph.quantized import in_float8, stored_bits
 from onnxgraft.graph.walk import bodies
 
-__all__ = ["FOUR_BITS", "depths"]
+__all__ = ["FLOAT8", "FOUR_BITS", "depths"]
 
 # One rounding to 4 bits makes as much noise as so many to 8.
 FOUR_BITS = 4 ** (8 - 4)
 
+# A signal in FP8 keeps 31.6 dB, of any distribution: its steps are an eighth of the power of two
+# below a value, and no larger for small ones. That is as much noise as of so many roundings to
+# INT8, each of which keeps 40 (tolerances.least_sqnr).
+FLOAT8 = 7
 # onnxruntime's LSTM has its input, its state and its weights in 8 bits.
 _DYNAMIC = 3
 # Roundings on the way to a tensor, and whether it depends on the graph's inputs.
@@ -26,7 +30,8 @@ def depths(model: Model) -> dict[str, int]:
 
     A tensor in 8 bits is an activation between QuantizeLinear and DequantizeLinear, or weights
     behind a DequantizeLinear or in a MatMulNBits; an int32 bias is none. One in 4 bits has steps
-    that are 16 times as large, and counts as 256: so much more noise it makes. Where ways meet the
+    that are 16 times as large, and counts as 256: so much more noise it makes; one in FP8 counts as
+    7. Where ways meet the
     longer one counts, as a sum of two signals has no more noise over signal than the noisier one;
     weights add theirs to that of the data. Layers that were left in float add nothing.
     """
@@ -95,6 +100,8 @@ def _of_bits(bits: int) -> int:
 
 def _roundings(node: gs.Node) -> int:
     """Return 1 for a node whose integers have 8 bits, 0 for one with more; see `_of_bits`."""
+    if in_float8(node):
+        return FLOAT8
     stored = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
     if stored is None:
         stored = node.inputs[0] if is_op(node, "DequantizeLinear", domain=QUANTIZERS) else None

@@ -1,4 +1,4 @@
-"""The exact reference of an INT8 graph: what its Q and DQ say, whatever the CPU and its kernels.
+"""The exact reference of a quantized graph: what its Q and DQ say, whatever the CPU's kernels do.
 
 A layer between DequantizeLinear and QuantizeLinear is a sum of products of integers. Runtimes
 compute it with instructions that may saturate, round biases or change the order of float sums, and
@@ -13,9 +13,19 @@ numbers exactly in any order, so the sum is exact on every machine, at the speed
     |sum| <= max over outputs c of  sum_k |q_w[c, k]|  *  max |q_x - z_x|  <  2^24
 
 Where that bound is not kept, the input channels are split into parts that keep it, and the parts
-are added in float64, which is exact up to 2^53. The scales are inputs of the graph with a default,
-so that no optimizer folds them into the integers. Everything else runs in onnxruntime as it stands,
-without any fusion of Q and DQ.
+are added in float64, which is exact up to 2^53.
+
+FP8 is the same with its numbers in place of the integers. They are multiples of 2^-9 up to 448, so
+a product is a multiple of 2^-18, and 2^17 products of any size add up exactly in float64. Products
+of matrices are computed there, and a convolution, which onnxruntime has in float32 alone, is one
+for each place of its kernel:
+
+    y[o, p] = sum over places k of (sum over c of w[o, c, k] x[c, stride p + k])
+
+Transposed convolutions, which no target has in FP8, stay as they are.
+
+The scales are inputs of the graph with a default, so that no optimizer folds them into the
+integers. Everything else runs in onnxruntime as it stands, without any fusion of Q and DQ.
 
 `docs/proven.md` says what is proven with it; the tests hold it against a textbook evaluation in
 numpy, float64 throughout.
@@ -24,7 +34,7 @@ numpy, float64 throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,13 +42,15 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph import float8
 from onnxgraft.graph.cut import extract
+from onnxgraft.graph.float8 import is_float8
 from onnxgraft.graph.messages import bodies as bodies_of
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.nbits import with_float_weights
 from onnxgraft.graph.operators import constant_value, is_op, op_of
-from onnxgraft.graph.quantized import is_quantized
+from onnxgraft.graph.quantized import eight_bits, explicit_pads, in_float8, is_quantized
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array, Feeds
@@ -48,8 +60,10 @@ from onnxgraft.run.layers import LayerTimes
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.run.session_layers import timed
 
-__all__ = ["exact", "exact_graph", "exact_layers"]
+__all__ = ["exact", "exact_graph", "exact_layers", "is_heavy"]
 
+# A message has less than 2 GB; what else is in it has a share of them.
+_HEAVY = 15 << 27
 # float32 holds whole numbers up to here.
 _EXACT = 1 << 24
 # Their output holds values of their input alone, so that it has the input's scale.
@@ -59,7 +73,7 @@ _KEEPING = ("Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose",
 def exact(
     model: Model, *, outputs: Sequence[str] = (), name: str = "exact", threads: int = 0
 ) -> OnnxRuntime:
-    """Return an engine that computes exactly what a graph with Q and DQ says.
+    """Return an engine that computes exactly what a graph with Q and DQ, in INT8 or FP8, says.
 
     A graph without them runs as it stands, with the optimizations of float graphs.
 
@@ -73,9 +87,18 @@ def exact(
         ModelError: onnxruntime refuses the graph.
         NotSupportedError: It has no kernel for an operator of these types.
     """
-    return OnnxRuntime(
-        exact_graph(model, outputs), name=name, threads=threads, configure=_as_it_stands
-    )
+    weights: dict[str, Array] | None = None
+    if is_heavy(model):
+        proto, weights = model.without_weights()
+        proto = exposing(proto, outputs) if outputs else proto
+    else:
+        proto = exact_graph(model, outputs)
+    return OnnxRuntime(proto, name=name, threads=threads, configure=_as_it_stands, weights=weights)
+
+
+def is_heavy(model: Model) -> bool:
+    """Tell whether a graph's weights do not fit into a message, but have to go beside it."""
+    return model.weight_bytes() > _HEAVY and not is_quantized(model)
 
 
 def exact_layers(model: Model, engine: Engine, feeds: Feeds, runs: int) -> LayerTimes:
@@ -94,6 +117,8 @@ def exact_graph(model: Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     model = with_float_weights(model)
     if not is_quantized(model):
         return exposing(model.to_onnx(), outputs) if outputs else model.to_onnx()
+    if "fp8" in eight_bits(model).values():
+        model = explicit_pads(model) or model
     wanted = tuple(TensorOption(name, None) for name in outputs)
     copy = extract(model, (), wanted) if wanted else model.copy()
     names, shapes = FreeNames(copy.graph), Shapes(copy.graph)
@@ -133,19 +158,21 @@ def _move_out(graph: onnx.GraphProto, names: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class _Whole:
-    """A tensor of whole numbers, as floats, and what they stand for.
+    """A tensor of whole numbers, or of FP8's, as floats, and what they stand for.
 
     Attributes:
         tensor: The numbers: a float32 tensor, or their values where they are constant.
         scale: Of the numbers: one, or one for each slice along ``axis``.
         axis: None for one scale.
         largest: The largest absolute number that there can be.
+        float8: Whether they are FP8's, and not whole.
     """
 
     tensor: gs.Tensor | Array
     scale: Array
     axis: int | None
-    largest: int
+    largest: float
+    float8: bool = False
 
 
 class _Writer:
@@ -178,6 +205,8 @@ class _Writer:
         scale = _channel_scale(weights, transposed, group)
         if scale is None:
             return
+        if weights.float8 != data.float8:
+            return
         numbers = weights.tensor
         if data.axis is not None:
             # A scale for each channel is one for each output where every output has one channel.
@@ -185,17 +214,73 @@ class _Writer:
                 return
             outputs = numbers.shape[1] * group if transposed else numbers.shape[0]
             data = replace(data, scale=np.repeat(data.scale, outputs // group), axis=None)
+        if data.float8:
+            total = None if transposed else self._by_places(node, data.tensor, numbers, group)
+            if total is not None:
+                self._finish(node, [total], scale, data, np.float64, trailing=numbers.ndim - 2)
+            return
         reach = np.abs(numbers).sum(axis=tuple(range(2, numbers.ndim)), dtype=np.float64)
         # (outputs, inputs of a group), and for a transposed one (inputs, outputs of a group).
-        per_input = reach.T if transposed else reach
-        parts = _parts(per_input * data.largest) if group == 1 else [(0, per_input.shape[1])]
-        if group > 1 and (per_input.sum(1) * data.largest).max(initial=0.0) >= _EXACT:
+        per_input = (reach.T if transposed else reach) * data.largest
+        parts = _parts(per_input) if group == 1 else [(0, per_input.shape[1])]
+        if group > 1 and per_input.sum(1).max(initial=0.0) >= _EXACT:
             return
-        self._finish(
-            node, data, parts, scale,
-            lambda begin, end: numbers[begin:end] if transposed else numbers[:, begin:end],
-            axis=1, trailing=numbers.ndim - 2,
-        )  # fmt: skip
+        label, several = node.outputs[0].name, len(parts) > 1
+        sums = []
+        for begin, end in parts:
+            kernel = numbers[begin:end] if transposed else numbers[:, begin:end]
+            read = self._slice(label, data.tensor, begin, end, 1) if several else data.tensor
+            part = self._add_like(node, [read, self._constant(label, kernel.astype(np.float32))])
+            sums.append(self._cast(label, part, np.float64) if several else part)
+        kind = np.float64 if several else np.float32
+        self._finish(node, sums, scale, data, kind, trailing=numbers.ndim - 2)
+
+    def _by_places(
+        self, node: gs.Node, tensor: gs.Tensor, kernel: Array, group: int
+    ) -> gs.Tensor | None:
+        """Return a convolution in float64: the sum of a product of matrices for each place of it.
+
+        None where its pads follow from a shape that is not known.
+        """
+        axes = kernel.ndim - 2
+        pads = [int(pad) for pad in node.attrs.get("pads", [0] * 2 * axes)]
+        strides = [int(step) for step in node.attrs.get("strides", [1] * axes)]
+        dilations = [int(step) for step in node.attrs.get("dilations", [1] * axes)]
+        if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+            return None
+        label = node.outputs[0].name
+        source = self._cast(label, tensor, np.float64)
+        if any(pads):
+            around = np.array([0, 0, *pads[:axes], 0, 0, *pads[axes:]], np.int64)
+            source = self._add("Pad", label, [source, self._constant(label, around)], np.float64)
+        outputs, inputs = kernel.shape[:2]
+        flat = self._constant(label, np.array([0, group, inputs, -1], np.int64))
+        total = part = source
+        for number, place in enumerate(np.ndindex(*kernel.shape[2:])):
+            begin = [at * step for at, step in zip(place, dilations, strict=True)]
+            # What is left behind the last place that is read, from the end.
+            rest = [
+                (size - 1 - at) * step
+                for size, at, step in zip(kernel.shape[2:], place, dilations, strict=True)
+            ]
+            ends = [-left or np.iinfo(np.int64).max for left in rest]
+            bounds = [begin, ends, [*range(2, 2 + axes)], strides]
+            part = source
+            if begin != [0] * axes or rest != [0] * axes or strides != [1] * axes:
+                words = [self._constant(label, np.array(bound, np.int64)) for bound in bounds]
+                part = self._add("Slice", label, [source, *words], np.float64)
+            rows = self._add("Reshape", label, [part, flat], np.float64)
+            matrix = kernel[(slice(None), slice(None), *place)].astype(np.float64)
+            matrix = matrix.reshape(group, outputs // group, inputs)
+            made = self._add("MatMul", label, [self._constant(label, matrix), rows], np.float64)
+            total = made if number == 0 else self._add("Add", label, [total, made], np.float64)
+        ends = [
+            self._add("Shape", label, [part], np.int64, {"start": start, "end": end})
+            for start, end in ((0, 1), (2, 2 + axes))
+        ]
+        size = self._constant(label, np.array([outputs], np.int64))
+        shape = self._add("Concat", label, [ends[0], size, ends[1]], np.int64, {"axis": 0})
+        return self._add("Reshape", label, [total, shape], np.float64)
 
     def product(self, node: gs.Node) -> None:
         """Rewrite a Gemm or MatMul between quantized tensors, or of one and weights."""
@@ -206,8 +291,11 @@ class _Writer:
             return
         if isinstance(left.tensor, np.ndarray):
             return
+        if left.float8 != right.float8:
+            return
         if not isinstance(right.tensor, np.ndarray):
-            if right.axis is None and self._depth(node) * left.largest * right.largest < _EXACT:
+            deep = self._depth(node) * left.largest * right.largest >= _EXACT
+            if right.axis is None and (left.float8 or not deep):
                 self._between(node, left, right)
             return
         numbers = right.tensor
@@ -218,47 +306,48 @@ class _Writer:
         outputs = right.tensor.ndim - 1 if not turned else 0
         if axis not in (None, outputs):
             return
+        label = node.outputs[0].name
+        if left.float8:
+            read = self._cast(label, left.tensor, np.float64)
+            kernel = self._constant(label, numbers.astype(np.float64))
+            total = self._add("MatMul", label, [read, kernel], np.float64)
+            self._finish(node, [total], right.scale, left, np.float64, trailing=0)
+            return
         reach = np.abs(numbers).reshape(-1, *numbers.shape[-2:]).max(0).T.astype(np.float64)
         parts = _parts(reach * left.largest)
         if len(parts) > 1 and numbers.ndim != 2:
             return
-        self._finish(
-            node, left, parts, right.scale, lambda begin, end: numbers[..., begin:end, :],
-            axis=-1, trailing=0,
-        )  # fmt: skip
+        sums = []
+        for begin, end in parts:
+            several = len(parts) > 1
+            read = self._slice(label, left.tensor, begin, end, -1) if several else left.tensor
+            kernel = self._constant(label, numbers[..., begin:end, :].astype(np.float32))
+            part = self._add_like(node, [read, kernel])
+            sums.append(self._cast(label, part, np.float64) if several else part)
+        kind = np.float64 if len(parts) > 1 else np.float32
+        self._finish(node, sums, right.scale, left, kind, trailing=0)
 
     def _finish(
         self,
         node: gs.Node,
-        data: _Whole,
-        parts: list[tuple[int, int]],
+        sums: Sequence[gs.Tensor],
         scale: Array,
-        weights: Callable[[int, int], Array],
+        data: _Whole,
+        kind: type[np.floating[Any]],
         *,
-        axis: int,
         trailing: int,
     ) -> None:
-        """Write the sum of each part, their sum, its scale and the bias.
+        """Write the sum of a layer's parts, its scale and the bias.
 
         Args:
             node: The layer.
-            data: What it reads.
-            parts: Ranges of its inputs.
+            sums: Of parts of its products.
             scale: Of the weights: one, or one for each output.
-            weights: Returns those of a range of inputs.
-            axis: Of the inputs in ``data``.
+            data: What it reads.
+            kind: The type of ``sums``.
             trailing: How many axes are behind that of the outputs.
         """
-        label = node.outputs[0].name
-        kind = np.float64 if len(parts) > 1 else np.float32
-        sums = []
-        for begin, end in parts:
-            source = data.tensor
-            if len(parts) > 1:
-                source = self._slice(label, source, begin, end, axis)
-            kernel = self._constant(label, weights(begin, end).astype(np.float32))
-            part = self._add_like(node, [source, kernel])
-            sums.append(self._cast(label, part, kind) if len(parts) > 1 else part)
+        label, wide = node.outputs[0].name, kind is np.float64
         total = sums[0]
         for part in sums[1:]:
             total = self._add("Add", label, [total, part], kind)
@@ -274,26 +363,28 @@ class _Writer:
             offset = self._hidden(label, along(value).astype(kind))
             total = self._add("Add", label, [total, offset], kind)
         elif bias is not None:  # of a Gemm, which adds what it reads
-            offset = self._cast(label, bias, kind) if len(parts) > 1 else bias
+            offset = self._cast(label, bias, kind) if wide else bias
             total = self._add("Add", label, [total, offset], kind)
-        self._replace(node, self._cast(label, total, np.float32) if len(parts) > 1 else total)
+        self._replace(node, self._cast(label, total, np.float32) if wide else total)
 
     def _between(self, node: gs.Node, left: _Whole, right: _Whole) -> None:
         """Write the product of two quantized tensors, and the bias of a Gemm."""
         label, second = node.outputs[0].name, right.tensor
         if is_op(node, "Gemm") and node.attrs.get("transB", 0):
             second = self._add("Transpose", label, [second], np.float32, {"perm": [1, 0]})
-        total = self._add_like(node, [left.tensor, second])
-        product = (left.scale.astype(np.float64) * right.scale.astype(np.float64)).astype(
-            np.float32
-        )
-        total = self._add("Mul", label, [total, self._hidden(f"{label}/scale", product)])
+        kind = np.float64 if left.float8 else np.float32
+        read = [left.tensor, second]
+        if left.float8:
+            read = [self._cast(label, tensor, kind) for tensor in read]
+        total = self._add("MatMul", label, read, kind)
+        product = (left.scale.astype(np.float64) * right.scale.astype(np.float64)).astype(kind)
+        total = self._add("Mul", label, [total, self._hidden(f"{label}/scale", product)], kind)
         if len(node.inputs) > 2 and node.inputs[2].name:
             bias = node.inputs[2]
-            if self._shapes.dtype(bias) not in (None, np.float32):
-                bias = self._cast(label, bias, np.float32)
-            total = self._add("Add", label, [total, bias])
-        self._replace(node, total)
+            if self._shapes.dtype(bias) not in (None, kind):
+                bias = self._cast(label, bias, kind)
+            total = self._add("Add", label, [total, bias], kind)
+        self._replace(node, self._cast(label, total, np.float32) if left.float8 else total)
 
     def _depth(self, node: gs.Node) -> float:
         """Return how many products each value of a MatMul sums up; infinite if not known."""
@@ -322,7 +413,7 @@ class _Writer:
             moved = self._add(
                 op_of(node), tensor.name, [inner.tensor, *node.inputs[1:]], np.float32, node.attrs
             )
-            return _Whole(moved, inner.scale, None, inner.largest)
+            return replace(inner, tensor=moved)
         if is_op(node, "Concat"):
             return self._joined(node)
         if not is_op(node, "DequantizeLinear") or node.attrs.get("block_size", 0):
@@ -331,8 +422,10 @@ class _Writer:
         zero = _value(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else None
         if scale is None or (len(node.inputs) > 2 and node.inputs[2].name and zero is None):
             return None
-        zero = np.zeros(1, np.int64) if zero is None else zero.astype(np.int64)
         axis = int(node.attrs.get("axis", 1)) if scale.size > 1 else None
+        if in_float8(node):
+            return self._find_float8(node, scale, zero, axis)
+        zero = np.zeros(1, np.int64) if zero is None else zero.astype(np.int64)
         stored = _value(node.inputs[0])
         if stored is None:
             stored = _quantized(node.inputs[0])
@@ -360,6 +453,27 @@ class _Writer:
         largest = max(bounds[1] - int(zero.min()), int(zero.max()) - bounds[0])
         return _Whole(numbers, scale.reshape(()) if axis is None else scale, axis, largest)
 
+    def _find_float8(
+        self, node: gs.Node, scale: Array, zero: Array | None, axis: int | None
+    ) -> _Whole | None:
+        """Return the numbers behind a DequantizeLinear of FP8."""
+        if zero is not None and zero.astype(np.float32).any():
+            return None
+        stored = _value(node.inputs[0])
+        if stored is None:
+            stored = _quantized(node.inputs[0])
+        if stored is not None:
+            numbers = stored.astype(np.float32)
+            axis = None if axis is None else axis % numbers.ndim
+            return _Whole(numbers, scale, axis, float8.LARGEST, float8=True)
+        shape = self._shapes.shape(node.inputs[0]) if axis is not None else ()
+        if shape is None:
+            return None
+        axis = None if axis is None else axis % len(shape)
+        cast = self._cast(node.outputs[0].name, node.inputs[0], np.float32)
+        scale = scale.reshape(()) if axis is None else scale
+        return _Whole(cast, scale, axis, float8.LARGEST, float8=True)
+
     def _joined(self, node: gs.Node) -> _Whole | None:
         """Return what a Concat of whole numbers of one scale makes."""
         wholes = [self.whole(tensor) for tensor in node.inputs]
@@ -368,11 +482,12 @@ class _Writer:
             for whole in wholes
             if whole and whole.axis is None and not isinstance(whole.tensor, np.ndarray)
         ]
-        if len(parts) < len(wholes) or len({float(part.scale) for part in parts}) != 1:
+        kinds = {(float(part.scale), part.float8) for part in parts}
+        if len(parts) < len(wholes) or len(kinds) != 1:
             return None
         tensors = [part.tensor for part in parts]
         made = self._add("Concat", node.outputs[0].name, tensors, np.float32, node.attrs)
-        return _Whole(made, parts[0].scale, None, max(part.largest for part in parts))
+        return replace(parts[0], tensor=made, largest=max(part.largest for part in parts))
 
     def _add_like(self, node: gs.Node, inputs: list[gs.Tensor]) -> gs.Tensor:
         """Return what a node of the same kind makes of whole numbers, without a bias."""
@@ -434,7 +549,7 @@ def _turned(weights: _Whole, node: gs.Node) -> _Whole | None:
     numbers = np.asarray(weights.tensor)
     perm = [int(axis) for axis in node.attrs.get("perm", range(numbers.ndim)[::-1])]
     axis = None if weights.axis is None else perm.index(weights.axis)
-    return _Whole(numbers.transpose(perm), weights.scale, axis, weights.largest)
+    return replace(weights, tensor=numbers.transpose(perm), axis=axis)
 
 
 def _parts(reach: Array) -> list[tuple[int, int]]:
@@ -485,23 +600,28 @@ def _value(tensor: gs.Tensor) -> Array | None:
     if scale.size > 1:
         shape = (-1, *(1,) * (numbers.ndim - 1 - int(node.attrs.get("axis", 1)) % numbers.ndim))
         scale, zero = scale.reshape(shape), zero.reshape(shape) if zero.size > 1 else zero
-    whole = numbers.astype(np.int64) - zero.astype(np.int64)
+    exact = np.float32 if is_float8(numbers.dtype) else np.int64
+    whole = numbers.astype(exact) - zero.astype(exact)
     return np.asarray(whole.astype(np.float32) * scale, np.float32)
 
 
 def _quantized(tensor: gs.Tensor) -> Array | None:
-    """Return the integers that a QuantizeLinear makes of a constant."""
+    """Return the integers, or FP8 numbers, that a QuantizeLinear makes of a constant."""
     node = tensor.inputs[0] if tensor.inputs else None
     if not is_op(node, "QuantizeLinear") or node.attrs.get("block_size", 0):
         return None
     value, scale = _value(node.inputs[0]), _value(node.inputs[1])
     zero = _value(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1, np.uint8)
-    if value is None or scale is None or zero is None or zero.dtype.kind not in "iu":
+    if value is None or scale is None or zero is None:
+        return None
+    if not in_float8(node) and zero.dtype.kind not in "iu":
         return None
     if scale.size > 1:
         axis = int(node.attrs.get("axis", 1)) % value.ndim
         shape = (-1, *(1,) * (value.ndim - 1 - axis))
         scale, zero = scale.reshape(shape), zero.reshape(shape) if zero.size > 1 else zero
+    if in_float8(node):
+        return float8.nearest(np.asarray(value / scale, np.float32))
     limits = np.iinfo(zero.dtype)
     rounded = np.rint(value / scale) + zero.astype(np.float64)
     return np.clip(rounded, limits.min, limits.max).astype(zero.dtype)

@@ -26,7 +26,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
-from onnxgraft.graph.quantized import in_integers
+from onnxgraft.graph.quantized import eight_bits
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.walk import nodes_within
 from onnxgraft.run.layers import Layer, LayerPrecision, Role, plain_precision
@@ -308,10 +308,10 @@ def _operators(nodes: Sequence[gs.Node]) -> str:
 
 def _planned(model: Model) -> dict[str, str]:
     """Return the precision in which each node of a graph stands in it."""
-    integers = in_integers(model)
+    quantized = eight_bits(model)
     shapes = Shapes(model.graph) if halves(model) else None
     return {
-        str(node.name): "int8" if node.name in integers else _float_of(node, shapes)
+        str(node.name): quantized.get(str(node.name)) or _float_of(node, shapes)
         for node in nodes_within(model.graph)
         if not _converts(node)
     }
@@ -347,12 +347,12 @@ class Planned:
     def of(self, names: Sequence[str]) -> str:
         """Return the precision of a layer of these nodes: that of those with weights, if any.
 
-        It is INT8 where all of them are.
+        It is INT8, or FP8, where all of them are.
         """
         mine = self.nodes(names)
         weighted = [node for node in mine if is_op(node, *WEIGHTED)]
         known = {self._precisions.get(str(node.name), "") for node in weighted or mine}
-        return next((one for one in ("bf16", "fp16", "fp32", "int8") if one in known), "")
+        return next((one for one in ("bf16", "fp16", "fp32", "fp8", "int8") if one in known), "")
 
 
 def layer_precisions(model: Model, layers: Sequence[Layer]) -> list[LayerPrecision]:

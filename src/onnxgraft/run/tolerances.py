@@ -11,7 +11,8 @@ __all__ = [
     "FLOAT_TOLERANCE", "HALF_LAYER_TOLERANCE", "HALF_TOLERANCE", "LAYER_TOLERANCE",
     "LEAST_CONTRAST", "LEAST_INT4_LAYER_SQNR", "LEAST_LAYER_SQNR", "LEAST_RANGE_SQNR", "LEAST_SQNR",
     "LOW_OVERLAP", "LOW_TOP1", "NEARER_DECIBELS", "NOISE_FACTOR", "PEAKY_ROUNDING", "RESOLUTION",
-    "REWRITE_TIES", "STORED_INT8", "TIES", "USUAL_DROP", "USUAL_ROUNDING", "least_sqnr",
+    "REWRITE_TIES", "STORED_FP8", "STORED_INT8", "TIES", "USUAL_DROP", "USUAL_ROUNDING",
+    "least_sqnr",
 ]  # fmt: skip
 
 # Two float32 runtimes that sum in different orders differ by some 1e-6 of an output's range per
@@ -78,6 +79,8 @@ ENGINE_TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 2e-2}
 # and library answer on another processor: sums of integers are exact, but what rounds otherwise is
 # a step of 8 bits, 4e-3 of a tensor's range. Five of them may meet.
 STORED_INT8 = 2e-2
+# Likewise in FP8, whose step at the largest value is 32 of 448: one of them.
+STORED_FP8 = 8e-2
 
 # The signal over noise, in dB, that a tensor in 8 bits keeps: one of usual values, and one whose
 # largest value is 12 times its root mean square. See `least_sqnr`.

@@ -15,6 +15,8 @@ from onnxgraft.targets.target import (
     BLOCKS,
     Floats,
     Form,
+    Format,
+    Fp8,
     Machine,
     Placement,
     Precision,
@@ -28,15 +30,17 @@ from onnxgraft.targets.target import (
 from onnxgraft.targets.tensorrt import TENSORRT
 
 __all__ = [
-    "BLOCKS", "FLOATS", "TARGETS", "WEIGHT_TYPES", "Floats", "Form", "Machine", "Placement",
-    "Precision", "Recurrent", "Storage", "StorageOp", "Target", "Triton", "WeightType",
-    "find_target", "target_names",
+    "BLOCKS", "FLOATS", "FORMATS", "TARGETS", "WEIGHT_TYPES", "Floats", "Form", "Format", "Fp8",
+    "Machine", "Placement", "Precision", "Recurrent", "Storage", "StorageOp", "Target", "Triton",
+    "WeightType", "find_target", "target_names",
 ]  # fmt: skip
 
 # In the order in which a machine's default is looked for: the first that can run there.
 TARGETS: tuple[Target, ...] = (TENSORRT, OPENVINO, ONNXRUNTIME)
 # What layers that are not INT8 can run in, for one target or another.
 FLOATS: tuple[str, ...] = ("fp32", *dict.fromkeys(kind for t in TARGETS for kind in t.floats))
+# What quantized layers can be in, for one target or another.
+FORMATS: tuple[Format, ...] = get_args(Format)
 # What weights alone can be stored as.
 WEIGHT_TYPES: tuple[WeightType, ...] = get_args(WeightType)
 

@@ -10,6 +10,6 @@ __all__ = ["TWO_CORES"]
 # that in BF16, four times in INT8.
 TWO_CORES = Machine(
     "two cores with AVX512-VNNI",
-    {"fp32": 166e9, "fp16": 166e9, "bf16": 333e9, "int8": 666e9},
+    {"fp32": 166e9, "tf32": 166e9, "fp16": 166e9, "bf16": 333e9, "int8": 666e9},
     20e9,
 )

@@ -10,11 +10,13 @@ from typing import Literal
 from onnxgraft.targets.cpu import Cpu, this_cpu
 
 __all__ = [
-    "BLOCKS", "Floats", "Form", "Machine", "Placement", "Precision", "Recurrent", "Storage",
-    "StorageOp", "Target", "Triton", "WeightType",
+    "BLOCKS", "Floats", "Form", "Format", "Fp8", "Machine", "Placement", "Precision", "Recurrent",
+    "Storage", "StorageOp", "Target", "Triton", "WeightType",
 ]  # fmt: skip
 
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
+# What layers between QuantizeLinear and DequantizeLinear compute in.
+Format = Literal["int8", "fp8"]
 Floats = Literal["fp32", "tf32", "fp16", "bf16"]
 # A recurrent layer with int8 weights: onnxruntime's kernel, which quantizes what they multiply by
 # what it sees in each run, or int8 weights that are multiplied as floats.
@@ -75,6 +77,10 @@ class Placement:
         recurrent: The recurrent operators whose weights are int8, each with its form.
         bodies: Whether layers in the bodies of If, Loop and Scan run in integers too.
         stored: How weights alone are stored, by their type.
+        format: What all that is in: integers, or FP8 where integers are spoken of.
+        channels: How many inputs and outputs a layer has to have; 0 for any number.
+        taps: How many places a convolution's kernel may have, 9 for one of 3x3; 0 for any number.
+        groups: Whether convolutions may be in groups.
     """
 
     target: str
@@ -91,6 +97,15 @@ class Placement:
     recurrent: Mapping[str, Recurrent] = field(default_factory=dict)
     bodies: bool = False
     stored: Mapping[WeightType, Storage] = field(default_factory=dict)
+    format: Format = "int8"
+    channels: int = 0
+    taps: int = 0
+    groups: bool = True
+
+    @property
+    def name(self) -> str:
+        """The target, with the format where that is not INT8."""
+        return self.target if self.format == "int8" else f"{self.target} {self.format}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,7 @@ class Triton:
         engine: Whether it loads the engine; otherwise it reads the graph and compiles that itself.
         joins: Whether it runs a batch of any size, so that waiting requests may be joined.
         parameters: Its names of settings: ``threads`` of the CPU, the ``hint``, ``bf16`` for float
-            layers, fixed ``shapes``, and that it ``pads`` a batch which is not full.
+            layers, fixed ``shapes``, that it ``pads`` a batch which is not full, the ``device``.
         as_it_is: Its level of optimization at which it runs a quantized engine's graph as it was
             saved; None where it changes nothing.
     """
@@ -134,6 +149,21 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Fp8:
+    """How a target runs FP8.
+
+    Attributes:
+        placement: Where it wants QuantizeLinear and DequantizeLinear then.
+        machine: What estimates of its speed are for.
+        capability: The least compute capability of the GPU.
+    """
+
+    placement: Placement
+    machine: Machine
+    capability: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Target:
     """A library that engines are built for.
 
@@ -157,6 +187,7 @@ class Target:
         forms: Of a layer at which its engine differs from the graph, those to try, best first.
         on_cpu: Whether its engines run on the CPU, so that what they give depends on it.
         limit: The environment variable that takes instructions of the CPU away from it.
+        fp8: How it runs FP8; None where it does not.
         default: Whether `deploy` builds for it when no targets are named.
         caches: Whether its older versions read ranges from a calibration cache.
     """
@@ -179,7 +210,13 @@ class Target:
     on_cpu: bool = True
     limit: str = ""
     caches: bool = False
+    fp8: Fp8 | None = None
     default: bool = False
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """What its quantized layers can be in."""
+        return ("int8",) if self.fp8 is None else ("int8", "fp8")
 
     def cpu(self) -> Cpu:
         """Return this machine's processor, as the library sees it; none where it matters not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxgraft.targets.target import Machine, Placement, Storage, Target, Triton
+from onnxgraft.targets.target import Fp8, Machine, Placement, Storage, Target, Triton
 
 __all__ = ["TENSORRT"]
 
@@ -18,6 +18,34 @@ _LACKS = frozenset(
     "SplitToSequence StringConcat StringNormalizer StringSplit SwiGLU TfIdfVectorizer Unique"
     .split()
 )  # fmt: skip
+
+# FP8 as NVIDIA's support matrix and release notes have it: "FP8 deconvolutions are not supported",
+# there are "no optimized FP8 Convolutions for Group Convolutions", and none for kernels of more
+# than 32 places; with few channels there is no kernel (TensorRT#3987), and NVIDIA's Model Optimizer
+# leaves layers of fewer than 16 inputs or outputs in float. Attention is fused in FP8 for up to
+# 3072 tokens (release notes of 10.6). A recurrent layer has no FP8.
+_FP8 = Fp8(
+    Placement(
+        target="tensorrt",
+        weights={"Conv": 0, "Gemm": 1, "MatMul": 1},
+        symmetric=True,
+        residual=True,
+        products=True,
+        tokens=3072,
+        bodies=True,
+        format="fp8",
+        channels=16,
+        taps=32,
+        groups=False,
+    ),
+    # NVIDIA's data sheet, without sparsity; half of its FLOPS are MACs.
+    Machine(
+        "an NVIDIA L4",
+        {"fp32": 15.1e12, "tf32": 30e12, "fp16": 60.5e12, "bf16": 60.5e12, "fp8": 121e12},
+        300e9,
+    ),
+    (8, 9),
+)
 
 TENSORRT = Target(
     name="tensorrt",
@@ -52,11 +80,14 @@ TENSORRT = Target(
     ),
     needs="an NVIDIA GPU",
     on_cpu=False,
-    # NVIDIA's data sheet; half of its FLOPS are MACs.
+    # NVIDIA's data sheet; half of its FLOPS are MACs. It has no TF32 and no BF16 of its own.
     machine=Machine(
-        "an NVIDIA T4", {"fp32": 4.05e12, "fp16": 32.5e12, "bf16": 4.05e12, "int8": 65e12}, 320e9
+        "an NVIDIA T4",
+        {"fp32": 4.05e12, "tf32": 4.05e12, "fp16": 32.5e12, "bf16": 4.05e12, "int8": 65e12},
+        320e9,
     ),
     floats={"tf32": "engine", "fp16": "graph"},
+    fp8=_FP8,
     options=frozenset(
         "shapes smallest largest batches workspace level timing_cache version_compatible "
         "calibration floats".split()
