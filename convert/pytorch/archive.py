@@ -83,7 +83,7 @@ def check_program(file: Path) -> dict[str, Any]:
     try:
         reader = torch._C.PyTorchFileReader(str(file))
         members = reader.get_all_records()
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise ModelError(_DAMAGED.format(file)) from error
     _check_members(file, members)
     graph, *configs = (_document(file, reader, name) for name in (_GRAPH, *_CONFIGS))
