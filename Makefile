@@ -11,7 +11,7 @@ AUDIT = cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.8
 # What builds the site, likewise; mkdocs reads the docstrings and imports nothing of ours.
 SITE = .venv-docs
 
-.PHONY: demo test deep check docs site audit sbom constraints constraints-docs faults fuzz load runtime \
+.PHONY: demo test deep check docs site wheel audit sbom licences constraints constraints-docs faults fuzz load runtime \
 	broken-promises clean
 
 demo: $(READY)
@@ -41,6 +41,15 @@ docs: $(READY)
 site: $(SITE)/.ready
 	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
 
+# The wheel of the last commit, in build/wheel: the same bytes wherever it is built.
+wheel: $(READY)
+	rm -rf build/wheel && mkdir -p build/wheel/source
+	git archive HEAD | tar -xp -C build/wheel/source
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --quiet --no-deps --no-index \
+		--no-build-isolation --wheel-dir build/wheel build/wheel/source
+	rm -r build/wheel/source
+	sha256sum build/wheel/*.whl
+
 # Asks the advisory service, so it needs the network; fails where that does not know a package.
 audit: $(TOOLS)/.ready
 	$(TOOLS)/bin/pip-audit --requirement constraints.txt --disable-pip --require-hashes \
@@ -51,6 +60,10 @@ sbom: $(READY) $(TOOLS)/.ready
 	mkdir -p build
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --spec-version 1.6 \
 		--output-reproducible --output-file build/sbom.json $(BIN)/python
+
+# The licence of each package that is installed, into docs/licences.md.
+licences: $(READY)
+	$(BIN)/python -m docs.licences
 
 # After new versions were installed and tested.
 constraints: $(TOOLS)/.ready

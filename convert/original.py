@@ -16,8 +16,9 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.pictures import KEY
 from onnxgraft.graph.tensor_option import TensorOption, parse_tensors, parse_values
 from onnxgraft.graph.wants import Wants, wants_of
+from onnxgraft.run.demand import check_model, limited
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.exact import exact
+from onnxgraft.run.exact import exact, is_heavy
 from onnxgraft.run.raising import raised
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert.detection import Framework, detect
@@ -216,12 +217,16 @@ class Original:
         if framework == "caffe":
             from onnxgraft.stages.convert.caffe import original_caffe
 
+            if limited():
+                check_model(self._made(None, "keep", 0)[0])
             return original_caffe(self.path, self.weights, *self._ends)
         if framework == "onnx":
             model = extract(self._onnx, *self._ends)
+            check_model(model)
             if optimize:
                 return exact(model, name="original")
-            return OnnxRuntime(model.to_onnx(), name="original", optimize=False)
+            proto, weights = model.without_weights() if is_heavy(model) else (model.to_onnx(), {})
+            return OnnxRuntime(proto, name="original", optimize=False, weights=weights)
         if framework == "tflite":
             from onnxgraft.stages.convert.tflite import TfLite
 

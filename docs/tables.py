@@ -35,6 +35,16 @@ def targets() -> Rows:
         )
 
 
+def providers() -> Rows:
+    """Yield a row for each execution provider of onnxruntime."""
+    from onnxgraft.targets.devices import PROVIDERS
+
+    yield "`--provider`", "is onnxruntime's", "package", "runs on"
+    for provider in PROVIDERS:
+        packages = " or ".join(f"`{name}`" for name in (provider.package, provider.whole) if name)
+        yield provider.examples, f"`{provider.title}`", packages, provider.needs
+
+
 def passes() -> Rows:
     """Yield a row for each pass."""
     from onnxgraft.stages.surgery import PASSES
@@ -138,6 +148,7 @@ _VERDICT = (("`passed`", "Whether everything is within its tolerance"),)
 
 TABLES: dict[str, tuple[str, Callable[[], Rows]]] = {
     "targets": ("engine.md", targets),
+    "providers": ("engine.md", providers),
     "passes": ("surgery.md", passes),
     "metrics": ("validate.md", metrics),
     "operators": ("convert.md", operators),

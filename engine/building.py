@@ -22,6 +22,7 @@ from onnxgraft.run.depth import depths
 from onnxgraft.run.layer_nodes import layer_precisions
 from onnxgraft.run.layers import LayerPrecision
 from onnxgraft.run.proof import trials
+from onnxgraft.run.providers import shares
 from onnxgraft.stages.engine.loading import backend_of
 from onnxgraft.stages.engine.options import BuildOptions
 from onnxgraft.stages.engine.passport import Flags, Passport, passport_json, passport_path
@@ -66,6 +67,7 @@ def build(
     samples: Iterable[Feeds] = (),
     cpu: Cpu | None = None,
     prove: bool = True,
+    work: Mapping[str, float] | None = None,
 ) -> Passport:
     """Build an engine for ``target`` and write it to ``path`` with its passport.
 
@@ -86,9 +88,12 @@ def build(
         samples: Feeds of batch 1 that the engine is run on; drawn at random if there are none.
         cpu: That the engine is for; None is this machine's. One for another is not run here.
         prove: Whether to run it.
+        work: The part of all multiplications that each layer does, by its name: so it is told what
+            part of them runs where, if the library divides the graph.
 
     Raises:
-        InputError: The precision is not the graph's, or the target refuses the graph.
+        InputError: The precision is not the graph's, or the target refuses the graph, or its device
+            or provider is not here.
         MissingDependencyError: The target's library is not installed.
     """
     aim, backend = find_target(target), backend_of(target)
@@ -101,7 +106,12 @@ def build(
     inputs = _with_shapes(model, options)
     graph, halved = _written(model, aim, options, ranges)
     floats = _floats_of(graph, options)
-    here = aim.cpu()
+    if cpu is not None and aim.on_cpu and not options.on_cpu:
+        raise InputError(
+            f"--cpu names another processor, and the engine is for "
+            f"{options.device or options.provider}; leave it out"
+        )
+    here = aim.cpu() if options.on_cpu else Cpu()
     weights = stored_weights(model)
     with together(path, passport_path(path)) as (made, beside):
         passport = Passport(
@@ -138,9 +148,22 @@ def build(
             graph=graph_hash(model),
             flags=replace(built.flags, float32=halved.float32, unchecked=halved.unchecked),
             machine=built.machine,
+            cpu=passport.cpu if built.flags.on_cpu else Cpu(),
+            divided=shares(built.placed, _by_any_name(graph, work or {})),
         )
         write_json(beside, passport_json(passport))
     return passport
+
+
+def _by_any_name(graph: Model, work: Mapping[str, float]) -> dict[str, float]:
+    """Return what layers do by their names and by those of what they make."""
+    made = {
+        tensor.name: work[node.name]
+        for node in nodes_within(graph.graph)
+        for tensor in node.outputs
+        if node.name in work
+    }
+    return made | dict(work)
 
 
 def _told(layers: Sequence[LayerPrecision]) -> tuple[LayerPrecision, ...]:

@@ -26,6 +26,7 @@ from onnxgraft.stages.engine.passport import Passport, passport_path, pinned, re
 from onnxgraft.stages.engine.unknown import target_of
 from onnxgraft.targets import TARGETS, find_target
 from onnxgraft.targets.cpu import CPUS, Cpu
+from onnxgraft.targets.devices import CPU_PROVIDER, find_provider
 
 __all__ = ["backend_of", "check_layers", "default_target", "layers", "load", "runs_here"]
 
@@ -164,8 +165,18 @@ def time_layers(engine: Engine, feeds: Feeds, runs: int = 10) -> LayerTimes:
     return engine.time_layers(feeds, runs)
 
 
-def check_layers(target: str) -> None:
-    """Raise InputError if an engine for ``target`` could not report its layers on this machine."""
+def check_layers(target: str, provider: str | None = None) -> None:
+    """Raise InputError if an engine for ``target`` could not report its layers on this machine.
+
+    Args:
+        target: Its name.
+        provider: That onnxruntime gives nodes to, if any.
+    """
+    if provider is not None and find_provider(provider)[0] is not CPU_PROVIDER:
+        raise InputError(
+            f"--layers: onnxruntime does not tell what the provider {provider} makes of the nodes "
+            "that it takes; leave it out"
+        )
     if not backend_of(target).runs_here():
         aim = find_target(target)
         raise InputError(

@@ -1,16 +1,15 @@
-"""OpenVINO as a target: the engine is the compiled model for this machine's CPU, exported."""
+"""OpenVINO as a target: the engine is the model compiled for a device of this machine, exported."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import io
 import os
+import re
 import struct
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,10 +19,19 @@ import numpy as np
 from onnxgraft.errors import InputError, ModelError
 from onnxgraft.files import write_bytes
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
-from onnxgraft.optional import optional
 from onnxgraft.run.engine import Computing, Writing, check_feeds, check_into, other_shape
 from onnxgraft.run.layers import WARM_UP, Layer, LayerTimes, Role, median_ms
 from onnxgraft.stages.engine.buffers import Buffers
+from onnxgraft.stages.engine.devices import (
+    AUTO,
+    HETERO,
+    candidates,
+    check_device,
+    full_names,
+    openvino,
+    placed,
+    taken,
+)
 from onnxgraft.stages.engine.options import BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
 
@@ -32,8 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenVino", "build", "check", "config_of", "load", "runs_here"]
 
+_CPU = "CPU"
 _FLOATS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-_CAPABILITIES = {"fp16": "FP16", "bf16": "BF16"}
+_CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
 
 # What moves or converts a tensor, and computes nothing.
 _MOVES = ("Convert", "Reorder")
@@ -51,52 +60,81 @@ def runs_here() -> bool:
 
 
 def check(inputs: Sequence[TensorSpec], options: BuildOptions) -> None:
-    """Take whatever fits the inputs."""
+    """Take whatever fits the inputs, for a device that is here."""
+    if options.device is not None:
+        check_device(openvino().Core(), options.device)
 
 
 def build(model: Model, path: Path, options: BuildOptions) -> Built:
-    """Compile ``model`` for the CPU and write it to ``path``.
+    """Compile ``model`` for its device and write it to ``path``.
 
     Free dimensions stay free unless ``options.shapes`` fixes them. Where only the batch is free,
     a second model for a batch of one stands beside the first: with its shapes known, OpenVINO
     drops transposes and plans its memory.
     """
-    openvino = _openvino()
-    core = openvino.Core()
-    wanted = _CAPABILITIES.get(options.floats)
-    if wanted is not None and wanted not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise InputError(
-            f"this machine's processor has no {wanted}; OpenVINO would run FP32 in its place"
-        )
+    module = openvino()
+    core = module.Core()
+    device = options.device or _CPU
+    check_device(core, device)
     fixed = {name: list(shape) for name, shape in options.shapes.items()}
     flags = Flags(hint=options.hint, floats=options.floats, threads=options.threads, shapes=fixed)
-    config = config_of(flags)
     try:
         network = core.read_model(model.to_onnx().SerializeToString())
         if options.shapes:
             network.reshape(fixed)
-        parts = [_compiled(core, network, config)]
+        if device.startswith(AUTO):
+            flags = replace(flags, chosen=device)
+            device = taken(core, network, candidates(core, device), options.hint)
+        flags = replace(flags, device="" if device == _CPU else device)
+        _check_able(core, device, options)
+        config = _known(core, device, config_of(flags))
+        divided = placed(core, network, device)
+        parts = [_compiled(core, network, device, config)]
         if _made_single(network):
-            parts.append(_compiled(core, network, config))
+            parts.append(_compiled(core, network, device, config))
     except RuntimeError as error:
         raise ModelError(f"{model.file}: OpenVINO refuses the graph: {_reason(error)}") from error
     write_bytes(path, _joined(parts))
-    machine = {"cpu": str(core.get_property("CPU", "FULL_DEVICE_NAME"))}
-    return Built({"openvino": openvino.__version__}, replace(flags, models=len(parts)), machine)
+    flags, machine = replace(flags, models=len(parts)), full_names(core, device)
+    return Built({"openvino": module.__version__}, flags, machine, divided)
 
 
 def load(
     path: Path, passport: Passport, threads: int | None, streams: int | None = None
 ) -> Writing:
     """Return the engine at ``path``."""
-    openvino = _openvino()
-    refuse(path, passport, "openvino", "OpenVINO", openvino.__version__)
+    refuse(path, passport, "openvino", "OpenVINO", openvino().__version__)
     return OpenVino(path, passport, threads, streams)
 
 
-def _compiled(core: Any, network: Any, config: dict[str, Any]) -> bytes:
+def _check_able(core: Any, device: str, options: BuildOptions) -> None:
+    """Refuse a precision or threads that a device has not: OpenVINO would take others."""
+    wanted = _CAPABILITIES[options.floats]
+    for name in device.removeprefix(f"{HETERO}:").split(","):
+        able = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
+        if wanted not in able and name == _CPU:
+            raise InputError(
+                f"this machine's processor has no {wanted}; OpenVINO would run FP32 in its place"
+            )
+        if wanted not in able:
+            others = [kind for kind, word in _CAPABILITIES.items() if word in able]
+            cure = f"build it with --precision {' or '.join(others)}" if others else "take another"
+            raise InputError(f"--device {name} has no {wanted}; {cure}")
+    if options.threads is not None and _CPU not in re.split("[:,]", device):
+        raise InputError(f"--threads is for the CPU; leave it out for --device {device}")
+
+
+def _known(core: Any, device: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a device knows; a ``HETERO`` one looks by itself."""
+    if device.startswith(HETERO):
+        return config
+    known = core.get_property(device, "SUPPORTED_PROPERTIES")
+    return {key: value for key, value in config.items() if key in known}
+
+
+def _compiled(core: Any, network: Any, device: str, config: dict[str, Any]) -> bytes:
     exported = io.BytesIO()
-    core.compile_model(network, "CPU", config).export_model(exported)
+    core.compile_model(network, device, config).export_model(exported)
     return exported.getvalue()
 
 
@@ -192,12 +230,15 @@ class OpenVino(Computing):
         Raises:
             InputError: OpenVINO refuses it, as it does one of another version or processor.
         """
-        self._openvino = _openvino()
+        self._openvino = openvino()
         flags = passport.flags
         if threads is not None:
             flags = replace(flags, threads=threads)
         self.name = passport.name
-        self._path, self._config = path, config_of(flags)
+        self._path, self._device = path, flags.device or _CPU
+        self._core: Any = self._openvino.Core()
+        _check_same(self._core, path, passport)
+        self._config = _known(self._core, self._device, config_of(flags))
         if streams is not None:
             self._config["NUM_STREAMS"] = streams
         self._lock = threading.Lock()
@@ -316,7 +357,7 @@ class OpenVino(Computing):
         with self._lock:
             for part in self._parts:
                 part.compiled, part.requests, part.writers = None, [], {}
-            self._results = Buffers()
+            self._results, self._core = Buffers(), None
             if self._file is not None:
                 self._file.close()
                 self._file = None
@@ -326,7 +367,7 @@ class OpenVino(Computing):
         with self._lock:
             if part.compiled is None:
                 part.compiled = self._imported(part, self._config)
-                part.results = _known(part.compiled.outputs)
+                part.results = _shapes(part.compiled.outputs)
             return part.compiled
 
     def _imported(self, part: _Part, config: Mapping[str, Any]) -> Any:
@@ -334,7 +375,7 @@ class OpenVino(Computing):
             raise InputError(f"{self.name}: is closed")
         self._file.seek(part.offset)
         try:
-            return self._openvino.Core().import_model(self._file.read(part.size), "CPU", config)
+            return self._core.import_model(self._file.read(part.size), self._device, config)
         except RuntimeError as error:
             raise InputError(
                 f"{self._path}: OpenVINO can't load it: {_reason(error)}; build it again on this "
@@ -374,6 +415,24 @@ class OpenVino(Computing):
             ):
                 found = [port.get_any_name() for port in ports]
                 raise InputError(f"{self._path}: has {found} where its passport says {wanted}")
+
+
+def _check_same(core: Any, path: Path, passport: Passport) -> None:
+    """Refuse an engine for a device that is not here; of processors `load` tells by itself."""
+    device = passport.flags.device
+    if not device:
+        return
+    try:
+        check_device(core, device)
+    except InputError as error:
+        raise InputError(f"{path}: was built for {passport.runs_on}. {error}") from error
+    here = full_names(core, device)
+    for kind, built in passport.machine.items():
+        if kind != "cpu" and here.get(kind, built) != built:
+            raise InputError(
+                f"{path}: was built for the {kind.upper()} {built}, here is {here[kind]}; build it "
+                "again on this machine"
+            )
 
 
 def _is_single(values: Sequence[Array]) -> bool:
@@ -435,7 +494,7 @@ def _shaped(value: Array, spec: TensorSpec) -> Array:
     return value
 
 
-def _known(ports: list[Any]) -> list[tuple[tuple[int, ...], str]]:
+def _shapes(ports: list[Any]) -> list[tuple[tuple[int, ...], str]]:
     if any(port.get_partial_shape().is_dynamic or 0 in port.shape for port in ports):
         return []
     return [(tuple(port.shape), np.dtype(port.get_element_type().to_dtype()).str) for port in ports]
@@ -450,29 +509,6 @@ def _spec(port: Any) -> TensorSpec:
     bfloat = kind.get_type_name() == "bf16"
     dtype = "bfloat16" if bfloat else np.dtype(kind.to_dtype()).name
     return TensorSpec(port.get_any_name(), dtype, shape)
-
-
-def _openvino() -> Any:
-    with optional("OpenVINO as a target", "openvino"), _no_telemetry():
-        import openvino
-    return openvino
-
-
-@contextlib.contextmanager
-def _no_telemetry() -> Iterator[None]:
-    """Keep OpenVINO from telling its makers that it was imported, as it does by itself.
-
-    Where its package for that is missing, it goes without.
-    """
-    name = "openvino_telemetry"
-    missing = name not in sys.modules
-    if missing:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if missing:
-            del sys.modules[name]
 
 
 def _reason(error: BaseException) -> str:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.engine import Writing
+from onnxgraft.run.providers import Placed
 from onnxgraft.stages.engine.passport import Flags, Passport
 from onnxgraft.targets import Floats
+from onnxgraft.targets.devices import on_cpu
 
 if TYPE_CHECKING:
     from onnxgraft.graph.model import Model
@@ -39,6 +41,9 @@ class BuildOptions:
         version_compatible: The engine runs in later versions of the library.
         calibration: A TensorRT calibration cache, for INT8 from a float graph.
         floats: What the layers that are not INT8 run in.
+        device: That OpenVINO compiles for: None for the CPU, ``GPU``, ``GPU.1``, ``NPU``; ``AUTO``
+            and ``AUTO:GPU,CPU`` for the one that OpenVINO chooses; ``HETERO:GPU,CPU`` for several.
+        provider: That onnxruntime gives nodes to: None for the CPU's own, ``cuda``, ``cuda:1``.
     """
 
     shapes: Mapping[str, Shape] = field(default_factory=dict, metadata={"flag": "--shapes"})
@@ -53,6 +58,18 @@ class BuildOptions:
     version_compatible: bool = field(default=False, metadata={"flag": "--version-compatible"})
     calibration: bytes | None = field(default=None, metadata={"flag": "--calibration"})
     floats: Floats = field(default="fp32", metadata={"flag": "--precision"})
+    device: str | None = field(default=None, metadata={"flag": "--device"})
+    provider: str | None = field(default=None, metadata={"flag": "--provider"})
+
+    @property
+    def place(self) -> BuildOptions:
+        """What is said of where the engine runs, and nothing else."""
+        return BuildOptions(device=self.device, provider=self.provider)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the engine's answers depend on the processor, as far as that is known before."""
+        return on_cpu(self.device, self.provider)
 
 
 @dataclass(frozen=True)
@@ -63,11 +80,13 @@ class Built:
         versions: Of the libraries.
         flags: That it was built with.
         machine: That it was built for.
+        placed: Its nodes and where they run, where that may be in several places.
     """
 
     versions: dict[str, str]
     flags: Flags
     machine: dict[str, str]
+    placed: Sequence[Placed] = ()
 
 
 class Backend(Protocol):

@@ -15,9 +15,11 @@ from onnxgraft.files.limits import PASSPORT_BYTES
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.layers import LayerPrecision
+from onnxgraft.run.providers import Share
 from onnxgraft.run.seen import Proof
 from onnxgraft.targets import FORMATS, find_target
 from onnxgraft.targets.cpu import Cpu
+from onnxgraft.targets.devices import find_provider, on_cpu
 
 __all__ = [
     "Flags",
@@ -52,6 +54,9 @@ class Flags:
         float32: Layers that FP16 does not hold, and why.
         unchecked: How many tensors had no range to check FP16 with.
         dla: The core of the DLA that runs what it can; None for the GPU alone (TensorRT 10).
+        device: That it was compiled for; empty for the CPU (OpenVINO).
+        chosen: What was asked for where the library chose that device, such as ``AUTO`` (OpenVINO).
+        provider: That runs it, and on which device; empty for the CPU's own (onnxruntime).
     """
 
     hint: str = "latency"
@@ -67,6 +72,14 @@ class Flags:
     float32: Mapping[str, str] = field(default_factory=dict)
     unchecked: int = 0
     dla: int | None = None
+    device: str = ""
+    chosen: str = ""
+    provider: str = ""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the engine's answers depend on the processor."""
+        return on_cpu(self.device, self.provider)
 
     def to_json(self) -> dict[str, Any]:
         """Return what differs from the defaults."""
@@ -109,6 +122,7 @@ class Passport:
             built.
         serving: The settings that a search found best for many requests: instances, threads,
             streams and batch of each, with the rate, the limit and the processor.
+        divided: What of it runs where, if its library divided it among several places.
     """
 
     target: str
@@ -135,11 +149,28 @@ class Passport:
     weights: str = ""
     layers: tuple[LayerPrecision, ...] = ()
     serving: dict[str, Any] = field(default_factory=dict)
+    divided: tuple[Share, ...] = ()
 
     @property
     def proven(self) -> bool | None:
         """Whether the engine computes what its graph says; None where that was not tried."""
         return all(output.passed for output in self.proof) if self.proof else None
+
+    @property
+    def runs_on(self) -> str:
+        """What it was built for, in words: the processor, or else the device."""
+        if self.cpu.name:
+            return str(self.cpu)
+        where = self.flags.device or self.flags.provider
+        told = ", ".join(
+            self.machine[key] for key in ("gpu", "npu", "device") if self.machine.get(key)
+        )
+        return f"{where} ({told})" if where and told else where or told
+
+    def here(self) -> str:
+        """Return what runs it on this machine, as figures of it are kept: processor or device."""
+        target = find_target(self.target)
+        return str(target.cpu()) if target.on_cpu and self.flags.on_cpu else self.runs_on
 
     def served(self, cpu: str) -> dict[str, int]:
         """Return the settings that were found best for many requests on a processor, by name."""
@@ -159,8 +190,9 @@ class Passport:
 
     @property
     def name(self) -> str:
-        """What the engine is called in tables: ``openvino int8``."""
-        return f"{self.target} {self.label}".rstrip()
+        """What the engine is called in tables: ``openvino int8``, ``openvino GPU int8``."""
+        where = self.flags.provider or self.flags.device
+        return " ".join(filter(None, (self.target, where, self.label)))
 
 
 def passport_path(engine: str | os.PathLike[str]) -> Path:
@@ -206,7 +238,7 @@ def record(
         if hashes is not None:
             passport = replace(passport, hashes={**passport.hashes, **hashes})
         if accuracy is not None:
-            here = cpu or str(find_target(passport.target).cpu())
+            here = cpu or passport.here()
             passport = replace(
                 passport,
                 accuracy=dict(accuracy) if cpu is None else passport.accuracy,
@@ -261,6 +293,7 @@ def passport_in(file: Path) -> Passport:
             LayerPrecision(*(str(entry[key]) for key in ("layer", "precision", "graph")))
             for entry in document.get("layers", [])
         )
+        document["divided"] = tuple(map(Share.from_json, document.get("divided", [])))
         passport = Passport(**document)
         for name, kind in (
             ("target", str), ("precision", str), ("engine", str), ("versions", dict),
@@ -292,6 +325,11 @@ def _flags(stored: dict[str, Any]) -> Flags:
         value, usual = getattr(flags, entry.name), entry.default
         if isinstance(usual, str | bool) and not isinstance(value, type(usual)):
             raise ValueError(f"the flag {entry.name} is {value!r}")
+        if entry.name == "provider" and value:
+            try:
+                find_provider(value)
+            except InputError as error:
+                raise ValueError(str(error)) from error
         number = isinstance(value, int) and not isinstance(value, bool)
         if entry.name in ("threads", "workspace", "level", "models", "unchecked", "dla") and not (
             number or value is None
@@ -302,8 +340,19 @@ def _flags(stored: dict[str, Any]) -> Flags:
 
 def pinned(passport: Passport, package: str) -> str:
     """Return what pip installs to get the version of a package that built an engine."""
-    number = re.match(r"\d+(\.\d+)+", str(passport.versions.get(package, "")))
-    return f"{package}=={number[0]}" if number else package
+    wanted, named = [package], package
+    if passport.flags.provider and package == find_target(passport.target).package:
+        provider, _ = find_provider(passport.flags.provider)
+        if provider.package in passport.versions:  # a plug-in
+            wanted.append(provider.package)
+        else:
+            named = provider.whole or provider.package
+    found = []
+    for name in wanted:
+        number = re.match(r"\d+(\.\d+)+", str(passport.versions.get(name, "")))
+        shown = named if name == package else name
+        found.append(f"{shown}=={number[0]}" if number else shown)
+    return " ".join(found)
 
 
 def refuse(

@@ -16,6 +16,7 @@ from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.v2 import datatype_of
 from onnxgraft.stages.engine.passport import Passport
 from onnxgraft.targets import find_target
+from onnxgraft.targets.devices import CPU_PROVIDER, PROVIDERS, find_provider
 
 __all__ = ["BEGINNING", "Configuration", "configuration"]
 
@@ -92,8 +93,11 @@ def configuration(
         "instance_group": [_instances(passport, instances)],
         "default_model_filename": triton.file,
     }
+    optimization: dict[str, Any] = _accelerated(passport)
     if triton.as_it_is is not None and passport.precision == "int8":
-        message["optimization"] = {"graph": {"level": triton.as_it_is}}
+        optimization["graph"] = {"level": triton.as_it_is}
+    if optimization:
+        message["optimization"] = optimization
     if batch > 1:
         message["dynamic_batching"] = {"max_queue_delay_microseconds": delay}
     told = _settings(passport, batch, threads or passport.flags.threads) | _facts(passport)
@@ -149,11 +153,41 @@ def _fits(spec: TensorSpec, labels: Sequence[str]) -> bool:
 def _instances(passport: Passport, count: int) -> dict[str, Any]:
     if count < 1:
         raise InputError(f"--instances {count}: instances are whole numbers from 1 on")
-    on_cpu = find_target(passport.target).on_cpu
-    group: dict[str, Any] = {"count": count, "kind": _Word("KIND_CPU" if on_cpu else "KIND_GPU")}
+    given = passport.flags.provider
+    provider, which = find_provider(given) if given else (CPU_PROVIDER, "")
+    on_gpu = provider.triton == "gpu" or not find_target(passport.target).on_cpu
+    group: dict[str, Any] = {"count": count, "kind": _Word("KIND_GPU" if on_gpu else "KIND_CPU")}
+    if provider.triton == "gpu":
+        group["gpus"] = [int(which)]
     if passport.flags.profiles:
         group["profile"] = [str(number) for number in range(len(passport.flags.profiles))]
     return group
+
+
+def _accelerated(passport: Passport) -> dict[str, Any]:
+    """Return what Triton's onnxruntime backend calls the provider of an engine.
+
+    Raises:
+        InputError: It has no such provider.
+    """
+    if not passport.flags.provider:
+        return {}
+    provider, which = find_provider(passport.flags.provider)
+    if not provider.triton or (provider.triton == "cpu" and which != "CPU"):
+        *known, last = (other.name for other in PROVIDERS if other.triton)
+        raise InputError(
+            f"Triton's onnxruntime backend has no provider {passport.flags.provider}: it has "
+            f"{', '.join(known)}, and {last} on the CPU"
+        )
+    # It has words of its own for some of them.
+    options = dict(provider.options) if provider.triton == "gpu" else {}
+    if provider.int8 and passport.precision == "int8":
+        options["precision_mode"] = "INT8"
+    accelerator = {
+        "name": provider.name,
+        "parameters": [{"key": key, "value": value} for key, value in options.items()],
+    }
+    return {"execution_accelerators": {f"{provider.triton}_execution_accelerator": [accelerator]}}
 
 
 def _settings(passport: Passport, batch: int, threads: int | None) -> dict[str, str]:
@@ -165,6 +199,7 @@ def _settings(passport: Passport, batch: int, threads: int | None) -> dict[str, 
         "bf16": "YES" if passport.floats == "bf16" else "",
         "shapes": "YES" if flags.shapes else "",
         "pads": "YES" if batch else "",
+        "device": flags.device,
     }
     names = find_target(passport.target).triton.parameters
     return {name: wanted[key] for key, name in names.items() if wanted[key]}
@@ -176,7 +211,7 @@ def _facts(passport: Passport) -> dict[str, str]:
     facts = {
         "precision": passport.label,
         "built_with": ", ".join(f"{name} {which}" for name, which in passport.versions.items()),
-        "built_for": str(passport.cpu) if passport.cpu.name else passport.machine.get("gpu", ""),
+        "built_for": passport.runs_on,
         "proven": proven,
         "engine_sha256": passport.engine,
         "graph_sha256": passport.graph,

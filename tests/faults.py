@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import itertools
 import json
 import os
 import random
@@ -21,9 +23,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import cv2
@@ -289,13 +292,16 @@ def _segmenter(path: Path, rng: np.random.Generator) -> None:
     path.write_bytes(proto.SerializeToString())
 
 
-def start(words: Sequence[str], log: Path, most_bytes: int | None = None) -> int:
+def start(
+    words: Sequence[str], log: Path, most_bytes: int | None = None, fails: int | None = None
+) -> int:
     """Run the command line in a process that is forked, and return its id.
 
     Args:
         words: Of the command line.
         log: Takes what it prints.
         most_bytes: A file may have, as on a disk that is nearly full; None sets no limit.
+        fails: Which rename fails, as on a disk that is full just then; None lets all succeed.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -311,6 +317,8 @@ def start(words: Sequence[str], log: Path, most_bytes: int | None = None) -> int
         if most_bytes is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+        if fails is not None:
+            _fail_rename(fails)
         try:
             app(list(words))
             status = 0
@@ -319,6 +327,22 @@ def start(words: Sequence[str], log: Path, most_bytes: int | None = None) -> int
         sys.stdout.flush()
     finally:
         os._exit(status)
+
+
+def _fail_rename(number: int) -> None:
+    """Let a rename of this process fail: the first one, or one that comes later."""
+    left = [number]
+
+    def failing(rename: Callable[..., None]) -> Callable[..., None]:
+        def renamed(*places: Any, **how: Any) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            rename(*places, **how)
+
+        return renamed
+
+    os.replace, os.rename = failing(os.replace), failing(os.rename)
 
 
 def finish(child: int) -> int:
@@ -337,6 +361,7 @@ class Trials:
         new: How often the new one did.
         torn: Sentences about what was neither.
         full: What was wrong after a full disk, by command; empty if nothing.
+        renames: How many renames failed, one in a run, by command.
     """
 
     kills: dict[str, int] = field(default_factory=dict)
@@ -344,6 +369,7 @@ class Trials:
     new: dict[str, int] = field(default_factory=dict)
     torn: list[str] = field(default_factory=list)
     full: dict[str, str] = field(default_factory=dict)
+    renames: dict[str, int] = field(default_factory=dict)
 
 
 class Bench:
@@ -369,10 +395,13 @@ class Bench:
         place.mkdir(exist_ok=True)
         return place
 
-    def run(self, name: str, version: str, *more: str, most_bytes: int | None = None) -> int:
+    def run(
+        self, name: str, version: str, *more: str, most_bytes: int | None = None,
+        fails: int | None = None,
+    ) -> int:  # fmt: skip
         """Run a command to its end and return its exit status."""
         log = self.folder / f"{name}.log"
-        return finish(start(self.words(name, version, *more), log, most_bytes))
+        return finish(start(self.words(name, version, *more), log, most_bytes, fails))
 
     def first(self, name: str) -> None:
         """Make version ``a``, and note how long that takes."""
@@ -396,6 +425,32 @@ class Bench:
         after = _listed(out)
         good = status == 2 and "can't be written" in told and after == before
         self.trials.full[name] = "" if good else f"{status}: {told}; {before} became {after}"
+
+    def break_renames(self, name: str) -> None:
+        """Let each rename of a command fail in turn; what lies there is old, new or refused."""
+        command, out, other = COMMANDS[name], self.out(name), "b"
+        for number in itertools.count(1):
+            if command.before is not None:
+                command.before(self.here, out)
+            status = self.run(name, other, fails=number)
+            told = (self.folder / f"{name}.log").read_text()
+            if status == 0:  # so many there are not, or it was one that may fail
+                if number > 1 and other == "b":
+                    self.trials.renames[name] = number - 1
+                break
+            half = "run it again, which finishes that" in told
+            if status != 2 or "No space left" not in told:
+                self.trials.torn.append(f"{name}: rename {number} failed: {status}: {told}")
+            strays = [path.name for path in out.rglob(".*onnxgraft-*")]
+            if strays and not half:
+                self.trials.torn.append(f"{name}: rename {number} failed and left {strays}")
+            try:
+                command.version(out)
+            except (AssertionError, KeyError, OSError, ValueError) as error:
+                self.trials.torn.append(f"{name}: rename {number} failed: {error}")
+            except InputError as error:
+                if not half:
+                    self.trials.torn.append(f"{name}: rename {number} failed: {error}")
 
     def kill(self, name: str) -> None:
         """Kill a run that would write the other version, and look at what lies there."""
@@ -474,14 +529,22 @@ def bench(seed: int = 0) -> Iterator[Bench]:
         yield Bench(Path(folder), seed)
 
 
-def tried(kills: int, seed: int = 0) -> Trials:
-    """Fill the disk for every command, kill so often, and let every command go on."""
+def tried(kills: int, seed: int = 0, renames: Collection[str] = ("build", "surgery")) -> Trials:
+    """Fill the disk for every command, kill so often, and let every command go on.
+
+    Args:
+        kills: How often.
+        seed: Of the moments.
+        renames: The commands of which each rename fails once.
+    """
     cv2.setNumThreads(0)  # threads would not be there in what is forked
     with bench(seed) as place:
         names = list(COMMANDS)
         for name in names:
             place.first(name)
             place.fill(name)
+            if name in renames:
+                place.break_renames(name)
         for number in range(kills):
             place.kill(names[number % len(names)])
         for name in names:
@@ -496,17 +559,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     begin = time.monotonic()
-    trials = tried(options.kills, options.seed)
+    trials = tried(options.kills, options.seed, COMMANDS)
     rows = [
         f"| {name} | {trials.kills[name]} | {trials.old[name]} | {trials.new[name]} | "
+        f"{trials.renames.get(name, 0)} | "
         f"{sum(told.startswith(f'{name}:') for told in trials.torn)} |"
         for name in COMMANDS
     ]
     put("faults", [
         f"{options.kills} kills, {time.monotonic() - begin:.0f} s, {versions('onnxruntime')}",
         "",
-        "| command | kills | the old result | the new one | torn |",
-        "|---|---|---|---|---|",
+        "| command | kills | the old result | the new one | renames that failed | torn |",
+        "|---|---|---|---|---|---|",
         *rows,
         *trials.torn,
     ])  # fmt: skip

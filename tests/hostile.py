@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import onnx
 
-__all__ = ["FILES", "GROWING", "keras_archive"]
+__all__ = ["FILES", "GROWING", "RUNNING", "keras_archive"]
 
 
 def field(number: int, data: bytes) -> bytes:
@@ -350,8 +350,14 @@ def relu_graph(*more: bytes) -> bytes:
     return graph_def(X, node("y", "Relu", ["x"], attr("T", FLOAT))) + b"".join(more)
 
 
-def tflite(operators: int = 1, tensors: int = 2, size: int = 4) -> bytes:
-    """Return a model whose operators are one, a Relu, and whose tensors are one but the first."""
+def tflite(
+    operators: int = 1, tensors: int = 2, size: int = 4, graphs: int = 1, signatures: int = 0
+) -> bytes:
+    """Return a model whose operators are one, a Relu, and whose tensors are one but the first.
+
+    So are its graphs, and its signatures, of which each has as many inputs as there are signatures,
+    all the same.
+    """
     import flatbuffers
 
     builder = flatbuffers.Builder(1024)
@@ -386,7 +392,10 @@ def tflite(operators: int = 1, tensors: int = 2, size: int = 4) -> bytes:
     inner = vector((table(9, _1=numbers(0), _2=numbers(1)), operators))
     inside = vector((first, 1), (other, tensors - 1))
     graph = table(5, _0=inside, _1=numbers(0), _2=numbers(1), _3=inner)
-    model = table(8, i0=3, _1=code, _2=vector((graph, 1)), _4=buffers)
+    given = table(2, _0=builder.CreateString("x"))
+    signature = table(5, _0=vector((given, signatures)), _2=builder.CreateString("s"))
+    listed = vector((signature, signatures))
+    model = table(8, i0=3, _1=code, _2=vector((graph, graphs)), _4=buffers, _7=listed)
     builder.Finish(model, b"TFL3")
     return bytes(builder.Output())
 
@@ -429,9 +438,97 @@ GROWING: dict[str, tuple[Callable[[], bytes], str]] = {
         "stored tensors, at most 250,000"),
     "floats.caffemodel": (
         lambda: field(100, field(1, b"l") + field(7, b"\x2d\0\0\0\0" * 6_000_000)), MEMORY),
-    "operators.tflite": (lambda: tflite(operators=250_001), MEMORY),
+    "operators.tflite": (
+        lambda: tflite(operators=250_001), "nodes, at most 250,000 are read"),
+    "graphs.tflite": (lambda: tflite(graphs=250_000), MEMORY),
+    "signatures.tflite": (lambda: tflite(signatures=20_000), MEMORY),
     "buffers.tflite": (
         lambda: tflite(tensors=1000, size=1 << 20), "times the size of the files"),
+}  # fmt: skip
+
+
+def onnx_of(body: str, **constants: object) -> bytes:
+    """Return a graph that makes ``big`` and adds the largest number of it to its input."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]>\nnet (float[1, 4] x) => (float[1, 4] y) {'
+        f" {body}\n m = ReduceMax <keepdims = 0> (big)\n y = Add (x, m) }}"
+    )
+    proto = onnx.parser.parse_model(text)
+    for name, value in constants.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    return bytes(proto.SerializeToString())
+
+
+def doubling(levels: int) -> bytes:
+    """Return a model of functions that each call the one before twice."""
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("own", 1)]
+    functions = []
+    for level in range(levels):
+        op, domain = ("Relu", "") if level == 0 else (f"f{level - 1}", "own")
+        nodes = [
+            onnx.helper.make_node(op, [one], [other], domain=domain)
+            for one, other in (("a", "b"), ("b", "c"))
+        ]
+        functions.append(onnx.helper.make_function("own", f"f{level}", ["a"], ["c"], nodes, opsets))
+    call = onnx.helper.make_node(f"f{levels - 1}", ["x"], ["y"], domain="own")
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, [2]) for name in "xy")
+    graph = onnx.helper.make_graph([call], "net", [x], [y])
+    made = onnx.helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=8)
+    return bytes(made.SerializeToString())
+
+
+def graph_of(op: str, inputs: list[str], *more: bytes, attrs: bytes = b"") -> bytes:
+    """Return a frozen graph whose output depends on what an operator makes of constants."""
+    big = node("big", op, inputs, attrs)
+    largest = node("m", "Max", ["big", "zero"], attr("T", FLOAT), attr("Tidx", b"\x30\x03"))
+    add = node("y", "AddV2", ["x", "m"], attr("T", FLOAT))
+    return graph_def(X, *more, int_constant("zero", 0), big, largest, add)
+
+
+def int_constant(name: str, value: int) -> bytes:
+    tensor = b"\x08\x03" + field(2, field(2, b"\x08\x01")) + field(7, varint(value))
+    return node(name, "Const", [], attr("dtype", b"\x30\x03"), attr("value", field(8, tensor)))
+
+
+def float_constant(name: str) -> bytes:
+    tensor = b"\x08\x01" + field(2, b"") + field(5, struct.pack("<f", 1))
+    return node(name, "Const", [], attr("dtype", FLOAT), attr("value", field(8, tensor)))
+
+
+HUGE = 1_500_000_000
+DENSE: list[dict[str, object]] = [
+    {"module": "keras.layers", "class_name": kind, "registered_name": None, "config": config}
+    for kind, config in (
+        ("InputLayer", {"batch_shape": [None, 4], "dtype": "float32", "name": "x"}),
+        ("Dense", {"units": 40_000, "name": "a"}), ("Dense", {"units": 40_000, "name": "b"}),
+    )
+]  # fmt: skip
+
+# What a few bytes become gigabytes of when they run, by what is said of it.
+RUNNING: dict[str, tuple[Callable[[], bytes], str]] = {
+    "filled.onnx": (
+        lambda: onnx_of("big = ConstantOfShape (n)", n=[HUGE]), "one sample takes"),
+    "expanded.onnx": (
+        lambda: onnx_of("big = Expand (f, n)", n=[HUGE], f=np.ones(1, "f")), "one sample takes"),
+    "tiled.onnx": (
+        lambda: onnx_of("big = Tile (x, n)", n=[1, HUGE // 4]), "one sample takes"),
+    "padded.onnx": (lambda: onnx_of("big = Pad (x, n)", n=[0, 0, 0, HUGE]), "one sample takes"),
+    "declared.onnx": (lambda: onnx_model(shape=[40_000, 40_000]), "one sample takes"),
+    "functions.onnx": (lambda: doubling(28), "as its functions call each other"),
+    "filled.pb": (
+        lambda: graph_of(
+            "Fill", ["n", "f"], int_constant("n", HUGE), float_constant("f"),
+            attrs=attr("T", FLOAT) + attr("index_type", b"\x30\x03")),
+        "one sample takes"),
+    "tiled.pb": (
+        lambda: graph_of(
+            "Tile", ["x", "n"], int_constant("n", HUGE),
+            attrs=attr("T", FLOAT) + attr("Tmultiples", b"\x30\x03")),
+        "one sample takes"),
+    "dense.keras": (lambda: keras_archive(DENSE), "its layers have weights of 6.4 GB"),
+    "wide.prototxt": (
+        lambda: b'input: "x" input_dim: 1 input_dim: 1 input_dim: 40000 input_dim: 40000\n'
+        b'layer { name: "y" type: "ReLU" bottom: "x" top: "y" }', "one sample takes"),
 }  # fmt: skip
 
 

@@ -1,4 +1,6 @@
 import email
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,9 +11,10 @@ import pytest
 
 import onnxgraft
 from onnxgraft import commands
+from onnxgraft.files import sha256
 from onnxgraft.stages import engine
 from onnxgraft.targets import TARGETS
-from tests.conftest import ROOT, once
+from tests.conftest import ROOT, once, only_ci
 
 STAGES = ["convert", "engine", "quantize", "surgery", "validate"]
 
@@ -38,6 +41,33 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> No
     }
     assert len(wanted) > 50
     assert wanted <= set(wheel.namelist())
+
+
+@only_ci
+def test_two_builds_of_the_wheel_are_the_same_bytes(tmp_path: Path) -> None:
+    made = []
+    for number in range(2):
+        # Elsewhere, and files of another time.
+        copy, out = tmp_path / f"copy{number}" / "onnxgraft", tmp_path / f"out{number}"
+        tracked = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.split("\0")
+        for name in filter(None, tracked):
+            place = copy / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, place, follow_symlinks=False)
+            if not place.is_symlink():
+                os.utime(place, (1e9 + 1e6 * number,) * 2)
+                place.chmod(0o644)
+        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
+        subprocess.run(
+            [*pip, "--no-build-isolation", "--wheel-dir", out, copy], check=True,
+            capture_output=True, cwd=tmp_path,
+            env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000", "PYTHONHASHSEED": str(number)},
+        )  # fmt: skip
+        made += [sha256(path) for path in out.iterdir()]
+    assert len(made) == 2
+    assert made[0] == made[1]
 
 
 def test_the_wheel_installs_nothing_else(wheel: zipfile.ZipFile) -> None:

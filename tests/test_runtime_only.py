@@ -113,6 +113,30 @@ def test_an_engine_gives_the_same_bits_with_numpy_and_its_library_alone(
     assert json.loads(done.stdout) == best
 
 
+def test_an_engine_for_a_device_runs_with_its_library_alone(engines: Path, tmp_path: Path) -> None:
+    onnxgraft.build(
+        engines / "net.onnx", tmp_path / "e", target="openvino", device="HETERO:CPU", prove=False
+    )
+    code = "import onnxgraft; print(onnxgraft.load_engine(sys.argv[2]).name)"
+    done = alone(code, ["openvino"], tmp_path / "e")
+    assert done.stdout.strip() == "openvino HETERO:CPU fp32", done.stderr
+
+
+def test_a_provider_that_is_not_there_is_told_with_its_library_alone(
+    engines: Path, tmp_path: Path
+) -> None:
+    onnxgraft.build(engines / "net.onnx", tmp_path / "e", target="onnxruntime", prove=False)
+    file = passport_path(tmp_path / "e")
+    told = json.loads(file.read_text())
+    told["flags"]["provider"] = "dml"
+    file.write_text(json.dumps(told))
+    done = alone("import onnxgraft; onnxgraft.load_engine(sys.argv[2])", ["onnxruntime"],
+                 tmp_path / "e")  # fmt: skip
+    assert "was built for dml. --provider dml: the onnxruntime that is installed has no" in (
+        done.stderr
+    )
+
+
 def test_what_is_prepared_is_what_the_file_of_the_picture_gives(
     engines: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from docs import licences
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -102,3 +103,21 @@ def test_make_installs_by_hash_alone() -> None:
     assert "$(AUDIT)" in tools
     (audit,) = [line for line in lines if line.startswith("AUDIT =")]
     assert all("==" in word for word in audit.split()[2:])
+
+
+def test_every_package_has_a_licence_that_is_known_and_listed() -> None:
+    listed = licences.rows()
+    assert sorted(listed) == sorted(pins((*LOCKS, SITE))), "run make licences"
+    for name, licence in listed.items():
+        assert licences.parts_of(licence) <= licences.ACCEPTED, f"{name}: {licence}"
+
+
+def test_the_licences_that_are_listed_are_those_of_what_is_installed() -> None:
+    listed, known = licences.rows(), pins()
+    for name, (version, _) in known.items():
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if installed.partition("+")[0] == version.partition("+")[0]:
+            assert licences.licence_of(name) == listed[name], name

@@ -295,7 +295,7 @@ class EngineRow:
         size: Of its file, in bytes.
         threads: Of the CPU that it was built for; 0 takes all.
         candidate: What it is called where it is validated and timed.
-        gpu: That it is for; empty on a CPU.
+        gpu: Or the other device that it is for; empty on a CPU.
     """
 
     name: str

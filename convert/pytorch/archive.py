@@ -34,6 +34,7 @@ _MEMBERS = re.compile(
 )
 # Pickles, which are read with what PyTorch calls weights_only.
 _PICKLE = re.compile(r"data/\w+/model\.pt")
+_DAMAGED = "{}: the archive is damaged; export the network again"
 # More than its file and this nothing in it may say to hold, in bytes.
 _FREE = 64 << 20
 
@@ -83,13 +84,13 @@ def check_program(file: Path) -> dict[str, Any]:
         reader = torch._C.PyTorchFileReader(str(file))
         members = reader.get_all_records()
     except RuntimeError as error:
-        raise ModelError(f"{file}: the archive is damaged; export the network again") from error
+        raise ModelError(_DAMAGED.format(file)) from error
     _check_members(file, members)
     graph, *configs = (_document(file, reader, name) for name in (_GRAPH, *_CONFIGS))
     for config in configs:
         _check_weights(file, config)
     for name in filter(_PICKLE.fullmatch, members):
-        _check_pickle(file, name, reader.get_record(name))
+        _check_pickle(file, name, _record(file, reader, name))
     for where, key, value in _strings(graph):
         _check_string(f"{file}: {where}" if where else str(file), file, key, value)
     return graph
@@ -112,11 +113,19 @@ def _check_members(file: Path, members: list[str]) -> None:
         raise ModelError(f"{file}: it holds no program of torch.export; {MAKE_PT2}")
 
 
+def _record(file: Path, reader: Any, name: str) -> bytes:
+    """Return what is in a member."""
+    try:
+        return bytes(reader.get_record(name))
+    except RuntimeError as error:
+        raise ModelError(_DAMAGED.format(file)) from error
+
+
 def _document(file: Path, reader: Any, name: str) -> dict[str, Any]:
     """Return a JSON member; an old archive lacks the lists of weights."""
     if not reader.has_record(name):
         return {}
-    data = reader.get_record(name)
+    data = _record(file, reader, name)
     DOCUMENT_BYTES.check(len(data), f"{file}: its member {name}")
     try:
         document = json.loads(data)

@@ -10,7 +10,7 @@ from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.names import free
 from onnxgraft.optional import optional
-from onnxgraft.stages.convert.pytorch.program import Port, Program, modules_of
+from onnxgraft.stages.convert.pytorch.program import Port, Program, check_sizes, modules_of
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
 __all__ = ["lower_program"]
@@ -33,6 +33,7 @@ def lower_program(program: Program, opset: int) -> tuple[Model, list[str]]:
         import onnxscript  # noqa: F401
         import torch
     file = program.source.path
+    check_sizes(program)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -11,6 +11,7 @@ from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.pytorch.program import (
     Program,
+    check_sizes,
     modules_of,
     to_array,
     to_tensor,
@@ -41,6 +42,7 @@ class PyTorch(Resource):
     ) -> None:
         self._program = program
         exported = program.exported
+        check_sizes(program)
         self._places = modules_of(exported.graph)
         self._places |= {port.spec.name: port.node for port in program.inputs}
         self._places |= {port.spec.name: port.node for port in program.outputs if port.node}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from onnxgraft.errors import ModelError
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.graph.wants import Wants
 from onnxgraft.optional import optional
+from onnxgraft.run.demand import Step, check_steps, grown, limited, size_of
 from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
 if TYPE_CHECKING:
     from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
 
-__all__ = ["TensorFlow", "import_graph", "reason_of", "tensorflow"]
+__all__ = ["TensorFlow", "check_sizes", "import_graph", "reason_of", "tensorflow"]
 
 # Lines of its messages that lead up to the one that counts.
 _SCENERY = re.compile(
@@ -54,6 +55,49 @@ def import_graph(graph_def: Any) -> Any:
     return graph
 
 
+def check_sizes(path: str, graph: Any, fed: Sequence[str], fetched: Sequence[str]) -> None:
+    """Raise ModelError if the tensors of a graph take more than is allowed.
+
+    Args:
+        path: Of the file.
+        graph: The tf.Graph.
+        fed: The tensors that are fed.
+        fetched: The tensors that are returned.
+    """
+    given = {name: _bytes(graph.get_tensor_by_name(name)) for name in fed}
+    check_steps(_steps(graph, fetched, fed), given, fetched, path)
+
+
+def _steps(graph: Any, fetched: Sequence[str], fed: Sequence[str]) -> Iterator[Step]:
+    """Yield what the operators do that run when tensors are fetched."""
+    needed, left = set[str](), [graph.get_tensor_by_name(name).op for name in fetched]
+    while left:
+        operation = left.pop()
+        if operation.name not in needed:
+            needed.add(operation.name)
+            left += [tensor.op for tensor in operation.inputs if tensor.name not in fed]
+            left += operation.control_inputs
+    for operation in graph.get_operations():
+        if operation.name in needed and not _STORED.fullmatch(operation.type):
+            given = list(operation.inputs)
+            stored = all(_STORED.fullmatch(t.op.type) and t.name not in fed for t in given)
+            free = grown(sum(map(_bytes, given))) if stored else 0
+            makes = {t.name: _bytes(t) for t in operation.outputs if t.name not in fed}
+            makes = {name: size if size > free else 0 for name, size in makes.items()}
+            yield Step([tensor.name for tensor in given], makes)
+
+
+def _bytes(tensor: Any) -> int:
+    """Return what a tensor takes, as far as its shape is known."""
+    if tensor.shape.rank is None or tensor.dtype.is_numpy_compatible is False:
+        return 0
+    return size_of(tensor.shape.as_list(), tensor.dtype.size)
+
+
+# What takes no memory but what is stored; weights may be placeholders here.
+_STORED = re.compile(r"Const|Identity|Placeholder(WithDefault)?")
+
+
 class TensorFlow(Resource):
     """A frozen graph in a TensorFlow session: the reference of everything made from it.
 
@@ -83,6 +127,8 @@ class TensorFlow(Resource):
         full = frozen.original if frugal else put_back(frozen.original, frozen.weights)
         graph = import_graph(full)
         del full
+        if limited():
+            check_sizes(frozen.source.path, graph, frozen.fed, frozen.fetched)
         fixed: dict[str, Any] = {**held, **frozen.values}
         self._fixed = {f"{name}:0": value for name, value in fixed.items()}
         with graph.as_default():

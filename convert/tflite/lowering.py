@@ -21,7 +21,7 @@ from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.operators import OWN, own_handlers
 from onnxgraft.stages.convert.tflite.preparing import Prepared, prepare
-from onnxgraft.stages.convert.tflite.reading import Lite, read_tflite
+from onnxgraft.stages.convert.tflite.reading import Lite, check_sizes, read_tflite
 from onnxgraft.stages.convert.tflite.survey import sound
 
 __all__ = ["lower_tflite", "unsupported"]
@@ -53,7 +53,7 @@ def lower_tflite(
     lite = read_tflite(path, signature)
     others = lite.signatures() if signature is None else {}
     with sound(lite.file):
-        settle_shapes(lite)
+        check_sizes(lite, settle_shapes(lite))
         done = prepare(lite, outputs, inputs, rounding=rounding)
         refuse(lite)
         proto = _to_onnx(lite, opset)
@@ -99,8 +99,12 @@ def _to_onnx(lite: Lite, opset: int) -> onnx.ModelProto:
     return proto
 
 
-def settle_shapes(lite: Lite) -> None:
-    """Write the shapes that TensorFlow's interpreter finds: those of a file can be wrong."""
+def settle_shapes(lite: Lite) -> list[dict[str, Any]]:
+    """Write the shapes that TensorFlow's interpreter finds: those of a file can be wrong.
+
+    Returns:
+        What it tells of each tensor; nothing where it lacks an operator.
+    """
     from onnxgraft.stages.convert.tflite.running import interpreter
 
     with quiet():
@@ -109,7 +113,7 @@ def settle_shapes(lite: Lite) -> None:
             running.allocate_tensors()
             found = running.get_tensor_details()
         except (ValueError, RuntimeError):  # an operator of TensorFlow's or the user's own
-            return
+            return []
     for entry in found:
         index = entry["index"]
         if index < len(lite.main.tensors):
@@ -117,6 +121,7 @@ def settle_shapes(lite: Lite) -> None:
             if lite.constant(tensor) is None:
                 tensor.shape = [int(dim) for dim in entry["shape"]]
                 tensor.shapeSignature = [int(dim) for dim in entry["shape_signature"]]
+    return list(found)
 
 
 def refuse(lite: Lite) -> None:

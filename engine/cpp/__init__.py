@@ -63,6 +63,11 @@ def check_program(passport: Passport, specs: Sequence[TensorSpec]) -> None:
             f"there is no program in C++ for engines of {passport.target}; there is one for "
             f"{' and '.join(known)}"
         )
+    if passport.flags.provider:
+        raise InputError(
+            f"there is no program in C++ for the provider {passport.flags.provider}: what was "
+            "never compiled is not shipped; export an engine without --provider"
+        )
     for spec in specs:
         if spec.dtype not in TYPES:
             raise InputError(f"the program in C++ knows no {spec.dtype}, which {spec} is of")
@@ -129,7 +134,10 @@ def _openvino(passport: Passport, engine: Path) -> list[str]:
         for key, value in config_of(passport.flags).items()
     }
     pairs = ", ".join(f"{{{_text(key)}, {_text(value)}}}" for key, value in told.items())
-    return [f"static const std::pair<std::string, std::string> settings[] = {{{pairs}}};"]
+    return [
+        f"static const std::string device = {_text(passport.flags.device or 'CPU')};",
+        f"static const std::pair<std::string, std::string> settings[] = {{{pairs}}};",
+    ]
 
 
 def _tensorrt(passport: Passport, engine: Path) -> list[str]:

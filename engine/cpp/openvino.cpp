@@ -25,8 +25,14 @@ static std::vector<Array> run(const std::string& path, std::vector<Array>& feeds
   ov::Core core;
   std::istringstream model(model_of(path, feeds));
   ov::AnyMap config;
-  for (const auto& setting : settings) config[setting.first] = setting.second;
-  ov::CompiledModel compiled = core.import_model(model, "CPU", config);
+  // A device takes what it knows; HETERO looks by itself.
+  const bool several = device.find(':') != std::string::npos;
+  std::vector<ov::PropertyName> known;
+  if (!several) known = core.get_property(device, ov::supported_properties);
+  for (const auto& setting : settings)
+    if (several || std::find(known.begin(), known.end(), setting.first) != known.end())
+      config[setting.first] = setting.second;
+  ov::CompiledModel compiled = core.import_model(model, device, config);
   ov::InferRequest request = compiled.create_infer_request();
   for (size_t index = 0; index < feeds.size(); ++index) {
     Array& feed = feeds[index];

@@ -14,6 +14,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.onnx_file import fed
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.graph.wants import wants_of
+from onnxgraft.run.demand import check_model
 from onnxgraft.run.feeds import MANNERS, all_move, lively
 from onnxgraft.run.noise import moved, noise_floors
 from onnxgraft.run.saturation import before, ends, unresolved
@@ -72,11 +73,12 @@ class Verifier:
 
         Raises:
             ModelError: onnxruntime can't run the model.
-            InputError: An input can't be fed with random numbers, or the runs to come would take
-                longer than ``most_seconds``.
+            InputError: An input can't be fed with random numbers, the model takes more memory than
+                is allowed, or the runs to come would take longer than ``most_seconds``.
         """
         if self._first:
             return
+        check_model(self._model)
         start = time.perf_counter()
         trial = Trial(self._model.inputs, wants_of(self._model.graph))
         try:

@@ -49,6 +49,18 @@ def test_one_owner_is_no_clash(
     assert clashes() == []
 
 
+def test_a_plug_in_that_was_an_onnxruntime_of_its_own_once_is_no_clash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "onnxruntime", "onnxruntime-qnn")
+    record = tmp_path / "onnxruntime_qnn-9.8.7.dist-info" / "RECORD"
+    record.write_text("onnxruntime_qnn/__init__.py,,\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert clashes() == []
+    record.write_text("onnxruntime/__init__.py,,\n")
+    assert len(clashes()) == 1
+
+
 def test_a_command_begins_with_it(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

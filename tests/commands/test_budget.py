@@ -22,7 +22,7 @@ from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.exact import exact
 from onnxgraft.run.feeds import random_feeds
-from onnxgraft.stages.engine import load
+from onnxgraft.stages.engine import BuildOptions, load
 from onnxgraft.stages.engine.passport import Passport
 from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, Prepared, calibrate, placement
 from onnxgraft.stages.quantize.budget.search import mixed
@@ -434,6 +434,18 @@ class Worse:
     def infer(self, feeds: Feeds) -> Outputs:
         found = self.engine.infer(feeds)
         return {name: value + self.noise * np.abs(value).max() for name, value in found.items()}
+
+
+def test_a_mix_is_built_for_the_device_that_it_ships_for() -> None:
+    pytest.importorskip("openvino")
+    net = model_of("net (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }")
+    feeds = [{"x": np.ones((1, 4), np.float32)}]
+    where = BuildOptions(device="HETERO:CPU")
+    with MixEngines("openvino", "fp32", None, feeds, where) as engines:
+        running, passport = engines.proven(net)
+        running.close()
+    assert passport.flags.device == "HETERO:CPU"
+    assert passport.proven
 
 
 @only_ci

@@ -219,6 +219,46 @@ def test_the_command_says_what_it_wrote(engines: Path, tmp_path: Path, cli: Cli)
     assert "test, version 1: test/1/model.onnx" in " ".join(done.stdout.split())
 
 
+# Of devices and providers the passport alone: none is here.
+
+
+@pytest.mark.parametrize(
+    ("provider", "kind", "accelerator", "more"),
+    [
+        ("cuda:1", "KIND_GPU", "gpu_execution_accelerator", {"use_tf32": "0"}),
+        ("tensorrt", "KIND_GPU", "gpu_execution_accelerator", {"precision_mode": "INT8"}),
+        ("openvino", "KIND_CPU", "cpu_execution_accelerator", {}),
+    ],
+)
+def test_triton_is_told_the_provider(
+    provider: str, kind: str, accelerator: str, more: dict[str, str], engines: Path
+) -> None:
+    passport = dataclasses.replace(
+        read_passport(engines / "onnxruntime"), precision="int8", flags=Flags(provider=provider)
+    )
+    found = parsed(passport)
+    (group,) = found.instance_group
+    assert config.ModelInstanceGroup.Kind.Name(group.kind) == kind
+    assert list(group.gpus) == ([int(provider[-1] == "1")] if kind == "KIND_GPU" else [])
+    (told,) = getattr(found.optimization.execution_accelerators, accelerator)
+    assert told.name == provider.partition(":")[0]
+    assert dict(told.parameters) == more
+
+
+@pytest.mark.parametrize("provider", ["dml", "qnn", "openvino:GPU"])
+def test_a_provider_that_tritons_backend_lacks_is_refused(provider: str, engines: Path) -> None:
+    passport = read_passport(engines / "onnxruntime")
+    with pytest.raises(InputError, match=f"has no provider {provider}: it has cuda, tensorrt"):
+        configuration(dataclasses.replace(passport, flags=Flags(provider=provider)), "net")
+
+
+def test_triton_is_told_the_device(engines: Path) -> None:
+    passport = read_passport(engines / "openvino")
+    assert "TARGET_DEVICE" not in parameters(parsed(passport))
+    found = parsed(dataclasses.replace(passport, flags=Flags(device="GPU")))
+    assert parameters(found)["TARGET_DEVICE"] == "GPU"
+
+
 # Of TensorRT the passport alone: no engine is built here.
 
 

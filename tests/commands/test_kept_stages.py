@@ -303,6 +303,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "build.precision": ("fp32", "quantize-onnxruntime"),
     "build.onnxruntime.precision": ("fp32", "quantize-onnxruntime"),
     "build.onnxruntime.threads": (1, "build-onnxruntime"),
+    "build.onnxruntime.provider": ("cpu", "build-onnxruntime"),
     "validate.data": ("calib.npz", "original-answers"),
     "validate.metric": ("top5", "validate-candidates"),
     "validate.output": ("ip", "validate-candidates"),

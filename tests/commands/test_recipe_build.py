@@ -140,6 +140,16 @@ def test_keys_are_the_options_of_the_command_build(tmp_path: Path) -> None:
     assert options == BuildOptions(hint="throughput", threads=2, shapes={"a:0": (1, 2)})
 
 
+def test_a_device_and_a_provider_are_keys_of_the_targets_that_have_them(tmp_path: Path) -> None:
+    body = '[build.openvino]\ndevice = "GPU.1"\n[build.onnxruntime]\nprovider = "cuda:1"\n'
+    build = read_recipe(recipe(tmp_path, body, "openvino", "onnxruntime")).build
+    assert build.options("openvino") == BuildOptions(device="GPU.1")
+    assert build.options("onnxruntime") == BuildOptions(provider="cuda:1")
+    # Graphs for them are not made for this machine's processor.
+    assert not build.cpu_of("openvino").name
+    assert not build.cpu_of("onnxruntime").name
+
+
 REFUSED = {
     "a_target_that_is_not_built": (
         "[build.openvino]\nthreads = 1\n",
@@ -171,6 +181,9 @@ REFUSED = {
     "a_budget_without_int8": (
         '[build]\nprecision = "fp16"\n[quantize]\nbudget = "sqnr=30"\n',
         "line 6: [quantize] budget: nothing is in INT8",
+    ),
+    "an_unknown_provider": (
+        '[build.onnxruntime]\nprovider = "cudda"\n', "provider: cudda: no provider is called",
     ),
     "a_timing_cache_anywhere": (
         '[build.tensorrt]\ntiming_cache = "../x.cache"\n',

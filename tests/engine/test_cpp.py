@@ -145,6 +145,31 @@ def test_an_engine_for_which_there_is_no_program_is_refused(engines: Path) -> No
         check_program(passport, ())
 
 
+def test_an_engine_with_a_provider_has_no_program(engines: Path) -> None:
+    from dataclasses import replace
+
+    from onnxgraft.stages.engine.cpp import check_program
+    from onnxgraft.stages.engine.passport import Flags
+
+    passport = replace(read_passport(engines / "two.onnxruntime"), flags=Flags(provider="cuda"))
+    with pytest.raises(InputError, match=r"no program in C[+][+] for the provider cuda"):
+        check_program(passport, ())
+
+
+@pytest.mark.parametrize("device", ["", "GPU.1", "HETERO:GPU,CPU"])
+def test_the_program_names_the_device(device: str, engines: Path) -> None:
+    from dataclasses import replace
+
+    from onnxgraft.stages.engine.cpp import program
+    from onnxgraft.stages.engine.passport import Flags
+
+    path = engines / "two.onnxruntime"
+    passport = replace(read_passport(path), target="openvino", flags=Flags(device=device))
+    made = program(passport, path, {}, {}, None)["main.cpp"]
+    assert f'static const std::string device = "{device or "CPU"}";' in made
+    assert "core.import_model(model, device, config)" in made
+
+
 # Compiled and run -----------------------------------------------------------------------------
 
 

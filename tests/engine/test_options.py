@@ -34,6 +34,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], str, set[str]]] = {
     "timing_cache": ({"timing_cache": Path("kept")}, "--timing-cache", {"tensorrt"}),
     "version_compatible": ({"version_compatible": True}, "--version-compatible", {"tensorrt"}),
     "calibration": ({"calibration": b"TRT-1"}, "--calibration", {"tensorrt"}),
+    "device": ({"device": "CPU"}, "--device", {"openvino"}),
+    "provider": ({"provider": "cpu"}, "--provider", {"onnxruntime"}),
     "floats_tf32": ({"floats": "tf32"}, "tf32", {"tensorrt"}),
     "floats_fp16": ({"floats": "fp16"}, "fp16", {"tensorrt", "openvino"}),
     "floats_bf16": ({"floats": "bf16"}, "bf16", {"openvino"}),

@@ -85,3 +85,25 @@ def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "out.kept").write_text("")
     with pytest.raises(InputError, match=r"out\.kept: is in the way of what is kept"):
         Kept(tmp_path / "out.kept")
+
+
+def test_a_clock_that_is_set_back_changes_no_duration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    class Back(datetime):
+        begun = datetime(2026, 1, 2, tzinfo=UTC)
+
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            cls.begun -= timedelta(days=1)
+            return cls.begun
+
+    monkeypatch.setattr("onnxgraft.files.kept.datetime", Back)
+    kept = Kept(tmp_path / "kept")
+    with kept.make("a", key_of({"a": 1})) as folder:
+        (folder / "x").write_text("made")
+    found = kept.find("a", key_of({"a": 1}))
+    assert found is not None
+    assert 0 <= found.seconds < 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -182,6 +183,47 @@ def test_what_is_on_its_way_into_place_is_not_removed_with_the_rest(tmp_path: Pa
     assert sorted(os.listdir(tmp_path)) == ["0.txt", "1.txt"]
 
 
+def failing_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one of the next renames fail."""
+    replace, left = os.replace, [number]
+
+    def fails(before: str, after: str) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(before, after)
+
+    monkeypatch.setattr(os, "replace", fails)
+
+
+def write_both(folder: Path) -> None:
+    with together(folder / "a", folder / "b") as both:
+        for path in both:
+            path.write_text("new")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_rename_that_fails_leaves_them_old_or_refused_until_the_next_run(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text("old")
+    failing_at(number, monkeypatch)
+    with pytest.raises(InputError, match=r"can't be written \(No space left on device\)") as told:
+        write_both(tmp_path)
+    monkeypatch.undo()
+    if number == 1:
+        assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+        assert [existing_file(tmp_path / name, "it").read_text() for name in "ab"] == ["old"] * 2
+        return
+    assert "run it again, which finishes that" in str(told.value)
+    with pytest.raises(InputError, match="put this and other files into place"):
+        existing_file(tmp_path / "a", "it")
+    with claimed(tmp_path / "a"):
+        assert [(tmp_path / name).read_text() for name in "ab"] == ["new"] * 2
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
 def test_a_torn_journal_means_that_nothing_was_moved(tmp_path: Path) -> None:
     targets = moves(tmp_path, False, False)
     journal = tmp_path / ".onnxgraft-moves"
@@ -231,3 +273,68 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path: Path) -> None
                 with atomic_folder(tmp_path / "out"):
                     pass
     other.end()
+
+
+# Of other users, and where nothing can be locked ------------------------------------------------
+
+
+def another_users(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a file be one that this user may read alone, as root can be told by nobody."""
+    opened, mine = os.open, [False]
+
+    def denied(path: object, flags: int, mode: int = 0o777) -> int:
+        if Path(str(path)) == file and flags & os.O_RDWR and file.exists() and not mine[0]:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags, mode)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", denied)
+
+
+def test_a_lock_that_a_killed_run_of_another_user_left_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / ".a.lock"
+    lock.touch(0o444)
+    another_users(lock, monkeypatch)
+    with claimed(tmp_path / "a"):
+        assert lock.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_another_users_run_left_half_in_place_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = tmp_path / ".onnxgraft-moves"
+    journal.write_text('[[".b.x.onnxgraft-tmp", "b"]]')
+    another_users(journal, monkeypatch)
+    with pytest.raises(InputError, match="another user's run was stopped while it put files"):
+        write_both(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [journal.name]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_where_the_file_system_has_no_locks_files_are_written_without(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    write_both(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_folder_that_becomes_read_only_meanwhile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with pytest.raises(InputError, match=r"a: can't be written \(Permission denied\)"):
+        with claimed(tmp_path / "a"), atomic(tmp_path / "a") as temporary:
+            temporary.write_text("new")
+            monkeypatch.setattr(os, "replace", denied)
+            monkeypatch.setattr(Path, "unlink", denied)
+    monkeypatch.undo()
+    with claimed(tmp_path / "a"):  # the next run removes what is left
+        assert not list(tmp_path.glob(".a.*-tmp"))

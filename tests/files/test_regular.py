@@ -136,3 +136,15 @@ def test_nothing_outside_an_output_folder_is_touched(tmp_path: Path) -> None:
     assert (elsewhere / "a").read_bytes() == b"old"
     assert (out / "a").read_bytes() == b"new"
     assert os.listdir(out) == ["a"]
+
+
+def test_another_users_file_in_a_sticky_folder_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").write_text("theirs")
+    tmp_path.chmod(0o1777)
+    monkeypatch.setattr("onnxgraft.files.regular._user", lambda: os.geteuid() + 1)
+    with pytest.raises(InputError, match="x: is another user's, in a folder where only owners"):
+        check_place(tmp_path / "x")
+    tmp_path.chmod(0o755)
+    check_place(tmp_path / "x")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -40,7 +41,16 @@ from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.stages.convert.caffe.reading.net import read_net
 from onnxgraft.stages.convert.caffe.reading.wire import read_blob, read_caffemodel
 from onnxgraft.stages.convert.pytorch.archive import check_program
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
+    check_calls,
+    check_constants,
+    check_operators,
+)
+from onnxgraft.stages.convert.tensorflow.reading.functions import check_keras, check_saved_model
+from onnxgraft.stages.convert.tensorflow.reading.graphdef import parse_graphdef
+from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.metadata import told_in
+from onnxgraft.stages.convert.tflite.reading import read_tflite
 from onnxgraft.stages.convert.tflite.survey import sound
 from onnxgraft.stages.engine import passport
 from onnxgraft.stages.engine.passport import read_passport
@@ -50,6 +60,7 @@ from onnxgraft.stages.quantize import read_cache, read_placement
 from onnxgraft.stages.quantize.measure.measurer import Tally
 from onnxgraft.stages.quantize.tensorrt.cache import cache_text
 from onnxgraft.stages.validate.polygraphy import Recorded, read_inputs
+from tests.fuzz import flat, messages
 
 __all__ = ["CORPUS", "LIMIT", "READERS", "Reader", "Wrong", "outcome", "seeds"]
 
@@ -83,6 +94,8 @@ class Reader:
         write: Makes the files of an input: the bytes themselves if None.
         writes: Whether it may write into the folder ``out`` beside the file.
         load: Imports what its library does at first use, which is no deed of an input.
+        mutate: Returns another input by the schema of its format, of at most so many bytes, for a
+            seed; or None.
     """
 
     file: str
@@ -90,6 +103,7 @@ class Reader:
     write: Callable[[Path, bytes], None] | None = None
     writes: bool = False
     load: Callable[[], object] | None = None
+    mutate: Callable[[bytes, int, int], bytes | None] | None = None
 
 
 def outcome(name: str, data: bytes, folder: Path) -> str:
@@ -179,8 +193,8 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         written = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
         inside = name.startswith(f"{folder}/")
         known = inside if not written else inside and writes
-        if os.path.isdir(name):
-            return  # a file without a name is made in it
+        if os.path.isdir(name) or name == os.devnull:
+            return  # a file without a name is made in it; what libraries print goes nowhere
         if not known and (written or not name.startswith((*_CODE, *_SYSTEM))):
             seen.append(f"{'writing' if written else 'reading'} {name}")
 
@@ -382,6 +396,49 @@ def _lite_metadata(path: Path) -> None:
         told_in(path.read_bytes(), [TensorSpec("x", "uint8", (1, 8, 8, 3))], lambda _: (1.0, 0))
 
 
+def _graphdef(path: Path) -> None:
+    """Read a frozen graph, up to where TensorFlow would be asked."""
+    graph = parse_graphdef(path)
+    check_constants(str(path), graph)
+    check_calls(str(path), graph)
+    check_operators(str(path), graph)
+
+
+def _write_keras(path: Path, data: bytes) -> None:
+    """Write a Keras file with the input for its configuration, and no weights."""
+    about = json.dumps({"keras_version": "3.0.0"}).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, body in {"metadata.json": about, "config.json": data}.items():
+            archive.writestr(name, body)
+
+
+def _message_of(module: str, name: str) -> Callable[[bytes, int, int], bytes | None]:
+    """Return what mutates messages of a class, or of the type that a function returns."""
+
+    def mutate(data: bytes, most: int, seed: int) -> bytes | None:
+        found = getattr(importlib.import_module(module), name)
+        descriptor = getattr(found, "DESCRIPTOR", None) or found()
+        return messages.mutated(data, descriptor, most, seed)
+
+    return mutate
+
+
+def _load_tensorflow() -> None:
+    pytest.importorskip("tensorflow")
+    tensorflow()
+    from tensorflow.core.framework import graph_debug_info_pb2  # noqa: F401
+    from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2  # noqa: F401
+    from tensorflow.lite.python import schema_py_generated  # noqa: F401
+
+
+def _load_torch() -> None:
+    pytest.importorskip("torch")
+
+
+def _load_keras() -> None:
+    pytest.importorskip("h5py")
+
+
 def _report(path: Path) -> None:
     """Read a report as `view` does, and as `diff` does."""
     with contextlib.suppress(OnnxgraftError):
@@ -393,7 +450,9 @@ def _report(path: Path) -> None:
 
 READERS: dict[str, Reader] = {
     "prototxt": Reader("net.prototxt", _prototxt),
-    "caffemodel": Reader("net.caffemodel", read_caffemodel),
+    "caffemodel": Reader(
+        "net.caffemodel", read_caffemodel, mutate=_message_of("tests.fuzz.messages", "caffe_net")
+    ),
     "mean": Reader("mean.binaryproto", read_blob),
     "lite_metadata": Reader("metadata.bin", _lite_metadata),
     "cache": Reader("calibration.cache", _cache, writes=True),
@@ -412,9 +471,25 @@ READERS: dict[str, Reader] = {
     "csv": Reader("data.csv", lambda path: open_samples(path, _inputs())),
     "rows": Reader("data.json", _samples),
     "image": Reader("image.png", lambda path: stored_form(path.read_bytes())),
-    "onnx": Reader("net.onnx", _onnx),
+    "onnx": Reader("net.onnx", _onnx, mutate=_message_of("onnx", "ModelProto")),
+    "pt2": Reader("net.pt2", check_program, load=_load_torch),
     "program": Reader("net.pt2", check_program, _write_program),
     "shard": Reader("shard.npz", _tally),
+    "tflite": Reader("net.tflite", read_tflite, load=_load_tensorflow, mutate=flat.mutated),
+    "graphdef": Reader(
+        "net.pb",
+        _graphdef,
+        load=_load_tensorflow,
+        mutate=_message_of("tensorflow.core.framework.graph_pb2", "GraphDef"),
+    ),
+    "savedmodel": Reader(
+        "saved_model.pb",
+        lambda path: check_saved_model(path.parent),
+        load=_load_tensorflow,
+        mutate=_message_of("tensorflow.core.protobuf.saved_model_pb2", "SavedModel"),
+    ),
+    "keras": Reader("net.keras", check_keras, _write_keras, load=_load_keras),
+    "coco": Reader("instances.json", lambda path: read_labels(path, _NAMES)),
     "labels": Reader("labels.json", lambda path: read_labels(path, _NAMES)),
     "voc": Reader("a.xml", lambda path: read_labels(path, _NAMES)),
     "yolo": Reader("a.txt", lambda path: read_labels(path.parent)),

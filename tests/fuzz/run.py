@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import atheris
@@ -98,7 +100,7 @@ def _fuzz(reader: str, options: argparse.Namespace, place: Path) -> None:
     atheris.Setup(
         [sys.argv[0], *flags, *folders],
         lambda data: _one(reader, data, work),
-        custom_mutator=_mutated,
+        custom_mutator=functools.partial(_mutated, READERS[reader].mutate),
     )
     atheris.Fuzz()
 
@@ -107,8 +109,17 @@ def _one(reader: str, data: bytes, folder: Path) -> None:
     outcome(reader, data, folder)
 
 
-def _mutated(data: bytes, most: int, seed: int) -> bytes:
-    """Change words where it is text, one time in two, and bytes otherwise."""
+def _mutated(
+    by_schema: Callable[[bytes, int, int], bytes | None] | None, data: bytes, most: int, seed: int
+) -> bytes:
+    """Change fields by their schema, where there is one, two times in three.
+
+    Otherwise words where it is text, one time in two, and bytes.
+    """
+    if by_schema is not None and seed % 3:
+        made = by_schema(data, most, seed)
+        if made is not None:
+            return made
     text = seed % 2 and b"\0" not in data
     return mutated(data, most, seed) if text else bytes(atheris.Mutate(data, most))
 

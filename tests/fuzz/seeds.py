@@ -20,6 +20,7 @@ from models.caffemodel import caffemodel
 from onnxgraft.data.image_header import Form
 from onnxgraft.data.ranges import Histogram, pack
 from onnxgraft.stages.quantize.measure.measurer import Tally
+from tests import hostile
 from tests.fuzz.readers import BETWEEN, CORPUS
 
 
@@ -157,6 +158,139 @@ def _onnx(text: str, weights: Mapping[str, Any], external: bool = False) -> byte
     return bytes(proto.SerializeToString())
 
 
+def _lite() -> bytes:
+    """Return a TFLite model: a Conv with scales, and an If with two graphs."""
+    import flatbuffers
+
+    from tests.fuzz.flat import schema
+
+    lite = schema()
+    kinds, options = lite.BuiltinOperator, lite.BuiltinOptions
+
+    def tensor(name: str, shape: list[int], kind: int, buffer: int = 0, scale: float = 0.0) -> Any:
+        made = lite.TensorT()
+        made.name, made.shape, made.type, made.buffer = name, shape, kind, buffer
+        if scale:
+            made.quantization = lite.QuantizationParametersT()
+            made.quantization.scale, made.quantization.zeroPoint = [scale], [3]
+        return made
+
+    def operator(code: int, inputs: list[int], outputs: list[int], options: Any = None) -> Any:
+        made = lite.OperatorT()
+        made.opcodeIndex, made.inputs, made.outputs = code, inputs, outputs
+        if options is not None:
+            made.builtinOptionsType, made.builtinOptions = options
+        return made
+
+    def graph(name: str, tensors: list[Any], inputs: list[int], operators: list[Any]) -> Any:
+        made = lite.SubGraphT()
+        made.name, made.tensors, made.operators = name, tensors, operators
+        made.inputs, made.outputs = inputs, [len(tensors) - 1]
+        return made
+
+    conv, choose = lite.Conv2DOptionsT(), lite.IfOptionsT()
+    conv.strideW = conv.strideH = 1
+    choose.thenSubgraphIndex, choose.elseSubgraphIndex = 1, 2
+    whole, flag = lite.TensorType.INT8, lite.TensorType.BOOL
+    x = tensor("x", [1, 2, 2, 1], whole, scale=0.5)
+    y, z = (tensor(name, [1, 2, 2, 1], whole, scale=0.25) for name in "yz")
+    first = graph(
+        "main",
+        [x, tensor("c", [], flag), tensor("w", [1, 1, 1, 1], whole, 1, 0.125),
+         tensor("b", [1], lite.TensorType.INT32, 2, 0.0625), y, z],
+        [0, 1],
+        [operator(0, [0, 2, 3], [4], (options.Conv2DOptions, conv)),
+         operator(1, [1, 4], [5], (options.IfOptions, choose))],
+    )  # fmt: skip
+    bodies = [graph(name, [y, z], [0], [operator(2, [0], [1])]) for name in ("then", "else")]
+    model = lite.ModelT()
+    model.version, model.subgraphs = 3, [first, *bodies]
+    for kind in (kinds.CONV_2D, kinds.IF, kinds.RELU):
+        code = lite.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = kind
+        model.operatorCodes = [*(model.operatorCodes or []), code]
+    for data in (b"", b"\5", b"\1\0\0\0"):
+        buffer = lite.BufferT()
+        buffer.data = list(data)
+        model.buffers = [*(model.buffers or []), buffer]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _graph_def() -> Any:
+    """Return a graph with a constant and a call of a function."""
+    from tensorflow.core.framework import graph_pb2
+
+    graph = graph_pb2.GraphDef.FromString(
+        hostile.graph_def(hostile.X, hostile.splat(2), hostile.node(
+            "y", "Mul", ["f", "big"], hostile.attr("T", hostile.FLOAT)))
+    )  # fmt: skip
+    called = graph.node.add(name="f", op="PartitionedCall", input=["x"])
+    called.attr["Tin"].list.type.append(1)
+    called.attr["Tout"].list.type.append(1)
+    called.attr["f"].func.name = "own"
+    function = graph.library.function.add()
+    function.signature.name = "own"
+    function.signature.input_arg.add(name="a", type=1)
+    function.signature.output_arg.add(name="b", type=1)
+    function.node_def.add(name="r", op="Relu", input=["a"]).attr["T"].type = 1
+    function.ret["b"] = "r:activations:0"
+    graph.versions.producer = 1000
+    return graph
+
+
+def _saved_model() -> bytes:
+    """Return a SavedModel of one function, with its signature and its objects."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel(saved_model_schema_version=1)
+    graph = saved.meta_graphs.add()
+    graph.meta_info_def.tags.append("serve")
+    graph.meta_info_def.stripped_op_list.op.add(name="Relu")
+    graph.graph_def.CopyFrom(_graph_def())
+    given = graph.signature_def["serving_default"]
+    given.inputs["x"].name, given.inputs["x"].dtype = "x:0", 1
+    given.outputs["y"].name, given.outputs["y"].dtype = "y:0", 1
+    root = graph.object_graph_def.nodes.add()
+    root.user_object.identifier = "_generic_user_object"
+    root.children.add(node_id=1, local_name="f")
+    function = graph.object_graph_def.nodes.add().function
+    function.concrete_functions.append("own")
+    function.function_spec.fullargspec.none_value.SetInParent()
+    graph.object_graph_def.concrete_functions["own"].bound_inputs.append(0)
+    return bytes(saved.SerializeToString(deterministic=True))
+
+
+def _layers() -> bytes:
+    """Return the configuration of a Keras model: an input, and a layer with an activation."""
+    dense = {
+        "units": 2, "activation": "relu", "name": "d", "trainable": True,
+        "dtype": {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "float32"},
+                  "registered_name": None},
+        "kernel_initializer": {"module": "keras.initializers", "class_name": "GlorotUniform",
+                               "config": {"seed": None}, "registered_name": None},
+    }  # fmt: skip
+    layers = [
+        {"module": "keras.layers", "class_name": kind, "config": config, "registered_name": None}
+        for kind, config in (
+            ("InputLayer", {"batch_shape": [None, 4], "dtype": "float32", "name": "x"}),
+            ("Dense", dense),
+        )
+    ]
+    whole = {"module": "keras", "class_name": "Sequential", "registered_name": "Sequential",
+             "config": {"name": "s", "layers": layers}}  # fmt: skip
+    return json.dumps(whole, indent=1).encode()
+
+
+def _program() -> bytes:
+    """Return a .pt2 of the seed for its program."""
+    graph = (CORPUS / "program" / "linear.json").read_bytes()
+    members = {".data/version": b"3\n", "archive_format": b"pt2", "archive_version": b"0",
+               "models/model.json": graph}  # fmt: skip
+    return archive({f"net/{name}": data for name, data in members.items()}, zipfile.ZIP_DEFLATED)
+
+
 def main() -> None:
     """Write them."""
     whole = npy(np.zeros((3, 2, 2, 1), np.float32))
@@ -189,6 +323,11 @@ def main() -> None:
                               {"w": np.ones((1, 2), np.float32)}, external=True),
         },
         "shard": {"plain": _shard()},
+        "tflite": {"relu": hostile.tflite(), "branches": _lite()},
+        "graphdef": {"plain": _graph_def().SerializeToString(deterministic=True)},
+        "savedmodel": {"plain": _saved_model()},
+        "keras": {"plain.json": _layers()},
+        "pt2": {"plain": _program()},
     }  # fmt: skip
     for reader, files in made.items():
         (CORPUS / reader).mkdir(parents=True, exist_ok=True)

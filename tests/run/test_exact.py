@@ -311,3 +311,26 @@ def test_a_bias_that_is_computed_is_added(op: str) -> None:
     with exact(model) as session, OnnxRuntime(model.to_onnx(), optimize=False) as plain:
         right, found = plain.infer(feeds)["y"], session.infer(feeds)["y"]
     np.testing.assert_allclose(found, right, atol=1e-5)
+
+
+def test_weights_that_do_not_fit_into_a_message_go_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    model = model_of(
+        "n (float[N,200] x) => (float[N,200] z) { y = MatMul (x, w)\n z = Relu (y) }",
+        {"w": rng.standard_normal((200, 200)).astype(np.float32)},
+    )
+    feeds = {"x": rng.standard_normal((2, 200)).astype(np.float32)}
+    expected = [outputs(model, feeds), exact(model, outputs=["y"]).infer(feeds)]
+    monkeypatch.setattr(module, "_HEAVY", 0)
+    made: list[int] = []
+    monkeypatch.setattr(
+        module, "OnnxRuntime",
+        lambda proto, **how: (made.append(proto.ByteSize()), OnnxRuntime(proto, **how))[1],
+    )  # fmt: skip
+    for names, wanted in zip(((), ("y",)), expected, strict=True):
+        found = module.exact(model, outputs=names).infer(feeds)
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5)
+    assert max(made) < 10_000  # the weights have 160,000

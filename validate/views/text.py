@@ -71,7 +71,7 @@ def hosts_told(hosts: Sequence[HostRow], console: Console) -> None:
 
 def _proven(engine: EngineRow) -> str:
     """Return the sentence on whether an engine computes what its graph says."""
-    on = f"{engine.cpu}: {engine.arithmetic}" if engine.arithmetic else engine.cpu
+    on = f"{engine.cpu}: {engine.arithmetic}" if engine.arithmetic else engine.gpu or engine.cpu
     if engine.proven is None:
         return f"{engine.name}: not run when it was built" + (f"; it is for {on}" if on else "")
     verdict = "proven" if engine.proven else "NOT PROVEN"

@@ -19,6 +19,7 @@ from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.operators import op_key, op_of
 from onnxgraft.graph.surgeon import graph_of
 from onnxgraft.optional import optional
+from onnxgraft.run.demand import limited
 from onnxgraft.stages.convert.tensorflow.loops.loops import prepare_loops
 from onnxgraft.stages.convert.tensorflow.loops.recurrent import fuse_recurrent
 from onnxgraft.stages.convert.tensorflow.lower.in_place import in_place
@@ -27,7 +28,12 @@ from onnxgraft.stages.convert.tensorflow.lower.weights import put_into_onnx, sta
 from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
-from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
+from onnxgraft.stages.convert.tensorflow.running import (
+    check_sizes,
+    import_graph,
+    reason_of,
+    tensorflow,
+)
 
 __all__ = ["check_operators", "lower", "raise_refused", "to_onnx", "unknown_operators"]
 
@@ -61,6 +67,8 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
     tf = tensorflow()
     light, standing = stand_ins(frozen.prepared, frozen.weights)
     prepare_loops(frozen.source.path, light, frozen.fetched)
+    if limited():  # tf2onnx computes what depends on constants alone
+        check_sizes(frozen.source.path, import_graph(light), frozen.places, frozen.fetched)
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
     refused: dict[str, OnnxgraftError] = {}

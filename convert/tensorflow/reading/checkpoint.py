@@ -17,7 +17,11 @@ from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.model import Source
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
-from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_constants, check_restore
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
+    check_calls,
+    check_constants,
+    check_restore,
+)
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import (
     QUEUES,
     Cut,
@@ -97,6 +101,7 @@ def _check_meta(file: Path) -> None:
         ) from error
     graph = definition.graph_def
     check_constants(str(file), graph)
+    check_calls(str(file), graph)
     reads = [f"{node.name}/Read/ReadVariableOp" for node in graph.node if node.op == "VarHandleOp"]
     for operation in (definition.saver_def.restore_op_name, *reads):
         check_restore(str(file), graph, operation)

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from onnxgraft.errors import ModelError
+from onnxgraft.files.calls import check_calls as check_all_calls
 from onnxgraft.files.limits import AXES, CONSTANT_BYTES, TENSOR_VALUES
 from onnxgraft.stages.convert.tensorflow.reading.operators import reason_against
 
 __all__ = [
+    "check_calls",
     "check_constants",
     "check_operators",
     "check_restore",
@@ -88,6 +90,26 @@ def check_constants(path: str, graph_def: Any) -> None:
                 total += 8 * count  # of at most 8 bytes each
     if total > CONSTANT_BYTES.most:
         raise ModelError(f"{path}: {CONSTANT_BYTES.refusal(total)}")
+
+
+def check_calls(path: str, graph_def: Any) -> None:
+    """Raise ModelError if a graph's functions come to too many nodes once they are inlined."""
+    functions = {f.signature.name: _called(f.node_def) for f in graph_def.library.function}
+    if functions:
+        check_all_calls(_called(graph_def.node), functions, f"{path}:")
+
+
+def _called(nodes: Iterable[Any]) -> list[str]:
+    """Return the operators that nodes are, and the functions that they are given."""
+    found = []
+    for node in nodes:
+        found.append(node.op)
+        for value in node.attr.values():
+            if value.HasField("func"):
+                found.append(value.func.name)
+            elif value.HasField("list"):
+                found += [function.name for function in value.list.func]
+    return found
 
 
 def _harmless(node: Any) -> bool:

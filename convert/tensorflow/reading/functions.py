@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import re
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,12 +21,14 @@ from google.protobuf.message import DecodeError
 from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.files.archives import check_archive
+from onnxgraft.files.hurrying import hurried
 from onnxgraft.files.limits import ARCHIVE_GROWTH, BUFFER_BYTES
 from onnxgraft.files.trust import Trust, offer, trusts
 from onnxgraft.graph.model import Source
 from onnxgraft.optional import optional
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
+    check_calls,
     check_constants,
     check_operators,
     check_restore,
@@ -34,7 +39,10 @@ from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
 from onnxgraft.stages.convert.tensorflow.reading.text import parse_text
 from onnxgraft.stages.convert.tensorflow.running import reason_of, tensorflow
 
-__all__ = ["freeze_keras", "keras_names", "read_keras", "read_saved_model"]
+__all__ = [
+    "check_keras", "check_saved_model", "freeze_keras", "keras_names", "read_keras",
+    "read_saved_model",
+]  # fmt: skip
 
 DEFAULT_SIGNATURE = "serving_default"
 # A Keras configuration is text; more than this is none.
@@ -71,7 +79,7 @@ def read_saved_model(
         ModelError: The SavedModel is damaged, has custom operators, or no signature.
         InputError: There is no such signature.
     """
-    _check_saved_model(Path(path))
+    check_saved_model(Path(path))
     tf = tensorflow()
     with quiet():
         try:
@@ -107,7 +115,7 @@ def read_saved_model(
     return frozen
 
 
-def _check_saved_model(folder: Path) -> None:
+def check_saved_model(folder: Path) -> None:
     """Raise ModelError if a SavedModel would do more than compute, or leads out of its folder."""
     inside = folder.resolve()
     for file in folder.rglob("*"):
@@ -132,6 +140,7 @@ def _check_saved_model(folder: Path) -> None:
         raise ModelError(f"{file}: TensorFlow can't load the SavedModel: {error}") from error
     for meta_graph in saved.meta_graphs:
         check_constants(str(file), meta_graph.graph_def)
+        check_calls(str(file), meta_graph.graph_def)
         check_operators(str(file), meta_graph.graph_def)
         if not meta_graph.HasField("object_graph_def"):  # TensorFlow 1 runs its own restoring
             restore = meta_graph.saver_def.restore_op_name
@@ -166,10 +175,9 @@ def read_keras(
             and which is not trusted.
     """
     file = existing_file(path, "the Keras model")
-    config = _configuration(file)
-    runs = _brings_code(file, config.model, trust)
+    version, runs = check_keras(file, trust)
     source = Source(os.fspath(path), "tensorflow", sha256(file))
-    if not config.version.startswith("3."):
+    if not version.startswith("3."):
         graph_def, public = freeze_keras2(file, runs)
         return prepare(source, graph_def, cut, public)
     tensorflow()  # sets it up: Keras would import it, and let it talk
@@ -177,6 +185,18 @@ def read_keras(
         import keras
     graph_def, public = freeze_keras(keras, file, runs)
     return prepare(source, graph_def, cut, public)
+
+
+def check_keras(file: Path, trust: Trust = False) -> tuple[str, bool]:
+    """Return the version of Keras that wrote a file, and whether code that it brings runs.
+
+    Raises:
+        ModelError: The file is damaged.
+        InputError: It would run code that is not trusted.
+    """
+    with hurried():  # there are damaged files on which HDF5 goes round in a circle
+        config = _configuration(file)
+    return config.version, _brings_code(file, config.model, trust)
 
 
 def freeze_keras(keras: Any, file: Path, runs: bool) -> tuple[Any, Public]:
@@ -194,6 +214,8 @@ def freeze_keras(keras: Any, file: Path, runs: bool) -> tuple[Any, Public]:
         ModelError: The library can't load the model.
     """
     tf = tensorflow()
+    if not runs:
+        _check_size(keras, file)
     with quiet():
         try:
             model = keras.models.load_model(file, compile=False, safe_mode=not runs)
@@ -230,6 +252,43 @@ def freeze_keras(keras: Any, file: Path, runs: bool) -> tuple[Any, Public]:
         if name is not None:
             public.others[name] = tensor
     return graph_def, public
+
+
+def _check_size(keras: Any, file: Path) -> None:
+    """Raise ModelError if a model's layers have far more weights than its file holds.
+
+    A few words ask for a layer of any size, and Keras makes all variables before it reads the
+    weights. So the layers are made once without values: in a scope of Keras 3 that makes none, or
+    in a graph of TensorFlow 1; in a thread of its own, as Keras keeps such variables for later.
+    """
+    config, tf = _configuration(file).model, tensorflow()
+    sizes: list[int] = []
+
+    def declare() -> None:
+        scope = getattr(keras, "StatelessScope", None)
+        nothing = scope(initialize_variables=False) if scope else tf.Graph().as_default()
+        # What is wrong with the layers, loading them says.
+        with contextlib.suppress(Exception), nothing:
+            if "module" in config:
+                model = keras.models.model_from_json(json.dumps(config))
+            else:  # as HDF5 has it
+                kind = keras.Sequential if config["class_name"] == "Sequential" else keras.Model
+                model = kind.from_config(config["config"])
+            sizes.extend(
+                math.prod(variable.shape) * tf.as_dtype(variable.dtype).size
+                for variable in model.variables
+            )
+
+    with quiet():
+        thread = threading.Thread(target=declare)
+        thread.start()
+        thread.join()
+    total, size = sum(sizes), file.stat().st_size
+    if total > ARCHIVE_GROWTH.most * size + _FREE:
+        raise ModelError(
+            f"{file}: its layers have weights of {total / 1e9:.3g} GB, and the file holds "
+            f"{size / 1e6:.3g} MB; save the model again, with its weights"
+        )
 
 
 def _keras_tensors(model: Any) -> dict[Any, str]:

@@ -37,7 +37,11 @@ from onnxgraft.stages.convert.tensorflow.reading.cutting import (
     reachable,
     without_clashes,
 )
-from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_constants, check_operators
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
+    check_calls,
+    check_constants,
+    check_operators,
+)
 from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
 from onnxgraft.stages.convert.tensorflow.reading.text import parse_graph
 from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
@@ -182,6 +186,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
     path, public = source.path, public or Public({}, {})
     _check_frozen(path, original)
     check_constants(path, original)
+    check_calls(path, original)
     notes: list[str] = []
     original, weights = take_weights(original)
     graph = import_checked(path, original)

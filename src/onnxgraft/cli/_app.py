@@ -33,6 +33,7 @@ from onnxgraft.files import cache_folder, check_place, existing_file, json_text,
 from onnxgraft.files.limits import SETTINGS_BYTES
 from onnxgraft.files.remote import is_url
 from onnxgraft.progress import logger, reporting
+from onnxgraft.run.demand import allow
 
 __all__ = ["EVERYTHING", "Json", "Result", "app", "main", "subcommand"]
 
@@ -346,12 +347,15 @@ def _guard(name: str, limits: Mapping[str, Any], given: Mapping[str, Any]) -> in
     if not _guarding or sys.platform != "linux":
         if memory is not None or seconds is not None:
             raise NotSupportedError("--max-memory and --max-seconds work on Linux alone")
+        if _guarding:
+            allow(None)
         return None
     from onnxgraft.sandbox.guard import Allowance, byte_size, guarded
 
     if seconds is not None and not seconds > 0:
         raise InputError(f"--max-seconds {seconds:g}: a number of seconds above 0")
     size = None if memory is None else byte_size(memory)
+    allow(size)
     ports = (given["port"],) if name == "serve" else ()
     return guarded(Allowance(size, seconds, _places(name, given), ports))
 

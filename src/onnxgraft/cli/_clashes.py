@@ -6,7 +6,7 @@ from importlib import metadata
 
 __all__ = ["clashes"]
 
-# Module -> the distributions that own it; the first is the one that onnxgraft needs.
+# Module -> the distributions that own it, or did once; the first is the one that onnxgraft needs.
 _OWNERS = {
     "cv2": (
         "opencv-python-headless", "opencv-python", "opencv-contrib-python",
@@ -24,7 +24,7 @@ def clashes() -> list[str]:
     """Return a sentence for each module that several installed distributions own."""
     told = []
     for module, owners in _OWNERS.items():
-        found = {name: version for name in owners if (version := _version(name)) is not None}
+        found = {name: version for name in owners if (version := _version(name, module))}
         if len(found) > 1:
             *names, last = (f"{name} {version}" for name, version in found.items())
             told.append(
@@ -35,8 +35,14 @@ def clashes() -> list[str]:
     return told
 
 
-def _version(name: str) -> str | None:
+def _version(name: str, module: str) -> str:
+    """Return the version of a distribution that owns a module; nothing of one that does not.
+
+    onnxruntime-qnn was an onnxruntime of its own before it became a plug-in for one.
+    """
     try:
-        return metadata.version(name)
+        found = metadata.distribution(name)
     except metadata.PackageNotFoundError:
-        return None
+        return ""
+    owns = found.files is None or any(file.parts[0] == module for file in found.files)
+    return found.version if owns else ""

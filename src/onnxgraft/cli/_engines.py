@@ -72,6 +72,24 @@ def build(
             help="What the engine is tuned for: latency or throughput (OpenVINO).",
         ),
     ] = "latency",
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            rich_help_panel=TARGET,
+            help="Device that the engine is for: CPU, GPU, GPU.1, NPU; AUTO or AUTO:GPU,CPU for "
+            "the one that OpenVINO chooses when it is built; HETERO:GPU,CPU (OpenVINO).",
+        ),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROVIDER",
+            rich_help_panel=TARGET,
+            help="Execution provider that runs the engine: cpu, cuda, tensorrt, openvino, dml or "
+            "qnn, with a device behind it as in cuda:1 or openvino:GPU (onnxruntime).",
+        ),
+    ] = None,
     threads: Threads = None,
     workspace: Annotated[
         int | None,
@@ -151,8 +169,9 @@ def build(
 
     return commands.build(
         model, out, target=target, precision=precision, shapes=shapes, min_shapes=min_shapes,
-        max_shapes=max_shapes, batches=batches, hint=hint, threads=threads, workspace=workspace,
-        level=level, timing_cache=timing_cache, version_compatible=version_compatible,
+        max_shapes=max_shapes, batches=batches, hint=hint, device=device, provider=provider,
+        threads=threads, workspace=workspace, level=level, timing_cache=timing_cache,
+        version_compatible=version_compatible,
         calibration=calibration, ranges=ranges, data=data, recipe=recipe,
         trust=trust_of(trust), cpu=cpu, bake=bake, picture=picture, prove=prove, layers=layers,
         force=force,

@@ -251,10 +251,15 @@ def built(done: BuiltEngine, console: Console) -> None:
         say(console, f"  {note}")
     _float32(console, passport.flags)
     _notes(console, passport.notes, "")
+    if passport.flags.chosen:
+        say(console, f"{passport.flags.chosen} is {passport.flags.device or 'CPU'} here")
+    for share in passport.divided:
+        say(console, f"  {share}")
     for output in passport.proof:
-        say(console, f"{'proven' if output.passed else 'NOT PROVEN'} on {passport.cpu}: {output}")
+        seen = "proven" if output.passed else "NOT PROVEN"
+        say(console, f"{seen} on {passport.runs_on}: {output}")
     if not passport.proof:
-        say(console, f"not run here; it is for {passport.cpu}")
+        say(console, f"not run here; it is for {passport.runs_on}")
     if done.layers:
         say(console, f"{done.layers_out}: {len(done.layers)} layers")
 

@@ -40,7 +40,6 @@ from onnxgraft.run.load import (
 from onnxgraft.stages.engine import target_of
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 from onnxgraft.stages.engine.passport import record as record_in_passport
-from onnxgraft.targets import find_target
 
 __all__ = ["LoadRow", "Searched", "bench_load"]
 
@@ -393,7 +392,7 @@ def _searched(
         "instances": setting.instances, "threads": setting.threads, "streams": setting.streams,
         "batch": setting.batch, "pin": setting.pin, "limit_ms": limit, "rate": best.rate,
         "per_second": best.at.per_second, "p99_ms": best.at.p99, "busy": busy,
-        "cpu": str(find_target(passport.target).cpu()),
+        "cpu": passport.here(),
     })  # fmt: skip
     return replace(found, stored=True)
 

@@ -145,9 +145,12 @@ def _open(message: dict[str, Any]) -> Engine:
         )  # fmt: skip
     if message["kind"] == "onnx":
         from onnxgraft.graph.model import Model
+        from onnxgraft.run.demand import check_model
         from onnxgraft.run.exact import exact
 
-        return exact(Model.load(how["path"]))
+        model = Model.load(how["path"])
+        check_model(model)
+        return exact(model)
     from onnxgraft.stages.convert import Original
 
     return Original.of(**{**how, "values": tuple(how["values"])}).run()

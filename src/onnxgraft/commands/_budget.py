@@ -41,6 +41,7 @@ from onnxgraft.progress import logger, track
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
+from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.quantize import Placement, Prepared, fingerprint, quantize
 from onnxgraft.stages.quantize.budget.search import (
     Trial,
@@ -225,6 +226,7 @@ def within_budget(
     labels: Labels | None = None,
     floats: Floats = "fp32",
     cpu: Cpu | None = None,
+    place: BuildOptions | None = None,
     keep_float: tuple[str, ...] = (),
     calibration: Samples | None = None,
     state: str | os.PathLike[str] | None = None,
@@ -245,6 +247,7 @@ def within_budget(
         labels: By the images' file names, where they do not come with ``samples``.
         floats: What layers that are not INT8 run in.
         cpu: That the engine is for; None is this machine's.
+        place: The device or provider that it is for; None is the CPU.
         keep_float: Layers that stay in float whatever happens.
         calibration: On which sensitivities are measured; None takes the first of ``samples``.
         state: Where verdicts are kept, and taken from where they are of the same search; None
@@ -298,8 +301,10 @@ def within_budget(
 
     trials: list[Trial] = []
     few_feeds = [sample.feeds for sample in few]
-    with MixEngines(table.target, floats, cpu, few_feeds) as engines:
-        shipped = _Shipped(engines, prepared, table, metric, memory, f"{floats} on {cpu}")
+    place = place or BuildOptions()
+    where = place.device or place.provider or cpu
+    with MixEngines(table.target, floats, cpu, few_feeds, place) as engines:
+        shipped = _Shipped(engines, prepared, table, metric, memory, f"{floats} on {where}")
         limit = metric.limit
         for _ in range(_ROUNDS):
             mix = search(
@@ -429,7 +434,7 @@ class _Shipped:
                     return None
                 with engine:
                     lost = self._metric.lost_by(engine, f"the {title} engine of the mix")
-                found = lost, passport.proven is not False, str(passport.cpu)
+                found = lost, passport.proven is not False, passport.runs_on
                 self._memory.keep(shipped=(key, found))
             self.known[float_layers], right, processor = found
             self.told = f"measured on the {title} engine on {processor}"

@@ -13,8 +13,8 @@ from onnxgraft.commands._arguments import shapes as _shapes
 from onnxgraft.commands._assumed import assumed
 from onnxgraft.commands._bundle_program import BundleProgram
 from onnxgraft.commands._defaults import target_of_graph
-from onnxgraft.commands._evidence import evidence
-from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._evidence import evidence, work_of
+from onnxgraft.commands._opening import ModelGiven, Place, to_run
 from onnxgraft.commands._outputs import TIMINGS, check_beside, check_output
 from onnxgraft.commands._recipe import read_tables
 from onnxgraft.data.postprocess import Postprocess
@@ -88,6 +88,8 @@ def build(
     max_shapes: ShapesGiven = None,
     batches: Numbers = "1,16",
     hint: Hint = "latency",
+    device: str | None = None,
+    provider: str | None = None,
     threads: int | None = None,
     workspace: int | None = None,
     level: int | None = None,
@@ -118,6 +120,10 @@ def build(
         max_shapes: The largest of them (TensorRT).
         batches: For a free batch, the batches to tune for; up to the largest can be run (TensorRT).
         hint: What to be fast at (OpenVINO).
+        device: What to build for, such as ``GPU``, ``GPU.1``, ``NPU``, ``AUTO``, ``AUTO:GPU,CPU``
+            or ``HETERO:GPU,CPU``; None is the CPU (OpenVINO).
+        provider: Execution provider that runs the graph, such as ``cuda``, ``cuda:1``,
+            ``tensorrt``, ``openvino:GPU``, ``dml`` or ``qnn``; None is the CPU's (onnxruntime).
         threads: CPU threads; None takes all (OpenVINO, onnxruntime).
         workspace: GPU memory for scratch, in MiB (TensorRT).
         level: Of optimization, 0 to 5 (TensorRT).
@@ -139,23 +145,26 @@ def build(
         force: Replace an existing file of another kind, too.
 
     Raises:
-        InputError: The target refuses the graph, or an option is not for it.
+        InputError: The target refuses the graph, or an option is not for it, or the device or the
+            provider is not here.
         MissingDependencyError: The target's library is not installed.
     """
     check_output(out, ENGINE, force=force)
     check_output(layers, JSON, force=force)
     if timing_cache is not None:
         check_beside(timing_cache, TIMINGS, force=force)
-    graph = as_model(model)
+    graph = to_run(model)
     aim, why = (target, "") if target is not None else target_of_graph(graph)
     if layers is not None:
-        stage.check_layers(aim)
+        stage.check_layers(aim, provider)
     options = BuildOptions(
         shapes=_shapes("--shapes", shapes),
         smallest=_shapes("--min-shapes", min_shapes),
         largest=_shapes("--max-shapes", max_shapes),
         batches=tuple(numbers(batches)),
         hint=hint,
+        device=device,
+        provider=provider,
         threads=threads,
         workspace=_bytes(workspace),
         level=level,
@@ -178,6 +187,7 @@ def build(
         graph, out, aim,
         precision=precision, options=options, evidence=used, ranges=_ranges(ranges, precision),
         samples=samples, cpu=None if cpu is None else find_cpu(cpu), prove=prove,
+        work=work_of(graph, options),
     )  # fmt: skip
     fused: Sequence[Layer] = ()
     if layers is not None:
@@ -273,8 +283,8 @@ def bundle(
         batches=tuple(numbers(batches)),
         calibration=_cache(calibration),
     )
-    graph = as_model(model)
-    plain = None if float_model is None else as_model(float_model)
+    graph = to_run(model)
+    plain = None if float_model is None else to_run(float_model)
     tables = None if recipe is None else read_tables(recipe)
     made = None
     if program:

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxgraft.commands._arguments import Names, names
 from onnxgraft.commands._assumed import assumed
-from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._opening import ModelGiven, Place, to_run
 from onnxgraft.commands._order import DATA, IMAGE, MODEL, check_order
 from onnxgraft.commands._outputs import check_output
 from onnxgraft.commands._recipe import PreprocessGiven, given_tables
@@ -126,7 +126,7 @@ def calibrate(
     check_output(out, RANGES, force=force)
     check_output(cache_out, CACHE, force=force)
     by_hand = read_overrides(overrides) if overrides else {}
-    graph = as_model(model)
+    graph = to_run(model)
     told = ""
     notes: list[str] = []
     if cache_out is None:  # what can't be quantized is told before the work

@@ -21,6 +21,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.progress import status
 from onnxgraft.run.answers import answers
+from onnxgraft.run.demand import check_model
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.feeds import MANNERS, PLAIN, all_move, lively
 from onnxgraft.run.noise import moved, noise_floors
@@ -149,6 +150,8 @@ def convert(
     with status(f"converting {original.path}"):
         lowered, notes = original.lower(opset, io_layout)
         original.forget()
+        if verify:
+            check_model(lowered)
         # Inputs that the user names stay, whatever they are called.
         skip = ["freeze_training"] if inputs else []
         cleaned, report = (lowered, None) if raw else run(lowered, skip=skip)

@@ -19,7 +19,13 @@ from onnxgraft.commands._bench import measure as measure_latency
 from onnxgraft.commands._blame import guilty_pass
 from onnxgraft.commands._budget import read_budget
 from onnxgraft.commands._calibrate import measured
-from onnxgraft.commands._evidence import engine_row, evidence, hash_of_data, record_accuracy
+from onnxgraft.commands._evidence import (
+    engine_row,
+    evidence,
+    hash_of_data,
+    record_accuracy,
+    work_of,
+)
 from onnxgraft.commands._graphs import Aimed, Cleaning, Measured, layers_at, walk
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._layer_times import Timed, layer_times
@@ -67,6 +73,7 @@ from onnxgraft.run.tolerances import HALF_TOLERANCE
 from onnxgraft.run.verdicts import Verdict, check_pair, hold, other_boxes
 from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
+from onnxgraft.stages.engine.devices import devices_here
 from onnxgraft.stages.engine.passport import record
 from onnxgraft.stages.validate import (
     Candidate,
@@ -504,7 +511,7 @@ class _Deployment:
     def _quantize(self, target: str) -> None:
         recipe, section, how = self.recipe, self.recipe.quantize, self.recipe.build
         quantizes, cpu = how.quantizes(target), how.cpu_of(target)
-        floats, kind = self._floats(target), self._kind(target)
+        floats, kind, place = self._floats(target), self._kind(target), how.options(target).place
         table = quantize.placement(target, cpu, how.format_of(target) or "int8")
         budget = read_budget(section.budget) if section.budget and quantizes else None
         improve = section.improve if quantizes and self._calibrates else ()
@@ -526,6 +533,7 @@ class _Deployment:
                     int8=quantizes,
                     floats=floats,
                     cpu=cpu,
+                    place=place,
                     keep_float=recipe.keep_float,
                     weights=section.weights,
                     block=section.block,
@@ -559,7 +567,7 @@ class _Deployment:
             floats=floats, table=quantize.placement_text(table), keep_float=recipe.keep_float,
             int8=quantizes, improve=improve, data=self.data["calibration"],
             budget=None if budget is None else [
-                function_reads(budget.metric), budget.drop, section.trials,
+                function_reads(budget.metric), budget.drop, section.trials, repr(place),
                 self.data["validation"], *self._scoring_reads(),
             ],
         )  # fmt: skip
@@ -591,15 +599,18 @@ class _Deployment:
             with status(f"building for {target}"):
                 passport = engine.build(
                     graph, folder / name, target, precision=precision, options=options,
-                    evidence=used, samples=(sample.feeds for sample in feeds), cpu=cpu,
+                    evidence=used, samples=(sample.feeds for sample in feeds),
+                    cpu=cpu if options.on_cpu else None, work=work_of(graph, options),
                 )  # fmt: skip
+            part.notes += [f"{target}: {share}" for share in passport.divided]
             if passport.proven is False:
                 part.missed.append(f"{target}: the engine does not compute what its graph says")
             part.engines.append(engine_row(f"{target} engine", passport, folder / name))
 
         reads = self.stages.of(
             self._integers(target), target=target, cpu=cpu.to_json(), precision=precision,
-            options=repr(options), evidence=asdict(used), data=self.data["calibration"],
+            options=repr(options), devices=None if options.device is None else devices_here(),
+            evidence=asdict(used), data=self.data["calibration"],
         )  # fmt: skip
         made = self.stages.made("build", target, reads, make, name, ("calibration data",))
         self._publish(made, {name: f"{target} engine"})

@@ -17,12 +17,14 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.files.limits import IMAGE_BYTES
 from onnxgraft.files.remote import File, Remote, contents, place_of
-from onnxgraft.stages.engine import Evidence
+from onnxgraft.graph.model import Model
+from onnxgraft.stages.engine import BuildOptions, Evidence
 from onnxgraft.stages.engine.passport import Passport, record
+from onnxgraft.stages.quantize.place.costs import shares
 from onnxgraft.stages.validate.polygraphy import is_recording
 from onnxgraft.stages.validate.report import CandidateRow, EngineRow
 
-__all__ = ["engine_row", "evidence", "hash_of_data", "record_accuracy"]
+__all__ = ["engine_row", "evidence", "hash_of_data", "record_accuracy", "work_of"]
 
 Place = str | os.PathLike[str]
 
@@ -106,6 +108,12 @@ def _sha256(file: File) -> str:
     return sha256(file)
 
 
+def work_of(graph: Model, options: BuildOptions) -> dict[str, float]:
+    """Return the part of all multiplications that each layer does, where a build asks for it."""
+    divided = options.provider is not None or (options.device or "").startswith("HETERO")
+    return shares(graph) if divided else {}
+
+
 def engine_row(name: str, passport: Passport, file: Path) -> EngineRow:
     """Return what a passport says of whether an engine computes what its graph says.
 
@@ -120,7 +128,7 @@ def engine_row(name: str, passport: Passport, file: Path) -> EngineRow:
         name, str(cpu), cpu.arithmetic if int8 and cpu.name else "", passport.proven,
         [str(output) for output in passport.proof], list(passport.notes),
         file.stat().st_size, passport.flags.threads or 0, passport.name,
-        gpu=passport.machine.get("gpu", ""),
+        gpu="" if cpu.name else passport.runs_on,
     )  # fmt: skip
 
 

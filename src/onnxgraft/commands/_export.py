@@ -119,7 +119,7 @@ def export(
     place = Path(out) / title
     check_beside(place / _CONFIG, TRITON, force=force)
     labels = recipe_of(file, False, after=False)[1].named().labels()
-    best = passport.served(str(passport.cpu))
+    best = passport.served(passport.runs_on)
     joins = find_target(passport.target).triton.joins
     if max_batch is None and joins and best.get("batch", 1) > 1:
         max_batch = best["batch"]

@@ -162,6 +162,7 @@ def _told(passport: Passport) -> dict[str, list[str]]:
         "made from": [f"{passport.source.path} ({passport.source.framework})"],
         "built with": _pairs(passport.versions) + _pairs(passport.flags.to_json()),
         "built for": [str(passport.cpu)] if passport.cpu.name else _pairs(passport.machine),
+        "runs where": [str(share) for share in passport.divided],
         "held against its graph": [str(proof) for proof in passport.proof],
         "layers": _layers(passport),
         "accuracy": _pairs(passport.accuracy),

@@ -17,6 +17,7 @@ from onnxgraft.graph import float8
 from onnxgraft.graph.lift import lift, lifting
 from onnxgraft.graph.model import Model
 from onnxgraft.run.raising import raised
+from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.quantize import (
     OLDEST_OPSET,
     FloatLayer,
@@ -59,6 +60,7 @@ class QuantizeOptions:
         floats: ``fp32``, ``fp16`` (written into the graph) or ``bf16`` (noted for OpenVINO, which
             computes in it by itself).
         cpu: The processor that the engine is for; None is this machine's.
+        place: The device or provider that it is for.
         keep_float: Layers that stay in float.
         given: What a graph brought that was quantized already.
         improvements: Methods of `onnxgraft.stages.quantize.improve`.
@@ -84,6 +86,7 @@ class QuantizeOptions:
     block: int | None = None
     floats: Floats = "fp32"
     cpu: Cpu | None = None
+    place: BuildOptions = field(default_factory=BuildOptions)
     keep_float: tuple[str, ...] = ()
     given: Retargeted | None = None
     improvements: tuple[str, ...] = ()
@@ -258,7 +261,7 @@ def _int8(model: Model, ranges: Ranges, options: QuantizeOptions) -> Int8Graph:
         found, search = within_budget(
             prepared, options.table, options.budget, options.validation,
             classes=options.classes, output=options.metric_output, how=options.postprocess,
-            labels=options.labels, floats=options.floats, cpu=options.cpu,
+            labels=options.labels, floats=options.floats, cpu=options.cpu, place=options.place,
             keep_float=tuple(reasons),
             calibration=options.calibration, state=options.state,
             resume=options.resume, fresh=options.fresh, most=options.trials,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxgraft.commands._assumed import assumed
-from onnxgraft.commands._evidence import evidence
+from onnxgraft.commands._evidence import evidence, work_of
 from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.commands._opening import ModelGiven, Place
 from onnxgraft.commands._served import Hook, feeds_of
@@ -25,6 +25,7 @@ from onnxgraft.stages import engine, quantize, surgery
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.targets import Precision, find_target
+from onnxgraft.targets.cpu import Cpu
 
 __all__ = ["LiteEngine"]
 
@@ -89,6 +90,8 @@ class LiteEngine(Resource):
         _check("postprocessors", self._after, graph.outputs)
         feeds: Iterable[Feeds] = ()
         known: Place | Samples | None = None
+        options = options or BuildOptions()
+        cpu = find_target(target).cpu() if options.on_cpu else Cpu()
         if precision == "int8":
             if calibration is None:
                 raise InputError("INT8 needs representative data: name it with calibration")
@@ -100,7 +103,7 @@ class LiteEngine(Resource):
             made = int8_graph(
                 graph, quantize.calibrate(graph, samples),
                 QuantizeOptions(
-                    table=quantize.placement(target, find_target(target).cpu()),
+                    table=quantize.placement(target, cpu),
                     improvements=quantize.DEFAULT_IMPROVEMENTS,
                     calibration=samples,
                 ),
@@ -115,7 +118,7 @@ class LiteEngine(Resource):
             file = Path(folder) / "engine" if path is None else Path(path)
             self.passport = engine.build(
                 graph, file, target, precision=precision, options=options,
-                evidence=used, samples=feeds,
+                evidence=used, samples=feeds, work=work_of(graph, options),
             )  # fmt: skip
             self.notes += self.passport.notes
             self._engine = engine.load(file)

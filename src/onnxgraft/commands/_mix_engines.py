@@ -17,6 +17,7 @@ from onnxgraft.run.engine import Engine, Resource
 from onnxgraft.run.feeds import fixed_batches
 from onnxgraft.stages import engine
 from onnxgraft.stages.convert import Original
+from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.passport import Passport
 from onnxgraft.targets import FORMATS, Floats, Precision, find_target
 from onnxgraft.targets.cpu import Cpu
@@ -32,20 +33,26 @@ class MixEngines(Resource):
         floats: What the float layers of INT8 graphs run in; a graph without INT8 runs in FP32.
         cpu: That they are for; None is this machine's.
         feeds: Of batch 1, on which they are proven.
+        place: The device or provider that they are for.
 
     Attributes:
         absent: Why no engine can run here; empty where it can.
     """
 
     def __init__(
-        self, target: str, floats: Floats, cpu: Cpu | None, feeds: Sequence[Feeds]
+        self,
+        target: str,
+        floats: Floats,
+        cpu: Cpu | None,
+        feeds: Sequence[Feeds],
+        place: BuildOptions,
     ) -> None:
-        self._target, self._floats, self._feeds = target, floats, feeds
+        self._target, self._floats, self._feeds, self._place = target, floats, feeds, place
         aim = find_target(target)
         self.absent = ""
         if not engine.runs_here(target):
             self.absent = f"no {aim.title} engine can run here"
-        elif cpu is not None and aim.on_cpu and cpu != aim.cpu():
+        elif cpu is not None and aim.on_cpu and place.on_cpu and cpu != aim.cpu():
             self.absent = f"the engine is for another processor, {cpu}"
         self._folder = tempfile.TemporaryDirectory(prefix="onnxgraft.")
         self._built: dict[str, tuple[Path, Passport]] = {}
@@ -84,7 +91,8 @@ class MixEngines(Resource):
             if actual in FORMATS:
                 precision = actual if self._floats == "fp32" else self._floats
             passport = engine.build(
-                model, path, self._target, precision=precision, samples=self._feeds, prove=prove
-            )
+                model, path, self._target, precision=precision, samples=self._feeds, prove=prove,
+                options=self._place,
+            )  # fmt: skip
             self._built[key] = path, passport
         return self._built[key]

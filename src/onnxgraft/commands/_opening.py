@@ -12,6 +12,7 @@ from onnxgraft.errors import NotSupportedError, OnnxgraftError
 from onnxgraft.files.trust import trusts
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.pictures import KEY
+from onnxgraft.run.demand import check_model
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
 from onnxgraft.run.session import OnnxRuntime
@@ -23,7 +24,7 @@ from onnxgraft.targets import FORMATS, WEIGHT_TYPES
 
 __all__ = [
     "MODEL_SUFFIXES", "ModelGiven", "Place", "as_model", "engine_at", "graph_beside",
-    "graph_of_engine", "is_engine", "open_candidate", "open_reference",
+    "graph_of_engine", "is_engine", "open_candidate", "open_reference", "to_run",
 ]  # fmt: skip
 
 Place = str | os.PathLike[str]
@@ -47,6 +48,13 @@ def as_model(model: ModelGiven) -> Model:
     if told is not None:
         loaded.metadata[KEY] = told.written()
     return loaded
+
+
+def to_run(model: ModelGiven) -> Model:
+    """Return an ONNX model as `as_model` does, whose tensors are no larger than may be."""
+    found = as_model(model)
+    check_model(found)
+    return found
 
 
 def open_reference(original: Original) -> tuple[Engine, list[str]]:
@@ -75,7 +83,9 @@ def open_candidate(candidate: Original) -> Engine:
     if is_engine(file):
         return engine_at(candidate)
     if file.suffix == ".onnx":
-        return exact(Model.load(file), name=file.name)
+        model = Model.load(file)
+        check_model(model)
+        return exact(model, name=file.name)
     if file.suffix == ".json":
         return Recorded(file)
     return candidate.run()

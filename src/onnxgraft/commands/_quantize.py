@@ -12,7 +12,7 @@ from onnxgraft.commands._assumed import assumed, of_images
 from onnxgraft.commands._budget import Budget, check_budget, read_budget
 from onnxgraft.commands._defaults import only_target
 from onnxgraft.commands._int8 import Int8Graph, QuantizeOptions, check_weights, int8_graph
-from onnxgraft.commands._opening import ModelGiven, Place, as_model
+from onnxgraft.commands._opening import ModelGiven, Place, to_run
 from onnxgraft.commands._order import MODEL, check_order
 from onnxgraft.commands._outputs import ONNX, check_beside, check_output
 from onnxgraft.commands._recipe import (
@@ -232,7 +232,7 @@ def quantize(
     check_output(cache_out, CACHE, force=force)
     if out is not None and wanted is not None:
         check_beside(f"{out}.search", JSON, force=force)
-    graph = as_model(model)
+    graph = to_run(model)
     result = Quantized(out="" if out is None else str(out))
     taken = stage.retarget(graph, table) if from_qdq else None
     if taken is not None:

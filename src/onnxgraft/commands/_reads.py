@@ -20,6 +20,7 @@ from onnxgraft.files.wire import WireError, read_varint
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate.report import versions
 from onnxgraft.targets import TARGETS
+from onnxgraft.targets.devices import PROVIDERS
 
 __all__ = [
     "file_reads",
@@ -34,6 +35,7 @@ __all__ = [
 _PACKAGES = (
     "h5py", "keras", "ml_dtypes", "opencv-python", "opencv-python-headless", "pydantic", "scipy",
     "tensorrt", "torch",
+    *dict.fromkeys(name for known in PROVIDERS for name in (known.package, known.whole) if name),
 )  # fmt: skip
 _GPUS = Path("/proc/driver/nvidia")
 

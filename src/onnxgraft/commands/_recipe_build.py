@@ -18,11 +18,12 @@ from pydantic import (
     create_model,
 )
 
-from onnxgraft.errors import nearest
+from onnxgraft.errors import InputError, nearest
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.options import Hint
 from onnxgraft.targets import FORMATS, TARGETS, Format, Precision, Target, find_target
 from onnxgraft.targets.cpu import CPUS, Cpu, find_cpu
+from onnxgraft.targets.devices import find_provider
 
 __all__ = ["BuildSection", "Misfit", "TargetSection", "in_keys"]
 
@@ -57,6 +58,15 @@ def _known_cpu(name: str) -> str:
     return name
 
 
+def _known_provider(given: str) -> str:
+    try:
+        find_provider(given)
+    except InputError as error:
+        raise ValueError(str(error).replace("--provider ", "")) from error
+    return given
+
+
+ProviderName = Annotated[str, AfterValidator(_known_provider)]
 CpuName = Annotated[str, AfterValidator(_known_cpu), WithJsonSchema({"enum": [*CPUS]})]
 
 
@@ -92,6 +102,16 @@ class TargetSection(BaseModel):
         default="latency",
         description="What to be fast at: a single image, or many images.",
     )
+    device: str | None = Field(
+        default=None, examples=["GPU"],
+        description="Device that the engine is for: `CPU`, `GPU`, `GPU.1`, `NPU`; `AUTO` or "
+        "`AUTO:GPU,CPU` for the one that OpenVINO chooses; `HETERO:GPU,CPU`. The CPU if not given.",
+    )  # fmt: skip
+    provider: ProviderName | None = Field(
+        default=None, examples=["cuda"],
+        description="Execution provider that runs the engine, with a device behind it as in "
+        "`cuda:1` or `openvino:GPU`. The CPU's own if not given.",
+    )  # fmt: skip
     threads: PositiveInt | None = Field(
         default=None, examples=[4], description="Threads of the CPU; all if not given."
     )
@@ -175,6 +195,8 @@ class _BuildSection(BaseModel):
     def cpu_of(self, target: str) -> Cpu:
         """Return the processor that a target's engine is for."""
         aim = find_target(target)
+        if not self.options(target).on_cpu:
+            return Cpu()
         return find_cpu(self.cpu) if self.cpu is not None and aim.on_cpu else aim.cpu()
 
     def options(self, target: str) -> BuildOptions:

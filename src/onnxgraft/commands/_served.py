@@ -22,7 +22,6 @@ from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource
 from onnxgraft.stages.engine.loading import load
 from onnxgraft.stages.engine.passport import passport_path, read_passport
-from onnxgraft.targets import find_target
 
 __all__ = ["Hook", "ServedEngine", "feeds_of"]
 
@@ -188,7 +187,7 @@ def _found(path: str | os.PathLike[str]) -> dict[str, int]:
     if not passport_path(path).is_file():
         return {}
     passport = read_passport(path)
-    found = passport.served(str(find_target(passport.target).cpu()))
+    found = passport.served(passport.here())
     return found if found.get("instances") == 1 else {}
 
 

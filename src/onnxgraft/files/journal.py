@@ -21,15 +21,26 @@ JOURNAL = ".onnxgraft-moves"
 
 
 def move(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Rename files of one folder; who is killed in between has left a journal, which goes on."""
+    """Rename files of one folder; who is stopped in between has left a journal, which goes on.
+
+    Raises:
+        OSError: A file can't be renamed. If another one was already, the journal stays, and the
+            next run finishes it.
+    """
     folder = moves[0][1].parent
     with locked(folder / JOURNAL) as handle:
         settle(folder, handle)
         names = [[before.name, after.name] for before, after in moves]
-        os.write(handle, json.dumps(names).encode())
-        os.fsync(handle)
-        for before, after in moves:
-            os.replace(before, after)
+        done = 0
+        try:
+            os.write(handle, json.dumps(names).encode())
+            os.fsync(handle)
+            for before, after in moves:
+                os.replace(before, after)
+                done += 1
+        finally:
+            if done in (0, len(moves)):
+                os.ftruncate(handle, 0)
 
 
 def settle(folder: Path, handle: int) -> None:

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -101,16 +102,15 @@ class Kept:
             InputError: It can't be written, or the disk is full.
         """
         place, made = self._place(stage, key), None
-        begun = datetime.now(UTC)
+        begun = time.monotonic()  # the wall clock may be set meanwhile
         try:
             self.folder.mkdir(exist_ok=True)
             made = Path(tempfile.mkdtemp(TEMPORARY, f".{stage}.", self.folder))
             tell_temporary(made)
             yield made
-            now = datetime.now(UTC)
             write_json(made / _LIST, {
-                "format": _FORMAT, "created": now.isoformat(timespec="seconds"),
-                "seconds": round((now - begun).total_seconds(), 3), "files": _hashes(made),
+                "format": _FORMAT, "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - begun, 3), "files": _hashes(made),
             })  # fmt: skip
             _remove(place)  # it is damaged, or to be made again
             made.chmod(0o777 & ~umask())

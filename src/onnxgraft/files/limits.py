@@ -14,12 +14,12 @@ from onnxgraft.errors import InputError
 
 __all__ = [
     "ARCHIVE_GROWTH", "ARCHIVE_MEMBERS", "AXES", "BODY_NAMES", "BUFFER_BYTES", "CACHE_BYTES",
-    "CONSTANT_BYTES", "DEPTH", "DOCUMENT_BYTES", "EXTERNAL_COPIES", "EXTERNAL_GROWTH", "FIELDS",
-    "HISTOGRAM_BYTES", "HOST_BYTES", "IMAGE_BYTES", "IMAGE_PIXELS", "MODEL_BYTES", "NAME_BYTES",
-    "NODES", "PASSPORT_BYTES", "PROTOTXT_BYTES", "RECORDING_BYTES", "SETTINGS_BYTES",
-    "SPOOLED_BYTES", "STRUCTURE_BYTES", "TENSORS", "TENSOR_VALUES", "TEXT_GRAPH_BYTES",
-    "TEXT_GRAPH_LINE", "TEXT_GRAPH_MESSAGES", "TEXT_GRAPH_VALUES", "UNPACKED_BYTES", "Limit",
-    "table",
+    "CALL_LEVELS", "CONSTANT_BYTES", "DEPTH", "DOCUMENT_BYTES", "EXTERNAL_COPIES",
+    "EXTERNAL_GROWTH", "FIELDS", "HISTOGRAM_BYTES", "HOST_BYTES", "IMAGE_BYTES", "IMAGE_PIXELS",
+    "MODEL_BYTES", "NAME_BYTES", "NODES", "PASSPORT_BYTES", "PROTOTXT_BYTES", "RECORDING_BYTES",
+    "RUNNING_BYTES", "SETTINGS_BYTES", "SPOOLED_BYTES", "STRUCTURE_BYTES", "TENSORS",
+    "TENSOR_VALUES", "TEXT_GRAPH_BYTES", "TEXT_GRAPH_LINE", "TEXT_GRAPH_MESSAGES",
+    "TEXT_GRAPH_VALUES", "UNPACKED_BYTES", "Limit", "table",
 ]  # fmt: skip
 
 
@@ -112,6 +112,13 @@ EXTERNAL_COPIES = Limit(
 BODY_NAMES = Limit(
     "tensors that bodies of operators see, together", 1 << 27,
     "Listing one takes 0.1 us (measured); 1,000 branches in a graph of 100,000 nodes.",
+)  # fmt: skip
+CALL_LEVELS = Limit(
+    "levels of functions that call each other", 100, "Modules within modules are some ten deep."
+)
+RUNNING_BYTES = Limit(
+    "tensors of one sample that are there at once", 1 << 31,
+    "Bytes: by their sizes, where these are known before it runs; --max-memory allows more.",
 )  # fmt: skip
 PROTOTXT_BYTES = Limit("a prototxt", 1 << 23, "Bytes: a layer takes some 200.")
 ARCHIVE_MEMBERS = Limit("members in an archive", 10_000, "A Keras file has three, and its assets.")

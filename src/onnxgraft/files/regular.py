@@ -41,7 +41,18 @@ def refuse_irregular(path: str | os.PathLike[str]) -> None:
         raise InputError(
             f"{target}: is a link of another user, or to what is another's; name the file itself"
         )
+    _refuse_sticky(target, own)
     _refuse_strange_way(target)
+
+
+def _refuse_sticky(target: Path, own: os.stat_result) -> None:
+    """Refuse a file of another user in a folder such as /tmp, where only owners replace files."""
+    folder = os.stat(target.parent)
+    if folder.st_mode & stat.S_ISVTX and _user() not in (0, own.st_uid, folder.st_uid):
+        raise InputError(
+            f"{target}: is another user's, in a folder where only owners replace files; name "
+            "another file"
+        )
 
 
 def _refuse_strange_way(target: Path) -> None:

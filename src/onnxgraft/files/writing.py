@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +125,21 @@ def together(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
         else:
             move(list(zip(made, targets, strict=True)))
     except OSError as error:
-        raise InputError(f"{target}: can't be written ({error.strerror or error})") from error
+        half = "; some files are in place and some are not, run it again, which finishes that"
+        raise InputError(
+            f"{target}: can't be written ({error.strerror or error})"
+            f"{half if _on_their_way(made) else ''}"
+        ) from error
     finally:
         _writing.difference_update(made)
-        for temporary in made:
-            temporary.unlink(missing_ok=True)
+        for temporary in set(made) - _on_their_way(made):
+            with contextlib.suppress(OSError):  # the folder may have become read-only
+                temporary.unlink(missing_ok=True)
+
+
+def _on_their_way(made: Sequence[Path]) -> set[Path]:
+    """Return those of the temporary files that the next run will put into place."""
+    return {file for file in made if file.name in dict(moves_of(file.parent))}
 
 
 @contextlib.contextmanager

@@ -8,11 +8,13 @@ from pathlib import Path
 import onnx
 
 from onnxgraft.errors import ModelError
+from onnxgraft.files import calls
 from onnxgraft.files.limits import AXES, BODY_NAMES, CONSTANT_BYTES, TENSOR_VALUES
 from onnxgraft.graph.external import PACKED
 from onnxgraft.graph.messages import bodies
+from onnxgraft.graph.operators import is_own_domain, op_key
 
-__all__ = ["check_bodies", "check_declared", "check_dense", "check_values"]
+__all__ = ["check_bodies", "check_calls", "check_declared", "check_dense", "check_values"]
 
 
 def check_values(tensor: onnx.TensorProto, model: Path) -> None:
@@ -90,3 +92,23 @@ def check_bodies(model: onnx.ModelProto, path: Path) -> None:
         if seen > BODY_NAMES.most:
             raise ModelError(f"{path}: {BODY_NAMES.refusal(seen)}; export it with fewer of them")
         left += [(body, names) for body in inner]
+
+
+def check_calls(model: onnx.ModelProto, path: Path) -> None:
+    """Raise ModelError if the model's functions come to too many nodes."""
+    functions = {
+        ("" if is_own_domain(f.domain) else f.domain, f.name): _called(f) for f in model.functions
+    }
+    if functions:
+        calls.check_calls(_called(model.graph), functions, f"{path}:")
+
+
+def _called(part: onnx.GraphProto | onnx.FunctionProto) -> list[tuple[str, str]]:
+    """Return what operators the nodes of a graph or function are, those of its bodies too."""
+    found = []
+    left = [part]
+    while left:
+        for node in left.pop().node:
+            found.append(op_key(node))
+            left += [body for attribute in node.attribute for body in bodies(attribute)]
+    return found

@@ -28,7 +28,13 @@ from onnxgraft.files.limits import NODES, TENSORS
 from onnxgraft.files.schema import Costs, Message, schema
 from onnxgraft.files.survey import survey
 from onnxgraft.files.wire import BYTES, WireError, fields
-from onnxgraft.graph.demands import check_bodies, check_declared, check_dense, check_values
+from onnxgraft.graph.demands import (
+    check_bodies,
+    check_calls,
+    check_declared,
+    check_dense,
+    check_values,
+)
 from onnxgraft.graph.external import LARGE, PACKED, ExternalData, view_of
 from onnxgraft.graph.foreign import refuse_foreign
 from onnxgraft.graph.messages import parts
@@ -139,6 +145,7 @@ def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> Non
             dense += math.prod(max(dim, 0) for dim in part.dims)
             check_dense(dense, path)
     check_bodies(proto, path)
+    check_calls(proto, path)
 
 
 @functools.cache

@@ -60,8 +60,10 @@ from onnxgraft.run.layers import LayerTimes
 from onnxgraft.run.session import OnnxRuntime, exposing
 from onnxgraft.run.session_layers import timed
 
-__all__ = ["exact", "exact_graph", "exact_layers"]
+__all__ = ["exact", "exact_graph", "exact_layers", "is_heavy"]
 
+# A message has less than 2 GB; what else is in it has a share of them.
+_HEAVY = 15 << 27
 # float32 holds whole numbers up to here.
 _EXACT = 1 << 24
 # Their output holds values of their input alone, so that it has the input's scale.
@@ -85,9 +87,18 @@ def exact(
         ModelError: onnxruntime refuses the graph.
         NotSupportedError: It has no kernel for an operator of these types.
     """
-    return OnnxRuntime(
-        exact_graph(model, outputs), name=name, threads=threads, configure=_as_it_stands
-    )
+    weights: dict[str, Array] | None = None
+    if is_heavy(model):
+        proto, weights = model.without_weights()
+        proto = exposing(proto, outputs) if outputs else proto
+    else:
+        proto = exact_graph(model, outputs)
+    return OnnxRuntime(proto, name=name, threads=threads, configure=_as_it_stands, weights=weights)
+
+
+def is_heavy(model: Model) -> bool:
+    """Tell whether a graph's weights do not fit into a message, but have to go beside it."""
+    return model.weight_bytes() > _HEAVY and not is_quantized(model)
 
 
 def exact_layers(model: Model, engine: Engine, feeds: Feeds, runs: int) -> LayerTimes:

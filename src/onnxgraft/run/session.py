@@ -17,11 +17,12 @@ from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.run.engine import Computing, check_feeds, check_into
+from onnxgraft.run.providers import Placed, Running
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OnnxRuntime", "exposing", "left_out"]
+__all__ = ["OnnxRuntime", "exposing", "left_out", "without_bfloat16"]
 
 # Its optimizers that go wrong; those that move transposes where there are such operators.
 _PAD = "Pad_Fusion"
@@ -37,7 +38,7 @@ _DTYPES = {
 
 
 class OnnxRuntime(Computing):
-    """An ONNX model in onnxruntime on the CPU.
+    """An ONNX model in onnxruntime, on the CPU where nothing else is said.
 
     It has no kernels for bfloat16 there: a model in it is computed in float32, between inputs and
     outputs of its own types.
@@ -50,8 +51,10 @@ class OnnxRuntime(Computing):
         save_optimized: Where to write the graph as onnxruntime optimized it.
         weights: Initializers that the model only refers to, as `Model.without_weights` has them.
         configure: Sets further fields of onnxruntime's SessionOptions.
+        provider: What runs it in place of the CPU, as far as that takes its nodes.
 
     Raises:
+        InputError: The provider does not start here, or takes none of the nodes.
         ModelError: onnxruntime refuses the model.
         NotSupportedError: It has no kernel for an operator of these types.
     """
@@ -66,6 +69,7 @@ class OnnxRuntime(Computing):
         save_optimized: str | os.PathLike[str] | None = None,
         weights: Mapping[str, Array] | None = None,
         configure: Callable[[Any], None] | None = None,
+        provider: Running | None = None,
     ) -> None:
         with optional("Running an ONNX model", "onnxruntime"):
             import onnxruntime as ort
@@ -84,11 +88,13 @@ class OnnxRuntime(Computing):
             options.optimized_model_filepath = os.fspath(save_optimized)
         if configure is not None:
             configure(options)
+        if provider is not None:
+            provider.configure(options)
         without: list[str] = []
         if isinstance(model, str | os.PathLike):
             source: str | bytes = str(model)
         else:
-            model, weights = _without_bfloat16(model, name, weights)
+            model, weights = without_bfloat16(model, name, weights)
             source = model.SerializeToString()
             without = [_RELUS] if _has_float8(model) else []
         if weights:
@@ -99,13 +105,15 @@ class OnnxRuntime(Computing):
             values = [ort.OrtValue.ortvalue_from_numpy(value) for value in aligned]
             options.add_external_initializers(list(weights), values)
         try:
-            self._session: Any = _opened(ort, source, options, without)
+            self._session: Any = _opened(ort, source, options, provider, without)
         except Exception as error:  # its exceptions have no common base
             reason = _reason(error)
             if "NOT_IMPLEMENTED" in str(error):
                 raise NotSupportedError(f"onnxruntime can't run the graph: {reason}") from error
             raise ModelError(f"{name}: onnxruntime refuses the graph: {reason}") from error
-        self.name = name
+        if provider is not None:
+            provider.check(self._session)
+        self.name, self._provider = name, provider
         self.inputs = tuple(_spec(entry) for entry in self._session.get_inputs())
         self.outputs = tuple(_spec(entry) for entry in self._session.get_outputs())
         self._bfloat = any(spec.dtype == "bfloat16" for spec in (*self.inputs, *self.outputs))
@@ -146,6 +154,10 @@ class OnnxRuntime(Computing):
                 f"{self.name}: onnxruntime can't run the graph: {_reason(error)}"
             ) from error
 
+    def placed(self) -> list[Placed]:
+        """Return its nodes and where they run, of a session with a provider."""
+        return [] if self._provider is None else self._provider.placed(self._session)
+
     def end_profiling(self) -> str:
         """Return the file with what the nodes took, of a session that was configured to profile."""
         return str(self._session.end_profiling())
@@ -155,11 +167,23 @@ class OnnxRuntime(Computing):
         self._session = None
 
 
-def _opened(ort: Any, source: str | bytes, options: Any, without: Sequence[str]) -> Any:
-    """Return a session, without what onnxruntime makes wrongly of sound graphs."""
+def _opened(
+    ort: Any,
+    source: str | bytes,
+    options: Any,
+    provider: Running | None,
+    without: Sequence[str],
+) -> Any:
+    """Return a session, without what onnxruntime makes wrongly of sound graphs.
+
+    Left to itself it would start again on the CPU alone where a provider fails.
+    """
+    listed: list[Any] | None = ["CPUExecutionProvider"]
+    if provider is not None:
+        listed = provider.listed(ort.get_available_providers())
     return ort.InferenceSession(
-        source, options, providers=["CPUExecutionProvider"],
-        disabled_optimizers=[*left_out(source), *without],
+        source, options, providers=listed, disabled_optimizers=[*left_out(source), *without],
+        enable_fallback=False,
     )  # fmt: skip
 
 
@@ -209,7 +233,7 @@ def _rounds(source: str | bytes) -> bool:
         return True
 
 
-def _without_bfloat16(
+def without_bfloat16(
     model: onnx.ModelProto, name: str, weights: Mapping[str, Array] | None
 ) -> tuple[onnx.ModelProto, Mapping[str, Array] | None]:
     """Return a model and its weights, in float32 where the model is in bfloat16."""

@@ -52,11 +52,17 @@ def in_processes(
         then: What a message about a lost worker ends with, such as how to go on.
 
     Raises:
-        InputError: A worker died, or what a part raises.
+        InputError: A worker died, there can't be any, or what a part raises.
     """
     # Not forked: runtimes and OpenCV have threads, which a fork does not copy.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(parts)), context, _begin, (opener,))
+    try:
+        pool = ProcessPoolExecutor(min(workers, len(parts)), context, _begin, (opener,))
+    except (ImportError, NotImplementedError, OSError) as error:  # there are no semaphores
+        raise InputError(
+            f"several processes can't work together here ({error}): they need a /dev/shm that can "
+            "be written; leave --workers out"
+        ) from error
     waiting = iter(parts)
     running: dict[Future[Result], Part] = {}
     try:

@@ -26,9 +26,10 @@ from pathlib import Path
 
 from onnxgraft.errors import InputError
 from onnxgraft.files import remove_left, watchers
+from onnxgraft.files.locks import lock
 from onnxgraft.sandbox.landlock import enter_sandbox
 
-__all__ = ["Allowance", "Killed", "byte_size", "guarded", "hand_over"]
+__all__ = ["Allowance", "Killed", "byte_size", "guarded", "hand_over", "memory_of"]
 
 # How often the memory is looked at: it can grow by some 200 MB in between.
 _LOOK = 0.05
@@ -63,7 +64,7 @@ class Allowance:
     """What a command may take.
 
     Attributes:
-        memory: Bytes, of all its processes together; None takes most of what the machine has.
+        memory: Bytes, of all its processes together; None takes most of what is free.
         seconds: Of wall clock; None sets no limit.
         places: Files and folders that it was told to write; None lets it write anywhere, and
             connect to other machines.
@@ -153,26 +154,40 @@ def guarded(allowance: Allowance) -> int | None:
 
 
 def _scratch() -> str:
-    """Return a new folder for what is temporary; remove those of commands that were killed."""
+    """Return a new folder for what is temporary; remove those of commands that were killed.
+
+    Raises:
+        InputError: There is no place for one.
+    """
+    try:
+        return _made_scratch()
+    except OSError as error:
+        raise InputError(
+            f"nothing temporary can be written ({error.strerror}); let TMPDIR name a folder where "
+            "that is possible"
+        ) from error
+
+
+def _made_scratch() -> str:
     for place in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
         with contextlib.suppress(OSError):
             if not place.is_symlink() and place.stat().st_uid == os.geteuid():
                 _remove_left_behind(place)
     made = tempfile.mkdtemp(prefix=_SCRATCH)
     # The lock is there with its name: the file is locked first, and lasts as long as the command.
-    lock = os.open(Path(made, "new"), os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock(os.open(Path(made, "new"), os.O_RDWR | os.O_CREAT, 0o600), wait=True)
     os.rename(Path(made, "new"), Path(made, _ALIVE))
     return made
 
 
 def _remove_left_behind(place: Path) -> None:
-    lock = os.open(place / _ALIVE, os.O_RDWR | os.O_NOFOLLOW)
+    handle = os.open(place / _ALIVE, os.O_RDWR | os.O_NOFOLLOW)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Where nothing can be locked, nobody knows whether the owner is gone.
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(place, ignore_errors=True)
     finally:
-        os.close(lock)
+        os.close(handle)
 
 
 def _begin(allowance: Allowance, into: int, scratch: str | None) -> None:
@@ -220,7 +235,7 @@ class _Watch:
         self.child = child
         self.reason: str | None = None
         self._asked = allowance.memory
-        self._most = allowance.memory or int(_memory_of_machine() * _DEFAULT_SHARE)
+        self._most = allowance.memory or int(_free_memory() * _DEFAULT_SHARE)
         self._seconds = allowance.seconds
         self._out = out
         self._told = b""
@@ -276,9 +291,9 @@ class _Watch:
         if self._asked is None:
             return (
                 f"stopped: it took {_size(taken)}, more than the {_size(self._most)} "
-                f"({_DEFAULT_SHARE:.0%} of the machine's memory) that a command may take without "
-                "--max-memory; allow more with it, take a smaller model, batch or --workers, or a "
-                "larger machine"
+                f"({_DEFAULT_SHARE:.0%} of the memory that was free) that a command may take "
+                "without --max-memory; allow more with it, take a smaller model, batch or "
+                "--workers, or a larger machine"
             )
         return (
             f"stopped: it took {_size(taken)}, more than the {_size(self._asked)} that "
@@ -291,6 +306,11 @@ def _size(count: int) -> str:
 
 
 def _reason(died: signal.Signals) -> str:
+    if died == signal.SIGXCPU:
+        return (
+            "a library did not come to an end on it; a file that it read is damaged or malicious; "
+            "nothing was left half written"
+        )
     if died in _CRASHES:
         return (
             f"a library crashed on it ({died.name}); a file that it read is damaged or "
@@ -313,6 +333,11 @@ def _taken(process: int) -> int:
         return 0
     found = re.findall(r"^(?:RssAnon|RssShmem|VmSwap):\s*(\d+) kB", text, re.MULTILINE)
     return 1024 * sum(map(int, found))
+
+
+def memory_of(process: int) -> int:
+    """Return the bytes of memory that a process and those that it started have to themselves."""
+    return sum(map(_taken, [process, *_descendants(process)]))
 
 
 def _descendants(process: int) -> list[int]:
@@ -338,9 +363,12 @@ def _kill(processes: Iterable[int]) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-def _memory_of_machine() -> int:
-    """Return the bytes of memory that this machine, or the container, has."""
+def _free_memory() -> int:
+    """Return the bytes of memory that are free on this machine, or that the container has."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, IndexError):
+        text = Path("/proc/meminfo").read_text(encoding="ascii", errors="replace")
+        total = min(total, 1024 * int(re.findall(r"^MemAvailable:\s*(\d+) kB", text, re.M)[0]))
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
             total = min(total, int(Path("/sys/fs/cgroup", name).read_text()))

@@ -44,7 +44,7 @@ ONNXRUNTIME = Target(
     needs="a CPU",
     machine=TWO_CORES,
     floats={},  # its CPU kernels have no fast halves
-    options=frozenset({"threads"}),
+    options=frozenset({"threads", "provider"}),
     triton=Triton(
         "onnxruntime",
         "model.onnx",

@@ -36,7 +36,7 @@ OPENVINO = Target(
     needs="an x86-64 or ARM CPU",
     machine=TWO_CORES,
     floats={"fp16": "engine", "bf16": "engine"},
-    options=frozenset({"shapes", "hint", "threads", "floats"}),
+    options=frozenset({"shapes", "hint", "threads", "floats", "device"}),
     # Its backend reads models and not what a CPU exported, and where it knows of a batch it fixes
     # that: https://github.com/triton-inference-server/openvino_backend.
     triton=Triton(
@@ -50,6 +50,7 @@ OPENVINO = Target(
             "bf16": "HINT_BF16",
             "shapes": "RESHAPE_IO_LAYERS",
             "pads": "ENABLE_BATCH_PADDING",
+            "device": "TARGET_DEVICE",
         },
     ),
     magic=tuple((offset, b"UPCVO") for offset in range(12)),  # a model that the CPU exported

@@ -119,7 +119,7 @@ class Triton:
         engine: Whether it loads the engine; otherwise it reads the graph and compiles that itself.
         joins: Whether it runs a batch of any size, so that waiting requests may be joined.
         parameters: Its names of settings: ``threads`` of the CPU, the ``hint``, ``bf16`` for float
-            layers, fixed ``shapes``, and that it ``pads`` a batch which is not full.
+            layers, fixed ``shapes``, that it ``pads`` a batch which is not full, the ``device``.
         as_it_is: Its level of optimization at which it runs a quantized engine's graph as it was
             saved; None where it changes nothing.
     """

@@ -1,0 +1,178 @@
+"""What running a network takes at least, by the sizes of its tensors, before any of it runs.
+
+A few bytes can say a tensor of any size: a Tile, a Fill, a Range, an input's shape. A library finds
+out when it has filled the memory. So where sizes are known, of one sample, the tensors that are
+there at the same time are added up first: each from the operator that makes it to the last one that
+reads it. What an operator takes beside them, and sizes that follow from the values that are fed,
+are not known before: a command's limit of memory is for them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnxgraft.errors import ModelError
+from onnxgraft.files.limits import RUNNING_BYTES
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from onnxgraft.graph.model import Model
+    from onnxgraft.graph.shapes import Shapes
+
+__all__ = ["Step", "allow", "check_model", "check_steps", "grown", "limited", "size_of"]
+
+# In the environment, as what a command starts has the same limit.
+_ALLOWED = "ONNXGRAFT_RUNNING_BYTES"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an operator does to the memory.
+
+    Attributes:
+        reads: The tensors that it reads.
+        makes: The tensors that it makes, with their bytes; 0 for what is not known.
+        within: Bytes that its own body takes meanwhile.
+    """
+
+    reads: Sequence[str]
+    makes: Mapping[str, int]
+    within: int = 0
+
+
+def allow(memory: int | None) -> None:
+    """Check networks from now on, in this process and in those that it starts.
+
+    Args:
+        memory: Bytes that the user allows; None stands for `RUNNING_BYTES`.
+    """
+    os.environ[_ALLOWED] = str(memory or 0)
+
+
+def limited() -> bool:
+    """Tell whether networks are checked: within commands, not where Python calls functions."""
+    return _ALLOWED in os.environ
+
+
+def check_model(model: Model) -> None:
+    """Raise ModelError if a graph takes more than is allowed, by the sizes of its tensors."""
+    if not limited():
+        return
+    from onnxgraft.graph.shapes import Shapes
+
+    graph = _written_out(model)
+    shapes = Shapes(graph, free=1, declared=True)
+    given = {tensor.name: _bytes(tensor, shapes) for tensor in graph.inputs}
+    kept = {tensor.name for tensor in graph.outputs}
+    check_steps(_steps(graph, shapes), given, kept, model.file)
+
+
+def check_steps(
+    steps: Iterable[Step], given: Mapping[str, int], kept: Collection[str], where: str
+) -> None:
+    """Raise ModelError if a network takes more than is allowed.
+
+    Args:
+        steps: Its operators, in an order in which they can run.
+        given: The bytes of what is fed.
+        kept: The tensors that it returns.
+        where: Begins the sentence of a refusal.
+    """
+    if not limited():
+        return
+    told = int(os.environ[_ALLOWED])
+    most = told or RUNNING_BYTES.most
+    taken, name = peak(list(steps), given, kept)
+    if taken <= most:
+        return
+    size, up = _gigabytes(taken), math.ceil(2 * taken / (1 << 30))
+    limit = "--max-memory allows" if told else "a network may take without --max-memory"
+    raise ModelError(
+        f"{where}: one sample takes {size} or more, by the sizes of its tensors, most of it for "
+        f"{name!r}, and {_gigabytes(most)} is what {limit}; if it is meant to be so large, allow "
+        f"it with --max-memory {up}GB"
+    )
+
+
+def peak(steps: Sequence[Step], given: Mapping[str, int], kept: Collection[str]) -> tuple[int, str]:
+    """Return the most bytes that are there at once, and the largest tensor that is there then."""
+    last = {name: place for place, step in enumerate(steps) for name in step.reads}
+    sizes = dict(given)
+    taken = sum(sizes.values())
+    most, when = taken, next(iter(given), "")
+    for place, step in enumerate(steps):
+        sizes.update(step.makes)
+        taken += sum(step.makes.values())
+        if taken + step.within > most:
+            most = taken + step.within
+            there = step.makes if step.within > taken else sizes
+            when = max(there, key=there.__getitem__, default="")
+        for name in {*step.reads, *step.makes}:
+            if last.get(name, place) == place and name not in kept:
+                taken -= sizes.pop(name, 0)
+    return most, when
+
+
+def grown(stored: int) -> int:
+    """Return what a stored tensor may become without being counted: weights of 4 bits as floats."""
+    return 8 * stored
+
+
+def size_of(dims: Iterable[int | None], width: int) -> int:
+    """Return the bytes of a tensor; a dimension that is not known counts as 1."""
+    return width * math.prod(max(int(dim), 0) if dim is not None else 1 for dim in dims)
+
+
+def _written_out(model: Model) -> gs.Graph:
+    """Return a model's graph with its functions in the place of their calls."""
+    if not model.graph.functions:
+        return model.graph
+    from onnx.inliner import inline_local_functions
+
+    from onnxgraft.graph.surgeon import graph_of
+
+    light, _ = model.without_weights()
+    try:
+        return graph_of(inline_local_functions(light))
+    except Exception:  # its errors have no common base; what is wrong onnxruntime says
+        return model.graph
+
+
+def _steps(graph: gs.Graph, shapes: Shapes) -> Iterator[Step]:
+    """Yield what the nodes of a graph or body do."""
+    from onnxgraft.graph.walk import read_by
+
+    for node in graph.nodes:
+        given = [tensor for tensor in node.inputs if tensor.name]
+        stored = all(map(_is_constant, given))
+        free = grown(sum(int(t._values.nbytes) for t in given)) if stored else 0
+        makes = {tensor.name: _bytes(tensor, shapes) for tensor in node.outputs if tensor.name}
+        makes = {name: size if size > free else 0 for name, size in makes.items()}
+        inner = (peak(list(_steps(body, shapes)), {}, ())[0] for body in node.subgraphs())
+        reads = [tensor.name for tensor in read_by(node) if not _is_constant(tensor)]
+        yield Step(reads, makes, max(inner, default=0))
+
+
+def _is_constant(tensor: gs.Tensor) -> bool:
+    import onnx_graphsurgeon as gs
+
+    return isinstance(tensor, gs.Constant)
+
+
+def _bytes(tensor: gs.Tensor, shapes: Shapes) -> int:
+    import onnx
+
+    shape, element = shapes.shape(tensor), shapes.element(tensor)
+    if shape is None or not element:
+        return 0
+    width = onnx.helper.tensor_dtype_to_np_dtype(element).itemsize
+    return size_of((dim.number if dim.fixed else None for dim in shape), int(width))
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / (1 << 30):.3g} GB"

@@ -1,0 +1,159 @@
+"""What a few bytes would become gigabytes of is told before a framework makes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from onnxgraft.errors import InputError
+from onnxgraft.run import demand
+from onnxgraft.stages.convert import Original
+from tests import hostile
+
+tf = pytest.importorskip("tensorflow")
+HUGE = 1_500_000_000
+
+
+@pytest.fixture(autouse=True)
+def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check as the command line does, with the limit that nobody asked for."""
+    monkeypatch.setenv(demand._ALLOWED, "0")
+
+
+def frozen(make: Callable[[Any], Any]) -> Callable[[Path], str]:
+    def write(folder: Path) -> str:
+        with tf.Graph().as_default() as graph:
+            x = tf.compat.v1.placeholder(tf.float32, (None, 4), "x")
+            tf.add(x, tf.cast(tf.reduce_max(make(x)), tf.float32), name="y")
+        (folder / "net.pb").write_bytes(graph.as_graph_def().SerializeToString())
+        return "net.pb"
+
+    return write
+
+
+def lite(folder: Path) -> str:
+    from tests.fuzz.flat import schema
+
+    model = schema().ModelT.InitFromObj(schema().Model.GetRootAs(hostile.tflite(), 0))
+    for tensor in model.subgraphs[0].tensors:
+        tensor.shape, tensor.buffer = [HUGE], 0
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    (folder / "net.tflite").write_bytes(bytes(builder.Output()))
+    return "net.tflite"
+
+
+def caffe(folder: Path) -> str:
+    (folder / "net.prototxt").write_text(
+        'input: "x" input_dim: 1 input_dim: 1 input_dim: 40000 input_dim: 40000\n'
+        'layer { name: "y" type: "ReLU" bottom: "x" top: "y" }'
+    )
+    return "net.prototxt"
+
+
+def torch(folder: Path) -> str:
+    module = pytest.importorskip("torch")
+
+    class Repeated(module.nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return x + x.repeat(1, HUGE // 4).max()
+
+    program = module.export.export(Repeated(), (module.zeros(1, 4),))
+    module.export.save(program, str(folder / "net.pt2"))
+    return "net.pt2"
+
+
+MAKERS: dict[str, Callable[[Path], str]] = {
+    "Fill": frozen(lambda x: tf.raw_ops.Fill(dims=[HUGE], value=1.0)),
+    "Range": frozen(lambda x: tf.raw_ops.Range(start=0, limit=HUGE, delta=1)),
+    "Tile": frozen(lambda x: tf.tile(x, [1, HUGE // 4])),
+    "tflite": lite,
+    "caffe": caffe,
+    "pytorch": torch,
+}
+
+
+@pytest.mark.parametrize("way", ["run", "lower"])
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_network_that_would_take_gigabytes_is_told_by_the_sizes_of_its_tensors(
+    maker: str, way: str, tmp_path: Path
+) -> None:
+    original = Original.of(tmp_path / MAKERS[maker](tmp_path))
+    with pytest.raises(InputError, match=r"one sample takes .* GB or more, .* --max-memory \d+GB"):
+        if way == "lower":
+            demand.check_model(original.lower()[0])
+        else:
+            engine = original.run()
+            engine.infer({s.name: np.zeros(s.shape, s.dtype) for s in engine.inputs})
+
+
+def large_layers() -> list[dict[str, object]]:
+    given: dict[str, object] = {"batch_shape": [None, 4], "dtype": "float32", "name": "x"}
+    dense: dict[str, object] = {"units": 40_000}
+    return [
+        {"module": "keras.layers", "class_name": kind, "registered_name": None,
+         "config": {**config, "name": f"l{index}"}}
+        for index, (kind, config) in enumerate(
+            [("InputLayer", given), ("Dense", dense), ("Dense", dense)]
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["keras", "h5"])
+def test_layers_of_weights_that_the_file_does_not_hold_are_refused(
+    form: str, tmp_path: Path
+) -> None:
+    file = tmp_path / f"net.{form}"
+    if form == "keras":
+        file.write_bytes(hostile.keras_archive(large_layers()))
+    else:
+        file.write_bytes(hostile.h5(lambda _: None))
+        with h5py.File(file, "a") as archive:
+            inner = {"name": "s", "layers": large_layers()}
+            archive.attrs["model_config"] = json.dumps({
+                "class_name": "Sequential",
+                "config": inner,
+            })
+    with pytest.raises(InputError, match=r"its layers have weights of 6\.4 GB, and the file holds"):
+        Original.of(file).lower()
+
+
+def test_functions_that_double_themselves_are_refused_in_a_frozen_graph(tmp_path: Path) -> None:
+    graph = tf.compat.v1.GraphDef.FromString(hostile.graph_def(hostile.X))
+    for level in range(28):
+        function = graph.library.function.add()
+        function.signature.name = f"f{level}"
+        for name in ("a", "b"):
+            node = function.node_def.add(name=name, op="PartitionedCall" if level else "Relu")
+            if level:
+                node.attr["f"].func.name = f"f{level - 1}"
+    call = graph.node.add(name="y", op="PartitionedCall", input=["x"])
+    call.attr["f"].func.name = "f27"
+    (tmp_path / "net.pb").write_bytes(graph.SerializeToString())
+    with pytest.raises(InputError, match="as its functions call each other"):
+        Original.of(tmp_path / "net.pb").lower()
+
+
+def test_weights_of_a_frozen_graph_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, (None, 200), "x")
+        for index in range(4):
+            weights = tf.constant(np.ones((200, 200), np.float32), name=f"w{index}")
+            x = tf.matmul(x, tf.identity(weights))
+        tf.identity(x, name="y")
+    (tmp_path / "net.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    monkeypatch.setenv(demand._ALLOWED, "100000")  # less than the weights of one layer
+    original = Original.of(tmp_path / "net.pb")
+    for frugal in (False, True):
+        original.run(frugal=frugal).close()
+    original.lower()

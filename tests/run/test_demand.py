@@ -1,0 +1,121 @@
+"""What a network takes by the sizes of its tensors is known before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxgraft.errors import ModelError
+from onnxgraft.run import demand
+from onnxgraft.run.demand import Step, check_model, peak
+from tests.conftest import model_of
+
+HUGE = 3 << 28  # of float32: 3 GB
+CONSTANTS = {
+    "n": np.array([HUGE]), "one": np.ones(1, np.float32), "r": np.array([1, HUGE // 4]),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Check as the command line does, with the limit that nobody asked for."""
+    monkeypatch.setenv(demand._ALLOWED, "0")
+    yield
+
+
+def test_a_tensor_counts_from_where_it_is_made_to_where_it_is_read_last() -> None:
+    steps = [
+        Step(["x"], {"a": 10}), Step(["a"], {"b": 20}), Step(["b"], {"c": 30}),
+        Step(["c", "x"], {"y": 1}),
+    ]  # fmt: skip
+    assert peak(steps, {"x": 5}, {"y"}) == (5 + 20 + 30, "c")
+    assert peak(steps, {"x": 5}, {"a", "y"}) == (5 + 10 + 20 + 30, "c")
+
+
+def test_what_nothing_reads_and_what_a_body_takes_count_while_they_are_made() -> None:
+    steps = [Step([], {"unread": 50}), Step(["x"], {"y": 1}, within=40)]
+    assert peak(steps, {"x": 5}, {"y"}) == (55, "unread")
+    assert peak(steps[1:], {"x": 5}, {"y"}) == (46, "y")
+
+
+GROWING = {
+    "ConstantOfShape": "big = ConstantOfShape (n)",
+    "Expand": "big = Expand (one, n)",
+    "Tile": "big = Tile (one, n)",
+    "Range": "zero = Constant <value_float = 0.0> ()\n step = Constant <value_float = 1.0> ()\n"
+    " end = Constant <value_float = 805306368.0> ()\n big = Range (zero, end, step)",
+    "of its input": "big = Tile (x, r)",
+}
+
+
+@pytest.mark.parametrize("operator", GROWING)
+def test_an_operator_that_makes_gigabytes_of_a_few_bytes_is_told_before_it_runs(
+    operator: str,
+) -> None:
+    model = model_of(
+        f"net (float[N, 4] x) => (float[N, 4] y) {{ {GROWING[operator]}\n"
+        " m = ReduceMax <keepdims = 0> (big)\n y = Add (x, m) }",
+        CONSTANTS,
+    )
+    with pytest.raises(ModelError, match=r"takes 3 GB or more, .* for 'big', and 2 GB is what"):
+        check_model(model)
+
+
+def test_an_input_that_is_declared_so_large_is_told() -> None:
+    size = "float[40000, 20000]"
+    with pytest.raises(ModelError, match="--max-memory"):
+        check_model(model_of(f"net ({size} x) => ({size} y) {{ y = Relu (x) }}"))
+
+
+def test_what_bodies_and_functions_make_counts() -> None:
+    text = (
+        "net (bool c, float[2] x) => (float[2] y) { y = If (c) <then_branch = a () => (float[2] p)"
+        " { big = Tile (one, n)\n m = ReduceMax <keepdims = 0> (big)\n p = Add (x, m) },"
+        " else_branch = b () => (float[2] q) { q = Relu (x) }> }"
+    )
+    with pytest.raises(ModelError, match=r"3 GB or more, .* for 'y'"):
+        check_model(model_of(text, CONSTANTS))
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        net (float[2] x) => (float[2] y) {{ y = own.F (x) }}
+        <opset_import: ["" : 17], domain: "own">
+        F (x) => (y) {{ n = Constant <value_ints = [{HUGE}]> ()
+            big = ConstantOfShape (n)
+            m = ReduceMax <keepdims = 0> (big)
+            y = Add (x, m) }}"""
+    )
+    from onnxgraft.graph.model import Model, Source
+
+    with pytest.raises(ModelError, match="3 GB or more"):
+        check_model(Model.from_onnx(proto, Source("x", "onnx", "")))
+
+
+def test_a_network_that_is_asked_for_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("net (float[40000, 20000] x) => (float[40000, 20000] y) { y = Relu (x) }")
+    demand.allow(8 << 30)
+    check_model(model)
+    demand.allow(4 << 30)
+    with pytest.raises(ModelError, match="4 GB is what --max-memory allows"):
+        check_model(model)
+    monkeypatch.delenv(demand._ALLOWED)
+    check_model(model)  # in Python nobody set a limit
+
+
+def test_weights_that_are_stored_do_not_count_where_they_become_floats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(demand._ALLOWED, "5000")
+    text = "net (float[N, 40] x) => (float[N, 40] y) {{ w = {} (k, s)\n y = MatMul (x, w) }}"
+    weights = np.ones((40, 40), np.int8)
+    dequantized = {"k": weights, "s": np.float32(1)}
+    check_model(model_of(text.format("DequantizeLinear"), dequantized))
+    with pytest.raises(ModelError, match="--max-memory"):
+        tiled = {"k": np.ones((1, 1), np.float32), "s": np.array([40, 40])}
+        check_model(model_of(text.format("Tile"), tiled))
+
+
+def test_a_size_that_is_free_counts_as_one_sample() -> None:
+    check_model(model_of("net (float[N, 1000, 1000] x) => (float[N, 1000, 1000] y) {y = Relu(x)}"))
