@@ -466,6 +466,7 @@ def _layer(operation: Any) -> Layer:
         tuple(source.get_node().get_friendly_name() for source in operation.input_values()),
         (operation.get_friendly_name(),),
         by_last=kind in _BY_LAST,
+        tactic=about.get("primitiveType", ""),
     )  # fmt: skip
 
 
