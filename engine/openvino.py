@@ -483,7 +483,7 @@ def _told(operation: Any) -> dict[str, str]:
     return {
         key: str(about[key].astype(str)) if hasattr(about[key], "astype") else str(about[key])
         for key in ("layerType", "runtimePrecision", "originalLayersNames", "outputPrecisions",
-                    "outputLayouts")
+                    "outputLayouts", "primitiveType")
         if key in about
     }  # fmt: skip
 
