@@ -466,6 +466,7 @@ def _layer(operation: Any) -> Layer:
         tuple(source.get_node().get_friendly_name() for source in operation.input_values()),
         (operation.get_friendly_name(),),
         by_last=kind in _BY_LAST,
+        tactic=about.get("primitiveType", ""),
     )  # fmt: skip
 
 
@@ -482,7 +483,7 @@ def _told(operation: Any) -> dict[str, str]:
     return {
         key: str(about[key].astype(str)) if hasattr(about[key], "astype") else str(about[key])
         for key in ("layerType", "runtimePrecision", "originalLayersNames", "outputPrecisions",
-                    "outputLayouts")
+                    "outputLayouts", "primitiveType")
         if key in about
     }  # fmt: skip
 

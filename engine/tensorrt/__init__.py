@@ -530,8 +530,9 @@ def _layer(entry: Any) -> Layer:
         role = "conversion" if change else "reorder"
     nodes = tuple(re.findall(r"\[ONNX Layer: ([^\]]*)\]", str(entry.get("Metadata", ""))))
     return Layer(
-        str(entry.get("Name", "")), kind, before or after, nodes, role, change, reads, makes
-    )
+        str(entry.get("Name", "")), kind, before or after, nodes, role, change, reads, makes,
+        tactic=str(entry.get("TacticName") or entry.get("TacticValue") or ""),
+    )  # fmt: skip
 
 
 def _tensors(entries: Any) -> tuple[tuple[str, ...], str]:

@@ -298,6 +298,8 @@ def test_an_engine_tells_its_layers(target: str, model: Model, tmp_path: Path) -
         for layer in found
         for word in ("conv", "correlation")
     )
+    if target == "openvino":
+        assert all(layer.tactic for layer in found if layer.kind == "Convolution")
 
 
 # How many threads an engine runs on, where its library tells.

@@ -312,6 +312,12 @@ def test_a_layer_of_the_inspector_has_its_nodes_and_what_it_reads() -> None:
     assert found.reads == ("__myln_k_arg__bb1_8_myl0",)
 
 
+@pytest.mark.parametrize("key", ["TacticName", "TacticValue"])
+def test_a_layer_of_the_inspector_has_its_tactic(key: str) -> None:
+    assert _layer({**GEMM, key: "sm89_xmma_gemm_i8"}).tactic == "sm89_xmma_gemm_i8"
+    assert not _layer(GEMM).tactic
+
+
 def test_a_reformat_of_the_inspector_is_a_reorder_or_a_conversion() -> None:
     assert _layer(REFORMAT).role == "reorder"
     other = {**REFORMAT, "Outputs": [{"Name": "x_", "Format/Datatype": "Row major linear INT8"}]}

@@ -29,6 +29,7 @@ from onnxgraft.files.limits import HOST_BYTES
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.frames import arrays, read, send
+from onnxgraft.targets import TARGETS
 from onnxgraft.targets.cpu import this_cpu
 
 __all__ = ["BEGIN", "FORMAT", "main"]
@@ -38,7 +39,7 @@ FORMAT = "onnxgraft.host/1"
 BEGIN = b"\0onnxgraft\0"
 # Once the connection is gone, what is under way has so many seconds to end by itself.
 _GRACE = 2.0
-_LIBRARIES = ("numpy", "onnxruntime", "openvino", "tensorrt")
+_LIBRARIES = ("numpy", *(target.package for target in TARGETS))
 
 Message = tuple[dict[str, Any], bytes]
 

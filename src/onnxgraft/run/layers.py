@@ -45,6 +45,7 @@ class Layer:
         milliseconds: That it took; None where that was not measured.
         by_last: Whether the library calls it after the last of its nodes alone, as far as it is
             known to; otherwise those that are fused behind may be missing.
+        tactic: The kernel that the library chose for it; empty where it does not say.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Layer:
     makes: tuple[str, ...] = ()
     milliseconds: float | None = None
     by_last: bool = False
+    tactic: str = ""
 
 
 @dataclass(frozen=True)

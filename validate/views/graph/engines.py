@@ -187,6 +187,8 @@ def _told(one: Placed, nodes: Sequence[Shown], runs: str, stands: str) -> list[s
     own = [node for node in nodes if node.operator not in _QUANTIZERS] or nodes
     if own:
         told.append(f"computes {', '.join(f'{node.operator} {node.name}' for node in own)}")
+    if one.layer.tactic:
+        told.append(f"runs {one.layer.tactic}")
     if one.layer.change:
         told.append(f"changes {one.layer.change}")
     if one.beside:
