@@ -30,10 +30,10 @@ ROOT = Path(__file__).parent.parent
 # take long run there alone.
 CI = bool(os.environ.get("CI"))
 only_ci = pytest.mark.skipif(not CI, reason="it takes long: set CI=1, as .ci/run does")
-# What looks for rare events, or at files of hundreds of megabytes: `make deep`, before a release.
-only_deep = pytest.mark.skipif(
-    not os.environ.get("ONNXGRAFT_DEEP"), reason="it takes minutes: `make deep` does it"
-)
+# What looks for rare events or at files of hundreds of megabytes, and what is large in other ways:
+# `make deep`, before a release.
+DEEP = bool(os.environ.get("ONNXGRAFT_DEEP"))
+only_deep = pytest.mark.skipif(not DEEP, reason="it takes long: `make deep` does it")
 
 
 def in_ci() -> None:

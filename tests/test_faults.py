@@ -24,7 +24,7 @@ from tests.running import wait_for_lock
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 # With `make faults` 200.
-KILLS = 8
+KILLS = 4
 
 
 def words(name: str, version: str, inputs: Path, out: Path) -> list[str]:

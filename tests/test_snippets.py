@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from onnxgraft.stages.convert.caffe.layers import table
-from tests.conftest import CI, ROOT, once
+from tests.conftest import CI, DEEP, ROOT, once
 from tests.scenes import caffe_network, street, tensorflow_network
 from tests.snippets import LANGUAGES, Reader, agrees, blocks
 
@@ -40,6 +40,8 @@ LONG = {
     "docs/howto/is-training.md", "docs/tutorials/keras-classifier.md", "docs/tutorials/detector.md",
     "docs/tutorials/caffe-car.md", "docs/tutorials/pytorch.md", "docs/tutorials/thirty-lines.md",
 }  # fmt: skip
+# And these longest: `make deep` follows them.
+LONGEST = {"docs/tutorials/caffe-car.md", "docs/tutorials/detector.md"}
 NEEDS = {
     "docs/tutorials/detector.md": "torch",
     "docs/tutorials/pytorch.md": "torch",
@@ -89,6 +91,8 @@ def test_a_page_does_what_it_says(
 ) -> None:
     if page in LONG and not CI:
         pytest.skip("it takes long: set CI=1, as .ci/run does")
+    if page in LONGEST and not DEEP:
+        pytest.skip("it takes long: `make deep` does it")
     if page in NEEDS:
         pytest.importorskip(NEEDS[page])
     scene(page, request, tmp_path)

@@ -18,7 +18,7 @@ from onnxgraft.stages.engine.tensorrt import _layer
 from onnxgraft.stages.engine.tensorrt import builder as tensorrt_builder
 from onnxgraft.stages.engine.tensorrt.builder import gpu
 from onnxgraft.targets import FORMATS
-from tests.conftest import CI, Cli, model_of, only_ci
+from tests.conftest import DEEP, Cli, model_of, only_ci
 
 pytest.importorskip("tensorrt", reason="TensorRT is not installed")
 
@@ -85,7 +85,7 @@ def network(request: pytest.FixtureRequest, shared: Path) -> Model:
 
 
 @only_ci
-@pytest.mark.parametrize("label", LABELS if CI else ["int8"])
+@pytest.mark.parametrize("label", LABELS if DEEP else ["fp32", "int8+fp16", "fp8"])
 def test_real_networks_build(network: Model, tmp_path: Path, label: str) -> None:
     graph = network
     precision: Any = label.rpartition("+")[2]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, only_ci, only_deep
+from tests.conftest import ROOT, only_deep
 
 CODE = """
 import json
@@ -31,7 +31,7 @@ assert found.peak < {peak}
     [
         ("onnx", 15, 1_000_000),
         pytest.param("tensorflow", 10, 2_000_000, marks=only_deep),
-        pytest.param("caffe", 15, 1_000_000, marks=only_ci),
+        pytest.param("caffe", 15, 1_000_000, marks=only_deep),
     ],
     ids=["onnx", "tensorflow", "caffe"],
 )

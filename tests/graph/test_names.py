@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
@@ -28,7 +28,7 @@ from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.stages.quantize.place.shapes import shapes_of
 from onnxgraft.stages.surgery import run
 from onnxgraft.targets import target_names
-from tests.conftest import ROOT, model_of
+from tests.conftest import CI, ROOT, model_of
 from tests.graph.test_operators import files
 
 # What the product makes of a tensor's or a node's name, and a model may have beside it.
@@ -131,6 +131,7 @@ def plain() -> dict[str, Array]:
 
 
 @pytest.mark.parametrize("way", list(WAYS))
+@settings(max_examples=60 if CI else 30)
 @given(
     tensors=st.lists(NAMES, min_size=len(TENSORS), max_size=len(TENSORS), unique=True),
     nodes=st.lists(st.one_of(NAMES, st.just("")), min_size=len(NODES), max_size=len(NODES)),

@@ -130,7 +130,7 @@ def test_a_process_that_dies_is_told(
         calibrate(model, samples, workers=2)
 
 
-@only_ci
+@only_deep
 def test_a_ray_cluster_gives_the_same_though_it_loses_a_worker(
     model: Model, samples: Samples, monkeypatch: pytest.MonkeyPatch, ray: Any
 ) -> None:
@@ -398,7 +398,7 @@ def test_a_full_disk_leaves_the_old_file(
     assert {path: path.read_bytes() for path in tmp_path.glob("r.json*")} == before
 
 
-@only_ci
+@only_deep
 def test_the_shared_networks_give_the_same_in_processes(shared: Path) -> None:
     """Real convolutions: onnxruntime with one thread and with two gives the same bits."""
     pytest.importorskip("tensorflow")
