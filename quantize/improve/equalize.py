@@ -92,13 +92,16 @@ class Group:
             _clip_by_channel(graph, node, factors, len(shapes[node.inputs[0].name]))
 
 
-def equalize(model: Model, samples: Samples, keep: Collection[str] = ()) -> tuple[Model, list[str]]:
+def equalize(
+    model: Model, samples: Samples, keep: Collection[str] = (), *, gains: bool = True
+) -> tuple[Model, list[str]]:
     """Return a model that computes the same with evened channels, and the tensors concerned.
 
     Args:
         model: A float graph.
         samples: Tell how large each channel gets.
         keep: Tensors whose values stay as they are, such as those that have a range by hand.
+        gains: Whether a product may get a factor for each channel, in place of one or none.
     """
     equalized = model.copy()
     shapes = shapes_of(model)
@@ -106,6 +109,7 @@ def equalize(model: Model, samples: Samples, keep: Collection[str] = ()) -> tupl
         group
         for group in scale_groups(equalized.graph, shapes)
         if not any(tensor.name in keep for tensor in group.tensors)
+        and (gains or not (group.gains or group.gates))
     ]
     if not groups:
         return equalized, []

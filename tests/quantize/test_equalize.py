@@ -12,6 +12,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime, exposing
+from onnxgraft.stages.quantize import calibrate, improve, quantize
 from onnxgraft.stages.quantize.improve.equalize import equalize
 from tests.conftest import model_of
 from tests.quantize.networks import PAIR, PAIR_SHAPES, infer, pair, residual, samples_of, weights
@@ -179,6 +180,25 @@ def test_a_hard_swish_costs_no_operator(tmp_path: Path) -> None:
     model = hard_swish()
     equalized, _ = equalize(model, samples_of(model, tmp_path))
     assert equalized.operators() == model.operators()
+
+
+def test_no_product_that_onnxruntime_has_in_integers_becomes_one_in_float(tmp_path: Path) -> None:
+    model = hard_swish()
+    samples = samples_of(model, tmp_path)
+    found = improve(model, calibrate(model, samples), "onnxruntime", samples, ["equalize"])
+    graph, _ = quantize(found.model, found.ranges, "onnxruntime", improved=found.improved)
+    path = tmp_path / "optimized.onnx"
+    OnnxRuntime(graph.to_onnx(), save_optimized=path).close()
+    assert "Mul" not in Model.load(path).operators()
+
+
+@pytest.mark.parametrize("network", [hard_swish, gate])
+def test_products_keep_their_factors_where_that_is_asked_for(
+    network: Callable[[], Model], tmp_path: Path
+) -> None:
+    model = network()
+    _, done = equalize(model, samples_of(model, tmp_path), gains=False)
+    assert not {"b", "c"} & {*done}
 
 
 def test_a_depthwise_convolution_takes_the_whole_factor(tmp_path: Path) -> None:
