@@ -150,9 +150,11 @@ def untimed() -> Iterator[None]:
 
 
 @pytest.fixture
-def ray() -> Iterator[Any]:
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Return Ray, or skip; for one test at a time, as a cluster is found by all of this machine."""
     found = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it warns of it otherwise
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # of its own workers
     with open(Path(tempfile.gettempdir(), f"onnxgraft-tests-ray-{os.getuid()}"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield found

@@ -134,8 +134,6 @@ def test_a_process_that_dies_is_told(
 def test_a_ray_cluster_gives_the_same_though_it_loses_a_worker(
     model: Model, samples: Samples, monkeypatch: pytest.MonkeyPatch, ray: Any
 ) -> None:
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         expected = calibrate(model, samples)
@@ -173,8 +171,6 @@ def test_a_machine_of_the_cluster_that_goes_is_done_without(
 ) -> None:
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         for number, image in enumerate(images(30)):
             pixels = np.clip(image.transpose(1, 2, 0) * 50 + 128, 0, 255).astype(np.uint8)

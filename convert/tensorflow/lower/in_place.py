@@ -15,9 +15,9 @@ T = TypeVar("T")
 def in_place(convert: Callable[[], T]) -> T:
     """Return what a call of tf2onnx returns.
 
-    It copies its graph before each of a hundred steps, so as to go on without one that fails. The
-    copies take a third of the time, and hardly any step fails: where one does, or anything else,
-    the call is made again as it would have been.
+    It copies its graph before each of many steps, so as to go on without one that fails. The copies
+    take much of the time, and hardly any step fails: where one does, or anything else, the call is
+    made again as it would have been.
     """
     try:
         with _failing():
