@@ -1,4 +1,7 @@
 # The whole set-up: `make demo` or `make test` on a machine with Python 3.11 or later.
+# Where it is set, every process of the tests compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin

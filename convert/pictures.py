@@ -8,12 +8,9 @@ from typing import Any
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.pictures import Told, read_told, scaled_by
-from onnxgraft.stages.convert.caffe.reading.prototxt import parse_prototxt
-from onnxgraft.stages.convert.caffe.reading.wire import read_blob
 from onnxgraft.stages.convert.detection import Framework
 from onnxgraft.stages.convert.tensorflow.reading import kind_of
 from onnxgraft.stages.convert.tensorflow.reading.functions import keras_names
-from onnxgraft.stages.convert.tflite.metadata import normalized_by
 
 __all__ = ["KERAS_FAMILIES", "told_by"]
 
@@ -54,8 +51,12 @@ def told_by(path: str, framework: Framework, model: Model) -> Told | None:
     if framework == "onnx" and model.source.framework != "onnx":
         return None
     keras = framework == "tensorflow" and kind_of(path) == "keras"
-    if framework == "tflite" and (normal := normalized_by(Path(path), model.inputs)) is not None:
-        return normal
+    if framework == "tflite":
+        from onnxgraft.stages.convert.tflite.metadata import normalized_by
+
+        normal = normalized_by(Path(path), model.inputs)
+        if normal is not None:
+            return normal
     scaled = scaled_by(model.graph)
     if scaled is not None and framework != "caffe":
         return Told(
@@ -88,6 +89,8 @@ def _transformed(file: Path) -> Told | None:
     With ``crop_size`` the middle is cut out, and nothing is mirrored, as in its phase TEST. Without
     a data layer, a mean file beside the prototxt tells the mean.
     """
+    from onnxgraft.stages.convert.caffe.reading.prototxt import parse_prototxt
+
     try:
         document = parse_prototxt(file.read_text(encoding="utf-8-sig", errors="replace"))
         layers = [*document.messages("layer"), *document.messages("layers")]
@@ -112,6 +115,8 @@ def _transformed(file: Path) -> Told | None:
 
 def _averaged(file: Path, keys: dict[str, Any], place: str) -> Told:
     """Return what a mean file tells: for each channel the mean over its pixels."""
+    from onnxgraft.stages.convert.caffe.reading.wire import read_blob
+
     try:
         mean = read_blob(file)
         channels, height, width = mean.shape[-3:]

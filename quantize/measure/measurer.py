@@ -151,7 +151,8 @@ class Measurer(Resource):
         threads = threads or cores()
         self.lanes = min(lanes, threads)
         self.counting = ThreadPoolExecutor(threads)
-        self.counting.submit(prepare)  # while the session is made and runs for the first time
+        # While the session is made and runs for the first time.
+        self.counting.submit(prepare, job.size and job.size // 4 * len(job.samples))
         fed = {spec.name for spec in job.samples.inputs}
         inner = [site for site in job.sites if site not in fed]
         self.session: OnnxRuntime | None = None

@@ -15,8 +15,10 @@ def counter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Count with numba, and as if it were not installed."""
     if request.param == "numba":
         pytest.importorskip("numba")
+        binning.prepare()
+        assert binning._compiled is not None
     else:
-        monkeypatch.setattr(binning, "_kernels", lambda: None)
+        monkeypatch.setattr(binning, "_compiled", None)
     return str(request.param)
 
 
@@ -75,7 +77,18 @@ def test_more_equal_values_than_a_float_counts_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # OpenCV counts in float32, which stops at 2**24.
-    monkeypatch.setattr(binning, "_kernels", lambda: None)
+    monkeypatch.setattr(binning, "_compiled", None)
     counts = np.zeros(BINS, np.int64)
     count_bins(np.ones((1 << 24) + 5, np.float32), counts)
     assert counts[0x3F80] == (1 << 24) + 5
+
+
+@pytest.mark.parametrize(("count", "compiles"), [(1 << 20, 0), (1 << 31, 1), (None, 1)])
+def test_few_values_wait_for_no_compiler(
+    count: int | None, compiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[None] = []
+    monkeypatch.setattr(binning, "_compiled", None)
+    monkeypatch.setattr(binning, "_compile", lambda: asked.append(None))
+    binning.prepare(count)
+    assert len(asked) == compiles

@@ -3,6 +3,7 @@
 With numba (``pip install 'onnxgraft[fast]'``) a value takes 0.55 ns, its part in the smallest and
 largest value included; without it OpenCV's histogram of the two upper bytes takes 1.1 ns and
 numpy's minimum and maximum 0.25 ns. The results are the same. ``numpy.bincount`` takes 2.5 ns.
+numba compiles for more than a second, so that few values are counted without it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _FEW = 1 << 13
 _BLOCK = 1 << 12
 # Bins of values between two powers of two.
 _BINADE = 1 << 7
+# So many values are counted without numba in the time that it needs to be loaded and to compile.
+_WORTH_COMPILING = 1 << 30
 _scratch = threading.local()
 
 Counts = NDArray[np.int64]
@@ -40,7 +43,7 @@ def count_bins(values: NDArray[np.float32], counts: Counts) -> tuple[float, floa
     Returns:
         The same as `limits_of`.
     """
-    kernels = _kernels()
+    kernels = _compiled
     if kernels is None:
         _count_plainly(values, counts)
         return limits_of(values)
@@ -66,9 +69,18 @@ def limits_of(values: NDArray[np.float32]) -> tuple[float, float]:
     return float(values.min(initial=math.inf)) + 0.0, float(values.max(initial=-math.inf)) + 0.0
 
 
-def prepare() -> None:
-    """Compile the loops, if numba is installed, so that counting need not wait for it."""
-    _kernels()
+def prepare(count: int | None = None) -> None:
+    """Compile the loops, if numba is installed and it pays.
+
+    Whoever counts meanwhile counts without them, to the same result.
+
+    Args:
+        count: How many values there will be; None where it is not known.
+    """
+    global _compiled
+    if count is None or count >= _WORTH_COMPILING:
+        with _lock:
+            _compiled = _compiled or _compile()
 
 
 def _count_plainly(values: NDArray[np.float32], counts: Counts) -> None:
@@ -99,20 +111,13 @@ def _limits(low: int, high: int) -> tuple[float, float]:
     return float(found[0]) + 0.0, float(found[1]) + 0.0
 
 
-Kernels = tuple[Callable[..., Any], Callable[..., Any]] | None
+# The loops with one table and with two.
+Kernels = tuple[Callable[..., Any], Callable[..., Any]]
 _lock = threading.Lock()
-_known: list[Kernels] = []
+_compiled: Kernels | None = None
 
 
-def _kernels() -> Kernels:
-    """Return the loops with one table and with two, compiled once; None without numba."""
-    with _lock:
-        if not _known:
-            _known.append(_compiled())
-        return _known[0]
-
-
-def _compiled() -> Kernels:
+def _compile() -> Kernels | None:
     try:
         import numba
     except ImportError:
