@@ -16,6 +16,8 @@ LATE = [
     "cv2", "jinja2", "keras", "numba", "polygraphy", "ray", "sklearn", "tensorflow", "tf2onnx",
     *(target.package for target in TARGETS),
 ]  # fmt: skip
+# Packages whose names are loaded when they are asked for.
+ROOMS = ["commands", "stages.engine", "stages.validate"]
 BLOCK = f"""
 import sys, importlib.abc
 class Block(importlib.abc.MetaPathFinder):
@@ -42,6 +44,25 @@ print(json.dumps(found))
     done = run(code)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)) > 50
+
+
+LATE_NAMES = """
+import importlib, pkgutil, types, onnxgraft
+packages = [m.name for m in pkgutil.walk_packages(onnxgraft.__path__, "onnxgraft.") if m.ispkg]
+for name in ["onnxgraft", *packages]:
+    package = importlib.import_module(name)
+    for one in getattr(package, "__all__", ()) if "__getattr__" in vars(package) else ():
+        assert not isinstance(getattr(package, one), types.ModuleType), f"{name}.{one}"
+        print(name, one)
+"""
+
+
+def test_no_name_that_is_loaded_late_is_taken_by_a_module() -> None:
+    # A module that is imported becomes an attribute of its package, over which none is asked for.
+    done = run("import onnxgraft.stages.validate.measure.tally\n" + LATE_NAMES)
+    assert done.returncode == 0, done.stderr
+    named = {line.split()[0] for line in done.stdout.splitlines()}
+    assert named == {"onnxgraft", *(f"onnxgraft.{n}" for n in ROOMS)}
 
 
 HELP = """
@@ -91,3 +112,15 @@ app(["convert", {str(tmp_path / "x.pb")!r}, "-o", {str(tmp_path / "x.onnx")!r}])
         "onnxgraft convert: Reading a TensorFlow graph needs tensorflow: "
         "pip install 'onnxgraft[tensorflow]'"
     )
+
+
+@pytest.mark.parametrize("command", ["inspect", "surgery", "export"])
+def test_a_command_loads_no_stage_that_it_does_not_need(command: str) -> None:
+    done = run(f"""
+import onnxgraft
+onnxgraft.{command}
+print(*(name for name in sys.modules if name.startswith("onnxgraft.stages.validate")))
+print(*(name for name in sys.modules if name.startswith("onnxgraft.stages.convert.caffe")))
+""")
+    assert done.stdout.split() == []
+    assert done.returncode == 0, done.stderr

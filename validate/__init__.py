@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnxgraft.optional import late
+from onnxgraft.stages.validate.measure.stream import measure  # its package has the name, too
 
 if TYPE_CHECKING:
     from onnxgraft.data.classes import Classes, find_classes
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
         users_tolerance,
     )
     from onnxgraft.stages.validate.measure.spread import Opener
-    from onnxgraft.stages.validate.measure.stream import measure, rows
+    from onnxgraft.stages.validate.measure.stream import rows
     from onnxgraft.stages.validate.measure.tally import Answer, Tally, labelled_rows
     from onnxgraft.stages.validate.metrics import (
         METRICS,
@@ -118,7 +119,6 @@ __getattr__ = late(
         "is_recording": ".polygraphy",
         "labelled_rows": ".measure.tally",
         "make_metric": ".metrics",
-        "measure": ".measure.stream",
         "measured_tolerance": ".measure.noise",
         "read_inputs": ".polygraphy",
         "read_labels": "onnxgraft.data.labels",

@@ -19,7 +19,6 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine as stage
 from onnxgraft.stages.convert import Original, told_by, written
 from onnxgraft.stages.engine.passport import passport_path, read_passport
-from onnxgraft.stages.validate import Recorded
 from onnxgraft.targets import FORMATS, WEIGHT_TYPES
 
 __all__ = [
@@ -87,6 +86,8 @@ def open_candidate(candidate: Original) -> Engine:
         check_model(model)
         return exact(model, name=file.name)
     if file.suffix == ".json":
+        from onnxgraft.stages.validate import Recorded
+
         return Recorded(file)
     return candidate.run()
 
