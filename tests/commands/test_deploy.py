@@ -12,7 +12,7 @@ from onnxgraft.files import sha256
 from onnxgraft.stages.engine import read_passport
 from onnxgraft.stages.validate.report import LatencyRow, Report
 from tests.commands.test_view import data_of
-from tests.conftest import CI, ROOT, Cli, in_ci, once, only_ci
+from tests.conftest import ROOT, Cli, in_ci, once, only_ci
 from tests.faults import COMMANDS, prepare
 
 pytest.importorskip("tensorflow")
@@ -25,8 +25,8 @@ def deployed(
     def make(folder: Path) -> None:
         text = (ROOT / "models/lenet5.toml").read_text().replace("../demo/", f"../{lenet.name}/")
         text = text.replace("runs = 50", "runs = 3")
-        if not CI:  # rounding the 2.4 million weights of fc1 for two targets takes long
-            text += '\n[quantize]\nimprove = ["weights"]\n'
+        # Rounding the 2.4 million weights of fc1 for two targets takes long.
+        text += '\n[quantize]\nimprove = ["weights"]\n'
         (folder / "lenet5.toml").write_text(text)
         done = process("deploy", folder / "lenet5.toml", "-o", folder / "out")
         assert done.returncode == 0, done.stdout + done.stderr
