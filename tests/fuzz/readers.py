@@ -164,11 +164,14 @@ def _watched(folder: Path, writes: bool) -> Iterator[list[str]]:
         _HOOKED.append(True)
         sys.addaudithook(_hook)
     seen: list[str] = []
+    compiles = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # what is imported meanwhile is no deed of an input
     _watching.append((folder, writes, seen))
     try:
         yield seen
     finally:
         _watching.pop()
+        sys.dont_write_bytecode = compiles
 
 
 _HOOKED: list[bool] = []

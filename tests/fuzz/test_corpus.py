@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.fuzz.readers import CORPUS, READERS, outcome, seeds
+from tests.fuzz.readers import CORPUS, READERS, Reader, outcome, seeds
 
 INPUTS = [(name, path) for name in READERS for path in seeds(name)]
 
@@ -22,3 +24,14 @@ def test_an_input_is_read_or_refused_in_a_sentence(name: str, path: Path, tmp_pa
 
 def test_every_reader_has_a_seed() -> None:
     assert all(any(path.parent.name == name for path in seeds(name)) for name in READERS)
+
+
+def test_an_import_that_nobody_did_before_is_no_deed_of_an_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported_late.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    reader = Reader("input", lambda path: importlib.import_module("imported_late"))
+    monkeypatch.setitem(READERS, "late", reader)
+    assert outcome("late", b"", tmp_path) == "read"
