@@ -572,7 +572,6 @@ def attempt(folder: Path, names: Iterable[str]) -> None:
     answers = {}
     for name in names:
         if not answers:
-            sys.dont_write_bytecode = True  # what is imported meanwhile is no deed of a file
             sys.addaudithook(hook)
         begin = time.process_time()
         try:
