@@ -450,7 +450,7 @@ IMAGES, SIZE = 1024, 16
 # How ranges are chosen, and what else is done to lose less.
 WAYS: tuple[tuple[quantize.Method, tuple[str, ...]], ...] = (
     ("minmax", ()),
-    ("entropy", quantize.DEFAULT_IMPROVEMENTS),
+    ("entropy", quantize.IMPROVEMENTS),
 )
 
 

@@ -37,7 +37,7 @@ def row(road: Road, target: str, budget: str, folder: Path) -> str:
     """Search, build what was found, measure it, and return the row of the table."""
     options = QuantizeOptions(
         quantize.placement(target, find_target(target).cpu()),
-        improvements=quantize.DEFAULT_IMPROVEMENTS, calibration=road.calibration,
+        improvements=quantize.IMPROVEMENTS, calibration=road.calibration,
         budget=read_budget(budget), validation=road.validation, classes="camvid", trials=TRIALS,
     )  # fmt: skip
     done = int8_graph(road.model, road.ranges, options)

@@ -41,7 +41,7 @@ def made(road: Road, cpu: str, place: Path) -> None:
     """Write the graph for a processor, and what it and the float graph say of an image."""
     table = quantize.placement("onnxruntime", find_cpu(cpu))
     options = QuantizeOptions(
-        table, improvements=quantize.DEFAULT_IMPROVEMENTS, calibration=road.calibration
+        table, improvements=quantize.IMPROVEMENTS, calibration=road.calibration
     )
     graph = int8_graph(road.model, road.ranges, options).model
     graph.save(place.with_suffix(".onnx"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 
+from onnxgraft.stages.engine.tensorrt.builder import gpu
 from onnxgraft.stages.validate.report import versions
 
-__all__ = ["heading", "made_by"]
+__all__ = ["heading", "made_by", "this_gpu"]
 
 
 def heading(title: str, docstring: str | None, *words: str) -> str:
@@ -36,3 +37,13 @@ def made_by(*words: str, where: str = "", **others: str) -> str:
     known = ", ".join(f"{name} {version}" for name, version in (versions() | others).items())
     where = f", on {where}" if where else ""
     return f"Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}{where}, with\n{known}."
+
+
+def this_gpu() -> str:
+    """Return what a page says of the first GPU; without one the benchmark ends here."""
+    here = gpu()
+    if here is None:
+        raise SystemExit("there is no NVIDIA GPU here")
+    return (
+        f"{here['gpu']} (compute capability {here['compute capability']}, driver {here['driver']})"
+    )

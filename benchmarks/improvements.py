@@ -1,6 +1,6 @@
 """Whether the methods that make INT8 lose less make a network worse: 30 networks, every target.
 
-    python -m benchmarks.improvements [--folder DIR] > benchmarks/improvements.md
+    python -m benchmarks.improvements [NETWORK ...] [--folder DIR] > benchmarks/improvements.md
 
 needs the networks and images that fcn_camvid.toml names, and those beside them.
 
@@ -53,7 +53,7 @@ def measure(network: Network, folder: Path) -> list[tuple[float, float]]:
         chosen = quantize.settle(road.model, road.ranges, road.calibration, form)
         alone, _ = quantize.quantize(road.model, chosen, form)
         options = QuantizeOptions(
-            form, improvements=quantize.DEFAULT_IMPROVEMENTS, calibration=road.calibration
+            form, improvements=quantize.IMPROVEMENTS, calibration=road.calibration
         )
         done = int8_graph(road.model, chosen, options)
         before, after = (signal(road, graph, expected) for graph in (alone, done.model))
@@ -77,15 +77,17 @@ def signal(road: Road, graph: Model, expected: list[Outputs]) -> float:
 def main() -> None:
     """Measure everything and print it as Markdown."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="all if not given")
     parser.add_argument("--folder", type=Path, help="keeps the networks for another run")
     given = parser.parse_args()
-    print(heading("What the improvements are worth", __doc__))
+    print(heading("What the improvements are worth", __doc__, *given.networks))
     print(f"Calibrated on {CALIBRATION} samples, {VALIDATION} of validation.\n")
     print("| network | form of | without | with | methods that stayed | taken back |")
     print("|---|---|---|---|---|---|")
     found = []
     with tempfile.TemporaryDirectory() as place:
-        networks = [*RANDOM, *ENCODERS, *TRAINED]
+        every = [*RANDOM, *ENCODERS, *TRAINED]
+        networks = [one for one in every if one.name in given.networks] or every
         for network in networks:
             found += measure(network, given.folder or Path(place))
     gains = [after - before for before, after in found]

@@ -105,7 +105,7 @@ def judge(road: Road, target: str, folder: Path) -> dict[str, Any]:
     stored = road.folder / f"{target}{'.pairs' if table.pairs else ''}.onnx"
     if not stored.exists():
         options = QuantizeOptions(
-            table, improvements=quantize.DEFAULT_IMPROVEMENTS, calibration=road.calibration
+            table, improvements=quantize.IMPROVEMENTS, calibration=road.calibration
         )
         int8_graph(road.model, road.ranges, options).model.save(stored)
     graph = Model.load(stored)

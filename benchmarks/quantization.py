@@ -37,6 +37,7 @@ from onnxgraft.data.samples import Sample
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Outputs
+from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
 from onnxgraft.stages import engine, quantize
 from onnxgraft.stages.convert import Original
@@ -111,14 +112,18 @@ class Table:
 
     def row(self, title: str, model: Model, seconds: float) -> None:
         """Judge a graph."""
-        scores, noises = Scores(self.road), []
         with exact(model) as session:
-            for sample, right in zip(self.road.validation, self._expected, strict=True):
-                found = session.infer(sample.feeds)
-                if found.keys() != right.keys():  # some tools have names of their own
-                    found = dict(zip(right, found.values(), strict=True))
-                noises.append(noise_of(right, found))
-                scores.add(sample, found)
+            self.judge(title, session, seconds)
+
+    def judge(self, title: str, session: Engine, seconds: float) -> None:
+        """Judge what runs a graph."""
+        scores, noises = Scores(self.road), []
+        for sample, right in zip(self.road.validation, self._expected, strict=True):
+            found = session.infer(sample.feeds)
+            if found.keys() != right.keys():  # some tools have names of their own
+                found = dict(zip(right, found.values(), strict=True))
+            noises.append(noise_of(right, found))
+            scores.add(sample, found)
         cells = [
             c
             for name, value in scores.values().items()
@@ -171,7 +176,7 @@ def ours(table: Table) -> None:
             partial(quantize.settle, road.model, ranges, road.calibration, form)
         )
         options = QuantizeOptions(
-            form, improvements=quantize.DEFAULT_IMPROVEMENTS, calibration=road.calibration
+            form, improvements=quantize.IMPROVEMENTS, calibration=road.calibration
         )
         improved, done = busy_seconds(partial(int8_graph, road.model, chosen, options))
         done.model.save(_ours(road, aim.name))

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.heading import made_by
+from benchmarks.heading import made_by, this_gpu
 
 from onnxgraft.graph.model import Model
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine
 from onnxgraft.stages.engine import BuildOptions
-from onnxgraft.stages.engine.tensorrt.builder import gpu
 
 PRECISIONS = ("fp32", "tf32", "fp16")
 NETWORKS = {"fcn_vgg16": (1, 4), "fcn_camvid": (1, 4, 16), "resnet50": (1, 4, 16, 32, 64)}
@@ -240,16 +239,9 @@ def main() -> None:
             task["graph"] = Path(task["graph"])
         print(json.dumps(do(**task)))
         return
-    here = gpu()
-    if here is None:
-        raise SystemExit("there is no NVIDIA GPU here")
+    where = this_gpu()
     print("# TensorRT on a GPU\n")
-    print(
-        made_by(
-            where=f"{here['gpu']} (compute capability {here['compute capability']}, driver "
-            f"{here['driver']})"
-        )
-    )
+    print(made_by(where=where))
     print(_LEGEND)
     with tempfile.TemporaryDirectory() as place:
         for name, graph in networks(Path(place), options.fcn, options.only).items():

@@ -13,7 +13,6 @@ from __future__ import annotations
 from onnxgraft.graph.half import HalfReport
 from onnxgraft.stages.quantize.improve.auto import AUTO, Choice, settle, whole_ranges
 from onnxgraft.stages.quantize.improve.improve import (
-    DEFAULT_IMPROVEMENTS,
     IMPROVEMENTS,
     Improvement,
     Prepared,
@@ -44,7 +43,6 @@ from onnxgraft.stages.quantize.weights.store import store_weights, weights_opset
 
 __all__ = [
     "AUTO",
-    "DEFAULT_IMPROVEMENTS",
     "IMPROVEMENTS",
     "METHODS",
     "OLDEST_OPSET",

@@ -37,11 +37,13 @@ class Taken:
     Attributes:
         recipe: Of the picture.
         size: Height and width of it; None where any will do.
+        larger: Whether larger ones are taken too: the same part is cut from them.
         planes: Whether the input has a plane for each channel.
     """
 
     recipe: Preprocess
     size: tuple[int, int] | None
+    larger: bool
     planes: bool
 
 
@@ -167,7 +169,7 @@ def _recipe(picture: Taken | None) -> str:
         else "{}"
         for given, usual in ((recipe.mean, 0.0), (recipe.scale, 1.0), (recipe.std, 1.0))
     ]
-    words = ["true", *map(str, numbers), str(recipe.pad_value)]
+    words = ["true", str(picture.larger).lower(), *map(str, numbers), str(recipe.pad_value)]
     words += [str(recipe.color == "bgr").lower(), str(picture.planes).lower(), *values]
     return f"static const Recipe recipe = {{{', '.join(words)}}};"
 

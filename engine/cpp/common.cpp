@@ -28,6 +28,7 @@ struct Port {
 // What becomes of a picture of 8 bits a channel.
 struct Recipe {
   bool taken;               // Whether the engine takes pictures.
+  bool larger;              // And larger pictures, of which it cuts its part.
   int64_t height, width;    // Of the pictures that it takes; 0 where any will do.
   int64_t top, left, rows, columns;  // The part that is kept; 0 rows keep all.
   int64_t pad_height, pad_width;     // What that is filled up to, below and on the right.
@@ -152,10 +153,12 @@ static Picture read_picture(const std::string& path) {
 
 // Returns what the engine takes of a picture; `like` has its type, and its shape but for the size.
 static Array prepare(const Picture& picture, const Recipe& recipe, const Array& like) {
-  if (recipe.height && (picture.height != recipe.height || picture.width != recipe.width)) {
+  const bool small = picture.height < recipe.height || picture.width < recipe.width;
+  const bool large = picture.height > recipe.height || picture.width > recipe.width;
+  if (recipe.height && (small || (large && !recipe.larger))) {
     std::ostringstream text;
     text << "the picture has " << picture.width << "x" << picture.height << " pixels, and "
-         << recipe.width << "x" << recipe.height << " are taken: resize it before, or build the "
+         << (recipe.larger ? "at least " : "") << recipe.width << "x" << recipe.height << " are taken: resize it before, or build the "
          << "engine with --bake preprocess";
     throw std::runtime_error(text.str());
   }

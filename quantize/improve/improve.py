@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from onnxgraft.data.ranges import BY_HAND, Ranges
+from onnxgraft.data.ranges import BY_HAND, Range, Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.model import Model
@@ -21,7 +21,7 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
 from onnxgraft.stages.quantize.improve.activations import choose_activations, fake_quantized
 from onnxgraft.stages.quantize.improve.auto import AUTO, most_chosen, settle
-from onnxgraft.stages.quantize.improve.bias import corrections
+from onnxgraft.stages.quantize.improve.bias import added_by, left_in_outputs
 from onnxgraft.stages.quantize.improve.equalize import equalize
 from onnxgraft.stages.quantize.improve.products import Product, observe
 from onnxgraft.stages.quantize.improve.rounding import (
@@ -48,18 +48,13 @@ from onnxgraft.stages.quantize.place.placement import (
 from onnxgraft.stages.quantize.place.qdq import Improved, quantize
 from onnxgraft.stages.quantize.place.ready import fingerprint, ready
 
-__all__ = ["DEFAULT_IMPROVEMENTS", "IMPROVEMENTS", "Improvement", "Prepared", "improve"]
+__all__ = ["IMPROVEMENTS", "Improvement", "Prepared", "improve"]
 
 Improvement = Literal["equalize", "smooth", "activations", "weights", "rounding", "bias"]
 IMPROVEMENTS: tuple[Improvement, ...] = get_args(Improvement)
-# `bias` takes minutes; what the others are worth is in benchmarks/quantization.md.
-DEFAULT_IMPROVEMENTS: tuple[Improvement, ...] = (
-    "equalize", "smooth", "activations", "weights", "rounding",
-)  # fmt: skip
 
-# How many samples are run to look at layers and channels, and for each layer to correct its bias.
-SAMPLES = 16
-BIAS_SAMPLES = 8
+# How many samples are run to look at layers and channels, and to see what outputs are off.
+SAMPLES, RUN = 16, 8
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ def improve(
     ranges: Ranges,
     target: str | Placement,
     samples: Samples,
-    methods: Collection[str] = DEFAULT_IMPROVEMENTS,
+    methods: Collection[str] = IMPROVEMENTS,
     *,
     seed: int = 0,
 ) -> Prepared:
@@ -252,13 +247,21 @@ def _weighed(work: _Work, state: Prepared, methods: Collection[str]) -> Prepared
 
 
 def _bias(work: _Work, state: Prepared) -> tuple[Prepared, str]:
-    def quantized(found: Mapping[str, Array]) -> Model:
-        improved = Improved(state.improved.weights, found)
-        return quantize(state.model, state.ranges, work.table, improved=improved)[0]
-
-    chosen = set(quantize(state.model, state.ranges, work.table)[1].layers)
-    nodes = [node for node in layers(state.model.graph, work.table) if node.name in chosen]
-    bias = corrections(state.model, nodes, quantized, spread(work.fitted, BIAS_SAMPLES))
+    bias = {}
+    for name, product in work.products(state.model).items():
+        value = _input_range(product, state.ranges)
+        if value is None:
+            continue
+        stored = state.improved.weights.get(name) or _stored(product, state.ranges, work.table, ())
+        added = added_by(product, stored, value, work.table, len(work.few))
+        if added is not None:
+            bias[name] = added
+    improved = Improved(state.improved.weights, bias)
+    quantized, _ = quantize(state.model, state.ranges, work.table, improved=improved)
+    for name, left in left_in_outputs(state.model, quantized, spread(work.fitted, RUN)).items():
+        bias[name] = bias.get(name, 0) + left
+    if not bias:
+        return state, ""
     improved = Improved(state.improved.weights, bias)
     return replace(state, improved=improved), f"biases of {len(bias)} layers corrected"
 
@@ -278,9 +281,8 @@ def _stored(product: Product, ranges: Ranges, table: Placement, methods: Collect
     numbers = numbers_of(table.format)
     choose = mse_scale if "weights" in methods else weight_scale
     scale = choose(values, axis, numbers=numbers)
-    tensor = product.node.inputs[0]
-    value = ranges.tensors.get(tensor.name) or ranges.tensors.get(origin(tensor).name)
-    if "rounding" not in methods or value is None or not value.amax > 0:
+    value = _input_range(product, ranges)
+    if "rounding" not in methods or value is None:
 
         def rounded(scale: Array) -> Array:
             return nearest_numbers(values, scale, axis, numbers)
@@ -297,6 +299,13 @@ def _stored(product: Product, ranges: Ranges, table: Placement, methods: Collect
         integers, scale = fitting(product.node, scale, axis, rounded)
         return Stored(integers, scale, axis)
     return Stored(rounded(scale), scale, axis)
+
+
+def _input_range(product: Product, ranges: Ranges) -> Range | None:
+    """Return the range of what a layer reads; None where it is not known, or zero."""
+    tensor = product.node.inputs[0]
+    value = ranges.tensors.get(tensor.name) or ranges.tensors.get(origin(tensor).name)
+    return None if value is None or not value.amax > 0 else value
 
 
 def _counted(chosen: Mapping[str, str]) -> str:

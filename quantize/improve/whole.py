@@ -33,6 +33,8 @@ SAMPLES = 8
 _FIRST = 3
 # Of dB; what is less is no difference.
 _LEAST = 0.05
+# By so many standard errors it is sure that a choice is not worse than that, in dB.
+_SURE, _WORSE = 2.0, 0.1
 # Nothing is below: a graph that computes the same.
 _SILENT = -150.0
 # A channel of fewer values is none.
@@ -55,12 +57,16 @@ class Noise:
         return Noise(self.samples[: len(other.samples)])
 
     def better_than(self, other: Noise) -> bool:
-        """Tell whether it is less by more than what the few samples leave open."""
+        """Tell whether it is less, by more than what the few samples leave open.
+
+        By more than a standard error; where a network's noise differs much from sample to sample,
+        by so much that it is surely not worse.
+        """
         gains = np.array(other.beside(self).samples) - self.samples
         if not np.isfinite(gains).all():
             return self.mean < other.beside(self).mean
         error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
-        return bool(gains.mean() > max(_LEAST, error))
+        return bool(gains.mean() > max(_LEAST, error, _SURE * error - _WORSE))
 
 
 class Judge:
@@ -76,7 +82,7 @@ class Judge:
         """
         self._table = table
         self._samples = samples
-        with exact(model, name="float") as session:
+        with exact(model, name="float", spinning=False) as session:
             self._expected = [session.infer(sample.feeds) for sample in samples]
 
     def noise(
@@ -99,7 +105,7 @@ class Judge:
     def of(self, graph: Model, than: Noise | None = None) -> Noise:
         """Return the noise of a graph with Q and DQ, or with stored weights; see `noise`."""
         found: list[float] = []
-        with exact(graph, name="quantized") as session:
+        with exact(graph, name="quantized", spinning=False) as session:
             for right, sample in zip(self._expected, self._samples, strict=True):
                 found.append(noise_of(right, session.infer(sample.feeds)))
                 if than is not None and len(found) == _FIRST:

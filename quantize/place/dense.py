@@ -18,6 +18,7 @@ from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.operators import is_op, set_op
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
+from onnxgraft.stages.quantize.place.biases import bias_of
 
 __all__ = ["as_gemms"]
 
@@ -52,18 +53,13 @@ def as_gemms(graph: gs.Graph, names: FreeNames, layers: Iterable[gs.Node]) -> di
 def _bias(graph: gs.Graph, node: gs.Node) -> tuple[gs.Node | None, Array]:
     """Return the Add behind a MatMul, if it adds one value to each output, and the values."""
     none = None, np.zeros(0, np.float32)
-    result = node.outputs[0]
-    if not is_op(node, "MatMul") or getattr(node.inputs[1], "values", none[1]).ndim != 2:
+    found = bias_of(node) if is_op(node, "MatMul") else None
+    if found is None or any(node.outputs[0] is output for output in graph.outputs):
         return none
-    if len(result.outputs) != 1 or any(result is output for output in graph.outputs):
-        return none
-    after, width = result.outputs[0], node.inputs[1].values.shape[1]
-    bias = [tensor for tensor in after.inputs if isinstance(tensor, gs.Constant)]
-    if not is_op(after, "Add") or all(after is not node for node in graph.nodes):
-        return none  # it may be in a body
-    if len(bias) != 1 or bias[0].values.shape != (width,):
-        return none
-    return after, np.asarray(bias[0].values)
+    after, place = found
+    if all(after is not other for other in graph.nodes):
+        return none  # it is in a body
+    return after, np.asarray(after.inputs[place].values)
 
 
 def _reshape(

@@ -42,6 +42,7 @@ from onnxgraft.stages.quantize.improve.rounding import (
     store,
     weight_scale,
 )
+from onnxgraft.stages.quantize.place.biases import add_to_bias
 from onnxgraft.stages.quantize.place.dense import as_gemms
 from onnxgraft.stages.quantize.place.int32_bias import int32_bias, raised
 from onnxgraft.stages.quantize.place.nested import unreached
@@ -511,7 +512,7 @@ def _quantize_weights(
     weight, cost = node.inputs[1], 0.0
     stored = improved.weights.get(node.name) or _stored(node, table)
     if node.name in improved.bias:
-        _add_to_bias(names, node, improved.bias[node.name])
+        add_to_bias(names, node, improved.bias[node.name])
     bias = int32_bias(node, stored, activation_scale) if table.bias else None
     if bias is not None:
         stored, cost = raised(weight.values, stored, bias, activation_scale)
@@ -555,16 +556,6 @@ def _coarse_weights(costs: Mapping[str, float]) -> list[str]:
         "or --keep-float, avoid it"
     )
     return [note]
-
-
-def _add_to_bias(names: FreeNames, node: gs.Node, correction: Array) -> None:
-    """Add to a layer's bias; one that has none gets it."""
-    name = names.tensor(f"{node.name}/corrected_bias")
-    if len(node.inputs) < 3:
-        node.inputs.append(gs.Constant(name, correction.astype(np.float32)))
-    else:
-        values = node.inputs[2].values + correction
-        node.inputs[2] = gs.Constant(name, values.astype(np.float32))
 
 
 def _dequantized(

@@ -24,7 +24,7 @@ from onnxgraft.run.exact import exact
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.engine import BuildOptions, load
 from onnxgraft.stages.engine.passport import Passport
-from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, Prepared, calibrate, placement
+from onnxgraft.stages.quantize import IMPROVEMENTS, Prepared, calibrate, placement
 from onnxgraft.stages.quantize.budget.search import mixed
 from onnxgraft.targets.cpu import Cpu, find_cpu
 from tests.conftest import Cli, few, model_of, only_ci
@@ -239,11 +239,11 @@ def test_improvements_are_applied_and_told(run: Quantize, place: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     assert "rounded by layer output error" in done.stdout
     nothing = ("equalize", "smooth")  # there to do, in a chain of MatMuls
-    taken_back = [m for m in DEFAULT_IMPROVEMENTS if f"{m} was taken back" in done.stdout]
+    taken_back = [m for m in IMPROVEMENTS if f"{m} was taken back" in done.stdout]
     stored = {p.key: p.value for p in onnx.load(tmp_path / "out.onnx").metadata_props}
     assert json.loads(stored["onnxgraft.precision"]) == {
         "target": "tensorrt", "int8": 3, "float": "fp32",
-        "improved": [m for m in DEFAULT_IMPROVEMENTS if m not in (*nothing, *taken_back)],
+        "improved": [m for m in IMPROVEMENTS if m not in (*nothing, *taken_back)],
     }  # fmt: skip
 
 

@@ -39,10 +39,11 @@ scale = 0.7
 std = [60, 61, 62]
 """
 MIDDLE = '[preprocess]\ncentral_fraction = 0.8\nresize = [6, 7]\ncolor = "gray"\nscale = 0.5\n'
+CUT = "[preprocess]\ncrop = [3, 2, 12, 16]\nmean = 127.5\n"
 STRETCHED = "[preprocess]\nresize = [12, 16]\nmean = 127.5\n"
 # The engines: the graph, the recipe, and how else they are built.
 KINDS = {
-    "two": ("two", None, {}), "gray": ("gray", MIDDLE, {}),
+    "two": ("two", None, {}), "gray": ("gray", MIDDLE, {}), "cut": ("net", CUT, {}),
     "baked": ("net", STRETCHED, {"bake": ["preprocess"]}),
 }  # fmt: skip
 NAMES = ("cropped", *KINDS)  # the first in INT8
@@ -270,13 +271,14 @@ def test_the_program_fails_where_a_picture_is_prepared_otherwise(
 
 
 @only_ci
-@pytest.mark.parametrize("name", ["cropped", "baked"])
+@pytest.mark.parametrize(("name", "larger"), [("cropped", 0), ("baked", 0), ("cut", 0), ("cut", 5)])
 def test_a_picture_gets_the_answer_that_it_gets_in_python(
-    name: str, programs: Path, engines: Path, tmp_path: Path
+    name: str, larger: int, programs: Path, engines: Path, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(5)
     target = programs.name.removesuffix("0")
-    size = cv2.imread(str(programs / name / "sample.ppm")).shape[:2]
+    sample = cv2.imread(str(programs / name / "sample.ppm"))
+    size = sample.shape[0] + larger, sample.shape[1] + 2 * larger
     with onnxgraft.ServedEngine(engines / f"{name}.{target}") as engine:
         for _ in range(5):
             picture = rng.integers(0, 256, (1, 1, 3)) + rng.integers(-40, 40, (*size, 3))
@@ -291,13 +293,20 @@ def test_a_picture_gets_the_answer_that_it_gets_in_python(
 
 
 @only_ci
+@pytest.mark.parametrize(
+    ("name", "size", "told"),
+    [
+        ("cropped", (30, 40), "has 40x30 pixels, and 20x14 are taken"),
+        ("cut", (15, 17), "has 17x15 pixels, and at least 18x15 are taken"),
+    ],
+)
 def test_a_picture_of_another_size_is_refused_with_the_way_out(
-    programs: Path, tmp_path: Path
+    name: str, size: tuple[int, int], told: str, programs: Path, tmp_path: Path
 ) -> None:
-    cv2.imwrite(str(tmp_path / "a.ppm"), np.zeros((30, 40, 3), np.uint8))
-    done = run(programs / "cropped", tmp_path / "a.ppm")
+    cv2.imwrite(str(tmp_path / "a.ppm"), np.zeros((*size, 3), np.uint8))
+    done = run(programs / name, tmp_path / "a.ppm")
     assert done.returncode == 2
-    assert "has 40x30 pixels, and 20x14 are taken" in done.stderr
+    assert told in done.stderr
     assert "--bake preprocess" in done.stderr
 
 

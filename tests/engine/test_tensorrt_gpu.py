@@ -1,19 +1,25 @@
 """TensorRT's engines on a GPU, beyond what the suite of all engines asks."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
+from onnxgraft.commands import bundle
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.layer_nodes import place
-from onnxgraft.stages import engine
+from onnxgraft.stages import engine, quantize
 from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.engine.tensorrt.builder import gpu
-from onnxgraft.targets import Precision
+from onnxgraft.targets import Format, Precision
 from tests.conftest import model_of, outputs_of
+from tests.quantize.networks import ranges_of, samples_of
 
 pytest.importorskip("tensorrt", reason="TensorRT is not installed")
 pytestmark = pytest.mark.skipif(gpu() is None, reason="there is no NVIDIA GPU here")
@@ -101,3 +107,46 @@ def test_the_times_of_layers_are_told_with_their_nodes(net: Model, tmp_path: Pat
         assert found.total > 0
         assert all(one.found for one in place(net, found.layers))
         np.testing.assert_array_equal(built.infer(feeds)["y"], expected)  # it goes on as before
+
+
+# Convolutions in FP8 are wrong in TensorRT-RTX 1.5; see benchmarks/fp8.md.
+PROGRAMS = {
+    "fp16": "net (float[N, 3, 12, 16] x) => (float[N, 5] y) {"
+    " a = Conv<pads=[1,1,1,1]>(x, k)  b = Relu(a)  p = GlobalAveragePool(b)"
+    " f = Flatten(p)  y = MatMul(f, m) }",
+    "int8": "net (float[N, 16] x) => (float[N, 5] y) { a = MatMul(x, n)  b = Relu(a)"
+    " y = MatMul(b, m) }",
+    "fp8": "net (float[N, 16] x) => (float[N, 16] y) { a = MatMul(x, n)  b = Relu(a)"
+    " y = MatMul(b, n) }",
+}
+
+
+@pytest.mark.parametrize("precision", PROGRAMS)
+def test_the_program_in_cpp_gives_the_answers_of_the_bundle(tmp_path: Path, precision: str) -> None:
+    """CMake finds libnvinfer by CMAKE_LIBRARY_PATH, and NvInfer.h by CMAKE_INCLUDE_PATH."""
+    if shutil.which("cmake") is None:
+        pytest.skip("there is no cmake")
+    rng = np.random.default_rng(0)
+    shapes = {"k": (16, 3, 3, 3), "m": (16, 5), "n": (16, 16)}
+    text = PROGRAMS[precision]
+    model = model_of(text, {
+        name: rng.normal(size=shape).astype(np.float32) / 4
+        for name, shape in shapes.items() if f", {name})" in text
+    })  # fmt: skip
+    if precision == "fp16":
+        model, _ = quantize.to_half(model)
+    else:
+        form = quantize.placement("tensorrt", kind=cast("Format", precision))
+        model, _ = quantize.quantize(model, ranges_of(model, samples_of(model, tmp_path)), form)
+    model.save(tmp_path / "net.onnx")
+    bundle(tmp_path / "net.onnx", tmp_path / "car.pyz")
+    program, made = tmp_path / "program", tmp_path / "build"
+    for command in (
+        [sys.executable, tmp_path / "car.pyz", "--extract", program],
+        [sys.executable, tmp_path / "car.pyz", "-o", program / "car.engine"],
+        ["cmake", "-S", program, "-B", made],
+        ["cmake", "--build", made],
+        [made / "engine", program],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)

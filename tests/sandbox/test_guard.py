@@ -445,3 +445,47 @@ def test_no_folder_for_what_is_temporary_is_told(
     monkeypatch.setattr("tempfile.gettempdir", none)
     with pytest.raises(InputError, match=r"nothing temporary can be written .* let TMPDIR name"):
         guard._scratch()
+
+
+GPU = """
+import os, sys
+from onnxgraft.sandbox import landlock
+landlock._nvidia = lambda: ["/dev/null"]
+if sys.argv[1] == "user" and os.geteuid() == 0:
+    os.setuid(65534)
+if sys.argv[1] == "bound":
+    landlock._protect_system = lambda: False
+assert landlock.enter_sandbox([])
+def name():
+    with open(f"/proc/self/task/{os.getpid()}/comm", "w") as file:
+        file.write("renamed")
+name()
+assert open("/proc/self/comm").read() == "renamed\\n"
+child = os.fork()
+if child == 0:
+    try:
+        name()
+    except PermissionError:
+        os._exit(1)
+    os._exit(0)
+print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+for path in ("/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger"):
+    try:
+        os.close(os.open(path, os.O_WRONLY))
+        print("opened", path)
+    except OSError:
+        pass
+"""
+
+
+@pytest.mark.parametrize(("who", "child"), [("root", 0), ("user", 0), ("bound", 1)])
+def test_beside_a_gpu_threads_get_names_and_the_system_s_settings_stay(
+    who: str, child: int
+) -> None:
+    """CUDA names its threads when it begins, in processes that a command starts too."""
+    if not _has_landlock():
+        pytest.skip("this kernel has no Landlock")
+    if who != "user" and os.geteuid() != 0:
+        pytest.skip("only root is bound")
+    done = subprocess.run([sys.executable, "-c", GPU, who], capture_output=True, text=True)
+    assert done.stdout.split("\n") == [f"child {child}", ""], done.stderr

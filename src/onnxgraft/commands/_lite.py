@@ -104,7 +104,7 @@ class LiteEngine(Resource):
                 graph, quantize.calibrate(graph, samples),
                 QuantizeOptions(
                     table=quantize.placement(target, cpu),
-                    improvements=quantize.DEFAULT_IMPROVEMENTS,
+                    improvements=quantize.IMPROVEMENTS,
                     calibration=samples,
                 ),
             )  # fmt: skip

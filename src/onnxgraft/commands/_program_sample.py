@@ -18,7 +18,8 @@ __all__ = ["as_stored", "ppm", "sample", "stored"]
 # Of a picture where any size will do: height and width.
 _ANY = (24, 32)
 # The keys of a recipe by which a picture becomes another part of itself, or has another size.
-_PLACES = ("central_fraction", "resize", "shorter_side", "crop", "center_crop", "pad")
+_BEFORE_A_CROP = ("central_fraction", "resize", "shorter_side")
+_PLACES = (*_BEFORE_A_CROP, "crop", "center_crop", "pad")
 
 
 def stored(value: Array) -> bytes:
@@ -55,7 +56,8 @@ def sample(
     size = _size(recipe, specs[0])
     shape = (_ANY if size is None else size) + (() if recipe.color == "gray" else (3,))
     picture = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    return Taken(recipe, size, planes=False), picture, ""
+    fixed = recipe.crop is not None and not any(getattr(recipe, key) for key in _BEFORE_A_CROP)
+    return Taken(recipe, size, larger=fixed, planes=False), picture, ""
 
 
 def _size(recipe: Preprocess, spec: TensorSpec) -> tuple[int, int] | None:

@@ -29,7 +29,7 @@ from onnxgraft.files.trust import Trust
 from onnxgraft.graph.foreign import CACHE, JSON, RANGES
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import quantize as stage
-from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, IMPROVEMENTS, Placement
+from onnxgraft.stages.quantize import IMPROVEMENTS, Placement
 from onnxgraft.stages.quantize.place.half import OnOverflow
 from onnxgraft.targets import FORMATS, Floats, Format, WeightType, find_target
 from onnxgraft.targets.cpu import find_cpu
@@ -291,7 +291,7 @@ def quantize(
     if improve is None and samples is None and int8 and not from_qdq and weights is None:
         result.notes.append(
             f"the methods that make {precision.upper()} lose less "
-            f"({', '.join(DEFAULT_IMPROVEMENTS)}) were not applied: they look at what layers read; "
+            f"({', '.join(IMPROVEMENTS)}) were not applied: they look at what layers read; "
             "name the calibration data with --samples"
         )
     made = int8_graph(graph, known, options)
@@ -345,7 +345,7 @@ def _check_cache(
 def _methods(improve: Names, samples: object) -> tuple[str, ...]:
     """Return the methods to apply: the usual ones where there are samples and nothing is asked."""
     if improve is None:
-        return DEFAULT_IMPROVEMENTS if samples is not None else ()
+        return IMPROVEMENTS if samples is not None else ()
     given: Sequence[str] = names(improve)
     if list(given) == ["all"]:
         given = IMPROVEMENTS

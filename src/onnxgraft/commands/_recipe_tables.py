@@ -27,7 +27,7 @@ from onnxgraft.data.samples import Data
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files.trust import Trust
 from onnxgraft.stages.convert import IoLayout, Original
-from onnxgraft.stages.quantize import DEFAULT_IMPROVEMENTS, Choice, Improvement
+from onnxgraft.stages.quantize import IMPROVEMENTS, Choice, Improvement
 from onnxgraft.stages.validate import METRICS
 from onnxgraft.targets import TARGETS, Floats, WeightType, find_target, target_names
 
@@ -112,7 +112,7 @@ class QuantizeSection(Section):
         "number if not given.",
     )  # fmt: skip
     improve: tuple[Improvement, ...] = Field(
-        default=DEFAULT_IMPROVEMENTS,
+        default=IMPROVEMENTS,
         description="Methods that make INT8 and FP8 lose less, on the calibration data; `[]` "
         "applies none.",
     )

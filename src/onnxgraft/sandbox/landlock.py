@@ -28,6 +28,14 @@ _BIND, _CONNECT = 1 << 0, 1 << 1
 # Devices that libraries write to, and shared memory.
 _DEVICES = ("/dev/null", "/dev/tty", "/dev/pts", "/dev/ptmx", "/dev/shm", "/dev/dri")
 
+# What container runtimes make read-only (runc's readonlyPaths), and the drivers' own settings.
+_SYSTEMS = (
+    "/proc/acpi", "/proc/bus", "/proc/driver", "/proc/fs", "/proc/irq", "/proc/scsi", "/proc/sys",
+    "/proc/sysrq-trigger",
+)  # fmt: skip
+# CLONE_NEWNS; MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC | MS_PRIVATE.
+_NEW_MOUNTS, _READ_ONLY, _REMOUNTED, _BOUND, _PRIVATE = 0x20000, 1, 1 << 5, 1 << 12, 0x44000
+
 
 class _Ruleset(ctypes.Structure):
     _fields_ = (("files", ctypes.c_uint64), ("network", ctypes.c_uint64))
@@ -63,7 +71,8 @@ def enter_sandbox(places: Iterable[Path], ports: Iterable[int] = ()) -> bool:
     ruleset = system(_CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), 0)
     if ruleset < 0:
         return False
-    devices = [Path(name) for name in (*_DEVICES, *_nvidia())]
+    gpus = _nvidia()
+    devices = [Path(name) for name in (*_DEVICES, *gpus, *(_names_of_threads() if gpus else ()))]
     for place in {*map(_beside, places), *(d for d in devices if d.exists())}:
         allowed = rights if place.is_dir() else rights & (_WRITE_FILE | _TRUNCATE)
         opened = os.open(place, os.O_PATH | os.O_CLOEXEC)
@@ -85,3 +94,28 @@ def _beside(place: Path) -> Path:
 
 def _nvidia() -> list[str]:
     return [f"/dev/{name}" for name in os.listdir("/dev") if name.startswith("nvidia")]
+
+
+def _names_of_threads() -> tuple[str, ...]:
+    """Return where CUDA writes the names of its threads; where that is refused it does not begin.
+
+    The folder in /proc of a process that the command will start is not there yet, so it has to be
+    all of /proc, where the kernel lets users write what is their own. As root that is the whole
+    system's: this process and those that it starts then see that part of it as it is for a
+    container, read-only. Where that can't be had, this process alone may use a GPU.
+    """
+    if os.geteuid() != 0 or _protect_system():
+        return ("/proc",)
+    return ("/proc/self/task",)
+
+
+def _protect_system() -> bool:
+    """Make what is the system's in /proc read-only for this process; tell whether that is done."""
+    system = ctypes.CDLL(None)
+    parts = [part for part in map(os.fsencode, _SYSTEMS) if os.path.exists(part)]
+    if any(os.statvfs(part).f_flag & os.ST_RDONLY == 0 for part in parts):
+        private = system.unshare(_NEW_MOUNTS) or system.mount(None, b"/", None, _PRIVATE, None)
+        for part in parts if not private else ():
+            system.mount(part, part, None, _BOUND, None)
+            system.mount(None, part, None, _BOUND | _REMOUNTED | _READ_ONLY, None)
+    return all(os.statvfs(part).f_flag & os.ST_RDONLY for part in parts)
