@@ -7,7 +7,8 @@ keeps apart. The noise is in dB, less is better:
     10 log10 (sum of (y - y')^2 / sum of (y - mean y)^2)
 
 for each channel of each output, and then the mean: the coordinates of boxes and the scores beside
-them, or a class that is rare, count alike.
+them, or a class that is rare, count alike. A channel with more noise than signal is lost, and 0 dB:
+how much more is chance, by which nothing is chosen.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ class Noise:
             return self.mean < other.beside(self).mean
         error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
         return bool(gains.mean() > max(_LEAST, error, _SURE * error - _WORSE))
+
+    def no_worse_than(self, other: Noise) -> bool:
+        """Tell whether it is not more, or by no difference that counts."""
+        return bool(self.mean < other.beside(self).mean + _LEAST)
 
 
 class Judge:
@@ -146,7 +151,7 @@ def _noise(expected: Array, actual: Array) -> float:
         used = signal > 0
         if not used.any():
             return 0.0 if wrong.any() else _SILENT
-    ratio = np.maximum(wrong[used] / signal[used], 10 ** (_SILENT / 10))
+    ratio = np.clip(wrong[used] / signal[used], 10 ** (_SILENT / 10), 1.0)
     return float(np.mean(10 * np.log10(ratio)))
 
 

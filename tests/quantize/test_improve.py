@@ -282,6 +282,25 @@ def test_a_method_with_which_nothing_is_finite_does_not_win(tmp_path: Path) -> N
     assert Ranges.load(tmp_path / "ranges.json").tried == chosen.tried
 
 
+@pytest.mark.parametrize(
+    ("gain", "stay"), [(0.5, {"rounding", "bias"}), (0.0, {"bias"}), (-0.5, set())],
+    ids=["a gain", "none", "a loss"],
+)  # fmt: skip
+def test_without_a_gain_the_biases_alone_stay_corrected(
+    gain: float, stay: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Told(Judge):
+        def noise(self, *_: Any, **__: Any) -> Noise:
+            self.level = getattr(self, "level", -20.0 + gain) - gain
+            return Noise((self.level,) * 4)
+
+    monkeypatch.setattr(module, "Judge", Told)
+    model = pair()
+    samples = samples_of(model, tmp_path)
+    found = improve(model, ranges_of(model, samples), "tensorrt", samples, ["rounding", "bias"])
+    assert set(found.methods) == stay, found.notes
+
+
 def test_what_is_worse_on_each_of_the_first_samples_is_not_run_on_the_others(
     tmp_path: Path,
 ) -> None:
@@ -324,7 +343,7 @@ def test_a_sample_that_was_skipped_is_not_run(tmp_path: Path) -> None:
 def test_noise_is_that_of_every_channel_alike() -> None:
     rng = np.random.default_rng(0)
     right = rng.standard_normal((1, 100, 3)) * [1000.0, 1.0, 0.01]
-    wrong = right + rng.standard_normal(right.shape) * [1.0, 0.1, 0.01]
+    wrong = right + rng.standard_normal(right.shape) * [1.0, 0.1, 0.005]
     centred = np.square(right - right.mean(1, keepdims=True)).sum(1)
     textbook = [
         10 * math.log10(math.fsum(((right - wrong)[0, :, c] ** 2).tolist()) / float(centred[0, c]))
@@ -340,6 +359,13 @@ def test_what_is_the_same_has_no_noise_and_what_is_not_a_number_any() -> None:
     assert noise_of(right, {"y": np.full((1, 2, 20), np.nan, np.float32)}) == math.inf
     assert noise_of({"y": np.zeros((1, 3), np.float32)}, {"y": np.ones((1, 3), np.float32)}) == 0
     assert noise_of({}, {}) == -150
+
+
+def test_a_channel_with_more_noise_than_signal_is_lost_however_much_it_has() -> None:
+    right = np.random.default_rng(0).standard_normal((1, 2, 40)).astype(np.float32)
+    far, farther = (right + np.float32([[[scale], [0.1]]]) for scale in (3, 9))
+    assert noise_of({"y": right}, {"y": far}) == noise_of({"y": right}, {"y": farther}) < 0
+    assert noise_of({"y": right}, {"y": right + 5}) == 0
 
 
 def test_of_classes_the_share_that_differs_is_the_noise() -> None:
