@@ -47,7 +47,8 @@ def added_by(
         table: Of the target.
         samples: In which it met that.
     """
-    if bias_of(product.node) is None or is_op(product.node, "ConvTranspose"):
+    samples = min(samples, product.vectors.shape[1])
+    if bias_of(product.node) is None or is_op(product.node, "ConvTranspose") or not samples:
         return None  # the outputs of a ConvTranspose are sums of products
     right, wrong = product.vectors, fake_quantized(product.vectors, value, table)
     weights = (product.matrix(w).transpose(0, 2, 1) for w in (product.weights, stored.values))

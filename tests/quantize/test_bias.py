@@ -64,6 +64,16 @@ def test_the_mean_of_a_layer_s_output_becomes_the_float_layer_s(
     np.testing.assert_allclose((wrong + found).mean(axis=0), right.mean(axis=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("vectors", [0, 1, 3])
+def test_of_few_vectors_no_mean_is_made_up(vectors: int) -> None:
+    node = layer("Gemm", RNG.standard_normal((5, 5)).astype(np.float32))
+    product = Product(node, RNG.standard_normal((1, vectors, 5)).astype(np.float32))
+    table = placement("tensorrt")
+    found = added_by(product, store(product.weights, None), Range(-1, 1, -1, 1, "here"), table, 8)
+    assert (found is None) == (vectors == 0)
+    assert found is None or np.isfinite(found).all()
+
+
 def positive(model: Model, folder: Path) -> Samples:
     """Return samples whose values have a mean."""
     feeds = random_feeds(model.inputs, 32, seed=5)
