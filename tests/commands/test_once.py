@@ -58,6 +58,6 @@ def test_nothing_is_done_twice(tmp_path: Path, counted: Counter[str]) -> None:
     # there are the exact reference of its stage, that of the engine's proof, and its twin.
     graphs = 4 + 4 + 2 * 3
     # What is chosen for the network is run: for each target the methods of ranges, what they give,
-    # and three improvements (there is nothing to equalize).
-    chosen = 2 * (len(METHODS) + 1 + 3)
+    # and four improvements (there is nothing to equalize).
+    chosen = 2 * (len(METHODS) + 1 + 4)
     assert counted["export_onnx"] == graphs + chosen
