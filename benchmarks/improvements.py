@@ -86,8 +86,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     found = []
     with tempfile.TemporaryDirectory() as place:
-        every = [*RANDOM, *ENCODERS, *TRAINED]
-        networks = [one for one in every if one.name in given.networks] or every
+        known = {network.name: network for network in (*RANDOM, *ENCODERS, *TRAINED)}
+        networks = [known[name] for name in given.networks or known]
         for network in networks:
             found += measure(network, given.folder or Path(place))
     gains = [after - before for before, after in found]

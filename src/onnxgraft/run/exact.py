@@ -88,7 +88,7 @@ def exact(
         name: What reports call it.
         threads: Threads within an operator; 0 leaves the choice to onnxruntime.
         spinning: Whether they wait busily for work, as they do where latency is measured; if not,
-            a fifth of the processor's time is saved.
+            they leave the processor to others.
 
     Raises:
         ModelError: onnxruntime refuses the graph.
