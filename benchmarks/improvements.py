@@ -59,7 +59,7 @@ def measure(network: Network, folder: Path) -> list[tuple[float, float]]:
         before, after = (signal(road, graph, expected) for graph in (alone, done.model))
         back = [note.split()[0] for note in done.notes if " was taken back: " in note]
         print(
-            f"| {network.name} | {aim.title} | {before:.1f} dB | {after:.1f} dB | "
+            f"| {network.name} | {aim.title} | {decibels(before)} | {decibels(after)} | "
             f"{', '.join(done.improved)} | {', '.join(back)} |",
             flush=True,
         )
@@ -72,6 +72,11 @@ def signal(road: Road, graph: Model, expected: list[Outputs]) -> float:
     with exact(graph) as session:
         answers = [session.infer(sample.feeds) for sample in road.validation]
         return -float(np.mean([noise_of(r, a) for r, a in zip(expected, answers, strict=True)]))
+
+
+def decibels(value: float) -> str:
+    """Return it with one place; what rounds to zero has no sign."""
+    return f"{round(value, 1) + 0.0:.1f} dB"
 
 
 def main() -> None:
@@ -94,8 +99,8 @@ def main() -> None:
     worse = sum(gain < -WORSE for gain in gains)
     print(
         f"\n{len(networks)} networks, {len(gains)} graphs: {worse} worse by more than {WORSE} dB; "
-        f"the gain is {np.median(gains):.1f} dB in the median, {min(gains):.1f} to "
-        f"{max(gains):.1f} dB."
+        f"the gain is {decibels(float(np.median(gains)))} in the median, "
+        f"{decibels(min(gains))} to {decibels(max(gains))}."
     )
 
 

@@ -42,14 +42,16 @@ def in_ci() -> None:
         pytest.skip(only_ci.kwargs["reason"])
 
 
-def few(cases: Iterable[Any], count: int) -> list[Any]:
-    """Return the cases of a test, of which those after the first ``count`` run in CI alone.
+def few(cases: Iterable[Any], count: int, in_ci: int | None = None) -> list[Any]:
+    """Return the cases of a test: the first ``count`` always run, the others in CI alone.
 
-    A case that is a tuple has a value for each of several parameters.
+    Of those the ones after the first ``in_ci`` are for `make deep`. A case that is a tuple has a
+    value for each of several parameters.
     """
     return [
         pytest.param(
-            *(case if isinstance(case, tuple) else (case,)), marks=[only_ci] * (at >= count)
+            *(case if isinstance(case, tuple) else (case,)),
+            marks=[only_ci] * (at >= count) + [only_deep] * (in_ci is not None and at >= in_ci),
         )
         for at, case in enumerate(cases)
     ]

@@ -261,9 +261,10 @@ def _bias(work: _Work, state: Prepared) -> tuple[Prepared, str]:
         if added is not None:
             bias[name] = added
     improved = Improved(state.improved.weights, bias)
-    quantized, _ = quantize(state.model, state.ranges, work.table, improved=improved)
+    quantized, report = quantize(state.model, state.ranges, work.table, improved=improved)
     for name, left in left_in_outputs(state.model, quantized, spread(work.fitted, RUN)).items():
         bias[name] = bias.get(name, 0) + left
+    bias = {name: added for name, added in bias.items() if name in report.layers}
     if not bias:
         return state, ""
     improved = Improved(state.improved.weights, bias)

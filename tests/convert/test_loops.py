@@ -16,7 +16,7 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import surgery
 from onnxgraft.stages.convert import Original
-from tests.conftest import Cli
+from tests.conftest import Cli, few
 from tests.convert.test_recurrent import operators
 
 tf = pytest.importorskip("tensorflow")
@@ -269,7 +269,7 @@ LOOPS: dict[str, tuple[Callable[[Any], Any], int]] = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", few(FORMS, 2))
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_computes_what_it_did(tmp_path: Path, name: str, form: str) -> None:
     build, loops = LOOPS[name]
@@ -402,7 +402,7 @@ CONDITIONALS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", few(FORMS, 2))
 @pytest.mark.parametrize("name", CONDITIONALS)
 def test_a_conditional_takes_the_branch_that_tensorflow_takes(
     tmp_path: Path, name: str, form: str

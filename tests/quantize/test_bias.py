@@ -212,3 +212,17 @@ def test_the_factor_of_a_gemm_s_bias_is_kept(tmp_path: Path) -> None:
     )
     feeds = random_feeds(model.inputs, 4)
     np.testing.assert_allclose(infer(moved, feeds)["y"], infer(plain, feeds)["y"] + 2, atol=1e-5)
+
+
+def test_a_layer_that_stays_in_float_is_not_counted_among_the_corrected(tmp_path: Path) -> None:
+    model = image_net(
+        "[one] a = Conv<pads=[1,1,1,1]>(x, k)  r = Relu(a)"
+        " [two] y = ConvTranspose<pads=[1,1,1,1]>(r, t)",
+        t=(RNG.standard_normal((6, 6, 3, 3)) + 1).astype(np.float32),
+    )
+    samples = samples_of(model, tmp_path)
+    ranges = ranges_of(model, samples)
+    found = improve(model, ranges, "onnxruntime", samples, ["bias"])
+    _, report = quantize(found.model, found.ranges, "onnxruntime", improved=found.improved)
+    assert report.layers == ["one"]
+    assert {*found.improved.bias} <= {"one"}

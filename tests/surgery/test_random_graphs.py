@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxgraft.graph.model import Model
@@ -15,6 +15,7 @@ from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.surgery import PASSES, run
 from onnxgraft.stages.surgery.running.history import Change, History, Point
 from onnxgraft.stages.surgery.running.rewrite import Context, Pass, Result
+from tests.conftest import CI
 from tests.random_networks.choices import Drawn
 from tests.random_networks.onnx_graphs import onnx_graph
 from tests.surgery.helpers import infer, tensor_values
@@ -22,6 +23,7 @@ from tests.surgery.helpers import infer, tensor_values
 # A graph has up to ten layers, each of which rounds to some 1e-6 of its values' size, and sums and
 # a softmax may magnify that; a wrong weight, axis or permutation is off by the values' own size.
 TOLERANCE = 1e-4
+many = settings(max_examples=500 if CI else 60)
 
 
 @st.composite
@@ -36,6 +38,7 @@ def assert_close(expected: Array, actual: Array, what: str) -> None:
     assert float(np.abs(actual - expected).max()) <= limit, what
 
 
+@many
 @given(models())
 def test_a_cleaned_random_graph_computes_the_same(before: Model) -> None:
     after, report = run(before)
@@ -51,6 +54,7 @@ def test_a_cleaned_random_graph_computes_the_same(before: Model) -> None:
             assert_close(value, actual[name], f"output {name} at batch {batch}")
 
 
+@many
 @given(models())
 def test_a_cleaned_random_graph_knows_its_tensors_by_name(before: Model) -> None:
     after, _ = run(before)
@@ -93,6 +97,7 @@ def text_of(model: Model) -> str:
     return str(onnx.printer.to_text(model.to_onnx()))
 
 
+@many
 @given(models(), st.integers(0, len(PASSES)))
 def test_a_wrong_pass_leaves_no_trace_in_a_random_graph(before: Model, place: int) -> None:
     expected, _ = run(before)

@@ -27,6 +27,7 @@ from onnxgraft.stages.validate.report import (
     StageTime,
 )
 from tests.browser import Browser, Page
+from tests.conftest import few
 from tests.validate.test_report import EVIL, evil_report, report_of
 
 # The contrast that text has to have, and what is no text but is needed (WCAG 2.2, 1.4.3, 1.4.11).
@@ -227,7 +228,7 @@ def test_everything_can_be_clicked_and_nothing_fails_or_asks_for_a_network(
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("name", few(REPORTS, 2))
 def test_on_a_phone_nothing_is_wider_than_the_page(
     name: str, dark: bool, browser: Browser, folder: Path
 ) -> None:
@@ -296,7 +297,7 @@ def test_the_contrast_is_that_of_its_definition() -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", ["full", "detections", "words"])
+@pytest.mark.parametrize("name", few(["full", "detections", "words"], 1))
 def test_every_text_has_the_contrast_of_wcag_aa(
     name: str, dark: bool, browser: Browser, folder: Path
 ) -> None:
@@ -326,7 +327,7 @@ def test_borders_of_controls_and_colours_of_plots_are_told_from_the_paper(
     page.close()
 
 
-@pytest.mark.parametrize("name", ["full", "detections", "words"])
+@pytest.mark.parametrize("name", few(["full", "detections", "words"], 1))
 def test_the_tab_key_reaches_every_control_and_shows_where_it_is(
     name: str, browser: Browser, folder: Path
 ) -> None:

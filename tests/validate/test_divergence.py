@@ -10,13 +10,13 @@ import pytest
 
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.stages.validate import bisect, find_divergence
-from tests.conftest import few, model_of
+from tests.conftest import DEEP, few, model_of
 from tests.validate.planted import KINDS, THIN, Healthy, plant, thin
 
-TRIALS = 4
+TRIALS = 4 if DEEP else 2
 
 
-@pytest.fixture(scope="module", params=THIN)
+@pytest.fixture(scope="module", params=few(THIN, 2))
 def network(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Healthy]:
@@ -31,7 +31,7 @@ def test_no_layer_of_a_healthy_network_is_named(network: Healthy, precision: str
     assert find_divergence(network.original, model, network.feeds) is None
 
 
-@pytest.mark.parametrize("kind", few(KINDS, 2))
+@pytest.mark.parametrize("kind", few(KINDS, 2, 4))
 def test_the_layer_with_the_fault_is_named(network: Healthy, kind: str) -> None:
     rng = np.random.default_rng(KINDS.index(kind))
     for _ in range(TRIALS):

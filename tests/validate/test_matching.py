@@ -17,7 +17,7 @@ KINDS = ("weight", "pad", "channels", "bias")
 TRIALS = 2
 
 
-@pytest.fixture(scope="module", params=["squeezenet", "googlenet", "fcn8s"])
+@pytest.fixture(scope="module", params=few(["squeezenet", "googlenet", "fcn8s"], 2))
 def network(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Healthy]:
