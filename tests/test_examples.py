@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, only_ci
+from tests.conftest import ROOT, only_ci, only_deep
 
 EXAMPLES = ROOT / "examples"
 
@@ -27,8 +27,8 @@ def run(
     return example
 
 
-# These train, or export; they run in CI alone.
-LONG = {"01_own_classifier", "04_pytorch"}
+# These train, or export.
+LONG = {"01_own_classifier": only_ci, "04_pytorch": only_deep}
 SAID = {
     "01_own_classifier": r"deployed: True\nserved: (19\d|200) of 200 right\n",
     "02_caffe": r"deployed: True\n.*BGR.*middle of.*mean file mean\.binaryproto is named by.*\n",
@@ -40,7 +40,9 @@ SAID = {
 NEEDS = {"01_own_classifier": "keras", "04_pytorch": "torch", "05_quantized_already": "openvino"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=only_ci) if n in LONG else n for n in SAID])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=LONG[name]) if name in LONG else name for name in SAID]
+)
 def test_an_example_runs(name: str, run: Callable[[str], str]) -> None:
     pytest.importorskip(NEEDS.get(name, "numpy"))
     said = run(name)
