@@ -1,12 +1,13 @@
 """Random sound networks through convert, surgery and quantize, held against what they were.
 
-    python -m tests.fuzz.differential KIND COUNT [--seed S] [--processes P]
+    python -m tests.fuzz.differential KIND COUNT [--seed S | --add] [--processes P]
 
 KIND is ``onnx``, ``tensorflow`` or ``caffe``. Each network is converted and cleaned, and has to
 answer as its own framework does: onnxruntime without optimizations, TensorFlow, OpenCV. Then it is
 quantized for each target, and what onnxruntime makes of that graph, node by node, has to be what
 the exact reference makes of it. What is refused in a sentence, or ends its process in a library, is
 counted and is no difference; what is silently different is told by its seed, and becomes a test.
+With --add the seeds go on behind those that stand in the table, and the figures are added to it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ from tests.random_networks.tensorflow_graphs import SHAPE as TENSORFLOW_SHAPE
 from tests.random_networks.tensorflow_graphs import tensorflow_graph
 
 __all__ = ["KINDS", "differences"]
+
+OUTCOMES = ("same", "refused", "ended", "different")
 
 # Ten layers, each of which rounds to some 1e-6 of its values' size, and sums and a softmax may
 # magnify that; a wrong weight, axis or permutation is off by the values' own size.
@@ -286,30 +289,43 @@ def main() -> int:
     parser.add_argument("kind", choices=[*KINDS])
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--add", action="store_true", help="to the figures that stand there")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
     began = time.monotonic()
+    before = _figures().get(given.kind, [0] * 6) if given.add else [0] * 6
     outcomes: collections.Counter[str] = collections.Counter()
-    seeds = range(given.seed, given.seed + given.count)
+    first = given.seed + before[0]
+    seeds = range(first, first + given.count)
     for seed, outcome, lines in _all(given.kind, seeds, given.processes):
         outcomes[outcome] += 1
         for line in lines:
             print(f"{outcome} {seed}: {line}", flush=True)
-    row = (
-        f"| {given.kind} | {given.count:,} | {outcomes['same']:,} | {outcomes['refused']:,} | "
-        f"{outcomes['ended']:,} | {outcomes['different']:,} | {time.monotonic() - began:.0f} | "
-        f"{today()} |"
-    )
+    counts = [given.count, *(outcomes[what] for what in OUTCOMES), round(time.monotonic() - began)]
+    figures = [old + new for old, new in zip(before, counts, strict=True)]
+    row = f"| {given.kind} | {' | '.join(f'{number:,}' for number in figures)} | {today()} |"
     print(row)
     if given.count >= 1000:
         _put(given.kind, row)
     return 1 if outcomes["different"] else 0
 
 
+def _rows() -> dict[str, str]:
+    """Return the rows of the page, by the kind of network."""
+    return {line.split("|")[1].strip(): line for line in part("differential").splitlines()[4:]}
+
+
+def _figures() -> dict[str, list[int]]:
+    """Return the numbers of each row: those tried, of each outcome, and the seconds."""
+    return {
+        kind: [int(cell.replace(",", "")) for cell in row.split("|")[2:8]]
+        for kind, row in _rows().items()
+    }
+
+
 def _put(kind: str, row: str) -> None:
     """Write a row of the page."""
-    rows = {line.split("|")[1].strip(): line for line in part("differential").splitlines()[4:]}
-    rows[kind] = row
+    rows = {**_rows(), kind: row}
     put("differential", [
         f"The last of them on {versions('onnx', 'onnxruntime', 'tensorflow')}", "",
         "| networks | tried | same | refused | ended in a library | different | seconds | on |",

@@ -1,8 +1,10 @@
 """The long fuzzing, one reader after the other; its figures go into docs/security-figures.md.
 
-    python -m tests.fuzz.long --seconds 600 [READER ...]
+    python -m tests.fuzz.long --seconds 600 [--add] [READER ...]
 
-A reader goes on after a crash until its time is over. Rows of readers that are not named stay.
+A reader goes on after a crash until its time is over. Rows of readers that are not named stay. With
+--add those that are named are added to: so the hours of a reader can be those of several runs, and
+the row says from when to when.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.figures import part, put, today, versions
@@ -24,8 +27,48 @@ _HEAD = [
 ]
 
 
-def fuzz(reader: str, seconds: int, crashes: Path) -> str:
-    """Return the row of a reader."""
+@dataclass(frozen=True)
+class Row:
+    """What came of fuzzing one reader.
+
+    Attributes:
+        tried: Inputs.
+        seconds: Of the clock.
+        crashes: Of the reader.
+        peak: MB of memory, at most.
+        on: The day, or the first and the last.
+    """
+
+    tried: int
+    seconds: int
+    crashes: int
+    peak: int
+    on: str
+
+    @classmethod
+    def read(cls, text: str) -> Row:
+        """Read what `str` made."""
+        tried, seconds, crashes, peak, on = (cell.strip() for cell in text.strip("| ").split("|"))
+        return cls(int(tried.replace(",", "")), int(seconds), int(crashes), int(peak), on)
+
+    def __add__(self, later: Row) -> Row:
+        """Return both runs as one."""
+        first = self.on.split(" to ")[0]
+        return Row(
+            self.tried + later.tried,
+            self.seconds + later.seconds,
+            self.crashes + later.crashes,
+            max(self.peak, later.peak),
+            later.on if first == later.on else f"{first} to {later.on}",
+        )
+
+    def __str__(self) -> str:
+        """Return it as it stands in the table, without the reader's name."""
+        return f"| {self.tried:,} | {self.seconds} | {self.crashes} | {self.peak} | {self.on} |"
+
+
+def fuzz(reader: str, seconds: int, crashes: Path) -> Row:
+    """Fuzz a reader."""
     tried = peak = failed = 0
     begin = time.monotonic()
     before = set(crashes.glob("*"))
@@ -47,7 +90,7 @@ def fuzz(reader: str, seconds: int, crashes: Path) -> str:
                 print(done.stdout[-4000:], file=sys.stderr)
     spent = time.monotonic() - begin
     broken = max(failed, len(set(crashes.glob("*")) - before))
-    return f"| {reader} | {tried:,} | {spent:.0f} | {broken} | {peak} | {today()} |"
+    return Row(tried, round(spent), broken, peak, today())
 
 
 def _statistic(log: str, name: str) -> int:
@@ -61,13 +104,16 @@ def main() -> None:
     parser.add_argument("readers", nargs="*", choices=[*READERS, []])
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--crashes", type=Path, default=Path("crashes"))
+    parser.add_argument("--add", action="store_true", help="to the figures that stand there")
     options = parser.parse_args()
     options.crashes.mkdir(parents=True, exist_ok=True)
     for reader in options.readers or READERS:
         row = fuzz(reader, options.seconds, options.crashes)
         rows = dict(re.findall(r"(?m)^\| (\w+) (\|.*)$", part("fuzzing")))
         rows.pop("reader", None)
-        rows[reader] = row.removeprefix(f"| {reader} ")
+        if options.add and reader in rows:
+            row = Row.read(rows[reader]) + row
+        rows[reader] = str(row)
         table = [f"| {name} {rows[name]}" for name in READERS if name in rows]
         put("fuzzing", [f"The last of them on {versions('atheris')}", "", *_HEAD, *table])
 
