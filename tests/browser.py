@@ -142,11 +142,12 @@ class Page:
                 self.problems.append(f"asked for {url}")
 
     def go(self, path: Path) -> None:
-        """Open a file, and wait for it."""
+        """Open a file, and wait until it is drawn: what is clicked before that goes nowhere."""
         self._loaded = False
         self.send("Page.navigate", url=path.as_uri())
         while not self._loaded:
             self.js("new Promise((done) => setTimeout(done, 5))")
+        self.js("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def resize(self, width: int, height: int) -> None:
         """Give the window another size, in pixels."""

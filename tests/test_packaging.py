@@ -14,13 +14,14 @@ from onnxgraft import commands
 from onnxgraft.files import sha256
 from onnxgraft.stages import engine
 from onnxgraft.targets import TARGETS
-from tests.conftest import ROOT, once, only_ci
+from tests.conftest import ROOT, in_ci, once, only_ci
 
 STAGES = ["convert", "engine", "quantize", "surgery", "validate"]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    in_ci()
 
     def make(folder: Path) -> None:
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]

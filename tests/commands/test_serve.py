@@ -29,7 +29,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.v2 import HEADER
 from tests.commands import serving as scene
-from tests.conftest import model_of, once
+from tests.conftest import few, model_of, once
 
 pytest.importorskip("starlette")
 tritonhttp = pytest.importorskip("tritonclient.http")
@@ -465,7 +465,7 @@ def slow(pixels):
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", few([signal.SIGTERM, signal.SIGINT], 1))
 def test_a_signal_ends_the_command_well_and_answers_what_is_under_way(
     sent: signal.Signals, folder: Path, tmp_path: Path
 ) -> None:

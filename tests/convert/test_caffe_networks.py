@@ -179,7 +179,7 @@ def images(case: Case, batch: int) -> Array:
     return np.random.default_rng(1).standard_normal((batch, *case.image)).astype(np.float32)
 
 
-@pytest.fixture(params=few(CASES, 12), ids=lambda case: case.name)
+@pytest.fixture(params=few(CASES, 9), ids=lambda case: case.name)
 def network(request: pytest.FixtureRequest) -> Case:
     """Return each network."""
     return request.param

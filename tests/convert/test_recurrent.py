@@ -97,7 +97,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", few(OPTIONS.values(), 2), ids=OPTIONS)
+@pytest.mark.parametrize("options", few(OPTIONS.values(), 2, 3), ids=OPTIONS)
 @pytest.mark.parametrize("op", CELLS)
 def test_a_keras_layer_is_one_operator(tmp_path: Path, op: str, options: dict[str, Any]) -> None:
     network = sequence(CELLS[op](5, **options))
@@ -152,7 +152,7 @@ def test_the_reset_gate_before_and_after_the_product(
     assert node.attrs["linear_before_reset"] == int(after)
 
 
-@pytest.mark.parametrize("activation", few(["hard_sigmoid", "tanh", "relu", "softsign"], 1))
+@pytest.mark.parametrize("activation", few(["hard_sigmoid", "tanh", "relu", "softsign"], 1, 2))
 @pytest.mark.parametrize("op", ["LSTM", "GRU"])
 def test_gates_with_other_activations(tmp_path: Path, op: str, activation: str) -> None:
     network = sequence(CELLS[op](5, activation="sigmoid", recurrent_activation=activation))

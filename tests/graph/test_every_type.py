@@ -72,6 +72,8 @@ def same(one: onnx.TensorProto, other: onnx.TensorProto) -> bool:
 def test_an_initializer_comes_back_bit_for_bit(
     tmp_path: Path, kind: str, shape: tuple[int, ...], raw: bool
 ) -> None:
+    if kind == "STRING":
+        shape = shape[:1]  # they are never beside the file, and each is an object
     given = tensor(kind, shape, raw=raw)
     file = model_file(tmp_path / "a.onnx", reads("w"), [given])
     cleaned, _ = run(Model.load(file))

@@ -28,7 +28,7 @@ from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.stages.quantize.place.shapes import shapes_of
 from onnxgraft.stages.surgery import run
 from onnxgraft.targets import target_names
-from tests.conftest import ROOT, model_of
+from tests.conftest import ROOT, few, model_of
 from tests.graph.test_operators import files
 
 # What the product makes of a tensor's or a node's name, and a model may have beside it.
@@ -130,7 +130,7 @@ def plain() -> dict[str, Array]:
     return {name: answer(way(network())) for name, way in WAYS.items()}
 
 
-@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize("way", few(WAYS, 4))
 @settings(max_examples=30)
 @given(
     tensors=st.lists(NAMES, min_size=len(TENSORS), max_size=len(TENSORS), unique=True),
