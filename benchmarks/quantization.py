@@ -21,7 +21,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +36,7 @@ from onnxgraft.commands._int8 import QuantizeOptions, int8_graph
 from onnxgraft.data.samples import Sample
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import Outputs
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
@@ -48,6 +49,8 @@ T = TypeVar("T")
 FLOAT = "float"
 # What is timed of the peers, in both engines of the CPU: a graph of each.
 TIMED = ("onnxruntime", "modelopt-entropy", "nncf", "neural-compressor")
+# Whose form NNCF's graphs are in.
+NNCF_FORM = "openvino"
 # Of a metric's values so many are shown.
 VALUES = 2
 PARTS_OF_IT = ("accuracy", "latency")
@@ -189,7 +192,23 @@ def ours(table: Table) -> None:
             f"{(settled + improved) / calibrated:.1f} times calibration's own time.\n"
         )
         told += [f"- {note}" for note in (chosen.choice, *done.notes)]
+        if road.network.transformer and aim.name == NNCF_FORM:
+            like = replace(options, keep_float=of_softmax(road))
+            took, done = busy_seconds(partial(int8_graph, road.model, chosen, like))
+            table.row(
+                f"ours, {aim.title}'s form, the {len(like.keep_float)} products of a Softmax in "
+                "float, as NNCF leaves them", done.model, calibrated + settled + took,
+            )  # fmt: skip
     print("\n".join(told))
+
+
+def of_softmax(road: Road) -> tuple[str, ...]:
+    """Return the names of the MatMuls that a Softmax feeds: of attention, with the values."""
+    return tuple(
+        node.name
+        for node in road.model.graph.nodes
+        if is_op(node, "MatMul") and node.inputs[0].inputs and is_op(node.i(), "Softmax")
+    )
 
 
 def _ours(road: Road, target: str) -> Path:
