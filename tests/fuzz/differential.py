@@ -246,9 +246,9 @@ def _work(kind: str, seeds: range, core: int, told: Connection) -> None:
     os.sched_setaffinity(0, {mine[core % len(mine)]})
     opened = session._opened
 
-    def alone(ort: Any, source: str | bytes, options: Any, without: Sequence[str]) -> Any:
+    def alone(ort: Any, source: str | bytes, options: Any, *more: Any) -> Any:
         options.intra_op_num_threads = 1  # onnxruntime pins its threads to all cores
-        return opened(ort, source, options, without)
+        return opened(ort, source, options, *more)
 
     session._opened = alone
     for seed in seeds:

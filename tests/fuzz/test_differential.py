@@ -7,7 +7,7 @@ import importlib
 import pytest
 
 from onnxgraft.errors import OnnxgraftError
-from tests.conftest import CI
+from tests.conftest import CI, only_ci
 from tests.fuzz.differential import KINDS, differences
 
 NEEDS = {"tensorflow": "tensorflow", "caffe": "cv2", "onnx": "onnxruntime"}
@@ -38,3 +38,9 @@ def test_a_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(KINDS, "onnx", wrong)
     assert differences("onnx", 0)
+
+
+@only_ci
+def test_a_process_that_tries_many_refuses_none_that_is_sound() -> None:
+    fuzz = importlib.import_module("tests.fuzz.differential")
+    assert [found for _, found, _ in fuzz._all("onnx", range(2), 1)] == ["same", "same"]
