@@ -143,16 +143,21 @@ def _noise(expected: Array, actual: Array) -> float:
     if expected.shape != actual.shape or not np.isfinite(actual).all():
         return np.inf
     rows, others = _channels(expected), _channels(actual)
-    signal = np.square(rows - rows.mean(axis=1, keepdims=True)).sum(axis=1)
-    wrong = np.square(rows - others).sum(axis=1)
+    signal = _energy(rows - rows.mean(axis=1, keepdims=True))
+    wrong = _energy(rows - others)
     used = signal > 0
     if not used.any():  # nothing varies: what it is counts
-        signal, wrong = np.square(rows).sum(keepdims=True), wrong.sum(keepdims=True)
+        signal, wrong = _energy(rows).sum(keepdims=True), wrong.sum(keepdims=True)
         used = signal > 0
         if not used.any():
             return 0.0 if wrong.any() else _SILENT
     ratio = np.clip(wrong[used] / signal[used], 10 ** (_SILENT / 10), 1.0)
     return float(np.mean(10 * np.log10(ratio)))
+
+
+def _energy(rows: Array) -> Array:
+    """Return the sum of the squares of each row."""
+    return np.asarray(np.einsum("ij,ij->i", rows, rows))
 
 
 def _channels(values: Array) -> Array:
