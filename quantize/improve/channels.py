@@ -10,7 +10,7 @@ from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
-from onnxgraft.run.session import OnnxRuntime, exposing
+from onnxgraft.run.session import OnnxRuntime, at_rest, exposing
 
 __all__ = ["even_factors", "largest_values"]
 
@@ -30,7 +30,8 @@ def largest_values(
         axis: Of the channels.
     """
     found: dict[str, Array] = {}
-    with OnnxRuntime(exposing(model.to_onnx(), names), name="channels") as session:
+    exposed = exposing(model.to_onnx(), names)
+    with OnnxRuntime(exposed, name="channels", configure=at_rest) as session:
         for sample in track(samples, "measuring channels", len(samples)):
             for name, value in session.infer(sample.feeds).items():
                 others = tuple(a for a in range(value.ndim) if a != axis % value.ndim)

@@ -24,7 +24,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import track
-from onnxgraft.run.session import OnnxRuntime, exposing
+from onnxgraft.run.session import OnnxRuntime, at_rest, exposing
 
 __all__ = ["Product", "observe"]
 
@@ -158,7 +158,10 @@ def observe(
     fed = {spec.name for spec in model.inputs}
     wanted = dict.fromkeys(product.node.inputs[0].name for product in products.values())
     inner = [name for name in wanted if name not in fed]
-    session = OnnxRuntime(exposing(model.to_onnx(), inner), name="observation") if inner else None
+    session = None
+    if inner:
+        exposed = exposing(model.to_onnx(), inner)
+        session = OnnxRuntime(exposed, name="observation", configure=at_rest)
     rng = np.random.default_rng(seed)
     found: dict[str, list[Array]] = {name: [] for name in products}
     for sample in track(samples, "looking at layers", len(samples)):

@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import onnx
@@ -27,7 +26,7 @@ from onnxgraft.data.samples import Sample, Samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.engine import Resource
-from onnxgraft.run.session import OnnxRuntime, exposing
+from onnxgraft.run.session import OnnxRuntime, at_rest, exposing
 
 __all__ = ["Job", "Measurer", "Shard", "Tally", "cores", "last_quarter", "numbered", "shards_of"]
 
@@ -159,7 +158,7 @@ class Measurer(Resource):
         if inner:  # where inputs alone are quantized there is nothing to run
             proto = exposing(onnx.ModelProto.FromString(job.model), inner)
             self.session = OnnxRuntime(
-                proto, name="calibration", threads=threads // self.lanes, configure=_at_rest
+                proto, name="calibration", threads=threads // self.lanes, configure=at_rest
             )
         self.running = ThreadPoolExecutor(self.lanes)
         self.decoding = ThreadPoolExecutor(self.lanes)
@@ -262,15 +261,6 @@ def _nonfinite(name: str, values: Mapping[str, Array], wrong: Collection[str]) -
         f"{infinite} infinite on this sample; check the preprocessing recipe or the model, or "
         "leave such samples out with --skip-bad"
     )
-
-
-def _at_rest(options: Any) -> None:
-    """Let onnxruntime's threads sleep between two runs, and its memory not be planned at once.
-
-    Counting needs the cores, and the plan takes a third more memory than what is then used.
-    """
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.enable_mem_pattern = False
 
 
 _Decoded = tuple[Sample, str]

@@ -447,7 +447,7 @@ KERAS = (
 ).split()
 
 
-@pytest.mark.parametrize("kind", few(KERAS, 3, 9))
+@pytest.mark.parametrize("kind", few(KERAS, 3, 7))
 def test_a_keras_model_keeps_its_names_types_and_order(tmp_path: Path, kind: str) -> None:
     build, inputs, outputs = keras_cases()[kind]
     path = saved(tmp_path, build)

@@ -269,7 +269,7 @@ LOOPS: dict[str, tuple[Callable[[Any], Any], int]] = {
 }
 
 
-@pytest.mark.parametrize("form", few(FORMS, 2, 3))
+@pytest.mark.parametrize("form", few(FORMS, 2, 2))
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_computes_what_it_did(tmp_path: Path, name: str, form: str) -> None:
     build, loops = LOOPS[name]
@@ -402,7 +402,7 @@ CONDITIONALS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", few(FORMS, 2, 3))
+@pytest.mark.parametrize("form", few(FORMS, 2, 2))
 @pytest.mark.parametrize("name", CONDITIONALS)
 def test_a_conditional_takes_the_branch_that_tensorflow_takes(
     tmp_path: Path, name: str, form: str

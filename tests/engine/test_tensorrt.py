@@ -85,7 +85,7 @@ def network(request: pytest.FixtureRequest, shared: Path) -> Model:
 
 
 @only_ci
-@pytest.mark.parametrize("label", LABELS if DEEP else ["int8+fp16", "fp8"])
+@pytest.mark.parametrize("label", LABELS if DEEP else ["int8+fp16"])
 def test_real_networks_build(network: Model, tmp_path: Path, label: str) -> None:
     graph = network
     precision: Any = label.rpartition("+")[2]

@@ -130,7 +130,7 @@ def plain() -> dict[str, Array]:
     return {name: answer(way(network())) for name, way in WAYS.items()}
 
 
-@pytest.mark.parametrize("way", few(WAYS, 4))
+@pytest.mark.parametrize("way", few(WAYS, 4, 6))
 @settings(max_examples=30)
 @given(
     tensors=st.lists(NAMES, min_size=len(TENSORS), max_size=len(TENSORS), unique=True),

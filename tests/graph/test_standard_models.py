@@ -21,7 +21,7 @@ def sample(form: str) -> Sequence[str]:
     return random.Random(form).sample(names(), SAMPLE)
 
 
-@pytest.mark.parametrize("form", few(FORMS, 1))
+@pytest.mark.parametrize("form", few(FORMS, 1, 4))
 def test_the_standard_s_models_stay_what_they_are(form: str, tmp_path: Path) -> None:
     wrong = []
     for name in sample(form):

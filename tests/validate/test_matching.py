@@ -50,7 +50,7 @@ def test_a_healthy_network_is_paired_and_no_layer_is_named(
     assert len(found.layers) >= (0.95 if precision == "fp32" else 0.8) * len(nodes)
 
 
-@pytest.mark.parametrize("kind", few(KINDS, 2))
+@pytest.mark.parametrize("kind", few(KINDS, 2, 3))
 def test_the_layer_with_the_fault_is_named(network: Healthy, kind: str) -> None:
     rng = np.random.default_rng(KINDS.index(kind))
     for _ in range(TRIALS):

@@ -22,7 +22,7 @@ from onnxgraft.run.providers import Placed, Running
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OnnxRuntime", "exposing", "left_out", "without_bfloat16"]
+__all__ = ["OnnxRuntime", "at_rest", "exposing", "left_out", "without_bfloat16"]
 
 # Its optimizers that go wrong; those that move transposes where there are such operators.
 _PAD = "Pad_Fusion"
@@ -165,6 +165,16 @@ class OnnxRuntime(Computing):
     def close(self) -> None:
         """Give back the session and its weights."""
         self._session = None
+
+
+def at_rest(options: Any) -> None:
+    """Let onnxruntime's threads sleep between two runs, and its memory not be planned at once.
+
+    For a session whose answers are looked at here, which needs the cores; where many tensors are
+    answers, the plan takes a third more memory than what is then used.
+    """
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.enable_mem_pattern = False
 
 
 def _opened(
