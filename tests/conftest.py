@@ -42,6 +42,12 @@ def in_ci() -> None:
         pytest.skip(only_ci.kwargs["reason"])
 
 
+def in_deep() -> None:
+    """Skip, for a fixture that takes longest, where it is not `make deep`."""
+    if not DEEP:
+        pytest.skip(only_deep.kwargs["reason"])
+
+
 def few(cases: Iterable[Any], count: int, in_ci: int | None = None) -> list[Any]:
     """Return the cases of a test: the first ``count`` always run, the others in CI alone.
 

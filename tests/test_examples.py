@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, only_ci, only_deep
+from tests.conftest import ROOT, only_deep
 
 EXAMPLES = ROOT / "examples"
 
@@ -28,7 +28,7 @@ def run(
 
 
 # These train, or export.
-LONG = {"01_own_classifier": only_ci, "04_pytorch": only_deep}
+LONG = {"01_own_classifier", "04_pytorch"}
 SAID = {
     "01_own_classifier": r"deployed: True\nserved: (19\d|200) of 200 right\n",
     "02_caffe": r"deployed: True\n.*BGR.*middle of.*mean file mean\.binaryproto is named by.*\n",
@@ -41,7 +41,7 @@ NEEDS = {"01_own_classifier": "keras", "04_pytorch": "torch", "05_quantized_alre
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=LONG[name]) if name in LONG else name for name in SAID]
+    "name", [pytest.param(name, marks=only_deep) if name in LONG else name for name in SAID]
 )
 def test_an_example_runs(name: str, run: Callable[[str], str]) -> None:
     pytest.importorskip(NEEDS.get(name, "numpy"))

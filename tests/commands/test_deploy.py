@@ -12,7 +12,7 @@ from onnxgraft.files import sha256
 from onnxgraft.stages.engine import read_passport
 from onnxgraft.stages.validate.report import LatencyRow, Report
 from tests.commands.test_view import data_of
-from tests.conftest import ROOT, Cli, in_ci, once, only_ci
+from tests.conftest import ROOT, Cli, in_deep, once, only_ci
 from tests.faults import COMMANDS, prepare
 
 pytest.importorskip("tensorflow")
@@ -132,7 +132,7 @@ def test_a_second_deploy_into_the_same_folder_replaces_the_files(tmp_path: Path,
 
 @pytest.fixture(scope="module")
 def street(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
-    in_ci()
+    in_deep()  # in CI the README deploys it
     recipe = read_recipe(ROOT / "benchmarks/fcn_camvid.toml", images=2)
     recipe.bench.rounds, recipe.bench.runs = 2, 2
     # The tutorial for Caffe, which runs too, has what is usual; on such a network that takes long.
@@ -153,7 +153,6 @@ def street(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return place / "out", pickle.loads((place / "report").read_bytes())
 
 
-@only_ci
 def test_all_the_time_of_the_fcn_finds_a_layer_by_the_frameworks_name(
     street: tuple[Path, Report],
 ) -> None:
@@ -181,7 +180,6 @@ def test_an_engine_that_is_slower_than_the_float_graph_is_told() -> None:
     ]
 
 
-@only_ci
 def test_the_fcn_is_39_nodes_with_2_transposes(street: tuple[Path, Report]) -> None:
     report = street[1]
     assert sum(report.operators_after.values()) == 39
@@ -189,7 +187,6 @@ def test_the_fcn_is_39_nodes_with_2_transposes(street: tuple[Path, Report]) -> N
     assert "ReduceMean" not in report.operators_after
 
 
-@only_ci
 def test_the_fcn_computes_what_tensorflow_computes(street: tuple[Path, Report]) -> None:
     report = street[1]
     # Measured 3e-6 of the range for both graphs.
@@ -199,7 +196,6 @@ def test_the_fcn_computes_what_tensorflow_computes(street: tuple[Path, Report]) 
     assert fp32.metrics == pytest.approx(original.metrics, abs=0.02)
 
 
-@only_ci
 def test_the_fcn_keeps_its_accuracy_in_int8(street: tuple[Path, Report]) -> None:
     report = street[1]
     original, _, *engines = report.candidates
@@ -210,7 +206,6 @@ def test_the_fcn_keeps_its_accuracy_in_int8(street: tuple[Path, Report]) -> None
         assert row.passed
 
 
-@only_ci
 def test_the_fcn_is_timed_on_every_engine(street: tuple[Path, Report]) -> None:
     rows = {row.name: row for row in street[1].latency}
     assert list(rows) == ["tensorflow", "onnxruntime fp32", "openvino int8", "onnxruntime int8"]
