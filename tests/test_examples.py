@@ -27,7 +27,7 @@ def run(
     return example
 
 
-# These train, or export.
+# These train, or export: `make deep` runs them.
 LONG = {"01_own_classifier", "04_pytorch"}
 SAID = {
     "01_own_classifier": r"deployed: True\nserved: (19\d|200) of 200 right\n",
