@@ -5,6 +5,8 @@ Operators that keep values, or keep their order, keep the range too:
     relu (kept nowhere) -> MaxPool -> pooled        relu has the range of pooled
     image -> Transpose -> moved                     moved has the range of image
     act -> Pad(0) -> padded                         padded has the range of act
+    act -> Pad(-inf) -> padded -> MaxPool           padded has the range of act
+    relu -> Transpose -> moved -> MaxPool -> pooled relu and moved have the range of pooled
     a, b -> Concat -> both                          the counts of both are those of a plus b's
 
 Going down through MaxPool, Relu and Clip is right because they are monotone: cutting a value off
@@ -31,6 +33,7 @@ _SAME = frozenset({
     "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
 })  # fmt: skip
 _MONOTONE = frozenset({"Clip", "MaxPool", "Relu"})
+_LOWEST = -65504.0  # of float16, and as low or lower for all other floats
 
 
 def find_sites(graph: gs.Graph, wanted: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -73,34 +76,63 @@ def _site(tensor: gs.Tensor, fixed: set[int]) -> gs.Tensor:
     """Return the tensor that stands for the range of ``tensor``."""
     while tensor.inputs:
         source = tensor.inputs[0]
-        up = is_op(source, *_SAME) or _pads_with_zero(source)
+        up = is_op(source, *_SAME) or _pads_within(source)
         if is_op(source, "MaxPool") and tensor is source.outputs[0]:
-            up = not _goes_down(source.inputs[0], fixed)
+            up = _below(source.inputs[0], fixed) is None
         if not up or isinstance(source.inputs[0], gs.Constant):
             break
         tensor = source.inputs[0]
-    while _goes_down(tensor, fixed) and not _joins(tensor):
-        tensor = tensor.outputs[0].outputs[0]
+    while not _joins(tensor):
+        below = _below(tensor, fixed)
+        if below is None:
+            break
+        tensor = below
     return tensor
 
 
-def _goes_down(tensor: gs.Tensor, fixed: set[int]) -> bool:
-    """Tell whether a monotone operator alone reads a tensor that is neither fed nor an output."""
-    if id(tensor) in fixed or len(tensor.outputs) != 1:
-        return False
-    reader = tensor.outputs[0]
-    return (
-        is_op(reader, *_MONOTONE)
-        and reader.inputs[0] is tensor
-        and all(isinstance(bound, gs.Constant) for bound in reader.inputs[1:] if bound.name)
-    )
+def _below(tensor: gs.Tensor, fixed: set[int]) -> gs.Tensor | None:
+    """Return what a monotone operator makes of a tensor that nothing else reads; None without one.
+
+    Values may be moved on the way there. What is fed or an output has a range of its own.
+    """
+    while id(tensor) not in fixed and len(tensor.outputs) == 1:
+        reader = tensor.outputs[0]
+        if reader.inputs[0] is not tensor:
+            break
+        if is_op(reader, *_MONOTONE):
+            steady = all(
+                isinstance(bound, gs.Constant) for bound in reader.inputs[1:] if bound.name
+            )
+            return reader.outputs[0] if steady else None
+        if not is_op(reader, *_SAME):
+            break
+        tensor = reader.outputs[0]
+    return None
 
 
-def _pads_with_zero(node: gs.Node) -> bool:
+def _pads_within(node: gs.Node) -> bool:
+    """Tell whether a Pad leaves the range as it is.
+
+    Of a border below all values, as frameworks lay around what is pooled, a MaxPool takes nothing:
+    the range of what is pooled is enough.
+    """
     if not is_op(node, "Pad") or node.attrs.get("mode", "constant") != "constant":
         return False
     value = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
-    return value is None or (isinstance(value, gs.Constant) and not np.any(value.values))
+    if value is None:
+        return True
+    if not isinstance(value, gs.Constant) or value.values.size != 1:
+        return False
+    border = value.values.item()
+    return border == 0 or (border <= _LOWEST and _pooled(node.outputs[0]))
+
+
+def _pooled(tensor: gs.Tensor) -> bool:
+    """Tell whether all that reads a tensor takes the largest values, maybe after moving them."""
+    return bool(tensor.outputs) and all(
+        is_op(reader, "MaxPool") or (is_op(reader, *_SAME) and _pooled(reader.outputs[0]))
+        for reader in tensor.outputs
+    )
 
 
 def _joins(tensor: gs.Tensor) -> bool:

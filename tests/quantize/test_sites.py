@@ -14,6 +14,8 @@ WEIGHTS: dict[str, Array] = {
     "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64),
     "zero": np.array(0, np.float32),
     "one": np.array(1, np.float32),
+    "lowest": np.array(np.finfo(np.float32).min, np.float32),
+    "infinity": np.array(-np.inf, np.float32),
     "shape": np.array([0, -1], np.int64),
 }
 
@@ -31,6 +33,19 @@ POOLED_AND_READ = """
     a = Relu (image) b = MaxPool <kernel_shape = [2, 2]> (a)
     c = AveragePool <kernel_shape = [2, 2]> (a) y = Add (b, c)
 """
+MOVED_AND_POOLED = """
+    a = Relu (image) b = Transpose <perm = [0, 1, 3, 2]> (a)
+    c = MaxPool <kernel_shape = [2, 2]> (b) y = Conv (c, w)
+"""
+POOLED_TWICE = """
+    a = Tanh (image) b = Pad (a, pads, BORDER) c = MaxPool <kernel_shape = [2, 2]> (b)
+    d = Transpose <perm = [0, 1, 3, 2]> (b) e = MaxPool <kernel_shape = [2, 2]> (d)
+    y = Concat <axis = 1> (c, e)
+"""
+BORDER_IS_READ = """
+    a = Tanh (image) b = Pad (a, pads, lowest) c = MaxPool <kernel_shape = [2, 2]> (b)
+    y = Conv (b, w)
+"""
 
 
 @pytest.mark.parametrize(
@@ -42,9 +57,18 @@ POOLED_AND_READ = """
         ("a = Relu (image) b = Transpose <perm = [0, 1, 3, 2]> (a) y = Conv (b, w)", "b", "a"),
         ("a = Tanh (image) b = Pad (a, pads, zero) y = Conv (b, w)", "b", "a"),
         ("a = Tanh (image) b = Pad (a, pads) y = Conv (b, w)", "b", "a"),
+        (MOVED_AND_POOLED, "a", "c"),
+        (MOVED_AND_POOLED, "b", "c"),
+        (MOVED_AND_POOLED, "c", "c"),
+        (POOLED_TWICE.replace("BORDER", "lowest"), "b", "a"),
+        (POOLED_TWICE.replace("BORDER", "infinity"), "d", "a"),
     ],
-    ids=["before_maxpool", "before_relu", "after_maxpool", "transpose", "pad_zero", "pad_default"],
-)
+    ids=[
+        "before_maxpool", "before_relu", "after_maxpool", "transpose", "pad_zero", "pad_default",
+        "before_transpose_and_maxpool", "between_transpose_and_maxpool", "after_both",
+        "pad_below_all", "pad_minus_infinity",
+    ],
+)  # fmt: skip
 def test_the_range_passes_through(body: str, wanted: str, site: str) -> None:
     assert sites_of(body, wanted) == {wanted: (site,)}
 
@@ -57,8 +81,9 @@ def test_the_range_passes_through(body: str, wanted: str, site: str) -> None:
         ('a = Tanh (image) b = Pad <mode = "reflect"> (a, pads) y = Conv (b, w)', "b"),
         ("a = Tanh (image) y = AveragePool <kernel_shape = [2, 2]> (a)", "a"),
         ("y = Relu (image)", "image"),
+        (BORDER_IS_READ, "b"),
     ],
-    ids=["another_reader", "pad_one", "pad_reflect", "average", "fed"],
+    ids=["another_reader", "pad_one", "pad_reflect", "average", "fed", "border_is_read"],
 )
 def test_the_range_stays_where_it_can_not_pass(body: str, wanted: str) -> None:
     assert sites_of(body, wanted) == {wanted: (wanted,)}
