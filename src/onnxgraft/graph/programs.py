@@ -19,6 +19,7 @@ __all__ = ["COMPUTING", "PROGRAMS", "UNKNOWN", "reason_against"]
 PROGRAMS = {
     ("com.microsoft", "EPContext"): "holds or names an engine that was compiled, native code",
     ("com.microsoft", "Snpe"): "holds an engine that was compiled, native code",
+    ("com.microsoft", "SpeculativePrefixCommit"): "writes at an address in memory that it is fed",
     ("com.microsoft", "PythonOp"): "runs Python code",
     ("com.microsoft", "PythonOpGrad"): "runs Python code",
     ("ai.onnx.contrib", "PyOp"): "runs Python code",
@@ -29,29 +30,31 @@ COMPUTING = {
         "com.microsoft": """
             Attention AttnLSTM BeamSearch BiasAdd BiasDropout BiasGelu BiasSoftmax BiasSplitGelu
             BifurcationDetector BitmaskBiasDropout BitmaskDropout BranchwiseRMSNorm CDist
-            CausalConvWithState ComplexMul ComplexMulConj ConvTransposeWithDynamicPads
-            CropAndResize DecoderAttention DecoderMaskedMultiHeadAttention
-            DecoderMaskedSelfAttention DequantizeBFP DequantizeLinear DequantizeWithOrder
-            DynamicQuantizeLSTM DynamicQuantizeMatMul DynamicSparseAttention DynamicTimeWarping
-            EmbedLayerNormalization EngramGate ExpandDims FastGelu FusedConv FusedGemm FusedMatMul
-            FusedMatMulActivation GatedAdd GatedDeltaNet GatedRMSNorm GatedRelativePositionBias
-            GatherBlockQuantized GatherND Gelu GemmFastGelu GemmFloat8 GemmaRotaryEmbedding
-            GreedySearch GridSample GroupNorm GroupQueryAttention HyperConnectionPostMix
-            HyperConnectionPreMix Inverse Irfft IsAllFinite LinearAttention LinearAttentionGate
-            LongformerAttention MRotaryEmbedding MatMulBlockQuantizedFp4Weight
-            MatMulBlockQuantizedFp8Weight MatMulBnb4 MatMulFpQ4 MatMulInteger16
-            MatMulIntegerToFloat MatMulNBits MatMulNBitsMlp MatMulNBitsQkv MaxpoolWithMask MoE
-            MulInteger MultiHeadAttention MurmurHash3 NGramHashMapping NGramRepeatBlock NhwcConv
-            NhwcFusedConv NhwcMaxPool PackedAttention PackedMultiHeadAttention
-            PackedSparseAttentionIndexer Pad PagedAttention QAttention QEmbedLayerNormalization
+            CausalConvWithState ComplexMul ComplexMulConj ConvStateReplay
+            ConvTransposeWithDynamicPads CropAndResize DecoderAttention
+            DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention DequantizeBFP
+            DequantizeLinear DequantizeWithOrder DynamicQuantizeLSTM DynamicQuantizeMatMul
+            DynamicSparseAttention DynamicTimeWarping EmbedLayerNormalization EngramGate ExpandDims
+            FastGelu FusedConv FusedGemm FusedMatMul FusedMatMulActivation GatedAdd GatedDeltaNet
+            GatedDeltaNetStateReplay GatedRMSNorm GatedRelativePositionBias GatherBlockQuantized
+            GatherND GatherPacked Gelu GemmFastGelu GemmFloat8 GemmaRotaryEmbedding GreedySearch
+            GridSample GroupNorm GroupQueryAttention HyperConnectionLowRankMix
+            HyperConnectionPostMix HyperConnectionPreMix Inverse Irfft IsAllFinite LinearAttention
+            LinearAttentionGate LongformerAttention MRotaryEmbedding Mamba2Verify
+            MatMulBlockQuantizedFp4Weight MatMulBlockQuantizedFp8Weight MatMulBnb4 MatMulFpQ4
+            MatMulInteger16 MatMulIntegerToFloat MatMulNBits MatMulNBitsMlp MatMulNBitsQLoRA
+            MatMulNBitsQkv MatMulPacked MaxpoolWithMask MoE MoEGroupRouter MoEPacked MulInteger
+            MultiHeadAttention MurmurHash3 NGramHashMapping NGramRepeatBlock NhwcConv NhwcFusedConv
+            NhwcMaxPool PackedAttention PackedMultiHeadAttention PackedSparseAttentionIndexer
+            PackedSparseAttentionIndexerMerge Pad PagedAttention QAttention QEmbedLayerNormalization
             QGemm QLinearAdd QLinearAveragePool QLinearConcat QLinearConv QLinearGlobalAveragePool
-            QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid QLinearSoftmax
-            QLinearWhere QMoE QOrderedAttention QOrderedGelu QOrderedLayerNormalization
-            QOrderedLongformerAttention QOrderedMatMul QuantizeBFP QuantizeLinear
-            QuantizeWithOrder QuickGelu Range ReduceSumInteger RelativePositionBias RemovePadding
-            RestorePadding Rfft RotaryEmbedding SampleOp Sampling ScaledSiLU SkipGroupNorm
-            SkipLayerNormalization SkipSimplifiedLayerNormalization SparseAttention
-            SparseAttentionIndexer SparsePagedAttention SparseToDenseMatMul Tokenizer
+            QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid QLinearSoftmax QLinearWhere
+            QMoE QOrderedAttention QOrderedGelu QOrderedLayerNormalization
+            QOrderedLongformerAttention QOrderedMatMul QuantizeBFP QuantizeLinear QuantizeWithOrder
+            QuickGelu RMSNormRotary Range ReduceSumInteger RelativePositionBias RemovePadding
+            RestorePadding Rfft RotaryEmbedding RouterGateUpProj SampleOp Sampling ScaledSiLU
+            SkipGroupNorm SkipLayerNormalization SkipSimplifiedLayerNormalization SparseAttention
+            SparseAttentionIndexer SparsePagedAttention SparseToDenseMatMul SwiGLU Tokenizer
             TorchEmbedding TransposeMatMul Trilu UnfoldTensor Unique VarlenCausalConvWithState
             VarlenNGramHashMapping WhisperBeamSearch WordConvEmbedding
         """,
