@@ -157,6 +157,7 @@ class _Operation:
         self.reports = {item.name: PassReport(item.name) for item in passes}
         self.report = SurgeryReport(original.operators(), {}, list(self.reports.values()))
         self.history = History(model, self.context)
+        self.here: _State | None = None
         self.limited = verify is None
         self.verifier = self._verifier(original) if verify is None or verify else None
 
@@ -199,8 +200,9 @@ class _Operation:
 
     def _apply(self, item: Pass) -> bool:
         """Apply one pass once to the graph and its bodies; return whether it did anything."""
-        point, contract = Point(self.model, self.context), _contract(self.graph)
-        before = self._operators()
+        # What the last pass left as it was is not noted again.
+        before = self.here or _State(self.model, self.context)
+        self.here = None
         result = Result()
         try:
             for body in [self.graph] if item.changes_inputs else list(bodies(self.graph)):
@@ -210,18 +212,20 @@ class _Operation:
                 result.refused += found.refused
             self.reports[item.name].refused = result.refused
             if not result.done:
+                self.here = before
                 return False
             tidy(self.graph)
-            wrong = self._illegal(item, contract)
+            wrong = self._illegal(item, before.contract)
         except Exception as error:  # whatever a pass stumbles over, the graph survives it
             wrong = f"{type(error).__name__}: {error}"
         if wrong is not None:
-            point.restore()
+            before.point.restore()
             self._give_up(item, wrong)
             return False
-        step = Step(before, self._operators())
-        moved = moves(item.name, point.graph, self.graph, result.done)
-        self.history.add(Change(item, result.done, step, moved, point if self.verifier else None))
+        step = Step(before.operators, _operators(self.graph))
+        moved = moves(item.name, before.point.graph, self.graph, result.done)
+        point = before.point if self.verifier else None
+        self.history.add(Change(item, result.done, step, moved, point))
         if self.history.heavy and not item.seals:
             self._verify()
         return True
@@ -252,6 +256,8 @@ class _Operation:
             self._not_verified(str(error))
             self.verifier = None
             return False
+        if blamed:
+            self.here = None
         for blame in blamed:
             self._give_up(blame.item, blame.reason)
         return bool(blamed)
@@ -267,7 +273,7 @@ class _Operation:
             report.steps.append(change.step)
             self.report.moves += change.moves
             report.removed += sum(change.step.before.values()) - sum(change.step.after.values())
-        self.report.after = self._operators()
+        self.report.after = _operators(self.graph)
         if self.verifier is not None:
             self.report.verdicts = self.verifier.verdicts()
             if not self.history.changes:
@@ -278,9 +284,6 @@ class _Operation:
                     f"{name} hardly moves on any of the random samples that were tried: what is "
                     "computed for it was verified only as far as it shows; validate on real data"
                 )
-
-    def _operators(self) -> dict[str, int]:
-        return counted(every_node(self.graph))
 
     def _note_unknown(self) -> None:
         """Say which operators nobody knows: they are left alone."""
@@ -299,6 +302,19 @@ class _Operation:
                 f"opset {self.graph.opset} is newer than {newest}, the newest that is known here: "
                 "operators are assumed to be as in that one"
             )
+
+
+class _State:
+    """What a pass is given, and the way back to it."""
+
+    def __init__(self, model: Model, context: Context) -> None:
+        self.point = Point(model, context)
+        self.contract = _contract(model.graph)
+        self.operators = _operators(model.graph)
+
+
+def _operators(graph: gs.Graph) -> dict[str, int]:
+    return counted(every_node(graph))
 
 
 def _contract(graph: gs.Graph) -> tuple[list[Any], list[Any]]:

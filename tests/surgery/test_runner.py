@@ -563,6 +563,26 @@ def test_every_wrong_pass_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert text_of(after) == text_of(expected) and report.passed
 
 
+def test_what_fails_after_a_wrong_change_was_undone_does_not_bring_it_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dropped: list[bool] = []
+
+    def failing(graph: gs.Graph, context: Context) -> Result:
+        dropped.append("Relu" not in [node.op for node in graph.nodes])
+        if any(dropped) and not dropped[-1]:
+            context.bypass(graph.nodes[0])
+            raise KeyError("axis")
+        return Result()
+
+    planted(monkeypatch, Pass("no_relu", dropping("Relu")), Pass("failing", failing))
+    before = two_steps()
+    after, report = run(before, verify=True)
+    assert [entry.name for entry in report.passes if entry.rolled_back] == ["no_relu", "failing"]
+    assert after.operators() == before.operators()
+    assert_same(before, after)
+
+
 def test_what_was_built_on_a_wrong_change_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def double(graph: gs.Graph, context: Context) -> Result:
         """Write what ``scaling`` left as a Mul by the half, twice: right, but only after it."""

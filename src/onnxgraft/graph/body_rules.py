@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.dims import Shape
 from onnxgraft.graph.operators import is_op
+from onnxgraft.graph.walk import own_bodies
 
 if TYPE_CHECKING:
     from onnxgraft.graph.shapes import Shapes
@@ -40,7 +41,7 @@ def bind_bodies(shapes: Shapes, node: gs.Node) -> None:
 def made_by_bodies(shapes: Shapes, node: gs.Node) -> None:
     """Tell what a node with bodies makes from what its bodies end with."""
     if is_op(node, "If"):
-        branches = [body.outputs for body in node.subgraphs()]
+        branches = [body.outputs for body in own_bodies(node)]
         for tensor, *ends in zip(node.outputs, *branches, strict=False):
             shapes.put(tensor, ends[0], _common(shapes, [shapes.shape(end) for end in ends]))
     elif is_op(node, "Loop"):

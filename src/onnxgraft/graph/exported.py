@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.operators import op_key
 from onnxgraft.graph.surgeon import proto_of
+from onnxgraft.graph.walk import own_bodies
 
 __all__ = ["Exported"]
 
@@ -57,7 +58,7 @@ def _values(graph: gs.Graph) -> Iterator[Any]:
         if isinstance(tensor, gs.Constant):
             yield tensor._values
     for node in graph.nodes:
-        for body in node.subgraphs():
+        for body in own_bodies(node):
             yield from _values(body)
 
 

@@ -32,7 +32,7 @@ from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.surgeon import graph_of, proto_of
 from onnxgraft.graph.tensors import Array, TensorSpec
-from onnxgraft.graph.walk import every_node
+from onnxgraft.graph.walk import every_node, own_bodies
 from onnxgraft.notebook import section
 
 __all__ = ["Model", "Origin", "Source", "tensor_spec"]
@@ -302,7 +302,7 @@ def _constants(graph: gs.Graph) -> Iterator[gs.Constant]:
             yield tensor
     for node in graph.nodes:
         yield from (tensor for tensor in node.inputs if isinstance(tensor, gs.Constant))
-        for body in node.subgraphs():
+        for body in own_bodies(node):
             yield from _constants(body)
 
 

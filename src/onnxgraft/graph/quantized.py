@@ -38,7 +38,7 @@ from onnxgraft.graph.operators import (
 from onnxgraft.graph.pairs import fitting, pair_sums
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import bodies, nodes_within, pinned, tidy
+from onnxgraft.graph.walk import bodies, nodes_within, own_bodies, pinned, tidy
 from onnxgraft.targets import Format, WeightType
 
 __all__ = [
@@ -304,7 +304,7 @@ def sites(model: Model, layer: str | None) -> list[str]:
             continue
         seen.add(id(maker))
         # Where in a body it begins to differ nobody can tell: all of it is on the way.
-        inner = [node for body in maker.subgraphs() for node in nodes_within(body)]
+        inner = [node for body in own_bodies(maker) for node in nodes_within(body)]
         found |= {n.inputs[0].name: None for n in (maker, *inner) if _is_quantizer(n)}
         left += maker.inputs
     return list(found)

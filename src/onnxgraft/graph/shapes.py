@@ -23,6 +23,7 @@ from onnxgraft.graph.dims import Dim, Shape, Value
 from onnxgraft.graph.operators import constant_value, is_op, op_key, op_of
 from onnxgraft.graph.shape_rules import MOST_VALUES, SHAPE_RULES, VALUE_RULES
 from onnxgraft.graph.tensors import Array
+from onnxgraft.graph.walk import own_bodies
 
 __all__ = ["Shapes"]
 
@@ -166,7 +167,7 @@ class Shapes:
                 continue
             node = current.inputs[0]
             missing = self._missing(node.inputs)
-            bodies = [] if missing else list(node.subgraphs())
+            bodies = [] if missing else own_bodies(node)
             if bodies:
                 bind_bodies(self, node)
                 missing = self._missing(end for body in bodies for end in body.outputs)
@@ -213,7 +214,7 @@ class Shapes:
             value = rule(self, node)
             if value is not None and len(value) <= MOST_VALUES:
                 self._value[id(node.outputs[0])] = value
-        if any(True for _ in node.subgraphs()):
+        if own_bodies(node):
             made_by_bodies(self, node)
         else:
             self._infer(node)

@@ -17,7 +17,7 @@ from onnxgraft.graph.least import least_sizes
 from onnxgraft.graph.operators import constant_value, is_op, op_key, op_of
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import parts
+from onnxgraft.graph.walk import own_bodies, parts
 from onnxgraft.graph.wanted import Indices, Wants
 
 __all__ = ["Indices", "Wants", "wants_of"]
@@ -84,7 +84,7 @@ class _Walk:
     def _link(self, node: gs.Node, functions: Mapping[tuple[str, str], gs.Function]) -> None:
         called = functions.get(op_key(node))
         into = [] if called is None else [(called, 0)]
-        into += [(body, 1 if is_op(node, "Loop") else 0) for body in node.subgraphs()]
+        into += [(body, 1 if is_op(node, "Loop") else 0) for body in own_bodies(node)]
         for body, condition in into:
             for given, inner in zip(node.inputs, body.inputs, strict=False):
                 self._further.setdefault(id(given), []).append(inner)

@@ -145,7 +145,7 @@ def _written_out(model: Model) -> gs.Graph:
 
 def _steps(graph: gs.Graph, shapes: Shapes) -> Iterator[Step]:
     """Yield what the nodes of a graph or body do."""
-    from onnxgraft.graph.walk import read_by
+    from onnxgraft.graph.walk import own_bodies, read_by
 
     for node in graph.nodes:
         given = [tensor for tensor in node.inputs if tensor.name]
@@ -153,7 +153,7 @@ def _steps(graph: gs.Graph, shapes: Shapes) -> Iterator[Step]:
         free = grown(sum(int(t._values.nbytes) for t in given)) if stored else 0
         makes = {tensor.name: _bytes(tensor, shapes) for tensor in node.outputs if tensor.name}
         makes = {name: size if size > free else 0 for name, size in makes.items()}
-        inner = (peak(list(_steps(body, shapes)), {}, ())[0] for body in node.subgraphs())
+        inner = (peak(list(_steps(body, shapes)), {}, ())[0] for body in own_bodies(node))
         reads = [tensor.name for tensor in read_by(node) if not _is_constant(tensor)]
         yield Step(reads, makes, max(inner, default=0))
 

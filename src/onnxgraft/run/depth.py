@@ -8,7 +8,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.nbits import stores_bits
 from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, constant_value, is_op
 from onnxgraft.graph.quantized import in_float8, stored_bits
-from onnxgraft.graph.walk import bodies
+from onnxgraft.graph.walk import bodies, own_bodies
 
 __all__ = ["FLOAT8", "FOUR_BITS", "depths"]
 
@@ -64,7 +64,7 @@ def _behind(tensor: gs.Tensor, node: gs.Node | None, ways: dict[int, _Way]) -> _
     fixed = max((count for count, moving in found if not moving), default=0)
     inside = sum(
         _rounds(inner) + _weighs(inner)
-        for body in node.subgraphs()
+        for body in own_bodies(node)
         for graph in bodies(body)
         for inner in graph.nodes
     )
