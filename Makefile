@@ -94,8 +94,9 @@ $(TOOLS)/.ready: Makefile
 
 # Bytecode is written for what is imported, when it first is: for all that is installed it takes as
 # long as the installation.
-$(READY): pyproject.toml constraints.txt constraints-torch.txt
+$(READY): pyproject.toml constraints-pip.txt constraints.txt constraints-torch.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints-pip.txt
 	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints.txt
 	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints-torch.txt \
 		|| echo "PyTorch's build for the CPU is not to be had here: its tests are skipped"

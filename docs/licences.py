@@ -15,7 +15,7 @@ __all__ = ["ACCEPTED", "PAGE", "licence_of", "parts_of", "rows"]
 
 PAGE = Path(__file__).parent / "licences.md"
 _ROOT = Path(__file__).parent.parent
-_PINS = ("constraints.txt", "constraints-torch.txt", "constraints-docs.txt")
+_PINS = ("constraints-pip.txt", "constraints.txt", "constraints-torch.txt", "constraints-docs.txt")
 
 # Licences that allow use, change and distribution in any product; those of the Mozilla and Zope
 # foundations ask that changes of their own files are published or marked.

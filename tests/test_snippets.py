@@ -43,7 +43,7 @@ LONG = {
 # And these longest: `make deep` follows them.
 LONGEST = {
     "docs/tutorials/caffe-car.md", "docs/tutorials/detector.md",
-    "docs/tutorials/keras-classifier.md",
+    "docs/tutorials/keras-classifier.md", "docs/tutorials/pytorch.md",
 }  # fmt: skip
 NEEDS = {
     "docs/tutorials/detector.md": "torch",

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 # Installed beside it: NVIDIA's, whose packages are made by its own index or its user's.
 ELSEWHERE = {"tensorrt"}
-LOCKS = ("constraints.txt", "constraints-torch.txt")
+LOCKS = ("constraints-pip.txt", "constraints.txt", "constraints-torch.txt")
 # Of the site, which is built in an environment of its own.
 SITE = "constraints-docs.txt"
 

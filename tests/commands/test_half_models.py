@@ -141,7 +141,7 @@ def test_what_is_not_int8_may_be_float16_again(tmp_path: Path) -> None:
     assert sqnr(answer(original, values), answer(half, values)) > LEAST_SQNR
 
 
-@pytest.mark.parametrize(("kind", "ends"), few(FORMS, 2))
+@pytest.mark.parametrize(("kind", "ends"), few(FORMS, 2, 2))
 def test_commands_one_after_the_other(tmp_path: Path, cli: Cli, kind: str, ends: str) -> None:
     pytest.importorskip("openvino")
     net = network(tmp_path, kind, ends)

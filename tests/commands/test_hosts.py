@@ -293,7 +293,7 @@ def test_a_host_that_does_not_answer_is_one_row(
     assert left(hosts) == []
 
 
-@pytest.mark.parametrize("kind", few(ODD, 3))
+@pytest.mark.parametrize("kind", few(ODD, 3, 6))
 def test_a_host_that_lies_is_one_row(
     kind: str, validated: On, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import Kept
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.validate.report import Report
-from tests.conftest import CI, ROOT, few, once, only_ci
+from tests.conftest import ROOT, few, once, only_ci
 from tests.faults import prepare
 
 RNG = np.random.default_rng(0)
@@ -422,7 +422,7 @@ def test_outputs_of_every_type_are_kept(tmp_path: Path) -> None:
 # Killed -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3 if CI else 1))
+@pytest.mark.parametrize("seed", few(range(3), 1, 2))
 def test_a_kill_loses_at_most_the_stage_in_hand(seed: int, first: Path, tmp_path: Path) -> None:
     call = [sys.executable, "-m", "onnxgraft", "deploy", first / "a.toml", "-o", tmp_path / "out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

@@ -53,7 +53,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return once(tmp_path_factory, "keras2", make)
 
 
-@pytest.mark.parametrize("name", few(["functional.keras", "functional.h5"], 0))
+@pytest.mark.parametrize("name", few(["functional.keras", "functional.h5"], 0, 1))
 def test_names_and_their_order_are_the_model_s_own(files: Path, name: str) -> None:
     done = commands.convert(files / name)
     assert done.passed

@@ -235,7 +235,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("flag", "fork"), few(PAIRS, 40, 60))
+@pytest.mark.parametrize(("flag", "fork"), few(PAIRS, 30, 40))
 def test_a_flag_takes_the_branch_of_inference(pb: Pb, flag: str, fork: str) -> None:
     path = pb(forked(FLAGS[flag], fork))
     model, notes = Original.of(path, outputs="y").lower()

@@ -12,7 +12,7 @@ from tests.conftest import DEEP, few
 from tests.graph.standard_models import FORMS, judge, names
 
 # All of them take some minutes; another seed is another sample.
-SAMPLE = 150 if DEEP else 40
+SAMPLE = 150 if DEEP else 25
 # What is refused by name: sequences and optionals at the border, and a Scan of opset 8.
 REFUSED = ("only tensors can be handled", "goes over a batch")
 

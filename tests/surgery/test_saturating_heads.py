@@ -13,7 +13,7 @@ from onnxgraft.stages.surgery.running.verify import Verifier
 from tests.conftest import few
 from tests.heads import FAULTS, Head, heads, network, shows, spoil
 
-each = pytest.mark.parametrize("head", few(heads(), 12, 30), ids=str)
+each = pytest.mark.parametrize("head", few(heads(), 12, 18), ids=str)
 
 
 @each
