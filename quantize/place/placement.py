@@ -398,12 +398,17 @@ def bounds(tensor: gs.Tensor) -> tuple[float, float] | None:
 
 
 def gate(tensor: gs.Tensor) -> tuple[float, float] | None:
-    """Return the range of what a narrow Clip makes, such as the relu6 in a hard swish.
+    """Return the range of what a narrow Clip makes of a sum, such as relu6(x + 3) in a hard swish.
 
-    A wider Clip may never be reached: its result has to be measured.
+    It is in the middle of its range where x is small. What another Clip makes may be small, too, or
+    far from the bounds of a wide one: it has to be measured.
     """
     held = bounds(tensor)
-    return held if held is not None and 0 < held[1] - held[0] <= _GATE else None
+    if held is None or not 0 < held[1] - held[0] <= _GATE:
+        return None
+    (made, *_) = tensor.inputs[0].inputs[0].inputs or [None]
+    shifts = map(number, made.inputs) if is_op(made, "Add") else ()
+    return held if any(s is not None and held[0] < s < held[1] for s in shifts) else None
 
 
 def number(tensor: gs.Tensor) -> float | None:

@@ -26,8 +26,14 @@ def test_a_random_network_is_the_same_or_refused(kind: str) -> None:
     assert refused <= COUNT // 4
 
 
-def test_a_border_below_all_values_takes_no_part_in_a_range() -> None:
-    assert not differences("onnx", 31398)  # it is transposed before it is pooled
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [("onnx", 31398), ("tensorflow", 1653)],
+    ids=["a_border_below_all_values_is_no_value", "a_relu6_of_small_values_is_measured"],
+)
+def test_what_was_different_is_so_no_more(kind: str, seed: int) -> None:
+    pytest.importorskip(NEEDS[kind])
+    assert not differences(kind, seed)
 
 
 def test_a_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,8 +81,10 @@ def test_a_foreign_add_is_no_residual_addition(target: str) -> None:
 
 
 def test_a_foreign_clip_is_no_gate() -> None:
-    text = PAIR.replace("Relu (a)", "Clip (a, low, high)")
-    limits = {"low": np.float32(0), "high": np.float32(6)}
+    text = PAIR.replace("Relu (a)", "Clip (shifted, low, high)").replace(
+        "[relu]", "shifted = Add (a, three) [relu]"
+    )
+    limits = {"low": np.float32(0), "high": np.float32(6), "three": np.float32(3)}
     whole = model_of(text, {**weights(PAIR_SHAPES), **limits})
     for model, held in ((whole, (0.0, 6.0)), (foreign(whole, "relu"), None)):
         assert gate(model.graph.tensors()["b"]) == held

@@ -18,6 +18,7 @@ from onnxgraft.run.difference import Difference
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize import calibrate, quantize
+from onnxgraft.stages.quantize.place.placement import activations
 from tests.conftest import model_of
 from tests.processor import exact_sums
 
@@ -96,6 +97,12 @@ def test_nothing_runs_in_float_between_the_layers(text: str, tmp_path: Path) -> 
     run = run_operators(quantized(network(text), tmp_path), tmp_path)
     assert {"QLinearConv", "QLinearAdd", "QLinearMul"} <= run
     assert not run & {"Add", "Clip", "GlobalAveragePool", "Mul", "Relu"}
+
+
+def test_only_a_clip_of_a_sum_is_a_gate_that_needs_no_range() -> None:
+    assert "held" not in activations(network(HARD_SWISH).graph)
+    small = HARD_SWISH.replace("Add (made, three)", "Mul (made, sixth)")
+    assert "held" in activations(network(small).graph)
 
 
 @pytest.mark.parametrize("text", [HARD_SWISH, SQUEEZE], ids=["hard_swish", "squeeze"])
