@@ -102,7 +102,8 @@ def judge(road: Road, target: str, folder: Path) -> dict[str, Any]:
     """Quantize, build with proof, and measure; everything that a row of the table says."""
     aim = find_target(target)
     table = quantize.placement(target, aim.cpu())
-    stored = road.folder / f"{target}{'.pairs' if table.pairs else ''}.onnx"
+    # The peers' graphs are beside it, under their own names.
+    stored = road.folder / f"ours-{target}{'.pairs' if table.pairs else ''}.onnx"
     if not stored.exists():
         options = QuantizeOptions(
             table, improvements=quantize.IMPROVEMENTS, calibration=road.calibration
@@ -229,8 +230,8 @@ def _row(
     command += ["--images", str(images)] if images is not None else []
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        print(f"{network.name} {target} {limit}: {done.stderr.strip().splitlines()[-1]}",
-              file=sys.stderr)  # fmt: skip
+        told = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+        print(f"{network.name} {target} {limit}: {told[-1]}", file=sys.stderr)
         return None
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
