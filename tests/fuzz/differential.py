@@ -291,15 +291,16 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
     began = time.monotonic()
-    before = _figures().get(given.kind, [0] * 6) if given.add else [0] * 6
     outcomes: collections.Counter[str] = collections.Counter()
-    first = given.seed + before[0]
+    first = given.seed + _before(given.kind, given.add)[0]
     seeds = range(first, first + given.count)
     for seed, outcome, lines in _all(given.kind, seeds, given.processes):
         outcomes[outcome] += 1
         for line in lines:
             print(f"{outcome} {seed}: {line}", flush=True)
     counts = [given.count, *(outcomes[what] for what in OUTCOMES), round(time.monotonic() - began)]
+    # Another run may have added its own meanwhile.
+    before = _before(given.kind, given.add)
     figures = [old + new for old, new in zip(before, counts, strict=True)]
     row = f"| {given.kind} | {' | '.join(f'{number:,}' for number in figures)} | {today()} |"
     print(row)
@@ -313,12 +314,11 @@ def _rows() -> dict[str, str]:
     return {line.split("|")[1].strip(): line for line in part("differential").splitlines()[4:]}
 
 
-def _figures() -> dict[str, list[int]]:
-    """Return the numbers of each row: those tried, of each outcome, and the seconds."""
-    return {
-        kind: [int(cell.replace(",", "")) for cell in row.split("|")[2:8]]
-        for kind, row in _rows().items()
-    }
+def _before(kind: str, add: bool) -> list[int]:
+    """Return the numbers of a row to add to: those tried, of each outcome, and the seconds."""
+    if not add or kind not in _rows():
+        return [0] * 6
+    return [int(cell.replace(",", "")) for cell in _rows()[kind].split("|")[2:8]]
 
 
 def _put(kind: str, row: str) -> None:
