@@ -47,6 +47,7 @@ from onnxgraft.stages.quantize.place.placement import (
 )
 from onnxgraft.stages.quantize.place.qdq import Improved, quantize
 from onnxgraft.stages.quantize.place.ready import fingerprint, ready
+from onnxgraft.words import several
 
 __all__ = ["IMPROVEMENTS", "Improvement", "Prepared", "improve"]
 
@@ -194,7 +195,8 @@ def _equalize(work: _Work, state: Prepared) -> tuple[Prepared, str]:
     if not done:
         return state, ""
     ranges = _again(model, state.ranges, work.few, work.table)
-    return replace(state, model=model, ranges=ranges), f"channels of {len(done)} tensors equalized"
+    tensors = several(len(done), "tensor")
+    return replace(state, model=model, ranges=ranges), f"channels of {tensors} equalized"
 
 
 def _again(model: Model, ranges: Ranges, samples: Samples, table: Placement) -> Ranges:
@@ -219,26 +221,28 @@ def _smooth(work: _Work, state: Prepared) -> tuple[Prepared, str]:
         return state, ""
     ranges = _again(model, state.ranges, work.few, work.table)
     return replace(state, model=model, ranges=ranges), (
-        f"scales of {len(done)} tensors moved into weights"
+        f"scales of {several(len(done), 'tensor')} moved into weights"
     )
 
 
 def _activations(work: _Work, state: Prepared) -> tuple[Prepared, str]:
     ranges, chosen = choose_activations(state.ranges, work.products(state.model), work.table)
     return replace(state, ranges=ranges), (
-        f"activation ranges of {len(chosen)} tensors chosen by layer output error "
+        f"activation ranges of {several(len(chosen), 'tensor')} chosen by layer output error "
         f"({_counted(chosen)})"
     )
 
 
 def _weights(work: _Work, state: Prepared) -> tuple[Prepared, str]:
     found = _weighed(work, state, {*state.methods, "weights"})
-    return found, f"per-channel weight ranges of {len(found.improved.weights)} layers chosen by MSE"
+    layers = several(len(found.improved.weights), "layer")
+    return found, f"per-channel weight ranges of {layers} chosen by MSE"
 
 
 def _rounding(work: _Work, state: Prepared) -> tuple[Prepared, str]:
     found = _weighed(work, state, {*state.methods, "rounding"})
-    return found, f"weights of {len(found.improved.weights)} layers rounded by layer output error"
+    layers = several(len(found.improved.weights), "layer")
+    return found, f"weights of {layers} rounded by layer output error"
 
 
 def _weighed(work: _Work, state: Prepared, methods: Collection[str]) -> Prepared:
@@ -268,7 +272,7 @@ def _bias(work: _Work, state: Prepared) -> tuple[Prepared, str]:
     if not bias:
         return state, ""
     improved = Improved(state.improved.weights, bias)
-    return replace(state, improved=improved), f"biases of {len(bias)} layers corrected"
+    return replace(state, improved=improved), f"biases of {several(len(bias), 'layer')} corrected"
 
 
 _STEPS: Mapping[str, Callable[[_Work, Prepared], tuple[Prepared, str]]] = {

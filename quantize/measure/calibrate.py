@@ -27,6 +27,7 @@ from onnxgraft.stages.quantize.place.ready import fingerprint, measurable
 from onnxgraft.stages.quantize.place.recurrent import recurrent_layers
 from onnxgraft.stages.quantize.place.shapes import shapes_of
 from onnxgraft.targets import target_names
+from onnxgraft.words import several
 
 __all__ = ["calibrate", "rechoose"]
 
@@ -226,7 +227,8 @@ def _notes(samples: Samples, whole: Tally) -> list[str]:
             seen.add(digest)
     if again:
         notes.append(
-            f"{len(again)} of {whole.count} samples occur more than once, such as {again[0]}"
+            f"{len(again)} of {several(whole.count, 'sample')} occur more than once, such as "
+            f"{again[0]}"
         )
     if whole.skipped:
         name, reason = next(iter(_in_order(samples, whole.skipped).items()))

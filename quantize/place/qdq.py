@@ -68,6 +68,7 @@ from onnxgraft.stages.quantize.place.ready import OLDEST_OPSET, fingerprint, rea
 from onnxgraft.stages.quantize.place.recurrent import ROWS, as_dynamic, recurrent_layers
 from onnxgraft.stages.quantize.place.rows import channels_last
 from onnxgraft.targets import Format
+from onnxgraft.words import several
 
 __all__ = ["FloatLayer", "Improved", "QuantizeReport", "quantize"]
 
@@ -551,8 +552,8 @@ def _coarse_weights(costs: Mapping[str, float]) -> list[str]:
         return []
     worst = max(told, key=lambda name: told[name])
     note = (
-        f"the weights of {len(told)} layers are coarser so that their biases fit into int32: an "
-        f"output of {worst!r} may be off by {told[worst]:.1%} of its range; scales per channel, "
+        f"the weights of {several(len(told), 'layer')} are coarser so that biases fit into int32: "
+        f"an output of {worst!r} may be off by {told[worst]:.1%} of its range; scales per channel, "
         "or --keep-float, avoid it"
     )
     return [note]

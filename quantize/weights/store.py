@@ -38,6 +38,7 @@ from onnxgraft.stages.quantize.weights.blocks import (
 )
 from onnxgraft.stages.quantize.weights.forms import Writer, matrix_of, plain_gemm, turned
 from onnxgraft.targets import BLOCKS, Storage, WeightType
+from onnxgraft.words import several
 
 __all__ = ["store_weights", "weights_opset"]
 
@@ -131,8 +132,8 @@ def store_weights(
         if noise.better_than(least):
             graph, found = other, better
             report.notes.append(
-                f"weights of {len(plan.layers)} layers rounded by layer output error: {before} of "
-                f"signal over noise became {after}"
+                f"weights of {several(len(plan.layers), 'layer')} rounded by layer output error: "
+                f"{before} of signal over noise became {after}"
             )
         else:
             report.notes.append(
@@ -280,6 +281,6 @@ def _sizes(plan: _Plan, found: dict[tuple[int, bool], Blocks], kind: WeightType)
     how = f"blocks of {', '.join(map(str, sizes))}" if sizes else "a scale for each output"
     after = sum(blocks.bytes for blocks in found.values())
     return (
-        f"the weights of {len(plan.layers)} layers take {after / 1e6:.2f} MB in {kind.upper()} "
-        f"({how}), {_floats(plan) / 1e6:.2f} in float32"
+        f"the weights of {several(len(plan.layers), 'layer')} take {after / 1e6:.2f} MB in "
+        f"{kind.upper()} ({how}), {_floats(plan) / 1e6:.2f} in float32"
     )

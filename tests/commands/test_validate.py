@@ -332,7 +332,7 @@ def test_other_numbers_of_boxes_are_no_reason_to_stop_before_their_metric(tmp_pa
     files = [tmp_path / name for name in ("two.onnx", "one.onnx", "data.npz")]
     report = commands.validate(*files, metric="map", bisect=True)
     assert report.passed
-    assert "y has another number of boxes on a sample" in report.candidates[1].verdict
+    assert "y has another number of boxes on 1 sample" in report.candidates[1].verdict
     with pytest.raises(InputError, match="one found more boxes, which --metric map is for"):
         commands.validate(*files)
 

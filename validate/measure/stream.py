@@ -16,6 +16,7 @@ from onnxgraft.stages.validate.measure.spread import Beside, Job, Opener, run_he
 from onnxgraft.stages.validate.measure.tally import Tally
 from onnxgraft.stages.validate.metrics import Metric
 from onnxgraft.stages.validate.report import CandidateRow, OutputRow
+from onnxgraft.words import several
 
 __all__ = ["Candidate", "measure", "rows", "unlabelled"]
 
@@ -107,7 +108,7 @@ def rows(original: Engine, candidates: Sequence[Candidate], tally: Tally) -> lis
         broken = tally.broken[index]
         judgement = judge(candidate, differences, (metrics[0], scored), broken, tally.metric_output)
         for name, count in boxes.items():
-            some = "a sample" if count == 1 else f"{count} samples"
+            some = several(count, "sample")
             judgement.verdict += (
                 f"; {name} has another number of boxes on {some}, where no difference is measured"
             )

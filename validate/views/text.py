@@ -12,6 +12,7 @@ from onnxgraft.errors import printable
 from onnxgraft.stages.validate.report import EngineRow, HostRow, Report
 from onnxgraft.stages.validate.views.numbers import metric_value
 from onnxgraft.terminal import say
+from onnxgraft.words import several
 
 __all__ = ["hosts_told", "render"]
 
@@ -120,7 +121,7 @@ def _stages(report: Report) -> Table:
 def _candidates(report: Report) -> Table:
     names = list(report.candidates[0].metrics)
     table = _table(
-        f"\n[bold]Validation[/] on {report.samples} samples",
+        f"\n[bold]Validation[/] on {several(report.samples, 'sample')}",
         "engine", *names, "agreement", "",
     )  # fmt: skip
     for number, row in enumerate(report.candidates):

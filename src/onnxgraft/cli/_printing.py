@@ -14,6 +14,7 @@ from rich.console import Console
 
 from onnxgraft.files import json_text
 from onnxgraft.terminal import say
+from onnxgraft.words import several
 
 if TYPE_CHECKING:
     from onnxgraft.commands import (
@@ -98,7 +99,7 @@ def converted(done: Converted, console: Console) -> None:
         say(console, f"{'warning' if note in done.warnings else 'note'}: {note}")
     before = "" if done.surgery is None else f", {sum(done.surgery.before.values())} before"
     after = sum(done.model.operators().values())
-    say(console, f"{done.out}: {after} nodes{before}")
+    say(console, f"{done.out}: {several(after, 'node')}{before}")
     for kind, specs in (("input", done.model.inputs), ("output", done.model.outputs)):
         for spec in specs:
             say(console, f"  {kind} {spec}")
@@ -111,7 +112,7 @@ def viewed(done: Viewed, console: Console) -> None:
     """Print where the page is and which graphs are in it."""
     for note in done.notes:
         say(console, f"note: {note}")
-    stages = ", ".join(f"{title} {count} nodes" for title, count in done.stages.items())
+    stages = ", ".join(f"{title} {several(count, 'node')}" for title, count in done.stages.items())
     say(console, f"{done.out}: {stages}")
 
 
@@ -123,10 +124,13 @@ def operated(done: Operated, console: Console) -> None:
     if done.report is None:
         return
     before, after = sum(done.report.before.values()), sum(done.report.after.values())
-    say(console, f"{done.out or done.source}: {before} nodes became {after}")
+    say(console, f"{done.out or done.source}: {several(before, 'node')} became {after}")
     for item in done.report.passes:
         if item.done or item.rolled_back or (done.explain and item.refused):
-            say(console, f"{item.name}: {len(item.done)} rewrites, {-item.removed:+d} nodes")
+            say(
+                console,
+                f"{item.name}: {several(len(item.done), 'rewrite')}, {-item.removed:+d} nodes",
+            )
         for mark, findings in (("done", item.done), ("refused", item.refused)):
             for finding in findings if done.explain else []:
                 say(console, f"  {mark}: {finding.node}: {finding.sentence}")
@@ -141,8 +145,8 @@ def calibrated(done: Calibrated, console: Console) -> None:
         say(console, done.assumed)
     say(
         console,
-        f"{done.out}: {chosen.method} ranges of {len(chosen.tensors)} tensors, {chosen.images} "
-        "samples",
+        f"{done.out}: {chosen.method} ranges of {several(len(chosen.tensors), 'tensor')}, "
+        f"{several(chosen.images, 'sample')}",
     )
     moved = sorted(chosen.moved.items(), key=lambda item: -item[1])
     if moved:
@@ -182,26 +186,28 @@ def _int8_lines(done: Int8Graph, out: str) -> list[str]:
         if report.weights
         else f"in {report.format.upper()}"
     )
-    lines = [f"{out}: {len(report.layers)} of {total} layers {what}"]
+    lines = [f"{out}: {len(report.layers)} of {several(total, 'layer')} {what}"]
     if done.search is not None:
         lines += _mixes(done.search)
     lines += [f"  in float: {layer.name} ({layer})" for layer in report.float_layers]
     if done.half is not None:
-        lines += [f"  {len(done.half.layers)} nodes in FP16"]
+        lines += [f"  {several(len(done.half.layers), 'node')} in FP16"]
         lines += [f"  in FP32: {name} ({why})" for name, why in done.half.single.items()]
         lines += [
             f"  FP16: {found.tensor!r} {found.what}, headroom {found.headroom:.3g}: {found.done}"
             for found in done.half.findings
         ]
         if done.half.unchecked:
-            lines.append(
-                f"  FP16: {len(done.half.unchecked)} tensors have no range, so their overflow "
-                "could not be checked"
-            )
+            lines.append(f"  FP16: {_unchecked(len(done.half.unchecked))}")
     for remark in done.remarks:
         some = ", ".join(remark.nodes[:3]) + (", ..." if len(remark.nodes) > 3 else "")
         lines.append(f"  {remark.kind} ({len(remark.nodes)}): {remark.sentence}: {some}")
     return lines
+
+
+def _unchecked(count: int) -> str:
+    tensors = several(count, "tensor has", "tensors have")
+    return f"{tensors} no range, so that overflow could not be checked there"
 
 
 def _mixes(search: BudgetReport) -> list[str]:
@@ -227,7 +233,8 @@ def _mixes(search: BudgetReport) -> list[str]:
     verdict = "met" if search.passed else "NOT met; this is the best mix that was found"
     lines.append(
         f"  the budget {search.budget.metric}={search.budget.drop:g} is {verdict}: "
-        f"{search.measured}; {search.trials} mixes tried in {search.seconds:.0f} s"
+        f"{search.measured}; {several(search.trials, 'mix', 'mixes')} tried in "
+        f"{search.seconds:.0f} s"
     )
     lines.append(f"  latency: {search.latency}")
     if search.all_int8 > 0 and search.predicted > 0:
@@ -261,7 +268,7 @@ def built(done: BuiltEngine, console: Console) -> None:
     if not passport.proof:
         say(console, f"not run here; it is for {passport.runs_on}")
     if done.layers:
-        say(console, f"{done.layers_out}: {len(done.layers)} layers")
+        say(console, f"{done.layers_out}: {several(len(done.layers), 'layer')}")
 
 
 def bundled(done: Bundle, console: Console) -> None:
@@ -429,7 +436,7 @@ def exported(done: Exported, console: Console) -> None:
 
 def served(done: Served, console: Console) -> None:
     """Print what a server did."""
-    say(console, f"{done.url}: {done.requests} requests in {done.seconds:.0f} s")
+    say(console, f"{done.url}: {several(done.requests, 'request')} in {done.seconds:.0f} s")
 
 
 def report(done: Report, console: Console) -> None:
@@ -509,8 +516,5 @@ def _float32(console: Console, flags: Flags) -> None:
     for name, reason in flags.float32.items():
         say(console, f"  in FP32: {name} ({reason})")
     if flags.unchecked:
-        say(
-            console,
-            f"  FP16: {flags.unchecked} tensors have no range, so their overflow could not be "
-            "checked; name the calibrated ones with --ranges",
-        )
+        told = _unchecked(flags.unchecked)
+        say(console, f"  FP16: {told}; name the calibrated ones with --ranges")

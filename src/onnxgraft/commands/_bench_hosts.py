@@ -26,6 +26,7 @@ from onnxgraft.files import check_folder
 from onnxgraft.stages.convert import written
 from onnxgraft.stages.engine.passport import read_passport
 from onnxgraft.stages.validate.report import LatencyRow, Report
+from onnxgraft.words import several
 
 __all__ = ["bench_hosts"]
 
@@ -72,7 +73,7 @@ def bench_hosts(
         return mine, [replace(row, busy=there.row.busy) for row in rows]
 
     found = Benched([], [], [])
-    count = "a host" if len(listed) == 1 else f"{len(listed)} hosts"
+    count = several(len(listed), "host")
     for row, done in on_all(listed, python, f"timing on {count}", work):
         found.hosts.append(row)
         if done is not None:

@@ -65,6 +65,7 @@ from onnxgraft.stages.validate import (
 )
 from onnxgraft.targets import FORMATS, Floats, find_target
 from onnxgraft.targets.cpu import Cpu
+from onnxgraft.words import several
 
 __all__ = [
     "Budget", "BudgetReport", "MixRow", "check_budget", "read_budget", "within_budget",
@@ -186,9 +187,10 @@ class BudgetReport:
         value = best.metric if best.engine is None else best.engine
         return (
             f"the budget {self.budget.metric}={self.budget.drop:g} {verdict} with {inside} of "
-            f"{sum(best.layers.values())} layers ({100 * best.macs_int8:.1f} % of the MACs) in "
-            f"{self.kind}: {self.budget.metric} {value:.4g} against {self.rows[0].metric:.4g}, "
-            f"{self.measured}; {self.trials} mixes tried in {self.seconds:.0f} s"
+            f"{several(sum(best.layers.values()), 'layer')} ({100 * best.macs_int8:.1f} % of the "
+            f"MACs) in {self.kind}: {self.budget.metric} {value:.4g} against "
+            f"{self.rows[0].metric:.4g}, {self.measured}; {several(self.trials, 'mix', 'mixes')} "
+            f"tried in {self.seconds:.0f} s"
         )
 
 
@@ -688,8 +690,8 @@ class _Memory:
             raise InputError(f"{path}: not the state of a search ({error}); delete it") from error
         self.sensitivity, self._verdicts, self._shipped = sensitivity, verdicts, shipped
         self.found = (
-            f"the sensitivity of {len(sensitivity)} layers, {len(verdicts)} mixes and "
-            f"{len(shipped)} engines"
+            f"the sensitivity of {several(len(sensitivity), 'layer')}, "
+            f"{several(len(verdicts), 'mix', 'mixes')} and {several(len(shipped), 'engine')}"
         )
 
     def verdict(self, layers: list[str]) -> float | None:

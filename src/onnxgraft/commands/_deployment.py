@@ -94,6 +94,7 @@ from onnxgraft.stages.validate.report import LatencyRow, Report, StageRow
 from onnxgraft.stages.validate.views.gallery import gallery_rows, range_rows
 from onnxgraft.stages.validate.views.graph import Drawn
 from onnxgraft.targets import Floats, find_target
+from onnxgraft.words import several
 
 __all__ = ["run_recipe", "slower"]
 
@@ -396,8 +397,8 @@ class _Deployment:
             )
             named = "no validation data were named" if second.data is None else "both are one"
             self.report.data = (
-                f"calibrated on {len(calibration)} samples of {first.data}, validated on "
-                f"{len(validation)} others of it ({named}, so they were split)"
+                f"calibrated on {several(len(calibration), 'sample')} of {first.data}, validated "
+                f"on {several(len(validation), 'other')} of it ({named}, so they were split)"
             )
         else:
             calibration = open_(first.source, images=first.images, seed=first.seed)
@@ -405,8 +406,8 @@ class _Deployment:
             validation = without(found, calibration)
             if len(validation) < len(found):
                 self.report.data = (
-                    f"validated on {len(validation)} of {len(found)} samples of {second.data}: the "
-                    "others were calibrated on"
+                    f"validated on {len(validation)} of {several(len(found), 'sample')} of "
+                    f"{second.data}: the others were calibrated on"
                 )
         self.report.calibrated = len(calibration)
         given = first.source if second.source is None else second.source

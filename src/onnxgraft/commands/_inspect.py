@@ -23,6 +23,7 @@ from onnxgraft.stages.engine.passport import (
     passport_path,
     read_passport,
 )
+from onnxgraft.words import several
 
 __all__ = ["Inspected", "inspect"]
 
@@ -122,7 +123,8 @@ def _ranges(file: Path) -> Inspected:
         ],
         "notes": [*ranges.notes, *(note for note in (ranges.choice, ranges.advice) if note)],
     }
-    summary = f"{ranges.method} ranges of {len(ranges.tensors)} tensors, {ranges.images} samples"
+    tensors, samples = several(len(ranges.tensors), "tensor"), several(ranges.images, "sample")
+    summary = f"{ranges.method} ranges of {tensors}, {samples}"
     details = {
         "method": ranges.method, "images": ranges.images, "model": ranges.model,
         "data": ranges.data, "data_sha256": ranges.fingerprint, "skipped": ranges.skipped,

@@ -28,6 +28,7 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import FLOAT_TOLERANCE
 from onnxgraft.run.verdicts import Verdict, hold
 from onnxgraft.stages.convert import Original
+from onnxgraft.words import several
 
 __all__ = ["held_by_rounding"]
 
@@ -104,7 +105,7 @@ def _note(proof: Proof, rounded: Sequence[str], quantized: bool) -> str:
     # Names of layers that were joined are joined with semicolons.
     names = ", ".join(name.split(";")[0] for name in rounded[:3])
     names += ", ..." if len(rounded) > 3 else ""
-    layers = "a layer" if len(rounded) == 1 else f"{len(rounded)} layers"
+    layers = several(len(rounded), "layer")
     return (
         f"TensorFlow's kernels round the activations of {layers} ({names}) to 8 or 16 bits as they "
         "run, which the graph does not. It was compared with "

@@ -92,6 +92,7 @@ from onnxgraft.stages.validate.report import CandidateRow, HostRow, LayerRow, Re
 from onnxgraft.stages.validate.views.gallery import gallery_rows
 from onnxgraft.stages.validate.views.graph import Drawn
 from onnxgraft.targets import FORMATS, WEIGHT_TYPES
+from onnxgraft.words import several
 
 __all__ = ["layer_rows", "open_selector", "validate", "write_report"]
 
@@ -583,8 +584,8 @@ class _Validation:
                 self.report.layers_from[self.other.name] = told
                 self.notes += apart
             self.notes.append(
-                f"compared {len(found.layers)} tensors that both have, in {found.runs} "
-                f"run{'s' if found.runs > 1 else ''}"
+                f"compared {several(len(found.layers), 'tensor')} that both have, in "
+                f"{several(found.runs, 'run')}"
             )
             for divergence in found.divergences[:1]:
                 if not matched or divergence.quantizer:
@@ -645,8 +646,9 @@ class _Validation:
             )
             return None, model
         self.notes.append(
-            f"the two have no names in common: {len(inside.pairs)} tensors were paired by their "
-            "values and by what they are computed from"
+            "the two have no names in common: "
+            f"{several(len(inside.pairs), 'tensor was', 'tensors were')} paired by values and by "
+            "what they are computed from"
         )
         return bisect(inside, graphs[1], feeds), graphs[1]
 

@@ -30,6 +30,7 @@ from onnxgraft.run.selections import Selecting
 from onnxgraft.stages.engine.passport import Passport
 from onnxgraft.stages.validate import Metric, Tally, measure
 from onnxgraft.stages.validate.report import HostRow
+from onnxgraft.words import several
 
 __all__ = ["Described", "answered_on"]
 
@@ -106,7 +107,7 @@ def answered_on(
                 wrong.append(in_it.told(elsewhere.name, elsewhere.wrong))
             return tally
 
-        count = "a host" if len(hosts) == 1 else f"{len(hosts)} hosts"
+        count = several(len(hosts), "host")
         found = on_all(hosts, python, f"validating on {count}", work)
         if answers.error is not None:
             raise answers.error

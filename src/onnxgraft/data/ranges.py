@@ -22,6 +22,7 @@ from onnxgraft.files import existing_file, read_json, read_toml, sha256, togethe
 from onnxgraft.files.limits import DOCUMENT_BYTES, SETTINGS_BYTES
 from onnxgraft.graph.tensors import Array
 from onnxgraft.notebook import section
+from onnxgraft.words import several
 
 __all__ = [
     "BY_HAND", "Histogram", "Range", "Ranges", "bin_edges", "empty_histograms", "flat",
@@ -277,16 +278,17 @@ class Ranges:
         if wanted > _MANY * self.images:
             more = f"more than {_MANY} times as many samples"
         else:
-            more = f"about {_rounded(wanted - self.images)} more samples"
+            more = f"about {several(_rounded(wanted - self.images), 'more sample')}"
         return (
             f"the ranges are not settled: half of them still moved by more than {median:.1%} over "
-            f"the last quarter of the {self.images} samples; {more} would bring that to "
+            f"the last quarter of the {several(self.images, 'sample')}; {more} would bring that to "
             f"{SETTLED:.0%}"
         )
 
     def _repr_html_(self) -> str:
         return section(
-            f"{self.method} ranges of {len(self.tensors)} tensors, {self.images} samples",
+            f"{self.method} ranges of {several(len(self.tensors), 'tensor')}, "
+            f"{several(self.images, 'sample')}",
             ("tensor", "low", "high", "smallest seen", "largest seen", "by"),
             [
                 (name, f"{one.low:.6g}", f"{one.high:.6g}", f"{one.minimum:.6g}",

@@ -3,15 +3,16 @@
 A few bytes can say a tensor of any size: a Tile, a Fill, a Range, an input's shape. A library finds
 out when it has filled the memory. So where sizes are known, of one sample, the tensors that are
 there at the same time are added up first: each from the operator that makes it to the last one that
-reads it. What an operator takes beside them, and sizes that follow from the values that are fed,
-are not known before: a command's limit of memory is for them.
+reads it. What an operator takes beside them is not known before: a command's limit of memory is for
+that. Nor are sizes that follow from the values that are fed, and whoever watches the memory is told
+of them, so that the limit is closer then.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,18 @@ if TYPE_CHECKING:
     from onnxgraft.graph.model import Model
     from onnxgraft.graph.shapes import Shapes
 
-__all__ = ["Step", "allow", "check_model", "check_steps", "grown", "limited", "size_of"]
+__all__ = [
+    "Step", "allow", "check_model", "check_steps", "grown", "limited", "size_of", "watchers",
+]  # fmt: skip
+
+# Are told of a tensor whose size nobody knows before, and of the bytes that may be taken beyond
+# what is taken already.
+watchers: list[Callable[[str, int], None]] = []
+# Operators that make a tensor of any size of a few numbers; of a Loop, what it carries may grow.
+_SIZED = frozenset({
+    "ConstantOfShape", "Expand", "MaxUnpool", "OneHot", "Pad", "Range", "Resize", "Tile",
+    "Upsample",
+})  # fmt: skip
 
 # In the environment, as what a command starts has the same limit.
 _ALLOWED = "ONNXGRAFT_RUNNING_BYTES"
@@ -70,6 +82,10 @@ def check_model(model: Model) -> None:
     given = {tensor.name: _bytes(tensor, shapes) for tensor in graph.inputs}
     kept = {tensor.name for tensor in graph.outputs}
     check_steps(_steps(graph, shapes), given, kept, model.file)
+    name = _unknown(graph, shapes)
+    if name is not None:
+        for tell in watchers:
+            tell(name, RUNNING_BYTES.most + grown(model.weight_bytes()))
 
 
 def check_steps(
@@ -156,6 +172,22 @@ def _steps(graph: gs.Graph, shapes: Shapes) -> Iterator[Step]:
         inner = (peak(list(_steps(body, shapes)), {}, ())[0] for body in own_bodies(node))
         reads = [tensor.name for tensor in read_by(node) if not _is_constant(tensor)]
         yield Step(reads, makes, max(inner, default=0))
+
+
+def _unknown(graph: gs.Graph, shapes: Shapes) -> str | None:
+    """Return a tensor whose size follows from values that are computed, if there is one."""
+    from onnxgraft.graph.operators import is_op
+    from onnxgraft.graph.walk import nodes_within
+
+    for node in nodes_within(graph):
+        made = node.outputs[:1] if is_op(node, *_SIZED) else []
+        if is_op(node, "Loop"):
+            made = node.outputs[: len(node.inputs) - 2]
+        for tensor in made:
+            shape = shapes.shape(tensor) if tensor.name else ()
+            if shape is None or not all(dim.fixed for dim in shape):
+                return str(tensor.name)
+    return None
 
 
 def _is_constant(tensor: gs.Tensor) -> bool:

@@ -27,6 +27,7 @@ from pathlib import Path
 from onnxgraft.errors import InputError
 from onnxgraft.files import remove_left, watchers
 from onnxgraft.files.locks import lock
+from onnxgraft.run import demand
 from onnxgraft.sandbox.landlock import enter_sandbox
 
 __all__ = ["Allowance", "Killed", "byte_size", "guarded", "hand_over", "memory_of"]
@@ -47,8 +48,9 @@ _CRASHES = frozenset({
 })  # fmt: skip
 # A folder for what is temporary begins so, and has a file that is locked while its command lives.
 _SCRATCH, _ALIVE = "onnxgraft.", "alive"
-# Before a status that is handed over; what else is told are absolute paths.
-_STATUS = b"status "
+# Before a status that is handed over, and before the bytes that a network may take whose sizes
+# nobody knows; what else is told are absolute paths.
+_STATUS, _CLOSER = b"status ", b"closer "
 # Where a child tells its parent.
 _into: int | None = None
 # A second Ctrl-C within this many seconds is the first one, told by the parent too.
@@ -197,6 +199,8 @@ def _begin(allowance: Allowance, into: int, scratch: str | None) -> None:
     if allowance.memory is not None:
         most = allowance.memory + _RESERVED
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    else:
+        demand.watchers.append(functools.partial(_tell_closer, into))
     watchers.append(functools.partial(_tell, into))
     global _into
     _into = into
@@ -228,6 +232,10 @@ def _tell(into: int, path: Path) -> None:
     os.write(into, os.fsencode(path.absolute()) + b"\0")
 
 
+def _tell_closer(into: int, tensor: str, more: int) -> None:
+    os.write(into, b"%s%d %s\0" % (_CLOSER, more, ascii(tensor[:100]).encode()))
+
+
 class _Watch:
     """Waits for a process, hands signals on, and ends it when it takes too much."""
 
@@ -236,6 +244,7 @@ class _Watch:
         self.reason: str | None = None
         self._asked = allowance.memory
         self._most = allowance.memory or int(_free_memory() * _DEFAULT_SHARE)
+        self._tensor = ""
         self._seconds = allowance.seconds
         self._out = out
         self._told = b""
@@ -261,14 +270,18 @@ class _Watch:
 
     def clean(self) -> None:
         """Remove what the process was writing when it died."""
-        for told in filter(None, self._told.split(b"\0")):
-            if not told.startswith(_STATUS):
+        for told in self._told.split(b"\0"):
+            if told and not told.startswith((_STATUS, _CLOSER)):
                 remove_left(Path(os.fsdecode(told)))
 
     def handed_over(self) -> int | None:
         """Return the status that the command handed over, if it did."""
-        found = [told for told in self._told.split(b"\0") if told.startswith(_STATUS)]
-        return int(found[-1].removeprefix(_STATUS)) if found else None
+        found = self._said(_STATUS)
+        return int(found[-1]) if found else None
+
+    def _said(self, kind: bytes) -> list[bytes]:
+        whole = self._told.split(b"\0")[:-1]
+        return [told.removeprefix(kind) for told in whole if told.startswith(kind)]
 
     def _listen(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -286,8 +299,17 @@ class _Watch:
             self._looked = now
             self._processes = [self.child, *_descendants(self.child)]
         taken = sum(map(_taken, self._processes))
+        if not self._tensor and (said := self._said(_CLOSER)):
+            more, self._tensor = said[0].decode().split(" ", 1)
+            self._most = min(self._most, taken + int(more))
         if taken <= self._most:
             return None
+        if self._tensor:
+            return (
+                f"stopped: it took {_size(taken)}; the size of {self._tensor} follows from the "
+                f"values that the network is fed, and {_size(self._most)} is what a command may "
+                "take then without --max-memory; if it is meant to be so large, allow more with it"
+            )
         if self._asked is None:
             return (
                 f"stopped: it took {_size(taken)}, more than the {_size(self._most)} "
