@@ -9,8 +9,8 @@ what all its processes have to themselves, looked at twenty times a second; page
 are not in it. Sound models are chains of products with weights as external data, and of 100,000
 nodes. The hostile files are those of the tests (`tests/hostile.py`): each has less than 100 MB, and
 would become gigabytes when it is read or run. The last one makes a tensor whose size follows from
-the values that it is fed, which is not known before it runs: a command's limit of memory, a share
-of what is free, is all that stands against it.
+the values that it is fed, which is not known before it runs: such a network has a closer limit of
+memory while it runs.
 """
 
 from __future__ import annotations
@@ -111,21 +111,11 @@ def sound() -> Iterator[tuple[str, str, Ended]]:
             yield "100,000 nodes", command, ended(command, file, *more)
 
 
-def followed() -> bytes:
-    """Return a graph with a tensor whose size follows from its input's values."""
-    return hostile.onnx_of(
-        "a = Abs (x)\n b = ReduceMax <keepdims = 0> (a)\n c = Greater (b, zero)\n"
-        " d = Cast <to = 7> (c)\n e = Mul (d, huge)\n n = Reshape (e, one)\n"
-        " big = ConstantOfShape (n)",
-        zero=np.float32(0), huge=np.int64(hostile.HUGE), one=np.array([1]),
-    )  # fmt: skip
-
-
 def harmful() -> Iterator[tuple[str, int, Ended]]:
     """Yield the hostile files with their size, and what `convert` did with each."""
     with tempfile.TemporaryDirectory() as place:
         known = {name: make for name, (make, _) in (hostile.GROWING | hostile.RUNNING).items()}
-        for name, make in (known | {"followed.onnx": followed}).items():
+        for name, make in known.items():
             file = Path(place) / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(make())

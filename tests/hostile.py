@@ -529,7 +529,18 @@ RUNNING: dict[str, tuple[Callable[[], bytes], str]] = {
     "wide.prototxt": (
         lambda: b'input: "x" input_dim: 1 input_dim: 1 input_dim: 40000 input_dim: 40000\n'
         b'layer { name: "y" type: "ReLU" bottom: "x" top: "y" }', "one sample takes"),
+    "followed.onnx": (lambda: followed(), "the size of 'big' follows from the values"),
 }  # fmt: skip
+
+
+def followed() -> bytes:
+    """Return a graph with a tensor whose size follows from its input's values."""
+    return onnx_of(
+        "a = Abs (x)\n b = ReduceMax <keepdims = 0> (a)\n c = Greater (b, zero)\n"
+        " d = Cast <to = 7> (c)\n e = Mul (d, huge)\n n = Reshape (e, one)\n"
+        " big = ConstantOfShape (n)",
+        zero=np.float32(0), huge=np.int64(HUGE), one=np.array([1]),
+    )  # fmt: skip
 
 
 def write_growing(folder: Path) -> None:

@@ -25,7 +25,7 @@ from onnxgraft.graph import onnx_file
 from onnxgraft.graph.cut import extract
 from onnxgraft.graph.model import Model
 from tests import hostile
-from tests.conftest import ROOT, only_ci, only_deep
+from tests.conftest import ROOT, Cli, only_ci, only_deep
 from tests.hostile import field, varint
 from tests.test_trust import MOST_KILOBYTES, MOST_SECONDS
 
@@ -152,6 +152,18 @@ def chain(nodes: int) -> bytes:
     ends = field(11, field(1, b"x") + kind) + field(12, field(1, before) + kind)
     opset = field(8, b"\x10\x11")
     return b"\x08\x08" + opset + field(7, b"".join(parts) + field(2, b"net") + ends)
+
+
+@only_ci
+def test_a_size_that_follows_from_what_is_fed_ends_in_a_sentence(
+    tmp_path: Path, process: Cli
+) -> None:
+    make, words = hostile.RUNNING["followed.onnx"]
+    (tmp_path / "net.onnx").write_bytes(make())
+    done = process("convert", tmp_path / "net.onnx", "-o", tmp_path / "out.onnx")
+    assert done.returncode == 2
+    assert words in done.stderr and "--max-memory" in done.stderr
+    assert not (tmp_path / "out.onnx").exists()
 
 
 def test_a_graph_of_100_000_nodes_is_read() -> None:

@@ -119,3 +119,48 @@ def test_weights_that_are_stored_do_not_count_where_they_become_floats(
 
 def test_a_size_that_is_free_counts_as_one_sample() -> None:
     check_model(model_of("net (float[N, 1000, 1000] x) => (float[N, 1000, 1000] y) {y = Relu(x)}"))
+
+
+FOLLOWING = {
+    "ConstantOfShape": "big = ConstantOfShape (k)",
+    "Tile": "big = Tile (one, k)",
+    "Resize": "big = Resize (x, , s)",
+    "in a body": """big = If (c) <then_branch = a () => (float[K] p) { p = ConstantOfShape (k) },
+        else_branch = b () => (float[M] q) { q = Identity (one) }>""",
+    "carried by a Loop": """big = Loop (t, , one) <body = a (int64 i, bool on, float[K] v) =>
+        (bool on2, float[L] w) { on2 = Identity (on)  w = Concat <axis = 0> (v, v) }>""",
+}
+
+
+def told(text: str) -> list[str]:
+    """Return the tensors that those who watch the memory are told of."""
+    model = model_of(
+        "net (float[N, 4] x, int64[1] k, int64 t, bool c, float[2] s) => (float[N, 4] y) {"
+        f" {text}\n m = ReduceMax <keepdims = 0> (big)\n y = Add (x, m) }}",
+        {"one": np.ones(1, np.float32), "two": np.array([2, 2], np.float32)},
+    )
+    found: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demand, "watchers", [lambda name, _: found.append(name)])
+        check_model(model)
+    return found
+
+
+@pytest.mark.parametrize("case", FOLLOWING)
+def test_a_size_that_follows_from_what_is_fed_is_told_to_who_watches(case: str) -> None:
+    assert told(FOLLOWING[case]) == ["p" if case == "in a body" else "big"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "n = Shape (x)  big = ConstantOfShape (n)",
+        "big = Resize (x, , two)",
+        """big = Loop (t, , one) <body = a (int64 i, bool on, float[1] v) =>
+            (bool on2, float[1] w) { on2 = Identity (on)  w = Add (v, v) }>""",
+        "found = NonZero (x)  big = Cast <to = 1> (found)",
+    ],
+    ids=["of_its_shape", "by_constants", "steady", "as_many_as_there_are"],
+)
+def test_a_size_that_follows_from_shapes_is_not(text: str) -> None:
+    assert told(text) == []
