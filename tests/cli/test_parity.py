@@ -71,7 +71,7 @@ def test_public_names_are_there() -> None:
 def test_what_dir_lists_is_public_or_private() -> None:
     rooms = {
         "cli", "commands", "data", "errors", "files", "graph", "notebook", "notices", "optional",
-        "progress", "run", "sandbox", "stages", "targets", "terminal",
+        "progress", "run", "sandbox", "stages", "targets", "terminal", "words",
     }  # fmt: skip
     modules = {"annotations", "late", "os", "TYPE_CHECKING"}
     shown = {name for name in dir(onnxgraft) if not name.startswith("_")}

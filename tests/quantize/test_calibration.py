@@ -464,7 +464,7 @@ def moving(median: float, images: int = 40) -> Ranges:
     ("median", "said"),
     [
         (0.02, "more than 2.0% over the last quarter of the 40 samples; about 120 more samples"),
-        (0.0101, "about 1 more samples"),
+        (0.0101, "about 1 more sample "),
         (0.3, "more than 20 times as many samples"),
     ],
 )

@@ -252,7 +252,7 @@ def test_a_network_of_nothing_else_is_calibrated_and_quantized(tmp_path: Path, c
     ):  # fmt: skip
         done = cli(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    assert "1 of 1 layers in INT8" in done.stdout
+    assert "1 of 1 layer in INT8" in done.stdout
 
 
 def test_its_rounding_is_no_divergence() -> None:

@@ -85,7 +85,7 @@ def test_attention_loses_less(tmp_path: Path) -> None:
     samples = samples_of(model, tmp_path)
     prepared = improve(model, ranges_of(model, samples), "openvino", samples, ["smooth"])
     assert prepared.methods == ("smooth",)
-    assert "scales of 1 tensors moved into weights" in prepared.notes[0]
+    assert "scales of 1 tensor moved into weights" in prepared.notes[0]
 
 
 @pytest.mark.parametrize(
