@@ -25,6 +25,7 @@ from onnxgraft.run.providers import Running, running
 from onnxgraft.run.session import OnnxRuntime, without_bfloat16
 from onnxgraft.stages.engine.options import BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport, refuse
+from onnxgraft.words import several
 
 if TYPE_CHECKING:
     from onnxgraft.graph.model import Model
@@ -134,8 +135,8 @@ class OnnxRuntimeEngine(OnnxRuntime):
         built = sum(share.nodes for share in passport.divided if share.where != name)
         if passport.engine and here > built:
             warnings.warn(
-                f"{self._path}: {name} leaves {here} nodes to others here, and {built} where it "
-                "was built: it may be slower, and compute something else",
+                f"{self._path}: {name} leaves {several(here, 'node')} to others here, and {built} "
+                "where it was built: it may be slower, and compute something else",
                 EngineWarning, stacklevel=2,
             )  # fmt: skip
 

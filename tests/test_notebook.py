@@ -42,7 +42,7 @@ def report() -> Report:
 
 
 SHOWN: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "model": (model(), ("1 nodes", "1 Relu", "float32")),
+    "model": (model(), ("1 node", "1 Relu", "float32")),
     "ranges": (ranges(), ("mse ranges of 3 tensors, 7 samples", "<td>-1</td>")),
     "report": (report(), ("FAIL", "61.53", "2.50", "Latency")),
     "verdict": (Verdict(EVIL, False, 0.5, 0.1, 0.01, EVIL), ("FAIL", "5.0e-01", "1.0e-02")),

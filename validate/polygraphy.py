@@ -17,6 +17,7 @@ from onnxgraft.files import atomic, existing_file
 from onnxgraft.files.limits import RECORDING_BYTES
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource
+from onnxgraft.words import several
 
 __all__ = ["Recorded", "is_recording", "read_inputs", "save_inputs", "save_outputs"]
 
@@ -158,8 +159,8 @@ class Recorded(Resource):
         """Return the next recorded outputs; samples have to come in the recording's order."""
         if self._next == len(self._runs):
             raise InputError(
-                f"{self.file}: holds outputs for {len(self._runs)} samples, and there are more; "
-                "use the inputs that it was recorded with"
+                f"{self.file}: holds outputs for {several(len(self._runs), 'sample')}, and there "
+                "are more; use the inputs that it was recorded with"
             )
         self._next += 1
         return dict(self._runs[self._next - 1])

@@ -185,5 +185,5 @@ def test_an_image_feeds_an_input_without_a_batch(
 
 def test_images_of_one_batch_are_of_one_size(folder: Path) -> None:
     cv2.imwrite(str(folder / "1.bmp"), np.zeros((8, 6, 3), np.uint8))
-    with pytest.raises(InputError, match=r"0\.bmp: it and the 1 images after it are of different"):
+    with pytest.raises(InputError, match=r"0\.bmp: it and the 1 image after it are of different"):
         open_samples(folder, specs(x=(2, 3, "H", "W"))).at(0)

@@ -265,7 +265,7 @@ def test_what_does_not_fit_is_told_by_its_number(data: Any, told: str) -> None:
 
 
 def test_too_few_rows_for_a_batch_are_told() -> None:
-    with pytest.raises(InputError, match=r"has 1 samples, and the model takes 2 at once"):
+    with pytest.raises(InputError, match=r"has 1 sample, and the model takes 2 at once"):
         open_samples([ROWS[0]], [BATCH])
 
 

@@ -104,7 +104,7 @@ def test_what_stays_on_the_cpu_is_told(net: Model, tmp_path: Path, name: str) ->
     less = (dataclasses.replace(parts[name]), dataclasses.replace(parts["cpu"], nodes=0))
     write_json(file, passport_json(dataclasses.replace(passport, divided=less)))
     with (
-        pytest.warns(EngineWarning, match=f"{name} leaves 1 nodes to others here, and 0 where"),
+        pytest.warns(EngineWarning, match=f"{name} leaves 1 node to others here, and 0 where"),
         engine.load(tmp_path / "e"),
     ):
         pass

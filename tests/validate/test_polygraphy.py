@@ -71,7 +71,7 @@ def test_what_polygraphy_ran_is_read(folder: Path) -> None:
 def test_another_number_of_samples_is_told(folder: Path) -> None:
     save_outputs(folder / "out.json", {"run": [{"y": np.zeros((1, 3), np.float32)}]})
     assert len(Recorded(folder / "out.json")) == 1
-    with pytest.raises(InputError, match="outputs for 1 samples, the data are 4"):
+    with pytest.raises(InputError, match="outputs for 1 sample, the data are 4"):
         validate(folder / "a.onnx", folder / "out.json", folder / "data.npz")
 
 

@@ -350,8 +350,8 @@ class _Validation:
             check_labels(self.samples, self.labels, labels)
         if isinstance(self.other, Recorded) and len(self.other) != len(self.samples):
             raise InputError(
-                f"{self.candidate.path}: holds outputs for {len(self.other)} samples, the data are "
-                f"{len(self.samples)}"
+                f"{self.candidate.path}: holds outputs for {several(len(self.other), 'sample')}, "
+                f"the data are {len(self.samples)}"
             )
 
     def _metadata(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, TensorSpec
+from onnxgraft.words import several
 
 __all__ = ["Division", "divide", "divide_images", "image_batch", "row_of"]
 
@@ -164,9 +165,11 @@ def divide_images(count: int, spec: TensorSpec, where: str) -> Division:
     batch = image_batch(spec)
     if count < batch:
         raise InputError(
-            f"{where}: has {count} images, and the input {spec} takes {batch} at once; give as "
-            "many, or a model whose first axis is free"
+            f"{where}: has {several(count, 'image')}, and the input {spec} takes {batch} at once; "
+            "give as many, or a model whose first axis is free"
         )
     left = count % batch
-    note = f"{where}: {left} of {count} images were not used; they make no batch of {batch}"
+    note = (
+        f"{where}: {left} of {several(count, 'image')} were not used; they make no batch of {batch}"
+    )
     return Division(count // batch, batch, notes=(note,) if left else ())

@@ -27,6 +27,7 @@ from onnxgraft.files.limits import IMAGE_BYTES
 from onnxgraft.files.remote import File, Remote, contents, place_of
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.graph.training import is_flag
+from onnxgraft.words import several
 
 __all__ = [
     "Data",
@@ -109,9 +110,9 @@ class Sample:
             return
         if output.shape[:1] != (len(self.labels),):
             raise InputError(
-                f"{self.name}: has {len(self.labels)} labels, one for each row of the batch, and "
-                f"the output of {output.shape} has no such rows; name another one in [validate] "
-                "or with --metric-output"
+                f"{self.name}: has {several(len(self.labels), 'label')}, one for each row of the "
+                f"batch, and the output of {output.shape} has no such rows; name another one in "
+                "[validate] or with --metric-output"
             )
         for row, label in enumerate(self.labels):
             yield output[row : row + 1], label
@@ -394,8 +395,8 @@ def picture_feed(made: Sequence[tuple[str, Array]], spec: TensorSpec, layout: st
         return values[0]
     if len({value.shape for value in values}) > 1:
         raise InputError(
-            f"{made[0][0]}: it and the {len(made) - 1} images after it are of different sizes, and "
-            f"the input {spec} takes them at once; set resize or crop in [preprocess]"
+            f"{made[0][0]}: it and the {several(len(made) - 1, 'image')} after it are of different "
+            f"sizes, and the input {spec} takes them at once; set resize or crop in [preprocess]"
         )
     return np.concatenate(values)
 

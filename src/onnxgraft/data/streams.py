@@ -23,6 +23,7 @@ import numpy as np
 from onnxgraft.errors import InputError, OnnxgraftError, nearest
 from onnxgraft.files.limits import SPOOLED_BYTES
 from onnxgraft.graph.tensors import Array, TensorSpec
+from onnxgraft.words import several
 
 __all__ = ["Column", "Stream", "arrays_of", "is_data", "read_stream", "rows_of", "title_of"]
 
@@ -151,7 +152,9 @@ def read_stream(
     for number, entry in enumerate(_entries(data, where, images)):
         reader.add(number, entry, function)
         if images is not None and reader.rows >= images:
-            notes.append(f"{where}: the first {images} samples were read, and no more")
+            notes.append(
+                f"{where}: the first {several(images, 'sample was', 'samples were')} read, and no more"
+            )
             break
     found = reader.done(images)
     return Stream(found.arrays, found.labels, (*notes, *found.notes))
@@ -371,8 +374,8 @@ class _Reader:
         most = max(self.batch.values())
         if not total and self.rows:
             raise InputError(
-                f"{self.where}: has {self.rows} samples, and the model takes {most} at once; give "
-                "as many, or a model whose first axis is free"
+                f"{self.where}: has {several(self.rows, 'sample')}, and the model takes {most} at "
+                "once; give as many, or a model whose first axis is free"
             )
         if not total:
             raise InputError(

@@ -34,6 +34,7 @@ from onnxgraft.graph.surgeon import graph_of, proto_of
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.graph.walk import every_node, own_bodies
 from onnxgraft.notebook import section
+from onnxgraft.words import several
 
 __all__ = ["Model", "Origin", "Source", "tensor_spec"]
 
@@ -250,7 +251,7 @@ class Model:
         specs = [("input", spec) for spec in self.inputs]
         specs += [("output", spec) for spec in self.outputs]
         return section(
-            f"{self.file}: {sum(operators.values())} nodes",
+            f"{self.file}: {several(sum(operators.values()), 'node')}",
             ("", "name", "shape", "type"),
             [(kind, spec.name, spec.shape, spec.dtype) for kind, spec in specs],
             [f"from {self.source.path} ({self.source.framework})", counts],
