@@ -152,9 +152,8 @@ def read_stream(
     for number, entry in enumerate(_entries(data, where, images)):
         reader.add(number, entry, function)
         if images is not None and reader.rows >= images:
-            notes.append(
-                f"{where}: the first {several(images, 'sample was', 'samples were')} read, and no more"
-            )
+            read = several(images, "sample was", "samples were")
+            notes.append(f"{where}: the first {read} read, and no more")
             break
     found = reader.done(images)
     return Stream(found.arrays, found.labels, (*notes, *found.notes))
