@@ -50,6 +50,16 @@ def test_a_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert differences("onnx", 0)
 
 
+@pytest.mark.parametrize("explained", [0.0, float("nan")])
+def test_an_int8_graph_that_keeps_too_little_is_seen(
+    explained: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fuzz = importlib.import_module("tests.fuzz.differential")
+    monkeypatch.setattr(fuzz, "KEPT_DECIBELS", 1000.0)
+    monkeypatch.setattr(fuzz, "_explained", lambda *_: explained)
+    assert any("keeps" in line for line in differences("onnx", 1))  # it has layers in INT8
+
+
 @only_ci
 def test_a_process_that_tries_many_refuses_none_that_is_sound() -> None:
     fuzz = importlib.import_module("tests.fuzz.differential")
