@@ -142,8 +142,8 @@ def _of_table(data: bytes, table: int, name: str, left: list[tuple[int, str]]) -
     for slot in slots(name):
         if slot.place + 2 > size:
             continue
-        yield Place(vtable + slot.place, "H", "vtable")
         (within,) = struct.unpack_from("<H", data, vtable + slot.place)
+        yield Place(vtable + slot.place, "H", "vtable")
         if not within:
             continue
         at = table + within

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ def test_a_flatbuffer_is_walked_by_its_schema() -> None:
     made = [flat.mutated(data, MOST, seed) for seed in range(100)]
     assert len({*made}) > 95
     assert all(mutant is not None and len(mutant) <= len(data) for mutant in made)
+
+
+def test_a_flatbuffer_cut_off_anywhere_is_still_mutated() -> None:
+    pytest.importorskip("tensorflow")
+    data = (CORPUS / "tflite" / "branches").read_bytes()
+    for end in range(8, len(data), 7):
+        places = list(flat._places(data[:end]))
+        assert all(place.at + struct.calcsize(place.code) <= end for place in places)
 
 
 def test_every_union_of_the_schema_is_known() -> None:
