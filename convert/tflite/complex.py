@@ -1,7 +1,7 @@
 """Complex tensors, which ONNX's operators do not take: a tensor of real and one of imaginary parts.
 
-RFFT2D makes them and REAL, IMAG and COMPLEX_ABS take them apart; what stands between is done to
-both parts.
+RFFT2D and CAST make them; REAL, IMAG, COMPLEX_ABS and CAST, which keeps the real part, take them
+apart; what stands between is done to both parts.
 """
 
 from __future__ import annotations
@@ -69,6 +69,18 @@ def split_complex(lite: Lite, graph: Any) -> None:
             options = getattr(lite.schema, f"{kind.capitalize()}OptionsT")()
             made.append(lite.operator(kind, terms, [part(target, which)], options))
 
+    def cast(source: int, target: int) -> list[Any]:
+        """Keep the real part, or have zeros for the imaginary one."""
+        of_source, of_target = (
+            lite.type_of(graph.tensors[i]).startswith("COMPLEX") for i in (source, target)
+        )
+        real = lite.operator("CAST", [part(source, 0)], [part(target, 0)])
+        if not of_target:
+            return [real]
+        if of_source:
+            return [real, lite.operator("CAST", [part(source, 1)], [part(target, 1)])]
+        return [real, lite.operator("ZEROS_LIKE", [part(target, 0)], [part(target, 1)])]
+
     written: list[Any] = []
     for operator in graph.operators:
         operator.inputs = [same.get(index, index) for index in operator.inputs]
@@ -98,6 +110,8 @@ def split_complex(lite: Lite, graph: Any) -> None:
             written.append(lite.operator("GRAFT_RFFT2D", inputs[:1], targets, options))
         elif kind in ("REAL", "IMAG"):
             same[outputs[0]] = part(inputs[0], int(kind == "IMAG"))
+        elif kind == "CAST":
+            written += cast(inputs[0], outputs[0])
         elif kind == "COMPLEX_ABS":
             squares = []
             for which in (0, 1):

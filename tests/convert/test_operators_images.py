@@ -233,6 +233,20 @@ SPECTRA = {
     "reshaped": lambda v: tf.abs(
         tf.transpose(tf.squeeze(tf.expand_dims(tf.reshape(tf.complex(v, v), [4, -1]), 0), [0]))
     ),
+    "cast": lambda v: tf.cast(tf.signal.rfft(v), "float32") ** 2,
+    "cast_to_whole": lambda v: tf.cast(tf.complex(8 * v, v), "int32") + 1,
+    "cast_to_double": lambda v: tf.abs(tf.cast(tf.signal.rfft(v), "complex128")),
+    "stacked": lambda v: tf.abs(
+        tf.concat([tf.stack([tf.signal.rfft(v), -tf.signal.rfft(2 * v)]), tf.complex(
+            tf.ones([1, 2, 9]), tf.zeros([1, 2, 9]))], 0)
+    ),
+    "added_up": lambda v: tf.math.imag(
+        tf.reduce_sum(tf.signal.rfft(v), 1) + tf.reduce_mean(tf.signal.rfft(v), 1)
+    ),
+    "real_alone": lambda v: tf.abs(tf.reverse(tf.tile(tf.cast(v, "complex64"), [1, 2]), [1])),
+    "moved": lambda v: tf.math.angle(
+        tf.gather(tf.pad(tf.complex(v, v + 1), [[0, 0], [1, 2]]), [3, 1, 4], axis=1)
+    ),
     "cosines": lambda v: tf.signal.dct(v, norm="ortho"),
     "frames": lambda v: tf.abs(tf.signal.stft(tf.reshape(v, [1, 32]), 8, 4, 8)),
 }  # fmt: skip

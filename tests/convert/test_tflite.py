@@ -297,6 +297,23 @@ def test_a_spectrum_in_two_dimensions_is_tensorflow_s(tmp_path: Path) -> None:
     converted(from_function(tmp_path / "net.tflite", parts, (2, 8, 10)))
 
 
+def test_a_cast_of_a_spectrum_is_its_real_part(tmp_path: Path) -> None:
+    def parts(x: Any) -> Any:
+        spectrum = tf.signal.rfft(x)
+        return tf.cast(spectrum, "float32") ** 2, tf.cast(spectrum, "int32")
+
+    done = converted(from_function(tmp_path / "net.tflite", parts, (2, 32)))
+    assert len(done.verdicts) == 2
+
+
+def test_what_is_cast_to_complex_numbers_has_no_imaginary_part(tmp_path: Path) -> None:
+    def parts(x: Any) -> Any:
+        both = tf.cast(x, "complex64") * tf.signal.rfft(tf.concat([x, x[:, :-2]], 1))
+        return tf.math.real(both), tf.math.imag(both)
+
+    converted(from_function(tmp_path / "net.tflite", parts, (2, 9)))
+
+
 def test_a_complex_output_is_refused_by_name(tmp_path: Path) -> None:
     path = from_function(tmp_path / "net.tflite", tf.signal.rfft, (1, 8))
     with pytest.raises(NotSupportedError, match=r"is complex.*--outputs"):

@@ -27,6 +27,7 @@ from onnxgraft.stages.convert.tensorflow.lower.writing import (
 
 __all__ = [
     "angle",
+    "complex_cast",
     "complex_layout",
     "complex_of",
     "complex_sum",
@@ -52,7 +53,7 @@ def _put(ctx: Any, node: Any, parts: Parts) -> None:
 
 def _parts(w: Writer, name: str) -> Parts:
     """Return the parts of a complex tensor, or a real one as it is."""
-    while name not in getattr(w.ctx, "complex_parts", {}):
+    if name not in getattr(w.ctx, "complex_parts", {}):
         node = w.ctx.get_node_by_output(name)
         if w.ctx.get_dtype(name) not in _COMPLEX:
             return w.value(name), None
@@ -65,9 +66,9 @@ def _parts(w: Writer, name: str) -> Parts:
                 f"{what} makes complex numbers, which ONNX has not; cut the graph before it with "
                 "--outputs"
             )
-        name = node.input[0]
-        if w.ctx.get_dtype(name) not in _COMPLEX:
-            return w.value(name).to(_COMPLEX[w.ctx.get_dtype(node.output[0])]), None
+        real, imaginary = _parts(w, node.input[0])
+        kind = _COMPLEX[w.ctx.get_dtype(name)]
+        return real.to(kind), None if imaginary is None else imaginary.to(kind)
     found: Parts = w.ctx.complex_parts[name]
     return found
 
@@ -149,20 +150,42 @@ def complex_layout(ctx: Any, node: Any, name: str, args: Any) -> None:
         theirs(ctx, node)
         return
     w = Writer(ctx, node)
+    inputs = {name: _parts(w, name) for name in node.input if ctx.get_dtype(name) in _COMPLEX}
     made: list[Value | None] = []
-    for part in _parts(w, node.input[0]):
-        if part is None:
+    for which in (0, 1):
+        if which and all(parts[1] is None for parts in inputs.values()):
             made.append(None)
             continue
+        taken = {
+            name: (_imaginary(w, parts) if which else parts[0]).name
+            for name, parts in inputs.items()
+        }
         copy = ctx.make_node(
-            node.type, [part.name, *node.input[1:]], attr=node.attr, op_name_scope=node.name,
-            shapes=node.output_shapes, dtypes=[_COMPLEX[kind]],
+            node.type, [taken.get(name, name) for name in node.input], attr=node.attr,
+            op_name_scope=node.name, shapes=node.output_shapes, dtypes=[_COMPLEX[kind]],
         )  # fmt: skip
-        place = copy.output[0]
+        # tf2onnx may give what it writes another name, where it is read.
+        read = ctx.make_node(
+            "Identity", copy.output, op_name_scope=node.name, shapes=node.output_shapes,
+            dtypes=[_COMPLEX[kind]],
+        )  # fmt: skip
         theirs(ctx, copy)
-        made.append(w.value(place))
+        made.append(w.value(read.output[0]))
     assert made[0] is not None
     _put(ctx, node, (made[0], made[1]))
+
+
+def complex_cast(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Take the real part, as TensorFlow does; other casts are tf2onnx's.
+
+    One to complex numbers is left as it is: what reads them looks behind it.
+    """
+    before, after = ctx.get_dtype(node.input[0]), ctx.get_dtype(node.output[0])
+    if before not in _COMPLEX:
+        if after not in _COMPLEX:
+            theirs(ctx, node)
+    elif after not in _COMPLEX:
+        replace(ctx, node, lambda w, x: _parts(w, x[0].name)[0].to(after))
 
 
 def _waves(rows: int, columns: int, period: int) -> tuple[Array, Array]:

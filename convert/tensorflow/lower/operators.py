@@ -12,6 +12,7 @@ from typing import Any
 from onnxgraft.errors import NotSupportedError, OnnxgraftError
 from onnxgraft.stages.convert.tensorflow.lower.complexes import (
     angle,
+    complex_cast,
     complex_layout,
     complex_of,
     complex_sum,
@@ -161,8 +162,10 @@ OPERATORS = {
     "BitwiseOr": Operator(bitwise_or, "BitwiseOr, likewise"),
     "BitwiseXor": Operator(bitwise_xor, "BitwiseXor, likewise"),
     "Bucketize": Operator(bucketize, "how many boundaries are not above the value"),
+    "Cast": Operator(complex_cast, "Cast; of complex numbers to others, of the real part"),
     "Complex": Operator(complex_of, "the two parts, kept apart"),
     "ComplexAbs": Operator(magnitude, "the root of the sum of the squares of both parts"),
+    "ConcatV2": Operator(complex_layout, "Concat; of complex numbers, of both parts"),
     "Conj": Operator(conjugate, "the imaginary part negated"),
     "CropAndResize": Operator(
         crop_and_resize, "a Loop of Resize, ties rounded up where it takes the nearest"
@@ -189,6 +192,7 @@ OPERATORS = {
         by(floor_div), "floor(a / b); of whole numbers (a - Mod(a, b)) / b, for ONNX rounds to 0"
     ),
     "FloorMod": Operator(by(floor_mod), "a - b floor(a / b); of whole numbers Mod"),
+    "GatherV2": Operator(complex_layout, "Gather; of complex numbers, of both parts"),
     "HSVToRGB": Operator(by(hsv_to_rgb), "v (1 - s + s t), where t goes up and down with the hue"),
     "IFFT": Operator(inverse_fourier, "MatMuls with sines and cosines"),
     "IFFT2D": Operator(inverse_fourier, "likewise, over both axes"),
@@ -204,8 +208,10 @@ OPERATORS = {
     "MaxPoolWithArgmax": Operator(
         max_pool_with_argmax, "MaxPool with indices, of float32 or float64 where ONNX has no other"
     ),
+    "Mean": Operator(complex_layout, "ReduceMean; of complex numbers, of both parts"),
     "Mul": Operator(complex_sum, "Mul; of complex numbers, of both parts"),
     "MulNoNan": Operator(by(mul_no_nan), "x y, and 0 where y is 0"),
+    "Neg": Operator(complex_layout, "Neg; of complex numbers, of both parts"),
     "NonMaxSuppressionV5": Operator(
         non_max_suppression, "NonMaxSuppression, without soft_nms_sigma"
     ),
@@ -214,6 +220,8 @@ OPERATORS = {
         "Equal of the indices and 0, 1, 2 ...; ONNX's OneHot counts negative indices from the end",
     ),
     "OnesLike": Operator(ones_like, "1 where the tensor itself is read beside it"),
+    "Pack": Operator(complex_layout, "Unsqueeze and Concat; of complex numbers, of both parts"),
+    "Pad": Operator(complex_layout, "Pad; of complex numbers, of both parts"),
     "RFFT": Operator(fourier, "MatMuls with sines and cosines"),
     "RFFT2D": Operator(fourier, "likewise, over both axes"),
     "RGBToHSV": Operator(
@@ -232,6 +240,7 @@ OPERATORS = {
     "ResizeNearestNeighbor": Operator(
         resize_nearest, "Resize, or two Gathers where it would round a tie otherwise"
     ),
+    "ReverseV2": Operator(complex_layout, "a Slice backwards; of complex numbers, of both parts"),
     "ScaleAndTranslate": Operator(
         scale_and_translate, "two MatMuls, with the weights of the kernel, antialiased or not"
     ),
@@ -249,11 +258,13 @@ OPERATORS = {
     "Squeeze": Operator(complex_layout, "Squeeze; of complex numbers, of both parts"),
     "StridedSlice": Operator(complex_layout, "Slice; of complex numbers, of both parts"),
     "Sub": Operator(complex_sum, "Sub; of complex numbers, of both parts"),
+    "Sum": Operator(complex_layout, "ReduceSum; of complex numbers, of both parts"),
     "TFL_GELU": Operator(tfl_gelu, "x / 2 (1 + erf(x / sqrt 2)), or its tanh approximation"),
     "TensorScatterMax": Operator(
         tensor_scatter_max, "ScatterND that takes the largest, which ONNX has from opset 18 on"
     ),
     "TensorScatterMin": Operator(tensor_scatter_min, "ScatterND that takes the least, likewise"),
+    "Tile": Operator(complex_layout, "Tile; of complex numbers, of both parts"),
     "Transpose": Operator(complex_layout, "Transpose; of complex numbers, of both parts"),
     "TruncateMod": Operator(by(trunc_mod), "Mod with fmod=1"),
     "UnsortedSegmentMax": Operator(
