@@ -74,7 +74,6 @@ NETWORKS = (
     Network("yolo_camvid", "yolo_camvid.onnx", "map", preprocess=_RGB),
     Network("resnet50", preprocess=_SMALL),
     Network("mobilenet_v2", preprocess=_SMALL),
-    Network("densenet121", preprocess=_SMALL),
     Network("text_encoder", tokens=(64, 1000), transformer=True),
 )
 

@@ -17,7 +17,9 @@ and where squeeze-and-excitation has no such factor, it gets one: its gate has o
 What anything else reads or writes stays as it is.
 
 A depthwise convolution has a scale of its own for each channel's weights, so it takes the whole
-factor: s = a.
+factor: s = a. What a curve makes, as HardSwish or x Sigmoid(x), can't be scaled within, but where
+depthwise convolutions alone read it, it is multiplied by 1 / s: each of its channels is rounded in
+steps of its own, and engines compute the product together with the curve.
 """
 
 from __future__ import annotations
@@ -44,6 +46,11 @@ _COMMUTING = frozenset({
     "AveragePool", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu",
     "MaxPool", "Relu",
 })  # fmt: skip
+# Curves that engines compute together with a product behind them.
+_CURVES = frozenset({
+    "Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Selu", "Sigmoid", "Softplus", "Swish",
+    "Tanh",
+})  # fmt: skip
 _WEIGHTED = ("Conv", "ConvTranspose")
 # Dimensions as numbers or as symbols: they are only compared.
 Shapes = Mapping[str, Sequence[object]]
@@ -58,6 +65,7 @@ class Group:
         producers: Layers that make some of them.
         gains: Nodes that make some of them of a tensor and a number.
         gates: Nodes that make some of them with one value a channel.
+        curves: Nodes that make some of them, and can't be scaled within.
         consumers: Layers that read some of them.
         clips: Clip nodes among them, whose limit changes.
     """
@@ -66,6 +74,7 @@ class Group:
     producers: list[gs.Node] = field(default_factory=list)
     gains: list[gs.Node] = field(default_factory=list)
     gates: list[gs.Node] = field(default_factory=list)
+    curves: list[gs.Node] = field(default_factory=list)
     consumers: list[gs.Node] = field(default_factory=list)
     clips: list[gs.Node] = field(default_factory=list)
 
@@ -84,7 +93,7 @@ class Group:
             _scale_outputs(node, 1 / factors)
         for node in self.gains:
             _scale_gain(graph, node, factors, len(shapes[node.outputs[0].name]))
-        for node in self.gates:
+        for node in (*self.gates, *self.curves):
             _add_gain(graph, node, factors, len(shapes[node.outputs[0].name]))
         for node in self.consumers:
             _scale_inputs(node, factors)
@@ -109,7 +118,7 @@ def equalize(
         group
         for group in scale_groups(equalized.graph, shapes)
         if not any(tensor.name in keep for tensor in group.tensors)
-        and (gains or not (group.gains or group.gates))
+        and (gains or not (group.gains or group.gates or group.curves))
     ]
     if not groups:
         return equalized, []
@@ -157,6 +166,9 @@ def scale_groups(graph: gs.Graph, shapes: Shapes) -> list[Group]:
             fixed |= {id(tensor) for tensor in node.inputs}
         elif _passes(node, shapes):
             join(node.outputs[0], *[t for t in node.inputs if isinstance(t, gs.Variable)][:2])
+        elif _is_curve(node, shapes):
+            join(node.outputs[0])
+            fixed |= {id(tensor) for tensor in node.inputs}
         else:
             fixed |= {id(tensor) for tensor in [*node.inputs, *node.outputs]}
     frozen = {find(key) for key in tensors if key in fixed}
@@ -172,6 +184,8 @@ def scale_groups(graph: gs.Graph, shapes: Shapes) -> list[Group]:
         if id(node) in makers and into in groups:
             group = groups[into]
             (group.gates if _gain(node) is None else group.gains).append(node)
+        elif id(node) not in gated and into in groups and _is_curve(node, shapes):
+            groups[into].curves.append(node)
         if weighted and out in groups:
             groups[out].consumers.append(node)
         if is_op(node, "Clip") and into in groups:
@@ -179,7 +193,12 @@ def scale_groups(graph: gs.Graph, shapes: Shapes) -> list[Group]:
     return [
         group
         for group in groups.values()
-        if (group.producers or group.gains or group.gates) and group.consumers
+        if group.consumers
+        and (
+            all(map(_depthwise, group.consumers))
+            if group.curves
+            else group.producers or group.gains or group.gates
+        )
     ]
 
 
@@ -223,6 +242,13 @@ def _gain(node: gs.Node) -> int | None:
     found = [i for i, t in enumerate(node.inputs) if isinstance(t, gs.Constant)]
     single = len(found) == 1 and node.inputs[found[0]].values.size == 1
     return found[0] if single else None
+
+
+def _is_curve(node: gs.Node, shapes: Shapes) -> bool:
+    """Tell whether a node computes each value of one, or of a product of two tensors."""
+    product = is_op(node, "Mul") and all(isinstance(t, gs.Variable) for t in node.inputs)
+    shape = shapes.get(node.outputs[0].name) if product or is_op(node, *_CURVES) else None
+    return shape is not None and len(shape) > 2
 
 
 def _scale_gain(graph: gs.Graph, node: gs.Node, factors: Array, rank: int) -> None:

@@ -9,11 +9,15 @@ keeps apart. The noise is in dB, less is better:
 for each channel of each output, and then the mean: the coordinates of boxes and the scores beside
 them, or a class that is rare, count alike. A channel with more noise than signal is lost, and 0 dB:
 how much more is chance, by which nothing is chosen.
+
+Of a classifier's probabilities what a Softmax or Sigmoid takes counts: where it is sure, the
+probability is 1 whatever the noise, and what is left of it says nothing of the next sample. Where a
+sample has many, as of a map's pixels, those of which it is not sure are among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +25,7 @@ import numpy as np
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.exact import exact
 from onnxgraft.stages.quantize.measure.measurer import last_quarter
@@ -40,6 +45,11 @@ _SURE, _WORSE = 2.0, 0.1
 _SILENT = -150.0
 # A channel of fewer values is none.
 _FEWEST = 16
+# Of fewer predictions in a sample what goes into a Softmax or Sigmoid is judged.
+_FEW = 256
+# What may stand between it and an output: nothing that computes.
+_BETWEEN = ("QuantizeLinear", "DequantizeLinear", "Identity", "Reshape", "Squeeze", "Unsqueeze",
+            "Flatten", "Transpose")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,8 +97,18 @@ class Judge:
         """
         self._table = table
         self._samples = samples
-        with exact(model, name="float", spinning=False) as session:
-            self._expected = [session.infer(sample.feeds) for sample in samples]
+        self._classified: tuple[str, ...] = ()
+        found = _classified(model)
+        with exact(model, outputs=_read(model, found), name="float", spinning=False) as session:
+            answers = [session.infer(sample.feeds) for sample in samples]
+        if answers:
+            self._classified = tuple(
+                name
+                for name, end in found.items()
+                if _predictions(answers[0][end.taken], end) < _FEW
+            )
+        ends = {name: found[name] for name in self._classified}
+        self._expected = [_judged(model, ends, answer) for answer in answers]
 
     def noise(
         self,
@@ -110,14 +130,76 @@ class Judge:
     def of(self, graph: Model, than: Noise | None = None) -> Noise:
         """Return the noise of a graph with Q and DQ, or with stored weights; see `noise`."""
         found: list[float] = []
-        with exact(graph, name="quantized", spinning=False) as session:
+        ends = _classified(graph)
+        ends = {name: ends[name] for name in self._classified}
+        with exact(graph, outputs=_read(graph, ends), name="quantized", spinning=False) as session:
             for right, sample in zip(self._expected, self._samples, strict=True):
-                found.append(noise_of(right, session.infer(sample.feeds)))
+                found.append(noise_of(right, _judged(graph, ends, session.infer(sample.feeds))))
                 if than is not None and len(found) == _FIRST:
                     worse = np.array(found) - than.samples[:_FIRST]
                     if (worse > _LEAST).all():
                         break
         return Noise(tuple(found))
+
+
+@dataclass(frozen=True)
+class _End:
+    """What makes an output's probabilities.
+
+    Attributes:
+        taken: The tensor that it takes.
+        axis: Of the classes that compete, of a Softmax.
+    """
+
+    taken: str
+    axis: int | None
+
+
+def _classified(model: Model) -> dict[str, _End]:
+    """Return the outputs that a Softmax or Sigmoid makes."""
+    found = {}
+    for output in model.graph.outputs:
+        tensor = output
+        while tensor.inputs and is_op(tensor.inputs[0], *_BETWEEN):
+            tensor = tensor.inputs[0].inputs[0]
+        node = tensor.inputs[0] if tensor.inputs else None
+        if node is not None and is_op(node, "Softmax", "Sigmoid"):
+            axis = int(node.attrs.get("axis", -1)) if node.op == "Softmax" else None
+            found[output.name] = _End(node.inputs[0].name, axis)
+    return found
+
+
+def _predictions(taken: Array, end: _End) -> int:
+    """Return how many predictions a sample has, each of several classes."""
+    if end.axis is not None:
+        classes = taken.shape[end.axis]
+    elif taken.ndim > 2:
+        classes = min(taken.shape[1:])
+    else:
+        classes = taken.size
+    return int(taken.size // max(classes, 1))
+
+
+def _read(model: Model, ends: Mapping[str, _End]) -> list[str]:
+    """Return the tensors to ask for: the outputs, and what is judged in their place."""
+    if not ends:
+        return []
+    names = [tensor.name for tensor in model.graph.outputs]
+    return list(dict.fromkeys([*names, *(end.taken for end in ends.values())]))
+
+
+def _judged(model: Model, ends: Mapping[str, _End], answers: Outputs) -> Outputs:
+    """Return the outputs, of those that are classified what is taken; no class's common part."""
+    found = {}
+    for output in model.graph.outputs:
+        values = answers[output.name]
+        end = ends.get(output.name)
+        if end is not None:
+            values = answers[end.taken]
+            if end.axis is not None:
+                values = values - values.mean(axis=end.axis, keepdims=True)
+        found[output.name] = values
+    return found
 
 
 def noise_of(expected: Outputs, actual: Outputs) -> float:

@@ -210,15 +210,18 @@ def test_a_depthwise_convolution_takes_the_whole_factor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "products"),
     [
-        ("[third]", "[extra] t = Sigmoid (g)  [third]"),
-        ("[act] b = Mul (a, g)", "[act] b = Add (a, g)"),
-        ("[sixth] g = Mul (c, part)", "[sixth] g = Mul (c, c)"),
+        ("[third]", "[extra] t = Sigmoid (g)  [third]", 1),
+        ("[act] b = Mul (a, g)", "[act] b = Add (a, g)", 0),
+        ("[sixth] g = Mul (c, part)", "[sixth] g = Mul (c, c)", 1),
     ],
     ids=["something else reads it", "no product", "no number"],
 )
-def test_a_gate_that_can_not_be_scaled_is_left(old: str, new: str, tmp_path: Path) -> None:
+def test_a_gate_that_can_not_be_scaled_is_left(
+    old: str, new: str, products: int, tmp_path: Path
+) -> None:
+    """What it makes may get a product of its own."""
     text = HARD_SWISH.replace(old, new)
     if "extra" in new:
         text = text.replace("16, 16] y)", "16, 16] y, float[N, 8, 16, 16] t)")
@@ -226,8 +229,59 @@ def test_a_gate_that_can_not_be_scaled_is_left(old: str, new: str, tmp_path: Pat
     constants = {name: np.float32(value) for name, value in limits.items()}
     model = model_of(text, {**weights(HARD_SWISH_SHAPES), **constants})
     equalized, done = equalize(model, samples_of(model, tmp_path))
-    assert not {"b", "g"} & set(done)
+    assert "g" not in done
+    assert equalized.operators()["Mul"] == model.operators()["Mul"] + products
     feeds = random_feeds(model.inputs, 2, seed=9)
     np.testing.assert_allclose(
         infer(equalized, feeds)["y"], infer(model, feeds)["y"], rtol=1e-4, atol=1e-4
     )
+
+
+def curve(activation: str, second: str = "group = 8") -> Model:
+    text = f"""
+    network (float[N, 3, 16, 16] image) => (float[N, 5, 16, 16] y) {{
+        [first] a = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
+        {activation}
+        [second] d = Conv <pads = [1, 1, 1, 1], {second}> (b, w2, b2)
+        [third] y = Conv (d, w3, b3)
+    }}
+    """
+    whole = {**HARD_SWISH_SHAPES, "w2": (8, 8, 3, 3)}
+    return model_of(text, weights(HARD_SWISH_SHAPES if second == "group = 8" else whole))
+
+
+CURVES = {
+    "hard_swish": "[act] b = HardSwish (a)",
+    "silu": "[gate] g = Sigmoid (a)  [act] b = Mul (a, g)",
+    "sigmoid": "[act] b = Sigmoid (a)",
+    "elu": "[act] b = Elu (a)",
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_what_a_curve_makes_for_a_depthwise_convolution_is_scaled(
+    name: str, tmp_path: Path
+) -> None:
+    model = curve(CURVES[name])
+    equalized, done = equalize(model, samples_of(model, tmp_path))
+    assert "b" in done
+    assert spread(equalized, "b") < 2.5
+    assert equalized.operators()["Mul"] == model.operators().get("Mul", 0) + 1
+    feeds = random_feeds(model.inputs, 4, seed=9)
+    expected, actual = infer(model, feeds)["y"], infer(equalized, feeds)["y"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_what_a_curve_makes_for_a_convolution_of_all_channels_is_left(
+    name: str, tmp_path: Path
+) -> None:
+    model = curve(CURVES[name], "group = 1")
+    assert "b" not in equalize(model, samples_of(model, tmp_path))[1]
+
+
+def test_uneven_channels_behind_a_curve_keep_their_signal(tmp_path: Path) -> None:
+    model = curve(CURVES["hard_swish"])
+    samples = samples_of(model, tmp_path)
+    found = improve(model, calibrate(model, samples), "tensorrt", samples, ["equalize"])
+    assert found.methods == ("equalize",)

@@ -16,6 +16,7 @@ from onnxgraft.data.ranges import BY_HAND, Ranges
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
+from onnxgraft.run.exact import exact
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.quantize import (
     IMPROVEMENTS,
@@ -31,7 +32,17 @@ from onnxgraft.stages.quantize import (
 from onnxgraft.stages.quantize.improve.whole import Judge, Noise, held_out, noise_of
 from onnxgraft.targets import target_names
 from tests.conftest import model_of
-from tests.quantize.networks import infer, pair, ranges_of, residual, samples_of, sqnr
+from tests.quantize.networks import (
+    PAIR,
+    PAIR_SHAPES,
+    infer,
+    pair,
+    ranges_of,
+    residual,
+    samples_of,
+    sqnr,
+    weights,
+)
 
 # Its function has its name.
 module = importlib.import_module("onnxgraft.stages.quantize.improve.improve")
@@ -252,6 +263,65 @@ def test_auto_judges_on_samples_that_it_did_not_see(tmp_path: Path) -> None:
     chosen = settle(model, calibrate(model, late), late, "tensorrt")
     assert max(chosen.tried.values()) < 10
     assert chosen.tensors["image"].maximum == values.max()
+
+
+CLASSIFIER = """
+network (float[N, 3, 16, 16] image) => (float[N, 10] y) {
+    [first] a = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
+    [relu] b = Relu (a)
+    [pool] c = GlobalAveragePool (b)
+    [flat] d = Flatten (c)
+    [second] e = Gemm (d, w2, b2)
+    [ready] f = Identity (e)
+    [end] p = Softmax <axis = -1> (f)
+    [named] y = Identity (p)
+}
+"""
+CLASSIFIER_SHAPES = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 10), "b2": (10,)}
+
+
+def classifier(end: str = "Softmax <axis = -1>") -> Model:
+    """Return one that is sure: of ten classes one has a probability of 1."""
+    constants = {name: 30 * value for name, value in weights(CLASSIFIER_SHAPES).items()}
+    return model_of(CLASSIFIER.replace("Softmax <axis = -1>", end), constants)
+
+
+@pytest.mark.parametrize("target", target_names())
+@pytest.mark.parametrize("end", ["Softmax <axis = -1>", "Sigmoid"])
+def test_a_sure_classifier_is_judged_by_what_its_end_takes(
+    end: str, target: str, tmp_path: Path
+) -> None:
+    model = classifier(end)
+    samples = samples_of(model, tmp_path)
+    ranges = calibrate(model, samples)
+    graph, _ = quantize(model, ranges, target)
+    taken = graph
+    expected = []
+    with exact(model, outputs=["e"]) as right, exact(taken, outputs=["e"]) as found:
+        for sample in samples:
+            pair_of = [session.infer(sample.feeds)["e"].copy() for session in (right, found)]
+            if end != "Sigmoid":
+                pair_of = [value - value.mean() for value in pair_of]
+            expected.append(noise_of({"e": pair_of[0]}, {"e": pair_of[1]}))
+    noise = Judge(model, samples, placement(target)).noise(model, ranges)
+    np.testing.assert_allclose(noise.samples, expected, atol=1e-6)
+    with exact(model) as right, exact(graph) as found:
+        sure = [noise_of(right.infer(s.feeds), found.infer(s.feeds)) for s in samples]
+    assert max(sure) < -140 < -70 < min(noise.samples)
+
+
+def test_a_map_s_probabilities_are_judged_themselves(tmp_path: Path) -> None:
+    text = PAIR.replace("[third] y = Conv", "[third] z = Conv").replace(
+        "(e, w3, b3)", "(e, w3, b3)  [end] y = Softmax <axis = 1> (z)"
+    ).replace("8, 8] y", "32, 32] y").replace("16, 16]", "64, 64]")  # fmt: skip
+    model = model_of(text, weights(PAIR_SHAPES))
+    samples = samples_of(model, tmp_path)
+    ranges = calibrate(model, samples)
+    graph, _ = quantize(model, ranges, "tensorrt")
+    with exact(model) as right, exact(graph) as found:
+        expected = [noise_of(right.infer(s.feeds), found.infer(s.feeds)) for s in samples]
+    noise = Judge(model, samples, placement("tensorrt")).noise(model, ranges)
+    np.testing.assert_allclose(noise.samples, expected, atol=1e-6)
 
 
 def test_auto_chooses_again_for_another_target(tmp_path: Path) -> None:
