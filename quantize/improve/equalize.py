@@ -48,8 +48,8 @@ _COMMUTING = frozenset({
 })  # fmt: skip
 # Curves that engines compute together with a product behind them.
 _CURVES = frozenset({
-    "Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Selu", "Sigmoid", "Softplus", "Swish",
-    "Tanh",
+    "Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Selu", "Sigmoid", "Softplus",
+    "Swish", "Tanh",
 })  # fmt: skip
 _WEIGHTED = ("Conv", "ConvTranspose")
 # Dimensions as numbers or as symbols: they are only compared.
@@ -87,6 +87,13 @@ class Group:
             return int(shape[0])
         return int(shape[1] * node.attrs.get("group", 1))
 
+    def products(self, operators: Collection[str]) -> bool:
+        """Tell whether one of some operators makes a product that would get a factor a channel."""
+        made = [
+            node for node in (*self.gains, *self.gates, *self.curves) if is_op(node, *operators)
+        ]
+        return bool(made) or ("Mul" in operators and bool(self.gates))
+
     def divide(self, graph: gs.Graph, factors: Array, shapes: Shapes) -> None:
         """Divide the channels of all tensors by ``factors``; what follows stays the same."""
         for node in self.producers:
@@ -102,7 +109,7 @@ class Group:
 
 
 def equalize(
-    model: Model, samples: Samples, keep: Collection[str] = (), *, gains: bool = True
+    model: Model, samples: Samples, keep: Collection[str] = (), *, integers: Collection[str] = ()
 ) -> tuple[Model, list[str]]:
     """Return a model that computes the same with evened channels, and the tensors concerned.
 
@@ -110,15 +117,15 @@ def equalize(
         model: A float graph.
         samples: Tell how large each channel gets.
         keep: Tensors whose values stay as they are, such as those that have a range by hand.
-        gains: Whether a product may get a factor for each channel, in place of one or none.
+        integers: Operators that the target computes in integers: a product of them gets no factor
+            for each channel, with which it would stay in float.
     """
     equalized = model.copy()
     shapes = shapes_of(model)
     groups = [
         group
         for group in scale_groups(equalized.graph, shapes)
-        if not any(tensor.name in keep for tensor in group.tensors)
-        and (gains or not (group.gains or group.gates or group.curves))
+        if not any(tensor.name in keep for tensor in group.tensors) and not group.products(integers)
     ]
     if not groups:
         return equalized, []

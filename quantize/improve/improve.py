@@ -191,7 +191,7 @@ class _Work:
 def _equalize(work: _Work, state: Prepared) -> tuple[Prepared, str]:
     keep = _by_hand(state.ranges)
     # Where products are computed in integers, one by a factor for each channel would stay in float.
-    model, done = equalize(state.model, work.few, keep, gains="Mul" not in work.table.also)
+    model, done = equalize(state.model, work.few, keep, integers=work.table.also)
     if not done:
         return state, ""
     ranges = _again(model, state.ranges, work.few, work.table)

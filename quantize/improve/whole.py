@@ -37,6 +37,9 @@ __all__ = ["Judge", "Noise", "held_out", "spread"]
 # So many samples are run, at most; what is worse on each of the first few is not run on the others.
 SAMPLES = 8
 _FIRST = 3
+# Of outputs of few values the noise of one sample says little: more are run, unless the usual number
+# shows no gain.
+_MORE = 32
 # Of dB; what is less is no difference.
 _LEAST = 0.05
 # By so many standard errors it is sure that a choice is not worse than that, in dB.
@@ -99,16 +102,21 @@ class Judge:
         self._samples = samples
         self._classified: tuple[str, ...] = ()
         found = _classified(model)
+        ends: dict[str, _End] = {}
         with exact(model, outputs=_read(model, found), name="float", spinning=False) as session:
-            answers = [session.infer(sample.feeds) for sample in samples]
-        if answers:
-            self._classified = tuple(
-                name
-                for name, end in found.items()
-                if _predictions(answers[0][end.taken], end) < _FEW
-            )
-        ends = {name: found[name] for name in self._classified}
-        self._expected = [_judged(model, ends, answer) for answer in answers]
+            if len(samples):
+                answers = session.infer(next(iter(samples.head(1))).feeds)
+                ends = {
+                    name: end
+                    for name, end in found.items()
+                    if _predictions(answers[end.taken], end) < _FEW
+                }
+                values = sum(value.size for value in _judged(model, ends, answers).values())
+                self._samples = spread(samples, _MORE if values < _FEW else SAMPLES)
+            self._expected = [
+                _judged(model, ends, session.infer(sample.feeds)) for sample in self._samples
+            ]
+        self._classified = tuple(ends)
 
     def noise(
         self,
@@ -135,9 +143,9 @@ class Judge:
         with exact(graph, outputs=_read(graph, ends), name="quantized", spinning=False) as session:
             for right, sample in zip(self._expected, self._samples, strict=True):
                 found.append(noise_of(right, _judged(graph, ends, session.infer(sample.feeds))))
-                if than is not None and len(found) == _FIRST:
-                    worse = np.array(found) - than.samples[:_FIRST]
-                    if (worse > _LEAST).all():
+                if than is not None and len(found) in (_FIRST, SAMPLES):
+                    worse = np.array(found) - than.samples[: len(found)]
+                    if (worse > _LEAST).all() or (len(found) == SAMPLES and worse.mean() >= 0):
                         break
         return Noise(tuple(found))
 
@@ -269,7 +277,7 @@ def held_out(samples: Samples, skipped: Collection[str] = ()) -> tuple[Samples, 
     if first == total:
         return samples, samples
     fitted = replace(samples, indices=samples.indices[:first])
-    return fitted, spread(replace(samples, indices=samples.indices[first:]), SAMPLES)
+    return fitted, replace(samples, indices=samples.indices[first:])
 
 
 def spread(samples: Samples, count: int) -> Samples:

@@ -310,12 +310,33 @@ def test_a_sure_classifier_is_judged_by_what_its_end_takes(
     assert max(sure) < -140 < -70 < min(noise.samples)
 
 
+def test_of_few_values_more_samples_are_run(tmp_path: Path) -> None:
+    few, many = classifier(), pair()
+    ran = {}
+    for model in (few, many):
+        samples = samples_of(model, tmp_path)  # 24
+        judge = Judge(model, samples, placement("tensorrt"))
+        ran[model is few] = len(judge.noise(model, calibrate(model, samples)).samples)
+    assert ran == {True: 24, False: 8}
+
+
+def test_what_gains_nothing_on_the_usual_number_of_samples_is_not_run_on_more(
+    tmp_path: Path,
+) -> None:
+    model = classifier()
+    samples = samples_of(model, tmp_path)
+    ranges = calibrate(model, samples)
+    judge = Judge(model, samples, placement("tensorrt"))
+    least = judge.noise(model, ranges)
+    assert len(judge.noise(model, ranges, than=least).samples) == 8
+
+
 def test_a_map_s_probabilities_are_judged_themselves(tmp_path: Path) -> None:
     text = PAIR.replace("[third] y = Conv", "[third] z = Conv").replace(
         "(e, w3, b3)", "(e, w3, b3)  [end] y = Softmax <axis = 1> (z)"
     ).replace("8, 8] y", "32, 32] y").replace("16, 16]", "64, 64]")  # fmt: skip
     model = model_of(text, weights(PAIR_SHAPES))
-    samples = samples_of(model, tmp_path)
+    samples = samples_of(model, tmp_path).head(8)
     ranges = calibrate(model, samples)
     graph, _ = quantize(model, ranges, "tensorrt")
     with exact(model) as right, exact(graph) as found:
