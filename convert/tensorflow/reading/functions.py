@@ -467,7 +467,7 @@ def _brings_code(file: Path, config: Any, trust: Trust) -> bool:
         # A lambda has no name of its own: whoever trusts a layer trusts those in it.
         called = _names(owner if entry["class_name"] == "__lambda__" else entry)
         if not trusts(trust, *called):
-            refused.append((entry["class_name"], called[0] or called[1], does))
+            refused.append((str(entry["class_name"]), called[0] or called[1], does))
     if not refused:
         return found
     kind, name, does = refused[0]
