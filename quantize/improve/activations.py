@@ -9,6 +9,7 @@ what the methods of `calibrate` choose, and steps between the largest value seen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +29,8 @@ __all__ = ["Grid", "activation_grid", "choose_activations", "fake_quantized"]
 
 # Of the largest magnitude seen.
 _FACTORS = np.geomspace(1.0, 0.05, 20)
+# By so much finer steps have to be, where zero is not in the middle: half the noise.
+_FINER = math.sqrt(2)
 # The error of a part of it that is so much larger than the least can't become less further down.
 _HOPELESS = 4.0
 # For this choice a part of the vectors tells the same: so many, and so many numbers.
@@ -49,21 +52,25 @@ class Grid:
     dtype: np.dtype[Any]
 
 
-def activation_grid(value: Range, table: Placement, *, second: bool = False) -> Grid:
+def activation_grid(value: Range, table: Placement, operand: int | None = None) -> Grid:
     """Return how the target stores an activation with that range.
 
     Args:
         value: The range.
         table: Of the target.
-        second: Whether it is the second input of a product of activations: kernels that have int8
-            want it there, as they do of weights.
+        operand: Of a product of activations, which of them it is: kernels that have int8 want it in
+            the second, as they do of weights, and no zero point but 0 in either.
     """
     if table.format == "fp8":
         return Grid(value.amax / float8.LARGEST, 0, float8.FLOAT8)
-    if table.symmetric and not (table.unsigned and value.low >= 0 and not second):
-        return Grid(value.amax / 127, 0, np.dtype(np.int8))
     low, high = min(value.low, 0.0), max(value.high, 0.0)
     scale = (high - low) / 255
+    even = Grid(value.amax / 127, 0, np.dtype(np.int8))
+    if table.symmetric:
+        above = table.unsigned and low == 0 and operand != 1
+        lopsided = table.lopsided and operand is None and scale * _FINER <= even.scale
+        if not above and not lopsided:
+            return even
     return Grid(scale, round(-low / scale), np.dtype(np.uint8))
 
 

@@ -56,12 +56,12 @@ class Point:
     Attributes:
         tensor: Whose range is needed.
         consumers: The nodes that read the quantized tensor; None: all of them.
-        second: Whether it is the second input of a product of two activations.
+        operand: Of a product of two activations, which of them it is: 0, or 1, also if it is both.
     """
 
     tensor: gs.Tensor
     consumers: tuple[gs.Node, ...] | None
-    second: bool = False
+    operand: int | None = None
 
 
 def placement(target: str, cpu: Cpu | None = None, kind: Format = "int8") -> Placement:
@@ -107,10 +107,10 @@ def placement_text(table: Placement) -> str:
         "channel.\n"
         f'target = "{table.target}"\nformat = "{table.format}"\nweights = {{ {weights} }}\n'
         "# int8 around zero, or uint8 with a zero point; whether what is never negative is uint8\n"
-        "# all the same; whether outputs are quantized too; whether biases become int32; whether\n"
-        "# pairs of products fit into 16 bits; whether the shortcut of a residual Add is\n"
-        "# quantized; whether products of two activations run in INT8; whether layers in the\n"
-        "# bodies of If, Loop and Scan do.\n"
+        "# all the same, and what is far less on one side of zero; whether outputs are quantized\n"
+        "# too; whether biases become int32; whether pairs of products fit into 16 bits; whether\n"
+        "# the shortcut of a residual Add is quantized; whether products of two activations run\n"
+        "# in INT8; whether layers in the bodies of If, Loop and Scan do.\n"
         f"{flags}\n"
         "# How many tokens such products may have at most; 0 for any number.\n"
         f"tokens = {table.tokens}\n"
@@ -187,7 +187,17 @@ def _check_recurrent(file: Path, recurrent: object) -> None:
 
 
 _TENSOR = "tensor"
-_FLAGS = ("symmetric", "unsigned", "outputs", "bias", "pairs", "residual", "products", "bodies")
+_FLAGS = (
+    "symmetric",
+    "unsigned",
+    "lopsided",
+    "outputs",
+    "bias",
+    "pairs",
+    "residual",
+    "products",
+    "bodies",
+)
 
 
 def _axes(file: Path, weights: object) -> dict[str, int | None]:
@@ -304,7 +314,12 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
     wanted = {id(node) for node in chosen}
     own = {id(node) for node in graph.nodes}
     readers: dict[int, tuple[gs.Tensor, list[gs.Node] | None]] = {}
-    second: set[int] = set()
+    operands: dict[int, int] = {}
+
+    def told(tensor: gs.Tensor, node: gs.Node, place: int) -> None:
+        if is_product(node):
+            operands[id(tensor)] = max(place, operands.get(id(tensor), 0))
+
     for node, place in _read(chosen):
         tensor, reader = node.inputs[place], node
         while True:
@@ -317,10 +332,10 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
             if table.outputs:
                 # Its kernels run in integers only between a DequantizeLinear and a QuantizeLinear.
                 readers[id(tensor)] = (tensor, None)
-                second |= {id(tensor)} if place else set()
+                told(tensor, node, place)
             wanted.add(id(source))
             tensor, reader = source.inputs[0], source
-        second |= {id(tensor)} if place else set()
+        told(tensor, node, place)
         _, nodes = readers.setdefault(id(tensor), (tensor, []))
         if nodes is not None and all(reader is not other for other in nodes):
             nodes.append(reader)
@@ -337,7 +352,7 @@ def points(graph: gs.Graph, table: Placement, chosen: list[gs.Node]) -> list[Poi
             if not _fixed(graph, tensor) and id(tensor) not in between.scaled:
                 readers[id(tensor)] = (tensor, None)
     return [
-        Point(tensor, None if nodes is None else tuple(nodes), key in second)
+        Point(tensor, None if nodes is None else tuple(nodes), operands.get(key))
         for key, (tensor, nodes) in readers.items()
     ]
 

@@ -11,7 +11,7 @@ or in FP8, where everything that is said of integers is of its numbers, and
 An activation's scale is amax / 127 where the target is symmetric, and amax / 448 in FP8. Where it
 is not, the range is first widened to hold 0, then scale = (high - low) / 255 and zero point =
 round(-low / scale); so is it where a symmetric target takes uint8 for what is never negative, with
-a zero point of 0.
+a zero point of 0, or for what is far less on one side of zero than on the other.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ def _place(
     for point in found:
         value = _range(known, point.tensor)
         if value is not None and _wrong(value) is None:
-            grids[point.tensor.name] = activation_grid(value, table, second=point.second)
+            grids[point.tensor.name] = activation_grid(value, table, point.operand)
     coarse = {}
     for node in chosen:
         if not _weighted(node):

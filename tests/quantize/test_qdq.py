@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxgraft.data.ranges import Ranges
+from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model, Source
@@ -21,6 +21,7 @@ from onnxgraft.run.difference import Difference
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize import calibrate, placement, quantize
+from onnxgraft.stages.quantize.improve.activations import activation_grid
 from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.targets import target_names
 from tests.conftest import model_of, outputs_of
@@ -297,6 +298,41 @@ def test_uint8_halves_the_error_of_what_is_never_negative(tmp_path: Path) -> Non
         model = quantized(original, tmp_path, target, set_range={"seen": (0.0, 8.0)})
         errors[target] = np.abs(outputs_of(model)["y"] - expected).mean()
     assert errors["openvino"] == pytest.approx(errors["tensorrt"] * 127 / 255, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "zero"),
+    # As of a SiLU, of an ELU, of what is never positive; and of what is much the same on both sides.
+    [(-0.3, 10.0, 7), (-1.0, 4.0, 51), (-8.0, 0.0, 255), (-2.0, 0.5, 204), (-4.0, 6.0, None)],
+)
+def test_a_lopsided_tensor_has_a_zero_point_of_its_own_for_openvino(
+    low: float, high: float, zero: int | None
+) -> None:
+    value = Range(low, high, low, high, "given")
+    found = activation_grid(value, placement("openvino"))
+    if zero is None:
+        assert found == activation_grid(value, placement("tensorrt"))
+    else:
+        assert (found.dtype, found.zero_point) == (np.uint8, zero)
+        assert found.scale == pytest.approx((high - low) / 255)
+    # TensorRT takes no zero point, and OpenVINO's kernels for products of activations none either.
+    for operand in (0, 1):
+        even = activation_grid(value, placement("openvino"), operand)
+        assert even == activation_grid(value, placement("tensorrt"))
+        assert (even.dtype, even.zero_point) == (np.int8, 0)
+
+
+def test_a_zero_point_halves_the_noise_of_what_is_lopsided(tmp_path: Path) -> None:
+    text = """
+    network (float[N, 4, 8, 8] x) => (float[N, 4, 8, 8] y) { seen = Elu (x)  y = Conv (seen, w) }
+    """
+    original = model_of(text, {"w": np.eye(4, dtype=np.float32)[:, :, None, None]})
+    expected = outputs_of(original)["y"]
+    errors = {}
+    for target in SYMMETRIC:
+        model = quantized(original, tmp_path, target, set_range={"seen": (-1.0, 8.0)})
+        errors[target] = np.abs(outputs_of(model)["y"] - expected).mean()
+    assert errors["openvino"] == pytest.approx(errors["tensorrt"] * 9 / 255 * 127 / 8, rel=0.1)
 
 
 def test_activations_are_uint8_with_a_zero_point_for_onnxruntime(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ OPENVINO = Target(
         weights={"Conv": 0, "ConvTranspose": None, "Gemm": 1, "MatMul": 1},
         symmetric=True,
         unsigned=True,
+        lopsided=True,
         products=True,
         # No LSTM: its first state is wrong in INT8, by 128 steps of the input. A GRU is not built,
         # and weights alone are unfolded in the engine.
