@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["OpenVino", "build", "check", "config_of", "load", "runs_here"]
 
 _CPU = "CPU"
+# Of feeds, so many are remembered.
+_MOST_SIZES = 64
 _FLOATS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
 
@@ -242,6 +244,8 @@ class OpenVino(Computing):
         if streams is not None:
             self._config["NUM_STREAMS"] = streams
         self._lock = threading.Lock()
+        # The shapes of the outputs, by those of the feeds.
+        self._made: dict[tuple[tuple[int, ...], ...], dict[str, tuple[int, ...]]] = {}
         self._results = Buffers()
         # It stays open, so that a model is the one it was even if the path has another by then.
         self._file: BinaryIO | None = path.open("rb")
@@ -285,6 +289,7 @@ class OpenVino(Computing):
         checked = check_feeds(self.name, self.inputs, feeds)
         check_into(self.name, self.outputs, into, checked)
         values = [np.asarray(value, order="C") for value in checked.values()]
+        self._check_room(checked, into)
         part = self._parts[-1] if _is_single(values) else self._parts[0]
         # Requests of their own, by what they write: one that a caller's array was given to, and
         # none in its place, would write there again.
@@ -308,6 +313,27 @@ class OpenVino(Computing):
             raise ModelError(f"{self.name}: OpenVINO can't run it: {_reason(error)}") from error
         with self._lock:  # not one that failed
             waiting.append(request)
+
+    def _check_room(self, feeds: Feeds, into: Mapping[str, Array]) -> None:
+        """Raise InputError where an array has not the shape of an output for feeds of these sizes.
+
+        OpenVINO does not tell it on every machine: on one processor it runs and writes elsewhere.
+        What the shapes are is known from running once, for each new size of the feeds.
+        """
+        if all(
+            isinstance(dim, int) for spec in self.outputs if spec.name in into for dim in spec.shape
+        ):
+            return  # `check_into` knows
+        sizes = tuple(value.shape for value in feeds.values())
+        found = self._made.get(sizes)
+        if found is None:
+            found = {name: value.shape for name, value in self.infer(feeds).items()}
+            if len(self._made) == _MOST_SIZES:
+                self._made.clear()
+            self._made[sizes] = found
+        for name, array in into.items():
+            if found[name] != array.shape:
+                raise other_shape(self.name, name, array, found[name])
 
     def layers(self) -> list[Layer]:
         """Return the model's layers as OpenVINO fused them."""

@@ -37,8 +37,8 @@ __all__ = ["Judge", "Noise", "held_out", "spread"]
 # So many samples are run, at most; what is worse on each of the first few is not run on the others.
 SAMPLES = 8
 _FIRST = 3
-# Of outputs of few values the noise of one sample says little: more are run, unless the usual number
-# shows no gain.
+# Of outputs of few values the noise of one sample says little: more are run, unless the usual
+# number shows no gain.
 _MORE = 32
 # Of dB; what is less is no difference.
 _LEAST = 0.05

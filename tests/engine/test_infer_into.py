@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -118,6 +121,32 @@ def test_an_array_that_does_not_fit_is_told(
     whole = room()
     engine.infer_into({"x": feed()}, whole)
     np.testing.assert_array_equal(whole["y"], np.maximum(feed(), 0))
+
+
+ON_ONE = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import numpy as np, onnxgraft
+small = np.full((1, 3, 4, 6), 7, np.float32)
+with onnxgraft.load_engine(sys.argv[1]) as engine:
+    try:
+        engine.infer_into({"x": np.ones((2, 3, 4, 6), np.float32)}, {"y": small})
+    except onnxgraft.errors.InputError as error:
+        print(error)
+    engine.infer_into({"x": np.full((1, 3, 4, 6), 5, np.float32)}, {"y": small})
+print(set(small.reshape(-1)) == {5})
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="there is no affinity here")
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_array_that_is_too_small_is_told_on_one_processor(target: str, folder: Path) -> None:
+    """A library counts processors when it is loaded, so this takes a new Python."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_ONE, folder / f"free.{target}"], capture_output=True, text=True
+    )
+    assert "y is (2, 3, 4, 6) for these feeds" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "True"
 
 
 def test_an_array_that_may_not_be_written_is_told(engine: Any) -> None:

@@ -302,7 +302,7 @@ def test_uint8_halves_the_error_of_what_is_never_negative(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("low", "high", "zero"),
-    # As of a SiLU, of an ELU, of what is never positive; and of what is much the same on both sides.
+    # As of a SiLU, an ELU, of what is never positive; and of what is much the same on both sides.
     [(-0.3, 10.0, 7), (-1.0, 4.0, 51), (-8.0, 0.0, 255), (-2.0, 0.5, 204), (-4.0, 6.0, None)],
 )
 def test_a_lopsided_tensor_has_a_zero_point_of_its_own_for_openvino(

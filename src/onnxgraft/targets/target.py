@@ -62,8 +62,8 @@ class Placement:
         symmetric: int8 with zero point 0, or else uint8 with one.
         unsigned: Where symmetric, whether a tensor that is never negative is uint8 with zero
             point 0: twice the steps over the same range.
-        lopsided: Where symmetric, whether a tensor that is far less below 0 than above, or the other
-            way round, is uint8 with a zero point that fits, as what a SiLU or GELU makes.
+        lopsided: Where symmetric, whether a tensor that is far less on one side of 0 than on the
+            other, as what a SiLU or GELU makes, is uint8 with a zero point that fits.
         outputs: Whether the outputs of layers are quantized too.
         bias: Whether the bias becomes int32 with a DequantizeLinear.
         pairs: Whether two neighbouring products of bytes have to fit into 16 bits, as CPUs without
