@@ -172,7 +172,7 @@ def _classified(model: Model) -> dict[str, _End]:
             tensor = tensor.inputs[0].inputs[0]
         node = tensor.inputs[0] if tensor.inputs else None
         if node is not None and is_op(node, "Softmax", "Sigmoid"):
-            axis = int(node.attrs.get("axis", -1)) if node.op == "Softmax" else None
+            axis = int(node.attrs.get("axis", -1)) if is_op(node, "Softmax") else None
             found[output.name] = _End(node.inputs[0].name, axis)
     return found
 

@@ -41,6 +41,8 @@ def run(net: Path, out: Path, *, keep_going: bool = False, workers: int = 1) -> 
     )  # fmt: skip
     recipe.bench.rounds = recipe.bench.runs = 1
     recipe.calibrate.method = "minmax"  # the fastest
+    # Not `equalize`, whose graph has ranges of its own.
+    recipe.quantize.improve = ("activations", "rounding")
     return deploy(recipe, out, keep_going=keep_going, workers=workers)
 
 
