@@ -55,8 +55,9 @@ Improvement = Literal["equalize", "smooth", "activations", "weights", "rounding"
 IMPROVEMENTS: tuple[Improvement, ...] = get_args(Improvement)
 
 # What these take away is wrong in every sample alike, and decides between classes by more than its
-# part of the noise: they stay where that is no more.
-_SYSTEMATIC = ("bias",)
+# part of the noise: they stay where that is no more, in a network that keeps so much of its signal,
+# in dB. In one that keeps less what noise adds is chance.
+_SYSTEMATIC, _SIGNAL = ("bias",), 6.0
 
 # How many samples are run to look at layers and channels, and to see what outputs are off.
 SAMPLES, RUN = 16, 8
@@ -140,7 +141,8 @@ def improve(
             found = replace(found, ranges=_again(found.model, best.ranges, samples, table))
             noise = judge.noise(found.model, found.ranges, found.improved)
         with_it, without = f"{-noise.mean:.1f} dB", f"{-least.beside(noise).mean:.1f} dB"
-        if noise.better_than(least) or (name in _SYSTEMATIC and noise.no_worse_than(least)):
+        free = name in _SYSTEMATIC and least.mean < -_SIGNAL
+        if noise.better_than(least) or (free and noise.no_worse_than(least)):
             best, least = replace(found, methods=(*best.methods, name)), noise
             notes.append(f"{done}: {without} of signal over noise became {with_it}")
         else:

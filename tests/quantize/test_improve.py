@@ -374,15 +374,22 @@ def test_a_method_with_which_nothing_is_finite_does_not_win(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("gain", "stay"), [(0.5, {"rounding", "bias"}), (0.0, {"bias"}), (-0.5, set())],
-    ids=["a gain", "none", "a loss"],
-)  # fmt: skip
+    ("level", "gain", "stay"),
+    [
+        (-20.0, 0.5, {"rounding", "bias"}),
+        (-20.0, 0.0, {"bias"}),
+        (-20.0, -0.5, set()),
+        (-3.0, 0.0, set()),
+        (-3.0, 0.5, {"rounding", "bias"}),
+    ],
+    ids=["a gain", "none", "a loss", "none, and hardly a signal", "a gain, and hardly a signal"],
+)
 def test_without_a_gain_the_biases_alone_stay_corrected(
-    gain: float, stay: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    level: float, gain: float, stay: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Told(Judge):
         def noise(self, *_: Any, **__: Any) -> Noise:
-            self.level = getattr(self, "level", -20.0 + gain) - gain
+            self.level = getattr(self, "level", level + gain) - gain
             return Noise((self.level,) * 4)
 
     monkeypatch.setattr(module, "Judge", Told)
