@@ -19,7 +19,7 @@ What anything else reads or writes stays as it is.
 A depthwise convolution has a scale of its own for each channel's weights, so it takes the whole
 factor: s = a. What a curve makes, as HardSwish or x Sigmoid(x), can't be scaled within, but where
 depthwise convolutions alone read it, it is multiplied by 1 / s: each of its channels is rounded in
-steps of its own, and engines compute the product together with the curve.
+steps of its own, for the price of a product.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _COMMUTING = frozenset({
     "AveragePool", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu",
     "MaxPool", "Relu",
 })  # fmt: skip
-# Curves that engines compute together with a product behind them.
+# Of one value each: they can't be scaled within.
 _CURVES = frozenset({
     "Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Selu", "Sigmoid", "Softplus",
     "Swish", "Tanh",

@@ -295,9 +295,8 @@ def test_a_sure_classifier_is_judged_by_what_its_end_takes(
     samples = samples_of(model, tmp_path)
     ranges = calibrate(model, samples)
     graph, _ = quantize(model, ranges, target)
-    taken = graph
     expected = []
-    with exact(model, outputs=["e"]) as right, exact(taken, outputs=["e"]) as found:
+    with exact(model, outputs=["e"]) as right, exact(graph, outputs=["e"]) as found:
         for sample in samples:
             pair_of = [session.infer(sample.feeds)["e"].copy() for session in (right, found)]
             if end != "Sigmoid":
