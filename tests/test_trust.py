@@ -121,6 +121,9 @@ DOCUMENTS: dict[str, tuple[Callable[[Path], object], Callable[[], bytes], str]] 
     "deep_recipe.toml": (read_recipe, lambda: b"a = " + b"[" * 50_000, "nested too deep"),
     "large_recipe.toml": (read_recipe, lambda: b"#" * (2 << 20), "at most 1 MB of TOML"),
     "deep_overrides.toml": (read_overrides, lambda: b"a = " + b"[" * 50_000, "nested too deep"),
+    # So deep that it is read, but not shown.
+    "keys_overrides.toml": (
+        read_overrides, lambda: b"a" + b".a" * 900 + b" = 1", "nested too deep"),
     "large.cache": (read_cache, lambda: b"a: 0\n" * (14 << 20), "at most 64 MB of a calibration"),
     "pixels.png": (read_image, lambda: hostile.png(60_000, 60_000), "pixels in an image"),
     "histograms.npz": (

@@ -9,7 +9,6 @@ and only what is known to compute is handed on.
 from __future__ import annotations
 
 import io
-import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from onnxgraft.errors import ModelError
+from onnxgraft.files import parse_json
 from onnxgraft.files.archives import check_archive
 from onnxgraft.files.limits import DOCUMENT_BYTES, EXTERNAL_GROWTH, NODES
 from onnxgraft.files.trust import offer
@@ -128,8 +128,8 @@ def _document(file: Path, reader: Any, name: str) -> dict[str, Any]:
     data = _record(file, reader, name)
     DOCUMENT_BYTES.check(len(data), f"{file}: its member {name}")
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(data)
+    except ValueError as error:
         raise ModelError(f"{file}: its member {name} is damaged ({error})") from error
     if not isinstance(document, dict):
         raise ModelError(f"{file}: its member {name} is damaged (it is no table)")
@@ -255,7 +255,7 @@ def _check_operator(where: str, file: Path, target: str) -> None:
 def _check_tree(file: Path, text: str) -> None:
     """Look at how inputs or outputs are nested: classes are imported by their names."""
     try:
-        stack = [json.loads(text)[1]]
+        stack = [parse_json(text)[1]]
         while stack:
             tree = stack.pop()
             kind, context = tree["type"], str(tree["context"])

@@ -1,7 +1,7 @@
 """`auto`: the method that chooses all ranges is the one with which the whole network loses least.
 
-Each method chooses from what the first three quarters of the samples showed; the network then runs
-on samples of the last quarter, in the form of the target. The best one chooses from all samples.
+Each method chooses from what three quarters of the samples showed; the network then runs on samples
+of the fourth, in the form of the target. The best one chooses from all samples.
 """
 
 from __future__ import annotations

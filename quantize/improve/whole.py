@@ -1,8 +1,8 @@
 """What the whole network loses in INT8: the exact reference's answers beside the float graph's.
 
 A choice that is right for one layer may be wrong for the network. So what was chosen is run, on
-calibration samples that had no part in the choice: those of the last quarter, which `held_out`
-keeps apart. The noise is in dB, less is better:
+calibration samples that had no part in the choice: a quarter of them, which `held_out` keeps
+apart. The noise is in dB, less is better:
 
     10 log10 (sum of (y - y')^2 / sum of (y - mean y)^2)
 
@@ -21,6 +21,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples
@@ -28,7 +29,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.exact import exact
-from onnxgraft.stages.quantize.measure.measurer import last_quarter
+from onnxgraft.stages.quantize.measure.measurer import last_quarter, quarter_last
 from onnxgraft.stages.quantize.place.placement import Placement
 from onnxgraft.stages.quantize.place.qdq import Improved, quantize
 
@@ -164,17 +165,41 @@ class _End:
 
 
 def _classified(model: Model) -> dict[str, _End]:
-    """Return the outputs that a Softmax or Sigmoid makes."""
+    """Return the outputs that a Softmax or Sigmoid makes, with what it takes."""
     found = {}
     for output in model.graph.outputs:
         tensor = output
         while tensor.inputs and is_op(tensor.inputs[0], *_BETWEEN):
             tensor = tensor.inputs[0].inputs[0]
-        node = tensor.inputs[0] if tensor.inputs else None
-        if node is not None and is_op(node, "Softmax", "Sigmoid"):
-            axis = int(node.attrs.get("axis", -1)) if is_op(node, "Softmax") else None
-            found[output.name] = _End(node.inputs[0].name, axis)
+        end = _end(tensor.inputs[0]) if tensor.inputs else None
+        if end is not None:
+            found[output.name] = end
     return found
+
+
+def _end(node: gs.Node) -> _End | None:
+    """Return what a node takes that makes probabilities; it may be the last one of a Softmax."""
+    if is_op(node, "Sigmoid"):
+        return _End(node.inputs[0].name, None)
+    if is_op(node, "Softmax"):
+        return _End(node.inputs[0].name, int(node.attrs.get("axis", -1)))
+    if not is_op(node, "Div"):
+        return None
+    # As JAX writes it: e = Exp(x), then e over its own sum.
+    exponentials, total = node.inputs
+    while total.inputs and is_op(total.inputs[0], "Expand", *_BETWEEN):
+        total = total.inputs[0].inputs[0]
+    exp, summed = (tensor.inputs[0] if tensor.inputs else None for tensor in (exponentials, total))
+    if not is_op(exp, "Exp") or not is_op(summed, "ReduceSum"):
+        return None
+    if summed.inputs[0] is not exponentials:
+        return None
+    axes = summed.attrs.get("axes")
+    if len(summed.inputs) > 1 and isinstance(summed.inputs[1], gs.Constant):
+        axes = summed.inputs[1].values
+    if axes is None or np.size(axes) != 1:
+        return None
+    return _End(exp.inputs[0].name, int(np.ravel(axes)[0]))
 
 
 def _predictions(taken: Array, end: _End) -> int:
@@ -263,21 +288,23 @@ def _channels(values: Array) -> Array:
 def held_out(samples: Samples, skipped: Collection[str] = ()) -> tuple[Samples, Samples]:
     """Return the samples that may be fitted to, and those on which it is judged.
 
-    The last quarter is kept apart; of fewer than four samples none can be, so that both are all.
+    A quarter is kept apart, from all over; of fewer than four samples none can be, so that both are
+    all.
 
     Args:
         samples: Of calibration.
         skipped: The names of those that can't be used.
     """
-    if skipped:
-        usable = [i for at, i in enumerate(samples.indices) if samples.name(at) not in skipped]
-        samples = replace(samples, indices=tuple(usable))
-    total = len(samples)
-    first = last_quarter(total)
-    if first == total:
-        return samples, samples
-    fitted = replace(samples, indices=samples.indices[:first])
-    return fitted, replace(samples, indices=samples.indices[first:])
+    ordered, first = quarter_last(samples), last_quarter(len(samples))
+    usable = [i for i in range(len(ordered)) if ordered.name(i) not in skipped]
+    fitted, kept = (
+        replace(ordered, indices=tuple(ordered.indices[i] for i in usable if (i < first) is side))
+        for side in (True, False)
+    )
+    if len(fitted) and len(kept):
+        return fitted, kept
+    both = replace(samples, indices=fitted.indices + kept.indices)
+    return both, both
 
 
 def spread(samples: Samples, count: int) -> Samples:

@@ -18,7 +18,14 @@ from onnxgraft.graph.model import Model
 from onnxgraft.progress import track
 from onnxgraft.stages.quantize.measure.checkpoint import Checkpoint
 from onnxgraft.stages.quantize.measure.inside import opened, shut
-from onnxgraft.stages.quantize.measure.measurer import Job, Tally, last_quarter, numbered, shards_of
+from onnxgraft.stages.quantize.measure.measurer import (
+    Job,
+    Tally,
+    last_quarter,
+    numbered,
+    quarter_last,
+    shards_of,
+)
 from onnxgraft.stages.quantize.measure.observers import every_tensor, find_sites
 from onnxgraft.stages.quantize.measure.shards import run_shards
 from onnxgraft.stages.quantize.measure.thresholds import Method, choose_range
@@ -87,7 +94,7 @@ def calibrate(
     needed = tuple(dict.fromkeys(site for found in sites.values() for site in found))
     proto = opened(model, needed).to_onnx()
     job = Job(
-        proto.SerializeToString(), needed, tuple(per_channel), samples, skip_bad,
+        proto.SerializeToString(), needed, tuple(per_channel), quarter_last(samples), skip_bad,
         _size(model, needed),
     )  # fmt: skip
     identity = fingerprint(model)
@@ -153,7 +160,7 @@ def _size(model: Model, sites: Sequence[str]) -> int | None:
 def _count(
     job: Job, model: str, checkpoint: Checkpoint | None, workers: int, ray: str | None
 ) -> tuple[Tally, Tally]:
-    """Return what was counted in the first three quarters of the samples, and in the last."""
+    """Return what was counted in three quarters of the samples, and in that kept apart."""
     quarter = last_quarter(len(job.samples))
     parts = Tally(), Tally()
     pending = numbered(shards_of(len(job.samples)))

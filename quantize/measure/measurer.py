@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import numpy as np
@@ -28,9 +28,14 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.run.engine import Resource
 from onnxgraft.run.session import OnnxRuntime, at_rest, exposing
 
-__all__ = ["Job", "Measurer", "Shard", "Tally", "cores", "last_quarter", "numbered", "shards_of"]
+__all__ = [
+    "Job", "Measurer", "Shard", "Tally", "cores", "last_quarter", "numbered",
+    "quarter_last", "shards_of",
+]  # fmt: skip
 
 Shard = tuple[int, int]
+# The samples that are kept apart are the ends of so many parts.
+_PARTS = 8
 PACKED = ("names", "sizes", "bins", "counts", "limits")
 
 
@@ -310,6 +315,22 @@ def shards_of(count: int) -> list[Shard]:
 def last_quarter(count: int) -> int:
     """Return the position at which the last quarter of the samples begins."""
     return count - count // 4
+
+
+def quarter_last(samples: Samples) -> Samples:
+    """Return the samples in the order in which they are counted: those kept apart come last.
+
+    They are a quarter, in runs of neighbours from all over: the end of a list may be a film, or a
+    class, of its own, and every other sample would be one that its neighbour has shown already.
+    """
+    count = len(samples)
+    kept = count // 4
+    parts = min(_PARTS, kept)
+    runs = [(at + 1) * kept // parts - at * kept // parts for at in range(parts)]
+    ends = [(at + 1) * count // parts for at in range(parts)]
+    apart = [i for end, run in zip(ends, runs, strict=True) for i in range(end - run, end)]
+    order = [*sorted({*range(count)}.difference(apart)), *apart]
+    return replace(samples, indices=tuple(samples.indices[i] for i in order))
 
 
 def numbered(shards: Sequence[Shard]) -> dict[str, Shard]:

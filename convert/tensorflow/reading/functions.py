@@ -19,7 +19,7 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
-from onnxgraft.files import existing_file, sha256
+from onnxgraft.files import existing_file, parse_json, sha256
 from onnxgraft.files.archives import check_archive
 from onnxgraft.files.hurrying import hurried
 from onnxgraft.files.limits import ARCHIVE_GROWTH, BUFFER_BYTES
@@ -378,16 +378,16 @@ def _configuration(file: Path) -> _Configuration:
                     if entry.filename.endswith(".h5"):
                         with archive.open(entry) as member, h5py.File(member, "r") as weights:
                             _check_weights(weights, entry.file_size)
-                about = json.loads(_member(archive, "metadata.json"))
+                about = parse_json(_member(archive, "metadata.json"))
                 return _Configuration(
-                    json.loads(_member(archive, "config.json")), str(about.get("keras_version"))
+                    parse_json(_member(archive, "config.json")), str(about.get("keras_version"))
                 )
         with h5py.File(file, "r") as archive:
             _check_weights(archive, file.stat().st_size)
             config = archive.attrs.get("model_config")
             if config is None:
                 raise ValueError("it holds weights alone, and no architecture")
-            return _Configuration(json.loads(config), str(archive.attrs.get("keras_version", "")))
+            return _Configuration(parse_json(config), str(archive.attrs.get("keras_version", "")))
     except RecursionError as error:
         raise ModelError(f"{file}: not a Keras model (its layers are nested too deep)") from error
     except (

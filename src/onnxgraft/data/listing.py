@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 from onnxgraft.data.images import IMAGE_SUFFIXES
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import existing_file, read_json
+from onnxgraft.files import existing_file, parse_json, read_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
 from onnxgraft.files.remote import File, Remote, is_url
 from onnxgraft.graph.tensors import TensorSpec
@@ -213,8 +212,8 @@ def _json_rows(path: Path) -> list[tuple[str, dict[str, object]]]:
         document = read_json(path)
     except ValueError:
         try:
-            document = [json.loads(line) for line in _lines(path) if line.strip()]
-        except (ValueError, RecursionError) as error:
+            document = [parse_json(line) for line in _lines(path) if line.strip()]
+        except ValueError as error:
             raise InputError(
                 f"{path}: neither a JSON list nor a JSON object a line ({error})"
             ) from error

@@ -6,6 +6,7 @@ from onnxgraft.files.kept import Entry, Kept, key_of
 from onnxgraft.files.reading import (
     existing_file,
     existing_folder,
+    parse_json,
     read_json,
     read_toml,
     release_pages,
@@ -42,6 +43,7 @@ __all__ = [
     "existing_folder",
     "json_text",
     "key_of",
+    "parse_json",
     "places",
     "read_json",
     "read_toml",

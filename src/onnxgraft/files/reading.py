@@ -8,17 +8,22 @@ import mmap
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from onnxgraft.errors import InputError
 from onnxgraft.files.journal import check_settled
 from onnxgraft.files.limits import MODEL_BYTES, Limit
 
 __all__ = [
-    "existing_file", "existing_folder", "read_json", "read_toml", "release_pages", "sha256",
+    "existing_file", "existing_folder", "parse_json", "read_json", "read_toml", "release_pages",
+    "sha256",
 ]  # fmt: skip
+
+T = TypeVar("T")
+# How deep the values of a document may be nested; ours are less than ten deep.
+_DEEPEST = 100
 
 
 def existing_file(path: str | os.PathLike[str], what: str, most: Limit = MODEL_BYTES) -> Path:
@@ -58,14 +63,11 @@ def read_json(file: Path) -> Any:
     """Return what a JSON file holds.
 
     Raises:
-        ValueError: It is no JSON, or its values are nested a thousand deep, or it holds half a
-            surrogate pair, which no output takes.
+        ValueError: It is no JSON, or its values are nested too deep, or it holds half a surrogate
+            pair, which no output takes.
     """
     text = file.read_bytes().decode()
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError("its values are nested too deep") from None
+    value = parse_json(text)
     if _SURROGATE.search(text):
         json.dumps(value, ensure_ascii=False).encode()
     return value
@@ -74,16 +76,39 @@ def read_json(file: Path) -> Any:
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        ValueError: It is no JSON, or its values are nested too deep.
+    """
+    return _shallow(lambda: json.loads(text))
+
+
 def read_toml(file: Path) -> dict[str, Any]:
     """Return what a TOML file holds.
 
     Raises:
-        ValueError: It is no TOML, or its values are nested hundreds deep.
+        ValueError: It is no TOML, or its values are nested too deep.
     """
+    text = file.read_text(encoding="utf-8")
+    return _shallow(lambda: tomllib.loads(text))
+
+
+def _shallow(parse: Callable[[], T]) -> T:
+    """Return what was parsed: whoever looks at it may call itself for each level, as repr does."""
+    too_deep = ValueError("its values are nested too deep")
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        found = parse()
     except RecursionError:
-        raise ValueError("its values are nested too deep") from None
+        raise too_deep from None
+    level: list[Any] = [found]
+    for _ in range(_DEEPEST):
+        held = (value.values() if isinstance(value, dict) else value for value in level)
+        level = [one for values in held for one in values if isinstance(one, dict | list)]
+        if not level:
+            return found
+    raise too_deep
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from onnxgraft.errors import InputError, printable
+from onnxgraft.files import parse_json
 from onnxgraft.files.limits import AXES, DOCUMENT_BYTES, Limit
 from onnxgraft.graph.tensors import Array
 
@@ -69,8 +70,8 @@ def read(pipe: IO[bytes], most: Limit) -> tuple[dict[str, Any], bytes] | None:
     if len(text) < length or len(data) < size:
         return None
     try:
-        message = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        message = parse_json(text)
+    except ValueError as error:
         raise InputError(f"a message is no JSON ({printable(str(error), 200)})") from error
     if not isinstance(message, dict):
         raise InputError("a message is JSON, but no object")

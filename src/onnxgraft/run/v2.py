@@ -18,6 +18,7 @@ import numpy as np
 
 from onnxgraft.data.casting import cast
 from onnxgraft.errors import InputError, nearest, printable
+from onnxgraft.files import parse_json
 from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
 
 __all__ = ["BYTES", "DATATYPES", "HEADER", "Request", "datatype_of", "read_request", "written"]
@@ -166,8 +167,8 @@ def _parts(body: bytes, header: str | None) -> tuple[bytes, bytes]:
 
 def _document(text: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(text)
+    except ValueError as error:
         raise InputError(f"the request is no JSON ({printable(str(error), 200)})") from error
     if not isinstance(document, dict):
         raise InputError("the request is JSON, but no object")
