@@ -455,7 +455,7 @@ def test_the_datas_fingerprint_is_that_of_its_contents(model: Model, tmp_path: P
 
 
 def moving(median: float, images: int = 40) -> Ranges:
-    """Return ranges that moved by so much over the last quarter."""
+    """Return ranges that a quarter of the samples moved by so much."""
     moved = {"a": median / 2, "b": median, "c": median * 3}
     return Ranges("minmax", images, "", "", "", {}, moved=moved)
 
@@ -463,7 +463,7 @@ def moving(median: float, images: int = 40) -> Ranges:
 @pytest.mark.parametrize(
     ("median", "said"),
     [
-        (0.02, "more than 2.0% over the last quarter of the 40 samples; about 120 more samples"),
+        (0.02, "of the 40 samples still moved half of them by more than 2.0%; about 120 more"),
         (0.0101, "about 1 more sample "),
         (0.3, "more than 20 times as many samples"),
     ],

@@ -152,7 +152,7 @@ def calibrated(done: Calibrated, console: Console) -> None:
     if moved:
         say(
             console,
-            f"  over the last quarter of the data the ranges moved by "
+            f"  a quarter of the data, kept apart, moved the ranges by "
             f"{100 * moved[len(moved) // 2][1]:.1f} % (median), that of {moved[0][0]!r} most, "
             f"by {100 * moved[0][1]:.1f} %",
         )

@@ -219,9 +219,9 @@ class Ranges:
         notes: Sentences about the data that the user should read.
         chosen_for: With ``auto``, the target in whose form the network ran.
         tried: With ``auto``, the whole network's signal over noise in dB, by method.
-        moved: By how much of itself each range still moved over the last quarter of the data.
+        moved: By how much of itself a quarter of the data, kept apart, still moved each range.
         histograms: The counts, by site; saved beside the ranges.
-        early: The counts of the first three quarters.
+        early: The counts of the other three quarters.
         channel_histograms: The counts per channel.
         file: Where it was read from.
     """
@@ -267,8 +267,8 @@ class Ranges:
     def advice(self) -> str:
         """How many more samples would settle the ranges, in a sentence; empty where they are.
 
-        What is estimated from n samples is off by about c / sqrt(n). So over the last quarter it
-        moves by c / sqrt(n) times a constant, and by a part of that which is the root of n's.
+        What is estimated from n samples is off by about c / sqrt(n). So a quarter of them moves it
+        by c / sqrt(n) times a constant, and by a part of that which is the root of n's.
         """
         moved = sorted(self.moved.values())
         median = moved[len(moved) // 2] if moved else 0.0
@@ -280,8 +280,8 @@ class Ranges:
         else:
             more = f"about {several(_rounded(wanted - self.images), 'more sample')}"
         return (
-            f"the ranges are not settled: half of them still moved by more than {median:.1%} over "
-            f"the last quarter of the {several(self.images, 'sample')}; {more} would bring that to "
+            f"the ranges are not settled: a quarter of the {several(self.images, 'sample')} still "
+            f"moved half of them by more than {median:.1%}; {more} would bring that to "
             f"{SETTLED:.0%}"
         )
 
@@ -436,7 +436,7 @@ class Ranges:
 
 FORMAT = "onnxgraft.ranges/1"
 BY_HAND = "by hand"
-# Ranges are settled where the last quarter of the samples moves half of them by less: INT8 has 127
+# Ranges are settled where a quarter of the samples moves half of them by less: INT8 has 127
 # steps of 0.8 %.
 SETTLED = 0.01
 # More samples than so many times those that there are is no number to tell.
