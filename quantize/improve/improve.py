@@ -55,8 +55,8 @@ Improvement = Literal["equalize", "smooth", "activations", "weights", "rounding"
 IMPROVEMENTS: tuple[Improvement, ...] = get_args(Improvement)
 
 # What these take away is wrong in every sample alike, and decides between classes by more than its
-# part of the noise: they stay where that is no more, in a network that keeps so much of its signal,
-# in dB. In one that keeps less what noise adds is chance.
+# part of the noise: they stay where that is not surely more, in a network that keeps so much of its
+# signal, in dB. In one that keeps less what noise adds is chance.
 _SYSTEMATIC, _SIGNAL = ("bias",), 6.0
 
 # How many samples are run to look at layers and channels, and to see what outputs are off.
@@ -123,12 +123,12 @@ def improve(
         )
     table = placement(target) if isinstance(target, str) else target
     fitted, kept = held_out(samples, ranges.skipped)
-    judge = Judge(model, kept, table)
+    work = _Work(table, fitted, seed)
+    judge = Judge(model, kept, table, work.others)
     notes = []
     if ranges.method == AUTO and ranges.chosen_for != table.name and ranges.histograms:
         ranges = settle(model, ranges, samples, table, judge)
         notes.append(ranges.choice)
-    work = _Work(table, fitted, seed)
     best = Prepared(model, ranges)
     least = judge.noise(model, ranges)
     for name in (name for name in IMPROVEMENTS if name in methods):
@@ -181,6 +181,13 @@ class _Work:
     def few(self) -> Samples:
         """Those that layers are looked at on."""
         return spread(self.fitted, SAMPLES)
+
+    @property
+    def others(self) -> Samples:
+        """Those of which nothing but ranges is known."""
+        looked_at = {*self.few.indices}
+        indices = tuple(index for index in self.fitted.indices if index not in looked_at)
+        return replace(self.fitted, indices=indices)
 
     def products(self, model: Model) -> dict[str, Product]:
         """Return the layers of a model with what their kernels met."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -112,7 +111,7 @@ class Product:
         chosen = np.unravel_index(
             _some(len(values) * math.prod(sizes), count, rng), (len(values), *sizes)
         )
-        index: list[Any] = [chosen[0].reshape(-1, *[1] * rank)]
+        at = chosen[0].reshape(-1, *[1] * rank)  # in a channel's values of all samples
         inside = np.ones(1, bool)
         for axis, size in enumerate(values.shape[2:]):
             first = chosen[axis + 1][:, None] * strides[axis] - pads[axis][0]
@@ -120,9 +119,10 @@ class Product:
             shape[axis] = kernel[axis]
             taps = (first + np.arange(kernel[axis]) * dilations[axis]).reshape(-1, *shape)
             inside = inside & (taps >= 0) & (taps < size)
-            index.append(np.clip(taps, 0, size - 1))
+            at = at * size + np.clip(taps, 0, size - 1)
         # (channels, n, *kernel) -> (groups, n, channels of a group x taps)
-        found = np.where(inside, values.swapaxes(0, 1)[:, *index], 0)
+        flat = values.swapaxes(0, 1).reshape(values.shape[1], -1)
+        found = np.where(inside, flat.take(at, axis=1), 0)
         channels = found.shape[0] // self.groups
         parts = found.reshape(self.groups, channels, found.shape[1], -1)
         return parts.transpose(0, 2, 1, 3).reshape(self.groups, found.shape[1], -1)

@@ -13,10 +13,15 @@ how much more is chance, by which nothing is chosen.
 Of a classifier's probabilities what a Softmax or Sigmoid takes counts: where it is sure, the
 probability is 1 whatever the noise, and what is left of it says nothing of the next sample. Where a
 sample has many, as of a map's pixels, those of which it is not sure are among them.
+
+Of a few values the noise in dB is chance: that of one is off by 10 dB. So the outputs of several
+samples are taken for one. A quarter of them may be few; what layers were not looked at on is added.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -29,6 +34,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import Array, Outputs
 from onnxgraft.run.exact import exact
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize.measure.measurer import last_quarter, quarter_last
 from onnxgraft.stages.quantize.place.placement import Placement
 from onnxgraft.stages.quantize.place.qdq import Improved, quantize
@@ -38,9 +44,8 @@ __all__ = ["Judge", "Noise", "held_out", "spread"]
 # So many samples are run, at most; what is worse on each of the first few is not run on the others.
 SAMPLES = 8
 _FIRST = 3
-# Of outputs of few values the noise of one sample says little: more are run, unless the usual
-# number shows no gain.
-_MORE = 32
+# Of outputs of few values the noise of one sample is chance: so many together count as one.
+_TOGETHER = 8
 # Of dB; what is less is no difference.
 _LEAST = 0.05
 # By so many standard errors it is sure that a choice is not worse than that, in dB.
@@ -58,7 +63,10 @@ _BETWEEN = ("QuantizeLinear", "DequantizeLinear", "Identity", "Reshape", "Squeez
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of one choice, in dB, on each sample that it ran on; less is better."""
+    """The noise of one choice, in dB, on each sample that it ran on; less is better.
+
+    Where the outputs have few values, several samples are one.
+    """
 
     samples: tuple[float, ...]
 
@@ -77,30 +85,39 @@ class Noise:
         By more than a standard error; where a network's noise differs much from sample to sample,
         by so much that it is surely not worse.
         """
-        gains = np.array(other.beside(self).samples) - self.samples
-        if not np.isfinite(gains).all():
-            return self.mean < other.beside(self).mean
-        error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
-        return bool(gains.mean() > max(_LEAST, error, _SURE * error - _WORSE))
+        gain, error = self._gain(other)
+        return gain > max(_LEAST, error, _SURE * error - _WORSE)
 
     def no_worse_than(self, other: Noise) -> bool:
-        """Tell whether it is not more, or by no difference that counts."""
-        return bool(self.mean < other.beside(self).mean + _LEAST)
+        """Tell whether it is not more, by more than what the few samples leave open."""
+        gain, error = self._gain(other)
+        return gain > -max(_LEAST, error)
+
+    def _gain(self, other: Noise) -> tuple[float, float]:
+        """Return by how much it is less, and the standard error of that."""
+        gains = np.array(other.beside(self).samples) - self.samples
+        if not np.isfinite(gains).all():  # one of them is all wrong
+            return (math.inf if self.mean < other.beside(self).mean else -math.inf), 0.0
+        error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        return float(gains.mean()), float(error)
 
 
 class Judge:
     """Runs what was chosen for a network, and tells its noise."""
 
-    def __init__(self, model: Model, samples: Samples, table: Placement) -> None:
+    def __init__(
+        self, model: Model, samples: Samples, table: Placement, others: Samples | None = None
+    ) -> None:
         """Run the float graph.
 
         Args:
             model: Whose answers are right.
             samples: On which it is judged.
             table: Of the target whose form the INT8 graph has.
+            others: On which it is judged too, where its outputs have few values.
         """
         self._table = table
-        self._samples = samples
+        self._groups: list[Samples] = []
         self._classified: tuple[str, ...] = ()
         found = _classified(model)
         ends: dict[str, _End] = {}
@@ -113,10 +130,8 @@ class Judge:
                     if _predictions(answers[end.taken], end) < _FEW
                 }
                 values = sum(value.size for value in _judged(model, ends, answers).values())
-                self._samples = spread(samples, _MORE if values < _FEW else SAMPLES)
-            self._expected = [
-                _judged(model, ends, session.infer(sample.feeds)) for sample in self._samples
-            ]
+                self._groups = _grouped(samples, others) if values < _FEW else _single(samples)
+            self._expected = [_answers(model, ends, session, group) for group in self._groups]
         self._classified = tuple(ends)
 
     def noise(
@@ -142,11 +157,11 @@ class Judge:
         ends = _classified(graph)
         ends = {name: ends[name] for name in self._classified}
         with exact(graph, outputs=_read(graph, ends), name="quantized", spinning=False) as session:
-            for right, sample in zip(self._expected, self._samples, strict=True):
-                found.append(noise_of(right, _judged(graph, ends, session.infer(sample.feeds))))
-                if than is not None and len(found) in (_FIRST, SAMPLES):
-                    worse = np.array(found) - than.samples[: len(found)]
-                    if (worse > _LEAST).all() or (len(found) == SAMPLES and worse.mean() >= 0):
+            for right, group in zip(self._expected, self._groups, strict=True):
+                found.append(noise_of(right, _answers(graph, ends, session, group)))
+                if than is not None and len(found) == _FIRST:
+                    worse = np.array(found) - than.samples[:_FIRST]
+                    if (worse > _LEAST).all():
                         break
         return Noise(tuple(found))
 
@@ -233,6 +248,39 @@ def _judged(model: Model, ends: Mapping[str, _End], answers: Outputs) -> Outputs
                 values = values - values.mean(axis=end.axis, keepdims=True)
         found[output.name] = values
     return found
+
+
+def _single(samples: Samples) -> list[Samples]:
+    """Return the samples that are run, each for itself."""
+    chosen = spread(samples, SAMPLES)
+    return [replace(chosen, indices=(index,)) for index in chosen.indices]
+
+
+def _grouped(samples: Samples, others: Samples | None) -> list[Samples]:
+    """Return the samples that are run, neighbours together; `others` are of the same data."""
+    indices = sorted({*samples.indices, *(others.indices if others else ())})
+    chosen = spread(replace(samples, indices=tuple(indices)), SAMPLES * _TOGETHER).indices
+    count = min(SAMPLES, len(chosen))
+    cuts = [at * len(chosen) // count for at in range(count + 1)]
+    return [replace(samples, indices=chosen[a:b]) for a, b in itertools.pairwise(cuts)]
+
+
+def _answers(
+    model: Model, ends: Mapping[str, _End], session: OnnxRuntime, group: Samples
+) -> Outputs:
+    """Return what is judged of the answers to some samples, one behind the other."""
+    found = [
+        {name: value.copy() for name, value in judged.items()}
+        for judged in (_judged(model, ends, session.infer(sample.feeds)) for sample in group)
+    ]
+    return {name: _joined([values[name] for values in found]) for name in found[0]}
+
+
+def _joined(arrays: list[Array]) -> Array:
+    if len(arrays) == 1:
+        return arrays[0]
+    alike = len({array.shape[1:] for array in arrays}) == 1 and arrays[0].ndim > 0
+    return np.concatenate(arrays if alike else [array.ravel() for array in arrays])
 
 
 def noise_of(expected: Outputs, actual: Outputs) -> float:

@@ -16,8 +16,10 @@ from onnxgraft.data.ranges import BY_HAND, Ranges
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.run.exact import exact
 from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize import (
     IMPROVEMENTS,
     METHODS,
@@ -314,13 +316,18 @@ def test_a_sure_classifier_is_judged_by_what_its_end_takes(
     samples = samples_of(model, tmp_path)
     ranges = calibrate(model, samples)
     graph, _ = quantize(model, ranges, target)
-    expected = []
+    pairs = []
     with exact(model, outputs=["e"]) as right, exact(graph, outputs=["e"]) as found:
         for sample in samples:
             pair_of = [session.infer(sample.feeds)["e"].copy() for session in (right, found)]
             if end != "Sigmoid":
                 pair_of = [value - value.mean() for value in pair_of]
-            expected.append(noise_of({"e": pair_of[0]}, {"e": pair_of[1]}))
+            pairs.append(pair_of)
+    # Ten values of a sample say little: 24 samples are taken as eight.
+    expected = [
+        noise_of(*({"e": np.concatenate(side)} for side in zip(*pairs[i : i + 3], strict=True)))
+        for i in range(0, 24, 3)
+    ]
     noise = Judge(model, samples, placement(target)).noise(model, ranges)
     # Written out, the greatest value is taken off in float32 first.
     atol = 2e-3 if end == WRITTEN_OUT else 1e-6
@@ -330,25 +337,41 @@ def test_a_sure_classifier_is_judged_by_what_its_end_takes(
     assert max(sure) < -140 < -70 < min(noise.samples)
 
 
-def test_of_few_values_more_samples_are_run(tmp_path: Path) -> None:
-    few, many = classifier(), pair()
-    ran = {}
-    for model in (few, many):
-        samples = samples_of(model, tmp_path)  # 24
-        judge = Judge(model, samples, placement("tensorrt"))
-        ran[model is few] = len(judge.noise(model, calibrate(model, samples)).samples)
-    assert ran == {True: 24, False: 8}
-
-
-def test_what_gains_nothing_on_the_usual_number_of_samples_is_not_run_on_more(
-    tmp_path: Path,
+@pytest.mark.parametrize(("few", "count"), [(True, 96), (True, 40), (True, 5), (False, 96)])
+def test_of_few_values_more_samples_are_run(
+    few: bool, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = classifier()
-    samples = samples_of(model, tmp_path)
+    model = classifier() if few else pair()
+    samples = samples_of(model, tmp_path, count=count)
+    fitted, kept = held_out(samples)
+    judge = Judge(model, kept, placement("tensorrt"), fitted)
+    ran = []
+    infer = OnnxRuntime.infer
+
+    def counting(self: OnnxRuntime, feeds: Feeds) -> Outputs:
+        ran.append(feeds)
+        return infer(self, feeds)
+
     ranges = calibrate(model, samples)
-    judge = Judge(model, samples, placement("tensorrt"))
-    least = judge.noise(model, ranges)
-    assert len(judge.noise(model, ranges, than=least).samples) == 8
+    monkeypatch.setattr(OnnxRuntime, "infer", counting)
+    noise = judge.noise(model, ranges)
+    assert len(ran) == (min(count, 64) if few else 8)
+    assert len(noise.samples) == min(len(ran), 8)
+
+
+def test_one_value_of_several_samples_is_judged_by_how_it_varies(tmp_path: Path) -> None:
+    ends = PAIR.replace("N, 5, 8, 8] y", "N, 1, 1, 1] y").replace("[third] y =", "[third] z =")
+    ends = ends.replace("}", "[mean] y = ReduceMean <axes = [1, 2, 3]> (z)\n}")
+    model = model_of(ends, weights(PAIR_SHAPES))
+    samples = samples_of(model, tmp_path, count=64)
+    ranges = calibrate(model, samples)
+    graph, _ = quantize(model, ranges, "tensorrt")
+    with exact(model) as right, exact(graph) as found:
+        y = [[s.infer(sample.feeds)["y"].item() for sample in samples] for s in (right, found)]
+    off, values = np.square(np.subtract(*y)).reshape(8, 8), np.array(y[0]).reshape(8, 8)
+    expected = 10 * np.log10(off.sum(axis=1) / values.var(axis=1) / 8)
+    noise = Judge(model, samples, placement("tensorrt")).noise(model, ranges)
+    np.testing.assert_allclose(noise.samples, np.minimum(expected, 0), rtol=0, atol=1e-4)
 
 
 def test_a_map_s_probabilities_are_judged_themselves(tmp_path: Path) -> None:
@@ -535,6 +558,23 @@ def test_better_is_more_than_chance(
     one: tuple[float, ...], other: tuple[float, ...], better: bool
 ) -> None:
     assert Noise(one).better_than(Noise(other)) is better
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "no_worse"),
+    [
+        ((-20.3, -19.5, -20.1), (-20.0,) * 3, True),
+        ((-19.96, -19.96, -19.96), (-20.0,) * 3, True),
+        ((-19.9, -19.9, -19.9), (-20.0,) * 3, False),
+        ((-20.1, -19.4, -19.6), (-20.0,) * 3, False),
+        ((math.inf,), (-20.0,), False),
+    ],
+    ids=["by chance", "by nothing", "a little, everywhere", "more than chance", "a failure"],
+)
+def test_worse_is_more_than_chance(
+    one: tuple[float, ...], other: tuple[float, ...], no_worse: bool
+) -> None:
+    assert Noise(one).no_worse_than(Noise(other)) is no_worse
 
 
 def test_a_method_that_finds_nothing_to_do_is_not_told(tmp_path: Path) -> None:
