@@ -58,6 +58,9 @@ IMPROVEMENTS: tuple[Improvement, ...] = get_args(Improvement)
 # part of the noise: they stay where that is not surely more, in a network that keeps so much of its
 # signal, in dB. In one that keeps less what noise adds is chance.
 _SYSTEMATIC, _SIGNAL = ("bias",), 6.0
+# A network with other weights is measured anew on all samples: that takes as long as all else, and
+# is done for so many dB.
+_WORTH = 0.5
 
 # How many samples are run to look at layers and channels, and to see what outputs are off.
 SAMPLES, RUN = 16, 8
@@ -136,17 +139,22 @@ def improve(
         if found is best:
             continue  # there was nothing to do
         noise = judge.noise(found.model, found.ranges, found.improved, than=least)
-        if noise.better_than(least) and found.model is not best.model:
+        stays, why = noise.better_than(least), "no sure gain"
+        if stays and found.model is not best.model:
             # Whether it is worth while a few samples tell; what is used is measured on all.
-            found = replace(found, ranges=_again(found.model, best.ranges, samples, table))
-            noise = judge.noise(found.model, found.ranges, found.improved)
+            if noise.gain(least)[0] > _WORTH:
+                found = replace(found, ranges=_again(found.model, best.ranges, samples, table))
+                noise = judge.noise(found.model, found.ranges, found.improved)
+                stays = noise.better_than(least)
+            else:
+                stays, why = False, "too little for another pass over the samples"
         with_it, without = f"{-noise.mean:.1f} dB", f"{-least.beside(noise).mean:.1f} dB"
         free = name in _SYSTEMATIC and least.mean < -_SIGNAL
-        if noise.better_than(least) or (free and noise.no_worse_than(least)):
+        if stays or (free and noise.no_worse_than(least)):
             best, least = replace(found, methods=(*best.methods, name)), noise
             notes.append(f"{done}: {without} of signal over noise became {with_it}")
         else:
-            gain = ", no sure gain," if noise.mean < least.beside(noise).mean else ""
+            gain = f", {why}," if noise.gain(least)[0] > 0 else ""
             notes.append(
                 f"{name} was taken back: signal over noise is {with_it} with it{gain} and "
                 f"{without} without"

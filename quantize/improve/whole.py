@@ -85,16 +85,16 @@ class Noise:
         By more than a standard error; where a network's noise differs much from sample to sample,
         by so much that it is surely not worse.
         """
-        gain, error = self._gain(other)
+        gain, error = self.gain(other)
         return gain > max(_LEAST, error, _SURE * error - _WORSE)
 
     def no_worse_than(self, other: Noise) -> bool:
         """Tell whether it is not more, by more than what the few samples leave open."""
-        gain, error = self._gain(other)
+        gain, error = self.gain(other)
         return gain > -max(_LEAST, error)
 
-    def _gain(self, other: Noise) -> tuple[float, float]:
-        """Return by how much it is less, and the standard error of that."""
+    def gain(self, other: Noise) -> tuple[float, float]:
+        """Return by how much it is less on the same samples, and the standard error of that."""
         gains = np.array(other.beside(self).samples) - self.samples
         if not np.isfinite(gains).all():  # one of them is all wrong
             return (math.inf if self.mean < other.beside(self).mean else -math.inf), 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -285,3 +286,15 @@ def test_uneven_channels_behind_a_curve_keep_their_signal(tmp_path: Path) -> Non
     samples = samples_of(model, tmp_path)
     found = improve(model, calibrate(model, samples), "tensorrt", samples, ["equalize"])
     assert found.methods == ("equalize",)
+
+
+def test_a_gain_that_is_not_worth_another_pass_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = curve(CURVES["hard_swish"])
+    samples = samples_of(model, tmp_path)
+    ranges = calibrate(model, samples)
+    monkeypatch.setattr(importlib.import_module(improve.__module__), "_WORTH", 99.0)
+    found = improve(model, ranges, "tensorrt", samples, ["equalize"])
+    assert (found.methods, found.ranges) == ((), ranges)
+    assert "dB with it, too little for another pass over the samples, and " in found.notes[0]
