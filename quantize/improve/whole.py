@@ -269,10 +269,7 @@ def _answers(
     model: Model, ends: Mapping[str, _End], session: OnnxRuntime, group: Samples
 ) -> Outputs:
     """Return what is judged of the answers to some samples, one behind the other."""
-    found = [
-        {name: value.copy() for name, value in judged.items()}
-        for judged in (_judged(model, ends, session.infer(sample.feeds)) for sample in group)
-    ]
+    found = [_judged(model, ends, session.infer(sample.feeds)) for sample in group]
     return {name: _joined([values[name] for values in found]) for name in found[0]}
 
 
