@@ -48,8 +48,9 @@ _FIRST = 3
 _TOGETHER = 8
 # Of dB; what is less is no difference.
 _LEAST = 0.05
-# By so many standard errors it is sure that a choice is not worse than that, in dB.
-_SURE, _WORSE = 2.0, 0.1
+# By so many standard errors it is sure that a choice is not worse than that, in dB, where it gains,
+# and where it does not.
+_SURE, _WORSE, _MUCH = 2.0, 0.1, 0.3
 # Nothing is below: a graph that computes the same.
 _SILENT = -150.0
 # A channel of fewer values is none.
@@ -89,9 +90,9 @@ class Noise:
         return gain > max(_LEAST, error, _SURE * error - _WORSE)
 
     def no_worse_than(self, other: Noise) -> bool:
-        """Tell whether it is not more, by more than what the few samples leave open."""
+        """Tell whether it is not more by a standard error, and surely not by much."""
         gain, error = self.gain(other)
-        return gain > -max(_LEAST, error)
+        return gain > max(-max(_LEAST, error), _SURE * error - _MUCH)
 
     def gain(self, other: Noise) -> tuple[float, float]:
         """Return by how much it is less on the same samples, and the standard error of that."""

@@ -563,13 +563,21 @@ def test_better_is_more_than_chance(
 @pytest.mark.parametrize(
     ("one", "other", "no_worse"),
     [
-        ((-20.3, -19.5, -20.1), (-20.0,) * 3, True),
+        ((-20.1, -19.9, -20.0), (-20.0,) * 3, True),
+        ((-20.3, -19.5, -20.4), (-20.0,) * 3, False),
         ((-19.96, -19.96, -19.96), (-20.0,) * 3, True),
         ((-19.9, -19.9, -19.9), (-20.0,) * 3, False),
         ((-20.1, -19.4, -19.6), (-20.0,) * 3, False),
         ((math.inf,), (-20.0,), False),
     ],
-    ids=["by chance", "by nothing", "a little, everywhere", "more than chance", "a failure"],
+    ids=[
+        "by chance",
+        "perhaps by much",
+        "by nothing",
+        "a little, everywhere",
+        "more than chance",
+        "a failure",
+    ],
 )
 def test_worse_is_more_than_chance(
     one: tuple[float, ...], other: tuple[float, ...], no_worse: bool
