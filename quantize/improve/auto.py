@@ -32,7 +32,6 @@ def settle(
     ranges: Ranges,
     samples: Samples,
     target: str | Placement,
-    judge: Judge | None = None,
 ) -> Ranges:
     """Return the ranges by the method with which the network loses least, and why.
 
@@ -41,13 +40,12 @@ def settle(
         ranges: With histograms.
         samples: Of which they were measured, in the same order.
         target: In whose form the network is judged.
-        judge: Of that network, where there is one already.
     """
     table = placement(target) if isinstance(target, str) else target
     model = ready(model)
     # How far they move is not asked here.
     early = replace(ranges, histograms=ranges.early or ranges.histograms, early={})
-    judge = judge or Judge(model, held_out(samples, ranges.skipped)[1], table)
+    judge = Judge(model, held_out(samples, ranges.skipped)[1], table)
     best, least, found = METHODS[-1], None, dict[str, float]()
     # Those that are hardly ever the best come last: they are not run on all samples.
     for method in track(reversed(METHODS), "trying ranges", len(METHODS)):

@@ -58,8 +58,8 @@ IMPROVEMENTS: tuple[Improvement, ...] = get_args(Improvement)
 # part of the noise: they stay where that is not surely more, in a network that keeps so much of its
 # signal, in dB. In one that keeps less what noise adds is chance.
 _SYSTEMATIC, _SIGNAL = ("bias",), 6.0
-# A network with other weights is measured anew on all samples: that takes as long as all else, and
-# is done for so many dB.
+# A network with other weights is measured anew on all samples: that takes almost as long as
+# calibrating did, and is done for so many dB.
 _WORTH = 0.5
 
 # How many samples are run to look at layers and channels, and to see what outputs are off.
@@ -126,12 +126,12 @@ def improve(
         )
     table = placement(target) if isinstance(target, str) else target
     fitted, kept = held_out(samples, ranges.skipped)
-    work = _Work(table, fitted, seed)
-    judge = Judge(model, kept, table, work.others)
     notes = []
     if ranges.method == AUTO and ranges.chosen_for != table.name and ranges.histograms:
-        ranges = settle(model, ranges, samples, table, judge)
+        ranges = settle(model, ranges, samples, table)
         notes.append(ranges.choice)
+    work = _Work(table, fitted, seed)
+    judge = Judge(model, kept, table, work.others)
     best = Prepared(model, ranges)
     least = judge.noise(model, ranges)
     for name in (name for name in IMPROVEMENTS if name in methods):

@@ -14,8 +14,9 @@ Of a classifier's probabilities what a Softmax or Sigmoid takes counts: where it
 probability is 1 whatever the noise, and what is left of it says nothing of the next sample. Where a
 sample has many, as of a map's pixels, those of which it is not sure are among them.
 
-Of a few values the noise in dB is chance: that of one is off by 10 dB. So the outputs of several
-samples are taken for one. A quarter of them may be few; what layers were not looked at on is added.
+Of a few values the noise in dB is chance: that of one is off by 10 dB. There the outputs of several
+samples count as one sample's. As a quarter may have too few, improvements are judged on some of the
+other three, too, of which nothing but ranges was measured.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ _FEWEST = 16
 # Of fewer predictions in a sample what goes into a Softmax or Sigmoid is judged.
 _FEW = 256
 # What may stand between it and an output: nothing that computes.
-_BETWEEN = ("QuantizeLinear", "DequantizeLinear", "Identity", "Reshape", "Squeeze", "Unsqueeze",
-            "Flatten", "Transpose")  # fmt: skip
+_STORED = ("QuantizeLinear", "DequantizeLinear")
+_BETWEEN = (*_STORED, "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose")
 
 
 @dataclass(frozen=True)
@@ -184,13 +185,18 @@ def _classified(model: Model) -> dict[str, _End]:
     """Return the outputs that a Softmax or Sigmoid makes, with what it takes."""
     found = {}
     for output in model.graph.outputs:
-        tensor = output
-        while tensor.inputs and is_op(tensor.inputs[0], *_BETWEEN):
-            tensor = tensor.inputs[0].inputs[0]
+        tensor = _before(output, *_BETWEEN)
         end = _end(tensor.inputs[0]) if tensor.inputs else None
         if end is not None:
             found[output.name] = end
     return found
+
+
+def _before(tensor: gs.Tensor, *names: str) -> gs.Tensor:
+    """Return what such operators, one behind the other, make a tensor of."""
+    while tensor.inputs and is_op(tensor.inputs[0], *names):
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor
 
 
 def _end(node: gs.Node) -> _End | None:
@@ -202,13 +208,12 @@ def _end(node: gs.Node) -> _End | None:
     if not is_op(node, "Div"):
         return None
     # As JAX writes it: e = Exp(x), then e over its own sum.
-    exponentials, total = node.inputs
-    while total.inputs and is_op(total.inputs[0], "Expand", *_BETWEEN):
-        total = total.inputs[0].inputs[0]
+    exponentials = _before(node.inputs[0], *_STORED)
+    total = _before(node.inputs[1], "Expand", *_BETWEEN)
     exp, summed = (tensor.inputs[0] if tensor.inputs else None for tensor in (exponentials, total))
     if not is_op(exp, "Exp") or not is_op(summed, "ReduceSum"):
         return None
-    if summed.inputs[0] is not exponentials:
+    if _before(summed.inputs[0], *_STORED) is not exponentials:
         return None
     axes = summed.attrs.get("axes")
     if len(summed.inputs) > 1 and isinstance(summed.inputs[1], gs.Constant):

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import atomic, existing_file, existing_folder, sha256, write_bytes, write_json
+from onnxgraft.files import (
+    atomic,
+    existing_file,
+    existing_folder,
+    parse_json,
+    read_json,
+    read_toml,
+    sha256,
+    write_bytes,
+    write_json,
+)
 
 
 def test_atomic_writes_the_new_file(tmp_path: Path) -> None:
@@ -139,3 +149,28 @@ def test_existing_folder_refuses_a_file(tmp_path: Path) -> None:
     assert existing_folder(tmp_path, "the data") == tmp_path
     with pytest.raises(InputError, match="the data is not a folder"):
         existing_folder(tmp_path / "a", "the data")
+
+
+def nested(depth: int, form: str) -> str:
+    """Return a document whose values are so many levels deep."""
+    if form == "keys":
+        return "a" + ".a" * (depth - 1) + " = 1"
+    if form == "objects":
+        return '{"a":' * depth + "1" + "}" * depth
+    return "[" * depth + "]" * depth
+
+
+@pytest.mark.parametrize("form", ["keys", "objects", "lists"])
+def test_documents_of_a_hundred_levels_are_read_and_no_deeper(form: str, tmp_path: Path) -> None:
+    file = tmp_path / "document"
+    read = read_toml if form == "keys" else read_json
+    file.write_text(nested(100, form))
+    assert len(repr(read(file))) > 100
+    # Those of 500 could be parsed, but not everywhere be shown.
+    for depth in (101, 500, 2_000):
+        file.write_text(nested(depth, form))
+        with pytest.raises(ValueError, match="its values are nested too deep"):
+            read(file)
+        if form != "keys":
+            with pytest.raises(ValueError, match="its values are nested too deep"):
+                parse_json(nested(depth, form))

@@ -397,17 +397,15 @@ def test_auto_chooses_again_for_another_target(tmp_path: Path) -> None:
     assert "in the form for openvino" in found.notes[0]
 
 
-def test_a_method_with_which_nothing_is_finite_does_not_win(tmp_path: Path) -> None:
+def test_a_method_with_which_nothing_is_finite_does_not_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = half_read()
     samples = tailed(model, tmp_path)
     left = iter([np.inf, -20.0, np.inf, -10.0])  # of mse, percentile, minmax and entropy
 
-    class Told(Judge):
-        def noise(self, *_: Any, **__: Any) -> Noise:
-            return Noise((next(left),) * 4)
-
-    judge = Told(model, samples.head(1), placement("tensorrt"))
-    chosen = settle(model, calibrate(model, samples), samples, "tensorrt", judge)
+    monkeypatch.setattr(Judge, "noise", lambda *_, **__: Noise((next(left),) * 4))
+    chosen = settle(model, calibrate(model, samples), samples, "tensorrt")
     assert chosen.tried == {
         "entropy": 10.0, "minmax": -np.inf, "percentile": 20.0, "mse": -np.inf
     }  # fmt: skip
