@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from onnxgraft.files import (
     existing_file,
     existing_folder,
     parse_json,
+    parse_toml,
     read_json,
     read_toml,
     sha256,
@@ -163,7 +165,7 @@ def nested(depth: int, form: str) -> str:
 @pytest.mark.parametrize("form", ["keys", "objects", "lists"])
 def test_documents_of_a_hundred_levels_are_read_and_no_deeper(form: str, tmp_path: Path) -> None:
     file = tmp_path / "document"
-    read = read_toml if form == "keys" else read_json
+    read, parse = (read_toml, parse_toml) if form == "keys" else (read_json, parse_json)
     file.write_text(nested(100, form))
     assert len(repr(read(file))) > 100
     # Those of 500 could be parsed, but not everywhere be shown.
@@ -171,6 +173,30 @@ def test_documents_of_a_hundred_levels_are_read_and_no_deeper(form: str, tmp_pat
         file.write_text(nested(depth, form))
         with pytest.raises(ValueError, match="its values are nested too deep"):
             read(file)
-        if form != "keys":
-            with pytest.raises(ValueError, match="its values are nested too deep"):
-                parse_json(nested(depth, form))
+        with pytest.raises(ValueError, match="its values are nested too deep"):
+            parse(nested(depth, form))
+
+
+# A document with a key in it, and what stands there: `{}`.
+_WITH_KEY = ("a{} = 1", "[a{}]", "a = {{ a{} = 1 }}", "a = [\n{{ a{} = 1 }} ]", "a = '''\n'''\na{}")
+
+
+@pytest.mark.parametrize("count", [101, 100_000])
+@pytest.mark.parametrize("text", _WITH_KEY)
+def test_tomllib_which_would_take_minutes_for_a_long_key_never_gets_it(
+    text: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tomllib, "loads", lambda text: pytest.fail("it was parsed"))
+    for part in (".a", ' . ","', ".'='"):
+        with pytest.raises(ValueError, match="its values are nested too deep"):
+            parse_toml(text.format(part * (count - 1)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['x = "' + "a.b." * 200 + '"', "x = 1 # " + "a.b." * 200, "x = [" + "1.5," * 200 + "]",
+     'x = """\n' + "a." * 200 + '\\""""""', "".join(f"x.y{i} = 1.5\n" for i in range(200))],
+    ids=["a string", "a comment", "numbers", "lines", "many keys"],
+)  # fmt: skip
+def test_dots_elsewhere_make_no_long_key(text: str) -> None:
+    assert "x" in parse_toml(text)

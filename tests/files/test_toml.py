@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxgraft.files.toml import Place, key_lines
+from onnxgraft.files.toml import Place, key_lines, longest_key
 
 DOCUMENT = """\
 # [not] = "a table"
@@ -162,3 +162,24 @@ def test_whatever_is_written_the_lines_are_those_that_the_writer_knows(data: st.
     document = tomllib.loads(writer.text.replace("\r\n", "\n"))
     assert key_lines(writer.text) == writer.known
     assert set(writer.known) == places(document)
+
+
+@given(st.data())
+def test_the_longest_key_has_as_many_parts_as_were_written(data: st.DataObject) -> None:
+    writer = Writer(data)
+    writer.pair(("before",))  # of one part; the value may hold dots
+    writer.text += "\n"
+    names = ["key", *data.draw(st.lists(texts, min_size=3, max_size=9))]
+    header = data.draw(st.booleans())
+    writer.text += "[" if header else ""
+    for number, name in enumerate(names):
+        writer.text += "." if number else ""
+        writer.gap(newlines=False)
+        writer.key(name)
+        writer.gap(newlines=False)
+    writer.text += "]\n" if header else "= 1\n"
+    writer.pair(("after",))
+    document: Any = tomllib.loads(writer.text)
+    for name in names:
+        document = document[name]  # as many levels
+    assert longest_key(writer.text) == len(names)

@@ -35,3 +35,13 @@ def test_an_import_that_nobody_did_before_is_no_deed_of_an_input(
     reader = Reader("input", lambda path: importlib.import_module("imported_late"))
     monkeypatch.setitem(READERS, "late", reader)
     assert outcome("late", b"", tmp_path) == "read"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"""\n\\' * 100_000, '"' + '\\"' * 200_000],
+    ids=["over lines", "behind backslashes"],
+)
+def test_quotes_of_toml_without_an_end_are_looked_at_once(text: str, tmp_path: Path) -> None:
+    """What is demanded of every input holds for thirty times as much as fuzzing writes."""
+    assert outcome("recipe", (text + ".a" * 100).encode(), tmp_path) == "refused"

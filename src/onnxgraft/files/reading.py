@@ -15,15 +15,17 @@ from typing import Any, TypeVar
 from onnxgraft.errors import InputError
 from onnxgraft.files.journal import check_settled
 from onnxgraft.files.limits import MODEL_BYTES, Limit
+from onnxgraft.files.toml import longest_key
 
 __all__ = [
-    "existing_file", "existing_folder", "parse_json", "read_json", "read_toml", "release_pages",
-    "sha256",
+    "existing_file", "existing_folder", "parse_json", "parse_toml", "read_json", "read_toml",
+    "release_pages", "sha256",
 ]  # fmt: skip
 
 T = TypeVar("T")
 # How deep the values of a document may be nested; ours are less than ten deep.
 _DEEPEST = 100
+_TOO_DEEP = "its values are nested too deep"
 
 
 def existing_file(path: str | os.PathLike[str], what: str, most: Limit = MODEL_BYTES) -> Path:
@@ -91,24 +93,33 @@ def read_toml(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is no TOML, or its values are nested too deep.
     """
-    text = file.read_text(encoding="utf-8")
+    return parse_toml(file.read_text(encoding="utf-8"))
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return what a TOML text says.
+
+    Raises:
+        ValueError: It is no TOML, or its values are nested too deep.
+    """
+    if text.count(".") >= _DEEPEST and longest_key(text) > _DEEPEST:
+        raise ValueError(_TOO_DEEP)
     return _shallow(lambda: tomllib.loads(text))
 
 
 def _shallow(parse: Callable[[], T]) -> T:
     """Return what was parsed: whoever looks at it may call itself for each level, as repr does."""
-    too_deep = ValueError("its values are nested too deep")
     try:
         found = parse()
     except RecursionError:
-        raise too_deep from None
+        raise ValueError(_TOO_DEEP) from None
     level: list[Any] = [found]
     for _ in range(_DEEPEST):
         held = (value.values() if isinstance(value, dict) else value for value in level)
         level = [one for values in held for one in values if isinstance(one, dict | list)]
         if not level:
             return found
-    raise too_deep
+    raise ValueError(_TOO_DEEP)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -1,4 +1,4 @@
-"""TOML beyond what `tomllib` does: the line of each key, and values as they are written."""
+"""TOML beyond what `tomllib` does: lengths and lines of keys, and values as they are written."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Place", "key_lines", "toml_key", "toml_text"]
+__all__ = ["Place", "key_lines", "longest_key", "toml_key", "toml_text"]
 
 # Names of keys, and numbers in lists: ("calibrate", "images"), ("preprocess", "mean", 2).
 Place = tuple[str | int, ...]
 
+# A string without an end goes on to that of the line or the text: nothing is looked at twice.
 _TOKEN = re.compile(
     r'''
-      (?P<text> """(?:[^\\]|\\.)*?"{3,5} | \'\'\'.*?'{3,5} | "(?:[^"\\\n]|\\.)*" | '[^'\n]*')
+      (?P<text> """(?:[^\\]|\\.)*?(?:"{3,5}|\\?\Z) | \'\'\'.*?(?:'{3,5}|\Z)
+              | "(?:[^"\\\n]|\\.)*(?:"|(?=\n)|\\?\Z) | '[^'\n]*'?)
     | (?P<skip> [ \t\r]+ | \#[^\n]*)
     | (?P<end> \n)
     | (?P<mark> [\[\]{}=,.])
@@ -23,6 +25,28 @@ _TOKEN = re.compile(
     ''',
     re.S | re.X,
 )
+
+
+def longest_key(text: str) -> int:
+    r"""Return of how many parts, with dots between, the longest key or header is.
+
+    Args:
+        text: Of any kind: `tomllib` takes a time that grows with the square of that number. A
+            number with a dot counts as two parts.
+
+    >>> longest_key("a = '1.2.3'  # d.e.f.g\nb . 'c.' = 1")
+    2
+    """
+    longest = parts = 0
+    dotted = False
+    for token in _TOKEN.finditer(text):
+        kind = token.lastgroup
+        if kind in ("text", "word"):
+            parts = parts + 1 if dotted else 1
+            longest = max(longest, parts)
+        if kind != "skip":
+            dotted = token[0] == "."
+    return longest
 
 
 @dataclass

@@ -8,12 +8,12 @@ import json
 import os
 import pickletools
 import re
-import tomllib
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from onnxgraft.errors import ModelError
+from onnxgraft.files import parse_toml
 from onnxgraft.targets import TARGETS
 
 __all__ = [
@@ -264,8 +264,8 @@ def _json(head: bytes) -> tuple[str, str]:
 
 def _recipe(text: str) -> tuple[str, str] | None:
     try:
-        told = tomllib.loads(text)
-    except (ValueError, RecursionError):
+        told = parse_toml(text)
+    except ValueError:
         return None
     if "calibrate" in told or "preprocess" in told:
         return "a recipe", "give it to onnxgraft deploy, or the preprocessing in it to --preprocess"
