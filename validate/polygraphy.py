@@ -5,6 +5,8 @@ Its files hold arrays as base64 of numpy's own format; nothing in them is execut
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import tokenize
 from collections.abc import Iterable, Mapping, Sequence
@@ -78,11 +80,11 @@ def _check_size(path: str | os.PathLike[str], entries: Iterable[Mapping[str, Arr
 def _parse(path: str | os.PathLike[str], what: str) -> object:
     from polygraphy.exception import PolygraphyException
     from polygraphy.json import from_json
-    from polygraphy.logger import G_LOGGER
 
     file = existing_file(path, what, RECORDING_BYTES)
     try:
-        with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        # What it prints besides raising an error would stand before the sentence, or in the JSON.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return from_json(file.read_text())
     except (
         ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError,

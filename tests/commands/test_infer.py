@@ -199,6 +199,14 @@ def test_no_picture_takes_the_place_of_a_photograph(segmenter: Path, cli: Cli) -
     assert (segmenter / "photo.png").read_bytes() == before
 
 
+def test_an_image_that_can_not_be_read_leaves_no_folder(segmenter: Path, cli: Cli) -> None:
+    (segmenter / "torn.png").write_bytes((segmenter / "photo.png").read_bytes()[:40])
+    done = cli("infer", segmenter / "net.onnx", segmenter / "torn.png", "-o", segmenter / "a/b",
+               "--preprocess", segmenter / "recipe.toml")  # fmt: skip
+    assert done.returncode == 2
+    assert not (segmenter / "a").exists()
+
+
 def test_an_image_that_does_not_fit_names_the_cure(segmenter: Path, cli: Cli) -> None:
     done = cli("infer", segmenter / "net.onnx", segmenter / "photo.png")
     assert done.returncode == 2

@@ -83,3 +83,15 @@ def test_another_json_is_told(text: str, tmp_path: Path) -> None:
         Recorded(file)
     with pytest.raises(InputError, match=r"other\.json"):
         read_inputs(file)
+
+
+def test_what_polygraphy_would_print_of_a_damaged_recording_is_not_printed(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of the recording it says the same as our sentence, and of packages what does not matter."""
+    save_outputs(folder / "out.json", {"run": [{"y": np.zeros((1, 3), np.float32)}]})
+    text = (folder / "out.json").read_text()
+    (folder / "out.json").write_text(text.replace("RunResults", "RunRe3ults"))
+    with pytest.raises(InputError, match="RunRe3ults"):
+        Recorded(folder / "out.json")
+    assert tuple(capfd.readouterr()) == ("", "")

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import os
 import sys
 import typing
 import warnings
@@ -20,7 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from onnxgraft.cli._clashes import clashes
 from onnxgraft.cli._completion import SHELLS, prepare, script
-from onnxgraft.cli._failing import EXIT_INTERNAL, asks_json, errors_reported, failed
+from onnxgraft.cli._failing import EXIT_INTERNAL, asks_json, errors_reported, failed, printing
 from onnxgraft.commands._called import called
 from onnxgraft.errors import (
     EngineWarning,
@@ -46,8 +47,11 @@ class _Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *more: Any, **how: Any) -> Any:
         prepare()
         words = list(sys.argv[1:] if args is None else args)
-        with called(words):
-            return self._run(words, args, *more, **how)
+        try:
+            with called(words), printing(""):
+                return self._run(words, args, *more, **how)
+        except typer.Exit as ended:
+            sys.exit(ended.exit_code)
 
     def _run(self, words: Sequence[str], args: Sequence[str] | None, *more: Any, **how: Any) -> Any:
         if not asks_json(words):
@@ -169,6 +173,13 @@ class Result(Protocol):
         """Return what ``--json`` prints."""
 
 
+class _Output(Console):
+    """Standard output, of which nothing more may be read."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 Show = Callable[[Any, Console], None]
 
 
@@ -197,13 +208,15 @@ def subcommand(show: Show, *, example: str) -> Callable[[Callable[P, Result]], C
                 with places(), _telling(name, telling), _warnings_reported():
                     for clash in clashes():
                         logger.warning("%s", clash)
-                    result = function(*args, **kwargs)
+                    with _output_kept(as_json):
+                        result = function(*args, **kwargs)
             status = 0 if result.passed else getattr(result, "exit_status", EXIT_FAILED)
             _hand_over(status)
-            if as_json:
-                print(json_text(result.to_json()))
-            else:
-                show(result, Console())
+            with printing(name):
+                if as_json:
+                    print(json_text(result.to_json()))
+                else:
+                    show(result, _Output())
             if status:
                 raise typer.Exit(status)
 
@@ -255,6 +268,26 @@ def _hand_over(status: int) -> None:
         from onnxgraft.sandbox.guard import hand_over
 
         hand_over(status)
+
+
+@contextlib.contextmanager
+def _output_kept(as_json: bool) -> Iterator[None]:
+    """Keep standard output for the JSON: what a library prints there goes to standard error."""
+    if not as_json:
+        yield
+        return
+    import ctypes
+
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # what C has not written yet would come behind the JSON
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextlib.contextmanager
@@ -338,7 +371,18 @@ def main() -> None:
     """Run the command line, the subcommand in a process of its own."""
     global _guarding
     _guarding = True
+    _open_closed()
     app()
+
+
+def _open_closed() -> None:
+    """Let what the caller closed lead nowhere: a file that is opened would take its place."""
+    for handle, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            setattr(sys, name, open(handle, "w" if handle else "r", closefd=False))
 
 
 def _guard(name: str, limits: Mapping[str, Any], given: Mapping[str, Any]) -> int | None:

@@ -13,11 +13,13 @@ import typer
 from onnxgraft.errors import InputError, OnnxgraftError, advice_in, printable, wrapped
 from onnxgraft.files import json_text
 
-__all__ = ["EXIT_INTERNAL", "asks_json", "errors_reported", "failed", "tell"]
+__all__ = ["EXIT_INTERNAL", "asks_json", "errors_reported", "failed", "printing", "tell"]
 
 # What sysexits.h calls EX_SOFTWARE: none of the statuses that mean something to a script.
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
+# What a shell tells of a process that SIGPIPE has ended, as it does where ``head`` has read enough.
+EXIT_PIPE = 141
 TRACEBACK = "ONNXGRAFT_TRACEBACK"
 
 
@@ -32,7 +34,31 @@ def tell(name: str, sentence: str) -> None:
     text = f"onnxgraft {name}: {sentence}" if name else f"onnxgraft: {sentence}"
     if sys.stderr.isatty():
         text = wrapped(text, shutil.get_terminal_size().columns)
-    print(text, file=sys.stderr)
+    with contextlib.suppress(OSError):  # then the exit status has to do
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def printing(name: str) -> Iterator[None]:
+    """Let what is printed on standard output arrive there, or end with a status that tells.
+
+    Args:
+        name: Of the command; empty where it is not known.
+
+    Raises:
+        typer.Exit: Nobody reads on, or it can't be written.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left would be tried again
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(EXIT_PIPE) from None
+        tell(name, f"standard output can't be written ({error.strerror}); send it elsewhere")
+        raise typer.Exit(InputError.exit_status) from error
 
 
 def failed(name: str, sentence: str, status: int, *, as_json: bool) -> None:
@@ -47,13 +73,15 @@ def failed(name: str, sentence: str, status: int, *, as_json: bool) -> None:
     tell(name, sentence)
     if as_json:
         usual = f"onnxgraft {name} --help lists what it takes" if name else "see onnxgraft --help"
-        print(json_text({
+        told = {
             "passed": False,
             "command": name,
             "error": sentence,
             "advice": advice_in(sentence) or usual,
             "exit_status": status,
-        }))  # fmt: skip
+        }
+        with printing(name):
+            print(json_text(told))
 
 
 @contextlib.contextmanager

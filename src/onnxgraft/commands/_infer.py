@@ -135,7 +135,6 @@ def infer(
         pictures = _pictures(folder, [Path(image) for image in images])
         for place in pictures:
             check_beside(place, PICTURE, force=force)
-        _make(folder)
     found = []
     collected: dict[str, list[Array]] = {}
     opened = Original.of(engine, trust=trust)
@@ -160,6 +159,7 @@ def infer(
             picture = ""
             if pictures is not None and seen.picture is not None:
                 picture = str(pictures[number])
+                _make(pictures[number].parent)
                 write_bytes(picture, _png(seen.picture))
             found.append(Answer(str(file), shapes, seen.best, seen.shares, seen.boxes, picture))
     if arrays and out is not None:
@@ -167,6 +167,8 @@ def infer(
         stacked: dict[str, Any] = {n: np.concatenate(a) for n, a in collected.items()}
         np.savez_compressed(buffer, **stacked)
         write_bytes(out, buffer.getvalue())
+    elif folder is not None:
+        _make(folder)  # where there was nothing to draw
     return Inferred(tuple(found), "" if out is None else str(out), told)
 
 

@@ -1,0 +1,631 @@
+"""Damaged files of every kind that a command takes, through the whole command line.
+
+    python -m tests.fuzz.whole COUNT [--seed S] [--kinds K,..]    adds to docs/security-figures.md
+
+Everything that commands read is prepared once: networks of each framework, data, labels, recipes,
+ranges, caches, engines with their passports, bundles, reports, recordings, and what `deploy` and
+`quantize` keep to go on with. For each trial one file is damaged (`damaged`) and a command that
+reads it is run in a process that is forked from one that has imported everything. It ends
+
+- with a status that means something to a script, never that of an internal error;
+- where it refuses, with one sentence on standard error, no traceback, and with `--json` an object;
+- and then with no file but those that were there, here or among what is temporary;
+- an engine or bundle that was damaged is never run;
+- within 2 GB beyond what a sound file takes, and 60 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import os
+import random
+import re
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from onnxgraft import cli
+from onnxgraft.data.ranges import Ranges
+from onnxgraft.graph.model import Model
+from onnxgraft.stages import engine
+from tests.faults import finish, prepare, start
+from tests.fuzz.mutator import mutated
+from tests.fuzz.readers import CORPUS, READERS
+
+__all__ = ["KINDS", "Kind", "Tried", "damaged", "tried"]
+
+# Bytes and seconds that a command may take because of a damaged file.
+MEMORY, SECONDS = 2 << 30, 60
+_MOST = 1 << 20
+# Statuses that mean something to a script: done, differs, refused, lacks a package.
+_DONE, _DIFFERS, _REFUSED, _LACKS = 0, 1, 2, 3
+# Folders of results among the inputs, in which there is what commands keep to go on with.
+_WRITTEN = ("deployed", "deployed.kept", "kept")
+_IN_LIBRARY = re.compile(
+    r"a library (crashed|did not come to an end)|it was killed \(|memory ran out"
+)
+
+
+def damaged(
+    data: bytes, rng: random.Random, others: Sequence[bytes] = (), schema: str | None = None
+) -> bytes:
+    """Return what may have become of a file.
+
+    Args:
+        data: Of a sound file.
+        rng: Decides.
+        others: Files of other kinds, parts of which may get into it.
+        schema: The reader in `readers` whose format it is, where that can be changed by fields.
+    """
+    if schema is not None and rng.random() < 0.4:
+        change = READERS[schema].mutate
+        made = change and change(data, _MOST, rng.randrange(1 << 30))
+        if made is not None:
+            return made
+    if data[:4] == b"PK\3\4" and rng.random() < 0.6:
+        with contextlib.suppress(zipfile.BadZipFile):
+            return _member_damaged(data, rng, others)
+    if b"\0" not in data and rng.random() < 0.6:
+        return mutated(data, max(_MOST, len(data)), rng.randrange(1 << 30))
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        data = _block_damaged(data, rng, others)
+    return data
+
+
+def _block_damaged(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
+    """Return data in which something happened to a block, as disks, networks and editors do."""
+    size = min(len(data), rng.choice((1, 1, 4, 16, 512, 4096)))
+    at = rng.randrange(len(data) - size + 1)
+    before, block, after = data[:at], data[at : at + size], data[at + size :]
+    other = rng.choice([data, *others])
+    start = rng.randrange(len(other) + 1)
+    to = rng.randrange(len(after) + 1)
+    return rng.choice((
+        lambda: before,
+        lambda: before + after,
+        lambda: before + bytes(size) + after,
+        lambda: before + b"\xff" * size + after,
+        lambda: before + rng.randbytes(size) + after,
+        lambda: before + bytes(byte ^ 1 << rng.randrange(8) for byte in block) + after,
+        lambda: before + block * rng.choice((2, 3, 200)) + after,
+        lambda: before + after[:to] + block + after[to:],
+        lambda: before + other[start : start + size] + after,
+        lambda: before + block + other[start : start + size] + after,
+        lambda: data + block,
+        lambda: data.replace(b"\n", b"\r\n"),
+    ))()  # fmt: skip
+
+
+def _member_damaged(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
+    """Return an archive with a member damaged, renamed, repeated or left out."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [(entry, archive.read(entry)) for entry in archive.infolist()]
+    at = rng.randrange(len(members))
+    entry, body = members[at]
+    kind = rng.randrange(8)
+    if kind == 0:
+        del members[at]
+    elif kind == 1:
+        name = rng.choice(["../x", "/x", "x", "", entry.filename * 2, entry.filename + "/"])
+        members[at] = (zipfile.ZipInfo(name), body)
+    elif kind == 2:
+        members.append((entry, body))
+    else:
+        members[at] = (entry, damaged(body or b"\0", rng, others))
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive, contextlib.suppress(UserWarning):
+        for entry, body in members:
+            how = zipfile.ZIP_DEFLATED if kind == 3 else zipfile.ZIP_STORED
+            archive.writestr(zipfile.ZipInfo(entry.filename, entry.date_time), body, how)
+    return made.getvalue()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Files of a kind.
+
+    Attributes:
+        files: Their places below the folder of inputs, with ``*`` as in a shell; one is damaged.
+        words: Command lines that read it: ``{file}`` is its place, ``{here}`` the folder of inputs
+            and ``{out}`` that of results.
+        schema: The reader in `readers` whose format it is.
+        sealed: Whether its bytes are known by their SHA-256: what was damaged is never used.
+        needs: The package without which there are none.
+    """
+
+    files: tuple[str, ...]
+    words: tuple[str, ...]
+    schema: str | None = None
+    sealed: bool = False
+    needs: str = "onnx"
+
+
+_MODEL = (
+    "inspect {file}", "convert {file} -o {out}/m.onnx",
+    "convert {file} -o {out}/m.onnx --no-verify", "convert {file} -o {out}/m.onnx --raw",
+    "view {file} -o {out}/p.html --no-open", "init {file} -o {out}/r.toml",
+)  # fmt: skip
+_CAFFE = " --weights {here}/neta.caffemodel"
+_ENGINE = (
+    "inspect {file}", "infer {file} {here}/pictures/0.png --preprocess {here}/picture.toml",
+    "bench {file} --batch 1 --rounds 1 --runs 2", "export triton {file} -o {out}/t --name n",
+    "export cpp {file} -o {out}/cpp", "diff {here}/s.onnxruntime {file}",
+    "validate {here}/sa.onnx {file} --data {here}/pictures --preprocess {here}/picture.toml",
+)  # fmt: skip
+_ON_ARRAYS = " {here}/ma.onnx --data {here}/dataa.npz"
+_BY_HAND = " --overrides {here}/overrides.toml --placement {here}/placement.toml"
+_BAKED = " --recipe {here}/picture.toml --bake preprocess,postprocess"
+_BUDGET = " --data {here}/dataa.npz --budget top1=100 --resume"
+_ON_MAPS = " --data {here}/maps.txt --preprocess {here}/picture.toml"
+_ON_PICTURES = " --data {here}/pictures --preprocess {here}/picture.toml"
+
+KINDS: dict[str, Kind] = {
+    "onnx": Kind(
+        ("ma.onnx", "sa.onnx"),
+        (*_MODEL, "surgery {file} -o {out}/m.onnx --explain",
+         "calibrate {file} --data {here}/dataa.npz -o {out}/r.json --images 4",
+         "quantize {file} --ranges {here}/ra.json --target openvino -o {out}/q.onnx",
+         "quantize {file} --no-int8 --float fp16 --target tensorrt -o {out}/q.onnx",
+         "build {file} --target onnxruntime -o {out}/e",
+         "build {file} --target openvino -o {out}/e",
+         "bundle {file} -o {out}/n.pyz", "bench {file} --batch 1 --rounds 1 --runs 2",
+         "validate {here}/good.onnx {file} --data {here}/dataa.npz --images 2 --bisect",
+         "infer {file} {here}/pictures/0.png -o {out}/o.npz"),
+        schema="onnx",
+    ),
+    "int8": Kind(
+        ("qa.onnx",),
+        (*_MODEL, "build {file} --target onnxruntime -o {out}/e",
+         "quantize {file} --from-qdq --target onnxruntime -o {out}/q.onnx",
+         "validate {here}/ma.onnx {file} --data {here}/dataa.npz --images 2"),
+        schema="onnx",
+    ),
+    "prototxt": Kind(("neta.prototxt",), tuple(words + _CAFFE for words in _MODEL)),
+    "caffemodel": Kind(
+        ("neta.caffemodel",),
+        tuple(words.replace("{file}", "{here}/neta.prototxt") + _CAFFE for words in _MODEL),
+        schema="caffemodel",
+    ),
+    "graphdef": Kind(("net.pb",), _MODEL, schema="graphdef", needs="tensorflow"),
+    "savedmodel": Kind(
+        ("saved/saved_model.pb", "saved/variables/*", "saved/fingerprint.pb"),
+        tuple(words.replace("{file}", "{here}/saved") for words in _MODEL),
+        needs="tensorflow",
+    ),
+    "checkpoint": Kind(
+        ("checkpoint/*",),
+        tuple(words.replace("{file}", "{here}/checkpoint/model.ckpt.meta") + outputs
+              for words in _MODEL for outputs in ("", " --outputs prob:0")
+              if not (outputs and "inspect" in words)),
+        needs="tensorflow",
+    ),
+    "keras": Kind(("net.keras", "net.h5"), _MODEL, needs="tensorflow"),
+    "tflite": Kind(("net.tflite",), _MODEL, schema="tflite", needs="tensorflow"),
+    "pt2": Kind(("net.pt2",), _MODEL, needs="torch"),
+    "ranges": Kind(
+        ("ra.json", "ra.json.histograms.npz"),
+        ("inspect {here}/ra.json", "view {here}/ma.onnx --ranges {here}/ra.json -o {out}/p.html",
+         "quantize {here}/ma.onnx --ranges {here}/ra.json --target tensorrt -o {out}/q.onnx",
+         "calibrate {here}/ma.onnx --ranges {here}/ra.json --method mse -o {out}/r.json",
+         "build {here}/ma.onnx --ranges {here}/ra.json --target onnxruntime -o {out}/e"),
+    ),
+    "partial": Kind(
+        ("kept/r.json.partial/*",),
+        ("calibrate {here}/ma.onnx --data {here}/dataa.npz -o {here}/kept/r.json --resume",),
+    ),
+    "cache": Kind(
+        ("net.cache",),
+        ("quantize {here}/ma.onnx --cache {file} --target tensorrt -o {out}/q.onnx",),
+    ),
+    "tables": Kind(
+        ("overrides.toml", "placement.toml"),
+        ("calibrate -o {out}/r.json --images 4 --overrides {here}/overrides.toml" + _ON_ARRAYS,
+         "quantize {here}/ma.onnx --ranges {here}/ra.json -o {out}/q.onnx --target tensorrt"
+         + _BY_HAND),
+    ),
+    "recipe": Kind(
+        ("a.toml", "picture.toml"),
+        ("deploy {here}/a.toml -o {out}/d",
+         "calibrate {here}/sa.onnx -o {out}/r.json --images 2" + _ON_PICTURES,
+         "infer {here}/sa.onnx {here}/pictures/0.png --preprocess {here}/picture.toml -o {out}/o",
+         "build {here}/sa.onnx --target onnxruntime -o {out}/e" + _BAKED),
+    ),
+    "arrays": Kind(
+        ("dataa.npz",),
+        ("calibrate {here}/ma.onnx --data {file} -o {out}/r.json --images 4",
+         "validate {here}/ma.onnx {here}/qa.onnx --data {file} --metric top1 --report {out}/r"),
+    ),
+    "pictures": Kind(
+        ("pictures/*.png", "pictures/*.jpg", "masks/0.png"),
+        ("calibrate {here}/sa.onnx -o {out}/r.json" + _ON_PICTURES,
+         "calibrate {here}/sa.onnx -o {out}/r.json --skip-bad" + _ON_PICTURES,
+         "infer {here}/sa.onnx {file} --preprocess {here}/picture.toml -o {out}/o",
+         "validate {here}/sa.onnx {here}/sa.onnx --metric miou" + _ON_MAPS),
+    ),
+    "lists": Kind(
+        ("list.txt", "list.csv", "list.json", "maps.txt"),
+        ("calibrate {here}/sa.onnx --data {file} --preprocess {here}/picture.toml -o {out}/r.json",
+         "validate {here}/sa.onnx {here}/sa.onnx --data {file} --preprocess {here}/picture.toml"),
+    ),
+    "labels": Kind(
+        ("labels.json", "labels.csv", "classes.json"),
+        tuple("validate {here}/ma.onnx {here}/qa.onnx --data {here}/pictures --metric top1 "
+              f"--classes {{here}}/classes.json --labels {{here}}/labels.{form}"
+              for form in ("json", "csv")),
+    ),
+    "engine": Kind(("s.onnxruntime", "s.openvino"), _ENGINE, sealed=True),
+    "passport": Kind(
+        ("s.onnxruntime.json", "s.openvino.json"),
+        (*(words.replace("file", "engine") for words in _ENGINE), "inspect {file}"),
+    ),
+    "bundle": Kind(
+        ("net.pyz",), ("inspect {file}",),
+    ),
+    "report": Kind(
+        ("report/report.json",),
+        ("diff {here}/report {here}/deployed -o {out}/p.html", "diff {here}/deployed {file}"),
+    ),
+    "recording": Kind(
+        ("inputs.json", "outputs.json"),
+        ("validate {here}/ma.onnx {here}/outputs.json --data {here}/inputs.json",
+         "validate {here}/ma.onnx {here}/outputs.json --data {here}/dataa.npz --images 4"),
+    ),
+    "deployed": Kind(
+        ("deployed.kept/*/*", "deployed/*.json", "deployed/*.onnx"),
+        ("deploy {here}/a.toml -o {here}/deployed", "view {here}/deployed -o {out}/p.html",
+         "deploy {here}/a.toml -o {here}/deployed --from validate"),
+    ),
+    "search": Kind(
+        ("kept/q.onnx.search",),
+        ("quantize {here}/ma.onnx --ranges {here}/ra.json --target onnxruntime "
+         "-o {here}/kept/q.onnx" + _BUDGET,),
+    ),
+}  # fmt: skip
+
+
+def make(here: Path) -> None:
+    """Write sound files of every kind into a folder; those of a package that lacks are left out."""
+    prepare(here)
+    shutil.copy(here / "ma.onnx", here / "good.onnx")
+    _pictures(here)
+    (here / "picture.toml").write_text(
+        "[preprocess]\nresize = [12, 12]\nmean = [1.0, 2.0, 3.0]\nscale = 0.01\n"
+        '[postprocess]\nkind = "segmentation"\n'
+    )
+    for target in ("onnxruntime", "openvino"):
+        engine.build(Model.load(here / "sa.onnx"), here / f"s.{target}", target)
+    for name, words in {
+        "cache": f"calibrate {here}/ma.onnx --data {here}/dataa.npz -o {here}/other.json "
+        f"--method entropy --cache-out {here}/net.cache --trt-version 10.3.0",
+        "bundle": f"bundle {here}/ma.onnx -o {here}/net.pyz",
+        "report": f"validate {here}/ma.onnx {here}/qa.onnx --data {here}/dataa.npz --images 4 "
+        f"--report {here}/report --save-inputs {here}/inputs.json "
+        f"--save-outputs {here}/outputs.json",
+        "deploy": f"deploy {here}/a.toml -o {here}/deployed",
+        "search": f"quantize {here}/ma.onnx --ranges {here}/ra.json --target onnxruntime "
+        f"--data {here}/dataa.npz -o {here}/kept/q.onnx --budget top1=100",
+    }.items():
+        (here / "kept").mkdir(exist_ok=True)
+        log = here.parent / f"{name}.log"
+        if finish(start(words.split(), log)) > _DIFFERS:
+            raise AssertionError(f"{words}: {log.read_text()}")
+    _interrupted(here)
+    tensors = sorted(Ranges.load(here / "ra.json").tensors)
+    (here / "overrides.toml").write_text(f'# by hand\n"{tensors[0]}" = [-2.0, 3]\n')
+    shutil.copy(CORPUS / "placement/plain.toml", here / "placement.toml")
+    for package, write in (("tensorflow", _tensorflow), ("torch", _torch)):
+        if importlib.util.find_spec(package) is not None:
+            _in_a_process(write, here)
+
+
+def _pictures(here: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder in ("pictures", "masks"):
+        (here / folder).mkdir()
+    names = [f"{number}.{'jpg' if number == 2 else 'png'}" for number in range(4)]
+    for name in names:
+        cv2.imwrite(str(here / "pictures" / name), rng.integers(0, 255, (12, 12, 3), np.uint8))
+        mask = rng.integers(0, 5, (12, 12), np.uint8)
+        cv2.imwrite(str(here / "masks" / f"{Path(name).stem}.png"), mask)
+    places = [f"pictures/{name}" for name in names]
+    classes = {name: number % 4 for number, name in enumerate(names)}
+    for name, text in {
+        "list.txt": "\n".join(places),
+        "maps.txt": "".join(f"{p}\tmasks/{Path(p).stem}.png\n" for p in places),
+        "list.csv": "image\n" + "\n".join(places),
+        "list.json": json.dumps([{"image": place} for place in places]),
+        "labels.json": json.dumps(classes),
+        "labels.csv": "".join(f"{n},{c}\n" for n, c in classes.items()),
+        "classes.json": json.dumps({"names": ["a", "b", "c", "d"]}),
+    }.items():  # fmt: skip
+        (here / name).write_text(text)
+
+
+def _interrupted(here: Path) -> None:
+    """Leave what a calibration that was killed leaves."""
+
+    def kept() -> bool:
+        return len(list((here / "kept/r.json.partial").glob("[!.]*"))) > 1
+
+    words = f"calibrate {here}/ma.onnx --data {here}/dataa.npz -o {here}/kept/r.json"
+    while not kept():
+        child = start(words.split(), here.parent / "partial.log")
+        while not kept() and os.waitid(
+            os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
+        ) is None:  # fmt: skip
+            time.sleep(0.002)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, 9)
+        finish(child)
+
+
+def _in_a_process(write: Callable[[Path], None], here: Path) -> None:
+    """Write with a framework that this process, which forks, does not import."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            write(here)
+            status = 0
+        finally:
+            os._exit(status)
+    if finish(child):
+        raise AssertionError(f"{write.__name__} failed")
+
+
+def _tensorflow(here: Path) -> None:
+    import keras
+    import tensorflow as tf
+
+    from tests.fuzz.mutants import tensorflow_seeds
+
+    layers = keras.layers
+    network = keras.Sequential([
+        keras.Input((12, 12, 3), name="image"), layers.Conv2D(4, 3, activation="relu"),
+        layers.BatchNormalization(), layers.GlobalAveragePooling2D(), layers.Dense(3),
+    ])  # fmt: skip
+    network.save(here / "net.keras")
+    network.save(here / "net.h5")
+    network.export(here / "saved", verbose=False)
+    lite = tf.lite.TFLiteConverter.from_keras_model(network).convert()
+    (here / "net.tflite").write_bytes(lite)
+    (here / "net.pb").write_bytes(tensorflow_seeds()[0]["net.pb"])
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 4], "x")
+        weight = v1.get_variable("w", [4, 3], use_resource=False)
+        tf.nn.softmax(tf.matmul(x, weight), name="prob")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(here / "checkpoint/model.ckpt"))
+
+
+def _torch(here: Path) -> None:
+    import torch
+
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, 3)
+    )
+    program = torch.export.export(network.eval(), (torch.zeros(1, 3, 6, 6),))
+    torch.export.save(program, here / "net.pt2")
+
+
+@dataclass
+class Tried:
+    """What came of damaged files.
+
+    Attributes:
+        outcomes: How often a kind ended how.
+        wrong: Sentences about what may not be.
+        peak: Kilobytes that the largest command took.
+    """
+
+    outcomes: dict[str, collections.Counter[str]] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    peak: int = 0
+
+
+class Bench:
+    """Where trials are made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.here, self.good = folder, folder / "in", folder / "good"
+        self.out, self.temporary = folder / "out", folder / "tmp"
+        for place in (self.here, self.temporary):
+            place.mkdir()
+        os.environ["TMPDIR"], tempfile.tempdir = str(self.temporary), None
+        make(self.here)
+        for left in self.temporary.iterdir():  # what the frameworks that wrote it did not remove
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        shutil.copytree(self.here, self.good)
+        self.others = [p.read_bytes() for p in sorted(self.good.glob("*")) if p.is_file()]
+        self.found = Tried()
+
+    def files(self, kind: Kind) -> list[Path]:
+        """Return the places of a kind's files below the folder of inputs."""
+        return sorted(
+            place.relative_to(self.good)
+            for pattern in kind.files for place in self.good.glob(pattern) if place.is_file()
+        )  # fmt: skip
+
+    def run(self, name: str, words: str, file: Path, data: bytes | None, told: str) -> None:
+        """Run a command on a file that holds ``data``, or on the sound one, and judge it."""
+        for place in (self.here, self.out):
+            shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(self.good, self.here)
+        self.out.mkdir()
+        if data is not None:
+            (self.here / file).write_bytes(data)
+        place = self.here / file
+        filled = words.format(
+            file=place, here=self.here, out=self.out, engine=place.with_suffix("")
+        ).split()
+        as_json = hash(told) % 2 == 0
+        before = _listed(self.here)
+        log, errors = self.folder / "log", self.folder / "errors"
+        begin = time.monotonic()
+        limit = ["--max-seconds", str(SECONDS), *(["--json"] if as_json else [])]
+        child = _begun([*filled, *limit], log, errors)
+        _, ended, usage = os.wait4(child, 0)
+        status = os.waitstatus_to_exitcode(ended)
+        said = errors.read_text(errors="replace")
+        self.found.peak = max(self.found.peak, usage.ru_maxrss)
+        outcome = _outcome(status, said)
+        self.found.outcomes.setdefault(name, collections.Counter())[outcome] += 1
+        faults = list(self._faults(status, said, log, before, filled[0], as_json))
+        if data is None and status > _DIFFERS:
+            faults.append("a sound file is refused")
+        if data is not None and KINDS[name].sealed and status in (_DONE, _DIFFERS):
+            if filled[0] != "inspect" and data != (self.good / file).read_bytes():
+                faults.append("it was used all the same")
+        if usage.ru_maxrss > MEMORY >> 10 and outcome in ("done", "differs"):
+            faults.append(f"it took {usage.ru_maxrss >> 10} MB")
+        if faults:
+            took = f"{time.monotonic() - begin:.0f} s"
+            self.found.wrong.append(
+                f"{told}: {' '.join(filled)}: {status}, {took}: {'; '.join(faults)}\n{said[-1500:]}"
+            )
+            if data is not None and (kept := os.environ.get("DAMAGED")):
+                Path(kept, re.sub(r"\W+", "-", told) + "-" + file.name).write_bytes(data)
+
+    def _faults(
+        self, status: int, said: str, log: Path, before: dict[str, int], command: str, as_json: bool
+    ) -> Sequence[str]:
+        """Yield what is not as it has to be."""
+        faults = []
+        printed = log.read_text(errors="replace")
+        if status not in (_DONE, _DIFFERS, _REFUSED, _LACKS):
+            faults.append(f"status {status}")
+        if "Traceback (most recent call last)" in said + printed:
+            faults.append("a traceback")
+        if status > _DIFFERS:
+            last = ([line for line in said.splitlines() if line.strip()] or [""])[-1]
+            if not last.startswith(f"onnxgraft {command}: ") or len(last) > 3000:
+                faults.append(f"the last line is no sentence of ours: {last[:200]!r}")
+            if self._left():
+                faults.append(f"it left {self._left()}")
+            if _listed(self.here) != before:
+                faults.append("what was there is another")
+        if as_json:
+            try:
+                document = json.loads(printed)
+                if status > _DIFFERS and document["exit_status"] != status:
+                    faults.append("another status in the JSON")
+            except (ValueError, LookupError, TypeError) as error:
+                faults.append(f"no JSON ({error})")
+        if list(self.temporary.iterdir()):
+            faults.append(f"temporary files: {[p.name for p in self.temporary.iterdir()]}")
+            shutil.rmtree(self.temporary)
+            self.temporary.mkdir()
+        return faults
+
+    def _left(self) -> list[str]:
+        return sorted(
+            str(place.relative_to(self.out)) for place in self.out.rglob("*")
+            if not any(name.endswith((".kept", ".search")) for name in place.parts)
+        )  # fmt: skip
+
+
+def _begun(words: Sequence[str], log: Path, errors: Path) -> int:
+    """Run the command ``onnxgraft`` as a user does, in a process that is forked; return its id."""
+    child = os.fork()
+    if child:
+        return child
+    status = 98
+    try:
+        for stream, place in ((1, log), (2, errors)):
+            os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        sys.argv = ["onnxgraft", *words]
+        cli.main()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 99
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _listed(folder: Path) -> dict[str, int]:
+    """Return what is in a folder, but for what commands write there."""
+    return {
+        str(place.relative_to(folder)): place.stat().st_size
+        for place in folder.rglob("*")
+        if place.is_file() and place.relative_to(folder).parts[0] not in _WRITTEN
+    }
+
+
+def _outcome(status: int, said: str) -> str:
+    if status == _REFUSED and "stopped: " in said:
+        return "limit"
+    if status == _REFUSED and _IN_LIBRARY.search(said):
+        return "library"
+    names = {_DONE: "done", _DIFFERS: "differs", _REFUSED: "refused", _LACKS: "lacks"}
+    return names.get(status, "wrong")
+
+
+# Imported once, before anything is forked; libraries that start threads then are not among them.
+_IMPORTED = ("onnxruntime", "openvino", "cv2", "polygraphy", "h5py")
+
+
+def tried(count: int, seed: int = 0, kinds: Sequence[str] = (), *, sound: bool = True) -> Tried:
+    """Run so many commands on damaged files, kinds in turn.
+
+    Args:
+        count: How many.
+        seed: Of what is drawn.
+        kinds: Names in `KINDS`; all if empty.
+        sound: Whether every command line is first tried on the sound file, which it has to take.
+    """
+    for module in _IMPORTED:
+        importlib.import_module(module)
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as place:
+        bench = Bench(Path(place))
+        names = [name for name in kinds or KINDS if bench.files(KINDS[name])]
+        if sound:
+            for name in names:
+                for words in KINDS[name].words:
+                    bench.run(name, words, bench.files(KINDS[name])[0], None, f"{name}, sound")
+        for number in range(count):
+            name = names[number % len(names)]
+            kind = KINDS[name]
+            file = rng.choice(bench.files(kind))
+            good = (bench.good / file).read_bytes()
+            data = damaged(good, rng, bench.others, kind.schema)
+            bench.run(name, rng.choice(kind.words), file, data, f"{name} {number} of seed {seed}")
+            if sys.stderr.isatty() or number % 100 == 99:
+                print(f"{number + 1} of {count}, {len(bench.found.wrong)} wrong", file=sys.stderr)
+        return bench.found
+
+
+def main() -> None:
+    """Run commands on damaged files, and write the figures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("count", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", type=lambda text: text.split(","), default=[])
+    options = parser.parse_args()
+    found = tried(options.count, options.seed, options.kinds)
+    for text in found.wrong:
+        print(text, file=sys.stderr)
+    print(found.outcomes, found.peak)
+
+
+if __name__ == "__main__":
+    main()
