@@ -16,13 +16,13 @@ from onnxgraft.errors import (
     MissingDependencyError,
     NotSupportedError,
 )  # fmt: skip
-from onnxgraft.files import existing_file, sha256
+from onnxgraft.files import existing_file
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.run.engine import Engine, Writing
 from onnxgraft.run.layers import Layer, LayerTimes, Timing
 from onnxgraft.stages.engine.options import Backend
-from onnxgraft.stages.engine.passport import Passport, passport_path, pinned, read_passport
+from onnxgraft.stages.engine.passport import Passport, own_passport, passport_path, pinned
 from onnxgraft.stages.engine.unknown import target_of
 from onnxgraft.targets import TARGETS, find_target
 from onnxgraft.targets.cpu import CPUS, Cpu
@@ -84,9 +84,7 @@ def load(
             target_of(file).name, "", "", Source(str(file), "unknown", ""), (), (), {}
         )
     else:
-        passport = read_passport(file)
-        if sha256(file) != passport.engine:
-            raise InputError(f"{file}: is not the file that its passport describes; build it again")
+        passport = own_passport(file)
         for told in (*_other_cpu(file, passport), *_wrong(file, passport)):
             warnings.warn(told, EngineWarning, stacklevel=2)
     try:

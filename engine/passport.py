@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import claimed, existing_file, read_json, write_json
+from onnxgraft.files import claimed, existing_file, read_json, sha256, write_json
 from onnxgraft.files.limits import PASSPORT_BYTES
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import TensorSpec
@@ -24,6 +24,7 @@ from onnxgraft.targets.devices import find_provider, on_cpu
 __all__ = [
     "Flags",
     "Passport",
+    "own_passport",
     "passport_in",
     "passport_json",
     "passport_path",
@@ -266,6 +267,19 @@ def read_passport(engine: str | os.PathLike[str]) -> Passport:
             "one that onnxgraft build wrote is loaded, or one that you --trust"
         )
     return passport_in(file)
+
+
+def own_passport(engine: str | os.PathLike[str]) -> Passport:
+    """Read the passport beside ``engine``, which has to be the file that it was written for.
+
+    Raises:
+        InputError: There is none, or it is damaged, or of another file.
+    """
+    file = existing_file(engine, "the engine")
+    passport = read_passport(file)
+    if sha256(file) != passport.engine:
+        raise InputError(f"{file}: is not the file that its passport describes; build it again")
+    return passport
 
 
 def passport_in(file: Path) -> Passport:

@@ -289,6 +289,8 @@ FILES: dict[str, tuple[bytes, str]] = {
     "lzma.keras": (
         directory(keras_archive(), 10, struct.pack("<H", zipfile.ZIP_LZMA)),
         "is packed otherwise than by deflation"),
+    "longer.keras": (
+        directory(keras_archive(), 20, struct.pack("<I", 1 << 30)), "ends behind the archive"),
     "link.keras": (
         directory(keras_archive(), 38, struct.pack("<I", 0o120777 << 16)), "is a link or a device"),
     "twins.keras": (

@@ -99,6 +99,9 @@ def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
     entry = archive.getinfo(name)
     if entry.file_size > most or entry.compress_type not in PACKED:
         raise ValueError(f"{name} is too large, or packed otherwise")
+    # Python takes as much memory as it says before it reads.
+    if entry.header_offset + entry.compress_size > archive.start_dir:
+        raise ValueError(f"{name} ends behind the archive")
     return archive.read(entry)
 
 

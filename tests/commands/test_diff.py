@@ -14,6 +14,7 @@ from onnxgraft import commands
 from onnxgraft.commands import diff
 from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import InputError
+from onnxgraft.files import sha256
 from onnxgraft.stages import engine
 from onnxgraft.stages.validate.report import (
     CandidateRow,
@@ -123,6 +124,10 @@ def test_an_engine_may_grow_by_what_is_allowed(runs: Path, tmp_path: Path) -> No
         (tmp_path / name).write_bytes((runs / "a" / name).read_bytes())
     large = tmp_path / "engine.onnxruntime"
     large.write_bytes(large.read_bytes() * 2)
+    with pytest.raises(InputError, match="is not the file that its passport describes"):
+        diff(runs / "a" / "engine.onnxruntime", large)
+    passport = tmp_path / "engine.onnxruntime.json"
+    passport.write_text(json.dumps(json.loads(passport.read_text()) | {"engine": sha256(large)}))
     small = runs / "a" / "engine.onnxruntime"
     assert "is 100 % larger, and 50 % is allowed" in diff(small, large, larger=50).worse[0]
     assert diff(small, large, larger=100).passed

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import struct
 import subprocess
 import sys
 import zipfile
@@ -16,7 +17,10 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine
 from onnxgraft.stages.engine.passport import Passport
+from onnxgraft.stages.engine.tensorrt import bundle_main
 from tests.conftest import model_of
+from tests.fuzz.seeds import archive
+from tests.hostile import directory
 
 CACHE = b"TRT-101600-EntropyCalibration2\nx: 3c010a14\n"
 
@@ -148,3 +152,13 @@ def test_the_manifests_passport_is_one_that_onnxgraft_reads(net: Model, tmp_path
         manifest = json.loads(archive.read("manifest.json"))
     (tmp_path / "e.json").write_text(json.dumps(manifest["passport"]))
     assert isinstance(engine.read_passport(tmp_path / "e"), Passport)
+
+
+def test_a_member_that_says_to_be_longer_than_the_bundle_is_refused_before_it_is_read(
+    tmp_path: Path,
+) -> None:
+    """Python would take the memory first."""
+    small = archive({"manifest.json": b"{}"})
+    (tmp_path / "net.pyz").write_bytes(directory(small, 20, struct.pack("<I", (1 << 32) - 2)))
+    with pytest.raises(ValueError, match=r"manifest\.json ends behind the archive"):
+        bundle_main.read(tmp_path / "net.pyz")

@@ -71,7 +71,7 @@ def fuzz(reader: str, seconds: int, crashes: Path) -> Row:
     """Fuzz a reader for so many seconds of the processor, which other work may share."""
     tried = peak = failed = 0
     begin = _processor_time()
-    before = set(crashes.glob("*"))
+    before = set(crashes.glob(f"{reader}-*"))
     number = 0
     with tempfile.TemporaryDirectory() as found:
         while (left := seconds - int(_processor_time() - begin)) > 0:
@@ -89,7 +89,7 @@ def fuzz(reader: str, seconds: int, crashes: Path) -> Row:
                 failed += 1
                 print(done.stdout[-4000:], file=sys.stderr)
     spent = _processor_time() - begin
-    broken = max(failed, len(set(crashes.glob("*")) - before))
+    broken = max(failed, len(set(crashes.glob(f"{reader}-*")) - before))
     return Row(tried, round(spent), broken, peak, today())
 
 

@@ -35,6 +35,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -80,11 +81,42 @@ def damaged(
     if data[:4] == b"PK\3\4" and rng.random() < 0.6:
         with contextlib.suppress(zipfile.BadZipFile):
             return _member_damaged(data, rng, others)
+    if data[:1] in (b"{", b"[") and rng.random() < 0.5:
+        with contextlib.suppress(ValueError):
+            document = [json.loads(data)]
+            _entry_changed(document, rng)
+            return json.dumps(document[0]).encode()
     if b"\0" not in data and rng.random() < 0.6:
         return mutated(data, max(_MOST, len(data)), rng.randrange(1 << 30))
     for _ in range(rng.choice((1, 1, 2, 5))):
         data = _block_damaged(data, rng, others)
     return data
+
+
+_VALUES = (None, True, 0, -1, 0.5, 1e308, -1e308, 1 << 63, 1 << 70, "", "x", "../x", "0", [], {}, [0], [[]],
+           {"x": 0}, "é" * 300, ["x", 1], float("nan"), float("inf"))  # fmt: skip
+
+
+def _entry_changed(document: Any, rng: random.Random) -> None:
+    """Change an entry somewhere in a list or object: another value, none, or what is beside it."""
+    while True:
+        keys = list(document) if isinstance(document, dict) else list(range(len(document)))
+        key = rng.choice(keys)
+        inside = document[key]
+        if not isinstance(inside, dict | list) or not inside or rng.random() < 0.15:
+            break
+        document = inside
+    kind = rng.randrange(6)
+    if kind == 0:
+        del document[key]
+    elif kind == 1:
+        document[key] = document[rng.choice(keys)]
+    elif kind == 2:
+        document[key] = [document[key]]
+    elif kind == 3 and isinstance(document[key], int | float | str):
+        document[key] = document[key] * rng.choice((-1, 2, 1000))
+    else:
+        document[key] = rng.choice(_VALUES)
 
 
 def _block_damaged(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
@@ -496,9 +528,11 @@ class Bench:
             faults.append(f"it took {usage.ru_maxrss >> 10} MB")
         if faults:
             took = f"{time.monotonic() - begin:.0f} s"
-            self.found.wrong.append(
+            sentence = (
                 f"{told}: {' '.join(filled)}: {status}, {took}: {'; '.join(faults)}\n{said[-1500:]}"
             )
+            self.found.wrong.append(sentence)
+            print(sentence, file=sys.stderr, flush=True)
             if data is not None and (kept := os.environ.get("DAMAGED")):
                 Path(kept, re.sub(r"\W+", "-", told) + "-" + file.name).write_bytes(data)
 
@@ -609,7 +643,7 @@ def tried(count: int, seed: int = 0, kinds: Sequence[str] = (), *, sound: bool =
             good = (bench.good / file).read_bytes()
             data = damaged(good, rng, bench.others, kind.schema)
             bench.run(name, rng.choice(kind.words), file, data, f"{name} {number} of seed {seed}")
-            if sys.stderr.isatty() or number % 100 == 99:
+            if number % 100 == 99:
                 print(f"{number + 1} of {count}, {len(bench.found.wrong)} wrong", file=sys.stderr)
         return bench.found
 
@@ -622,8 +656,6 @@ def main() -> None:
     parser.add_argument("--kinds", type=lambda text: text.split(","), default=[])
     options = parser.parse_args()
     found = tried(options.count, options.seed, options.kinds)
-    for text in found.wrong:
-        print(text, file=sys.stderr)
     print(found.outcomes, found.peak)
 
 

@@ -309,6 +309,26 @@ def test_what_a_file_says_of_sequences_inside_does_no_harm(tmp_path: Path, kind:
         np.testing.assert_array_equal(found, [0, 1, 2])
 
 
+@pytest.mark.parametrize("kind", [b"", b"\r\x08\x01\x12\x11"], ids=["empty", "unknown"])
+def test_a_type_of_no_kind_is_as_none(kind: bytes, tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        n (float[N] x) => (float[N] y) <float[N] h> { h = Neg(x)  y = Relu(h) }"""
+    )
+    for entry in (proto.graph.output[0], proto.graph.value_info[0]):
+        entry.type.Clear()
+        entry.type.MergeFromString(kind)
+        entry.type.SetInParent()
+    onnx.save(proto, tmp_path / "a.onnx")
+    model = Model.load(tmp_path / "a.onnx")
+    assert (model.outputs[0].dtype, len(model.outputs[0].shape)) == ("float32", 1)
+    for each in (model, run(model)[0], model.copy()):
+        each.save(tmp_path / "b.onnx")
+        with OnnxRuntime(tmp_path / "b.onnx", optimize=False) as session:
+            found = session.infer({"x": np.array([-1, 2], np.float32)})["y"]
+        np.testing.assert_array_equal(found, [1, 0])
+
+
 def test_graphs_go_in_and_out_through_one_door() -> None:
     door = ROOT / "src/onnxgraft/graph/surgeon.py"
     places = [

@@ -19,7 +19,7 @@ from onnxgraft.files import atomic_folder, check_folder, existing_file, sha256, 
 from onnxgraft.graph.foreign import TRITON
 from onnxgraft.graph.model import Model
 from onnxgraft.stages.engine import graph_hash
-from onnxgraft.stages.engine.passport import Passport, read_passport
+from onnxgraft.stages.engine.passport import Passport, own_passport
 from onnxgraft.stages.engine.triton import configuration
 from onnxgraft.targets import find_target
 
@@ -97,9 +97,7 @@ def export(
     if form not in _FORMS:
         raise InputError(f"no form of export is called {form!r}; {nearest(form, _FORMS)}")
     file = existing_file(engine, "the engine")
-    passport = read_passport(file)
-    if sha256(file) != passport.engine:
-        raise InputError(f"{file}: is not the file that its passport describes; build it again")
+    passport = own_passport(file)
     if form == "cpp":
         given = {
             "--name": name, "--max-batch": max_batch, "--instances": instances,

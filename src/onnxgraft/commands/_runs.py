@@ -20,7 +20,7 @@ from onnxgraft.files.limits import DOCUMENT_BYTES
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import op_of
 from onnxgraft.graph.walk import nodes_within
-from onnxgraft.stages.engine.passport import Passport, passport_path, read_passport
+from onnxgraft.stages.engine.passport import Passport, own_passport, passport_path
 
 __all__ = ["LATENCY", "METRICS", "PASSED", "SIZE", "Run", "Value", "read_report", "read_run"]
 
@@ -60,7 +60,8 @@ def read_run(path: Place, *, alone: bool = True) -> Run:
         alone: Of an engine: it is not looked for by its name.
 
     Raises:
-        InputError: It is none of them, or is damaged.
+        InputError: It is none of them, or is damaged, or an engine in it is another file than its
+            passport describes.
     """
     place = Path(path)
     tables: dict[str, Table] = {}
@@ -77,11 +78,11 @@ def read_run(path: Place, *, alone: bool = True) -> Run:
             elif file.name == "ranges.json":
                 _add(tables, _ranges(file))
             elif passport_path(file).is_file():
-                passport = read_passport(file)
+                passport = own_passport(file)
                 _add(tables, _engine(file, passport, passport.name))
         return Run(str(path), engine=False, tables=tables)
     if passport_path(place).is_file():
-        passport = read_passport(existing_file(place, "the engine"))
+        passport = own_passport(place)
         name = _ALONE if alone else passport.name
         _add(tables, _engine(place, passport, name))
         return Run(str(path), engine=True, tables=tables)

@@ -26,8 +26,8 @@ def check_archive(archive: zipfile.ZipFile, file: Path, *, growth: bool = True) 
 
     Raises:
         ValueError: There are too many, two have one name, one lies outside of the archive, is no
-            plain file or is packed in an unusual way, or together they are many times as large as
-            the archive.
+            plain file, ends behind the archive or is packed in an unusual way, or together they are
+            many times as large as the archive.
     """
     members = archive.infolist()
     if len(members) > ARCHIVE_MEMBERS.most:
@@ -43,6 +43,9 @@ def check_archive(archive: zipfile.ZipFile, file: Path, *, growth: bool = True) 
             raise ValueError(f"its member {entry.filename!r} is a link or a device")
         if entry.compress_type not in _METHODS:
             raise ValueError(f"its member {entry.filename!r} is packed otherwise than by deflation")
+        # Python takes as much memory as it says before it reads.
+        if entry.header_offset + entry.compress_size > archive.start_dir:
+            raise ValueError(f"its member {entry.filename!r} ends behind the archive")
     if growth:
         size = file.stat().st_size
         times = sum(entry.file_size for entry in members) / size

@@ -124,13 +124,18 @@ def _graphs(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
 
 
 def _others(graph: onnx.GraphProto, outermost: bool) -> list[onnx.ValueInfoProto]:
-    """Return what a graph declares that is no tensor; the ends of the outermost are looked at."""
-    ends = () if outermost else (*graph.input, *graph.output)
-    return [
-        entry
-        for entry in (*graph.value_info, *ends)
-        if entry.type.WhichOneof("value") not in ("tensor_type", None)
-    ]
+    """Return what a graph declares that is no tensor; the ends of the outermost are looked at.
+
+    A type of no kind is among it: onnx-graphsurgeon would keep it as one.
+    """
+    found = []
+    for entries, end in ((graph.value_info, False), (graph.input, True), (graph.output, True)):
+        for entry in entries:
+            kind = entry.type.WhichOneof("value")
+            empty = kind is None and entry.HasField("type")
+            if empty or (kind not in ("tensor_type", None) and not (end and outermost)):
+                found.append(entry)
+    return found
 
 
 def _complete(part: Any, holder: onnx.GraphProto | onnx.FunctionProto) -> None:
