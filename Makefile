@@ -110,6 +110,7 @@ fuzz: $(READY)
 	PYTHONPATH=src $(BIN)/python -m tests.fuzz.mutants onnx 2000
 	PYTHONPATH=src $(BIN)/python -m tests.fuzz.mutants tensorflow 500
 	PYTHONPATH=src $(BIN)/python -m tests.fuzz.mutants caffe 2000
+	PYTHONPATH=src $(BIN)/python -m tests.fuzz.whole 5000
 	PYTHONPATH=src $(BIN)/python -m tests.faults --kills 200
 
 faults: $(READY)

@@ -32,7 +32,7 @@ import tempfile
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from onnxgraft.data.ranges import Ranges
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine
 from tests.faults import finish, prepare, start
+from tests.figures import part, put, versions
 from tests.fuzz.mutator import mutated
 from tests.fuzz.readers import CORPUS, READERS
 
@@ -93,8 +94,10 @@ def damaged(
     return data
 
 
-_VALUES = (None, True, 0, -1, 0.5, 1e308, -1e308, 1 << 63, 1 << 70, "", "x", "../x", "0", [], {}, [0], [[]],
-           {"x": 0}, "é" * 300, ["x", 1], float("nan"), float("inf"))  # fmt: skip
+_VALUES = (
+    None, True, 0, -1, 0.5, 1e308, -1e308, 1 << 63, 1 << 70, float("nan"), float("inf"), "", "x",
+    "../x", "0", "é" * 300, [], {}, [0], [[]], {"x": 0}, ["x", 1],
+)  # fmt: skip
 
 
 def _entry_changed(document: Any, rng: random.Random) -> None:
@@ -330,8 +333,13 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
-def make(here: Path) -> None:
-    """Write sound files of every kind into a folder; those of a package that lacks are left out."""
+def make(here: Path, packages: Collection[str]) -> None:
+    """Write sound files of every kind into a folder.
+
+    Args:
+        here: The folder.
+        packages: Those whose files are wanted, too; where one lacks they are left out.
+    """
     prepare(here)
     shutil.copy(here / "ma.onnx", here / "good.onnx")
     _pictures(here)
@@ -361,7 +369,7 @@ def make(here: Path) -> None:
     (here / "overrides.toml").write_text(f'# by hand\n"{tensors[0]}" = [-2.0, 3]\n')
     shutil.copy(CORPUS / "placement/plain.toml", here / "placement.toml")
     for package, write in (("tensorflow", _tensorflow), ("torch", _torch)):
-        if importlib.util.find_spec(package) is not None:
+        if package in packages and importlib.util.find_spec(package) is not None:
             _in_a_process(write, here)
 
 
@@ -474,13 +482,13 @@ class Tried:
 class Bench:
     """Where trials are made."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, packages: Collection[str]) -> None:
         self.folder, self.here, self.good = folder, folder / "in", folder / "good"
         self.out, self.temporary = folder / "out", folder / "tmp"
         for place in (self.here, self.temporary):
             place.mkdir()
         os.environ["TMPDIR"], tempfile.tempdir = str(self.temporary), None
-        make(self.here)
+        make(self.here, packages)
         for left in self.temporary.iterdir():  # what the frameworks that wrote it did not remove
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         shutil.copytree(self.here, self.good)
@@ -517,7 +525,6 @@ class Bench:
         said = errors.read_text(errors="replace")
         self.found.peak = max(self.found.peak, usage.ru_maxrss)
         outcome = _outcome(status, said)
-        self.found.outcomes.setdefault(name, collections.Counter())[outcome] += 1
         faults = list(self._faults(status, said, log, before, filled[0], as_json))
         if data is None and status > _DIFFERS:
             faults.append("a sound file is refused")
@@ -526,6 +533,9 @@ class Bench:
                 faults.append("it was used all the same")
         if usage.ru_maxrss > MEMORY >> 10 and outcome in ("done", "differs"):
             faults.append(f"it took {usage.ru_maxrss >> 10} MB")
+        if data is not None:
+            how = "wrong" if faults else outcome
+            self.found.outcomes.setdefault(name, collections.Counter())[how] += 1
         if faults:
             took = f"{time.monotonic() - begin:.0f} s"
             sentence = (
@@ -630,7 +640,7 @@ def tried(count: int, seed: int = 0, kinds: Sequence[str] = (), *, sound: bool =
         importlib.import_module(module)
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as place:
-        bench = Bench(Path(place))
+        bench = Bench(Path(place), {KINDS[name].needs for name in kinds or KINDS})
         names = [name for name in kinds or KINDS if bench.files(KINDS[name])]
         if sound:
             for name in names:
@@ -648,15 +658,41 @@ def tried(count: int, seed: int = 0, kinds: Sequence[str] = (), *, sound: bool =
         return bench.found
 
 
+_COLUMNS = ("files", "done", "differs", "refused", "lacks", "limit", "library", "wrong")
+
+
+def figures(found: Tried, before: str) -> list[str]:
+    """Return the table of what came, added to that of before."""
+    rows = {
+        name: collections.Counter(dict(zip(_COLUMNS, map(int, numbers.split("|")), strict=False)))
+        for name, numbers in re.findall(r"(?m)^\| (\w+) \| (\d[\d |]*) \|$", before)
+    }
+    for name, outcomes in found.outcomes.items():
+        row = rows.setdefault(name, collections.Counter())
+        row.update(outcomes)
+        row["files"] += outcomes.total()
+    return [
+        f"| kind | {' | '.join(_COLUMNS)} |",
+        "|---" * (1 + len(_COLUMNS)) + "|",
+        *(f"| {name} | {' | '.join(str(rows[name][column]) for column in _COLUMNS)} |"
+          for name in KINDS if name in rows),
+    ]  # fmt: skip
+
+
 def main() -> None:
     """Run commands on damaged files, and write the figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", type=lambda text: text.split(","), default=[])
+    parser.add_argument("--add", action="store_true", help="to the figures that stand there")
     options = parser.parse_args()
     found = tried(options.count, options.seed, options.kinds)
-    print(found.outcomes, found.peak)
+    sentence = (
+        f"The last of them on {versions('onnx', 'onnxruntime', 'openvino', 'tensorflow', 'torch')} "
+        f"The largest took {found.peak >> 10} MB."
+    )
+    put("damaged", [sentence, "", *figures(found, part("damaged") if options.add else "")])
 
 
 if __name__ == "__main__":
