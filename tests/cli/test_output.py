@@ -63,6 +63,18 @@ def test_standard_error_that_can_not_be_written_changes_no_status() -> None:
     assert in_a_shell("RUN inspect none.onnx 2> /dev/full").returncode == 2
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_the_encoding_lacks_is_written_escaped(encoding: str, tmp_path: Path) -> None:
+    model = model_of("net (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }")
+    model.save(tmp_path / "net→.onnx")
+    done = in_a_shell(
+        f"PYTHONIOENCODING={encoding} RUN convert NET -o OUT", NET=tmp_path / "net→.onnx",
+        OUT=tmp_path / "out→.onnx",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "out\\u2192.onnx" in done.stdout
+
+
 def test_what_a_library_prints_is_not_in_the_json(
     net: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

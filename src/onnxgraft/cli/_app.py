@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import io
 import os
 import sys
 import typing
@@ -371,18 +372,23 @@ def main() -> None:
     """Run the command line, the subcommand in a process of its own."""
     global _guarding
     _guarding = True
-    _open_closed()
+    _prepare_streams()
     app()
 
 
-def _open_closed() -> None:
-    """Let what the caller closed lead nowhere: a file that is opened would take its place."""
+def _prepare_streams() -> None:
+    """Let what the caller closed lead nowhere, and what its encoding lacks be written escaped.
+
+    A file that is opened would take the place of what is closed.
+    """
     for handle, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(handle)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
             setattr(sys, name, open(handle, "w" if handle else "r", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is
 
 
 def _guard(name: str, limits: Mapping[str, Any], given: Mapping[str, Any]) -> int | None:
