@@ -177,6 +177,12 @@ def test_documents_of_a_hundred_levels_are_read_and_no_deeper(form: str, tmp_pat
             parse(nested(depth, form))
 
 
+@pytest.mark.parametrize("text", ["1", "null", '"a"', "0.5", "[]", "{}"])
+def test_a_json_may_be_one_value(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert read_json(tmp_path / "a.json") == parse_json(text) == json.loads(text)
+
+
 # A document with a key in it, and what stands there: `{}`.
 _WITH_KEY = ("a{} = 1", "[a{}]", "a = {{ a{} = 1 }}", "a = [\n{{ a{} = 1 }} ]", "a = '''\n'''\na{}")
 

@@ -113,8 +113,8 @@ def _shallow(parse: Callable[[], T]) -> T:
         found = parse()
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    level: list[Any] = [found]
-    for _ in range(_DEEPEST):
+    level: list[Any] = [[found]]
+    for _ in range(1 + _DEEPEST):
         held = (value.values() if isinstance(value, dict) else value for value in level)
         level = [one for values in held for one in values if isinstance(one, dict | list)]
         if not level:
