@@ -170,6 +170,13 @@ PROMISES = (
         "    handed = watch.handed_over() or 0",
     ),
     Promise(
+        LIBRARY, "what it prints is not in the object of `--json`",
+        "tests/cli/test_output.py::test_what_a_library_prints_is_not_in_the_json",
+        "src/onnxgraft/cli/_app.py",
+        "    os.dup2(2, 1)\n",
+        "",
+    ),
+    Promise(
         LIBRARY, "a command has a limit of memory that nobody asked for",
         "tests/sandbox/test_guard.py::test_a_command_has_a_limit_that_nobody_asked_for",
         "src/onnxgraft/sandbox/guard.py",
@@ -228,6 +235,14 @@ PROMISES = (
         "    if not dtype:\n",
     ),
     Promise(
+        DATA, "TOML that would take minutes is refused before it is parsed",
+        "tests/files/test_files.py::"
+        "test_tomllib_which_would_take_minutes_for_a_long_key_never_gets_it",
+        "src/onnxgraft/files/reading.py",
+        '    if text.count(".") >= _DEEPEST and longest_key(text) > _DEEPEST:',
+        "    if False:",
+    ),
+    Promise(
         DATA, "an image is a plain file",
         "tests/test_trust.py::test_an_image_that_is_no_file_is_refused",
         "src/onnxgraft/data/images.py",
@@ -252,9 +267,17 @@ PROMISES = (
     Promise(
         ENGINE, "an engine is the file that its passport describes, or is not loaded",
         "tests/engine/test_engines.py::test_an_engine_that_is_not_its_passports_is_not_loaded",
-        "engine/loading.py",
-        "        if sha256(file) != passport.engine:",
-        "        if not passport.engine:",
+        "engine/passport.py",
+        "    if sha256(file) != passport.engine:",
+        "    if not passport.engine:",
+    ),
+    Promise(
+        ENGINE, "a bundle's member that says to be longer than the bundle is not read",
+        "tests/engine/test_bundle.py::"
+        "test_a_member_that_says_to_be_longer_than_the_bundle_is_refused_before_it_is_read",
+        "engine/tensorrt/bundle_main.py",
+        "    if entry.header_offset + entry.compress_size > archive.start_dir:",
+        "    if False:",
     ),
     Promise(
         ENGINE, "an engine without a passport is loaded where it is trusted alone",
