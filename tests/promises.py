@@ -42,8 +42,8 @@ PROMISES = (
         MODEL, "what can't be used ends in one sentence and exit status 2",
         "tests/test_trust.py::test_the_command_ends_with_status_2[nodes.onnx]",
         "src/onnxgraft/cli/_failing.py",
-        "        raise typer.Exit(error.exit_status) from error",
-        "        raise typer.Exit(1) from error",
+        "        _end(name, str(error), error.exit_status, error, as_json=as_json)",
+        "        _end(name, str(error), 1, error, as_json=as_json)",
     ),
     Promise(
         MODEL, "names in it reach the terminal without control codes",

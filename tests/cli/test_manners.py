@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 from collections.abc import Callable
@@ -82,8 +83,11 @@ def test_json_behind_two_dashes_is_a_file(cli: Cli) -> None:
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError(), 2, "memory ran out"),
         (ZeroDivisionError("a bug"), 70, "internal error, ZeroDivisionError: a bug"),
+        (OSError(errno.EMFILE, "Too many open files"), 2, "no more: Too many open files; free"),
+        (OSError(errno.ENOSPC, "No space left", "/a/b"), 2, "no more for /a/b: No space left"),
+        (OSError(errno.EBADF, "Bad file"), 70, "internal error, OSError"),
     ],
-    ids=["interrupted", "memory", "internal"],
+    ids=["interrupted", "memory", "internal", "files", "disk", "ours"],
 )
 def test_whatever_goes_wrong_is_an_object(
     raised: BaseException, status: int, words: str, cli: Cli, monkeypatch: pytest.MonkeyPatch

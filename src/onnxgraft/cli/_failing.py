@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import typer
 
@@ -20,6 +22,15 @@ EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
 # What a shell tells of a process that SIGPIPE has ended, as it does where ``head`` has read enough.
 EXIT_PIPE = 141
+# What a system says that has no more files, processes, memory or room.
+_SHORT = frozenset({
+    errno.EAGAIN,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+})
 TRACEBACK = "ONNXGRAFT_TRACEBACK"
 
 
@@ -92,24 +103,34 @@ def errors_reported(name: str, *, as_json: bool) -> Iterator[None]:
     except typer.Exit:
         raise
     except OnnxgraftError as error:
-        failed(name, str(error), error.exit_status, as_json=as_json)
-        raise typer.Exit(error.exit_status) from error
+        _end(name, str(error), error.exit_status, error, as_json=as_json)
     except KeyboardInterrupt:
-        failed(name, "interrupted", EXIT_INTERRUPTED, as_json=as_json)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        _end(name, "interrupted", EXIT_INTERRUPTED, None, as_json=as_json)
     except MemoryError as error:
         sentence = (
             "memory ran out; allow more with --max-memory, or take a smaller model, batch or "
             "--workers"
         )
-        failed(name, sentence, InputError.exit_status, as_json=as_json)
-        raise typer.Exit(InputError.exit_status) from error
+        _end(name, sentence, InputError.exit_status, error, as_json=as_json)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _SHORT:
+            of = "" if error.filename is None else f" for {printable(str(error.filename))}"
+            sentence = (
+                f"the system has no more{of}: {error.strerror}; free some of it, or raise the "
+                "limit (ulimit), and run it again"
+            )
+            _end(name, sentence, InputError.exit_status, error, as_json=as_json)
         if os.environ.get(TRACEBACK):
             raise
         sentence = (
             f"internal error, {type(error).__name__}: {printable(str(error))}; please report it "
             f"with the traceback that {TRACEBACK}=1 shows"
         )
-        failed(name, sentence, EXIT_INTERNAL, as_json=as_json)
-        raise typer.Exit(EXIT_INTERNAL) from error
+        _end(name, sentence, EXIT_INTERNAL, error, as_json=as_json)
+
+
+def _end(
+    name: str, sentence: str, status: int, cause: Exception | None, *, as_json: bool
+) -> NoReturn:
+    failed(name, sentence, status, as_json=as_json)
+    raise typer.Exit(status) from cause
