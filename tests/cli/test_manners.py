@@ -85,9 +85,10 @@ def test_json_behind_two_dashes_is_a_file(cli: Cli) -> None:
         (ZeroDivisionError("a bug"), 70, "internal error, ZeroDivisionError: a bug"),
         (OSError(errno.EMFILE, "Too many open files"), 2, "no more: Too many open files; free"),
         (OSError(errno.ENOSPC, "No space left", "/a/b"), 2, "no more for /a/b: No space left"),
+        (OSError(errno.ENAMETOOLONG, "too long", "n" * 300), 2, "takes no names that long"),
         (OSError(errno.EBADF, "Bad file"), 70, "internal error, OSError"),
     ],
-    ids=["interrupted", "memory", "internal", "files", "disk", "ours"],
+    ids=["interrupted", "memory", "internal", "files", "disk", "name", "ours"],
 )
 def test_whatever_goes_wrong_is_an_object(
     raised: BaseException, status: int, words: str, cli: Cli, monkeypatch: pytest.MonkeyPatch

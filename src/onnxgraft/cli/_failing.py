@@ -120,6 +120,11 @@ def errors_reported(name: str, *, as_json: bool) -> Iterator[None]:
                 "limit (ulimit), and run it again"
             )
             _end(name, sentence, InputError.exit_status, error, as_json=as_json)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            sentence = (
+                f"{printable(str(error.filename))}: the system takes no names that long; shorten it"
+            )
+            _end(name, sentence, InputError.exit_status, error, as_json=as_json)
         if os.environ.get(TRACEBACK):
             raise
         sentence = (

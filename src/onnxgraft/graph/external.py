@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import stat
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def _mapped(model: Path, location: str, name: str) -> memoryview:
     path = folder
     for part in parts if wrong is None else ():
         path /= part
-        if path.is_symlink():
+        if os.path.islink(path):  # not Path's own, which raises at names that are too long
             wrong = "is a link"
             break
     if wrong is None:
