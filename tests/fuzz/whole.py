@@ -1,6 +1,9 @@
 """Damaged files of every kind that a command takes, through the whole command line.
 
-    python -m tests.fuzz.whole COUNT [--seed S] [--kinds K,..]    adds to docs/security-figures.md
+    python -m tests.fuzz.whole COUNT [--seed S] [--kinds K,..] [--add]
+
+writes its figures into docs/security-figures.md, or adds to them. With DAMAGED=FOLDER in the
+environment, files that a command did not end well with are kept there.
 
 Everything that commands read is prepared once: networks of each framework, data, labels, recipes,
 ranges, caches, engines with their passports, bundles, reports, recordings, and what `deploy` and
@@ -10,8 +13,8 @@ reads it is run in a process that is forked from one that has imported everythin
 - with a status that means something to a script, never that of an internal error;
 - where it refuses, with one sentence on standard error, no traceback, and with `--json` an object;
 - and then with no file but those that were there, here or among what is temporary;
-- an engine or bundle that was damaged is never run;
-- within 2 GB beyond what a sound file takes, and 60 s.
+- an engine that was damaged is never used;
+- within 60 s and 2 GB, or with the sentence of a limit.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 import zipfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +58,8 @@ __all__ = ["KINDS", "Kind", "Tried", "damaged", "tried"]
 # Bytes and seconds that a command may take because of a damaged file.
 MEMORY, SECONDS = 2 << 30, 60
 _MOST = 1 << 20
+# Characters of a sentence.
+_LONGEST = 3000
 # Statuses that mean something to a script: done, differs, refused, lacks a package.
 _DONE, _DIFFERS, _REFUSED, _LACKS = 0, 1, 2, 3
 # Folders of results among the inputs, in which there is what commands keep to go on with.
@@ -164,7 +170,8 @@ def _member_damaged(data: bytes, rng: random.Random, others: Sequence[bytes]) ->
     else:
         members[at] = (entry, damaged(body or b"\0", rng, others))
     made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive, contextlib.suppress(UserWarning):
+    with zipfile.ZipFile(made, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are there twice
         for entry, body in members:
             how = zipfile.ZIP_DEFLATED if kind == 3 else zipfile.ZIP_STORED
             archive.writestr(zipfile.ZipInfo(entry.filename, entry.date_time), body, how)
@@ -503,80 +510,42 @@ class Bench:
             for pattern in kind.files for place in self.good.glob(pattern) if place.is_file()
         )  # fmt: skip
 
-    def run(self, name: str, words: str, file: Path, data: bytes | None, told: str) -> None:
+    def run(
+        self, name: str, words: str, file: Path, data: bytes | None, told: str, *, as_json: bool
+    ) -> None:
         """Run a command on a file that holds ``data``, or on the sound one, and judge it."""
         for place in (self.here, self.out):
             shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(self.good, self.here)
         self.out.mkdir()
-        if data is not None:
-            (self.here / file).write_bytes(data)
         place = self.here / file
-        filled = words.format(
-            file=place, here=self.here, out=self.out, engine=place.with_suffix("")
-        ).split()
-        as_json = hash(told) % 2 == 0
-        before = _listed(self.here)
-        log, errors = self.folder / "log", self.folder / "errors"
-        begin = time.monotonic()
-        limit = ["--max-seconds", str(SECONDS), *(["--json"] if as_json else [])]
-        child = _begun([*filled, *limit], log, errors)
-        _, ended, usage = os.wait4(child, 0)
-        status = os.waitstatus_to_exitcode(ended)
-        said = errors.read_text(errors="replace")
-        self.found.peak = max(self.found.peak, usage.ru_maxrss)
-        outcome = _outcome(status, said)
-        faults = list(self._faults(status, said, log, before, filled[0], as_json))
-        if data is None and status > _DIFFERS:
-            faults.append("a sound file is refused")
-        if data is not None and KINDS[name].sealed and status in (_DONE, _DIFFERS):
-            if filled[0] != "inspect" and data != (self.good / file).read_bytes():
-                faults.append("it was used all the same")
-        if usage.ru_maxrss > MEMORY >> 10 and outcome in ("done", "differs"):
-            faults.append(f"it took {usage.ru_maxrss >> 10} MB")
         if data is not None:
-            how = "wrong" if faults else outcome
-            self.found.outcomes.setdefault(name, collections.Counter())[how] += 1
+            place.write_bytes(data)
+        before = _listed(self.here)
+        line = words.format(
+            file=place, here=self.here, out=self.out, engine=place.with_suffix("")
+        ).split() + ["--max-seconds", str(SECONDS)] + ["--json"] * as_json  # fmt: skip
+        ended = _run(line, self.folder)
+        self.found.peak = max(self.found.peak, ended.peak)
+        faults = _faults(ended, line[0], as_json=as_json)
+        if ended.status > _DIFFERS:
+            faults += [f"it left {left}" for left in self._left()]
+            faults += ["what was there is another"] * (_listed(self.here) != before)
+            faults += ["a sound file is refused"] * (data is None)
+        elif data not in (None, (self.good / file).read_bytes()) and line[0] != "inspect":
+            faults += ["it was used all the same"] * KINDS[name].sealed
+        for left in self.temporary.iterdir():
+            faults.append(f"{left.name} is left in the temporary folder")
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if data is not None:
+            outcome = "wrong" if faults else ended.outcome
+            self.found.outcomes.setdefault(name, collections.Counter())[outcome] += 1
         if faults:
-            took = f"{time.monotonic() - begin:.0f} s"
-            sentence = (
-                f"{told}: {' '.join(filled)}: {status}, {took}: {'; '.join(faults)}\n{said[-1500:]}"
-            )
+            sentence = f"{told}: {' '.join(line)}: {'; '.join(faults)}\n{ended.said[-1500:]}"
             self.found.wrong.append(sentence)
             print(sentence, file=sys.stderr, flush=True)
             if data is not None and (kept := os.environ.get("DAMAGED")):
                 Path(kept, re.sub(r"\W+", "-", told) + "-" + file.name).write_bytes(data)
-
-    def _faults(
-        self, status: int, said: str, log: Path, before: dict[str, int], command: str, as_json: bool
-    ) -> Sequence[str]:
-        """Yield what is not as it has to be."""
-        faults = []
-        printed = log.read_text(errors="replace")
-        if status not in (_DONE, _DIFFERS, _REFUSED, _LACKS):
-            faults.append(f"status {status}")
-        if "Traceback (most recent call last)" in said + printed:
-            faults.append("a traceback")
-        if status > _DIFFERS:
-            last = ([line for line in said.splitlines() if line.strip()] or [""])[-1]
-            if not last.startswith(f"onnxgraft {command}: ") or len(last) > 3000:
-                faults.append(f"the last line is no sentence of ours: {last[:200]!r}")
-            if self._left():
-                faults.append(f"it left {self._left()}")
-            if _listed(self.here) != before:
-                faults.append("what was there is another")
-        if as_json:
-            try:
-                document = json.loads(printed)
-                if status > _DIFFERS and document["exit_status"] != status:
-                    faults.append("another status in the JSON")
-            except (ValueError, LookupError, TypeError) as error:
-                faults.append(f"no JSON ({error})")
-        if list(self.temporary.iterdir()):
-            faults.append(f"temporary files: {[p.name for p in self.temporary.iterdir()]}")
-            shutil.rmtree(self.temporary)
-            self.temporary.mkdir()
-        return faults
 
     def _left(self) -> list[str]:
         return sorted(
@@ -585,25 +554,78 @@ class Bench:
         )  # fmt: skip
 
 
-def _begun(words: Sequence[str], log: Path, errors: Path) -> int:
-    """Run the command ``onnxgraft`` as a user does, in a process that is forked; return its id."""
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        status: Its exit status; negative for a signal.
+        printed: On standard output.
+        said: On standard error.
+        peak: Kilobytes of memory.
+    """
+
+    status: int
+    printed: str
+    said: str
+    peak: int
+
+    @property
+    def outcome(self) -> str:
+        """Say it in a word of the table."""
+        if self.status == _REFUSED and "stopped: " in self.said:
+            return "limit"
+        if self.status == _REFUSED and _IN_LIBRARY.search(self.said):
+            return "library"
+        names = {_DONE: "done", _DIFFERS: "differs", _REFUSED: "refused", _LACKS: "lacks"}
+        return names.get(self.status, "wrong")
+
+
+def _run(words: Sequence[str], folder: Path) -> Ended:
+    """Run the command ``onnxgraft`` as a user does, in a process that is forked."""
+    printed, said = folder / "printed", folder / "said"
     child = os.fork()
-    if child:
-        return child
-    status = 98
-    try:
-        for stream, place in ((1, log), (2, errors)):
-            os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-        sys.argv = ["onnxgraft", *words]
-        cli.main()
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 99
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    if child == 0:
+        status = 98
+        try:
+            for stream, place in ((1, printed), (2, said)):
+                os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+            sys.argv = ["onnxgraft", *words]
+            cli.main()
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else 99 if ended.code else 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    _, how, usage = os.wait4(child, 0)
+    texts = [place.read_text(errors="replace") for place in (printed, said)]
+    return Ended(os.waitstatus_to_exitcode(how), *texts, usage.ru_maxrss)
+
+
+def _faults(ended: Ended, command: str, *, as_json: bool) -> list[str]:
+    """Return what is not as it has to be in how a command ended."""
+    faults = []
+    if ended.outcome == "wrong":
+        faults.append(f"status {ended.status}")
+    if "Traceback (most recent call last)" in ended.said + ended.printed:
+        faults.append("a traceback")
+    if ended.status > _DIFFERS:
+        last = ([line for line in ended.said.splitlines() if line.strip()] or [""])[-1]
+        if not last.startswith(f"onnxgraft {command}: ") or len(last) > _LONGEST:
+            faults.append(f"the last line is no sentence of ours: {last[:200]!r}")
+    elif ended.peak > MEMORY >> 10:
+        faults.append(f"it took {ended.peak >> 10} MB")
+    if as_json:
+        try:
+            document = json.loads(ended.printed)
+            if ended.status > _DIFFERS and document["exit_status"] != ended.status:
+                faults.append("another status in the JSON")
+        except (ValueError, LookupError, TypeError) as error:
+            faults.append(f"no JSON ({error})")
+    return faults
 
 
 def _listed(folder: Path) -> dict[str, int]:
@@ -613,15 +635,6 @@ def _listed(folder: Path) -> dict[str, int]:
         for place in folder.rglob("*")
         if place.is_file() and place.relative_to(folder).parts[0] not in _WRITTEN
     }
-
-
-def _outcome(status: int, said: str) -> str:
-    if status == _REFUSED and "stopped: " in said:
-        return "limit"
-    if status == _REFUSED and _IN_LIBRARY.search(said):
-        return "library"
-    names = {_DONE: "done", _DIFFERS: "differs", _REFUSED: "refused", _LACKS: "lacks"}
-    return names.get(status, "wrong")
 
 
 # Imported once, before anything is forked; libraries that start threads then are not among them.
@@ -646,14 +659,18 @@ def tried(count: int, seed: int = 0, kinds: Sequence[str] = (), *, sound: bool =
         if sound:
             for name in names:
                 for words in KINDS[name].words:
-                    bench.run(name, words, bench.files(KINDS[name])[0], None, f"{name}, sound")
+                    file = bench.files(KINDS[name])[0]
+                    bench.run(name, words, file, None, f"{name}, sound", as_json=False)
         for number in range(count):
             name = names[number % len(names)]
             kind = KINDS[name]
             file = rng.choice(bench.files(kind))
             good = (bench.good / file).read_bytes()
             data = damaged(good, rng, bench.others, kind.schema)
-            bench.run(name, rng.choice(kind.words), file, data, f"{name} {number} of seed {seed}")
+            bench.run(
+                name, rng.choice(kind.words), file, data, f"{name} {number} of seed {seed}",
+                as_json=rng.random() < 0.5,
+            )  # fmt: skip
             if number % 100 == 99:
                 print(f"{number + 1} of {count}, {len(bench.found.wrong)} wrong", file=sys.stderr)
         return bench.found
