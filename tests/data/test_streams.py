@@ -149,6 +149,12 @@ def test_samples_may_differ_in_length() -> None:
     assert [value.tolist() for value in fed(samples, "ids")] == [[text] for text in texts]
 
 
+def test_the_last_sample_may_be_empty() -> None:
+    spec = TensorSpec("ids", "int8", ("N", "T"))
+    samples = open_samples([[3, 1, 4], []], [spec])
+    assert [value.tolist() for value in fed(samples, "ids")] == [[[3, 1, 4]], [[]]]
+
+
 def test_rows_are_gathered_to_a_fixed_batch_and_a_remainder_is_told() -> None:
     samples = open_samples([(row, 1) for row in ROWS[:5]], [BATCH])
     assert [value.shape for value in fed(samples)] == [(2, 4), (2, 4)]

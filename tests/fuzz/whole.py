@@ -637,8 +637,12 @@ def _listed(folder: Path) -> dict[str, int]:
     }
 
 
-# Imported once, before anything is forked; libraries that start threads then are not among them.
-_IMPORTED = ("onnxruntime", "openvino", "cv2", "polygraphy", "h5py")
+# Imported once, before anything is forked: by the package that the files of a kind need.
+_IMPORTED = {
+    "onnx": ("onnxruntime", "openvino", "cv2", "polygraphy", "h5py"),
+    "tensorflow": ("tf2onnx", "keras"),
+    "torch": ("torch.export",),
+}
 
 
 def tried(count: int, seed: int = 0, kinds: Sequence[str] = (), *, sound: bool = True) -> Tried:
@@ -650,11 +654,14 @@ def tried(count: int, seed: int = 0, kinds: Sequence[str] = (), *, sound: bool =
         kinds: Names in `KINDS`; all if empty.
         sound: Whether every command line is first tried on the sound file, which it has to take.
     """
-    for module in _IMPORTED:
-        importlib.import_module(module)
     rng = random.Random(seed)
+    packages = {KINDS[name].needs for name in kinds or KINDS}
     with tempfile.TemporaryDirectory() as place:
-        bench = Bench(Path(place), {KINDS[name].needs for name in kinds or KINDS})
+        bench = Bench(Path(place), packages)
+        for package in packages:
+            if importlib.util.find_spec(package) is not None:
+                for module in _IMPORTED[package]:
+                    importlib.import_module(module)
         names = [name for name in kinds or KINDS if bench.files(KINDS[name])]
         if sound:
             for name in names:

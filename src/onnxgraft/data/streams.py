@@ -217,7 +217,8 @@ class _Store:
 
     def put(self, value: Array, where: str) -> _Place:
         """Write an array."""
-        self.size += -self.size % _ALIGNED
+        if value.nbytes:  # or the file would end before its size
+            self.size += -self.size % _ALIGNED
         SPOOLED_BYTES.check(self.size + value.nbytes, where, "give fewer with images=")
         place = _Place(self.size, value.shape, value.dtype)
         left, begin = memoryview(value.tobytes()), self.size

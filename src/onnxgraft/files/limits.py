@@ -173,6 +173,8 @@ def table() -> Iterator[tuple[str, str, str]]:
 
 
 def _size(count: int) -> str:
+    if count >= 1 << 80:  # which no machine has, and no float may hold
+        return "more than 10^24 bytes"
     for unit, shift in (("GB", 30), ("MB", 20), ("KB", 10)):
         if count >= 1 << shift:
             return f"{count / (1 << shift):.3g} {unit}"

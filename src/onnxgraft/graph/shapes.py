@@ -103,7 +103,7 @@ class Shapes:
             known = isinstance(dtype, int)
             return dtype if known else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self._ask(tensor)
-        return self._element.get(id(tensor))
+        return self._element.get(id(tensor)) or None  # onnx infers "undefined" of some
 
     def dtype(self, tensor: gs.Tensor) -> Any:
         """Return the tensor's numpy dtype, or onnx's number where the graph has that, or None."""
