@@ -151,7 +151,7 @@ def test_samples_may_differ_in_length() -> None:
 
 def test_the_last_sample_may_be_empty() -> None:
     spec = TensorSpec("ids", "int8", ("N", "T"))
-    samples = open_samples([[3, 1, 4], []], [spec])
+    samples = open_samples([np.array([3, 1, 4], np.int8), np.zeros(0, np.int8)], [spec])
     assert [value.tolist() for value in fed(samples, "ids")] == [[[3, 1, 4]], [[]]]
 
 
