@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,13 +116,30 @@ def main() -> None:
     options.crashes.mkdir(parents=True, exist_ok=True)
     for reader in options.readers or READERS:
         row = fuzz(reader, options.seconds, options.crashes)
-        rows = dict(re.findall(r"(?m)^\| (\w+) (\|.*)$", part("fuzzing")))
-        rows.pop("reader", None)
+        rows = rows_there()
         if options.add and reader in rows:
             row = Row.read(rows[reader]) + row
-        rows[reader] = str(row)
-        table = [f"| {name} {rows[name]}" for name in READERS if name in rows]
-        put("fuzzing", [f"The last of them on {versions('atheris')}", "", *_HEAD, *table])
+        write({**rows, reader: str(row)})
+
+
+def rows_there() -> dict[str, str]:
+    """Return the rows on the page, by reader."""
+    rows = dict(re.findall(r"(?m)^\| (\w+) (\|.*)$", part("fuzzing")))
+    rows.pop("reader", None)
+    return rows
+
+
+def write(rows: Mapping[str, str]) -> None:
+    """Write the table, of rows by reader."""
+    names = [name for name in READERS if name in rows]
+    seconds = [Row.read(rows[name]).seconds for name in names]
+    put("fuzzing", [
+        f"The last of them on {versions('atheris')}", "",
+        *_HEAD, *(f"| {name} {rows[name]}" for name in names), "",
+        f"{sum(seconds) / 3600:.1f} hours in all, {min(seconds) / 60:.0f} to "
+        f"{max(seconds) / 60:.0f} minutes of a reader; "
+        f"{sum(one >= 3600 for one in seconds)} of {len(READERS)} have had an hour.",
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":
