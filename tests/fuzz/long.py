@@ -105,6 +105,26 @@ def _statistic(log: str, name: str) -> int:
     return int(found[1]) if found else 0
 
 
+def rows_there() -> dict[str, str]:
+    """Return the rows on the page, by reader."""
+    rows = dict(re.findall(r"(?m)^\| (\w+) (\|.*)$", part("fuzzing")))
+    rows.pop("reader", None)
+    return rows
+
+
+def write(rows: Mapping[str, str]) -> None:
+    """Write the table, of rows by reader."""
+    names = [name for name in READERS if name in rows]
+    seconds = [Row.read(rows[name]).seconds for name in names]
+    hours = (
+        f"{sum(seconds) / 3600:.1f} hours in all, {min(seconds) / 60:.0f} to "
+        f"{max(seconds) / 60:.0f} minutes of a reader; "
+        f"{sum(one >= 3600 for one in seconds)} of {len(READERS)} have had an hour."
+    )
+    table = [f"| {name} {rows[name]}" for name in names]
+    put("fuzzing", [f"The last of them on {versions('atheris')}", "", *_HEAD, *table, "", hours])
+
+
 def main() -> None:
     """Fuzz, and write the table."""
     parser = argparse.ArgumentParser()
@@ -120,26 +140,6 @@ def main() -> None:
         if options.add and reader in rows:
             row = Row.read(rows[reader]) + row
         write({**rows, reader: str(row)})
-
-
-def rows_there() -> dict[str, str]:
-    """Return the rows on the page, by reader."""
-    rows = dict(re.findall(r"(?m)^\| (\w+) (\|.*)$", part("fuzzing")))
-    rows.pop("reader", None)
-    return rows
-
-
-def write(rows: Mapping[str, str]) -> None:
-    """Write the table, of rows by reader."""
-    names = [name for name in READERS if name in rows]
-    seconds = [Row.read(rows[name]).seconds for name in names]
-    put("fuzzing", [
-        f"The last of them on {versions('atheris')}", "",
-        *_HEAD, *(f"| {name} {rows[name]}" for name in names), "",
-        f"{sum(seconds) / 3600:.1f} hours in all, {min(seconds) / 60:.0f} to "
-        f"{max(seconds) / 60:.0f} minutes of a reader; "
-        f"{sum(one >= 3600 for one in seconds)} of {len(READERS)} have had an hour.",
-    ])  # fmt: skip
 
 
 if __name__ == "__main__":
