@@ -80,7 +80,7 @@ def damaged(
         others: Files of other kinds, parts of which may get into it.
         schema: The reader in `readers` whose format it is, where that can be changed by fields.
     """
-    if schema is not None and rng.random() < 0.4:
+    if schema is not None and rng.random() < 0.6:
         change = READERS[schema].mutate
         made = change and change(data, _MOST, rng.randrange(1 << 30))
         if made is not None:
