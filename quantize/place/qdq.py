@@ -334,8 +334,31 @@ def _choose(
                 report.float_layers.append(FloatLayer(node.name, wrong))
             else:
                 (within.recurrent if recurrent else within.layers).append(node)
+        _leave_unmeasured(within, table, known, report)
         chosen.append(within)
     return chosen
+
+
+def _leave_unmeasured(
+    part: _Part, table: Placement, known: Mapping[str, Range], report: QuantizeReport
+) -> None:
+    """Leave layers in float whose input is quantized on the way to them, where it has no range.
+
+    A cache may have the tensor that is read and not the one that becomes it.
+    """
+    while True:
+        found = points(part.graph, table, part.layers)
+        ranges = {point.tensor.name: _wrong(_range(known, point.tensor)) for point in found}
+        left = []
+        for node in filter(_weighted, part.layers):
+            source = _quantized_source(node.inputs[0], found)
+            if (wrong := ranges[source]) is not None:
+                wrong = f"the range of {source!r}, which becomes its input, {wrong}"
+                report.float_layers.append(FloatLayer(node.name, wrong))
+                left.append(id(node))
+        if not left:
+            return
+        part.layers = [node for node in part.layers if id(node) not in left]
 
 
 def _shut_out(body: gs.Graph, table: Placement, known: Mapping[str, Range]) -> str | None:

@@ -221,6 +221,31 @@ def test_a_damaged_file_is_refused_by_name(content: bytes, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("images", [48]), ("images", True), ("targets", True), ("targets", [1]), ("samples", {"a": 1}),
+     ("moved", {"y": None}), ("sites", {"y": "y"}), ("notes", "a"), ("method", 1)],
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused_by_its_name(
+    ranges: Ranges, tmp_path: Path, name: str, value: object
+) -> None:
+    ranges.save(tmp_path / "ranges.json")
+    document = json.loads((tmp_path / "ranges.json").read_text())
+    (tmp_path / "ranges.json").write_text(json.dumps(document | {name: value}))
+    with pytest.raises(InputError, match=rf"not a ranges file .*\({name} is "):
+        Ranges.load(tmp_path / "ranges.json")
+
+
+@pytest.mark.parametrize("value", [None, "1", True, 10**400])
+def test_a_range_of_no_number_is_refused(ranges: Ranges, tmp_path: Path, value: object) -> None:
+    ranges.save(tmp_path / "ranges.json")
+    document = json.loads((tmp_path / "ranges.json").read_text())
+    next(iter(document["tensors"].values()))["high"] = value
+    (tmp_path / "ranges.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"not a ranges file .*\(high is "):
+        Ranges.load(tmp_path / "ranges.json")
+
+
+@pytest.mark.parametrize(
     ("low", "high"),
     [(1.0, -1.0), (math.nan, 1.0), (-math.inf, 1.0), (0.0, math.inf)],
     ids=["upside_down", "nan", "minus_infinity", "infinity"],

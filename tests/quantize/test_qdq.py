@@ -793,6 +793,21 @@ def test_a_layer_whose_range_is_missing_stays_in_float_with_the_reason(
     onnx.checker.check_model(model.to_onnx(), full_check=True)
 
 
+@pytest.mark.parametrize("target", SYMMETRIC)
+def test_a_range_behind_what_passes_values_on_does_not_stand_for_the_one_before(
+    tmp_path: Path, target: str
+) -> None:
+    """A cache may have the one alone; what is quantized is the tensor before the Flatten."""
+    ranges = ranges_of(chain(), tmp_path)
+    ranges.tensors["flat"] = ranges.tensors.pop("seen2")
+    model, report = quantize(chain(), ranges, target)
+    assert report.layers == ["conv1", "conv2"]
+    assert [(layer.name, layer.reason) for layer in report.float_layers] == [
+        ("dense", "the range of 'seen2', which becomes its input, is missing")
+    ]
+    onnx.checker.check_model(model.to_onnx(), full_check=True)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_layer_whose_input_is_always_zero_stays_in_float_with_the_reason(
     tmp_path: Path, target: str

@@ -8,7 +8,7 @@ import math
 import mmap
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from onnxgraft.data.binning import BINS, count_bins, limits_of
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_json, read_toml, sha256, together, write_json
 from onnxgraft.files.limits import DOCUMENT_BYTES, SETTINGS_BYTES
+from onnxgraft.files.typed import check_types
 from onnxgraft.graph.tensors import Array
 from onnxgraft.notebook import section
 from onnxgraft.words import several
@@ -385,6 +386,7 @@ class Ranges:
                 name: -math.inf if value is None else value
                 for name, value in document.pop("tried", {}).items()
             }
+            check_types({**document, "tried": tried}, cls, _PLAIN)
             ranges = cls(
                 tensors=tensors, channels=channels, file=str(path), tried=tried, **document
             )
@@ -499,7 +501,5 @@ def read_overrides(path: str | os.PathLike[str]) -> dict[str, tuple[float, float
 
 
 def _range(value: dict[str, Any]) -> Range:
-    for name in ("low", "high", "minimum", "maximum"):
-        if not isinstance(value[name], int | float):
-            raise ValueError(f"{name} is {value[name]!r}")
+    check_types(value, Range, [entry.name for entry in fields(Range)])
     return Range(**value)
