@@ -12,6 +12,7 @@ from typing import Any
 from onnxgraft.errors import InputError
 from onnxgraft.files import claimed, existing_file, read_json, sha256, write_json
 from onnxgraft.files.limits import PASSPORT_BYTES
+from onnxgraft.files.typed import check_types
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.layers import LayerPrecision
@@ -307,25 +308,29 @@ def passport_in(file: Path) -> Passport:
             LayerPrecision(*(str(entry[key]) for key in ("layer", "precision", "graph")))
             for entry in document.get("layers", [])
         )
+        # What was no number when it was measured is null in JSON, and no value.
+        document["accuracy"] = _numbers(document.get("accuracy", {}))
+        document["accuracy_on"] = {
+            cpu: _numbers(found) for cpu, found in document.get("accuracy_on", {}).items()
+        }
         document["divided"] = tuple(map(Share.from_json, document.get("divided", [])))
         passport = Passport(**document)
-        for name, kind in (
-            ("target", str), ("precision", str), ("engine", str), ("versions", dict),
-            ("machine", dict), ("hashes", dict), ("recipe", dict), ("accuracy_on", dict),
-            ("depths", dict), ("accuracy", dict), ("latency", list), ("weights", str),
-            ("direction", str), ("serving", dict),
-        ):  # fmt: skip
-            if not isinstance(getattr(passport, name), kind):
-                raise ValueError(f"{name} is {getattr(passport, name)!r}")
+        check_types(vars(passport), Passport)
+        for part in (passport.source, *passport.inputs, *passport.outputs):
+            check_types(vars(part), type(part))
         for key in ("instances", "threads", "streams", "batch"):
             number = passport.serving.get(key)
             if number is not None and (type(number) is not int or number < 1):
                 raise ValueError(f"serving: {key} is {number!r}")
-        if not all(type(depth) is int and depth >= 0 for depth in passport.depths.values()):
+        if min(passport.depths.values(), default=0) < 0:
             raise ValueError(f"depths is {passport.depths!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: not a passport that onnxgraft wrote ({error})") from error
     return passport
+
+
+def _numbers(stored: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in stored.items() if value is not None}
 
 
 def _flags(stored: dict[str, Any]) -> Flags:

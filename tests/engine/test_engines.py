@@ -147,6 +147,30 @@ def test_a_damaged_passport_is_refused(
         engine.load(tmp_path / "e")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("precision", ["int8"]), ("versions", {"onnxruntime": 1}), ("hashes", {"data": None}),
+     ("accuracy", {"top1": "90"}), ("latency", {}), ("depths", {"y": 1.5}), ("depths", {"y": -1}),
+     ("source", {"path": 1, "framework": "onnx", "sha256": ""}),
+     ("inputs", [{"name": "x", "dtype": ["float32"], "shape": [1]}]),
+     ("outputs", [{"name": "y", "dtype": "float32", "shape": [[1]]}])],
+)  # fmt: skip
+def test_a_passport_with_a_value_of_another_type_is_refused(
+    model: Model, tmp_path: Path, name: str, value: object
+) -> None:
+    engine.build(model, tmp_path / "e", "onnxruntime", prove=False)
+    document = json.loads((tmp_path / "e.json").read_text())
+    (tmp_path / "e.json").write_text(json.dumps(document | {name: value}))
+    with pytest.raises(InputError, match="not a passport that onnxgraft wrote"):
+        engine.load(tmp_path / "e")
+
+
+def test_an_accuracy_that_was_no_number_is_no_value(model: Model, tmp_path: Path) -> None:
+    engine.build(model, tmp_path / "e", "onnxruntime", prove=False)
+    engine.record(tmp_path / "e", accuracy={"top1": float("nan"), "loss": 1.0})
+    assert engine.read_passport(tmp_path / "e").accuracy == {"loss": 1.0}
+
+
 def test_precision_is_held_against_the_graph(target: str, model: Model, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the graph is fp32, not int8; quantize it first"):
         engine.build(model, tmp_path / "e", target, precision="int8")

@@ -8,7 +8,7 @@ import math
 import mmap
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -501,5 +501,5 @@ def read_overrides(path: str | os.PathLike[str]) -> dict[str, tuple[float, float
 
 
 def _range(value: dict[str, Any]) -> Range:
-    check_types(value, Range, [entry.name for entry in fields(Range)])
+    check_types(value, Range)
     return Range(**value)

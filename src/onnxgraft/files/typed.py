@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,16 +11,18 @@ from typing import Any
 __all__ = ["check_types", "is_of"]
 
 
-def check_types(values: Mapping[str, Any], kind: type, names: Collection[str]) -> None:
-    """Raise ValueError if a value is not of the type that a class declares for its name.
+def check_types(
+    values: Mapping[str, Any], kind: type, names: Collection[str] | None = None
+) -> None:
+    """Raise ValueError if a value is not of the type that a dataclass declares for its name.
 
     Args:
         values: From a JSON.
-        kind: The class, whose hints are plain types, lists and dicts of them.
-        names: Those that are looked at.
+        kind: The dataclass, whose hints are of the kinds that `is_of` knows.
+        names: Those that are looked at; all if None.
     """
     hints = _hints(kind)
-    for name in names:
+    for name in hints if names is None else names:
         if name in values and not is_of(values[name], hints[name]):
             raise ValueError(f"{name} is {repr(values[name])[:100]}")
 
@@ -32,14 +35,20 @@ def is_of(value: Any, kind: Any) -> bool:
 
     >>> is_of({"a": [1.5, 2]}, dict[str, list[float]]), is_of(True, int)
     (True, False)
+    >>> is_of((1, "N"), tuple[int | str, ...]), is_of([None], list[int])
+    (True, False)
     """
+    if kind is Any:
+        return True
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return any(is_of(value, one) for one in inner)
     if origin is dict:
         return isinstance(value, dict) and all(
             is_of(key, inner[0]) and is_of(one, inner[1]) for key, one in value.items()
         )
-    if origin is list:
-        return isinstance(value, list) and all(is_of(one, inner[0]) for one in value)
+    if origin in (list, tuple):
+        return isinstance(value, origin) and all(is_of(one, inner[0]) for one in value)
     if isinstance(value, bool):
         return kind is bool
     if kind is float and isinstance(value, int):
