@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxgraft import commands
-from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from tests.convert.graphs import Build, assert_equal_to_tensorflow, write
@@ -368,3 +368,14 @@ def test_of_a_class_map_a_thousandth_may_differ(share: float, passed: bool) -> N
     (verdict,) = hold({"labels": expected}, {"labels": actual})
     assert verdict.passed == passed
     assert verdict.max_abs == share
+
+
+def test_an_attribute_without_a_name_is_told(tmp_path: Path) -> None:
+    """TensorFlow takes the graph, with a word; tf2onnx ends with a TypeError."""
+    with tf.Graph().as_default() as graph:
+        tf.nn.conv2d(place(None, 4, 4, 1), weights(2, 2, 1, 1), 1, "SAME", name="y")
+    # The key of the entry becomes a field that the message does not have.
+    data = graph.as_graph_def().SerializeToString().replace(b"\n\x05shape", b"\x1a\x05shape")
+    (tmp_path / "net.pb").write_bytes(data)
+    with pytest.raises(ModelError, match=r"net\.pb: tf2onnx can't convert"):
+        commands.convert(tmp_path / "net.pb")

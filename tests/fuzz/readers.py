@@ -60,7 +60,7 @@ from onnxgraft.stages.quantize import read_cache, read_placement
 from onnxgraft.stages.quantize.measure.measurer import Tally
 from onnxgraft.stages.quantize.tensorrt.cache import cache_text
 from onnxgraft.stages.validate.polygraphy import Recorded, read_inputs
-from tests.fuzz import flat, messages
+from tests.fuzz import documents, flat, messages
 
 __all__ = ["CORPUS", "LIMIT", "READERS", "Reader", "Wrong", "outcome", "seeds"]
 
@@ -264,6 +264,7 @@ def _ranges(path: Path) -> None:
     ranges.with_overrides(dict.fromkeys(ranges.tensors, (-1.0, 1.0)), "--set-range")
     for value in ranges.tensors.values():
         float(value.amax)
+    _ = ranges.sizes(), ranges.choice, ranges.advice, ranges.fingerprint
 
 
 def _write_histograms(path: Path, data: bytes) -> None:
@@ -364,6 +365,10 @@ def _tally(path: Path) -> None:
         raise OnnxgraftError(type(error).__name__) from error
 
 
+def _labels(path: Path) -> None:
+    read_labels(path, _NAMES)
+
+
 def _classes(path: Path) -> None:
     find_classes(str(path))
 
@@ -460,23 +465,23 @@ READERS: dict[str, Reader] = {
     "lite_metadata": Reader("metadata.bin", _lite_metadata),
     "cache": Reader("calibration.cache", _cache, writes=True),
     "recipe": Reader("recipe.toml", _recipe),
-    "ranges": Reader("ranges.json", _ranges),
+    "ranges": Reader("ranges.json", _ranges, mutate=documents.mutated),
     "histograms": Reader(
         "ranges.json", lambda path: Ranges.load(path, histograms=True), _write_histograms
     ),
     "overrides": Reader("ranges.toml", read_overrides),
-    "passport": Reader("net.engine.json", _passport),
+    "passport": Reader("net.engine.json", _passport, mutate=documents.mutated),
     "bundle": Reader("net.pyz", _bundle, writes=True),
-    "manifest": Reader("net.pyz", _bundle, _write_manifest, writes=True),
+    "manifest": Reader("net.pyz", _bundle, _write_manifest, writes=True, mutate=documents.mutated),
     "npz": Reader("data.npz", _samples),
     "arrays": Reader("data.npz", _samples, _write_npz),
     "list": Reader("data.txt", lambda path: open_samples(path, _inputs())),
     "csv": Reader("data.csv", lambda path: open_samples(path, _inputs())),
-    "rows": Reader("data.json", _samples),
+    "rows": Reader("data.json", _samples, mutate=documents.mutated),
     "image": Reader("image.png", lambda path: stored_form(path.read_bytes())),
     "onnx": Reader("net.onnx", _onnx, mutate=_message_of("onnx", "ModelProto")),
     "pt2": Reader("net.pt2", check_program, load=_load_torch),
-    "program": Reader("net.pt2", check_program, _write_program),
+    "program": Reader("net.pt2", check_program, _write_program, mutate=documents.mutated),
     "shard": Reader("shard.npz", _tally),
     "tflite": Reader("net.tflite", read_tflite, load=_load_tensorflow, mutate=flat.mutated),
     "graphdef": Reader(
@@ -491,13 +496,15 @@ READERS: dict[str, Reader] = {
         load=_load_tensorflow,
         mutate=_message_of("tensorflow.core.protobuf.saved_model_pb2", "SavedModel"),
     ),
-    "keras": Reader("net.keras", check_keras, _write_keras, load=_load_keras),
-    "coco": Reader("instances.json", lambda path: read_labels(path, _NAMES)),
-    "labels": Reader("labels.json", lambda path: read_labels(path, _NAMES)),
-    "voc": Reader("a.xml", lambda path: read_labels(path, _NAMES)),
+    "keras": Reader(
+        "net.keras", check_keras, _write_keras, load=_load_keras, mutate=documents.mutated
+    ),
+    "coco": Reader("instances.json", _labels, mutate=documents.mutated),
+    "labels": Reader("labels.json", _labels, mutate=documents.mutated),
+    "voc": Reader("a.xml", _labels),
     "yolo": Reader("a.txt", lambda path: read_labels(path.parent)),
-    "classes": Reader("classes.json", _classes),
-    "report": Reader("report.json", _report),
+    "classes": Reader("classes.json", _classes, mutate=documents.mutated),
+    "report": Reader("report.json", _report, mutate=documents.mutated),
     "placement": Reader("table.toml", lambda path: read_placement(path, "tensorrt")),
-    "polygraphy": Reader("run.json", _polygraphy, load=_load_polygraphy),
+    "polygraphy": Reader("run.json", _polygraphy, load=_load_polygraphy, mutate=documents.mutated),
 }

@@ -86,7 +86,9 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
     with quiet(), tf.Graph().as_default():
         try:
             proto = in_place(converted)
-        except (tf.errors.OpError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+        except OnnxgraftError:
+            raise
+        except Exception as error:  # tf2onnx raises whatever it meets
             raise ModelError(
                 f"{frozen.source.path}: tf2onnx can't convert {_suspects(light, str(error))}: "
                 f"{reason_of(error)}"

@@ -332,7 +332,7 @@ def import_checked(path: str | os.PathLike[str], graph_def: Any) -> Any:
     tf = tensorflow()
     try:
         return import_graph(graph_def)
-    except (ValueError, KeyError, tf.errors.OpError) as error:
+    except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
         raise ModelError(f"{path}: TensorFlow refuses the graph: {reason_of(error)}") from error
 
 
