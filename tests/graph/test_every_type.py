@@ -329,6 +329,20 @@ def test_a_type_of_no_kind_is_as_none(kind: bytes, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, [1, 0])
 
 
+@pytest.mark.parametrize("name", [b"xx", b"yy", b"Relu", b"kk", b"nn", b"ww", b"dd"])
+def test_a_name_that_is_no_text_is_refused(name: bytes, tmp_path: Path) -> None:
+    """Protobuf returns it as bytes, and what looks at names takes no bytes."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "dd" : 1]>
+        nn (float[kk] xx) => (float[kk] yy) <float[1] ww = {1}> { h = Relu(xx)  yy = Mul(h, ww) }"""
+    )
+    data = proto.SerializeToString()
+    assert name in data
+    (tmp_path / "a.onnx").write_bytes(data.replace(name, b"\xff" * len(name)))
+    with pytest.raises(ModelError, match=r"not a valid ONNX file \(the name b'.*' is no UTF-8\)"):
+        Model.load(tmp_path / "a.onnx")
+
+
 def test_graphs_go_in_and_out_through_one_door() -> None:
     door = ROOT / "src/onnxgraft/graph/surgeon.py"
     places = [

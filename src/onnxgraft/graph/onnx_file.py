@@ -13,7 +13,7 @@ import contextlib
 import functools
 import math
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -127,7 +127,9 @@ def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> Non
         if tensor.name not in weights:
             check_values(tensor, path)
     dense = 0
+    _check_texts(_texts_of_model(proto), path)
     for part in parts(proto):
+        _check_texts(_texts(part), path)
         if isinstance(part, onnx.NodeProto):
             reason = reason_against(part)
             if reason is not None:
@@ -146,6 +148,37 @@ def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> Non
             check_dense(dense, path)
     check_bodies(proto, path)
     check_calls(proto, path)
+
+
+def _check_texts(texts: Iterable[str | bytes], path: Path) -> None:
+    """Raise ModelError for what is no UTF-8: protobuf returns bytes where it has a text."""
+    for text in texts:
+        if isinstance(text, bytes):
+            raise ModelError(f"{path}: not a valid ONNX file (the name {text[:100]!r} is no UTF-8)")
+
+
+def _texts_of_model(proto: onnx.ModelProto) -> Iterator[str | bytes]:
+    for entry in proto.metadata_props:
+        yield from (entry.key, entry.value)
+    yield from (entry.domain for entry in proto.opset_import)
+    yield from (tensor.name for tensor in proto.graph.initializer)
+    for function in proto.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+        yield from (entry.domain for entry in function.opset_import)
+
+
+def _texts(part: Any) -> Iterator[str | bytes]:
+    """Yield the names in a node, a tensor or a graph."""
+    if isinstance(part, onnx.NodeProto):
+        yield from (part.name, part.op_type, part.domain, *part.input, *part.output)
+        yield from (attribute.name for attribute in part.attribute)
+    elif isinstance(part, onnx.GraphProto):
+        yield part.name
+        for value in (*part.input, *part.output, *part.value_info):
+            yield value.name
+            yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    elif isinstance(part, onnx.TensorProto):
+        yield part.name
 
 
 @functools.cache
