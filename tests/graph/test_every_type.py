@@ -309,7 +309,9 @@ def test_what_a_file_says_of_sequences_inside_does_no_harm(tmp_path: Path, kind:
         np.testing.assert_array_equal(found, [0, 1, 2])
 
 
-@pytest.mark.parametrize("kind", [b"", b"\r\x08\x01\x12\x11"], ids=["empty", "unknown"])
+@pytest.mark.parametrize(
+    "kind", [b"", b"\r\x08\x01\x12\x11", b"\n\0"], ids=["empty", "unknown", "undefined"]
+)
 def test_a_type_of_no_kind_is_as_none(kind: bytes, tmp_path: Path) -> None:
     proto = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17]>
@@ -327,6 +329,18 @@ def test_a_type_of_no_kind_is_as_none(kind: bytes, tmp_path: Path) -> None:
         with OnnxRuntime(tmp_path / "b.onnx", optimize=False) as session:
             found = session.infer({"x": np.array([-1, 2], np.float32)})["y"]
         np.testing.assert_array_equal(found, [1, 0])
+
+
+def test_a_segment_of_a_tensor_is_refused(tmp_path: Path) -> None:
+    """Nothing reads it: numpy_helper raises at it where it is looked at."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        n (float[1] x) => (float[1] y) <float[1] w = {1}> { y = Mul(x, w) }"""
+    )
+    proto.graph.initializer[0].segment.begin = 0
+    onnx.save(proto, tmp_path / "a.onnx")
+    with pytest.raises(ModelError, match=r"a\.onnx: 'w' is a segment of a tensor"):
+        Model.load(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("name", [b"xx", b"yy", b"Relu", b"kk", b"nn", b"ww", b"dd"])

@@ -180,6 +180,23 @@ def test_products_of_two_activations_are_the_textbooks() -> None:
     assert "Cast" in {node.op_type for node in exact_graph(model).graph.node}
 
 
+def test_a_product_with_a_vector_is_the_textbooks() -> None:
+    rng = np.random.default_rng(4)
+    model = model_of(
+        "net (float[N, 16] a) => (float[N] y) {"
+        " q = QuantizeLinear(a, s, z)  d = DequantizeLinear(q, s, z)"
+        " k = DequantizeLinear(w, t, z)  y = MatMul(d, k) }",
+        {
+            "s": np.float32(0.02), "t": np.float32(0.03), "z": np.int8(0),
+            "w": rng.integers(-127, 128, 16).astype(np.int8),
+        },
+    )  # fmt: skip
+    feeds = {"a": rng.standard_normal((3, 16)).astype(np.float32)}
+    wanted = textbook.run(model.to_onnx(), feeds)["y"]
+    found = outputs(model, feeds)["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max())
+
+
 @pytest.mark.parametrize("turned", [0, 1])
 def test_a_gemm_of_two_activations_keeps_its_bias_and_its_turn(turned: int) -> None:
     rng = np.random.default_rng(6)

@@ -23,6 +23,8 @@ def check_values(tensor: onnx.TensorProto, model: Path) -> None:
     dims = list(tensor.dims)
     if len(dims) > AXES.most:
         raise ModelError(f"{model}: {name!r} {AXES.refusal(len(dims))}")
+    if tensor.HasField("segment"):
+        raise ModelError(f"{model}: {name!r} is a segment of a tensor, which nothing reads")
     count = math.prod(dims)
     stored = sum(
         len(getattr(tensor, field))

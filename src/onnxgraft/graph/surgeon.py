@@ -126,14 +126,15 @@ def _graphs(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
 def _others(graph: onnx.GraphProto, outermost: bool) -> list[onnx.ValueInfoProto]:
     """Return what a graph declares that is no tensor; the ends of the outermost are looked at.
 
-    A type of no kind is among it: onnx-graphsurgeon would keep it as one.
+    A type of no kind, or of undefined elements, is among it: onnx-graphsurgeon would keep it.
     """
     found = []
     for entries, end in ((graph.value_info, False), (graph.input, True), (graph.output, True)):
         for entry in entries:
             kind = entry.type.WhichOneof("value")
+            whole = kind == "tensor_type" and entry.type.tensor_type.elem_type
             empty = kind is None and entry.HasField("type")
-            if empty or (kind not in ("tensor_type", None) and not (end and outermost)):
+            if empty or (kind is not None and not whole and not (end and outermost)):
                 found.append(entry)
     return found
 

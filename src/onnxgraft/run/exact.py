@@ -312,6 +312,8 @@ class _Writer:
                 self._between(node, left, right)
             return
         numbers = right.tensor
+        if numbers.ndim < 2:
+            return
         turned = is_op(node, "Gemm") and bool(node.attrs.get("transB", 0))
         if turned:
             numbers = numbers.T
