@@ -132,10 +132,10 @@ class TfLite(Resource):
                 for index, value in fed.items():
                     running.set_tensor(index, value)
                 running.invoke()
+            got = {name: np.array(running.get_tensor(i)) for i, name in self._outputs.items()}
         except (ValueError, RuntimeError) as error:
             self._refuse_custom(error)
             raise ModelError(f"TensorFlow can't run the model: {error}") from error
-        got = {name: np.array(running.get_tensor(i)) for i, name in self._outputs.items()}
         for state in self._states:
             if state.after and state.last is not None:
                 got[state.after] = np.array(running.get_tensor(state.last))

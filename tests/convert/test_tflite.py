@@ -15,7 +15,7 @@ import pytest
 from onnxgraft import commands
 from onnxgraft.commands import Converted
 from onnxgraft.commands._integer_kernels import held_by_rounding
-from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.difference import sqnr
@@ -29,6 +29,7 @@ from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tflite.preparing import prepare
 from onnxgraft.stages.convert.tflite.reading import read_tflite
 from onnxgraft.stages.convert.tflite.running import interpreter
+from tests import hostile
 from tests.convert.tflite_files import File, flex_options, numbers
 
 tf = pytest.importorskip("tensorflow")
@@ -695,3 +696,21 @@ def test_16_bit_activations_become_floats(network: Any, tmp_path: Path) -> None:
     done = converted(in_integers(network, tmp_path / "net.tflite", "int16"))
     assert not {"QuantizeLinear", "DequantizeLinear"} & set(done.model.operators())
     assert any("8 or 16 bits" in note for note in done.notes)
+
+
+def test_an_output_that_nothing_makes_is_told(tmp_path: Path) -> None:
+    import flatbuffers
+
+    from tests.fuzz.flat import schema
+
+    lite = schema()
+    model = lite.ModelT.InitFromObj(lite.Model.GetRootAs(hostile.tflite(), 0))
+    graph, stray = model.subgraphs[0], lite.TensorT()
+    stray.name, stray.shape, stray.type = b"stray", [1, 4], lite.TensorType.FLOAT32
+    graph.tensors.append(stray)
+    graph.outputs = [*graph.outputs, len(graph.tensors) - 1]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    (tmp_path / "net.tflite").write_bytes(bytes(builder.Output()))
+    with pytest.raises(ModelError, match=r"can't (run|convert) the model"):
+        commands.convert(tmp_path / "net.tflite")
