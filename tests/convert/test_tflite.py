@@ -29,7 +29,6 @@ from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tflite.preparing import prepare
 from onnxgraft.stages.convert.tflite.reading import read_tflite
 from onnxgraft.stages.convert.tflite.running import interpreter
-from tests import hostile
 from tests.convert.tflite_files import File, flex_options, numbers
 
 tf = pytest.importorskip("tensorflow")
@@ -706,7 +705,7 @@ def test_an_output_that_nothing_makes_is_told(
     def unmade(index: int) -> Array:
         raise ValueError("Tensor data is null. Run allocate_tensors() first")
 
-    (tmp_path / "net.tflite").write_bytes(hostile.tflite())
+    from_function(tmp_path / "net.tflite", tf.nn.relu, (1, 4))
     with Original.of(tmp_path / "net.tflite").run() as running:
         monkeypatch.setattr(running._interpreter, "get_tensor", unmade)  # type: ignore[attr-defined]
         with pytest.raises(ModelError, match="can't run the model: Tensor data is null"):
