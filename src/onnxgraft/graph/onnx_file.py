@@ -170,7 +170,7 @@ def _texts_of_model(proto: onnx.ModelProto) -> Iterator[str | bytes]:
 def _texts(part: Any) -> Iterator[str | bytes]:
     """Yield the names in a node, a tensor or a graph."""
     if isinstance(part, onnx.NodeProto):
-        yield from (part.name, part.op_type, part.domain, *part.input, *part.output)
+        yield from (part.name, *op_key(part), *part.input, *part.output)
         yield from (attribute.name for attribute in part.attribute)
     elif isinstance(part, onnx.GraphProto):
         yield part.name
