@@ -286,7 +286,8 @@ def _output_kept(as_json: bool) -> Iterator[None]:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        ctypes.CDLL(None).fflush(None)  # what C has not written yet would come behind the JSON
+        if os.name == "posix":  # what C has not written yet would come behind the JSON
+            ctypes.CDLL(None).fflush(None)
         os.dup2(kept, 1)
         os.close(kept)
 
