@@ -127,8 +127,19 @@ def text_constant(name: str, value: str) -> bytes:
 def splat(size: int) -> bytes:
     """Return a constant of ``size`` x ``size`` that stores one value."""
     dim = field(2, b"\x08" + varint(size))
-    tensor = b"\x08\x01" + field(2, dim + dim) + field(5, struct.pack("<f", 1))
+    return constant(1, dim + dim, field(5, struct.pack("<f", 1)))
+
+
+def constant(kind: int, shape: bytes, values: bytes) -> bytes:
+    """Return a constant of floats, of which the tensor says another type, shape or values."""
+    tensor = b"\x08" + varint(kind) + field(2, shape) + values
     return node("big", "Const", [], attr("dtype", FLOAT), attr("value", field(8, tensor)))
+
+
+def with_constant(kind: int, shape: bytes, values: bytes) -> bytes:
+    """Return a graph that adds such a constant."""
+    add = node("y", "AddV2", ["x", "big"], attr("T", FLOAT))
+    return graph_def(X, constant(kind, shape, values), add)
 
 
 def with_operator(op: str, inputs: list[str], *before: bytes, attrs: bytes = b"") -> bytes:
@@ -274,6 +285,16 @@ FILES: dict[str, tuple[bytes, str]] = {
     "splat.pb": (
         graph_def(X, splat(60_000), node("y", "Relu", ["x"], attr("T", FLOAT))),
         "constants that are stored as one value"),
+    "longer.pb": (with_constant(1, b"", field(4, bytes(16))), "1 values of float32 are no 16"),
+    "shorter.pb": (
+        with_constant(1, field(2, b"\x08\x02"), field(4, bytes(7))), "2 values of float32 are no"),
+    "more.pb": (with_constant(1, b"", field(5, bytes(8))), "has 2 values in the place of 1"),
+    "typeless.pb": (with_constant(100, b"", field(4, bytes(4))), "has the number 100"),
+    "shapeless.pb": (with_constant(1, b"\x18\x01", field(4, bytes(4))), "its shape is not known"),
+    "free.pb": (
+        with_constant(1, field(2, b"\x08" + varint((1 << 64) - 1)), field(4, bytes(4))),
+        "its shape is not known"),
+    "words.pb": (with_constant(7, b"", field(4, b"abc")), "values of string are no 3 bytes"),
     "text.pb": (b"node {} " * 1_000_000, "messages in text"),
     "deep.pb": (b"node { attr { value { func { " * 3000, "not a TensorFlow GraphDef"),
     "garbage.tflite": (b"\x10\x00\x00\x00TFL3" + bytes(range(256)) * 4, "can't convert the model"),

@@ -235,6 +235,13 @@ PROMISES = (
         "    if not dtype:\n",
     ),
     Promise(
+        DATA, "what the values of JSON take is counted before they are read",
+        "tests/test_trust.py::test_hostile_data_are_refused_in_a_sentence[values_ranges.json]",
+        "src/onnxgraft/files/reading.py",
+        "    if cost > most.most:",
+        "    if cost > most.most << 10:",
+    ),
+    Promise(
         DATA, "TOML that would take minutes is refused before it is parsed",
         "tests/files/test_files.py::"
         "test_tomllib_which_would_take_minutes_for_a_long_key_never_gets_it",
@@ -344,6 +351,29 @@ PROMISES = (
         "src/onnxgraft/commands/_serve_app.py",
         "            if size > service.most:",
         "            if size > service.most << 20:",
+    ),
+    Promise(
+        CLIENT, "requests that are under way hold no more together than eight of the largest",
+        "tests/commands/test_serve.py::"
+        "test_requests_under_way_hold_no_more_together_than_a_few_of_the_largest",
+        "src/onnxgraft/commands/_serve_app.py",
+        "                service.held += len(part)",
+        "                service.held += 0",
+    ),
+    Promise(
+        CLIENT, "pictures of some bytes feed no more than tensors may",
+        "tests/commands/test_serve.py::"
+        "test_pictures_of_some_bytes_feed_no_more_than_tensors_may",
+        "src/onnxgraft/commands/_served.py",
+        "free and count > 1 and count * pixels.nbytes > most",
+        "free and count < 1 and count * pixels.nbytes > most",
+    ),
+    Promise(
+        CLIENT, "what the JSON of a request becomes is counted before it is read",
+        "tests/run/test_v2.py::test_what_is_beyond_all_measure_is_a_sentence[objects]",
+        "src/onnxgraft/run/v2.py",
+        "        check_json(text, REQUEST_MEMORY)",
+        "        check_json(b'', REQUEST_MEMORY)",
     ),
     Promise(
         CLIENT, "a client is told no path of the machine",

@@ -20,6 +20,7 @@ import pytest
 from onnxgraft.commands import read_recipe
 from onnxgraft.data.arrays import read_arrays
 from onnxgraft.data.images import read_image
+from onnxgraft.data.labels import read_labels
 from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import InputError
@@ -124,6 +125,34 @@ DOCUMENTS: dict[str, tuple[Callable[[Path], object], Callable[[], bytes], str]] 
     # So deep that it is read, but not shown.
     "keys_overrides.toml": (
         read_overrides, lambda: b"a" + b".a" * 900 + b" = 1", "nested too deep"),
+    "values_ranges.json": (
+        _ranges, lambda: b"[" + b"[]," * 10_000_000 + b"[]]", "1.25 GB of memory for the values"),
+    "values_recording.json": (
+        Recorded, lambda: b"[" + b"{}," * 7_000_000 + b"{}]", "1.25 GB of memory for the values"),
+    "rows.txt": (_arrays, lambda: b"a\n" * 1_500_001, "rows in a list, at most 1,500,000"),
+    "rows.csv": (_arrays, lambda: b"a\n" * 1_500_001, "rows in a list, at most 1,500,000"),
+    "rows.json": (
+        _arrays, lambda: b"[" + b"{}," * 1_500_000 + b"{}]", "rows in a list, at most 1,500,000"),
+    "rows.jsonl": (
+        _arrays, lambda: b"{}\n" * 1_500_001, "rows in a list, at most 1,500,000"),
+    "objects.jsonl": (
+        _arrays, lambda: (b"[" * 20 + b"]" * 20 + b"\n") * 700_000,
+        "1.25 GB of memory for the values"),
+    "columns.csv": (_arrays, lambda: b"a," * 5000, "columns in a list, at most 4,096"),
+    "columns.json": (
+        _arrays, lambda: json.dumps([{str(key): 1 for key in range(5000)}]).encode(),
+        "columns in a list, at most 4,096"),
+    "rows_labels.csv": (
+        read_labels, lambda: b"a 1\n" * 1_500_001, "rows in a list, at most 1,500,000"),
+    "rows_labels.json": (
+        read_labels,
+        lambda: b"{" + b",".join(b'"%x":1' % key for key in range(1_500_001)) + b"}",
+        "rows in a list, at most 1,500,000"),
+    "large_labels.xml": (
+        read_labels, lambda: b" " * (17 << 20), "at most 16 MB of labels of one image"),
+    "lines.cache": (
+        read_cache, lambda: b"TRT-10300-MinMax\n" + b"a: 0\n" * (1 << 20),
+        "1,048,577 lines, at most 1,048,576"),
     "large.cache": (read_cache, lambda: b"a: 0\n" * (14 << 20), "at most 64 MB of a calibration"),
     "pixels.png": (read_image, lambda: hostile.png(60_000, 60_000), "pixels in an image"),
     "histograms.npz": (

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import atomic, existing_file
+from onnxgraft.files import atomic, check_json, existing_file
 from onnxgraft.files.limits import RECORDING_BYTES
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource
@@ -85,7 +85,9 @@ def _parse(path: str | os.PathLike[str], what: str) -> object:
     try:
         # What it prints besides raising an error would stand before the sentence, or in the JSON.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return from_json(file.read_text())
+            text = file.read_text()
+            check_json(text)
+            return from_json(text)
     except (
         ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError,
         PolygraphyException, RecursionError, SyntaxError, TypeError, ValueError,

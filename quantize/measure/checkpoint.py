@@ -103,6 +103,8 @@ class Checkpoint:
     def _compare(self, plan: Mapping[str, object]) -> None:
         try:
             begun = read_json(self.folder / PLAN)
+            if not isinstance(begun, dict):
+                raise ValueError("no object")
         except ValueError as error:
             raise InputError(f"{self.folder / PLAN}: is damaged; run without --resume") from error
         for key, value in plan.items():

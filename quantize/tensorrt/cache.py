@@ -100,11 +100,13 @@ def read_cache(path: str | os.PathLike[str]) -> Cache:
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: is not a TensorRT calibration cache (binary data)") from error
     header = _HEADER.fullmatch(lines[0].strip()) if lines else None
-    if header is None or len(lines) > _MOST_LINES:
+    if header is None:
         raise InputError(
             f"{file}, line 1: a TensorRT calibration cache begins with TRT-<version>-<algorithm>, "
             f"this with {lines[0][:40] if lines else ''!r}"
         )
+    if len(lines) > _MOST_LINES:
+        raise InputError(f"{file}: has {len(lines):,} lines, at most {_MOST_LINES:,} are read")
     scales: dict[str, float] = {}
     notes = []
     for number, line in enumerate(lines[1:], 2):

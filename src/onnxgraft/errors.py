@@ -32,6 +32,11 @@ __all__ = [
 ]
 
 
+# Names are compared with what was given up to this product of its length and their number, which
+# takes a second.
+_COMPARED = 10_000_000
+
+
 class OnnxgraftError(Exception):
     """Anything that onnxgraft tells the user in a sentence instead of a traceback."""
 
@@ -124,8 +129,9 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
     'there are: alpha, beta'
     """
     names = sorted(set(known))
-    close = difflib.get_close_matches(name, names, n=most, cutoff=0.6)
-    if not close:
+    few = len(name) * len(names) <= _COMPARED
+    close = difflib.get_close_matches(name, names, n=most, cutoff=0.6) if few else []
+    if few and not close:
         folded = {known.casefold(): known for known in names}
         found = difflib.get_close_matches(name.casefold(), folded, n=most, cutoff=0.6)
         close = [folded[known] for known in found]

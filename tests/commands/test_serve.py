@@ -8,6 +8,7 @@ import ipaddress
 import json
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -33,7 +34,7 @@ from tests.conftest import few, model_of, once
 
 pytest.importorskip("starlette")
 tritonhttp = pytest.importorskip("tritonclient.http")
-from onnxgraft.commands import _serve  # noqa: E402
+from onnxgraft.commands import _serve, _serve_app  # noqa: E402
 from onnxgraft.commands._serve import serve, serving  # noqa: E402
 
 TARGETS = ("onnxruntime", "openvino")
@@ -349,6 +350,86 @@ def test_a_request_that_is_too_large_is_refused(chunked: bool, folder: Path) -> 
         assert response.status == 413
         assert "at most 1 MiB" in json.loads(response.read())["error"]
         connection.close()
+
+
+def test_requests_under_way_hold_no_more_together_than_a_few_of_the_largest(folder: Path) -> None:
+    """Each is within the limit of one, and none of them ever ends."""
+    with serving(folder / "onnxruntime.engine", name="net", max_request=1) as url:
+        host, port = url.removeprefix("http://").split(":")
+        held = [socket.create_connection((host, int(port))) for _ in range(9)]
+        for connection in held:
+            head = f"POST /see HTTP/1.1\r\nHost: {host}\r\nContent-Length: {1 << 20}\r\n\r\n"
+            connection.sendall(head.encode() + bytes((1 << 20) - 1))
+        answered, _, _ = select.select(held, [], [], 30)
+        assert len(answered) == 1
+        response = http.client.HTTPResponse(answered[0])
+        response.begin()
+        assert response.status == 503
+        assert "ask again later" in json.loads(response.read())["error"]
+        for connection in held:
+            connection.close()
+        until = time.monotonic() + 30
+        while (status := post(url, "/see", (folder / "0.png").read_bytes())[0]) == 503:
+            assert time.monotonic() < until
+        assert status == 200
+
+
+def images(data: bytes, count: int) -> tuple[bytes, dict[str, str]]:
+    """Return a request with an image file so many times."""
+    tail = (struct.pack("<I", len(data)) + data) * count
+    told = json.loads(text(datatype="BYTES", shape=[count]))
+    told["inputs"][0]["parameters"] = {"binary_data_size": len(tail)}
+    header = json.dumps(told).encode()
+    return header + tail, {HEADER: str(len(header))}
+
+
+def test_pictures_of_some_bytes_feed_no_more_than_tensors_may(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    whole = _serve_app.decoded
+    monkeypatch.setattr(
+        _serve_app, "decoded", lambda *given, **how: decoded.append(given) or whole(*given, **how)
+    )
+    data = cv2.imencode(".png", np.zeros((12, 16, 3), np.uint8))[1].tobytes()
+    each = 4 * 3 * 12 * 16
+    with serving(folder / "onnxruntime.engine", name="net", max_request=1) as url:
+        body, headers = images(data, (1 << 20) // each)
+        assert post(url, "/v2/models/net/infer", body, headers)[0] == 200
+        decoded.clear()
+        body, headers = images(data, (1 << 20) // each + 1)
+        status, told, _ = post(url, "/v2/models/net/infer", body, headers)
+    assert status == 400
+    assert "at most 1,048,576 are fed; send fewer at once" in json.loads(told)["error"]
+    assert len(decoded) == 1
+
+
+def test_what_is_large_is_taken_one_after_the_other(folder: Path) -> None:
+    with onnxgraft.ServedEngine(folder / "onnxruntime.engine") as engine:
+        service = _serve_app.Service("net", engine, 1 << 20)
+        seen = []
+
+        def other(large: bool) -> None:
+            with service.alone(large):
+                seen.append(large)
+
+        with service.alone(True), service.alone(True):  # a large request may have a large picture
+            threads = [threading.Thread(target=other, args=(large,)) for large in (True, False)]
+            for thread in threads:
+                thread.start()
+            threads[1].join(30)
+            assert seen == [False]
+        threads[0].join(30)
+        assert seen == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("size", "large"), [((100, 100), False), ((4096, 4096), False), ((4096, 4097), True)]
+)
+def test_a_large_picture_is_told_by_its_header(size: tuple[int, int], large: bool) -> None:
+    data = cv2.imencode(".png", np.zeros(size, np.uint8))[1].tobytes()
+    assert _serve_app.is_large(data) == large
+    assert _serve_app.is_large(data[1:])  # of which nobody knows
 
 
 @pytest.mark.parametrize(

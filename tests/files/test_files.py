@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,8 @@ from onnxgraft.files import (
     write_bytes,
     write_json,
 )
+from onnxgraft.files.limits import Limit
+from tests.conftest import ROOT, only_ci
 
 
 def test_atomic_writes_the_new_file(tmp_path: Path) -> None:
@@ -181,6 +185,47 @@ def test_documents_of_a_hundred_levels_are_read_and_no_deeper(form: str, tmp_pat
 def test_a_json_may_be_one_value(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
     assert read_json(tmp_path / "a.json") == parse_json(text) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("[" + "[]," * 10 + "[]]", 12 * 100 + 10 * 40), ('{"a": {}, "b": 1}', 2 * 200 + 40), ("1", 0)],
+)
+def test_what_json_takes_is_counted_before_it_is_read(
+    text: str, values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for document in (text, text.encode()):
+        parse_json(document, Limit("memory for values", values, "Bytes: all of it."))
+    monkeypatch.setattr(json, "loads", lambda text: pytest.fail("it was parsed"))
+    for document in (text, text.encode()):
+        with pytest.raises(ValueError, match=r"it takes more than .* of memory for values"):
+            parse_json(document, Limit("memory for values", values - 1, "Bytes: all of it."))
+
+
+@only_ci
+@pytest.mark.parametrize(
+    "text",
+    ["[],", "[1],", "[[[]]],", "{},", '{"":1},', '{"a":{}},', "1e1,", '"ab",', '[{"a":"bc"}],'],
+)
+def test_what_json_takes_is_not_more_than_is_counted(text: str) -> None:
+    """But for texts, which a document holds itself: they become at most 16 times as large."""
+    repeats = 400_000 // len(text) * 10
+    document = "[" + text * repeats + "1]"
+    code = (
+        "import resource, sys\n"
+        "from onnxgraft.files import parse_json\n"
+        "text = sys.stdin.read()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "found = parse_json(text)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=document, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    cost = document.count("[") * 100 + document.count("{") * 200 + document.count(",") * 40
+    texts = document.count('"') // 2 * 64
+    assert int(done.stdout) * 1024 < 1.3 * (cost + texts) + (8 << 20)
 
 
 # A document with a key in it, and what stands there: `{}`.

@@ -16,6 +16,7 @@ import os
 import resource
 import shutil
 import signal
+import struct
 import sys
 import time
 import types
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnxgraft.commands._recipe import read_recipe, read_tables
@@ -36,11 +38,14 @@ from onnxgraft.data.labels import read_labels
 from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import open_samples
 from onnxgraft.errors import OnnxgraftError
+from onnxgraft.files.limits import HOST_BYTES
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.tensors import TensorSpec
+from onnxgraft.graph.tensors import Array, TensorSpec
+from onnxgraft.run import frames, v2
 from onnxgraft.stages.convert.caffe.reading.net import read_net
 from onnxgraft.stages.convert.caffe.reading.wire import read_blob, read_caffemodel
 from onnxgraft.stages.convert.pytorch.archive import check_program
+from onnxgraft.stages.convert.tensorflow.reading.checkpoint import check_meta
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
     check_calls,
     check_constants,
@@ -447,6 +452,52 @@ def _load_keras() -> None:
     pytest.importorskip("h5py")
 
 
+# Of an engine that is asked: an input of free axes, one for pictures and a number.
+_ASKED = (
+    TensorSpec("x", "float32", ("N", "L")), TensorSpec("i", "uint8", ("N", 2, 2, 3)),
+    TensorSpec("n", "int64", ()),
+)  # fmt: skip
+
+
+def _request(path: Path) -> None:
+    """Read a request to `serve` and write an answer: before it a line with its header, or "-"."""
+    head, _, body = path.read_bytes().partition(b"\n")
+    text, binary = v2.parts(body, None if head == b"-" else head.decode("latin-1"))
+
+    def prepare(spec: TensorSpec, files: Sequence[bytes]) -> Array:
+        return np.zeros((len(files), 2, 2, 3), np.uint8)
+
+    asked = v2.read_request(text, binary, _ASKED, _ASKED, prepare)
+    for spec in _ASKED:
+        if not spec.accepts(asked.feeds[spec.name].shape):
+            raise Wrong(f"{spec} is fed {asked.feeds[spec.name].shape}")
+    v2.written("m", asked, asked.feeds, _ASKED)
+
+
+def _request_mutated(data: bytes, most: int, seed: int) -> bytes | None:
+    head, _, body = data.partition(b"\n")
+    size = int(head) if head.isdigit() and len(head) < 9 else len(body)
+    made = documents.mutated(body[:size], most, seed)
+    head = b"-" if head == b"-" else b"%d" % len(made or b"")
+    return None if made is None else b"%s\n%s%s" % (head, made, body[size:])
+
+
+def _frames(path: Path) -> None:
+    """Read all that a host says."""
+    pipe = io.BytesIO(path.read_bytes())
+    while (message := frames.read(pipe, HOST_BYTES)) is not None:
+        frames.arrays(*message)
+
+
+def _frames_mutated(data: bytes, most: int, seed: int) -> bytes | None:
+    with contextlib.suppress(OnnxgraftError):
+        message = frames.read(io.BytesIO(data), HOST_BYTES)
+        made = message and documents.mutated(json.dumps(message[0]).encode(), most, seed)
+        if message and made:
+            return struct.pack("<IQ", len(made), len(message[1])) + made + message[1]
+    return None
+
+
 def _report(path: Path) -> None:
     """Read a report as `view` does, and as `diff` does."""
     with contextlib.suppress(OnnxgraftError):
@@ -490,6 +541,12 @@ READERS: dict[str, Reader] = {
         load=_load_tensorflow,
         mutate=_message_of("tensorflow.core.framework.graph_pb2", "GraphDef"),
     ),
+    "metagraph": Reader(
+        "net.ckpt.meta",
+        check_meta,
+        load=_load_tensorflow,
+        mutate=_message_of("tensorflow.core.protobuf.meta_graph_pb2", "MetaGraphDef"),
+    ),
     "savedmodel": Reader(
         "saved_model.pb",
         lambda path: check_saved_model(path.parent),
@@ -506,5 +563,7 @@ READERS: dict[str, Reader] = {
     "classes": Reader("classes.json", _classes, mutate=documents.mutated),
     "report": Reader("report.json", _report, mutate=documents.mutated),
     "placement": Reader("table.toml", lambda path: read_placement(path, "tensorrt")),
+    "request": Reader("request", _request, mutate=_request_mutated),
+    "frames": Reader("frames", _frames, mutate=_frames_mutated),
     "polygraphy": Reader("run.json", _polygraphy, load=_load_polygraphy, mutate=documents.mutated),
 }

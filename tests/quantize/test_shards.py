@@ -308,6 +308,16 @@ def test_a_checkpoint_of_something_else_is_refused(
         )
 
 
+@pytest.mark.parametrize("text", ["", "{", "1.5", "[]", '"a"', "null", '{"mo\xff'])
+def test_a_plan_that_is_none_is_told(
+    text: str, model: Model, samples: Samples, tmp_path: Path
+) -> None:
+    calibrate(model, samples, checkpoint=Checkpoint(tmp_path / "p"))
+    (tmp_path / "p" / "plan.json").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=r"plan\.json: is damaged; run without --resume"):
+        calibrate(model, samples, checkpoint=Checkpoint(tmp_path / "p", resume=True))
+
+
 def test_without_resume_a_checkpoint_is_begun_again(
     model: Model, samples: Samples, tmp_path: Path
 ) -> None:

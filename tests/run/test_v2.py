@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, TensorSpec
-from onnxgraft.run.v2 import DATATYPES, Request, read_request, written
+from onnxgraft.run.v2 import DATATYPES, Request, parts, read_request, written
 
 INPUTS = (TensorSpec("x", "float32", ("N", 2)), TensorSpec("n", "int8", ()))
 OUTPUTS = (TensorSpec("y", "float32", ("N", 2)),)
@@ -42,7 +42,7 @@ def prepare(spec: TensorSpec, files: Sequence[bytes]) -> Array:
 
 
 def read(body: bytes, header: str | None = None) -> Request:
-    return read_request(body, header, INPUTS, OUTPUTS, prepare)
+    return read_request(*parts(body, header), INPUTS, OUTPUTS, prepare)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -100,7 +100,7 @@ def test_every_type_comes_back_as_it_was(kind: str, binary: bool) -> None:
     entry = {**answer["outputs"][0]}
     request = json.dumps({"inputs": [entry]}).encode()
     tail = b"" if size is None else body[size:]
-    found = read_request(request + tail, str(len(request)), [spec], [], prepare)
+    found = read_request(*parts(request + tail, str(len(request))), [spec], [], prepare)
     assert found.feeds["t"].dtype == value.dtype
     np.testing.assert_array_equal(found.feeds["t"], value)
 
@@ -118,7 +118,56 @@ def test_a_value_that_would_become_another_is_refused(
     entry = {"name": "t", "datatype": "INT8", "shape": [2], "data": data}
     body = json.dumps({"inputs": [entry]}).encode()
     if sentence is None:
-        assert read_request(body, None, [spec], [], prepare).feeds["t"].tolist() == [1, 0]
+        assert read_request(body, b"", [spec], [], prepare).feeds["t"].tolist() == [1, 0]
         return
     with pytest.raises(InputError, match=sentence):
-        read_request(body, None, [spec], [], prepare)
+        read_request(body, b"", [spec], [], prepare)
+
+
+def asked(**changes: Any) -> bytes:
+    """Return the sound request with another first input."""
+    document = json.loads(json.dumps(SOUND))
+    document["inputs"][0].update(changes)
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "header", "sentence"),
+    [
+        (b"{}", "9" * 5000, "Content-Length is '9999"),
+        (asked(shape=[10**4000, 2]), None, "no whole number"),
+        (asked(shape=[2**62, 2]), None, "are told, and the data are"),
+        (asked(shape=[1] * 100), None, "axes of a tensor"),
+        (asked(name="xy" * 300_000), None, "no input is called"),
+        (asked(data=["a" * 100_000] + ["a"] * 100_000, shape=[50_000, 2]), None, "the data are"),
+        (asked(data=["a" * 1000, "a"]), None, "no real numbers"),
+        (asked(data=[{}, None]), None, "no real numbers"),
+        (b'{"inputs": [' + b"{}," * 2_000_000 + b"{}]}", None, "send tensors as binary data"),
+        (b'{"inputs": ' + b"[[]]" * 2_000_000 + b"}", None, "send tensors as binary data"),
+    ],
+    ids=["digits", "whole", "product", "axes", "name", "texts", "text", "values", "objects",
+         "lists"],
+)  # fmt: skip
+def test_what_is_beyond_all_measure_is_a_sentence(
+    body: bytes, header: str | None, sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence) as told:
+        read(body, header)
+    assert len(str(told.value)) < 400
+
+
+def test_texts_are_no_array_of_the_longest() -> None:
+    """NumPy would make one of 300 GB."""
+    body = asked(data=["a" * 1_000_000] + ["a"] * 99_999, shape=[50_000, 2])
+    with pytest.raises(InputError, match="no real numbers"):
+        read(body)
+
+
+def test_more_numbers_than_json_should_hold_are_answered_as_binary_data_alone() -> None:
+    spec = TensorSpec("y", "uint8", (7_000_000,))
+    value = {"y": np.zeros(spec.shape, np.uint8)}
+    with pytest.raises(InputError, match=r"y takes more than 256 MB .*; ask for binary_data"):
+        written("m", Request({}, {"y": False}), value, [spec])
+    body, size = written("m", Request({}, {"y": True}), value, [spec])
+    assert size is not None
+    assert len(body) == size + 7_000_000

@@ -53,7 +53,7 @@ def read_checkpoint(prefix: Path, cut: Cut) -> FrozenGraph:
     """
     tf = tensorflow()
     meta = existing_file(f"{prefix}.meta", "the checkpoint's graph", BUFFER_BYTES)
-    _check_meta(meta)
+    check_meta(meta)
     parts = sorted(prefix.parent.glob(f"{prefix.name}.data-*"))
     if not Path(f"{prefix}.index").is_file() or not parts:
         raise ModelError(
@@ -87,7 +87,7 @@ def read_checkpoint(prefix: Path, cut: Cut) -> FrozenGraph:
     return prepare(source, frozen, replace(cut, outputs=options))
 
 
-def _check_meta(file: Path) -> None:
+def check_meta(file: Path) -> None:
     """Raise ModelError if restoring the variables of a graph would do more than that."""
     data = file.read_bytes()
     definition = tensorflow().compat.v1.MetaGraphDef()

@@ -14,6 +14,7 @@ from onnxgraft.errors import ModelError
 from onnxgraft.files.calls import check_calls as check_all_calls
 from onnxgraft.files.limits import AXES, CONSTANT_BYTES, TENSOR_VALUES
 from onnxgraft.stages.convert.tensorflow.reading.operators import reason_against
+from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
 __all__ = [
     "check_calls",
@@ -69,7 +70,7 @@ def check_restore(path: str, graph_def: Any, operation: str) -> None:
 
 
 def check_constants(path: str, graph_def: Any) -> None:
-    """Raise ModelError for constants that are larger than what is stored of them."""
+    """Raise ModelError for constants that are larger than what is stored of them, or smaller."""
     total = 0
     functions = [node for f in graph_def.library.function for node in f.node_def]
     for node in (*graph_def.node, *functions):
@@ -86,10 +87,37 @@ def check_constants(path: str, graph_def: Any) -> None:
                 count *= max(dim, 1)
             if count > TENSOR_VALUES.most:
                 raise ModelError(f"{path}: {node.name!r} {TENSOR_VALUES.refusal(count)}")
-            if value.HasField("tensor") and not value.tensor.tensor_content:
+            if not value.HasField("tensor"):
+                continue
+            fault = _fault(value.tensor, 0 if 0 in dims else count)
+            if fault is not None:
+                raise ModelError(f"{path}: the constant {node.name!r} is damaged: {fault}")
+            if not value.tensor.tensor_content:
                 total += 8 * count  # of at most 8 bytes each
     if total > CONSTANT_BYTES.most:
         raise ModelError(f"{path}: {CONSTANT_BYTES.refusal(total)}")
+
+
+def _fault(tensor: Any, count: int) -> str | None:
+    """Return what is wrong with the values of a constant of ``count`` elements.
+
+    TensorFlow repeats the last one where there are too few, and looks at the bytes of a constant
+    only where it runs; ``make_ndarray`` ends with whatever error NumPy has.
+    """
+    try:
+        dtype = tensorflow().as_dtype(tensor.dtype)
+    except TypeError:
+        return f"it is of a type that has the number {tensor.dtype}"
+    if tensor.tensor_shape.unknown_rank or any(dim.size < 0 for dim in tensor.tensor_shape.dim):
+        return "its shape is not known"
+    if tensor.tensor_content:
+        wanted, stored = count * dtype.size, len(tensor.tensor_content)
+        if dtype == "string" or stored != wanted:
+            return f"{count:,} values of {dtype.name} are no {stored:,} bytes"
+        return None
+    lists = [value for field, value in tensor.ListFields() if field.name.endswith("_val")]
+    stored = sum(map(len, lists)) // (2 if dtype.is_complex else 1)
+    return f"it has {stored:,} values in the place of {count:,}" if stored > count else None
 
 
 def check_calls(path: str, graph_def: Any) -> None:

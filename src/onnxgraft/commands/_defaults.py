@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from onnxgraft.commands._int8 import PRECISION_KEY
 from onnxgraft.commands._recipe import DEFAULT_TARGETS
 from onnxgraft.errors import InputError
+from onnxgraft.files import parse_json
 from onnxgraft.graph.model import Model
 from onnxgraft.stages import engine as stage
 from onnxgraft.targets import find_target, target_names
@@ -56,7 +55,7 @@ def _here() -> list[str]:
 def _made_for(model: Model) -> str | None:
     """Return what the graph says; None of a graph that says nothing, or what is not known here."""
     try:
-        told = json.loads(model.metadata.get(PRECISION_KEY, "{}")).get("target")
-    except (ValueError, AttributeError, RecursionError):
+        told = parse_json(model.metadata.get(PRECISION_KEY, "{}")).get("target")
+    except (ValueError, AttributeError):
         return None
     return told if told in target_names() else None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import resources
@@ -15,19 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxgraft.commands._served import Color, ServedEngine
+from onnxgraft.data.image_header import stored_form
 from onnxgraft.data.images import decoded
 from onnxgraft.errors import InputError, MissingDependencyError, OnnxgraftError
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.notices import logger
 from onnxgraft.optional import optional
-from onnxgraft.run.v2 import HEADER, Request, datatype_of, read_request, written
+from onnxgraft.run.v2 import HEADER, datatype_of, parts, read_request, written
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request as Asked
     from starlette.responses import Response
 
-__all__ = ["Service", "application"]
+__all__ = ["Service", "application", "is_large"]
 
 _PAGE = "_serve_page.html"
 # The page fetches nothing from elsewhere, and nobody frames it.
@@ -38,6 +40,12 @@ _POLICY = (
 )
 _VERSION = "1"
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"
+# Requests under way hold so many times the bytes of the largest; a body is there twice while it is
+# put together.
+_HELD = 8
+# JSON of more bytes and pictures of more pixels are taken one after the other: they take up to 300
+# MB, and the interpreter reads no JSON beside another one anyway.
+_LARGE_JSON, _LARGE_PICTURE = 1 << 20, 1 << 24
 
 
 class _Refused(Exception):
@@ -57,32 +65,39 @@ class Service:
         engine: That answers; it may be asked from several threads.
         most: Bytes of a request.
         answered: How many requests were.
+        held: Bytes of the requests that are under way.
     """
 
     name: str
     engine: ServedEngine
     most: int
     answered: int = field(default=0, init=False)
+    held: int = field(default=0, init=False)
+    _one: threading.RLock = field(default_factory=threading.RLock, init=False)
 
     def prepared(self, spec: TensorSpec, files: Sequence[bytes]) -> Array:
-        """Return what the input is fed of image files, by the recipe."""
+        """Return what the input is fed of image files, by the recipe.
+
+        They feed no more than tensors of a request may: some bytes of an image can be a whole one.
+        """
         color = self._color()
-        pictures = [
+        pictures = (
             decoded(np.frombuffer(data, np.uint8), f"image {number}", gray=color == "gray")[0]
             for number, data in enumerate(files, 1)
-        ]
+        )
         # What goes wrong in a function of the user's own names its file.
         own = self.engine.preprocess.function is not None
-        with self.running() if own else nullcontext():
-            return self.engine.prepare(*pictures, color=color)
+        with self.alone(any(map(is_large, files))), self.running() if own else nullcontext():
+            return self.engine.prepare_each(pictures, len(files), color=color, most=self.most)
 
     def seen(self, data: bytes, draw: bool) -> dict[str, Any]:
         """Return what the engine says of an image file, as `infer` does."""
         color = self._color()
-        pixels, _ = decoded(np.frombuffer(data, np.uint8), "the image", gray=color == "gray")
-        self.engine.placement(pixels.shape[1], pixels.shape[0])
-        with self.running():
-            outputs, found = self.engine.look(pixels, color=color, draw=draw)
+        with self.alone(is_large(data)):
+            pixels, _ = decoded(np.frombuffer(data, np.uint8), "the image", gray=color == "gray")
+            self.engine.placement(pixels.shape[1], pixels.shape[0])
+            with self.running():
+                outputs, found = self.engine.look(pixels, color=color, draw=draw)
         told: dict[str, Any] = {
             "shapes": {name: list(value.shape) for name, value in outputs.items()},
             "best": [] if found is None else found.best,
@@ -98,6 +113,10 @@ class Service:
         with self.running():
             return self.engine.infer(feeds)
 
+    def alone(self, large: bool) -> AbstractContextManager[object]:
+        """Return what makes a thread wait for what is large until no other one has such a thing."""
+        return self._one if large else nullcontext()
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Let what the engine's library says be told to the log, and no path to a client."""
@@ -111,6 +130,12 @@ class Service:
 
     def _color(self) -> Color:
         return "gray" if self.engine.preprocess.color == "gray" else "bgr"
+
+
+def is_large(image: bytes) -> bool:
+    """Tell whether a picture is large, or may be: one whose header is not known."""
+    form = stored_form(image)
+    return form is None or form.width * form.height > _LARGE_PICTURE
 
 
 def _picture(pixels: Array) -> str:
@@ -197,20 +222,29 @@ def application(service: Service) -> Starlette:
         if asked.path_params.get("version", _VERSION) != _VERSION:
             raise _Refused(404, f"{service.name} has the version {_VERSION} alone")
 
-    async def body(asked: Asked) -> bytes:
+    @asynccontextmanager
+    async def body(asked: Asked) -> AsyncIterator[bytes]:
         if asked.headers.get("content-encoding", "identity") != "identity":
             raise _Refused(415, "requests are not compressed here; leave Content-Encoding out")
         most = f"a request has at most {service.most >> 20} MiB here; --max-request allows more"
         told = asked.headers.get("content-length", "")
         if told.isdecimal() and int(told) > service.most:
             raise _Refused(413, most)
-        parts, size = [], 0
-        async for part in asked.stream():
-            size += len(part)
-            if size > service.most:
-                raise _Refused(413, most)
-            parts.append(part)
-        return b"".join(parts)
+        pieces, size = [], 0
+        try:
+            async for part in asked.stream():
+                size += len(part)
+                service.held += len(part)
+                if size > service.most:
+                    raise _Refused(413, most)
+                if service.held > _HELD * service.most:
+                    raise _Refused(503, "other requests fill the server's memory; ask again later")
+                pieces.append(part)
+            data = b"".join(pieces)
+            pieces.clear()
+            yield data
+        finally:
+            service.held -= size
 
     async def home(asked: Asked) -> Response:
         return HTMLResponse(
@@ -240,22 +274,19 @@ def application(service: Service) -> Starlette:
 
     async def infer(asked: Asked) -> Response:
         known(asked)
-        data, header = await body(asked), asked.headers.get(HEADER)
-
-        def work() -> tuple[bytes, int | None]:
-            engine = service.engine
-            wanted = read_request(data, header, engine.inputs, engine.outputs, service.prepared)
-            return _answered(service, wanted)
-
-        content, json_bytes = await in_thread(work)
+        async with body(asked) as data:
+            content, json_bytes = await in_thread(
+                partial(_answered, service, data, asked.headers.get(HEADER))
+            )
         if json_bytes is None:
             return Response(content, media_type="application/json")
         headers = {HEADER: str(json_bytes)}
         return Response(content, media_type="application/octet-stream", headers=headers)
 
     async def see(asked: Asked) -> Response:
-        data, draw = await body(asked), asked.query_params.get("picture") == "1"
-        return JSONResponse(await in_thread(partial(service.seen, data, draw)))
+        draw = asked.query_params.get("picture") == "1"
+        async with body(asked) as data:
+            return JSONResponse(await in_thread(partial(service.seen, data, draw)))
 
     async def measured(asked: Asked) -> Response:
         return Response(metrics.text(), media_type=_METRICS)
@@ -275,9 +306,13 @@ def application(service: Service) -> Starlette:
     return Starlette(routes=routes)
 
 
-def _answered(service: Service, request: Request) -> tuple[bytes, int | None]:
-    outputs = service.infer(request.feeds)
-    return written(service.name, request, outputs, service.engine.outputs)
+def _answered(service: Service, data: bytes, header: str | None) -> tuple[bytes, int | None]:
+    """Return the answer to a request's body, and how much of it is JSON."""
+    engine = service.engine
+    text, binary = parts(data, header)
+    with service.alone(len(text) > _LARGE_JSON):
+        request = read_request(text, binary, engine.inputs, engine.outputs, service.prepared)
+    return written(service.name, request, service.infer(request.feeds), engine.outputs)
 
 
 def _told(spec: TensorSpec) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -98,18 +98,39 @@ class ServedEngine(Resource):
         Raises:
             InputError: The engine takes no pictures, or not so many at once, or not these.
         """
+        return self.prepare_each(pictures, len(pictures), color=color)
+
+    def prepare_each(
+        self, pictures: Iterable[Array], count: int, *, color: Color, most: int | None = None
+    ) -> Array:
+        """Return what `prepare` does, of pictures that are there one at a time.
+
+        Args:
+            pictures: ``count`` of them; each is asked for when the one before it is prepared.
+            count: How many there are.
+            color: The order of their channels.
+            most: Bytes that they may become, where the batch is free.
+
+        Raises:
+            InputError: As of `prepare`, or they would become more.
+        """
         spec, recipe = self._picture()
         batch = image_batch(spec)
         free = isinstance(spec.shape[0], str) and len(spec.shape) == 4
-        if not pictures or (len(pictures) != batch and not free):
+        if not count or (count != batch and not free):
             raise InputError(
                 f"{self.name}: the input {spec} takes {batch} at once, not the "
-                f"{len(pictures)} pictures that were given"
+                f"{count} pictures that were given"
             )
-        made = [
-            (f"picture {number}", recipe.prepared(_pixels(picture, color, recipe.color)))
-            for number, picture in enumerate(pictures, 1)
-        ]
+        made: list[tuple[str, Array]] = []
+        for number, picture in enumerate(pictures, 1):
+            pixels = recipe.prepared(_pixels(picture, color, recipe.color))
+            if most is not None and free and count > 1 and count * pixels.nbytes > most:
+                raise InputError(
+                    f"{self.name}: the {count} pictures become {count * pixels.nbytes:,} bytes "
+                    f"for the input {spec}, at most {most:,} are fed; send fewer at once"
+                )
+            made.append((f"picture {number}", pixels))
         return picture_feed(made, spec, recipe.layout)
 
     def see(self, picture: Array, *, color: Color) -> Seen:

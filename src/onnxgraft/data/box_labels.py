@@ -20,7 +20,7 @@ import numpy as np
 
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file
-from onnxgraft.files.limits import DOCUMENT_BYTES
+from onnxgraft.files.limits import LABEL_BYTES
 from onnxgraft.graph.tensors import Array
 
 __all__ = ["ImageBoxes", "Numbering", "coco_labels", "folder_labels", "is_coco", "voc_label"]
@@ -169,7 +169,7 @@ def voc_label(file: Path, numbering: Numbering) -> ImageBoxes:
     Raises:
         InputError: It says something else, or its classes can't be told.
     """
-    existing_file(file, "the labels", DOCUMENT_BYTES)
+    existing_file(file, "the labels", LABEL_BYTES)
     try:
         root = ET.fromstring(file.read_bytes(), ET.XMLParser(target=_Plain()))
         if root.tag != "annotation":
@@ -209,7 +209,7 @@ def _text(entry: ET.Element, path: str) -> str:
 
 
 def _yolo_label(file: Path) -> ImageBoxes:
-    DOCUMENT_BYTES.check(file.stat().st_size, f"{file}: the labels")
+    LABEL_BYTES.check(file.stat().st_size, f"{file}: the labels")
     rows = []
     try:
         for number, line in enumerate(file.read_text().splitlines(), 1):

@@ -23,7 +23,7 @@ from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Image, Sample, Samples
 from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_json
-from onnxgraft.files.limits import DOCUMENT_BYTES
+from onnxgraft.files.limits import DOCUMENT_BYTES, ROWS
 from onnxgraft.files.remote import File, Remote
 from onnxgraft.graph.tensors import Array
 
@@ -90,9 +90,12 @@ def _of_file(file: Path, numbering: Numbering) -> Labels:
             document = read_json(file)
             if is_coco(document):
                 return Labels(coco_labels(document, numbering))
+            ROWS.check(len(document), f"{file}: the file of labels")
             return Labels({Path(name).name: _label(value) for name, value in document.items()})
         labels = Labels()
-        for line in file.read_text().splitlines():
+        lines = file.read_text().splitlines()
+        ROWS.check(len(lines), f"{file}: the file of labels")
+        for line in lines:
             if line.strip():
                 name, _, value = line.strip().replace(",", " ").replace("\t", " ").rpartition(" ")
                 labels[Path(name.strip()).name] = _label(int(value))

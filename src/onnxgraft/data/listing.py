@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from onnxgraft.data.images import IMAGE_SUFFIXES
 from onnxgraft.errors import InputError, nearest
-from onnxgraft.files import existing_file, parse_json, read_json
-from onnxgraft.files.limits import DOCUMENT_BYTES
+from onnxgraft.files import check_json, existing_file, parse_json, read_json
+from onnxgraft.files.limits import COLUMNS, DOCUMENT_BYTES, ROWS
 from onnxgraft.files.remote import File, Remote, is_url
 from onnxgraft.graph.tensors import TensorSpec
 
@@ -130,13 +130,14 @@ def _numbered(
     """Return the number of each class: its place among ``names``, or else in alphabetical order."""
     found = sorted(set(kinds))
     if names and found:
+        numbers = {name: number for number, name in reversed([*enumerate(names)])}
         for kind in found:
-            if kind not in names:
+            if kind not in numbers:
                 raise InputError(
                     f"{where}: {kind!r} is none of the {len(names)} classes that are named; "
                     f"{nearest(kind, names)}"
                 )
-        return {kind: list(names).index(kind) for kind in found}, (), ()
+        return {kind: numbers[kind] for kind in found}, (), ()
     if not found:
         return {}, (), ()
     told = ", ".join(f"{kind} = {number}" for number, kind in enumerate(found[:4]))
@@ -177,11 +178,13 @@ def _there(path: File, text: str, where: str) -> File:
 
 def _lines(path: File) -> list[str]:
     try:
-        return path.read_text("utf-8-sig").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: is not a folder, an .npz or a text file with one image path a line"
         ) from error
+    ROWS.check(len(lines), f"{path}: the data")
+    return lines
 
 
 def _csv_rows(path: Path, inputs: Sequence[TensorSpec]) -> list[tuple[str, dict[str, object]]]:
@@ -195,6 +198,7 @@ def _csv_rows(path: Path, inputs: Sequence[TensorSpec]) -> list[tuple[str, dict[
         raise InputError(f"{path}, line {reader.line_num}: is no CSV ({error})") from error
     names = [_IMAGE, _LABEL]
     if rows:
+        COLUMNS.check(len(rows[0][1]), f"{path}: the data")
         head = [cell.strip() for cell in rows[0][1]]
         known = {_IMAGE, _LABEL, *(_plain(spec.name) for spec in inputs)}
         if known & {_plain(name) for name in head} or not os.path.isfile(path.parent / head[0]):
@@ -212,7 +216,9 @@ def _json_rows(path: Path) -> list[tuple[str, dict[str, object]]]:
         document = read_json(path)
     except ValueError:
         try:
-            document = [parse_json(line) for line in _lines(path) if line.strip()]
+            lines = [line for line in _lines(path) if line.strip()]
+            check_json("".join(lines))
+            document = [parse_json(line) for line in lines]
         except ValueError as error:
             raise InputError(
                 f"{path}: neither a JSON list nor a JSON object a line ({error})"
@@ -225,6 +231,8 @@ def _json_rows(path: Path) -> list[tuple[str, dict[str, object]]]:
             f'"{_LABEL}": 3}}, with the names of inputs in place of "{_IMAGE}" where there are '
             "several"
         )
+    ROWS.check(len(document), f"{path}: the data")
+    COLUMNS.check(max(map(len, document), default=0), f"{path}: the data")
     return [(f"{path}, entry {number}", row) for number, row in enumerate(document)]
 
 

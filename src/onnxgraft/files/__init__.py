@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxgraft.files.kept import Entry, Kept, key_of
 from onnxgraft.files.reading import (
+    check_json,
     existing_file,
     existing_folder,
     parse_json,
@@ -38,6 +39,7 @@ __all__ = [
     "atomic_folder",
     "cache_folder",
     "check_folder",
+    "check_json",
     "check_place",
     "claimed",
     "existing_file",

@@ -14,12 +14,13 @@ from onnxgraft.errors import InputError
 
 __all__ = [
     "ARCHIVE_GROWTH", "ARCHIVE_MEMBERS", "AXES", "BODY_NAMES", "BUFFER_BYTES", "CACHE_BYTES",
-    "CALL_LEVELS", "CONSTANT_BYTES", "DEPTH", "DOCUMENT_BYTES", "EXTERNAL_COPIES",
+    "CALL_LEVELS", "COLUMNS", "CONSTANT_BYTES", "DEPTH", "DOCUMENT_BYTES", "EXTERNAL_COPIES",
     "EXTERNAL_GROWTH", "FIELDS", "HISTOGRAM_BYTES", "HOST_BYTES", "IMAGE_BYTES", "IMAGE_PIXELS",
-    "MODEL_BYTES", "NAME_BYTES", "NODES", "PASSPORT_BYTES", "PROTOTXT_BYTES", "RECORDING_BYTES",
-    "RUNNING_BYTES", "SETTINGS_BYTES", "SPOOLED_BYTES", "STRUCTURE_BYTES", "TENSORS",
-    "TENSOR_VALUES", "TEXT_GRAPH_BYTES", "TEXT_GRAPH_LINE", "TEXT_GRAPH_MESSAGES",
-    "TEXT_GRAPH_VALUES", "UNPACKED_BYTES", "Limit", "table",
+    "JSON_MEMORY", "LABEL_BYTES", "MODEL_BYTES", "NAME_BYTES", "NODES", "PASSPORT_BYTES",
+    "PROTOTXT_BYTES", "RECORDING_BYTES", "REQUEST_MEMORY", "ROWS", "RUNNING_BYTES",
+    "SETTINGS_BYTES", "SPOOLED_BYTES", "STRUCTURE_BYTES", "TENSORS", "TENSOR_VALUES",
+    "TEXT_GRAPH_BYTES", "TEXT_GRAPH_LINE", "TEXT_GRAPH_MESSAGES", "TEXT_GRAPH_VALUES",
+    "UNPACKED_BYTES", "Limit", "table",
 ]  # fmt: skip
 
 
@@ -128,11 +129,20 @@ ARCHIVE_GROWTH = Limit(
 UNPACKED_BYTES = Limit(
     "packed arrays", 1 << 32, "Bytes: they are unpacked to the disk; what is not packed is mapped."
 )
-DOCUMENT_BYTES = Limit(
-    "JSON or text",
-    1 << 26,
-    "Bytes: a range takes 160; as objects a byte takes up to 22 (measured).",
+DOCUMENT_BYTES = Limit("JSON or text", 1 << 26, "Bytes: a range takes 160, the line of a list 50.")
+JSON_MEMORY = Limit(
+    "memory for the values of JSON", 5 << 28,
+    "Bytes: by its brackets and commas, as measured; one of COCO's annotations counts 700.",
+)  # fmt: skip
+REQUEST_MEMORY = Limit(
+    "memory for the values of JSON in a request", 1 << 28,
+    "Bytes: counted likewise; 6,700,000 numbers. More are sent as binary data.",
+)  # fmt: skip
+ROWS = Limit(
+    "rows in a list", 1_500_000, "A row takes 1 KB (measured); ImageNet has 1,281,167 images."
 )
+COLUMNS = Limit("columns in a list", 1 << 12, "One for each input, and the label.")
+LABEL_BYTES = Limit("labels of one image", 1 << 24, "Bytes: an object takes up to 400, in XML.")
 SPOOLED_BYTES = Limit(
     "samples that Python gives", 1 << 38,
     "Bytes: 450,000 images of 224 x 224 as float32; what never ends is stopped.",

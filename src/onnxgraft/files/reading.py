@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 from onnxgraft.errors import InputError
 from onnxgraft.files.journal import check_settled
-from onnxgraft.files.limits import MODEL_BYTES, Limit
+from onnxgraft.files.limits import JSON_MEMORY, MODEL_BYTES, Limit
 from onnxgraft.files.toml import longest_key
 
 __all__ = [
-    "existing_file", "existing_folder", "parse_json", "parse_toml", "read_json", "read_toml",
-    "release_pages", "sha256",
+    "check_json", "existing_file", "existing_folder", "parse_json", "parse_toml", "read_json",
+    "read_toml", "release_pages", "sha256",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -78,13 +78,31 @@ def read_json(file: Path) -> Any:
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, most: Limit = JSON_MEMORY) -> Any:
     """Return what a JSON text says.
 
+    Args:
+        text: Or its bytes.
+        most: Bytes that its values may take.
+
     Raises:
-        ValueError: It is no JSON, or its values are nested too deep.
+        ValueError: It is no JSON, or its values are nested too deep or take too much memory.
     """
+    check_json(text, most)
     return _shallow(lambda: json.loads(text))
+
+
+def check_json(text: str | bytes, most: Limit = JSON_MEMORY) -> None:
+    """Raise ValueError if the values of a JSON text would take more than ``most`` bytes.
+
+    They are not read. A list without values takes 64 bytes, with one 96, an object 190 to 240, and
+    a value up to 40 with its place in a list, beside the text that strings are (measured, CPython
+    3.11).
+    """
+    marks: Iterable[Any] = "[{," if isinstance(text, str) else (b"[", b"{", b",")
+    cost = sum(text.count(mark) * each for mark, each in zip(marks, (100, 200, 40), strict=True))
+    if cost > most.most:
+        raise ValueError(f"it {most.refusal(cost)}")
 
 
 def read_toml(file: Path) -> dict[str, Any]:

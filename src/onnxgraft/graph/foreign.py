@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import json
 import os
 import pickletools
 import re
@@ -13,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from onnxgraft.errors import ModelError
-from onnxgraft.files import parse_toml
+from onnxgraft.files import parse_json, parse_toml
 from onnxgraft.targets import TARGETS
 
 __all__ = [
@@ -245,8 +244,8 @@ def _texts(file: Path, head: bytes) -> Iterator[tuple[str, str]]:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
-    except (ValueError, RecursionError):
+        parse_json(text)
+    except ValueError:
         return False
     return True
 

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxgraft.errors import ModelError, NotSupportedError
-from onnxgraft.files import existing_file, release_pages, sha256
+from onnxgraft.files import existing_file, parse_json, release_pages, sha256
 from onnxgraft.graph import pictures
 from onnxgraft.graph.exported import Exported
 from onnxgraft.graph.names import name_nodes
@@ -104,10 +104,10 @@ class Model:
         if names is None:
             names = {
                 tensor: Origin(name, tuple(perm) if perm else None)
-                for tensor, (name, perm) in json.loads(stored.get(NAMES_KEY, "{}")).items()
+                for tensor, (name, perm) in parse_json(stored.get(NAMES_KEY, "{}")).items()
             }
             if SOURCE_KEY in stored:
-                source = Source(**json.loads(stored[SOURCE_KEY]))
+                source = Source(**parse_json(stored[SOURCE_KEY]))
         metadata = {
             key: value
             for key, value in stored.items()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.files import parse_json
 from onnxgraft.graph.operators import is_op
 
 __all__ = ["KEY", "Told", "of_metadata", "read_told", "scaled_by"]
@@ -63,12 +64,12 @@ def read_told(metadata: Mapping[str, str]) -> Told | None:
     A stranger may have written it: sizes and functions are none of what is read.
     """
     try:
-        found = json.loads(metadata.get(KEY, "null"))
+        found = parse_json(metadata.get(KEY, "null"))
         if found is None:
             return None
         keys = {key: value for key, value in found["keys"].items() if key in _KEYS}
         return Told(keys, str(found["why"]))
-    except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
+    except (AttributeError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -18,10 +18,13 @@ import numpy as np
 
 from onnxgraft.data.casting import cast
 from onnxgraft.errors import InputError, nearest, printable
-from onnxgraft.files import parse_json
+from onnxgraft.files import check_json, parse_json
+from onnxgraft.files.limits import AXES, REQUEST_MEMORY
 from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
 
-__all__ = ["BYTES", "DATATYPES", "HEADER", "Request", "datatype_of", "read_request", "written"]
+__all__ = [
+    "BYTES", "DATATYPES", "HEADER", "Request", "datatype_of", "parts", "read_request", "written",
+]  # fmt: skip
 
 # numpy's name of a type -> the protocol's.
 DATATYPES = {
@@ -35,6 +38,10 @@ BYTES = "BYTES"
 HEADER = "Inference-Header-Content-Length"
 # Before each element of BYTES stands its length.
 _LENGTH = struct.Struct("<I")
+# Whole numbers of a request are below it: those of the machine, of which none is too long to print.
+_WHOLE = 1 << 63
+# A value of JSON takes so many bytes, as `check_json` counts.
+_VALUE = 40
 
 # Makes feeds of encoded images for an input.
 Prepare = Callable[[TensorSpec, Sequence[bytes]], Array]
@@ -66,26 +73,43 @@ def datatype_of(spec: TensorSpec) -> str:
     return DATATYPES[spec.dtype]
 
 
+def parts(body: bytes, header: str | None) -> tuple[bytes, bytes]:
+    """Return the JSON of a request's body, and the tensors behind it.
+
+    Args:
+        body: All of it.
+        header: What the client says of the JSON's length; None if all is JSON.
+
+    Raises:
+        InputError: There is no such length.
+    """
+    if header is None:
+        return body, b""
+    digits = header.isascii() and header.isdigit() and len(header) < len(str(_WHOLE))
+    if not digits or int(header) > len(body):
+        raise InputError(f"{HEADER} is {_shown(header)}, and the body has {len(body)} bytes")
+    return body[: int(header)], body[int(header) :]
+
+
 def read_request(
-    body: bytes,
-    header: str | None,
+    text: bytes,
+    binary: bytes,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     prepare: Prepare,
 ) -> Request:
-    """Return what a request's body asks for.
+    """Return what a request asks for.
 
     Args:
-        body: JSON, behind which binary tensors may stand.
-        header: What the client says of the JSON's length; None if all is JSON.
+        text: JSON.
+        binary: The tensors that stand behind it.
         inputs: Of the engine.
         outputs: Likewise.
         prepare: Makes what is fed of image files, which come as BYTES.
 
     Raises:
-        InputError: The body is none of the protocol, or its tensors do not fit the inputs.
+        InputError: It is none of the protocol, or its tensors do not fit the inputs.
     """
-    text, binary = _parts(body, header)
     document = _document(text)
     listed = _objects(document, "inputs")
     if not listed:
@@ -127,7 +151,7 @@ def written(
         specs: Of the engine's outputs.
 
     Raises:
-        InputError: JSON is wanted, and has no such numbers.
+        InputError: JSON is wanted, and has no such numbers, or not so many.
     """
     told: list[dict[str, Any]] = []
     tensors: list[bytes] = []
@@ -143,6 +167,7 @@ def written(
             tensors.append(np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes())
             about["parameters"] = {"binary_data_size": len(tensors[-1])}
         else:
+            REQUEST_MEMORY.check(_VALUE * value.size, spec.name, "ask for binary_data")
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise InputError(
                     f"{spec.name} has values that are no finite numbers, which JSON can't hold; "
@@ -157,15 +182,11 @@ def written(
     return b"".join([text, *tensors]), len(text) if tensors else None
 
 
-def _parts(body: bytes, header: str | None) -> tuple[bytes, bytes]:
-    if header is None:
-        return body, b""
-    if not header.isascii() or not header.isdigit() or int(header) > len(body):
-        raise InputError(f"{HEADER} is {_shown(header)}, and the body has {len(body)} bytes")
-    return body[: int(header)], body[int(header) :]
-
-
 def _document(text: bytes) -> dict[str, Any]:
+    try:
+        check_json(text, REQUEST_MEMORY)
+    except ValueError as error:
+        raise InputError(f"the request: {error}; send tensors as binary data") from error
     try:
         document = parse_json(text)
     except ValueError as error:
@@ -197,7 +218,7 @@ def _parameters(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole(value: object, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _WHOLE:
         raise InputError(f"{what} is {_shown(value)}, and no whole number from 0 on")
     return value
 
@@ -213,6 +234,7 @@ def _fed(
     axes = entry.get("shape")
     if not isinstance(axes, list):
         raise InputError(f"{spec.name}: shape is {_shown(axes)}, and no list of whole numbers")
+    AXES.check(len(axes), f"{spec.name}: shape")
     shape = tuple(_whole(axis, f"{spec.name}: an axis") for axis in axes)
     datatype = entry.get("datatype")
     if datatype == BYTES:
@@ -246,15 +268,27 @@ def _binary(spec: TensorSpec, shape: tuple[int, ...], data: bytes) -> Array:
 
 
 def _listed(spec: TensorSpec, shape: tuple[int, ...], entry: Mapping[str, Any]) -> Array:
-    try:
-        values = np.asarray(entry.get("data"))
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise InputError(f"{spec.name}: data are lists of different lengths") from error
-    if values.size != math.prod(shape) or values.ndim not in (1, len(shape)):
-        raise InputError(f"{spec.name}: {list(shape)} are told, and the data are {values.shape}")
-    if values.ndim > 1 and values.shape != shape:
-        raise InputError(f"{spec.name}: {list(shape)} are told, and the data are {values.shape}")
-    return cast(values, spec, spec.name, "send such values").reshape(shape)
+    found, values = _flat(spec.name, entry.get("data"))
+    if found != shape and found != (math.prod(shape),):
+        raise InputError(f"{spec.name}: {list(shape)} are told, and the data are {found}")
+    if not {int, float, bool}.issuperset(map(type, values)):
+        raise InputError(f"{spec.name}: data have values that are no real numbers")
+    return cast(np.asarray(values), spec, spec.name, "send such values").reshape(shape)
+
+
+def _flat(name: str, data: object) -> tuple[tuple[int, ...], list[Any]]:
+    """Return the shape of lists in lists, and the values in them.
+
+    NumPy's own way takes a list of texts for an array of texts, each as long as the longest.
+    """
+    shape: list[int] = []
+    level: list[Any] = [data]
+    while level and isinstance(level[0], list):
+        if not all(isinstance(one, list) and len(one) == len(level[0]) for one in level):
+            raise InputError(f"{name}: data are lists of different lengths")
+        shape.append(len(level[0]))
+        level = [value for one in level for value in one]
+    return tuple(shape), level
 
 
 def _elements(name: str, data: bytes, count: int) -> list[bytes]:
