@@ -466,6 +466,7 @@ def moving(median: float, images: int = 40) -> Ranges:
         (0.02, "of the 40 samples still moved half of them by more than 2.0%; about 120 more"),
         (0.0101, "about 1 more sample "),
         (0.3, "more than 20 times as many samples"),
+        (1e300, "more than 20 times as many samples"),
     ],
 )
 def test_ranges_that_move_come_with_advice(median: float, said: str) -> None:

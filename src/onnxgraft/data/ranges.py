@@ -275,10 +275,11 @@ class Ranges:
         median = moved[len(moved) // 2] if moved else 0.0
         if median <= SETTLED:
             return ""
-        wanted = math.ceil(self.images * (median / SETTLED) ** 2)
-        if wanted > _MANY * self.images:
+        times = median / SETTLED
+        if times > _MANY / times:  # its square may be none that a float holds
             more = f"more than {_MANY} times as many samples"
         else:
+            wanted = math.ceil(self.images * times**2)
             more = f"about {several(_rounded(wanted - self.images), 'more sample')}"
         return (
             f"the ranges are not settled: a quarter of the {several(self.images, 'sample')} still "
@@ -387,6 +388,8 @@ class Ranges:
                 for name, value in document.pop("tried", {}).items()
             }
             check_types({**document, "tried": tried}, cls, _PLAIN)
+            if not all(0 <= value < math.inf for value in document.get("moved", {}).values()):
+                raise ValueError("a range was moved by what is no part of it")
             ranges = cls(
                 tensors=tensors, channels=channels, file=str(path), tried=tried, **document
             )

@@ -51,6 +51,6 @@ def is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, origin) and all(is_of(one, inner[0]) for one in value)
     if isinstance(value, bool):
         return kind is bool
-    if kind is float and isinstance(value, int):
-        return abs(value) < 1 << 1023  # beyond, it would be no finite float
+    if isinstance(value, int):  # beyond, it would be no finite float, or no number of the machine
+        return kind in (int, float) and abs(value) < 1 << (63 if kind is int else 1023)
     return isinstance(value, kind)
