@@ -36,22 +36,30 @@ import time
 import traceback
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 
 from onnxgraft import cli
 from onnxgraft.data.ranges import Ranges
+from onnxgraft.data.samples import open_samples
+from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
-from onnxgraft.stages import engine
+from onnxgraft.stages import engine, quantize, surgery
+from onnxgraft.targets import TARGETS
+from tests import detectors
 from tests.faults import finish, prepare, start
 from tests.figures import part, put, versions
 from tests.fuzz import documents
 from tests.fuzz.mutator import mutated
 from tests.fuzz.readers import CORPUS, READERS
+from tests.random_networks.caffe_nets import caffe_net
+from tests.random_networks.choices import Seeded
+from tests.random_networks.onnx_graphs import onnx_graph
 
 __all__ = ["KINDS", "Kind", "Tried", "damaged", "tried"]
 
@@ -148,6 +156,9 @@ def _member_damaged(data: bytes, rng: random.Random, others: Sequence[bytes]) ->
     return made.getvalue()
 
 
+Files = dict[str, bytes]
+
+
 @dataclass(frozen=True)
 class Kind:
     """Files of a kind.
@@ -157,6 +168,8 @@ class Kind:
         words: Command lines that read it: ``{file}`` is its place, ``{here}`` the folder of inputs
             and ``{out}`` that of results.
         schema: The reader in `readers` whose format it is.
+        drawn: Yields many of them in place of one, each with what belongs to it, by name; a trial
+            takes one.
         sealed: Whether its bytes are known by their SHA-256: what was damaged is never used.
         needs: The package without which there are none.
     """
@@ -164,14 +177,66 @@ class Kind:
     files: tuple[str, ...]
     words: tuple[str, ...]
     schema: str | None = None
+    drawn: Callable[[], Iterator[Files]] | None = None
     sealed: bool = False
     needs: str = "onnx"
+
+
+def _standard() -> Iterator[Files]:
+    """Yield models of single operators, as onnx itself tests them, with inputs stored."""
+    from tests.graph.standard_models import FORMS, case, names
+
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place, "standard.onnx")
+        for name in names()[::9]:
+            FORMS["stored"](case(name), file)
+            yield {file.name: file.read_bytes()}
+
+
+def _networks() -> Iterator[Files]:
+    """Yield random ONNX graphs."""
+    for seed in range(60):
+        yield {"network.onnx": onnx_graph(Seeded(seed)).to_onnx().SerializeToString()}
+
+
+def _quantized() -> Iterator[Files]:
+    """Yield random ONNX graphs in INT8, for each target in turn."""
+    for seed in range(60):
+        model, _ = surgery.run(onnx_graph(Seeded(seed)))
+        (spec,) = model.inputs
+        shape = (4, *map(int, spec.shape[1:]))
+        value = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+        with contextlib.suppress(InputError):  # that there is no layer for INT8
+            ranges = quantize.calibrate(model, open_samples({spec.name: value}, model.inputs))
+            target = TARGETS[seed % len(TARGETS)].name
+            model, _ = quantize.quantize(model, ranges, quantize.placement(target))
+            yield {"quantized.onnx": model.to_onnx().SerializeToString()}
+
+
+def _nets() -> Iterator[Files]:
+    """Yield random Caffe nets."""
+    for seed in range(60):
+        text, blobs = caffe_net(Seeded(seed))
+        yield {"net.prototxt": text.encode(), "net.caffemodel": blobs}
+
+
+def _graphs() -> Iterator[Files]:
+    """Yield random TensorFlow graphs."""
+    from tests.random_networks.tensorflow_graphs import tensorflow_graph
+
+    for seed in range(60):
+        yield {"graph.pb": tensorflow_graph(Seeded(seed))}
 
 
 _MODEL = (
     "inspect {file}", "convert {file} -o {out}/m.onnx",
     "convert {file} -o {out}/m.onnx --no-verify", "convert {file} -o {out}/m.onnx --raw",
     "view {file} -o {out}/p.html --no-open", "init {file} -o {out}/r.toml",
+)  # fmt: skip
+_REWRITE = (
+    "surgery {file} -o {out}/m.onnx --explain", "bundle {file} -o {out}/n.pyz",
+    "build {file} --target onnxruntime -o {out}/e", "build {file} --target openvino -o {out}/e",
+    "quantize {file} --no-int8 --float fp16 --target tensorrt -o {out}/q.onnx",
 )  # fmt: skip
 _CAFFE = " --weights {here}/neta.caffemodel"
 _ENGINE = (
@@ -208,6 +273,37 @@ KINDS: dict[str, Kind] = {
          "validate {here}/ma.onnx {file} --data {here}/dataa.npz --images 2"),
         schema="onnx",
     ),
+    "external": Kind(
+        ("external/net.onnx", "external/weights"),
+        tuple(words.replace("{file}", "{here}/external/net.onnx")
+              for words in (*_MODEL, *_REWRITE)),
+    ),
+    "standard": Kind(
+        ("standard.onnx",), (*_MODEL, *_REWRITE), schema="onnx", drawn=_standard,
+    ),
+    "networks": Kind(
+        ("network.onnx",),
+        (*_MODEL, *_REWRITE, "quantize {file} --weights int8 --target openvino -o {out}/q.onnx",
+         "quantize {file} --weights int4 --target onnxruntime -o {out}/q.onnx"),
+        schema="onnx", drawn=_networks,
+    ),
+    "quantized": Kind(
+        ("quantized.onnx",),
+        (*_MODEL, *_REWRITE, "quantize {file} --from-qdq --target openvino -o {out}/q.onnx",
+         "quantize {file} --from-qdq --target tensorrt -o {out}/q.onnx"),
+        schema="onnx", drawn=_quantized,
+    ),
+    "nets": Kind(
+        ("net.prototxt", "net.caffemodel"),
+        tuple(words.replace("{file}", "{here}/net.prototxt") + " --weights {here}/net.caffemodel"
+              for words in _MODEL),
+        drawn=_nets,
+    ),
+    "mean": Kind(
+        ("mean/mean.binaryproto", "mean/net.prototxt"),
+        ("init {here}/mean/net.prototxt -o {out}/r.toml" + _CAFFE,),
+    ),
+    "graphs": Kind(("graph.pb",), _MODEL, schema="graphdef", needs="tensorflow", drawn=_graphs),
     "prototxt": Kind(("neta.prototxt",), tuple(words + _CAFFE for words in _MODEL)),
     "caffemodel": Kind(
         ("neta.caffemodel",),
@@ -281,9 +377,15 @@ KINDS: dict[str, Kind] = {
               f"--classes {{here}}/classes.json --labels {{here}}/labels.{form}"
               for form in ("json", "csv")),
     ),
-    "engine": Kind(("s.onnxruntime", "s.openvino"), _ENGINE, sealed=True),
+    "boxes": Kind(
+        ("boxes/*.json", "boxes/voc/*", "boxes/yolo/*", "boxes/classes.txt", "boxes/recipe.toml"),
+        tuple("validate {here}/boxes/net.onnx {here}/boxes/net.onnx --data {here}/boxes/images "
+              f"--preprocess {{here}}/boxes/recipe.toml --metric map --labels {{here}}/boxes/{form}"
+              for form in ("ours.json", "coco.json", "voc", "yolo")),
+    ),
+    "engine": Kind(("s.onnxruntime", "s.openvino", "s.ort"), _ENGINE, sealed=True),
     "passport": Kind(
-        ("s.onnxruntime.json", "s.openvino.json"),
+        ("s.onnxruntime.json", "s.openvino.json", "s.ort.json"),
         (*(words.replace("file", "engine") for words in _ENGINE), "inspect {file}"),
     ),
     "bundle": Kind(
@@ -325,8 +427,13 @@ def make(here: Path, packages: Collection[str]) -> None:
         "[preprocess]\nresize = [12, 12]\nmean = [1.0, 2.0, 3.0]\nscale = 0.01\n"
         '[postprocess]\nkind = "segmentation"\n'
     )
-    for target in ("onnxruntime", "openvino"):
-        engine.build(Model.load(here / "sa.onnx"), here / f"s.{target}", target)
+    for suffix, target in (
+        ("onnxruntime", "onnxruntime"), ("openvino", "openvino"), ("ort", "onnxruntime"),
+    ):  # fmt: skip
+        engine.build(Model.load(here / "sa.onnx"), here / f"s.{suffix}", target)
+    _external(here / "external")
+    _mean(here / "mean")
+    _boxes(here / "boxes")
     for name, words in {
         "cache": f"calibrate {here}/ma.onnx --data {here}/dataa.npz -o {here}/other.json "
         f"--method entropy --cache-out {here}/net.cache --trt-version 10.3.0",
@@ -372,6 +479,27 @@ def _pictures(here: Path) -> None:
         "classes.json": json.dumps({"names": ["a", "b", "c", "d"]}),
     }.items():  # fmt: skip
         (here / name).write_text(text)
+
+
+def _external(here: Path) -> None:
+    here.mkdir()
+    model = onnx.load(here.parent / "ma.onnx")
+    onnx.save(
+        model, here / "net.onnx", save_as_external_data=True, size_threshold=0, location="weights"
+    )
+
+
+def _mean(here: Path) -> None:
+    here.mkdir()
+    shutil.copy(CORPUS / "mean/shape", here / "mean.binaryproto")
+    shutil.copy(here.parent / "neta.prototxt", here / "net.prototxt")
+
+
+def _boxes(here: Path) -> None:
+    here.mkdir()
+    detectors.write(here)
+    detectors.save(here, {"y": detectors.rows_of("yolov5")})
+    (here / "recipe.toml").write_text(detectors.RECIPE.replace("FORM", "yolov5"))
 
 
 def _interrupted(here: Path) -> None:
@@ -462,7 +590,9 @@ class Tried:
 class Bench:
     """Where trials are made."""
 
-    def __init__(self, folder: Path, packages: Collection[str]) -> None:
+    def __init__(
+        self, folder: Path, packages: Collection[str], kinds: Collection[str] = ()
+    ) -> None:
         self.folder, self.here, self.good = folder, folder / "in", folder / "good"
         self.out, self.temporary = folder / "out", folder / "tmp"
         for place in (self.here, self.temporary):
@@ -472,8 +602,32 @@ class Bench:
         for left in self.temporary.iterdir():  # what the frameworks that wrote it did not remove
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         shutil.copytree(self.here, self.good)
+        self.drawn = {
+            name: self._draw(kind.drawn, folder / "drawn" / name)
+            for name, kind in KINDS.items()
+            if kind.drawn is not None and kind.needs in packages and name in (kinds or KINDS)
+            and importlib.util.find_spec(kind.needs) is not None
+        }  # fmt: skip
         self.others = [p.read_bytes() for p in sorted(self.good.glob("*")) if p.is_file()]
         self.found = Tried()
+
+    @staticmethod
+    def _draw(drawn: Callable[[], Iterator[Files]], folder: Path) -> list[Path]:
+        """Write what is drawn, in a process that may import anything; return the folders."""
+
+        def write(folder: Path) -> None:
+            for number, files in enumerate(drawn()):
+                (folder / f"{number}").mkdir(parents=True)
+                for name, data in files.items():
+                    (folder / f"{number}" / name).write_bytes(data)
+
+        _in_a_process(write, folder)
+        return sorted(folder.iterdir())
+
+    def take(self, name: str, rng: random.Random) -> None:
+        """Put other files of a kind among the sound ones, where there are many."""
+        if name in self.drawn:
+            shutil.copytree(rng.choice(self.drawn[name]), self.good, dirs_exist_ok=True)
 
     def files(self, kind: Kind) -> list[Path]:
         """Return the places of a kind's files below the folder of inputs."""
@@ -630,11 +784,13 @@ def tried(count: int, seed: int = 0, kinds: Sequence[str] = (), *, sound: bool =
     rng = random.Random(seed)
     packages = {KINDS[name].needs for name in kinds or KINDS}
     with tempfile.TemporaryDirectory() as place:
-        bench = Bench(Path(place), packages)
+        bench = Bench(Path(place), packages, kinds)
         for package in packages:
             if importlib.util.find_spec(package) is not None:
                 for module in _IMPORTED[package]:
                     importlib.import_module(module)
+        for name in bench.drawn:
+            bench.take(name, random.Random(0))
         names = [name for name in kinds or KINDS if bench.files(KINDS[name])]
         if sound:
             for name in names:
@@ -644,6 +800,7 @@ def tried(count: int, seed: int = 0, kinds: Sequence[str] = (), *, sound: bool =
         for number in range(count):
             name = names[number % len(names)]
             kind = KINDS[name]
+            bench.take(name, rng)
             file = rng.choice(bench.files(kind))
             good = (bench.good / file).read_bytes()
             data = damaged(good, rng, bench.others, kind.schema)
