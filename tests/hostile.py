@@ -215,6 +215,15 @@ def png(width: int, height: int) -> bytes:
     )  # fmt: skip
 
 
+def jpeg(scans: int, before: bytes = b"") -> bytes:
+    """Return a progressive JPEG with so many more scans than it needs, each behind something."""
+    import cv2
+
+    how = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
+    data = bytes(cv2.imencode(".jpg", np.zeros((16, 16), np.uint8), how)[1])
+    return data[:-2] + (before + data[data.rindex(b"\xff\xda") : -2]) * scans + data[-2:]
+
+
 def npz(**members: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:

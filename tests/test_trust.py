@@ -155,6 +155,12 @@ DOCUMENTS: dict[str, tuple[Callable[[Path], object], Callable[[], bytes], str]] 
         "1,048,577 lines, at most 1,048,576"),
     "large.cache": (read_cache, lambda: b"a: 0\n" * (14 << 20), "at most 64 MB of a calibration"),
     "pixels.png": (read_image, lambda: hostile.png(60_000, 60_000), "pixels in an image"),
+    "pixels.ppm": (read_image, lambda: b"P6\n#\n60000 60000\n255\n", "pixels in an image"),
+    "scans.jpg": (read_image, lambda: hostile.jpeg(101), "scans in a JPEG, at most 100"),
+    "picture.gif": (read_image, lambda: b"GIF89a" + bytes(100), "replace it with a BMP, JPEG"),
+    "picture.png": (
+        read_image, lambda: b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 9 +X 9\n" + bytes(999),
+        "replace it with a BMP, JPEG"),
     "histograms.npz": (
         lambda path: read_arrays(path, str(path)),
         lambda: hostile.directory(hostile.npz(x=b""), 24, struct.pack("<I", (1 << 30) + 1)),

@@ -86,6 +86,8 @@ __version__ = "0.1.0"
 
 # Nothing is sent to anyone: from its version 1.31 on, onnxruntime would send events to its makers.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# OpenCV looks when it is imported; it decodes no larger pictures either (`limits.IMAGE_PIXELS`).
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))
 
 # Loaded when first asked for: `onnxgraft --help` must not wait for onnx, nor who serves an engine
 # have it.

@@ -5,9 +5,11 @@ A decoder gives 8 bits and the channels that were asked for, whatever is stored;
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-__all__ = ["Form", "stored_form"]
+__all__ = ["Form", "jpeg_scans", "stored_form"]
 
 Bytes = bytes | memoryview
 Order = Literal["little", "big"]
@@ -19,6 +21,18 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Where TIFF and EXIF have what is asked for (TIFF 6.0, section 8): their tags.
 _WIDTH, _HEIGHT, _BITS, _MEANING, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
 _PALETTE = 3
+# The head of a PBM, PGM or PPM file (netpbm's own pages): kind, width, height and largest value,
+# with blanks and comments between.
+_BETWEEN = rb"(?:\s|#[^\n]*\n)+"
+_PNM = re.compile(rb"P([1-6])%b(\d{1,9})%b(\d{1,9})(?:%b(\d{1,9}))?" % (3 * (_BETWEEN,)))
+# A marker in what is coded of a JPEG: 00 stands behind an FF that is data, D0 to D7 go on with it
+# (ITU-T T.81, B.1.1.2), and FF before a marker fills.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
+# Markers without a length: one that means nothing, and that of the beginning.
+_JPEG_ALONE = (0x01, 0xD8)
+# What a BMP of OS/2 has for a head, with sizes of 16 bits.
+_BMP_CORE = 12
 
 
 class Form(NamedTuple):
@@ -47,7 +61,7 @@ class Form(NamedTuple):
 
 
 def stored_form(data: Bytes) -> Form | None:
-    """Return the form of a PNG, JPEG, BMP, WebP or TIFF file; None of any other."""
+    """Return the form of a PNG, JPEG, BMP, WebP, TIFF or PNM file; None of any other."""
     if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 25:
         return _png(data)
     if data[:2] == b"\xff\xd8":
@@ -57,12 +71,19 @@ def stored_form(data: Bytes) -> Form | None:
     if data[:4] in (b"II*\0", b"MM\0*"):
         return _tiff(data)
     if data[:2] == b"BM" and len(data) > 30:
-        width, height = (
-            abs(int.from_bytes(data[at : at + 4], "little", signed=True)) for at in (18, 22)
-        )
-        depth = int.from_bytes(data[28:30], "little")
-        return Form(width, height, 4 if depth == 32 else 3, 8)
-    return None
+        return _bmp(data)
+    found = _PNM.match(data)
+    return None if found is None else _pnm(*found.groups())
+
+
+def jpeg_scans(data: Bytes) -> int:
+    """Return how many scans a JPEG has up to its end; 0 of another file.
+
+    Each goes over the whole picture, however few bytes it has.
+    """
+    if data[:2] != b"\xff\xd8":
+        return 0
+    return sum(marker == _JPEG_SCAN for marker, _, _ in _segments(data))
 
 
 def _png(data: Bytes) -> Form:
@@ -79,19 +100,45 @@ def _png(data: Bytes) -> Form:
 
 
 def _jpeg(data: Bytes) -> Form | None:
-    at, orientation = 2, 1
-    while at + 9 < len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker in _JPEG_FRAMES:
+    orientation = 1
+    for marker, at, end in _segments(data):
+        if marker in _JPEG_FRAMES and at + 9 < len(data):
             width, height = _number(data, at + 7, 2), _number(data, at + 5, 2)
             return Form(width, height, data[at + 9], data[at + 4], orientation)
-        # A marker may be preceded by fill bytes, and a few stand alone.
-        alone = marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8
-        end = at + ((1 if marker == 0xFF else 2) if alone else 2 + _number(data, at + 2, 2))
         if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
             orientation = _orientation(data[at + 10 : end])
-        at = end
     return None
+
+
+def _segments(data: Bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the segments of a JPEG up to its end: marker, beginning and end.
+
+    What is coded stands behind a scan's, and what stands elsewhere is passed over, as decoders do.
+    """
+    at = 2
+    while (found := _JPEG_MARKER.search(data, at)) is not None:
+        begin, marker = found.start(), data[found.start() + 1]
+        if marker == _JPEG_END:
+            break
+        at = begin + 2 + (0 if marker in _JPEG_ALONE else _number(data, begin + 2, 2))
+        yield marker, begin, at
+
+
+def _bmp(data: Bytes) -> Form:
+    if _number(data, 14, 4, "little") == _BMP_CORE:
+        width, height, depth = (_number(data, at, 2, "little") for at in (18, 20, 24))
+    else:
+        width, height = (
+            abs(int.from_bytes(data[at : at + 4], "little", signed=True)) for at in (18, 22)
+        )
+        depth = _number(data, 28, 2, "little")
+    return Form(width, height, 4 if depth == 32 else 3, 8)
+
+
+def _pnm(kind: bytes, width: bytes, height: bytes, largest: bytes | None) -> Form:
+    """Return the form that the head of a PNM file tells; a bitmap has no largest value."""
+    deep = kind not in b"14" and int(largest or 0) > 255
+    return Form(int(width), int(height), 3 if kind in b"36" else 1, 16 if deep else 8)
 
 
 def _webp(data: Bytes) -> Form | None:

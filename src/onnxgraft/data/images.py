@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import os
 from collections.abc import Callable
 
 import numpy as np
 
-from onnxgraft.data.image_header import Form, stored_form
+from onnxgraft.data.image_header import Form, jpeg_scans, stored_form
 from onnxgraft.data.orientation import is_upright, turn
 from onnxgraft.errors import InputError, MissingDependencyError
-from onnxgraft.files.limits import IMAGE_BYTES, IMAGE_PIXELS
+from onnxgraft.files.limits import IMAGE_BYTES, IMAGE_PIXELS, JPEG_SCANS
 from onnxgraft.files.remote import File, Remote, contents
 from onnxgraft.graph.tensors import Array
 
@@ -35,8 +34,8 @@ def read_image(path: File, *, gray: bool = False) -> Array:
     return read_picture(path, gray=gray)[0]
 
 
-def read_picture(path: File, *, gray: bool = False) -> tuple[Array, Form | None]:
-    """Return what `read_image` does, and how it is stored where that is known."""
+def read_picture(path: File, *, gray: bool = False) -> tuple[Array, Form]:
+    """Return what `read_image` does, and how it is stored."""
     if isinstance(path, Remote):
         data = np.frombuffer(contents(path, IMAGE_BYTES, "the image"), np.uint8)
         return decoded(data, str(path), gray=gray)
@@ -50,7 +49,7 @@ def read_picture(path: File, *, gray: bool = False) -> tuple[Array, Form | None]
     return decoded(data, str(path), gray=gray)
 
 
-def decoded(data: Array, name: str, *, gray: bool = False) -> tuple[Array, Form | None]:
+def decoded(data: Array, name: str, *, gray: bool = False) -> tuple[Array, Form]:
     """Return what `read_picture` does, of the bytes of a file.
 
     Args:
@@ -64,15 +63,19 @@ def decoded(data: Array, name: str, *, gray: bool = False) -> tuple[Array, Form 
         form = stored_form(data.data)
         if form is not None:
             IMAGE_PIXELS.check(form.width * form.height, f"{name}: the image")
-        # OpenCV asserts on an empty buffer.
-        pixels = decode(name, data, form, gray) if data.size else None
+            JPEG_SCANS.check(jpeg_scans(data.data), f"{name}: the image")
+        # Of other kinds nobody knows how large they are, and their decoders are less well tried.
+        pixels = None if form is None else decode(name, data, form, gray)
     except OSError as error:
         raise InputError(f"{name}: the image can't be read ({error})") from error
-    if pixels is None:
-        raise InputError(f"{name}: not an image that can be decoded; remove or replace it")
+    if form is None or pixels is None:
+        raise InputError(
+            f"{name}: not an image that can be decoded; remove it, or replace it with a BMP, JPEG, "
+            "PNG, PPM, TIFF or WebP"
+        )
     whole = np.asarray(pixels.reshape(pixels.shape[0], pixels.shape[1], -1))
     # OpenCV turns TIFF files whatever it is asked.
-    if form is None or _is_tiff(data):
+    if _is_tiff(data):
         return whole, form
     return turn(whole, form.orientation), form
 
@@ -81,7 +84,7 @@ def _is_tiff(data: Array) -> bool:
     return data[:2].tobytes() in (b"II", b"MM")
 
 
-def _decoder() -> Callable[[str, Array, Form | None, bool], Array | None]:
+def _decoder() -> Callable[[str, Array, Form, bool], Array | None]:
     """Return what decodes image files: OpenCV, or where that is not installed Pillow.
 
     It returns None for what it can't read.
@@ -95,10 +98,9 @@ def _decoder() -> Callable[[str, Array, Form | None, bool], Array | None]:
     )
 
 
-def _by_opencv(name: str, data: Array, form: Form | None, gray: bool) -> Array | None:
+def _by_opencv(name: str, data: Array, form: Form, gray: bool) -> Array | None:
     import cv2
 
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS.most))
     flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
     try:
         return cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -106,7 +108,7 @@ def _by_opencv(name: str, data: Array, form: Form | None, gray: bool) -> Array |
         raise OSError(str(error)) from error
 
 
-def _by_pillow(name: str, data: Array, form: Form | None, gray: bool) -> Array | None:
+def _by_pillow(name: str, data: Array, form: Form, gray: bool) -> Array | None:
     """Return the pixels that OpenCV decodes, by Pillow; what that does otherwise is refused."""
     from PIL import Image, UnidentifiedImageError
 
@@ -116,8 +118,8 @@ def _by_pillow(name: str, data: Array, form: Form | None, gray: bool) -> Array |
             if gray:
                 opened.draft("L", opened.size)  # a JPEG file has its gray levels as they are
             plain = opened.mode in (("1", "L") if gray else ("1", "L", "LA", "P", "RGB", "RGBA"))
-            turned = form is not None and form.orientation != 1 and _is_tiff(data)
-            if not plain or turned or (form is not None and form.bits > 8):
+            turned = form.orientation != 1 and _is_tiff(data)
+            if not plain or turned or form.bits > 8:
                 raise MissingDependencyError(
                     f"{name}: reading an image of this kind{' in gray' if gray else ''} needs "
                     f"OpenCV: pip install {_OPENCV}"
@@ -141,7 +143,7 @@ def read_label(path: File, photograph: Form | None = None) -> Array:
         photograph: How that is stored.
     """
     pixels, form = read_picture(path, gray=True)
-    if photograph is None or (form is not None and form.orientation != 1):
+    if photograph is None or form.orientation != 1:
         return pixels
     if is_upright(pixels.shape[1], pixels.shape[0], photograph):
         return pixels

@@ -16,11 +16,11 @@ __all__ = [
     "ARCHIVE_GROWTH", "ARCHIVE_MEMBERS", "AXES", "BODY_NAMES", "BUFFER_BYTES", "CACHE_BYTES",
     "CALL_LEVELS", "COLUMNS", "CONSTANT_BYTES", "DEPTH", "DOCUMENT_BYTES", "EXTERNAL_COPIES",
     "EXTERNAL_GROWTH", "FIELDS", "HISTOGRAM_BYTES", "HOST_BYTES", "IMAGE_BYTES", "IMAGE_PIXELS",
-    "JSON_MEMORY", "LABEL_BYTES", "MODEL_BYTES", "NAME_BYTES", "NODES", "PASSPORT_BYTES",
-    "PROTOTXT_BYTES", "RECORDING_BYTES", "REQUEST_MEMORY", "ROWS", "RUNNING_BYTES",
-    "SETTINGS_BYTES", "SPOOLED_BYTES", "STRUCTURE_BYTES", "TENSORS", "TENSOR_VALUES",
-    "TEXT_GRAPH_BYTES", "TEXT_GRAPH_LINE", "TEXT_GRAPH_MESSAGES", "TEXT_GRAPH_VALUES",
-    "UNPACKED_BYTES", "Limit", "table",
+    "JPEG_SCANS", "JSON_MEMORY", "LABEL_BYTES", "MODEL_BYTES", "NAME_BYTES", "NODES",
+    "PASSPORT_BYTES", "PROTOTXT_BYTES", "RECORDING_BYTES", "REQUEST_MEMORY", "ROWS",
+    "RUNNING_BYTES", "SETTINGS_BYTES", "SPOOLED_BYTES", "STRUCTURE_BYTES", "TENSORS",
+    "TENSOR_VALUES", "TEXT_GRAPH_BYTES", "TEXT_GRAPH_LINE", "TEXT_GRAPH_MESSAGES",
+    "TEXT_GRAPH_VALUES", "UNPACKED_BYTES", "Limit", "table",
 ]  # fmt: skip
 
 
@@ -142,6 +142,9 @@ ROWS = Limit(
     "rows in a list", 1_500_000, "A row takes 1 KB (measured); ImageNet has 1,281,167 images."
 )
 COLUMNS = Limit("columns in a list", 1 << 12, "One for each input, and the label.")
+JPEG_SCANS = Limit(
+    "scans in a JPEG", 100, "One of the largest picture takes 30 ms (measured); in use are ten."
+)
 LABEL_BYTES = Limit("labels of one image", 1 << 24, "Bytes: an object takes up to 400, in XML.")
 SPOOLED_BYTES = Limit(
     "samples that Python gives", 1 << 38,
