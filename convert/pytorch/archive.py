@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from onnxgraft.errors import ModelError
 from onnxgraft.files import parse_json
 from onnxgraft.files.archives import check_archive
-from onnxgraft.files.limits import DOCUMENT_BYTES, EXTERNAL_GROWTH, NODES
+from onnxgraft.files.limits import DOCUMENT_BYTES, EXTERNAL_GROWTH, PROGRAM_NODES
 from onnxgraft.files.trust import offer
 from onnxgraft.graph.foreign import MAKE_PT2
 from onnxgraft.stages.convert.pytorch.expressions import check_expression
@@ -187,7 +187,7 @@ def _strings(graph: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         elif isinstance(value, dict):
             if "target" in value:
                 nodes += 1
-                NODES.check(nodes, "the program")
+                PROGRAM_NODES.check(nodes, "the program")
                 where = str(value.get("name") or where)
             for name, item in value.items():
                 yield where, "", name

@@ -17,8 +17,8 @@ __all__ = [
     "CALL_LEVELS", "COLUMNS", "CONSTANT_BYTES", "DEPTH", "DOCUMENT_BYTES", "EXTERNAL_COPIES",
     "EXTERNAL_GROWTH", "FIELDS", "HISTOGRAM_BYTES", "HOST_BYTES", "IMAGE_BYTES", "IMAGE_PIXELS",
     "JPEG_SCANS", "JSON_MEMORY", "LABEL_BYTES", "MODEL_BYTES", "NAME_BYTES", "NODES",
-    "PASSPORT_BYTES", "PROTOTXT_BYTES", "RECORDING_BYTES", "REQUEST_MEMORY", "ROWS",
-    "RUNNING_BYTES", "SETTINGS_BYTES", "SPOOLED_BYTES", "STRUCTURE_BYTES", "TENSORS",
+    "PASSPORT_BYTES", "PROGRAM_NODES", "PROTOTXT_BYTES", "RECORDING_BYTES", "REQUEST_MEMORY",
+    "ROWS", "RUNNING_BYTES", "SETTINGS_BYTES", "SPOOLED_BYTES", "STRUCTURE_BYTES", "TENSORS",
     "TENSOR_VALUES", "TEXT_GRAPH_BYTES", "TEXT_GRAPH_LINE", "TEXT_GRAPH_MESSAGES",
     "TEXT_GRAPH_VALUES", "UNPACKED_BYTES", "Limit", "table",
 ]  # fmt: skip
@@ -61,6 +61,10 @@ NODES = Limit(
     "nodes", 250_000,
     "Reading one takes 3 KB and 0.04 ms, or of TensorFlow 10 KB and 0.2 ms (measured); graphs in "
     "use have thousands.",
+)  # fmt: skip
+PROGRAM_NODES = Limit(
+    "nodes of a program", 50_000,
+    "PyTorch takes 20 KB and 10 ms for one (measured); programs in use have hundreds.",
 )  # fmt: skip
 TENSORS = Limit("stored tensors", 250_000, "In use is less than one for each node.")
 FIELDS = Limit(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from onnxgraft.errors import ModelError
+from onnxgraft.errors import InputError, ModelError
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.pytorch.expressions import check_expression
 
@@ -167,6 +167,17 @@ def test_a_hostile_program_is_refused_and_not_run(
     with pytest.raises(ModelError, match=words):
         Original.of(file)._program  # noqa: B018
     assert not marker.exists()
+
+
+def many(told: Any, marker: str) -> None:
+    told["nodes"] *= 50_000 // len(told["nodes"]) + 1
+
+
+def test_a_program_of_more_nodes_than_any_has_is_not_loaded(programs: Path, tmp_path: Path) -> None:
+    """PyTorch would take minutes and gigabytes."""
+    file = edited(programs / "net.pt2", tmp_path / "net.pt2", graph(many), tmp_path)
+    with pytest.raises(InputError, match="nodes of a program, at most 50,000 are read"):
+        Original.of(file)._program  # noqa: B018
 
 
 def test_guards_are_not_run(programs: Path, tmp_path: Path) -> None:
