@@ -33,7 +33,7 @@ from onnxgraft.commands._recipe import read_recipe, read_tables
 from onnxgraft.commands._runs import read_report
 from onnxgraft.commands._view import floats_in, measured_in, report_in
 from onnxgraft.data.classes import find_classes
-from onnxgraft.data.image_header import stored_form
+from onnxgraft.data.image_header import jpeg_scans, stored_form
 from onnxgraft.data.labels import read_labels
 from onnxgraft.data.ranges import Ranges, read_overrides
 from onnxgraft.data.samples import open_samples
@@ -452,6 +452,11 @@ def _load_keras() -> None:
     pytest.importorskip("h5py")
 
 
+def _image(path: Path) -> None:
+    data = path.read_bytes()
+    _ = stored_form(data), jpeg_scans(data)
+
+
 # Of an engine that is asked: an input of free axes, one for pictures and a number.
 _ASKED = (
     TensorSpec("x", "float32", ("N", "L")), TensorSpec("i", "uint8", ("N", 2, 2, 3)),
@@ -529,7 +534,7 @@ READERS: dict[str, Reader] = {
     "list": Reader("data.txt", lambda path: open_samples(path, _inputs())),
     "csv": Reader("data.csv", lambda path: open_samples(path, _inputs())),
     "rows": Reader("data.json", _samples, mutate=documents.mutated),
-    "image": Reader("image.png", lambda path: stored_form(path.read_bytes())),
+    "image": Reader("image.png", _image),
     "onnx": Reader("net.onnx", _onnx, mutate=_message_of("onnx", "ModelProto")),
     "pt2": Reader("net.pt2", check_program, load=_load_torch),
     "program": Reader("net.pt2", check_program, _write_program, mutate=documents.mutated),
