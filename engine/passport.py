@@ -322,11 +322,22 @@ def passport_in(file: Path) -> Passport:
             number = passport.serving.get(key)
             if number is not None and (type(number) is not int or number < 1):
                 raise ValueError(f"serving: {key} is {number!r}")
+        for key, known in _WORDS.items():
+            if getattr(passport, key) not in known:
+                raise ValueError(f"{key} is {getattr(passport, key)!r:.100}")
         if min(passport.depths.values(), default=0) < 0:
             raise ValueError(f"depths is {passport.depths!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: not a passport that onnxgraft wrote ({error})") from error
     return passport
+
+
+# What some of its texts may be.
+_FLOATS = ("fp32", "tf32", "fp16", "bf16")
+_WORDS = {
+    "precision": (*_FLOATS, *FORMATS), "floats": _FLOATS, "weights": ("", "int8", "int4"),
+    "direction": ("", "up", "down"),
+}  # fmt: skip
 
 
 def _numbers(stored: dict[str, Any]) -> dict[str, Any]:

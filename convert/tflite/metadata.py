@@ -97,7 +97,7 @@ def _normalized(
     usable = mean.size and std.size and np.isfinite([*mean, *std]).all() and (std > 0).all()
     if not usable:
         return {}
-    if np.dtype(spec.dtype).kind == "f":
+    if spec.kind == "f":
         if (std >= 1).all():
             return {"mean": mean.tolist(), "std": std.tolist()}
         return {"mean": mean.tolist(), "scale": (1 / std).tolist()}

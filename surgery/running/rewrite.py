@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model, Origin
-from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.names import FreeNames, Taken
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import detach, pinned
@@ -99,7 +99,7 @@ class Context:
 
     def start_from(self, tensors: frozenset[str], nodes: frozenset[str]) -> None:
         """Take these names as in use, and infer anew: the graph is one that it was before."""
-        self._free.tensors, self._free.nodes = set(tensors), set(nodes)
+        self._free.tensors, self._free.nodes = Taken(tensors), Taken(nodes)
         self.shapes.forget(everything=True)
 
     def add(

@@ -226,3 +226,15 @@ def test_a_schema_replaces_a_schema_alone(tmp_path: Path, cli: Cli) -> None:
     assert place.read_bytes() == b"\x08\x08 what somebody needs"
     for _ in range(2):
         assert cli("recipe-schema", "-o", tmp_path / "schema.json").returncode == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in onnx.TensorProto.DataType.values() if kind])
+def test_inputs_and_outputs_of_every_type_are_no_obstacle(kind: int, tmp_path: Path) -> None:
+    value = {n: onnx.helper.make_tensor_value_info(n, kind, ["N", 10]) for n in ("mask", "y")}
+    node = onnx.helper.make_node("Identity", ["mask"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [value["mask"]], [value["y"]])
+    imports = [onnx.helper.make_opsetid("", 25)]
+    proto = onnx.helper.make_model(graph, opset_imports=imports, ir_version=13)
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    init(tmp_path / "net.onnx", tmp_path / "recipe.toml")
+    assert "fill in" in text_of(tmp_path).lower()

@@ -150,6 +150,7 @@ def test_a_damaged_passport_is_refused(
 @pytest.mark.parametrize(
     ("name", "value"),
     [("precision", ["int8"]), ("versions", {"onnxruntime": 1}), ("hashes", {"data": None}),
+     ("precision", ""), ("floats", "int8"), ("weights", "int3"), ("direction", "sideways"),
      ("accuracy", {"top1": "90"}), ("latency", {}), ("depths", {"y": 1.5}), ("depths", {"y": -1}),
      ("source", {"path": 1, "framework": "onnx", "sha256": ""}),
      ("inputs", [{"name": "x", "dtype": ["float32"], "shape": [1]}]),

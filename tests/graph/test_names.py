@@ -16,7 +16,7 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.graph.half import to_half
 from onnxgraft.graph.model import Model, Source
-from onnxgraft.graph.names import FreeNames, name_nodes
+from onnxgraft.graph.names import FreeNames, Taken, free, name_nodes
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.exact import exact_graph
 from onnxgraft.run.feeds import random_feeds
@@ -198,3 +198,28 @@ def test_every_name_that_is_made_is_asked_for() -> None:
                     if len(given) > at and isinstance(given[at], ast.JoinedStr):
                         wrong.append(f"{path.relative_to(ROOT)}:{call.lineno}")
     assert not wrong, "ask onnxgraft.graph.names for: " + ", ".join(wrong)
+
+
+class Counted(Taken):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def __contains__(self, name: object) -> bool:
+        self.asked += 1
+        return super().__contains__(name)
+
+
+def test_the_same_name_for_many_is_looked_for_once_each() -> None:
+    """A file of 250,000 nodes of one name would take hours."""
+    taken = Counted(["n_3"])
+    names = [free(taken, "n") for _ in range(2000)]
+    assert names == ["n", "n_2", *(f"n_{number}" for number in range(4, 2002))]
+    assert taken.asked < 3 * len(names)
+
+
+def test_a_plain_set_gives_the_same_names() -> None:
+    plain, taken = {"n", "n_2", "m"}, Taken(["n", "n_2", "m"])
+    for wish in ("n", "n", "m", "k", "k", "n_2"):
+        assert free(plain, wish) == free(taken, wish)
+    assert plain == taken

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
 from onnxgraft.files import existing_file
 from onnxgraft.files.limits import PROTOTXT_BYTES
-from onnxgraft.graph.names import free
+from onnxgraft.graph.names import Taken, free
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.caffe.reading.prototxt import Message, Scalar, parse_prototxt
 from onnxgraft.stages.convert.caffe.reading.upgrade import layers_of
@@ -136,7 +137,7 @@ class _SetUp:
         self.net = Net(message.text("name") or "net", {}, [], [])
         self.latest: dict[str, str] = {}
         # What blobs and their versions are called.
-        self.names = set(message.texts("input"))
+        self.names = Taken(message.texts("input"))
         self.dropped: set[str] = set()
         self.consumed: set[str] = set()
         self.shared: dict[str, Array] = {}
@@ -145,10 +146,11 @@ class _SetUp:
         _check_known(self.message, _NET_FIELDS | _NET_HARMLESS, "the net")
         numbered = enumerate(layers_of(self.message), 1)
         running = [(position, layer) for position, layer in numbered if self._runs(layer)]
-        self._declared_inputs([layer for _, layer in running])
-        self.names.update(top for _, layer in running for top in layer.texts("top"))
+        layers = [layer for _, layer in running]
+        self._declared_inputs(layers)
+        self.names.update(top for layer in layers for top in layer.texts("top"))
         for position, layer in running:
-            self._add(layer, position, [other for _, other in running])
+            self._add(layer, position, layers)
         self.net.outputs = [
             version
             for layer in self.net.layers
@@ -249,8 +251,9 @@ class _SetUp:
         self.consumed.update(layer.bottoms)
         if kind == "Silence":
             return
+        read, twice = set(bottoms), {top for top, n in Counter(tops).items() if n > 1}
         for top in tops:
-            if tops.count(top) > 1 or (top in self.latest and top not in bottoms):
+            if top in twice or (top in self.latest and top not in read):
                 raise ModelError(f"{layer} writes the blob {top!r}, which another layer made")
             version = top
             if top in self.latest:
@@ -277,7 +280,7 @@ class _SetUp:
     def _data(self, layer: Layer, tops: Sequence[str], layers: Sequence[Message]) -> None:
         """Make a data layer's tops inputs; what is not the data is a label and goes."""
         shapes = _data_shapes(layer, len(tops), self._channels(tops, layers))
-        labels = () if layer.type in ("Input", "DummyData", "Python") else tops[1:]
+        labels = set(() if layer.type in ("Input", "DummyData", "Python") else tops[1:])
         for top, shape in zip(tops, shapes, strict=True):
             if top in labels and top not in self.shapes:
                 self.dropped.add(top)

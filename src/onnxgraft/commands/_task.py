@@ -45,14 +45,10 @@ def task_of(outputs: Sequence[TensorSpec], picture: Sequence[int | str] | None) 
     return None
 
 
-def _kind(spec: TensorSpec) -> str:
-    return "f" if spec.dtype == "bfloat16" else np.dtype(spec.dtype).kind
-
-
 def _scores(spec: TensorSpec) -> Task | None:
     """Return the task of a classifier, where an output is a row of scores."""
     long = [dim for dim in spec.shape[1:] if dim != 1]
-    if len(spec.shape) not in (2, 4) or len(long) != 1 or _kind(spec) != "f":
+    if len(spec.shape) not in (2, 4) or len(long) != 1 or spec.kind != "f":
         return None
     count = f"{long[0]} " if isinstance(long[0], int) else ""
     return Task(
@@ -84,7 +80,7 @@ def _boxes(outputs: Sequence[TensorSpec], size: Sequence[int | str]) -> Task | N
 
 def _map(spec: TensorSpec) -> Task | None:
     """Return the task of a map of classes, where an output has the shape of one."""
-    shape, kind = spec.shape, _kind(spec)
+    shape, kind = spec.shape, spec.kind
     count: int | str | None = None
     if len(shape) == 4 and kind == "f":
         _, second, third, last = shape

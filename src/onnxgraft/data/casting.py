@@ -15,7 +15,7 @@ from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, TensorSpec
 
-__all__ = ["cast", "check_recipe"]
+__all__ = ["cast", "check_recipe", "numpy_type"]
 
 
 def cast(values: Array, spec: TensorSpec, where: str, cure: str) -> Array:
@@ -30,7 +30,7 @@ def cast(values: Array, spec: TensorSpec, where: str, cure: str) -> Array:
     Raises:
         InputError: A value would become another one.
     """
-    dtype = _type_of(spec)
+    dtype = numpy_type(spec)
     if values.dtype == dtype:
         return values
     fault = _fault(values, dtype)
@@ -55,7 +55,7 @@ def check_recipe(recipe: Preprocess, spec: TensorSpec) -> None:
     }
     if not keys:
         return
-    dtype = _type_of(spec)
+    dtype = numpy_type(spec)
     channels = 1 if recipe.color == "gray" else 3
     every = np.repeat(np.arange(256, dtype=np.uint8), channels).reshape(256, 1, channels)
     for pixel, values in enumerate(recipe.normalized(every)):
@@ -68,11 +68,12 @@ def check_recipe(recipe: Preprocess, spec: TensorSpec) -> None:
             )
 
 
-def _type_of(spec: TensorSpec) -> np.dtype[Any]:
+def numpy_type(spec: TensorSpec) -> np.dtype[Any]:
+    """Return the type of arrays for a tensor; raise InputError where numpy has none."""
     try:
         return np.dtype(spec.dtype)
     except TypeError as error:
-        raise InputError(f"the input {spec} is of a type that can't be fed") from error
+        raise InputError(f"{spec} is of a type that no array has here") from error
 
 
 def _fault(values: Array, dtype: np.dtype[Any]) -> str | None:

@@ -30,6 +30,16 @@ class TensorSpec:
         """Return the form that messages use, such as ``data (N, 3, 224, 224) float32``."""
         return f"{self.name} ({', '.join(map(str, self.shape))}) {self.dtype}"
 
+    @property
+    def kind(self) -> str:
+        """Numpy's letter for what its type counts: also of types that numpy has not.
+
+        >>> TensorSpec("x", "float8e5m2", ()).kind, TensorSpec("x", "uint4", ()).kind
+        ('f', 'u')
+        """
+        letters = {"bfloat": "f", "float": "f", "uint": "u", "int": "i", "bool": "b"}
+        return next((k for name, k in letters.items() if self.dtype.startswith(name)), "O")
+
     def accepts(self, shape: Sequence[int]) -> bool:
         """Tell whether an array of ``shape`` fits.
 

@@ -8,6 +8,7 @@ from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from onnxgraft.data.casting import numpy_type
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 
@@ -121,7 +122,7 @@ def check_into(
         if name not in known:
             raise InputError(f"{engine}: no output is called {name!r}; {nearest(name, known)}")
         spec = known[name]
-        dtype = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+        dtype = np.dtype(np.float32) if spec.dtype == "bfloat16" else numpy_type(spec)
         if not spec.accepts(array.shape) or array.dtype != dtype:
             raise InputError(
                 f"{engine}: the output {spec} can't be written into an array of {array.shape} "
@@ -158,7 +159,7 @@ def check_feeds(engine: str, specs: Sequence[TensorSpec], feeds: Feeds) -> dict[
         value = np.asarray(feeds[spec.name])
         if not spec.accepts(value.shape):
             raise InputError(f"{engine}: the input {spec} was fed an array of {value.shape}")
-        if value.dtype != np.dtype(spec.dtype):
+        if value.dtype != numpy_type(spec):
             raise InputError(f"{engine}: the input {spec} was fed an array of {value.dtype}")
         checked[spec.name] = value
     return checked

@@ -217,7 +217,7 @@ class _Whole:
 
     def is_mask(self, spec: TensorSpec) -> bool:
         """Tell whether an input is used, or called, as a mask."""
-        named = "mask" in spec.name.lower() and np.dtype(spec.dtype).kind in "iu"
+        named = "mask" in spec.name.lower() and spec.kind in "iu"
         known = spec.name in self.wants.masks
         return (known or named) and spec.name not in self.wants.indices
 
