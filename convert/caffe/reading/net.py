@@ -141,6 +141,9 @@ class _SetUp:
         self.dropped: set[str] = set()
         self.consumed: set[str] = set()
         self.shared: dict[str, Array] = {}
+        # Whether anything is fed, and the convolutions of each blob.
+        self.fed = False
+        self.convolutions: dict[str, list[Message]] = {}
 
     def run(self) -> Net:
         _check_known(self.message, _NET_FIELDS | _NET_HARMLESS, "the net")
@@ -149,8 +152,13 @@ class _SetUp:
         layers = [layer for _, layer in running]
         self._declared_inputs(layers)
         self.names.update(top for layer in layers for top in layer.texts("top"))
+        self.fed = bool(self.message.texts("input")) or any(map(_feeds, layers))
+        for layer in layers:
+            if layer.text("type") == "Convolution":
+                for bottom in layer.texts("bottom"):
+                    self.convolutions.setdefault(bottom, []).append(layer)
         for position, layer in running:
-            self._add(layer, position, layers)
+            self._add(layer, position)
         self.net.outputs = [
             version
             for layer in self.net.layers
@@ -221,14 +229,14 @@ class _SetUp:
             return any(meets(rule) for rule in included)
         return not any(meets(rule) for rule in excluded)
 
-    def _add(self, message: Message, position: int, layers: Sequence[Message]) -> None:
+    def _add(self, message: Message, position: int) -> None:
         name, kind = message.text("name"), message.text("type")
         bottoms, tops = message.texts("bottom"), message.texts("top")
         layer = Layer(name, kind, [], [], message, self.weights.get(name, []), position)
         if not kind:
             raise ModelError(f"line {message.line}: the layer {name!r} has no type")
-        if _is_data(layer, bottoms) and not self._is_constant(layer, tops, layers):
-            self._data(layer, tops, layers)
+        if _is_data(layer, bottoms) and not self._is_constant(layer, tops):
+            self._data(layer, tops)
             return
         for bottom in bottoms:
             if bottom not in self.latest and bottom not in self.dropped:
@@ -264,7 +272,7 @@ class _SetUp:
         self._share(layer)
         self.net.layers.append(layer)
 
-    def _is_constant(self, layer: Layer, tops: Sequence[str], layers: Sequence[Message]) -> bool:
+    def _is_constant(self, layer: Layer, tops: Sequence[str]) -> bool:
         """Tell whether the layer's tops are constants: a DummyData's with fillers that are.
 
         One that is all that a net is fed with stands for its input.
@@ -274,12 +282,12 @@ class _SetUp:
             layer.type == "DummyData"
             and not set(tops) & self.shapes.keys()
             and all(filler.text("type", "constant") == "constant" for filler in fillers)
-            and (bool(self.message.texts("input")) or any(_feeds(other) for other in layers))
+            and self.fed
         )
 
-    def _data(self, layer: Layer, tops: Sequence[str], layers: Sequence[Message]) -> None:
+    def _data(self, layer: Layer, tops: Sequence[str]) -> None:
         """Make a data layer's tops inputs; what is not the data is a label and goes."""
-        shapes = _data_shapes(layer, len(tops), self._channels(tops, layers))
+        shapes = _data_shapes(layer, len(tops), self._channels(tops))
         labels = set(() if layer.type in ("Input", "DummyData", "Python") else tops[1:])
         for top, shape in zip(tops, shapes, strict=True):
             if top in labels and top not in self.shapes:
@@ -288,14 +296,13 @@ class _SetUp:
             else:
                 self._input(top, shape)
 
-    def _channels(self, tops: Sequence[str], layers: Sequence[Message]) -> int | None:
+    def _channels(self, tops: Sequence[str]) -> int | None:
         """Return the channels that the first convolution of the data wants, by its weights."""
-        for message in layers:
-            if message.text("type") == "Convolution" and set(message.texts("bottom")) & set(tops):
-                blobs = self.weights.get(message.text("name"), [])
-                if blobs and blobs[0].ndim == 4:
-                    group = message.message("convolution_param").integer("group", 1)
-                    return int(blobs[0].shape[1]) * group
+        for message in (each for top in tops for each in self.convolutions.get(top, ())):
+            blobs = self.weights.get(message.text("name"), [])
+            if blobs and blobs[0].ndim == 4:
+                group = message.message("convolution_param").integer("group", 1)
+                return int(blobs[0].shape[1]) * group
         return None
 
     def _share(self, layer: Layer) -> None:
