@@ -445,3 +445,14 @@ def test_no_library_opens_a_socket_to_another_machine(work: Path) -> None:
     assert [run.returncode for run in runs] == [0, 0], told
     for trace in ("deployed", "idle"):
         assert "AF_INET" not in (work / trace).read_text()
+
+
+@pytest.mark.parametrize("name", ["longer.pb", "typeless.pb"])
+def test_what_can_not_be_converted_is_not_looked_at_where_its_constants_are_damaged(
+    name: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorflow")
+    content, words = hostile.FILES[name]
+    (tmp_path / "net.pb").write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        Original.of(tmp_path / "net.pb").inspect()

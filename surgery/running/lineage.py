@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -98,6 +98,11 @@ class _Told:
         return self._only if said is None else "; ".join(dict.fromkeys(said))
 
 
+# Yields the neighbours of a node on one side; and what was found beyond nodes, by their ids.
+_Near = Callable[[Noted], Iterator[Noted]]
+_Beyond = dict[int, dict[str, None]]
+
+
 class _Change:
     """A graph before and after: what is new, what is other, what is gone, and who is beside it."""
 
@@ -117,30 +122,47 @@ class _Change:
         for noted in before.nodes:
             for tensor in noted.inputs:
                 self._readers.setdefault(id(tensor), []).append(noted)
+        self._ways: list[tuple[_Near, _Beyond]] = [(self._before, {}), (self._behind, {})]
 
     def heirs(self, gone: Noted) -> tuple[str, ...]:
         """Return the nodes that do the work of one that is gone."""
         same = [self._makers_now.get(id(tensor)) for tensor in gone.outputs]
         found = [name for name in same if name is not None]
-        for near in (self._before, self._behind):
-            found = found or [name for name in self._beyond(gone, near) if name in self._touched]
+        for near, known in self._ways:
+            found = found or [*self._beyond(gone, near, known)]
         return tuple(dict.fromkeys(found))
 
-    def _beyond(self, gone: Noted, near: Any) -> Iterator[str]:
-        """Yield the nodes that are left, beside one that is gone and others that are gone."""
-        waiting, seen = [gone], {id(gone.node)}
+    def _beyond(self, gone: Noted, near: _Near, known: _Beyond) -> dict[str, None]:
+        """Return what was made or changed beyond one that is gone and others that are.
+
+        Args:
+            gone: The node.
+            near: Yields its neighbours on one side.
+            known: What was found for others, which each are looked at once.
+        """
+        waiting = [gone]
         while waiting:
-            for other in near(waiting.pop()):
-                if id(other.node) in seen:
-                    continue
-                seen.add(id(other.node))
-                if id(other.node) in self._alive:
-                    yield str(other.node.name)
-                else:
-                    yield from (
-                        name for t in other.outputs if (name := self._makers_now.get(id(t)))
-                    )
-                    waiting.append(other)
+            noted = waiting[-1]
+            others = [*near(noted)] if id(noted.node) not in known else []
+            dead = [other for other in others if id(other.node) not in self._alive]
+            missing = [other for other in dead if id(other.node) not in known]
+            if missing:
+                waiting += missing
+                continue
+            waiting.pop()
+            if id(noted.node) not in known:
+                found = dict.fromkeys(name for other in others for name in self._now(other))
+                for other in dead:
+                    found.update(known[id(other.node)])
+                known[id(noted.node)] = found
+        return known[id(gone.node)]
+
+    def _now(self, noted: Noted) -> Iterator[str]:
+        """Yield a node that is left, or else what makes its tensors now, if a pass touched it."""
+        names = [self._makers_now.get(id(tensor)) for tensor in noted.outputs]
+        if id(noted.node) in self._alive:
+            names = [str(noted.node.name)]
+        return (name for name in names if name is not None and name in self._touched)
 
     def _before(self, noted: Noted) -> Iterator[Noted]:
         return (self._makers[id(t)] for t in noted.inputs if id(t) in self._makers)
