@@ -28,6 +28,7 @@ from onnxgraft.graph.onnx_file import (
     unmade,
 )
 from onnxgraft.graph.operators import counted
+from onnxgraft.graph.scales import misfit
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.surgeon import graph_of, proto_of
@@ -100,6 +101,7 @@ class Model:
             names: The map of tensors to the framework's names.
             weights: The data of initializers that ``proto`` only lists.
         """
+        place = source.path
         stored = {prop.key: prop.value for prop in proto.metadata_props}
         if names is None:
             names = {
@@ -119,16 +121,18 @@ class Model:
         try:
             graph = graph_of(proto)
         except NotSupportedError as error:
-            raise NotSupportedError(f"{source.path}: {error}") from error
+            raise NotSupportedError(f"{place}: {error}") from error
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(
-                f"{source.path}: the graph can't be taken in ({type(error).__name__}: "
+                f"{place}: the graph can't be taken in ({type(error).__name__}: "
                 f"{_first_line(error)})"
             ) from error
         name_nodes(graph)
         if weights:
             for tensor in _constants(graph):
                 tensor.values = weights.get(tensor.name, tensor._values)
+        if (fault := misfit(graph)) is not None:
+            raise ModelError(f"{place}: {fault}; quantize the network again")
         return cls(graph, source, names, metadata=metadata)
 
     @classmethod

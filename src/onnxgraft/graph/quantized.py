@@ -36,6 +36,7 @@ from onnxgraft.graph.operators import (
     set_op,
 )
 from onnxgraft.graph.pairs import fitting, pair_sums
+from onnxgraft.graph.scales import axis_of
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import bodies, nodes_within, own_bodies, pinned, tidy
@@ -270,7 +271,7 @@ def _with_weights(
         numbers, factors = np.asarray(stored.values), np.asarray(scale.values)
         if numbers.dtype != np.int8 or _zero_point(dequantizer) != 0:
             continue
-        axis = int(dequantizer.attrs.get("axis", 1)) % numbers.ndim if factors.size > 1 else None
+        axis = axis_of(dequantizer, factors.size, numbers.shape) if factors.size > 1 else None
         integers, larger = other(node, numbers, factors, axis)
         if np.array_equal(larger, factors) and np.array_equal(integers, numbers):
             continue

@@ -44,6 +44,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph import float8
 from onnxgraft.graph.cut import extract
+from onnxgraft.graph.dims import Dim
 from onnxgraft.graph.float8 import is_float8
 from onnxgraft.graph.messages import bodies as bodies_of
 from onnxgraft.graph.model import Model
@@ -51,6 +52,7 @@ from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.nbits import with_float_weights
 from onnxgraft.graph.operators import constant_value, is_op, op_of
 from onnxgraft.graph.quantized import eight_bits, explicit_pads, in_float8, is_quantized
+from onnxgraft.graph.scales import axis_of
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array, Feeds
@@ -437,29 +439,26 @@ class _Writer:
         zero = _value(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else None
         if scale is None or (len(node.inputs) > 2 and node.inputs[2].name and zero is None):
             return None
-        axis = int(node.attrs.get("axis", 1)) if scale.size > 1 else None
-        if in_float8(node):
-            return self._find_float8(node, scale, zero, axis)
-        zero = np.zeros(1, np.int64) if zero is None else zero.astype(np.int64)
         stored = _value(node.inputs[0])
         if stored is None:
             stored = _quantized(node.inputs[0])
+        shape = self._shapes.shape(node.inputs[0]) if stored is None else stored.shape
+        if not _fits(node, scale, zero, shape):
+            return None
+        axis = axis_of(node, scale.size, shape) if scale.size > 1 else None
+        if in_float8(node):
+            return self._find_float8(node, scale, zero, axis, stored)
+        behind = (1,) * (len(shape) - 1 - axis) if shape and axis is not None else ()
+        zero = np.zeros(1, np.int64) if zero is None else zero.astype(np.int64)
         if stored is not None:
             numbers = stored.astype(np.int64)
-            if axis is not None:
-                axis %= numbers.ndim
-                zero = zero.reshape(-1, *(1,) * (numbers.ndim - 1 - axis))
-            numbers = numbers - zero
+            numbers = numbers - (zero if axis is None else zero.reshape(-1, *behind))
             return _Whole(numbers, scale, axis, int(np.abs(numbers).max(initial=0)))
         bounds = _bounds(node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None)
-        shape = self._shapes.shape(node.inputs[0]) if axis is not None else ()
-        if bounds is None or shape is None or zero.size not in (1, scale.size):
+        if bounds is None:
             return None
-        if axis is not None:
-            axis %= len(shape)
         numbers = self._cast(tensor.name, node.inputs[0], np.float32)
         if zero.any():
-            behind = () if axis is None else (1,) * (len(shape) - 1 - axis)
             shift = zero.reshape(()) if axis is None else zero.reshape(-1, *behind)
             numbers = self._add(
                 "Sub", tensor.name,
@@ -469,22 +468,18 @@ class _Writer:
         return _Whole(numbers, scale.reshape(()) if axis is None else scale, axis, largest)
 
     def _find_float8(
-        self, node: gs.Node, scale: Array, zero: Array | None, axis: int | None
+        self,
+        node: gs.Node,
+        scale: Array,
+        zero: Array | None,
+        axis: int | None,
+        stored: Array | None,
     ) -> _Whole | None:
         """Return the numbers behind a DequantizeLinear of FP8."""
         if zero is not None and zero.astype(np.float32).any():
             return None
-        stored = _value(node.inputs[0])
-        if stored is None:
-            stored = _quantized(node.inputs[0])
         if stored is not None:
-            numbers = stored.astype(np.float32)
-            axis = None if axis is None else axis % numbers.ndim
-            return _Whole(numbers, scale, axis, float8.LARGEST, float8=True)
-        shape = self._shapes.shape(node.inputs[0]) if axis is not None else ()
-        if shape is None:
-            return None
-        axis = None if axis is None else axis % len(shape)
+            return _Whole(stored.astype(np.float32), scale, axis, float8.LARGEST, float8=True)
         cast = self._cast(node.outputs[0].name, node.inputs[0], np.float32)
         scale = scale.reshape(()) if axis is None else scale
         return _Whole(cast, scale, axis, float8.LARGEST, float8=True)
@@ -599,6 +594,15 @@ def _plain_gemm(node: gs.Node) -> bool:
     return factors == (1.0, 1.0) and not node.attrs.get("transA", 0)
 
 
+def _fits(
+    node: gs.Node, scale: Array, zero: Array | None, shape: Sequence[int | Dim] | None
+) -> bool:
+    """Tell whether scales and zero points belong together, and to an axis of the tensor."""
+    if zero is not None and zero.size not in (1, scale.size):
+        return False
+    return scale.size == 1 or axis_of(node, scale.size, shape) is not None
+
+
 def _value(tensor: gs.Tensor) -> Array | None:
     """Return the value of a constant, or of what a DequantizeLinear makes of constants."""
     if isinstance(tensor, gs.Constant):
@@ -611,6 +615,8 @@ def _value(tensor: gs.Tensor) -> Array | None:
     numbers, scale = _value(node.inputs[0]), _value(node.inputs[1])
     zero = _value(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1, np.int64)
     if numbers is None or scale is None or zero is None:
+        return None
+    if not _fits(node, scale, zero, numbers.shape):
         return None
     if scale.size > 1:
         shape = (-1, *(1,) * (numbers.ndim - 1 - int(node.attrs.get("axis", 1)) % numbers.ndim))
@@ -630,6 +636,8 @@ def _quantized(tensor: gs.Tensor) -> Array | None:
     if value is None or scale is None or zero is None:
         return None
     if not in_float8(node) and zero.dtype.kind not in "iu":
+        return None
+    if not _fits(node, scale, zero, value.shape):
         return None
     if scale.size > 1:
         axis = int(node.attrs.get("axis", 1)) % value.ndim
