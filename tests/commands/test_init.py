@@ -11,9 +11,11 @@ import pytest
 
 from onnxgraft.commands import deploy, init, read_recipe
 from onnxgraft.commands._recipe_keys import schema, tables
+from onnxgraft.commands._task import task_of
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.tensors import TensorSpec
 from tests.conftest import Cli, model_of, only_ci
 
 pytestmark = pytest.mark.usefixtures("untimed")
@@ -238,3 +240,11 @@ def test_inputs_and_outputs_of_every_type_are_no_obstacle(kind: int, tmp_path: P
     (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
     init(tmp_path / "net.onnx", tmp_path / "recipe.toml")
     assert "fill in" in text_of(tmp_path).lower()
+
+
+@pytest.mark.parametrize("shape", [("N", 1 << 40), ("N", 1 << 31, 7), (1, 4, 1 << 20, 1 << 20)])
+def test_outputs_of_any_size_that_a_file_declares_take_no_memory(
+    shape: tuple[int | str, ...],
+) -> None:
+    """One of 16 GB was made to see whether it looks like boxes."""
+    task_of([TensorSpec("y", "float32", shape)], (12, 12))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,10 @@ class Task:
 
     keys: dict[str, Any]
     why: str
+
+
+# Values of an output that boxes are looked for in: for the largest pictures it has some millions.
+_MOST = 1 << 26
 
 
 def task_of(outputs: Sequence[TensorSpec], picture: Sequence[int | str] | None) -> Task | None:
@@ -59,10 +64,16 @@ def _scores(spec: TensorSpec) -> Task | None:
 
 def _boxes(outputs: Sequence[TensorSpec], size: Sequence[int | str]) -> Task | None:
     """Return the task of a detector, where the outputs have the shape of boxes."""
-    known = {
-        spec.name: np.full([1, *(dim for dim in spec.shape[1:] if isinstance(dim, int))], 0.5)
+    shapes = {
+        spec.name: [1, *(dim for dim in spec.shape[1:] if isinstance(dim, int))]
         for spec in outputs
         if spec.shape and all(isinstance(dim, int) for dim in spec.shape[1:])
+    }
+    # One value in the place of all: what a file declares may be of any size.
+    known = {
+        name: np.broadcast_to(np.float64(0.5), shape)
+        for name, shape in shapes.items()
+        if math.prod(shape) <= _MOST
     }
     usual, sides = BoxForm(), [side for side in size if isinstance(side, int)]
     if len(sides) < 2:
