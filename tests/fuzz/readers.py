@@ -483,8 +483,10 @@ def _request_mutated(data: bytes, most: int, seed: int) -> bytes | None:
     head, _, body = data.partition(b"\n")
     size = int(head) if head.isdigit() and len(head) < 9 else len(body)
     made = documents.mutated(body[:size], most, seed)
-    head = b"-" if head == b"-" else b"%d" % len(made or b"")
-    return None if made is None else b"%s\n%s%s" % (head, made, body[size:])
+    if made is None:
+        return None
+    whole = b"%s\n%s%s" % (b"-" if head == b"-" else b"%d" % len(made), made, body[size:])
+    return whole if len(whole) <= most else None
 
 
 def _frames(path: Path) -> None:
@@ -499,7 +501,8 @@ def _frames_mutated(data: bytes, most: int, seed: int) -> bytes | None:
         message = frames.read(io.BytesIO(data), HOST_BYTES)
         made = message and documents.mutated(json.dumps(message[0]).encode(), most, seed)
         if message and made:
-            return struct.pack("<IQ", len(made), len(message[1])) + made + message[1]
+            whole = struct.pack("<IQ", len(made), len(message[1])) + made + message[1]
+            return whole if len(whole) <= most else None
     return None
 
 

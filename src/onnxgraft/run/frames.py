@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping
 from typing import IO, Any
@@ -24,7 +25,8 @@ __all__ = ["arrays", "read", "send"]
 # How many bytes the JSON has, and how many follow it.
 _SIZES = struct.Struct("<IQ")
 # The types of arrays that are sent: plain numbers, in the order of bytes that most machines have.
-_KINDS = "biuf"
+# numpy takes many other words for a type, and for some of them asks Python's parser.
+_KIND = re.compile(r"[<|][biuf]\d{1,2}")
 
 
 def send(
@@ -88,9 +90,9 @@ def arrays(message: Mapping[str, Any], data: bytes) -> dict[str, Array]:
     at = 0
     try:
         for name, kind, shape in message.get("arrays", []):
-            dtype = np.dtype(str(kind))
-            if dtype.kind not in _KINDS or len(shape) > AXES.most:
-                raise ValueError(f"an array of {dtype}")
+            if _KIND.fullmatch(str(kind)) is None or len(shape) > AXES.most:
+                raise ValueError(f"an array of {kind}")
+            dtype = np.dtype(kind)
             if not all(type(axis) is int and axis >= 0 for axis in shape):
                 raise ValueError(f"a shape of {shape}")
             count = math.prod(shape)
