@@ -43,8 +43,8 @@ _METRICS = "text/plain; version=0.0.4; charset=utf-8"
 # Requests under way hold so many times the bytes of the largest; a body is there twice while it is
 # put together.
 _HELD = 8
-# JSON of more bytes and pictures of more pixels are taken one after the other: they take up to 300
-# MB, and the interpreter reads no JSON beside another one anyway.
+# JSON of more bytes and pictures of more pixels are taken one after the other: they take what
+# `REQUEST_MEMORY` and `IMAGE_PIXELS` allow, and the interpreter reads no JSON beside another anyway.
 _LARGE_JSON, _LARGE_PICTURE = 1 << 20, 1 << 24
 
 
