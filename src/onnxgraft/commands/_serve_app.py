@@ -44,7 +44,7 @@ _METRICS = "text/plain; version=0.0.4; charset=utf-8"
 # put together.
 _HELD = 8
 # JSON of more bytes and pictures of more pixels are taken one after the other: they take what
-# `REQUEST_MEMORY` and `IMAGE_PIXELS` allow, and the interpreter reads no JSON beside another anyway.
+# `REQUEST_MEMORY` and `IMAGE_PIXELS` allow, and the interpreter reads one JSON at a time.
 _LARGE_JSON, _LARGE_PICTURE = 1 << 20, 1 << 24
 
 
