@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -174,7 +175,9 @@ class TensorFlow(Resource):
 
     def close(self) -> None:
         """Close the session."""
-        # TensorFlow holds what a run was fed until the next one begins.
-        self._session.run(self._nothing)
+        # TensorFlow holds what a run was fed until the next one begins. A graph that it can't take
+        # ran nothing.
+        with contextlib.suppress(self._error):
+            self._session.run(self._nothing)
         self._session.close()
         self._fixed = {}

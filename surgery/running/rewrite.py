@@ -85,13 +85,20 @@ class Context:
         self.opset = model.graph.opset
         self.shapes = Shapes(model.graph)
         self._free = FreeNames(self.main, self.names)
-        self.enter(model.graph)
+        self.begin()
+
+    def begin(self) -> None:
+        """Turn to the main graph, whatever was done before."""
+        self._outputs: dict[int, gs.Tensor] = {}
+        self.graph = self.main
+        self.enter(self.main)
 
     def enter(self, graph: gs.Graph) -> None:
         """Turn to a graph: the main one, or a body in it."""
+        # Those that a pass has given the graph before this one, or its bodies, are outputs too.
+        self._outputs.update(pinned(self.graph))
         self.graph = graph
         self._own = {id(node) for node in graph.nodes}
-        self._outputs = pinned(self.main)
 
     def taken(self) -> tuple[frozenset[str], frozenset[str]]:
         """Return the names of tensors and of nodes that are or were in use."""
@@ -111,6 +118,12 @@ class Context:
         self.graph.nodes.append(node)
         self._own.add(id(node))
         return node
+
+    def take(self, nodes: Iterable[gs.Node]) -> None:
+        """Append nodes of a body, which is no body any more, to the graph."""
+        for node in nodes:
+            self.graph.nodes.append(node)
+            self._own.add(id(node))
 
     def node(
         self, op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor],

@@ -205,6 +205,7 @@ class _Operation:
         self.here = None
         result = Result()
         try:
+            self.context.begin()
             for body in [self.graph] if item.changes_inputs else list(bodies(self.graph)):
                 self.context.enter(body)
                 found = item.apply(body, self.context)

@@ -12,7 +12,9 @@ import onnx
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.onnx_file import fed
+from onnxgraft.graph.operators import op_of
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
+from onnxgraft.graph.walk import every_node
 from onnxgraft.graph.wants import wants_of
 from onnxgraft.run.demand import check_model
 from onnxgraft.run.feeds import MANNERS, all_move, lively
@@ -23,6 +25,7 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import REWRITE_TIES
 from onnxgraft.run.trial import Trial
 from onnxgraft.run.verdicts import Verdict, hold
+from onnxgraft.targets.cpu import this_cpu
 
 __all__ = ["MOST_BYTES", "MOST_SECONDS", "Verifier"]
 
@@ -30,6 +33,12 @@ __all__ = ["MOST_BYTES", "MOST_SECONDS", "Verifier"]
 # that the runs of one surgery take.
 MOST_BYTES = 1 << 30
 MOST_SECONDS = 60.0
+
+_INTEGER_PRODUCTS = frozenset({
+    "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul",
+    "com.microsoft.DynamicQuantizeLSTM", "com.microsoft.DynamicQuantizeMatMul",
+    "com.microsoft.MatMulIntegerToFloat", "com.microsoft.QAttention", "com.microsoft.QGemm",
+})  # fmt: skip
 
 # How what is before an output's last operator is named.
 _BEFORE = "what is before the last operator of "
@@ -57,6 +66,11 @@ class Verifier:
         self.still: list[str] = []
         self.notes: list[str] = []
         self._model = model
+        # onnxruntime's integer kernels saturate on some processors, unless they are replaced by
+        # others, which its optimizer does.
+        self._replaced = not this_cpu().wide_sums and any(
+            op_of(node) in _INTEGER_PRODUCTS for node in every_node(model.graph)
+        )
         self._loaded = False
         self._ends = ends(model)
         self._feeds: list[dict[str, Array]] = []
@@ -216,7 +230,10 @@ class Verifier:
             if value.dtype.isbuiltin
         }
         try:
-            found = self._infer(light, weights, inputs, feeds)
+            if self._replaced:
+                found = self._infer(light, weights, {}, feeds, optimize=True)
+            else:
+                found = self._infer(light, weights, inputs, feeds)
         except InputError:
             # There are kernels that want their weights to be constants.
             found = self._infer(light, weights, {}, feeds)
@@ -242,7 +259,7 @@ class Verifier:
             name=self._model.file,
             weights=kept,
             optimize=optimize,
-            configure=_light,
+            configure=_precise if self._replaced else _light,
         ) as session:
             self._loaded = True
             found = []
@@ -305,3 +322,10 @@ def _steady(output: Array, one: Array, other: Array) -> tuple[Array, Array]:
         if output.shape[axis] > 1 and np.allclose(output.sum(axis), 1.0, atol=1e-3):
             return one - one.mean(axis, keepdims=True), other - other.mean(axis, keepdims=True)
     return one, other
+
+
+def _precise(options: Any) -> None:
+    """Let integer kernels add in 32 bits, and leave Q and DQ alone."""
+    _light(options)
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -62,6 +62,66 @@ def test_a_call_at_the_end_of_a_frozen_graph_is_put_in_place(pb: Pb) -> None:
     assert model.operators() == {"Tanh": 1, "Mul": 1}
 
 
+def of_another_result(graph: Any) -> None:
+    """Let the function return what nothing in it makes."""
+    (function,) = graph.library.function
+    (name,) = function.ret
+    function.ret[name] = "other:z:0"
+
+
+def without_results(graph: Any) -> None:
+    graph.library.function[0].ret.clear()
+
+
+def reading_nothing(graph: Any) -> None:
+    """Let a node of the function read what is not there."""
+    function = graph.library.function[0]
+    next(node for node in function.node_def if node.op == "Tanh").input[0] = "other"
+
+
+def of_more_arguments(graph: Any) -> None:
+    graph.library.function[0].signature.input_arg.add(name="more", type=1)
+
+
+def of_integers(graph: Any) -> None:
+    """Let the function take integers, and the call give it floats."""
+    for argument in graph.library.function[0].signature.input_arg:
+        argument.type = 3
+
+
+def of_no_operator(graph: Any) -> None:
+    graph.library.function[0].node_def[0].op = "NoSuchOperator"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [of_another_result, without_results, reading_nothing, of_more_arguments, of_integers,
+     of_no_operator],
+    ids=lambda damage: damage.__name__.replace("_", " "),
+)  # fmt: skip
+@pytest.mark.parametrize("called_by", ["PartitionedCall", "If that is decided", "If"])
+def test_a_function_that_can_not_be_called_is_refused(
+    tmp_path: Path, called_by: str, damage: Callable[[Any], None]
+) -> None:
+    with tf.Graph().as_default() as graph:
+        x = place(None, 4)
+        twice = tf.function(lambda x: tf.tanh(x) * 2).get_concrete_function(x)
+        twice.add_to_graph(graph)
+        if called_by == "PartitionedCall":
+            made = tf.raw_ops.PartitionedCall(args=[x], Tout=[tf.float32], f=twice)[0]
+        else:
+            positive = tf.reduce_sum(x) > 0 if called_by == "If" else tf.constant(True)
+            made = tf.raw_ops.If(
+                cond=positive, input=[x], Tout=[tf.float32], then_branch=twice, else_branch=twice
+            )[0]
+        tf.identity(made, name="y")
+    written = graph.as_graph_def()
+    damage(written)
+    (tmp_path / "x.pb").write_bytes(written.SerializeToString())
+    with pytest.raises(ModelError):
+        commands.convert(tmp_path / "x.pb", outputs="y:0")
+
+
 def norm_in(kind: str) -> Build:
     def build() -> None:
         x = tf.identity(place(None, 4, 3, 2))

@@ -241,6 +241,70 @@ def test_attributes_of_every_type_stay(tmp_path: Path) -> None:
     assert sorted(found.attribute, key=by_name) == sorted(node.attribute, key=by_name)
 
 
+@pytest.mark.parametrize("place", ["graph", "body", "function"])
+@pytest.mark.parametrize(
+    ("op", "name", "number"),
+    [("Cast", "to", 1 << 40), ("Cast", "to", 0), ("Cast", "to", -1), ("EyeLike", "dtype", 99),
+     ("RandomNormalLike", "dtype", 1 << 31), ("QuantizeLinear", "output_dtype", 77)],
+)  # fmt: skip
+def test_a_type_that_is_none_is_refused_by_name(
+    tmp_path: Path, op: str, name: str, number: int, place: str
+) -> None:
+    constants = [numpy_helper.from_array(np.float32(1), "s")] * (op == "QuantizeLinear")
+    read = ["x", *(entry.name for entry in constants)]
+    nodes = [helper.make_node(op, read, ["y"], "made", **{name: number})]
+    functions = []
+    if place == "body":
+        body = helper.make_graph(nodes, "b", [], [helper.make_tensor_value_info("y", FLOAT, [3])])
+        yes = helper.make_node("Constant", [], ["b"], value=helper.make_tensor("b", 9, [], [1]))
+        nodes = [yes, helper.make_node("If", ["b"], ["y"], then_branch=body, else_branch=body)]
+    elif place == "function":
+        imports = [helper.make_opsetid("", 21), helper.make_opsetid("acme", 1)]
+        functions = [helper.make_function("acme", "Own", read, ["y"], nodes, imports)]
+        nodes = [helper.make_node("Own", read, ["y"], domain="acme")]
+    file = model_file(tmp_path / "a.onnx", nodes, constants, opset=21, functions=functions)
+    with pytest.raises(ModelError, match=rf"'{name}' of {op} 'made' is {number}, which is no type"):
+        Model.load(file)
+
+
+# The field of each list, which says what an empty one is a list of.
+LISTS = {
+    "FLOATS": [1.5], "INTS": [1], "STRINGS": ["a"],
+    "TENSORS": [helper.make_tensor("t", FLOAT, [], [1])],
+    "TYPE_PROTOS": [helper.make_tensor_type_proto(FLOAT, [2])],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("place", ["graph", "function"])
+def test_an_attribute_that_is_an_empty_list_stays(tmp_path: Path, kind: str, place: str) -> None:
+    [node] = reads()
+    number = onnx.AttributeProto.AttributeType.Value(kind)
+    node.attribute.append(onnx.AttributeProto(name="empty", type=number))
+    node.attribute.append(helper.make_attribute("some", LISTS[kind]))
+    nodes, functions = [node], []
+    if place == "function":
+        imports = [helper.make_opsetid("", 17), helper.make_opsetid("acme", 1)]
+        functions = [helper.make_function("acme", "Own", ["x"], ["y"], nodes, imports)]
+        nodes = [helper.make_node("Own", ["x"], ["y"], domain="acme")]
+    file = model_file(tmp_path / "a.onnx", nodes, functions=functions)
+    run(Model.load(file))[0].save(tmp_path / "b.onnx")
+    proto = onnx.load(tmp_path / "b.onnx")
+    [found] = proto.functions[0].node if place == "function" else proto.graph.node
+    assert list(found.attribute) == list(node.attribute)
+
+
+def test_a_reduction_over_an_empty_list_of_axes_goes_through(tmp_path: Path) -> None:
+    """It is one over all axes."""
+    node = helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)
+    node.attribute.append(onnx.AttributeProto(name="axes", type=onnx.AttributeProto.INTS))
+    file = model_file(tmp_path / "a.onnx", [node], opset=11)
+    model = Model.load(file)
+    feeds = {"x": np.arange(3, dtype=np.float32)}
+    with OnnxRuntime(onnx.load(file)) as before, OnnxRuntime(run(model)[0].to_onnx()) as after:
+        np.testing.assert_array_equal(after.infer(feeds)["y"], before.infer(feeds)["y"])
+
+
 def test_an_attribute_that_cannot_be_kept_is_refused_by_name(tmp_path: Path) -> None:
     [node] = reads()
     body = helper.make_graph([], "b", [], [])

@@ -16,6 +16,7 @@ from typing import Any
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.names import free
+from onnxgraft.stages.convert.tensorflow.names import node_of
 from onnxgraft.stages.convert.tensorflow.running import import_graph, tensorflow
 
 __all__ = ["add_constant", "lift_frames", "tensor_arrays_to_lists"]
@@ -134,15 +135,15 @@ class _Frame:
         ]
         entered = {node.name for node in enters}
         merges = {
-            _node_of(source): node
+            node_of(source): node
             for node in graph_def.node
             if node.op == "Merge"
             for source in node.input
-            if _node_of(source) in entered
+            if node_of(source) in entered
         }
         self.variables = [self._variable(n, merges[n.name]) for n in enters if n.name in merges]
         conditions = {
-            _node_of(self.nodes[switch].input[1])
+            node_of(self.nodes[switch].input[1])
             for variable in self.variables
             for switch in variable.switches
         }
@@ -155,7 +156,7 @@ class _Frame:
             for tensor in (variable.merge.name, *(f"{s}:1" for s in variable.switches)):
                 self.arguments[tensor] = number
         read = {
-            _node_of(source)
+            node_of(source)
             for node in self._inside([self.condition, *(v.update for v in self.variables)])
             for source in node.input
         }
@@ -171,18 +172,18 @@ class _Frame:
         )
 
     def _variable(self, enter: Any, merge: Any) -> _Variable:
-        others = [source for source in merge.input if _node_of(source) != enter.name]
-        update = self.nodes.get(_node_of(others[0])) if len(others) == 1 else None
+        others = [source for source in merge.input if node_of(source) != enter.name]
+        update = self.nodes.get(node_of(others[0])) if len(others) == 1 else None
         if update is None or update.op != "NextIteration":
             raise self._refusal(f"{merge.name!r} does not join Enter with NextIteration")
-        readers = [n for n in self.nodes.values() if merge.name in map(_node_of, n.input)]
+        readers = [n for n in self.nodes.values() if merge.name in map(node_of, n.input)]
         switches = tuple(
             n.name
             for n in readers
-            if n.op == "Switch" and self.nodes[_node_of(n.input[1])].op == "LoopCond"
+            if n.op == "Switch" and self.nodes[node_of(n.input[1])].op == "LoopCond"
         )
         exits = tuple(
-            n for n in self.nodes.values() if n.op == "Exit" and _node_of(n.input[0]) in switches
+            n for n in self.nodes.values() if n.op == "Exit" and node_of(n.input[0]) in switches
         )
         return _Variable(enter, merge, update.input[0], switches, exits)
 
@@ -191,7 +192,7 @@ class _Frame:
         stack, seen = [_tensor(root) for root in roots], set()
         while stack:
             tensor = stack.pop()
-            name = _node_of(tensor)
+            name = node_of(tensor)
             if tensor in self.arguments or name in seen:
                 continue
             seen.add(name)
@@ -237,9 +238,9 @@ class _Frame:
             for node in variable.exits:
                 node.op = "Identity"
                 node.input[:] = [f"{name}:{number}"]
-        gone = {_node_of(tensor) for tensor in self.arguments}
+        gone = {node_of(tensor) for tensor in self.arguments}
         gone |= self.entered
-        gone |= {_node_of(v.merge.input[i]) for v in self.variables for i in range(2)}
+        gone |= {node_of(v.merge.input[i]) for v in self.variables for i in range(2)}
         gone |= {n for v in self.variables for n in v.switches}
         gone |= {n.name for n in graph_def.node if n.op == "LoopCond" and self._mine(n)}
         roots = [self.condition, *body]
@@ -247,7 +248,7 @@ class _Frame:
         size = 0
         while len(gone) > size:  # and what hangs on them unread, such as another variable's Exit
             size = len(gone)
-            gone |= {n.name for n in graph_def.node if not gone.isdisjoint(map(_node_of, n.input))}
+            gone |= {n.name for n in graph_def.node if not gone.isdisjoint(map(node_of, n.input))}
         kept = [node for node in graph_def.node if node.name not in gone]
         wanted = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
         wanted.node.extend(kept)
@@ -325,10 +326,6 @@ def _free_scope(graph_def: Any, wish: str) -> str:
     return wish
 
 
-def _node_of(name: str) -> str:
-    return name.removeprefix("^").split(":")[0]
-
-
 def _tensor(name: str) -> str:
     return name.removesuffix(":0")
 
@@ -369,9 +366,9 @@ def tensor_arrays_to_lists(graph_def: Any, ends: Sequence[str]) -> None:
     for node in list(graph_def.node):
         if not node.op.startswith("TensorArray") or node.op == "TensorArrayV3":
             continue
-        array = nodes[_node_of(node.input[0])]
+        array = nodes[node_of(node.input[0])]
         while array.op == "Enter":
-            array = nodes[_node_of(array.input[0])]
+            array = nodes[node_of(array.input[0])]
         if array.op == "TensorArrayV3":
             _to_list(graph_def, nodes, node, array, sizes[array.name])
     for name, node in arrays.items():
@@ -382,7 +379,7 @@ def tensor_arrays_to_lists(graph_def: Any, ends: Sequence[str]) -> None:
     _pass_on_lists(graph_def, arrays)
     for node in graph_def.node:
         node.input[:] = [
-            s.removesuffix(":1") if _node_of(s) in arrays and s.endswith(":1") else s
+            s.removesuffix(":1") if node_of(s) in arrays and s.endswith(":1") else s
             for s in node.input
         ]
     _drop_unread(graph_def, ends)
@@ -391,12 +388,12 @@ def tensor_arrays_to_lists(graph_def: Any, ends: Sequence[str]) -> None:
 def _drop_unread(graph_def: Any, ends: Sequence[str]) -> None:
     nodes = {node.name: node for node in graph_def.node}
     wanted: set[str] = set()
-    stack = [_node_of(end) for end in ends]
+    stack = [node_of(end) for end in ends]
     while stack:
         name = stack.pop()
         if name in nodes and name not in wanted:
             wanted.add(name)
-            stack.extend(map(_node_of, nodes[name].input))
+            stack.extend(map(node_of, nodes[name].input))
     for number in range(len(graph_def.node) - 1, -1, -1):
         if graph_def.node[number].name not in wanted:
             del graph_def.node[number]
@@ -418,7 +415,7 @@ def _to_list(graph_def: Any, nodes: Mapping[str, Any], node: Any, array: Any, si
         node.attr["shape_type"].type = tensorflow().int32.as_datatype_enum
     elif node.op == "TensorArrayGatherV3":
         end = _range_end(nodes, inputs[1])
-        whole = end is not None and (end == size or nodes[_node_of(end)].op in _SIZES)
+        whole = end is not None and (end == size or nodes[node_of(end)].op in _SIZES)
         shape = _element_shape(graph_def, node.name, array)
         if whole:
             stack = node
@@ -454,11 +451,11 @@ def _element_shape(graph_def: Any, name: str, array: Any) -> str:
 
 def _range_end(nodes: Mapping[str, Any], name: str) -> str | None:
     """Return the n of ``range(0, n, 1)``."""
-    node = nodes[_node_of(name)]
+    node = nodes[node_of(name)]
     if node.op != "Range":
         return None
     tf = tensorflow()
-    first, step = (nodes[_node_of(node.input[i])] for i in (0, 2))
+    first, step = (nodes[node_of(node.input[i])] for i in (0, 2))
     if first.op != "Const" or step.op != "Const":
         return None
     values = [int(tf.make_ndarray(n.attr["value"].tensor)) for n in (first, step)]
@@ -478,10 +475,10 @@ def _pass_on_lists(graph_def: Any, arrays: Mapping[str, Any]) -> None:
         for node in graph_def.node:
             if node.op not in passing:
                 continue
-            if node.input[0] in flows or _node_of(node.input[0]) in lists:
+            if node.input[0] in flows or node_of(node.input[0]) in lists:
                 node.attr["T"].type = variant
                 lists.add(node.name)
-            elif _tensor(node.input[0]) in handles or _node_of(node.input[0]) in handles - set(
+            elif _tensor(node.input[0]) in handles or node_of(node.input[0]) in handles - set(
                 arrays
             ):
                 handles.add(node.name)

@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.tensors import Array
+from onnxgraft.stages.convert.tensorflow.names import node_of
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
 __all__ = ["put_back", "put_into_onnx", "stand_ins", "take_weights"]
@@ -101,13 +102,13 @@ def stand_ins(graph_def: Any, weights: Mapping[str, Array]) -> tuple[Any, list[s
 
 def _uses(graph_def: Any) -> dict[str, set[tuple[str, int]]]:
     """Return, for each node, what takes its output, and where; Identities are looked through."""
-    identities = {node.name: _node_of(node.input[0]) for node in graph_def.node if _passes(node)}
+    identities = {node.name: node_of(node.input[0]) for node in graph_def.node if _passes(node)}
     uses: dict[str, set[tuple[str, int]]] = {}
     for node in graph_def.node:
         if _passes(node):
             continue
         for place, name in enumerate(node.input):
-            source = _node_of(name)
+            source = node_of(name)
             while source in identities:
                 source = identities[source]
             uses.setdefault(source, set()).add((node.op, place))
@@ -116,10 +117,6 @@ def _uses(graph_def: Any) -> dict[str, set[tuple[str, int]]]:
 
 def _passes(node: Any) -> bool:
     return bool(node.op == "Identity" and node.input)
-
-
-def _node_of(name: str) -> str:
-    return name.removeprefix("^").split(":")[0]
 
 
 def put_into_onnx(graph: Any, weights: Mapping[str, Array], names: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from onnxgraft.stages.convert.tensorflow.names import full_name, node_of
 from onnxgraft.stages.convert.tensorflow.prepare.calls import inline
 from onnxgraft.stages.convert.tensorflow.prepare.dropout import resolve_dropouts
 from onnxgraft.stages.convert.tensorflow.running import import_graph, tensorflow
@@ -50,7 +51,7 @@ def _evaluate(graph_def: Any, known: dict[str, bool]) -> bool:
     for node in graph_def.node:
         if node.name in known:
             continue
-        terms = [known.get(_node_of(name)) for name in node.input if not name.startswith("^")]
+        terms = [known.get(node_of(name)) for name in node.input if not name.startswith("^")]
         value: bool | None = None
         if node.op == "Const" and node.attr["dtype"].type == boolean:
             array = tensorflow().make_ndarray(node.attr["value"].tensor)
@@ -82,7 +83,7 @@ def _resolve_selects(
     """
     changed = False
     for node in graph_def.node:
-        flag = _node_of(node.input[0]) if node.op in ("Select", "SelectV2") else ""
+        flag = node_of(node.input[0]) if node.op in ("Select", "SelectV2") else ""
         if flag not in known:
             continue
         taken, other = node.input[1:3] if known[flag] else node.input[2:0:-1]
@@ -100,7 +101,9 @@ def _same_shape(graph: Any, taken: str, *others: str) -> bool:
     a batch of 1 to another, the comparison with TensorFlow at batch 2 tells.
     """
     try:
-        mine, *theirs = (graph.get_tensor_by_name(_full(name)).shape for name in (taken, *others))
+        mine, *theirs = (
+            graph.get_tensor_by_name(full_name(name)).shape for name in (taken, *others)
+        )
     except KeyError:  # was inlined since, and is looked at again
         return False
     if mine.rank is None or any(shape.rank is None or shape.rank > mine.rank for shape in theirs):
@@ -117,8 +120,8 @@ def _resolve_switches(graph_def: Any, known: dict[str, bool]) -> None:
     live: dict[str, str] = {}
     dead: set[str] = set()
     for node in graph_def.node:
-        if node.op == "Switch" and _node_of(node.input[1]) in known:
-            alive = int(known[_node_of(node.input[1])])
+        if node.op == "Switch" and node_of(node.input[1]) in known:
+            alive = int(known[node_of(node.input[1])])
             live[f"{node.name}:{alive}"] = node.input[0]
             dead.add(f"{node.name}:{1 - alive}")
     if not live:
@@ -145,21 +148,13 @@ def _spread(graph_def: Any, dead: set[str]) -> bool:
 
 
 def _in(name: str, dead: set[str]) -> bool:
-    return f"{_node_of(name)}:*" in dead or (not name.startswith("^") and _full(name) in dead)
+    return f"{node_of(name)}:*" in dead or (not name.startswith("^") and full_name(name) in dead)
 
 
 def _followed(name: str, live: dict[str, str]) -> str:
-    while not name.startswith("^") and _full(name) in live:
-        name = live[_full(name)]
+    while not name.startswith("^") and full_name(name) in live:
+        name = live[full_name(name)]
     return name
-
-
-def _full(name: str) -> str:
-    return name if ":" in name else f"{name}:0"
-
-
-def _node_of(name: str) -> str:
-    return name.removeprefix("^").split(":")[0]
 
 
 def _set_inputs(node: Any, names: list[str]) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from onnxgraft.stages.convert.tensorflow.names import full_name, node_of
+
 __all__ = ["inline"]
 
 _IFS = frozenset({"If", "StatelessIf"})
@@ -24,13 +26,22 @@ def inline(graph_def: Any, graph: Any, known: Mapping[str, bool]) -> bool:
         graph_def: Is changed.
         graph: The same, imported: it has the functions.
         known: The values of boolean nodes.
+
+    Raises:
+        ValueError: A function can't be put in place of the node that calls it.
     """
     library = {function.signature.name: function for function in graph_def.library.function}
     changed = False
     for node in list(graph_def.node):
         called, args = _called(node, known)
         if called in library:
-            _inline(graph_def, graph, node, library[called], args)
+            try:
+                _inline(graph_def, graph, node, library[called], args)
+            # As TensorFlow's reader of a function raises them, for whatever is wrong in it.
+            except (LookupError, RuntimeError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"the function {called!r} that {node.name!r} calls is damaged ({error})"
+                ) from error
             changed = True
     return changed
 
@@ -38,8 +49,8 @@ def inline(graph_def: Any, graph: Any, known: Mapping[str, bool]) -> bool:
 def _called(node: Any, known: Mapping[str, bool]) -> tuple[str, list[str]]:
     """Return the function that a node is known to call, if any, and what it is given."""
     data = [name for name in node.input if not name.startswith("^")]
-    if node.op in _IFS and _node_of(data[0]) in known:
-        branch = "then_branch" if known[_node_of(data[0])] else "else_branch"
+    if node.op in _IFS and node_of(data[0]) in known:
+        branch = "then_branch" if known[node_of(data[0])] else "else_branch"
         return node.attr[branch].func.name, data[1:]
     if node.op in _CALLS:
         return node.attr["f"].func.name, data
@@ -52,17 +63,21 @@ def _inline(graph_def: Any, graph: Any, node: Any, function: Any, args: list[str
 
     with graph.as_default():
         body, flat = function_def_to_graph_def(function)
-    names = [arg.name for arg in function.signature.input_arg]
-    given = dict(zip(names, args, strict=True))
+    wanted = function.signature.input_arg
+    given = {arg.name: name for arg, name in zip(wanted, args, strict=True)}
+    for arg in wanted:
+        kind = graph.get_tensor_by_name(full_name(given[arg.name])).dtype
+        if arg.type not in (0, kind.as_datatype_enum):
+            raise TypeError(f"its argument {arg.name!r} is given {kind.name}")
 
     prefix, taken = node.name, {other.name for other in graph_def.node}
     while any(f"{prefix}/{inner.name}" in taken for inner in body.node):
         prefix += "_"
 
     def outside(name: str) -> str:
-        inner = _node_of(name)
+        inner = node_of(name)
         if inner in given:
-            return f"^{_node_of(given[inner])}" if name.startswith("^") else given[inner]
+            return f"^{node_of(given[inner])}" if name.startswith("^") else given[inner]
         mark = "^" if name.startswith("^") else ""
         return f"{mark}{prefix}/{name.removeprefix('^')}"
 
@@ -86,7 +101,3 @@ def _inline(graph_def: Any, graph: Any, node: Any, function: Any, args: list[str
     else:
         node.op = "IdentityN"
         node.attr["T"].list.type.extend(types)
-
-
-def _node_of(name: str) -> str:
-    return name.removeprefix("^").split(":")[0]

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import TensorSpec
+from onnxgraft.stages.convert.tensorflow.names import node_of
 from onnxgraft.stages.convert.tensorflow.reading.unshaped import (
     rank_by_trial,
     shape_from_use,
@@ -20,7 +21,6 @@ __all__ = [
     "fits",
     "input_spec",
     "make_placeholders",
-    "node_of",
     "output_spec",
     "reachable",
     "tensor_of",
@@ -135,11 +135,6 @@ def fits(tensor: Any, spec: TensorSpec) -> bool:
     return len(recorded) == len(spec.shape) and all(
         mine is None or mine == dim for mine, dim in zip(recorded, spec.shape, strict=True)
     )
-
-
-def node_of(name: str) -> str:
-    """Return the node of an input such as ``a``, ``a:1`` or ``^a``."""
-    return name.removeprefix("^").split(":")[0]
 
 
 def tensor_of(name: str) -> str:

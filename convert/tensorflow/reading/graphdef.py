@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from onnxgraft.graph.tensor_option import TensorOption, Value
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.stages.convert.tensorflow.lower.repairs import repair
 from onnxgraft.stages.convert.tensorflow.lower.weights import take_weights
+from onnxgraft.stages.convert.tensorflow.names import node_of
 from onnxgraft.stages.convert.tensorflow.prepare.branches import resolve_branches
 from onnxgraft.stages.convert.tensorflow.prepare.leftovers import (
     PLACEHOLDER_OPS,
@@ -32,7 +34,6 @@ from onnxgraft.stages.convert.tensorflow.reading.cutting import (
     fits,
     input_spec,
     make_placeholders,
-    node_of,
     output_spec,
     reachable,
     without_clashes,
@@ -219,7 +220,8 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
         original.CopyFrom(prepared)
     fixed = choose_values(path, prepared, cut.values, places, notes)
     bake(prepared, fixed)
-    resolve_branches(prepared)
+    with _refused(path):
+        resolve_branches(prepared)
     prepared = reachable(prepared, [tensor.op.name for tensor in ends])
     if cut.freeze_batchnorm:
         freeze_batchnorm(prepared, original, notes)
@@ -329,10 +331,16 @@ def variables(graph_def: Any) -> list[str]:
 
 def import_checked(path: str | os.PathLike[str], graph_def: Any) -> Any:
     """Return the tf.Graph of a GraphDef, or raise ModelError saying why TensorFlow refuses it."""
-    tf = tensorflow()
-    try:
+    with _refused(path, KeyError):
         return import_graph(graph_def)
-    except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+
+
+@contextlib.contextmanager
+def _refused(path: str | os.PathLike[str], *more: type[Exception]) -> Iterator[None]:
+    """Raise as ModelError what TensorFlow raises of a graph, and ``more``."""
+    try:
+        yield
+    except (ValueError, TypeError, tensorflow().errors.OpError, *more) as error:
         raise ModelError(f"{path}: TensorFlow refuses the graph: {reason_of(error)}") from error
 
 

@@ -56,6 +56,17 @@ __all__ = [
 # What protobuf's readers take.
 MOST_BYTES = (1 << 31) - 1
 _UNKNOWN = "onnxgraft.unknown"
+_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
+# Attributes of ONNX's operators that are one of them, or 0 where the operator chooses.
+_TYPE_ATTRIBUTES = frozenset({
+    "dtype",
+    "output_datatype",
+    "output_dtype",
+    "precision",
+    "softmax_precision",
+    "stash_type",
+    "to",
+})
 # External data begin at multiples of this, so that they can be mapped.
 _PAGE = 4096
 # Measured: onnx.checker parses a copy, and onnx-graphsurgeon makes objects of what is in a graph.
@@ -308,6 +319,30 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     if _hide_unknown(whole.graph, functions):
         whole.opset_import.add(domain=_UNKNOWN, version=1)
     onnx.checker.check_model(whole)
+    _check_types(whole)
+
+
+def _check_types(model: onnx.ModelProto) -> None:
+    """Raise ValueError if an attribute that is a type of values is a number that no type has."""
+    for node in parts(model):
+        if not isinstance(node, onnx.NodeProto) or not is_own_domain(node.domain):
+            continue
+        for attribute in node.attribute if op_of(node) in _typed() else ():
+            known = attribute.i in _TYPES or (attribute.i == 0 and attribute.name != "to")
+            if attribute.name in _TYPE_ATTRIBUTES and not attribute.ref_attr_name and not known:
+                raise ValueError(
+                    f"the {attribute.name!r} of {op_of(node)} {_called(node)!r} is {attribute.i}, "
+                    "which is no type"
+                )
+
+
+@functools.cache
+def _typed() -> frozenset[str]:
+    """Return the operators that have such an attribute."""
+    return frozenset(
+        schema.name for schema in onnx.defs.get_all_schemas_with_history()
+        if is_own_domain(schema.domain) and not _TYPE_ATTRIBUTES.isdisjoint(schema.attributes)
+    )  # fmt: skip
 
 
 def unmade(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> str | None:

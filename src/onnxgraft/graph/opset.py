@@ -9,7 +9,7 @@ functions are raised as the graph itself, and every tensor keeps its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.onnx_file import fed
 from onnxgraft.graph.operators import is_op, is_own_domain, op_key, op_of, set_op
 from onnxgraft.graph.shapes import Shapes
-from onnxgraft.graph.surgeon import graph_of
+from onnxgraft.graph.surgeon import graph_of, is_reference
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import bodies, pinned
 
@@ -108,7 +108,7 @@ class _Place:
     part: Any
     names: FreeNames
     shapes: Shapes
-    ends: set[int]
+    ends: Collection[int]
 
     def give(self, node: gs.Node, index: int, name: str, value: Array | None) -> None:
         """Make ``value`` the input ``index`` of a node; None leaves it out."""
@@ -210,7 +210,7 @@ def _called(node: gs.Node) -> str:
 def _take(node: gs.Node, name: str) -> Any:
     """Remove an attribute and return its value; one that a function is called with stays."""
     value = node.attrs.pop(name, None)
-    if isinstance(value, gs.Node.AttributeRef):
+    if is_reference(value):
         raise _Beyond(f"{_called(node)} in a function takes {name!r} from its caller")
     return value
 

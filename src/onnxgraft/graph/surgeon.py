@@ -1,8 +1,8 @@
 """The door to onnx-graphsurgeon: graphs go in and out here with nothing of them lost.
 
-onnx-graphsurgeon leaves out attributes of types that it does not know, reads sparse tensors as
-float64, and writes strings, packed types (INT4 and the like) and some FLOAT8 wrongly. Sparse
-tensors become dense ones of the same values here.
+onnx-graphsurgeon leaves out attributes of types that it does not know, can't write empty lists,
+reads sparse tensors as float64, and writes strings, packed types (INT4 and the like) and some
+FLOAT8 wrongly. Sparse tensors become dense ones of the same values here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+from onnx_graphsurgeon.util.misc import convert_from_onnx_attr_type
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.messages import parts as message_parts
 from onnxgraft.graph.operators import op_of
 from onnxgraft.graph.tensors import Array
-from onnxgraft.graph.walk import parts
+from onnxgraft.graph.walk import every_node, parts
 
-__all__ = ["OLDEST_IR", "graph_of", "is_plain", "proto_of"]
+__all__ = ["OLDEST_IR", "graph_of", "is_plain", "is_reference", "proto_of"]
 
 # Before it, initializers had to be inputs too.
 OLDEST_IR = 4
@@ -37,6 +38,22 @@ _LEFT_OUT = {
     _ATTRIBUTE.TYPE_PROTOS: "type_protos",
 }
 _LISTS = (_ATTRIBUTE.TENSORS, _ATTRIBUTE.SPARSE_TENSORS, _ATTRIBUTE.TYPE_PROTOS)
+
+
+class _Empty(list[Any], gs.Node.AttributeRef):  # type: ignore[misc]
+    """An attribute that is an empty list: it knows of what.
+
+    onnx-graphsurgeon writes the type of what refers to an attribute of a function, and its name,
+    which is taken out afterwards.
+    """
+
+    def __init__(self, kind: int) -> None:
+        gs.Node.AttributeRef.__init__(self, "", convert_from_onnx_attr_type(kind))
+
+
+def is_reference(value: object) -> bool:
+    """Tell whether a node in a function takes the attribute ``value`` from its caller."""
+    return isinstance(value, gs.Node.AttributeRef) and not isinstance(value, _Empty)
 
 
 def is_plain(dtype: np.dtype[Any]) -> bool:
@@ -81,6 +98,12 @@ def proto_of(graph: gs.Graph, *, do_type_check: bool = True) -> onnx.ModelProto:
     """
     with _as_stored(_tensors(graph)):
         proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=do_type_check)
+    values = (value for node in every_node(graph) for value in node.attrs.values())
+    if any(isinstance(value, _Empty) for value in values):
+        nodes = (part for part in message_parts(proto) if isinstance(part, onnx.NodeProto))
+        for attribute in (attribute for node in nodes for attribute in node.attribute):
+            if not attribute.ref_attr_name:
+                attribute.ClearField("ref_attr_name")
     return proto
 
 
@@ -149,7 +172,9 @@ def _complete(part: Any, holder: onnx.GraphProto | onnx.FunctionProto) -> None:
             if attribute.type == _ATTRIBUTE.GRAPH and not attribute.ref_attr_name:
                 _complete(node.attrs[attribute.name], attribute.g)
             elif attribute.name in node.attrs:
-                continue
+                known = node.attrs[attribute.name]
+                if isinstance(known, list) and not known:
+                    node.attrs[attribute.name] = _Empty(attribute.type)
             elif attribute.type not in _LEFT_OUT or attribute.ref_attr_name:
                 kind = _ATTRIBUTE.AttributeType.Name(attribute.type)
                 raise NotSupportedError(
@@ -160,7 +185,9 @@ def _complete(part: Any, holder: onnx.GraphProto | onnx.FunctionProto) -> None:
                 node.attrs["value"] = gs.Constant("", LazyValues(_dense(attribute.sparse_tensor)))
             else:
                 value = getattr(attribute, _LEFT_OUT[attribute.type])
-                node.attrs[attribute.name] = list(value) if attribute.type in _LISTS else value
+                if attribute.type in _LISTS:
+                    value = list(value) or _Empty(attribute.type)
+                node.attrs[attribute.name] = value
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:

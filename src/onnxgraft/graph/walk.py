@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -51,9 +51,9 @@ def every_node(graph: gs.Graph) -> Iterator[gs.Node]:
         yield from part.nodes
 
 
-def pinned(graph: gs.Graph) -> set[int]:
-    """Return the ids of the outputs of the graph and of all bodies in it."""
-    return {id(tensor) for body in bodies(graph) for tensor in body.outputs}
+def pinned(graph: gs.Graph) -> dict[int, gs.Tensor]:
+    """Return the outputs of the graph and of all bodies in it, by their ids."""
+    return {id(tensor): tensor for body in bodies(graph) for tensor in body.outputs}
 
 
 def read_by(node: gs.Node) -> Iterator[gs.Tensor]:
@@ -117,7 +117,7 @@ def _sort(graph: gs.Graph) -> None:
     graph.nodes = [nodes[index] for index in order]
 
 
-def _prune(graph: gs.Graph, kept: set[int]) -> None:
+def _prune(graph: gs.Graph, kept: Collection[int]) -> None:
     living = []
     for node in reversed(graph.nodes):
         if any(tensor.outputs or id(tensor) in kept for tensor in node.outputs):

@@ -16,18 +16,19 @@ from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 def apply(graph: gs.Graph, context: Context) -> Result:
     """Replace every If that a constant decides by the branch that it takes."""
     result = Result()
-    for node in nodes_of(graph, "If"):
+    ifs = nodes_of(graph, "If")
+    taken = {name: id(tensor) for name, tensor in graph.tensors().items()} if ifs else {}
+    for node in ifs:
         condition = constant(node.inputs[0])
         if condition is None or condition.size != 1:
             result.refuse(node, "the condition is not a constant")
             continue
         name = "then_branch" if condition.any() else "else_branch"
         branch: gs.Graph = node.attrs.pop(name)
-        _tell_apart(branch, graph)
+        _tell_apart(branch, taken)
         outputs = list(node.outputs)
         detach(node)
-        graph.nodes.extend(branch.nodes)
-        context.enter(graph)
+        context.take(branch.nodes)
         for source, target in zip(branch.outputs, outputs, strict=True):
             # remove_identity takes it away where the names allow that.
             context.add("Identity", f"{node.name}/{target.name}", [source], [target])
@@ -35,9 +36,8 @@ def apply(graph: gs.Graph, context: Context) -> Result:
     return result
 
 
-def _tell_apart(branch: gs.Graph, graph: gs.Graph) -> None:
-    """Rename what the branch calls like something else in the graph."""
-    taken = {name: id(tensor) for name, tensor in graph.tensors().items()}
+def _tell_apart(branch: gs.Graph, taken: dict[str, int]) -> None:
+    """Rename what the branch calls like something else in the graph, by the ids of its tensors."""
     inner = branch.tensors()
     for name, tensor in inner.items():
         unique, number = name, 1
