@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +15,14 @@ from onnxgraft.errors import ModelError
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.graph.wants import Wants
 from onnxgraft.optional import optional
-from onnxgraft.run.demand import Step, check_steps, grown, limited, size_of
+from onnxgraft.run.demand import limited
 from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
 if TYPE_CHECKING:
     from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
 
-__all__ = ["TensorFlow", "check_sizes", "import_graph", "reason_of", "tensorflow"]
+__all__ = ["TensorFlow", "import_graph", "reason_of", "tensorflow"]
 
 # Lines of its messages that lead up to the one that counts.
 _SCENERY = re.compile(
@@ -56,49 +56,6 @@ def import_graph(graph_def: Any) -> Any:
     return graph
 
 
-def check_sizes(path: str, graph: Any, fed: Sequence[str], fetched: Sequence[str]) -> None:
-    """Raise ModelError if the tensors of a graph take more than is allowed.
-
-    Args:
-        path: Of the file.
-        graph: The tf.Graph.
-        fed: The tensors that are fed.
-        fetched: The tensors that are returned.
-    """
-    given = {name: _bytes(graph.get_tensor_by_name(name)) for name in fed}
-    check_steps(_steps(graph, fetched, fed), given, fetched, path)
-
-
-def _steps(graph: Any, fetched: Sequence[str], fed: Sequence[str]) -> Iterator[Step]:
-    """Yield what the operators do that run when tensors are fetched."""
-    needed, left = set[str](), [graph.get_tensor_by_name(name).op for name in fetched]
-    while left:
-        operation = left.pop()
-        if operation.name not in needed:
-            needed.add(operation.name)
-            left += [tensor.op for tensor in operation.inputs if tensor.name not in fed]
-            left += operation.control_inputs
-    for operation in graph.get_operations():
-        if operation.name in needed and not _STORED.fullmatch(operation.type):
-            given = list(operation.inputs)
-            stored = all(_STORED.fullmatch(t.op.type) and t.name not in fed for t in given)
-            free = grown(sum(map(_bytes, given))) if stored else 0
-            makes = {t.name: _bytes(t) for t in operation.outputs if t.name not in fed}
-            makes = {name: size if size > free else 0 for name, size in makes.items()}
-            yield Step([tensor.name for tensor in given], makes)
-
-
-def _bytes(tensor: Any) -> int:
-    """Return what a tensor takes, as far as its shape is known."""
-    if tensor.shape.rank is None or tensor.dtype.is_numpy_compatible is False:
-        return 0
-    return size_of(tensor.shape.as_list(), tensor.dtype.size)
-
-
-# What takes no memory but what is stored; weights may be placeholders here.
-_STORED = re.compile(r"Const|Identity|Placeholder(WithDefault)?")
-
-
 class TensorFlow(Resource):
     """A frozen graph in a TensorFlow session: the reference of everything made from it.
 
@@ -113,6 +70,7 @@ class TensorFlow(Resource):
 
     def __init__(self, frozen: FrozenGraph, *, frugal: bool = False) -> None:
         from onnxgraft.stages.convert.tensorflow.lower.weights import put_back
+        from onnxgraft.stages.convert.tensorflow.sizes import check_sizes
 
         tf = tensorflow()
         from tensorflow.core.protobuf import rewriter_config_pb2
@@ -129,7 +87,13 @@ class TensorFlow(Resource):
         graph = import_graph(full)
         del full
         if limited():
-            check_sizes(frozen.source.path, graph, frozen.fed, frozen.fetched)
+            check_sizes(
+                frozen.source.path,
+                frozen.original,
+                dict(zip(frozen.fed, frozen.inputs, strict=True)),
+                frozen.fetched,
+                sum(value.nbytes for value in frozen.weights.values()),
+            )
         fixed: dict[str, Any] = {**held, **frozen.values}
         self._fixed = {f"{name}:0": value for name, value in fixed.items()}
         with graph.as_default():

@@ -15,6 +15,8 @@ from onnxgraft.errors import InputError
 from onnxgraft.run import demand
 from onnxgraft.stages.convert import Original
 from tests import hostile
+from tests.conftest import only_ci
+from tests.running import Cli
 
 tf = pytest.importorskip("tensorflow")
 HUGE = 1_500_000_000
@@ -157,3 +159,99 @@ def test_weights_of_a_frozen_graph_do_not_count(
     for frugal in (False, True):
         original.run(frugal=frugal).close()
     original.lower()
+
+
+# Sizes that follow from values -----------------------------------------------------------------
+
+
+def told(
+    folder: Path, make: Callable[[Any], Any], patch: pytest.MonkeyPatch, v2: bool = True
+) -> list[bool]:
+    """Return whether something is told of a graph when it runs and when it is converted."""
+    found: list[str] = []
+    patch.setattr(demand, "watchers", [lambda name, _: found.append(name)])
+    (tf.compat.v1.enable_control_flow_v2 if v2 else tf.compat.v1.disable_control_flow_v2)()
+    try:
+        name = frozen(make)(folder)
+    finally:
+        tf.compat.v1.enable_control_flow_v2()
+    original = Original.of(folder / name, outputs="y:0")
+    original.run().close()
+    ran = bool(found)
+    found.clear()
+    original.lower()
+    return [ran, bool(found)]
+
+
+def either(x: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+    return tf.compat.v1.cond(tf.reduce_max(x) > 0, yes, no)
+
+
+def counted(x: Any) -> Any:
+    """Return a number of values that is not known before."""
+    return tf.reshape(tf.cast(tf.reduce_max(x) > 0, tf.int32) * 1000, [1])
+
+
+def thrice(body: Callable[[Any], Any], first: Any, shape: list[int | None]) -> Any:
+    return tf.while_loop(
+        lambda i, _: i < 3, lambda i, held: (i + 1, body(held)), [tf.constant(0), first],
+        shape_invariants=[tf.TensorShape([]), tf.TensorShape(shape)],
+    )[1]  # fmt: skip
+
+
+FOLLOWING: dict[str, Callable[[Any], Any]] = {
+    "filled": lambda x: tf.fill(counted(x), 1.0),
+    "tiled": lambda x: tf.tile(tf.reshape(x, [-1])[:1], counted(x)),
+    "in a branch": lambda x: either(
+        x, lambda: tf.reduce_max(tf.fill(counted(x), 1.0)), lambda: tf.reduce_max(x)),
+    "in a loop": lambda x: thrice(
+        lambda held: held + tf.reduce_max(tf.fill(counted(held), 1.0)), tf.reduce_max(x), []),
+    "in a branch in a loop": lambda x: thrice(
+        lambda held: either(
+            held, lambda: tf.reduce_max(tf.fill(counted(held), 1.0)), lambda: held + 1),
+        tf.reduce_max(x), []),
+    "growing in a loop": lambda x: thrice(
+        lambda held: tf.concat([held, held], 0), tf.reshape(x, [-1]), [None]),
+}  # fmt: skip
+OF_THE_BATCH: dict[str, Callable[[Any], Any]] = {
+    "zeros": lambda x: x + tf.zeros(tf.shape(x)),
+    "tiled": lambda x: tf.tile(tf.ones([1, 4]), [tf.shape(x)[0], 1]) + x,
+    "padded": lambda x: tf.pad(x, [[0, 0], [1, 1]]),
+    "in a branch": lambda x: either(
+        x, lambda: x + tf.zeros([tf.shape(x)[0], 4]), lambda: tf.pad(x, [[0, 0], [0, 0]])),
+    "in a loop": lambda x: thrice(
+        lambda held: held + tf.zeros([tf.shape(held)[0], 1]), x, [None, 4]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("v2", [True, False], ids=["control flow 2", "control flow 1"])
+@pytest.mark.parametrize("case", FOLLOWING)
+def test_a_size_that_follows_from_values_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, v2: bool
+) -> None:
+    assert told(tmp_path, FOLLOWING[case], monkeypatch, v2) == [True, True]
+
+
+@pytest.mark.parametrize("case", OF_THE_BATCH)
+def test_a_size_that_follows_from_the_batch_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    assert told(tmp_path, OF_THE_BATCH[case], monkeypatch) == [False, False]
+
+
+def test_a_branch_that_takes_too_much_is_refused(tmp_path: Path) -> None:
+    branch = frozen(lambda x: either(
+        x, lambda: tf.reduce_max(tf.tile(tf.reshape(x, [-1])[:1], [HUGE])), lambda: tf.reduce_max(x)
+    ))  # fmt: skip
+    with pytest.raises(InputError, match="one sample takes"):
+        Original.of(tmp_path / branch(tmp_path), outputs="y:0").run()
+
+
+@only_ci
+def test_such_a_size_ends_in_a_sentence(tmp_path: Path, process: Cli) -> None:
+    make = frozen(lambda x: tf.fill(HUGE // 1000 * counted(x), 1.0))
+    net, out = tmp_path / make(tmp_path), tmp_path / "out.onnx"
+    done = process("convert", net, "--outputs", "y:0", "-o", out)
+    assert done.returncode == 2
+    assert "the size of 'Fill:0' follows from the values" in done.stderr
+    assert not out.exists()

@@ -3,7 +3,8 @@
     python -m tests.fuzz.whole COUNT [--seed S] [--kinds K,..] [--add]
 
 writes its figures into docs/security-figures.md, or adds to them. With DAMAGED=FOLDER in the
-environment, files that a command did not end well with are kept there.
+environment, files that a command did not end well with are kept there, and those with which it took
+much memory before it told of a limit.
 
 Everything that commands read is prepared once: networks of each framework, data, labels, recipes,
 ranges, caches, engines with their passports, bundles, reports, recordings, and what `deploy` and
@@ -667,9 +668,11 @@ class Bench:
         if data is not None:
             outcome = "wrong" if faults else ended.outcome
             self.found.outcomes.setdefault(name, collections.Counter())[outcome] += 1
-        if faults:
-            sentence = f"{told}: {' '.join(line)}: {'; '.join(faults)}\n{ended.said[-1500:]}"
-            self.found.wrong.append(sentence)
+        much = ended.peak > MEMORY >> 10
+        if faults or much:
+            why = "; ".join(faults) or f"a limit, of {ended.peak >> 10} MB"
+            sentence = f"{told}: {' '.join(line)}: {why}\n{ended.said[-1500:]}"
+            self.found.wrong += [sentence] * bool(faults)
             print(sentence, file=sys.stderr, flush=True)
             if data is not None and (kept := os.environ.get("DAMAGED")):
                 Path(kept, re.sub(r"\W+", "-", told) + "-" + file.name).write_bytes(data)
@@ -781,7 +784,6 @@ def tried(count: int, seed: int = 0, kinds: Sequence[str] = (), *, sound: bool =
         kinds: Names in `KINDS`; all if empty.
         sound: Whether every command line is first tried on the sound file, which it has to take.
     """
-    rng = random.Random(seed)
     packages = {KINDS[name].needs for name in kinds or KINDS}
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(Path(place), packages, kinds)
@@ -799,7 +801,7 @@ def tried(count: int, seed: int = 0, kinds: Sequence[str] = (), *, sound: bool =
                     bench.run(name, words, file, None, f"{name}, sound", as_json=False)
         for number in range(count):
             name = names[number % len(names)]
-            kind = KINDS[name]
+            kind, rng = KINDS[name], random.Random(f"{number} of seed {seed}")
             bench.take(name, rng)
             file = rng.choice(bench.files(kind))
             good = (bench.good / file).read_bytes()

@@ -12,6 +12,7 @@ from onnxgraft.data.ranges import Ranges
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
+from onnxgraft.run.exact import exact
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize import calibrate
@@ -126,6 +127,12 @@ def ranges_of(model: Model, samples: Samples) -> Ranges:
 def infer(model: Model, feeds: dict[str, Array], *, optimize: bool = False) -> dict[str, Array]:
     """Return what onnxruntime computes, every node as it stands."""
     with OnnxRuntime(model.to_onnx(), optimize=optimize) as session:
+        return session.infer(feeds)
+
+
+def infer_exactly(model: Model, feeds: dict[str, Array]) -> dict[str, Array]:
+    """Return the same as on a processor whose integer kernels don't saturate."""
+    with exact(model) as session:
         return session.infer(feeds)
 
 

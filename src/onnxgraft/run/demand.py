@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from onnxgraft.graph.shapes import Shapes
 
 __all__ = [
-    "Step", "allow", "check_model", "check_steps", "grown", "limited", "size_of", "watchers",
+    "Step", "allow", "check_model", "check_steps", "grown", "limited", "peak", "size_of",
+    "tell_unknown", "watchers",
 ]  # fmt: skip
 
 # Are told of a tensor whose size nobody knows before, and of the bytes that may be taken beyond
@@ -84,8 +85,18 @@ def check_model(model: Model) -> None:
     check_steps(_steps(graph, shapes), given, kept, model.file)
     name = _unknown(graph, shapes)
     if name is not None:
-        for tell in watchers:
-            tell(name, RUNNING_BYTES.most + grown(model.weight_bytes()))
+        tell_unknown(name, model.weight_bytes())
+
+
+def tell_unknown(tensor: str, stored: int) -> None:
+    """Tell of a tensor whose size follows from values that are computed.
+
+    Args:
+        tensor: Its name.
+        stored: Bytes of the network's weights.
+    """
+    for tell in watchers:
+        tell(tensor, RUNNING_BYTES.most + grown(stored))
 
 
 def check_steps(
