@@ -14,12 +14,12 @@ __all__ = ["check_sizes"]
 
 # What takes no memory but what is stored; weights may be placeholders here.
 _STORED = re.compile(r"Const|Identity|Placeholder(WithDefault)?")
-# Operators that make a tensor of any size of a few numbers; within loops of TensorFlow 1, whose
-# ends are an Exit, tensors may grow.
+# Operators that make a tensor of any size of a few numbers. In loops of TensorFlow 1 no shapes are
+# known: what a loop carries may grow there, and nothing is said of that.
 _SIZED = re.compile(
-    r"BroadcastTo|Conv\dDBackpropInput(V2)?|CropAndResize|(Dense)?Bincount|DynamicStitch|Empty|Exit"
+    r"BroadcastTo|Conv\dDBackpropInput(V2)?|CropAndResize|(Dense)?Bincount|DynamicStitch|Empty"
     r"|Fill|ImageProjectiveTransformV[23]|LinSpace|MatrixDiagV[23]|MirrorPad|OneHot|Pad(V2)?|Range"
-    r"|RefExit|Resize(Area|Bicubic|Bilinear|NearestNeighbor)|ScatterNd|Segment\w+|SparseToDense"
+    r"|Resize(Area|Bicubic|Bilinear|NearestNeighbor)|ScatterNd|Segment\w+|SparseToDense"
     r"|(Stateless|Parameterized)?(Random|TruncatedNormal)\w*|Tile|UnsortedSegment\w+"
 )
 _WHILE = ("StatelessWhile", "While")
