@@ -8,7 +8,8 @@ Seconds are of the processor, for a graph of some 4,000 nodes, each in a process
 without imports; beside them stands how many times as long that is as for 1,000 nodes. Where time
 grows with the graph that is some 4, and 16 where it grows with the square; of less than a second
 nothing is said. `surgery` is without verification; `quantize` is calibration on one sample and Q
-and DQ for onnxruntime, and stands open where no layer could run in INT8.
+and DQ for onnxruntime, and stands open where the graph is refused, as where no layer could run in
+INT8.
 """
 
 from __future__ import annotations

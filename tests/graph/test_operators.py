@@ -96,7 +96,7 @@ ELSEWHERE = {
     "convert/tensorflow/lower/weights.py:_passes": NODE_DEF,
     "convert/tensorflow/prepare/": NODE_DEF,
     "convert/tensorflow/reading/": NODE_DEF,
-    "convert/tensorflow/running.py:_steps": "TensorFlow's own operations",
+    "convert/tensorflow/sizes.py": "TensorFlow's own operations",
     "convert/tflite/reaching.py:_flex": NODE_DEF,
     "src/onnxgraft/files/schema.py": "names fields of messages",
     "src/onnxgraft/run/providers.py:Running": "onnxruntime's own nodes",
