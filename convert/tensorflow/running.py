@@ -92,7 +92,7 @@ class TensorFlow(Resource):
                 frozen.original,
                 dict(zip(frozen.fed, frozen.inputs, strict=True)),
                 frozen.fetched,
-                sum(value.nbytes for value in frozen.weights.values()),
+                frozen.weight_bytes,
             )
         fixed: dict[str, Any] = {**held, **frozen.values}
         self._fixed = {f"{name}:0": value for name, value in fixed.items()}

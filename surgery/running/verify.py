@@ -48,7 +48,8 @@ class Verifier:
     """The outputs of a model on seeded samples, to hold those of its rewrites against.
 
     A rewrite is run once on each sample; what it is held against has been run before it. Every
-    node runs as it stands, and onnxruntime reads the weights where they are. The samples are drawn
+    node runs as it stands, unless its integer kernels would saturate on this processor, and
+    onnxruntime reads the weights where they are. The samples are drawn
     so that the outputs move; where they differ, the model's own noise is measured, and indices are
     compared by what they select.
 
@@ -290,6 +291,13 @@ def _light(options: Any) -> None:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
 
+def _precise(options: Any) -> None:
+    """Let integer kernels add in 32 bits, and leave Q and DQ alone."""
+    _light(options)
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+
+
 def _comparable(expected: Outputs, actual: Outputs) -> tuple[Outputs, Outputs]:
     """Return what can be compared: an output may not change its type.
 
@@ -322,10 +330,3 @@ def _steady(output: Array, one: Array, other: Array) -> tuple[Array, Array]:
         if output.shape[axis] > 1 and np.allclose(output.sum(axis), 1.0, atol=1e-3):
             return one - one.mean(axis, keepdims=True), other - other.mean(axis, keepdims=True)
     return one, other
-
-
-def _precise(options: Any) -> None:
-    """Let integer kernels add in 32 bits, and leave Q and DQ alone."""
-    _light(options)
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    options.add_session_config_entry("session.disable_quant_qdq", "1")

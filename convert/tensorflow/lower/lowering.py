@@ -69,7 +69,7 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
             light,
             dict(zip(frozen.places, frozen.inputs, strict=True)),
             frozen.fetched,
-            sum(value.nbytes for value in frozen.weights.values()),
+            frozen.weight_bytes,
         )
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx

@@ -135,6 +135,11 @@ class FrozenGraph:
     values: dict[str, Value]
     notes: tuple[str, ...]
 
+    @property
+    def weight_bytes(self) -> int:
+        """The bytes of the weights."""
+        return sum(value.nbytes for value in self.weights.values())
+
 
 def parse_graphdef(path: str | os.PathLike[str]) -> Any:
     """Read a GraphDef, binary or text.
