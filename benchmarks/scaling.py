@@ -170,6 +170,25 @@ def transposes_there_and_back(graph: Graph, count: int) -> str:
 
 
 @shape
+def channels_last(graph: Graph, count: int) -> str:
+    """As TensorFlow's convolutions come: each between two Transposes, with a skip connection."""
+    last = "x"
+    for _ in range(count // 5):
+        inner = graph.node("Transpose", graph.node("Relu", last), perm=[0, 3, 1, 2])
+        inner = graph.node("Conv", inner, graph.weights(4, 4, 1, 1))
+        last = graph.node("Add", last, graph.node("Transpose", inner, perm=[0, 2, 3, 1]))
+    return last
+
+
+@shape
+def one_transpose_read_by_all(graph: Graph, count: int) -> str:
+    last = first = graph.node("Transpose", "x", perm=[0, 2, 3, 1])
+    for _ in range(count):
+        last = graph.node("Add", last, first)
+    return last
+
+
+@shape
 def a_row_of_transposes(graph: Graph, count: int) -> str:
     last = "x"
     for _ in range(count):

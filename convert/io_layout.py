@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 
 __all__ = ["IoLayout", "set_io_layout"]
 
@@ -60,4 +61,4 @@ def _transpose(
     source: gs.Variable, target: gs.Variable, perm: tuple[int, ...], names: FreeNames
 ) -> gs.Node:
     name = names.node(f"{source.name}->{target.name}")
-    return gs.Node("Transpose", name, {"perm": list(perm)}, [source], [target])
+    return Node("Transpose", name, {"perm": list(perm)}, [source], [target])

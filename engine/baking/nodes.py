@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.tensors import Array
 
 __all__ = ["Nodes"]
@@ -45,7 +46,7 @@ class Nodes:
         """Return what a new node makes; None stands for an input that is left out."""
         made = gs.Variable(self._names.tensor(f"{self._prefix}/{op}"))
         given = [gs.Variable.empty() if tensor is None else tensor for tensor in inputs]
-        node = gs.Node(
+        node = Node(
             op, self._names.node(f"{self._prefix}/{op}"), attributes, inputs=given, outputs=[made]
         )
         self._graph.nodes.append(node)

@@ -34,6 +34,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.data.samples import Samples
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import is_op, set_op
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.quantize.improve.channels import even_factors, largest_values
@@ -276,7 +277,7 @@ def _add_gain(graph: gs.Graph, node: gs.Node, factors: Array, rank: int) -> None
     )
     node.outputs = [inner]
     name = names.node(f"{node.name}/by_channel")
-    graph.nodes.append(gs.Node("Mul", name, {}, [inner, constant], [target]))
+    graph.nodes.append(Node("Mul", name, {}, [inner, constant], [target]))
 
 
 def _by_channel(values: Array, rank: int) -> Array:
@@ -372,7 +373,7 @@ def _clip_by_channel(graph: gs.Graph, node: gs.Node, factors: Array, rank: int) 
     limits = (float(limit.values) / factors).reshape([1, -1] + [1] * (rank - 2))
     names, label = FreeNames(graph), node.outputs[0].name
     positive = gs.Variable(names.tensor(f"{label}/positive"), np.float32, source.shape)
-    graph.nodes.append(gs.Node("Relu", names.node(f"{node.name}/Relu"), {}, [source], [positive]))
+    graph.nodes.append(Node("Relu", names.node(f"{node.name}/Relu"), {}, [source], [positive]))
     set_op(node, "Min")
     node.attrs = {}
     node.inputs = [

@@ -22,6 +22,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.walk import tidy
@@ -135,7 +136,7 @@ def _handed_on(door: _Door, names: FreeNames, values: gs.Tensor, *, steady: bool
         carried = gs.Variable(names.tensor(f"{label}/before"), np.float32)
         grown = gs.Variable(names.tensor(f"{label}/after"), np.float32)
         body.nodes.append(
-            gs.Node("Concat", names.node(grown.name), {"axis": 0}, [carried, values], [grown])
+            Node("Concat", names.node(grown.name), {"axis": 0}, [carried, values], [grown])
         )
         body.inputs.append(carried)
         body.outputs.insert(1 + states, grown)
@@ -163,7 +164,7 @@ def _row(graph: gs.Graph, names: FreeNames, tensor: gs.Tensor) -> gs.Variable:
     """Return the values of a tensor as (values,)."""
     row = gs.Variable(names.tensor(f"{tensor.name}/row"), np.float32)
     shape = gs.Constant(names.tensor(f"{row.name}/shape"), np.array([-1], np.int64))
-    graph.nodes.append(gs.Node("Reshape", names.node(row.name), {}, [tensor, shape], [row]))
+    graph.nodes.append(Node("Reshape", names.node(row.name), {}, [tensor, shape], [row]))
     return row
 
 
@@ -171,5 +172,5 @@ def _nothing(graph: gs.Graph, names: FreeNames, label: str) -> gs.Variable:
     """Return (0,) float32."""
     none = gs.Variable(names.tensor(f"{label}/none"), np.float32)
     value = gs.Constant(names.tensor(f"{none.name}/value"), np.zeros(0, np.float32))
-    graph.nodes.append(gs.Node("Constant", names.node(none.name), {"value": value}, [], [none]))
+    graph.nodes.append(Node("Constant", names.node(none.name), {"value": value}, [], [none]))
     return none

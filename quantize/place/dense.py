@@ -15,6 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import is_op, set_op
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
@@ -69,4 +70,4 @@ def _reshape(
     target.inputs.clear()
     name = names.node(f"{target.name}/Reshape")
     shape = gs.Constant(names.tensor(f"{target.name}/sizes"), np.array(sizes, np.int64))
-    graph.nodes.append(gs.Node("Reshape", name, {}, [source, shape], [target]))
+    graph.nodes.append(Node("Reshape", name, {}, [source, shape], [target]))

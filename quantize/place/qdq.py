@@ -29,6 +29,7 @@ from onnxgraft.graph import float8
 from onnxgraft.graph.lift import lifting
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import QUANTIZERS, RECURRENT, WEIGHTED, is_op, op_of
 from onnxgraft.graph.opset import raise_opset
 from onnxgraft.graph.pairs import MOST, fitting, pair_sums
@@ -436,7 +437,7 @@ def _insert(graph: gs.Graph, names: FreeNames, point: Point, grid: Grid) -> None
         ("DequantizeLinear", stored, again),
     ):
         name = names.node(f"{tensor.name}/{op}")
-        graph.nodes.append(gs.Node(op, name, {}, [source, *parameters], [target]))
+        graph.nodes.append(Node(op, name, {}, [source, *parameters], [target]))
 
 
 def _pair(tensor: gs.Tensor) -> gs.Node | None:
@@ -477,7 +478,7 @@ def _take_factor(graph: gs.Graph, names: FreeNames, node: gs.Node) -> None:
     if not np.isfinite(scaled) or scaled < np.finfo(np.float32).tiny:
         return
     inputs = [stored, gs.Constant(names.tensor(f"{name}/scale"), scaled), zero]
-    graph.nodes.append(gs.Node("DequantizeLinear", names.node(name), {}, inputs, [again]))
+    graph.nodes.append(Node("DequantizeLinear", names.node(name), {}, inputs, [again]))
     node.inputs[0] = again
     node.outputs = list(after.outputs)
     after.outputs.clear()
@@ -517,7 +518,7 @@ def _scale(graph: gs.Graph, names: FreeNames, node: gs.Node) -> None:
     )
     node.outputs = []
     graph.nodes.append(
-        gs.Node("DequantizeLinear", names.node(name), {}, [stored, scaled, zero], [result])
+        Node("DequantizeLinear", names.node(name), {}, [stored, scaled, zero], [result])
     )
 
 
@@ -597,7 +598,7 @@ def _dequantized(
     target = gs.Variable(names.tensor(f"{label}/dequantized"), np.float32, integers.shape)
     zero = np.full(scale.shape, zero_point, integers.dtype)
     graph.nodes.append(
-        gs.Node(
+        Node(
             "DequantizeLinear",
             names.node(f"{label}/DequantizeLinear"),
             {} if axis is None else {"axis": axis},

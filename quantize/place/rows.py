@@ -16,6 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.shapes import Shapes
 
@@ -78,7 +79,7 @@ def _add(
 ) -> None:  # fmt: skip
     """Let ``target`` be made by a Reshape or Transpose alone."""
     target.inputs.clear()
-    node = gs.Node(op, names.node(f"{target.name}/{op}"), {}, [source], [target])
+    node = Node(op, names.node(f"{target.name}/{op}"), {}, [source], [target])
     if op == "Reshape":
         shape = np.array(values, np.int64)
         node.inputs.append(gs.Constant(names.tensor(f"{target.name}/sizes"), shape))

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import constant_value, is_op, op_of
 from onnxgraft.graph.tensors import Array
 
@@ -166,7 +167,7 @@ class _Opener:
     def _add(
         self, op: str, name: str, inputs: list[gs.Tensor], output: gs.Tensor, attrs: dict[str, Any]
     ) -> None:
-        self.graph.nodes.append(gs.Node(op, self.names.node(name), attrs, inputs, [output]))
+        self.graph.nodes.append(Node(op, self.names.node(name), attrs, inputs, [output]))
 
 
 def _single(scale: Array) -> Array:

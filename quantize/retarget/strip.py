@@ -17,6 +17,7 @@ from onnxgraft.data.ranges import Range
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import QUANTIZERS, is_op, op_of
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import tidy
@@ -283,14 +284,14 @@ class _Stripper:
             for end, value in (("low", 0.0), ("high", steps.high))
         ]
         name = self.names.node(f"{tensor.name}/Clip")
-        self.graph.nodes.append(gs.Node("Clip", name, {}, [tensor, *bounds], [made]))
+        self.graph.nodes.append(Node("Clip", name, {}, [tensor, *bounds], [made]))
         return made
 
     def _times(self, tensor: gs.Tensor, factor: float, like: gs.Tensor) -> gs.Tensor:
         made = gs.Variable(self.names.tensor(f"{like.name}/scaled"), np.float32, tensor.shape)
         number = gs.Constant(self.names.tensor(f"{made.name}/factor"), np.array(factor, np.float32))
         name = self.names.node(f"{made.name}/Mul")
-        self.graph.nodes.append(gs.Node("Mul", name, {}, [tensor, number], [made]))
+        self.graph.nodes.append(Node("Mul", name, {}, [tensor, number], [made]))
         return made
 
     def _integers(self, value: Array, scale: Array, zero: Array, axis: int) -> Array:
@@ -326,7 +327,7 @@ class _Stripper:
         node.inputs.clear()
         node.outputs.clear()
         name = self.names.node(f"{made.name}/Identity")
-        self.graph.nodes.append(gs.Node("Identity", name, {}, [tensor], [made]))
+        self.graph.nodes.append(Node("Identity", name, {}, [tensor], [made]))
 
 
 def _read_instead(old: gs.Tensor, new: gs.Tensor) -> None:

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.nbits import packed
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import MICROSOFT, is_op, set_op
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.quantize.weights.blocks import Blocks
@@ -77,7 +78,7 @@ class Writer:
                 gs.Constant(self._names.tensor(f"{weights.name}/scale"), scale),
             ]
             name = self._names.node(f"{weights.name}/DequantizeLinear")
-            body.nodes.append(gs.Node("DequantizeLinear", name, attrs, inputs, [made]))
+            body.nodes.append(Node("DequantizeLinear", name, attrs, inputs, [made]))
             return [made]
 
         (node.inputs[1],) = self._once((id(body), id(weights), turned(node)), found, make)
@@ -108,7 +109,7 @@ class Writer:
             product = gs.Variable(self._names.tensor(f"{target.name}/product"), np.float32)
             node.outputs = [product]
             name = self._names.node(f"{target.name}/Add")
-            body.nodes.append(gs.Node("Add", name, {}, [product, bias], [target]))
+            body.nodes.append(Node("Add", name, {}, [product, bias], [target]))
 
     def _once(
         self, key: tuple[int, ...], found: Blocks, make: Callable[[], list[gs.Tensor]]

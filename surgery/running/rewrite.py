@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.names import FreeNames, Taken
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import detach, pinned
@@ -130,7 +131,7 @@ class Context:
         **attrs: Any,
     ) -> gs.Node:  # fmt: skip
         """Return a node for a body, called ``name`` if that is free."""
-        return gs.Node(op, self._free.node(name), dict(attrs), list(inputs), list(outputs))
+        return Node(op, self._free.node(name), dict(attrs), list(inputs), list(outputs))
 
     def inside(self, nodes: Iterable[gs.Node]) -> bool:
         """Tell whether all ``nodes`` are of the graph itself, not of a body or around it."""

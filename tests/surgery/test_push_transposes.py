@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.feeds import random_feeds
+from onnxgraft.stages.surgery.passes.layout import push_transposes
+from onnxgraft.stages.surgery.passes.layout._commute import move
 from tests.conftest import model_of
 from tests.surgery.helpers import (
     ROUNDING,
@@ -294,6 +298,28 @@ def test_a_transpose_moves_through_a_long_way() -> None:
         {"k": normal(2), "l": normal(1, 1, 1, 4)},
     )
     assert_cancelled(before)
+
+
+@pytest.mark.parametrize("pairs", [10, 40])
+def test_each_transpose_stops_at_the_first_that_undoes_it(
+    pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[str] = []
+
+    def counted(node: gs.Node, *args: Any) -> Any:
+        moved.append(node.name)
+        return move(node, *args)
+
+    monkeypatch.setattr(push_transposes, "move", counted)
+    lines, last = [], "x"
+    for index in range(pairs):
+        lines.append(f"a{index} = Transpose<perm=[0,2,3,1]>({last}) b{index} = Relu(a{index})")
+        lines.append(f"c{index} = Transpose<perm=[0,3,1,2]>(b{index}) d{index} = Tanh(c{index})")
+        last = f"d{index}"
+    body = f"{' '.join(lines)} y = Neg({last})"
+    assert_cancelled(model_of(f"agraph (float[N,2,3,4] x) => (float[N,2,3,4] y) {{ {body} }}"))
+    # Through the Relu behind each; one that had missed its partner would go on to the end.
+    assert len(moved) == pairs
 
 
 def test_a_transpose_that_two_nodes_read_is_pushed_through_both() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 from onnxgraft.stages.convert.caffe.reading.prototxt import Message
@@ -105,7 +106,7 @@ class Emitter:
             gs.Variable(self.names.tensor(f"{name}:{index}"), dtype if index == 0 else np.int64)
             for index in range(outputs)
         ]
-        self.nodes.append(gs.Node(kind, name, dict(attrs or {}), tensors, made))
+        self.nodes.append(Node(kind, name, dict(attrs or {}), tensors, made))
         return Blob(made[0], tuple(shape))
 
     def second(self, blob: Blob, shape: Sequence[int]) -> Blob:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.caffe.layers.emitter import (
     FREE,
@@ -216,7 +217,7 @@ class _Body:
             for i, value in enumerate(inputs)
         ]  # fmt: skip
         made = gs.Variable(self.names.tensor(f"{name}:0"), np.float32)
-        self.nodes.append(gs.Node(kind, name, {}, tensors, [made]))
+        self.nodes.append(Node(kind, name, {}, tensors, [made]))
         return made
 
     def graph(self, outputs: list[gs.Variable], opset: int) -> gs.Graph:

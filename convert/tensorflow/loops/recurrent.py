@@ -31,6 +31,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.inference import write_types
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.surgeon import graph_of, proto_of
 from onnxgraft.graph.tensors import Array
@@ -373,7 +374,7 @@ def _write(graph: gs.Graph, loop: Loop, cell: _Cell, names: FreeNames) -> None:
         gs.Variable(names.tensor(f"{name}/Y{n}"), loop.x.dtype) for n in range(1 + len(cell.states))
     ]
     node.outputs.clear()
-    written = gs.Node(cell.operator, name, attrs=attrs, inputs=inputs, outputs=made)
+    written = Node(cell.operator, name, attrs=attrs, inputs=inputs, outputs=made)
     graph.nodes.insert(graph.nodes.index(node), written)
     for number, output in enumerate(outputs):
         if number in cell.states:
@@ -383,7 +384,7 @@ def _write(graph: gs.Graph, loop: Loop, cell: _Cell, names: FreeNames) -> None:
             output.shape = [*loop.x.shape[:2], cell.hidden]
         elif loop.updates[number] is loop.states[number]:
             graph.nodes.append(
-                gs.Node(
+                Node(
                     "Identity", names.node(f"{name}/{number}"), {}, [loop.starts[number]], [output]
                 )
             )
@@ -401,7 +402,7 @@ def _unsqueezed(graph: gs.Graph, names: FreeNames, name: str, tensor: gs.Tensor)
     axes = gs.Constant(names.tensor(f"{name}/axes"), np.array([0], np.int64))
     result = gs.Variable(names.tensor(f"{name}/start"), tensor.dtype)
     label = names.node(f"{name}/unsqueeze")
-    graph.nodes.append(gs.Node("Unsqueeze", label, {}, [tensor, axes], [result]))
+    graph.nodes.append(Node("Unsqueeze", label, {}, [tensor, axes], [result]))
     return result
 
 
@@ -410,4 +411,4 @@ def _squeezed(
 ) -> None:
     axes = gs.Constant(names.tensor(f"{result.name}/axes"), np.array([axis], np.int64))
     label = names.node(f"{result.name}/squeeze")
-    graph.nodes.append(gs.Node("Squeeze", label, {}, [tensor, axes], [result]))
+    graph.nodes.append(Node("Squeeze", label, {}, [tensor, axes], [result]))

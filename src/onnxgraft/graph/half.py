@@ -24,6 +24,7 @@ from onnxgraft.graph.inference import write_types
 from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames, name_nodes
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import QUANTIZERS, is_op, op_key, op_of
 from onnxgraft.graph.opset import raise_opset
 from onnxgraft.graph.tensors import Array
@@ -306,7 +307,7 @@ class _Rewrite:
     def _add(self, source: gs.Variable, target: gs.Variable, kind: str) -> None:
         to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
         name = self._names.node(f"{target.name}/Cast")
-        self.graph.nodes.append(gs.Node("Cast", name, {"to": to}, [source], [target]))
+        self.graph.nodes.append(Node("Cast", name, {"to": to}, [source], [target]))
 
 
 def _is_float(tensor: gs.Tensor) -> bool:

@@ -25,6 +25,7 @@ from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.messages import bodies as bodies_of
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import is_op, op_key, op_of
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.walk import bodies, detach, parts, pinned, tidy
@@ -249,7 +250,7 @@ class _Lift:
         self, source: gs.Tensor, target: gs.Tensor, to: int, part: gs.Graph | None = None
     ) -> None:
         name = self.names.node(f"{target.name}/Cast")
-        (part or self.graph).nodes.append(gs.Node("Cast", name, {"to": to}, [source], [target]))
+        (part or self.graph).nodes.append(Node("Cast", name, {"to": to}, [source], [target]))
 
 
 def _known(model: Model) -> set[str]:

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import MICROSOFT, is_op, set_op
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import bodies, tidy
@@ -103,6 +104,6 @@ def with_float_weights(model: Model) -> Model:
                 product = gs.Variable(names.tensor(f"{target.name}/product"), target.dtype)
                 node.outputs = [product]
                 name = names.node(f"{node.name}/bias")
-                body.nodes.append(gs.Node("Add", name, {}, [product, bias], [target]))
+                body.nodes.append(Node("Add", name, {}, [product, bias], [target]))
     tidy(copy.graph)
     return copy

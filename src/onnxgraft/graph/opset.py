@@ -20,6 +20,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.onnx_file import fed
 from onnxgraft.graph.operators import is_op, is_own_domain, op_key, op_of, set_op
 from onnxgraft.graph.shapes import Shapes
@@ -122,7 +123,7 @@ class _Place:
         """Insert a node before ``node`` and return what it makes."""
         wish = f"{node.outputs[0].name}/{op}"
         made = gs.Variable(self.names.tensor(wish))
-        self._insert(gs.Node(op, self.names.node(wish), attrs, inputs, [made]), node, 0)
+        self._insert(Node(op, self.names.node(wish), attrs, inputs, [made]), node, 0)
         return made
 
     def after(self, node: gs.Node, op: str, inputs: list[gs.Tensor]) -> None:
@@ -131,7 +132,7 @@ class _Place:
         inner = gs.Variable(self.names.tensor(f"{target.name}/{op_of(node)}"), target.dtype)
         node.outputs[0] = inner
         name = self.names.node(f"{target.name}/{op}")
-        self._insert(gs.Node(op, name, {}, [inner, *inputs], [target]), node, 1)
+        self._insert(Node(op, name, {}, [inner, *inputs], [target]), node, 1)
 
     def _insert(self, new: gs.Node, node: gs.Node, offset: int) -> None:
         place = next(index for index, other in enumerate(self.part.nodes) if other is node)

@@ -25,6 +25,7 @@ from onnxgraft.graph.float8 import LARGEST, is_float8
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.nbits import stores_bits
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import (
     DYNAMIC_LSTM,
     MICROSOFT,
@@ -488,7 +489,7 @@ def _before(graph: gs.Graph, names: FreeNames, tensor: gs.Tensor) -> gs.Tensor:
         return source
     product = gs.Variable(names.tensor(f"{tensor.name}/float"), np.float32, tensor.shape)
     scale = gs.Constant(names.tensor(f"{tensor.name}/factor"), np.array(factor, np.float32))
-    graph.nodes.append(gs.Node("Mul", names.node(product.name), {}, [source, scale], [product]))
+    graph.nodes.append(Node("Mul", names.node(product.name), {}, [source, scale], [product]))
     return product
 
 

@@ -20,6 +20,7 @@ from onnx_graphsurgeon.util.misc import convert_from_onnx_attr_type
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.messages import parts as message_parts
+from onnxgraft.graph.node import own
 from onnxgraft.graph.operators import op_of
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import every_node, parts
@@ -83,6 +84,8 @@ def graph_of(proto: onnx.ModelProto) -> gs.Graph:
     _complete(graph, proto.graph)
     for part, function in zip(graph.functions, proto.functions, strict=True):
         _complete(part, function)
+    for node in every_node(graph):
+        own(node)
     for tensor in _constants(graph):
         if isinstance(tensor._values, SparseValues):
             tensor._values = LazyValues(_dense(tensor._values.tensor))

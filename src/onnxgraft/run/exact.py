@@ -50,6 +50,7 @@ from onnxgraft.graph.messages import bodies as bodies_of
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.nbits import with_float_weights
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import constant_value, is_op, op_of
 from onnxgraft.graph.quantized import eight_bits, explicit_pads, in_float8, is_quantized
 from onnxgraft.graph.scales import axis_of
@@ -511,7 +512,7 @@ class _Writer:
     ) -> gs.Tensor:  # fmt: skip
         name = self._name(label)
         output = gs.Variable(name, dtype)
-        node = gs.Node(op, self._names.node(name), dict(attrs or {}), inputs, [output])
+        node = Node(op, self._names.node(name), dict(attrs or {}), inputs, [output])
         self.graph.nodes.append(node)
         return output
 

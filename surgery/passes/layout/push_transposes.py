@@ -16,7 +16,9 @@ What is kept leaves fewer Transposes than there were.
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
+import itertools
+from collections.abc import Iterable
 
 import onnx_graphsurgeon as gs
 
@@ -79,26 +81,52 @@ def _count(graph: gs.Graph) -> int:
 
 
 def _push_all(graph: gs.Graph, context: Context, one_by_one: bool) -> None:
-    waiting = deque(node for node in graph.nodes if is_op(node, "Transpose"))
+    """Push each Transpose as far as it goes, the one with the least way to go first.
+
+    So all that meet where tensors are joined have arrived when that node is looked at, and none is
+    pushed through what is behind another that it would have met.
+    """
+    place = {id(node): index for index, node in enumerate(graph.nodes)}
+    waiting: list[tuple[int, int, gs.Node, gs.Node | None]] = []
+    numbers = itertools.count()
+
+    def wait(nodes: Iterable[gs.Node]) -> None:
+        """Look at these Transposes when it is their consumers' turn: at each, or all at once."""
+        for node in nodes:
+            ahead = [(place.get(id(user), 0), user) for user in _consumers(node)]
+            if ahead and not one_by_one:
+                ahead = [(max(index for index, _ in ahead), None)]
+            for index, user in ahead:
+                heapq.heappush(waiting, (index, next(numbers), node, user))
+
+    wait(node for node in graph.nodes if is_op(node, "Transpose"))
     while waiting:
-        node = waiting.popleft()
+        *_, node, one = heapq.heappop(waiting)
         if not node.outputs or "perm" not in node.attrs or context.is_output(node.outputs[0]):
             continue
-        consumers = list({id(user): user for user in node.outputs[0].outputs}.values())
+        consumers = _consumers(node) if one is None else [one] if _reads(one, node) else []
         if not consumers or not context.inside(consumers):
             continue
         perm = list(node.attrs["perm"])
-        taking = [consumer for consumer in consumers if _takes(consumer, perm, context)]
-        if not taking or (len(taking) < len(consumers) and not one_by_one):
+        if not all(_takes(consumer, perm, context) for consumer in consumers):
             continue
-        for consumer in taking:
+        for consumer in consumers:
             if is_op(consumer, "Transpose"):
                 _merge(node, consumer, context)
-                waiting.append(consumer)
-            elif consumer.outputs and _takes(consumer, perm, context):  # still, after the others
+                wait([consumer])
+            elif _reads(consumer, node) and _takes(consumer, perm, context):  # after the others
                 others = [t.inputs[0] for t in consumer.inputs if transposed(t, perm)]
-                waiting += move(consumer, perm, context)
-                waiting += [other for other in others if other.outputs[0].outputs]
+                wait(move(consumer, perm, context))
+                wait(others if not one_by_one else ())
+
+
+def _consumers(node: gs.Node) -> list[gs.Node]:
+    """Return the nodes that read what a node makes, each once."""
+    return list({id(user): user for tensor in node.outputs for user in tensor.outputs}.values())
+
+
+def _reads(node: gs.Node, other: gs.Node) -> bool:
+    return any(tensor is other.outputs[0] for tensor in node.inputs)
 
 
 def _takes(node: gs.Node, perm: list[int], context: Context) -> bool:
