@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -562,7 +563,68 @@ RUNNING: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: b'input: "x" input_dim: 1 input_dim: 1 input_dim: 40000 input_dim: 40000\n'
         b'layer { name: "y" type: "ReLU" bottom: "x" top: "y" }', "one sample takes"),
     "followed.onnx": (lambda: followed(), "the size of 'big' follows from the values"),
+    "branch.pb": (lambda: of_tensorflow(branching), "one sample takes"),
+    "followed.pb": (lambda: of_tensorflow(filling), "follows from the values"),
+    "grown.pb": (lambda: of_tensorflow(growing), "follows from the values"),
+    "followed.tflite": (lambda: of_tflite(filling), "follows from the values"),
+    "grown.tflite": (lambda: of_tflite(growing), "follows from the values"),
+    "followed.pt2": (lambda: of_pytorch(), "follows from the values"),
 }  # fmt: skip
+
+
+def branching(tf: Any, x: Any) -> Any:
+    """Tile x to gigabytes in a branch."""
+    most = tf.reduce_max(x)
+    return tf.cond(most > 0, lambda: tf.reduce_max(tf.tile(x, [1, HUGE // 4])), lambda: most)
+
+
+def filling(tf: Any, x: Any) -> Any:
+    """Fill gigabytes if a value is more than 0."""
+    return tf.fill(tf.reshape(tf.cast(tf.reduce_max(x) > 0, tf.int32) * HUGE, [1]), 1.0)
+
+
+def growing(tf: Any, x: Any) -> Any:
+    """Double what a loop carries, until it is gigabytes."""
+    return tf.while_loop(
+        lambda i, _: i < 29,
+        lambda i, held: (i + 1, tf.concat([held, held], 0)),
+        [tf.constant(0), tf.reshape(x, [-1])],
+        shape_invariants=[tf.TensorShape([]), tf.TensorShape([None])],
+    )[1]
+
+
+def traced(make: Callable[[Any, Any], Any]) -> Any:
+    """Return a function of TensorFlow that adds the largest value of what is made of x to x."""
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((1, 4), tf.float32, "x")
+    function = tf.function(lambda x: x + tf.reduce_max(make(tf, x)), input_signature=[spec])
+    return function.get_concrete_function()
+
+
+def of_tensorflow(make: Callable[[Any, Any], Any]) -> bytes:
+    return bytes(traced(make).graph.as_graph_def().SerializeToString())
+
+
+def of_tflite(make: Callable[[Any, Any], Any]) -> bytes:
+    import tensorflow as tf
+
+    convert = tf.lite.TFLiteConverter.from_concrete_functions([traced(make)], tf.Module()).convert
+    return bytes(convert())
+
+
+def of_pytorch() -> bytes:
+    import torch
+
+    class Filling(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            number = ((x.max() > 0).to(torch.int64) * HUGE).item()
+            torch._check(number >= 0)
+            return x + torch.full((number,), 1.0).max()
+
+    held = io.BytesIO()
+    torch.export.save(torch.export.export(Filling(), (torch.zeros(1, 4),)), held)
+    return held.getvalue()
 
 
 def followed() -> bytes:

@@ -10,7 +10,8 @@ from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.names import free
 from onnxgraft.optional import optional
-from onnxgraft.stages.convert.pytorch.program import Port, Program, check_sizes, modules_of
+from onnxgraft.stages.convert.pytorch.program import Port, Program, modules_of
+from onnxgraft.stages.convert.pytorch.sizes import check_sizes
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
 __all__ = ["lower_program"]

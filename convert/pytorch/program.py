@@ -18,12 +18,11 @@ from onnxgraft.graph.names import free
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.optional import optional
-from onnxgraft.run.demand import Step, check_steps, size_of
 from onnxgraft.stages.convert.pytorch.archive import check_program
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
 __all__ = [
-    "Port", "Program", "check_sizes", "modules_of", "read_program", "resolved", "to_array",
+    "Port", "Program", "modules_of", "read_program", "resolved", "to_array",
     "to_tensor",
 ]  # fmt: skip
 
@@ -421,32 +420,3 @@ def to_array(value: Any) -> Array:
     except TypeError:
         plain = held.view(getattr(torch, f"uint{8 * held.element_size()}")).numpy()
         return np.array(plain).view(np.dtype(name))
-
-
-def check_sizes(program: Program) -> None:
-    """Raise ModelError if the tensors of a program take more than is allowed, one sample's."""
-    graph = program.exported.graph
-    places = {port.node for port in program.inputs}  # the others are stored
-    fed = (node for node in graph.find_nodes(op="placeholder") if node.name in places)
-    given = {node.name: _bytes(node) for node in fed}
-    check_steps(_steps(graph), given, (), program.source.path)
-
-
-def _steps(graph: Any) -> Iterator[Step]:
-    """Yield what the operators of a graph do, by the sizes that were noted when it was exported."""
-    for node in graph.nodes:
-        if node.op == "call_function":
-            yield Step([read.name for read in node.all_input_nodes], {node.name: _bytes(node)})
-
-
-def _bytes(node: Any) -> int:
-    """Return what the tensors take that a node makes; a size that is free counts as 1."""
-    import torch
-
-    value = node.meta.get("val")
-    made = value if isinstance(value, list | tuple) else (value,)
-    return sum(
-        size_of((dim if isinstance(dim, int) else None for dim in each.shape), each.element_size())
-        for each in made
-        if isinstance(each, torch.Tensor)
-    )

@@ -11,11 +11,11 @@ from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.pytorch.program import (
     Program,
-    check_sizes,
     modules_of,
     to_array,
     to_tensor,
 )
+from onnxgraft.stages.convert.pytorch.sizes import check_sizes
 
 __all__ = ["PyTorch"]
 

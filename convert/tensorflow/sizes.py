@@ -10,13 +10,13 @@ from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.demand import Step, check_steps, grown, peak, size_of, tell_unknown
 from onnxgraft.stages.convert.tensorflow.running import import_graph, tensorflow
 
-__all__ = ["check_sizes"]
+__all__ = ["SIZED", "check_sizes"]
 
 # What takes no memory but what is stored; weights may be placeholders here.
 _STORED = re.compile(r"Const|Identity|Placeholder(WithDefault)?")
 # Operators that make a tensor of any size of a few numbers. In loops of TensorFlow 1 no shapes are
 # known: what a loop carries may grow there, and nothing is said of that.
-_SIZED = re.compile(
+SIZED = re.compile(
     r"BroadcastTo|Conv\dDBackpropInput(V2)?|CropAndResize|(Dense)?Bincount|DynamicStitch|Empty"
     r"|Fill|ImageProjectiveTransformV[23]|LinSpace|MatrixDiagV[23]|MirrorPad|OneHot|Pad(V2)?|Range"
     r"|Resize(Area|Bicubic|Bilinear|NearestNeighbor)|ScatterNd|Segment\w+|SparseToDense"
@@ -104,7 +104,7 @@ class _Sizes:
             free = grown(sum(map(_bytes, given))) if stored else 0
             makes = {t.name: _bytes(t) for t in operation.outputs if t.name not in fed}
             makes = {name: size if size > free else 0 for name, size in makes.items()}
-            if _SIZED.fullmatch(operation.type):
+            if SIZED.fullmatch(operation.type):
                 self._note(operation.outputs, [tensor.shape for tensor in operation.outputs])
             yield Step([tensor.name for tensor in given], makes, self._called(graph, operation))
 

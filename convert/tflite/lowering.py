@@ -21,7 +21,8 @@ from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.operators import OWN, own_handlers
 from onnxgraft.stages.convert.tflite.preparing import Prepared, prepare
-from onnxgraft.stages.convert.tflite.reading import Lite, check_sizes, read_tflite
+from onnxgraft.stages.convert.tflite.reading import Lite, read_tflite
+from onnxgraft.stages.convert.tflite.sizes import check_sizes
 from onnxgraft.stages.convert.tflite.survey import sound
 
 __all__ = ["lower_tflite", "unsupported"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from onnxgraft.files import existing_file
 from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.names import free
 from onnxgraft.graph.tensors import Array
-from onnxgraft.run.demand import Step, check_steps, size_of
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.reaching import FLEX, check_lite_operators
 from onnxgraft.stages.convert.tflite.sparse import dense
 from onnxgraft.stages.convert.tflite.survey import check_tflite, sound
 
-__all__ = ["BODIES", "Lite", "check_sizes", "names_of", "read_tflite", "text"]
+__all__ = ["BODIES", "Lite", "names_of", "read_tflite", "text"]
 
 # Of an operator's options: the graphs that it runs.
 BODIES = (
@@ -355,26 +353,3 @@ def _nibbles(raw: Array, signed: bool) -> Array:
     if not signed:
         return halves
     return ((halves ^ 8).astype(np.int16) - 8).astype(np.int8)
-
-
-def check_sizes(lite: Lite, told: Iterable[dict[str, Any]]) -> None:
-    """Raise ModelError if the tensors of a model take more than is allowed.
-
-    Args:
-        lite: The model.
-        told: What TensorFlow's interpreter tells of its tensors, which it has not filled yet.
-    """
-    main, names = lite.main, [tensor.name for tensor in lite.main.tensors]
-    sizes = {e["index"]: size_of(e["shape"], np.dtype(e["dtype"]).itemsize) for e in told}
-    for index, tensor in enumerate(main.tensors):
-        if lite.is_constant(tensor):
-            sizes[index] = 0
-    steps = (
-        Step(
-            [names[index] for index in operator.inputs if index >= 0],
-            {names[index]: sizes.get(index, 0) for index in operator.outputs if index >= 0},
-        )
-        for operator in main.operators
-    )
-    given = {names[index]: sizes.get(index, 0) for index in main.inputs}
-    check_steps(steps, given, {names[index] for index in main.outputs}, str(lite.file))

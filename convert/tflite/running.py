@@ -15,7 +15,8 @@ from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.preparing import end_at, in_floats, rewrite_custom
-from onnxgraft.stages.convert.tflite.reading import check_sizes, read_tflite
+from onnxgraft.stages.convert.tflite.reading import read_tflite
+from onnxgraft.stages.convert.tflite.sizes import check_sizes
 from onnxgraft.stages.convert.tflite.survey import sound
 from onnxgraft.stages.convert.tflite.variables import State, free_variables
 

@@ -16,6 +16,8 @@ from onnxgraft.run import demand
 from onnxgraft.stages.convert import Original
 from tests import hostile
 from tests.conftest import only_ci
+from tests.convert.pytorch.test_hostile_programs import edited
+from tests.convert.pytorch.test_hostile_programs import graph as of_graph
 from tests.running import Cli
 
 tf = pytest.importorskip("tensorflow")
@@ -164,23 +166,60 @@ def test_weights_of_a_frozen_graph_do_not_count(
 # Sizes that follow from values -----------------------------------------------------------------
 
 
-def told(
-    folder: Path, make: Callable[[Any], Any], patch: pytest.MonkeyPatch, v2: bool
-) -> list[bool]:
-    """Return whether something is told of a graph when it runs and when it is converted."""
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list of the tensors that are told of."""
     found: list[str] = []
-    patch.setattr(demand, "watchers", [lambda name, _: found.append(name)])
-    (tf.compat.v1.enable_control_flow_v2 if v2 else tf.compat.v1.disable_control_flow_v2)()
-    try:
-        name = frozen(make)(folder)
-    finally:
-        tf.compat.v1.enable_control_flow_v2()
-    original = Original.of(folder / name, outputs="y:0")
-    original.run().close()
+    monkeypatch.setattr(demand, "watchers", [lambda name, _: found.append(name)])
+    return found
+
+
+def told(original: Original, found: list[str]) -> list[bool]:
+    """Return whether something is told of a network when it runs and when it is converted."""
+    engine = original.run()
+    engine.infer({
+        spec.name: np.zeros([dim if isinstance(dim, int) else 1 for dim in spec.shape], spec.dtype)
+        for spec in engine.inputs
+    })
+    engine.close()
     ran = bool(found)
     found.clear()
     original.lower()
     return [ran, bool(found)]
+
+
+def graph(folder: Path, make: Callable[[Any], Any], v2: bool) -> Original:
+    (tf.compat.v1.enable_control_flow_v2 if v2 else tf.compat.v1.disable_control_flow_v2)()
+    try:
+        return Original.of(folder / frozen(make)(folder), outputs="y:0")
+    finally:
+        tf.compat.v1.enable_control_flow_v2()
+
+
+def converted_lite(folder: Path, make: Callable[[Any], Any]) -> Original:
+    """Return a TFLite model of what is made of x (N, 4)."""
+    spec = tf.TensorSpec((None, 4), tf.float32)
+    traced = tf.function(lambda x: x + tf.reduce_max(make(x)), input_signature=[spec])
+    module = tf.Module()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [traced.get_concrete_function()], module
+    )
+    (folder / "net.tflite").write_bytes(converter.convert())
+    return Original.of(folder / "net.tflite")
+
+
+def exported(folder: Path, make: Callable[[Any, Any], Any]) -> Original:
+    """Return a PyTorch program of what is made of x (N, 4) and, of its values, a number."""
+    module = pytest.importorskip("torch")
+
+    class Net(module.nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return x + make(module, x).float().max()
+
+    free = {0: module.export.Dim("N", min=2)}
+    program = module.export.export(Net(), (module.zeros(3, 4),), dynamic_shapes=(free,))
+    module.export.save(program, str(folder / "net.pt2"))
+    return Original.of(folder / "net.pt2")
 
 
 def either(x: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
@@ -226,14 +265,65 @@ OF_THE_BATCH: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 
 
+def count(torch: Any, x: Any) -> Any:
+    number = ((x.max() > 0).to(torch.int64) * 1000).item()
+    torch._check(number >= 0)
+    return number
+
+
+TORCH_FOLLOWING: dict[str, Callable[[Any, Any], Any]] = {
+    "full": lambda torch, x: torch.cat([x[0], torch.full((count(torch, x),), 1.0)]),
+    "twice a number": lambda torch, x: torch.ones(2 * count(torch, x) + 1),
+    "repeated": lambda torch, x: x.reshape(-1)[:1].repeat(count(torch, x) + 1),
+    "expanded": lambda torch, x: x.reshape(-1)[:1].expand(count(torch, x) + 1),
+    "padded": lambda torch, x: torch.nn.functional.pad(x, (0, count(torch, x))),
+    "repeated by a tensor": lambda torch, x: x.reshape(-1).repeat_interleave(
+        (x.reshape(-1) >= 0).to(torch.int64) * 1000),
+}  # fmt: skip
+TORCH_OF_THE_BATCH: dict[str, Callable[[Any, Any], Any]] = {
+    "zeros": lambda torch, x: x + torch.zeros(x.shape[0], 4),
+    "repeated": lambda torch, x: x[:1].repeat(x.shape[0], 1) + x,
+    "padded": lambda torch, x: torch.nn.functional.pad(x, (1, 1)),
+    "those that are wanted": lambda torch, x: torch.cat([x[0], x[x > 0]]),
+}
+LITE_FOLLOWING = {
+    **{name: FOLLOWING[name] for name in ("filled", "tiled", "in a branch")},
+    "in a loop": lambda x: tf.while_loop(
+        lambda i, _: i < 3,
+        lambda i, held: (i + 1, tf.concat([held, held], 0)),
+        [tf.constant(0), tf.reshape(x, [-1])],
+        shape_invariants=[tf.TensorShape([]), tf.TensorShape([None])],
+    )[1],
+    "tiled in a branch": lambda x: either(
+        x, lambda: tf.reduce_max(tf.tile(tf.reshape(x, [-1])[:1], [1000])), lambda: tf.reduce_max(x)
+    ),
+    "of numbers that are computed": lambda x: tf.range(0.0, tf.reduce_max(x) * 1000 + 1, 1.0),
+}
+LITE_OF_THE_BATCH = {name: OF_THE_BATCH[name] for name in ("zeros", "tiled", "padded")}
+
+
 @pytest.mark.parametrize(
     ("case", "v2"),
     [(case, v2) for case in FOLLOWING for v2 in (True, False) if v2 or case != "growing in a loop"],
 )
 def test_a_size_that_follows_from_values_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, v2: bool
+    tmp_path: Path, watched: list[str], case: str, v2: bool
 ) -> None:
-    assert told(tmp_path, FOLLOWING[case], monkeypatch, v2) == [True, True]
+    assert told(graph(tmp_path, FOLLOWING[case], v2), watched) == [True, True]
+
+
+@pytest.mark.parametrize("case", LITE_FOLLOWING)
+def test_a_size_that_follows_from_values_is_told_of_tflite(
+    tmp_path: Path, watched: list[str], case: str
+) -> None:
+    assert told(converted_lite(tmp_path, LITE_FOLLOWING[case]), watched) == [True, True]
+
+
+@pytest.mark.parametrize("case", TORCH_FOLLOWING)
+def test_a_size_that_follows_from_values_is_told_of_pytorch(
+    tmp_path: Path, watched: list[str], case: str
+) -> None:
+    assert told(exported(tmp_path, TORCH_FOLLOWING[case]), watched) == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -241,9 +331,31 @@ def test_a_size_that_follows_from_values_is_told(
     [(case, v2) for case in OF_THE_BATCH for v2 in (True, False) if v2 or case != "in a loop"],
 )
 def test_a_size_that_follows_from_the_batch_is_known(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, v2: bool
+    tmp_path: Path, watched: list[str], case: str, v2: bool
 ) -> None:
-    assert told(tmp_path, OF_THE_BATCH[case], monkeypatch, v2) == [False, False]
+    assert told(graph(tmp_path, OF_THE_BATCH[case], v2), watched) == [False, False]
+
+
+@pytest.mark.parametrize("case", LITE_OF_THE_BATCH)
+def test_a_size_that_follows_from_the_batch_is_known_of_tflite(
+    tmp_path: Path, watched: list[str], case: str
+) -> None:
+    assert told(converted_lite(tmp_path, LITE_OF_THE_BATCH[case]), watched) == [False, False]
+
+
+@pytest.mark.parametrize("case", TORCH_OF_THE_BATCH)
+def test_a_size_that_follows_from_the_batch_is_known_of_pytorch(
+    tmp_path: Path, watched: list[str], case: str
+) -> None:
+    assert told(exported(tmp_path, TORCH_OF_THE_BATCH[case]), watched) == [False, False]
+
+
+def test_operators_of_tflite_that_make_any_size_are_those_of_its_schema() -> None:
+    from onnxgraft.stages.convert.tflite import sizes
+    from tests.fuzz.flat import schema
+
+    known = vars(schema().BuiltinOperator)
+    assert [kind for kind in (*sizes._SIZES, *sizes._OF_SHAPES) if kind not in known] == []
 
 
 def test_a_branch_that_takes_too_much_is_refused(tmp_path: Path) -> None:
@@ -252,6 +364,29 @@ def test_a_branch_that_takes_too_much_is_refused(tmp_path: Path) -> None:
     ))  # fmt: skip
     with pytest.raises(InputError, match="one sample takes"):
         Original.of(tmp_path / branch(tmp_path), outputs="y:0").run()
+
+
+def test_a_program_is_counted_by_what_its_operators_make_and_not_by_what_it_notes(
+    tmp_path: Path,
+) -> None:
+    def enlarge(told: Any, _: str) -> None:
+        (node,) = (node for node in told["nodes"] if "full" in node["target"])
+        node["inputs"][0]["arg"]["as_ints"] = [HUGE]
+
+    exported(tmp_path, lambda torch, x: torch.full((77,), 1.0))
+    other = edited(tmp_path / "net.pt2", tmp_path / "other.pt2", of_graph(enlarge), tmp_path)
+    with pytest.raises(InputError, match="one sample takes"):
+        Original.of(other).run()
+
+
+def test_a_branch_of_a_program_that_takes_too_much_is_refused(tmp_path: Path) -> None:
+    def branching(torch: Any, x: Any) -> Any:
+        return torch.cond(
+            x.max() > 0, lambda x: x.repeat(1, HUGE // 4).amax(1), lambda x: x.amax(1), (x,)
+        )
+
+    with pytest.raises(InputError, match="one sample takes"):
+        exported(tmp_path, branching).run()
 
 
 @only_ci
