@@ -31,6 +31,7 @@ from onnxgraft.graph.quantized import (
 )
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Feeds
+from onnxgraft.graph.walk import tidy
 from onnxgraft.progress import status
 from onnxgraft.run.exact import exact
 from onnxgraft.run.layers import Layer, Timing
@@ -192,7 +193,9 @@ class _Search:
 
     def first_wrong(self, model: Model) -> str | None:
         """Return the first layer whose output is wrong; None where each is right by itself."""
-        layers = [node.name for node in model.graph.nodes if is_op(node, *WEIGHTED)]
+        used = model.copy()
+        tidy(used.graph)
+        layers = [node.name for node in used.graph.nodes if is_op(node, *WEIGHTED)]
         if not layers or self._right(model, layers[-1]):
             return None
         low, high = -1, len(layers) - 1  # right after `low`, wrong after `high`

@@ -24,6 +24,7 @@ import pytest
 
 from onnxgraft.errors import EngineWarning, InputError
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.pairs import pair_sums
 from onnxgraft.graph.quantized import input_ranges
@@ -327,6 +328,20 @@ def test_the_layer_is_named_and_built_in_another_form(
     assert not holds(backend.built[-1])
     # What stands beside the engine says the same.
     assert read_passport(tmp_path / "e") == passport
+
+
+def test_a_layer_that_no_output_depends_on_is_not_looked_at(
+    three: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = next(node for node in three.graph.nodes if node.name == "conv2")
+    unread = gs.Variable("unread", np.float32)
+    three.graph.nodes.append(Node("Conv", "conv3", {}, list(last.inputs), [unread]))
+    backend = Wrong("conv3", lambda model: True)
+    monkeypatch.setattr("onnxgraft.stages.engine.building.backend_of", lambda target: backend)
+    passport = engine.build(three, tmp_path / "e", "onnxruntime")
+    assert passport.proven is False
+    (note,) = passport.notes
+    assert "from its last operators on, in every form that there is for it" in note
 
 
 def test_seven_bits_are_not_taken_where_the_whole_loses_too_much(

@@ -15,6 +15,7 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.run.exact import exact
 from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.quantize import placement, quantize, read_cache, retarget
+from onnxgraft.stages.validate import bisect
 from onnxgraft.targets import find_target, target_names
 from tests.conftest import Cli, model_of, only_ci
 from tests.quantize.networks import (
@@ -357,6 +358,18 @@ def test_a_trained_graph_is_validated_beside_its_engine(
     # A value in the middle between two integers may become either. Weights of eight bits come from
     # the file here, and saturate where the processor's sums of products do.
     assert output["cosine"] > (0.9999 if find_target(target).cpu().wide_sums else 0.999), output
+
+
+def test_what_a_trained_graph_rounds_and_cuts_off_is_no_difference(tmp_path: Path) -> None:
+    model = trained()
+    integers, _ = again(model, "onnxruntime")
+    image = np.random.default_rng(3).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    with exact(model, outputs=["b"]) as session:
+        made = session.infer({"image": image})["b"]
+    assert made.max() > 2 * 127 / 8  # twice what the range of b keeps
+    found = bisect(model, integers, {"image": image})
+    assert found is not None
+    assert found.divergences == []
 
 
 @only_ci

@@ -258,15 +258,16 @@ class _Search:
         window = [entry for entry in window if entry.tensor in theirs]
         # A runtime may keep more digits between nodes than the graph says, but not in its outputs.
         wanted += [name for segment in segments.values() for name in self._halves(segment)]
+        given = self._given(needed, theirs)
         ours = self.graph.run(
             [name for name in dict.fromkeys(wanted) if name in self.graph.makers],
-            theirs,
+            given,
             self.feeds,
         )
         free = self._free([entry.tensor for entry in window]) if self.arrived else {}
         self.result.runs += 1
         found = self._judged(window, segments, theirs, ours, free)
-        values = adapted(self.feeds, self.model) | ours | theirs
+        values = adapted(self.feeds, self.model) | ours | given
         found += [p for q in quantizers if (p := self._saturating(q, values[q.tensor]))]
         found.sort(key=lambda d: (self.order.get(d.tensor, -1), d.quantizer))
         found = [replace(divergence, agreed=self._before(divergence)) for divergence in found]
@@ -298,6 +299,15 @@ class _Search:
         asked = list(dict.fromkeys(entry.asked for entry in entries))
         found = self.inside.values(asked, self.feeds)
         return {e.tensor: e.seen(found[e.asked]) for e in entries if e.asked in found}
+
+    def _given(self, entries: Sequence[Shared], theirs: Outputs) -> Outputs:
+        """Return the values as the original's layers read them: rounded, where they are there."""
+        behind = {e: self.inside.behind(e.asked) for e in entries}
+        rounded = {entry: name for entry, name in behind.items() if name != entry.asked}
+        if not rounded:
+            return theirs
+        found = self.inside.values(list(dict.fromkeys(rounded.values())), self.feeds)
+        return theirs | {e.tensor: e.seen(found[n]) for e, n in rounded.items() if n in found}
 
     def _free(self, tensors: Sequence[str]) -> Outputs:
         """Return what the candidate makes of the inputs; nothing where it can't be run."""

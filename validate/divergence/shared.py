@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import onnx
+
 from onnxgraft.graph.model import Model, Origin
+from onnxgraft.graph.operators import QUANTIZERS, is_op
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.run.answers import adapted
 from onnxgraft.run.engine import Engine, Probing
@@ -50,6 +53,10 @@ class Inside:
         asked = tensor if ambiguous else origin.name
         return Shared(tensor, asked, origin.perm, origin.name)
 
+    def behind(self, name: str) -> str:
+        """Return what holds a tensor's values as they are read: rounded, if all that is read."""
+        return name
+
     def values(self, names: Sequence[str], feeds: Feeds) -> Outputs:
         """Return those of the tensors that are there."""
         return self.engine.probe(names, adapted(feeds, self.engine))
@@ -66,6 +73,19 @@ class InsideGraph(Inside):
         for name, origin in model.names.items():
             if name in self.made:
                 self.by_origin.setdefault(origin.name, []).append(name)
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.proto.graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+
+    def behind(self, name: str) -> str:
+        """Return a tensor, or the one behind its Q and DQ if nothing else reads it."""
+        quantizers = self._readers.get(name, [])
+        if len(quantizers) == 1 and is_op(quantizers[0], "QuantizeLinear", domain=QUANTIZERS):
+            readers = self._readers.get(quantizers[0].output[0], [])
+            if readers and all(is_op(r, "DequantizeLinear", domain=QUANTIZERS) for r in readers):
+                return str(readers[0].output[0])
+        return name
 
     def find(self, tensor: str, origin: Origin, ambiguous: bool) -> Shared | None:
         """Return how the original's graph is asked for a tensor of the candidate's."""
