@@ -32,40 +32,69 @@ def check_sizes(program: Program) -> None:
     """
     if not limited():
         return
-    graph = program.exported.graph
+    graph, sizes = program.exported.graph, _Sizes()
     places = {port.node for port in program.inputs}  # the others are stored
     fed = (node for node in graph.find_nodes(op="placeholder") if node.name in places)
     given = {node.name: sum(map(_bytes, _noted(node))) for node in fed}
-    check_steps(_steps(graph), given, (), program.source.path)
-    name = _unknown(graph)
-    if name is not None:
+    check_steps(sizes.steps(graph), given, (), program.source.path)
+    if sizes.unknown is not None:
         stored = [*program.exported.state_dict.values(), *program.exported.constants.values()]
-        tell_unknown(name, sum(getattr(value, "nbytes", 0) for value in stored))
+        tell_unknown(sizes.unknown, sum(getattr(value, "nbytes", 0) for value in stored))
 
 
-def _steps(graph: Any) -> Iterator[Step]:
-    """Yield what the operators of a graph do."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.node import map_arg
+class _Sizes:
+    """What the operators of a graph take, and of the graphs that they run.
 
-    values: dict[Any, Any] = {}
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    for node in graph.nodes:
-        if node.op != "call_function":
-            values[node] = _made(mode, node)
-            continue
-        bodies, made = list(_bodies(node)), _noted(node)
-        try:
-            args, kwargs = (map_arg(each, values.__getitem__) for each in (node.args, node.kwargs))
-            with mode:
-                value = _made(mode, node) if bodies else node.target(*args, **kwargs)
-            made = value if isinstance(value, list | tuple) else (value,)
-        except Exception:  # what follows from values, or can't run: as the file has it
-            value = _made(mode, node)
-        values[node] = value
-        inner = max((peak(list(_steps(body)), {}, ())[0] for body in bodies), default=0)
-        reads = [read.name for read in node.all_input_nodes]
-        yield Step(reads, {node.name: sum(map(_bytes, made))}, inner)
+    Attributes:
+        unknown: A node whose tensor has a size that follows from values, if there is one.
+    """
+
+    def __init__(self) -> None:
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        self.unknown: str | None = None
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._bodies: dict[int, int] = {}
+
+    def steps(self, graph: Any) -> Iterator[Step]:
+        """Yield what the operators do."""
+        from torch.fx.node import map_arg
+
+        values: dict[Any, Any] = {}
+        numbers: set[Any] = set()  # that follow from values
+        for node in graph.nodes:
+            if node.op != "call_function":
+                values[node] = _made(self._mode, node)
+                continue
+            self._note(node, numbers)
+            bodies, made = list(_bodies(node)), _noted(node)
+            try:
+                args = map_arg(node.args, values.__getitem__)
+                kwargs = map_arg(node.kwargs, values.__getitem__)
+                with self._mode:
+                    value = _made(self._mode, node) if bodies else node.target(*args, **kwargs)
+                made = value if isinstance(value, list | tuple) else (value,)
+            except Exception:  # what follows from values, or can't run: as the file has it
+                value = _made(self._mode, node)
+            values[node] = value
+            reads = [read.name for read in node.all_input_nodes]
+            inner = max(map(self._body, bodies), default=0)
+            yield Step(reads, {node.name: sum(map(_bytes, made))}, inner)
+
+    def _body(self, graph: Any) -> int:
+        """Return what a graph takes that an operator runs; each is looked at once."""
+        if id(graph) not in self._bodies:
+            self._bodies[id(graph)] = peak(list(self.steps(graph)), {}, ())[0]
+        return self._bodies[id(graph)]
+
+    def _note(self, node: Any, numbers: set[Any]) -> None:
+        """Note a node that makes a tensor of a size that follows from values, or such a number."""
+        kind = str(node.target).removeprefix("aten.")
+        follows = not numbers.isdisjoint(node.all_input_nodes)
+        if kind in _OF_VALUES or (follows and _SIZED.fullmatch(kind.split(".")[0])):
+            self.unknown = self.unknown or str(node.name)
+        elif kind in _NUMBERS or (follows and not hasattr(node.target, "_schema")):
+            numbers.add(node)
 
 
 def _made(mode: Any, node: Any) -> Any:
@@ -101,24 +130,6 @@ def _bodies(node: Any) -> Iterator[Any]:
             body = getattr(getattr(node.graph.owning_module, read.target, None), "graph", None)
             if body is not None:
                 yield body
-
-
-def _unknown(graph: Any) -> str | None:
-    """Return a node whose tensor has a size that follows from values, if there is one."""
-    numbers: set[Any] = set()
-    for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        inner = next((name for name in map(_unknown, _bodies(node)) if name is not None), None)
-        if inner is not None:
-            return inner
-        kind = str(node.target).removeprefix("aten.")
-        follows = not numbers.isdisjoint(node.all_input_nodes)
-        if kind in _OF_VALUES or (follows and _SIZED.fullmatch(kind.split(".")[0])):
-            return str(node.name)
-        if kind in _NUMBERS or (follows and not hasattr(node.target, "overload")):
-            numbers.add(node)
-    return None
 
 
 def _bytes(value: Any) -> int:

@@ -80,11 +80,12 @@ def _unknown(lite: Lite, graph: Any) -> str | None:
     may grow.
     """
     makers = {index: operator for operator in graph.operators for index in operator.outputs}
+    of_shapes = set[int]()
     for operator in graph.operators:
         sizing = _sizing(lite, graph, operator)
-        branch = graph is not lite.main and sizing
-        grows = lite.kind(operator) == "WHILE"
-        if operator.outputs and (grows or branch or _follows(lite, graph, sizing, makers)):
+        grows = lite.kind(operator) == "WHILE" or (graph is not lite.main and sizing)
+        follows = grows or _follows(lite, graph, sizing, makers, of_shapes)
+        if follows and operator.outputs:
             return str(graph.tensors[operator.outputs[0]].name)
     return None
 
@@ -98,16 +99,26 @@ def _sizing(lite: Lite, graph: Any, operator: Any) -> list[int]:
     return [inputs[place] for place in _SIZES.get(kind, ()) if place < len(inputs)]
 
 
-def _follows(lite: Lite, graph: Any, sizing: Sequence[int], makers: dict[int, Any]) -> bool:
-    """Tell whether numbers follow from values that are fed, and not from shapes alone."""
-    left, seen = [index for index in sizing if index >= 0], set[int]()
+def _follows(
+    lite: Lite, graph: Any, sizing: Sequence[int], makers: dict[int, Any], of_shapes: set[int]
+) -> bool:
+    """Tell whether numbers follow from values that are fed, and not from shapes alone.
+
+    Args:
+        lite: The model.
+        graph: One of its graphs.
+        sizing: The tensors of the numbers.
+        makers: What makes each tensor.
+        of_shapes: Those that are known to follow from shapes; what is found is added.
+    """
+    left = [index for index in sizing if index >= 0]
     while left:
         index = left.pop()
-        if index in seen or lite.is_constant(graph.tensors[index]):
+        if index in of_shapes or lite.is_constant(graph.tensors[index]):
             continue
-        seen.add(index)
         if index not in makers:
             return True
+        of_shapes.add(index)
         if lite.kind(makers[index]) not in _OF_SHAPES:
             left += [before for before in makers[index].inputs if before >= 0]
     return False

@@ -284,6 +284,9 @@ TORCH_OF_THE_BATCH: dict[str, Callable[[Any, Any], Any]] = {
     "zeros": lambda torch, x: x + torch.zeros(x.shape[0], 4),
     "repeated": lambda torch, x: x[:1].repeat(x.shape[0], 1) + x,
     "padded": lambda torch, x: torch.nn.functional.pad(x, (1, 1)),
+    "scaled by a number, and padded": lambda torch, x: torch.nn.functional.pad(
+        x * x.sum().item(), (1, 1)
+    ),
     "those that are wanted": lambda torch, x: torch.cat([x[0], x[x > 0]]),
 }
 LITE_FOLLOWING = {
