@@ -2,15 +2,15 @@
 
     python -m benchmarks.limits > benchmarks/limits.md
 
-needs nothing but the packages with TensorFlow, some 6 GB in the temporary folder and of memory.
+needs nothing but the packages with TensorFlow and PyTorch, some 6 GB in the temporary folder and of memory.
 
 Each row is a command in a process of its own, with the settings that it has by default. Memory is
 what all its processes have to themselves, looked at twenty times a second; pages of mapped files
 are not in it. Sound models are chains of products with weights as external data, and of 100,000
 nodes. The hostile files are those of the tests (`tests/hostile.py`): each has less than 100 MB, and
-would become gigabytes when it is read or run. The last one makes a tensor whose size follows from
-the values that it is fed, which is not known before it runs: such a network has a closer limit of
-memory while it runs.
+would become gigabytes when it is read or run. What is called `followed` or `grown` is a network
+with a tensor whose size follows from the values that it is fed, which is not known before it runs:
+such a network has a closer limit of memory while it runs.
 """
 
 from __future__ import annotations
