@@ -2,7 +2,8 @@
 
     python -m benchmarks.limits > benchmarks/limits.md
 
-needs nothing but the packages with TensorFlow and PyTorch, some 6 GB in the temporary folder and of memory.
+needs nothing but the packages with TensorFlow and PyTorch, some 6 GB in the temporary folder and of
+memory.
 
 Each row is a command in a process of its own, with the settings that it has by default. Memory is
 what all its processes have to themselves, looked at twenty times a second; pages of mapped files
