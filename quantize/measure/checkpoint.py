@@ -98,7 +98,9 @@ class Checkpoint:
             tally = Tally.from_bytes(packed)
         except (InputError, OSError, RecursionError, ValueError, LookupError, TypeError):
             return None
-        return packed if _unchanged(job, shard, tally) else None
+        whole = {*tally.histograms} in ({*job.sites}, set())  # none where all were skipped
+        by_channel = {*tally.channels} <= {*job.per_channel}
+        return packed if whole and by_channel and _unchanged(job, shard, tally) else None
 
     def _compare(self, plan: Mapping[str, object]) -> None:
         try:

@@ -291,6 +291,20 @@ def test_what_was_damaged_or_changed_in_between_is_counted_again(
     assert_equal(found, calibrate(model, samples))
 
 
+def test_what_was_counted_of_a_tensor_that_is_none_is_counted_again(
+    model: Model, samples: Samples, tmp_path: Path
+) -> None:
+    place = tmp_path / "p"
+    expected = calibrate(model, samples, checkpoint=Checkpoint(place))
+    for kept in place.glob("*.npz"):
+        tally = Tally.from_bytes(kept.read_bytes())
+        name, *_ = tally.histograms
+        tally.histograms = {f"no {n}" if n == name else n: h for n, h in tally.histograms.items()}
+        kept.write_bytes(tally.to_bytes())
+        break
+    assert_equal(calibrate(model, samples, checkpoint=Checkpoint(place, resume=True)), expected)
+
+
 @pytest.mark.parametrize(
     ("what", "told"),
     [("model", "model"), ("samples", "choice of samples"), ("tensors", "set of tensors")],
