@@ -81,11 +81,10 @@ def _unknown(lite: Lite, graph: Any) -> str | None:
     """
     makers = {index: operator for operator in graph.operators for index in operator.outputs}
     of_shapes = set[int]()
-    for operator in graph.operators:
+    for operator in (operator for operator in graph.operators if operator.outputs):
         sizing = _sizing(lite, graph, operator)
         grows = lite.kind(operator) == "WHILE" or (graph is not lite.main and sizing)
-        follows = grows or _follows(lite, graph, sizing, makers, of_shapes)
-        if follows and operator.outputs:
+        if grows or _follows(lite, graph, sizing, makers, of_shapes):
             return str(graph.tensors[operator.outputs[0]].name)
     return None
 

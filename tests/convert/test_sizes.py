@@ -303,6 +303,10 @@ LITE_FOLLOWING = {
     "of numbers that are computed": lambda x: tf.range(0.0, tf.reduce_max(x) * 1000 + 1, 1.0),
 }
 LITE_OF_THE_BATCH = {name: OF_THE_BATCH[name] for name in ("zeros", "tiled", "padded")}
+OTHERS: dict[str, tuple[Callable[..., Original], dict[str, Any], dict[str, Any]]] = {
+    "tflite": (converted_lite, LITE_FOLLOWING, LITE_OF_THE_BATCH),
+    "pytorch": (exported, TORCH_FOLLOWING, TORCH_OF_THE_BATCH),
+}
 
 
 @pytest.mark.parametrize(
@@ -315,18 +319,14 @@ def test_a_size_that_follows_from_values_is_told(
     assert told(graph(tmp_path, FOLLOWING[case], v2), watched) == [True, True]
 
 
-@pytest.mark.parametrize("case", LITE_FOLLOWING)
-def test_a_size_that_follows_from_values_is_told_of_tflite(
-    tmp_path: Path, watched: list[str], case: str
+@pytest.mark.parametrize(
+    ("form", "case"), [(form, case) for form, (_, found, _) in OTHERS.items() for case in found]
+)
+def test_a_size_that_follows_from_values_is_told_of_others(
+    tmp_path: Path, watched: list[str], form: str, case: str
 ) -> None:
-    assert told(converted_lite(tmp_path, LITE_FOLLOWING[case]), watched) == [True, True]
-
-
-@pytest.mark.parametrize("case", TORCH_FOLLOWING)
-def test_a_size_that_follows_from_values_is_told_of_pytorch(
-    tmp_path: Path, watched: list[str], case: str
-) -> None:
-    assert told(exported(tmp_path, TORCH_FOLLOWING[case]), watched) == [True, True]
+    convert, networks, _ = OTHERS[form]
+    assert told(convert(tmp_path, networks[case]), watched) == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -339,18 +339,14 @@ def test_a_size_that_follows_from_the_batch_is_known(
     assert told(graph(tmp_path, OF_THE_BATCH[case], v2), watched) == [False, False]
 
 
-@pytest.mark.parametrize("case", LITE_OF_THE_BATCH)
-def test_a_size_that_follows_from_the_batch_is_known_of_tflite(
-    tmp_path: Path, watched: list[str], case: str
+@pytest.mark.parametrize(
+    ("form", "case"), [(form, case) for form, (_, _, found) in OTHERS.items() for case in found]
+)
+def test_a_size_that_follows_from_the_batch_is_known_of_others(
+    tmp_path: Path, watched: list[str], form: str, case: str
 ) -> None:
-    assert told(converted_lite(tmp_path, LITE_OF_THE_BATCH[case]), watched) == [False, False]
-
-
-@pytest.mark.parametrize("case", TORCH_OF_THE_BATCH)
-def test_a_size_that_follows_from_the_batch_is_known_of_pytorch(
-    tmp_path: Path, watched: list[str], case: str
-) -> None:
-    assert told(exported(tmp_path, TORCH_OF_THE_BATCH[case]), watched) == [False, False]
+    convert, _, networks = OTHERS[form]
+    assert told(convert(tmp_path, networks[case]), watched) == [False, False]
 
 
 def test_operators_of_tflite_that_make_any_size_are_those_of_its_schema() -> None:
