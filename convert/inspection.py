@@ -92,14 +92,14 @@ def inspect_graphdef(path: str | os.PathLike[str], graph_def: Any) -> Inspection
         training_flags,
         training_lines,
     )
-    from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_constants
+    from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
     from onnxgraft.stages.convert.tensorflow.reading.graphdef import (
         import_checked,
         loose_ends,
         variables,
     )
 
-    check_constants(os.fspath(path), graph_def)
+    check_declared(os.fspath(path), graph_def)
     graph = import_checked(path, graph_def)
     flags = training_flags(graph_def)
     inputs = [

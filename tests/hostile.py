@@ -459,6 +459,16 @@ GROWING: dict[str, tuple[Callable[[], bytes], str]] = {
     "traces/debug/saved_model_debug_info.pb": (lambda: debug_info(10_000_000), "FileLineCol"),
     "operators.ckpt.meta": (
         lambda: field(1, field(2, field(1, b"") * 10_000_000)), "OpDef"),
+    "claimed.pb": (
+        lambda: graph_def(X, node("y", "Pack", ["x"], attr("N", b"\x18" + varint(2**31 - 1)))),
+        "inputs and outputs of operators, at most 1,000,000 are read"),
+    "pieces.pb": (
+        lambda: graph_def(X, node("y", "Unpack", ["x"], attr("num", b"\x18" + varint(2**31 - 1)))),
+        "inputs and outputs of operators"),
+    "outputs.pb": (
+        lambda: graph_def(
+            X, node("y", "If", ["x", "x"], attr("Tout", field(1, field(6, b"\x01" * 8_000_000))))),
+        "inputs and outputs of operators"),
     "nodes.pb": (lambda: b"node{}" * 300_000, "NodeDef; export the network again"),
     "values.pb": (
         lambda: b'node{attr{key:"a" value{list{i:[' + b"1," * 12_000_000 + b"1]}}}}",

@@ -146,6 +146,69 @@ def test_functions_that_double_themselves_are_refused_in_a_frozen_graph(tmp_path
         Original.of(tmp_path / "net.pb").lower()
 
 
+def counting(*nodes: bytes, functions: list[bytes] | None = None) -> bytes:
+    """Return a graph of nodes and functions."""
+    library = b"".join(hostile.field(1, function) for function in functions or [])
+    return hostile.graph_def(hostile.X, *nodes) + hostile.field(2, library)
+
+
+def number(name: str, value: int) -> bytes:
+    return hostile.attr(name, b"\x18" + hostile.varint(value))
+
+
+def function(name: str, *nodes: bytes, signature: bytes = b"") -> bytes:
+    """Return a function of nodes."""
+    called = hostile.field(1, hostile.field(1, name.encode()) + signature)
+    return called + b"".join(hostile.field(3, node) for node in nodes)
+
+
+def named_function(name: str, *attributes: bytes) -> bytes:
+    """Return the attribute that names a function, with attributes of its own."""
+    value = hostile.field(1, name.encode()) + b"".join(
+        hostile.field(2, attribute.removeprefix(attribute[:2])) for attribute in attributes
+    )
+    return hostile.attr("f", hostile.field(10, value))
+
+
+PIECES = 3 << 20
+UNPACKING = hostile.node("u", "Unpack", ["a"], number("num", PIECES))
+# The number is what the function is given.
+UNPACKING_SO_MANY = hostile.node("u", "Unpack", ["a"], hostile.attr("num", hostile.field(9, b"n")))
+OF_SO_MANY = hostile.field(3, hostile.field(1, b"r") + b"\x18\x01" + hostile.field(5, b"n"))
+COUNTED = {
+    "of_one_operator": counting(hostile.node("y", "Unpack", ["x"], number("num", PIECES))),
+    "of_several": counting(*[
+        hostile.node(f"y{i}", "Unpack", ["x"], number("num", PIECES // 4)) for i in range(4)
+    ]),
+    "in_a_function": counting(functions=[function("f", UNPACKING)]),
+    "that_a_function_is_given": counting(
+        hostile.node("y", "f", ["x"], number("n", PIECES)),
+        functions=[function("f", UNPACKING_SO_MANY)],
+    ),
+    "that_a_named_function_is_given": counting(
+        hostile.node("y", "PartitionedCall", ["x"], named_function("f", number("n", PIECES))),
+        functions=[function("f", UNPACKING_SO_MANY)],
+    ),
+    "of_a_function": counting(
+        hostile.node("y", "f", ["x"], number("n", PIECES)),
+        functions=[function("f", signature=OF_SO_MANY)],
+    ),
+    "of_a_function_that_is_called_often": counting(
+        *[hostile.node(f"y{i}", "f", ["x"]) for i in range(4)],
+        functions=[function("f", hostile.node("u", "Unpack", [], number("num", PIECES // 4)))],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+def test_inputs_and_outputs_are_counted_before_tensorflow_makes_them(
+    kind: str, tmp_path: Path
+) -> None:
+    (tmp_path / "net.pb").write_bytes(COUNTED[kind])
+    with pytest.raises(InputError, match=r"3,\d{3},\d{3} inputs and outputs of operators"):
+        Original.of(tmp_path / "net.pb").lower()
+
+
 def test_weights_of_a_frozen_graph_do_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,9 +46,8 @@ from onnxgraft.stages.convert.caffe.reading.net import read_net
 from onnxgraft.stages.convert.caffe.reading.wire import read_blob, read_caffemodel
 from onnxgraft.stages.convert.pytorch.archive import check_program
 from onnxgraft.stages.convert.tensorflow.reading.checkpoint import check_meta
+from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
-    check_calls,
-    check_constants,
     check_operators,
 )
 from onnxgraft.stages.convert.tensorflow.reading.functions import check_keras, check_saved_model
@@ -412,8 +411,7 @@ def _lite_metadata(path: Path) -> None:
 def _graphdef(path: Path) -> None:
     """Read a frozen graph, up to where TensorFlow would be asked."""
     graph = parse_graphdef(path)
-    check_constants(str(path), graph)
-    check_calls(str(path), graph)
+    check_declared(str(path), graph)
     check_operators(str(path), graph)
 
 

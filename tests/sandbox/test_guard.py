@@ -167,10 +167,14 @@ def begun(place: Path) -> subprocess.Popen[str]:
         # What runs the tests in the background may have it ignored.
         preexec_fn=_usual_signals,
     )  # fmt: skip
-    end = time.monotonic() + 120
-    while not (place / "begun").exists() and time.monotonic() < end:
-        time.sleep(0.05)
+    _wait_for(place / "begun")
     return process
+
+
+def _wait_for(file: Path) -> None:
+    end = time.monotonic() + 120
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def running(session: int) -> list[int]:
@@ -195,6 +199,34 @@ def test_ctrl_c_ends_the_work_and_says_so(whole_group: bool, place: Path) -> Non
     assert process.returncode == 130
     assert told.strip() == "onnxgraft validate: interrupted"
     assert running(process.pid) == []
+
+
+BUSY = """
+import sys, time
+from onnxgraft.sandbox import guard
+guard._Watch._too_much = lambda _: time.sleep(2)  # as on a machine that is busy
+status = guard.guarded(guard.Allowance())
+if status is None:
+    open("begun", "w").close()
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        guard.hand_over(130)
+        sys.exit(130)
+sys.exit(status)
+"""
+
+
+def test_ctrl_c_that_the_watching_process_sees_late_is_told_as_it_is_else(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY], stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path, start_new_session=True, preexec_fn=_usual_signals,
+    )  # fmt: skip
+    _wait_for(tmp_path / "begun")
+    time.sleep(0.5)  # so that it looks what the work takes
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert (process.returncode, told) == (130, "")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])

@@ -17,9 +17,8 @@ from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.model import Source
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
+from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
-    check_calls,
-    check_constants,
     check_restore,
 )
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import (
@@ -100,8 +99,7 @@ def check_meta(file: Path) -> None:
             f"{file.with_suffix('')}: the checkpoint can't be restored: {error}"
         ) from error
     graph = definition.graph_def
-    check_constants(str(file), graph)
-    check_calls(str(file), graph)
+    check_declared(str(file), graph)
     reads = [f"{node.name}/Read/ReadVariableOp" for node in graph.node if node.op == "VarHandleOp"]
     for operation in (definition.saver_def.restore_op_name, *reads):
         check_restore(str(file), graph, operation)

@@ -27,9 +27,8 @@ from onnxgraft.files.trust import Trust, offer, trusts
 from onnxgraft.graph.model import Source
 from onnxgraft.optional import optional
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
+from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
-    check_calls,
-    check_constants,
     check_operators,
     check_restore,
 )
@@ -139,8 +138,7 @@ def check_saved_model(folder: Path) -> None:
     except (DecodeError, RecursionError, UnicodeDecodeError, text_format.ParseError) as error:
         raise ModelError(f"{file}: TensorFlow can't load the SavedModel: {error}") from error
     for meta_graph in saved.meta_graphs:
-        check_constants(str(file), meta_graph.graph_def)
-        check_calls(str(file), meta_graph.graph_def)
+        check_declared(str(file), meta_graph.graph_def)
         check_operators(str(file), meta_graph.graph_def)
         if not meta_graph.HasField("object_graph_def"):  # TensorFlow 1 runs its own restoring
             restore = meta_graph.saver_def.restore_op_name

@@ -38,9 +38,8 @@ from onnxgraft.stages.convert.tensorflow.reading.cutting import (
     reachable,
     without_clashes,
 )
+from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
-    check_calls,
-    check_constants,
     check_operators,
 )
 from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
@@ -191,8 +190,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
     """
     path, public = source.path, public or Public({}, {})
     _check_frozen(path, original)
-    check_constants(path, original)
-    check_calls(path, original)
+    check_declared(path, original)
     notes: list[str] = []
     original, weights = take_weights(original)
     graph = import_checked(path, original)

@@ -257,6 +257,9 @@ class _Watch:
             found, status = os.waitpid(self.child, os.WNOHANG)
             if found:
                 self._listen()
+                # What the terminal sent to both is told by the child, or came too late.
+                while signal.sigtimedwait(signals, 0) is not None:
+                    pass
                 return status
             caught = signal.sigtimedwait(signals, _LOOK)
             # What the terminal sends, it sends to both.
