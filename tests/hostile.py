@@ -453,6 +453,11 @@ GROWING: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: onnx_with(node=field(6, b"") * 20_000_000),
         "fields of messages, at most 16,777,216 are read, most of them in NodeProto"),
     "bodies.onnx": (lambda: onnx_bodies(20_000), "tensors that bodies of operators see"),
+    "split.onnx": (
+        lambda: onnx_of("big, rest = Split <num_outputs = 2147483647> (x)"),
+        "has num_outputs 2,147,483,647, more than it has inputs or outputs"),
+    "scan.onnx": (lambda: scanning(), "has num_scan_inputs 2,147,483,647"),
+    "given.onnx": (lambda: splitting_in_a_function(), "has num_outputs 2,147,483,647"),
     "debug_info.pb": (lambda: relu_graph(field(5, debug_info(10_000_000))), "FileLineCol"),
     "operators/saved_model.pb": (
         lambda: field(2, field(1, field(2, field(1, b"") * 10_000_000))), "OpDef"),
@@ -518,6 +523,24 @@ def doubling(levels: int) -> bytes:
     graph = onnx.helper.make_graph([call], "net", [x], [y])
     made = onnx.helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=8)
     return bytes(made.SerializeToString())
+
+
+def scanning() -> bytes:
+    """Return a graph with a Scan that goes through more inputs than it has."""
+    return onnx_of(
+        "big = Scan <num_scan_inputs = 2147483647, body = body (float a) => (float b)"
+        " { b = Neg (a) }> (x)"
+    )
+
+
+def splitting_in_a_function() -> bytes:
+    """Return a graph of a function that splits into as many parts as its call says."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 18, "own" : 1]>\nnet (float[1, 4] x) => (float y) {'
+        ' y = own.F <n = 2147483647> (x) }\n<domain: "own", opset_import: ["" : 18]>\n'
+        "F <n> (a) => (b) { b, c = Split <num_outputs: int = @n> (a) }"
+    )
+    return bytes(onnx.parser.parse_model(text).SerializeToString())
 
 
 def graph_of(op: str, inputs: list[str], *more: bytes, attrs: bytes = b"") -> bytes:

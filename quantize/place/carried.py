@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.body_rules import scanned_inputs
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.walk import nodes_within, pinned
 
@@ -56,9 +57,9 @@ def _states(graph: gs.Graph) -> Iterator[_State]:
         if is_op(node, "Loop"):
             body, before, ends = node.attrs["body"], 2, 1  # a count and conditions
             count = len(node.inputs) - 2
-        elif is_op(node, "Scan") and "num_scan_inputs" in node.attrs:
+        elif scanned := scanned_inputs(node):
             body, before, ends = node.attrs["body"], 0, 0
-            count = len(node.inputs) - int(node.attrs["num_scan_inputs"])
+            count = len(node.inputs) - scanned
         else:
             continue
         for index in range(min(count, len(node.outputs))):

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.graph.body_rules import scanned_inputs
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import RECURRENT, WEIGHTED, is_op
 from onnxgraft.graph.shapes import Shapes
@@ -113,8 +114,8 @@ def _times(node: gs.Node, shapes: Shapes) -> int:
         value = shapes.value(node.inputs[0])
         if value and value[0] is not None and value[0].fixed:
             return max(value[0].number, 1)
-    if is_op(node, "Scan") and "num_scan_inputs" in node.attrs:
-        first = len(node.inputs) - int(node.attrs["num_scan_inputs"])
+    if scanned := scanned_inputs(node):
+        first = len(node.inputs) - scanned
         axis = int((node.attrs.get("scan_input_axes") or [0])[0])
         whole = shapes.shape(node.inputs[first])
         if whole and whole[axis % len(whole)].fixed:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from onnx import TensorProto
 
 from onnxgraft.graph.dims import Dim
 from onnxgraft.graph.inference import TensorType, infer, write_types
 from onnxgraft.graph.model import Model, Source
+from onnxgraft.stages.quantize.place.costs import costs
 from tests.conftest import ROOT, model_of
 from tests.foreign import foreign
 from tests.graph.test_operators import files as product_files
@@ -200,6 +203,39 @@ def test_of_a_scan_states_keep_their_shape_and_axes_go_and_come() -> None:
     assert sizes_of(model, "end") == ["N", 8]
     assert sizes_of(model, "y") == ["N", 11, "T"]
     assert infer(model.graph)["y"].element == FLOAT
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_scan_inputs": -1}, {"num_scan_inputs": 0}, {"num_scan_inputs": 3},
+        {"num_scan_inputs": 2**31 - 1}, {"num_scan_inputs": None}, {"scan_input_axes": [1, 1]},
+        {"scan_input_axes": []}, {"scan_output_axes": []}, {"x": []},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_of_a_scan_that_no_library_runs_nothing_is_an_error(change: dict[str, Any]) -> None:
+    model = model_of("""
+        g (float[8] start, float[5,8] x) => (float[A] end, float[B,C] y) {
+            end, y = Scan <num_scan_inputs = 1, scan_input_axes = [0], scan_output_axes = [0],
+                body = turn (s, e) => (t, v) {
+                    t = Add(s, e)
+                    v = Neg(e)
+                }
+            > (start, x)
+        }
+    """)
+    assert sizes_of(model, "y") == [5, 8]
+    (node,) = model.graph.nodes
+    for name, value in change.items():
+        if name == "x":
+            model.graph.inputs[1].shape = value
+        elif value is None:
+            del node.attrs[name]
+        else:
+            node.attrs[name] = value
+    assert infer(model.graph)["x"].element == FLOAT
+    costs(model)
 
 
 def test_sequences_have_no_element_and_what_is_taken_from_them_has() -> None:

@@ -18,7 +18,7 @@ from onnxgraft.graph.walk import own_bodies
 if TYPE_CHECKING:
     from onnxgraft.graph.shapes import Shapes
 
-__all__ = ["bind_bodies", "made_by_bodies"]
+__all__ = ["bind_bodies", "made_by_bodies", "scanned_inputs"]
 
 
 def bind_bodies(shapes: Shapes, node: gs.Node) -> None:
@@ -26,13 +26,13 @@ def bind_bodies(shapes: Shapes, node: gs.Node) -> None:
     if is_op(node, "Loop"):
         for tensor, start in zip(node.attrs["body"].inputs[2:], node.inputs[2:], strict=False):
             shapes.bind(tensor, start)
-    elif is_op(node, "Scan") and _scans(node):
+    elif scanned_inputs(node):
         inputs, (states, axes, _) = node.attrs["body"].inputs, _parts(node)
         for tensor, start in zip(inputs[:states], node.inputs, strict=False):
             shapes.bind(tensor, start, shapes.shape(start))
         for tensor, whole, axis in zip(inputs[states:], node.inputs[states:], axes, strict=False):
             shape = shapes.shape(whole)
-            if shape is not None:
+            if shape:
                 place = axis % len(shape)
                 shape = shape[:place] + shape[place + 1 :]
             shapes.bind(tensor, whole, shape)
@@ -56,10 +56,10 @@ def made_by_bodies(shapes: Shapes, node: gs.Node) -> None:
             elif shape is not None:
                 shape = (shapes.unknown(), *shape)
             shapes.put(tensor, end, shape)
-    elif is_op(node, "Scan") and _scans(node):
+    elif scanned_inputs(node):
         states, inner, outer = _parts(node)
         whole = shapes.shape(node.inputs[states])
-        length = shapes.unknown() if whole is None else whole[inner[0] % len(whole)]
+        length = whole[inner[0] % len(whole)] if whole else shapes.unknown()
         for index, (tensor, end) in enumerate(
             zip(node.outputs, node.attrs["body"].outputs, strict=False)
         ):
@@ -72,21 +72,29 @@ def made_by_bodies(shapes: Shapes, node: gs.Node) -> None:
             shapes.put(tensor, end, shape)
 
 
-def _scans(node: gs.Node) -> bool:
-    """Tell whether it is the Scan of opset 9 and later; the one of 8 has a batch."""
-    return "num_scan_inputs" in node.attrs and "directions" not in node.attrs
+def scanned_inputs(node: gs.Node) -> int:
+    """Return how many of a node's inputs a Scan of opset 9 or later goes through; else 0.
+
+    That of opset 8 has a batch. One that claims more than there are no library runs.
+    """
+    if not is_op(node, "Scan") or "directions" in node.attrs:
+        return 0
+    count = int(node.attrs.get("num_scan_inputs", 0))
+    return count if 0 < count <= len(node.inputs) else 0
 
 
 def _parts(node: gs.Node) -> tuple[int, list[int], list[int]]:
     """Return the number of a Scan's states, and the axes that its inputs and outputs lose."""
-    scanned = int(node.attrs["num_scan_inputs"])
+    scanned = scanned_inputs(node)
     states = len(node.inputs) - scanned
-    made = len(node.outputs) - states
-    return (
-        states,
-        list(node.attrs.get("scan_input_axes", [0] * scanned)),
-        list(node.attrs.get("scan_output_axes", [0] * made)),
-    )
+    made = max(len(node.outputs) - states, 0)
+    axes = _axes(node, "scan_input_axes", scanned)
+    return states, axes, _axes(node, "scan_output_axes", made)
+
+
+def _axes(node: gs.Node, attribute: str, count: int) -> list[int]:
+    axes = list(node.attrs.get(attribute, ()))
+    return axes if len(axes) == count else [0] * count
 
 
 def _common(shapes: Shapes, found: list[Shape | None]) -> Shape | None:

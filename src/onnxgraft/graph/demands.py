@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -9,12 +10,17 @@ import onnx
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files import calls
-from onnxgraft.files.limits import AXES, BODY_NAMES, CONSTANT_BYTES, TENSOR_VALUES
+from onnxgraft.files.limits import AXES, BODY_NAMES, CONSTANT_BYTES, NODES, TENSOR_VALUES
 from onnxgraft.graph.external import PACKED
-from onnxgraft.graph.messages import bodies
-from onnxgraft.graph.operators import is_own_domain, op_key
+from onnxgraft.graph.messages import bodies, parts
+from onnxgraft.graph.operators import is_own_domain, op_key, op_of
 
-__all__ = ["check_bodies", "check_calls", "check_declared", "check_dense", "check_values"]
+__all__ = [
+    "check_bodies", "check_calls", "check_counts", "check_declared", "check_dense", "check_values",
+]  # fmt: skip
+
+# Attributes that say how many inputs or outputs a node has, by the operator.
+_COUNTING = {"Split": "num_outputs", "Scan": "num_scan_inputs"}
 
 
 def check_values(tensor: onnx.TensorProto, model: Path) -> None:
@@ -94,6 +100,33 @@ def check_bodies(model: onnx.ModelProto, path: Path) -> None:
         if seen > BODY_NAMES.most:
             raise ModelError(f"{path}: {BODY_NAMES.refusal(seen)}; export it with fewer of them")
         left += [(body, names) for body in inner]
+
+
+def check_counts(model: onnx.ModelProto, path: Path) -> None:
+    """Raise ModelError if a node says to have more inputs or outputs than it has.
+
+    onnxruntime makes a list of all first. In a function an attribute can stand for one that the
+    call brings: for any of that name.
+    """
+    nodes = [part for part in parts(model) if isinstance(part, onnx.NodeProto)]
+    counting = []
+    for node in nodes:
+        name = _COUNTING.get(op_key(node)[1])
+        counting += [(node, a) for a in node.attribute if name is not None and a.name == name]
+    if not counting:
+        return
+    given: dict[str, int] = {}
+    defaults = (attribute for f in model.functions for attribute in f.attribute_proto)
+    for attribute in itertools.chain(defaults, *(node.attribute for node in nodes)):
+        given[attribute.name] = max(given.get(attribute.name, 0), attribute.i)
+    for node, attribute in counting:
+        said = max(attribute.i, given.get(attribute.ref_attr_name, 0))
+        there = max(len(node.input), len(node.output))
+        if said > there and not (attribute.ref_attr_name and said <= NODES.most):
+            raise ModelError(
+                f"{path}: {node.name or op_of(node)!r} has {attribute.name} {said:,}, more than "
+                "it has inputs or outputs; export the network again"
+            )
 
 
 def check_calls(model: onnx.ModelProto, path: Path) -> None:

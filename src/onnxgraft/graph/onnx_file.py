@@ -31,6 +31,7 @@ from onnxgraft.files.wire import BYTES, WireError, fields
 from onnxgraft.graph.demands import (
     check_bodies,
     check_calls,
+    check_counts,
     check_declared,
     check_dense,
     check_values,
@@ -158,6 +159,7 @@ def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> Non
             dense += math.prod(max(dim, 0) for dim in part.dims)
             check_dense(dense, path)
     check_bodies(proto, path)
+    check_counts(proto, path)
     check_calls(proto, path)
 
 
