@@ -466,7 +466,7 @@ GROWING: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: field(1, field(2, field(1, b"") * 10_000_000)), "OpDef"),
     "claimed.pb": (
         lambda: graph_def(X, node("y", "Pack", ["x"], attr("N", b"\x18" + varint(2**31 - 1)))),
-        "inputs and outputs of operators, at most 1,000,000 are read"),
+        "inputs and outputs of operators, at most 750,000 are read"),
     "pieces.pb": (
         lambda: graph_def(X, node("y", "Unpack", ["x"], attr("num", b"\x18" + varint(2**31 - 1)))),
         "inputs and outputs of operators"),

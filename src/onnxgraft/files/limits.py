@@ -68,7 +68,7 @@ PROGRAM_NODES = Limit(
     "PyTorch takes 20 KB and 10 ms for one (measured); programs in use have hundreds.",
 )  # fmt: skip
 ENDS = Limit(
-    "inputs and outputs of operators", 1_000_000,
+    "inputs and outputs of operators", 750_000,
     "An output of TensorFlow's takes 1.4 KB and 30 us (measured); a node has two to four of both.",
 )  # fmt: skip
 TENSORS = Limit("stored tensors", 250_000, "In use is less than one for each node.")
