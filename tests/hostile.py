@@ -551,6 +551,41 @@ def graph_of(op: str, inputs: list[str], *more: bytes, attrs: bytes = b"") -> by
     return graph_def(X, *more, int_constant("zero", 0), big, largest, add)
 
 
+def asking() -> bytes:
+    """Return a graph with a shape that TensorFlow fills gigabytes to learn."""
+    of_int = attr("T", b"\x30\x03")
+    return graph_def(
+        X, int_constant("n", HUGE), int_constant("zero", 0), int_constant("two", 2),
+        node("first", "Max", ["two", "zero"], of_int, attr("Tidx", b"\x30\x03")),
+        node("big", "Fill", ["n", "first"], of_int, attr("index_type", b"\x30\x03")),
+        node("m", "Max", ["big", "zero"], of_int, attr("Tidx", b"\x30\x03")),
+        node("shape", "Pack", ["m"], of_int, attr("N", b"\x18\x01")),
+        node("y", "Reshape", ["x", "shape"], attr("T", FLOAT), attr("Tshape", b"\x30\x03")),
+    )  # fmt: skip
+
+
+def asking_in_a_function(folder: Path) -> None:
+    """Write a SavedModel with such a shape in a function."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    class Asking(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((1, 4), tf.float32, "x")])
+        def call(self, x: Any) -> Any:
+            big = tf.fill(tf.constant([7]), tf.constant(4))
+            return tf.nn.relu(tf.reshape(x, tf.stack([tf.reduce_max(big)])))
+
+    network, file = Asking(), folder / "saved_model.pb"
+    tf.saved_model.save(network, folder, signatures=network.call)
+    saved = SavedModel.FromString(file.read_bytes())
+    for function in saved.meta_graphs[0].graph_def.library.function:
+        for each in function.node_def:
+            each.attr.pop("_output_shapes", None)
+            if each.op == "Const" and each.attr["value"].tensor.int_val[:] == [7]:
+                each.attr["value"].tensor.int_val[0] = HUGE
+    file.write_bytes(saved.SerializeToString())
+
+
 def int_constant(name: str, value: int) -> bytes:
     tensor = b"\x08\x03" + field(2, field(2, b"\x08\x01")) + field(7, varint(value))
     return node(name, "Const", [], attr("dtype", b"\x30\x03"), attr("value", field(8, tensor)))
@@ -591,6 +626,7 @@ RUNNING: dict[str, tuple[Callable[[], bytes], str]] = {
             "Tile", ["x", "n"], int_constant("n", HUGE),
             attrs=attr("T", FLOAT) + attr("Tmultiples", b"\x30\x03")),
         "one sample takes"),
+    "asked.pb": (lambda: asking(), "one sample takes"),
     "dense.keras": (lambda: keras_archive(DENSE), "its layers have weights of 6.4 GB"),
     "wide.prototxt": (
         lambda: b'input: "x" input_dim: 1 input_dim: 1 input_dim: 40000 input_dim: 40000\n'

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +15,16 @@ from onnxgraft.errors import ModelError
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.graph.wants import Wants
 from onnxgraft.optional import optional
-from onnxgraft.run.demand import limited
+from onnxgraft.run.demand import bounded, limited
 from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
 if TYPE_CHECKING:
     from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
 
-__all__ = ["TensorFlow", "import_graph", "reason_of", "tensorflow"]
+__all__ = [
+    "TensorFlow", "graph_of_function", "import_graph", "import_into", "reason_of", "tensorflow",
+]  # fmt: skip
 
 # Lines of its messages that lead up to the one that counts.
 _SCENERY = re.compile(
@@ -49,11 +51,24 @@ def reason_of(error: BaseException) -> str:
 
 def import_graph(graph_def: Any) -> Any:
     """Return the tf.Graph of a GraphDef; its tensors have static shapes."""
-    tf = tensorflow()
-    graph = tf.Graph()
+    graph = tensorflow().Graph()
     with graph.as_default():
-        tf.import_graph_def(graph_def, name="")
+        import_into(graph_def)
     return graph
+
+
+def import_into(graph_def: Any, fed: Mapping[str, Any] | None = None) -> None:
+    """Import a GraphDef into the graph at hand, with other tensors in the place of ``fed``."""
+    with bounded(graph_def.ByteSize()):
+        tensorflow().import_graph_def(graph_def, input_map=fed, name="")
+
+
+def graph_of_function(function: Any, shapes: Sequence[Any]) -> Any:
+    """Return the graph of a FunctionDef whose arguments have shapes, as TensorShapeProtos."""
+    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+
+    with bounded(function.ByteSize()):
+        return function_def_to_graph(function, input_shapes=list(shapes))
 
 
 class TensorFlow(Resource):

@@ -8,7 +8,12 @@ from typing import Any
 
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.demand import Step, check_steps, grown, peak, size_of, tell_unknown
-from onnxgraft.stages.convert.tensorflow.running import import_graph, tensorflow
+from onnxgraft.stages.convert.tensorflow.running import (
+    graph_of_function,
+    import_graph,
+    import_into,
+    tensorflow,
+)
 
 __all__ = ["SIZED", "check_sizes"]
 
@@ -64,7 +69,7 @@ def _of_one_sample(graph_def: Any, fed: Mapping[str, TensorSpec]) -> tuple[Any, 
                 )
                 for name, spec in fed.items()
             }
-            tf.import_graph_def(graph_def, input_map=ones, name="")
+            import_into(graph_def, ones)
     except ValueError:  # a graph may be of another batch, or of inputs that no shape is known of
         return import_graph(graph_def), list(fed)
     return graph, [tensor.name for tensor in ones.values()]
@@ -140,14 +145,12 @@ class _Sizes:
         key = name, repr(args)
         if key not in self._known:
             self._known[key] = 0, []
-            from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
-
             function = type(self._functions[name])()
             function.CopyFrom(self._functions[name])
             function.arg_attr.clear()  # the shapes that it was written with
             try:
                 with graph.as_default():
-                    body = function_def_to_graph(function, input_shapes=args)
+                    body = graph_of_function(function, args)
             except (LookupError, RuntimeError, TypeError, ValueError):
                 return self._known[key]
             places = [tensor.name for tensor in body.inputs]

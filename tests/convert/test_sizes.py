@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,6 +149,25 @@ def test_functions_that_double_themselves_are_refused_in_a_frozen_graph(tmp_path
         Original.of(tmp_path / "net.pb").lower()
 
 
+@only_ci
+@pytest.mark.parametrize("form", ["graph", "function"])
+def test_tensorflow_does_not_fill_gigabytes_to_learn_a_shape(form: str, tmp_path: Path) -> None:
+    file = tmp_path / "net.pb"
+    if form == "graph":
+        file.write_bytes(hostile.asking())
+    else:
+        hostile.asking_in_a_function(file)
+    words = [sys.executable, "-m", "onnxgraft", "inspect", file]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    assert "can't be converted" in told
+    assert "one sample takes 5.59 GB or more" in told
+    assert usage.ru_maxrss < 2 << 20  # kB; TensorFlow itself takes 0.7 GB
+
+
 def counting(*nodes: bytes, functions: list[bytes] | None = None) -> bytes:
     """Return a graph of nodes and functions."""
     library = b"".join(hostile.field(1, function) for function in functions or [])
@@ -194,8 +216,8 @@ COUNTED = {
         functions=[function("f", signature=OF_SO_MANY)],
     ),
     "of_a_function_that_is_called_often": counting(
-        *[hostile.node(f"y{i}", "f", ["x"]) for i in range(4)],
-        functions=[function("f", hostile.node("u", "Unpack", [], number("num", PIECES // 4)))],
+        *[hostile.node(f"y{i}", "f", ["x"]) for i in range(8)],
+        functions=[function("f", hostile.node("u", "Unpack", [], number("num", PIECES // 8)))],
     ),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,6 +40,22 @@ def test_what_nothing_reads_and_what_a_body_takes_count_while_they_are_made() ->
     steps = [Step([], {"unread": 50}), Step(["x"], {"y": 1}, within=40)]
     assert peak(steps, {"x": 5}, {"y"}) == (55, "unread")
     assert peak(steps[1:], {"x": 5}, {"y"}) == (46, "y")
+
+
+def test_what_a_library_reads_can_take_what_its_file_may_become_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with demand.bounded(100 << 20):
+        np.empty(1 << 30, np.uint8)
+        with pytest.raises(MemoryError):
+            np.empty(4 << 30, np.uint8)
+    with demand.bounded(1 << 30):
+        np.empty(4 << 30, np.uint8)
+    monkeypatch.delenv(demand._ALLOWED)  # as Python calls it
+    with demand.bounded(0):
+        np.empty(4 << 30, np.uint8)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 GROWING = {

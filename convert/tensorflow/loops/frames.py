@@ -17,7 +17,7 @@ from typing import Any
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.names import free
 from onnxgraft.stages.convert.tensorflow.names import node_of
-from onnxgraft.stages.convert.tensorflow.running import import_graph, tensorflow
+from onnxgraft.stages.convert.tensorflow.running import graph_of_function, import_graph, tensorflow
 
 __all__ = ["add_constant", "lift_frames", "tensor_arrays_to_lists"]
 
@@ -81,8 +81,6 @@ def _find_shapes(path: str, graph_def: Any) -> None:
 
 def _find_shapes_in(graph: Any, nodes: Any, functions: Mapping[str, Any]) -> bool:
     """Give the loops among ``nodes``, of ``graph``, shapes; return whether any were new."""
-    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
-
     changed = False
     for node in nodes:
         if node.op != "StatelessWhile" or node.attr["body"].func.name not in functions:
@@ -90,7 +88,7 @@ def _find_shapes_in(graph: Any, nodes: Any, functions: Mapping[str, Any]) -> boo
         shapes = [tensor.shape for tensor in graph.get_operation_by_name(node.name).inputs]
         body = functions[node.attr["body"].func.name]
         while True:
-            inner = function_def_to_graph(body, input_shapes=[s.as_proto() for s in shapes])
+            inner = graph_of_function(body, [shape.as_proto() for shape in shapes])
             if _find_shapes_in(inner, body.node_def, functions):
                 changed = True
                 continue

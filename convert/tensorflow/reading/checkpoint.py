@@ -16,6 +16,7 @@ from onnxgraft.files import existing_file, sha256
 from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.model import Source
 from onnxgraft.graph.tensor_option import TensorOption
+from onnxgraft.run.demand import bounded
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
@@ -61,7 +62,8 @@ def read_checkpoint(prefix: Path, cut: Cut) -> FrozenGraph:
     graph = tf.Graph()
     with graph.as_default(), quiet(), tf.compat.v1.Session(graph=graph) as session:
         try:
-            saver = tf.compat.v1.train.import_meta_graph(os.fspath(meta), clear_devices=True)
+            with bounded(meta.stat().st_size):
+                saver = tf.compat.v1.train.import_meta_graph(os.fspath(meta), clear_devices=True)
             if saver is None:
                 raise ValueError("its graph has no variables")
             saver.restore(session, os.fspath(prefix))

@@ -26,6 +26,7 @@ from onnxgraft.files.limits import ARCHIVE_GROWTH, BUFFER_BYTES
 from onnxgraft.files.trust import Trust, offer, trusts
 from onnxgraft.graph.model import Source
 from onnxgraft.optional import optional
+from onnxgraft.run.demand import bounded
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
@@ -80,7 +81,8 @@ def read_saved_model(
     """
     check_saved_model(Path(path))
     tf = tensorflow()
-    with quiet():
+    stored = sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+    with quiet(), bounded(stored):
         try:
             loaded = tf.saved_model.load(os.fspath(path))
         except Exception as error:  # what a damaged one raises has no common base
@@ -214,7 +216,8 @@ def freeze_keras(keras: Any, file: Path, runs: bool) -> tuple[Any, Public]:
     tf = tensorflow()
     if not runs:
         _check_size(keras, file)
-    with quiet():
+    held = contextlib.nullcontext() if runs else bounded(file.stat().st_size)
+    with quiet(), held:
         try:
             model = keras.models.load_model(file, compile=False, safe_mode=not runs)
         except Exception as error:  # what a damaged file raises has no common base
@@ -319,7 +322,9 @@ def freeze(function: Any, names_in: Sequence[str], names_out: Sequence[str]) -> 
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     tf = tensorflow()
-    with quiet():
+    weights = function.graph.variables
+    stored = sum(math.prod(weight.shape) * weight.dtype.size for weight in weights)
+    with quiet(), bounded(stored):
         try:
             constant = convert_variables_to_constants_v2(function, lower_control_flow=False)
         except Exception as error:  # likewise

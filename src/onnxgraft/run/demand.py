@@ -10,10 +10,14 @@ of them, so that the limit is closer then.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import re
+import resource
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxgraft.errors import ModelError
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from onnxgraft.graph.shapes import Shapes
 
 __all__ = [
-    "Step", "allow", "check_model", "check_steps", "grown", "limited", "peak", "size_of",
+    "Step", "allow", "bounded", "check_model", "check_steps", "grown", "limited", "peak", "size_of",
     "tell_unknown", "watchers",
 ]  # fmt: skip
 
@@ -148,6 +152,29 @@ def peak(steps: Sequence[Step], given: Mapping[str, int], kept: Collection[str])
 def grown(stored: int) -> int:
     """Return what a stored tensor may become without being counted: weights of 4 bits as floats."""
     return 8 * stored
+
+
+@contextlib.contextmanager
+def bounded(stored: int) -> Iterator[None]:
+    """Let allocations fail that are larger than anything a network needs while it is read.
+
+    TensorFlow runs what depends on constants alone to learn shapes: a few bytes can ask for any
+    size. What it can't allocate it does without, and the shape is not known.
+
+    Args:
+        stored: Bytes of the network's file.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if not limited() or soft != resource.RLIM_INFINITY:
+        yield  # to functions that Python calls, or to --max-memory
+        return
+    text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    taken = 1024 * int(re.findall(r"(?m)^VmData:\s*(\d+) kB", text)[0])
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + RUNNING_BYTES.most + grown(stored), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def size_of(dims: Iterable[int | None], width: int) -> int:
