@@ -457,7 +457,7 @@ GROWING: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: onnx_of("big, rest = Split <num_outputs = 2147483647> (x)"),
         "has num_outputs 2,147,483,647, more than it has inputs or outputs"),
     "scan.onnx": (lambda: scanning(), "has num_scan_inputs 2,147,483,647"),
-    "given.onnx": (lambda: splitting_in_a_function(), "has num_outputs 2,147,483,647"),
+    "given.onnx": (lambda: splitting_in_a_function(2**31 - 1), "has num_outputs 2,147,483,647"),
     "debug_info.pb": (lambda: relu_graph(field(5, debug_info(10_000_000))), "FileLineCol"),
     "operators/saved_model.pb": (
         lambda: field(2, field(1, field(2, field(1, b"") * 10_000_000))), "OpDef"),
@@ -533,11 +533,12 @@ def scanning() -> bytes:
     )
 
 
-def splitting_in_a_function() -> bytes:
+def splitting_in_a_function(count: int) -> bytes:
     """Return a graph of a function that splits into as many parts as its call says."""
     text = (
-        '<ir_version: 8, opset_import: ["" : 18, "own" : 1]>\nnet (float[1, 4] x) => (float y) {'
-        ' y = own.F <n = 2147483647> (x) }\n<domain: "own", opset_import: ["" : 18]>\n'
+        '<ir_version: 8, opset_import: ["" : 18, "own" : 1]>\nnet (float[2, 2] x) => (float y) {'
+        f" y = own.F <n = {count}> (x) }}"
+        '\n<domain: "own", opset_import: ["" : 18]>\n'
         "F <n> (a) => (b) { b, c = Split <num_outputs: int = @n> (a) }"
     )
     return bytes(onnx.parser.parse_model(text).SerializeToString())

@@ -68,6 +68,29 @@ PROMISES = (
         "",
     ),
     Promise(
+        MODEL, "how many inputs and outputs an operator says to have is counted first (TensorFlow)",
+        "tests/convert/test_sizes.py::"
+        "test_inputs_and_outputs_are_counted_before_tensorflow_makes_them",
+        "convert/tensorflow/reading/declared.py",
+        "            count += max(_amount(value), ",
+        "            count += max(1, ",
+    ),
+    Promise(
+        MODEL, "how many inputs and outputs an operator says to have is counted first (ONNX)",
+        "tests/test_limits.py::test_a_node_that_says_to_have_more_than_it_has_is_refused",
+        "src/onnxgraft/graph/demands.py",
+        "        if said > there and ",
+        "        if said < 0 and ",
+    ),
+    Promise(
+        MODEL, "what TensorFlow computes to learn shapes has a limit of memory",
+        "tests/run/test_demand.py::"
+        "test_what_a_library_reads_can_take_what_its_file_may_become_and_no_more",
+        "src/onnxgraft/run/demand.py",
+        "(taken + RUNNING_BYTES.most + grown(stored), hard)",
+        "(hard, hard)",
+    ),
+    Promise(
         MODEL, "weights that are shared are no way to more memory than their files have",
         "tests/test_limits.py::test_external_data_that_many_tensors_share_are_refused",
         "src/onnxgraft/graph/external.py",

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from onnxgraft.errors import ModelError
@@ -63,6 +64,24 @@ def test_what_a_few_bytes_become_many_of_is_refused(name: str, answers: dict[str
     assert "\n" not in told
     assert kilobytes < MOST_KILOBYTES  # of it and of those before it
     assert seconds < MOST_SECONDS
+
+
+@pytest.mark.parametrize("name", ["split.onnx", "scan.onnx", "given.onnx"])
+def test_a_node_that_says_to_have_more_than_it_has_is_refused(name: str, tmp_path: Path) -> None:
+    make, words = hostile.GROWING[name]
+    (tmp_path / name).write_bytes(make())
+    with pytest.raises(ModelError, match=words):
+        Model.load(tmp_path / name)
+
+
+def test_a_function_that_splits_into_as_many_parts_as_its_call_says_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "net.onnx"
+    file.write_bytes(hostile.splitting_in_a_function(2))
+    x = np.arange(4, dtype=np.float32).reshape(2, 2)
+    given = onnxruntime.InferenceSession(file).run(None, {"x": x})
+    again = onnxruntime.InferenceSession(Model.load(file).to_onnx().SerializeToString())
+    np.testing.assert_array_equal(again.run(None, {"x": x})[0], given[0])
+    np.testing.assert_array_equal(given[0], x[:1])
 
 
 # What is counted -------------------------------------------------------------------------------
