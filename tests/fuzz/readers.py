@@ -47,9 +47,7 @@ from onnxgraft.stages.convert.caffe.reading.wire import read_blob, read_caffemod
 from onnxgraft.stages.convert.pytorch.archive import check_program
 from onnxgraft.stages.convert.tensorflow.reading.checkpoint import check_meta
 from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
-from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
-    check_operators,
-)
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_operators
 from onnxgraft.stages.convert.tensorflow.reading.functions import check_keras, check_saved_model
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import parse_graphdef
 from onnxgraft.stages.convert.tensorflow.running import tensorflow

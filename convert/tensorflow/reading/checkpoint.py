@@ -19,9 +19,7 @@ from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.run.demand import bounded
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
-from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
-    check_restore,
-)
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_restore
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import (
     QUEUES,
     Cut,

@@ -29,10 +29,7 @@ from onnxgraft.optional import optional
 from onnxgraft.run.demand import bounded
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
-from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
-    check_operators,
-    check_restore,
-)
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_operators, check_restore
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import Cut, FrozenGraph, Public, prepare
 from onnxgraft.stages.convert.tensorflow.reading.keras2 import freeze_keras2
 from onnxgraft.stages.convert.tensorflow.reading.survey import is_message

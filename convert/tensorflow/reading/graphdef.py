@@ -39,9 +39,7 @@ from onnxgraft.stages.convert.tensorflow.reading.cutting import (
     without_clashes,
 )
 from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
-from onnxgraft.stages.convert.tensorflow.reading.forbidden import (
-    check_operators,
-)
+from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_operators
 from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
 from onnxgraft.stages.convert.tensorflow.reading.text import parse_graph
 from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
