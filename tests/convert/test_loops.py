@@ -370,6 +370,29 @@ def test_a_frame_that_is_no_loop_is_refused_by_its_name(tmp_path: Path, cli: Cli
 # Conditionals -------------------------------------------------------------------------------------
 
 
+def test_an_output_within_a_frame_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = frozen(tmp_path, fixed, "v1_frames")
+    definition = v1.GraphDef.FromString(path.read_bytes())
+    *_, end = (node.name for node in definition.node if node.op == "NextIteration")
+    tensor = f"{end}:0"
+    with pytest.raises(NotSupportedError, match=f"the output {tensor} is made within a loop"):
+        Original.of(path, outputs=tensor).lower()
+
+
+@pytest.mark.parametrize("op", ["Identity", "AddV2", "Less"])
+def test_a_node_of_a_function_that_lacks_inputs_is_refused_by_its_name(
+    tmp_path: Path, op: str
+) -> None:
+    path = frozen(tmp_path, fixed, "functions")
+    definition = v1.GraphDef.FromString(path.read_bytes())
+    nodes = (node for f in definition.library.function for node in f.node_def)
+    node = next(node for node in nodes if node.op == op)
+    del node.input[-1]
+    path.write_bytes(definition.SerializeToString())
+    with pytest.raises(ModelError, match=f"{node.name!r}, a {op}, lacks inputs"):
+        Original.of(path).lower()
+
+
 @tf.function  # type: ignore[misc]
 def called(x: Any) -> Any:
     return tf.nn.relu(x) * 2

@@ -24,6 +24,7 @@ from onnxgraft.stages.convert.tensorflow.loops.frames import (
     lift_frames,
     tensor_arrays_to_lists,
 )
+from onnxgraft.stages.convert.tensorflow.names import node_of
 from onnxgraft.stages.convert.tensorflow.prepare.bodies import give_own_bodies
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
@@ -50,6 +51,13 @@ def prepare_loops(path: str, graph_def: Any, ends: Sequence[str]) -> None:
     if any(node.op == "Enter" for node in graph_def.node):
         tensor_arrays_to_lists(graph_def, ends)
         lift_frames(path, graph_def)
+        left = {node.name for node in graph_def.node}
+        for end in ends:
+            if node_of(end) not in left:
+                raise NotSupportedError(
+                    f"{path}: the output {end} is made within a loop, anew in each turn; name "
+                    "others with --outputs"
+                )
     give_own_bodies(path, graph_def)
     for node in _all_nodes(graph_def):
         if node.op in _CASES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files.calls import check_calls
@@ -17,7 +17,8 @@ def check_declared(path: str, graph_def: Any) -> None:
     """Raise ModelError for a graph that declares more than is read.
 
     Its constants are no larger than what is stored of them, its operators have no more inputs and
-    outputs than anybody needs, and its functions come to no more once they are inlined.
+    outputs than anybody needs, and its functions come to no more once they are inlined. The nodes
+    of functions have the inputs that they need.
     """
     _check_constants(path, graph_def)
     functions = {f.signature.name: f for f in graph_def.library.function}
@@ -26,6 +27,8 @@ def check_declared(path: str, graph_def: Any) -> None:
     total = ends.of(graph_def.node) + sum(counts.values())
     if total > ENDS.most:
         raise ModelError(f"{path}: {ENDS.refusal(total)}")
+    for name, function in functions.items():
+        ends.check_inputs(function.node_def, f"{path}: in its function {name!r}")
     if functions:
         called = {name: _called(function.node_def) for name, function in functions.items()}
         check_calls(_called(graph_def.node), called, f"{path}:", counts)
@@ -48,7 +51,7 @@ class _Ends:
         self._nothing = AttrValue()
         functions = graph_def.library.function
         self._own = {function.signature.name: function.signature for function in functions}
-        self._known: dict[str, tuple[int, list[tuple[str, Any]]]] = {}
+        self._known: dict[str, _Arguments] = {}
         self._given: dict[str, int] = {}
         for node in (*graph_def.node, *(node for f in functions for node in f.node_def)):
             self._note(node.attr, given=node.op in self._own)
@@ -68,25 +71,56 @@ class _Ends:
                 for function in value.list.func:
                     self._note(function.attr, given=True)
 
+    def check_inputs(self, nodes: Iterable[Any], where: str) -> None:
+        """Raise ModelError if a node lacks inputs: TensorFlow looks at functions when they run."""
+        for node in nodes:
+            there = sum(not name.startswith("^") for name in node.input)
+            if there < self._arguments(node.op).needed:
+                raise ModelError(
+                    f"{where} {node.name!r}, a {node.op}, lacks inputs; freeze the graph again"
+                )
+
     def _of_node(self, node: Any) -> int:
-        if node.op not in self._known:
-            self._known[node.op] = self._arguments(node.op)
-        count, counting = self._known[node.op]
-        for name, default in counting:
+        arguments = self._arguments(node.op)
+        count = arguments.single
+        for name, default in arguments.counting:
             value = node.attr[name] if name in node.attr else default
             count += max(_amount(value), self._given.get(value.placeholder, 0))
         return count
 
-    def _arguments(self, operator: str) -> tuple[int, list[tuple[str, Any]]]:
-        """Return how many arguments are one each, and the attributes that count the others."""
+    def _arguments(self, operator: str) -> _Arguments:
+        if operator not in self._known:
+            self._known[operator] = self._read(operator)
+        return self._known[operator]
+
+    def _read(self, operator: str) -> _Arguments:
         known = self._own.get(operator) or self._registered(operator)
         if known is None:
-            return 0, []
+            return _Arguments(0, 0, [])
         defaults = {attribute.name: attribute.default_value for attribute in known.attr}
-        arguments = (*known.input_arg, *known.output_arg)
-        names = [argument.number_attr or argument.type_list_attr for argument in arguments]
+        inputs, outputs = map(_counted_by, (known.input_arg, known.output_arg))
+        names = [*inputs, *outputs]
         counting = [(name, defaults.get(name, self._nothing)) for name in names if name]
-        return len(arguments) - len(counting), counting
+        return _Arguments(len(names) - len(counting), inputs.count(""), counting)
+
+
+class _Arguments(NamedTuple):
+    """What an operator takes and gives.
+
+    Attributes:
+        single: The arguments that are one tensor each, with its outputs.
+        needed: Those of them that are inputs.
+        counting: The attributes that count the others, with what they are by default.
+    """
+
+    single: int
+    needed: int
+    counting: list[tuple[str, Any]]
+
+
+def _counted_by(arguments: Iterable[Any]) -> list[str]:
+    """Return the attribute that counts each argument, or nothing for one."""
+    return [argument.number_attr or argument.type_list_attr for argument in arguments]
 
 
 def _amount(value: Any) -> int:
