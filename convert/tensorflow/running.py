@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
 
 __all__ = [
-    "TensorFlow", "graph_of_function", "import_graph", "import_into", "reason_of", "tensorflow",
+    "TensorFlow", "graph_of_function", "import_graph", "import_into", "reason_of", "refusing",
+    "tensorflow",
 ]  # fmt: skip
 
 # Lines of its messages that lead up to the one that counts.
@@ -69,6 +70,15 @@ def graph_of_function(function: Any, shapes: Sequence[Any]) -> Any:
 
     with bounded(function.ByteSize()):
         return function_def_to_graph(function, input_shapes=list(shapes))
+
+
+@contextlib.contextmanager
+def refusing(path: str | os.PathLike[str], *more: type[Exception]) -> Iterator[None]:
+    """Raise as ModelError what TensorFlow raises of a graph, and ``more``."""
+    try:
+        yield
+    except (ValueError, TypeError, tensorflow().errors.OpError, *more) as error:
+        raise ModelError(f"{path}: TensorFlow refuses the graph: {reason_of(error)}") from error
 
 
 class TensorFlow(Resource):

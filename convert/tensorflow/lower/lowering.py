@@ -28,7 +28,12 @@ from onnxgraft.stages.convert.tensorflow.lower.weights import put_into_onnx, sta
 from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
-from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
+from onnxgraft.stages.convert.tensorflow.running import (
+    import_graph,
+    reason_of,
+    refusing,
+    tensorflow,
+)
 from onnxgraft.stages.convert.tensorflow.sizes import check_sizes
 
 __all__ = ["check_operators", "lower", "raise_refused", "to_onnx", "unknown_operators"]
@@ -64,13 +69,14 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
     light, standing = stand_ins(frozen.prepared, frozen.weights)
     prepare_loops(frozen.source.path, light, frozen.fetched)
     if limited():  # tf2onnx computes what depends on constants alone
-        check_sizes(
-            frozen.source.path,
-            light,
-            dict(zip(frozen.places, frozen.inputs, strict=True)),
-            frozen.fetched,
-            frozen.weight_bytes,
-        )
+        with refusing(frozen.source.path):
+            check_sizes(
+                frozen.source.path,
+                light,
+                dict(zip(frozen.places, frozen.inputs, strict=True)),
+                frozen.fetched,
+                frozen.weight_bytes,
+            )
     with optional("Converting a TensorFlow graph", "tensorflow"):
         import tf2onnx
     refused: dict[str, OnnxgraftError] = {}

@@ -6,6 +6,7 @@ stay, with a note, unless the user overrides it.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ __all__ = [
 PLACEHOLDER_OPS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
 _KEEP = re.compile(r"(?:^|[/_])keep_?prob(?:ability)?(?:_\d+)?(?:$|/)", re.IGNORECASE)
 _DROP = re.compile(r"(?:^|[/_])drop(?:out)?_?(?:rate|prob)(?:_\d+)?(?:$|/)", re.IGNORECASE)
+# Values that a flag or a probability may have; it is one, or one for each layer or sample.
+_MOST = 1 << 16
 _RANDOM = re.compile(r"(Stateless)?(Random(Uniform|StandardNormal)|TruncatedNormal)(Int)?(V2)?")
 
 
@@ -76,16 +79,26 @@ def choose_values(
         if name not in chosen
     )
     nodes = {node.name: node for node in graph_def.node}
-    return {name: _shaped(nodes[name], value) for name, value in chosen.items()}
+    return {name: _shaped(path, nodes[name], value) for name, value in chosen.items()}
 
 
-def _shaped(node: Any, value: Value) -> Any:
+def _shaped(path: str | os.PathLike[str], node: Any, value: Value) -> Any:
     """Return ``value`` in the shape that a placeholder records; without one it is a scalar."""
     tf = tensorflow()
+    if _size(node) > _MOST:
+        raise InputError(
+            f"{path}: --set {node.name}: it has {_size(node):,} values, at most {_MOST:,} are set"
+        )
     shape = tf.TensorShape(node.attr["shape"].shape if "shape" in node.attr else None)
     if not shape.is_fully_defined():
         shape = tf.TensorShape([])
     return np.full(shape.as_list(), value, tf.as_dtype(node.attr["dtype"].type).as_numpy_dtype)
+
+
+def _size(node: Any) -> int:
+    """Return how many values a placeholder has by its recorded shape; what is free counts as 1."""
+    dims = node.attr["shape"].shape.dim if "shape" in node.attr else ()
+    return math.prod(max(dim.size, 1) for dim in dims)
 
 
 def bake(graph_def: Any, values: Mapping[str, Any]) -> None:
@@ -106,7 +119,7 @@ def training_flags(graph_def: Any) -> dict[str, Value]:
     for node in graph_def.node:
         if node.op in PLACEHOLDER_OPS:
             value = _inference_value(node)
-            if value is not None:
+            if value is not None and _size(node) <= _MOST:
                 flags[node.name] = value
     return flags
 

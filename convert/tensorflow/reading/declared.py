@@ -18,7 +18,7 @@ def check_declared(path: str, graph_def: Any) -> None:
 
     Its constants are no larger than what is stored of them, its operators have no more inputs and
     outputs than anybody needs, and its functions come to no more once they are inlined. The nodes
-    of functions have the inputs that they need.
+    of functions have the inputs and numbers that they need.
     """
     _check_constants(path, graph_def)
     functions = {f.signature.name: f for f in graph_def.library.function}
@@ -28,7 +28,7 @@ def check_declared(path: str, graph_def: Any) -> None:
     if total > ENDS.most:
         raise ModelError(f"{path}: {ENDS.refusal(total)}")
     for name, function in functions.items():
-        ends.check_inputs(function.node_def, f"{path}: in its function {name!r}")
+        ends.check(function.node_def, f"{path}: in its function {name!r}")
     if functions:
         called = {name: _called(function.node_def) for name, function in functions.items()}
         check_calls(_called(graph_def.node), called, f"{path}:", counts)
@@ -71,14 +71,20 @@ class _Ends:
                 for function in value.list.func:
                     self._note(function.attr, given=True)
 
-    def check_inputs(self, nodes: Iterable[Any], where: str) -> None:
-        """Raise ModelError if a node lacks inputs: TensorFlow looks at functions when they run."""
+    def check(self, nodes: Iterable[Any], where: str) -> None:
+        """Raise ModelError for what TensorFlow would see of functions only when it runs them."""
         for node in nodes:
+            arguments, cure = self._arguments(node.op), "freeze the graph again"
             there = sum(not name.startswith("^") for name in node.input)
-            if there < self._arguments(node.op).needed:
-                raise ModelError(
-                    f"{where} {node.name!r}, a {node.op}, lacks inputs; freeze the graph again"
-                )
+            if there < arguments.needed:
+                raise ModelError(f"{where} {node.name!r}, a {node.op}, lacks inputs; {cure}")
+            for name, least in arguments.least:
+                if name in node.attr and not node.attr[name].placeholder:
+                    if node.attr[name].i < least:
+                        raise ModelError(
+                            f"{where} {node.name!r}, a {node.op}, has {name} {node.attr[name].i}, "
+                            f"and {least} is the least; {cure}"
+                        )
 
     def _of_node(self, node: Any) -> int:
         arguments = self._arguments(node.op)
@@ -96,12 +102,13 @@ class _Ends:
     def _read(self, operator: str) -> _Arguments:
         known = self._own.get(operator) or self._registered(operator)
         if known is None:
-            return _Arguments(0, 0, [])
+            return _Arguments(0, 0, [], [])
         defaults = {attribute.name: attribute.default_value for attribute in known.attr}
         inputs, outputs = map(_counted_by, (known.input_arg, known.output_arg))
         names = [*inputs, *outputs]
         counting = [(name, defaults.get(name, self._nothing)) for name in names if name]
-        return _Arguments(len(names) - len(counting), inputs.count(""), counting)
+        least = [(a.name, a.minimum) for a in known.attr if a.has_minimum and a.type == "int"]
+        return _Arguments(len(names) - len(counting), inputs.count(""), counting, least)
 
 
 class _Arguments(NamedTuple):
@@ -111,11 +118,13 @@ class _Arguments(NamedTuple):
         single: The arguments that are one tensor each, with its outputs.
         needed: Those of them that are inputs.
         counting: The attributes that count the others, with what they are by default.
+        least: The least that attributes may be which are numbers.
     """
 
     single: int
     needed: int
     counting: list[tuple[str, Any]]
+    least: list[tuple[str, int]]
 
 
 def _counted_by(arguments: Iterable[Any]) -> list[str]:
@@ -133,6 +142,8 @@ def _check_constants(path: str, graph_def: Any) -> None:
     total = 0
     functions = [node for f in graph_def.library.function for node in f.node_def]
     for node in (*graph_def.node, *functions):
+        if node.op == "Const" and not node.attr["value"].HasField("tensor"):
+            raise ModelError(f"{path}: the constant {node.name!r} is damaged: it has no value")
         for key in ("value", "shape"):
             if key not in node.attr:
                 continue

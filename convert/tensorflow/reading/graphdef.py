@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,7 +41,7 @@ from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_operators
 from onnxgraft.stages.convert.tensorflow.reading.survey import is_message
 from onnxgraft.stages.convert.tensorflow.reading.text import parse_graph
-from onnxgraft.stages.convert.tensorflow.running import import_graph, reason_of, tensorflow
+from onnxgraft.stages.convert.tensorflow.running import import_graph, refusing, tensorflow
 
 __all__ = [
     "Cut",
@@ -221,7 +220,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
         original.CopyFrom(prepared)
     fixed = choose_values(path, prepared, cut.values, places, notes)
     bake(prepared, fixed)
-    with _refused(path):
+    with refusing(path):
         resolve_branches(prepared)
     prepared = reachable(prepared, [tensor.op.name for tensor in ends])
     if cut.freeze_batchnorm:
@@ -332,17 +331,12 @@ def variables(graph_def: Any) -> list[str]:
 
 def import_checked(path: str | os.PathLike[str], graph_def: Any) -> Any:
     """Return the tf.Graph of a GraphDef, or raise ModelError saying why TensorFlow refuses it."""
-    with _refused(path, KeyError):
-        return import_graph(graph_def)
-
-
-@contextlib.contextmanager
-def _refused(path: str | os.PathLike[str], *more: type[Exception]) -> Iterator[None]:
-    """Raise as ModelError what TensorFlow raises of a graph, and ``more``."""
-    try:
-        yield
-    except (ValueError, TypeError, tensorflow().errors.OpError, *more) as error:
-        raise ModelError(f"{path}: TensorFlow refuses the graph: {reason_of(error)}") from error
+    with refusing(path, KeyError):
+        graph = import_graph(graph_def)
+        for operation in graph.get_operations():
+            for tensor in operation.outputs:
+                _ = tensor.shape  # which TensorFlow makes here, and may be of negative sizes
+    return graph
 
 
 def _tensor(path: str, graph: Any, wanted: str, public: Mapping[str, str]) -> Any:

@@ -1,0 +1,105 @@
+"""A TensorFlow graph with one thing wrong in it is read, or refused in a sentence of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnxgraft.errors import InputError
+from onnxgraft.run import demand
+from onnxgraft.stages.convert import Original
+from tests.convert.test_loops import array, fixed, frozen, written
+
+tf = pytest.importorskip("tensorflow")
+
+Change = Callable[[Any], None]
+
+
+def first(definition: Any, op: str) -> Any:
+    """Return the first node that is such an operator, in the graph or in a function."""
+    functions = (node for f in definition.library.function for node in f.node_def)
+    return next(node for node in (*definition.node, *functions) if node.op == op)
+
+
+def of_negative_length(definition: Any) -> None:
+    (length,) = (node for node in definition.node if node.name == "rfft/fft_length")
+    length.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([-(2**31)], tf.int32))
+
+
+def without_a_value(definition: Any) -> None:
+    constants = (n for f in definition.library.function for n in f.node_def if n.op == "Const")
+    del next(constants).attr["value"]
+
+
+def of_fewer_than_none(definition: Any) -> None:
+    first(definition, "Pack").attr["N"].i = -(2**31)
+
+
+def of_another_type(definition: Any) -> None:
+    first(definition, "TensorListReserve").attr["element_dtype"].type = tf.bfloat16.as_datatype_enum
+
+
+def of_a_billion(definition: Any) -> None:
+    size = first(definition, "TensorListReserve").input[1]
+    (node,) = (node for node in definition.node if node.name == size)
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(10**9, tf.int32))
+
+
+def spectrum(x: Any) -> Any:
+    return tf.abs(tf.signal.rfft(x, [4], name="rfft"))
+
+
+def doubled_if_positive(x: Any) -> Any:
+    """Double x, made of a part for each of its samples, if its sum is more than 0."""
+    parts = lambda: tf.concat(tf.unstack(tf.stack([x, x])), 0)[: tf.shape(x)[0]]  # noqa: E731
+    return tf.cond(tf.reduce_sum(x) > 0, parts, lambda: x)
+
+
+def collected(x: Any) -> Any:
+    """Collect x five times."""
+    made = array(5, [None, 4])
+    for turn in range(5):
+        made = made.write(turn, x)
+    return made.stack()
+
+
+WRONG: dict[str, tuple[Callable[[Any], Any], str, Change, str]] = {
+    "a_negative_size": (spectrum, "functions", of_negative_length, r"must be >= 0"),
+    "a_constant_of_a_function_without_a_value": (
+        fixed, "functions", without_a_value, r"the constant '.*' is damaged: it has no value"),
+    "a_negative_count_in_a_function": (
+        doubled_if_positive, "functions", of_fewer_than_none,
+        r"a Pack, has N -2147483648, and 1 is the least"),
+    "a_list_of_another_type": (
+        written, "frames", of_another_type, r"TensorFlow refuses the graph: Input 0 of node"),
+    "a_list_of_a_billion": (
+        collected, "v1_functions", of_a_billion, r"one sample takes 59\.6 GB or more"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_it_is_refused_in_a_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, form, change, words = WRONG[name]
+    path = frozen(tmp_path, build, form)
+    definition = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+    change(definition)
+    path.write_bytes(definition.SerializeToString())
+    monkeypatch.setenv(demand._ALLOWED, "0")  # as the command line does
+    with pytest.raises(InputError, match=words):
+        Original.of(path).lower()
+
+
+def test_a_flag_of_a_billion_values_is_no_flag_and_is_not_set(tmp_path: Path) -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, (None, 4), "x")
+        flags = tf.compat.v1.placeholder(tf.bool, (10**9,), "is_training")
+        tf.identity(tf.cond(flags[0], lambda: x, lambda: -x), name="y")
+    (tmp_path / "net.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    assert "is_training:0" in str(Original.of(tmp_path / "net.pb").inspect().inputs)
+    with pytest.raises(InputError, match="has 1,000,000,000 values, at most 65,536 are set"):
+        Original.of(tmp_path / "net.pb", values=["is_training=false"]).lower()
