@@ -74,7 +74,8 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str, Change, str]] = {
         doubled_if_positive, "functions", of_fewer_than_none,
         r"a Pack, has N -2147483648, and 1 is the least"),
     "a_list_of_another_type": (
-        lambda x: written(x).read(2), "frames", of_another_type, r"TensorFlow refuses the graph: Input 0 of node"),
+        lambda x: written(x).read(2), "frames", of_another_type,
+        r"TensorFlow refuses the graph: Input 0 of node"),
     "a_list_of_a_billion": (
         collected, "v1_functions", of_a_billion, r"one sample takes 59\.6 GB or more"),
 }  # fmt: skip
