@@ -42,6 +42,16 @@ def of_another_type(definition: Any) -> None:
     first(definition, "TensorListReserve").attr["element_dtype"].type = tf.bfloat16.as_datatype_enum
 
 
+def of_variants(definition: Any) -> None:
+    kind = tf.variant.as_datatype_enum
+    first(definition, "TensorListReserve").attr["element_dtype"].type = kind
+
+
+def enlarged(definition: Any) -> None:
+    (node,) = (node for node in definition.node if node.name == "size")
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([1, 10**9, 7, 2], tf.int32))
+
+
 def of_a_billion(definition: Any) -> None:
     size = first(definition, "TensorListReserve").input[1]
     (node,) = (node for node in definition.node if node.name == size)
@@ -66,6 +76,14 @@ def collected(x: Any) -> Any:
     return made.stack()
 
 
+def transposed(x: Any) -> Any:
+    """Convolve with steps of 2, the other way round."""
+    images, kernel = tf.reshape(x[:1], [1, 2, 2, 1]), tf.ones([3, 3, 2, 1])
+    return tf.nn.conv2d_transpose(
+        images, kernel, tf.constant([1, 5, 5, 2], name="size"), 2, "VALID"
+    )
+
+
 WRONG: dict[str, tuple[Callable[[Any], Any], str, Change, str]] = {
     "a_negative_size": (spectrum, "functions", of_negative_length, r"must be >= 0"),
     "a_constant_of_a_function_without_a_value": (
@@ -76,6 +94,10 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str, Change, str]] = {
     "a_list_of_another_type": (
         lambda x: written(x).read(2), "frames", of_another_type,
         r"TensorFlow refuses the graph: Input 0 of node"),
+    "a_list_of_variants": (
+        lambda x: written(x).read(2), "frames", of_variants, r"TensorFlow refuses the graph"),
+    "an_output_that_no_kernel_reaches": (
+        transposed, "functions", enlarged, r"one sample takes .* GB or more"),
     "a_list_of_a_billion": (
         collected, "v1_functions", of_a_billion, r"one sample takes 59\.6 GB or more"),
 }  # fmt: skip

@@ -67,9 +67,9 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
     """Return what tf2onnx makes of the graph, unchecked, and the weights that are inputs of it."""
     tf = tensorflow()
     light, standing = stand_ins(frozen.prepared, frozen.weights)
-    prepare_loops(frozen.source.path, light, frozen.fetched)
-    if limited():  # tf2onnx computes what depends on constants alone
-        with refusing(frozen.source.path):
+    with refusing(frozen.source.path):
+        prepare_loops(frozen.source.path, light, frozen.fetched)
+        if limited():  # tf2onnx computes what depends on constants alone
             check_sizes(
                 frozen.source.path,
                 light,

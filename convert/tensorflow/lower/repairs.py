@@ -104,7 +104,8 @@ def _missing(node: Any, graph: Any, kernel: Sequence[int]) -> tuple[int, int]:
         before = source[axis] if source.rank is not None else None
         after = target[axis] if target.rank is not None else None
         if before is not None and after is not None:
-            short.append(max(0, after - (stride * (before - 1) + size)))
+            more = after - (stride * (before - 1) + size)
+            short.append(more if 0 < more < stride else 0)  # TensorFlow runs no larger one
         else:  # SAME makes the output stride times the input
             short.append(max(0, stride - size) if node.attr["padding"].s == b"SAME" else 0)
     return short[0], short[1]
