@@ -139,7 +139,8 @@ def test_functions_that_double_themselves_are_refused_in_a_frozen_graph(tmp_path
         function = graph.library.function.add()
         function.signature.name = f"f{level}"
         for name in ("a", "b"):
-            node = function.node_def.add(name=name, op="PartitionedCall" if level else "Relu")
+            op = "PartitionedCall" if level else "Relu"
+            node = function.node_def.add(name=name, op=op, input=["x"])
             if level:
                 node.attr["f"].func.name = f"f{level - 1}"
     call = graph.node.add(name="y", op="PartitionedCall", input=["x"])
@@ -217,7 +218,7 @@ COUNTED = {
     ),
     "of_a_function_that_is_called_often": counting(
         *[hostile.node(f"y{i}", "f", ["x"]) for i in range(8)],
-        functions=[function("f", hostile.node("u", "Unpack", [], number("num", PIECES // 8)))],
+        functions=[function("f", hostile.node("u", "Unpack", ["a"], number("num", PIECES // 8)))],
     ),
 }  # fmt: skip
 
