@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
 import importlib
 import importlib.util
 import io
@@ -56,6 +57,7 @@ from tests import detectors
 from tests.faults import finish, prepare, start
 from tests.figures import part, put, versions
 from tests.fuzz import documents
+from tests.fuzz.changes import onnx_changed, tensorflow_changed
 from tests.fuzz.mutator import mutated
 from tests.fuzz.readers import CORPUS, READERS
 from tests.random_networks.caffe_nets import caffe_net
@@ -169,6 +171,7 @@ class Kind:
         words: Command lines that read it: ``{file}`` is its place, ``{here}`` the folder of inputs
             and ``{out}`` that of results.
         schema: The reader in `readers` whose format it is.
+        change: Changes one thing in it, in place of damaging it.
         drawn: Yields many of them in place of one, each with what belongs to it, by name; a trial
             takes one.
         sealed: Whether its bytes are known by their SHA-256: what was damaged is never used.
@@ -178,18 +181,19 @@ class Kind:
     files: tuple[str, ...]
     words: tuple[str, ...]
     schema: str | None = None
+    change: Callable[[bytes, random.Random], bytes | None] | None = None
     drawn: Callable[[], Iterator[Files]] | None = None
     sealed: bool = False
     needs: str = "onnx"
 
 
-def _standard() -> Iterator[Files]:
-    """Yield models of single operators, as onnx itself tests them, with inputs stored."""
+def _standard(number: int) -> Iterator[Files]:
+    """Yield a ninth of onnx's own test models, most of a single operator, with inputs stored."""
     from tests.graph.standard_models import FORMS, case, names
 
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, "standard.onnx")
-        for name in names()[::9]:
+        for name in names()[number::9]:
             FORMS["stored"](case(name), file)
             yield {file.name: file.read_bytes()}
 
@@ -227,6 +231,18 @@ def _graphs() -> Iterator[Files]:
 
     for seed in range(60):
         yield {"graph.pb": tensorflow_graph(Seeded(seed))}
+
+
+def _loops() -> Iterator[Files]:
+    """Yield TensorFlow's loops and conditionals, as functions and as frames."""
+    from tests.convert.test_loops import CONDITIONALS, FORMS, LOOPS, frozen
+
+    builds = [build for build, _ in LOOPS.values()] + [*CONDITIONALS.values()]
+    with tempfile.TemporaryDirectory() as place:
+        for number, build in enumerate(builds):
+            with contextlib.suppress(ValueError):  # not each is possible in each form
+                file = frozen(Path(place), build, FORMS[number % len(FORMS)])
+                yield {"loop.pb": file.read_bytes()}
 
 
 _MODEL = (
@@ -280,7 +296,8 @@ KINDS: dict[str, Kind] = {
               for words in (*_MODEL, *_REWRITE)),
     ),
     "standard": Kind(
-        ("standard.onnx",), (*_MODEL, *_REWRITE), schema="onnx", drawn=_standard,
+        ("standard.onnx",), (*_MODEL, *_REWRITE), schema="onnx",
+        drawn=functools.partial(_standard, 0),
     ),
     "networks": Kind(
         ("network.onnx",),
@@ -410,6 +427,13 @@ KINDS: dict[str, Kind] = {
         ("kept/q.onnx.search",),
         ("quantize {here}/ma.onnx --ranges {here}/ra.json --target onnxruntime "
          "-o {here}/kept/q.onnx" + _BUDGET,),
+    ),
+    "changed": Kind(
+        ("standard.onnx",), (*_MODEL, *_REWRITE), change=onnx_changed,
+        drawn=functools.partial(_standard, 4),
+    ),
+    "loops": Kind(
+        ("loop.pb",), _MODEL, change=tensorflow_changed, drawn=_loops, needs="tensorflow",
     ),
 }  # fmt: skip
 
@@ -805,7 +829,9 @@ def tried(count: int, seed: int = 0, kinds: Sequence[str] = (), *, sound: bool =
             bench.take(name, rng)
             file = rng.choice(bench.files(kind))
             good = (bench.good / file).read_bytes()
-            data = damaged(good, rng, bench.others, kind.schema)
+            data = kind.change(good, rng) if kind.change is not None else None
+            if data is None:
+                data = damaged(good, rng, bench.others, kind.schema)
             bench.run(
                 name, rng.choice(kind.words), file, data, f"{name} {number} of seed {seed}",
                 as_json=rng.random() < 0.5,
