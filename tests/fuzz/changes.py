@@ -81,11 +81,12 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _change_node(node: onnx.NodeProto, rng: random.Random) -> bool:
-    names = rng.choice((node.input, node.output))
+    inputs = rng.random() < 0.5
+    names = node.input if inputs else node.output
     if rng.random() < 0.3 or not node.attribute:
         how = rng.randrange(4)
         if how == 0:
-            names.append(rng.choice(names) if names and names is node.input else "more")
+            names.append(rng.choice(names) if inputs and names else "more")
         elif how == 1:
             return _drop(names, rng)
         elif names:

@@ -34,7 +34,7 @@ def test_each_onnx_model_that_is_changed_is_another() -> None:
     assert operators == {("Conv", "LeakyRelu", "ReduceMax", "Greater", "If")}
     pads = {tuple(a.ints) for m in models for a in m.graph.node[0].attribute if a.name == "pads"}
     assert any(2**31 - 1 in each for each in pads)
-    assert {len(m.graph.node[0].input) for m in models} >= {1, 2, 3}
+    assert {len(m.graph.node[0].input) for m in models} > {2}
 
 
 def test_each_tensorflow_graph_that_is_changed_is_another(tmp_path: Path) -> None:
