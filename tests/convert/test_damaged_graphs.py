@@ -12,6 +12,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.run import demand
 from onnxgraft.stages.convert import Original
 from tests.convert.test_loops import array, fixed, frozen, written
+from tests.convert.test_recurrent import operators
 
 tf = pytest.importorskip("tensorflow")
 
@@ -126,3 +127,13 @@ def test_a_flag_of_a_billion_values_is_no_flag_and_is_not_set(tmp_path: Path) ->
     assert "is_training:0" in str(Original.of(tmp_path / "net.pb").inspect().inputs)
     with pytest.raises(InputError, match="has 1,000,000,000 values, at most 65,536 are set"):
         Original.of(tmp_path / "net.pb", values=["is_training=false"]).lower()
+
+
+def test_a_loop_whose_arrays_do_not_fit_stays_a_loop(tmp_path: Path) -> None:
+    path = frozen(tmp_path, fixed, "functions")
+    definition = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+    nodes = (node for f in definition.library.function for node in f.node_def)
+    (step,) = (node for node in nodes if node.name == "while/add/y")
+    step.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([], tf.int32))
+    path.write_bytes(definition.SerializeToString())
+    assert operators(Original.of(path).lower()[0])["Loop"] == 1

@@ -624,8 +624,6 @@ class Bench:
             place.mkdir()
         os.environ["TMPDIR"], tempfile.tempdir = str(self.temporary), None
         make(self.here, packages)
-        for left in self.temporary.iterdir():  # what the frameworks that wrote it did not remove
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
         shutil.copytree(self.here, self.good)
         self.drawn = {
             name: self._draw(kind.drawn, folder / "drawn" / name)
@@ -633,6 +631,8 @@ class Bench:
             if kind.drawn is not None and kind.needs in packages and name in (kinds or KINDS)
             and importlib.util.find_spec(kind.needs) is not None
         }  # fmt: skip
+        for left in self.temporary.iterdir():  # what the frameworks that wrote it did not remove
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         self.others = [p.read_bytes() for p in sorted(self.good.glob("*")) if p.is_file()]
         self.found = Tried()
 

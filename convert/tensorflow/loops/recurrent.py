@@ -83,7 +83,8 @@ def _fuse_in(graph: gs.Graph, names: FreeNames) -> int:
             try:
                 loop = Loop(node)
                 cell = _recognize(loop, graph.outputs)
-            except NotExactError:
+            # Of arrays that don't fit each other numpy has errors of its own.
+            except (NotExactError, ValueError, IndexError):
                 fused += _know_start(node, names)
             else:
                 _write(graph, loop, cell, names)
