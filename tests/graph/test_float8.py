@@ -9,9 +9,11 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxgraft.graph.float8 import FLOAT8, LARGEST, is_float8, nearest
 from onnxgraft.graph.model import Model
+from onnxgraft.graph.quantized import input_ranges
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
+from tests.conftest import model_of
 
 # E4M3FN as the paper "FP8 Formats for Deep Learning" (2022) has it; 1111 111 is NaN.
 POSITIVE = np.array(
@@ -96,3 +98,12 @@ def test_a_type_is_told_by_numpys_name_and_onnxs_number() -> None:
     assert not is_float8(TensorProto.FLOAT8E5M2)
     assert not is_float8(np.dtype(np.int8))
     assert not is_float8(None)
+
+
+def test_a_zero_point_that_is_fed_says_nothing_of_what_an_input_holds() -> None:
+    model = model_of(
+        "g (float[5] x, float8e5m2 zero) => (float8e5m2[5] y) <float scale = {0.5}>"
+        " { y = QuantizeLinear(x, scale, zero) }",
+        opset=21,
+    )
+    assert input_ranges(model) == {}

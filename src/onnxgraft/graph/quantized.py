@@ -120,10 +120,15 @@ def stored_bits(dtype: Any) -> int:
     """Return in how many bits a type has its whole numbers; 0 for any other type."""
     if dtype is None:
         return 0
-    is_number = isinstance(dtype, int)  # onnx's, where numpy has no such type
-    kind = onnx.helper.tensor_dtype_to_np_dtype(dtype) if is_number else np.dtype(dtype)
-    name = kind.name.removeprefix("u").removeprefix("int")
+    name = _numpy_type(dtype).name.removeprefix("u").removeprefix("int")
     return int(name) if name.isdecimal() else 0
+
+
+def _numpy_type(dtype: Any) -> np.dtype[Any]:
+    """Return a type as numpy has it; onnx-graphsurgeon has some by onnx's number."""
+    known = onnx.helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype
+    kind: np.dtype[Any] = np.dtype(known)
+    return kind
 
 
 def stored_weights(model: Model) -> WeightType | None:
@@ -456,7 +461,7 @@ def _kind(quantizer: gs.Node) -> np.dtype[np.generic] | None:
     if len(quantizer.inputs) > 2 and isinstance(quantizer.inputs[2], gs.Constant):
         return np.asarray(quantizer.inputs[2].values).dtype
     stored = quantizer.outputs[0].dtype
-    return np.dtype(np.uint8) if stored is None else np.dtype(stored)
+    return np.dtype(np.uint8) if stored is None else _numpy_type(stored)
 
 
 def _zero_point(node: gs.Node) -> int | None:
