@@ -74,6 +74,16 @@ def test_a_node_that_says_to_have_more_than_it_has_is_refused(name: str, tmp_pat
         Model.load(tmp_path / name)
 
 
+def test_an_operator_of_another_domain_may_count_what_it_likes(tmp_path: Path) -> None:
+    file = tmp_path / "net.onnx"
+    text = (
+        '<ir_version: 8, opset_import: ["" : 18, "acme" : 1]>\n'
+        "net (float[4] x) => (float[4] y) { y = acme.Split <num_outputs = 9> (x) }"
+    )
+    file.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    assert [node.op for node in Model.load(file).graph.nodes] == ["Split"]
+
+
 def test_a_function_that_splits_into_as_many_parts_as_its_call_says_is_read(tmp_path: Path) -> None:
     file = tmp_path / "net.onnx"
     file.write_bytes(hostile.splitting_in_a_function(2))

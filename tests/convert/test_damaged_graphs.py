@@ -63,8 +63,8 @@ def spectrum(x: Any) -> Any:
     return tf.abs(tf.signal.rfft(x, [4], name="rfft"))
 
 
-def doubled_if_positive(x: Any) -> Any:
-    """Double x, made of a part for each of its samples, if its sum is more than 0."""
+def packed_in_a_branch(x: Any) -> Any:
+    """Return x, by way of a Pack if its sum is more than 0."""
     parts = lambda: tf.concat(tf.unstack(tf.stack([x, x])), 0)[: tf.shape(x)[0]]  # noqa: E731
     return tf.cond(tf.reduce_sum(x) > 0, parts, lambda: x)
 
@@ -90,7 +90,7 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str, Change, str]] = {
     "a_constant_of_a_function_without_a_value": (
         fixed, "functions", without_a_value, r"the constant '.*' is damaged: it has no value"),
     "a_negative_count_in_a_function": (
-        doubled_if_positive, "functions", of_fewer_than_none,
+        packed_in_a_branch, "functions", of_fewer_than_none,
         r"a Pack, has N -2147483648, and 1 is the least"),
     "a_list_of_another_type": (
         lambda x: written(x).read(2), "frames", of_another_type,

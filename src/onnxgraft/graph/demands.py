@@ -20,7 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 # Attributes that say how many inputs or outputs a node has, by the operator.
-_COUNTING = {"Split": "num_outputs", "Scan": "num_scan_inputs"}
+_COUNTING = {("", "Split"): "num_outputs", ("", "Scan"): "num_scan_inputs"}
 
 
 def check_values(tensor: onnx.TensorProto, model: Path) -> None:
@@ -111,7 +111,7 @@ def check_counts(model: onnx.ModelProto, path: Path) -> None:
     nodes = [part for part in parts(model) if isinstance(part, onnx.NodeProto)]
     counting = []
     for node in nodes:
-        name = _COUNTING.get(op_key(node)[1])
+        name = _COUNTING.get(op_key(node))
         counting += [(node, a) for a in node.attribute if name is not None and a.name == name]
     if not counting:
         return
