@@ -587,6 +587,55 @@ def asking_in_a_function(folder: Path) -> None:
     file.write_bytes(saved.SerializeToString())
 
 
+def asking_in_a_checkpoint(prefix: Path) -> None:
+    """Write a checkpoint of TensorFlow 1 with such a shape."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+        x = v1.placeholder(tf.float32, (1, 4), "x")
+        big = tf.fill(tf.constant([7], name="n"), tf.reduce_max(tf.constant([4])))
+        weight = v1.get_variable("w", (), tf.float32)
+        tf.add(tf.reshape(x, tf.stack([tf.reduce_max(big)])), weight, name="y")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(prefix))
+    meta = Path(f"{prefix}.meta")
+    definition = v1.MetaGraphDef.FromString(meta.read_bytes())
+    for each in definition.graph_def.node:
+        each.attr.pop("_output_shapes", None)
+        if each.name == "n":
+            each.attr["value"].tensor.int_val[:] = [HUGE]
+    meta.write_bytes(definition.SerializeToString())
+
+
+def asking_in_keras2(file: Path) -> None:
+    """Write a model of Keras 2 with such a shape, as its layers call TensorFlow's functions."""
+
+    def layer(function: str, given: str, **more: object) -> dict[str, object]:
+        config = {"name": function, "trainable": True, "dtype": "float32", "function": function}
+        nodes = [[given, 0, 0, more]]
+        return {
+            "class_name": "TFOpLambda", "config": config, "name": function, "inbound_nodes": nodes
+        }  # fmt: skip
+
+    x = {"batch_input_shape": [1, 4], "dtype": "float32", "name": "x"}
+    layers = [
+        {"class_name": "InputLayer", "config": x, "name": "x", "inbound_nodes": []},
+        layer("compat.v1.shape", "x"),
+        layer("math.reduce_prod", "compat.v1.shape", keepdims=True),
+        layer("math.multiply", "math.reduce_prod", y=HUGE // 4),
+        layer("fill", "math.multiply", value=4),
+        layer("math.reduce_max", "fill", keepdims=True),
+        layer("reshape", "x", shape=["math.reduce_max", 0, 0]),
+    ]
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [["reshape", 0, 0]]}
+    config = {"name": "m", "trainable": True, "layers": layers, **ends}
+    with h5py.File(file, "w") as archive:
+        archive.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": config})
+        archive.attrs.update({"keras_version": "2.21.0", "backend": "tensorflow"})
+        archive.create_group("model_weights").attrs["layer_names"] = []
+
+
 def int_constant(name: str, value: int) -> bytes:
     tensor = b"\x08\x03" + field(2, field(2, b"\x08\x01")) + field(7, varint(value))
     return node(name, "Const", [], attr("dtype", b"\x30\x03"), attr("value", field(8, tensor)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -150,22 +151,54 @@ def test_functions_that_double_themselves_are_refused_in_a_frozen_graph(tmp_path
         Original.of(tmp_path / "net.pb").lower()
 
 
+def graph_that_asks(folder: Path) -> Path:
+    file = folder / "net.pb"
+    file.write_bytes(hostile.asking())
+    return file
+
+
+def function_that_asks(folder: Path) -> Path:
+    file = folder / "saved"
+    hostile.asking_in_a_function(file)
+    return file
+
+
+def checkpoint_that_asks(folder: Path) -> Path:
+    hostile.asking_in_a_checkpoint(folder / "net.ckpt")
+    return folder / "net.ckpt.meta"
+
+
+def keras2_that_asks(folder: Path) -> Path:
+    if importlib.util.find_spec("tf_keras") is None:
+        pytest.skip("tf_keras is not installed")
+    hostile.asking_in_keras2(folder / "net.h5")
+    return folder / "net.h5"
+
+
+ASKED = "can't be converted: {file}: one sample takes 5.59 GB or more"
+
+
 @only_ci
-@pytest.mark.parametrize("form", ["graph", "function"])
-def test_tensorflow_does_not_fill_gigabytes_to_learn_a_shape(form: str, tmp_path: Path) -> None:
-    file = tmp_path / "net.pb"
-    if form == "graph":
-        file.write_bytes(hostile.asking())
-    else:
-        hostile.asking_in_a_function(file)
+@pytest.mark.parametrize(
+    ("make", "status", "sentence"),
+    [
+        (graph_that_asks, 0, ASKED), (function_that_asks, 0, ASKED),
+        (checkpoint_that_asks, 0, ASKED), (keras2_that_asks, 2, "Keras can't load the model"),
+    ],
+)  # fmt: skip
+def test_tensorflow_does_not_fill_gigabytes_to_learn_a_shape(
+    make: Callable[[Path], Path], status: int, sentence: str, tmp_path: Path
+) -> None:
+    file = make(tmp_path)
     words = [sys.executable, "-m", "onnxgraft", "inspect", file]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         assert process.stdout is not None
         told = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0
-    assert "can't be converted" in told
-    assert "one sample takes 5.59 GB or more" in told
+        _, ended, usage = os.wait4(process.pid, 0)
+    assert sentence.format(file=str(file).removesuffix(".meta")) in told
+    assert os.waitstatus_to_exitcode(ended) == status
     assert usage.ru_maxrss < 2 << 20  # kB; TensorFlow itself takes 0.7 GB
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onnxgraft import commands
+from onnxgraft.errors import ModelError
 from onnxgraft.run.exact import exact
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine
@@ -73,3 +74,17 @@ def test_an_output_before_a_transpose_is_not_rounded(tmp_path: Path) -> None:
     assert commands.build(model, tmp_path / "e", target="onnxruntime").passed
     with engine.load(tmp_path / "e") as session:
         assert (session.infer({"x": x})["moved"] == right).all()
+
+
+def test_an_output_that_onnxruntime_does_not_compute_is_told() -> None:
+    model = model_of(
+        "net (float[1,1,2,4] x) => (float[1,1,2,4] y, float[1,1,2,2] scores) {"
+        " y, past, present, scores = Attention<qk_matmul_output_mode=-1>(x, x, x) }",
+        opset=23,
+    )
+    feed = {"x": np.ones((1, 1, 2, 4), np.float32)}
+    with (
+        OnnxRuntime(model.to_onnx()) as session,
+        pytest.raises(ModelError, match="onnxruntime computes nothing for 'scores'"),
+    ):
+        session.infer(feed)

@@ -211,10 +211,10 @@ def freeze_keras(keras: Any, file: Path, runs: bool) -> tuple[Any, Public]:
         ModelError: The library can't load the model.
     """
     tf = tensorflow()
-    if not runs:
-        _check_size(keras, file)
     held = contextlib.nullcontext() if runs else bounded(file.stat().st_size)
     with quiet(), held:
+        if not runs:
+            _check_size(keras, file)
         try:
             model = keras.models.load_model(file, compile=False, safe_mode=not runs)
         except Exception as error:  # what a damaged file raises has no common base
@@ -277,10 +277,9 @@ def _check_size(keras: Any, file: Path) -> None:
                 for variable in model.variables
             )
 
-    with quiet():
-        thread = threading.Thread(target=declare)
-        thread.start()
-        thread.join()
+    thread = threading.Thread(target=declare)
+    thread.start()
+    thread.join()
     total, size = sum(sizes), file.stat().st_size
     if total > ARCHIVE_GROWTH.most * size + _FREE:
         raise ModelError(

@@ -130,7 +130,11 @@ class OnnxRuntime(Computing):
             raise ModelError(
                 f"{self.name}: onnxruntime can't run the graph: {_reason(error)}"
             ) from error
-        return dict(zip(names, values, strict=True))
+        outputs = dict(zip(names, values, strict=True))
+        for output, value in outputs.items():
+            if value is None:  # of an Attention whose mode is none that there is
+                raise ModelError(f"{self.name}: onnxruntime computes nothing for {output!r}")
+        return outputs
 
     def infer_into(self, feeds: Feeds, into: Mapping[str, Array]) -> None:
         """Write the outputs for ``feeds`` into arrays of the caller's, without a copy."""
