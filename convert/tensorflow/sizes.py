@@ -177,4 +177,4 @@ def _bytes(tensor: Any) -> int:
 def _list_bytes(count: Any) -> int:
     """Return what a list takes, if its number of elements is a constant."""
     value = tensorflow().get_static_value(count) if count.op.type == "Const" else None
-    return _ELEMENT * max(int(value), 0) if value is not None and value.size == 1 else 0
+    return _ELEMENT * max(value.item(), 0) if value is not None and value.size == 1 else 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError
@@ -59,6 +60,22 @@ def of_a_billion(definition: Any) -> None:
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(10**9, tf.int32))
 
 
+def of_a_vector(definition: Any) -> None:
+    size = first(definition, "TensorListReserve").input[1]
+    (node,) = (node for node in definition.node if node.name == size)
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([2], tf.int32))
+
+
+def until_something_else(definition: Any) -> None:
+    loop = first(definition, "StatelessWhile")
+    other = next(f for f in definition.library.function if len(f.signature.input_arg) == 1)
+    loop.attr["cond"].func.name = other.signature.name
+
+
+def with_fewer_variables(definition: Any) -> None:
+    del first(definition, "StatelessWhile").input[-1]
+
+
 def spectrum(x: Any) -> Any:
     return tf.abs(tf.signal.rfft(x, [4], name="rfft"))
 
@@ -67,6 +84,14 @@ def packed_in_a_branch(x: Any) -> Any:
     """Return x, by way of a Pack if its sum is more than 0."""
     parts = lambda: tf.concat(tf.unstack(tf.stack([x, x])), 0)[: tf.shape(x)[0]]  # noqa: E731
     return tf.cond(tf.reduce_sum(x) > 0, parts, lambda: x)
+
+
+def looped_in_a_branch(x: Any) -> Any:
+    """Double x five times if its sum is more than 0."""
+    doubled = lambda: tf.while_loop(  # noqa: E731
+        lambda turn, y: turn < 5, lambda turn, y: (turn + 1, 2 * y), (0, x)
+    )[1]
+    return tf.cond(tf.reduce_sum(x) > 0, doubled, lambda: -x)
 
 
 def collected(x: Any) -> Any:
@@ -101,6 +126,11 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str, Change, str]] = {
         transposed, "functions", enlarged, r"one sample takes .* GB or more"),
     "a_list_of_a_billion": (
         collected, "v1_functions", of_a_billion, r"one sample takes 59\.6 GB or more"),
+    "a_loop_whose_condition_takes_less": (
+        looped_in_a_branch, "functions", until_something_else,
+        r"a StatelessWhile, has \d inputs, and the function '.*' that it calls 1;"),
+    "a_loop_that_is_given_less": (
+        looped_in_a_branch, "functions", with_fewer_variables, r"a StatelessWhile, lacks inputs"),
 }  # fmt: skip
 
 
@@ -127,6 +157,21 @@ def test_a_flag_of_a_billion_values_is_no_flag_and_is_not_set(tmp_path: Path) ->
     assert "is_training:0" in str(Original.of(tmp_path / "net.pb").inspect().inputs)
     with pytest.raises(InputError, match="has 1,000,000,000 values, at most 65,536 are set"):
         Original.of(tmp_path / "net.pb", values=["is_training=false"]).lower()
+
+
+def test_a_list_whose_size_is_a_vector_is_left_to_tensorflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = frozen(tmp_path, collected, "v1_functions")
+    definition = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+    of_a_vector(definition)
+    path.write_bytes(definition.SerializeToString())
+    monkeypatch.setenv(demand._ALLOWED, "0")
+    with (
+        Original.of(path).run() as original,
+        pytest.raises(InputError, match="num_elements to reserve must be a tensor size 1"),
+    ):
+        original.infer({"x:0": np.ones((1, 4), np.float32)})
 
 
 def test_a_loop_whose_arrays_do_not_fit_stays_a_loop(tmp_path: Path) -> None:

@@ -86,6 +86,15 @@ def split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "a.onnx"
 
 
+def test_a_tensor_with_a_shape_and_no_type_is_saved_without(tmp_path: Path) -> None:
+    model = large_model()
+    tensor = model.graph.tensors()["m"]
+    tensor.shape, tensor.dtype = [2, 512], None
+    model.save(tmp_path / "a.onnx")
+    assert not onnx.load(tmp_path / "a.onnx").graph.value_info
+    assert (tensor.shape, tensor.dtype) == ([2, 512], None)
+
+
 def test_what_is_too_large_for_one_file_is_written_beside_it_as_onnx_reads_it(split: Path) -> None:
     assert sorted(path.name for path in split.parent.iterdir()) == ["a.onnx", "a.onnx.data"]
     onnx.checker.check_model(str(split), full_check=True)

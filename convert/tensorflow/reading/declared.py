@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -12,13 +13,24 @@ from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
 __all__ = ["check_declared"]
 
+_CALLING = re.compile(r"(Stateless)?(While|If)|(Stateful)?PartitionedCall")
+# The attributes by which they name a function, with those that list the types of what it is given
+# and of what it gives, if it gives what the operator does.
+_CALLS = {
+    "f": ("Tin", "Tout"), "then_branch": ("Tin", "Tout"), "else_branch": ("Tin", "Tout"),
+    "body": ("T", "T"), "cond": ("T", ""),
+}  # fmt: skip
+_TYPES = ("T", "Tin")
+_CURE = "freeze the graph again"
+
 
 def check_declared(path: str, graph_def: Any) -> None:
     """Raise ModelError for a graph that declares more than is read.
 
     Its constants are no larger than what is stored of them, its operators have no more inputs and
     outputs than anybody needs, and its functions come to no more once they are inlined. The nodes
-    of functions have the inputs and numbers that they need.
+    of functions have the inputs and numbers that they need, and what calls a function has as many
+    inputs and outputs.
     """
     _check_constants(path, graph_def)
     functions = {f.signature.name: f for f in graph_def.library.function}
@@ -27,8 +39,10 @@ def check_declared(path: str, graph_def: Any) -> None:
     total = ends.of(graph_def.node) + sum(counts.values())
     if total > ENDS.most:
         raise ModelError(f"{path}: {ENDS.refusal(total)}")
+    ends.check_calls(graph_def.node, f"{path}:")
     for name, function in functions.items():
         ends.check(function.node_def, f"{path}: in its function {name!r}")
+        ends.check_calls(function.node_def, f"{path}: in its function {name!r}")
     if functions:
         called = {name: _called(function.node_def) for name, function in functions.items()}
         check_calls(_called(graph_def.node), called, f"{path}:", counts)
@@ -74,16 +88,41 @@ class _Ends:
     def check(self, nodes: Iterable[Any], where: str) -> None:
         """Raise ModelError for what TensorFlow would see of functions only when it runs them."""
         for node in nodes:
-            arguments, cure = self._arguments(node.op), "freeze the graph again"
-            there = sum(not name.startswith("^") for name in node.input)
-            if there < arguments.needed:
-                raise ModelError(f"{where} {node.name!r}, a {node.op}, lacks inputs; {cure}")
-            for name, least in arguments.least:
+            arguments = self._arguments(node.op)
+            there = [name for name in node.input if not name.startswith("^")]
+            least = arguments.needed
+            # A node of a function is given all of a list by the name of the list.
+            if _CALLING.fullmatch(node.op) and all(name.count(":") != 1 for name in there):
+                least += sum(_amount(node.attr[name]) for name in _TYPES if name in node.attr)
+            if len(there) < least:
+                raise ModelError(f"{where} {node.name!r}, a {node.op}, lacks inputs; {_CURE}")
+            for name, minimum in arguments.least:
                 if name in node.attr and not node.attr[name].placeholder:
-                    if node.attr[name].i < least:
+                    if node.attr[name].i < minimum:
                         raise ModelError(
                             f"{where} {node.name!r}, a {node.op}, has {name} {node.attr[name].i}, "
-                            f"and {least} is the least; {cure}"
+                            f"and {minimum} is the least; {_CURE}"
+                        )
+
+    def check_calls(self, nodes: Iterable[Any], where: str) -> None:
+        """Raise ModelError for what has not as many inputs or outputs as the functions it calls."""
+        for node in nodes:
+            if not _CALLING.fullmatch(node.op):
+                continue
+            for key, (taken, given) in _CALLS.items():
+                name = node.attr[key].func.name if key in node.attr else None
+                if name not in self._own:
+                    continue
+                function = self._own[name]
+                sides = (
+                    ("inputs", taken, function.input_arg), ("outputs", given, function.output_arg)
+                )  # fmt: skip
+                for side, types, arguments in sides:
+                    count = len(node.attr[types].list.type) if types in node.attr else None
+                    if count is not None and count != len(arguments):
+                        raise ModelError(
+                            f"{where} {node.name!r}, a {node.op}, has {count} {side}, and the "
+                            f"function {name!r} that it calls {len(arguments)}; {_CURE}"
                         )
 
     def _of_node(self, node: Any) -> int:

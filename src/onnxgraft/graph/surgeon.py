@@ -112,7 +112,10 @@ def proto_of(graph: gs.Graph, *, do_type_check: bool = True) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _as_stored(tensors: Iterable[gs.Tensor]) -> Iterator[None]:
-    """Give tensors of types that numpy does not have onnx's form, as long as the block lasts."""
+    """Give tensors the form that onnx has for them, as long as the block lasts.
+
+    Those of types that numpy does not have; and it has no shape without a type.
+    """
     before: list[tuple[Any, str, Any]] = []
     for tensor in tensors:
         if isinstance(tensor, gs.Constant):
@@ -123,6 +126,9 @@ def _as_stored(tensors: Iterable[gs.Tensor]) -> Iterator[None]:
         elif isinstance(tensor.dtype, np.dtype) and tensor.dtype.isbuiltin == 2:
             before.append((tensor, "dtype", tensor.dtype))
             tensor.dtype = int(onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype))
+        elif tensor.dtype is None and tensor.shape is not None:
+            before.append((tensor, "shape", tensor.shape))
+            tensor.shape = None
     try:
         yield
     finally:
