@@ -17,7 +17,8 @@ from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.graph.walk import every_node
 from onnxgraft.graph.wants import wants_of
 from onnxgraft.run.demand import check_model
-from onnxgraft.run.feeds import MANNERS, all_move, lively
+from onnxgraft.run.feeds import MANNERS, PLAIN
+from onnxgraft.run.movement import Movement, at_once
 from onnxgraft.run.noise import moved, noise_floors
 from onnxgraft.run.saturation import before, ends, unresolved
 from onnxgraft.run.selections import Chosen, Selector
@@ -124,21 +125,32 @@ class Verifier:
 
     def _enliven(self, trial: Trial) -> None:
         """Take other samples too where an output does not move on plain ones."""
-        if all_move(self._first, self._ends):
+        seen = Movement(self._ends)
+        seen.note(PLAIN, self._first)
+        if seen.enough:
             return
-        tried = {
-            manner: [trial.feeds(setting, manner) for setting in trial.settings]
-            for manner in MANNERS
-        }
-        feeds = [feed for drawn in tried.values() for feed in drawn]
-        try:
-            found = iter(self._run(self._model, feeds))
-        except InputError:  # there are networks that take no numbers but plain ones
-            return
-        seen = {manner: [next(found) for _ in drawn] for manner, drawn in tried.items()}
-        chosen, self.still = lively(seen, self._ends)
+        most = at_once([*self._feeds, *self._first])
+        others = MANNERS[1:]
+        for begin in range(0, len(others), most):
+            feeds = [
+                trial.feeds(setting, manner)
+                for manner in others[begin : begin + most]
+                for setting in trial.settings
+            ]
+            try:
+                found = self._run(self._model, feeds)
+            except InputError:  # there are networks that take no numbers but plain ones
+                return
+            count = len(trial.settings)
+            for place, manner in enumerate(others[begin : begin + most]):
+                seen.note(manner, found[place * count : (place + 1) * count])
+        self.still = seen.still
         self._looks_before = True
-        self._feeds = [feed for manner in chosen for feed in tried[manner]]
+        self._feeds += [
+            trial.feeds(setting, manner)
+            for manner in seen.chosen[1:most]
+            for setting in trial.settings
+        ]
         self._first = self._run(self._model)
 
     def check(self, rewritten: Model) -> str | None:

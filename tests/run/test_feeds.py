@@ -8,6 +8,7 @@ import pytest
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.graph.wants import Indices, Wants
+from onnxgraft.run import feeds
 from onnxgraft.run.feeds import Setting, drawn, random_feeds
 
 IDS = TensorSpec("ids", "int64", ("N", 8))
@@ -18,6 +19,19 @@ def test_feeds_are_the_same_each_time() -> None:
     specs = [IDS, TensorSpec("x", "float32", ("N", 3)), TensorSpec("m", "bool", ("N", 5))]
     first, again = (random_feeds(specs, 2, wants=TWO_ROWS) for _ in range(2))
     assert all(np.array_equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_normal_numbers_are_those_of_a_single_draw(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "_AT_ONCE", 7)  # so many at once
+    found = random_feeds(
+        [TensorSpec("x", dtype, (3, 5))], 1, seed=3, manner=feeds.Manner(scale=16)
+    )["x"]
+    right = 16 * np.random.default_rng(3).standard_normal((3, 5))
+    assert found.dtype == dtype
+    assert np.array_equal(found, right.astype(dtype))
 
 
 def test_an_index_stays_within_its_table_and_reaches_both_ends() -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
+from onnxgraft.run import proof as proof_of
 from onnxgraft.run.engine import Resource
 from onnxgraft.run.exact import exact
-from onnxgraft.run.proof import Proof, Reference
+from onnxgraft.run.proof import Proof, Reference, trials
 
 X = TensorSpec("x", "float32", ("N", 4))
 RNG = np.random.default_rng(0)
@@ -77,3 +78,22 @@ def test_an_engine_of_a_coarse_graph_may_round_some_values_otherwise() -> None:
         return moved
 
     assert proof(coarse(4.0), answer).passed
+
+
+def test_of_large_answers_few_are_held_and_the_last_one_always(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proof_of, "KEPT_BYTES", 3 * 4 * 4 - 1)  # three answers of four floats
+    feeds: list[Feeds] = [{"x": np.full((1, 4), turn, np.float32)} for turn in range(9)]
+    feeds.append({"x": np.full((2, 4), 9, np.float32)})
+    held = Reference(coarse(1.0), feeds).feeds
+    assert [int(fed["x"][0, 0]) for fed in held] == [0, 1, 2, 9]
+
+
+def test_of_large_samples_few_are_tried_and_a_batch_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = coarse(1.0)
+    assert [len(fed["x"]) for fed in trials(model, (X,))] == [1] * 16 + [4]
+    monkeypatch.setattr(proof_of, "KEPT_BYTES", 3 * 4 * 4 - 1)
+    assert [len(fed["x"]) for fed in trials(model, (X,))] == [1, 1, 1, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +24,8 @@ from onnxgraft.progress import status
 from onnxgraft.run.answers import answers
 from onnxgraft.run.demand import check_model
 from onnxgraft.run.engine import Engine
-from onnxgraft.run.feeds import MANNERS, PLAIN, all_move, lively
+from onnxgraft.run.feeds import MANNERS, PLAIN, Manner
+from onnxgraft.run.movement import Movement, at_once
 from onnxgraft.run.noise import moved, noise_floors
 from onnxgraft.run.saturation import Ends, ends, unresolved
 from onnxgraft.run.selections import Selector
@@ -184,20 +186,24 @@ def _expected(running: Engine, original: Original) -> tuple[list[Run], list[str]
         ]
 
     trial = Trial(running.inputs, original.wants(running), _IMAGE)
-    tried = {PLAIN: trial.begin(run)}
-    chosen = [PLAIN]
-    if not all_move(tried[PLAIN]):
+
+    def drawn(manner: Manner) -> list[Feeds]:
+        return [trial.feeds(setting, manner) for setting in trial.settings]
+
+    plain = trial.begin(run)
+    seen = Movement()
+    seen.note(PLAIN, plain)
+    runs = list(zip(drawn(PLAIN), plain, strict=True))
+    if not seen.enough:
         for manner in MANNERS[1:]:
-            try:
-                tried[manner] = run([trial.feeds(setting, manner) for setting in trial.settings])
-            except InputError:  # there are networks that take no numbers but plain ones
-                continue
-        chosen = lively(tried)[0]
-    return [
-        (trial.feeds(setting, manner), outputs)
-        for manner in chosen
-        for setting, outputs in zip(trial.settings, tried[manner], strict=True)
-    ], trial.notes
+            # There are networks that take no numbers but plain ones.
+            with contextlib.suppress(InputError):
+                seen.note(manner, run(drawn(manner)))
+        most = at_once([part for pair in runs for part in pair])
+        for manner in seen.chosen[1:most]:
+            feeds = drawn(manner)
+            runs += zip(feeds, run(feeds), strict=True)
+    return runs, trial.notes
 
 
 def _compare(
@@ -277,8 +283,10 @@ def _held_again(
 
 def _unproven(runs: list[Outputs], limits: Mapping[str, Ends]) -> list[str]:
     """Return a note for each output that hardly moved on the samples."""
+    seen = Movement(limits)
+    seen.note(PLAIN, runs)
     return [
         f"{name} hardly moves on any of the random samples that were tried: what is computed for "
         "it was compared only as far as it shows; validate on real data"
-        for name in lively({PLAIN: runs}, limits)[1]
+        for name in seen.still
     ]

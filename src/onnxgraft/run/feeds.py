@@ -6,21 +6,18 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
+from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.graph.training import is_training_flag
 from onnxgraft.graph.wanted import Wants
 
-if TYPE_CHECKING:
-    from onnxgraft.run.saturation import Ends
-
 __all__ = [
-    "MANNERS", "PLAIN", "Manner", "Setting", "all_move", "batch_names", "drawn", "fixed_batches",
-    "lively", "random_feeds", "sizes_of",
+    "KEPT_BYTES", "MANNERS", "PLAIN", "Manner", "Setting", "batch_names", "bytes_of", "drawn",
+    "fixed_batches", "random_feeds", "sizes_of",
 ]  # fmt: skip
 
 _NOTHING = Wants()
@@ -51,10 +48,10 @@ MANNERS = tuple(
         (16, 1), (1 / 16, 1),
     )
 )  # fmt: skip
-# Of an output that plain numbers leave at an end, so many of them are taken.
-_MOST = 4
-# An output moves enough where a tenth of its values, or of its range, is between its ends.
-_LIVELY = 1.0
+# Of feeds and of what networks make of them no more is kept at once, where one sample takes less.
+KEPT_BYTES = 256 << 20
+# So many numbers are drawn at once.
+_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -132,14 +129,26 @@ def drawn(
         if dtype.kind not in "iub" and not is_float:
             raise InputError(f"the input {spec} can't be fed with random numbers")
         if is_float and spec.name not in wants.indices and not whole.is_mask(spec):
-            value = rng.standard_normal(shape)
-            if manner.shift:
-                value += manner.shift * rng.standard_normal([*shape[:1], *[1] * len(shape[1:])])
-            value = manner.scale * value
+            feeds[spec.name] = _normal(shape, dtype, manner, rng)
         else:
-            value = whole.draw(spec, dtype, rng)
-        feeds[spec.name] = value.astype(dtype)
+            feeds[spec.name] = whole.draw(spec, dtype, rng).astype(dtype)
     return feeds
+
+
+def _normal(
+    shape: tuple[int, ...], dtype: np.dtype[Any], manner: Manner, rng: np.random.Generator
+) -> Array:
+    """Return normal numbers in a manner."""
+    if manner.shift:
+        whole = rng.standard_normal(shape)
+        whole += manner.shift * rng.standard_normal([*shape[:1], *[1] * len(shape[1:])])
+        whole *= manner.scale
+        return whole.astype(dtype)
+    value = np.empty(math.prod(shape), dtype)
+    for begin in range(0, value.size, _AT_ONCE):  # numpy draws them in 8 bytes each
+        part = value[begin : begin + _AT_ONCE]
+        part[:] = manner.scale * rng.standard_normal(part.size)
+    return value.reshape(shape)
 
 
 def sizes_of(
@@ -276,50 +285,9 @@ def _mixed(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     return mask
 
 
-def all_move(runs: Sequence[Outputs], ends: Mapping[str, Ends] | None = None) -> bool:
-    """Tell whether every float output moves enough in what a network made of some feeds."""
-    # Reading graphs needs onnx, which who times an engine need not have.
-    from onnxgraft.run.saturation import liveliness
-
-    return all(
-        liveliness([outputs[name] for outputs in runs], (ends or {}).get(name)) >= _LIVELY
-        for name, value in runs[0].items()
-        if value.dtype.kind == "f"
-    )
-
-
-def lively(
-    seen: Mapping[Manner, Sequence[Outputs]], ends: Mapping[str, Ends] | None = None
-) -> tuple[list[Manner], list[str]]:
-    """Return the manners in which the float outputs move, and the outputs that move in none.
-
-    An output that a softmax, a sigmoid or a Clip holds at an end shows nothing of what the network
-    before it computes. So for each output that does so on plain feeds, the manners are taken in
-    which it moves most; plain feeds are always among them.
-
-    Args:
-        seen: What the network made of feeds in each manner, `PLAIN` among them.
-        ends: Of the outputs that have some, where they are known.
-    """
-    from onnxgraft.run.saturation import liveliness
-
-    chosen, still = [PLAIN], []
-    for name, value in seen[PLAIN][0].items():
-        if value.dtype.kind != "f":
-            continue
-        limits = None if ends is None else ends.get(name)
-        scores = {
-            manner: liveliness([outputs[name] for outputs in runs], limits)
-            for manner, runs in seen.items()
-            if manner == PLAIN or all(np.isfinite(outputs[name]).all() for outputs in runs)
-        }
-        if scores[PLAIN] >= _LIVELY:
-            continue
-        best = sorted(scores, key=lambda manner: -scores[manner])[:_MOST]
-        if scores[best[0]] < _LIVELY / 100:
-            still.append(name)
-        chosen += [manner for manner in best if scores[manner] > scores[PLAIN]]
-    return list(dict.fromkeys(chosen)), still
+def bytes_of(arrays: Mapping[str, Array]) -> int:
+    """Return the bytes of feeds or outputs."""
+    return sum(value.nbytes for value in arrays.values())
 
 
 def fixed_batches(specs: Sequence[TensorSpec]) -> tuple[int, ...]:

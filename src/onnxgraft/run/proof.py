@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -41,7 +41,7 @@ from onnxgraft.run.answers import answers
 from onnxgraft.run.difference import Difference
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.exact import exact
-from onnxgraft.run.feeds import batch_names
+from onnxgraft.run.feeds import KEPT_BYTES, batch_names, bytes_of
 from onnxgraft.run.seen import Proof
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.run.tolerances import (
@@ -66,7 +66,8 @@ class Reference:
     Args:
         model: The graph that engines are built from.
         feeds: What they are run on; those that the graph itself does not take, such as a batch of
-            one where it has to be even, are left out.
+            one where it has to be even, are left out. Where answers are large, so are those before
+            the last one.
         floats: What float layers run in, which explains a difference.
         twin: The same network without rounded activations, where the graph has no Q and DQ to
             leave out.
@@ -86,13 +87,18 @@ class Reference:
         self.quantized = twin is not None or (is_quantized(model) and not stored)
         refused: OnnxgraftError | None = None
         self._chosen = _chosen(model)
+        kept = 0
         with exact(model) as session:
-            for fed in feeds:
+            for number, fed in enumerate(feeds, 1):
+                if kept > KEPT_BYTES and number < len(feeds):
+                    continue
                 try:
                     self.exact.append(answers(session, fed))
                     self.feeds.append(fed)
                 except OnnxgraftError as error:
                     refused = error
+                else:
+                    kept += bytes_of(self.exact[-1])
         if not self.feeds:
             raise refused or InputError("its inputs can't be fed with random numbers")
         self.twin: list[Outputs] = self.exact
@@ -182,17 +188,17 @@ def trials(
         model: What the engine is built from. Where there are no samples, feeds are drawn at random
             over what its inputs hold.
         inputs: Of the engine, whose shapes may be fixed.
-        samples: Feeds of batch 1; as many are taken as there need to be.
+        samples: Feeds of batch 1; as many are taken as there need to be, and fewer of large ones.
         batch: The size of a batch, where it is free.
     """
     sizes = [
         math.prod(dim for dim in spec.shape[1:] if isinstance(dim, int)) for spec in model.outputs
     ]
     count = min(max(2, -(-_NUMBERS // max(min(sizes, default=1), 1))), _MOST)
-    found = list(itertools.islice(samples, count))
+    found = _some(samples, count)
     if not found:
         try:
-            found = _drawn(model, inputs, count)
+            found = _some(_drawn(model, inputs), count)
         except InputError:  # text, for example
             return []
     batches = {*batch_names(inputs), "?"}
@@ -207,7 +213,18 @@ def trials(
     return [*found, together]
 
 
-def _drawn(model: Model, inputs: Sequence[TensorSpec], count: int) -> list[Feeds]:
+def _some(samples: Iterable[Feeds], count: int) -> list[Feeds]:
+    """Return the first samples, up to a number of them, or of bytes."""
+    found: list[Feeds] = []
+    for feeds in itertools.islice(samples, count):
+        found.append(feeds)
+        if sum(map(bytes_of, found)) > KEPT_BYTES:
+            break
+    return found
+
+
+def _drawn(model: Model, inputs: Sequence[TensorSpec]) -> Iterator[Feeds]:
+    """Yield feeds that are drawn at random over what a graph's inputs hold."""
     ranges = input_ranges(model)
     trial = Trial(inputs, wants_of(model.graph))
     if trial.choices:
@@ -215,15 +232,13 @@ def _drawn(model: Model, inputs: Sequence[TensorSpec], count: int) -> list[Feeds
         with contextlib.suppress(InputError), exact(model) as session:
             trial.begin(lambda samples: [answers(session, feeds) for feeds in samples])
     setting = replace(trial.first, caution=max(trial.first.caution, 1))
-    feeds: list[Feeds] = []
-    for seed in range(count):
+    for seed in itertools.count():
         fed = trial.feeds(replace(setting, turn=seed), seed=seed)
         for name, (low, high) in ranges.items():
             if name in fed:
                 share = (np.tanh(fed[name]) + 1) / 2  # within 0 and 1
                 fed[name] = (low + (high - low) * share).astype(fed[name].dtype)
-        feeds.append(fed)
-    return feeds
+        yield fed
 
 
 def worst(proofs: Sequence[Proof]) -> Proof:

@@ -107,11 +107,12 @@ def liveliness(values: list[Array], limits: Ends | None = None) -> float:
         limits: Its ends; where they are not known, 0 and 1, or -1 and 1, are taken for them if all
             values lie between.
     """
-    flat = np.concatenate([np.asarray(value, np.float64).ravel() for value in values])
-    flat = flat[np.isfinite(flat)]
-    if not flat.size:
+    finite = [value[np.isfinite(value)] for value in values]
+    finite = [value for value in finite if value.size]
+    if not finite:
         return 1.0
-    low, high = float(flat.min()), float(flat.max())
+    low = min(float(value.min()) for value in finite)
+    high = max(float(value.max()) for value in finite)
     size = max(abs(low), abs(high))
     # Of an output that is all but constant, 100 + 0.001 x, float32 resolves little.
     moves = min(100 * (high - low) / size, 1.0) if size else 0.0
@@ -121,8 +122,12 @@ def liveliness(values: list[Array], limits: Ends | None = None) -> float:
         return moves
     width = limits[1] - limits[0]
     margin = _AT_AN_END * width
-    between = (flat > limits[0] + margin) & (flat < limits[1] - margin)
-    share = float(np.mean(between))
+    with np.errstate(over="ignore"):  # a limit of float32, for values of float16
+        between = sum(
+            np.count_nonzero((value > limits[0] + margin) & (value < limits[1] - margin))
+            for value in finite
+        )
+    share = between / sum(value.size for value in finite)
     return min(moves, 10 * share, 10 * (high - low) / width)
 
 
