@@ -3,8 +3,8 @@
     python -m tests.fuzz.whole COUNT [--seed S] [--kinds K,..] [--add]
 
 writes its figures into docs/security-figures.md, or adds to them. With DAMAGED=FOLDER in the
-environment, files that a command did not end well with are kept there, and those with which it took
-much memory before it told of a limit.
+environment, files that a command did not end well with are kept there, those with which it took
+much memory before it told of a limit, and those of which it told that something differs.
 
 Everything that commands read is prepared once: networks of each framework, data, labels, recipes,
 ranges, caches, engines with their passports, bundles, reports, recordings, and what `deploy` and
@@ -698,8 +698,12 @@ class Bench:
             sentence = f"{told}: {' '.join(line)}: {why}\n{ended.said[-1500:]}"
             self.found.wrong += [sentence] * bool(faults)
             print(sentence, file=sys.stderr, flush=True)
-            if data is not None and (kept := os.environ.get("DAMAGED")):
-                Path(kept, re.sub(r"\W+", "-", told) + "-" + file.name).write_bytes(data)
+        elif ended.outcome == "differs":
+            print(f"{told}: {' '.join(line)}: it differs\n{ended.said[-1500:]}", file=sys.stderr)
+        else:
+            return
+        if data is not None and (kept := os.environ.get("DAMAGED")):
+            Path(kept, re.sub(r"\W+", "-", told) + "-" + file.name).write_bytes(data)
 
     def _left(self) -> list[str]:
         return sorted(
