@@ -76,6 +76,21 @@ def with_fewer_variables(definition: Any) -> None:
     del first(definition, "StatelessWhile").input[-1]
 
 
+def with_a_limit_for_each(definition: Any) -> None:
+    (limit,) = (n for n in definition.node if n.name == "while/maximum_iterations")
+    limit.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([-1], tf.int32))
+
+
+def with_a_constant_variable(definition: Any) -> None:
+    next(n for n in definition.node if n.name == "while/Enter_1").attr["is_constant"].b = True
+
+
+def with_a_constant_that_is_none(definition: Any) -> None:
+    next(n for n in definition.node if n.op == "Enter" and n.attr["is_constant"].b).attr[
+        "is_constant"
+    ].b = False
+
+
 def spectrum(x: Any) -> Any:
     return tf.abs(tf.signal.rfft(x, [4], name="rfft"))
 
@@ -84,6 +99,14 @@ def packed_in_a_branch(x: Any) -> Any:
     """Return x, by way of a Pack if its sum is more than 0."""
     parts = lambda: tf.concat(tf.unstack(tf.stack([x, x])), 0)[: tf.shape(x)[0]]  # noqa: E731
     return tf.cond(tf.reduce_sum(x) > 0, parts, lambda: x)
+
+
+def scaled(x: Any) -> Any:
+    """Multiply x by its sum three times."""
+    factor = tf.reduce_sum(x)
+    return tf.while_loop(lambda turn, y: turn < 3, lambda turn, y: (turn + 1, factor * y), (0, x))[
+        1
+    ]
 
 
 def looped_in_a_branch(x: Any) -> Any:
@@ -129,6 +152,14 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str, Change, str]] = {
     "a_loop_whose_condition_takes_less": (
         looped_in_a_branch, "functions", until_something_else,
         r"a StatelessWhile, has \d inputs, and the function '.*' that it calls 1;"),
+    "a_variable_that_enters_each_step": (
+        fixed, "v1_frames", with_a_constant_variable,
+        r"what 'while/Enter_1' gives comes in each step anew"),
+    "a_constant_that_enters_once": (
+        scaled, "v1_frames", with_a_constant_that_is_none,
+        r"gives is there in its first step alone"),
+    "a_limit_that_is_a_vector": (
+        fixed, "functions", with_a_limit_for_each, r"are not a step counter and a limit"),
     "a_loop_that_is_given_less": (
         looped_in_a_branch, "functions", with_fewer_variables, r"a StatelessWhile, lacks inputs"),
 }  # fmt: skip

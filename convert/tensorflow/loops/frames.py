@@ -160,6 +160,9 @@ class _Frame:
         }
         self.entered = entered
         self.captures = [n for n in enters if n.name not in merges and n.name in read]
+        for node in self.captures:
+            if not node.attr["is_constant"].b:
+                raise self._refusal(f"what {node.name!r} gives is there in its first step alone")
         for number, node in enumerate(self.captures, len(self.variables)):
             self.arguments[node.name] = number
 
@@ -174,6 +177,8 @@ class _Frame:
         update = self.nodes.get(node_of(others[0])) if len(others) == 1 else None
         if update is None or update.op != "NextIteration":
             raise self._refusal(f"{merge.name!r} does not join Enter with NextIteration")
+        if enter.attr["is_constant"].b:
+            raise self._refusal(f"what {enter.name!r} gives comes in each step anew")
         readers = [n for n in self.nodes.values() if merge.name in map(node_of, n.input)]
         switches = tuple(
             n.name

@@ -149,7 +149,7 @@ class _Graph:
         if node is None or node.op != "Const":
             return None
         array = tensorflow().make_ndarray(node.attr["value"].tensor)
-        return array.item() if array.size == 1 else None
+        return array.item() if array.shape == () else None
 
 
 class _Function(_Graph):
