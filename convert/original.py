@@ -242,6 +242,11 @@ class Original:
 
         return TensorFlow(self._frozen, frugal=frugal)
 
+    def check_types(self) -> None:
+        """Raise ModelError for an ONNX file that onnx's own inference refuses: it can't run."""
+        if self.framework == "onnx":
+            extract(self._onnx, *self._ends).check_types()
+
     def wants(self, running: Engine) -> Wants:
         """Return what the network says of its inputs, where that can be read.
 

@@ -539,7 +539,13 @@ def _spec(port: Any) -> TensorSpec:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the line that says what is wrong; the others say where in OpenVINO's source."""
+    """Return the lines that say what is wrong; the others say where in OpenVINO's source.
+
+    What can't be converted is told operator by operator, and a summary follows.
+    """
     lines = [line.strip(" -") for line in str(error).splitlines()]
+    if "Summary:" in lines:
+        summary = lines[lines.index("Summary:") + 1 :]
+        return "; ".join(line for line in summary if line)
     told = [line for line in lines if line and not line.startswith(_NOT_A_REASON)]
     return told[0] if told else type(error).__name__

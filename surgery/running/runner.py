@@ -254,6 +254,7 @@ class _Operation:
         try:
             blamed = self.history.verify(self.verifier, MOST_SECONDS if self.limited else None)
         except InputError as error:
+            self.verifier.check_types()
             self._not_verified(str(error))
             self.verifier = None
             return False

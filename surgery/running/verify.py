@@ -114,6 +114,11 @@ class Verifier:
             self.seconds = time.perf_counter() - start
         self._now = self._next = self._first
 
+    def check_types(self) -> None:
+        """Raise ModelError if the model does not run as it is no valid ONNX graph."""
+        if not self._loaded:
+            self._model.check_types()
+
     def _try(self, samples: Sequence[Feeds]) -> list[Outputs]:
         """Run the model; no other samples are tried of what onnxruntime does not even load."""
         try:

@@ -421,6 +421,14 @@ def test_images_feed_one_input_only(folder: Path) -> None:
         open_samples(folder, [NHWC, VECTOR])
 
 
+def test_an_npz_that_is_not_packed_is_held_against_its_checksum(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.full((2, 4), 7, np.float32))
+    data = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(data.replace(np.float32(7).tobytes(), bytes(4), 1))
+    with pytest.raises(InputError, match=r"not a readable \.npz \(Bad CRC-32"):
+        open_samples(tmp_path / "a.npz", [VECTOR])
+
+
 def test_an_npz_with_python_objects_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([{"a": 1}, None], object))
     with pytest.raises(InputError, match=r"not a readable \.npz"):

@@ -166,12 +166,15 @@ def test_external_data_elsewhere_are_refused(split: Path, location: str, reason:
     ("entries", "reason"),
     [
         ({"offset": "999999999"}, "beyond the end"),
-        ({"offset": "-4096"}, "beyond the end"),
+        ({"offset": "-4096"}, "not at a place"),
         ({"length": "999999999999"}, "beyond the end"),
         ({"length": "4096"}, "the declared shape and type"),
         ({"offset": "here"}, "not at a place"),
+        ({"offset": "٤٠٩٦"}, "not at a place"),
+        ({"offset": "4_096"}, "not at a place"),
+        ({"length": " 4096"}, "not at a place"),
     ],
-    ids=["offset", "negative", "length", "short", "word"],
+    ids=["offset", "negative", "length", "short", "word", "arabic", "underscore", "space"],
 )
 def test_external_data_that_do_not_fit_are_refused(
     split: Path, entries: dict[str, str], reason: str

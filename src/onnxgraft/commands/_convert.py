@@ -144,10 +144,14 @@ def convert(
     ran: list[str] = []
     if verify:
         # First, and closed again: original and conversion are not held in memory together.
+        loaded = False
         try:
             with status("running the original"), original.run(frugal=True) as running:
+                loaded = True
                 runs, ran = _expected(running, original)
         except InputError as error:  # what is wrong with the file itself, converting it finds too
+            if not loaded:
+                original.check_types()
             ran = [f"{_NOT_COMPARED}{error}"]
     with status(f"converting {original.path}"):
         lowered, notes = original.lower(opset, io_layout)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxgraft.errors import NotSupportedError, OnnxgraftError
+from onnxgraft.errors import ModelError, NotSupportedError, OnnxgraftError
 from onnxgraft.files.trust import trusts
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.pictures import KEY
@@ -43,6 +43,10 @@ def as_model(model: ModelGiven) -> Model:
         return model
     path = written(model)
     loaded = Model.load(path)
+    if not loaded.graph.outputs:
+        raise ModelError(
+            f"{path}: the graph has no outputs; convert it, and name some in --outputs"
+        )
     told = told_by(path, "onnx", loaded)
     if told is not None:
         loaded.metadata[KEY] = told.written()

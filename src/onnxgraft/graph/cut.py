@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxgraft.errors import InputError, nearest
+from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.graph.inference import TensorType, infer
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import free
@@ -32,8 +32,10 @@ def extract(
     Raises:
         InputError: A tensor is not in the graph, its type or shape is not known, or the outputs
             need an input that is not named.
-        ModelError: The graph has a cycle.
+        ModelError: The graph has a cycle, or no outputs, and none are named.
     """
+    if not outputs and not model.graph.outputs:
+        raise ModelError(f"{model.file}: the graph has no outputs; name them with --outputs")
     if not inputs and not outputs:
         return model
     part = model.copy()

@@ -83,20 +83,32 @@ def check_dense(total: int, model: Path) -> None:
 
 
 def check_bodies(model: onnx.ModelProto, path: Path) -> None:
-    """Raise ModelError if the bodies of operators see too many tensors.
+    """Raise ModelError if the bodies of operators see too many tensors, or have one's name.
 
-    onnx-graphsurgeon makes a list of the tensors around each body.
+    onnx-graphsurgeon makes a list of the tensors around each body, and takes a tensor around it for
+    an initializer of the same name, which ONNX does not allow and onnxruntime reads.
     """
     seen = 0
-    left = [(model.graph, 0)]
+    left: list[tuple[onnx.GraphProto, frozenset[str]]] = [(model.graph, frozenset())]
+    for function in model.functions:
+        inner = [body for node in function.node for a in node.attribute for body in bodies(a)]
+        names = frozenset(function.input).union(*(node.output for node in function.node))
+        left += [(body, names) for body in inner]
     while left:
         graph, around = left.pop()
+        stored = {*(t.name for t in graph.initializer)}
+        stored |= {t.values.name for t in graph.sparse_initializer}
+        if hidden := sorted((stored & around) - {""}):
+            raise ModelError(
+                f"{path}: the initializer {hidden[0]!r} of a body has the name of a tensor around "
+                "it; give one of them another name"
+            )
         inner = [body for node in graph.node for a in node.attribute for body in bodies(a)]
         if not inner:
             continue
-        names = around + len(graph.input) + len(graph.initializer) + len(graph.value_info)
-        names += sum(len(node.output) for node in graph.node)
-        seen += len(inner) * names
+        names = around.union(stored, (value.name for value in (*graph.input, *graph.value_info)))
+        names = names.union(*(node.output for node in graph.node))
+        seen += len(inner) * len(names)
         if seen > BODY_NAMES.most:
             raise ModelError(f"{path}: {BODY_NAMES.refusal(seen)}; export it with fewer of them")
         left += [(body, names) for body in inner]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -24,6 +25,7 @@ PACKED = {
     "INT2": 2, "UINT2": 2, "INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "FLOAT6E2M3": 6,
     "FLOAT6E3M2": 6,
 }  # fmt: skip
+_NUMBER = re.compile("[0-9]{1,19}")
 # So much more than the files' size the tensors may always have.
 _FREE = 64 << 20
 
@@ -93,19 +95,17 @@ class ExternalData:
         if 0 in tensor.dims:
             return memoryview(b"")  # of no bytes, whatever its file is
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        try:
-            offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
-        except ValueError as error:
-            raise ModelError(
-                f"{self._model}: the external data of {name!r} are not at a place"
-            ) from error
         location: str | bytes = entries.get("location", "")
-        if isinstance(location, bytes):  # protobuf's way with what is no UTF-8
+        numbers = [entries.get("offset", "0"), entries.get("length", "0")]
+        # Protobuf gives bytes for what is no UTF-8; and int() takes 1_0, " 1" and digits of all
+        # scripts, too.
+        if isinstance(location, bytes) or not all(map(_NUMBER.fullmatch, map(str, numbers))):
             raise ModelError(f"{self._model}: the external data of {name!r} are not at a place")
+        offset, length = map(int, numbers)
         if location not in self._files:
             self._files[location] = _mapped(self._model, location, name)
         data = self._files[location]
-        end = len(data) if length < 0 else offset + length
+        end = offset + length if "length" in entries else len(data)
         if not 0 <= offset <= end <= len(data):
             raise ModelError(
                 f"{self._model}: {name!r} lies beyond the end of its file {location!r} "

@@ -21,6 +21,9 @@ from onnxgraft.graph.exported import Exported
 from onnxgraft.graph.names import name_nodes
 from onnxgraft.graph.onnx_file import (
     check,
+    fed,
+    first_line,
+    is_known,
     read_model,
     reference_to,
     save_model,
@@ -29,7 +32,7 @@ from onnxgraft.graph.onnx_file import (
 )
 from onnxgraft.graph.operators import counted
 from onnxgraft.graph.scales import misfit
-from onnxgraft.graph.shapes import Shapes
+from onnxgraft.graph.shapes import Shapes, misfit_of
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.surgeon import graph_of, proto_of
 from onnxgraft.graph.tensors import Array, TensorSpec
@@ -125,7 +128,7 @@ class Model:
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{place}: the graph can't be taken in ({type(error).__name__}: "
-                f"{_first_line(error)})"
+                f"{first_line(error)})"
             ) from error
         name_nodes(graph)
         if weights:
@@ -148,7 +151,7 @@ class Model:
         try:
             check(proto, weights)
         except (onnx.checker.ValidationError, TypeError, ValueError) as error:
-            reason = unmade(proto.graph, weights) or _first_line(error)
+            reason = unmade(proto.graph, weights) or first_line(error)
             raise ModelError(f"{file}: not a valid ONNX file ({reason})") from error
         for kind, entries in (("input", proto.graph.input), ("output", proto.graph.output)):
             for entry in entries:
@@ -202,6 +205,17 @@ class Model:
         )
         return proto
 
+    def check_types(self) -> None:
+        """Raise ModelError if types and shapes of the graph do not fit, as onnx infers them.
+
+        That is for a graph that onnxruntime does not load, which has many reasons. Where onnx does
+        not know all operators, it does not know what they make, and nothing is checked.
+        """
+        whole = fed(*self.without_weights())
+        reason = misfit_of(whole) if is_known(whole) else None
+        if reason is not None:
+            raise ModelError(f"{self.file}: not a valid ONNX graph ({reason})")
+
     def save(self, path: str | os.PathLike[str], data: str | None = None) -> None:
         """Write the ONNX file, whole or not at all; its weights are held in memory only once.
 
@@ -216,7 +230,7 @@ class Model:
             check(proto, weights)
         except onnx.checker.ValidationError as error:
             raise ModelError(
-                f"{self.file}: the graph it became is not valid ({_first_line(error)})"
+                f"{self.file}: the graph it became is not valid ({first_line(error)})"
             ) from error
         save_model(Path(path), proto, weights, data)
         release_pages(weights.values())
@@ -309,7 +323,3 @@ def _constants(graph: gs.Graph) -> Iterator[gs.Constant]:
         yield from (tensor for tensor in node.inputs if isinstance(tensor, gs.Constant))
         for body in own_bodies(node):
             yield from _constants(body)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -47,6 +47,8 @@ from onnxgraft.graph.tensors import Array
 __all__ = [
     "check",
     "fed",
+    "first_line",
+    "is_known",
     "read_model",
     "reference_to",
     "save_model",
@@ -298,6 +300,21 @@ def fed(model: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto
         element = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         whole.graph.input.append(onnx.helper.make_tensor_value_info(name, element, value.shape))
     return whole
+
+
+def first_line(error: BaseException) -> str:
+    """Return what of an error of onnx's is said in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def is_known(model: onnx.ModelProto) -> bool:
+    """Tell whether onnx knows all operators of a model, and their opset."""
+    functions = {("" if is_own_domain(f.domain) else f.domain, f.name) for f in model.functions}
+    newest = onnx.defs.onnx_opset_version()
+    if any(is_own_domain(e.domain) and e.version > newest for e in model.opset_import):
+        return False
+    keys = {op_key(part) for part in parts(model) if isinstance(part, onnx.NodeProto)}
+    return all(key in functions or (not key[0] and onnx.defs.has(key[1])) for key in keys)
 
 
 def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:

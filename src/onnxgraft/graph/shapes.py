@@ -25,7 +25,7 @@ from onnxgraft.graph.shape_rules import MOST_VALUES, SHAPE_RULES, VALUE_RULES
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import own_bodies
 
-__all__ = ["Shapes"]
+__all__ = ["Shapes", "misfit_of"]
 
 _MOST_CONSTANT = 1024
 _INT64 = onnx.TensorProto.INT64
@@ -34,6 +34,15 @@ _INTEGERS = frozenset({
     onnx.TensorProto.UINT8, onnx.TensorProto.UINT16, onnx.TensorProto.UINT32,
     onnx.TensorProto.UINT64,
 })  # fmt: skip
+
+
+def misfit_of(model: onnx.ModelProto) -> str | None:
+    """Return what onnx finds that does not fit of the types and shapes of a model, in one line."""
+    try:
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+        return " ".join(str(error).split())
+    return None
 
 
 class Shapes:

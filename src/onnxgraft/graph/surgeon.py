@@ -81,9 +81,9 @@ def graph_of(proto: onnx.ModelProto) -> gs.Graph:
     proto = _tensors_alone(proto)
     graph = gs.import_onnx(proto)
     graph.ir_version = max(graph.ir_version, OLDEST_IR)
-    _complete(graph, proto.graph)
+    _complete(graph, proto.graph, within=False)
     for part, function in zip(graph.functions, proto.functions, strict=True):
-        _complete(part, function)
+        _complete(part, function, within=True)
     for node in every_node(graph):
         own(node)
     for tensor in _constants(graph):
@@ -171,15 +171,24 @@ def _others(graph: onnx.GraphProto, outermost: bool) -> list[onnx.ValueInfoProto
     return found
 
 
-def _complete(part: Any, holder: onnx.GraphProto | onnx.FunctionProto) -> None:
-    """Add the attributes that were left out to the nodes of a graph or function and its bodies."""
+def _complete(part: Any, holder: onnx.GraphProto | onnx.FunctionProto, *, within: bool) -> None:
+    """Add the attributes that were left out to the nodes of a graph or function and its bodies.
+
+    Those of nodes ``within`` a function may stand for one that the call brings.
+    """
     for node, proto in zip(part.nodes, holder.node, strict=True):
         called = f"{op_of(node)} {proto.name or ', '.join(map(str, proto.output))!r}"
         if proto.overload:
             raise NotSupportedError(f"{called} calls an overloaded function; inline the functions")
         for attribute in proto.attribute:
+            if attribute.ref_attr_name and not within:
+                raise NotSupportedError(
+                    f"the attribute {attribute.name!r} of {called} stands for an attribute of a "
+                    f"function ({attribute.ref_attr_name!r}), and {called} is in none; write its "
+                    "value instead"
+                )
             if attribute.type == _ATTRIBUTE.GRAPH and not attribute.ref_attr_name:
-                _complete(node.attrs[attribute.name], attribute.g)
+                _complete(node.attrs[attribute.name], attribute.g, within=within)
             elif attribute.name in node.attrs:
                 known = node.attrs[attribute.name]
                 if isinstance(known, list) and not known:
