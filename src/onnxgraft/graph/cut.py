@@ -40,7 +40,8 @@ def extract(
         return model
     part = model.copy()
     graph = part.graph
-    tidy(graph)
+    if graph.outputs:  # or nothing would be left to name
+        tidy(graph)
     known = {tensor.name: tensor for tensor in graph.inputs}
     known |= {t.name: t for node in graph.nodes for t in node.outputs if t.name}
     for option in (*inputs, *outputs):
