@@ -18,6 +18,7 @@ from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.files import existing_file, parse_json, release_pages, sha256
 from onnxgraft.graph import pictures
 from onnxgraft.graph.exported import Exported
+from onnxgraft.graph.kept import lost
 from onnxgraft.graph.names import name_nodes
 from onnxgraft.graph.onnx_file import (
     check,
@@ -167,6 +168,12 @@ class Model:
         except (AttributeError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(f"{file}: its onnxgraft metadata is damaged ({error})") from error
         model.file = str(path)
+        light, large = split_weights(model.graph) if weights else (model.graph, {})
+        other = lost(proto, proto_of(light, do_type_check=False), large)
+        if other is not None:
+            raise NotSupportedError(
+                f"{file}: {other} can't be read as the file has it; export the network again"
+            )
         _complete_outputs(model.graph, model.file)
         return model
 
