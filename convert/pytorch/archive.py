@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -78,7 +79,11 @@ def check_program(file: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file) as archive:
             check_archive(archive, file)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+            if damaged := archive.testzip():  # PyTorch does not look at checksums
+                raise ValueError(f"bad CRC-32 for file {damaged!r}")
+    except (
+        zipfile.BadZipFile, OSError, RuntimeError, ValueError, zlib.error
+    ) as error:  # fmt: skip
         raise ModelError(f"{file}: the archive can't be read ({error}); export it again") from error
     try:
         reader = torch._C.PyTorchFileReader(str(file))

@@ -133,6 +133,12 @@ def test_a_graph_whose_types_do_not_fit_is_not_written(
     assert not (tmp_path / "out.onnx").exists()
 
 
+def test_what_onnx_can_not_infer_is_no_internal_error(tmp_path: Path) -> None:
+    proto = parsed("g (float[3,3] x) => (float[3,3] y) { y = RandomNormalLike <dtype = 0> (x) }")
+    with pytest.raises(ModelError, match=r"not a valid ONNX graph \(.*type"):
+        commands.convert(written(tmp_path, proto))
+
+
 def test_a_graph_with_an_operator_that_nobody_knows_is_written(tmp_path: Path, cli: Cli) -> None:
     proto = parsed("g (float[3,3] x) => (float[3,3] y) { z = Identity (x)  y = Identity (z) }")
     proto.graph.node[0].CopyFrom(helper.make_node("Mine", ["x"], ["z"], domain="acme"))

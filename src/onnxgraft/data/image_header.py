@@ -44,6 +44,7 @@ class Form(NamedTuple):
         channels: 1 gray, 2 gray with alpha, 3 colour, 4 colour with alpha.
         bits: A channel.
         orientation: EXIF's, 1 to 8: how the stored picture is to be turned; 1 leaves it.
+        palette: Whether pixels are numbers of colours in a PNG's palette.
     """
 
     width: int
@@ -51,6 +52,7 @@ class Form(NamedTuple):
     channels: int
     bits: int
     orientation: int = 1
+    palette: bool = False
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -96,7 +98,8 @@ def _png(data: Bytes) -> Form:
             orientation = _orientation(data[at + 8 : at + 8 + length])
             break
         at += 12 + length
-    return Form(_number(data, 16, 4), _number(data, 20, 4), channels, bits, orientation)
+    sizes = _number(data, 16, 4), _number(data, 20, 4)
+    return Form(*sizes, channels, bits, orientation, palette=data[25] == 3)
 
 
 def _jpeg(data: Bytes) -> Form | None:

@@ -20,6 +20,9 @@ __all__ = ["IMAGE_SUFFIXES", "decoded", "read_image", "read_label", "read_pictur
 
 _OPENCV = "opencv-python-headless"
 
+# Takes what errors call the image, its bytes, how it is stored, and whether it is to be gray.
+Decoder = Callable[[str, Array, Form, bool], Array | None]
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -36,17 +39,20 @@ def read_image(path: File, *, gray: bool = False) -> Array:
 
 def read_picture(path: File, *, gray: bool = False) -> tuple[Array, Form]:
     """Return what `read_image` does, and how it is stored."""
+    return decoded(_bytes_of(path), str(path), gray=gray)
+
+
+def _bytes_of(path: File) -> Array:
+    """Return the bytes of an image file."""
     if isinstance(path, Remote):
-        data = np.frombuffer(contents(path, IMAGE_BYTES, "the image"), np.uint8)
-        return decoded(data, str(path), gray=gray)
+        return np.frombuffer(contents(path, IMAGE_BYTES, "the image"), np.uint8)
     try:
         if not path.is_file():
             raise InputError(f"{path}: is not a file")
         IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
-        data = np.fromfile(path, np.uint8)
+        return np.fromfile(path, np.uint8)
     except OSError as error:
         raise InputError(f"{path}: the image can't be read ({error})") from error
-    return decoded(data, str(path), gray=gray)
 
 
 def decoded(data: Array, name: str, *, gray: bool = False) -> tuple[Array, Form]:
@@ -57,7 +63,10 @@ def decoded(data: Array, name: str, *, gray: bool = False) -> tuple[Array, Form]
         name: What errors call it.
         gray: Return gray levels.
     """
-    decode = _decoder()
+    return _decoded(data, name, gray, _decoder())
+
+
+def _decoded(data: Array, name: str, gray: bool, decode: Decoder) -> tuple[Array, Form]:
     try:
         IMAGE_BYTES.check(data.size, f"{name}: the image")
         form = stored_form(data.data)
@@ -84,7 +93,7 @@ def _is_tiff(data: Array) -> bool:
     return data[:2].tobytes() in (b"II", b"MM")
 
 
-def _decoder() -> Callable[[str, Array, Form, bool], Array | None]:
+def _decoder() -> Decoder:
     """Return what decodes image files: OpenCV, or where that is not installed Pillow.
 
     It returns None for what it can't read.
@@ -133,18 +142,84 @@ def _by_pillow(name: str, data: Array, form: Form, gray: bool) -> Array | None:
 
 
 def read_label(path: File, photograph: Form | None = None) -> Array:
-    """Decode a label image to (height, width, 1) uint8, turned as its photograph is.
+    """Read a label image, whose pixels are numbers of classes, as (height, width, 1) uint8.
 
-    One that has an orientation of its own is turned by that; one that is high where the stored
-    photograph is wide, as the turned one is, was made of that and stays.
+    The numbers are gray levels as they are stored, of 1 to 16 bits, or those of colours in a PNG's
+    palette. They are turned as the photograph is. An image that has an orientation of its own is
+    turned by that; one that is high where the stored photograph is wide, as the turned one is, was
+    made of that and stays.
 
     Args:
         path: Of the label image.
         photograph: How that is stored.
+
+    Raises:
+        InputError: It can't be read, is a picture in colours, or has a class above 255.
+        MissingDependencyError: A palette is read by Pillow, which is not installed.
     """
-    pixels, form = read_picture(path, gray=True)
+    pixels, form = _decoded(_bytes_of(path), str(path), True, _classes)
     if photograph is None or form.orientation != 1:
         return pixels
     if is_upright(pixels.shape[1], pixels.shape[0], photograph):
         return pixels
     return turn(pixels, photograph.orientation)
+
+
+def _classes(name: str, data: Array, form: Form, gray: bool) -> Array | None:
+    """Return the numbers that an image stores; a decoder gives the colours that they stand for."""
+    if form.palette:
+        return _of_palette(name, data)
+    decode = _decoder()
+    if form.channels > 1:
+        colors = decode(name, data, form, False)
+        if colors is not None and (colors != colors[:, :, :1]).any():
+            raise InputError(
+                f"{name}: is a picture in colours, and each pixel of a label image is the number "
+                "of a class; save it in gray, or as a PNG with a palette"
+            )
+        return None if colors is None else colors[:, :, 0]
+    if form.bits > 8:
+        return _deep(name, data, form)
+    levels = decode(name, data, form, gray)
+    if levels is None or form.bits == 8:
+        return levels
+    step = 255 // ((1 << form.bits) - 1)  # levels of 1, 2 and 4 bits are spread over 0 to 255
+    return np.asarray(levels // step, np.uint8)
+
+
+def _of_palette(name: str, data: Array) -> Array | None:
+    """Return the numbers of colours in a palette; OpenCV gives the colours alone."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"{name}: reading a label image with a palette needs Pillow: pip install pillow"
+        ) from error
+    try:
+        with Image.open(io.BytesIO(data.data)) as opened:
+            IMAGE_PIXELS.check(opened.width * opened.height, f"{name}: the image")
+            return np.asarray(opened)
+    except UnidentifiedImageError:
+        return None
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(str(error)) from error
+
+
+def _deep(name: str, data: Array, form: Form) -> Array | None:
+    """Return numbers of more than 8 bits, which are classes up to 255 all the same."""
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        return _by_pillow(name, data, form, True)  # which says what is needed
+    try:
+        numbers = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise OSError(str(error)) from error
+    if numbers is None:
+        return None
+    if numbers.ndim != 2 or numbers.dtype.kind != "u" or numbers.max() > 255:
+        raise InputError(
+            f"{name}: has {form.bits} bits a pixel and values up to {numbers.max():.6g}; the pixels"
+            " of a label image are classes from 0 to 255"
+        )
+    return np.asarray(numbers, np.uint8)

@@ -201,6 +201,16 @@ def test_what_is_trusted_is_run(programs: Path, tmp_path: Path) -> None:
     assert marker.exists()
 
 
+def test_weights_are_held_against_their_checksum(programs: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(programs / "net.pt2") as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        stored = archive.read(largest)
+    data = (programs / "net.pt2").read_bytes()
+    (tmp_path / "net.pt2").write_bytes(data.replace(stored, bytes(4) + stored[4:], 1))
+    with pytest.raises(ModelError, match="bad CRC-32 for file"):
+        Original.of(tmp_path / "net.pt2").lower()
+
+
 def test_an_untouched_copy_is_read(programs: Path, tmp_path: Path) -> None:
     file = edited(programs / "net.pt2", tmp_path / "net.pt2", lambda *_: None, tmp_path)
     assert Original.of(file)._program.inputs[0].spec.name == "image"

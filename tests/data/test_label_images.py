@@ -1,0 +1,87 @@
+"""A label image says classes, however it stores them: never the colours that they stand for."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onnxgraft.data.images import read_label
+from onnxgraft.errors import InputError, MissingDependencyError
+
+CLASSES = np.random.default_rng(0).integers(0, 4, (5, 7), np.uint8)
+
+
+def saved(folder: Path, pixels: Any, name: str = "a.png") -> Path:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(folder / name)
+    return folder / name
+
+
+def with_palette(bits: int = 2) -> Image.Image:
+    """Return the classes in the colours that PASCAL VOC gives them, with room for more."""
+    image = Image.fromarray(CLASSES).convert("P")
+    image.putdata(CLASSES.ravel().tolist())
+    colors = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
+    image.putpalette(colors + [7] * (3 * (1 << bits) - len(colors)))
+    return image
+
+
+def test_gray_levels_are_classes(tmp_path: Path) -> None:
+    assert np.array_equal(read_label(saved(tmp_path, CLASSES))[:, :, 0], CLASSES)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_numbers_of_a_palette_are_classes(bits: int, tmp_path: Path) -> None:
+    file = saved(tmp_path, with_palette(bits))
+    assert file.read_bytes()[24:26] == bytes([bits, 3])  # as PNG has it
+    assert np.array_equal(read_label(file)[:, :, 0], CLASSES)
+
+
+def test_a_single_bit_is_class_0_or_1(tmp_path: Path) -> None:
+    file = saved(tmp_path, Image.fromarray(CLASSES > 1))
+    assert file.read_bytes()[24] == 1
+    assert np.array_equal(read_label(file)[:, :, 0], CLASSES > 1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_16_bits_hold_the_same_classes(suffix: str, tmp_path: Path) -> None:
+    file = saved(tmp_path, CLASSES.astype(np.uint16), f"a.{suffix}")
+    assert np.array_equal(read_label(file)[:, :, 0], CLASSES)
+
+
+def test_a_class_beyond_255_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has 16 bits a pixel and values up to 900"):
+        read_label(saved(tmp_path, CLASSES.astype(np.uint16) * 300))
+
+
+def test_gray_in_three_channels_is_gray(tmp_path: Path) -> None:
+    file = saved(tmp_path, np.stack([CLASSES] * 3, -1))
+    assert np.array_equal(read_label(file)[:, :, 0], CLASSES)
+
+
+def test_a_picture_in_colours_is_no_label(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a picture in colours"):
+        read_label(saved(tmp_path, with_palette().convert("RGB")))
+
+
+def test_without_pillow_a_palette_is_not_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, load = saved(tmp_path, with_palette()), builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name.partition(".")[0] == "PIL":
+            raise ModuleNotFoundError(name)
+        return load(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "PIL"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingDependencyError, match="needs Pillow"):
+        read_label(file)
