@@ -18,7 +18,7 @@ from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.layers import LayerPrecision
 from onnxgraft.run.providers import Share
 from onnxgraft.run.seen import Proof
-from onnxgraft.targets import FORMATS, find_target
+from onnxgraft.targets import FORMATS, find_target, target_names
 from onnxgraft.targets.cpu import Cpu
 from onnxgraft.targets.devices import find_provider, on_cpu
 
@@ -322,7 +322,7 @@ def passport_in(file: Path) -> Passport:
             number = passport.serving.get(key)
             if number is not None and (type(number) is not int or number < 1):
                 raise ValueError(f"serving: {key} is {number!r}")
-        for key, known in _WORDS.items():
+        for key, known in {**_WORDS, "target": target_names()}.items():
             if getattr(passport, key) not in known:
                 raise ValueError(f"{key} is {getattr(passport, key)!r:.100}")
         if min(passport.depths.values(), default=0) < 0:

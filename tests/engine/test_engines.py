@@ -153,7 +153,7 @@ def test_a_damaged_passport_is_refused(
      ("precision", ""), ("floats", "int8"), ("weights", "int3"), ("direction", "sideways"),
      ("accuracy", {"top1": "90"}), ("latency", {}), ("depths", {"y": 1.5}), ("depths", {"y": -1}),
      ("source", {"path": 1, "framework": "onnx", "sha256": ""}),
-     ("inputs", [{"name": "x", "dtype": ["float32"], "shape": [1]}]),
+     ("target", "abacus"), ("inputs", [{"name": "x", "dtype": ["float32"], "shape": [1]}]),
      ("outputs", [{"name": "y", "dtype": "float32", "shape": [[1]]}])],
 )  # fmt: skip
 def test_a_passport_with_a_value_of_another_type_is_refused(

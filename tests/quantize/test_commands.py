@@ -115,6 +115,17 @@ def test_what_is_wrong_is_told_in_a_sentence_and_nothing_is_left(
     assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "images", "none"}
 
 
+def test_a_range_of_no_tensor_is_told_before_the_work(
+    net: Path, images: Path, tmp_path: Path, cli: Cli
+) -> None:
+    (tmp_path / "o.toml").write_text('"typo" = 2.5\n')
+    place = tmp_path / "o.toml"
+    done = cli("calibrate", net, "--data", images, "-o", tmp_path / "r.json", "--overrides", place)
+    assert done.returncode == 2
+    assert "typo: no such tensor" in done.stderr
+    assert not list(tmp_path.glob("r.json*"))
+
+
 def test_what_was_counted_before_a_corrupt_image_is_kept(
     net: Path, images: Path, tmp_path: Path, cli: Cli
 ) -> None:

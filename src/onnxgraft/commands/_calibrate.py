@@ -11,7 +11,7 @@ from onnxgraft.commands._opening import ModelGiven, Place, to_run
 from onnxgraft.commands._order import DATA, IMAGE, MODEL, check_order
 from onnxgraft.commands._outputs import check_output
 from onnxgraft.commands._recipe import PreprocessGiven, given_tables
-from onnxgraft.data.ranges import Ranges, read_overrides
+from onnxgraft.data.ranges import Ranges, check_overrides, read_overrides
 from onnxgraft.data.samples import Data, Samples, as_samples, overlap
 from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.files.trust import Trust
@@ -131,6 +131,7 @@ def calibrate(
     notes: list[str] = []
     if cache_out is None:  # what can't be quantized is told before the work
         graph, notes = raised(graph, stage.OLDEST_OPSET)
+    check_overrides(by_hand, graph.graph.tensors().keys(), f"{overrides}:")
     checkpoint = None
     if ranges is not None:
         chosen = ranges if isinstance(ranges, Ranges) else Ranges.load(ranges, histograms=True)

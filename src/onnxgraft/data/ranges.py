@@ -7,7 +7,7 @@ import hashlib
 import math
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -26,8 +26,8 @@ from onnxgraft.notebook import section
 from onnxgraft.words import several
 
 __all__ = [
-    "BY_HAND", "Histogram", "Range", "Ranges", "bin_edges", "empty_histograms", "flat",
-    "merge_packed", "pack", "read_overrides", "unflat", "unpack",
+    "BY_HAND", "Histogram", "Range", "Ranges", "bin_edges", "check_overrides", "empty_histograms",
+    "flat", "merge_packed", "pack", "read_overrides", "unflat", "unpack",
 ]  # fmt: skip
 
 # A bin is what float32 values share in their upper 16 bits: sign, exponent and the 7 leading bits
@@ -198,6 +198,25 @@ class Range:
         return max(abs(self.low), abs(self.high))
 
 
+def check_overrides(
+    by_hand: Mapping[str, tuple[float, float]], tensors: Collection[str], where: str
+) -> None:
+    """Raise InputError for ranges of tensors that are not there, or that are none.
+
+    Args:
+        by_hand: (low, high) by tensor name.
+        tensors: That there are.
+        where: What messages call them.
+    """
+    for name, (low, high) in by_hand.items():
+        if name not in tensors:
+            raise InputError(
+                f"{where} {name}: no such tensor was calibrated; {nearest(name, tensors)}"
+            )
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise InputError(f"{where} {name}: [{low}, {high}] is not a range")
+
+
 @dataclass
 class Ranges:
     """The ranges of a model's tensors, with what they were made from.
@@ -315,14 +334,9 @@ class Ranges:
         Raises:
             InputError: There is no such tensor, or the range is none.
         """
+        check_overrides(by_hand, self.tensors, where)
         merged = dict(self.tensors)
         for name, (low, high) in by_hand.items():
-            if name not in merged:
-                raise InputError(
-                    f"{where} {name}: no such tensor was calibrated; {nearest(name, merged)}"
-                )
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise InputError(f"{where} {name}: [{low}, {high}] is not a range")
             seen = merged[name]
             merged[name] = Range(low, high, seen.minimum, seen.maximum, BY_HAND)
         return replace(self, tensors=merged)

@@ -378,8 +378,8 @@ def unmade(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> str | None:
         for name in unknown:
             if name not in made:
                 return (
-                    f"the {op_of(node)} {_called(node)!r} reads {name!r}, which no node makes: "
-                    "its initializer is missing"
+                    f"the {op_of(node)} {_called(node)!r} reads {name!r}, which no node makes, and "
+                    "which is no input and no initializer"
                 )
             readers.setdefault(name, []).append(index)
     ready = [index for index, count in enumerate(missing) if count == 0]
