@@ -420,6 +420,22 @@ PROMISES = (
         "_BIND | _CONNECT if version",
         "_CONNECT if version",
     ),
+    # Read as what they say.
+    Promise(
+        MODEL, "an ONNX file is read as what it says, node by node, or is refused",
+        "tests/graph/test_kept.py::test_a_file_that_is_read_otherwise_is_refused[small]",
+        "src/onnxgraft/graph/model.py",
+        "        if other is not None:",
+        "        if False:",
+    ),
+    Promise(
+        DATA, "samples of an `.npz` are what their checksum says",
+        "tests/data/test_samples.py::"
+        "test_an_npz_that_is_not_packed_is_held_against_its_checksum",
+        "src/onnxgraft/data/npz.py",
+        "            while whole.read(1 << 24):  # whose end is checked by the checksum",
+        "            while False:",
+    ),
     # Other machines.
     Promise(
         HOST, "no name of a host is an option of ssh, or a command",
