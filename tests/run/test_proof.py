@@ -88,6 +88,8 @@ def test_of_large_answers_few_are_held_and_the_last_one_always(
     feeds.append({"x": np.full((2, 4), 9, np.float32)})
     held = Reference(coarse(1.0), feeds).feeds
     assert [int(fed["x"][0, 0]) for fed in held] == [0, 1, 2, 9]
+    monkeypatch.setattr(proof_of, "KEPT_BYTES", 4 * 4 // 2 - 1)
+    assert len(Reference(coarse(1.0), feeds).feeds) == 1
 
 
 def test_of_large_samples_few_are_tried_and_a_batch_of_them(
