@@ -96,6 +96,16 @@ def test_an_initializer_of_a_branch_that_hides_an_input_is_refused(tmp_path: Pat
         Model.load(written(tmp_path, hiding("x")))
 
 
+def test_an_initializer_of_a_branch_may_hide_one_of_the_same_values(tmp_path: Path) -> None:
+    proto = hiding("w")
+    body = proto.graph.node[0].attribute[0].g
+    body.initializer[0].CopyFrom(proto.graph.initializer[0])
+    loaded = Model.load(written(tmp_path, proto))
+    with OnnxRuntime(loaded.to_onnx(), optimize=False) as session:
+        made = session.infer({"x": X, "c": np.array(True)})["y"]
+    assert np.array_equal(made, 2 * X)
+
+
 def test_initializers_of_two_branches_may_have_one_name(tmp_path: Path) -> None:
     proto = hiding("v")
     branches = [attribute.g for attribute in proto.graph.node[0].attribute]

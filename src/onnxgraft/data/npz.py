@@ -18,7 +18,6 @@ from onnxgraft.files import existing_file
 from onnxgraft.files.archives import check_archive
 from onnxgraft.files.limits import AXES, UNPACKED_BYTES
 from onnxgraft.graph.tensors import Array, TensorSpec
-from onnxgraft.progress import status
 
 __all__ = ["read_npz"]
 
@@ -73,7 +72,7 @@ def _member(file: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Arr
     What is compressed is unpacked into a temporary file first, piece by piece.
     """
     if entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1:
-        with archive.open(entry) as whole, status(f"reading {file}"):
+        with archive.open(entry) as whole:
             while whole.read(1 << 24):  # whose end is checked by the checksum
                 pass
         with open(file, "rb") as handle:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files import calls
 from onnxgraft.files.limits import AXES, BODY_NAMES, CONSTANT_BYTES, NODES, TENSOR_VALUES
 from onnxgraft.graph.external import PACKED
+from onnxgraft.graph.kept import same_values
 from onnxgraft.graph.messages import bodies, parts
 from onnxgraft.graph.operators import is_own_domain, op_key, op_of
+from onnxgraft.graph.tensors import Array
 
 __all__ = [
     "check_bodies", "check_calls", "check_counts", "check_declared", "check_dense", "check_values",
 ]  # fmt: skip
 
+# What can be read at a place, with the initializers among it.
+_Names = dict[str, onnx.TensorProto | None]
 # Attributes that say how many inputs or outputs a node has, by the operator.
 _COUNTING = {("", "Split"): "num_outputs", ("", "Scan"): "num_scan_inputs"}
 
@@ -82,36 +88,59 @@ def check_dense(total: int, model: Path) -> None:
         raise ModelError(f"{model}: {CONSTANT_BYTES.refusal(8 * total)}")
 
 
-def check_bodies(model: onnx.ModelProto, path: Path) -> None:
-    """Raise ModelError if the bodies of operators see too many tensors, or have one's name.
+def check_bodies(model: onnx.ModelProto, path: Path, weights: Mapping[str, Array]) -> None:
+    """Raise ModelError if the bodies of operators see too many tensors, or hide one.
 
     onnx-graphsurgeon makes a list of the tensors around each body, and takes a tensor around it for
-    an initializer of the same name, which ONNX does not allow and onnxruntime reads.
+    an initializer of the same name, which ONNX does not allow and onnxruntime reads. It writes such
+    initializers itself, of the same values.
+
+    Args:
+        model: The model.
+        path: Of its file.
+        weights: The initializers of the graph that have no data in it.
     """
     seen = 0
-    left: list[tuple[onnx.GraphProto, frozenset[str]]] = [(model.graph, frozenset())]
+    left: list[tuple[onnx.GraphProto, _Names]] = [(model.graph, {})]
     for function in model.functions:
         inner = [body for node in function.node for a in node.attribute for body in bodies(a)]
-        names = frozenset(function.input).union(*(node.output for node in function.node))
-        left += [(body, names) for body in inner]
+        outside = dict.fromkeys([*function.input, *_made(function)])
+        left += [(body, outside) for body in inner]
     while left:
         graph, around = left.pop()
-        stored = {*(t.name for t in graph.initializer)}
-        stored |= {t.values.name for t in graph.sparse_initializer}
-        if hidden := sorted((stored & around) - {""}):
-            raise ModelError(
-                f"{path}: the initializer {hidden[0]!r} of a body has the name of a tensor around "
-                "it; give one of them another name"
-            )
+        stored: _Names = {t.values.name: None for t in graph.sparse_initializer}
+        stored |= {t.name: t for t in graph.initializer}
+        for name in filter(None, stored.keys() & around.keys()):
+            if not _same(stored[name], around[name], weights):
+                raise ModelError(
+                    f"{path}: the initializer {name!r} of a body has the name of a tensor around "
+                    "it; give one of them another name"
+                )
         inner = [body for node in graph.node for a in node.attribute for body in bodies(a)]
         if not inner:
             continue
-        names = around.union(stored, (value.name for value in (*graph.input, *graph.value_info)))
-        names = names.union(*(node.output for node in graph.node))
+        others = [value.name for value in (*graph.input, *graph.value_info)]
+        names = {**around, **dict.fromkeys([*others, *_made(graph)]), **stored}
         seen += len(inner) * len(names)
         if seen > BODY_NAMES.most:
             raise ModelError(f"{path}: {BODY_NAMES.refusal(seen)}; export it with fewer of them")
         left += [(body, names) for body in inner]
+
+
+def _made(part: onnx.GraphProto | onnx.FunctionProto) -> list[str]:
+    """Return what the nodes of a graph or function make."""
+    return [name for node in part.node for name in node.output]
+
+
+def _same(
+    inner: onnx.TensorProto | None, outer: onnx.TensorProto | None, weights: Mapping[str, Array]
+) -> bool:
+    """Tell whether two initializers of one name have the same values."""
+    if inner is None or outer is None:
+        return False
+    if outer.name in weights:
+        outer = onnx.numpy_helper.from_array(np.asarray(weights[outer.name]), outer.name)
+    return same_values(inner, outer)
 
 
 def check_counts(model: onnx.ModelProto, path: Path) -> None:

@@ -13,7 +13,7 @@ import onnx
 from onnxgraft.graph.operators import op_key, op_of
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["lost"]
+__all__ = ["lost", "same_values"]
 
 _Holder = onnx.GraphProto | onnx.FunctionProto
 _Weights = Mapping[str, Array]
@@ -50,7 +50,7 @@ def _graph(file: onnx.GraphProto, graph: onnx.GraphProto, weights: _Weights) -> 
         if name in weights:
             same = tuple(stored[name].dims) == weights[name].shape
         else:
-            same = name in there and _same(stored[name], there[name])
+            same = name in there and same_values(stored[name], there[name])
         if not same:
             return f"the initializer {name!r}"
     return _nodes(file, graph, weights)
@@ -95,7 +95,7 @@ def _attribute(
     if one.type == onnx.AttributeProto.GRAPH and not one.ref_attr_name:
         return _graph(one.g, other.g, weights)
     if one.type == onnx.AttributeProto.TENSOR and not one.ref_attr_name:
-        return None if _same(one.t, other.t) else ""
+        return None if same_values(one.t, other.t) else ""
     return None if _values(one) == _values(other) else ""
 
 
@@ -109,7 +109,8 @@ def _values(attribute: onnx.AttributeProto) -> bytes:
     return bytes(attribute.SerializeToString(deterministic=True))
 
 
-def _same(one: onnx.TensorProto, other: onnx.TensorProto) -> bool:
+def same_values(one: onnx.TensorProto, other: onnx.TensorProto) -> bool:
+    """Tell whether two tensors are of the same type, shape and values, to the bit."""
     if one.data_type != other.data_type or list(one.dims) != list(other.dims):
         return False
     if one.raw_data and other.raw_data:

@@ -160,7 +160,7 @@ def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> Non
         else:
             dense += math.prod(max(dim, 0) for dim in part.dims)
             check_dense(dense, path)
-    check_bodies(proto, path)
+    check_bodies(proto, path, weights)
     check_counts(proto, path)
     check_calls(proto, path)
 
