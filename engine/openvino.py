@@ -548,6 +548,4 @@ def _reason(error: BaseException) -> str:
         summary = lines[lines.index("Summary:") + 1 :]
         return "; ".join(line for line in summary if line)
     told = [line for line in lines if line and not line.startswith(_NOT_A_REASON)]
-    if told and told[0].endswith(":"):  # what follows says it, the last line best
-        return f"{told[0]} {told[-1]}" if len(told) > 1 else told[0]
     return told[0] if told else type(error).__name__

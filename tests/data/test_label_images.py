@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,24 @@ def test_a_single_bit_is_class_0_or_1(tmp_path: Path) -> None:
     file = saved(tmp_path, Image.fromarray(CLASSES > 1))
     assert file.read_bytes()[24] == 1
     assert np.array_equal(read_label(file)[:, :, 0], CLASSES > 1)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_levels_of_a_few_bits_are_classes(bits: int, tmp_path: Path) -> None:
+    """As PNG has them: rows of a filter's number, and of pixels from the upper bits down."""
+    places = 8 // bits
+    padded = np.pad(CLASSES, [(0, 0), (0, -CLASSES.shape[1] % places)])
+    shifts = np.arange(places)[::-1] * bits
+    rows = (padded.reshape(len(CLASSES), -1, places) << shifts).sum(-1).astype(np.uint8)
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", *CLASSES.shape[::-1], bits, 0, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(data)), (b"IEND", b""))
+    chunks = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in parts
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    assert np.array_equal(read_label(tmp_path / "a.png")[:, :, 0], CLASSES)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])

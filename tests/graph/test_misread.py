@@ -70,16 +70,14 @@ def test_an_attribute_of_a_function_stands_for_the_one_that_the_call_brings(
 ) -> None:
     proto = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17, "d" : 1]>
-        g (float[3,3] x) => (float[3,3] y) { y = d.F <by = 1> (x) }
-        <opset_import: ["" : 17], domain: "d"> F <by> (a) => (b) { b = CumSum0 (a) }"""
-        .replace("CumSum0 (a)", "Softmax <axis : int = @by> (a)")
-    )  # fmt: skip
+        g (float[3,3] x) => (float[3,3] y) { y = d.F <by = 0> (x) }
+        <opset_import: ["" : 17], domain: "d">
+        F <by> (a) => (b) { b = Softmax <axis : int = @by> (a) }"""
+    )
     loaded = Model.load(written(tmp_path, proto))
-    answers = []
     for each in (proto, loaded.to_onnx()):
         with OnnxRuntime(each, optimize=False) as session:
-            answers.append(session.infer({"x": X})["y"])
-    assert np.array_equal(*answers)
+            assert np.allclose(session.infer({"x": X})["y"].sum(0), 1)  # not along the last axis
 
 
 def test_an_initializer_of_a_branch_that_hides_another_is_refused(tmp_path: Path) -> None:

@@ -39,10 +39,10 @@ def check_declared(path: str, graph_def: Any) -> None:
     total = ends.of(graph_def.node) + sum(counts.values())
     if total > ENDS.most:
         raise ModelError(f"{path}: {ENDS.refusal(total)}")
-    ends.check_calls(graph_def.node, f"{path}:")
+    ends.check_signatures(graph_def.node, f"{path}:")
     for name, function in functions.items():
         ends.check(function.node_def, f"{path}: in its function {name!r}")
-        ends.check_calls(function.node_def, f"{path}: in its function {name!r}")
+        ends.check_signatures(function.node_def, f"{path}: in its function {name!r}")
     if functions:
         called = {name: _called(function.node_def) for name, function in functions.items()}
         check_calls(_called(graph_def.node), called, f"{path}:", counts)
@@ -104,7 +104,7 @@ class _Ends:
                             f"and {minimum} is the least; {_CURE}"
                         )
 
-    def check_calls(self, nodes: Iterable[Any], where: str) -> None:
+    def check_signatures(self, nodes: Iterable[Any], where: str) -> None:
         """Raise ModelError for what has not as many inputs or outputs as the functions it calls."""
         for node in nodes:
             if not _CALLING.fullmatch(node.op):

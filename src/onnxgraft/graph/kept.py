@@ -89,7 +89,7 @@ def _names(names: Iterable[str]) -> list[str]:
 def _attribute(
     one: onnx.AttributeProto, other: onnx.AttributeProto | None, weights: _Weights
 ) -> str | None:
-    """Return None if two attributes are the same, what of their bodies is not, or nothing."""
+    """Return None if two attributes are the same; else what of their bodies differs, if known."""
     if other is None or one.ref_attr_name != other.ref_attr_name or one.type != other.type:
         return ""
     if one.type == onnx.AttributeProto.GRAPH and not one.ref_attr_name:
