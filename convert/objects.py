@@ -19,7 +19,7 @@ from typing import Any
 
 import onnx
 
-from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.errors import InputError, NotSupportedError, reason_in
 from onnxgraft.graph.model import Model
 from onnxgraft.optional import optional
 
@@ -74,10 +74,8 @@ def _told(model: Any) -> Iterator[None]:
         raise
     except Exception as error:  # the frameworks', of any kind
         first = model[0] if isinstance(model, tuple) else model
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{type(first).__name__}: its framework can't write the model "
-            f"({type(error).__name__}: {reason})"
+            f"{type(first).__name__}: its framework can't write the model ({reason_in(error)})"
         ) from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from onnxgraft.errors import InputError
 from onnxgraft.files import claimed, existing_file, read_json, sha256, write_json
 from onnxgraft.files.limits import PASSPORT_BYTES
-from onnxgraft.files.typed import check_types
+from onnxgraft.files.typed import check_types, misread
 from onnxgraft.graph.source import Source
 from onnxgraft.graph.tensors import TensorSpec
 from onnxgraft.run.layers import LayerPrecision
@@ -328,7 +328,9 @@ def passport_in(file: Path) -> Passport:
         if min(passport.depths.values(), default=0) < 0:
             raise ValueError(f"depths is {passport.depths!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: not a passport that onnxgraft wrote ({error})") from error
+        raise InputError(
+            f"{file}: not a passport that onnxgraft wrote ({misread(error)})"
+        ) from error
     return passport
 
 

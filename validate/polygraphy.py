@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, reason_in
 from onnxgraft.files import atomic, check_json, existing_file
 from onnxgraft.files.limits import RECORDING_BYTES
+from onnxgraft.files.typed import misread
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource
 from onnxgraft.words import several
@@ -93,8 +94,9 @@ def _parse(path: str | os.PathLike[str], what: str) -> object:
         PolygraphyException, RecursionError, SyntaxError, TypeError, ValueError,
         tokenize.TokenError,
     ) as error:  # fmt: skip
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{file}: not a JSON that Polygraphy wrote ({reason})") from error
+        raise InputError(
+            f"{file}: not a JSON that Polygraphy wrote ({reason_in(error)})"
+        ) from error
 
 
 def read_inputs(path: str | os.PathLike[str]) -> list[dict[str, Array]]:
@@ -146,7 +148,9 @@ class Recorded(Resource):
             self.name = str(runner)
             self._runs = [_arrays(path, dict(iteration.items())) for iteration in iterations]
         except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"{os.fspath(path)}: its outputs are damaged ({error})") from error
+            raise InputError(
+                f"{os.fspath(path)}: its outputs are damaged ({misread(error)})"
+            ) from error
         if not self._runs:
             raise InputError(f"{os.fspath(path)}: {runner} has no outputs in it")
         self.inputs: tuple[TensorSpec, ...] = ()

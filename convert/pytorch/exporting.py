@@ -10,7 +10,7 @@ from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.names import free
 from onnxgraft.optional import optional
-from onnxgraft.stages.convert.pytorch.program import Port, Program, modules_of
+from onnxgraft.stages.convert.pytorch.program import Port, Program, innermost, modules_of
 from onnxgraft.stages.convert.pytorch.sizes import check_sizes
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
@@ -52,7 +52,7 @@ def lower_program(program: Program, opset: int) -> tuple[Model, list[str]]:
                     "operators; write that part of the network in others yourself"
                 ) from error
             raise ModelError(
-                f"{file}: PyTorch can't export the network: {_reason(error)}"
+                f"{file}: PyTorch can't export the network: {innermost(error)}"
             ) from error
         names = _rename(made, program)
         proto = made.model_proto
@@ -183,9 +183,3 @@ def _chain(error: BaseException | None) -> str:
         told.append(str(error))
         error = error.__cause__
     return "\n".join(told)
-
-
-def _reason(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft.errors import ModelError, NotSupportedError
+from onnxgraft.errors import ModelError, NotSupportedError, reason_in
 from onnxgraft.files import existing_file, sha256
 from onnxgraft.files.trust import Trust, trusts
 from onnxgraft.graph.model import Source
@@ -22,7 +22,7 @@ from onnxgraft.stages.convert.pytorch.archive import check_program
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
 __all__ = [
-    "Port", "Program", "modules_of", "read_program", "resolved", "to_array",
+    "Port", "Program", "innermost", "modules_of", "read_program", "resolved", "to_array",
     "to_tensor",
 ]  # fmt: skip
 
@@ -80,7 +80,7 @@ def read_program(path: str | os.PathLike[str], trust: Trust) -> Program:
         try:
             exported = torch.export.load(os.fspath(file))
         except Exception as error:  # it raises whatever it meets
-            raise ModelError(f"{file}: PyTorch can't load it: {_innermost(error)}") from error
+            raise ModelError(f"{file}: PyTorch can't load it: {innermost(error)}") from error
     # Without them PyTorch does not make a program of the guards, which are texts in the file.
     exported.example_inputs = None
     _check_mode(file, exported)
@@ -100,11 +100,11 @@ def _needs(file: os.PathLike[str], graph: dict[str, Any]) -> None:
             ) from error
 
 
-def _innermost(error: BaseException) -> str:
+def innermost(error: BaseException) -> str:
+    """Return what an error of PyTorch's was raised for, in a line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return reason_in(error)
 
 
 def _check_mode(file: os.PathLike[str], exported: Any) -> None:

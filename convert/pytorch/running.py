@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from onnxgraft.errors import InputError, ModelError, nearest
+from onnxgraft.errors import InputError, ModelError, nearest, reason_in
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run.engine import Resource, check_feeds
@@ -125,8 +125,7 @@ class PyTorch(Resource):
             with torch.no_grad():
                 runner.run(*values, enable_io_processing=False)
         except Exception as error:  # operators raise whatever they meet
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"PyTorch can't run the network: {reason}") from error
+            raise ModelError(f"PyTorch can't run the network: {reason_in(error)}") from error
         found = seen | {
             state: to_array(value) for state, value in changed.items() if value is not _MISSING
         }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxgraft.errors import ModelError
+from onnxgraft.errors import ModelError, reason_in
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.graph.wants import Wants
 from onnxgraft.optional import optional
@@ -45,9 +45,7 @@ def tensorflow() -> Any:
 
 def reason_of(error: BaseException) -> str:
     """Return the line of an error of TensorFlow's that says what is wrong."""
-    lines = [line.strip() for line in str(getattr(error, "message", error)).splitlines()]
-    told = [line for line in lines if line and not _SCENERY.match(line)]
-    return (told or [type(error).__name__])[0]
+    return reason_in(error, _SCENERY)
 
 
 def import_graph(graph_def: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from onnxgraft.errors import ModelError, NotSupportedError, OnnxgraftError
+from onnxgraft.errors import ModelError, NotSupportedError, OnnxgraftError, reason_in
 from onnxgraft.files import sha256
 from onnxgraft.graph.model import Model, Origin, Source
 from onnxgraft.optional import optional
@@ -93,8 +93,9 @@ def _to_onnx(lite: Lite, opset: int) -> onnx.ModelProto:
         try:
             proto = in_place(converted)
         except Exception as error:  # the FlatBuffer reader raises whatever it meets
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{lite.file}: tf2onnx can't convert the model: {reason}") from error
+            raise ModelError(
+                f"{lite.file}: tf2onnx can't convert the model: {reason_in(error)}"
+            ) from error
     assert isinstance(proto, onnx.ModelProto)
     raise_refused(lite.file, proto, refused)
     return proto

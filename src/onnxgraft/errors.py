@@ -28,6 +28,7 @@ __all__ = [
     "advice_in",
     "nearest",
     "printable",
+    "reason_in",
     "wrapped",
 ]
 
@@ -35,6 +36,8 @@ __all__ = [
 # Names are compared with what was given up to this product of its length and their number, which
 # takes a second.
 _COMPARED = 10_000_000
+# What Python raises where code meets what it does not expect.
+_UNEXPECTED = (AssertionError, AttributeError, LookupError, NameError, TypeError)
 
 
 class OnnxgraftError(Exception):
@@ -83,6 +86,32 @@ def printable(text: str, most: int = 2000) -> str:
         line = " ".join(text.splitlines())
         text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 4 :]}"
+
+
+def reason_in(error: BaseException, beside: re.Pattern[str] | None = None) -> str:
+    r"""Return the line of a library's error that says what is wrong, for the end of a sentence.
+
+    Of what Python raises where code meets what it does not expect, the text alone (a key, a number)
+    says little: its type stands before it.
+
+    Args:
+        error: A library's, or Python's own.
+        beside: What lines begin with that say something else.
+
+    >>> reason_in(ValueError("\nbad magic\nat line 3")), reason_in(ValueError("Lost:\n weights"))
+    ('bad magic', 'Lost: weights')
+    >>> reason_in(KeyError("gone")), reason_in(EOFError())
+    ("KeyError: 'gone'", 'EOFError')
+    """
+    text = str(getattr(error, "message", error))
+    lines = [line for part in text.splitlines() if (line := part.strip())]
+    if beside is not None:
+        lines = [line for line in lines if not beside.match(line)]
+    kind = type(error).__name__
+    if not lines:
+        return kind
+    line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{kind}: {line}" if isinstance(error, _UNEXPECTED) else line
 
 
 def wrapped(text: str, width: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from onnxgraft import commands
 from onnxgraft.commands import Converted
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
 from tests.conftest import Cli, few, only_ci
 
@@ -646,6 +648,56 @@ def test_a_keras_model_that_can_not_be_called_in_a_graph(tmp_path: Path) -> None
     keras.Model(free, layer(free)).save(tmp_path / "m.keras")
     with pytest.raises(ModelError, match=r"m\.keras: Keras can't call the model in a graph"):
         Original.of(tmp_path / "m.keras").lower()
+
+
+def _tagged(folder: Path, *tags: list[str]) -> Path:
+    """Write a SavedModel of TensorFlow 1 with a graph of each tags, which multiply by 2, 3, ..."""
+    v1 = tf.compat.v1
+    builder = v1.saved_model.Builder(str(folder))
+    for factor, names in enumerate(tags, 2):
+        with v1.Graph().as_default(), v1.Session() as session:
+            x = v1.placeholder(tf.float32, [None, 3], "x")
+            scale = v1.get_variable("scale", initializer=float(2))
+            session.run(v1.global_variables_initializer())
+            y = x * scale * (factor / 2)
+            signature = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+            add = builder.add_meta_graph if factor > 2 else builder.add_meta_graph_and_variables
+            more = () if factor > 2 else (session,)
+            add(*more, names, signature_def_map={"serving_default": signature})
+    builder.save()
+    return folder
+
+
+@pytest.mark.parametrize("tags", [[["serve"], ["train"]], [["train"], ["serve", "tpu"], ["serve"]]])
+def test_of_several_graphs_of_a_saved_model_the_one_for_serving_is_read(
+    tags: list[list[str]], tmp_path: Path
+) -> None:
+    original = Original.of(_tagged(tmp_path / "s", *tags))
+    model, notes = original.lower()
+    x = np.ones((1, 3), np.float32)
+    with OnnxRuntime(model.to_onnx()) as session, original.run() as running:
+        factor = tags.index(["serve"]) + 2
+        assert session.infer({"x": x})["y"].tolist() == [[factor] * 3]
+        assert running.infer({"x": x})["y"].tolist() == [[factor] * 3]
+    assert "of its graphs the one tagged serve was used" in notes
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ([["train"], ["serve", "tpu"]], "2 graphs (tagged train; serve and tpu), and not one that"),
+        (
+            [["serve"], ["serve"]],
+            "2 graphs (tagged serve; serve), and not one that is tagged serve",
+        ),
+        ([], "0 graphs, and not one that is tagged serve alone; export it again with that one"),
+    ],
+)
+def test_of_several_graphs_of_a_saved_model_none_is_guessed(
+    tags: list[list[str]], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=re.escape(f"saved_model.pb: has {told}")):
+        Original.of(_tagged(tmp_path / "s", *tags)).lower()
 
 
 def test_a_saved_model_of_empty_messages_is_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -220,6 +220,21 @@ def test_a_damaged_file_is_refused_by_name(content: bytes, tmp_path: Path) -> No
         Ranges.load(tmp_path / "ranges.json")
 
 
+@pytest.mark.parametrize("tensors", [{"x": {"low": 0}}, []])
+def test_what_is_wrong_with_a_damaged_file_is_not_told_in_words_of_python(
+    tensors: object, ranges: Ranges, tmp_path: Path
+) -> None:
+    ranges.save(tmp_path / "ranges.json")
+    document = json.loads((tmp_path / "ranges.json").read_text())
+    (tmp_path / "ranges.json").write_text(json.dumps(document | {"tensors": tensors}))
+    with pytest.raises(InputError, match=r"wrote \(an entry is missing, unknown or of another"):
+        Ranges.load(tmp_path / "ranges.json")
+    del document["tensors"]
+    (tmp_path / "ranges.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"wrote \(it has no 'tensors'\)"):
+        Ranges.load(tmp_path / "ranges.json")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("images", [48]), ("images", True), ("targets", True), ("targets", [1]), ("samples", {"a": 1}),

@@ -139,12 +139,14 @@ def test_existing_file_returns_the_path(tmp_path: Path) -> None:
         ("none", "the model does not exist; check the path"),
         ("folder", "the model is a folder, a file was expected"),
         ("empty", "the model is empty"),
+        ("pipe", "the model is no file; check the path"),
     ],
-    ids=["missing", "folder", "empty"],
+    ids=["missing", "folder", "empty", "pipe"],
 )
 def test_existing_file_says_what_is_wrong(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError) as caught:
         existing_file(tmp_path / name, "the model")
     assert str(caught.value) == f"{tmp_path / name}: {message}"

@@ -37,7 +37,16 @@ def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
         (place / "x.txt").write_text("half")
         raise KeyboardInterrupt
     assert found.find("convert", KEY) is None
-    assert not list((tmp_path / "out.kept").iterdir())
+    assert not found.folder.exists()
+
+
+def test_a_block_that_fails_leaves_what_other_stages_made(tmp_path: Path) -> None:
+    found = kept(tmp_path)
+    with pytest.raises(InputError), found.make("surgery", KEY):
+        raise InputError("no such pass")
+    again = Kept(found.folder)
+    assert again.find("convert", KEY) is not None
+    assert again.find("surgery", KEY) is None
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "more", "list", "no_list"])

@@ -93,6 +93,21 @@ def test_a_map_is_shown_with_the_right_one_and_the_score_of_each(tmp_path: Path)
     assert (pixels(row.difference)[..., 1] < 100).sum() == 6
 
 
+def test_a_sample_with_nan_and_infinities_is_shown_without_them(tmp_path: Path) -> None:
+    right = np.zeros((8, 12), np.uint8)
+    samples = opened(tmp_path, np.stack([right]))
+    images = np.array(np.load(tmp_path / "data.npz")["x"])
+    images[0, :, 0, :4] = [np.nan, np.inf, -np.inf, 0]
+    np.savez(tmp_path / "data.npz", x=images, labels=right[None])
+    samples = open_samples(tmp_path / "data.npz", samples.inputs)
+    other = right.copy()
+    other[0, 5] = 2
+    [row] = shown(samples, "miou", [maps(right), maps(other)])
+    shade = pixels(row.photograph)
+    assert np.ptp(shade[0, :4].astype(int), axis=0).max() <= 2  # 0 stands in for what is no number
+    assert np.ptp(shade) > 200
+
+
 # Pictures of one class.
 
 

@@ -183,7 +183,7 @@ def _photograph(samples: Samples, index: int, width: int) -> str:
         value = value.transpose(1, 2, 0)
     if value.shape[2] not in (1, 3):
         return ""
-    pixels: Array = value.astype(np.float32)
+    pixels: Array = np.where(np.isfinite(value), value, 0).astype(np.float32)
     if samples.files and samples.preprocess.function is None:
         pixels = samples.preprocess.pixels(pixels)
     else:

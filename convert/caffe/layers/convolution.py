@@ -86,7 +86,10 @@ def _window(layer: Layer, parameter: Message, dims: Sequence[int], out: Emitter)
     window = _Window(kernel, stride, before, after, dilation)
     small = min([*kernel, *stride, *dilation])
     if small < 1 or min([*before, *after]) < 0:
-        raise ModelError(f"{layer}: kernel, stride, pad or dilation is impossible: {window}")
+        raise ModelError(
+            f"{layer}: kernel {kernel}, stride {stride}, pad {[*before, *after]} or dilation "
+            f"{dilation} is impossible"
+        )
     return window
 
 

@@ -211,8 +211,8 @@ class Emitter:
         filled = None if layer.blobs and not filler else self._filled(filler, shape, default)
         if filled is None:
             raise ModelError(
-                f"{layer}: its {what} of the shape {tuple(shape)} are not there; give the "
-                "caffemodel of this net with --weights"
+                f"{layer}: its {what} of the shape {tuple(shape)} are not there; name a "
+                "caffemodel that has them with --weights"
             )
         self.filled.append(layer)
         return filled

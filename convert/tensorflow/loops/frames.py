@@ -17,7 +17,12 @@ from typing import Any
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.names import free
 from onnxgraft.stages.convert.tensorflow.names import node_of
-from onnxgraft.stages.convert.tensorflow.running import graph_of_function, import_graph, tensorflow
+from onnxgraft.stages.convert.tensorflow.running import (
+    graph_of_function,
+    import_graph,
+    reason_of,
+    tensorflow,
+)
 
 __all__ = ["add_constant", "lift_frames", "tensor_arrays_to_lists"]
 
@@ -65,7 +70,7 @@ def _imported(path: str, graph_def: Any) -> Any:
     except ValueError as error:
         raise NotSupportedError(
             f"{path}: a loop uses its lists or TensorArrays in a way that can't be converted: "
-            f"{str(error).splitlines()[0]}; cut the graph before it with --outputs"
+            f"{reason_of(error)}; cut the graph before it with --outputs"
         ) from error
 
 

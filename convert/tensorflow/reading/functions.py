@@ -12,6 +12,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,8 @@ __all__ = [
 ]  # fmt: skip
 
 DEFAULT_SIGNATURE = "serving_default"
+# The tag of the graph that computes what is asked, beside those for training and for TPUs.
+_SERVING = "serve"
 # A Keras configuration is text; more than this is none.
 _MOST_CONFIG = 1 << 26
 # What Keras calls an input layer that the user gave no name.
@@ -73,15 +76,16 @@ def read_saved_model(
     """Read a SavedModel's signature and freeze it.
 
     Raises:
-        ModelError: The SavedModel is damaged, has custom operators, or no signature.
+        ModelError: The SavedModel is damaged, has custom operators, no signature, or several
+            graphs of which none is tagged ``serve`` alone.
         InputError: There is no such signature.
     """
-    check_saved_model(Path(path))
+    tags = check_saved_model(Path(path))
     tf = tensorflow()
     stored = sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
     with quiet(), bounded(stored):
         try:
-            loaded = tf.saved_model.load(os.fspath(path))
+            loaded = tf.saved_model.load(os.fspath(path), tags=tags)
         except Exception as error:  # what a damaged one raises has no common base
             unknown = re.search(r"Op type not registered '([^']*)'", str(error))
             if unknown:
@@ -106,15 +110,22 @@ def read_saved_model(
     names = (list(function.structured_input_signature[1]), sorted(function.structured_outputs))
     graph_def, public = freeze(function, *names)
     frozen = prepare(source, graph_def, cut, public)
+    notes = list(frozen.notes)
+    if tags is not None:
+        notes.insert(0, f"of its graphs the one tagged {_SERVING} was used")
     if signature is None and len(found) > 1:
         others = ", ".join(sorted(found.keys() - {name}))
-        note = f"the signature {name} was used; there are also {others} (--signature)"
-        frozen = FrozenGraph(**{**vars(frozen), "notes": (note, *frozen.notes)})
-    return frozen
+        notes.insert(0, f"the signature {name} was used; there are also {others} (--signature)")
+    return replace(frozen, notes=tuple(notes))
 
 
-def check_saved_model(folder: Path) -> None:
-    """Raise ModelError if a SavedModel would do more than compute, or leads out of its folder."""
+def check_saved_model(folder: Path) -> list[str] | None:
+    """Return the tags by which the graph of a SavedModel is loaded; None where there is but one.
+
+    Raises:
+        ModelError: It is damaged, would do more than compute, leads out of its folder, or nothing
+            tells which of its graphs is meant.
+    """
     inside = folder.resolve()
     for file in folder.rglob("*"):
         if file.is_symlink() and not file.resolve().is_relative_to(inside):
@@ -142,6 +153,16 @@ def check_saved_model(folder: Path) -> None:
         if not meta_graph.HasField("object_graph_def"):  # TensorFlow 1 runs its own restoring
             restore = meta_graph.saver_def.restore_op_name
             check_restore(str(file), meta_graph.graph_def, restore)
+    if len(saved.meta_graphs) == 1:
+        return None
+    tagged = [list(meta_graph.meta_info_def.tags) for meta_graph in saved.meta_graphs]
+    if tagged.count([_SERVING]) != 1:
+        told = "; ".join(" and ".join(tags) or "nothing" for tags in tagged)
+        raise ModelError(
+            f"{file}: has {len(tagged)} graphs{f' (tagged {told})' if tagged else ''}, and not one "
+            f"that is tagged {_SERVING} alone; export it again with that one"
+        )
+    return [_SERVING]
 
 
 def _check_beside(folder: Path) -> None:

@@ -158,9 +158,10 @@ def parse_graphdef(path: str | os.PathLike[str]) -> Any:
         except (UnicodeDecodeError, RecursionError, text_format.ParseError, DecodeError):
             graph.Clear()
     if not graph.node:
+        named = file.suffix in (".pb", ".pbtxt")
         raise ModelError(
-            f"{file}: not a TensorFlow GraphDef, neither binary nor text; it may be cut short or "
-            "be another kind of file"
+            f"{file}: not {'a' if named else 'a model: neither ONNX nor a'} TensorFlow GraphDef, "
+            "binary or text; it may be cut short or be another kind of file"
         )
     return graph
 

@@ -35,6 +35,7 @@ from onnxgraft.data.samples import Sample, Samples
 from onnxgraft.errors import InputError, NotSupportedError, OnnxgraftError, nearest
 from onnxgraft.files import existing_file, read_json, write_json
 from onnxgraft.files.limits import DOCUMENT_BYTES
+from onnxgraft.files.typed import misread
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.progress import logger, track
@@ -687,7 +688,9 @@ class _Memory:
                 for key, (lost, right, processor) in stored["shipped"].items()
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: not the state of a search ({error}); delete it") from error
+            raise InputError(
+                f"{path}: not the state of a search ({misread(error)}); delete it"
+            ) from error
         self.sensitivity, self._verdicts, self._shipped = sensitivity, verdicts, shipped
         self.found = (
             f"the sensitivity of {several(len(sensitivity), 'layer')}, "

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_json, read_toml
 from onnxgraft.files.limits import SETTINGS_BYTES
+from onnxgraft.files.typed import misread
 
 __all__ = [
     "CAMVID", "CITYSCAPES", "CLASS_SETS", "Classes", "classes_of", "find_classes", "numbered",
@@ -125,8 +126,8 @@ def find_classes(name: str) -> Classes:
         return _classes(document)
     except (ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:
         raise InputError(
-            f"{file}: not a file of classes ({error}); it needs names = [...] and, if there are "
-            "any, [categories] with a list of names each"
+            f"{file}: not a file of classes ({misread(error)}); it needs names = [...] and, if "
+            "there are any, [categories] with a list of names each"
         ) from error
 
 

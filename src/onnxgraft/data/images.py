@@ -52,7 +52,7 @@ def _bytes_of(path: File) -> Array:
         IMAGE_BYTES.check(path.stat().st_size, f"{path}: the image")
         return np.fromfile(path, np.uint8)
     except OSError as error:
-        raise InputError(f"{path}: the image can't be read ({error})") from error
+        raise InputError(f"{path}: the image can't be read ({error.strerror or error})") from error
 
 
 def decoded(data: Array, name: str, *, gray: bool = False) -> tuple[Array, Form]:

@@ -25,6 +25,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import existing_file, read_json
 from onnxgraft.files.limits import DOCUMENT_BYTES, ROWS
 from onnxgraft.files.remote import File, Remote
+from onnxgraft.files.typed import misread
 from onnxgraft.graph.tensors import Array
 
 __all__ = ["Labels", "check_labels", "labelled", "read_labels"]
@@ -101,10 +102,10 @@ def _of_file(file: Path, numbering: Numbering) -> Labels:
                 labels[Path(name.strip()).name] = _label(int(value))
         return labels
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(
-            f"{file}: not a file of labels ({what}); it needs an image and its class a line, a "
-            "JSON object of classes or of boxes [class, x1, y1, x2, y2] by image, or COCO's JSON"
+            f"{file}: not a file of labels ({misread(error)}); it needs an image and its class a "
+            "line, a JSON object of classes or of boxes [class, x1, y1, x2, y2] by image, or "
+            "COCO's JSON"
         ) from error
 
 

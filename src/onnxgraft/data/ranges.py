@@ -20,7 +20,7 @@ from onnxgraft.data.binning import BINS, count_bins, limits_of
 from onnxgraft.errors import InputError, nearest
 from onnxgraft.files import existing_file, read_json, read_toml, sha256, together, write_json
 from onnxgraft.files.limits import DOCUMENT_BYTES, SETTINGS_BYTES
-from onnxgraft.files.typed import check_types
+from onnxgraft.files.typed import check_types, misread
 from onnxgraft.graph.tensors import Array
 from onnxgraft.notebook import section
 from onnxgraft.words import several
@@ -411,7 +411,7 @@ class Ranges:
                 raise ValueError("its data's fingerprint is not that of its samples")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{file}: not a ranges file that onnxgraft calibrate wrote ({error})"
+                f"{file}: not a ranges file that onnxgraft calibrate wrote ({misread(error)})"
             ) from error
         for name, value in tensors.items():
             if not (math.isfinite(value.low) and math.isfinite(value.high)) or (
@@ -439,7 +439,7 @@ class Ranges:
             }
         except (LookupError, MemoryError, OSError, TypeError, ValueError) as error:
             raise InputError(
-                f"{file}: not the histograms that onnxgraft calibrate wrote ({error})"
+                f"{file}: not the histograms that onnxgraft calibrate wrote ({misread(error)})"
             ) from error
         self.histograms, self.early = groups["whole"], groups["early"]
         self.channel_histograms = unflat(groups["channel"])
@@ -509,8 +509,8 @@ def read_overrides(path: str | os.PathLike[str]) -> dict[str, tuple[float, float
         bounds = value if isinstance(value, list) else [value, value]
         if len(bounds) != 2 or any(type(bound) not in (int, float) for bound in bounds):
             raise InputError(
-                f'{file}: {name} is {value!r}; write "tensor" = 6.0 or "tensor" = [-1.0, 2.5], the '
-                "name in quotation marks"
+                f'{file}: {name} is {value!s:.80}; write "tensor" = 6.0 or "tensor" = [-1.0, 2.5], '
+                "the name in quotation marks"
             )
         low, high = (float(bound) for bound in bounds)
         found[name] = (low, high) if isinstance(value, list) else (-high, high)

@@ -101,7 +101,7 @@ class Kept:
         Raises:
             InputError: It can't be written, or the disk is full.
         """
-        place, made = self._place(stage, key), None
+        place, made, empty = self._place(stage, key), None, not self.folder.exists()
         begun = time.monotonic()  # the wall clock may be set meanwhile
         try:
             self.folder.mkdir(exist_ok=True)
@@ -120,6 +120,9 @@ class Kept:
         finally:
             if made is not None:
                 shutil.rmtree(made, ignore_errors=True)
+            if empty:  # a run that fails at its first stage leaves nothing
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()
         self._used.add(place.name)
 
     def tidy(self) -> None:

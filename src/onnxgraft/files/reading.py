@@ -41,7 +41,8 @@ def existing_file(path: str | os.PathLike[str], what: str, most: Limit = MODEL_B
     if os.path.isdir(found):
         raise InputError(f"{found}: {what} is a folder, a file was expected")
     if not os.path.isfile(found):
-        raise InputError(f"{found}: {what} does not exist; check the path")
+        fault = "is no file" if os.path.lexists(found) else "does not exist"
+        raise InputError(f"{found}: {what} {fault}; check the path")
     check_settled(found)
     if found.stat().st_size == 0:
         raise InputError(f"{found}: {what} is empty")

@@ -8,7 +8,9 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any
 
-__all__ = ["check_types", "is_of"]
+from onnxgraft.errors import reason_in
+
+__all__ = ["check_types", "is_of", "misread"]
 
 
 def check_types(
@@ -25,6 +27,21 @@ def check_types(
     for name in hints if names is None else names:
         if name in values and not is_of(values[name], hints[name]):
             raise ValueError(f"{name} is {repr(values[name])[:100]}")
+
+
+def misread(error: Exception) -> str:
+    """Return what is wrong with a document, by what reading it raised.
+
+    >>> misread(KeyError("layer")), misread(ValueError("depths is nan"))
+    ("it has no 'layer'", 'depths is nan')
+    >>> misread(TypeError("'NoneType' object is not iterable"))
+    'an entry is missing, unknown or of another kind than it should be'
+    """
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if isinstance(error, (AttributeError, IndexError, TypeError)):
+        return "an entry is missing, unknown or of another kind than it should be"
+    return reason_in(error)
 
 
 _hints = functools.cache(typing.get_type_hints)

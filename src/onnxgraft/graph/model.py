@@ -14,7 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnxgraft.errors import ModelError, NotSupportedError
+from onnxgraft.errors import ModelError, NotSupportedError, reason_in
 from onnxgraft.files import existing_file, parse_json, release_pages, sha256
 from onnxgraft.graph import pictures
 from onnxgraft.graph.exported import Exported
@@ -23,7 +23,6 @@ from onnxgraft.graph.names import name_nodes
 from onnxgraft.graph.onnx_file import (
     check,
     fed,
-    first_line,
     is_known,
     read_model,
     reference_to,
@@ -128,8 +127,7 @@ class Model:
             raise NotSupportedError(f"{place}: {error}") from error
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(
-                f"{place}: the graph can't be taken in ({type(error).__name__}: "
-                f"{first_line(error)})"
+                f"{place}: the graph can't be taken in ({reason_in(error)})"
             ) from error
         name_nodes(graph)
         if weights:
@@ -152,7 +150,7 @@ class Model:
         try:
             check(proto, weights)
         except (onnx.checker.ValidationError, TypeError, ValueError) as error:
-            reason = unmade(proto.graph, weights) or first_line(error)
+            reason = unmade(proto.graph, weights) or reason_in(error)
             raise ModelError(f"{file}: not a valid ONNX file ({reason})") from error
         for kind, entries in (("input", proto.graph.input), ("output", proto.graph.output)):
             for entry in entries:
@@ -237,7 +235,7 @@ class Model:
             check(proto, weights)
         except onnx.checker.ValidationError as error:
             raise ModelError(
-                f"{self.file}: the graph it became is not valid ({first_line(error)})"
+                f"{self.file}: the graph it became is not valid ({reason_in(error)})"
             ) from error
         save_model(Path(path), proto, weights, data)
         release_pages(weights.values())

@@ -47,7 +47,6 @@ from onnxgraft.graph.tensors import Array
 __all__ = [
     "check",
     "fed",
-    "first_line",
     "is_known",
     "read_model",
     "reference_to",
@@ -300,11 +299,6 @@ def fed(model: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto
         element = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         whole.graph.input.append(onnx.helper.make_tensor_value_info(name, element, value.shape))
     return whole
-
-
-def first_line(error: BaseException) -> str:
-    """Return what of an error of onnx's is said in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def is_known(model: onnx.ModelProto) -> bool:
