@@ -92,7 +92,7 @@ def test_weights_of_another_shape_name_layer_and_both_shapes(tmp_path: Path) -> 
 
 
 def test_missing_weights_ask_for_the_caffemodel(tmp_path: Path) -> None:
-    refused(tmp_path, r"Convolution 'conv'.*give the caffemodel of this net with --weights", NET,
+    refused(tmp_path, r"Convolution 'conv'.*name a caffemodel that has them with --weights", NET,
             None)  # fmt: skip
 
 
