@@ -84,7 +84,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # Examples are drawn from the test's own text and the modules that are loaded, not by chance: what
 # fails once can be looked into.
-for name, examples in (("quick", 30), ("ci", 100), ("deep", 500)):
+for name, examples in (("quick", 30), ("ci", 60), ("deep", 500)):
     settings.register_profile(
         name, max_examples=examples, deadline=None, derandomize=True, database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

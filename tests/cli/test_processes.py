@@ -32,7 +32,7 @@ def test_that_an_engine_was_slower_is_left_out(tmp_path: Path) -> None:
     assert told(Done([], 0, text, ""), tmp_path) == "moved: 1 note: 1 images "
 
 
-@pytest.mark.parametrize("name", few([command.__name__ for command in COMMANDS], 3))
+@pytest.mark.parametrize("name", few([command.__name__ for command in COMMANDS], 3, 7))
 def test_a_process_of_its_own_gives_what_is_tested_here(
     name: str, inputs: Path, tmp_path: Path, cli: Cli, process: Cli
 ) -> None:

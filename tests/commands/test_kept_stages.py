@@ -422,7 +422,7 @@ def test_outputs_of_every_type_are_kept(tmp_path: Path) -> None:
 # Killed -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", few(range(3), 1, 2))
+@pytest.mark.parametrize("seed", few(range(3), 1, 1))
 def test_a_kill_loses_at_most_the_stage_in_hand(seed: int, first: Path, tmp_path: Path) -> None:
     call = [sys.executable, "-m", "onnxgraft", "deploy", first / "a.toml", "-o", tmp_path / "out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

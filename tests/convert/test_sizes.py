@@ -19,7 +19,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.run import demand
 from onnxgraft.stages.convert import Original
 from tests import hostile
-from tests.conftest import only_ci
+from tests.conftest import few, only_ci
 from tests.convert.pytorch.test_hostile_programs import edited
 from tests.convert.pytorch.test_hostile_programs import graph as of_graph
 from tests.running import Cli
@@ -178,13 +178,12 @@ def keras2_that_asks(folder: Path) -> Path:
 ASKED = "can't be converted: {file}: one sample takes 5.59 GB or more"
 
 
-@only_ci
 @pytest.mark.parametrize(
     ("make", "status", "sentence"),
-    [
+    few([
         (graph_that_asks, 0, ASKED), (function_that_asks, 0, ASKED),
         (checkpoint_that_asks, 0, ASKED), (keras2_that_asks, 2, "Keras can't load the model"),
-    ],
+    ], 0, 1),
 )  # fmt: skip
 def test_tensorflow_does_not_fill_gigabytes_to_learn_a_shape(
     make: Callable[[Path], Path], status: int, sentence: str, tmp_path: Path

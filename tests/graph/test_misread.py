@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxgraft import commands
-from onnxgraft.errors import ModelError, NotSupportedError
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import Cli, model_of
@@ -78,6 +78,32 @@ def test_an_attribute_of_a_function_stands_for_the_one_that_the_call_brings(
     for each in (proto, loaded.to_onnx()):
         with OnnxRuntime(each, optimize=False) as session:
             assert np.allclose(session.infer({"x": X})["y"].sum(0), 1)  # not along the last axis
+
+
+def doubled() -> onnx.ModelProto:
+    """Return a graph that calls a function, of which there are two."""
+    return onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "d" : 1]>
+        g (float[3,3] x) => (float[3,3] y) { y = d.F (x) }
+        <opset_import: ["" : 17], domain: "d">
+        F (a) => (b) { b = Softmax (a) }
+        <opset_import: ["" : 17], domain: "d">
+        F (a) => (b) { b = Relu (a) }"""
+    )
+
+
+def test_two_functions_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"not a valid ONNX file \(it has two functions 'F'\)"):
+        Model.load(written(tmp_path, doubled()))
+
+
+def test_a_function_without_a_name_is_refused_as_onnxruntime_does(tmp_path: Path) -> None:
+    proto = doubled()
+    proto.functions[1].name = ""
+    with pytest.raises(InputError, match="failed validating"):
+        OnnxRuntime(proto, optimize=False)
+    with pytest.raises(ModelError, match=r"\(one of its functions has no name\)"):
+        Model.load(written(tmp_path, proto))
 
 
 def test_an_initializer_of_a_branch_that_hides_another_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from onnxgraft.run.feeds import random_feeds
 from onnxgraft.stages.surgery import PASSES, run
 from onnxgraft.stages.surgery.running.history import Change, History, Point
 from onnxgraft.stages.surgery.running.rewrite import Context, Pass, Result
-from tests.conftest import CI
+from tests.conftest import CI, DEEP
 from tests.random_networks.choices import Drawn
 from tests.random_networks.onnx_graphs import onnx_graph
 from tests.surgery.helpers import infer, tensor_values
@@ -23,7 +23,7 @@ from tests.surgery.helpers import infer, tensor_values
 # A graph has up to ten layers, each of which rounds to some 1e-6 of its values' size, and sums and
 # a softmax may magnify that; a wrong weight, axis or permutation is off by the values' own size.
 TOLERANCE = 1e-4
-many = settings(max_examples=500 if CI else 60)
+many = settings(max_examples=1000 if DEEP else 150 if CI else 40)
 
 
 @st.composite

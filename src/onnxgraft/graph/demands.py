@@ -171,10 +171,18 @@ def check_counts(model: onnx.ModelProto, path: Path) -> None:
 
 
 def check_calls(model: onnx.ModelProto, path: Path) -> None:
-    """Raise ModelError if the model's functions come to too many nodes."""
-    functions = {
-        ("" if is_own_domain(f.domain) else f.domain, f.name): _called(f) for f in model.functions
-    }
+    """Raise ModelError if the model's functions come to too many nodes, or one is not known."""
+    functions: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    seen: set[tuple[str, str, str]] = set()
+    for function in model.functions:
+        key = "" if is_own_domain(function.domain) else function.domain, function.name
+        fault = None if function.name else "one of its functions has no name"
+        if (*key, function.overload) in seen:
+            fault = f"it has two functions {function.name!r}"
+        if fault is not None:
+            raise ModelError(f"{path}: not a valid ONNX file ({fault})")
+        seen.add((*key, function.overload))
+        functions[key] = _called(function)
     if functions:
         calls.check_calls(_called(model.graph), functions, f"{path}:")
 
