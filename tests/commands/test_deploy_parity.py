@@ -209,7 +209,7 @@ def test_nothing_is_validated_on_what_was_calibrated_on(
         targets=["onnxruntime"],
     )  # fmt: skip
     recipe.bench.rounds = recipe.bench.runs = 1
-    recipe.calibrate.method = "minmax"
+    recipe.calibrate.method, recipe.quantize.improve = "minmax", ()
     report = deploy(recipe, tmp_path / "out")
     assert (report.calibrated, report.samples) == (4, 2)
     assert "2 others of it (both are one, so they were split)" in report.data

@@ -18,6 +18,7 @@ from onnxgraft.stages.convert import Original
 from tests.conftest import Cli, few, only_ci
 
 tf = pytest.importorskip("tensorflow")
+saved_model_pb2 = pytest.importorskip("tensorflow.core.protobuf.saved_model_pb2")
 
 
 @pytest.fixture(scope="module")
@@ -650,8 +651,11 @@ def test_a_keras_model_that_can_not_be_called_in_a_graph(tmp_path: Path) -> None
         Original.of(tmp_path / "m.keras").lower()
 
 
-def _tagged(folder: Path, *tags: list[str]) -> Path:
-    """Write a SavedModel of TensorFlow 1 with a graph of each tags, which multiply by 2, 3, ..."""
+def _tagged(folder: Path, *tags: list[str], reads: str = "train") -> Path:
+    """Write a SavedModel of TensorFlow 1 with a graph of each tags, which multiply by 2, 3, ...
+
+    Those that are tagged ``reads`` read a file, too, as graphs for training do.
+    """
     v1 = tf.compat.v1
     builder = v1.saved_model.Builder(str(folder))
     for factor, names in enumerate(tags, 2):
@@ -660,6 +664,8 @@ def _tagged(folder: Path, *tags: list[str]) -> Path:
             scale = v1.get_variable("scale", initializer=float(2))
             session.run(v1.global_variables_initializer())
             y = x * scale * (factor / 2)
+            if reads in names:
+                tf.io.read_file("/dev/null")
             signature = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
             add = builder.add_meta_graph if factor > 2 else builder.add_meta_graph_and_variables
             more = () if factor > 2 else (session,)
@@ -686,10 +692,7 @@ def test_of_several_graphs_of_a_saved_model_the_one_for_serving_is_read(
     ("tags", "told"),
     [
         ([["train"], ["serve", "tpu"]], "2 graphs (tagged train; serve and tpu), and not one that"),
-        (
-            [["serve"], ["serve"]],
-            "2 graphs (tagged serve; serve), and not one that is tagged serve",
-        ),
+        ([["serve"], ["serve"]], "2 graphs (tagged serve; serve), and not one that is tagged"),
         ([], "0 graphs, and not one that is tagged serve alone; export it again with that one"),
     ],
 )
@@ -700,10 +703,22 @@ def test_of_several_graphs_of_a_saved_model_none_is_guessed(
         Original.of(_tagged(tmp_path / "s", *tags)).lower()
 
 
-def test_a_saved_model_of_empty_messages_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+def test_the_graph_that_is_looked_at_is_the_one_that_tensorflow_loads(tmp_path: Path) -> None:
+    folder = _tagged(tmp_path / "reads", ["train"], ["serve"], reads="serve")
+    with pytest.raises(ModelError, match="ReadFile"):
+        Original.of(folder).lower()
+    # TensorFlow takes the first graph with the set of tags that it is asked for.
+    folder = _tagged(tmp_path / "twice", ["train"], ["serve"])
+    file = folder / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    saved.meta_graphs[0].meta_info_def.tags[:] = ["serve", "serve"]
+    file.write_bytes(saved.SerializeToString())
+    with pytest.raises(ModelError, match="has 2 graphs"):
+        Original.of(folder).lower()
 
-    saved = SavedModel(saved_model_schema_version=1)
+
+def test_a_saved_model_of_empty_messages_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    saved = saved_model_pb2.SavedModel(saved_model_schema_version=1)
     meta_graph = saved.meta_graphs.add()
     meta_graph.meta_info_def.tags.append("serve")
     objects = meta_graph.object_graph_def

@@ -97,12 +97,16 @@ def test_two_functions_of_one_name_are_refused(tmp_path: Path) -> None:
         Model.load(written(tmp_path, doubled()))
 
 
-def test_a_function_without_a_name_is_refused_as_onnxruntime_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["input", "output"])
+def test_a_function_s_parameter_without_a_name_is_refused_as_onnxruntime_does(
+    part: str, tmp_path: Path
+) -> None:
     proto = doubled()
-    proto.functions[1].name = ""
-    with pytest.raises(InputError, match="failed validating"):
+    del proto.functions[1]
+    getattr(proto.functions[0], part)[0] = ""
+    with pytest.raises(InputError, match=r"failed validating|onnxruntime refuses"):
         OnnxRuntime(proto, optimize=False)
-    with pytest.raises(ModelError, match=r"\(one of its functions has no name\)"):
+    with pytest.raises(ModelError, match="a function, or a parameter of it, has no name"):
         Model.load(written(tmp_path, proto))
 
 

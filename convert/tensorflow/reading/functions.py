@@ -85,7 +85,7 @@ def read_saved_model(
     stored = sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
     with quiet(), bounded(stored):
         try:
-            loaded = tf.saved_model.load(os.fspath(path), tags=tags)
+            loaded = tf.saved_model.load(os.fspath(path), tags=tags and list(tags))
         except Exception as error:  # what a damaged one raises has no common base
             unknown = re.search(r"Op type not registered '([^']*)'", str(error))
             if unknown:
@@ -119,7 +119,7 @@ def read_saved_model(
     return replace(frozen, notes=tuple(notes))
 
 
-def check_saved_model(folder: Path) -> list[str] | None:
+def check_saved_model(folder: Path) -> set[str] | None:
     """Return the tags by which the graph of a SavedModel is loaded; None where there is but one.
 
     Raises:
@@ -147,22 +147,32 @@ def check_saved_model(folder: Path) -> list[str] | None:
             parse_text(data, saved, f"{file}:")
     except (DecodeError, RecursionError, UnicodeDecodeError, text_format.ParseError) as error:
         raise ModelError(f"{file}: TensorFlow can't load the SavedModel: {error}") from error
+    tags = _tags(saved, file)
     for meta_graph in saved.meta_graphs:
-        check_declared(str(file), meta_graph.graph_def)
-        check_operators(str(file), meta_graph.graph_def)
-        if not meta_graph.HasField("object_graph_def"):  # TensorFlow 1 runs its own restoring
-            restore = meta_graph.saver_def.restore_op_name
-            check_restore(str(file), meta_graph.graph_def, restore)
-    if len(saved.meta_graphs) == 1:
+        if tags in (None, set(meta_graph.meta_info_def.tags)):
+            check_declared(str(file), meta_graph.graph_def)
+            check_operators(str(file), meta_graph.graph_def)
+            if not meta_graph.HasField("object_graph_def"):  # TensorFlow 1 runs its own restoring
+                restore = meta_graph.saver_def.restore_op_name
+                check_restore(str(file), meta_graph.graph_def, restore)
+    return tags
+
+
+def _tags(saved: Any, file: Path) -> set[str] | None:
+    """Return the tags of the graph that computes what is asked; None where there is but one.
+
+    They are sets, as TensorFlow compares them: what it loads is what is checked.
+    """
+    tagged = [set(meta_graph.meta_info_def.tags) for meta_graph in saved.meta_graphs]
+    if len(tagged) == 1:
         return None
-    tagged = [list(meta_graph.meta_info_def.tags) for meta_graph in saved.meta_graphs]
-    if tagged.count([_SERVING]) != 1:
-        told = "; ".join(" and ".join(tags) or "nothing" for tags in tagged)
+    if tagged.count({_SERVING}) != 1:
+        told = "; ".join(" and ".join(sorted(tags)) or "nothing" for tags in tagged)
         raise ModelError(
             f"{file}: has {len(tagged)} graphs{f' (tagged {told})' if tagged else ''}, and not one "
             f"that is tagged {_SERVING} alone; export it again with that one"
         )
-    return [_SERVING]
+    return {_SERVING}
 
 
 def _check_beside(folder: Path) -> None:

@@ -176,7 +176,8 @@ def check_calls(model: onnx.ModelProto, path: Path) -> None:
     seen: set[tuple[str, str, str]] = set()
     for function in model.functions:
         key = "" if is_own_domain(function.domain) else function.domain, function.name
-        fault = None if function.name else "one of its functions has no name"
+        named = all((function.name, *function.input, *function.output))
+        fault = None if named else "a function, or a parameter of it, has no name"
         if (*key, function.overload) in seen:
             fault = f"it has two functions {function.name!r}"
         if fault is not None:
