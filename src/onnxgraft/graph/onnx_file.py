@@ -140,6 +140,9 @@ def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> Non
         if tensor.name not in weights:
             check_values(tensor, path)
     dense = 0
+    _make_readable(proto, "producer_name", "producer_version")
+    for function in proto.functions:
+        _make_readable(function, "doc_string")
     _check_texts(_texts_of_model(proto), path)
     for part in parts(proto):
         _check_texts(_texts(part), path)
@@ -155,6 +158,7 @@ def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> Non
                 data.take(part, mapped=False)
             check_values(part, path)
         elif isinstance(part, onnx.GraphProto):
+            _make_readable(part, "doc_string")
             check_declared(part, path)
         else:
             dense += math.prod(max(dim, 0) for dim in part.dims)
@@ -162,6 +166,14 @@ def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> Non
     check_bodies(proto, path, weights)
     check_counts(proto, path)
     check_calls(proto, path)
+
+
+def _make_readable(message: Any, *texts: str) -> None:
+    """Replace what is no UTF-8 in texts that only people read, as in comments of older tools."""
+    for name in texts:
+        text: str | bytes = getattr(message, name)
+        if isinstance(text, bytes):
+            setattr(message, name, text.decode(errors="replace"))
 
 
 def _check_texts(texts: Iterable[str | bytes], path: Path) -> None:
@@ -178,6 +190,7 @@ def _texts_of_model(proto: onnx.ModelProto) -> Iterator[str | bytes]:
     yield from (tensor.name for tensor in proto.graph.initializer)
     for function in proto.functions:
         yield from (function.name, function.domain, *function.input, *function.output)
+        yield from (*function.attribute, *(entry.name for entry in function.attribute_proto))
         yield from (entry.domain for entry in function.opset_import)
 
 
@@ -185,7 +198,8 @@ def _texts(part: Any) -> Iterator[str | bytes]:
     """Yield the names in a node, a tensor or a graph."""
     if isinstance(part, onnx.NodeProto):
         yield from (part.name, *op_key(part), *part.input, *part.output)
-        yield from (attribute.name for attribute in part.attribute)
+        for attribute in part.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
     elif isinstance(part, onnx.GraphProto):
         yield part.name
         for value in (*part.input, *part.output, *part.value_info):
