@@ -141,6 +141,8 @@ def _check(proto: onnx.ModelProto, path: Path, weights: dict[str, Array]) -> Non
             check_values(tensor, path)
     dense = 0
     _make_readable(proto, "producer_name", "producer_version")
+    for entry in proto.metadata_props:
+        _make_readable(entry, "key", "value")
     for function in proto.functions:
         _make_readable(function, "doc_string")
     _check_texts(_texts_of_model(proto), path)
@@ -184,8 +186,6 @@ def _check_texts(texts: Iterable[str | bytes], path: Path) -> None:
 
 
 def _texts_of_model(proto: onnx.ModelProto) -> Iterator[str | bytes]:
-    for entry in proto.metadata_props:
-        yield from (entry.key, entry.value)
     yield from (entry.domain for entry in proto.opset_import)
     yield from (tensor.name for tensor in proto.graph.initializer)
     for function in proto.functions:
