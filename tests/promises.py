@@ -114,6 +114,14 @@ PROMISES = (
         " Xlog1py Xlogy Zeta ",
     ),
     Promise(
+        MODEL, "of the graphs of a SavedModel the one that is loaded is looked at",
+        "tests/convert/test_formats.py::"
+        "test_the_graph_that_is_looked_at_is_the_one_that_tensorflow_loads",
+        "convert/tensorflow/reading/functions.py",
+        "        if tags in (None, set(meta_graph.meta_info_def.tags)):",
+        "        if tags is None:",
+    ),
+    Promise(
         MODEL, "of a Flex operator the options decide, not the name",
         "tests/convert/test_reaching_out.py::test_what_is_in_the_options_of_a_flex_operator_decides",
         "convert/tflite/reaching.py",
