@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ MARK = "QQQQ"
 
 
 def model() -> onnx.ModelProto:
-    """Return a model with a text in every field that has one."""
+    """Return a model with a text in most fields that can have one."""
     proto: onnx.ModelProto = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["" : 20, "d" : 1], producer_name: "p",
             producer_version: "v", domain: "m", doc_string: "text", metadata_props: ["k" : "v"]>
@@ -71,9 +72,9 @@ def places(message: Any, path: str = "") -> list[tuple[str, Callable[[], None]]]
                 found += places(entry, name)
         elif field.type == field.TYPE_STRING and many:
             for at, text in enumerate(value):
-                found.append((name, lambda v=value, at=at, t=text: v.__setitem__(at, t + MARK)))  # type: ignore[misc]
+                found.append((name, partial(value.__setitem__, at, text + MARK)))
         elif field.type == field.TYPE_STRING:
-            found.append((name, lambda f=field.name, t=value: setattr(message, f, t + MARK)))  # type: ignore[misc]
+            found.append((name, partial(setattr, message, field.name, value + MARK)))
     return found
 
 

@@ -110,7 +110,7 @@ def check_bodies(model: onnx.ModelProto, path: Path, weights: Mapping[str, Array
         graph, around = left.pop()
         stored: _Names = {t.values.name: None for t in graph.sparse_initializer}
         stored |= {t.name: t for t in graph.initializer}
-        for name in filter(None, stored.keys() & around.keys()):
+        for name in sorted((stored.keys() & around.keys()) - {""}):
             if not _same(stored[name], around[name], weights):
                 raise ModelError(
                     f"{path}: the initializer {name!r} of a body has the name of a tensor around "
