@@ -257,8 +257,11 @@ FILES: dict[str, tuple[bytes, str]] = {
         b"\x08\x08" + field(7, field(1, field(3, b"n" * 100_000))), "of a name are read"),
     "declared.onnx": (onnx_model(shape=[1 << 40, 1 << 40]), "values in a tensor"),
     "axes.onnx": (onnx_model(shape=[1] * 100), "axes of a tensor"),
+    "emptied.onnx": (
+        onnx_model([onnx.TensorProto(name="w", data_type=1, dims=[0, *[(1 << 31) - 1] * 3])]),
+        "values in a tensor"),
     "product.onnx": (
-        onnx_model([onnx.TensorProto(name="w", data_type=1, dims=[1 << 31, 1 << 31],
+        onnx_model([onnx.TensorProto(name="w", data_type=1, dims=[1 << 16, 1 << 16],
                                      raw_data=bytes(8))]),
         "declared shape and type"),
     "negative.onnx": (

@@ -43,7 +43,7 @@ def encoded(suffix: str, channels: int, dtype: str = "uint8") -> bytes:
         (".ppm", 3, "uint8", Form(16, 12, 3, 8)),
         (".ppm", 3, "uint16", Form(16, 12, 3, 16)),
         (".pgm", 1, "uint8", Form(16, 12, 1, 8)),
-        (".pbm", 1, "uint8", Form(16, 12, 1, 8)),
+        (".pbm", 1, "uint8", Form(16, 12, 1, 8, otherwise="a bitmap, whose 1 is black")),
     ],
 )
 def test_the_form_is_what_was_written(suffix: str, channels: int, dtype: str, form: Form) -> None:

@@ -73,6 +73,18 @@ def test_what_pillow_gives_otherwise_wants_opencv(
         read_image(tmp_path / "a.png", gray=kind != "deep")
 
 
+@pytest.mark.parametrize("head", [b"P5 4 3 100\n", b"P6 2 2 100\n"])
+def test_levels_of_which_white_is_not_255_want_opencv(
+    head: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow spreads them over 0 to 255, and OpenCV leaves them as they are stored."""
+    (tmp_path / "a.ppm").write_bytes(head + bytes(range(12)))
+    assert read_image(tmp_path / "a.ppm").max() == 11
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(MissingDependencyError, match="needs OpenCV"):
+        read_image(tmp_path / "a.ppm")
+
+
 @pytest.mark.parametrize("fault", ["empty", "noise", "half"])
 def test_a_damaged_file_is_a_sentence(
     fault: str, photograph: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import io
 import struct
 import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,6 +90,81 @@ def test_gray_in_three_channels_is_gray(tmp_path: Path) -> None:
 def test_a_picture_in_colours_is_no_label(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a picture in colours"):
         read_label(saved(tmp_path, with_palette().convert("RGB")))
+
+
+def bmp(colors: list[tuple[int, int, int]]) -> bytes:
+    """Return the classes as numbers of these colours, in a BMP of 8 bits that has no more."""
+    image = Image.fromarray(CLASSES).convert("P")
+    image.putdata(CLASSES.ravel().tolist())
+    image.putpalette([level for color in colors for level in color])
+    made = io.BytesIO()
+    image.save(made, "BMP")
+    assert struct.unpack_from("<I", made.getvalue(), 46) == (len(colors),)
+    return made.getvalue()
+
+
+def tiff(meaning: int) -> bytes:
+    """Return the classes as a TIFF of 8 bits says them where 0 is white (0) or black (1)."""
+    made = io.BytesIO()
+    Image.fromarray(CLASSES).save(made, "TIFF", tiffinfo={262: meaning})
+    return made.getvalue()
+
+
+def pgm(kind: int, white: int) -> bytes:
+    head = f"P{kind}\n{CLASSES.shape[1]} {CLASSES.shape[0]}\n{white}\n".encode()
+    if kind == 2:
+        return head + b" ".join(b"%d" % value for value in CLASSES.ravel()) + b"\n"
+    return head + CLASSES.astype(">u1" if white < 256 else ">u2").tobytes()
+
+
+GRAYS = [(level, level, level) for level in range(4)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [cv2.imencode(".bmp", CLASSES)[1].tobytes(), bmp(GRAYS), tiff(1), pgm(2, 255), pgm(5, 255)],
+    ids=["BMP", "short palette", "TIFF", "PGM in text", "PGM"],
+)
+@pytest.mark.parametrize("decoder", ["OpenCV", "Pillow"])
+def test_gray_levels_of_other_files_are_classes(
+    decoder: str, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(data)
+    if decoder == "Pillow":
+        monkeypatch.setitem(sys.modules, "cv2", None)
+    assert np.array_equal(read_label(tmp_path / "a")[:, :, 0], CLASSES)
+
+
+def packed(kind: str) -> bytes:
+    made = io.BytesIO()
+    Image.fromarray(CLASSES > 1).save(made, kind)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (bmp(GRAYS[::-1]), "a BMP with a palette"),
+        (bmp([(0, 0, 0), (85, 85, 85), (170, 170, 170), (255, 255, 255)]), "a BMP with a palette"),
+        (packed("BMP"), "a BMP with a palette"),
+        (tiff(0), "a TIFF whose 0 is white"),
+        (packed("TIFF"), "a TIFF of less than 8 bits"),
+        (packed("PPM"), "a bitmap, whose 1 is black"),
+        (pgm(2, 3), "a PGM or PPM whose white is 3"),
+        (pgm(5, 3), "a PGM or PPM whose white is 3"),
+        (pgm(5, 1000), "a PGM or PPM whose white is 1000"),
+    ],
+)
+@pytest.mark.parametrize("decoder", ["OpenCV", "Pillow"])
+def test_classes_that_are_decoded_as_other_numbers_are_refused(
+    decoder: str, data: bytes, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoders differ in them, or give the colours that numbers stand for."""
+    (tmp_path / "a").write_bytes(data)
+    if decoder == "Pillow":
+        monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(InputError, match=f"a: is {kind}"):
+        read_label(tmp_path / "a")
 
 
 def test_without_pillow_a_palette_is_not_guessed(

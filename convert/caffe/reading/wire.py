@@ -29,7 +29,7 @@ import numpy as np
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files import existing_file
-from onnxgraft.files.limits import AXES, NAME_BYTES, TENSORS
+from onnxgraft.files.limits import AXES, NAME_BYTES, TENSORS, shape_fault
 from onnxgraft.files.schema import FIELD, Message, Part
 from onnxgraft.files.survey import survey
 from onnxgraft.files.wire import (
@@ -190,12 +190,7 @@ def _blob(data: View, layer: str) -> Array:
     values = pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.float32), *pieces])
     if shape is None:
         shape = [legacy.get(n, 1) for n in (1, 2, 3, 4)] if legacy else [values.size]
-    bad = len(shape) > AXES.most or any(not 0 <= dim < 1 << 31 for dim in shape)
-    if bad or math.prod(shape) != values.size:
-        raise WireError(
-            f"a blob of {layer!r} says the shape {_signed(shape)} and holds {values.size} values"
-        )
-    return values.reshape(shape)
+    return _shaped(values, shape, layer)
 
 
 def _c3d_blob(entries: Sequence[Field], layer: str) -> Array:
@@ -204,10 +199,18 @@ def _c3d_blob(entries: Sequence[Field], layer: str) -> Array:
     pieces = [_values(entry, "<f4") for entry in entries if entry.number == 6]
     shape = [sizes.get(number, 1) for number in (1, 2, 3, 4, 5)]
     values = np.concatenate([np.empty(0, np.float32), *pieces])
+    return _shaped(values, shape, layer)
+
+
+def _shaped(values: Array, shape: Sequence[int], layer: str) -> Array:
+    """Return the values in a shape that they fit; one with an empty axis can still be too large."""
     if any(not 0 <= dim < 1 << 31 for dim in shape) or math.prod(shape) != values.size:
         raise WireError(
             f"a blob of {layer!r} says the shape {_signed(shape)} and holds {values.size} values"
         )
+    fault = shape_fault(shape)
+    if fault is not None:
+        raise WireError(f"a blob of {layer!r} {fault}")
     return values.reshape(shape)
 
 

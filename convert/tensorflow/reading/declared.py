@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files.calls import check_calls
-from onnxgraft.files.limits import AXES, CONSTANT_BYTES, ENDS, TENSOR_VALUES
+from onnxgraft.files.limits import CONSTANT_BYTES, ENDS, shape_fault
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
 __all__ = ["check_declared"]
@@ -189,15 +190,12 @@ def _check_constants(path: str, graph_def: Any) -> None:
             value = node.attr[key]
             shape = value.tensor.tensor_shape if value.HasField("tensor") else value.shape
             dims = [dim.size for dim in shape.dim]
-            if len(dims) > AXES.most:
-                raise ModelError(f"{path}: {node.name!r} {AXES.refusal(len(dims))}")
-            count = 1
-            for dim in dims:
-                count *= max(dim, 1)
-            if count > TENSOR_VALUES.most:
-                raise ModelError(f"{path}: {node.name!r} {TENSOR_VALUES.refusal(count)}")
+            beyond = shape_fault(dims)
+            if beyond is not None:
+                raise ModelError(f"{path}: {node.name!r} {beyond}")
             if not value.HasField("tensor"):
                 continue
+            count = math.prod(max(dim, 1) for dim in dims)
             fault = _fault(value.tensor, 0 if 0 in dims else count)
             if fault is not None:
                 raise ModelError(f"{path}: the constant {node.name!r} is damaged: {fault}")

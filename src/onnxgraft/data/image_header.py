@@ -20,7 +20,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Where TIFF and EXIF have what is asked for (TIFF 6.0, section 8): their tags.
 _WIDTH, _HEIGHT, _BITS, _MEANING, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
-_PALETTE = 3
+_WHITE_IS_0, _PALETTE = 0, 3
 # The head of a PBM, PGM or PPM file (netpbm's own pages): kind, width, height and largest value,
 # with blanks and comments between.
 _BETWEEN = rb"(?:\s|#[^\n]*\n)+"
@@ -45,6 +45,7 @@ class Form(NamedTuple):
         bits: A channel.
         orientation: EXIF's, 1 to 8: how the stored picture is to be turned; 1 leaves it.
         palette: Whether pixels are numbers of colours in a PNG's palette.
+        otherwise: The kind of file, where what is decoded is not the numbers that are stored.
     """
 
     width: int
@@ -53,6 +54,7 @@ class Form(NamedTuple):
     bits: int
     orientation: int = 1
     palette: bool = False
+    otherwise: str = ""
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -128,20 +130,35 @@ def _segments(data: Bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _bmp(data: Bytes) -> Form:
-    if _number(data, 14, 4, "little") == _BMP_CORE:
+    old = _number(data, 14, 4, "little") == _BMP_CORE
+    if old:
         width, height, depth = (_number(data, at, 2, "little") for at in (18, 20, 24))
     else:
         width, height = (
             abs(int.from_bytes(data[at : at + 4], "little", signed=True)) for at in (18, 22)
         )
         depth = _number(data, 28, 2, "little")
-    return Form(width, height, 4 if depth == 32 else 3, 8)
+    otherwise = "a BMP with a palette" if depth <= 8 and not _has_grays(data, depth, old) else ""
+    return Form(width, height, 4 if depth == 32 else 3, 8, otherwise=otherwise)
+
+
+def _has_grays(data: Bytes, depth: int, old: bool) -> bool:
+    """Return whether the colour of each number in a BMP's palette is that gray level."""
+    begin, size = 14 + _number(data, 14, 4, "little"), 3 if old else 4
+    count = (0 if old else _number(data, 46, 4, "little")) or 1 << depth
+    colors = (data[begin + size * i :][:3] for i in range(min(count, 1 << depth)))
+    return all(color == bytes([level] * 3) for level, color in enumerate(colors))
 
 
 def _pnm(kind: bytes, width: bytes, height: bytes, largest: bytes | None) -> Form:
     """Return the form that the head of a PNM file tells; a bitmap has no largest value."""
-    deep = kind not in b"14" and int(largest or 0) > 255
-    return Form(int(width), int(height), 3 if kind in b"36" else 1, 16 if deep else 8)
+    white, otherwise = int(largest or 0), ""
+    if kind in b"14":
+        white, otherwise = 1, "a bitmap, whose 1 is black"
+    elif white not in (255, 65535):  # which decoders spread over all levels, or not
+        otherwise = f"a PGM or PPM whose white is {white}"
+    channels, bits = 3 if kind in b"36" else 1, 16 if white > 255 else 8
+    return Form(int(width), int(height), channels, bits, otherwise=otherwise)
 
 
 def _webp(data: Bytes) -> Form | None:
@@ -172,9 +189,13 @@ def _tiff(data: Bytes) -> Form | None:
     tags = _tags(data)
     if _WIDTH not in tags or _HEIGHT not in tags:
         return None
-    channels = 3 if tags.get(_MEANING) == _PALETTE else min(tags.get(_SAMPLES, 1), 4)
+    meaning, bits = tags.get(_MEANING, 1), tags.get(_BITS, 1)
+    channels = 3 if meaning == _PALETTE else min(tags.get(_SAMPLES, 1), 4)
+    otherwise = {_WHITE_IS_0: "a TIFF whose 0 is white", _PALETTE: "a TIFF with a palette"}.get(
+        meaning, "a TIFF of less than 8 bits a pixel" if bits < 8 else ""
+    )
     return Form(
-        tags[_WIDTH], tags[_HEIGHT], channels, max(tags.get(_BITS, 8), 8), _orientation(data)
+        tags[_WIDTH], tags[_HEIGHT], channels, max(bits, 8), _orientation(data), otherwise=otherwise
     )
 
 

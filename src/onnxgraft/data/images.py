@@ -128,7 +128,9 @@ def _by_pillow(name: str, data: Array, form: Form, gray: bool) -> Array | None:
                 opened.draft("L", opened.size)  # a JPEG file has its gray levels as they are
             plain = opened.mode in (("1", "L") if gray else ("1", "L", "LA", "P", "RGB", "RGBA"))
             turned = form.orientation != 1 and _is_tiff(data)
-            if not plain or turned or form.bits > 8:
+            # Up to which white is, it spreads over all levels, and OpenCV only what is text.
+            spread = opened.format == "PPM" and opened.mode != "1" and form.otherwise
+            if not plain or turned or spread or form.bits > 8:
                 raise MissingDependencyError(
                     f"{name}: reading an image of this kind{' in gray' if gray else ''} needs "
                     f"OpenCV: pip install {_OPENCV}"
@@ -145,16 +147,17 @@ def read_label(path: File, photograph: Form | None = None) -> Array:
     """Read a label image, whose pixels are numbers of classes, as (height, width, 1) uint8.
 
     The numbers are gray levels as they are stored, of 1 to 16 bits, or those of colours in a PNG's
-    palette. They are turned as the photograph is. An image that has an orientation of its own is
-    turned by that; one that is high where the stored photograph is wide, as the turned one is, was
-    made of that and stays.
+    palette; what stores them otherwise is refused. They are turned as the photograph is. An image
+    that has an orientation of its own is turned by that; one that is high where the stored
+    photograph is wide, as the turned one is, was made of that and stays.
 
     Args:
         path: Of the label image.
         photograph: How that is stored.
 
     Raises:
-        InputError: It can't be read, is a picture in colours, or has a class above 255.
+        InputError: It can't be read, is a picture in colours, has a class above 255, or does not
+            store classes as gray levels.
         MissingDependencyError: A palette is read by Pillow, which is not installed.
     """
     pixels, form = _decoded(_bytes_of(path), str(path), True, _classes)
@@ -170,6 +173,11 @@ def _classes(name: str, data: Array, form: Form, gray: bool) -> Array | None:
     if form.palette:
         return _of_palette(name, data)
     decode = _decoder()
+    if form.otherwise:
+        raise InputError(
+            f"{name}: is {form.otherwise}, and decoders do not give numbers of classes as that "
+            "stores them; save it as a PNG, in gray or with a palette"
+        )
     if form.channels > 1:
         colors = decode(name, data, form, False)
         if colors is not None and (colors != colors[:, :, :1]).any():

@@ -7,7 +7,8 @@ is bounded by ``--max-memory`` and ``--max-seconds``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from onnxgraft.errors import InputError
@@ -21,7 +22,7 @@ __all__ = [
     "RECORDING_BYTES", "REQUEST_MEMORY", "ROWS", "RUNNING_BYTES", "SETTINGS_BYTES",
     "SPOOLED_BYTES", "STRUCTURE_BYTES", "TENSORS", "TENSOR_VALUES", "TEXT_GRAPH_BYTES",
     "TEXT_GRAPH_LINE", "TEXT_GRAPH_MESSAGES", "TEXT_GRAPH_VALUES", "UNPACKED_BYTES", "Limit",
-    "table",
+    "shape_fault", "table",
 ]  # fmt: skip
 
 
@@ -182,6 +183,18 @@ IMAGE_BYTES = Limit("an image file", 1 << 29, "Bytes: the most pixels, in 16 bit
 IMAGE_PIXELS = Limit(
     "pixels in an image", 1 << 26, "8192 x 8192; as float32 they take 800 MB, twice while made."
 )
+
+
+def shape_fault(axes: Iterable[int]) -> str | None:
+    """Return what is wrong with a shape of too many axes or values, as the end of a sentence.
+
+    An empty axis, and one of no known length, count as one: numpy wants the others to fit, too.
+    """
+    known = [max(axis, 1) for axis in axes]
+    if len(known) > AXES.most:
+        return AXES.refusal(len(known))
+    count = math.prod(known)
+    return TENSOR_VALUES.refusal(count) if count > TENSOR_VALUES.most else None
 
 
 def table() -> Iterator[tuple[str, str, str]]:

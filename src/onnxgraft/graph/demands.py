@@ -12,7 +12,7 @@ import onnx
 
 from onnxgraft.errors import ModelError
 from onnxgraft.files import calls
-from onnxgraft.files.limits import AXES, BODY_NAMES, CONSTANT_BYTES, NODES, TENSOR_VALUES
+from onnxgraft.files.limits import BODY_NAMES, CONSTANT_BYTES, NODES, shape_fault
 from onnxgraft.graph.external import PACKED
 from onnxgraft.graph.kept import same_values
 from onnxgraft.graph.messages import bodies, parts
@@ -33,8 +33,9 @@ def check_values(tensor: onnx.TensorProto, model: Path) -> None:
     """Raise ModelError unless a tensor stores as many values as its dimensions say."""
     name = tensor.name or "a constant"
     dims = list(tensor.dims)
-    if len(dims) > AXES.most:
-        raise ModelError(f"{model}: {name!r} {AXES.refusal(len(dims))}")
+    fault = shape_fault(dims)
+    if fault is not None:
+        raise ModelError(f"{model}: {name!r} {fault}")
     if tensor.HasField("segment"):
         raise ModelError(f"{model}: {name!r} is a segment of a tensor, which nothing reads")
     count = math.prod(dims)
@@ -74,12 +75,9 @@ def check_values(tensor: onnx.TensorProto, model: Path) -> None:
 def check_declared(graph: onnx.GraphProto, model: Path) -> None:
     """Raise ModelError if a graph declares a tensor that no machine holds."""
     for value in (*graph.input, *graph.output, *graph.value_info):
-        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        if len(dims) > AXES.most:
-            raise ModelError(f"{model}: {value.name!r} {AXES.refusal(len(dims))}")
-        count = math.prod(dim for dim in dims if dim > 0)
-        if count > TENSOR_VALUES.most:
-            raise ModelError(f"{model}: {value.name!r} {TENSOR_VALUES.refusal(count)}")
+        fault = shape_fault(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        if fault is not None:
+            raise ModelError(f"{model}: {value.name!r} {fault}")
 
 
 def check_dense(total: int, model: Path) -> None:

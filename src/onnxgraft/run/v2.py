@@ -19,7 +19,7 @@ import numpy as np
 from onnxgraft.data.casting import cast
 from onnxgraft.errors import InputError, nearest, printable
 from onnxgraft.files import check_json, parse_json
-from onnxgraft.files.limits import AXES, REQUEST_MEMORY
+from onnxgraft.files.limits import REQUEST_MEMORY, shape_fault
 from onnxgraft.graph.tensors import Array, Outputs, TensorSpec
 
 __all__ = [
@@ -234,8 +234,10 @@ def _fed(
     axes = entry.get("shape")
     if not isinstance(axes, list):
         raise InputError(f"{spec.name}: shape is {_shown(axes)}, and no list of whole numbers")
-    AXES.check(len(axes), f"{spec.name}: shape")
     shape = tuple(_whole(axis, f"{spec.name}: an axis") for axis in axes)
+    fault = shape_fault(shape)
+    if fault is not None:
+        raise InputError(f"{spec.name}: shape {fault}")
     datatype = entry.get("datatype")
     if datatype == BYTES:
         if binary is None or len(shape) != 1:

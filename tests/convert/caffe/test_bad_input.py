@@ -136,6 +136,11 @@ def test_a_blob_of_an_absurd_shape_is_refused(tmp_path: Path, shape: list[int]) 
     refused(tmp_path, r"not a readable caffemodel", NET, blob_of(shape, 108))
 
 
+def test_an_empty_blob_of_an_absurd_shape_is_refused(tmp_path: Path) -> None:
+    """It has as many values as its shape says, and numpy makes no array of it."""
+    refused(tmp_path, "values in a tensor", NET, blob_of([0, *[(1 << 31) - 1] * 3], 0))
+
+
 @pytest.mark.parametrize(
     "dims", ["0", "-4", "99999999999", "1048576 input_dim: 1048576 #"], ids=str.split
 )
