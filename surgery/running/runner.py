@@ -12,6 +12,7 @@ from onnxgraft.errors import InputError, ModelError, nearest
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import name_nodes
 from onnxgraft.graph.operators import counted, op_key
+from onnxgraft.graph.opset import raise_opset
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.walk import bodies, every_node, tidy
 from onnxgraft.run.verdicts import Verdict
@@ -27,6 +28,8 @@ __all__ = ["PassReport", "SurgeryReport", "run"]
 
 # A list that still changes things after so many rounds is going in circles.
 _MOST_ROUNDS = 50
+# The opset whose operators the passes for a target write.
+_LOWERED = 13
 
 
 @dataclass
@@ -105,9 +108,11 @@ def run(
     Raises:
         InputError: A pass is unknown.
         ModelError: The graph is not legal to begin with.
+        NotSupportedError: Passes for a target want a later opset than it can be written in.
     """
     chosen = _choose(only, skip, extra, target)
-    cleaned = model.copy()
+    later = raise_opset(model, _LOWERED) if any(item.targets for item in chosen) else model
+    cleaned = later.copy()
     name_nodes(cleaned.graph)
     try:
         tidy(cleaned.graph)
@@ -118,6 +123,8 @@ def run(
         raise ModelError(f"{model.file}: the graph is not legal: {broken[0]}")
     operation = _Operation(model, cleaned, chosen, verify, plugins or {})
     operation.run()
+    if later is not model:
+        operation.report.notes.append(f"opset {model.graph.opset} was raised to {_LOWERED}")
     return cleaned, operation.report
 
 

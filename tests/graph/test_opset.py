@@ -115,6 +115,26 @@ def test_an_operator_of_a_former_opset_computes_the_same(case: str, opset: int) 
     np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("groups", [2, 4])
+def test_a_group_normalization_scales_each_channel_from_opset_21_on(groups: int) -> None:
+    """Before, it scaled each group; onnx has withdrawn that, and onnxruntime runs it."""
+    text = f"y = GroupNormalization <num_groups = {groups}> (x, scale, bias)"
+    model = at(
+        18, f"n (float[N, 4, 5] x) => (float[] y) {{ {text} }}",
+        scale=np.arange(1, groups + 1, dtype=np.float32), bias=np.ones(groups, np.float32),
+    )  # fmt: skip
+    later = raise_opset(model, 21)
+    check(later.to_onnx(), {})
+    np.testing.assert_allclose(run(later)["y"], run(model)["y"], rtol=1e-6, atol=1e-6)
+
+
+def test_of_unknown_channels_a_group_normalization_is_not_raised() -> None:
+    text = "y = GroupNormalization <num_groups = 2> (x, s, s)"
+    model = at(18, f"n (float[N, C, 5] x) => (float[] y) {{ {text} }}", s=np.ones(2, np.float32))
+    with pytest.raises(NotSupportedError, match="'y' has an unknown number of channels"):
+        raise_opset(model, 21)
+
+
 def test_the_model_itself_stays_as_it_was() -> None:
     model = at(11, "n (float[N, 3, 4, 5] x) => (float[] y) { y = Softmax (x) }")
     before = model.to_onnx()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxgraft.graph.dims import Dim
-from onnxgraft.graph.model import Model
+from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
 from tests.conftest import model_of
@@ -295,6 +296,25 @@ def test_a_flatten_that_takes_the_batch_in_leaves_only_that_dimension_open(axis:
         assert not shape[0].fixed and shape[0] != Dim(1, N)
         assert shape[0].symbols != N or number(shape[0], batch) == rows
         assert shape[1] == Dim(int(columns))
+
+
+@pytest.mark.parametrize(
+    ("opset", "body"),
+    [
+        (18, "y = GroupNormalization <num_groups = 2> (x, s, s)"),
+        (21, "y = GroupNormalization <num_groups = 1> (x, s, s)"),
+        (17, "y = MeanVarianceNormalization (x)"),
+    ],
+)
+def test_what_onnx_has_no_rule_for_has_the_shape_and_the_type_of_what_it_reads(
+    opset: int, body: str
+) -> None:
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> n (float[N, 2, 5] x, float[2] s) => '
+    proto = onnx.parser.parse_model(f"{text} (float[] y) {{ {body} }}")
+    model = Model.from_onnx(proto, Source("test.onnx", "onnx", ""))
+    shapes, y = Shapes(model.graph), model.graph.tensors()["y"]
+    assert shapes.shape(y) == shapes.shape(model.graph.inputs[0])
+    assert shapes.element(y) == onnx.TensorProto.FLOAT
 
 
 def test_two_free_dimensions_stay_apart() -> None:

@@ -162,6 +162,34 @@ def test_what_tensorrt_lacks_is_written_as_it_takes_it(case: str) -> None:
     assert parses(after)
 
 
+FORMER = {
+    "pool": ("y = MaxPool<kernel_shape=[3,3], dilations=[2,2], pads=[1,2,2,1]>(x)", ROUNDING),
+    # A zero point that moves to 0 changes the steps: by 0.02 each, where the outputs span 2 to 8.
+    "pair": ("q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z)", 0.02),
+    "qlinear": (
+        """q = QuantizeLinear(x, s, z)
+            p = QLinearConv(q, s, z, w, s, wz, s, z)
+            y = DequantizeLinear(p, s, z)""", 0.02,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORMER)
+def test_a_graph_of_a_former_opset_is_raised_to_the_one_that_is_written(case: str) -> None:
+    body, fraction = FORMER[case]
+    quantized = {
+        "s": np.float32(1 / 32), "z": np.uint8(128), "w": signed_of(2, 4, 1, 1) // 16,
+        "wz": np.int8(0),
+    }  # fmt: skip
+    text = f"agraph (float[N,4,9,8] x) => (float[N,A,B,C] y) {{ {body} }}"
+    before = model_at(10, text, {} if case == "pool" else quantized)
+    after, report = lowered(before)
+    assert after.graph.opset == 13
+    assert "opset 10 was raised to 13" in report.notes
+    assert parses(after)
+    assert_same(before, after, fraction)
+
+
 def test_kernels_that_saturate_on_some_processors_do_not_undo_a_pass() -> None:
     text, constants, opset = CASES["matmul_of_integers_by_columns"]
     after, _ = lowered(model_at(opset, text, {**constants, "w": signed_of(8, 3)}))

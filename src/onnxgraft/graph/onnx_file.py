@@ -58,6 +58,8 @@ __all__ = [
 # What protobuf's readers take.
 MOST_BYTES = (1 << 31) - 1
 _UNKNOWN = "onnxgraft.unknown"
+# Operators that onnx has withdrawn from opsets in which onnxruntime goes on to run them.
+_WITHDRAWN = {"GroupNormalization": range(18, 21)}
 _TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 # Attributes of ONNX's operators that are one of them, or 0 where the operator chooses.
 _TYPE_ATTRIBUTES = frozenset({
@@ -329,8 +331,8 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     """Run onnx.checker on a model whose large initializers are in ``weights``.
 
     They are declared as inputs instead, of the right types and shapes. Operators and opsets that
-    this version of onnx does not know are not checked: they may be right. An output needs no shape,
-    and no type.
+    this version of onnx does not know are not checked: they may be right. So may operators that it
+    knows no more and that onnxruntime runs. An output needs no shape, and no type.
     """
     whole = fed(model, weights)
     for output in whole.graph.output:
@@ -340,10 +342,11 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
             kind.shape.SetInParent()
     functions = {(function.domain, function.name) for function in whole.functions}
     newest = onnx.defs.onnx_opset_version()
+    opset = newest
     for entry in whole.opset_import:
         if is_own_domain(entry.domain):
-            entry.version = min(entry.version, newest)
-    if _hide_unknown(whole.graph, functions):
+            opset = entry.version = min(entry.version, newest)
+    if _hide_unknown(whole.graph, functions, opset):
         whole.opset_import.add(domain=_UNKNOWN, version=1)
     onnx.checker.check_model(whole)
     _check_types(whole)
@@ -407,17 +410,18 @@ def _called(node: onnx.NodeProto) -> str:
     return node.name or ", ".join(map(str, node.output))
 
 
-def _hide_unknown(graph: onnx.GraphProto, functions: set[tuple[str, str]]) -> bool:
+def _hide_unknown(graph: onnx.GraphProto, functions: set[tuple[str, str]], opset: int) -> bool:
     """Move operators that onnx does not have to a domain that its checker passes over."""
     hidden = False
     for node in graph.node:
         domain, kind = op_key(node)
-        if not domain and not onnx.defs.has(kind) and (domain, kind) not in functions:
+        unknown = not onnx.defs.has(kind) and (domain, kind) not in functions
+        if not domain and (unknown or opset in _WITHDRAWN.get(kind, ())):
             node.domain = _UNKNOWN
             hidden = True
         for attribute in node.attribute:
             for body in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
-                hidden = _hide_unknown(body, functions) or hidden
+                hidden = _hide_unknown(body, functions, opset) or hidden
     return hidden
 
 

@@ -149,7 +149,7 @@ class _Place:
 def _infer(part: Any, shapes: Shapes) -> None:
     """Look at what steps ask for, as long as the nodes are those of their opset."""
     for node in part.nodes:
-        if is_op(node, "Clip", "Hardmax", "LogSoftmax", "Pad", "Softmax"):
+        if is_op(node, "Clip", "GroupNormalization", "Hardmax", "LogSoftmax", "Pad", "Softmax"):
             shapes.shape(node.inputs[0])
 
 
@@ -367,6 +367,22 @@ def _grid_sample(node: gs.Node, place: _Place) -> None:
     node.attrs["mode"] = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
 
 
+def _group_norm(node: gs.Node, place: _Place) -> None:
+    """GroupNormalization (x, s, b) of a value for each group  ->  of one for each channel."""
+    shape, groups = place.shapes.shape(node.inputs[0]), node.attrs.get("num_groups")
+    if shape is None or not shape[1].fixed or not isinstance(groups, int):
+        raise _Beyond(f"{_called(node)} has an unknown number of channels")
+    each = shape[1].number // groups
+    column, wide, flat = (
+        gs.Constant(place.names.tensor(f"{node.outputs[0].name}/{name}"), np.array(sizes, np.int64))
+        for name, sizes in (("column", [-1, 1]), ("wide", [1, each]), ("flat", [-1]))
+    )
+    for index in (1, 2):
+        value = place.before(node, "Reshape", [node.inputs[index], column])
+        value = place.before(node, "Expand", [value, wide])
+        node.inputs[index] = place.before(node, "Reshape", [value, flat])
+
+
 def _dft(node: gs.Node, place: _Place) -> None:
     """DFT <axis = a> (x, n)  ->  DFT (x, n, a)."""
     axis = _take(node, "axis")
@@ -387,4 +403,5 @@ _STEPS: dict[int, dict[str, _Step]] = {
     16: {"RoiAlign": _roi_align},
     18: {**dict.fromkeys(_REDUCTIONS, _axes), "Split": _split_evenly},
     20: {"GridSample": _grid_sample, "DFT": _dft},
+    21: {"GroupNormalization": _group_norm},
 }  # fmt: skip

@@ -28,6 +28,8 @@ from onnxgraft.graph.walk import own_bodies
 __all__ = ["Shapes", "misfit_of"]
 
 _MOST_CONSTANT = 1024
+# What onnx has no rule for: what they make is of the type and the shape of what they read.
+_ALIKE = ("GroupNormalization", "MeanVarianceNormalization")
 _INT64 = onnx.TensorProto.INT64
 _INTEGERS = frozenset({
     onnx.TensorProto.INT8, onnx.TensorProto.INT16, onnx.TensorProto.INT32, _INT64,
@@ -268,6 +270,8 @@ class Shapes:
         domain, name = op_key(node)
         if (domain, name) in self._functions:
             return self._called(node, types, data)
+        if not domain and name in _ALIKE:
+            return {node.outputs[0].name: types[node.inputs[0].name]}
         schema = onnx.defs.get_schema(name, self._versions.get(domain, 1), domain)
         return onnx.shape_inference.infer_node_outputs(
             schema, OnnxExporter.export_node(node), types, data,
