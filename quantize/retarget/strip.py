@@ -14,7 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.data.ranges import Range
-from onnxgraft.errors import NotSupportedError
+from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.node import Node
@@ -233,7 +233,16 @@ class _Stripper:
                 f"{self.file}: {op_of(node)} {node.name!r} has {zero.dtype} in place of integers; "
                 "calibrate and quantize the float model"
             )
+        if scale.dtype.kind in "biu" or not np.isfinite(scale).all() or (scale < 0).any():
+            raise self._no_scale(node, scale)
         return np.asarray(scale, np.float32), np.asarray(zero)
+
+    def _no_scale(self, node: gs.Node, scale: Array) -> ModelError:
+        shown = ", ".join(f"{value:.6g}" for value in scale.reshape(-1)[:3])
+        return ModelError(
+            f"{self.file}: {op_of(node)} {node.name!r} has the scale {shown} in {scale.dtype}; "
+            "scales are finite floats above 0: quantize the network again"
+        )
 
     def _type(self, node: gs.Node, default: type[np.generic]) -> np.dtype[np.generic]:
         """Return the type of the integers of a node without a zero point."""
@@ -251,6 +260,8 @@ class _Stripper:
                 f"{self.file}: {op_of(node)} {node.name!r} has a scale for each channel of an "
                 "activation, which no target's INT8 takes; quantize the float model"
             )
+        if not scale.all():
+            raise self._no_scale(node, scale)
         limits = np.iinfo(zero.dtype)
         return Steps(float(scale.item()), int(zero.item()), int(limits.min), int(limits.max))
 
@@ -306,7 +317,9 @@ class _Stripper:
         """Write the numbers that stored integers stand for, and remember the integers."""
         axis = int(node.attrs.get("axis", 1)) % value.ndim if scale.size > 1 else None
         steps, offset = (along(_flat(entry), axis, value.ndim) for entry in (scale, zero))
-        whole = value.astype(np.int64) - offset.astype(np.int64)
+        # A channel of scale 0 is one of zeros, with the scale that such a one has here.
+        whole = np.where(steps > 0, value.astype(np.int64) - offset.astype(np.int64), 0)
+        scale = np.where(scale > 0, scale, np.float32(1))
         number = gs.Constant(
             self.names.tensor(f"{node.outputs[0].name}/value"),
             np.asarray(whole.astype(np.float32) * steps, np.float32),

@@ -13,6 +13,7 @@ from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert import Original
+from tests.conftest import few
 from tests.convert.one_operator import outputs, x
 
 tf = pytest.importorskip("tensorflow")
@@ -164,6 +165,8 @@ DIAGONALS = {
     "filled": lambda v: tf.linalg.diag(v, padding_value=7.0),
     "set_wide": lambda v: tf.linalg.set_diag(tf.ones([3, 3, 5]), v),
     "set_tall": lambda v: tf.linalg.set_diag(tf.ones([3, 5, 3]), v),
+    "set_above": lambda v: tf.linalg.set_diag(tf.ones([3, 4, 5]), v, k=2),
+    "set_below": lambda v: tf.linalg.set_diag(tf.ones([3, 5, 4]), v, k=-2),
 }
 
 
@@ -172,6 +175,99 @@ def test_a_diagonal_is_put_into_its_matrix(tmp_path: Path, kind: str) -> None:
     value = RNG.standard_normal((3, 3)).astype(np.float32)
     theirs, mine = outputs(tmp_path, lambda: DIAGONALS[kind](x(None, 3)), x=value)
     np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    "align", few(["RIGHT_LEFT", "LEFT_RIGHT", "LEFT_LEFT", "RIGHT_RIGHT"], 2, 2)
+)
+@pytest.mark.parametrize(("rows", "columns"), [(4, 4), (3, 6), (6, 3)])
+@pytest.mark.parametrize("band", [(-1, 1), (-2, 0), (0, 2), (1, 2), (-2, -1)])
+def test_a_band_of_diagonals_is_put_into_its_matrix(
+    tmp_path: Path, band: tuple[int, int], rows: int, columns: int, align: str
+) -> None:
+    count = band[1] - band[0] + 1
+    longest = min(rows + min(band[1], 0), columns - max(band[0], 0))
+    value = RNG.standard_normal((2, count, longest)).astype(np.float32)
+
+    def build() -> Any:
+        given = x(None, count, longest)
+        return tf.linalg.set_diag(tf.ones([2, rows, columns]), given, k=band, align=align)
+
+    theirs, mine = outputs(tmp_path, build, x=value)
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_diagonals_of_a_matrix_of_unknown_size_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(NotSupportedError, match=r"MatrixSetDiagV3 \(.*the size of the matrix"):
+        outputs(tmp_path, lambda: tf.linalg.set_diag(x(None, None), x(3, name="d")))
+
+
+# Order ----------------------------------------------------------------------------------------
+
+# What TopK of floats would round, or take for another sign.
+LARGE = {
+    kind: np.array([[2**24 + 1, 2**24, -(2**24) - 3, 7], [*np.iinfo(kind).min + np.arange(2), 3,
+                    np.iinfo(kind).max]], kind)
+    for kind in ("int32", "int64")
+}  # fmt: skip
+ORDERED = {
+    **LARGE,
+    "float64": np.array([[1.0, 1 + 1e-12, 1 - 1e-12, 0]]),
+    "float16": np.array([[1, 2, 2, -3]], np.float16),
+    "int8": np.array([[5, -128, 127, 5]], np.int8),
+    "int16": np.array([[5, -(2**15), 2**15 - 1, 5]], np.int16),
+    "uint8": np.array([[5, 255, 0, 5]], np.uint8),
+    "uint32": np.array([[2**32 - 1, 2**32 - 2, 2**31, 1]], np.uint32),
+}
+
+
+@pytest.mark.parametrize("part", ["values", "indices"])
+@pytest.mark.parametrize("kind", ORDERED)
+def test_the_largest_are_found_as_they_are(tmp_path: Path, kind: str, part: str) -> None:
+    def build() -> Any:
+        return getattr(tf.math.top_k(x(None, 4, dtype=tf.as_dtype(kind)), 3), part)
+
+    theirs, mine = outputs(tmp_path, build, x=ORDERED[kind])
+    assert theirs.dtype == mine.dtype
+    np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(0, 1), (1, 0), (2, 0), (0, 3), (3, 1), (2, 3)])
+def test_sequences_lie_along_any_axis(tmp_path: Path, batch: int, steps: int) -> None:
+    value = RNG.standard_normal((2, 3, 4, 5)).astype(np.float32)
+    lengths = np.arange(value.shape[batch], dtype=np.int32) % value.shape[steps]
+
+    def build() -> Any:
+        given = x(*value.shape[:1], *value.shape[1:]), x(*lengths.shape, dtype=tf.int32, name="n")
+        return tf.reverse_sequence(*given, seq_axis=steps, batch_axis=batch)
+
+    theirs, mine = outputs(tmp_path, build, x=value, n=lengths)
+    np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_the_loss_of_an_unlikely_class_is_finite(tmp_path: Path, kind: str) -> None:
+    value = np.array([[-3e4, 0, 1], [1, 2, 3], [200, 0, -200]], kind)
+    labels = np.array([0, 1, 2], np.int32)
+
+    def build() -> Any:
+        logits = x(None, 3, dtype=tf.as_dtype(kind))
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(
+            x(None, dtype=tf.int32, name="n"), logits
+        )
+
+    theirs, mine = outputs(tmp_path, build, x=value, n=labels)
+    assert np.isfinite(theirs).all()
+    np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+
+
+def test_the_gradient_of_a_loss_is_refused_by_name(tmp_path: Path) -> None:
+    def build() -> Any:
+        labels = x(None, dtype=tf.int32, name="n")
+        return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=x(None, 3), labels=labels)[1]
+
+    with pytest.raises(NotSupportedError, match=r"CrossEntropyWithLogits \(.*its gradient is read"):
+        outputs(tmp_path, build)
 
 
 def test_an_output_that_is_constant_is_there(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxgraft.errors import InputError, NotSupportedError
+from onnxgraft.errors import InputError, ModelError, NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.exact import exact
@@ -289,6 +289,49 @@ UNKNOWN = {
 def test_what_has_no_fixed_scales_is_refused_by_name(text: str, said: str) -> None:
     with pytest.raises(NotSupportedError, match=said):
         retarget(model_of(text, UNKNOWN), placement("tensorrt"))
+
+
+ODD_SCALES = """
+network (float[N, 8] x) => (float[N, 4] y) {
+    q = QuantizeLinear (x, s)
+    p = DequantizeLinear (q, s)
+    d = DequantizeLinear <axis = 1> (w, ws)
+    y = MatMul (p, d)
+}
+"""
+
+
+def scaled(activation: Any = 0.05, weights: Any = 0.01) -> Model:
+    """Return a product with these scales of its activation and of the second channel."""
+    whole = np.random.default_rng(0).integers(-127, 128, (8, 4)).astype(np.int8)
+    scales = np.array([0.01, weights, 0.02, 0.03], np.float32)
+    return model_of(ODD_SCALES, {"s": np.asarray(activation), "w": whole, "ws": scales})
+
+
+@pytest.mark.parametrize("target", ["openvino", "tensorrt"])
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"activation": np.float32(0)}, "QuantizeLinear 'q' has the scale 0 in float32"),
+        ({"activation": np.float32(-1)}, "QuantizeLinear 'q' has the scale -1 in float32"),
+        ({"activation": np.float32("nan")}, "QuantizeLinear 'q' has the scale nan in float32"),
+        ({"activation": np.float32("inf")}, "QuantizeLinear 'q' has the scale inf in float32"),
+        ({"activation": np.int8(1)}, "QuantizeLinear 'q' has the scale 1 in int8"),
+        ({"weights": -1}, "DequantizeLinear 'd' has the scale 0.01, -1, 0.02"),
+        ({"weights": np.nan}, "DequantizeLinear 'd' has the scale 0.01, nan, 0.02"),
+        ({"weights": np.inf}, "DequantizeLinear 'd' has the scale 0.01, inf, 0.02"),
+    ],
+)
+def test_what_is_no_scale_is_refused_by_name(odd: Any, said: str, target: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        retarget(scaled(**odd), placement(target))
+
+
+def test_weights_whose_scale_is_0_are_0_with_a_scale_that_targets_take() -> None:
+    found = retarget(scaled(weights=0), placement("tensorrt"))
+    (stored,) = found.improved.weights.values()
+    assert not stored.numbers[:, 1].any()
+    np.testing.assert_array_equal(stored.scale, np.array([0.01, 1, 0.02, 0.03], np.float32))
 
 
 def test_a_float_graph_is_refused() -> None:

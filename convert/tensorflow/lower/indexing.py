@@ -7,6 +7,7 @@ from typing import Any
 
 from onnx import TensorProto
 
+from onnxgraft.errors import NotSupportedError
 from onnxgraft.stages.convert.tensorflow.lower.writing import (
     NewerOpset,
     Value,
@@ -19,10 +20,13 @@ __all__ = [
     "dense_bincount",
     "invert_permutation",
     "one_hot",
+    "picked_entropy",
+    "reverse_sequence",
     "scatter",
     "scatter_nd",
     "tensor_scatter_max",
     "tensor_scatter_min",
+    "top_k",
 ]
 
 _INT64 = TensorProto.INT64
@@ -129,6 +133,77 @@ def invert_permutation(ctx: Any, node: Any, name: str, args: Any) -> None:
     def formula(w: Writer, x: Sequence[Value]) -> Value:
         steps = w.range(w.size(x[0], 0).to(x[0].dtype))
         return w.op("ScatterElements", x[0], x[0].to(_INT64), steps, axis=0)
+
+    replace(ctx, node, formula)
+
+
+def reverse_sequence(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Write ReverseSequence with the batch and the steps in front, as ONNX has them."""
+    axes = [node.get_attr_value("batch_dim", 0), node.get_attr_value("seq_dim")]
+    if set(axes) == {0, 1}:
+        theirs(ctx, node)
+        return
+    rank = ctx.get_rank(node.input[0])
+    if rank is None:
+        raise NotSupportedError(
+            f"{node.type} ({node.name}) can't be converted: its rank is not known; cut the graph "
+            "before it with --outputs"
+        )
+    there = [*axes, *(axis for axis in range(rank) if axis not in axes)]
+
+    def formula(w: Writer, x: Sequence[Value]) -> Value:
+        turned, lengths = x[0].transpose(*there), x[1].to(_INT64)
+        made = w.op("ReverseSequence", turned, lengths, batch_axis=0, time_axis=1)
+        return made.transpose(*(there.index(axis) for axis in range(rank)))
+
+    replace(ctx, node, formula)
+
+
+# The type in which TopK sorts those that onnxruntime does not sort.
+_SORTED: dict[int, int] = {
+    TensorProto.FLOAT16: TensorProto.FLOAT,
+    TensorProto.BFLOAT16: TensorProto.FLOAT,
+    TensorProto.INT8: TensorProto.INT32,
+    TensorProto.INT16: TensorProto.INT32,
+    TensorProto.UINT8: TensorProto.INT32,
+    TensorProto.UINT16: TensorProto.INT32,
+    TensorProto.UINT32: _INT64,
+}
+
+
+def top_k(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Write TopK of a type that holds every value; tf2onnx sorts floats."""
+    w = Writer(ctx, node)
+    given, k = (w.value(tensor) for tensor in node.input)
+    outputs = list(node.output)
+    told = [(ctx.get_shape(output), ctx.get_dtype(output)) for output in outputs]
+    in_order = int(node.get_attr_value("sorted", 1))
+    sorts = _SORTED.get(given.dtype, given.dtype)
+    ctx.remove_node(node.name)
+    made = ctx.make_node(
+        "TopK", [given.to(sorts).name, k.to(_INT64).reshape(1).name], output_count=2,
+        attr={"sorted": in_order}, dtypes=[sorts, _INT64],
+    )  # fmt: skip
+    for source, kind, output, (shape, dtype) in zip(
+        made.output, (sorts, _INT64), outputs, told, strict=True
+    ):
+        value = Value(w, str(source), kind).to(dtype)
+        ctx.make_node("Identity", [value.name], outputs=[output], shapes=[shape], dtypes=[dtype])
+
+
+def picked_entropy(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Write -log softmax(x) of the labelled class, where it is far from the largest too."""
+    gradient = node.output[1]
+    if gradient in ctx.outputs or ctx.find_output_consumers(gradient):
+        raise NotSupportedError(
+            f"{node.type} ({node.name}) can't be converted: its gradient is read; cut the graph "
+            "before it with --outputs"
+        )
+
+    def formula(w: Writer, x: Sequence[Value]) -> Value:
+        logs = w.op("LogSoftmax", x[0], axis=-1)
+        labels = x[1].to(_INT64).unsqueeze(-1)
+        return w.op("Neg", w.op("GatherElements", logs, labels, axis=-1).squeeze(-1))
 
     replace(ctx, node, formula)
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from onnx import TensorProto
+
+from onnxgraft.errors import NotSupportedError
+from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tensorflow.lower.writing import Value, Writer, replace, theirs
 
 __all__ = ["euclidean_norm", "matrix_diag", "matrix_set_diag"]
@@ -49,18 +54,44 @@ def matrix_diag(ctx: Any, node: Any, name: str, args: Any) -> None:
 
 
 def matrix_set_diag(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """Write another main diagonal into a matrix; other diagonals are tf2onnx's."""
+    """Write other diagonals into a matrix, whose size is known."""
     look = Writer(ctx, node)
-    shape = ctx.get_shape(node.input[0])
-    known = shape is not None and min(shape[-2:]) > 0
-    if not known or not _main(look, look.value(node.input[2])):
-        theirs(ctx, node)
-        return
+    shape, ends = ctx.get_shape(node.input[0]), look.known(look.value(node.input[2]))
+    if shape is None or min(shape[-2:]) < 1 or ends is None:
+        raise NotSupportedError(
+            f"{node.type} ({node.name}) can't be converted: which diagonals it sets, or the size "
+            "of the matrix, is not known; cut the graph before it with --outputs"
+        )
+    rows, columns = shape[-2:]
+    least, most = ends.reshape(-1)[[0, -1]].tolist()
+    align = node.get_attr_value("align", b"RIGHT_LEFT").decode()
 
     def formula(w: Writer, x: Sequence[Value]) -> Value:
-        # The diagonal is as long as the shorter side.
-        diagonal = x[1].unsqueeze(-2 if shape[-1] <= shape[-2] else -1)
-        place = _diagonal(w, w.size(x[0], -2), w.size(x[0], -1))
-        return place.where(diagonal, x[0])
+        if least == most == 0:  # it is as long as the shorter side
+            diagonal = x[1].unsqueeze(-2 if columns <= rows else -1)
+            return _diagonal(w, w.size(x[0], -2), w.size(x[0], -1)).where(diagonal, x[0])
+        within, at = _band(rows, columns, least, most, align)
+        stored = x[1] if least == most else x[1].reshape(*[0] * (len(shape) - 2), -1)
+        spread = w.op("Gather", stored, w.const(at, TensorProto.INT64), axis=len(shape) - 2)
+        return w.const(within, TensorProto.BOOL).where(spread, x[0])
 
     replace(ctx, node, formula)
+
+
+def _band(rows: int, columns: int, least: int, most: int, align: str) -> tuple[Array, Array]:
+    """Return which places of a matrix are in a band, and where a list of its diagonals has them.
+
+    The list begins with the highest diagonal; each is as long as the longest and lies at its left
+    or right end: those above the main diagonal as the first word of ``align`` says, those below as
+    the second, and the main one at the left end if either says so (TensorFlow's
+    matrix_set_diag_op.cc).
+    """
+    longest = min(rows + min(most, 0), columns - max(least, 0))
+    row, column = np.indices((rows, columns))
+    number = column - row
+    length = np.minimum(rows + np.minimum(number, 0), columns - np.maximum(number, 0))
+    above, below = (word == "LEFT" for word in align.split("_"))
+    left = ((number >= 0) & above) | ((number <= 0) & below)
+    at = (most - number) * longest + np.where(left, 0, longest - length) + np.minimum(row, column)
+    within = (number >= least) & (number <= most)
+    return within, np.where(within, at, 0)

@@ -61,9 +61,12 @@ from onnxgraft.stages.convert.tensorflow.lower.indexing import (
     dense_bincount,
     invert_permutation,
     one_hot,
+    picked_entropy,
+    reverse_sequence,
     scatter_nd,
     tensor_scatter_max,
     tensor_scatter_min,
+    top_k,
 )
 from onnxgraft.stages.convert.tensorflow.lower.matrices import (
     euclidean_norm,
@@ -204,7 +207,7 @@ OPERATORS = {
     "Log1p": Operator(by(log1p), "2 atanh(x / (2 + x)) for abs(x) < 1/2, else log(1 + x)"),
     "LowerBound": Operator(lower_bound, "how many of the sorted numbers are below the value"),
     "MatrixDiagV3": Operator(matrix_diag, "Where on the diagonal"),
-    "MatrixSetDiagV3": Operator(matrix_set_diag, "Where on the diagonal"),
+    "MatrixSetDiagV3": Operator(matrix_set_diag, "Where on the diagonals"),
     "MaxPoolWithArgmax": Operator(
         max_pool_with_argmax, "MaxPool with indices, of float32 or float64 where ONNX has no other"
     ),
@@ -240,6 +243,9 @@ OPERATORS = {
     "ResizeNearestNeighbor": Operator(
         resize_nearest, "Resize, or two Gathers where it would round a tie otherwise"
     ),
+    "ReverseSequence": Operator(
+        reverse_sequence, "ReverseSequence, with the batch and the steps moved to the front"
+    ),
     "ReverseV2": Operator(complex_layout, "a Slice backwards; of complex numbers, of both parts"),
     "ScaleAndTranslate": Operator(
         scale_and_translate, "two MatMuls, with the weights of the kernel, antialiased or not"
@@ -255,6 +261,9 @@ OPERATORS = {
     "Select": Operator(select, "Where; tf2onnx's c x + (1 - c) y lets a NaN of y through"),
     "SelectV2": Operator(select, "Where, likewise"),
     "ShapeN": Operator(shape_n, "a Shape for each of the tensors"),
+    "SparseSoftmaxCrossEntropyWithLogits": Operator(
+        picked_entropy, "the LogSoftmax of the labelled class, negated"
+    ),
     "Squeeze": Operator(complex_layout, "Squeeze; of complex numbers, of both parts"),
     "StridedSlice": Operator(complex_layout, "Slice; of complex numbers, of both parts"),
     "Sub": Operator(complex_sum, "Sub; of complex numbers, of both parts"),
@@ -265,6 +274,7 @@ OPERATORS = {
     ),
     "TensorScatterMin": Operator(tensor_scatter_min, "ScatterND that takes the least, likewise"),
     "Tile": Operator(complex_layout, "Tile; of complex numbers, of both parts"),
+    "TopKV2": Operator(top_k, "TopK, of integers as such; tf2onnx rounds them to float32"),
     "Transpose": Operator(complex_layout, "Transpose; of complex numbers, of both parts"),
     "TruncateMod": Operator(by(trunc_mod), "Mod with fmod=1"),
     "UnsortedSegmentMax": Operator(
