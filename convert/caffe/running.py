@@ -243,7 +243,13 @@ DEPARTURES: dict[str, tuple[tuple[Callable[[Layer], bool], str], ...]] = {
     ),
     "Reorg": ((_number("reorg_param", "stride", 2), "its stride is always 2"),),
     "Reshape": ((_given("reshape_param", "num_axes"), "it counts num_axes otherwise"),),
-    "Scale": ((lambda layer: len(layer.bottoms) > 1 and bool(layer.blobs), "it drops the bias"),),
+    "Scale": (
+        (lambda layer: len(layer.bottoms) > 1 and bool(layer.blobs), "it drops the bias"),
+        (
+            lambda layer: layer.parameter("scale_param").integer("axis", 1) < 0,
+            "it crashes on a negative axis",
+        ),
+    ),
     "Slice": (
         (_given("slice_param", "slice_dim"), "it ignores slice_dim"),
         (_missing("slice_param", "slice_point"), "it counts equal parts otherwise"),

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
+from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
@@ -162,6 +163,17 @@ def test_gates_with_other_activations(tmp_path: Path, op: str, activation: str) 
 def test_an_activation_that_the_operator_does_not_have_stays_a_loop(tmp_path: Path) -> None:
     network = sequence(layers.GRU(5, activation="gelu"))
     assert agree(saved(tmp_path, network)) == {"Loop": 1}
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("op", few(CELLS, 1))
+def test_a_layer_that_keeps_its_state_is_refused_by_what_it_does(
+    tmp_path: Path, op: str, suffix: str
+) -> None:
+    given = keras.Input(batch_shape=(1, 6, 3))
+    network = keras.Model(given, CELLS[op](5, stateful=True)(given))
+    with pytest.raises(NotSupportedError, match=r"writes to variables as it runs.*stateful=False"):
+        Original.of(saved(tmp_path, network, suffix)).lower()
 
 
 @pytest.mark.parametrize("op", CELLS)

@@ -355,6 +355,13 @@ def freeze(function: Any, names_in: Sequence[str], names_out: Sequence[str]) -> 
         try:
             constant = convert_variables_to_constants_v2(function, lower_control_flow=False)
         except Exception as error:  # likewise
+            written = [o.name for o in function.graph.get_operations() if "Assign" in o.type]
+            if written:
+                raise NotSupportedError(
+                    f"the model writes to variables as it runs ({written[0]}), which no engine "
+                    "keeps; build it without (a recurrent layer with stateful=False), or with its "
+                    "state as an input and an output"
+                ) from error
             raise ModelError(f"TensorFlow can't freeze the model: {reason_of(error)}") from error
     given = {tensor.name for tensor in constant.inputs}
     if len(given) != len(names_in):

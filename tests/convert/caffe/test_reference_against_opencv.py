@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from models.caffemodel import caffemodel
+from onnxgraft import convert
 from onnxgraft.graph.tensors import Array
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert.caffe.converting import load_net
 from onnxgraft.stages.convert.caffe.running import departures
-from tests.convert.caffe.net import ROUNDING, Case, every_case
+from tests.convert.caffe.net import ROUNDING, Case, every_case, inputs, layer
 
 # OpenCV reads beyond the one value that stands for three axes; what is there may end the process.
 UNSAFE = "three axes want three values"
@@ -100,3 +102,17 @@ def test_opencv_is_no_judge_of_what_it_computes_otherwise(case: Case, tmp_path: 
     weights.write_bytes(caffemodel(case.weights))
     told = departures(load_net(net, weights if case.weights else None))
     assert told, f"convert/caffe/running.py has no line that says so of {case.kind}"
+
+
+def test_opencv_is_not_asked_to_scale_along_a_negative_axis(tmp_path: Path) -> None:
+    """It raises an error of some, and crashes on others."""
+    net, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    net.write_text(
+        inputs(x=(2, 4, 7, 8)) + layer("Scale", params="scale_param { axis: -1 bias_term: true }")
+    )
+    weights.write_bytes(caffemodel({"it": ("Scale", [np.ones(8), np.ones(8)])}))
+    result = convert(net, weights=weights)
+    assert "it crashes on a negative axis" in result.warnings[0]
+    with OnnxRuntime(result.model.to_onnx()) as session:
+        found = session.infer({"x": np.ones((1, 4, 7, 8), np.float32)})["y"]
+    assert (found == 2).all()
