@@ -8,7 +8,7 @@ biases and activations that are fused where tf2onnx does not look become operato
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,19 @@ _STORED = ("INT16", "INT8", "UINT8")
 _BIASES = ("INT32", "INT64")
 # They pass on what is behind them, constants too.
 _UNPACKING = ("DENSIFY", "DEQUANTIZE")
+# What they make is within the range of what they read, if the scale is the same ...
+_KEEPING = (
+    "AVERAGE_POOL_2D", "BATCH_TO_SPACE_ND", "CONCATENATION", "DEPTH_TO_SPACE", "EXPAND_DIMS",
+    "GATHER", "GATHER_ND", "MAXIMUM", "MAX_POOL_2D", "MINIMUM", "MIRROR_PAD", "PACK", "PAD",
+    "RELU", "RESHAPE", "REVERSE_V2", "SLICE", "SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH", "SPLIT",
+    "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK",
+)  # fmt: skip
+# ... and what these make is within 1, for which 16 bits have room.
+_BOUNDED = ("LOGISTIC", "SOFTMAX", "TANH")
+# The whole numbers of 16 bits.
+_LEAST, _MOST = -(1 << 15), (1 << 15) - 1
+
+_Within = Callable[[Lite, Any, int, int, float], list[Any]]
 
 
 @dataclass
@@ -101,7 +114,7 @@ def _prepared(
     _drop_unused(lite, lite.main)
     for graph in _reached(lite):
         _unpack(lite, graph)
-        widened = _widen(lite, graph, done, rounding)
+        widened = _widen(lite, graph, done, _in_steps if rounding else _in_range)
         _dequantize(lite, graph, done, rounding, widened)
         split_complex(lite, graph)
         fuse_sequences(lite, graph)
@@ -170,7 +183,7 @@ def in_floats(lite: Lite) -> None:
     """Give layers with float activations and int8 weights the weights as floats."""
     for graph in lite.model.subgraphs:
         _unpack(lite, graph)
-        widened = _widen(lite, graph, Prepared(), rounding=False)
+        widened = _widen(lite, graph, Prepared(), _between)
         _dequantize(lite, graph, Prepared(), rounding=False, widened=widened)
 
 
@@ -259,8 +272,14 @@ def _in_float(lite: Lite, tensor: Any, value: Array) -> Array:
     return np.asarray((value.astype(np.int64) - zero).astype(np.float32) * scale, np.float32)
 
 
-def _widen(lite: Lite, graph: Any, done: Prepared, rounding: bool) -> set[int]:
+def _widen(lite: Lite, graph: Any, done: Prepared, within: _Within) -> set[int]:
     """Let 16-bit activations, which ONNX's QuantizeLinear lacks, be floats; return their numbers.
+
+    Args:
+        lite: The model.
+        graph: Of it.
+        done: Is told what is rounded.
+        within: Writes what holds a tensor in the range of its 16 bits.
 
     Raises:
         NotSupportedError: An input or output of the model is one of them.
@@ -286,30 +305,53 @@ def _widen(lite: Lite, graph: Any, done: Prepared, rounding: bool) -> set[int]:
         passes = lite.kind(operator) in ("DEQUANTIZE", "QUANTIZE") and source is not None
         target = operator.outputs[0] if operator.outputs else -1
         if passes and lite.type_of(graph.tensors[target]) == "FLOAT32" == lite.type_of(source):
-            if target not in widened or not rounding:
+            if target not in widened:
                 moved[target] = operator.inputs[0]
-                continue
-            operator = _in_steps(lite, operator.inputs[0], target, widened[target])
-            written.append(operator)
+            else:
+                written += within(lite, graph, operator.inputs[0], target, widened[target])
             continue
         if passes and target in widened:
             operator = lite.operator("DEQUANTIZE", operator.inputs, operator.outputs)
         written.append(operator)
+        read = {widened[index] for index in operator.inputs if index in widened}
         for place, made in enumerate(operator.outputs):
-            if made in widened:
-                done.rounded.append(graph.tensors[made].name)
-                if rounding:
-                    inner = lite.like(made, f"{graph.tensors[made].name}/before", graph)
-                    operator.outputs[place] = inner
-                    written.append(_in_steps(lite, inner, made, widened[made]))
+            if made not in widened:
+                continue
+            done.rounded.append(graph.tensors[made].name)
+            kept = lite.kind(operator) in _KEEPING and read == {widened[made]}
+            if within is _in_steps or not (kept or lite.kind(operator) in _BOUNDED):
+                inner = lite.like(made, f"{graph.tensors[made].name}/before", graph)
+                operator.outputs[place] = inner
+                written += within(lite, graph, inner, made, widened[made])
     graph.operators = written
     graph.outputs = [moved.get(index, index) for index in graph.outputs]
     return set(widened)
 
 
-def _in_steps(lite: Lite, source: int, target: int, scale: float) -> Any:
-    """Return an operator that rounds a tensor to the steps of 16 bits."""
-    return lite.operator("GRAFT_STEPS", [source], [target], {"scale": scale})
+def _in_steps(lite: Lite, graph: Any, source: int, target: int, scale: float) -> list[Any]:
+    """Return an operator that rounds a tensor to the steps of 16 bits, within their range."""
+    return [lite.operator("GRAFT_STEPS", [source], [target], {"scale": scale})]
+
+
+def _in_range(lite: Lite, graph: Any, source: int, target: int, scale: float) -> list[Any]:
+    """Return an operator that cuts off what is beyond the range of 16 bits."""
+    bounds = {"low": _LEAST * scale, "high": _MOST * scale}
+    return [lite.operator("GRAFT_CLIP", [source], [target], bounds)]
+
+
+def _between(lite: Lite, graph: Any, source: int, target: int, scale: float) -> list[Any]:
+    """Return TensorFlow's own operators that do so."""
+    name = graph.tensors[target].name
+    below = lite.like(target, f"{name}/below", graph)
+    written = []
+    for kind, end, given, made in (
+        ("MINIMUM", _MOST, source, below),
+        ("MAXIMUM", _LEAST, below, target),
+    ):
+        limit = lite.add_constant(np.array(end * scale, np.float32), f"{name}/{kind}", graph)
+        options = lite.schema.MaximumMinimumOptionsT()
+        written.append(lite.operator(kind, [given, limit], [made], options))
+    return written
 
 
 def _dequantize(lite: Lite, graph: Any, done: Prepared, rounding: bool, widened: set[int]) -> None:
