@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxgraft.errors import NotSupportedError
 from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
 from tests.convert.one_operator import outputs, x
 
@@ -41,6 +42,38 @@ def test_a_transposed_convolution_of_any_kernel_and_stride(
     theirs, mine = outputs(tmp_path, build, x=value)
     # float32 sums of at most 27 products of size 1.
     np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+
+def quantized(value: Any, low: Any, high: Any, axis: int | None = None, **more: Any) -> Any:
+    return tf.quantization.quantize_and_dequantize_v2(
+        value, low, high, range_given=True, axis=axis, **more
+    )
+
+
+ENDS = np.array([1.0, 2.0, 3.0], np.float32)
+QUANTIZED = {
+    "narrow": lambda v: quantized(v, -1.0, 0.9, narrow_range=True),
+    "narrow_above": lambda v: quantized(v, -0.5, 1.0, narrow_range=True),
+    "narrow_by_channel": lambda v: quantized(v, -ENDS, ENDS, 1, narrow_range=True),
+    "narrow_of_a_relu": lambda v: quantized(tf.nn.relu(v), -1.0, 1.0, narrow_range=True),
+    "wide": lambda v: quantized(v, -1.0, 0.9),
+    "unsigned": lambda v: quantized(v, 0.0, 1.0, signed_input=False),
+    "third": lambda v: tf.raw_ops.QuantizeAndDequantizeV3(
+        input=v, input_min=-1.0, input_max=1.0, num_bits=8, narrow_range=True
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_quantization_in_training_keeps_its_range(tmp_path: Path, kind: str) -> None:
+    value = 3 * RNG.standard_normal((4, 3, 50)).astype(np.float32)
+    theirs, mine = outputs(tmp_path, lambda: QUANTIZED[kind](x(None, 3, 50)), x=value)
+    np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_quantization_to_other_bits_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(NotSupportedError, match=r"QuantizeAndDequantizeV4 \(.*not round to 8 bits"):
+        outputs(tmp_path, lambda: quantized(x(None, 3), -1.0, 1.0, num_bits=4))
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -255,7 +255,8 @@ class _Search:
             self._readable = [
                 e for e in self._readable if e.tensor in theirs or e.tensor not in read
             ]
-        window = [entry for entry in window if entry.tensor in theirs]
+        # One that a quantizer alone makes of an input has no layer.
+        window = [e for e in window if e.tensor in theirs and segments[e.tensor].nodes]
         # A runtime may keep more digits between nodes than the graph says, but not in its outputs.
         wanted += [name for segment in segments.values() for name in self._halves(segment)]
         given = self._given(needed, theirs)

@@ -199,7 +199,7 @@ class ForcedGraph:
         return "fp16" if types & set(HALF_TYPES) else "fp32"
 
     def run(self, wanted: Sequence[str], given: Mapping[str, Array], feeds: Feeds) -> Outputs:
-        """Return the tensors ``wanted``, each of them computed from ``given``.
+        """Return the tensors ``wanted``, each computed from ``given``; those that are fed are not.
 
         Args:
             wanted: Tensors of the graph.
@@ -235,6 +235,8 @@ class ForcedGraph:
             for name in dict.fromkeys(targets.values())
             if name in self.makers
         )
+        if not part.graph.output:
+            return {}
         with OnnxRuntime(part, optimize=False) as session:
             fed = {value.name for value in inputs}
             values: dict[str, Array] = {

@@ -2,7 +2,8 @@
 
 A transposed convolution whose output is larger than its kernels reach gets zeros behind the kernel;
 a batch normalization in training mode, as Keras writes it, is made one that tf2onnx takes for such;
-and ranks and shapes that are known become constants.
+what is quantized to a narrow range is held in it; and ranks and shapes that are known become
+constants.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.names import free
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
 __all__ = ["repair"]
+
+# What tf2onnx writes as QuantizeLinear and DequantizeLinear.
+_QUANTIZERS = tuple(f"QuantizeAndDequantizeV{version}" for version in (2, 3, 4))
 
 
 def repair(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
@@ -46,6 +51,7 @@ def repair(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
         if node.op.startswith("FusedBatchNorm") and "exponential_avg_factor" in node.attr:
             node.attr["exponential_avg_factor"].f = 1.0
     _reach_with_zeros(graph_def, graph, weights)
+    _hold_in_narrow_ranges(graph_def, graph)
 
 
 def _put_constant(graph_def: Any, node: Any, number: int, value: Sequence[int]) -> None:
@@ -91,6 +97,52 @@ def _reach_with_zeros(graph_def: Any, graph: Any, weights: Mapping[str, Array]) 
         place.attr["dtype"].type = filters.attr["dtype"].type
         place.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(widened))
         node.input[1] = place.name
+
+
+def _hold_in_narrow_ranges(graph_def: Any, graph: Any) -> None:
+    """Cut off what is below -127 steps, where these are the least: QuantizeLinear goes to -128.
+
+    Raises:
+        NotSupportedError: There are more or less than 8 bits, which tf2onnx reads over.
+    """
+    tf = tensorflow()
+    nodes = {node.name: node for node in graph_def.node}
+
+    def known(name: str) -> Array | None:
+        source = nodes.get(name.removesuffix(":0"))
+        while source is not None and source.op == "Identity":
+            source = nodes.get(source.input[0].removesuffix(":0"))
+        if source is None or source.op != "Const":
+            return None
+        return np.asarray(tf.make_ndarray(source.attr["value"].tensor))
+
+    for node in [node for node in graph_def.node if node.op in _QUANTIZERS]:
+        bits = known(node.input[3]) if len(node.input) > 3 else node.attr["num_bits"].i
+        if bits is None or bits != 8:
+            raise NotSupportedError(
+                f"{node.op} ({node.name}) does not round to 8 bits, and no other number is "
+                "written; cut the graph before it with --outputs"
+            )
+        ends = [known(name) for name in node.input[1:3]]
+        held = nodes.get(node.input[0].removesuffix(":0"))
+        flags = (node.attr[key].b for key in ("narrow_range", "signed_input", "range_given"))
+        if not all(flags) or (held is not None and held.op in ("Relu", "Relu6")):
+            continue
+        if ends[0] is None or ends[1] is None:
+            continue  # which tf2onnx refuses
+        least = -np.maximum(-ends[0], ends[1])
+        if least.size > 1:
+            rank = graph.get_operation_by_name(node.name).inputs[0].shape.rank
+            least = least.reshape([-1 if a == node.attr["axis"].i else 1 for a in range(rank)])
+        limit = graph_def.node.add(name=free(set(nodes), f"{node.name}/least"), op="Const")
+        limit.attr["dtype"].type = node.attr["T"].type
+        limit.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(least, node.attr["T"].type))
+        nodes[limit.name] = limit
+        above = graph_def.node.add(name=free(set(nodes), f"{node.name}/held"), op="Maximum")
+        above.attr["T"].type = node.attr["T"].type
+        above.input.extend([node.input[0], limit.name])
+        nodes[above.name] = above
+        node.input[0] = above.name
 
 
 def _missing(node: Any, graph: Any, kernel: Sequence[int]) -> tuple[int, int]:

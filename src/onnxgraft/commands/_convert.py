@@ -172,7 +172,10 @@ def convert(
             failed = _compare(result, runs, temporary, original)
     if failed is not None:
         with status("looking for the first tensor that differs"), original.run() as running:
-            result.divergence = find_divergence(running, cleaned, failed)
+            try:
+                result.divergence = find_divergence(running, cleaned, failed)
+            except InputError as error:  # that the outputs differ is known all the same
+                result.notes.append(f"the first tensor that differs was not found: {error}")
     return result
 
 
