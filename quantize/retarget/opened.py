@@ -17,10 +17,11 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.node import Node
-from onnxgraft.graph.operators import constant_value, is_op, op_of
+from onnxgraft.graph.operators import is_op, op_of
+from onnxgraft.graph.signs import fixed_value
 from onnxgraft.graph.tensors import Array
 
-__all__ = ["OPENED", "fixed_value", "open_operators"]
+__all__ = ["OPENED", "open_operators"]
 
 # By the float operator that computes it: how many quantized inputs there are. Scales and zero
 # points of the inputs stand behind each, those of the output at the end.
@@ -63,14 +64,6 @@ def open_operators(graph: gs.Graph, file: str) -> None:
         elif is_op(node, "QLinearConcat", domain="com.microsoft"):
             parts = [node.inputs[at : at + 3] for at in range(2, len(node.inputs), 3)]
             opener.write(node, "Concat", parts, (), node.inputs[:2])
-
-
-def fixed_value(tensor: gs.Tensor) -> Array | None:
-    """Return the value of a constant, or None."""
-    if isinstance(tensor, gs.Constant):
-        return np.asarray(tensor.values)
-    maker = tensor.inputs[0] if tensor.inputs else None
-    return constant_value(maker) if maker is not None else None
 
 
 class _Opener:

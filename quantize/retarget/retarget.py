@@ -90,7 +90,7 @@ def retarget(model: Model, table: Placement) -> Retargeted:
     _check(copy, dynamic)
     open_operators(copy.graph, copy.file)
     tidy(copy.graph)
-    found = strip(copy, outputs=table.outputs)
+    found = strip(copy, table)
     if not found.steps and not dynamic:
         raise InputError(
             f"{model.file}: no activation is quantized, so that there are no scales to take over; "

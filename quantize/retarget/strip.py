@@ -19,11 +19,12 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.names import FreeNames
 from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import QUANTIZERS, is_op, op_of
+from onnxgraft.graph.signs import fixed_value, never_negative
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import tidy
+from onnxgraft.stages.quantize.improve.activations import activation_grid
 from onnxgraft.stages.quantize.improve.rounding import Stored, along, store
 from onnxgraft.stages.quantize.place.placement import KEEPING, Placement
-from onnxgraft.stages.quantize.retarget.opened import fixed_value
 
 __all__ = ["Found", "Steps", "strip"]
 
@@ -34,8 +35,6 @@ _MOVING = (
 )  # fmt: skip
 # Those that only look at the order of values, or at the shape.
 _LOOKING = ("ArgMax", "ArgMin", "Shape", "Size")
-_NEVER_NEGATIVE = ("HardSigmoid", "Relu", "Sigmoid", "Softmax")
-_AVERAGING = ("AveragePool", "GlobalAveragePool")
 
 
 @dataclass(frozen=True)
@@ -87,20 +86,20 @@ class Found:
         self.kept.append(constant)
 
 
-def strip(model: Model, *, outputs: bool) -> Found:
+def strip(model: Model, table: Placement) -> Found:
     """Take Q and DQ out of a graph, in place, and return what they said.
 
     Args:
         model: In the order in which its nodes run, without quantized operators.
-        outputs: Whether outputs of the graph may be quantized: each is then made by an Identity.
+        table: Of the target, which tells whether outputs may be quantized: an Identity makes each.
 
     Raises:
         NotSupportedError: See `retarget`.
     """
     found = Found()
-    _Stripper(model, found).run()
+    _Stripper(model, found, table).run()
     tidy(model.graph)
-    if not outputs:
+    if not table.outputs:
         _end_without_identity(model.graph, found)
     _turn_weights(model.graph, found)
     return found
@@ -109,8 +108,9 @@ def strip(model: Model, *, outputs: bool) -> Found:
 class _Stripper:
     """Takes Q and DQ out of a graph, in the order in which its nodes run."""
 
-    def __init__(self, model: Model, found: Found) -> None:
+    def __init__(self, model: Model, found: Found, table: Placement) -> None:
         self.graph, self.file, self.found = model.graph, model.file, found
+        self.table = table
         self.names = FreeNames(model.graph, model.names)
         self.outputs = {id(tensor) for tensor in model.graph.outputs}
         self.inputs = {id(tensor) for tensor in model.graph.inputs}
@@ -141,7 +141,7 @@ class _Stripper:
                 "float outputs, or cut it before with onnxgraft surgery --outputs"
             )
         steps = self._steps(node, scale, zero)
-        if steps.low == 0 and not self._never_negative(source):
+        if self._cuts(source, steps):
             source = self._clipped(source, steps)
         self._note(source, steps)
         self._stands_for(made, source, steps)
@@ -272,27 +272,22 @@ class _Stripper:
             steps = max(known, steps, key=lambda entry: entry.high - entry.low)
         self.found.steps[tensor.name] = steps
 
-    def _never_negative(self, tensor: gs.Tensor) -> bool:
-        while tensor.inputs and is_op(tensor.inputs[0], *KEEPING, *_AVERAGING, "Identity"):
-            tensor = tensor.inputs[0].inputs[0]
-        if id(tensor) in self.inputs:
-            return True  # as it was when the scale was chosen
-        if isinstance(tensor, gs.Constant):
-            return not bool((tensor.values < 0).any())
-        maker = tensor.inputs[0] if tensor.inputs else None
-        if is_op(maker, "Clip") and len(maker.inputs) > 1:
-            low = fixed_value(maker.inputs[1])
-            return low is not None and low.size == 1 and bool(low.item() >= 0)
-        if is_op(maker, "Add", "Concat", "Mul"):
-            return all(map(self._never_negative, maker.inputs))
-        return is_op(maker, *_NEVER_NEGATIVE)
+    def _cuts(self, tensor: gs.Tensor, steps: Steps) -> bool:
+        """Tell whether a QuantizeLinear cuts off what the target's does not, or is the Relu too."""
+        if steps.low == 0 and not never_negative(tensor, self.inputs):
+            return True  # which what runs in float wants as well; inputs are as they were measured
+        grid = activation_grid(steps.range(self.table), self.table)
+        limits = np.iinfo(grid.dtype)
+        low, high = ((end - grid.zero_point) * grid.scale for end in (limits.min, limits.max))
+        more = max(steps.low - low, high - steps.high) > 1.5 * steps.scale
+        return more and not (steps.low == 0 and never_negative(tensor))
 
     def _clipped(self, tensor: gs.Tensor, steps: Steps) -> gs.Tensor:
         """Write the Clip that a QuantizeLinear is too."""
         made = gs.Variable(self.names.tensor(f"{tensor.name}/clipped"), np.float32, tensor.shape)
         bounds = [
             gs.Constant(self.names.tensor(f"{made.name}/{end}"), np.array(value, np.float32))
-            for end, value in (("low", 0.0), ("high", steps.high))
+            for end, value in (("low", steps.low), ("high", steps.high))
         ]
         name = self.names.node(f"{tensor.name}/Clip")
         self.graph.nodes.append(Node("Clip", name, {}, [tensor, *bounds], [made]))

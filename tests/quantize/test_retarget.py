@@ -14,6 +14,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.exact import exact
 from onnxgraft.run.feeds import random_feeds
+from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize import placement, quantize, read_cache, retarget
 from onnxgraft.stages.validate import bisect
 from onnxgraft.targets import find_target, target_names
@@ -199,8 +200,8 @@ def test_rectifiers_that_onnxruntime_leaves_to_q_are_written_again(
 ) -> None:
     given = by_onnxruntime(tmp_path, form)
     assert not {"Clip", "Relu"} & given.operators().keys()
+    assert retarget(given, placement("onnxruntime")).model.operators()["Clip"] == 2
     plain = retarget(given, placement("tensorrt")).model
-    assert plain.operators()["Clip"] == 2
     feeds = random_feeds(plain.inputs, 4, seed=3)
     expected = infer(Model.load(tmp_path / "float.onnx"), feeds)["y"]
     # Weights of eight bits are 40 dB; without the rectifiers nothing is left.
@@ -325,6 +326,42 @@ def scaled(activation: Any = 0.05, weights: Any = 0.01) -> Model:
 def test_what_is_no_scale_is_refused_by_name(odd: Any, said: str, target: str) -> None:
     with pytest.raises(ModelError, match=said):
         retarget(scaled(**odd), placement(target))
+
+
+CUT = """
+network (float[N, 8] x) => (float[N, 4] y) {
+    d = DequantizeLinear <axis = 1> (w, ws)
+    h = MatMul (x, square)
+    q = QuantizeLinear (h, s, z)
+    p = DequantizeLinear (q, s, z)
+    y = MatMul (p, d)
+}
+"""
+
+
+@pytest.mark.parametrize("place", ["layer", "input"])
+@pytest.mark.parametrize("zero", [0, 10, 128, 200, 255])
+@pytest.mark.parametrize("target", ["tensorrt", "openvino", "onnxruntime"])
+def test_what_a_quantizer_cuts_off_is_cut_off_for_every_target(
+    target: str, zero: int, place: str
+) -> None:
+    """A zero point that is not in the middle leaves less room on one side."""
+    text = CUT if place == "layer" else CUT.replace("MatMul (x, square)", "Identity (x)")
+    whole = np.random.default_rng(0).integers(-127, 128, (8, 4)).astype(np.int8)
+    model = model_of(text, {
+        "w": whole, "ws": np.array([0.01, 0.01, 0.02, 0.03], np.float32), "s": np.float32(0.02),
+        "z": np.uint8(zero),
+        "square": np.random.default_rng(1).normal(size=(8, 8)).astype(np.float32),
+    })  # fmt: skip
+    given = 2 * np.random.default_rng(2).standard_normal((64, 8)).astype(np.float32)
+    if place == "input" and zero == 0 and target != "tensorrt":
+        given = np.abs(given)  # as it was measured
+    with OnnxRuntime(model.to_onnx(), optimize=False) as session:
+        expected = session.infer({"x": given})["y"]
+    with OnnxRuntime(again(model, target)[0].to_onnx(), optimize=False) as session:
+        found = session.infer({"x": given})["y"]
+    # Steps of up to twice the size in what comes in, by weights of up to 3.8.
+    assert float(np.abs(found - expected).max()) < 0.05 * float(np.ptp(expected))
 
 
 def test_weights_whose_scale_is_0_are_0_with_a_scale_that_targets_take() -> None:

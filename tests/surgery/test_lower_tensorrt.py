@@ -10,7 +10,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.surgery import Plugin, SurgeryReport, run
-from tests.conftest import model_of
+from tests.conftest import model_of, outputs_of
 from tests.surgery.helpers import ROUNDING, assert_same, infer, model_at, normal, report_of
 
 
@@ -370,6 +370,45 @@ def test_a_pair_holds_its_range_with_zero_point_0(zero: np.generic) -> None:
     fed = {"x": np.linspace(least, most, 4, dtype=np.float32)[None]}
     step = max(most, -least) / 127
     np.testing.assert_allclose(infer(after, fed)["y"], fed["x"], atol=0.51 * step)
+
+
+def uneven(zero: np.generic, before: str = "") -> Model:
+    """Return a product of weights, what is before a pair with that zero point, and the pair."""
+    text = f"""agraph (float[N,4] x) => (float[N,6] y) {{
+        p = MatMul(x, w)
+        {before or "v = Identity(p)"}
+        q = QuantizeLinear(v, s, z)
+        y = DequantizeLinear(q, s, z)
+    }}"""
+    return model_of(text, {"w": normal(4, 6), "s": np.array(0.01, np.float32), "z": zero})
+
+
+@pytest.mark.parametrize(
+    "zero", [np.uint8(0), np.uint8(10), np.uint8(200), np.uint8(255), np.int8(-128), np.int8(-90)]
+)
+def test_what_a_pair_cuts_off_is_cut_off(zero: np.generic) -> None:
+    """As the Relu that onnxruntime leaves to a zero point of 0."""
+    before = uneven(zero)
+    after = without_zero_points(before)
+    assert zero_points(after) == {0}
+    assert parses(after)
+    # Half a step of each: 0.005 and, of one that is twice as wide, 0.01.
+    for batch in (1, 3):
+        expected, found = outputs_of(before, batch), outputs_of(after, batch)
+        np.testing.assert_allclose(found["y"], expected["y"], rtol=0, atol=0.0151)
+
+
+@pytest.mark.parametrize(
+    ("zero", "before"),
+    [(np.uint8(128), ""), (np.int8(-1), ""), (np.uint8(0), "v = Relu(p)"),
+     (np.uint8(0), "a = Sigmoid(p)  v = Mul(a, a)")],
+    ids=["middle", "nearly", "relu", "product"],
+)  # fmt: skip
+def test_what_needs_no_cut_gets_none(zero: np.generic, before: str) -> None:
+    model = uneven(zero, before)
+    after = without_zero_points(model)
+    assert after.operators().get("Clip", 0) == 0
+    assert after.operators().get("Relu", 0) == model.operators().get("Relu", 0)
 
 
 def test_what_moves_integers_moves_floats() -> None:

@@ -4,10 +4,12 @@ Given:  QuantizeLinear(x, s, z), DequantizeLinear(q, s, z)
 Result: QuantizeLinear(x, t, 0), DequantizeLinear(q, t, 0)
         t = s max(z - least, most - z) / 127, where q is within least and most
 
-The range s (least - z) to s (most - z) that was held is held still; where it is all on one side of
-0, as behind a Relu, its steps become twice as wide. Weights are rounded anew where they don't fit
-with their own scale. An input or output of the graph keeps its type and its numbers: what it stands
-for is computed with a Cast. Biases in int32, which TensorRT takes as floats alone, become floats.
+The range s (least - z) to s (most - z) that was held is held still: where it is not as wide below 0
+as above, a Clip or a Relu is written before it, for the new range is. Where it is all on one side
+of 0, as behind a Relu, its steps become twice as wide. Weights are rounded anew where they don't
+fit with their own scale. An input or output of the graph keeps its type and its numbers: what it
+stands for is computed with a Cast. Biases in int32, which TensorRT takes as floats alone, become
+floats.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.operators import WEIGHTED, is_op, nodes_of
+from onnxgraft.graph.signs import never_negative
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import detach
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant, replace
@@ -144,13 +147,14 @@ def _between(graph: gs.Graph, tensor: gs.Tensor, context: Context, result: Resul
     wider = (scale * np.float32(farthest / _MOST)).astype(scale.dtype)
     pinned = context.is_output(tensor) or len(readers) < len(tensor.outputs)
     if maker is not None and not pinned:
+        maker.inputs[0] = _cut(maker.inputs[0], scale, zero, context)
         for entry in (maker, *readers):
             _set(entry, context, wider)
     elif maker is not None:
         source = maker.inputs[0]
         detach(maker)
         _write_bytes(source, tensor, scale, zero, context)
-        _through(source, readers, wider, context)
+        _through(_cut(source, scale, zero, context), readers, wider, context)
     else:
         _through(_numbers(tensor, scale, zero, context), readers, wider, context)
     result.did(
@@ -158,6 +162,21 @@ def _between(graph: gs.Graph, tensor: gs.Tensor, context: Context, result: Resul
         f"its zero point moved from {int(zero.flat[0])} to 0, its steps are "
         f"{farthest / _MOST:.2g} times as wide",
     )
+
+
+def _cut(source: gs.Tensor, scale: Array, zero: Array, context: Context) -> gs.Tensor:
+    """Return ``source`` within the range that was held, where the new one is wider on one side.
+
+    A step is none: with its zero point in the middle, uint8 has one step more below than above.
+    """
+    limits = np.iinfo(zero.dtype)
+    below, above = int(zero.max()) - limits.min, limits.max - int(zero.max())
+    if abs(below - above) <= 1 or (below == 0 and never_negative(source)):
+        return source
+    ends = [np.asarray(steps * scale, scale.dtype) for steps in (-below, above)]
+    made = _op(context, "Clip", source, *ends) if below else _op(context, "Relu", source)
+    made.dtype = scale.dtype
+    return made
 
 
 def _through(source: gs.Tensor, readers: list[gs.Node], scale: Array, context: Context) -> None:
