@@ -247,8 +247,11 @@ class _Stripper:
     def _type(self, node: gs.Node, default: type[np.generic]) -> np.dtype[np.generic]:
         """Return the type of the integers of a node without a zero point."""
         if node.inputs and id(node.inputs[0]) in self.standing:
-            signed = self.standing[id(node.inputs[0])][1].least < 0
-            return np.dtype(np.int8 if signed else np.uint8)
+            steps = self.standing[id(node.inputs[0])][1]
+            return next(
+                np.dtype(kind) for kind in (np.int8, np.uint8, np.int16, np.uint16)
+                if (steps.least, steps.most) == (np.iinfo(kind).min, np.iinfo(kind).max)
+            )  # fmt: skip
         chosen = node.attrs.get("output_dtype", 0)
         if chosen:
             return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(chosen)))

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxgraft.errors import InputError, ModelError, NotSupportedError
-from onnxgraft.graph.model import Model
+from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.exact import exact
 from onnxgraft.run.feeds import random_feeds
@@ -326,6 +327,22 @@ def scaled(activation: Any = 0.05, weights: Any = 0.01) -> Model:
 def test_what_is_no_scale_is_refused_by_name(odd: Any, said: str, target: str) -> None:
     with pytest.raises(ModelError, match=said):
         retarget(scaled(**odd), placement(target))
+
+
+@pytest.mark.parametrize("kind", ["INT8", "UINT8", "INT16", "UINT16"])
+def test_integers_without_a_zero_point_are_of_the_type_that_the_quantizer_says(kind: str) -> None:
+    number = onnx.TensorProto.DataType.Value(kind)
+    text = ODD_SCALES.replace("QuantizeLinear (x", f"QuantizeLinear <output_dtype = {number}> (x")
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {text}')
+    for name, value in (
+        ("s", np.float32(0.02)), ("ws", np.full(4, 0.01, np.float32)),
+        ("w", np.random.default_rng(0).integers(-127, 128, (8, 4)).astype(np.int8)),
+    ):  # fmt: skip
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    found = retarget(Model.from_onnx(proto, Source("x.onnx", "onnx", "")), placement("onnxruntime"))
+    # From the lowest integer, one step further than the highest.
+    held = max(entry.amax for entry in found.ranges.tensors.values())
+    assert held == pytest.approx(0.02 * np.iinfo(kind.lower()).max, rel=0.01)
 
 
 CUT = """

@@ -411,6 +411,22 @@ def test_what_needs_no_cut_gets_none(zero: np.generic, before: str) -> None:
     assert after.operators().get("Relu", 0) == model.operators().get("Relu", 0)
 
 
+@pytest.mark.parametrize("kind", ["INT8", "UINT8", "INT16", "UINT16"])
+def test_the_type_of_integers_without_a_zero_point_is_what_the_quantizer_says(kind: str) -> None:
+    number = onnx.TensorProto.DataType.Value(kind)
+    before = model_at(
+        21, f"""agraph (float[N,4] x) => (float[N,4] y) {{
+            q = QuantizeLinear<output_dtype = {number}>(x, s)
+            y = DequantizeLinear(q, s)
+        }}""", {"s": np.array(0.02, np.float32)},
+    )  # fmt: skip
+    after, _ = lowered(before)
+    assert after.operators().get("Relu", 0) == (kind == "UINT8")  # TensorRT has no 16 bits
+    for batch in (1, 3):
+        expected, found = outputs_of(before, batch), outputs_of(after, batch)
+        np.testing.assert_allclose(found["y"], expected["y"], rtol=0, atol=0.0301)
+
+
 def test_what_moves_integers_moves_floats() -> None:
     model = model_of(
         "net (float[1,2,4,4] x, float[1,2,4,4] w) => (float[1,4,4,4] y) {"

@@ -220,6 +220,7 @@ def _op(context: Context, op: str, source: gs.Tensor, *constants: Array, **attrs
 
 
 def _set(node: gs.Node, context: Context, scale: Array) -> None:
+    node.attrs.pop("output_dtype", None)  # which the zero point says now
     for place, value in enumerate(_constants(node.name, context, scale), 1):
         if place < len(node.inputs):
             node.inputs[place] = value
@@ -240,11 +241,24 @@ def _parameters(node: gs.Node) -> tuple[Array, Array] | None:
     if scale is None:
         return None
     if len(node.inputs) < 3 or not node.inputs[2].name:
-        stored = constant(node.inputs[0]) if is_op(node, "DequantizeLinear") else None
-        kind = np.uint8 if stored is None else stored.dtype
-        return scale, np.zeros(scale.shape, kind)
+        return scale, np.zeros(scale.shape, _integers(node))
     zero = constant(node.inputs[2])
     return None if zero is None else (scale, zero)
+
+
+def _integers(node: gs.Node) -> np.dtype[Any]:
+    """Return the type of the integers of a node without a zero point."""
+    if is_op(node, "DequantizeLinear"):
+        stored = constant(node.inputs[0])
+        if stored is not None:
+            return stored.dtype
+        maker = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
+        if not is_op(maker, "QuantizeLinear"):
+            return np.dtype(node.inputs[0].dtype or np.uint8)
+        parameters = _parameters(maker)
+        return np.dtype(np.uint8) if parameters is None else parameters[1].dtype
+    chosen = int(node.attrs.get("output_dtype", 0))
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(chosen) if chosen else np.uint8)
 
 
 def _along(scale: Array, rank: int, node: gs.Node) -> Any:
