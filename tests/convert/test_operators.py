@@ -232,9 +232,22 @@ def test_what_a_handler_raises_names_the_operator(tmp_path: Path) -> None:
         outputs(tmp_path, build, x=RNG.random((1, 8, 8, 2)), y=RNG.random((3, 3, 2, 1)))
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["int32", "int64", "float32"])
+def test_several_tensors_are_added_up(tmp_path: Path, kind: str, count: int) -> None:
+    def build() -> Any:
+        value = x(None, 3, dtype=tf.as_dtype(kind))
+        return tf.raw_ops.AddN(inputs=[value, *[value * tf.cast(2, value.dtype)] * (count - 1)])
+
+    value = np.array([[1, -2, 2**24 + 1]], kind)
+    theirs, mine = outputs(tmp_path, build, x=value)
+    np.testing.assert_array_equal(mine, theirs)
+
+
 # Where each operator of the table is tested; TFLite's by its own interpreter.
 TESTED = {
     "Add": "tests/convert/test_operators_images.py",
+    "AddN": "test_several_tensors_are_added_up",
     "AddV2": "tests/convert/test_operators_images.py",
     "AdjustSaturation": "tests/convert/test_operators_images.py",
     "Angle": "tests/convert/test_operators_images.py",
@@ -262,6 +275,7 @@ TESTED = {
     "FloorDiv": "test_a_division_rounds_downwards",
     "FloorMod": "test_a_division_rounds_downwards",
     "GatherV2": "tests/convert/test_operators_images.py",
+    "Greater": "tests/convert/test_operators_places.py",
     "HSVToRGB": "tests/convert/test_operators_images.py",
     "IFFT": "tests/convert/test_operators_images.py",
     "IFFT2D": "tests/convert/test_operators_images.py",
@@ -270,6 +284,7 @@ TESTED = {
     "Imag": "tests/convert/test_operators_images.py",
     "Invert": "test_bits_are_taken_one_by_one",
     "InvertPermutation": "tests/convert/test_operators_places.py",
+    "Less": "tests/convert/test_operators_places.py",
     "Log1p": "test_a_function_of_one_value_is_tensorflow_s",
     "LowerBound": "tests/convert/test_operators_places.py",
     "MatrixDiagV3": "tests/convert/test_operators_places.py",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from onnxgraft.stages.convert.tensorflow.lower.writing import (
 )
 
 __all__ = [
+    "add_all",
     "bitwise_and",
     "bitwise_or",
     "bitwise_xor",
@@ -52,6 +55,15 @@ def select(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Let tf2onnx write a Where."""
     node.set_attr("handles_nan", True)  # tf2onnx then writes a Where
     theirs(ctx, node)
+
+
+def add_all(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Write the sum of several tensors; Sum, which onnxruntime has of floats."""
+    first = Writer(ctx, node).value(node.input[0])
+    if not first.whole or len(node.input) == 1:
+        theirs(ctx, node)
+        return
+    replace(ctx, node, lambda w, x: functools.reduce(operator.add, x))
 
 
 def erfc(w: Writer, x: Sequence[Value]) -> Value:

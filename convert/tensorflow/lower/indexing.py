@@ -17,6 +17,7 @@ from onnxgraft.stages.convert.tensorflow.lower.writing import (
 )
 
 __all__ = [
+    "compared",
     "dense_bincount",
     "invert_permutation",
     "one_hot",
@@ -159,8 +160,8 @@ def reverse_sequence(ctx: Any, node: Any, name: str, args: Any) -> None:
     replace(ctx, node, formula)
 
 
-# The type in which TopK sorts those that onnxruntime does not sort.
-_SORTED: dict[int, int] = {
+# The type that holds every value of those that onnxruntime does not compare.
+_HELD: dict[int, int] = {
     TensorProto.FLOAT16: TensorProto.FLOAT,
     TensorProto.BFLOAT16: TensorProto.FLOAT,
     TensorProto.INT8: TensorProto.INT32,
@@ -178,7 +179,7 @@ def top_k(ctx: Any, node: Any, name: str, args: Any) -> None:
     outputs = list(node.output)
     told = [(ctx.get_shape(output), ctx.get_dtype(output)) for output in outputs]
     in_order = int(node.get_attr_value("sorted", 1))
-    sorts = _SORTED.get(given.dtype, given.dtype)
+    sorts = _HELD.get(given.dtype, given.dtype)
     ctx.remove_node(node.name)
     made = ctx.make_node(
         "TopK", [given.to(sorts).name, k.to(_INT64).reshape(1).name], output_count=2,
@@ -189,6 +190,23 @@ def top_k(ctx: Any, node: Any, name: str, args: Any) -> None:
     ):
         value = Value(w, str(source), kind).to(dtype)
         ctx.make_node("Identity", [value.name], outputs=[output], shapes=[shape], dtypes=[dtype])
+
+
+def compared(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Write the comparison of a type that holds every value; tf2onnx compares floats.
+
+    It also gives a loop's counter, which TensorFlow has in 32 bits, the 64 of ONNX's, later on.
+    """
+    kind = node.type
+
+    def formula(w: Writer, x: Sequence[Value]) -> Value:
+        if x[0].whole and x[0].dtype != TensorProto.UINT64:
+            a, b = (w.op("Cast", value, dtype=_INT64, to=_INT64) for value in x)
+        else:
+            a, b = (value.to(_HELD.get(value.dtype, value.dtype)) for value in x)
+        return w.op(kind, a, b, dtype=TensorProto.BOOL)
+
+    replace(ctx, node, formula)
 
 
 def picked_entropy(ctx: Any, node: Any, name: str, args: Any) -> None:

@@ -25,6 +25,7 @@ from onnxgraft.stages.convert.tensorflow.lower.complexes import (
 )
 from onnxgraft.stages.convert.tensorflow.lower.einsums import einsum
 from onnxgraft.stages.convert.tensorflow.lower.elementwise import (
+    add_all,
     bitwise_and,
     bitwise_or,
     bitwise_xor,
@@ -58,6 +59,7 @@ from onnxgraft.stages.convert.tensorflow.lower.images import (
     rgb_to_hsv,
 )
 from onnxgraft.stages.convert.tensorflow.lower.indexing import (
+    compared,
     dense_bincount,
     invert_permutation,
     one_hot,
@@ -156,6 +158,7 @@ def _theirs(ctx: Any, node: Any, name: str, args: Any) -> None:
 
 OPERATORS = {
     "Add": Operator(complex_sum, "Add; of complex numbers, of both parts"),
+    "AddN": Operator(add_all, "Sum, or of integers, which onnxruntime does not sum, Add after Add"),
     "AddV2": Operator(complex_sum, "Add, likewise"),
     "AdjustSaturation": Operator(
         by(adjust_saturation), "v - (v - colour) ratio, where v is the largest channel"
@@ -196,6 +199,7 @@ OPERATORS = {
     ),
     "FloorMod": Operator(by(floor_mod), "a - b floor(a / b); of whole numbers Mod"),
     "GatherV2": Operator(complex_layout, "Gather; of complex numbers, of both parts"),
+    "Greater": Operator(compared, "Greater, of integers as such; tf2onnx rounds them to float32"),
     "HSVToRGB": Operator(by(hsv_to_rgb), "v (1 - s + s t), where t goes up and down with the hue"),
     "IFFT": Operator(inverse_fourier, "MatMuls with sines and cosines"),
     "IFFT2D": Operator(inverse_fourier, "likewise, over both axes"),
@@ -204,6 +208,7 @@ OPERATORS = {
     "Imag": Operator(imaginary_part, "the imaginary part"),
     "Invert": Operator(invert, "BitwiseNot, from opset 18 on"),
     "InvertPermutation": Operator(invert_permutation, "ScatterElements of 0, 1, 2 ..."),
+    "Less": Operator(compared, "Less, likewise"),
     "Log1p": Operator(by(log1p), "2 atanh(x / (2 + x)) for abs(x) < 1/2, else log(1 + x)"),
     "LowerBound": Operator(lower_bound, "how many of the sorted numbers are below the value"),
     "MatrixDiagV3": Operator(matrix_diag, "Where on the diagonal"),
