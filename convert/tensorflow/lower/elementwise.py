@@ -60,7 +60,7 @@ def select(ctx: Any, node: Any, name: str, args: Any) -> None:
 def add_all(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Write the sum of several tensors; Sum, which onnxruntime has of floats."""
     first = Writer(ctx, node).value(node.input[0])
-    if not first.whole or len(node.input) == 1:
+    if not first.whole:
         theirs(ctx, node)
         return
     replace(ctx, node, lambda w, x: functools.reduce(operator.add, x))
