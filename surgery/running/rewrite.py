@@ -220,6 +220,7 @@ class Pass:
         optional: The pass runs only where it is asked for by name.
         final: The pass runs when the others change nothing more.
         seals: What the pass leaves only the target runs: it is run last, and not verified.
+        rounds: The pass rounds anew: it is held against what 8 bits keep, in place of float noise.
     """
 
     name: str
@@ -228,6 +229,7 @@ class Pass:
     optional: bool = False
     final: bool = False
     seals: bool = False
+    rounds: bool = False
 
     @property
     def targets(self) -> tuple[str, ...]:

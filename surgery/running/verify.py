@@ -17,6 +17,7 @@ from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.graph.walk import every_node
 from onnxgraft.graph.wants import wants_of
 from onnxgraft.run.demand import check_model
+from onnxgraft.run.difference import sqnr
 from onnxgraft.run.feeds import MANNERS, PLAIN
 from onnxgraft.run.movement import Movement, at_once
 from onnxgraft.run.noise import moved, noise_floors
@@ -179,6 +180,28 @@ class Verifier:
     def accept(self) -> None:
         """Hold what comes after against the rewrite that was checked last."""
         self._now = self._next
+
+    def kept(self, rounded: Model) -> dict[str, tuple[float, float]]:
+        """Return what a model that rounds anew keeps of each float output of the one that came.
+
+        Returns:
+            By output the signal over noise in dB, of all samples together, and the largest
+            difference.
+        """
+        start = time.perf_counter()
+        found = self._run(rounded)
+        self.seconds += time.perf_counter() - start
+        sides = (self._first, found)
+        floats = [n for n, v in found[0].items() if v.dtype.kind == "f" and n in self._first[0]]
+        values = {
+            name: [np.concatenate([run[name].ravel() for run in side]) for side in sides]
+            for name in floats
+            if not name.startswith(_BEFORE)
+        }
+        return {
+            name: (sqnr(old, new), float(np.abs(old - new).max(initial=0)))
+            for name, (old, new) in values.items()
+        }
 
     def verdicts(self) -> list[Verdict]:
         """Compare what was accepted last with the model that it all began with."""

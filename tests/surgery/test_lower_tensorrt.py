@@ -10,6 +10,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.surgery import Plugin, SurgeryReport, run
+from onnxgraft.stages.surgery.passes.tensorrt import lower_zero_points
 from tests.conftest import model_of, outputs_of
 from tests.surgery.helpers import ROUNDING, assert_same, infer, model_at, normal, report_of
 
@@ -396,6 +397,17 @@ def test_what_a_pair_cuts_off_is_cut_off(zero: np.generic) -> None:
     for batch in (1, 3):
         expected, found = outputs_of(before, batch), outputs_of(after, batch)
         np.testing.assert_allclose(found["y"], expected["y"], rtol=0, atol=0.0151)
+
+
+def test_what_moved_zero_points_keep_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is no pass where too little is left: as of a Relu that is lost."""
+    _, report = lowered(uneven(np.uint8(0)))
+    assert any("lower_zero_points: y keeps " in note for note in report.notes)
+    monkeypatch.setattr(lower_zero_points, "_cut", lambda source, *rest: source)
+    after, report = run(uneven(np.uint8(0)), target="tensorrt", verify=True)
+    assert zero_points(after) == {0}
+    assert not any(verdict.passed for verdict in report.verdicts)
+    assert report.verdicts[0].max_abs > 1
 
 
 @pytest.mark.parametrize(
