@@ -81,7 +81,10 @@ def calibrate(
     if tensors == "all":
         wanted = list(dict.fromkeys([*wanted, *every_tensor(model)]))
     if not wanted and not _without_ranges(model, targets):
-        raise ModelError(f"{model.file}: there is no layer that could run in INT8")
+        raise ModelError(
+            f"{model.file}: there is no layer that could run in INT8; weights that are computed "
+            "of constants are ones after onnxgraft surgery"
+        )
     for name in per_channel:
         if name not in wanted:
             raise InputError(

@@ -14,6 +14,7 @@ from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
 from tests.convert.one_operator import outputs, x
 
 tf = pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras")
 
 RNG = np.random.default_rng(0)
 
@@ -44,17 +45,17 @@ def test_a_transposed_convolution_of_any_kernel_and_stride(
     np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
 
 
-def quantized(value: Any, low: Any, high: Any, axis: int | None = None, **more: Any) -> Any:
-    return tf.quantization.quantize_and_dequantize_v2(
-        value, low, high, range_given=True, axis=axis, **more
-    )
+def quantized(value: Any, low: Any, high: Any, **more: Any) -> Any:
+    return tf.quantization.quantize_and_dequantize_v2(value, low, high, range_given=True, **more)
 
 
 ENDS = np.array([1.0, 2.0, 3.0], np.float32)
 QUANTIZED = {
     "narrow": lambda v: quantized(v, -1.0, 0.9, narrow_range=True),
     "narrow_above": lambda v: quantized(v, -0.5, 1.0, narrow_range=True),
-    "narrow_by_channel": lambda v: quantized(v, -ENDS, ENDS, 1, narrow_range=True),
+    "narrow_by_channel": lambda v: tf.raw_ops.QuantizeAndDequantizeV3(
+        input=v, input_min=-ENDS, input_max=ENDS, num_bits=8, narrow_range=True, axis=1
+    ),
     "narrow_of_a_relu": lambda v: quantized(tf.nn.relu(v), -1.0, 1.0, narrow_range=True),
     "wide": lambda v: quantized(v, -1.0, 0.9),
     "unsigned": lambda v: quantized(v, 0.0, 1.0, signed_input=False),
@@ -69,6 +70,21 @@ def test_quantization_in_training_keeps_its_range(tmp_path: Path, kind: str) -> 
     value = 3 * RNG.standard_normal((4, 3, 50)).astype(np.float32)
     theirs, mine = outputs(tmp_path, lambda: QUANTIZED[kind](x(None, 3, 50)), x=value)
     np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-6)
+
+
+SIGNS = {
+    "argmax": lambda v: keras.ops.argmax(v, -1),
+    "argmin": lambda v: keras.ops.argmin(v, -1),
+    "signbit": lambda v: tf.cast(keras.ops.signbit(v), tf.int32),
+}
+
+
+@pytest.mark.parametrize("kind", SIGNS)
+def test_signs_are_read_without_bits(tmp_path: Path, kind: str) -> None:
+    value = RNG.standard_normal((6, 5)).astype(np.float32)
+    value[1:] = RNG.choice(np.array([-0.0, 0.0, -1, -np.inf, np.inf], np.float32), (5, 5))
+    theirs, mine = outputs(tmp_path, lambda: SIGNS[kind](x(None, 5)), x=value)
+    np.testing.assert_array_equal(mine, theirs)
 
 
 def test_quantization_to_other_bits_is_refused_by_name(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 A transposed convolution whose output is larger than its kernels reach gets zeros behind the kernel;
 a batch normalization in training mode, as Keras writes it, is made one that tf2onnx takes for such;
-what is quantized to a narrow range is held in it; and ranks and shapes that are known become
-constants.
+what is quantized to a narrow range is held in it; signs are read without bits; and ranks and shapes
+that are known become constants.
 """
 
 from __future__ import annotations
@@ -50,8 +50,59 @@ def repair(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
         # of inference.
         if node.op.startswith("FusedBatchNorm") and "exponential_avg_factor" in node.attr:
             node.attr["exponential_avg_factor"].f = 1.0
+    _read_signs(graph_def)
     _reach_with_zeros(graph_def, graph, weights)
     _hold_in_narrow_ranges(graph_def, graph)
+
+
+def _constant(nodes: Mapping[str, Any], name: str) -> Array | None:
+    """Return what a tensor holds, if it is a constant."""
+    source = nodes.get(name.removesuffix(":0"))
+    while source is not None and source.op == "Identity":
+        source = nodes.get(source.input[0].removesuffix(":0"))
+    if source is None or source.op != "Const":
+        return None
+    return np.asarray(tensorflow().make_ndarray(source.attr["value"].tensor))
+
+
+def _read_signs(graph_def: Any) -> None:
+    """Write what reads the sign of float32 from its bits, as Keras does, without bits.
+
+    Less(BitwiseAnd(Bitcast(x), 0x80000000), 0)  ->  x < 0 or 1 / x < 0, which -0 is by the second.
+    """
+    nodes = {node.name: node for node in graph_def.node}
+    float32 = tensorflow().float32.as_datatype_enum
+    for node in [node for node in graph_def.node if node.op == "Less"]:
+        masked = nodes.get(node.input[0].removesuffix(":0"))
+        if masked is None or masked.op != "BitwiseAnd" or _constant(nodes, node.input[1]) != 0:
+            continue
+        bits = nodes.get(masked.input[0].removesuffix(":0"))
+        mask = _constant(nodes, masked.input[1])
+        if bits is None or bits.op != "Bitcast" or bits.attr["T"].type != float32:
+            continue
+        if mask is None or mask.dtype != np.int32 or (mask != np.iinfo(np.int32).min).any():
+            continue
+
+        def add(op: str, *inputs: str, wish: str, kind: int = float32) -> Any:
+            made = graph_def.node.add(name=free(set(nodes), wish), op=op)
+            made.input.extend(inputs)
+            if op != "LogicalOr":
+                made.attr["dtype" if op == "Const" else "T"].type = kind
+            nodes[made.name] = made
+            return made
+
+        source, name = bits.input[0], node.name
+        nought = add("Const", wish=f"{name}/nought")
+        nought.attr["value"].tensor.CopyFrom(tensorflow().make_tensor_proto(np.float32(0)))
+        inverse = add("Reciprocal", source, wish=f"{name}/inverse")
+        below = [
+            add("Less", tensor, nought.name, wish=f"{name}/below").name
+            for tensor in (source, inverse.name)
+        ]
+        node.op = "LogicalOr"
+        node.ClearField("attr")
+        del node.input[:]
+        node.input.extend(below)
 
 
 def _put_constant(graph_def: Any, node: Any, number: int, value: Sequence[int]) -> None:
@@ -108,22 +159,14 @@ def _hold_in_narrow_ranges(graph_def: Any, graph: Any) -> None:
     tf = tensorflow()
     nodes = {node.name: node for node in graph_def.node}
 
-    def known(name: str) -> Array | None:
-        source = nodes.get(name.removesuffix(":0"))
-        while source is not None and source.op == "Identity":
-            source = nodes.get(source.input[0].removesuffix(":0"))
-        if source is None or source.op != "Const":
-            return None
-        return np.asarray(tf.make_ndarray(source.attr["value"].tensor))
-
     for node in [node for node in graph_def.node if node.op in _QUANTIZERS]:
-        bits = known(node.input[3]) if len(node.input) > 3 else node.attr["num_bits"].i
+        bits = _constant(nodes, node.input[3]) if len(node.input) > 3 else node.attr["num_bits"].i
         if bits is None or bits != 8:
             raise NotSupportedError(
                 f"{node.op} ({node.name}) does not round to 8 bits, and no other number is "
                 "written; cut the graph before it with --outputs"
             )
-        ends = [known(name) for name in node.input[1:3]]
+        ends = [_constant(nodes, name) for name in node.input[1:3]]
         held = nodes.get(node.input[0].removesuffix(":0"))
         flags = (node.attr[key].b for key in ("narrow_range", "signed_input", "range_given"))
         if not all(flags) or (held is not None and held.op in ("Relu", "Relu6")):
