@@ -248,10 +248,8 @@ class _Stripper:
         """Return the type of the integers of a node without a zero point."""
         if node.inputs and id(node.inputs[0]) in self.standing:
             steps = self.standing[id(node.inputs[0])][1]
-            return next(
-                np.dtype(kind) for kind in (np.int8, np.uint8, np.int16, np.uint16)
-                if (steps.least, steps.most) == (np.iinfo(kind).min, np.iinfo(kind).max)
-            )  # fmt: skip
+            ends = {np.iinfo(kind).max: kind for kind in ("int8", "uint8", "int16", "uint16")}
+            return np.dtype(ends.get(steps.most, default))
         chosen = node.attrs.get("output_dtype", 0)
         if chosen:
             return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(chosen)))

@@ -128,6 +128,21 @@ def test_a_group_normalization_scales_each_channel_from_opset_21_on(groups: int)
     np.testing.assert_allclose(run(later)["y"], run(model)["y"], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("<epsilon = 0.1> (x, s, s)", "Required attribute 'num_groups' is missing"),
+     ("<num_groups = 2> (x, s)", "input size 2 not in range"),
+     ("<num_groups = 2, epsilon = 1> (x, s, s)", "Mismatched attribute type")],
+    ids=["attribute", "inputs", "type"],
+)  # fmt: skip
+def test_a_group_normalization_of_opset_18_is_checked_as_the_next(text: str, said: str) -> None:
+    with pytest.raises(onnx.checker.ValidationError, match=said):
+        at(
+            18, f"n (float[N, 4, 5] x) => (float[] y) {{ y = GroupNormalization {text} }}",
+            s=np.ones(2, np.float32),
+        )  # fmt: skip
+
+
 def test_of_unknown_channels_a_group_normalization_is_not_raised() -> None:
     text = "y = GroupNormalization <num_groups = 2> (x, s, s)"
     model = at(18, f"n (float[N, C, 5] x) => (float[] y) {{ {text} }}", s=np.ones(2, np.float32))

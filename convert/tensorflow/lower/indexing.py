@@ -140,7 +140,7 @@ def invert_permutation(ctx: Any, node: Any, name: str, args: Any) -> None:
 
 def reverse_sequence(ctx: Any, node: Any, name: str, args: Any) -> None:
     """Write ReverseSequence with the batch and the steps in front, as ONNX has them."""
-    axes = [node.get_attr_value("batch_dim", 0), node.get_attr_value("seq_dim")]
+    axes = [int(node.get_attr_value(key, 0)) for key in ("batch_dim", "seq_dim")]
     if set(axes) == {0, 1}:
         theirs(ctx, node)
         return

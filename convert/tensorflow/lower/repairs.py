@@ -50,22 +50,24 @@ def repair(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
         # of inference.
         if node.op.startswith("FusedBatchNorm") and "exponential_avg_factor" in node.attr:
             node.attr["exponential_avg_factor"].f = 1.0
-    _read_signs(graph_def)
+    _read_signs(graph_def, weights)
     _reach_with_zeros(graph_def, graph, weights)
-    _hold_in_narrow_ranges(graph_def, graph)
+    _hold_in_narrow_ranges(graph_def, graph, weights)
 
 
-def _constant(nodes: Mapping[str, Any], name: str) -> Array | None:
+def _constant(nodes: Mapping[str, Any], name: str, weights: Mapping[str, Array]) -> Array | None:
     """Return what a tensor holds, if it is a constant."""
     source = nodes.get(name.removesuffix(":0"))
     while source is not None and source.op == "Identity":
         source = nodes.get(source.input[0].removesuffix(":0"))
     if source is None or source.op != "Const":
         return None
+    if source.name in weights:
+        return weights[source.name]
     return np.asarray(tensorflow().make_ndarray(source.attr["value"].tensor))
 
 
-def _read_signs(graph_def: Any) -> None:
+def _read_signs(graph_def: Any, weights: Mapping[str, Array]) -> None:
     """Write what reads the sign of float32 from its bits, as Keras does, without bits.
 
     Less(BitwiseAnd(Bitcast(x), 0x80000000), 0)  ->  x < 0 or 1 / x < 0, which -0 is by the second.
@@ -74,29 +76,23 @@ def _read_signs(graph_def: Any) -> None:
     float32 = tensorflow().float32.as_datatype_enum
     for node in [node for node in graph_def.node if node.op == "Less"]:
         masked = nodes.get(node.input[0].removesuffix(":0"))
-        if masked is None or masked.op != "BitwiseAnd" or _constant(nodes, node.input[1]) != 0:
+        if masked is None or masked.op != "BitwiseAnd":
             continue
         bits = nodes.get(masked.input[0].removesuffix(":0"))
-        mask = _constant(nodes, masked.input[1])
         if bits is None or bits.op != "Bitcast" or bits.attr["T"].type != float32:
             continue
-        if mask is None or mask.dtype != np.int32 or (mask != np.iinfo(np.int32).min).any():
+        mask = _constant(nodes, masked.input[1], weights)
+        zero = _constant(nodes, node.input[1], weights)
+        if mask is None or mask.size != 1 or mask.item() != np.iinfo(np.int32).min:
             continue
-
-        def add(op: str, *inputs: str, wish: str, kind: int = float32) -> Any:
-            made = graph_def.node.add(name=free(set(nodes), wish), op=op)
-            made.input.extend(inputs)
-            if op != "LogicalOr":
-                made.attr["dtype" if op == "Const" else "T"].type = kind
-            nodes[made.name] = made
-            return made
-
+        if zero is None or zero.size != 1 or zero.item() != 0:
+            continue
         source, name = bits.input[0], node.name
-        nought = add("Const", wish=f"{name}/nought")
+        nought = _add(graph_def, nodes, f"{name}/nought", "Const", float32)
         nought.attr["value"].tensor.CopyFrom(tensorflow().make_tensor_proto(np.float32(0)))
-        inverse = add("Reciprocal", source, wish=f"{name}/inverse")
+        inverse = _add(graph_def, nodes, f"{name}/inverse", "Reciprocal", float32, source)
         below = [
-            add("Less", tensor, nought.name, wish=f"{name}/below").name
+            _add(graph_def, nodes, f"{name}/below", "Less", float32, tensor, nought.name).name
             for tensor in (source, inverse.name)
         ]
         node.op = "LogicalOr"
@@ -150,42 +146,46 @@ def _reach_with_zeros(graph_def: Any, graph: Any, weights: Mapping[str, Array]) 
         node.input[1] = place.name
 
 
-def _hold_in_narrow_ranges(graph_def: Any, graph: Any) -> None:
+def _add(graph_def: Any, nodes: dict[str, Any], wish: str, op: str, kind: int, *inputs: str) -> Any:
+    """Add a node of a type of values, by that name if it is free, and return it."""
+    made = graph_def.node.add(name=free(set(nodes), wish), op=op)
+    made.input.extend(inputs)
+    made.attr["dtype" if op == "Const" else "T"].type = kind
+    nodes[made.name] = made
+    return made
+
+
+def _hold_in_narrow_ranges(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
     """Cut off what is below -127 steps, where these are the least: QuantizeLinear goes to -128.
 
     Raises:
         NotSupportedError: There are more or less than 8 bits, which tf2onnx reads over.
     """
-    tf = tensorflow()
     nodes = {node.name: node for node in graph_def.node}
-
     for node in [node for node in graph_def.node if node.op in _QUANTIZERS]:
-        bits = _constant(nodes, node.input[3]) if len(node.input) > 3 else node.attr["num_bits"].i
-        if bits is None or bits != 8:
+        told = np.array(node.attr["num_bits"].i)
+        bits = _constant(nodes, node.input[3], weights) if len(node.input) > 3 else told
+        if bits is None or (bits != 8).any():
             raise NotSupportedError(
                 f"{node.op} ({node.name}) does not round to 8 bits, and no other number is "
                 "written; cut the graph before it with --outputs"
             )
-        ends = [_constant(nodes, name) for name in node.input[1:3]]
+        ends = [_constant(nodes, name, weights) for name in node.input[1:3]]
         held = nodes.get(node.input[0].removesuffix(":0"))
         flags = (node.attr[key].b for key in ("narrow_range", "signed_input", "range_given"))
         if not all(flags) or (held is not None and held.op in ("Relu", "Relu6")):
             continue
         if ends[0] is None or ends[1] is None:
             continue  # which tf2onnx refuses
-        least = -np.maximum(-ends[0], ends[1])
+        kind, least = node.attr["T"].type, -np.maximum(-ends[0], ends[1])
         if least.size > 1:
-            rank = graph.get_operation_by_name(node.name).inputs[0].shape.rank
+            rank = graph.get_operation_by_name(node.name).inputs[0].shape.rank or 0
             least = least.reshape([-1 if a == node.attr["axis"].i else 1 for a in range(rank)])
-        limit = graph_def.node.add(name=free(set(nodes), f"{node.name}/least"), op="Const")
-        limit.attr["dtype"].type = node.attr["T"].type
-        limit.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(least, node.attr["T"].type))
-        nodes[limit.name] = limit
-        above = graph_def.node.add(name=free(set(nodes), f"{node.name}/held"), op="Maximum")
-        above.attr["T"].type = node.attr["T"].type
-        above.input.extend([node.input[0], limit.name])
-        nodes[above.name] = above
-        node.input[0] = above.name
+        limit = _add(graph_def, nodes, f"{node.name}/least", "Const", kind)
+        limit.attr["value"].tensor.CopyFrom(tensorflow().make_tensor_proto(least, kind))
+        wish = f"{node.name}/held"
+        held = _add(graph_def, nodes, wish, "Maximum", kind, node.input[0], limit.name)
+        node.input[0] = held.name
 
 
 def _missing(node: Any, graph: Any, kernel: Sequence[int]) -> tuple[int, int]:

@@ -146,8 +146,8 @@ def _has_grays(data: Bytes, depth: int, old: bool) -> bool:
     """Return whether the colour of each number in a BMP's palette is that gray level."""
     begin, size = 14 + _number(data, 14, 4, "little"), 3 if old else 4
     count = (0 if old else _number(data, 46, 4, "little")) or 1 << depth
-    colors = (data[begin + size * i :][:3] for i in range(min(count, 1 << depth)))
-    return all(color == bytes([level] * 3) for level, color in enumerate(colors))
+    places = range(begin, begin + size * min(count, 1 << depth), size)
+    return all(data[at : at + 3] == bytes([level] * 3) for level, at in enumerate(places))
 
 
 def _pnm(kind: bytes, width: bytes, height: bytes, largest: bytes | None) -> Form:

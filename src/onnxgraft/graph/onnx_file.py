@@ -331,8 +331,8 @@ def check(model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     """Run onnx.checker on a model whose large initializers are in ``weights``.
 
     They are declared as inputs instead, of the right types and shapes. Operators and opsets that
-    this version of onnx does not know are not checked: they may be right. So may operators that it
-    knows no more and that onnxruntime runs. An output needs no shape, and no type.
+    this version of onnx does not know are not checked: they may be right. What it has withdrawn and
+    onnxruntime runs is checked as its next form. An output needs no shape, and no type.
     """
     whole = fed(model, weights)
     for output in whole.graph.output:
@@ -416,7 +416,12 @@ def _hide_unknown(graph: onnx.GraphProto, functions: set[tuple[str, str]], opset
     for node in graph.node:
         domain, kind = op_key(node)
         unknown = not onnx.defs.has(kind) and (domain, kind) not in functions
-        if not domain and (unknown or opset in _WITHDRAWN.get(kind, ())):
+        withdrawn = opset in _WITHDRAWN.get(kind, ())
+        if withdrawn and not domain:  # its next form has the same inputs and attributes
+            later = onnx.checker.C.CheckerContext()
+            later.ir_version, later.opset_imports = onnx.IR_VERSION, {"": _WITHDRAWN[kind].stop}
+            onnx.checker.check_node(node, later)
+        if not domain and (unknown or withdrawn):
             node.domain = _UNKNOWN
             hidden = True
         for attribute in node.attribute:

@@ -370,8 +370,10 @@ def _grid_sample(node: gs.Node, place: _Place) -> None:
 def _group_norm(node: gs.Node, place: _Place) -> None:
     """GroupNormalization (x, s, b) of a value for each group  ->  of one for each channel."""
     shape, groups = place.shapes.shape(node.inputs[0]), node.attrs.get("num_groups")
-    if shape is None or not shape[1].fixed or not isinstance(groups, int):
+    if shape is None or len(shape) < 2 or not shape[1].fixed:
         raise _Beyond(f"{_called(node)} has an unknown number of channels")
+    if not isinstance(groups, int) or groups < 1:  # in a function it can be the caller's
+        raise _Beyond(f"{_called(node)} has an unknown number of groups")
     each = shape[1].number // groups
     column, wide, flat = (
         gs.Constant(place.names.tensor(f"{node.outputs[0].name}/{name}"), np.array(sizes, np.int64))
