@@ -220,7 +220,7 @@ class Pass:
         optional: The pass runs only where it is asked for by name.
         final: The pass runs when the others change nothing more.
         seals: What the pass leaves only the target runs: it is run last, and not verified.
-        rounds: The pass rounds anew: it is held against what 8 bits keep, in place of float noise.
+        rounds: The pass rounds anew: what is kept is measured, and not held against float noise.
     """
 
     name: str

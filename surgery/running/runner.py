@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -15,8 +15,6 @@ from onnxgraft.graph.operators import counted, op_key
 from onnxgraft.graph.opset import raise_opset
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.walk import bodies, every_node, tidy
-from onnxgraft.run.depth import depths
-from onnxgraft.run.tolerances import least_sqnr
 from onnxgraft.run.verdicts import Verdict
 from onnxgraft.stages.surgery.list import PASSES
 from onnxgraft.stages.surgery.running.history import Change, History, Point, Step
@@ -30,9 +28,6 @@ __all__ = ["PassReport", "SurgeryReport", "run"]
 
 # A list that still changes things after so many rounds is going in circles.
 _MOST_ROUNDS = 50
-# Where steps become up to twice as wide, one graph has four times the noise of the other, and their
-# difference five times, in dB.
-_TWO_ROUNDINGS = 7.0
 # The opset whose operators the passes for a target write.
 _LOWERED = 13
 
@@ -170,8 +165,6 @@ class _Operation:
         self.report = SurgeryReport(original.operators(), {}, list(self.reports.values()))
         self.history = History(model, self.context)
         self.here: _State | None = None
-        # The outputs of which a pass that rounds anew leaves too little: the largest difference.
-        self.lost: dict[str, float] = {}
         self.limited = verify is None
         self.verifier = self._verifier(original) if verify is None or verify else None
 
@@ -280,7 +273,7 @@ class _Operation:
         return bool(blamed)
 
     def _measure(self, item: Pass) -> None:
-        """Hold a pass that rounds anew against what a network in 8 bits has to keep."""
+        """Say how much a pass that rounds anew keeps, which depends on what is fed."""
         if self.verifier is None:
             return
         try:
@@ -289,13 +282,11 @@ class _Operation:
         except InputError as error:
             self._not_verified(f"{item.name}, {error}")
             return
-        roundings = depths(self.model)
-        for name, (decibels, largest) in kept.items():
-            wanted = least_sqnr(roundings[name]) - _TWO_ROUNDINGS
-            note = f"{item.name}: {name} keeps {decibels:.1f} dB of what it was"
-            self.report.notes.append(f"{note}, {wanted:.1f} wanted")
-            if decibels < wanted:
-                self.lost[name] = largest
+        for name, decibels in kept.items():
+            self.report.notes.append(
+                f"{item.name} made steps wider: on random numbers {name} keeps {decibels:.1f} dB of "
+                "what it was; validate on real data"
+            )
 
     def _not_verified(self, why: str) -> None:
         self.report.notes.append(f"not verified: {why}")
@@ -310,12 +301,7 @@ class _Operation:
             report.removed += sum(change.step.before.values()) - sum(change.step.after.values())
         self.report.after = _operators(self.graph)
         if self.verifier is not None:
-            self.report.verdicts = [
-                replace(verdict, passed=False, max_abs=self.lost[verdict.output])
-                if verdict.output in self.lost
-                else verdict
-                for verdict in self.verifier.verdicts()
-            ]
+            self.report.verdicts = self.verifier.verdicts()
             if not self.history.changes:
                 self._not_verified("nothing was changed")
             self.report.notes += self.verifier.notes

@@ -181,12 +181,11 @@ class Verifier:
         """Hold what comes after against the rewrite that was checked last."""
         self._now = self._next
 
-    def kept(self, rounded: Model) -> dict[str, tuple[float, float]]:
+    def kept(self, rounded: Model) -> dict[str, float]:
         """Return what a model that rounds anew keeps of each float output of the one that came.
 
         Returns:
-            By output the signal over noise in dB, of all samples together, and the largest
-            difference.
+            By output the signal over noise in dB, of all samples together.
         """
         start = time.perf_counter()
         found = self._run(rounded)
@@ -198,10 +197,7 @@ class Verifier:
             for name in floats
             if not name.startswith(_BEFORE)
         }
-        return {
-            name: (sqnr(old, new), float(np.abs(old - new).max(initial=0)))
-            for name, (old, new) in values.items()
-        }
+        return {name: sqnr(old, new) for name, (old, new) in values.items()}
 
     def verdicts(self) -> list[Verdict]:
         """Compare what was accepted last with the model that it all began with."""

@@ -400,14 +400,16 @@ def test_what_a_pair_cuts_off_is_cut_off(zero: np.generic) -> None:
 
 
 def test_what_moved_zero_points_keep_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is no pass where too little is left: as of a Relu that is lost."""
-    _, report = lowered(uneven(np.uint8(0)))
-    assert any("lower_zero_points: y keeps " in note for note in report.notes)
+    """So that a Relu that is lost is seen."""
+
+    def kept() -> float:
+        _, report = lowered(uneven(np.uint8(0)))
+        (told,) = [n.split(" y keeps ")[1] for n in report.notes if " y keeps " in n]
+        return float(told.split()[0])
+
+    assert kept() > 35
     monkeypatch.setattr(lower_zero_points, "_cut", lambda source, *rest: source)
-    after, report = run(uneven(np.uint8(0)), target="tensorrt", verify=True)
-    assert zero_points(after) == {0}
-    assert not any(verdict.passed for verdict in report.verdicts)
-    assert report.verdicts[0].max_abs > 1
+    assert kept() < 5
 
 
 @pytest.mark.parametrize(
