@@ -284,8 +284,8 @@ class _Operation:
             return
         for name, decibels in kept.items():
             self.report.notes.append(
-                f"{item.name} made steps wider: on random numbers {name} keeps {decibels:.1f} dB of "
-                "what it was; validate on real data"
+                f"{item.name} made steps wider: on random numbers {name} keeps {decibels:.1f} dB "
+                "of what it was; validate on real data"
             )
 
     def _not_verified(self, why: str) -> None:
