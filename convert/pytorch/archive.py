@@ -88,7 +88,7 @@ def check_program(file: Path) -> dict[str, Any]:
     try:
         reader = torch._C.PyTorchFileReader(str(file))
         members = reader.get_all_records()
-    except (RuntimeError, UnicodeDecodeError) as error:
+    except (IndexError, RuntimeError, ValueError) as error:  # C++'s, of numbers and texts too
         raise ModelError(_DAMAGED.format(file)) from error
     _check_members(file, members)
     graph, *configs = (_document(file, reader, name) for name in (_GRAPH, *_CONFIGS))

@@ -211,6 +211,16 @@ def test_weights_are_held_against_their_checksum(programs: Path, tmp_path: Path)
         Original.of(tmp_path / "net.pt2").lower()
 
 
+@pytest.mark.parametrize("version", [b"", b"three", b"9" * 30, b"-1", b"\xff\x00"])
+def test_a_version_that_is_no_number_is_a_sentence(
+    programs: Path, tmp_path: Path, version: bytes
+) -> None:
+    edit = add(".data/version", version)
+    file = edited(programs / "net.pt2", tmp_path / "net.pt2", edit, tmp_path)
+    with pytest.raises(ModelError, match="the archive is damaged"):
+        Original.of(file).lower()
+
+
 def test_an_untouched_copy_is_read(programs: Path, tmp_path: Path) -> None:
     file = edited(programs / "net.pt2", tmp_path / "net.pt2", lambda *_: None, tmp_path)
     assert Original.of(file)._program.inputs[0].spec.name == "image"
