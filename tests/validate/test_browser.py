@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -387,7 +388,11 @@ def test_the_theme_is_the_readers_until_one_is_chosen_which_stays(page: Page, fo
     assert paper(page) == DARK
     page.click("#theme")
     assert paper(page) == LIGHT
-    page.go(folder / "words.html")
+    for _ in range(20):  # Chromium writes it down a while later, and reads with another process
+        page.go(folder / "words.html")
+        if page.js("localStorage.getItem('onnxgraft-theme')") is not None:
+            break
+        time.sleep(0.25)
     assert paper(page) == LIGHT
     assert page.js("localStorage.getItem('onnxgraft-theme')") == "light"
     page.click("#theme")
