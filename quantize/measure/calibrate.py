@@ -82,8 +82,8 @@ def calibrate(
         wanted = list(dict.fromkeys([*wanted, *every_tensor(model)]))
     if not wanted and not _without_ranges(model, targets):
         raise ModelError(
-            f"{model.file}: there is no layer that could run in INT8; weights that are computed "
-            "of constants are ones after onnxgraft surgery"
+            f"{model.file}: there is no layer that could run in INT8; where weights are computed "
+            "from constants, run onnxgraft surgery first"
         )
     for name in per_channel:
         if name not in wanted:
