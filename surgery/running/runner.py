@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -283,10 +284,11 @@ class _Operation:
             self._not_verified(f"{item.name}, {error}")
             return
         for name, decibels in kept.items():
-            self.report.notes.append(
-                f"{item.name} made steps wider: on random numbers {name} keeps {decibels:.1f} dB "
-                "of what it was; validate on real data"
-            )
+            if decibels < math.inf:
+                self.report.notes.append(
+                    f"{item.name} rounds anew: on random numbers {name} keeps {decibels:.1f} dB "
+                    "of what it was; validate on real data"
+                )
 
     def _not_verified(self, why: str) -> None:
         self.report.notes.append(f"not verified: {why}")

@@ -28,6 +28,10 @@ CONSTANTS = {
         ("a = Relu(x)  y = Mul(a, x)", False),
         ("q = QuantizeLinear(x, s, unsigned)  y = DequantizeLinear(q, s, unsigned)", True),
         ("q = QuantizeLinear(x, s, middle)  y = DequantizeLinear(q, s, middle)", False),
+        (
+            "a = Relu(x) q = QuantizeLinear(a, s, unsigned) y = DequantizeLinear(q, s, middle)",
+            False,
+        ),
         ("a = Relu(x) q = QuantizeLinear(a, s, signed) y = DequantizeLinear(q, s, signed)", True),
     ],
 )

@@ -24,10 +24,11 @@ __all__ = ["repair"]
 _QUANTIZERS = tuple(f"QuantizeAndDequantizeV{version}" for version in (2, 3, 4))
 
 
-def repair(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
+def repair(path: str, graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
     """Repair in place what a handler would see too late.
 
     Args:
+        path: Of the file, for errors.
         graph_def: Is changed.
         graph: The same, imported, for static shapes.
         weights: The constants that are empty in it.
@@ -52,7 +53,7 @@ def repair(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
             node.attr["exponential_avg_factor"].f = 1.0
     _read_signs(graph_def, weights)
     _reach_with_zeros(graph_def, graph, weights)
-    _hold_in_narrow_ranges(graph_def, graph, weights)
+    _hold_in_narrow_ranges(path, graph_def, graph, weights)
 
 
 def _constant(nodes: Mapping[str, Any], name: str, weights: Mapping[str, Array]) -> Array | None:
@@ -155,7 +156,9 @@ def _add(graph_def: Any, nodes: dict[str, Any], wish: str, op: str, kind: int, *
     return made
 
 
-def _hold_in_narrow_ranges(graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
+def _hold_in_narrow_ranges(
+    path: str, graph_def: Any, graph: Any, weights: Mapping[str, Array]
+) -> None:
     """Cut off what is below -127 steps, where these are the least: QuantizeLinear goes to -128.
 
     Raises:
@@ -167,8 +170,8 @@ def _hold_in_narrow_ranges(graph_def: Any, graph: Any, weights: Mapping[str, Arr
         bits = _constant(nodes, node.input[3], weights) if len(node.input) > 3 else told
         if bits is None or (bits != 8).any():
             raise NotSupportedError(
-                f"{node.op} ({node.name}) does not round to 8 bits, and no other number is "
-                "written; cut the graph before it with --outputs"
+                f"{path}: {node.op} ({node.name}) does not round to 8 bits, and no other number "
+                "is written; cut the graph before it with --outputs"
             )
         ends = [_constant(nodes, name, weights) for name in node.input[1:3]]
         held = nodes.get(node.input[0].removesuffix(":0"))

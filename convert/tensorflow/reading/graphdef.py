@@ -232,7 +232,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
         prepared = reachable(prepared, [tensor.op.name for tensor in ends])
     notes += training_notes(prepared)
     _check_types(path, prepared)
-    repair(prepared, import_checked(path, prepared), weights)
+    repair(path, prepared, import_checked(path, prepared), weights)
     _check_inputs(path, prepared, fed, places)
     original_names = {node.name for node in original.node}
     called_out = {tensor: name for name, tensor in public.outputs.items()}

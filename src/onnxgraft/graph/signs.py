@@ -58,6 +58,11 @@ def never_negative(tensor: gs.Tensor, assumed: Collection[int] = ()) -> bool:
             quantizer = maker.inputs[0].inputs[0] if maker.inputs[0].inputs else None
             if not is_op(quantizer, "QuantizeLinear", domain=QUANTIZERS):
                 return False
+            before, behind = _zero_point(quantizer), _zero_point(maker)
+            if (before is None) != (behind is None):
+                return False
+            if before is not None and behind is not None and not np.array_equal(before, behind):
+                return False
             left.append(quantizer.inputs[0])
         elif is_op(maker, "Clip") and len(maker.inputs) > 1:
             low = fixed_value(maker.inputs[1])
@@ -70,5 +75,9 @@ def never_negative(tensor: gs.Tensor, assumed: Collection[int] = ()) -> bool:
 
 def _is_unsigned(node: gs.Node) -> bool:
     """Tell whether a DequantizeLinear's least integer stands for 0."""
-    zero = fixed_value(node.inputs[2]) if len(node.inputs) > 2 else None
+    zero = _zero_point(node)
     return zero is not None and zero.dtype.kind == "u" and not zero.any()
+
+
+def _zero_point(node: gs.Node) -> Array | None:
+    return fixed_value(node.inputs[2]) if len(node.inputs) > 2 else None
