@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import itertools
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,8 @@ import pytest
 from docs import licences
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.sources import parsed
 
 ROOT = Path(__file__).parent.parent
 # Installed beside it: NVIDIA's, whose packages are made by its own index or its user's.
@@ -68,9 +69,8 @@ def test_every_package_that_is_imported_is_asked_for() -> None:
     asked |= {f"{name}-cpu" for name in asked}
     distributions = metadata.packages_distributions()
     missing = set()
-    folders = ["src/onnxgraft", "convert", "engine", "quantize", "surgery", "validate"]
-    for path in itertools.chain.from_iterable((ROOT / name).rglob("*.py") for name in folders):
-        for module in imported(path):
+    for _, tree in parsed("import"):
+        for module in imported(tree):
             names = distributions.get(module.partition(".")[0], [])
             if module.startswith("google."):
                 names = [module.split(".")[1]]
@@ -81,9 +81,9 @@ def test_every_package_that_is_imported_is_asked_for() -> None:
     assert not missing
 
 
-def imported(path: Path) -> Iterator[str]:
+def imported(tree: ast.Module) -> Iterator[str]:
     """Yield the modules that a file imports, wherever it does."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -34,6 +34,7 @@ from onnxgraft.stages.quantize import read_cache
 from onnxgraft.stages.validate.polygraphy import Recorded
 from tests import hostile
 from tests.conftest import ROOT, Cli, model_of, once, only_ci
+from tests.sources import files
 
 # What is refused takes less: TensorFlow alone is half a gigabyte.
 MOST_KILOBYTES = 2_000_000
@@ -322,13 +323,9 @@ NEVER = {
 
 @pytest.mark.parametrize("words", NEVER)
 def test_the_product_never_says(words: str) -> None:
-    files = [
-        path
-        for folder in ("src/onnxgraft", "convert", "surgery", "quantize", "engine", "validate")
-        for path in (ROOT / folder).rglob("*.py")
-    ]
-    assert len(files) > 100
-    assert not [path for path in files if words in path.read_text()], NEVER[words]
+    product = files()
+    assert len(product) > 100
+    assert not [path for path in product if words in path.read_text()], NEVER[words]
 
 
 def test_the_page_has_the_limits_that_are_kept() -> None:

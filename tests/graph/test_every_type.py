@@ -16,6 +16,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.surgery import run
 from tests.conftest import ROOT, outputs_of
+from tests.sources import files
 
 TYPES = [name for name in TensorProto.DataType.keys() if name != "UNDEFINED"]
 SHAPES = {"scalar": (), "odd": (3,), "small": (4,), "large": (512, 513)}
@@ -423,13 +424,9 @@ def test_a_name_that_is_no_text_is_refused(name: bytes, tmp_path: Path) -> None:
 
 def test_graphs_go_in_and_out_through_one_door() -> None:
     door = ROOT / "src/onnxgraft/graph/surgeon.py"
-    places = [
-        ROOT / name for name in ("src", "convert", "engine", "quantize", "surgery", "validate")
-    ]
     around = [
         file.relative_to(ROOT)
-        for place in places
-        for file in place.rglob("*.py")
+        for file in files()
         if file != door and re.search(r"\bgs\.(im|ex)port_onnx\(", file.read_text())
     ]
     assert not around, "graph_of and proto_of lose nothing; use them"

@@ -28,8 +28,8 @@ from onnxgraft.stages.quantize.measure.calibrate import fingerprint
 from onnxgraft.stages.quantize.place.shapes import shapes_of
 from onnxgraft.stages.surgery import run
 from onnxgraft.targets import target_names
-from tests.conftest import ROOT, few, model_of
-from tests.graph.test_operators import files
+from tests.conftest import few, model_of
+from tests.sources import parsed
 
 # What the product makes of a tensor's or a node's name, and a model may have beside it.
 ENDINGS = (
@@ -185,8 +185,8 @@ def test_layers_without_names_are_told_apart() -> None:
 def test_every_name_that_is_made_is_asked_for() -> None:
     """No tensor, constant or node gets a name that was put together on the spot."""
     wrong = []
-    for path in files():
-        for call in ast.walk(ast.parse(path.read_text())):
+    for name, tree in parsed(r"\bgs\.", "models", "benchmarks"):
+        for call in ast.walk(tree):
             match call:
                 case ast.Call(
                     func=ast.Attribute(
@@ -196,7 +196,7 @@ def test_every_name_that_is_made_is_asked_for() -> None:
                 ):
                     at = 1 if kind.attr == "Node" else 0
                     if len(given) > at and isinstance(given[at], ast.JoinedStr):
-                        wrong.append(f"{path.relative_to(ROOT)}:{call.lineno}")
+                        wrong.append(f"{name}:{call.lineno}")
     assert not wrong, "ask onnxgraft.graph.names for: " + ", ".join(wrong)
 
 

@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxgraft.graph.operators import QUANTIZERS, counted, is_op, nodes_of, op_key, op_of, set_op
-from tests.conftest import ROOT, model_of
+from tests.conftest import model_of
+from tests.sources import parsed
 
 
 @pytest.mark.parametrize("domain", [None, "", "ai.onnx"])
@@ -100,8 +101,6 @@ ELSEWHERE = {
     "src/onnxgraft/files/schema.py": "names fields of messages",
     "src/onnxgraft/run/providers.py:Running": "onnxruntime's own nodes",
 }
-PRODUCT = ("src/onnxgraft", "convert", "surgery", "quantize", "engine", "validate", "models",
-           "benchmarks")  # fmt: skip
 NAMES = {"op", "op_type"}
 
 
@@ -147,19 +146,13 @@ def test_a_method_that_writes_a_node_is_no_look_at_one() -> None:
     assert not list(looks(ast.parse('out.op("Conv", [x])')))
 
 
-def files() -> list[Path]:
-    found = [path for folder in PRODUCT for path in sorted((ROOT / folder).rglob("*.py"))]
-    return [path for path in found if "stages" not in path.parts or path.name == "__init__.py"]
-
-
 def test_operators_are_asked_for_at_one_place() -> None:
     wrong, used = [], set()
-    for path in files():
-        name = str(path.relative_to(ROOT))
+    for name, tree in parsed(r"\b(op|op_type|ai\.onnx)\b", "models", "benchmarks"):
         if name == DOOR:
             continue
-        for outer, line in looks(ast.parse(path.read_text())):
-            places = (name, f"{name}:{outer}", f"{path.parent.relative_to(ROOT)}/")
+        for outer, line in looks(tree):
+            places = (name, f"{name}:{outer}", f"{Path(name).parent}/")
             known = [place for place in places if place in ELSEWHERE]
             used.update(known)
             if not known:

@@ -13,6 +13,7 @@ from onnxgraft.stages.engine import BuildOptions
 from onnxgraft.stages.surgery import PASSES
 from onnxgraft.targets import FLOATS, TARGETS, Target, find_target, target_names
 from tests.conftest import ROOT
+from tests.sources import parsed
 
 each = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 
@@ -84,12 +85,8 @@ def test_nothing_else_lists_the_targets() -> None:
     """A second list of names would stay behind when a target is added."""
     names = set(target_names())
     found = []
-    homes = [ROOT / "src/onnxgraft", *(ROOT / name for name in
-             ("convert", "surgery", "quantize", "engine", "validate"))]  # fmt: skip
-    for file in (file for home in homes for file in home.rglob("*.py")):
-        if any(parent.is_symlink() for parent in file.parents):
-            continue
-        for node in ast.walk(ast.parse(file.read_text())):
+    for file, tree in parsed("|".join(sorted(names))):
+        for node in ast.walk(tree):
             inside = {
                 child.value
                 for child in ast.iter_child_nodes(node)
@@ -99,9 +96,9 @@ def test_nothing_else_lists_the_targets() -> None:
                 isinstance(node, ast.Dict | ast.List | ast.Set | ast.Tuple)
                 and len(inside & names) > 1
             ):
-                found.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+                found.append(f"{file}:{node.lineno}")
             if isinstance(node, ast.Compare) and inside & names:
-                found.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+                found.append(f"{file}:{node.lineno}")
     assert not [place for place in found if not place.startswith(LISTS)]
 
 
