@@ -7,6 +7,7 @@ file does. The file lives as long as its name.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 import shutil
@@ -195,25 +196,31 @@ def _torch(module: Any, example: Any, folder: Path) -> Path:
     try:
         module.eval()
         program = torch.export.export(
-            module, tuple(positional), dict(named), dynamic_shapes=_free(torch, positional, named)
+            module, tuple(positional), dict(named), dynamic_shapes=_free(module, positional, named)
         )
     finally:
         module.train(training)
     return _program(program, None, folder, type(module).__name__)
 
 
-def _free(torch: Any, positional: Sequence[Any], named: Mapping[str, Any]) -> Any:
+def _free(module: Any, positional: Sequence[Any], named: Mapping[str, Any]) -> Any:
     """Return which axes are free: the batch, where all inputs have several rows of it."""
-    values = [*positional, *named.values()]
+    import torch
+
     sizes = {
-        value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else 0 for value in values
+        value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else 0
+        for value in (*positional, *named.values())
     }
     if len(sizes) != 1 or min(sizes) < 2:
         return None
     axes = {0: torch.export.Dim.AUTO}
-    if not named:
-        return tuple(axes for _ in positional)
-    return dict.fromkeys(named, axes) if not positional else None
+    if named:
+        return dict.fromkeys(named, axes)
+    free: list[Any] = [axes] * len(positional)
+    for at, entry in enumerate(inspect.signature(module.forward).parameters.values()):
+        if entry.kind is inspect.Parameter.VAR_POSITIONAL:
+            free[at:] = [tuple(free[at:])]
+    return tuple(free)
 
 
 def _program(program: Any, example: Any, folder: Path, name: str = "program") -> Path:

@@ -42,6 +42,8 @@ class Baked:
             prepared outside as before.
         scores: The output that its answers are made of; empty where it gives none.
         placed: Where a picture lies in what the network sees, where the graph knows that.
+        sees: What the graph makes of a picture, where its outputs lie in that; None where they lie
+            in what is fed.
     """
 
     model: Model
@@ -50,6 +52,7 @@ class Baked:
     taken: TensorSpec | None = None
     scores: str = ""
     placed: Placement | None = None
+    sees: Preprocess | None = None
 
 
 def bake(
@@ -100,7 +103,8 @@ def bake(
         )
     if "postprocess" in parts:
         scores, after = bake_answers(made, after, spec, placed)
-    return Baked(made, left, after, spec if before else None, scores, placed)
+    sees = recipe if before and not boxes else None
+    return Baked(made, left, after, spec if before else None, scores, placed, sees)
 
 
 def checked(

@@ -53,7 +53,7 @@ def bake_answers(
     spec, nodes = outputs[name], Nodes(model, "postprocess")
     tensor = next(out for out in model.graph.outputs if out.name == name)
     boxes = how.kind == "boxes" or how.form != "auto"
-    axis = None if boxes else _class_axis(spec, seen)
+    axis = None if boxes else _class_axis(spec, seen, said=how.kind == "segmentation")
     if axis is not None:
         return name, _classes(model, nodes, tensor, spec, axis, how)
     form = _form(spec, how, seen)
@@ -65,8 +65,11 @@ def bake_answers(
     return name, _boxes(model, nodes, tensor, form, placed, how)
 
 
-def _class_axis(spec: TensorSpec, seen: TensorSpec) -> int | None:
-    """Return the axis of a map's classes, where the others are as the input's; None for no map."""
+def _class_axis(spec: TensorSpec, seen: TensorSpec, said: bool) -> int | None:
+    """Return the axis of a map's classes, where the others are as the input's; None for no map.
+
+    Where the recipe said that it is one, those may be free, too.
+    """
     if len(spec.shape) != 4 or not spec.dtype.startswith("float"):
         return None
     sizes = [side for side in seen.shape if isinstance(side, int) and side > 4]
@@ -77,7 +80,8 @@ def _class_axis(spec: TensorSpec, seen: TensorSpec) -> int | None:
             rows, columns = (int(side) for side in others)
             if abs(rows * sizes[1] - columns * sizes[0]) < max(sizes):
                 return axis
-    return None
+    whole = [axis for axis in (1, 2, 3) if isinstance(spec.shape[axis], int)]
+    return whole[0] if said and whole in ([1], [3]) else None
 
 
 def _classes(

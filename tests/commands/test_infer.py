@@ -207,6 +207,45 @@ def test_an_image_that_can_not_be_read_leaves_no_folder(segmenter: Path, cli: Cl
     assert not (segmenter / "a").exists()
 
 
+def test_an_image_that_does_not_fit_leaves_no_picture_of_those_before(
+    segmenter: Path, cli: Cli
+) -> None:
+    cv2.imwrite(str(segmenter / "small.png"), np.zeros((5, 6, 3), np.uint8))
+    photographs = [segmenter / "photo.png", segmenter / "small.png"]
+    done = cli("infer", segmenter / "net.onnx", *photographs, "-o", segmenter / "out",
+               "--preprocess", segmenter / "recipe.toml")  # fmt: skip
+    assert done.returncode == 2
+    assert not (segmenter / "out").exists()
+
+
+def test_where_nothing_is_drawn_no_folder_is_made_and_that_is_told(pair: Path, cli: Cli) -> None:
+    images = [pair / "0.png", pair / "1.png"]
+    done = cli("infer", pair / "pair.onnx", *images, "-o", pair / "out")
+    assert done.returncode == 0, done.stderr
+    assert "not made, there is nothing to draw; name an .npz" in " ".join(done.stdout.split())
+    assert not (pair / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["y.npz", "pictures"])
+def test_images_of_several_sizes_have_pictures_and_no_array(
+    place: str, segmenter: Path, cli: Cli
+) -> None:
+    model_of(
+        "net (float[N, 3, H, W] x) => (float[N, 11, H, W] score) { score = Conv(x, w) }",
+        {"w": np.ones((11, 3, 1, 1), np.float32)},
+    ).save(segmenter / "free.onnx")
+    cv2.imwrite(str(segmenter / "large.png"), np.zeros((20, 30, 3), np.uint8))
+    done = cli("infer", segmenter / "free.onnx", segmenter / "photo.png", segmenter / "large.png",
+               "-o", segmenter / place)  # fmt: skip
+    if place == "pictures":
+        assert done.returncode == 0, done.stderr
+        assert len([*(segmenter / place).iterdir()]) == 2
+        return
+    assert done.returncode == 2
+    assert "score is (1, 11, 20, 30), and of the images before (1, 11, 10, 12)" in done.stderr
+    assert not (segmenter / place).exists()
+
+
 def test_an_image_that_does_not_fit_names_the_cure(segmenter: Path, cli: Cli) -> None:
     done = cli("infer", segmenter / "net.onnx", segmenter / "photo.png")
     assert done.returncode == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,24 @@ def test_the_class_of_each_pixel_takes_the_place_of_its_scores() -> None:
 
 
 YOLO = {"yolov5": 8, "yolov8": 7}
+
+
+@pytest.mark.parametrize("axis", [1, 3])
+def test_a_map_of_any_size_has_classes_where_the_recipe_says_that_it_is_one(axis: int) -> None:
+    shape = "N,4,H,W" if axis == 1 else "N,H,W,4"
+    perm = [0, 1, 2, 3] if axis == 1 else [0, 2, 3, 1]
+    model = net(
+        f"net (float[N,3,H,W] x) => (float[{shape}] score) {{ a = Conv<pads=[1,1,1,1]>(x, w)"
+        f" score = Transpose<perm={perm}>(a) }}"
+    )
+    with pytest.raises(InputError, match="neither scores of classes"):
+        bake(model, ["postprocess"], Preprocess(), Postprocess())
+    how = Postprocess(kind="segmentation")
+    baked = bake(model, ["postprocess"], Preprocess(), how)
+    feeds = RNG.normal(size=(2, 3, 9, 7)).astype(np.float32)
+    (classes,) = ran(baked.model, feeds).values()
+    np.testing.assert_array_equal(classes, ran(model, feeds)["score"].argmax(axis))
+    assert checked(baked, Preprocess(), how, drawn(baked, 2))
 
 
 def detector(form: str) -> Model:
@@ -221,6 +241,54 @@ def test_an_engine_takes_pictures_and_gives_classes(target: str, tmp_path: Path,
     # Where the resize rounds otherwise, two scores may be nearer to each other than that.
     assert (classes == right).mean() > 0.98
     assert dict(shares) == pytest.approx(wanted, abs=0.02)
+
+
+@pytest.mark.parametrize("bake", ["preprocess", "preprocess,postprocess"])
+@pytest.mark.parametrize("how", ["resize = [24, 32]", "letterbox = true\nresize = [24, 32]"])
+def test_what_is_seen_of_a_picture_of_other_proportions_is_the_same(
+    how: str, bake: str, tmp_path: Path, cli: Cli
+) -> None:
+    """The network sees another picture than the one that is fed, and its classes lie in that."""
+    net(FIRST).save(tmp_path / "net.onnx")
+    (tmp_path / "net.toml").write_text(re.sub("resize = .*", how, RECIPE))
+    picture = cv2.resize(RNG.integers(0, 256, (6, 8, 3), np.uint8), (40, 90))
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    words = ["build", tmp_path / "net.onnx", "--target", "onnxruntime",
+             "--recipe", tmp_path / "net.toml", "-o"]  # fmt: skip
+    more = ["--picture", "90x40"] if "letterbox" in how else []
+    done = cli(*words, tmp_path / "plain"), cli(*words, tmp_path / "baked", "--bake", bake, *more)
+    assert [one.returncode for one in done] == [0, 0], done[1].stderr
+    seen = []
+    for name in ("plain", "baked"):
+        place = tmp_path / f"{name}.pictures"
+        told = cli("infer", tmp_path / name, tmp_path / "a.png", "-o", place, "--json")
+        assert told.returncode == 0, told.stderr
+        (answer,) = json.loads(told.stdout)["answers"]
+        seen.append((cv2.imread(str(place / "a.png")), dict(answer["shares"])))
+        with ServedEngine(tmp_path / name) as engine:
+            found = engine.look(picture, color="bgr")[1]
+        assert found is not None
+        np.testing.assert_array_equal(found.picture, seen[-1][0])
+    (wanted, shares), (drawn, others) = seen
+    # Where the resize rounds otherwise, two scores may be nearer to each other than that.
+    assert drawn.shape == wanted.shape
+    assert (np.abs(drawn.astype(int) - wanted) > 1).mean() < 0.02
+    assert others == pytest.approx(shares, abs=0.02)
+
+
+def test_pictures_of_several_sizes_are_what_an_engine_that_resizes_is_proven_on(
+    tmp_path: Path, cli: Cli
+) -> None:
+    net(FIRST).save(tmp_path / "net.onnx")
+    (tmp_path / "net.toml").write_text(RECIPE)
+    (tmp_path / "data").mkdir()
+    for number, size in enumerate([(80, 60), (40, 90), (33, 21)]):
+        picture = RNG.integers(0, 256, (*size, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"data/{number}.png"), picture)
+    done = cli("build", tmp_path / "net.onnx", "--target", "onnxruntime", "-o", tmp_path / "e",
+               "--recipe", tmp_path / "net.toml", "--bake", "preprocess",
+               "--data", tmp_path / "data")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])

@@ -48,3 +48,16 @@ def test_a_graph_that_takes_no_feeds_has_trials_all_the_same() -> None:
     feeds = trials(model, model.inputs)
     with pytest.raises(InputError, match="out of data bounds"):
         Reference(model, feeds)
+
+
+def test_samples_of_several_sizes_are_not_put_into_one_batch() -> None:
+    text = "g (float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu(x) }"
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+    model = Model.from_onnx(proto, Source("g", "onnx", ""))
+    rng = np.random.default_rng(0)
+    sizes = [(4, 6), (5, 5), (4, 6), (7, 2)]
+    samples = [{"x": rng.normal(size=(1, 3, *size)).astype(np.float32)} for size in sizes]
+    *single, together = trials(model, model.inputs, samples)
+    assert [feeds["x"].shape[2:] for feeds in single] == sizes[: len(single)]
+    first, third = samples[0]["x"], samples[2]["x"]
+    np.testing.assert_array_equal(together["x"], np.concatenate([first, third] * 2))

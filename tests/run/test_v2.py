@@ -156,6 +156,14 @@ def test_what_is_beyond_all_measure_is_a_sentence(
     assert len(str(told.value)) < 400
 
 
+def test_an_input_is_given_as_json_or_as_binary_data_and_not_as_both() -> None:
+    spec = TensorSpec("t", "int8", (2,))
+    entry = {"name": "t", "datatype": "INT8", "shape": [2], "data": [1, 2],
+             "parameters": {"binary_data_size": 2}}  # fmt: skip
+    with pytest.raises(InputError, match="t: has data and binary_data_size; give one of them"):
+        read_request(json.dumps({"inputs": [entry]}).encode(), b"\3\4", [spec], [], prepare)
+
+
 def test_an_empty_input_of_an_absurd_shape_is_a_sentence() -> None:
     spec = TensorSpec("t", "float32", (None,) * 4)
     entry = {"name": "t", "datatype": "FP32", "shape": [0, *[2**31 - 1] * 3], "data": []}

@@ -266,7 +266,8 @@ def built(done: BuiltEngine, console: Console) -> None:
         seen = "proven" if output.passed else "NOT PROVEN"
         say(console, f"{seen} on {passport.runs_on}: {output}")
     if not passport.proof:
-        say(console, f"not run here; it is for {passport.runs_on}")
+        known = f"; it is for {passport.runs_on}" if passport.runs_on else ""
+        say(console, f"not run here{known}")
     if done.layers:
         say(console, f"{done.layers_out}: {several(len(done.layers), 'layer')}")
 
@@ -425,6 +426,7 @@ def inferred(done: Inferred, console: Console) -> None:
             say(console, f"  {line}")
     if done.out.endswith(".npz"):
         say(console, f"{done.out}: the outputs, images along axis 0")
+    _notes(console, done.notes)
 
 
 def exported(done: Exported, console: Console) -> None:

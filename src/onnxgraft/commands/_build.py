@@ -174,11 +174,15 @@ def build(
     )
     tables = None if recipe is None else read_tables(recipe, trust)
     told: list[str] = []
+    sees = None
     if names(bake):
-        graph, tables, told = _baked(graph, names(bake), tables, size_of(picture), data)
+        baked, told = _baked(graph, names(bake), tables, size_of(picture), data)
+        graph, tables, sees = baked.model, (baked.preprocess, baked.postprocess), baked.sees
     elif picture is not None:
         raise InputError("--picture is for --bake preprocess")
-    used = evidence(ranges=ranges or calibration, data=data, recipe=recipe, tables=tables)
+    used = evidence(
+        ranges=ranges or calibration, data=data, recipe=recipe, tables=tables, sees=sees
+    )
     samples: Iterable[Feeds] = ()
     if data is not None and prove:
         preprocess, _ = assumed(tables and tables[0], data, graph.metadata, graph.inputs)
@@ -201,8 +205,8 @@ def build(
 def _baked(
     graph: Model, parts: Sequence[str], tables: Tables | None, picture: tuple[int, int] | None,
     data: Place | None,
-) -> tuple[Model, Tables, list[str]]:  # fmt: skip
-    """Return a graph that does parts of a recipe, what is left of it, and what was seen of that."""
+) -> tuple[stage.Baked, list[str]]:  # fmt: skip
+    """Return a graph that does parts of a recipe, and what was seen of that."""
     if tables is None:
         raise InputError("--bake: the recipe's tables say what is to be done; give --recipe")
     recipe, how = tables
@@ -213,9 +217,7 @@ def _baked(
         feeds = [sample.feeds for sample in found]
     else:
         feeds = stage.drawn(baked, _LOOKED_AT)
-    return (
-        baked.model, (baked.preprocess, baked.postprocess), stage.checked(baked, recipe, how, feeds)
-    )  # fmt: skip
+    return baked, stage.checked(baked, recipe, how, feeds)
 
 
 def size_of(given: str | tuple[int, int] | None) -> tuple[int, int] | None:

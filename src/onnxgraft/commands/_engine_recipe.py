@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TypeVar
 
 from onnxgraft.data.declared import ValidationError
 from onnxgraft.data.postprocess import Postprocess
@@ -11,7 +13,9 @@ from onnxgraft.errors import InputError
 from onnxgraft.files.trust import Trust
 from onnxgraft.stages.engine.passport import passport_path, read_passport
 
-__all__ = ["agreed", "recipe_of"]
+__all__ = ["agreed", "recipe_of", "sees_of"]
+
+_Table = TypeVar("_Table", Preprocess, Postprocess)
 
 
 def recipe_of(
@@ -29,11 +33,8 @@ def recipe_of(
         return Preprocess(), Postprocess()
     tables = read_passport(path).recipe
     place = passport_path(path)
-    try:
-        first = Preprocess.model_validate(tables.get("preprocess", {}))
-        second = Postprocess.model_validate(tables.get("postprocess", {}))
-    except ValidationError as error:
-        raise InputError(f"{place}: its recipe is damaged ({error})") from error
+    first = _read(place, Preprocess, tables.get("preprocess", {}))
+    second = _read(place, Postprocess, tables.get("postprocess", {}))
     if before and first.function is not None:
         found = first.function.loaded(trust, f"{place}: [preprocess]")
         first = first.model_copy(update={"function": found})
@@ -41,6 +42,21 @@ def recipe_of(
         found = second.function.loaded(trust, f"{place}: [postprocess]")
         second = second.model_copy(update={"function": found})
     return first, second
+
+
+def sees_of(path: str | os.PathLike[str]) -> Preprocess | None:
+    """Return what an engine itself makes of a picture, where its outputs lie in that."""
+    if not passport_path(path).is_file():
+        return None
+    inside = read_passport(path).recipe.get("inside")
+    return None if inside is None else _read(passport_path(path), Preprocess, inside)
+
+
+def _read(place: Path, table: type[_Table], keys: object) -> _Table:
+    try:
+        return table.model_validate(keys)
+    except ValidationError as error:
+        raise InputError(f"{place}: its recipe is damaged ({error})") from error
 
 
 def agreed(before: Preprocess, after: Postprocess) -> tuple[Preprocess, Postprocess]:

@@ -35,6 +35,7 @@ def evidence(
     data: Place | Samples | None = None,
     recipe: Place | None = None,
     tables: tuple[Preprocess, Postprocess] | None = None,
+    sees: Preprocess | None = None,
 ) -> Evidence:
     """Return the hashes of what was used, and the recipe's tables for who runs the engine.
 
@@ -43,6 +44,7 @@ def evidence(
         data: What was calibrated on: a folder, a list file or an ``.npz``; or samples.
         recipe: A TOML file with ``[preprocess]`` and ``[postprocess]``.
         tables: The two, where they are known already; None reads them from ``recipe``.
+        sees: What the engine itself makes of a picture, where its outputs lie in that.
     """
     hashes = {}
     if ranges is not None:
@@ -60,7 +62,8 @@ def evidence(
     before, after = (
         table.model_dump(mode="json") if table.model_fields_set else {} for table in tables
     )
-    return Evidence(hashes, {"preprocess": before, "postprocess": after})
+    inside = {} if sees is None else {"inside": sees.model_dump(mode="json")}
+    return Evidence(hashes, {"preprocess": before, "postprocess": after, **inside})
 
 
 def hash_of_data(data: Place | Samples) -> str:

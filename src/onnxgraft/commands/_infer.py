@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.commands._assumed import assumed
-from onnxgraft.commands._engine_recipe import agreed, recipe_of
+from onnxgraft.commands._engine_recipe import agreed, recipe_of, sees_of
 from onnxgraft.commands._opening import ModelGiven, Place, engine_at, open_candidate
 from onnxgraft.commands._order import IMAGE, MODEL, check_order
 from onnxgraft.commands._outputs import check_beside, check_output
@@ -75,11 +76,13 @@ class Inferred:
         answers: One for each image.
         out: Where pictures or outputs were written; empty if nowhere.
         assumed: What was assumed of the images, where nothing says how they are prepared.
+        notes: What else there is to know.
     """
 
     answers: tuple[Answer, ...]
     out: str = ""
     assumed: str = ""
+    notes: tuple[str, ...] = ()
 
     passed = True
 
@@ -88,6 +91,7 @@ class Inferred:
         return {
             "assumed": self.assumed,
             "answers": [asdict(answer) for answer in self.answers],
+            "notes": list(self.notes),
         }
 
 
@@ -130,6 +134,7 @@ def infer(
     elif folder is not None and folder.parent.is_dir():
         check_folder(folder)
     before, after = _tables(engine, preprocess, postprocess, trust)
+    sees = sees_of(engine) if preprocess is None else None
     pictures = None
     if folder is not None:
         pictures = _pictures(folder, [Path(image) for image in images])
@@ -138,7 +143,7 @@ def infer(
     found = []
     collected: dict[str, list[Array]] = {}
     opened = Original.of(engine, trust=trust)
-    with _loaded(opened) as running:
+    with _loaded(opened) as running, tempfile.TemporaryDirectory(prefix="onnxgraft.") as drawn:
         files = [existing_file(image, "the image") for image in images]
         told = ""
         if files:
@@ -146,10 +151,9 @@ def infer(
             before, told = assumed(before, files[0], metadata, running.inputs)
         for number, (file, outputs) in enumerate(_answers(running, files, before)):
             if arrays:
-                for name, array in outputs.items():
-                    collected.setdefault(name, []).append(array)
+                _collect(collected, file, outputs)
             sized = before.sized(running.inputs[0])
-            photograph, size = _photograph(file, sized)
+            photograph, size = _photograph(file, sees or sized)
             placed = sized.placement(*size)
             seen = see(outputs, after, photograph, placed, draw=pictures is not None)
             shapes = {name: array.shape for name, array in outputs.items()}
@@ -159,17 +163,35 @@ def infer(
             picture = ""
             if pictures is not None and seen.picture is not None:
                 picture = str(pictures[number])
-                _make(pictures[number].parent)
-                write_bytes(picture, _png(seen.picture))
+                Path(drawn, str(number)).write_bytes(_png(seen.picture))
             found.append(Answer(str(file), shapes, seen.best, seen.shares, seen.boxes, picture))
+        # All of them, or none where an image can't be read.
+        for number, answer in enumerate(found):
+            if answer.picture:
+                _make(Path(answer.picture).parent)
+                write_bytes(answer.picture, Path(drawn, str(number)).read_bytes())
     if arrays and out is not None:
         buffer = io.BytesIO()
         stacked: dict[str, Any] = {n: np.concatenate(a) for n, a in collected.items()}
         np.savez_compressed(buffer, **stacked)
         write_bytes(out, buffer.getvalue())
-    elif folder is not None:
-        _make(folder)  # where there was nothing to draw
+    elif folder is not None and not any(answer.picture for answer in found):
+        note = f"{folder}: not made, there is nothing to draw; name an .npz for the outputs"
+        return Inferred(tuple(found), "", told, (note,))
     return Inferred(tuple(found), "" if out is None else str(out), told)
+
+
+def _collect(collected: dict[str, list[Array]], file: Path, outputs: Outputs) -> None:
+    """Put an image's outputs beside those of the images before it."""
+    for name, array in outputs.items():
+        before = collected.setdefault(name, [])
+        if before and array.shape[1:] != before[0].shape[1:]:
+            raise InputError(
+                f"{file}: {name} is {array.shape}, and of the images before {before[0].shape}; an "
+                ".npz has one array for each output: set resize or crop in [preprocess], or write "
+                "a file for each image"
+            )
+        before.append(array)
 
 
 def _metadata(path: Path) -> dict[str, str]:

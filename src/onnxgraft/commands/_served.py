@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from onnxgraft.commands._engine_recipe import agreed, recipe_of
+from onnxgraft.commands._engine_recipe import agreed, recipe_of, sees_of
 from onnxgraft.data.casting import cast
 from onnxgraft.data.division import image_batch, row_of
 from onnxgraft.data.placement import Placement
@@ -60,6 +60,7 @@ class ServedEngine(Resource):
         # A function that is not trusted is named, and refused when a picture would be fed to it.
         known = recipe_of(path, trust, preprocess is None and bool(trust), bool(trust))
         self.preprocess, self.postprocess = agreed(preprocess or known[0], postprocess or known[1])
+        self._sees = sees_of(path) if preprocess is None else None
         trusted = trusts(trust, Path(path).name, os.fspath(path))
         found = {} if threads is not None else _found(path)
         self._engine = load(
@@ -170,7 +171,7 @@ class ServedEngine(Resource):
             for name, value in self._engine.infer({spec.name: fed}).items()
         }
         placed = recipe.placement(pixels.shape[1], pixels.shape[0])
-        shown = recipe.seen(pixels)
+        shown = (self._sees or recipe).seen(pixels)
         if shown.shape[2] == 1:  # what is drawn has colours
             shown = np.repeat(shown, 3, 2)
         return outputs, see(outputs, self.postprocess, shown, placed, draw=draw)

@@ -206,12 +206,18 @@ def trials(
     free = {spec.name for spec in inputs if spec.shape and spec.shape[0] in batches}
     if not free:
         return found
-    several = [found[index % len(found)] for index in range(batch)]
+    # Samples of other sizes can't be in one batch with the first.
+    alike = [feeds for feeds in found if _shapes(feeds) == _shapes(found[0])]
+    several = [alike[index % len(alike)] for index in range(batch)]
     together = {
         name: np.concatenate([feeds[name] for feeds in several]) if name in free else value
         for name, value in found[0].items()
     }
     return [*found, together]
+
+
+def _shapes(feeds: Feeds) -> dict[str, tuple[int, ...]]:
+    return {name: value.shape for name, value in feeds.items()}
 
 
 def _some(samples: Iterable[Feeds], count: int) -> list[Feeds]:

@@ -125,6 +125,8 @@ def read_request(
             raise InputError(f"the input {name!r} is given twice")
         data = None
         if "binary_data_size" in _parameters(entry):
+            if "data" in entry:
+                raise InputError(f"{name}: has data and binary_data_size; give one of them")
             size = _whole(_parameters(entry)["binary_data_size"], f"{name}: binary_data_size")
             data, at = binary[at : at + size], at + size
             if len(data) < size:
