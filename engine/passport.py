@@ -108,7 +108,9 @@ class Passport:
         machine: That it was built for: processor, or GPU, compute capability and driver.
         hashes: SHA-256 of ``ranges``, ``data`` and ``recipe``, as far as they were told, and of the
             ``validation`` data once accuracy was measured.
-        recipe: The tables ``preprocess`` and ``postprocess`` of the recipe.
+        recipe: The tables ``preprocess`` and ``postprocess`` of the recipe; with `--bake` what is
+            left of them, and ``inside``: what the engine itself makes of a picture, where its
+            outputs lie in that.
         cpu: The processor that it is for.
         proof: Of each output, whether the engine computes what its graph says; empty where it was
             not run when it was built.

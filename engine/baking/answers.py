@@ -80,8 +80,8 @@ def _class_axis(spec: TensorSpec, seen: TensorSpec, said: bool) -> int | None:
             rows, columns = (int(side) for side in others)
             if abs(rows * sizes[1] - columns * sizes[0]) < max(sizes):
                 return axis
-    whole = [axis for axis in (1, 2, 3) if isinstance(spec.shape[axis], int)]
-    return whole[0] if said and whole in ([1], [3]) else None
+    known = [axis for axis in (1, 2, 3) if isinstance(spec.shape[axis], int)]
+    return known[0] if said and known in ([1], [3]) else None
 
 
 def _classes(
