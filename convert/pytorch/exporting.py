@@ -10,6 +10,7 @@ from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.names import free
 from onnxgraft.optional import optional
+from onnxgraft.stages.convert.pytorch.operators import WRONG, operators
 from onnxgraft.stages.convert.pytorch.program import Port, Program, innermost, modules_of
 from onnxgraft.stages.convert.pytorch.sizes import check_sizes
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
@@ -35,22 +36,22 @@ def lower_program(program: Program, opset: int) -> tuple[Model, list[str]]:
         import torch
     file = program.source.path
     check_sizes(program)
+    for node in program.exported.graph.nodes:
+        if str(node.target) in WRONG:
+            raise _missing(file, str(node.target))
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             made: Any = torch.onnx.export(
                 program.exported, dynamo=True, optimize=False, verbose=False, verify=False,
-                opset_version=opset,
+                opset_version=opset, custom_translation_table=operators(),
             )  # fmt: skip
             _end(made, program)
             made.optimize()
         except Exception as error:  # the exporter raises whatever it meets
             missing = _MISSING.search(_chain(error))
             if missing:
-                raise NotSupportedError(
-                    f"{file}: ONNX has no {missing[1]}, and PyTorch does not write it in other "
-                    "operators; write that part of the network in others yourself"
-                ) from error
+                raise _missing(file, missing[1]) from error
             raise ModelError(
                 f"{file}: PyTorch can't export the network: {innermost(error)}"
             ) from error
@@ -78,6 +79,13 @@ def lower_program(program: Program, opset: int) -> tuple[Model, list[str]]:
         if value is not None
     ]
     return Model.from_onnx(proto, program.source, names), notes
+
+
+def _missing(file: str, operator: str) -> NotSupportedError:
+    return NotSupportedError(
+        f"{file}: ONNX has no {operator}, and PyTorch does not write it in other operators; write "
+        "that part of the network in others yourself"
+    )
 
 
 def _end(made: Any, program: Program) -> None:

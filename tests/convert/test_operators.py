@@ -102,6 +102,43 @@ def test_a_division_rounds_downwards(tmp_path: Path, name: str, whole: bool) -> 
     np.testing.assert_array_equal(mine, theirs)
 
 
+# Beyond what float32 counts, and the lowest of all.
+EXTREME = [-(2**31), -(2**31) + 1, -(2**24) - 1, -1, 0, 2**24 + 1, 2**31 - 1]
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+@pytest.mark.parametrize("name", ["FloorDiv", "FloorMod"])
+def test_a_division_of_extreme_whole_numbers_is_exact(tmp_path: Path, name: str, kind: str) -> None:
+    build = {"FloorDiv": tf.math.floordiv, "FloorMod": tf.math.floormod}[name]
+    a, b = (v.reshape(1, -1).astype(kind) for v in np.meshgrid(EXTREME, [2, 3, -3, 7, 2**24]))
+    free = [(1, a.size), getattr(tf, kind)]
+    theirs, mine = outputs(
+        tmp_path, lambda: build(x(*free[0], dtype=free[1]), x(*free[0], dtype=free[1], name="y")),
+        x=a, y=b,
+    )  # fmt: skip
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_what_is_left_of_a_division_of_large_floats_is_exact(tmp_path: Path) -> None:
+    a, b = (
+        v.reshape(1, -1).astype(np.float32)
+        for v in np.meshgrid([1e8, -1e8, 1e4, -1e4, 12345.678, -5, 0], [3, -3, 0.7, -0.7, 1e-3])
+    )
+    theirs, mine = outputs(
+        tmp_path, lambda: tf.math.floormod(x(1, a.size), x(1, a.size, name="y")), x=a, y=b
+    )
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_an_angle_is_in_its_quadrant_with_zeros_and_infinities_too(tmp_path: Path) -> None:
+    ends = [0.0, -0.0, 1.0, -2.0, 1e-30, -1e-30, 1e30, np.inf, -np.inf]
+    y, b = (v.reshape(1, -1).astype(np.float32) for v in np.meshgrid(ends, ends))
+    theirs, mine = outputs(
+        tmp_path, lambda: tf.math.atan2(x(1, y.size), x(1, y.size, name="y")), x=y, y=b
+    )
+    np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-37)
+
+
 def test_the_rank_of_an_input_of_any_rank(tmp_path: Path) -> None:
     value = numbers(2, 3, 4).astype(np.float32)
 
@@ -266,6 +303,7 @@ TESTED = {
     "Erfc": "test_a_function_of_one_value_is_tensorflow_s",
     "EuclideanNorm": "test_a_norm_over_axes",
     "ExpandDims": "tests/convert/test_operators_images.py",
+    "Atan2": "test_an_angle_is_in_its_quadrant_with_zeros_and_infinities_too",
     "Expm1": "test_a_function_of_one_value_is_tensorflow_s",
     "ExtractImagePatches": "tests/convert/test_operators_images.py",
     "FFT": "tests/convert/test_operators_images.py",

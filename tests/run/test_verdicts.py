@@ -38,6 +38,20 @@ def test_the_tolerance_is_a_fraction_of_the_range(step: float, passed: bool) -> 
     assert verdict.mean_abs == pytest.approx(abs(step) / 4, abs=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("kind", "steps", "passed"),
+    [(np.float16, 1, True), (np.float16, 2, False), (np.float32, 64, False)],
+)
+def test_one_rounding_of_a_half_is_no_difference(kind: type, steps: int, passed: bool) -> None:
+    """Where an output's range is small beside its size, one step is a large part of it."""
+    value = np.array([1024, 1025, 1027], kind)
+    moved = value.copy()
+    for _ in range(steps):
+        moved[1] = np.nextafter(moved[1], kind(np.inf))
+    (verdict,) = hold({"y": value}, {"y": moved}, tolerance=1e-6)
+    assert verdict.passed is passed
+
+
 def polygraphy(expected: Array, actual: Array, tolerance: float) -> Any:
     """Return what Polygraphy's own comparator finds."""
     from polygraphy.comparator import SimpleCompareFunc

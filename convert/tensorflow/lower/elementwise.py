@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from onnxgraft.stages.convert.formulas import log1p
 from onnxgraft.stages.convert.tensorflow.lower.writing import (
     Handler,
     NewerOpset,
@@ -26,12 +27,8 @@ __all__ = [
     "bitwise_xor",
     "bucketize",
     "erfc",
-    "expm1",
     "fake_quantize",
-    "floor_div",
-    "floor_mod",
     "invert",
-    "log1p",
     "lower_bound",
     "mul_no_nan",
     "ones_like",
@@ -71,23 +68,6 @@ def erfc(w: Writer, x: Sequence[Value]) -> Value:
     return w.const(1, x[0].dtype) - w.op("Erf", x[0])
 
 
-def expm1(w: Writer, x: Sequence[Value]) -> Value:
-    """Write e^x - 1, which does not cancel near 0."""
-    return w.op("Tanh", x[0] * 0.5) * (w.op("Exp", x[0]) + 1)
-
-
-def floor_div(w: Writer, x: Sequence[Value]) -> Value:
-    """Write floor(a / b); whole numbers, which ONNX divides towards 0, as (a - a mod b) / b."""
-    a, b = x
-    return (a - w.op("Mod", a, b)) / b if a.whole else w.op("Floor", a / b)
-
-
-def floor_mod(w: Writer, x: Sequence[Value]) -> Value:
-    """Write a - b floor(a / b); of whole numbers that is ONNX's Mod, with the sign of b."""
-    a, b = x
-    return w.op("Mod", a, b) if a.whole else a - b * w.op("Floor", a / b)
-
-
 def rank(w: Writer, x: Sequence[Value]) -> Value:
     """Write the number of dimensions: the size of the shape."""
     return w.op("Size", x[0].shape()).to(TensorProto.INT32)
@@ -106,13 +86,6 @@ def tfl_gelu(ctx: Any, node: Any, name: str, args: Any) -> None:
         return x * 0.5 * (gate + 1)
 
     replace(ctx, node, formula)
-
-
-def log1p(w: Writer, x: Sequence[Value]) -> Value:
-    """Write log(1 + x), which does not cancel near 0."""
-    near = w.op("Abs", x[0]) < 0.5
-    small = w.op("Atanh", x[0] / (x[0] + 2)) * 2
-    return near.where(small, w.op("Log", x[0] + 1))
 
 
 def xdivy(w: Writer, x: Sequence[Value]) -> Value:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxgraft.errors import NotSupportedError, OnnxgraftError
+from onnxgraft.stages.convert.formulas import atan2, expm1, floor_div, floor_mod, log1p
 from onnxgraft.stages.convert.tensorflow.lower.complexes import (
     angle,
     complex_cast,
@@ -31,12 +32,8 @@ from onnxgraft.stages.convert.tensorflow.lower.elementwise import (
     bitwise_xor,
     bucketize,
     erfc,
-    expm1,
     fake_quantize,
-    floor_div,
-    floor_mod,
     invert,
-    log1p,
     lower_bound,
     mul_no_nan,
     ones_like,
@@ -164,6 +161,7 @@ OPERATORS = {
         by(adjust_saturation), "v - (v - colour) ratio, where v is the largest channel"
     ),
     "Angle": Operator(angle, "atan2 of the two parts"),
+    "Atan2": Operator(by(atan2), "atan(y / x), and pi further where x is negative; -0 is"),
     "BitwiseAnd": Operator(bitwise_and, "BitwiseAnd, which ONNX has from opset 18 on"),
     "BitwiseOr": Operator(bitwise_or, "BitwiseOr, likewise"),
     "BitwiseXor": Operator(bitwise_xor, "BitwiseXor, likewise"),
@@ -195,9 +193,12 @@ OPERATORS = {
     ),
     "FakeQuantWithMinMaxVarsPerChannel": Operator(fake_quantize, "the same in plain arithmetic"),
     "FloorDiv": Operator(
-        by(floor_div), "floor(a / b); of whole numbers (a - Mod(a, b)) / b, for ONNX rounds to 0"
+        by(floor_div), "floor(a / b); of whole numbers, which ONNX rounds to 0, 1 less where needed"
     ),
-    "FloorMod": Operator(by(floor_mod), "a - b floor(a / b); of whole numbers Mod"),
+    "FloorMod": Operator(
+        by(floor_mod),
+        "Mod; of floats what is left of a division to 0, and b more on its other side",
+    ),
     "GatherV2": Operator(complex_layout, "Gather; of complex numbers, of both parts"),
     "Greater": Operator(compared, "Greater, of integers as such; tf2onnx rounds them to float32"),
     "HSVToRGB": Operator(by(hsv_to_rgb), "v (1 - s + s t), where t goes up and down with the hue"),

@@ -7,8 +7,8 @@ import math
 __all__ = [
     "BAKED_ANTIALIASED_LEVELS", "BAKED_LEVELS", "BAKED_PIXELS", "BAKED_RESIZED_LEVELS",
     "BAKED_SCORES", "CONSTANT_DECIBELS", "ENGINE_DECIBELS", "ENGINE_LOSS", "ENGINE_TOLERANCES",
-    "FLOAT_DECIBELS",
-    "FLOAT_TOLERANCE", "HALF_LAYER_TOLERANCE", "HALF_TOLERANCE", "LAYER_TOLERANCE",
+    "FLOAT_DECIBELS", "FLOAT_TOLERANCE", "HALF_LAYER_TOLERANCE", "HALF_RESOLUTION",
+    "HALF_TOLERANCE", "LAYER_TOLERANCE",
     "LEAST_CONTRAST", "LEAST_INT4_LAYER_SQNR", "LEAST_LAYER_SQNR", "LEAST_RANGE_SQNR", "LEAST_SQNR",
     "LOW_OVERLAP", "LOW_TOP1", "NEARER_DECIBELS", "NOISE_FACTOR", "PEAKY_ROUNDING", "RESOLUTION",
     "REWRITE_TIES", "STORED_FP8", "STORED_INT8", "TIES", "USUAL_DROP", "USUAL_ROUNDING",
@@ -26,6 +26,9 @@ HALF_TOLERANCE = 5e-3
 # that it can have: 8 times float32's unit roundoff of 2^-24. A sigmoid of 1 can't be told from one
 # of 1 - 2^-25, and onnxruntime 1.31 computes one near 0 with an absolute error of up to 1.5e-7.
 RESOLUTION = 2.0**-21
+# Likewise of an output in float16: one unit in its last place, by which two numbers that are nearly
+# the same may be rounded apart.
+HALF_RESOLUTION = 2.0**-10
 # How many times a network's own noise another runtime may differ. Another order of every sum is
 # many roundings, an input that is rounded differently one: measured on the networks of benchmarks/,
 # two runtimes differ by up to 4 times as much.

@@ -14,7 +14,7 @@ from onnxgraft.notebook import section
 from onnxgraft.run.difference import as_float, span
 from onnxgraft.run.saturation import resolution
 from onnxgraft.run.selections import Chosen
-from onnxgraft.run.tolerances import FLOAT_TOLERANCE, TIES
+from onnxgraft.run.tolerances import FLOAT_TOLERANCE, HALF_RESOLUTION, TIES
 
 __all__ = ["Verdict", "check_pair", "hold", "other_boxes"]
 
@@ -71,9 +71,9 @@ def hold(
         chosen: What indices among the outputs were chosen from: they are held by the scores of
             what they select, where more of them differ.
 
-    A difference that float32 does not resolve in numbers of the output's size is none. An output
-    that is missing, or of another shape, fails with a note that says what to do. What is NaN or
-    infinite in the original must be just so in the candidate.
+    A difference that float32, or the output's float16, does not resolve in numbers of its size is
+    none. An output that is missing, or of another shape, fails with a note that says what to do.
+    What is NaN or infinite in the original must be just so in the candidate.
     """
     floors = floors or {}
     return [
@@ -125,6 +125,8 @@ def _verdict(
         )
         left, right = np.where(odd, 0, left), np.where(odd, 0, right)
     limit = max(tolerance * span(left), floor, resolution(left))
+    if value.dtype == np.float16:
+        limit = max(limit, HALF_RESOLUTION * float(np.abs(left).max(initial=0.0)))
     apart = np.abs(left - right)
     if not np.isfinite(apart).all():
         return Verdict(name, False, math.inf, math.inf, limit, note)

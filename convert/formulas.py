@@ -1,0 +1,107 @@
+"""Operators that several frameworks have, as formulas: exact for whole numbers, stable for others.
+
+Each takes the writer of a graph and the operator's inputs, and returns what it computes of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxgraft.stages.convert.writing import Value, Writer
+
+__all__ = [
+    "atan2",
+    "expm1",
+    "floor_div",
+    "floor_mod",
+    "log1p",
+    "log_add_exp",
+    "log_add_exp2",
+    "log_sigmoid",
+]
+
+# Of whole numbers, those that ONNX Runtime compares.
+_COMPARED = (TensorProto.INT32, TensorProto.INT64)
+
+
+def expm1(w: Writer, x: Sequence[Value]) -> Value:
+    """Write e^x - 1, which does not cancel near 0."""
+    return w.op("Tanh", x[0] * 0.5) * (w.op("Exp", x[0]) + 1)
+
+
+def log1p(w: Writer, x: Sequence[Value]) -> Value:
+    """Write log(1 + x), which does not cancel near 0."""
+    near = w.op("Abs", x[0]) < 0.5
+    small = w.op("Atanh", x[0] / (x[0] + 2)) * 2
+    return near.where(small, w.op("Log", x[0] + 1))
+
+
+def log_sigmoid(w: Writer, x: Sequence[Value]) -> Value:
+    """Write log(1 / (1 + e^-x)) as min(x, 0) - log(1 + e^-|x|), which is finite where x is."""
+    distance = w.const(0, x[0].dtype) - w.op("Abs", x[0])
+    return w.op("Min", x[0], 0) - log1p(w, [w.op("Exp", distance)])
+
+
+def log_add_exp(w: Writer, x: Sequence[Value]) -> Value:
+    """Write log(e^a + e^b) as max(a, b) + log(1 + e^-|a - b|)."""
+    return w.op("Max", *x) + log1p(w, [w.op("Exp", _below(w, x))])
+
+
+def log_add_exp2(w: Writer, x: Sequence[Value]) -> Value:
+    """Write log2(2^a + 2^b), likewise."""
+    far = log1p(w, [w.op("Exp", _below(w, x) * float(np.log(2)))])
+    return w.op("Max", *x) + far * float(1 / np.log(2))
+
+
+def _below(w: Writer, x: Sequence[Value]) -> Value:
+    """Write -|a - b|, which is 0 of equal infinities."""
+    a, b = x
+    return a.equals(b).where(0, w.const(0, a.dtype) - w.op("Abs", a - b))
+
+
+def floor_div(w: Writer, x: Sequence[Value]) -> Value:
+    """Write floor(a / b); ONNX divides whole numbers towards 0."""
+    a, b = x
+    if not a.whole:
+        return w.op("Floor", a / b)
+    if a.dtype not in _COMPARED:
+        return (a - w.op("Mod", a, b)) / b
+    found = a / b
+    left = a - found * b
+    return found - _other_side(w, left, b).to(a.dtype)
+
+
+def floor_mod(w: Writer, x: Sequence[Value]) -> Value:
+    """Write what is left of a division downwards, with the sign of b; ONNX has it of integers."""
+    a, b = x
+    if a.whole:
+        return w.op("Mod", a, b)
+    left = w.op("Mod", a, b, fmod=1)  # towards 0, exactly
+    return _other_side(w, left, b).where(left + b, left)
+
+
+def _other_side(w: Writer, left: Value, b: Value) -> Value:
+    """Write where something is left that has not the sign of b."""
+    some = w.op("Not", left.equals(0))
+    return w.op("And", some, w.op("Xor", left < 0, b < 0))
+
+
+def atan2(w: Writer, x: Sequence[Value]) -> Value:
+    """Write the angle of (x, y) for inputs y, x: atan(y / x), and pi further where x is negative.
+
+    Zeros have signs, and two infinities a ratio of 1, as C's atan2 has it.
+    """
+    y, x_ = x
+    signs = w.op("Sign", y) * w.op("Sign", x_)
+    ratio = w.op("Abs", y).equals(w.op("Abs", x_)).where(signs, y / x_)
+    angle = w.op("Atan", ratio)
+    side = _negative(w, y).where(w.const(-np.pi, y.dtype), np.pi)
+    return _negative(w, x_).where(angle + side, angle)
+
+
+def _negative(w: Writer, value: Value) -> Value:
+    """Write where a number is below 0, or the zero with a sign."""
+    return value.equals(0).where(w.const(1, value.dtype) / value, value) < 0

@@ -1,0 +1,243 @@
+"""PyTorch's operators that its exporter lacks, or writes so that they give something else.
+
+The exporter asks this table first. What it writes of a division of whole numbers goes through
+float32, a log of a sum of exponentials overflows, and log(1 + x) cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+from onnx.helper import tensor_dtype_to_np_dtype
+
+from onnxgraft.graph.tensors import Array
+from onnxgraft.stages.convert import formulas, writing
+from onnxgraft.stages.convert.writing import Operand, Value
+
+__all__ = ["WRONG", "operators"]
+
+# What it writes overflows beyond 9 or so, and there are no other operators of ONNX's for it.
+WRONG = ("aten.special_erfcx.default", "aten.special_log_ndtr.default")
+
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+Formula = Callable[[writing.Writer, Sequence[Value]], Value]
+
+
+class _Writer(writing.Writer):
+    """Adds nodes to what the exporter is writing just now."""
+
+    def __init__(self) -> None:
+        from onnxscript import opset18
+
+        self._onnx = opset18
+        self._tensors: dict[str, Any] = {}
+
+    def value(self, tensor: Any) -> Value:
+        """Return a tensor of the exporter's."""
+        return self._named(tensor, int(tensor.dtype))
+
+    def tensor(self, value: Value) -> Any:
+        """Return the exporter's tensor."""
+        return self._tensors[value.name]
+
+    def op(self, kind: str, *inputs: Operand, dtype: int = 0, **attributes: Any) -> Value:
+        """Write a node and return its first output; see the base class."""
+        given = self.given(inputs)
+        made = getattr(self._onnx, kind)(*map(self.tensor, given), **attributes)
+        first = made[0] if isinstance(made, Sequence) else made
+        return self._named(first, dtype or given[0].dtype)
+
+    def const(self, value: float | Array, dtype: int) -> Value:
+        """Return a constant of an ONNX type."""
+        import onnx_ir as ir
+
+        array = np.asarray(value, tensor_dtype_to_np_dtype(dtype))
+        tensor: Any = ir.tensor(array)
+        return self._named(self._onnx.Constant(value=tensor), dtype)
+
+    def _named(self, tensor: Any, dtype: int) -> Value:
+        name = str(len(self._tensors))
+        self._tensors[name] = tensor
+        return Value(self, name, dtype)
+
+
+def _by(formula: Formula, *inputs: Any) -> Any:
+    """Return what a formula makes of tensors and numbers, of which one is a tensor."""
+    w = _Writer()
+    kind = next(int(given.dtype) for given in inputs if hasattr(given, "dtype"))
+    values = [w.value(v) if hasattr(v, "dtype") else w.const(v, kind) for v in inputs]
+    if kind not in _HALVES:
+        return w.tensor(formula(w, values))
+    # As PyTorch does it, in float32, of which the result alone is rounded.
+    return w.tensor(formula(w, [value.to(TensorProto.FLOAT) for value in values]).to(kind))
+
+
+def _log1p(self: Any) -> Any:
+    return _by(formulas.log1p, self)
+
+
+def _expm1(self: Any) -> Any:
+    return _by(formulas.expm1, self)
+
+
+def _log_sigmoid(self: Any) -> Any:
+    return _by(formulas.log_sigmoid, self)
+
+
+def _logaddexp(self: Any, other: Any) -> Any:
+    return _by(formulas.log_add_exp, self, other)
+
+
+def _logaddexp2(self: Any, other: Any) -> Any:
+    return _by(formulas.log_add_exp2, self, other)
+
+
+def _atan2(self: Any, other: Any) -> Any:
+    return _by(formulas.atan2, self, other)
+
+
+def _remainder(self: Any, other: Any) -> Any:
+    return _by(formulas.floor_mod, self, other)
+
+
+def _floor_divide(self: Any, other: Any) -> Any:
+    return _by(_floor_div, self, other)
+
+
+def _div_mode(self: Any, other: Any, rounding_mode: Any = None) -> Any:
+    by = {"floor": _floor_div, "trunc": _trunc_div}.get(rounding_mode, _true_div)
+    return _by(by, self, other)
+
+
+def _floor_div(w: writing.Writer, x: Sequence[Value]) -> Value:
+    """Write floor(a / b); of floats as c10's `div_floor_floating`, from what is left exactly."""
+    a, b = x
+    if a.whole:
+        return formulas.floor_div(w, x)
+    left = w.op("Mod", a, b, fmod=1)
+    other_side = w.op("Not", formulas.floor_mod(w, x).equals(left))
+    found = (a - left) / b
+    found = other_side.where(found - 1, found)
+    floor = w.op("Floor", found)
+    near = (found - floor) > 0.5
+    return b.equals(0).where(a / b, near.where(floor + 1, floor))
+
+
+def _trunc_div(w: writing.Writer, x: Sequence[Value]) -> Value:
+    """Write a / b, rounded towards 0."""
+    a, b = x
+    return a / b if a.whole else _trunc(w, a / b)
+
+
+def _true_div(w: writing.Writer, x: Sequence[Value]) -> Value:
+    kind = TensorProto.FLOAT if x[0].whole else x[0].dtype
+    return x[0].to(kind) / x[1].to(kind)
+
+
+def _trunc(w: writing.Writer, value: Value) -> Value:
+    return (value < 0).where(w.op("Ceil", value), w.op("Floor", value))
+
+
+def _rounded(kind: str) -> Callable[[Any], Any]:
+    """Return what writes a rounding; whole numbers, of which ONNX has none, stay as they are."""
+
+    def formula(w: writing.Writer, x: Sequence[Value]) -> Value:
+        if x[0].whole:
+            return w.op("Identity", x[0])
+        return _trunc(w, x[0]) if kind == "Trunc" else w.op(kind, x[0])
+
+    def written(self: Any) -> Any:
+        return _by(formula, self)
+
+    return written
+
+
+def _logcumsumexp(self: Any, dim: Any) -> Any:
+    """Write, for each place, the log of the sum of the exponentials up to it."""
+    rank = len(self.shape)
+
+    def formula(w: writing.Writer, x: Sequence[Value]) -> Value:
+        if not rank:
+            return w.op("Identity", x[0])
+        axis = dim % rank
+        last = [*(at for at in range(rank) if at != axis), axis]
+        value = x[0].transpose(*last)
+        places = w.range(w.op("Gather", x[0].shape(), w.const(axis, TensorProto.INT64)))
+        later = w.op("Greater", places.unsqueeze(0), places.unsqueeze(1), dtype=TensorProto.BOOL)
+        kept = later.where(w.const(-np.inf, value.dtype), value.unsqueeze(-2))
+        found = w.op("ReduceLogSumExp", kept, w.longs(-1), keepdims=0)
+        return found.transpose(*np.argsort(last).tolist())
+
+    return _by(formula, self)
+
+
+def _most(kind: str) -> Callable[..., Any]:
+    def formula_of(dim: Sequence[int], keepdim: bool) -> Formula:
+        def formula(w: writing.Writer, x: Sequence[Value]) -> Value:
+            axes = [w.longs(*dim)] if dim else []
+            return w.op(kind, x[0], *axes, keepdims=int(keepdim))
+
+        return formula
+
+    def written(self: Any, dim: Any = (), keepdim: bool = False) -> Any:
+        axes = [dim] if isinstance(dim, int) else list(dim)
+        return _by(formula_of(axes, keepdim), self)
+
+    return written
+
+
+def _sort(self: Any, stable: Any = None, dim: int = -1, descending: bool = False) -> Any:
+    """Write a TopK of all, which leaves equal ones in their order."""
+    import onnxscript
+
+    onnx: Any = onnxscript.opset18
+    if not len(self.shape):
+        return onnx.Identity(self), onnx.Constant(value_int=0)
+    size = onnx.Gather(onnx.Shape(self), onnx.Constant(value_ints=[dim]))
+    return onnx.TopK(self, size, axis=dim, largest=int(descending), sorted=1)
+
+
+def _scatter(self: Any, dim: int, index: Any, src: Any) -> Any:
+    """Write a ScatterElements of as much of the source as there are indices."""
+    import onnxscript
+
+    onnx: Any = onnxscript.opset18
+    index, src = (
+        t if len(t.shape) else onnx.Reshape(t, onnx.Constant(value_ints=[1])) for t in (index, src)
+    )
+    zeros = onnx.Constant(value_ints=[0] * len(self.shape))
+    return onnx.ScatterElements(self, index, onnx.Slice(src, zeros, onnx.Shape(index)), axis=dim)
+
+
+def operators() -> dict[Any, Callable[..., Any]]:
+    """Return what writes an operator, by PyTorch's name of it."""
+    import torch
+
+    aten = torch.ops.aten
+    return {
+        aten.amax.default: _most("ReduceMax"),
+        aten.amin.default: _most("ReduceMin"),
+        aten.atan2.default: _atan2,
+        aten.ceil.default: _rounded("Ceil"),
+        aten.div.Scalar_mode: _div_mode,
+        aten.div.Tensor_mode: _div_mode,
+        aten.expm1.default: _expm1,
+        aten.floor.default: _rounded("Floor"),
+        aten.floor_divide.default: _floor_divide,
+        aten.log1p.default: _log1p,
+        aten.log_sigmoid.default: _log_sigmoid,
+        aten.logaddexp.default: _logaddexp,
+        aten.logaddexp2.default: _logaddexp2,
+        aten.logcumsumexp.default: _logcumsumexp,
+        aten.remainder.Scalar: _remainder,
+        aten.remainder.Scalar_Tensor: _remainder,
+        aten.remainder.Tensor: _remainder,
+        aten.round.default: _rounded("Round"),
+        aten.scatter.src: _scatter,
+        aten.sort.stable: _sort,
+        aten.trunc.default: _rounded("Trunc"),
+    }

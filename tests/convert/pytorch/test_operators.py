@@ -1,0 +1,177 @@
+"""Operators that are written here and not by PyTorch's exporter, held against PyTorch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxgraft import commands
+from onnxgraft.errors import NotSupportedError
+from onnxgraft.graph.tensors import Array
+from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages.convert.pytorch.operators import operators
+
+torch = pytest.importorskip("torch")
+
+MAGNITUDES = [1e-30, 1e-10, 1e-5, 0.1, 0.3, 0.5, 0.7, 1, 2.5, 3, 20, 87, 100, 1e4, 1e8]
+WIDE = np.array([0, *MAGNITUDES, *(-v for v in MAGNITUDES), np.inf, -np.inf], np.float32)
+# Beyond what float32 counts, and nearly the lowest of all.
+WHOLE = np.array([
+    0,
+    1,
+    -1,
+    7,
+    -7,
+    2**24 + 1,
+    -(2**24) - 1,
+    2**30 + 1,
+    -(2**30) - 1,
+    2**31 - 1,
+    1 - 2**31,
+])
+
+
+def module(call: Callable[..., Any]) -> Any:
+    class Made(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: Any, y: Any) -> Any:
+            found = call(x, y)
+            return tuple(found) if isinstance(found, list) else found
+
+    return Made().eval()
+
+
+def both(call: Callable[..., Any], *feeds: Array) -> tuple[list[Array], list[Array]]:
+    """Return what PyTorch computes of two arrays, and what the converted graph does."""
+    net = module(call)
+    given = tuple(torch.from_numpy(feed) for feed in feeds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        done = commands.convert((net, given))
+    assert done.passed
+    assert done.verdicts
+    with OnnxRuntime(done.model.to_onnx()) as session:
+        fed = {spec.name: feed for spec, feed in zip(session.inputs, feeds, strict=False)}
+        found = [*session.infer(fed).values()]
+    with torch.no_grad():
+        wanted = net(*given)
+    return [one.numpy() for one in (wanted if isinstance(wanted, tuple) else (wanted,))], found
+
+
+def pairs(values: Array, others: Array) -> tuple[Array, Array]:
+    first, second = np.meshgrid(values, others)
+    return first.ravel(), second.ravel()
+
+
+def test_functions_of_one_value_are_pytorch_s_near_0_and_far_away() -> None:
+    nn = torch.nn.functional
+    wanted, found = both(
+        lambda x, y: [
+            torch.log1p(x), torch.expm1(x), nn.logsigmoid(x), x % 3, x % -0.7, 5 % x, x // 0.3,
+            nn.binary_cross_entropy_with_logits(x, (y > 0).float(), reduction="none"),
+        ],
+        WIDE, WIDE,
+    )  # fmt: skip
+    for number, (right, made) in enumerate(zip(wanted, found, strict=True)):
+        # Relative, so that small values near 0 count.
+        np.testing.assert_allclose(made, right, rtol=2e-6, atol=1e-37, err_msg=str(number))
+
+
+def test_functions_of_two_values_are_pytorch_s_near_0_and_far_away() -> None:
+    x, y = pairs(np.append(WIDE, np.float32(-0.0)), WIDE)
+    wanted, found = both(
+        lambda x, y: [
+            torch.logaddexp(x, y), torch.logaddexp2(x, y), torch.atan2(x, y),
+            torch.remainder(x, y), torch.div(x, y, rounding_mode="floor"), torch.floor_divide(x, y),
+            torch.div(x, y, rounding_mode="trunc"), torch.div(x, y, rounding_mode=None),
+        ],
+        x, y,
+    )  # fmt: skip
+    for number, (right, made) in enumerate(zip(wanted, found, strict=True)):
+        # A log of a sum of about 1 is a small difference of two numbers, in PyTorch too.
+        absolute = 1e-6 if number < 2 else 1e-37
+        np.testing.assert_allclose(made, right, rtol=2e-6, atol=absolute, err_msg=str(number))
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_whole_numbers_are_divided_as_whole_numbers(kind: str) -> None:
+    x, y = pairs(WHOLE, np.array([2, 3, -3, 7, -(2**24)]))
+    wanted, found = both(
+        lambda x, y: [
+            torch.div(x, y, rounding_mode="floor"), torch.div(x, y, rounding_mode="trunc"),
+            x // y, x // 3, torch.remainder(x, y), torch.div(x, 3, rounding_mode="floor"),
+            x.floor(), x.ceil(), x.round(), x.trunc(), x.amax(), x.amin(0, keepdim=True),
+        ],
+        x.astype(kind), y.astype(kind),
+    )  # fmt: skip
+    for number, (right, made) in enumerate(zip(wanted, found, strict=True)):
+        assert made.dtype == right.dtype
+        np.testing.assert_array_equal(made, right, err_msg=str(number))
+
+
+def test_roundings_and_the_largest_are_pytorch_s() -> None:
+    values = np.array([[-2.5, -1.5, -0.5, -0.4, 0.5, 1.5], [2.5, 3.7, -3.7, 0, 7, -8]], np.float32)
+    wanted, found = both(
+        lambda x, y: [
+            x.floor(), x.ceil(), x.round(), x.trunc(), x.amax(), x.amin(), x.amax(1),
+            x.amin((0, 1), keepdim=True), x.amax(-1, keepdim=True),
+        ],
+        values, values,
+    )  # fmt: skip
+    for right, made in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(made, right)
+
+
+def test_equal_values_are_sorted_in_their_order() -> None:
+    values = np.array([[1, 1, 0, 1, 2, 2, 0, 1], [3, 3, 3, 3, 3, 3, 3, 3]], np.float32)
+    wanted, found = both(
+        lambda x, y: [
+            *torch.sort(x, stable=True), *torch.sort(x, stable=True, descending=True, dim=0),
+            torch.argsort(x, stable=True, descending=True), *torch.sort(y, stable=True),
+        ],
+        values, values.astype(np.int64) + 2**24,
+    )  # fmt: skip
+    for right, made in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(made, right)
+
+
+@pytest.mark.parametrize("dim", [0, 1, -2])
+def test_sums_of_exponentials_up_to_each_place_do_not_overflow(dim: int) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, 5, 3)).astype(np.float32) * 100
+    wanted, found = both(lambda x, y: torch.logcumsumexp(x, dim) + y, values, values)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-5)
+
+
+def test_less_may_be_scattered_than_there_is() -> None:
+    rng = np.random.default_rng(0)
+    into, source = (rng.normal(size=(4, 6)).astype(np.float32) for _ in "ab")
+    index = torch.stack([torch.randperm(6)[:2] for _ in range(3)])
+    wanted, found = both(lambda x, y: x.scatter(1, index, y), into, source)
+    np.testing.assert_array_equal(found[0], wanted[0])
+
+
+@pytest.mark.parametrize("name", ["erfcx", "log_ndtr"])
+def test_what_would_overflow_is_refused_by_its_name(name: str) -> None:
+    call = getattr(torch.special, name)
+    with pytest.raises(NotSupportedError, match=f"ONNX has no aten.special_{name}"):
+        both(lambda x, y: call(x) + y, WIDE, WIDE)
+
+
+def test_half_precision_is_kept() -> None:
+    values = np.linspace(-9, 9, 40).astype(np.float16)
+    wanted, found = both(
+        lambda x, y: [torch.log1p(x * x), torch.nn.functional.logsigmoid(x), x // 2, x % 3, x + y],
+        values, values,
+    )  # fmt: skip
+    for right, made in zip(wanted, found, strict=True):
+        assert made.dtype == right.dtype == np.float16
+        np.testing.assert_allclose(made, right, rtol=4e-3, atol=1e-3)
+
+
+def test_pytorch_has_these_operators() -> None:
+    """A name that it no longer has would raise in every export."""
+    assert len(operators()) == 21
