@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxgraft.errors import InputError
 from onnxgraft.graph.half import to_half
 from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model
@@ -351,3 +352,22 @@ def test_weights_that_do_not_fit_into_a_message_go_beside_it(
         for name, value in wanted.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5)
     assert max(made) < 10_000  # the weights have 160,000
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_weights_of_no_convolution_are_onnxruntime_s_to_refuse(
+    op: str, rank: int, group: int
+) -> None:
+    constants = {
+        "s": np.float32(0.1), "z": np.int8(0), "w": np.ones((2,) * rank, np.int8),
+    }  # fmt: skip
+    model = model_of(
+        "g (float[N,2,3,3] x) => (float[N,M,3,3] y) { q = QuantizeLinear(x, s, z)"
+        " d = DequantizeLinear(q, s, z)  v = DequantizeLinear(w, s, z)"
+        f" y = {op}<group={group}>(d, v) }}",
+        {name: np.asarray(value) for name, value in constants.items()},
+    )
+    with pytest.raises(InputError, match="onnxruntime"), exact(model):
+        pass

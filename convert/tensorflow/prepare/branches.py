@@ -13,6 +13,7 @@ from typing import Any
 
 from onnxgraft.stages.convert.tensorflow.names import full_name, node_of
 from onnxgraft.stages.convert.tensorflow.prepare.calls import inline
+from onnxgraft.stages.convert.tensorflow.prepare.conditionals import lead_through_switches
 from onnxgraft.stages.convert.tensorflow.prepare.dropout import resolve_dropouts
 from onnxgraft.stages.convert.tensorflow.running import import_graph, tensorflow
 
@@ -22,10 +23,17 @@ __all__ = ["resolve_branches"]
 _LOOPS = frozenset({"Enter", "Exit", "NextIteration", "RefEnter", "RefExit"})
 
 
-def resolve_branches(graph_def: Any) -> None:
+def resolve_branches(path: str, graph_def: Any) -> None:
     """Resolve in place what constants decide, and drop all order between nodes.
 
     Calls of functions are put in place on the way.
+
+    Args:
+        path: Of the file, for errors.
+        graph_def: Is changed.
+
+    Raises:
+        NotSupportedError: Nothing tells which branch of a conditional is which.
     """
     known: dict[str, bool] = {}
     changed = True
@@ -38,6 +46,7 @@ def resolve_branches(graph_def: Any) -> None:
             changed = True
     if not any(node.op in _LOOPS for node in graph_def.node):
         _resolve_switches(graph_def, known)
+    lead_through_switches(path, graph_def)
     for node in graph_def.node:
         # Order between nodes that have no side effects means nothing, and the nodes of a training
         # branch would be kept alive by it.

@@ -20,7 +20,7 @@ from onnxgraft.graph.tensor_option import TensorOption, Value
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.stages.convert.tensorflow.lower.repairs import repair
 from onnxgraft.stages.convert.tensorflow.lower.weights import take_weights
-from onnxgraft.stages.convert.tensorflow.names import node_of
+from onnxgraft.stages.convert.tensorflow.names import full_name, node_of
 from onnxgraft.stages.convert.tensorflow.prepare.branches import resolve_branches
 from onnxgraft.stages.convert.tensorflow.prepare.leftovers import (
     PLACEHOLDER_OPS,
@@ -65,6 +65,7 @@ _NOT_OUTPUTS = re.compile(
 # What an assertion leaves behind.
 _ASSERTION = re.compile(r"(?:^|/)AssertGuard(?:_\d+)?/")
 # What has further outputs for training or for the runtime's own use.
+_PREDICATE = re.compile(r"(^|/)pred_id(_\d+)?$")
 _ONE_OUTPUT = re.compile(r"FusedBatchNorm.*|Merge")
 
 
@@ -222,7 +223,7 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
     fixed = choose_values(path, prepared, cut.values, places, notes)
     bake(prepared, fixed)
     with refusing(path):
-        resolve_branches(prepared)
+        resolve_branches(path, prepared)
     prepared = reachable(prepared, [tensor.op.name for tensor in ends])
     if cut.freeze_batchnorm:
         freeze_batchnorm(prepared, original, notes)
@@ -355,11 +356,16 @@ def loose_ends(graph_def: Any, graph: Any) -> list[Any]:
     tf = tensorflow()
     used = {node_of(name) for node in graph_def.node for name in node.input}
     ops = {node.name: node.op for node in graph_def.node}
+    predicates = {full_name(n.input[1]) for n in graph_def.node if n.op == "Switch"}
     ends = []
     for node in graph_def.node:
         source = ops.get(node_of(node.input[0])) if node.input else None
-        # The pivots of a conditional are an Identity behind a Switch that nothing may hang on.
-        pivot = node.op == "Identity" and source == "Switch"
+        # The pivots of a conditional are an Identity behind a Switch that nothing may hang on, and
+        # one of its predicate.
+        pivot = node.op == "Identity" and (
+            source == "Switch"
+            or (full_name(node.input[0]) in predicates and _PREDICATE.search(node.name))
+        )
         guard = _ASSERTION.search(node.name)
         if node.name in used or pivot or guard or _NOT_OUTPUTS.fullmatch(node.op):
             continue

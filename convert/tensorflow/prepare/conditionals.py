@@ -1,0 +1,113 @@
+"""Conditionals of TensorFlow 1 with a branch of constants: a Switch of its own for what it gives.
+
+Given:  Merge(a constant behind ^pivot_f, g(Switch(x, p):1))
+Result: Merge(Switch(the constant, p):0, g(Switch(x, p):1))
+
+Such a branch hangs on its side of the conditional by order alone. Without that every optimizer
+takes the constant for what is always there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxgraft.errors import NotSupportedError
+from onnxgraft.stages.convert.tensorflow.names import full_name, node_of
+
+__all__ = ["lead_through_switches"]
+
+# A Merge of a loop reads the one, or the other.
+_LOOPS = ("Enter", "NextIteration", "RefEnter", "RefNextIteration")
+# The predicate, and 1 where it holds.
+_Side = tuple[str, int]
+
+
+def lead_through_switches(path: str, graph_def: Any) -> None:
+    """Give in place each branch of a conditional a Switch where it has none.
+
+    Args:
+        path: Of the file, for errors.
+        graph_def: Is changed.
+
+    Raises:
+        NotSupportedError: Nothing tells which branch is which.
+    """
+    conditionals = _Conditionals(path, graph_def)
+    for node in list(graph_def.node):
+        if node.op in ("Merge", "RefMerge"):
+            conditionals.lead(node)
+
+
+class _Conditionals:
+    def __init__(self, path: str, graph_def: Any) -> None:
+        self.path, self.graph = path, graph_def
+        self.nodes = {node.name: node for node in graph_def.node}
+        self.done: set[str] = set()
+
+    def lead(self, merge: Any) -> None:
+        """Give the inputs of a Merge a Switch each."""
+        if merge.name in self.done:
+            return
+        self.done.add(merge.name)
+        data = [at for at, name in enumerate(merge.input) if not name.startswith("^")]
+        ops = [self.nodes[node_of(merge.input[at])].op for at in data]
+        if len(data) != 2 or any(op in _LOOPS for op in ops):
+            return  # one of many, or a loop's
+        found = {at: self._side(merge.input[at]) for at in data}
+        known = [side for side, _ in found.values() if side is not None]
+        for at, (side, switched) in found.items():
+            if switched:
+                continue
+            if side is None and known:  # it is the other one
+                side = known[0][0], 1 - known[0][1]
+            if side is None:
+                raise NotSupportedError(
+                    f"{self.path}: {merge.name}: nothing tells which of its constants is for true and which for "
+                    "false: the order of the graph's nodes was taken out; convert it as it was "
+                    "before"
+                )
+            merge.input[at] = self._switch(f"{merge.name}/side_{at}", merge, at, side)
+
+    def _side(self, tensor: str) -> tuple[_Side | None, bool]:
+        """Return the side that a branch's end is on, and whether there is a Switch behind it."""
+        told: _Side | None = None
+        stack, seen = [(tensor, 0)], set()
+        while stack:
+            name, depth = stack.pop()
+            node = self.nodes.get(node_of(name))
+            if node is None or (node.name, depth) in seen:
+                continue
+            if node.op in ("Switch", "RefSwitch"):
+                if not depth:
+                    return (node.input[1], int(full_name(name)[-1])), True
+                depth -= 1
+            seen.add((node.name, depth))
+            if node.op in ("Merge", "RefMerge"):
+                self.lead(node)
+                depth += 1  # a conditional within the branch
+            for source in node.input:
+                if not source.startswith("^"):
+                    stack.append((source, depth))
+                elif not depth and told is None:
+                    told = self._pivot(node_of(source))
+        return told, False
+
+    def _pivot(self, name: str) -> _Side | None:
+        """Return the side that a node stands for which others wait for: an Identity of a Switch."""
+        node = self.nodes.get(name)
+        if node is None or node.op != "Identity":
+            return None
+        switch = self.nodes.get(node_of(node.input[0]))
+        if switch is None or switch.op != "Switch":
+            return None
+        return switch.input[1], int(full_name(node.input[0])[-1])
+
+    def _switch(self, name: str, merge: Any, at: int, side: _Side) -> str:
+        """Write a Switch in front of a Merge; return the tensor on its side."""
+        while name in self.nodes:
+            name += "_"
+        node = self.graph.node.add(name=name, op="Switch")
+        node.input.extend([merge.input[at], side[0]])
+        node.attr["T"].CopyFrom(merge.attr["T"])
+        self.nodes[name] = node
+        return f"{name}:{side[1]}"
