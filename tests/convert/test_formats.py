@@ -538,6 +538,34 @@ def test_a_signature_keeps_its_names(
     assert ends(converted(served, signature=signature)) == (inputs, outputs)
 
 
+def test_a_signature_of_tensorflow_1_keeps_its_names_where_outputs_are_one_tensor(
+    tmp_path: Path,
+) -> None:
+    """TensorFlow 2 writes an Identity for each output, and TensorFlow 1 names the tensors."""
+    v1, weight = tf.compat.v1, np.arange(12, dtype=np.float32).reshape(4, 3)
+    with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+        given = v1.placeholder(tf.float32, [None, 4], "given")
+        product = given @ v1.get_variable("w", initializer=weight)
+        session.run(v1.global_variables_initializer())
+        outputs = {"alpha": product, "zeta": product, "same": given, "again": given}
+        info = {name: v1.saved_model.build_tensor_info(tensor) for name, tensor in outputs.items()}
+        signature = v1.saved_model.build_signature_def(
+            {"x": v1.saved_model.build_tensor_info(given)}, info, "predict"
+        )
+        builder = v1.saved_model.Builder(str(tmp_path / "s"))
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
+        builder.save()
+    done = commands.convert(tmp_path / "s")
+    assert done.passed
+    feed = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+    with OnnxRuntime(done.model.to_onnx()) as running:
+        found = running.infer({"x": feed})
+    assert set(found) == set(outputs)
+    for name, value in found.items():
+        right = feed if name in ("same", "again") else feed @ weight
+        np.testing.assert_allclose(value, right, rtol=1e-6, err_msg=name)
+
+
 def test_a_flag_of_a_signature_is_resolved(served: Path) -> None:
     done = converted(served, signature="trains")
     assert [spec.name for spec in done.model.inputs] == ["x"]

@@ -62,9 +62,9 @@ class _Conditionals:
                 side = known[0][0], 1 - known[0][1]
             if side is None:
                 raise NotSupportedError(
-                    f"{self.path}: {merge.name}: nothing tells which of its constants is for true and which for "
-                    "false: the order of the graph's nodes was taken out; convert it as it was "
-                    "before"
+                    f"{self.path}: {merge.name}: nothing tells which of its constants is for true "
+                    "and which for false: the order of the graph's nodes was taken out; convert it "
+                    "as it was before"
                 )
             merge.input[at] = self._switch(f"{merge.name}/side_{at}", merge, at, side)
 

@@ -12,6 +12,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from onnxgraft.files.hurrying import hurried
 from onnxgraft.files.limits import ARCHIVE_GROWTH, BUFFER_BYTES
 from onnxgraft.files.trust import Trust, offer, trusts
 from onnxgraft.graph.model import Source
+from onnxgraft.graph.names import free
 from onnxgraft.optional import optional
 from onnxgraft.run.demand import bounded
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
@@ -373,11 +375,29 @@ def freeze(function: Any, names_in: Sequence[str], names_out: Sequence[str]) -> 
     # A signature's placeholders are called by its arguments; elsewhere the order tells.
     by_name = [f"{name}:0" for name in names_in]
     tensors = by_name if set(by_name) == given else [tensor.name for tensor in constant.inputs]
+    graph_def = _inlinable(constant)
+    ends = _apart(graph_def, names_out, constant.outputs, given)
     public = Public(
-        dict(zip(names_in, tensors, strict=True)),
-        dict(zip(names_out, (tensor.name for tensor in constant.outputs), strict=True)),
+        dict(zip(names_in, tensors, strict=True)), dict(zip(names_out, ends, strict=True))
     )
-    return _inlinable(constant), public
+    return graph_def, public
+
+
+def _apart(
+    graph_def: Any, names: Sequence[str], tensors: Sequence[Any], inputs: AbstractSet[str]
+) -> list[str]:
+    """Return the tensor of each output; an Identity where it is an input's or another output's."""
+    taken = {node.name for node in graph_def.node}
+    found: list[str] = []
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.name in inputs or tensor.name in found:
+            node = graph_def.node.add(name=free(taken, f"{name}/output"), op="Identity")
+            node.input.append(tensor.name)
+            node.attr["T"].type = tensor.dtype.as_datatype_enum
+            found.append(f"{node.name}:0")
+        else:
+            found.append(tensor.name)
+    return found
 
 
 def _inlinable(constant: Any) -> Any:
