@@ -45,10 +45,11 @@ class OpenCvDnn(Resource):
             TensorSpec(name, "float32", ("N", *shape[1:]) if len(shape) > 1 else shape)
             for name, shape in net.inputs.items()
         )
-        self._makers = {top: layer.name for layer in net.layers for top in layer.tops[:1]}
+        self._makers = {
+            top: (layer.name, at) for layer in net.layers for at, top in enumerate(layer.tops)
+        }
         self._layers = set(self._net.getLayerNames())
-        makers = {top: layer.name for layer in net.layers for top in layer.tops}
-        self._fetched = {output: makers[output] for output in net.outputs}
+        self._fetched = {output: self._makers[output] for output in net.outputs}
         self.outputs = tuple(TensorSpec(name, "float32", ()) for name in net.outputs)
 
     def infer(self, feeds: Feeds) -> Outputs:
@@ -56,9 +57,15 @@ class OpenCvDnn(Resource):
         return self._forward(self._net, self._fetched, feeds)
 
     def probe(self, tensors: Sequence[str], feeds: Feeds) -> Outputs:
-        """Return those of ``tensors`` that are the first top of a layer, by version of the blob."""
+        """Return those of ``tensors`` that are the first top of a layer, by version of the blob.
+
+        The memory of other tops OpenCV gives to who reads them.
+        """
+        found = {name: self._makers[name] for name in tensors if name in self._makers}
         known = {
-            name: self._makers[name] for name in tensors if self._makers.get(name) in self._layers
+            name: (layer, at)
+            for name, (layer, at) in found.items()
+            if not at and layer in self._layers
         }
         if not known:
             return {}
@@ -83,17 +90,18 @@ class OpenCvDnn(Resource):
         net.enableWinograd(False)
         return net
 
-    def _forward(self, net: Any, makers: Mapping[str, str], feeds: Feeds) -> Outputs:
-        """Return what layers make, by the name that each has in ``makers``."""
+    def _forward(self, net: Any, makers: Mapping[str, tuple[str, int]], feeds: Feeds) -> Outputs:
+        """Return tops of layers, by the name that each has in ``makers``: its layer and number."""
         checked = check_feeds(self.name, self.inputs, feeds)
         try:
             with quiet():  # it writes its errors to standard error too
                 for name, value in checked.items():
                     net.setInput(value, name)
-                values = net.forward(list(makers.values()))
+                layers = list(dict.fromkeys(layer for layer, _ in makers.values()))
+                values = dict(zip(layers, net.forwardAndRetrieve(layers), strict=True))
         except self._error as error:
             raise NotSupportedError(f"OpenCV can't run the net ({error.err})") from error
-        return {name: np.array(v) for name, v in zip(makers, values, strict=True)}
+        return {name: np.array(values[layer][at]) for name, (layer, at) in makers.items()}
 
     def close(self) -> None:
         """Give back the net and its weights."""
@@ -122,6 +130,14 @@ def original_caffe(
     if wrong:
         raise NotSupportedError(
             f"{path}: OpenCV can't be the reference for this net, it departs from Caffe: {wrong[0]}"
+        )
+    later = {top for layer in net.layers for top in layer.tops[1:]}.intersection(net.outputs)
+    read = {b for layer in load_net(path, weights).layers for b in layer.bottoms} if later else ()
+    for output in sorted(later.intersection(read)):
+        # It would give what the reader wrote there.
+        raise NotSupportedError(
+            f"{path}: OpenCV can't be the reference for {output}, which another layer reads: it "
+            "is not the first top of its layer"
         )
     return OpenCvDnn(net, path, weights)
 

@@ -14,8 +14,10 @@ import pytest
 
 from models.caffemodel import caffemodel
 from onnxgraft import convert
+from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.caffe.converting import load_net
 from onnxgraft.stages.convert.caffe.running import departures
 from tests.convert.caffe.net import ROUNDING, Case, every_case, inputs, layer
@@ -68,6 +70,45 @@ def test_opencv_computes_what_the_reference_does(case: Case) -> None:
         np.testing.assert_allclose(
             actual, value, rtol=0, atol=ROUNDING * float(np.nanmax(np.abs(value)))
         )
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in confirmed(True) if " " in case.values[0].tops.strip()]
+)
+def test_the_original_gives_each_top_of_a_layer_its_own_values(case: Case, tmp_path: Path) -> None:
+    net, weights = tmp_path / "n.prototxt", tmp_path / "n.caffemodel"
+    net.write_text(replace(case, params=case.spelled_out or case.params).text)
+    if case.weights:
+        weights.write_bytes(caffemodel(case.weights))
+    feeds = case.part(None)
+    with Original.of(net, weights=weights if case.weights else None).run() as original:
+        found = original.infer(feeds)
+    for name, value in case.expected(feeds).items():
+        atol = ROUNDING * float(np.nanmax(np.abs(value)))
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=atol, err_msg=name)
+
+
+def test_the_original_gives_what_stands_in_the_middle_and_at_the_end(tmp_path: Path) -> None:
+    text = (
+        inputs(x=(1, 6, 2, 2))
+        + layer("Slice", "x", "a b c", "slice_param { slice_point: 1 slice_point: 4 }", "parts")
+        + layer("Power", "b", "d", "power_param { scale: 2 }", "twice")
+        + layer("Concat", "d c", "y", name="again")
+    )
+    (tmp_path / "n.prototxt").write_text(text)
+    feed = np.arange(24, dtype=np.float32).reshape(1, 6, 2, 2)
+    with Original.of(tmp_path / "n.prototxt").run() as original:
+        found = original.infer({"x": feed})
+        probed = original.probe(["a", "b", "c", "d"], {"x": feed})
+    np.testing.assert_array_equal(found["a"], feed[:, :1])
+    np.testing.assert_array_equal(
+        found["y"], np.concatenate([2 * feed[:, 1:4], feed[:, 4:]], axis=1)
+    )
+    assert set(probed) == {"a", "d"}
+    np.testing.assert_array_equal(probed["a"], feed[:, :1])
+    np.testing.assert_array_equal(probed["d"], 2 * feed[:, 1:4])
+    with pytest.raises(NotSupportedError, match="OpenCV can't be the reference for b"):
+        Original.of(tmp_path / "n.prototxt", outputs="b").run()
 
 
 @pytest.mark.parametrize("case", confirmed(False))
