@@ -6,6 +6,8 @@ import re
 import warnings
 from typing import Any
 
+import numpy as np
+
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.names import free
@@ -89,7 +91,10 @@ def _missing(file: str, operator: str) -> NotSupportedError:
 
 
 def _end(made: Any, program: Program) -> None:
-    """Make inputs and outputs of the states, and give each output a tensor of its own."""
+    """Make inputs and outputs of the states, and give each output a tensor of its own.
+
+    The exporter sums numbers in half precision in float32, and leaves the sum so.
+    """
     import onnx_ir as ir
 
     graph = made.model.graph
@@ -103,11 +108,14 @@ def _end(made: Any, program: Program) -> None:
             graph.inputs.append(value)
             graph.outputs.append(values.get(written[port.state], value))
     seen: set[Any] = set(graph.inputs) | set(graph.initializers.values())
-    for number, value in enumerate(graph.outputs):
-        if value in seen:
-            node = ir.node("Identity", [value], num_outputs=1)
+    for number, (value, port) in enumerate(zip(graph.outputs, program.outputs, strict=True)):
+        kind = ir.TensorType(ir.DataType.from_numpy(np.dtype(port.spec.dtype)))
+        other = value.dtype is not None and value.dtype != kind.dtype
+        if value in seen or other:
+            changes = {"to": kind.dtype} if other else {}
+            node = ir.node("Cast" if other else "Identity", [value], changes, num_outputs=1)
             own = node.outputs[0]
-            own.name, own.type, own.shape = f"{value.name}/output_{number}", value.type, value.shape
+            own.name, own.type, own.shape = f"{value.name}/output_{number}", kind, value.shape
             graph.append(node)
             graph.outputs[number] = own
         seen.add(value)

@@ -213,6 +213,22 @@ def _scatter(self: Any, dim: int, index: Any, src: Any) -> Any:
     return onnx.ScatterElements(self, index, onnx.Slice(src, zeros, onnx.Shape(index)), axis=dim)
 
 
+def _index(self: Any, indices: Sequence[Any]) -> Any:
+    """Let the exporter write it, of indices in int64: ONNX takes no others."""
+    import onnxscript
+    from onnxscript.function_libs.torch_lib.ops.core import aten_index
+
+    def whole(index: Any) -> Any:
+        if index is None or int(index.dtype) != TensorProto.INT32:
+            return index
+        shape = index.shape
+        made: Any = onnxscript.opset18.Cast(index, to=TensorProto.INT64)
+        made.shape, made.dtype = shape, type(index.dtype)(TensorProto.INT64)
+        return made
+
+    return aten_index(self, [*map(whole, indices)])
+
+
 def operators() -> dict[Any, Callable[..., Any]]:
     """Return what writes an operator, by PyTorch's name of it."""
     import torch
@@ -228,6 +244,7 @@ def operators() -> dict[Any, Callable[..., Any]]:
         aten.expm1.default: _expm1,
         aten.floor.default: _rounded("Floor"),
         aten.floor_divide.default: _floor_divide,
+        aten.index.Tensor: _index,
         aten.log1p.default: _log1p,
         aten.log_sigmoid.default: _log_sigmoid,
         aten.logaddexp.default: _logaddexp,

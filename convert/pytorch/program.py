@@ -165,7 +165,7 @@ def _described(source: Source, exported: Any) -> Program:
             value = placeholders[entry.arg.name].meta["val"]
             spec = sizes.spec(source.path, free(taken, wish), value)
             inputs.append(Port(spec, entry.arg.name))
-    states, lost = _states(exported)
+    states, lost = _states(source.path, exported)
     for buffer, node in states.items():
         spec = sizes.spec(source.path, free(taken, buffer), placeholders[node].meta["val"])
         inputs.append(Port(spec, node, buffer))
@@ -254,7 +254,7 @@ class _Sizes:
             yield self._known.setdefault(str(dim.node.expr), "N" if batch else f"{name}.{axis}")
 
 
-def _states(exported: Any) -> tuple[dict[str, str], list[str]]:
+def _states(file: str, exported: Any) -> tuple[dict[str, str], list[str]]:
     """Return the changed buffers that an output depends on, with their nodes, and the others."""
     from torch.export.graph_signature import InputKind, OutputKind
 
@@ -262,7 +262,12 @@ def _states(exported: Any) -> tuple[dict[str, str], list[str]]:
         return {}, []
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        functional = exported.run_decompositions({})
+        try:
+            functional = exported.run_decompositions({})
+        except Exception as error:  # it raises whatever it meets
+            raise ModelError(
+                f"{file}: PyTorch can't export the network: {innermost(error)}"
+            ) from error
     changed = [
         spec.target
         for spec in functional.graph_signature.output_specs

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,14 +94,19 @@ def _of_file(file: Path, numbering: Numbering) -> Labels:
             if is_coco(document):
                 return Labels(coco_labels(document, numbering))
             ROWS.check(len(document), f"{file}: the file of labels")
-            return Labels({Path(name).name: _label(value) for name, value in document.items()})
+            labels = Labels()
+            for name, value in document.items():
+                _put(labels, str(file), name, _label(value))
+            return labels
         labels = Labels()
-        lines = file.read_text().splitlines()
+        lines = file.read_text("utf-8-sig").splitlines()
         ROWS.check(len(lines), f"{file}: the file of labels")
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             if line.strip():
-                name, _, value = line.strip().replace(",", " ").replace("\t", " ").rpartition(" ")
-                labels[Path(name.strip()).name] = _label(int(value))
+                name, value = _cells(line)
+                if not re.fullmatch(r"[+-]?\d+", value):
+                    raise ValueError(f"line {number}: {value[:40]!r} is no number of a class")
+                _put(labels, f"{file}: line {number}", name, _label(int(value)))
         return labels
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
         raise InputError(
@@ -109,9 +116,33 @@ def _of_file(file: Path, numbering: Numbering) -> Labels:
         ) from error
 
 
+def _cells(line: str) -> tuple[str, str]:
+    """Return the image and the class of a line: a row of CSV, or parted by a tab or blanks."""
+    mark = next((mark for mark in "\t," if mark in line), None)
+    if mark is None:
+        name, _, value = line.strip().rpartition(" ")
+        return name.strip(), value
+    cells = next(csv.reader([line], delimiter=mark, skipinitialspace=True))
+    return mark.join(cells[:-1]).strip(), cells[-1].strip()
+
+
+def _put(labels: Labels, where: str, image: str, label: Array) -> None:
+    """Take the label of an image, of which there may be one alone."""
+    name = Path(image).name
+    before = labels.get(name)
+    if before is not None and not np.array_equal(np.asarray(before), label):
+        raise InputError(
+            f"{where}: {name} has another label before; labels belong to file names: where images "
+            "of several folders have one, name each with its class in a list for --data"
+        )
+    labels[name] = label
+
+
 def _label(value: object) -> Array:
     if isinstance(value, int) and not isinstance(value, bool):
         return np.asarray(value, np.int64)
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r:.40} is neither the number of a class nor boxes")
     boxes = np.asarray(value, np.float64)
     if boxes.size == 0:
         return np.zeros((0, 5))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from onnxgraft import commands
-from onnxgraft.errors import NotSupportedError
+from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert.pytorch.operators import operators
@@ -154,11 +155,33 @@ def test_less_may_be_scattered_than_there_is() -> None:
     np.testing.assert_array_equal(found[0], wanted[0])
 
 
+def test_int32_is_an_index_too() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, 6, 3)).astype(np.float32)
+    wanted, found = both(
+        lambda x, y: [x[y], x[:, y], x[y, y], x[torch.tensor([[0, 1]]), y], x[x[:, 0, 0] > 0]],
+        values, np.array([2, -1], np.int32),
+    )  # fmt: skip
+    for right, made in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(made, right)
+
+
 @pytest.mark.parametrize("name", ["erfcx", "log_ndtr"])
 def test_what_would_overflow_is_refused_by_its_name(name: str) -> None:
     call = getattr(torch.special, name)
     with pytest.raises(NotSupportedError, match=f"ONNX has no aten.special_{name}"):
         both(lambda x, y: call(x) + y, WIDE, WIDE)
+
+
+def test_sums_of_halves_are_halves() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float16)
+    wanted, found = both(
+        lambda x, y: [x.sum(1), x.cumsum(0), x.prod(), x.amax(1), x.sum(1, keepdim=True) + y],
+        values, values,
+    )  # fmt: skip
+    for right, made in zip(wanted, found, strict=True):
+        assert made.dtype == right.dtype == np.float16
+        np.testing.assert_allclose(made, right, rtol=2e-3, atol=1e-3)
 
 
 def test_half_precision_is_kept() -> None:
@@ -172,6 +195,33 @@ def test_half_precision_is_kept() -> None:
         np.testing.assert_allclose(made, right, rtol=4e-3, atol=1e-3)
 
 
+def test_what_pytorch_can_not_take_apart_is_a_sentence(tmp_path: Path) -> None:
+    """What changes a tensor in place is looked at in another form of the program."""
+
+    def call(x: Any, y: Any) -> Any:
+        rounded = torch.fake_quantize_per_tensor_affine(x, 0.1, 3, -128, 127)
+        return rounded.add_(y)
+
+    file = tmp_path / "net.pt2"
+    example = (torch.zeros(2, 3), torch.zeros(2, 3))
+    torch.export.save(torch.export.export(module(call), example), file)
+    with pytest.raises(
+        ModelError, match=r"net\.pt2: PyTorch can't export the network: .*fake_quan"
+    ):
+        commands.convert(file)
+
+
+def test_a_module_of_any_number_of_inputs_keeps_its_batch_free() -> None:
+    class Sum(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, first: Any, *more: Any) -> Any:
+            return first + sum(more)
+
+    example = (torch.zeros(2, 3), torch.ones(2, 3), torch.ones(2, 3))
+    done = commands.convert((Sum().eval(), example))
+    assert done.passed
+    assert [spec.shape for spec in done.model.inputs] == [("N", 3)] * 3
+
+
 def test_pytorch_has_these_operators() -> None:
     """A name that it no longer has would raise in every export."""
-    assert len(operators()) == 21
+    assert len(operators()) == 22
