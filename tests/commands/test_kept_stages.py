@@ -17,9 +17,10 @@ import onnx
 import pytest
 from pydantic import BaseModel
 
-from onnxgraft.commands import _deployment, _reads, _stages, deploy
+from onnxgraft.commands import _deployment, _reads, _stages, deploy, view
 from onnxgraft.commands._reads import function_reads, model_reads
 from onnxgraft.commands._recipe import Recipe, joined, make_recipe
+from onnxgraft.commands._runs import read_run
 from onnxgraft.commands._stages import STAGES, read_outputs, write_outputs
 from onnxgraft.data.functions import Function
 from onnxgraft.data.postprocess import Postprocess
@@ -91,6 +92,22 @@ def test_with_nothing_changed_nothing_is_done_twice(
     before = deploy(recipe_of(first), out)
     for name in ("candidates", "latency", "layers", "ranges", "gallery", "engines"):
         assert getattr(report, name) == getattr(before, name)
+
+
+def test_engines_of_an_earlier_run_are_told_and_are_not_taken_for_this_one_s(
+    first: Path, out: Path
+) -> None:
+    shutil.copyfile(out / "engine.onnxruntime", out / "engine.openvino")
+    passport = (out / "engine.onnxruntime.json").read_text().replace("onnxruntime", "openvino")
+    (out / "engine.openvino.json").write_text(passport)
+    report = deploy(recipe_of(first), out)
+    assert (
+        f"{out} has engine.openvino of an earlier run, which this one did not make" in report.notes
+    )
+    assert [*read_run(out).tables["precision"]] == ["onnxruntime int8"]
+    page = out.parent / "page.html"
+    view(out, out=page, open=False)
+    assert "openvino int8" not in page.read_text()
 
 
 def test_another_drop_is_validated_again_and_nothing_else(first: Path, out: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -40,6 +41,7 @@ from onnxgraft.commands._reads import (
     sample_reads,
 )
 from onnxgraft.commands._recipe import Recipe, check_build, class_names
+from onnxgraft.commands._runs import written_by
 from onnxgraft.commands._stages import (
     HIDDEN,
     Made,
@@ -115,6 +117,8 @@ _SIDES = ("inputs", "outputs")
 _SLOWER = 1.05
 # In the names of engines that are to be faster, or smaller.
 _INTEGERS = ("int8", "int4", "fp8")
+# The engines and the graphs for them, whatever they are for.
+_RESULT = re.compile(r"engine\.[a-z]+|model\.\w+\.[a-z]+\.onnx")
 
 
 def run_recipe(
@@ -217,9 +221,24 @@ class _Deployment:
         with self.stages.stage("graphs"):
             graphs = self._graphs()
         self.stages.end(whole=whole)
+        self._note_earlier()
         self._note_hashes()
         write_report(self.report, self.work, self.out, graphs)
         return self.report
+
+    def _note_earlier(self) -> None:
+        """Tell of engines and graphs that an earlier run left among the results."""
+        mine = written_by({"artifacts": self.report.artifacts})
+        earlier = [
+            file.name
+            for file in (sorted(self.out.iterdir()) if self.out.is_dir() else ())
+            if _RESULT.fullmatch(file.name) and not mine(file)
+        ]
+        if earlier:
+            self.report.notes.append(
+                f"{self.out} has {', '.join(earlier)} of an earlier run, which this one did not "
+                "make"
+            )
 
     def _note_hashes(self) -> None:
         """Note the hashes of what was read and of what was written."""

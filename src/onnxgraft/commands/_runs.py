@@ -72,7 +72,8 @@ def read_run(path: Place, *, alone: bool = True) -> Run:
                 "--report wrote"
             )
         _add(tables, read_report(place / _REPORT))
-        for file in sorted(place.iterdir()):
+        mine = written_by(read_json(place / _REPORT))
+        for file in filter(mine, sorted(place.iterdir())):
             if file.suffix == ".onnx":
                 _add(tables, _graph(file))
             elif file.name == "ranges.json":
@@ -87,6 +88,15 @@ def read_run(path: Place, *, alone: bool = True) -> Run:
         _add(tables, _engine(place, passport, name))
         return Run(str(path), engine=True, tables=tables)
     return Run(str(path), engine=False, tables=read_report(place))
+
+
+def written_by(report: object) -> Callable[[Path], bool]:
+    """Return what tells whether a file beside a report is of its run, and not of an earlier one."""
+    artifacts = report.get("artifacts") if isinstance(report, dict) else None
+    if not isinstance(artifacts, dict) or not artifacts:  # of `validate`, which writes none
+        return lambda file: True
+    names = {Path(str(place)).name for place in artifacts.values()}
+    return lambda file: file.name in names
 
 
 def read_report(path: Place) -> dict[str, Table]:

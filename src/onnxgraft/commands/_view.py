@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from onnxgraft.commands._graphs import Aimed, Cleaning, Measured, layers_at, walk
 from onnxgraft.commands._opening import ModelGiven, Place, graph_of_engine, is_engine
 from onnxgraft.commands._outputs import check_output
+from onnxgraft.commands._runs import written_by
 from onnxgraft.data.ranges import Ranges
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.files import existing_file, read_json
@@ -172,7 +173,7 @@ def _of_folder(folder: Path) -> Walk:
     original, cleaning = _again(report, cleaned, notes)
     floats = floats_in(report)
     aimed = []
-    for file in sorted(folder.iterdir()):
+    for file in filter(written_by(report), sorted(folder.iterdir())):
         if passport_path(file).is_file() and is_engine(file):
             passport = read_passport(file)
             name = folder / f"model.{passport.weights or passport.precision}.{passport.target}.onnx"
