@@ -148,3 +148,20 @@ def test_another_users_file_in_a_sticky_folder_is_refused_before_the_work(
         check_place(tmp_path / "x")
     tmp_path.chmod(0o755)
     check_place(tmp_path / "x")
+
+
+@pytest.mark.parametrize("place", ["out", "out/within"])
+def test_a_folder_that_can_not_be_written_is_told_before_the_work(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    allowed = os.access
+
+    def access(path: str | os.PathLike[str], mode: int) -> bool:
+        """Answer as the system does to a user who does not own the folder; root may always."""
+        return allowed(path, mode) and not (mode & os.W_OK and Path(path) == tmp_path / "out")
+
+    monkeypatch.setattr(os, "access", access)
+    with pytest.raises(InputError, match=r"the folder \S+out is not writable"):
+        atomic_folder(tmp_path / place).__enter__()
+    assert not [*(tmp_path / "out").iterdir()]

@@ -159,6 +159,9 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{target}: can't be written ({error.strerror})") from error
+    for folder in (target, target.parent):
+        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(f"{target}: can't be written, the folder {folder} is not writable")
     with claimed(target):
         try:
             work = Path(tempfile.mkdtemp(TEMPORARY, f".{target.name}.", target.parent))
