@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import NoReturn
 
 from onnxgraft.errors import MissingDependencyError
 from onnxgraft.optional import optional
 
 __all__ = ["main"]
+
+_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -18,7 +22,23 @@ def main() -> None:
     except MissingDependencyError as error:
         print(f"onnxgraft: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except KeyboardInterrupt:  # later on a command says so itself
+        _interrupted()
     cli.main()
+
+
+def _interrupted() -> NoReturn:
+    """Say as `cli` does that a command was interrupted; of its packages some are half there."""
+    words = sys.argv[1:]
+    name = next((word for word in words if not word.startswith("-")), "")
+    print(f"onnxgraft {name}".rstrip() + ": interrupted", file=sys.stderr)
+    if "--json" in words:
+        told = {
+            "passed": False, "command": name, "error": "interrupted",
+            "advice": "run it again", "exit_status": _INTERRUPTED,
+        }  # fmt: skip
+        print(json.dumps(told, indent=2))
+    sys.exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """What a command says while it works: on standard error, in a file, and by Python's logging."""
 
+import json
 import logging
 import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -157,3 +160,29 @@ def test_python_hears_nothing_that_it_did_not_ask_for(
 
     onnxgraft.deploy(deployed / "a.toml", deployed / "out")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("words", [["inspect", "a.onnx"], ["--json", "build", "a.onnx"]])
+def test_an_interrupt_before_a_command_began_is_told(words: list[str]) -> None:
+    """Its packages are still being imported then."""
+    code = """
+import sys
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxgraft.cli._graph":
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+from onnxgraft.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 130
+    name = next(word for word in words if not word.startswith("-"))
+    assert done.stderr == f"onnxgraft {name}: interrupted\n"
+    if "--json" in words:
+        assert json.loads(done.stdout)["exit_status"] == 130
+    else:
+        assert not done.stdout
