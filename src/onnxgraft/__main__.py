@@ -22,7 +22,10 @@ def main() -> None:
     except MissingDependencyError as error:
         print(f"onnxgraft: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:  # later on a command says so itself
+    except (KeyboardInterrupt, RuntimeError) as error:  # later on a command says so itself
+        # Python makes a RuntimeError of one that comes while it makes a class.
+        if KeyboardInterrupt not in (type(error), type(error.__cause__)):
+            raise
         _interrupted()
     cli.main()
 
