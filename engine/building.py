@@ -255,8 +255,10 @@ def _for_dla(
 
 
 def graph_hash(model: Model) -> str:
-    """Return the SHA-256 of a model's graph and weights."""
-    return hashlib.sha256(model.to_onnx().SerializeToString(deterministic=True)).hexdigest()
+    """Return the SHA-256 of a model's graph and weights, wherever its file lies."""
+    proto = model.to_onnx()
+    del proto.metadata_props[:]
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 
 
 def graph_precision(model: Model) -> Precision:

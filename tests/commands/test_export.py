@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from google.protobuf import text_format
 
 import onnxgraft
+from onnxgraft.commands._opening import graph_of_engine
 from onnxgraft.errors import InputError
 from onnxgraft.files import sha256
 from onnxgraft.graph.model import Model
@@ -142,6 +145,22 @@ def test_openvino_gets_the_graph_and_clients_make_batches(engines: Path, tmp_pat
     assert told["PERFORMANCE_HINT"] == "LATENCY"
     assert told["INFERENCE_NUM_THREADS"] == "2"
     assert any("compiles the graph itself" in note for note in done.notes)
+
+
+def test_the_graph_beside_an_engine_is_found_however_its_path_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_of("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }").save(tmp_path / "net.onnx")
+    foreign = onnx.load(tmp_path / "net.onnx")
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "net.onnx")
+    monkeypatch.chdir(tmp_path)
+    onnxgraft.build("net.onnx", "e", target="onnxruntime")
+    (tmp_path / "moved").mkdir()
+    for name in ("net.onnx", "e", "e.json"):
+        shutil.move(tmp_path / name, tmp_path / "moved" / name)
+    for place in ("moved/e", tmp_path / "moved/e"):
+        assert graph_of_engine(Path(place)) is not None
 
 
 def test_with_openvino_joined_requests_are_padded(engines: Path, tmp_path: Path) -> None:
