@@ -209,6 +209,37 @@ def test_a_checkpoint_is_cut_where_asked(files: Path) -> None:
     assert ends(done)[1] == ["logits:0 (N, 3) float32"]
 
 
+@pytest.mark.parametrize("resource", [False, True])
+@pytest.mark.parametrize("output", ["averaged", "counted"])
+def test_what_an_output_waits_for_in_training_changes_nothing_of_it(
+    output: str, resource: bool, tmp_path: Path
+) -> None:
+    """A step that is counted, and averages of the weights: one is read, one is waited for."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        x = v1.placeholder(tf.float32, [None, 4], "x")
+        weight = v1.get_variable("w", [4, 3], use_resource=resource)
+        step = v1.train.get_or_create_global_step()
+        average = v1.train.ExponentialMovingAverage(0.5)
+        update = average.apply([weight])
+        tf.identity(x @ average.average(weight) + 1, name="averaged")
+        with tf.control_dependencies([v1.assign_add(step, 1), update]):
+            tf.identity(x @ weight, name="counted")
+        with v1.Session() as session:
+            session.run(weight.initializer)  # which the average's reads
+            session.run(v1.global_variables_initializer())
+            session.run(v1.assign(weight, weight * 3))
+            session.run(update)
+            feed = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+            right = session.run(f"{output}:0", {"x:0": feed})
+            v1.train.Saver().save(session, str(tmp_path / "model.ckpt"))
+    done = commands.convert(tmp_path / "model.ckpt", outputs=output)
+    assert done.passed
+    with OnnxRuntime(done.model.to_onnx()) as running:
+        (found,) = running.infer({"x:0": feed}).values()
+    np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
+
+
 def test_a_checkpoint_that_a_queue_feeds_is_fed_at_the_queue(tmp_path: Path) -> None:
     v1 = tf.compat.v1
     with tf.Graph().as_default():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from onnxgraft.files.limits import BUFFER_BYTES
 from onnxgraft.graph.model import Source
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.run.demand import bounded
+from onnxgraft.stages.convert.tensorflow.names import node_of
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.declared import check_declared
 from onnxgraft.stages.convert.tensorflow.reading.forbidden import check_restore
@@ -34,6 +36,11 @@ __all__ = ["checkpoint_prefix", "read_checkpoint"]
 
 # What optimizers, savers and summaries add to a graph.
 _TRAINING = re.compile(r"(^|/)(gradients|save|report_uninitialized_variables|init)(_\d+)?/")
+
+# Operators that write into the variable that is their first input.
+_WRITES = re.compile(
+    r"Assign|(Resource)?(Sparse)?Apply|ResourceScatter|Scatter(Nd)?(Update|Add|Sub|Mul|Div|Min|Max)"
+)
 
 
 def checkpoint_prefix(path: str | os.PathLike[str]) -> Path | None:
@@ -75,15 +82,47 @@ def read_checkpoint(prefix: Path, cut: Cut) -> FrozenGraph:
                 f"{prefix}: nothing but losses and training is left at the graph's end; name the "
                 "outputs with --outputs"
             )
-        frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
-            session, graph.as_graph_def(), [tensor.op.name for tensor in ends]
-        )
+        names = [tensor.op.name for tensor in ends]
+        definition = _without_updates(graph.as_graph_def(), names)
+        frozen = tf.compat.v1.graph_util.convert_variables_to_constants(session, definition, names)
+    for node in frozen.node:
+        node.attr.pop("_class", None)  # beside which node it has to run: one may be gone
     digest = hashlib.sha256()
     for file in (meta, Path(f"{prefix}.index"), *parts):
         digest.update(sha256(file).encode())
     source = Source(os.fspath(prefix), "tensorflow", digest.hexdigest())
     options = [TensorOption(tensor.name, None) for tensor in ends]
     return prepare(source, frozen, replace(cut, outputs=options))
+
+
+def _without_updates(definition: Any, ends: Sequence[str]) -> Any:
+    """Return a graph in which outputs do not wait for what training counts or averages.
+
+    What an output waits for, and is written to a variable that it is not computed of, changes
+    nothing of it. Where it is computed of that, it waits as before.
+    """
+    nodes = {node.name: node for node in definition.node}
+
+    def behind(names: Iterable[str], *, waits: bool) -> set[str]:
+        stack, seen = list(names), set()
+        while stack:
+            name = node_of(stack.pop())
+            if name in nodes and name not in seen:
+                seen.add(name)
+                stack += [s for s in nodes[name].input if waits or not s.startswith("^")]
+        return seen
+
+    computing = behind(ends, waits=False)
+    for name in computing:
+        node = nodes[name]
+        kept = []
+        for source in node.input:
+            made = behind([source], waits=True) if source.startswith("^") else set()
+            writes = [nodes[n] for n in made if _WRITES.match(nodes[n].op)]
+            if not writes or any(node_of(write.input[0]) in computing for write in writes):
+                kept.append(source)
+        node.input[:] = kept
+    return definition
 
 
 def check_meta(file: Path) -> None:

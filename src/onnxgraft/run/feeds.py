@@ -91,7 +91,8 @@ def random_feeds(
 
     A free first dimension becomes ``batch``, any other ``size`` where there are four or more
     dimensions, as images have, and 8 where there are fewer, as sequences have; equal names get
-    equal sizes. Whole numbers are what ``wants`` says, or 0 to 9; booleans are mixed.
+    equal sizes. Whole numbers are what ``wants`` says, of 8 bits in three axes or more all that
+    their type holds, or else 0 to 9; booleans are mixed.
     """
     return drawn(specs, Setting(batch, size), seed, manner=manner, wants=wants)
 
@@ -238,7 +239,7 @@ class _Whole:
         side = np.random.default_rng([self.seed, 1, zlib.crc32(spec.name.encode())])
         if dtype.kind == "b" or self.is_mask(spec):
             return _mixed(shape, side)
-        low, high = self._limits(spec.name, dtype, math.prod(shape))
+        low, high = self._limits(spec.name, dtype, shape)
         value = rng.integers(low, high, shape, endpoint=True)
         known = spec.name in self.wants.indices
         edges = list(dict.fromkeys([high, low, max(low, 0)])) if known or low < 0 else []
@@ -251,16 +252,20 @@ class _Whole:
             value.flat[places] = [*edges[begin:], *edges[:begin]][: len(places)]
         return value
 
-    def _limits(self, name: str, dtype: np.dtype[Any], count: int) -> tuple[int, int]:
+    def _limits(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[int, int]:
         """Return the smallest and the largest number that is drawn."""
         caution = self.setting.caution
         known = self.wants.indices.get(name, ())
+        if not known and dtype in (np.int8, np.uint8) and len(shape) > 2 and caution < 2:
+            # A picture, or quantized.
+            info = np.iinfo(dtype)
+            return int(info.min), int(info.max)
         if known:
             low = max(entry.first for entry in known)
             high = min(entry.last + self.sizes.get(entry.of, 0) for entry in known)
         else:
             # A single number is a count more often than an index.
-            low, high = (-1 if count > 1 else 0), 9
+            low, high = (-1 if math.prod(shape) > 1 else 0), 9
         if dtype.kind in "iu":
             info = np.iinfo(dtype)
             low, high = max(low, int(info.min)), min(high, int(info.max))
