@@ -188,9 +188,9 @@ class Original:
         has = model.graph.opset
         newest = NEWEST_OPSET["onnx"]
         if opset is not None and not (opset == has or max(has, OLDEST_OPSET) <= opset <= newest):
+            allowed = f"{max(has, OLDEST_OPSET)} to {newest}" if has < newest else str(has)
             raise InputError(
-                f"--opset {opset}: {self.path} has opset {has}, which can be raised to "
-                f"{max(has, OLDEST_OPSET)} to {newest}, and not lowered"
+                f"--opset {opset}: {self.path} has opset {has}; what can be asked for is {allowed}"
             )
         return raised(model, oldest if opset is None else opset)
 

@@ -192,3 +192,5 @@ def test_deploy_never_replaces_what_it_reads(tmp_path: Path, kinds: Path) -> Non
     check_deployed(tmp_path, [])
     with pytest.raises(InputError, match=r"model\.onnx: is what deploy reads"):
         check_deployed(tmp_path, [model], force=True)
+    with pytest.raises(InputError, match="is what deploy reads; name another folder"):
+        check_deployed(tmp_path, [f"{tmp_path}/."], force=True)

@@ -130,8 +130,9 @@ def deploy(
             images=images, trust=trust,
         ), Path(recipe).stem  # fmt: skip
     folder = Path(f"{name}.onnxgraft") if out is None else Path(out)
-    read = (plan.file, plan.model, plan.weights)
-    check_deployed(folder, [file for file in read if file is not None], force=force)
+    data = (plan.calibrate.data, plan.validation.data, plan.validation.labels)
+    read = [plan.file, plan.model, plan.weights, *data]
+    check_deployed(folder, [f for f in read if isinstance(f, str | Path)], force=force)
     return run_recipe(
         joined(plan), folder, keep_going=keep_going, workers=workers, begin=from_stage, fresh=fresh
     )

@@ -68,6 +68,8 @@ def check_deployed(folder: Place, inputs: Iterable[Place], *, force: bool = Fals
     """As `check_report`, for all that `deploy` writes; its own inputs are never replaced."""
     theirs = {Path(file).resolve() for file in inputs}
     place = Path(folder)
+    if place.resolve() in theirs:
+        raise InputError(f"{place}: is what deploy reads; name another folder with -o")
     for entry in sorted(place.iterdir()) if place.is_dir() else ():
         kind = next((kind for name, kind in _DEPLOYED if fnmatch(entry.name, name)), None)
         if kind is None:
