@@ -236,7 +236,12 @@ DEPARTURES: dict[str, tuple[tuple[Callable[[Layer], bool], str], ...]] = {
     "DetectionOutput": (
         (lambda layer: True, "it writes the rows in another order, and empty ones behind them"),
     ),
-    "InnerProduct": ((_given("inner_product_param", "transpose"), "it ignores transpose"),),
+    "InnerProduct": (
+        (
+            lambda layer: layer.parameter("inner_product_param").flag("transpose", False),
+            "it ignores transpose",
+        ),
+    ),
     "Interp": (
         (_number("interp_param", "pad_beg", 0), "it ignores pads"),
         (_number("interp_param", "pad_end", 0), "it ignores pads"),

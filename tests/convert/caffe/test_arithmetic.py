@@ -45,6 +45,7 @@ DENSE = [
     dense("two_axes", "", normal(7, 10), normal(3, 10)),
     dense("four_axes_are_flattened", "", normal(7, 120), X),
     dense("no_bias", "bias_term: false", normal(7, 120), X, bias=False),
+    dense("transpose_is_false", "transpose: false", normal(7, 120), X),
     dense("transpose", "transpose: true", normal(120, 7), X, transpose=True,
           opencv="transpose is ignored"),
     dense("normalize", "normalize: true", normal(7, 120), X, normalize=True,
