@@ -241,6 +241,10 @@ DEPARTURES: dict[str, tuple[tuple[Callable[[Layer], bool], str], ...]] = {
             lambda layer: layer.parameter("inner_product_param").flag("transpose", False),
             "it ignores transpose",
         ),
+        (
+            lambda layer: layer.parameter("inner_product_param").integer("axis", 1) == 0,
+            "it puts an axis behind what the whole batch makes",
+        ),
     ),
     "Interp": (
         (_number("interp_param", "pad_beg", 0), "it ignores pads"),

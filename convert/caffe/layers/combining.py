@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxgraft.stages.convert.caffe.layers.emitter import FREE, Blob, Emitter, axis_of, count
+from onnxgraft.stages.convert.caffe.layers.emitter import (
+    FREE,
+    BatchIsFixed,
+    Blob,
+    Emitter,
+    axis_of,
+    count,
+)
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 
 __all__ = ["axpy", "eltwise", "embed", "inner_product"]
@@ -22,8 +29,10 @@ def inner_product(layer: Layer, bottoms: list[Blob], out: Emitter) -> list[Blob]
     [x] = bottoms
     parameter = layer.parameter("inner_product_param")
     axis = axis_of(layer, parameter.integer("axis", 1), x.rank)
+    if FREE in x.shape[axis:]:
+        raise BatchIsFixed
     filters, features = parameter.integer("num_output"), count(x.shape[axis:])
-    out.check(filters >= 1 and FREE not in x.shape[axis:], "num_output or axis is impossible")
+    out.check(filters >= 1, "num_output is impossible")
     transposed = parameter.flag("transpose", False)
     shape = (features, filters) if transposed else (filters, features)
     weight = out.weight(0, shape, "weight_filler")

@@ -10,7 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.convert.caffe.layers.emitter import FREE, Blob, Emitter, Shape, axis_of
+from onnxgraft.stages.convert.caffe.layers.emitter import (
+    FREE,
+    BatchIsFixed,
+    Blob,
+    Emitter,
+    Shape,
+    axis_of,
+)
 from onnxgraft.stages.convert.caffe.reading.net import Layer
 from onnxgraft.stages.convert.caffe.reading.prototxt import Message
 
@@ -228,10 +235,13 @@ def _aligned(blob: Blob, axis: int, rank: int, out: Emitter) -> Blob:
 
 
 def _broadcast(out: Emitter, kind: str, x: Blob, other: Blob) -> Blob:
+    fits = all(
+        b in (1, FREE) or a == b for a, b in zip(x.shape[::-1], other.shape[::-1], strict=False)
+    )
+    if not fits and FREE in x.shape:
+        raise BatchIsFixed
     out.check(
-        all(
-            b in (1, FREE) or a == b for a, b in zip(x.shape[::-1], other.shape[::-1], strict=False)
-        ),
+        fits,
         f"{other.shape} does not broadcast to {x.shape}",
     )
     return out.binary(kind, x, other)

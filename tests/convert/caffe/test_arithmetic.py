@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -55,6 +56,8 @@ DENSE = [
     dense("square_transpose", "transpose: true", normal(9, 9), normal(3, 9), transpose=True,
           opencv="transpose is ignored"),
     dense("axis_2", "axis: 2", normal(7, 30), X, axis=2),
+    replace(dense("of_the_whole_batch", "axis: 0", normal(7, 360), X, axis=0,
+                  opencv="it puts an axis behind"), batches=None),
     dense("the_last_axis", "axis: -1", normal(7, 6), X, axis=-1),
     dense("blobs_of_four_axes", "", normal(1, 1, 7, 120), X),
 ]  # fmt: skip
@@ -209,6 +212,7 @@ BIASES = [
     for name, axis, second, batches in (
         ("by_a_bottom_of_the_same_shape", 0, normal(3, 4, 5, 6, seed=1), (1, 3)),
         ("by_a_bottom_for_channels_and_samples", 0, normal(3, 4), (1, 3)),
+        ("by_a_bottom_for_samples", 0, normal(3), None),
         ("by_a_bottom_for_channels", 1, normal(4), None),
     )
 ]
