@@ -240,6 +240,20 @@ def test_what_an_output_waits_for_in_training_changes_nothing_of_it(
     np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
 
 
+def test_single_numbers_at_the_end_of_a_checkpoint_are_left_out_and_told(tmp_path: Path) -> None:
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        x = v1.placeholder(tf.float32, [None, 4], "x")
+        score = tf.identity(x @ v1.get_variable("w", [4, 3]), name="score")
+        tf.reduce_mean(x, name="mean")
+        with v1.Session() as session:
+            session.run(v1.global_variables_initializer())
+            v1.train.Saver().save(session, str(tmp_path / "model.ckpt"))
+    done = converted(tmp_path / "model.ckpt")
+    assert ends(done)[1] == [f"{score.name} (N, 3) float32"]
+    assert done.notes == ["mean:0: left out, as losses and counters are single numbers (--outputs)"]
+
+
 def test_a_checkpoint_that_a_queue_feeds_is_fed_at_the_queue(tmp_path: Path) -> None:
     v1 = tf.compat.v1
     with tf.Graph().as_default():

@@ -76,7 +76,9 @@ def read_checkpoint(prefix: Path, cut: Cut) -> FrozenGraph:
             raise ModelError(
                 f"{prefix}: the checkpoint can't be restored: {reason_of(error)}"
             ) from error
-        ends = [_named(graph, option) for option in cut.outputs] or _inference_ends(graph)
+        ends, scalars = [_named(graph, option) for option in cut.outputs], list[Any]()
+        if not ends:
+            ends, scalars = _inference_ends(graph)
         if not ends:
             raise InputError(
                 f"{prefix}: nothing but losses and training is left at the graph's end; name the "
@@ -92,7 +94,12 @@ def read_checkpoint(prefix: Path, cut: Cut) -> FrozenGraph:
         digest.update(sha256(file).encode())
     source = Source(os.fspath(prefix), "tensorflow", digest.hexdigest())
     options = [TensorOption(tensor.name, None) for tensor in ends]
-    return prepare(source, frozen, replace(cut, outputs=options))
+    found = prepare(source, frozen, replace(cut, outputs=options))
+    if scalars:
+        told = ", ".join(tensor.name for tensor in scalars)
+        note = f"{told}: left out, as losses and counters are single numbers (--outputs)"
+        found = replace(found, notes=(*found.notes, note))
+    return found
 
 
 def _without_updates(definition: Any, ends: Sequence[str]) -> Any:
@@ -152,13 +159,14 @@ def _named(graph: Any, option: TensorOption) -> Any:
         raise InputError(f"no tensor is called {option.name!r} in the checkpoint") from error
 
 
-def _inference_ends(graph: Any) -> list[Any]:
-    """Return what is left at the end without training: scalars are losses and counters."""
+def _inference_ends(graph: Any) -> tuple[list[Any], list[Any]]:
+    """Return what is left at the end without training, and scalars: losses and counters."""
     definition = graph.as_graph_def()
     kept = [node for node in definition.node if not _TRAINING.search(node.name)]
     del definition.node[:]
     definition.node.extend(kept)
-    return [t for t in loose_ends(definition, graph) if t.shape.rank != 0 and _computes(t)]
+    ends = [tensor for tensor in loose_ends(definition, graph) if _computes(tensor)]
+    return [t for t in ends if t.shape.rank != 0], [t for t in ends if t.shape.rank == 0]
 
 
 def _computes(tensor: Any) -> bool:
