@@ -52,6 +52,8 @@ def main() -> int:
                 write(options.extract / name, data)
                 print(options.extract / name)
             return 0
+        for place in (options.out, Path(f"{options.out}.json")):
+            check(place)
         build(manifest, files, options)
     except ModuleNotFoundError as error:
         print(f"{HERE.name}: building needs {error.name}: install TensorRT", file=sys.stderr)
@@ -177,6 +179,16 @@ def build(manifest: dict[str, Any], files: dict[str, bytes], options: Any) -> No
         print(notes[-1])
     print("the same with TensorRT's own tool, after --extract:")
     print(builder.trtexec(graph, str(options.out), settings, builder.major(trt)))
+
+
+def check(path: Path) -> None:
+    """Raise ValueError unless a file may be written at a place, before the work is done."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{path} can't be written, {path.parent} is no folder; make it first")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file; name another with -o")
+    if path.exists() and os.path.samefile(path, HERE):
+        raise ValueError(f"{path} is this bundle; name another file with -o")
 
 
 def write(path: Path, data: bytes) -> None:

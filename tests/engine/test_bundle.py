@@ -110,6 +110,22 @@ def test_extracting_writes_the_graph_and_nothing_of_other_names(net: Model, tmp_
     assert "--calib" not in packed.trtexec[11]
 
 
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [("net.pyz", "is this bundle"), ("folder", "is no file"), ("nowhere/e", "is no folder")],
+)
+def test_a_bundle_replaces_neither_itself_nor_what_is_no_file(
+    out: str, sentence: str, net: Model, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    engine.bundle(net, tmp_path / "net.pyz")
+    before = (tmp_path / "net.pyz").read_bytes()
+    done = run(tmp_path / "net.pyz", "-o", out)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert (tmp_path / "net.pyz").read_bytes() == before
+
+
 def test_a_changed_member_is_noticed(net: Model, tmp_path: Path) -> None:
     engine.bundle(net, tmp_path / "net.pyz")
     with zipfile.ZipFile(tmp_path / "net.pyz") as archive:
