@@ -167,6 +167,13 @@ def test_the_passports_recipe_is_used(segmenter: Path, cli: Cli) -> None:
     assert document["recipe"]["preprocess"]["crop"] == [2, 0, 8, 12]
 
 
+def test_a_passport_in_place_of_its_engine_is_told(segmenter: Path, cli: Cli) -> None:
+    cli("build", segmenter / "net.onnx", "--target", "onnxruntime", "-o", segmenter / "e")
+    done = cli("infer", segmenter / "e.json", segmenter / "photo.png")
+    assert done.returncode == 2
+    assert "e.json: is the passport of an engine; name the engine itself, e" in done.stderr
+
+
 def test_a_given_recipe_comes_before_the_passports(segmenter: Path) -> None:
     answers = infer(
         segmenter / "net.onnx", [segmenter / "photo.png"],

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxgraft.errors import ModelError, NotSupportedError, OnnxgraftError
+from onnxgraft.errors import InputError, ModelError, NotSupportedError, OnnxgraftError
 from onnxgraft.files.trust import trusts
+from onnxgraft.graph.foreign import PASSPORT, kind_of
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.pictures import KEY
 from onnxgraft.run.demand import check_model
@@ -90,6 +91,8 @@ def open_candidate(candidate: Original) -> Engine:
         check_model(model)
         return exact(model, name=file.name)
     if file.suffix == ".json":
+        if kind_of(file) == PASSPORT:
+            raise InputError(f"{file}: is {PASSPORT}; name the engine itself, {file.stem}")
         from onnxgraft.stages.validate import Recorded
 
         return Recorded(file)
