@@ -519,4 +519,4 @@ def _float32(console: Console, flags: Flags) -> None:
         say(console, f"  in FP32: {name} ({reason})")
     if flags.unchecked:
         told = _unchecked(flags.unchecked)
-        say(console, f"  FP16: {told}; name the calibrated ones with --ranges")
+        say(console, f"  FP16: {told}; --ranges names those of what layers read (calibrate)")
