@@ -167,6 +167,16 @@ def test_the_passports_recipe_is_used(segmenter: Path, cli: Cli) -> None:
     assert document["recipe"]["preprocess"]["crop"] == [2, 0, 8, 12]
 
 
+def test_a_warning_of_an_engine_is_in_the_json_too(segmenter: Path, cli: Cli) -> None:
+    cli("build", segmenter / "net.onnx", "--target", "onnxruntime", "-o", segmenter / "e",
+        "--recipe", segmenter / "recipe.toml", "--cpu", "amx")  # fmt: skip
+    done = cli("infer", segmenter / "e", segmenter / "photo.png", "--json")
+    assert done.returncode == 0, done.stderr
+    (told,) = json.loads(done.stdout)["warnings"]
+    assert "built for amx" in told
+    assert "built for amx" in " ".join(done.stderr.split())
+
+
 def test_a_passport_in_place_of_its_engine_is_told(segmenter: Path, cli: Cli) -> None:
     cli("build", segmenter / "net.onnx", "--target", "onnxruntime", "-o", segmenter / "e")
     done = cli("infer", segmenter / "e.json", segmenter / "photo.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from onnxgraft.data.division import image_batch, row_of
 from onnxgraft.data.postprocess import Box, Postprocess, see
 from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import image_feed
-from onnxgraft.errors import InputError
+from onnxgraft.errors import EngineWarning, InputError
 from onnxgraft.files import check_folder, existing_file, write_bytes
 from onnxgraft.files.trust import Trust, trusts
 from onnxgraft.graph.foreign import ARRAYS, ENGINE, PICTURE
@@ -77,12 +78,14 @@ class Inferred:
         out: Where pictures or outputs were written; empty if nowhere.
         assumed: What was assumed of the images, where nothing says how they are prepared.
         notes: What else there is to know.
+        warnings: What was said of the engine when it was loaded, which Python warns of, too.
     """
 
     answers: tuple[Answer, ...]
     out: str = ""
     assumed: str = ""
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     passed = True
 
@@ -92,6 +95,7 @@ class Inferred:
             "assumed": self.assumed,
             "answers": [asdict(answer) for answer in self.answers],
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
         }
 
 
@@ -143,7 +147,8 @@ def infer(
     found = []
     collected: dict[str, list[Array]] = {}
     opened = Original.of(engine, trust=trust)
-    with _loaded(opened) as running, tempfile.TemporaryDirectory(prefix="onnxgraft.") as drawn:
+    engine_here, warned = _loaded(opened)
+    with engine_here as running, tempfile.TemporaryDirectory(prefix="onnxgraft.") as drawn:
         files = [existing_file(image, "the image") for image in images]
         told = ""
         if files:
@@ -177,8 +182,8 @@ def infer(
         write_bytes(out, buffer.getvalue())
     elif folder is not None and not any(answer.picture for answer in found):
         note = f"{folder}: not made, there is nothing to draw; name an .npz for the outputs"
-        return Inferred(tuple(found), "", told, (note,))
-    return Inferred(tuple(found), "" if out is None else str(out), told)
+        return Inferred(tuple(found), "", told, (note,), warned)
+    return Inferred(tuple(found), "" if out is None else str(out), told, (), warned)
 
 
 def _collect(collected: dict[str, list[Array]], file: Path, outputs: Outputs) -> None:
@@ -199,10 +204,16 @@ def _metadata(path: Path) -> dict[str, str]:
     return Model.load(path).metadata if path.suffix == ".onnx" else {}
 
 
-def _loaded(opened: Original) -> Engine:
-    """Return an engine, with a passport or trusted, or an ONNX file, running."""
+def _loaded(opened: Original) -> tuple[Engine, tuple[str, ...]]:
+    """Return an engine, with a passport or trusted, or an ONNX file, running; and its warnings."""
     trusted = trusts(opened.trust, opened.title, opened.path)
-    return engine_at(opened) if trusted else open_candidate(opened)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", EngineWarning)
+        running = engine_at(opened) if trusted else open_candidate(opened)
+    for warning in heard:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    told = [str(w.message) for w in heard if issubclass(w.category, EngineWarning)]
+    return running, tuple(told)
 
 
 def _tables(
