@@ -218,7 +218,7 @@ def _free(module: Any, positional: Sequence[Any], named: Mapping[str, Any]) -> A
         return dict.fromkeys(named, axes)
     free: list[Any] = [axes] * len(positional)
     for at, entry in enumerate(inspect.signature(module.forward).parameters.values()):
-        if entry.kind is inspect.Parameter.VAR_POSITIONAL:
+        if entry.kind is inspect.Parameter.VAR_POSITIONAL and at < len(positional):
             free[at:] = [tuple(free[at:])]
     return tuple(free)
 

@@ -15,7 +15,14 @@ FOLDERS = ("src/onnxgraft", "convert", "surgery", "quantize", "engine", "validat
 def files(*more: str) -> list[Path]:
     """Return the product's files, each once, and those of more folders."""
     found = [path for name in (*FOLDERS, *more) for path in sorted((ROOT / name).rglob("*.py"))]
-    return [path for path in found if not any(parent.is_symlink() for parent in path.parents)]
+    found = [path for path in found if not any(map(Path.is_symlink, _within(path)))]
+    assert len(found) > 100
+    return found
+
+
+def _within(path: Path) -> list[Path]:
+    """Return the folders of the checkout that a file is in."""
+    return [parent for parent in path.parents if parent.is_relative_to(ROOT) and parent != ROOT]
 
 
 def parsed(pattern: str, *more: str) -> Iterator[tuple[str, ast.Module]]:

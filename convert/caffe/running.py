@@ -242,7 +242,11 @@ DEPARTURES: dict[str, tuple[tuple[Callable[[Layer], bool], str], ...]] = {
             "it ignores transpose",
         ),
         (
-            lambda layer: layer.parameter("inner_product_param").integer("axis", 1) == 0,
+            # One that is counted from the end may be the first, too.
+            lambda layer: (
+                (axis := layer.parameter("inner_product_param").integer("axis", 1)) == 0
+                or axis < -1
+            ),
             "it puts an axis behind what the whole batch makes",
         ),
     ),

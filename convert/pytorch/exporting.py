@@ -40,7 +40,11 @@ def lower_program(program: Program, opset: int) -> tuple[Model, list[str]]:
     check_sizes(program)
     for node in program.exported.graph.nodes:
         if str(node.target) in WRONG:
-            raise _missing(file, str(node.target))
+            name = str(node.target).removesuffix(".default")
+            raise NotSupportedError(
+                f"{file}: ONNX has no {name}, and what PyTorch writes for it overflows; write that "
+                "part of the network in other operators yourself"
+            )
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -69,7 +69,11 @@ def _by(formula: Formula, *inputs: Any) -> Any:
     """Return what a formula makes of tensors and numbers, of which one is a tensor."""
     w = _Writer()
     kind = next(int(given.dtype) for given in inputs if hasattr(given, "dtype"))
-    values = [w.value(v) if hasattr(v, "dtype") else w.const(v, kind) for v in inputs]
+    tensors = {at: w.value(v) for at, v in enumerate(inputs) if hasattr(v, "dtype")}
+    if any(isinstance(v, float) for v in inputs) and tensors[min(tensors)].whole:
+        kind = TensorProto.FLOAT  # what PyTorch makes of whole numbers beside a fraction
+        tensors = {at: value.to(kind) for at, value in tensors.items()}
+    values = [tensors[at] if at in tensors else w.const(v, kind) for at, v in enumerate(inputs)]
     if kind not in _HALVES:
         return w.tensor(formula(w, values))
     # As PyTorch does it, in float32, of which the result alone is rounded.
@@ -229,6 +233,15 @@ def _index(self: Any, indices: Sequence[Any]) -> Any:
     return aten_index(self, [*map(whole, indices)])
 
 
+def _scalar_tensor(
+    s: Any, dtype: Any = -1, layout: Any = None, device: Any = None, pin_memory: Any = None
+) -> Any:
+    """Write a number in its own type; the exporter's way there is float32."""
+    w = _Writer()
+    kind = TensorProto.FLOAT if dtype in (-1, None) else int(dtype)
+    return w.tensor(w.value(s).to(kind) if hasattr(s, "dtype") else w.const(s, kind))
+
+
 def operators() -> dict[Any, Callable[..., Any]]:
     """Return what writes an operator, by PyTorch's name of it."""
     import torch
@@ -243,6 +256,7 @@ def operators() -> dict[Any, Callable[..., Any]]:
         aten.div.Tensor_mode: _div_mode,
         aten.expm1.default: _expm1,
         aten.floor.default: _rounded("Floor"),
+        aten.floor_divide.Scalar: _floor_divide,
         aten.floor_divide.default: _floor_divide,
         aten.index.Tensor: _index,
         aten.log1p.default: _log1p,
@@ -254,6 +268,7 @@ def operators() -> dict[Any, Callable[..., Any]]:
         aten.remainder.Scalar_Tensor: _remainder,
         aten.remainder.Tensor: _remainder,
         aten.round.default: _rounded("Round"),
+        aten.scalar_tensor.default: _scalar_tensor,
         aten.scatter.src: _scatter,
         aten.sort.stable: _sort,
         aten.trunc.default: _rounded("Trunc"),

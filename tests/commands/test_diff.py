@@ -12,6 +12,7 @@ import pytest
 
 from onnxgraft import commands
 from onnxgraft.commands import diff
+from onnxgraft.commands._runs import read_run
 from onnxgraft.data.ranges import Range, Ranges
 from onnxgraft.errors import InputError
 from onnxgraft.files import sha256
@@ -245,3 +246,17 @@ def test_an_engines_passport_says_where_its_metric_is_better(runs: Path, tmp_pat
         engine.record(tmp_path / f"{name}.e", accuracy={"error": value}, direction="down")
     assert not diff(tmp_path / "a.e", tmp_path / "b.e", metric_drop=0.5).passed
     assert diff(tmp_path / "b.e", tmp_path / "a.e", metric_drop=0.5).passed
+
+
+def test_engines_beside_a_report_of_validate_are_compared(tmp_path: Path) -> None:
+    """That report says what it wrote itself, which no engine is."""
+    model_of(NET, {"w": np.ones(2, np.float32)}).save(tmp_path / "net.onnx")
+    (tmp_path / "v").mkdir()
+    commands.build(tmp_path / "net.onnx", tmp_path / "v/engine.onnxruntime", target="onnxruntime")
+    data = np.ones((3, 2), np.float32)
+    np.savez(tmp_path / "data.npz", x=data)
+    commands.validate(
+        tmp_path / "net.onnx", tmp_path / "v/engine.onnxruntime", tmp_path / "data.npz",
+        report=tmp_path / "v",
+    )  # fmt: skip
+    assert "onnxruntime fp32" in read_run(tmp_path / "v").tables["precision"]

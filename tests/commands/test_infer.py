@@ -239,7 +239,9 @@ def test_where_nothing_is_drawn_no_folder_is_made_and_that_is_told(pair: Path, c
     images = [pair / "0.png", pair / "1.png"]
     done = cli("infer", pair / "pair.onnx", *images, "-o", pair / "out")
     assert done.returncode == 0, done.stderr
-    assert "not made, there is nothing to draw; name an .npz" in " ".join(done.stdout.split())
+    assert "nothing was written, there is nothing to draw; name an .npz" in " ".join(
+        done.stdout.split()
+    )
     assert not (pair / "out").exists()
 
 

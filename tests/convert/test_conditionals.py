@@ -41,6 +41,21 @@ def loop(value: Any) -> Any:
     return tf.while_loop(lambda count, _: count < 4, body, [0, value])[1]
 
 
+def behind(waited: Callable[[Any], Any], value: float) -> Callable[[Any], Any]:
+    """Return a branch of a constant that waits for something else, as for an assertion."""
+
+    def branch(v: Any) -> Any:
+        with tf.control_dependencies([waited(v)]):
+            return tf.constant(value)
+
+    return branch
+
+
+def waiting(waited: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    one, other = behind(waited, 3.0), behind(waited, 5.0)
+    return lambda v: v * tf.cond(most(v), lambda: one(v), lambda: other(v))
+
+
 CONDITIONALS: dict[str, Callable[[Any], Any]] = {
     "constants": lambda v: v * tf.cond(most(v), lambda: 3.0, lambda: 5.0),
     "arrays": lambda v: v + tf.cond(most(v), lambda: tf.zeros([2, 4]), lambda: tf.ones([2, 4])),
@@ -60,6 +75,14 @@ CONDITIONALS: dict[str, Callable[[Any], Any]] = {
     "cases": lambda v: v * tf.case(
         [(most(v, 100.0), lambda: 1.0), (most(v), lambda: 2.0)], default=lambda: 4.0
     ),
+    "nested in constants": lambda v: v * tf.cond(
+        most(v),
+        lambda: tf.cond(tf.constant(1.0) > 0, lambda: 1.0, lambda: 2.0),
+        lambda: tf.cond(tf.constant(1.0) < 0, lambda: 4.0, lambda: 8.0),
+    ),
+    "waiting for what is switched": waiting(lambda v: tf.add(tf.reduce_sum(v), 1.0)),
+    "waiting for a constant": waiting(lambda v: tf.add(tf.constant(2.0), 1.0)),
+    "waiting for an assertion": waiting(lambda v: tf.debugging.Assert(v[0, 0] > -1e9, [v])),
     "in a loop": loop,
 }  # fmt: skip
 

@@ -240,6 +240,33 @@ def test_what_an_output_waits_for_in_training_changes_nothing_of_it(
     np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("resource", [False, True])
+def test_a_wait_for_what_writes_a_weight_that_is_read_is_not_dropped(
+    resource: bool, tmp_path: Path
+) -> None:
+    """The weight is written within a conditional, through a Switch."""
+    v1 = tf.compat.v1
+    v1.disable_control_flow_v2()
+    try:
+        with tf.Graph().as_default():
+            x = v1.placeholder(tf.float32, [None, 4], "x")
+            weight = v1.get_variable("w", [4], use_resource=resource)
+            update = tf.cond(
+                tf.reduce_max(x) > -1.0,
+                lambda: tf.identity(v1.assign_add(weight, tf.ones([4]))),
+                lambda: tf.zeros([4]),
+            )
+            with tf.control_dependencies([update]):
+                tf.identity(x * (weight.read_value() if resource else tf.identity(weight)), "y")
+            with v1.Session() as session:
+                session.run(v1.global_variables_initializer())
+                v1.train.Saver().save(session, str(tmp_path / "model.ckpt"))
+    finally:
+        v1.enable_control_flow_v2()
+    with pytest.raises(InputError, match="TensorFlow"):
+        commands.convert(tmp_path / "model.ckpt", outputs="y")
+
+
 def test_single_numbers_at_the_end_of_a_checkpoint_are_left_out_and_told(tmp_path: Path) -> None:
     v1 = tf.compat.v1
     with tf.Graph().as_default():

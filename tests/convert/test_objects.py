@@ -157,6 +157,19 @@ def test_a_torch_program_is_taken_too() -> None:
     np.testing.assert_allclose(computed(program, feed), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_torch_module_may_take_any_number_of_inputs(count: int) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Sum(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, first: Any, *more: Any) -> Any:
+            return first + sum(more)
+
+    done = commands.convert((Sum().eval(), (torch.ones(2, 3),) * count))
+    assert done.passed
+    assert [spec.shape for spec in done.model.inputs] == [("N", 3)] * count
+
+
 def test_a_torch_module_wants_example_inputs() -> None:
     torch = pytest.importorskip("torch")
     with pytest.raises(InputError, match=r"Linear: .* give a pair of it and its example inputs"):

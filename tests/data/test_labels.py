@@ -35,6 +35,7 @@ def test_an_image_and_its_class_stand_in_a_line(text: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("a" * 140_000 + ",3\n", "field larger than field limit"),
         ("image,label\na.png,3\n", "line 1: 'label' is no number of a class"),
         ("a.png,3\nb.png,4.0\n", "line 2: '4.0' is no number of a class"),
         ("a.png,3,0.5\n", "line 1: '0.5' is no number of a class"),

@@ -161,7 +161,9 @@ OPERATORS = {
         by(adjust_saturation), "v - (v - colour) ratio, where v is the largest channel"
     ),
     "Angle": Operator(angle, "atan2 of the two parts"),
-    "Atan2": Operator(by(atan2), "atan(y / x), and pi further where x is negative; -0 is"),
+    "Atan2": Operator(
+        by(atan2), "atan(y / x), and pi further where x is negative; -0 counts as such"
+    ),
     "BitwiseAnd": Operator(bitwise_and, "BitwiseAnd, which ONNX has from opset 18 on"),
     "BitwiseOr": Operator(bitwise_or, "BitwiseOr, likewise"),
     "BitwiseXor": Operator(bitwise_xor, "BitwiseXor, likewise"),

@@ -69,38 +69,32 @@ class _Conditionals:
             merge.input[at] = self._switch(f"{merge.name}/side_{at}", merge, at, side)
 
     def _side(self, tensor: str) -> tuple[_Side | None, bool]:
-        """Return the side that a branch's end is on, and whether there is a Switch behind it."""
-        told: _Side | None = None
+        """Return the side that a branch's end is on, and whether there is a Switch behind it.
+
+        Where it is computed of nothing that was switched, what its nodes wait for is on its side:
+        the pivot, an Identity of the predicate's Switch, or others that do.
+        """
+        found = self._switched(tensor, waits=False)
+        return (found, True) if found is not None else (self._switched(tensor, waits=True), False)
+
+    def _switched(self, tensor: str, *, waits: bool) -> _Side | None:
+        """Return the predicate and the side of a Switch that a tensor comes from."""
         stack, seen = [(tensor, 0)], set()
         while stack:
             name, depth = stack.pop()
             node = self.nodes.get(node_of(name))
             if node is None or (node.name, depth) in seen:
                 continue
+            seen.add((node.name, depth))
             if node.op in ("Switch", "RefSwitch"):
                 if not depth:
-                    return (node.input[1], int(full_name(name)[-1])), True
+                    return node.input[1], int(full_name(name.removeprefix("^"))[-1])
                 depth -= 1
-            seen.add((node.name, depth))
-            if node.op in ("Merge", "RefMerge"):
+            elif node.op in ("Merge", "RefMerge"):
                 self.lead(node)
                 depth += 1  # a conditional within the branch
-            for source in node.input:
-                if not source.startswith("^"):
-                    stack.append((source, depth))
-                elif not depth and told is None:
-                    told = self._pivot(node_of(source))
-        return told, False
-
-    def _pivot(self, name: str) -> _Side | None:
-        """Return the side that a node stands for which others wait for: an Identity of a Switch."""
-        node = self.nodes.get(name)
-        if node is None or node.op != "Identity":
-            return None
-        switch = self.nodes.get(node_of(node.input[0]))
-        if switch is None or switch.op != "Switch":
-            return None
-        return switch.input[1], int(full_name(node.input[0])[-1])
+            stack += [(s, depth) for s in node.input if waits or not s.startswith("^")]
+        return None
 
     def _switch(self, name: str, merge: Any, at: int, side: _Side) -> str:
         """Write a Switch in front of a Merge; return the tensor on its side."""

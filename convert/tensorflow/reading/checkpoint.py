@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -119,16 +120,17 @@ def _without_updates(definition: Any, ends: Sequence[str]) -> Any:
                 stack += [s for s in nodes[name].input if waits or not s.startswith("^")]
         return seen
 
+    @functools.cache
+    def harmless(source: str) -> bool:
+        """Tell whether something writes where a wait leads, and nothing that is read."""
+        made = behind([source], waits=True)
+        written = [nodes[n].input[0] for n in made if _WRITES.match(nodes[n].op)]
+        return bool(written) and not behind(written, waits=False) & computing
+
     computing = behind(ends, waits=False)
     for name in computing:
         node = nodes[name]
-        kept = []
-        for source in node.input:
-            made = behind([source], waits=True) if source.startswith("^") else set()
-            writes = [nodes[n] for n in made if _WRITES.match(nodes[n].op)]
-            if not writes or any(node_of(write.input[0]) in computing for write in writes):
-                kept.append(source)
-        node.input[:] = kept
+        node.input[:] = [s for s in node.input if not (s.startswith("^") and harmless(s))]
     return definition
 
 

@@ -64,8 +64,9 @@ _NOT_OUTPUTS = re.compile(
 )
 # What an assertion leaves behind.
 _ASSERTION = re.compile(r"(?:^|/)AssertGuard(?:_\d+)?/")
-# What has further outputs for training or for the runtime's own use.
+# What a conditional of TensorFlow 1 calls its predicate.
 _PREDICATE = re.compile(r"(^|/)pred_id(_\d+)?$")
+# What has further outputs for training or for the runtime's own use.
 _ONE_OUTPUT = re.compile(r"FusedBatchNorm.*|Merge")
 
 

@@ -181,7 +181,9 @@ def infer(
         np.savez_compressed(buffer, **stacked)
         write_bytes(out, buffer.getvalue())
     elif folder is not None and not any(answer.picture for answer in found):
-        note = f"{folder}: not made, there is nothing to draw; name an .npz for the outputs"
+        note = (
+            f"{folder}: nothing was written, there is nothing to draw; name an .npz for the outputs"
+        )
         return Inferred(tuple(found), "", told, (note,), warned)
     return Inferred(tuple(found), "" if out is None else str(out), told, (), warned)
 

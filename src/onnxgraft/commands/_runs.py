@@ -93,10 +93,10 @@ def read_run(path: Place, *, alone: bool = True) -> Run:
 def written_by(report: object) -> Callable[[Path], bool]:
     """Return what tells whether a file beside a report is of its run, and not of an earlier one."""
     artifacts = report.get("artifacts") if isinstance(report, dict) else None
-    if not isinstance(artifacts, dict) or not artifacts:  # of `validate`, which writes none
-        return lambda file: True
-    names = {Path(str(place)).name for place in artifacts.values()}
-    return lambda file: file.name in names
+    names = {Path(str(place)).name for place in artifacts.values()} if artifacts else set()
+    names -= {_REPORT, "report.html", "junit.xml"}
+    # `validate` writes its report beside engines that are not its own.
+    return lambda file: not names or file.name in names
 
 
 def read_report(path: Place) -> dict[str, Table]:

@@ -108,7 +108,9 @@ def _of_file(file: Path, numbering: Numbering) -> Labels:
                     raise ValueError(f"line {number}: {value[:40]!r} is no number of a class")
                 _put(labels, f"{file}: line {number}", name, _label(int(value)))
         return labels
-    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+    except (
+        ValueError, TypeError, AttributeError, KeyError, OverflowError, csv.Error,
+    ) as error:  # fmt: skip
         raise InputError(
             f"{file}: not a file of labels ({misread(error)}); it needs an image and its class a "
             "line, a JSON object of classes or of boxes [class, x1, y1, x2, y2] by image, or "
@@ -121,7 +123,7 @@ def _cells(line: str) -> tuple[str, str]:
     mark = next((mark for mark in "\t," if mark in line), None)
     if mark is None:
         name, _, value = line.strip().rpartition(" ")
-        return name.strip(), value
+        return name.strip().strip('"'), value
     cells = next(csv.reader([line], delimiter=mark, skipinitialspace=True))
     return mark.join(cells[:-1]).strip(), cells[-1].strip()
 
