@@ -17,7 +17,8 @@ from onnxgraft.stages.convert.tensorflow.names import full_name, node_of
 __all__ = ["lead_through_switches"]
 
 # A Merge of a loop reads the one, or the other.
-_LOOPS = ("Enter", "NextIteration", "RefEnter", "RefNextIteration")
+_LOOPS = frozenset({"Enter", "NextIteration", "RefEnter", "RefNextIteration"})
+_FORKS = frozenset({"Merge", "RefMerge", "RefSwitch", "Switch"})
 # The predicate, and 1 where it holds.
 _Side = tuple[str, int]
 
@@ -50,8 +51,7 @@ class _Conditionals:
             return
         self.done.add(merge.name)
         data = [at for at, name in enumerate(merge.input) if not name.startswith("^")]
-        ops = [self.nodes[node_of(merge.input[at])].op for at in data]
-        if len(data) != 2 or any(op in _LOOPS for op in ops):
+        if len(data) != 2 or self._of_loop(merge):
             return  # one of many, or a loop's
         found = {at: self._side(merge.input[at]) for at in data}
         known = [side for side, _ in found.values() if side is not None]
@@ -86,7 +86,9 @@ class _Conditionals:
             if node is None or (node.name, depth) in seen:
                 continue
             seen.add((node.name, depth))
-            if node.op in ("Switch", "RefSwitch"):
+            if self._of_loop(node):
+                pass
+            elif node.op in ("Switch", "RefSwitch"):
                 if not depth:
                     return node.input[1], int(full_name(name.removeprefix("^"))[-1])
                 depth -= 1
@@ -95,6 +97,12 @@ class _Conditionals:
                 depth += 1  # a conditional within the branch
             stack += [(s, depth) for s in node.input if waits or not s.startswith("^")]
         return None
+
+    def _of_loop(self, node: Any) -> bool:
+        """Tell whether a Merge or a Switch is that of a loop, which stands for no conditional."""
+        read = {self.nodes[n].op for n in map(node_of, node.input) if n in self.nodes}
+        kinds = {"LoopCond"} if node.op in ("Switch", "RefSwitch") else _LOOPS
+        return node.op in _FORKS and not read.isdisjoint(kinds)
 
     def _switch(self, name: str, merge: Any, at: int, side: _Side) -> str:
         """Write a Switch in front of a Merge; return the tensor on its side."""
