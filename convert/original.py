@@ -188,9 +188,11 @@ class Original:
         has = model.graph.opset
         newest = NEWEST_OPSET["onnx"]
         if opset is not None and not (opset == has or max(has, OLDEST_OPSET) <= opset <= newest):
-            allowed = f"{max(has, OLDEST_OPSET)} to {newest}" if has < newest else str(has)
+            allowed = "neither raised nor lowered"
+            if has < newest:
+                allowed = f"raised to {max(has, OLDEST_OPSET)} to {newest}, and not lowered"
             raise InputError(
-                f"--opset {opset}: {self.path} has opset {has}; what can be asked for is {allowed}"
+                f"--opset {opset}: {self.path} has opset {has}, which can be {allowed}"
             )
         return raised(model, oldest if opset is None else opset)
 

@@ -168,7 +168,7 @@ def infer(
             picture = ""
             if pictures is not None and seen.picture is not None:
                 picture = str(pictures[number])
-                Path(drawn, str(number)).write_bytes(_png(seen.picture))
+                write_bytes(Path(drawn, str(number)), _png(seen.picture))
             found.append(Answer(str(file), shapes, seen.best, seen.shares, seen.boxes, picture))
         # All of them, or none where an image can't be read.
         for number, answer in enumerate(found):
