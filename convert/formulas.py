@@ -21,6 +21,7 @@ __all__ = [
     "log_add_exp",
     "log_add_exp2",
     "log_sigmoid",
+    "other_side",
 ]
 
 # Of whole numbers, those that ONNX Runtime compares.
@@ -78,7 +79,7 @@ def floor_div(w: Writer, x: Sequence[Value]) -> Value:
         return (a - w.op("Mod", a, b)) / b
     found = a / b
     left = a - found * b
-    return found - _other_side(w, left, b).to(a.dtype)
+    return found - other_side(w, left, b).to(a.dtype)
 
 
 def floor_mod(w: Writer, x: Sequence[Value]) -> Value:
@@ -87,10 +88,10 @@ def floor_mod(w: Writer, x: Sequence[Value]) -> Value:
     if a.whole:
         return w.op("Mod", a, b)
     left = w.op("Mod", a, b, fmod=1)  # towards 0, exactly
-    return _other_side(w, left, b).where(left + b, left)
+    return other_side(w, left, b).where(left + b, left)
 
 
-def _other_side(w: Writer, left: Value, b: Value) -> Value:
+def other_side(w: Writer, left: Value, b: Value) -> Value:
     """Write where something is left that has not the sign of b."""
     some = w.op("Not", left.equals(0))
     return w.op("And", some, w.op("Xor", left < 0, b < 0))

@@ -123,9 +123,8 @@ def _floor_div(w: writing.Writer, x: Sequence[Value]) -> Value:
     if a.whole:
         return formulas.floor_div(w, x)
     left = w.op("Mod", a, b, fmod=1)
-    other_side = w.op("Not", formulas.floor_mod(w, x).equals(left))
     found = (a - left) / b
-    found = other_side.where(found - 1, found)
+    found = formulas.other_side(w, left, b).where(found - 1, found)
     floor = w.op("Floor", found)
     near = (found - floor) > 0.5
     return b.equals(0).where(a / b, near.where(floor + 1, floor))

@@ -50,6 +50,17 @@ def test_a_function_of_one_value_is_tensorflow_s(tmp_path: Path, name: str) -> N
     np.testing.assert_allclose(mine, theirs, rtol=2e-6, atol=absolute)
 
 
+def test_log1p_of_float64_keeps_its_digits(tmp_path: Path) -> None:
+    """onnxruntime has no Atanh of it."""
+    value = np.array(
+        [[0, 1e-300, 1e-17, -1e-9, 1e-3, -0.4, 0.5, 20, 1e300, np.inf, -1]], np.float64
+    )
+    theirs, mine = outputs(
+        tmp_path, lambda: tf.math.log1p(x(1, value.size, dtype=tf.float64)), x=value
+    )
+    np.testing.assert_allclose(mine, theirs, rtol=1e-15)
+
+
 @pytest.mark.parametrize(
     ("name", "build"),
     [

@@ -240,8 +240,5 @@ def _broadcast(out: Emitter, kind: str, x: Blob, other: Blob) -> Blob:
     )
     if not fits and FREE in x.shape:
         raise BatchIsFixed
-    out.check(
-        fits,
-        f"{other.shape} does not broadcast to {x.shape}",
-    )
+    out.check(fits, f"{other.shape} does not broadcast to {x.shape}")
     return out.binary(kind, x, other)

@@ -212,7 +212,10 @@ OPERATORS = {
     "Invert": Operator(invert, "BitwiseNot, from opset 18 on"),
     "InvertPermutation": Operator(invert_permutation, "ScatterElements of 0, 1, 2 ..."),
     "Less": Operator(compared, "Less, likewise"),
-    "Log1p": Operator(by(log1p), "2 atanh(x / (2 + x)) for abs(x) < 1/2, else log(1 + x)"),
+    "Log1p": Operator(
+        by(log1p),
+        "2 atanh(x / (2 + x)) for abs(x) < 1/2, or Goldberg's formula in float64; else log(1 + x)",
+    ),
     "LowerBound": Operator(lower_bound, "how many of the sorted numbers are below the value"),
     "MatrixDiagV3": Operator(matrix_diag, "Where on the diagonal"),
     "MatrixSetDiagV3": Operator(matrix_set_diag, "Where on the diagonals"),

@@ -58,6 +58,8 @@ DENSE = [
     dense("axis_2", "axis: 2", normal(7, 30), X, axis=2),
     replace(dense("of_the_whole_batch", "axis: 0", normal(7, 360), X, axis=0,
                   opencv="it puts an axis behind"), batches=None),
+    replace(dense("of_the_whole_batch_from_the_end", "axis: -4", normal(7, 360), X, axis=-4,
+                  opencv="it puts an axis behind"), batches=None),
     dense("the_last_axis", "axis: -1", normal(7, 6), X, axis=-1),
     dense("blobs_of_four_axes", "", normal(1, 1, 7, 120), X),
 ]  # fmt: skip
