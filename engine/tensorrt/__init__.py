@@ -130,14 +130,15 @@ def profiles(inputs: Sequence[TensorSpec], options: BuildOptions) -> list[builde
     """Return the profiles: one for each of the batches, from the last one's end to itself.
 
     Raises:
-        InputError: A dimension besides the batch is free and its shape is not given, or a shape
-            lies outside its bounds.
+        InputError: A dimension besides the batch is free and its shape is not given, a shape
+            lies outside its bounds, or there are batches to tune for and the batch is not free.
     """
     free = {s.name for s in inputs if any(isinstance(dim, str) for dim in s.shape)}
-    if not free:
-        return []
     given = options.shapes
     if set(given) >= free:
+        _no_other_batches(inputs, options)
+        if not free:
+            return []
         return [{spec.name: _bounds(spec, options) for spec in inputs}]
     for spec in inputs:
         unknown = [axis for axis, dim in enumerate(spec.shape) if isinstance(dim, str)]
@@ -154,6 +155,19 @@ def profiles(inputs: Sequence[TensorSpec], options: BuildOptions) -> list[builde
         })
         first = batch + 1
     return made
+
+
+def _no_other_batches(inputs: Sequence[TensorSpec], options: BuildOptions) -> None:
+    """Refuse batches that nothing would be tuned for."""
+    if options.batches == BuildOptions().batches:
+        return
+    shapes = {spec.name: options.shapes.get(spec.name, spec.shape) for spec in inputs}
+    if set(options.batches) - {shape[0] for shape in shapes.values() if shape}:
+        told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise InputError(
+            f"--batches {','.join(map(str, options.batches))}: every shape is fixed, {told}; leave "
+            "it out, or build from a graph with a free batch and without --shapes"
+        )
 
 
 def _with_batch(spec: TensorSpec, batch: int) -> tuple[int, ...]:

@@ -154,6 +154,18 @@ def test_batches_become_profiles_without_a_gap() -> None:
     ]  # fmt: skip
 
 
+def test_batches_that_nothing_would_be_tuned_for_are_refused() -> None:
+    fixed, given = conv("1, 16, 8, 8").inputs, {"x": (2, 16, 8, 8)}
+    assert tensorrt.profiles(fixed, BuildOptions()) == []
+    assert tensorrt.profiles(fixed, BuildOptions(batches=(1,))) == []
+    for inputs, options in (
+        (fixed, BuildOptions(batches=(1, 4))),
+        (conv("N, 16, 8, 8").inputs, BuildOptions(batches=(4,), shapes=given)),
+    ):
+        with pytest.raises(InputError, match=r"--batches .*4: every shape is fixed, x \["):
+            tensorrt.profiles(inputs, options)
+
+
 def test_bounds_become_one_profile(tmp_path: Path) -> None:
     options = BuildOptions(
         shapes={"x": (2, 16, 8, 8)}, smallest={"x": (1, 16, 4, 4)}, largest={"x": (4, 16, 32, 32)}
