@@ -14,6 +14,7 @@ PASS = "keep_axes"
 CONSTANTS: dict[str, Array] = {
     "nought": np.array(0), "two": np.array([2]), "last": np.array([-1]), "pair": np.array([1, 2]),
     "one": np.array([1]), "many": np.array([0, 1]), "last_scalar": np.array(-1),
+    "ends": np.array([0, 2]), "far": np.array([0, 3]),
 }  # fmt: skip
 
 
@@ -69,6 +70,8 @@ ANOTHER_READER = """m = ReduceMean<axes=[2], keepdims=0>(x)  u = Unsqueeze(m, tw
 KEPT = {
     "another_axis": ("m = ReduceMean<axes=[2], keepdims=0>(x)  y = Unsqueeze(m, one)", "N,1,4"),
     "kept_already": ("m = ReduceMean<axes=[2]>(x)  y = Unsqueeze(m, two)", "N,4,1,1"),
+    "twice_an_axis": ("m = Gather<axis=0>(x, nought)  y = Unsqueeze(m, far)", "1,4,6,1"),
+    "more_axes": ("m = ReduceMean<axes=[0], keepdims=0>(x)  y = Unsqueeze(m, ends)", "1,4,1,6"),
     "several": ("g = Gather<axis=1>(x, many)  y = Unsqueeze(g, one)", "N,1,2,6"),
     "another_reader": (ANOTHER_READER, "N,4,1"),
 }  # fmt: skip

@@ -238,16 +238,22 @@ def test_a_factor_is_brought_to_a_matmul_and_folded() -> None:
     assert_same(before, after, ROUNDING)
 
 
+# x + MAGIC - MAGIC is x, rounded to a whole number.
+MAGIC = np.float32(1.5 * 2**23)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "c", "d", "reason"),
     [
         ("Add(x, c)", "Add(a, d)", positive(4), positive(4, 1), "would grow"),
         ("Mul(x, c)", "Mul(a, d)", np.float32(1e30), np.float32(1e30), "would grow"),
         ("Mul(x, c)", "Mul(a, d)", np.float32(1e-30), np.float32(1e-30), "would grow"),
+        ("Add(x, c)", "Sub(a, d)", MAGIC, MAGIC, "or cancel"),
+        ("Sub(x, c)", "Add(a, d)", MAGIC, MAGIC * np.float32(0.75), "or cancel"),
         ("Add(x, c)", "Sub(d, a)", positive(4), positive(4), "from a constant"),
         ("Div(c, x)", "Mul(a, d)", positive(4), positive(4), "from a constant"),
     ],
-    ids=["broadcast", "overflow", "underflow", "reversed", "reversed_first"],
+    ids=["broadcast", "overflow", "underflow", "magic", "most_of_it", "reversed", "reversed_first"],
 )
 def test_what_can_not_be_joined_is_refused(
     first: str, second: str, c: np.ndarray, d: np.ndarray, reason: str

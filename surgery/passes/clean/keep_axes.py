@@ -43,28 +43,31 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         output = node.outputs[0]
         detach(node)
         first.outputs = [output]
-        result.did(first, f"the {op_of(first)} keeps the axes {sorted(left_out)}")
+        result.did(first, f"the {op_of(first)} keeps the axes {left_out}")
     return result
 
 
-def _left_out(node: gs.Node, rank: int) -> set[int] | None:
+def _left_out(node: gs.Node, rank: int) -> list[int] | None:
     """Return the axes that a node leaves out of its only output, if it could keep them."""
     if len(node.outputs) != 1:
         return None
     if is_op(node, "Gather"):
         index = constant(node.inputs[1])
         scalar = index is not None and index.ndim == 0
-        return {int(node.attrs.get("axis", 0)) % rank} if scalar and rank else None
+        return [int(node.attrs.get("axis", 0)) % rank] if scalar and rank else None
     if not is_op(node, *_REDUCTIONS, *_ARG) or node.attrs.get("keepdims", 1):
         return None
     if is_op(node, *_ARG):
-        return {int(node.attrs.get("axis", 0)) % rank}
+        return [int(node.attrs.get("axis", 0)) % rank]
     return _axes(node, rank)
 
 
-def _axes(node: gs.Node, rank: int) -> set[int] | None:
-    """Return the axes that a node names, as attribute or as constant; None: neither."""
+def _axes(node: gs.Node, rank: int) -> list[int] | None:
+    """Return the axes that a node names, as attribute or as constant; None: neither.
+
+    An Unsqueeze counts them in its output, which has ``rank`` axes if it puts back all of them.
+    """
     axes = node.attrs.get("axes")
     if axes is None and len(node.inputs) > 1 and node.inputs[1].name:
         axes = constant(node.inputs[1])
-    return None if axes is None else {int(axis) % rank for axis in np.ravel(axes)}
+    return None if axes is None else sorted(int(axis) % rank for axis in np.ravel(axes))

@@ -5,8 +5,8 @@ Given:  (x * c) * d,  (x / c) * d, ...              Result: x * (c * d), ...
 Given:  (L(x) + c) * d, L a MatMul by constants     Result: (L(x) * d) + (c * d)
 
 The constants are joined in float64 and rounded once. Refused: integers, which overflow and round
-in steps; a result that is larger than both constants, or beyond what its type holds; a first step
-that somebody else reads. The third form brings the factor to the MatMul, into which
+in steps; a result that is larger than both constants, or beyond what its type holds; large constants
+that cancel, since x + 2^23 - 2^23 rounds x to whole numbers; a first step that somebody else reads. The third form brings the factor to the MatMul, into which
 `fold_batchnorm` folds it.
 """
 
@@ -23,6 +23,8 @@ from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 _SUMS = frozenset({"Add", "Sub"})
 _PRODUCTS = frozenset({"Div", "Mul"})
+# What rounding in the first of two steps may have changed: beyond, it may be what is wanted.
+_LOST = 2.0**-14
 
 
 def apply(graph: gs.Graph, context: Context) -> Result:
@@ -56,7 +58,7 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         assert known is not None
         joined = _join(before, known, second, outer, swap)
         if joined is None:
-            result.refuse(node, f"joined with {first.name!r}, the constants would grow")
+            result.refuse(node, f"joined with {first.name!r}, the constants would grow or cancel")
             continue
         _rewrite(node, first, inner[0], outer, joined, swap, context)
         result.did(node, f"joined with {first.name!r} before it")
@@ -89,13 +91,16 @@ def _after_matmul(
 def _join(
     first: str, c: NDArray[np.floating], second: str, d: NDArray[np.floating], swap: bool
 ) -> NDArray[np.floating] | None:
-    """Return the constant of the joined step, which is an Add or a Mul; None: it grows."""
+    """Return the constant of the joined step, which is an Add or a Mul; None: they don't join."""
     a, b = c.astype(np.float64), d.astype(np.float64)
     with np.errstate(all="ignore"):
         if swap:
             joined = (-a if first == "Sub" else a) * (1 / b if second == "Div" else b)
         elif second in _SUMS:
             joined = (-a if first == "Sub" else a) + (-b if second == "Sub" else b)
+            larger = np.maximum(np.abs(a), np.abs(b))
+            if ((2 * np.abs(joined) < larger) & (larger * np.finfo(c.dtype).eps > _LOST)).any():
+                return None
         else:
             joined = (1 / a if first == "Div" else a) * (1 / b if second == "Div" else b)
         rounded = joined.astype(c.dtype)
