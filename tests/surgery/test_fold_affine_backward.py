@@ -123,6 +123,11 @@ def test_a_shift_before_a_transposed_convolution_is_refused() -> None:
     assert_refused(image(f"{BN}\n y = ConvTranspose(n, w)", constants), "more taps in the middle")
 
 
+def test_two_sums_that_round_are_refused() -> None:
+    constants = {"w": normal(6, 4, 3, 3, seed=1), "m": np.float32(1.5 * 2**23)}
+    assert_refused(image("a = Sub(x, m)\n n = Add(a, m)\n y = Conv(n, w)", constants), "it rounds")
+
+
 def test_a_step_that_somebody_else_reads_is_refused() -> None:
     before = model_of(
         """agraph (float[N,4,6,7] x) => (float[N,C,A,B] y, float[N,4,6,7] n) {

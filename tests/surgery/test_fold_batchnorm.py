@@ -324,6 +324,11 @@ def test_a_conv_that_shares_its_parameters_is_refused(shared: str) -> None:
     assert_refused(before, f"{shared!r} of 'c'", "shared")
 
 
+def test_two_sums_that_round_are_refused() -> None:
+    magic = {"m": np.float32(1.5 * 2**23)}
+    assert_refused(conv("a = Add(c, m)\n y = Sub(a, m)", constants=magic), "it rounds")
+
+
 def test_a_batch_norm_in_training_mode_is_refused() -> None:
     tail = """y, running_mean, running_var =
         BatchNormalization<training_mode=1>(c, gamma, beta, mean, var)"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from onnxgraft.graph.tensors import Array
@@ -63,6 +64,28 @@ def test_what_is_not_one_constant_a_column_is_refused(value: Array, columns: str
     assert after.operators() == {"MatMul": 1, "Add": 1}
     assert "not one constant a column" in refusal(report, PASS)
     assert_same(before, after)
+
+
+def test_two_sums_that_round_are_refused() -> None:
+    before = model_of(
+        """agraph (float[N,4] x) => (float[N,3] y)
+        { m = MatMul(x, w)  a = Add(m, b)  y = Sub(a, b) }""",
+        {"w": normal(4, 3), "b": np.full(3, 1.5 * 2**23, np.float32)},
+    )
+    after, report = clean(before, PASS)
+    assert after.operators() == before.operators()
+    assert "round" in refusal(report, PASS)
+    assert_same(before, after)
+
+
+def test_whole_numbers_are_left_alone() -> None:
+    before = model_of(
+        "agraph (int32[N,4] x) => (int32[N,3] y) { m = MatMul(x, w)  y = Add(m, b) }",
+        {"w": np.ones((4, 3), np.int32), "b": np.arange(3, dtype=np.int32)},
+    )
+    after, report = clean(before, PASS)
+    assert after.operators() == before.operators()
+    assert untouched(report, PASS)
 
 
 def test_an_add_of_two_computed_tensors_is_refused() -> None:

@@ -21,11 +21,14 @@ __all__ = [
     "layer_weights",
     "per_channel",
     "put_weights",
+    "rounds",
     "scale_out",
     "shift_out",
 ]
 
 _ARITHMETIC = frozenset({"Add", "Div", "Mul", "Sub"})
+# What the first of two sums may have rounded off: beyond, it may be what is wanted.
+_LOST = 2.0**-14
 
 Vector = NDArray[np.float64]
 # (a, b), each (channels,): x becomes a*x + b.
@@ -35,6 +38,33 @@ Affine = tuple[Vector, Vector]
 def is_affine(node: gs.Node) -> bool:
     """Tell whether a node may be a batch norm, or a step of one that is spelled out."""
     return is_op(node, *_ARITHMETIC, "BatchNormalization", "Neg")
+
+
+def rounds(node: gs.Node, context: Context) -> bool:
+    """Tell whether a sum and the one before or after it round, as x + 2^23 - 2^23 does.
+
+    So do two sums by constants, about as large as each other, of which the first may round off more than 2^-14.
+    """
+    c = _summand(node)
+    if c is None:
+        return False
+    before = [context.producer(tensor) for tensor in node.inputs]
+    others = [_summand(other) for other in (*before, *node.outputs[0].outputs) if other is not None]
+    return any(_cancel(c, d) for d in others if d is not None)
+
+
+def _summand(node: gs.Node) -> Array | None:
+    """Return the constant that a node adds or takes away, if it is of a floating-point type."""
+    if not is_op(node, "Add", "Sub"):
+        return None
+    found = [value for value in map(constant, node.inputs) if value is not None]
+    return found[0] if len(found) == 1 and found[0].dtype.kind == "f" else None
+
+
+def _cancel(c: Array, d: Array) -> bool:
+    a, b = np.abs(c.astype(np.float64)), np.abs(d.astype(np.float64))
+    larger = np.maximum(a, b)
+    return bool(((2 * np.abs(a - b) < larger) & (larger * np.finfo(c.dtype).eps > _LOST)).any())
 
 
 def affine_of(node: gs.Node, position: int, layout: tuple[int, int, int]) -> Affine | str:

@@ -11,8 +11,9 @@ computed in float64 and rounded once.
 
 A layer pads with 0 after the batch norm, where L' would pad before it: with a shift b and a
 padding the fold is refused. So it is for a ConvTranspose with a shift, whose taps overlap unevenly
-at the edges, for weights that are shared, and where somebody else reads the step's result. The
-half of a GELU stays too, x (1 + erf(x / sqrt 2)) / 2: runtimes have one kernel for all of it.
+at the edges, for weights that are shared, where somebody else reads the step's result, and where
+two sums round (x + 2^23 - 2^23). The half of a GELU stays too, x (1 + erf(x / sqrt 2)) / 2: runtimes
+have one kernel for all of it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from onnxgraft.stages.surgery.passes.fold._affine import (
     is_affine,
     layer_weights,
     put_weights,
+    rounds,
     shift_out,
 )
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
@@ -51,6 +53,9 @@ def apply(graph: gs.Graph, context: Context) -> Result:
             continue
         if _halves_gelu(node, position, context):
             result.refuse(node, "it is a part of a GELU, which runtimes compute in one kernel")
+            continue
+        if rounds(node, context):
+            result.refuse(node, "with the step beside it, it rounds")
             continue
         rank, axis, channels = len(shape), *_channels_in(layer, len(shape))
         if context.shapes.shape(node.outputs[0]) != shape:

@@ -12,8 +12,9 @@ computed in float64 and rounded once. Source of the first line: Ioffe and Szeged
 Normalization" (2015), algorithm 2.
 
 The layer's own output then no longer exists, so the fold is refused where somebody else wants it,
-and where the weights are shared with another layer. A MatMul has no bias: it takes a factor, and
-what shifts it stays (`fuse_gemm` takes that where the operand has two axes).
+where the weights are shared with another layer, and where two sums round (x + 2^23 - 2^23). A
+MatMul has no bias: it takes a factor, and what shifts it stays (`fuse_gemm` takes that where the
+operand has two axes).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from onnxgraft.stages.surgery.passes.fold._affine import (
     channels_out,
     is_affine,
     layer_weights,
+    rounds,
     scale_out,
     shift_out,
 )
@@ -46,6 +48,9 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         alone = is_op(node, "BatchNormalization", "Neg")
         if not alone and constant(node.inputs[1 - position]) is None:
             continue  # a residual addition, a gate: no part of a batch norm
+        if rounds(node, context):
+            result.refuse(node, "with the step beside it, it rounds")
+            continue
         rank = _rank(layer, context)
         if rank is None:
             continue

@@ -2,6 +2,8 @@
 
 Given:  Add(MatMul(x, W), b)      x: (N, K), W: (K, M) and b: (M) or (1, M) constant
 Result: Gemm(x, W, b)
+
+Whole numbers are left alone: no runtime has a Gemm of them.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.operators import is_op, nodes_of, set_op
+from onnxgraft.stages.surgery.passes.fold._affine import rounds
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
 
@@ -20,6 +23,8 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         shape = context.shapes.shape(node.inputs[0])
         if weight is None or weight.ndim != 2 or shape is None or len(shape) != 2:
             continue
+        if weight.dtype.kind in "iu":
+            continue
         add = context.single_consumer(node.outputs[0])
         if not is_op(add, "Add"):
             continue
@@ -27,6 +32,9 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         value = constant(bias)
         if value is None or value.shape not in ((weight.shape[1],), (1, weight.shape[1])):
             result.refuse(node, "what is added is not one constant a column")
+            continue
+        if rounds(add, context):
+            result.refuse(node, f"{add.name!r} and the step after it round")
             continue
         set_op(node, "Gemm")
         node.inputs.append(bias)
