@@ -43,6 +43,16 @@ class Noted:
         return str(self.fields["name"])
 
 
+@dataclass(frozen=True)
+class _NotedTensor:
+    """A tensor as it was, with what made and read it, in the graph or around it."""
+
+    tensor: gs.Tensor
+    fields: dict[str, Any]
+    inputs: list[gs.Node]
+    outputs: list[gs.Node]
+
+
 class Snapshot:
     """What a graph and its bodies look like at one moment.
 
@@ -54,7 +64,7 @@ class Snapshot:
         self._graph = graph
         self._lists: list[tuple[gs.Graph, list[Any], list[Any], list[Any]]] = []
         self._nodes: list[Noted] = []
-        self._tensors: dict[int, tuple[gs.Tensor, dict[str, Any]]] = {}
+        self._tensors: dict[int, _NotedTensor] = {}
         for body in bodies(graph):
             lists = list(body.nodes), list(body.inputs), list(body.outputs)
             self._lists.append((body, *lists))
@@ -73,7 +83,9 @@ class Snapshot:
             fields = {k: v for k, v in vars(tensor).items() if k not in _LINKED}
             if type(fields.get("shape")) is list:
                 fields["shape"] = list(fields["shape"])
-            self._tensors[id(tensor)] = (tensor, fields)
+            self._tensors[id(tensor)] = _NotedTensor(
+                tensor, fields, list(tensor.inputs), list(tensor.outputs)
+            )
 
     @property
     def nodes(self) -> Sequence[Noted]:
@@ -84,24 +96,21 @@ class Snapshot:
         """Make the graph what it was."""
         for body in list(bodies(self._graph)):
             for node in body.nodes:
-                _unplug(node)
-        for tensor, fields in self._tensors.values():
-            list.clear(tensor.inputs)
-            list.clear(tensor.outputs)
-            vars(tensor).update(fields)
+                _put(node, [], [])
         for noted in self._nodes:
-            node = noted.node
-            _unplug(node)
-            vars(node).update(noted.fields)
-            node.attrs.clear()
-            node.attrs.update(noted.attrs)
-            node.inputs.extend(noted.inputs)
-            node.outputs.extend(noted.outputs)
+            vars(noted.node).update(noted.fields)
+            noted.node.attrs.clear()
+            noted.node.attrs.update(noted.attrs)
+            _put(noted.node, noted.inputs, noted.outputs)
+        for tensor in self._tensors.values():
+            vars(tensor.tensor).update(tensor.fields)
+            _put(tensor.tensor, tensor.inputs, tensor.outputs)
         for body, nodes, inputs, outputs in self._lists:
             body.nodes, body.inputs, body.outputs = nodes, inputs, outputs
 
 
-def _unplug(node: gs.Node) -> None:
-    """Empty a node's lists; what its tensors say of it is put right afterwards."""
-    list.clear(node.inputs)
-    list.clear(node.outputs)
+def _put(end: gs.Node | gs.Tensor, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Fill the lists of a node or tensor; what is at their other ends is put right by itself."""
+    for there, wanted in ((end.inputs, inputs), (end.outputs, outputs)):
+        list.clear(there)
+        list.extend(there, wanted)
