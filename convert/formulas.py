@@ -26,6 +26,7 @@ __all__ = [
 
 # Of whole numbers, those that ONNX Runtime compares.
 _COMPARED = (TensorProto.INT32, TensorProto.INT64)
+_NARROW = (TensorProto.INT8, TensorProto.INT16)
 
 
 def expm1(w: Writer, x: Sequence[Value]) -> Value:
@@ -75,6 +76,8 @@ def floor_div(w: Writer, x: Sequence[Value]) -> Value:
     a, b = x
     if not a.whole:
         return w.op("Floor", a / b)
+    if a.dtype in _NARROW:  # the difference below may be too large for them
+        return floor_div(w, [value.to(TensorProto.INT32) for value in x]).to(a.dtype)
     if a.dtype not in _COMPARED:
         return (a - w.op("Mod", a, b)) / b
     found = a / b

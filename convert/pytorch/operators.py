@@ -232,6 +232,42 @@ def _index(self: Any, indices: Sequence[Any]) -> Any:
     return aten_index(self, [*map(whole, indices)])
 
 
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: Any = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Let the exporter write it, but for the rows that a mask hides whole: PyTorch's are 0."""
+    import onnxscript
+    from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
+
+    onnx: Any = onnxscript.opset18
+    shown = None
+    if attn_mask is not None:
+        w = _Writer()
+        mask, kind = w.value(attn_mask), int(query.dtype)
+        if mask.dtype == TensorProto.BOOL:
+            lowest = float(query.dtype.min)
+            attn_mask = w.tensor(mask.where(w.const(0, kind), w.const(lowest, kind)))
+            most = w.op("ReduceMax", mask.to(TensorProto.INT32), w.longs(-1), keepdims=1)
+            shown = w.tensor(most > 0)
+        else:
+            most = w.op("ReduceMax", mask, w.longs(-1), keepdims=1)
+            shown = w.tensor(most > w.const(-np.inf, mask.dtype))
+    found = aten_scaled_dot_product_attention(
+        query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
+    )
+    if shown is None:
+        return found
+    zero = onnx.CastLike(onnx.Constant(value_float=0.0), query)
+    return onnx.Where(shown, found, zero)
+
+
 def _scalar_tensor(
     s: Any, dtype: Any = -1, layout: Any = None, device: Any = None, pin_memory: Any = None
 ) -> Any:
@@ -268,6 +304,7 @@ def operators() -> dict[Any, Callable[..., Any]]:
         aten.remainder.Tensor: _remainder,
         aten.round.default: _rounded("Round"),
         aten.scalar_tensor.default: _scalar_tensor,
+        aten.scaled_dot_product_attention.default: _attention,
         aten.scatter.src: _scatter,
         aten.sort.stable: _sort,
         aten.trunc.default: _rounded("Trunc"),

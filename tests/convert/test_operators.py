@@ -130,6 +130,18 @@ def test_a_division_of_extreme_whole_numbers_is_exact(tmp_path: Path, name: str,
     np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.parametrize("kind", ["int8", "int16"])
+def test_a_division_of_the_lowest_narrow_number_is_exact(tmp_path: Path, kind: str) -> None:
+    low, high = np.iinfo(kind).min, np.iinfo(kind).max
+    a, b = (v.reshape(1, -1).astype(kind) for v in np.meshgrid([low, -1, high], [2, 3, -3, 7]))
+    free = [(1, a.size), getattr(tf, kind)]
+    theirs, mine = outputs(
+        tmp_path, lambda: x(*free[0], dtype=free[1]) // x(*free[0], dtype=free[1], name="y"),
+        x=a, y=b,
+    )  # fmt: skip
+    np.testing.assert_array_equal(mine, theirs)
+
+
 def test_what_is_left_of_a_division_of_large_floats_is_exact(tmp_path: Path) -> None:
     a, b = (
         v.reshape(1, -1).astype(np.float32)

@@ -15,6 +15,7 @@ from onnxgraft.data.preprocess import Preprocess
 from onnxgraft.data.samples import Samples, open_samples
 from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array, TensorSpec
+from onnxgraft.stages.validate.metrics.detection import labelled_boxes
 from tests.data.test_orientation import encoded
 
 NAMES = ("car", "dog")
@@ -74,6 +75,21 @@ def boxes(folder: Path, labels: Path, recipe: Preprocess) -> Array:
     label = labelled(next(iter(data)), found, recipe).label
     assert label is not None
     return label
+
+
+def test_two_images_of_one_name_and_other_boxes_are_refused(folder: Path) -> None:
+    document = coco()
+    document["images"].append({**document["images"][0], "id": 99, "file_name": "other/a.jpg"})
+    (folder / "c.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"two images are called a\.jpg, and their boxes differ"):
+        read_labels(folder / "c.json", NAMES)
+
+
+def test_a_label_in_a_corner_stays_in_pixels() -> None:
+    placed = np.array([[1, 0, 0, 1.5, 1.5, 0]])
+    np.testing.assert_array_equal(labelled_boxes(placed, (120, 160))[1], placed[:, 1:5])
+    fractions = np.array([[1, 0, 0, 0.5, 0.5]])
+    np.testing.assert_array_equal(labelled_boxes(fractions, (120, 160))[1], [[0, 0, 80, 60]])
 
 
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])

@@ -289,7 +289,8 @@ def _matches(boxes: Floats, wanted: Floats, kinds: Floats) -> States:
 def labelled_boxes(label: Array, size: Size | None) -> tuple[Floats, Floats]:
     """Return the rows of a label that are boxes, and their corners in pixels of the picture."""
     rows = label[label[:, 0] >= 0].astype(np.float64)
-    return rows, in_pixels(rows[:, 1:5], size)
+    placed = rows.shape[1] > 5  # of an image file, and in pixels however small
+    return rows, rows[:, 1:5] if placed else in_pixels(rows[:, 1:5], size)
 
 
 def _paired(boxes: Floats, wanted: Floats) -> list[tuple[int, int]]:

@@ -132,10 +132,16 @@ def coco_labels(document: dict[str, Any], numbering: Numbering) -> dict[str, Ima
             left, top, width, height = map(float, entry["bbox"])
             crowd = CROWD if entry.get("iscrowd") else COUNTS
             rows[place].append([number, left, top, left + width, top + height, crowd])
-    return {
-        Path(entry["file_name"]).name: ImageBoxes(_rows(rows[key]), _size(entry))
-        for key, entry in images.items()
-    }
+    found: dict[str, ImageBoxes] = {}
+    for key, entry in images.items():
+        name, label = Path(entry["file_name"]).name, ImageBoxes(_rows(rows[key]), _size(entry))
+        before = found.setdefault(name, label)
+        if before.size != label.size or not np.array_equal(before.rows, label.rows):
+            raise InputError(
+                f"two images are called {name}, and their boxes differ; labels belong to file "
+                "names: give images of several folders names of their own"
+            )
+    return found
 
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:

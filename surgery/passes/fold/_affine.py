@@ -43,7 +43,8 @@ def is_affine(node: gs.Node) -> bool:
 def rounds(node: gs.Node, context: Context) -> bool:
     """Tell whether a sum and the one before or after it round, as x + 2^23 - 2^23 does.
 
-    So do two sums by constants, about as large as each other, of which the first may round off more than 2^-14.
+    So do two sums by constants, about as large as each other, of which the first may round off more
+    than 2^-14.
     """
     c = _summand(node)
     if c is None:

@@ -12,8 +12,8 @@ computed in float64 and rounded once.
 A layer pads with 0 after the batch norm, where L' would pad before it: with a shift b and a
 padding the fold is refused. So it is for a ConvTranspose with a shift, whose taps overlap unevenly
 at the edges, for weights that are shared, where somebody else reads the step's result, and where
-two sums round (x + 2^23 - 2^23). The half of a GELU stays too, x (1 + erf(x / sqrt 2)) / 2: runtimes
-have one kernel for all of it.
+two sums round (x + 2^23 - 2^23). The half of a GELU stays too, x (1 + erf(x / sqrt 2)) / 2:
+runtimes have one kernel for all of it.
 """
 
 from __future__ import annotations

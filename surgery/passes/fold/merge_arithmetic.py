@@ -5,9 +5,9 @@ Given:  (x * c) * d,  (x / c) * d, ...              Result: x * (c * d), ...
 Given:  (L(x) + c) * d, L a MatMul by constants     Result: (L(x) * d) + (c * d)
 
 The constants are joined in float64 and rounded once. Refused: integers, which overflow and round
-in steps; a result that is larger than both constants, or beyond what its type holds; large constants
-that cancel, since x + 2^23 - 2^23 rounds x to whole numbers; a first step that somebody else reads. The third form brings the factor to the MatMul, into which
-`fold_batchnorm` folds it.
+in steps; a result that is larger than both constants, or beyond what its type holds; two sums that
+round, as x + 2^23 - 2^23 does; a first step that somebody else reads. The third form brings the
+factor to the MatMul, into which `fold_batchnorm` folds it.
 """
 
 from __future__ import annotations

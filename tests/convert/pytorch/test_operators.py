@@ -155,6 +155,18 @@ def test_less_may_be_scattered_than_there_is() -> None:
     np.testing.assert_array_equal(found[0], wanted[0])
 
 
+def test_what_a_mask_hides_whole_attends_to_nothing() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2, 2, 3, 4)).astype(np.float32)
+    shown = np.array([[True, False, True], [False] * 3, [True] * 3])
+    added = np.where(shown, rng.normal(size=(3, 3)), -np.inf).astype(np.float32)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    for mask in (shown, added):
+        wanted, found = both(lambda x, m: attention(x, x + 1, 2 * x, attn_mask=m), values, mask)
+        assert not wanted[0][:, :, 1].any()
+        np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-5)
+
+
 def test_int32_is_an_index_too() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(4, 6, 3)).astype(np.float32)
@@ -241,4 +253,4 @@ def test_what_pytorch_can_not_take_apart_is_a_sentence(tmp_path: Path) -> None:
 
 def test_pytorch_has_these_operators() -> None:
     """A name that it no longer has would raise in every export."""
-    assert len(operators()) == 24
+    assert len(operators()) == 25
