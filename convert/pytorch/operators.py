@@ -246,11 +246,9 @@ def _attention(
     import onnxscript
     from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
-    onnx: Any = onnxscript.opset18
-    shown = None
+    w, kind, shown = _Writer(), int(query.dtype), None
     if attn_mask is not None:
-        w = _Writer()
-        mask, kind = w.value(attn_mask), int(query.dtype)
+        mask = w.value(attn_mask)
         if mask.dtype == TensorProto.BOOL:
             lowest = float(query.dtype.min)
             attn_mask = w.tensor(mask.where(w.const(0, kind), w.const(lowest, kind)))
@@ -264,8 +262,7 @@ def _attention(
     )
     if shown is None:
         return found
-    zero = onnx.CastLike(onnx.Constant(value_float=0.0), query)
-    return onnx.Where(shown, found, zero)
+    return onnxscript.opset18.Where(shown, found, w.tensor(w.const(0, kind)))
 
 
 def _scalar_tensor(

@@ -164,9 +164,10 @@ def _no_other_batches(inputs: Sequence[TensorSpec], options: BuildOptions) -> No
     shapes = {spec.name: options.shapes.get(spec.name, spec.shape) for spec in inputs}
     if set(options.batches) - {shape[0] for shape in shapes.values() if shape}:
         told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        batches = ",".join(map(str, options.batches))
         raise InputError(
-            f"--batches {','.join(map(str, options.batches))}: every shape is fixed, {told}; leave "
-            "it out, or build from a graph with a free batch and without --shapes"
+            f"--batches {batches}: the shapes are fixed or given, {told}; leave it out, or "
+            "build from a graph with a free batch and without --shapes"
         )
 
 

@@ -110,7 +110,7 @@ class Snapshot:
 
 
 def _put(end: gs.Node | gs.Tensor, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-    """Fill the lists of a node or tensor; what is at their other ends is put right by itself."""
+    """Fill the lists of a node or tensor, and nothing at their other ends."""
     for there, wanted in ((end.inputs, inputs), (end.outputs, outputs)):
         list.clear(there)
         list.extend(there, wanted)

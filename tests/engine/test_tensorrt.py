@@ -162,7 +162,7 @@ def test_batches_that_nothing_would_be_tuned_for_are_refused() -> None:
         (fixed, BuildOptions(batches=(1, 4))),
         (conv("N, 16, 8, 8").inputs, BuildOptions(batches=(4,), shapes=given)),
     ):
-        with pytest.raises(InputError, match=r"--batches .*4: every shape is fixed, x \["):
+        with pytest.raises(InputError, match=r"--batches .*4: the shapes are fixed or given, x \["):
             tensorrt.profiles(inputs, options)
 
 

@@ -70,7 +70,7 @@ ANOTHER_READER = """m = ReduceMean<axes=[2], keepdims=0>(x)  u = Unsqueeze(m, tw
 KEPT = {
     "another_axis": ("m = ReduceMean<axes=[2], keepdims=0>(x)  y = Unsqueeze(m, one)", "N,1,4"),
     "kept_already": ("m = ReduceMean<axes=[2]>(x)  y = Unsqueeze(m, two)", "N,4,1,1"),
-    "twice_an_axis": ("m = Gather<axis=0>(x, nought)  y = Unsqueeze(m, far)", "1,4,6,1"),
+    "an_axis_beyond_the_rank": ("m = Gather<axis=0>(x, nought)  y = Unsqueeze(m, far)", "1,4,6,1"),
     "more_axes": ("m = ReduceMean<axes=[0], keepdims=0>(x)  y = Unsqueeze(m, ends)", "1,4,1,6"),
     "several": ("g = Gather<axis=1>(x, many)  y = Unsqueeze(g, one)", "N,1,2,6"),
     "another_reader": (ANOTHER_READER, "N,4,1"),

@@ -3,7 +3,7 @@
 Given:  Add(MatMul(x, W), b)      x: (N, K), W: (K, M) and b: (M) or (1, M) constant
 Result: Gemm(x, W, b)
 
-Whole numbers are left alone: no runtime has a Gemm of them.
+Whole numbers are left alone: onnxruntime has no Gemm of them.
 """
 
 from __future__ import annotations
