@@ -201,6 +201,23 @@ def test_ctrl_c_ends_the_work_and_says_so(whole_group: bool, place: Path) -> Non
     assert running(process.pid) == []
 
 
+UNFLUSHED = """
+import sys
+from onnxgraft.sandbox import guard
+status = guard.guarded(guard.Allowance())
+if status is None:
+    guard.hand_over(2)
+    sys.stderr = open("/dev/full", "w")
+    sys.stderr.write("the last words")
+    sys.exit(2)
+sys.exit(status)
+"""
+
+
+def test_last_words_that_can_not_be_written_change_no_status() -> None:
+    assert subprocess.run([sys.executable, "-c", UNFLUSHED], timeout=60).returncode == 2
+
+
 BUSY = """
 import sys, time
 from onnxgraft.sandbox import guard

@@ -53,6 +53,8 @@ _SCRATCH, _ALIVE = "onnxgraft.", "alive"
 _STATUS, _CLOSER = b"status ", b"closer "
 # Where a child tells its parent.
 _into: int | None = None
+# Python's exit status where the last of standard output or error could not be written.
+_UNFLUSHED = 120
 # A second Ctrl-C within this many seconds is the first one, told by the parent too.
 _SAME = 2.0
 
@@ -134,7 +136,8 @@ def guarded(allowance: Allowance) -> int | None:
     handed = watch.handed_over()
     if os.WIFEXITED(status) and handed is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return os.WEXITSTATUS(status) or handed
+        ended = os.WEXITSTATUS(status)
+        return handed if ended == _UNFLUSHED else ended or handed
     watch.clean()
     if sys.stderr.isatty():
         print("\033[?25h\r\033[K", end="", file=sys.stderr)  # a progress bar hid the cursor
