@@ -106,6 +106,30 @@ def test_rows_in_fractions_are_boxes_in_pixels() -> None:
     assert found.classes.tolist() == [1]
 
 
+@pytest.mark.parametrize("score", [0.0, 0.9], ids=["left_out", "counted"])
+def test_one_wide_box_leaves_the_others_in_fractions(score: float) -> None:
+    # YOLOv5's widest box of 640 pixels is 4 * 373: 2.3 pictures.
+    rows = np.array([
+        [0.50, 0.50, 0.2, 0.2, 0.8, 0],
+        [0.25, 0.25, 0.2, 0.2, 0.7, 0],
+        [0.97, 0.90, 2.3, 0.4, score, 0],
+        *[[0.5, 0.5, 0.1, 0.1, 0, 0]] * 9,
+    ])
+    found = find_boxes({"y": rows[None]}, BoxForm(form="yolov8"), SIZE, counted=True)
+    shown = found.edges[np.isin(found.scores, [0.8, 0.7])]
+    height, width = SIZE
+    expected = [[0.4 * width, 0.4 * height, 0.6 * width, 0.6 * height],
+                [0.15 * width, 0.15 * height, 0.35 * width, 0.35 * height]]  # fmt: skip
+    np.testing.assert_allclose(shown, expected, atol=1e-9)
+
+
+def test_the_recipe_may_say_what_boxes_are_measured_in() -> None:
+    rows = np.array([[[0, 1, 0.9, 0.5, 0.5, 1.5, 1.0]]])
+    for units, edges in {"pixels": [0.5, 0.5, 1.5, 1.0], "fractions": [48, 32, 144, 64]}.items():
+        found = find_boxes({"y": rows}, BoxForm(form="ssd", units=units), SIZE)
+        assert found.edges.tolist() == [edges]
+
+
 KINDS, PARTS = np.arange(40.0)[:, None] % 3, np.full((40, 5), 0.3)
 CASES = {
     "ssd": (

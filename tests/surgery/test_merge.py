@@ -248,13 +248,17 @@ MAGIC = np.float32(1.5 * 2**23)
         ("Add(x, c)", "Add(a, d)", positive(4), positive(4, 1), "would grow"),
         ("Mul(x, c)", "Mul(a, d)", np.float32(1e30), np.float32(1e30), "would grow"),
         ("Mul(x, c)", "Mul(a, d)", np.float32(1e-30), np.float32(1e-30), "would grow"),
+        ("Mul(x, c)", "Mul(a, d)", np.float32(1e-20), np.float32(1e-20), "lose digits"),
         ("Add(x, c)", "Sub(a, d)", MAGIC, MAGIC, "it rounds"),
         ("Sub(x, c)", "Add(a, d)", MAGIC, MAGIC * np.float32(0.75), "it rounds"),
         ("Add(x, c)", "Sub(d, a)", positive(4), positive(4), "from a constant"),
         ("Div(c, x)", "Mul(a, d)", positive(4), positive(4), "from a constant"),
     ],
-    ids=["broadcast", "overflow", "underflow", "magic", "most_of_it", "reversed", "reversed_first"],
-)
+    ids=[
+        "broadcast", "overflow", "underflow", "subnormal", "magic", "most_of_it", "reversed",
+        "reversed_first",
+    ],
+)  # fmt: skip
 def test_what_can_not_be_joined_is_refused(
     first: str, second: str, c: np.ndarray, d: np.ndarray, reason: str
 ) -> None:

@@ -41,7 +41,7 @@ Floats = NDArray[np.float64]
 Size = tuple[int, int]
 Form = Literal["auto", "ssd", "corners", "yolov5", "yolov8"]
 
-# Boxes below it are fractions of a picture, which may reach over its edge; none is of two pixels.
+# Boxes that end below it are fractions of a picture, which may reach over its edge, and not pixels.
 FRACTIONS = 2.0
 # Scores below are left out where nothing else is said: of pictures, and of metrics, which want the
 # whole curve.
@@ -85,6 +85,12 @@ class BoxForm(BaseModel):
         le=1,
         description="Of two boxes of a class that share more of their union, the better is kept "
         "(YOLO).",
+    )
+
+    units: Literal["auto", "pixels", "fractions"] = Field(
+        default="auto",
+        description="What boxes are measured in: pixels of the picture that the network sees, or "
+        "fractions of it; `auto` takes fractions where most of an image's boxes end below 2.",
     )
 
     @model_validator(mode="after")
@@ -155,10 +161,13 @@ def find_boxes(
     first = 5 if objectness else 4
     scores = values[:, first:] * values[:, 4:5] if objectness else values[:, first:]
     centre, extent = values[:, :2], values[:, 2:4]
-    edges = in_pixels(np.concatenate([centre - extent / 2, centre + extent / 2], 1), size)
     wanted = scores >= least
     if not counted:
         wanted &= np.arange(scores.shape[1]) == scores.argmax(1)[:, None]
+    some = wanted.any(1)
+    scores, wanted, centre, extent = scores[some], wanted[some], centre[some], extent[some]
+    edges = np.concatenate([centre - extent / 2, centre + extent / 2], 1)
+    edges = in_pixels(edges, size, how.units)
     places, classes = [np.zeros(0, np.intp)], [np.zeros(0, np.int64)]
     for index in np.flatnonzero(wanted.any(0)):
         mine = np.flatnonzero(wanted[:, index])
@@ -213,9 +222,15 @@ def _whole(values: Array) -> bool:
     return bool((values == np.trunc(values)).all())
 
 
-def in_pixels(edges: Floats, size: Size | None) -> Floats:
-    """Return (boxes, 4) corners in pixels of a picture; they may be fractions of it."""
-    if size is None or not len(edges) or not edges.max() < FRACTIONS:
+def in_pixels(edges: Floats, size: Size | None, units: str = "auto") -> Floats:
+    """Return (boxes, 4) corners in pixels of a picture; they may be fractions of it.
+
+    Where ``units`` is ``auto``, most boxes decide: a single one in fractions may be twice as wide
+    as the picture, and a single one in pixels end within two of the corner.
+    """
+    if units == "auto" and len(edges):
+        units = "fractions" if np.median(edges.max(1)) < FRACTIONS else "pixels"
+    if size is None or units != "fractions":
         return edges
     height, width = size
     return np.asarray(edges * (width, height, width, height), np.float64)
@@ -260,9 +275,8 @@ def _finished(
         classes, scores, edges = rows[:, 5], rows[:, 4], rows[:, :4]
     least = how.score if how.score is not None else 0.0 if counted else SHOWN
     kept = (scores > 0) & (scores >= least) & (classes >= 0)
-    return Found(
-        classes[kept].astype(np.int64), scores[kept], in_pixels(edges[kept], size), None
-    )  # fmt: skip
+    placed = in_pixels(edges[kept], size, how.units)
+    return Found(classes[kept].astype(np.int64), scores[kept], placed, None)
 
 
 def _rows(

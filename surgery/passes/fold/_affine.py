@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxgraft.graph.operators import is_op
+from onnxgraft.graph.operators import is_op, set_op
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.surgery.running.rewrite import Context, constant
 
@@ -19,11 +19,12 @@ __all__ = [
     "channels_out",
     "is_affine",
     "layer_weights",
+    "loses_digits",
     "per_channel",
     "put_weights",
     "rounds",
-    "scale_out",
-    "shift_out",
+    "scaled_out",
+    "weights_of",
 ]
 
 _ARITHMETIC = frozenset({"Add", "Div", "Mul", "Sub"})
@@ -139,38 +140,81 @@ def channels_out(layer: gs.Node) -> int:
     return int(shape[0])
 
 
-def scale_out(layer: gs.Node, a: Vector) -> None:
-    """Multiply the weights along their output channels; a Gemm's alpha goes into them too."""
-    weight = layer.inputs[1]
-    w = np.asarray(weight.values, np.float64)
+def weights_of(layer: gs.Node) -> Vector:
+    """Return a layer's weights in float64; a Gemm's alpha goes into them."""
+    return np.asarray(layer.inputs[1].values, np.float64) * layer.attrs.get("alpha", 1.0)
+
+
+def scaled_out(layer: gs.Node, a: Vector) -> Vector:
+    """Return the weights times ``a`` along their output channels."""
+    w = weights_of(layer)
     if is_op(layer, "Conv"):
-        w = w * a.reshape(-1, *[1] * (w.ndim - 1))
-    elif is_op(layer, "ConvTranspose"):
+        return w * a.reshape(-1, *[1] * (w.ndim - 1))
+    if is_op(layer, "ConvTranspose"):
         # (Cin, Cout/group, ...): the rows of group g make the output channels of group g.
         group = layer.attrs.get("group", 1)
         split = w.reshape(group, w.shape[0] // group, *w.shape[1:])
-        w = (split * a.reshape(group, 1, -1, *[1] * (w.ndim - 2))).reshape(w.shape)
-    else:
-        w = w * layer.attrs.pop("alpha", 1.0)
-        w = w * (a[:, np.newaxis] if layer.attrs.get("transB", 0) else a)
-    put_weights(layer, w)
+        return (split * a.reshape(group, 1, -1, *[1] * (w.ndim - 2))).reshape(w.shape)
+    return w * (a[:, np.newaxis] if layer.attrs.get("transB", 0) else a)
 
 
-def put_weights(layer: gs.Node, w: Vector) -> None:
-    """Give a layer weights of the name and type that it had."""
+def put_weights(layer: gs.Node, w: Vector, a: Vector, b: Vector, context: Context) -> str | None:
+    """Give a layer weights that have its alpha in them, and the bias ``B * a + b``; or say why not.
+
+    A MatMul that gets a bias becomes a Gemm.
+
+    Args:
+        layer: A layer of constant parameters, which nobody shares.
+        w: The weights, shaped like those it has.
+        a: What the bias it has is multiplied by, (output channels,).
+        b: What is added to its output, (output channels,).
+        context: Makes the constant of a bias that it did not have.
+
+    Returns:
+        None, or why the weights' type can't hold the result; the layer is then as it was.
+    """
     weight = layer.inputs[1]
-    values = np.ascontiguousarray(w.astype(weight.values.dtype))
-    layer.inputs[1] = gs.Constant(weight.name, values)
-
-
-def shift_out(layer: gs.Node, a: Vector, b: Vector, context: Context) -> None:
-    """Make the bias ``B * a + b``; a Gemm's beta goes into it too."""
+    kind = weight.values.dtype
     biased = len(layer.inputs) > 2
     bias: Any = layer.inputs[2].values if biased else 0.0
-    factor = layer.attrs.pop("beta", 1.0) if is_op(layer, "Gemm") else 1.0
-    shift = np.broadcast_to(np.asarray(bias, np.float64).reshape(-1) * factor, a.shape) * a + b
-    values = shift.astype(layer.inputs[1].values.dtype)
+    beta = layer.attrs.get("beta", 1.0) if biased else 1.0
+    shift = np.broadcast_to(np.asarray(bias, np.float64).reshape(-1) * beta, a.shape) * a + b
+    with np.errstate(over="ignore", under="ignore"):
+        values, shifts = np.ascontiguousarray(w.astype(kind)), shift.astype(kind)
+    if loses_digits(values, w, weight.values) or not np.isfinite(shifts).all():
+        return f"{kind} does not hold the weights that {layer.name!r} would have"
+    layer.inputs[1] = gs.Constant(weight.name, values)
+    layer.attrs.pop("alpha", None)
+    layer.attrs.pop("beta", None)
     if biased:
-        layer.inputs[2] = gs.Constant(layer.inputs[2].name, values)
-    else:
-        layer.inputs.append(context.constant(f"{layer.name}/bias", values))
+        layer.inputs[2] = gs.Constant(layer.inputs[2].name, shifts)
+    elif b.any():
+        if is_op(layer, "MatMul"):
+            set_op(layer, "Gemm")
+        layer.inputs.append(context.constant(f"{layer.name}/bias", shifts))
+    return None
+
+
+def loses_digits(rounded: Array, w: Vector, before: Array) -> bool:
+    """Tell whether weights, rounded to their type, lose digits that they had before.
+
+    So do those that become infinite, 0 or subnormal; in float16 that begins at 6e-5. What counts is
+    the largest weight of each slice of the first two axes (the channels), so that a small weight
+    beside large ones may become 0. Weights that were subnormal before may stay as coarse.
+
+    Args:
+        rounded: The new weights in their type.
+        w: The same in float64.
+        before: The weights that they are made of, of that shape and type.
+    """
+    limits = np.finfo(rounded.dtype)
+    error = np.abs(rounded - w)
+    for axis in range(min(2, w.ndim)):
+        others = tuple(other for other in range(w.ndim) if other != axis)
+        largest = np.abs(before.astype(np.float64)).max(axis=others)
+        with np.errstate(divide="ignore"):
+            coarse = np.maximum(float(limits.eps), float(limits.smallest_subnormal) / largest)
+        coarse[largest == 0] = 0.0
+        if not (error.max(axis=others) <= coarse * np.abs(w).max(axis=others)).all():
+            return True
+    return False

@@ -11,9 +11,9 @@ computed in float64 and rounded once.
 
 A layer pads with 0 after the batch norm, where L' would pad before it: with a shift b and a
 padding the fold is refused. So it is for a ConvTranspose with a shift, whose taps overlap unevenly
-at the edges, for weights that are shared, where somebody else reads the step's result, and where
-two sums round (x + 2^23 - 2^23). The half of a GELU stays too, x (1 + erf(x / sqrt 2)) / 2:
-runtimes have one kernel for all of it.
+at the edges, for weights that are shared, where somebody else reads the step's result, where two
+sums round (x + 2^23 - 2^23), and where the weights' type can't hold the product. The half of a
+GELU stays too, x (1 + erf(x / sqrt 2)) / 2: runtimes have one kernel for all of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.graph.operators import WEIGHTED, is_op, set_op
+from onnxgraft.graph.operators import WEIGHTED, is_op
 from onnxgraft.graph.walk import detach
 from onnxgraft.stages.surgery.passes.fold._affine import (
     Vector,
@@ -31,7 +31,7 @@ from onnxgraft.stages.surgery.passes.fold._affine import (
     layer_weights,
     put_weights,
     rounds,
-    shift_out,
+    weights_of,
 )
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
@@ -69,7 +69,10 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if reason is not None:
             result.refuse(node, reason)
             continue
-        _fold(layer, *affine, context)
+        reason = _fold(layer, *affine, context)
+        if reason is not None:
+            result.refuse(node, reason)
+            continue
         layer.inputs[0] = node.inputs[position]
         detach(node)
         result.did(node, f"folded into {layer.name!r}, which follows it")
@@ -142,13 +145,13 @@ def _wrong(layer: gs.Node, b: Vector, rank: int, context: Context) -> str | None
     return None
 
 
-def _fold(layer: gs.Node, a: Vector, b: Vector, context: Context) -> None:
-    w = np.asarray(layer.inputs[1].values, np.float64)
+def _fold(layer: gs.Node, a: Vector, b: Vector, context: Context) -> str | None:
+    w = weights_of(layer)
     if is_op(layer, "Gemm", "MatMul"):
         turned = bool(layer.attrs.get("transB", 0))
         # The rows of W, or its columns where it is transposed.
         matrix = w.T if turned else w
-        shift = b @ matrix * layer.attrs.get("alpha", 1.0)
+        shift = b @ matrix
         w = (matrix * a[:, np.newaxis]).T if turned else matrix * a[:, np.newaxis]
     elif is_op(layer, "ConvTranspose"):
         shift = np.zeros(channels_out(layer))
@@ -159,8 +162,4 @@ def _fold(layer: gs.Node, a: Vector, b: Vector, context: Context) -> None:
         split = w.reshape(group, w.shape[0] // group, w.shape[1], -1)
         shift = (split * b.reshape(group, 1, -1, 1)).sum(axis=(2, 3)).ravel()
         w = (split * a.reshape(group, 1, -1, 1)).reshape(w.shape)
-    put_weights(layer, w)
-    if shift.any():
-        if is_op(layer, "MatMul"):
-            set_op(layer, "Gemm")
-        shift_out(layer, np.ones_like(shift), shift, context)
+    return put_weights(layer, w, np.ones(channels_out(layer)), shift, context)

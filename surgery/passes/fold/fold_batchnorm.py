@@ -12,9 +12,10 @@ computed in float64 and rounded once. Source of the first line: Ioffe and Szeged
 Normalization" (2015), algorithm 2.
 
 The layer's own output then no longer exists, so the fold is refused where somebody else wants it,
-where the weights are shared with another layer, and where two sums round (x + 2^23 - 2^23). A
-MatMul has no bias: it takes a factor, and what shifts it stays (`fuse_gemm` takes that where the
-operand has two axes).
+where the weights are shared with another layer, where two sums round (x + 2^23 - 2^23), and where
+the weights' type can't hold the product: in float16, below 6e-5 it has fewer digits. A MatMul has
+no bias: it takes a factor, and what shifts it stays (`fuse_gemm` takes that where the operand has
+two axes).
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from onnxgraft.stages.surgery.passes.fold._affine import (
     channels_out,
     is_affine,
     layer_weights,
+    put_weights,
     rounds,
-    scale_out,
-    shift_out,
+    scaled_out,
 )
 from onnxgraft.stages.surgery.running.rewrite import Context, Result, constant
 
@@ -73,9 +74,10 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if bias is not None and bias.size > 1 and bias.shape not in ((channels,), (1, channels)):
             result.refuse(node, f"the bias of {layer.name!r} is not one value a channel")
             continue
-        scale_out(layer, affine[0])
-        if not is_op(layer, "MatMul"):
-            shift_out(layer, *affine, context)
+        reason = put_weights(layer, scaled_out(layer, affine[0]), *affine, context)
+        if reason is not None:
+            result.refuse(node, reason)
+            continue
         output = node.outputs[0]
         detach(node)
         layer.outputs = [output]

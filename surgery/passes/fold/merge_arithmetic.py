@@ -5,9 +5,9 @@ Given:  (x * c) * d,  (x / c) * d, ...              Result: x * (c * d), ...
 Given:  (L(x) + c) * d, L a MatMul by constants     Result: (L(x) * d) + (c * d)
 
 The constants are joined in float64 and rounded once. Refused: integers, which overflow and round
-in steps; a result that is larger than both constants, or beyond what its type holds; two sums that
-round, as x + 2^23 - 2^23 does; a first step that somebody else reads. The third form brings the
-factor to the MatMul, into which `fold_batchnorm` folds it.
+in steps; a result that is larger than both constants, or whose digits its type can't hold; two sums
+that round, as x + 2^23 - 2^23 does; a first step that somebody else reads. The third form brings
+the factor to the MatMul, into which `fold_batchnorm` folds it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         assert known is not None
         joined = _join(before, known, second, outer, swap)
         if joined is None:
-            result.refuse(node, f"joined with {first.name!r}, the constants would grow")
+            reason = "the constants would grow or lose digits"
+            result.refuse(node, f"joined with {first.name!r}, {reason}")
             continue
         _rewrite(node, first, inner[0], outer, joined, swap, context)
         result.did(node, f"joined with {first.name!r} before it")
@@ -92,7 +93,7 @@ def _after_matmul(
 def _join(
     first: str, c: NDArray[np.floating], second: str, d: NDArray[np.floating], swap: bool
 ) -> NDArray[np.floating] | None:
-    """Return the constant of the joined step, which is an Add or a Mul; None: it grows."""
+    """Return the constant of the joined step, which is an Add or a Mul; None: there is none."""
     a, b = c.astype(np.float64), d.astype(np.float64)
     with np.errstate(all="ignore"):
         if swap:
@@ -102,7 +103,7 @@ def _join(
         else:
             joined = (1 / a if first == "Div" else a) * (1 / b if second == "Div" else b)
         rounded = joined.astype(c.dtype)
-    usual = np.isfinite(rounded) & ((rounded != 0) | (joined == 0))
+        usual = np.abs(rounded - joined) <= float(np.finfo(c.dtype).eps) * np.abs(joined)
     return rounded if usual.all() and rounded.size <= max(c.size, d.size) else None
 
 
