@@ -82,6 +82,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
+_BEGINNING: dict[str, Any] = {}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin the random numbers of a test's file anew, so that they are the same for it alone."""
+    generator = getattr(getattr(item, "module", None), "RNG", None)
+    if isinstance(generator, np.random.Generator):
+        state = _BEGINNING.setdefault(item.module.__name__, generator.bit_generator.state)
+        generator.bit_generator.state = state
+
+
 # Examples are drawn from the test's own text and the modules that are loaded, not by chance: what
 # fails once can be looked into.
 for name, examples in (("quick", 30), ("ci", 60), ("deep", 500)):

@@ -121,6 +121,35 @@ def test_a_segment_takes_its_rows_together_and_may_be_empty(
     np.testing.assert_allclose(mine, theirs, rtol=1e-6)
 
 
+@pytest.mark.parametrize("count", [None, 7], ids=["as_needed", "seven"])
+@pytest.mark.parametrize("kind", ["sum", "mean", "sqrt_n"])
+def test_a_sparse_segment_takes_the_rows_that_are_picked_and_may_be_empty(
+    tmp_path: Path, kind: str, count: int | None
+) -> None:
+    def build() -> Any:
+        indices, ids = x(6, dtype=tf.int32, name="j"), x(6, dtype=tf.int32, name="i")
+        return getattr(tf.sparse, f"segment_{kind}")(x(6, 3), indices, ids, num_segments=count)
+
+    data = RNG.standard_normal((6, 3)).astype(np.float32)
+    picked = np.array([5, 0, 0, 2, 4, 1], np.int32)
+    theirs, mine = outputs(tmp_path, build, x=data, i=SORTED, j=picked)
+    assert not np.diff(SORTED).max() <= 1  # one is empty in the middle
+    np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["max", "min"])
+def test_an_infinite_row_stays_so_in_a_segment(tmp_path: Path, kind: str) -> None:
+    worst = {"max": -np.inf, "min": np.inf}[kind]
+    data = np.full((6, 3), worst, np.float32)
+    theirs, mine = outputs(
+        tmp_path,
+        lambda: getattr(tf.math, f"segment_{kind}")(x(6, 3), x(6, dtype=tf.int32, name="i")),
+        x=data,
+        i=SORTED,
+    )
+    np.testing.assert_array_equal(mine, theirs)
+
+
 def test_a_permutation_is_inverted(tmp_path: Path) -> None:
     value = np.array([2, 0, 3, 1], np.int32)
     theirs, mine = outputs(

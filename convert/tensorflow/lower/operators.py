@@ -85,6 +85,9 @@ from onnxgraft.stages.convert.tensorflow.lower.segments import (
     segment_min,
     segment_prod,
     segment_sum,
+    sparse_segment_mean,
+    sparse_segment_sqrt_n,
+    sparse_segment_sum,
     unsorted_segment_max,
     unsorted_segment_min,
     unsorted_segment_prod,
@@ -272,6 +275,23 @@ OPERATORS = {
     "Select": Operator(select, "Where; tf2onnx's c x + (1 - c) y lets a NaN of y through"),
     "SelectV2": Operator(select, "Where, likewise"),
     "ShapeN": Operator(shape_n, "a Shape for each of the tensors"),
+    "SparseSegmentMean": Operator(
+        sparse_segment_mean,
+        "of what a Gather picks, the sum by the count, and 0 where a segment is empty",
+    ),
+    "SparseSegmentMeanWithNumSegments": Operator(
+        sparse_segment_mean, "likewise, with as many segments as are asked for"
+    ),
+    "SparseSegmentSqrtN": Operator(
+        sparse_segment_sqrt_n, "likewise, the sum by the square root of the count"
+    ),
+    "SparseSegmentSqrtNWithNumSegments": Operator(
+        sparse_segment_sqrt_n, "likewise, with as many segments as are asked for"
+    ),
+    "SparseSegmentSum": Operator(sparse_segment_sum, "likewise, the sum"),
+    "SparseSegmentSumWithNumSegments": Operator(
+        sparse_segment_sum, "likewise, with as many segments as are asked for"
+    ),
     "SparseSoftmaxCrossEntropyWithLogits": Operator(
         picked_entropy, "the LogSoftmax of the labelled class, negated"
     ),

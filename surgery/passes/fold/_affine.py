@@ -142,7 +142,8 @@ def channels_out(layer: gs.Node) -> int:
 
 def weights_of(layer: gs.Node) -> Vector:
     """Return a layer's weights in float64; a Gemm's alpha goes into them."""
-    return np.asarray(layer.inputs[1].values, np.float64) * layer.attrs.get("alpha", 1.0)
+    w: Vector = np.asarray(layer.inputs[1].values, np.float64) * layer.attrs.get("alpha", 1.0)
+    return w
 
 
 def scaled_out(layer: gs.Node, a: Vector) -> Vector:
