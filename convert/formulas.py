@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from onnx import TensorProto
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxgraft.stages.convert.writing import Value, Writer
 
@@ -17,11 +18,13 @@ __all__ = [
     "expm1",
     "floor_div",
     "floor_mod",
+    "left_shift",
     "log1p",
     "log_add_exp",
     "log_add_exp2",
     "log_sigmoid",
     "other_side",
+    "right_shift",
 ]
 
 # Of whole numbers, those that ONNX Runtime compares.
@@ -92,6 +95,51 @@ def floor_mod(w: Writer, x: Sequence[Value]) -> Value:
         return w.op("Mod", a, b)
     left = w.op("Mod", a, b, fmod=1)  # towards 0, exactly
     return other_side(w, left, b).where(left + b, left)
+
+
+def left_shift(w: Writer, x: Sequence[Value]) -> Value:
+    """Write a * 2^n of whole numbers, n bits further left; n is taken as 0 to the last bit."""
+    a, n = x
+    n = _bits(w, a, n)
+    if not _signed(a):
+        return _shifted(w, a, n, "LEFT")
+    wide = a.to(TensorProto.INT64) * w.op("Gather", _powers(w), n)
+    return wide.to(a.dtype)
+
+
+def right_shift(w: Writer, x: Sequence[Value]) -> Value:
+    """Write floor(a / 2^n) of whole numbers; n is taken as 0 to the last bit."""
+    a, n = x
+    n = _bits(w, a, n)
+    if not _signed(a):
+        return _shifted(w, a, n, "RIGHT")
+    wide = a.to(TensorProto.INT64)
+    # 2^63 is none of the numbers: two steps.
+    once = w.op("Min", n, 62)
+    found = floor_div(w, [wide, w.op("Gather", _powers(w), once)])
+    if a.dtype == TensorProto.INT64:
+        found = floor_div(w, [found, (n > 62).where(w.const(2, n.dtype), 1)])
+    return found.to(a.dtype)
+
+
+def _bits(w: Writer, a: Value, n: Value) -> Value:
+    last = 8 * tensor_dtype_to_np_dtype(a.dtype).itemsize - 1
+    return w.op("Clip", n.to(TensorProto.INT64), 0, last)
+
+
+def _signed(value: Value) -> bool:
+    return bool(tensor_dtype_to_np_dtype(value.dtype).kind == "i")
+
+
+def _powers(w: Writer) -> Value:
+    """Write 2^0 to 2^63; the last one is the lowest number, as which products wrap."""
+    return w.const((2 ** np.arange(64, dtype=np.uint64)).astype(np.int64), TensorProto.INT64)
+
+
+def _shifted(w: Writer, a: Value, n: Value, direction: str) -> Value:
+    # onnxruntime has no BitShift of 16 bits.
+    kind = TensorProto.UINT32 if a.dtype == TensorProto.UINT16 else a.dtype
+    return w.op("BitShift", a.to(kind), n.to(kind), direction=direction).to(a.dtype)
 
 
 def other_side(w: Writer, left: Value, b: Value) -> Value:

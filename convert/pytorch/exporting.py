@@ -54,6 +54,7 @@ def lower_program(program: Program, opset: int) -> tuple[Model, list[str]]:
             )  # fmt: skip
             _end(made, program)
             made.optimize()
+            _mend(made.model.graph)
         except Exception as error:  # the exporter raises whatever it meets
             missing = _MISSING.search(_chain(error))
             if missing:
@@ -123,6 +124,30 @@ def _end(made: Any, program: Program) -> None:
             graph.append(node)
             graph.outputs[number] = own
         seen.add(value)
+
+
+def _mend(graph: Any) -> None:
+    """Put those constants back that the exporter's optimizer lost, and nodes before outputs.
+
+    It makes a Clip of a Min and a Max, and names the limits after the tensor: of two pairs on one
+    tensor, the later limits take the place of the earlier ones. An output that is constant it makes
+    an initializer, whose name is no output's.
+    """
+    import onnx_ir as ir
+
+    for node in graph.all_nodes():
+        for value in node.inputs:
+            made = value is None or value.producer() is not None or value.is_graph_input()
+            if not made and value.const_value is not None and not value.is_initializer():
+                value.name = free(set(node.graph.initializers), value.name)
+                node.graph.register_initializer(value)
+    for number, value in enumerate(graph.outputs):
+        if value.is_initializer():
+            node = ir.node("Identity", [value], num_outputs=1)
+            own = node.outputs[0]
+            own.name, own.type, own.shape = f"{value.name}/output_{number}", value.type, value.shape
+            graph.append(node)
+            graph.outputs[number] = own
 
 
 def _rename(made: Any, program: Program) -> dict[str, Origin]:

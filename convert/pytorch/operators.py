@@ -141,6 +141,34 @@ def _true_div(w: writing.Writer, x: Sequence[Value]) -> Value:
     return x[0].to(kind) / x[1].to(kind)
 
 
+def _shift_left(self: Any, other: Any) -> Any:
+    return _by(_shifted_left, self, other)
+
+
+def _shift_right(self: Any, other: Any) -> Any:
+    return _by(_shifted_right, self, other)
+
+
+def _shifted_left(w: writing.Writer, x: Sequence[Value]) -> Value:
+    """Write a << n, which is 0 where n is none of the bits."""
+    return _kept_bits(w, x, formulas.left_shift(w, x), 0)
+
+
+def _shifted_right(w: writing.Writer, x: Sequence[Value]) -> Value:
+    """Write a >> n; where n is none of the bits, the sign is all that stays."""
+    signed = tensor_dtype_to_np_dtype(x[0].dtype).kind == "i"
+    gone = formulas.right_shift(w, [x[0], w.longs(63)]).to(TensorProto.INT64) if signed else 0
+    return _kept_bits(w, x, formulas.right_shift(w, x), gone)
+
+
+def _kept_bits(
+    w: writing.Writer, x: Sequence[Value], shifted: Value, gone: writing.Operand
+) -> Value:
+    a, n = x[0], x[1].to(TensorProto.INT64)
+    outside = w.op("Or", n < 0, n > 8 * tensor_dtype_to_np_dtype(a.dtype).itemsize - 1)
+    return outside.where(gone, shifted.to(TensorProto.INT64)).to(a.dtype)
+
+
 def _trunc(w: writing.Writer, value: Value) -> Value:
     return (value < 0).where(w.op("Ceil", value), w.op("Floor", value))
 
@@ -280,9 +308,17 @@ def operators() -> dict[Any, Callable[..., Any]]:
 
     aten = torch.ops.aten
     return {
+        aten.__lshift__.Scalar: _shift_left,
+        aten.__lshift__.Tensor: _shift_left,
+        aten.__rshift__.Scalar: _shift_right,
+        aten.__rshift__.Tensor: _shift_right,
         aten.amax.default: _most("ReduceMax"),
         aten.amin.default: _most("ReduceMin"),
         aten.atan2.default: _atan2,
+        aten.bitwise_left_shift.Tensor: _shift_left,
+        aten.bitwise_left_shift.Tensor_Scalar: _shift_left,
+        aten.bitwise_right_shift.Tensor: _shift_right,
+        aten.bitwise_right_shift.Tensor_Scalar: _shift_right,
         aten.ceil.default: _rounded("Ceil"),
         aten.div.Scalar_mode: _div_mode,
         aten.div.Tensor_mode: _div_mode,

@@ -205,6 +205,24 @@ def test_bits_are_taken_one_by_one(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.parametrize(
+    "kind", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+)
+@pytest.mark.parametrize("way", ["left", "right"])
+def test_bits_are_shifted(tmp_path: Path, way: str, kind: str) -> None:
+    def build() -> Any:
+        shift = getattr(tf.bitwise, f"{way}_shift")
+        return shift(x(None, dtype=kind), x(None, dtype=kind, name="y"))
+
+    limits = np.iinfo(kind)
+    values = [limits.min, limits.min + 1, limits.max // 3, 0, 1, 3, limits.max - 1, limits.max]
+    a = np.repeat(np.array(values, kind), 5)
+    b = np.tile(np.array([0, 1, 3, limits.bits - 2, limits.bits - 1], kind), len(values))
+    theirs, mine = outputs(tmp_path, build, x=a, y=b)
+    assert mine.dtype == theirs.dtype
+    np.testing.assert_array_equal(mine, theirs)
+
+
 LIKE = {
     "read_beside": lambda v: tf.where(v[:1] > 0, v, tf.zeros_like(v)),
     "read_alone": lambda v: tf.where(v[:1] > 0, v[:1], tf.zeros_like(v)),
@@ -345,6 +363,7 @@ TESTED = {
     "Imag": "tests/convert/test_operators_images.py",
     "Invert": "test_bits_are_taken_one_by_one",
     "InvertPermutation": "tests/convert/test_operators_places.py",
+    "LeftShift": "test_bits_are_shifted",
     "Less": "tests/convert/test_operators_places.py",
     "Log1p": "test_a_function_of_one_value_is_tensorflow_s",
     "LowerBound": "tests/convert/test_operators_places.py",
@@ -372,6 +391,7 @@ TESTED = {
     "ResizeNearestNeighbor": "tests/convert/test_operators_images.py",
     "ReverseSequence": "tests/convert/test_operators_places.py",
     "ReverseV2": "tests/convert/test_operators_images.py",
+    "RightShift": "test_bits_are_shifted",
     "ScaleAndTranslate": "tests/convert/test_operators_images.py",
     "ScatterNd": "tests/convert/test_operators_places.py",
     "SegmentMax": "tests/convert/test_operators_places.py",

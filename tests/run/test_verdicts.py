@@ -164,3 +164,12 @@ def test_booleans_are_compared_by_the_share_that_differs() -> None:
 def test_integers_against_floats_of_the_same_value_pass() -> None:
     classes = np.array([3, 1, 4], np.int64)
     assert hold({"y": classes}, {"y": classes.astype(np.float32)})[0].passed
+
+
+def test_another_type_fails_where_types_count() -> None:
+    expected, actual = {"y": np.arange(4, dtype=np.uint8)}, {"y": np.arange(4, dtype=np.int8)}
+    assert hold(expected, actual)[0].passed
+    (verdict,) = hold(expected, actual, types=True)
+    assert not verdict.passed
+    assert verdict.note == "y is uint8 in the original and int8 in the candidate"
+    assert hold(expected, expected, types=True)[0].passed

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxgraft.errors import NotSupportedError, OnnxgraftError
-from onnxgraft.stages.convert.formulas import atan2, expm1, floor_div, floor_mod, log1p
+from onnxgraft.stages.convert.formulas import (
+    atan2,
+    expm1,
+    floor_div,
+    floor_mod,
+    left_shift,
+    log1p,
+    right_shift,
+)
 from onnxgraft.stages.convert.tensorflow.lower.complexes import (
     angle,
     complex_cast,
@@ -214,6 +222,9 @@ OPERATORS = {
     "Imag": Operator(imaginary_part, "the imaginary part"),
     "Invert": Operator(invert, "BitwiseNot, from opset 18 on"),
     "InvertPermutation": Operator(invert_permutation, "ScatterElements of 0, 1, 2 ..."),
+    "LeftShift": Operator(
+        by(left_shift), "Mul by a power of 2; of unsigned numbers BitShift, which ONNX has of them"
+    ),
     "Less": Operator(compared, "Less, likewise"),
     "Log1p": Operator(
         by(log1p),
@@ -261,6 +272,9 @@ OPERATORS = {
         reverse_sequence, "ReverseSequence, with the batch and the steps moved to the front"
     ),
     "ReverseV2": Operator(complex_layout, "a Slice backwards; of complex numbers, of both parts"),
+    "RightShift": Operator(
+        by(right_shift), "Div by a power of 2, downwards; of unsigned numbers BitShift"
+    ),
     "ScaleAndTranslate": Operator(
         scale_and_translate, "two MatMuls, with the weights of the kernel, antialiased or not"
     ),

@@ -23,6 +23,7 @@ from onnxgraft.graph.tensors import Feeds, Outputs
 from onnxgraft.progress import status
 from onnxgraft.run.answers import answers
 from onnxgraft.run.demand import check_model
+from onnxgraft.run.difference import relative_error
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.feeds import MANNERS, PLAIN, Manner
 from onnxgraft.run.movement import Movement, at_once
@@ -231,7 +232,7 @@ def _compare(
             for feeds, expected in runs:
                 actual = answers(candidate, feeds, expected)
                 floors = unresolved(expected, limits)
-                found = hold(expected, actual, tolerance, floors=floors)
+                found = hold(expected, actual, tolerance, floors=floors, types=True)
                 compared.append(((feeds, expected), actual, found))
     except NotSupportedError as error:
         result.notes.append(f"{_NOT_COMPARED}{error}")
@@ -244,7 +245,8 @@ def _compare(
             result.verdicts, note = explained
             result.notes.append(note)
             return None
-        compared = _held_again(compared, tolerance, limits, original)
+        compared, notes = _held_again(compared, tolerance, limits, original)
+        result.notes += notes
     for _, _, found in compared:
         result.verdicts += found
         result.notes += [verdict.note for verdict in found if verdict.note]
@@ -261,8 +263,12 @@ def _held_again(
     tolerance: float,
     limits: Mapping[str, Ends],
     original: Original,
-) -> list[tuple[Run, Outputs, list[Verdict]]]:
-    """Hold what failed against the original's own noise too, and indices by what they select."""
+) -> tuple[list[tuple[Run, Outputs, list[Verdict]]], list[str]]:
+    """Hold what failed against the original's own noise too, and indices by what they select.
+
+    Returns the verdicts, and a sentence on each output that the original draws at random.
+    """
+    drawn: dict[str, float] = {}
     with status("measuring the original's own noise"), original.run(frugal=True) as running:
         again = []
         with Selector(original.lower()[0]) as selector:
@@ -279,13 +285,21 @@ def _held_again(
                 if original.framework == "onnx":
                     with original.run(optimize=False) as plain:
                         others.append(answers(plain, feeds, expected))
+                for name, value in expected.items():
+                    apart = relative_error(value, others[0][name])
+                    if value.dtype.kind == "f" and apart > tolerance:
+                        drawn[name] = max(drawn.get(name, 0.0), apart)
                 noise, floors = noise_floors(expected, others), unresolved(expected, limits)
                 held = hold(
-                    expected, actual, tolerance, chosen=selector.at(feeds, expected),
+                    expected, actual, tolerance, chosen=selector.at(feeds, expected), types=True,
                     floors={name: max(floors[name], noise.get(name, 0.0)) for name in floors},
                 )  # fmt: skip
                 again.append(((feeds, expected), actual, held))
-    return again
+    return again, [
+        f"{name}: the original itself gives other values of the same inputs each time, by up to "
+        f"{apart:.1e} of their range, as with random numbers; no smaller difference is seen"
+        for name, apart in drawn.items()
+    ]
 
 
 def _unproven(runs: list[Outputs], limits: Mapping[str, Ends]) -> list[str]:

@@ -57,6 +57,7 @@ def hold(
     ties: float = TIES,
     floors: Mapping[str, float] | None = None,
     chosen: Chosen | None = None,
+    types: bool = False,
 ) -> list[Verdict]:
     """Return a verdict on each of the ``expected`` outputs.
 
@@ -70,6 +71,7 @@ def hold(
             noise, or what float32 does not resolve at the ends of a saturated output.
         chosen: What indices among the outputs were chosen from: they are held by the scores of
             what they select, where more of them differ.
+        types: Ask for the original's types too; an engine may have its own.
 
     A difference that float32, or the output's float16, does not resolve in numbers of its size is
     none. An output that is missing, or of another shape, fails with a note that says what to do.
@@ -77,10 +79,22 @@ def hold(
     """
     floors = floors or {}
     return [
-        _selected(name, actual, tolerance, chosen)
+        (_other_type(name, value, actual, tolerance) if types else None)
+        or _selected(name, actual, tolerance, chosen)
         or _verdict(name, value, actual, tolerance, ties, floors.get(name, 0.0))
         for name, value in expected.items()
     ]
+
+
+def _other_type(
+    name: str, value: Array, actual: Mapping[str, Array], tolerance: float
+) -> Verdict | None:
+    """Return the verdict on an output of another type; None for what is of its own."""
+    other = actual.get(name, value)
+    if other.dtype == value.dtype or not {other.dtype.kind, value.dtype.kind} <= set("biuf"):
+        return None
+    note = f"{name} is {value.dtype} in the original and {other.dtype} in the candidate"
+    return Verdict(name, False, math.inf, math.inf, tolerance, note)
 
 
 def _selected(

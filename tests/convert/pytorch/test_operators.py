@@ -14,6 +14,7 @@ from onnxgraft import commands
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.run.session import OnnxRuntime
+from onnxgraft.stages.convert.pytorch import exporting
 from onnxgraft.stages.convert.pytorch.operators import operators
 
 torch = pytest.importorskip("torch")
@@ -111,6 +112,62 @@ def test_whole_numbers_are_divided_as_whole_numbers(kind: str) -> None:
     for number, (right, made) in enumerate(zip(wanted, found, strict=True)):
         assert made.dtype == right.dtype
         np.testing.assert_array_equal(made, right, err_msg=str(number))
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "int16", "int32", "int64"])
+def test_bits_are_shifted_as_pytorch_shifts_them(kind: str) -> None:
+    limits = np.iinfo(kind)
+    values = np.array([limits.min, limits.min + 1, -1, 0, 1, 3, 100, limits.max], np.int64)
+    x, y = pairs(values.astype(kind), np.array([0, 1, 3, 7, 8, 31, 63, 64, 100]).astype(kind))
+    wanted, found = both(
+        lambda x, y: [x >> 1, x << 1, x >> y, x << y, (x >> 4) * 3, (x << 2).float(), x >> 70],
+        x, y,
+    )  # fmt: skip
+    for number, (right, made) in enumerate(zip(wanted, found, strict=True)):
+        assert made.dtype == right.dtype
+        np.testing.assert_array_equal(made, right, err_msg=str(number))
+
+
+def test_a_result_of_another_type_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What PyTorch's exporter itself makes of a shift of uint8 is int8.
+    monkeypatch.setattr(exporting, "operators", dict)
+    values = torch.arange(6, dtype=torch.uint8)
+    done = commands.convert((module(lambda x, y: x >> 1), (values, values)))
+    assert not done.passed
+    assert done.verdicts[0].note == "output is uint8 in the original and int8 in the candidate"
+
+
+def test_a_network_that_draws_random_numbers_is_told() -> None:
+    values = torch.arange(6.0)
+    net = module(lambda x, y: [x + torch.rand_like(x), x * y])
+    done = commands.convert((net, (values, values)))
+    (note,) = [note for note in done.notes if "random numbers" in note]
+    assert note.startswith("output.0: the original itself gives other values")
+    assert done.passed
+
+
+def test_an_output_that_is_constant_has_an_output_s_name() -> None:
+    values = np.arange(6, dtype=np.float32)
+    wanted, found = both(
+        lambda x, y: [x + y, torch.arange(3), torch.full_like(x, 3.0), torch.arange(3)],
+        values, values,
+    )  # fmt: skip
+    for right, made in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(made, right)
+
+
+def test_two_pairs_of_limits_of_one_tensor_are_kept_apart() -> None:
+    def call(x: Any, y: Any) -> Any:
+        limits = [(-1.0, 1.0), (-2.0, 3.0), (-1.0, 4.0)]
+        return [
+            torch.minimum(torch.maximum(x, torch.tensor(low)), torch.tensor(high)) + y
+            for low, high in limits
+        ]
+
+    values = np.linspace(-5, 5, 41, dtype=np.float32)
+    wanted, found = both(call, values, np.zeros_like(values))
+    for right, made in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(made, right)
 
 
 def test_roundings_and_the_largest_are_pytorch_s() -> None:
@@ -253,4 +310,4 @@ def test_what_pytorch_can_not_take_apart_is_a_sentence(tmp_path: Path) -> None:
 
 def test_pytorch_has_these_operators() -> None:
     """A name that it no longer has would raise in every export."""
-    assert len(operators()) == 25
+    assert len(operators()) == 33
