@@ -85,6 +85,31 @@ def test_two_images_of_one_name_and_other_boxes_are_refused(folder: Path) -> Non
         read_labels(folder / "c.json", NAMES)
 
 
+@pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
+def test_two_images_that_have_one_label_are_refused(form: str, folder: Path) -> None:
+    (folder / "images/more").mkdir()
+    (folder / "images/a.jpg").rename(folder / "images/more/a.png")
+    cv2.imwrite(str(folder / "images/a.png"), np.zeros((120, 160, 3), np.uint8))
+    place = write(folder, form)
+    if form == "coco":
+        place.write_text(place.read_text().replace("a.jpg", "a.png"))
+    (folder / "list.txt").write_text("images/a.png\nimages/more/a.png\n")
+    data = open_samples(folder / "list.txt", [TensorSpec("x", "float32", (1, "h", "w", 3))])
+    with pytest.raises(InputError, match=r"a\.png and .*more.a\.png have one label, 'a"):
+        check_labels(data, read_labels(place, NAMES), place)
+
+
+def test_two_images_that_coco_lists_with_the_same_boxes_may_share_them(folder: Path) -> None:
+    (folder / "images/more").mkdir()
+    cv2.imwrite(str(folder / "images/more/a.jpg"), np.zeros((120, 160, 3), np.uint8))
+    (folder / "list.txt").write_text("images/a.jpg\nimages/more/a.jpg\n")
+    document = coco(annotations=[])
+    document["images"].append({**document["images"][0], "id": 8, "file_name": "more/a.jpg"})
+    (folder / "c.json").write_text(json.dumps(document))
+    data = open_samples(folder / "list.txt", [TensorSpec("x", "float32", (1, "h", "w", 3))])
+    check_labels(data, read_labels(folder / "c.json", NAMES), folder / "c.json")
+
+
 def test_a_label_in_a_corner_stays_in_pixels() -> None:
     placed = np.array([[1, 0, 0, 1.5, 1.5, 0]])
     np.testing.assert_array_equal(labelled_boxes(placed, (120, 160))[1], placed[:, 1:5])

@@ -214,6 +214,12 @@ def test_what_is_no_detection_is_refused(output: Array, label: Array, message: s
         make_metric("map").add(Answered(output), label)
 
 
+@pytest.mark.parametrize(("scores", "label"), [([[0.2]], 2), ([[0.2, 0.8]], 2), ([[0.1] * 3], -1)])
+def test_auc_refuses_a_class_that_the_output_has_not(scores: list[list[float]], label: int) -> None:
+    with pytest.raises(InputError, match=f"auc: a label is of class {label}"):
+        make_metric("auc").add(Answered(np.array(scores)), np.array(label))
+
+
 def test_auc_refuses_pixels() -> None:
     with pytest.raises(
         InputError, match=r"auc needs one label a sample.*such labels are for --metric miou"
@@ -334,6 +340,17 @@ def test_classes_come_from_a_small_file(suffix: str, tmp_path: Path) -> None:
     metric = make_metric("miou", str(file))
     metric.add(Answered(np.array([[[0, 1]]])), np.array([[0, 1]], np.uint8))
     assert metric.values()["class mIoU"] == 100.0
+
+
+def test_a_byte_order_mark_is_no_part_of_a_class(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\r\n\r\n")
+    assert find_classes(str(tmp_path / "classes.txt")).names == ("a", "b")
+
+
+def test_a_line_without_a_class_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("a\n\nb\n")
+    with pytest.raises(InputError, match="line 2 is empty"):
+        find_classes(str(tmp_path / "classes.txt"))
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,12 @@ class AreaUnderCurve:
                 f"{label.shape}, the output {answered.output.shape}{_other_metric(label)}"
             )
         check_classes(self.name, label)
+        count = max(scores.size, 2)
+        if not 0 <= int(label) < count:
+            raise InputError(
+                f"auc: a label is of class {int(label)}, and the output has the classes 0 to "
+                f"{count - 1}"
+            )
         self._scores.append(scores)
         self._labels.append(int(label))
 

@@ -218,7 +218,7 @@ def _yolo_label(file: Path) -> ImageBoxes:
     LABEL_BYTES.check(file.stat().st_size, f"{file}: the labels")
     rows = []
     try:
-        for number, line in enumerate(file.read_text().splitlines(), 1):
+        for number, line in enumerate(file.read_text("utf-8-sig").splitlines(), 1):
             if not line.strip():
                 continue
             values = [float(word) for word in line.split()]

@@ -119,8 +119,8 @@ def find_classes(name: str) -> Classes:
     file = existing_file(path, "the file of classes", SETTINGS_BYTES)
     try:
         if path.suffix == ".txt":
-            lines = map(str.strip, file.read_text().splitlines())
-            document: Any = {"names": [line for line in lines if line]}
+            lines = file.read_text("utf-8-sig").rstrip().splitlines()
+            document: Any = {"names": _lines(lines)}
         else:
             document = read_json(file) if path.suffix == ".json" else read_toml(file)
         return _classes(document)
@@ -129,6 +129,14 @@ def find_classes(name: str) -> Classes:
             f"{file}: not a file of classes ({misread(error)}); it needs names = [...] and, if "
             "there are any, [categories] with a list of names each"
         ) from error
+
+
+def _lines(lines: list[str]) -> list[str]:
+    """Return names, a line each; where one is left out, the numbers of the others would move."""
+    names = [line.strip() for line in lines]
+    if "" in names:
+        raise ValueError(f"line {names.index('') + 1} is empty, and has no class's name")
+    return names
 
 
 def _classes(document: dict[str, Any]) -> Classes:

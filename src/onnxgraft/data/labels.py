@@ -6,7 +6,8 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,20 @@ class Labels(dict[str, Array | ImageBoxes]):
 
     Attributes:
         notes: A sentence on each thing that was left out.
+        listed: How often a name stands in the labels, where that is more than once.
     """
 
     notes: tuple[str, ...] = ()
+    listed: Mapping[str, int] = {}
+
+    def name_of(self, image: File) -> str | None:
+        """Return the name that an image's label has; None where there is none."""
+        return next((name for name in (image.name, image.stem) if name in self), None)
 
     def of(self, image: File) -> Array | ImageBoxes | None:
         """Return the label of an image; None where there is none."""
-        return self.get(image.name, self.get(image.stem))
+        name = self.name_of(image)
+        return None if name is None else self[name]
 
     @property
     def fingerprint(self) -> str:
@@ -92,13 +100,17 @@ def _of_file(file: Path, numbering: Numbering) -> Labels:
         if file.suffix == ".json":
             document = read_json(file)
             if is_coco(document):
-                return Labels(coco_labels(document, numbering))
+                labels = Labels(coco_labels(document, numbering))
+                labels.listed = _counted(entry["file_name"] for entry in document["images"])
+                return labels
             ROWS.check(len(document), f"{file}: the file of labels")
             labels = Labels()
             for name, value in document.items():
                 _put(labels, str(file), name, _label(value))
+            labels.listed = _counted(document)
             return labels
         labels = Labels()
+        names = []
         lines = file.read_text("utf-8-sig").splitlines()
         ROWS.check(len(lines), f"{file}: the file of labels")
         for number, line in enumerate(lines, 1):
@@ -107,6 +119,8 @@ def _of_file(file: Path, numbering: Numbering) -> Labels:
                 if not re.fullmatch(r"[+-]?\d+", value):
                     raise ValueError(f"line {number}: {value[:40]!r} is no number of a class")
                 _put(labels, f"{file}: line {number}", name, _label(int(value)))
+                names.append(name)
+        labels.listed = _counted(names)
         return labels
     except (
         ValueError, TypeError, AttributeError, KeyError, OverflowError, csv.Error,
@@ -126,6 +140,10 @@ def _cells(line: str) -> tuple[str, str]:
         return name.strip().strip('"'), value
     cells = next(csv.reader([line], delimiter=mark, skipinitialspace=True))
     return mark.join(cells[:-1]).strip(), cells[-1].strip()
+
+
+def _counted(images: Iterable[str]) -> Counter[str]:
+    return Counter(Path(image).name for image in images)
 
 
 def _put(labels: Labels, where: str, image: str, label: Array) -> None:
@@ -154,7 +172,7 @@ def _label(value: object) -> Array:
 
 
 def check_labels(samples: Samples, labels: Labels, path: str | os.PathLike[str]) -> None:
-    """Raise InputError unless every image has a label, and is of the size that its label states."""
+    """Raise InputError unless every image has a label, its own, and of the size that it states."""
     images = [
         entry.images[0]
         for position in range(len(samples))
@@ -168,6 +186,7 @@ def check_labels(samples: Samples, labels: Labels, path: str | os.PathLike[str])
         raise InputError(
             f"{os.fspath(path)}: {what if images else 'labels by name are for images'}"
         )
+    _check_shared(images, labels, path)
     for image in images:
         label = labels.of(image)
         # An image that has a URL is looked at when it is read: it is told then.
@@ -178,6 +197,20 @@ def check_labels(samples: Samples, labels: Labels, path: str | os.PathLike[str])
                 form = stored_form(file.read(_HEADER_BYTES))
             if form is not None:
                 _check_size(label.size, form.upright, (form.width, form.height), image)
+
+
+def _check_shared(images: Sequence[File], labels: Labels, path: str | os.PathLike[str]) -> None:
+    """Raise InputError where a label that stands once in the labels is that of several images."""
+    sharing: dict[str | None, dict[str, None]] = {}
+    for image in images:
+        sharing.setdefault(labels.name_of(image), {})[str(image)] = None
+    for name, files in sharing.items():
+        if len(files) > max(labels.listed.get(str(name), 1), 1):
+            first, second, *_ = files
+            raise InputError(
+                f"{os.fspath(path)}: {first} and {second} have one label, {name!r}; labels belong "
+                "to file names: give images of several folders names of their own"
+            )
 
 
 def _check_size(
