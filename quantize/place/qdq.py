@@ -71,7 +71,7 @@ from onnxgraft.stages.quantize.place.rows import channels_last
 from onnxgraft.targets import Format
 from onnxgraft.words import several
 
-__all__ = ["FloatLayer", "Improved", "QuantizeReport", "quantize"]
+__all__ = ["FloatLayer", "Improved", "QuantizeReport", "fitted", "quantize"]
 
 # The scale of a narrower range, and its reciprocal, would leave float32's normal numbers.
 _SMALLEST_AMAX = float8.LARGEST * float(np.finfo(np.float32).tiny)
@@ -542,7 +542,7 @@ def _quantize_weights(
     if bias is not None:
         stored, cost = raised(weight.values, stored, bias, activation_scale)
         if table.pairs and (pair_sums(node, stored.numbers) > MOST).any():
-            stored = _fitting(node, stored.scale, stored.axis)
+            stored = fitted(node, stored.scale, stored.axis)
         step = bias.steps(stored, activation_scale)
         node.inputs[2] = _dequantized(
             graph, names, node, node.inputs[2].name,
@@ -560,10 +560,17 @@ def _stored(node: gs.Node, table: Placement) -> Stored:
     values, axis = node.inputs[1].values, scale_axis(table, node)
     if not table.pairs:
         return store(values, axis, numbers_of(table.format))
-    return _fitting(node, weight_scale(values, axis), axis)
+    return fitted(node, weight_scale(values, axis), axis)
 
 
-def _fitting(node: gs.Node, scale: Array, axis: int | None) -> Stored:
+def fitted(node: gs.Node, scale: Array, axis: int | None) -> Stored:
+    """Return a layer's weights with a scale that is as much larger as `onnxgraft.graph.pairs` asks.
+
+    Args:
+        node: The layer, with weights in float.
+        scale: That would be taken otherwise: () or (channels,).
+        axis: Of the channels; None for one scale.
+    """
     values = node.inputs[1].values
     integers, scale = fitting(node, scale, axis, lambda scale: nearest_numbers(values, scale, axis))
     return Stored(integers, scale, axis)

@@ -21,6 +21,7 @@ from onnxgraft.errors import InputError, NotSupportedError
 from onnxgraft.graph.lift import lift
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import QUANTIZERS, WEIGHTED, is_op, op_of
+from onnxgraft.graph.pairs import MOST, pair_sums
 from onnxgraft.graph.quantized import in_float8, plain_lstms
 from onnxgraft.graph.walk import nodes_within, tidy
 from onnxgraft.stages.quantize.improve.activations import activation_grid
@@ -32,11 +33,12 @@ from onnxgraft.stages.quantize.place.placement import (
     placed_in,
     scale_axis,
 )
-from onnxgraft.stages.quantize.place.qdq import Improved
+from onnxgraft.stages.quantize.place.qdq import Improved, fitted
 from onnxgraft.stages.quantize.place.ready import fingerprint, ready
 from onnxgraft.stages.quantize.place.recurrent import recurrent_layers
 from onnxgraft.stages.quantize.retarget.opened import OPENED, open_operators
 from onnxgraft.stages.quantize.retarget.strip import Steps, strip
+from onnxgraft.words import several
 
 __all__ = ["Retargeted", "retarget"]
 
@@ -103,11 +105,17 @@ def retarget(model: Model, table: Placement) -> Retargeted:
         if is_op(node, *WEIGHTED) and len(node.inputs) > 1 and id(node.inputs[1]) in found.stored
     }
     notes = []
-    weights, again = _fitting(plain, table, by_name)
+    weights, again, wide = _fitting(plain, table, by_name)
     if again:
         notes.append(
             f"the weights of {len(again)} layers have zero points, an axis of scales or a type "
             f"that {table.target} does not take; they were rounded again: {_some(again)}"
+        )
+    if wide:
+        notes.append(
+            f"neighbouring weights of {several(len(wide), 'layer')} are so large that sums of "
+            "their products would saturate on a CPU without VNNI; they were rounded again, with a "
+            f"larger scale: {_some(wide)}"
         )
     if found.several:
         notes.append(
@@ -167,9 +175,12 @@ def _quantized(node: gs.Node) -> bool:
 
 def _fitting(
     model: Model, table: Placement, given: Mapping[str, Stored]
-) -> tuple[dict[str, Stored], list[str]]:
-    """Return weights in the form of a table, and the layers whose weights were rounded again."""
-    weights, again = {}, []
+) -> tuple[dict[str, Stored], list[str], list[str]]:
+    """Return weights in the form of a table, and the layers whose weights were rounded again.
+
+    Of these, those of a form that the table does not have, and those whose sums would saturate.
+    """
+    weights, again, wide = {}, [], []
     for node in layers(model.graph, table):
         stored = given.get(node.name)
         if stored is None:
@@ -179,8 +190,11 @@ def _fitting(
         if stored.axis not in (None, axis) or not exact:
             stored = store(node.inputs[1].values, axis)
             again.append(str(node.name))
+        if table.pairs and (pair_sums(node, stored.numbers) > MOST).any():
+            stored = fitted(node, stored.scale, stored.axis)
+            wide.append(str(node.name))
         weights[str(node.name)] = stored
-    return weights, again
+    return weights, again, wide
 
 
 def _ranges(model: Model, steps: Mapping[str, Steps], table: Placement) -> dict[str, Range]:

@@ -19,6 +19,7 @@ from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.quantize import placement, quantize, read_cache, retarget
 from onnxgraft.stages.validate import bisect
 from onnxgraft.targets import find_target, target_names
+from onnxgraft.targets.cpu import find_cpu
 from tests.conftest import Cli, model_of, only_ci
 from tests.quantize.networks import (
     PAIR,
@@ -233,6 +234,15 @@ def test_weights_with_zero_points_that_int8_lacks_are_rounded_again(tmp_path: Pa
     made, _ = again(given, "tensorrt")
     expected = outputs(given)
     assert np.abs(outputs(made) - expected).max() <= 4 * step(expected)
+
+
+def test_neighbouring_weights_that_would_saturate_without_vnni_are_told() -> None:
+    given = trained()  # the weights of `inner` are up to 127
+    (note,) = retarget(given, placement("onnxruntime", find_cpu("avx2"))).notes
+    assert "would saturate on a CPU without VNNI" in note
+    assert "inner" in note
+    wide = retarget(given, placement("onnxruntime", find_cpu("amx")))
+    assert not wide.notes
 
 
 def test_activations_whose_zero_points_a_target_lacks_are_told(tmp_path: Path) -> None:
