@@ -11,14 +11,13 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from onnxgraft.errors import ModelError
+from onnxgraft.errors import ModelError, reason_in
 from onnxgraft.files import parse_json
-from onnxgraft.files.archives import check_archive
+from onnxgraft.files.archives import DAMAGED, check_archive
 from onnxgraft.files.limits import DOCUMENT_BYTES, EXTERNAL_GROWTH, PROGRAM_NODES
 from onnxgraft.files.trust import offer
 from onnxgraft.graph.foreign import MAKE_PT2
@@ -81,10 +80,10 @@ def check_program(file: Path) -> dict[str, Any]:
             check_archive(archive, file)
             if damaged := archive.testzip():  # PyTorch does not look at checksums
                 raise ValueError(f"bad CRC-32 for file {damaged!r}")
-    except (
-        zipfile.BadZipFile, OSError, RuntimeError, ValueError, zlib.error
-    ) as error:  # fmt: skip
-        raise ModelError(f"{file}: the archive can't be read ({error}); export it again") from error
+    except (*DAMAGED, ValueError) as error:
+        raise ModelError(
+            f"{file}: the archive can't be read ({reason_in(error)}); export it again"
+        ) from error
     try:
         reader = torch._C.PyTorchFileReader(str(file))
         members = reader.get_all_records()

@@ -1,5 +1,7 @@
 """The graph in FP16, held against the float32 graph in onnxruntime."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.half import to_half
 from onnxgraft.graph.model import Model
+from onnxgraft.run.session import OnnxRuntime
 from tests.conftest import model_of, outputs_of
 
 RNG = np.random.default_rng(0)
@@ -110,3 +113,57 @@ def test_a_graph_with_branches_is_refused() -> None:
     )
     with pytest.raises(NotSupportedError, match="holds a graph"):
         to_half(model)
+
+
+# Whole numbers beyond 2,048 ---------------------------------------------------------------------
+
+COUNTING = {
+    "an_index": """net (float[N, 16] x) => (float[N] y) {
+        a = MatMul(x, w)  i = ArgMax<axis = -1, keepdims = 0>(a)  f = Cast<to = 1>(i)
+        k = Mul(f, stride)  j = Cast<to = 7>(k)  y = Gather(table, j) }""",
+    "positions": """net (float[N, 3000, 16] x) => (float[N, 3000, 16] y) {
+        s = Shape(x)  n = Gather(s, one)  r = Range(zero, n, one)  f = Cast<to = 1>(r)
+        p = Mul(f, step)  q = Sin(p)  u = Unsqueeze(q, last)  a = Add(x, u)  y = MatMul(a, w) }""",
+    "frequencies": """net (float[N, 16] x, float[N, 1] t) => (float[N, 16] y) {
+        a = MatMul(t, frequency)  c = Cos(a)  b = Add(x, c)  y = MatMul(b, w) }""",
+    "compared": """net (float[N, 16] x, int64[N, 16] i) => (float[N, 16] y) {
+        f = Cast<to = 1>(i)  g = Add(f, half)  l = Less(f, bound)  a = MatMul(x, w)
+        y = Where(l, a, g) }""",
+}
+
+
+@pytest.mark.parametrize("name", COUNTING)
+def test_what_counts_beyond_2048_stays_in_float32(name: str) -> None:
+    rng = np.random.default_rng(4)
+    constants = {
+        "w": rng.normal(size=(16, 16)).astype(np.float32) / 4,
+        "stride": np.float32(3001), "table": rng.normal(size=48016).astype(np.float32),
+        "one": np.int64(1), "zero": np.int64(0), "last": np.array([-1]), "step": np.float32(1.7),
+        "frequency": np.geomspace(0.1, 1, 16, dtype=np.float32)[None],
+        "half": np.float32(0.5), "bound": np.float32(40001),
+    }  # fmt: skip
+    used = {
+        key: v for key, v in constants.items() if re.search(rf"[(,] ?{key}[,)]", COUNTING[name])
+    }
+    model = model_of(COUNTING[name], used)
+    half, report = to_half(model)
+    assert report.layers
+    feeds = {
+        "x": rng.normal(size=(2, 3000, 16) if name == "positions" else (2, 16)),
+        "t": np.array([[999.0], [3001.0]]), "i": 40000 + np.arange(32).reshape(2, 16) % 3,
+    }  # fmt: skip
+    fed = {spec.name: feeds[spec.name].astype(spec.dtype) for spec in model.inputs}
+    with OnnxRuntime(model.to_onnx()) as single, OnnxRuntime(half.to_onnx()) as halved:
+        expected, made = single.infer(fed)["y"], halved.infer(fed)["y"]
+    # Of activations and weights that are rounded to 11 bits.
+    assert np.abs(made - expected).max() <= 2.0**-9 * np.abs(expected).max()
+
+
+def test_pixels_of_8_bits_are_cast_to_float16() -> None:
+    model = model_of(
+        "net (uint8[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y) {"
+        " f = Cast<to = 1>(x)  m = Mul(f, k)  y = Conv<pads = [1,1,1,1]>(m, w) }",
+        {"w": W, "k": np.array(1 / 255, np.float32)},
+    )
+    _, report = to_half(model)
+    assert len(report.layers) == 3

@@ -10,7 +10,6 @@ import os
 import re
 import threading
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -20,9 +19,9 @@ from typing import Any, NamedTuple
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest
+from onnxgraft.errors import InputError, ModelError, NotSupportedError, nearest, reason_in
 from onnxgraft.files import existing_file, parse_json, sha256
-from onnxgraft.files.archives import check_archive
+from onnxgraft.files.archives import DAMAGED, check_archive
 from onnxgraft.files.hurrying import hurried
 from onnxgraft.files.limits import ARCHIVE_GROWTH, BUFFER_BYTES
 from onnxgraft.files.trust import Trust, offer, trusts
@@ -447,11 +446,8 @@ def _configuration(file: Path) -> _Configuration:
             return _Configuration(parse_json(config), str(archive.attrs.get("keras_version", "")))
     except RecursionError as error:
         raise ModelError(f"{file}: not a Keras model (its layers are nested too deep)") from error
-    except (
-        AttributeError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError,
-        zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
-        raise ModelError(f"{file}: not a Keras model ({error})") from error
+    except (*DAMAGED, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{file}: not a Keras model ({reason_in(error)})") from error
 
 
 def keras_names(file: Path) -> tuple[str, ...]:

@@ -10,14 +10,13 @@ import sys
 import tokenize
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.files.archives import check_archive
+from onnxgraft.files.archives import DAMAGED, check_archive
 from onnxgraft.files.limits import HISTOGRAM_BYTES
 
 __all__ = ["read_array_header", "read_arrays"]
@@ -84,10 +83,7 @@ def read_arrays(file: Path | IO[bytes], where: str) -> dict[str, NDArray[Any]]:
                 entry.filename.removesuffix(".npy"): _array(archive.read(entry))
                 for entry in entries
             }
-    except (
-        EOFError, LookupError, NotImplementedError, OSError, RuntimeError, zipfile.BadZipFile,
-        zlib.error,
-    ) as error:  # fmt: skip
+    except (*DAMAGED, LookupError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
 

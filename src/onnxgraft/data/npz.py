@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Literal
@@ -13,9 +12,9 @@ from typing import IO, Literal
 import numpy as np
 
 from onnxgraft.data.arrays import read_array_header
-from onnxgraft.errors import InputError, nearest
+from onnxgraft.errors import InputError, nearest, reason_in
 from onnxgraft.files import existing_file
-from onnxgraft.files.archives import check_archive
+from onnxgraft.files.archives import DAMAGED, check_archive
 from onnxgraft.files.limits import AXES, UNPACKED_BYTES
 from onnxgraft.graph.tensors import Array, TensorSpec
 
@@ -43,10 +42,8 @@ def read_npz(path: Path, inputs: Sequence[TensorSpec]) -> tuple[dict[str, Array]
                 entry.filename.removesuffix(".npy"): _member(file, archive, entry)
                 for entry in archive.infolist()
             }
-    except (
-        EOFError, LookupError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
-        raise InputError(f"{file}: not a readable .npz ({error})") from error
+    except (*DAMAGED, LookupError, ValueError) as error:
+        raise InputError(f"{file}: not a readable .npz ({reason_in(error)})") from error
     labels = stored.pop(LABELS_KEY, None)
     arrays = {}
     for spec in inputs:

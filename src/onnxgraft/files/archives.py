@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import stat
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from onnxgraft.files.limits import ARCHIVE_GROWTH, ARCHIVE_MEMBERS
 
-__all__ = ["check_archive"]
+__all__ = ["DAMAGED", "check_archive"]
+
+# What Python raises as it reads a damaged archive.
+DAMAGED = (EOFError, NotImplementedError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 # What is written with; the others raise errors of their own on what is damaged.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

@@ -29,6 +29,11 @@ _Names = dict[str, onnx.TensorProto | None]
 _COUNTING = {("", "Split"): "num_outputs", ("", "Scan"): "num_scan_inputs"}
 
 
+_FIELDS = (
+    "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data",
+)  # fmt: skip
+
+
 def check_values(tensor: onnx.TensorProto, model: Path) -> None:
     """Raise ModelError unless a tensor stores as many values as its dimensions say."""
     name = tensor.name or "a constant"
@@ -39,11 +44,7 @@ def check_values(tensor: onnx.TensorProto, model: Path) -> None:
     if tensor.HasField("segment"):
         raise ModelError(f"{model}: {name!r} is a segment of a tensor, which nothing reads")
     count = math.prod(dims)
-    stored = sum(
-        len(getattr(tensor, field))
-        for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data",
-                      "string_data")
-    )  # fmt: skip
+    stored = {field: len(getattr(tensor, field)) for field in _FIELDS}
     kind = tensor.data_type
     for text in tensor.string_data:
         try:
@@ -53,18 +54,22 @@ def check_values(tensor: onnx.TensorProto, model: Path) -> None:
                 f"{model}: {name!r} holds strings that are not UTF-8, as ONNX wants them; export "
                 "the network again"
             ) from error
+    try:
+        width = 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+        kind_name = onnx.TensorProto.DataType.Name(kind)
+        own = onnx.helper.tensor_dtype_to_field(kind)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{model}: {name!r} is of a type that ONNX has not ({kind}); export the network again"
+        ) from error
+    width = PACKED.get(kind_name, width)
     if tensor.raw_data:
-        try:
-            width = 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
-            kind_name = onnx.TensorProto.DataType.Name(kind)
-        except (KeyError, TypeError, ValueError):
-            return  # the checker has a sentence for it
-        width = PACKED.get(kind_name, width)
-        fits = len(tensor.raw_data) == (count * width + 7) // 8
-    elif kind in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
-        fits = stored == 2 * count
+        fits = len(tensor.raw_data) == (count * width + 7) // 8 and not any(stored.values())
     else:
-        fits = stored == count or 0 < stored < count <= 8 * stored  # several in a number
+        wanted = 2 * count if kind_name.startswith("COMPLEX") else count
+        packed = (count * width + 7) // 8 if kind_name in PACKED else wanted
+        found = stored.pop(own)
+        fits = found in (wanted, packed) and not any(stored.values())
     if min(dims, default=0) < 0 or not fits:
         raise ModelError(
             f"{model}: {name!r} does not store as many values as the declared shape and type have "

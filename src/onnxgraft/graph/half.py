@@ -58,6 +58,16 @@ _SINGLE = frozenset({
 _SINGLE_INPUTS = {"Resize": (1, 2)}
 
 
+# What moves or computes numbers one by one: positions and indices go through it.
+_ELEMENTWISE = frozenset({
+    "Abs", "Add", "Ceil", "Clip", "Concat", "Div", "Expand", "Floor", "Gather", "Identity", "Max",
+    "Min", "Mod", "Mul", "Neg", "Pow", "Reciprocal", "Reshape", "Round", "Slice", "Split", "Sqrt",
+    "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
+})  # fmt: skip
+_COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+_ANGLES = frozenset({"Cos", "Sin", "Tan"})
+
+
 @dataclass(frozen=True)
 class Finding:
     """A tensor that FP16 does not hold well.
@@ -126,6 +136,7 @@ def to_half(
             raise InputError(f"--keep-float {name}: no such layer; {nearest(name, names)}")
     report = HalfReport()
     single = {node.name: reason for node in model.graph.nodes if (reason := _definition(node))}
+    single |= {name: _COUNTS for name in _counting(model.graph) if name not in single}
     single |= dict.fromkeys(keep, "requested")
     _check(model.graph, sizes or {}, rescaled, headroom, ignore, single, report)
     _Rewrite(model.graph, single).run()
@@ -187,6 +198,58 @@ def _definition(node: gs.Node) -> str | None:
     elif op_key(node)[0]:
         return f"{op_of(node)} is no operator of ONNX: it is not known whether it takes FP16"
     return None
+
+
+_COUNTS = "it computes positions, indices or angles, and FP16 counts to 2,048"
+
+
+def _counting(graph: gs.Graph) -> set[str]:
+    """Return the nodes on what is made of whole numbers alone, and before an index or an angle.
+
+    Whole numbers of 8 bits, as pictures have them, FP16 holds.
+    """
+    graph.toposort()
+    counts: set[int] = set()
+    found: set[str] = set()
+    for node in graph.nodes:
+        floats = [t for t in node.inputs if _is_float(t) and not isinstance(t, gs.Constant)]
+        if is_op(node, "Cast"):
+            counting = not floats and _counted(node.inputs[0]) and _is_float(node.outputs[0])
+        else:
+            moved = is_op(node, *_ELEMENTWISE, *_COMPARISONS, *_ANGLES) or _outer_product(node)
+            counting = moved and bool(floats) and all(id(t) in counts for t in floats)
+        if counting:
+            found.add(node.name)
+            if not is_op(node, *_ANGLES):
+                counts.update(map(id, node.outputs))
+    ends = [node for node in graph.nodes if is_op(node, *_ANGLES) or _makes_index(node)]
+    while ends:
+        node = ends.pop()
+        found.add(node.name)
+        ends += [
+            made
+            for tensor in node.inputs
+            for made in (tensor.inputs if _is_float(tensor) else ())
+            if made.name not in found and (is_op(made, *_ELEMENTWISE) or _outer_product(made))
+        ]
+    return found
+
+
+def _counted(tensor: gs.Tensor) -> bool:
+    kind = None if tensor.dtype is None else np.dtype(tensor.dtype)
+    return kind is not None and kind.kind in "iu" and kind.itemsize > 1
+
+
+def _makes_index(node: gs.Node) -> bool:
+    return is_op(node, "Cast") and _is_float(node.inputs[0]) and _counted(node.outputs[0])
+
+
+def _outer_product(node: gs.Node) -> bool:
+    """Tell whether a MatMul adds nothing up, as that of positions and frequencies."""
+    if not is_op(node, "MatMul"):
+        return False
+    left, right = (tuple(tensor.shape or ()) for tensor in node.inputs)
+    return left[-1:] == (1,) or right[-2:-1] == (1,)
 
 
 def _check(
