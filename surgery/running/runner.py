@@ -306,6 +306,8 @@ class _Operation:
             self.report.verdicts = self.verifier.verdicts()
             if not self.history.changes:
                 self._not_verified("nothing was changed")
+            else:
+                self.report.notes += self.verifier.unentered()
             self.report.notes += self.verifier.notes
             for name in self.verifier.still:
                 self.report.notes.append(

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.onnx_file import fed
-from onnxgraft.graph.operators import op_of
+from onnxgraft.graph.operators import nodes_of, op_of
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.graph.walk import every_node
 from onnxgraft.graph.wants import wants_of
@@ -227,6 +228,33 @@ class Verifier:
             if not verdict.passed or not verdict.output.startswith(_BEFORE)
         ]
 
+    def unentered(self) -> list[str]:
+        """Return a sentence on each branch that no sample took, of the Ifs that are in no body.
+
+        The model is run once more where it has one.
+        """
+        deciding = {
+            node.name: node.inputs[0].name
+            for node in nodes_of(self._model.graph, "If")
+            if isinstance(node.inputs[0], gs.Variable)
+        }
+        if not deciding or not self._first:
+            return []
+        try:
+            seen = self._asked(self._model, self._feeds, set(deciding.values()))
+        except InputError:  # it ran before: what it is asked for besides takes too much
+            return []
+        return [
+            f"the {branch} branch of If {node!r} was taken by none of the samples, so what it "
+            "computes was not verified; validate on data that takes it"
+            for node, condition in deciding.items()
+            for branch, value in (("then", True), ("else", False))
+            if all(
+                bool(np.ravel({**feeds, **outputs}[condition])[0]) is not value
+                for feeds, outputs in zip(self._feeds, seen, strict=True)
+            )
+        ]
+
     def _own_noise(self) -> list[dict[str, float]]:
         """Return, for each sample, the difference that the model's own noise explains."""
         if self._noise is None:
@@ -255,10 +283,20 @@ class Verifier:
         return self._chosen
 
     def _run(self, model: Model, feeds: Sequence[Feeds] | None = None) -> list[Outputs]:
-        feeds = self._feeds if feeds is None else feeds
-        light, weights = model.without_weights()
         inner = before(model) if self._looks_before else {}
-        for name in set(inner.values()) - {output.name for output in light.graph.output}:
+        found = self._asked(model, self._feeds if feeds is None else feeds, set(inner.values()))
+        names = [spec.name for spec in model.outputs]
+        return [
+            {name: outputs[name] for name in names}
+            | {f"{_BEFORE}{name}": outputs[tensor] for name, tensor in inner.items()}
+            for outputs in found
+        ]
+
+    def _asked(self, model: Model, feeds: Sequence[Feeds], inner: set[str]) -> list[Outputs]:
+        """Run a model, and return tensors in it besides its outputs."""
+        light, weights = model.without_weights()
+        ends = {end.name for end in (*light.graph.output, *light.graph.input)}
+        for name in inner - ends:
             light.graph.output.append(onnx.ValueInfoProto(name=name))
         # Of initializers onnxruntime makes a copy, what is fed at each run it reads in place.
         inputs = {
@@ -268,18 +306,11 @@ class Verifier:
         }
         try:
             if self._replaced:
-                found = self._infer(light, weights, {}, feeds, optimize=True)
-            else:
-                found = self._infer(light, weights, inputs, feeds)
+                return self._infer(light, weights, {}, feeds, optimize=True)
+            return self._infer(light, weights, inputs, feeds)
         except InputError:
             # There are kernels that want their weights to be constants.
-            found = self._infer(light, weights, {}, feeds)
-        names = [spec.name for spec in model.outputs]
-        return [
-            {name: outputs[name] for name in names}
-            | {f"{_BEFORE}{name}": outputs[tensor] for name, tensor in inner.items()}
-            for outputs in found
-        ]
+            return self._infer(light, weights, {}, feeds)
 
     def _infer(
         self,

@@ -516,3 +516,21 @@ def test_an_if_that_an_input_decides_is_refused() -> None:
     _, report = run(before, only=["remove_branch"])
     (entry,) = report.passes
     assert [finding.sentence for finding in entry.refused] == ["the condition is not a constant"]
+
+
+@pytest.mark.parametrize(("bound", "branch"), [(9, "then"), (0, "else"), (1, "")])
+def test_a_branch_that_no_sample_takes_is_told(bound: int, branch: str) -> None:
+    before = model_of(
+        """agraph (float[N, 4] x) => (float[N, 4] y) {
+            r = Identity(x)  s = Shape(r)  n = Gather(s, zero)  c = Greater(n, k)
+            y = If(c) <
+                then_branch = a () => (float[N, 4] p) { p = Relu(r) },
+                else_branch = b () => (float[N, 4] q) { q = Neg(r) }
+            >
+        }""",
+        {"k": np.array(bound), "zero": np.array(0)},
+    )
+    _, report = run(before, verify=True)  # batches of 1 and 2
+    assert report.verdicts
+    told = [note for note in report.notes if "taken by none of the samples" in note]
+    assert [note.split()[1] for note in told] == ([branch] if branch else [])
