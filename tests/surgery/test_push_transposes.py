@@ -282,6 +282,29 @@ def test_a_pad_whose_pads_are_an_attribute_stays_right() -> None:
     assert_same(before, after)
 
 
+@pytest.mark.parametrize("axes", ["", ", a"], ids=["no_axes", "axes"])
+def test_a_slice_by_int32_keeps_axes_of_that_type(axes: str) -> None:
+    numbers = {"s": [0, 1], "e": [9, 3], "a": [0, 1]}
+    used = [name for name in numbers if name != "a" or axes]
+    before = around(
+        f"r = Slice(t, s, e{axes})",
+        {name: np.array(numbers[name], np.int32) for name in used},
+        shape="N,2,2,5",
+    )
+    assert_cancelled(before)
+
+
+def test_a_reduction_over_all_axes_keeps_its_transpose() -> None:
+    before = model_at(
+        18,
+        """agraph (float[N,2,3,5] x) => (float z) {
+            t = Transpose<perm=[0,2,3,1]>(x)  r = Relu(t)  z = ReduceSum<keepdims = 0>(r, none)
+        }""",
+        {"none": np.zeros(0, np.int64)},
+    )
+    assert_kept(before)
+
+
 def test_a_transpose_moves_through_a_long_way() -> None:
     before = model_of(
         f"""agraph (float[N,2,3,5] x, float[N,2,3,5] z) => (float[N,4,3,5] y) {{

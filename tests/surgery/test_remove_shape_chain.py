@@ -8,7 +8,7 @@ import pytest
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.tensors import Array
 from tests.conftest import model_of
-from tests.surgery.helpers import assert_same, clean, model_at, refusal, report_of, untouched
+from tests.surgery.helpers import assert_same, clean, infer, model_at, refusal, report_of, untouched
 
 PASS = "remove_shape_chain"
 
@@ -308,3 +308,38 @@ def test_a_squeeze_and_a_slice_with_attributes_are_followed() -> None:
     )
     after, _ = clean(before, PASS)
     assert_same(before, after)
+
+
+WRAPPING = {
+    "uint8": ("u = Cast<to=2>(s) p = Cast<to=7>(u) y = Neg(p)", 300),
+    "int8": ("u = Cast<to=3>(s) p = Cast<to=7>(u) y = Neg(p)", 200),
+    "int32": ("u = Cast<to=6>(s) m = Mul(u, many) p = Cast<to=7>(m) y = Neg(p)", 200),
+    "uint8_of_an_unknown_size": ("u = Cast<to=2>(s) p = Cast<to=7>(u) y = Neg(p)", None),
+}
+
+
+@pytest.mark.parametrize("case", WRAPPING)
+def test_numbers_that_their_type_does_not_hold_are_left_to_the_runtime(case: str) -> None:
+    body, size = WRAPPING[case]
+    before = model_of(
+        f"agraph (float[{size or 'N'}, 2] x) => (int64[2] y) {{ s = Shape(x) {body} }}",
+        {"many": np.array([100_000_000, 1], np.int32)} if "many" in body else {},
+    )
+    after, report = clean(before, PASS)
+    assert not report.notes
+    x = np.zeros((size or 300, 2), np.float32)
+    np.testing.assert_array_equal(infer(before, {"x": x})["y"], infer(after, {"x": x})["y"])
+
+
+def test_a_product_over_no_axes_stays_as_long_as_it_was() -> None:
+    before = model_at(
+        18,
+        """agraph (float[2, 3] x) => (float[A, B] y) {
+            s = Shape(x) p = ReduceProd<noop_with_empty_axes = 1, keepdims = 1>(s)
+            y = Expand(k, p) }""",
+        {"k": np.float32(1)},
+    )
+    after, report = clean(before, PASS)
+    assert not report.notes
+    x = np.zeros((2, 3), np.float32)
+    np.testing.assert_array_equal(infer(before, {"x": x})["y"], infer(after, {"x": x})["y"])

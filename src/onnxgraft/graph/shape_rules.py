@@ -140,7 +140,7 @@ def _filled(shapes: Shapes, node: gs.Node) -> Value | None:
 
 def _product(shapes: Shapes, node: gs.Node) -> Value | None:
     value = shapes.value(node.inputs[0])
-    if value is None:
+    if value is None or node.attrs.get("noop_with_empty_axes", 0):
         return None
     total = Dim(1)
     for dim in value:

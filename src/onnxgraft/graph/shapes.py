@@ -229,6 +229,7 @@ class Shapes:
             made_by_bodies(self, node)
         else:
             self._infer(node)
+        self._cut_off(node.outputs[0])
         shape_rule = SHAPE_RULES.get(op_of(node))
         if shape_rule:
             shape = shape_rule(self, node)
@@ -237,6 +238,20 @@ class Shapes:
         if self._declared:
             for tensor in node.outputs:
                 self._believe(tensor)
+
+    def _cut_off(self, tensor: gs.Tensor) -> None:
+        """Forget those of the known numbers that their type does not hold: they wrap around.
+
+        A size that is not known may be more than a byte or two hold.
+        """
+        value, dtype = self._value.get(id(tensor)), self.dtype(tensor)
+        if value is None or dtype is None or np.dtype(dtype).kind not in "iu":
+            return
+        limits, wide = np.iinfo(dtype), np.dtype(dtype).itemsize > 2
+        self._value[id(tensor)] = tuple(
+            dim if dim and (limits.min <= dim.number <= limits.max if dim.fixed else wide) else None
+            for dim in value
+        )
 
     def _infer(self, node: gs.Node) -> None:
         """Ask onnx for the types and shapes of the node's outputs."""

@@ -8,7 +8,8 @@ Result: the constant y, whoever reads it: a Resize, Expand, Slice, Range ...
 
 The target's elements are followed symbolically through Shape, Slice, Gather, Concat, Squeeze,
 Unsqueeze, Cast and arithmetic. An element that equals x's own dimension at its place becomes 0,
-one other element may stay unknown and becomes -1. The batch stays free; the chain is then dead.
+one other element may stay unknown and becomes -1. The batch stays free; the chain is then dead. A
+Reshape to [0, -1] refuses an empty batch, for which the chain gave a size.
 """
 
 from __future__ import annotations

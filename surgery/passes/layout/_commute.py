@@ -239,7 +239,8 @@ def _write_axes(node: gs.Node, axes: Sequence[int], context: Context) -> None:
 
 def _reduce(node: gs.Node, perm: Perm, context: Context) -> Change | None:
     axes = _axes(node, len(perm))
-    if axes is None or not transposed(node.inputs[0], perm):
+    # Without axes it reduces over all, or over none: it has no use for a Transpose before it.
+    if not axes or not transposed(node.inputs[0], perm):
         return None
 
     def change() -> list[int]:
@@ -299,7 +300,9 @@ def _slice(node: gs.Node, perm: Perm, context: Context) -> Change | None:
         return None
 
     def change() -> list[int]:
-        moved = np.array([perm[int(axis) % len(perm)] for axis in axes], np.int64)
+        # Of one type with the starts and ends.
+        kind = np.dtype(context.shapes.dtype(node.inputs[1]) or np.int64)
+        moved = np.array([perm[int(axis) % len(perm)] for axis in axes], kind)
         tensor = context.constant(f"{node.name}/axes", moved)
         if len(node.inputs) > 3:
             node.inputs[3] = tensor
