@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxgraft import commands
-from onnxgraft.errors import ModelError
+from onnxgraft.errors import InputError, ModelError
 from onnxgraft.run.exact import exact
 from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages import engine
@@ -88,3 +89,15 @@ def test_an_output_that_onnxruntime_does_not_compute_is_told() -> None:
         pytest.raises(ModelError, match="onnxruntime computes nothing for 'scores'"),
     ):
         session.infer(feed)
+
+
+def test_a_graph_that_is_refused_is_not_told_with_the_way_to_its_file(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>'
+        "agraph (int8[2] x) => (int8[2] y) { y = Relu(x) }"
+    )
+    file = tmp_path / ".hidden name.onnxgraft-tmp"
+    onnx.save(proto, file)
+    with pytest.raises(InputError, match=r"onnxruntime .*the graph: ") as refused:
+        OnnxRuntime(file, name="net")
+    assert "hidden" not in str(refused.value)

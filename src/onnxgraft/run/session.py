@@ -297,6 +297,8 @@ def _reason(error: Exception) -> str:
     """Return onnxruntime's message without its code and the place in its sources."""
     line = str(error).strip().splitlines()[0]
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : ", "", line)
+    # The file, whose sentence this is the end of, or a temporary one.
+    line = re.sub(r"Load model from .*? failed:\s*", "", line)
     # The path, the line, and the function's signature up to its closing parenthesis.
     return re.sub(r"/\S+\.(?:cc|h):\d+ [^()]*\([^()]*(?:\(\)[^()]*)*\) (?:const )?", "", line)
 
