@@ -94,7 +94,7 @@ def test_an_output_that_onnxruntime_does_not_compute_is_told() -> None:
 def test_a_graph_that_is_refused_is_not_told_with_the_way_to_its_file(tmp_path: Path) -> None:
     proto = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17]>'
-        "agraph (int8[2] x) => (int8[2] y) { y = Relu(x) }"
+        "agraph (int8[2] x) => (int8[2] y) { y = Sigmoid(x) }"
     )
     file = tmp_path / ".hidden name.onnxgraft-tmp"
     onnx.save(proto, file)
