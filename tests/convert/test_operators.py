@@ -367,6 +367,7 @@ TESTED = {
     "Less": "tests/convert/test_operators_places.py",
     "Log1p": "test_a_function_of_one_value_is_tensorflow_s",
     "LowerBound": "tests/convert/test_operators_places.py",
+    "MatrixBandPart": "tests/convert/test_operators_places.py",
     "MatrixDiagV3": "tests/convert/test_operators_places.py",
     "MatrixSetDiagV3": "tests/convert/test_operators_places.py",
     "MaxPoolWithArgmax": "tests/convert/test_operators_images.py",

@@ -150,6 +150,23 @@ def test_an_infinite_row_stays_so_in_a_segment(tmp_path: Path, kind: str) -> Non
     np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.parametrize("band", [(0, -1), (-1, 0), (1, 2), (-1, -1), (0, 0), None])
+def test_a_band_of_a_matrix_is_cut_out_of_infinite_values(
+    tmp_path: Path, band: tuple[int, int] | None
+) -> None:
+    def build() -> Any:
+        if band is None:  # told at run time
+            ends = x(2, dtype=tf.int64, name="i")
+            return tf.linalg.band_part(x(2, 4, 5), ends[0], ends[1])
+        return tf.linalg.band_part(x(2, None, 5), *band)
+
+    data = RNG.standard_normal((2, 4, 5)).astype(np.float32)
+    data[0, ::2], data[1, :, 1] = np.inf, np.nan
+    more = {"i": np.array([2, -1])} if band is None else {}
+    theirs, mine = outputs(tmp_path, build, x=data, **more)
+    np.testing.assert_array_equal(mine, theirs)
+
+
 def test_a_permutation_is_inverted(tmp_path: Path) -> None:
     value = np.array([2, 0, 3, 1], np.int32)
     theirs, mine = outputs(

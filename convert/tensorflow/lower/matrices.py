@@ -12,7 +12,7 @@ from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tensorflow.lower.writing import Value, Writer, replace, theirs
 
-__all__ = ["euclidean_norm", "matrix_diag", "matrix_set_diag"]
+__all__ = ["band_part", "euclidean_norm", "matrix_diag", "matrix_set_diag"]
 
 
 def euclidean_norm(ctx: Any, node: Any, name: str, args: Any) -> None:
@@ -37,6 +37,25 @@ def _main(w: Writer, *others: Value) -> bool:
 
 def _diagonal(w: Writer, rows: Value, columns: Value) -> Value:
     return w.range(rows).unsqueeze(1).equals(w.range(columns).unsqueeze(0))
+
+
+def band_part(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Write a matrix in which all but a band around the main diagonal is 0."""
+
+    def formula(w: Writer, x: Sequence[Value]) -> Value:
+        matrix, lower, upper = x[0], x[1].to(TensorProto.INT64), x[2].to(TensorProto.INT64)
+        rows, columns = w.range(w.size(matrix, -2)), w.range(w.size(matrix, -1))
+        below = rows.unsqueeze(1) - columns.unsqueeze(0)
+        above = columns.unsqueeze(0) - rows.unsqueeze(1)
+        far = w.op("Or", _beyond(w, below, lower), _beyond(w, above, upper))
+        return far.where(0, matrix)
+
+    replace(ctx, node, formula)
+
+
+def _beyond(w: Writer, distance: Value, most: Value) -> Value:
+    """Write where a distance is larger than the most, which is any where that is negative."""
+    return w.op("And", distance > most, most > -1)
 
 
 def matrix_diag(ctx: Any, node: Any, name: str, args: Any) -> None:

@@ -76,6 +76,7 @@ from onnxgraft.stages.convert.tensorflow.lower.indexing import (
     top_k,
 )
 from onnxgraft.stages.convert.tensorflow.lower.matrices import (
+    band_part,
     euclidean_norm,
     matrix_diag,
     matrix_set_diag,
@@ -231,6 +232,9 @@ OPERATORS = {
         "2 atanh(x / (2 + x)) for abs(x) < 1/2, or Goldberg's formula in float64; else log(1 + x)",
     ),
     "LowerBound": Operator(lower_bound, "how many of the sorted numbers are below the value"),
+    "MatrixBandPart": Operator(
+        band_part, "Where; tf2onnx's product with a mask makes NaN of what is infinite beside it"
+    ),
     "MatrixDiagV3": Operator(matrix_diag, "Where on the diagonal"),
     "MatrixSetDiagV3": Operator(matrix_set_diag, "Where on the diagonals"),
     "MaxPoolWithArgmax": Operator(
