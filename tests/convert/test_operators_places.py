@@ -167,6 +167,17 @@ def test_a_band_of_a_matrix_is_cut_out_of_infinite_values(
     np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.parametrize(("axis", "batches"), [(-1, 1), (-1, -1), (2, -1), (-2, 0), (1, 1)])
+def test_a_gather_counts_its_axes_from_the_end_too(tmp_path: Path, axis: int, batches: int) -> None:
+    def build() -> Any:
+        indices = x(3, 2, dtype=tf.int32, name="i")
+        return tf.gather(x(3, 5, 4), indices, axis=axis, batch_dims=batches)
+
+    data = RNG.standard_normal((3, 5, 4)).astype(np.float32)
+    theirs, mine = outputs(tmp_path, build, x=data, i=np.array([[0, 3], [2, 2], [1, 0]], np.int32))
+    np.testing.assert_array_equal(mine, theirs)
+
+
 def test_a_permutation_is_inverted(tmp_path: Path) -> None:
     value = np.array([2, 0, 3, 1], np.int32)
     theirs, mine = outputs(

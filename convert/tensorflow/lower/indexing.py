@@ -8,6 +8,7 @@ from typing import Any
 from onnx import TensorProto
 
 from onnxgraft.errors import NotSupportedError
+from onnxgraft.stages.convert.tensorflow.lower.complexes import complex_layout
 from onnxgraft.stages.convert.tensorflow.lower.writing import (
     NewerOpset,
     Value,
@@ -19,6 +20,7 @@ from onnxgraft.stages.convert.tensorflow.lower.writing import (
 __all__ = [
     "compared",
     "dense_bincount",
+    "gather",
     "invert_permutation",
     "one_hot",
     "picked_entropy",
@@ -33,6 +35,21 @@ __all__ = [
 _INT64 = TensorProto.INT64
 # What onnxruntime compares.
 _COMPARED = (TensorProto.INT32, _INT64)
+
+
+def gather(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Count an axis and batch axes from the front, for tf2onnx's Gather and GatherND."""
+    axis = Writer(ctx, node).known(Writer(ctx, node).value(node.input[2]))
+    rank, batches = ctx.get_rank(node.input[0]), node.get_attr_value("batch_dims", 0)
+    if batches < 0:
+        indices = ctx.get_rank(node.input[1])
+        if indices is None:
+            raise NotSupportedError(f"{node.type} ({node.name}) has indices of unknown rank")
+        node.set_attr("batch_dims", batches + indices)
+    if axis is not None and axis < 0 and rank is not None:
+        front = Writer(ctx, node).const(axis + rank, TensorProto.INT32)
+        ctx.replace_input(node, node.input[2], front.name, 2)
+    complex_layout(ctx, node, name, args)
 
 
 def one_hot(ctx: Any, node: Any, name: str, args: Any) -> None:

@@ -66,6 +66,7 @@ from onnxgraft.stages.convert.tensorflow.lower.images import (
 from onnxgraft.stages.convert.tensorflow.lower.indexing import (
     compared,
     dense_bincount,
+    gather,
     invert_permutation,
     one_hot,
     picked_entropy,
@@ -213,7 +214,7 @@ OPERATORS = {
         by(floor_mod),
         "Mod; of floats what is left of a division to 0, and b more on its other side",
     ),
-    "GatherV2": Operator(complex_layout, "Gather; of complex numbers, of both parts"),
+    "GatherV2": Operator(gather, "Gather; of complex numbers, of both parts"),
     "Greater": Operator(compared, "Greater, of integers as such; tf2onnx rounds them to float32"),
     "HSVToRGB": Operator(by(hsv_to_rgb), "v (1 - s + s t), where t goes up and down with the hue"),
     "IFFT": Operator(inverse_fourier, "MatMuls with sines and cosines"),
