@@ -23,6 +23,7 @@ __all__ = [
     "log_add_exp",
     "log_add_exp2",
     "log_sigmoid",
+    "negative",
     "other_side",
     "right_shift",
 ]
@@ -157,10 +158,10 @@ def atan2(w: Writer, x: Sequence[Value]) -> Value:
     signs = w.op("Sign", y) * w.op("Sign", x_)
     ratio = w.op("Abs", y).equals(w.op("Abs", x_)).where(signs, y / x_)
     angle = w.op("Atan", ratio)
-    side = _negative(w, y).where(w.const(-np.pi, y.dtype), np.pi)
-    return _negative(w, x_).where(angle + side, angle)
+    side = negative(w, y).where(w.const(-np.pi, y.dtype), np.pi)
+    return negative(w, x_).where(angle + side, angle)
 
 
-def _negative(w: Writer, value: Value) -> Value:
+def negative(w: Writer, value: Value) -> Value:
     """Write where a number is below 0, or the zero with a sign."""
     return value.equals(0).where(w.const(1, value.dtype) / value, value) < 0

@@ -141,6 +141,66 @@ def _true_div(w: writing.Writer, x: Sequence[Value]) -> Value:
     return x[0].to(kind) / x[1].to(kind)
 
 
+def _fmax(self: Any, other: Any) -> Any:
+    return _by(_but_nan("Max"), self, other)
+
+
+def _fmin(self: Any, other: Any) -> Any:
+    return _by(_but_nan("Min"), self, other)
+
+
+def _but_nan(kind: str) -> Formula:
+    """Return what writes the larger or smaller of two, of which one may be NaN."""
+
+    def formula(w: writing.Writer, x: Sequence[Value]) -> Value:
+        a, b = x
+        found = w.op(kind, a, b)
+        if a.whole:
+            return found
+        one, other = (w.op("IsNaN", value, dtype=TensorProto.BOOL) for value in x)
+        return one.where(b, other.where(a, found))
+
+    return formula
+
+
+def _copysign(self: Any, other: Any) -> Any:
+    return _by(_signed_as, self, other)
+
+
+def _signed_as(w: writing.Writer, x: Sequence[Value]) -> Value:
+    """Write |a| with the sign of b; of 0, onnxruntime's Neg would make no -0."""
+    sign = formulas.negative(w, x[1]).where(w.const(-1, x[0].dtype), 1)
+    return w.op("Abs", x[0]) * sign
+
+
+def _hypot(self: Any, other: Any) -> Any:
+    return _by(_hypotenuse, self, other)
+
+
+def _hypotenuse(w: writing.Writer, x: Sequence[Value]) -> Value:
+    """Write sqrt(a^2 + b^2) by the larger side, so that no square overflows."""
+    sides = [w.op("Abs", value) for value in x]
+    most = w.op("Max", *sides)
+    ratio = w.op("Min", *sides) / most
+    long = most * w.op("Sqrt", ratio * ratio + 1)
+    plain = w.op("Or", most.equals(0), most.equals(np.inf))
+    return plain.where(most, long)
+
+
+def _addmm(self: Any, mat1: Any, mat2: Any, beta: Any = 1, alpha: Any = 1) -> Any:
+    """Let the exporter write it; of whole numbers, of which onnxruntime has no Gemm, a MatMul."""
+    from onnxscript.function_libs.torch_lib.ops.core import aten_addmm
+
+    w = _Writer()
+    added, left, right = (w.value(given) for given in (self, mat1, mat2))
+    if not left.whole:
+        return aten_addmm(self, mat1, mat2, beta, alpha)
+    product = w.op("MatMul", left, right)
+    product = product if alpha == 1 else product * alpha
+    added = added if beta == 1 else added * beta
+    return w.tensor(product + added)
+
+
 def _shift_left(self: Any, other: Any) -> Any:
     return _by(_shifted_left, self, other)
 
@@ -244,6 +304,18 @@ def _scatter(self: Any, dim: int, index: Any, src: Any) -> Any:
     return onnx.ScatterElements(self, index, onnx.Slice(src, zeros, onnx.Shape(index)), axis=dim)
 
 
+def _scatter_value(self: Any, dim: int, index: Any, value: Any) -> Any:
+    """Write a ScatterElements of one number."""
+    import onnxscript
+
+    onnx: Any = onnxscript.opset18
+    if not len(index.shape):
+        index = onnx.Reshape(index, onnx.Constant(value_ints=[1]))
+    w = _Writer()
+    number = w.tensor(w.const(value, int(self.dtype)))
+    return onnx.ScatterElements(self, index, onnx.Expand(number, onnx.Shape(index)), axis=dim)
+
+
 def _index(self: Any, indices: Sequence[Any]) -> Any:
     """Let the exporter write it, of indices in int64: ONNX takes no others."""
     import onnxscript
@@ -312,6 +384,7 @@ def operators() -> dict[Any, Callable[..., Any]]:
         aten.__lshift__.Tensor: _shift_left,
         aten.__rshift__.Scalar: _shift_right,
         aten.__rshift__.Tensor: _shift_right,
+        aten.addmm.default: _addmm,
         aten.amax.default: _most("ReduceMax"),
         aten.amin.default: _most("ReduceMin"),
         aten.atan2.default: _atan2,
@@ -320,12 +393,17 @@ def operators() -> dict[Any, Callable[..., Any]]:
         aten.bitwise_right_shift.Tensor: _shift_right,
         aten.bitwise_right_shift.Tensor_Scalar: _shift_right,
         aten.ceil.default: _rounded("Ceil"),
+        aten.copysign.Scalar: _copysign,
+        aten.copysign.Tensor: _copysign,
         aten.div.Scalar_mode: _div_mode,
         aten.div.Tensor_mode: _div_mode,
         aten.expm1.default: _expm1,
         aten.floor.default: _rounded("Floor"),
         aten.floor_divide.Scalar: _floor_divide,
         aten.floor_divide.default: _floor_divide,
+        aten.fmax.default: _fmax,
+        aten.fmin.default: _fmin,
+        aten.hypot.default: _hypot,
         aten.index.Tensor: _index,
         aten.log1p.default: _log1p,
         aten.log_sigmoid.default: _log_sigmoid,
@@ -339,6 +417,7 @@ def operators() -> dict[Any, Callable[..., Any]]:
         aten.scalar_tensor.default: _scalar_tensor,
         aten.scaled_dot_product_attention.default: _attention,
         aten.scatter.src: _scatter,
+        aten.scatter.value: _scatter_value,
         aten.sort.stable: _sort,
         aten.trunc.default: _rounded("Trunc"),
     }

@@ -170,6 +170,47 @@ def test_two_pairs_of_limits_of_one_tensor_are_kept_apart() -> None:
         np.testing.assert_array_equal(made, right)
 
 
+def test_sizes_and_signs_are_pytorch_s_near_0_and_far_away() -> None:
+    x, y = pairs(np.append(WIDE, np.float32(-0.0)), WIDE)
+    x[::7] = np.nan
+    wanted, found = both(
+        lambda x, y: [
+            torch.fmax(x, y), torch.fmin(y, x), torch.copysign(x, y), torch.copysign(x, -0.0),
+            torch.hypot(torch.nan_to_num(x, 0, np.inf, -np.inf), y),
+        ],
+        x, y,
+    )  # fmt: skip
+    for number, (right, made) in enumerate(zip(wanted, found, strict=True)):
+        np.testing.assert_allclose(
+            made, right, rtol=2e-6 if number == 4 else 0, err_msg=str(number)
+        )
+        if number in (2, 3):
+            numbers = ~np.isnan(right)
+            np.testing.assert_array_equal(np.signbit(made[numbers]), np.signbit(right[numbers]))
+
+
+def test_a_number_is_put_where_indices_say() -> None:
+    wanted, found = both(
+        lambda x, y: [x.scatter(1, y, 2.5), x.scatter(-1, y, -1), x[0].scatter(0, y[0, 0], 9)],
+        np.arange(12, dtype=np.float32).reshape(3, 4), np.array([[0, 2], [1, 1], [2, 0]]),
+    )  # fmt: skip
+    for right, made in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(made, right)
+
+
+def test_matrices_of_whole_numbers_are_multiplied_and_added() -> None:
+    x = np.arange(-6, 6).reshape(3, 4)
+    wanted, found = both(
+        lambda x, y: [
+            torch.addmm(y, x, x.T), torch.addmm(y[0], x, x.T, beta=2, alpha=-3),
+            torch.addmm(y.float(), x.float(), x.T.float(), alpha=0.5),
+        ],
+        x, np.arange(9).reshape(3, 3),
+    )  # fmt: skip
+    for right, made in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(made, right)
+
+
 def test_roundings_and_the_largest_are_pytorch_s() -> None:
     values = np.array([[-2.5, -1.5, -0.5, -0.4, 0.5, 1.5], [2.5, 3.7, -3.7, 0, 7, -8]], np.float32)
     wanted, found = both(
@@ -310,4 +351,4 @@ def test_what_pytorch_can_not_take_apart_is_a_sentence(tmp_path: Path) -> None:
 
 def test_pytorch_has_these_operators() -> None:
     """A name that it no longer has would raise in every export."""
-    assert len(operators()) == 33
+    assert len(operators()) == 40
