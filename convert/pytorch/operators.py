@@ -6,6 +6,7 @@ float32, a log of a sum of exponentials overflows, and log(1 + x) cancels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -201,6 +202,34 @@ def _addmm(self: Any, mat1: Any, mat2: Any, beta: Any = 1, alpha: Any = 1) -> An
     return w.tensor(product + added)
 
 
+def _avg_pool(axes: int) -> Callable[..., Any]:
+    """Return what lets the exporter write a pool, which leaves a divisor of its own out."""
+
+    def written(
+        self: Any,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Any:
+        from onnxscript.function_libs.torch_lib.ops import nn
+
+        theirs = nn.aten_avg_pool2d if axes == 2 else nn.aten_avg_pool3d
+        whole = count_include_pad or divisor_override is not None
+        pads = list(padding) if len(padding) > 1 else list(padding) * axes
+        found = theirs(self, kernel_size, stride, pads, ceil_mode, whole)
+        if divisor_override is None:
+            return found
+        sides = list(kernel_size) if len(kernel_size) > 1 else list(kernel_size) * axes
+        w = _Writer()
+        found.dtype = self.dtype
+        return w.tensor(w.value(found) * (math.prod(sides) / divisor_override))
+
+    return written
+
+
 def _shift_left(self: Any, other: Any) -> Any:
     return _by(_shifted_left, self, other)
 
@@ -388,6 +417,8 @@ def operators() -> dict[Any, Callable[..., Any]]:
         aten.amax.default: _most("ReduceMax"),
         aten.amin.default: _most("ReduceMin"),
         aten.atan2.default: _atan2,
+        aten.avg_pool2d.default: _avg_pool(2),
+        aten.avg_pool3d.default: _avg_pool(3),
         aten.bitwise_left_shift.Tensor: _shift_left,
         aten.bitwise_left_shift.Tensor_Scalar: _shift_left,
         aten.bitwise_right_shift.Tensor: _shift_right,

@@ -211,6 +211,20 @@ def test_matrices_of_whole_numbers_are_multiplied_and_added() -> None:
         np.testing.assert_array_equal(made, right)
 
 
+def test_a_pool_has_the_divisor_that_it_is_given() -> None:
+    pool2d, pool3d = torch.nn.functional.avg_pool2d, torch.nn.functional.avg_pool3d
+    wanted, found = both(
+        lambda x, y: [
+            pool2d(x, 3, 2, 1, divisor_override=4), pool2d(x, (2, 3), divisor_override=5),
+            pool2d(x, 3, 2, 1, count_include_pad=False), pool2d(x, 3),
+            pool3d(x, 2, 1, divisor_override=3) + y[0, 0, 0, 0],
+        ],
+        *np.random.default_rng(2).standard_normal((2, 2, 3, 8, 9)).astype(np.float32),
+    )  # fmt: skip
+    for number, (right, made) in enumerate(zip(wanted, found, strict=True)):
+        np.testing.assert_allclose(made, right, rtol=1e-5, atol=1e-6, err_msg=str(number))
+
+
 def test_roundings_and_the_largest_are_pytorch_s() -> None:
     values = np.array([[-2.5, -1.5, -0.5, -0.4, 0.5, 1.5], [2.5, 3.7, -3.7, 0, 7, -8]], np.float32)
     wanted, found = both(
@@ -351,4 +365,4 @@ def test_what_pytorch_can_not_take_apart_is_a_sentence(tmp_path: Path) -> None:
 
 def test_pytorch_has_these_operators() -> None:
     """A name that it no longer has would raise in every export."""
-    assert len(operators()) == 40
+    assert len(operators()) == 42
