@@ -440,6 +440,10 @@ def _separate(lite: Lite, graph: Any) -> None:
             low, high = _CLIPS[kind]
             bounds = {"low": low, "high": high}
             operator = lite.operator("GRAFT_CLIP", operator.inputs, operator.outputs, bounds)
+        elif kind == "SOFTMAX" and lite.type_of(graph.tensors[operator.inputs[0]]) == "FLOAT32":
+            written += _sharpened(lite, graph, operator)
+        elif kind in ("ARG_MAX", "ARG_MIN"):
+            _as_number(lite, graph.tensors[operator.inputs[1]])
         elif kind == "TFLite_Detection_PostProcess":
             operator = _detection(lite, operator)
         elif kind == "EMBEDDING_LOOKUP":
@@ -487,6 +491,25 @@ _RECURRENT = (
     "BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN", "LSTM", "RNN", "SVDF",
     "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN",
 )  # fmt: skip
+
+
+def _sharpened(lite: Lite, graph: Any, operator: Any) -> list[Any]:
+    """Take the factor of a softmax out of its options; return what multiplies by it before."""
+    beta, source = operator.builtinOptions.beta, operator.inputs[0]
+    if beta == 1:
+        return []
+    name = graph.tensors[source].name
+    target = lite.like(source, f"{name}/times_beta", graph)
+    factor = lite.add_constant(np.array(beta, np.float32), f"{name}/beta", graph)
+    operator.builtinOptions.beta, operator.inputs[0] = 1.0, target
+    options = lite.schema.MulOptionsT()
+    return [lite.operator("MUL", [source, factor], [target], options)]
+
+
+def _as_number(lite: Lite, tensor: Any) -> None:
+    """Let a constant with one number, in a list, be that number: tf2onnx takes no list."""
+    if lite.is_constant(tensor) and lite.shape(tensor) == [1]:
+        tensor.shape = np.zeros(0, np.int32)
 
 
 def _clipped(lite: Lite, graph: Any, operator: Any) -> Any:

@@ -35,6 +35,10 @@ _PLAIN = (
 )  # fmt: skip
 
 
+# Options that are lists, and may be left out.
+_LISTS = ("newShape", "squeezeDims")
+
+
 class Lite:
     """A TFLite model.
 
@@ -72,6 +76,9 @@ class Lite:
             for operator in graph.operators:
                 operator.inputs = _numbers(operator.inputs)
                 operator.outputs = _numbers(operator.outputs)
+                for name in _LISTS:
+                    if getattr(operator.builtinOptions, name, ()) is None:
+                        setattr(operator.builtinOptions, name, [])
                 for index in (*operator.inputs, *operator.outputs):
                     if not -1 <= index < len(graph.tensors):
                         raise ValueError(f"an operator names the tensor {index}")

@@ -741,3 +741,38 @@ def test_an_output_that_nothing_makes_is_told(
         monkeypatch.setattr(running._interpreter, "get_tensor", unmade)  # type: ignore[attr-defined]
         with pytest.raises(ModelError, match="can't run the model: Tensor data is null"):
             running.infer({each.name: np.zeros(each.shape, each.dtype) for each in running.inputs})
+
+
+# --- options that tf2onnx leaves, or takes for something else
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5, 3.0])
+def test_the_factor_of_a_softmax_is_one_of_what_it_reads(tmp_path: Path, beta: float) -> None:
+    file = File()
+    source, target = file.tensor("x", (2, 5)), file.tensor("y", (2, 5))
+    file.op("SOFTMAX", [source], [target], file.options("Softmax", beta=beta))
+    path = file.save(tmp_path / "m.tflite", [source], [target])
+    done = converted(path)
+    x = 2 * numbers(2, 5)
+    with OnnxRuntime(done.model.to_onnx()) as session:
+        np.testing.assert_allclose(session.infer({"x": x})["y"], interpreted(path, x)[0], rtol=1e-5)
+
+
+def test_a_reshape_may_have_its_shape_as_an_input_alone(tmp_path: Path) -> None:
+    file = File()
+    source, target = file.tensor("x", (2, 3, 4)), file.tensor("y", (2, 12))
+    shape = file.tensor("shape", (2,), "INT32", np.array([2, -1], np.int32))
+    file.op("RESHAPE", [source, shape], [target], file.options("Reshape"))
+    converted(file.save(tmp_path / "m.tflite", [source], [target]))
+
+
+@pytest.mark.parametrize("kind", ["ARG_MAX", "ARG_MIN"])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_an_axis_may_be_a_list_of_one(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
+    file = File()
+    source, target = file.tensor("x", (2, 3, 4)), file.tensor("y", (2, 4), "INT64")
+    axis = file.tensor("axis", shape, "INT32", np.full(shape, 1, np.int32))
+    name = "ArgMax" if kind == "ARG_MAX" else "ArgMin"
+    options = file.options(name, outputType=file.schema.TensorType.INT64)
+    file.op(kind, [source, axis], [target], options)
+    converted(file.save(tmp_path / "m.tflite", [source], [target]))
