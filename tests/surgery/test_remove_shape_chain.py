@@ -343,3 +343,20 @@ def test_a_product_over_no_axes_stays_as_long_as_it_was() -> None:
     assert not report.notes
     x = np.zeros((2, 3), np.float32)
     np.testing.assert_array_equal(infer(before, {"x": x})["y"], infer(after, {"x": x})["y"])
+
+
+@pytest.mark.parametrize("scale", [np.float32(7) / np.float32(11), np.float32(0.5)])
+def test_a_size_that_the_rounding_of_a_scale_decides_is_left_to_the_runtime(
+    scale: np.float32,
+) -> None:
+    before = model_of(
+        """agraph (float[N, 3, 9, 11] x) => (float[A, B, C, D] y, int64[1] z) {
+            y = Resize<mode = "nearest">(x, , scales) s = Shape(y) w = Gather(s, last) z = Neg(w)
+        }""",
+        {"scales": np.array([1, 1, 1, scale], np.float32), "last": np.array([3])},
+    )
+    after, _ = clean(before, PASS)
+    x = np.zeros((1, 3, 9, 11), np.float32)
+    made, wanted = infer(after, {"x": x}), infer(before, {"x": x})
+    assert made["z"] == wanted["z"] == -wanted["y"].shape[3]
+    assert ("Shape" in after.operators()) == (scale != 0.5)

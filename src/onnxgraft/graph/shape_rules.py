@@ -232,8 +232,34 @@ def _expand(shapes: Shapes, node: gs.Node) -> Shape | None:
     return tuple(dims)
 
 
+def _scaled(shapes: Shapes, node: gs.Node) -> Shape | None:
+    """Return the shape of a Resize by scales; a size that rounding decides is not known.
+
+    It is floor(size * scale), which onnx computes in double precision and onnxruntime in single: of
+    11 by 7/11 in float32, the one makes 6 and the other 7.
+    """
+    shape = shapes.shape(node.inputs[0])
+    tensor = node.inputs[2 if len(node.inputs) > 2 else 1] if len(node.inputs) in (2, 3) else None
+    made_by = tensor.inputs[0] if tensor is not None and tensor.inputs else None
+    if isinstance(tensor, gs.Constant):
+        scales = np.asarray(tensor.values)
+    else:
+        found = None if made_by is None else constant_value(made_by)
+        scales = np.zeros(0) if found is None else np.asarray(found)
+    if shape is None or "axes" in node.attrs or scales.size != len(shape):
+        return None
+    dims = []
+    for dim, scale in zip(shape, scales.astype(np.float32), strict=True):
+        single = math.floor(np.float32(dim.number) * scale)
+        known = dim.fixed and single == math.floor(dim.number * float(scale))
+        dims.append(dim if scale == 1 else Dim(single) if known else shapes.unknown())
+    return tuple(dims)
+
+
 SHAPE_RULES: dict[str, Callable[[Shapes, gs.Node], Shape | None]] = {
     "Reshape": _reshape,
     "ConstantOfShape": _from_value,
     "Expand": _expand,
+    "Resize": _scaled,
+    "Upsample": _scaled,
 }
