@@ -345,6 +345,41 @@ def _scatter_value(self: Any, dim: int, index: Any, value: Any) -> Any:
     return onnx.ScatterElements(self, index, onnx.Expand(number, onnx.Shape(index)), axis=dim)
 
 
+def _scatter_reduce(
+    self: Any, dim: int, index: Any, src: Any, reduce: str, include_self: bool = True
+) -> Any:
+    """Let the exporter write it, but for the mean: the sum by the count.
+
+    ONNX wants as many values as there are indices.
+    """
+    import onnxscript
+    from onnxscript.function_libs.torch_lib.ops.core import aten_scatter_reduce
+
+    onnx: Any = onnxscript.opset18
+    if len(self.shape):
+        begin, dtype = onnx.Constant(value_ints=[0] * len(self.shape)), src.dtype
+        src = onnx.Slice(src, begin, onnx.Shape(index))
+        src.dtype = dtype
+    if reduce != "mean":
+        return aten_scatter_reduce(self, dim, index, src, reduce, include_self)
+    total = aten_scatter_reduce(self, dim, index, src, "sum", include_self)
+    total.dtype = self.dtype
+    w, kind = _Writer(), int(self.dtype)
+    one, first = (w.tensor(w.const(n, kind)) for n in (1, int(include_self)))
+    if not len(self.shape):
+        self, index = (onnx.Reshape(t, onnx.Constant(value_ints=[-1])) for t in (self, index))
+    counts = onnx.ScatterElements(
+        onnx.Expand(first, onnx.Shape(self)), index, onnx.Expand(one, onnx.Shape(index)),
+        axis=dim, reduction="add",
+    )  # fmt: skip
+    counts.dtype = total.dtype
+    # What nothing was put to stays as it was.
+    count = w.op("Max", w.value(counts), 1)
+    return w.tensor(
+        _floor_div(w, [w.value(total), count]) if count.whole else w.value(total) / count
+    )
+
+
 def _index(self: Any, indices: Sequence[Any]) -> Any:
     """Let the exporter write it, of indices in int64: ONNX takes no others."""
     import onnxscript
@@ -448,6 +483,7 @@ def operators() -> dict[Any, Callable[..., Any]]:
         aten.scalar_tensor.default: _scalar_tensor,
         aten.scaled_dot_product_attention.default: _attention,
         aten.scatter.src: _scatter,
+        aten.scatter_reduce.two: _scatter_reduce,
         aten.scatter.value: _scatter_value,
         aten.sort.stable: _sort,
         aten.trunc.default: _rounded("Trunc"),

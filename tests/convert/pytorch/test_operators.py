@@ -225,6 +225,22 @@ def test_a_pool_has_the_divisor_that_it_is_given() -> None:
         np.testing.assert_allclose(made, right, rtol=1e-5, atol=1e-6, err_msg=str(number))
 
 
+@pytest.mark.parametrize("kind", ["float32", "int64"])
+def test_the_mean_of_what_is_put_to_a_place(kind: str) -> None:
+    def call(x: Any, y: Any) -> Any:
+        index = torch.tensor([[0, 1, 3], [0, 1, 3], [0, 1, 1], [0, 0, 0]])
+        return [
+            x.scatter_reduce(0, index, y, how, include_self=own)
+            for how in ("mean", "amax")
+            for own in (True, False)
+        ]
+
+    x, y = (np.random.default_rng(n).integers(-9, 9, (4, 3)).astype(kind) for n in (1, 2))
+    wanted, found = both(call, x, y)
+    for right, made in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(made, right, rtol=1e-6)
+
+
 def test_roundings_and_the_largest_are_pytorch_s() -> None:
     values = np.array([[-2.5, -1.5, -0.5, -0.4, 0.5, 1.5], [2.5, 3.7, -3.7, 0, 7, -8]], np.float32)
     wanted, found = both(
@@ -365,4 +381,4 @@ def test_what_pytorch_can_not_take_apart_is_a_sentence(tmp_path: Path) -> None:
 
 def test_pytorch_has_these_operators() -> None:
     """A name that it no longer has would raise in every export."""
-    assert len(operators()) == 42
+    assert len(operators()) == 43
