@@ -244,7 +244,8 @@ class Shapes:
 
         A size that is not known may be more than a byte or two hold.
         """
-        value, dtype = self._value.get(id(tensor)), self.dtype(tensor)
+        value = self._value.get(id(tensor))
+        dtype = None if value is None else self.dtype(tensor)
         if value is None or dtype is None or np.dtype(dtype).kind not in "iu":
             return
         limits, wide = np.iinfo(dtype), np.dtype(dtype).itemsize > 2
