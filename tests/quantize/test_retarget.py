@@ -491,11 +491,15 @@ def test_a_trained_graph_is_deployed_by_its_own_scales(tmp_path: Path, cli: Cli)
     )
     done = cli("deploy", recipe, "-o", tmp_path / "out", "--json")
     report = json.loads(done.stdout)
-    assert done.returncode == 0 or not find_target("openvino").cpu().wide_sums, done.stderr
+    assert done.returncode == 0, done.stderr
     assert any("its own scales are taken" in note for note in report["notes"])
     assert not (tmp_path / "out" / "ranges.json").exists()
     _, _, *engines = report["candidates"]
     assert [len(row["outputs"]) for row in engines] == [1, 1]
     for target in ("openvino", "onnxruntime"):
-        made = Model.load(tmp_path / "out" / f"model.int8.{target}.onnx")
-        np.testing.assert_array_equal(outputs(made), outputs(trained()))
+        made = outputs(Model.load(tmp_path / "out" / f"model.int8.{target}.onnx"))
+        if find_target(target).cpu().wide_sums:
+            np.testing.assert_array_equal(made, outputs(trained()))
+        else:  # `inner` is rounded again, with a scale up to twice as large
+            assert any("saturate on a CPU without VNNI" in note for note in report["notes"])
+            assert np.abs(made - outputs(trained())).max() <= 4 * step(outputs(trained()))
