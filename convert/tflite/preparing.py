@@ -443,7 +443,7 @@ def _separate(lite: Lite, graph: Any) -> None:
         elif kind == "SOFTMAX" and lite.type_of(graph.tensors[operator.inputs[0]]) == "FLOAT32":
             written += _sharpened(lite, graph, operator)
         elif kind in ("ARG_MAX", "ARG_MIN"):
-            _as_number(lite, graph.tensors[operator.inputs[1]])
+            operator.inputs[1] = _as_number(lite, graph, operator.inputs[1])
         elif kind == "TFLite_Detection_PostProcess":
             operator = _detection(lite, operator)
         elif kind == "EMBEDDING_LOOKUP":
@@ -506,10 +506,13 @@ def _sharpened(lite: Lite, graph: Any, operator: Any) -> list[Any]:
     return [lite.operator("MUL", [source, factor], [target], options)]
 
 
-def _as_number(lite: Lite, tensor: Any) -> None:
-    """Let a constant with one number, in a list, be that number: tf2onnx takes no list."""
-    if lite.is_constant(tensor) and lite.shape(tensor) == [1]:
-        tensor.shape = np.zeros(0, np.int32)
+def _as_number(lite: Lite, graph: Any, axis: int) -> int:
+    """Return a constant that is a number where it is a list of one: tf2onnx takes no list."""
+    tensor = graph.tensors[axis]
+    value = lite.constant(tensor)
+    if value is None or value.shape != (1,):
+        return axis
+    return lite.add_constant(value.reshape(()), f"{tensor.name}/number", graph)
 
 
 def _clipped(lite: Lite, graph: Any, operator: Any) -> Any:

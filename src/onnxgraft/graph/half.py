@@ -236,8 +236,11 @@ def _counting(graph: gs.Graph) -> set[str]:
 
 
 def _counted(tensor: gs.Tensor) -> bool:
-    kind = None if tensor.dtype is None else np.dtype(tensor.dtype)
-    return kind is not None and kind.kind in "iu" and kind.itemsize > 1
+    try:
+        kind = np.dtype(tensor.dtype)
+    except TypeError:  # a type that numpy does not have
+        return False
+    return tensor.dtype is not None and kind.kind in "iu" and kind.itemsize > 1
 
 
 def _makes_index(node: gs.Node) -> bool:
