@@ -333,18 +333,6 @@ def _scatter(self: Any, dim: int, index: Any, src: Any) -> Any:
     return onnx.ScatterElements(self, index, onnx.Slice(src, zeros, onnx.Shape(index)), axis=dim)
 
 
-def _scatter_value(self: Any, dim: int, index: Any, value: Any) -> Any:
-    """Write a ScatterElements of one number."""
-    import onnxscript
-
-    onnx: Any = onnxscript.opset18
-    if not len(index.shape):
-        index = onnx.Reshape(index, onnx.Constant(value_ints=[1]))
-    w = _Writer()
-    number = w.tensor(w.const(value, int(self.dtype)))
-    return onnx.ScatterElements(self, index, onnx.Expand(number, onnx.Shape(index)), axis=dim)
-
-
 def _scatter_reduce(
     self: Any, dim: int, index: Any, src: Any, reduce: str, include_self: bool = True
 ) -> Any:
@@ -484,7 +472,6 @@ def operators() -> dict[Any, Callable[..., Any]]:
         aten.scaled_dot_product_attention.default: _attention,
         aten.scatter.src: _scatter,
         aten.scatter_reduce.two: _scatter_reduce,
-        aten.scatter.value: _scatter_value,
         aten.sort.stable: _sort,
         aten.trunc.default: _rounded("Trunc"),
     }
