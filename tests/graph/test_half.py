@@ -167,3 +167,12 @@ def test_pixels_of_8_bits_are_cast_to_float16() -> None:
     )
     _, report = to_half(model)
     assert len(report.layers) == 3
+
+
+def test_a_type_that_numpy_does_not_have_is_no_count() -> None:
+    model = model_of(
+        "net (float[N, 4] x) => (float[N, 4] y, bfloat16[N, 4] b) {"
+        " b = Cast<to = 16>(x)  f = Cast<to = 1>(b)  y = Relu(f) }"
+    )
+    half, _ = to_half(model)
+    assert half.outputs == model.outputs
