@@ -127,8 +127,7 @@ COUNTING = {
     "frequencies": """net (float[N, 16] x, float[N, 1] t) => (float[N, 16] y) {
         a = MatMul(t, frequency)  c = Cos(a)  b = Add(x, c)  y = MatMul(b, w) }""",
     "compared": """net (float[N, 16] x, int64[N, 16] i) => (float[N, 16] y) {
-        f = Cast<to = 1>(i)  g = Add(f, half)  l = Less(f, bound)  a = MatMul(x, w)
-        y = Where(l, a, g) }""",
+        f = Cast<to = 1>(i)  l = Less(f, bound)  a = MatMul(x, w)  y = Where(l, a, half) }""",
 }
 
 

@@ -27,8 +27,7 @@ __all__ = [
 _Names = dict[str, onnx.TensorProto | None]
 # Attributes that say how many inputs or outputs a node has, by the operator.
 _COUNTING = {("", "Split"): "num_outputs", ("", "Scan"): "num_scan_inputs"}
-
-
+# Where a tensor may store its values, but for raw_data.
 _FIELDS = (
     "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data",
 )  # fmt: skip

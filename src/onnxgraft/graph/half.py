@@ -66,6 +66,7 @@ _ELEMENTWISE = frozenset({
 })  # fmt: skip
 _COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 _ANGLES = frozenset({"Cos", "Sin", "Tan"})
+_COUNTS = "it computes positions, indices or angles, and FP16 counts to 2,048"
 
 
 @dataclass(frozen=True)
@@ -198,9 +199,6 @@ def _definition(node: gs.Node) -> str | None:
     elif op_key(node)[0]:
         return f"{op_of(node)} is no operator of ONNX: it is not known whether it takes FP16"
     return None
-
-
-_COUNTS = "it computes positions, indices or angles, and FP16 counts to 2,048"
 
 
 def _counting(graph: gs.Graph) -> set[str]:
