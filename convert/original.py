@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Sequence
@@ -261,6 +262,16 @@ class Original:
             from onnxgraft.stages.convert.tensorflow.running import TensorFlow
 
             return running.wants() if isinstance(running, TensorFlow) else Wants()
+        if self.framework == "pytorch":
+            from onnxgraft.stages.convert.pytorch import PyTorch
+
+            return running.wants() if isinstance(running, PyTorch) else Wants()
+        if self.framework == "tflite" and any(
+            spec.kind in "iu" or len(spec.shape) < 3 for spec in running.inputs
+        ):
+            # What is made of the file is read: it is made soon, and its tables are the file's.
+            with contextlib.suppress(InputError):
+                return wants_of(self.lower()[0].graph)
         return Wants()
 
     def inspect(self) -> Inspection:

@@ -22,8 +22,8 @@ from onnxgraft.stages.convert.pytorch.archive import check_program
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
 __all__ = [
-    "Port", "Program", "innermost", "modules_of", "read_program", "resolved", "to_array",
-    "to_tensor",
+    "Port", "Program", "arguments", "innermost", "modules_of", "read_program", "resolved",
+    "to_array", "to_tensor",
 ]  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def _check_mode(file: os.PathLike[str], exported: Any) -> None:
     """Refuse a network in training mode, by the module."""
     for node in _nodes(exported.graph_module):
         name = str(node.target).removeprefix("aten.")
-        args = _arguments(node)
+        args = arguments(node)
         training = (
             (name in ("dropout.default", "dropout_.default", "feature_dropout.default",
                       "alpha_dropout.default", "rrelu.default")
@@ -136,7 +136,7 @@ def _nodes(graph_module: Any) -> Iterator[Any]:
             yield from (node for node in module.graph.nodes if node.op == "call_function")
 
 
-def _arguments(node: Any) -> dict[str, Any]:
+def arguments(node: Any) -> dict[str, Any]:
     """Return what an operator is given, by name, defaults included."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:

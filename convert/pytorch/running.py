@@ -8,6 +8,7 @@ from typing import Any
 from onnxgraft.errors import InputError, ModelError, nearest, reason_in
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
+from onnxgraft.graph.wanted import Wants
 from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.pytorch.program import (
     Program,
@@ -16,6 +17,7 @@ from onnxgraft.stages.convert.pytorch.program import (
     to_tensor,
 )
 from onnxgraft.stages.convert.pytorch.sizes import check_sizes
+from onnxgraft.stages.convert.pytorch.wants import wants_of_program
 
 __all__ = ["PyTorch"]
 
@@ -74,6 +76,10 @@ class PyTorch(Resource):
         """Return what those of ``tensors`` that are modules return, by name."""
         places = {name: self._places[name] for name in tensors if name in self._places}
         return self._run(places, feeds)
+
+    def wants(self) -> Wants:
+        """Return what the program says of its inputs."""
+        return wants_of_program(self._program, self._fed)
 
     def close(self) -> None:
         """Give back the weights."""

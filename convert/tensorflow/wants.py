@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from onnxgraft.graph.wants import Indices, Wants
+from onnxgraft.graph.wanted import Indices, Use, Wants, followed
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 
 __all__ = ["wants_of_tensorflow"]
@@ -27,51 +27,38 @@ def wants_of_tensorflow(graph: Any, fed: Mapping[str, str]) -> Wants:
         graph: The graph, whose tensors have static shapes.
         fed: The tensor of each input.
     """
-    indices: dict[str, tuple[Indices, ...]] = {}
-    special: dict[str, tuple[int, ...]] = {}
-    masks = set()
-    for name, tensor in fed.items():
-        start = graph.get_tensor_by_name(tensor)
-        few = start.shape.rank is None or start.shape.rank < 3
-        if not (start.dtype.is_integer or (start.dtype.is_floating and few)):
-            continue
-        limits, numbers, mask = _follow(start)
-        if limits:
-            indices[name] = tuple(dict.fromkeys(limits))
-        elif mask:
-            masks.add(name)
-        if numbers:
-            special[name] = tuple(sorted(numbers))
-    return Wants(indices, frozenset(masks), special)
+    starts = {name: graph.get_tensor_by_name(tensor) for name, tensor in fed.items()}
+    return followed(
+        {name: start for name, start in starts.items() if _may_count(start)},
+        _uses,
+        lambda tensor: tensor.name,
+    )
 
 
-def _follow(start: Any) -> tuple[list[Indices], set[int], bool]:
-    """Return what is legal where a tensor indexes, what it is compared with, and if it masks."""
-    limits: list[Indices] = []
-    numbers: set[int] = set()
-    mask = False
-    left, seen = [start], set()
-    while left:
-        tensor = left.pop()
-        if tensor.name in seen:
-            continue
-        seen.add(tensor.name)
-        for op in tensor.consumers():
-            for place, given in enumerate(op.inputs):
-                if given.name != tensor.name:
-                    continue
-                limits += _limits(op, place)
-                to_bool = op.type == "Cast" and op.outputs[0].dtype.is_bool
-                mask = mask or to_bool or (
-                    op.type == "Sub" and place == 1 and _single(op.inputs[0]) == 1
-                )  # fmt: skip
-                if op.type in ("Equal", "NotEqual"):
-                    value = _single(op.inputs[1 - place])
-                    numbers |= {int(value)} if value is not None and value == int(value) else set()
-                places = _HANDS_ON.get(op.type, ())
-                if not to_bool and (places is None or place in places):
-                    left += op.outputs
-    return limits, numbers, mask
+def _may_count(start: Any) -> bool:
+    few = start.shape.rank is None or start.shape.rank < 3
+    return bool(start.dtype.is_integer or (start.dtype.is_floating and few))
+
+
+def _uses(tensor: Any) -> Iterator[Use]:
+    """Yield what is done with a tensor's values."""
+    for op in tensor.consumers():
+        for place, given in enumerate(op.inputs):
+            if given.name == tensor.name:
+                yield _use(op, place)
+
+
+def _use(op: Any, place: int) -> Use:
+    """Return what an operator says of the values of an input, and where they go on."""
+    limits = tuple(_limits(op, place))
+    if op.type == "Cast" and op.outputs[0].dtype.is_bool:
+        return Use(limits, mask=True)
+    mask = op.type == "Sub" and place == 1 and _single(op.inputs[0]) == 1
+    value = _single(op.inputs[1 - place]) if op.type in ("Equal", "NotEqual") else None
+    special = {int(value)} if value is not None and value.is_integer() else ()
+    places = _HANDS_ON.get(op.type, ())
+    onward = op.outputs if places is None or place in places else ()
+    return Use(limits, frozenset(special), mask, tuple(onward))
 
 
 def _limits(op: Any, place: int) -> Iterator[Indices]:

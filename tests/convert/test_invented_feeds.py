@@ -15,6 +15,7 @@ from onnxgraft.graph.model import Model, Source
 from onnxgraft.graph.wants import Indices
 from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
+from tests.convert.tflite_files import File, numbers
 from tests.running import Cli
 
 Pb = Callable[..., Path]
@@ -69,6 +70,22 @@ def test_the_rows_of_a_table_are_found_in_tensorflow(pb: Pb, lookup: Any) -> Non
     original = Original.of(pb(lambda: tf.identity(lookup(ids(None, 4)), name="y")))
     with original.run() as running:
         assert original.wants(running).indices == {"ids:0": (Indices(0, 2),)}
+
+
+def test_the_rows_of_a_table_are_found_in_tflite(tmp_path: Path) -> None:
+    file = File()
+    x, y = file.tensor("x", (1, 4), "INT32"), file.tensor("y", (1, 4, 2))
+    rows = file.tensor("t", (3, 2), value=numbers(3, 2))
+    file.op("GATHER", [rows, x], [y], file.options("Gather"))
+    original = Original.of(file.save(tmp_path / "net.tflite", [x], [y]))
+    with original.run() as running:
+        assert original.wants(running).indices == {"x": (Indices(-1, 2),)}
+
+
+def test_floats_that_are_compared_with_infinity_are_fed(tmp_path: Path) -> None:
+    head = "g (float[N,4] x) => (bool[N,4] y)"
+    path = text(tmp_path, f"{head} {{ y = Equal(x, k) }}", k=np.float32("inf"))
+    assert commands.convert(path).passed
 
 
 def test_floats_that_index_a_table_are_whole_and_within_it(pb: Pb) -> None:

@@ -129,9 +129,10 @@ def test_within_its_limits_a_command_does_what_it_does(place: Path, process: Cli
     [
         (["--max-memory", "much"], "write a size such as 2GB"),
         (["--max-memory", "0"], "write a size such as 2GB"),
+        (["--max-memory", "9" * 400], "write a size such as 2GB"),
         (["--max-seconds", "-1"], "a number of seconds above 0"),
     ],
-    ids=["no_size", "no_bytes", "negative"],
+    ids=["no_size", "no_bytes", "no_end", "negative"],
 )
 def test_a_limit_that_is_none_is_refused(
     limit: list[str], words: str, place: Path, process: Cli

@@ -7,7 +7,7 @@ of If, Loop and Scan and into functions, to the operators that limit it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from onnxgraft.graph.operators import constant_value, is_op, op_key, op_of
 from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensors import Array
 from onnxgraft.graph.walk import own_bodies, parts
-from onnxgraft.graph.wanted import Indices, Wants
+from onnxgraft.graph.wanted import Indices, Use, Wants, followed
 
 __all__ = ["Indices", "Wants", "wants_of"]
 
@@ -36,34 +36,9 @@ _KEEPS_ROWS = ("Cast", "DequantizeLinear", "Dropout", "Identity", "QuantizeLinea
 
 def wants_of(graph: gs.Graph) -> Wants:
     """Return what a graph says of its inputs."""
-    followed = [tensor for tensor in graph.inputs if _may_count(tensor)]
-    least = least_sizes(graph)
-    if not followed:
-        return Wants(least=least)
-    walk = _Walk(graph)
-    indices: dict[str, tuple[Indices, ...]] = {}
-    special: dict[str, tuple[int, ...]] = {}
-    masks = set()
-    for tensor in followed:
-        found = _Found()
-        walk.follow(tensor, found)
-        if found.indices:
-            indices[tensor.name] = tuple(dict.fromkeys(found.indices))
-        elif found.mask:
-            masks.add(tensor.name)
-        if found.special:
-            special[tensor.name] = tuple(sorted(found.special))
-    return Wants(indices, frozenset(masks), special, least)
-
-
-@dataclass
-class _Found:
-    """What was found of one input so far."""
-
-    indices: list[Indices] = field(default_factory=list)
-    mask: bool = False
-    special: set[int] = field(default_factory=set)
-    seen: set[int] = field(default_factory=set)
+    starts = {tensor.name: tensor for tensor in graph.inputs if _may_count(tensor)}
+    found = followed(starts, _Walk(graph).uses) if starts else Wants()
+    return replace(found, least=least_sizes(graph))
 
 
 class _Walk:
@@ -92,34 +67,25 @@ class _Walk:
             for inner, made in zip(body.outputs[condition:], node.outputs, strict=False):
                 self._further.setdefault(id(inner), []).append(made)
 
-    def follow(self, start: gs.Tensor, found: _Found) -> None:
-        """Add to ``found`` what is done with a tensor's values."""
-        left = [start]
-        while left:
-            tensor = left.pop()
-            if id(tensor) in found.seen:
-                continue
-            found.seen.add(id(tensor))
-            left += self._further.get(id(tensor), [])
-            for node in {id(node): node for node in tensor.outputs}.values():
-                for place, given in enumerate(node.inputs):
-                    if given is tensor:
-                        left += self._through(node, place, found)
+    def uses(self, tensor: gs.Tensor) -> Iterator[Use]:
+        """Yield what is done with a tensor's values."""
+        yield Use(onward=tuple(self._further.get(id(tensor), ())))
+        for node in {id(node): node for node in tensor.outputs}.values():
+            for place, given in enumerate(node.inputs):
+                if given is tensor:
+                    yield self._use(node, place)
 
-    def _through(self, node: gs.Node, place: int, found: _Found) -> list[gs.Tensor]:
-        """Return where the values of an input of a node go on; note what the node says of them."""
-        found.indices += self._limits(node, place)
+    def _use(self, node: gs.Node, place: int) -> Use:
+        """Return what a node says of the values of an input, and where they go on."""
+        limits = tuple(self._limits(node, place))
         if is_op(node, "Cast") and node.attrs.get("to") in (onnx.TensorProto.BOOL, np.bool_):
-            found.mask = True
-            return []
-        if is_op(node, "Sub") and place == 1 and _single(node.inputs[0]) == 1:
-            found.mask = True
-        if is_op(node, "Equal"):
-            value = _single(node.inputs[1 - place])
-            if value is not None and value == int(value):
-                found.special.add(int(value))
+            return Use(limits, mask=True)
+        mask = is_op(node, "Sub") and place == 1 and _single(node.inputs[0]) == 1
+        value = _single(node.inputs[1 - place]) if is_op(node, "Equal") else None
+        special = {int(value)} if value is not None and value.is_integer() else ()
         places = _HANDS_ON.get(op_of(node), ())
-        return list(node.outputs) if places is None or place in places else []
+        onward = node.outputs if places is None or place in places else ()
+        return Use(limits, frozenset(special), mask, tuple(onward))
 
     def _limits(self, node: gs.Node, place: int) -> Iterator[Indices]:
         """Yield what is legal as input ``place`` of a node."""

@@ -91,9 +91,10 @@ def byte_size(text: str) -> int:
         InputError: It is no size.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
-    if found is None or not float(found[1]):
+    size = 0.0 if found is None else float(found[1]) * (1 << _UNITS[found[2].lower()])
+    if not 0 < size < math.inf:
         raise InputError(f"--max-memory {text}: write a size such as 2GB or 512MB")
-    return int(float(found[1]) * (1 << _UNITS[found[2].lower()]))
+    return int(size)
 
 
 def guarded(allowance: Allowance) -> int | None:
