@@ -12,6 +12,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxgraft.graph.tensors import Array
+from onnxgraft.stages.convert.tflite.lstm_steps import write_steps
 
 __all__ = ["OWN", "own_handlers"]
 
@@ -162,6 +163,21 @@ def _sequence(w: _Writer) -> None:
     w.finish(made if major else w.op("Transpose", made, perm=[1, 0, 2]))
 
 
+def _lstm_steps(w: _Writer) -> None:
+    """Write an LSTM that does more than ONNX's."""
+    source, *constants = w.inputs
+    held = [w.ctx.get_node_by_output(name).get_tensor_value(as_list=False) for name in constants]
+    options = {
+        key: value.decode() if isinstance(value, bytes) else value
+        for key, value in w.attributes.items()
+    }
+    major = bool(options["time_major"])
+    source = source if major else w.op("Transpose", source, perm=[1, 0, 2])
+    parts = dict(zip(options["parts"].split(), held, strict=True))
+    made = write_steps(w.ctx, w, source, parts, options)
+    w.finish(made if major else w.op("Transpose", made, perm=[1, 0, 2]))
+
+
 def _detection(w: _Writer) -> None:
     """Write TFLite_Detection_PostProcess: boxes of anchors, and the best of them.
 
@@ -239,6 +255,7 @@ OWN: dict[str, Callable[[_Writer], None]] = {
     "GRAFT_CLIP": _clip,
     "GRAFT_COPY": _copy,
     "GRAFT_DETECTION": _detection,
+    "GRAFT_LSTM_STEPS": _lstm_steps,
     "GRAFT_RFFT2D": _rfft2d,
     "GRAFT_ROUNDING": _rounding,
     "GRAFT_SEQUENCE": _sequence,

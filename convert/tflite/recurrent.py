@@ -12,17 +12,20 @@ import numpy as np
 
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
+from onnxgraft.stages.convert.tflite.lstm_steps import GATES
 from onnxgraft.stages.convert.tflite.reading import Lite, names_of
 
 __all__ = ["RECURRENT", "fuse_sequences"]
 
 RECURRENT = ("UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN")
-# Among an LSTM's inputs, by gate: input, output, forget, cell.
+# Among an LSTM's inputs, by gate in ONNX's order: input, output, forget, cell.
 _WEIGHTS, _RECURRENT, _BIAS = (1, 4, 2, 3), (5, 8, 6, 7), (12, 15, 13, 14)
-# Those that ONNX's operator has no place for.
-_OTHERS = {
-    "a projection": (16, 17), "peepholes": (9, 10, 11), "layer normalization": (20, 21, 22, 23),
-}  # fmt: skip
+# By gate as `lstm_steps` has them: input, forget, cell, output.
+_IN_STEPS = (
+    ("W", (1, 2, 3, 4)), ("R", (5, 6, 7, 8)), ("B", (12, 13, 14, 15)), ("N", (20, 21, 22, 23)),
+)  # fmt: skip
+_PEEPHOLES = {"i": 9, "f": 10, "o": 11}
+_PROJECTION = {"projection": 16, "projection_bias": 17}
 _ACTIVATIONS = {"RELU": "Relu", "TANH": "Tanh"}
 
 
@@ -44,27 +47,58 @@ def fuse_sequences(lite: Lite, graph: Any) -> None:
 def _lstm(lite: Lite, graph: Any, operator: Any) -> Any:
     inputs = [*operator.inputs, *[-1] * (24 - len(operator.inputs))]
     options = operator.builtinOptions
-    for what, places in _OTHERS.items():
-        if any(inputs[place] >= 0 for place in places):
-            raise _refused(lite, graph, operator, what)
-    if options.cellClip or options.projClip:
-        raise _refused(lite, graph, operator, "a clipped cell")
-    if inputs[1] < 0:
-        raise _refused(lite, graph, operator, "an input gate that is coupled to the forget gate")
-    if _fused(lite, options) != "TANH":
-        raise _refused(lite, graph, operator, "another activation than tanh")
+    activation = _activation(lite, graph, operator)
+    clips = options.cellClip > 0 and not _within(lite, graph, operator)
+    more = any(inputs[place] >= 0 for place in (9, 10, 11, 16, 17, 20, 21, 22, 23))
+    if clips or more or inputs[1] < 0 or activation != "Tanh":
+        return _steps(lite, graph, operator, inputs, activation)
     weights = [_stacked(lite, graph, operator, inputs, _WEIGHTS)]
     weights.append(_stacked(lite, graph, operator, inputs, _RECURRENT))
     bias = _stacked(lite, graph, operator, inputs, _BIAS)
     return _sequence(lite, graph, operator, "LSTM", weights, bias, "Tanh")
 
 
+def _within(lite: Lite, graph: Any, operator: Any) -> bool:
+    """Tell whether the steps are too few for a cell to reach where it is clipped.
+
+    It begins with 0, and no step adds more than 1: another activation than tanh is not asked for.
+    """
+    options, tensor = operator.builtinOptions, graph.tensors[operator.inputs[0]]
+    signature = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
+    steps = int(signature[0 if options.timeMajor else 1])
+    return bool(0 < steps <= options.cellClip)
+
+
+def _steps(lite: Lite, graph: Any, operator: Any, inputs: list[int], activation: str) -> Any:
+    """Return the operator that is lowered to a Scan."""
+    name, first = graph.tensors[operator.outputs[0]].name, int(inputs[1] < 0)
+    parts = {
+        part: _stacked(lite, graph, operator, inputs, places[first:])
+        for part, places in _IN_STEPS
+        if part != "N" or inputs[places[-1]] >= 0
+    }
+    peepholes = [gate for gate, place in _PEEPHOLES.items() if inputs[place] >= 0]
+    if peepholes:
+        places = [_PEEPHOLES[gate] for gate in peepholes]
+        parts["P"] = _stacked(lite, graph, operator, inputs, places).reshape(len(places), -1)
+    for part, place in _PROJECTION.items():
+        if inputs[place] >= 0:
+            parts[part] = _stacked(lite, graph, operator, inputs, [place])
+    constants = [lite.add_constant(value, f"{name}/{part}", graph) for part, value in parts.items()]
+    told = operator.builtinOptions
+    options = {
+        "parts": " ".join(parts), "gates": GATES[first:], "peepholes": "".join(peepholes),
+        "activation": activation, "cell_clip": float(told.cellClip),
+        "projection_clip": float(told.projClip), "time_major": int(bool(told.timeMajor)),
+    }  # fmt: skip
+    given = [inputs[0], *constants]
+    return lite.operator("GRAFT_LSTM_STEPS", given, operator.outputs, options)
+
+
 def _rnn(lite: Lite, graph: Any, operator: Any) -> Any:
     weights = [_stacked(lite, graph, operator, operator.inputs, [place]) for place in (1, 2)]
     bias = _stacked(lite, graph, operator, operator.inputs, [3])
-    activation = _ACTIVATIONS.get(_fused(lite, operator.builtinOptions))
-    if activation is None:
-        raise _refused(lite, graph, operator, "another activation than tanh or relu")
+    activation = _activation(lite, graph, operator)
     return _sequence(lite, graph, operator, "RNN", weights, bias, activation)
 
 
@@ -97,9 +131,12 @@ def _stacked(lite: Lite, graph: Any, operator: Any, inputs: Any, places: Any) ->
     return np.concatenate(values)
 
 
-def _fused(lite: Lite, options: Any) -> str:
+def _activation(lite: Lite, graph: Any, operator: Any) -> str:
     kinds = names_of(lite.schema.ActivationFunctionType)
-    return kinds.get(options.fusedActivationFunction, "")
+    told = kinds.get(operator.builtinOptions.fusedActivationFunction, "")
+    if told not in _ACTIVATIONS:
+        raise _refused(lite, graph, operator, "another activation than tanh or relu")
+    return _ACTIVATIONS[told]
 
 
 def _refused(lite: Lite, graph: Any, operator: Any, what: str) -> NotSupportedError:

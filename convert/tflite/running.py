@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from onnxgraft.run.engine import Resource, check_feeds
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.preparing import end_at, in_floats, rewrite_custom
-from onnxgraft.stages.convert.tflite.reading import read_tflite
+from onnxgraft.stages.convert.tflite.reading import Lite, read_tflite
 from onnxgraft.stages.convert.tflite.sizes import check_sizes
 from onnxgraft.stages.convert.tflite.survey import sound
 from onnxgraft.stages.convert.tflite.variables import State, free_variables
@@ -79,6 +80,7 @@ class TfLite(Resource):
         names = [tensor.name for tensor in main.tensors]
         self._names = names
         self._states = _states(path, outputs, signature)
+        self._begun = {s.name: _own_constant(self._lite, s) for s in self._states if s.name}
         self._interpreter: Any = self._open()
         self.scaled = frozenset(
             name for index, name in self._outputs.items() if self._lite.scales(main.tensors[index])
@@ -115,10 +117,9 @@ class TfLite(Resource):
         """Return the outputs, by name, for ``feeds``, by name."""
         checked = check_feeds(self.name, self.inputs, feeds)
         if self._states:
-            for state in self._states:
-                if state.name:
-                    data = np.ascontiguousarray(checked[state.name]).tobytes()
-                    self._lite.model.buffers[state.buffer].data = np.frombuffer(data, np.uint8)
+            for name, tensor in self._begun.items():
+                data = np.ascontiguousarray(checked[name]).tobytes()
+                self._lite.model.buffers[tensor.buffer].data = np.frombuffer(data, np.uint8)
             self._interpreter = self._open()
         running = self._interpreter
         fed = {index: checked[self._names[index]] for index in self._inputs}
@@ -168,6 +169,24 @@ def _states(
     with sound(lite.file):
         end_at(lite, outputs)
         return free_variables(lite, cut=bool(outputs))
+
+
+def _own_constant(lite: Lite, state: State) -> Any:
+    """Give a variable a tensor of its own to be set from, with a buffer of its own.
+
+    Equal constants are one in a file: those of other variables, and of layers, stay as they are.
+    """
+    number, at = state.setter
+    graph = lite.model.subgraphs[number]
+    setter = graph.operators[at]
+    own = copy.copy(graph.tensors[setter.inputs[1]])
+    buffer = lite.schema.BufferT()
+    buffer.data = np.frombuffer(np.ascontiguousarray(state.start).tobytes(), np.uint8)
+    own.buffer = len(lite.model.buffers)
+    lite.model.buffers.append(buffer)
+    setter.inputs = [setter.inputs[0], len(graph.tensors)]
+    graph.tensors.append(own)
+    return own
 
 
 def _spec(name: str, entry: dict[str, Any]) -> TensorSpec:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert.tflite.reading import Lite, text
@@ -28,20 +30,20 @@ class State:
         after: Of the output that holds what it becomes; empty where the graph is cut before that.
         start: What TensorFlow sets it to before the first run.
         last: In the file, the number of the tensor that is assigned last; None where none is.
-        buffer: In the file, the number of the constant that it is set to first.
+        setter: In the file, the numbers of the graph and of the operator that set it first.
     """
 
     name: str
     after: str
     start: Array
     last: int | None
-    buffer: int
+    setter: tuple[int, int]
 
 
 @dataclass
 class _Variable:
     start: Array
-    buffer: int
+    setter: tuple[int, int]
     begun: int | None = None
     now: int | None = None
     last: int | None = None
@@ -114,7 +116,7 @@ def _state(lite: Lite, name: str, variable: _Variable, cut: bool) -> State:
             target = lite.copied(target, f"{name}.next")
         main.outputs.append(target)
         after = lite.rename(main.tensors[target], f"{name}.next")
-    return State(before, after, variable.start, variable.last, variable.buffer)
+    return State(before, after, variable.start, variable.last, variable.setter)
 
 
 def _initial(lite: Lite) -> dict[str, _Variable]:
@@ -123,19 +125,30 @@ def _initial(lite: Lite) -> dict[str, _Variable]:
     for operator in lite.main.operators:
         if lite.kind(operator) != "CALL_ONCE":
             continue
-        graph = lite.model.subgraphs[operator.builtinOptions.initSubgraphIndex]
+        number = operator.builtinOptions.initSubgraphIndex
+        graph = lite.model.subgraphs[number]
         handles: dict[int, str] = {}
-        for setter in graph.operators:
+        for at, setter in enumerate(graph.operators):
             kind = lite.kind(setter)
             if kind == "VAR_HANDLE":
                 handles[setter.outputs[0]] = _name(setter)
             elif kind == "ASSIGN_VARIABLE":
-                tensor = graph.tensors[setter.inputs[1]]
-                value = lite.constant(tensor)
+                value = _constant(lite, graph, setter.inputs[1])
                 if value is not None:
-                    found[handles[setter.inputs[0]]] = _Variable(value, tensor.buffer)
+                    found[handles[setter.inputs[0]]] = _Variable(value, (number, at))
         graph.operators, graph.outputs = [], []
     return found
+
+
+def _constant(lite: Lite, graph: Any, index: int) -> Array | None:
+    """Return a constant's values, also of one that is stored in float16."""
+    value = lite.constant(graph.tensors[index])
+    for operator in graph.operators:
+        if value is None and lite.kind(operator) == "DEQUANTIZE" and index in operator.outputs:
+            stored = graph.tensors[operator.inputs[0]]
+            value = lite.constant(stored) if lite.type_of(stored) == "FLOAT16" else None
+            value = None if value is None else value.astype(np.float32)
+    return value
 
 
 def _name(operator: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -354,14 +355,75 @@ def test_a_fused_lstm_with_int8_weights_is_compared_on_floats(tmp_path: Path) ->
     assert any("recurrent kernels (y) round activations and states" in n for n in done.notes)
 
 
-def test_a_clipped_lstm_is_refused_by_what_it_does(tmp_path: Path) -> None:
-    file = File()
-    x, y = file.tensor("x", (1, 2, 3)), file.tensor("y", (1, 2, 5))
-    kernels = [file.tensor(f"w{i}", (5, 3), value=numbers(5, 3)) for i in range(4)]
-    options = file.options("UnidirectionalSequenceLSTM", fusedActivationFunction=4, cellClip=1.0)
-    file.op("UNIDIRECTIONAL_SEQUENCE_LSTM", [x, *kernels], [y], options)
-    path = file.save(tmp_path / "net.tflite", [x], [y])
-    with pytest.raises(NotSupportedError, match=r"LSTM \(y\) with a clipped cell"):
+def steps_of_lstm(
+    path: Path, *, parts: str = "", major: bool = False, cells: int = 5, units: int = 5,
+    kind: int = 4, **options: float,
+) -> Path:  # fmt: skip
+    """Write an LSTM of 12 steps, with what a word in ``parts`` says of it."""
+    file, seeds = File(), itertools.count()
+
+    def weights(*shape: int, factor: float = 1) -> int:
+        seed = next(seeds)
+        return file.tensor(f"w{seed}", shape, value=factor * numbers(*shape, seed=seed))
+
+    shape = (12, 2) if major else (2, 12)
+    x, y = file.tensor("x", (*shape, 3)), file.tensor("y", (*shape, units))
+    gates = range(4)
+    coupled = "coupled" in parts
+    kernels = [-1 if coupled and not gate else weights(cells, 3) for gate in gates]
+    recurrent = [-1 if coupled and not gate else weights(cells, units) for gate in gates]
+    bias = [-1 if coupled and not gate else weights(cells) for gate in gates]
+    # Theirs that are added once in a step.
+    holes = [weights(cells) if "peepholes" in parts else -1 for _ in range(3)]
+    holes[0] = -1 if coupled else holes[0]
+    projection = [weights(units, cells)] if "projection" in parts else [-1]
+    projection += [weights(units)] if "projection_bias" in parts else [-1]
+    kept = [
+        file.tensor("h", (2, units), isVariable=True),
+        file.tensor("c", (2, cells), isVariable=True),
+    ]
+    normal = [weights(cells) if "normalized" in parts else -1 for _ in gates]
+    normal[0] = -1 if coupled else normal[0]
+    told = file.options(
+        "UnidirectionalSequenceLSTM", fusedActivationFunction=kind, timeMajor=major, **options
+    )
+    inputs = [x, *kernels, *recurrent, *holes, *bias, *projection, *kept, *normal]
+    file.op("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, [y], told)
+    return file.save(path, [x], [y])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cellClip": 0.5},
+        {"cellClip": 10.0},
+        {"parts": "peepholes"},
+        {"parts": "projection", "units": 4},
+        {"parts": "projection projection_bias", "units": 4, "projClip": 0.4},
+        {"parts": "normalized"},
+        {"parts": "coupled"},
+        {"kind": 1, "cellClip": 2.0},
+        {"major": True, "cellClip": 0.7, "parts": "peepholes"},
+        {"parts": "coupled peepholes normalized projection", "cells": 6, "units": 3,
+         "cellClip": 0.6, "projClip": 0.5},
+    ],
+    ids=lambda options: " ".join(map(str, sum(options.items(), ()))),
+)  # fmt: skip
+def test_an_lstm_that_does_more_than_onnx_s_is_written_step_by_step(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    done = converted(steps_of_lstm(tmp_path / "net.tflite", **options))
+    assert done.model.operators()["Scan"] == 1
+
+
+def test_a_clip_that_no_cell_reaches_in_so_few_steps_is_left_out(tmp_path: Path) -> None:
+    done = converted(steps_of_lstm(tmp_path / "net.tflite", cellClip=12.0))
+    assert done.model.operators()["LSTM"] == 1
+
+
+def test_an_lstm_with_another_activation_is_refused_by_what_it_does(tmp_path: Path) -> None:
+    path = steps_of_lstm(tmp_path / "net.tflite", kind=3)
+    with pytest.raises(NotSupportedError, match=r"LSTM \(y\) with another activation than tanh"):
         Original.of(path).lower()
 
 
@@ -459,6 +521,37 @@ def test_variables_become_inputs_and_outputs(stream: Path) -> None:
     assert {"window", "count"} < inputs or len(inputs) == 3
     assert {name.removesuffix(".next") for name in outputs if name.endswith(".next")} < inputs
     assert any("TensorFlow begins with 2 everywhere" in note for note in done.notes)
+
+
+class Alike(tf.Module):  # type: ignore[misc]
+    """Two variables that begin with the same numbers, which are one constant in the file."""
+
+    def __init__(self) -> None:
+        self.one = tf.Variable(np.zeros((1, 4), np.float32), name="one")
+        self.two = tf.Variable(np.zeros((1, 4), np.float32), name="two")
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 4), tf.float32, name="x")])  # type: ignore[untyped-decorator]
+    def step(self, x: Any) -> Any:
+        self.one.assign_add(x)
+        self.two.assign(self.two * 0.5 - self.one)
+        return self.one + 3 * self.two
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "stored in float16"])
+def test_variables_that_begin_alike_are_compared_each_with_its_own_values(
+    tmp_path: Path, half: bool
+) -> None:
+    module = Alike()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [module.step.get_concrete_function()], module
+    )
+    converter.experimental_enable_resource_variables = True
+    if half:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    (tmp_path / "net.tflite").write_bytes(converter.convert())
+    done = converted(tmp_path / "net.tflite")
+    assert len(done.model.inputs) == len(done.model.outputs) == 3
 
 
 def test_a_stream_goes_on_as_in_tensorflow(stream: Path) -> None:
