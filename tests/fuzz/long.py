@@ -1,10 +1,11 @@
 """The long fuzzing, one reader after the other; its figures go into docs/security-figures.md.
 
-    python -m tests.fuzz.long --seconds 600 [--add] [READER ...]
+    python -m tests.fuzz.long --seconds 600 [--add] [--found FOLDER] [READER ...]
 
 A reader goes on after a crash until its time is over. Rows of readers that are not named stay. With
 --add those that are named are added to: so the hours of a reader can be those of several runs, and
-the row says from when to when.
+the row says from when to when. Such a run begins with another seed than those before it, and where
+FOLDER is kept, with the inputs that they found.
 """
 
 from __future__ import annotations
@@ -68,27 +69,33 @@ class Row:
         return f"| {self.tried:,} | {self.seconds} | {self.crashes} | {self.peak} | {self.on} |"
 
 
-def fuzz(reader: str, seconds: int, crashes: Path) -> Row:
-    """Fuzz a reader for so many seconds of the processor, which other work may share."""
+def fuzz(reader: str, seconds: int, crashes: Path, kept: Path, seed: int) -> Row:
+    """Fuzz a reader for so many seconds of the processor, which other work may share.
+
+    Args:
+        reader: Its name.
+        seconds: Of the processor.
+        crashes: Where inputs go that it crashes on.
+        kept: Where inputs go that do something new; what is there already is begun with.
+        seed: The first; each time that it begins again takes the next.
+    """
     tried = peak = failed = 0
     begin = _processor_time()
     before = set(crashes.glob(f"{reader}-*"))
-    number = 0
-    with tempfile.TemporaryDirectory() as found:
-        while (left := seconds - int(_processor_time() - begin)) > 0:
-            number += 1
-            done = subprocess.run(
-                [
-                    sys.executable, "-m", "tests.fuzz.run", reader, "--seconds", str(left),
-                    "--seed", str(number), "--crashes", crashes, "--found", found,
-                ],
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            )  # fmt: skip
-            tried += _statistic(done.stdout, "number_of_executed_units")
-            peak = max(peak, _statistic(done.stdout, "peak_rss_mb"))
-            if done.returncode:
-                failed += 1
-                print(done.stdout[-4000:], file=sys.stderr)
+    while (left := seconds - int(_processor_time() - begin)) > 0:
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "tests.fuzz.run", reader, "--seconds", str(left),
+                "--seed", str(seed), "--crashes", crashes, "--found", kept,
+            ],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        )  # fmt: skip
+        seed += 1
+        tried += _statistic(done.stdout, "number_of_executed_units")
+        peak = max(peak, _statistic(done.stdout, "peak_rss_mb"))
+        if done.returncode:
+            failed += 1
+            print(done.stdout[-4000:], file=sys.stderr)
     spent = _processor_time() - begin
     broken = max(failed, len(set(crashes.glob(f"{reader}-*")) - before))
     return Row(tried, round(spent), broken, peak, today())
@@ -132,14 +139,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--crashes", type=Path, default=Path("crashes"))
     parser.add_argument("--add", action="store_true", help="to the figures that stand there")
+    parser.add_argument("--found", type=Path, help="folder of what is found, a folder a reader")
     options = parser.parse_args()
     options.crashes.mkdir(parents=True, exist_ok=True)
-    for reader in options.readers or READERS:
-        row = fuzz(reader, options.seconds, options.crashes)
-        rows = rows_there()
-        if options.add and reader in rows:
-            row = Row.read(rows[reader]) + row
-        write({**rows, reader: str(row)})
+    with tempfile.TemporaryDirectory() as passing:
+        for reader in options.readers or READERS:
+            before = (
+                Row.read(rows_there()[reader]) if options.add and reader in rows_there() else None
+            )
+            kept = (options.found or Path(passing)) / reader
+            kept.mkdir(parents=True, exist_ok=True)
+            # What was tried before tells one run from another.
+            seed = 1 + (0 if before is None else before.tried % 2**31)
+            row = fuzz(reader, options.seconds, options.crashes, kept, seed)
+            row = row if before is None else before + row
+            write({**rows_there(), reader: str(row)})
 
 
 if __name__ == "__main__":
