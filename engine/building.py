@@ -21,7 +21,7 @@ from onnxgraft.graph.walk import nodes_within
 from onnxgraft.run.depth import depths
 from onnxgraft.run.layer_nodes import layer_precisions
 from onnxgraft.run.layers import LayerPrecision
-from onnxgraft.run.proof import trials
+from onnxgraft.run.proof import trials, wide_trials
 from onnxgraft.run.providers import shares
 from onnxgraft.stages.engine.loading import backend_of
 from onnxgraft.stages.engine.options import BuildOptions
@@ -134,8 +134,13 @@ def build(
             most = max(options.batches) if "batches" in aim.options else _BATCH
             feeds = trials(graph, inputs, samples, min(most, _BATCH))
             proven = mend(graph, feeds, builder, forms=aim.forms, floats=floats)
+            notes = list(proven.notes)
+            if proven.passed:
+                wide = wide_trials(graph, inputs)
+                wrong = builder.where_wrong(graph, wide, floats) if wide else None
+                notes += [] if wrong is None else [_digits(wrong, target)]
             passport = replace(
-                passport, proof=tuple(proven.proofs), notes=tuple(proven.notes),
+                passport, proof=tuple(proven.proofs), notes=tuple(notes),
                 layers=_told(layer_precisions(graph, builder.layers)),
             )  # fmt: skip
         else:
@@ -153,6 +158,14 @@ def build(
         )
         write_json(beside, passport_json(passport))
     return passport
+
+
+def _digits(power: int, target: str) -> str:
+    return (
+        f"with whole numbers of about 2^{power} as inputs, {target} computes something else than "
+        "its graph says: it was proven on small ones; validate it on data with the largest that "
+        "you expect"
+    )
 
 
 def _by_any_name(graph: Model, work: Mapping[str, float]) -> dict[str, float]:

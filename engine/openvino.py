@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["OpenVino", "build", "check", "config_of", "load", "runs_here"]
 
 _CPU = "CPU"
+# What OpenVINO computes in int32: its devices cut the numbers off.
+_NARROWED = ("int64", "uint32", "uint64")
 # Of feeds, so many are remembered.
 _MOST_SIZES = 64
 _FLOATS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -264,8 +266,8 @@ class OpenVino(Computing):
 
     def infer(self, feeds: Feeds) -> Outputs:
         """Return the outputs, by name, for ``feeds``, by name."""
-        checked = check_feeds(self.name, self.inputs, feeds)
-        values = [np.asarray(value, order="C") for value in checked.values()]
+        checked = self._checked(feeds)
+        values = [np.asarray(checked[name], order="C") for name in self._read]
         part = self._parts[-1] if _is_single(values) else self._parts[0]
         request = self._request(part)
         try:
@@ -286,9 +288,9 @@ class OpenVino(Computing):
         """Write the outputs for ``feeds`` into arrays of the caller's, without a copy."""
         if any(spec.dtype == "bfloat16" for spec in self.outputs):
             return super().infer_into(feeds, into)  # numpy has no such array
-        checked = check_feeds(self.name, self.inputs, feeds)
+        checked = self._checked(feeds)
         check_into(self.name, self.outputs, into, checked)
-        values = [np.asarray(value, order="C") for value in checked.values()]
+        values = [np.asarray(checked[name], order="C") for name in self._read]
         self._check_room(checked, into)
         part = self._parts[-1] if _is_single(values) else self._parts[0]
         # Requests of their own, by what they write: one that a caller's array was given to, and
@@ -313,6 +315,19 @@ class OpenVino(Computing):
             raise ModelError(f"{self.name}: OpenVINO can't run it: {_reason(error)}") from error
         with self._lock:  # not one that failed
             waiting.append(request)
+
+    def _checked(self, feeds: Feeds) -> dict[str, Array]:
+        """Return the feeds, with none that OpenVINO would cut off without a word."""
+        checked = check_feeds(self.name, self.inputs, feeds)
+        for name, value in checked.items():
+            if value.dtype.name in _NARROWED and value.size:
+                most = max(int(value.max()), -int(value.min()) - 1)
+                if most > np.iinfo(np.int32).max:
+                    raise InputError(
+                        f"{self.name}: the input {name} holds whole numbers beyond those of int32, "
+                        f"in which OpenVINO computes {value.dtype}; build it for another target"
+                    )
+        return checked
 
     def _check_room(self, feeds: Feeds, into: Mapping[str, Array]) -> None:
         """Raise InputError where an array has not the shape of an output for feeds of these sizes.
@@ -347,7 +362,7 @@ class OpenVino(Computing):
         """
         total = median_ms(self, feeds, runs)
         checked = check_feeds(self.name, self.inputs, feeds)
-        values = [np.asarray(value, order="C") for value in checked.values()]
+        values = [np.asarray(checked[name], order="C") for name in self._read]
         part = self._parts[-1] if _is_single(values) else self._parts[0]
         with self._lock:
             compiled = self._imported(part, {**self._config, "PERF_COUNT": True})
@@ -433,9 +448,17 @@ class OpenVino(Computing):
         return result
 
     def _check(self, model: Any) -> None:
-        """Refuse a model that is not the one the passport describes."""
-        for specs, ports in ((self.inputs, model.inputs), (self.outputs, model.outputs)):
-            wanted = [spec.name for spec in specs]
+        """Refuse a model that is not the one the passport describes.
+
+        OpenVINO leaves inputs out that nothing reads.
+        """
+        self._read = [
+            spec.name
+            for spec in self.inputs
+            if any(spec.name in port.get_names() for port in model.inputs)
+        ]
+        outputs = [spec.name for spec in self.outputs]
+        for wanted, ports in ((self._read, model.inputs), (outputs, model.outputs)):
             if len(ports) != len(wanted) or any(
                 name not in port.get_names() for name, port in zip(wanted, ports, strict=True)
             ):

@@ -33,6 +33,7 @@ from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Feeds
 from onnxgraft.graph.walk import tidy
 from onnxgraft.progress import status
+from onnxgraft.run.engine import Writing
 from onnxgraft.run.exact import exact
 from onnxgraft.run.layers import Layer, Timing
 from onnxgraft.run.proof import Proof, Reference, worst
@@ -100,11 +101,35 @@ class Builder:
             passport = replace(self._passport, outputs=model.outputs)
             return self._run(path, built, passport, reference)
 
+    def where_wrong(
+        self, model: Model, trials: Sequence[tuple[int, Feeds]], floats: str
+    ) -> int | None:
+        """Return the number beside the first feeds on which the last engine is wrong.
+
+        Args:
+            model: The graph that it was built from.
+            trials: Feeds, some of which the graph may not take.
+            floats: What float layers run in.
+        """
+        try:
+            reference = Reference(model, [feeds for _, feeds in trials], floats)
+        except OnnxgraftError:
+            return None
+        with self._loaded(self._path, self.built, self._passport) as engine:
+            for number, feeds in trials:
+                part = reference.of(feeds)
+                if part is not None and not all(proof.passed for proof in part.hold(engine)):
+                    return number
+        return None
+
+    def _loaded(self, path: Path, built: Built, passport: Passport) -> Writing:
+        whole = replace(passport, versions=built.versions, flags=built.flags, machine=built.machine)
+        return self._backend.load(path, whole, None)
+
     def _run(
         self, path: Path, built: Built, passport: Passport, reference: Reference
     ) -> list[Proof]:
-        whole = replace(passport, versions=built.versions, flags=built.flags, machine=built.machine)
-        with self._backend.load(path, whole, None) as engine:
+        with self._loaded(path, built, passport) as engine:
             proofs = reference.hold(engine)
             if path == self._path and isinstance(engine, Timing):
                 # An engine is none the worse for a library that can't list its layers.

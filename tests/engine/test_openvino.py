@@ -140,3 +140,52 @@ def test_a_model_is_the_one_that_was_loaded_whatever_the_file_has_later(tmp_path
         (tmp_path / "e").write_bytes(b"another")
         answer = built.infer(random_feeds(built.inputs, 2))["y"]
         np.testing.assert_allclose(answer, outputs_of(transposed())["y"], rtol=1e-5, atol=1e-5)
+
+
+# Whole numbers.
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        "net (int32[N, 6] x, int32[N, 6] z) => (int32[N, 6] y)"
+        " { e = Equal(x, z)  y = Cast<to = 6>(e) }",
+        "net (int32[N, 6] x, int32[N, 6] z) => (int32[N, 6] y) { y = Div(x, z) }",
+        "net (uint8[N, 6] x, uint8[N, 6] z) => (uint8[N, 6] y) { y = Add(x, z) }",
+        "net (int64[N, 6] x) => (int64[N, 6] y) { y = Identity(x) }",
+    ],
+    ids=["compared", "divided", "added in 8 bits", "in 64 bits"],
+)
+def test_whole_numbers_that_are_too_large_for_openvino_are_told(tmp_path: Path, graph: str) -> None:
+    passport = engine.build(model_of(graph), tmp_path / "e", "openvino")
+    assert passport.proven
+    assert [note for note in passport.notes if "whole numbers of about 2^" in note]
+
+
+def test_whole_numbers_that_openvino_computes_rightly_are_not_told(tmp_path: Path) -> None:
+    model = model_of(
+        "net (int32[N, 6] x, int32[N, 6] z, int64[N, 2] rows) => (int32[N, 6] y, float[N, 2] t)"
+        " { y = Mul(x, z)  t = Gather(table, rows) }",
+        {"table": np.arange(5, dtype=np.float32)},
+    )
+    assert engine.build(model, tmp_path / "e", "openvino").notes == ()
+
+
+def test_whole_numbers_beyond_32_bits_are_refused_and_not_cut_off(tmp_path: Path) -> None:
+    model = model_of("net (int64[N, 2] x) => (int64[N, 2] y) { y = Identity(x) }")
+    engine.build(model, tmp_path / "e", "openvino")
+    with engine.load(tmp_path / "e") as built:
+        most = np.array([[2**31 - 1, -(2**31)]])
+        assert (built.infer({"x": most})["y"] == most).all()
+        for beyond in (most + 1, most - 1):
+            with pytest.raises(InputError, match=r"input x holds whole numbers beyond .* int32"):
+                built.infer({"x": beyond})
+
+
+def test_an_input_that_nothing_reads_is_fed_and_left_alone(tmp_path: Path) -> None:
+    model = model_of("net (float[N, 2] unread, float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }")
+    engine.build(model, tmp_path / "e", "openvino")
+    with engine.load(tmp_path / "e") as built:
+        assert [spec.name for spec in built.inputs] == ["unread", "x"]
+        feeds = random_feeds(built.inputs, 3)
+        assert (built.infer(feeds)["y"] == feeds["x"].clip(0)).all()

@@ -24,6 +24,7 @@ in onnxruntime, within what its precision explains.
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,6 +36,7 @@ from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import is_op
 from onnxgraft.graph.quantized import float_twin, input_ranges, is_quantized, stored_weights
+from onnxgraft.graph.sizing import inputs_that_size
 from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.graph.wants import wants_of
 from onnxgraft.run.answers import answers
@@ -54,10 +56,12 @@ from onnxgraft.run.tolerances import (
 )
 from onnxgraft.run.trial import Trial
 
-__all__ = ["Proof", "Reference", "trials", "worst"]
+__all__ = ["Proof", "Reference", "trials", "wide_trials", "worst"]
 
 # An estimate of noise wants so many numbers; more samples than that are not asked.
 _NUMBERS, _MOST = 2000, 16
+# Whole numbers about these powers of two are tried beside those that proofs are made with.
+_WIDTHS = (7, 14, 20, 24, 30, 40, 62)
 
 
 class Reference:
@@ -107,6 +111,16 @@ class Reference:
             twin = twin or float_twin(model)
             with OnnxRuntime(twin.to_onnx(), name="float twin") as session:
                 self.twin = [answers(session, fed) for fed in self.feeds]
+
+    def of(self, feeds: Feeds) -> Reference | None:
+        """Return the same of one of the feeds; None where the graph does not take it."""
+        for number, fed in enumerate(self.feeds):
+            if fed is feeds:
+                part = copy.copy(self)
+                part.feeds, part.exact = [fed], [self.exact[number]]
+                part.twin = [self.twin[number]]
+                return part
+        return None
 
     def hold(self, engine: Engine) -> list[Proof]:
         """Return what is seen of each output of an engine."""
@@ -214,6 +228,35 @@ def trials(
         for name, value in found[0].items()
     }
     return [*found, together]
+
+
+def wide_trials(model: Model, inputs: Sequence[TensorSpec]) -> list[tuple[int, Feeds]]:
+    """Return feeds with large whole numbers, with the power of two that these are about.
+
+    In each power all such inputs are large, and then the first alone. Inputs that index tables, are
+    masks, or decide sizes are as in `trials`; where all are such, there are no feeds.
+    """
+    wants = wants_of(model.graph)
+    usual = {*wants.indices, *wants.masks, *inputs_that_size(model.graph)}
+    powers = {
+        spec.name: int(np.iinfo(spec.dtype).max).bit_length() - 1
+        for spec in inputs
+        if spec.kind in "iu" and spec.name not in usual
+    }
+    found: list[tuple[int, Feeds]] = []
+    if not powers:
+        return found
+    with contextlib.suppress(InputError):
+        plain = next(_drawn(model, inputs))
+        for width in itertools.takewhile(lambda width: width <= max(powers.values()), _WIDTHS):
+            for chosen in dict.fromkeys((tuple(powers), tuple(powers)[:1])):
+                rng, fed = np.random.default_rng(width), dict(plain)
+                for name in chosen:
+                    # Near each other, so that a comparison has something to tell apart.
+                    near = rng.integers(-3, 10, plain[name].shape)
+                    fed[name] = (near + (1 << min(width, powers[name]))).astype(plain[name].dtype)
+                found.append((width, fed))
+    return found
 
 
 def _shapes(feeds: Feeds) -> dict[str, tuple[int, ...]]:
