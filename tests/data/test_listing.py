@@ -136,8 +136,12 @@ def test_a_json_list_may_hold_the_numbers_themselves(place: Path) -> None:
         ("a.json", "[1, 2]", r"a list of samples is a list of objects"),
         ("a.json", '[{"image": "photographs/dog/10.png", "label": 2.5}]', r"the label is 2\.5"),
         ("a.json", '[{"image": "photographs/dog/10.png"}, {"image": 3}]', r"in one list"),
+        ("a.csv", "photographs/dog/10.png,10.0\n", r"the label is '10\.0'; .*3, and not 3\.0"),
+        ("a.csv", "photographs/dog/10.png,1e0\n", r"the label is '1e0'"),
+        ("a.csv", "photographs/dog/10.png,-.5\n", r"the label is '-\.5'"),
     ],
-    ids=["missing", "cells", "column", "damaged", "numbers", "fraction", "mixed"],
+    ids=["missing", "cells", "column", "damaged", "numbers", "fraction", "mixed",
+         "with a point", "with an exponent", "negative"],
 )  # fmt: skip
 def test_a_list_that_is_wrong_is_told_by_its_row(
     place: Path, name: str, text: str, told: str

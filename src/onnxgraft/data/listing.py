@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,13 +290,18 @@ def _plain(name: str) -> str:
 
 def _is_name(path: Path, label: object) -> bool:
     """Tell whether a label is the name of a class, and neither its number nor an image."""
-    if not isinstance(label, str) or not label.strip() or _whole(label) is not None:
+    if not isinstance(label, str) or not label.strip() or _is_number(label):
         return False
     return not (
         is_url(label)
         or Path(label).suffix.lower() in IMAGE_SUFFIXES
         or os.path.isfile(path.parent / label.strip())
     )
+
+
+def _is_number(text: str) -> bool:
+    """Tell whether a text is a number, such as ``3``, and ``3.0``, which numbers no class."""
+    return re.fullmatch(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?", text.strip(), re.I) is not None
 
 
 def _whole(text: str) -> int | None:
@@ -315,8 +321,9 @@ def _label(path: Path, where: str, label: object, kinds: Mapping[str, int]) -> F
         number = _whole(label)
         if number is not None:
             return number
-        return kinds[label] if label in kinds else _there(path, label, where)
+        if not _is_number(label):
+            return kinds[label] if label in kinds else _there(path, label, where)
     raise InputError(
-        f"{where}: the label is {label!r}; a class is a whole number or a name, a label image a "
-        "path, and boxes go into a file of labels (--labels)"
+        f"{where}: the label is {label!r}; a class is a whole number (3, and not 3.0) or a name, a "
+        "label image a path, and boxes go into a file of labels (--labels)"
     )
