@@ -148,8 +148,10 @@ def test_a_model_is_the_one_that_was_loaded_whatever_the_file_has_later(tmp_path
 @pytest.mark.parametrize(
     "graph",
     [
-        "net (int32[N, 6] x, int32[N, 6] z) => (int32[N, 6] y)"
-        " { e = Equal(x, z)  y = Cast<to = 6>(e) }",
+        (
+            "net (int32[N, 6] x, int32[N, 6] z) => (int32[N, 6] y)"
+            " { e = Equal(x, z)  y = Cast<to = 6>(e) }"
+        ),
         "net (int32[N, 6] x, int32[N, 6] z) => (int32[N, 6] y) { y = Div(x, z) }",
         "net (uint8[N, 6] x, uint8[N, 6] z) => (uint8[N, 6] y) { y = Add(x, z) }",
         "net (int64[N, 6] x) => (int64[N, 6] y) { y = Identity(x) }",

@@ -12,8 +12,8 @@ from tests.conftest import model_of
         ("y = Reshape(x, n)", {"n"}),
         ("m = Mul(n, n)  y = Expand(x, m)", {"n"}),
         ("f = Cast<to = 1>(n)  g = Floor(f)  m = Cast<to = 7>(g)  y = Tile(x, m)", {"n"}),
-        ("y = If (c) <then_branch = a () => (float[M] p) { p = Reshape(x, n) },"
-         " else_branch = b () => (float[M] q) { q = Identity(x) }>", {"c", "n"}),
+        (("y = If (c) <then_branch = a () => (float[M] p) { p = Reshape(x, n) },"
+         " else_branch = b () => (float[M] q) { q = Identity(x) }>"), {"c", "n"}),
         ("f = Cast<to = 1>(n)  y = Mul(x, f)", set()),
         ("q = Shape(n)  y = Expand(x, q)", set()),
         ("i = Unsqueeze(n, a)  y = Reshape(x, s)", set()),

@@ -99,3 +99,14 @@ def test_of_large_samples_few_are_tried_and_a_batch_of_them(
     assert [len(fed["x"]) for fed in trials(model, (X,))] == [1] * 16 + [4]
     monkeypatch.setattr(proof_of, "KEPT_BYTES", 3 * 4 * 4 - 1)
     assert [len(fed["x"]) for fed in trials(model, (X,))] == [1, 1, 1, 4]
+
+
+@pytest.mark.parametrize("tf32", [False, True], ids=["on a CPU", "on a GPU"])
+def test_tf32_explains_a_difference_only_where_an_engine_may_compute_in_it(tf32: bool) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"""
+    model = Model.from_onnx(onnx.parser.parse_model(text), Source("g", "onnx", ""))
+    rounded = Answering(model, lambda right: right * np.float32(1.001))
+    (found,) = Reference(model, FEEDS).hold(rounded, tf32=tf32)
+    assert not found.passed
+    assert ("TF32 would explain it" in found.reason) is tf32

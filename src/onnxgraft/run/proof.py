@@ -122,8 +122,13 @@ class Reference:
                 return part
         return None
 
-    def hold(self, engine: Engine) -> list[Proof]:
-        """Return what is seen of each output of an engine."""
+    def hold(self, engine: Engine, *, tf32: bool = False) -> list[Proof]:
+        """Return what is seen of each output of an engine.
+
+        Args:
+            engine: It.
+            tf32: Whether it may have computed in TF32, though it was not asked to.
+        """
         try:
             found = [
                 answers(engine, fed, right)
@@ -134,13 +139,13 @@ class Reference:
             return [
                 Proof(name, False, -math.inf, 0.0, 0.0, math.inf, reason) for name in self._names
             ]
-        return [self._of(name, found) for name in self._names]
+        return [self._of(name, found, tf32) for name in self._names]
 
     @property
     def _names(self) -> list[str]:
         return [name for name in self.exact[0] if name not in self._chosen]
 
-    def _of(self, name: str, found: Sequence[Outputs]) -> Proof:
+    def _of(self, name: str, found: Sequence[Outputs], tf32: bool) -> Proof:
         for right, made in zip(self.exact, found, strict=True):
             reason = _other_kind(right[name], made.get(name))
             if reason:
@@ -172,7 +177,8 @@ class Reference:
                 f"differs from its graph by {relative:.1e} of the range, {allowed:.0e} is what "
                 f"{self.floats} explains"
             )  # fmt: skip
-            if reason and self.floats == "fp32" and relative <= ENGINE_TOLERANCES["tf32"]:
+            tf32 = tf32 and self.floats == "fp32" and relative <= ENGINE_TOLERANCES["tf32"]
+            if reason and tf32:
                 reason += (
                     "; TF32 would explain it: build it with --precision tf32, or keep the library "
                     "from computing in it with NVIDIA_TF32_OVERRIDE=0 in the environment"
