@@ -39,7 +39,7 @@ from onnxgraft.run.layers import Layer, Timing
 from onnxgraft.run.proof import Proof, Reference, worst
 from onnxgraft.stages.engine.options import Backend, BuildOptions, Built
 from onnxgraft.stages.engine.passport import Flags, Passport
-from onnxgraft.targets import TARGETS, Form
+from onnxgraft.targets import Form, find_target
 
 __all__ = ["Attempt", "Builder", "Mended", "mend"]
 
@@ -130,7 +130,7 @@ class Builder:
         self, path: Path, built: Built, passport: Passport, reference: Reference
     ) -> list[Proof]:
         with self._loaded(path, built, passport) as engine:
-            on_cpu = TARGETS[passport.target].on_cpu and self._options.on_cpu
+            on_cpu = find_target(passport.target).on_cpu and self._options.on_cpu
             proofs = reference.hold(engine, tf32=not on_cpu)
             if path == self._path and isinstance(engine, Timing):
                 # An engine is none the worse for a library that can't list its layers.

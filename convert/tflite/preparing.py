@@ -432,6 +432,8 @@ def _separate(lite: Lite, graph: Any) -> None:
         elif fused == clipped and kind not in _RECURRENT:
             after = [_clipped(lite, graph, operator)]
             options.fusedActivationFunction = none
+        if kind == "TRANSPOSE_CONV":
+            _reach_with_zeros(lite, graph, operator)
         if kind == "TRANSPOSE_CONV" and len(operator.inputs) > 3:
             bias = operator.inputs.pop()
             if bias >= 0:
@@ -459,6 +461,27 @@ def _separate(lite: Lite, graph: Any) -> None:
                     operator.inputs[place] = target
         written += [operator, *after]
     graph.operators = written
+
+
+def _reach_with_zeros(lite: Lite, graph: Any, operator: Any) -> None:
+    """Add zeros behind a kernel that does not reach the output: ONNX would want a negative pad."""
+    weights = graph.tensors[operator.inputs[1]]
+    source, target = graph.tensors[operator.inputs[2]], graph.tensors[operator.outputs[0]]
+    kernel, told = lite.constant(weights), operator.builtinOptions
+    if kernel is None:
+        return
+    short = [
+        max(0, target.shape[axis] - stride * (source.shape[axis] - 1) - kernel.shape[axis])
+        for axis, stride in ((1, told.strideH), (2, told.strideW))
+    ]
+    if any(short):
+        scales = lite.scales(weights)
+        zero = 0 if scales is None else int(scales[1][0])
+        pads = [(0, 0), (0, short[0]), (0, short[1]), (0, 0)]
+        widened = np.pad(kernel, pads, constant_values=zero)
+        index = lite.add_constant(widened, f"{weights.name}/with_zeros", graph)
+        graph.tensors[index].quantization = weights.quantization
+        operator.inputs = [operator.inputs[0], index, *operator.inputs[2:]]
 
 
 def _detection(lite: Lite, operator: Any) -> Any:

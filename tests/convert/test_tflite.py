@@ -257,6 +257,25 @@ def test_a_transposed_convolution_keeps_its_bias(tmp_path: Path, activation: str
     assert "ConvTranspose" in done.model.operators()
 
 
+@pytest.mark.parametrize("padding", [0, 1], ids=["same", "valid"])
+@pytest.mark.parametrize("stored", [False, True], ids=["float", "int8 weights"])
+def test_a_transposed_convolution_whose_kernel_does_not_reach_gets_zeros(
+    tmp_path: Path, padding: int, stored: bool
+) -> None:
+    file, shape = File(), (2, 2, 3, 3)
+    size = file.tensor("n", (4,), "INT32", np.array([1, 12, 15, 2], np.int32))
+    if stored:
+        integers = np.random.default_rng(0).integers(-127, 128, shape).astype(np.int8)
+        w = file.tensor("w", shape, "INT8", integers, [0.02, 0.03])
+    else:
+        w = file.tensor("w", shape, value=numbers(*shape))
+    x, y = file.tensor("x", (1, 4, 3, 3)), file.tensor("y", (1, 12, 15, 2))
+    options = file.options("TransposeConv", strideH=3, strideW=5, padding=padding)
+    file.op("TRANSPOSE_CONV", [size, w, x], [y], options, 4)
+    done = converted(file.save(tmp_path / "net.tflite", [x], [y]))
+    assert "ConvTranspose" in done.model.operators()
+
+
 @pytest.mark.parametrize(("padding", "size"), [(1, 8), (2, 9)], ids=["same", "valid"])
 def test_mediapipe_s_transposed_convolution_is_tensorflow_s(
     tmp_path: Path, padding: int, size: int
