@@ -65,6 +65,15 @@ WRONG = {
         ("r.toml, line 4: [calibrate] images = 0: wants a whole number from 1 on, such as "
         "images = 500"),
     ),
+    "a_seed_that_no_file_holds": (
+        ENOUGH + "seed = 9223372036854775808\n",
+        ("r.toml, line 4: [calibrate] seed = 9223372036854775808: wants a whole number from 0 on, "
+        "such as seed = 0"),
+    ),
+    "a_number_that_is_none": (
+        ENOUGH + "[validate]\ndrop = nan\n",
+        "r.toml, line 5: [validate] drop = nan: wants a number, such as drop = 0.5",
+    ),
     "a_word_that_is_not_listed": (
         ENOUGH + '[preprocess]\ncolor = "rbg"\n',
         ('r.toml, line 5: [preprocess] color = "rbg": wants "bgr", "rgb" or "gray" '
@@ -162,6 +171,12 @@ def test_tables_that_are_read_alone_are_told_by_line_as_well(tmp_path: Path) -> 
     assert "line 3: [postprocess] top = 0: wants a whole number from 1 on" in found
     found = error_of(tmp_path, "[preprocess]\n[postproces]\n", read_tables)
     assert "line 2: postproces: there is no such key; did you mean postprocess" in found
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(ENOUGH, encoding="utf-8-sig")
+    assert read_recipe(tmp_path / "r.toml").calibrate is not None
+    assert "line 4" in error_of(tmp_path, "\ufeff" + ENOUGH + "imges = 3\n")
 
 
 def test_thousands_of_problems_are_told_at_once(tmp_path: Path) -> None:

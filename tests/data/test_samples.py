@@ -552,3 +552,12 @@ def test_the_identity_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert digests[0] == digests[2] != digests[1]
     assert digests[0] == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
     assert [sample.images[0].form for sample in samples] == [Form(16, 12, 3, 8)] * 3
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 63])
+def test_a_seed_that_no_file_of_ranges_holds_is_refused_before_the_work(
+    tmp_path: Path, seed: int
+) -> None:
+    write(tmp_path / "a.png", pixels())
+    with pytest.raises(InputError, match=rf"--seed {seed}: a whole number from 0 to 9"):
+        open_samples(tmp_path, [NHWC], seed=seed)

@@ -12,7 +12,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.validate import METRICS, make_metric
 from onnxgraft.stages.validate.metrics import Answered
-from onnxgraft.stages.validate.metrics.classification import TopK
+from onnxgraft.stages.validate.metrics.classification import AreaUnderCurve, TopK
 from onnxgraft.stages.validate.metrics.segmentation import Segmentation
 
 THREE = Classes(("road", "pavement", "car"), {"flat": ("road", "pavement"), "vehicle": ("car",)})
@@ -229,12 +229,27 @@ def test_top1_takes_scores_with_spatial_axes_of_one(shape: tuple[int, ...]) -> N
 
 @pytest.mark.parametrize(
     ("shape", "label"),
-    [((1, 10), np.zeros((4, 4))), ((1, 10), np.zeros(1)), ((1, 1), np.asarray(0))],
+    [((1, 10), np.zeros((4, 4))), ((1, 10), np.zeros(2)), ((1, 1), np.asarray(0))],
     ids=["label_image", "label_row", "one_score"],
 )
 def test_top1_refuses_what_is_no_classification(shape: tuple[int, ...], label: Array) -> None:
     with pytest.raises(InputError, match="one label a sample and one score a class"):
         TopK(1).add(Answered(np.zeros(shape, np.float32)), label)
+
+
+@pytest.mark.parametrize("metric", [TopK(1), AreaUnderCurve()], ids=["top1", "auc"])
+def test_a_label_in_a_column_is_that_of_its_row(metric: TopK | AreaUnderCurve) -> None:
+    # As keras.datasets.cifar10 has them.
+    for label in (0, 1):
+        scores = np.eye(2, dtype=np.float32)[label : label + 1]
+        metric.add(Answered(scores), np.array([label]))
+    assert [*metric.values().values()] == [100.0]
+
+
+def test_a_score_that_is_nan_is_no_right_answer() -> None:
+    metric = TopK(5)
+    metric.add(Answered(np.full((1, 10), np.nan, np.float32)), np.asarray(3))
+    assert metric.values() == {"top5": 0.0, "top1": 0.0}
 
 
 def test_top1_refuses_more_than_one_answer() -> None:

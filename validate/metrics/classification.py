@@ -43,7 +43,7 @@ class TopK:
 
     def add(self, answered: Answered, label: Array) -> None:
         """Take in one sample: (1, classes) scores and a 0-d label."""
-        output = answered.output
+        output, label = answered.output, _plain(label)
         scores = [dim for dim in output.shape if dim != 1]
         if label.ndim or len(scores) != 1:
             raise InputError(
@@ -56,6 +56,8 @@ class TopK:
             raise InputError(f"{self.name}: the label {right} is not one of {flat.size} classes")
         # Ties count as argmax breaks them: the first is the largest.
         better = int((flat > flat[right]).sum()) + int((flat[:right] == flat[right]).sum())
+        if flat[right] != flat[right]:  # NaN is no score
+            better = flat.size
         self._right += better < self.k
         self._first += better < 1
         self._total += 1
@@ -102,6 +104,11 @@ class TopK:
         return []
 
 
+def _plain(label: Array) -> Array:
+    """Return the label of a sample as it is, or without an axis of its own, as Keras has them."""
+    return label.reshape(()) if label.shape == (1,) else label
+
+
 def _other_metric(label: Array) -> str:
     """Return what else a label that is no class may be for."""
     if label.ndim != 2:
@@ -128,7 +135,7 @@ class AreaUnderCurve:
 
     def add(self, answered: Answered, label: Array) -> None:
         """Take in one sample: (1, classes) scores, or one, and a 0-d label."""
-        scores = answered.output.astype(np.float64).ravel()
+        scores, label = answered.output.astype(np.float64).ravel(), _plain(label)
         if label.ndim or max(answered.output.shape, default=1) != scores.size:
             raise InputError(
                 "auc needs one label a sample and one score a class; the label is of shape "

@@ -27,7 +27,7 @@ def at_key(file: Path, place: Place, told: str) -> InputError:
 
 def where(file: Path, place: Place) -> str:
     """Return the file, the line and the key, with which a sentence begins."""
-    line = _line(key_lines(file.read_text(encoding="utf-8")), place)
+    line = _line(key_lines(file.read_text(encoding="utf-8-sig")), place)
     return f"{file}{f', line {line}' if line else ''}: {title_of(place)}"
 
 
@@ -56,7 +56,7 @@ def not_valid(
     grouped: dict[Place, list[Any]] = {}
     for problem in error.errors(include_url=False):
         grouped.setdefault(_place(problem, document, at), []).append(problem)
-    lines = key_lines(file.read_text(encoding="utf-8"))
+    lines = key_lines(file.read_text(encoding="utf-8-sig"))
     told: list[str] = []
     for place in sorted(grouped, key=lambda place: _line(lines, place))[:_MOST]:
         shown, words = _told((*table, *place), grouped[place], _whole(document, place))

@@ -70,7 +70,7 @@ _OF_METRICS = {"anyOf": [{"enum": [*METRICS]}, {"type": "string", "pattern": r"\
 class Section(BaseModel):
     """A table of a recipe."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class CalibrateSection(Section):
@@ -89,7 +89,7 @@ class CalibrateSection(Section):
         default=None, examples=[500],
         description="How many samples; all if not given.",
     )  # fmt: skip
-    seed: int = Field(default=0, description="Seed by which samples are chosen.")
+    seed: int = Field(default=0, ge=0, lt=1 << 63, description="Seed by which samples are chosen.")
     _given: Data = PrivateAttr(None)
 
     @property

@@ -162,7 +162,8 @@ def folder_labels(folder: Path, numbering: Numbering) -> dict[str, ImageBoxes]:
         found = "both .xml and .txt files" if texts else "neither .xml nor .txt files"
         raise InputError(
             f"{folder}: {found} in the folder of labels; VOC has an .xml for each image, YOLO "
-            "a .txt"
+            "a .txt (label images stand beside the photographs, or in a list for --data: image, "
+            "tab, label image)"
         )
     if documents:
         return {file.stem: voc_label(file, numbering) for file in documents}

@@ -455,6 +455,8 @@ def open_samples(
     inputs = _fed(inputs)
     if images is not None and images < 1:
         raise InputError(f"--images {images}: at least 1 is needed")
+    if not 0 <= seed < 1 << 63:
+        raise InputError(f"--seed {seed}: a whole number from 0 to {(1 << 63) - 1} is needed")
     if is_data(data):
         source = title_of(data)
         whole = arrays_of(data, inputs)

@@ -112,7 +112,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is no TOML, or its values are nested too deep.
     """
-    return parse_toml(file.read_text(encoding="utf-8"))
+    return parse_toml(file.read_text(encoding="utf-8-sig"))
 
 
 def parse_toml(text: str) -> dict[str, Any]:
