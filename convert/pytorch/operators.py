@@ -14,108 +14,53 @@ import numpy as np
 from onnx import TensorProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert import formulas, writing
-from onnxgraft.stages.convert.writing import Operand, Value
+from onnxgraft.stages.convert.pytorch.formula import Formula, Writer, by
+from onnxgraft.stages.convert.pytorch.ordering import ordering
+from onnxgraft.stages.convert.pytorch.pooling import pooling
+from onnxgraft.stages.convert.writing import Value
 
 __all__ = ["WRONG", "operators"]
 
 # What it writes overflows beyond 9 or so, and there are no other operators of ONNX's for it.
 WRONG = ("aten.special_erfcx.default", "aten.special_log_ndtr.default")
 
-_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-
-Formula = Callable[[writing.Writer, Sequence[Value]], Value]
-
-
-class _Writer(writing.Writer):
-    """Adds nodes to what the exporter is writing just now."""
-
-    def __init__(self) -> None:
-        from onnxscript import opset18
-
-        self._onnx = opset18
-        self._tensors: dict[str, Any] = {}
-
-    def value(self, tensor: Any) -> Value:
-        """Return a tensor of the exporter's."""
-        return self._named(tensor, int(tensor.dtype))
-
-    def tensor(self, value: Value) -> Any:
-        """Return the exporter's tensor."""
-        return self._tensors[value.name]
-
-    def op(self, kind: str, *inputs: Operand, dtype: int = 0, **attributes: Any) -> Value:
-        """Write a node and return its first output; see the base class."""
-        given = self.given(inputs)
-        made = getattr(self._onnx, kind)(*map(self.tensor, given), **attributes)
-        first = made[0] if isinstance(made, Sequence) else made
-        return self._named(first, dtype or given[0].dtype)
-
-    def const(self, value: float | Array, dtype: int) -> Value:
-        """Return a constant of an ONNX type."""
-        import onnx_ir as ir
-
-        array = np.asarray(value, tensor_dtype_to_np_dtype(dtype))
-        tensor: Any = ir.tensor(array)
-        return self._named(self._onnx.Constant(value=tensor), dtype)
-
-    def _named(self, tensor: Any, dtype: int) -> Value:
-        name = str(len(self._tensors))
-        self._tensors[name] = tensor
-        return Value(self, name, dtype)
-
-
-def _by(formula: Formula, *inputs: Any) -> Any:
-    """Return what a formula makes of tensors and numbers, of which one is a tensor."""
-    w = _Writer()
-    kind = next(int(given.dtype) for given in inputs if hasattr(given, "dtype"))
-    tensors = {at: w.value(v) for at, v in enumerate(inputs) if hasattr(v, "dtype")}
-    if any(isinstance(v, float) for v in inputs) and tensors[min(tensors)].whole:
-        kind = TensorProto.FLOAT  # what PyTorch makes of whole numbers beside a fraction
-        tensors = {at: value.to(kind) for at, value in tensors.items()}
-    values = [tensors[at] if at in tensors else w.const(v, kind) for at, v in enumerate(inputs)]
-    if kind not in _HALVES:
-        return w.tensor(formula(w, values))
-    # As PyTorch does it, in float32, of which the result alone is rounded.
-    return w.tensor(formula(w, [value.to(TensorProto.FLOAT) for value in values]).to(kind))
-
 
 def _log1p(self: Any) -> Any:
-    return _by(formulas.log1p, self)
+    return by(formulas.log1p, self)
 
 
 def _expm1(self: Any) -> Any:
-    return _by(formulas.expm1, self)
+    return by(formulas.expm1, self)
 
 
 def _log_sigmoid(self: Any) -> Any:
-    return _by(formulas.log_sigmoid, self)
+    return by(formulas.log_sigmoid, self)
 
 
 def _logaddexp(self: Any, other: Any) -> Any:
-    return _by(formulas.log_add_exp, self, other)
+    return by(formulas.log_add_exp, self, other)
 
 
 def _logaddexp2(self: Any, other: Any) -> Any:
-    return _by(formulas.log_add_exp2, self, other)
+    return by(formulas.log_add_exp2, self, other)
 
 
 def _atan2(self: Any, other: Any) -> Any:
-    return _by(formulas.atan2, self, other)
+    return by(formulas.atan2, self, other)
 
 
 def _remainder(self: Any, other: Any) -> Any:
-    return _by(formulas.floor_mod, self, other)
+    return by(formulas.floor_mod, self, other)
 
 
 def _floor_divide(self: Any, other: Any) -> Any:
-    return _by(_floor_div, self, other)
+    return by(_floor_div, self, other)
 
 
 def _div_mode(self: Any, other: Any, rounding_mode: Any = None) -> Any:
-    by = {"floor": _floor_div, "trunc": _trunc_div}.get(rounding_mode, _true_div)
-    return _by(by, self, other)
+    formula = {"floor": _floor_div, "trunc": _trunc_div}.get(rounding_mode, _true_div)
+    return by(formula, self, other)
 
 
 def _floor_div(w: writing.Writer, x: Sequence[Value]) -> Value:
@@ -143,11 +88,11 @@ def _true_div(w: writing.Writer, x: Sequence[Value]) -> Value:
 
 
 def _fmax(self: Any, other: Any) -> Any:
-    return _by(_but_nan("Max"), self, other)
+    return by(_but_nan("Max"), self, other)
 
 
 def _fmin(self: Any, other: Any) -> Any:
-    return _by(_but_nan("Min"), self, other)
+    return by(_but_nan("Min"), self, other)
 
 
 def _but_nan(kind: str) -> Formula:
@@ -165,7 +110,7 @@ def _but_nan(kind: str) -> Formula:
 
 
 def _copysign(self: Any, other: Any) -> Any:
-    return _by(_signed_as, self, other)
+    return by(_signed_as, self, other)
 
 
 def _signed_as(w: writing.Writer, x: Sequence[Value]) -> Value:
@@ -175,7 +120,7 @@ def _signed_as(w: writing.Writer, x: Sequence[Value]) -> Value:
 
 
 def _hypot(self: Any, other: Any) -> Any:
-    return _by(_hypotenuse, self, other)
+    return by(_hypotenuse, self, other)
 
 
 def _hypotenuse(w: writing.Writer, x: Sequence[Value]) -> Value:
@@ -192,7 +137,7 @@ def _addmm(self: Any, mat1: Any, mat2: Any, beta: Any = 1, alpha: Any = 1) -> An
     """Let the exporter write it; of whole numbers, of which onnxruntime has no Gemm, a MatMul."""
     from onnxscript.function_libs.torch_lib.ops.core import aten_addmm
 
-    w = _Writer()
+    w = Writer()
     added, left, right = (w.value(given) for given in (self, mat1, mat2))
     if not left.whole:
         return aten_addmm(self, mat1, mat2, beta, alpha)
@@ -202,40 +147,12 @@ def _addmm(self: Any, mat1: Any, mat2: Any, beta: Any = 1, alpha: Any = 1) -> An
     return w.tensor(product + added)
 
 
-def _avg_pool(axes: int) -> Callable[..., Any]:
-    """Return what lets the exporter write a pool, which leaves a divisor of its own out."""
-
-    def written(
-        self: Any,
-        kernel_size: Sequence[int],
-        stride: Sequence[int] = (),
-        padding: Sequence[int] = (0,),
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> Any:
-        from onnxscript.function_libs.torch_lib.ops import nn
-
-        theirs = nn.aten_avg_pool2d if axes == 2 else nn.aten_avg_pool3d
-        whole = count_include_pad or divisor_override is not None
-        pads = list(padding) if len(padding) > 1 else list(padding) * axes
-        found = theirs(self, kernel_size, stride, pads, ceil_mode, whole)
-        if divisor_override is None:
-            return found
-        sides = list(kernel_size) if len(kernel_size) > 1 else list(kernel_size) * axes
-        w = _Writer()
-        found.dtype = self.dtype
-        return w.tensor(w.value(found) * (math.prod(sides) / divisor_override))
-
-    return written
-
-
 def _shift_left(self: Any, other: Any) -> Any:
-    return _by(_shifted_left, self, other)
+    return by(_shifted_left, self, other)
 
 
 def _shift_right(self: Any, other: Any) -> Any:
-    return _by(_shifted_right, self, other)
+    return by(_shifted_right, self, other)
 
 
 def _shifted_left(w: writing.Writer, x: Sequence[Value]) -> Value:
@@ -271,28 +188,9 @@ def _rounded(kind: str) -> Callable[[Any], Any]:
         return _trunc(w, x[0]) if kind == "Trunc" else w.op(kind, x[0])
 
     def written(self: Any) -> Any:
-        return _by(formula, self)
+        return by(formula, self)
 
     return written
-
-
-def _logcumsumexp(self: Any, dim: Any) -> Any:
-    """Write, for each place, the log of the sum of the exponentials up to it."""
-    rank = len(self.shape)
-
-    def formula(w: writing.Writer, x: Sequence[Value]) -> Value:
-        if not rank:
-            return w.op("Identity", x[0])
-        axis = dim % rank
-        last = [*(at for at in range(rank) if at != axis), axis]
-        value = x[0].transpose(*last)
-        places = w.range(w.op("Gather", x[0].shape(), w.const(axis, TensorProto.INT64)))
-        later = w.op("Greater", places.unsqueeze(0), places.unsqueeze(1), dtype=TensorProto.BOOL)
-        kept = later.where(w.const(-np.inf, value.dtype), value.unsqueeze(-2))
-        found = w.op("ReduceLogSumExp", kept, w.longs(-1), keepdims=0)
-        return found.transpose(*np.argsort(last).tolist())
-
-    return _by(formula, self)
 
 
 def _most(kind: str) -> Callable[..., Any]:
@@ -305,20 +203,9 @@ def _most(kind: str) -> Callable[..., Any]:
 
     def written(self: Any, dim: Any = (), keepdim: bool = False) -> Any:
         axes = [dim] if isinstance(dim, int) else list(dim)
-        return _by(formula_of(axes, keepdim), self)
+        return by(formula_of(axes, keepdim), self)
 
     return written
-
-
-def _sort(self: Any, stable: Any = None, dim: int = -1, descending: bool = False) -> Any:
-    """Write a TopK of all, which leaves equal ones in their order."""
-    import onnxscript
-
-    onnx: Any = onnxscript.opset18
-    if not len(self.shape):
-        return onnx.Identity(self), onnx.Constant(value_int=0)
-    size = onnx.Gather(onnx.Shape(self), onnx.Constant(value_ints=[dim]))
-    return onnx.TopK(self, size, axis=dim, largest=int(descending), sorted=1)
 
 
 def _scatter(self: Any, dim: int, index: Any, src: Any) -> Any:
@@ -352,7 +239,7 @@ def _scatter_reduce(
         return aten_scatter_reduce(self, dim, index, src, reduce, include_self)
     total = aten_scatter_reduce(self, dim, index, src, "sum", include_self)
     total.dtype = self.dtype
-    w, kind = _Writer(), int(self.dtype)
+    w, kind = Writer(), int(self.dtype)
     one, first = (w.tensor(w.const(n, kind)) for n in (1, int(include_self)))
     if not len(self.shape):
         self, index = (onnx.Reshape(t, onnx.Constant(value_ints=[-1])) for t in (self, index))
@@ -398,7 +285,7 @@ def _attention(
     import onnxscript
     from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
-    w, kind, shown = _Writer(), int(query.dtype), None
+    w, kind, shown = Writer(), int(query.dtype), None
     if attn_mask is not None:
         mask = w.value(attn_mask)
         if mask.dtype == TensorProto.BOOL:
@@ -421,9 +308,76 @@ def _scalar_tensor(
     s: Any, dtype: Any = -1, layout: Any = None, device: Any = None, pin_memory: Any = None
 ) -> Any:
     """Write a number in its own type; the exporter's way there is float32."""
-    w = _Writer()
+    w = Writer()
     kind = TensorProto.FLOAT if dtype in (-1, None) else int(dtype)
     return w.tensor(w.value(s).to(kind) if hasattr(s, "dtype") else w.const(s, kind))
+
+
+def _angle(self: Any) -> Any:
+    """Write 0 or pi by the sign, in float32 where it is a whole number, and NaN where it is NaN."""
+    w = Writer()
+    value = w.value(self)
+    value = value.to(TensorProto.FLOAT) if value.whole else value
+    sign = (value < 0).where(w.const(math.pi, value.dtype), w.const(0, value.dtype))
+    return w.tensor(w.op("IsNaN", value, dtype=TensorProto.BOOL).where(value, sign))
+
+
+def _is(*kinds: str, otherwise: bool = False) -> Callable[[Any], Any]:
+    """Return what tells whether numbers are of some kinds; whole ones are of none."""
+
+    def written(self: Any) -> Any:
+        w = Writer()
+        value = w.value(self)
+        if value.whole or value.dtype == TensorProto.BOOL:
+            same = value.equals(value)
+            return w.tensor(same if otherwise else w.op("Not", same))
+        value = value if value.dtype == TensorProto.DOUBLE else value.to(TensorProto.FLOAT)
+        found = [w.op(kind, value, dtype=TensorProto.BOOL) for kind in kinds]
+        one = found[0] if len(found) == 1 else w.op("Or", *found)
+        return w.tensor(w.op("Not", one) if otherwise else one)
+
+    return written
+
+
+def _softmax(kind: str) -> Callable[..., Any]:
+    """Return what writes a softmax, of a tensor in the type that it is asked for."""
+
+    def written(self: Any, dim: int, dtype: int | None = None) -> Any:
+        w = Writer()
+        value = w.value(self)
+        value = value if dtype in (None, -1) else value.to(int(dtype))
+        if not len(self.shape):
+            return w.tensor(w.op(kind, value.reshape(1), axis=0).reshape())
+        return w.tensor(w.op(kind, value, axis=dim))
+
+    return written
+
+
+# So many rows, and more, PyTorch multiplies for their distances.
+_MULTIPLIED = 26
+
+
+def _cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: int | None = None) -> Any:
+    """Write the distances of all rows, as PyTorch computes them: many by a product of matrices."""
+    w = Writer()
+    one, other = w.value(x1), w.value(x2)
+    rows = [tensor.shape[-2] for tensor in (x1, x2)]
+    many = any(not isinstance(size, int) or size >= _MULTIPLIED for size in rows)
+    if p == 2 and (compute_mode == 1 or (compute_mode in (None, 0) and many)):
+        squares = [(value * value).sum(-1, keepdims=True) for value in (one, other)]
+        last = [*range(len(x2.shape) - 2), len(x2.shape) - 1, len(x2.shape) - 2]
+        product = w.op("MatMul", one, other.transpose(*last))
+        apart = squares[0] + squares[1].transpose(*last) - product * 2
+        return w.tensor(w.op("Sqrt", w.op("Max", apart, 0)))
+    apart = w.op("Abs", one.unsqueeze(-2) - other.unsqueeze(-3))
+    if p == math.inf:
+        return w.tensor(w.op("ReduceMax", apart, w.longs(-1), keepdims=0))
+    if p == 0:
+        return w.tensor((apart > 0).to(apart.dtype).sum(-1, keepdims=False))
+    if p == 2:
+        return w.tensor(w.op("Sqrt", (apart * apart).sum(-1, keepdims=False)))
+    total = (apart if p == 1 else w.op("Pow", apart, p)).sum(-1, keepdims=False)
+    return w.tensor(total if p == 1 else w.op("Pow", total, 1 / p))
 
 
 def operators() -> dict[Any, Callable[..., Any]]:
@@ -431,47 +385,54 @@ def operators() -> dict[Any, Callable[..., Any]]:
     import torch
 
     aten = torch.ops.aten
-    return {
-        aten.__lshift__.Scalar: _shift_left,
-        aten.__lshift__.Tensor: _shift_left,
-        aten.__rshift__.Scalar: _shift_right,
-        aten.__rshift__.Tensor: _shift_right,
-        aten.addmm.default: _addmm,
-        aten.amax.default: _most("ReduceMax"),
-        aten.amin.default: _most("ReduceMin"),
-        aten.atan2.default: _atan2,
-        aten.avg_pool2d.default: _avg_pool(2),
-        aten.avg_pool3d.default: _avg_pool(3),
-        aten.bitwise_left_shift.Tensor: _shift_left,
-        aten.bitwise_left_shift.Tensor_Scalar: _shift_left,
-        aten.bitwise_right_shift.Tensor: _shift_right,
-        aten.bitwise_right_shift.Tensor_Scalar: _shift_right,
-        aten.ceil.default: _rounded("Ceil"),
-        aten.copysign.Scalar: _copysign,
-        aten.copysign.Tensor: _copysign,
-        aten.div.Scalar_mode: _div_mode,
-        aten.div.Tensor_mode: _div_mode,
-        aten.expm1.default: _expm1,
-        aten.floor.default: _rounded("Floor"),
-        aten.floor_divide.Scalar: _floor_divide,
-        aten.floor_divide.default: _floor_divide,
-        aten.fmax.default: _fmax,
-        aten.fmin.default: _fmin,
-        aten.hypot.default: _hypot,
-        aten.index.Tensor: _index,
-        aten.log1p.default: _log1p,
-        aten.log_sigmoid.default: _log_sigmoid,
-        aten.logaddexp.default: _logaddexp,
-        aten.logaddexp2.default: _logaddexp2,
-        aten.logcumsumexp.default: _logcumsumexp,
-        aten.remainder.Scalar: _remainder,
-        aten.remainder.Scalar_Tensor: _remainder,
-        aten.remainder.Tensor: _remainder,
-        aten.round.default: _rounded("Round"),
-        aten.scalar_tensor.default: _scalar_tensor,
-        aten.scaled_dot_product_attention.default: _attention,
-        aten.scatter.src: _scatter,
-        aten.scatter_reduce.two: _scatter_reduce,
-        aten.sort.stable: _sort,
-        aten.trunc.default: _rounded("Trunc"),
-    }
+    return (
+        ordering(aten)
+        | pooling(aten)
+        | {
+            aten.__lshift__.Scalar: _shift_left,
+            aten.__lshift__.Tensor: _shift_left,
+            aten.__rshift__.Scalar: _shift_right,
+            aten.__rshift__.Tensor: _shift_right,
+            aten.addmm.default: _addmm,
+            aten.amax.default: _most("ReduceMax"),
+            aten.amin.default: _most("ReduceMin"),
+            aten.angle.default: _angle,
+            aten.atan2.default: _atan2,
+            aten.bitwise_left_shift.Tensor: _shift_left,
+            aten.bitwise_left_shift.Tensor_Scalar: _shift_left,
+            aten.bitwise_right_shift.Tensor: _shift_right,
+            aten.bitwise_right_shift.Tensor_Scalar: _shift_right,
+            aten.cdist.default: _cdist,
+            aten.ceil.default: _rounded("Ceil"),
+            aten.copysign.Scalar: _copysign,
+            aten.copysign.Tensor: _copysign,
+            aten.div.Scalar_mode: _div_mode,
+            aten.div.Tensor_mode: _div_mode,
+            aten.expm1.default: _expm1,
+            aten.floor.default: _rounded("Floor"),
+            aten.floor_divide.Scalar: _floor_divide,
+            aten.floor_divide.default: _floor_divide,
+            aten.fmax.default: _fmax,
+            aten.fmin.default: _fmin,
+            aten.hypot.default: _hypot,
+            aten.index.Tensor: _index,
+            aten.isfinite.default: _is("IsNaN", "IsInf", otherwise=True),
+            aten.isinf.default: _is("IsInf"),
+            aten.isnan.default: _is("IsNaN"),
+            aten.log1p.default: _log1p,
+            aten.log_sigmoid.default: _log_sigmoid,
+            aten.log_softmax.int: _softmax("LogSoftmax"),
+            aten.logaddexp.default: _logaddexp,
+            aten.logaddexp2.default: _logaddexp2,
+            aten.remainder.Scalar: _remainder,
+            aten.remainder.Scalar_Tensor: _remainder,
+            aten.remainder.Tensor: _remainder,
+            aten.round.default: _rounded("Round"),
+            aten.scalar_tensor.default: _scalar_tensor,
+            aten.scaled_dot_product_attention.default: _attention,
+            aten.scatter.src: _scatter,
+            aten.scatter_reduce.two: _scatter_reduce,
+            aten.softmax.int: _softmax("Softmax"),
+            aten.trunc.default: _rounded("Trunc"),
+        }
+    )

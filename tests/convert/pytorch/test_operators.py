@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ import pytest
 from onnxgraft import commands
 from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.tensors import Array
-from onnxgraft.run.session import OnnxRuntime
 from onnxgraft.stages.convert.pytorch import exporting
 from onnxgraft.stages.convert.pytorch.operators import operators
+from tests.convert.pytorch.comparing import both, module
 
 torch = pytest.importorskip("torch")
 
@@ -35,32 +33,6 @@ WHOLE = np.array([
     2**31 - 1,
     1 - 2**31,
 ])
-
-
-def module(call: Callable[..., Any]) -> Any:
-    class Made(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def forward(self, x: Any, y: Any) -> Any:
-            found = call(x, y)
-            return tuple(found) if isinstance(found, list) else found
-
-    return Made().eval()
-
-
-def both(call: Callable[..., Any], *feeds: Array) -> tuple[list[Array], list[Array]]:
-    """Return what PyTorch computes of two arrays, and what the converted graph does."""
-    net = module(call)
-    given = tuple(torch.from_numpy(feed) for feed in feeds)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        done = commands.convert((net, given))
-    assert done.passed
-    assert done.verdicts
-    with OnnxRuntime(done.model.to_onnx()) as session:
-        fed = {spec.name: feed for spec, feed in zip(session.inputs, feeds, strict=False)}
-        found = [*session.infer(fed).values()]
-    with torch.no_grad():
-        wanted = net(*given)
-    return [one.numpy() for one in (wanted if isinstance(wanted, tuple) else (wanted,))], found
 
 
 def pairs(values: Array, others: Array) -> tuple[Array, Array]:
@@ -381,4 +353,4 @@ def test_what_pytorch_can_not_take_apart_is_a_sentence(tmp_path: Path) -> None:
 
 def test_pytorch_has_these_operators() -> None:
     """A name that it no longer has would raise in every export."""
-    assert len(operators()) == 42
+    assert len(operators()) == 57
