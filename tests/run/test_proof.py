@@ -110,3 +110,28 @@ def test_tf32_explains_a_difference_only_where_an_engine_may_compute_in_it(tf32:
     (found,) = Reference(model, FEEDS).hold(rounded, tf32=tf32)
     assert not found.passed
     assert ("TF32 would explain it" in found.reason) is tf32
+
+
+def test_a_value_in_the_middle_of_two_whole_numbers_may_be_rounded_to_either() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,4] x) => (float[N,4] y) <float step = {100}>
+        { a = Mul(x, step) b = Round(a) y = Div(b, step) }"""
+    model = Model.from_onnx(onnx.parser.parse_model(text), Source("g", "onnx", ""))
+    halves = np.random.default_rng(0).integers(-100, 100, (500, 4)) / 100 + 0.005
+    feeds: list[Feeds] = [{"x": halves.astype(np.float32)}]
+
+    def hold(step: float) -> Proof:
+        def answer(right: Array) -> Array:
+            made = right.copy()
+            made.flat[::7] += np.float32(step)
+            return made
+
+        (found,) = Reference(model, feeds).hold(Answering(model, answer))
+        return found
+
+    assert hold(0.01).passed
+    assert hold(-0.01).passed
+    assert not hold(0.03).passed
+    # Where nothing is near the middle, nothing may be another.
+    feeds = [{"x": (halves + 0.003).astype(np.float32)}]
+    assert not hold(0.01).passed
