@@ -34,6 +34,7 @@ from onnxgraft.stages.convert.objects import written
 from onnxgraft.stages.convert.pictures import told_by
 from onnxgraft.stages.convert.tensorflow.reading import kind_of, read_tensorflow
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import Cut, FrozenGraph, parse_graphdef
+from onnxgraft.stages.convert.widening import widen
 
 if TYPE_CHECKING:
     from onnxgraft.stages.convert.pytorch import Program
@@ -167,6 +168,7 @@ class Original:
                     raise NotSupportedError(f"{self.path}: {error}") from error
                 model, notes = self._lowered(error.opset)
                 notes += [f"written in opset {error.opset}: {error.operator} needs it"]
+        widen(model)
         set_io_layout(model, io_layout)
         return model, notes + self._unused()
 

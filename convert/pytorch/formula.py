@@ -13,9 +13,9 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert import writing
 from onnxgraft.stages.convert.writing import Operand, Value
 
-__all__ = ["Formula", "Writer", "by"]
+__all__ = ["HALVES", "Formula", "Writer", "by"]
 
-_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 Formula = Callable[[writing.Writer, Sequence[Value]], Value]
 
@@ -50,6 +50,11 @@ class Writer(writing.Writer):
         one, other = getattr(self._onnx, kind)(*map(self.tensor, given), **attributes)
         return self._named(one, given[0].dtype), self._named(other, TensorProto.INT64)
 
+    def parts(self, value: Value, count: int, axis: int) -> list[Value]:
+        """Return as many parts along an axis as are asked for, which are more than one."""
+        made = self._onnx.Split(self.tensor(value), num_outputs=count, axis=axis)
+        return [self._named(part, value.dtype) for part in made]
+
     def const(self, value: float | Array, dtype: int) -> Value:
         """Return a constant of an ONNX type."""
         import onnx_ir as ir
@@ -73,7 +78,7 @@ def by(formula: Formula, *inputs: Any) -> Any:
         kind = TensorProto.FLOAT  # what PyTorch makes of whole numbers beside a fraction
         tensors = {at: value.to(kind) for at, value in tensors.items()}
     values = [tensors[at] if at in tensors else w.const(v, kind) for at, v in enumerate(inputs)]
-    if kind not in _HALVES:
+    if kind not in HALVES:
         return w.tensor(formula(w, values))
     # As PyTorch does it, in float32, of which the result alone is rounded.
     return w.tensor(formula(w, [value.to(TensorProto.FLOAT) for value in values]).to(kind))

@@ -362,7 +362,7 @@ def _cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: int | None = None) ->
     w = Writer()
     one, other = w.value(x1), w.value(x2)
     rows = [tensor.shape[-2] for tensor in (x1, x2)]
-    many = any(not isinstance(size, int) or size >= _MULTIPLIED for size in rows)
+    many = any(isinstance(size, int) and size >= _MULTIPLIED for size in rows)
     if p == 2 and (compute_mode == 1 or (compute_mode in (None, 0) and many)):
         squares = [(value * value).sum(-1, keepdims=True) for value in (one, other)]
         last = [*range(len(x2.shape) - 2), len(x2.shape) - 1, len(x2.shape) - 2]

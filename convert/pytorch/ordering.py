@@ -11,10 +11,13 @@ from onnx import TensorProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnxgraft.stages.convert import writing
-from onnxgraft.stages.convert.pytorch.formula import Writer, by
+from onnxgraft.stages.convert.pytorch.formula import HALVES, Writer, by
 from onnxgraft.stages.convert.writing import Value
 
 __all__ = ["ordering"]
+
+# So many products are written one after the other.
+_MOST = 512
 
 
 def _logcumsumexp(self: Any, dim: Any) -> Any:
@@ -37,14 +40,28 @@ def _logcumsumexp(self: Any, dim: Any) -> Any:
 
 
 def _cumprod(self: Any, dim: int, dtype: int | None = None) -> Any:
-    """Write the products of what comes before, and each itself."""
-    w = Writer()
+    """Write one product after the other: in another order they may overflow.
+
+    Halves are multiplied in float32. PyTorch multiplies float32 in float64, which TensorRT has not.
+    """
+    w, rank = Writer(), len(self.shape)
     value = w.value(self)
-    small = value.whole or value.dtype == TensorProto.BOOL
-    value = value.to(
-        dtype if dtype not in (None, -1) else TensorProto.INT64 if small else value.dtype
-    )
-    return w.tensor(_running(w, value, self, dim, "Mul", 1))
+    if dtype in (None, -1):
+        small = value.whole or value.dtype == TensorProto.BOOL
+        dtype = TensorProto.INT64 if small else value.dtype
+    kind = int(dtype)
+    value = value.to(kind)
+    value = value.to(TensorProto.FLOAT) if kind in HALVES else value
+    size = _size(self, dim)
+    if size > _MOST:
+        raise ValueError(f"a product along an axis of {size}; at most {_MOST} are written")
+    if size < 2:
+        return w.tensor(w.op("Identity", value.to(kind)))
+    factors = w.parts(value, size, dim % rank)
+    found = factors[:1]
+    for factor in factors[1:]:
+        found.append(found[-1] * factor)
+    return w.tensor(w.op("Concat", *found, axis=dim % rank).to(kind))
 
 
 def _most_so_far(kind: str) -> Callable[..., Any]:
@@ -72,15 +89,20 @@ def _most_so_far(kind: str) -> Callable[..., Any]:
     return written
 
 
+def _size(of: Any, dim: int) -> int:
+    """Return the size of an axis; 1 of a scalar."""
+    size = of.shape[dim] if len(of.shape) else 1
+    if not isinstance(size, int):
+        raise ValueError("it goes along an axis of any size; export it with a fixed one")
+    return size
+
+
 def _running(w: Writer, value: Value, of: Any, dim: int, kind: str, neutral: float) -> Value:
     """Combine each place with all before it, twice as far in each step."""
     rank = len(of.shape)
     if not rank:
         return w.op("Identity", value)
-    axis, size = dim % rank, of.shape[dim]
-    if not isinstance(size, int):
-        raise ValueError("it goes along an axis of any size; export it with a fixed one")
-    reach = 1
+    axis, size, reach = dim % rank, _size(of, dim), 1
     while reach < size:
         kept = w.op("Slice", value, w.longs(0), w.longs(size - reach), w.longs(axis))
         pads = [reach if at == axis else 0 for at in range(rank)] + [0] * rank
@@ -103,14 +125,21 @@ def _sort(self: Any, stable: Any = None, dim: int = -1, descending: bool = False
 def _kth(
     w: Writer, value: Value, rank: int, count: Value, dim: int, keepdim: bool
 ) -> tuple[Value, Value]:
-    """Return the last of so many that are the smallest along an axis, and where it is."""
+    """Return the last of so many that are the smallest along an axis, and where it is.
+
+    NaN is larger than all.
+    """
     if not rank:
         return w.op("Identity", value), w.const(0, TensorProto.INT64)
-    found = []
-    for tensor in w.both("TopK", value, count, axis=dim, largest=0, sorted=1):
-        last = w.op("Gather", tensor, w.const(-1, TensorProto.INT64), axis=dim)
-        found.append(last.unsqueeze(dim) if keepdim else last)
-    return found[0], found[1]
+    key = value
+    if not value.whole:
+        key = w.op("IsNaN", value, dtype=TensorProto.BOOL).where(
+            w.const(np.inf, value.dtype), value
+        )
+    _, places = w.both("TopK", key, count, axis=dim, largest=0, sorted=1)
+    where = w.op("Slice", places, w.longs(-1), w.longs(np.iinfo(np.int64).max), w.longs(dim))
+    found = w.op("GatherElements", value, where, axis=dim)
+    return (found, where) if keepdim else (found.squeeze(dim), where.squeeze(dim))
 
 
 def _kthvalue(self: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
@@ -120,15 +149,16 @@ def _kthvalue(self: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
 
 
 def _median_of(w: Writer, value: Value, rank: int, dim: int, keepdim: bool) -> tuple[Value, Value]:
-    """Return the median, the lower of two, and where it is; NaN where there is one."""
+    """Return the median, the lower of two, and where it is; the first NaN where there is one."""
     size = w.op("Gather", value.shape(), w.longs(dim)) if rank else w.longs(1)
     count = (size + 1) / 2
     found, where = _kth(w, value, rank, count, dim, keepdim)
     if value.whole or not rank:
         return found, where
-    nan = w.op("IsNaN", value, dtype=TensorProto.BOOL).to(TensorProto.INT32)
-    some = w.op("ReduceMax", nan, w.longs(dim), keepdims=int(keepdim)) > 0
-    return some.where(w.const(np.nan, value.dtype), found), where
+    nan, keep = w.op("IsNaN", value, dtype=TensorProto.BOOL).to(TensorProto.INT32), int(keepdim)
+    some = w.op("ReduceMax", nan, w.longs(dim), keepdims=keep) > 0
+    first = w.op("ArgMax", nan, dtype=TensorProto.INT64, axis=dim, keepdims=keep)
+    return some.where(w.const(np.nan, value.dtype), found), some.where(first, where)
 
 
 def _median(self: Any, dim: int = -1, keepdim: bool = False) -> Any:

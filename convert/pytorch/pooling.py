@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxgraft.graph.tensors import Array
-from onnxgraft.stages.convert.pytorch.formula import Writer
+from onnxgraft.stages.convert.pytorch.formula import HALVES, Writer
 
 __all__ = ["pooling"]
 
@@ -44,25 +44,37 @@ def _avg_pool(axes: int) -> Callable[..., Any]:
 
 
 def _adaptive_average(self: Any, output_size: Sequence[int]) -> Any:
-    """Write the means over windows as a product of matrices for each axis."""
-    w, rank, axes = Writer(), len(self.shape), len(output_size)
-    value = w.value(self)
-    for axis, (size, count) in enumerate(_sizes(self, output_size), rank - axes):
+    """Write the means over windows, axis by axis."""
+    w, axes = Writer(), len(output_size)
+    first, value = len(self.shape) - axes, w.value(self)
+    kind = value.dtype
+    value = value.to(TensorProto.FLOAT) if kind in HALVES else value
+    if all(count == 1 for count in output_size):
+        return w.tensor(w.op("ReduceMean", value, w.longs(*range(-axes, 0)), keepdims=1).to(kind))
+    for axis, (size, count) in reversed(list(enumerate(_sizes(self, output_size)))):
         if size == count:
             continue
-        means = np.zeros((size, count), np.float32)
-        for number, (begin, end) in enumerate(_windows(size, count)):
-            means[begin:end, number] = 1 / (end - begin)
-        last = [*(at for at in range(rank) if at != axis), axis]
-        matrix = w.const(means, value.dtype)
-        value = w.op("MatMul", value.transpose(*last), matrix).transpose(*np.argsort(last).tolist())
-    return w.tensor(value)
+        windows, behind = _windows(size, count), axes - axis - 1
+        value = w.op(
+            "Gather", value, w.const(_places(size, count), TensorProto.INT64), axis=first + axis
+        )
+        lengths = np.array([end - begin for begin, end in windows])
+        within = np.arange(lengths.max()) < lengths[:, None]
+        mask = w.const(within.reshape(*within.shape, *[1] * behind), TensorProto.BOOL)
+        value = mask.where(value, w.const(0, value.dtype)).sum(first + axis + 1, keepdims=False)
+        value = value / w.const(lengths.reshape(-1, *[1] * behind), value.dtype)
+    return w.tensor(value.to(kind))
 
 
 def _adaptive_most(self: Any, output_size: Sequence[int]) -> Any:
     """Write the largest of each window, and where in the picture it is."""
     w, rank, axes = Writer(), len(self.shape), len(output_size)
     first, value = rank - axes, w.value(self)
+    if all(count == 1 for count in output_size):
+        most = w.op("ReduceMax", value, w.longs(*range(-axes, 0)), keepdims=1)
+        flat = value.reshape(*[0] * first, -1)
+        where = w.op("ArgMax", flat, dtype=TensorProto.INT64, axis=-1, keepdims=1)
+        return w.tensor(most), w.tensor(where.reshape(*[0] * (first + 1), *[1] * (axes - 1)))
     sizes = _sizes(self, output_size)
     places = [_places(size, count) for size, count in sizes]
     for axis in reversed(range(axes)):
@@ -74,7 +86,11 @@ def _adaptive_most(self: Any, output_size: Sequence[int]) -> Any:
     counts = [count for _, count in sizes]
     value = value.reshape(*[0] * first, *counts, -1)
     where = w.op("ArgMax", value, dtype=TensorProto.INT64, axis=-1, keepdims=1)
-    most = w.op("ReduceMax", value, w.longs(-1), keepdims=0)
+    if all(size % count == 0 for size, count in sizes):
+        sides = [size // count for size, count in sizes]
+        most = w.op("MaxPool", w.value(self), kernel_shape=sides, strides=sides)
+    else:
+        most = w.op("ReduceMax", value, w.longs(-1), keepdims=0)
     table = w.const(_flat(places, [size for size, _ in sizes]), TensorProto.INT64)
     table = w.op("Expand", table, value.shape())
     found = w.op("GatherElements", table, where, axis=-1).squeeze(-1)

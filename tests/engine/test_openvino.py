@@ -154,9 +154,8 @@ def test_a_model_is_the_one_that_was_loaded_whatever_the_file_has_later(tmp_path
         ),
         "net (int32[N, 6] x, int32[N, 6] z) => (int32[N, 6] y) { y = Div(x, z) }",
         "net (uint8[N, 6] x, uint8[N, 6] z) => (uint8[N, 6] y) { y = Add(x, z) }",
-        "net (int64[N, 6] x) => (int64[N, 6] y) { y = Identity(x) }",
     ],
-    ids=["compared", "divided", "added in 8 bits", "in 64 bits"],
+    ids=["compared", "divided", "added in 8 bits"],
 )
 def test_whole_numbers_that_are_too_large_for_openvino_are_told(tmp_path: Path, graph: str) -> None:
     passport = engine.build(model_of(graph), tmp_path / "e", "openvino")
@@ -175,7 +174,7 @@ def test_whole_numbers_that_openvino_computes_rightly_are_not_told(tmp_path: Pat
 
 def test_whole_numbers_beyond_32_bits_are_refused_and_not_cut_off(tmp_path: Path) -> None:
     model = model_of("net (int64[N, 2] x) => (int64[N, 2] y) { y = Identity(x) }")
-    engine.build(model, tmp_path / "e", "openvino")
+    assert engine.build(model, tmp_path / "e", "openvino").notes == ()
     with engine.load(tmp_path / "e") as built:
         most = np.array([[2**31 - 1, -(2**31)]])
         assert (built.infer({"x": most})["y"] == most).all()

@@ -21,6 +21,8 @@ __all__ = [
 ]  # fmt: skip
 
 _NOTHING = Wants()
+# Numbers are drawn in int64.
+_LONGEST = int(np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True)
@@ -244,8 +246,10 @@ class _Whole:
         known = spec.name in self.wants.indices
         edges = list(dict.fromkeys([high, low, max(low, 0)])) if known or low < 0 else []
         if self.setting.caution == 0 and dtype.kind in "iu":
+            info = np.iinfo(dtype)
+            least, most = (low, high) if known else (int(info.min), min(int(info.max), _LONGEST))
             special = self.wants.special.get(spec.name, ())
-            edges = [n for n in special if not known or low <= n <= high] + edges
+            edges = [n for n in special if least <= n <= most] + edges
         if edges and value.size:
             begin = self.setting.turn % len(edges)
             places = side.permutation(value.size)[: len(edges)]

@@ -146,6 +146,10 @@ class Reference:
             return [
                 Proof(name, False, -math.inf, 0.0, 0.0, math.inf, reason) for name in self._names
             ]
+        return self.judge(found, tf32=tf32)
+
+    def judge(self, found: Sequence[Outputs], *, tf32: bool = False) -> list[Proof]:
+        """Return what is seen of each output, of the answers to the feeds; see `hold`."""
         return [self._of(name, found, tf32) for name in self._names]
 
     def _by_rounding(self, model: Model) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from onnxgraft import commands
 from onnxgraft.errors import ModelError
 from onnxgraft.graph.tensors import Array
-from tests.convert.pytorch.comparing import both, module
+from tests.convert.pytorch.comparing import both, module, of_program
 
 torch = pytest.importorskip("torch")
 nn: Any = torch.nn.functional
@@ -49,13 +50,17 @@ def test_products_of_all_before_are_pytorch_s() -> None:
     same(lambda x, y: [x.cumprod(1), (x > 0).cumprod(1), x.int().cumprod(1)], WHOLE, WHOLE)
 
 
-def test_a_product_along_an_axis_of_any_size_is_refused(tmp_path: Any) -> None:
-    net = module(lambda x, y: x.cumprod(1))
-    free = {1: torch.export.Dim("length", min=2)}
-    program = torch.export.export(net, (torch.ones(2, 5),) * 2, dynamic_shapes=[free, None])
-    torch.export.save(program, tmp_path / "net.pt2")
+def test_products_overflow_where_pytorch_s_do_and_nowhere_else() -> None:
+    x = np.float32([[1e-30, 1e30, 1e30, 1e-30, 1e-30, 0, 2], [1e30, 1e30, 1e30, 1, 1, 3, -1]])
+    same(lambda x, y: x.cumprod(1), x, x, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["cumprod", "cummax", "cummin"])
+def test_what_goes_along_an_axis_of_any_size_is_refused(kind: str) -> None:
+    # The first axis is free where a module is converted with examples.
+    net = module(lambda x, y: [*getattr(x, kind)(0)] if kind != "cumprod" else x.cumprod(0))
     with pytest.raises(ModelError, match="an axis of any size; export it with a fixed one"):
-        commands.convert(tmp_path / "net.pt2")
+        commands.convert((net, (torch.ones(2, 5),) * 2))
 
 
 @pytest.mark.parametrize("x", [X, TIES, WHOLE[:, :6].copy()], ids=["odd", "ties", "even and whole"])
@@ -70,7 +75,11 @@ def test_medians_and_kth_values_are_pytorch_s(x: Array) -> None:
 
 
 def test_the_median_of_a_row_with_nan_is_nan() -> None:
-    same(lambda x, y: [x.median(), x.median(1).values, x.median(0).values], NAN, NAN)
+    same(lambda x, y: [x.median(), *x.median(1), x.median(0).values], NAN, NAN)
+
+
+def test_nan_is_larger_than_all_that_are_counted() -> None:
+    same(lambda x, y: [part for k in (1, 3, 6, 7) for part in x.kthvalue(k, 1)], NAN[:1], NAN)
 
 
 def test_where_a_median_is_is_told() -> None:
@@ -115,6 +124,26 @@ def test_adaptive_pools_are_pytorch_s(size: tuple[int, ...], picture: tuple[int,
     same(lambda x, y: nn.adaptive_avg_pool3d(x, (2, *size)), x, x, tolerance=1e-6)
     same(lambda x, y: nn.adaptive_avg_pool3d(x[None], (None, *size)), x, x, tolerance=1e-6)
     same(lambda x, y: list(nn.adaptive_max_pool3d(x[None], (2, *size), return_indices=True)), x, x)
+
+
+def test_a_pool_of_the_whole_picture_takes_any_size(tmp_path: Path) -> None:
+    free = {0: torch.export.Dim("batch"), 2: torch.export.Dim("rows", min=2)}
+    net = module(
+        lambda x, y: [nn.adaptive_avg_pool3d(x[:, :, None], 1), *nn.adaptive_max_pool2d(x, 1, True)]
+    )
+    x = rng.standard_normal((2, 3, 5, 4)).astype(np.float32)
+    program = torch.export.export(
+        net, (torch.from_numpy(x),) * 2, dynamic_shapes=[free, free], strict=False
+    )
+    wanted, found = of_program(program, tmp_path / "net.pt2", x, x)
+    for right, made in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(made, right, rtol=1e-6)
+
+
+def test_an_infinite_value_is_in_its_own_windows_alone() -> None:
+    x = rng.standard_normal((1, 2, 7, 9, 8)).astype(np.float64)
+    x[0, 0, 3, 4, 4], x[0, 1, 0, 0, 0] = np.inf, np.nan
+    same(lambda x, y: nn.adaptive_avg_pool3d(x, (3, 4, 3)), x, x, tolerance=1e-12)
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, 2.0, 3.5, float("inf")])
