@@ -1,6 +1,6 @@
 """Whole numbers of 8 and 16 bits, in operators that ONNX or onnxruntime has for wider ones alone.
 
-They are cast to 32 bits and back. Sums and products wrap around in either in the same way.
+They are cast to 32 bits and back. Sums wrap around in either in the same way.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ __all__ = ["widen"]
 
 _BYTES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 _WORDS = (onnx.TensorProto.INT16, onnx.TensorProto.UINT16)
-_INT32, _INT64 = onnx.TensorProto.INT32, onnx.TensorProto.INT64
+_INT32 = onnx.TensorProto.INT32
 # Types that an operator is written for, and lacks: those up to ReduceMin in ONNX itself, the others
-# in onnxruntime 1.32. A power is larger than 32 bits soon.
+# in onnxruntime 1.32. Products and powers are left alone: onnxruntime does not wrap them around.
 _LACKS = {
-    "CumSum": (*_BYTES, *_WORDS), "Pow": (*_BYTES, *_WORDS), "ReduceMean": (*_BYTES, *_WORDS),
-    "ReduceProd": (*_BYTES, *_WORDS), "ReduceSum": (*_BYTES, *_WORDS), "ReduceMax": _WORDS,
-    "ReduceMin": _WORDS, "ArgMax": _WORDS, "ArgMin": _WORDS, "Max": _WORDS, "Min": _WORDS,
-    "Where": _WORDS,
+    "CumSum": (*_BYTES, *_WORDS), "ReduceMean": (*_BYTES, *_WORDS),
+    "ReduceSum": (*_BYTES, *_WORDS), "ReduceMax": _WORDS, "ReduceMin": _WORDS, "ArgMax": _WORDS,
+    "ArgMin": _WORDS, "Max": _WORDS, "Min": _WORDS, "Where": _WORDS,
 }  # fmt: skip
 
 
@@ -82,12 +81,11 @@ def _cast(
     part: gs.Graph, node: gs.Node, names: FreeNames, places: Sequence[int], kind: int
 ) -> None:
     """Cast the inputs at some places before a node, and what it makes of them behind it."""
-    wide = _INT64 if is_op(node, "Pow") else _INT32
     at = part.nodes.index(node)
     for place in places:
         name = names.node(f"{node.name}/wide_{place}")
         made = gs.Variable(names.tensor(f"{name}:0"))
-        part.nodes.insert(at, Node("Cast", name, {"to": wide}, [node.inputs[place]], [made]))
+        part.nodes.insert(at, Node("Cast", name, {"to": _INT32}, [node.inputs[place]], [made]))
         node.inputs[place] = made
     if not is_op(node, "ArgMax", "ArgMin"):  # which make places
         name = names.node(f"{node.name}/narrow")

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 __all__ = ["OpenVino", "build", "check", "config_of", "load", "runs_here"]
 
 _CPU = "CPU"
-# What OpenVINO computes in int32: its devices cut the numbers off.
-_NARROWED = ("int64", "uint32", "uint64")
+# What OpenVINO computes in int32: its devices cut the numbers off. So the largest of int64, which
+# says "to the last" where something is sliced, becomes -1.
+_NARROWED = ("int64", "uint64")
 # Of feeds, so many are remembered.
 _MOST_SIZES = 64
 _FLOATS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}

@@ -317,7 +317,8 @@ def _angle(self: Any) -> Any:
     """Write 0 or pi by the sign, in float32 where it is a whole number, and NaN where it is NaN."""
     w = Writer()
     value = w.value(self)
-    value = value.to(TensorProto.FLOAT) if value.whole else value
+    if value.whole or value.dtype == TensorProto.BOOL:
+        value = value.to(TensorProto.FLOAT)
     sign = (value < 0).where(w.const(math.pi, value.dtype), w.const(0, value.dtype))
     return w.tensor(w.op("IsNaN", value, dtype=TensorProto.BOOL).where(value, sign))
 

@@ -42,7 +42,7 @@ def _logcumsumexp(self: Any, dim: Any) -> Any:
 def _cumprod(self: Any, dim: int, dtype: int | None = None) -> Any:
     """Write one product after the other: in another order they may overflow.
 
-    Halves are multiplied in float32. PyTorch multiplies float32 in float64, which TensorRT has not.
+    As PyTorch does it, halves are multiplied in float32 and floats in float64.
     """
     w, rank = Writer(), len(self.shape)
     value = w.value(self)
@@ -51,7 +51,8 @@ def _cumprod(self: Any, dim: int, dtype: int | None = None) -> Any:
         dtype = TensorProto.INT64 if small else value.dtype
     kind = int(dtype)
     value = value.to(kind)
-    value = value.to(TensorProto.FLOAT) if kind in HALVES else value
+    if not value.whole:
+        value = value.to(TensorProto.FLOAT if kind in HALVES else TensorProto.DOUBLE)
     size = _size(self, dim)
     if size > _MOST:
         raise ValueError(f"a product along an axis of {size}; at most {_MOST} are written")
@@ -175,9 +176,12 @@ def _masked_select(self: Any, mask: Any) -> Any:
     """Write a Compress of what both are when they have one shape."""
     w = Writer()
     value, chosen = w.value(self), w.value(mask)
+    kind = value.dtype
+    if kind == TensorProto.BOOL:  # of which onnxruntime has no Where
+        value = value.to(TensorProto.UINT8)
     value = chosen.where(value, value)
     chosen = w.op("Expand", chosen, value.shape())
-    return w.tensor(w.op("Compress", value, chosen.reshape(-1)))
+    return w.tensor(w.op("Compress", value, chosen.reshape(-1)).to(kind))
 
 
 def _searchsorted(

@@ -190,3 +190,26 @@ def test_an_input_that_nothing_reads_is_fed_and_left_alone(tmp_path: Path) -> No
         assert [spec.name for spec in built.inputs] == ["unread", "x"]
         feeds = random_feeds(built.inputs, 3)
         assert (built.infer(feeds)["y"] == feeds["x"].clip(0)).all()
+
+
+def test_unsigned_numbers_of_32_bits_are_fed(tmp_path: Path) -> None:
+    whole = np.array([[3_000_000_000, 0]], np.uint32)
+    model = model_of("net (uint32[N, 2] x) => (uint32[N, 2] y) { y = Identity(x) }")
+    engine.build(model, tmp_path / "e", "openvino")
+    with engine.load(tmp_path / "e") as built:
+        assert (built.infer({"x": whole})["y"] == whole).all()
+
+
+def test_the_end_of_a_slice_that_openvino_would_take_for_the_last_but_one_is_refused(
+    tmp_path: Path,
+) -> None:
+    model = model_of(
+        "net (float[N, 6] x, int64[1] end) => (float[N, M] y)"
+        " <int64[1] begin = {2}, int64[1] axis = {1}> { y = Slice(x, begin, end, axis) }"
+    )
+    engine.build(model, tmp_path / "e", "openvino")
+    x = np.arange(12, dtype=np.float32).reshape(2, 6)
+    with engine.load(tmp_path / "e") as built:
+        assert (built.infer({"x": x, "end": np.array([6])})["y"] == x[:, 2:]).all()
+        with pytest.raises(InputError, match="input end holds whole numbers beyond"):
+            built.infer({"x": x, "end": np.array([np.iinfo(np.int64).max])})

@@ -212,6 +212,8 @@ def _quantized(network: Network) -> Iterator[str]:
             if not np.isfinite(right).all():
                 continue  # it is not sound
             noise = float(np.square(np.stack([answer[name] for answer in found]) - right).mean())
+            if not noise:
+                continue  # where nothing but zeros was right, too
             kept = 10 * np.log10(float(np.square(right).mean()) / max(noise, TOLERANCE**2))
             # Not by "<" and ">": what is no number is told.
             if not kept >= KEPT_DECIBELS and not noise <= _explained(model, singles, name):

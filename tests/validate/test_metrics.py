@@ -246,9 +246,10 @@ def test_a_label_in_a_column_is_that_of_its_row(metric: TopK | AreaUnderCurve) -
     assert [*metric.values().values()] == [100.0]
 
 
-def test_a_score_that_is_nan_is_no_right_answer() -> None:
+@pytest.mark.parametrize("classes", [3, 10])
+def test_a_score_that_is_nan_is_no_right_answer(classes: int) -> None:
     metric = TopK(5)
-    metric.add(Answered(np.full((1, 10), np.nan, np.float32)), np.asarray(3))
+    metric.add(Answered(np.full((1, classes), np.nan, np.float32)), np.asarray(2))
     assert metric.values() == {"top5": 0.0, "top1": 0.0}
 
 

@@ -57,7 +57,7 @@ class TopK:
         # Ties count as argmax breaks them: the first is the largest.
         better = int((flat > flat[right]).sum()) + int((flat[:right] == flat[right]).sum())
         if flat[right] != flat[right]:  # NaN is no score
-            better = flat.size
+            better = max(flat.size, self.k)
         self._right += better < self.k
         self._first += better < 1
         self._total += 1

@@ -261,8 +261,9 @@ def _table(
         return Listing()
     paths = [all(isinstance(value, str) for value in values) for _, values, _ in wanted]
     kinds, notes, own = _numbered(
-        {str(label) for _, _, label in wanted if _is_name(path, label)}, names, path, "names"
-    )
+        {str(label) for _, _, label in wanted if label in names or _is_name(path, label)},
+        names, path, "names",
+    )  # fmt: skip
     labels = [_label(path, where, label, kinds) for where, _, label in wanted]
     if all(paths):
         return Listing(
@@ -301,7 +302,9 @@ def _is_name(path: Path, label: object) -> bool:
 
 def _is_number(text: str) -> bool:
     """Tell whether a text is a number, such as ``3``, and ``3.0``, which numbers no class."""
-    return re.fullmatch(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?", text.strip(), re.I) is not None
+    return (
+        re.fullmatch(r"[+-]?(\d[\d_]*(\.\d*)?|\.\d+)(e[+-]?\d+)?", text.strip(), re.I) is not None
+    )
 
 
 def _whole(text: str) -> int | None:
@@ -321,8 +324,10 @@ def _label(path: Path, where: str, label: object, kinds: Mapping[str, int]) -> F
         number = _whole(label)
         if number is not None:
             return number
+        if label in kinds:
+            return kinds[label]
         if not _is_number(label):
-            return kinds[label] if label in kinds else _there(path, label, where)
+            return _there(path, label, where)
     raise InputError(
         f"{where}: the label is {label!r}; a class is a whole number (3, and not 3.0) or a name, a "
         "label image a path, and boxes go into a file of labels (--labels)"

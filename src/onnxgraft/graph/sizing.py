@@ -11,10 +11,12 @@ __all__ = ["inputs_that_size"]
 
 # Where an operator takes a size.
 _SIZES: dict[str, tuple[int, ...]] = {
-    "BlackmanWindow": (0,), "CenterCropPad": (1,), "ConstantOfShape": (0,), "DFT": (1,),
-    "Expand": (1,), "HammingWindow": (0,), "HannWindow": (0,), "MaxUnpool": (2,),
+    "AffineGrid": (1,), "BlackmanWindow": (0,), "CenterCropPad": (1,), "Col2Im": (1,),
+    "ConstantOfShape": (0,), "DFT": (1,), "Expand": (1,), "HammingWindow": (0,), "HannWindow": (0,),
+    "MaxUnpool": (2,), "MelWeightMatrix": (0, 1), 
     "NonMaxSuppression": (2,), "OneHot": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,),
-    "Resize": (1, 2, 3), "STFT": (1, 3), "Tile": (1, 2), "TopK": (1,), "Upsample": (1,),
+    "Resize": (1, 2, 3), "STFT": (1, 3), "Slice": (1, 2, 4), "Tile": (1, 2), "TopK": (1,),
+    "Trilu": (1,), "Unsqueeze": (1,), "Upsample": (1,),
 }  # fmt: skip
 
 

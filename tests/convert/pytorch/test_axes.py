@@ -51,7 +51,7 @@ def test_products_of_all_before_are_pytorch_s() -> None:
 
 
 def test_products_overflow_where_pytorch_s_do_and_nowhere_else() -> None:
-    x = np.float32([[1e-30, 1e30, 1e30, 1e-30, 1e-30, 0, 2], [1e30, 1e30, 1e30, 1, 1, 3, -1]])
+    x = np.float32([[1e-30, 1e30, 1e30, 1e-30, 1e-30, 0, 2], [1e30, 1e30, 1e-38, 1, 0, 3, -1]])
     same(lambda x, y: x.cumprod(1), x, x, tolerance=1e-6)
 
 
@@ -90,6 +90,7 @@ def test_a_mask_selects_of_what_both_make_together() -> None:
     same(
         lambda x, y: [
             x.masked_select(x > 0), x.masked_select(y[0] > 0), x[:, :1].masked_select(y > 1),
+            (x > y).masked_select(x > 0),
         ],
         X, X[::-1].copy(),
     )  # fmt: skip
@@ -163,7 +164,7 @@ def test_numbers_that_are_none_are_told_of_whole_ones_too() -> None:
 
 def test_angles_are_pytorch_s() -> None:
     same(lambda x, y: [x.angle(), y.angle(), y.half().angle()], TIES, NAN, tolerance=1e-7)
-    same(lambda x, y: [x.angle(), x.int().angle()], WHOLE, WHOLE, tolerance=1e-7)
+    same(lambda x, y: [x.angle(), x.int().angle(), (x > 0).angle()], WHOLE, WHOLE, tolerance=1e-7)
 
 
 def test_a_softmax_of_another_type_is_computed_in_it() -> None:
