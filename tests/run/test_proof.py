@@ -13,7 +13,7 @@ from onnxgraft.graph.tensors import Array, Feeds, Outputs, TensorSpec
 from onnxgraft.run import proof as proof_of
 from onnxgraft.run.engine import Resource
 from onnxgraft.run.exact import exact
-from onnxgraft.run.proof import Proof, Reference, trials
+from onnxgraft.run.proof import Proof, Reference, trials, wide_trials
 
 X = TensorSpec("x", "float32", ("N", 4))
 RNG = np.random.default_rng(0)
@@ -135,3 +135,23 @@ def test_a_value_in_the_middle_of_two_whole_numbers_may_be_rounded_to_either() -
     # Where nothing is near the middle, nothing may be another.
     feeds = [{"x": (halves + 0.003).astype(np.float32)}]
     assert not hold(0.01).passed
+
+
+@pytest.mark.parametrize(
+    ("graph", "powers"),
+    [
+        ("g (int32[N,4] x) => (int32[N,4] y) { y = Add(x, x) }", {7, 14, 20, 24, 30}),
+        ("g (uint8[N,4] x) => (uint8[N,4] y) { y = Add(x, x) }", {7}),
+        ("g (uint8[N,3,4,4] x) => (uint8[N,3,4,4] y) { y = Max(x, x) }", set()),
+        ("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }", set()),
+        ("g (int64[N] x) => (float[N] y) <float[2] t = {1,2}> { y = Gather(t, x) }", set()),
+        ("g (float[4] x, int64[1] n) => (float[M] y) { y = Expand(x, n) }", set()),
+    ],
+    ids=["32 bits", "8 bits", "a picture", "floats", "rows of a table", "a size"],
+)
+def test_large_whole_numbers_are_tried_where_they_are_numbers(graph: str, powers: set[int]) -> None:
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{graph}')
+    model = Model.from_onnx(proto, Source("g", "onnx", ""))
+    found = wide_trials(model, model.inputs)
+    assert {power for power, _ in found} == powers
+    assert all((fed["x"] > 2**power - 4).all() for power, fed in found)

@@ -68,6 +68,7 @@ _NUMBERS, _MOST = 2000, 16
 _LAST_BITS = 2.0**-20
 # Whole numbers about these powers of two are tried beside those that proofs are made with.
 _WIDTHS = (7, 14, 20, 24, 30, 40, 62)
+_WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
 class Reference:
@@ -285,14 +286,16 @@ def wide_trials(model: Model, inputs: Sequence[TensorSpec]) -> list[tuple[int, F
     """Return feeds with large whole numbers, with the power of two that these are about.
 
     In each power all such inputs are large, and then the first alone. Inputs that index tables, are
-    masks, or decide sizes are as in `trials`; where all are such, there are no feeds.
+    masks, decide sizes, or are pictures of 8 bits are as in `trials`; where all are such, there are
+    no feeds.
     """
     wants = wants_of(model.graph)
     usual = {*wants.indices, *wants.masks, *inputs_that_size(model.graph)}
+    usual |= {spec.name for spec in inputs if spec.dtype.endswith("int8") and len(spec.shape) > 2}
     powers = {
         spec.name: int(np.iinfo(spec.dtype).max).bit_length() - 1
         for spec in inputs
-        if spec.kind in "iu" and spec.name not in usual
+        if spec.dtype in _WHOLE and spec.name not in usual
     }
     found: list[tuple[int, Feeds]] = []
     if not powers:
