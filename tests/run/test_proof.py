@@ -112,29 +112,40 @@ def test_tf32_explains_a_difference_only_where_an_engine_may_compute_in_it(tf32:
     assert ("TF32 would explain it" in found.reason) is tf32
 
 
-def test_a_value_in_the_middle_of_two_whole_numbers_may_be_rounded_to_either() -> None:
-    text = """<ir_version: 8, opset_import: ["" : 17]>
-        g (float[N,4] x) => (float[N,4] y) <float step = {100}>
-        { a = Mul(x, step) b = Round(a) y = Div(b, step) }"""
+HALVES = np.random.default_rng(0).integers(-100, 100, (500, 4)) / 100 + 0.005
+
+
+def rounded(values: Array, steps: int, off: float) -> Proof:
+    """Return the proof of an engine that rounds to steps of 1 / ``steps``, and is off at times."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,4] x) => (float[N,4] y) <float step = {{{steps}}}>
+        {{ a = Mul(x, step) b = Round(a) y = Div(b, step) }}"""
     model = Model.from_onnx(onnx.parser.parse_model(text), Source("g", "onnx", ""))
-    halves = np.random.default_rng(0).integers(-100, 100, (500, 4)) / 100 + 0.005
-    feeds: list[Feeds] = [{"x": halves.astype(np.float32)}]
 
-    def hold(step: float) -> Proof:
-        def answer(right: Array) -> Array:
-            made = right.copy()
-            made.flat[::7] += np.float32(step)
-            return made
+    def answer(right: Array) -> Array:
+        made = right.copy()
+        made.flat[::7] += np.float32(off)
+        return made
 
-        (found,) = Reference(model, feeds).hold(Answering(model, answer))
-        return found
+    reference = Reference(model, [{"x": values.astype(np.float32)}])
+    (found,) = reference.hold(Answering(model, answer))
+    return found
 
-    assert hold(0.01).passed
-    assert hold(-0.01).passed
-    assert not hold(0.03).passed
-    # Where nothing is near the middle, nothing may be another.
-    feeds = [{"x": (halves + 0.003).astype(np.float32)}]
-    assert not hold(0.01).passed
+
+@pytest.mark.parametrize("off", [0.01, -0.01])
+def test_a_value_in_the_middle_of_two_whole_numbers_may_be_rounded_to_either(off: float) -> None:
+    assert rounded(HALVES, 100, off).passed
+
+
+@pytest.mark.parametrize(
+    ("values", "steps", "off"),
+    [(HALVES, 100, 0.03), (HALVES + 0.003, 100, 0.01), (np.round(HALVES * 5) / 5 + 0.1, 5, 0.2)],
+    ids=["three steps off", "nothing near the middle", "steps of a tenth of the range"],
+)
+def test_an_engine_that_rounding_does_not_explain_is_wrong(
+    values: Array, steps: int, off: float
+) -> None:
+    assert not rounded(values, steps, off).passed
 
 
 @pytest.mark.parametrize(

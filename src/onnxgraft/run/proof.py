@@ -66,6 +66,8 @@ __all__ = ["Proof", "Reference", "trials", "wide_trials", "worst"]
 _NUMBERS, _MOST = 2000, 16
 # Float32 sums of some values differ by so much of themselves, added in another order.
 _LAST_BITS = 2.0**-20
+# Of its range; more than that a wrong engine could hide behind.
+_MOST_BY_ROUNDING = 1e-2
 # Whole numbers about these powers of two are tried beside those that proofs are made with.
 _WIDTHS = (7, 14, 20, 24, 30, 40, 62)
 _WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -201,7 +203,8 @@ class Reference:
             nothing = _constant([right for _, right, _ in triples])
             reason = _reason(values, max(count, 1), self.floats, nothing)
         else:
-            allowed = max(ENGINE_TOLERANCES[self.floats], self.rounding[name])
+            by_rounding = min(self.rounding[name], _MOST_BY_ROUNDING)
+            allowed = max(ENGINE_TOLERANCES[self.floats], by_rounding)
             values["exact"] = math.inf
             reason = "" if relative <= allowed else (
                 f"differs from its graph by {relative:.1e} of the range, {allowed:.0e} is what "
