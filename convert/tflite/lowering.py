@@ -14,11 +14,10 @@ from onnxgraft.errors import ModelError, NotSupportedError, OnnxgraftError, reas
 from onnxgraft.files import sha256
 from onnxgraft.graph.model import Model, Origin, Source
 from onnxgraft.optional import optional
-from onnxgraft.stages.convert.tensorflow.lower.in_place import in_place
+from onnxgraft.stages.convert.tensorflow.lower.by_tf2onnx import by_tf2onnx
 from onnxgraft.stages.convert.tensorflow.lower.lowering import check_operators, raise_refused
 from onnxgraft.stages.convert.tensorflow.lower.operators import OPERATORS, handlers
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
-from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from onnxgraft.stages.convert.tflite.operators import OWN, own_handlers
 from onnxgraft.stages.convert.tflite.preparing import Prepared, prepare
 from onnxgraft.stages.convert.tflite.reading import Lite, read_tflite
@@ -75,28 +74,24 @@ def lower_tflite(
 
 def _to_onnx(lite: Lite, opset: int) -> onnx.ModelProto:
     """Return what tf2onnx makes of a prepared model, unchecked."""
-    with optional("Converting a TFLite model", "tensorflow"):
-        tensorflow()
-        import tf2onnx
     refused: dict[str, OnnxgraftError] = {}
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder, quiet():
         prepared = Path(folder, "prepared.tflite")
         prepared.write_bytes(lite.packed())
-
-        def converted() -> Any:
-            refused.clear()
-            return tf2onnx.convert.from_tflite(
-                os.fspath(prepared), opset=opset,
-                custom_op_handlers=handlers(refused) | own_handlers(),
-            )[0]  # fmt: skip
-
         try:
-            proto = in_place(converted)
+            proto = by_tf2onnx(
+                None,
+                refused.clear,
+                tflite_path=os.fspath(prepared),
+                opset=opset,
+                custom_op_handlers=handlers(refused) | own_handlers(),
+            )
+        except OnnxgraftError:
+            raise
         except Exception as error:  # the FlatBuffer reader raises whatever it meets
             raise ModelError(
                 f"{lite.file}: tf2onnx can't convert the model: {reason_in(error)}"
             ) from error
-    assert isinstance(proto, onnx.ModelProto)
     raise_refused(lite.file, proto, refused)
     return proto
 

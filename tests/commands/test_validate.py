@@ -280,6 +280,21 @@ def test_a_nan_is_told_with_its_sample_and_its_first_tensor(tmp_path: Path) -> N
     assert any("first difference at a (Sqrt 'a'" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_sample_that_is_furthest_off_is_looked_into(workers: int, tmp_path: Path) -> None:
+    text = "net (float[N, 2] x) => (float[N, 2] y) {{ a = Neg(x)  b = {}  y = Neg(b) }}"
+    ends = {"low": np.float32(-3), "high": np.float32(3)}
+    for name, op in (("right", "Identity(a)"), ("wrong", "Clip(a, low, high)")):
+        onnx.save(model_of(text.format(op), ends).to_onnx(), tmp_path / f"{name}.onnx")
+    np.savez(tmp_path / "data.npz", x=np.array([[1, 2], [2, 1], [1, 4], [7, 0]], np.float32))
+    report = commands.validate(
+        tmp_path / "right.onnx", tmp_path / "wrong.onnx", tmp_path / "data.npz",
+        bisect=True, workers=workers,
+    )  # fmt: skip
+    assert any("first difference at b (Clip 'b'" in note for note in report.notes)
+    assert any(note.endswith("data.npz[3]") for note in report.notes)
+
+
 def test_a_nan_of_the_original_is_told_with_its_first_tensor(tmp_path: Path) -> None:
     text = "net (float[1, 2] x) => (float[1, 2] y) { a = Abs(x)  b = Sqrt(x)  y = Add(a, b) }"
     onnx.save(model_of(text).to_onnx(), tmp_path / "net.onnx")

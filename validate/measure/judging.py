@@ -135,7 +135,7 @@ def _within_tolerance(
             share, allowed = difference.differing, max(TIES, tolerance)
             text = f"{100 * share:.2g} % of {name} differ, at most {100 * allowed:.2g} % allowed"
         else:
-            span = difference.span or difference.size or 1.0
+            span = difference.scale
             floor = max(candidate.floors.get(name, 0.0), _resolution(candidate, name, difference))
             share, allowed = difference.max_abs / span, max(tolerance, floor / span)
             shown = f"{allowed:.0e}" if allowed == tolerance else f"{allowed:.1e}"

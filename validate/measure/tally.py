@@ -107,6 +107,8 @@ class Tally:
         differences: Of each candidate, by output.
         broken: Of each candidate: output -> position of the first sample with values that are NaN
             or infinite, its name, and whose they are.
+        worst: Of each candidate: output -> its largest difference, and the negative position of the
+            first sample that has it.
         gallery: Of each candidate, the samples whose answers differ most.
         other_boxes: Of each candidate: output -> on how many samples it found more or fewer boxes
             than the original; such an output has no differences.
@@ -118,6 +120,7 @@ class Tally:
     metrics: list[Metric | None]
     differences: list[dict[str, Difference]]
     broken: list[dict[str, tuple[int, str, str]]] = field(default_factory=list)
+    worst: list[dict[str, tuple[float, int]]] = field(default_factory=list)
     gallery: list[list[Answer]] = field(default_factory=list)
     other_boxes: list[dict[str, int]] = field(default_factory=list)
     metric_output: str = ""
@@ -132,7 +135,8 @@ class Tally:
         metrics = [metric() if metric else None for _ in range(candidates + 1)]
         return cls(
             metrics, [{} for _ in range(candidates)], [{} for _ in range(candidates)],
-            [[] for _ in range(candidates)], [{} for _ in range(candidates)], metric_output,
+            [{} for _ in range(candidates)], [[] for _ in range(candidates)],
+            [{} for _ in range(candidates)], metric_output,
         )  # fmt: skip
 
     def add(
@@ -186,6 +190,9 @@ class Tally:
                 before = None if first is None or selected is not None else first.get(name)
                 if not difference.add(sides[0], sides[1], before):
                     self._note(index, position, sample, name, value)
+                least = self.worst[index].get(name, (0.0, 0))[0]
+                if difference.max_abs > least:
+                    self.worst[index][name] = difference.max_abs, -position
                 # Of a detector's output neither axis is of classes alone.
                 axis = None if detection else class_axis(value)
                 if axis is not None:
@@ -287,6 +294,9 @@ class Tally:
         for first, second in zip(self.broken, other.broken, strict=True):
             for name, entry in second.items():
                 first[name] = min(first.get(name, entry), entry)
+        for largest, more_of in zip(self.worst, other.worst, strict=True):
+            for name, at in more_of.items():
+                largest[name] = max(largest.get(name, at), at)
         for counts, others in zip(self.other_boxes, other.other_boxes, strict=True):
             for name, count in others.items():
                 counts[name] = counts.get(name, 0) + count

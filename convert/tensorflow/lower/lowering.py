@@ -18,21 +18,19 @@ from onnxgraft.graph.inference import infer
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.operators import op_key, op_of
 from onnxgraft.graph.surgeon import graph_of
-from onnxgraft.optional import optional
 from onnxgraft.run.demand import limited
 from onnxgraft.stages.convert.tensorflow.loops.loops import prepare_loops
 from onnxgraft.stages.convert.tensorflow.loops.recurrent import fuse_recurrent
-from onnxgraft.stages.convert.tensorflow.lower.in_place import in_place
+from onnxgraft.stages.convert.tensorflow.lower.by_tf2onnx import by_tf2onnx
 from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
 from onnxgraft.stages.convert.tensorflow.lower.weights import put_into_onnx, stand_ins
-from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset
+from onnxgraft.stages.convert.tensorflow.lower.writing import NewerOpset, own_tables
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 from onnxgraft.stages.convert.tensorflow.reading.graphdef import FrozenGraph
 from onnxgraft.stages.convert.tensorflow.running import (
     import_graph,
     reason_of,
     refusing,
-    tensorflow,
 )
 from onnxgraft.stages.convert.tensorflow.sizes import check_sizes
 
@@ -65,7 +63,6 @@ def lower(frozen: FrozenGraph, opset: int) -> tuple[Model, list[str]]:
 
 def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]]:
     """Return what tf2onnx makes of the graph, unchecked, and the weights that are inputs of it."""
-    tf = tensorflow()
     light, standing = stand_ins(frozen.prepared, frozen.weights)
     with refusing(frozen.source.path):
         prepare_loops(frozen.source.path, light, frozen.fetched)
@@ -77,23 +74,17 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
                 frozen.fetched,
                 frozen.weight_bytes,
             )
-    with optional("Converting a TensorFlow graph", "tensorflow"):
-        import tf2onnx
     refused: dict[str, OnnxgraftError] = {}
-
-    def converted() -> Any:
-        refused.clear()
-        return tf2onnx.convert.from_graph_def(
-            light,
-            input_names=[*frozen.places, *(f"{name}:0" for name in standing)],
-            output_names=list(frozen.fetched),
-            opset=opset,
-            custom_op_handlers=handlers(refused),
-        )[0]
-
-    with quiet(), tf.Graph().as_default():
+    with quiet():
         try:
-            proto = in_place(converted)
+            proto = by_tf2onnx(
+                light,
+                refused.clear,
+                input_names=[*frozen.places, *(f"{name}:0" for name in standing)],
+                output_names=list(frozen.fetched),
+                opset=opset,
+                custom_op_handlers=handlers(refused),
+            )
         except OnnxgraftError:
             raise
         except Exception as error:  # tf2onnx raises whatever it meets
@@ -101,7 +92,6 @@ def to_onnx(frozen: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, list[str]
                 f"{frozen.source.path}: tf2onnx can't convert {_suspects(light, str(error))}: "
                 f"{reason_of(error)}"
             ) from error
-    assert isinstance(proto, onnx.ModelProto)
     raise_refused(frozen.source.path, proto, refused)
     return proto, standing
 
@@ -125,9 +115,7 @@ def raise_refused(
 
 def _suspects(graph_def: Any, message: str) -> str:
     """Return what a message is about: the nodes it names, or those tf2onnx has nothing for."""
-    from tf2onnx.handler import tf_op
-
-    known = {op for table in tf_op.get_opsets()[""] for op in table or ()}
+    known = set().union(*own_tables())
     quoted = {name.split(":")[0] for name in re.findall(r"'([^']+)'", message)}
     named = [node for node in graph_def.node if node.name in quoted]
     named = named or [node for node in graph_def.node if node.op not in known]

@@ -107,7 +107,7 @@ from onnxgraft.stages.convert.tensorflow.lower.windows import (
     extract_image_patches,
     max_pool_with_argmax,
 )
-from onnxgraft.stages.convert.tensorflow.lower.writing import Handler, by, theirs
+from onnxgraft.stages.convert.tensorflow.lower.writing import Handler, by, own_tables, theirs
 
 __all__ = ["OPERATORS", "Operator", "handlers"]
 
@@ -135,9 +135,7 @@ def handlers(refused: dict[str, OnnxgraftError]) -> dict[str, tuple[Handler, lis
     Args:
         refused: Gets what they raise, by node, for tf2onnx goes on without a word.
     """
-    from tf2onnx.handler import tf_op
-
-    names = {name for table in tf_op.get_opsets()[""] for name in table or ()}
+    names: set[str] = set().union(*own_tables())
 
     def telling(handler: Handler) -> Handler:
         def told(ctx: Any, node: Any, name: str, args: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from onnxgraft.graph.tensors import Array
 from onnxgraft.stages.convert import writing
 from onnxgraft.stages.convert.writing import Operand, Value
 
-__all__ = ["Handler", "NewerOpset", "Value", "Writer", "by", "replace", "theirs"]
+__all__ = ["Handler", "NewerOpset", "Value", "Writer", "by", "own_tables", "replace", "theirs"]
 
 Handler = Callable[[Any, Any, str, Any], None]
 
@@ -96,12 +97,18 @@ def by(formula: Formula) -> Handler:
     return lambda ctx, node, name, args: replace(ctx, node, formula)
 
 
-def theirs(ctx: Any, node: Any) -> None:
-    """Let tf2onnx's own handler write a node."""
+def own_tables() -> list[dict[str, tuple[Any, dict[str, Any]]]]:
+    """Return tf2onnx's own handlers with their options: a table for each opset, from 0 on."""
+    import_module("tf2onnx.tfonnx")  # they register themselves
     from tf2onnx.handler import tf_op
 
-    tables = [table or {} for table in tf_op.get_opsets()[""][: ctx.opset + 1]]
-    handler, options = next(table[node.type] for table in tables[::-1] if node.type in table)
+    return [table or {} for table in tf_op.get_opsets()[""]]
+
+
+def theirs(ctx: Any, node: Any) -> None:
+    """Let tf2onnx's own handler write a node."""
+    tables = own_tables()[ctx.opset :: -1]
+    handler, options = next(table[node.type] for table in tables if node.type in table)
     options = {**options, "tf_op": node.type} if options.get("onnx_op") else options
     node.type = options.get("onnx_op") or node.type
     handler(ctx, node, **options, initialized_tables={}, dequantize=False)

@@ -41,7 +41,7 @@ from onnxgraft.commands._validate_hosts import Described, answered_on
 from onnxgraft.data.functions import Function, Given
 from onnxgraft.data.postprocess import Postprocess
 from onnxgraft.data.preprocess import Preprocess
-from onnxgraft.data.samples import Data, Samples, as_samples
+from onnxgraft.data.samples import Data, Sample, Samples, as_samples
 from onnxgraft.data.streams import is_data
 from onnxgraft.errors import InputError
 from onnxgraft.files import atomic_folder, check_folder
@@ -556,8 +556,9 @@ class _Validation:
             )
 
     def look_inside(self, graph: Place | None) -> None:
-        """Bisect on the first sample that fails, or the first; notes say what was found."""
-        feeds = self._worst_feeds()
+        """Bisect on the sample that is furthest off; notes say what was found."""
+        sample = self._worst_sample()
+        feeds = sample.feeds
         model = self._graph_of_candidate(graph)
         found: Bisection | None = None
         if model is not None:
@@ -585,7 +586,7 @@ class _Validation:
                 self.notes += apart
             self.notes.append(
                 f"compared {several(len(found.layers), 'tensor')} that both have, in "
-                f"{several(found.runs, 'run')}"
+                f"{several(found.runs, 'run')} of {sample.name}"
             )
             for divergence in found.divergences[:1]:
                 if not matched or divergence.quantizer:
@@ -656,12 +657,23 @@ class _Validation:
         """Tell whether the graph of a side is the conversion of a framework's model."""
         return Path(path).suffix not in (".onnx", ".json") and not is_engine(Path(path))
 
-    def _worst_feeds(self) -> Feeds:
-        broken = [position for position, _, _ in self.tally.broken[0].values()]
-        shown = [answer.position for answer in self.tally.gallery[0]]
-        position = min(broken) if broken else shown[0] if shown else 0
-        one = replace(self.samples, indices=self.samples.indices[position : position + 1])
-        return next(iter(one)).feeds
+    def _worst_sample(self) -> Sample:
+        """Return a sample with NaN or infinity, else what is furthest off, else the first.
+
+        Where the candidate passes, what answers otherwise is more than what is furthest off.
+        """
+        tally, passed = self.tally, self.report.candidates[-1].passed
+        positions = [position for position, _, _ in sorted(tally.broken[0].values())]
+        shown = [answer.position for answer in tally.gallery[0]]
+        off = [
+            (largest / tally.differences[0][name].scale, position)
+            for name, (largest, position) in tally.worst[0].items()
+        ]
+        furthest = [-max(off)[1]] if off else []
+        positions += [*shown, *furthest] if passed else [*furthest, *shown]
+        first = positions[0] if positions else 0
+        one = replace(self.samples, indices=self.samples.indices[first : first + 1])
+        return next(iter(one))
 
     def _inner_original(self) -> Engine | Model:
         """Return what can be asked for the tensors inside the original."""

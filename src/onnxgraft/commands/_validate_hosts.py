@@ -222,6 +222,7 @@ def _side_by_side(tallies: Sequence[Tally]) -> Tally:
         total.metrics += other.metrics[1:]
         total.differences += other.differences
         total.broken += other.broken
+        total.worst += other.worst
         total.gallery += other.gallery
         total.other_boxes += other.other_boxes
     return total

@@ -270,6 +270,11 @@ class Difference:
         return max(abs(self._low), abs(self._high)) if self._count else 0.0
 
     @property
+    def scale(self) -> float:
+        """What a difference is a fraction of: the range; where it is empty, the size, or 1."""
+        return self.span or self.size or 1.0
+
+    @property
     def rms(self) -> float:
         """The root of the mean square of the difference."""
         return math.sqrt(self._error2.value / self._count) if self._count else 0.0
@@ -280,7 +285,7 @@ class Difference:
 
         Where they are all equal it is one of their size, or of 1 where they are zero.
         """
-        return self.max_abs / (self.span or self.size or 1.0)
+        return self.max_abs / self.scale
 
     @property
     def cosine(self) -> float:

@@ -1,22 +1,20 @@
-"""tf2onnx works on its graph itself; where a step of its fails, the graph is converted without."""
+"""tf2onnx works on its graph itself, which no other optimizer saw; a step that fails is left out."""
 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnxgraft.errors import ModelError
 from onnxgraft.stages.convert import Original
-from onnxgraft.stages.convert.tensorflow.lower.in_place import in_place
+from onnxgraft.stages.convert.tensorflow.running import tensorflow
 from tests.convert.graphs import assert_equal_to_tensorflow, conv, image
-
-NAME = "TF2ONNX_CATCH_ERRORS"
 
 
 def network() -> None:
@@ -65,21 +63,23 @@ def test_a_step_that_fails_is_left_out(model: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_fails_twice_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tf2onnx
+    from tf2onnx import tfonnx
 
     def fail(*words: object, **how: object) -> None:
         raise KeyError("conv1/Conv2D")
 
-    monkeypatch.setattr(tf2onnx.convert, "from_graph_def", fail)
+    monkeypatch.setattr(tfonnx, "process_tf_graph", fail)
     with pytest.raises(ModelError, match="tf2onnx can't convert Conv2D"):
         Original.of(model, outputs="conv2/Relu:0").lower()
 
 
-@pytest.mark.parametrize("before", [None, "", "true"])
-def test_the_environment_is_as_before(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    if before is None:
-        monkeypatch.delenv(NAME, raising=False)
-    else:
-        monkeypatch.setenv(NAME, before)
-    assert in_place(lambda: os.environ[NAME]) == "false"
-    assert os.environ.get(NAME) == before
+def test_a_division_and_a_factor_behind_a_convolution_of_any_size(pb: Callable[..., Path]) -> None:
+    def network() -> None:
+        tf = tensorflow()
+        free = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "free")
+        kernel = tf.constant(np.linspace(-1, 1, 54, dtype=np.float32).reshape(3, 3, 3, 2))
+        halves = tf.nn.conv2d(free, kernel, 1, "SAME") / tf.constant(2.0)
+        tf.identity(halves * tf.constant([3.0, 5.0]), "scaled")
+
+    # TensorFlow's own optimizer, which no graph is given to, ends the process.
+    assert_equal_to_tensorflow(pb(network), outputs="scaled:0")
