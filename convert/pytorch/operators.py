@@ -18,6 +18,7 @@ from onnxgraft.stages.convert import formulas, writing
 from onnxgraft.stages.convert.pytorch.formula import Formula, Writer, by
 from onnxgraft.stages.convert.pytorch.ordering import ordering
 from onnxgraft.stages.convert.pytorch.pooling import pooling
+from onnxgraft.stages.convert.pytorch.quantizing import quantizing
 from onnxgraft.stages.convert.writing import Value
 
 __all__ = ["WRONG", "operators"]
@@ -389,6 +390,7 @@ def operators() -> dict[Any, Callable[..., Any]]:
     return (
         ordering(aten)
         | pooling(aten)
+        | quantizing()
         | {
             aten.__lshift__.Scalar: _shift_left,
             aten.__lshift__.Tensor: _shift_left,

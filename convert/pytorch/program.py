@@ -19,6 +19,7 @@ from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.optional import optional
 from onnxgraft.stages.convert.pytorch.archive import check_program
+from onnxgraft.stages.convert.pytorch.quantizing import register
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
 __all__ = [
@@ -73,6 +74,8 @@ def read_program(path: str | os.PathLike[str], trust: Trust) -> Program:
     file = existing_file(path, "the PyTorch program")
     with optional("Reading a PyTorch program", "pytorch"), quiet():
         import torch
+
+        register()
     if not trusts(trust, file.name, os.fspath(path)):
         _needs(file, check_program(file))
     with quiet(), warnings.catch_warnings():

@@ -57,13 +57,16 @@ class PyTorch(Resource):
         if inputs:
             self._fed = {option.name: self._place(option.name) for option in inputs}
             self.inputs = tuple(self._spec(option) for option in inputs)
+        # What is changed in place behind the node that made it is returned as it is then.
+        self._returned = frozenset(self._given.values())
         if outputs:
+            self._returned = frozenset()
             self._given = {option.name: self._place(option.name) for option in outputs}
             self.outputs = tuple(self._spec(option) for option in outputs)
 
     def infer(self, feeds: Feeds) -> Outputs:
         """Return the outputs, by name, for ``feeds``, by name."""
-        made = self._run(self._given, feeds)
+        made = self._run(self._given, feeds, self._returned)
         for name in self._given:
             if name not in made:
                 raise InputError(
@@ -101,8 +104,16 @@ class PyTorch(Resource):
         shape = tuple(f"{option.name}.{a}" if d < 0 else d for a, d in enumerate(dims))
         return TensorSpec(option.name, str(value.dtype).removeprefix("torch."), shape)
 
-    def _run(self, places: dict[str, str], feeds: Feeds) -> Outputs:
-        """Run the graph; a name stands for a node, or a state's buffer."""
+    def _run(
+        self, places: dict[str, str], feeds: Feeds, last: frozenset[str] = frozenset()
+    ) -> Outputs:
+        """Run the graph; a name stands for a node, or a state's buffer.
+
+        Args:
+            places: Names -> what they stand for.
+            feeds: By input.
+            last: Nodes whose values are looked at when all is done, others when they are made.
+        """
         import torch
 
         checked = check_feeds(self.name, self.inputs, feeds)
@@ -126,15 +137,16 @@ class PyTorch(Resource):
             values.append(value)
         seen: dict[str, Array] = {}
         wanted = set(places.values()) - set(changed)
-        runner = _interpreter(self._program.exported.graph_module, fed, wanted, seen)
+        kept = dict.fromkeys(wanted & last, _MISSING)
+        module = self._program.exported.graph_module
+        runner = _interpreter(module, fed, wanted - last, seen, kept)
         try:
             with torch.no_grad():
                 runner.run(*values, enable_io_processing=False)
         except Exception as error:  # operators raise whatever they meet
             raise ModelError(f"PyTorch can't run the network: {reason_in(error)}") from error
-        found = seen | {
-            state: to_array(value) for state, value in changed.items() if value is not _MISSING
-        }
+        ends = [*kept.items(), *changed.items()]
+        found = seen | {name: to_array(value) for name, value in ends if value is not _MISSING}
         return {name: found[place] for name, place in places.items() if place in found}
 
     @property
@@ -161,9 +173,13 @@ def _given(node: Any, value: Array) -> Any:
 
 
 def _interpreter(
-    graph_module: Any, fed: dict[str, Array], wanted: set[str], seen: dict[str, Array]
+    graph_module: Any,
+    fed: dict[str, Array],
+    wanted: set[str],
+    seen: dict[str, Array],
+    kept: dict[str, Any],
 ) -> Any:
-    """Return what runs a graph node by node, and keeps the values of some."""
+    """Return what runs a graph node by node, and keeps the values or the tensors of some."""
     import torch
 
     class Watching(torch.fx.Interpreter):
@@ -176,6 +192,8 @@ def _interpreter(
                 value = super().run_node(n)
             if n.name in wanted and value is not _MISSING:
                 seen[n.name] = to_array(value)
+            if n.name in kept:
+                kept[n.name] = value
             return value
 
     return Watching(graph_module)

@@ -176,3 +176,24 @@ def test_the_bodies_of_control_flow_are_run_as_they_are() -> None:
     found = find_divergence(model[2.0], model[3.0], feeds)
     assert found is not None
     assert found.tensor == "z"
+
+
+def test_a_relu_that_a_quantizer_stands_in_for_is_no_fault() -> None:
+    """onnxruntime's quantizer leaves a Relu out before a range that begins at 0."""
+    text = "net (float[N, 2] x) => (float[N, 2] y) {{ {} y = MatMul({}, w) }}"
+    weights = {"w": np.array([[1, 2], [3, 4]], np.float32)}
+    scale, zero = np.float32(4 / 255), np.uint8(0)
+    feeds = {"x": np.array([[-3, 2], [4, -1.5], [-1, 1]], np.float32)}
+    original = model_of(text.format("a = MatMul(x, w) r = Relu(a)", "r"), weights)
+
+    def left_out(factor: float) -> Model:
+        nodes = (
+            "r = MatMul(x, v) i = QuantizeLinear(r, s, z) q = DequantizeLinear(i, s, z)"
+        )  # fmt: skip
+        own = {"v": weights["w"] * np.array([1, factor], np.float32), "s": scale * 4, "z": zero}
+        return model_of(text.format(nodes, "q"), {**weights, **own})
+
+    assert find_divergence(original, left_out(1), feeds) is None
+    found = find_divergence(original, left_out(1.5), feeds)
+    assert found is not None
+    assert found.tensor == "r"

@@ -329,7 +329,10 @@ class _Search:
         found = []
         for entry in window:
             name, segment = entry.tensor, segments[entry.tensor]
-            expected, actual = theirs[name], ours[name]
+            sides = [theirs[name], ours[name], *([free[name]] if name in free else [])]
+            if all(np.isfinite(v).all() and v.shape == sides[0].shape for v in sides):
+                sides = [self.graph.as_read(name, value) for value in sides]
+            expected, actual = sides[:2]
             operator = op_of(segment.nodes[0])
             relative, kept = relative_error(expected, actual), sqnr(expected, actual)
             if self.result.nonfinite is None and not np.isfinite(expected).all():
@@ -337,7 +340,7 @@ class _Search:
             self.result.layers.append(
                 LayerRow(
                     name, entry.origin, operator, segment.precision, relative, kept,
-                    sqnr(expected, free[name]) if name in free else None,
+                    sqnr(expected, sides[2]) if name in free else None,
                 )
             )  # fmt: skip
             reason = self._broken(segment.precision, relative, kept, expected, actual)

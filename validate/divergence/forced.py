@@ -158,6 +158,26 @@ class ForcedGraph:
         return name
 
     @cached_property
+    def _cut(self) -> dict[str, Quantizer]:
+        """The quantizers that alone read what they quantize."""
+        readers: dict[str, set[str]] = {}
+        for node in self.proto.graph.node:
+            for name in _reads(node):
+                readers.setdefault(name, set()).add(label(node))
+        for value in self.proto.graph.output:
+            readers.setdefault(value.name, set()).add("")
+        return {q.tensor: q for q in self.quantizers if readers.get(q.tensor) == {q.node}}
+
+    def as_read(self, tensor: str, value: Array) -> Array:
+        """Return what is left of a tensor's values for those that read it.
+
+        A quantizer whose range begins at 0 is a Relu too, and some tools leave the Relu out: what
+        its layer makes below is nothing that anyone sees.
+        """
+        quantizer = self._cut.get(tensor)
+        return value if quantizer is None else quantizer.clipped(value)
+
+    @cached_property
     def varying(self) -> frozenset[str]:
         """The tensors that depend on the inputs of the graph."""
         found = set(self.inputs) - set(self.constants)
