@@ -110,6 +110,13 @@ def _but_nan(kind: str) -> Formula:
     return formula
 
 
+def _copy(self: Any, src: Any, non_blocking: bool = False) -> Any:
+    """Write one tensor in the type and shape of the other; the exporter leaves the shape."""
+    w = Writer()
+    target = w.value(self)
+    return w.tensor(w.op("Expand", w.value(src).to(target.dtype), target.shape()))
+
+
 def _copysign(self: Any, other: Any) -> Any:
     return by(_signed_as, self, other)
 
@@ -407,6 +414,7 @@ def operators() -> dict[Any, Callable[..., Any]]:
             aten.bitwise_right_shift.Tensor_Scalar: _shift_right,
             aten.cdist.default: _cdist,
             aten.ceil.default: _rounded("Ceil"),
+            aten.copy.default: _copy,
             aten.copysign.Scalar: _copysign,
             aten.copysign.Tensor: _copysign,
             aten.div.Scalar_mode: _div_mode,

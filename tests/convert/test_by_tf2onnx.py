@@ -1,4 +1,4 @@
-"""tf2onnx works on its graph itself, which no other optimizer saw; a step that fails is left out."""
+"""tf2onnx works on its graph itself, which no other optimizer saw; what fails is left out."""
 
 from __future__ import annotations
 
