@@ -280,6 +280,36 @@ def test_a_nan_is_told_with_its_sample_and_its_first_tensor(tmp_path: Path) -> N
     assert any("first difference at a (Sqrt 'a'" in note for note in report.notes)
 
 
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [("int64", "ArgMax<axis = 1>(a)", "ArgMin<axis = 1>(a)"), ("bool", "Less(a, x)", "Less(x, a)")],
+    ids=["integers", "booleans"],
+)
+def test_a_layer_that_makes_an_output_without_fractions_is_named(
+    kind: str, right: str, wrong: str, tmp_path: Path
+) -> None:
+    text = "net (float[N, 3] x) => ({}[N, M] y) {{ a = Neg(x)  y = {} }}"
+    for name, op in (("right", right), ("wrong", wrong)):
+        onnx.save(model_of(text.format(kind, op)).to_onnx(), tmp_path / f"{name}.onnx")
+    data = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=data)
+    told = notes(tmp_path, "wrong.onnx")
+    assert f"first difference at y ({wrong.partition('<')[0].partition('(')[0]} 'y'" in told
+    assert "every layer computes" in notes(tmp_path, "right.onnx")
+
+
+def test_two_that_both_make_nan_are_not_prepared_differently(tmp_path: Path) -> None:
+    text = "net (float[1, 2] x) => (float[1, 2] y) { a = Neg(x)  y = Log(a) }"
+    onnx.save(model_of(text).to_onnx(), tmp_path / "right.onnx")
+    np.savez(tmp_path / "data.npz", x=np.array([[1, 2], [3, 4]], np.float32))
+    report = commands.validate(
+        tmp_path / "right.onnx", tmp_path / "right.onnx", tmp_path / "data.npz", bisect=True
+    )
+    assert not report.passed
+    assert not [note for note in report.notes if "prepared differently" in note]
+    assert any("of the layers that could be compared, each computes" in n for n in report.notes)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_sample_that_is_furthest_off_is_looked_into(workers: int, tmp_path: Path) -> None:
     text = "net (float[N, 2] x) => (float[N, 2] y) {{ a = Neg(x)  b = {}  y = Neg(b) }}"

@@ -15,7 +15,7 @@ import onnx
 
 from onnxgraft.errors import ModelError
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.operators import op_of
+from onnxgraft.graph.operators import is_op, op_of
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.run.answers import adapted
 from onnxgraft.run.difference import relative_error, sqnr
@@ -45,6 +45,7 @@ __all__ = ["Bisection", "Divergence", "bisect", "find_divergence"]
 _LEAST_KEPT = {"int8": LEAST_LAYER_SQNR, "fp8": LEAST_LAYER_SQNR, "int4": LEAST_INT4_LAYER_SQNR}
 
 LARGEST_HALF = 65504.0
+_CHOOSING = ("NonMaxSuppression", "TopK", "Unique")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16,
            onnx.TensorProto.DOUBLE)  # fmt: skip
 # A run holds the original's values, the same in the candidate's layout and type, and the results.
@@ -175,14 +176,14 @@ class _Search:
         self.tolerance, self.arrived = tolerance, arrived
         self.graph = ForcedGraph(model)
         graph = self.graph
-        # What is the same whatever is fed is not computed, and integers are not compared.
-        made = [
-            name
-            for name in graph.makers
-            if name in graph.varying and graph.types.get(name, _FLOATS[0]) in _FLOATS
-        ]
+        # What is the same whatever is fed is not computed. Of integers and booleans, which may be
+        # sizes in one layout, the outputs alone are looked at, and no layer is fed them.
+        ends = {value.name for value in graph.proto.graph.output}
+        floats = {name for name in graph.makers if graph.types.get(name, _FLOATS[0]) in _FLOATS}
+        made = [name for name in graph.makers if name in graph.varying and name in floats | ends]
         self.shared = shared_tensors(inside, model, made)
-        self._readable = list(self.shared)
+        self._readable = [entry for entry in self.shared if entry.tensor in floats]
+        self._whole = [entry for entry in self.shared if entry.tensor not in floats]
         self._agreed: list[Shared] = []
         self.order = {name: index for index, name in enumerate(graph.makers)}
         self.result = Bisection()
@@ -247,19 +248,24 @@ class _Search:
             names = {entry.tensor for entry in self._readable}
             segments = {name: self.graph.segment(name, names) for name in wanted}
             read = set(wanted).union(*(segment.given for segment in segments.values()))
-            needed = [entry for entry in self._readable if entry.tensor in read]
+            needed = [entry for entry in (*self._readable, *self._whole) if entry.tensor in read]
             theirs = self._theirs(needed)
             if len(theirs) == len(needed):
                 break
             # What the original turns out not to have is no border of segments.
-            self._readable = [
-                e for e in self._readable if e.tensor in theirs or e.tensor not in read
-            ]
+            self._readable, self._whole = (
+                [e for e in entries if e.tensor in theirs or e.tensor not in read]
+                for entries in (self._readable, self._whole)
+            )
         # One that a quantizer alone makes of an input has no layer.
-        window = [e for e in window if e.tensor in theirs and segments[e.tensor].nodes]
+        window = [
+            e for e in window if e.tensor in theirs and self._is_judged(e, segments[e.tensor])
+        ]
         # A runtime may keep more digits between nodes than the graph says, but not in its outputs.
         wanted += [name for segment in segments.values() for name in self._halves(segment)]
-        given = self._given(needed, theirs)
+        whole = {entry.tensor for entry in self._whole}
+        floats = {name: value for name, value in theirs.items() if name not in whole}
+        given = self._given([entry for entry in needed if entry.tensor in floats], floats)
         ours = self.graph.run(
             [name for name in dict.fromkeys(wanted) if name in self.graph.makers],
             given,
@@ -274,6 +280,17 @@ class _Search:
         found = [replace(divergence, agreed=self._before(divergence)) for divergence in found]
         self.result.divergences += found
         return found
+
+    def _is_judged(self, entry: Shared, segment: Segment) -> bool:
+        """Tell whether a segment's result says something of its nodes.
+
+        A rounding on the way to an integer or a boolean can be another number's in the end, and of
+        what is equal either may be chosen.
+        """
+        if entry not in self._whole:
+            return bool(segment.nodes)
+        one = len(segment.nodes) == 1 and segment.precision == "fp32"
+        return one and not is_op(segment.nodes[0], *_CHOOSING)
 
     def _halves(self, segment: Segment) -> list[str]:
         """Return the half-precision tensors within a segment."""

@@ -603,7 +603,12 @@ class _Validation:
                     f"is {found.nonfinite}"
                 )
             if not found.divergences and mistake is None:
-                self.notes.append("every layer computes what the original's does")
+                self.notes.append(
+                    "every layer computes what the original's does"
+                    if self.report.candidates[-1].passed
+                    else "of the layers that could be compared, each computes what the original's "
+                    "does"
+                )
                 self._engine_against_graph(model, feeds)
 
     def _mistake(self, feeds: Feeds, found: Bisection | None) -> str | None:
