@@ -298,6 +298,35 @@ def test_a_layer_that_makes_an_output_without_fractions_is_named(
     assert "every layer computes" in notes(tmp_path, "right.onnx")
 
 
+def test_samples_that_all_answer_the_same_are_a_warning(tmp_path: Path) -> None:
+    text = "net (float[N, 3] x) => (float[N, 3] y) { a = Mul(x, w)  y = Add(a, b) }"
+    bias = np.array([1, 2, 3], np.float32)
+    for name, factor in (("right", 2), ("wrong", -2)):
+        model = model_of(text, {"w": np.float32(factor), "b": bias})
+        onnx.save(model.to_onnx(), tmp_path / f"{name}.onnx")
+    names = tmp_path / "right.onnx", tmp_path / "wrong.onnx"
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 3), np.float32))
+    report = commands.validate(*names, tmp_path / "data.npz")
+    assert report.passed
+    assert "answers to all samples are the same" in report.candidates[1].warnings[0]
+    np.savez(tmp_path / "data.npz", x=np.array([[0, 0, 0], [1, 0, 0]], np.float32))
+    report = commands.validate(names[0], names[0], tmp_path / "data.npz")
+    assert not report.candidates[1].warnings
+
+
+def test_outputs_that_are_empty_on_all_samples_are_a_warning(tmp_path: Path) -> None:
+    text = "net (float[N, 3] x) => (int64[2, M] y) {{ c = Greater(x, {})  y = NonZero(c) }}"
+    for name, end in (("right", "high"), ("other", "higher"), ("all", "low")):
+        ends = {"high": np.float32(9), "higher": np.float32(10), "low": np.float32(-9)}
+        onnx.save(model_of(text.format(end), ends).to_onnx(), tmp_path / f"{name}.onnx")
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).random((3, 3), np.float32))
+    report = commands.validate(
+        tmp_path / "right.onnx", tmp_path / "other.onnx", tmp_path / "data.npz"
+    )
+    assert report.passed
+    assert "y is empty on all samples" in report.candidates[1].warnings[0]
+
+
 def test_two_that_both_make_nan_are_not_prepared_differently(tmp_path: Path) -> None:
     text = "net (float[1, 2] x) => (float[1, 2] y) { a = Neg(x)  y = Log(a) }"
     onnx.save(model_of(text).to_onnx(), tmp_path / "right.onnx")

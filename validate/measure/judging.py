@@ -98,7 +98,25 @@ def judge(
     difference = found.get(metric_output)
     if difference is not None:
         result.agreement, result.measure = _agreement(difference)
+    if result.passed and not result.warnings:
+        result.warnings += _untold(found)
     return result
+
+
+def _untold(found: Mapping[str, Difference]) -> list[str]:
+    """Return what samples can't tell of a candidate that passes."""
+    told = [
+        f"{name} is empty on all samples, so that nothing of it was compared: validate on samples "
+        "that fill it"
+        for name, difference in found.items()
+        if difference.empty and not difference.nonfinite
+    ]
+    if found and not told and all(difference.still for difference in found.values()):
+        told.append(
+            "the original's answers to all samples are the same, so that they can't tell a working "
+            "network from a constant one: validate on samples with other answers too"
+        )
+    return told
 
 
 def _verdict(

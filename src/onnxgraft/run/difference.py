@@ -104,7 +104,9 @@ class Sum:
 _BLOCK = 8192
 # Of so many classes at most the overlap is measured: it takes a table of their square.
 _MOST_CLASSES = 1024
-_COUNTS = ("nonfinite", "_count", "_counted", "_agree", "_positions", "_whole", "_differing")
+_COUNTS = (
+    "nonfinite", "_count", "_counted", "_others", "_agree", "_positions", "_whole", "_differing",
+)  # fmt: skip
 _SUMS = ("_abs", "_rel", "_dot", "_expected2", "_actual2", "_error2", "_moved2", "_moving2")
 # Elementwise relative errors are of values of at least this fraction of the sample's largest: of a
 # value near zero any error is many times the value.
@@ -122,7 +124,7 @@ class Difference:
         self.max_abs = 0.0
         self.max_rel = 0.0
         self.nonfinite = 0
-        self._count = self._counted = 0
+        self._count = self._counted = self._others = 0
         self._abs, self._rel = Sum(), Sum()
         self._dot, self._expected2, self._actual2, self._error2 = Sum(), Sum(), Sum(), Sum()
         self._low, self._high = math.inf, -math.inf
@@ -217,6 +219,7 @@ class Difference:
                     apart = (e[part] - other[part]).astype(np.float64, copy=False)
                     totals[index] += float(np.dot(apart, apart))
         if all(map(math.isfinite, totals)):
+            self._others += 1
             self._moved2.add(totals[0])
             self._moving2.add(totals[1])
 
@@ -314,6 +317,16 @@ class Difference:
         """
         moved = self._moved2.value
         return _decibels(moved, self._moving2.value) if moved else None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was no value."""
+        return not self._count
+
+    @property
+    def still(self) -> bool:
+        """Whether the original answers the same to several samples."""
+        return bool(self._others) and not self._moved2.value
 
     @property
     def differing(self) -> float | None:

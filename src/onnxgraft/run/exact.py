@@ -104,6 +104,7 @@ def exact(
         proto = exposing(proto, outputs) if outputs else proto
     else:
         proto = exact_graph(model, outputs)
+
     def opened(*, wide: bool) -> OnnxRuntime:
         def configure(options: Any) -> None:
             (_as_it_stands if wide else _without_quantizers)(options)
