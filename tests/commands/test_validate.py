@@ -298,6 +298,26 @@ def test_a_layer_that_makes_an_output_without_fractions_is_named(
     assert "every layer computes" in notes(tmp_path, "right.onnx")
 
 
+def test_an_original_in_fp16_is_held_to_what_it_resolves(files: Path) -> None:
+    """Fed float32 by float32 inputs or not: what is fed is rounded as the input has it."""
+    made, _ = to_half(Model.load(files / "right.onnx"))
+    made.save(files / "half.onnx")
+    inner = onnx.load(files / "half.onnx")
+    del inner.graph.node[0], inner.graph.node[-1]  # the casts at both ends
+    (first, *_), (*_, last) = inner.graph.node, inner.graph.node
+    first.input[0], last.output[0] = "x", "y"
+    for value in (*inner.graph.input, *inner.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    onnx.save(inner, files / "inner.onnx")
+    data = files / "data.npz"
+    for original in ("half.onnx", "inner.onnx"):
+        for candidate in ("right.onnx", "inner.onnx", "half.onnx"):
+            report = commands.validate(files / original, files / candidate, data, bisect=True)
+            assert report.passed
+            assert not [note for note in report.notes if "difference at" in note]
+        assert not commands.validate(files / original, files / "wrong.onnx", data).passed
+
+
 def test_samples_that_all_answer_the_same_are_a_warning(tmp_path: Path) -> None:
     text = "net (float[N, 3] x) => (float[N, 3] y) { a = Mul(x, w)  y = Add(a, b) }"
     bias = np.array([1, 2, 3], np.float32)

@@ -360,7 +360,10 @@ class _Search:
                     sqnr(expected, sides[2]) if name in free else None,
                 )
             )  # fmt: skip
-            reason = self._broken(segment.precision, relative, kept, expected, actual)
+            precision = segment.precision
+            if precision == "fp32" and self.inside.in_half:
+                precision = "fp16"  # the original's layer may round
+            reason = self._broken(precision, relative, kept, expected, actual)
             for inner in self._halves(segment):
                 if not np.isfinite(ours[inner]).all() and np.isfinite(expected).all():
                     reason = f"{inner!r} on the way to it is beyond the {LARGEST_HALF:.0f} of FP16"

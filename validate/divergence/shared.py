@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from onnxgraft.graph.lift import halves
 from onnxgraft.graph.model import Model, Origin
 from onnxgraft.graph.operators import QUANTIZERS, is_op
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
@@ -42,7 +43,13 @@ class Shared:
 
 
 class Inside:
-    """The tensors inside a network that serves as the original."""
+    """The tensors inside a network that serves as the original.
+
+    Attributes:
+        in_half: Whether it is known to compute in half precision.
+    """
+
+    in_half = False
 
     def __init__(self, engine: Probing) -> None:
         """Look into an engine that can be asked."""
@@ -68,6 +75,7 @@ class InsideGraph(Inside):
     def __init__(self, model: Model) -> None:
         self.proto = model.to_onnx()
         self.names = model.names
+        self.in_half = bool(halves(model))
         self.made = {name for node in self.proto.graph.node for name in node.output if name}
         self.by_origin: dict[str, list[str]] = {}
         for name, origin in model.names.items():

@@ -98,6 +98,7 @@ __all__ = ["layer_rows", "open_selector", "validate", "write_report"]
 
 # Float noise is measured on so many samples.
 _NOISE_SAMPLES = 2
+_HALVES = ("fp16", "bf16")
 
 
 def _reference(original: Original, in_it: InIt) -> Engine:
@@ -389,6 +390,8 @@ class _Validation:
         self, tolerance: float | None, drop: float | None, graph: Place | None
     ) -> None:
         precision = _precision(Path(self.candidate.path))
+        if precision == "fp32" and (of_original := _precision(Path(self.original.path))) in _HALVES:
+            precision = of_original  # whose rounding the candidate does not do
         found: Tolerance | None = None
         if tolerance is not None:
             found = users_tolerance(tolerance)

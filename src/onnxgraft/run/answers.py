@@ -19,6 +19,9 @@ from onnxgraft.run.engine import Engine
 __all__ = ["adapted", "answers", "arranged", "partners"]
 
 
+_FLOATS = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
+
+
 class Fed(Protocol):
     """What has inputs: an engine, or a graph."""
 
@@ -45,12 +48,14 @@ def answers(engine: Engine, feeds: Feeds, expected: Outputs | None = None) -> Ou
 def adapted(feeds: Feeds, engine: Fed) -> dict[str, Array]:
     """Return ``feeds`` in the layouts, and under the names, that ``engine`` wants.
 
-    Training flags are no data: one that the engine does not have is left out, and one that is not
+    Floats are rounded to those that it takes. Training flags are no data: one that the engine does not have is left out, and one that is not
     fed is set to inference.
     """
     wanted = {spec.name: spec for spec in engine.inputs}
     given = {
-        name: _in_layout(value, wanted[name].accepts) if name in wanted else value
+        name: _as_floats(_in_layout(value, wanted[name].accepts), wanted[name].dtype)
+        if name in wanted
+        else value
         for name, value in _renamed(feeds, wanted).items()
         if name in wanted or not (is_training_flag(name) and np.size(value) == 1)
     }
@@ -86,6 +91,12 @@ def _renamed(values: Mapping[str, Array], wanted: Collection[str]) -> Mapping[st
     """Return ``values`` under the names of ``wanted`` that they stand for, or under their own."""
     names = {theirs: mine for mine, theirs in partners(wanted, values).items()}
     return {names.get(name, name): value for name, value in values.items()}
+
+
+def _as_floats(value: Array, dtype: str) -> Array:
+    """Return floats as an input takes them, and others as they are."""
+    known = _FLOATS.get(dtype)
+    return value if known is None or value.dtype not in _FLOATS.values() else value.astype(known)
 
 
 def _in_layout(value: Array, accepts: Callable[[tuple[int, ...]], object]) -> Array:
