@@ -125,7 +125,10 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
 
 def model_of(text: str, constants: Mapping[str, Array] | None = None, opset: int = 17) -> Model:
     """Return the model written as ONNX text, with ``constants`` as initializers."""
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{text}')
+    domains = f'["" : {opset}, "com.microsoft" : 1]' if "com.microsoft." in text else (
+        f'["" : {opset}]'
+    )  # fmt: skip
+    proto = onnx.parser.parse_model(f"<ir_version: 8, opset_import: {domains}>\n{text}")
     for name, value in (constants or {}).items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
     onnx.checker.check_model(proto)

@@ -70,6 +70,36 @@ def test_an_lstm_that_quantizes_itself_counts_input_state_and_weights() -> None:
     assert depths(quantize(model, ranges, "tensorrt")[0]) == {"y": 1}
 
 
+DYNAMIC = """
+    i, s, z = DynamicQuantizeLinear(x)  m = MatMulInteger(i, w, z)
+    f = Cast<to = 1>(m)  y = Mul(f, s)"""
+PRODUCT = """
+    q = QuantizeLinear(x, one, zero)  m = QLinearMatMul(q, one, zero, w, one, zero, one, zero)
+    y = DequantizeLinear(m, one, zero)"""
+FUNCTION = """
+    q = QuantizeLinear(x, one, zero)
+    m = com.microsoft.QLinearSigmoid(q, one, zero, one, zero)
+    y = DequantizeLinear(m, one, zero)"""
+
+
+@pytest.mark.parametrize(
+    ("nodes", "count"),
+    [
+        (DYNAMIC, 2),
+        ("y = com.microsoft.DynamicQuantizeMatMul(x, w, one)", 2),
+        (PRODUCT, 3),
+        (FUNCTION, 2),
+    ],
+    ids=["dynamic", "dynamic_at_once", "product", "function"],
+)
+def test_operators_of_integers_count_what_they_make_and_their_weights(
+    nodes: str, count: int
+) -> None:
+    constants = {"w": np.ones((2, 2), np.uint8), "one": np.float32(1), "zero": np.uint8(0)}
+    model = model_of(f"net (float[N, 2] x) => (float[N, 2] y) {{ {nodes} }}", constants)
+    assert depths(model) == {"y": count}
+
+
 def test_the_longer_way_counts_where_two_meet() -> None:
     q = "QuantizeLinear({}, s, z)  {}d = DequantizeLinear({}, s, z) "
     text = (

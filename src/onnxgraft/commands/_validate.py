@@ -808,6 +808,7 @@ def write_report(
 def _precision(path: Path) -> str:
     """Return the precision of a candidate, or what it stores weights as.
 
+    INT8 is one that has operators of integers without quantizers, too, as other tools write them.
     Empty for an engine that has no passport.
     """
     if passport_path(path).is_file():
@@ -815,5 +816,6 @@ def _precision(path: Path) -> str:
         return passport.weights or passport.precision
     if path.suffix == ".onnx":
         model = Model.load(path)
-        return stored_weights(model) or engine.graph_precision(model)
+        stands = stored_weights(model) or engine.graph_precision(model)
+        return "int8" if stands == "fp32" and any(depths(model).values()) else stands
     return "" if is_engine(path) else "fp32"

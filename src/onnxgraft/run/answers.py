@@ -48,8 +48,8 @@ def answers(engine: Engine, feeds: Feeds, expected: Outputs | None = None) -> Ou
 def adapted(feeds: Feeds, engine: Fed) -> dict[str, Array]:
     """Return ``feeds`` in the layouts, and under the names, that ``engine`` wants.
 
-    Floats are rounded to those that it takes. Training flags are no data: one that the engine does not have is left out, and one that is not
-    fed is set to inference.
+    Floats are rounded to those that it takes. Training flags are no data: one that the engine does
+    not have is left out, and one that is not fed is set to inference.
     """
     wanted = {spec.name: spec for spec in engine.inputs}
     given = {

@@ -6,7 +6,14 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph.model import Model
 from onnxgraft.graph.nbits import stores_bits
-from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, constant_value, is_op
+from onnxgraft.graph.operators import (
+    DYNAMIC_LSTM,
+    MICROSOFT,
+    QUANTIZERS,
+    constant_value,
+    is_op,
+    op_of,
+)
 from onnxgraft.graph.quantized import in_float8, stored_bits
 from onnxgraft.graph.walk import bodies, own_bodies
 
@@ -21,6 +28,12 @@ FOUR_BITS = 4 ** (8 - 4)
 FLOAT8 = 7
 # onnxruntime's LSTM has its input, its state and its weights in 8 bits.
 _DYNAMIC = 3
+# Operators of integers that have weights, and how many roundings they are: of what is made in 8
+# bits, and of the weights. Others whose names begin with QLinear round what they make.
+_OF_INTEGERS = {
+    "ConvInteger": 1, "DynamicQuantizeLinear": 1, "DynamicQuantizeMatMul": 2, "MatMulInteger": 1,
+    "MatMulIntegerToFloat": 1, "QGemm": 2, "QLinearConv": 2, "QLinearMatMul": 2,
+}  # fmt: skip
 # Roundings on the way to a tensor, and whether it depends on the graph's inputs.
 _Way = tuple[int, bool]
 
@@ -29,7 +42,8 @@ def depths(model: Model) -> dict[str, int]:
     """Return how many tensors in 8 bits lie on the longest way to each output.
 
     A tensor in 8 bits is an activation between QuantizeLinear and DequantizeLinear, or weights
-    behind a DequantizeLinear or in a MatMulNBits; an int32 bias is none. One in 4 bits has steps
+    behind a DequantizeLinear or in a MatMulNBits; or what an operator of integers makes or weighs
+    with, such as QLinearConv's or MatMulInteger's; an int32 bias is none. One in 4 bits has steps
     that are 16 times as large, and counts as 256: so much more noise it makes; one in FP8 counts as
     7. Where ways meet the
     longer one counts, as a sum of two signals has no more noise over signal than the noisier one;
@@ -81,8 +95,10 @@ def _rounds(node: gs.Node) -> int:
     bits = stores_bits(node)
     if bits:
         return _of_bits(bits)
-    quantizes = is_op(node, "QuantizeLinear", domain=QUANTIZERS)
-    return _roundings(node) if quantizes else 0
+    if is_op(node, "QuantizeLinear", domain=QUANTIZERS):
+        return _roundings(node)
+    kind = op_of(node).removeprefix(f"{MICROSOFT}.")
+    return _OF_INTEGERS.get(kind, int(kind.startswith("QLinear")))
 
 
 def _weighs(node: gs.Node) -> int:
