@@ -10,6 +10,7 @@ from onnxgraft.run.answers import adapted
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.noise import own_noise
 from onnxgraft.run.tolerances import ENGINE_TOLERANCES, NOISE_FACTOR
+from onnxgraft.words import several
 
 __all__ = ["Tolerance", "measured_tolerance", "users_tolerance"]
 
@@ -74,7 +75,7 @@ def measured_tolerance(
     told = (
         f"{original.name} differs from itself by {noise.relative(noise.again):.1e} of an output's "
         f"range when run twice, and by {noise.relative(noise.moved):.1e} when its inputs are "
-        f"rounded differently{where}{optimized} ({noise.samples} samples)"
+        f"rounded differently{where}{optimized} ({several(noise.samples, 'sample')})"
     )
     floors = {n: v for n, v in noise.floors().items() if v > least * noise.spans[n]}
     kind = "" if precision == "fp32" else f", the least for {precision}"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
+from math import isfinite
 from typing import Any
 
 from onnxgraft.files import write_bytes
@@ -144,7 +145,8 @@ def _look(report: Report, row: CandidateRow, built: EngineRow | None) -> tuple[s
         return "the engine: it does not compute what its graph says", "engines"
     guilty = next((one for one in report.layers if one.candidate == row.name and one.guilty), None)
     if not row.passed and guilty is not None:
-        return f"{guilty.origin}: {guilty.guilty}", "layers"
+        off = f"off by {guilty.relative:.1e} of its range, " if isfinite(guilty.relative) else ""
+        return f"{guilty.origin}: {off}{guilty.guilty}", "layers"
     if not row.passed or row.warnings:
         return next(iter(row.warnings), row.verdict), "validation"
     slow = next((note for note in report.notes if note.startswith(f"{row.name} is slower")), None)

@@ -66,6 +66,7 @@ class LayerPlot:
 
 _WIDTH, _HEIGHT, _LEFT = 900.0, 220.0, 56.0
 _FOOT = 8.0  # below the axis, for the last label
+_WIDEST = 40.0  # of a layer, where there are few
 
 
 def layer_plot(rows: Sequence[LayerRow], what: str) -> LayerPlot:
@@ -78,7 +79,7 @@ def layer_plot(rows: Sequence[LayerRow], what: str) -> LayerPlot:
     most = next((most for most in _MOST_DB if any(row.sqnr < most for row in rows)), _MOST_DB[0])
     drawn = [row for row in rows if row.sqnr < most or row.guilty]
     plot = LayerPlot(_WIDTH, _HEIGHT + _FOOT, len(rows) - len(drawn))
-    step = (_WIDTH - _LEFT) / max(len(drawn), 1)
+    step = min((_WIDTH - _LEFT) / max(len(drawn), 1), _WIDEST)
     if what == "sqnr":
         limits = (-most, 0.0)
         marks = [most * part / 4 - most for part in range(5)]
