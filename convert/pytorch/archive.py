@@ -9,13 +9,14 @@ and only what is known to compute is handed on.
 from __future__ import annotations
 
 import io
+import os
 import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from onnxgraft.errors import ModelError, reason_in
+from onnxgraft.errors import ModelError, NotSupportedError, reason_in
 from onnxgraft.files import parse_json
 from onnxgraft.files.archives import DAMAGED, check_archive
 from onnxgraft.files.limits import DOCUMENT_BYTES, EXTERNAL_GROWTH, PROGRAM_NODES
@@ -40,6 +41,8 @@ _FREE = 64 << 20
 
 # Every string but those below: names become Python text.
 _PLAIN = re.compile(r"[\w.,:/@<>+\[\] -]*")
+# A size that is computed of free ones: 2*s77, s77 + 1.
+_COMPUTED = re.compile(r"(?=.*[*+/-])[\d\s*+/()-]*[su]\d+[\d\s*+/()su-]*")
 _NAME = re.compile(r"[A-Za-z_]\w*|")
 # What is told of a node, and what it is given as a text, is only carried along; guards are not run.
 _FREE_TEXT = frozenset({"as_string", "as_strings", "guards_code", "metadata"})
@@ -198,6 +201,14 @@ def _strings(graph: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
                 stack.append((where, key if key in _FREE_TEXT else name, item))
 
 
+def computed_size(file: str | os.PathLike[str], size: str) -> NotSupportedError:
+    """Return the error at an input whose free size is computed of another's."""
+    return NotSupportedError(
+        f"{file}: a free size of an input is {size}, computed of another input's, which PyTorch's "
+        "exporter does not take in a file; export with sizes that are fixed or independent"
+    )
+
+
 def _check_string(where: str, file: Path, key: str, value: str) -> None:
     """Raise ModelError if a string might be run."""
     if key == "expr_str":
@@ -214,6 +225,8 @@ def _check_string(where: str, file: Path, key: str, value: str) -> None:
     elif key in _FREE_TEXT:
         if "\r" in value:
             _refuse(file, "a text in it has a carriage return, which can hide a line of a program")
+    elif _COMPUTED.fullmatch(value):
+        raise computed_size(file, value)
     elif not _PLAIN.fullmatch(value):
         _refuse(file, f"{value[:80]!r} is no plain name; PyTorch might run it as a program")
 

@@ -18,7 +18,7 @@ from onnxgraft.graph.names import free
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array, TensorSpec
 from onnxgraft.optional import optional
-from onnxgraft.stages.convert.pytorch.archive import check_program
+from onnxgraft.stages.convert.pytorch.archive import check_program, computed_size
 from onnxgraft.stages.convert.pytorch.quantizing import register
 from onnxgraft.stages.convert.tensorflow.quiet import quiet
 
@@ -166,6 +166,9 @@ def _described(source: Source, exported: Any) -> Program:
             constants[entry.arg.name] = entry.arg.value
         else:
             value = placeholders[entry.arg.name].meta["val"]
+            for dim in getattr(value, "shape", ()):
+                if not isinstance(dim, int) and not dim.node.expr.is_symbol:
+                    raise computed_size(source.path, str(dim.node.expr))
             spec = sizes.spec(source.path, free(taken, wish), value)
             inputs.append(Port(spec, entry.arg.name))
     states, lost = _states(source.path, exported)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxgraft import commands
-from onnxgraft.errors import ModelError
+from onnxgraft.errors import ModelError, NotSupportedError
 from onnxgraft.graph.tensors import Array
 from tests.convert.pytorch.comparing import both, module, of_program
 
@@ -177,3 +177,21 @@ def test_a_softmax_of_another_type_is_computed_in_it() -> None:
         WHOLE, WHOLE,
         tolerance=1e-6,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_size_that_is_computed_of_another_is_refused_by_it(
+    twice: bool, trust: bool, tmp_path: Path
+) -> None:
+    class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: Any, y: Any) -> Any:
+            return torch.cat([x, x]) + y if twice else x + y[1:]
+
+    size = torch.export.Dim("size", min=2, max=64)
+    rows = 2 * size if twice else size + 1
+    example = torch.zeros(3, 4), torch.zeros(6 if twice else 4, 4)
+    program = torch.export.export(Net(), example, dynamic_shapes=({0: size}, {0: rows}))
+    torch.export.save(program, tmp_path / "net.pt2")
+    with pytest.raises(NotSupportedError, match=r"size of an input is (2\*s\d+|s\d+ \+ 1), comp"):
+        commands.convert(tmp_path / "net.pt2", trust=trust)
