@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from onnxgraft.errors import NotSupportedError
+from onnxgraft.stages.convert import Original
 from onnxgraft.stages.convert.tensorflow.lower.operators import handlers
+from tests.convert.graphs import write
 from tests.convert.one_operator import outputs, x
 
 tf = pytest.importorskip("tensorflow")
@@ -43,6 +45,39 @@ def test_a_transposed_convolution_of_any_kernel_and_stride(
     theirs, mine = outputs(tmp_path, build, x=value)
     # float32 sums of at most 27 products of size 1.
     np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("divisor", "operator"),
+    [
+        (np.float32(6), "Mul"),
+        (np.array([2, -3, 1e30], np.float32), "Mul"),
+        (np.array([2, 0, 3], np.float32), "Div"),
+        (np.float32(3e38), "Div"),  # whose reciprocal is subnormal
+        (np.float32(np.inf), "Div"),
+    ],
+    ids=["one", "channels", "zero", "large", "infinity"],
+)
+def test_a_division_by_a_constant_is_a_product(divisor: Any, operator: str, tmp_path: Path) -> None:
+    def build() -> Any:
+        return x(None, 3) / tf.constant(divisor)
+
+    value = np.array([[1e6, 0, -7e6], [1e3, 5e6, 1e11], [np.inf, np.nan, 1e6]], np.float32)
+    theirs, mine = outputs(tmp_path, build, x=value)
+    # Two roundings in place of one.
+    np.testing.assert_allclose(mine, theirs, rtol=2e-7, atol=0)
+    model, _ = Original.of(write(tmp_path / "y.pb", lambda: tf.identity(build(), "y"))).lower()
+    assert model.operators() == {operator: 1}
+
+
+def test_whole_numbers_are_divided(tmp_path: Path) -> None:
+    def build() -> Any:
+        whole = tf.cast(x(None, 3), tf.int32)
+        return tf.raw_ops.Div(x=whole, y=tf.constant(4)) + whole // 3
+
+    value = np.array([[1, 7, -7], [8, -8, 11]], np.float32)
+    theirs, mine = outputs(tmp_path, build, x=value)
+    np.testing.assert_array_equal(mine, theirs)
 
 
 def quantized(value: Any, low: Any, high: Any, **more: Any) -> Any:

@@ -314,15 +314,24 @@ def test_a_conv_whose_output_is_an_output_of_the_graph_is_refused() -> None:
     assert_refused(before, "output of 'c'", "another user")
 
 
-@pytest.mark.parametrize("shared", ["w", "b"], ids=["weights", "bias"])
-def test_a_conv_that_shares_its_parameters_is_refused(shared: str) -> None:
-    other = "w, b2" if shared == "w" else "w2, b"
-    before = conv(
-        f"y = {BN}\n z = Conv<kernel_shape=[3,3]>(x, {other})",
+def beside(parameters: str) -> Model:
+    """Return a Conv with a batch norm, beside another Conv of these parameters."""
+    return conv(
+        f"y = {BN}\n z = Conv<kernel_shape=[3,3]>(x, {parameters})",
         outputs="float[N,8,5,7] y, float[N,8,3,5] z",
         constants={"w2": normal(8, 4, 3, 3, seed=5), "b2": normal(8, seed=6)},
     )
-    assert_refused(before, f"{shared!r} of 'c'", "shared")
+
+
+def test_a_conv_that_shares_its_weights_is_refused() -> None:
+    assert_refused(beside("w, b2"), "'w' of 'c'", "shared")
+
+
+def test_a_conv_that_shares_its_bias_gets_one_of_its_own() -> None:
+    before = beside("w2, b")
+    after, _ = clean(before, PASS)
+    assert after.operators() == {"Conv": 2}
+    assert_same(before, after, ROUNDING)
 
 
 def test_two_sums_that_round_are_refused() -> None:

@@ -2,8 +2,8 @@
 
 A transposed convolution whose output is larger than its kernels reach gets zeros behind the kernel;
 a batch normalization in training mode, as Keras writes it, is made one that tf2onnx takes for such;
-what is quantized to a narrow range is held in it; signs are read without bits; and ranks and shapes
-that are known become constants.
+what is quantized to a narrow range is held in it; signs are read without bits; ranks and shapes
+that are known become constants; and where floats are divided by constants they are multiplied.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def repair(path: str, graph_def: Any, graph: Any, weights: Mapping[str, Array]) 
         if node.op.startswith("FusedBatchNorm") and "exponential_avg_factor" in node.attr:
             node.attr["exponential_avg_factor"].f = 1.0
     _read_signs(graph_def, weights)
+    _multiply(graph_def)
     _reach_with_zeros(graph_def, graph, weights)
     _hold_in_narrow_ranges(path, graph_def, graph, weights)
 
@@ -100,6 +101,30 @@ def _read_signs(graph_def: Any, weights: Mapping[str, Array]) -> None:
         node.ClearField("attr")
         del node.input[:]
         node.input.extend(below)
+
+
+def _multiply(graph_def: Any) -> None:
+    """Write a division of floats by a constant as a product, as TensorFlow's own optimizer does.
+
+    Transposes move through products, and layers take them in. The result may be the neighbouring
+    float.
+    """
+    tf = tensorflow()
+    nodes = {node.name: node for node in graph_def.node}
+    floats = {kind.as_datatype_enum for kind in (tf.float32, tf.float64)}
+    for node in [node for node in graph_def.node if node.op in ("Div", "RealDiv")]:
+        kind = node.attr["T"].type
+        divisor = _constant(nodes, node.input[1], {}) if kind in floats else None
+        if divisor is None or not divisor.size:
+            continue
+        with np.errstate(divide="ignore", over="ignore", under="ignore"):
+            reciprocal = 1 / divisor
+        if not (np.isfinite(reciprocal) & (abs(reciprocal) >= np.finfo(divisor.dtype).tiny)).all():
+            continue
+        made = _add(graph_def, nodes, f"{node.name}/reciprocal", "Const", kind)
+        made.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(reciprocal))
+        node.op = "Mul"
+        node.input[1] = made.name
 
 
 def _put_constant(graph_def: Any, node: Any, number: int, value: Sequence[int]) -> None:

@@ -165,11 +165,11 @@ def put_weights(layer: gs.Node, w: Vector, a: Vector, b: Vector, context: Contex
     A MatMul that gets a bias becomes a Gemm.
 
     Args:
-        layer: A layer of constant parameters, which nobody shares.
+        layer: A layer of constant parameters, whose weights nobody shares.
         w: The weights, shaped like those it has.
         a: What the bias it has is multiplied by, (output channels,).
         b: What is added to its output, (output channels,).
-        context: Makes the constant of a bias that it did not have.
+        context: Makes the constant of a bias that it did not have, or has with others.
 
     Returns:
         None, or why the weights' type can't hold the result; the layer is then as it was.
@@ -187,7 +187,9 @@ def put_weights(layer: gs.Node, w: Vector, a: Vector, b: Vector, context: Contex
     layer.inputs[1] = gs.Constant(weight.name, values)
     layer.attrs.pop("alpha", None)
     layer.attrs.pop("beta", None)
-    if biased:
+    if biased and context.is_shared(layer.inputs[2]):
+        layer.inputs[2] = context.constant(f"{layer.name}/bias", shifts)
+    elif biased:
         layer.inputs[2] = gs.Constant(layer.inputs[2].name, shifts)
     elif b.any():
         if is_op(layer, "MatMul"):

@@ -124,9 +124,8 @@ def _groups(layer: gs.Node) -> int:
 
 def _wrong(layer: gs.Node, b: Vector, rank: int, context: Context) -> str | None:
     """Return why a fold into the layer would be wrong, or None."""
-    shared = [t.name for t in layer.inputs[1:] if context.is_shared(t)]
-    if shared:
-        return f"{shared[0]!r} of {layer.name!r} is shared with another user"
+    if context.is_shared(layer.inputs[1]):
+        return f"{layer.inputs[1].name!r} of {layer.name!r} is shared with another user"
     if not b.any():
         return None
     if is_op(layer, "ConvTranspose"):

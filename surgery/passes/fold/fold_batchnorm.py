@@ -66,9 +66,9 @@ def apply(graph: gs.Graph, context: Context) -> Result:
         if context.single_consumer(layer.outputs[0]) is None:
             result.refuse(node, f"the output of {layer.name!r} has another user")
             continue
-        shared = [t.name for t in layer.inputs[1:] if context.is_shared(t)]
-        if shared:
-            result.refuse(node, f"{shared[0]!r} of {layer.name!r} is shared with another user")
+        weights = layer.inputs[1]
+        if context.is_shared(weights):
+            result.refuse(node, f"{weights.name!r} of {layer.name!r} is shared with another user")
             continue
         bias = layer.inputs[2].values if len(layer.inputs) > 2 else None
         if bias is not None and bias.size > 1 and bias.shape not in ((channels,), (1, channels)):
