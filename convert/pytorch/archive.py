@@ -42,6 +42,7 @@ _FREE = 64 << 20
 # Every string but those below: names become Python text.
 _PLAIN = re.compile(r"[\w.,:/@<>+\[\] -]*")
 # A size that is computed of free ones: 2*s77, s77 + 1.
+_LONGEST_SIZE = 100
 _COMPUTED = re.compile(r"(?=.*[*+/-])[\d\s*+/()-]*[su]\d+[\d\s*+/()su-]*")
 _NAME = re.compile(r"[A-Za-z_]\w*|")
 # What is told of a node, and what it is given as a text, is only carried along; guards are not run.
@@ -225,7 +226,7 @@ def _check_string(where: str, file: Path, key: str, value: str) -> None:
     elif key in _FREE_TEXT:
         if "\r" in value:
             _refuse(file, "a text in it has a carriage return, which can hide a line of a program")
-    elif _COMPUTED.fullmatch(value):
+    elif len(value) <= _LONGEST_SIZE and _COMPUTED.fullmatch(value):
         raise computed_size(file, value)
     elif not _PLAIN.fullmatch(value):
         _refuse(file, f"{value[:80]!r} is no plain name; PyTorch might run it as a program")

@@ -54,12 +54,17 @@ class _Levels:
     rank: int = 0
     exact: bool = False
 
+    @property
+    def _plain(self) -> bool:
+        """Whether it is what QuantizeLinear does: to 8 bits, with a zero among the levels."""
+        return self.dtype in _BYTES and (not isinstance(self.zero, Value) or self.zero.whole)
+
     def quantized(self, w: Writer, value: Value) -> Value:
         """Write the levels of float32 values."""
         if self.exact and isinstance(self.scale, Value):
             value = value * (w.const(1, TensorProto.FLOAT) / self.scale)
             return replace(self, scale=1.0).quantized(w, value)
-        if self.dtype not in _BYTES:
+        if not self._plain:
             level = w.op("Round", value / self._wide(w, self.scale))
             level = level + self._wide(w, self.zero)
             return w.op("Clip", level, self.low, self.high).to(self.dtype)
@@ -81,7 +86,7 @@ class _Levels:
 
     def dequantized(self, w: Writer, level: Value) -> Value:
         """Write the float32 values of levels."""
-        if self.dtype in _BYTES:
+        if self._plain:
             return self._linear(w, "DequantizeLinear", level, TensorProto.FLOAT)
         moved = level.to(TensorProto.FLOAT) - self._wide(w, self.zero)
         return moved * self._wide(w, self.scale)
@@ -113,7 +118,7 @@ def _levels(
 
     def part(given: Any, kind: int | None) -> Operand:
         if not hasattr(given, "dtype"):
-            return given
+            return float(given)
         value = given if isinstance(given, Value) else w.value(given)
         value = value if kind is None else value.to(kind)
         return value.reshape() if axis is None else value
@@ -171,7 +176,10 @@ def _dequantize_channels(
 
 
 def _choose(*, symmetric: bool) -> Callable[..., Any]:
-    """Return what writes the scale and zero of what comes, as `determine_qparams` has it."""
+    """Return what writes the scale and zero of what comes, as `determine_qparams` has it.
+
+    Of halves too in float32, where PyTorch rounds the scale to a half.
+    """
 
     def written(input: Any, quant_min: int, quant_max: int, eps: float, dtype: int) -> Any:
         w = Writer()

@@ -57,16 +57,14 @@ class PyTorch(Resource):
         if inputs:
             self._fed = {option.name: self._place(option.name) for option in inputs}
             self.inputs = tuple(self._spec(option) for option in inputs)
-        # What is changed in place behind the node that made it is returned as it is then.
-        self._returned = frozenset(self._given.values())
         if outputs:
-            self._returned = frozenset()
             self._given = {option.name: self._place(option.name) for option in outputs}
             self.outputs = tuple(self._spec(option) for option in outputs)
+        self._returned = {port.spec.name for port in program.outputs}
 
     def infer(self, feeds: Feeds) -> Outputs:
         """Return the outputs, by name, for ``feeds``, by name."""
-        made = self._run(self._given, feeds, self._returned)
+        made = self._run(self._given, feeds)
         for name in self._given:
             if name not in made:
                 raise InputError(
@@ -104,15 +102,11 @@ class PyTorch(Resource):
         shape = tuple(f"{option.name}.{a}" if d < 0 else d for a, d in enumerate(dims))
         return TensorSpec(option.name, str(value.dtype).removeprefix("torch."), shape)
 
-    def _run(
-        self, places: dict[str, str], feeds: Feeds, last: frozenset[str] = frozenset()
-    ) -> Outputs:
+    def _run(self, places: dict[str, str], feeds: Feeds) -> Outputs:
         """Run the graph; a name stands for a node, or a state's buffer.
 
-        Args:
-            places: Names -> what they stand for.
-            feeds: By input.
-            last: Nodes whose values are looked at when all is done, others when they are made.
+        What is changed in place behind the node that made it is returned as it is then; within the
+        network it is what the node made.
         """
         import torch
 
@@ -136,18 +130,21 @@ class PyTorch(Resource):
                 changed[states[node.name]] = value
             values.append(value)
         seen: dict[str, Array] = {}
-        wanted = set(places.values()) - set(changed)
-        kept = dict.fromkeys(wanted & last, _MISSING)
+        kept: dict[str, Any] = {
+            place: _MISSING for name, place in places.items() if name in self._returned
+        }
+        wanted = {place for name, place in places.items() if name not in self._returned}
         module = self._program.exported.graph_module
-        runner = _interpreter(module, fed, wanted - last, seen, kept)
+        runner = _interpreter(module, fed, wanted, seen, kept)
         try:
             with torch.no_grad():
                 runner.run(*values, enable_io_processing=False)
         except Exception as error:  # operators raise whatever they meet
             raise ModelError(f"PyTorch can't run the network: {reason_in(error)}") from error
-        ends = [*kept.items(), *changed.items()]
-        found = seen | {name: to_array(value) for name, value in ends if value is not _MISSING}
-        return {name: found[place] for name, place in places.items() if place in found}
+        ends = (kept | changed).items()
+        last = {place: to_array(value) for place, value in ends if value is not _MISSING}
+        found = {name: last if name in self._returned else seen for name in places}
+        return {n: found[n][place] for n, place in places.items() if place in found[n]}
 
     @property
     def _buffers(self) -> set[str]:

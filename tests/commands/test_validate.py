@@ -335,16 +335,21 @@ def test_samples_that_all_answer_the_same_are_a_warning(tmp_path: Path) -> None:
 
 
 def test_outputs_that_are_empty_on_all_samples_are_a_warning(tmp_path: Path) -> None:
-    text = "net (float[N, 3] x) => (int64[2, M] y) {{ c = Greater(x, {})  y = NonZero(c) }}"
+    text = """net (float[N, 3] x) => (int64[M, 2] y) {{
+        c = Greater(x, {})  n = NonZero(c)  y = Transpose(n) }}"""
     for name, end in (("right", "high"), ("other", "higher"), ("all", "low")):
         ends = {"high": np.float32(9), "higher": np.float32(10), "low": np.float32(-9)}
         onnx.save(model_of(text.format(end), ends).to_onnx(), tmp_path / f"{name}.onnx")
     np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).random((3, 3), np.float32))
-    report = commands.validate(
-        tmp_path / "right.onnx", tmp_path / "other.onnx", tmp_path / "data.npz"
-    )
+    names = [tmp_path / f"{name}.onnx" for name in ("right", "other", "all")]
+    report = commands.validate(*names[:2], tmp_path / "data.npz")
     assert report.passed
     assert "y is empty on all samples" in report.candidates[1].warnings[0]
+    # What is found in some samples alone is another answer, of another shape.
+    np.savez(tmp_path / "data.npz", x=np.array([[0, 0, 0], [0, 99, 0], [0, 0, 0]], np.float32))
+    assert not commands.validate(*names[:2], tmp_path / "data.npz").candidates[1].warnings
+    with pytest.raises(InputError, match="has no rows"):
+        commands.validate(names[0], names[2], tmp_path / "data.npz")
 
 
 def test_two_that_both_make_nan_are_not_prepared_differently(tmp_path: Path) -> None:

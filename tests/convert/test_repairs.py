@@ -70,6 +70,29 @@ def test_a_division_by_a_constant_is_a_product(divisor: Any, operator: str, tmp_
     assert model.operators() == {operator: 1}
 
 
+@pytest.mark.parametrize("step", ["floor", "cast", "later"])
+def test_what_makes_steps_of_a_quotient_keeps_the_division(step: str, tmp_path: Path) -> None:
+    def build() -> Any:
+        value = x(None, 100) / tf.constant(49.0)
+        if step == "cast":
+            return tf.cast(value, tf.int32)
+        return tf.floor(tf.nn.relu(value) + 1.0 if step == "later" else value)
+
+    whole = 49 * np.arange(200, dtype=np.float32).reshape(2, 100)  # 49 (1 / 49) is below 1
+    theirs, mine = outputs(tmp_path, build, x=whole)
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_complex_numbers_are_divided_by_a_constant(tmp_path: Path) -> None:
+    def build() -> Any:
+        value = tf.complex(x(None, 3), 2 * x(None, 3, name="y")) / tf.constant(3 - 4j, tf.complex64)
+        return tf.math.real(value) - tf.math.imag(value)
+
+    values = RNG.standard_normal((2, 2, 3)).astype(np.float32)
+    theirs, mine = outputs(tmp_path, build, x=values[0], y=values[1])
+    np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-6)
+
+
 def test_whole_numbers_are_divided(tmp_path: Path) -> None:
     def build() -> Any:
         whole = tf.cast(x(None, 3), tf.int32)

@@ -22,6 +22,16 @@ __all__ = ["repair"]
 
 # What tf2onnx writes as QuantizeLinear and DequantizeLinear.
 _QUANTIZERS = tuple(f"QuantizeAndDequantizeV{version}" for version in (2, 3, 4))
+# What makes a step of the smallest difference, and what hands one on.
+_STEPS = frozenset({
+    "Cast", "Ceil", "Equal", "Floor", "FloorDiv", "FloorMod", "Greater", "GreaterEqual", "Less",
+    "LessEqual", "Mod", "NotEqual", "Rint", "Round", "Sign", "TruncateDiv", "TruncateMod",
+})  # fmt: skip
+_PLAIN = frozenset({
+    "Abs", "Add", "AddV2", "BiasAdd", "ConcatV2", "Div", "ExpandDims", "GatherV2", "Identity",
+    "Maximum", "Minimum", "Mul", "Neg", "Pack", "RealDiv", "Relu", "Relu6", "Reshape", "Slice",
+    "Squeeze", "StridedSlice", "Sub", "Sum", "Tile", "Transpose",
+})  # fmt: skip
 
 
 def repair(path: str, graph_def: Any, graph: Any, weights: Mapping[str, Array]) -> None:
@@ -104,18 +114,23 @@ def _read_signs(graph_def: Any, weights: Mapping[str, Array]) -> None:
 
 
 def _multiply(graph_def: Any) -> None:
-    """Write a division of floats by a constant as a product, as TensorFlow's own optimizer does.
+    """Write a division by a constant as a product, as TensorFlow's own optimizer does.
 
     Transposes move through products, and layers take them in. The result may be the neighbouring
-    float.
+    float, so that what makes steps of it (49 / 49 = 1, whose floor is 1) keeps the division.
     """
     tf = tensorflow()
+    readers: dict[str, list[Any]] = {}
+    for node in graph_def.node:
+        for source in node.input:
+            readers.setdefault(source.removeprefix("^").partition(":")[0], []).append(node)
     nodes = {node.name: node for node in graph_def.node}
-    floats = {kind.as_datatype_enum for kind in (tf.float32, tf.float64)}
+    kinds = (tf.float16, tf.float32, tf.float64, tf.complex64, tf.complex128)
+    floats = {kind.as_datatype_enum for kind in kinds}
     for node in [node for node in graph_def.node if node.op in ("Div", "RealDiv")]:
         kind = node.attr["T"].type
         divisor = _constant(nodes, node.input[1], {}) if kind in floats else None
-        if divisor is None or not divisor.size:
+        if divisor is None or not divisor.size or _steps(node, readers):
             continue
         with np.errstate(divide="ignore", over="ignore", under="ignore"):
             reciprocal = 1 / divisor
@@ -125,6 +140,20 @@ def _multiply(graph_def: Any) -> None:
         made.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(reciprocal))
         node.op = "Mul"
         node.input[1] = made.name
+
+
+def _steps(node: Any, readers: Mapping[str, Sequence[Any]]) -> bool:
+    """Tell whether numbers that a node makes are rounded or compared further on."""
+    seen: set[str] = set()
+    left = [node]
+    while left:
+        for reader in readers.get(left.pop().name, ()):
+            if reader.op in _STEPS:
+                return True
+            if reader.op in _PLAIN and reader.name not in seen:
+                seen.add(reader.name)
+                left.append(reader)
+    return False
 
 
 def _put_constant(graph_def: Any, node: Any, number: int, value: Sequence[int]) -> None:

@@ -105,7 +105,8 @@ _BLOCK = 8192
 # Of so many classes at most the overlap is measured: it takes a table of their square.
 _MOST_CLASSES = 1024
 _COUNTS = (
-    "nonfinite", "_count", "_counted", "_others", "_agree", "_positions", "_whole", "_differing",
+    "nonfinite", "_count", "_counted", "_others", "_apart", "_agree", "_positions", "_whole",
+    "_differing",
 )  # fmt: skip
 _SUMS = ("_abs", "_rel", "_dot", "_expected2", "_actual2", "_error2", "_moved2", "_moving2")
 # Elementwise relative errors are of values of at least this fraction of the sample's largest: of a
@@ -124,7 +125,7 @@ class Difference:
         self.max_abs = 0.0
         self.max_rel = 0.0
         self.nonfinite = 0
-        self._count = self._counted = self._others = 0
+        self._count = self._counted = self._others = self._apart = 0
         self._abs, self._rel = Sum(), Sum()
         self._dot, self._expected2, self._actual2, self._error2 = Sum(), Sum(), Sum(), Sum()
         self._low, self._high = math.inf, -math.inf
@@ -147,6 +148,9 @@ class Difference:
             self._whole += expected.size
             self._differing += int(np.count_nonzero(expected != actual))
         e, a = (np.ascontiguousarray(v, np.float32).ravel() for v in (expected, actual))
+        if first is not None:
+            self._others += 1
+            self._apart += not np.array_equal(first, expected, equal_nan=expected.dtype.kind == "f")
         if first is not None and first.shape == expected.shape:
             self._add_moved(e, a, np.ascontiguousarray(first, np.float32).ravel())
         finite = self._add(e, a)
@@ -219,7 +223,6 @@ class Difference:
                     apart = (e[part] - other[part]).astype(np.float64, copy=False)
                     totals[index] += float(np.dot(apart, apart))
         if all(map(math.isfinite, totals)):
-            self._others += 1
             self._moved2.add(totals[0])
             self._moving2.add(totals[1])
 
@@ -326,7 +329,7 @@ class Difference:
     @property
     def still(self) -> bool:
         """Whether the original answers the same to several samples."""
-        return bool(self._others) and not self._moved2.value
+        return bool(self._others) and not self._apart
 
     @property
     def differing(self) -> float | None:

@@ -42,7 +42,6 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxgraft.errors import NotSupportedError
 from onnxgraft.graph import float8
 from onnxgraft.graph.cut import extract
 from onnxgraft.graph.dims import Dim
@@ -104,21 +103,8 @@ def exact(
         proto = exposing(proto, outputs) if outputs else proto
     else:
         proto = exact_graph(model, outputs)
-
-    def opened(*, wide: bool) -> OnnxRuntime:
-        def configure(options: Any) -> None:
-            (_as_it_stands if wide else _without_quantizers)(options)
-            if not spinning:
-                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-
-        return OnnxRuntime(proto, name=name, threads=threads, configure=configure, weights=weights)
-
-    try:
-        return opened(wide=True)
-    except NotSupportedError:
-        # Where signed kernels saturate, signed weights are made unsigned; of these QGemm has no
-        # kernel beside signed activations.
-        return opened(wide=False)
+    configure = _as_it_stands if spinning else _as_it_stands_patiently
+    return OnnxRuntime(proto, name=name, threads=threads, configure=configure, weights=weights)
 
 
 def is_heavy(model: Model) -> bool:
@@ -131,15 +117,15 @@ def exact_layers(model: Model, engine: Engine, feeds: Feeds, runs: int) -> Layer
     return timed(exact_graph(model), _as_it_stands, engine, feeds, runs)
 
 
-def _without_quantizers(options: Any) -> None:
-    """Leave Q and DQ alone."""
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-
-
 def _as_it_stands(options: Any) -> None:
     """Leave Q and DQ alone, and let no integer kernel saturate."""
-    _without_quantizers(options)
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.x64quantprecision", "1")
+
+
+def _as_it_stands_patiently(options: Any) -> None:
+    _as_it_stands(options)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
 
 def exact_graph(model: Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:

@@ -356,10 +356,30 @@ def test_what_is_changed_in_place_is_returned_as_it_is_then(
     for right, made in zip(wanted, found, strict=True):
         np.testing.assert_array_equal(made, right)
     # The original itself, which `convert` compares with, and `validate` too.
-    with Original.of(tmp_path / "net.pt2").run() as original:
-        answers = original.infer(dict(zip("xy", feeds, strict=True)))
-    for right, made in zip(wanted, answers.values(), strict=True):
-        np.testing.assert_array_equal(made, right)
+    for outputs in (None, "output.0,output.1,output.2"):
+        with Original.of(tmp_path / "net.pt2", outputs=outputs).run() as original:
+            answers = original.infer(dict(zip("xy", feeds, strict=True)))
+        for right, made in zip(wanted, answers.values(), strict=True):
+            np.testing.assert_array_equal(made, right)
+
+
+def test_no_layer_is_named_where_an_output_is_changed_in_place(tmp_path: Path) -> None:
+    def call(x: Any, y: Any) -> Any:
+        part = x * y
+        more = torch.relu(part)
+        part[:, 1:3] = 0
+        return [part, more]
+
+    feeds = [np.arange(12, dtype=np.float32).reshape(3, 4) - n for n in (5, 7)]
+    program = torch.export.export(module(call), tuple(map(torch.from_numpy, feeds)))
+    torch.export.save(program, tmp_path / "net.pt2")
+    commands.convert(tmp_path / "net.pt2").model.save(tmp_path / "net.onnx")
+    np.savez(tmp_path / "data.npz", x=feeds[0][None], y=feeds[1][None])
+    report = commands.validate(
+        tmp_path / "net.pt2", tmp_path / "net.onnx", tmp_path / "data.npz", bisect=True
+    )
+    assert report.passed
+    assert not [note for note in report.notes if "difference at" in note]
 
 
 def test_what_pytorch_can_not_take_apart_is_a_sentence(tmp_path: Path) -> None:

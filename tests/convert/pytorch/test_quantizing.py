@@ -59,7 +59,12 @@ def test_each_channel_has_its_scale(low: int, high: int) -> None:
         for axis in (1, -1):
             level = pt2e.quantize_per_channel(x, scales, zeros, axis, *ends)
             found += [level, pt2e.dequantize_per_channel(level, scales, zeros, axis, *ends)]
-        return [*found, pt2e.dequantize_per_channel(level, scales, None, 1, *ends)]
+        fractions = zeros.float() / 4
+        return [
+            *found,
+            pt2e.dequantize_per_channel(level, scales, None, 1, *ends),
+            pt2e.dequantize_per_channel(level, scales, fractions, 1, *ends),
+        ]
 
     for right, made in zip(*both(call, VALUES, VALUES), strict=True):
         np.testing.assert_allclose(made, right, rtol=1e-6)
