@@ -203,9 +203,9 @@ def _strings(graph: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def computed_size(file: str | os.PathLike[str], size: str) -> NotSupportedError:
-    """Return the error at an input whose free size is computed of another's."""
+    """Return the error at an input whose free size is computed of another size."""
     return NotSupportedError(
-        f"{file}: a free size of an input is {size}, computed of another input's, which PyTorch's "
+        f"{file}: a free size of an input is {size}, computed of another size, which PyTorch's "
         "exporter does not take in a file; export with sizes that are fixed or independent"
     )
 

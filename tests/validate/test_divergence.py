@@ -197,3 +197,21 @@ def test_a_relu_that_a_quantizer_stands_in_for_is_no_fault() -> None:
     found = find_divergence(original, left_out(1.5), feeds)
     assert found is not None
     assert found.tensor == "r"
+
+
+def test_an_operator_that_rounds_to_integers_itself_is_held_as_int8() -> None:
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((8, 8)).astype(np.float32)
+    feeds = {"x": rng.standard_normal((4, 8)).astype(np.float32)}
+    text = "net (float[N, 8] x) => (float[N, 8] y) {{ a = {} y = Sigmoid(a) }}"
+    original = model_of(text.format("MatMul(x, w)"), {"w": w})
+
+    def rounded(factor: float) -> Model:
+        stored = np.clip(np.rint(w * 40 * factor), -127, 127).astype(np.int8)
+        own = {"i": stored, "s": np.float32(1 / 40), "z": np.int8(0)}
+        return model_of(text.format("com.microsoft.DynamicQuantizeMatMul(x, i, s, z)"), own)
+
+    assert find_divergence(original, rounded(1), feeds) is None
+    found = find_divergence(original, rounded(0.8), feeds)
+    assert found is not None
+    assert found.tensor == "a"

@@ -46,6 +46,7 @@ _LEAST_KEPT = {"int8": LEAST_LAYER_SQNR, "fp8": LEAST_LAYER_SQNR, "int4": LEAST_
 
 LARGEST_HALF = 65504.0
 _CHOOSING = ("NonMaxSuppression", "TopK", "Unique")
+_PLACES = ("ArgMax", "ArgMin")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16,
            onnx.TensorProto.DOUBLE)  # fmt: skip
 # A run holds the original's values, the same in the candidate's layout and type, and the results.
@@ -289,8 +290,13 @@ class _Search:
         """
         if entry not in self._whole:
             return bool(segment.nodes)
-        one = len(segment.nodes) == 1 and segment.precision == "fp32"
-        return one and not is_op(segment.nodes[0], *_CHOOSING)
+        if len(segment.nodes) != 1 or segment.precision != "fp32":
+            return False
+        (node,) = segment.nodes
+        last = is_op(node, *_PLACES) and any(
+            each.name == "select_last_index" and each.i for each in node.attribute
+        )
+        return not last and not is_op(node, *_CHOOSING)
 
     def _halves(self, segment: Segment) -> list[str]:
         """Return the half-precision tensors within a segment."""

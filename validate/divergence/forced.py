@@ -23,6 +23,7 @@ from onnxgraft.graph.model import Model
 from onnxgraft.graph.operators import DYNAMIC_LSTM, MICROSOFT, QUANTIZERS, is_op
 from onnxgraft.graph.tensors import Array, Feeds, Outputs
 from onnxgraft.run.answers import adapted
+from onnxgraft.run.depth import OF_INTEGERS
 from onnxgraft.run.session import OnnxRuntime
 
 __all__ = ["HALF_TYPES", "ForcedGraph", "Quantizer", "Segment", "label"]
@@ -31,8 +32,7 @@ _GIVEN = "@original"
 HALF_TYPES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 # What computes in integers, and so rounds.
 _INTEGER_OPS = frozenset({
-    "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv",
-    "QLinearMatMul", "QuantizeLinear", DYNAMIC_LSTM,
+    *OF_INTEGERS, "DequantizeLinear", "QuantizeLinear", DYNAMIC_LSTM,
 })  # fmt: skip
 _FOUR_BITS = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
 

@@ -125,7 +125,7 @@ def _multiply(graph_def: Any) -> None:
         for source in node.input:
             readers.setdefault(source.removeprefix("^").partition(":")[0], []).append(node)
     nodes = {node.name: node for node in graph_def.node}
-    kinds = (tf.float16, tf.float32, tf.float64, tf.complex64, tf.complex128)
+    kinds = (tf.float32, tf.float64, tf.complex64, tf.complex128)
     floats = {kind.as_datatype_enum for kind in kinds}
     for node in [node for node in graph_def.node if node.op in ("Div", "RealDiv")]:
         kind = node.attr["T"].type
@@ -143,14 +143,17 @@ def _multiply(graph_def: Any) -> None:
 
 
 def _steps(node: Any, readers: Mapping[str, Sequence[Any]]) -> bool:
-    """Tell whether numbers that a node makes are rounded or compared further on."""
+    """Tell whether numbers that a node makes are rounded to whole ones or compared further on."""
+    tf = tensorflow()
+    floats = {kind.as_datatype_enum for kind in (tf.bfloat16, tf.float16, tf.float32, tf.float64)}
     seen: set[str] = set()
     left = [node]
     while left:
         for reader in readers.get(left.pop().name, ()):
-            if reader.op in _STEPS:
+            to_floats = reader.op == "Cast" and reader.attr["DstT"].type in floats
+            if reader.op in _STEPS and not to_floats:
                 return True
-            if reader.op in _PLAIN and reader.name not in seen:
+            if (to_floats or reader.op in _PLAIN) and reader.name not in seen:
                 seen.add(reader.name)
                 left.append(reader)
     return False

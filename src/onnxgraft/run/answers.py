@@ -96,7 +96,10 @@ def _renamed(values: Mapping[str, Array], wanted: Collection[str]) -> Mapping[st
 def _as_floats(value: Array, dtype: str) -> Array:
     """Return floats as an input takes them, and others as they are."""
     known = _FLOATS.get(dtype)
-    return value if known is None or value.dtype not in _FLOATS.values() else value.astype(known)
+    if known is None or value.dtype not in _FLOATS.values():
+        return value
+    with np.errstate(over="ignore"):  # what FP16 does not have is infinite in it
+        return value.astype(known)
 
 
 def _in_layout(value: Array, accepts: Callable[[tuple[int, ...]], object]) -> Array:

@@ -17,7 +17,7 @@ from onnxgraft.graph.operators import (
 from onnxgraft.graph.quantized import in_float8, stored_bits
 from onnxgraft.graph.walk import bodies, own_bodies
 
-__all__ = ["FLOAT8", "FOUR_BITS", "depths"]
+__all__ = ["FLOAT8", "FOUR_BITS", "OF_INTEGERS", "depths"]
 
 # One rounding to 4 bits makes as much noise as so many to 8.
 FOUR_BITS = 4 ** (8 - 4)
@@ -30,9 +30,9 @@ FLOAT8 = 7
 _DYNAMIC = 3
 # Operators of integers that have weights, and how many roundings they are: of what is made in 8
 # bits, and of the weights. Others whose names begin with QLinear round what they make.
-_OF_INTEGERS = {
+OF_INTEGERS = {
     "ConvInteger": 1, "DynamicQuantizeLinear": 1, "DynamicQuantizeMatMul": 2, "MatMulInteger": 1,
-    "MatMulIntegerToFloat": 1, "QGemm": 2, "QLinearConv": 2, "QLinearMatMul": 2,
+    "MatMulIntegerToFloat": 1, "QAttention": 3, "QGemm": 2, "QLinearConv": 2, "QLinearMatMul": 2,
 }  # fmt: skip
 # Roundings on the way to a tensor, and whether it depends on the graph's inputs.
 _Way = tuple[int, bool]
@@ -98,7 +98,9 @@ def _rounds(node: gs.Node) -> int:
     if is_op(node, "QuantizeLinear", domain=QUANTIZERS):
         return _roundings(node)
     kind = op_of(node).removeprefix(f"{MICROSOFT}.")
-    return _OF_INTEGERS.get(kind, int(kind.startswith("QLinear")))
+    if kind == "MatMulInteger" and not isinstance(node.inputs[1], gs.Constant):
+        return 0  # of what was rounded before
+    return OF_INTEGERS.get(kind, int(kind.startswith("QLinear")))
 
 
 def _weighs(node: gs.Node) -> int:

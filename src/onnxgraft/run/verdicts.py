@@ -189,7 +189,7 @@ def _likely_cause(expected: tuple[int, ...], actual: tuple[int, ...]) -> str:
     pairs = enumerate(zip(expected, actual, strict=True))
     apart = [axis for axis, (one, other) in pairs if one != other]
     if apart == [0] and 0 in (expected[0], actual[0]):
-        return "one has no rows there, so that it found nothing, or less"
+        return "one of them found nothing in this sample"
     if apart == [0]:
         return "the batch differs; convert with a free batch, or build with --shapes for one sample"
     if len(apart) == 1 and (len(expected) == 2 or apart[0] in (1, len(expected) - 1)):
