@@ -83,3 +83,26 @@ def test_a_division_and_a_factor_behind_a_convolution_of_any_size(pb: Callable[.
 
     # TensorFlow's own optimizer, which no graph is given to, ends the process.
     assert_equal_to_tensorflow(pb(network), outputs="scaled:0")
+
+
+def test_an_input_of_which_the_rank_alone_is_read(pb: Callable[..., Path]) -> None:
+    def network() -> None:
+        tf = tensorflow()
+        other = tf.compat.v1.placeholder(tf.float32, [None, 3], "other")
+        rank = tf.raw_ops.Rank(input=other)
+        tf.identity(image() * tf.cast(rank, tf.float32), "scaled")
+
+    assert_equal_to_tensorflow(pb(network), outputs="scaled:0")
+
+
+def test_outputs_of_a_batch_normalization_that_nothing_reads(pb: Callable[..., Path]) -> None:
+    def network() -> None:
+        tf = tensorflow()
+        ones = tf.ones(3)
+        made = tf.raw_ops.FusedBatchNormV3(
+            x=image(), scale=2 * ones, offset=ones, mean=3 * ones, variance=4 * ones,
+            is_training=False,
+        )  # fmt: skip
+        tf.identity(tf.identity_n(made[:3])[0], "normal")
+
+    assert_equal_to_tensorflow(pb(network), outputs="normal:0")

@@ -3,7 +3,8 @@
 A transposed convolution whose output is larger than its kernels reach gets zeros behind the kernel;
 a batch normalization in training mode, as Keras writes it, is made one that tf2onnx takes for such;
 what is quantized to a narrow range is held in it; signs are read without bits; ranks and shapes
-that are known become constants; and where floats are divided by constants they are multiplied.
+that are known become constants; where floats are divided by constants they are multiplied; and what
+reads several identities at once reads what they are of.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def repair(path: str, graph_def: Any, graph: Any, weights: Mapping[str, Array]) 
         # of inference.
         if node.op.startswith("FusedBatchNorm") and "exponential_avg_factor" in node.attr:
             node.attr["exponential_avg_factor"].f = 1.0
+    _pass_identities(graph_def)
     _read_signs(graph_def, weights)
     _multiply(graph_def)
     _reach_with_zeros(graph_def, graph, weights)
@@ -77,6 +79,26 @@ def _constant(nodes: Mapping[str, Any], name: str, weights: Mapping[str, Array])
     if source.name in weights:
         return weights[source.name]
     return np.asarray(tensorflow().make_ndarray(source.attr["value"].tensor))
+
+
+def _pass_identities(graph_def: Any) -> None:
+    """Let what reads an IdentityN read what that reads, so that it holds no output that is unread.
+
+    A batch normalization with outputs that are read is one of training to tf2onnx.
+    """
+    passed = {
+        f"{node.name}:{number}": source
+        for node in graph_def.node
+        if node.op == "IdentityN"
+        for number, source in enumerate(node.input)
+        if not source.startswith("^")
+    }
+    for node in graph_def.node:
+        for at, source in enumerate(node.input):
+            full = source if ":" in source else f"{source}:0"
+            while full in passed:
+                node.input[at] = passed[full]
+                full = passed[full] if ":" in passed[full] else f"{passed[full]}:0"
 
 
 def _read_signs(graph_def: Any, weights: Mapping[str, Array]) -> None:

@@ -235,6 +235,8 @@ def prepare(source: Source, original: Any, cut: Cut, public: Public | None = Non
     notes += training_notes(prepared)
     _check_types(path, prepared)
     repair(path, prepared, import_checked(path, prepared), weights)
+    kept = [*(tensor.op.name for tensor in ends), *map(node_of, places)]
+    prepared = reachable(prepared, kept)  # an input may be read no more
     _check_inputs(path, prepared, fed, places)
     original_names = {node.name for node in original.node}
     called_out = {tensor: name for name, tensor in public.outputs.items()}
