@@ -352,6 +352,21 @@ def test_outputs_that_are_empty_on_all_samples_are_a_warning(tmp_path: Path) -> 
         commands.validate(names[0], names[2], tmp_path / "data.npz")
 
 
+def test_texts_are_compared_one_by_one(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2]>
+        net (float[N, 3] x) => (string[N] y) {{
+            i = ArgMax<axis = 1, keepdims = 0>(x)
+            y = ai.onnx.ml.LabelEncoder<keys_int64s = [0, 1, 2], values_strings = [{}]>(i) }}"""
+    for name, said in (("right", '"cat", "dog", "bird"'), ("wrong", '"cat", "cow", "bird"')):
+        onnx.save(onnx.parser.parse_model(text.format(said)), tmp_path / f"{name}.onnx")
+    np.savez(tmp_path / "data.npz", x=np.eye(3, dtype=np.float32))
+    names = tmp_path / "right.onnx", tmp_path / "wrong.onnx"
+    assert commands.validate(names[0], names[0], tmp_path / "data.npz").passed
+    report = commands.validate(*names, tmp_path / "data.npz")
+    assert not report.passed
+    assert "33 % of y differ" in report.candidates[1].verdict
+
+
 def test_two_that_both_make_nan_are_not_prepared_differently(tmp_path: Path) -> None:
     text = "net (float[1, 2] x) => (float[1, 2] y) { a = Neg(x)  y = Log(a) }"
     onnx.save(model_of(text).to_onnx(), tmp_path / "right.onnx")

@@ -371,3 +371,33 @@ def test_weights_of_no_convolution_are_onnxruntime_s_to_refuse(
     )
     with pytest.raises(InputError, match="onnxruntime"), exact(model):
         pass
+
+
+def test_operators_of_integers_that_share_weights_and_zero_points() -> None:
+    """Where kernels for signed weights saturate, onnxruntime wants each to have its own."""
+    text = """net (float[N, 8] x) => (float[N, 8] y) {
+        a = com.microsoft.DynamicQuantizeMatMul(x, w, s, z)
+        b = Sigmoid(a)
+        i, t, q = DynamicQuantizeLinear(b)
+        c = MatMulInteger(i, w, q, z)
+        f = Cast<to = 1>(c)
+        y = Mul(f, s) }"""
+    weights = np.random.default_rng(0).integers(-127, 128, (8, 8)).astype(np.int8)
+    constants = {"w": weights, "s": np.float32(1 / 64), "z": np.int8(0)}
+    x = np.random.default_rng(1).standard_normal((4, 8)).astype(np.float32)
+
+    def eight_bits(value: Array) -> tuple[Array, np.float32]:
+        low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
+        scale = np.float32((high - low) / 255)
+        zero = np.rint(-low / scale)
+        return (np.clip(np.rint(value / scale) + zero, 0, 255) - zero).astype(np.float64), scale
+
+    whole, scale = eight_bits(x)
+    between = 1 / (1 + np.exp(-(whole @ weights) * scale / 64))
+    expected = eight_bits(between.astype(np.float32))[0] @ weights / 64
+    model = model_of(text, constants)
+    with exact(model) as engine:
+        (found,) = engine.infer({"x": x}).values()
+    # A value in the middle of two levels may be either: a step of 1 of the weights' 127 / 64.
+    assert np.abs(found - expected).max() <= 2
+    assert model.operators()["MatMulInteger"] == 1

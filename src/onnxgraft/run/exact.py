@@ -34,6 +34,7 @@ numpy, float64 throughout.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +49,7 @@ from onnxgraft.graph.dims import Dim
 from onnxgraft.graph.float8 import is_float8
 from onnxgraft.graph.messages import bodies as bodies_of
 from onnxgraft.graph.model import Model
-from onnxgraft.graph.names import FreeNames
+from onnxgraft.graph.names import FreeNames, free
 from onnxgraft.graph.nbits import with_float_weights
 from onnxgraft.graph.node import Node
 from onnxgraft.graph.operators import constant_value, is_op, op_of
@@ -58,6 +59,7 @@ from onnxgraft.graph.shapes import Shapes
 from onnxgraft.graph.tensor_option import TensorOption
 from onnxgraft.graph.tensors import Array, Feeds
 from onnxgraft.graph.walk import bodies, tidy
+from onnxgraft.run.depth import OF_INTEGERS
 from onnxgraft.run.engine import Engine
 from onnxgraft.run.layers import LayerTimes
 from onnxgraft.run.session import OnnxRuntime, exposing
@@ -132,7 +134,9 @@ def exact_graph(model: Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     """Return the ONNX model that `exact` runs."""
     model = with_float_weights(model)
     if not is_quantized(model):
-        return exposing(model.to_onnx(), outputs) if outputs else model.to_onnx()
+        proto = model.to_onnx()
+        _share_no_integers(proto.graph)
+        return exposing(proto, outputs) if outputs else proto
     if "fp8" in eight_bits(model).values():
         model = explicit_pads(model) or model
     wanted = tuple(TensorOption(name, None) for name in outputs)
@@ -148,6 +152,7 @@ def exact_graph(model: Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
                 writer.product(node)
     tidy(copy.graph)
     proto = copy.to_onnx()
+    _share_no_integers(proto.graph)
     _move_out(proto.graph, scales)
     known = {entry.name: entry for entry in proto.graph.initializer}
     for name in scales & known.keys():
@@ -157,6 +162,24 @@ def exact_graph(model: Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
             onnx.helper.make_tensor_value_info(name, entry.data_type, list(entry.dims))
         )
     return proto
+
+
+def _share_no_integers(graph: onnx.GraphProto) -> None:
+    """Give operators of integers signed constants of their own.
+
+    Where kernels for these saturate, onnxruntime puts unsigned ones in their place, and does not
+    open a graph in which two operators read the same.
+    """
+    signed = {e.name: e for e in graph.initializer if e.data_type == onnx.TensorProto.INT8}
+    reads = Counter(name for node in graph.node for name in node.input)
+    taken = {*reads, *signed}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name in signed and reads[name] > 1 and op_of(node).rpartition(".")[2] in OF_INTEGERS:
+                own = graph.initializer.add()
+                own.CopyFrom(signed[name])
+                own.name = node.input[place] = free(taken, name)
+                reads[name] -= 1
 
 
 def _move_out(graph: onnx.GraphProto, names: Collection[str]) -> None:
