@@ -9,6 +9,7 @@ all but in the middle of two.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +27,8 @@ _BYTES = (TensorProto.UINT8, TensorProto.INT8)
 
 def register() -> None:
     """Let PyTorch know the operators that pt2e writes, which are in a module of their own."""
-    import torch.ao.quantization.fx._decomposed  # noqa: F401
+    with suppress(ImportError):  # of a PyTorch that leaves them to torchao
+        import torch.ao.quantization.fx._decomposed  # noqa: F401
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,8 @@ def quantizing() -> dict[Any, Callable[..., Any]]:
 
     register()
     pt2e = torch.ops.quantized_decomposed
+    if not hasattr(pt2e, "quantize_per_tensor"):
+        return {}
     return {
         pt2e.choose_qparams.tensor: _choose(symmetric=False),
         pt2e.choose_qparams_symmetric.tensor: _choose(symmetric=True),
