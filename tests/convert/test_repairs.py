@@ -70,12 +70,17 @@ def test_a_division_by_a_constant_is_a_product(divisor: Any, operator: str, tmp_
     assert model.operators() == {operator: 1}
 
 
-@pytest.mark.parametrize("step", ["floor", "cast", "later"])
+@pytest.mark.parametrize("step", ["floor", "cast", "later", "padded", "branch"])
 def test_what_makes_steps_of_a_quotient_keeps_the_division(step: str, tmp_path: Path) -> None:
     def build() -> Any:
         value = x(None, 100) / tf.constant(49.0)
         if step == "cast":
             return tf.cast(value, tf.int32)
+        if step == "padded":
+            return tf.floor(tf.pad(value, [[0, 0], [1, 2]]))
+        if step == "branch":
+            some = tf.reduce_any(value > 1e9)
+            return tf.cond(some, lambda: tf.floor(value) + 1, lambda: tf.floor(value))
         return tf.floor(tf.nn.relu(value) + 1.0 if step == "later" else value)
 
     whole = 49 * np.arange(200, dtype=np.float32).reshape(2, 100)  # 49 (1 / 49) is below 1

@@ -23,15 +23,18 @@ __all__ = ["repair"]
 
 # What tf2onnx writes as QuantizeLinear and DequantizeLinear.
 _QUANTIZERS = tuple(f"QuantizeAndDequantizeV{version}" for version in (2, 3, 4))
-# What makes a step of the smallest difference, and what hands one on.
+# What makes a step of the smallest difference; a function may do so, too.
 _STEPS = frozenset({
-    "Cast", "Ceil", "Equal", "Floor", "FloorDiv", "FloorMod", "Greater", "GreaterEqual", "Less",
-    "LessEqual", "Mod", "NotEqual", "Rint", "Round", "Sign", "TruncateDiv", "TruncateMod",
+    "Case", "Cast", "Ceil", "Equal", "Floor", "FloorDiv", "FloorMod", "Greater", "GreaterEqual",
+    "If", "Less", "LessEqual", "Mod", "NotEqual", "PartitionedCall", "Rint", "Round", "Sign",
+    "StatefulPartitionedCall", "StatelessCase", "StatelessIf", "StatelessWhile", "TruncateDiv",
+    "TruncateMod", "While",
 })  # fmt: skip
-_PLAIN = frozenset({
-    "Abs", "Add", "AddV2", "BiasAdd", "ConcatV2", "Div", "ExpandDims", "GatherV2", "Identity",
-    "Maximum", "Minimum", "Mul", "Neg", "Pack", "RealDiv", "Relu", "Relu6", "Reshape", "Slice",
-    "Squeeze", "StridedSlice", "Sub", "Sum", "Tile", "Transpose",
+# What rounds many numbers into one, or reads none.
+_LAYERS = frozenset({
+    "BatchMatMul", "BatchMatMulV2", "Conv2D", "Conv2DBackpropInput", "Conv3D", "Rank", "Shape",
+    "DepthwiseConv2dNative", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "MatMul",
+    "ShapeN", "Size",
 })  # fmt: skip
 
 
@@ -142,17 +145,14 @@ def _multiply(graph_def: Any) -> None:
     float, so that what makes steps of it (49 / 49 = 1, whose floor is 1) keeps the division.
     """
     tf = tensorflow()
-    readers: dict[str, list[Any]] = {}
-    for node in graph_def.node:
-        for source in node.input:
-            readers.setdefault(source.removeprefix("^").partition(":")[0], []).append(node)
     nodes = {node.name: node for node in graph_def.node}
     kinds = (tf.float32, tf.float64, tf.complex64, tf.complex128)
     floats = {kind.as_datatype_enum for kind in kinds}
+    stepped = _stepped(graph_def, nodes)
     for node in [node for node in graph_def.node if node.op in ("Div", "RealDiv")]:
         kind = node.attr["T"].type
         divisor = _constant(nodes, node.input[1], {}) if kind in floats else None
-        if divisor is None or not divisor.size or _steps(node, readers):
+        if divisor is None or not divisor.size or node.name in stepped:
             continue
         with np.errstate(divide="ignore", over="ignore", under="ignore"):
             reciprocal = 1 / divisor
@@ -164,21 +164,23 @@ def _multiply(graph_def: Any) -> None:
         node.input[1] = made.name
 
 
-def _steps(node: Any, readers: Mapping[str, Sequence[Any]]) -> bool:
-    """Tell whether numbers that a node makes are rounded to whole ones or compared further on."""
+def _stepped(graph_def: Any, nodes: Mapping[str, Any]) -> set[str]:
+    """Return the nodes whose numbers are rounded or compared before the next layer."""
     tf = tensorflow()
     floats = {kind.as_datatype_enum for kind in (tf.bfloat16, tf.float16, tf.float32, tf.float64)}
-    seen: set[str] = set()
-    left = [node]
+    left = [
+        source
+        for node in graph_def.node
+        if node.op in _STEPS and not (node.op == "Cast" and node.attr["DstT"].type in floats)
+        for source in node.input
+    ]
+    found: set[str] = set()
     while left:
-        for reader in readers.get(left.pop().name, ()):
-            to_floats = reader.op == "Cast" and reader.attr["DstT"].type in floats
-            if reader.op in _STEPS and not to_floats:
-                return True
-            if (to_floats or reader.op in _PLAIN) and reader.name not in seen:
-                seen.add(reader.name)
-                left.append(reader)
-    return False
+        node = nodes.get(left.pop().removeprefix("^").partition(":")[0])
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            left += () if node.op in _LAYERS else node.input
+    return found
 
 
 def _put_constant(graph_def: Any, node: Any, number: int, value: Sequence[int]) -> None:
